@@ -1,0 +1,48 @@
+# Two images from one file:
+#   docker build --target api .      the HTTP API, without TensorFlow
+#   docker build --target worker .   the training process; --build-arg REQUIREMENTS=gpu for NVIDIA GPUs
+# Dependencies are installed before the code is copied, so a change of code rebuilds one small layer.
+
+FROM python:3.13-slim AS base
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PATH=/opt/venv/bin:$PATH \
+    NEXTCHAR_DATA_DIR=/data
+# A fixed number, so that a volume's files belong to the same user in every image and version.
+RUN python -m venv --without-pip /opt/venv \
+ && groupadd --gid 10001 nextchar \
+ && useradd --uid 10001 --gid nextchar --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin nextchar \
+ && install --directory --owner nextchar --group nextchar /data
+WORKDIR /srv/nextchar
+STOPSIGNAL SIGTERM
+VOLUME /data
+
+FROM base AS api
+COPY requirements/api.txt requirements/
+RUN pip --python /opt/venv/bin/python install --require-hashes --no-deps -r requirements/api.txt
+COPY deploy/healthcheck.py deploy/
+COPY models/ models/
+COPY store/ store/
+COPY app/ app/
+USER nextchar
+# Inside a container loopback reaches nobody; the publisher of the port decides who may call.
+ENV NEXTCHAR_HOST=0.0.0.0 NEXTCHAR_PORT=8000
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "deploy/healthcheck.py", "api"]
+CMD ["python", "-m", "app.main"]
+
+FROM base AS worker
+ARG REQUIREMENTS=worker
+COPY requirements/${REQUIREMENTS}.txt requirements/
+RUN pip --python /opt/venv/bin/python install --require-hashes --no-deps -r requirements/${REQUIREMENTS}.txt
+COPY deploy/healthcheck.py deploy/
+COPY models/ models/
+COPY store/ store/
+COPY worker/ worker/
+USER nextchar
+# Keras wants a folder of its own to write to.
+ENV KERAS_HOME=/tmp/keras TF_CPP_MIN_LOG_LEVEL=1
+HEALTHCHECK --interval=30s --timeout=15s --start-period=60s --retries=3 CMD ["python", "deploy/healthcheck.py", "worker"]
+CMD ["python", "-m", "worker.main"]

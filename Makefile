@@ -1,0 +1,86 @@
+# Everything starts here. Needs make and one Python of 3.11, 3.12 or 3.13; all else goes into .venv.
+# PYTHON=/path/to/python picks another interpreter for a new .venv.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHONS := python3.13 python3.12 python3.11 python3 python
+IS_SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
+ROLES := api worker local dev gpu
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: $(VENV)/.local ## Make .venv with what demo and serve need
+
+.PHONY: demo
+demo: $(VENV)/.local ## Train on a text, complete and score it, stop; CORPUS=file for your own text
+	@$(BIN)/python -m launcher.demo $(if $(CORPUS),"$(CORPUS)")
+
+.PHONY: serve
+serve: $(VENV)/.local ## Run the whole service on this machine until Ctrl-C
+	@exec $(BIN)/python launcher/die_with_parent.py $$PPID $(BIN)/python -m launcher.stack
+
+.PHONY: test
+test: $(VENV)/.dev ## Run every test; ARGS="-k name" for some
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code and mend what can be mended by itself
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: lock
+lock: $(VENV)/.uv ## Write requirements/*.txt anew from pyproject.toml (keeps versions that still fit)
+	@for role in $(ROLES); do \
+	  $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	    --python-version 3.11 --extra $$role $(UPGRADE) --output-file requirements/$$role.txt pyproject.toml \
+	    || exit 1; \
+	done
+
+.PHONY: clean
+clean: ## Remove .venv and caches; data/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +
+
+# A stamp is newer than the lock file it was made from, or the packages are installed again.
+$(VENV)/.local: requirements/local.txt | $(VENV)/.made
+	@echo "installing requirements/local.txt (TensorFlow is large; this happens once)"
+	@$(BIN)/python $(PIP_INSTALL) -r $<
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt | $(VENV)/.made
+	@echo "installing requirements/dev.txt"
+	@$(BIN)/python $(PIP_INSTALL) -r $<
+	@touch $@ $(VENV)/.local # dev.txt holds all of local.txt, at the same versions
+
+$(VENV)/.uv: | $(VENV)/.made
+	@$(BIN)/python -m venv $(VENV)/uv
+	@$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+# Some machines have a `python3.13` that only prints how to install one: believe what runs.
+$(VENV)/.made:
+	@set -e; \
+	if $(BIN)/python -c 'import pip; $(IS_SUPPORTED)' >/dev/null 2>&1; then touch $@; exit 0; fi; \
+	for python in $(or $(PYTHON),$(PYTHONS)); do \
+	  if "$$python" -c '$(IS_SUPPORTED)' >/dev/null 2>&1; then \
+	    echo "making $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv $(VENV); touch $@; exit 0; \
+	  fi; \
+	done; \
+	echo "nextchar needs Python 3.11, 3.12 or 3.13 with venv (on Debian: apt install python3-venv);" \
+	  "tried: $(or $(PYTHON),$(PYTHONS))" >&2; exit 1

@@ -1,0 +1,1 @@
+"""The HTTP API. Imports no TensorFlow, no Keras and nothing of `worker`."""

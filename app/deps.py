@@ -1,0 +1,47 @@
+"""The long-lived parts of the application, and how routes get at them."""
+
+import threading
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+import anyio
+from fastapi import Depends, Request
+from redis import Redis
+
+from app.engines import Engines
+from app.metrics import Metrics
+from app.settings import ApiSettings
+from store.blobs import Blobs
+from store.corpora import Corpora
+from store.jobs import Jobs
+from store.live import EventLog, Live
+from store.models import Models
+from store.queue import TrainingQueue
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Built once when the application starts; handed to routes as `PartsDep`."""
+
+    settings: ApiSettings
+    blobs: Blobs
+    redis: Redis
+    corpora: Corpora
+    jobs: Jobs
+    models: Models
+    live: Live
+    event_log: EventLog
+    queue: TrainingQueue
+    engines: Engines
+    metrics: Metrics
+    stopping: threading.Event  # set when the server is told to stop; streams without an end then end
+    engine_threads: anyio.CapacityLimiter  # for calls that compute, so that they cannot starve the rest
+
+
+# async, though nothing is awaited: FastAPI runs plain functions in a worker thread.
+async def parts_of(request: Request) -> Parts:
+    """Return the parts of the application that serves this request."""
+    return cast(Parts, request.state.parts)
+
+
+PartsDep = Annotated[Parts, Depends(parts_of)]

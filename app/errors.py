@@ -1,0 +1,177 @@
+"""Every error as one JSON shape with the right status.
+
+Domain errors carry their message; anything unforeseen is logged with the request's id and shown as a
+bare 500.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from app.schemas.errors import ErrorAnswer, ErrorDetail, ErrorType
+from app.uploads import UnsupportedMedia
+from models.errors import (
+    Busy,
+    Conflict,
+    DomainError,
+    InvalidInput,
+    NotFound,
+    StorageFull,
+    TooLarge,
+    Unavailable,
+)
+
+log = logging.getLogger("nextchar.api")
+
+STATUS_OF: dict[type[DomainError], int] = {
+    InvalidInput: 422,
+    NotFound: 404,
+    Conflict: 409,
+    TooLarge: 413,
+    UnsupportedMedia: 415,
+    StorageFull: 507,
+    Unavailable: 503,
+    Busy: 429,
+}
+
+_TYPE_OF: dict[int, ErrorType] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+    503: "unavailable_error",
+    507: "unavailable_error",
+}
+
+_MEANING = {
+    304: "Not changed since the ETag sent along.",
+    400: "The body is not JSON.",
+    404: "What the path or body names does not exist.",
+    409: "The present state of what is named does not allow this.",
+    413: "The body is larger than the limit.",
+    415: "The body is in an encoding or format that is not understood.",
+    422: "A field or the body is wrong; `param` names it.",
+    429: "Too many requests wait for this model; Retry-After says when to come again.",
+    500: "A mistake of this program; the log has its details under the request's id.",
+    503: "A part that this request needs is down or damaged.",
+    507: "The storage is full.",
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's declaration of the error statuses a route can answer with; 500 is always one."""
+    return {s: {"model": ErrorAnswer, "description": _MEANING[s]} for s in (*statuses, 500)}
+
+
+def answer(error: Exception) -> tuple[int, ErrorAnswer]:
+    """Return the status and body for an exception; for an unforeseen one, a 500 that tells nothing."""
+    if isinstance(error, DomainError):
+        status = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), 500)
+        return status, _answer(status, error.code, error.message, error.param)
+    if isinstance(error, HTTPException):
+        return error.status_code, _answer(error.status_code, *_http_words(error))
+    if isinstance(error, RedisError):
+        return 503, _answer(503, "queue_unavailable", "the queue does not answer; try again in a moment")
+    return 500, _answer(500, "internal_error", "something went wrong here; the log has the details")
+
+
+def error_response(error: Exception) -> JSONResponse:
+    """Return the HTTP answer for an exception."""
+    status, body = answer(error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if isinstance(error, Busy):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    return JSONResponse(body.model_dump(), status, headers)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Make `app` answer every foreseen exception in the one shape."""
+    app.add_exception_handler(DomainError, _foreseen)
+    app.add_exception_handler(RedisError, _foreseen)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _foreseen)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
+
+
+async def _foreseen(_: Request, error: Exception) -> Response:
+    if isinstance(error, RedisError):
+        log.warning("Redis does not answer: %s", error)
+    return error_response(error)
+
+
+async def _client_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; nginx's number for the log
+
+
+def _http_words(error: HTTPException) -> tuple[str, str]:
+    """Return the code and message for what the framework itself refuses."""
+    known = {
+        400: ("malformed_body", f"the body cannot be read: {error.detail}"),
+        404: (
+            "no_such_route",
+            "there is nothing at this path; /openapi.json lists what there is",
+        ),
+        405: (
+            "method_not_allowed",
+            "this method is not possible here; the Allow header lists those that are",
+        ),
+        413: ("body_too_large", "the body is larger than this call accepts"),
+    }
+    return known.get(error.status_code, (f"http_{error.status_code}", str(error.detail)))
+
+
+async def _validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        where = first["loc"][-1]
+        why = first.get("ctx", {}).get("error", first["msg"])
+        return _refuse(
+            400,
+            "malformed_json",
+            f"the body is not JSON: {why} at character {where}",
+            "body",
+        )
+    if tuple(first["loc"]) == ("body",) and not _declares_json(request):
+        sentence = "send the body as JSON, with the header Content-Type: application/json"
+        return _refuse(415, "unsupported_media_type", sentence, "body")
+    param = _param(first["loc"])
+    code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_field"
+    message = first["msg"].removeprefix("Value error, ")
+    if code == "unknown_field":
+        message = "there is no such field"
+    more = len({_param(e["loc"]) for e in error.errors()}) - 1
+    others = f" ({more} more field{'s are' if more > 1 else ' is'} wrong)" if more else ""
+    return _refuse(422, code, f"{param}: {message}{others}", param)
+
+
+def _declares_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def _param(location: Sequence[str | int]) -> str:
+    """Return a dotted field path. Pydantic mixes names of union members in; they are not field names."""
+    inside = location[1:] if len(location) > 1 else location
+    return ".".join(
+        str(part) for part in inside if re.fullmatch(r"[\w-]*", str(part)) and part != "constrained-str"
+    )
+
+
+def _refuse(status: int, code: str, message: str, param: str) -> Response:
+    return JSONResponse(_answer(status, code, message, param).model_dump(), status)
+
+
+def _answer(status: int, code: str, message: str, param: str | None = None) -> ErrorAnswer:
+    kind = _TYPE_OF.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return ErrorAnswer(error=ErrorDetail(type=kind, code=code, message=message, param=param))

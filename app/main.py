@@ -1,0 +1,179 @@
+"""The application: its parts, built once, and its routes. `python -m app.main` serves it.
+
+Imports no TensorFlow, no Keras and nothing of `worker`; a test keeps it so.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import uvicorn
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from app.deps import Parts
+from app.engines import Engines, LoadEngine
+from app.errors import add_error_handlers
+from app.metrics import Measured, Metrics
+from app.middleware import BodyLimit, RequestId
+from app.routes import completions, corpora, health, jobs, models, scores
+from app.settings import ApiSettings
+from models.runtime.engine import Engine
+from store.blobs import open_blobs
+from store.corpora import Corpora
+from store.jobs import Jobs
+from store.live import EventLog, Live
+from store.models import Models
+from store.queue import TrainingQueue
+from store.reconcile import Reconciler
+
+VERSION = "0.1.0"
+
+_REDIS_TIMEOUT_S = 2.0
+_ENGINE_THREADS = 16
+_STALE_SPOOL_S = 3600
+_RECONCILE_S = 5.0
+_SHUTDOWN_S = 5
+
+
+def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) -> FastAPI:
+    """Return the application. Nothing is connected or opened before it starts.
+
+    `load_engine` makes a running model of a saved one; by default the runtime's Engine.
+    """
+    load = load_engine or partial(
+        Engine,
+        threads=settings.model_threads,
+        cache_bytes=settings.state_cache_bytes,
+        max_waiting=settings.max_waiting,
+    )
+    stopping = threading.Event()
+    app = FastAPI(
+        title="nextchar",
+        version=VERSION,
+        summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
+        lifespan=_lifespan(settings, load, stopping),
+        generate_unique_id_function=_operation_id,
+    )
+    for module in (corpora, jobs, models, completions, scores, health):
+        app.include_router(module.router)
+    app.state.stopping = stopping
+    add_error_handlers(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, unlimited_path=corpora.UPLOAD_PATH)
+    app.add_middleware(RequestId)
+    app.add_middleware(Measured)
+    return app
+
+
+def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Event) -> Parts:
+    """Return the long-lived parts. Redis need not answer yet; the storage must open.
+
+    Raises:
+        OSError, DomainError: the data folder or the storage cannot be used.
+    """
+    blobs = open_blobs(settings.blobs_url)
+    _remove_stale_uploads(settings.data_dir / "spool")
+    connect = partial(
+        Redis.from_url,
+        settings.redis_url,
+        socket_timeout=_REDIS_TIMEOUT_S,
+        socket_connect_timeout=_REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 1),  # once: for a connection that died while it was idle
+    )
+    redis = connect(decode_responses=True)
+    jobs, models, queue = Jobs(blobs), Models(blobs), TrainingQueue(connect())
+    engines = Engines(models, load, limit_bytes=settings.model_cache_bytes)
+    return Parts(
+        settings=settings,
+        blobs=blobs,
+        redis=redis,
+        corpora=Corpora(blobs),
+        jobs=jobs,
+        models=models,
+        live=Live(redis),
+        event_log=EventLog(blobs),
+        queue=queue,
+        engines=engines,
+        metrics=Metrics(jobs=jobs, queue=queue, engines=engines),
+        stopping=stopping,
+        engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
+    )
+
+
+def main() -> None:
+    """Serve with the settings of the environment until told to stop."""
+    settings = ApiSettings.load()
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        lifespan="on",
+        server_header=False,
+        access_log=False,  # the metrics count requests; a line a keystroke helps nobody
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+    )
+    server = Server(config, stopping=app.state.stopping)
+    server.run()
+    raise SystemExit(0 if server.started else 1)
+
+
+class Server(uvicorn.Server):
+    """Sets `stopping` when it is told to stop, before it waits for its connections to end."""
+
+    def __init__(self, config: uvicorn.Config, *, stopping: threading.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving."""
+        self._stopping.set()
+        await super().shutdown(sockets)
+
+
+def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event) -> Any:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Parts], None]:
+        parts = await run_in_threadpool(build_parts, settings, load, stopping)
+        reconciler = Reconciler(parts.jobs, parts.live, parts.queue)
+        ended = threading.Event()
+        threading.Thread(
+            target=reconciler.keep_running, args=(ended, _RECONCILE_S), name="reconciler", daemon=True
+        ).start()
+        try:
+            yield {"parts": parts}
+        finally:
+            ended.set()
+            await run_in_threadpool(parts.engines.close)
+            parts.redis.close()
+
+    return lifespan
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _remove_stale_uploads(spool: Path) -> None:
+    """Remove what a killed process left; a live upload, perhaps of a sister process, is written to."""
+    for path in spool.glob("upload-*"):
+        try:
+            if time.time() - path.stat().st_mtime > _STALE_SPOOL_S:
+                path.unlink()
+        except FileNotFoundError:
+            continue
+
+
+if __name__ == "__main__":
+    main()

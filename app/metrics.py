@@ -1,0 +1,140 @@
+"""What Prometheus scrapes. Each application has a registry of its own; nothing is global."""
+
+import time
+from collections import Counter as Tally
+from collections.abc import Iterator
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from redis.exceptions import RedisError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.engines import Engines
+from store.jobs import Jobs, JobStatus
+from store.queue import TrainingQueue
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_BUCKETS_S = (
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+    60,
+)
+
+
+class Metrics:
+    """The request metrics of one API process, and gauges read from its parts when scraped."""
+
+    def __init__(self, *, jobs: Jobs, queue: TrainingQueue, engines: Engines) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "nextchar_http_requests_total",
+            "Requests answered.",
+            ("method", "route", "status"),
+            registry=self._registry,
+        )
+        self.latency_s = Histogram(
+            "nextchar_http_request_seconds",
+            "Seconds from a request to the end of its answer.",
+            ("method", "route"),
+            buckets=_BUCKETS_S,
+            registry=self._registry,
+        )
+        self.in_flight = Gauge(
+            "nextchar_http_requests_in_flight",
+            "Requests under way.",
+            registry=self._registry,
+        )
+        self._registry.register(_State(jobs, queue, engines))
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format. Reads storage and Redis."""
+        return generate_latest(self._registry)
+
+
+class _State:
+    def __init__(self, jobs: Jobs, queue: TrainingQueue, engines: Engines) -> None:
+        self._jobs, self._queue, self._engines = jobs, queue, engines
+
+    def describe(self) -> list[Metric]:
+        """Name no metrics in advance: registering must not read storage."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges."""
+        by_status = GaugeMetricFamily("nextchar_jobs", "Jobs by status.", labels=["status"])
+        tally = Tally(job.status for job in self._jobs.all())
+        for status in JobStatus:
+            by_status.add_metric([status], tally[status])
+        yield by_status
+
+        try:
+            depth = len(self._queue.waiting())
+            yield GaugeMetricFamily("nextchar_queue_depth", "Jobs waiting in the queue.", value=depth)
+            redis_up = 1
+        except (RedisError, OSError):
+            redis_up = 0
+        yield GaugeMetricFamily("nextchar_redis_up", "Whether Redis answers.", value=redis_up)
+
+        loaded = self._engines.stats()
+        yield GaugeMetricFamily("nextchar_models_loaded", "Models in memory.", value=len(loaded))
+        names = sorted({name for stats in loaded.values() for name in stats})
+        for name in names:
+            family = GaugeMetricFamily(
+                f"nextchar_engine_{name}",
+                f"{name} of a loaded model.",
+                labels=["model"],
+            )
+            for model, stats in loaded.items():
+                if name in stats:
+                    family.add_metric([model], stats[name])
+            yield family
+
+
+class Measured:
+    """Counts requests and their seconds by route template, so that ids do not become labels."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        metrics: Metrics = scope["state"]["parts"].metrics
+        began_s = time.perf_counter()
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            metrics.in_flight.dec()
+            route = getattr(scope.get("route"), "path", "unmatched")
+            metrics.requests.labels(scope["method"], route, str(status)).inc()
+            metrics.latency_s.labels(scope["method"], route).observe(time.perf_counter() - began_s)

@@ -1,0 +1,78 @@
+"""What surrounds every request: its id, a bound on its body, and the last catch for mistakes.
+
+Written as plain ASGI, so that streams and disconnects pass through untouched.
+"""
+
+import logging
+import re
+import secrets
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import error_response
+
+log = logging.getLogger("nextchar.api")
+
+MAX_JSON_BYTES = 32 << 20  # a million characters, each up to 12 bytes as JSON, fit with room to spare
+
+
+class RequestId:
+    """Answers with X-Request-Id, the client's own where it is sane, and turns a mistake into a 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if re.fullmatch(r"[\w.-]{1,128}", sent, re.ASCII) else secrets.token_hex(8)
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            log.exception("request %s: %s %s", request_id, scope["method"], scope["path"])
+            if started:
+                raise  # the answer is half sent; the server cuts the connection
+            await error_response(error)(scope, receive, send_with_id)
+
+
+class BodyLimit:
+    """Refuses bodies above MAX_JSON_BYTES, but for corpora, which have a limit of their own."""
+
+    def __init__(self, app: ASGIApp, *, unlimited_path: str) -> None:
+        self._app = app
+        self._unlimited_path = unlimited_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] == self._unlimited_path:
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdecimal() and int(declared) > MAX_JSON_BYTES:
+            await error_response(HTTPException(413))(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > MAX_JSON_BYTES:
+                raise HTTPException(413)  # the one exception that FastAPI lets through while it reads a body
+            return message
+
+        await self._app(scope, counted, send)

@@ -1,0 +1,132 @@
+"""/v1/corpora: texts in, their statistics and the texts out."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from app.deps import PartsDep
+from app.errors import refusals
+from app.paging import cut
+from app.schemas.corpora import CorpusBody
+from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
+from app.uploads import receive
+from models.errors import Conflict
+from store.corpora import Corpus, Upload
+from store.ids import check_name
+
+router = APIRouter(prefix="/v1/corpora", tags=["corpora"])
+
+UPLOAD_PATH = "/v1/corpora"
+
+_EXAMPLE_TEXT = "PREFACE\n\nSUPPOSING that Truth is a woman--what then?\n"
+_UPLOAD_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "UTF-8 text; `Content-Encoding: gzip` is undone on the way in.",
+        "content": {
+            "text/plain": {
+                "schema": {"type": "string", "minLength": 1},
+                "example": _EXAMPLE_TEXT,
+            },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                },
+                "example": {"file": _EXAMPLE_TEXT},
+            },
+        },
+    },
+    "parameters": [
+        {
+            "name": "Content-Encoding",
+            "in": "header",
+            "schema": {
+                "type": "string",
+                "enum": ["identity", "gzip"],
+                "default": "identity",
+            },
+        }
+    ],
+}
+_TEXT_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The bytes as they were uploaded.",
+        "content": {"text/plain": {"schema": {"type": "string"}, "example": _EXAMPLE_TEXT}},
+    },
+}
+
+_KNOWN: dict[int | str, dict[str, Any]] = {
+    200: {"model": CorpusBody, "description": "This text is here already."}
+}
+
+Name = Annotated[
+    str | None,
+    Query(description="A name to call the corpus by: up to 64 letters, digits, '.', '_', '-'."),
+]
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses=_KNOWN | refusals(409, 413, 415, 422, 503, 507),
+    openapi_extra=_UPLOAD_BODY,
+)
+async def add_corpus(parts: PartsDep, request: Request, response: Response, name: Name = None) -> CorpusBody:
+    """Upload a text. The same bytes are the same corpus, whatever they are called."""
+    if name is not None:
+        check_name(name)
+    corpus, is_new = await _upload(parts, request, name)
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"{UPLOAD_PATH}/{corpus.id}"
+    return CorpusBody.model_validate(corpus)
+
+
+@router.get("", responses=refusals(422, 503))
+def list_corpora(parts: PartsDep, after: After = None, limit: Limit = DEFAULT_LIMIT) -> Page[CorpusBody]:
+    """List corpora, newest first."""
+    page, has_more = cut(parts.corpora.all(), lambda c: c.id, after=after, limit=limit)
+    return Page(data=[CorpusBody.model_validate(c) for c in page], has_more=has_more)
+
+
+@router.get("/{corpus}", responses=refusals(404, 422, 503))
+def get_corpus(parts: PartsDep, corpus: str) -> CorpusBody:
+    """Get a corpus's statistics, by id or name."""
+    return CorpusBody.model_validate(parts.corpora.get(corpus))
+
+
+@router.get(
+    "/{corpus}/text",
+    response_class=StreamingResponse,
+    responses=_TEXT_ANSWER | refusals(404, 422, 503),
+)
+def get_text(parts: PartsDep, corpus: str) -> StreamingResponse:
+    """Get the text back, byte for byte."""
+    known = parts.corpora.get(corpus)
+    headers = {"ETag": f'"{known.sha256}"', "Content-Length": str(known.bytes)}
+    return StreamingResponse(parts.corpora.stream(known.id), media_type="text/plain", headers=headers)
+
+
+@router.delete("/{corpus}", responses=refusals(404, 409, 422, 503))
+def delete_corpus(parts: PartsDep, corpus: str) -> Deleted:
+    """Delete a corpus and its names. Models trained on it stay."""
+    known = parts.corpora.get(corpus)
+    needed_by = [job.id for job in parts.jobs.unfinished() if job.request.corpus == known.id]
+    if needed_by:
+        raise Conflict(
+            f"corpus {known.id} is needed by {', '.join(needed_by)}; cancel or wait, then delete it",
+            code="corpus_in_use",
+            param="corpus",
+        )
+    return Deleted(id=parts.corpora.delete(known.id).id, object="corpus")
+
+
+async def _upload(parts: PartsDep, request: Request, name: str | None) -> tuple[Corpus, bool]:
+    limit_bytes = parts.settings.max_corpus_bytes
+    spool = parts.settings.data_dir / "spool"
+    with await run_in_threadpool(Upload, spool, limit_bytes=limit_bytes) as upload:
+        await receive(request, upload, limit_bytes=limit_bytes)
+        return await run_in_threadpool(parts.corpora.add, upload, name=name)

@@ -1,0 +1,203 @@
+"""/v1/jobs: training asked for, watched and stopped."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from redis.exceptions import RedisError
+
+from app.deps import Parts, PartsDep
+from app.errors import refusals
+from app.job_control import JobControl
+from app.job_events import events_so_far, follow
+from app.paging import cut
+from app.plans import plan
+from app.schemas.jobs import (
+    EXAMPLE,
+    EXAMPLE_EVENT,
+    EventBody,
+    JobBody,
+    JobCreate,
+    JobErrorBody,
+    ProgressBody,
+)
+from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
+from app.streaming import Events, EventStream, ServerEvent
+from store.jobs import Job, JobStatus
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="A request that is sent again with the same key makes no second job.",
+    ),
+]
+
+_EVENTS_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A list, or with `Accept: text/event-stream` a stream that ends with `done`, the job.",
+        "content": {
+            "application/json": {
+                "example": {
+                    "object": "list",
+                    "data": [EXAMPLE_EVENT],
+                    "has_more": False,
+                },
+            },
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": f"id: 3\nevent: metrics\ndata: {json.dumps(EXAMPLE_EVENT)}\n\n",
+            },
+        },
+    },
+}
+
+
+@router.post("", status_code=202, responses=refusals(400, 404, 409, 413, 415, 422, 503, 507))
+def create_job(
+    parts: PartsDep,
+    body: JobCreate,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobBody:
+    """Queue a training job. Whatever can be known to be wrong is refused here, not in the worker."""
+    control, text = _control(parts), body.model_dump_json().encode()
+    job = control.submitted(idempotency_key, text) if idempotency_key else None
+    if job is None:
+        memory = parts.settings.training_memory_bytes
+        request = plan(body, parts.corpora.get(body.corpus), memory_limit_bytes=memory)
+        job = control.submit(request, key=idempotency_key, body=text)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return _body(parts, job, _waiting(parts))
+
+
+@router.get("", responses=refusals(422, 503))
+def list_jobs(parts: PartsDep, after: After = None, limit: Limit = DEFAULT_LIMIT) -> Page[JobBody]:
+    """List jobs, newest first."""
+    page, has_more = cut(parts.jobs.all(), lambda j: j.id, after=after, limit=limit)
+    waiting = _waiting(parts)
+    return Page(data=[_body(parts, job, waiting) for job in page], has_more=has_more)
+
+
+@router.get("/{job}", responses=refusals(404, 422, 503))
+def get_job(parts: PartsDep, job: str) -> JobBody:
+    """Get a job: its state, place in the queue and progress."""
+    return _body(parts, parts.jobs.get(job), _waiting(parts))
+
+
+@router.get(
+    "/{job}/events",
+    response_model=Page[EventBody],
+    responses=_EVENTS_ANSWER | refusals(404, 422, 503),
+)
+async def get_events(
+    parts: PartsDep,
+    request: Request,
+    job: str,
+    after: Annotated[int, Query(ge=0, description="Only events with numbers above this.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="The most events in a page.")] = 1000,
+    last_event_id: Annotated[int | None, Header(ge=0, description="As `after`, for streams.")] = None,
+) -> Response | Page[EventBody]:
+    """Get every metric, sample and change of a job since its start, as a list or as they happen."""
+    known = await run_in_threadpool(parts.jobs.get, job)
+    after = last_event_id if last_event_id is not None else after
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return EventStream(_stream(parts, known.id, after))
+    found = await run_in_threadpool(events_so_far, parts.event_log, parts.live, known.id, after=after)
+    return Page(
+        data=[EventBody(**event) for event in found[:limit]],
+        has_more=len(found) > limit,
+    )
+
+
+_ASKED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": JobBody,
+        "description": "The job is running; its trainer has been asked and will obey at its next step.",
+        "content": {"application/json": {"example": EXAMPLE | {"asked": "cancel"}}},
+    }
+}
+_CHANGED = _ASKED | refusals(404, 409, 422, 503, 507)
+
+
+@router.post("/{job}/cancel", responses=_CHANGED)
+def cancel_job(parts: PartsDep, job: str, response: Response) -> JobBody:
+    """Cancel a job. What it has learned so far is kept as a checkpoint only."""
+    return _changed(parts, _control(parts).cancel(job), response)
+
+
+@router.post("/{job}/pause", responses=_CHANGED)
+def pause_job(parts: PartsDep, job: str, response: Response) -> JobBody:
+    """Pause a job; `resume` goes on from where it was."""
+    return _changed(parts, _control(parts).pause(job), response)
+
+
+@router.post("/{job}/resume", responses=refusals(404, 409, 422, 503, 507))
+def resume_job(parts: PartsDep, job: str) -> JobBody:
+    """Queue a paused job again."""
+    return _body(parts, _control(parts).resume(job), _waiting(parts))
+
+
+def _control(parts: Parts) -> JobControl:
+    return JobControl(parts.blobs, parts.jobs, parts.live, parts.queue, parts.redis)
+
+
+def _changed(parts: Parts, job: Job, response: Response) -> JobBody:
+    response.status_code = 202 if job.status is JobStatus.RUNNING else 200
+    return _body(parts, job, _waiting(parts))
+
+
+async def _stream(parts: Parts, job_id: str, after: int) -> Events:
+    found: AsyncGenerator[dict[str, Any] | Job, None] = follow(
+        parts.jobs,
+        parts.event_log,
+        parts.live,
+        job_id,
+        after=after,
+        is_stopping=parts.stopping.is_set,
+    )
+    async for event in found:
+        if isinstance(event, Job):
+            yield ServerEvent("done", _body(parts, event, []))
+        else:
+            yield ServerEvent(str(event["type"]), EventBody(**event), id=event["id"])
+
+
+def _waiting(parts: Parts) -> list[str]:
+    try:
+        return parts.queue.waiting()
+    except (RedisError, OSError):
+        return []
+
+
+def _body(parts: Parts, job: Job, waiting: list[str]) -> JobBody:
+    """Merge the record with what Redis knows of the moment; without Redis the record has to do."""
+    progress, asked = job.progress, None
+    if not job.status.is_final:
+        try:
+            progress = parts.live.progress(job.id) or progress
+            asked = parts.live.asked(job.id) if job.status is JobStatus.RUNNING else None
+        except (RedisError, OSError):
+            pass
+    queued = job.status is JobStatus.QUEUED and job.id in waiting
+    return JobBody(
+        id=job.id,
+        status=job.status,
+        created_at=int(job.created_at),
+        updated_at=int(job.updated_at),
+        name=job.request.name,
+        corpus=job.request.corpus,
+        network=job.request.network,
+        training=job.request.training,
+        attempt=job.attempt,
+        queue_position=waiting.index(job.id) + 1 if queued else None,
+        asked=asked,
+        model=job.model,
+        progress=ProgressBody(**progress) if progress else None,
+        error=JobErrorBody(**job.error.model_dump()) if job.error else None,
+    )

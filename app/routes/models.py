@@ -1,0 +1,93 @@
+"""/v1/models: what has been trained, its card and its files."""
+
+import hashlib
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Response
+
+from app.deps import PartsDep
+from app.errors import refusals
+from app.paging import cut
+from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
+from app.schemas.models import ModelBody, ModelSummary
+from models.errors import NotFound
+from models.saved_model import SavedModel
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+_CARD = "model.json"
+
+_FILE_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file; its SHA-256 is the ETag.",
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {"example": {"format_version": 1, "name": "nietzsche", "version": 1}},
+        },
+    },
+    304: {"description": "Not changed since the ETag sent along."},
+}
+
+
+@router.get("", responses=refusals(422, 503))
+def list_models(parts: PartsDep, after: After = None, limit: Limit = DEFAULT_LIMIT) -> Page[ModelSummary]:
+    """List all versions of all models, newest first."""
+    page, has_more = cut(parts.models.all(), lambda card: card.reference, after=after, limit=limit)
+    summaries = [ModelSummary(id=c.reference, **c.model_dump(include=_SUMMARY)) for c in page]
+    return Page(data=summaries, has_more=has_more)
+
+
+@router.get("/{model}", responses=refusals(404, 422, 503))
+def get_model(parts: PartsDep, model: str) -> ModelBody:
+    """Get a model's card; the bare name means its newest version."""
+    card = parts.models.get(model).card
+    return ModelBody(id=card.reference, **card.model_dump(include=_SUMMARY | _DETAIL))
+
+
+@router.delete("/{model}", responses=refusals(404, 422, 503, 507))
+def delete_model(parts: PartsDep, model: str) -> Deleted:
+    """Delete one version: the newest for a bare name, which then means the one before."""
+    deleted = parts.models.delete(model)
+    parts.engines.drop(deleted)
+    return Deleted(id=deleted, object="model")
+
+
+@router.get(
+    "/{model}/files/{name}",
+    response_class=Response,
+    responses=_FILE_ANSWER | refusals(404, 422, 503),
+)
+def get_file(
+    parts: PartsDep,
+    model: str,
+    name: str,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Download `model.json`, `model.keras` or `model.onnx`; together they are the whole model."""
+    saved = parts.models.get(model)
+    data = _file(saved, name)
+    headers = {
+        "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+        "Content-Disposition": f'attachment; filename="{name}"',
+    }
+    if if_none_match == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    kind = "application/json" if name == _CARD else "application/octet-stream"
+    return Response(data, media_type=kind, headers=headers)
+
+
+_SUMMARY = set(ModelSummary.model_fields) - {"id", "object"}
+_DETAIL = set(ModelBody.model_fields) - set(ModelSummary.model_fields)
+
+
+def _file(saved: SavedModel, name: str) -> bytes:
+    if name == _CARD:
+        return saved.card.model_dump_json(indent=1).encode()
+    if name not in saved.card.files:
+        raise NotFound(
+            f"model {saved.card.reference} has no file {name!r}; it has"
+            f" {', '.join([_CARD, *saved.card.files])}",
+            code="file_not_found",
+            param="name",
+        )
+    return saved.file(name)

@@ -1,0 +1,75 @@
+"""Every environment variable that the API reads, beside those it shares with the worker."""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from store.settings import StoreSettings, load_settings
+
+
+def machine_memory_bytes() -> int:
+    """Return the memory of this machine, or of this container where that is less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or "max"
+        return physical
+
+
+class ApiSettings(StoreSettings):
+    """Read from the environment by `load`; pass values by keyword in tests."""
+
+    # Before `host`, whose check looks at it.
+    allow_anonymous: bool = Field(
+        False,
+        description="Serve without API keys on an address that other machines reach.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    max_corpus_bytes: int = Field(1 << 30, ge=1, description="The largest text accepted, in bytes.")
+    training_memory_bytes: int = Field(
+        default_factory=lambda: machine_memory_bytes() * 8 // 10,
+        ge=1,
+        description="A job that would need more memory is refused. Default: 80 % of this machine's.",
+    )
+    model_cache_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        description="Loaded models are unloaded, least recently used first, above this.",
+    )
+    state_cache_bytes: int = Field(
+        64 << 20,
+        ge=0,
+        description="Memory for remembered prompts, for each loaded model.",
+    )
+    model_threads: int = Field(1, ge=1, le=256, description="Threads that one loaded model computes on.")
+    max_waiting: int = Field(
+        256,
+        ge=1,
+        description="Completions that may wait for one model; above it the answer is 429.",
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _open_to_others_only_on_purpose(cls, host: str, info: ValidationInfo) -> str:
+        if not (_is_loopback(host) or info.data.get("allow_anonymous")):
+            raise ValueError(
+                "other machines can reach this address and there are no API keys;"
+                " set NEXTCHAR_ALLOW_ANONYMOUS=1 if that is meant, or listen on 127.0.0.1"
+            )
+        return host
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment; on a wrong value print one line a variable and exit with status 2."""
+        return load_settings(cls)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,1 @@
+"""Programs that use nextchar from outside, over HTTP only."""

@@ -1,0 +1,310 @@
+"""A typed client of nextchar's HTTP API: one method a call, answers as the service gives them.
+
+Knows no terminal. All errors it raises are of `errors`; safe to use from several threads.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from json import JSONDecodeError, loads
+from typing import IO, Any, Literal, Self, cast
+from urllib.parse import quote
+
+import httpx
+
+from clients.python.nextchar.answers import (
+    Completion,
+    Corpus,
+    Distribution,
+    Event,
+    Job,
+    Model,
+    ModelSummary,
+    Score,
+    StreamEvent,
+)
+from clients.python.nextchar.errors import ClientError, ServerError, ServerUnreachable
+from clients.python.nextchar.sse import ServerSentEvent, parse
+
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+
+_PAGE = 100  # things asked for in one page of a list
+_TIMEOUT = httpx.Timeout(60, connect=5)
+_STREAM_TIMEOUT = httpx.Timeout(60, connect=5)  # the server pings silent streams every few seconds
+_FIRST_RETRY_S = 0.25
+_LONGEST_RETRY_S = 4.0
+
+
+class Client:
+    """A connection to one server. Use as a context manager, or `close` it.
+
+    Args:
+        server: the service's address, such as http://127.0.0.1:8000.
+        api_key: sent as a bearer token, where the service wants one.
+        patience_s: for how long `follow` tries to get back to a server that has gone.
+    """
+
+    def __init__(
+        self, server: str = DEFAULT_SERVER, *, api_key: str | None = None, patience_s: float = 60.0
+    ) -> None:
+        self.server = server.rstrip("/")
+        self._patience_s = patience_s
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        try:
+            self._http = httpx.Client(base_url=self.server, headers=headers, timeout=_TIMEOUT)
+        except (httpx.InvalidURL, UnicodeEncodeError, TypeError):
+            raise ClientError(f"{server!r} is not a server's address or the key is not plain ASCII") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; streams that still run end."""
+        self._http.close()
+
+    # Corpora
+
+    def add_corpus(self, text: str | bytes | IO[bytes], *, name: str | None = None) -> Corpus:
+        """Upload a text. A file is streamed; a `str` is sent as UTF-8. The same bytes are the same corpus."""
+        return cast(
+            Corpus,
+            self._call(
+                "POST",
+                "/v1/corpora",
+                params={"name": name} if name is not None else {},
+                content=text.encode() if isinstance(text, str) else text,
+                headers={"Content-Type": "text/plain; charset=utf-8"},
+            ),
+        )
+
+    def corpora(self) -> Iterator[Corpus]:
+        """Yield all corpora, newest first."""
+        yield from cast(Iterator[Corpus], self._list("/v1/corpora"))
+
+    def corpus(self, corpus: str) -> Corpus:
+        """Return a corpus by id or name."""
+        return cast(Corpus, self._call("GET", f"/v1/corpora/{_segment(corpus)}"))
+
+    def delete_corpus(self, corpus: str) -> dict[str, Any]:
+        """Delete a corpus that no unfinished job needs."""
+        return self._call("DELETE", f"/v1/corpora/{_segment(corpus)}")
+
+    # Jobs
+
+    def create_job(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Ask for training; `request` is the body of POST /v1/jobs."""
+        key = idempotency_key or str(uuid.uuid4())
+        return cast(Job, self._call("POST", "/v1/jobs", json=request, headers={"Idempotency-Key": key}))
+
+    def jobs(self) -> Iterator[Job]:
+        """Yield all jobs, newest first."""
+        yield from cast(Iterator[Job], self._list("/v1/jobs"))
+
+    def job(self, job: str) -> Job:
+        """Return a job as it stands."""
+        return cast(Job, self._call("GET", f"/v1/jobs/{_segment(job)}"))
+
+    def cancel_job(self, job: str) -> Job:
+        """Ask for a job to end without a model."""
+        return cast(Job, self._call("POST", f"/v1/jobs/{_segment(job)}/cancel"))
+
+    def pause_job(self, job: str) -> Job:
+        """Ask for a job to stop at a checkpoint."""
+        return cast(Job, self._call("POST", f"/v1/jobs/{_segment(job)}/pause"))
+
+    def resume_job(self, job: str) -> Job:
+        """Queue a paused job again; it goes on from its checkpoint."""
+        return cast(Job, self._call("POST", f"/v1/jobs/{_segment(job)}/resume"))
+
+    def follow(self, job: str, *, after: int = 0) -> Iterator[Event]:
+        """Yield a job's events with ids above `after`, each once, as they come, until the job is over.
+
+        A broken connection is taken up again behind the last event that came. Raises ServerUnreachable
+        when the server stays away for longer than the client's patience.
+        """
+        delay_s = _FIRST_RETRY_S
+        last_heard = time.monotonic()
+        while True:
+            try:
+                for event in self._job_stream(job, after):
+                    delay_s, last_heard = _FIRST_RETRY_S, time.monotonic()
+                    if event.event == "done":  # only this says so: a stream that merely ends was cut
+                        return
+                    data = cast(Event, loads(event.data))
+                    if data["id"] > after:
+                        after = data["id"]
+                        yield data
+            except ServerUnreachable:
+                if time.monotonic() - last_heard > self._patience_s:
+                    raise
+            time.sleep(delay_s)
+            delay_s = min(2 * delay_s, _LONGEST_RETRY_S)
+
+    def _job_stream(self, job: str, after: int) -> Iterator[ServerSentEvent]:
+        headers = {"Last-Event-ID": str(after)} if after else {}
+        for event in self._stream("GET", f"/v1/jobs/{_segment(job)}/events", headers=headers):
+            if event.event == "error":
+                raise _refusal(loads(event.data), status=503)
+            yield event
+
+    # Models
+
+    def models(self) -> Iterator[ModelSummary]:
+        """Yield all versions of all models, newest first."""
+        yield from cast(Iterator[ModelSummary], self._list("/v1/models"))
+
+    def model(self, model: str) -> Model:
+        """Return what is known of `name@version`, or of the newest version of `name`."""
+        return cast(Model, self._call("GET", f"/v1/models/{_segment(model)}"))
+
+    def delete_model(self, model: str) -> dict[str, Any]:
+        """Delete one version of a model."""
+        return self._call("DELETE", f"/v1/models/{_segment(model)}")
+
+    def download(self, model: str, file: str) -> Iterator[bytes]:
+        """Yield the bytes of one file of a model."""
+        path = f"/v1/models/{_segment(model)}/files/{_segment(file)}"
+        with self._open("GET", path) as response:
+            yield from _pieces(response, self.server)
+
+    # Completions and scores
+
+    def complete(self, model: str, prompt: str, **options: Any) -> Completion:
+        """Complete a prompt; `options` are the other fields of the request, such as `temperature`."""
+        body = {"prompt": prompt, **options}
+        return cast(Completion, self._call("POST", f"/v1/models/{_segment(model)}/complete", json=body))
+
+    def stream(self, model: str, prompt: str, **options: Any) -> Iterator[StreamEvent]:
+        """Complete a prompt and yield the text as it comes: `piece` events, `finished`, then `done`."""
+        body = {"prompt": prompt, **options, "stream": True}
+        for event in self._stream("POST", f"/v1/models/{_segment(model)}/complete", json=body):
+            data = loads(event.data)
+            if event.event == "error":
+                raise _refusal(data, status=503)
+            yield {"event": cast(Literal["piece", "finished", "done"], event.event), "data": data}
+            if event.event == "done":
+                return
+        raise ServerUnreachable(f"{self.server} broke off in the middle of a completion; ask again")
+
+    def next(self, model: str, prompt: str, *, top: int = 10, temperature: float = 1.0) -> Distribution:
+        """Return the distribution of the character that follows a prompt."""
+        body = {"prompt": prompt, "top": top, "temperature": temperature}
+        return cast(Distribution, self._call("POST", f"/v1/models/{_segment(model)}/next", json=body))
+
+    def score(
+        self, model: str, text: str | Sequence[str], *, detail: Literal["character", "line"] = "character"
+    ) -> Score:
+        """Return the surprisal of a text, or of lines each by itself, in bits.
+
+        The bits are those of the characters after Unicode NFC.
+        """
+        what: dict[str, Any] = {"text": text} if isinstance(text, str) else {"lines": list(text)}
+        body = {**what, "detail": detail}
+        return cast(Score, self._call("POST", f"/v1/models/{_segment(model)}/score", json=body))
+
+    # Health
+
+    def ready(self) -> dict[str, Any]:
+        """Return the service's answer to whether it is ready. Raises ServerError when it is not."""
+        return self._call("GET", "/readyz")
+
+    # Requests
+
+    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        with self._open(method, path, **request) as response:
+            body = b"".join(_pieces(response, self.server))
+            try:
+                return cast(dict[str, Any], loads(body)) if body else {}
+            except (JSONDecodeError, UnicodeDecodeError):
+                raise _not_ours(self.server) from None
+
+    def _list(self, path: str) -> Iterator[dict[str, Any]]:
+        after: dict[str, str] = {}
+        while True:
+            page = self._call("GET", path, params={"limit": _PAGE, **after})
+            yield from page["data"]
+            if not page["has_more"] or not page["data"]:
+                return
+            after = {"after": page["data"][-1]["id"]}
+
+    def _stream(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **request: Any
+    ) -> Iterator[ServerSentEvent]:
+        wanted = {"Accept": "text/event-stream", **(headers or {})}
+        with self._open(method, path, headers=wanted, timeout=_STREAM_TIMEOUT, **request) as response:
+            yield from parse(_pieces(response, self.server))
+
+    @contextmanager
+    def _open(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
+        """Send a request and give its answer, still unread; an error's answer is raised."""
+        try:
+            response = self._http.send(self._http.build_request(method, path, **request), stream=True)
+        except httpx.UnsupportedProtocol:
+            raise ClientError(
+                f"{self.server!r} is not an address; it begins with http:// or https://"
+            ) from None
+        except httpx.TransportError as error:
+            raise _unreachable(self.server, error) from error
+        except (
+            RuntimeError,
+            httpx.InvalidURL,
+        ) as error:  # closed by another thread, or a path beyond all bounds
+            raise ClientError(f"the request could not be sent: {error}") from error
+        try:
+            if response.is_error:
+                body = b"".join(_pieces(response, self.server))
+                try:
+                    answer = loads(body)
+                except (JSONDecodeError, UnicodeDecodeError):
+                    answer = None
+                raise _refusal(answer, status=response.status_code)
+            yield response
+        finally:
+            response.close()
+
+
+def _segment(name: str) -> str:
+    """Return a name as one segment of a path, whatever people typed."""
+    if not name.strip("."):  # an empty one names another route, a dot or two would be resolved away
+        raise ClientError(f"{name!r} is not a name or an id")
+    return quote(name, safe="@")
+
+
+def _pieces(response: httpx.Response, server: str) -> Iterator[bytes]:
+    try:
+        yield from response.iter_bytes()
+    except (httpx.TransportError, httpx.StreamError, httpx.DecodingError) as error:
+        raise _unreachable(server, error) from error
+
+
+def _unreachable(server: str, error: Exception) -> ServerUnreachable:
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return ServerUnreachable(
+            f"no answer at {server}; start the service with `make serve`, or name another with --server"
+        )
+    if isinstance(error, httpx.TimeoutException):
+        return ServerUnreachable(f"{server} took too long to answer; ask again, or ask for less")
+    return ServerUnreachable(f"the connection to {server} broke; ask again")
+
+
+def _refusal(answer: Any, *, status: int) -> ServerError:
+    match answer:
+        case {"error": {"message": str(message), "code": str(code)}}:
+            return ServerError(message, status=status, code=code, param=answer["error"].get("param"))
+        case {"status": "not_ready", "down": [*down]}:
+            return ServerError(
+                f"the service runs but is not ready: no answer from its {' and '.join(map(str, down))}",
+                status=status,
+                code="not_ready",
+            )
+    return ServerError(
+        f"the server answered with HTTP status {status} and said no more", status=status, code="unknown"
+    )
+
+
+def _not_ours(server: str) -> ClientError:
+    return ClientError(f"what answers at {server} is not nextchar; name its address with --server")

@@ -1,0 +1,19 @@
+"""What can go wrong in a call, each with one sentence that its user can act on."""
+
+
+class ClientError(Exception):
+    """A call did not work out; `str()` is the sentence to show."""
+
+
+class ServerError(ClientError):
+    """The server refused: `status` is HTTP's, `code` is stable and machine-readable."""
+
+    def __init__(self, message: str, *, status: int, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+
+
+class ServerUnreachable(ClientError):
+    """Nobody answers at the server's address, or the connection broke."""

@@ -1,0 +1,76 @@
+"""A few lines at the bottom of the terminal that are redrawn in place, with text scrolling by above.
+
+Each redraw is one write that overwrites lines instead of erasing them first, so nothing flickers. When
+the terminal has become narrower, the rows that the old lines have been wrapped into are taken back.
+"""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+_HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+_ERASE_LINE_END, _ERASE_BELOW = "\x1b[K", "\x1b[J"
+
+
+class Screen:
+    """The bottom lines of a terminal. Use as a context manager: the cursor is hidden meanwhile."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._drawn: list[int] = []  # widths, in cells, of the lines that stand there now
+        self._bottom: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._write(_HIDE_CURSOR)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last lines standing and go to the line below them."""
+        self._write(("\n" if self._drawn else "") + _SHOW_CURSOR)
+
+    def draw(self, bottom: RenderableType) -> None:
+        """Replace the bottom lines."""
+        self._redraw([], self._rendered(bottom))
+
+    def print_above(self, text: RenderableType) -> None:
+        """Print something that stays, above the bottom lines."""
+        self._redraw(self._rendered(text), self._bottom_lines())
+
+    def clear(self) -> None:
+        """Take the bottom lines away."""
+        self._redraw([], [])
+
+    def _bottom_lines(self) -> list[tuple[str, int]]:
+        return list(zip(self._bottom, self._drawn, strict=True))
+
+    def _redraw(self, above: list[tuple[str, int]], bottom: list[tuple[str, int]]) -> None:
+        bottom = bottom[: max(1, self._console.height - 1)]
+        lines = [*above, *bottom]
+        out = "\r" + (f"\x1b[{up}A" if (up := self._rows_up()) else "")
+        out += "\n".join(line + _ERASE_LINE_END for line, _ in lines) + ("\n" if above and not bottom else "")
+        # A \n moves down and, on every terminal in its usual mode, to the first column.
+        self._write(out + _ERASE_BELOW)
+        self._bottom = [line for line, _ in bottom]
+        self._drawn = [width for _, width in bottom]
+
+    def _rows_up(self) -> int:
+        """Return how many rows the cursor, at the end of the last line, is below the first line's row."""
+        columns = self._console.width
+        rows = sum(max(1, -(-width // columns)) for width in self._drawn)
+        return max(0, rows - 1)
+
+    def _rendered(self, what: RenderableType) -> list[tuple[str, int]]:
+        """Return the lines of a renderable as they go to the terminal, with their widths in cells."""
+        with self._console.capture() as captured:
+            # One column stays free: a full line leaves terminals in doubt where the cursor is.
+            self._console.print(what, width=max(1, self._console.width - 1), end="")
+        lines = captured.get().removesuffix("\n").split("\n")
+        return [(line, Text.from_ansi(line).cell_len) for line in lines]
+
+    def _write(self, text: str) -> None:
+        self._console.file.write(text)
+        self._console.file.flush()

@@ -1,0 +1,71 @@
+"""A job under way as one sequence of updates: its events as they come, its record a few times a second.
+
+Events tell what happened, each once; only the record tells the place in the queue and the time left.
+Knows no terminal.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from clients.python.nextchar.answers import Event, Job
+from clients.python.nextchar.client import Client
+from clients.python.nextchar.errors import ClientError, ServerUnreachable
+
+TICK_S = 0.125
+_RECORD_EVERY_TICKS = 4
+
+
+@dataclass(frozen=True)
+class Update:
+    """An event, or the job's newest record, or neither: only time has passed."""
+
+    event: Event | None = None
+    job: Job | None = None
+
+
+def watch(client: Client, job_id: str, *, after: int = 0) -> Iterator[Update]:
+    """Yield updates until the job is final or paused; the last one is the record that says so.
+
+    All events come before that last record. Raises ServerUnreachable when the server stays away for
+    longer than the client's patience, ServerError when the job is not known.
+    """
+    job = client.job(job_id)
+    yield Update(job=job)
+    events: queue.SimpleQueue[Event | ClientError | None] = queue.SimpleQueue()
+    threading.Thread(target=_collect, args=(client, job_id, after, events), daemon=True).start()
+    ticks = 0
+    while True:
+        try:
+            event = events.get(timeout=TICK_S)
+        except queue.Empty:
+            ticks += 1
+            yield Update()
+            if ticks % _RECORD_EVERY_TICKS == 0:
+                try:
+                    job = client.job(job_id)
+                except ServerUnreachable:
+                    continue  # the collecting thread decides when it is time to give up
+                yield Update(job=job)
+                if job["status"] == "paused":
+                    return
+            continue
+        if isinstance(event, ClientError):
+            raise event
+        if event is None:  # the job is final and all its events have come
+            yield Update(job=client.job(job_id))
+            return
+        yield Update(event=event)
+
+
+def _collect(
+    client: Client, job_id: str, after: int, events: "queue.SimpleQueue[Event | ClientError | None]"
+) -> None:
+    try:
+        for event in client.follow(job_id, after=after):
+            events.put(event)
+    except ClientError as error:
+        events.put(error)
+    else:
+        events.put(None)

@@ -1,0 +1,272 @@
+"""`make demo`: the whole way on real text, in about two minutes, and then everything is stopped.
+
+    python -m launcher.demo [FILE]
+
+Starts the stack on a free port, uploads a text (left out: the Python language reference that the
+standard library carries), trains on it for a minute in view, completes prompts from the held-out tenth
+and shows which characters of a damaged sentence surprise the model. What is shown, and all calls, are
+the command line's own.
+"""
+
+import argparse
+import signal
+import sys
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.text import Text
+
+from clients.python.nextchar import Client, ClientError, ServerError, live
+from clients.python.nextchar.answers import Corpus
+from clients.python.nextchar.heatmap import heatmap, legend
+from clients.python.nextchar.main import name_of
+from clients.python.nextchar.render import clock, visible, whole
+from clients.python.nextchar.session import console as console_on
+from launcher.processes import LauncherError
+from launcher.settings import LauncherSettings
+from launcher.stack import Stack
+
+_TRAIN_S = 60.0
+_HELD_OUT = 0.1  # the share at the end of the text that training never sees
+_CONTEXT = 500  # characters before a prompt or sentence that the model reads too
+_COMPLETION = 60
+_PROMPTS = 3
+_DAMAGES = 3
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One character of a sentence replaced by another."""
+
+    place: int
+    was: str
+    now: str
+
+
+def main() -> int:
+    """Run the demonstration; return the exit status."""
+    parser = argparse.ArgumentParser(prog="make demo", description="Train on a text, complete it, score it.")
+    parser.add_argument("file", nargs="?", type=Path, help="a UTF-8 text instead of the Python reference")
+    file: Path | None = parser.parse_args().file
+    settings = LauncherSettings.load().model_copy(update={"port": 0})
+    console = console_on(sys.stdout)
+    begun = time.monotonic()
+    try:
+        name, text = _read(file)
+        _head(console, f"starting the API, a worker and Valkey; data in {settings.data_dir.resolve()}")
+        with Stack(settings) as stack, Client(stack.url) as client:
+            demonstrate(client, console, name, text)
+    except (LauncherError, ClientError) as error:
+        print(f"nextchar: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"nextchar: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("nextchar: stopped", file=sys.stderr)
+        return 130
+    _head(console, f"all stopped after {clock(time.monotonic() - begun)}; the model is kept")
+    _say(console, "go on with `make serve`, then `.venv/bin/python -m clients.python.nextchar --help`")
+    return 0
+
+
+def demonstrate(client: Client, console: Console, name: str, text: str, *, train_s: float = _TRAIN_S) -> None:
+    """Upload, train, complete and score on a running service. Raises ClientError."""
+    _head(console, f"uploading {name}")
+    corpus = _upload(client, name, text)
+    _say(
+        console, f"{whole(corpus['characters'])} characters, {corpus['distinct_characters']} of them distinct"
+    )
+    _head(console, f"training for {train_s:.0f} seconds; the last tenth of the text is held out")
+    model = _train(client, console, corpus, name, train_s)
+    text = unicodedata.normalize("NFC", text)
+    held_out = len(text) - int(len(text) * _HELD_OUT)
+    _head(console, "completing prompts from the held-out part")
+    for place in prompt_places(text, held_out):
+        _show_completion(client, console, model, text, place)
+    _head(console, "how surprising is each character of a held-out sentence, and of the same one damaged?")
+    _show_damage(client, console, model, text, sentence(text, held_out))
+
+
+def _read(file: Path | None) -> tuple[str, str]:
+    if file is None:
+        from pydoc_data.topics import topics
+
+        return "python-reference", "\n\n".join(topics.values())
+    try:
+        return name_of(file) or "demo", file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise LauncherError(
+            f"{file} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start};"
+            " convert it first, for example with iconv -t utf-8"
+        ) from None
+
+
+def _upload(client: Client, name: str, text: str) -> Corpus:
+    try:
+        return client.add_corpus(text, name=name)
+    except ServerError as error:
+        if error.code != "name_taken":
+            raise
+        return client.add_corpus(text)  # an earlier run had another text of this name; the id will do
+
+
+def _train(client: Client, console: Console, corpus: Corpus, name: str, train_s: float) -> str:
+    """Train and show it; return the model's name@version."""
+    job = client.create_job(
+        {
+            "corpus": corpus["id"],
+            "name": name,
+            "budget": {"seconds": train_s},
+            "validation_fraction": _HELD_OUT,
+        }
+    )
+    try:
+        job = live.follow(client, job["id"], console)
+    except KeyboardInterrupt:
+        client.cancel_job(job["id"])  # or the next start would go on with it
+        raise
+    if job["error"]:
+        raise ClientError(f"the job failed ({job['error']['code']}): {job['error']['message']}")
+    if not job["model"]:
+        raise ClientError(f"the job ended as {job['status']}")
+    console.print()
+    console.print(live.outcome(job), soft_wrap=True)
+    return job["model"]
+
+
+def _show_completion(client: Client, console: Console, model: str, text: str, place: int) -> None:
+    prompt = text[max(0, place - _CONTEXT) : place]
+    answer = client.complete(model, prompt, max_characters=_COMPLETION, temperature=0.4, seed=1)
+    room = max(10, console.width - 14)
+    really = text[place : place + _COMPLETION]
+    console.print()
+    for label, shown, style in (
+        ("prompt", "…" + visible(prompt, inline=True)[-min(room - 1, 70) :], "dim"),
+        ("completed", visible(answer["completions"][0]["text"], inline=True), "bold green"),
+        ("really", visible(really, inline=True), ""),
+    ):
+        line = Text(f"{label:>10}  ", style="dim")
+        line.append(shown, style="not dim " + style if style != "dim" else "")
+        line.truncate(console.width - 1, overflow="ellipsis")
+        console.print(line)
+
+
+def _show_damage(client: Client, console: Console, model: str, text: str, span: tuple[int, int]) -> None:
+    start, end = span
+    context = text[max(0, start - _CONTEXT) : start]
+    whole_sentence = text[start:end]
+    damaged, damages = damage(whole_sentence, alphabet=letters(text))
+    console.print(legend(console), soft_wrap=True)
+    bits = []
+    for title, shown in (("as it is", whole_sentence), ("damaged", damaged)):
+        bits.append((client.score(model, context + shown)["bits"] or [])[len(context) :])
+        mean = sum(bits[-1]) / len(shown)
+        console.print(Text(f"\n{title}: {mean:.2f} bits per character", style="dim"))
+        console.print(heatmap(shown, bits[-1], console))
+    console.print()
+    before, after = bits
+    for one in damages:
+        now, was = visible(one.now, inline=True), visible(one.was, inline=True)
+        line = Text(f"character {one.place + 1}, {now} in place of {was}: ")
+        line.append(f"{after[one.place]:.1f} bits", style="bold")
+        line.append(f" instead of {before[one.place]:.1f}")
+        console.print(line, soft_wrap=True)
+
+
+def prompt_places(text: str, held_out: int) -> list[int]:
+    """Return where prompts end: behind words in the middle of long lines, spread over text[held_out:]."""
+    spans = [span for span in _lines(text, held_out) if span[1] - span[0] >= 50]
+    spans = [span for span in spans if _is_prose(text[slice(*span)])] or spans
+    if len(spans) < _PROMPTS:
+        room = len(text) - held_out
+        return [held_out + room * (2 * i + 1) // (2 * _PROMPTS) for i in range(_PROMPTS)]
+    places = []
+    for i in range(_PROMPTS):
+        start, end = spans[len(spans) * (2 * i + 1) // (2 * _PROMPTS)]
+        middle = start + (end - start) * 2 // 5
+        space = text.find(" ", middle, end)
+        places.append(space + 1 if space >= 0 else middle)
+    return places
+
+
+def sentence(text: str, held_out: int) -> tuple[int, int]:
+    """Return the start and end of a held-out line to look at: words, of a length that fits a terminal."""
+    spans = [(a, b) for a, b in _lines(text, held_out) if 40 <= b - a <= 100 and _is_prose(text[a:b])]
+    if spans:
+        return spans[len(spans) // 2]
+    middle = (held_out + len(text)) // 2
+    return middle, min(len(text), middle + 70)
+
+
+def _is_prose(line: str) -> bool:
+    """Return whether a line is made of words: no table, no code."""
+    letters = sum(c.isalpha() or c == " " for c in line)
+    return letters >= 0.9 * len(line) and line.count(" ") * 9 >= len(line) and "   " not in line
+
+
+def damage(sentence: str, *, alphabet: str) -> tuple[str, list[Damage]]:
+    """Return the sentence with a few letters replaced, and which; always the same ones.
+
+    >>> damage("the quick brown fox", alphabet="abcdefghijklmnopqrstuvwxyz")[0]
+    'the quvck brbwa fox'
+    """
+    places = [i for i, c in enumerate(sentence) if c in alphabet]
+    # Inside a word, where the right letter is no surprise.
+    places = [i for i in places if i >= 2 and sentence[i - 2 : i].isalpha()] or places
+    spread = [len(places) * (2 * i + 1) // (2 * _DAMAGES) for i in range(_DAMAGES)]
+    chosen = sorted({places[i] for i in spread}) if places else []
+    found, characters = [], list(sentence)
+    for place in chosen:
+        was = sentence[place]
+        now = alphabet[(alphabet.index(was) + len(alphabet) // 2) % len(alphabet)]
+        characters[place] = now
+        found.append(Damage(place, was, now))
+    return "".join(characters), found
+
+
+def letters(text: str) -> str:
+    """Return the small letters that a text is made of, or whatever it has of them: what damage draws from."""
+    counts = Counter(text)
+    for is_wanted in (str.islower, str.isalpha, str.isprintable):
+        letters = sorted(
+            c for c, count in counts.items() if is_wanted(c) and c != " " and count * 2000 >= len(text)
+        )
+        if len(letters) >= 2:
+            return "".join(letters)
+    return ""
+
+
+def _lines(text: str, begin: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of whole lines behind `begin`, without their indentation and newline."""
+    start = text.find("\n", begin) + 1
+    while 0 < start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        line = text[start:end]
+        yield start + len(line) - len(line.lstrip()), end
+        start = end + 1
+
+
+def _head(console: Console, title: str) -> None:
+    console.print()
+    console.print(Text(title, style="bold"), soft_wrap=True)
+
+
+def _say(console: Console, sentence: str) -> None:
+    console.print(Text(sentence), soft_wrap=True)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)  # stop everything in good order
+    sys.exit(main())

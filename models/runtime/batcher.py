@@ -1,0 +1,366 @@
+"""One thread that owns a network and runs all requests for it, a step at a time.
+
+The life of a request:
+
+    1. `submit` puts a job into the inbox, or raises Busy.
+    2. The thread admits it and asks the state cache how much of its text is known.
+    3. The rest is read, in slices of about READ_SLICE_S so that nobody waits long for it, together with
+       other jobs' texts. While others are generating, a job also rides along in their steps.
+    4. Its completions join the batch as rows.
+    5. Each turn every row chooses a character, tells its listener, and leaves if it is over.
+    6. One step of the network for all rows that are left, and the next turn begins.
+    7. A deadline or `cancel` takes a job out between two turns, wherever it is.
+    8. The last row to leave ends the job with Usage.
+
+An exception inside a turn ends the jobs under way with Failed; the thread goes on with the next ones.
+Knows no HTTP and no files. What a job does with its logits is in `models.runtime.jobs`.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from queue import SimpleQueue
+
+import numpy as np
+
+from models.errors import Busy, Unavailable
+from models.runtime.decoding import Floats
+from models.runtime.jobs import Job, Row, RowSampler
+from models.runtime.session import State, StepNetwork
+from models.runtime.state_cache import CHUNK, STRIDE, StateCache
+
+log = logging.getLogger(__name__)
+
+ROWS = 64
+"""The most completions in one step."""
+
+JOBS = 64
+"""The most jobs that are read or generated at a time; the others wait."""
+
+READERS = 16
+"""The most texts that are read together in one slice."""
+
+READ_SLICE_S = 1e-3
+"""The longest that reading keeps the thread from its other work, about."""
+
+READ_SHARE = 0.5
+"""The time given to reading while rows are generating, as a share of theirs."""
+
+DENSE_CHARACTERS = 4 * STRIDE
+"""Before this much of a text's end, only its strides are kept and not its chunks."""
+
+
+class Batcher:
+    """Runs jobs on one network, from its own thread."""
+
+    def __init__(self, network: StepNetwork, cache: StateCache, *, max_waiting: int, name: str) -> None:
+        self.network = network
+        self.cache = cache
+        self._max_waiting = max_waiting
+        self._name = name
+        self._lock = threading.Lock()  # guards _waiting and _closing
+        self._waiting = 0
+        self._closing = False
+        self._inbox: SimpleQueue[Job | None] = SimpleQueue()  # None only wakes the thread
+
+        self._backlog: deque[Job] = deque()  # received, not admitted
+        self._jobs: dict[Job, None] = {}  # admitted
+        self._readers: list[Job] = []  # admitted, their text not yet read
+        self._steppers: list[Job] = []  # jobs that do their own steps: beams
+        self._joining: deque[tuple[Row, Floats, State]] = deque()
+        self._rows: list[Row] = []  # (B,)
+        self._state = network.initial_state(0)  # (B, S)
+        self._logits = np.zeros((0, network.V), np.float32)  # (B, V), what each row chooses from next
+        self._sampler: RowSampler | None = None  # None: the rows have changed
+
+        self._step_s = 0.0  # of the last step
+        self._credit_s = 0.0  # that reading may take from the rows
+        self._reading_s: dict[int, float] = {}  # for one step of a slice, by the magnitude of its rows
+        self._service_s = 0.01  # of a job, from admission to its end, smoothed
+        self.counters: dict[str, float] = {
+            "requests": 0, "failures": 0, "cancelled": 0, "timeouts": 0, "steps": 0,
+            "read_characters": 0, "generated_characters": 0,
+        }  # fmt: skip
+        self._give_up_at = float("inf")
+        self._thread = threading.Thread(target=self._run, name=f"batcher-{name}", daemon=True)
+        self._thread.start()
+
+    # ---- called from any thread
+
+    def submit(self, job: Job) -> None:
+        """Start a job.
+
+        Raises:
+            Busy: `max_waiting` jobs are waiting for a place.
+            Unavailable: the batcher is closing.
+        """
+        with self._lock:
+            if self._closing:
+                raise Unavailable(f"model {self._name} is being unloaded; ask again", code="model_unloading")
+            if self._waiting >= self._max_waiting:
+                wait_s = min(30.0, max(0.1, self._service_s * (self._waiting + JOBS) / JOBS))
+                raise Busy(
+                    f"{self._waiting} requests are waiting for model {self._name}", retry_after_s=wait_s
+                )
+            self._waiting += 1
+            self._inbox.put(job)  # inside the lock: nothing enters after close() has begun
+
+    def cancel(self, job: Job) -> None:
+        """Take a job out before the next step; it ends with Finished("cancelled") and Usage."""
+        job.is_cancelled = True
+        self._inbox.put(None)
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Refuse new jobs, let those under way end; what lasts longer than `timeout_s` fails."""
+        with self._lock:
+            self._closing = True
+        self._give_up_at = time.perf_counter() + timeout_s
+        self._inbox.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    @property
+    def active(self) -> int:
+        """Completions that are being generated now, and texts being read."""
+        return len(self._rows) + len(self._joining) + len(self._readers) + len(self._steppers)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for a place."""
+        return self._waiting
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if not self._receive():
+                    return
+                self._turn()
+            except Exception as error:  # the thread must outlive any one request
+                log.exception("a step of model %s failed", self._name)
+                self._fail_all(error)
+
+    def _receive(self) -> bool:
+        """Take in what has arrived, waiting if there is nothing to do; return False when closed."""
+        idle = not (self._jobs or self._backlog)
+        if idle and self._closing and self._inbox.empty():
+            return False
+        while idle or not self._inbox.empty():
+            job = self._inbox.get()
+            idle = False
+            if job is not None:
+                self._backlog.append(job)
+        if self._closing and time.perf_counter() > self._give_up_at:
+            self._fail_all(Unavailable(f"model {self._name} was unloaded", code="model_unloading"))
+        return True
+
+    def _turn(self) -> None:
+        now = time.perf_counter()
+        late = [job for job in self._jobs if job.is_cancelled or job.deadline < now]
+        if self._backlog:
+            late += [job for job in self._backlog if job.is_cancelled or job.deadline < now]
+        if late:
+            self._take_out(late)
+        while self._backlog and len(self._jobs) < JOBS:
+            self._admit(self._backlog.popleft())
+        if self._joining:
+            self._join()
+        if self._rows:
+            self._choose()
+        if self._rows:
+            self._step()
+        if self._readers:
+            self._read()
+        for job in self._steppers[:]:
+            if job.advance():
+                self._steppers.remove(job)
+                self._end(job)
+
+    def _take_out(self, late: list[Job]) -> None:
+        """End jobs that were cancelled or are past their deadline."""
+        if self._sampler:
+            self._sampler.settle()
+        for job in late:
+            if job in self._jobs:
+                self._remove(job)
+            else:
+                self._backlog.remove(job)
+                self._admitted(job)
+            self.counters["cancelled" if job.is_cancelled else "timeouts"] += 1
+            job.stop("cancelled" if job.is_cancelled else "timeout")
+            self._end(job)
+
+    def _admitted(self, job: Job) -> None:
+        with self._lock:
+            self._waiting -= 1
+        self._jobs[job] = None
+        job.started = time.perf_counter()
+        self.counters["requests"] += 1
+
+    def _admit(self, job: Job) -> None:
+        self._admitted(job)
+        # The last character is always read: its logits are wanted, and they are not kept.
+        job.place = self.cache.find(job.text[:-1])
+        job.at = job.place.length
+        job.cached = job.at
+        state = job.place.state
+        job.state = self.network.initial_state() if state is None else state[None]
+        self._readers.append(job)
+
+    # Generating
+
+    def _join(self) -> None:
+        joining = [self._joining.popleft() for _ in range(min(len(self._joining), ROWS - len(self._rows)))]
+        if not joining:
+            return
+        self._rows = self._rows + [row for row, _, _ in joining]
+        self._regroup()
+        if len(self._rows) == 1:
+            _, self._logits, self._state = joining[0]
+            return
+        self._state = np.concatenate([self._state, *(state for _, _, state in joining)])
+        self._logits = np.concatenate([self._logits, *(logits for _, logits, _ in joining)])
+        self._sampler = None
+
+    def _choose(self) -> None:
+        """Let every row take its next character; drop the rows that are over."""
+        if self._sampler is None:
+            self._sampler = RowSampler(self._rows, self.network.V)
+        over = self._sampler.choose(self._logits)
+        self.counters["generated_characters"] += len(self._rows)
+        if not over:
+            return
+        leaving = [self._rows[i] for i in over]
+        self._keep([i for i, row in enumerate(self._rows) if row not in leaving])
+        for job in dict.fromkeys(row.job for row in leaving):
+            if job.row_ended():
+                self._end(job)
+
+    def _keep(self, kept: list[int]) -> None:
+        self._rows = [self._rows[i] for i in kept]
+        self._state, self._logits = self._state[kept], self._logits[kept]
+        self._regroup()
+
+    def _regroup(self) -> None:
+        """The rows have changed."""
+        if self._sampler:
+            self._sampler.settle()
+            self._sampler = None
+
+    def _step(self) -> None:
+        """One step for all rows, and for some readers that ride along."""
+        started = time.perf_counter()
+        rows = self._rows
+        riders = _next_readers(self._readers, max(4, len(rows))) if self._readers else []
+        ids = [row.last_id for row in rows]
+        state = self._state
+        if riders:
+            ids += [job.next_ids(1)[0] for job in riders]
+            state = np.concatenate([state, *(job.state for job in riders)])
+        logits, state = self.network.step(np.array([ids], np.int32), state)
+        b = len(rows)
+        self._logits, self._state = logits[0], state
+        if riders:
+            self._logits, self._state = logits[0, :b], state[:b]
+            for i, job in enumerate(riders, b):
+                self._has_read(job, 1, logits[0, i : i + 1], state[i : i + 1])
+        self.counters["steps"] += 1
+        self._step_s = time.perf_counter() - started
+        self._credit_s += READ_SHARE * self._step_s
+
+    # Reading
+
+    def _read(self) -> None:
+        """Read a slice of the first few texts."""
+        group = _next_readers(self._readers, READERS)
+        size = len(group).bit_length()
+        one_s = self._reading_s.get(size, READ_SLICE_S / 4)
+        slice_s = READ_SLICE_S
+        if self._rows:
+            self._credit_s = slice_s = min(self._credit_s, max(READ_SLICE_S, self._step_s))
+            if slice_s < one_s:
+                return
+        started = time.perf_counter()
+        steps = min(CHUNK, max(1, int(slice_s / one_s)), *map(_to_next_stop, group))
+        ids = np.array([job.next_ids(steps) for job in group], np.int32).T  # (T, B)
+        state = group[0].state if len(group) == 1 else np.concatenate([job.state for job in group])
+        finishes = any(job.at + steps == len(job.text) for job in group)
+        first = steps - 1 if finishes else steps
+        logits, state = self.network.step(np.ascontiguousarray(ids), state, first)
+        for i, job in enumerate(group):
+            self._has_read(job, steps, logits[-1, i : i + 1] if finishes else None, state[i : i + 1])
+        took = time.perf_counter() - started
+        self._credit_s -= took
+        self._reading_s[size] = 0.7 * one_s + 0.3 * took / steps if size in self._reading_s else took / steps
+
+    def _has_read(self, job: Job, steps: int, logits: Floats | None, state: State) -> None:
+        job.at += steps
+        job.state = state
+        self.counters["read_characters"] += steps
+        length = len(job.text)
+        if job.at >= length - 1 or _keeps(job.at, length):
+            self.cache.put(job.place, job.text, job.at, state[0])
+        if job.at < length:
+            return
+        assert logits is not None
+        self._readers.remove(job)
+        rows = job.begin(logits[0], state)
+        self._joining.extend((row, logits, state) for row in rows)
+        if job.is_stepper:
+            self._steppers.append(job)
+        elif not rows:
+            self._end(job)
+
+    # Ending
+
+    def _remove(self, job: Job) -> None:
+        if job in self._readers:
+            self._readers.remove(job)
+        if job in self._steppers:
+            self._steppers.remove(job)
+        self._joining = deque(item for item in self._joining if item[0].job is not job)
+        kept = [i for i, row in enumerate(self._rows) if row.job is not job]
+        if len(kept) < len(self._rows):
+            self._keep(kept)
+
+    def _end(self, job: Job) -> None:
+        self._jobs.pop(job, None)
+        self._service_s += 0.05 * (time.perf_counter() - job.started - self._service_s)
+        job.end()
+
+    def _fail_all(self, error: Exception) -> None:
+        jobs = list(self._jobs)
+        self._jobs.clear()
+        self._readers.clear()
+        self._steppers.clear()
+        self._joining.clear()
+        self._sampler = None
+        self._keep([])
+        self._credit_s = 0.0
+        self.counters["failures"] += len(jobs)
+        for job in jobs:
+            job.fail(error)
+
+
+def _keeps(at: int, length: int) -> bool:
+    """Whether a state is kept at this place of a text: its strides, and the chunks near its end."""
+    return at % STRIDE == 0 or (at % CHUNK == 0 and at > (length - DENSE_CHARACTERS) // STRIDE * STRIDE)
+
+
+def _to_next_stop(job: Job) -> int:
+    """How many steps a text can be read in one call: to where a state is kept.
+
+    That is also before the last character, so that the same text asked again costs one step.
+    """
+    rest = len(job.text) - job.at
+    return min(rest if rest == 1 else rest - 1, CHUNK - job.at % CHUNK)
+
+
+def _next_readers(readers: list[Job], count: int) -> list[Job]:
+    """Return up to `count`: the one that came first, so that it ends, and those with the least to read."""
+    if len(readers) <= count:
+        return readers[:]
+    first, *others = readers
+    return [first, *sorted(others, key=lambda job: len(job.text) - job.at)[: count - 1]]

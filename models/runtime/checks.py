@@ -1,0 +1,47 @@
+"""What a completion request must satisfy, whoever sends it: the API's schemas are stricter still."""
+
+import math
+
+from models.errors import InvalidInput
+from models.runtime.requests import CompletionRequest
+
+MAX_BEAM = 64
+
+
+def check_request(request: CompletionRequest) -> None:
+    """Raise InvalidInput, naming the field, when a request cannot be right."""
+    r = request
+    rules = {
+        "max_characters": (r.max_characters >= 1, "must be at least 1"),
+        "n": (r.n >= 1, "must be at least 1"),
+        "temperature": (0 <= r.temperature < math.inf, "must be a finite number, at least 0"),
+        "top_k": (r.top_k is None or r.top_k >= 1, "must be at least 1"),
+        "top_p": (r.top_p is None or 0 < r.top_p <= 1, "must be above 0 and at most 1"),
+        "min_p": (r.min_p is None or 0 <= r.min_p <= 1, "must be from 0 to 1"),
+        "seed": (r.seed is None or r.seed >= 0, "must be at least 0"),
+        "stop": (all(r.stop), "must not hold an empty string"),
+        "logprobs": (r.logprobs is None or r.logprobs >= 0, "must be at least 0"),
+        "no_repeat": (r.no_repeat is None or r.no_repeat >= 1, "must be at least 1"),
+        "beam": (r.beam is None or 1 <= r.beam <= MAX_BEAM, f"must be from 1 to {MAX_BEAM}"),
+    }
+    _apply(rules)
+    if r.beam is not None:
+        _check_beam(r, r.beam)
+
+
+def _check_beam(r: CompletionRequest, beam: int) -> None:
+    rules = {
+        "n": (r.n <= beam, "cannot be larger than beam"),
+        "temperature": (r.temperature in (0, 1), "cannot be used in a beam search"),
+        "until": (r.until != "confidence", 'cannot be "confidence" in a beam search'),
+        "length_penalty": (0 <= r.length_penalty <= 10, "must be from 0 to 10"),
+    }
+    for name in ("top_k", "top_p", "min_p", "seed", "logprobs", "no_repeat"):
+        rules[name] = (getattr(r, name) is None, "cannot be used in a beam search")
+    _apply(rules)
+
+
+def _apply(rules: dict[str, tuple[bool, str]]) -> None:
+    for name, (holds, message) in rules.items():
+        if not holds:
+            raise InvalidInput(f"{name} {message}", param=name)

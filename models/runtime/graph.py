@@ -1,0 +1,175 @@
+"""Weights -> the ONNX graph that the runtime executes, and its int8 form.
+
+    ids (T, B) int32, state (B, S) float32, first () int64  ->  logits (T - first, B, V), state (B, S)
+
+S = 2 * L * H: the rows of all layers side by side, h1 | c1 | h2 | c2 | ...  Parameters are constants, the
+recurrent state is an argument, T and B are free. Steps before `first` get no logits, so that reading a
+prompt costs no memory for them; first = T gives none at all.
+
+Only the worker imports this module (it needs `onnx`). It knows nothing of training or of Keras, except
+for the order of the gates in a Keras kernel.
+"""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+OPSET = 17
+IR_VERSION = 8  # what opset 17 was released with: old runtimes read the file too
+TO_THE_END = np.iinfo(np.int64).max
+
+
+def stateful_lstm_graph(weights: Weights) -> bytes:
+    """Return the serialized graph of an embedding, stacked LSTMs and a dense layer.
+
+    `weights` holds float32 arrays: `embedding` (V, E), any normalization folded in; for each layer i
+    from 0 `lstm_{i}/kernel` (E or H, 4H), `lstm_{i}/recurrent` (H, 4H), `lstm_{i}/bias` (4H,), gates in
+    Keras' order input, forget, cell, output, with sigmoid and tanh; `dense/kernel` (H, V), `dense/bias` (V,).
+
+    Raises:
+        ValueError: a weight is missing, left over, or its shape does not fit the others'.
+    """
+    units = check_weights(weights)
+    layers = len(units)
+    constants = {"embedding": weights["embedding"], "dense_kernel": weights["dense/kernel"]}
+    constants["dense_bias"] = weights["dense/bias"]
+    nodes = [
+        helper.make_node("Gather", ["embedding", "ids"], ["x0"]),  # (T, B, E)
+        helper.make_node("Unsqueeze", ["state", "zero"], ["state_1"]),  # (1, B, S)
+        helper.make_node(
+            "Split", ["state_1", "widths"], [f"{kind}{i}" for i in range(layers) for kind in "hc"], axis=2
+        ),
+    ]
+    for i in range(layers):
+        for name, value in _layer_constants(weights, i).items():
+            constants[f"{name}{i}"] = value
+        nodes.append(
+            helper.make_node(
+                "LSTM",
+                [f"x{i}", f"w{i}", f"r{i}", f"b{i}", "", f"h{i}", f"c{i}"],
+                [f"y{i}", f"next_h{i}", f"next_c{i}"],
+                name=f"lstm_{i}",
+                hidden_size=units[i],
+            )
+        )
+        nodes.append(helper.make_node("Squeeze", [f"y{i}", "one"], [f"x{i + 1}"]))  # (T, B, H)
+    nodes += [
+        helper.make_node("Reshape", ["first", "one"], ["starts"]),
+        helper.make_node("Slice", [f"x{layers}", "starts", "end", "zero"], ["asked"]),  # (T - first, B, H)
+        helper.make_node("MatMul", ["asked", "dense_kernel"], ["product"], name="dense"),
+        helper.make_node("Add", ["product", "dense_bias"], ["logits"]),
+        helper.make_node(
+            "Concat", [f"next_{kind}{i}" for i in range(layers) for kind in "hc"], ["next_1"], axis=2
+        ),
+        helper.make_node("Squeeze", ["next_1", "zero"], ["next_state"]),
+    ]
+    integers = {
+        "zero": [0],
+        "one": [1],
+        "end": [TO_THE_END],
+        "widths": [width for h in units for width in (h, h)],
+    }
+    initializers = [
+        numpy_helper.from_array(np.ascontiguousarray(v, np.float32), k) for k, v in constants.items()
+    ]
+    initializers += [numpy_helper.from_array(np.array(v, np.int64), k) for k, v in integers.items()]
+    size, vocabulary_size = 2 * sum(units), weights["dense/bias"].shape[0]
+    graph = helper.make_graph(
+        nodes,
+        "stateful_lstm",
+        [
+            helper.make_tensor_value_info("ids", TensorProto.INT32, ["T", "B"]),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, ["B", size]),
+            helper.make_tensor_value_info("first", TensorProto.INT64, []),
+        ],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["asked", "B", vocabulary_size]),
+            helper.make_tensor_value_info("next_state", TensorProto.FLOAT, ["B", size]),
+        ],
+        initializers,
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="nextchar"
+    )
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def quantize(graph: bytes) -> bytes:
+    """Return the graph with int8 weights in its LSTMs and its dense layer, and float32 between them.
+
+    ONNX Runtime's dynamic quantization: activations get one scale for the whole call, so an answer can
+    depend, by a rounding, on what else is in the batch. The embedding stays float32.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder, _QuietRootLogger():
+        path = Path(folder) / "int8.onnx"
+        quantize_dynamic(
+            onnx.load_from_string(graph),
+            path,
+            op_types_to_quantize=["LSTM", "MatMul"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+        return path.read_bytes()
+
+
+def check_weights(weights: Weights) -> list[int]:
+    """Return the units of each layer. Raises ValueError when the weights do not make a network."""
+    layers = sum(name.startswith("lstm_") and name.endswith("/kernel") for name in weights)
+    names = {"embedding", "dense/kernel", "dense/bias"}
+    names |= {f"lstm_{i}/{part}" for i in range(layers) for part in ("kernel", "recurrent", "bias")}
+    if set(weights) != names or not layers:
+        raise ValueError(f"a network of {layers} LSTM layers cannot have the weights {sorted(weights)}")
+    vocabulary_size, width = weights["embedding"].shape
+    units = []
+    for i in range(layers):
+        h = weights[f"lstm_{i}/recurrent"].shape[0]
+        _check_shape(weights, f"lstm_{i}/kernel", (width, 4 * h))
+        _check_shape(weights, f"lstm_{i}/recurrent", (h, 4 * h))
+        _check_shape(weights, f"lstm_{i}/bias", (4 * h,))
+        units.append(h)
+        width = h
+    _check_shape(weights, "dense/kernel", (width, vocabulary_size))
+    _check_shape(weights, "dense/bias", (vocabulary_size,))
+    return units
+
+
+def _check_shape(weights: Weights, name: str, shape: tuple[int, ...]) -> None:
+    if weights[name].shape != shape:
+        raise ValueError(f"weight {name} has shape {weights[name].shape}, expected {shape}")
+
+
+def _layer_constants(weights: Weights, i: int) -> dict[str, NDArray[np.float32]]:
+    bias = _onnx_gates(weights[f"lstm_{i}/bias"][None])
+    return {
+        "w": _onnx_gates(weights[f"lstm_{i}/kernel"])[None],  # (1, 4H, E or H)
+        "r": _onnx_gates(weights[f"lstm_{i}/recurrent"])[None],  # (1, 4H, H)
+        "b": np.concatenate([bias[:, 0], np.zeros_like(bias[:, 0])])[None],  # (1, 8H); one bias is enough
+    }
+
+
+def _onnx_gates(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, 4H) with Keras' gates i, f, g, o -> (4H, N) with those of ONNX: i, o, f, g."""
+    i, f, g, o = np.split(kernel, 4, axis=1)
+    return np.concatenate([i, o, f, g], axis=1).T
+
+
+class _QuietRootLogger:
+    """The quantizer tells the root logger of a pre-processing step that this graph does not need."""
+
+    def __enter__(self) -> None:
+        self._level = logging.root.level
+        logging.root.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        logging.root.setLevel(self._level)

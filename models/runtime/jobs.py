@@ -1,0 +1,352 @@
+"""What a batcher runs: a text to be read, and what is to be done with the logits after it.
+
+A Job is read; a CompletionJob then splits into `n` Rows, each of which takes one character a step and
+tells the request's listener. Only the batcher's thread touches a job after it was submitted, but for the
+flag `is_cancelled`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from models.runtime.decoding import (
+    BITS,
+    Ending,
+    Floats,
+    Sampler,
+    entropy_bits,
+    likeliest,
+    log_softmax,
+    logprobs_of,
+    uniforms,
+)
+from models.runtime.requests import (
+    CharacterLogprobs,
+    CompletionRequest,
+    Distribution,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    OnEvent,
+    Piece,
+    Usage,
+)
+from models.runtime.session import State
+from models.runtime.state_cache import Place
+from models.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+FIRST_CONTEXT = "\n"
+"""What an empty prompt stands for: a text begins as a line does."""
+
+
+class Job:
+    """A text to be read. Subclasses say what follows."""
+
+    is_stepper = False  # it does its own steps after reading, by `advance`
+    place: Place
+    state: State  # (1, S) after text[:at]
+
+    def __init__(self, text: str, id_of: dict[str, int], timeout_s: float | None = None) -> None:
+        self.text = text or FIRST_CONTEXT
+        self._id_of = id_of
+        self.deadline = float("inf") if timeout_s is None else time.perf_counter() + timeout_s
+        self.is_cancelled = False
+        self.started = 0.0
+        self.at = 0  # characters read or known
+        self.cached = 0  # characters known from the cache
+
+    def next_ids(self, count: int) -> list[int]:
+        """Return the ids of the next `count` characters to read."""
+        get = self._id_of.get
+        return [get(character, 0) for character in self.text[self.at : self.at + count]]
+
+    def begin(self, logits: Floats, state: State) -> list["Row"]:
+        """The text is read: logits (V,) and state (1, S) after it. Return the rows to generate."""
+        raise NotImplementedError
+
+    def advance(self) -> bool:
+        """Do one step of a job that `is_stepper`; return whether it is over."""
+        raise NotImplementedError
+
+    def row_ended(self) -> bool:
+        """One of the rows has left; return whether it was the last."""
+        raise NotImplementedError
+
+    def stop(self, reason: FinishReason) -> None:
+        """Cut the job short; `end` follows."""
+
+    def end(self) -> None:
+        """Nothing more will happen to this job."""
+
+    def fail(self, error: Exception) -> None:
+        """The engine broke; nothing more will happen to this job."""
+
+
+class NextJob(Job):
+    """Asks for the distribution after a text; `answer` is called with it or with what went wrong."""
+
+    def __init__(
+        self,
+        text: str,
+        vocabulary: Vocabulary,
+        id_of: dict[str, int],
+        answer: Callable[[Distribution | Exception], None],
+        *,
+        top: int,
+        temperature: float,
+    ) -> None:
+        super().__init__(text, id_of)
+        self._vocabulary, self._answer = vocabulary, answer
+        self._top, self._temperature = top, temperature
+
+    def begin(self, logits: Floats, state: State) -> list["Row"]:  # noqa: ARG002
+        """Answer."""
+        logprobs = log_softmax(logits, temperature=self._temperature)
+        characters = self._vocabulary.characters
+        candidates = tuple(
+            (characters[i - 1], float(np.exp(logprob))) for i, logprob in likeliest(logprobs, self._top)
+        )
+        self._answer(Distribution(float(entropy_bits(logprobs)), candidates))
+        return []
+
+    def fail(self, error: Exception) -> None:
+        """Hand the error over."""
+        self._answer(error)
+
+
+class CompletionJob(Job):
+    """A completion request under way."""
+
+    def __init__(
+        self,
+        request: CompletionRequest,
+        vocabulary: Vocabulary,
+        id_of: dict[str, int],
+        on_event: OnEvent,
+        *,
+        seed: int,
+    ) -> None:
+        super().__init__(request.prompt, id_of, request.timeout_s)
+        self.request, self.characters, self.seed = request, vocabulary.characters, seed
+        self._on_event = on_event
+        self._rows: list[Row] = []
+        self._over: set[int] = set()  # completions that have had their Finished
+        self._generated = 0
+
+    def emit(self, event: Event) -> None:
+        """Tell the listener. One that raises has gone away: the job is cancelled."""
+        if isinstance(event, Finished):
+            self._over.add(event.index)
+            self._generated += event.characters
+        try:
+            self._on_event(event)
+        except Exception:  # the listener's fault must not touch the other requests
+            if not self.is_cancelled:
+                log.exception("a listener failed; its request is cancelled")
+            self.is_cancelled = True
+
+    def begin(self, logits: Floats, state: State) -> list["Row"]:  # noqa: ARG002
+        """Split into rows."""
+        self._rows = [Row(self, index) for index in range(self.request.n)]
+        return self._rows
+
+    def row_ended(self) -> bool:
+        """Return whether all completions are over."""
+        return len(self._over) == self.request.n
+
+    def stop(self, reason: FinishReason) -> None:
+        """Give out what there is and finish every completion that is not over."""
+        for index in range(self.request.n):
+            if index not in self._over:
+                if self._rows:
+                    self._rows[index].finish(reason)
+                else:
+                    self.emit(Finished(index, reason, 0.0, 0))
+
+    def end(self) -> None:
+        """Send Usage."""
+        read, cached = len(self.request.prompt), min(self.cached, len(self.request.prompt))
+        self.emit(Usage(read, cached, self._generated))
+
+    def fail(self, error: Exception) -> None:
+        """Send Failed in place of Usage."""
+        self.emit(Failed(error))
+
+
+class Row:
+    """One completion: the characters it has taken, and those it may give out."""
+
+    def __init__(self, job: CompletionJob, index: int) -> None:
+        request = job.request
+        self.job, self.index, self.request = job, index, request
+        self.last_id = 0
+        self.logprobs: list[float] = []  # natural, of the characters taken; RowSampler.settle brings them
+        self._characters = job.characters
+        self._ending = Ending(stop=request.stop, until=request.until)
+        self._direct = self._ending.always_settled and request.stream and request.logprobs is None
+        self._taken = 0
+        self._given = 0  # characters
+        self._held: list[str] = []  # taken, not given out yet
+        self._described: list[CharacterLogprobs] = []  # of the held ones, when asked for
+        self._uniforms: list[float] = []
+        self.no_repeat = request.no_repeat
+        self.written = job.text[-NO_REPEAT_REACH:] if request.no_repeat else ""
+
+    def next_uniform(self) -> float:
+        """Return the random number of this place."""
+        if self.request.temperature == 0:
+            return 0.0
+        at = self._taken % UNIFORMS
+        if at == 0:
+            count = min(UNIFORMS, self.request.max_characters - self._taken)
+            self._uniforms = uniforms(self.job.seed, self.index, self._taken, count).tolist()
+        return self._uniforms[at]
+
+    def take(self, chosen: int, logits: Floats) -> FinishReason | None:
+        """Take the character of id `chosen`, chosen by logits (V,); return why this is the end, if it is."""
+        self.last_id = chosen
+        self._taken += 1
+        character = self._characters[chosen - 1]
+        is_last = self._taken == self.request.max_characters
+        if self.no_repeat:
+            self.written += character
+        if self._direct:
+            self._given += 1
+            self.job.emit(Piece(self.index, character))
+            return "length" if is_last else None
+        self._held.append(character)
+        if self.request.logprobs is not None:
+            self._described.append(self._describe(chosen, logits))
+        unsettled, reason = self._ending.push(character)
+        if reason:
+            del self._held[len(self._held) - unsettled :]
+            return reason
+        if is_last:
+            return "length"
+        if self.request.stream:
+            self._give(len(self._held) - unsettled)
+        return None
+
+    def is_unsure(self, logits: Floats) -> bool:
+        """Whether `until="confidence"` ends the completion before a choice by logits (V,)."""
+        return float(entropy_bits(log_softmax(logits))) > self.request.confidence_bits
+
+    def finish(self, reason: FinishReason) -> None:
+        """Give out all that is held, and finish."""
+        self._give(len(self._held))
+        bits = max(0.0, -BITS * sum(self.logprobs[: self._given]))
+        self.job.emit(Finished(self.index, reason, bits, self._given))
+
+    def _give(self, count: int) -> None:
+        if count <= 0:
+            return
+        text = "".join(self._held[:count])
+        described = tuple(self._described[:count])
+        del self._held[:count], self._described[:count]
+        self._given += count
+        self.job.emit(Piece(self.index, text, described))
+
+    def _describe(self, chosen: int, logits: Floats) -> CharacterLogprobs:
+        logprobs = log_softmax(logits)
+        top = likeliest(logprobs, self.request.logprobs) if self.request.logprobs else []
+        return CharacterLogprobs(
+            self._characters[chosen - 1],
+            float(logprobs[chosen - 1]),
+            tuple((self._characters[i - 1], logprob) for i, logprob in top),
+        )
+
+
+UNSETTLED_LOGITS = 1 << 16  # kept at most, 256 kB
+
+UNIFORMS = 64  # random numbers are made this many at a time
+
+NO_REPEAT_REACH = 1000
+"""How far back from a prompt's end `no_repeat` looks, in characters."""
+
+
+class RowSampler:
+    """Lets the rows of a batch choose; made anew when they change, after a last `settle`."""
+
+    def __init__(self, rows: Sequence[Row], vocabulary_size: int) -> None:
+        self._rows = rows
+        self._sampler = Sampler([row.request for row in rows], vocabulary_size)
+        self._careful = [i for i, row in enumerate(rows) if row.request.until == "confidence"]
+        self._no_repeat = [i for i, row in enumerate(rows) if row.no_repeat]
+        self._lone = rows[0] if len(rows) == 1 and not self._careful and not self._no_repeat else None
+        # Log-probabilities are worked out for many steps together: (logits (B, V), ids (B,)) of each.
+        self._unsettled: list[tuple[Floats, list[int]]] = []
+        self._most_unsettled = max(1, UNSETTLED_LOGITS // (len(rows) * vocabulary_size))
+
+    def choose(self, logits: Floats) -> list[int]:
+        """Every row takes a character by logits (B, V); return the places of those that are over."""
+        if self._lone:
+            return self._choose_alone(self._lone, logits)
+        rows = self._rows
+        unsure = {i for i in self._careful if rows[i].is_unsure(logits[i])}
+        permitted = self._without_repeats(logits) if self._no_repeat else logits
+        ids = self._sampler.choose(permitted, [row.next_uniform() for row in rows])
+        self._unsettled.append((logits, ids))
+        over: dict[int, FinishReason] = {}
+        for i, row in enumerate(rows):
+            reason = "confidence" if i in unsure else row.take(ids[i], logits[i])
+            if reason:
+                over[i] = reason
+        if over or len(self._unsettled) >= self._most_unsettled:
+            self.settle()
+        for i, reason in over.items():
+            rows[i].finish(reason)
+        return list(over)
+
+    def _choose_alone(self, row: Row, logits: Floats) -> list[int]:
+        """The same for the most common batch, one plain row, at half the time."""
+        ids = self._sampler.choose(logits, [row.next_uniform()])
+        self._unsettled.append((logits, ids))
+        reason = row.take(ids[0], logits[0])
+        if reason:
+            self.settle()
+            row.finish(reason)
+            return [0]
+        if len(self._unsettled) >= self._most_unsettled:
+            self.settle()
+        return []
+
+    def settle(self) -> None:
+        """Bring the rows' log-probabilities up to date."""
+        if not self._unsettled:
+            return
+        logits = np.array([logits for logits, _ in self._unsettled])  # (N, B, V)
+        logprobs = logprobs_of(logits, np.array([ids for _, ids in self._unsettled]))
+        for row, row_logprobs in zip(self._rows, logprobs.T.tolist(), strict=True):
+            row.logprobs += row_logprobs
+        self._unsettled = []
+
+    def _without_repeats(self, logits: Floats) -> Floats:
+        logits = logits.copy()
+        for i in self._no_repeat:
+            row = self._rows[i]
+            banned = repeats(row.written, row.no_repeat or 0)
+            ids = [n for n, character in enumerate(row.job.characters, 1) if character in banned]
+            if len(ids) < len(row.job.characters):
+                logits[i, ids] = -np.inf
+        return logits
+
+
+def repeats(text: str, length: int) -> set[str]:
+    """Return the characters after which the last `length` characters of `text` were there before.
+
+    >>> sorted(repeats("abcab", 3)), sorted(repeats("xaxbx", 2))
+    (['c'], ['a', 'b'])
+    """
+    if len(text) < length:
+        return set()
+    end = text[len(text) - length + 1 :]
+    found, at = set(), text.find(end)
+    while 0 <= at < len(text) - len(end):
+        found.add(text[at + len(end)])
+        at = text.find(end, at + 1)
+    return found

@@ -1,0 +1,92 @@
+"""A graph in ONNX Runtime: `step` and nothing else. Knows no text, no sampling and no threads.
+
+The state is an argument and a result; one Network can be called from one thread at a time or, ONNX
+Runtime being safe for that, from several.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+State = NDArray[np.float32]  # (B, S), all layers' h and c in one row: h1 | c1 | h2 | c2 | ...
+
+
+class StepNetwork(Protocol):
+    """What a batcher needs of a network; Network is one."""
+
+    V: int
+
+    def initial_state(self, rows: int = 1) -> State:
+        """Return zeros, (rows, S)."""
+
+    def step(self, ids: NDArray[np.int32], state: State, first: int = 0) -> tuple[Logits, State]:
+        """Read ids (T, B) from state (B, S); return logits (T - first, B, V) and the state after them."""
+
+
+class Network:
+    """A loaded graph. S is the length of a state row, V the vocabulary with id 0."""
+
+    def __init__(self, graph: bytes, *, threads: int = 1) -> None:
+        """Load `graph`; `threads` cores work on a large step. A small one has no use for a second core.
+
+        Raises:
+            ValueError: it is not a graph that `models.runtime.graph` makes.
+        """
+        session = _load(graph, 1)
+        inputs = {i.name: i.shape for i in session.get_inputs()}
+        outputs = {o.name: o.shape for o in session.get_outputs()}
+        if set(inputs) != {"ids", "state", "first"} or set(outputs) != {"logits", "next_state"}:
+            raise ValueError(f"not a graph of this runtime: it maps {sorted(inputs)} to {sorted(outputs)}")
+        self.S = int(inputs["state"][1])
+        self.V = int(outputs["logits"][2])
+        # The wrapper's own `run` checks names again in Python on every call: 2 microseconds of 60.
+        self._session, self._run = session, session._sess.run
+        self._large_session = session if threads == 1 else _load(graph, threads)
+        self._run_large = self._large_session._sess.run
+        self._firsts: dict[int, NDArray[np.int64]] = {}
+
+    def initial_state(self, rows: int = 1) -> State:
+        """Return zeros, (rows, S)."""
+        return np.zeros((rows, self.S), np.float32)
+
+    def step(self, ids: NDArray[np.int32], state: State, first: int = 0) -> tuple[Logits, State]:
+        """Read ids (T, B) from state (B, S); return logits (T - first, B, V) and the state after them.
+
+        Steps before `first` get no logits. Neither argument is changed.
+        """
+        at = self._firsts.get(first)
+        if at is None:
+            at = np.array(first, np.int64)
+            if len(self._firsts) < 256:
+                self._firsts[first] = at
+        run = self._run if ids.size < LARGE else self._run_large
+        logits, after = run(_OUTPUTS, {"ids": ids, "state": state, "first": at}, None)
+        return logits, after
+
+
+_OUTPUTS = ["logits", "next_state"]
+
+LARGE = 8
+"""From this many ids in one call on, T * B, several cores are faster than one."""
+
+
+def _load(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(graph, _options(threads), providers=["CPUExecutionProvider"])
+    except Exception as error:  # each kind of damage has its own private class
+        raise ValueError(f"ONNX Runtime cannot load the graph: {error}") from error
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # A spinning pool would take a core from the event loop between keystrokes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.log_severity_level = 3
+    return options

@@ -1,0 +1,295 @@
+"""Corpora: uploaded texts, immutable, known by the SHA-256 of their bytes.
+
+    corpora/<id>/corpus.json   the record; written last, so that its presence means the text is whole
+    corpora/<id>/text          the bytes as uploaded (after any gzip is undone)
+    corpus_names/<name>        the id that a name stands for
+
+Characters are counted after NFC; the text is given back as it came.
+"""
+
+import codecs
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+
+from models.errors import Conflict, InvalidInput, NotFound, TooLarge
+from models.vocabulary import code_points, normalize
+from store.blobs import Blobs, translated
+from store.ids import check_name, is_id
+
+_UNICODE_POINTS = 0x110000
+_SAMPLE_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One uploaded text's record. Lengths are in characters after NFC but for `bytes`."""
+
+    id: str
+    name: str | None
+    sha256: str
+    created_at: int
+    bytes: int
+    characters: int
+    distinct_characters: int
+    lines: int
+    longest_line: int
+    sample: str
+    warnings: list[str]
+
+
+class Corpora:
+    """The corpora in one storage."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+
+    def add(self, upload: "Upload", *, name: str | None = None) -> tuple[Corpus, bool]:
+        """Keep a finished upload; return its record and whether it is new here.
+
+        The same bytes are the same corpus; a further name for it is one more way to call it.
+
+        Raises:
+            InvalidInput: the text is empty, or the name is not one.
+            Conflict: another corpus has the name (code `name_taken`).
+            StorageFull: nothing of the text is kept.
+        """
+        if name is not None:
+            check_name(name)
+        corpus = replace(upload.finish(), name=name)
+        if name is not None:
+            self._check_name_is_free(name, corpus.id)
+        known = self._read(corpus.id)
+        if known is None:
+            self._blobs.write(f"corpora/{corpus.id}/text", upload.path)
+            self._blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(asdict(corpus)).encode())
+        if name is not None and not self._blobs.create(f"corpus_names/{name}", corpus.id.encode()):
+            self._check_name_is_free(name, corpus.id)
+        return (corpus, True) if known is None else (known, False)
+
+    def get(self, reference: str) -> Corpus:
+        """Return the corpus with this id or name. Raises NotFound."""
+        corpus = self._read(self._resolve(reference))
+        if corpus is None:
+            raise _no_such_corpus(reference)
+        return corpus
+
+    def all(self) -> list[Corpus]:
+        """Return all corpora, newest first."""
+        found = [self._read(corpus_id) for corpus_id in self._blobs.folders("corpora")]
+        return sorted((c for c in found if c), key=lambda c: (c.created_at, c.id), reverse=True)
+
+    def stream(self, reference: str) -> Iterator[bytes]:
+        """Yield the text's bytes in chunks. Raises NotFound at once."""
+        return self._blobs.stream(f"corpora/{self.get(reference).id}/text")
+
+    def text(self, reference: str) -> str:
+        """Return the whole text after NFC. Raises NotFound."""
+        return normalize(b"".join(self.stream(reference)).decode("utf-8"))
+
+    def delete(self, reference: str) -> Corpus:
+        """Delete a corpus and its names; return what it was. The caller checks that no job needs it."""
+        corpus = self.get(reference)
+        names = [p for p in self._blobs.paths("corpus_names") if self._name_target(p) == corpus.id]
+        self._blobs.delete(f"corpora/{corpus.id}/corpus.json", f"corpora/{corpus.id}/text", *names)
+        return corpus
+
+    def _resolve(self, reference: str) -> str:
+        if is_id("corpus", reference):
+            return reference
+        try:
+            return self._blobs.read(f"corpus_names/{check_name(reference)}").decode()
+        except (FileNotFoundError, InvalidInput):
+            raise _no_such_corpus(reference) from None
+
+    def _read(self, corpus_id: str) -> Corpus | None:
+        try:
+            return Corpus(**json.loads(self._blobs.read(f"corpora/{corpus_id}/corpus.json")))
+        except FileNotFoundError:
+            return None
+
+    def _name_target(self, path: str) -> str | None:
+        try:
+            return self._blobs.read(path).decode()
+        except FileNotFoundError:
+            return None
+
+    def _check_name_is_free(self, name: str, corpus_id: str) -> None:
+        target = self._name_target(f"corpus_names/{name}")
+        if target not in (None, corpus_id):
+            raise Conflict(
+                f"the name {name!r} belongs to {target}; choose another name or delete that corpus",
+                code="name_taken",
+                param="name",
+            )
+
+
+class Upload:
+    """A text on its way in: spooled to a local file while it is hashed, decoded and counted.
+
+    Use as a context manager; whatever happens, the spool file is gone at the end.
+
+    Args:
+        folder: where the spool file is made, on a disk with room for `limit_bytes`.
+        limit_bytes: the largest text accepted.
+    """
+
+    def __init__(self, folder: Path, *, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._bytes = 0
+        self._sha256 = hashlib.sha256()
+        self._statistics = _Statistics()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor, name = tempfile.mkstemp(prefix="upload-", dir=folder)
+        except OSError as error:
+            raise translated(error) from error
+        self.path = Path(name)
+        self._file: IO[bytes] = os.fdopen(descriptor, "wb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # a last flush to a full disk; the file goes anyway
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            TooLarge: more than the limit in all (code `corpus_too_large`).
+            InvalidInput: not UTF-8; the message names the offset of the first bad byte.
+            StorageFull: the disk is full.
+        """
+        self._bytes += len(data)
+        if self._bytes > self._limit_bytes:
+            raise TooLarge(
+                f"the text is larger than {self._limit_bytes:,} bytes, the limit for a corpus",
+                code="corpus_too_large",
+            )
+        self._sha256.update(data)
+        self._statistics.feed(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise translated(error) from error
+
+    def finish(self) -> Corpus:
+        """Return the record of what was fed. Raises InvalidInput if that is empty or breaks off."""
+        self._statistics.feed(b"", final=True)
+        if not self._statistics.characters:
+            raise InvalidInput(
+                "the text is empty; send it as the body of the request", code="corpus_empty", param="body"
+            )
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise translated(error) from error
+        digest = self._sha256.hexdigest()
+        return Corpus(
+            id=f"corpus_{digest[:24]}",
+            name=None,
+            sha256=digest,
+            created_at=int(time.time()),
+            bytes=self._bytes,
+            **self._statistics.summary(),
+        )
+
+
+class _Statistics:
+    """Counts characters of UTF-8 that comes in pieces, after NFC."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decoded_bytes = 0
+        self._carry = ""
+        self._counts = np.zeros(_UNICODE_POINTS, np.int64)
+        self._line = 0
+        self.characters = 0
+        self.longest_line = 0
+        self.sample = ""
+
+    def feed(self, data: bytes, *, final: bool = False) -> None:
+        pending = len(self._decoder.getstate()[0])
+        try:
+            text = self._carry + self._decoder.decode(data, final)
+        except UnicodeDecodeError as error:
+            offset = self._decoded_bytes - pending + error.start
+            raise InvalidInput(
+                f"the text is not UTF-8: byte {error.object[error.start]:#04x} at offset {offset}"
+                f" ({error.reason}); convert it first, for example with iconv -t utf-8",
+                code="corpus_not_utf8",
+                param="body",
+            ) from None
+        self._decoded_bytes += len(data)
+        cut = len(text) if final else _safe_cut(text)
+        self._carry = text[cut:]
+        self._count(normalize(text[:cut]))
+
+    def _count(self, text: str) -> None:
+        if not text:
+            return
+        self.characters += len(text)
+        counts = np.bincount(code_points(text))
+        self._counts[: counts.size] += counts
+        if len(self.sample) < _SAMPLE_CHARACTERS:
+            self.sample = (self.sample + text)[:_SAMPLE_CHARACTERS]
+        first, *rest = text.split("\n")
+        self.longest_line = max(self.longest_line, self._line + len(first), *map(len, rest))
+        self._line = len(rest[-1]) if rest else self._line + len(first)
+
+    def summary(self) -> dict[str, Any]:
+        newlines = int(self._counts[ord("\n")])
+        return {
+            "characters": self.characters,
+            "distinct_characters": int(np.count_nonzero(self._counts)),
+            "lines": newlines + (self._line > 0),
+            "longest_line": self.longest_line,
+            "sample": self.sample,
+            "warnings": self._warnings(),
+        }
+
+    def _warnings(self) -> list[str]:
+        counts = self._counts
+        found = []
+        if np.count_nonzero(counts) == 1:
+            found.append("the text repeats one character; there is nothing to learn")
+        if self.sample.startswith("\ufeff"):
+            found.append("the text starts with a byte order mark, which counts as a character")
+        if carriage_returns := int(counts[ord("\r")]):
+            found.append(f"{carriage_returns:,} carriage returns; lines end in CR LF or CR")
+        if counts[0]:
+            found.append(f"{counts[0]:,} NUL characters; is this a text?")
+        if counts[0xFFFD]:
+            found.append(f"{counts[0xFFFD]:,} replacement characters (U+FFFD): a conversion lost text")
+        rare = int(np.count_nonzero((counts > 0) & (counts < 5)))
+        if rare > 20:
+            found.append(f"{rare:,} characters occur fewer than five times and will be learned badly")
+        return found
+
+
+def _safe_cut(text: str) -> int:
+    """Return an index at which NFC of the parts equals NFC of the whole; 0 if none is found.
+
+    No character below U+0300 composes with what precedes it, nor does a CJK ideograph.
+    """
+    for index in range(len(text) - 1, -1, -1):
+        point = ord(text[index])
+        if point < 0x300 or 0x3400 <= point <= 0x9FFF:
+            return index
+    return 0
+
+
+def _no_such_corpus(reference: str) -> NotFound:
+    return NotFound(f"there is no corpus {reference!r}", code="corpus_not_found", param="corpus")

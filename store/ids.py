@@ -1,0 +1,40 @@
+"""Identifiers: a prefix that says what it names, then characters that are safe in paths and URLs."""
+
+import re
+import secrets
+import time
+
+from models.errors import InvalidInput
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Names that people give: they appear in URLs, in paths and before an @."""
+
+
+def new_id(prefix: str) -> str:
+    """Return a fresh id; ids of one prefix sort by the time they were made.
+
+    >>> new_id("job").startswith("job_")
+    True
+    """
+    return f"{prefix}_{int(time.time() * 1000):011x}{secrets.token_hex(5)}"
+
+
+def is_id(prefix: str, text: str) -> bool:
+    """Return whether `text` has the form of an id with this prefix."""
+    return re.fullmatch(prefix + "_[0-9a-f]{12,40}", text) is not None
+
+
+def check_name(name: str, *, param: str = "name") -> str:
+    """Return `name` if people may use it as one.
+
+    Raises:
+        InvalidInput: it does not match NAME_PATTERN, or has the form of an id.
+    """
+    if not re.fullmatch(NAME_PATTERN, name) or re.match(r"(corpus|job|model)_", name):
+        raise InvalidInput(
+            f"{name!r} cannot be a name: use 1 to 64 letters, digits, '.', '_' and '-', starting with a"
+            " letter or digit, and not with corpus_, job_ or model_",
+            code="invalid_name",
+            param=param,
+        )
+    return name

@@ -1,0 +1,70 @@
+"""The queue between the API and the workers: RQ, carrying nothing but job ids.
+
+RQ is transport. Messages may be lost or come twice: a worker takes a job by moving its record, so the
+second message finds nothing to do, and the reconciler sends a lost one again.
+"""
+
+from typing import Any, cast
+
+from redis import Redis
+from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.job import Job as RQJob
+
+from store.jobs import Job
+
+QUEUE_NAME = "nextchar-training"
+TASK = "worker.tasks.train"
+
+
+class AllowedJob(RQJob):
+    """An RQ job that can call `TASK` and nothing else, whatever a writer to Redis put into it."""
+
+    def restore(self, raw_data: Any) -> Any:
+        """Read the job's fields. Raises PermissionError for anything but a plain call of TASK."""
+        result = super().restore(raw_data)
+        callbacks = (self._success_callback_name, self._failure_callback_name, self._stopped_callback_name)
+        if self.func_name != TASK or self.instance is not None or any(callbacks):
+            raise PermissionError(f"message {self.id} names a function that is not allowed")
+        return result
+
+
+def rq_queue(redis: Redis) -> Queue:
+    """Return RQ's queue on a connection that does not decode responses (RQ's own need)."""
+    return Queue(QUEUE_NAME, connection=redis, serializer="json", job_class=AllowedJob)
+
+
+class TrainingQueue:
+    """Sends jobs to the workers and says where they stand."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._queue = rq_queue(redis)
+
+    def send(self, job: Job, *, at_front: bool = False) -> None:
+        """Enqueue a job whose record says queued."""
+        self._queue.enqueue(
+            TASK,
+            job.id,
+            job_id=_message_id(job),
+            job_timeout=-1,  # a budget bounds a job, and its lease tells a live one from a lost one
+            result_ttl=0,
+            failure_ttl=86400,
+            at_front=at_front,
+        )
+
+    def waiting(self) -> list[str]:
+        """Return the ids of the jobs in the queue, the next one first."""
+        return [message.rsplit("-", 1)[0] for message in self._queue.get_job_ids()]
+
+    def withdraw(self, job: Job) -> None:
+        """Take a job's message out of the queue, if it is there."""
+        try:
+            RQJob.fetch(_message_id(job), connection=self._redis, serializer="json").delete()
+        except NoSuchJobError:
+            cast(Any, self._queue).remove(_message_id(job))
+
+
+def _message_id(job: Job) -> str:
+    # The sequence makes a job that is queued again a new message.
+    return f"{job.id}-{job.sequence}"

@@ -1,0 +1,50 @@
+"""Where data and Redis are: the settings that every process of nextchar shares.
+
+Each field is the environment variable NEXTCHAR_<FIELD>. docs/settings.md lists them all, and a test
+fails when one is missing there. A wrong value stops start-up and names the variable.
+"""
+
+import sys
+from pathlib import Path
+from typing import Self, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class StoreSettings(BaseSettings):
+    """Read from the environment by `load`; pass values by keyword in tests."""
+
+    model_config = SettingsConfigDict(env_prefix="NEXTCHAR_", extra="ignore")
+
+    data_dir: Path = Field(Path("data"), description="Folder for everything kept on this machine.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Queue, progress and leases of running jobs."
+    )
+    store_url: str | None = Field(
+        None, description="Object storage for corpora, jobs and models; default: a folder in the data folder."
+    )
+
+    @property
+    def blobs_url(self) -> str:
+        """The object store's URL: `store_url`, or `store/` in the data folder."""
+        return self.store_url or (self.data_dir.resolve() / "store").as_uri()
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment; on a wrong value print one line a variable and exit with status 2."""
+        return load_settings(cls)
+
+
+S = TypeVar("S", bound=StoreSettings)
+
+
+def load_settings(kind: type[S]) -> S:
+    """Return `kind` read from the environment, or exit with status 2 and a line a wrong variable."""
+    try:
+        return kind()
+    except ValidationError as error:
+        for problem in error.errors():
+            variable = "NEXTCHAR_" + str(problem["loc"][0]).upper() if problem["loc"] else "settings"
+            print(f"nextchar: {variable}={problem['input']!r}: {problem['msg']}", file=sys.stderr)
+        raise SystemExit(2) from None

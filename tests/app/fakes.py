@@ -1,0 +1,125 @@
+"""An engine whose answers are obvious, and a saved model for it to be loaded from."""
+
+import string
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.config import NetworkConfig, TrainingConfig
+from models.errors import Busy
+from models.runtime.requests import (
+    CharacterLogprobs,
+    CompletionRequest,
+    Distribution,
+    Failed,
+    Finished,
+    OnEvent,
+    Piece,
+    Usage,
+)
+from models.saved_model import Card, SavedModel, describe_files
+from models.vocabulary import Vocabulary
+from store.ids import new_id
+from store.models import Models
+
+CHARACTERS = "\n abcdefghijklmnopqrstuvwxyz"
+
+FULL = "z full"
+BROKEN = "z broken"
+ENDLESS = "z endless"
+
+
+def publish(models: Models, *, name: str = "fake", characters: str = CHARACTERS) -> Card:
+    """Publish a model whose files are no real networks."""
+    files = {"model.onnx": b"onnx of " + name.encode(), "model.keras": b"keras of " + name.encode()}
+    card = Card(
+        id=new_id("model"),
+        name=name,
+        created_at=1795563600,
+        network=NetworkConfig(units=4, embedding=2),
+        training=TrainingConfig(),
+        characters=characters,
+        parameters=123,
+        report={"validation_bits_per_character": 2.0},
+        files=describe_files(files),
+    )
+    return models.publish(card, files)
+
+
+@dataclass
+class FakeTicket:
+    """Remembers that it was cancelled."""
+
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """Set `cancelled`."""
+        self.cancelled.set()
+
+
+class FakeEngine:
+    """Goes on with a, b, c, …; is surprised by one bit a known character and eight an unknown one.
+
+    The prompt FULL finds every slot taken, BROKEN breaks after one piece, ENDLESS gives no answer
+    until it is cancelled.
+    """
+
+    def __init__(self, saved: SavedModel) -> None:
+        saved.file("model.onnx")
+        self.vocabulary = Vocabulary(saved.card.characters)
+        self.tickets: list[FakeTicket] = []
+        self.closed = threading.Event()
+
+    def complete(self, request: CompletionRequest, on_event: OnEvent) -> FakeTicket:
+        """Answer from another thread, as a real engine does."""
+        if request.prompt == FULL:
+            raise Busy("256 requests are waiting for this model", retry_after_s=1.5)
+        ticket = FakeTicket()
+        self.tickets.append(ticket)
+        threading.Thread(target=self._run, args=(request, on_event, ticket), daemon=True).start()
+        return ticket
+
+    def _run(self, request: CompletionRequest, on_event: OnEvent, ticket: FakeTicket) -> None:
+        if request.prompt == ENDLESS:
+            on_event(Piece(0, "a"))
+            ticket.cancelled.wait(30)
+            return
+        if request.prompt == BROKEN:
+            on_event(Piece(0, "a"))
+            on_event(Failed(RuntimeError("secret of the engine")))
+            return
+        length = request.max_characters
+        text = (string.ascii_lowercase * (length // 26 + 1))[:length]
+        for index in range(request.n):
+            for piece in text if request.stream else [text]:
+                on_event(Piece(index, piece, _logprobs(piece) if request.logprobs is not None else ()))
+            on_event(Finished(index, "length", float(length), length))
+        on_event(Usage(len(request.prompt), 0, request.n * length))
+
+    def next(self, prompt: str, *, top: int, temperature: float = 1.0) -> Distribution:
+        """Return "a" for certain, and others for no reason."""
+        return Distribution(0.0 * len(prompt) * temperature, (("a", 1.0), ("b", 0.0), ("c", 0.0))[:top])
+
+    def score(self, text: str, *, context: str = "\n") -> NDArray[np.float64]:
+        """Return one bit for a known character and eight for an unknown one."""
+        assert context == "\n"
+        return np.where(self.vocabulary.encode(text) > 0, 1.0, 8.0)
+
+    def score_lines(self, lines: Sequence[str], *, context: str = "\n") -> list[NDArray[np.float64]]:
+        """Return `score` of each line."""
+        return [self.score(line, context=context) for line in lines]
+
+    def stats(self) -> dict[str, float]:
+        """Return one counter."""
+        return {"requests": float(len(self.tickets))}
+
+    def close(self) -> None:
+        """Remember that it was closed."""
+        self.closed.set()
+
+
+def _logprobs(text: str) -> tuple[CharacterLogprobs, ...]:
+    return tuple(CharacterLogprobs(character, -0.5, ((character, -0.5),)) for character in text)

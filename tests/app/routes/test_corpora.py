@@ -1,0 +1,189 @@
+import gzip
+import hashlib
+import io
+import os
+import socket
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.app.service import MAX_CORPUS_BYTES, TEXT, Service, error_of, until
+
+
+def test_upload_gives_statistics_and_location(service: Service) -> None:
+    answer = service.http.post("/v1/corpora", params={"name": "fox"}, content=TEXT.encode())
+    assert answer.status_code == 201
+    corpus = answer.json()
+    assert answer.headers["location"] == f"/v1/corpora/{corpus['id']}"
+    assert corpus["object"] == "corpus" and corpus["name"] == "fox"
+    assert corpus["sha256"] == hashlib.sha256(TEXT.encode()).hexdigest()
+    assert (corpus["characters"], corpus["lines"], corpus["longest_line"]) == (len(TEXT), 10, 43)
+    for reference in (corpus["id"], "fox"):
+        assert service.http.get(f"/v1/corpora/{reference}").json() == corpus
+    assert not service.spooled
+
+
+def test_same_bytes_are_the_same_corpus(service: Service) -> None:
+    first = service.http.post("/v1/corpora", content=TEXT.encode())
+    again = service.http.post("/v1/corpora", content=TEXT.encode())
+    zipped = service.http.post(
+        "/v1/corpora", content=gzip.compress(TEXT.encode()), headers={"content-encoding": "gzip"}
+    )
+    form = service.http.post("/v1/corpora", files={"file": ("fox.txt", TEXT.encode())})
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert (zipped.status_code, form.status_code) == (200, 200)
+    assert first.json() == again.json() == zipped.json() == form.json()
+
+
+def test_text_comes_back_byte_for_byte(service: Service) -> None:
+    text = "cafe\u0301 — naïve\r\n\U0001f98a\n" * 30
+    corpus = service.upload(text)
+    answer = service.http.get(f"/v1/corpora/{corpus}/text")
+    assert answer.content == text.encode()
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.headers["etag"] == f'"{hashlib.sha256(text.encode()).hexdigest()}"'
+
+
+def test_large_form_and_large_gzip_arrive_whole(service: Service) -> None:
+    text = os.urandom(1_200_000).hex().encode()
+    expected = hashlib.sha256(text).hexdigest()
+    form = service.http.post("/v1/corpora", files={"file": ("x", io.BytesIO(text))})
+    assert form.json()["sha256"] == expected
+    two_members = gzip.compress(text[:999_999]) + gzip.compress(text[999_999:])
+    zipped = service.http.post("/v1/corpora", content=two_members, headers={"content-encoding": "gzip"})
+    assert zipped.status_code == 200 and zipped.json()["sha256"] == expected
+
+
+def test_list_is_paged(service: Service) -> None:
+    ids = {service.upload(f"text number {n}") for n in range(3)}
+    first = service.http.get("/v1/corpora", params={"limit": 2}).json()
+    assert first["object"] == "list" and first["has_more"] and len(first["data"]) == 2
+    rest = service.http.get("/v1/corpora", params={"after": first["data"][-1]["id"]}).json()
+    assert not rest["has_more"]
+    assert {c["id"] for c in first["data"] + rest["data"]} == ids
+    assert error_of(service.http.get("/v1/corpora?after=corpus_0"), 422)["code"] == "unknown_cursor"
+    assert error_of(service.http.get("/v1/corpora?limit=0"), 422)["param"] == "limit"
+
+
+def test_empty_corpus_is_refused(service: Service) -> None:
+    assert error_of(service.http.post("/v1/corpora", content=b""), 422)["code"] == "corpus_empty"
+    form = service.http.post("/v1/corpora", files={"file": ("x", b"")})
+    assert error_of(form, 422)["code"] == "corpus_empty"
+
+
+def test_bytes_that_are_not_utf8_are_named_by_offset(service: Service) -> None:
+    error = error_of(service.http.post("/v1/corpora", content=b"abc\xff\xfe"), 422)
+    assert error["code"] == "corpus_not_utf8" and "offset 3" in error["message"]
+    late = b"a" * 1_500_000 + b"\xc3"
+    error = error_of(service.http.post("/v1/corpora", content=late), 422)
+    assert "offset 1500000" in error["message"]
+    assert not service.spooled and not service.corpora.all()
+
+
+def test_declared_charset_other_than_utf8_is_refused(service: Service) -> None:
+    headers = {"content-type": "text/plain; charset=latin-1"}
+    answer = service.http.post("/v1/corpora", content=b"abc", headers=headers)
+    assert error_of(answer, 415)["code"] == "unsupported_charset"
+    answer = service.http.post("/v1/corpora", content=b"abc", headers={"content-encoding": "br"})
+    assert error_of(answer, 415)["code"] == "unsupported_encoding"
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_over_the_size_limit_nothing_is_kept(service: Service, declared: bool) -> None:
+    text = b"a" * (MAX_CORPUS_BYTES + 1)
+    content = text if declared else iter([text[:1_000_000]] * 4)
+    answer = service.http.post("/v1/corpora", content=content)
+    assert error_of(answer, 413)["code"] == "corpus_too_large"
+    assert not service.spooled and not service.blobs.paths("corpora")
+
+
+def test_gzip_that_explodes_is_stopped(service: Service) -> None:
+    bomb = gzip.compress(b"\0" * 50_000_000)
+    answer = service.http.post("/v1/corpora", content=bomb, headers={"content-encoding": "gzip"})
+    assert error_of(answer, 413)["code"] == "corpus_too_large"
+    assert not service.spooled
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "not gzip", "tail"])
+def test_broken_gzip_is_refused(service: Service, damage: str) -> None:
+    whole = gzip.compress(os.urandom(5000).hex().encode())
+    noisy = whole[:500] + b"\0" * 60 + whole[560:]
+    broken = {"cut": whole[:-9], "noise": noisy, "not gzip": b"hello", "tail": whole + b"junk"}[damage]
+    answer = service.http.post("/v1/corpora", content=broken, headers={"content-encoding": "gzip"})
+    assert error_of(answer, 422)["code"] == "gzip_broken"
+    assert not service.spooled and not service.corpora.all()
+
+
+def test_broken_forms_are_refused(service: Service) -> None:
+    def post(content: bytes, kind: str = "multipart/form-data; boundary=x") -> dict[str, str]:
+        headers = {"content-type": kind}
+        return error_of(service.http.post("/v1/corpora", content=content, headers=headers), 422)
+
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc\r\n'
+    assert post(part)["code"] == "form_broken"
+    assert post(b"no form at all")["code"] == "form_broken"
+    assert post(part + b"--x--\r\n", "multipart/form-data")["code"] == "form_broken"
+    assert post(part + part + b"--x--\r\n")["param"] == "file"
+    assert post(part.replace(b"file", b"text", 1) + b"--x--\r\n")["param"] == "text"
+    assert not service.spooled
+
+
+def test_name_taken_by_another_corpus_is_a_conflict(service: Service) -> None:
+    service.http.post("/v1/corpora", params={"name": "fox"}, content=b"one text")
+    answer = service.http.post("/v1/corpora", params={"name": "fox"}, content=b"another text")
+    error = error_of(answer, 409)
+    assert error["code"] == "name_taken" and error["param"] == "name"
+    assert len(service.corpora.all()) == 1
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "corpus_x", "x" * 65, "../up"])
+def test_impossible_names_are_refused(service: Service, name: str) -> None:
+    answer = service.http.post("/v1/corpora", params={"name": name}, content=b"text")
+    assert error_of(answer, 422)["code"] == "invalid_name"
+
+
+def test_unknown_corpora_are_404(service: Service) -> None:
+    for call in ("/v1/corpora/corpus_000000000000", "/v1/corpora/nobody", "/v1/corpora/nobody/text"):
+        assert error_of(service.http.get(call), 404)["code"] == "corpus_not_found"
+    assert error_of(service.http.delete("/v1/corpora/nobody"), 404)["code"] == "corpus_not_found"
+
+
+def test_corpus_that_a_job_needs_cannot_be_deleted(service: Service) -> None:
+    job = service.submit()
+    corpus = service.jobs.get(job).request.corpus
+    error = error_of(service.http.delete(f"/v1/corpora/{corpus}"), 409)
+    assert error["code"] == "corpus_in_use" and job in error["message"]
+    service.http.post(f"/v1/jobs/{job}/cancel")
+    deleted = service.http.delete(f"/v1/corpora/{corpus}").json()
+    assert deleted == {"id": corpus, "object": "corpus", "deleted": True}
+    assert error_of(service.http.get(f"/v1/corpora/{corpus}"), 404)["code"] == "corpus_not_found"
+
+
+def test_full_disk_while_uploading_keeps_nothing_and_the_service_goes_on(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_a_full_disk(prefix: str, **where: Path) -> tuple[int, str]:
+        path = where["dir"] / (prefix + "full")
+        path.symlink_to("/dev/full")
+        return os.open(path, os.O_WRONLY), str(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "mkstemp", on_a_full_disk)
+        for size in (10, 2_000_000):
+            answer = service.http.post("/v1/corpora", content=b"a" * size)
+            assert error_of(answer, 507)["code"] == "storage_full"
+    assert not service.spooled and not service.blobs.paths("corpora")
+    assert service.http.post("/v1/corpora", content=b"a" * 10).status_code == 201
+
+
+def test_client_that_vanishes_in_mid_upload_leaves_nothing(service: Service) -> None:
+    address = urlsplit(str(service.http.base_url))
+    with socket.create_connection((address.hostname, address.port)) as client:
+        head = b"POST /v1/corpora HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n"
+        client.sendall(head + b"a" * 1_500_000)
+        until(lambda: service.spooled)
+    until(lambda: not service.spooled)
+    assert not service.corpora.all()
+    assert service.http.get("/healthz").status_code == 200

@@ -1,0 +1,52 @@
+import re
+from pathlib import Path
+
+from app.settings import ApiSettings
+from tests.app.fakes import publish
+from tests.app.service import Service, error_of, serving
+
+
+def test_healthy_service_is_alive_and_ready(service: Service) -> None:
+    assert service.http.get("/healthz").json() == {"status": "ok"}
+    answer = service.http.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "down": []})
+
+
+def test_readiness_names_what_is_down_and_liveness_does_not_care(settings: ApiSettings) -> None:
+    down = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
+    with serving(down) as service:
+        answer = service.http.get("/readyz")
+        assert (answer.status_code, answer.json()["down"]) == (503, ["redis"])
+        assert service.http.get("/healthz").status_code == 200
+        assert "nextchar_redis_up 0.0" in service.http.get("/metrics").text
+
+
+def test_unusable_storage_is_named(service: Service) -> None:
+    store = Path(service.settings.data_dir) / "store"
+    store.rename(store.with_name("elsewhere"))
+    store.write_text("a file where the folder was")
+    answer = service.http.get("/readyz")
+    assert (answer.status_code, answer.json()["down"]) == (503, ["storage"])
+    assert error_of(service.http.get("/v1/corpora/nobody"), 503)["code"] == "storage_unavailable"
+
+
+def test_metrics_tell_requests_jobs_queue_and_engines(service: Service) -> None:
+    publish(service.models)
+    service.http.post("/v1/models/fake/complete", json={"prompt": ""})
+    job = service.submit()
+    service.submit()
+    service.http.post(f"/v1/jobs/{job}/cancel")
+    service.http.get("/nowhere")
+    answer = service.http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    values = dict(re.findall(r"^(\w+(?:\{.*\})?) (\S+)$", answer.text, re.MULTILINE))
+    assert values['nextchar_jobs{status="queued"}'] == "1.0"
+    assert values['nextchar_jobs{status="cancelled"}'] == "1.0"
+    assert values["nextchar_queue_depth"] == "1.0"
+    assert values["nextchar_redis_up"] == "1.0"
+    assert values["nextchar_models_loaded"] == "1.0"
+    assert values['nextchar_engine_requests{model="fake@1"}'] == "1.0"
+    route = 'method="POST",route="/v1/jobs/{job}/cancel",status="200"'
+    assert values[f"nextchar_http_requests_total{{{route}}}"] == "1.0"
+    assert 'nextchar_http_requests_total{method="GET",route="unmatched",status="404"}' in values
+    assert not re.search(r"job_[0-9a-f]{12}", answer.text), "ids must not become labels"

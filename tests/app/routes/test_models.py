@@ -1,0 +1,82 @@
+import hashlib
+import json
+
+from models.saved_model import parse_card
+from tests.app.fakes import CHARACTERS, publish
+from tests.app.service import Service, error_of
+
+
+def test_models_are_listed_and_paged_without_their_long_parts(service: Service) -> None:
+    assert service.http.get("/v1/models").json() == {"object": "list", "data": [], "has_more": False}
+    for name in ("a", "b", "a"):
+        publish(service.models, name=name)
+    page = service.http.get("/v1/models?limit=2").json()
+    assert [m["id"] for m in page["data"]] == ["b@1", "a@2"] and page["has_more"]
+    assert "report" not in page["data"][0] and page["data"][0]["object"] == "model"
+    rest = service.http.get("/v1/models?after=a@2").json()
+    assert [m["id"] for m in rest["data"]] == ["a@1"] and not rest["has_more"]
+
+
+def test_bare_name_means_the_newest_version(service: Service) -> None:
+    publish(service.models)
+    publish(service.models)
+    assert service.http.get("/v1/models/fake").json()["id"] == "fake@2"
+    model = service.http.get("/v1/models/fake@1").json()
+    assert (model["id"], model["version"], model["characters"]) == ("fake@1", 1, CHARACTERS)
+    assert model["report"] == {"validation_bits_per_character": 2.0}
+    assert set(model["files"]) == {"model.onnx", "model.keras"}
+
+
+def test_files_can_be_downloaded_with_their_hash_as_etag(service: Service) -> None:
+    card = publish(service.models)
+    answer = service.http.get("/v1/models/fake/files/model.onnx")
+    assert answer.content == b"onnx of fake"
+    assert answer.headers["etag"] == f'"{card.files["model.onnx"].sha256}"'
+    assert answer.headers["content-disposition"] == 'attachment; filename="model.onnx"'
+    etag = answer.headers["etag"]
+    again = service.http.get("/v1/models/fake/files/model.onnx", headers={"If-None-Match": etag})
+    assert (again.status_code, again.content) == (304, b"")
+    saved = service.http.get("/v1/models/fake/files/model.json")
+    assert saved.headers["content-type"] == "application/json"
+    assert saved.headers["etag"] == f'"{hashlib.sha256(saved.content).hexdigest()}"'
+    assert parse_card(saved.content, where="answer") == card
+
+
+def test_unknown_models_and_files_are_404(service: Service) -> None:
+    publish(service.models)
+    for call in ("/v1/models/nobody", "/v1/models/fake@9", "/v1/models/nobody/files/model.onnx"):
+        assert error_of(service.http.get(call), 404)["code"] == "model_not_found"
+    assert error_of(service.http.delete("/v1/models/nobody"), 404)["code"] == "model_not_found"
+    error = error_of(service.http.get("/v1/models/fake/files/model.pickle"), 404)
+    assert error["code"] == "file_not_found" and "model.onnx" in error["message"]
+    answer = service.http.get("/v1/models/fake/files/..%2F..%2Fsecret")
+    assert answer.status_code == 404
+
+
+def test_deleted_version_is_gone_and_its_number_is_not_given_again(service: Service) -> None:
+    publish(service.models)
+    publish(service.models)
+    expected = {"id": "fake@2", "object": "model", "deleted": True}
+    assert service.http.delete("/v1/models/fake@2").json() == expected
+    assert error_of(service.http.get("/v1/models/fake@2"), 404)["code"] == "model_not_found"
+    assert service.http.get("/v1/models/fake").json()["id"] == "fake@1"
+    assert publish(service.models).reference == "fake@3"
+
+
+def test_damaged_models_are_503_and_can_be_deleted(service: Service) -> None:
+    card = publish(service.models, name="file")
+    service.blobs.write(f"model_files/{card.id}/model.onnx", b"something else")
+    answer = service.http.get("/v1/models/file/files/model.onnx")
+    assert error_of(answer, 503)["code"] == "model_damaged"
+
+    publish(service.models, name="card")
+    service.blobs.write("model_cards/card/000001.json", b"{")
+    assert error_of(service.http.get("/v1/models/card"), 503)["code"] == "model_damaged"
+
+    newer = publish(service.models, name="newer").model_dump(mode="json") | {"format_version": 99}
+    service.blobs.write("model_cards/newer/000001.json", json.dumps(newer).encode())
+    answer = service.http.post("/v1/models/newer/next", json={"prompt": ""})
+    assert error_of(answer, 503)["code"] == "model_format_unknown"
+
+    assert [m["id"] for m in service.http.get("/v1/models").json()["data"]] == ["file@1"]
+    assert service.http.delete("/v1/models/card").status_code == 200

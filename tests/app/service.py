@@ -1,0 +1,135 @@
+"""The application behind a real server in this process, and both its sides to look at."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from redis import Redis
+
+from app.main import Server, create_app
+from app.settings import ApiSettings
+from models.saved_model import SavedModel
+from store.blobs import Blobs, open_blobs
+from store.corpora import Corpora
+from store.jobs import Jobs
+from store.live import EventLog, Live
+from store.models import Models
+from tests.app.fakes import FakeEngine
+
+MAX_CORPUS_BYTES = 3_000_000
+TRAINING_MEMORY_BYTES = 2_000_000_000
+
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 10
+
+
+@dataclass
+class Service:
+    """A running API: a client for it, and its storage and Redis seen from behind."""
+
+    http: httpx.Client
+    settings: ApiSettings
+    blobs: Blobs
+    corpora: Corpora
+    jobs: Jobs
+    models: Models
+    live: Live
+    event_log: EventLog
+    engines: list[FakeEngine]
+
+    def upload(self, text: str = TEXT) -> str:
+        """Upload a text; return its id."""
+        answer = self.http.post("/v1/corpora", content=text.encode())
+        assert answer.status_code in (200, 201), answer.text
+        return str(answer.json()["id"])
+
+    def submit(self, **changes: object) -> str:
+        """Queue a job on TEXT; return its id."""
+        body = {"corpus": self.upload(), "name": "fox", "preset": "tiny"} | changes
+        answer = self.http.post("/v1/jobs", json=body)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    @property
+    def spooled(self) -> list[Path]:
+        """Files of uploads under way."""
+        return list((self.settings.data_dir / "spool").glob("*"))
+
+
+@contextlib.contextmanager
+def serving(settings: ApiSettings) -> Iterator[Service]:
+    """Run the API with a fake engine until the block ends."""
+    engines: list[FakeEngine] = []
+
+    def load(saved: SavedModel) -> FakeEngine:
+        engines.append(FakeEngine(saved))
+        return engines[-1]
+
+    with served(create_app(settings, load_engine=load)) as url:  # type: ignore[arg-type]
+        blobs = open_blobs(settings.blobs_url)
+        redis = Redis.from_url(settings.redis_url, decode_responses=True)
+        with httpx.Client(base_url=url, timeout=30) as http, redis:
+            yield Service(
+                http,
+                settings,
+                blobs,
+                Corpora(blobs),
+                Jobs(blobs),
+                Models(blobs),
+                Live(redis),
+                EventLog(blobs),
+                engines,
+            )
+
+
+@contextlib.contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """Serve `app` on a free port in a thread; yield its URL."""
+    config = uvicorn.Config(app, port=0, lifespan="on", log_level="warning", timeout_graceful_shutdown=1)
+    server = Server(config, stopping=app.state.stopping)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started or not thread.is_alive())
+        assert server.started, "the application did not start"
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def error_of(answer: httpx.Response, status: int) -> dict[str, str]:
+    """Check that an answer is an error of the one shape with this status; return the error."""
+    assert answer.status_code == status, answer.text
+    error: dict[str, str] = answer.json()["error"]
+    assert set(answer.json()) == {"error"} and set(error) == {"type", "code", "message", "param"}
+    assert answer.headers["x-request-id"]
+    return error
+
+
+def read_stream(lines: Iterator[str]) -> Iterator[tuple[str | None, str, dict[str, Any]]]:
+    """Yield (id, event, data) of each server-sent event in the lines of a stream."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif "data" in fields:
+            yield fields.get("id"), fields["event"], json.loads(fields["data"])
+            fields = {}
+
+
+def until(condition: Callable[[], object], *, deadline_s: float = 10) -> None:
+    """Wait until `condition()` is true; fail after `deadline_s` seconds."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)

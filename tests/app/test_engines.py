@@ -1,0 +1,103 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.engines import Engines
+from models.errors import NotFound, Unavailable
+from models.saved_model import SavedModel
+from store.blobs import open_blobs
+from store.models import Models
+from tests.app.fakes import FakeEngine, publish
+from tests.app.service import until
+
+SIZE = len(b"onnx of a")
+
+
+@pytest.fixture
+def models() -> Models:
+    registry = Models(open_blobs("memory:///"))
+    for name in "abc":
+        publish(registry, name=name)
+    return registry
+
+
+class Loader:
+    def __init__(self, delay_s: float = 0) -> None:
+        self.loaded: list[str] = []
+        self._delay_s = delay_s
+
+    def __call__(self, saved: SavedModel) -> FakeEngine:
+        time.sleep(self._delay_s)
+        self.loaded.append(saved.card.reference)
+        return FakeEngine(saved)
+
+
+def pool(models: Models, load: Loader, *, limit_bytes: int = 1000) -> Engines:
+    return Engines(models, load, limit_bytes=limit_bytes)  # type: ignore[arg-type]
+
+
+def test_model_is_loaded_once_for_all_who_ask_at_once(models: Models) -> None:
+    load = Loader(delay_s=0.05)
+    engines = pool(models, load)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(engines.take, ["a", "a@1"] * 4))
+    assert load.loaded == ["a@1"] and len(set(map(id, found))) == 1
+
+
+def test_least_recently_used_model_is_unloaded_above_the_limit(models: Models) -> None:
+    load = Loader()
+    engines = pool(models, load, limit_bytes=2 * SIZE)
+    for name in "abac":
+        with engines.use(name):
+            pass
+    assert sorted(engines.stats()) == ["a@1", "c@1"]
+    with engines.use("b"):
+        pass
+    assert load.loaded == ["a@1", "b@1", "c@1", "b@1"]
+
+
+def test_model_in_use_is_never_closed(models: Models) -> None:
+    engines = pool(models, Loader(), limit_bytes=0)
+    with engines.use("a") as first:
+        with engines.use("b") as second:
+            assert not first.engine.closed.is_set() and not second.engine.closed.is_set()  # type: ignore[attr-defined]
+        with engines.use("c"):
+            assert second.engine.closed.is_set()  # type: ignore[attr-defined]
+            engines.drop("a@1")
+            assert not first.engine.closed.is_set()  # type: ignore[attr-defined]
+    until(first.engine.closed.is_set)  # type: ignore[attr-defined]
+
+
+def test_unknown_model_fails_and_nothing_is_kept(models: Models) -> None:
+    engines = pool(models, Loader())
+    with pytest.raises(NotFound):
+        engines.take("nobody")
+    assert engines.take_if_ready("nobody") is None
+
+
+def test_damaged_model_fails_every_time_and_loads_once_repaired() -> None:
+    blobs = open_blobs("memory:///")
+    card = publish(Models(blobs), name="a")
+    path = f"model_files/{card.id}/model.onnx"
+    good = blobs.read(path)
+    blobs.write(path, b"bad")
+    engines = pool(Models(blobs), Loader())
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            engines.take("a")
+    blobs.write(path, good)
+    engines.take("a")
+
+
+def test_new_version_is_found_while_the_old_one_is_in_use(models: Models) -> None:
+    engines = pool(models, Loader())
+    with engines.use("a") as old:
+        publish(models, name="a")
+        until(lambda: _reference(engines) == "a@2", deadline_s=1)
+        assert old.reference == "a@1"
+
+
+def _reference(engines: Engines) -> str:
+    with engines.use("a") as model:
+        return model.reference

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from tests.app.service import Service, error_of
+
+
+def test_unknown_routes_and_methods_have_the_one_shape(service: Service) -> None:
+    for path in ("/", "/v1", "/v1/nothing", "/v1/jobs/x/y/z"):
+        error = error_of(service.http.get(path), 404)
+        assert (error["code"], error["type"]) == ("no_such_route", "not_found_error")
+    answer = service.http.put("/v1/jobs")
+    assert error_of(answer, 405)["code"] == "method_not_allowed"
+    assert answer.headers["allow"]
+
+
+@pytest.mark.parametrize("content", [b'{"corpus": ', b"[1, 2", b"{'corpus': 1}", b"\xff\xfe", b"[" * 100_000])
+def test_malformed_json_is_400(service: Service, content: bytes) -> None:
+    answer = service.http.post("/v1/jobs", content=content, headers={"content-type": "application/json"})
+    assert error_of(answer, 400)["code"] in ("malformed_json", "malformed_body")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b'"text"', b"7", b""])
+def test_json_that_is_no_object_is_422(service: Service, body: bytes) -> None:
+    answer = service.http.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
+    assert error_of(answer, 422)["param"] == "body"
+
+
+def test_body_that_is_not_declared_as_json_is_415(service: Service) -> None:
+    content = json.dumps({"corpus": "a", "name": "b"})
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    error = error_of(service.http.post("/v1/jobs", content=content, headers=headers), 415)
+    assert "application/json" in error["message"]
+
+
+def test_several_wrong_fields_are_counted(service: Service) -> None:
+    answer = service.http.post("/v1/jobs", json={"corpus": 1, "name": 2, "seed": "x"})
+    assert "2 more fields are wrong" in error_of(answer, 422)["message"]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_body_over_the_limit_is_413(service: Service, declared: bool) -> None:
+    size = 33 << 20
+    content = b" " * size if declared else iter([b" " * (1 << 20)] * 33)
+    headers = {"content-type": "application/json"}
+    answer = service.http.post("/v1/jobs", content=content, headers=headers)
+    assert error_of(answer, 413)["code"] == "body_too_large"
+
+
+def test_every_answer_has_a_request_id_and_a_sane_one_is_kept(service: Service) -> None:
+    ids = {service.http.get("/healthz").headers["x-request-id"] for _ in range(2)}
+    assert len(ids) == 2
+    kept = service.http.get("/healthz", headers={"X-Request-Id": "abc-1"})
+    assert kept.headers["x-request-id"] == "abc-1"
+    replaced = service.http.get("/healthz", headers={"X-Request-Id": "a b<script>"})
+    assert replaced.headers["x-request-id"] not in ("a b<script>", "")
+
+
+def test_mistake_of_ours_is_a_500_without_internals(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(self: object) -> None:
+        raise RuntimeError("secret of the house")
+
+    monkeypatch.setattr("store.corpora.Corpora.all", broken)
+    answer = service.http.get("/v1/corpora", headers={"X-Request-Id": "find-me"})
+    error = error_of(answer, 500)
+    assert (error["code"], error["type"]) == ("internal_error", "server_error")
+    assert "secret" not in answer.text
+    assert "find-me" in caplog.text and "secret of the house" in caplog.text

@@ -1,0 +1,206 @@
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from app.main import build_parts, create_app
+from app.settings import ApiSettings
+from models.config import NetworkConfig, TrainingConfig
+from models.runtime.graph import stateful_lstm_graph
+from models.saved_model import Card, describe_files
+from models.vocabulary import Vocabulary
+from store.blobs import open_blobs
+from store.ids import new_id
+from store.models import Models
+from tests.app.service import until
+
+ROOT = Path(__file__).parents[2]
+V, E, H = 28, 8, 16
+
+
+def publish_real(data_dir: Path) -> None:
+    """Publish a model `real` with random weights."""
+    random = np.random.default_rng(0)
+    shapes = {
+        "embedding": (V, E),
+        "lstm_0/kernel": (E, 4 * H),
+        "lstm_0/recurrent": (H, 4 * H),
+        "lstm_0/bias": (4 * H,),
+        "dense/kernel": (H, V),
+        "dense/bias": (V,),
+    }
+    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    files = {"model.onnx": stateful_lstm_graph(weights)}
+    card = Card(
+        id=new_id("model"),
+        name="real",
+        created_at=1795563600,
+        network=NetworkConfig(units=H, embedding=E),
+        training=TrainingConfig(),
+        characters=Vocabulary("\nabcdefghijklmnopqrstuvwxyz").characters,
+        parameters=1,
+        files=describe_files(files),
+    )
+    Models(open_blobs((data_dir / "store").as_uri())).publish(card, files)
+
+
+@pytest.fixture
+def process(tmp_path: Path, redis_url: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, float]]:
+    """`python -m app.main` with a model on disk; the process, a client, and when it was started."""
+    publish_real(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCHAR_")} | {
+        "NEXTCHAR_DATA_DIR": str(tmp_path),
+        "NEXTCHAR_REDIS_URL": redis_url,
+        "NEXTCHAR_PORT": str(port),
+    }
+    began = time.monotonic()
+    running = subprocess.Popen([sys.executable, "-m", "app.main"], cwd=ROOT, env=environment)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+            yield running, http, began
+    finally:
+        running.terminate()
+        assert running.wait(20) in (0, -15)
+
+
+def is_ready(http: httpx.Client) -> bool:
+    try:
+        return http.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_process_is_ready_soon_stays_small_and_answers_with_the_real_runtime(
+    process: tuple[subprocess.Popen[bytes], httpx.Client, float],
+) -> None:
+    running, http, began = process
+    until(lambda: is_ready(http))
+    ready_s = time.monotonic() - began
+    body = {"prompt": "the quick ", "max_characters": 20, "seed": 3, "n": 2}
+    first = http.post("/v1/models/real/complete", json=body).json()
+    assert first == first | {"model": "real@1", "unknown_characters": [" "]}
+    assert [len(c["text"]) for c in first["completions"]] == [20, 20]
+    again = http.post("/v1/models/real/complete", json=body).json()
+    assert again["completions"] == first["completions"]
+    assert again["usage"]["cached_characters"] > 0
+
+    with http.stream("POST", "/v1/models/real/complete", json=body | {"stream": True}) as answer:
+        lines = list(answer.iter_lines())
+    pieces = [json.loads(line.removeprefix("data: ")) for line in lines if '"text"' in line]
+    for index in (0, 1):
+        streamed = "".join(p["text"] for p in pieces if p["index"] == index)
+        assert streamed == first["completions"][index]["text"]
+
+    scored = http.post("/v1/models/real/score", json={"text": "thx"}).json()
+    lines_scored = http.post("/v1/models/real/score", json={"lines": ["thx", "a"]}).json()
+    assert lines_scored["lines"][0]["bits"] == pytest.approx(scored["bits"], abs=1e-3)
+    following = http.post("/v1/models/real/next", json={"prompt": "\nth", "top": 27}).json()
+    probability = {c["character"]: c["probability"] for c in following["candidates"]}
+    assert scored["bits"][2] == pytest.approx(-np.log2(probability["x"]), abs=1e-3)
+
+    assert "nextchar_engine_weight_bytes" in http.get("/metrics").text
+    assert ready_s < 3, f"ready after {ready_s:.1f} s"
+    if sys.platform == "linux":
+        status = Path(f"/proc/{running.pid}/status").read_text()
+        resident = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+        assert resident < 250e6, f"{resident / 1e6:.0f} MB resident"
+
+
+def test_stop_ends_watchers_at_once(process: tuple[subprocess.Popen[bytes], httpx.Client, float]) -> None:
+    running, http, _ = process
+    until(lambda: is_ready(http))
+    corpus = http.post("/v1/corpora", content=b"the quick brown fox\n" * 20).json()["id"]
+    job = http.post("/v1/jobs", json={"corpus": corpus, "name": "fox"}).json()["id"]
+    headers = {"Accept": "text/event-stream"}
+    with http.stream("GET", f"/v1/jobs/{job}/events", headers=headers) as answer:
+        running.terminate()
+        assert answer.read() == b""
+    running.wait(3)
+
+
+def test_api_imports_nothing_that_trains() -> None:
+    program = "import sys, app.main; print(*sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    roots = {name.split(".")[0] for name in said.stdout.split()}
+    assert not roots & {"tensorflow", "keras", "onnx", "worker", "launcher", "clients"}
+    assert {"app", "store", "models", "onnxruntime"} <= roots
+
+
+def test_stale_uploads_of_a_killed_process_are_removed(tmp_path: Path, redis_url: str) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    for name in ("upload-old", "upload-new"):
+        (spool / name).write_text("x")
+    os.utime(spool / "upload-old", (0, 0))
+    settings = ApiSettings(data_dir=tmp_path, redis_url=redis_url)
+    build_parts(settings, lambda _: None, threading.Event())  # type: ignore[arg-type,return-value]
+    assert [path.name for path in spool.iterdir()] == ["upload-new"]
+
+
+# OpenAPI
+
+OPENAPI = create_app(ApiSettings()).openapi()
+OPERATIONS = {
+    f"{method.upper()} {path}": operation
+    for path, methods in OPENAPI["paths"].items()
+    for method, operation in methods.items()
+}
+ERROR = {"$ref": "#/components/schemas/ErrorAnswer"}
+
+
+@pytest.mark.parametrize("call", sorted(OPERATIONS))
+def test_every_error_status_is_declared_with_the_error_schema(call: str) -> None:
+    answers = OPERATIONS[call]["responses"]
+    errors = {status: answer for status, answer in answers.items() if int(status) >= 400}
+    assert "500" in errors
+    for status, answer in errors.items():
+        if (call, status) == ("GET /readyz", "503"):
+            continue
+        assert answer["content"]["application/json"]["schema"] == ERROR
+    if "requestBody" in OPERATIONS[call]:
+        assert "422" in errors and "413" in errors
+    if "{" in call:
+        assert "404" in errors
+
+
+@pytest.mark.parametrize("call", sorted(OPERATIONS))
+def test_every_body_has_an_example(call: str) -> None:
+    operation = OPERATIONS[call]
+    bodies = [operation["requestBody"]] if "requestBody" in operation else []
+    bodies += [a for a in operation["responses"].values() if "content" in a]
+    for body in bodies:
+        assert any(_has_example(content) for content in body["content"].values()), body
+
+
+def test_every_operation_is_described_and_named_once() -> None:
+    names = [operation["operationId"] for operation in OPERATIONS.values()]
+    assert len(names) == len(set(names))
+    assert all(operation["description"] for operation in OPERATIONS.values())
+
+
+def _has_example(content: dict[str, Any]) -> bool:
+    if "example" in content or "examples" in content:
+        return True
+    schema = content["schema"]
+    if "$ref" in schema:
+        schema = OPENAPI["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]]
+    if "examples" in schema:
+        return True
+    properties = schema.get("properties", {})  # a page of things: they have examples
+    return "data" in properties and _has_example({"schema": properties["data"]["items"]})

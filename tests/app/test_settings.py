@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import ApiSettings, machine_memory_bytes
+
+ANY = "0.0.0.0"  # noqa: S104  the address of every interface
+DOCUMENTED = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+
+
+@pytest.mark.parametrize("field", sorted(ApiSettings.model_fields))
+def test_every_setting_is_documented(field: str) -> None:
+    assert f"`NEXTCHAR_{field.upper()}`" in DOCUMENTED
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
+def test_loopback_needs_no_permission(host: str) -> None:
+    assert ApiSettings(host=host).host == host
+
+
+@pytest.mark.parametrize("host", [ANY, "::", "192.168.1.5", "example.org", ""])
+def test_open_address_without_keys_is_refused_unless_meant(host: str) -> None:
+    with pytest.raises(ValidationError, match="NEXTCHAR_ALLOW_ANONYMOUS=1"):
+        ApiSettings(host=host)
+    assert ApiSettings(host=host, allow_anonymous=True).host == host
+
+
+def test_wrong_setting_stops_start_up_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEXTCHAR_PORT", "eighty")
+    monkeypatch.setenv("NEXTCHAR_HOST", ANY)
+    with pytest.raises(SystemExit) as stop:
+        ApiSettings.load()
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "NEXTCHAR_PORT='eighty'" in message and f"NEXTCHAR_HOST={ANY!r}" in message
+
+
+def test_default_training_limit_is_most_of_this_machine() -> None:
+    assert ApiSettings().training_memory_bytes == machine_memory_bytes() * 8 // 10

@@ -1,0 +1,426 @@
+"""A server with obvious answers in this process: no model, no storage, a clock instead of training."""
+
+import contextlib
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+FILES = {"model.keras": b"k" * 70_000, "model.onnx": b"o" * 5_000}
+_LISTED = {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in FILES.items()}
+BITS_OF_ODD = 13.0
+_WORDS = "qzxj vrkp the of the spirit and of the same things are in the world of men"
+
+
+@dataclass
+class FakeTraining:
+    """A job whose life follows the clock; `evaluations` events of each kind are spread over it."""
+
+    seconds: float = 0.4
+    queued_s: float = 0.0
+    evaluations: int = 4
+    steps: int = 2400
+    ends_as: str = "succeeded"
+    name: str = "fake"
+    begun_at: float = field(default_factory=time.monotonic)
+    status_asked: str | None = None
+    sample: Callable[[float], str] = lambda share: _WORDS[: 20 + int(share * 60)]
+
+    def share(self) -> float:
+        passed = time.monotonic() - self.begun_at - self.queued_s
+        return min(1.0, max(0.0, passed / self.seconds))
+
+    def status(self) -> str:
+        if self.status_asked:
+            return self.status_asked
+        if time.monotonic() - self.begun_at < self.queued_s:
+            return "queued"
+        return "running" if self.share() < 1 else self.ends_as
+
+    def events(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = [
+            {"id": 1, "at": 0, "type": "message", "data": {"text": "the corpus is cut into 16 rows"}}
+        ]
+        for i in range(1, int(self.share() * self.evaluations) + 1):
+            step = self.steps * i // self.evaluations
+            data = {
+                "step": step,
+                "epoch": i / 2,
+                **_losses(i / self.evaluations),
+                "characters_per_second": 61200.0,
+            }
+            text = self.sample(i / self.evaluations)
+            found.append({"id": 2 * i, "at": i, "type": "metrics", "data": data})
+            found.append({"id": 2 * i + 1, "at": i, "type": "sample", "data": {"step": step, "text": text}})
+        return found
+
+    def job(self) -> dict[str, Any]:
+        share, status = self.share(), self.status()
+        progress = {
+            "step": int(self.steps * share),
+            "steps": self.steps if share > 0.05 else None,
+            "epoch": 2.5 * share,
+            "characters_per_second": 61200 if share > 0.02 else None,
+            "seconds_left": self.seconds * (1 - share) if share > 0.05 else None,
+            **_losses(share),
+            "sample": None,
+        }
+        return {
+            "id": "job_1",
+            "object": "job",
+            "status": status,
+            "created_at": 1795563600,
+            "updated_at": 1795563600,
+            "name": self.name,
+            "corpus": "corpus_1",
+            "network": {"architecture": "stateful_lstm", "layers": 1, "units": 256, "embedding": 64},
+            "training": {
+                "rows": 32,
+                "window": 64,
+                "budget": {"seconds": self.seconds, "steps": None, "epochs": None},
+            },
+            "attempt": 1,
+            "queue_position": 2 if status == "queued" else None,
+            "asked": None,
+            "model": f"{self.name}@1" if status == "succeeded" else None,
+            "progress": None if status == "queued" else progress,
+            "error": {"code": "diverged", "message": "the loss left all bounds"}
+            if status == "failed"
+            else None,
+        }
+
+
+def _losses(share: float) -> dict[str, float]:
+    return {
+        "train_bits_per_character": 6.5 * (1 - share) ** 2 + 1.9,
+        "validation_bits_per_character": 6.3 * (1 - share) ** 2 + 2.1,
+    }
+
+
+class FakeServer:
+    """Answers on a free port of the loopback interface between `with` and its end."""
+
+    def __init__(self) -> None:
+        self.training = FakeTraining()
+        self.corpora: dict[str, dict[str, Any]] = {}
+        self.models = ["fake@2", "fake@1"]
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []  # method, path, headers, body
+        self.cut_streams_after: list[int] = []  # the n-th stream breaks after so many events
+        self.is_ready = True
+        self.damaged: set[str] = set()  # files that arrive changed
+        self.page = 2  # the most things in a page: few, so that there are several pages
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.fake = self
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def bodies(self, method: str, path: str) -> list[Any]:
+        """Return the JSON bodies of all requests for one call."""
+        return [json.loads(body) for m, p, _, body in self.requests if (m, p) == (method, path)]
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    fake: FakeServer
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+    query: dict[str, str]
+    body: bytes
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def handle_one_request(self) -> None:
+        """As the base class does, but one method answers all."""
+        self.raw_requestline = self.rfile.readline(65537)
+        if not self.raw_requestline or not self.parse_request():
+            self.close_connection = True
+            return
+        self._answer()
+        self.wfile.flush()
+
+    @property
+    def fake(self) -> FakeServer:
+        return self.server.fake
+
+    def _answer(self) -> None:
+        address = urlsplit(self.path)
+        self.query = {k: v[0] for k, v in parse_qs(address.query).items()}
+        self.body = self._read_body()
+        self.fake.requests.append((self.command, address.path, dict(self.headers), self.body))
+        try:
+            for method, pattern, answer in _ROUTES:
+                if method == self.command and (match := re.fullmatch(pattern, address.path)):
+                    answer(self, *map(unquote, match.groups()))
+                    return
+            self._raw(b"<html>nothing here</html>", status=404)
+        except _Refused as refused:
+            error = {"type": "invalid_request_error", "code": refused.code, "message": refused.message}
+            self._json({"error": {**error, "param": None}}, status=refused.status)
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        found = b""
+        while length := int(self.rfile.readline(), 16):
+            found += self.rfile.read(length)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
+
+    def ready(self) -> None:
+        if self.fake.is_ready:
+            self._json({"status": "ready", "down": []})
+        else:
+            self._json({"status": "not_ready", "down": ["redis"]}, status=503)
+
+    def add_corpus(self) -> None:
+        self._json(_add_corpus(self.fake, self.body, self.query.get("name")), status=201)
+
+    def corpora(self) -> None:
+        self._page(list(self.fake.corpora.values()))
+
+    def corpus(self, name: str) -> None:
+        self._json(_corpus(self.fake, name))
+
+    def delete_corpus(self, name: str) -> None:
+        self._json({"id": _corpus(self.fake, name)["id"], "object": "corpus", "deleted": True})
+
+    def create_job(self) -> None:
+        self.fake.training.begun_at = time.monotonic()
+        self.fake.training.name = json.loads(self.body)["name"]
+        self._json(self.fake.training.job(), status=202)
+
+    def jobs(self) -> None:
+        self._page([self.fake.training.job()])
+
+    def job(self, job: str, action: str | None = None) -> None:
+        if job != "job_1":
+            raise _Refused(404, "job_not_found", f"there is no job {job!r}")
+        if action == "resume":
+            raise _Refused(409, "job_running", "job job_1 is running, not paused")
+        if action:
+            self.fake.training.status_asked = {"cancel": "cancelled", "pause": "paused"}[action]
+        self._json(self.fake.training.job())
+
+    def models(self) -> None:
+        self._page([_model(m) for m in self.fake.models])
+
+    def model(self, name: str) -> None:
+        self._json(_model(_resolve(self.fake, name)))
+
+    def delete_model(self, name: str) -> None:
+        model = _resolve(self.fake, name)
+        self.fake.models.remove(model)
+        self._json({"id": model, "object": "model", "deleted": True})
+
+    def file(self, model: str, name: str) -> None:
+        _resolve(self.fake, model)
+        data = b'{"format_version": 1}' if name == "model.json" else FILES[name]
+        self._raw(data + (b"!" if name in self.fake.damaged else b""))
+
+    def next(self, name: str) -> None:
+        model, body = _resolve(self.fake, name), json.loads(self.body)
+        found = [{"character": c, "probability": p} for c, p in (("o", 0.9), (" ", 0.06), ("\n", 0.04))]
+        answer = {"model": model, "entropy_bits": 0.57, "unknown_characters": []}
+        self._json({"object": "distribution", **answer, "candidates": found[: body["top"]]})
+
+    def score(self, name: str) -> None:
+        self._json(_score(_resolve(self.fake, name), json.loads(self.body)))
+
+    def complete(self, name: str) -> None:
+        model, body = _resolve(self.fake, name), json.loads(self.body)
+        if body.get("max_characters", 40) > 10_000:
+            raise _Refused(422, "invalid_request", "max_characters: must be less than or equal to 10000")
+        text = (body["prompt"][::-1] + "\x1b[2J")[: body.get("max_characters", 40)]  # the prompt backwards
+        usage = {"prompt_characters": len(body["prompt"]), "cached_characters": 0}
+        end = {
+            "model": model,
+            "usage": {**usage, "completion_characters": len(text)},
+            "unknown_characters": [c for c in body["prompt"] if c == "€"],
+        }
+        finished = {"finish_reason": "length", "bits": 1.5}
+        if not body.get("stream"):
+            choices = [{"index": i, "text": text, **finished} for i in range(body.get("n", 1))]
+            self._json({"object": "completion", "completions": choices, **end})
+            return
+        self._start_stream()
+        for character in text:
+            self._event("piece", {"index": 0, "text": character})
+        self._event("finished", {"index": 0, "characters": len(text), **finished})
+        self._event("done", end)
+
+    def events(self) -> None:
+        fake = self.fake
+        cut = fake.cut_streams_after.pop(0) if fake.cut_streams_after else None
+        after = int(self.headers.get("Last-Event-ID", 0))
+        sent = 0
+        self._start_stream()
+        with contextlib.suppress(BrokenPipeError):
+            while sent != cut:
+                is_over = fake.training.status() in ("succeeded", "failed", "cancelled")
+                for event in [e for e in fake.training.events() if e["id"] > after]:
+                    if sent == cut:
+                        return
+                    self._event(event["type"], event)
+                    after, sent = event["id"], sent + 1
+                if is_over:
+                    self._event("done", fake.training.job())
+                    return
+                time.sleep(0.01)
+
+    def _start_stream(self) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+    def _event(self, kind: str, data: dict[str, Any]) -> None:
+        number = f"id: {data['id']}\n" if isinstance(data.get("id"), int) else ""
+        text = json.dumps(data, ensure_ascii=False)
+        self.wfile.write(f": ping\n\n{number}event: {kind}\ndata: {text}\n\n".encode())
+        self.wfile.flush()
+
+    def _page(self, things: list[dict[str, Any]]) -> None:
+        after = self.query.get("after")
+        begin = next((i + 1 for i, t in enumerate(things) if t["id"] == after), 0)
+        end = begin + min(self.fake.page, int(self.query["limit"]))
+        self._json({"object": "list", "data": things[begin:end], "has_more": end < len(things)})
+
+    def _json(self, value: dict[str, Any], *, status: int = 200) -> None:
+        self._raw(json.dumps(value).encode(), status=status)
+
+    def _raw(self, data: bytes, *, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+_ROUTES: list[tuple[str, str, Callable[..., None]]] = [
+    ("GET", "/readyz", _Handler.ready),
+    ("POST", "/v1/corpora", _Handler.add_corpus),
+    ("GET", "/v1/corpora", _Handler.corpora),
+    ("GET", "/v1/corpora/([^/]+)", _Handler.corpus),
+    ("DELETE", "/v1/corpora/([^/]+)", _Handler.delete_corpus),
+    ("POST", "/v1/jobs", _Handler.create_job),
+    ("GET", "/v1/jobs", _Handler.jobs),
+    ("GET", "/v1/jobs/([^/]+)", _Handler.job),
+    ("GET", "/v1/jobs/job_1/events", _Handler.events),
+    ("POST", "/v1/jobs/([^/]+)/(cancel|pause|resume)", _Handler.job),
+    ("GET", "/v1/models", _Handler.models),
+    ("GET", "/v1/models/([^/]+)", _Handler.model),
+    ("DELETE", "/v1/models/([^/]+)", _Handler.delete_model),
+    ("GET", "/v1/models/([^/]+)/files/([^/]+)", _Handler.file),
+    ("POST", "/v1/models/([^/]+)/complete", _Handler.complete),
+    ("POST", "/v1/models/([^/]+)/next", _Handler.next),
+    ("POST", "/v1/models/([^/]+)/score", _Handler.score),
+]
+
+
+def _add_corpus(fake: FakeServer, body: bytes, name: str | None) -> dict[str, Any]:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise _Refused(422, "corpus_not_utf8", f"the text is not UTF-8 at offset {error.start}") from None
+    digest = hashlib.sha256(body).hexdigest()
+    fake.corpora[digest] = {
+        "id": f"corpus_{digest[:24]}",
+        "object": "corpus",
+        "name": name,
+        "sha256": digest,
+        "created_at": 1795563600,
+        "bytes": len(body),
+        "characters": len(text),
+        "distinct_characters": len(set(text)),
+        "lines": text.count("\n"),
+        "longest_line": max(map(len, text.split("\n"))),
+        "sample": text[:300],
+        "warnings": [],
+    }
+    return fake.corpora[digest]
+
+
+def _corpus(fake: FakeServer, name: str) -> dict[str, Any]:
+    for corpus in fake.corpora.values():
+        if name in (corpus["id"], corpus["name"]):
+            return corpus
+    raise _Refused(404, "corpus_not_found", f"there is no corpus {name!r}")
+
+
+def _resolve(fake: FakeServer, name: str) -> str:
+    for model in fake.models:
+        if name in (model, model.partition("@")[0]):
+            return model
+    raise _Refused(404, "model_not_found", f"there is no model {name!r}")
+
+
+def _model(model: str) -> dict[str, Any]:
+    name, _, version = model.partition("@")
+    return {
+        "id": model,
+        "object": "model",
+        "name": name,
+        "version": int(version),
+        "created_at": 1795563730,
+        "job": "job_1",
+        "corpus": "corpus_1",
+        "network": {"architecture": "stateful_lstm", "layers": 1, "units": 256, "embedding": 64},
+        "parameters": 356693,
+        "training": {},
+        "characters": "\n abc",
+        "report": {"validation_bits_per_character": 1.96},
+        "files": _LISTED,
+    }
+
+
+def _score(model: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Capital letters and digits are a surprise, all else is none."""
+
+    def line(text: str) -> dict[str, Any]:
+        bits = [BITS_OF_ODD if c.isupper() or c.isdigit() else 0.5 for c in text]
+        mean = sum(bits) / len(bits) if bits else 0.0
+        return {"characters": len(bits), "total_bits": sum(bits), "bits_per_character": mean, "bits": bits}
+
+    whole = line(body["text"] if "text" in body else "".join(body["lines"]))
+    lines = [line(text) for text in body["lines"]] if "lines" in body else None
+    bits = whole["bits"] if lines is None else None
+    return {
+        "object": "score",
+        "model": model,
+        **whole,
+        "bits": bits,
+        "lines": lines,
+        "unknown_characters": [],
+    }

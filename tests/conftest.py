@@ -1,0 +1,58 @@
+"""What tests of several packages share: a real Valkey, and the texts beside the repository."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from launcher.settings import LauncherSettings
+from launcher.stack import Stack
+from launcher.valkey import EmbeddedValkey
+
+_TEXTS = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An embedded Valkey for the session."""
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as valkey:
+        yield valkey.url
+
+
+@pytest.fixture
+def clean_redis_url(redis_url: str) -> str:
+    """The session's Valkey, emptied."""
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
+    return redis_url
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The whole service on a free port, for the session."""
+    with Stack(LauncherSettings(data_dir=tmp_path_factory.mktemp("stack"), port=0)) as running:
+        yield running
+
+
+@pytest.fixture
+def real_text() -> Callable[[str], str]:
+    """A function that reads one of the real texts, or skips the test by the text's name."""
+
+    def read(name: str) -> str:
+        path = _TEXTS / name
+        if not path.exists():
+            pytest.skip(f"the real text {name} is not beside the repository")
+        return path.read_text(encoding="utf-8")
+
+    return read
+
+
+def eventually(condition: Callable[[], bool], *, within_s: float, what: str) -> None:
+    """Wait until `condition` holds; fail with `what` after `within_s` seconds."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {within_s:g} s: {what}")
+        time.sleep(0.02)

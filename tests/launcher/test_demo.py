@@ -1,0 +1,88 @@
+"""The demonstration finds something to show in any text, and goes the whole way."""
+
+import io
+import unicodedata
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from clients.python.nextchar import Client
+from launcher import demo
+from launcher.stack import Stack
+
+_PROSE = "".join(
+    f"This is sentence number {i}, and it has some words that anybody can read.\n" for i in range(400)
+)
+_TEXTS = {
+    "prose": _PROSE,
+    "one long line": _PROSE.replace("\n", " "),
+    "short lines": "".join(f"w{i}\n" for i in range(500)),
+    "Chinese": "床前明月光疑是地上霜舉頭望明月低頭思故鄉" * 50,
+    "capitals": _PROSE.upper(),
+    "two characters": "01" * 300,
+    "hardly enough": "a b c d e f " * 20,
+}
+
+
+@pytest.mark.parametrize("text", _TEXTS.values(), ids=_TEXTS)
+def test_prompts_and_sentence_are_held_out(text: str) -> None:
+    held_out = len(text) * 9 // 10
+    assert all(held_out <= place < len(text) for place in demo.prompt_places(text, held_out))
+    start, end = demo.sentence(text, held_out)
+    assert held_out <= start < end <= len(text)
+
+
+@pytest.mark.parametrize("text", _TEXTS.values(), ids=_TEXTS)
+def test_damage_changes_a_few_characters_and_says_which(text: str) -> None:
+    start, end = demo.sentence(text, len(text) * 9 // 10)
+    sentence = text[start:end]
+    damaged, damages = demo.damage(sentence, alphabet=demo.letters(text))
+    assert 1 <= len(damages) <= 3
+    assert len(damaged) == len(sentence)
+    assert [i for i, (a, b) in enumerate(zip(sentence, damaged, strict=True)) if a != b] == [
+        d.place for d in damages
+    ]
+    assert all((sentence[d.place], damaged[d.place]) == (d.was, d.now) for d in damages)
+
+
+def test_damage_is_always_the_same() -> None:
+    assert demo.damage("a sentence of words", alphabet="abcdefghijklmnopqrstuvwxyz") == demo.damage(
+        "a sentence of words", alphabet="abcdefghijklmnopqrstuvwxyz"
+    )
+
+
+def test_demonstration_goes_the_whole_way(stack: Stack) -> None:
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    text = unicodedata.normalize("NFD", _PROSE.replace("anybody", "sömebody"))
+    with Client(stack.url) as client, console.capture() as captured:
+        demo.demonstrate(client, console, "demonstration", text, train_s=3)
+        demo.demonstrate(
+            client, console, "demonstration", text + "more", train_s=3
+        )  # the name is taken by then
+    shown = captured.get()
+    assert "demonstration@1 is trained" in shown
+    assert "demonstration@2 is trained" in shown
+    assert shown.count("completed") == 6
+    assert shown.count("instead of") == 6
+    assert shown.count("as it is: ") == shown.count("damaged: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"), [(None, "No such file"), (b"abc\xff", "not UTF-8: byte 0xff at offset 3")]
+)
+def test_a_text_that_cannot_be_read_is_one_sentence_and_starts_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    sentence: str,
+) -> None:
+    file = tmp_path / "text.txt"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr("sys.argv", ["demo", str(file)])
+    assert demo.main() == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,43 @@
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+from launcher.settings import LauncherSettings
+from store.settings import StoreSettings
+
+_ROOT = Path(__file__).parents[2]
+_SOURCES = ["app", "clients", "deploy", "launcher", "models", "store", "worker"]
+_DOCUMENTED = set(re.findall(r"^\| `(NEXTCHAR_\w+)`", (_ROOT / "docs/settings.md").read_text(), re.MULTILINE))
+
+
+def all_settings() -> list[type[StoreSettings]]:
+    for module in ("app.settings", "launcher.settings", "worker.settings"):
+        if importlib.util.find_spec(module):
+            importlib.import_module(module)
+    found, waiting = [], [StoreSettings]
+    while waiting:
+        found.append(waiting.pop())
+        waiting += [kind for kind in found[-1].__subclasses__() if not kind.__module__.startswith("tests")]
+    return found
+
+
+def test_every_setting_is_documented():
+    fields = {f"NEXTCHAR_{name.upper()}" for kind in all_settings() for name in kind.model_fields}
+    assert fields - _DOCUMENTED == set()
+
+
+def test_every_variable_that_the_code_names_is_documented():
+    files = [
+        f for folder in _SOURCES for f in (_ROOT / folder).rglob("*") if f.suffix in {".py", ".js", ".yml"}
+    ]
+    files += [_ROOT / "docker-compose.yml", _ROOT / "Dockerfile"]
+    named = {name for file in files for name in re.findall(r"NEXTCHAR_[A-Z][A-Z_]*[A-Z]", file.read_text())}
+    assert named - _DOCUMENTED == set()
+
+
+def test_embedded_redis_is_used_unless_one_is_given(monkeypatch):
+    monkeypatch.delenv("NEXTCHAR_REDIS_URL", raising=False)
+    assert LauncherSettings.load().given_redis_url is None
+    monkeypatch.setenv("NEXTCHAR_REDIS_URL", "redis://127.0.0.1:6379/0")
+    assert LauncherSettings.load().given_redis_url == "redis://127.0.0.1:6379/0"

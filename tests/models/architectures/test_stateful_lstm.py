@@ -1,0 +1,109 @@
+"""The trainable network, its Keras copy and its ONNX graph are one function."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.architectures.stateful_lstm import StatefulLSTM
+from models.config import NetworkConfig
+from models.runtime.graph import stateful_lstm_graph
+from models.runtime.session import Network
+
+V, B, T = 7, 2, 5
+
+
+def _network(*, vocabulary_size: int = V, layers: int = 2, dropout: float = 0.0) -> StatefulLSTM:
+    rng = np.random.default_rng(5)
+    frequencies = rng.dirichlet(np.ones(vocabulary_size))
+    frequencies[0] = 0.0
+    config = NetworkConfig(layers=layers, units=6, embedding=3, dropout=dropout)
+    network = StatefulLSTM(config, frequencies / frequencies.sum(), seed=2)
+    for variable in network.variables:  # away from initial zeros and ones, so that each weight counts
+        variable.assign(variable + rng.normal(scale=0.3, size=variable.shape))
+    return network
+
+
+def _ids(vocabulary_size: int = V) -> np.ndarray:
+    return np.random.default_rng(9).integers(0, vocabulary_size, (T, B)).astype(np.int32)
+
+
+@pytest.mark.parametrize("vocabulary_size", [V, 300])  # rows looked up by product, and by gathering
+def test_runtime_and_keras_give_the_training_logits(vocabulary_size: int) -> None:
+    network, ids = _network(vocabulary_size=vocabulary_size), _ids(vocabulary_size)
+    ours, state = network.logits(tf.constant(ids), network.initial_state(B), seed=tf.constant([0, 0]))
+    runtime = Network(stateful_lstm_graph(network.weights()))
+    logits, row = runtime.step(ids, runtime.initial_state(B))
+    np.testing.assert_allclose(logits, ours, atol=1e-5)
+    np.testing.assert_allclose(row, tf.concat([part for pair in state for part in pair], 1), atol=1e-5)
+    zeros = [np.zeros((B, 6), "f")] * 4
+    keras_logits, *keras_state = network.keras_model()([ids.T, *zeros])
+    np.testing.assert_allclose(tf.transpose(keras_logits, (1, 0, 2)), ours, atol=1e-5)
+    np.testing.assert_allclose(tf.concat(keras_state, 1), row, atol=1e-5)
+
+
+def test_step_by_step_equals_one_pass_in_the_runtime() -> None:
+    runtime, ids = Network(stateful_lstm_graph(_network().weights())), _ids()
+    whole, end = runtime.step(ids, runtime.initial_state(B))
+    state, parts = runtime.initial_state(B), []
+    for t in range(T):
+        logits, state = runtime.step(ids[t : t + 1], state)
+        parts.append(logits)
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
+    np.testing.assert_allclose(state, end, atol=1e-5)
+
+
+def test_gathered_rows_have_the_gradient_of_multiplied_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, ids = _network(), tf.constant(_ids())
+
+    def gradients() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            logits, _ = network.logits(ids, network.initial_state(B), seed=tf.constant([0, 0]))
+            loss = tf.reduce_sum(tf.square(logits))
+        return tape.gradient(loss, [v.value for v in network.variables])
+
+    multiplied = gradients()
+    monkeypatch.setattr("models.architectures.stateful_lstm._SMALL_VOCABULARY", 0)
+    for ours, theirs in zip(gradients(), multiplied, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_embedding_is_normalised_over_the_corpus() -> None:
+    rng = np.random.default_rng(1)
+    frequencies = rng.dirichlet(np.ones(V))
+    network = StatefulLSTM(NetworkConfig(units=4, embedding=3), frequencies, seed=1)
+    table = network.weights()["embedding"]
+    np.testing.assert_allclose(frequencies @ table, 0, atol=1e-5)
+    assert (frequencies @ np.square(table) < 1).all()  # epsilon keeps it under one
+
+
+def test_a_dropout_mask_is_the_same_at_every_step_and_differs_by_seed() -> None:
+    network = _network(layers=1, dropout=0.5)
+    hs = tf.ones((T, B, 6))
+    one, again, other = (network._dropped(hs, tf.constant([seed, 0])).numpy() for seed in (1, 1, 2))
+    assert (one == again).all()
+    assert (one == one[:1]).all()
+    assert (one != other).any()
+    assert set(np.unique(one)) == {0.0, 2.0}
+
+
+def test_the_keras_file_loads_without_our_code_and_gives_the_same_logits(tmp_path: Path) -> None:
+    network, ids = _network(), _ids()
+    network.keras_model().save(tmp_path / "model.keras")
+    expected, _ = network.logits(tf.constant(ids), network.initial_state(B), seed=tf.constant([0, 0]))
+    np.savez(tmp_path / "case.npz", ids=ids.T, logits=np.transpose(expected, (1, 0, 2)))
+    script = (
+        "import sys, numpy as np, keras\n"
+        "model = keras.saving.load_model('model.keras')\n"
+        "case = np.load('case.npz')\n"
+        "logits, *_ = model([case['ids'], *[np.zeros((2, 6), 'f')] * 4])\n"
+        "np.testing.assert_allclose(logits, case['logits'], atol=1e-5)\n"
+        "assert not any(name.split('.')[0] in ('models', 'worker', 'store') for name in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

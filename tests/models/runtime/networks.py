@@ -1,0 +1,75 @@
+"""Random networks for tests: their weights, the same network in plain NumPy, and saved models of them."""
+
+import string
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.config import NetworkConfig, TrainingConfig
+from models.runtime.graph import quantize, stateful_lstm_graph
+from models.saved_model import Card, SavedModel, describe_files
+
+CHARACTERS = "\n " + string.ascii_lowercase + "'.,é"
+Floats = NDArray[np.float32]
+
+
+def random_weights(V: int, E: int, units: list[int], *, seed: int = 0) -> dict[str, Floats]:
+    random = np.random.default_rng(seed)
+    shapes: dict[str, tuple[int, ...]] = {"embedding": (V, E)}
+    width = E
+    for i, h in enumerate(units):
+        shapes |= {
+            f"lstm_{i}/kernel": (width, 4 * h), f"lstm_{i}/recurrent": (h, 4 * h), f"lstm_{i}/bias": (4 * h,)
+        }  # fmt: skip
+        width = h
+    shapes |= {"dense/kernel": (width, V), "dense/bias": (V,)}
+    return {
+        name: random.normal(0, 2 / np.sqrt(shape[0]) if "kernel" in name else 0.5, shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def numpy_step(weights: Mapping[str, Floats], ids: NDArray[np.int32], state: Floats) -> tuple[Floats, Floats]:
+    """Map ids (T, B), state (B, S) to logits (T, B, V), state (B, S), with a loop."""
+    layers = sum(name.endswith("/recurrent") for name in weights)
+    widths = [weights[f"lstm_{i}/recurrent"].shape[0] for i in range(layers) for _ in "hc"]
+    parts = np.split(state, np.cumsum(widths)[:-1], axis=1)
+    logits = []
+    for step_ids in ids:
+        x = weights["embedding"][step_ids]
+        for i in range(layers):
+            h, c = parts[2 * i], parts[2 * i + 1]
+            z = x @ weights[f"lstm_{i}/kernel"] + h @ weights[f"lstm_{i}/recurrent"]
+            into, forget, cell, out = np.split(z + weights[f"lstm_{i}/bias"], 4, axis=1)
+            c = _sigmoid(forget) * c + _sigmoid(into) * np.tanh(cell)
+            x = _sigmoid(out) * np.tanh(c)
+            parts[2 * i], parts[2 * i + 1] = x, c
+        logits.append(x @ weights["dense/kernel"] + weights["dense/bias"])
+    return np.stack(logits), np.concatenate(parts, axis=1)
+
+
+def saved_model(
+    *, units: list[int] | None = None, characters: str = CHARACTERS, int8: bool = False, seed: int = 0
+) -> SavedModel:
+    units = units or [12, 12]
+    characters = "".join(sorted(characters))
+    files = {"model.onnx": stateful_lstm_graph(random_weights(len(characters) + 1, 5, units, seed=seed))}
+    if int8:
+        files["model.int8.onnx"] = quantize(files["model.onnx"])
+    card = Card(
+        id="model_1",
+        name="random",
+        version=1,
+        created_at=0,
+        network=NetworkConfig(layers=len(units), units=units[0], embedding=5),
+        training=TrainingConfig(),
+        characters=characters,
+        parameters=1,
+        files=describe_files(files),
+    )
+    return SavedModel(card, files.__getitem__)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return 1 / (1 + np.exp(-x))

@@ -1,0 +1,240 @@
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.errors import Busy
+from models.runtime.batcher import Batcher
+from models.runtime.jobs import CompletionJob
+from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
+from models.runtime.state_cache import StateCache
+from models.vocabulary import Vocabulary
+from tests.models.runtime.asking import DEADLINE_S, Answer, Asked
+
+VOCABULARY = Vocabulary("abcdefghij")
+ID_OF = {character: i for i, character in enumerate(VOCABULARY.characters, 1)}
+
+
+@dataclass
+class Counting:
+    """A network whose answer is obvious: the next letter after the sum of all read so far, as ids.
+
+    The state is that sum. A closed `gate` stops it before its next step; `failing` lets steps fail.
+    """
+
+    V: int = len(VOCABULARY)
+    gate: threading.Event = field(default_factory=threading.Event)
+    failing: bool = False
+    calls: list[tuple[int, int]] = field(default_factory=list)  # (T, B)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def initial_state(self, rows: int = 1) -> np.ndarray:
+        return np.zeros((rows, 1), np.float32)
+
+    def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        assert self.gate.wait(DEADLINE_S)
+        if self.failing:
+            raise RuntimeError("the network broke")
+        self.calls.append(ids.shape)
+        sums = state[:, 0] + np.cumsum(ids, axis=0)  # (T, B)
+        logits = np.zeros((*sums[first:].shape, self.V), np.float32)
+        np.put_along_axis(logits, (sums[first:, :, None] % 10 + 1).astype(int), 50, -1)
+        return logits, (sums[-1:].T % 10).astype(np.float32)
+
+
+def expected(prompt: str, characters: int) -> str:
+    total, text = sum(ID_OF[c] for c in prompt), ""
+    for _ in range(characters):
+        text += VOCABULARY.characters[total % 10]
+        total += total % 10 + 1
+    return text
+
+
+class Bench:
+    def __init__(self, *, max_waiting: int = 1000) -> None:
+        self.network = Counting()
+        self.batcher = Batcher(self.network, StateCache(1 << 20), max_waiting=max_waiting, name="counting")
+
+    def ask(self, prompt: str, characters: int = 5, **options: object) -> "AskedJob":
+        asked = AskedJob()
+        request = CompletionRequest(prompt=prompt, max_characters=characters, **options)  # type: ignore[arg-type]
+        asked.job = CompletionJob(request, VOCABULARY, ID_OF, asked.arriving.put, seed=1)
+        self.batcher.submit(asked.job)
+        return asked
+
+
+class AskedJob(Asked):
+    job: CompletionJob
+
+
+def wait_until(condition: object, what: str) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.network.gate.set()
+    bench.batcher.close()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.text("abcdefghij", min_size=1, max_size=150), st.integers(1, 12), st.integers(1, 4)),
+        max_size=30,
+    )
+)
+def test_every_request_gets_its_own_answer_in_any_company(asked: list[tuple[str, int, int]]) -> None:
+    bench = Bench()
+    waiting = [(p, c, n, bench.ask(p, c, n=n)) for p, c, n in asked]
+    for prompt, characters, n, one in waiting:
+        answer = one.answer()
+        for index in range(n):
+            assert answer.text(index) == expected(prompt, characters)
+            assert answer.finished(index).reason == "length"
+        assert answer.usage.completion_characters == n * characters
+        assert one.arriving.empty(), "something came after Usage"
+    bench.batcher.close()
+    assert bench.batcher.active == bench.batcher.waiting == 0
+
+
+def test_requests_join_and_leave_between_steps(bench: Bench) -> None:
+    long = bench.ask("a", 100_000)
+    long.wait_for(Piece)
+    short = bench.ask("abc", 3).answer()
+    assert short.text() == expected("abc", 3)
+    assert not any(isinstance(e, Finished) for e in long.events)
+    bench.batcher.cancel(long.job)
+    assert long.answer().finished().reason == "cancelled"
+
+
+def test_long_prompt_does_not_block_others(bench: Bench) -> None:
+    long = bench.ask("abcdefghij" * 200_000, 1)
+    for _ in range(20):
+        assert bench.ask("abc", 3).answer().text() == expected("abc", 3)
+    assert long.arriving.empty(), "the others had to wait for the long prompt"
+    bench.batcher.cancel(long.job)
+    assert long.answer().finished().reason == "cancelled"
+
+
+def test_long_prompt_is_read_while_others_generate(bench: Bench) -> None:
+    endless = bench.ask("a", 10_000_000)
+    endless.wait_for(Piece)
+    assert bench.ask("abcdefghij" * 300, 1).answer().text() == expected("abcdefghij" * 300, 1)
+    bench.batcher.cancel(endless.job)
+    endless.answer()
+
+
+def test_cancellation_frees_the_slot_wherever_the_request_is(bench: Bench) -> None:
+    generating = bench.ask("a", 10_000_000, n=64)
+    generating.wait_for(Piece)
+    joining = bench.ask("b", 10_000_000, n=64)  # its rows find the batch full
+    reading = bench.ask("abcdefghij" * 100_000, 5)
+    others = [bench.ask("c", 10_000_000) for _ in range(100)]  # more than there are places
+    wait_until(lambda: bench.batcher.waiting > 0, "nobody had to wait")
+    for asked in (*others, reading, joining, generating):
+        bench.batcher.cancel(asked.job)
+    for asked in (*others, reading, joining, generating):
+        answer = asked.answer()
+        assert answer.finished().reason == "cancelled"
+        assert isinstance(answer.events[-1], Usage)
+    assert bench.batcher.active == bench.batcher.waiting == 0
+    assert bench.ask("abc", 3).answer().text() == expected("abc", 3)
+
+
+def test_cancelled_request_gives_out_what_it_has(bench: Bench) -> None:
+    asked = bench.ask("a", 10_000_000, stream=False)
+    wait_until(lambda: bench.batcher.counters["generated_characters"] > 10, "nothing was generated")
+    bench.batcher.cancel(asked.job)
+    answer = asked.answer()
+    assert answer.text() == expected("a", answer.finished().characters)
+    assert answer.finished().characters > 10
+    assert answer.usage.completion_characters == answer.finished().characters
+
+
+def test_timeout_gives_a_partial_answer(bench: Bench) -> None:
+    answer = bench.ask("a", 10_000_000, timeout_s=0.05, n=2).answer()
+    for index in range(2):
+        assert answer.finished(index).reason == "timeout"
+        assert answer.text(index) == expected("a", answer.finished(index).characters)
+    assert answer.finished().characters > 0
+
+
+def test_deadline_shorter_than_a_step_gives_an_empty_answer_that_says_so(bench: Bench) -> None:
+    answer = bench.ask("a", 5, timeout_s=0.0).answer()
+    assert (answer.text(), answer.finished().reason) == ("", "timeout")
+
+
+def test_timeout_ends_a_request_that_still_waits(bench: Bench) -> None:
+    endless = [bench.ask("a", 10_000_000) for _ in range(64)]
+    for asked in endless:
+        asked.wait_for(Piece)
+    late = bench.ask("b", 5, timeout_s=0.02).answer()
+    assert late.finished().reason == "timeout"
+    for asked in endless:
+        bench.batcher.cancel(asked.job)
+        asked.answer()
+
+
+def test_full_queue_is_busy_and_says_when_to_come_back() -> None:
+    bench = Bench(max_waiting=3)
+    bench.network.gate.clear()
+    accepted: list[AskedJob] = []
+    with pytest.raises(Busy) as caught:
+        while len(accepted) < 100:
+            accepted += [bench.ask("abc")]
+    assert 0.1 <= caught.value.retry_after_s <= 30
+    assert len(accepted) >= 3
+    bench.network.gate.set()
+    assert [a.answer().text() for a in accepted] == [expected("abc", 5)] * len(accepted)
+    assert bench.ask("abc").answer().text() == expected("abc", 5)
+    bench.batcher.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_failing_step_fails_its_requests_and_the_thread_survives(bench: Bench) -> None:
+    bench.network.failing = True
+    failures = [bench.ask("abc") for _ in range(3)]
+    for asked in failures:
+        failed = asked.wait_for(Usage, Failed)
+        assert isinstance(failed, Failed)
+        assert "broke" in str(failed.error)
+    bench.network.failing = False
+    assert bench.ask("abc").answer().text() == expected("abc", 5)
+    assert bench.batcher.counters["failures"] == 3
+
+
+def test_listener_that_raises_ends_only_its_own_request(bench: Bench) -> None:
+    def broken(event: Event) -> None:
+        raise OSError("gone")
+
+    neighbour = bench.ask("a", 10_000_000)
+    neighbour.wait_for(Piece)
+    request = CompletionRequest(prompt="b", max_characters=10_000_000)
+    bench.batcher.submit(CompletionJob(request, VOCABULARY, ID_OF, broken, seed=1))
+    wait_until(lambda: bench.batcher.counters["cancelled"] == 1, "the broken listener's request goes on")
+    assert bench.batcher.active == 1
+    bench.batcher.cancel(neighbour.job)
+    answer = Answer(neighbour.answer().events)
+    assert answer.text() == expected("a", answer.finished().characters)
+
+
+def test_same_prompt_again_costs_one_step(bench: Bench) -> None:
+    prompt = "abcdefghij" * 20
+    bench.ask(prompt, 1).answer()
+    read = bench.batcher.counters["read_characters"]
+    assert bench.ask(prompt, 1).answer().usage.cached_characters == len(prompt) - 1
+    assert bench.batcher.counters["read_characters"] == read + 1

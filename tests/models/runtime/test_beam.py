@@ -1,0 +1,70 @@
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from models.runtime.engine import Engine
+from tests.models.runtime.asking import ask, complete
+from tests.models.runtime.networks import saved_model
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    engine = Engine(saved_model(characters="ab \n", seed=3))
+    yield engine
+    engine.close()
+
+
+def test_beam_wider_than_the_tree_finds_the_best_of_all_texts(engine: Engine) -> None:
+    texts = ["".join(t) for t in itertools.product("ab \n", repeat=3)]
+    ranked = sorted(texts, key=lambda t: engine.score(t, context="ab").sum())
+    answer = complete(engine, "ab", beam=64, n=5, max_characters=3)
+    assert [answer.text(i) for i in range(5)] == ranked[:5]
+    for i in range(5):
+        assert answer.finished(i).bits == pytest.approx(engine.score(ranked[i], context="ab").sum(), abs=1e-3)
+    assert answer.usage.completion_characters == 15
+
+
+def test_beam_of_one_is_greedy(engine: Engine) -> None:
+    greedy = complete(engine, "ba", temperature=0, max_characters=25).text()
+    assert complete(engine, "ba", beam=1, max_characters=25).text() == greedy
+
+
+def test_beam_is_at_least_as_likely_as_greedy(engine: Engine) -> None:
+    for prompt in ("a", "ab b", "\n", "bbb"):
+        greedy = complete(engine, prompt, temperature=0, max_characters=8)
+        beam = complete(engine, prompt, beam=16, max_characters=8)
+        assert beam.finished().bits <= greedy.finished().bits + 1e-4
+
+
+def test_hypotheses_end_each_by_itself(engine: Engine) -> None:
+    answer = complete(engine, "ab", beam=8, n=8, max_characters=12, until="line", length_penalty=0)
+    for i in range(8):
+        finished = answer.finished(i)
+        assert "\n" not in answer.text(i)
+        assert finished.reason in {"line", "length"}
+        assert finished.characters == len(answer.text(i)) <= 12
+    assert "line" in {answer.finished(i).reason for i in range(8)}
+
+
+def test_length_penalty_favours_longer_texts(engine: Engine) -> None:
+    lengths = [
+        complete(engine, "ab", beam=16, max_characters=12, until="line", length_penalty=p)
+        .finished()
+        .characters
+        for p in (0.0, 3.0)
+    ]
+    assert lengths[0] < lengths[1]
+
+
+def test_beam_obeys_its_deadline_with_the_best_so_far(engine: Engine) -> None:
+    answer = complete(engine, "ab", beam=64, max_characters=1_000_000, timeout_s=0.05)
+    assert answer.finished().reason == "timeout"
+    assert answer.text()
+
+
+def test_beam_can_be_cancelled(engine: Engine) -> None:
+    asked = ask(engine, "ab", beam=64, max_characters=1_000_000)
+    assert asked.ticket is not None
+    asked.ticket.cancel()
+    assert asked.answer().finished().reason == "cancelled"

@@ -1,0 +1,195 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.runtime.decoding import (
+    Ending,
+    Sampler,
+    StopMatcher,
+    entropy_bits,
+    likeliest,
+    log_softmax,
+    logprobs_of,
+    uniforms,
+)
+from models.runtime.jobs import repeats
+from models.runtime.requests import CompletionRequest
+
+
+def _request(**options: Any) -> CompletionRequest:
+    return CompletionRequest(prompt="", **options)
+
+
+def naive_choice(logits: np.ndarray, u: float, request: CompletionRequest) -> set[int]:
+    """The ids that `u` may choose, one character after another; two where `u` is at an edge."""
+    if request.temperature == 0:
+        return {max(range(1, len(logits)), key=lambda i: logits[i])}
+    largest = float(logits[1:].max())
+    weight = {i: math.exp((float(z) - largest) / request.temperature) for i, z in enumerate(logits) if i}
+    ranked = sorted(weight, key=lambda i: -weight[i])
+    filtered = False
+    if request.top_k:
+        ranked, filtered = ranked[: request.top_k], True
+    if request.top_p is not None and request.top_p < 1:
+        total, kept, reached = sum(weight[i] for i in ranked), [], 0.0
+        for i in ranked:
+            if reached >= request.top_p * total:
+                break
+            kept.append(i)
+            reached += weight[i]
+        ranked, filtered = kept, True
+    if request.min_p:
+        ranked, filtered = [i for i in ranked if weight[i] >= request.min_p * weight[ranked[0]]], True
+    order = ranked if filtered else sorted(ranked)
+    total, reached, found = sum(weight[i] for i in order), 0.0, set()
+    for i in order:
+        low, reached = reached, reached + weight[i]
+        if low - 1e-5 * total <= u * total <= reached + 1e-5 * total:
+            found.add(i)
+    return found
+
+
+requests = st.builds(
+    _request,
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
+    top_k=st.none() | st.integers(1, 12),
+    # Odd shares: no running sum of the weights is just that.
+    top_p=st.none() | st.sampled_from([0.123457, 0.618034, 0.912345]),
+    min_p=st.none() | st.sampled_from([0.0123457, 0.3123457]),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 2**32 - 1), st.lists(requests, min_size=1, max_size=6))
+def test_sampler_chooses_what_a_naive_loop_does(seed: int, rows: list[CompletionRequest]) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2, (len(rows), 9)).astype(np.float32)
+    u = random.random(len(rows)).tolist()
+    chosen = Sampler(rows, 9).choose(logits, u)
+    for row, request in enumerate(rows):
+        assert chosen[row] in naive_choice(logits[row], u[row], request)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 2**32 - 1), st.lists(requests, min_size=2, max_size=20), st.sampled_from([3, 40, 301]))
+def test_row_chooses_the_same_alone_and_in_any_batch(
+    seed: int, rows: list[CompletionRequest], vocabulary_size: int
+) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2, (len(rows), vocabulary_size)).astype(np.float32)
+    u = random.random(len(rows)).tolist()
+    together = Sampler(rows, vocabulary_size).choose(logits, u)
+    alone = [
+        Sampler([row], vocabulary_size).choose(logits[i : i + 1], u[i : i + 1])[0]
+        for i, row in enumerate(rows)
+    ]
+    assert together == alone
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"top_k": 3}, {"temperature": 1e-30}])
+@pytest.mark.parametrize("count", [1, 3])
+def test_id_zero_is_never_chosen_however_likely(options: dict[str, Any], count: int) -> None:
+    logits = np.zeros((count, 5), np.float32)
+    logits[:, 0] = 1e4
+    sampler = Sampler([_request(**options)] * count, 5)
+    for u in (0.0, 0.5, 1 - 2**-52):
+        assert all(1 <= chosen < 5 for chosen in sampler.choose(logits, [u] * count))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_impossible_characters_are_not_chosen_at_the_edges(count: int) -> None:
+    logits = np.full((count, 6), -np.inf, np.float32)
+    logits[:, [2, 4]] = 0
+    sampler = Sampler([_request()] * count, 6)
+    assert sampler.choose(logits, [0.0] * count) == [2] * count
+    assert sampler.choose(logits, [1 - 2**-52] * count) == [4] * count
+
+
+def test_samples_follow_the_distribution() -> None:
+    logits = np.log(np.array([[1, 1, 2, 5, 2]], np.float32))
+    sampler = Sampler([_request()], 5)
+    chosen = [sampler.choose(logits, [u])[0] for u in uniforms(3, 0, 0, 20_000).tolist()]
+    shares = np.bincount(chosen, minlength=5)[1:] / 20_000
+    np.testing.assert_allclose(shares, [0.1, 0.2, 0.5, 0.2], atol=0.012)
+
+
+def test_random_numbers_are_uniform_and_unlike_for_each_seed_and_completion() -> None:
+    streams = np.stack([uniforms(seed, index, 0, 4000) for seed in (0, 1, 2**63 - 1) for index in (0, 1, 2)])
+    assert ((streams >= 0) & (streams < 1)).all()
+    for stream in streams:
+        counts, _ = np.histogram(stream, 20, (0, 1))
+        assert ((counts - 200) ** 2 / 200).sum() < 50  # chi-square, 19 degrees of freedom
+    assert np.abs(np.corrcoef(streams) - np.eye(9)).max() < 0.07
+
+
+def test_random_numbers_depend_on_their_place_only() -> None:
+    whole = uniforms(5, 2, 0, 100)
+    np.testing.assert_array_equal(np.concatenate([uniforms(5, 2, 0, 37), uniforms(5, 2, 37, 63)]), whole)
+
+
+def test_logprobs_and_entropy_by_hand() -> None:
+    logits = np.log(np.array([[7, 1, 1, 2]], np.float32))  # id 0 does not count
+    logprobs = log_softmax(logits)
+    np.testing.assert_allclose(np.exp(logprobs), [[0.25, 0.25, 0.5]], atol=1e-6)
+    assert entropy_bits(logprobs)[0] == pytest.approx(1.5)
+    assert likeliest(logprobs[0], 2) == [
+        (3, pytest.approx(math.log(0.5))),
+        (1, pytest.approx(math.log(0.25))),
+    ]
+    assert logprobs_of(logits[None], np.array([[3]]))[0, 0] == pytest.approx(math.log(0.5))
+
+
+texts = st.text("ab\n ", max_size=30)
+
+
+@given(texts, st.lists(st.text("ab ", min_size=1, max_size=5), min_size=1, max_size=3))
+def test_stop_strings_are_found_where_a_naive_search_finds_them(text: str, stops: list[str]) -> None:
+    matcher = StopMatcher(stops)
+    for end, character in enumerate(text, 1):
+        held, found = matcher.push(character)
+        so_far = text[:end]
+        matches = [len(stop) for stop in stops if so_far.endswith(stop)]
+        assert found == bool(matches)
+        if matches:
+            assert held == max(matches)
+            return
+        partial = [n for stop in stops for n in range(1, len(stop)) if so_far.endswith(stop[:n])]
+        assert held == max(partial, default=0)
+
+
+def _run(text: str, ending: Ending) -> tuple[str, str | None]:
+    for end, character in enumerate(text, 1):
+        unsettled, reason = ending.push(character)
+        if reason:
+            return text[: end - unsettled], reason
+    return text, None
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("osophy is", "osophy"), (" is a", " is"), ("...\nwell, then", "...\nwell"), ("don't.", "don't")],
+)
+def test_until_word_ends_after_the_first_word(text: str, kept: str) -> None:
+    assert _run(text, Ending(stop=(), until="word")) == (kept, "word")
+
+
+def test_until_line_ends_before_the_line_break() -> None:
+    assert _run("ab c\nd", Ending(stop=(), until="line")) == ("ab c", "line")
+    assert _run("\r\n", Ending(stop=(), until="line")) == ("", "line")
+
+
+def test_stop_and_until_work_together() -> None:
+    assert _run("ab;cd\n", Ending(stop=(";c",), until="line")) == ("ab", "stop")
+    assert _run("ab;\nc", Ending(stop=(";c",), until="line")) == ("ab;", "line")
+
+
+@given(st.text("ab", max_size=12), st.integers(1, 5))
+def test_repeats_are_the_characters_that_would_complete_a_known_run(text: str, length: int) -> None:
+    runs = {text[i : i + length] for i in range(len(text) - length + 1)}
+    end = text[max(0, len(text) - length + 1) :]
+    expected = {c for c in "ab" if end + c in runs}
+    assert repeats(text, length) == expected

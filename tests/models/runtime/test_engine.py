@@ -1,0 +1,306 @@
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.errors import InvalidInput, Unavailable
+from models.runtime.engine import Engine
+from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
+from models.runtime.session import Network
+from models.saved_model import SavedModel
+from tests.models.runtime.asking import ask, complete
+from tests.models.runtime.networks import CHARACTERS, saved_model
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    engine = Engine(saved_model())
+    yield engine
+    engine.close()
+
+
+def naive_greedy(prompt: str, characters: int) -> str:
+    """Read everything anew for every character."""
+    saved = saved_model()
+    network = Network(saved.file("model.onnx"))
+    text = prompt or "\n"
+    start = len(text)
+    while len(text) < start + characters:
+        logits, _ = network.step(saved.vocabulary.encode(text)[:, None], network.initial_state())
+        text += saved.vocabulary.characters[int(logits[-1, 0, 1:].argmax())]
+    return text[start:]
+
+
+@pytest.mark.parametrize("prompt", ["", "a", "hello wor", "the quick brown fox " * 15])
+def test_greedy_completion_is_the_likeliest_character_each_time(engine: Engine, prompt: str) -> None:
+    answer = complete(engine, prompt, temperature=0, max_characters=12)
+    assert answer.text() == naive_greedy(prompt, 12)
+    assert answer.finished() == Finished(0, "length", answer.finished().bits, 12)
+    assert answer.usage.prompt_characters == len(prompt)
+    assert answer.usage.completion_characters == 12
+
+
+def test_bits_and_logprobs_agree_with_the_scorer(engine: Engine) -> None:
+    answer = complete(engine, "ab", max_characters=30, seed=5, temperature=1.7, logprobs=2)
+    expected = engine.score(answer.text(), context="ab")
+    described = [one for e in answer.events if isinstance(e, Piece) for one in e.logprobs]
+    assert "".join(one.character for one in described) == answer.text()
+    np.testing.assert_allclose([-one.logprob / np.log(2) for one in described], expected, atol=1e-4)
+    assert answer.finished().bits == pytest.approx(expected.sum(), abs=1e-3)
+    assert all(len(one.top) == 2 and one.top[0][1] >= one.top[1][1] for one in described)
+    assert complete(
+        engine, "ab", max_characters=30, seed=5, temperature=1.7
+    ).finished().bits == pytest.approx(expected.sum(), abs=1e-3)
+
+
+def test_same_seed_gives_same_text_and_another_seed_another(engine: Engine) -> None:
+    first, again, other = (complete(engine, "abc", max_characters=40, seed=s).text() for s in (1, 1, 2))
+    assert first == again != other
+
+
+def test_completions_of_one_request_differ_and_do_not_depend_on_their_number(engine: Engine) -> None:
+    three = complete(engine, "abc", max_characters=40, seed=1, n=3)
+    texts = [three.text(i) for i in range(3)]
+    assert len(set(texts)) == 3
+    assert complete(engine, "abc", max_characters=40, seed=1).text() == texts[0]
+
+
+def _varied_requests(count: int) -> list[CompletionRequest]:
+    random = np.random.default_rng(0)
+    varieties: list[dict[str, Any]] = [
+        {}, {"temperature": 0.5}, {"temperature": 0.0}, {"top_k": 5}, {"top_p": 0.8, "temperature": 1.4},
+        {"min_p": 0.2}, {"n": 3}, {"until": "word"}, {"stop": ("e", "ab")}, {"logprobs": 1},
+        {"stream": False}, {"no_repeat": 3}, {"until": "confidence", "confidence_bits": 4.0},
+    ]  # fmt: skip
+    shared = "".join(random.choice(list(CHARACTERS), 400))
+    return [
+        CompletionRequest(
+            prompt=shared[: random.integers(0, 400)] + "abc"[: i % 4],
+            max_characters=int(random.integers(1, 30)),
+            seed=i,
+            **varieties[i % len(varieties)],
+        )
+        for i in range(count)
+    ]
+
+
+def _texts(events: list[Event], n: int) -> list[str]:
+    assert isinstance(events[-1], Usage), events[-1]
+    return ["".join(e.text for e in events if isinstance(e, Piece) and e.index == i) for i in range(n)]
+
+
+def test_same_seed_gives_same_text_under_load() -> None:
+    requests = _varied_requests(1000)
+    alone = Engine(saved_model(), cache_bytes=0)
+    loaded = Engine(saved_model(), cache_bytes=200_000, max_waiting=len(requests))
+    events: list[list[Event]] = [[] for _ in requests]
+    over = threading.Semaphore(0)
+
+    def listener(mine: list[Event]) -> Any:
+        def on_event(event: Event) -> None:
+            mine.append(event)
+            if isinstance(event, Usage | Failed):
+                over.release()
+
+        return on_event
+
+    for i in np.random.default_rng(1).permutation(len(requests)):
+        loaded.complete(requests[i], listener(events[i]))
+    for _ in requests:
+        assert over.acquire(timeout=60)
+    assert loaded.stats()["cache_hit_characters"] > 0
+    assert loaded.stats()["active"] == loaded.stats()["waiting"] == 0
+    loaded.close()
+    for request, under_load in zip(requests, events, strict=True):
+        assert sum(isinstance(event, Usage) for event in under_load) == 1
+        by_itself: list[Event] = []
+        alone.complete(request, listener(by_itself))
+        assert over.acquire(timeout=60)
+        assert _texts(by_itself, request.n) == _texts(under_load, request.n), request
+        bits = [[e.bits for e in some if isinstance(e, Finished)] for some in (by_itself, under_load)]
+        np.testing.assert_allclose(sorted(bits[0]), sorted(bits[1]), atol=1e-4)
+    alone.close()
+
+
+def test_cached_equals_uncached() -> None:
+    cached, uncached = Engine(saved_model()), Engine(saved_model(), cache_bytes=0)
+    text = "".join(np.random.default_rng(3).choice(list(CHARACTERS), 300))
+    for length in (300, 299, 140, 141, 300, 64, 65, 128, 1):
+        answers = [complete(e, text[:length], max_characters=9, seed=length) for e in (cached, uncached)]
+        assert answers[0].text() == answers[1].text()
+        assert answers[1].usage.cached_characters == 0
+        assert answers[0].finished().bits == pytest.approx(answers[1].finished().bits)
+    cached.close()
+    uncached.close()
+
+
+def test_one_more_character_costs_one_step() -> None:
+    engine = Engine(saved_model())
+    text = "".join(np.random.default_rng(3).choice(list(CHARACTERS), 10_000))
+    complete(engine, text, max_characters=1)
+    for _ in range(70):
+        text += "a"
+        usage = complete(engine, text, max_characters=1).usage
+        assert usage.cached_characters == usage.prompt_characters - 1
+    assert complete(engine, text, max_characters=1).usage.cached_characters == len(text) - 1
+    edited = text[:-500] + "x" + text[-499:]
+    assert complete(engine, edited, max_characters=1).usage.cached_characters >= len(text) - 500 - 64
+    engine.close()
+
+
+def test_stop_string_is_held_back_and_cut(engine: Engine) -> None:
+    free = complete(engine, "q", max_characters=40, seed=11).text()
+    stop = free[20:23]
+    answer = complete(engine, "q", max_characters=40, seed=11, stop=("#", stop))
+    expected = free[: free.index(stop)]
+    assert (answer.text(), answer.finished().reason) == (expected, "stop")
+    assert answer.finished().characters == len(expected)
+    assert answer.finished().bits == pytest.approx(engine.score(expected, context="q").sum(), abs=1e-3)
+    # What was streamed before the end never went beyond what stays.
+    so_far = ""
+    for event in answer.events:
+        so_far += event.text if isinstance(event, Piece) else ""
+        assert expected.startswith(so_far)
+
+
+def test_a_partial_stop_string_is_given_out_at_the_end(engine: Engine) -> None:
+    free = complete(engine, "q", max_characters=10, seed=11).text()
+    answer = complete(engine, "q", max_characters=10, seed=11, stop=(free[-2:] + "#",))
+    assert (answer.text(), answer.finished().reason) == (free, "length")
+
+
+def test_until_line_and_word_end_where_they_say(engine: Engine) -> None:
+    line = complete(engine, "q", max_characters=2000, seed=1, until="line")
+    assert line.finished().reason == "line"
+    assert "\n" not in line.text()
+    word = complete(engine, "q", max_characters=2000, seed=1, until="word")
+    assert word.finished().reason == "word"
+    assert word.text().strip(" \n.,")
+
+
+def test_until_confidence_ends_before_an_unsure_step(engine: Engine) -> None:
+    bound = engine.next("q", top=1).entropy_bits
+    at_once = complete(engine, "q", until="confidence", confidence_bits=bound - 0.01, seed=1)
+    assert (at_once.text(), at_once.finished().reason) == ("", "confidence")
+    one_more = complete(engine, "q", until="confidence", confidence_bits=bound + 0.01, seed=1)
+    assert one_more.text()
+
+
+def test_no_repeat_never_writes_a_run_twice(engine: Engine) -> None:
+    text = "abab" + complete(engine, "abab", temperature=0, max_characters=80, no_repeat=3).text()
+    runs = [text[i : i + 3] for i in range(len(text) - 2)]
+    assert len(set(runs[2:])) == len(runs[2:])
+
+
+def test_without_streaming_each_completion_is_one_piece(engine: Engine) -> None:
+    streamed = complete(engine, "abc", seed=4, n=2)
+    whole = complete(engine, "abc", seed=4, n=2, stream=False)
+    assert [whole.text(i) for i in range(2)] == [streamed.text(i) for i in range(2)]
+    assert sum(isinstance(e, Piece) for e in whole.events) == 2
+    assert sum(isinstance(e, Piece) for e in streamed.events) == 80
+
+
+def test_next_is_the_distribution_that_completions_are_drawn_from(engine: Engine) -> None:
+    distribution = engine.next("hello", top=1000)
+    assert len(distribution.candidates) == len(CHARACTERS)
+    assert sum(p for _, p in distribution.candidates) == pytest.approx(1)
+    bits = {c: engine.score(c, context="hello")[0] for c, _ in distribution.candidates}
+    for character, p in distribution.candidates:
+        assert -np.log2(p) == pytest.approx(bits[character], abs=1e-4)
+    probabilities = np.array([p for _, p in distribution.candidates])
+    assert distribution.entropy_bits == pytest.approx(-(probabilities * np.log2(probabilities)).sum())
+    assert list(probabilities) == sorted(probabilities, reverse=True)
+    sharper = engine.next("hello", top=1, temperature=0.5)
+    assert sharper.candidates[0][1] > distribution.candidates[0][1]
+    assert sharper.entropy_bits < distribution.entropy_bits
+
+
+def test_prompt_of_unknown_characters_only_is_answered(engine: Engine) -> None:
+    answer = complete(engine, "#@#", max_characters=5, seed=1)
+    assert len(answer.text()) == 5
+    assert answer.usage.prompt_characters == 3
+
+
+@pytest.mark.parametrize(
+    ("param", "options"),
+    [
+        ("max_characters", {"max_characters": 0}),
+        ("n", {"n": 0}),
+        ("temperature", {"temperature": float("nan")}),
+        ("temperature", {"temperature": -0.1}),
+        ("top_p", {"top_p": 0.0}),
+        ("stop", {"stop": ("a", "")}),
+        ("n", {"beam": 2, "n": 3}),
+        ("temperature", {"beam": 2, "temperature": 0.5}),
+        ("top_k", {"beam": 2, "top_k": 3}),
+        ("beam", {"beam": 0}),
+        ("until", {"beam": 2, "until": "confidence"}),
+        ("precision", {"precision": "int8"}),
+    ],
+)
+def test_impossible_request_is_refused_by_name(engine: Engine, param: str, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        complete(engine, "a", **options)
+    assert caught.value.param == param
+
+
+def test_int8_is_taken_when_asked_for_or_when_no_seed_binds() -> None:
+    engine = Engine(saved_model(int8=True))
+
+    def requests() -> tuple[float, float]:
+        exact, rounded = (engine._batchers[p].counters["requests"] for p in ("float32", "int8"))
+        return exact, rounded
+
+    complete(engine, "a", seed=1)
+    assert requests() == (1, 0)
+    complete(engine, "a")
+    assert requests() == (1, 1)
+    complete(engine, "a", seed=1, precision="int8")
+    complete(engine, "a", precision="float32")
+    engine.next("a", top=1)
+    assert requests() == (3, 2)
+    engine.close()
+
+
+def test_damaged_or_foreign_files_make_the_model_unavailable() -> None:
+    whole = saved_model()
+    for contents in (b"", whole.file("model.onnx")[:-10]):
+        damaged = SavedModel(whole.card, lambda _, contents=contents: contents)  # type: ignore[misc]
+        with pytest.raises(Unavailable) as caught:
+            Engine(damaged)
+        assert caught.value.code == "model_damaged"
+    other = SavedModel(whole.card.model_copy(update={"characters": "ab"}), whole.file)
+    with pytest.raises(Unavailable, match="outputs and"):
+        Engine(other)
+    bare = SavedModel(whole.card.model_copy(update={"files": {}}), whole.file)
+    with pytest.raises(Unavailable, match=r"no model\.onnx"):
+        Engine(bare)
+
+
+def test_closed_engine_finishes_what_runs_and_refuses_what_is_new() -> None:
+    engine = Engine(saved_model())
+    running = ask(engine, "a", max_characters=500)
+    running.wait_for(Piece)
+    engine.close()
+    assert running.answer().finished().characters == 500
+    with pytest.raises(Unavailable) as caught:
+        complete(engine, "a")
+    assert caught.value.code == "model_unloading"
+
+
+def test_closing_does_not_wait_for_ever() -> None:
+    engine = Engine(saved_model())
+    running = ask(engine, "a", max_characters=1_000_000)
+    running.wait_for(Piece)
+    engine.close(timeout_s=0.05)
+    failed = running.wait_for(Usage, Failed)
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, Unavailable)
+
+
+def test_request_is_a_value() -> None:
+    request = CompletionRequest(prompt="a")
+    assert replace(request, n=2) != request

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from models.runtime import scoring
+from models.runtime.scoring import describe_text, score_lines, score_text, unknown_bits
+from models.runtime.session import Network
+from models.vocabulary import Vocabulary
+from tests.models.runtime.networks import CHARACTERS, numpy_step, random_weights, saved_model
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return Network(saved_model().file("model.onnx"))
+
+
+VOCABULARY = Vocabulary(CHARACTERS)
+UNITS = [12, 12]
+
+
+def naive_bits(text: str, context: str = "\n") -> list[float]:
+    """Character by character, from the formula."""
+    weights = random_weights(len(VOCABULARY), 5, UNITS)
+    state, bits = np.zeros((1, 2 * sum(UNITS)), np.float32), []
+    logits = np.zeros(len(VOCABULARY))
+    for place, an_id in enumerate(VOCABULARY.encode(context + text)):
+        if place >= len(context):
+            p = np.exp(logits[1:].astype(float)) / np.exp(logits[1:].astype(float)).sum()
+            bits.append(unknown_bits(len(VOCABULARY)) if an_id == 0 else -np.log2(p[an_id - 1]))
+        step_logits, state = numpy_step(weights, np.array([[an_id]], np.int32), state)
+        logits = step_logits[0, 0]
+    return bits
+
+
+@pytest.mark.parametrize("context", ["\n", "abc", "x" * 300])
+def test_bits_are_what_the_formula_says(network: Network, context: str) -> None:
+    text = "the fox, it's a é"
+    np.testing.assert_allclose(
+        score_text(network, VOCABULARY, text, context=context), naive_bits(text, context), atol=1e-4
+    )
+
+
+def test_unknown_character_costs_two_bits_more_than_a_blind_guess(network: Network) -> None:
+    text = "ab#c"
+    bits = score_text(network, VOCABULARY, text)
+    assert bits[2] == pytest.approx(np.log2(len(CHARACTERS)) + 2)
+    np.testing.assert_allclose(bits, naive_bits(text), atol=1e-4)
+
+
+def test_lines_side_by_side_score_as_each_alone(network: Network) -> None:
+    random = np.random.default_rng(0)
+    lines = ["".join(random.choice(list(CHARACTERS), n)) for n in random.integers(0, 90, 150)] + ["", "a"]
+    together = score_lines(network, VOCABULARY, lines)
+    for line, bits in zip(lines, together, strict=True):
+        np.testing.assert_array_equal(bits, score_text(network, VOCABULARY, line))
+
+
+def test_slices_do_not_change_the_bits(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "all work and no play makes jack a dull boy. " * 20
+    whole = score_text(network, VOCABULARY, text)
+    monkeypatch.setattr(scoring, "SLICE_LOGITS", 7 * network.V)
+    np.testing.assert_array_equal(score_text(network, VOCABULARY, text), whole)
+
+
+@pytest.mark.parametrize("slice_logits", [1 << 20, 200])
+def test_description_agrees_with_the_bits(
+    network: Network, monkeypatch: pytest.MonkeyPatch, slice_logits: int
+) -> None:
+    monkeypatch.setattr(scoring, "SLICE_LOGITS", slice_logits)
+    text = "the fox# jumps"
+    described = describe_text(network, VOCABULARY, text, top=3, context="ab")
+    assert "".join(one.character for one in described) == text
+    bits = [-one.logprob / np.log(2) for one in described]
+    np.testing.assert_allclose(bits, score_text(network, VOCABULARY, text, context="ab"), atol=1e-9)
+    for one in described:
+        assert len(one.top) == 3
+        if one.character != "#":
+            assert one.logprob <= one.top[0][1]
+    assert describe_text(network, VOCABULARY, "a", top=0)[0].top == ()
+    assert describe_text(network, VOCABULARY, "", top=1) == []
+
+
+def test_empty_context_stands_for_a_newline(network: Network) -> None:
+    np.testing.assert_array_equal(
+        score_text(network, VOCABULARY, "abc", context=""), score_text(network, VOCABULARY, "abc")
+    )
+
+
+def test_no_lines_and_no_characters(network: Network) -> None:
+    assert score_lines(network, VOCABULARY, []) == []
+    assert score_text(network, VOCABULARY, "").shape == (0,)

@@ -1,0 +1,66 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from models.runtime.engine import is_batch_invariant
+from models.runtime.graph import stateful_lstm_graph
+from models.runtime.session import Network
+from tests.models.runtime.networks import random_weights
+
+
+@pytest.fixture(scope="module", params=[([33], 1), ([64, 64], 1), ([40, 24], 2)])
+def network(request: pytest.FixtureRequest) -> Network:
+    units, threads = request.param
+    return Network(stateful_lstm_graph(random_weights(61, 19, units)), threads=threads)
+
+
+def test_step_by_step_equals_one_pass_to_the_bit(network: Network) -> None:
+    ids = np.random.default_rng(0).integers(0, 61, (70, 1), np.int32)
+    logits, state = network.step(ids, network.initial_state())
+    for length in (1, 3, 64):
+        at, piecewise = network.initial_state(), []
+        for start in range(0, 70, length):
+            some, at = network.step(ids[start : start + length], at)
+            piecewise.append(some)
+        np.testing.assert_array_equal(np.concatenate(piecewise), logits)
+        np.testing.assert_array_equal(at, state)
+
+
+@pytest.mark.parametrize("rows", [2, 5, 16, 31, 64])
+def test_batched_equals_alone_to_the_bit(network: Network, rows: int) -> None:
+    random = np.random.default_rng(rows)
+    ids = random.integers(0, 61, (3, rows), np.int32)
+    start = random.uniform(-1, 1, (rows, network.S)).astype(np.float32)
+    logits, state = network.step(ids, start)
+    for row in range(rows):
+        alone, alone_state = network.step(ids[:, row : row + 1].copy(), start[row : row + 1])
+        np.testing.assert_array_equal(alone[:, 0], logits[:, row])
+        np.testing.assert_array_equal(alone_state[0], state[row])
+
+
+def test_batch_invariance_is_recognised(network: Network) -> None:
+    assert is_batch_invariant(network)
+
+
+def test_network_that_rounds_by_batch_size_is_recognised() -> None:
+    class Rounding(Network):
+        def step(self, ids, state, first=0):  # type: ignore[no-untyped-def]
+            logits, after = super().step(ids, state, first)
+            return logits * np.float32(1 + 1e-6 * (ids.shape[1] > 1)), after
+
+    assert not is_batch_invariant(Rounding(stateful_lstm_graph(random_weights(61, 19, [33]))))
+
+
+def test_bytes_that_are_no_graph_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot load"):
+        Network(b"not a graph")
+
+
+def test_graph_of_other_inputs_is_refused() -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    with pytest.raises(ValueError, match="not a graph of this runtime"):
+        Network(model.SerializeToString())

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.runtime.state_cache import CHUNK, OVERHEAD_BYTES, STRIDE, Place, StateCache
+
+S = 3
+
+
+class NaiveCache:
+    """The reference: a dictionary of every beginning that was kept."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, np.ndarray] = {}
+
+    def find(self, text: str) -> int:
+        return max((len(known) for known in self.states if text.startswith(known)), default=0)
+
+
+def state_of(text: str) -> np.ndarray:
+    """A state that tells which text it is of."""
+    return np.array([len(text), hash(text) % 9973, hash(text[::-1]) % 9973], np.float32)
+
+
+def read(cache: StateCache, text: str, naive: NaiveCache | None = None) -> Place:
+    """Read a text as the batcher does: every chunk and the end are kept."""
+    place = cache.find(text)
+    start = place.length
+    for at in [*range(CHUNK, len(text), CHUNK), len(text)]:
+        if at > start:
+            cache.put(place, text, at, state_of(text[:at]))
+            if naive is not None:
+                naive.states[text[:at]] = state_of(text[:at])
+    return place
+
+
+def document(length: int, seed: int = 0) -> str:
+    return "".join(np.random.default_rng(seed).choice(list("abcdefgh "), length))
+
+
+@st.composite
+def families(draw: st.DrawFn) -> list[str]:
+    """Texts that are beginnings, continuations and edits of each other."""
+    base = document(draw(st.integers(0, 300)), draw(st.integers(0, 3)))
+    texts = []
+    for _ in range(draw(st.integers(1, 12))):
+        cut = draw(st.integers(0, len(base)))
+        base = base[:cut] + document(draw(st.integers(0, 150)), draw(st.integers(0, 3)))
+        texts.append(base)
+    return texts
+
+
+@settings(deadline=None, max_examples=150)
+@given(families())
+def test_unbounded_cache_finds_what_a_dictionary_finds(texts: list[str]) -> None:
+    cache, naive = StateCache(1 << 30), NaiveCache()
+    for text in texts:
+        place = cache.find(text)
+        assert place.length == naive.find(text)
+        if place.length:
+            assert place.state is not None
+            np.testing.assert_array_equal(place.state, state_of(text[: place.length]))
+        read(cache, text, naive)
+        assert cache.find(text).length == len(text)
+
+
+@settings(deadline=None, max_examples=150)
+@given(families(), st.integers(0, 20))
+def test_bounded_cache_keeps_its_bound_and_never_gives_a_wrong_state(texts: list[str], entries: int) -> None:
+    limit = entries * (OVERHEAD_BYTES + 4 * CHUNK + 4 * S)
+    cache, naive = StateCache(limit), NaiveCache()
+    for text in texts:
+        place = cache.find(text)
+        assert place.length <= naive.find(text)
+        if place.length:
+            assert place.state is not None
+            np.testing.assert_array_equal(place.state, state_of(text[: place.length]))
+        read(cache, text, naive)
+        assert 0 <= cache.bytes <= limit
+        assert (cache.bytes == 0) == (cache.entries == 0)
+
+
+def test_two_readers_of_one_text_interleaved() -> None:
+    cache, text = StateCache(1 << 20), document(200)
+    places = [cache.find(text), cache.find(text)]
+    for at in (64, 128, 192, 200):
+        for place in places:
+            cache.put(place, text, at, state_of(text[:at]))
+    assert cache.find(text + "x").length == 200
+    assert cache.entries == 4
+
+
+@pytest.mark.parametrize("length", [STRIDE - 1, STRIDE, STRIDE + 1, 3 * STRIDE + 70])
+def test_long_documents_are_found_across_strides(length: int) -> None:
+    cache, text = StateCache(1 << 30), document(length)
+    read(cache, text)
+    assert cache.find(text + "more").length == length
+    edited = text[: length - 100] + "X" + text[length - 99 :]
+    assert cache.find(edited).length == (length - 100) // CHUNK * CHUNK
+
+
+def test_chunks_before_the_last_strides_may_be_left_out() -> None:
+    cache, text = StateCache(1 << 30), document(2 * STRIDE + 2 * CHUNK)
+    place = cache.find(text)
+    for at in (STRIDE, 2 * STRIDE, 2 * STRIDE + CHUNK, 2 * STRIDE + 2 * CHUNK):
+        cache.put(place, text, at, state_of(text[:at]))
+    assert cache.entries == 4
+    assert cache.find(text).length == len(text)
+    assert cache.find(text[: STRIDE + 500]).length == STRIDE
+
+
+def test_state_after_a_gap_is_not_kept() -> None:
+    cache, text = StateCache(1 << 20), document(300)
+    place = cache.find(text)
+    cache.put(place, text, 192, state_of(text[:192]))
+    assert (cache.find(text).length, cache.entries) == (0, 0)
+
+
+def test_least_recently_used_goes_first() -> None:
+    cache = StateCache(2 * (OVERHEAD_BYTES + 4 * 2 + 4 * S))
+    for text in ("aa", "bb"):
+        read(cache, text)
+    cache.find("aa")
+    read(cache, "cc")
+    assert [cache.find(text).length for text in ("aa", "bb", "cc")] == [2, 0, 2]
+    assert cache.evictions == 1
+
+
+def test_a_document_in_use_outlives_many_others() -> None:
+    cache = StateCache(60 * (OVERHEAD_BYTES + 4 * CHUNK + 4 * S))
+    mine = document(1000)
+    read(cache, mine)
+    for other in range(1, 200):
+        mine += "a"
+        assert cache.find(mine).length == len(mine) - 1
+        read(cache, mine)
+        read(cache, document(300, seed=other))
+
+
+def test_kept_state_is_a_copy() -> None:
+    cache, state = StateCache(1 << 20), np.ones(S, np.float32)
+    cache.put(cache.find("ab"), "ab", 2, state)
+    state[:] = 0
+    found = cache.find("ab").state
+    assert found is not None
+    assert found.all()
+
+
+def test_hits_are_counted_in_characters() -> None:
+    cache = StateCache(1 << 20)
+    read(cache, "abcd")
+    cache.find("abcdef")
+    assert (cache.lookups, cache.asked_characters, cache.hit_characters) == (2, 10, 4)

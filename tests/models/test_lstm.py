@@ -1,0 +1,80 @@
+"""The fast LSTM against the stock layer it replaces, at tiny unequal sizes."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.lstm import FastLSTM
+
+B, T, E, H = 2, 3, 4, 5
+
+
+def _layers() -> tuple[FastLSTM, keras.layers.LSTM]:
+    keras.utils.set_random_seed(7)
+    fast = FastLSTM(H, return_sequences=True, return_state=True)
+    stock = keras.layers.LSTM(H, return_sequences=True, return_state=True)
+    for layer in (fast, stock):
+        layer.build((None, None, E))
+    stock.set_weights(fast.get_weights())
+    return fast, stock
+
+
+def _inputs() -> tuple[tf.Variable, tf.Variable, tf.Variable]:
+    rng = np.random.default_rng(3)
+    x, h, c = (rng.normal(size=shape).astype("f") for shape in ((T, B, E), (B, H), (B, H)))
+    return tf.Variable(x), tf.Variable(h), tf.Variable(c)
+
+
+def _run_fast(layer: FastLSTM, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> list[tf.Tensor]:
+    z = tf.reshape(layer.project(tf.reshape(x, (-1, E))), (T, B, 4 * H))
+    return list(layer.sequence(z, h, c))
+
+
+def _run_stock(layer: keras.layers.LSTM, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> list[tf.Tensor]:
+    y, *state = layer(tf.transpose(x, (1, 0, 2)), initial_state=[h, c])
+    return [tf.transpose(y, (1, 0, 2)), *state]
+
+
+def test_outputs_and_states_equal_the_stock_layers() -> None:
+    fast, stock = _layers()
+    inputs = _inputs()
+    for ours, theirs in zip(_run_fast(fast, *inputs), _run_stock(stock, *inputs), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_every_gradient_equals_the_stock_layers(*, compiled: bool) -> None:
+    fast, stock = _layers()
+    x, h, c = _inputs()
+    # Weights differ by place, so that no two mistakes can cancel.
+    weighting = [
+        tf.constant(np.random.default_rng(i).normal(size=s), tf.float32)
+        for i, s in enumerate([(T, B, H), (B, H), (B, H)])
+    ]
+
+    def gradients(layer: keras.layers.LSTM, run: object) -> list[tf.Tensor]:
+        variables = [x, h, c, *(v.value for v in layer.trainable_variables)]
+
+        def compute() -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                results = run(layer, x, h, c)  # type: ignore[operator]
+                loss = tf.add_n([tf.reduce_sum(w * r) for w, r in zip(weighting, results, strict=True)])
+            return tape.gradient(loss, variables)
+
+        return tf.function(compute, jit_compile=compiled)()
+
+    for ours, theirs in zip(gradients(fast, _run_fast), gradients(stock, _run_stock), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_two_windows_with_the_state_carried_equal_one_long_window() -> None:
+    fast, _ = _layers()
+    x, h, c = _inputs()
+    z = tf.reshape(fast.project(tf.reshape(x, (-1, E))), (T, B, 4 * H))
+    whole, h_end, c_end = fast.sequence(z, h, c)
+    first, h_mid, c_mid = fast.sequence(z[:1], h, c)
+    rest, h_last, c_last = fast.sequence(z[1:], h_mid, c_mid)
+    np.testing.assert_allclose(tf.concat([first, rest], 0), whole, atol=1e-6)
+    np.testing.assert_allclose(h_last, h_end, atol=1e-6)
+    np.testing.assert_allclose(c_last, c_end, atol=1e-6)

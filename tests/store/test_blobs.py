@@ -1,0 +1,51 @@
+import errno
+from pathlib import Path
+
+import obstore
+import pytest
+
+from models.errors import StorageFull, Unavailable
+from store.blobs import Blobs, open_blobs, translated
+
+
+@pytest.fixture(params=["file", "memory"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    return open_blobs(tmp_path.as_uri() if request.param == "file" else "memory:///")
+
+
+def test_what_is_written_is_read_and_listed(blobs: Blobs) -> None:
+    blobs.write("a/2", b"two")
+    blobs.write("a/b/1", b"one")
+    assert blobs.read("a/b/1") == b"one"
+    assert b"".join(blobs.stream("a/2")) == b"two"
+    assert blobs.paths("a") == ["a/2", "a/b/1"]
+    assert blobs.folders("a") == ["b"]
+    assert blobs.exists("a/2")
+    assert not blobs.exists("a/3")
+
+
+def test_of_two_creators_one_wins(blobs: Blobs) -> None:
+    assert blobs.create("x", b"first")
+    assert not blobs.create("x", b"second")
+    assert blobs.read("x") == b"first"
+
+
+def test_what_is_not_there_is_a_file_not_found(blobs: Blobs) -> None:
+    with pytest.raises(FileNotFoundError):
+        blobs.read("nothing")
+    with pytest.raises(FileNotFoundError):
+        blobs.stream("nothing")
+    blobs.delete("nothing")  # deleting it is no error
+
+
+def test_a_local_file_can_be_put(blobs: Blobs, tmp_path: Path) -> None:
+    (tmp_path / "local").write_bytes(b"x" * 3_000_000)
+    blobs.write("big", tmp_path / "local")
+    assert len(blobs.read("big")) == 3_000_000
+
+
+def test_a_full_disk_is_a_storage_full() -> None:
+    assert isinstance(translated(OSError(errno.ENOSPC, "no space")), StorageFull)
+    generic = obstore.exceptions.GenericError("Unable to copy data: No space left on device (os error 28)")
+    assert isinstance(translated(generic), StorageFull)
+    assert isinstance(translated(obstore.exceptions.GenericError("timed out\nmore")), Unavailable)

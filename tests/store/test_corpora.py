@@ -1,0 +1,146 @@
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from models.errors import Conflict, InvalidInput, NotFound, TooLarge
+from models.vocabulary import normalize
+from store.blobs import open_blobs
+from store.corpora import Corpora, Corpus, Upload
+
+
+@pytest.fixture
+def corpora() -> Corpora:
+    return Corpora(open_blobs("memory:///"))
+
+
+def _add(
+    corpora: Corpora, folder: Path, *pieces: bytes, name: str | None = None, limit: int = 10**6
+) -> tuple[Corpus, bool]:
+    with Upload(folder, limit_bytes=limit) as upload:
+        for piece in pieces:
+            upload.feed(piece)
+        return corpora.add(upload, name=name)
+
+
+def test_the_same_bytes_are_the_same_corpus(corpora: Corpora, tmp_path: Path) -> None:
+    first, is_new = _add(corpora, tmp_path, b"hello\nwor", b"ld\n")
+    again, is_new_again = _add(corpora, tmp_path, b"hello\nworld\n")
+    assert (is_new, is_new_again) == (True, False)
+    assert first == again
+    assert corpora.all() == [first]
+    assert corpora.text(first.id) == "hello\nworld\n"
+
+
+def test_statistics_count_characters_and_lines(corpora: Corpora, tmp_path: Path) -> None:
+    corpus, _ = _add(corpora, tmp_path, "ab\nlönger\n\nend".encode())
+    assert (corpus.bytes, corpus.characters, corpus.distinct_characters) == (15, 14, 10)
+    assert (corpus.lines, corpus.longest_line) == (4, 6)
+    assert corpus.sample.startswith("ab\nlö")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(st.text(st.sampled_from("a\u0301\u1100\u1161\u11a8\uac00é漢\n\u3099か")), min_size=1).filter(
+        any
+    ),
+    st.integers(1, 5),
+)
+def test_characters_are_counted_after_nfc_however_the_bytes_are_cut(
+    tmp_path: Path, parts: list[str], size: int
+) -> None:
+    whole = "".join(parts)
+    data = whole.encode()
+    with Upload(tmp_path, limit_bytes=10**6) as upload:
+        for start in range(0, len(data), size):
+            upload.feed(data[start : start + size])
+        corpus = upload.finish()
+    text = normalize(whole)
+    assert corpus.characters == len(text)
+    assert corpus.distinct_characters == len(set(text))
+    assert corpus.longest_line == max(map(len, text.split("\n")))
+    assert corpus.lines == text.count("\n") + (not text.endswith("\n"))
+
+
+def test_the_text_comes_back_as_uploaded_and_is_trained_on_after_nfc(
+    corpora: Corpora, tmp_path: Path
+) -> None:
+    data = unicodedata.normalize("NFD", "é" * 10).encode()
+    corpus, _ = _add(corpora, tmp_path, data)
+    assert b"".join(corpora.stream(corpus.id)) == data
+    assert corpora.text(corpus.id) == "é" * 10
+
+
+@pytest.mark.parametrize(
+    ("pieces", "offset"),
+    [((b"abc\xffdef",), 3), ((b"ab\xe2\x82", b"xx"), 2), ((b"good", b"\xc3"), 4), ((b"\xed\xa0\x80",), 0)],
+)
+def test_a_bad_byte_is_named_by_its_offset_and_nothing_is_kept(
+    corpora: Corpora, tmp_path: Path, pieces: tuple[bytes, ...], offset: int
+) -> None:
+    with pytest.raises(InvalidInput, match=f"offset {offset} ") as caught:
+        _add(corpora, tmp_path, *pieces)
+    assert caught.value.code == "corpus_not_utf8"
+    assert list(tmp_path.iterdir()) == []
+    assert corpora.all() == []
+
+
+def test_an_empty_text_is_refused(corpora: Corpora, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="empty"):
+        _add(corpora, tmp_path)
+
+
+def test_a_text_over_the_limit_is_refused_and_nothing_is_kept(corpora: Corpora, tmp_path: Path) -> None:
+    with pytest.raises(TooLarge, match="5 bytes"):
+        _add(corpora, tmp_path, b"abc", b"def", limit=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_means_one_text(corpora: Corpora, tmp_path: Path) -> None:
+    first, _ = _add(corpora, tmp_path, b"one", name="mine")
+    with pytest.raises(Conflict, match=first.id):
+        _add(corpora, tmp_path, b"two", name="mine")
+    assert len(corpora.all()) == 1
+    same, is_new = _add(corpora, tmp_path, b"one", name="another")
+    assert (same.id, is_new) == (first.id, False)
+    assert corpora.get("mine") == corpora.get("another") == first
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "corpus_1", "-x", "x" * 65, "naïve"])
+def test_a_name_that_is_none_is_refused(corpora: Corpora, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInput, match="cannot be a name"):
+        _add(corpora, tmp_path, b"text", name=name)
+
+
+def test_a_deleted_corpus_is_gone_and_its_name_is_free(corpora: Corpora, tmp_path: Path) -> None:
+    corpus, _ = _add(corpora, tmp_path, b"one", name="mine")
+    corpora.delete("mine")
+    for reference in (corpus.id, "mine"):
+        with pytest.raises(NotFound):
+            corpora.get(reference)
+    _add(corpora, tmp_path, b"two", name="mine")
+
+
+@pytest.mark.parametrize("reference", ["nothing", "corpus_0123456789ab", "../jobs", ""])
+def test_a_reference_to_nothing_is_not_found(corpora: Corpora, reference: str) -> None:
+    with pytest.raises(NotFound):
+        corpora.get(reference)
+    with pytest.raises(NotFound):
+        corpora.stream(reference)
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("aaaa", "repeats one character"),
+        ("a\r\nb", "1 carriage returns"),
+        ("a\0b", "NUL"),
+        ("\ufeffab", "byte order mark"),
+        ("a\ufffd", "replacement"),
+    ],
+)
+def test_what_is_odd_about_a_text_is_said(corpora: Corpora, tmp_path: Path, text: str, warning: str) -> None:
+    corpus, _ = _add(corpora, tmp_path, text.encode())
+    assert any(warning in w for w in corpus.warnings)

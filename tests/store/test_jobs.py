@@ -1,0 +1,74 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from models.config import NetworkConfig, TrainingConfig
+from models.errors import Conflict, NotFound
+from store.blobs import open_blobs
+from store.jobs import TRANSITIONS, JobRequest, Jobs, JobStatus
+
+REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Jobs:
+    return Jobs(open_blobs(tmp_path.as_uri()))
+
+
+def test_a_job_is_what_its_last_transition_says(jobs: Jobs) -> None:
+    job = jobs.create(REQUEST)
+    running = jobs.move(job, JobStatus.RUNNING, attempt=1)
+    done = jobs.move(running, JobStatus.SUCCEEDED, model="m@1")
+    assert jobs.get(job.id) == done
+    assert (done.sequence, done.attempt, done.model, done.request) == (2, 1, "m@1", REQUEST)
+    assert done.updated_at >= done.created_at == job.created_at
+
+
+def test_of_many_writers_racing_for_one_job_one_wins(jobs: Jobs) -> None:
+    job = jobs.create(REQUEST)
+
+    def attempt(i: int) -> bool:
+        try:
+            jobs.move(job, JobStatus.RUNNING if i % 2 else JobStatus.CANCELLED, attempt=i)
+        except Conflict as error:
+            assert error.code == "job_moved"
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, range(16))) == 1
+    assert jobs.get(job.id).sequence == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "to"),
+    [(a, b) for a in JobStatus for b in JobStatus if b not in TRANSITIONS[a]],
+)
+def test_a_forbidden_transition_is_a_conflict_named_by_the_present_state(
+    jobs: Jobs, status: JobStatus, to: JobStatus
+) -> None:
+    job = jobs.create(REQUEST).model_copy(update={"status": status})
+    with pytest.raises(Conflict, match=f"is {status} and cannot become {to}") as caught:
+        jobs.move(job, to)
+    assert caught.value.code == f"job_{status}"
+
+
+def test_lists_are_newest_first_and_unfinished_ones_oldest_first(jobs: Jobs) -> None:
+    ids = [f"job_{i:021x}" for i in range(3)]
+    first, second, third = (jobs.create(REQUEST, job_id=i) for i in ids)
+    jobs.move(second, JobStatus.CANCELLED)
+    assert [j.id for j in jobs.all()] == [third.id, second.id, first.id]
+    assert [j.id for j in jobs.unfinished()] == [first.id, third.id]
+
+
+@pytest.mark.parametrize("job_id", ["job_0123456789abcdef01234", "../jobs", "", "job_"])
+def test_an_unknown_job_is_not_found(jobs: Jobs, job_id: str) -> None:
+    with pytest.raises(NotFound):
+        jobs.get(job_id)
+
+
+def test_an_id_is_given_once(jobs: Jobs) -> None:
+    job = jobs.create(REQUEST)
+    with pytest.raises(Conflict, match="exists already"):
+        jobs.create(REQUEST, job_id=job.id)

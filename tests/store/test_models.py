@@ -1,0 +1,126 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from models.config import NetworkConfig, TrainingConfig
+from models.errors import InvalidInput, NotFound, Unavailable
+from models.saved_model import Card, describe_files, load_folder
+from store.blobs import Blobs, open_blobs
+from store.models import Models
+
+FILES = {"model.onnx": b"graph", "model.keras": b"layers"}
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return open_blobs(tmp_path.as_uri())
+
+
+def _card(name: str = "m", *, number: int = 1) -> Card:
+    return Card(
+        id=f"model_{number:021x}",
+        name=name,
+        created_at=number,
+        network=NetworkConfig(),
+        training=TrainingConfig(),
+        characters="abc",
+        parameters=1,
+        files=describe_files(FILES),
+    )
+
+
+def test_each_publication_is_the_next_version_and_the_bare_name_is_the_newest(blobs: Blobs) -> None:
+    models = Models(blobs)
+    published = [models.publish(_card(number=n), FILES) for n in (1, 2)]
+    assert [c.reference for c in published] == ["m@1", "m@2"]
+    assert models.get("m").card == published[1]
+    assert models.get("m@1").card == published[0]
+    assert models.get("m").file("model.onnx") == b"graph"
+    assert [c.reference for c in models.all()] == ["m@2", "m@1"]
+
+
+def test_publishing_a_model_twice_gives_one_version(blobs: Blobs) -> None:
+    models = Models(blobs)
+    assert models.publish(_card(), FILES) == models.publish(_card(), FILES)
+    assert len(models.all()) == 1
+
+
+def test_racing_publishers_get_versions_of_their_own(blobs: Blobs) -> None:
+    models = Models(blobs)
+    with ThreadPoolExecutor(8) as pool:
+        cards = list(pool.map(lambda n: models.publish(_card(number=n), FILES), range(8)))
+    assert sorted(c.version for c in cards) == list(range(1, 9))
+
+
+def test_a_deleted_version_is_gone_and_its_number_is_not_given_again(blobs: Blobs) -> None:
+    models = Models(blobs)
+    for n in (1, 2):
+        models.publish(_card(number=n), FILES)
+    assert models.delete("m") == "m@2"
+    assert models.get("m").card.version == 1
+    with pytest.raises(NotFound):
+        models.get("m@2")
+    assert blobs.paths(f"model_files/{_card(number=2).id}") == []
+    assert models.publish(_card(number=3), FILES).version == 3
+
+
+@pytest.mark.parametrize("reference", ["none", "m@9", "m@x", "m@", "../x", "", "@1", "m@١"])
+def test_a_reference_to_nothing_is_not_found(blobs: Blobs, reference: str) -> None:
+    models = Models(blobs)
+    models.publish(_card(), FILES)
+    with pytest.raises(NotFound):
+        models.get(reference)
+
+
+def test_a_damaged_file_makes_that_model_unavailable_and_no_other(blobs: Blobs) -> None:
+    models = Models(blobs)
+    damaged, fine = models.publish(_card(), FILES), models.publish(_card("other", number=2), FILES)
+    blobs.write(f"model_files/{damaged.id}/model.onnx", b"grapx")
+    with pytest.raises(Unavailable, match="hash differs") as caught:
+        models.get("m").file("model.onnx")
+    assert caught.value.code == "model_damaged"
+    assert models.get(fine.reference).file("model.onnx") == b"graph"
+    blobs.delete(f"model_files/{damaged.id}/model.onnx")
+    with pytest.raises(Unavailable, match="lost its file"):
+        models.get("m").file("model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        pytest.param({"format_version": 99}, "model_format_unknown", id="newer"),
+        pytest.param({"surprise": 1}, "model_damaged", id="unknown field"),
+        pytest.param({"characters": None}, "model_damaged", id="wrong type"),
+        pytest.param(None, "model_damaged", id="no object"),
+    ],
+)
+def test_a_card_of_another_format_or_a_damaged_one_is_refused(
+    blobs: Blobs, content: dict[str, object] | None, code: str
+) -> None:
+    models = Models(blobs)
+    card = models.publish(_card(), FILES)
+    path = "model_cards/m/000001.json"
+    blobs.write(path, json.dumps(content and json.loads(blobs.read(path)) | content).encode())
+    with pytest.raises(Unavailable) as caught:
+        models.get("m")
+    assert caught.value.code == code
+    assert models.all() == []
+    assert models.delete(card.reference) == "m@1"
+
+
+def test_a_name_that_is_none_is_refused(blobs: Blobs) -> None:
+    with pytest.raises(InvalidInput):
+        Models(blobs).publish(_card("a/b"), FILES)
+
+
+def test_a_downloaded_folder_loads(tmp_path: Path, blobs: Blobs) -> None:
+    card = Models(blobs).publish(_card(), FILES)
+    folder = tmp_path / "download"
+    folder.mkdir()
+    (folder / "model.json").write_text(card.model_dump_json())
+    for name, data in FILES.items():
+        (folder / name).write_bytes(data)
+    assert load_folder(folder).card == card
+    assert load_folder(folder).file("model.keras") == b"layers"

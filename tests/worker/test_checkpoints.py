@@ -1,0 +1,59 @@
+import numpy as np
+
+from store.blobs import Blobs, open_blobs
+from worker.checkpoints import Checkpoint, Checkpoints
+
+
+def _checkpoint(step: int) -> Checkpoint:
+    return Checkpoint(step, {"weight/0": np.full((2, 3), step, np.float32)}, {"step": step, "run": {"k": 4}})
+
+
+def _saved(*steps: int) -> tuple[Blobs, Checkpoints]:
+    blobs = open_blobs("memory:///")
+    checkpoints = Checkpoints(blobs, "job_1")
+    for step in steps:
+        checkpoints.save(_checkpoint(step))
+    return blobs, checkpoints
+
+
+def test_a_checkpoint_comes_back_as_it_was() -> None:
+    _, checkpoints = _saved(7)
+    loaded, problems = checkpoints.load()
+    assert loaded is not None
+    assert problems == []
+    assert (loaded.step, loaded.meta) == (7, {"step": 7, "run": {"k": 4}})
+    np.testing.assert_array_equal(loaded.arrays["weight/0"], np.full((2, 3), 7, np.float32))
+
+
+def test_only_the_newest_two_are_kept() -> None:
+    blobs, checkpoints = _saved(1, 20, 300)
+    assert blobs.paths("checkpoints") == [f"checkpoints/job_1/{n:010d}.npz" for n in (20, 300)]
+    assert checkpoints.newest_step() == 300
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so() -> None:
+    blobs, checkpoints = _saved(1, 2)
+    path = "checkpoints/job_1/0000000002.npz"
+    data = bytearray(blobs.read(path))
+    data[len(data) // 2] ^= 1
+    blobs.write(path, bytes(data))
+    loaded, problems = checkpoints.load()
+    assert loaded is not None
+    assert loaded.step == 1
+    assert len(problems) == 1
+    assert "step 2 is damaged" in problems[0]
+
+
+def test_a_cut_off_checkpoint_is_passed_over() -> None:
+    blobs, checkpoints = _saved(1)
+    path = "checkpoints/job_1/0000000001.npz"
+    blobs.write(path, blobs.read(path)[:10])
+    loaded, problems = checkpoints.load()
+    assert loaded is None
+    assert len(problems) == 1
+
+
+def test_without_checkpoints_there_is_nothing_to_load() -> None:
+    _, checkpoints = _saved()
+    assert checkpoints.load() == (None, [])
+    assert checkpoints.newest_step() is None

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from models.runtime.graph import stateful_lstm_graph
+from models.runtime.session import Network
+from models.vocabulary import Vocabulary
+from worker.evaluation import baselines, bits_per_character, sample
+
+V, E, H = 6, 3, 4
+
+
+def _network() -> Network:
+    rng = np.random.default_rng(1)
+    shapes = {
+        "embedding": (V, E),
+        "lstm_0/kernel": (E, 4 * H),
+        "lstm_0/recurrent": (H, 4 * H),
+        "lstm_0/bias": (4 * H,),
+        "dense/kernel": (H, V),
+        "dense/bias": (V,),
+    }
+    return Network(stateful_lstm_graph({n: rng.normal(size=s).astype("f") for n, s in shapes.items()}))
+
+
+def _naive(network: Network, before: np.ndarray, ids: np.ndarray) -> float:
+    """One character at a time, from the first of `before` on."""
+    state, bits = network.initial_state(1), 0.0
+    logits = None
+    for position, i in enumerate(np.concatenate([before, ids])):
+        if position >= len(before):
+            assert logits is not None
+            known = logits[-1, 0, 1:].astype(float)
+            bits -= known[i - 1] / np.log(2) - np.log2(np.exp(known).sum())
+        logits, state = network.step(np.array([[i]], np.int32), state)
+    return bits / len(ids)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_rows_side_by_side_give_the_bits_of_one_pass(rows: int) -> None:
+    rng = np.random.default_rng(2)
+    before, ids = rng.integers(1, V, 500).astype(np.int32), rng.integers(1, V, 333).astype(np.int32)
+    network = _network()
+    ours = bits_per_character(network, ids, before=before, rows=rows, warm_up=500)
+    assert ours == pytest.approx(_naive(network, before, ids), abs=1e-4)
+
+
+def test_a_held_out_text_shorter_than_the_rows_is_read_whole() -> None:
+    network = _network()
+    before, ids = np.tile(np.array([1, 2], np.int32), 50), np.array([3, 4, 5], np.int32)
+    ours = bits_per_character(network, ids, before=before, rows=64)
+    assert ours == pytest.approx(_naive(network, before, ids), abs=1e-3)
+
+
+def test_an_unknown_character_costs_a_finite_amount() -> None:
+    bits = bits_per_character(_network(), np.array([0, 1], np.int32), before=np.array([1], np.int32))
+    assert 0 < bits < 20
+
+
+def test_a_sample_is_repeatable_and_of_known_characters() -> None:
+    network, vocabulary = _network(), Vocabulary("abcde")
+    texts = [sample(network, vocabulary, prompt="abc", characters=50, seed=seed) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert len(texts[0]) == 50
+    assert set(texts[0]) <= set("abcde")
+
+
+def test_baselines_of_a_hand_worked_case() -> None:
+    train = np.array([1, 2] * 50, np.int32)
+    validation = np.array([1, 2, 1, 2], np.int32)
+    found = baselines(train, validation, 3)
+    assert found["uniform"] == pytest.approx(1.0)
+    assert found["unigram"] == pytest.approx(np.log2(103 / 51))
+    assert found["bigram"] < 0.1  # each character follows from the one before

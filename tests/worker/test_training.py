@@ -1,0 +1,159 @@
+"""`fit` as a whole, on small networks and texts that have something to learn."""
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from models.config import Budget, NetworkConfig, TrainingConfig
+from worker.checkpoints import Checkpoint
+from worker.replicas import ReplicatedStep
+from worker.training import Diverged, Hooks, Result, StopReason, Text, fit
+
+NETWORK = NetworkConfig(units=16, embedding=5)
+DEEP = NetworkConfig(layers=2, units=6, embedding=5, dropout=0.1)
+TEXT = Text.split("the cat sat on the mat; the dog sat on the log. " * 40, validation_fraction=0.1)
+
+
+def _training(**changes: object) -> TrainingConfig:
+    return TrainingConfig(rows=4, window=10, budget=Budget(steps=60)).model_copy(update=changes)
+
+
+class Recorder:
+    """Hooks that remember, and stop the run at a step."""
+
+    def __init__(self, *, stop_at: int | None = None, reason: StopReason = "shutdown") -> None:
+        self.events: list[tuple[str, dict]] = []
+        self.checkpoints: list[Checkpoint] = []
+        self.progress: list[dict] = []
+        self._polls = 0
+        self._stop_at, self._reason = stop_at, reason
+
+    def _stop(self) -> StopReason | None:
+        self._polls += 1
+        return self._reason if self._stop_at is not None and self._polls > self._stop_at else None
+
+    @property
+    def hooks(self) -> Hooks:
+        return Hooks(
+            progress=self.progress.append,
+            event=lambda kind, data: self.events.append((kind, data)),
+            checkpoint=self.checkpoints.append,
+            stop=self._stop,
+        )
+
+    def of_type(self, kind: str) -> list[dict]:
+        return [data for k, data in self.events if k == kind]
+
+
+def _weights(result: Result) -> list[np.ndarray]:
+    return [v.numpy() for v in result.network.variables]
+
+
+def test_a_run_learns_and_keeps_its_best_weights() -> None:
+    recorder = Recorder()
+    result = fit(NETWORK, _training(budget=Budget(steps=400)), TEXT, cores=2, hooks=recorder.hooks)
+    curve = [m["validation_bits_per_character"] for m in recorder.of_type("metrics")]
+    assert curve[0] > 3.5
+    assert result.best_bits == min(curve) < 1.5
+    assert result.stopped is None
+    assert result.steps == 400
+    samples = recorder.of_type("sample")
+    assert len(samples) == len(curve)
+    assert recorder.progress[-1]["step"] == recorder.progress[-1]["steps"] == 400
+
+
+@pytest.fixture(scope="module")
+def whole() -> Result:
+    """A run that nothing interrupted."""
+    return fit(DEEP, _training(), TEXT, cores=2)
+
+
+@pytest.mark.parametrize("stop_at", [1, 17, 43, 44])
+def test_a_resumed_run_ends_with_the_very_bits_of_an_uninterrupted_one(stop_at: int, whole: Result) -> None:
+    # 44 windows make an epoch: the states are reset, and not reset again by the resumption.
+    first = Recorder(stop_at=stop_at)
+    stopped = fit(DEEP, _training(), TEXT, cores=2, hooks=first.hooks)
+    assert stopped.stopped == "shutdown"
+    assert stopped.steps == stop_at
+    resumed = fit(DEEP, _training(), TEXT, cores=2, resume=first.checkpoints[-1])
+    assert resumed.best_step == whole.best_step
+    for ours, theirs in zip(_weights(resumed), _weights(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_two_replicas_train_as_one_does() -> None:
+    one, two = (fit(NETWORK, _training(budget=Budget(steps=20)), TEXT, cores=cores) for cores in (1, 2))
+    for ours, theirs in zip(_weights(two), _weights(one), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+def test_a_budget_in_epochs_reads_the_text_that_often() -> None:
+    result = fit(NETWORK, _training(budget=Budget(epochs=1.5)), TEXT)
+    assert result.epochs == pytest.approx(1.5, abs=0.02)
+
+
+def test_a_budget_too_short_for_anything_still_gives_a_model() -> None:
+    result = fit(NETWORK, _training(budget=Budget(seconds=1)), TEXT)
+    assert result.stopped is None
+    assert result.steps >= 1
+    assert np.isfinite(result.best_bits)
+
+
+@pytest.mark.parametrize("reason", ["cancel", "pause", "shutdown"])
+def test_a_stopped_run_leaves_a_checkpoint_and_says_why(reason: StopReason) -> None:
+    recorder = Recorder(stop_at=5, reason=reason)
+    result = fit(NETWORK, _training(), TEXT, hooks=recorder.hooks)
+    assert result.stopped == reason
+    assert recorder.checkpoints[-1].step == 5
+
+
+def test_a_small_text_is_trained_in_fewer_rows_and_the_run_says_so() -> None:
+    recorder = Recorder()
+    small = Text.split("abcdefghij" * 20, validation_fraction=0.1)
+    result = fit(NETWORK, _training(rows=32, window=64, budget=Budget(steps=3)), small, hooks=recorder.hooks)
+    assert result.rows.rows < 32
+    assert "the text is small" in recorder.of_type("message")[0]["text"]
+
+
+def _with_losses(monkeypatch: pytest.MonkeyPatch, replaced: Callable[[int, float], float]) -> None:
+    """Let each call of a training step return `replaced(call, loss)` instead of its loss."""
+    real, calls = ReplicatedStep.run, itertools.count()
+
+    def run(self: ReplicatedStep, *args: np.ndarray, step: int, learning_rate: float) -> float:
+        loss = real(self, *args, step=step, learning_rate=learning_rate)
+        return replaced(next(calls), loss)
+
+    monkeypatch.setattr(ReplicatedStep, "run", run)
+
+
+def test_divergence_goes_back_and_on_at_half_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_losses(monkeypatch, lambda call, loss: 99.0 if call == 30 else loss)
+    recorder = Recorder()
+    result = fit(NETWORK, _training(), TEXT, hooks=recorder.hooks)
+    (message,) = recorder.of_type("message")
+    assert "at step 30 (99); back to step 30 with 0.5 times the learning rate" in message["text"]
+    rates = [m["learning_rate"] for m in recorder.of_type("metrics")]
+    assert rates[11] < 0.7 * rates[9]
+    assert result.steps == 60
+
+
+def test_a_loss_that_is_never_a_number_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_losses(monkeypatch, lambda *_: float("nan"))
+    with pytest.raises(Diverged) as caught:
+        fit(NETWORK, _training(), TEXT)
+    assert caught.value.code == "diverged"
+    assert "at step 0 (loss nan)" in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["a" * 300, "\n" * 5000, "one line without an end " * 20])
+def test_dull_texts_train_without_trouble(text: str) -> None:
+    result = fit(NETWORK, _training(budget=Budget(steps=3)), Text.split(text, validation_fraction=0.1))
+    assert np.isfinite(result.best_bits)
+
+
+def test_held_out_text_is_the_contiguous_end_and_gives_no_characters_to_the_vocabulary() -> None:
+    text = Text.split("a" * 90 + "b" * 10, validation_fraction=0.1)
+    assert text.vocabulary.characters == "a"
+    assert text.validation.tolist() == [0] * 10

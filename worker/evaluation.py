@@ -1,0 +1,102 @@
+"""How good a network is, measured with the runtime that will serve it.
+
+Held-out text is contiguous and its predictions are made in order, each from the state after all the text
+before it, as far as `warm_up` reaches back. Bits are -log2 p a character.
+"""
+
+import lzma
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.runtime.decoding import log_softmax
+from models.runtime.session import Network
+from models.vocabulary import UNKNOWN_ID, Vocabulary
+
+UNKNOWN_BITS = 16.0
+
+_SLICE = 64  # steps whose logits are in memory at a time
+
+
+def bits_per_character(
+    network: Network,
+    ids: NDArray[np.int32],
+    *,
+    before: NDArray[np.int32],
+    rows: int = 64,
+    warm_up: int = 256,
+) -> float:
+    """Return the mean surprisal of `ids` in bits a character.
+
+    The text is read as contiguous rows side by side, each after the `warm_up` characters before it, so
+    that one pass costs little; with rows=1 and a long warm-up it is one pass in order.
+
+    Args:
+        network: the graph to judge.
+        ids: (N,) the held-out text.
+        before: the text that comes before it; at least one character.
+        rows: how many parts are read side by side.
+        warm_up: characters that each part is read after.
+    """
+    length = -(-len(ids) // rows)
+    rows = -(-len(ids) // length)
+    text = np.concatenate([before[-max(1, min(warm_up, len(before))) :], ids])
+    lead = len(text) - len(ids)
+    # Row r predicts ids[r * length : (r + 1) * length], having read the `lead` characters before those.
+    starts = np.arange(rows) * length
+    positions = starts[None, :] + np.arange(lead + length - 1)[:, None]  # (T, rows), into `text`
+    inputs = text[np.minimum(positions, len(text) - 1)]
+    targets = text[np.minimum(positions + 1, len(text) - 1)]
+    counts = (positions >= lead - 1) & (positions + 1 < len(text))
+    counts[: lead - 1] = False
+    state = network.initial_state(rows)
+    bits = 0.0
+    for t in range(0, len(inputs), _SLICE):
+        part = slice(t, t + _SLICE)
+        first = 0 if counts[part].any() else len(inputs[part])  # the lead-in needs no logits
+        logits, state = network.step(inputs[part], state, first)
+        if not first:
+            wanted = targets[part]
+            log_p = np.take_along_axis(log_softmax(logits), np.maximum(wanted - 1, 0)[..., None], -1)[..., 0]
+            cost = np.where(wanted == UNKNOWN_ID, UNKNOWN_BITS, -log_p / np.log(2))
+            bits += float(cost[counts[part]].sum())
+    return bits / len(ids)
+
+
+def sample(network: Network, vocabulary: Vocabulary, *, prompt: str, characters: int, seed: int) -> str:
+    """Return text generated after `prompt` at temperature 1, one character at a time."""
+    random = np.random.default_rng(seed)
+    state = network.initial_state(1)
+    logits, state = network.step(vocabulary.encode(prompt)[:, None], state, len(prompt) - 1)
+    ids = []
+    for _ in range(characters):
+        scores = logits[-1, 0].astype(np.float64)
+        scores[0] = -np.inf  # id 0 is never generated
+        p = np.exp(scores - scores.max())
+        ids.append(int(random.choice(len(p), p=p / p.sum())))
+        logits, state = network.step(np.array([[ids[-1]]], np.int32), state)
+    return vocabulary.decode(ids)
+
+
+def baselines(train: NDArray[np.int32], validation: NDArray[np.int32], size: int) -> dict[str, float]:
+    """Return what trivial predictors need for the validation text, in bits a character.
+
+    `uniform` knows the alphabet, `unigram` and `bigram` the counts of the training text (one added to
+    each), and `xz` compresses the validation text after the training text, its cost being the difference.
+    """
+    unigram = (np.bincount(train, minlength=size) + 1.0) / (len(train) + size)
+    found = {
+        "uniform": float(np.log2(max(2, size - 1))),
+        "unigram": float(-np.log2(unigram[validation]).mean()),
+    }
+    if size <= 1024:
+        pairs = np.bincount(train[:-1].astype(np.int64) * size + train[1:], minlength=size * size)
+        counts = pairs.reshape(size, size) + unigram  # a pair never seen falls back to the single character
+        before = np.concatenate([train[-1:], validation[:-1]])
+        p = counts[before, validation] / counts.sum(1)[before]
+        found["bigram"] = float(-np.log2(p).mean())
+    if len(train) <= 20_000_000:
+        whole, part = (np.concatenate([train, validation]), train)
+        sizes = [len(lzma.compress(ids.astype("<u2").tobytes())) for ids in (whole, part)]
+        found["xz"] = (sizes[0] - sizes[1]) * 8 / len(validation)
+    return found

@@ -1,0 +1,120 @@
+"""One optimizer step on all cores: rows split over replicas, gradients averaged.
+
+On a CPU, XLA hardly uses a second core for products this small. So each core runs one single-threaded
+XLA program on its share of the rows, in a thread of its own, and one compiled update averages the
+gradients in a fixed order: the result is the same, bit for bit, from run to run. On a GPU there is one
+replica, without XLA, so that Keras can hand the LSTM to cuDNN.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+# Read when TensorFlow is first imported, so set before it: one thread for each XLA program.
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from models.architectures.stateful_lstm import StatefulLSTM
+from models.config import TrainingConfig
+
+
+class ReplicatedStep:
+    """Trains a network window by window; holds the optimizer and every replica's LSTM state.
+
+    Args:
+        network: what to train.
+        training: rate, decay and clipping.
+        rows: B, the rows of every window that will come.
+        cores: replicas at most; the largest divisor of B up to it is taken.
+    """
+
+    def __init__(self, network: StatefulLSTM, training: TrainingConfig, *, rows: int, cores: int) -> None:
+        on_gpu = bool(tf.config.list_physical_devices("GPU"))
+        self.replicas = 1 if on_gpu else max(n for n in range(1, cores + 1) if rows % n == 0)
+        self._network = network
+        self._clip_norm = training.clip_norm
+        self._rows = rows
+        self._pool = ThreadPoolExecutor(self.replicas)
+        self._optimizer = keras.optimizers.AdamW(
+            training.learning_rate, weight_decay=training.weight_decay, beta_2=0.99, epsilon=1e-8
+        )
+        self._optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "embeddings"])
+        self._optimizer.build(network.variables)
+        self._gradient = tf.function(self._replica_gradient, jit_compile=not on_gpu, autograph=False)
+        self._update = tf.function(self._averaged_update, jit_compile=not on_gpu, autograph=False)
+        self._compiled = False
+        self.reset_states()
+
+    def reset_states(self) -> None:
+        """Set the LSTM states of all rows to zero, as at the start of an epoch."""
+        self._states = [self._network.initial_state(self._rows // self.replicas)] * self.replicas
+
+    def run(
+        self, inputs: NDArray[np.int32], targets: NDArray[np.int32], *, step: int, learning_rate: float
+    ) -> float:
+        """Train on one window (T, B); return its mean loss in nats a character."""
+        shares = zip(
+            np.split(inputs, self.replicas, 1), np.split(targets, self.replicas, 1), self._states, strict=True
+        )
+        calls = [
+            (tf.constant(x), tf.constant(y), state, tf.constant([step, replica], tf.int32))
+            for replica, (x, y, state) in enumerate(shares)
+        ]
+        if self._compiled and self.replicas > 1:
+            results = list(self._pool.map(lambda call: self._gradient(*call), calls))
+        else:  # one after the other, so that the program is compiled once
+            results = [self._gradient(*call) for call in calls]
+            self._compiled = True
+        self._states = [state for _, _, state in results]
+        self._optimizer.learning_rate.assign(learning_rate)
+        loss = self._update([loss for loss, _, _ in results], [gradients for _, gradients, _ in results])
+        return float(loss)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return everything a later `restore` needs to go on exactly as if never interrupted."""
+        found = {f"weight/{i}": v.numpy() for i, v in enumerate(self._network.variables)}
+        found |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
+        for layer in range(len(self._states[0])):
+            for part, letter in enumerate("hc"):
+                shares = [state[layer][part].numpy() for state in self._states]
+                found[f"state/{layer}/{letter}"] = np.concatenate(shares)
+        return found
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
+        for i, variable in enumerate(self._network.variables):
+            variable.assign(arrays[f"weight/{i}"])
+        for i, variable in enumerate(self._optimizer.variables):
+            variable.assign(arrays[f"optimizer/{i}"])
+        layers = len(self._states[0])
+        shares = {
+            (layer, letter): np.split(arrays[f"state/{layer}/{letter}"], self.replicas)
+            for layer in range(layers)
+            for letter in "hc"
+        }
+        self._states = [
+            tuple(
+                (tf.constant(shares[layer, "h"][r]), tf.constant(shares[layer, "c"][r]))
+                for layer in range(layers)
+            )
+            for r in range(self.replicas)
+        ]
+
+    def _replica_gradient(self, x: tf.Tensor, y: tf.Tensor, state: Any, seed: tf.Tensor) -> Any:
+        variables = [v.value for v in self._network.variables]
+        with tf.GradientTape() as tape:
+            logits, after = self._network.logits(x, state, seed=seed)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
+        gradients = tape.gradient(loss, variables)
+        return loss, [tf.convert_to_tensor(g) for g in gradients], after
+
+    def _averaged_update(self, losses: list[tf.Tensor], gradients: list[list[tf.Tensor]]) -> tf.Tensor:
+        mean = [tf.add_n(parts) / len(parts) for parts in map(list, zip(*gradients, strict=True))]
+        clipped, _ = tf.clip_by_global_norm(mean, self._clip_norm)
+        self._optimizer.apply(clipped, self._network.variables)
+        return tf.add_n(losses) / len(losses)

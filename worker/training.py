@@ -1,0 +1,390 @@
+"""`fit`: from the ids of a text to a trained network, by truncated back-propagation through time.
+
+Knows no queue and no Redis: what happens on the way goes out through `Hooks`, and what is asked comes in
+through them. Everything that decides the result lives in `Run`, which a checkpoint holds whole.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.architectures.stateful_lstm import StatefulLSTM
+from models.config import NetworkConfig, TrainingConfig
+from models.errors import InvalidInput
+from models.runtime.session import Network
+from models.vocabulary import Vocabulary
+from worker.checkpoints import Checkpoint
+from worker.evaluation import bits_per_character, sample
+from worker.export import graph_of
+from worker.replicas import ReplicatedStep
+from worker.rows import Rows
+from worker.schedule import Schedule
+
+EVALUATIONS = 20
+"""How often a run looks at held-out text, at most; short runs do so less."""
+
+_EVALUATION_CHARACTERS = 40_000  # of the held-out text, on the way; the report at the end reads all of it
+_EVALUATION_SHARE = 0.04  # of a budget in seconds, at most
+_SAMPLE_CHARACTERS = 240
+_DIVERGED = 1.5  # times the first window's loss
+_RETRIES = 3
+
+StopReason = Literal["cancel", "pause", "shutdown"]
+
+
+class Diverged(InvalidInput):
+    """The loss left all bounds, again after going back and learning more slowly."""
+
+    code = "diverged"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus ready for training: the held-out part is its contiguous end."""
+
+    vocabulary: Vocabulary
+    train: NDArray[np.int32]
+    validation: NDArray[np.int32]
+    prompt: str  # the end of the training part, which samples continue
+
+    @classmethod
+    def split(cls, text: str, *, validation_fraction: float) -> "Text":
+        """Cut NFC `text`; the vocabulary is that of the training part."""
+        held_out = max(1, round(len(text) * validation_fraction))
+        train, validation = text[:-held_out], text[-held_out:]
+        vocabulary = Vocabulary(train)
+        return cls(vocabulary, vocabulary.encode(train), vocabulary.encode(validation), train[-100:])
+
+    def frequencies(self) -> NDArray[np.float64]:
+        """Return (V,) how often each id occurs in the training part; they sum to 1."""
+        return np.bincount(self.train, minlength=len(self.vocabulary)) / len(self.train)
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What `fit` tells and asks. Each is called in the training thread and should return at once."""
+
+    progress: Callable[[dict[str, Any]], None] = _nothing
+    event: Callable[[str, dict[str, Any]], None] = _nothing  # type, data
+    checkpoint: Callable[[Checkpoint], None] = _nothing
+    stop: Callable[[], StopReason | None] = _nothing
+    checkpoint_every_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. `stopped` is None when it reached its budget; the network holds the best weights."""
+
+    network: StatefulLSTM
+    stopped: StopReason | None
+    steps: int
+    epochs: float
+    best_step: int
+    best_bits: float
+    characters: int
+    elapsed_s: float
+    curve: list[dict[str, Any]]
+    rows: Rows
+
+
+@dataclass
+class Run:
+    """What changes while training goes on, but for the arrays; travels in a checkpoint as JSON."""
+
+    schedule: Schedule
+    step: int = 0
+    epoch: int = 0
+    k: int = 0  # the next window of the epoch
+    elapsed_s: float = 0.0
+    rate_scale: float = 1.0
+    retries: int = 0
+    first_loss: float | None = None
+    best_bits: float = float("inf")
+    best_step: int = 0
+    evaluations: int = 0  # done
+    evaluations_planned: int = EVALUATIONS
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_meta(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_meta(cls, meta: dict[str, Any]) -> "Run":
+        """Return what `to_meta` gave."""
+        return cls(**{**meta, "schedule": Schedule(**meta["schedule"])})
+
+
+def fit(
+    config: NetworkConfig,
+    training: TrainingConfig,
+    text: Text,
+    *,
+    cores: int = 1,
+    resume: Checkpoint | None = None,
+    hooks: Hooks | None = None,
+) -> Result:
+    """Train until the budget is used up or `hooks.stop` asks; the best weights so far are kept.
+
+    Args:
+        config: the network's shape.
+        training: the recipe and the budget.
+        text: what to learn from and be judged by.
+        cores: replicas that share the rows, at most.
+        resume: the state to go on from; the result is then, bit for bit, that of an uninterrupted run.
+        hooks: what to tell, and what to ask; by default nothing.
+
+    Raises:
+        Diverged: the loss left all bounds several times.
+    """
+    return _Fit(config, training, text, cores, hooks or Hooks()).run(resume)
+
+
+class _Fit:
+    """One call of `fit`: the parts that stay, and `run_` for what changes."""
+
+    def __init__(
+        self, config: NetworkConfig, training: TrainingConfig, text: Text, cores: int, hooks: Hooks
+    ) -> None:
+        self.begun = time.monotonic()
+        self.training, self.text, self.hooks = training, text, hooks
+        self.rows = Rows.cut(text.train, rows=training.rows, window=training.window)
+        self.network = StatefulLSTM(config, text.frequencies(), seed=training.seed)
+        self.step = ReplicatedStep(self.network, training, rows=self.rows.rows, cores=cores)
+        self.characters_per_step = self.rows.rows * self.rows.window
+        self.best: list[NDArray[np.float32]] | None = None
+        self.sampled = ""
+        self.losses: list[float] = []  # since the last evaluation
+        self.speed: float | None = None  # characters a second, smoothed
+        self.told = 0.0
+        self.saved = time.monotonic()
+        self.evaluation_s = 0.0
+
+    def run(self, resume: Checkpoint | None) -> Result:
+        if self.rows.rows < self.training.rows or self.rows.window < self.training.window:
+            self._say(
+                f"the text is small: training {self.rows.rows} rows of {self.rows.window}-character windows"
+                f" instead of {self.training.rows} of {self.training.window}"
+            )
+        if resume:
+            self._seconds_per_step(at_least_s=0.0)  # compiles
+            self.state = self._resumed(resume)
+            self.begun -= self.state.elapsed_s
+        else:
+            self.state = self._fresh()
+        self.safe = self._checkpoint()  # where a divergence goes back to
+        stopped = None
+        while self.state.step < self.state.schedule.end:
+            if stopped := self.hooks.stop():
+                break
+            self._train_one_window()
+        if self.best is None or (not stopped and self.state.curve[-1]["step"] != self.state.step):
+            self._evaluate()
+        if stopped:
+            self._save()
+        self._tell(force=True)
+        return self._result(stopped)
+
+    def _fresh(self) -> Run:
+        """Return the state before the first step, with the number of steps fixed."""
+        budget = self.training.budget
+        state = Run(Schedule(end=budget.steps or 1))
+        if budget.epochs is not None:
+            state.schedule = Schedule(end=max(1, round(budget.epochs * self.rows.windows_per_epoch)))
+        self.state = state
+        if budget.seconds is not None:
+            seconds_per_step = self._seconds_per_step(at_least_s=0.02 * budget.seconds)
+            began = time.monotonic()
+            self._evaluate()
+            self.evaluation_s = time.monotonic() - began
+            affordable = int(_EVALUATION_SHARE * budget.seconds / max(self.evaluation_s, 1e-3))
+            state.evaluations_planned = max(2, min(EVALUATIONS, affordable, int(budget.seconds / 3)))
+            state.schedule = Schedule(end=self._affordable_end(seconds_per_step))
+        else:
+            self._evaluate()
+        return state
+
+    def _resumed(self, checkpoint: Checkpoint) -> Run:
+        state = Run.from_meta(checkpoint.meta["run"])
+        self.step.restore(checkpoint.arrays)
+        count = len(self.network.variables)
+        self.best = [checkpoint.arrays[f"best/{i}"] for i in range(count)]
+        self.losses = list(checkpoint.meta["losses"])
+        return state
+
+    def _seconds_per_step(self, *, at_least_s: float) -> float:
+        """Take some steps for at least so long, undo them, and return the median of their durations."""
+        before = self.step.arrays()
+        durations: list[float] = []
+        began = time.monotonic()
+        while len(durations) < 3 or time.monotonic() - began < at_least_s:
+            window = self.rows.at(epoch=0, k=len(durations) % self.rows.windows_per_epoch)
+            at = time.monotonic()
+            self.step.run(*window, step=0, learning_rate=0.0)
+            durations.append(time.monotonic() - at)
+            if len(durations) == 1:  # compilation is not what we measure
+                began = time.monotonic()
+        self.step.restore(before)
+        return float(np.median(durations[1:]))
+
+    def _affordable_end(self, seconds_per_step: float) -> int:
+        """Return the step at which a budget in seconds will be used up."""
+        state, budget_s = self.state, self.training.budget.seconds or 0.0
+        left = state.evaluations_planned + 1 - state.evaluations
+        spare = budget_s - self._elapsed() - max(0, left) * self.evaluation_s
+        return state.step + max(1, int(spare / seconds_per_step))
+
+    def _train_one_window(self) -> None:
+        state = self.state
+        if state.k == 0:
+            self.step.reset_states()
+        began = time.monotonic()
+        loss = self.step.run(
+            *self.rows.at(epoch=state.epoch, k=state.k),
+            step=state.step + 1,
+            learning_rate=self.training.learning_rate * state.rate_scale * state.schedule.rate(state.step),
+        )
+        if state.first_loss is None:
+            state.first_loss = loss
+        if not loss <= _DIVERGED * max(state.first_loss, 1.0):  # also when it is NaN
+            self._rewind(loss)
+            return
+        self.losses.append(loss / float(np.log(2)))
+        state.step += 1
+        state.k += 1
+        if state.k == self.rows.windows_per_epoch:
+            state.epoch, state.k = state.epoch + 1, 0
+        took = max(time.monotonic() - began, 1e-6)
+        latest = self.characters_per_step / took
+        self.speed = latest if self.speed is None else 0.98 * self.speed + 0.02 * latest
+        due = int(state.schedule.at(state.step) * state.evaluations_planned)
+        if due >= state.evaluations and state.step < state.schedule.end:
+            self._evaluate()
+            self._bend()
+            self.safe = self._checkpoint()
+            self._save()
+        elif time.monotonic() - self.saved > self.hooks.checkpoint_every_s:
+            self._save()
+        self._tell()
+
+    def _bend(self) -> None:
+        """Fit the rest of a budget in seconds to the speed that the machine really has."""
+        if self.training.budget.seconds is None or self.speed is None:
+            return
+        end = self._affordable_end(self.characters_per_step / self.speed)
+        self.state.schedule = self.state.schedule.bent(step=self.state.step, end=end)
+
+    def _rewind(self, loss: float) -> None:
+        """Go back to the last evaluation and go on at half the rate. Raises Diverged at last."""
+        step, retries = self.state.step, self.state.retries + 1
+        if retries > _RETRIES:
+            raise Diverged(
+                f"training diverged at step {step} (loss {loss:.3g}) and again {_RETRIES} times at lower"
+                " rates; try a smaller learning_rate, clip_norm or window"
+            )
+        scale = self.state.rate_scale / 2
+        self.state = replace(self._resumed(self.safe), retries=retries, rate_scale=scale)
+        self._say(
+            f"the loss left all bounds at step {step} ({loss:.3g}); back to step {self.state.step} with"
+            f" {scale:g} times the learning rate"
+        )
+
+    def _evaluate(self) -> None:
+        state, text = self.state, self.text
+        network = Network(graph_of(self.network), threads=2)
+        bits = bits_per_character(network, text.validation[:_EVALUATION_CHARACTERS], before=text.train)
+        train_bits = float(np.mean(self.losses)) if self.losses else None
+        self.losses = []
+        if bits < state.best_bits or self.best is None:
+            state.best_bits, state.best_step = bits, state.step
+            self.best = [v.numpy() for v in self.network.variables]
+        state.evaluations += 1
+        metrics = {
+            "step": state.step,
+            "epoch": self._epochs(),
+            "train_bits_per_character": train_bits,
+            "validation_bits_per_character": bits,
+            "learning_rate": self.training.learning_rate * state.rate_scale * state.schedule.rate(state.step),
+            "characters_per_second": self.speed,
+            "elapsed_seconds": round(self._elapsed(), 2),
+        }
+        state.curve.append(metrics)
+        self.hooks.event("metrics", metrics)
+        words = sample(
+            network,
+            text.vocabulary,
+            prompt=text.prompt,
+            characters=_SAMPLE_CHARACTERS,
+            seed=self.training.seed,
+        )
+        self.sampled = words
+        self.hooks.event("sample", {"step": state.step, "text": words})
+
+    def _tell(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if now - self.told < 0.3 and not force:
+            return
+        self.told = now
+        state, speed = self.state, self.speed
+        characters_left = (state.schedule.end - state.step) * self.characters_per_step
+        recent = self.losses[-50:]
+        last = state.curve[-1]
+        train_bits = float(np.mean(recent)) if recent else last["train_bits_per_character"]
+        self.hooks.progress(
+            {
+                "step": state.step,
+                "steps": state.schedule.end,
+                "epoch": self._epochs(),
+                "characters_per_second": round(speed) if speed else None,
+                "seconds_left": round(characters_left / speed, 1) if speed else None,
+                "train_bits_per_character": train_bits,
+                "validation_bits_per_character": last["validation_bits_per_character"],
+                "sample": self.sampled,
+            }
+        )
+
+    def _checkpoint(self) -> Checkpoint:
+        assert self.best is not None
+        self.state.elapsed_s = self._elapsed()
+        arrays = self.step.arrays() | {f"best/{i}": array for i, array in enumerate(self.best)}
+        meta = {"step": self.state.step, "run": self.state.to_meta(), "losses": self.losses[:]}
+        return Checkpoint(self.state.step, arrays, meta)
+
+    def _save(self) -> None:
+        self.hooks.checkpoint(self._checkpoint())
+        self.saved = time.monotonic()
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.begun
+
+    def _epochs(self) -> float:
+        return round(self.state.epoch + self.state.k / self.rows.windows_per_epoch, 4)
+
+    def _say(self, sentence: str) -> None:
+        self.hooks.event("message", {"text": sentence})
+
+    def _result(self, stopped: StopReason | None) -> Result:
+        assert self.best is not None
+        for variable, value in zip(self.network.variables, self.best, strict=True):
+            variable.assign(value)
+        state = self.state
+        return Result(
+            network=self.network,
+            stopped=stopped,
+            steps=state.step,
+            epochs=self._epochs(),
+            best_step=state.best_step,
+            best_bits=state.best_bits,
+            characters=state.step * self.characters_per_step,
+            elapsed_s=self._elapsed(),
+            curve=state.curve,
+            rows=self.rows,
+        )
