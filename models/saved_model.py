@@ -3,6 +3,7 @@
     model.json    the card, with the format's version first
     model.keras   stock Keras layers only; states are inputs and outputs
     model.onnx    (ids (T, B), state (B, S), first) -> (logits (T - first, B, V), state (B, S))
+    model.int8.onnx   the same with int8 weights; there only if it was measured to be as good
 
 A reader refuses a format it does not know and a file whose hash differs. Nothing is ever unpickled.
 """

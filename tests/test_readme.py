@@ -43,7 +43,7 @@ def _run(script: str, url: str) -> str:
 
 
 def _answers(text: str) -> list[Any]:
-    """Return the JSON values that stand one after another in `text`, less what README leaves out with an …."""
+    """Return the JSON values that stand one after another, less what README leaves out with an …."""
     text = re.sub(r",?\s*…", "", text).strip()
     found = []
     while text:
@@ -72,9 +72,10 @@ def _wait_for_jobs(url: str) -> None:
 
 def _curl_knows_json() -> bool:
     curl = shutil.which("curl")
-    return (
-        bool(curl) and "--json" in subprocess.run([curl, "-h", "all"], capture_output=True, text=True).stdout
-    )
+    if curl is None:
+        return False
+    options = subprocess.run([curl, "--help", "all"], capture_output=True, text=True, check=False)
+    return "--json" in options.stdout
 
 
 @pytest.mark.skipif(not _curl_knows_json(), reason="needs curl 7.82 or newer, as README's calls do")

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.decoding import log_softmax
+from models.runtime.scoring import unknown_bits
 from models.runtime.session import Network
 from models.vocabulary import UNKNOWN_ID, Vocabulary
-
-UNKNOWN_BITS = 16.0
 
 _SLICE = 64  # steps whose logits are in memory at a time
 
@@ -58,7 +57,7 @@ def bits_per_character(
         if not first:
             wanted = targets[part]
             log_p = np.take_along_axis(log_softmax(logits), np.maximum(wanted - 1, 0)[..., None], -1)[..., 0]
-            cost = np.where(wanted == UNKNOWN_ID, UNKNOWN_BITS, -log_p / np.log(2))
+            cost = np.where(wanted == UNKNOWN_ID, unknown_bits(network.V), -log_p / np.log(2))
             bits += float(cost[counts[part]].sum())
     return bits / len(ids)
 

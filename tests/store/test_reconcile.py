@@ -11,7 +11,6 @@ from store.queue import TrainingQueue
 from store.reconcile import MAXIMUM_FRUITLESS_ATTEMPTS, Reconciler
 from tests.store.test_jobs import REQUEST
 
-
 PATIENCE_S = 0.05
 
 

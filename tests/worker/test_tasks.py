@@ -106,7 +106,9 @@ def test_a_job_becomes_a_model_once_though_its_message_comes_twice(world: World)
     saved = world.models.get("fox")
     report = saved.card.report
     assert report["validation_bits_per_character"] < report["baselines"]["unigram"]
-    assert {"model.onnx", "model.keras"} == set(saved.card.files)
+    assert {"model.onnx", "model.keras"} <= set(saved.card.files)
+    assert ("model.int8.onnx" in saved.card.files) == report["int8"]["kept"]
+    assert abs(report["int8"]["lost_nats"]) < 0.2
     assert saved.file("model.onnx")
     events = world.events(job)
     assert [event["id"] for event in events] == list(range(1, len(events) + 1))
