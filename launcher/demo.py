@@ -137,7 +137,7 @@ def _train(client: Client, console: Console, corpus: Corpus, name: str, train_s:
     if not job["model"]:
         raise ClientError(f"the job ended as {job['status']}")
     console.print()
-    console.print(live.outcome(job), soft_wrap=True)
+    _say(console, live.outcome(job))
     return job["model"]
 
 
@@ -177,7 +177,7 @@ def _show_damage(client: Client, console: Console, model: str, text: str, span: 
         line = Text(f"character {one.place + 1}, {now} in place of {was}: ")
         line.append(f"{after[one.place]:.1f} bits", style="bold")
         line.append(f" instead of {before[one.place]:.1f}")
-        console.print(line, soft_wrap=True)
+        _say(console, line)
 
 
 def prompt_places(text: str, held_out: int) -> list[int]:
@@ -199,6 +199,7 @@ def prompt_places(text: str, held_out: int) -> list[int]:
 def sentence(text: str, held_out: int) -> tuple[int, int]:
     """Return the start and end of a held-out line to look at: words, of a length that fits a terminal."""
     spans = [(a, b) for a, b in _lines(text, held_out) if 40 <= b - a <= 100 and _is_prose(text[a:b])]
+    spans = [(a, b) for a, b in spans if all(c.isalpha() or c in " .,;" for c in text[a:b])] or spans
     if spans:
         return spans[len(spans) // 2]
     middle = (held_out + len(text)) // 2
@@ -256,11 +257,12 @@ def _lines(text: str, begin: int) -> Iterator[tuple[int, int]]:
 
 def _head(console: Console, title: str) -> None:
     console.print()
-    console.print(Text(title, style="bold"), soft_wrap=True)
+    _say(console, title, style="bold")
 
 
-def _say(console: Console, sentence: str) -> None:
-    console.print(Text(sentence), soft_wrap=True)
+def _say(console: Console, sentence: str | Text, *, style: str = "") -> None:
+    """Print a sentence: wrapped between words in a terminal, on one line anywhere else."""
+    console.print(Text(style=style).append(sentence), soft_wrap=not console.is_terminal)
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -299,7 +299,7 @@ def _follow(session: Session, job_id: str) -> None:
     match job["status"]:
         case "succeeded" if not session.as_json:
             session.out.print()
-            session.out.print(live.outcome(job), soft_wrap=True)
+            session.out.print(live.outcome(job), soft_wrap=not session.out.is_terminal)
             session.say(f'try it: nextchar complete {job["model"]} "…"')
         case "succeeded":
             pass
