@@ -1,0 +1,144 @@
+"""The API as production runs it, in a process of its own, and a client that costs next to nothing.
+
+    with running_api([saved]) as api:
+        client = api.client()
+        client.post("/v1/models/random-2x256/complete", {"prompt": "to be", "max_characters": 20})
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from launcher.ports import free_port
+from launcher.processes import start_bound, stop
+from launcher.valkey import EmbeddedValkey
+from models.saved_model import SavedModel
+from store.blobs import open_blobs
+from store.models import Models
+
+ROOT = Path(__file__).parents[1]
+START_S = 60
+
+
+class Client:
+    """One kept-alive connection. Reads answers that have a Content-Length, and nothing else."""
+
+    def __init__(self, port: int, *, timeout_s: float = 120) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._received = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Send a body, return the answer's. Raises RuntimeError for any status but 200."""
+        return self.ask("POST", path, json.dumps(body).encode())
+
+    def get(self, path: str) -> bytes:
+        """Return the body at a path, as bytes."""
+        return self._exchange("GET", path, b"")
+
+    def ask(self, method: str, path: str, content: bytes) -> Any:
+        """Send bytes, return the JSON of the answer."""
+        return json.loads(self._exchange(method, path, content))
+
+    def send(self, method: str, path: str, content: bytes) -> None:
+        """Send a request and do not wait."""
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        self._socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def _exchange(self, method: str, path: str, content: bytes) -> bytes:
+        self.send(method, path, content)
+        while b"\r\n\r\n" not in self._received:
+            self._receive()
+        head, _, rest = self._received.partition(b"\r\n\r\n")
+        length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+        while len(rest) < length:
+            self._received = b""
+            self._receive()
+            rest += self._received
+        self._received = rest[length:]
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"{head.decode().splitlines()[0]}: {rest[:1000].decode()}")
+        return rest[:length]
+
+    def _receive(self) -> None:
+        more = self._socket.recv(1 << 20)
+        if not more:
+            raise RuntimeError("the server hung up")
+        self._received += more
+
+
+@dataclass(frozen=True)
+class Api:
+    """A running API process."""
+
+    port: int
+    pid: int
+    first_answer_s: float  # from the start of the process to its first completion, the model on disk
+
+    def client(self) -> Client:
+        """Return a new connection."""
+        return Client(self.port)
+
+    def resident_bytes(self) -> int:
+        """Return the memory of the process that is in use now. Linux only; 0 elsewhere."""
+        status = Path(f"/proc/{self.pid}/status")
+        if not status.exists():
+            return 0
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1]) * 1024  # type: ignore[index]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the samples of /metrics by name and labels."""
+        with self.client() as client:
+            lines = client.get("/metrics").decode().splitlines()
+        return {key: float(v) for key, v in (s.rsplit(" ", 1) for s in lines if not s.startswith("#"))}
+
+
+@contextlib.contextmanager
+def running_api(saved: Sequence[SavedModel], **settings: object) -> Iterator[Api]:
+    """Serve models from an empty folder, with NEXTCHAR_ settings given by their lower-case names."""
+    with tempfile.TemporaryDirectory() as folder, EmbeddedValkey(Path(folder)) as valkey:
+        registry = Models(open_blobs((Path(folder) / "store").as_uri()))
+        for model in saved:
+            registry.publish(model.card, {name: model.file(name) for name in model.card.files})
+        port = free_port("127.0.0.1")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCHAR_")}
+        given = {"data_dir": folder, "redis_url": valkey.url, "port": port} | settings
+        environment |= {f"NEXTCHAR_{name.upper()}": str(value) for name, value in given.items()}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        began = time.perf_counter()
+        log = Path(folder) / "api.log"
+        process = start_bound([sys.executable, "-m", "app.main"], log=log, environment=environment)
+        try:
+            _first_answer(port, saved[0].card.name, process, log)
+            yield Api(port, process.pid, time.perf_counter() - began)
+        finally:
+            stop(process, grace_s=10)
+
+
+def _first_answer(port: int, model: str, process: Any, log: Path) -> None:
+    deadline = time.perf_counter() + START_S
+    while time.perf_counter() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), Client(port) as client:
+            client.post(f"/v1/models/{model}/complete", {"prompt": "a", "max_characters": 1})
+            return
+        time.sleep(0.005)
+    raise RuntimeError(f"the API does not answer; its log:\n{log.read_text()[-2000:]}")
