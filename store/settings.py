@@ -4,11 +4,12 @@ Each field is the environment variable NEXTCHAR_<FIELD>. docs/settings.md lists 
 fails when one is missing there. A wrong value stops start-up and names the variable.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -24,6 +25,13 @@ class StoreSettings(BaseSettings):
     store_url: str | None = Field(
         None, description="Object storage for corpora, jobs and models; default: a folder in the data folder."
     )
+
+    @field_validator("store_url")
+    @classmethod
+    def _is_a_storage_url(cls, url: str | None) -> str | None:
+        if url and not re.match(r"(file|memory|s3a?|gs|az|azure|abfss?)://", url):
+            raise ValueError("not the URL of a storage: file:///folder, s3://bucket/prefix, gs://…, az://…")
+        return url or None
 
     @property
     def blobs_url(self) -> str:

@@ -68,7 +68,10 @@ def train(job_id: str) -> None:
         finally:
             live.release(job_id, token)
     if attempt.given_back:
-        TrainingQueue(Redis.from_url(redis_url)).send(attempt.job, at_front=True)
+        try:
+            TrainingQueue(Redis.from_url(redis_url)).send(attempt.job, at_front=True)
+        except RedisError as error:  # the record says queued: the reconciler sends it
+            log.warning("%s is given back, but Redis is away: %s", job_id, error)
 
 
 def _attempt(job: Job, newest_step: int | None) -> dict[str, int]:
