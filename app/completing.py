@@ -1,29 +1,67 @@
-"""One completion on a loaded model, as events on the event loop. Knows no HTTP.
+"""One completion on a loaded model: from a request's body to its answer. Knows no HTTP.
 
-The engine answers from its own thread; here its events become an async sequence, and closing that
-sequence early frees the engine's slot.
+The engine answers from its own thread. A stream hears of every event; a plain answer wakes the event loop
+once, when all is there. Letting go early frees the engine's slot.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, replace
 from typing import Self
 
 import anyio
 
 from app.engines import Engines, Loaded
 from app.schemas.completions import CompletionCreate
-from models.runtime.requests import CompletionRequest, Event, Failed, Usage
+from models.errors import InvalidInput
+from models.runtime.requests import (
+    CharacterLogprobs,
+    CompletionRequest,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Piece,
+    Usage,
+)
 from models.vocabulary import Vocabulary, normalize
 
-_INLINE_CHARACTERS = 20_000  # a longer prompt is prepared off the event loop
+_INLINE_CHARACTERS = 200_000  # a longer prompt is prepared off the event loop, piece by piece
+_PIECE_CHARACTERS = 50_000
+
+STREAM_S = 1e-3
+"""A stream brings what is there this often, while more comes: some characters at a time of a fast network."""
+
+MAX_DESCRIBED_CHARACTERS = 50_000
+"""The longest prompt that is echoed with log-probabilities."""
+
+MAX_ECHOED_CHARACTERS = 2_000_000
+"""The most that is echoed in one answer: the prompt, `n` times."""
+
+
+class GivenUp(Exception):
+    """Nobody waits for the completion any more."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion that is over; `text` and `logprobs` begin with the prompt where it is echoed."""
+
+    text: str
+    reason: FinishReason
+    bits: float
+    characters: int
+    logprobs: tuple[CharacterLogprobs, ...]
 
 
 class Completing:
     """A completion under way, on a model that is held for it.
 
     Use as a context manager, or call `close` when done with it, however it ended. `unknown` lists the
-    prompt's characters that the model has never seen.
+    prompt's characters that the model has never seen; `echoed` is what every completion begins with.
     """
 
     def __init__(
@@ -32,30 +70,86 @@ class Completing:
         loaded: Loaded,
         request: CompletionRequest,
         unknown: list[str],
+        *,
+        echoed: Piece | None = None,
+        keep: int | None = None,
     ) -> None:
-        """Start it; takes the caller's hold on `loaded` over. Raises Busy, and the hold is the caller's."""
+        """Start it, to keep the likeliest `keep` completions of a plain answer; None keeps all.
+
+        Takes the caller's hold on `loaded` over. Raises InvalidInput or Busy, and the hold is the caller's.
+        """
         self.model = loaded.reference
         self.unknown = unknown
+        self.echoed = echoed
+        self._keep, self._n = keep, request.n
         self._engines, self._loaded = engines, loaded
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._arrived: deque[Event] = deque()
+        self._ready = asyncio.Event()
+        self._is_waking = False
+        self._is_given_up = False
+        self._woken_at_s = 0.0
+        self._tells_all = request.stream
         self._ticket = loaded.engine.complete(request, self._hand_over)
 
     def _hand_over(self, event: Event) -> None:
         """Called in the engine's thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the application has ended
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        self._arrived.append(event)
+        if not isinstance(event, Usage | Failed):
+            # Waking the loop takes longer than a character: what follows at once comes with the next.
+            now = time.perf_counter()
+            if not self._tells_all or now - self._woken_at_s < STREAM_S:
+                return
+            self._woken_at_s = now
+        if not self._is_waking:
+            self._is_waking = True  # before the loop has looked, there is no use in waking it again
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the application has ended
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._is_waking = False  # and only then look at what has arrived
+        self._ready.set()
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield the engine's events; the last is a Usage. Raises what broke the engine."""
+        if self.echoed:
+            for index in range(self._n):
+                yield replace(self.echoed, index=index)
         while True:
-            event = await self._events.get()
-            if isinstance(event, Failed):
-                raise event.error
-            yield event
-            if isinstance(event, Usage):
-                return
+            await self._ready.wait()
+            self._ready.clear()
+            for event in _merged(self._arrived):
+                if isinstance(event, Failed):
+                    raise event.error
+                yield event
+                if isinstance(event, Usage):
+                    return
+
+    async def completions(self) -> tuple[list[Completion], Usage]:
+        """Return all completions, when all is over. Raises GivenUp, or what broke the engine."""
+        pieces: list[list[Piece]] = [[self.echoed] if self.echoed else [] for _ in range(self._n)]
+        finished: dict[int, Finished] = {}
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            if self._is_given_up:
+                raise GivenUp
+            while self._arrived:
+                event = self._arrived.popleft()
+                if isinstance(event, Piece):
+                    pieces[event.index].append(event)
+                elif isinstance(event, Finished):
+                    finished[event.index] = event
+                elif isinstance(event, Failed):
+                    raise event.error
+                else:
+                    return self._best([_completion(pieces[i], finished[i]) for i in range(self._n)]), event
+
+    def give_up(self) -> None:
+        """Make `completions` raise GivenUp, if it waits."""
+        self._is_given_up = True
+        self._ready.set()
 
     def close(self) -> None:
         """Free the engine's slot, if it is not free yet, and let go of the model."""
@@ -70,38 +164,129 @@ class Completing:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _best(self, completions: list[Completion]) -> list[Completion]:
+        if self._keep is None:
+            return completions
+        return sorted(completions, key=lambda c: c.bits / max(1, c.characters))[: self._keep]
+
+
+def _merged(arrived: deque[Event]) -> Iterator[Event]:
+    """Take everything out of `arrived`, the pieces of one completion as one."""
+    pieces: dict[int, list[Piece]] = {}
+    while arrived:
+        event = arrived.popleft()
+        if isinstance(event, Piece):
+            pieces.setdefault(event.index, []).append(event)
+        else:
+            yield from map(_join, pieces.values())
+            pieces.clear()
+            yield event
+    yield from map(_join, pieces.values())
+
+
+def _join(pieces: list[Piece]) -> Piece:
+    if len(pieces) == 1:
+        return pieces[0]
+    logprobs = tuple(one for piece in pieces for one in piece.logprobs)
+    return Piece(pieces[0].index, "".join(piece.text for piece in pieces), logprobs)
+
+
+def _completion(pieces: list[Piece], end: Finished) -> Completion:
+    text = "".join([piece.text for piece in pieces])
+    logprobs = tuple(one for piece in pieces for one in piece.logprobs)
+    return Completion(text, end.reason, end.bits, end.characters, logprobs)
+
 
 async def start(engines: Engines, model: str, body: CompletionCreate) -> Completing:
-    """Start completing on `model`. Raises NotFound, Unavailable or Busy; nothing is left behind then."""
+    """Start completing on `model`.
+
+    Nothing is left behind when this raises InvalidInput, NotFound, Unavailable or Busy. A `timeout_ms`
+    counts from here, so that it includes loading the model.
+    """
+    began_s = time.perf_counter()
+    check(body)
     loaded = engines.take_if_ready(model)
     if loaded is None:
         loaded = await anyio.to_thread.run_sync(engines.take, model)
     try:
         prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
-        return Completing(engines, loaded, _request(prompt, body), unknown)
+        echoed = await _echo(loaded, prompt, body.logprobs) if body.echo else None
+        spent_s = time.perf_counter() - began_s
+        request = _request(prompt, body, spent_s=spent_s)
+        keep = body.n if body.best_of is not None else None
+        return Completing(engines, loaded, request, unknown, echoed=echoed, keep=keep)
     except BaseException:
         engines.give_back(loaded)
         raise
 
 
+def check(body: CompletionCreate) -> None:
+    """Raise InvalidInput for options that contradict each other, naming both; the engine checks the rest."""
+    best_of = body.best_of
+    if best_of is not None:
+        if best_of < body.n:
+            raise InvalidInput("best_of, how many are made to choose from, is less than n", param="best_of")
+        if body.beam is not None:
+            raise InvalidInput("best_of cannot be used with beam: that searches for it", param="best_of")
+        if body.stream:
+            raise InvalidInput("best_of cannot be used with stream: the best is known last", param="best_of")
+    if body.beam is None and "length_penalty" in body.model_fields_set:
+        raise InvalidInput("length_penalty is for beam, which is not given", param="length_penalty")
+    if body.echo and body.n * len(body.prompt) > MAX_ECHOED_CHARACTERS:
+        raise InvalidInput(
+            f"echo would repeat prompt n times, more than {MAX_ECHOED_CHARACTERS:,} characters", param="echo"
+        )
+    if body.echo and body.logprobs is not None and len(body.prompt) > MAX_DESCRIBED_CHARACTERS:
+        raise InvalidInput(
+            f"echo with logprobs takes a prompt of at most {MAX_DESCRIBED_CHARACTERS:,} characters",
+            param="echo",
+        )
+
+
+async def _echo(loaded: Loaded, prompt: str, logprobs: int | None) -> Piece:
+    if logprobs is None:
+        return Piece(0, prompt)
+    described = await anyio.to_thread.run_sync(lambda: loaded.engine.describe(prompt, top=logprobs))
+    return Piece(0, prompt, tuple(described))
+
+
 async def prepare(text: str, vocabulary: Vocabulary) -> tuple[str, list[str]]:
     """Return `text` in NFC and its characters that are not in the vocabulary."""
     if len(text) <= _INLINE_CHARACTERS:
-        return _prepared(text, vocabulary)
-    return await anyio.to_thread.run_sync(_prepared, text, vocabulary)
+        text = normalize(text)
+        return text, vocabulary.unknown(text)
+    return await anyio.to_thread.run_sync(_prepare_in_pieces, text, vocabulary)
 
 
-def _prepared(text: str, vocabulary: Vocabulary) -> tuple[str, list[str]]:
-    text = normalize(text)
-    return text, vocabulary.unknown(text)
+def _prepare_in_pieces(text: str, vocabulary: Vocabulary) -> tuple[str, list[str]]:
+    """Do the same in small pieces: each call keeps the interpreter, and so the event loop, while it lasts."""
+    pieces: list[str] = []
+    unknown: set[str] = set()
+    start = 0
+    while start < len(text):
+        end = _safe_cut(text, start + _PIECE_CHARACTERS)
+        pieces.append(normalize(text[start:end]))
+        unknown.update(vocabulary.unknown(pieces[-1]))
+        start = end
+    return "".join(pieces), sorted(unknown)
 
 
-def _request(prompt: str, body: CompletionCreate) -> CompletionRequest:
+def _safe_cut(text: str, at: int) -> int:
+    """Return the first place from `at` on where both sides can be normalized alone: before an ASCII one.
+
+    ASCII characters combine with nothing before them. Where none comes soon there is no cut.
+    """
+    while at < len(text) and text[at] > "\x7f":
+        at += 1
+    return min(at, len(text))
+
+
+def _request(prompt: str, body: CompletionCreate, *, spent_s: float) -> CompletionRequest:
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return CompletionRequest(
         prompt=prompt,
         max_characters=body.max_characters,
-        n=body.n,
+        n=body.n if body.best_of is None else body.best_of,
         temperature=body.temperature,
         top_k=body.top_k,
         top_p=body.top_p,
@@ -112,5 +297,9 @@ def _request(prompt: str, body: CompletionCreate) -> CompletionRequest:
         confidence_bits=body.confidence_bits,
         logprobs=body.logprobs,
         stream=body.stream,
-        timeout_s=body.timeout_ms / 1000 if body.timeout_ms is not None else None,
+        timeout_s=None if body.timeout_ms is None else max(0.0, body.timeout_ms / 1000 - spent_s),
+        precision=body.precision,
+        beam=body.beam,
+        length_penalty=body.length_penalty,
+        no_repeat=body.no_repeat,
     )

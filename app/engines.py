@@ -3,24 +3,33 @@
     with engines.use("nietzsche") as model:     # blocks while it loads: call in a worker thread
         model.engine.next("phil", top=3)
 
-Who uses a model holds it, so neither eviction nor a new version takes it away under a request. A
-damaged model fails its own requests only.
+Who uses a model holds it, so neither eviction nor a new version takes it away under a request. What a bare
+name means is looked up again beside the requests: they go on with the version they know until the new one
+is loaded. A damaged model fails its own requests only.
 """
 
+import contextlib
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from models.errors import NotFound
+from models.errors import DomainError, NotFound
 from models.runtime.engine import Engine
 from models.saved_model import SavedModel
 from models.vocabulary import Vocabulary
 from store.models import Models
 
+log = logging.getLogger("nextchar.api")
+
 RESOLVE_S = 0.5
-"""How long it is remembered which version a bare name means."""
+"""After this long it is looked up again which version a name means, and whether it is still there."""
+
+STALE_S = 2.0
+"""After this long without a look, a request waits for it."""
 
 _REMEMBERED_NAMES = 10_000  # more would be somebody's invention
 
@@ -39,6 +48,13 @@ class Loaded:
     used_at: float = field(default_factory=time.monotonic)
 
 
+@dataclass(frozen=True)
+class _Resolved:
+    exact: str
+    at: float  # time.monotonic()
+    is_refreshing: bool = False
+
+
 class Engines:
     """Finds, loads and unloads models. Safe to use from several threads.
 
@@ -46,16 +62,21 @@ class Engines:
         models: the registry.
         load: makes an engine of a saved model.
         limit_bytes: above this much, the least recently used models that nobody holds are unloaded.
+        pinned: models, by name or `name@version`, that are never unloaded to make room.
     """
 
-    def __init__(self, models: Models, load: LoadEngine, *, limit_bytes: int) -> None:
+    def __init__(
+        self, models: Models, load: LoadEngine, *, limit_bytes: int, pinned: Sequence[str] = ()
+    ) -> None:
         self._models = models
         self._load = load
         self._limit_bytes = limit_bytes
+        self._pinned = pinned
         self._lock = threading.Lock()  # guards the fields below; held for moments only
         self._loaded: dict[str, Loaded] = {}
-        self._resolved: dict[str, tuple[float, str]] = {}
+        self._resolved: dict[str, _Resolved] = {}
         self._loading: dict[str, threading.Lock] = {}
+        self._refresher = ThreadPoolExecutor(1, thread_name_prefix="refresh models")
 
     @contextmanager
     def use(self, reference: str) -> Iterator[Loaded]:
@@ -77,28 +98,38 @@ class Engines:
         if ready:
             return ready
         exact = self._resolve(reference)
-        with self._lock:
-            loading = self._loading.setdefault(exact, threading.Lock())
-        with loading:  # of several first users one loads
-            ready = self._hold(exact)
-            if ready:
-                return ready
-            try:
-                model = self._read(exact)
-            finally:
-                with self._lock:
-                    self._loading.pop(exact, None)
-            with self._lock:
-                model.holders += 1
-                self._loaded[exact] = model
-            self._evict()
-            return model
+        model = self._take_exact(exact)
+        self._remember(reference, exact)
+        return model
 
     def take_if_ready(self, reference: str) -> Loaded | None:
         """Hold a model without reading storage, or return None: safe on an event loop."""
+        now = time.monotonic()
         with self._lock:
-            at, exact = self._resolved.get(reference, (0.0, ""))
-        return self._hold(exact) if time.monotonic() - at < RESOLVE_S else None
+            known = self._resolved.get(reference)
+            if known is None or now - known.at > STALE_S:
+                return None
+            model = self._loaded.get(known.exact)
+            if model is None:
+                return None
+            model.holders += 1
+            model.used_at = now
+            refresh = now - known.at > RESOLVE_S and not known.is_refreshing
+            if refresh:
+                self._resolved[reference] = replace(known, is_refreshing=True)
+        if refresh:
+            with contextlib.suppress(RuntimeError):  # the application is ending
+                self._refresher.submit(self._refresh, reference)
+        return model
+
+    def load_pinned(self) -> None:
+        """Load the pinned models that are there. One that cannot be loaded is a line in the log."""
+        for reference in self._pinned:
+            try:
+                with self.use(reference):
+                    pass
+            except DomainError as error:
+                log.warning("the pinned model %s: %s", reference, error)
 
     def give_back(self, model: Loaded) -> None:
         """End a hold."""
@@ -126,25 +157,64 @@ class Engines:
 
     def close(self) -> None:
         """Unload everything; requests under way end with a failure."""
+        self._refresher.shutdown(cancel_futures=True)
         with self._lock:
             loaded = list(self._loaded.values())
             self._loaded.clear()
         for model in loaded:
             model.engine.close()
 
+    def _refresh(self, reference: str) -> None:
+        """Look a name up again, and load what it means now before anybody is sent there."""
+        try:
+            exact = self._resolve(reference)
+            self.give_back(self._take_exact(exact))
+            self._remember(reference, exact)
+        except DomainError:  # the next request finds the same, and says so
+            self._forget(reference)
+        except Exception:  # storage that hiccups; the next request tries again
+            log.exception("looking model %s up again", reference)
+            self._forget(reference)
+
     def _resolve(self, reference: str) -> str:
         try:
             name, version = self._models.resolve(reference)
         except NotFound:
-            with self._lock:
-                self._resolved.pop(reference, None)
+            self._forget(reference)
             raise
-        exact = f"{name}@{version}"
+        return f"{name}@{version}"
+
+    def _remember(self, reference: str, exact: str) -> None:
         with self._lock:
             if len(self._resolved) >= _REMEMBERED_NAMES:
                 self._resolved.clear()
-            self._resolved[reference] = (time.monotonic(), exact)
-        return exact
+            self._resolved[reference] = _Resolved(exact, time.monotonic())
+
+    def _forget(self, reference: str) -> None:
+        """Forget what a name meant; a version that is gone from storage is unloaded by and by."""
+        with self._lock:
+            self._resolved.pop(reference, None)
+
+    def _take_exact(self, exact: str) -> Loaded:
+        ready = self._hold(exact)
+        if ready:
+            return ready
+        with self._lock:
+            loading = self._loading.setdefault(exact, threading.Lock())
+        with loading:  # of several first users one loads
+            ready = self._hold(exact)
+            if ready:
+                return ready
+            try:
+                model = self._read(exact)
+            finally:
+                with self._lock:
+                    self._loading.pop(exact, None)
+            with self._lock:
+                model.holders += 1
+                self._loaded[exact] = model
+            self._evict()
+            return model
 
     def _read(self, exact: str) -> Loaded:
         saved = self._models.get(exact)
@@ -163,7 +233,7 @@ class Engines:
         with self._lock:
             total = sum(model.bytes for model in self._loaded.values())
             idle = sorted(
-                (m for m in self._loaded.values() if not m.holders),
+                (m for m in self._loaded.values() if not m.holders and not self._is_pinned(m.reference)),
                 key=lambda m: m.used_at,
             )
             gone = []
@@ -174,3 +244,13 @@ class Engines:
                 gone.append(self._loaded.pop(model.reference))
         for model in gone:
             model.engine.close()
+
+    def _is_pinned(self, exact: str) -> bool:
+        """Whether a version is pinned, or is the newest that is loaded of a pinned name."""
+        if exact in self._pinned:
+            return True
+        name, _, version = exact.partition("@")
+        if name not in self._pinned:
+            return False
+        loaded = (reference.partition("@") for reference in self._loaded)
+        return int(version) == max(int(number) for other, _, number in loaded if other == name)

@@ -3,13 +3,19 @@
 Imports no TensorFlow, no Keras and nothing of `worker`; a test keeps it so.
 """
 
+import asyncio
+import multiprocessing
+import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -20,6 +26,7 @@ from fastapi.routing import APIRoute
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from uvicorn.supervisors import Multiprocess
 
 from app.deps import Parts
 from app.engines import Engines, LoadEngine
@@ -44,6 +51,8 @@ _ENGINE_THREADS = 16
 _STALE_SPOOL_S = 3600
 _RECONCILE_S = 5.0
 _SHUTDOWN_S = 5
+_KEEP_ALIVE_S = 75  # longer than a writer pauses, and than proxies keep what they may use again
+_HEALTHCHECK_S = 60  # a process that loads a large model on a busy machine is not dead
 
 
 def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) -> FastAPI:
@@ -65,7 +74,8 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         lifespan=_lifespan(settings, load, stopping),
         generate_unique_id_function=_operation_id,
     )
-    for module in (corpora, jobs, models, completions, scores, health):
+    # Keystrokes first: routes are tried in order.
+    for module in (completions, scores, corpora, jobs, models, health):
         app.include_router(module.router)
     app.state.stopping = stopping
     add_error_handlers(app)
@@ -93,7 +103,8 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
     )
     redis = connect(decode_responses=True)
     jobs, models, queue = Jobs(blobs), Models(blobs), TrainingQueue(connect())
-    engines = Engines(models, load, limit_bytes=settings.model_cache_bytes)
+    pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
+    engines = Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned)
     return Parts(
         settings=settings,
         blobs=blobs,
@@ -114,23 +125,44 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
 def main() -> None:
     """Serve with the settings of the environment until told to stop."""
     settings = ApiSettings.load()
-    app = create_app(settings)
     config = uvicorn.Config(
-        app,
+        "app.main:application",
+        factory=True,
         host=settings.host,
         port=settings.port,
+        workers=settings.processes,
         lifespan="on",
         server_header=False,
         access_log=False,  # the metrics count requests; a line a keystroke helps nobody
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_SHUTDOWN_S,
+        timeout_worker_healthcheck=_HEALTHCHECK_S,
     )
-    server = Server(config, stopping=app.state.stopping)
+    if settings.processes > 1:
+        Multiprocess(config, sockets=[config.bind_socket()]).run()
+        return
+    server = uvicorn.Server(config)
     server.run()
     raise SystemExit(0 if server.started else 1)
 
 
+def application() -> FastAPI:
+    """Return the application for the settings of the environment, in the process that serves it.
+
+    To be called in its main thread, by a server that has its signal handlers in place: the streams without
+    an end are told to stop when it is.
+    """
+    app = create_app(ApiSettings.load())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        _before(number, app.state.stopping.set)
+    parent = multiprocessing.parent_process()
+    if parent:  # one of several; were the parent killed, nobody could stop us
+        threading.Thread(target=_end_after, args=(parent,), name="parent", daemon=True).start()
+    return app
+
+
 class Server(uvicorn.Server):
-    """Sets `stopping` when it is told to stop, before it waits for its connections to end."""
+    """Serves in a thread, where no signals come: sets `stopping` when it is told to stop."""
 
     def __init__(self, config: uvicorn.Config, *, stopping: threading.Event) -> None:
         super().__init__(config)
@@ -151,14 +183,34 @@ def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event
         threading.Thread(
             target=reconciler.keep_running, args=(ended, _RECONCILE_S), name="reconciler", daemon=True
         ).start()
+        threading.Thread(target=parts.engines.load_pinned, name="load pinned models", daemon=True).start()
+        watching = asyncio.ensure_future(parts.metrics.watch_loop())
         try:
             yield {"parts": parts}
         finally:
+            watching.cancel()
             ended.set()
             await run_in_threadpool(parts.engines.close)
             parts.redis.close()
 
     return lifespan
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _before(number: int, do: Callable[[], None]) -> None:
+    """Call `do` when a signal comes, before what is called now."""
+    after = signal.getsignal(number)
+
+    def handle(sent: int, frame: FrameType | None) -> None:
+        do()
+        if callable(after):
+            after(sent, frame)
+
+    signal.signal(number, handle)
 
 
 def _operation_id(route: APIRoute) -> str:

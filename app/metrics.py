@@ -1,5 +1,6 @@
 """What Prometheus scrapes. Each application has a registry of its own; nothing is global."""
 
+import asyncio
 import time
 from collections import Counter as Tally
 from collections.abc import Iterator
@@ -39,6 +40,9 @@ _BUCKETS_S = (
     60,
 )
 
+_LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
+_LAG_INTERVAL_S = 0.01
+
 
 class Metrics:
     """The request metrics of one API process, and gauges read from its parts when scraped."""
@@ -63,7 +67,26 @@ class Metrics:
             "Requests under way.",
             registry=self._registry,
         )
+        self.loop_lag_s = Histogram(
+            "nextchar_event_loop_lag_seconds",
+            "How late a timer of the event loop was: for that long at least nothing else was answered.",
+            buckets=_LAG_BUCKETS_S,
+            registry=self._registry,
+        )
+        Gauge(
+            "nextchar_process_start_time_seconds",
+            "When this process began to serve; tells several on one port apart. Unix seconds.",
+            registry=self._registry,
+        ).set(time.time())
         self._registry.register(_State(jobs, queue, engines))
+
+    async def watch_loop(self) -> None:
+        """Measure the event loop's lag until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_INTERVAL_S
+            await asyncio.sleep(_LAG_INTERVAL_S)
+            self.loop_lag_s.observe(max(0.0, loop.time() - due))
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format. Reads storage and Redis."""

@@ -51,6 +51,17 @@ class ApiSettings(StoreSettings):
         ge=1,
         description="Completions that may wait for one model; above it the answer is 429.",
     )
+    pinned_models: str = Field(
+        "",
+        description="Models, by name or `name@version`, separated by commas, that are loaded at the start and"
+        " never unloaded to make room; of a bare name the newest version.",
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="API processes on the one port; each loads its own models and counts its own metrics.",
+    )
 
     @field_validator("host")
     @classmethod

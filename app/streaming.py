@@ -5,11 +5,12 @@ An error in mid-stream cannot change the status any more, so it becomes a last e
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from pydantic import BaseModel
-from starlette.responses import StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import answer
@@ -32,23 +33,63 @@ class ServerEvent:
 Events = AsyncGenerator[ServerEvent, None]
 
 
-class EventStream(StreamingResponse):
+class EventStream(Response):
     """Answers with `events` until they end; `on_close` is called then, or when the client goes away."""
+
+    media_type = "text/event-stream"
 
     def __init__(self, events: Events, *, on_close: Callable[[], None] = lambda: None) -> None:
         self._events = events
         self._on_close = on_close
+        self._sent_at_s = 0.0
         # Proxies that buffer would hold single characters back.
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(_framed(events), media_type="text/event-stream", headers=headers)
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the events."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        # Tasks for the stream as a whole: one an event would cost more than the event.
+        sending = asyncio.ensure_future(self._send_all(send))
+        others = (asyncio.ensure_future(_until_gone(receive)), asyncio.ensure_future(self._ping(send)))
         try:
-            await super().__call__(scope, receive, send)
+            await asyncio.wait((sending, *others), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._on_close()
+            for task in (sending, *others):
+                task.cancel()
+            ended = await asyncio.gather(sending, *others, return_exceptions=True)
             await self._events.aclose()
+        if isinstance(ended[0], Exception) and not isinstance(ended[0], OSError):  # OSError: nobody reads
+            raise ended[0]
+
+    async def _send_all(self, send: Send) -> None:
+        try:
+            async for event in self._events:
+                await self._send(send, frame(event))
+        except OSError:
+            raise
+        except Exception as error:
+            status, body = answer(error)
+            if status == 500:
+                log.exception("a stream broke")
+            await self._send(send, frame(ServerEvent("error", body)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _ping(self, send: Send) -> None:
+        while True:
+            await asyncio.sleep(PING_S)
+            if time.monotonic() - self._sent_at_s >= PING_S:
+                await self._send(send, b": ping\n\n")
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        self._sent_at_s = time.monotonic()
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def frame(event: ServerEvent) -> bytes:
@@ -59,27 +100,3 @@ def frame(event: ServerEvent) -> bytes:
     """
     number = f"id: {event.id}\n" if event.id is not None else ""
     return f"{number}event: {event.event}\ndata: {event.data.model_dump_json()}\n\n".encode()
-
-
-async def _framed(events: Events) -> AsyncGenerator[bytes, None]:
-    following: asyncio.Task[ServerEvent] | None = None
-    try:
-        while True:
-            following = following or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait((following,), timeout=PING_S)
-            if not done:
-                yield b": ping\n\n"
-                continue
-            ready, following = following, None
-            yield frame(ready.result())
-    except StopAsyncIteration:
-        return
-    except Exception as error:
-        status, body = answer(error)
-        if status == 500:
-            log.exception("a stream broke")
-        yield frame(ServerEvent("error", body))
-    finally:
-        if following is not None:
-            following.cancel()
-            await asyncio.wait((following,))

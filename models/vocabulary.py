@@ -36,6 +36,8 @@ class Vocabulary:
         points = code_points(self.characters)
         self._id_of_point = np.zeros(int(points.max()) + 1 if points.size else 0, np.int32)
         self._id_of_point[points] = np.arange(1, points.size + 1)
+        self._is_known = np.append(self._id_of_point > 0, False)  # by code point; the last is for all above
+        self._known_ascii = bytes(np.flatnonzero(self._is_known[:128]).tolist())
         self._character_of_id = "\ufffd" + self.characters
 
     def __len__(self) -> int:
@@ -62,4 +64,9 @@ class Vocabulary:
 
     def unknown(self, text: str) -> list[str]:
         """Return the distinct characters of `text` that are not in the vocabulary, in code point order."""
-        return sorted(set(text) - set(self.characters))
+        # A document is looked at on every keystroke, so not by way of a set of its characters.
+        if text.isascii():
+            return sorted(set(text.encode().translate(None, self._known_ascii).decode()))
+        points = code_points(text)
+        strange = points[~self._is_known.take(points, mode="clip")]
+        return sorted(map(chr, set(strange.tolist())))

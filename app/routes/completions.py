@@ -1,16 +1,15 @@
 """/v1/models/{model}/complete and /next: going on from a prompt."""
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from app.completing import Completing, start
+from app.bodies import DocumentRoute
+from app.completing import Completing, GivenUp, start
 from app.deps import PartsDep
 from app.engines import Engines
 from app.errors import refusals
@@ -33,9 +32,7 @@ from app.streaming import Events, EventStream, ServerEvent
 from models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
 from models.vocabulary import normalize
 
-router = APIRouter(prefix="/v1/models", tags=["inference"])
-
-T = TypeVar("T")
+router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
 _COMPLETION_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
@@ -56,15 +53,15 @@ _COMPLETION_ANSWER: dict[int | str, dict[str, Any]] = {
     response_model=CompletionBody,
     responses=_COMPLETION_ANSWER | refusals(400, 404, 413, 415, 422, 429, 503),
 )
-async def complete(
-    parts: PartsDep, request: Request, model: str, body: CompletionCreate
-) -> Response | CompletionBody:
+async def complete(parts: PartsDep, request: Request, model: str, body: CompletionCreate) -> Response:
     """Go on from a prompt, `n` times. Characters the model has never seen are read as unknown and named."""
     completing = await start(parts.engines, model, body)
     if body.stream:
         return EventStream(_stream(completing), on_close=completing.close)
     with completing:
-        return await _unless_gone(request, _collect(completing, body))
+        answer = await _collect_unless_gone(request, completing, body)
+    # Written here, not checked and copied by the framework first: that takes longer than the rest.
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 @router.post("/{model}/next", responses=refusals(400, 404, 413, 415, 422, 429, 503))
@@ -87,32 +84,34 @@ def _next(engines: Engines, model: str, body: NextCreate) -> DistributionBody:
     )
 
 
+async def _collect_unless_gone(
+    request: Request, completing: Completing, body: CompletionCreate
+) -> CompletionBody:
+    """Give it up as soon as the client is gone. Raises ClientDisconnect then."""
+    # The body has been read, so the next message can only be that the client has gone.
+    leaving = asyncio.ensure_future(request.receive())
+    leaving.add_done_callback(lambda _: completing.give_up())
+    try:
+        return await _collect(completing, body)
+    except GivenUp:
+        raise ClientDisconnect from None
+    finally:
+        leaving.cancel()
+
+
 async def _collect(completing: Completing, body: CompletionCreate) -> CompletionBody:
-    texts: list[list[str]] = [[] for _ in range(body.n)]
-    logprobs: list[list[LogprobBody]] = [[] for _ in range(body.n)]
-    finished: dict[int, Finished] = {}
-    usage: Usage | None = None
-    async for event in completing.events():
-        match event:
-            case Piece():
-                texts[event.index].append(event.text)
-                logprobs[event.index] += _logprobs(event.logprobs)
-            case Finished():
-                finished[event.index] = event
-            case Usage():
-                usage = event
-    assert usage is not None and len(finished) == body.n, "an engine finishes every completion"
+    completions, usage = await completing.completions()
     return CompletionBody(
         model=completing.model,
         completions=[
             CompletionChoice(
                 index=index,
-                text="".join(texts[index]),
-                finish_reason=finished[index].reason,
-                bits=finished[index].bits,
-                logprobs=logprobs[index] if body.logprobs is not None else None,
+                text=one.text,
+                finish_reason=one.reason,
+                bits=one.bits,
+                logprobs=_logprobs(one.logprobs) if body.logprobs is not None else None,
             )
-            for index in range(body.n)
+            for index, one in enumerate(completions)
         ],
         usage=_usage(usage),
         unknown_characters=completing.unknown,
@@ -143,23 +142,6 @@ async def _stream(completing: Completing) -> Events:
                     unknown_characters=completing.unknown,
                 )
                 yield ServerEvent("done", end)
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns; give it up as soon as the client is gone. Raises ClientDisconnect then."""
-    working = asyncio.ensure_future(work)
-    # The body has been read, so the next message can only be that the client has gone.
-    leaving = asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait((working, leaving))
 
 
 def _logprobs(found: tuple[CharacterLogprobs, ...]) -> list[LogprobBody]:

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.schemas.base import RequestBody
-from models.runtime.requests import FinishReason, Until
+from models.runtime.checks import MAX_BEAM
+from models.runtime.requests import FinishReason, Precision, Until
 
 MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_COMPLETION_CHARACTERS = 10_000
@@ -17,6 +18,24 @@ EXAMPLE_CREATE: dict[str, Any] = {
     "temperature": 0.7,
     "seed": 1,
     "until": "line",
+}
+
+EXAMPLE_BEAM: dict[str, Any] = {
+    "prompt": "morality equals ",
+    "max_characters": 20,
+    "n": 2,
+    "beam": 8,
+    "length_penalty": 0.7,
+    "timeout_ms": 50,
+}
+
+EXAMPLE_DESCRIBED: dict[str, Any] = {
+    "prompt": "morality",
+    "max_characters": 5,
+    "temperature": 0,
+    "logprobs": 3,
+    "echo": True,
+    "precision": "float32",
 }
 
 EXAMPLE: dict[str, Any] = {
@@ -49,9 +68,11 @@ StopString = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class CompletionCreate(RequestBody):
-    """Go on from a prompt."""
+    """Go on from a prompt. Options that contradict each other are refused with a sentence naming both."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CREATE]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [EXAMPLE_CREATE, EXAMPLE_BEAM, EXAMPLE_DESCRIBED]}
+    )
 
     prompt: Prompt
     max_characters: int = Field(
@@ -85,10 +106,13 @@ class CompletionCreate(RequestBody):
         None,
         ge=0,
         lt=2**63,
-        description="The same seed gives the same text; null takes a new one.",
+        description="The same seed gives the same text, alone or under load: it is answered in float32,"
+        " unless `precision` says int8. Null takes a new one.",
     )
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = Field(
-        None, description="End before this text, or before the first of these."
+        None,
+        description="End before this text, or before the first of these. One with characters that the model"
+        " has never seen is no error; it cannot come.",
     )
     until: Until | None = Field(
         None,
@@ -104,20 +128,63 @@ class CompletionCreate(RequestBody):
         None,
         ge=0,
         le=20,
-        description="Report log-probabilities, with this many alternatives each.",
+        description="Report the natural log-probability of each character, with this many of the likeliest"
+        " at its place; at temperature 1 and without filters.",
+    )
+    echo: bool = Field(
+        False,
+        description="Begin each completion's text with the prompt, and its `logprobs` with the prompt's"
+        " characters as `/score` has them. `bits` and `usage` are of what was generated all the same.",
+    )
+    best_of: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_COMPLETIONS,
+        description="Make this many completions and answer with the `n` that have the fewest bits per"
+        " character. Not with `stream` or `beam`.",
+    )
+    beam: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_BEAM,
+        description="Search for the `n` likeliest completions as wholes, keeping this many at each step. Not"
+        " with `seed`, `logprobs`, `no_repeat`, a `temperature` but 0 or 1, or filters.",
+    )
+    length_penalty: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        allow_inf_nan=False,
+        description="With `beam`: completions are compared by log-probability / characters ** this."
+        " 0 favours short ones.",
+    )
+    no_repeat: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Never generate a run of this many characters that the completion, or the last 1,000"
+        " characters of the prompt, already has.",
+    )
+    precision: Precision = Field(
+        "auto",
+        description="`float32`: the same seed gives the same text, alone or under load. `int8`: faster; the"
+        " same distribution to within the `int8` figure of the model's report, but each answer is rounded"
+        " by what else is computed with it, so a seed may give another text under load. `auto`: int8 where"
+        " the model has it and no `seed` is given.",
     )
     timeout_ms: int | None = Field(
         None,
         ge=1,
         le=600_000,
-        description="After this long, answer with what there is. Milliseconds.",
+        description="After this long, answer with what there is and the `finish_reason` `timeout`."
+        " Milliseconds from the request's arrival.",
     )
-    stream: bool = Field(False, description="Answer with server-sent events, character by character.")
+    stream: bool = Field(False, description="Answer with server-sent events, as the characters come.")
 
     @model_validator(mode="after")
     def _bounded_work(self) -> Self:
-        if self.n * self.max_characters > 100_000:
-            raise ValueError("n * max_characters may be at most 100,000")
+        if max(self.n, self.best_of or 0, self.beam or 0) * self.max_characters > 100_000:
+            raise ValueError("n (or best_of, or beam) times max_characters may be at most 100,000")
         return self
 
 
@@ -139,7 +206,10 @@ class CompletionChoice(BaseModel):
 
     index: int
     text: str
-    finish_reason: FinishReason
+    finish_reason: FinishReason = Field(
+        description="Why it ends here: `length` is `max_characters`; `stop`, `word`, `line` and `confidence`"
+        " were asked for; `timeout` and `cancelled` are not its end but all that there was time for."
+    )
     bits: float = Field(description="Surprisal of all generated characters together, -log2 p.")
     logprobs: list[LogprobBody] | None = Field(None, description="Only when asked for.")
 

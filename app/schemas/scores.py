@@ -72,5 +72,6 @@ class ScoreBody(BaseModel):
     )
     lines: list[LineScore] | None = Field(None, description="In the order given; null when text was given.")
     unknown_characters: list[str] = Field(
-        description="The distinct characters that the model has never seen; they cost what id 0 costs."
+        description="The distinct characters that the model has never seen. Each costs log2(V - 1) + 2 bits,"
+        " where V - 1 is the number of characters it knows: 2 bits more than guessing blindly."
     )

@@ -30,14 +30,15 @@ def check_request(request: CompletionRequest) -> None:
 
 
 def _check_beam(r: CompletionRequest, beam: int) -> None:
+    excluded = "cannot be used with beam"
     rules = {
         "n": (r.n <= beam, "cannot be larger than beam"),
-        "temperature": (r.temperature in (0, 1), "cannot be used in a beam search"),
-        "until": (r.until != "confidence", 'cannot be "confidence" in a beam search'),
+        "temperature": (r.temperature in (0, 1), excluded + ", which takes the likeliest"),
+        "until": (r.until != "confidence", '"confidence" ' + excluded),
         "length_penalty": (0 <= r.length_penalty <= 10, "must be from 0 to 10"),
     }
     for name in ("top_k", "top_p", "min_p", "seed", "logprobs", "no_repeat"):
-        rules[name] = (getattr(r, name) is None, "cannot be used in a beam search")
+        rules[name] = (getattr(r, name) is None, excluded)
     _apply(rules)
 
 

@@ -112,6 +112,11 @@ class FakeEngine:
         """Return `score` of each line."""
         return [self.score(line, context=context) for line in lines]
 
+    def describe(self, text: str, *, top: int, context: str = "\n") -> list[CharacterLogprobs]:
+        """Return half a nat for every character, which is the likeliest there."""
+        assert context == "\n" and top >= 0
+        return list(_logprobs(text))
+
     def stats(self) -> dict[str, float]:
         """Return one counter."""
         return {"requests": float(len(self.tickets))}

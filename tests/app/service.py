@@ -90,6 +90,16 @@ def serving(settings: ApiSettings) -> Iterator[Service]:
 
 
 @contextlib.contextmanager
+def serving_real(settings: ApiSettings, *saved: SavedModel) -> Iterator[httpx.Client]:
+    """Run the API with the real runtime and these models until the block ends."""
+    registry = Models(open_blobs(settings.blobs_url))
+    for model in saved:
+        registry.publish(model.card, {name: model.file(name) for name in model.card.files})
+    with served(create_app(settings)) as url, httpx.Client(base_url=url, timeout=60) as http:
+        yield http
+
+
+@contextlib.contextmanager
 def served(app: FastAPI) -> Iterator[str]:
     """Serve `app` on a free port in a thread; yield its URL."""
     config = uvicorn.Config(app, port=0, lifespan="on", log_level="warning", timeout_graceful_shutdown=1)

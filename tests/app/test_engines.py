@@ -1,4 +1,5 @@
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -33,8 +34,8 @@ class Loader:
         return FakeEngine(saved)
 
 
-def pool(models: Models, load: Loader, *, limit_bytes: int = 1000) -> Engines:
-    return Engines(models, load, limit_bytes=limit_bytes)  # type: ignore[arg-type]
+def pool(models: Models, load: Loader, *, limit_bytes: int = 1000, pinned: Sequence[str] = ()) -> Engines:
+    return Engines(models, load, limit_bytes=limit_bytes, pinned=pinned)  # type: ignore[arg-type]
 
 
 def test_model_is_loaded_once_for_all_who_ask_at_once(models: Models) -> None:
@@ -96,6 +97,59 @@ def test_new_version_is_found_while_the_old_one_is_in_use(models: Models) -> Non
         publish(models, name="a")
         until(lambda: _reference(engines) == "a@2", deadline_s=1)
         assert old.reference == "a@1"
+
+
+def test_pinned_models_are_loaded_at_the_start_and_stay(models: Models) -> None:
+    load = Loader()
+    engines = pool(models, load, limit_bytes=0, pinned=["a", "b@1", "nobody"])
+    engines.load_pinned()
+    assert load.loaded == ["a@1", "b@1"]
+    for _ in range(2):
+        with engines.use("c"):
+            pass
+    assert sorted(engines.stats()) == ["a@1", "b@1", "c@1"]
+
+
+def test_of_a_pinned_name_the_newest_version_stays(models: Models) -> None:
+    engines = pool(models, Loader(), limit_bytes=0, pinned=["a"])
+    engines.load_pinned()
+    publish(models, name="a")
+    until(lambda: _reference(engines) == "a@2")
+    with engines.use("b"):
+        pass
+    until(lambda: sorted(engines.stats()) == ["a@2", "b@1"])
+
+
+def test_requests_go_on_with_the_old_version_while_the_new_one_loads(models: Models) -> None:
+    engines = pool(models, Loader(delay_s=0.2), limit_bytes=1000)
+    engines.give_back(engines.take("a"))
+    publish(models, name="a")
+    longest_s = 0.0
+    seen: list[str] = []
+    while "a@2" not in seen:
+        began = time.monotonic()
+        model = engines.take("a")
+        longest_s = max(longest_s, time.monotonic() - began)
+        seen.append(model.reference)
+        engines.give_back(model)
+        time.sleep(0.001)
+        assert len(seen) < 5000
+    assert longest_s < 0.15
+
+
+def test_version_deleted_by_another_process_is_soon_unknown(models: Models) -> None:
+    engines = pool(models, Loader())
+    engines.give_back(engines.take("b"))
+    models.delete("b")
+
+    def is_gone() -> bool:
+        try:
+            engines.give_back(engines.take("b"))
+        except NotFound:
+            return True
+        return False
+
+    until(is_gone, deadline_s=3)
 
 
 def _reference(engines: Engines) -> str:

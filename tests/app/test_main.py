@@ -1,12 +1,15 @@
+import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,23 +61,31 @@ def publish_real(data_dir: Path) -> None:
 @pytest.fixture
 def process(tmp_path: Path, redis_url: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, float]]:
     """`python -m app.main` with a model on disk; the process, a client, and when it was started."""
-    publish_real(tmp_path)
+    began = time.monotonic()
+    with started(tmp_path, redis_url, {}) as (running, url), httpx.Client(base_url=url, timeout=30) as http:
+        yield running, http, began
+
+
+@contextlib.contextmanager
+def started(
+    data_dir: Path, redis_url: str, settings: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run `python -m app.main` with a model on disk; the process and its URL."""
+    publish_real(data_dir)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCHAR_")} | {
-        "NEXTCHAR_DATA_DIR": str(tmp_path),
+        "NEXTCHAR_DATA_DIR": str(data_dir),
         "NEXTCHAR_REDIS_URL": redis_url,
         "NEXTCHAR_PORT": str(port),
     }
-    began = time.monotonic()
-    running = subprocess.Popen([sys.executable, "-m", "app.main"], cwd=ROOT, env=environment)
+    running = subprocess.Popen([sys.executable, "-m", "app.main"], cwd=ROOT, env=environment | settings)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
-            yield running, http, began
+        yield running, f"http://127.0.0.1:{port}"
     finally:
         running.terminate()
-        assert running.wait(20) in (0, -15)
+        assert running.wait(20) in (0, -signal.SIGTERM, -signal.SIGKILL)
 
 
 def is_ready(http: httpx.Client) -> bool:
@@ -118,6 +129,76 @@ def test_process_is_ready_soon_stays_small_and_answers_with_the_real_runtime(
         status = Path(f"/proc/{running.pid}/status").read_text()
         resident = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
         assert resident < 250e6, f"{resident / 1e6:.0f} MB resident"
+
+
+@pytest.fixture
+def several(tmp_path: Path, redis_url: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The same with three processes on the port; the parent, and the URL."""
+    with started(tmp_path, redis_url, {"NEXTCHAR_PROCESSES": "3", "NEXTCHAR_PINNED_MODELS": "real"}) as both:
+        yield both
+
+
+def test_several_processes_answer_alike_and_hear_of_each_others_models(
+    several: tuple[subprocess.Popen[bytes], str],
+) -> None:
+    running, url = several
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    if not children.exists():
+        pytest.skip("the kernel does not list child processes here")
+
+    def ask(seed: int) -> httpx.Response:
+        with httpx.Client(base_url=url, timeout=30) as http:  # a new connection: any of the processes
+            return http.post("/v1/models/real/complete", json={"prompt": "the quick", "seed": seed})
+
+    def served_by() -> set[str]:
+        """Start times tell the processes apart."""
+        with ThreadPoolExecutor(12) as threads:
+            pages = threads.map(lambda _: httpx.get(f"{url}/metrics", timeout=30).text, range(24))
+            return {
+                found for page in pages for found in re.findall(r"\nnextchar_process_start\S* (\S+)", page)
+            }
+
+    with httpx.Client(base_url=url, timeout=30) as http:
+        until(lambda: is_ready(http), deadline_s=30)
+    until(lambda: len(served_by()) > 1, deadline_s=30)
+    with ThreadPoolExecutor(12) as threads:
+        answers = [answer.json() for answer in threads.map(ask, [1, 2] * 24)]
+    assert len({answer["completions"][0]["text"] for answer in answers}) == 2
+
+    victim = next(pid for pid in map(int, children.read_text().split()) if _serves(pid))
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: not _is_alive(victim))
+    assert all(ask(1).status_code == 200 for _ in range(20))  # the others go on
+
+    assert httpx.delete(f"{url}/v1/models/real", timeout=30).status_code == 200
+    until(lambda: {ask(1).status_code for _ in range(10)} == {404}, deadline_s=20)
+
+
+def test_several_processes_end_with_their_parent(several: tuple[subprocess.Popen[bytes], str]) -> None:
+    running, url = several
+    with httpx.Client(base_url=url, timeout=30) as http:
+        until(lambda: is_ready(http), deadline_s=30)
+    running.kill()
+
+    def nobody_answers() -> bool:
+        try:
+            httpx.get(f"{url}/healthz", timeout=5)
+        except httpx.TransportError:
+            return True
+        return False
+
+    until(nobody_answers)
+
+
+def _serves(pid: int) -> bool:
+    return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except FileNotFoundError:
+        return False
 
 
 def test_stop_ends_watchers_at_once(process: tuple[subprocess.Popen[bytes], httpx.Client, float]) -> None:

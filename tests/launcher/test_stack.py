@@ -78,7 +78,7 @@ def test_a_signal_stops_everything_and_ends_with_status_0(tmp_path, run_script, 
 def test_part_that_keeps_dying_stops_the_stack_and_shows_the_end_of_its_log(tmp_path, monkeypatch):
     monkeypatch.setattr(stack_module, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(stack_module, "_MAX_DEATHS", 2)
-    broken = {"NEXTCHAR_STORE_URL": "no-such-scheme://x"}
+    broken = {"NEXTCHAR_STORE_URL": "file:///proc/no/such/folder"}
     expected = r"(?s)the API ended with status \d, 2 times.*the end of .*api.log:\n.*startup failed"
     with (
         pytest.raises(LauncherError, match=expected),

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.runtime.decoding import (
+    WIDE,
     Ending,
     Sampler,
     StopMatcher,
@@ -72,6 +73,18 @@ def test_sampler_chooses_what_a_naive_loop_does(seed: int, rows: list[Completion
     chosen = Sampler(rows, 9).choose(logits, u)
     for row, request in enumerate(rows):
         assert chosen[row] in naive_choice(logits[row], u[row], request)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), requests, st.sampled_from([0.5, 2, 6]))
+def test_large_alphabet_is_filtered_as_a_naive_loop_does(
+    seed: int, request: CompletionRequest, spread: float
+) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, spread, (1, WIDE + 50)).astype(np.float32)
+    u = random.random()
+    (chosen,) = Sampler([request], WIDE + 50).choose(logits, [u])
+    assert chosen in naive_choice(logits[0], u, request)
 
 
 @settings(deadline=None, max_examples=100)
