@@ -14,7 +14,7 @@ ROLES := api worker local dev gpu
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: $(VENV)/.local ## Make .venv with what demo and serve need
@@ -30,6 +30,19 @@ serve: $(VENV)/.local ## Run the whole service on this machine until Ctrl-C
 .PHONY: test
 test: $(VENV)/.dev ## Run every test; ARGS="-k name" for some
 	@$(BIN)/python -m pytest $(ARGS)
+
+# What is measured beside ours and needed by nothing else is in no lock file.
+.PHONY: bench-training
+bench-training: $(VENV)/.torch ## Measure training steps beside Keras and torch; ARGS="--quick"
+	@$(BIN)/python -m benchmarks.training $(ARGS)
+
+.PHONY: bench-serving
+bench-serving: $(VENV)/.torch ## Measure completions beside Keras and torch; ARGS="--quick"
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+.PHONY: bench-quality
+bench-quality: $(VENV)/.torch ## Measure loss against seconds beside char-rnn; ARGS="--text file"
+	@$(BIN)/python -m benchmarks.quality $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, formatting and types
@@ -66,6 +79,11 @@ $(VENV)/.dev: requirements/dev.txt | $(VENV)/.made
 	@echo "installing requirements/dev.txt"
 	@$(BIN)/python $(PIP_INSTALL) -r $<
 	@touch $@ $(VENV)/.local # dev.txt holds all of local.txt, at the same versions
+
+$(VENV)/.torch: | $(VENV)/.local
+	@echo "installing torch, for benchmarks (large; this happens once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.9"
+	@touch $@
 
 $(VENV)/.uv: | $(VENV)/.made
 	@$(BIN)/python -m venv $(VENV)/uv

@@ -13,6 +13,8 @@ from models.saved_model import Card, SavedModel, describe_files
 CHARACTERS = "".join(sorted(set(string.printable) - set("\t\r\x0b\x0c")))
 V = len(CHARACTERS) + 1
 E = 64
+COMPLETED = 20
+"""Characters completed at each keystroke."""
 
 Weights = dict[str, NDArray[np.float32]]
 

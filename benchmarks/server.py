@@ -1,8 +1,7 @@
 """The API as production runs it, in a process of its own, and a client that costs next to nothing.
 
-    with running_api([saved]) as api:
-        client = api.client()
-        client.post("/v1/models/random-2x256/complete", {"prompt": "to be", "max_characters": 20})
+>>> with running_api([saved]) as api, api.client() as client:
+...     client.post("/v1/models/random-2x256/complete", {"prompt": "to be", "max_characters": 20})
 """
 
 import contextlib
@@ -30,7 +29,7 @@ START_S = 60
 
 
 class Client:
-    """One kept-alive connection. Reads answers that have a Content-Length, and nothing else."""
+    """One kept-alive connection. Knows just enough of HTTP for the answers of our own server."""
 
     def __init__(self, port: int, *, timeout_s: float = 120) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
@@ -54,6 +53,15 @@ class Client:
     def ask(self, method: str, path: str, content: bytes) -> Any:
         """Send bytes, return the JSON of the answer."""
         return json.loads(self._exchange(method, path, content))
+
+    def stream(self, method: str, path: str, content: bytes) -> None:
+        """Send bytes, and wait for the end of an answer in chunks."""
+        self.send(method, path, content)
+        while not self._received.endswith(b"0\r\n\r\n"):
+            self._receive()
+        if not self._received.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(self._received[:1000].decode())
+        self._received = b""
 
     def send(self, method: str, path: str, content: bytes) -> None:
         """Send a request and do not wait."""

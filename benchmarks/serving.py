@@ -1,123 +1,157 @@
-"""How long a keystroke takes: one new character typed, 20 completed, in this process.
+"""How long a keystroke takes: one new character typed, 20 completed.
 
-Contestants answer the same prompts with the same random network, interleaved, so that a busy machine is
-equally busy for all of them:
+The same random network and weights in four servers, interleaved, so that a busy machine is equally busy
+for all of them:
 
-    loop      a plain loop over Network.step, the state at hand, sampling by hand; nothing else it could do
-    engine    the engine: threads, cache, batcher, decoding, events; waiting for the last event
+    ours over HTTP, ours in process, a Keras tf.function step loop, a torch.nn.LSTM step loop
 
-and the engine with int8 weights, at the end of a long document, and with many clients at once. Weights
-are random: they cost what trained ones do. Prints one table and one JSON line.
+and `model.predict`, a few times, to show why not. The loops have their state at hand and do nothing else:
+no HTTP, no cache, no batching. Before anything is measured their logits are compared with ours. Then ours
+alone: at the end of a long document, after an edit 1,000 characters before its end, with many clients at
+once, and beside a prompt of a million characters; start, memory, and the floors: an empty route, and what
+the machine's bandwidth and arithmetic allow. Prints one table and one JSON line.
 
-    python -m benchmarks.serving [--requests 200] [--clients 64]
+    python -m benchmarks.serving [--requests 300] [--clients 64] [--networks 2x256 2x512] [--quick]
 """
 
 import argparse
 import json
+import os
 import platform
 import random
-import string
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from models.config import NetworkConfig, TrainingConfig
-from models.runtime.engine import FLOAT32_FILE, INT8_FILE, Engine
-from models.runtime.graph import quantize, stateful_lstm_graph
+from benchmarks.crowd import crowd
+from benchmarks.floors import floor_ms
+from benchmarks.networks import CHARACTERS, COMPLETED, random_weights, saved_model
+from benchmarks.server import Api, running_api
+from benchmarks.step_loops import ID_OF, KerasLoop, Peer, TorchLoop, peers
+from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Event, Failed, Usage
-from models.runtime.session import Network
-from models.saved_model import Card, SavedModel, describe_files
+from models.saved_model import SavedModel
 
-CHARACTERS = "".join(sorted(set(string.printable) - set("\t\r\x0b\x0c")))
-EMBEDDING = 64
-COMPLETED = 20
-NETWORKS = ((1, 256), (2, 256), (2, 512))
-SHORT, LONG = 100, 100_000
+NETWORKS = ("1x256", "2x256", "2x512")
+SHORT, LONG, EDIT, HUGE = 100, 100_000, 1_000, 1_000_000
 
 Keystroke = Callable[[str], None]
+"""Complete a document to which one character has just been typed."""
+
+Figures = dict[str, Any]
 
 
 def main() -> None:
     """Measure every network and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--requests", type=int, default=200, help="keystrokes for each figure")
-    parser.add_argument("--clients", type=int, default=64, help="clients at once")
-    options = parser.parse_args()
-    results = {}
-    print(f"{'network':8} {'contestant':22} {'p50 ms':>8} {'p99 ms':>8} {'/ loop':>8}")
-    for layers, units in NETWORKS:
-        name = f"{layers}x{units}"
-        results[name] = measure_network(layers, units, requests=options.requests, clients=options.clients)
-        loop = results[name]["loop"]["p50_ms"]
-        for contestant, figures in results[name].items():
-            if "p50_ms" in figures:
-                p50, p99 = figures["p50_ms"], figures["p99_ms"]
-                print(f"{name:8} {contestant:22} {p50:8.2f} {p99:8.2f} {p50 / loop:8.2f}")
-        crowd = results[name]["clients"]
-        print(
-            f"{name:8} {options.clients} clients: {crowd['characters_per_second']:,.0f} characters/s,"
-            f" {crowd['ratio_to_one_client']:.1f} times one client; p99 {crowd['p99_ms_of_all']:.1f} ms"
-        )
-    print(json.dumps({"benchmark": "serving", "machine": platform.machine(), "results": results}))
+    options = _arguments()
+    results: Figures = {}
+    missing: list[str] = []
+    print(f"{'network':8} {'':34} {'p50 ms':>9} {'p99 ms':>9} {'/ HTTP':>8}")
+    for network in options.networks:
+        layers, units = map(int, network.split("x"))
+        results[network], missing = measure(layers, units, options)
+        _print(network, results[network])
+    for name in missing:
+        print(f"left out, for it is not installed: {name}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    machine = {"machine": platform.machine(), "cores": cores, "missing": missing}
+    print(json.dumps({"benchmark": "serving", **machine, "results": results}))
 
 
-def measure_network(layers: int, units: int, *, requests: int, clients: int) -> dict[str, dict[str, float]]:
-    """Return the figures of each contestant, by name."""
-    saved = random_model(layers, units)
-    float32, int8 = Engine(saved), Engine(saved)
-    contestants: dict[str, tuple[Keystroke, int]] = {
-        "loop": (plain_loop(saved), SHORT),
-        "engine": (in_process(float32, precision="float32"), SHORT),
-        "engine at 100,000": (in_process(float32, precision="float32"), LONG),
-        "engine, no streaming": (in_process(float32, precision="float32", stream=False), SHORT),
-        "engine int8": (in_process(int8, precision="int8"), SHORT),
+def measure(layers: int, units: int, options: argparse.Namespace) -> tuple[Figures, list[str]]:
+    """Return all figures of one network, and the peers that are not installed."""
+    weights = random_weights(layers, units)
+    saved = saved_model(layers, units, weights)
+    others, missing = peers(saved, weights, layers, units)
+    _check_that_all_agree(others)
+    for peer in others.values():
+        if isinstance(peer, TorchLoop):
+            peer.read(CHARACTERS)
+            peer.choose_threads(lambda one: _seconds(lambda: one.keystroke("a"), times=10))
+    with running_api([saved], model_threads=options.threads) as api:
+        figures: Figures = {"floor": floor_ms(weights)}
+        figures["first_answer_s"] = api.first_answer_s
+        figures["keystrokes"] = _keystrokes(api, saved, others, options.requests)
+        keras = others.get("Keras tf.function loop")
+        if isinstance(keras, KerasLoop):
+            keras.predict("a")  # traces
+            took = [_seconds(lambda: keras.predict("a"), times=1) for _ in range(options.predicts)]
+            figures["keystrokes"]["Keras model.predict"] = percentiles(took)
+        figures["clients"] = {
+            precision: _clients(api, saved, options, precision) for precision in ("float32", "int8")
+        }
+        figures["beside_a_huge_prompt"] = _beside_huge(api, saved, options)
+        figures["resident_mb"] = api.resident_bytes() / 1e6
+        figures["event_loop"] = _event_loop(api)
+    return figures, missing
+
+
+def _keystrokes(api: Api, saved: SavedModel, others: dict[str, Peer], requests: int) -> Figures:
+    path = _path(saved)
+    engine = Engine(saved)
+    ours: dict[str, tuple[Keystroke, int, int | None]] = {  # what, the document's length, the place of edits
+        # First, where it alone feels the threads of the contestant before, which may still be spinning.
+        "empty route": (empty_route(api), SHORT, None),
+        "ours, HTTP": (over_http(api, path, precision="float32"), SHORT, None),
+        "ours, HTTP, int8": (over_http(api, path, precision="int8"), SHORT, None),
+        "ours, HTTP, at 100,000": (over_http(api, path, precision="float32"), LONG, None),
+        "ours, HTTP, int8, at 100,000": (over_http(api, path, precision="int8"), LONG, None),
+        "ours, HTTP, edit 1,000 before": (over_http(api, path, precision="float32"), LONG, EDIT),
+        "ours, HTTP, int8, edit 1,000 before": (over_http(api, path, precision="int8"), LONG, EDIT),
+        "ours, HTTP, streamed": (over_http(api, path, precision="float32", stream=True), SHORT, None),
+        "ours, in process": (in_process(engine, precision="float32", stream=False), SHORT, None),
+        "ours, in process, int8": (in_process(engine, precision="int8", stream=False), SHORT, None),
     }
-    results = {name: percentiles(times) for name, times in interleave(contestants, requests).items()}
-    results["clients"] = crowd(float32, clients, each=max(2, requests // 20))
-    float32.close()
-    int8.close()
-    return results
-
-
-def interleave(contestants: dict[str, tuple[Keystroke, int]], requests: int) -> dict[str, list[float]]:
-    """Type `requests` characters to each contestant in turn; return the seconds each took."""
+    contestants = dict(ours)
+    for name, peer in others.items():
+        contestants[name] = (_last_character(peer), SHORT, None)
     typist = random.Random(1)
-    documents = {name: "".join(typist.choices(CHARACTERS, k=n)) for name, (_, n) in contestants.items()}
+    documents = {name: typist.choices(CHARACTERS, k=n) for name, (_, n, _) in contestants.items()}
+    for name, (keystroke, _, _) in contestants.items():
+        if name in others:
+            others[name].read("".join(documents[name]))
+        for _ in range(3):
+            keystroke("".join(documents[name]))  # reads the document, and warms up
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    for name, (keystroke, _) in contestants.items():
-        keystroke(documents[name])  # read the document once
     for _ in range(requests):
-        for name, (keystroke, _) in contestants.items():
-            documents[name] += typist.choice(CHARACTERS)
-            started = time.perf_counter()
-            keystroke(documents[name])
-            times[name].append(time.perf_counter() - started)
-    return times
+        for name, (keystroke, _, edit) in contestants.items():
+            document = documents[name]
+            if edit is None:
+                document.append(typist.choice(CHARACTERS))
+            else:
+                document.insert(len(document) - edit, typist.choice(CHARACTERS))
+            prompt = "".join(document)
+            times[name].append(_seconds(partial(keystroke, prompt), times=1))
+    engine.close()
+    return {name: percentiles(taken) for name, taken in times.items()}
 
 
-def plain_loop(saved: SavedModel) -> Keystroke:
-    """One thread, one request: the least that can be done."""
-    network = Network(saved.file(FLOAT32_FILE))
-    known = {character: i for i, character in enumerate(saved.vocabulary.characters, 1)}
-    sampler = np.random.default_rng(0)
-    kept = [network.initial_state()]
+def over_http(api: Api, path: str, **options: object) -> Keystroke:
+    """The API, and a client that sends JSON and waits for the end of the answer."""
+    client = api.client()
+    ask = client.ask if not options.get("stream") else client.stream
 
     def keystroke(prompt: str) -> None:
-        logits, state = network.step(np.array([[known[prompt[-1]]]], np.int32), kept[0])
-        kept[0] = state
-        for place in range(COMPLETED):
-            z = logits[0, 0, 1:]
-            reached = np.exp(z - z.max()).cumsum()
-            chosen = int(reached.searchsorted(reached[-1] * sampler.random(), "right")) + 1
-            if place < COMPLETED - 1:
-                logits, state = network.step(np.array([[chosen]], np.int32), state)
+        ask("POST", path, json.dumps({"prompt": prompt, "max_characters": COMPLETED} | options).encode())
 
     return keystroke
 
 
-def in_process(engine: Engine, **options: object) -> Keystroke:
+def empty_route(api: Api) -> Keystroke:
+    """A route that does nothing, behind the same middleware."""
+    client = api.client()
+
+    def keystroke(_: str) -> None:
+        client.get("/healthz")
+
+    return keystroke
+
+
+def in_process(engine: Engine, **options: Any) -> Keystroke:
     """The engine, and a caller that waits for the last event."""
 
     def keystroke(prompt: str) -> None:
@@ -127,96 +161,139 @@ def in_process(engine: Engine, **options: object) -> Keystroke:
             if isinstance(event, Usage | Failed):
                 over.set()
 
-        request = CompletionRequest(prompt=prompt, max_characters=COMPLETED, **options)  # type: ignore[arg-type]
-        engine.complete(request, on_event)
+        engine.complete(CompletionRequest(prompt=prompt, max_characters=COMPLETED, **options), on_event)
         over.wait()
 
     return keystroke
 
 
-def crowd(engine: Engine, clients: int, *, each: int) -> dict[str, float]:
-    """Return the throughput of many clients that type `each` characters, beside that of one."""
-    alone_s, _ = _serve(engine, 1, each=4 * each)
-    together_s, times = _serve(engine, clients, each=each)
-    one = 4 * each * COMPLETED / alone_s
-    all_of_them = clients * each * COMPLETED / together_s
+def _last_character(peer: Peer) -> Keystroke:
+    return lambda prompt: peer.keystroke(prompt[-1])
+
+
+def _clients(api: Api, saved: SavedModel, options: argparse.Namespace, precision: str) -> Figures:
+    """Many clients beside one: characters a second, and the slowest answers."""
+    each = max(2, options.requests // 20)
+
+    def measured(clients: int, times: int) -> tuple[float, list[float], int]:
+        return crowd(api.port, _path(saved), clients, each=times, characters=SHORT, precision=precision)
+
+    alone_s, alone, _ = measured(1, 4 * each)
+    together_s, together, errors = measured(options.clients, each)
+    one = len(alone) * COMPLETED / alone_s
+    all_of_them = len(together) * COMPLETED / together_s
+    p50_alone = float(np.percentile(alone, 50) * 1e3)
     return {
-        "clients": clients,
+        "clients": options.clients,
+        "errors": errors,
         "characters_per_second": all_of_them,
         "ratio_to_one_client": all_of_them / one,
-        "p99_ms_of_all": float(np.percentile(times, 99) * 1e3),
+        "p50_ms_of_one": p50_alone,
+        **percentiles(together),
+        "p99_to_p50_of_one": percentiles(together)["p99_ms"] / p50_alone,
     }
 
 
-def _serve(engine: Engine, clients: int, *, each: int) -> tuple[float, list[float]]:
-    """Let clients type without a pause, each driven by its own events; return all seconds, and each's."""
-    times: list[float] = []
-    over = threading.Semaphore(0)
-    typist = random.Random(clients)
+def _beside_huge(api: Api, saved: SavedModel, options: argparse.Namespace) -> Figures:
+    """Keystrokes alone, and while another client's prompt of a million characters is being read."""
+    path, typist = _path(saved), random.Random(2)
+    keystroke = over_http(api, path, precision="float32")
+    document = "".join(typist.choices(CHARACTERS, k=SHORT))
 
-    def start(prompt: str, left: int) -> None:
-        started = time.perf_counter()
+    def measured() -> Figures:
+        nonlocal document
+        taken = []
+        for _ in range(options.requests):
+            document += typist.choice(CHARACTERS)
+            taken.append(_seconds(partial(keystroke, document), times=1))
+        return percentiles(taken)
 
-        def on_event(event: Event) -> None:
-            if isinstance(event, Usage | Failed):
-                times.append(time.perf_counter() - started)
-                if left > 1:
-                    start(prompt + "a", left - 1)
-                else:
-                    over.release()
-
-        request = CompletionRequest(
-            prompt=prompt, max_characters=COMPLETED, precision="float32", stream=False
-        )
-        engine.complete(request, on_event)
-
-    prompts = ["".join(typist.choices(CHARACTERS, k=SHORT)) for _ in range(clients)]
-    for prompt in prompts:  # every document has been read before
-        in_process(engine, precision="float32")(prompt)
-    began = time.perf_counter()
-    for prompt in prompts:
-        start(prompt + "a", each)
-    for _ in prompts:
-        over.acquire()
-    return time.perf_counter() - began, times
+    keystroke(document)
+    alone = measured()
+    huge = "".join(typist.choices(CHARACTERS, k=options.huge))
+    body = {"prompt": huge, "max_characters": 1, "timeout_ms": 600_000, "precision": "float32"}
+    other = api.client()
+    other.send("POST", path, json.dumps(body).encode())
+    beside = measured()
+    other.close()  # it need not be read to its end
+    return {"characters": options.huge, "alone": alone, "beside": beside}
 
 
-def percentiles(times: list[float]) -> dict[str, float]:
+def _event_loop(api: Api) -> Figures:
+    """How often the event loop's timers were late since the start, as /metrics has it."""
+    metrics = api.metrics()
+    name = "nextchar_event_loop_lag_seconds"
+    total = metrics[f"{name}_count"]
+    late = {
+        f"over_{ms}_ms": total - metrics[f'{name}_bucket{{le="{ms / 1000:g}"}}'] for ms in (5, 10, 20, 50)
+    }
+    return {"timers": total, **late}
+
+
+def percentiles(times: list[float]) -> Figures:
     """Return the median and the 99th percentile, in milliseconds."""
     p50, p99 = np.percentile(times, (50, 99)) * 1e3
     return {"p50_ms": float(p50), "p99_ms": float(p99)}
 
 
-def random_model(layers: int, units: int) -> SavedModel:
-    """Return a saved model of random weights, float32 and int8."""
-    files = {FLOAT32_FILE: stateful_lstm_graph(random_weights(len(CHARACTERS) + 1, layers, units))}
-    files[INT8_FILE] = quantize(files[FLOAT32_FILE])
-    card = Card(
-        id="model_random",
-        name="random",
-        version=1,
-        created_at=0,
-        network=NetworkConfig(layers=layers, units=units, embedding=EMBEDDING),
-        training=TrainingConfig(),
-        characters=CHARACTERS,
-        parameters=0,
-        files=describe_files(files),
+def _check_that_all_agree(others: dict[str, Peer]) -> None:
+    logits = {name: peer.read("to be, or not to be") for name, peer in others.items()}
+    first, *rest = logits.values()
+    for other in rest:
+        np.testing.assert_allclose(other, first, atol=1e-4)
+    assert set(ID_OF) == set(CHARACTERS)
+
+
+def _seconds(call: Callable[[], object], *, times: int) -> float:
+    began = time.perf_counter()
+    for _ in range(times):
+        call()
+    return time.perf_counter() - began
+
+
+def _path(saved: SavedModel) -> str:
+    return f"/v1/models/{saved.card.name}/complete"
+
+
+def _print(network: str, figures: Figures) -> None:
+    keystrokes = figures["keystrokes"]
+    base = keystrokes["ours, HTTP"]["p50_ms"]
+    floor = figures["floor"]["floor_ms"]
+    rows = {**keystrokes, "floor of the machine": {"p50_ms": floor, "p99_ms": floor}}
+    for precision, crowded in figures["clients"].items():
+        rows[f"{crowded['clients']} clients, HTTP, {precision}"] = crowded
+    huge = figures["beside_a_huge_prompt"]
+    rows |= {"before a huge prompt": huge["alone"], "beside a huge prompt": huge["beside"]}
+    for name, row in rows.items():
+        print(f"{network:8} {name:34} {row['p50_ms']:9.2f} {row['p99_ms']:9.2f} {row['p50_ms'] / base:8.2f}")
+    for precision, crowded in figures["clients"].items():
+        print(
+            f"{network:8} {crowded['clients']} clients, {precision}:"
+            f" {crowded['characters_per_second']:,.0f} characters/s,"
+            f" {crowded['ratio_to_one_client']:.1f} times one client; p99"
+            f" {crowded['p99_to_p50_of_one']:.1f} times one client's p50; {crowded['errors']} errors"
+        )
+    print(
+        f"{network:8} first answer {figures['first_answer_s']:.2f} s after the start,"
+        f" {figures['resident_mb']:.0f} MB resident; event loop timers late by more than 20 ms:"
+        f" {figures['event_loop']['over_20_ms']:.0f} of {figures['event_loop']['timers']:.0f}",
+        flush=True,
     )
-    return SavedModel(card, files.__getitem__)
 
 
-def random_weights(vocabulary_size: int, layers: int, units: int) -> dict[str, np.ndarray]:
-    """Return float32 weights of the size that training leaves."""
-    generator = np.random.default_rng(0)
-    shapes: dict[str, tuple[int, ...]] = {"embedding": (vocabulary_size, EMBEDDING)}
-    width = EMBEDDING
-    for i in range(layers):
-        shapes[f"lstm_{i}/kernel"] = (width, 4 * units)
-        shapes[f"lstm_{i}/recurrent"] = (units, 4 * units)
-        shapes[f"lstm_{i}/bias"] = (4 * units,)
-        width = units
-    shapes |= {"dense/kernel": (width, vocabulary_size), "dense/bias": (vocabulary_size,)}
-    return {name: generator.normal(0, 0.05, shape).astype(np.float32) for name, shape in shapes.items()}
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--requests", type=int, default=300, help="keystrokes for each figure")
+    parser.add_argument("--clients", type=int, default=64, help="clients at once")
+    parser.add_argument("--threads", type=int, default=1, help="NEXTCHAR_MODEL_THREADS")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="LAYERSxUNITS")
+    parser.add_argument("--quick", action="store_true", help="only to see that it runs")
+    options = parser.parse_args()
+    options.huge, options.predicts = HUGE, 5
+    if options.quick:
+        options.networks, options.requests, options.clients = ["1x16"], 3, 4
+        options.huge, options.predicts = 100_000, 1
+    return options
 
 
 if __name__ == "__main__":

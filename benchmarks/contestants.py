@@ -1,0 +1,122 @@
+"""Contestants that cannot share a process, each in one of its own, working only when told to.
+
+What a library does to threads and compiler flags holds for a whole process, so every contestant gets a
+process. It prepares (imports, compiles, warms up), waits on a socket, and works on `go` alone: so turns
+can be interleaved, and nothing runs beside the one being timed. All of them work on the CPU.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launcher.processes import last_lines, start_bound, stop
+
+ROOT = Path(__file__).parents[1]
+
+_A_LOT = 0.2  # cores
+
+Turn = Callable[[float], dict[str, Any]]
+"""Called with seconds, works for so long and returns what was found.
+
+`prepared` adds how many cores other processes of the machine kept busy meanwhile, as
+`cores_others_kept_busy`: libraries whose threads wait for each other suffer most from company.
+"""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What takes part.
+
+    Args:
+        name: in tables.
+        module: in `benchmarks.peers`; its `prepare(**options)` returns a Turn.
+        options: JSON values.
+        environment: variables of its process.
+        package: what must be installed, if that is not sure.
+    """
+
+    name: str
+    module: str
+    options: Mapping[str, Any]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    package: str = ""
+
+    @property
+    def can_take_part(self) -> bool:
+        """Whether its package is there."""
+        return not self.package or importlib.util.find_spec(self.package) is not None
+
+
+@contextlib.contextmanager
+def prepared(contestant: Contestant) -> Iterator[Turn]:
+    """Start a contestant, wait until it is ready, give its turns; it is gone afterwards.
+
+    Raises:
+        RuntimeError: it died, now or in a turn; the message ends with the end of its log.
+    """
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as open_ends:
+        log = Path(folder) / "log"
+        here, there = (open_ends.enter_context(end) for end in socket.socketpair())
+        process = start_bound(
+            [
+                *(sys.executable, "-m", "benchmarks.peers"),
+                *(str(there.fileno()), contestant.module, json.dumps(contestant.options)),
+            ],
+            log=log,
+            environment={**environment, **contestant.environment},
+            directory=ROOT,
+            keep_open=[there.fileno()],
+        )
+        there.close()  # so that its death is our end of file
+        try:
+            channel = open_ends.enter_context(here.makefile("rw"))
+
+            def answer() -> dict[str, Any]:
+                with contextlib.suppress(ConnectionError):
+                    if line := channel.readline():
+                        return dict(json.loads(line))
+                process.wait()
+                raise RuntimeError(f"{contestant.name} died; its log ends:\n{last_lines(log)}")
+
+            def turn(seconds: float) -> dict[str, Any]:
+                began, busy = time.perf_counter(), _busy_cpu_seconds()
+                channel.write(json.dumps({"go": seconds}) + "\n")
+                channel.flush()
+                found = answer()
+                others_s = max(0.0, _busy_cpu_seconds() - busy - found.pop("cpu_seconds"))
+                return found | {"cores_others_kept_busy": others_s / (time.perf_counter() - began)}
+
+            answer()  # ready
+            yield turn
+        finally:
+            stop(process, grace_s=2)
+
+
+def company(cores: float) -> str:
+    """Return a sentence on how many cores others kept busy, and what to do about it."""
+    sentence = f"other processes kept {cores:.2f} cores busy meanwhile"
+    if cores < _A_LOT or os.environ.get("OMP_WAIT_POLICY"):
+        return sentence
+    return (
+        f"{sentence}; torch's threads wait for each other in a loop and suffer most from that:"
+        " OMP_WAIT_POLICY=PASSIVE in the environment is fairer to them"
+    )
+
+
+def _busy_cpu_seconds() -> float:
+    """Return the processor time that all processes of this machine have used. Linux only; 0 elsewhere."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system = map(int, stat.read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")

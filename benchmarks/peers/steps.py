@@ -1,0 +1,39 @@
+"""What all contestants of the training benchmark share: the windows, the recipe, and the stopwatch."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 0.01
+CLIP_NORM = 1.0
+
+_WARM_UP_STEPS = 3
+_WINDOWS = 8
+
+
+def windows(*, rows: int, window: int, vocabulary: int) -> Iterator[tuple[NDArray[np.int32], ...]]:
+    """Yield inputs and targets without end, each (T, B) int32: random ids, the same for every contestant."""
+    ids = np.random.default_rng(0).integers(0, vocabulary, (_WINDOWS, window + 1, rows), np.int32)
+    return itertools.cycle([(part[:-1].copy(), part[1:].copy()) for part in ids])
+
+
+def timed(step: Callable[[], object]) -> Callable[[float], dict[str, Any]]:
+    """Warm `step` up and return the Turn that repeats it; a step has ended when it returns."""
+    for _ in range(_WARM_UP_STEPS):
+        step()
+
+    def turn(seconds: float) -> dict[str, Any]:
+        began, count = time.perf_counter(), 0
+        while True:
+            step()
+            count += 1
+            elapsed = time.perf_counter() - began
+            if elapsed >= seconds:
+                return {"steps": count, "seconds": elapsed}
+
+    return turn

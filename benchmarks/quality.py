@@ -1,0 +1,127 @@
+"""How good a network is after so many seconds of training: held-out loss against wall-clock.
+
+    ours      worker.training.fit with a preset and the seconds as its budget
+    char-rnn  the recipe of karpathy/char-rnn in torch (benchmarks/peers/char_rnn.py), given the same
+
+one after the other, each in a process of its own, on the CPU. The last tenth of the text is held out. The
+curves are measured on the first 40,000 characters of it, the final figures on all of it in one contiguous
+pass, by the same code for both, beside trivial predictors. Prints two tables and one JSON line.
+
+    python -m benchmarks.quality [--text FILE] [--seconds 120] [--preset small]
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import ROOT, Contestant, company, prepared
+from benchmarks.report import print_json_line, print_table
+from benchmarks.texts import Halves
+from models.config import MINIMUM_CHARACTERS, PRESETS
+from worker.evaluation import baselines
+
+DEFAULT_TEXT = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
+MARKS = 12  # lines of the curves' table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train both and print the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--text", type=Path, default=DEFAULT_TEXT, help="a UTF-8 file")
+    parser.add_argument("--seconds", type=float, default=120.0, help="training time of each")
+    parser.add_argument("--preset", choices=list(PRESETS), default="small", help="ours")
+    options = parser.parse_args(arguments)
+    if options.seconds < 1:
+        parser.error(f"--seconds {options.seconds:g}: at least 1")
+    try:
+        halves = Halves.read(options.text)
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"--text {options.text}: {error}")
+    size = len(halves.train) + len(halves.held_out)
+    if size < MINIMUM_CHARACTERS:
+        parser.error(f"--text {options.text}: {size} characters, and training needs {MINIMUM_CHARACTERS}")
+
+    runs = {one.name: run(one, options.seconds) for one in contestants(options.text, options.preset)}
+    trivial = {
+        name: bits * math.log(2)
+        for name, bits in baselines(halves.train, halves.held_out, len(halves.vocabulary)).items()
+    }
+    print_curves(runs, options.seconds)
+    print_final(runs, trivial)
+    print_json_line(
+        "quality",
+        text=options.text.name,
+        characters={"train": len(halves.train), "held_out": len(halves.held_out)},
+        preset=options.preset,
+        budget_seconds=options.seconds,
+        runs=runs,
+        baselines_nats=trivial,
+    )
+
+
+def contestants(text: Path, preset: str) -> list[Contestant]:
+    """Return both, or ours alone where torch is missing, saying so on standard error."""
+    options = {"text": str(text.resolve())}
+    everyone = [
+        Contestant("ours", "ours_fit", options | {"preset": preset}),
+        Contestant("char-rnn", "char_rnn", options, package="torch"),
+    ]
+    for absent in (one for one in everyone if not one.can_take_part):
+        print(f"{absent.name} is left out: {absent.package} is not installed", file=sys.stderr)
+    return [one for one in everyone if one.can_take_part]
+
+
+def run(contestant: Contestant, seconds: float) -> dict[str, Any]:
+    """Let one contestant train; return its curve and its end."""
+    print(f"{contestant.name} trains for {seconds:g} s ...", file=sys.stderr, flush=True)
+    with prepared(contestant) as turn:
+        return turn(seconds)
+
+
+def print_curves(runs: dict[str, dict[str, Any]], seconds: float) -> None:
+    """Print what each had reached at the same times, as of its latest evaluation."""
+    print("\nNats a character on held-out text (and epochs), by seconds of training")
+    rows = []
+    for mark in (seconds * (i + 1) / MARKS for i in range(MARKS)):
+        row = [f"{mark:.4g}"]
+        for found in runs.values():
+            # A run may end a little after its budget.
+            reached = [p for p in found["curve"] if p["seconds"] <= mark or mark >= seconds]
+            latest = reached[-1] if reached else None
+            row.append(f"{latest['held_out_nats']:.3f} ({latest['epochs']:.1f})" if latest else "-")
+        rows.append(row)
+    print_table(("seconds", *runs), rows, words=0)
+
+
+def print_final(runs: dict[str, dict[str, Any]], trivial: dict[str, float]) -> None:
+    """Print the figures of the kept weights on all of the held-out text, and those of trivial predictors."""
+    rows = []
+    for name, found in runs.items():
+        nats = found["held_out_nats"]
+        speed = found["characters"] / found["seconds"]
+        last = found["curve"][-1]["train_nats"]
+        rows.append(
+            [
+                name,
+                f"{nats:.3f}",
+                f"{nats / math.log(2):.3f}",
+                "-" if last is None else f"{last:.3f}",
+                f"{found['seconds']:.1f}",
+                f"{found['epochs']:.2f}",
+                f"{speed:,.0f}",
+            ]
+        )
+    for name, nats in trivial.items():
+        rows.append([name, f"{nats:.3f}", f"{nats / math.log(2):.3f}", "", "", "", ""])
+    print("\nAll of the held-out text in one pass")
+    heads = ("", "nats", "bits", "train nats", "seconds", "epochs", "characters/s")
+    print_table(heads, rows)
+    for name, found in runs.items():
+        print(f"{name}: {company(found['cores_others_kept_busy'])}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""How benchmarks tell what they found: a table for people, one JSON line for programs."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> None:
+    """Print rows under heads; the first `words` columns are set left, the others, being figures, right."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
+        cells = [
+            cell.ljust(width) if place < words else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip(), flush=True)
+
+
+def print_json_line(benchmark: str, **results: Any) -> None:
+    """Print the results, with the machine they are from, on one line."""
+    print(json.dumps({"benchmark": benchmark, "machine": machine()} | results), flush=True)
+
+
+def machine() -> Mapping[str, Any]:
+    """Return what a figure of speed depends on and a reader can compare."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,198 @@
+"""How fast a training step is: forward, backward, clipping, AdamW update, states carried over.
+
+    ours             worker.replicas.ReplicatedStep, as the worker uses it
+    Keras            keras.layers.LSTM and tf.function
+    Keras, XLA       the same with jit_compile=True
+    torch            torch.nn.LSTM, float32
+    torch, bfloat16  the same under autocast
+
+Ours also normalises the embedding, which the others are spared. Each contestant has a process; they take
+turns, in another order each round, so that a busy machine is equally busy for all, and NumPy's matrix
+product takes turns with them, on one thread and on all. Everything runs on the CPU, on the cores that
+this process may use (`taskset -c 0` for one).
+
+The FLOP of a character are counted as 6 for each weight of a matrix: forward, gradient of the input and
+gradient of the weight, a product and a sum each,
+
+    6 (4H (E + H) + (L - 1) 4H (H + H) + H V)
+
+whatever a contestant really executes. The share is that rate over the matrix product's, on all threads or
+on one, whichever is faster. Prints a table for each network and one JSON line.
+
+    python -m benchmarks.training [--quick] [--networks 1x256/32 2x256/64]
+"""
+
+import argparse
+import contextlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contestants import Contestant, Turn, company, prepared
+from benchmarks.report import print_json_line, print_table
+
+WINDOW = 64
+EMBEDDING = 64
+VOCABULARY = 65
+SGEMM_SIZE = 1024
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "VECLIB", "BLIS")}
+SGEMM_ONE, SGEMM_ALL = "sgemm, one thread", "sgemm, all threads"
+
+Rates = dict[str, list[float]]  # by contestant: steps a second, one figure a turn
+
+
+@dataclass(frozen=True)
+class Size:
+    """One network and its rows."""
+
+    layers: int
+    units: int
+    rows: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Size":
+        """Return the size written as layers x units / rows: 2x256/64. Raises ArgumentTypeError."""
+        numbers = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)/([1-9]\d*)", text)
+        if not numbers:
+            raise argparse.ArgumentTypeError(f"{text!r} is not layers x units / rows, like 1x256/32")
+        return cls(*map(int, numbers.groups()))
+
+    def __str__(self) -> str:
+        return f"{self.layers}x{self.units}/{self.rows}"
+
+    @property
+    def flop_per_character(self) -> int:
+        """FLOP of a training step for one character, by the formula above."""
+        h = self.units
+        weights = 4 * h * (EMBEDDING + h) + (self.layers - 1) * 4 * h * (h + h) + h * VOCABULARY
+        return 6 * weights
+
+
+NETWORKS = (Size(1, 256, 32), Size(2, 256, 64), Size(2, 512, 64))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every network and print the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--networks", nargs="+", type=Size.parse, default=NETWORKS, metavar="LxH/B")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn")
+    parser.add_argument("--quick", action="store_true", help="two short turns: to see that it works")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: at least one")
+    if options.quick:
+        options.rounds, options.seconds = 2, 0.3
+    results = {}
+    for size in options.networks:
+        rates, others = measure(size, rounds=options.rounds, seconds=options.seconds)
+        results[str(size)] = figures(size, rates) | {"cores_others_kept_busy": others}
+        print_figures(size, results[str(size)])
+    print_json_line("training", rounds=options.rounds, turn_seconds=options.seconds, networks=results)
+
+
+def contestants(size: Size) -> list[Contestant]:
+    """Return all that take part; those whose package is missing are named on standard error."""
+    shape = {
+        "layers": size.layers,
+        "units": size.units,
+        "rows": size.rows,
+        "window": WINDOW,
+        "embedding": EMBEDDING,
+        "vocabulary": VOCABULARY,
+    }
+    everyone = [
+        Contestant(SGEMM_ONE, "sgemm", {"size": SGEMM_SIZE}, ONE_THREAD),
+        Contestant(SGEMM_ALL, "sgemm", {"size": SGEMM_SIZE}),
+        Contestant("ours", "ours_step", shape),
+        Contestant("Keras", "keras_step", shape | {"jit_compile": False}),
+        Contestant("Keras, XLA", "keras_step", shape | {"jit_compile": True}),
+        Contestant("torch", "torch_step", shape | {"bfloat16": False}, package="torch"),
+        Contestant("torch, bfloat16", "torch_step", shape | {"bfloat16": True}, package="torch"),
+    ]
+    for absent in (one for one in everyone if not one.can_take_part):
+        print(f"{absent.name} is left out: {absent.package} is not installed", file=sys.stderr)
+    return [one for one in everyone if one.can_take_part]
+
+
+def measure(size: Size, *, rounds: int, seconds: float) -> tuple[Rates, float]:
+    """Let all contestants take turns.
+
+    Returns:
+        The steps a second of each turn, and how many cores other processes of this machine kept busy
+        meanwhile: figures from a busy machine are worth little.
+    """
+    others: list[float] = []
+    with _all_prepared(contestants(size)) as turns:
+        names = list(turns)
+        rates: Rates = {name: [] for name in names}
+        for r in range(rounds):
+            first = r % len(names)  # nobody should always follow the same one
+            for name in names[first:] + names[:first]:
+                found = turns[name](seconds)
+                others.append(found["cores_others_kept_busy"])
+                rates[name].append(found["steps"] / found["seconds"])
+    return rates, float(np.mean(others))
+
+
+@contextlib.contextmanager
+def _all_prepared(everyone: Sequence[Contestant]) -> Iterator[dict[str, Turn]]:
+    with contextlib.ExitStack() as stack:
+        yield {one.name: stack.enter_context(prepared(one)) for one in everyone}
+
+
+def figures(size: Size, rates: Rates) -> dict[str, Any]:
+    """Return the medians, their spread, the ratios to ours and the shares of the matrix product's rate."""
+    sgemm_flop = 2 * SGEMM_SIZE**3
+    sgemm = {name: [sgemm_flop * rate for rate in rates[name]] for name in (SGEMM_ONE, SGEMM_ALL)}
+    characters = {name: np.multiply(rates[name], size.rows * WINDOW) for name in rates if name not in sgemm}
+    peak = max(float(np.median(flop)) for flop in sgemm.values())
+    found: dict[str, Any] = {}
+    for name, per_second in characters.items():
+        median = float(np.median(per_second))
+        ratios = characters["ours"] / per_second  # of turns in the same round
+        found[name] = {
+            "characters_per_second": median,
+            "rounds": per_second.round().tolist(),
+            "ours_over_it": float(np.median(ratios)),
+            "ours_over_it_rounds": ratios.round(3).tolist(),
+            "gflop_per_second": median * size.flop_per_character / 1e9,
+            "share_of_sgemm": median * size.flop_per_character / peak,
+        }
+    gflop = {name: (np.array(values) / 1e9).round(1).tolist() for name, values in sgemm.items()}
+    return {
+        "flop_per_character": size.flop_per_character,
+        "sgemm_gflop_per_second": {name: float(np.median(values)) for name, values in gflop.items()},
+        "sgemm_gflop_per_second_rounds": gflop,
+        "contestants": found,
+    }
+
+
+def print_figures(size: Size, found: dict[str, Any]) -> None:
+    """Print the table of one network."""
+    rows = [
+        [
+            name,
+            f"{one['characters_per_second']:,.0f}",
+            f"{min(one['rounds']):,.0f} - {max(one['rounds']):,.0f}",
+            f"{one['ours_over_it']:.2f}",
+            f"{min(one['ours_over_it_rounds']):.2f} - {max(one['ours_over_it_rounds']):.2f}",
+            f"{one['gflop_per_second']:.1f}",
+            f"{one['share_of_sgemm']:.0%}",
+        ]
+        for name, one in found["contestants"].items()
+    ]
+    for name, gflop in found["sgemm_gflop_per_second"].items():
+        rows.append([name, "", "", "", "", f"{gflop:.1f}", ""])
+    print(f"\n{size}: layers x units / rows; {found['flop_per_character'] / 1e6:.2f} MFLOP a character")
+    heads = ("", "characters/s", "spread", "ours / it", "spread", "GFLOP/s", "of sgemm")
+    print_table(heads, rows)
+    print(f"{size}: {company(found['cores_others_kept_busy'])}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The quality benchmark for a second or two: what it prints, and that its peer is what it says."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.quality import main
+from benchmarks.texts import HELD_OUT, Halves
+from models.config import PRESETS
+from worker.training import Text
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Sixty thousand characters, half of which follow from those before."""
+    random = np.random.default_rng(5)
+    path = tmp_path / "text.txt"
+    path.write_text("".join(random.choice(["ab\n", "cd\r\n", "é "], 25_000)), encoding="utf-8", newline="")
+    return path
+
+
+@pytest.mark.timeout(300)
+def test_both_train_and_the_last_line_is_json(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--text", str(text), "--seconds", "2", "--preset", "tiny"])
+    printed = capsys.readouterr()
+    result = json.loads(printed.out.splitlines()[-1])
+    assert set(result["runs"]) == {"ours", "char-rnn"} if HAS_TORCH else {"ours"}
+    assert ("char-rnn is left out: torch is not installed" in printed.err) is not HAS_TORCH
+    for run in result["runs"].values():
+        assert math.isfinite(run["held_out_nats"])
+        assert run["seconds"] > 0 and run["characters"] > 0
+        assert [point["seconds"] for point in run["curve"]] == sorted(p["seconds"] for p in run["curve"])
+
+
+def test_the_text_is_cut_as_the_worker_cuts_it(text: Path) -> None:
+    halves = Halves.read(text)
+    theirs = Text.split(text.read_bytes().decode(), validation_fraction=HELD_OUT)
+    assert halves.vocabulary == theirs.vocabulary
+    assert np.array_equal(halves.train, theirs.train)
+    assert np.array_equal(halves.held_out, theirs.validation)
+
+
+def test_what_is_held_out_is_what_every_preset_holds_out() -> None:
+    assert {recipe.validation_fraction for _, recipe in PRESETS.values()} == {HELD_OUT}
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed: make bench-quality installs it")
+def test_char_rnn_reads_the_same_in_slices_as_in_one_piece() -> None:
+    from benchmarks.peers.char_rnn import CharRNN
+
+    network = CharRNN(7)
+    ids = np.random.default_rng(2).integers(0, 7, (5, 3), np.int32)  # (T, B)
+    whole, end = network.step(ids, network.initial_state(3))
+    _, middle = network.step(ids[:2], network.initial_state(3))
+    rest, end_of_rest = network.step(ids[2:], middle, 1)
+    np.testing.assert_allclose(rest, whole[3:], atol=1e-6)
+    np.testing.assert_allclose(end_of_rest, end, atol=1e-6)
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed: make bench-quality installs it")
+def test_char_rnn_learns_and_slows_down_after_the_tenth_epoch(tmp_path: Path) -> None:
+    from benchmarks.peers.char_rnn import DECAY, RATE, Recipe
+
+    path = tmp_path / "text.txt"
+    path.write_text("to be or not to be\n" * 20)
+    recipe = Recipe(Halves.read(path))
+    windows = recipe.rows.windows_per_epoch
+    losses = [recipe.step() for _ in range(10 * windows - 1)]
+    assert recipe.optimizer.param_groups[0]["lr"] == RATE
+    recipe.step()
+    assert recipe.optimizer.param_groups[0]["lr"] == RATE * DECAY
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such file"), (b"\xff" * 400, "can't decode byte"), (b"short", "5 characters")],
+)
+def test_a_text_that_cannot_be_used_is_named(
+    content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SystemExit):
+        main(["--text", str(path)])
+    error = capsys.readouterr().err
+    assert f"--text {path}" in error
+    assert message in error

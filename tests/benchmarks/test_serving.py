@@ -1,0 +1,36 @@
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(module: str, *arguments: str) -> tuple[list[str], dict[str, object]]:
+    """Run a benchmark; return its table and the JSON of its last line."""
+    said = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stdout[-2000:] + said.stderr[-2000:]
+    *table, last = said.stdout.splitlines()
+    return table, json.loads(last)
+
+
+def test_serving_is_measured_beside_the_peers_that_are_installed() -> None:
+    table, found = run("benchmarks.serving", "--quick")
+    (figures,) = found["results"].values()  # type: ignore[attr-defined]
+    rows = figures["keystrokes"]
+    assert {"ours, HTTP", "ours, in process", "empty route", "Keras tf.function loop"} <= set(rows)
+    has_torch = importlib.util.find_spec("torch") is not None
+    assert ("torch.nn.LSTM loop" in rows) == has_torch == (found["missing"] == [])
+    if not has_torch:
+        assert "left out, for it is not installed: torch" in table
+    assert all(row["p50_ms"] > 0 for row in rows.values())
+    assert figures["clients"]["float32"]["errors"] == 0
+
+
+def test_soak_finds_memory_flat_and_no_request_left_behind() -> None:
+    table, found = run("benchmarks.soak", "--requests", "200", "--clients", "4")
+    assert found["samples"][-1]["requests"] == 200  # type: ignore[index]
+    assert table[-1].endswith("0 requests still under way")

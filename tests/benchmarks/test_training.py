@@ -1,0 +1,55 @@
+"""The training benchmark at a size that costs nothing: what it prints, not how fast anything is."""
+
+import importlib.util
+import json
+from argparse import ArgumentTypeError
+
+import pytest
+
+from benchmarks.contestants import Contestant, prepared
+from benchmarks.training import SGEMM_ALL, SGEMM_ONE, Size, figures, main
+
+OURS = {"ours", "Keras", "Keras, XLA"}
+THEIRS = {"torch", "torch, bfloat16"}
+
+
+@pytest.mark.timeout(300)
+def test_everybody_takes_part_and_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--networks", "2x5/3", "--rounds", "2", "--seconds", "0.01"])
+    printed = capsys.readouterr()
+    result = json.loads(printed.out.splitlines()[-1])
+    network = result["networks"]["2x5/3"]
+    has_torch = importlib.util.find_spec("torch") is not None
+    assert set(network["contestants"]) == OURS | (THEIRS if has_torch else set())
+    assert all(len(one["rounds"]) == 2 and min(one["rounds"]) > 0 for one in network["contestants"].values())
+    assert network["contestants"]["ours"]["ours_over_it"] == 1
+    assert ("torch is left out: torch is not installed" in printed.err) is not has_torch
+
+
+def test_ratios_are_of_turns_in_the_same_round() -> None:
+    size = Size(1, 256, 32)
+    # A machine that is three times slower in its second round changes no ratio.
+    rates = {"ours": [6.0, 2.0, 6.0], "Keras": [3.0, 1.0, 3.0], SGEMM_ONE: [1.0] * 3, SGEMM_ALL: [2.0] * 3}
+    found = figures(size, rates)
+    keras = found["contestants"]["Keras"]
+    assert keras["ours_over_it_rounds"] == [2.0, 2.0, 2.0]
+    assert keras["characters_per_second"] == 3 * 32 * 64
+    assert found["sgemm_gflop_per_second"][SGEMM_ALL] == pytest.approx(2 * 2 * 1024**3 / 1e9, abs=0.1)
+    assert keras["share_of_sgemm"] == pytest.approx(3 * 32 * 64 * size.flop_per_character / (2 * 2 * 1024**3))
+
+
+def test_flop_are_six_for_each_weight_of_a_matrix() -> None:
+    weights = 4 * 5 * (64 + 5) + 4 * 5 * (5 + 5) + 5 * 65
+    assert Size(2, 5, 3).flop_per_character == 6 * weights
+
+
+@pytest.mark.parametrize("text", ["256", "1x256", "0x256/32", "1x256/", "1x-4/2"])
+def test_a_wrong_network_is_named(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=f"'{text}' is not layers x units / rows"):
+        Size.parse(text)
+
+
+def test_a_contestant_that_dies_is_named_with_the_end_of_its_log() -> None:
+    broken = Contestant("broken", "sgemm", {"size": "many"})
+    with pytest.raises(RuntimeError, match=r"(?s)broken died.*TypeError"), prepared(broken):
+        pass
