@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from models.config import Budget, NetworkConfig, TrainingConfig
+from models.runtime.session import Network
 from worker.checkpoints import Checkpoint
+from worker.export import graph_of
 from worker.replicas import ReplicatedStep
 from worker.training import Diverged, Hooks, Result, StopReason, Text, fit
 
@@ -62,6 +64,16 @@ def test_a_run_learns_and_keeps_its_best_weights() -> None:
     samples = recorder.of_type("sample")
     assert len(samples) == len(curve)
     assert recorder.progress[-1]["step"] == recorder.progress[-1]["steps"] == 400
+    _check_that_runtime_and_keras_agree(result)
+
+
+def _check_that_runtime_and_keras_agree(result: Result) -> None:
+    ids = TEXT.validation[:50, None]
+    runtime = Network(graph_of(result.network))
+    ours, _ = runtime.step(ids, runtime.initial_state(1))
+    zero = np.zeros((1, NETWORK.units), "f")
+    theirs, *_ = result.network.keras_model()([ids.T, zero, zero])
+    np.testing.assert_allclose(ours[:, 0], np.asarray(theirs)[0], atol=1e-4)
 
 
 @pytest.fixture(scope="module")
