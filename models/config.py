@@ -25,7 +25,7 @@ class NetworkConfig(Frozen):
 
     architecture: Architecture = "stateful_lstm"
     layers: int = Field(1, ge=1, le=8, description="Stacked LSTM layers (L).")
-    units: int = Field(256, ge=4, le=4096, description="Hidden units of each LSTM layer (H).")
+    units: int = Field(512, ge=4, le=4096, description="Hidden units of each LSTM layer (H).")
     embedding: int = Field(64, ge=2, le=1024, description="Numbers in a character's embedding (E).")
     dropout: float = Field(
         0.0, ge=0, lt=0.95, description="Share of each LSTM output dropped while training."
@@ -61,9 +61,9 @@ class TrainingConfig(Frozen):
     """How a network is trained. The defaults are the recipe of the `small` preset."""
 
     rows: int = Field(32, ge=1, le=4096, description="Parallel streams the corpus is cut into (B).")
-    window: int = Field(64, ge=2, le=4096, description="Steps of truncated back-propagation (T).")
-    learning_rate: float = Field(4e-3, gt=0, le=1, description="Peak rate of the one-cycle schedule.")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled decay of AdamW.")
+    window: int = Field(32, ge=2, le=4096, description="Steps of truncated back-propagation (T).")
+    learning_rate: float = Field(8e-3, gt=0, le=1, description="Peak rate of the one-cycle schedule.")
+    weight_decay: float = Field(0.2, ge=0, le=1, description="Decoupled decay of AdamW.")
     clip_norm: float = Field(1.0, gt=0, le=1000, description="Largest global norm of a gradient.")
     budget: Budget = Budget(seconds=60)
     validation_fraction: float = Field(
@@ -72,13 +72,14 @@ class TrainingConfig(Frozen):
     seed: int = Field(1, ge=0, lt=2**31)
 
 
+# What was tried on the way to these is in docs/training.md.
 PRESETS: dict[Preset, tuple[NetworkConfig, TrainingConfig]] = {
-    "tiny": (NetworkConfig(units=128, embedding=32), TrainingConfig(learning_rate=6e-3)),
+    "tiny": (NetworkConfig(units=256), TrainingConfig(learning_rate=1e-2)),
     "small": (NetworkConfig(), TrainingConfig()),
-    "medium": (NetworkConfig(layers=2, units=384), TrainingConfig(rows=48, learning_rate=3e-3)),
+    "medium": (NetworkConfig(layers=2, dropout=0.1), TrainingConfig(learning_rate=5e-3)),
     "large": (
-        NetworkConfig(layers=2, units=768, embedding=96, dropout=0.2),
-        TrainingConfig(rows=64, learning_rate=2e-3),
+        NetworkConfig(layers=2, units=1024, embedding=96, dropout=0.2),
+        TrainingConfig(rows=64, window=64, learning_rate=3e-3),
     ),
 }
 
