@@ -13,7 +13,7 @@ EXAMPLE_CREATE: dict[str, Any] = {
     "corpus": "nietzsche",
     "name": "nietzsche",
     "preset": "small",
-    "network": {"layers": 1, "units": 256},
+    "network": {"layers": 1, "units": 384},
     "budget": {"seconds": 120},
     "validation_fraction": 0.1,
     "seed": 7,
