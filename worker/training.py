@@ -28,6 +28,7 @@ EVALUATIONS = 20
 """How often a run looks at held-out text, at most; short runs do so less."""
 
 _EVALUATION_CHARACTERS = 40_000  # of the held-out text, on the way; the report at the end reads all of it
+_FEWEST_CHARACTERS = 10_000  # of it, where a budget in seconds affords no more
 _EVALUATION_SHARE = 0.04  # of a budget in seconds, at most
 _SAMPLE_CHARACTERS = 240
 _DIVERGED = 1.5  # times the first window's loss
@@ -111,6 +112,7 @@ class Run:
     best_step: int = 0
     evaluations: int = 0  # done
     evaluations_planned: int = EVALUATIONS
+    evaluation_characters: int = _EVALUATION_CHARACTERS
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     def to_meta(self) -> dict[str, Any]:
@@ -202,15 +204,26 @@ class _Fit:
         self.state = state
         if budget.seconds is not None:
             seconds_per_step = self._seconds_per_step(at_least_s=0.02 * budget.seconds)
-            began = time.monotonic()
-            self._evaluate()
-            self.evaluation_s = time.monotonic() - began
-            affordable = int(_EVALUATION_SHARE * budget.seconds / max(self.evaluation_s, 1e-3))
-            state.evaluations_planned = max(2, min(EVALUATIONS, affordable, int(budget.seconds / 3)))
+            self._plan_evaluations(budget.seconds)
             state.schedule = Schedule(end=self._affordable_end(seconds_per_step))
         else:
             self._evaluate()
         return state
+
+    def _plan_evaluations(self, seconds: float) -> None:
+        """Do the first evaluation, and from its cost say how many there will be, on how much text."""
+        state = self.state
+        state.evaluation_characters = _FEWEST_CHARACTERS
+        began = time.monotonic()
+        self._evaluate()
+        self.evaluation_s = max(time.monotonic() - began, 1e-3)
+        affordable = _EVALUATION_SHARE * seconds / self.evaluation_s  # of this size
+        state.evaluations_planned = max(2, min(EVALUATIONS, int(affordable), int(seconds / 3)))
+        larger = max(
+            1.0, min(affordable / state.evaluations_planned, _EVALUATION_CHARACTERS / _FEWEST_CHARACTERS)
+        )
+        state.evaluation_characters = int(larger * _FEWEST_CHARACTERS)
+        self.evaluation_s *= larger
 
     def _resumed(self, checkpoint: Checkpoint) -> Run:
         state = Run.from_meta(checkpoint.meta["run"])
@@ -300,7 +313,8 @@ class _Fit:
     def _evaluate(self) -> None:
         state, text = self.state, self.text
         network = Network(graph_of(self.network), threads=2)
-        bits = bits_per_character(network, text.validation[:_EVALUATION_CHARACTERS], before=text.train)
+        part = text.validation[: state.evaluation_characters]
+        bits = bits_per_character(network, part, before=text.train, rows=32, warm_up=64)
         train_bits = float(np.mean(self.losses)) if self.losses else None
         self.losses = []
         if bits < state.best_bits or self.best is None:
