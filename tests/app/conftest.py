@@ -4,28 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redis import Redis
 
 from app.settings import ApiSettings
-from launcher.valkey import EmbeddedValkey
 from tests.app.service import MAX_CORPUS_BYTES, TRAINING_MEMORY_BYTES, Service, serving
 
 
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Valkey for the session."""
-    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as valkey:
-        yield valkey.url
-
-
 @pytest.fixture
-def settings(tmp_path: Path, redis_url: str) -> ApiSettings:
+def settings(tmp_path: Path, clean_redis_url: str) -> ApiSettings:
     """Settings with small limits, in a fresh folder, on an empty Redis."""
-    with Redis.from_url(redis_url) as redis:
-        redis.flushall()
     return ApiSettings(
         data_dir=tmp_path,
-        redis_url=redis_url,
+        redis_url=clean_redis_url,
         port=0,
         max_corpus_bytes=MAX_CORPUS_BYTES,
         training_memory_bytes=TRAINING_MEMORY_BYTES,
