@@ -3,7 +3,7 @@
 On a CPU, XLA hardly uses a second core for products this small. So each core runs one single-threaded
 XLA program on its share of the rows, in a thread of its own, and one compiled update averages the
 gradients in a fixed order: the result is the same, bit for bit, from run to run. On a GPU there is one
-replica, without XLA, so that Keras can hand the LSTM to cuDNN.
+replica, without XLA; it runs the same loop, and does not use cuDNN.
 """
 
 import os
