@@ -4,14 +4,30 @@ Shape letters, here and everywhere: B rows, T steps, E embedding, H hidden units
 V vocabulary (with id 0).
 """
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.errors import InvalidInput
 
-Architecture = Literal["stateful_lstm"]
+if TYPE_CHECKING:
+    from models.architectures.spec import Architecture as Spec
+
+# Each name is a file of models/architectures; the order is that of the lecture notes, after our own.
+Architecture = Literal[
+    "stateful_lstm",
+    "three_char",
+    "nth_char",
+    "simple_rnn",
+    "sequence_rnn",
+    "onehot_rnn",
+    "stateful_lstm_lesson",
+    "stacked_lstm_lesson",
+    "scan_rnn",
+    "numpy_rnn",
+]
 Preset = Literal["tiny", "small", "medium", "large"]
+MixTargets = Literal["text", "sampled", "argmax", "distribution"]
 
 
 class Frozen(BaseModel):
@@ -25,20 +41,23 @@ class NetworkConfig(Frozen):
 
     architecture: Architecture = "stateful_lstm"
     layers: int = Field(1, ge=1, le=8, description="Stacked LSTM layers (L).")
-    units: int = Field(512, ge=4, le=4096, description="Hidden units of each LSTM layer (H).")
-    embedding: int = Field(64, ge=2, le=1024, description="Numbers in a character's embedding (E).")
+    units: int = Field(512, ge=4, le=4096, description="Hidden units of each layer (H).")
+    embedding: int | None = Field(
+        64, ge=2, le=1024, description="Numbers in a character's embedding (E); null: one-hot characters."
+    )
     dropout: float = Field(
         0.0, ge=0, lt=0.95, description="Share of each LSTM output dropped while training."
+    )
+    context: int | None = Field(
+        None,
+        ge=2,
+        le=64,
+        description="Characters that a window model sees; null: its state carries all before.",
     )
 
     def parameters(self, vocabulary_size: int) -> int:
         """Return the number of weights for a vocabulary of V ids."""
-        h, width = self.units, self.embedding
-        count = vocabulary_size * self.embedding + 4 * self.embedding  # embedding, batch normalization
-        for _ in range(self.layers):
-            count += 4 * h * (width + h + 1)
-            width = h
-        return count + (h + 1) * vocabulary_size
+        return _architecture(self).parameters(self, vocabulary_size)
 
 
 class Budget(Frozen):
@@ -72,6 +91,39 @@ class TrainingConfig(Frozen):
     seed: int = Field(1, ge=0, lt=2**31)
 
 
+class Mix(Frozen):
+    """A second text in a share of each batch's rows: the lecture notes' MixIterator."""
+
+    corpus: str = Field(description="The id or name of an uploaded corpus.")
+    teacher: str | None = Field(
+        None,
+        max_length=128,
+        description="A model, `name` or `name@version`, that says what should follow each character of the"
+        " second text; null: the text itself does.",
+    )
+    targets: MixTargets = Field(
+        "text",
+        description="What the rows are trained towards: the text's next character, or the teacher's"
+        " distribution (the default with a teacher), a character drawn from it, or its likeliest one.",
+    )
+    fraction: float = Field(0.25, gt=0, lt=1, description="Share of the rows that hold the second text.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _targets_of_a_teacher(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("teacher") and "targets" not in data:
+            return data | {"targets": "distribution"}
+        return data
+
+    @model_validator(mode="after")
+    def _teacher_and_targets_agree(self) -> Self:
+        if self.teacher and self.targets == "text":
+            raise ValueError("the targets are the text's own, so there is nothing for a teacher to do")
+        if not self.teacher and self.targets != "text":
+            raise ValueError(f"the targets {self.targets} are a teacher's, and none is given")
+        return self
+
+
 # What was tried on the way to these is in docs/training.md.
 PRESETS: dict[Preset, tuple[NetworkConfig, TrainingConfig]] = {
     "tiny": (NetworkConfig(units=256), TrainingConfig(learning_rate=1e-2)),
@@ -86,6 +138,8 @@ PRESETS: dict[Preset, tuple[NetworkConfig, TrainingConfig]] = {
 MINIMUM_CHARACTERS = 200
 """The shortest text that is trained on: below it, a held-out tenth says nothing."""
 
+MINIMUM_HELD_OUT_CHARACTERS = 20
+
 
 def estimate_training_bytes(network: NetworkConfig, training: TrainingConfig, vocabulary_size: int) -> int:
     """Return the bytes a training process needs at its peak, within a factor of about 1.5.
@@ -93,9 +147,9 @@ def estimate_training_bytes(network: NetworkConfig, training: TrainingConfig, vo
     Weights are kept as weights, gradients of two replicas, two AdamW moments, an average and the best
     so far; activations are the gates, states and logits of one window, forward and backward.
     """
-    b, t, h = training.rows, training.window, network.units
     weights = 8 * network.parameters(vocabulary_size)
-    activations = b * t * (network.layers * 12 * h + 4 * vocabulary_size)
+    each = _architecture(network).floats_a_character(network, vocabulary_size)
+    activations = training.rows * training.window * each
     return 4 * (weights + activations) + 600_000_000  # the process with TensorFlow itself
 
 
@@ -111,3 +165,9 @@ def check_memory(
             code="network_too_large",
             param="network",
         )
+
+
+def _architecture(network: NetworkConfig) -> "Spec":
+    from models.architectures import architecture  # its files are made of this module's values
+
+    return architecture(network.architecture)

@@ -7,26 +7,28 @@ estimated from each batch. Training and inference then normalise alike, and the 
 embedding when the model is saved.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
-from models.config import NetworkConfig
-from models.lstm import FastLSTM
+from models.architectures.lazy import keras, tf
+from models.architectures.precision import product
+from models.architectures.spec import Architecture, Weights
+from models.architectures.table import SMALL_TABLE, rows_of
+from models.config import PRESETS, NetworkConfig
 
 _EPSILON = 1e-3
-_SMALL_VOCABULARY = 256
-"""Up to this many ids, looking a row up is a product with one-hot rows: then the first layer's input
-product is done once for the table instead of once for each character of the batch."""
 
-State = tuple[tuple[tf.Tensor, tf.Tensor], ...]
+State = tuple[tuple[Any, Any], ...]  # h and c, (B, H) each, of every layer
 
 
 class StatefulLSTM:
     """The trainable network.
+
+    Where TensorFlow sees a GPU the LSTMs run as Keras runs them, by cuDNN; elsewhere by a loop of ours.
 
     Args:
         config: its shape.
@@ -35,6 +37,9 @@ class StatefulLSTM:
     """
 
     def __init__(self, config: NetworkConfig, frequencies: NDArray[np.floating], *, seed: int) -> None:
+        from models.lstm import FastLSTM  # a subclass of Keras's layer: it needs Keras to be defined
+
+        self.lstms_by_keras = bool(tf.config.list_logical_devices("GPU"))
         self.config = config
         self.vocabulary_size = v = len(frequencies)
         self._frequencies = tf.constant(frequencies, tf.float32)
@@ -76,20 +81,29 @@ class StatefulLSTM:
         """
         t, b = ids.shape
         width = self.config.units
-        z = self._first_projection(tf.reshape(ids, (-1,)))
+        flat_ids = tf.reshape(ids, (-1,))
         after = []
         hs = None
         for i, layer in enumerate(self._lstms):
-            if hs is not None:
-                z = layer.project(tf.reshape(hs, (-1, width)))
-            hs, h, c = layer.sequence(tf.reshape(z, (t, b, 4 * width)), *state[i])
+            if self.lstms_by_keras:
+                x = rows_of(self._normalized_table(), flat_ids) if hs is None else hs
+                hs, h, c = layer.by_keras(tf.reshape(x, (t, b, -1)), *state[i])
+            else:
+                z = (
+                    self._first_projection(flat_ids)
+                    if hs is None
+                    else layer.project(tf.reshape(hs, (-1, width)))
+                )
+                hs, h, c = layer.sequence(tf.reshape(z, (t, b, 4 * width)), *state[i])
             hs = self._dropped(hs, seed + tf.constant([0, 1009 * i]))
             after.append((h, c))
+        hs = self._before_dense(hs, seed)
         dense = self._dense
-        flat = tf.matmul(tf.reshape(hs, (-1, width)), tf.convert_to_tensor(dense.kernel))
+        kernel = tf.convert_to_tensor(dense.kernel)
+        flat = product(tf.reshape(hs, (-1, width)), kernel, dense.compute_dtype)
         return tf.reshape(flat + tf.convert_to_tensor(dense.bias), (t, b, -1)), tuple(after)
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
+    def weights(self) -> Weights:
         """Return the weights by the names that `models.runtime.graph` reads, normalisation folded in."""
         found = {"embedding": self._normalized_table().numpy()}
         for i, layer in enumerate(self._lstms):
@@ -99,6 +113,20 @@ class StatefulLSTM:
         found["dense/kernel"] = self._dense.kernel.numpy()
         found["dense/bias"] = self._dense.bias.numpy()
         return found
+
+    def load(self, weights: Weights) -> None:
+        """Take over the weights that another network's `weights` gave.
+
+        The normalisation of a corpus is folded into those. So it is set to undo itself for this corpus: the
+        networks compute the same, but for rounding.
+        """
+        self._embedding.embeddings.assign(weights["embedding"])
+        mean, variance = self._moments()
+        self._normalization.gamma.assign(tf.sqrt(variance + _EPSILON))
+        self._normalization.beta.assign(mean)
+        for i, layer in enumerate(self._lstms):
+            layer.set_weights([weights[f"lstm_{i}/{part}"] for part in ("kernel", "recurrent", "bias")])
+        self._dense.set_weights([weights["dense/kernel"], weights["dense/bias"]])
 
     def keras_model(self) -> keras.Model:
         """Return a model of stock layers with copies of the weights.
@@ -124,9 +152,8 @@ class StatefulLSTM:
             inputs += [h, c]
             outputs += after
             copies.append((lstm, layer.get_weights()))
-        dense = keras.layers.Dense(self.vocabulary_size, name="dense")
-        model = keras.Model(inputs, [dense(x), *outputs], name="stateful_lstm")
-        copies += [(model.get_layer("embedding"), table.get_weights()), (dense, self._dense.get_weights())]
+        model = keras.Model(inputs, [self._stock_head(x), *outputs], name=self.config.architecture)
+        copies += [(model.get_layer("embedding"), table.get_weights())]
         for target, values in copies:
             target.set_weights([np.asarray(value) for value in values])
         return model
@@ -145,11 +172,25 @@ class StatefulLSTM:
         return centred * scale + tf.convert_to_tensor(self._normalization.beta)
 
     def _first_projection(self, flat: tf.Tensor) -> tf.Tensor:
-        """Return the first layer's projected inputs (N, 4H) for ids (N,)."""
+        """Return the first layer's projected inputs (N, 4H) for ids (N,).
+
+        Looked up in a small table, they are projected once for the table instead of once a character.
+        """
         table = self._normalized_table()
-        if self.vocabulary_size <= _SMALL_VOCABULARY:
-            return tf.matmul(tf.one_hot(flat, self.vocabulary_size), self._lstms[0].project(table))
-        return self._lstms[0].project(_rows_of(table, flat))
+        if self.vocabulary_size <= SMALL_TABLE:
+            return rows_of(self._lstms[0].project(table), flat)
+        return self._lstms[0].project(rows_of(table, flat))
+
+    def _before_dense(self, hs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
+        """Return what the last layer sees of the LSTMs' outputs (T, B, H): here, them."""
+        return hs
+
+    def _stock_head(self, x: Any) -> Any:
+        """Return the logits of a stock model for the LSTMs' outputs x, with copies of the weights."""
+        dense = keras.layers.Dense(self.vocabulary_size, name="dense")
+        logits = dense(x)
+        dense.set_weights(self._dense.get_weights())
+        return logits
 
     def _dropped(self, hs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Drop outputs by one mask a row and window (variational dropout, Gal and Ghahramani 2016)."""
@@ -160,11 +201,38 @@ class StatefulLSTM:
         return hs * tf.cast(kept, tf.float32) / (1 - rate)
 
 
-@tf.custom_gradient
-def _rows_of(table: tf.Tensor, ids: tf.Tensor) -> Any:
-    """Gather rows; the gradient is a dense sum by segment, which XLA compiles well."""
+def graph(_: NetworkConfig, weights: Weights) -> bytes:
+    """Return the ONNX graph."""
+    from models.runtime.graph import stateful_lstm_graph  # needs onnx, which the API does not have
 
-    def gradient(d_rows: tf.Tensor) -> tuple[tf.Tensor, None]:
-        return tf.math.unsorted_segment_sum(d_rows, ids, table.shape[0]), None
+    return stateful_lstm_graph(weights)
 
-    return tf.gather(table, ids), gradient
+
+def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
+    """Return the number of weights for a vocabulary of V ids."""
+    assert config.embedding
+    h, width = config.units, config.embedding
+    count = vocabulary_size * width + 4 * width  # embedding, batch normalization
+    for _ in range(config.layers):
+        count += 4 * h * (width + h + 1)
+        width = h
+    return count + (h + 1) * vocabulary_size
+
+
+def floats_a_character(config: NetworkConfig, vocabulary_size: int) -> int:
+    """Return how many numbers training keeps for each character of a window: gates, states and logits."""
+    return config.layers * 12 * config.units + 4 * vocabulary_size
+
+
+ARCHITECTURE = Architecture(
+    description="Ours and the default: stacked stateful LSTMs over a normalised embedding, in four presets.",
+    network=PRESETS["small"][0],
+    training=PRESETS["small"][1],
+    network_options=("layers", "units", "embedding", "dropout"),
+    training_options=("rows", "window", "learning_rate", "weight_decay", "clip_norm"),
+    build=StatefulLSTM,
+    graph=graph,
+    parameters=parameters,
+    floats_a_character=floats_a_character,
+    loads_weights=True,
+)

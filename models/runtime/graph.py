@@ -12,7 +12,7 @@ for the order of the gates in a Keras kernel.
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ def stateful_lstm_graph(weights: Weights) -> bytes:
     `weights` holds float32 arrays: `embedding` (V, E), any normalization folded in; for each layer i
     from 0 `lstm_{i}/kernel` (E or H, 4H), `lstm_{i}/recurrent` (H, 4H), `lstm_{i}/bias` (4H,), gates in
     Keras' order input, forget, cell, output, with sigmoid and tanh; `dense/kernel` (H, V), `dense/bias` (V,).
+    With `hidden/kernel` (H, H) and `hidden/bias` (H,) a layer with relu comes before the last.
 
     Raises:
         ValueError: a weight is missing, left over, or its shape does not fit the others'.
@@ -41,6 +42,14 @@ def stateful_lstm_graph(weights: Weights) -> bytes:
     layers = len(units)
     constants = {"embedding": weights["embedding"], "dense_kernel": weights["dense/kernel"]}
     constants["dense_bias"] = weights["dense/bias"]
+    hidden = []
+    if "hidden/kernel" in weights:
+        constants |= {"hidden_kernel": weights["hidden/kernel"], "hidden_bias": weights["hidden/bias"]}
+        hidden = [
+            helper.make_node("MatMul", ["asked", "hidden_kernel"], ["hidden_product"], name="hidden"),
+            helper.make_node("Add", ["hidden_product", "hidden_bias"], ["hidden_sum"]),
+            helper.make_node("Relu", ["hidden_sum"], ["hidden"]),
+        ]
     nodes = [
         helper.make_node("Gather", ["embedding", "ids"], ["x0"]),  # (T, B, E)
         helper.make_node("Unsqueeze", ["state", "zero"], ["state_1"]),  # (1, B, S)
@@ -64,7 +73,10 @@ def stateful_lstm_graph(weights: Weights) -> bytes:
     nodes += [
         helper.make_node("Reshape", ["first", "one"], ["starts"]),
         helper.make_node("Slice", [f"x{layers}", "starts", "end", "zero"], ["asked"]),  # (T - first, B, H)
-        helper.make_node("MatMul", ["asked", "dense_kernel"], ["product"], name="dense"),
+        *hidden,
+        helper.make_node(
+            "MatMul", ["hidden" if hidden else "asked", "dense_kernel"], ["product"], name="dense"
+        ),
         helper.make_node("Add", ["product", "dense_bias"], ["logits"]),
         helper.make_node(
             "Concat", [f"next_{kind}{i}" for i in range(layers) for kind in "hc"], ["next_1"], axis=2
@@ -77,22 +89,41 @@ def stateful_lstm_graph(weights: Weights) -> bytes:
         "end": [TO_THE_END],
         "widths": [width for h in units for width in (h, h)],
     }
+    return serialized(
+        "stateful_lstm",
+        nodes,
+        constants,
+        integers,
+        state_size=2 * sum(units),
+        vocabulary_size=weights["dense/bias"].shape[0],
+    )
+
+
+def serialized(
+    name: str,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Weights,
+    integers: Mapping[str, int | Sequence[int]],
+    *,
+    state_size: int,
+    vocabulary_size: int,
+) -> bytes:
+    """Return a checked graph with the runtime's inputs and outputs: `constants` float32, `integers` int64."""
     initializers = [
         numpy_helper.from_array(np.ascontiguousarray(v, np.float32), k) for k, v in constants.items()
     ]
     initializers += [numpy_helper.from_array(np.array(v, np.int64), k) for k, v in integers.items()]
-    size, vocabulary_size = 2 * sum(units), weights["dense/bias"].shape[0]
     graph = helper.make_graph(
         nodes,
-        "stateful_lstm",
+        name,
         [
             helper.make_tensor_value_info("ids", TensorProto.INT32, ["T", "B"]),
-            helper.make_tensor_value_info("state", TensorProto.FLOAT, ["B", size]),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, ["B", state_size]),
             helper.make_tensor_value_info("first", TensorProto.INT64, []),
         ],
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["asked", "B", vocabulary_size]),
-            helper.make_tensor_value_info("next_state", TensorProto.FLOAT, ["B", size]),
+            helper.make_tensor_value_info("next_state", TensorProto.FLOAT, ["B", state_size]),
         ],
         initializers,
     )
@@ -101,6 +132,28 @@ def stateful_lstm_graph(weights: Weights) -> bytes:
     )
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def stateful_lstm_weights(graph: bytes) -> Weights:
+    """Return the weights that `stateful_lstm_graph` was given. Raises ValueError when it made no such one."""
+    try:
+        initializers = onnx.load_from_string(graph).graph.initializer
+        constants = {i.name: numpy_helper.to_array(i) for i in initializers}
+    except Exception as error:  # protobuf has a class of its own for each kind of damage
+        raise ValueError(f"not an ONNX graph: {error}") from error
+    if "embedding" not in constants or "dense_kernel" not in constants or "w0" not in constants:
+        raise ValueError("not the graph of a stateful_lstm")
+    weights = {"embedding": constants["embedding"], "dense/kernel": constants["dense_kernel"]}
+    weights["dense/bias"] = constants["dense_bias"]
+    if "hidden_kernel" in constants:
+        weights |= {"hidden/kernel": constants["hidden_kernel"], "hidden/bias": constants["hidden_bias"]}
+    for i in range(sum(name[0] == "w" and name[1:].isdecimal() for name in constants)):
+        weights[f"lstm_{i}/kernel"] = _keras_gates(constants[f"w{i}"][0])
+        weights[f"lstm_{i}/recurrent"] = _keras_gates(constants[f"r{i}"][0])
+        bias = constants[f"b{i}"].reshape(2, -1).sum(0)
+        weights[f"lstm_{i}/bias"] = _keras_gates(bias[:, None])[0]
+    check_weights(weights)
+    return weights
 
 
 def quantize(graph: bytes) -> bytes:
@@ -128,23 +181,28 @@ def check_weights(weights: Weights) -> list[int]:
     layers = sum(name.startswith("lstm_") and name.endswith("/kernel") for name in weights)
     names = {"embedding", "dense/kernel", "dense/bias"}
     names |= {f"lstm_{i}/{part}" for i in range(layers) for part in ("kernel", "recurrent", "bias")}
-    if set(weights) != names or not layers:
+    hidden = {"hidden/kernel", "hidden/bias"}
+    if set(weights) not in (names, names | hidden) or not layers:
         raise ValueError(f"a network of {layers} LSTM layers cannot have the weights {sorted(weights)}")
     vocabulary_size, width = weights["embedding"].shape
     units = []
     for i in range(layers):
         h = weights[f"lstm_{i}/recurrent"].shape[0]
-        _check_shape(weights, f"lstm_{i}/kernel", (width, 4 * h))
-        _check_shape(weights, f"lstm_{i}/recurrent", (h, 4 * h))
-        _check_shape(weights, f"lstm_{i}/bias", (4 * h,))
+        check_shape(weights, f"lstm_{i}/kernel", (width, 4 * h))
+        check_shape(weights, f"lstm_{i}/recurrent", (h, 4 * h))
+        check_shape(weights, f"lstm_{i}/bias", (4 * h,))
         units.append(h)
         width = h
-    _check_shape(weights, "dense/kernel", (width, vocabulary_size))
-    _check_shape(weights, "dense/bias", (vocabulary_size,))
+    if hidden <= set(weights):
+        check_shape(weights, "hidden/kernel", (width, width))
+        check_shape(weights, "hidden/bias", (width,))
+    check_shape(weights, "dense/kernel", (width, vocabulary_size))
+    check_shape(weights, "dense/bias", (vocabulary_size,))
     return units
 
 
-def _check_shape(weights: Weights, name: str, shape: tuple[int, ...]) -> None:
+def check_shape(weights: Weights, name: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError when a weight is not of the given shape."""
     if weights[name].shape != shape:
         raise ValueError(f"weight {name} has shape {weights[name].shape}, expected {shape}")
 
@@ -162,6 +220,12 @@ def _onnx_gates(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, 4H) with Keras' gates i, f, g, o -> (4H, N) with those of ONNX: i, o, f, g."""
     i, f, g, o = np.split(kernel, 4, axis=1)
     return np.concatenate([i, o, f, g], axis=1).T
+
+
+def _keras_gates(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(4H, N) with the gates of ONNX -> (N, 4H) with those of Keras: what `_onnx_gates` was given."""
+    i, o, f, g = np.split(kernel.T, 4, axis=1)
+    return np.concatenate([i, f, g, o], axis=1)
 
 
 class _QuietRootLogger:

@@ -66,7 +66,7 @@ def test_gathered_rows_have_the_gradient_of_multiplied_rows(monkeypatch: pytest.
         return tape.gradient(loss, [v.value for v in network.variables])
 
     multiplied = gradients()
-    monkeypatch.setattr("models.architectures.stateful_lstm._SMALL_VOCABULARY", 0)
+    monkeypatch.setattr("models.architectures.table.SMALL_TABLE", 0)
     for ours, theirs in zip(gradients(), multiplied, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 

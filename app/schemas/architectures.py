@@ -1,0 +1,57 @@
+"""The networks that can be asked for, and what each starts from."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.config import Architecture, NetworkConfig, Preset, TrainingConfig
+
+EXAMPLE: dict[str, Any] = {
+    "id": "nth_char",
+    "object": "architecture",
+    "description": "The character after the last eight.",
+    "network": NetworkConfig(architecture="nth_char", units=256, embedding=42, context=8).model_dump(),
+    "training": TrainingConfig(rows=32, window=32, weight_decay=0.0).model_dump(exclude={"budget"}),
+    "network_options": ["units", "embedding", "context"],
+    "training_options": ["rows", "window", "learning_rate", "weight_decay", "clip_norm"],
+    "presets": [],
+    "notes_train_nats": 1.8,
+    "notes_measure": "training loss",
+}
+
+
+class Recipe(BaseModel):
+    """How it is trained unless something else is asked; the budget is the job's."""
+
+    rows: int
+    window: int
+    learning_rate: float
+    weight_decay: float
+    clip_norm: float
+
+
+class PresetBody(BaseModel):
+    """A network and a recipe to start from."""
+
+    name: Preset
+    network: NetworkConfig
+    training: Recipe
+
+
+class ArchitectureBody(BaseModel):
+    """One architecture: its defaults, which of them a job may change, and the lecture notes' figure."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    id: Architecture = Field(description="What a job names as `architecture`.")
+    object: Literal["architecture"] = "architecture"
+    description: str = Field(description="One sentence.")
+    network: NetworkConfig = Field(description="What is built when a job names nothing else.")
+    training: Recipe
+    network_options: list[str] = Field(description="Fields of a job's `network` that it may change.")
+    training_options: list[str] = Field(description="Fields of a job's `training` that it may change.")
+    presets: list[PresetBody] = Field(description="What a job may name as `preset`; most have none.")
+    notes_train_nats: float | None = Field(
+        description="The lecture notes' training loss on Nietzsche, nats a character; null: none."
+    )
+    notes_measure: str = Field(description="What that figure is of.")

@@ -1,0 +1,173 @@
+"""The notes' last network: the RNN of `scan_rnn` in NumPy alone, forward and backward by hand.
+
+    h[t] = relu(Wx[x[t]] + h[t-1] Wh + bh)      y[t] = h[t] Wy + by
+    loss = mean over t of -log softmax(y[t])[target[t]]
+
+Backward, from the last step to the first, d meaning the loss's derivative:
+
+    dy[t] = (softmax(y[t]) - onehot(target[t])) / (T B)
+    dh[t] = dy[t] Wy' + dz[t+1] Wh'             what this step's prediction and the next step pass back
+    dz[t] = dh[t] where h[t] > 0                through the relu
+
+A weight's gradient is the sum over t of what entered it times what came back. The tests check every one of
+them against TensorFlow's tape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.architectures.lazy import keras
+from models.architectures.onehot_rnn import parameters, stock_model
+from models.architectures.scan_rnn import first_weights, runtime_weights
+from models.architectures.sequence_rnn import floats_a_character
+from models.architectures.spec import Architecture, Weights
+from models.architectures.window import graph
+from models.config import NetworkConfig, TrainingConfig
+
+Floats = NDArray[np.floating[Any]]
+
+
+def forward(w: dict[str, Floats], ids: NDArray[np.int32]) -> tuple[Floats, Floats]:
+    """Read ids (T, B) from zeros: return the hidden units (T, B, H) and the logits (T, B, V)."""
+    hs = w["Wx"][ids] + w["bh"]  # what each character brings; its row of Wx is its one-hot times Wx
+    h = np.zeros_like(hs[0])
+    for t in range(len(ids)):
+        h = np.maximum(hs[t] + h @ w["Wh"], 0)
+        hs[t] = h
+    return hs, hs @ w["Wy"] + w["by"]
+
+
+def backward(
+    w: dict[str, Floats], ids: NDArray[np.int32], targets: NDArray[np.int32]
+) -> tuple[float, dict[str, Floats]]:
+    """Return the mean loss in nats a character of a window (T, B), and each weight's gradient."""
+    hs, logits = forward(w, ids)
+    T, B, _ = logits.shape
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    at = (*np.indices((T, B)), targets)
+    loss = float(-np.log(p[at]).mean())
+
+    dy = p  # (T, B, V), in the place of p
+    dy[at] -= 1
+    dy /= T * B
+    dhs = dy @ w["Wy"].T
+    dz = np.empty_like(hs)
+    from_next = np.zeros_like(hs[0])
+    for t in reversed(range(T)):
+        dz[t] = (dhs[t] + from_next) * (hs[t] > 0)
+        from_next = dz[t] @ w["Wh"].T
+
+    dWx = np.zeros_like(w["Wx"])
+    np.add.at(dWx, ids, dz)
+    before = np.concatenate([np.zeros_like(hs[:1]), hs[:-1]])
+    return loss, {
+        "Wx": dWx,
+        "Wh": np.einsum("tbi,tbj->ij", before, dz, optimize=True),
+        "bh": dz.sum((0, 1)),
+        "Wy": np.einsum("tbi,tbj->ij", hs, dy, optimize=True),
+        "by": dy.sum((0, 1)),
+    }
+
+
+class Parameter:
+    """An array that is trained, with the two methods that a training run uses of a variable."""
+
+    def __init__(self, value: Floats) -> None:
+        self.value = value
+        self.shape = value.shape
+
+    def numpy(self) -> Floats:
+        """Return a copy."""
+        return self.value.copy()
+
+    def assign(self, value: Floats) -> None:
+        """Set it."""
+        self.value[...] = value
+
+
+class NumpyRNN:
+    """The five weights, and the network they make."""
+
+    def __init__(self, config: NetworkConfig, frequencies: Floats, *, seed: int) -> None:
+        self.config = config
+        self.vocabulary_size = len(frequencies)
+        fresh = first_weights(self.vocabulary_size, config.units, seed=seed)
+        self.arrays: dict[str, Floats] = dict(fresh)
+
+    @property
+    def variables(self) -> list[Parameter]:
+        """Wx, Wh, bh, Wy, by."""
+        return [Parameter(array) for array in self.arrays.values()]
+
+    def initial_state(self, rows: int) -> tuple[()]:  # noqa: ARG002
+        """Return nothing: every window starts from zeros."""
+        return ()
+
+    def logits(self, ids: NDArray[np.int32], state: tuple[()], *, seed: Any) -> tuple[Floats, tuple[()]]:  # noqa: ARG002
+        """Predict after each of ids (T, B), from those before it in this window: logits (T, B, V)."""
+        return forward(self.arrays, np.asarray(ids))[1], state
+
+    def weights(self) -> Weights:
+        """Return the weights by the names that `models.runtime.window_graph` reads."""
+        return runtime_weights({name: array.astype(np.float32) for name, array in self.arrays.items()})
+
+    def keras_model(self) -> keras.Model:
+        """Return the same network of stock layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
+        return stock_model(*(array.astype(np.float32) for array in self.arrays.values()))
+
+
+class NumpyStep:
+    """Stochastic gradient descent on a NumpyRNN; nothing but the weights is kept from step to step."""
+
+    def __init__(self, network: NumpyRNN, training: TrainingConfig, *, rows: int) -> None:  # noqa: ARG002
+        self._weights = network.arrays
+        self._clip_norm = training.clip_norm
+
+    def reset_states(self, rows: slice = slice(None)) -> None:
+        """Do nothing: every window starts from zeros."""
+
+    def run(
+        self,
+        inputs: NDArray[np.int32],
+        targets: NDArray[np.int32],
+        *,
+        step: int,  # noqa: ARG002
+        learning_rate: float,
+    ) -> float:
+        """Train on one window (T, B); return its mean loss in nats a character."""
+        loss, gradients = backward(self._weights, inputs, targets)
+        norm = float(np.sqrt(sum(np.vdot(g, g) for g in gradients.values())))
+        rate = learning_rate * min(1.0, self._clip_norm / max(norm, 1e-12))
+        for name, gradient in gradients.items():
+            self._weights[name] -= np.float32(rate) * gradient
+        return loss
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the weights."""
+        return {f"weight/{name}": array.copy() for name, array in self._weights.items()}
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Set the weights."""
+        for name, array in self._weights.items():
+            array[...] = arrays[f"weight/{name}"]
+
+
+ARCHITECTURE = Architecture(
+    description="The RNN by hand in NumPy: forward, backward and plain SGD, its gradients checked.",
+    network=NetworkConfig(architecture="numpy_rnn", units=256, embedding=None, context=8),
+    training=TrainingConfig(rows=1, window=8, learning_rate=0.3, weight_decay=0.0, clip_norm=1.0),
+    network_options=("units", "context"),
+    training_options=("learning_rate", "clip_norm"),
+    build=NumpyRNN,
+    graph=graph,
+    parameters=parameters,
+    floats_a_character=floats_a_character,
+    step=NumpyStep,
+    reads_windows_alone=True,
+    notes_measure="it learns",
+)

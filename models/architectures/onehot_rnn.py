@@ -1,0 +1,76 @@
+"""The notes' fifth network: `sequence_rnn` without an embedding, its characters one-hot.
+
+A one-hot character times the input's weights picks one row of them, so a row of Wx takes the place of an
+embedding and its product with Wx. The two networks can compute the same functions, and learn the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.architectures.lazy import keras, tf
+from models.architectures.sequence_rnn import SequenceRNN, floats_a_character
+from models.architectures.simple_rnn import FIRST_STEPS, recurrent_layer
+from models.architectures.spec import Architecture
+from models.architectures.window import graph
+from models.config import NetworkConfig, TrainingConfig
+
+
+class OneHotRNN(SequenceRNN):
+    """A SimpleRNN over one-hot characters."""
+
+    def _build(self) -> None:
+        self._rnn = self._add(recurrent_layer(self.config.units), self.vocabulary_size)
+
+    def _table(self) -> tf.Tensor:
+        cell = self._rnn.cell
+        return tf.convert_to_tensor(cell.kernel) + tf.convert_to_tensor(cell.bias)
+
+    def keras_model(self) -> keras.Model:
+        """Return the notes' network of stock layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
+        return stock_model(*self._rnn.get_weights(), *self._dense.get_weights())
+
+
+def stock_model(
+    input_kernel: NDArray[np.float32],
+    recurrent_kernel: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    dense_kernel: NDArray[np.float32],
+    dense_bias: NDArray[np.float32],
+) -> keras.Model:
+    """Return an RNN over one-hot characters, of stock layers: ids (B, T) -> logits (B, T, V)."""
+    units, v = dense_kernel.shape
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    one_hot = keras.layers.CategoryEncoding(v, output_mode="one_hot", name="one_hot")(ids)
+    known = keras.layers.Masking(name="known")(one_hot[..., 1:])  # id 0 is all zeros, and passed over
+    rnn = recurrent_layer(units, return_sequences=True)
+    dense = keras.layers.Dense(v, name="dense")
+    model = keras.Model(ids, keras.layers.TimeDistributed(dense, name="predictions")(rnn(known)))
+    rnn.set_weights([input_kernel[1:], recurrent_kernel, bias])
+    dense.set_weights([dense_kernel, dense_bias])
+    return model
+
+
+def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
+    """Return the number of weights for a vocabulary of V ids."""
+    h, v = config.units, vocabulary_size
+    return (v + h + 1) * h + (h + 1) * v
+
+
+ARCHITECTURE = Architecture(
+    description="sequence_rnn on one-hot characters instead of embedded ones: the same answer.",
+    network=NetworkConfig(architecture="onehot_rnn", units=256, embedding=None, context=8),
+    # Twice the rate of sequence_rnn, where two matrices move, the embedding and what it is multiplied with.
+    training=TrainingConfig(rows=32, window=8, learning_rate=1.2e-2, weight_decay=0.0),
+    network_options=("units", "context"),
+    training_options=("rows", "learning_rate", "weight_decay", "clip_norm"),
+    build=OneHotRNN,
+    graph=graph,
+    parameters=parameters,
+    floats_a_character=floats_a_character,
+    first_steps=FIRST_STEPS,
+    reads_windows_alone=True,
+    notes_nats=1.75,
+    notes_measure="the same answer as sequence_rnn",
+)

@@ -1,0 +1,15 @@
+"""Matrix products in fewer bits, for mixed precision: everything around them stays float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.architectures.lazy import tf
+
+
+def product(a: tf.Tensor, b: tf.Tensor, dtype: Any) -> tf.Tensor:
+    """Return the matrix product of two tensors as float32, after doing it in `dtype`.
+
+    `dtype` is a Keras layer's `compute_dtype`: float32 unless the layer was made under a mixed policy.
+    """
+    return tf.cast(tf.matmul(tf.cast(a, dtype), tf.cast(b, dtype)), tf.float32)

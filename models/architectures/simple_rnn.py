@@ -1,0 +1,98 @@
+"""The notes' third network: `nth_char` as the layer that Keras has for it.
+
+h = relu(x Wx + b + h U) over the last eight characters, with U the identity at first: the network starts by
+remembering all it has read, and learns what to forget (Le, Jaitly and Hinton, "A Simple Way to Initialize
+Recurrent Networks of Rectified Linear Units", 2015).
+"""
+
+from __future__ import annotations
+
+from models.architectures.lazy import keras, tf
+from models.architectures.spec import Architecture, Weights
+from models.architectures.window import WindowNetwork, floats_a_character, graph
+from models.config import NetworkConfig, TrainingConfig
+
+FIRST_STEPS = 100
+"""Adam's first steps move every weight by the whole rate. A matrix that starts as the identity and is applied
+eight times, to units that are all positive, is torn apart by two such steps in the same direction."""
+
+
+class SimpleRNN(WindowNetwork):
+    """An embedding, Keras's SimpleRNN with relu, and a dense layer on its last output."""
+
+    def _build(self) -> None:
+        config = self.config
+        assert config.embedding
+        initial = keras.initializers.RandomNormal(stddev=0.5)
+        embedding = keras.layers.Embedding(
+            self.vocabulary_size,
+            config.embedding,
+            embeddings_initializer=initial,
+            mask_zero=True,
+            name="embedding",
+        )
+        self._embedding = self._add(embedding, None)
+        self._rnn = self._add(recurrent_layer(config.units), config.embedding)
+
+    def _table(self) -> tf.Tensor:
+        cell = self._rnn.cell
+        table = tf.matmul(tf.convert_to_tensor(self._embedding.embeddings), tf.convert_to_tensor(cell.kernel))
+        return table + tf.convert_to_tensor(cell.bias)
+
+    def _cell(self, x: tf.Tensor, h: tf.Tensor, begun: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
+        return tf.nn.relu(x + tf.matmul(h, tf.convert_to_tensor(self._rnn.cell.recurrent_kernel)))
+
+    def weights(self) -> Weights:
+        """Return the weights by the names that `models.runtime.window_graph` reads."""
+        return super().weights() | {"recurrent/kernel": self._rnn.cell.recurrent_kernel.numpy()}
+
+    def keras_model(self) -> keras.Model:
+        """Return the notes' network of stock layers: ids (B, C) -> logits (B, V); id 0 is masked."""
+        return self._stock_model(every_step=False)
+
+    def _stock_model(self, *, every_step: bool) -> keras.Model:
+        embedding = keras.layers.Embedding(
+            self.vocabulary_size, self.config.embedding, mask_zero=True, name="embedding"
+        )
+        rnn = recurrent_layer(self.config.units, return_sequences=every_step)
+        dense = keras.layers.Dense(self.vocabulary_size, name="dense")
+        last = keras.layers.TimeDistributed(dense, name="predictions") if every_step else dense
+        ids = keras.Input((None,), dtype="int32", name="ids")
+        model = keras.Model(ids, last(rnn(embedding(ids))), name=self.config.architecture)
+        for copy, layer in ((embedding, self._embedding), (rnn, self._rnn), (dense, self._dense)):
+            copy.set_weights(layer.get_weights())
+        return model
+
+
+def recurrent_layer(units: int, *, return_sequences: bool = False) -> keras.layers.Layer:
+    """Return the SimpleRNN of all networks here: relu, and the identity as first recurrent weights."""
+    return keras.layers.SimpleRNN(
+        units,
+        activation="relu",
+        recurrent_initializer="identity",
+        return_sequences=return_sequences,
+        name="rnn",
+    )
+
+
+def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
+    """Return the number of weights for a vocabulary of V ids."""
+    assert config.embedding
+    e, h, v = config.embedding, config.units, vocabulary_size
+    return v * e + (e + h + 1) * h + (h + 1) * v
+
+
+ARCHITECTURE = Architecture(
+    description="The same as Keras's SimpleRNN: relu, and a recurrent matrix that starts as the identity.",
+    network=NetworkConfig(architecture="simple_rnn", units=256, embedding=42, context=8),
+    training=TrainingConfig(rows=32, window=8, learning_rate=6e-3, weight_decay=0.0),
+    network_options=("units", "embedding", "context"),
+    training_options=("rows", "window", "learning_rate", "weight_decay", "clip_norm"),
+    build=SimpleRNN,
+    graph=graph,
+    parameters=parameters,
+    floats_a_character=floats_a_character,
+    first_steps=FIRST_STEPS,
+    notes_nats=1.64,
+    notes_measure="training loss",
+)

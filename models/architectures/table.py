@@ -1,0 +1,27 @@
+"""Looking rows of a table up, with a gradient that XLA compiles well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.architectures.lazy import tf
+
+SMALL_TABLE = 256
+"""Up to this many rows, a product with one-hot rows is the faster way to look rows up."""
+
+
+def rows_of(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    """Return the rows (N, H) of `table` (V, H) that `ids` (N,) name."""
+    if table.shape[0] <= SMALL_TABLE:
+        return tf.matmul(tf.one_hot(ids, table.shape[0]), table)
+    return _gathered(table, ids)
+
+
+def _gathered(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    """Gather; the gradient is a dense sum by segment."""
+
+    @tf.custom_gradient
+    def gathered(rows: tf.Tensor) -> Any:
+        return tf.gather(rows, ids), lambda d: tf.math.unsorted_segment_sum(d, ids, table.shape[0])
+
+    return gathered(table)

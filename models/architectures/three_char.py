@@ -1,0 +1,24 @@
+"""The notes' first network: the fourth character from the three before it.
+
+Three inputs, each embedded, each through the same dense layer, joined one after the other by the same
+hidden-to-hidden layer. That is `nth_char` with a window of three; the notes wrote it out first.
+"""
+
+from models.architectures.nth_char import NthChar, parameters
+from models.architectures.spec import Architecture
+from models.architectures.window import floats_a_character, graph
+from models.config import NetworkConfig, TrainingConfig
+
+ARCHITECTURE = Architecture(
+    description="The fourth character from the three before it, by three dense layers that they share.",
+    network=NetworkConfig(architecture="three_char", units=256, embedding=42, context=3),
+    training=TrainingConfig(rows=32, window=8, learning_rate=6e-3, weight_decay=0.0),
+    network_options=("units", "embedding"),
+    training_options=("rows", "window", "learning_rate", "weight_decay", "clip_norm"),
+    build=NthChar,
+    graph=graph,
+    parameters=parameters,
+    floats_a_character=floats_a_character,
+    notes_nats=2.0,
+    notes_measure="training loss, about",
+)

@@ -1,0 +1,62 @@
+import pytest
+
+from models.architectures import NAMES, architecture
+from models.config import PRESETS
+from tests.app.service import Service, error_of
+
+
+def test_all_architectures_are_listed_with_what_they_start_from(service: Service) -> None:
+    answer = service.http.get("/v1/architectures")
+    assert answer.status_code == 200
+    listed = {one["id"]: one for one in answer.json()["data"]}
+    assert tuple(listed) == NAMES
+    assert listed["nth_char"]["notes_train_nats"] == 1.8
+    assert listed["nth_char"]["network_options"] == ["units", "embedding", "context"]
+    assert [preset["name"] for preset in listed["stateful_lstm"]["presets"]] == list(PRESETS)
+    assert listed["three_char"]["presets"] == []
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_job_that_names_an_architecture_alone_gets_what_is_listed(service: Service, name: str) -> None:
+    body = {"corpus": service.upload(), "name": "fox", "architecture": name}
+    job = service.http.post("/v1/jobs", json=body).json()
+    listed = service.http.get("/v1/architectures").json()["data"][NAMES.index(name)]
+    assert job["network"] == listed["network"]
+    assert listed["training"].items() <= job["training"].items()
+
+
+def test_changes_are_made_to_the_architectures_own_recipe(service: Service) -> None:
+    changes = {"network": {"context": 5, "units": 32}, "training": {"learning_rate": 0.01}}
+    body = {"corpus": service.upload(), "name": "fox", "architecture": "sequence_rnn"} | changes
+    job = service.http.post("/v1/jobs", json=body).json()
+    known = architecture("sequence_rnn")
+    assert job["network"] == known.network.model_dump() | changes["network"]
+    assert (job["training"]["learning_rate"], job["training"]["window"]) == (0.01, 5)
+    assert job["training"]["rows"] == known.training.rows
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        ({"architecture": "gru"}, "architecture", "'stateful_lstm', 'three_char', 'nth_char', 'simple_rnn'"),
+        (
+            {"architecture": "onehot_rnn", "network": {"embedding": 8}},
+            "network.embedding",
+            "onehot_rnn has no such option; it has units, context",
+        ),
+        (
+            {"architecture": "numpy_rnn", "training": {"rows": 8}},
+            "training.rows",
+            "numpy_rnn has no such option; it has learning_rate, clip_norm",
+        ),
+        ({"network": {"context": 8}}, "network.context", "stateful_lstm has no such option"),
+        ({"architecture": "nth_char", "preset": "small"}, "preset", "leave preset out"),
+    ],
+)
+def test_what_an_architecture_does_not_have_is_refused_by_name(
+    service: Service, body: dict[str, object], param: str, says: str
+) -> None:
+    answer = service.http.post("/v1/jobs", json={"corpus": service.upload(), "name": "fox"} | body)
+    error = error_of(answer, 422)
+    assert error["param"] == param
+    assert says in error["message"]

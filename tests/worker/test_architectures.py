@@ -1,0 +1,144 @@
+"""Every architecture from a job's request to a model that completes and scores; tiny, and not compiled."""
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.architectures import NAMES, architecture, settled
+from models.config import Budget, NetworkConfig, TrainingConfig
+from models.runtime.engine import Engine
+from models.runtime.requests import CompletionRequest, Failed, Finished, Usage
+from models.saved_model import SavedModel
+from store.blobs import Blobs, open_blobs
+from store.corpora import Corpora, Upload
+from store.jobs import Job, JobRequest
+from store.models import Models
+from tests.models.architectures.networks import perturbed, small
+from worker.checkpoints import Checkpoint
+from worker.export import graph_of, int8_file
+from worker.pipeline import Outcome, train_model
+
+TEXT = "the cat sat on the mat; the dog sat on the log.\n" * 12
+
+
+@pytest.fixture(autouse=True)
+def _uncompiled() -> Iterator[None]:
+    """Compiling takes seconds a network, and what is compiled computes the same."""
+    tf.config.run_functions_eagerly(run_eagerly=True)
+    yield
+    tf.config.run_functions_eagerly(run_eagerly=False)
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return open_blobs((tmp_path / "store").as_uri())
+
+
+def job(name: str, blobs: Blobs, scratch: Path, *, steps: int) -> Job:
+    known = architecture(name)
+    with Upload(scratch / "spool", limit_bytes=10**6) as upload:
+        upload.feed(TEXT.encode())
+        corpus, _ = Corpora(blobs).add(upload)
+    network = known.network.model_dump() | {"units": 8, "embedding": known.network.embedding and 4}
+    training = known.training.model_dump() | {
+        "rows": min(known.training.rows, 2),
+        "window": min(known.training.window, 8),
+        "budget": Budget(steps=steps),
+    }
+    config = NetworkConfig(**network)
+    request = JobRequest(
+        corpus=corpus.id, name="m", network=config, training=settled(config, TrainingConfig(**training))
+    )
+    return Job(id="job_1", created_at=time.time(), updated_at=time.time(), request=request)
+
+
+def train(
+    asked: Job,
+    blobs: Blobs,
+    scratch: Path,
+    *,
+    stop: Callable[[], str | None] = lambda: None,
+    resume: Checkpoint | None = None,
+) -> tuple[Outcome, list[Checkpoint], list[dict[str, Any]]]:
+    events: list[dict[str, Any]] = []
+    checkpoints: list[Checkpoint] = []
+    outcome = train_model(
+        asked,
+        corpora=Corpora(blobs),
+        models=Models(blobs),
+        scratch=scratch,
+        cores=1,
+        resume=resume,
+        hooks_stop=stop,
+        on_event=lambda kind, data: events.append(
+            {"id": len(events) + 1, "at": 0.0, "type": kind, "data": data}
+        ),
+        on_progress=lambda _: None,
+        on_checkpoint=checkpoints.append,
+        checkpoint_every_s=1000,
+        events=events,
+    )
+    return outcome, checkpoints, events
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_job_becomes_a_model_that_completes_and_scores(name: str, blobs: Blobs, tmp_path: Path) -> None:
+    outcome, _, events = train(job(name, blobs, tmp_path, steps=4), blobs, tmp_path)
+    assert outcome.card is not None
+    card = Models(blobs).publish(outcome.card, outcome.files)
+    assert card.network.architecture == name
+    assert {"model.onnx", "model.keras"} <= set(card.files)
+    assert {"metrics", "sample"} <= {event["type"] for event in events}
+    engine = Engine(SavedModel(card, outcome.files.__getitem__))
+    try:
+        for prompt in ("", "t", "the cat sat on the mat"):  # shorter than any window, and longer
+            text = complete(engine, prompt)
+            assert len(text) == 12
+            assert set(text) <= set(card.characters)
+        bits = engine.score("the dog, né")
+        assert bits.shape == (11,)
+        assert np.isfinite(bits).all() and (bits >= 0).all()
+        one_by_one = [engine.score_lines([line])[0] for line in ("the cat", "a", "")]
+        for ours, theirs in zip(engine.score_lines(["the cat", "a", ""]), one_by_one, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    finally:
+        engine.close()
+
+
+def complete(engine: Engine, prompt: str) -> str:
+    said: queue.Queue[Any] = queue.Queue()
+    engine.complete(
+        CompletionRequest(prompt=prompt, max_characters=12, seed=1, precision="float32"), said.put
+    )
+    text = ""
+    while not isinstance(event := said.get(timeout=30), Usage):
+        assert not isinstance(event, Failed)
+        text += "" if isinstance(event, Finished) else event.text
+    return text
+
+
+def test_the_int8_kernels_are_not_given_a_layer_that_they_do_not_have() -> None:
+    network = perturbed(small("stacked_lstm_lesson"))
+    assert int8_file(graph_of(network))[0] == "model.int8.onnx"
+
+
+# One of each kind of state and of training step; stateful_lstm is in test_training.py.
+@pytest.mark.parametrize(
+    "name", ["three_char", "sequence_rnn", "stacked_lstm_lesson", "scan_rnn", "numpy_rnn"]
+)
+def test_a_job_that_was_stopped_ends_with_the_very_bits_of_one_that_was_not(
+    name: str, blobs: Blobs, tmp_path: Path
+) -> None:
+    asked = job(name, blobs, tmp_path, steps=6)
+    whole, _, _ = train(asked, blobs, tmp_path)
+    polls = iter([None] * 4)
+    stopped, checkpoints, _ = train(asked, blobs, tmp_path, stop=lambda: next(polls, "pause"))
+    assert (stopped.stopped, stopped.card, checkpoints[-1].step) == ("pause", None, 4)
+    resumed, _, _ = train(asked, blobs, tmp_path, resume=checkpoints[-1])
+    assert resumed.files["model.onnx"] == whole.files["model.onnx"]
