@@ -27,7 +27,7 @@ from models.runtime.requests import (
     Piece,
     Usage,
 )
-from models.vocabulary import Vocabulary, normalize
+from models.vocabulary import Vocabulary
 
 _INLINE_CHARACTERS = 200_000  # a longer prompt is prepared off the event loop, piece by piece
 _PIECE_CHARACTERS = 50_000
@@ -48,7 +48,10 @@ class GivenUp(Exception):
 
 @dataclass(frozen=True)
 class Completion:
-    """One completion that is over; `text` and `logprobs` begin with the prompt where it is echoed."""
+    """One completion that is over; `text` and `logprobs` begin with the prompt where it is echoed.
+
+    All is in the vocabulary's characters; its `to_text` and `label` make of them what people read.
+    """
 
     text: str
     reason: FinishReason
@@ -79,6 +82,7 @@ class Completing:
         Takes the caller's hold on `loaded` over. Raises InvalidInput or Busy, and the hold is the caller's.
         """
         self.model = loaded.reference
+        self.vocabulary = loaded.vocabulary
         self.unknown = unknown
         self.echoed = echoed
         self._keep, self._n = keep, request.n
@@ -212,7 +216,7 @@ async def start(engines: Engines, model: str, body: CompletionCreate) -> Complet
         prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
         echoed = await _echo(loaded, prompt, body.logprobs) if body.echo else None
         spent_s = time.perf_counter() - began_s
-        request = _request(prompt, body, spent_s=spent_s)
+        request = _request(prompt, body, loaded.vocabulary, spent_s=spent_s)
         keep = body.n if body.best_of is not None else None
         return Completing(engines, loaded, request, unknown, echoed=echoed, keep=keep)
     except BaseException:
@@ -251,11 +255,13 @@ async def _echo(loaded: Loaded, prompt: str, logprobs: int | None) -> Piece:
 
 
 async def prepare(text: str, vocabulary: Vocabulary) -> tuple[str, list[str]]:
-    """Return `text` in NFC and its characters that are not in the vocabulary."""
+    """Return `text` as characters, and what to call those that are not in the vocabulary."""
     if len(text) <= _INLINE_CHARACTERS:
-        text = normalize(text)
-        return text, vocabulary.unknown(text)
-    return await anyio.to_thread.run_sync(_prepare_in_pieces, text, vocabulary)
+        text = vocabulary.to_characters(text)
+        unknown = vocabulary.unknown(text)
+    else:
+        text, unknown = await anyio.to_thread.run_sync(_prepare_in_pieces, text, vocabulary)
+    return text, list(map(vocabulary.label, unknown))
 
 
 def _prepare_in_pieces(text: str, vocabulary: Vocabulary) -> tuple[str, list[str]]:
@@ -265,7 +271,7 @@ def _prepare_in_pieces(text: str, vocabulary: Vocabulary) -> tuple[str, list[str
     start = 0
     while start < len(text):
         end = _safe_cut(text, start + _PIECE_CHARACTERS)
-        pieces.append(normalize(text[start:end]))
+        pieces.append(vocabulary.to_characters(text[start:end]))
         unknown.update(vocabulary.unknown(pieces[-1]))
         start = end
     return "".join(pieces), sorted(unknown)
@@ -281,7 +287,9 @@ def _safe_cut(text: str, at: int) -> int:
     return min(at, len(text))
 
 
-def _request(prompt: str, body: CompletionCreate, *, spent_s: float) -> CompletionRequest:
+def _request(
+    prompt: str, body: CompletionCreate, vocabulary: Vocabulary, *, spent_s: float
+) -> CompletionRequest:
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return CompletionRequest(
         prompt=prompt,
@@ -292,7 +300,7 @@ def _request(prompt: str, body: CompletionCreate, *, spent_s: float) -> Completi
         top_p=body.top_p,
         min_p=body.min_p,
         seed=body.seed,
-        stop=tuple(map(normalize, stop)),
+        stop=tuple(map(vocabulary.to_characters, stop)),
         until=body.until,
         confidence_bits=body.confidence_bits,
         logprobs=body.logprobs,

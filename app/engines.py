@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from models.errors import DomainError, NotFound
+from models.masks import Masks
 from models.runtime.engine import Engine
 from models.saved_model import SavedModel
 from models.vocabulary import Vocabulary
@@ -44,6 +45,8 @@ class Loaded:
     engine: Engine
     vocabulary: Vocabulary
     bytes: int  # of its weights
+    saved: SavedModel
+    masks: Masks
     holders: int = 0
     used_at: float = field(default_factory=time.monotonic)
 
@@ -130,6 +133,12 @@ class Engines:
                     pass
             except DomainError as error:
                 log.warning("the pinned model %s: %s", reference, error)
+
+    def hold_again(self, model: Loaded) -> Loaded:
+        """Hold once more a model that the caller holds."""
+        with self._lock:
+            model.holders += 1
+        return model
 
     def give_back(self, model: Loaded) -> None:
         """End a hold."""
@@ -218,8 +227,8 @@ class Engines:
 
     def _read(self, exact: str) -> Loaded:
         saved = self._models.get(exact)
-        size = sum(file.bytes for name, file in saved.card.files.items() if name.endswith(".onnx"))
-        return Loaded(exact, self._load(saved), saved.vocabulary, size)
+        size = sum(file.bytes for name, file in saved.card.files.items() if name.endswith((".onnx", ".npz")))
+        return Loaded(exact, self._load(saved), saved.vocabulary, size, saved, Masks(saved.card.masks))
 
     def _hold(self, exact: str) -> Loaded | None:
         with self._lock:

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from models.config import NetworkConfig, TrainingConfig
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
-from models.runtime.graph import quantize, stateful_lstm_graph
+from models.runtime.graph import stateful_lstm_graph
+from models.runtime.lstm_network import quantize_lstm
 from models.saved_model import Card, SavedModel, describe_files
 
 CHARACTERS = "".join(sorted(set(string.printable) - set("\t\r\x0b\x0c")))
@@ -41,7 +42,7 @@ def random_model(layers: int, units: int) -> SavedModel:
 def saved_model(layers: int, units: int, weights: Weights) -> SavedModel:
     """Return a saved model named `random-<layers>x<units>`, float32 and int8."""
     files = {FLOAT32_FILE: stateful_lstm_graph(weights)}
-    files[INT8_FILE] = quantize(files[FLOAT32_FILE])
+    files[INT8_FILE] = quantize_lstm(weights)
     card = Card(
         id=f"model_{layers}x{units}",
         name=f"random-{layers}x{units}",

@@ -30,6 +30,7 @@ import numpy as np
 from benchmarks.crowd import crowd
 from benchmarks.floors import floor_ms
 from benchmarks.networks import CHARACTERS, COMPLETED, random_weights, saved_model
+from benchmarks.seeds import late_timers
 from benchmarks.server import Api, running_api
 from benchmarks.step_loops import ID_OF, KerasLoop, Peer, TorchLoop, peers
 from models.runtime.engine import Engine
@@ -86,7 +87,7 @@ def measure(layers: int, units: int, options: argparse.Namespace) -> tuple[Figur
         }
         figures["beside_a_huge_prompt"] = _beside_huge(api, saved, options)
         figures["resident_mb"] = api.resident_bytes() / 1e6
-        figures["event_loop"] = _event_loop(api)
+        figures["event_loop"] = late_timers(api.metrics())
     return figures, missing
 
 
@@ -217,17 +218,6 @@ def _beside_huge(api: Api, saved: SavedModel, options: argparse.Namespace) -> Fi
     beside = measured()
     other.close()  # it need not be read to its end
     return {"characters": options.huge, "alone": alone, "beside": beside}
-
-
-def _event_loop(api: Api) -> Figures:
-    """How often the event loop's timers were late since the start, as /metrics has it."""
-    metrics = api.metrics()
-    name = "nextchar_event_loop_lag_seconds"
-    total = metrics[f"{name}_count"]
-    late = {
-        f"over_{ms}_ms": total - metrics[f'{name}_bucket{{le="{ms / 1000:g}"}}'] for ms in (5, 10, 20, 50)
-    }
-    return {"timers": total, **late}
 
 
 def percentiles(times: list[float]) -> Figures:

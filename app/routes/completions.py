@@ -1,6 +1,7 @@
 """/v1/models/{model}/complete and /next: going on from a prompt."""
 
 import asyncio
+from collections import defaultdict
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,7 @@ from app.schemas.completions import (
 )
 from app.streaming import Events, EventStream, ServerEvent
 from models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
-from models.vocabulary import normalize
+from models.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
@@ -73,14 +74,15 @@ async def next_character(parts: PartsDep, model: str, body: NextCreate) -> Distr
 
 
 def _next(engines: Engines, model: str, body: NextCreate) -> DistributionBody:
-    prompt = normalize(body.prompt)
     with engines.use(model) as loaded:
+        vocabulary = loaded.vocabulary
+        prompt = vocabulary.to_characters(body.prompt)
         found = loaded.engine.next(prompt, top=body.top, temperature=body.temperature)
     return DistributionBody(
         model=loaded.reference,
         entropy_bits=found.entropy_bits,
-        candidates=[CandidateBody(character=c, probability=p) for c, p in found.candidates],
-        unknown_characters=loaded.vocabulary.unknown(prompt),
+        candidates=[CandidateBody(character=vocabulary.label(c), probability=p) for c, p in found.candidates],
+        unknown_characters=list(map(vocabulary.label, vocabulary.unknown(prompt))),
     )
 
 
@@ -106,10 +108,12 @@ async def _collect(completing: Completing, body: CompletionCreate) -> Completion
         completions=[
             CompletionChoice(
                 index=index,
-                text=one.text,
+                text=completing.vocabulary.to_text(one.text),
                 finish_reason=one.reason,
                 bits=one.bits,
-                logprobs=_logprobs(one.logprobs) if body.logprobs is not None else None,
+                logprobs=_logprobs(one.logprobs, completing.vocabulary)
+                if body.logprobs is not None
+                else None,
             )
             for index, one in enumerate(completions)
         ],
@@ -119,15 +123,18 @@ async def _collect(completing: Completing, body: CompletionCreate) -> Completion
 
 
 async def _stream(completing: Completing) -> Events:
+    vocabulary = completing.vocabulary
+    decoders: defaultdict[int, TextDecoder] = defaultdict(vocabulary.text_decoder)  # one a completion
     async for event in completing.events():
         match event:
             case Piece():
-                logprobs = _logprobs(event.logprobs) or None
-                yield ServerEvent(
-                    "piece",
-                    PieceBody(index=event.index, text=event.text, logprobs=logprobs),
-                )
+                text = decoders[event.index].feed(event.text)
+                logprobs = _logprobs(event.logprobs, vocabulary) or None
+                if text or logprobs:  # a byte alone may be no text yet
+                    yield ServerEvent("piece", PieceBody(index=event.index, text=text, logprobs=logprobs))
             case Finished():
+                if rest := decoders[event.index].feed("", final=True):
+                    yield ServerEvent("piece", PieceBody(index=event.index, text=rest, logprobs=None))
                 ended = FinishedBody(
                     index=event.index,
                     finish_reason=event.reason,
@@ -144,12 +151,13 @@ async def _stream(completing: Completing) -> Events:
                 yield ServerEvent("done", end)
 
 
-def _logprobs(found: tuple[CharacterLogprobs, ...]) -> list[LogprobBody]:
+def _logprobs(found: tuple[CharacterLogprobs, ...], vocabulary: Vocabulary) -> list[LogprobBody]:
+    label = vocabulary.label
     return [
         LogprobBody(
-            character=one.character,
+            character=label(one.character),
             logprob=one.logprob,
-            top=[AlternativeBody(character=c, logprob=p) for c, p in one.top],
+            top=[AlternativeBody(character=label(c), logprob=p) for c, p in one.top],
         )
         for one in found
     ]

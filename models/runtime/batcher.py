@@ -27,7 +27,7 @@ import numpy as np
 from models.errors import Busy, Unavailable
 from models.runtime.decoding import Floats
 from models.runtime.jobs import Job, Row, RowSampler
-from models.runtime.session import State, StepNetwork
+from models.runtime.session import ChoosingNetwork, State, StepNetwork
 from models.runtime.state_cache import CHUNK, STRIDE, StateCache
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,9 @@ READERS = 16
 
 READ_SLICE_S = 1e-3
 """The longest that reading keeps the thread from its other work, about."""
+
+AHEAD_S = 0.5e-3
+"""The longest that a network generates by itself, about: what comes meanwhile waits for so long."""
 
 READ_SHARE = 0.5
 """The time given to reading while rows are generating, as a share of theirs."""
@@ -76,7 +79,9 @@ class Batcher:
 
         self._step_s = 0.0  # of the last step
         self._credit_s = 0.0  # that reading may take from the rows
-        self._reading_s: dict[int, float] = {}  # for one step of a slice, by the magnitude of its rows
+        self._stepping_s: dict[int, float] = {}  # for one step of the rows, by the magnitude of their number
+        self._reading_s: dict[int, float] = {}  # for one step of a slice, likewise
+        self._chooser = network if isinstance(network, ChoosingNetwork) else None
         self._service_s = 0.01  # of a job, from admission to its end, smoothed
         self.counters: dict[str, float] = {
             "requests": 0, "failures": 0, "cancelled": 0, "timeouts": 0, "steps": 0,
@@ -227,9 +232,13 @@ class Batcher:
     def _choose(self) -> None:
         """Let every row take its next character; drop the rows that are over."""
         if self._sampler is None:
-            self._sampler = RowSampler(self._rows, self.network.V)
-        over = self._sampler.choose(self._logits)
+            choose_plain = self._chooser.choose if self._chooser else None
+            self._sampler = RowSampler(self._rows, self.network.V, choose_plain=choose_plain)
         self.counters["generated_characters"] += len(self._rows)
+        self._leave(self._sampler.choose(self._logits))
+
+    def _leave(self, over: list[int]) -> None:
+        """Drop the rows at these places."""
         if not over:
             return
         leaving = [self._rows[i] for i in over]
@@ -249,8 +258,20 @@ class Batcher:
             self._sampler.settle()
             self._sampler = None
 
+    def _ahead(self) -> int:
+        """How many characters the network can choose by itself now, without anybody waiting for long."""
+        busy = self._readers or self._steppers or self._joining or self._backlog or not self._inbox.empty()
+        if busy or self._chooser is None or self._sampler is None:
+            return 0
+        one_s = self._stepping_s.get(len(self._rows).bit_length(), AHEAD_S / 4)
+        return min(int(AHEAD_S / one_s), self._sampler.most_ahead) - 1
+
     def _step(self) -> None:
-        """One step for all rows, and for some readers that ride along."""
+        """One step for all rows, and for some readers that ride along; or some steps for the rows alone."""
+        ahead = self._ahead()
+        if ahead > 0:
+            self._step_ahead(ahead)
+            return
         started = time.perf_counter()
         rows = self._rows
         riders = _next_readers(self._readers, max(4, len(rows))) if self._readers else []
@@ -268,7 +289,28 @@ class Batcher:
                 self._has_read(job, 1, logits[0, i : i + 1], state[i : i + 1])
         self.counters["steps"] += 1
         self._step_s = time.perf_counter() - started
+        if not riders:
+            self._has_stepped(b, self._step_s)
         self._credit_s += READ_SHARE * self._step_s
+
+    def _step_ahead(self, count: int) -> None:
+        """Let the network do some steps, and choose `count` characters between them."""
+        assert self._chooser and self._sampler
+        started = time.perf_counter()
+        ids = np.array([row.last_id for row in self._rows], np.int32)
+        chosen, logits, self._state = self._chooser.generate(ids, self._state, *self._sampler.sampling(count))
+        self._step_s = time.perf_counter() - started
+        self._has_stepped(len(ids), self._step_s / (count + 1))
+        self._credit_s += READ_SHARE * self._step_s
+        self._logits = logits[-1]
+        self.counters["steps"] += count + 1
+        self.counters["generated_characters"] += count * len(self._rows)
+        self._leave(self._sampler.take_ahead(logits[:-1], chosen))
+
+    def _has_stepped(self, rows: int, one_s: float) -> None:
+        size = rows.bit_length()
+        # Once in a while the machine does something else in the middle of a step: that tells nothing.
+        self._stepping_s[size] = min(one_s, 2 * self._stepping_s.get(size, one_s))
 
     # Reading
 

@@ -51,7 +51,10 @@ class BeamJob(CompletionJob):
         super().__init__(request, vocabulary, id_of, on_event, seed=0)
         self._network = network
         self._width = request.beam or 1
-        self._live = [Hypothesis("", (), 0.0, 0, Ending(stop=request.stop, until=request.until))]
+        ending = Ending(
+            stop=request.stop, until=request.until, is_word_character=vocabulary.is_word_character
+        )
+        self._live = [Hypothesis("", (), 0.0, 0, ending)]
         self._done: list[Hypothesis] = []
         self._logprobs: NDArray[np.float64] | None = None  # (live, V - 1)
 

@@ -9,15 +9,19 @@ probabilities are over the known characters.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.requests import CompletionRequest, FinishReason, Until
+from models.vocabulary import is_word_character
 
 Floats = NDArray[Any]
+Choose = Callable[[Floats, Floats, NDArray[np.float64]], NDArray[np.int32]]
+"""Chooses ids (B,) by logits (B, V), sharpness (B,) and numbers in [0, 1) (B,)."""
+
 BITS = 1 / math.log(2)  # nats times this are bits
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -50,15 +54,21 @@ class Sampler:
     likeliest. Equally likely characters at a filter's edge are cut by the order of NumPy's sort.
     """
 
-    def __init__(self, rows: Sequence[CompletionRequest], vocabulary_size: int) -> None:
+    def __init__(
+        self, rows: Sequence[CompletionRequest], vocabulary_size: int, *, choose_plain: Choose | None = None
+    ) -> None:
+        """`choose_plain` takes over for the rows without filters; it is the network's own, compiled."""
         self.B = len(rows)
+        self._choose_plain = choose_plain
         self._any_greedy = any(r.temperature == 0 for r in rows)
         self._all_greedy = all(r.temperature == 0 for r in rows)
         self._unit = all(r.temperature == 1 for r in rows)
         # Below a millionth, dividing by it could overflow; it is as good as greedy long before.
-        sharpness = [1 / max(r.temperature, 1e-6) if r.temperature else 1.0 for r in rows]
-        self._sharpness = np.array(sharpness, np.float32)[:, None]  # (B, 1)
+        sharpness = [1 / max(r.temperature, 1e-6) if r.temperature else 0.0 for r in rows]
+        self.sharpness = np.array(sharpness, np.float32)  # (B,), 0 for greedy
+        self._sharpness = np.where(self.sharpness, self.sharpness, np.float32(1))[:, None]  # (B, 1)
         self._filtered = [i for i, r in enumerate(rows) if r.temperature and _filters(r)]
+        self.is_plain = not self._filtered
         if self._any_greedy:
             self._greedy = np.array([r.temperature == 0 for r in rows])
         if self._filtered:
@@ -71,7 +81,9 @@ class Sampler:
 
     def choose(self, logits: Floats, uniform: Sequence[float]) -> list[int]:
         """Choose ids (B,), each at least 1, by logits (B, V) float32 with (B,) numbers in [0, 1)."""
-        if self.B == 1 and not self._filtered:
+        if self._choose_plain and self.is_plain:
+            return [*map(int, self._choose_plain(logits, self.sharpness, np.array(uniform, np.float64)))]
+        if self.B == 1 and self.is_plain:
             return [self._choose_one(logits[0, 1:], uniform[0])]
         z = logits[:, 1:]
         if self._all_greedy:
@@ -79,7 +91,7 @@ class Sampler:
         u = np.array(uniform)
         z = z - z.max(1, keepdims=True)
         e = np.exp(z if self._unit else z * self._sharpness)
-        if not self._filtered:
+        if self.is_plain:
             chosen = _inverse(e, u)
         else:
             chosen = np.empty(self.B, np.intp)
@@ -87,7 +99,11 @@ class Sampler:
             chosen[self._filtered] = self._choose_filtered(e[self._filtered], u[self._filtered])
         if self._any_greedy:
             chosen = np.where(self._greedy, z.argmax(1), chosen)
-        return [*map(int, chosen + 1)]
+        chosen += 1
+        if self._choose_plain and self._plain:
+            plain = self._plain
+            chosen[plain] = self._choose_plain(logits[plain], self.sharpness[plain], u[plain])
+        return [*map(int, chosen)]
 
     def _choose_one(self, z: Floats, u: float) -> int:
         """The same, operation by operation, for one row without filters: a third of the time."""
@@ -232,8 +248,15 @@ class Ending:
     that a prompt that ends inside a word gets its rest. until "line": before the line break.
     """
 
-    def __init__(self, *, stop: Sequence[str], until: Until | None) -> None:
+    def __init__(
+        self,
+        *,
+        stop: Sequence[str],
+        until: Until | None,
+        is_word_character: Callable[[str], bool] = is_word_character,
+    ) -> None:
         self._matcher = StopMatcher(stop) if any(stop) else None
+        self._is_word_character = is_word_character
         self._word, self._line = until == "word", until == "line"
         self._in_word = False
         self.always_settled = self._matcher is None and not self._word and not self._line
@@ -248,7 +271,7 @@ class Ending:
         if self._line and character in "\n\r":
             return 1, "line"
         if self._word:
-            if is_word_character(character):
+            if self._is_word_character(character):
                 self._in_word = True
             elif self._in_word:
                 return 1, "word"
@@ -256,8 +279,3 @@ class Ending:
             return 0, None
         held, found = self._matcher.push(character)
         return held, "stop" if found else None
-
-
-def is_word_character(character: str) -> bool:
-    """Letters and digits of any script, the underscore, and apostrophes inside of words."""
-    return character.isalnum() or character in "_'\u2019"

@@ -3,33 +3,43 @@
 Completions and distributions go through the model's batcher, one thread a precision; scores are read in
 the calling thread, beside it. Knows no HTTP and no storage.
 
-What is promised of a seed. In float32, the same request with the same seed gives the same text alone, in
-any company, and whatever the cache holds: a row's logits are the same bits in every batch and slice (this
-is checked when a model is loaded; `stats()["batch_invariant"]` says so), and its choices depend on them,
-the seed, the completion's index and the place only. Another processor may round otherwise. In int8,
-activations are scaled by all that is in the call: a seed gives the same text only with equal company.
+What is promised of a seed. The same request with the same seed gives the same text alone, in any company,
+and whatever the cache holds: a row's logits are the same bits in every batch and slice, and its choices
+depend on them, the seed, the completion's index and the place only. In float32 this is checked when a model
+is loaded (`stats()["batch_invariant"]` says so); in int8 the products are of integers, and exact. Another
+processor may round otherwise. Only the int8 graphs of models from before there were kernels scale their
+activations by all that is in the call: for those a seed means float32.
 """
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.anomaly.explain import Span, odd_spans
 from models.errors import InvalidInput, Unavailable
+from models.runtime.adapting import MOST_WEIGHTS, Memory, read_adapting
 from models.runtime.batcher import Batcher
 from models.runtime.beam import BeamJob
-from models.runtime.checks import check_request
+from models.runtime.checks import check_bias, check_request
 from models.runtime.jobs import CompletionJob, Job, NextJob
+from models.runtime.lstm_network import LstmNetwork
 from models.runtime.requests import CharacterLogprobs, CompletionRequest, Distribution, OnEvent
-from models.runtime.scoring import describe_text, score_lines, score_text
-from models.runtime.session import Network
+from models.runtime.scoring import Reading, describe_text, read_lines, read_on, score_lines, score_text
+from models.runtime.session import StepNetwork, open_network
 from models.runtime.state_cache import StateCache
 from models.saved_model import SavedModel
 
+log = logging.getLogger(__name__)
+
 FLOAT32_FILE = "model.onnx"
-INT8_FILE = "model.int8.onnx"
+INT8_FILE = "model.int8.npz"
+INT8_GRAPH_FILE = "model.int8.onnx"
+"""For architectures that the kernels do not know."""
 
 
 class Ticket:
@@ -57,13 +67,13 @@ class Engine:
         self.saved = saved
         self._vocabulary = saved.vocabulary
         self._id_of = {character: i for i, character in enumerate(saved.vocabulary.characters, 1)}
-        files = {"float32": FLOAT32_FILE, "int8": INT8_FILE}
-        loaded = {p: saved.file(name) for p, name in files.items() if name in saved.card.files}
-        if "float32" not in loaded:
+        files = [("float32", FLOAT32_FILE), ("int8", INT8_GRAPH_FILE), ("int8", INT8_FILE)]
+        names = {precision: name for precision, name in files if name in saved.card.files}
+        if "float32" not in names:
             raise Unavailable(f"model {saved.card.reference} has no {FLOAT32_FILE}", code="model_damaged")
-        networks = {precision: self._load(data, threads) for precision, data in loaded.items()}
+        networks = {precision: self._load(name, threads) for precision, name in names.items()}
         self._network = networks["float32"]
-        self.weight_bytes = sum(map(len, loaded.values()))
+        self.weight_bytes = sum(saved.card.files[name].bytes for name in names.values())
         self.batch_invariant = is_batch_invariant(self._network)
         share = cache_bytes // len(networks)  # states of one precision are of no use to the other
         self._batchers = {
@@ -75,6 +85,13 @@ class Engine:
             )
             for precision, network in networks.items()
         }
+        int8 = networks.get("int8")
+        self._compiled = int8 if isinstance(int8, LstmNetwork) else None
+        self._cannot_compile = False
+        if self._compiled:
+            # It takes seconds, the first time on a machine: float32 answers the first requests.
+            compiling = partial(self._compile, self._compiled)
+            threading.Thread(target=compiling, name="compile", daemon=True).start()
 
     def complete(self, request: CompletionRequest, on_event: OnEvent) -> Ticket:
         """Start a completion; `on_event` is called from the engine's thread, in order, to Usage or Failed.
@@ -85,6 +102,7 @@ class Engine:
             Unavailable: the engine is closing.
         """
         check_request(request)
+        check_bias(request, len(self._vocabulary))
         batcher = self._batcher(request)
         seed = secrets.randbits(63) if request.seed is None else request.seed
         if request.beam:
@@ -128,6 +146,50 @@ class Engine:
         """Return `score` of each line, each after the same `context`; many lines are read side by side."""
         return score_lines(self._network, self._vocabulary, lines, context=context)
 
+    def read_lines(self, lines: Sequence[str], *, fast: bool = False) -> list[Reading]:
+        """Read each line of characters by itself, with the newline behind it, in the calling thread.
+
+        In float32; with `fast` in int8, where the model has it and this machine can compile its kernels.
+        """
+        return read_lines(self._reader(fast=fast), self._vocabulary, lines, with_end=True)
+
+    def read_on(
+        self, lines: Sequence[str], state: NDArray[np.float32] | None, *, fast: bool = False
+    ) -> tuple[list[Reading], NDArray[np.float32]]:
+        """Read lines one behind the other, from and to a state; see `models.runtime.scoring.read_on`."""
+        return read_on(self._reader(fast=fast), self._vocabulary, lines, state)
+
+    def read_adapting(self, lines: Sequence[str], memory: Memory | None) -> tuple[list[Reading], Memory]:
+        """Read lines one behind the other and learn from each; see `models.runtime.adapting`.
+
+        Raises:
+            InvalidInput: the model is no LSTM, or its output layer is too large (code `cannot_adapt`).
+        """
+        network = self.saved.card.network
+        size = network.units * (self._network.V - 1)
+        if network.context is not None or self.state_size != 2 * network.layers * network.units:
+            raise InvalidInput(
+                f"a {network.architecture} cannot adapt to a stream; stacked LSTMs can",
+                code="cannot_adapt",
+                param="adapt",
+            )
+        if size > MOST_WEIGHTS:
+            raise InvalidInput(
+                f"an output layer of {size:,} weights is too large to adapt; the limit is {MOST_WEIGHTS:,}",
+                code="cannot_adapt",
+                param="adapt",
+            )
+        return read_adapting(self._network, self._vocabulary, lines, memory, units=network.units)
+
+    def odd_spans(self, text: str, *, threshold: float, context: str = "\n") -> list[Span]:
+        """Return the odd spans of a text of characters; see `models.anomaly.explain`."""
+        return odd_spans(self._network, self._vocabulary, text, threshold=threshold, context=context)
+
+    @property
+    def state_size(self) -> int:
+        """Return S, the numbers in a state."""
+        return int(self._network.initial_state().shape[1])
+
     def describe(self, text: str, *, top: int, context: str = "\n") -> list[CharacterLogprobs]:
         """Return each character of NFC `text` with its log-probability and the `top` likeliest there.
 
@@ -162,10 +224,25 @@ class Engine:
         for batcher in self._batchers.values():
             batcher.close(timeout_s)
 
-    def _load(self, data: bytes, threads: int) -> Network:
+    def _compile(self, network: LstmNetwork) -> None:
+        try:
+            network.prepare()
+        except Exception:  # whatever a compiler says of a processor nobody here has seen; float32 goes on
+            log.exception("the int8 kernels cannot be compiled here")
+            self._cannot_compile = True
+
+    def _reader(self, *, fast: bool) -> StepNetwork:
+        if fast and self._compiled:
+            if not (self._compiled.is_ready or self._cannot_compile):
+                self._compile(self._compiled)  # waits for the thread that does so already
+            if not self._cannot_compile:
+                return self._compiled
+        return self._network
+
+    def _load(self, name: str, threads: int) -> StepNetwork:
         reference = self.saved.card.reference
         try:
-            network = Network(data, threads=threads)
+            network = open_network(name, self.saved.file(name), threads=threads)
         except ValueError as error:
             raise Unavailable(f"model {reference} cannot be loaded: {error}", code="model_damaged") from None
         vocabulary_size = len(self._vocabulary)
@@ -179,15 +256,23 @@ class Engine:
     def _batcher(self, request: CompletionRequest) -> Batcher:
         precision = request.precision
         if precision == "auto":
-            precision = "int8" if request.seed is None and "int8" in self._batchers else "float32"
+            precision = "int8" if self._prefers_int8(seeded=request.seed is not None) else "float32"
         if precision not in self._batchers:
             raise InvalidInput(
                 f"model {self.saved.card.reference} has no {precision} form", param="precision"
             )
+        if precision == "int8" and self._cannot_compile:
+            raise Unavailable("int8 cannot be compiled on this machine; ask for float32", code="no_compiler")
         return self._batchers[precision]
 
+    def _prefers_int8(self, *, seeded: bool) -> bool:
+        """Whether int8 answers a request that leaves the choice to us; for one seed it is always the same."""
+        if self._compiled:
+            return not self._cannot_compile and (seeded or self._compiled.is_ready)
+        return "int8" in self._batchers and not seeded
 
-def is_batch_invariant(network: Network) -> bool:
+
+def is_batch_invariant(network: StepNetwork) -> bool:
     """Return whether a row's results are the same bits alone, in a batch, and in slices of any length.
 
     They are with ONNX Runtime's own matrix kernels, which add up each product in one order whatever the
@@ -196,7 +281,7 @@ def is_batch_invariant(network: Network) -> bool:
     random = np.random.default_rng(0)
     rows, steps = 11, 3
     ids = random.integers(0, network.V, (steps, rows), np.int32)
-    start = random.uniform(-0.5, 0.5, (rows, network.S)).astype(np.float32)
+    start = random.uniform(-0.5, 0.5, (rows, network.initial_state().shape[1])).astype(np.float32)
     logits, state = network.step(ids, start)
     for row in range(rows):
         alone = start[row : row + 1]

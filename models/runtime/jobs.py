@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from models.runtime.adjusting import adjustment_of
 from models.runtime.decoding import (
     BITS,
+    Choose,
     Ending,
     Floats,
     Sampler,
@@ -133,6 +136,7 @@ class CompletionJob(Job):
     ) -> None:
         super().__init__(request.prompt, id_of, request.timeout_s)
         self.request, self.characters, self.seed = request, vocabulary.characters, seed
+        self.is_word_character = vocabulary.is_word_character
         self._on_event = on_event
         self._rows: list[Row] = []
         self._over: set[int] = set()  # completions that have had their Finished
@@ -187,25 +191,42 @@ class Row:
         self.last_id = 0
         self.logprobs: list[float] = []  # natural, of the characters taken; RowSampler.settle brings them
         self._characters = job.characters
-        self._ending = Ending(stop=request.stop, until=request.until)
+        self._ending = Ending(stop=request.stop, until=request.until, is_word_character=job.is_word_character)
         self._direct = self._ending.always_settled and request.stream and request.logprobs is None
         self._taken = 0
         self._given = 0  # characters
         self._held: list[str] = []  # taken, not given out yet
         self._described: list[CharacterLogprobs] = []  # of the held ones, when asked for
-        self._uniforms: list[float] = []
+        self._uniforms: list[float] = []  # of the places from `_uniforms_from` on
+        self._uniforms_from = 0
         self.no_repeat = request.no_repeat
+        self.adjustment = adjustment_of(request, len(job.characters) + 1)
         self.written = job.text[-NO_REPEAT_REACH:] if request.no_repeat else ""
 
     def next_uniform(self) -> float:
         """Return the random number of this place."""
         if self.request.temperature == 0:
             return 0.0
-        at = self._taken % UNIFORMS
-        if at == 0:
-            count = min(UNIFORMS, self.request.max_characters - self._taken)
-            self._uniforms = uniforms(self.job.seed, self.index, self._taken, count).tolist()
-        return self._uniforms[at]
+        at = self._taken - self._uniforms_from
+        if at < len(self._uniforms):
+            return self._uniforms[at]
+        return self.uniforms_ahead(1)[0]
+
+    def uniforms_ahead(self, count: int) -> list[float]:
+        """Return the random numbers of this place and the following ones, `count` <= `left` in all."""
+        if self.request.temperature == 0:
+            return [0.0] * count
+        at = self._taken - self._uniforms_from
+        if at + count > len(self._uniforms):
+            size = min(max(count, UNIFORMS), self.left)
+            self._uniforms = uniforms(self.job.seed, self.index, self._taken, size).tolist()
+            self._uniforms_from, at = self._taken, 0
+        return self._uniforms[at : at + count]
+
+    @property
+    def left(self) -> int:
+        """How many characters it may take yet."""
+        return self.request.max_characters - self._taken
 
     def take(self, chosen: int, logits: Floats) -> FinishReason | None:
         """Take the character of id `chosen`, chosen by logits (V,); return why this is the end, if it is."""
@@ -215,6 +236,8 @@ class Row:
         is_last = self._taken == self.request.max_characters
         if self.no_repeat:
             self.written += character
+        if self.adjustment:
+            self.adjustment.count(chosen)
         if self._direct:
             self._given += 1
             self.job.emit(Piece(self.index, character))
@@ -230,6 +253,22 @@ class Row:
             return "length"
         if self.request.stream:
             self._give(len(self._held) - unsettled)
+        return None
+
+    def take_all(self, chosen: list[int], logits: Floats) -> FinishReason | None:
+        """`take` ids (T,), chosen by logits (T, V), to the end or the first reason to end."""
+        if self._ending.always_settled and self.request.logprobs is None:
+            characters = [self._characters[i - 1] for i in chosen]
+            self.last_id = chosen[-1]
+            self._taken += len(chosen)
+            self._held += characters
+            if self.request.stream:
+                self._give(len(self._held))
+            return None if self.left else "length"
+        for one, row in zip(chosen, logits, strict=True):
+            reason = self.take(one, row)
+            if reason:
+                return reason
         return None
 
     def is_unsure(self, logits: Floats) -> bool:
@@ -272,12 +311,17 @@ NO_REPEAT_REACH = 1000
 class RowSampler:
     """Lets the rows of a batch choose; made anew when they change, after a last `settle`."""
 
-    def __init__(self, rows: Sequence[Row], vocabulary_size: int) -> None:
+    def __init__(
+        self, rows: Sequence[Row], vocabulary_size: int, *, choose_plain: Choose | None = None
+    ) -> None:
         self._rows = rows
-        self._sampler = Sampler([row.request for row in rows], vocabulary_size)
+        self._sampler = Sampler([row.request for row in rows], vocabulary_size, choose_plain=choose_plain)
         self._careful = [i for i, row in enumerate(rows) if row.request.until == "confidence"]
         self._no_repeat = [i for i, row in enumerate(rows) if row.no_repeat]
-        self._lone = rows[0] if len(rows) == 1 and not self._careful and not self._no_repeat else None
+        self._adjusted = [i for i, row in enumerate(rows) if row.adjustment]
+        special = self._careful or self._no_repeat or self._adjusted
+        self._lone = rows[0] if len(rows) == 1 and not special else None
+        self._is_plain = self._sampler.is_plain and not special
         # Log-probabilities are worked out for many steps together: (logits (B, V), ids (B,)) of each.
         self._unsettled: list[tuple[Floats, list[int]]] = []
         self._most_unsettled = max(1, UNSETTLED_LOGITS // (len(rows) * vocabulary_size))
@@ -288,7 +332,8 @@ class RowSampler:
             return self._choose_alone(self._lone, logits)
         rows = self._rows
         unsure = {i for i in self._careful if rows[i].is_unsure(logits[i])}
-        permitted = self._without_repeats(logits) if self._no_repeat else logits
+        permitted = self._adjust(logits) if self._adjusted else logits
+        permitted = self._without_repeats(permitted) if self._no_repeat else permitted
         ids = self._sampler.choose(permitted, [row.next_uniform() for row in rows])
         self._unsettled.append((logits, ids))
         over: dict[int, FinishReason] = {}
@@ -315,6 +360,34 @@ class RowSampler:
             self.settle()
         return []
 
+    # When the network chooses as well, several characters at a time.
+
+    @property
+    def most_ahead(self) -> int:
+        """How many characters the network may choose for every row before anybody looks at them."""
+        if not self._is_plain:
+            return 0
+        return min(self._most_unsettled, *[row.left for row in self._rows])
+
+    def sampling(self, count: int) -> tuple[Floats, NDArray[np.float64]]:
+        """Return what choosing `count` characters takes: sharpness (B,) and uniforms (count, B)."""
+        ahead = [row.uniforms_ahead(count) for row in self._rows]
+        return self._sampler.sharpness, np.array(ahead, np.float64).reshape(len(ahead), count).T.copy()
+
+    def take_ahead(self, logits: Floats, chosen: NDArray[np.int32]) -> list[int]:
+        """Every row takes chosen (T, B), by logits (T, B, V); return the places of those that are over."""
+        self._unsettled += zip(logits, chosen.tolist(), strict=True)
+        over: dict[int, FinishReason] = {}
+        for i, (row, ids) in enumerate(zip(self._rows, chosen.T.tolist(), strict=True)):
+            reason = row.take_all(ids, logits[:, i])
+            if reason:
+                over[i] = reason
+        if over or len(self._unsettled) >= self._most_unsettled:
+            self.settle()
+        for i, reason in over.items():
+            self._rows[i].finish(reason)
+        return list(over)
+
     def settle(self) -> None:
         """Bring the rows' log-probabilities up to date."""
         if not self._unsettled:
@@ -324,6 +397,14 @@ class RowSampler:
         for row, row_logprobs in zip(self._rows, logprobs.T.tolist(), strict=True):
             row.logprobs += row_logprobs
         self._unsettled = []
+
+    def _adjust(self, logits: Floats) -> Floats:
+        logits = logits.copy()
+        for i in self._adjusted:
+            adjustment = self._rows[i].adjustment
+            if adjustment:
+                logits[i] = adjustment.apply(logits[i])
+        return logits
 
     def _without_repeats(self, logits: Floats) -> Floats:
         logits = logits.copy()

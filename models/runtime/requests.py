@@ -26,8 +26,7 @@ class CompletionRequest:
     confidence_bits: float = 2.0  # `until="confidence"` ends before a step whose entropy exceeds this
     logprobs: int | None = None  # report log-probabilities, with this many alternatives a character
     timeout_s: float | None = None
-    # "auto": int8 where the model has it and no seed is given. The same seed gives the same text, alone or
-    # under load, in float32 only: int8 rounds by what else is in the batch.
+    # "auto": int8 where the model has it, but for a seed only where it does not depend on company.
     precision: Precision = "auto"
     stream: bool = True  # False: a completion's text comes as one Piece, when it is over
     # The n best completions of a beam this wide, greedy in everything else; no temperature, filters or seed.
@@ -35,6 +34,9 @@ class CompletionRequest:
     length_penalty: float = 1.0  # beams are compared by log-probability / characters ** length_penalty
     # Never generate a run of this many characters that the completion, or the prompt's end, already has.
     no_repeat: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()  # added to the logits of these ids
+    presence_penalty: float = 0.0  # taken off the logit of every character the completion has already
+    frequency_penalty: float = 0.0  # and this, as often as it has it
 
 
 @dataclass(frozen=True)

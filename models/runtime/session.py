@@ -1,14 +1,16 @@
-"""A graph in ONNX Runtime: `step` and nothing else. Knows no text, no sampling and no threads.
+"""What runs a network: `open_network` picks it. Knows no text and no threads.
 
-The state is an argument and a result; one Network can be called from one thread at a time or, ONNX
-Runtime being safe for that, from several.
+A graph of any architecture is run by ONNX Runtime, as a `Network`; int8 LSTMs by kernels of our own, as an
+`LstmNetwork`. The state is an argument and a result, and both can be called from several threads at once.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+
+from models.runtime.lstm_network import LstmNetwork
 
 Logits = NDArray[np.float32]
 State = NDArray[np.float32]  # (B, S), all layers' h and c in one row: h1 | c1 | h2 | c2 | ...
@@ -24,6 +26,19 @@ class StepNetwork(Protocol):
 
     def step(self, ids: NDArray[np.int32], state: State, first: int = 0) -> tuple[Logits, State]:
         """Read ids (T, B) from state (B, S); return logits (T - first, B, V) and the state after them."""
+
+
+@runtime_checkable
+class ChoosingNetwork(StepNetwork, Protocol):
+    """A network that can also choose characters, and so do many steps in one call."""
+
+    def choose(self, logits: Logits, sharpness: Logits, uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
+        """Return ids (B,); see `models.runtime.lstm_network.LstmNetwork.choose`."""
+
+    def generate(
+        self, ids: NDArray[np.int32], state: State, sharpness: Logits, uniforms: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int32], Logits, State]:
+        """Return chosen ids (T - 1, B), logits (T, B, V) and state (B, S); see there."""
 
 
 class Network:
@@ -65,6 +80,17 @@ class Network:
         run = self._run if ids.size < LARGE else self._run_large
         logits, after = run(_OUTPUTS, {"ids": ids, "state": state, "first": at}, None)
         return logits, after
+
+
+def open_network(name: str, data: bytes, *, threads: int = 1) -> StepNetwork:
+    """Return what runs the file `name` of a saved model; `threads` are for a Network.
+
+    Raises:
+        ValueError: `data` is not what a file of this name holds.
+    """
+    if name.endswith(".npz"):
+        return LstmNetwork(data)
+    return Network(data, threads=threads)
 
 
 _OUTPUTS = ["logits", "next_state"]

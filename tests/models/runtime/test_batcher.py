@@ -49,6 +49,29 @@ class Counting:
         return logits, (sums[-1:].T % 10).astype(np.float32)
 
 
+class Choosing(Counting):
+    """The same, and it chooses by itself."""
+
+    def choose(self, logits: np.ndarray, sharpness: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        assert len(logits) == len(sharpness) == len(uniforms)
+        return logits.argmax(1).astype(np.int32)
+
+    def generate(
+        self, ids: np.ndarray, state: np.ndarray, sharpness: np.ndarray, uniforms: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        chosen, every_logits = [], []
+        for t in range(len(uniforms) + 1):
+            logits, state = self.step(ids[None], state)
+            every_logits.append(logits[0])
+            if t < len(uniforms):
+                ids = self.choose(logits[0], sharpness, uniforms[t])
+                chosen.append(ids)
+        return np.array(chosen), np.array(every_logits), state
+
+
+NETWORKS = [Counting, Choosing]
+
+
 def expected(prompt: str, characters: int) -> str:
     total, text = sum(ID_OF[c] for c in prompt), ""
     for _ in range(characters):
@@ -58,8 +81,8 @@ def expected(prompt: str, characters: int) -> str:
 
 
 class Bench:
-    def __init__(self, *, max_waiting: int = 1000) -> None:
-        self.network = Counting()
+    def __init__(self, kind: type[Counting] = Counting, *, max_waiting: int = 1000) -> None:
+        self.network = kind()
         self.batcher = Batcher(self.network, StateCache(1 << 20), max_waiting=max_waiting, name="counting")
 
     def ask(self, prompt: str, characters: int = 5, **options: object) -> "AskedJob":
@@ -82,23 +105,26 @@ def wait_until(condition: object, what: str) -> None:
         time.sleep(0.001)
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
+@pytest.fixture(params=NETWORKS)
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = Bench(request.param)
     yield bench
     bench.network.gate.set()
     bench.batcher.close()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=80)
 @given(
+    st.sampled_from(NETWORKS),
     st.lists(
         st.tuples(st.text("abcdefghij", min_size=1, max_size=150), st.integers(1, 12), st.integers(1, 4)),
         max_size=30,
-    )
+    ),
 )
-def test_every_request_gets_its_own_answer_in_any_company(asked: list[tuple[str, int, int]]) -> None:
-    bench = Bench()
+def test_every_request_gets_its_own_answer_in_any_company(
+    kind: type[Counting], asked: list[tuple[str, int, int]]
+) -> None:
+    bench = Bench(kind)
     waiting = [(p, c, n, bench.ask(p, c, n=n)) for p, c, n in asked]
     for prompt, characters, n, one in waiting:
         answer = one.answer()
@@ -238,3 +264,30 @@ def test_same_prompt_again_costs_one_step(bench: Bench) -> None:
     read = bench.batcher.counters["read_characters"]
     assert bench.ask(prompt, 1).answer().usage.cached_characters == len(prompt) - 1
     assert bench.batcher.counters["read_characters"] == read + 1
+
+
+def test_lone_request_is_generated_in_few_calls_and_ends_where_it_should() -> None:
+    bench = Bench(Choosing)
+    free = bench.ask("abc", 40).answer().text()
+    assert free == expected("abc", 40)
+    generations = []
+    generate = bench.network.generate  # type: ignore[attr-defined]
+
+    def counted(ids: np.ndarray, *rest: np.ndarray) -> tuple[np.ndarray, ...]:
+        generations.append(len(ids))
+        found: tuple[np.ndarray, ...] = generate(ids, *rest)
+        return found
+
+    bench.network.generate = counted  # type: ignore[attr-defined]
+    bench.batcher._chooser = bench.network  # type: ignore[assignment]
+    for options in ({}, {"stream": False}, {"logprobs": 1}, {"n": 2}):
+        assert bench.ask("abc", 40, **options).answer().text() == free
+    assert 0 < len(generations) < 4 * 20
+    stopped = bench.ask("abc", 40, stop=(free[7:10],)).answer()
+    assert (stopped.text(), stopped.finished().reason) == (free[: free.index(free[7:10])], "stop")
+    assert bench.batcher.active == 0
+    # With a filter every character is looked at here.
+    before = len(generations)
+    assert bench.ask("abc", 40, top_k=2, temperature=0.1).answer().text() == free
+    assert len(generations) == before
+    bench.batcher.close()

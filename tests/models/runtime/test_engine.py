@@ -8,9 +8,12 @@ import pytest
 
 from models.errors import InvalidInput, Unavailable
 from models.runtime.engine import Engine
+from models.runtime.graph import quantize
+from models.runtime.lstm_network import LstmNetwork
 from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
 from models.runtime.session import Network
-from models.saved_model import SavedModel
+from models.saved_model import SavedModel, describe_files
+from tests.conftest import eventually
 from tests.models.runtime.asking import ask, complete
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
@@ -92,10 +95,11 @@ def _texts(events: list[Event], n: int) -> list[str]:
     return ["".join(e.text for e in events if isinstance(e, Piece) and e.index == i) for i in range(n)]
 
 
-def test_same_seed_gives_same_text_under_load() -> None:
+@pytest.mark.parametrize("int8", [False, True])
+def test_same_seed_gives_same_text_under_load(int8: bool) -> None:
     requests = _varied_requests(1000)
-    alone = Engine(saved_model(), cache_bytes=0)
-    loaded = Engine(saved_model(), cache_bytes=200_000, max_waiting=len(requests))
+    alone = Engine(saved_model(int8=int8), cache_bytes=0)
+    loaded = Engine(saved_model(int8=int8), cache_bytes=200_000, max_waiting=len(requests))
     events: list[list[Event]] = [[] for _ in requests]
     over = threading.Semaphore(0)
 
@@ -247,22 +251,81 @@ def test_impossible_request_is_refused_by_name(engine: Engine, param: str, optio
     assert caught.value.param == param
 
 
-def test_int8_is_taken_when_asked_for_or_when_no_seed_binds() -> None:
+def answered_by(engine: Engine) -> tuple[float, float]:
+    exact, rounded = (engine._batchers[p].counters["requests"] for p in ("float32", "int8"))
+    return exact, rounded
+
+
+def test_int8_is_taken_unless_float32_is_asked_for() -> None:
     engine = Engine(saved_model(int8=True))
-
-    def requests() -> tuple[float, float]:
-        exact, rounded = (engine._batchers[p].counters["requests"] for p in ("float32", "int8"))
-        return exact, rounded
-
-    complete(engine, "a", seed=1)
-    assert requests() == (1, 0)
+    seeded = complete(engine, "a", seed=1)  # waits for the compiler, so that it is the same text every time
+    assert answered_by(engine) == (0, 1)
     complete(engine, "a")
-    assert requests() == (1, 1)
-    complete(engine, "a", seed=1, precision="int8")
+    assert complete(engine, "a", seed=1, precision="int8").text() == seeded.text()
     complete(engine, "a", precision="float32")
     engine.next("a", top=1)
-    assert requests() == (3, 2)
+    assert answered_by(engine) == (2, 3)
     engine.close()
+
+
+def test_float32_answers_what_has_no_seed_until_int8_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = threading.Event()
+    prepare = LstmNetwork.prepare
+
+    def slowly(network: LstmNetwork) -> None:
+        assert compiled.wait(30)
+        prepare(network)
+
+    monkeypatch.setattr(LstmNetwork, "prepare", slowly)
+    engine = Engine(saved_model(int8=True))
+    complete(engine, "a")
+    assert answered_by(engine) == (1, 0)
+    seeded = ask(engine, "a", seed=1)
+    compiled.set()
+    seeded.answer()
+    complete(engine, "a")
+    assert answered_by(engine) == (1, 2)
+    engine.close()
+
+
+def test_float32_goes_on_where_int8_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: LstmNetwork) -> None:
+        raise RuntimeError("no such processor")
+
+    monkeypatch.setattr(LstmNetwork, "prepare", fail)
+    engine = Engine(saved_model(int8=True))
+    eventually(lambda: engine._cannot_compile, within_s=10, what="the compiler fails")
+    complete(engine, "a")
+    complete(engine, "a", seed=1)
+    assert answered_by(engine) == (2, 0)
+    with pytest.raises(Unavailable, match="ask for float32"):
+        complete(engine, "a", precision="int8")
+    engine.close()
+
+
+def test_int8_graph_of_another_architecture_is_taken_when_no_seed_binds() -> None:
+    whole = saved_model()
+    files = {"model.onnx": whole.file("model.onnx"), "model.int8.onnx": quantize(whole.file("model.onnx"))}
+    card = whole.card.model_copy(update={"files": describe_files(files)})
+    engine = Engine(SavedModel(card, files.__getitem__))
+    complete(engine, "a", seed=1)
+    assert answered_by(engine) == (1, 0)
+    complete(engine, "a")
+    complete(engine, "a", seed=1, precision="int8")
+    assert answered_by(engine) == (1, 2)
+    engine.close()
+
+
+def test_damaged_int8_file_makes_the_model_unavailable() -> None:
+    whole = saved_model(int8=True)
+
+    def read(name: str) -> bytes:
+        return whole.file(name)[: -10 if name.endswith(".npz") else None]
+
+    files = describe_files({name: read(name) for name in whole.card.files})
+    with pytest.raises(Unavailable, match="int8 weights") as caught:
+        Engine(SavedModel(whole.card.model_copy(update={"files": files}), read))
+    assert caught.value.code == "model_damaged"
 
 
 def test_damaged_or_foreign_files_make_the_model_unavailable() -> None:

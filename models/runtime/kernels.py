@@ -1,0 +1,407 @@
+"""The inner loops of an int8 LSTM network, compiled to machine code when first imported.
+
+    choose   logits -> the next character of every row
+    run      ids, state -> logits, state; and steps and choices in turn, without Python between them
+
+Weights are int8 with one float32 scale a column; what they are multiplied with, the hidden states, lies in
+(-1, 1) and is rounded to 1/127 without looking at anything else. The products are sums of integers, so they
+are exact: in whatever order, tile or company a row is computed, it comes out the same to the bit. All that
+is not a product is done a row at a time.
+
+Only `models.runtime.lstm_network` imports this module. It knows arrays, and no text, files or requests.
+
+Compiled code is kept on disk (in `__pycache__`, or where numba's NUMBA_CACHE_DIR says) for the next process;
+where nothing can be written it is compiled anew, which takes some seconds. Numba notices changes of a
+function's own file only: so everything that is compiled is in this one, and every function has one
+signature, so that processes that start at once write the same file.
+"""
+
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+LANES = 16
+"""Sums side by side in one register, of 32 bits each."""
+
+VECTORS = 8
+PANEL = LANES * VECTORS
+"""Columns of a weight matrix that are computed together. A matrix has a multiple of it."""
+
+GROUP = 4
+"""Elements of a column that are multiplied by one instruction. A matrix has a multiple of it as rows."""
+
+ONE = 127
+"""What stands for 1.0 among activations; they are kept as unsigned bytes with 128 for 0.0."""
+
+UNITS, INPUT_WEIGHTS, RECURRENT_WEIGHTS, SCALES, BASE, COLUMNS = range(6)
+"""What `layout` (L + 1, 6) int64 holds of a layer: H, where its numbers begin, the columns of its matrices.
+
+The last is the dense layer, whose units are V and which has no recurrent weights.
+"""
+
+
+def pack(weights: np.ndarray[Any, np.dtype[np.int8]]) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """Return (K, N) int8 as panels (N / PANEL, K / GROUP, VECTORS, LANES, GROUP), flat, padded with zeros."""
+    k, n = weights.shape
+    padded = np.zeros((_up(k, GROUP), _up(n, PANEL)), np.int8)
+    padded[:k, :n] = weights
+    groups = padded.reshape(padded.shape[0] // GROUP, GROUP, padded.shape[1] // PANEL, VECTORS, LANES)
+    return np.ascontiguousarray(groups.transpose(2, 0, 3, 4, 1)).ravel()
+
+
+def padded_columns(columns: int) -> int:
+    """Return how many columns a packed matrix has."""
+    return _up(columns, PANEL)
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+# ---- products
+
+
+def _tile(rows: int) -> Any:
+    """Make the innermost loop: `rows` activations times one panel, added to `rows` rows of sums.
+
+    Written in the compiler's own terms, since its vectorizer does not find the instruction that does four
+    products and sums in each of sixteen lanes. A processor without it gets the same in plain steps.
+    """
+
+    @intrinsic
+    def tile(_: Any, weights: Any, at: Any, x: Any, row: Any, groups: Any, sums: Any, column: Any) -> Any:  # noqa: ARG001
+        """Add x[row:row + rows] times the panel at weights[at] to sums[row:row + rows, column:]."""
+        signature = types.void(weights, types.intp, x, types.intp, types.intp, sums, types.intp)
+        return signature, partial(_tile_code, rows)
+
+    return tile
+
+
+def _tile_code(rows: int, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    _, at, _, row, groups, _, column = arguments
+    weights, x, sums = (
+        context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 5)
+    )
+    places = [
+        [
+            _address(builder, sums, row, r, builder.add(column, _INTEGER(v * LANES)), _WORDS)
+            for v in range(VECTORS)
+        ]
+        for r in range(rows)
+    ]
+    totals = [[_load(builder, place) for place in of_row] for of_row in places]
+    entry = builder.block
+    loop, end = builder.append_basic_block("groups"), builder.append_basic_block("end")
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    group = builder.phi(_INTEGER)
+    group.add_incoming(_INTEGER(0), entry)
+    running = [[builder.phi(_WORDS) for _ in range(VECTORS)] for _ in range(rows)]
+    activations = []
+    for r in range(rows):
+        four = _address(builder, x, row, r, builder.mul(group, _INTEGER(GROUP)), ir.IntType(32))
+        activations.append(_everywhere(builder, _load(builder, four)))
+    multiply_add = _multiply_add(context, builder)
+    panel = builder.add(at, builder.mul(group, _INTEGER(PANEL * GROUP)))
+    for v in range(VECTORS):
+        place = builder.gep(weights.data, [builder.add(panel, _INTEGER(v * LANES * GROUP))])
+        some = _load(builder, builder.bitcast(place, _WORDS.as_pointer()))
+        for r in range(rows):
+            running[r][v].add_incoming(totals[r][v], entry)
+            totals[r][v] = multiply_add(running[r][v], activations[r], some)
+            running[r][v].add_incoming(totals[r][v], loop)
+    following = builder.add(group, _INTEGER(1))
+    group.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, groups), loop, end)
+
+    builder.position_at_end(end)
+    for of_row, values in zip(places, totals, strict=True):
+        for place, value in zip(of_row, values, strict=True):
+            builder.store(value, place).align = 4
+    return context.get_dummy_value()
+
+
+_INTEGER = ir.IntType(64)
+_WORDS = ir.VectorType(ir.IntType(32), LANES)
+
+
+def _address(builder: Any, array: Any, row: Any, offset: int, column: Any, kind: Any) -> Any:
+    """Return where [row + offset, column] of an array (B, N) is, to be read as a `kind`."""
+    width = builder.extract_value(array.shape, 1)
+    start = builder.mul(builder.add(row, _INTEGER(offset)), width)
+    return builder.bitcast(builder.gep(array.data, [builder.add(start, column)]), kind.as_pointer())
+
+
+def _load(builder: Any, place: Any) -> Any:
+    value = builder.load(place)
+    value.align = 1
+    return value
+
+
+def _everywhere(builder: Any, value: Any) -> Any:
+    """Return a vector with `value` in every lane."""
+    undefined = ir.Constant(_WORDS, ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.IntType(32)(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(_WORDS, [0] * LANES))
+
+
+def _multiply_add(context: Any, builder: Any) -> Callable[[Any, Any, Any], Any]:
+    """Return how to add, in every lane, the products of four unsigned and four signed bytes to a sum."""
+    _, _, features = context.codegen().magic_tuple()
+    if "+avx512vnni" in features.split(","):
+        name = "llvm.x86.avx512.vpdpbusd.512"
+        function = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(_WORDS, [_WORDS] * 3), name
+        )
+        return lambda total, unsigned, signed: builder.call(function, [total, unsigned, signed])
+    size = LANES * GROUP
+    small, wide = ir.VectorType(ir.IntType(8), size), ir.VectorType(ir.IntType(32), size)
+
+    def in_steps(total: Any, unsigned: Any, signed: Any) -> Any:
+        products = builder.mul(
+            builder.zext(builder.bitcast(unsigned, small), wide),
+            builder.sext(builder.bitcast(signed, small), wide),
+        )
+        while products.type.count > LANES:
+            half = products.type.count // 2
+            evens, odds = (
+                ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(i, 2 * half, 2))) for i in (0, 1)
+            )
+            products = builder.add(
+                builder.shuffle_vector(products, products, evens),
+                builder.shuffle_vector(products, products, odds),
+            )
+        return builder.add(total, products)
+
+    return in_steps
+
+
+_tile_1, _tile_2, _tile_3 = _tile(1), _tile(2), _tile(3)
+
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"contract", "nnan", "nsz"},  # products and sums may be fused; their order is never changed
+    "error_model": "numpy",  # division by zero is no exception: loops with exceptions are not vectorized
+}
+
+_part = njit(**_OPTIONS)
+"""For what the functions at the end consist of."""
+
+
+@_part
+def _add_product(weights, first_panel, x, sums, start, rows):  # type: ignore[no-untyped-def]
+    """Add x[start:start + rows] (., K) uint8 times a packed matrix to the same rows of sums (., N) int32."""
+    groups = x.shape[1] // GROUP
+    size = groups * GROUP * PANEL
+    for panel in range(sums.shape[1] // PANEL):
+        at, column = first_panel + panel * size, panel * PANEL
+        row = start
+        while row + 3 <= start + rows:
+            _tile_3(weights, at, x, row, groups, sums, column)
+            row += 3
+        if row + 2 <= start + rows:
+            _tile_2(weights, at, x, row, groups, sums, column)
+            row += 2
+        if row < start + rows:
+            _tile_1(weights, at, x, row, groups, sums, column)
+
+
+# ---- a step
+
+
+@_part
+def _exp(x):  # type: ignore[no-untyped-def]
+    """e**x to a few units of the last place, for x of float32; written out so that loops of it vectorize.
+
+    2**n times a polynomial in what is left, |r| <= ln 2 / 2 (Cephes' coefficients, Moshier 1989).
+    """
+    x = min(max(x, np.float32(-87)), np.float32(88))
+    n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + np.float32(1)
+    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23))
+    return p * power.view(np.float32)
+
+
+@_part
+def _sigmoid(x):  # type: ignore[no-untyped-def]
+    return np.float32(1) / (np.float32(1) + _exp(-x))
+
+
+@_part
+def _tanh(x):  # type: ignore[no-untyped-def]
+    return np.float32(2) / (np.float32(1) + _exp(np.float32(-2) * x)) - np.float32(1)
+
+
+@_part
+def _scaled(z, base, scale, sums):  # type: ignore[no-untyped-def]
+    for j in range(len(z)):
+        z[j] = base[j] + scale[j] * np.float32(sums[j])
+
+
+@_part
+def _gates(z, h, c):  # type: ignore[no-untyped-def]
+    """One step of one row: from z (4H,) the next h (H,) and c (H,), in place."""
+    units = len(h)
+    into, forget, cell, out = z[:units], z[units : 2 * units], z[2 * units : 3 * units], z[3 * units :]
+    for j in range(units):
+        c[j] = _sigmoid(forget[j]) * c[j] + _sigmoid(into[j]) * _tanh(cell[j])
+    for j in range(units):
+        h[j] = _sigmoid(out[j]) * _tanh(c[j])
+
+
+@_part
+def _quantize(x, h):  # type: ignore[no-untyped-def]
+    for j in range(len(h)):
+        x[j] = np.uint8(np.int32(h[j] * np.float32(ONE) + np.float32(128.5)))
+
+
+@_part
+def _run(weights, floats, layout, ids, state, first, logits):  # type: ignore[no-untyped-def]
+    """Read ids (T, B), changing state (B, S); write logits (T - first, B, V). Memory is for T * B rows.
+
+    Layer by layer: the products with a layer's inputs for all steps at once, then its own steps one by one.
+    """
+    steps, rows = ids.shape
+    x = np.empty((0, 0), np.uint8)  # what the layer before has given, (T * B, its units)
+    at = 0
+    for n in range(len(layout) - 1):
+        layer = layout[n]
+        sums = np.zeros((steps * rows, layer[COLUMNS]), np.int32)
+        if n > 0:
+            _add_product(weights, layer[INPUT_WEIGHTS], x, sums, 0, steps * rows)
+        units = layer[UNITS]
+        x = _layer(weights, floats, layer, n == 0, ids, state, at, sums)
+        at += 2 * units
+    if steps > first:
+        dense, asked = layout[len(layout) - 1], (steps - first) * rows
+        sums = np.zeros((asked, dense[COLUMNS]), np.int32)
+        _add_product(weights, dense[INPUT_WEIGHTS], x[first * rows : steps * rows], sums, 0, asked)
+        scale = floats[dense[SCALES] : dense[SCALES] + dense[UNITS]]
+        bias = floats[dense[BASE] : dense[BASE] + dense[UNITS]]
+        for i in range(asked):
+            _scaled(logits[i // rows, i % rows], bias, scale, sums[i])
+
+
+@_part
+def _layer(weights, floats, layer, is_first, ids, state, at, sums):  # type: ignore[no-untyped-def]
+    """Do a layer's steps, changing its part of the state; return x (T * B + B, H) uint8, each step's output.
+
+    That part is state[:, at : at + 2H]. sums (T * B, >= 4H) holds the products with its inputs. The last B
+    rows of x are its output before the first step.
+    """
+    steps, rows = ids.shape
+    units = layer[UNITS]
+    scale = floats[layer[SCALES] : layer[SCALES] + 4 * units]
+    x = np.zeros((steps * rows + rows, -(-units // GROUP) * GROUP), np.uint8)
+    z = np.empty(4 * units, np.float32)
+    for b in range(rows):
+        _quantize(x[steps * rows + b], state[b, at : at + units])
+    before = x[steps * rows :]
+    for t in range(steps):
+        now = sums[t * rows : (t + 1) * rows]
+        _add_product(weights, layer[RECURRENT_WEIGHTS], before, now, 0, rows)
+        before = x[t * rows : (t + 1) * rows]
+        for b in range(rows):
+            base = layer[BASE]
+            if is_first:
+                base += ids[t, b] * 4 * units  # its row of the table
+            _scaled(z, floats[base : base + 4 * units], scale, now[b])
+            h, c = state[b, at : at + units], state[b, at + units : at + 2 * units]
+            _gates(z, h, c)
+            _quantize(before[b], h)
+    return x
+
+
+@_part
+def _choose(logits, sharpness, uniform, chosen):  # type: ignore[no-untyped-def]
+    """For each row of logits (B, V) write an id to chosen (B,): of the likeliest character, or drawn."""
+    weights = np.empty(logits.shape[1], np.float32)
+    for b in range(len(chosen)):
+        z = logits[b]
+        best = 1
+        for i in range(2, len(z)):
+            if z[i] > z[best]:
+                best = i
+        chosen[b] = best
+        if sharpness[b] > 0:
+            for i in range(1, len(z)):
+                weights[i] = _exp((z[i] - z[best]) * sharpness[b])
+            total = 0.0
+            for i in range(1, len(z)):
+                total += weights[i]
+            sought, reached = uniform[b] * total, 0.0
+            for i in range(1, len(z)):
+                reached += weights[i]
+                if reached > sought:
+                    chosen[b] = i
+                    break
+
+
+# ---- what is called from outside
+
+
+def _compiled(signature: str) -> Callable[[Any], Any]:
+    """Compile a function now, or take its code from the disk."""
+
+    def compile_(function: Any) -> Any:
+        # A folder that cannot be written, or a file that somebody broke, must not keep us from working.
+        with contextlib.suppress(Exception):
+            return njit(signature, cache=True, **_OPTIONS)(function)
+        return njit(signature, **_OPTIONS)(function)
+
+    return compile_
+
+
+_NETWORK = "int8[::1], float32[::1], int64[:,::1]"
+
+
+@_compiled(
+    f"boolean({_NETWORK}, int32[:,::1], float32[:,::1], int64, float32[:,:,::1],"
+    "float32[::1], float64[:,::1], int32[:,::1])"
+)
+def run(weights, floats, layout, ids, state, first, logits, sharpness, uniforms, chosen):  # type: ignore[no-untyped-def]
+    """Read ids (T, B) int32, changing state (B, S) float32; then choose and read N times more.
+
+    Where N is 0, logits (T - first, B, V) float32 are those after the steps from `first` on. Else T is 1 and
+    logits (1 + N, B, V), and chosen (N, B) int32 are chosen as `choose` does by uniforms (N, B). Returns
+    False, having done nothing, if an id is not below V. Reading and generating are one function because it
+    takes long to compile.
+    """
+    size = layout[len(layout) - 1, UNITS]
+    for t in range(len(ids)):
+        for b in range(ids.shape[1]):
+            if ids[t, b] < 0 or ids[t, b] >= size:
+                return False
+    choices = len(uniforms)
+    each = len(logits) // (choices + 1)
+    now = ids.copy()
+    for n in range(choices + 1):
+        if n > 0:
+            _choose(logits[n - 1], sharpness, uniforms[n - 1], chosen[n - 1])
+            for b in range(len(sharpness)):  # not as a slice: checking shapes would take long to compile
+                now[0, b] = chosen[n - 1, b]
+        _run(weights, floats, layout, now, state, first, logits[n * each : (n + 1) * each])
+    return True
+
+
+@_compiled("void(float32[:,::1], float32[::1], float64[::1], int32[::1])")
+def choose(logits, sharpness, uniforms, chosen):  # type: ignore[no-untyped-def]
+    """Choose for each row of logits (B, V) float32 an id, at least 1, into chosen (B,) int32.
+
+    By sharpness (B,) float32, 1 / temperature, and uniforms (B,) in [0, 1); sharpness 0 takes the likeliest.
+    """
+    _choose(logits, sharpness, uniforms, chosen)

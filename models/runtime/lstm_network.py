@@ -1,0 +1,252 @@
+"""An embedding, stacked LSTMs and a dense layer in int8: float32 weights -> a file -> `step`.
+
+The file, `model.int8.npz`, holds plain arrays: for each matrix its int8 weights and a float32 scale for each
+column, so that weights * scale are nearly the float32 ones. The first layer's input product is worked out
+for every id of the vocabulary and kept in float32, bias included: looking it up is all a step has to do.
+
+    table (V, 4H)                                     embedding @ kernel + bias of layer 0
+    lstm_{i}/kernel (H, 4H)   lstm_{i}/bias (4H,)     of layers from 1 on
+    lstm_{i}/recurrent (H, 4H)   lstm_{i}/scale (4H,) the scale is that of kernel and recurrent together
+    dense/kernel (H, V)   dense/scale (V,)   dense/bias (V,)
+
+Gates are in Keras' order i, f, g, o. A row's answer depends on that row alone, to the bit (see
+`models.runtime.kernels`): the same alone and in company, step by step and in one pass.
+"""
+
+import io
+import threading
+import zipfile
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Arrays = dict[str, NDArray[Any]]
+
+ROWS_AT_ONCE = 64
+"""Of T * B rows this many are read in one call, so that what lies between two layers stays in the cache."""
+
+
+def quantize_lstm(weights: Mapping[str, Floats]) -> bytes:
+    """Return the int8 file for weights as `models.runtime.graph.stateful_lstm_graph` takes them."""
+    layers = sum(name.startswith("lstm_") and name.endswith("/recurrent") for name in weights)
+    arrays: Arrays = {
+        "table": weights["embedding"] @ weights["lstm_0/kernel"] + weights["lstm_0/bias"],
+        "dense/bias": weights["dense/bias"],
+    }
+    arrays["dense/kernel"], arrays["dense/scale"] = _quantized(weights["dense/kernel"])
+    for i in range(layers):
+        kernel, recurrent = weights[f"lstm_{i}/kernel"], weights[f"lstm_{i}/recurrent"]
+        if i == 0:
+            arrays["lstm_0/recurrent"], arrays["lstm_0/scale"] = _quantized(recurrent)
+            continue
+        both, arrays[f"lstm_{i}/scale"] = _quantized(np.concatenate([kernel, recurrent]))
+        arrays[f"lstm_{i}/kernel"], arrays[f"lstm_{i}/recurrent"] = np.split(both, [len(kernel)])
+        arrays[f"lstm_{i}/bias"] = weights[f"lstm_{i}/bias"]
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def _quantized(weights: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Return weights (K, N) as int8 and the scale of each column (N,)."""
+    scale = np.abs(weights).max(axis=0) / np.float32(127)
+    scale[scale == 0] = 1
+    return np.rint(weights / scale).astype(np.int8), scale.astype(np.float32)
+
+
+class LstmNetwork:
+    """A loaded int8 network. S is the length of a state row, V the vocabulary with id 0.
+
+    May be called from several threads at once. The first call of a process compiles the kernels, or takes
+    them from the disk: see `prepare`.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        """Load the contents of a `model.int8.npz`.
+
+        Raises:
+            ValueError: they are not what `quantize_lstm` makes.
+        """
+        arrays = _arrays(data)
+        units = _check(arrays)
+        self.V = len(arrays["dense/bias"])
+        self.S = 2 * sum(units)
+        self._arrays: Arrays = arrays
+        self._units = units
+        self.is_ready = False
+        self._preparing = threading.Lock()  # guards all that follows
+        self._failure: Exception | None = None
+        self._kernels: Any = None
+
+    def prepare(self) -> None:
+        """Make the kernels ready: a tenth of a second, or some seconds the first time on a machine.
+
+        Raises:
+            Exception: whatever the compiler finds wrong with this machine.
+        """
+        with self._preparing:
+            if self._failure:
+                raise self._failure
+            if not self.is_ready:
+                try:
+                    from models.runtime import kernels
+                except Exception as error:
+                    self._failure = error  # another try would take as long, and end the same
+                    raise
+                self._network = _laid_out(kernels, self._arrays, self._units)
+                self._kernels = kernels
+                self._arrays = {}  # the same once more
+                self.is_ready = True
+
+    def initial_state(self, rows: int = 1) -> Floats:
+        """Return zeros, (rows, S)."""
+        return np.zeros((rows, self.S), np.float32)
+
+    def step(self, ids: NDArray[np.int32], state: Floats, first: int = 0) -> tuple[Floats, Floats]:
+        """Read ids (T, B) from state (B, S); return logits (T - first, B, V) and the state after them.
+
+        Steps before `first` get no logits. Neither argument is changed.
+        """
+        if not self.is_ready:
+            self.prepare()
+        steps, rows = ids.shape
+        state = np.array(state, np.float32, order="C")
+        logits = np.empty((steps - first, rows, self.V), np.float32)
+        ids = np.ascontiguousarray(ids, np.int32)
+        at_once = max(1, ROWS_AT_ONCE // max(1, rows))
+        for at in range(0, steps, at_once):
+            end = min(at + at_once, steps)
+            begin = min(max(first, at), end)  # of the steps with logits
+            asked = logits[max(0, begin - first) : max(0, end - first)]
+            self._run(ids[at:end], state, begin - at, asked, *_NO_CHOICES)
+        return logits, state
+
+    def choose(self, logits: Floats, sharpness: Floats, uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
+        """Choose an id (B,), at least 1, for each row of logits (B, V).
+
+        By sharpness (B,), 1 / temperature, 0 for the likeliest, and uniforms (B,) in [0, 1).
+        """
+        if not self.is_ready:
+            self.prepare()
+        chosen = np.empty(len(logits), np.int32)
+        self._kernels.choose(np.ascontiguousarray(logits, np.float32), sharpness, uniforms, chosen)
+        return chosen
+
+    def generate(
+        self, ids: NDArray[np.int32], state: Floats, sharpness: Floats, uniforms: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int32], Floats, Floats]:
+        """Do T steps in one call, a choice after each but the last: `step` and `choose` in turn, to the bit.
+
+        Args:
+            ids: (B,) the last id of each row, not read yet.
+            state: (B, S) before it.
+            sharpness: (B,), as for `choose`.
+            uniforms: (T - 1, B), as for `choose`, a row a choice.
+
+        Returns:
+            The chosen ids (T - 1, B), the logits (T, B, V) after each step, and the state (B, S) at the end.
+        """
+        if not self.is_ready:
+            self.prepare()
+        state = np.array(state, np.float32, order="C")
+        logits = np.empty((len(uniforms) + 1, len(ids), self.V), np.float32)
+        chosen = np.empty((len(uniforms), len(ids)), np.int32)
+        self._run(ids[None], state, 0, logits, sharpness, uniforms, chosen)
+        return chosen, logits, state
+
+    def _run(self, *arguments: Any) -> None:
+        if not self._kernels.run(*self._network, *arguments):
+            raise IndexError(f"ids must be from 0 to {self.V - 1}")
+
+
+_NO_CHOICES = np.empty(0, np.float32), np.empty((0, 0)), np.empty((0, 0), np.int32)
+
+
+# ---- reading the file
+
+
+def _arrays(data: bytes) -> Arrays:
+    """Return the arrays in an .npz file. Raises ValueError; nothing is ever unpickled."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as entries:
+            sizes = [entry.file_size for entry in entries.infolist()]
+        if sum(sizes) > len(data):
+            raise ValueError("its arrays are larger than the file")  # noqa: TRY301
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
+        raise ValueError(f"not a file of int8 weights: {error}") from error
+
+
+def _check(arrays: Arrays) -> list[int]:
+    """Return the units of each layer. Raises ValueError when the arrays do not make a network."""
+    layers = sum(name.startswith("lstm_") and name.endswith("/recurrent") for name in arrays)
+    names = {"table", "dense/kernel", "dense/scale", "dense/bias"}
+    for i in range(layers):
+        parts = ("kernel", "recurrent", "scale", "bias") if i else ("recurrent", "scale")
+        names |= {f"lstm_{i}/{part}" for part in parts}
+    if set(arrays) != names or not layers or arrays["table"].ndim != 2:
+        raise ValueError(f"an int8 network of {layers} LSTM layers cannot have the arrays {sorted(arrays)}")
+    vocabulary_size, width = len(arrays["table"]), 0
+    units: list[int] = []
+    for i in range(layers):
+        h = len(arrays[f"lstm_{i}/recurrent"])
+        if i:
+            _check_array(arrays, f"lstm_{i}/kernel", (width, 4 * h), np.int8)
+            _check_array(arrays, f"lstm_{i}/bias", (4 * h,), np.float32)
+        else:
+            _check_array(arrays, "table", (vocabulary_size, 4 * h), np.float32)
+        _check_array(arrays, f"lstm_{i}/recurrent", (h, 4 * h), np.int8)
+        _check_array(arrays, f"lstm_{i}/scale", (4 * h,), np.float32)
+        units.append(h)
+        width = h
+    _check_array(arrays, "dense/kernel", (width, vocabulary_size), np.int8)
+    _check_array(arrays, "dense/scale", (vocabulary_size,), np.float32)
+    _check_array(arrays, "dense/bias", (vocabulary_size,), np.float32)
+    return units
+
+
+def _check_array(arrays: Arrays, name: str, shape: tuple[int, ...], kind: type) -> None:
+    array = arrays[name]
+    if array.shape != shape or array.dtype != kind or 0 in shape:
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {np.dtype(kind)} {shape}")
+
+
+# ---- laying it out for the kernels
+
+
+def _laid_out(
+    kernels: ModuleType, arrays: Arrays, units: list[int]
+) -> tuple[NDArray[np.int8], Floats, NDArray[np.int64]]:
+    """Return all matrices in one array, all float32 numbers in another, and where each begins.
+
+    The last is layout (L + 1, 6), whose columns `models.runtime.kernels` names.
+    """
+    blocks: list[NDArray[np.int8]] = []
+    floats: list[Floats] = []
+    layout: list[list[int]] = []
+
+    def place(parts: list[Any], part: NDArray[Any]) -> int:
+        at = sum(map(len, parts))
+        parts.append(part.ravel())
+        return at
+
+    def layer(width: int, matrices: list[NDArray[np.int8]], scale: Floats, base: Floats) -> None:
+        scale = scale / np.float32(kernels.ONE)
+        # Activations are bytes of which 128 is 0.0: that much too much is taken off here, once and for all.
+        surplus = 128 * sum(matrix.sum(axis=0, dtype=np.int64) for matrix in matrices)
+        base = (base - scale * surplus).astype(np.float32)
+        places = [place(blocks, kernels.pack(matrix)) for matrix in matrices]
+        columns = kernels.padded_columns(len(scale))
+        layout.append([width, places[0], places[-1], place(floats, scale), place(floats, base), columns])
+
+    for i, h in enumerate(units):
+        kernel = [arrays[f"lstm_{i}/kernel"]] if i else []
+        base = arrays[f"lstm_{i}/bias"] if i else arrays["table"]
+        layer(h, [*kernel, arrays[f"lstm_{i}/recurrent"]], arrays[f"lstm_{i}/scale"], base)
+    layer(len(arrays["dense/bias"]), [arrays["dense/kernel"]], arrays["dense/scale"], arrays["dense/bias"])
+    return np.concatenate(blocks), np.concatenate(floats), np.array(layout, np.int64)

@@ -1,0 +1,297 @@
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba.core.caching import CacheImpl
+from numpy.typing import NDArray
+
+from models.runtime.decoding import Sampler
+from models.runtime.graph import stateful_lstm_graph
+from models.runtime.lstm_network import LstmNetwork, quantize_lstm
+from models.runtime.requests import CompletionRequest
+from models.runtime.session import ChoosingNetwork, Network, open_network
+from tests.models.runtime.networks import random_weights
+
+ROOT = Path(__file__).parents[3]
+Floats = NDArray[np.float32]
+
+
+def arrays_of(data: bytes) -> dict[str, NDArray[np.generic]]:
+    with np.load(io.BytesIO(data)) as file:
+        return dict(file)
+
+
+def written(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=True, **arrays)
+    return file.getvalue()
+
+
+def naive_step(data: bytes, ids: NDArray[np.int32], state: Floats) -> tuple[Floats, Floats]:
+    """What an int8 file means, in float64: hidden states are rounded to 1/127 where they are multiplied."""
+    a = {name: np.asarray(value, np.float64) for name, value in arrays_of(data).items()}
+    layers = sum(name.endswith("/recurrent") for name in a)
+    widths = [len(a[f"lstm_{i}/recurrent"]) for i in range(layers) for _ in "hc"]
+    parts = np.split(state.astype(np.float64), np.cumsum(widths)[:-1], axis=1)
+    logits = []
+    for step_ids in ids:
+        x = None
+        for i in range(layers):
+            h, c = parts[2 * i], parts[2 * i + 1]
+            z = a["table"][step_ids] if x is None else x @ a[f"lstm_{i}/kernel"] * a[f"lstm_{i}/scale"]
+            z = z + rounded(h) @ a[f"lstm_{i}/recurrent"] * a[f"lstm_{i}/scale"] + a.get(f"lstm_{i}/bias", 0)
+            into, forget, cell, out = np.split(z, 4, axis=1)
+            c = sigmoid(forget) * c + sigmoid(into) * np.tanh(cell)
+            parts[2 * i], parts[2 * i + 1] = sigmoid(out) * np.tanh(c), c
+            x = rounded(parts[2 * i])
+        assert x is not None
+        logits.append(x @ a["dense/kernel"] * a["dense/scale"] + a["dense/bias"])
+    return np.stack(logits), np.concatenate(parts, axis=1)
+
+
+def rounded(h: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.floor(h * 127 + 0.5) / 127
+
+
+def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-x))
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[bytes, int, NDArray[np.int32], Floats]:
+    """Draw a file, its V, ids (T, B) and a state (B, S)."""
+    units = draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))
+    v, steps, rows = draw(st.integers(2, 150)), draw(st.integers(1, 3)), draw(st.integers(1, 8))
+    seed = draw(st.integers(0, 99))
+    random = np.random.default_rng(seed)
+    state = random.uniform(-0.9, 0.9, (rows, 2 * sum(units))).astype(np.float32)
+    ids = random.integers(0, v, (steps, rows), np.int32)
+    return quantize_lstm(random_weights(v, 3, units, seed=seed)), v, ids, state
+
+
+@settings(deadline=None, max_examples=40)
+@given(networks())
+def test_step_computes_what_a_plain_loop_does(drawn: tuple[bytes, int, NDArray[np.int32], Floats]) -> None:
+    data, v, ids, state = drawn
+    logits, after = LstmNetwork(data).step(ids, state)
+    # One step: where the two round a hidden state differently, between two 127ths, later ones differ.
+    expected, _ = naive_step(data, ids[:1], state)
+    near = np.abs(logits[:1] - expected).max(axis=2)
+    assert logits.shape == (*ids.shape, v) and after.shape == state.shape
+    assert np.quantile(near, 0.5) < 1e-4 and near.max() < 0.1
+
+
+def test_many_steps_stay_with_the_plain_loop() -> None:
+    data = quantize_lstm(random_weights(9, 3, [5, 4]))
+    ids = np.random.default_rng(1).integers(0, 9, (40, 3), np.int32)
+    logits, after = LstmNetwork(data).step(ids, np.zeros((3, 18), np.float32))
+    expected, expected_after = naive_step(data, ids, np.zeros((3, 18), np.float32))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    np.testing.assert_allclose(after, expected_after, atol=1e-4)
+
+
+def test_int8_is_near_the_float32_graph() -> None:
+    weights = random_weights(50, 32, [64, 64])
+    exact, small = Network(stateful_lstm_graph(weights)), LstmNetwork(quantize_lstm(weights))
+    assert (small.V, small.S) == (exact.V, exact.S)
+    ids = np.random.default_rng(0).integers(0, 50, (20, 2), np.int32)
+    logits, _ = exact.step(ids, exact.initial_state(2))
+    near, _ = small.step(ids, small.initial_state(2))
+    assert np.abs(near - logits).mean() < 0.1 * logits.std()
+
+
+def test_weights_that_int8_holds_exactly_give_the_float32_answer() -> None:
+    weights = random_weights(11, 4, [8, 6])
+    for name, value in weights.items():
+        if name.endswith(("kernel", "recurrent")):
+            weights[name] = np.sign(value) * np.float32(0.5)
+    exact, small = Network(stateful_lstm_graph(weights)), LstmNetwork(quantize_lstm(weights))
+    state = exact.initial_state(3)  # and so are the activations: all is 0
+    logits, after = exact.step(np.array([[0, 5, 10]], np.int32), state)
+    near, near_after = small.step(np.array([[0, 5, 10]], np.int32), state)
+    first_layer = slice(0, 16)
+    np.testing.assert_allclose(near_after[:, first_layer], after[:, first_layer], atol=1e-5)
+    assert np.abs(near - logits).max() < 0.1
+
+
+@pytest.fixture(scope="module")
+def network() -> LstmNetwork:
+    return LstmNetwork(quantize_lstm(random_weights(61, 19, [40, 24])))
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5, 16, 31, 64, 67])
+def test_batched_equals_alone_to_the_bit(network: LstmNetwork, rows: int) -> None:
+    random = np.random.default_rng(rows)
+    ids = random.integers(0, 61, (3, rows), np.int32)
+    start = random.uniform(-1, 1, (rows, network.S)).astype(np.float32)
+    logits, state = network.step(ids, start)
+    for row in range(rows):
+        alone, alone_state = network.step(ids[:, row : row + 1].copy(), start[row : row + 1])
+        np.testing.assert_array_equal(alone[:, 0], logits[:, row])
+        np.testing.assert_array_equal(alone_state[0], state[row])
+
+
+def test_step_by_step_equals_one_pass_to_the_bit(network: LstmNetwork) -> None:
+    ids = np.random.default_rng(0).integers(0, 61, (150, 2), np.int32)
+    logits, state = network.step(ids, network.initial_state(2))
+    for length in (1, 7, 64):
+        at, piecewise = network.initial_state(2), []
+        for start in range(0, 150, length):
+            some, at = network.step(ids[start : start + length], at)
+            piecewise.append(some)
+        np.testing.assert_array_equal(np.concatenate(piecewise), logits)
+        np.testing.assert_array_equal(at, state)
+
+
+def test_only_steps_from_first_on_get_logits(network: LstmNetwork) -> None:
+    ids = np.random.default_rng(0).integers(0, 61, (70, 3), np.int32)
+    start = network.initial_state(3)
+    logits, state = network.step(ids, start)
+    for first in (0, 1, 20, 21, 22, 69, 70):
+        some, same_state = network.step(ids, start, first)
+        np.testing.assert_array_equal(some, logits[first:])
+        np.testing.assert_array_equal(same_state, state)
+    assert not start.any()
+
+
+def test_generating_is_stepping_and_choosing_in_turn(network: LstmNetwork) -> None:
+    random = np.random.default_rng(3)
+    ids, uniforms = random.integers(0, 61, 5, np.int32), random.random((9, 5))
+    sharpness = np.array([0, 1, 2, 0.5, 0], np.float32)
+    start = random.uniform(-1, 1, (5, network.S)).astype(np.float32)
+    chosen, logits, state = network.generate(ids, start, sharpness, uniforms)
+    at, last = start, ids
+    for t in range(10):
+        now, at = network.step(last[None], at)
+        np.testing.assert_array_equal(now[0], logits[t])
+        if t < 9:
+            last = network.choose(now[0], sharpness, uniforms[t])
+            np.testing.assert_array_equal(last, chosen[t])
+    np.testing.assert_array_equal(at, state)
+    assert isinstance(network, ChoosingNetwork)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 300), st.integers(0, 99), st.sampled_from([0.0, 0.3, 1.0, 1.7]))
+def test_choices_are_those_of_the_sampler(v: int, seed: int, temperature: float) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 3, (4, v)).astype(np.float32)
+    uniforms = random.random(4)
+    plain = Sampler([CompletionRequest(prompt="", temperature=temperature)] * 4, v)
+    network = LstmNetwork(quantize_lstm(random_weights(3, 2, [2])))
+    chosen = network.choose(logits, plain.sharpness, uniforms)
+    assert chosen.tolist() == plain.choose(logits, uniforms.tolist())
+
+
+def test_largest_uniform_chooses_a_character_that_can_come(network: LstmNetwork) -> None:
+    logits = np.array([[9.0, 0.0, -200.0, 1.0, -200.0]], np.float32)
+    ones = np.ones(1, np.float32)
+    assert network.choose(logits, ones, np.array([1 - 2.0**-52])).tolist() == [3]
+    assert network.choose(logits, ones, np.zeros(1)).tolist() == [1]
+
+
+def test_ids_that_are_not_of_the_vocabulary_are_refused(network: LstmNetwork) -> None:
+    for bad in (-1, 61):
+        with pytest.raises(IndexError, match="from 0 to 60"):
+            network.step(np.array([[bad]], np.int32), network.initial_state())
+
+
+# Files
+
+
+DATA = quantize_lstm(random_weights(7, 3, [5, 4]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dense/bias": np.zeros(8, np.float32)}, "dense/bias"),
+        ({"lstm_1/recurrent": np.zeros((4, 16), np.float32)}, "lstm_1/recurrent"),
+        ({"lstm_0/scale": np.zeros(3, np.float32)}, "lstm_0/scale"),
+        ({"table": np.zeros(3, np.float32)}, "cannot have the arrays"),
+        ({"surplus": np.zeros(3, np.float32)}, "cannot have the arrays"),
+        ({"table": np.array([object()])}, "not a file of int8 weights"),  # nothing is unpickled
+    ],
+)
+def test_file_that_does_not_fit_is_refused_by_name(
+    changes: dict[str, NDArray[np.generic]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_network("model.int8.npz", written(arrays_of(DATA) | changes))
+
+
+@pytest.mark.parametrize("data", [b"", b"not a file", DATA[:-100], DATA[:300] + DATA[400:]])
+def test_damaged_file_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a file of int8 weights"):
+        LstmNetwork(data)
+
+
+def test_file_that_would_grow_when_it_is_read_is_refused() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as entries:
+        entries.writestr("table.npy", bytes(1 << 20))
+    with pytest.raises(ValueError, match="larger than the file"):
+        LstmNetwork(file.getvalue())
+
+
+def test_file_is_the_same_each_time() -> None:
+    assert quantize_lstm(random_weights(7, 3, [5, 4])) == DATA
+
+
+# Compiling
+
+
+PROGRAM = """
+import sys
+import numpy as np
+from models.runtime.lstm_network import LstmNetwork, quantize_lstm
+from tests.models.runtime.networks import random_weights
+network = LstmNetwork(quantize_lstm(random_weights(61, 19, [40, 24])))
+logits, _ = network.step(np.arange(60, dtype=np.int32).reshape(6, 10), network.initial_state(10))
+sys.stdout.buffer.write(logits.tobytes())
+"""
+
+
+def test_any_processor_will_do_and_several_processes_may_start_at_once(
+    network: LstmNetwork, tmp_path: Path
+) -> None:
+    """Processors without the instruction for bytes, two processes, nothing compiled yet."""
+    generic = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    generic["NUMBA_OPT"] = "1"  # compiles faster
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            cwd=ROOT,
+            env=os.environ | generic,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    (one, said), (other, _) = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0], said[-2000:]
+    assert one == other
+    here, _ = network.step(np.arange(60, dtype=np.int32).reshape(6, 10), network.initial_state(10))
+    np.testing.assert_allclose(np.frombuffer(one, np.float32), here.ravel(), atol=1e-4)
+    assert list(tmp_path.rglob("*.nbi"))
+
+
+def test_installation_that_cannot_be_written_compiles_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.runtime import kernels
+
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+
+    def double(x: Floats) -> None:
+        x[0] *= 2
+
+    value = np.ones(1, np.float32)
+    kernels._compiled("void(float32[::1])")(double)(value)
+    assert value[0] == 2
