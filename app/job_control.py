@@ -66,9 +66,13 @@ class JobControl:
         self._send(job)
         return job
 
-    def cancel(self, job_id: str) -> Job:
-        """Cancel a waiting or paused job, ask a running one. Raises NotFound, Conflict, Unavailable."""
-        return self._stop(job_id, JobStatus.CANCELLED)
+    def cancel(self, job_id: str, *, keep_best: bool = False) -> Job:
+        """Cancel a waiting or paused job, ask a running one. Raises NotFound, Conflict, Unavailable.
+
+        With `keep_best`, a worker makes a model of a job that has been begun, and then cancels it: so a
+        paused one is queued once more.
+        """
+        return self._cancel_keeping_best(job_id) if keep_best else self._stop(job_id, JobStatus.CANCELLED)
 
     def pause(self, job_id: str) -> Job:
         """Pause a waiting job, ask a running one. Raises NotFound, Conflict, Unavailable."""
@@ -83,6 +87,14 @@ class JobControl:
         moved = self.jobs.move(job, JobStatus.QUEUED)
         self._send(moved)
         return moved
+
+    def _cancel_keeping_best(self, job_id: str) -> Job:
+        self._check_queue()
+        job = self.jobs.get(job_id)
+        if job.attempt == 0 or job.status.is_final:  # nothing learned yet, or too late
+            return self._stop(job_id, JobStatus.CANCELLED)
+        self.live.ask(job.id, "cancel_keep_best")
+        return self.resume(job_id) if job.status is JobStatus.PAUSED else job
 
     def _stop(self, job_id: str, to: JobStatus) -> Job:
         for race in range(_RACES):

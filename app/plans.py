@@ -4,28 +4,58 @@ Every default is filled in and every mistake found now. Knows no storage and no 
 """
 
 from app.schemas.jobs import JobCreate
+from models.architectures import DEFAULT, architecture, check_options, settled
 from models.config import (
     MINIMUM_CHARACTERS,
+    MINIMUM_HELD_OUT_CHARACTERS,
     PRESETS,
     Budget,
+    Mix,
     NetworkConfig,
     TrainingConfig,
     check_memory,
 )
 from models.errors import InvalidInput
+from models.masks import Masks
+from models.saved_model import Card
+from models.vocabulary import Alphabet
 from store.corpora import Corpus
 from store.ids import check_name
 from store.jobs import JobRequest
 
 
-def plan(body: JobCreate, corpus: Corpus, *, memory_limit_bytes: int) -> JobRequest:
-    """Return the complete request for a job on `corpus`.
+def plan(
+    body: JobCreate,
+    corpus: Corpus,
+    *,
+    memory_limit_bytes: int,
+    start: Card | None = None,
+    second: Corpus | None = None,
+    teacher: Card | None = None,
+) -> JobRequest:
+    """Return the complete request for a job on `corpus`, which begins with the weights of the model `start`.
+
+    `second` and `teacher` are what `body.mix` names.
 
     Raises:
         InvalidInput: the corpus is too small (code `corpus_too_small`), the network too large for the
-            memory (`network_too_large`), or the name is not one (`invalid_name`).
+            memory (`network_too_large`), the name is not one (`invalid_name`), the architecture does not
+            have an option that is given (`option_not_available`), or what is asked for contradicts the
+            model that it is to start from (`contradicts_start_from`), the corpus (`contradicts_corpus`) or
+            what is to be mixed in (`contradicts_mix`, `mix_has_no_rows`).
     """
-    network, training = PRESETS[body.preset]
+    if start:
+        _check_start(body, start)
+        body = body.model_copy(update={"architecture": start.network.architecture})
+    alphabet = _alphabet(body, corpus, start)
+    network, training = _defaults(body)
+    if start:
+        network = start.network
+    check_options(
+        body.architecture,
+        network=body.network.model_dump(exclude_none=True),
+        training=body.training.model_dump(exclude_none=True),
+    )
     request = JobRequest(
         corpus=corpus.id,
         name=check_name(body.name),
@@ -40,21 +70,117 @@ def plan(body: JobCreate, corpus: Corpus, *, memory_limit_bytes: int) -> JobRequ
             | {"validation_fraction": body.validation_fraction, "seed": body.seed},
             budget=Budget(**body.budget.model_dump()),
         ),
+        alphabet=alphabet,
+        coverage=body.coverage,
+        start_from=start.reference if start else None,
+        masks=Masks(body.masks).masks if body.masks or not start else start.masks,
     )
-    _check_length(corpus)
-    check_memory(
-        request.network,
-        request.training,
-        corpus.distinct_characters + 1,
-        memory_limit_bytes,
-    )
+    request = request.model_copy(update={"training": settled(request.network, request.training)})
+    _check_length(corpus, alphabet, body.validation_fraction)
+    if body.mix and second:
+        request = request.model_copy(update={"mix": _mix(body.mix, request, second, teacher)})
+    distinct = corpus.distinct_characters if alphabet == "characters" else 256
+    known = len(start.characters) if start and alphabet == "characters" else 0
+    check_memory(request.network, request.training, distinct + known + 1, memory_limit_bytes)
     return request
 
 
-def _check_length(corpus: Corpus) -> None:
-    if corpus.characters < MINIMUM_CHARACTERS:
+def _check_start(body: JobCreate, start: Card) -> None:
+    """Refuse what contradicts the model that is started from, field by field."""
+    if not architecture(start.network.architecture).loads_weights:
         raise InvalidInput(
-            f"the corpus has {corpus.characters} characters and training needs at least {MINIMUM_CHARACTERS}",
+            f"start_from: {start.reference} is a {start.network.architecture}, which cannot be started from",
+            code="contradicts_start_from",
+            param="start_from",
+        )
+    asked: dict[str, object] = {
+        f"network.{field}": getattr(body.network, field)
+        for field in type(body.network).model_fields
+        if field != "dropout"  # it has no part in the shape
+    }
+    asked["architecture"] = body.architecture if "architecture" in body.model_fields_set else None
+    asked["alphabet"] = body.alphabet
+    has = {f"network.{field}": value for field, value in start.network.model_dump().items()}
+    has |= {"architecture": start.network.architecture, "alphabet": start.alphabet}
+    wrong = [field for field, value in asked.items() if value is not None and value != has[field]]
+    if wrong:
+        told = ", ".join(f"{field} is {asked[field]} here and {has[field]} there" for field in wrong)
+        raise InvalidInput(
+            f"a job has the shape of the model it starts from, {start.reference}: {told}; leave these out",
+            code="contradicts_start_from",
+            param=wrong[0],
+        )
+
+
+def _mix(mix: Mix, request: JobRequest, second: Corpus, teacher: Card | None) -> Mix:
+    """Return what is mixed in, by ids and versions. Raises InvalidInput, naming the field."""
+    rows = request.training.rows
+    if not 0 < round(rows * mix.fraction) < rows:
+        raise InvalidInput(
+            f"mix.fraction: {mix.fraction:g} of {rows} rows is {round(rows * mix.fraction)}; each text needs"
+            " one at least: take more rows or another fraction",
+            code="mix_has_no_rows",
+            param="mix.fraction",
+        )
+    if second.encoding == "bytes" and request.alphabet == "characters":
+        raise InvalidInput(
+            f"mix.corpus: {second.id} was uploaded as bytes, and this job's alphabet is characters",
+            code="contradicts_mix",
+            param="mix.corpus",
+        )
+    if teacher and (teacher.alphabet, teacher.masks) != (request.alphabet, request.masks):
+        raise InvalidInput(
+            f"mix.teacher: {teacher.reference} reads {teacher.alphabet} with the masks {list(teacher.masks)},"
+            f" and this job {request.alphabet} with {list(request.masks)}; they must be the same",
+            code="contradicts_mix",
+            param="mix.teacher",
+        )
+    return mix.model_copy(update={"corpus": second.id, "teacher": teacher.reference if teacher else None})
+
+
+def _alphabet(body: JobCreate, corpus: Corpus, start: Card | None) -> Alphabet:
+    if start:
+        alphabet = start.alphabet
+    else:
+        alphabet = body.alphabet or ("bytes" if corpus.encoding == "bytes" else "characters")
+    if corpus.encoding == "bytes" and alphabet == "characters":
+        raise InvalidInput(
+            f"corpus {corpus.id} was uploaded as bytes, and the alphabet would be characters; upload it as"
+            " UTF-8, or take the alphabet bytes",
+            code="contradicts_corpus",
+            param="start_from" if start else "alphabet",
+        )
+    return alphabet
+
+
+def _defaults(body: JobCreate) -> tuple[NetworkConfig, TrainingConfig]:
+    """Return what the changes are made to: the preset, or the one recipe of an architecture without any."""
+    if body.architecture == DEFAULT:
+        return PRESETS[body.preset]
+    if "preset" in body.model_fields_set:
+        raise InvalidInput(
+            f"preset: presets are of {DEFAULT}; {body.architecture} has one recipe, so leave preset out",
+            code="option_not_available",
+            param="preset",
+        )
+    known = architecture(body.architecture)
+    return known.network, known.training
+
+
+def _check_length(corpus: Corpus, alphabet: Alphabet, validation_fraction: float) -> None:
+    length = corpus.bytes if alphabet == "bytes" else corpus.characters
+    if length < MINIMUM_CHARACTERS:
+        raise InvalidInput(
+            f"the corpus has {length} characters and training needs at least {MINIMUM_CHARACTERS}",
             code="corpus_too_small",
             param="corpus",
+        )
+    held_out = round(length * validation_fraction)
+    if held_out < MINIMUM_HELD_OUT_CHARACTERS:
+        least = MINIMUM_HELD_OUT_CHARACTERS
+        raise InvalidInput(
+            f"validation_fraction holds {held_out} of {length:,} characters out and at least {least} are"
+            f" needed; take {least / length:.3g} or more",
+            code="too_little_held_out",
+            param="validation_fraction",
         )

@@ -6,8 +6,9 @@ Nothing is held in memory but a piece, and file and processor work is kept off t
 import asyncio
 import contextlib
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
+from typing import Protocol
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
@@ -22,6 +23,7 @@ from store.corpora import Upload
 _PIECE_BYTES = 1 << 20
 _DRAIN_BYTES = 64 << 20
 _DRAIN_S = 5
+_VALUE_BYTES = 1000
 
 
 class UnsupportedMedia(DomainError):
@@ -30,8 +32,24 @@ class UnsupportedMedia(DomainError):
     code = "unsupported_media_type"
 
 
-async def receive(request: Request, upload: Upload, *, limit_bytes: int) -> None:
-    """Feed the request's body into `upload`, undoing gzip and multipart/form-data as its headers say.
+class Decode(Protocol):
+    """What makes the text of a body's bytes, piece by piece."""
+
+    overhead_bytes: int  # so many more than the text a body may be long
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the text in the next bytes of the body."""
+        ...
+
+    def finish(self) -> None:
+        """Check that the body was whole. Raises InvalidInput."""
+        ...
+
+
+async def receive(
+    request: Request, upload: Upload, *, limit_bytes: int, decode: Decode | None = None
+) -> None:
+    """Feed the request's body into `upload`, by default undoing gzip and forms as its headers say.
 
     Raises:
         DomainError: what `Upload.feed` raises, and for bodies that are broken or too large.
@@ -39,7 +57,7 @@ async def receive(request: Request, upload: Upload, *, limit_bytes: int) -> None
     """
     body = _Body(request)
     try:
-        decode = _Decoder(request.headers)
+        decode = decode or _Decoder(request.headers, is_text=upload.encoding == "utf-8")
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit_bytes + decode.overhead_bytes:
             raise TooLarge(
@@ -54,7 +72,7 @@ async def receive(request: Request, upload: Upload, *, limit_bytes: int) -> None
         raise
 
 
-def _feed(upload: Upload, decode: "_Decoder", piece: bytes) -> None:
+def _feed(upload: Upload, decode: Decode, piece: bytes) -> None:
     for text in decode.feed(piece):
         upload.feed(text)
 
@@ -101,14 +119,19 @@ class _Body:
 class _Decoder:
     """Undoes Content-Encoding, then multipart/form-data, as the headers declare them."""
 
-    def __init__(self, headers: Headers) -> None:
+    def __init__(self, headers: Headers, *, is_text: bool) -> None:
         kind, options = parse_options_header(headers.get("content-type", ""))
         charset = options.get(b"charset", b"utf-8").decode("latin-1").lower()
-        if kind.startswith(b"text/") and charset not in (
-            "utf-8",
-            "utf8",
-            "us-ascii",
-            "ascii",
+        if (
+            is_text
+            and kind.startswith(b"text/")
+            and charset
+            not in (
+                "utf-8",
+                "utf8",
+                "us-ascii",
+                "ascii",
+            )
         ):
             raise UnsupportedMedia(
                 f"the text is declared as {charset!r}; convert it to UTF-8 first, as with iconv -t utf-8",
@@ -172,9 +195,12 @@ class Gunzip:
 
 
 class FormText:
-    """Finds the field `file` in multipart/form-data, piece by piece."""
+    """Finds the field `file` in multipart/form-data, piece by piece.
 
-    def __init__(self, boundary: bytes) -> None:
+    Besides it only the short fields named in `others` may come; they and the file's name are kept.
+    """
+
+    def __init__(self, boundary: bytes, *, others: Sequence[str] = ()) -> None:
         if not boundary:
             raise _broken_form("its Content-Type names no boundary")
         self._found: list[bytes] = []
@@ -182,7 +208,11 @@ class FormText:
         self._field = b""
         self._value = b""
         self._seen = False
-        self._ended = False
+        self.has_ended = False
+        self._others = others
+        self._reading = "file"
+        self.values: dict[str, bytes] = {}
+        self.filename = ""
         self._parser = MultipartParser(
             boundary,
             {
@@ -191,7 +221,7 @@ class FormText:
                 "on_header_value": partial(self._collect, "_value"),
                 "on_header_end": self._header_end,
                 "on_headers_finished": self._headers_finished,
-                "on_part_data": lambda data, start, end: self._found.append(bytes(data[start:end])),
+                "on_part_data": self._part_data,
                 "on_end": self._end,
             },
         )
@@ -208,7 +238,7 @@ class FormText:
 
     def finish(self) -> None:
         """Check that the form was whole and had the field. Raises InvalidInput."""
-        if not self._ended:
+        if not self.has_ended:
             raise _broken_form("it ends too early")
         if not self._seen:
             raise InvalidInput(
@@ -227,16 +257,35 @@ class FormText:
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         name = options.get(b"name", b"").decode("latin-1")
-        if name != "file" or self._seen:
+        is_other = name in self._others and name not in self.values
+        if not is_other and (name != "file" or self._seen):
+            also = f", and once each {', '.join(self._others)}" if self._others else ""
             raise InvalidInput(
-                f"the form has a field {name!r}; it may have one field, named file, with the text",
+                f"the form has a field {name!r}; it may have one field, named file, with the text{also}",
                 code="form_broken",
                 param=name or "body",
             )
-        self._seen = True
+        self._reading = name
+        if is_other:
+            self.values[name] = b""
+        else:
+            self._seen = True
+            self.filename = options.get(b"filename", b"").decode("utf-8", "replace")
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._reading == "file":
+            self._found.append(bytes(data[start:end]))
+            return
+        self.values[self._reading] += data[start:end]
+        if len(self.values[self._reading]) > _VALUE_BYTES:
+            raise InvalidInput(
+                f"the form's field {self._reading} is longer than {_VALUE_BYTES} bytes",
+                code="form_broken",
+                param=self._reading,
+            )
 
     def _end(self) -> None:
-        self._ended = True
+        self.has_ended = True
 
 
 def _broken_gzip(why: str) -> InvalidInput:

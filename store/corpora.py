@@ -4,7 +4,9 @@
     corpora/<id>/text          the bytes as uploaded (after any gzip is undone)
     corpus_names/<name>        the id that a name stands for
 
-Characters are counted after NFC; the text is given back as it came.
+Characters are counted after NFC; the text is given back as it came. What is not UTF-8 can be kept with the
+encoding `bytes`: each byte is then a character, and the same bytes are another corpus than as a text.
+Memory is bounded, however long a text is, but for `Corpora.text`.
 """
 
 import codecs
@@ -17,17 +19,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 
-from models.errors import Conflict, InvalidInput, NotFound, TooLarge
-from models.vocabulary import code_points, normalize
+from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
+from models.vocabulary import Alphabet, Normalizer, code_points
 from store.blobs import Blobs, translated
 from store.ids import check_name, is_id
 
+Encoding = Literal["utf-8", "bytes"]
+
 _UNICODE_POINTS = 0x110000
 _SAMPLE_CHARACTERS = 300
+_MOST_HELD_CHARACTERS = 1 << 20  # of marks in a row, which normalization must see together
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Corpus:
     longest_line: int
     sample: str
     warnings: list[str]
+    encoding: Encoding = "utf-8"
 
 
 class Corpora:
@@ -92,9 +98,22 @@ class Corpora:
         """Yield the text's bytes in chunks. Raises NotFound at once."""
         return self._blobs.stream(f"corpora/{self.get(reference).id}/text")
 
-    def text(self, reference: str) -> str:
-        """Return the whole text after NFC. Raises NotFound."""
-        return normalize(b"".join(self.stream(reference)).decode("utf-8"))
+    def pieces(self, reference: str, alphabet: Alphabet = "characters") -> Iterator[str]:
+        """Yield the text's characters in pieces of about a mebibyte: after NFC, or one for each byte.
+
+        Raises:
+            NotFound: at once.
+            Unavailable: on the way, when what is stored is no longer UTF-8 (code `corpus_damaged`).
+        """
+        corpus = self.get(reference)
+        chunks = self.stream(corpus.id)
+        if alphabet == "bytes" or corpus.encoding == "bytes":
+            return (chunk.decode("latin-1") for chunk in chunks)
+        return _normalized(chunks, where=corpus.id)
+
+    def text(self, reference: str, alphabet: Alphabet = "characters") -> str:
+        """Return all of `pieces` as one. Raises as `pieces` does."""
+        return "".join(self.pieces(reference, alphabet))
 
     def delete(self, reference: str) -> Corpus:
         """Delete a corpus and its names; return what it was. The caller checks that no job needs it."""
@@ -141,13 +160,15 @@ class Upload:
     Args:
         folder: where the spool file is made, on a disk with room for `limit_bytes`.
         limit_bytes: the largest text accepted.
+        encoding: what the bytes are: a text in UTF-8, or bytes that are not to be decoded.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: int) -> None:
+    def __init__(self, folder: Path, *, limit_bytes: int, encoding: Encoding = "utf-8") -> None:
+        self.encoding = encoding
         self._limit_bytes = limit_bytes
         self._bytes = 0
         self._sha256 = hashlib.sha256()
-        self._statistics = _Statistics()
+        self._statistics = _Statistics(encoding)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             descriptor, name = tempfile.mkstemp(prefix="upload-", dir=folder)
@@ -169,7 +190,8 @@ class Upload:
 
         Raises:
             TooLarge: more than the limit in all (code `corpus_too_large`).
-            InvalidInput: not UTF-8; the message names the offset of the first bad byte.
+            InvalidInput: not UTF-8; the message names the offset of the first bad byte. Or no text: a
+                million marks in a row that belong to one letter (code `corpus_not_text`).
             StorageFull: the disk is full.
         """
         self._bytes += len(data)
@@ -196,24 +218,28 @@ class Upload:
             self._file.flush()
         except OSError as error:
             raise translated(error) from error
-        digest = self._sha256.hexdigest()
+        digest = identity = self._sha256.hexdigest()
+        if self.encoding == "bytes":
+            identity = hashlib.sha256(f"bytes {digest}".encode()).hexdigest()
         return Corpus(
-            id=f"corpus_{digest[:24]}",
+            id=f"corpus_{identity[:24]}",
             name=None,
             sha256=digest,
             created_at=int(time.time()),
             bytes=self._bytes,
+            encoding=self.encoding,
             **self._statistics.summary(),
         )
 
 
 class _Statistics:
-    """Counts characters of UTF-8 that comes in pieces, after NFC."""
+    """Counts characters of bytes that come in pieces."""
 
-    def __init__(self) -> None:
+    def __init__(self, encoding: Encoding) -> None:
+        self._is_bytes = encoding == "bytes"
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._decoded_bytes = 0
-        self._carry = ""
+        self._normalizer = Normalizer()
         self._counts = np.zeros(_UNICODE_POINTS, np.int64)
         self._line = 0
         self.characters = 0
@@ -221,21 +247,35 @@ class _Statistics:
         self.sample = ""
 
     def feed(self, data: bytes, *, final: bool = False) -> None:
+        if self._is_bytes:
+            self._count(data.decode("latin-1"))
+            return
+        self._count(self._normalizer.feed(self._decoded(data, final=final)))
+        if self._normalizer.held > _MOST_HELD_CHARACTERS:
+            raise InvalidInput(
+                f"around byte {self._decoded_bytes:,} more than {_MOST_HELD_CHARACTERS:,} characters in a row"
+                " are marks that belong to one letter; if this is no text, upload it with encoding=bytes",
+                code="corpus_not_text",
+                param="body",
+            )
+        if final:
+            self._count(self._normalizer.finish())
+
+    def _decoded(self, data: bytes, *, final: bool) -> str:
         pending = len(self._decoder.getstate()[0])
         try:
-            text = self._carry + self._decoder.decode(data, final)
+            text = self._decoder.decode(data, final)
         except UnicodeDecodeError as error:
             offset = self._decoded_bytes - pending + error.start
             raise InvalidInput(
                 f"the text is not UTF-8: byte {error.object[error.start]:#04x} at offset {offset}"
-                f" ({error.reason}); convert it first, for example with iconv -t utf-8",
+                f" ({error.reason}); convert it first, for example with iconv -t utf-8, or upload it with"
+                " encoding=bytes",
                 code="corpus_not_utf8",
                 param="body",
             ) from None
         self._decoded_bytes += len(data)
-        cut = len(text) if final else _safe_cut(text)
-        self._carry = text[cut:]
-        self._count(normalize(text[:cut]))
+        return text
 
     def _count(self, text: str) -> None:
         if not text:
@@ -251,18 +291,27 @@ class _Statistics:
 
     def summary(self) -> dict[str, Any]:
         newlines = int(self._counts[ord("\n")])
+        sample = self.sample
+        if self._is_bytes:  # made to be read; the half of a character at its end is left out
+            sample = sample.encode("latin-1").decode("utf-8", "replace").removesuffix("\ufffd")
         return {
             "characters": self.characters,
             "distinct_characters": int(np.count_nonzero(self._counts)),
             "lines": newlines + (self._line > 0),
             "longest_line": self.longest_line,
-            "sample": self.sample,
+            "sample": sample,
             "warnings": self._warnings(),
         }
 
     def _warnings(self) -> list[str]:
         counts = self._counts
         found = []
+        if self._is_bytes:
+            return (
+                ["the bytes are all the same; there is nothing to learn"]
+                if np.count_nonzero(counts) == 1
+                else []
+            )
         if np.count_nonzero(counts) == 1:
             found.append("the text repeats one character; there is nothing to learn")
         if self.sample.startswith("\ufeff"):
@@ -279,16 +328,17 @@ class _Statistics:
         return found
 
 
-def _safe_cut(text: str) -> int:
-    """Return an index at which NFC of the parts equals NFC of the whole; 0 if none is found.
-
-    No character below U+0300 composes with what precedes it, nor does a CJK ideograph.
-    """
-    for index in range(len(text) - 1, -1, -1):
-        point = ord(text[index])
-        if point < 0x300 or 0x3400 <= point <= 0x9FFF:
-            return index
-    return 0
+def _normalized(chunks: Iterator[bytes], *, where: str) -> Iterator[str]:
+    decoder, normalizer = codecs.getincrementaldecoder("utf-8")(), Normalizer()
+    try:
+        for chunk in chunks:
+            yield normalizer.feed(decoder.decode(chunk))
+        yield normalizer.feed(decoder.decode(b"", final=True)) + normalizer.finish()
+    except UnicodeDecodeError as error:
+        raise Unavailable(
+            f"the text of {where} is damaged: it is not UTF-8 any more ({error.reason}); upload it again",
+            code="corpus_damaged",
+        ) from None
 
 
 def _no_such_corpus(reference: str) -> NotFound:

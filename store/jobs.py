@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from models.config import NetworkConfig, TrainingConfig
+from models.config import Mix, NetworkConfig, TrainingConfig
 from models.errors import Conflict, NotFound
+from models.vocabulary import Alphabet
 from store.blobs import Blobs
 from store.ids import is_id, new_id
 
@@ -56,6 +57,11 @@ class JobRequest(BaseModel):
     name: str
     network: NetworkConfig
     training: TrainingConfig
+    alphabet: Alphabet = "characters"
+    coverage: float = 1.0
+    start_from: str | None = None  # name@version
+    masks: tuple[str, ...] = ()
+    mix: Mix | None = None  # its corpus is an id, its teacher name@version
 
 
 class JobError(BaseModel):
@@ -82,7 +88,7 @@ class Job(BaseModel):
     fruitless_attempts: int = 0  # in a row, begun from a checkpoint no further than the one before
     request: JobRequest
     progress: dict[str, Any] | None = None  # the last known, when the record was written
-    model: str | None = None  # name@version, once succeeded
+    model: str | None = None  # name@version, once succeeded, or cancelled with the best so far kept
     error: JobError | None = None
 
 

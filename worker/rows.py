@@ -4,10 +4,14 @@ The ids of a text are cut into B contiguous rows. Window k of row b is followed 
 b, so that the state after one is the state before the next. Nothing is shuffled.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from worker.texts import Ids
 
 _WINDOWS_A_ROW = 4
 """Rows are made longer, and so fewer, until each holds this many windows."""
@@ -22,12 +26,12 @@ class Rows:
     ([[0, 8], [1, 9]], [[2, 10], [3, 11]])
     """
 
-    ids: NDArray[np.int32]
+    ids: Ids
     rows: int
     window: int
 
     @classmethod
-    def cut(cls, ids: NDArray[np.int32], *, rows: int, window: int) -> "Rows":
+    def cut(cls, ids: Ids, *, rows: int, window: int) -> "Rows":
         """Return the rows of a text, fewer or with shorter windows if it is too small for those asked.
 
         Raises:
@@ -49,6 +53,11 @@ class Rows:
         """Windows in a row; a remainder shorter than a window is skipped, another one each epoch."""
         return self.row_length // self.window
 
+    def beginning(self, *, epoch: int, k: int) -> Iterator[slice]:  # noqa: ARG002
+        """Yield the rows that begin anew with window k: all of them, with the first of an epoch."""
+        if k == 0:
+            yield slice(0, self.rows)
+
     def at(self, *, epoch: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Return window k of an epoch: inputs and the characters after them, each (T, B) int32."""
         spare = self.row_length - self.windows_per_epoch * self.window
@@ -57,3 +66,10 @@ class Rows:
         row_starts = np.arange(self.rows) * self.row_length + begin
         positions = row_starts[None, :] + np.arange(self.window)[:, None]
         return self.ids[positions], self.ids[positions + 1]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return nothing: where a window lies follows from its number."""
+        return {}
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Do nothing."""

@@ -13,7 +13,7 @@ from app.schemas.corpora import CorpusBody
 from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
 from app.uploads import receive
 from models.errors import Conflict
-from store.corpora import Corpus, Upload
+from store.corpora import Corpus, Encoding, Upload
 from store.ids import check_name
 
 router = APIRouter(prefix="/v1/corpora", tags=["corpora"])
@@ -24,8 +24,9 @@ _EXAMPLE_TEXT = "PREFACE\n\nSUPPOSING that Truth is a woman--what then?\n"
 _UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "UTF-8 text; `Content-Encoding: gzip` is undone on the way in.",
+        "description": "UTF-8 text, or any bytes with `encoding=bytes`; `Content-Encoding: gzip` is undone.",
         "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             "text/plain": {
                 "schema": {"type": "string", "minLength": 1},
                 "example": _EXAMPLE_TEXT,
@@ -55,7 +56,10 @@ _UPLOAD_BODY: dict[str, Any] = {
 _TEXT_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The bytes as they were uploaded.",
-        "content": {"text/plain": {"schema": {"type": "string"}, "example": _EXAMPLE_TEXT}},
+        "content": {
+            "text/plain": {"schema": {"type": "string"}, "example": _EXAMPLE_TEXT},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
     },
 }
 
@@ -67,6 +71,13 @@ Name = Annotated[
     str | None,
     Query(description="A name to call the corpus by: up to 64 letters, digits, '.', '_', '-'."),
 ]
+EncodingQuery = Annotated[
+    Encoding,
+    Query(
+        description="`bytes` takes anything: each byte is a character, and models of it have the alphabet"
+        " `bytes`. Its statistics count bytes."
+    ),
+]
 
 
 @router.post(
@@ -75,11 +86,17 @@ Name = Annotated[
     responses=_KNOWN | refusals(409, 413, 415, 422, 503, 507),
     openapi_extra=_UPLOAD_BODY,
 )
-async def add_corpus(parts: PartsDep, request: Request, response: Response, name: Name = None) -> CorpusBody:
-    """Upload a text. The same bytes are the same corpus, whatever they are called."""
+async def add_corpus(
+    parts: PartsDep,
+    request: Request,
+    response: Response,
+    name: Name = None,
+    encoding: EncodingQuery = "utf-8",
+) -> CorpusBody:
+    """Upload a text. The same bytes in the same encoding are the same corpus, whatever they are called."""
     if name is not None:
         check_name(name)
-    corpus, is_new = await _upload(parts, request, name)
+    corpus, is_new = await _upload(parts, request, name, encoding)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"{UPLOAD_PATH}/{corpus.id}"
     return CorpusBody.model_validate(corpus)
@@ -107,7 +124,8 @@ def get_text(parts: PartsDep, corpus: str) -> StreamingResponse:
     """Get the text back, byte for byte."""
     known = parts.corpora.get(corpus)
     headers = {"ETag": f'"{known.sha256}"', "Content-Length": str(known.bytes)}
-    return StreamingResponse(parts.corpora.stream(known.id), media_type="text/plain", headers=headers)
+    kind = "text/plain" if known.encoding == "utf-8" else "application/octet-stream"
+    return StreamingResponse(parts.corpora.stream(known.id), media_type=kind, headers=headers)
 
 
 @router.delete("/{corpus}", responses=refusals(404, 409, 422, 503))
@@ -124,9 +142,11 @@ def delete_corpus(parts: PartsDep, corpus: str) -> Deleted:
     return Deleted(id=parts.corpora.delete(known.id).id, object="corpus")
 
 
-async def _upload(parts: PartsDep, request: Request, name: str | None) -> tuple[Corpus, bool]:
+async def _upload(
+    parts: PartsDep, request: Request, name: str | None, encoding: Encoding
+) -> tuple[Corpus, bool]:
     limit_bytes = parts.settings.max_corpus_bytes
     spool = parts.settings.data_dir / "spool"
-    with await run_in_threadpool(Upload, spool, limit_bytes=limit_bytes) as upload:
+    with await run_in_threadpool(Upload, spool, limit_bytes=limit_bytes, encoding=encoding) as upload:
         await receive(request, upload, limit_bytes=limit_bytes)
         return await run_in_threadpool(parts.corpora.add, upload, name=name)

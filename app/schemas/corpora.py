@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from store.corpora import Encoding
+
 EXAMPLE: dict[str, Any] = {
     "id": "corpus_98b1f0a4c2d5e6f708192a3b",
     "object": "corpus",
@@ -16,6 +18,7 @@ EXAMPLE: dict[str, Any] = {
     "lines": 9935,
     "longest_line": 75,
     "sample": "PREFACE\n\n\nSUPPOSING that Truth is a woman--what then?",
+    "encoding": "utf-8",
     "warnings": [],
 }
 
@@ -36,4 +39,5 @@ class CorpusBody(BaseModel):
     lines: int
     longest_line: int
     sample: str = Field(description="Its first characters, at most 300.")
+    encoding: Encoding = Field("utf-8", description="What the bytes are: a text, or not to be decoded.")
     warnings: list[str] = Field(description="What may make it learn badly.")

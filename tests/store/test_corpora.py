@@ -1,14 +1,16 @@
+import json
 import unicodedata
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.errors import Conflict, InvalidInput, NotFound, TooLarge
+from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
 from models.vocabulary import normalize
 from store.blobs import open_blobs
-from store.corpora import Corpora, Corpus, Upload
+from store.corpora import Corpora, Corpus, Encoding, Upload
 
 
 @pytest.fixture
@@ -17,9 +19,14 @@ def corpora() -> Corpora:
 
 
 def _add(
-    corpora: Corpora, folder: Path, *pieces: bytes, name: str | None = None, limit: int = 10**6
+    corpora: Corpora,
+    folder: Path,
+    *pieces: bytes,
+    name: str | None = None,
+    limit: int = 10**6,
+    encoding: Encoding = "utf-8",
 ) -> tuple[Corpus, bool]:
-    with Upload(folder, limit_bytes=limit) as upload:
+    with Upload(folder, limit_bytes=limit, encoding=encoding) as upload:
         for piece in pieces:
             upload.feed(piece)
         return corpora.add(upload, name=name)
@@ -144,3 +151,59 @@ def test_a_reference_to_nothing_is_not_found(corpora: Corpora, reference: str) -
 def test_what_is_odd_about_a_text_is_said(corpora: Corpora, tmp_path: Path, text: str, warning: str) -> None:
     corpus, _ = _add(corpora, tmp_path, text.encode())
     assert any(warning in w for w in corpus.warnings)
+
+
+def test_bytes_are_kept_and_counted_one_by_one_and_are_another_corpus_than_the_text(
+    corpora: Corpora, tmp_path: Path
+) -> None:
+    data = "é\n".encode() + bytes(range(256))
+    corpus, _ = _add(corpora, tmp_path, data, encoding="bytes", name="raw")
+    assert (corpus.encoding, corpus.bytes, corpus.characters) == ("bytes", 259, 259)
+    assert (corpus.distinct_characters, corpus.lines) == (256, 3)
+    assert corpus.sample.startswith("é\n")
+    assert corpora.text("raw") == data.decode("latin-1")
+    same = b"only ascii"
+    as_text, _ = _add(corpora, tmp_path, same)
+    as_bytes, is_new = _add(corpora, tmp_path, same, encoding="bytes")
+    assert is_new
+    assert as_text.id != as_bytes.id
+    assert as_text.sha256 == as_bytes.sha256
+
+
+def test_a_text_can_be_read_as_bytes_and_is_then_not_normalized(corpora: Corpora, tmp_path: Path) -> None:
+    data = unicodedata.normalize("NFD", "é").encode()
+    corpus, _ = _add(corpora, tmp_path, data)
+    assert corpora.text(corpus.id, "bytes").encode("latin-1") == data
+
+
+def test_bytes_that_are_all_the_same_are_warned_of(corpora: Corpora, tmp_path: Path) -> None:
+    corpus, _ = _add(corpora, tmp_path, b"\xff" * 300, encoding="bytes")
+    assert corpus.warnings == ["the bytes are all the same; there is nothing to learn"]
+
+
+def test_marks_without_end_are_no_text(tmp_path: Path) -> None:
+    marks = "\u0301".encode() * 200_000
+    with Upload(tmp_path, limit_bytes=10**8) as upload:
+        upload.feed(marks)  # what normalization holds back, it can hold
+        with pytest.raises(InvalidInput, match="marks that belong to one letter") as caught:
+            for _ in range(5):
+                upload.feed(marks)
+    assert caught.value.code == "corpus_not_text"
+
+
+def test_a_text_that_rotted_in_storage_is_said_to_be_damaged(tmp_path: Path) -> None:
+    blobs = open_blobs("memory:///")
+    corpora = Corpora(blobs)
+    corpus, _ = _add(corpora, tmp_path, b"a good text")
+    blobs.write(f"corpora/{corpus.id}/text", b"\xff\xff")
+    with pytest.raises(Unavailable, match="upload it again") as caught:
+        corpora.text(corpus.id)
+    assert caught.value.code == "corpus_damaged"
+
+
+def test_a_record_from_before_encodings_is_of_a_text(tmp_path: Path) -> None:
+    blobs = open_blobs("memory:///")
+    corpus, _ = _add(Corpora(blobs), tmp_path, b"an old text")
+    old = {k: v for k, v in asdict(corpus).items() if k != "encoding"}
+    blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(old).encode())
+    assert Corpora(blobs).get(corpus.id) == corpus
