@@ -1,31 +1,46 @@
 """A job from its record to a model ready to be published: read, train, export, report."""
 
+import logging
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
-from models.runtime.graph import quantize
-from models.runtime.session import Network
+from models.masks import Masks
+from models.runtime.engine import FLOAT32_FILE
+from models.runtime.session import open_network
 from models.saved_model import Card, describe_files
+from store.calibrations import MODEL_FILE as CALIBRATION_FILE
 from store.corpora import Corpora
-from store.jobs import Job
+from store.jobs import Job, JobRequest
+from store.models import Models
+from worker.calibration import validation_calibration
 from worker.checkpoints import Checkpoint
-from worker.evaluation import baselines, bits_per_character
-from worker.export import saved_files
-from worker.training import Hooks, Result, StopReason, Text, fit
+from worker.evaluation import bits_per_character
+from worker.export import int8_file, saved_files
+from worker.mixing import SecondText
+from worker.report import write_report
+from worker.settings import GpuPrecision
+from worker.start import Start
+from worker.texts import Text, characters_of, read_ids, read_text
+from worker.training import Hooks, Result, StopReason, fit
+
+log = logging.getLogger(__name__)
 
 _WARM_UP_CHARACTERS = 2000  # what the held-out text is read after, in the final figure
+_JUDGED_CHARACTERS = 1_000_000  # of the held-out text, from its beginning: a minute for a large network
 _INT8_NATS = 0.005  # a character: what int8 weights may cost on the held-out text to be kept
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended: stopped early, or a card and its files."""
+    """How it ended: stopped early, or not; and a card and its files, if a model came of it."""
 
     stopped: StopReason | None
     card: Card | None = None
@@ -36,35 +51,62 @@ def train_model(
     job: Job,
     *,
     corpora: Corpora,
+    models: Models,
+    scratch: Path,
     cores: int,
+    gpu_precision: GpuPrecision = "mixed",
     resume: Checkpoint | None,
     hooks_stop: Callable[[], str | None],
     on_event: Callable[[str, dict[str, Any]], None],
     on_progress: Callable[[dict[str, Any]], None],
     on_checkpoint: Callable[[Checkpoint], None],
     checkpoint_every_s: float,
+    events: Sequence[dict[str, Any]] = (),
 ) -> Outcome:
     """Train what `job` asks for.
 
+    `events` are those of the job so far; it grows with each call of `on_event`. The report shows them.
+
     Raises:
         InvalidInput: the corpus cannot be trained on, or training diverged.
-        NotFound: the corpus is gone.
+        NotFound: the corpus is gone, or the model that was to be started from.
+        StorageFull: there is no room for the corpus's ids in `scratch`.
     """
     began = time.monotonic()
     request = job.request
-    whole = corpora.text(request.corpus)
-    if len(whole) < MINIMUM_CHARACTERS:
+    corpus = corpora.get(request.corpus)
+    characters = corpus.bytes if request.alphabet == "bytes" else corpus.characters
+    pieces = partial(_pieces, request, corpora, corpus.id)
+    if request.masks:
+        characters = sum(map(len, pieces()))
+    if characters < MINIMUM_CHARACTERS:
         raise InvalidInput(
-            f"the corpus has {len(whole)} characters; training needs {MINIMUM_CHARACTERS}",
+            f"the corpus has {characters} characters; training needs {MINIMUM_CHARACTERS}",
             code="corpus_too_small",
         )
-    text = Text.split(whole, validation_fraction=request.training.validation_fraction)
-    del whole
+    # A job that goes on has its weights and characters in its checkpoint.
+    start = Start.load(models, request.start_from) if request.start_from and not resume else None
+    known = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
+    if request.mix:
+        more = _pieces(request, corpora, request.mix.corpus)
+        known += characters_of(more, coverage=request.coverage)
+    text = read_text(
+        pieces,
+        characters=characters,
+        validation_fraction=request.training.validation_fraction,
+        alphabet=request.alphabet,
+        coverage=request.coverage,
+        known=known,
+        scratch=scratch,
+    )
     result = fit(
         request.network,
         request.training,
         text,
         cores=cores,
+        gpu_precision=gpu_precision,
+        start=start.grown(text.vocabulary) if start else None,
+        second=_second_text(request, corpora, models, text, scratch=scratch, cores=cores, tell=on_event),
         resume=resume,
         hooks=Hooks(
             progress=on_progress,
@@ -74,60 +116,126 @@ def train_model(
             checkpoint_every_s=checkpoint_every_s,
         ),
     )
-    if result.stopped:
+    if result.stopped and result.stopped != "cancel_keep_best":
         return Outcome(result.stopped)
     files = saved_files(result.network)
-    report = _report(result, text, files["model.onnx"], cores=cores)
+    report = _measured(result, text, files["model.onnx"], cores=cores)
     files, report["int8"] = _with_int8(files, text, report["validation_bits_per_character"], cores=cores)
-    report["job_seconds"] = round(time.monotonic() - began, 1)
+    if calibration := validation_calibration(files["model.onnx"], text, cores=cores):
+        files[CALIBRATION_FILE] = calibration
     size = len(text.vocabulary)
+    about: dict[str, Any] = {
+        "name": request.name,
+        "created_at": int(time.time()),
+        "job": job.id,
+        "corpus": request.corpus,
+        "network": request.network.model_dump(mode="json"),
+        "training": request.training.model_dump(mode="json"),
+        "alphabet": request.alphabet,
+        "started_from": request.start_from,
+        "masks": request.masks,
+        "mix": request.mix and request.mix.model_dump(mode="json"),
+        "parameters": request.network.parameters(size),
+    }
+    told, report_files = write_report(
+        report,
+        about,
+        text=text,
+        graph=files["model.onnx"],
+        events=events,
+        seed=request.training.seed,
+        cores=cores,
+    )
+    report |= told
+    files |= report_files
+    report["job_seconds"] = round(time.monotonic() - began, 1)
     card = Card(
         id="model_" + job.id.removeprefix("job_"),
-        name=request.name,
-        created_at=int(time.time()),
-        job=job.id,
-        corpus=request.corpus,
-        network=request.network,
-        training=request.training,
         characters=text.vocabulary.characters,
-        parameters=request.network.parameters(size),
         report=report,
         files=describe_files(files),
+        **about,
     )
-    return Outcome(None, card, files)
+    return Outcome(result.stopped, card, files)
 
 
-def _validation_bits(graph: bytes, text: Text, *, cores: int) -> float:
-    network = Network(graph, threads=cores)
-    return bits_per_character(network, text.validation, before=text.train, warm_up=_WARM_UP_CHARACTERS)
+def _pieces(request: JobRequest, corpora: Corpora, corpus: str) -> Iterable[str]:
+    """Return a corpus's characters as the job is to see them, a piece at a time."""
+    pieces = corpora.pieces(corpus, request.alphabet)
+    return Masks(request.masks).apply_to_pieces(pieces) if request.masks else pieces
+
+
+def _second_text(
+    request: JobRequest,
+    corpora: Corpora,
+    models: Models,
+    text: Text,
+    *,
+    scratch: Path,
+    cores: int,
+    tell: Callable[[str, dict[str, Any]], None],
+) -> SecondText | None:
+    """Return what is to be mixed in. Raises NotFound: its corpus or the teacher has been deleted."""
+    mix = request.mix
+    if mix is None:
+        return None
+    ids = read_ids(_pieces(request, corpora, mix.corpus), text.vocabulary, scratch=scratch)
+    if mix.teacher is None:
+        return SecondText(ids, mix.fraction, mix.targets)
+    saved = models.get(mix.teacher)
+    teacher = saved.vocabulary
+    if strange := teacher.unknown(text.vocabulary.characters):
+        tell(
+            "message",
+            {"text": f"the teacher {mix.teacher} does not know {''.join(strange)!r}: it never asks for them"},
+        )
+    network = open_network(FLOAT32_FILE, saved.file(FLOAT32_FILE), threads=cores)
+    return SecondText(ids, mix.fraction, mix.targets, network, teacher)
+
+
+def _validation_bits(name: str, data: bytes, text: Text, *, cores: int) -> float:
+    network = open_network(name, data, threads=cores)
+    judged = text.validation[:_JUDGED_CHARACTERS]
+    return bits_per_character(network, judged, before=text.train, warm_up=_WARM_UP_CHARACTERS)
 
 
 def _with_int8(
     files: dict[str, bytes], text: Text, float32_bits: float, *, cores: int
-) -> tuple[dict[str, bytes], dict[str, Any]]:
+) -> tuple[dict[str, bytes], dict[str, Any] | None]:
     """Return the files, with int8 weights among them if these are good enough, and what was measured."""
-    graph = quantize(files["model.onnx"])
-    bits = _validation_bits(graph, text, cores=cores)
+    try:
+        name, data = int8_file(files["model.onnx"])
+        bits = _validation_bits(name, data, text, cores=cores)
+    except Exception:  # a compiler may fail on some machine: no reason to lose what was trained
+        log.exception("the model has no int8 form")
+        return files, None
     lost_nats = (bits - float32_bits) * math.log(2)
     kept = lost_nats <= _INT8_NATS
     measured = {"validation_bits_per_character": bits, "lost_nats": lost_nats, "kept": kept}
-    return (files | {"model.int8.onnx": graph} if kept else files), measured
+    return (files | {name: data} if kept else files), measured
 
 
-def _report(result: Result, text: Text, graph: bytes, *, cores: int) -> dict[str, Any]:
-    bits = _validation_bits(graph, text, cores=cores)
+def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> dict[str, Any]:
+    bits = _validation_bits("model.onnx", graph, text, cores=cores)
     best = next(point for point in result.curve if point["step"] == result.best_step)
     last = result.curve[-1]
     return {
         "validation_bits_per_character": bits,
         "train_bits_per_character": best["train_bits_per_character"],
-        "baselines": baselines(text.train, text.validation, len(text.vocabulary)),
-        "characters": {"train": len(text.train), "validation": len(text.validation)},
+        "characters": {
+            "train": len(text.train),
+            "validation": len(text.validation),
+            "judged": min(len(text.validation), _JUDGED_CHARACTERS),
+        },
+        "unknown": text.unknown,
+        "stopped": result.stopped,
         "rows": result.rows.rows,
         "window": result.rows.window,
         "steps": result.steps,
         "epochs": result.epochs,
         "best_step": result.best_step,
+        "validation_turned_at_step": result.best_step if result.has_turned else None,
+        "validation_turned_at_epoch": best["epoch"] if result.has_turned else None,
         # The kept model is the best one; this is how much worse the last one was.
         "bits_lost_after_best": last["validation_bits_per_character"] - best["validation_bits_per_character"],
         "characters_trained": result.characters,

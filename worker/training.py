@@ -7,22 +7,27 @@ through them. Everything that decides the result lives in `Run`, which a checkpo
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.architectures import architecture
+from models.architectures.spec import Trainable, TrainingStep, Weights
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
 from models.runtime.session import Network
-from models.vocabulary import Vocabulary
 from worker.checkpoints import Checkpoint
+from worker.devices import network_and_step
 from worker.evaluation import bits_per_character, sample
 from worker.export import graph_of
-from worker.replicas import ReplicatedStep
+from worker.mixing import MixedRows, SecondText
 from worker.rows import Rows
 from worker.schedule import Schedule
+from worker.settings import GpuPrecision
+from worker.texts import Text
 
 EVALUATIONS = 20
 """How often a run looks at held-out text, at most; short runs do so less."""
@@ -32,37 +37,19 @@ _FEWEST_CHARACTERS = 10_000  # of it, where a budget in seconds affords no more
 _EVALUATION_SHARE = 0.04  # of a budget in seconds, at most
 _SAMPLE_CHARACTERS = 240
 _DIVERGED = 1.5  # times the first window's loss
+_FEW_CHARACTERS = 32  # a window of fewer can be as hard by itself: it is judged with those before it
+_JUDGED_TOGETHER = 32
 _RETRIES = 3
 
-StopReason = Literal["cancel", "pause", "shutdown"]
+_PATIENCE = 2  # evaluations without a new best, after which validation counts as turned
+
+StopReason = Literal["cancel", "cancel_keep_best", "pause", "shutdown"]
 
 
 class Diverged(InvalidInput):
     """The loss left all bounds, again after going back and learning more slowly."""
 
     code = "diverged"
-
-
-@dataclass(frozen=True)
-class Text:
-    """A corpus ready for training: the held-out part is its contiguous end."""
-
-    vocabulary: Vocabulary
-    train: NDArray[np.int32]
-    validation: NDArray[np.int32]
-    prompt: str  # the end of the training part, which samples continue
-
-    @classmethod
-    def split(cls, text: str, *, validation_fraction: float) -> "Text":
-        """Cut NFC `text`; the vocabulary is that of the training part."""
-        held_out = max(1, round(len(text) * validation_fraction))
-        train, validation = text[:-held_out], text[-held_out:]
-        vocabulary = Vocabulary(train)
-        return cls(vocabulary, vocabulary.encode(train), vocabulary.encode(validation), train[-100:])
-
-    def frequencies(self) -> NDArray[np.float64]:
-        """Return (V,) how often each id occurs in the training part; they sum to 1."""
-        return np.bincount(self.train, minlength=len(self.vocabulary)) / len(self.train)
 
 
 def _nothing(*_: Any) -> None:
@@ -84,16 +71,22 @@ class Hooks:
 class Result:
     """How a run ended. `stopped` is None when it reached its budget; the network holds the best weights."""
 
-    network: StatefulLSTM
+    network: Trainable
     stopped: StopReason | None
     steps: int
     epochs: float
     best_step: int
     best_bits: float
+    evaluations_since_best: int
     characters: int
     elapsed_s: float
     curve: list[dict[str, Any]]
-    rows: Rows
+    rows: Rows | MixedRows
+
+    @property
+    def has_turned(self) -> bool:
+        """Whether validation was worse at two evaluations or more after the best step, and at none better."""
+        return self.evaluations_since_best >= _PATIENCE
 
 
 @dataclass
@@ -111,6 +104,7 @@ class Run:
     best_bits: float = float("inf")
     best_step: int = 0
     evaluations: int = 0  # done
+    evaluations_since_best: int = 0
     evaluations_planned: int = EVALUATIONS
     evaluation_characters: int = _EVALUATION_CHARACTERS
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -131,6 +125,9 @@ def fit(
     text: Text,
     *,
     cores: int = 1,
+    gpu_precision: GpuPrecision = "mixed",
+    start: Weights | None = None,
+    second: SecondText | None = None,
     resume: Checkpoint | None = None,
     hooks: Hooks | None = None,
 ) -> Result:
@@ -140,27 +137,53 @@ def fit(
         config: the network's shape.
         training: the recipe and the budget.
         text: what to learn from and be judged by.
-        cores: replicas that share the rows, at most.
+        cores: of the CPU, that share the rows, at most.
+        gpu_precision: of the matrix products, where there is a GPU.
+        start: weights to begin with, by the names that the network's `weights` gives; by default fresh ones.
+        second: a text that shares the batches; by default none does.
         resume: the state to go on from; the result is then, bit for bit, that of an uninterrupted run.
         hooks: what to tell, and what to ask; by default nothing.
 
     Raises:
         Diverged: the loss left all bounds several times.
     """
-    return _Fit(config, training, text, cores, hooks or Hooks()).run(resume)
+    return _Fit(config, training, text, cores, gpu_precision, start, second, hooks or Hooks()).run(resume)
 
 
 class _Fit:
     """One call of `fit`: the parts that stay, and `run_` for what changes."""
 
     def __init__(
-        self, config: NetworkConfig, training: TrainingConfig, text: Text, cores: int, hooks: Hooks
+        self,
+        config: NetworkConfig,
+        training: TrainingConfig,
+        text: Text,
+        cores: int,
+        gpu_precision: GpuPrecision,
+        start: Weights | None,
+        second: SecondText | None,
+        hooks: Hooks,
     ) -> None:
         self.begun = time.monotonic()
         self.training, self.text, self.hooks = training, text, hooks
-        self.rows = Rows.cut(text.train, rows=training.rows, window=training.window)
-        self.network = StatefulLSTM(config, text.frequencies(), seed=training.seed)
-        self.step = ReplicatedStep(self.network, training, rows=self.rows.rows, cores=cores)
+        size = {"rows": training.rows, "window": training.window}
+        self.rows: Rows | MixedRows = (
+            second.beside(text, **size, seed=training.seed) if second else Rows.cut(text.train, **size)
+        )
+        self.kind = kind = architecture(config.architecture)
+        build = partial(kind.build, config, text.frequencies(), seed=training.seed)
+        self.network: Trainable
+        self.step: TrainingStep
+        if kind.step:
+            self.network = build()
+            self.step = kind.step(self.network, training, rows=self.rows.rows)
+        else:
+            self.network, self.step = network_and_step(
+                build, training, rows=self.rows.rows, cores=cores, gpu_precision=gpu_precision
+            )
+        if start is not None:
+            assert isinstance(self.network, StatefulLSTM)
+            self.network.load(start)
         self.characters_per_step = self.rows.rows * self.rows.window
         self.best: list[NDArray[np.float32]] | None = None
         self.sampled = ""
@@ -188,7 +211,8 @@ class _Fit:
             if stopped := self.hooks.stop():
                 break
             self._train_one_window()
-        if self.best is None or (not stopped and self.state.curve[-1]["step"] != self.state.step):
+        judge = stopped in (None, "cancel_keep_best") and self.state.curve[-1]["step"] != self.state.step
+        if self.best is None or judge:
             self._evaluate()
         if stopped:
             self._save()
@@ -228,6 +252,7 @@ class _Fit:
     def _resumed(self, checkpoint: Checkpoint) -> Run:
         state = Run.from_meta(checkpoint.meta["run"])
         self.step.restore(checkpoint.arrays)
+        self.rows.restore(checkpoint.arrays)
         count = len(self.network.variables)
         self.best = [checkpoint.arrays[f"best/{i}"] for i in range(count)]
         self.losses = list(checkpoint.meta["losses"])
@@ -235,7 +260,7 @@ class _Fit:
 
     def _seconds_per_step(self, *, at_least_s: float) -> float:
         """Take some steps for at least so long, undo them, and return the median of their durations."""
-        before = self.step.arrays()
+        before = self.step.arrays() | self.rows.arrays()
         durations: list[float] = []
         began = time.monotonic()
         while len(durations) < 3 or time.monotonic() - began < at_least_s:
@@ -246,6 +271,7 @@ class _Fit:
             if len(durations) == 1:  # compilation is not what we measure
                 began = time.monotonic()
         self.step.restore(before)
+        self.rows.restore(before)
         return float(np.median(durations[1:]))
 
     def _affordable_end(self, seconds_per_step: float) -> int:
@@ -257,17 +283,17 @@ class _Fit:
 
     def _train_one_window(self) -> None:
         state = self.state
-        if state.k == 0:
-            self.step.reset_states()
+        for rows in self.rows.beginning(epoch=state.epoch, k=state.k):
+            self.step.reset_states(rows)
         began = time.monotonic()
         loss = self.step.run(
             *self.rows.at(epoch=state.epoch, k=state.k),
             step=state.step + 1,
-            learning_rate=self.training.learning_rate * state.rate_scale * state.schedule.rate(state.step),
+            learning_rate=self._rate(),
         )
         if state.first_loss is None:
             state.first_loss = loss
-        if not loss <= _DIVERGED * max(state.first_loss, 1.0):  # also when it is NaN
+        if self._has_diverged(loss, state.first_loss):
             self._rewind(loss)
             return
         self.losses.append(loss / float(np.log(2)))
@@ -287,6 +313,22 @@ class _Fit:
         elif time.monotonic() - self.saved > self.hooks.checkpoint_every_s:
             self._save()
         self._tell()
+
+    def _rate(self) -> float:
+        """Return the learning rate of the next step."""
+        state, first_steps = self.state, self.kind.first_steps
+        gently = min(1.0, (state.step + 1) / first_steps) if first_steps else 1.0
+        return self.training.learning_rate * state.rate_scale * state.schedule.rate(state.step) * gently
+
+    def _has_diverged(self, loss: float, first_loss: float) -> bool:
+        """Whether the loss, in nats, is no number or far above the start."""
+        count = 1 if self.characters_per_step >= _FEW_CHARACTERS else _JUDGED_TOGETHER
+        latest = [bits * float(np.log(2)) for bits in self.losses[len(self.losses) - count + 1 :]] + [loss]
+        if len(latest) < count:
+            return not np.isfinite(loss)
+        # A run that starts from a trained network is not to be held to the loss that that had.
+        blind = float(np.log(len(self.text.vocabulary)))
+        return not np.mean(latest) <= _DIVERGED * max(first_loss, blind, 1.0)  # also when it is NaN
 
     def _bend(self) -> None:
         """Fit the rest of a budget in seconds to the speed that the machine really has."""
@@ -317,8 +359,9 @@ class _Fit:
         bits = bits_per_character(network, part, before=text.train, rows=32, warm_up=64)
         train_bits = float(np.mean(self.losses)) if self.losses else None
         self.losses = []
+        state.evaluations_since_best += bits > state.best_bits
         if bits < state.best_bits or self.best is None:
-            state.best_bits, state.best_step = bits, state.step
+            state.best_bits, state.best_step, state.evaluations_since_best = bits, state.step, 0
             self.best = [v.numpy() for v in self.network.variables]
         state.evaluations += 1
         metrics = {
@@ -326,12 +369,17 @@ class _Fit:
             "epoch": self._epochs(),
             "train_bits_per_character": train_bits,
             "validation_bits_per_character": bits,
-            "learning_rate": self.training.learning_rate * state.rate_scale * state.schedule.rate(state.step),
+            "learning_rate": self._rate(),
             "characters_per_second": self.speed,
             "elapsed_seconds": round(self._elapsed(), 2),
         }
         state.curve.append(metrics)
         self.hooks.event("metrics", metrics)
+        if bits > state.best_bits and state.evaluations_since_best == _PATIENCE:
+            self._say(
+                f"validation has turned: it was best at step {state.best_step}"
+                f" ({state.best_bits:.3f} bits per character), and those weights are kept"
+            )
         words = sample(
             network,
             text.vocabulary,
@@ -368,8 +416,17 @@ class _Fit:
     def _checkpoint(self) -> Checkpoint:
         assert self.best is not None
         self.state.elapsed_s = self._elapsed()
-        arrays = self.step.arrays() | {f"best/{i}": array for i, array in enumerate(self.best)}
-        meta = {"step": self.state.step, "run": self.state.to_meta(), "losses": self.losses[:]}
+        arrays = (
+            self.step.arrays()
+            | self.rows.arrays()
+            | {f"best/{i}": array for i, array in enumerate(self.best)}
+        )
+        meta = {
+            "step": self.state.step,
+            "run": self.state.to_meta(),
+            "losses": self.losses[:],
+            "characters": self.text.vocabulary.characters,
+        }
         return Checkpoint(self.state.step, arrays, meta)
 
     def _save(self) -> None:
@@ -397,6 +454,7 @@ class _Fit:
             epochs=self._epochs(),
             best_step=state.best_step,
             best_bits=state.best_bits,
+            evaluations_since_best=state.evaluations_since_best,
             characters=state.step * self.characters_per_step,
             elapsed_s=self._elapsed(),
             curve=state.curve,

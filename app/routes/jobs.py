@@ -4,10 +4,11 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import RedisError
 
+from app.auth import check_model
 from app.deps import Parts, PartsDep
 from app.errors import refusals
 from app.job_control import JobControl
@@ -19,12 +20,16 @@ from app.schemas.jobs import (
     EXAMPLE_EVENT,
     EventBody,
     JobBody,
+    JobCancel,
     JobCreate,
     JobErrorBody,
     ProgressBody,
 )
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from app.streaming import Events, EventStream, ServerEvent
+from models.errors import NotFound
+from models.saved_model import Card
+from store.corpora import Corpus
 from store.jobs import Job, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -37,6 +42,8 @@ IdempotencyKey = Annotated[
         description="A request that is sent again with the same key makes no second job.",
     ),
 ]
+
+CancelBody = Annotated[JobCancel | None, Body(examples=[{"keep_best": True}])]
 
 _EVENTS_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
@@ -61,16 +68,27 @@ _EVENTS_ANSWER: dict[int | str, dict[str, Any]] = {
 @router.post("", status_code=202, responses=refusals(400, 404, 409, 413, 415, 422, 503, 507))
 def create_job(
     parts: PartsDep,
+    incoming: Request,
     body: JobCreate,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobBody:
     """Queue a training job. Whatever can be known to be wrong is refused here, not in the worker."""
+    teacher = body.mix.teacher if body.mix else None
+    for model in filter(None, (body.name, body.start_from, teacher)):
+        check_model(incoming, model)
     control, text = _control(parts), body.model_dump_json().encode()
     job = control.submitted(idempotency_key, text) if idempotency_key else None
     if job is None:
         memory = parts.settings.training_memory_bytes
-        request = plan(body, parts.corpora.get(body.corpus), memory_limit_bytes=memory)
+        request = plan(
+            body,
+            parts.corpora.get(body.corpus),
+            memory_limit_bytes=memory,
+            start=_card(parts, "start_from", body.start_from),
+            second=_second(parts, body),
+            teacher=_card(parts, "mix.teacher", teacher),
+        )
         job = control.submit(request, key=idempotency_key, body=text)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return _body(parts, job, _waiting(parts))
@@ -118,17 +136,18 @@ async def get_events(
 _ASKED: dict[int | str, dict[str, Any]] = {
     202: {
         "model": JobBody,
-        "description": "The job is running; its trainer has been asked and will obey at its next step.",
+        "description": "A trainer has been asked and will obey at its next step.",
         "content": {"application/json": {"example": EXAMPLE | {"asked": "cancel"}}},
     }
 }
 _CHANGED = _ASKED | refusals(404, 409, 422, 503, 507)
 
 
-@router.post("/{job}/cancel", responses=_CHANGED)
-def cancel_job(parts: PartsDep, job: str, response: Response) -> JobBody:
-    """Cancel a job. What it has learned so far is kept as a checkpoint only."""
-    return _changed(parts, _control(parts).cancel(job), response)
+@router.post("/{job}/cancel", responses=_CHANGED | refusals(400, 413, 415))
+def cancel_job(parts: PartsDep, job: str, response: Response, body: CancelBody = None) -> JobBody:
+    """Cancel a job. Nothing of it is kept, unless `keep_best` asks for the model it has come to."""
+    keep_best = body is not None and body.keep_best
+    return _changed(parts, _control(parts).cancel(job, keep_best=keep_best), response)
 
 
 @router.post("/{job}/pause", responses=_CHANGED)
@@ -143,12 +162,31 @@ def resume_job(parts: PartsDep, job: str) -> JobBody:
     return _body(parts, _control(parts).resume(job), _waiting(parts))
 
 
+def _card(parts: Parts, field: str, reference: str | None) -> Card | None:
+    if reference is None:
+        return None
+    try:
+        return parts.models.get(reference).card
+    except NotFound as error:
+        raise NotFound(f"{field}: {error.message}", code=error.code, param=field) from None
+
+
+def _second(parts: Parts, body: JobCreate) -> Corpus | None:
+    if body.mix is None:
+        return None
+    try:
+        return parts.corpora.get(body.mix.corpus)
+    except NotFound as error:
+        raise NotFound(f"mix.corpus: {error.message}", code=error.code, param="mix.corpus") from None
+
+
 def _control(parts: Parts) -> JobControl:
     return JobControl(parts.blobs, parts.jobs, parts.live, parts.queue, parts.redis)
 
 
 def _changed(parts: Parts, job: Job, response: Response) -> JobBody:
-    response.status_code = 202 if job.status is JobStatus.RUNNING else 200
+    # A queued job that was to be stopped is one that a worker must first make a model of.
+    response.status_code = 202 if job.status in (JobStatus.RUNNING, JobStatus.QUEUED) else 200
     return _body(parts, job, _waiting(parts))
 
 
@@ -181,7 +219,7 @@ def _body(parts: Parts, job: Job, waiting: list[str]) -> JobBody:
     if not job.status.is_final:
         try:
             progress = parts.live.progress(job.id) or progress
-            asked = parts.live.asked(job.id) if job.status is JobStatus.RUNNING else None
+            asked = parts.live.asked(job.id) if job.status is not JobStatus.PAUSED else None
         except (RedisError, OSError):
             pass
     queued = job.status is JobStatus.QUEUED and job.id in waiting
@@ -194,6 +232,11 @@ def _body(parts: Parts, job: Job, waiting: list[str]) -> JobBody:
         corpus=job.request.corpus,
         network=job.request.network,
         training=job.request.training,
+        alphabet=job.request.alphabet,
+        coverage=job.request.coverage,
+        start_from=job.request.start_from,
+        masks=job.request.masks,
+        mix=job.request.mix,
         attempt=job.attempt,
         queue_position=waiting.index(job.id) + 1 if queued else None,
         asked=asked,

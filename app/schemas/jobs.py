@@ -1,13 +1,16 @@
 """Training jobs: what is asked for, and what is told of them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.base import RequestBody
-from models.config import Architecture, Budget, NetworkConfig, Preset, TrainingConfig
+from models.config import Architecture, Budget, Mix, NetworkConfig, Preset, TrainingConfig
+from models.masks import LONGEST_PATTERN, MOST_MASKS, NAMED
+from models.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 from store.jobs import JobStatus
+from store.live import Request
 
 EXAMPLE_CREATE: dict[str, Any] = {
     "corpus": "nietzsche",
@@ -64,7 +67,7 @@ class NetworkOverride(RequestBody):
     """Changes to the preset's network; what is left out stays as the preset has it."""
 
     layers: int | None = Field(None, ge=1, le=8, description="Stacked LSTM layers.")
-    units: int | None = Field(None, ge=4, le=4096, description="Hidden units of each LSTM layer.")
+    units: int | None = Field(None, ge=4, le=4096, description="Hidden units of each layer.")
     embedding: int | None = Field(None, ge=2, le=1024, description="Numbers in a character's embedding.")
     dropout: float | None = Field(
         None,
@@ -72,6 +75,7 @@ class NetworkOverride(RequestBody):
         lt=0.95,
         description="Share of each LSTM output dropped while training.",
     )
+    context: int | None = Field(None, ge=2, le=64, description="Characters that a window model sees.")
 
 
 class TrainingOverride(RequestBody):
@@ -99,8 +103,13 @@ class JobCreate(RequestBody):
         pattern=f"^{NAME_PATTERN}$",
         description="What the model will be called; each finished job adds a version to it.",
     )
-    architecture: Architecture = Field("stateful_lstm", description="The family of networks.")
-    preset: Preset = Field("small", description="The network and recipe to start from.")
+    architecture: Architecture = Field(
+        "stateful_lstm", description="The family of networks; `GET /v1/architectures` describes them."
+    )
+    preset: Preset = Field(
+        "small",
+        description="The network and recipe to start from; the other architectures have one each, no presets.",
+    )
     network: NetworkOverride = Field(NetworkOverride(), description="Changes to the preset's network.")
     training: TrainingOverride = Field(TrainingOverride(), description="Changes to the preset's recipe.")
     budget: BudgetBody = Field(
@@ -118,6 +127,46 @@ class JobCreate(RequestBody):
         ge=0,
         lt=2**31,
         description="The same seed on the same machine gives the same model.",
+    )
+    alphabet: Alphabet | None = Field(
+        None,
+        description="What a character is: a code point after NFC, or one byte of the UTF-8. Default: that of"
+        " the model it starts from; else `bytes` for a corpus uploaded as bytes, and `characters`.",
+    )
+    coverage: float = Field(
+        1.0,
+        ge=0.5,
+        le=1,
+        description="Share of the training text that the vocabulary must cover. The rarest characters beyond"
+        " it are unknown to the model: for alphabets of thousands, 0.9995 is a good value.",
+    )
+    start_from: str | None = Field(
+        None,
+        max_length=128,
+        description="A model, `name` or `name@version`, whose weights and characters training begins with."
+        " The network is then that model's, and the preset gives the recipe only.",
+    )
+    masks: list[Annotated[str, Field(min_length=1, max_length=LONGEST_PATTERN)]] = Field(
+        [],
+        max_length=MOST_MASKS,
+        description="Parts of the text that say nothing by their value, replaced by one character each:"
+        f" {', '.join(NAMED)}, or RE2 expressions. Lines that the model scores are masked alike.",
+    )
+    mix: Mix | None = Field(
+        None,
+        description="A second text in a share of each batch's rows, as it is or as a teacher sees it.",
+    )
+
+
+class JobCancel(RequestBody):
+    """How to end a job."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"keep_best": True}]})
+
+    keep_best: bool = Field(
+        False,
+        description="Publish the best model so far before the job ends as `cancelled`. A job that has not"
+        " been begun has none.",
     )
 
 
@@ -157,14 +206,19 @@ class JobBody(BaseModel):
     corpus: str = Field(description="The id of the corpus.")
     network: NetworkConfig
     training: TrainingConfig
+    alphabet: Alphabet = "characters"
+    coverage: float = 1.0
+    start_from: str | None = Field(None, description="The model it starts from, `name@version`.")
+    masks: tuple[str, ...] = Field((), description="What is masked in the text.")
+    mix: Mix | None = Field(None, description="The second text that shares each batch, and its teacher.")
     attempt: int = Field(description="How often a worker has begun it.")
     queue_position: int | None = Field(
         description="1 for the next job to be trained; null when it is not waiting or Redis is down."
     )
-    asked: Literal["cancel", "pause"] | None = Field(
-        description="What has been asked of the running job and not yet been done."
+    asked: Request | None = Field(description="What has been asked of the job and not yet been done.")
+    model: str | None = Field(
+        description="`name@version`, once the job has succeeded, or was cancelled with `keep_best`."
     )
-    model: str | None = Field(description="`name@version`, once the job has succeeded.")
     progress: ProgressBody | None
     error: JobErrorBody | None = Field(description="Set when the status is `failed`.")
 

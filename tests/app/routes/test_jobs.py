@@ -12,6 +12,7 @@ from app.settings import ApiSettings
 from models.config import MINIMUM_CHARACTERS, PRESETS
 from store.jobs import JobError, JobStatus
 from store.queue import TrainingQueue
+from tests.app.fakes import publish
 from tests.app.service import TEXT, Service, error_of, read_stream, serving, until
 
 
@@ -258,6 +259,73 @@ def test_paused_job_goes_back_to_the_queue(service: Service) -> None:
     resumed = service.http.post(f"/v1/jobs/{job}/resume").json()
     assert (resumed["status"], resumed["queue_position"]) == ("queued", 1)
     assert error_of(service.http.post(f"/v1/jobs/{job}/resume"), 409)["code"] == "job_queued"
+
+
+def test_running_job_can_be_asked_to_keep_its_best_model(service: Service) -> None:
+    job = service.submit()
+    run(service, job)
+    keep = {"json": {"keep_best": True}}
+    answer = service.http.post(f"/v1/jobs/{job}/cancel", **keep)
+    assert (answer.status_code, answer.json()["asked"]) == (202, "cancel_keep_best")
+    assert service.http.post(f"/v1/jobs/{job}/cancel").json()["asked"] == "cancel"
+    assert service.http.post(f"/v1/jobs/{job}/cancel", **keep).json()["asked"] == "cancel"
+
+
+def test_paused_job_is_queued_so_that_a_worker_can_keep_its_best_model(service: Service) -> None:
+    job = service.submit()
+    run(service, job)
+    service.jobs.move(service.jobs.get(job), JobStatus.PAUSED)
+    answer = service.http.post(f"/v1/jobs/{job}/cancel", json={"keep_best": True})
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+    assert answer.json()["asked"] == "cancel_keep_best"
+    assert job in queued(service)
+
+
+def test_job_that_was_not_begun_has_no_model_to_keep(service: Service) -> None:
+    job = service.submit()
+    answer = service.http.post(f"/v1/jobs/{job}/cancel", json={"keep_best": True})
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+    assert error_of(service.http.post(f"/v1/jobs/{job}/cancel", json={"keep_best": 1}), 422)["param"]
+
+
+def test_job_starts_from_the_version_that_a_name_means_when_it_is_queued(service: Service) -> None:
+    publish(service.models)
+    body = {"corpus": service.upload(), "name": "fox", "start_from": "fake", "coverage": 0.999}
+    job = service.http.post("/v1/jobs", json=body).json()
+    assert (job["start_from"], job["coverage"], job["network"]["units"]) == ("fake@1", 0.999, 4)
+    error = error_of(service.http.post("/v1/jobs", json=body | {"start_from": "nothing"}), 404)
+    assert (error["code"], error["param"]) == ("model_not_found", "start_from")
+    error = error_of(service.http.post("/v1/jobs", json=body | {"network": {"units": 8}}), 422)
+    assert (error["code"], error["param"]) == ("contradicts_start_from", "network.units")
+
+
+def test_a_second_text_and_its_teacher_are_settled_when_the_job_is_queued(service: Service) -> None:
+    publish(service.models)
+    corpus = service.upload()
+    body = {"corpus": corpus, "name": "fox", "mix": {"corpus": corpus, "teacher": "fake", "fraction": 0.5}}
+    job = service.http.post("/v1/jobs", json=body).json()
+    settled = {"corpus": corpus, "teacher": "fake@1", "fraction": 0.5, "targets": "distribution"}
+    assert job["mix"] == settled
+
+
+@pytest.mark.parametrize(
+    ("mix", "status", "code", "param"),
+    [
+        ({"fraction": 0.01}, 422, "mix_has_no_rows", "mix.fraction"),
+        ({"fraction": 0.999}, 422, "mix_has_no_rows", "mix.fraction"),
+        ({"fraction": 2}, 422, "invalid_field", "mix.fraction"),
+        ({"targets": "argmax"}, 422, "invalid_field", "mix"),
+        ({"teacher": "nobody"}, 404, "model_not_found", "mix.teacher"),
+        ({"corpus": "nowhere"}, 404, "corpus_not_found", "mix.corpus"),
+    ],
+)
+def test_what_cannot_be_mixed_is_named(
+    service: Service, mix: dict[str, object], status: int, code: str, param: str
+) -> None:
+    corpus = service.upload()
+    body = {"corpus": corpus, "name": "fox", "mix": {"corpus": corpus} | mix}
+    error = error_of(service.http.post("/v1/jobs", json=body), status)
+    assert (error["code"], error["param"]) == (code, param)
 
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
