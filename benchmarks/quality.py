@@ -21,7 +21,7 @@ from benchmarks.contestants import ROOT, Contestant, company, prepared
 from benchmarks.report import print_json_line, print_table
 from benchmarks.texts import Halves
 from models.config import MINIMUM_CHARACTERS, PRESETS
-from worker.evaluation import baselines
+from worker import baselines
 
 DEFAULT_TEXT = ROOT.parent / "shared" / "data" / "tinyshakespeare.txt"
 MARKS = 12  # lines of the curves' table
@@ -47,7 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = {one.name: run(one, options.seconds) for one in contestants(options.text, options.preset)}
     trivial = {
         name: bits * math.log(2)
-        for name, bits in baselines(halves.train, halves.held_out, len(halves.vocabulary)).items()
+        for name, bits in baselines.measure(
+            halves.train,
+            halves.held_out,
+            size=len(halves.vocabulary),
+            encode=baselines.encoder_of(halves.vocabulary),
+        ).bits.items()
     }
     print_curves(runs, options.seconds)
     print_final(runs, trivial)

@@ -3,7 +3,8 @@
     model.json    the card, with the format's version first
     model.keras   stock Keras layers only; states are inputs and outputs
     model.onnx    (ids (T, B), state (B, S), first) -> (logits (T - first, B, V), state (B, S))
-    model.int8.onnx   the same with int8 weights; there only if it was measured to be as good
+    model.int8.npz    int8 weights of an LSTM for the kernels; there only if measured to be as good
+    model.int8.onnx   in its place for other architectures
 
 A reader refuses a format it does not know and a file whose hash differs. Nothing is ever unpickled.
 """
@@ -16,9 +17,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.config import NetworkConfig, TrainingConfig
+from models.config import Mix, NetworkConfig, TrainingConfig
 from models.errors import Unavailable
-from models.vocabulary import Vocabulary
+from models.vocabulary import Alphabet, Vocabulary
 
 FORMAT_VERSION = 1
 
@@ -44,6 +45,10 @@ class Card(BaseModel):
     corpus: str | None = None
     network: NetworkConfig
     training: TrainingConfig
+    started_from: str | None = Field(None, description="The model it was trained on from, `name@version`.")
+    mix: Mix | None = Field(None, description="The second text that shared its batches.")
+    alphabet: Alphabet = "characters"
+    masks: tuple[str, ...] = Field((), description="What was masked in its text, and is in lines it scores.")
     characters: str = Field(description="The vocabulary; the n-th character has id n.")
     parameters: int
     report: dict[str, Any] = Field(default_factory=dict, description="What the training run told of itself.")
@@ -60,7 +65,7 @@ class SavedModel:
 
     def __init__(self, card: Card, read: Callable[[str], bytes]) -> None:
         self.card = card
-        self.vocabulary = Vocabulary(card.characters)
+        self.vocabulary = Vocabulary(card.characters, card.alphabet)
         self._read = read
 
     def file(self, name: str) -> bytes:

@@ -4,24 +4,23 @@ Held-out text is contiguous and its predictions are made in order, each from the
 before it, as far as `warm_up` reaches back. Bits are -log2 p a character.
 """
 
-import lzma
-
 import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.decoding import log_softmax
 from models.runtime.scoring import unknown_bits
-from models.runtime.session import Network
+from models.runtime.session import StepNetwork
 from models.vocabulary import UNKNOWN_ID, Vocabulary
+from worker.texts import Ids
 
 _SLICE = 64  # steps whose logits are in memory at a time
 
 
 def bits_per_character(
-    network: Network,
+    network: StepNetwork,
     ids: NDArray[np.int32],
     *,
-    before: NDArray[np.int32],
+    before: Ids,
     rows: int = 64,
     warm_up: int = 256,
 ) -> float:
@@ -62,7 +61,7 @@ def bits_per_character(
     return bits / len(ids)
 
 
-def sample(network: Network, vocabulary: Vocabulary, *, prompt: str, characters: int, seed: int) -> str:
+def sample(network: StepNetwork, vocabulary: Vocabulary, *, prompt: str, characters: int, seed: int) -> str:
     """Return text generated after `prompt` at temperature 1, one character at a time."""
     random = np.random.default_rng(seed)
     state = network.initial_state(1)
@@ -74,28 +73,4 @@ def sample(network: Network, vocabulary: Vocabulary, *, prompt: str, characters:
         p = np.exp(scores - scores.max())
         ids.append(int(random.choice(len(p), p=p / p.sum())))
         logits, state = network.step(np.array([[ids[-1]]], np.int32), state)
-    return vocabulary.decode(ids)
-
-
-def baselines(train: NDArray[np.int32], validation: NDArray[np.int32], size: int) -> dict[str, float]:
-    """Return what trivial predictors need for the validation text, in bits a character.
-
-    `uniform` knows the alphabet, `unigram` and `bigram` the counts of the training text (one added to
-    each), and `xz` compresses the validation text after the training text, its cost being the difference.
-    """
-    unigram = (np.bincount(train, minlength=size) + 1.0) / (len(train) + size)
-    found = {
-        "uniform": float(np.log2(max(2, size - 1))),
-        "unigram": float(-np.log2(unigram[validation]).mean()),
-    }
-    if size <= 1024:
-        pairs = np.bincount(train[:-1].astype(np.int64) * size + train[1:], minlength=size * size)
-        counts = pairs.reshape(size, size) + unigram  # a pair never seen falls back to the single character
-        before = np.concatenate([train[-1:], validation[:-1]])
-        p = counts[before, validation] / counts.sum(1)[before]
-        found["bigram"] = float(-np.log2(p).mean())
-    if len(train) <= 20_000_000:
-        whole, part = (np.concatenate([train, validation]), train)
-        sizes = [len(lzma.compress(ids.astype("<u2").tobytes())) for ids in (whole, part)]
-        found["xz"] = (sizes[0] - sizes[1]) * 8 / len(validation)
-    return found
+    return vocabulary.to_text(vocabulary.decode(ids))

@@ -3,18 +3,31 @@
 import tempfile
 from pathlib import Path
 
-from models.architectures.stateful_lstm import StatefulLSTM
-from models.runtime.graph import stateful_lstm_graph
+from models.architectures import architecture
+from models.architectures.spec import Trainable
+from models.runtime.graph import quantize, stateful_lstm_weights
+from models.runtime.lstm_network import quantize_lstm
 
 
-def graph_of(network: StatefulLSTM) -> bytes:
+def graph_of(network: Trainable) -> bytes:
     """Return the ONNX graph of the network as it is now."""
-    return stateful_lstm_graph(network.weights())
+    return architecture(network.config.architecture).graph(network.config, network.weights())
 
 
-def saved_files(network: StatefulLSTM) -> dict[str, bytes]:
+def saved_files(network: Trainable) -> dict[str, bytes]:
     """Return the contents of model.onnx and model.keras."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         network.keras_model().save(path)
         return {"model.onnx": graph_of(network), "model.keras": path.read_bytes()}
+
+
+def int8_file(graph: bytes) -> tuple[str, bytes]:
+    """Return the name and contents of the int8 form of a model.onnx: for our kernels, if they know it."""
+    try:
+        weights = stateful_lstm_weights(graph)
+    except ValueError:  # of another architecture
+        return "model.int8.onnx", quantize(graph)
+    if "hidden/kernel" in weights:  # a layer that the kernels do not have
+        return "model.int8.onnx", quantize(graph)
+    return "model.int8.npz", quantize_lstm(weights)

@@ -1,10 +1,14 @@
 """Every environment variable that the worker reads, besides those of `store.settings`."""
 
 import os
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from store.settings import StoreSettings
+
+GpuPrecision = Literal["mixed", "float32"]
 
 
 class WorkerSettings(StoreSettings):
@@ -12,6 +16,13 @@ class WorkerSettings(StoreSettings):
 
     training_threads: int = Field(
         0, ge=0, le=256, description="Cores to train on; 0 means all that this process may use."
+    )
+    gpu_precision: GpuPrecision = Field(
+        "mixed", description="Of the matrix products on a GPU: float16, the rest float32; or all float32."
+    )
+    tensorboard_dir: Path | None = Field(
+        None,
+        description="Folder for TensorBoard logs that are written while a job trains; by default none are.",
     )
     checkpoint_seconds: float = Field(
         10.0, gt=0, le=86400, description="How often a running job keeps a checkpoint: the most that is lost."

@@ -28,6 +28,7 @@ from store.live import EventLog, Live
 from store.models import Models
 from store.queue import TrainingQueue
 from worker.checkpoints import Checkpoint, Checkpoints
+from worker.event_files import FILE_NAME, LiveLog
 from worker.main import STOP_SIGNAL
 from worker.settings import WorkerSettings
 
@@ -102,6 +103,7 @@ class Attempt:
         self._log = EventLog(self.blobs)
         self._events = self._log.read(self.job.id)
         self._unsent: list[dict[str, Any]] = []
+        self._live_log = self._open_live_log()
 
     def run(self) -> None:
         """Train, and write down how it ended."""
@@ -119,6 +121,8 @@ class Attempt:
             self._fail(
                 "internal_error", f"training broke: {type(error).__name__}; the worker's log says more"
             )
+        finally:
+            self._live_log.close()
 
     def heartbeat(self) -> "Heartbeat":
         """Return a context in which the lease is renewed and requests are noticed."""
@@ -130,13 +134,17 @@ class Attempt:
         outcome = train_model(
             self.job,
             corpora=Corpora(self.blobs),
+            models=Models(self.blobs),
+            scratch=self.settings.data_dir / "scratch",
             cores=self.settings.cores,
+            gpu_precision=self.settings.gpu_precision,
             resume=self._resume_point(),
             hooks_stop=self._stop_reason,
             on_event=self._event,
             on_progress=self._set_progress,
             on_checkpoint=self._save,
             checkpoint_every_s=self.settings.checkpoint_seconds,
+            events=self._events,
         )
         if outcome.stopped == "shutdown":
             if not self._lost.is_set():
@@ -149,7 +157,8 @@ class Attempt:
         else:
             assert outcome.card is not None
             card = Models(self.blobs).publish(outcome.card, outcome.files)
-            self._finish(JobStatus.SUCCEEDED, model=card.reference)
+            status = JobStatus.CANCELLED if outcome.stopped else JobStatus.SUCCEEDED
+            self._finish(status, model=card.reference)
 
     def _resume_point(self) -> Checkpoint | None:
         checkpoint, problems = self.checkpoints.load()
@@ -192,7 +201,13 @@ class Attempt:
         event = {"id": last + 1, "at": round(time.time(), 3), "type": kind, "data": data}
         self._events.append(event)
         self._unsent.append(event)
+        self._live_log.add(event)
         self._redis(self._send_events)
+
+    def _open_live_log(self) -> LiveLog:
+        folder, job = self.settings.tensorboard_dir, self.job
+        path = folder / job.request.name / job.id / f"{FILE_NAME}.{job.attempt:03d}" if folder else None
+        return LiveLog(path, at=time.time(), from_step=job.resumed_at_step if job.attempt > 1 else None)
 
     def _send_events(self) -> None:
         self.live.add_events(self.job.id, self._unsent)

@@ -4,7 +4,7 @@ import pytest
 from models.runtime.graph import stateful_lstm_graph
 from models.runtime.session import Network
 from models.vocabulary import Vocabulary
-from worker.evaluation import baselines, bits_per_character, sample
+from worker.evaluation import bits_per_character, sample
 
 V, E, H = 6, 3, 4
 
@@ -62,12 +62,3 @@ def test_a_sample_is_repeatable_and_of_known_characters() -> None:
     assert texts[0] == texts[1] != texts[2]
     assert len(texts[0]) == 50
     assert set(texts[0]) <= set("abcde")
-
-
-def test_baselines_of_a_hand_worked_case() -> None:
-    train = np.array([1, 2] * 50, np.int32)
-    validation = np.array([1, 2, 1, 2], np.int32)
-    found = baselines(train, validation, 3)
-    assert found["uniform"] == pytest.approx(1.0)
-    assert found["unigram"] == pytest.approx(np.log2(103 / 51))
-    assert found["bigram"] < 0.1  # each character follows from the one before

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from models.config import Budget, NetworkConfig, TrainingConfig
+from models.runtime.scoring import unknown_bits
 from models.runtime.session import Network
 from worker.checkpoints import Checkpoint
 from worker.export import graph_of
 from worker.replicas import ReplicatedStep
-from worker.training import Diverged, Hooks, Result, StopReason, Text, fit
+from worker.texts import Text
+from worker.training import Diverged, Hooks, Result, StopReason, fit
 
 NETWORK = NetworkConfig(units=16, embedding=5)
 DEEP = NetworkConfig(layers=2, units=6, embedding=5, dropout=0.1)
@@ -161,11 +163,51 @@ def test_a_loss_that_is_never_a_number_fails_by_name(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("text", ["a" * 300, "\n" * 5000, "one line without an end " * 20])
 def test_dull_texts_train_without_trouble(text: str) -> None:
-    result = fit(NETWORK, _training(budget=Budget(steps=3)), Text.split(text, validation_fraction=0.1))
+    recorder, training = Recorder(), _training(budget=Budget(steps=3))
+    result = fit(NETWORK, training, Text.split(text, validation_fraction=0.1), hooks=recorder.hooks)
     assert np.isfinite(result.best_bits)
+    assert not any("turned" in message["text"] for message in recorder.of_type("message"))
 
 
 def test_held_out_text_is_the_contiguous_end_and_gives_no_characters_to_the_vocabulary() -> None:
     text = Text.split("a" * 90 + "b" * 10, validation_fraction=0.1)
     assert text.vocabulary.characters == "a"
-    assert text.validation.tolist() == [0] * 10
+    assert text.validation[:].tolist() == [0] * 10
+
+
+def test_the_run_says_when_validation_turned_and_keeps_the_weights_of_that_step() -> None:
+    # The end is another text: what is learned of the beginning soon makes it worse.
+    words = "the cat sat on the mat; the dog sat on the log. " * 12 + "mat log dog cat the sat on; " * 4
+    recorder = Recorder()
+    training = _training(learning_rate=3e-2, weight_decay=0.0, budget=Budget(steps=600))
+    text = Text.split(words, validation_fraction=112 / len(words))
+    result = fit(NETWORK, training, text, hooks=recorder.hooks)
+    curve = recorder.of_type("metrics")
+    best = min(curve, key=lambda point: point["validation_bits_per_character"])
+    assert result.has_turned
+    assert 0 < result.best_step == best["step"] < 600
+    said = [m["text"] for m in recorder.of_type("message") if "has turned" in m["text"]]
+    assert f"best at step {result.best_step} " in said[-1]
+
+
+def test_validation_that_ends_at_its_best_has_not_turned() -> None:
+    recorder = Recorder()
+    result = fit(NETWORK, _training(), TEXT, hooks=recorder.hooks)
+    assert not result.has_turned
+    assert not any("turned" in m["text"] for m in recorder.of_type("message"))
+
+
+def test_cancelled_with_the_best_kept_a_run_judges_what_it_has_come_to() -> None:
+    recorder = Recorder(stop_at=47, reason="cancel_keep_best")
+    result = fit(NETWORK, _training(), TEXT, hooks=recorder.hooks)
+    assert result.stopped == "cancel_keep_best"
+    assert recorder.of_type("metrics")[-1]["step"] == 47
+    assert result.best_step == 47
+
+
+def test_characters_beyond_the_coverage_are_trained_on_and_cost_what_unknown_ones_cost_in_a_score() -> None:
+    text = Text.split("abcd" * 250 + "xyz" + "q" * 111, validation_fraction=111 / 1114, coverage=0.99)
+    result = fit(NETWORK, _training(budget=Budget(steps=3)), text)
+    assert text.vocabulary.characters == "abcd"
+    assert text.unknown["validation_share"] == 1
+    assert result.best_bits == pytest.approx(unknown_bits(5))

@@ -1,0 +1,78 @@
+"""TensorBoard logs, read back by TensorFlow."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.event_files import EventFile, LiveLog
+
+AT = 1795563600.5
+EVENTS: list[dict[str, Any]] = [
+    {
+        "at": AT + 1,
+        "type": "metrics",
+        "data": {
+            "step": 100,
+            "epoch": 0.5,
+            "train_bits_per_character": None,
+            "validation_bits_per_character": 2.5,
+            "learning_rate": 0.01,
+            "characters_per_second": 60_000.0,
+        },
+    },
+    {"at": AT + 2, "type": "sample", "data": {"step": 100, "text": "# no heading\n<b>é"}},
+    {"at": AT + 3, "type": "message", "data": {"text": "the text is small"}},
+]
+
+
+def _read(path: Path) -> list[Any]:
+    tf = pytest.importorskip("tensorflow")
+    return [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
+
+
+def test_figures_and_samples_have_their_steps_and_the_times_at_which_they_came(tmp_path: Path) -> None:
+    file = EventFile(tmp_path / "deep" / "tfevents", at=AT)
+    for event in EVENTS:
+        file.add(event)
+    file.close()
+    version, *events = _read(tmp_path / "deep" / "tfevents")
+    assert (version.file_version, version.wall_time) == ("brain.Event:2", AT)
+    told = {value.tag: (event, value) for event in events for value in event.summary.value}
+    event, value = told["bits_per_character/validation"]
+    assert (event.step, event.wall_time, value.simple_value) == (100, AT + 1, 2.5)
+    assert "bits_per_character/train" not in told
+    event, value = told["sample/text_summary"]
+    assert (event.step, event.wall_time) == (100, AT + 2)
+    assert value.tensor.string_val[0].decode() == "    # no heading\n    <b>é"
+    assert value.metadata.plugin_data.plugin_name == "text"
+
+
+def test_live_log_can_be_read_while_it_is_written(tmp_path: Path) -> None:
+    log = LiveLog(tmp_path / "tfevents", at=AT, from_step=60)
+    log.add(EVENTS[0])  # not closed yet
+    _, start, *events = _read(tmp_path / "tfevents")
+    assert (start.step, start.session_log.status) == (61, 1)
+    assert events[-1].step == 100
+    log.close()
+    log.add(EVENTS[0])  # nobody listens any more
+
+
+def test_live_log_that_cannot_be_written_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with caplog.at_level(logging.WARNING):
+        log = LiveLog(tmp_path / "file" / "tfevents", at=AT)
+    for event in EVENTS:
+        log.add(event)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_live_log_on_a_full_disk_is_given_up_and_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    log = LiveLog(Path("/dev/full"), at=AT)
+    for event in EVENTS:
+        log.add(event)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

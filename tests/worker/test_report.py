@@ -1,0 +1,168 @@
+"""The report of networks that were really trained: one that learned by heart, and one that learned well."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.config import Budget, NetworkConfig, TrainingConfig
+from models.runtime.session import Network
+from worker import memorization, report
+from worker.event_files import FILE_NAME
+from worker.export import graph_of
+from worker.report import write_report
+from worker.texts import Text
+from worker.training import Hooks, Result, fit
+
+PLANTED = "the sacrifice of the intellect is written here word for word. "
+_RANDOM = np.random.default_rng(1)
+_WORDS = ["".join(_RANDOM.choice([*"aeioubcdfghklmnprst"], int(_RANDOM.integers(2, 7)))) for _ in range(60)]
+
+ABOUT: dict[str, Any] = {
+    "name": "words",
+    "created_at": 1795563600,
+    "job": "job_1",
+    "corpus": "corpus_1",
+    "network": {"architecture": "stateful_lstm", "layers": 1, "units": 64},
+    "training": {},
+    "parameters": 1234,
+}
+
+
+def _prose(words: int, *, seed: int) -> str:
+    return " ".join(_WORDS[i] for i in np.random.default_rng(seed).integers(0, len(_WORDS), words))
+
+
+def _fitted(text: Text, *, rows: int, steps: int) -> tuple[Result, list[dict[str, Any]]]:
+    events: list[dict[str, Any]] = []
+
+    def note(kind: str, data: dict[str, Any]) -> None:
+        events.append({"id": len(events) + 1, "at": 1795563600.0 + len(events), "type": kind, "data": data})
+
+    training = TrainingConfig(rows=rows, window=32, learning_rate=1e-2, budget=Budget(steps=steps))
+    config = NetworkConfig(units=64, embedding=16)
+    return fit(config, training, text, hooks=Hooks(event=note)), events
+
+
+def _facts(result: Result, text: Text) -> dict[str, Any]:
+    return {
+        "validation_bits_per_character": result.best_bits,
+        "characters": {"train": len(text.train), "validation": len(text.validation)},
+        "rows": result.rows.rows,
+        "window": result.rows.window,
+        "steps": result.steps,
+        "epochs": result.epochs,
+        "best_step": result.best_step,
+        "bits_lost_after_best": 0.0,
+        "characters_trained": result.characters,
+        "training_seconds": result.elapsed_s,
+        "peak_memory_bytes": 10**8,
+        "curve": result.curve,
+    }
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[Result, Text, list[dict[str, Any]]]:
+    text = Text.split(_prose(4000, seed=3) + " " + _prose(400, seed=4), validation_fraction=0.1)
+    result, events = _fitted(text, rows=8, steps=200)
+    return result, text, events
+
+
+def _written(learned: tuple[Result, Text, list[dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    result, text, events = learned
+    return write_report(
+        _facts(result, text), ABOUT, text=text, graph=graph_of(result.network), events=events, seed=1, cores=1
+    )
+
+
+def test_passage_learned_by_heart_is_found_and_its_network_said_to_copy() -> None:
+    page = _prose(100, seed=1) + PLANTED
+    text = Text.split(page * 6, validation_fraction=1 / 6)
+    result, _ = _fitted(text, rows=4, steps=250)
+    fresh = text.vocabulary.encode(_prose(300, seed=7))
+    found = memorization.measure(Network(graph_of(result.network)), text.train, fresh, seed=1, seconds=10)
+    told = found.told(text.train, text.vocabulary.decode)
+    assert told["verdict"] == "copies"
+    assert told["repeated"]["training"] > 0.8
+    assert told["repeated"]["held_out"] == 0.0
+    assert any(PLANTED in passage["text"] for text in told["generated"] for passage in text["passages"])
+    assert told["held_out"]["longest"] < 25
+
+
+def test_well_trained_network_is_mostly_new_and_its_report_is_whole(
+    learned: tuple[Result, Text, list[dict[str, Any]]],
+) -> None:
+    card, files = _written(learned)
+    assert set(files) == {"report.json", "report.html", "report.svg", FILE_NAME}
+    told = json.loads(files["report.json"])
+    assert told["problems"] == []
+    copying = told["memorization"]
+    assert copying["verdict"] == "novel"
+    assert copying["generated"][0]["characters"] == 5000
+    assert copying["generated"][0]["novel"]["32"] > 0.95
+    assert told["validation_bits_per_character"] < told["baselines"]["bigram"] < told["baselines"]["unigram"]
+    steps = [sample["step"] for sample in told["samples"]]
+    assert steps == [point["step"] for point in told["curve"]]
+    assert told["samples"][-1]["epoch"] == told["curve"][-1]["epoch"]
+    assert told["cost"]["characters"] == 200 * 8 * 32
+    assert set(told["parts_seconds"]) >= {"baselines", "memorization", "picture"}
+    # The card has the figures and not the texts.
+    assert card["memorization"]["generated"][0]["longest"] == copying["generated"][0]["longest"]
+    assert (
+        card["memorization"]["generated"][0]["longest_passage"]
+        in copying["generated"][0]["passages"][0]["text"]
+    )
+    assert "samples" not in card
+    assert len(json.dumps(card)) < 5000
+
+
+@pytest.mark.parametrize(
+    ("part", "missing", "key"),
+    [
+        ("_copying", "memorization", "memorization"),
+        ("_baselines", "baselines", "baselines"),
+        ("_picture", "picture", None),
+        ("_event_file", "TensorBoard log", None),
+        ("page", "page", None),
+    ],
+)
+def test_part_that_fails_is_missed_and_told_and_nothing_else_is_lost(
+    learned: tuple[Result, Text, list[dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    missing: str,
+    key: str | None,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    if part != "_copying":  # the slowest; it need not run each time
+        monkeypatch.setattr(report, "_copying", lambda *_: {})
+    monkeypatch.setattr(report, part, broken)
+    card, files = _written(learned)
+    told = json.loads(files["report.json"])
+    assert any(missing in problem and "MemoryError" in problem for problem in told["problems"])
+    assert card["problems"] == told["problems"]
+    assert key is None or key not in told
+    lost = {"_picture": {"report.svg"}, "_event_file": {FILE_NAME}, "page": {"report.html"}}.get(part, set())
+    assert set(files) == {"report.json", "report.html", "report.svg", FILE_NAME} - lost
+
+
+def test_samples_of_steps_done_twice_are_told_once(
+    learned: tuple[Result, Text, list[dict[str, Any]]],
+) -> None:
+    result, _, events = learned
+    again = [
+        {**event, "data": {**event["data"], "text": "again"}} for event in events if event["type"] == "sample"
+    ]
+    lost = {
+        "id": 99,
+        "at": 0.0,
+        "type": "sample",
+        "data": {"step": 7, "text": "of an attempt that was killed"},
+    }
+    told = report._samples([*events, lost, *again[:1]], result.curve)
+    assert [sample["step"] for sample in told] == [point["step"] for point in result.curve]
+    assert told[0]["text"] == "again"
+    assert told[1]["text"] != "again"
