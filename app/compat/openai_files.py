@@ -1,0 +1,177 @@
+"""/v1/files: OpenAI's files are our corpora, under the same ids.
+
+A file named *.jsonl is turned into plain text on the way in (app/compat/json_lines.py), for that is what is
+trained on; /content gives that text. The name and purpose a file came with are kept beside the corpus.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers
+
+from app.compat.bad_request import NOT_422, OpenAIRoute
+from app.compat.json_lines import JsonLines
+from app.deps import PartsDep
+from app.errors import refusals
+from app.paging import cut
+from app.routes.corpora import delete_corpus, get_text
+from app.schemas.lists import After, Page
+from app.schemas.openai_jobs import FileBody, FileDeleted
+from app.uploads import FormText, receive
+from models.errors import InvalidInput
+from store.blobs import Blobs
+from store.corpora import Corpus, Upload
+
+router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
+
+UPLOAD_PATH = "/v1/files"
+PURPOSES = ("fine-tune", "evals", "user_data")
+
+_UPLOAD_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": 'UTF-8 text; or, if its name ends in .jsonl, lines of {"text"} or'
+                            ' {"prompt", "completion"}.',
+                        },
+                        "purpose": {"type": "string", "enum": list(PURPOSES)},
+                    },
+                },
+                "example": {"file": "PREFACE\n\nSUPPOSING that Truth is a woman", "purpose": "fine-tune"},
+            },
+        },
+    },
+}
+_CONTENT_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The text that is trained on.",
+        "content": {"text/plain": {"schema": {"type": "string"}, "example": "PREFACE\n"}},
+    },
+}
+
+
+@router.post("", responses=NOT_422 | refusals(413, 415, 503, 507), openapi_extra=_UPLOAD_BODY)
+async def create_file(parts: PartsDep, request: Request) -> FileBody:
+    """Upload a text to train on. The same bytes are the same file."""
+    limit_bytes = parts.settings.max_corpus_bytes
+    spool = parts.settings.data_dir / "spool"
+    form = _FileForm(request.headers)
+    with await run_in_threadpool(Upload, spool, limit_bytes=limit_bytes) as upload:
+        await receive(request, upload, limit_bytes=limit_bytes, decode=form)
+        corpus, _ = await run_in_threadpool(parts.corpora.add, upload)
+    about = {"filename": form.filename, "purpose": form.purpose}
+    await run_in_threadpool(parts.blobs.write, _about_path(corpus.id), json.dumps(about).encode())
+    return _body(corpus, about)
+
+
+@router.get("", responses=NOT_422 | refusals(503))
+def list_files(
+    parts: PartsDep,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Annotated[Literal["asc", "desc"], Query(description="By time of creation.")] = "desc",
+    purpose: Annotated[str | None, Query(description="Those with this purpose only.")] = None,
+) -> Page[FileBody]:
+    """List files."""
+    files = [_body(corpus, _about(parts.blobs, corpus)) for corpus in parts.corpora.all()]
+    wanted = [file for file in files if purpose in (None, file.purpose)]
+    page, has_more = cut(
+        wanted[::-1] if order == "asc" else wanted, lambda file: file.id, after=after, limit=limit
+    )
+    return Page(data=page, has_more=has_more)
+
+
+@router.get("/{file}", responses=NOT_422 | refusals(404, 503))
+def get_file_object(parts: PartsDep, file: str) -> FileBody:
+    """Get what is known of a file."""
+    corpus = parts.corpora.get(file)
+    return _body(corpus, _about(parts.blobs, corpus))
+
+
+@router.get(
+    "/{file}/content",
+    response_class=StreamingResponse,
+    responses=_CONTENT_ANSWER | NOT_422 | refusals(404, 503),
+)
+def get_file_content(parts: PartsDep, file: str) -> StreamingResponse:
+    """Get a file's text back: of JSON Lines the text that was made of them."""
+    return get_text(parts, file)
+
+
+@router.delete("/{file}", responses=NOT_422 | refusals(404, 409, 503))
+def delete_file(parts: PartsDep, file: str) -> FileDeleted:
+    """Delete a file, and so the corpus. Models trained on it stay."""
+    deleted = delete_corpus(parts, file).id
+    parts.blobs.delete(_about_path(deleted))
+    return FileDeleted(id=deleted)
+
+
+def _about_path(corpus_id: str) -> str:
+    return f"openai_files/{corpus_id}.json"
+
+
+def _about(blobs: Blobs, corpus: Corpus) -> dict[str, str]:
+    """Return name and purpose; a corpus that came by another way has its own name."""
+    try:
+        about: dict[str, str] = json.loads(blobs.read(_about_path(corpus.id)))
+    except FileNotFoundError:
+        return {"filename": f"{corpus.name or corpus.id}.txt", "purpose": PURPOSES[0]}
+    return about
+
+
+def _body(corpus: Corpus, about: dict[str, str]) -> FileBody:
+    return FileBody(id=corpus.id, bytes=corpus.bytes, created_at=corpus.created_at, **about)
+
+
+class _FileForm:
+    """Makes the text of a form with `file` and `purpose`."""
+
+    overhead_bytes = 65536
+
+    def __init__(self, headers: Headers) -> None:
+        kind, options = parse_options_header(headers.get("content-type", ""))
+        if kind != b"multipart/form-data":
+            raise InvalidInput(
+                "send the file as multipart/form-data, with the fields file and purpose", param="file"
+            )
+        self._form = FormText(options.get(b"boundary", b""), others=("purpose",))
+        self._lines: JsonLines | None = None
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the text in the next bytes of the form."""
+        for piece in self._form.feed(data):
+            if self._lines is None and self._form.filename.lower().endswith(".jsonl"):
+                self._lines = JsonLines()
+            yield self._lines.feed(piece) if self._lines else piece
+        if self._form.has_ended and self._lines:
+            yield self._lines.finish()
+
+    def finish(self) -> None:
+        """Check that the form was whole. Raises InvalidInput."""
+        self._form.finish()
+        if self.purpose not in PURPOSES:
+            raise InvalidInput(
+                f"purpose is {self.purpose!r}; files are texts here, so it is one of {', '.join(PURPOSES)}",
+                param="purpose",
+            )
+
+    @property
+    def purpose(self) -> str:
+        return self._form.values.get("purpose", b"").decode("utf-8", "replace")
+
+    @property
+    def filename(self) -> str:
+        return self._form.filename or "file.txt"

@@ -1,0 +1,110 @@
+"""/tokenizer_info, /tokenize and /detokenize, in the shapes of vLLM and llama.cpp.
+
+With them lm-evaluation-harness's `local-completions` finds out ids by itself. It cannot name a model there,
+so each call also stands below /v1/models/{model}, and so does /v1/completions: with
+`base_url=…/v1/models/NAME/v1/completions` everything the harness asks goes to one model.
+"""
+
+from functools import partial
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from app.auth import check_model
+from app.bodies import DocumentRoute
+from app.compat.openai_completions import characters_of, holding
+from app.deps import Parts, PartsDep
+from app.errors import refusals
+from app.schemas.completions import MAX_PROMPT_CHARACTERS
+from app.schemas.tokenizer import DetokenizeCreate, Detokenized, TokenizeCreate, TokenizerInfo, Tokens
+from models.vocabulary import Vocabulary
+
+router = APIRouter(tags=["openai"], route_class=DocumentRoute)
+
+_REFUSALS = refusals(400, 404, 413, 415, 422, 503)
+
+ModelInQuery = Annotated[
+    str, Query(max_length=128, description="`name` or `name@version`; left out, the default model.")
+]
+ModelInPath = Annotated[str, Path(max_length=128, description="`name` or `name@version`.")]
+
+
+@router.get("/tokenizer_info", responses=refusals(404, 422, 503))
+async def tokenizer_info(parts: PartsDep, request: Request, model: ModelInQuery = "") -> TokenizerInfo:
+    """Get what a model's characters are."""
+    return await _info(parts, request, model)
+
+
+@router.get("/v1/models/{model}/tokenizer_info", responses=refusals(404, 422, 503))
+async def tokenizer_info_of_model(parts: PartsDep, request: Request, model: ModelInPath) -> TokenizerInfo:
+    """Get the same of the model in the path."""
+    return await _info(parts, request, model)
+
+
+@router.post("/tokenize", response_model=Tokens, responses=_REFUSALS)
+async def tokenize(
+    parts: PartsDep, request: Request, body: TokenizeCreate, model: ModelInQuery = ""
+) -> Response:
+    """Get the id of each character of a text."""
+    return await _tokenize(parts, request, body, model)
+
+
+@router.post("/v1/models/{model}/tokenize", response_model=Tokens, responses=_REFUSALS)
+async def tokenize_with_model(
+    parts: PartsDep, request: Request, body: TokenizeCreate, model: ModelInPath
+) -> Response:
+    """Get the same with the model in the path."""
+    return await _tokenize(parts, request, body, model)
+
+
+@router.post("/detokenize", response_model=Detokenized, responses=_REFUSALS)
+async def detokenize(
+    parts: PartsDep, request: Request, body: DetokenizeCreate, model: ModelInQuery = ""
+) -> Response:
+    """Get the text of ids; 0 becomes U+FFFD."""
+    return await _detokenize(parts, request, body, model)
+
+
+@router.post("/v1/models/{model}/detokenize", response_model=Detokenized, responses=_REFUSALS)
+async def detokenize_with_model(
+    parts: PartsDep, request: Request, body: DetokenizeCreate, model: ModelInPath
+) -> Response:
+    """Get the same with the model in the path."""
+    return await _detokenize(parts, request, body, model)
+
+
+async def _vocabulary(parts: Parts, request: Request, model: str) -> tuple[str, Vocabulary]:
+    name = model or await parts.default_model.name()
+    check_model(request, name)
+    async with holding(parts, name) as loaded:
+        return loaded.reference, loaded.vocabulary
+
+
+async def _info(parts: Parts, request: Request, model: str) -> TokenizerInfo:
+    reference, vocabulary = await _vocabulary(parts, request, model)
+    return TokenizerInfo(
+        tokenizer_class=vocabulary.alphabet,
+        model=reference,
+        vocab_size=len(vocabulary),
+        model_max_length=MAX_PROMPT_CHARACTERS,
+    )
+
+
+async def _tokenize(parts: Parts, request: Request, body: TokenizeCreate, model: str) -> Response:
+    _, vocabulary = await _vocabulary(parts, request, model or body.model)
+    text = body.prompt if body.prompt is not None else body.content or ""
+    return await anyio.to_thread.run_sync(partial(_tokens, vocabulary, text))
+
+
+def _tokens(vocabulary: Vocabulary, text: str) -> Response:
+    tokens = vocabulary.encode(vocabulary.to_characters(text)).tolist()
+    answer = Tokens(count=len(tokens), max_model_len=MAX_PROMPT_CHARACTERS, tokens=tokens)
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+async def _detokenize(parts: Parts, request: Request, body: DetokenizeCreate, model: str) -> Response:
+    _, vocabulary = await _vocabulary(parts, request, model or body.model)
+    characters_of(body.tokens, vocabulary, param="tokens")  # refuses ids that are not the model's
+    text = vocabulary.to_text(vocabulary.decode(body.tokens))
+    return Response(Detokenized(prompt=text, content=text).model_dump_json(), media_type="application/json")

@@ -1,0 +1,151 @@
+"""llama.cpp's /infill as its editor plug-ins use it. Unknown fields are ignored, as llama.cpp does."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.schemas.completions import MAX_PROMPT_CHARACTERS, StopString
+
+MAX_PREDICT = 2000
+
+EXAMPLE_CREATE: dict[str, Any] = {
+    "input_prefix": "import math\n\n",
+    "input_suffix": "\n",
+    "prompt": "print(math.s",
+    "n_predict": 64,
+    "t_max_predict_ms": 500,
+}
+
+EXAMPLE: dict[str, Any] = {
+    "index": 0,
+    "content": "qrt(2))",
+    "stop": True,
+    "stop_type": "word",
+    "model": "code@3",
+    "tokens_predicted": 7,
+    "tokens_evaluated": 25,
+    "tokens_cached": 24,
+    "truncated": False,
+    "timings": {"prompt_n": 1, "predicted_n": 7},
+}
+
+Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+
+
+class InfillCreate(BaseModel):
+    """What is around the cursor, and how much may be written there. A token is a character."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, json_schema_extra={"examples": [EXAMPLE_CREATE]})
+
+    input_prefix: Text = Field("", description="The lines before the cursor's.")
+    prompt: Text = Field("", description="The cursor's line up to the cursor.")
+    input_suffix: Text = Field(
+        "", description="What follows the cursor. The models do not look at it: they read forwards."
+    )
+    n_predict: int = Field(
+        -1,
+        ge=-1,
+        description="The most characters; 0 only reads the prompt, so that the next call is fast. -1 and"
+        f" what is above {MAX_PREDICT} mean {MAX_PREDICT}.",
+    )
+    t_max_prompt_ms: float = Field(0, ge=0, description="The longest to read the prompt; 0 is no limit.")
+    t_max_predict_ms: float = Field(
+        0, ge=0, description="The longest to write, from the first character on; 0 is no limit."
+    )
+    stop: Annotated[list[StopString], Field(max_length=16)] = Field(
+        [], description="End before the first of these. A line's end always ends it."
+    )
+    temperature: float | None = Field(
+        None, ge=0, le=10, description="Left out: the likeliest character every time, as ghost text wants."
+    )
+    top_k: int | None = Field(None, description="0 and less: no limit.")
+    top_p: float | None = Field(None, ge=0, le=1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, description="-1: a new one each time.")
+    stream: bool = False
+    model: str = Field(
+        "", max_length=128, description="Empty: that of the query or the path, or the default."
+    )
+    response_fields: list[str] | None = Field(
+        None, description="Answer with these fields only, as content or timings/prompt_n."
+    )
+
+
+class Timings(BaseModel):
+    """How long it took; a token is a character."""
+
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    prompt_per_token_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_token_ms: float
+    predicted_per_second: float
+
+
+class Infill(BaseModel):
+    """The answer, and the last event of a stream."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    index: Literal[0] = 0
+    content: str
+    stop: Literal[True] = True
+    stop_type: Literal["limit", "word"] = Field(description="`word`: a line's end or one of `stop`.")
+    model: str = Field(description="The `name@version` that answered.")
+    tokens_predicted: int
+    tokens_evaluated: int
+    tokens_cached: int
+    truncated: bool = Field(description="Whether the beginning of a long prefix was left out.")
+    timings: Timings
+
+
+class InfillPiece(BaseModel):
+    """Streamed: some more text."""
+
+    index: Literal[0] = 0
+    content: str
+    stop: Literal[False] = False
+
+
+class Health(BaseModel):
+    """Whether the server is up, as llama.cpp says it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+
+    status: Literal["ok"] = "ok"
+
+
+class GenerationSettings(BaseModel):
+    """What a request may use."""
+
+    n_ctx: int = Field(description="The longest prompt, in characters.")
+    n_predict: int
+
+
+class Props(BaseModel):
+    """What llama.cpp's clients ask a server about itself."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "default_generation_settings": {"n_ctx": 1000000, "n_predict": 2000},
+                    "total_slots": 64,
+                    "model_alias": "code@3",
+                    "model_path": "code@3",
+                    "chat_template": "",
+                    "build_info": "nextchar",
+                }
+            ]
+        }
+    )
+
+    default_generation_settings: GenerationSettings
+    total_slots: int = Field(description="Completions that are computed together.")
+    model_alias: str
+    model_path: str
+    chat_template: Literal[""] = ""
+    build_info: str

@@ -1,0 +1,168 @@
+"""Completions in OpenAI's shape. A token is a character; lengths are in characters.
+
+docs/openai.md says of every field whether it is supported, approximated or refused.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.schemas.base import RequestBody
+from app.schemas.completions import (
+    MAX_COMPLETION_CHARACTERS,
+    MAX_COMPLETIONS,
+    MAX_PROMPT_CHARACTERS,
+    StopString,
+)
+from models.runtime.requests import Precision, Until
+
+MAX_PROMPTS = 1024
+
+EXAMPLE_CREATE: dict[str, Any] = {
+    "model": "nietzsche",
+    "prompt": "morality equals ",
+    "max_tokens": 40,
+    "temperature": 0.7,
+    "seed": 1,
+    "stop": "\n",
+}
+
+EXAMPLE: dict[str, Any] = {
+    "id": "cmpl-5f6708192a3b4c5d6e7f8091",
+    "object": "text_completion",
+    "created": 1795563800,
+    "model": "nietzsche@1",
+    "system_fingerprint": "nietzsche@1",
+    "choices": [
+        {"index": 0, "text": "the same thing as the spirit,", "finish_reason": "stop", "logprobs": None}
+    ],
+    "usage": {
+        "prompt_tokens": 16,
+        "completion_tokens": 29,
+        "total_tokens": 45,
+        "prompt_tokens_details": {"cached_tokens": 15},
+    },
+}
+
+Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+Id = Annotated[int, Field(ge=0)]
+Ids = Annotated[list[Id], Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+Prompts = (
+    Text
+    | Ids
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
+)
+
+
+class StreamOptions(RequestBody):
+    """What a stream tells beside the text."""
+
+    include_usage: bool = Field(
+        False, description="One more chunk at the end, with no choices and the usage."
+    )
+    include_obfuscation: bool = Field(False, description="Accepted; nothing is padded.")
+
+
+class OpenAICompletionCreate(RequestBody):
+    """Go on from one prompt or several, as OpenAI's SDKs ask for it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CREATE]})
+
+    model: str = Field("", max_length=128, description="Empty: the default model.")
+    prompt: Prompts | None = Field(
+        None, description="A text or several; or lists of this model's character ids, as /tokenize has them."
+    )
+    max_tokens: int | None = Field(
+        16, ge=0, le=MAX_COMPLETION_CHARACTERS, description="0 generates nothing: with `echo` it scores."
+    )
+    n: int | None = Field(1, ge=1, le=MAX_COMPLETIONS, description="Completions of each prompt.")
+    best_of: int | None = Field(
+        None, ge=1, le=MAX_COMPLETIONS, description="Make so many and answer with the likeliest `n`."
+    )
+    temperature: float | None = Field(1.0, ge=0, le=10, allow_inf_nan=False)
+    top_p: float | None = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    echo: bool | None = False
+    logprobs: int | None = Field(None, ge=0, le=20, description="OpenAI's limit is 5.")
+    logit_bias: dict[str, float] | None = Field(
+        None, description="Added to the logits, by character id; from -100, never, to 100, always."
+    )
+    presence_penalty: float | None = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
+    suffix: str | None = Field(None, description="Refused when not empty: the models read forwards only.")
+    user: str | None = Field(None, description="Accepted and not used.")
+    # Beyond OpenAI's; with its Python SDK in `extra_body`.
+    top_k: int | None = Field(None, ge=1, le=100_000, description="As in /v1/models/{model}/complete.")
+    min_p: float | None = Field(None, ge=0, le=1, description="As in /v1/models/{model}/complete.")
+    until: Until | None = Field(None, description="As in /v1/models/{model}/complete.")
+    precision: Precision = Field("auto", description="As in /v1/models/{model}/complete.")
+    timeout_ms: int | None = Field(
+        None, ge=1, le=600_000, description="As in /v1/models/{model}/complete, for each prompt."
+    )
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        made = max(self.n or 1, self.best_of or 0)
+        count = (
+            len(self.prompt) if isinstance(self.prompt, list) and not isinstance(self.prompt[0], int) else 1
+        )
+        if made * count * (self.max_tokens or 0) > 100_000:
+            raise ValueError("prompts times n (or best_of) times max_tokens may be at most 100,000")
+        if self.best_of is not None and self.best_of < (self.n or 1):
+            raise ValueError("best_of, how many are made to choose from, is less than n")
+        if self.best_of is not None and self.best_of > 1 and self.stream:
+            raise ValueError("best_of cannot be used with stream: the best is known last")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is for stream, which is not asked for")
+        return self
+
+
+class Logprobs(BaseModel):
+    """One list entry a character; natural logarithms, at temperature 1 and without filters."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class OpenAIChoice(BaseModel):
+    """One completion of one prompt, or in a stream some more of it."""
+
+    index: int = Field(description="Prompts in order, and within each its `n` completions.")
+    text: str
+    finish_reason: Literal["stop", "length"] | None = None
+    logprobs: Logprobs | None = None
+
+
+class CachedTokens(BaseModel):
+    """How much of the prompts was known already."""
+
+    cached_tokens: int
+
+
+class OpenAIUsage(BaseModel):
+    """What the request cost, in characters."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedTokens
+
+
+class OpenAICompletion(BaseModel):
+    """The answer, and each chunk of a stream."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int = Field(description="Unix seconds, UTC.")
+    model: str = Field(description="The `name@version` that answered.")
+    system_fingerprint: str = Field(description="The same: a seed gives the same text as long as it stays.")
+    choices: list[OpenAIChoice]
+    usage: OpenAIUsage | None = None

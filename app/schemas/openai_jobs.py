@@ -1,0 +1,250 @@
+"""Files and fine-tuning jobs in OpenAI's shapes. A token is a character; losses are in nats a character.
+
+docs/openai.md says of every field whether it is supported, approximated or refused.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.schemas.base import RequestBody
+from store.jobs import JobStatus
+
+EXAMPLE_FILE: dict[str, Any] = {
+    "id": "corpus_98b1f0a4c2d5e6f708192a3b",
+    "object": "file",
+    "bytes": 600901,
+    "created_at": 1795563600,
+    "filename": "nietzsche.txt",
+    "purpose": "fine-tune",
+    "status": "processed",
+    "expires_at": None,
+    "status_details": None,
+}
+
+EXAMPLE_CREATE: dict[str, Any] = {
+    "model": "small",
+    "training_file": "corpus_98b1f0a4c2d5e6f708192a3b",
+    "suffix": "nietzsche",
+    "seed": 7,
+    "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}},
+}
+
+EXAMPLE_JOB: dict[str, Any] = {
+    "id": "job_0197c2a1b3c4d5e6f7a8b",
+    "object": "fine_tuning.job",
+    "created_at": 1795563600,
+    "finished_at": None,
+    "estimated_finish": 1795563721,
+    "status": "running",
+    "model": "small",
+    "fine_tuned_model": None,
+    "training_file": "corpus_98b1f0a4c2d5e6f708192a3b",
+    "validation_file": None,
+    "result_files": [],
+    "hyperparameters": {"n_epochs": 4, "batch_size": 32, "learning_rate_multiplier": "auto"},
+    "method": {
+        "type": "supervised",
+        "supervised": {
+            "hyperparameters": {"n_epochs": 4, "batch_size": 32, "learning_rate_multiplier": "auto"}
+        },
+    },
+    "seed": 7,
+    "trained_tokens": None,
+    "organization_id": "nextchar",
+    "integrations": [],
+    "metadata": None,
+    "error": None,
+}
+
+EXAMPLE_EVENT: dict[str, Any] = {
+    "id": "ftevent-job_0197c2a1b3c4d5e6f7a8b-3",
+    "object": "fine_tuning.job.event",
+    "created_at": 1795563611,
+    "level": "info",
+    "type": "metrics",
+    "message": "step 100: train loss 2.0933, validation loss 2.1557",
+    "data": {"step": 100, "train_loss": 2.0933, "valid_loss": 2.1557},
+}
+
+EXAMPLE_CHECKPOINT: dict[str, Any] = {
+    "id": "ftckpt-job_0197c2a1b3c4d5e6f7a8b-3",
+    "object": "fine_tuning.job.checkpoint",
+    "created_at": 1795563611,
+    "fine_tuning_job_id": "job_0197c2a1b3c4d5e6f7a8b",
+    "fine_tuned_model_checkpoint": "nietzsche@1",
+    "step_number": 100,
+    "metrics": {"step": 100, "train_loss": 2.0933, "valid_loss": 2.1557, "full_valid_loss": 2.1557},
+}
+
+Auto = Literal["auto"]
+
+
+class FileBody(BaseModel):
+    """One uploaded text: a corpus of ours, under the same id."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_FILE]})
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int = Field(description="Of the text; of JSON Lines, of the text made of them.")
+    created_at: int = Field(description="Unix seconds, UTC.")
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+    expires_at: None = None
+    status_details: None = None
+
+
+class FileDeleted(BaseModel):
+    """Says what has been deleted."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"id": "corpus_98b1f0a4c2d5e6f708192a3b", "object": "file", "deleted": True}]
+        }
+    )
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+class Hyperparameters(RequestBody):
+    """How to train; `auto` leaves it to the preset."""
+
+    n_epochs: Auto | Annotated[float, Field(gt=0, le=10_000)] = Field(
+        "auto", description="Passes over the training text. `auto`: as many as fit into a minute."
+    )
+    batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = Field(
+        "auto", description="Parallel streams that the text is cut into: `training.rows` of our jobs."
+    )
+    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] = Field(
+        "auto", description="Times the preset's peak learning rate."
+    )
+
+
+class SupervisedBody(RequestBody):
+    """The one way to train that there is."""
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class MethodBody(RequestBody):
+    """How to train: `supervised` alone."""
+
+    type: Literal["supervised"]
+    supervised: SupervisedBody | None = None
+
+
+class FineTuningJobCreate(RequestBody):
+    """Train a model on an uploaded file."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CREATE]})
+
+    model: str = Field(
+        min_length=1,
+        max_length=128,
+        description="`tiny`, `small`, `medium` or `large` for a new network, or a model to start from.",
+    )
+    training_file: str = Field(max_length=128, description="The id of an uploaded file, or a corpus's name.")
+    validation_file: str | None = Field(
+        None, max_length=128, description="Held out in place of the last tenth of the training file."
+    )
+    suffix: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="What the model will be called; left out, `ft-` and what `model` says.",
+    )
+    seed: int | None = Field(None, description="Left out: 1.")
+    method: MethodBody | None = None
+    hyperparameters: Hyperparameters | None = Field(None, description="OpenAI's older place for them.")
+    metadata: dict[str, str] | None = Field(None, max_length=16, description="Kept and told again.")
+    integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(
+        None, description="There are none: empty or left out."
+    )
+
+
+class SupervisedTold(BaseModel):
+    """The hyperparameters that were used."""
+
+    hyperparameters: Hyperparameters
+
+
+class MethodTold(BaseModel):
+    """How the job trains."""
+
+    type: Literal["supervised"] = "supervised"
+    supervised: SupervisedTold
+
+
+class FineTuningError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: None = None
+
+
+class FineTuningJob(BaseModel):
+    """A job of ours, under the same id."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_JOB]})
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    finished_at: int | None
+    estimated_finish: int | None
+    status: JobStatus = Field(description="OpenAI's, but for `validating_files`: files are checked at once.")
+    model: str = Field(description="What the job was asked to begin with.")
+    fine_tuned_model: str | None = Field(description="`name@version`, once it is there.")
+    training_file: str
+    validation_file: str | None
+    result_files: list[str] = Field(description="Always empty: events have the figures.")
+    hyperparameters: Hyperparameters
+    method: MethodTold
+    seed: int
+    trained_tokens: int | None = Field(description="Characters that training has read, once it is over.")
+    organization_id: Literal["nextchar"] = "nextchar"
+    integrations: list[Any]
+    metadata: dict[str, str] | None
+    error: FineTuningError | None
+
+
+class FineTuningEvent(BaseModel):
+    """One thing that happened to a job."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_EVENT]})
+
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: Literal["info"] = "info"
+    type: Literal["message", "metrics"]
+    message: str
+    data: dict[str, Any]
+
+
+class CheckpointMetrics(BaseModel):
+    """Losses in nats a character."""
+
+    step: int
+    train_loss: float | None
+    valid_loss: float | None
+    full_valid_loss: float | None
+
+
+class FineTuningCheckpoint(BaseModel):
+    """An evaluation of a job. Its weights are not kept apart: the best become the model."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CHECKPOINT]})
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuning_job_id: str
+    fine_tuned_model_checkpoint: str = Field(description="The job's model, or the name that it will have.")
+    step_number: int
+    metrics: CheckpointMetrics

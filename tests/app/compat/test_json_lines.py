@@ -1,0 +1,37 @@
+import pytest
+
+from app.compat.json_lines import JsonLines
+from models.errors import InvalidInput
+
+FILE = (
+    b'{"text": "two\\nlines"}\n'
+    b"\n"
+    b'{"prompt": "Q: \xc3\xa9", "completion": " A\\n", "weight": 1}\r\n'
+    b'{"text": "\\ud83d\\ude00"}'
+)
+TEXT = "two\nlines\nQ: é A\n😀\n".encode()
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_pieces_of_any_size_give_the_same_text(size: int) -> None:
+    lines = JsonLines()
+    pieces = [lines.feed(FILE[at : at + size]) for at in range(0, len(FILE), size)]
+    assert b"".join(pieces) + lines.finish() == TEXT
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b"plain text", "not JSON"),
+        (b'{"text": "\xff"}', "not JSON"),
+        (b'{"text": 3}', "not an example"),
+        (b'["text"]', "not an example"),
+        (b'{"prompt": "a"}', "not an example"),
+        (b'{"messages": []}', "is a chat"),
+    ],
+)
+def test_wrong_line_is_named_by_its_number(line: bytes, says: str) -> None:
+    lines = JsonLines()
+    lines.feed(b'{"text": "a"}\n\n')
+    with pytest.raises(InvalidInput, match=f"line 3 of the file .*{says}"):
+        lines.feed(line + b"\n")

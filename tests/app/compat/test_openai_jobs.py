@@ -1,0 +1,168 @@
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from models.config import PRESETS
+from store.jobs import JobError, JobStatus
+from tests.app.service import TEXT, Service, error_of
+
+
+@pytest.fixture
+def sdk(service: Service) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client for the service."""
+    with openai.OpenAI(base_url=f"{service.http.base_url}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+def metrics(number: int, step: int, train: float | None, validation: float) -> dict[str, Any]:
+    data = {"step": step, "train_bits_per_character": train, "validation_bits_per_character": validation}
+    return {"id": number, "at": 1795563600.5 + number, "type": "metrics", "data": data}
+
+
+def test_job_is_ours_under_the_same_id(service: Service, sdk: openai.OpenAI) -> None:
+    hyperparameters = {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 0.5}
+    job = sdk.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=service.upload(),
+        suffix="fox",
+        seed=7,
+        metadata={"team": "a"},
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},  # type: ignore[typeddict-item]
+    )
+    assert (job.object, job.status, job.model, job.seed) == ("fine_tuning.job", "queued", "tiny", 7)
+    assert job.hyperparameters.to_dict() == hyperparameters and job.metadata == {"team": "a"}
+    assert job.method and job.method.supervised and job.method.supervised.hyperparameters
+    assert job.error is None and job.fine_tuned_model is None and job.finished_at is None
+    request = service.jobs.get(job.id).request
+    assert request.name == "fox" and request.training.budget.epochs == 3 and request.training.rows == 8
+    assert request.training.learning_rate == PRESETS["tiny"][1].learning_rate / 2
+    assert sdk.fine_tuning.jobs.retrieve(job.id) == job
+    assert list(sdk.fine_tuning.jobs.list()) == [job]
+
+
+def test_older_place_of_hyperparameters_and_auto_are_understood(service: Service, sdk: openai.OpenAI) -> None:
+    job = sdk.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=service.upload(),
+        hyperparameters={"n_epochs": "auto", "batch_size": 4},
+    )
+    request = service.jobs.get(job.id).request
+    assert request.training.rows == 4 and request.training.budget.seconds and request.name == "ft-tiny"
+    assert job.hyperparameters.n_epochs == job.hyperparameters.learning_rate_multiplier == "auto"
+
+
+def test_job_of_our_own_making_is_told_too(service: Service, sdk: openai.OpenAI) -> None:
+    job = sdk.fine_tuning.jobs.retrieve(service.submit())
+    assert job.model == "stateful_lstm" and job.metadata is None
+    assert job.training_file == service.upload()
+
+
+def test_validation_file_is_what_is_held_out(service: Service, sdk: openai.OpenAI) -> None:
+    validation = "the lazy dog sleeps, and the fox é jumps\n" * 3
+    job = sdk.fine_tuning.jobs.create(
+        model="tiny", training_file=service.upload(), validation_file=service.upload(validation)
+    )
+    assert (job.training_file, job.validation_file) == (service.upload(), service.upload(validation))
+    request = service.jobs.get(job.id).request
+    whole = service.corpora.text(request.corpus)
+    assert whole == TEXT + validation
+    held_out = round(len(whole) * request.training.validation_fraction)
+    assert whole[len(whole) - held_out :] == validation
+
+
+def test_states_are_told_as_they_come(service: Service, sdk: openai.OpenAI) -> None:
+    job_id = service.submit()
+    assert sdk.fine_tuning.jobs.pause(job_id).status == "paused"
+    assert sdk.fine_tuning.jobs.resume(job_id).status == "queued"
+    running = service.jobs.move(service.jobs.get(job_id), JobStatus.RUNNING)
+    service.live.set_progress(job_id, {"step": 10, "steps": 20, "seconds_left": 30})
+    told = sdk.fine_tuning.jobs.retrieve(job_id)
+    assert told.status == "running" and told.estimated_finish and told.trained_tokens is None
+    error = JobError(code="diverged", message="take a smaller rate")
+    service.jobs.move(running, JobStatus.FAILED, error=error, progress={"step": 10})
+    told = sdk.fine_tuning.jobs.retrieve(job_id)
+    assert told.status == "failed" and told.finished_at and told.trained_tokens == 10 * 32 * 32
+    assert told.error and (told.error.code, told.error.message) == ("diverged", "take a smaller rate")
+    other = service.submit()
+    assert sdk.fine_tuning.jobs.cancel(other).status == "cancelled"
+    with pytest.raises(openai.ConflictError) as refused:
+        sdk.fine_tuning.jobs.cancel(other)
+    assert refused.value.response.headers["x-should-retry"] == "false"
+
+
+def test_events_come_newest_first_page_by_page_with_losses_in_nats(
+    service: Service, sdk: openai.OpenAI
+) -> None:
+    job_id = service.submit()
+    sample = {"id": 2, "at": 1795563602.0, "type": "sample", "data": {"step": 0, "text": "the fox"}}
+    service.event_log.write(job_id, [metrics(1, 0, None, 3.0), sample])
+    service.live.add_events(job_id, [metrics(3, 10, 2.0, 2.5)])
+    events = list(sdk.fine_tuning.jobs.list_events(job_id, limit=1))
+    assert [event.message for event in events] == [
+        "step 10: train loss 1.3863, validation loss 1.7329",
+        "the fox",
+        "step 0: validation loss 2.0794",
+    ]
+    assert [event.type for event in events] == ["metrics", "message", "metrics"]
+    assert events[0].data == {"step": 10, "train_loss": 1.3863, "valid_loss": 1.7329}
+    checkpoints = list(sdk.fine_tuning.jobs.checkpoints.list(job_id, limit=1))
+    assert [point.step_number for point in checkpoints] == [10, 0]
+    assert checkpoints[0].metrics.full_valid_loss == 1.7329
+    assert checkpoints[0].fine_tuned_model_checkpoint == "fox"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "param"),
+    [
+        ({"model": "nobody"}, 404, "model"),
+        ({"training_file": "corpus_000000000000"}, 404, "training_file"),
+        ({"validation_file": "corpus_000000000000"}, 404, "validation_file"),
+        ({"suffix": "two words"}, 400, "suffix"),
+        ({"suffix": "job_1"}, 400, "suffix"),
+        ({"method": {"type": "dpo"}}, 400, "method.type"),
+        ({"integrations": [{"type": "wandb"}]}, 400, "integrations"),
+        ({"hyperparameters": {"n_epochs": 0}}, 400, None),
+        (
+            {"hyperparameters": {"learning_rate_multiplier": 900}},
+            400,
+            "hyperparameters.learning_rate_multiplier",
+        ),
+        ({"hyperparameters": {"beta": 1}}, 400, "hyperparameters.beta"),
+        ({"epochs": 3}, 400, "epochs"),
+    ],
+)
+def test_wrong_jobs_are_refused_in_openais_words(
+    service: Service, wrong: dict[str, Any], status: int, param: str | None
+) -> None:
+    body = {"model": "tiny", "training_file": service.upload()} | wrong
+    error = error_of(service.http.post("/v1/fine_tuning/jobs", json=body), status)
+    if param:
+        assert error["param"] == param
+    assert service.jobs.all() == []
+
+
+def test_hyperparameters_given_twice_are_refused(service: Service) -> None:
+    twice = {"n_epochs": 1}
+    body = {
+        "model": "tiny",
+        "training_file": service.upload(),
+        "hyperparameters": twice,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": twice}},
+    }
+    assert "twice" in error_of(service.http.post("/v1/fine_tuning/jobs", json=body), 400)["message"]
+
+
+def test_validation_that_is_larger_than_the_text_is_refused(service: Service) -> None:
+    body = {"model": "tiny", "training_file": service.upload(), "validation_file": service.upload(TEXT * 3)}
+    error = error_of(service.http.post("/v1/fine_tuning/jobs", json=body), 400)
+    assert error["param"] == "validation_file" and "75.0%" in error["message"]
+
+
+def test_unknown_jobs_and_metadata_filters_say_so(service: Service, sdk: openai.OpenAI) -> None:
+    for path in ("", "/events", "/checkpoints"):
+        answer = service.http.get(f"/v1/fine_tuning/jobs/job_0000000000000{path}")
+        assert error_of(answer, 404)["code"] == "job_not_found"
+    with pytest.raises(openai.BadRequestError, match="by metadata"):
+        sdk.fine_tuning.jobs.list(metadata={"team": "a"})

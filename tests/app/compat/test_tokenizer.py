@@ -1,0 +1,48 @@
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from app.settings import ApiSettings
+from tests.app.service import error_of, serving_real
+from tests.models.runtime.networks import CHARACTERS, saved_model
+
+
+@pytest.fixture(scope="module")
+def http(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[httpx.Client]:
+    """The API with the real runtime and the model `random`."""
+    settings = ApiSettings(data_dir=tmp_path_factory.mktemp("api"), redis_url=redis_url)
+    with serving_real(settings, saved_model()) as client:
+        yield client
+
+
+@pytest.mark.parametrize("base", ["", "/v1/models/random"])
+def test_texts_go_to_ids_and_back(http: httpx.Client, base: str) -> None:
+    asked = {"prompt": "hello e\u0301!", "add_special_tokens": False}
+    found = http.post(f"{base}/tokenize", json=asked).json()
+    assert found["count"] == len(found["tokens"]) == 8  # after NFC
+    assert found["tokens"][-1] == 0 and all(found["tokens"][:-1])
+    back = http.post(f"{base}/detokenize", json={"tokens": found["tokens"]}).json()
+    assert back == {"prompt": "hello é\ufffd", "content": "hello é\ufffd"}
+
+
+def test_llama_cpps_name_for_the_text_is_understood(http: httpx.Client) -> None:
+    ours = http.post("/tokenize?model=random", json={"prompt": "you"}).json()
+    assert http.post("/tokenize", json={"content": "you", "model": "random"}).json() == ours
+
+
+def test_info_is_what_the_harness_looks_for(http: httpx.Client) -> None:
+    for path in ("/tokenizer_info", "/v1/models/random/tokenizer_info"):
+        info = http.get(path).json()
+        assert info["eos_token"] == "\n" and info["bos_token"] is None
+        assert info["vocab_size"] == len(CHARACTERS) + 1 and info["model"] == "random@1"
+    assert http.post("/tokenize", json={"prompt": info["eos_token"]}).json()["tokens"] == [1]
+
+
+def test_wrong_requests_are_refused_by_name(http: httpx.Client) -> None:
+    assert error_of(http.post("/detokenize", json={"tokens": [99]}), 422)["code"] == "unknown_id"
+    assert error_of(http.post("/detokenize", json={"tokens": [-1]}), 422)["param"] == "tokens.0"
+    assert "exactly one" in error_of(http.post("/tokenize", json={}), 422)["message"]
+    both = {"prompt": "a", "content": "b"}
+    assert "exactly one" in error_of(http.post("/tokenize", json=both), 422)["message"]
+    assert error_of(http.post("/v1/models/nobody/tokenize", json={"prompt": "a"}), 404)
