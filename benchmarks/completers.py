@@ -1,0 +1,71 @@
+"""What suggestions come from: our service, a character 5-gram, and the most frequent word."""
+
+import math
+import re
+from collections import Counter
+
+from benchmarks.accepting import LONGEST, Continuation
+from clients.python.nextchar import Client
+from models.ngram import NgramModel
+
+_WORDS = re.compile(r"[\w'’]+")
+_BEGUN = re.compile(r"[\w'’]+\Z")
+_PROMPT = 2000  # characters before the caret that a completer sees, and up to twice as many
+
+
+class Service:
+    """A model of a running service, asked as the JavaScript client asks."""
+
+    def __init__(self, client: Client, model: str) -> None:
+        self._client, self._model = client, model
+
+    def complete(self, prompt: str) -> Continuation:
+        """Return the likeliest character each time."""
+        # From a place that stays, or the service would know nothing of the text again at each key.
+        start = max(0, (len(prompt) // _PROMPT - 1) * _PROMPT)
+        options = {"max_characters": LONGEST, "temperature": 0, "logprobs": 0}
+        (choice,) = self._client.complete(self._model, prompt[start:], **options)["completions"]
+        return Continuation(choice["text"], [one["logprob"] for one in choice["logprobs"] or ()])
+
+
+class Ngram:
+    """A character 5-gram of the same text (`models/ngram.py`)."""
+
+    def __init__(self, text: str, *, order: int = 5) -> None:
+        self._model = NgramModel.fit(text, order=order)
+        self._characters = self._model.vocabulary.characters if self._model.vocabulary else ""
+        self._reach = order - 1
+        self._likeliest: dict[str, tuple[str, float]] = {}  # by what the model sees of the text
+
+    def complete(self, prompt: str) -> Continuation:
+        """Return the likeliest character each time."""
+        text, logprobs = "", []
+        for _ in range(LONGEST):
+            character, logprob = self._next((prompt + text)[-self._reach :])
+            text += character
+            logprobs.append(logprob)
+        return Continuation(text, logprobs)
+
+    def _next(self, context: str) -> tuple[str, float]:
+        if context not in self._likeliest:
+            bits = [float(one[0]) for one in self._model.surprisals([*self._characters], context=context)]
+            least = min(bits)
+            self._likeliest[context] = self._characters[bits.index(least)], -least * math.log(2)
+        return self._likeliest[context]
+
+
+class FrequentWord:
+    """Of the words of the same text that begin as the word at the caret does, the most frequent."""
+
+    def __init__(self, text: str) -> None:
+        self._by_beginning: dict[str, str] = {}
+        for word, _ in sorted(Counter(_WORDS.findall(text)).items(), key=lambda item: (-item[1], item[0])):
+            for end in range(1, len(word)):
+                self._by_beginning.setdefault(word[:end], word)
+
+    def complete(self, prompt: str) -> Continuation:
+        """Return the rest of the word."""
+        begun = _BEGUN.search(prompt[-100:])
+        if not begun:
+            return Continuation("")
+        return Continuation(self._by_beginning.get(begun[0], begun[0])[len(begun[0]) :])

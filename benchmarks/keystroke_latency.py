@@ -1,0 +1,162 @@
+"""From a key to painted ghost text, in a real browser on this machine.
+
+    asked    a key that the suggestion did not expect: a request to the service, its answer, a frame
+    along    a key along the suggestion: no request
+
+A textarea with `data-nextchar` on a page of the running service, written in by chromium's own keyboard.
+Counted from the key's own time stamp until the frame with the new ghost text has been drawn; the wait for
+another key (debounce) is switched off, for it is not counted. The network has random weights and costs what
+a trained one does. Prints one table and one JSON line.
+
+    python -m benchmarks.keystroke_latency [--keys 200] [--network 1x512]
+"""
+
+import argparse
+import math
+import shutil
+import statistics
+import sys
+from collections.abc import Sequence
+
+from playwright.sync_api import Page, sync_playwright
+
+from benchmarks.networks import random_weights, saved_model
+from benchmarks.report import print_json_line, print_table
+from benchmarks.server import running_api
+from models.saved_model import SavedModel
+
+FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run")
+
+_SURENESS = 14_000.0  # over the root of the units: makes one of nearly equal random logits stand out
+_WARM_UP = 10  # keys before those that count
+_PATIENCE = 20  # keys without ghost text, before it is given up
+_ALONG = 3  # characters typed along each suggestion
+_LETTERS = "etaoinshrdlu"
+
+_WATCH = """() => {
+  window.painted = [];
+  let key = 0;
+  document.addEventListener('keydown', (event) => { key = event.timeStamp; }, true);
+  document.addEventListener('nextchar:suggestion', ({ detail }) => {
+    const began = key;
+    requestAnimationFrame(() => {  // the frame that it is drawn in; what is posted now comes after that frame
+      const { port1, port2 } = new MessageChannel();
+      port1.onmessage = () => painted.push([performance.now() - began, detail.text]);
+      port2.postMessage(null);
+    });
+  });
+}"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--keys", type=int, default=200, help="that count, of each kind")
+    parser.add_argument("--network", default="1x512", metavar="LAYERSxUNITS")
+    options = parser.parse_args(arguments)
+    layers, units = map(int, options.network.split("x"))
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        sys.exit("there is no chromium on this machine")
+    model = sure_model(layers, units)
+    with running_api([model]) as api, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{api.port}/clients/js/example.html")
+        asked, along, requests = measure(page, model.card.name, options.keys)
+        version = browser.version
+        browser.close()
+    figures = {name: summary(times) for name, times in (("asked", asked), ("along", along))}
+    rows = [
+        [name, *(f"{one[key]:.1f}" for key in ("p50_ms", "p95_ms", "max_ms"))]
+        for name, one in figures.items()
+    ]
+    print_table(("key", "p50 ms", "p95 ms", "max ms"), rows)
+    print(f"requests for {_ALONG} characters typed along a right suggestion: {requests:.2f}")
+    print_json_line(
+        "keystroke_latency",
+        browser=version,
+        network=options.network,
+        keys=figures,
+        requests_for_three_characters_along=requests,
+    )
+
+
+def sure_model(layers: int, units: int) -> SavedModel:
+    """Return a random model that is sure of what it says, so that there is something to show."""
+    weights = random_weights(layers, units)
+    weights["dense/kernel"] *= _SURENESS / math.sqrt(units)
+    return saved_model(layers, units, weights)
+
+
+def measure(page: Page, model: str, keys: int) -> tuple[list[float], list[float], float]:
+    """Write; return milliseconds of keys that asked, of keys typed along, and requests for three of those."""
+    requests: list[str] = []
+    page.on(
+        "request", lambda request: requests.append(request.url) if request.url.endswith("/complete") else None
+    )
+    page.evaluate(
+        """(model) => {
+          const field = document.createElement('textarea');
+          Object.assign(field.dataset, { nextchar: model, nextcharDebounce: '0' });
+          field.id = 'measured';
+          document.querySelector('main').replaceChildren(field);
+        }""",
+        model,
+    )
+    page.evaluate(_WATCH)
+    field = page.locator("#measured")
+    field.focus()
+    asked: list[float] = []
+    along: list[float] = []
+    along_requests = rounds = 0
+    shown = ""
+    silent = 0
+    while len(asked) < keys + _WARM_UP:
+        if silent > _PATIENCE:
+            raise RuntimeError(f"no ghost text after {silent} keys")
+        unexpected = next(letter for letter in _LETTERS if letter != shown[:1])
+        time, shown = press(page, unexpected)
+        silent = 0 if shown else silent + 1
+        if shown:
+            asked.append(time)
+        if len(shown) <= _ALONG:
+            continue
+        before = len(requests)
+        for _ in range(_ALONG):
+            time, shown = press(page, shown[0])
+            along.append(time)
+        along_requests += len(requests) - before
+        rounds += 1
+    return asked[_WARM_UP:], along[_WARM_UP:], along_requests / max(1, rounds)
+
+
+def press(page: Page, key: str) -> tuple[float, str]:
+    """Press a key; return the milliseconds until ghost text was painted, and it; "" if there was none."""
+    page.evaluate("painted.length = 0")
+    page.keyboard.type(key)
+    # A pause as between two keys; ghost text that comes later than that came too late anyway.
+    found = page.evaluate(
+        """() => new Promise((done) => {
+          const began = performance.now();
+          const look = () => (painted.length || performance.now() - began > 300)
+            ? done(painted[0] ?? [0, '']) : setTimeout(look, 5);
+          look();
+        })"""
+    )
+    return float(found[0]), str(found[1])
+
+
+def summary(times: Sequence[float]) -> dict[str, float]:
+    """Return the figures of milliseconds."""
+    ordered = sorted(times)
+    return {
+        "keys": len(ordered),
+        "p50_ms": statistics.median(ordered),
+        "p95_ms": ordered[int(0.95 * (len(ordered) - 1))],
+        "max_ms": ordered[-1],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Keystrokes saved by accepting suggestions, replayed on text that no completer has seen.
+
+    ours            a model trained by a job of the running service, asked over HTTP as the browser asks
+    5-gram          a character 5-gram of the same text, with the same rule of what to show
+    frequent word   the most frequent word with this beginning, shown whole
+
+What is shown, what the user does and what counts as a key is in `benchmarks/accepting.py`; it is the same
+for all. The last tenth of each text is held out; of that the first characters are written. Prints one table
+and one JSON line.
+
+    python -m benchmarks.keystrokes [--seconds 120] [--characters 4000] [FILE ...]
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.accepting import LONGEST, WORTH_SHOWING, Completer, replay
+from benchmarks.completers import FrequentWord, Ngram, Service
+from benchmarks.report import print_json_line, print_table
+from benchmarks.texts import HELD_OUT
+from clients.python.nextchar import Client
+from launcher.settings import LauncherSettings
+from launcher.stack import Stack
+from models.config import MINIMUM_CHARACTERS
+from models.vocabulary import normalize
+
+_DATA = Path(__file__).parents[2] / "shared" / "data"
+DEFAULT_TEXTS = [_DATA / name for name in ("names.txt", "lua_c.txt", "nietzsche.txt")]
+
+_CONTEXT = 2000  # characters of the text before the held-out part that stand before the caret at first
+_VALIDATION = 0.02  # of what ours is given, to see how good it has become; the others count that too
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, replay and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("texts", nargs="*", type=Path, default=DEFAULT_TEXTS, help="UTF-8 files")
+    parser.add_argument("--seconds", type=float, default=120.0, help="training time of ours, a text")
+    parser.add_argument("--characters", type=int, default=4000, help="held-out characters written, a text")
+    parser.add_argument("--preset", default="small", help="of ours")
+    parser.add_argument("--worth", type=float, default=WORTH_SHOWING, help="keys that a suggestion must save")
+    options = parser.parse_args(arguments)
+    texts = {path.stem: _read(parser, path) for path in options.texts}
+    results = {}
+    bits = {}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = LauncherSettings(data_dir=Path(folder), port=0)
+        with Stack(settings) as stack, Client(stack.url) as client:
+            for name, text in texts.items():
+                cut = len(text) - round(len(text) * HELD_OUT)
+                before, unseen = text[:cut], text[cut : cut + options.characters]
+                print(f"training on {name} for {options.seconds:g} s ...", file=sys.stderr, flush=True)
+                model = train(client, name, before, seconds=options.seconds, preset=options.preset)
+                bits[name] = client.model(model)["report"]["validation_bits_per_character"]
+                completers: dict[str, Completer] = {
+                    "ours": Service(client, model),
+                    "5-gram": Ngram(before),
+                    "frequent word": FrequentWord(before),
+                }
+                results[name] = {
+                    who: replay(one, unseen, context=before[-_CONTEXT:], worth=options.worth)
+                    for who, one in completers.items()
+                }
+                saved = ", ".join(f"{who} {one.saved:.1%}" for who, one in results[name].items())
+                print(f"at {bits[name]:.2f} bits, saved on {name}: {saved}", file=sys.stderr, flush=True)
+    heads = ("text", "completer", "saved", "keys", "of", "shown", "Tab", "Ctrl+right", "asked")
+    rows = [
+        [
+            name,
+            who,
+            f"{one.saved:.1%}",
+            f"{one.keys:,}",
+            f"{one.characters:,}",
+            f"{one.shown:,}",
+            f"{one.whole:,}",
+            f"{one.words:,}",
+            f"{one.asked:,}",
+        ]
+        for name, found in results.items()
+        for who, one in found.items()
+    ]
+    print_table(heads, rows, words=2)
+    print_json_line(
+        "keystrokes",
+        seconds=options.seconds,
+        preset=options.preset,
+        longest=LONGEST,
+        worth_showing=options.worth,
+        bits_per_character_of_ours=bits,
+        results={
+            name: {who: asdict(one) | {"saved": one.saved} for who, one in found.items()}
+            for name, found in results.items()
+        },
+    )
+
+
+def train(client: Client, name: str, text: str, *, seconds: float, preset: str) -> str:
+    """Train a model on a text by a job; return its `name@version`. Raises ClientError, RuntimeError."""
+    corpus = client.add_corpus(text, name=name)
+    job = client.create_job(
+        {
+            "corpus": corpus["id"],
+            "name": name,
+            "preset": preset,
+            "budget": {"seconds": seconds},
+            "validation_fraction": _VALIDATION,
+        }
+    )
+    for _ in client.follow(job["id"]):  # until it has ended
+        pass
+    job = client.job(job["id"])
+    if not job["model"]:
+        raise RuntimeError(f"the job on {name} ended as {job['status']}: {job['error']}")
+    return job["model"]
+
+
+def _read(parser: argparse.ArgumentParser, path: Path) -> str:
+    try:
+        text = normalize(path.read_bytes().decode())
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"{path}: {error}")
+    if len(text) < 2 * MINIMUM_CHARACTERS:
+        parser.error(f"{path}: {len(text)} characters, and {2 * MINIMUM_CHARACTERS} are needed")
+    return text
+
+
+if __name__ == "__main__":
+    main()

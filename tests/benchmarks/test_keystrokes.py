@@ -1,0 +1,85 @@
+"""The policy of the keystroke benchmark, on completers whose answers are obvious; the latency, in short."""
+
+import math
+import shutil
+
+import pytest
+
+from benchmarks.accepting import Continuation, first_word, likely_length, replay
+from benchmarks.completers import FrequentWord, Ngram
+from tests.benchmarks.test_serving import run
+
+TEXT = "one two three, one two three\n" * 3
+
+
+class Right:
+    """Knows the text, and says so with this much certainty for each character."""
+
+    def __init__(self, certainty: float) -> None:
+        self._logprob = math.log(certainty)
+
+    def complete(self, prompt: str) -> Continuation:
+        rest = TEXT[len(prompt) :][:40]
+        return Continuation(rest, [self._logprob] * len(rest))
+
+
+class Wrong:
+    """Is sure, and never right."""
+
+    def complete(self, prompt: str) -> Continuation:  # noqa: ARG002
+        return Continuation("###", [0.0] * 3)
+
+
+def test_sure_and_right_writes_a_line_with_one_key() -> None:
+    outcome = replay(Right(0.9999), TEXT, context="")
+    # Its answers are 40 characters, which end in the next line; the line break goes with what follows.
+    assert outcome.keys < 10 and outcome.characters == len(TEXT) and outcome.words == 0
+    assert outcome.saved == 1 - outcome.keys / len(TEXT)
+
+
+def test_wrong_saves_nothing_and_costs_nothing() -> None:
+    outcome = replay(Wrong(), TEXT, context="")
+    assert outcome.keys == outcome.characters == outcome.shown == outcome.asked and outcome.whole == 0
+
+
+def test_unsure_is_not_shown() -> None:
+    outcome = replay(Right(0.3), TEXT, context="")
+    assert outcome.shown == 0 and outcome.saved == 0
+
+
+def test_first_word_is_taken_where_the_rest_is_wrong() -> None:
+    class WrongLater:
+        def complete(self, prompt: str) -> Continuation:
+            rest = TEXT[len(prompt) :]
+            word = first_word(rest)
+            return Continuation(word + " ###", [0.0] * (len(word) + 4))
+
+    outcome = replay(WrongLater(), "one two three", context="")
+    # one,  , t, wo,  , t, hree: what is known to be wrong stays until it has been left
+    assert (outcome.whole, outcome.words, outcome.keys) == (0, 3, 7)
+
+
+def test_length_is_where_most_keys_can_be_expected_to_be_saved() -> None:
+    sure, doubt = math.log(0.99), math.log(0.3)
+    assert likely_length([sure] * 5 + [doubt] * 5) == 5
+    assert likely_length([doubt] * 10) == likely_length([]) == 0
+    assert likely_length([sure]) == 0, "one character saves nothing"
+
+
+def test_ngram_goes_on_with_what_it_has_seen() -> None:
+    found = Ngram("abcdefgh\n" * 50).complete("xabc")
+    assert found.text.startswith("defgh\nabc") and math.exp(found.logprobs[0]) > 0.9  # type: ignore[index]
+
+
+def test_frequent_word_is_the_most_frequent_with_that_beginning() -> None:
+    completer = FrequentWord("then the the theory")
+    assert completer.complete("so th").text == "e" and completer.complete("so then").text == ""
+    assert completer.complete("so theo").text == "ry" and completer.complete("so ").text == ""
+
+
+def test_latency_is_measured_in_a_browser() -> None:
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium on this machine")
+    table, found = run("benchmarks.keystroke_latency", "--keys", "3", "--network", "1x16")
+    assert found["requests_for_three_characters_along"] == 0 and "p95 ms" in table[0]
+    assert found["keys"]["asked"]["keys"] == 3  # type: ignore[index]

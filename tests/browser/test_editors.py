@@ -1,0 +1,157 @@
+"""Ghost text in CodeMirror and Monaco, as they come from npm; skipped by name where they are not there."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+PACKAGES = Path(__file__).parents[2] / ".venv" / "node" / "node_modules"
+TYPES = {".js": "text/javascript", ".css": "text/css", ".ttf": "font/ttf"}
+
+Visit = Callable[[str], Page]
+Asked = list[dict[str, Any]]
+
+CODEMIRROR = ("@codemirror/state", "@codemirror/view", "@codemirror/commands", "@codemirror/language",
+    "@codemirror/streamparser", "@lezer/common", "@lezer/highlight", "@lezer/lr", "style-mod", "w3c-keyname",
+    "crelt", "@marijn/find-cluster-break")  # fmt: skip
+
+
+def serve_packages(page: Page, *names: str) -> None:
+    """Serve npm's packages below /node/, or skip the test by the name of one that is missing."""
+    for name in names:
+        if not (PACKAGES / name / "package.json").exists():
+            pytest.skip(f"the npm package {name} is not installed (tests/node)")
+
+    def answer(route: Route) -> None:
+        path = PACKAGES / route.request.url.partition("/node/")[2].partition("?")[0]
+        route.fulfill(body=path.read_bytes(), content_type=TYPES.get(path.suffix, "application/octet-stream"))
+
+    page.route("**/node/**", answer)
+
+
+def entry(name: str) -> str:
+    """Return where a package's ES module is, below /node/."""
+    exports = json.loads((PACKAGES / name / "package.json").read_text())["exports"]
+    return f"/node/{name}/{exports.get('import', exports.get('.', {}))}".replace("/./", "/")
+
+
+@pytest.fixture
+def codemirror(page: Page, visit: Visit) -> Page:
+    """A page with a CodeMirror editor, `editor`, that is focused and empty."""
+    serve_packages(page, *CODEMIRROR)
+    imports = json.dumps({"imports": {name: entry(name) for name in CODEMIRROR}})
+    visit(
+        f"""<script type=importmap>{imports}</script><div id=here></div><script type=module>
+        import * as state from "@codemirror/state";
+        import * as view from "@codemirror/view";
+        import {{ history, historyKeymap, indentWithTab }} from "@codemirror/commands";
+        import {{ codemirror }} from "/clients/js/codemirror.js";
+        const keys = view.keymap.of([indentWithTab, ...historyKeymap]);
+        window.editor = new view.EditorView({{
+          parent: here, extensions: [history(), keys, codemirror({{ model: "line" }}, {{ state, view }})],
+        }});
+        editor.focus();
+        </script>"""
+    )
+    page.wait_for_function("window.editor?.hasFocus")
+    return page
+
+
+def cm_text(page: Page, text: str) -> None:
+    """Wait until this is the editor's text."""
+    page.wait_for_function(f"editor.state.doc.toString() === {json.dumps(text)}")
+
+
+def cm_ghost(page: Page, text: str) -> None:
+    """Wait until this is the ghost text; "" is for none."""
+    if text:
+        expect(page.locator(".nextchar-ghost")).to_have_text(text)
+    else:
+        expect(page.locator(".nextchar-ghost")).to_have_count(0)
+
+
+def test_codemirror_shows_it_and_tab_takes_it(codemirror: Page) -> None:
+    codemirror.keyboard.type("la")
+    cm_ghost(codemirror, "zy-fox bug")
+    codemirror.keyboard.press("Tab")
+    cm_text(codemirror, "lazy-fox bug")
+    codemirror.keyboard.press("Control+z")
+    cm_text(codemirror, "la")
+
+
+def test_codemirror_keeps_it_along_with_no_request(codemirror: Page, asked: Asked) -> None:
+    codemirror.keyboard.type("l")
+    cm_ghost(codemirror, "azy-fox bug")
+    asked.clear()
+    codemirror.keyboard.type("azy")
+    cm_ghost(codemirror, "-fox bug")
+    assert asked == []
+
+
+def test_codemirror_takes_a_word_dismisses_and_lets_tab_be_tab(codemirror: Page) -> None:
+    codemirror.keyboard.type("la")
+    cm_ghost(codemirror, "zy-fox bug")
+    codemirror.keyboard.press("Control+ArrowRight")
+    cm_text(codemirror, "lazy")
+    cm_ghost(codemirror, "-fox bug")
+    codemirror.keyboard.press("Escape")
+    cm_ghost(codemirror, "")
+    codemirror.keyboard.press("Tab")
+    cm_text(codemirror, "  lazy")
+
+
+def test_codemirror_right_arrow_takes_it_at_the_end_only(codemirror: Page) -> None:
+    codemirror.keyboard.type("la")
+    cm_ghost(codemirror, "zy-fox bug")
+    codemirror.keyboard.press("ArrowRight")
+    cm_text(codemirror, "lazy-fox bug")
+    codemirror.keyboard.press("ArrowLeft")
+    codemirror.keyboard.type("x")
+    cm_ghost(codemirror, "")
+
+
+@pytest.fixture
+def monaco(page: Page, visit: Visit) -> Page:
+    """A page with a Monaco editor, `editor`, that is focused and empty."""
+    serve_packages(page, "monaco-editor")
+    visit(
+        """<div id=here style="height: 200px"></div>
+        <script src="/node/monaco-editor/min/vs/loader.js"></script>
+        <script type=module>
+        import { monaco as nextchar } from "/clients/js/monaco.js";
+        addEventListener("unhandledrejection", (e) => e.reason?.name === "Canceled" && e.preventDefault());
+        require.config({ paths: { vs: "/node/monaco-editor/min/vs" } });
+        require(["vs/editor/editor.main"], () => {
+          nextchar({ model: "line" }, monaco);
+          window.editor = monaco.editor.create(here, { language: "plaintext", quickSuggestions: false,
+            wordBasedSuggestions: "off" });
+          editor.getContribution("editor.contrib.inlineCompletionsController"); // else made later
+          editor.focus();
+        });
+        </script>"""
+    )
+    page.wait_for_function("window.editor?.hasTextFocus()")
+    return page
+
+
+def monaco_text(page: Page, text: str) -> None:
+    """Wait until this is the editor's text."""
+    page.wait_for_function(f"editor.getValue() === {json.dumps(text)}")
+
+
+def test_monaco_shows_it_and_takes_it_by_word_and_whole(monaco: Page, asked: Asked) -> None:
+    monaco.keyboard.type("la")
+    ghost = monaco.locator(".ghost-text-decoration, .ghost-text").first
+    expect(ghost).to_have_text("zy-fox\u00a0bug")
+    asked.clear()
+    monaco.keyboard.type("z")
+    expect(ghost).to_have_text("y-fox\u00a0bug")
+    monaco.keyboard.press("Control+ArrowRight")
+    monaco_text(monaco, "lazy")
+    expect(ghost).to_have_text("-fox\u00a0bug")
+    assert asked == []
+    monaco.keyboard.press("Tab")
+    monaco_text(monaco, "lazy-fox bug")

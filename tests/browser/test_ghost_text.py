@@ -1,0 +1,493 @@
+"""Ghost text in a textarea or input. The model `line` goes on as "lazy-fox bug" does."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.conftest import Site
+from tests.browser.reciting import following, reciting
+
+Visit = Callable[[str], Page]
+Asked = list[dict[str, Any]]
+
+TEXTAREA = (
+    "<textarea id=t aria-label=text data-nextchar=line"
+    " rows=6 cols=30 style='font: 16px monospace'></textarea>"
+)
+GHOST = "[aria-hidden=true] span:not([style*=hidden]):not([style*=relative])"
+
+
+def ghost(page: Page, text: str) -> None:
+    """Wait until just this is the ghost text; "" is for none."""
+    if text:
+        expect(page.locator(GHOST)).to_have_text(text, use_inner_text=True)
+    else:
+        expect(page.locator(GHOST)).to_have_count(0)
+
+
+def value(page: Page, text: str, field: str = "#t") -> None:
+    """Wait until this is what the field has in it."""
+    expect(page.locator(field)).to_have_value(text)
+
+
+def write(page: Page, text: str, field: str = "#t") -> None:
+    """Type into a field, key by key."""
+    page.locator(field).press_sequentially(text)
+
+
+def test_textarea_with_one_attribute_shows_ghost_text_and_tab_takes_it(visit: Visit) -> None:
+    page = visit(TEXTAREA)
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    page.keyboard.press("Tab")
+    value(page, "lazy-fox bug")
+    assert page.evaluate("document.activeElement.id") == "t"
+
+
+def test_right_arrow_at_the_end_takes_it_and_elsewhere_moves(visit: Visit) -> None:
+    page = visit(TEXTAREA)
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    page.keyboard.press("ArrowRight")
+    value(page, "lazy-fox bug")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.selectionStart") == 1
+
+
+def test_control_and_right_take_a_word_at_a_time(visit: Visit, asked: Asked) -> None:
+    page = visit(TEXTAREA)
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    asked.clear()
+    for rest in ("lazy", "lazy-", "lazy-fox", "lazy-fox bug"):
+        page.keyboard.press("Control+ArrowRight")
+        value(page, rest)
+    assert asked == []
+
+
+def test_escape_dismisses_and_a_second_tab_leaves(visit: Visit) -> None:
+    page = visit(TEXTAREA + "<button id=b>next</button>")
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    page.keyboard.press("Escape")
+    ghost(page, "")
+    page.keyboard.press("Tab")
+    value(page, "la")
+    assert page.evaluate("document.activeElement.id") == "b"
+
+
+def test_escape_closes_the_suggestion_before_the_dialog_around_it(visit: Visit) -> None:
+    page = visit(f"<dialog id=d>{TEXTAREA}</dialog>")
+    page.evaluate("document.getElementById('d').showModal()")
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    page.keyboard.press("Escape")
+    ghost(page, "")
+    assert page.evaluate("document.getElementById('d').open")
+    page.keyboard.press("Escape")
+    assert not page.evaluate("document.getElementById('d').open")
+
+
+def test_typing_along_keeps_it_with_no_request(visit: Visit, asked: Asked) -> None:
+    page = visit(TEXTAREA)
+    write(page, "l")
+    ghost(page, "azy-fox bug")
+    asked.clear()
+    for typed, rest in (("a", "zy-fox bug"), ("z", "y-fox bug"), ("y", "-fox bug")):
+        page.keyboard.type(typed)
+        assert page.locator(GHOST).inner_text() == rest  # in the key's own turn: nothing to wait for
+    assert asked == []
+
+
+def test_typing_off_it_hides_it_and_asks_anew(visit: Visit) -> None:
+    page = visit(TEXTAREA)
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    page.keyboard.type("b")
+    ghost(page, "ug")
+
+
+def test_only_what_is_worth_a_key_is_shown(visit: Visit, site: Site) -> None:
+    even = {a: dict.fromkeys("xyz", 1 / 3) for a in "xyz\n"}
+    site.publish(following("unsure", even | {"a": {"b": 1.0}, "b": {"x": 1.0}}))
+    page = visit(TEXTAREA.replace("=line", "=unsure"))
+    with page.expect_response("**/complete"):
+        write(page, "x")
+    page.keyboard.type("a")
+    ghost(page, "bx")  # of what follows, no character is likely enough
+
+
+def test_undo_takes_an_accepted_suggestion_back(visit: Visit) -> None:
+    page = visit(TEXTAREA)
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    page.keyboard.press("Tab")
+    value(page, "lazy-fox bug")
+    page.keyboard.press("Control+z")
+    value(page, "la")
+    page.keyboard.press("Control+Shift+z")
+    value(page, "lazy-fox bug")
+
+
+def test_accepting_is_an_input_event_like_typing(visit: Visit) -> None:
+    page = visit(TEXTAREA)
+    page.evaluate(
+        "window.seen = []; for (const n of ['input', 'nextchar:accept'])"
+        " document.addEventListener(n, e => seen.push([n, e.inputType ?? e.detail.text]))"
+    )
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    page.evaluate("seen.length = 0")
+    page.keyboard.press("Tab")
+    value(page, "lazy-fox bug")
+    assert page.evaluate("seen") == [
+        ["input", "insertText"],
+        ["nextchar:accept", "zy-fox bug"],
+    ]
+
+
+def test_nothing_while_an_input_method_composes(visit: Visit, asked: Asked) -> None:
+    page = visit(TEXTAREA)
+    write(page, "l")
+    ghost(page, "azy-fox bug")
+    asked.clear()
+    devtools = page.context.new_cdp_session(page)
+    for text in ("a", "az"):
+        devtools.send(
+            "Input.imeSetComposition", {"text": text, "selectionStart": len(text), "selectionEnd": len(text)}
+        )
+    value(page, "laz")
+    ghost(page, "")
+    page.keyboard.press("Tab")  # the method's own key
+    assert asked == [] and page.locator("#t").input_value().startswith("la")
+    page.locator("#t").focus()
+    page.locator("#t").evaluate("t => { t.value = 'l'; t.setSelectionRange(1, 1); }")
+    devtools.send("Input.imeSetComposition", {"text": "a", "selectionStart": 1, "selectionEnd": 1})
+    devtools.send("Input.insertText", {"text": "az"})
+    value(page, "laz")
+    ghost(page, "y-fox bug")
+
+
+def test_answers_that_come_too_late_are_given_up(visit: Visit, page: Page) -> None:
+    held: list[Route] = []
+    failed: list[str] = []
+
+    def hold(route: Route) -> None:  # playwright takes no methods of lists
+        held.append(route)
+
+    page.on("requestfailed", lambda request: failed.append(request.post_data_json["prompt"]))
+    page.route("**/complete", hold)
+    visit(TEXTAREA.replace("<textarea", "<textarea data-nextchar-debounce=0"))
+    write(page, "l")
+    page.wait_for_function("performance.now() > 0")
+    until_held(page, held, 1)
+    write(page, "a")
+    until_held(page, held, 2)
+    held[1].continue_()
+    ghost(page, "zy-fox bug")
+    assert failed == ["\nl"]
+
+
+def test_debounce_follows_the_time_an_answer_takes(visit: Visit) -> None:
+    page = visit(TEXTAREA)
+    waits = page.evaluate(
+        """async () => {
+          const { Suggester } = await import('/clients/js/nextchar.js');
+          const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+          const waits = [];
+          for (const takes of [1, 150]) {
+            let asked;
+            const complete = async () => {
+              asked = performance.now();
+              await sleep(takes);
+              return { completions: [{ text: '' }] };
+            };
+            const suggester = new Suggester({ complete }, 'any');
+            let began;
+            for (let i = 0; i < 8; i++) {
+              began = performance.now();
+              await suggester.suggest('a' + i);
+            }
+            waits.push(asked - began);
+          }
+          return waits;
+        }"""
+    )
+    assert waits[0] < 60 and 100 < waits[1] < 400
+
+
+def test_suggestion_is_said_once_and_only_in_a_pause(visit: Visit) -> None:
+    page = visit(TEXTAREA)
+    page.evaluate(
+        "window.said = []; new MutationObserver(() => {"
+        " const r = document.querySelector('[role=status]'); if (r?.textContent) said.push(r.textContent);"
+        "}).observe(document, {subtree: true, childList: true, characterData: true})"
+    )
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    expect(page.get_by_role("status")).to_have_text("Suggestion: zy-fox bug. Tab accepts it.")
+    assert page.get_by_role("status").get_attribute("aria-live") == "polite"
+    page.keyboard.type("z")
+    ghost(page, "y-fox bug")
+    assert len(set(page.evaluate("said"))) == 1
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("status")).to_have_text("")
+
+
+def test_right_to_left_text_goes_on_to_the_left_and_left_arrow_takes_it(visit: Visit) -> None:
+    page = visit(TEXTAREA.replace("=line", "=hebrew dir=auto"))
+    write(page, "של")
+    ghost(page, "ומ עבד")
+    field, shown = page.locator("#t").bounding_box(), page.locator(GHOST).bounding_box()
+    assert field and shown
+    assert shown["x"] > field["x"] + field["width"] / 2, "it belongs to the right half"
+    page.keyboard.press("ArrowLeft")
+    value(page, "שלומ עבד")
+
+
+@pytest.mark.parametrize("scale", ["", "transform: scale(1.5); transform-origin: 0 0;", "zoom: 1.5;"])
+def test_ghost_text_begins_where_the_caret_is(visit: Visit, scale: str) -> None:
+    """Two fields with the same text, one of it typed and one suggested: each letter has the same place."""
+    box = (
+        "width: 193px; height: 90px; padding: 7px 11px; border: 3px solid; letter-spacing: 1px;"
+        " font: italic 17px/1.4 serif; position: absolute; left: 20px; top: 30px; overflow-y: scroll"
+    )
+    page = visit(f"<div style='{scale}'><textarea id=t data-nextchar=line style='{box}'></textarea></div>")
+    text = "lazy-fox bug lazy-fox bug\nlazy-fox bug lazy la"
+    page.locator("#t").fill(text)
+    ghost(page, "zy-fox bug")
+    suggested = page.locator(GHOST).bounding_box()
+    drawn = page.locator("#t").screenshot()
+    page.evaluate(
+        f"""() => {{
+          const twin = Object.assign(document.createElement('div'), {{textContent: {text!r} }});
+          twin.style.cssText = {box!r} + '; white-space: pre-wrap; visibility: hidden';
+          const end = document.createElement('span'); end.textContent = 'zy-fox bug';
+          twin.append(document.createElement('wbr'), end);
+          document.querySelector('#t').parentNode.append(twin); end.id = 'end';
+        }}"""
+    )
+    typed = page.locator("#end").bounding_box()
+    assert suggested and typed and drawn
+    for side in ("x", "y", "width", "height"):
+        assert suggested[side] == pytest.approx(typed[side], abs=1), side
+
+
+def test_long_text_scrolled_to_its_end_has_its_ghost_on_the_last_line(visit: Visit) -> None:
+    page = visit(TEXTAREA)
+    page.locator("#t").fill("lazy-fox bug\n" * 400 + "la")
+    page.keyboard.press("Control+End")
+    page.keyboard.type("z")
+    ghost(page, "y-fox bug")
+    field, shown = page.locator("#t").bounding_box(), page.locator(GHOST).bounding_box()
+    assert field and shown
+    assert field["y"] + field["height"] - 30 < shown["y"] < field["y"] + field["height"]
+    assert page.evaluate("document.querySelector('[aria-hidden] span').textContent") == "laz"
+    page.locator("#t").evaluate("t => t.scrollTop -= 40")
+    page.wait_for_function(f"document.querySelector({GHOST!r}).getBoundingClientRect().y > {shown['y'] + 35}")
+
+
+def test_resized_field_takes_its_ghost_text_along(visit: Visit) -> None:
+    page = visit(f"<div id=above></div>{TEXTAREA}")
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    before = page.locator(GHOST).bounding_box()
+    page.evaluate("document.getElementById('above').style.height = '50px'")
+    page.wait_for_function(
+        f"document.querySelector({GHOST!r}).getBoundingClientRect().y > {before['y'] + 45}"
+    )  # type: ignore[index]
+    page.locator("#t").evaluate("t => t.style.fontSize = '32px'")
+    page.wait_for_function(f"document.querySelector({GHOST!r}).getBoundingClientRect().height > 30")
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "t.readOnly = true",
+        "t.disabled = true",
+        "t.form.reset()",
+        "t.value = ''",
+        "t.setSelectionRange(0, 2)",
+        "t.setSelectionRange(1, 1)",
+        "t.remove()",
+        "t.removeAttribute('data-nextchar')",
+        "t.blur()",
+    ],
+)
+def test_ghost_text_goes_when(visit: Visit, act: str) -> None:
+    page = visit(f"<form>{TEXTAREA}</form>")
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    page.locator("#t").evaluate(f"t => {{ {act} }}")
+    ghost(page, "")
+
+
+def test_field_that_may_not_be_written_in_is_left_alone(visit: Visit, asked: Asked) -> None:
+    page = visit(
+        "<input id=p type=password data-nextchar=line>"
+        "<fieldset disabled><input id=d data-nextchar=line></fieldset>"
+        "<input id=n type=number data-nextchar=line><input id=t data-nextchar=line>"
+    )
+    write(page, "la", "#p")
+    write(page, "1", "#n")
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    assert {body["prompt"] for body in asked} <= {"\nl", "\nla"} and len(asked) <= 2
+
+
+def test_only_at_the_end_of_a_line_unless_asked_for(visit: Visit, asked: Asked) -> None:
+    page = visit(TEXTAREA)
+    page.locator("#t").fill("x lazy\nlazy")
+    page.locator("#t").evaluate("t => t.setSelectionRange(1, 1)")
+    asked.clear()
+    page.keyboard.type("b")
+    ghost(page, "")
+    page.locator("#t").evaluate("t => t.setAttribute('data-nextchar-midline', '')")
+    assert asked == []
+    page.keyboard.press("Backspace")
+    page.keyboard.type("b")
+    ghost(page, "ug")
+    page.keyboard.press("Tab")
+    value(page, "xbug lazy\nlazy")
+
+
+def test_at_the_end_of_an_inner_line_it_moves_no_other_text(visit: Visit) -> None:
+    page = visit(TEXTAREA)
+    page.locator("#t").fill("l\nlazy")
+    page.locator("#t").evaluate("t => t.setSelectionRange(1, 1)")
+    page.keyboard.type("a")
+    ghost(page, "zy-fox bug")
+    page.keyboard.press("ArrowRight")
+    value(page, "la\nlazy")
+    assert page.locator("#t").evaluate("t => t.selectionStart") == 3
+
+
+def test_suggestion_fits_into_maxlength(visit: Visit) -> None:
+    page = visit("<input id=t data-nextchar=line maxlength=6>")
+    write(page, "la")
+    ghost(page, "zy-f")
+    page.keyboard.press("Tab")
+    value(page, "lazy-f")
+    ghost(page, "")
+
+
+def test_attributes_may_change_and_stand_on_an_ancestor(visit: Visit, asked: Asked) -> None:
+    page = visit(f"<div id=a data-nextchar-max=4>{TEXTAREA}</div>")
+    write(page, "la")
+    ghost(page, "zy-f")
+    page.evaluate("document.getElementById('a').setAttribute('data-nextchar-max', '7')")
+    ghost(page, "")
+    page.keyboard.type("z")
+    ghost(page, "y-fox b")
+    page.locator("#t").evaluate("t => t.dataset.nextchar = 'names'")
+    with page.expect_request("**/v1/models/names/complete"):
+        page.locator("#t").fill("a")
+    assert [body["max_characters"] for body in asked] == [4] * (len(asked) - 2) + [7, 7]
+
+
+def test_fields_added_later_are_helped_too(visit: Visit) -> None:
+    page = visit("<main></main>")
+    page.evaluate(
+        "document.querySelector('main').append(Object.assign(document.createElement('textarea'), {id: 't'}));"
+        "document.querySelector('#t').dataset.nextchar = 'line'"
+    )
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+
+
+def test_wrong_attribute_is_told(visit: Visit) -> None:
+    page = visit("<main></main>")
+    page.evaluate(
+        "document.addEventListener('nextchar:error', e => window.told = e.detail.error);"
+        "document.querySelector('main').innerHTML ="
+        " '<textarea data-nextchar=line data-nextchar-max=many></textarea>'"
+    )
+    page.wait_for_function("window.told")
+    assert page.evaluate("[told.code, told.param, told.message]") == [
+        "invalid_option",
+        "max",
+        'max is "many" and must be a number from 1 to 10000',
+    ]
+
+
+def test_markup_in_a_suggestion_is_text(visit: Visit, site: Site) -> None:
+    site.publish(reciting("markup", "<img>"))
+    page = visit(TEXTAREA.replace("=line", "=markup"))
+    write(page, "<")
+    ghost(page, "img>" + "<img>" * 7 + "<")
+    assert page.locator("[aria-hidden] img").count() == 0
+
+
+def test_service_gone_in_mid_word_hides_it_and_it_comes_back(visit: Visit, page: Page) -> None:
+    visit(TEXTAREA)
+    page.evaluate(
+        "window.told = []; document.addEventListener('nextchar:error', e => told.push(e.detail.error.code))"
+    )
+    page.route("**/complete", lambda route: route.abort())
+    write(page, "la")
+    page.wait_for_function("told.length")
+    write(page, "zy")
+    ghost(page, "")
+    assert page.evaluate("told") == ["unreachable"]  # once: it is not asked at each key meanwhile
+    page.unroute("**/complete")
+    ghost(page, "-fox bug")  # no further key was needed
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(401, "api_key_wrong"), (404, "model_not_found"), (429, "busy")]
+)
+def test_refusal_hides_it_and_is_told_by_its_code(visit: Visit, page: Page, status: int, code: str) -> None:
+    error = {"type": "t", "code": code, "message": "a sentence", "param": None}
+    page.route("**/complete", lambda route: route.fulfill(status=status, json={"error": error}))
+    visit(TEXTAREA.replace("<textarea", "<textarea data-nextchar-key=secret"))
+    page.evaluate("document.addEventListener('nextchar:error', e => window.told = e.detail)")
+    with page.expect_request("**/complete") as request:
+        write(page, "la")
+    page.wait_for_function("window.told")
+    assert page.evaluate("[told.error.code, told.error.status, told.error.message]") == [
+        code,
+        status,
+        "a sentence",
+    ]
+    assert page.evaluate("told.pause") == 1000
+    assert request.value.headers["authorization"] == "Bearer secret"
+    ghost(page, "")
+
+
+def test_model_deleted_under_the_users_hands(visit: Visit, site: Site) -> None:
+    site.publish(reciting("mortal", "lazy-fox bug\n"))
+    page = visit(TEXTAREA.replace("=line", "=mortal"))
+    page.evaluate("document.addEventListener('nextchar:error', e => window.told = e.detail.error)")
+    write(page, "la")
+    ghost(page, "zy-fox bug")
+    site.models.delete("mortal")
+    deadline = time.monotonic() + 10
+    while not page.evaluate("window.told?.status === 404"):
+        assert time.monotonic() < deadline
+        page.keyboard.type("b")  # not what it suggests, so it asks again
+        page.wait_for_timeout(100)
+    ghost(page, "")
+
+
+def test_long_text_is_sent_from_a_place_that_stays(visit: Visit, asked: Asked) -> None:
+    page = visit(TEXTAREA)
+    text = "lazy-fox bug\n" * 3000
+    page.locator("#t").focus()
+    page.locator("#t").evaluate("(t, text) => { t.value = text; t.setSelectionRange(1e9, 1e9); }", text)
+    for key, rest in (("l", "azy-fox bug"), ("o", "x bug")):
+        page.keyboard.type(key)
+        ghost(page, rest)
+    first, second = (body["prompt"] for body in asked)
+    assert second == first + "o" and first.startswith("\nlazy") and 8192 <= len(first) <= 2 * 8192
+
+
+def until_held(page: Page, held: list[Route], count: int) -> None:
+    """Let the browser work until so many requests are held."""
+    deadline = time.monotonic() + 10
+    while len(held) < count:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(10)
