@@ -28,21 +28,39 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from uvicorn.supervisors import Multiprocess
 
+from app.auth import Auth, RateLimits
+from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
+from app.compat.default_model import DefaultModel
 from app.deps import Parts
 from app.engines import Engines, LoadEngine
 from app.errors import add_error_handlers
+from app.js_client import add_js_client
+from app.keys import KeyFile
 from app.metrics import Measured, Metrics
 from app.middleware import BodyLimit, RequestId
-from app.routes import completions, corpora, health, jobs, models, scores
+from app.routes import (
+    architectures,
+    calibrations,
+    completions,
+    corpora,
+    health,
+    jobs,
+    models,
+    reports,
+    scores,
+)
 from app.settings import ApiSettings
+from app.web import add_console
 from models.runtime.engine import Engine
 from store.blobs import open_blobs
+from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
+from store.streams import Streams
 
 VERSION = "0.1.0"
 
@@ -72,17 +90,25 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         version=VERSION,
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
         lifespan=_lifespan(settings, load, stopping),
+        docs_url=None,  # app/web.py has a reference that needs no other host
+        redoc_url=None,
         generate_unique_id_function=_operation_id,
     )
     # Keystrokes first: routes are tried in order.
-    for module in (completions, scores, corpora, jobs, models, health):
+    for module in (completions, scores, calibrations, corpora, jobs, models, reports, architectures, health):
         app.include_router(module.router)
+    for module in (openai_completions, llama_cpp, tokenizer, openai_files, openai_jobs):
+        app.include_router(module.router)
+    add_console(app, max_corpus_bytes=settings.max_corpus_bytes)
     app.state.stopping = stopping
     add_error_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, unlimited_path=corpora.UPLOAD_PATH)
+    app.add_middleware(BodyLimit, unlimited_paths=(corpora.UPLOAD_PATH, openai_files.UPLOAD_PATH))
+    if settings.api_keys_file:
+        app.add_middleware(Auth, keys=KeyFile(settings.api_keys_file))
     app.add_middleware(RequestId)
     app.add_middleware(Measured)
+    add_js_client(app, allowed_origins=settings.origins)
     return app
 
 
@@ -112,11 +138,15 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
         corpora=Corpora(blobs),
         jobs=jobs,
         models=models,
+        calibrations=Calibrations(blobs),
+        streams=Streams(redis),
         live=Live(redis),
         event_log=EventLog(blobs),
         queue=queue,
         engines=engines,
+        default_model=DefaultModel(models, settings.default_model),
         metrics=Metrics(jobs=jobs, queue=queue, engines=engines),
+        rates=RateLimits(settings.redis_url),
         stopping=stopping,
         engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
     )
@@ -191,6 +221,7 @@ def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event
             watching.cancel()
             ended.set()
             await run_in_threadpool(parts.engines.close)
+            await parts.rates.close()
             parts.redis.close()
 
     return lifespan

@@ -22,6 +22,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.text import Text
 
+from app.web import sample_text
 from clients.python.nextchar import Client, ClientError, ServerError, live
 from clients.python.nextchar.answers import Corpus
 from clients.python.nextchar.heatmap import heatmap, legend
@@ -96,9 +97,7 @@ def demonstrate(client: Client, console: Console, name: str, text: str, *, train
 
 def _read(file: Path | None) -> tuple[str, str]:
     if file is None:
-        from pydoc_data.topics import topics
-
-        return "python-reference", "\n\n".join(topics.values())
+        return "python-reference", sample_text()
     try:
         return name_of(file) or "demo", file.read_bytes().decode()
     except UnicodeDecodeError as error:

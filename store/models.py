@@ -33,11 +33,25 @@ class Models:
                 return known
         for name, data in files.items():
             self._blobs.write(f"model_files/{card.id}/{name}", data)
-        while True:
-            taken = [v for v, _ in self._numbers(card.name)]
-            versioned = card.model_copy(update={"version": max(taken, default=0) + 1})
-            if self._blobs.create(_card_path(versioned), versioned.model_dump_json(indent=1).encode()):
-                return versioned
+        return self._create(card)
+
+    def rename(self, reference: str, name: str) -> Card:
+        """Move one version to the next free version of another name; return its card. The files stay.
+
+        A process that dies in between leaves the model under both names, and either can be deleted.
+
+        Raises:
+            NotFound: there is no such model.
+            InvalidInput: `name` cannot be one.
+            Unavailable: its card is damaged or of a newer format.
+        """
+        check_name(name)
+        card = self.get(reference).card
+        if name == card.name:
+            return card
+        moved = self._create(card.model_copy(update={"name": name}))
+        self._bury(card.name, card.version)
+        return moved
 
     def get(self, reference: str) -> SavedModel:
         """Return the model `name@version`, or the newest version of `name`.
@@ -84,10 +98,23 @@ class Models:
         files = []
         with contextlib.suppress(Unavailable, FileNotFoundError):  # a damaged card can be deleted too
             card = parse_card(self._blobs.read(path), where=path)
-            files = self._blobs.paths(f"model_files/{card.id}")
-        self._blobs.write(f"model_cards/{name}/{version:06d}.gone", str(int(time.time())).encode())
-        self._blobs.delete(path, *files)
+            if [one.id for one in self.all()].count(card.id) == 1:  # two after a rename that was cut short
+                files = self._blobs.paths(f"model_files/{card.id}")
+        self._bury(name, version, *files)
         return f"{name}@{version}"
+
+    def _bury(self, name: str, version: int, *files: str) -> None:
+        """Delete a card, and files; its number stays taken."""
+        self._blobs.write(f"model_cards/{name}/{version:06d}.gone", str(int(time.time())).encode())
+        self._blobs.delete(f"model_cards/{name}/{version:06d}.json", *files)
+
+    def _create(self, card: Card) -> Card:
+        """Write a card under the next free version of its name; return it."""
+        while True:
+            taken = [v for v, _ in self._numbers(card.name)]
+            versioned = card.model_copy(update={"version": max(taken, default=0) + 1})
+            if self._blobs.create(_card_path(versioned), versioned.model_dump_json(indent=1).encode()):
+                return versioned
 
     def _numbers(self, name: str) -> list[tuple[int, str]]:
         stems = (path.rsplit("/", 1)[-1].split(".") for path in self._blobs.paths(f"model_cards/{name}"))

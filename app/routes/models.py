@@ -8,14 +8,16 @@ from fastapi import APIRouter, Header, Response
 from app.deps import PartsDep
 from app.errors import refusals
 from app.paging import cut
-from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
-from app.schemas.models import ModelBody, ModelSummary
+from app.schemas.lists import After, Deleted, Limit, Page
+from app.schemas.models import ModelBody, ModelRename, ModelSummary
 from models.errors import NotFound
 from models.saved_model import SavedModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 _CARD = "model.json"
+
+_LIMIT = 1000  # OpenAI's clients ask for one page and take it for all there is
 
 _FILE_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
@@ -30,7 +32,7 @@ _FILE_ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", responses=refusals(422, 503))
-def list_models(parts: PartsDep, after: After = None, limit: Limit = DEFAULT_LIMIT) -> Page[ModelSummary]:
+def list_models(parts: PartsDep, after: After = None, limit: Limit = _LIMIT) -> Page[ModelSummary]:
     """List all versions of all models, newest first."""
     page, has_more = cut(parts.models.all(), lambda card: card.reference, after=after, limit=limit)
     summaries = [ModelSummary(id=c.reference, **c.model_dump(include=_SUMMARY)) for c in page]
@@ -41,6 +43,16 @@ def list_models(parts: PartsDep, after: After = None, limit: Limit = DEFAULT_LIM
 def get_model(parts: PartsDep, model: str) -> ModelBody:
     """Get a model's card; the bare name means its newest version."""
     card = parts.models.get(model).card
+    return ModelBody(id=card.reference, **card.model_dump(include=_SUMMARY | _DETAIL))
+
+
+@router.patch("/{model}", responses=refusals(400, 404, 413, 415, 422, 503, 507))
+def rename_model(parts: PartsDep, model: str, body: ModelRename) -> ModelBody:
+    """Rename one version: it becomes the next version of the new name. Its old reference is gone then."""
+    old = parts.models.get(model).card
+    card = parts.models.rename(old.reference, body.name)
+    if card.reference != old.reference:
+        parts.engines.drop(old.reference)
     return ModelBody(id=card.reference, **card.model_dump(include=_SUMMARY | _DETAIL))
 
 
@@ -63,12 +75,13 @@ def get_file(
     name: str,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Download `model.json`, `model.keras` or `model.onnx`; together they are the whole model."""
+    """Download `model.json` or a file that it names; together they are the whole model."""
     saved = parts.models.get(model)
     data = _file(saved, name)
     headers = {
         "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
         "Content-Disposition": f'attachment; filename="{name}"',
+        "X-Content-Type-Options": "nosniff",
     }
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)

@@ -2,9 +2,12 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from app.schemas.base import RequestBody
 from models.config import NetworkConfig, TrainingConfig
+from models.vocabulary import Alphabet
+from store.ids import NAME_PATTERN
 
 EXAMPLE: dict[str, Any] = {
     "id": "nietzsche@1",
@@ -12,11 +15,15 @@ EXAMPLE: dict[str, Any] = {
     "name": "nietzsche",
     "version": 1,
     "created_at": 1795563730,
+    "created": 1795563730,
+    "owned_by": "nextchar",
     "job": "job_0197c2a1b3c4d5e6f7a8b",
     "corpus": "corpus_98b1f0a4c2d5e6f708192a3b",
     "network": NetworkConfig().model_dump(),
     "parameters": 356693,
     "training": TrainingConfig().model_dump(),
+    "started_from": None,
+    "alphabet": "characters",
     "characters": "\n !(),-.:;?ABCabc",
     "report": {"validation_bits_per_character": 1.96},
     "files": {"model.onnx": {"bytes": 1428000, "sha256": "0f" * 32}},
@@ -44,8 +51,24 @@ class ModelSummary(BaseModel):
     created_at: int = Field(description="Unix seconds, UTC.")
     job: str | None = Field(description="The job that trained it.")
     corpus: str | None = Field(description="The corpus it was trained on; it may be deleted by now.")
+    started_from: str | None = Field(None, description="The model whose weights its training began with.")
     network: NetworkConfig
     parameters: int = Field(description="Number of weights.")
+    owned_by: Literal["nextchar"] = Field("nextchar", description="For OpenAI's clients.")
+
+    @computed_field(description="`created_at`, for OpenAI's clients.")  # type: ignore[prop-decorator]
+    @property
+    def created(self) -> int:
+        """Unix seconds, UTC."""
+        return self.created_at
+
+
+class ModelRename(RequestBody):
+    """A new name for one version of a model."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "nietzsche-small"}]})
+
+    name: str = Field(pattern=f"^{NAME_PATTERN}$", description="What it will be called.")
 
 
 class ModelFile(BaseModel):
@@ -61,6 +84,11 @@ class ModelBody(ModelSummary):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     training: TrainingConfig
-    characters: str = Field(description="The characters it knows, in code point order.")
+    alphabet: Alphabet = Field(
+        "characters", description="What a character is: a code point after NFC, or a byte of the UTF-8."
+    )
+    characters: str = Field(
+        description="The characters it knows, in code point order; bytes are U+0000 to U+00FF."
+    )
     report: dict[str, Any] = Field(description="What the training run told of itself.")
     files: dict[str, ModelFile]

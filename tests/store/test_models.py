@@ -66,6 +66,34 @@ def test_a_deleted_version_is_gone_and_its_number_is_not_given_again(blobs: Blob
     assert models.publish(_card(number=3), FILES).version == 3
 
 
+def test_a_renamed_version_is_the_next_of_its_new_name_with_its_files(blobs: Blobs) -> None:
+    models = Models(blobs)
+    for n in (1, 2):
+        models.publish(_card(number=n), FILES)
+    models.publish(_card("other", number=3), FILES)
+    assert models.rename("m@1", "other").reference == "other@2"
+    assert models.get("other").file("model.onnx") == b"graph"
+    with pytest.raises(NotFound):
+        models.get("m@1")
+    assert models.publish(_card(number=4), FILES).version == 3  # a number is not given again
+    assert models.rename("m@2", "m").reference == "m@2"
+    with pytest.raises(InvalidInput):
+        models.rename("m", "not a name")
+
+
+def test_of_two_names_of_one_model_either_can_be_deleted(blobs: Blobs) -> None:
+    models = Models(blobs)
+    card = models.publish(_card(), FILES)
+    # What a rename leaves that is cut short.
+    blobs.create(
+        "model_cards/other/000001.json", card.model_copy(update={"name": "other"}).model_dump_json().encode()
+    )
+    models.delete("m")
+    assert models.get("other").file("model.onnx") == b"graph"
+    models.delete("other")
+    assert blobs.paths(f"model_files/{card.id}") == []
+
+
 @pytest.mark.parametrize("reference", ["none", "m@9", "m@x", "m@", "../x", "", "@1", "m@١"])
 def test_a_reference_to_nothing_is_not_found(blobs: Blobs, reference: str) -> None:
     models = Models(blobs)

@@ -53,6 +53,22 @@ def test_unknown_models_and_files_are_404(service: Service) -> None:
     assert answer.status_code == 404
 
 
+def test_renamed_model_answers_by_its_new_name_only(service: Service) -> None:
+    publish(service.models)
+    assert service.http.post("/v1/models/fake/complete", json={"prompt": ""}).status_code == 200
+    renamed = service.http.patch("/v1/models/fake", json={"name": "real"}).json()
+    assert (renamed["id"], renamed["name"], renamed["version"]) == ("real@1", "real", 1)
+    assert service.http.post("/v1/models/real/complete", json={"prompt": ""}).status_code == 200
+    assert service.http.post("/v1/models/fake/complete", json={"prompt": ""}).status_code == 404
+    assert (
+        error_of(service.http.patch("/v1/models/fake", json={"name": "x"}), 404)["code"] == "model_not_found"
+    )
+    assert error_of(service.http.patch("/v1/models/real", json={"name": "a b"}), 422)["param"] == "name"
+    assert (
+        error_of(service.http.patch("/v1/models/real", json={"name": "job_1"}), 422)["code"] == "invalid_name"
+    )
+
+
 def test_deleted_version_is_gone_and_its_number_is_not_given_again(service: Service) -> None:
     publish(service.models)
     publish(service.models)
