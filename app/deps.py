@@ -8,15 +8,19 @@ import anyio
 from fastapi import Depends, Request
 from redis import Redis
 
+from app.auth import RateLimits
+from app.compat.default_model import DefaultModel
 from app.engines import Engines
 from app.metrics import Metrics
 from app.settings import ApiSettings
 from store.blobs import Blobs
+from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
 from store.queue import TrainingQueue
+from store.streams import Streams
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,15 @@ class Parts:
     corpora: Corpora
     jobs: Jobs
     models: Models
+    calibrations: Calibrations
+    streams: Streams
     live: Live
     event_log: EventLog
     queue: TrainingQueue
     engines: Engines
+    default_model: DefaultModel
     metrics: Metrics
+    rates: RateLimits
     stopping: threading.Event  # set when the server is told to stop; streams without an end then end
     engine_threads: anyio.CapacityLimiter  # for calls that compute, so that they cannot starve the rest
 

@@ -6,12 +6,14 @@ Written as plain ASGI, so that streams and disconnects pass through untouched.
 import logging
 import re
 import secrets
+from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import error_response
+from app.score_stream import is_streamed
 
 log = logging.getLogger("nextchar.api")
 
@@ -50,15 +52,15 @@ class RequestId:
 
 
 class BodyLimit:
-    """Refuses bodies above MAX_JSON_BYTES, but for corpora, which have a limit of their own."""
+    """Refuses bodies above MAX_JSON_BYTES, but for texts, which have a limit of their own."""
 
-    def __init__(self, app: ASGIApp, *, unlimited_path: str) -> None:
+    def __init__(self, app: ASGIApp, *, unlimited_paths: Collection[str]) -> None:
         self._app = app
-        self._unlimited_path = unlimited_path
+        self._unlimited_paths = unlimited_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] == self._unlimited_path:
+        if scope["type"] != "http" or scope["path"] in self._unlimited_paths or _streams_lines(scope):
             await self._app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "0")
@@ -76,3 +78,8 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+def _streams_lines(scope: Scope) -> bool:
+    """Whether lines are sent to be scored as they come, which takes no memory."""
+    return bool(scope["path"].endswith("/score")) and is_streamed(scope)

@@ -1,57 +1,134 @@
-"""/v1/models/{model}/score: how surprised a model is by a text."""
+"""/v1/models/{model}/score: how surprised a model is by a text or by lines, and whether they are odd.
+
+A body of JSON is answered as a whole. A body of newline-delimited text or JSON is a stream of lines of any
+length, and the answer is one too: see `app.score_stream`.
+"""
 
 from functools import partial
+from typing import Annotated, Any
 
 import anyio
-import numpy as np
-from fastapi import APIRouter
-from numpy.typing import NDArray
+from fastapi import APIRouter, Query, Request, Response
 
-from app.deps import PartsDep
-from app.engines import Engines
+from app.bodies import DocumentRoute
+from app.deps import Parts, PartsDep
 from app.errors import refusals
-from app.schemas.scores import LineScore, ScoreBody, ScoreCreate
-from models.vocabulary import normalize
+from app.schemas.scores import (
+    EXAMPLE_STREAM,
+    LineScore,
+    ScoreBody,
+    ScoreCreate,
+    StreamQuery,
+)
+from app.score_stream import STREAMED, ScoreStream, is_streamed
+from app.scoring import DECIMALS, Line, Options, Scorer, Where, calibration_body
 
 router = APIRouter(prefix="/v1/models", tags=["inference"])
 
-_DECIMALS = 4  # of bits in the answer; float32 logits do not carry more
+_STREAMED: dict[str, Any] = {
+    "requestBody": {
+        "description": "As JSON; or lines, `text/plain` or `application/x-ndjson` (each a string, or an"
+        " object with `line` and an `id` that comes back), in which case the fields are query parameters and"
+        " the answer is `application/x-ndjson`: a `score.start`, a `score.line` each, a `score.end`. Lines"
+        " are answered while more are sent, so read while you write.",
+        "content": {kind: {"schema": {"type": "string"}} for kind in STREAMED},
+    },
+    "x-answer-to-lines": EXAMPLE_STREAM,
+}
 
 
-@router.post("/{model}/score", responses=refusals(400, 404, 413, 415, 422, 429, 503))
+class _StreamedRoute(DocumentRoute):
+    """A route that is there only for requests that stream lines."""
+
+    def matches(self, scope: Any) -> Any:
+        """Match as usual, if the body is declared as lines."""
+        match, child = super().matches(scope)
+        return (match, child) if is_streamed(scope) else (type(match).NONE, {})
+
+
+@router.post(
+    "/{model}/score", responses=refusals(400, 404, 409, 413, 415, 422, 429, 503), openapi_extra=_STREAMED
+)
 async def score(parts: PartsDep, model: str, body: ScoreCreate) -> ScoreBody:
-    """Get the surprisal in bits of each character of a text, or of lines each by itself."""
-    return await anyio.to_thread.run_sync(
-        partial(_score, parts.engines, model, body), limiter=parts.engine_threads
+    """Get the surprisal in bits of each character of a text, or of lines, and whether they are odd."""
+    return await anyio.to_thread.run_sync(partial(_score, parts, model, body), limiter=parts.engine_threads)
+
+
+async def score_stream(
+    parts: PartsDep, model: str, request: Request, query: Annotated[StreamQuery, Query()]
+) -> Response:
+    """Score lines as they come."""
+    stream = ScoreStream(parts, model, query, request)
+    await stream.open()
+    return stream
+
+
+# Before the route above, which takes what this one leaves.
+router.routes.insert(
+    0,
+    _StreamedRoute(
+        "/v1/models/{model}/score",
+        score_stream,
+        methods=["POST"],
+        include_in_schema=False,
+        response_model=None,
+    ),
+)
+
+
+@router.delete("/{model}/streams/{stream_id:path}", status_code=204, responses=refusals(404, 422, 503))
+def forget_stream(parts: PartsDep, model: str, stream_id: str) -> None:
+    """Forget what a model remembers of a stream; its next call begins anew."""
+    parts.streams.forget(model, stream_id)
+
+
+def _score(parts: Parts, model: str, body: ScoreCreate) -> ScoreBody:
+    with parts.engines.use(model) as loaded:
+        options = Options(body.detail, body.expected, body.false_alarms, adapt=body.adapt)
+        scorer = Scorer(loaded, parts.calibrations.find(loaded.saved, body.calibration), options)
+        if body.text is not None:
+            return _score_text(scorer, body.text)
+        originals = [loaded.vocabulary.to_characters(line) for line in body.lines or []]
+        stream = None
+        if body.context == "line":
+            lines = scorer.read(originals)
+        elif body.stream_id is None:
+            lines, _ = scorer.read_on(originals, Where())
+        else:
+            lines, stream = scorer.read_in_stream(parts.streams, originals, body.stream_id)
+        return _body(scorer, lines, lines=scorer.describe(lines), stream=stream)
+
+
+def _score_text(scorer: Scorer, text: str) -> ScoreBody:
+    line = scorer.read([scorer.loaded.vocabulary.to_characters(text)])[0]
+    # Calibrations are of lines: a longer text has odd places, but is not odd or normal as a whole.
+    judged = scorer.describe([line])[0] if "\n" not in line.original else LineScore(characters=0)
+    detail, expected = scorer.options.detail, scorer.options.expected
+    return _body(
+        scorer,
+        [line],
+        score=judged.score,
+        p_value=judged.p_value,
+        anomalous=judged.anomalous,
+        spans=scorer.spans(line) if detail != "none" else None,
+        bits=scorer.bits(line) if detail == "character" else None,
+        expected=scorer.expected(line) if expected else None,
     )
 
 
-def _score(engines: Engines, model: str, body: ScoreCreate) -> ScoreBody:
-    texts = [normalize(text) for text in ([body.text] if body.text is not None else body.lines or [])]
-    with engines.use(model) as loaded:
-        bits = loaded.engine.score_lines(texts) if body.text is None else [loaded.engine.score(texts[0])]
-    keep = body.detail == "character"
-    everything = _line(np.concatenate(bits), keep=False)
+def _body(scorer: Scorer, read: list[Line], **told: Any) -> ScoreBody:
+    characters = sum(len(line.original) for line in read)
+    total = sum(float(line.reading.bits.sum(dtype="float64")) for line in read)
+    vocabulary = scorer.loaded.vocabulary
+    unknown = sorted(set().union(*(vocabulary.unknown(line.masked.text) for line in read)))
     return ScoreBody(
-        model=loaded.reference,
-        characters=everything.characters,
-        total_bits=everything.total_bits,
-        bits_per_character=everything.bits_per_character,
-        bits=_rounded(bits[0]) if keep and body.text is not None else None,
-        lines=[_line(one, keep=keep) for one in bits] if body.lines is not None else None,
-        unknown_characters=sorted(set().union(*map(loaded.vocabulary.unknown, texts))),
+        model=scorer.loaded.reference,
+        characters=characters,
+        total_bits=round(total, DECIMALS),
+        bits_per_character=round(total / max(1, characters), DECIMALS),
+        false_alarms=scorer.rate,
+        threshold=scorer.threshold,
+        calibration=calibration_body(scorer.calibration) if scorer.calibration else None,
+        unknown_characters=list(map(vocabulary.label, unknown)),
+        **told,
     )
-
-
-def _line(bits: NDArray[np.float64], *, keep: bool) -> LineScore:
-    total = float(bits.sum())
-    return LineScore(
-        characters=bits.size,
-        total_bits=round(total, _DECIMALS),
-        bits_per_character=round(total / bits.size, _DECIMALS) if bits.size else 0.0,
-        bits=_rounded(bits) if keep else None,
-    )
-
-
-def _rounded(bits: NDArray[np.float64]) -> list[float]:
-    return [float(value) for value in np.round(bits, _DECIMALS)]

@@ -1,28 +1,52 @@
 """How surprised a network is by each character of a text, in bits.
 
-Read in slices, so memory does not grow with the text; many lines are read side by side, the short ones
-padded. Probabilities are over the known characters, as when completing. Knows nothing of calibration:
-what a high figure means is decided elsewhere.
+Many lines are read side by side, in slices of some characters, so memory does not grow with their number
+or length. Lines that begin alike are read once as far as they do: lines of a log share much. Probabilities
+are over the known characters, as when completing. Knows nothing of calibration: what a high figure means
+is decided in `models.anomaly`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.decoding import BITS, likeliest, log_softmax
 from models.runtime.requests import CharacterLogprobs
-from models.runtime.session import Network, State
+from models.runtime.session import Logits, State, StepNetwork
 from models.vocabulary import Vocabulary
 
 SLICE_LOGITS = 1 << 20
-"""The most logits of one slice, T * B * V: 4 MB as they come, three times 8 MB while in use."""
+"""The most logits of one slice, T * B * V: 4 MB as they come, twice that while in use."""
 
-ROWS = 64
+ROWS = 512
 """The most lines read side by side."""
 
+SHARED_STEPS = 16
+"""Lines are compared at every so many characters: those that were alike up to there are one row."""
+
+_LONGEST_STEPS = 256
+_GROUP_IDS = 1 << 22  # of lines read side by side, padded to the longest: 16 MB
+
 UNKNOWN_EXTRA_BITS = 2.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a network thought of a line of N characters.
+
+    `bits` is the surprisal of each, (N,) float32; `entropy` (N,) float32 what it expected to be surprised
+    by there, in bits. With `has_end`, `end_bits` and `end_entropy` are those of the newline behind the line;
+    otherwise that was not asked for, or the network knows no newline.
+    """
+
+    bits: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    has_end: bool = False
+    end_bits: float = 0.0
+    end_entropy: float = 0.0
 
 
 def unknown_bits(vocabulary_size: int) -> float:
@@ -35,7 +59,7 @@ def unknown_bits(vocabulary_size: int) -> float:
 
 
 def score_text(
-    network: Network, vocabulary: Vocabulary, text: str, *, context: str = "\n"
+    network: StepNetwork, vocabulary: Vocabulary, text: str, *, context: str = "\n"
 ) -> NDArray[np.float64]:
     """Return the surprisal in bits of each character of NFC `text`, (len(text),), after `context`.
 
@@ -45,8 +69,69 @@ def score_text(
     return score_lines(network, vocabulary, [text], context=context)[0]
 
 
+def score_lines(
+    network: StepNetwork, vocabulary: Vocabulary, lines: Sequence[str], *, context: str = "\n"
+) -> list[NDArray[np.float64]]:
+    """Return `score_text` of each line, each after the same `context`."""
+    return [r.bits.astype(np.float64) for r in read_lines(network, vocabulary, lines, context=context)]
+
+
+def read_lines(
+    network: StepNetwork,
+    vocabulary: Vocabulary,
+    lines: Sequence[str],
+    *,
+    context: str = "\n",
+    with_end: bool = False,
+) -> list[Reading]:
+    """Read each NFC line by itself after `context`; `with_end` asks for the newline behind it too.
+
+    A line's figures do not depend on the others or on their order.
+    """
+    logits, state = _read_context(network, vocabulary.encode(context or "\n"))
+    end = vocabulary.encode("\n") if with_end and "\n" in vocabulary.characters else vocabulary.encode("")
+    readings: list[Reading] = [_EMPTY] * len(lines)
+    # Sorted, lines that begin alike are neighbours.
+    order = sorted(range(len(lines)), key=lines.__getitem__)
+    encoded = [np.concatenate([vocabulary.encode(lines[i]), end]) for i in order]
+    for part in _groups(
+        [len(ids) for ids in encoded], most_rows=max(1, min(ROWS, SLICE_LOGITS // network.V))
+    ):
+        group = encoded[part]
+        bits, entropy = _read_group(network, group, logits, state)
+        for column, (place, ids) in enumerate(zip(order[part], group, strict=True)):
+            n = len(ids) - len(end)
+            readings[place] = _reading(bits[:, column], entropy[:, column], n, has_end=len(end) > 0)
+    return readings
+
+
+def read_on(
+    network: StepNetwork, vocabulary: Vocabulary, lines: Sequence[str], state: State | None
+) -> tuple[list[Reading], State]:
+    """Read NFC lines one behind the other, each with its newline, from the state a call before this left.
+
+    `state` (1, S) is that before the newline in front of the first line; None stands for the zero state.
+    Returns the readings and the state before the last newline.
+    """
+    state = network.initial_state() if state is None else state
+    ids = vocabulary.encode("\n" + "".join(line + "\n" for line in lines))
+    bits, entropy = np.empty(len(ids), np.float32), np.empty(len(ids), np.float32)
+    steps = _slice_steps(network.V)
+    for at in range(0, len(ids) - 1, steps):
+        end = min(at + steps, len(ids) - 1)
+        logits, state = network.step(ids[at:end, None], state)
+        found = _measure(logits, np.zeros(1, np.intp), ids[at + 1 : end + 1, None])
+        bits[at + 1 : end + 1], entropy[at + 1 : end + 1] = found[0][:, 0], found[1][:, 0]
+    has_end = "\n" in vocabulary.characters
+    readings, at = [], 1
+    for line in lines:
+        readings.append(_reading(bits[at:], entropy[at:], len(line), has_end=has_end))
+        at += len(line) + 1
+    return readings, state
+
+
 def describe_text(
-    network: Network, vocabulary: Vocabulary, text: str, *, top: int, context: str = "\n"
+    network: StepNetwork, vocabulary: Vocabulary, text: str, *, top: int, context: str = "\n"
 ) -> list[CharacterLogprobs]:
     """Return each character of NFC `text` with its log-probability and the `top` likeliest at its place.
 
@@ -69,57 +154,108 @@ def describe_text(
     return described
 
 
-def score_lines(
-    network: Network, vocabulary: Vocabulary, lines: Sequence[str], *, context: str = "\n"
-) -> list[NDArray[np.float64]]:
-    """Return `score_text` of each line, each after the same `context`, read ROWS at a time."""
-    logits, state = _read_context(network, vocabulary.encode(context or "\n"))
-    first = log_softmax(logits)  # (V - 1,)
-    results: list[NDArray[np.float64]] = [np.empty(0)] * len(lines)
-    # Lines of like length side by side: less padding.
-    by_length = sorted(range(len(lines)), key=lambda i: len(lines[i]))
-    for start in range(0, len(lines), ROWS):
-        group = by_length[start : start + ROWS]
-        ids = [vocabulary.encode(lines[i]) for i in group]
-        for i, bits in zip(group, _score_group(network, ids, first, state), strict=True):
-            results[i] = bits
-    return results
+_EMPTY = Reading(np.empty(0, np.float32), np.empty(0, np.float32))
 
 
-def _score_group(
-    network: Network, lines: list[NDArray[np.int32]], first: NDArray[np.float64], state: State
-) -> list[NDArray[np.float64]]:
-    """Score lines of ids, the longest last, from one state (1, S) with `first` (V - 1,) predicted."""
-    b, longest = len(lines), len(lines[-1])
-    ids = np.zeros((longest, b), np.int32)  # padded at the end, where it cannot change what came before
+def _reading(bits: NDArray[np.float32], entropy: NDArray[np.float32], n: int, *, has_end: bool) -> Reading:
+    """Return the reading of a line of n characters whose figures stand at the front of these arrays."""
+    if not has_end:
+        return Reading(bits[:n].copy(), entropy[:n].copy())
+    return Reading(
+        bits[:n].copy(),
+        entropy[:n].copy(),
+        has_end=True,
+        end_bits=float(bits[n]),
+        end_entropy=float(entropy[n]),
+    )
+
+
+def _groups(lengths: Sequence[int], *, most_rows: int) -> Iterator[slice]:
+    """Yield the lines to be read together: consecutive ones, bounded in number and in padded size."""
+    start, longest = 0, 0
+    for place, length in enumerate(lengths):
+        longest = max(longest, length)
+        rows = place + 1 - start
+        if rows > 1 and (rows > most_rows or rows * longest > _GROUP_IDS):
+            yield slice(start, place)
+            start, longest = place, length
+    if start < len(lengths):
+        yield slice(start, len(lengths))
+
+
+def _read_group(
+    network: StepNetwork, lines: list[NDArray[np.int32]], first: NDArray[np.float32], state: State
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return bits and entropy (longest, n) of n sorted lines of ids, from state (1, S) and logits (V,)."""
+    n, lengths = len(lines), np.array([len(line) for line in lines])
+    longest = int(lengths.max())
+    ids = np.zeros((longest, n), np.int32)  # padded at the end, where it cannot change what came before
     for column, line in enumerate(lines):
         ids[: len(line), column] = line
-    bits = np.empty((longest, b))
-    if longest:
-        bits[0] = _bits_of(np.broadcast_to(first, (1, b, len(first))), ids[:1], network.V)[0]
-    state = np.repeat(state, b, axis=0)
-    steps = _slice_steps(b * network.V)
-    for at in range(0, longest - 1, steps):
-        end = min(at + steps, longest - 1)
-        logits, state = network.step(ids[at:end], state)
-        bits[at + 1 : end + 1] = _bits_of(log_softmax(logits), ids[at + 1 : end + 1], network.V)
-    return [bits[: len(line), column].copy() for column, line in enumerate(lines)]
+    alike = _common_lengths(ids, lengths)
+    bits, entropy = np.zeros((longest, n), np.float32), np.zeros((longest, n), np.float32)
+    if not longest:
+        return bits, entropy
+    row_of = np.zeros(n, np.intp)  # which row of `state` read a line so far
+    bits[:1], entropy[:1] = _measure(first[None, None], row_of, ids[:1])
+    at = 0
+    while at < longest - 1:
+        open_lines = np.flatnonzero(lengths > at + 1)
+        shared = bool((alike > at).any())
+        end = min(longest - 1, at + _steps(len(open_lines), network.V, shared=shared))
+        # A line is a row of its own unless the line before it has the same characters up to `end`.
+        leads = (alike < end)[open_lines]
+        leads[0] = True
+        rows = open_lines[leads]
+        logits, state = network.step(ids[at:end, rows], state[row_of[rows]])
+        row_of[open_lines] = np.cumsum(leads) - 1
+        targets = ids[at + 1 : end + 1, open_lines]
+        bits[at + 1 : end + 1, open_lines], entropy[at + 1 : end + 1, open_lines] = _measure(
+            logits, row_of[open_lines], targets
+        )
+        at = end
+    return bits, entropy
+
+
+def _common_lengths(ids: NDArray[np.int32], lengths: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return (n,) how many first characters each line, a column of ids, shares with the one before it."""
+    same = np.ones((len(ids) + 1, ids.shape[1]), bool)
+    same[:-1, 1:] = ids[:, 1:] == ids[:, :-1]
+    same[-1] = False
+    common = same.argmin(0)
+    common[0] = 0
+    shorter = np.minimum(lengths, np.concatenate([[0], lengths[:-1]]))
+    result: NDArray[np.intp] = np.minimum(common, shorter)
+    return result
+
+
+def _steps(rows: int, vocabulary_size: int, *, shared: bool) -> int:
+    fitting = _slice_steps(rows * vocabulary_size)
+    return min(SHARED_STEPS, fitting) if shared else fitting
 
 
 def _slice_steps(logits_a_step: int) -> int:
-    return max(1, min(256, SLICE_LOGITS // logits_a_step))
+    return max(1, min(_LONGEST_STEPS, SLICE_LOGITS // logits_a_step))
 
 
-def _bits_of(
-    logprobs: NDArray[np.float64], ids: NDArray[np.int32], vocabulary_size: int
-) -> NDArray[np.float64]:
-    """Pick from logprobs (T, B, V - 1) those of ids (T, B), in bits."""
-    known = np.maximum(ids, 1)[..., None] - 1
-    bits = -BITS * np.take_along_axis(logprobs, known, -1)[..., 0]
-    return np.where(ids == 0, unknown_bits(vocabulary_size), np.maximum(bits, 0.0))
+def _measure(
+    logits: Logits, row_of: NDArray[np.intp], ids: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the bits of ids (T, n), and the entropy there, by logits (T, B, V); line i is row_of[i]."""
+    z = logits[..., 1:]
+    z = z - z.max(-1, keepdims=True)
+    p = np.exp(z)
+    total = p.sum(-1)
+    log_total = np.log(total)
+    entropy = (log_total - np.einsum("tbv,tbv->tb", p, z) / total)[:, row_of]
+    picked = z[np.arange(len(z))[:, None], row_of, np.maximum(ids, 1) - 1]
+    bits = np.maximum(log_total[:, row_of] - picked, 0.0)
+    known = ids > 0
+    cost = np.float32(unknown_bits(logits.shape[-1]))
+    return np.where(known, bits * np.float32(BITS), cost), np.maximum(entropy, 0.0) * np.float32(BITS)
 
 
-def _read_context(network: Network, ids: NDArray[np.int32]) -> tuple[NDArray[np.float32], State]:
+def _read_context(network: StepNetwork, ids: NDArray[np.int32]) -> tuple[NDArray[np.float32], State]:
     """Return the logits (V,) and state (1, S) after reading ids from the zero state."""
     state = network.initial_state()
     for at in range(0, len(ids), 256):

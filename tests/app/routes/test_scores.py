@@ -1,9 +1,11 @@
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.app.fakes import publish
-from tests.app.service import Service, error_of
+from store.streams import Streams
+from tests.app.fakes import CHARACTERS, publish
+from tests.app.service import Service, error_of, until
 
 SCORE = "/v1/models/fake/score"
 
@@ -13,16 +15,27 @@ def model(service: Service) -> None:
     publish(service.models)
 
 
+def line_of(characters: int, total: float, **more: Any) -> dict[str, Any]:
+    unset = dict.fromkeys(["score", "p_value", "anomalous", "spans", "bits", "expected"])
+    return (
+        unset
+        | {
+            "characters": characters,
+            "total_bits": total,
+            "bits_per_character": total / characters if characters else 0.0,
+        }
+        | more
+    )
+
+
 def test_text_is_scored_character_by_character(service: Service) -> None:
     answer = service.http.post(SCORE, json={"text": "fox→"})
+    nothing = ["lines", "false_alarms", "threshold", "calibration", "stream"]
     assert answer.json() == {
         "object": "score",
         "model": "fake@1",
-        "characters": 4,
-        "total_bits": 11.0,
-        "bits_per_character": 2.75,
-        "bits": [1.0, 1.0, 1.0, 8.0],
-        "lines": None,
+        **line_of(4, 11.0, bits=[1.0, 1.0, 1.0, 8.0]),
+        **dict.fromkeys(nothing),
         "unknown_characters": ["→"],
     }
 
@@ -30,12 +43,134 @@ def test_text_is_scored_character_by_character(service: Service) -> None:
 def test_lines_are_scored_each_by_itself(service: Service) -> None:
     answer = service.http.post(SCORE, json={"lines": ["ab", "", "é→"]}).json()
     assert answer["lines"] == [
-        {"characters": 2, "total_bits": 2.0, "bits_per_character": 1.0, "bits": [1.0, 1.0]},
-        {"characters": 0, "total_bits": 0.0, "bits_per_character": 0.0, "bits": []},
-        {"characters": 2, "total_bits": 16.0, "bits_per_character": 8.0, "bits": [8.0, 8.0]},
+        line_of(2, 2.0, bits=[1.0, 1.0], peak_bits=1.0),
+        line_of(0, 0.0, bits=[], peak_bits=0.0),
+        line_of(2, 16.0, bits=[8.0, 8.0], peak_bits=8.0),
     ]
     assert (answer["bits"], answer["characters"], answer["total_bits"]) == (None, 4, 18.0)
     assert answer["unknown_characters"] == ["é", "→"]
+
+
+def calibrate(service: Service, lines: list[str] | None = None, **more: Any) -> Any:
+    normal = ["ab" * (1 + i % 9) + "→" * (i % 11 == 0) for i in range(120)]
+    answer = service.http.post("/v1/models/fake/calibrate", json={"lines": lines or normal} | more)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def test_calibrated_lines_get_a_p_value_and_a_flag(service: Service) -> None:
+    made = calibrate(service)
+    assert (made["name"], made["lines"], made["smallest_p_value"]) == ("default", 120, 0.008264)
+    body = {"lines": ["abab", "ab→→→→ab"], "false_alarms": 0.02, "detail": "line"}
+    answer = service.http.post(SCORE, json=body).json()
+    normal, odd = answer["lines"]
+    assert (normal["anomalous"], normal["spans"]) == (False, [])
+    assert odd["anomalous"] and odd["p_value"] == 0.008264 and odd["score"] > answer["threshold"]
+    assert odd["spans"] == [{"start": i, "end": i + 1, "bits": 8.0, "expected": "a"} for i in range(2, 6)]
+    assert answer["calibration"] == made and answer["false_alarms"] == 0.02
+
+
+def test_text_of_one_line_is_judged_as_a_line_and_a_longer_one_shows_its_odd_places(service: Service) -> None:
+    calibrate(service)
+    answer = service.http.post(SCORE, json={"text": "a→"}).json()
+    assert answer["p_value"] is not None and answer["spans"][0]["start"] == 1
+    answer = service.http.post(SCORE, json={"text": "ab\nab→"}).json()
+    assert answer["p_value"] is None and [s["start"] for s in answer["spans"]] == [5]
+
+
+def test_masked_parts_are_read_as_one_character_and_told_where_they_were(service: Service) -> None:
+    publish(service.models, name="masked", masks=("numbers",), characters=CHARACTERS + "ⓝ")
+    line = "ab 40454 c→ 7"
+    answer = service.http.post("/v1/models/masked/score", json={"lines": [line]}).json()
+    bits = [1.0] * 3 + [1.0, 0, 0, 0, 0] + [1.0, 1.0, 8.0, 1.0, 1.0]
+    assert answer["lines"][0]["bits"] == bits and answer["characters"] == len(line)
+    assert answer["unknown_characters"] == ["→"]
+    normal = ["ab 1 c"] * 99
+    service.http.post("/v1/models/masked/calibrate", json={"lines": normal})
+    body = {"lines": [line], "false_alarms": 0.01, "detail": "line"}
+    [odd] = service.http.post("/v1/models/masked/score", json=body).json()["lines"]
+    assert odd["anomalous"] and [(s["start"], s["end"]) for s in odd["spans"]] == [(10, 11)]
+
+
+def test_masks_that_are_none_are_refused_with_the_job(service: Service) -> None:
+    body = {"corpus": service.upload(), "name": "fox", "masks": ["numbers", "(a"]}
+    error = error_of(service.http.post("/v1/jobs", json=body), 422)
+    assert (error["code"], error["param"]) == ("invalid_mask", "masks")
+    body["masks"] = ["ip", "[a-z]+7"]
+    assert service.http.post("/v1/jobs", json=body).json()["masks"] == ["ip", "[a-z]+7"]
+
+
+def test_detail_none_tells_the_flag_alone(service: Service) -> None:
+    calibrate(service)
+    answer = service.http.post(SCORE, json={"lines": ["ab"], "detail": "none"}).json()["lines"][0]
+    assert {name for name, value in answer.items() if value is not None} == {
+        "characters", "score", "p_value", "anomalous"
+    }  # fmt: skip
+
+
+def test_expected_characters_are_told(service: Service) -> None:
+    answer = service.http.post(SCORE, json={"lines": ["ab"], "expected": 2}).json()
+    assert [[one["character"] for one in place] for place in answer["lines"][0]["expected"]] == [["a"], ["b"]]
+
+
+def test_rate_that_the_calibration_does_not_allow_is_refused_with_the_number_needed(service: Service) -> None:
+    calibrate(service)
+    error = error_of(service.http.post(SCORE, json={"lines": ["a"], "false_alarms": 0.001}), 422)
+    assert (error["code"], error["param"]) == ("too_few_calibration_lines", "false_alarms")
+    assert "at least 999 calibration lines" in error["message"]
+
+
+def test_rate_without_a_calibration_is_refused(service: Service) -> None:
+    error = error_of(service.http.post(SCORE, json={"lines": ["a"], "false_alarms": 0.1}), 422)
+    assert error["code"] == "no_calibration"
+
+
+def test_calibration_is_chosen_by_name(service: Service) -> None:
+    calibrate(service)
+    calibrate(service, ["ab"] * 10, name="web-1")
+    answer = service.http.post(SCORE, json={"lines": ["ab"], "calibration": "web-1"}).json()
+    assert answer["calibration"]["lines"] == 10 and answer["false_alarms"] == pytest.approx(1 / 11)
+    error = error_of(service.http.post(SCORE, json={"lines": ["ab"], "calibration": "web-2"}), 404)
+    assert error["code"] == "calibration_not_found"
+
+
+def test_stream_goes_on_where_its_last_call_ended(service: Service) -> None:
+    body = {"lines": ["ab", "ba"], "context": "stream", "stream_id": "host-1:/var/log/x"}
+    assert service.http.post(SCORE, json=body).json()["stream"] == {
+        "id": "host-1:/var/log/x", "lines": 2, "restarted": "new"
+    }  # fmt: skip
+    again = service.http.post(SCORE, json=body).json()["stream"]
+    assert (again["lines"], again["restarted"]) == (4, None)
+    other = service.http.post(SCORE, json=body | {"stream_id": "host-2"}).json()["stream"]
+    assert (other["lines"], other["restarted"]) == (2, "new")
+    assert service.http.delete("/v1/models/fake/streams/host-1:/var/log/x").status_code == 204
+    assert service.http.post(SCORE, json=body).json()["stream"]["restarted"] == "new"
+
+
+def test_stream_of_a_model_that_has_been_replaced_begins_anew_and_says_so(service: Service) -> None:
+    body = {"lines": ["ab"], "context": "stream", "stream_id": "s"}
+    service.http.post(SCORE, json=body)
+    publish(service.models)
+    until(lambda: service.http.post(SCORE, json={"text": "a"}).json()["model"] == "fake@2")
+    assert service.http.post(SCORE, json=body).json()["stream"] == {
+        "id": "s", "lines": 1, "restarted": "model_replaced"
+    }  # fmt: skip
+
+
+def test_adapting_stream_keeps_what_it_learned(service: Service) -> None:
+    body = {"lines": ["ab"], "context": "stream", "stream_id": "s", "adapt": True}
+    for count in (1, 2, 3):
+        assert service.http.post(SCORE, json=body).json()["stream"]["lines"] == count
+    streams = Streams(service.live._redis)
+    with streams.turn("fake@1", "s", size=1) as turn:
+        assert turn.stream.change is not None and turn.stream.change[0] == 3
+
+
+def test_calls_on_one_stream_at_once_all_count(service: Service) -> None:
+    body = {"lines": ["ab"] * 3, "context": "stream", "stream_id": "busy"}
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: service.http.post(SCORE, json=body).json(), range(12)))
+    assert sorted(a["stream"]["lines"] for a in answers) == [3 * (i + 1) for i in range(12)]
 
 
 def test_detail_line_leaves_characters_out(service: Service) -> None:
@@ -59,6 +194,15 @@ def test_detail_line_leaves_characters_out(service: Service) -> None:
         ({"lines": ["a"] * 10_001}, "lines"),
         ({"text": "a", "detail": "much"}, "detail"),
         ({"text": "a", "threshold": 1}, "threshold"),
+        ({"text": "a", "context": "stream"}, "body"),
+        ({"lines": ["a"], "stream_id": "s"}, "body"),
+        ({"lines": ["a"], "adapt": True}, "body"),
+        ({"lines": ["a"], "context": "stream", "stream_id": "a b"}, "stream_id"),
+        ({"lines": ["a"], "expected": 1, "detail": "line"}, "body"),
+        ({"text": "a" * 60_000, "expected": 1}, "body"),
+        ({"text": "a", "false_alarms": 0}, "false_alarms"),
+        ({"text": "a", "false_alarms": 1}, "false_alarms"),
+        ({"text": "a", "calibration": "../x"}, "calibration"),
     ],
 )
 def test_wrong_fields_are_named(service: Service, body: dict[str, Any], param: str) -> None:

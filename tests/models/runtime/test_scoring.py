@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from models.runtime import scoring
-from models.runtime.scoring import describe_text, score_lines, score_text, unknown_bits
+from models.runtime.scoring import describe_text, read_lines, read_on, score_lines, score_text, unknown_bits
 from models.runtime.session import Network
 from models.vocabulary import Vocabulary
 from tests.models.runtime.networks import CHARACTERS, numpy_step, random_weights, saved_model
@@ -70,7 +70,7 @@ def test_description_agrees_with_the_bits(
     described = describe_text(network, VOCABULARY, text, top=3, context="ab")
     assert "".join(one.character for one in described) == text
     bits = [-one.logprob / np.log(2) for one in described]
-    np.testing.assert_allclose(bits, score_text(network, VOCABULARY, text, context="ab"), atol=1e-9)
+    np.testing.assert_allclose(bits, score_text(network, VOCABULARY, text, context="ab"), atol=1e-5)
     for one in described:
         assert len(one.top) == 3
         if one.character != "#":
@@ -88,3 +88,70 @@ def test_empty_context_stands_for_a_newline(network: Network) -> None:
 def test_no_lines_and_no_characters(network: Network) -> None:
     assert score_lines(network, VOCABULARY, []) == []
     assert score_text(network, VOCABULARY, "").shape == (0,)
+
+
+def alike() -> list[str]:
+    """Lines that begin alike, up to places on both sides of where rows are compared."""
+    random = np.random.default_rng(2)
+    start = "dec ten the host says in a long line that, "
+    ends = ["".join(random.choice(list(CHARACTERS.replace("\n", "")), n)) for n in random.integers(0, 40, 30)]
+    return [start[:cut] + end for cut in (0, 15, 16, 17, 32, 43) for end in ends] + [
+        start,
+        start[:16],
+        start,
+        "",
+    ]
+
+
+def test_lines_that_begin_alike_score_as_each_alone(network: Network) -> None:
+    lines = alike()
+    together = read_lines(network, VOCABULARY, lines, with_end=True)
+    for line, one in zip(lines, together, strict=True):
+        [alone] = read_lines(network, VOCABULARY, [line], with_end=True)
+        np.testing.assert_allclose(one.bits, alone.bits, atol=1e-5)
+        np.testing.assert_allclose(one.entropy, alone.entropy, atol=1e-5)
+        assert (one.end_bits, one.end_entropy) == pytest.approx((alone.end_bits, alone.end_entropy), abs=1e-5)
+        np.testing.assert_allclose([*one.bits, one.end_bits], naive_bits(line + "\n"), atol=1e-4)
+
+
+def test_what_begins_alike_is_read_once(network: Network) -> None:
+    steps = []
+
+    class Counting:
+        V = network.V
+        initial_state = staticmethod(network.initial_state)
+
+        @staticmethod
+        def step(ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+            steps.append(ids.size)
+            return network.step(ids, state, first)
+
+    read_lines(Counting(), VOCABULARY, ["a long line, the same for all of them"] * 200)
+    assert sum(steps) < 2 * 48
+
+
+def test_order_of_lines_changes_nothing(network: Network) -> None:
+    lines = alike()
+    forwards = read_lines(network, VOCABULARY, lines)
+    backwards = read_lines(network, VOCABULARY, lines[::-1])[::-1]
+    for one, other in zip(forwards, backwards, strict=True):
+        np.testing.assert_allclose(one.bits, other.bits, atol=1e-5)
+
+
+def test_entropy_is_the_expectation_of_the_bits(network: Network) -> None:
+    [one] = read_lines(network, VOCABULARY, ["ab"])
+    described = describe_text(network, VOCABULARY, "ab", top=len(CHARACTERS))
+    for entropy, place in zip(one.entropy, described, strict=True):
+        p = np.exp([logprob for _, logprob in place.top])
+        assert entropy == pytest.approx(-(p * np.log2(p)).sum(), abs=1e-4)
+
+
+def test_reading_on_is_reading_the_whole_text(network: Network) -> None:
+    lines = ["the fox", "", "a#b", "jumps " * 60]
+    whole = score_text(network, VOCABULARY, "\n".join(lines) + "\n")
+    first, state = read_on(network, VOCABULARY, lines[:2], None)
+    rest, _ = read_on(network, VOCABULARY, lines[2:], state)
+    bits = np.concatenate([[*one.bits, one.end_bits] for one in (*first, *rest)])
+    np.testing.assert_allclose(bits, whole, atol=1e-4)
+    _, same = read_on(network, VOCABULARY, [], state)
+    np.testing.assert_array_equal(same, state)

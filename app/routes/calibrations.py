@@ -1,0 +1,108 @@
+"""/v1/models/{model}/calibrate, /calibrations and /evaluate: what is normal, and how odd lines are found."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import anyio
+from fastapi import APIRouter
+
+from app.bodies import DocumentRoute
+from app.deps import Parts, PartsDep
+from app.engines import Loaded
+from app.errors import refusals
+from app.evaluating import evaluate
+from app.schemas.lists import Page
+from app.schemas.scores import CalibrateCreate, CalibrationBody, EvaluateCreate, EvaluationBody
+from app.scoring import calibration_body
+from models.anomaly.calibration import calibrate
+from models.errors import TooLarge
+from models.runtime.scoring import Reading
+
+router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
+
+_MOST_CHARACTERS = 20_000_000  # of calibration lines: some minutes
+_LONGEST_LINE = 50_000  # characters; of a longer one so much is read, as when it is scored in a stream
+_BATCH_CHARACTERS = 200_000  # read at a time
+
+
+@router.post(
+    "/{model}/calibrate", status_code=201, responses=refusals(400, 404, 409, 413, 415, 422, 503, 507)
+)
+async def make_calibration(parts: PartsDep, model: str, body: CalibrateCreate) -> CalibrationBody:
+    """Compare with these normal lines from now on; a calibration of the same name is replaced."""
+    return await anyio.to_thread.run_sync(partial(_make, parts, model, body), limiter=parts.engine_threads)
+
+
+@router.get("/{model}/calibrations", responses=refusals(404, 422, 503))
+def list_calibrations(parts: PartsDep, model: str) -> Page[CalibrationBody]:
+    """List a model's calibrations by name."""
+    found = parts.calibrations.all(parts.models.get(model))
+    return Page(data=[calibration_body(named) for named in found], has_more=False)
+
+
+@router.get("/{model}/calibrations/{name}", responses=refusals(404, 422, 503))
+def get_calibration(parts: PartsDep, model: str, name: str) -> CalibrationBody:
+    """Get what is known of a calibration."""
+    found = parts.calibrations.find(parts.models.get(model), name)
+    assert found is not None, "a name was given"
+    return calibration_body(found)
+
+
+@router.delete("/{model}/calibrations/{name}", status_code=204, responses=refusals(404, 409, 422, 503))
+def delete_calibration(parts: PartsDep, model: str, name: str) -> None:
+    """Delete a calibration; the one made with the model stays."""
+    parts.calibrations.delete(parts.models.get(model), name)
+
+
+@router.post("/{model}/evaluate", responses=refusals(400, 404, 413, 415, 422, 429, 503))
+async def evaluate_model(parts: PartsDep, model: str, body: EvaluateCreate) -> EvaluationBody:
+    """Judge the model's scores by labelled lines, beside simple scores of the same lines."""
+    return await anyio.to_thread.run_sync(partial(evaluate, parts, model, body), limiter=parts.engine_threads)
+
+
+def _make(parts: Parts, model: str, body: CalibrateCreate) -> CalibrationBody:
+    with parts.engines.use(model) as loaded:
+        if body.corpus is not None:
+            corpus = parts.corpora.get(body.corpus)
+            lines: Iterable[str] = _lines(parts.corpora.pieces(corpus.id, loaded.vocabulary.alphabet))
+            source = f"corpus {corpus.id}"
+        else:
+            lines = map(loaded.vocabulary.to_characters, body.lines or [])
+            source = "lines given"
+        made = calibrate([r for batch in _batches(lines) for r in _read(loaded, batch)], buckets=body.buckets)
+        if body.false_alarms:
+            made.thresholds(body.false_alarms)  # or it is refused
+        return calibration_body(parts.calibrations.save(loaded.saved, body.name, made, source=source))
+
+
+def _read(loaded: Loaded, lines: list[str]) -> list[Reading]:
+    masked = [loaded.masks.apply(line[:_LONGEST_LINE]).text for line in lines]
+    return loaded.engine.read_lines(masked, fast=True)
+
+
+def _lines(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a text that comes in pieces; a last empty one is none."""
+    held = ""
+    for piece in pieces:
+        *whole, held = (held + piece).split("\n")
+        yield from whole
+    if held:
+        yield held
+
+
+def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = total = 0
+    for line in lines:
+        batch.append(line)
+        size += len(line)
+        total += len(line)
+        if total > _MOST_CHARACTERS:
+            raise TooLarge(
+                f"the lines have more than {_MOST_CHARACTERS:,} characters together; a sample will do",
+                code="calibration_too_large",
+            )
+        if size > _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    yield batch

@@ -1,0 +1,187 @@
+"""How well odd lines are found, beside what anybody would try first, and how fast lines are read.
+
+For each set a network is trained on normal lines with the worker's own `fit`, the calibration is made on
+its held-out tail as a job makes it, and the default score judges lines it has not seen, beside length,
+punctuation, a Witten-Bell 5-gram and an isolation forest on the same lines. No label and no choice by set
+goes into any of them; what is masked is masked for all. "flagged" is the share of normal lines at a
+false-alarm rate of 1 %, calibrated on the held-out tail, and on one random half of the judged normal lines
+for the other (ten times).
+
+Then the speed of scoring, with a network of random weights: lines of about 100 characters, no two alike, in
+process, over HTTP as a stream, and a batched torch.nn.LSTM that does the network's part alone.
+
+    python -m benchmarks.anomaly [--data ../shared/data] [--sets bgl http] [--preset small] [--seconds 60]
+"""
+
+import argparse
+import importlib.util
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.anomaly_sets import SETS, LabelledLines
+from benchmarks.networks import E, V, random_weights, saved_model
+from benchmarks.report import print_json_line, print_table
+from benchmarks.server import running_api
+from models.anomaly.baselines import NAMES, baseline_scores
+from models.anomaly.calibration import Calibration, calibrate
+from models.anomaly.metrics import auroc, judge
+from models.config import PRESETS, Budget
+from models.masks import Masks
+from models.runtime.engine import Engine
+from models.runtime.scoring import Reading, read_lines
+from models.runtime.session import Network
+from models.vocabulary import Vocabulary, normalize
+
+_RATE = 0.01
+_HALVES = 10
+_SPEED_LINES = 4_000
+_LINE_CHARACTERS = 100
+
+
+def main() -> None:
+    """Measure every set, then the speed, and print the results."""
+    options = _arguments()
+    found = {name: measure(SETS[name](options.data), options) for name in options.sets}
+    heads = ["set", "ours", *NAMES, "odd", "recall 1 %", "flagged tail", "flagged half"]
+    rows = [
+        [name, f"{f['auroc']:.4f}", *(f"{f['baselines'][b]:.4f}" for b in NAMES), str(f["odd"]),
+         f"{f['recall_at_1_percent']:.3f}", f"{f['flagged_by_tail']:.2%}", f"{f['flagged_by_half']:.2%}"]
+        for name, f in found.items()
+    ]  # fmt: skip
+    if rows:
+        print_table(heads, rows)
+    fast = speed(options.network) if options.network else {}
+    for name, value in fast.items():
+        print(f"{options.network} {name}: {value:,.0f} characters a second of one core")
+    print_json_line("anomaly", preset=options.preset, seconds=options.seconds, sets=found, speed=fast)
+
+
+def measure(task: LabelledLines, options: argparse.Namespace) -> dict[str, Any]:
+    """Train on one set and return its figures."""
+    masks = Masks(task.masks)
+    train, lines = ([masks.apply(normalize(line)).text for line in part] for part in (task.train, task.lines))
+    network, vocabulary, held_out = _train(train, options)
+    odd = np.array(task.odd)
+    calibration = calibrate(_read(network, vocabulary, held_out))
+    readings = _read(network, vocabulary, lines)
+    scores, p_values = calibration.score(readings)
+    quality = judge(scores, odd)
+    simple = baseline_scores(train, lines)
+    normal = [reading for reading, is_odd in zip(readings, odd, strict=True) if not is_odd]
+    return {
+        "auroc": round(quality.auroc, 4),
+        "average_precision": round(quality.average_precision, 4),
+        "recall_at_1_percent": round(quality.recall[1], 4),
+        "baselines": {name: round(auroc(found, odd), 4) for name, found in simple.items()},
+        "lines": {"train": len(task.train), "calibration": calibration.lines, "judged": len(odd)},
+        "odd": int(odd.sum()),
+        "flagged_by_tail": round(float((p_values[~odd] <= _rate(calibration)).mean()), 4),
+        "flagged_by_half": round(float(np.mean([_flagged_by_half(normal, i) for i in range(_HALVES)])), 4),
+    }
+
+
+def speed(network: str) -> dict[str, float]:
+    """Return characters for each second of one core, for lines of about 100 characters.
+
+    Seconds are the process's own, so that a busy machine does not count.
+    """
+    layers, units = map(int, network.split("x"))
+    weights = random_weights(layers, units)
+    saved = saved_model(layers, units, weights)
+    random = np.random.default_rng(0)
+    known = np.array([c for c in saved.card.characters if c not in "\n\r"])
+    lines = ["".join(random.choice(known, n)) for n in random.integers(80, 121, _SPEED_LINES)]
+    characters = sum(map(len, lines))
+    found: dict[str, float] = {}
+    engine = Engine(saved)
+    for name, fast in (("float32 in process", False), ("int8 in process", True)):
+        engine.read_lines(lines[:50], fast=fast)
+        began = time.process_time()
+        engine.read_lines(lines, fast=fast)
+        found[name] = characters / (time.process_time() - began)
+    engine.close()
+    with running_api([saved], model_threads=1) as api, httpx.Client(timeout=600) as http:
+        url = f"http://127.0.0.1:{api.port}/v1/models/{saved.card.name}/score"
+        headers = {"Content-Type": "text/plain"}
+        http.post(url, content="\n".join(lines[:50]), headers=headers)
+        began = _processor_s(api.pid)
+        http.post(url, content="\n".join(lines), headers=headers).raise_for_status()
+        found["streamed over HTTP"] = characters / (_processor_s(api.pid) - began)
+    if importlib.util.find_spec("torch"):
+        found["torch.nn.LSTM, batches of 64"] = _torch_speed(layers, units)
+    return found
+
+
+def _processor_s(pid: int) -> float:
+    """Return the processor seconds that a process has used. Linux only."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _train(lines: list[str], options: argparse.Namespace) -> tuple[Network, Vocabulary, list[str]]:
+    """Train as a job does; return the network and the whole lines of the held-out tail."""
+    from worker.export import graph_of
+    from worker.training import Text, fit
+
+    config, training = PRESETS[options.preset]
+    training = training.model_copy(update={"budget": Budget(seconds=options.seconds)})
+    whole = "\n".join(lines) + "\n"
+    text = Text.split(whole, validation_fraction=training.validation_fraction)
+    result = fit(config, training, text, cores=len(os.sched_getaffinity(0)))
+    held_out = text.vocabulary.decode(text.validation[:]).split("\n")[1:-1]
+    return Network(graph_of(result.network)), text.vocabulary, held_out
+
+
+def _read(network: Network, vocabulary: Vocabulary, lines: list[str]) -> list[Reading]:
+    return read_lines(network, vocabulary, lines, with_end=True)
+
+
+def _rate(calibration: Calibration) -> float:
+    return max(_RATE, calibration.usual_rate())
+
+
+def _flagged_by_half(normal: list[Reading], seed: int) -> float:
+    order: NDArray[np.intp] = np.random.default_rng(seed).permutation(len(normal))
+    half = len(order) // 2
+    _, p = calibrate([normal[i] for i in order[:half]]).score([normal[i] for i in order[half:]])
+    return float((p <= _RATE).mean())
+
+
+def _torch_speed(layers: int, units: int) -> float:
+    import torch
+
+    torch.set_num_threads(1)
+    embedding, lstm = torch.nn.Embedding(V, E), torch.nn.LSTM(E, units, layers)
+    dense = torch.nn.Linear(units, V)
+    ids = torch.randint(1, V, (_LINE_CHARACTERS, 64))
+    rounds = 10
+    with torch.inference_mode():
+        for timed in (False, True):
+            began = time.process_time()
+            for _ in range(rounds if timed else 1):
+                hidden, _ = lstm(embedding(ids))
+                logprobs = torch.log_softmax(dense(hidden[:-1]), -1)
+                logprobs.gather(-1, ids[1:, :, None])
+    return rounds * ids.numel() / (time.process_time() - began)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make bench-anomaly", description="Find odd lines, and read them fast."
+    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of texts")
+    parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--preset", choices=list(PRESETS), default="small")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of training, for each set")
+    parser.add_argument("--network", default="2x256", help="whose speed is measured; empty: none")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

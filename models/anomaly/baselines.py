@@ -1,0 +1,59 @@
+"""What anybody would try first: simple scores of lines, to hold ours against.
+
+length              characters
+punctuation         characters that are neither letters, digits nor spaces
+ngram_5             mean surprisal under a Witten-Bell character 5-gram model of the training lines
+isolation_forest    isolation forest (Liu et al. 2008) on tf-idf of character 1- to 3-grams
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.ngram import NgramModel
+
+NAMES = ("length", "punctuation", "ngram_5", "isolation_forest")
+
+_MOST_LINES = 20_000  # that the forest is grown from
+_MOST_FEATURES = 2_000
+_LONGEST = 2_000  # characters of a line that it sees
+
+Floats = NDArray[np.float64]
+
+
+def baseline_scores(train: Sequence[str], lines: Sequence[str]) -> Mapping[str, Floats]:
+    """Return the scores (n,) of n lines by each of NAMES, high for odd ones.
+
+    Args:
+        train: normal lines, at least one of them not empty.
+        lines: the lines to score.
+    """
+    return {
+        "length": np.array([len(line) for line in lines], np.float64),
+        "punctuation": np.array(
+            [sum(not (c.isalnum() or c.isspace()) for c in line) for line in lines], np.float64
+        ),
+        "ngram_5": _ngram(train, lines),
+        "isolation_forest": _isolation_forest(train, lines),
+    }
+
+
+def _ngram(train: Sequence[str], lines: Sequence[str]) -> Floats:
+    model = NgramModel.fit("\n" + "\n".join(train) + "\n", order=5)
+    return np.array([bits.mean() if bits.size else 0.0 for bits in model.surprisals(lines)])
+
+
+def _isolation_forest(train: Sequence[str], lines: Sequence[str]) -> Floats:
+    # Half a second to import, and needed by nothing else.
+    from sklearn.ensemble import IsolationForest
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    step = -(-len(train) // _MOST_LINES)
+    vectorizer = TfidfVectorizer(
+        analyzer="char", ngram_range=(1, 3), max_features=_MOST_FEATURES, lowercase=False, dtype=np.float32
+    )
+    features = vectorizer.fit_transform([line[:_LONGEST] for line in train[::step] if line])
+    forest = IsolationForest(random_state=0).fit(features)
+    scores: Floats = -forest.score_samples(vectorizer.transform([line[:_LONGEST] for line in lines]))
+    return scores

@@ -1,0 +1,248 @@
+"""What normal lines score, and from it: one score for a line, its p-value, and a threshold.
+
+**The score.** Each of a line's eight statistics is compared with those of the calibration lines: the share of
+them at least as high, as in conformal prediction, p = (1 + #{c >= s}) / (n + 1). Above the highest of them,
+p goes on falling as the tail of an exponential distribution does. The score is the mean of the eight
+-log2 p (Fisher's way of combining p-values, 1925), so its unit is bits: how rare the line is among normal
+ones. It takes no labels, no weights and no choice by domain.
+
+**The p-value.** The eight depend on each other, so the score is calibrated again: each calibration line is
+scored against the others, and p = (1 + #{scores >= s}) / (n + 1). If calibration and new lines come from one
+distribution, in any order, at most a share p of normal lines gets a p-value as low as p (Vovk et al. 2005).
+It is never below 1 / (n + 1), unless the scores' tail fits a generalised Pareto distribution (`tail`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.aggregate import STATISTICS, WINDOWS, statistics
+from models.anomaly.tail import Tail, fit_tail
+from models.errors import InvalidInput
+from models.runtime.scoring import Reading
+
+MOST_KEPT = 100_000
+"""Calibration lines whose figures are kept; of more, the quantiles at this many even places."""
+
+FEWEST_LINES = 2
+
+DEEPEST = 100
+"""A tail is believed so many times beyond 1 / (n + 1): where it was looked at, it was off by 2 to 3 at 10."""
+
+CHARACTER_RATES = (0.01, 0.003, 0.001, 0.0003, 0.0001)
+"""Shares of normal characters whose lowest excess is remembered, for marking odd ones."""
+
+SAME_BITS = tuple(0.03 / over for over in (*WINDOWS, 10)) * 2
+"""Differences of the eight statistics that say nothing, in bits. Lines of a log are often alike to the letter,
+above all under masks, and their figures differ by rounding, or by as much as this between float32 and int8:
+without a tolerance half of the likes of a line would not be reached by it, and it would seem rare."""
+
+SAME_SCORE = 0.05
+"""The same for the score, which a step of a few lines in the eight ranks can move."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Calibration lines of up to `longest` characters (None: of any length) that no smaller bucket has."""
+
+    longest: int | None
+    statistics: Floats  # (8, n) ascending, each by itself
+    spread: Floats  # (8,) standard deviations
+    scores: Floats  # (n,) ascending; each line's, against the others
+    tail: Tail | None
+    lines: int  # as many as there were; n of them are kept
+
+    @property
+    def kept(self) -> int:
+        """Return n."""
+        return len(self.scores)
+
+    @property
+    def deepest(self) -> float:
+        """Return the smallest p-value, which a tail has: a hundredth of what the lines alone give."""
+        return 1 / (DEEPEST * (self.kept + 1)) if self.tail else 1 / (self.kept + 1)
+
+    def score(self, found: Floats) -> Floats:
+        """Return (m,) the scores of lines with statistics (m, 8)."""
+        return _combine(found, self.statistics, self.spread)
+
+    def p_value(self, scores: Floats) -> Floats:
+        """Return (m,) the p-values of scores (m,)."""
+        reached = self.kept - self.scores.searchsorted(scores - SAME_SCORE, "left")
+        p: Floats = (1 + reached) / (self.kept + 1)
+        if self.tail:
+            beyond = reached == 0
+            deep = np.maximum(self.tail.probability(scores[beyond]), self.deepest)
+            p[beyond] = np.minimum(p[beyond], deep)
+        return p
+
+    def threshold(self, rate: float) -> float:
+        """Return the score that normal lines exceed with probability `rate`. Raises InvalidInput."""
+        rank = int(rate * (self.kept + 1) + 1e-9)
+        if rank >= 1:
+            return float(self.scores[-rank]) + SAME_SCORE
+        if self.tail and rate >= self.deepest:
+            return max(self.tail.quantile(rate), float(self.scores[-1]) + SAME_SCORE)
+        needed = lines_needed(rate)
+        raise InvalidInput(
+            f"a false-alarm rate of {rate:g} needs at least {needed:,} calibration lines and there are"
+            f" {self.kept:,}{'' if self.longest is None else f' of up to {self.longest} characters'};"
+            f" calibrate on more normal lines, or ask for at least {self.deepest:.2g}",
+            code="too_few_calibration_lines",
+            param="false_alarms",
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What normal lines score. `character_excess` are the CHARACTER_RATES' quantiles, in bits."""
+
+    buckets: tuple[Bucket, ...]
+    character_excess: tuple[float, ...]
+    characters: int
+
+    @property
+    def lines(self) -> int:
+        """Return how many lines it was made from."""
+        return sum(bucket.lines for bucket in self.buckets)
+
+    @property
+    def is_thinned(self) -> bool:
+        """Return whether there were too many lines to keep them all."""
+        return any(bucket.kept < bucket.lines for bucket in self.buckets)
+
+    @property
+    def smallest_p_value(self) -> float:
+        """Return the smallest p-value that needs no assumption on the tail: 1 / (n + 1)."""
+        return max(1 / (bucket.kept + 1) for bucket in self.buckets)
+
+    @property
+    def has_tail(self) -> bool:
+        """Return whether p-values below that are given."""
+        return all(bucket.tail for bucket in self.buckets)
+
+    def score(self, readings: Sequence[Reading]) -> tuple[Floats, Floats]:
+        """Return the scores and p-values, each (n,), of n lines."""
+        found = statistics(readings)
+        scores, p = np.zeros(len(readings)), np.ones(len(readings))
+        places = self._bucket_of(np.array([len(r.bits) for r in readings], np.intp))
+        for i, bucket in enumerate(self.buckets):
+            mine = places == i
+            scores[mine] = bucket.score(found[mine])
+            p[mine] = bucket.p_value(scores[mine])
+        return scores, p
+
+    def usual_rate(self) -> float:
+        """Return the false-alarm rate where none is asked for: 1 %, or the smallest that is honest."""
+        return 0.01 if self.has_tail else max(0.01, self.smallest_p_value)
+
+    def thresholds(self, rate: float) -> tuple[float, ...]:
+        """Return the score above which a line is odd, of each bucket. Raises InvalidInput."""
+        return tuple(bucket.threshold(rate) for bucket in self.buckets)
+
+    def threshold_of(self, lengths: NDArray[np.intp], rate: float) -> Floats:
+        """Return (n,) the threshold for each line, by its length in characters. Raises InvalidInput."""
+        return np.array(self.thresholds(rate))[self._bucket_of(lengths)]
+
+    def _bucket_of(self, lengths: NDArray[np.intp]) -> NDArray[np.intp]:
+        edges = [bucket.longest for bucket in self.buckets[:-1]]
+        return np.searchsorted(np.array(edges, np.intp), lengths, "left")
+
+
+def lines_needed(rate: float) -> int:
+    """Return how many calibration lines a false-alarm rate needs with no assumption on the tail.
+
+    >>> lines_needed(0.01)
+    99
+    """
+    return max(FEWEST_LINES, int(np.ceil(1 / rate - 1e-9)) - 1)
+
+
+def calibrate(readings: Sequence[Reading], *, buckets: int = 1) -> Calibration:
+    """Return the calibration of normal lines, with this many buckets by length of about equal size.
+
+    Raises:
+        InvalidInput: fewer than two lines, or than two a bucket.
+    """
+    if len(readings) < FEWEST_LINES * buckets:
+        raise InvalidInput(
+            f"calibration needs at least {FEWEST_LINES * buckets} lines and got {len(readings)};"
+            f" a false-alarm rate of 1 % needs {lines_needed(0.01) * buckets}",
+            code="too_few_calibration_lines",
+            param="lines",
+        )
+    found = statistics(readings)
+    lengths = np.array([len(r.bits) for r in readings], np.intp)
+    made = [_bucket(found[mine], longest) for mine, longest in _by_length(lengths, buckets)]
+    excess = np.concatenate([r.bits - r.entropy for r in readings])
+    rates = [1 - rate for rate in CHARACTER_RATES]
+    quantiles = np.quantile(excess, rates) if excess.size else np.zeros(len(rates))
+    return Calibration(tuple(made), tuple(map(float, quantiles)), int(excess.size))
+
+
+def _by_length(lengths: NDArray[np.intp], buckets: int) -> list[tuple[NDArray[np.intp], int | None]]:
+    """Return the places of the lines of each bucket, and the length up to which it goes."""
+    edges = [int(e) for e in np.unique(np.quantile(lengths, np.arange(1, buckets) / buckets, method="lower"))]
+    places = np.searchsorted(np.array(edges, np.intp), lengths, "left")
+    filled = [(np.flatnonzero(places == i), edge) for i, edge in enumerate([*edges, None])]
+    kept = [(mine, edge) for mine, edge in filled if len(mine) >= FEWEST_LINES]
+    if len(kept) < len(filled):  # one length dominates: its lines fill several buckets
+        return [(np.arange(len(lengths)), None)] if not kept or kept[-1][1] is not None else kept
+    return kept
+
+
+def _bucket(found: Floats, longest: int | None) -> Bucket:
+    ordered = np.sort(found, 0).T  # (8, n)
+    spread = found.std(0)
+    scores = np.sort(_score_each_by_others(found, ordered, spread))
+    kept = _thin(len(found))
+    return Bucket(
+        longest,
+        np.ascontiguousarray(ordered[:, kept]),
+        spread,
+        scores[kept],
+        fit_tail(scores),
+        len(found),
+    )
+
+
+def _thin(lines: int) -> NDArray[np.intp]:
+    if lines <= MOST_KEPT:
+        return np.arange(lines)
+    return np.linspace(0, lines - 1, MOST_KEPT).round().astype(np.intp)
+
+
+def _combine(found: Floats, ordered: Floats, spread: Floats) -> Floats:
+    """Return (m,) scores of statistics (m, 8), against ordered (8, n)."""
+    n = ordered.shape[1]
+    total = np.zeros(len(found))
+    for column, (values, same) in enumerate(zip(ordered, SAME_BITS, strict=True)):
+        mine = found[:, column] - same
+        reached = n - values.searchsorted(mine, "left")
+        total += _bits(reached, n, mine - values[-1], spread[column])
+    return total / len(STATISTICS)
+
+
+def _score_each_by_others(found: Floats, ordered: Floats, spread: Floats) -> Floats:
+    """Return (n,) what `_combine` gives each calibration line if it is left out of the others."""
+    n = len(found)
+    total = np.zeros(n)
+    for column, (values, same) in enumerate(zip(ordered, SAME_BITS, strict=True)):
+        mine = found[:, column] - same
+        reached = n - values.searchsorted(mine, "left") - 1  # but for itself
+        highest = np.where(found[:, column] >= values[-1], values[-2], values[-1])  # of the others
+        total += _bits(reached, n - 1, mine - highest, spread[column])
+    return total / len(STATISTICS)
+
+
+def _bits(reached: NDArray[np.intp], n: int, beyond: Floats, spread: float) -> Floats:
+    """Return -log2 p where `reached` of n are as high, with the exponential tail beyond the highest."""
+    return -np.log2((1 + reached) / (n + 1)) + np.maximum(beyond, 0.0) / (spread + _LEAST_SPREAD)
+
+
+_LEAST_SPREAD = 0.05
+"""Bits added to a spread, so that where all lines are the same a small difference is not endlessly rare."""

@@ -1,0 +1,85 @@
+"""A calibration as one JSON text, for a file of a saved model or a record in storage.
+
+Arrays are float32, little-endian, zlib and base64: a hundred thousand lines take about two megabytes.
+"""
+
+import base64
+import json
+import zlib
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.aggregate import STATISTICS
+from models.anomaly.calibration import Bucket, Calibration
+from models.anomaly.tail import Tail
+from models.errors import Unavailable
+
+FORMAT_VERSION = 1
+
+
+def dump(calibration: Calibration, **about: Any) -> bytes:
+    """Return the record of a calibration; `about` are JSON values that `load` gives back."""
+    record = {
+        "format_version": FORMAT_VERSION,
+        "about": about,
+        "statistics": STATISTICS,
+        "character_excess": calibration.character_excess,
+        "characters": calibration.characters,
+        "buckets": [
+            {
+                "longest": bucket.longest,
+                "lines": bucket.lines,
+                "statistics": _pack(bucket.statistics),
+                "spread": bucket.spread.tolist(),
+                "scores": _pack(bucket.scores),
+                "tail": asdict(bucket.tail) if bucket.tail else None,
+            }
+            for bucket in calibration.buckets
+        ],
+    }
+    return json.dumps(record).encode()
+
+
+def load(data: bytes, *, where: str) -> tuple[Calibration, dict[str, Any]]:
+    """Return the calibration and what was said about it.
+
+    Raises:
+        Unavailable: it is damaged or of a format this program does not know (code `calibration_damaged`).
+    """
+    try:
+        record = json.loads(data)
+        if record["format_version"] != FORMAT_VERSION or tuple(record["statistics"]) != STATISTICS:
+            raise Unavailable(
+                f"{where} is a calibration of another version of nextchar; calibrate again",
+                code="calibration_format_unknown",
+            )
+        buckets = tuple(map(_bucket, record["buckets"]))
+        calibration = Calibration(buckets, tuple(record["character_excess"]), record["characters"])
+        return calibration, dict(record["about"])
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise Unavailable(
+            f"{where} is damaged ({type(error).__name__}); calibrate again", code="calibration_damaged"
+        ) from None
+
+
+def _bucket(record: dict[str, Any]) -> Bucket:
+    scores = _unpack(record["scores"])
+    return Bucket(
+        record["longest"],
+        _unpack(record["statistics"]).reshape(len(STATISTICS), len(scores)),
+        np.array(record["spread"], np.float64),
+        scores,
+        Tail(**record["tail"]) if record["tail"] else None,
+        record["lines"],
+    )
+
+
+def _pack(values: NDArray[np.float64]) -> str:
+    return base64.b64encode(zlib.compress(values.astype("<f4").tobytes())).decode()
+
+
+def _unpack(text: str) -> NDArray[np.float64]:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4").astype(np.float64)

@@ -1,0 +1,108 @@
+"""The tail of calibration scores beyond the largest seen: a generalised Pareto distribution, if it fits.
+
+Peaks over a threshold u: above it, excesses y follow P(Y > y) = (1 + xi y / sigma)^(-1 / xi), for xi = 0
+exp(-y / sigma) (Pickands 1975). Fitted by probability-weighted moments (Hosking and Wallis 1987), which
+are steady on small samples. Whether it fits is asked by the Anderson-Darling distance, against what data
+from the fitted distribution itself give (a parametric bootstrap), as the parameters were estimated.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEWEST = 50
+"""Excesses below which no tail is fitted: fewer cannot show a bad fit."""
+
+SHARE = 0.1
+"""Of the scores, at the top, that are fitted; at most MOST of them."""
+
+MOST = 2000
+SIGNIFICANCE = 0.05
+"""A fit is refused when data from the fitted distribution would fit worse less often than this."""
+
+_BOOTSTRAPS = 200
+
+
+@dataclass(frozen=True)
+class Tail:
+    """P(S > s) = share * (1 + shape * (s - start) / scale)^(-1 / shape) for s above `start`."""
+
+    start: float
+    share: float  # of all scores that lie above `start`
+    shape: float  # xi
+    scale: float  # sigma
+    fit_p: float  # how often data from the distribution itself fit worse
+
+    def probability(self, s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return P(S > s) for scores s above `start`."""
+        return self.share * _survival(np.maximum(s - self.start, 0.0), self.shape, self.scale)
+
+    def quantile(self, probability: float) -> float:
+        """Return the score above which lies `probability`, which is at most `share`."""
+        ratio = probability / self.share
+        if abs(self.shape) < _NEARLY_0:
+            return self.start - self.scale * math.log(ratio)
+        return self.start + self.scale / self.shape * (math.pow(ratio, -self.shape) - 1)
+
+
+def fit_tail(scores: NDArray[np.float64]) -> Tail | None:
+    """Return the tail of ascending scores (n,), or None: there are too few, or it does not fit."""
+    count = min(int(len(scores) * SHARE), MOST)
+    if count < FEWEST:
+        return None
+    start = float(scores[-count - 1])
+    excesses = scores[-count:] - start
+    if excesses[0] <= 0 or len(np.unique(excesses)) < FEWEST // 2:  # mostly ties: not a continuous tail
+        return None
+    shape, scale = _fit(excesses)
+    distance = _anderson_darling(excesses, shape, scale)
+    random = np.random.default_rng(0)
+    worse = 0
+    for _ in range(_BOOTSTRAPS):
+        drawn = np.sort(_draw(random, count, shape, scale))
+        worse += _anderson_darling(drawn, *_fit(drawn)) >= distance
+    fit_p = (1 + worse) / (1 + _BOOTSTRAPS)
+    if fit_p < SIGNIFICANCE:
+        return None
+    return Tail(start, count / len(scores), shape, scale, fit_p)
+
+
+_NEARLY_0 = 1e-6
+
+
+def _fit(excesses: NDArray[np.float64]) -> tuple[float, float]:
+    """Return (shape, scale) by probability-weighted moments of ascending excesses (n,)."""
+    n = len(excesses)
+    mean = float(excesses.mean())
+    # a1 estimates E[Y (1 - F(Y))], with plotting positions (i - 0.35) / n.
+    a1 = float(((1 - (np.arange(1, n + 1) - 0.35) / n) * excesses).mean())
+    shape = 2 - mean / (mean - 2 * a1)
+    scale = 2 * mean * a1 / (mean - 2 * a1)
+    if shape < 0 and excesses[-1] >= -scale / shape:  # the largest lies beyond the end: no such tail
+        return 0.0, mean
+    return shape, scale
+
+
+def _survival(y: NDArray[np.float64], shape: float, scale: float) -> NDArray[np.float64]:
+    if abs(shape) < _NEARLY_0:
+        return np.exp(-y / scale)
+    result: NDArray[np.float64] = np.maximum(1 + shape * y / scale, 0.0) ** (-1 / shape)
+    return result
+
+
+def _draw(random: np.random.Generator, count: int, shape: float, scale: float) -> NDArray[np.float64]:
+    u = 1 - random.random(count)
+    if abs(shape) < _NEARLY_0:
+        return -scale * np.log(u)
+    result: NDArray[np.float64] = scale / shape * (u**-shape - 1)
+    return result
+
+
+def _anderson_darling(excesses: NDArray[np.float64], shape: float, scale: float) -> float:
+    """Return the distance of ascending excesses from the distribution (Anderson and Darling 1954)."""
+    n = len(excesses)
+    below = np.clip(1 - _survival(excesses, shape, scale), 1e-12, 1 - 1e-12)
+    weights = 2 * np.arange(1, n + 1) - 1
+    return float(-n - (weights * (np.log(below) + np.log(1 - below[::-1]))).mean())

@@ -1,0 +1,32 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.anomaly_sets import SETS
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.mark.parametrize("name", list(SETS))
+def test_sets_are_the_same_every_time_and_have_both_kinds(name: str, real_text: Callable[[str], str]) -> None:
+    for text in ("bgl_2k_labelled.tsv", "http_params_labelled.tsv", "openssh_2k.log", "nietzsche.txt"):
+        real_text(text)
+    task = SETS[name](DATA)
+    assert task == SETS[name](DATA)
+    assert len(task.lines) == len(task.odd) and 0 < sum(task.odd) < len(task.odd)
+    assert len(task.train) > 500 and not any("\n" in line for line in (*task.train, *task.lines))
+
+
+def test_odd_lines_of_made_sets_are_rarely_normal_ones(real_text: Callable[[str], str]) -> None:
+    real_text("nietzsche.txt")
+    for name in ("calls", "domains", "requests"):
+        task = SETS[name](DATA)
+        odd = [line for line, is_odd in zip(task.lines, task.odd, strict=True) if is_odd]
+        assert sum(line in set(task.train) for line in odd) < 0.02 * len(odd)
+
+
+def test_logs_are_judged_on_what_came_later(real_text: Callable[[str], str]) -> None:
+    rows = [row.split("\t", 2)[2] for row in real_text("bgl_2k_labelled.tsv").splitlines()]
+    task = SETS["bgl"](DATA)
+    assert [row.split(" ", 8)[-1] for row in rows[-len(task.lines) :]] == task.lines

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from models.anomaly.aggregate import STATISTICS, WINDOWS, peak_bits, statistics
+from models.runtime.scoring import Reading
+from tests.models.anomaly.readings import drawn, reading
+
+
+def naive(one: Reading) -> list[float]:
+    """Window by window, from the definition."""
+    bits = [*map(float, one.bits), *([one.end_bits] if one.has_end else [])]
+    entropy = [*map(float, one.entropy), *([one.end_entropy] if one.has_end else [])]
+    found = []
+    for values in (bits, [b - h for b, h in zip(bits, entropy, strict=True)]):
+        for window in WINDOWS:
+            filled = values + [0.0] * (window - len(values))
+            found.append(max(sum(filled[i : i + window]) / window for i in range(len(filled) - window + 1)))
+        found.append(sum(values) / len(values) if values else 0.0)
+    return found
+
+
+def test_statistics_are_what_their_definitions_say() -> None:
+    lines = [*drawn(np.random.default_rng(0), 50), reading([]), reading([], end=3.0), reading([2.0, 5.0])]
+    np.testing.assert_allclose(statistics(lines), [naive(one) for one in lines], atol=1e-5)
+
+
+def test_no_line_needs_another() -> None:
+    lines = drawn(np.random.default_rng(1), 20)
+    together = statistics(lines)
+    np.testing.assert_allclose(together, np.concatenate([statistics([one]) for one in lines]), atol=1e-9)
+    np.testing.assert_allclose(together[::-1], statistics(lines[::-1]), atol=1e-9)
+
+
+def test_what_was_expected_to_surprise_is_no_excess() -> None:
+    random_id = reading([4.0] * 20, [4.0] * 20)
+    found = dict(zip(STATISTICS, statistics([random_id])[0], strict=True))
+    assert found["bits_line"] == pytest.approx(4.0)
+    assert found["excess_line"] == found["excess_1"] == pytest.approx(0.0)
+
+
+def test_lines_of_nothing() -> None:
+    assert statistics([]).shape == (0, len(STATISTICS))
+    assert not statistics([reading([]), reading([])]).any()
+    assert peak_bits(np.empty(0, np.float32)) == 0
+    assert peak_bits(np.array([3.0], np.float32)) == 3

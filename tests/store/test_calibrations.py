@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.anomaly.calibration import calibrate
+from models.errors import Conflict, InvalidInput, NotFound, Unavailable
+from models.saved_model import SavedModel, describe_files
+from store import calibrations as module
+from store.blobs import Blobs, open_blobs
+from store.calibrations import MODEL_FILE, Calibrations, validation_file
+from tests.models.anomaly.readings import drawn
+from tests.models.runtime.networks import saved_model
+
+NORMAL = calibrate(drawn(np.random.default_rng(0), 40))
+OTHER = calibrate(drawn(np.random.default_rng(1), 50))
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return open_blobs(f"file://{tmp_path}")
+
+
+@pytest.fixture
+def model() -> SavedModel:
+    """A model with a calibration of its own."""
+    plain = saved_model()
+    files = {name: plain.file(name) for name in plain.card.files} | {MODEL_FILE: validation_file(NORMAL)}
+    return SavedModel(plain.card.model_copy(update={"files": describe_files(files)}), files.__getitem__)
+
+
+def test_the_models_own_is_used_until_there_is_a_default(blobs: Blobs, model: SavedModel) -> None:
+    known = Calibrations(blobs)
+    assert (found := known.find(model, None)) and (found.name, found.calibration.lines) == ("validation", 40)
+    known.save(model, "default", OTHER, source="lines")
+    assert (found := known.find(model, None)) and (found.name, found.calibration.lines) == ("default", 50)
+    assert (found := known.find(model, "validation")) and found.calibration.lines == 40
+    assert [one.name for one in known.all(model)] == ["default", "validation"]
+    known.delete(model, "default")
+    assert (found := known.find(model, None)) and found.name == "validation"
+
+
+def test_a_model_without_any_has_none(blobs: Blobs) -> None:
+    assert Calibrations(blobs).find(saved_model(), None) is None
+    assert Calibrations(blobs).all(saved_model()) == []
+
+
+def test_what_another_process_saved_is_seen(
+    blobs: Blobs, model: SavedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FRESH_S", 0.0)
+    ours, theirs = Calibrations(blobs), Calibrations(blobs)
+    ours.find(model, None)
+    theirs.save(model, "default", OTHER, source="lines")
+    assert (found := ours.find(model, None)) and found.name == "default"
+    again = ours.find(model, None)
+    assert again is ours.find(model, None)  # not parsed anew while it is the same
+
+
+def test_names_that_are_not_there_or_not_to_be_had(blobs: Blobs, model: SavedModel) -> None:
+    known = Calibrations(blobs)
+    with pytest.raises(NotFound, match="no calibration 'web-1'"):
+        known.find(model, "web-1")
+    with pytest.raises(NotFound):
+        known.delete(model, "web-1")
+    with pytest.raises(InvalidInput):
+        known.find(model, "../etc")
+    for verb in (
+        lambda: known.save(model, "validation", OTHER, source="x"),
+        lambda: known.delete(model, "validation"),
+    ):
+        with pytest.raises(Conflict):
+            verb()
+
+
+def test_damaged_records_are_named(blobs: Blobs, model: SavedModel) -> None:
+    known = Calibrations(blobs)
+    known.save(model, "web-1", OTHER, source="lines")
+    [path] = blobs.paths("model_files")
+    blobs.write(path, b"{")
+    with pytest.raises(Unavailable, match="calibration 'web-1' of random@1 is damaged"):
+        known.find(model, "web-1")
