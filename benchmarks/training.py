@@ -11,6 +11,10 @@ turns, in another order each round, so that a busy machine is equally busy for a
 product takes turns with them, on one thread and on all. Everything runs on the CPU, on the cores that
 this process may use (`taskset -c 0` for one).
 
+With --gpu everything runs on GPUs: ours is worker.distributed.DistributedStep, in mixed precision and in
+float32, on all that CUDA_VISIBLE_DEVICES shows; the others use the first. Keras has no XLA there, since cuDNN
+cannot be used with it, and the CPU's matrix product does not take part.
+
 The FLOP of a character are counted as 6 for each weight of a matrix: forward, gradient of the input and
 gradient of the weight, a product and a sum each,
 
@@ -19,7 +23,7 @@ gradient of the weight, a product and a sum each,
 whatever a contestant really executes. The share is that rate over the matrix product's, on all threads or
 on one, whichever is faster. Prints a table for each network and one JSON line.
 
-    python -m benchmarks.training [--quick] [--networks 1x256/32 2x256/64]
+    python -m benchmarks.training [--quick] [--gpu] [--networks 1x256/32 2x256/64]
 """
 
 import argparse
@@ -82,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn")
     parser.add_argument("--quick", action="store_true", help="two short turns: to see that it works")
+    parser.add_argument("--gpu", action="store_true", help="on GPUs instead of the CPU")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: at least one")
@@ -89,15 +94,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.rounds, options.seconds = 2, 0.3
     results = {}
     for size in options.networks:
-        rates, others = measure(size, rounds=options.rounds, seconds=options.seconds)
+        everyone = gpu_contestants(size) if options.gpu else contestants(size)
+        rates, others = measure(everyone, rounds=options.rounds, seconds=options.seconds)
         results[str(size)] = figures(size, rates) | {"cores_others_kept_busy": others}
         print_figures(size, results[str(size)])
-    print_json_line("training", rounds=options.rounds, turn_seconds=options.seconds, networks=results)
+    print_json_line(
+        "training", gpu=options.gpu, rounds=options.rounds, turn_seconds=options.seconds, networks=results
+    )
 
 
 def contestants(size: Size) -> list[Contestant]:
     """Return all that take part; those whose package is missing are named on standard error."""
-    shape = {
+    shape = _shape(size)
+    return _installed(
+        [
+            Contestant(SGEMM_ONE, "sgemm", {"size": SGEMM_SIZE}, ONE_THREAD),
+            Contestant(SGEMM_ALL, "sgemm", {"size": SGEMM_SIZE}),
+            Contestant("ours", "ours_step", shape),
+            Contestant("Keras", "keras_step", shape | {"jit_compile": False}),
+            Contestant("Keras, XLA", "keras_step", shape | {"jit_compile": True}),
+            Contestant("torch", "torch_step", shape | {"bfloat16": False}, package="torch"),
+            Contestant("torch, bfloat16", "torch_step", shape | {"bfloat16": True}, package="torch"),
+        ]
+    )
+
+
+def gpu_contestants(size: Size) -> list[Contestant]:
+    """Return all that take part on GPUs."""
+    shape = _shape(size)
+    on_gpu = shape | {"gpu": True}
+    exact = on_gpu | {"gpu_precision": "float32"}
+    torch32, torch16 = on_gpu | {"bfloat16": False}, on_gpu | {"bfloat16": True}
+    return _installed(
+        [
+            Contestant("ours", "ours_step", on_gpu, gpu=True),
+            Contestant("ours, float32", "ours_step", exact, gpu=True),
+            Contestant("Keras", "keras_step", shape | {"jit_compile": False}, gpu=True),
+            Contestant("torch", "torch_step", torch32, package="torch", gpu=True),
+            Contestant("torch, bfloat16", "torch_step", torch16, package="torch", gpu=True),
+        ]
+    )
+
+
+def _shape(size: Size) -> dict[str, Any]:
+    return {
         "layers": size.layers,
         "units": size.units,
         "rows": size.rows,
@@ -105,29 +145,23 @@ def contestants(size: Size) -> list[Contestant]:
         "embedding": EMBEDDING,
         "vocabulary": VOCABULARY,
     }
-    everyone = [
-        Contestant(SGEMM_ONE, "sgemm", {"size": SGEMM_SIZE}, ONE_THREAD),
-        Contestant(SGEMM_ALL, "sgemm", {"size": SGEMM_SIZE}),
-        Contestant("ours", "ours_step", shape),
-        Contestant("Keras", "keras_step", shape | {"jit_compile": False}),
-        Contestant("Keras, XLA", "keras_step", shape | {"jit_compile": True}),
-        Contestant("torch", "torch_step", shape | {"bfloat16": False}, package="torch"),
-        Contestant("torch, bfloat16", "torch_step", shape | {"bfloat16": True}, package="torch"),
-    ]
+
+
+def _installed(everyone: list[Contestant]) -> list[Contestant]:
     for absent in (one for one in everyone if not one.can_take_part):
         print(f"{absent.name} is left out: {absent.package} is not installed", file=sys.stderr)
     return [one for one in everyone if one.can_take_part]
 
 
-def measure(size: Size, *, rounds: int, seconds: float) -> tuple[Rates, float]:
-    """Let all contestants take turns.
+def measure(everyone: Sequence[Contestant], *, rounds: int, seconds: float) -> tuple[Rates, float]:
+    """Let the contestants take turns.
 
     Returns:
         The steps a second of each turn, and how many cores other processes of this machine kept busy
         meanwhile: figures from a busy machine are worth little.
     """
     others: list[float] = []
-    with _all_prepared(contestants(size)) as turns:
+    with _all_prepared(everyone) as turns:
         names = list(turns)
         rates: Rates = {name: [] for name in names}
         for r in range(rounds):
@@ -148,9 +182,10 @@ def _all_prepared(everyone: Sequence[Contestant]) -> Iterator[dict[str, Turn]]:
 def figures(size: Size, rates: Rates) -> dict[str, Any]:
     """Return the medians, their spread, the ratios to ours and the shares of the matrix product's rate."""
     sgemm_flop = 2 * SGEMM_SIZE**3
-    sgemm = {name: [sgemm_flop * rate for rate in rates[name]] for name in (SGEMM_ONE, SGEMM_ALL)}
+    known = [name for name in (SGEMM_ONE, SGEMM_ALL) if name in rates]
+    sgemm = {name: [sgemm_flop * rate for rate in rates[name]] for name in known}
     characters = {name: np.multiply(rates[name], size.rows * WINDOW) for name in rates if name not in sgemm}
-    peak = max(float(np.median(flop)) for flop in sgemm.values())
+    peak = max((float(np.median(flop)) for flop in sgemm.values()), default=None)
     found: dict[str, Any] = {}
     for name, per_second in characters.items():
         median = float(np.median(per_second))
@@ -161,7 +196,7 @@ def figures(size: Size, rates: Rates) -> dict[str, Any]:
             "ours_over_it": float(np.median(ratios)),
             "ours_over_it_rounds": ratios.round(3).tolist(),
             "gflop_per_second": median * size.flop_per_character / 1e9,
-            "share_of_sgemm": median * size.flop_per_character / peak,
+            "share_of_sgemm": median * size.flop_per_character / peak if peak else None,
         }
     gflop = {name: (np.array(values) / 1e9).round(1).tolist() for name, values in sgemm.items()}
     return {
@@ -182,7 +217,7 @@ def print_figures(size: Size, found: dict[str, Any]) -> None:
             f"{one['ours_over_it']:.2f}",
             f"{min(one['ours_over_it_rounds']):.2f} - {max(one['ours_over_it_rounds']):.2f}",
             f"{one['gflop_per_second']:.1f}",
-            f"{one['share_of_sgemm']:.0%}",
+            "" if one["share_of_sgemm"] is None else f"{one['share_of_sgemm']:.0%}",
         ]
         for name, one in found["contestants"].items()
     ]

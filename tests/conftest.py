@@ -1,5 +1,6 @@
 """What tests of several packages share: a real Valkey, and the texts beside the repository."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from redis import Redis
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from launcher.valkey import EmbeddedValkey
+
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # what tests expect is what CPUs do
 
 _TEXTS = Path(__file__).parents[2] / "shared" / "data"
 

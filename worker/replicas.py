@@ -2,8 +2,8 @@
 
 On a CPU, XLA hardly uses a second core for products this small. So each core runs one single-threaded
 XLA program on its share of the rows, in a thread of its own, and one compiled update averages the
-gradients in a fixed order: the result is the same, bit for bit, from run to run. On a GPU there is one
-replica, without XLA; it runs the same loop, and does not use cuDNN.
+gradients in a fixed order: the result is the same, bit for bit, from run to run. GPUs are another file's,
+`worker/distributed.py`.
 """
 
 import os
@@ -19,12 +19,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from models.architectures.stateful_lstm import StatefulLSTM
+from models.architectures.spec import Trainable
 from models.config import TrainingConfig
 
 
 class ReplicatedStep:
-    """Trains a network window by window; holds the optimizer and every replica's LSTM state.
+    """Trains a network window by window; holds the optimizer and every replica's state.
 
     Args:
         network: what to train.
@@ -33,31 +33,34 @@ class ReplicatedStep:
         cores: replicas at most; the largest divisor of B up to it is taken.
     """
 
-    def __init__(self, network: StatefulLSTM, training: TrainingConfig, *, rows: int, cores: int) -> None:
-        on_gpu = bool(tf.config.list_physical_devices("GPU"))
-        self.replicas = 1 if on_gpu else max(n for n in range(1, cores + 1) if rows % n == 0)
+    def __init__(self, network: Trainable, training: TrainingConfig, *, rows: int, cores: int) -> None:
+        self.replicas = replicas_of(rows, at_most=cores)
         self._network = network
         self._clip_norm = training.clip_norm
         self._rows = rows
         self._pool = ThreadPoolExecutor(self.replicas)
-        self._optimizer = keras.optimizers.AdamW(
-            training.learning_rate, weight_decay=training.weight_decay, beta_2=0.99, epsilon=1e-8
-        )
-        self._optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "embeddings"])
-        self._optimizer.build(network.variables)
-        self._gradient = tf.function(self._replica_gradient, jit_compile=not on_gpu, autograph=False)
-        self._update = tf.function(self._averaged_update, jit_compile=not on_gpu, autograph=False)
+        self._optimizer = adamw(training, network.variables)
+        self._gradient = tf.function(self._replica_gradient, jit_compile=True, autograph=False)
+        self._update = tf.function(self._averaged_update, jit_compile=True, autograph=False)
         self._compiled = False
-        self.reset_states()
+        self._states = [network.initial_state(rows // self.replicas)] * self.replicas
 
-    def reset_states(self) -> None:
-        """Set the LSTM states of all rows to zero, as at the start of an epoch."""
-        self._states = [self._network.initial_state(self._rows // self.replicas)] * self.replicas
+    def reset_states(self, rows: slice = slice(None)) -> None:
+        """Set the states of some rows to zero, as at the start of an epoch; by default those of all."""
+        kept = np.ones(self._rows, bool)
+        kept[rows] = False
+        self._states = [
+            tf.nest.map_structure(lambda part, share=share: tf.where(share[:, None], part, 0.0), state)
+            for state, share in zip(self._states, np.split(kept, self.replicas), strict=True)
+        ]
 
     def run(
-        self, inputs: NDArray[np.int32], targets: NDArray[np.int32], *, step: int, learning_rate: float
+        self, inputs: NDArray[np.int32], targets: NDArray[Any], *, step: int, learning_rate: float
     ) -> float:
-        """Train on one window (T, B); return its mean loss in nats a character."""
+        """Train on one window (T, B); return its mean loss in nats a character.
+
+        Targets are ids (T, B), or distributions over them (T, B, V).
+        """
         shares = zip(
             np.split(inputs, self.replicas, 1), np.split(targets, self.replicas, 1), self._states, strict=True
         )
@@ -79,10 +82,8 @@ class ReplicatedStep:
         """Return everything a later `restore` needs to go on exactly as if never interrupted."""
         found = {f"weight/{i}": v.numpy() for i, v in enumerate(self._network.variables)}
         found |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
-        for layer in range(len(self._states[0])):
-            for part, letter in enumerate("hc"):
-                shares = [state[layer][part].numpy() for state in self._states]
-                found[f"state/{layer}/{letter}"] = np.concatenate(shares)
+        for i, shares in enumerate(zip(*map(tf.nest.flatten, self._states), strict=True)):
+            found[f"state/{i}"] = np.concatenate([share.numpy() for share in shares])
         return found
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
@@ -91,25 +92,17 @@ class ReplicatedStep:
             variable.assign(arrays[f"weight/{i}"])
         for i, variable in enumerate(self._optimizer.variables):
             variable.assign(arrays[f"optimizer/{i}"])
-        layers = len(self._states[0])
-        shares = {
-            (layer, letter): np.split(arrays[f"state/{layer}/{letter}"], self.replicas)
-            for layer in range(layers)
-            for letter in "hc"
-        }
+        parts = len(tf.nest.flatten(self._states[0]))
+        shares = [np.split(arrays[f"state/{i}"], self.replicas) for i in range(parts)]
         self._states = [
-            tuple(
-                (tf.constant(shares[layer, "h"][r]), tf.constant(shares[layer, "c"][r]))
-                for layer in range(layers)
-            )
+            tf.nest.pack_sequence_as(self._states[0], [tf.constant(share[r]) for share in shares])
             for r in range(self.replicas)
         ]
 
     def _replica_gradient(self, x: tf.Tensor, y: tf.Tensor, state: Any, seed: tf.Tensor) -> Any:
         variables = [v.value for v in self._network.variables]
         with tf.GradientTape() as tape:
-            logits, after = self._network.logits(x, state, seed=seed)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
+            loss, after = mean_loss(self._network, x, y, state, seed)
         gradients = tape.gradient(loss, variables)
         return loss, [tf.convert_to_tensor(g) for g in gradients], after
 
@@ -118,3 +111,34 @@ class ReplicatedStep:
         clipped, _ = tf.clip_by_global_norm(mean, self._clip_norm)
         self._optimizer.apply(clipped, self._network.variables)
         return tf.add_n(losses) / len(losses)
+
+
+def replicas_of(rows: int, *, at_most: int) -> int:
+    """Return the largest number of replicas that gives each the same number of rows."""
+    return max(n for n in range(1, at_most + 1) if rows % n == 0)
+
+
+def adamw(training: TrainingConfig, variables: list[Any]) -> keras.optimizers.AdamW:
+    """Return the optimizer, built for `variables`; those that do not multiply are not decayed."""
+    optimizer = keras.optimizers.AdamW(
+        training.learning_rate, weight_decay=training.weight_decay, beta_2=0.99, epsilon=1e-8
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "embeddings"])
+    optimizer.build(variables)
+    return optimizer
+
+
+def mean_loss(
+    network: Trainable, x: tf.Tensor, y: tf.Tensor, state: Any, seed: tf.Tensor
+) -> tuple[tf.Tensor, Any]:
+    """Return the mean loss of a window in nats a character, and the state after it.
+
+    Targets y are ids (T, B), or distributions over them (T, B, V).
+    """
+    logits, after = network.logits(x, state, seed=seed)
+    losses = (
+        tf.nn.softmax_cross_entropy_with_logits(y, logits)
+        if y.shape.rank == 3
+        else tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+    )
+    return tf.reduce_mean(losses), after

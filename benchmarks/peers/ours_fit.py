@@ -11,7 +11,8 @@ from benchmarks.texts import HELD_OUT, Halves
 from models.config import PRESETS, Budget, Preset
 from models.runtime.session import Network
 from worker.export import graph_of
-from worker.training import Hooks, Text, fit
+from worker.texts import Text
+from worker.training import Hooks, fit
 
 
 def prepare(*, text: str, preset: Preset) -> Callable[[float], dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""Our training step, called as the worker calls it: rows split over the cores."""
+"""Our training step, called as the worker calls it: rows split over the cores, or over GPUs."""
 
 import itertools
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,24 @@ import numpy as np
 from benchmarks.peers.steps import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, timed, windows
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import NetworkConfig, TrainingConfig
-from worker.replicas import ReplicatedStep
+from worker.devices import gpus, network_and_step
+from worker.settings import GpuPrecision
 
 
 def prepare(
-    *, layers: int, units: int, embedding: int, vocabulary: int, rows: int, window: int
+    *,
+    layers: int,
+    units: int,
+    embedding: int,
+    vocabulary: int,
+    rows: int,
+    window: int,
+    gpu: bool = False,
+    gpu_precision: GpuPrecision = "mixed",
 ) -> Callable[[float], dict[str, Any]]:
-    """Return the Turn."""
+    """Return the Turn. Raises RuntimeError when it is to be on a GPU and there is none."""
+    if gpu and not gpus():
+        raise RuntimeError("TensorFlow sees no GPU")
     config = NetworkConfig(layers=layers, units=units, embedding=embedding)
     training = TrainingConfig(
         rows=rows,
@@ -25,12 +37,17 @@ def prepare(
         weight_decay=WEIGHT_DECAY,
         clip_norm=CLIP_NORM,
     )
-    network = StatefulLSTM(config, np.full(vocabulary, 1 / vocabulary), seed=0)
-    replicated = ReplicatedStep(network, training, rows=rows, cores=len(os.sched_getaffinity(0)))
+    _, trainer = network_and_step(
+        partial(StatefulLSTM, config, np.full(vocabulary, 1 / vocabulary), seed=0),
+        training,
+        rows=rows,
+        cores=len(os.sched_getaffinity(0)),
+        gpu_precision=gpu_precision,
+    )
     stream = windows(rows=rows, window=window, vocabulary=vocabulary)
     number = itertools.count(1)
 
     def step() -> float:
-        return replicated.run(*next(stream), step=next(number), learning_rate=LEARNING_RATE)
+        return trainer.run(*next(stream), step=next(number), learning_rate=LEARNING_RATE)
 
     return timed(step)

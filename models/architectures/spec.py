@@ -74,7 +74,7 @@ class Architecture:
         graph: (config, weights) -> the serialized ONNX graph.
         parameters: (config, V) -> how many weights there are.
         floats_a_character: (config, V) -> numbers kept for each character of a window in training.
-        step: (network, training, rows=) -> its own training step, or None: that of worker/replicas.py.
+        step: (network, training, rows=) -> its own training step, or None: that of worker/devices.py.
         first_steps: over so many the rate rises from nothing, however short the run is.
         reads_windows_alone: each window is a text of its own, as long as the network's context.
         loads_weights: its network has `load(weights)`, which undoes `weights()`; so it can be started from.

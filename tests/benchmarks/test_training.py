@@ -49,6 +49,18 @@ def test_a_wrong_network_is_named(text: str) -> None:
         Size.parse(text)
 
 
+def test_without_a_gpu_the_benchmark_on_gpus_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(RuntimeError, match=r"(?s)ours died.*TensorFlow sees no GPU"):
+        main(["--networks", "1x5/3", "--gpu", "--quick"])
+
+
+def test_figures_need_no_matrix_product() -> None:
+    found = figures(Size(1, 256, 32), {"ours": [6.0, 6.0], "Keras": [3.0, 2.0]})
+    assert found["contestants"]["Keras"]["ours_over_it_rounds"] == [2.0, 3.0]
+    assert found["contestants"]["ours"]["share_of_sgemm"] is None
+
+
 def test_a_contestant_that_dies_is_named_with_the_end_of_its_log() -> None:
     broken = Contestant("broken", "sgemm", {"size": "many"})
     with pytest.raises(RuntimeError, match=r"(?s)broken died.*TypeError"), prepared(broken):

@@ -1,0 +1,82 @@
+"""What the LSTM networks do where TensorFlow says that there is a GPU: they call cuDNN, and compute the same.
+
+cuDNN itself is written out here (`cudnn.py`); Keras's decision to use it, and what it hands over, is real.
+"""
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.architectures.spec import Trainable
+from models.lstm import FastLSTM
+from tests.models.architectures.cudnn import pretend_gpu
+from tests.models.architectures.networks import perturbed, small, some_ids
+
+B, T = 2, 3
+LSTMS = ["stateful_lstm", "stateful_lstm_lesson", "stacked_lstm_lesson"]
+
+
+@pytest.fixture
+def _policy_is_put_back() -> Iterator[None]:
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def _network(name: str) -> Trainable:
+    layers = 1 if name == "stateful_lstm_lesson" else 2
+    return perturbed(small(name, layers=layers, dropout=0.2))
+
+
+def _logits_and_gradients(network: Trainable) -> list[np.ndarray]:
+    """Return what two windows give: logits, state and gradients."""
+    variables = [v.value for v in network.variables]
+    ids, seed = tf.constant(some_ids(T, B)), tf.constant([4, 0])
+    with tf.GradientTape() as tape:
+        _, state = network.logits(ids, network.initial_state(B), seed=seed)
+        logits, state = network.logits(ids, state, seed=seed)
+        loss = (
+            tf.reduce_sum(logits * tf.reshape(tf.range(tf.size(logits), dtype=tf.float32), logits.shape))
+            / 100
+        )
+    return [np.asarray(part) for part in (logits, *tf.nest.flatten(state), *tape.gradient(loss, variables))]
+
+
+@pytest.mark.parametrize("name", LSTMS)
+def test_every_lstm_layer_is_one_call_of_cudnn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = _logits_and_gradients(_network(name))
+    cudnn = pretend_gpu(monkeypatch)
+    network = _network(name)
+    theirs = _logits_and_gradients(network)
+    assert len(cudnn.calls) == 2 * network.config.layers
+    for call in cudnn.calls:
+        assert call["shape"][:2] == (B, T)
+        assert call["dtype"] == "float32"
+        assert call["rnn_mode"] == "lstm"
+        assert call["is_training"] is True
+        assert call["time_major"] is False
+    for our, their in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(our, their, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_policy_is_put_back")
+def test_mixed_precision_gives_cudnn_float16_and_leaves_the_rest_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exact = _logits_and_gradients(_network("stateful_lstm"))
+    keras.config.set_dtype_policy("mixed_float16")
+    cudnn = pretend_gpu(monkeypatch)
+    network = _network("stateful_lstm")
+    mixed = _logits_and_gradients(network)
+    assert {call["dtype"] for call in cudnn.calls} == {"float16"}
+    assert {v.numpy().dtype for v in network.variables} == {np.dtype("float32")}
+    for ours, theirs in zip(mixed, exact, strict=True):
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
+
+
+def test_without_a_gpu_our_own_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FastLSTM, "by_keras", lambda *_: pytest.fail("Keras's loop was run"))
+    assert _logits_and_gradients(_network("stateful_lstm"))

@@ -1,0 +1,106 @@
+"""The step for GPUs against the one for CPUs, on two logical CPUs in another process (`two_devices.py`)."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.architectures import NAMES, architecture
+from worker.distributed import LossScale
+
+ROOT = Path(__file__).parents[2]
+
+Found = Mapping[str, np.ndarray]
+
+pytestmark = pytest.mark.timeout(300)  # the other process, on a busy machine
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What the other process found: `run/array` by run."""
+    path = tmp_path_factory.mktemp("devices") / "found.npz"
+    command = [sys.executable, "-W", "error", "-m", "tests.worker.two_devices", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def _arrays(found: Found, run: str) -> Found:
+    """Return the losses of a run, and the weights, optimizer and states it ended with."""
+    return {
+        name.removeprefix(f"{run}/"): array for name, array in found.items() if name.startswith(f"{run}/")
+    }
+
+
+def _assert_equal(found: Found, run: str, other: str, *, atol: float) -> None:
+    ours, theirs = _arrays(found, run), _arrays(found, other)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_allclose(array, theirs[name], rtol=0, atol=atol, err_msg=name)
+
+
+# Six windows with dropout, decay and clipping; some rows begin anew at the fourth, two have soft targets.
+@pytest.mark.parametrize("run", ["own_loop", "by_keras", "compiled"])
+def test_two_devices_train_as_two_cores_do(run: str, found: Found) -> None:
+    _assert_equal(found, run, "cpu", atol=1e-4)
+
+
+def test_one_device_trains_as_one_core_does(found: Found) -> None:
+    _assert_equal(found, "one_device", "cpu_one_core", atol=1e-4)
+
+
+@pytest.mark.parametrize(("run", "whole"), [("compiled_resumed", "compiled"), ("mixed_resumed", "mixed")])
+def test_a_resumed_run_ends_with_the_very_bits_of_an_uninterrupted_one(
+    run: str, whole: str, found: Found
+) -> None:
+    _assert_equal(found, run, whole, atol=0)
+
+
+@pytest.mark.parametrize("run", ["cpu_then_devices", "devices_then_cpu"])
+def test_a_job_goes_on_from_cores_to_devices_and_back(run: str, found: Found) -> None:
+    _assert_equal(found, run, "cpu", atol=1e-4)
+
+
+def test_mixed_precision_trains_as_float32_does_to_three_digits(found: Found) -> None:
+    for run in ("mixed", "cpu_then_mixed"):
+        losses = found[f"{run}/losses"]
+        assert (losses != found["cpu/losses"]).any()
+        np.testing.assert_allclose(losses, found["cpu/losses"], atol=1e-3)
+        weights = [array for name, array in _arrays(found, run).items() if name.startswith("weight/")]
+        assert {array.dtype for array in weights} == {np.dtype("float32")}
+
+
+def test_an_overflow_changes_no_weight_and_halves_the_loss_scale(found: Found) -> None:
+    assert found["overflown/changed"] == 0
+    assert np.isfinite(found["overflown/losses"]).all()
+    np.testing.assert_array_equal(found["overflown/loss_scale"], [2.0**39, 0])
+
+
+def test_the_loss_scale_doubles_after_two_thousand_good_steps_and_is_never_below_one() -> None:
+    scale = LossScale(8.0)
+    for _ in range(1999):
+        scale = scale.after(is_finite=True)
+    assert scale.value == 8
+    scale = scale.after(is_finite=True)
+    assert scale == LossScale(16.0)
+    for _ in range(5):
+        scale = scale.after(is_finite=False)
+    assert scale == LossScale(1.0)
+
+
+def test_a_run_on_devices_learns_and_what_is_served_and_saved_agrees(found: Found) -> None:
+    curve = found["fitted/curve"]
+    assert curve[-1] < curve[0] - 2
+    np.testing.assert_allclose(found["fitted/served"], found["fitted/saved"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if not architecture(name).step and name != "stateful_lstm"]
+)
+def test_every_architecture_trains_on_devices_as_on_cores(name: str, found: Found) -> None:
+    cores, devices = found[f"architectures/{name}"]
+    np.testing.assert_allclose(devices, cores, atol=1e-4)

@@ -1,0 +1,164 @@
+"""Trains small networks on two logical CPUs, in a process of its own, and writes down what came out.
+
+How many devices there are is fixed when TensorFlow starts, so the tests cannot do this in their own process.
+
+    python -m tests.worker.two_devices RESULT.npz
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import worker.devices
+from models.architectures import NAMES, architecture
+from models.architectures.spec import TrainingStep
+from models.architectures.stateful_lstm import StatefulLSTM
+from models.config import Budget, NetworkConfig, TrainingConfig
+from models.runtime.session import Network
+from worker.distributed import DistributedStep, LossScale
+from worker.export import graph_of
+from worker.replicas import ReplicatedStep
+from worker.texts import Text
+from worker.training import fit
+
+B, T, V, STEPS = 4, 5, 7, 6
+DEVICES = ["CPU:0", "CPU:1"]
+TRAINING = TrainingConfig(rows=B, window=T, learning_rate=1e-2, weight_decay=0.2)
+RANDOM = np.random.default_rng(3)
+IDS = RANDOM.integers(1, V, (STEPS, T + 1, B)).astype(np.int32)
+DISTRIBUTIONS = RANDOM.dirichlet(np.ones(V), (STEPS, T, B)).astype(np.float32)
+TEXT = Text.split("the cat sat on the mat; the dog sat on the log. " * 40, validation_fraction=0.1)
+
+Make = Callable[[], TrainingStep]
+
+
+def network(*, by_keras: bool = False) -> StatefulLSTM:
+    """Return two layers with dropout, run by our loop or as Keras runs them."""
+    config = NetworkConfig(layers=2, units=6, embedding=3, dropout=0.2)
+    made = StatefulLSTM(config, np.full(V, 1 / V), seed=2)
+    made.lstms_by_keras = by_keras
+    return made
+
+
+def replicated(*, cores: int = 2) -> ReplicatedStep:
+    """Return the step that CPUs use."""
+    return ReplicatedStep(network(), TRAINING, rows=B, cores=cores)
+
+
+def distributed(
+    *, by_keras: bool = True, devices: Sequence[str] = DEVICES, mixed: bool = False
+) -> DistributedStep:
+    """Return the step that GPUs use."""
+    build = partial(network, by_keras=by_keras)
+    return DistributedStep(build, TRAINING, rows=B, devices=devices, mixed=mixed)
+
+
+def losses(step: TrainingStep, numbers: Sequence[int] = range(STEPS)) -> list[float]:
+    """Train the steps of these numbers: the fourth begins some rows anew, the last two have soft targets."""
+    found = []
+    for i in numbers:
+        if i == 3:
+            step.reset_states(slice(1, 3))
+        targets: Any = DISTRIBUTIONS[i] if i >= STEPS - 2 else IDS[i, 1:]
+        found.append(step.run(IDS[i, :-1], targets, step=i + 1, learning_rate=1e-2))
+    return found
+
+
+def resumed(first: Make, then: Make) -> dict[str, Any]:
+    """Train some steps, and the others in a step that was restored from what the first one gave."""
+    before, after = first(), then()
+    begun = losses(before, range(3))
+    after.restore(before.arrays())
+    ended = losses(after, range(3, STEPS))
+    return {"losses": begun + ended, **after.arrays()}
+
+
+def whole(make: Make) -> dict[str, Any]:
+    """Train all steps."""
+    step = make()
+    return {"losses": losses(step), **step.arrays()}
+
+
+def overflown() -> dict[str, Any]:
+    """Take a step whose scaled gradients are too large for float16."""
+    step = distributed(mixed=True)
+    before = step.arrays()
+    step._scale = LossScale(2.0**40)
+    loss = losses(step, [0])
+    after = step.arrays()
+    changed = [
+        name
+        for name in before
+        if name.startswith(("weight", "optimizer")) and (before[name] != after[name]).any()
+    ]
+    return {"losses": loss, "changed": len(changed), "loss_scale": after["loss_scale"]}
+
+
+def fitted() -> dict[str, Any]:
+    """Train as a job does, on the devices instead of GPUs."""
+    worker.devices.gpus = lambda: DEVICES
+    config = NetworkConfig(units=16, embedding=5)
+    training = TRAINING.model_copy(update={"window": 10, "budget": Budget(steps=80)})
+    result = fit(config, training, TEXT)
+    graph = Network(graph_of(result.network))
+    ids = TEXT.validation[:20, None]
+    ours, _ = graph.step(ids, graph.initial_state(1))
+    zero = np.zeros((1, 16), "f")
+    theirs, *_ = result.network.keras_model()([ids.T, zero, zero])
+    curve = [point["validation_bits_per_character"] for point in result.curve]
+    return {"curve": curve, "served": ours[:, 0], "saved": np.asarray(theirs)[0]}
+
+
+def every_architecture() -> dict[str, Any]:
+    """Train each network that has no step of its own for one step on both kinds of step."""
+    found = {}
+    for name in NAMES:
+        kind = architecture(name)
+        if kind.step or name == "stateful_lstm":
+            continue
+        shape = {"units": 6, "embedding": kind.network.embedding and 3, "dropout": 0.0}
+        config = kind.network.model_copy(update=shape | ({"context": T} if kind.network.context else {}))
+        build = partial(kind.build, config, np.full(V, 1 / V), seed=2)
+        steps: list[TrainingStep] = [
+            ReplicatedStep(build(), TRAINING, rows=B, cores=2),
+            DistributedStep(build, TRAINING, rows=B, devices=DEVICES, mixed=False),
+        ]
+        found[name] = [losses(step, range(2)) for step in steps]
+    return found
+
+
+def main() -> None:
+    """Do all of it; most of it uncompiled: that computes the same and begins at once."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    mixed = partial(distributed, mixed=True)
+    results = {
+        "compiled": whole(distributed),
+        "compiled_resumed": resumed(distributed, distributed),
+        "fitted": fitted(),
+    }
+    tf.config.run_functions_eagerly(run_eagerly=True)
+    results |= {
+        "cpu": whole(replicated),
+        "cpu_one_core": whole(partial(replicated, cores=1)),
+        "own_loop": whole(partial(distributed, by_keras=False)),
+        "by_keras": whole(distributed),
+        "one_device": whole(partial(distributed, devices=DEVICES[:1])),
+        "cpu_then_devices": resumed(replicated, distributed),
+        "devices_then_cpu": resumed(distributed, replicated),
+        "mixed": whole(mixed),
+        "mixed_resumed": resumed(mixed, mixed),
+        "cpu_then_mixed": resumed(replicated, mixed),
+        "overflown": overflown(),
+        "architectures": every_architecture(),
+    }
+    flat = {f"{name}/{key}": value for name, found in results.items() for key, value in found.items()}
+    np.savez(sys.argv[1], **flat)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""One optimizer step on one or several GPUs: rows split over them by `tf.distribute`.
+
+Each device has a copy of the weights and a share of the rows with their states; a state enters a step as an
+argument and leaves it as a result, and stays on its device in between. Gradients are averaged over the
+devices before they are clipped, so how many there are changes nothing but rounding and the masks of dropout.
+Nothing is compiled by XLA, with which cuDNN cannot be used.
+
+In mixed precision the products are done in float16, the weights and the optimizer stay float32, and the loss
+is multiplied by a scale so that small gradients are not lost (Micikevicius et al., "Mixed Precision
+Training", 2018). float16 and not bfloat16, since for bfloat16 TensorFlow's cuDNN LSTM computes in float32.
+
+Checkpoints have the arrays of `worker.replicas`, so a job can go on from one to the other.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from models.architectures.spec import Trainable
+from models.config import TrainingConfig
+from worker.replicas import adamw, mean_loss, replicas_of
+
+_MIXED = "mixed_float16"
+_LOSS_SCALE = "loss_scale"
+
+
+class DistributedStep:
+    """Makes a network on the devices and trains it window by window.
+
+    Args:
+        build: makes the network, with fresh weights.
+        training: rate, decay and clipping.
+        rows: B, the rows of every window that will come.
+        devices: their names, as `GPU:0`; the largest divisor of B up to their number is taken.
+        mixed: whether products are done in float16.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], Trainable],
+        training: TrainingConfig,
+        *,
+        rows: int,
+        devices: Sequence[str],
+        mixed: bool,
+    ) -> None:
+        self.replicas = replicas_of(rows, at_most=len(devices))
+        self._strategy = _strategy(tuple(devices[: self.replicas]))
+        with self._strategy.scope(), _dtype_policy(_MIXED if mixed else "float32"):
+            self.network = build()
+            self._optimizer = adamw(training, self.network.variables)
+        self._clip_norm = training.clip_norm
+        self._rows = rows
+        self._scale = LossScale() if mixed else None
+        self._states = self._spread([self.network.initial_state(rows // self.replicas)] * self.replicas)
+        self._gradient = tf.function(self._averaged_gradient, autograph=False)
+        self._update = tf.function(self._applied, autograph=False)
+
+    def reset_states(self, rows: slice = slice(None)) -> None:
+        """Set the states of some rows to zero, as at the start of an epoch; by default those of all."""
+        kept = np.ones(self._rows, bool)
+        kept[rows] = False
+        shares = np.split(kept, self.replicas)
+        self._states = self._spread(
+            [
+                tf.nest.map_structure(lambda part, share=share: tf.where(share[:, None], part, 0.0), state)
+                for state, share in zip(self._gathered_states(), shares, strict=True)
+            ]
+        )
+
+    def run(
+        self, inputs: NDArray[np.int32], targets: NDArray[Any], *, step: int, learning_rate: float
+    ) -> float:
+        """Train on one window (T, B); return its mean loss in nats a character.
+
+        Targets are ids (T, B), or distributions over them (T, B, V). Gradients that are no numbers change no
+        weights.
+        """
+        shares = zip(np.split(inputs, self.replicas, 1), np.split(targets, self.replicas, 1), strict=True)
+        windows = self._spread(
+            [
+                (tf.constant(x), tf.constant(y), tf.constant([step, replica], tf.int32))
+                for replica, (x, y) in enumerate(shares)
+            ]
+        )
+        scale = self._scale.value if self._scale else 1.0
+        losses, gradients, finite, self._states = self._gradient(
+            windows, self._states, tf.constant(scale, tf.float32)
+        )
+        is_finite = bool(self._strategy.experimental_local_results(finite)[0])
+        if self._scale:
+            self._scale = self._scale.after(is_finite=is_finite)
+        if is_finite:
+            self._optimizer.learning_rate.assign(learning_rate)
+            self._update(gradients)
+        return float(self._strategy.reduce(tf.distribute.ReduceOp.MEAN, losses, axis=None))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return everything a later `restore` needs to go on."""
+        found = {f"weight/{i}": v.numpy() for i, v in enumerate(self.network.variables)}
+        found |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
+        states = map(tf.nest.flatten, self._gathered_states())
+        for i, shares in enumerate(zip(*states, strict=True)):
+            found[f"state/{i}"] = np.concatenate([share.numpy() for share in shares])
+        if self._scale:
+            found[_LOSS_SCALE] = np.array([self._scale.value, self._scale.good_steps])
+        return found
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
+        for i, variable in enumerate(self.network.variables):
+            variable.assign(arrays[f"weight/{i}"])
+        for i, variable in enumerate(self._optimizer.variables):
+            variable.assign(arrays[f"optimizer/{i}"])
+        pattern = self._gathered_states()[0]
+        parts = [np.split(arrays[f"state/{i}"], self.replicas) for i in range(len(tf.nest.flatten(pattern)))]
+        self._states = self._spread(
+            [
+                tf.nest.pack_sequence_as(pattern, [tf.constant(part[replica]) for part in parts])
+                for replica in range(self.replicas)
+            ]
+        )
+        if self._scale:
+            value, good_steps = arrays.get(_LOSS_SCALE, (LossScale.value, 0))
+            self._scale = LossScale(float(value), int(good_steps))
+
+    def _spread(self, parts: Sequence[Any]) -> Any:
+        """Return one value of all replicas, which in replica r is `parts[r]`."""
+        return self._strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group]
+        )
+
+    def _gathered_states(self) -> list[Any]:
+        """Return each replica's state: the inverse of `_spread`."""
+        leaves = [self._strategy.experimental_local_results(leaf) for leaf in tf.nest.flatten(self._states)]
+        return [tf.nest.pack_sequence_as(self._states, replica) for replica in zip(*leaves, strict=True)]
+
+    def _averaged_gradient(self, windows: Any, states: Any, scale: tf.Tensor) -> Any:
+        """Return losses, clipped gradients of the mean loss, whether those are numbers, and states."""
+        return self._strategy.run(self._replica_gradient, (windows, states, scale))
+
+    def _replica_gradient(self, window: Any, state: Any, scale: tf.Tensor) -> Any:
+        x, y, seed = window
+        variables = [v.value for v in self.network.variables]
+        with tf.GradientTape() as tape:
+            loss, after = mean_loss(self.network, x, y, state, seed)
+            scaled = loss * scale
+        gradients = [tf.convert_to_tensor(g) / scale for g in tape.gradient(scaled, variables)]
+        mean = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+        clipped, norm = tf.clip_by_global_norm(mean, self._clip_norm)
+        return loss, clipped, tf.math.is_finite(norm), after
+
+    def _applied(self, gradients: Any) -> None:
+        self._strategy.run(self._replica_update, (gradients,))
+
+    def _replica_update(self, gradients: list[tf.Tensor]) -> None:
+        # All replicas have the same gradients, and Keras adds up what they give: each gives its share.
+        self._optimizer.apply([g / self.replicas for g in gradients], self.network.variables)
+
+
+@dataclass(frozen=True)
+class LossScale:
+    """What the loss is multiplied by: half of it after an overflow, twice as much after 2,000 good steps."""
+
+    value: float = 2.0**15
+    good_steps: int = 0  # since it last changed
+
+    def after(self, *, is_finite: bool) -> "LossScale":
+        """Return the scale for the next step, after one whose gradients were numbers or were not."""
+        if not is_finite:
+            return LossScale(max(1.0, self.value / 2))
+        if self.good_steps + 1 == 2000:
+            return LossScale(self.value * 2)
+        return LossScale(self.value, self.good_steps + 1)
+
+
+@cache
+def _strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    """Return the strategy of these devices: one in a process, for two would number their reductions alike."""
+    return tf.distribute.MirroredStrategy(devices)
+
+
+@contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    """Layers that are made here have this policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
