@@ -15,6 +15,42 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 FILES = {"model.keras": b"k" * 70_000, "model.onnx": b"o" * 5_000}
 _LISTED = {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in FILES.items()}
+REPORT_PAGE = b"<!doctype html><title>fake</title>"
+REPORT = {
+    "object": "report",
+    "network": {"architecture": "stateful_lstm", "layers": 1, "units": 256},
+    "validation_bits_per_character": 2.25,
+    "validation_turned_at_step": 1200,
+    "epochs": 1.5,
+    "curve": [
+        {"step": 0, "validation_bits_per_character": 6.0, "train_bits_per_character": None},
+        {"step": 2400, "validation_bits_per_character": 2.25, "train_bits_per_character": 2.0},
+    ],
+    "baselines": {"unigram": 4.4, "ngram": 2.5, "xz": 2.75},
+    "ngram_order": 5,
+    "memorization": {
+        "verdict": "copies",
+        "generated": [
+            {
+                "temperature": 1.0,
+                "novel": {"4": 0.25},
+                "longest": 41,
+                "copied": 0.125,
+                "passages": [{"length": 41, "offset": 7, "text": "never\x1b[2J written"}],
+            }
+        ],
+        "held_out": {"novel": {"4": 0.5}, "longest": 12, "copied": 0.0},
+    },
+    "cost": {
+        "seconds": 59.2,
+        "cores": 2,
+        "characters": 715_776,
+        "characters_per_second": 12_091,
+        "peak_memory_bytes": 955_000_000,
+    },
+    "int8": {"lost_nats": 0.0002, "kept": True},
+    "problems": ["the picture is missing"],
+}
 BITS_OF_ODD = 13.0
 _WORDS = "qzxj vrkp the of the spirit and of the same things are in the world of men"
 
@@ -113,6 +149,10 @@ class FakeServer:
         self.models = ["fake@2", "fake@1"]
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []  # method, path, headers, body
         self.cut_streams_after: list[int] = []  # the n-th stream breaks after so many events
+        self.cut_scores_after: list[int | None] = []  # the n-th answer to lines breaks after so many of them
+        self.queries: list[dict[str, str]] = []  # of requests that stream lines
+        self.refusals: list[int] = []  # HTTP statuses of the next answers to lines
+        self.calibrations = ["validation"]
         self.is_ready = True
         self.damaged: set[str] = set()  # files that arrive changed
         self.page = 2  # the most things in a page: few, so that there are several pages
@@ -249,6 +289,12 @@ class _Handler(BaseHTTPRequestHandler):
         data = b'{"format_version": 1}' if name == "model.json" else FILES[name]
         self._raw(data + (b"!" if name in self.fake.damaged else b""))
 
+    def report(self, name: str) -> None:
+        if self.query.get("format") == "json":
+            self._json({**REPORT, "model": _resolve(self.fake, name)})
+        else:
+            self._raw(REPORT_PAGE)
+
     def next(self, name: str) -> None:
         model, body = _resolve(self.fake, name), json.loads(self.body)
         found = [{"character": c, "probability": p} for c, p in (("o", 0.9), (" ", 0.06), ("\n", 0.04))]
@@ -256,7 +302,49 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"object": "distribution", **answer, "candidates": found[: body["top"]]})
 
     def score(self, name: str) -> None:
+        if self.headers["Content-Type"].startswith("text/plain"):
+            self._score_lines(_resolve(self.fake, name))
+            return
         self._json(_score(_resolve(self.fake, name), json.loads(self.body)))
+
+    def _score_lines(self, model: str) -> None:
+        fake = self.fake
+        if fake.refusals:
+            raise _Refused(fake.refusals.pop(0), "busy", "there is much to do")
+        fake.queries.append(self.query)
+        cut = fake.cut_scores_after.pop(0) if fake.cut_scores_after else None
+        calibration = _calibration(self.query.get("calibration", "validation"))
+        lines = self.body.split(b"\n")[:-1]
+        records = [_line_record(number, line, self.query) for number, line in enumerate(lines, 1)]
+        told = [r for r in records if r["anomalous"] or "not_utf8" in r or self.query["only"] == "all"]
+        whole = [{"object": "score.end", "lines": len(lines)}]
+        start = {"object": "score.start", "model": model, "false_alarms": 0.01, "threshold": 6.0}
+        self._start_stream()
+        for record in [start | {"calibration": calibration}, *(told + whole if cut is None else told[:cut])]:
+            self.wfile.write(json.dumps(record).encode() + b"\n")
+
+    def calibrate(self, name: str) -> None:
+        _resolve(self.fake, name)
+        body = json.loads(self.body)
+        self.fake.calibrations.append(body.get("name", "default"))
+        self._json(_calibration(self.fake.calibrations[-1]), status=201)
+
+    def list_calibrations(self, name: str) -> None:
+        _resolve(self.fake, name)
+        self._json(
+            {"object": "list", "data": list(map(_calibration, self.fake.calibrations)), "has_more": False}
+        )
+
+    def delete_calibration(self, _: str, name: str) -> None:
+        self.fake.calibrations.remove(name)
+        self._raw(b"", status=204)
+
+    def forget_stream(self, *_: str) -> None:
+        self._raw(b"", status=204)
+
+    def evaluate(self, name: str) -> None:
+        body = json.loads(self.body)
+        self._json(_evaluation(_resolve(self.fake, name), body["lines"], body["anomalous"]))
 
     def complete(self, name: str) -> None:
         model, body = _resolve(self.fake, name), json.loads(self.body)
@@ -343,9 +431,15 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", "/v1/models/([^/]+)", _Handler.model),
     ("DELETE", "/v1/models/([^/]+)", _Handler.delete_model),
     ("GET", "/v1/models/([^/]+)/files/([^/]+)", _Handler.file),
+    ("GET", "/v1/models/([^/]+)/report", _Handler.report),
     ("POST", "/v1/models/([^/]+)/complete", _Handler.complete),
     ("POST", "/v1/models/([^/]+)/next", _Handler.next),
     ("POST", "/v1/models/([^/]+)/score", _Handler.score),
+    ("POST", "/v1/models/([^/]+)/calibrate", _Handler.calibrate),
+    ("GET", "/v1/models/([^/]+)/calibrations", _Handler.list_calibrations),
+    ("DELETE", "/v1/models/([^/]+)/calibrations/([^/]+)", _Handler.delete_calibration),
+    ("DELETE", "/v1/models/([^/]+)/streams/(.+)", _Handler.forget_stream),
+    ("POST", "/v1/models/([^/]+)/evaluate", _Handler.evaluate),
 ]
 
 
@@ -400,18 +494,84 @@ def _model(model: str) -> dict[str, Any]:
         "parameters": 356693,
         "training": {},
         "characters": "\n abc",
+        "alphabet": "characters",
         "report": {"validation_bits_per_character": 1.96},
         "files": _LISTED,
     }
 
 
-def _score(model: str, body: dict[str, Any]) -> dict[str, Any]:
+def _bits(text: str) -> list[float]:
     """Capital letters and digits are a surprise, all else is none."""
+    return [BITS_OF_ODD if c.isupper() or c.isdigit() else 0.5 for c in text]
 
+
+def _line_record(number: int, data: bytes, query: dict[str, str]) -> dict[str, Any]:
+    """A surprise makes a line odd; `?` is expected in its place."""
+    text = data.decode(errors="replace")
+    bits = _bits(text)
+    odd = [i for i, cost in enumerate(bits) if cost == BITS_OF_ODD]
+    record: dict[str, Any] = {"object": "score.line", "line": number, "offset": 0, "characters": len(text)}
+    if "\ufffd" in text:
+        record["not_utf8"] = {"offset": data.index(b"\xff"), "byte": "0xff"}
+    record |= {"text": text, "p_value": 0.0005 if odd else 0.5, "anomalous": bool(odd)}
+    if query["detail"] != "none":
+        record["bits_per_character"] = sum(bits) / max(1, len(bits))
+        record["spans"] = [{"start": i, "end": i + 1, "bits": BITS_OF_ODD, "expected": "?"} for i in odd]
+    return record | ({"bits": bits} if query["detail"] == "character" else {})
+
+
+def _calibration(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "lines": 1999,
+        "smallest_p_value": 0.0005,
+        "has_tail": True,
+        "created_at": 1795563600,
+        "source": "held-out text",
+        "buckets": [{"longest": None, "lines": 1999, "has_tail": True}],
+    }
+
+
+def _evaluation(model: str, lines: list[str], anomalous: list[bool]) -> dict[str, Any]:
+    def worst(*, odd: bool) -> list[dict[str, Any]]:
+        found = [i for i, truth in enumerate(anomalous) if truth == odd][:2]
+        more = {"score": 3.0, "p_value": 0.25}
+        return [{"index": i, "text": lines[i], "bits": _bits(lines[i]), **more} for i in found]
+
+    perfect = {
+        "auroc": 1.0,
+        "average_precision": 1.0,
+        "recall_at_false_alarms": {"0.001": 1.0, "0.01": 1.0, "0.05": 1.0},
+        "roc": [[0, 0], [0, 1], [1, 1]],
+    }
+    poor = perfect | {"auroc": 0.5, "average_precision": 0.25, "roc": [[0, 0], [0.25, 0.25], [1, 1]]}
+    return {
+        "object": "evaluation",
+        "model": model,
+        "split": "none",
+        "lines": len(lines),
+        "anomalous": sum(anomalous),
+        "trained_on": 50,
+        "calibration": _calibration("validation"),
+        "false_alarms": 0.01,
+        "model_score": perfect,
+        "flagged": {"threshold": 6.0, "recall": 0.5, "precision": None, "false_alarm_rate": 0.125},
+        "baselines": {"length": poor, "ngram_5": poor | {"auroc": 0.75}},
+        "leaks": {"normal": 7, "anomalous": 0, "distinct": 3},
+        "worst_misses": worst(odd=True),
+        "worst_false_alarms": worst(odd=False),
+        "seconds": 0.1,
+    }
+
+
+def _score(model: str, body: dict[str, Any]) -> dict[str, Any]:
     def line(text: str) -> dict[str, Any]:
-        bits = [BITS_OF_ODD if c.isupper() or c.isdigit() else 0.5 for c in text]
+        bits = _bits(text)
         mean = sum(bits) / len(bits) if bits else 0.0
-        return {"characters": len(bits), "total_bits": sum(bits), "bits_per_character": mean, "bits": bits}
+        told = {"characters": len(bits), "total_bits": sum(bits), "bits_per_character": mean, "bits": bits}
+        if count := body.get("expected"):
+            told["expected"] = [[{"character": "e", "probability": 0.75}][:count] for _ in text]
+        return told
 
     whole = line(body["text"] if "text" in body else "".join(body["lines"]))
     lines = [line(text) for text in body["lines"]] if "lines" in body else None

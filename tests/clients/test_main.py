@@ -24,6 +24,8 @@ _COMMANDS = [
     ("jobs", "pause", "job_1"),
     ("models",),
     ("models", "show", "fake"),
+    ("report", "fake"),
+    ("calibrate", "fake", "--list"),
     ("models", "rm", "fake"),
     ("complete", "fake", "hello"),
     ("next", "fake", "phil"),
@@ -65,7 +67,7 @@ def test_train_sends_what_was_given_and_leaves_the_rest_to_the_service(run: Run,
     changes = "--preset tiny --steps 9 --units 64 --rows 4 --seed 3 --validation-fraction 0.2"
     run("train", "c", "--name", "n", "--no-follow", *changes.split())
     plain, full = server.bodies("POST", "/v1/jobs")
-    assert plain == {"corpus": "c", "name": "n", "preset": "small"}
+    assert plain == {"corpus": "c", "name": "n"}
     assert full == {
         "corpus": "c",
         "name": "n",
@@ -76,6 +78,34 @@ def test_train_sends_what_was_given_and_leaves_the_rest_to_the_service(run: Run,
         "network": {"units": 64},
         "training": {"rows": 4},
     }
+
+
+def test_train_names_an_architecture_and_sends_no_preset_with_it(run: Run, server: FakeServer) -> None:
+    run("train", "c", "--name", "n", "--no-follow", "--architecture", "nth_char", "--context", "5")
+    (body,) = server.bodies("POST", "/v1/jobs")
+    assert body == {"corpus": "c", "name": "n", "architecture": "nth_char", "network": {"context": 5}}
+
+
+def test_train_names_the_model_to_start_from_and_what_a_character_is(run: Run, server: FakeServer) -> None:
+    options = "--start-from old@2 --coverage 0.999 --alphabet bytes"
+    run("train", "c", "--name", "n", "--no-follow", *options.split())
+    (body,) = server.bodies("POST", "/v1/jobs")
+    assert (body["start_from"], body["coverage"], body["alphabet"]) == ("old@2", 0.999, "bytes")
+
+
+def test_cancel_keeps_the_best_model_only_when_asked(run: Run, server: FakeServer) -> None:
+    run("jobs", "cancel", "job_1", "--keep-best")
+    assert server.bodies("POST", "/v1/jobs/job_1/cancel") == [{"keep_best": True}]
+    run("jobs", "cancel", "job_1")
+    assert server.requests[-1][3] == b""
+
+
+def test_bytes_are_sent_as_bytes(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(b"\xff\x00")
+    run("corpus", "add", str(tmp_path / "raw"), "--bytes")
+    _, path, headers, body = server.requests[-1]
+    assert (path, body) == ("/v1/corpora", b"\xff\x00")
+    assert headers["Content-Type"] == "application/octet-stream"
 
 
 def test_train_as_json_is_one_event_a_line_and_the_job_last(run: Run, server: FakeServer) -> None:
@@ -111,6 +141,52 @@ def test_complete_takes_its_prompt_from_standard_input(run: Run, server: FakeSer
     run("complete", "fake", stdin="é".encode())
     run("complete", "fake", "")
     assert [b["prompt"] for b in server.bodies("POST", "/v1/models/fake/complete")] == ["one\ntwo", "é", ""]
+
+
+def test_a_text_is_written_by_turns(run: Run, server: FakeServer) -> None:
+    said = run("complete", "fake", "--interactive", "--max-characters", "2", stdin="ab\n\n:new\nxyz")
+    assert said.status == 0 and ":new begins anew" in said.err
+    assert [b["prompt"] for b in server.bodies("POST", "/v1/models/fake/complete")] == ["ab", "abba", "xyz"]
+    assert said.out.splitlines() == ["abba", "abbaab", "xyzzy"]
+    told = run("complete", "fake", "-i", "--max-characters", "2", "--json", stdin="ab\n\n")
+    assert [json.loads(line)["completions"][0]["text"] for line in told.out.splitlines()] == ["ba", "ab"]
+
+
+def test_a_refused_turn_can_be_taken_again_and_a_missing_model_ends_it(run: Run, server: FakeServer) -> None:
+    said = run("complete", "fake", "-i", "--max-characters", "20000", stdin="a\nb\n")
+    assert (said.status, said.err.count("less than or equal")) == (0, 2)
+    assert run("complete", "nobody", "-i", stdin="a\nb\n").status == 1
+
+
+def test_open_opens_the_console(run: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: not opened.append(url))
+    assert run("open").out == f"{server.url}/\n"
+    assert run("open", "--json").json == {"url": f"{server.url}/", "opened": True}
+    assert opened == [f"{server.url}/"] * 2
+    monkeypatch.setattr("webbrowser.open", lambda _: False)
+    assert "no browser here" in run("open").err
+
+
+def test_shells_are_told_commands_and_options() -> None:
+    program = "from clients.python.nextchar.main import app; app(prog_name='nextchar')"
+    for words, offered in (
+        ("nextchar co", {"complete", "corpus"}),
+        ("nextchar complete --inter", {"--interactive"}),
+    ):
+        asked = {
+            "_NEXTCHAR_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        told = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | asked,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert set(told.stdout.split()) == offered
 
 
 def test_complete_sends_its_options(run: Run, server: FakeServer) -> None:

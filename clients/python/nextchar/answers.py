@@ -96,6 +96,7 @@ class Model(ModelSummary):
 
     training: dict[str, Any]
     characters: str
+    alphabet: Literal["characters", "bytes"]
     report: dict[str, Any]
     files: dict[str, ModelFile]
 
@@ -156,6 +157,7 @@ class LineScore(TypedDict):
     total_bits: float
     bits_per_character: float
     bits: list[float] | None
+    expected: list[list[Candidate]] | None
 
 
 class Score(TypedDict):

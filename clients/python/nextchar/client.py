@@ -32,6 +32,8 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 _PAGE = 100  # things asked for in one page of a list
 _TIMEOUT = httpx.Timeout(60, connect=5)
 _STREAM_TIMEOUT = httpx.Timeout(60, connect=5)  # the server pings silent streams every few seconds
+_SCORING_TIMEOUT = httpx.Timeout(120, connect=5)  # nothing is said of lines that are as usual
+_LONG_TIMEOUT = httpx.Timeout(1800, connect=5)  # minutes of work, answered at its end
 _FIRST_RETRY_S = 0.25
 _LONGEST_RETRY_S = 4.0
 
@@ -68,16 +70,24 @@ class Client:
 
     # Corpora
 
-    def add_corpus(self, text: str | bytes | IO[bytes], *, name: str | None = None) -> Corpus:
-        """Upload a text. A file is streamed; a `str` is sent as UTF-8. The same bytes are the same corpus."""
+    def add_corpus(
+        self, text: str | bytes | IO[bytes], *, name: str | None = None, encoding: str | None = None
+    ) -> Corpus:
+        """Upload a text. A file is streamed; a `str` is sent as UTF-8. The same bytes are the same corpus.
+
+        With the encoding `bytes` it may be anything, and each byte is a character.
+        """
+        given = {"name": name, "encoding": encoding}
         return cast(
             Corpus,
             self._call(
                 "POST",
                 "/v1/corpora",
-                params={"name": name} if name is not None else {},
+                params={key: value for key, value in given.items() if value is not None},
                 content=text.encode() if isinstance(text, str) else text,
-                headers={"Content-Type": "text/plain; charset=utf-8"},
+                headers={
+                    "Content-Type": "application/octet-stream" if encoding else "text/plain; charset=utf-8"
+                },
             ),
         )
 
@@ -108,9 +118,10 @@ class Client:
         """Return a job as it stands."""
         return cast(Job, self._call("GET", f"/v1/jobs/{_segment(job)}"))
 
-    def cancel_job(self, job: str) -> Job:
-        """Ask for a job to end without a model."""
-        return cast(Job, self._call("POST", f"/v1/jobs/{_segment(job)}/cancel"))
+    def cancel_job(self, job: str, *, keep_best: bool = False) -> Job:
+        """Ask for a job to end without a model, or with the best so far."""
+        body = {"json": {"keep_best": True}} if keep_best else {}
+        return cast(Job, self._call("POST", f"/v1/jobs/{_segment(job)}/cancel", **body))
 
     def pause_job(self, job: str) -> Job:
         """Ask for a job to stop at a checkpoint."""
@@ -171,6 +182,16 @@ class Client:
         with self._open("GET", path) as response:
             yield from _pieces(response, self.server)
 
+    def report(self, model: str) -> dict[str, Any]:
+        """Return what a model's training run told of itself."""
+        return self._call("GET", f"/v1/models/{_segment(model)}/report", params={"format": "json"})
+
+    def report_file(self, model: str, kind: Literal["html", "svg"]) -> Iterator[bytes]:
+        """Yield the report as a page, or the picture of its curves."""
+        path = f"/v1/models/{_segment(model)}/report"
+        with self._open("GET", path, params={"format": kind}) as response:
+            yield from _pieces(response, self.server)
+
     # Completions and scores
 
     def complete(self, model: str, prompt: str, **options: Any) -> Completion:
@@ -196,15 +217,77 @@ class Client:
         return cast(Distribution, self._call("POST", f"/v1/models/{_segment(model)}/next", json=body))
 
     def score(
-        self, model: str, text: str | Sequence[str], *, detail: Literal["character", "line"] = "character"
+        self,
+        model: str,
+        text: str | Sequence[str],
+        *,
+        detail: Literal["character", "line"] = "character",
+        expected: int = 0,
     ) -> Score:
         """Return the surprisal of a text, or of lines each by itself, in bits.
 
-        The bits are those of the characters after Unicode NFC.
+        The bits are those of the characters after Unicode NFC. `expected` characters are told at each place.
         """
         what: dict[str, Any] = {"text": text} if isinstance(text, str) else {"lines": list(text)}
-        body = {**what, "detail": detail}
+        body = {**what, "detail": detail, **({"expected": expected} if expected else {})}
         return cast(Score, self._call("POST", f"/v1/models/{_segment(model)}/score", json=body))
+
+    def score_stream(
+        self, model: str, lines: Sequence[bytes], **options: str | float | bool
+    ) -> Iterator[dict[str, Any]]:
+        """Score lines given as bytes, a mebibyte together at most; yield the service's records as they come.
+
+        They are a `score.start`, a `score.line` for each line that is told of, and a `score.end`; `options`
+        are the request's query parameters. Raises ServerUnreachable when the answer breaks off.
+        """
+        with self._open(
+            "POST",
+            f"/v1/models/{_segment(model)}/score",
+            params=options,
+            content=b"".join(line + b"\n" for line in lines),
+            headers={"Content-Type": "text/plain; charset=utf-8"},
+            timeout=_SCORING_TIMEOUT,
+        ) as response:
+            held = b""
+            for piece in _pieces(response, self.server):
+                *whole, held = (held + piece).split(b"\n")
+                for line in whole:
+                    record = loads(line)
+                    if record["object"] == "error":
+                        raise _refusal(record, status=503)
+                    yield record
+                    if record["object"] == "score.end":
+                        return
+        raise ServerUnreachable(f"{self.server} broke off in the middle of its answer; ask again")
+
+    def forget_stream(self, model: str, stream_id: str) -> None:
+        """Let a model forget what it remembers of a stream of lines."""
+        self._call("DELETE", f"/v1/models/{_segment(model)}/streams/{_segment(stream_id)}")
+
+    # What is normal
+
+    def calibrate(self, model: str, **body: Any) -> dict[str, Any]:
+        """Compare a model's scores with those of normal lines: `lines` or `corpus`, and a `name` for them."""
+        path = f"/v1/models/{_segment(model)}/calibrate"
+        return self._call("POST", path, json=body, timeout=_LONG_TIMEOUT)
+
+    def calibrations(self, model: str) -> list[dict[str, Any]]:
+        """Return a model's calibrations by name."""
+        return cast(
+            list[dict[str, Any]], self._call("GET", f"/v1/models/{_segment(model)}/calibrations")["data"]
+        )
+
+    def delete_calibration(self, model: str, name: str) -> None:
+        """Delete a calibration that was not made with the model."""
+        self._call("DELETE", f"/v1/models/{_segment(model)}/calibrations/{_segment(name)}")
+
+    def evaluate(
+        self, model: str, lines: Sequence[str], anomalous: Sequence[bool], **options: Any
+    ) -> dict[str, Any]:
+        """Return how well a model tells anomalous lines from normal ones, beside simple scores."""
+        body = {"lines": list(lines), "anomalous": list(anomalous), **options}
+        path = f"/v1/models/{_segment(model)}/evaluate"
+        return self._call("POST", path, json=body, timeout=_LONG_TIMEOUT)
 
     # Health
 

@@ -98,6 +98,21 @@ def peaks(bits: Sequence[float], *, count: int, least_bits: float = 6.0) -> list
     return sorted(found, key=lambda peak: (-peak.bits, peak.start))[:count]
 
 
+def of_characters(data: bytes, bits: Sequence[float]) -> list[float]:
+    """Return the bits of each character of a text from those of its bytes.
+
+    >>> of_characters("é!".encode(), [1.0, 2.0, 4.0])
+    [3.0, 4.0]
+    """
+    found: list[float] = []
+    place = 0
+    for character in data[: len(bits)].decode(errors="surrogateescape"):
+        size = len(character.encode(errors="surrogateescape"))
+        found.append(sum(bits[place : place + size]))
+        place += size
+    return found
+
+
 def _mark(cost: float, *, ascii_only: bool) -> str:
     scale = _DIGITS if ascii_only else _BARS
     if cost < COOL_BITS:

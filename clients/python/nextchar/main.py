@@ -1,4 +1,4 @@
-"""The command line: `nextchar corpus add FILE`, `train`, `jobs`, `models`, `complete`, `next`, `score`.
+"""The command line: `nextchar corpus add FILE`, `train`, `jobs`, `models`, `complete`, `score` and others.
 
 Each command reads as: parse, one call of the client, show. Standard output has the results and nothing
 else; what is said on the side goes to standard error.
@@ -6,7 +6,9 @@ else; what is said on the side goes to standard error.
 
 import hashlib
 import sys
+import tempfile
 import unicodedata
+import webbrowser
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from clients.python.nextchar import live, scores
+from clients.python.nextchar import anomalies, live, report, scores
 from clients.python.nextchar.answers import FINAL_STATUSES, Corpus, Job, Model
 from clients.python.nextchar.render import (
     bits,
@@ -27,6 +29,7 @@ from clients.python.nextchar.render import (
     whole,
 )
 from clients.python.nextchar.session import Session, command, fail
+from clients.python.nextchar.together import write_together
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Train character models and use them."
@@ -46,6 +49,13 @@ class Preset(StrEnum):
     SMALL = "small"
     MEDIUM = "medium"
     LARGE = "large"
+
+
+class Alphabet(StrEnum):
+    """What a character is."""
+
+    CHARACTERS = "characters"
+    BYTES = "bytes"
 
 
 class Until(StrEnum):
@@ -98,13 +108,18 @@ def corpus_add(
         str | None,
         typer.Option(help="What to call it; taken from the file's name if left out.", show_default=False),
     ] = None,
+    as_bytes: Annotated[
+        bool, typer.Option("--bytes", help="It is no UTF-8 text: take each byte as a character.")
+    ] = False,
 ) -> None:
     """Upload a text. The same bytes are the same corpus, whatever they are called."""
+    encoding = "bytes" if as_bytes else None
     if str(file) == "-":
-        corpus = session.client.add_corpus(sys.stdin.buffer, name=name)
+        corpus = session.client.add_corpus(sys.stdin.buffer, name=name, encoding=encoding)
     else:
+        name = name if name is not None else name_of(file)
         with file.open("rb") as text:
-            corpus = session.client.add_corpus(text, name=name if name is not None else name_of(file))
+            corpus = session.client.add_corpus(text, name=name, encoding=encoding)
     if session.as_json:
         session.json(corpus)
         return
@@ -189,7 +204,19 @@ def train(
     session: Session,
     corpus: CorpusRef,
     name: Annotated[str, typer.Option(help="What the model will be called; each job adds a version.")],
-    preset: Annotated[Preset, typer.Option(help="Network and recipe to start from.")] = Preset.SMALL,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A network of the lecture notes, as nth_char; a wrong name is answered with all of them."
+            " Default: stateful_lstm.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="Network and recipe to start from. Default: small.", show_default=False),
+    ] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Train for so long. Default: 60.", show_default=False)
     ] = None,
@@ -199,6 +226,7 @@ def train(
     units: Annotated[int | None, typer.Option(help="Hidden units of each layer.")] = None,
     embedding: Annotated[int | None, typer.Option(help="Numbers in a character's embedding.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Share of each layer's output dropped.")] = None,
+    context: Annotated[int | None, typer.Option(help="Characters that a window model sees.")] = None,
     rows: Annotated[int | None, typer.Option(help="Parallel streams the text is cut into.")] = None,
     window: Annotated[int | None, typer.Option(help="Characters of back-propagation through time.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the schedule.")] = None,
@@ -206,6 +234,23 @@ def train(
         float | None, typer.Option(help="Share of the text held out at its end.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same model.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option(help="A model whose weights and characters to begin with.")
+    ] = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Share of the text whose characters are known, the rarest not.")
+    ] = None,
+    alphabet: Annotated[Alphabet | None, typer.Option(help="What a character is.")] = None,
+    mix: Annotated[
+        str | None, typer.Option(metavar="CORPUS", help="A second text in a share of each batch's rows.")
+    ] = None,
+    mix_fraction: Annotated[float | None, typer.Option(help="That share. Default: a quarter.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="What should follow in it is what this model expects.")
+    ] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="The teacher's distribution (default), sampled or argmax.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Watch it train.")] = True,
 ) -> None:
     """Train a model on a text, and watch it learn.
@@ -215,15 +260,25 @@ def train(
     budget = _given(seconds=seconds, epochs=epochs, steps=steps)
     if len(budget) > 1:
         raise typer.BadParameter("give at most one of --seconds, --epochs and --steps")
-    request: dict[str, Any] = {"corpus": corpus, "name": name, "preset": preset.value}
+    request: dict[str, Any] = {"corpus": corpus, "name": name}
+    request |= _given(architecture=architecture, preset=preset and preset.value)
     request |= _given(validation_fraction=validation_fraction, seed=seed)
+    request |= _given(start_from=start_from, coverage=coverage, alphabet=alphabet and alphabet.value)
     for part, changes in (
         ("budget", budget),
-        ("network", _given(layers=layers, units=units, embedding=embedding, dropout=dropout)),
+        (
+            "network",
+            _given(layers=layers, units=units, embedding=embedding, dropout=dropout, context=context),
+        ),
         ("training", _given(rows=rows, window=window, learning_rate=learning_rate)),
     ):
         if changes:
             request[part] = changes
+    mixing = _given(corpus=mix, fraction=mix_fraction, teacher=teacher, targets=targets)
+    if mixing and not mix:
+        raise typer.BadParameter("--teacher, --targets and --mix-fraction say how a --mix corpus is used")
+    if mixing:
+        request["mix"] = mixing
     job = session.client.create_job(request)
     if follow:
         _follow(session, job["id"])
@@ -265,9 +320,15 @@ def jobs_follow(session: Session, job: JobId) -> None:
 
 @jobs_app.command("cancel")
 @command
-def jobs_cancel(session: Session, job: JobId) -> None:
-    """End a job without a model."""
-    _asked(session, session.client.cancel_job(job), "cancel")
+def jobs_cancel(
+    session: Session,
+    job: JobId,
+    keep_best: Annotated[
+        bool, typer.Option("--keep-best", help="Publish the best model so far before it ends.")
+    ] = False,
+) -> None:
+    """End a job without a model, or with the best so far."""
+    _asked(session, session.client.cancel_job(job, keep_best=keep_best), "end")
 
 
 @jobs_app.command("pause")
@@ -307,6 +368,8 @@ def _follow(session: Session, job_id: str) -> None:
             raise fail(f"the job failed ({job['error']['code']}): {job['error']['message']}")
         case "paused":
             raise fail(f"the job is paused; go on with `nextchar jobs resume {job_id}`")
+        case other if job["model"]:
+            session.say(f"the job ended as {other}; its best model so far is {job['model']}")
         case other:
             raise fail(f"the job ended as {other}")
 
@@ -444,6 +507,36 @@ def models_download(
         session.out.print(Text(visible(str(folder))), soft_wrap=True)
 
 
+@app.command("report")
+@command
+def report_command(
+    session: Session,
+    model: ModelRef,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the report to a page instead.", show_default=False),
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show the page in a browser instead.")] = False,
+) -> None:
+    """Show how a training run went: curves, baselines, what the model copies, what it cost."""
+    if html or open_:
+        written = html or Path(tempfile.mkdtemp(prefix="nextchar-")) / "report.html"
+        page = b"".join(session.client.report_file(model, "html"))
+        written.write_bytes(page)
+        if session.as_json:
+            session.json({"file": str(written)})
+        else:
+            session.out.print(Text(visible(str(written))), soft_wrap=True)
+        if open_ and not webbrowser.open(written.resolve().as_uri()):
+            session.say("no browser could be started; open the file named above")
+        return
+    told = session.client.report(model)
+    if session.as_json:
+        session.json(told)
+        return
+    report.show(session.out, told)
+
+
 def _save(session: Session, model: Model, file: str, folder: Path) -> None:
     """Download one file under another name, check its hash, and only then give it its own."""
     if file != Path(file).name:
@@ -461,6 +554,21 @@ def _save(session: Session, model: Model, file: str, folder: Path) -> None:
         partial.replace(folder / file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@app.command("open")
+@command
+def open_console(session: Session) -> None:
+    """Open the service's console in your browser; its address is printed too, for another machine's."""
+    url = f"{session.client.server}/"
+    session.client.ready()  # or a window that stays empty would be all there is
+    opened = webbrowser.open(url)
+    if session.as_json:
+        session.json({"url": url, "opened": opened})
+        return
+    session.out.print(Text(url), soft_wrap=True)
+    if not opened:
+        session.say("there is no browser here; open the address where there is one")
 
 
 # Completions and scores
@@ -488,8 +596,11 @@ def complete(
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given again.")] = None,
     until: Annotated[Until | None, typer.Option(help="What else ends it.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Show characters as they come.")] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Write by turns, a line each; so without a prompt.")
+    ] = False,
 ) -> None:
-    """Go on from a prompt.
+    """Go on from a prompt; in a terminal without one, write a text by turns.
 
     In a terminal the prompt is repeated, dimmed; through a pipe only the completions come, one after another.
     """
@@ -504,6 +615,13 @@ def complete(
         stop=stop or None,
         until=until.value if until else None,
     )
+    if interactive or (prompt is None and sys.stdin.isatty()):
+        if prompt is not None or options.get("n", 1) != 1:
+            raise typer.BadParameter(
+                "--interactive takes its text line by line; leave out the prompt and --n"
+            )
+        write_together(session, model, options)
+        return
     text = _prompt(prompt)
     if stream:
         _stream(session, model, text, options)
@@ -572,22 +690,79 @@ def next_character(
 @command
 def score(
     session: Session,
-    model: ModelRef,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Left out or -: standard input.")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL] [FILE]…",
+            help="A model and a text to draw; with --model, files of lines. Left out or -: standard input.",
+            show_default=False,
+        ),
     ] = None,
+    watched: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="Print the odd lines as they come, as grep does."
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show all lines, in order.")] = False,
     by_line: Annotated[
-        bool, typer.Option("--lines", help="Score every line by itself, not as one text.")
+        bool, typer.Option("--lines", help="Of a text: score every line by itself, not as one text.")
     ] = False,
     top: Annotated[
-        int, typer.Option(help="Of a long text, show so many lines, the most surprising first.")
+        int, typer.Option(help="Of a long text: show so many lines, the most surprising first.")
     ] = 20,
-    everything: Annotated[bool, typer.Option("--all", help="Show all lines, in order.")] = False,
+    false_alarms: Annotated[
+        float | None, typer.Option(help="With --model: the share of normal lines that may be flagged.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --model: the normal lines to compare with.")
+    ] = None,
+    context: Annotated[
+        anomalies.Context | None, typer.Option(help="With --model: read each line after those before it.")
+    ] = None,
+    stream_id: Annotated[
+        str | None, typer.Option(help="With --context stream: go on where the stream of this name ended.")
+    ] = None,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="With --context stream: learn from the lines while reading them.")
+    ] = False,
+    expected: Annotated[
+        int | None,
+        typer.Option(min=1, max=20, help="With --model: tell so many of the likeliest at an odd place."),
+    ] = None,
+    patience: Annotated[
+        float | None, typer.Option(help="With --model: try so many seconds to get back to a lost service.")
+    ] = None,
 ) -> None:
-    """Show how surprised a model is by each character of a text: the hotter, the more bits.
+    """Show how surprised a model is by a text; or, with --model, print the odd lines of a log as they come.
 
-    A text of more lines than fit is shown by its most surprising lines.
+    A text of more lines than fit is shown by its most surprising lines. With --model, the exit status is
+    grep's: 0 if a line was flagged, 1 if none was, 2 if something went wrong.
     """
+    given = _given(
+        false_alarms=false_alarms,
+        calibration=calibration,
+        context=context,
+        stream_id=stream_id,
+        expected=expected,
+        patience_s=patience,
+    ) | ({"adapt": True} if adapt else {})
+    words = words or []
+    if watched is not None:
+        if by_line:
+            raise typer.BadParameter("--lines is for a text; with --model everything is lines")
+        anomalies.watch(session, watched, words or ["-"], anomalies.Watch(everything=everything, **given))
+        return
+    if not words:
+        raise typer.BadParameter("name a model: MODEL [FILE] draws a text, --model MODEL prints odd lines")
+    if given or len(words) > 2:
+        raise typer.BadParameter(
+            f"that is for odd lines: nextchar score --model {words[0]} {' '.join(words[1:])}".rstrip()
+        )
+    _draw(session, words[0], Path(words[1]) if words[1:] else None, by_line, None if everything else top)
+
+
+def _draw(session: Session, model: str, file: Path | None, by_line: bool, top: int | None) -> None:
     text = unicodedata.normalize("NFC", _read_text(file))
     lines = scores.split_lines(text)
     if not lines:
@@ -596,8 +771,12 @@ def score(
     if session.as_json:
         session.json(answer)
         return
-    scores.show(session.out, answer, lines, top=None if everything else top)
+    scores.show(session.out, answer, lines, top=top)
     _warn_of_unknown(session, answer["unknown_characters"])
+
+
+app.command("calibrate")(anomalies.calibrate)
+app.command("evaluate")(anomalies.evaluate)
 
 
 def _read_text(file: Path | None) -> str:

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from clients.python.nextchar.answers import Distribution, Score
-from clients.python.nextchar.heatmap import heatmap, legend, peaks
+from clients.python.nextchar.heatmap import heatmap, legend, of_characters, peaks
 from clients.python.nextchar.render import visible, whole
 
 _AROUND = 24  # characters shown on each side of a peak
@@ -71,14 +71,19 @@ def scored_lines(score: Score, lines: Sequence[str]) -> list[ScoredLine]:
     """Return each line with its bits, whether the text was scored as a whole or line by line."""
     if score["lines"] is not None:
         return [
-            ScoredLine(number, line.removesuffix("\n"), one["bits"] or [])
+            ScoredLine(number, line.removesuffix("\n"), _of_text(line.removesuffix("\n"), one["bits"] or []))
             for number, (line, one) in enumerate(zip(lines, score["lines"], strict=True), 1)
         ]
-    bits, start, found = score["bits"] or [], 0, []
+    bits, start, found = _of_text("".join(lines), score["bits"] or []), 0, []
     for number, line in enumerate(lines, 1):
         found.append(ScoredLine(number, line, bits[start : start + len(line)]))
         start += len(line)
     return found
+
+
+def _of_text(text: str, bits: Sequence[float]) -> Sequence[float]:
+    """Return bits as one a character; a model of bytes tells them for each byte."""
+    return bits if len(bits) == len(text) else of_characters(text.encode(), bits)
 
 
 def _print_peaks(console: Console, text: str, bits: Sequence[float]) -> None:

@@ -1,6 +1,7 @@
 """What every command shares: its options, its two outputs, and how an error ends it.
 
 Exit statuses: 0 done, 1 the service refused or could not be reached, 2 wrong usage, 130 Ctrl-C.
+`score --model` has grep's: see `anomalies`.
 """
 
 import functools
@@ -50,10 +51,15 @@ class Session:
         self.err.print(Text(visible(sentence)), soft_wrap=True)
 
 
-def fail(sentence: str) -> typer.Exit:
-    """Print one sentence on standard error; raise what this returns to end with status 1."""
+def drop_output() -> None:
+    """Let what is still to be written vanish: its reader has enough, and Python would complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def fail(sentence: str, *, status: int = 1) -> typer.Exit:
+    """Print one sentence on standard error; raise what this returns to end with a status."""
     print(f"nextchar: {visible(sentence)}", file=sys.stderr)
-    return typer.Exit(1)
+    return typer.Exit(status)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -75,8 +81,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except ClientError as error:
             raise fail(str(error)) from None
         except BrokenPipeError:
-            # Whoever read our output has enough; Python would complain once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()
             raise typer.Exit(1) from None
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
