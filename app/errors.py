@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from app.keys import Forbidden, Unauthorized
 from app.schemas.errors import ErrorAnswer, ErrorDetail, ErrorType
 from app.uploads import UnsupportedMedia
 from models.errors import (
@@ -33,6 +34,8 @@ from models.errors import (
 log = logging.getLogger("nextchar.api")
 
 STATUS_OF: dict[type[DomainError], int] = {
+    Unauthorized: 401,
+    Forbidden: 403,
     InvalidInput: 422,
     NotFound: 404,
     Conflict: 409,
@@ -56,12 +59,14 @@ _TYPE_OF: dict[int, ErrorType] = {
 _MEANING = {
     304: "Not changed since the ETag sent along.",
     400: "The body is not JSON.",
+    401: "There are API keys, and none or no known one was sent.",
+    403: "The API key is not for this call or this model.",
     404: "What the path or body names does not exist.",
     409: "The present state of what is named does not allow this.",
     413: "The body is larger than the limit.",
     415: "The body is in an encoding or format that is not understood.",
     422: "A field or the body is wrong; `param` names it.",
-    429: "Too many requests wait for this model; Retry-After says when to come again.",
+    429: "Too many requests wait for this model, or come with this key; Retry-After says when to come again.",
     500: "A mistake of this program; the log has its details under the request's id.",
     503: "A part that this request needs is down or damaged.",
     507: "The storage is full.",
@@ -69,8 +74,12 @@ _MEANING = {
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's declaration of the error statuses a route can answer with; 500 is always one."""
-    return {s: {"model": ErrorAnswer, "description": _MEANING[s]} for s in (*statuses, 500)}
+    """Return OpenAPI's declaration of the error statuses a route can answer with; 500 is always one.
+
+    So are those of API keys, but where there is nothing else to refuse.
+    """
+    of_keys = (401, 403, 429) if statuses else ()
+    return {s: {"model": ErrorAnswer, "description": _MEANING[s]} for s in (*of_keys, *statuses, 500)}
 
 
 def answer(error: Exception) -> tuple[int, ErrorAnswer]:
@@ -91,6 +100,10 @@ def error_response(error: Exception) -> JSONResponse:
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, Busy):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if status == 409:
+        headers["X-Should-Retry"] = "false"  # OpenAI's SDKs would ask again, and be told the same
     return JSONResponse(body.model_dump(), status, headers)
 
 
@@ -101,6 +114,13 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _foreseen)
     app.add_exception_handler(ClientDisconnect, _client_gone)
+
+
+async def refusal(request: Request, error: Exception) -> Response:
+    """Return the answer for what is wrong with a request: a domain error or the framework's own."""
+    if isinstance(error, RequestValidationError):
+        return await _validation(request, error)
+    return await _foreseen(request, error)
 
 
 async def _foreseen(_: Request, error: Exception) -> Response:
@@ -145,14 +165,47 @@ async def _validation(request: Request, error: Exception) -> Response:
     if tuple(first["loc"]) == ("body",) and not _declares_json(request):
         sentence = "send the body as JSON, with the header Content-Type: application/json"
         return _refuse(415, "unsupported_media_type", sentence, "body")
-    param = _param(first["loc"])
+    errors = error.errors()
+    param, message = _what_is_wrong(errors)
     code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_field"
-    message = first["msg"].removeprefix("Value error, ")
-    if code == "unknown_field":
-        message = "there is no such field"
-    more = len({_param(e["loc"]) for e in error.errors()}) - 1
+    more = len({p for e in errors if not _is_within(p := _param(e), _param(first))})
     others = f" ({more} more field{'s are' if more > 1 else ' is'} wrong)" if more else ""
     return _refuse(422, code, f"{param}: {message}{others}", param)
+
+
+def _what_is_wrong(errors: Sequence[Any]) -> tuple[str, str]:
+    """Return the field that the first of pydantic's errors is about, and what is wrong there.
+
+    A field that may be one of several kinds has errors for each. Those of kinds that it is not meant to be
+    say nothing, so what is told is the one that found most to be right; or, where none did, all the kinds.
+    """
+    about = [e for e in errors if _is_within(_param(e), _param(errors[0]))]
+    best = min(about, key=lambda e: (_is_other_kind(e), -len(e["loc"])))
+    kinds = [e for e in about if _param(e) == _param(best)] if _is_other_kind(best) else [best]
+    first, *rest = dict.fromkeys(map(_sentence, kinds))
+    return _param(best), " or ".join(
+        [first, *(sentence.removeprefix("Input should be ") for sentence in rest)]
+    )
+
+
+def _is_other_kind(error: Any) -> bool:
+    return error["type"].endswith("_type") or error["type"] == "literal_error"
+
+
+def _is_within(param: str, of: str) -> bool:
+    return param == of or param.startswith(f"{of}.")
+
+
+def _sentence(error: Any) -> str:
+    """Return what is wrong, in words of JSON where pydantic has those of Python."""
+    match error["type"]:
+        case "extra_forbidden":
+            return "there is no such field"
+        case "model_attributes_type" | "model_type" | "dict_type":
+            return "Input should be an object"
+        case "missing" if tuple(error["loc"]) == ("body",):
+            return "there is none; send a JSON object"
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _declares_json(request: Request) -> bool:
@@ -160,12 +213,17 @@ def _declares_json(request: Request) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-def _param(location: Sequence[str | int]) -> str:
+def _param(error: Any) -> str:
     """Return a dotted field path. Pydantic mixes names of union members in; they are not field names."""
-    inside = location[1:] if len(location) > 1 else location
-    return ".".join(
-        str(part) for part in inside if re.fullmatch(r"[\w-]*", str(part)) and part != "constrained-str"
-    )
+    path = error["loc"][1:] if len(error["loc"]) > 1 else error["loc"]
+    names = [str(part) for part in path if _is_name(part)]
+    if error["type"] == "extra_forbidden" and not _is_name(path[-1]):
+        names.append(repr(path[-1][:100]))  # a field may be called anything
+    return ".".join(names)
+
+
+def _is_name(part: str | int) -> bool:
+    return re.fullmatch(r"[\w-]+", str(part)) is not None and part != "constrained-str"
 
 
 def _refuse(status: int, code: str, message: str, param: str) -> Response:

@@ -23,10 +23,10 @@ PING_S = 15.0
 
 @dataclass(frozen=True)
 class ServerEvent:
-    """One event: its name, its body as JSON, and the id a client may come back with."""
+    """One event: its name, its body as JSON (or text as it is), and the id a client may come back with."""
 
     event: str
-    data: BaseModel
+    data: BaseModel | str
     id: int | None = None
 
 
@@ -34,12 +34,18 @@ Events = AsyncGenerator[ServerEvent, None]
 
 
 class EventStream(Response):
-    """Answers with `events` until they end; `on_close` is called then, or when the client goes away."""
+    """Answers with `events` until they end; `on_close` is called then, or when the client goes away.
+
+    `named=False` leaves the events' names out, as other people's protocols do.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events, *, on_close: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, events: Events, *, on_close: Callable[[], None] = lambda: None, named: bool = True
+    ) -> None:
         self._events = events
+        self._named = named
         self._on_close = on_close
         self._sent_at_s = 0.0
         # Proxies that buffer would hold single characters back.
@@ -66,14 +72,14 @@ class EventStream(Response):
     async def _send_all(self, send: Send) -> None:
         try:
             async for event in self._events:
-                await self._send(send, frame(event))
+                await self._send(send, frame(event, named=self._named))
         except OSError:
             raise
         except Exception as error:
             status, body = answer(error)
             if status == 500:
                 log.exception("a stream broke")
-            await self._send(send, frame(ServerEvent("error", body)))
+            await self._send(send, frame(ServerEvent("error", body), named=self._named))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _ping(self, send: Send) -> None:
@@ -92,11 +98,13 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-def frame(event: ServerEvent) -> bytes:
+def frame(event: ServerEvent, *, named: bool = True) -> bytes:
     r"""Return an event as it goes over the wire; JSON has no raw newlines, so one data line is enough.
 
     >>> frame(ServerEvent("done", BaseModel(), id=3))
     b'id: 3\nevent: done\ndata: {}\n\n'
     """
     number = f"id: {event.id}\n" if event.id is not None else ""
-    return f"{number}event: {event.event}\ndata: {event.data.model_dump_json()}\n\n".encode()
+    name = f"event: {event.event}\n" if named else ""
+    data = event.data if isinstance(event.data, str) else event.data.model_dump_json()
+    return f"{number}{name}data: {data}\n\n".encode()

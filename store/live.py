@@ -2,7 +2,7 @@
 
     nextchar:job:<id>:lease      the token of the process that trains it; expires unless renewed
     nextchar:job:<id>:progress   JSON, the newest progress
-    nextchar:job:<id>:asked      "cancel" or "pause", until the trainer or the reconciler obeys
+    nextchar:job:<id>:asked      a Request, until the trainer or the reconciler obeys
     nextchar:job:<id>:events     a stream with one entry an event; entry ids are <number>-0
 
 All of it may be lost: the records in the blob store are enough to go on from. Events are also kept
@@ -16,7 +16,7 @@ from redis import Redis
 
 from store.blobs import Blobs
 
-Request = Literal["cancel", "pause"]
+Request = Literal["cancel", "cancel_keep_best", "pause"]
 
 LEASE_S = 10
 """A trainer renews its lease every few seconds; without one for this long it counts as lost."""
@@ -53,8 +53,8 @@ class Live:
         return bool(self._redis.exists(_key(job_id, "lease")))
 
     def ask(self, job_id: str, request: Request) -> None:
-        """Ask whoever trains the job to stop; a cancel outranks a pause."""
-        if request == "cancel" or not self.asked(job_id):
+        """Ask whoever trains the job to stop; a cancel outranks a pause, and one without a model all."""
+        if request == "cancel" or self.asked(job_id) in (None, "pause"):
             self._redis.set(_key(job_id, "asked"), request, ex=_KEEP_S)
 
     def asked(self, job_id: str) -> Request | None:

@@ -59,7 +59,7 @@ class Reconciler:
 
     def _put_right(self, job: Job) -> None:
         asked = self._live.asked(job.id)
-        if asked:
+        if asked and asked != "cancel_keep_best":  # that needs a worker, which is asked as this one was
             to = JobStatus.CANCELLED if asked == "cancel" else JobStatus.PAUSED
             self._jobs.move(job, to, progress=self._live.progress(job.id))
             self._live.obeyed(job.id)

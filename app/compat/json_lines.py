@@ -44,7 +44,7 @@ class JsonLines:
             return b""
         try:
             example = json.loads(line)
-        except ValueError:  # not JSON, or not UTF-8
+        except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested beyond all reason
             raise self._wrong("is not JSON") from None
         match example:
             case {"text": str(text)}:

@@ -106,8 +106,8 @@ class CompletionCreate(RequestBody):
         None,
         ge=0,
         lt=2**63,
-        description="The same seed gives the same text, alone or under load: it is answered in float32,"
-        " unless `precision` says int8. Null takes a new one.",
+        description="The same seed gives the same text, alone or under load; another one in another"
+        " `precision`. Null takes a new one.",
     )
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = Field(
         None,
@@ -167,10 +167,9 @@ class CompletionCreate(RequestBody):
     )
     precision: Precision = Field(
         "auto",
-        description="`float32`: the same seed gives the same text, alone or under load. `int8`: faster; the"
-        " same distribution to within the `int8` figure of the model's report, but each answer is rounded"
-        " by what else is computed with it, so a seed may give another text under load. `auto`: int8 where"
-        " the model has it and no `seed` is given.",
+        description="`float32`: the network as it was trained. `int8`: faster; the same distribution to"
+        " within the `int8` figure of the model's report. `auto`: int8 where the model has it; but float32"
+        " for a `seed` where int8 depends on what else is computed with it, as in models that are no LSTMs.",
     )
     timeout_ms: int | None = Field(
         None,

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from models.anomaly.explain import Span
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import Busy
+from models.runtime.adapting import Memory
 from models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
@@ -20,19 +22,30 @@ from models.runtime.requests import (
     Piece,
     Usage,
 )
+from models.runtime.scoring import Reading
 from models.saved_model import Card, SavedModel, describe_files
-from models.vocabulary import Vocabulary
+from models.vocabulary import Alphabet, Vocabulary
 from store.ids import new_id
 from store.models import Models
 
 CHARACTERS = "\n abcdefghijklmnopqrstuvwxyz"
+
+UTF8 = "ä→".encode().decode("latin-1")
+"""What a model of bytes goes on with: two bytes, then three."""
 
 FULL = "z full"
 BROKEN = "z broken"
 ENDLESS = "z endless"
 
 
-def publish(models: Models, *, name: str = "fake", characters: str = CHARACTERS) -> Card:
+def publish(
+    models: Models,
+    *,
+    name: str = "fake",
+    characters: str = CHARACTERS,
+    alphabet: Alphabet = "characters",
+    masks: tuple[str, ...] = (),
+) -> Card:
     """Publish a model whose files are no real networks."""
     files = {"model.onnx": b"onnx of " + name.encode(), "model.keras": b"keras of " + name.encode()}
     card = Card(
@@ -42,6 +55,8 @@ def publish(models: Models, *, name: str = "fake", characters: str = CHARACTERS)
         network=NetworkConfig(units=4, embedding=2),
         training=TrainingConfig(),
         characters=characters,
+        masks=masks,
+        alphabet=alphabet,
         parameters=123,
         report={"validation_bits_per_character": 2.0},
         files=describe_files(files),
@@ -63,13 +78,14 @@ class FakeTicket:
 class FakeEngine:
     """Goes on with a, b, c, …; is surprised by one bit a known character and eight an unknown one.
 
+    A model of bytes goes on with those of UTF8.
     The prompt FULL finds every slot taken, BROKEN breaks after one piece, ENDLESS gives no answer
     until it is cancelled.
     """
 
     def __init__(self, saved: SavedModel) -> None:
         saved.file("model.onnx")
-        self.vocabulary = Vocabulary(saved.card.characters)
+        self.vocabulary = Vocabulary(saved.card.characters, saved.card.alphabet)
         self.tickets: list[FakeTicket] = []
         self.closed = threading.Event()
 
@@ -92,7 +108,8 @@ class FakeEngine:
             on_event(Failed(RuntimeError("secret of the engine")))
             return
         length = request.max_characters
-        text = (string.ascii_lowercase * (length // 26 + 1))[:length]
+        alphabet = string.ascii_lowercase if self.vocabulary.alphabet == "characters" else UTF8
+        text = (alphabet * (length // len(alphabet) + 1))[:length]
         for index in range(request.n):
             for piece in text if request.stream else [text]:
                 on_event(Piece(index, piece, _logprobs(piece) if request.logprobs is not None else ()))
@@ -112,9 +129,41 @@ class FakeEngine:
         """Return `score` of each line."""
         return [self.score(line, context=context) for line in lines]
 
+    def read_lines(self, lines: Sequence[str], *, fast: bool = False) -> list[Reading]:
+        """Return `score` of each line as readings; nothing was expected, and a newline costs half a bit."""
+        assert fast in (False, True)
+        return [
+            Reading(self.score(line).astype(np.float32), np.zeros(len(line), np.float32), True, 0.5)
+            for line in lines
+        ]
+
+    def read_on(
+        self, lines: Sequence[str], state: NDArray[np.float32] | None, *, fast: bool = False
+    ) -> tuple[list[Reading], NDArray[np.float32]]:
+        """Return `read_lines`; the state counts the lines."""
+        before = np.zeros((1, 1), np.float32) if state is None else state
+        return self.read_lines(lines, fast=fast), before + len(lines)
+
+    def read_adapting(self, lines: Sequence[str], memory: Memory | None) -> tuple[list[Reading], Memory]:
+        """Return `read_lines`; the memory counts the lines."""
+        count = np.float32(len(lines)) + (
+            memory.change if memory else np.zeros((1, len(self.vocabulary) - 1))
+        )
+        return self.read_lines(lines), Memory(np.ones((1, 1), np.float32), count.astype(np.float32))
+
+    @property
+    def state_size(self) -> int:
+        """Return 1."""
+        return 1
+
+    def odd_spans(self, text: str, *, threshold: float, context: str = "\n") -> list[Span]:
+        """Return each unknown character; an `a` was expected."""
+        assert context == "\n" and threshold >= 0
+        return [Span(i, i + 1, 8.0, "a") for i, b in enumerate(self.score(text)) if b == 8]
+
     def describe(self, text: str, *, top: int, context: str = "\n") -> list[CharacterLogprobs]:
         """Return half a nat for every character, which is the likeliest there."""
-        assert context == "\n" and top >= 0
+        assert context and top >= 0
         return list(_logprobs(text))
 
     def stats(self) -> dict[str, float]:

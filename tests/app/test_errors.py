@@ -6,7 +6,7 @@ from tests.app.service import Service, error_of
 
 
 def test_unknown_routes_and_methods_have_the_one_shape(service: Service) -> None:
-    for path in ("/", "/v1", "/v1/nothing", "/v1/jobs/x/y/z"):
+    for path in ("/nothing", "/v1", "/v1/nothing", "/v1/jobs/x/y/z"):
         error = error_of(service.http.get(path), 404)
         assert (error["code"], error["type"]) == ("no_such_route", "not_found_error")
     answer = service.http.put("/v1/jobs")
@@ -68,3 +68,29 @@ def test_mistake_of_ours_is_a_500_without_internals(
     assert (error["code"], error["type"]) == ("internal_error", "server_error")
     assert "secret" not in answer.text
     assert "find-me" in caplog.text and "secret of the house" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"stop": ["x"] * 17}, "stop", "at most 16 items"),
+        ({"stop": ["x" * 201]}, "stop.0", "at most 200 characters"),
+        ({"stop": 5}, "stop", "a valid string or a valid list"),
+    ],
+)
+def test_field_of_several_kinds_is_told_what_is_wrong_with_the_kind_it_is(
+    service: Service, fields: dict[str, object], param: str, message: str
+) -> None:
+    error = error_of(service.http.post("/v1/models/any/complete", json={"prompt": "a", **fields}), 422)
+    assert error["param"] == param
+    assert message in error["message"] and "more" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "param"),
+    [("a.b\n<script>", r"'a.b\n<script>'"), ("", "''"), ("ü ü", "'ü ü'"), ("x " * 100, repr("x " * 50))],
+)
+def test_field_of_any_name_is_named_when_it_does_not_exist(service: Service, name: str, param: str) -> None:
+    error = error_of(service.http.post("/v1/models/any/next", json={"prompt": "a", name: 1}), 422)
+    assert (error["code"], error["param"]) == ("unknown_field", param)
+    assert error["message"] == f"{param}: there is no such field"

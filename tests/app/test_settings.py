@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app.keys import new_key
 from app.settings import ApiSettings, machine_memory_bytes
 
 ANY = "0.0.0.0"  # noqa: S104  the address of every interface
@@ -24,6 +25,28 @@ def test_open_address_without_keys_is_refused_unless_meant(host: str) -> None:
     with pytest.raises(ValidationError, match="NEXTCHAR_ALLOW_ANONYMOUS=1"):
         ApiSettings(host=host)
     assert ApiSettings(host=host, allow_anonymous=True).host == host
+
+
+def test_keys_open_an_address_to_others(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(new_key("laptop", scopes="read")[1])
+    assert ApiSettings(host=ANY, api_keys_file=file).host == ANY
+    assert ApiSettings(api_keys_file="").api_keys_file is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("contents", "says"),
+    [(None, "cannot be read"), ("# none\n", "no key in this file"), ("laptop sha256=1", "line 1 of")],
+)
+def test_file_without_good_keys_stops_start_up_with_one_line(
+    tmp_path: Path, contents: str | None, says: str
+) -> None:
+    file = tmp_path / "keys"
+    if contents is not None:
+        file.write_text(contents)
+    with pytest.raises(ValidationError, match=says) as refused:
+        ApiSettings(host=ANY, api_keys_file=file)
+    assert refused.value.error_count() == 1
 
 
 def test_wrong_setting_stops_start_up_and_is_named(

@@ -36,6 +36,17 @@ def test_newlines_in_data_cannot_end_an_event() -> None:
     assert framed == b'id: 7\nevent: piece\ndata: {"text":"a\\n\\nevent: fake\\r\\n"}\n\n'
 
 
+def test_other_protocols_have_no_names_and_plain_texts() -> None:
+    async def events() -> AsyncGenerator[ServerEvent, None]:
+        yield ServerEvent("piece", Body(text="a"))
+        yield ServerEvent("", "[DONE]")
+        raise Unavailable("the model is gone", code="model_gone")
+
+    chunks = sent_by(EventStream(events(), named=False))
+    assert chunks[:2] == [b'data: {"text":"a"}\n\n', b"data: [DONE]\n\n"]
+    assert chunks[2].startswith(b'data: {"error":')
+
+
 def test_error_in_mid_stream_is_the_last_event() -> None:
     async def events() -> AsyncGenerator[ServerEvent, None]:
         yield ServerEvent("piece", Body(text="a"))

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -34,3 +36,12 @@ def test_soak_finds_memory_flat_and_no_request_left_behind() -> None:
     table, found = run("benchmarks.soak", "--requests", "200", "--clients", "4")
     assert found["samples"][-1]["requests"] == 200  # type: ignore[index]
     assert table[-1].endswith("0 requests still under way")
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_seeds_give_the_same_texts_alone_and_in_a_crowd(precision: str) -> None:
+    options = ("--requests", "60", "--clients", "12", "--network", "1x48", "--precision", precision)
+    _, found = run("benchmarks.seeds", *options)
+    assert found["requests"] == 60
+    assert found["different"] == 0
+    assert found["event_loop"]["timers"] > 0  # type: ignore[index]

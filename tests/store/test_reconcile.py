@@ -78,6 +78,17 @@ def test_what_was_asked_of_a_lost_worker_is_done_for_it(world: World, asked: str
     assert world.queue.waiting() == []
 
 
+def test_a_lost_job_whose_best_model_is_to_be_kept_gets_another_worker_that_is_asked_the_same(
+    world: World,
+) -> None:
+    job = world.running()
+    world.live.ask(job.id, "cancel_keep_best")
+    world.look_patiently()
+    assert world.jobs.get(job.id).status is JobStatus.QUEUED
+    assert world.queue.waiting() == [job.id]
+    assert world.live.asked(job.id) == "cancel_keep_best"
+
+
 def test_a_job_that_kills_its_workers_without_getting_further_fails_by_name(world: World) -> None:
     job = world.running(fruitless_attempts=MAXIMUM_FRUITLESS_ATTEMPTS)
     world.look_patiently()

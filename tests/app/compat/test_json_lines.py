@@ -28,6 +28,7 @@ def test_pieces_of_any_size_give_the_same_text(size: int) -> None:
         (b'["text"]', "not an example"),
         (b'{"prompt": "a"}', "not an example"),
         (b'{"messages": []}', "is a chat"),
+        (b"[" * 100_000, "not JSON"),
     ],
 )
 def test_wrong_line_is_named_by_its_number(line: bytes, says: str) -> None:

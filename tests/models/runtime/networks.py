@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.config import NetworkConfig, TrainingConfig
-from models.runtime.graph import quantize, stateful_lstm_graph
+from models.runtime.graph import stateful_lstm_graph
+from models.runtime.lstm_network import quantize_lstm
 from models.saved_model import Card, SavedModel, describe_files
 
 CHARACTERS = "\n " + string.ascii_lowercase + "'.,é"
@@ -54,9 +55,10 @@ def saved_model(
 ) -> SavedModel:
     units = units or [12, 12]
     characters = "".join(sorted(characters))
-    files = {"model.onnx": stateful_lstm_graph(random_weights(len(characters) + 1, 5, units, seed=seed))}
+    weights = random_weights(len(characters) + 1, 5, units, seed=seed)
+    files = {"model.onnx": stateful_lstm_graph(weights)}
     if int8:
-        files["model.int8.onnx"] = quantize(files["model.onnx"])
+        files["model.int8.npz"] = quantize_lstm(weights)
     card = Card(
         id="model_1",
         name="random",
