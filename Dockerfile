@@ -9,12 +9,13 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PATH=/opt/venv/bin:$PATH \
-    NEXTCHAR_DATA_DIR=/data
+    NEXTCHAR_DATA_DIR=/data \
+    NUMBA_CACHE_DIR=/var/cache/nextchar
 # A fixed number, so that a volume's files belong to the same user in every image and version.
 RUN python -m venv --without-pip /opt/venv \
  && groupadd --gid 10001 nextchar \
  && useradd --uid 10001 --gid nextchar --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin nextchar \
- && install --directory --owner nextchar --group nextchar /data
+ && install --directory --owner nextchar --group nextchar /data /var/cache/nextchar
 WORKDIR /srv/nextchar
 STOPSIGNAL SIGTERM
 VOLUME /data
@@ -25,6 +26,7 @@ RUN pip --python /opt/venv/bin/python install --require-hashes --no-deps -r requ
 COPY deploy/healthcheck.py deploy/
 COPY models/ models/
 COPY store/ store/
+COPY clients/js/ clients/js/
 COPY app/ app/
 USER nextchar
 # Inside a container loopback reaches nobody; the publisher of the port decides who may call.
@@ -42,7 +44,7 @@ COPY models/ models/
 COPY store/ store/
 COPY worker/ worker/
 USER nextchar
-# Keras wants a folder of its own to write to.
-ENV KERAS_HOME=/tmp/keras TF_CPP_MIN_LOG_LEVEL=1
+# Keras and Matplotlib want folders of their own to write to.
+ENV KERAS_HOME=/tmp/keras MPLCONFIGDIR=/tmp/matplotlib TF_CPP_MIN_LOG_LEVEL=1
 HEALTHCHECK --interval=30s --timeout=15s --start-period=60s --retries=3 CMD ["python", "deploy/healthcheck.py", "worker"]
 CMD ["python", "-m", "worker.main"]

@@ -28,7 +28,7 @@ serve: $(VENV)/.local ## Run the whole service on this machine until Ctrl-C
 	@exec $(BIN)/python launcher/die_with_parent.py $$PPID $(BIN)/python -m launcher.stack
 
 .PHONY: test
-test: $(VENV)/.dev ## Run every test; ARGS="-k name" for some
+test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Run every test; ARGS="-k name" for some
 	@$(BIN)/python -m pytest $(ARGS)
 
 # What is measured beside ours and needed by nothing else is in no lock file.
@@ -43,6 +43,30 @@ bench-serving: $(VENV)/.torch ## Measure completions beside Keras and torch; ARG
 .PHONY: bench-quality
 bench-quality: $(VENV)/.torch ## Measure loss against seconds beside char-rnn; ARGS="--text file"
 	@$(BIN)/python -m benchmarks.quality $(ARGS)
+
+.PHONY: bench-lesson6
+bench-lesson6: $(VENV)/.local ## Train every network of the lecture notes; ARGS="nietzsche.txt --only nth_char"
+	@$(BIN)/python -m benchmarks.lesson6 $(ARGS)
+
+.PHONY: bench-mixing
+bench-mixing: $(VENV)/.local ## What a second text and a teacher are worth, over seeds; ARGS="--seeds 3"
+	@$(BIN)/python -m benchmarks.mixing $(ARGS)
+
+.PHONY: bench-lm-eval
+bench-lm-eval: $(VENV)/.local $(VENV)/.lm-eval ## Compare our bits with lm-evaluation-harness's; ARGS="--text file"
+	@$(BIN)/python -m benchmarks.lm_eval $(ARGS)
+
+.PHONY: bench-anomaly
+bench-anomaly: $(VENV)/.torch ## Measure how odd lines are found, and how fast; ARGS="--sets bgl http"
+	@$(BIN)/python -m benchmarks.anomaly $(ARGS)
+
+.PHONY: bench-keystrokes
+bench-keystrokes: $(VENV)/.local ## Keys saved by suggestions, beside a 5-gram; ARGS="--seconds 120"
+	@$(BIN)/python -m benchmarks.keystrokes $(ARGS)
+
+.PHONY: bench-keystroke-latency
+bench-keystroke-latency: $(VENV)/.dev ## From a key to painted ghost text in a browser; ARGS="--keys 200"
+	@$(BIN)/python -m benchmarks.keystroke_latency $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, formatting and types
@@ -80,9 +104,22 @@ $(VENV)/.dev: requirements/dev.txt | $(VENV)/.made
 	@$(BIN)/python $(PIP_INSTALL) -r $<
 	@touch $@ $(VENV)/.local # dev.txt holds all of local.txt, at the same versions
 
+# Tests that need a package that is not there are skipped, each by the package's name.
+$(VENV)/.node: tests/node/package.json | $(VENV)/.made
+	@mkdir -p $(VENV)/node && cp $< $(VENV)/node/
+	@npm install --prefix $(VENV)/node --no-package-lock --no-audit --no-fund --silent && touch $@ || \
+	  echo "npm could not install what tests/node/package.json names; going on without it" >&2
+
 $(VENV)/.torch: | $(VENV)/.local
 	@echo "installing torch, for benchmarks (large; this happens once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.9"
+	@touch $@
+
+# It wants other versions of what we use, so it has a virtual environment of its own.
+$(VENV)/.lm-eval: | $(VENV)/.made
+	@echo "installing lm-evaluation-harness, for a benchmark"
+	@$(BIN)/python -m venv $(VENV)/lm-eval
+	@$(VENV)/lm-eval/bin/python -m pip install --quiet --disable-pip-version-check "lm-eval[api]>=0.4.11"
 	@touch $@
 
 $(VENV)/.uv: | $(VENV)/.made

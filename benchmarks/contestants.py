@@ -2,7 +2,7 @@
 
 What a library does to threads and compiler flags holds for a whole process, so every contestant gets a
 process. It prepares (imports, compiles, warms up), waits on a socket, and works on `go` alone: so turns
-can be interleaved, and nothing runs beside the one being timed. All of them work on the CPU.
+can be interleaved, and nothing runs beside the one being timed. They work on the CPU unless told otherwise.
 """
 
 import contextlib
@@ -42,6 +42,7 @@ class Contestant:
         options: JSON values.
         environment: variables of its process.
         package: what must be installed, if that is not sure.
+        gpu: whether it may see a GPU.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Contestant:
     options: Mapping[str, Any]
     environment: Mapping[str, str] = field(default_factory=dict)
     package: str = ""
+    gpu: bool = False
 
     @property
     def can_take_part(self) -> bool:
@@ -63,7 +65,11 @@ def prepared(contestant: Contestant) -> Iterator[Turn]:
     Raises:
         RuntimeError: it died, now or in a turn; the message ends with the end of its log.
     """
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    if contestant.gpu:
+        environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # else the first takes all memory, and keeps it
+    else:
+        environment["CUDA_VISIBLE_DEVICES"] = "-1"
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as open_ends:
         log = Path(folder) / "log"
         here, there = (open_ends.enter_context(end) for end in socket.socketpair())

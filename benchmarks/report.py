@@ -5,18 +5,23 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> None:
-    """Print rows under heads; the first `words` columns are set left, the others, being figures, right."""
+def print_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1, file: IO[str] | None = None
+) -> None:
+    """Print rows under heads; the first `words` columns are set left, the others, being figures, right.
+
+    To `file`, by default standard output.
+    """
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     for row in (heads, *rows):
         cells = [
             cell.ljust(width) if place < words else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        print("  ".join(cells).rstrip(), flush=True)
+        print("  ".join(cells).rstrip(), flush=True, file=file)
 
 
 def print_json_line(benchmark: str, **results: Any) -> None:
