@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -31,6 +31,7 @@ from models.vocabulary import Vocabulary
 
 _INLINE_CHARACTERS = 200_000  # a longer prompt is prepared off the event loop, piece by piece
 _PIECE_CHARACTERS = 50_000
+_INLINE_LOGPROBS = 2_000  # more are written off the event loop
 
 STREAM_S = 1e-3
 """A stream brings what is there this often, while more comes: some characters at a time of a fast network."""
@@ -38,8 +39,11 @@ STREAM_S = 1e-3
 MAX_DESCRIBED_CHARACTERS = 50_000
 """The longest prompt that is echoed with log-probabilities."""
 
+MAX_LOGPROBS = 300_000
+"""The most log-probabilities in one answer. A hundred bytes each, they would else be gigabytes."""
+
 MAX_ECHOED_CHARACTERS = 2_000_000
-"""The most that is echoed in one answer: the prompt, `n` times."""
+"""The most that is echoed in one answer: the prompts, `n` times."""
 
 
 class GivenUp(Exception):
@@ -236,14 +240,35 @@ def check(body: CompletionCreate) -> None:
             raise InvalidInput("best_of cannot be used with stream: the best is known last", param="best_of")
     if body.beam is None and "length_penalty" in body.model_fields_set:
         raise InvalidInput("length_penalty is for beam, which is not given", param="length_penalty")
-    if body.echo and body.n * len(body.prompt) > MAX_ECHOED_CHARACTERS:
+    check_size(
+        [len(body.prompt)],
+        n=body.n,
+        generated=max(body.n, best_of or 0) * body.max_characters,
+        echo=body.echo,
+        logprobs=body.logprobs,
+    )
+
+
+def check_size(prompts: Sequence[int], *, n: int, generated: int, echo: bool, logprobs: int | None) -> None:
+    """Raise InvalidInput where the answer to prompts of these lengths would be too large to make."""
+    echoed = n * sum(prompts) if echo else 0
+    if echoed > MAX_ECHOED_CHARACTERS:
         raise InvalidInput(
             f"echo would repeat prompt n times, more than {MAX_ECHOED_CHARACTERS:,} characters", param="echo"
         )
-    if body.echo and body.logprobs is not None and len(body.prompt) > MAX_DESCRIBED_CHARACTERS:
+    if logprobs is None:
+        return
+    if echo and max(prompts) > MAX_DESCRIBED_CHARACTERS:
         raise InvalidInput(
             f"echo with logprobs takes a prompt of at most {MAX_DESCRIBED_CHARACTERS:,} characters",
             param="echo",
+        )
+    wanted = (echoed + generated) * (1 + logprobs)
+    if wanted > MAX_LOGPROBS:
+        raise InvalidInput(
+            f"logprobs asks for {1 + logprobs} log-probabilities of each character, which may become"
+            f" {wanted:,}; one answer has at most {MAX_LOGPROBS:,}",
+            param="logprobs",
         )
 
 
@@ -252,6 +277,16 @@ async def _echo(loaded: Loaded, prompt: str, logprobs: int | None) -> Piece:
         return Piece(0, prompt)
     described = await anyio.to_thread.run_sync(lambda: loaded.engine.describe(prompt, top=logprobs))
     return Piece(0, prompt, tuple(described))
+
+
+async def write(
+    answer: Callable[[], str], completions: Iterable[Completion], *, logprobs: int | None, echoed: int = 0
+) -> str:
+    """Return what `answer` returns, which is run beside the event loop where it has much to write."""
+    if logprobs is None:
+        return answer()
+    told = (echoed + sum(len(completion.logprobs) for completion in completions)) * (1 + logprobs)
+    return answer() if told <= _INLINE_LOGPROBS else await anyio.to_thread.run_sync(answer)
 
 
 async def prepare(text: str, vocabulary: Vocabulary) -> tuple[str, list[str]]:

@@ -33,6 +33,8 @@ from models.errors import (
 
 log = logging.getLogger("nextchar.api")
 
+_MOST_TOLD = 1000  # of a body's errors; there may be a million
+
 STATUS_OF: dict[type[DomainError], int] = {
     Unauthorized: 401,
     Forbidden: 403,
@@ -165,7 +167,7 @@ async def _validation(request: Request, error: Exception) -> Response:
     if tuple(first["loc"]) == ("body",) and not _declares_json(request):
         sentence = "send the body as JSON, with the header Content-Type: application/json"
         return _refuse(415, "unsupported_media_type", sentence, "body")
-    errors = error.errors()
+    errors = error.errors()[:_MOST_TOLD]
     param, message = _what_is_wrong(errors)
     code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_field"
     more = len({p for e in errors if not _is_within(p := _param(e), _param(first))})
@@ -189,7 +191,7 @@ def _what_is_wrong(errors: Sequence[Any]) -> tuple[str, str]:
 
 
 def _is_other_kind(error: Any) -> bool:
-    return error["type"].endswith("_type") or error["type"] == "literal_error"
+    return bool(error["type"].endswith("_type") or error["type"] == "literal_error")
 
 
 def _is_within(param: str, of: str) -> bool:

@@ -4,6 +4,7 @@ Imports no TensorFlow, no Keras and nothing of `worker`; a test keeps it so.
 """
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import signal
@@ -214,6 +215,7 @@ def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event
             target=reconciler.keep_running, args=(ended, _RECONCILE_S), name="reconciler", daemon=True
         ).start()
         threading.Thread(target=parts.engines.load_pinned, name="load pinned models", daemon=True).start()
+        gc.freeze()  # what is here stays: looking through it for garbage would hold up all requests
         watching = asyncio.ensure_future(parts.metrics.watch_loop())
         try:
             yield {"parts": parts}

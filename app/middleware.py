@@ -18,6 +18,7 @@ from app.score_stream import is_streamed
 log = logging.getLogger("nextchar.api")
 
 MAX_JSON_BYTES = 32 << 20  # a million characters, each up to 12 bytes as JSON, fit with room to spare
+MAX_PLAIN_JSON_BYTES = 1 << 20  # where no document is sent: what is wrong with each field is listed in memory
 
 
 class RequestId:
@@ -52,7 +53,7 @@ class RequestId:
 
 
 class BodyLimit:
-    """Refuses bodies above MAX_JSON_BYTES, but for texts, which have a limit of their own."""
+    """Refuses bodies that are too long, but for texts, which have a limit of their own."""
 
     def __init__(self, app: ASGIApp, *, unlimited_paths: Collection[str]) -> None:
         self._app = app
@@ -63,8 +64,9 @@ class BodyLimit:
         if scope["type"] != "http" or scope["path"] in self._unlimited_paths or _streams_lines(scope):
             await self._app(scope, receive, send)
             return
+        limit_bytes = MAX_PLAIN_JSON_BYTES if _has_no_document(scope) else MAX_JSON_BYTES
         declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdecimal() and int(declared) > MAX_JSON_BYTES:
+        if declared.isdecimal() and int(declared) > limit_bytes:
             await error_response(HTTPException(413))(scope, receive, send)
             return
         taken = 0
@@ -73,11 +75,15 @@ class BodyLimit:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > MAX_JSON_BYTES:
+            if taken > limit_bytes:
                 raise HTTPException(413)  # the one exception that FastAPI lets through while it reads a body
             return message
 
         await self._app(scope, counted, send)
+
+
+def _has_no_document(scope: Scope) -> bool:
+    return bool(scope["method"] == "PATCH" or scope["path"].startswith(("/v1/jobs", "/v1/fine_tuning/")))
 
 
 def _streams_lines(scope: Scope) -> bool:

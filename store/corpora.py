@@ -62,7 +62,8 @@ class Corpora:
     def add(self, upload: "Upload", *, name: str | None = None) -> tuple[Corpus, bool]:
         """Keep a finished upload; return its record and whether it is new here.
 
-        The same bytes are the same corpus; a further name for it is one more way to call it.
+        The same bytes are the same corpus; a further name for it is one more way to call it. One whose record
+        or text is damaged or lost in storage becomes whole again by this.
 
         Raises:
             InvalidInput: the text is empty, or the name is not one.
@@ -74,8 +75,10 @@ class Corpora:
         corpus = replace(upload.finish(), name=name)
         if name is not None:
             self._check_name_is_free(name, corpus.id)
-        known = self._read(corpus.id)
-        if known is None:
+        known = None
+        with contextlib.suppress(Unavailable):
+            known = self._read(corpus.id)
+        if known is None or not self._is_whole(known):
             self._blobs.write(f"corpora/{corpus.id}/text", upload.path)
             self._blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(asdict(corpus)).encode())
         if name is not None and not self._blobs.create(f"corpus_names/{name}", corpus.id.encode()):
@@ -83,20 +86,45 @@ class Corpora:
         return (corpus, True) if known is None else (known, False)
 
     def get(self, reference: str) -> Corpus:
-        """Return the corpus with this id or name. Raises NotFound."""
+        """Return the corpus with this id or name.
+
+        Raises:
+            NotFound: there is none (code `corpus_not_found`).
+            Unavailable: its record is damaged (code `corpus_damaged`).
+        """
         corpus = self._read(self._resolve(reference))
         if corpus is None:
             raise _no_such_corpus(reference)
         return corpus
 
+    def id_of(self, reference: str) -> str:
+        """Return the id of a corpus, be its record damaged or not. Raises NotFound."""
+        corpus_id = self._resolve(reference)
+        if not self._blobs.exists(f"corpora/{corpus_id}/corpus.json"):
+            raise _no_such_corpus(reference)
+        return corpus_id
+
     def all(self) -> list[Corpus]:
-        """Return all corpora, newest first."""
-        found = [self._read(corpus_id) for corpus_id in self._blobs.folders("corpora")]
+        """Return all corpora, newest first; damaged ones are left out."""
+        found = []
+        for corpus_id in self._blobs.folders("corpora"):
+            # One damaged record must not hide the rest; `get` says what is wrong with it.
+            with contextlib.suppress(Unavailable):
+                found.append(self._read(corpus_id))
         return sorted((c for c in found if c), key=lambda c: (c.created_at, c.id), reverse=True)
 
     def stream(self, reference: str) -> Iterator[bytes]:
-        """Yield the text's bytes in chunks. Raises NotFound at once."""
-        return self._blobs.stream(f"corpora/{self.get(reference).id}/text")
+        """Yield the text's bytes in chunks.
+
+        Raises at once:
+            NotFound: there is no such corpus.
+            Unavailable: its record is damaged, or its text is lost (code `corpus_damaged`).
+        """
+        corpus_id = self.get(reference).id
+        try:
+            return self._blobs.stream(f"corpora/{corpus_id}/text")
+        except FileNotFoundError:
+            raise _damaged(f"the text of {corpus_id} is lost") from None
 
     def pieces(self, reference: str, alphabet: Alphabet = "characters") -> Iterator[str]:
         """Yield the text's characters in pieces of about a mebibyte: after NFC, or one for each byte.
@@ -115,12 +143,12 @@ class Corpora:
         """Return all of `pieces` as one. Raises as `pieces` does."""
         return "".join(self.pieces(reference, alphabet))
 
-    def delete(self, reference: str) -> Corpus:
-        """Delete a corpus and its names; return what it was. The caller checks that no job needs it."""
-        corpus = self.get(reference)
-        names = [p for p in self._blobs.paths("corpus_names") if self._name_target(p) == corpus.id]
-        self._blobs.delete(f"corpora/{corpus.id}/corpus.json", f"corpora/{corpus.id}/text", *names)
-        return corpus
+    def delete(self, reference: str) -> str:
+        """Delete a corpus and its names; return its id. The caller checks that no job needs it."""
+        corpus_id = self.id_of(reference)
+        names = [p for p in self._blobs.paths("corpus_names") if self._name_target(p) == corpus_id]
+        self._blobs.delete(f"corpora/{corpus_id}/corpus.json", f"corpora/{corpus_id}/text", *names)
+        return corpus_id
 
     def _resolve(self, reference: str) -> str:
         if is_id("corpus", reference):
@@ -131,10 +159,20 @@ class Corpora:
             raise _no_such_corpus(reference) from None
 
     def _read(self, corpus_id: str) -> Corpus | None:
+        path = f"corpora/{corpus_id}/corpus.json"
         try:
-            return Corpus(**json.loads(self._blobs.read(f"corpora/{corpus_id}/corpus.json")))
+            return Corpus(**json.loads(self._blobs.read(path)))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError):
+            raise _damaged(f"{path} is damaged") from None
+
+    def _is_whole(self, corpus: Corpus) -> bool:
+        digest = hashlib.sha256()
+        with contextlib.suppress(FileNotFoundError):
+            for chunk in self._blobs.stream(f"corpora/{corpus.id}/text"):
+                digest.update(chunk)
+        return digest.hexdigest() == corpus.sha256
 
     def _name_target(self, path: str) -> str | None:
         try:
@@ -335,10 +373,11 @@ def _normalized(chunks: Iterator[bytes], *, where: str) -> Iterator[str]:
             yield normalizer.feed(decoder.decode(chunk))
         yield normalizer.feed(decoder.decode(b"", final=True)) + normalizer.finish()
     except UnicodeDecodeError as error:
-        raise Unavailable(
-            f"the text of {where} is damaged: it is not UTF-8 any more ({error.reason}); upload it again",
-            code="corpus_damaged",
-        ) from None
+        raise _damaged(f"the text of {where} is damaged: it is not UTF-8 any more ({error.reason})") from None
+
+
+def _damaged(what: str) -> Unavailable:
+    return Unavailable(f"{what}; upload it again, or delete it", code="corpus_damaged", param="corpus")
 
 
 def _no_such_corpus(reference: str) -> NotFound:

@@ -6,6 +6,7 @@ A transition creates the next file. Storage creates a file once, so of two write
 state one wins and the other gets a Conflict; nothing else guards a job, and no lost Redis can lose one.
 """
 
+import contextlib
 import time
 from enum import StrEnum
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from models.config import Mix, NetworkConfig, TrainingConfig
-from models.errors import Conflict, NotFound
+from models.errors import Conflict, NotFound, Unavailable
 from models.vocabulary import Alphabet
 from store.blobs import Blobs
 from store.ids import is_id, new_id
@@ -63,6 +64,11 @@ class JobRequest(BaseModel):
     masks: tuple[str, ...] = ()
     mix: Mix | None = None  # its corpus is an id, its teacher name@version
 
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """The ids of all texts that it reads."""
+        return (self.corpus, self.mix.corpus) if self.mix else (self.corpus,)
+
 
 class JobError(BaseModel):
     """Why a job failed: a stable code, and a sentence its owner can act on."""
@@ -108,7 +114,12 @@ class Jobs:
         return job
 
     def get(self, job_id: str) -> Job:
-        """Return the newest record of a job. Raises NotFound."""
+        """Return the newest record of a job.
+
+        Raises:
+            NotFound: there is no such job (code `job_not_found`).
+            Unavailable: the record is damaged (code `job_damaged`).
+        """
         if job_id in self._final:
             return self._final[job_id]
         paths = self._blobs.paths(f"jobs/{job_id}") if is_id("job", job_id) else []
@@ -117,11 +128,14 @@ class Jobs:
         return self._read(paths[-1])
 
     def all(self) -> list[Job]:
-        """Return all jobs, newest first."""
+        """Return all jobs, newest first; those whose record is damaged are left out."""
         newest = {path.split("/")[1]: path for path in self._blobs.paths("jobs")}
-        return [
-            self._final.get(job_id) or self._read(newest[job_id]) for job_id in sorted(newest, reverse=True)
-        ]
+        jobs = []
+        for job_id in sorted(newest, reverse=True):
+            # One damaged record must not hide the rest; `get` says what is wrong with it.
+            with contextlib.suppress(Unavailable):
+                jobs.append(self._final.get(job_id) or self._read(newest[job_id]))
+        return jobs
 
     def unfinished(self) -> list[Job]:
         """Return the jobs that are not in a final state, oldest first."""
@@ -146,7 +160,14 @@ class Jobs:
         return moved
 
     def _read(self, path: str) -> Job:
-        job = Job.model_validate_json(self._blobs.read(path))
+        data = self._blobs.read(path)
+        try:
+            job = Job.model_validate_json(data)
+        except ValueError:
+            raise Unavailable(
+                f"{path} is damaged or from another version of nextchar; restore it, or delete its folder",
+                code="job_damaged",
+            ) from None
         if job.status.is_final:
             self._final[job.id] = job
         return job

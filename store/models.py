@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 
-from models.errors import InvalidInput, NotFound, Unavailable
+from models.errors import InvalidInput, NotFound, StorageFull, Unavailable
 from models.saved_model import Card, SavedModel, parse_card
 from store.blobs import Blobs
 from store.ids import check_name
@@ -105,7 +105,12 @@ class Models:
 
     def _bury(self, name: str, version: int, *files: str) -> None:
         """Delete a card, and files; its number stays taken."""
-        self._blobs.write(f"model_cards/{name}/{version:06d}.gone", str(int(time.time())).encode())
+        marker, at = f"model_cards/{name}/{version:06d}.gone", str(int(time.time())).encode()
+        try:
+            self._blobs.write(marker, at)
+        except StorageFull:
+            self._blobs.delete(*files)  # which makes the room
+            self._blobs.write(marker, at)
         self._blobs.delete(f"model_cards/{name}/{version:06d}.json", *files)
 
     def _create(self, card: Card) -> Card:

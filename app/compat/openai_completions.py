@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -22,13 +23,7 @@ from starlette.requests import ClientDisconnect
 from app.auth import check_model
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.fim import unwrap
-from app.completing import (
-    MAX_DESCRIBED_CHARACTERS,
-    MAX_ECHOED_CHARACTERS,
-    Completing,
-    Completion,
-    prepare,
-)
+from app.completing import Completing, Completion, check_size, prepare, write
 from app.deps import Parts, PartsDep
 from app.engines import Engines, Loaded
 from app.errors import refusals
@@ -151,10 +146,11 @@ async def _complete(parts: Parts, request: Request, body: OpenAICompletionCreate
         if body.stream:
             started = _start_all(parts.engines, asked)
             return EventStream(_stream(asked, started), on_close=lambda: _close(started), named=False)
-        answer = await unless_gone(request, _collect(parts.engines, asked))
-    if body.echo and body.logprobs is not None:  # a dictionary a character, of many perhaps
-        return Response(await anyio.to_thread.run_sync(answer.model_dump_json), media_type="application/json")
-    return Response(answer.model_dump_json(), media_type="application/json")
+        found = await unless_gone(request, _collect(parts.engines, asked))
+    made = [completion for completions, _ in found for completion in completions]
+    echoed = sum(len(prompt.characters) for prompt in asked.prompts) * asked.n if body.echo else 0
+    content = await write(partial(_answer, asked, found), made, logprobs=body.logprobs, echoed=echoed)
+    return Response(content, media_type="application/json")
 
 
 @asynccontextmanager
@@ -189,13 +185,21 @@ async def unless_gone(request: Request, work: Any) -> Any:
 
 async def _asked(body: OpenAICompletionCreate, loaded: Loaded) -> _Asked:
     n = 1 if body.n is None else body.n
-    prompts = [await _prompt(given, body, loaded, n) for given in _given(body)]
+    max_tokens = 16 if body.max_tokens is None else body.max_tokens
+    given = _given(body)
+    check_size(
+        [*map(len, given)],
+        n=n,
+        generated=len(given) * max(n, body.best_of or 0) * max_tokens,
+        echo=bool(body.echo),
+        logprobs=body.logprobs,
+    )
     return _Asked(
         body=body,
         loaded=loaded,
-        prompts=prompts,
+        prompts=[await _prompt(one, body, loaded) for one in given],
         n=n,
-        max_tokens=16 if body.max_tokens is None else body.max_tokens,
+        max_tokens=max_tokens,
         id=f"cmpl-{secrets.token_hex(12)}",
         created=int(time.time()),
     )
@@ -209,7 +213,7 @@ def _given(body: OpenAICompletionCreate) -> Sequence[str | list[int]]:
     return [one] if one else [each for each in prompt if not isinstance(each, int)]
 
 
-async def _prompt(given: str | list[int], body: OpenAICompletionCreate, loaded: Loaded, n: int) -> _Prompt:
+async def _prompt(given: str | list[int], body: OpenAICompletionCreate, loaded: Loaded) -> _Prompt:
     vocabulary = loaded.vocabulary
     if isinstance(given, str):
         characters, unknown = await prepare(unwrap(given), vocabulary)
@@ -218,7 +222,6 @@ async def _prompt(given: str | list[int], body: OpenAICompletionCreate, loaded: 
     if not body.echo:
         return _Prompt(characters, unknown)
     text = vocabulary.to_text(characters.replace(_UNKNOWN, "\ufffd"))
-    _check_echo(characters, n, described=body.logprobs is not None)
     if body.logprobs is None:
         return _Prompt(characters, unknown, text)
     return _Prompt(characters, unknown, text, await _described(characters, body.logprobs, loaded))
@@ -240,15 +243,6 @@ def characters_of(ids: Sequence[int], vocabulary: Vocabulary, *, param: str = "p
         )
     known = _UNKNOWN + vocabulary.characters
     return "".join([known[an_id] for an_id in ids])
-
-
-def _check_echo(characters: str, n: int, *, described: bool) -> None:
-    limit = MAX_DESCRIBED_CHARACTERS if described else MAX_ECHOED_CHARACTERS // n
-    if len(characters) > limit:
-        with_what = "with logprobs " if described else ""
-        raise InvalidInput(
-            f"echo {with_what}takes a prompt of at most {limit:,} characters here", param="echo"
-        )
 
 
 async def _described(characters: str, top: int, loaded: Loaded) -> Logprobs:
@@ -337,7 +331,11 @@ def _close(started: Sequence[Completing]) -> None:
         completing.close()
 
 
-async def _collect(engines: Engines, asked: _Asked) -> OpenAICompletion:
+_Found = list[tuple[list[Completion], Usage]]
+
+
+async def _collect(engines: Engines, asked: _Asked) -> _Found:
+    """Return what each prompt's completions are."""
     places = asyncio.Semaphore(AT_A_TIME)
 
     async def complete(prompt: _Prompt) -> tuple[list[Completion], Usage]:
@@ -349,20 +347,22 @@ async def _collect(engines: Engines, asked: _Asked) -> OpenAICompletion:
                 return await completing.completions()
 
     if len(asked.prompts) == 1:
-        found = [await complete(asked.prompts[0])]
-    else:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(complete(prompt)) for prompt in asked.prompts]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        found = [task.result() for task in tasks]
+        return [await complete(asked.prompts[0])]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(complete(prompt)) for prompt in asked.prompts]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _answer(asked: _Asked, found: _Found) -> str:
     choices = [
         _choice(asked, prompt, i * asked.n + j, completion)
         for i, (prompt, (completions, _)) in enumerate(zip(asked.prompts, found, strict=True))
         for j, completion in enumerate(completions)
     ]
-    return asked.answer(choices, _usage([usage for _, usage in found]))
+    return asked.answer(choices, _usage([usage for _, usage in found])).model_dump_json()
 
 
 def _choice(asked: _Asked, prompt: _Prompt, index: int, completion: Completion) -> OpenAIChoice:

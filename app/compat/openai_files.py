@@ -127,7 +127,7 @@ def _about(blobs: Blobs, corpus: Corpus) -> dict[str, str]:
     """Return name and purpose; a corpus that came by another way has its own name."""
     try:
         about: dict[str, str] = json.loads(blobs.read(_about_path(corpus.id)))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: damaged in storage
         return {"filename": f"{corpus.name or corpus.id}.txt", "purpose": PURPOSES[0]}
     return about
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from app.bodies import DocumentRoute
-from app.completing import Completing, GivenUp, start
+from app.completing import Completing, Completion, GivenUp, start, write
 from app.deps import PartsDep
 from app.engines import Engines
 from app.errors import refusals
@@ -60,9 +61,10 @@ async def complete(parts: PartsDep, request: Request, model: str, body: Completi
     if body.stream:
         return EventStream(_stream(completing), on_close=completing.close)
     with completing:
-        answer = await _collect_unless_gone(request, completing, body)
+        completions, usage = await _unless_gone(request, completing)
     # Written here, not checked and copied by the framework first: that takes longer than the rest.
-    return Response(answer.model_dump_json(), media_type="application/json")
+    answer = partial(_answer, completing, completions, usage, body)
+    return Response(await write(answer, completions, logprobs=body.logprobs), media_type="application/json")
 
 
 @router.post("/{model}/next", responses=refusals(400, 404, 413, 415, 422, 429, 503))
@@ -86,24 +88,23 @@ def _next(engines: Engines, model: str, body: NextCreate) -> DistributionBody:
     )
 
 
-async def _collect_unless_gone(
-    request: Request, completing: Completing, body: CompletionCreate
-) -> CompletionBody:
+async def _unless_gone(request: Request, completing: Completing) -> tuple[list[Completion], Usage]:
     """Give it up as soon as the client is gone. Raises ClientDisconnect then."""
     # The body has been read, so the next message can only be that the client has gone.
     leaving = asyncio.ensure_future(request.receive())
     leaving.add_done_callback(lambda _: completing.give_up())
     try:
-        return await _collect(completing, body)
+        return await completing.completions()
     except GivenUp:
         raise ClientDisconnect from None
     finally:
         leaving.cancel()
 
 
-async def _collect(completing: Completing, body: CompletionCreate) -> CompletionBody:
-    completions, usage = await completing.completions()
-    return CompletionBody(
+def _answer(
+    completing: Completing, completions: Sequence[Completion], usage: Usage, body: CompletionCreate
+) -> str:
+    answer = CompletionBody(
         model=completing.model,
         completions=[
             CompletionChoice(
@@ -120,6 +121,7 @@ async def _collect(completing: Completing, body: CompletionCreate) -> Completion
         usage=_usage(usage),
         unknown_characters=completing.unknown,
     )
+    return answer.model_dump_json()
 
 
 async def _stream(completing: Completing) -> Events:

@@ -131,15 +131,15 @@ def get_text(parts: PartsDep, corpus: str) -> StreamingResponse:
 @router.delete("/{corpus}", responses=refusals(404, 409, 422, 503))
 def delete_corpus(parts: PartsDep, corpus: str) -> Deleted:
     """Delete a corpus and its names. Models trained on it stay."""
-    known = parts.corpora.get(corpus)
-    needed_by = [job.id for job in parts.jobs.unfinished() if job.request.corpus == known.id]
+    corpus_id = parts.corpora.id_of(corpus)
+    needed_by = [job.id for job in parts.jobs.unfinished() if corpus_id in job.request.corpora]
     if needed_by:
         raise Conflict(
-            f"corpus {known.id} is needed by {', '.join(needed_by)}; cancel or wait, then delete it",
+            f"corpus {corpus_id} is needed by {', '.join(needed_by)}; cancel or wait, then delete it",
             code="corpus_in_use",
             param="corpus",
         )
-    return Deleted(id=parts.corpora.delete(known.id).id, object="corpus")
+    return Deleted(id=parts.corpora.delete(corpus_id), object="corpus")
 
 
 async def _upload(

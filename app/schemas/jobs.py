@@ -108,7 +108,7 @@ class JobCreate(RequestBody):
     )
     preset: Preset = Field(
         "small",
-        description="The network and recipe to start from; the other architectures have one each, no presets.",
+        description="The network and recipe to start from; other architectures have one each, no presets.",
     )
     network: NetworkOverride = Field(NetworkOverride(), description="Changes to the preset's network.")
     training: TrainingOverride = Field(TrainingOverride(), description="Changes to the preset's recipe.")

@@ -20,9 +20,11 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from queue import SimpleQueue
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.errors import Busy, Unavailable
 from models.runtime.decoding import Floats
@@ -46,6 +48,9 @@ READ_SLICE_S = 1e-3
 
 AHEAD_S = 0.5e-3
 """The longest that a network generates by itself, about: what comes meanwhile waits for so long."""
+
+READ_ALONE_S = 10e-3
+"""The longest that a text is read in one turn while nobody else is there. Who comes ends it at once."""
 
 READ_SHARE = 0.5
 """The time given to reading while rows are generating, as a share of theirs."""
@@ -315,7 +320,12 @@ class Batcher:
     # Reading
 
     def _read(self) -> None:
-        """Read a slice of the first few texts."""
+        """Read a slice of the first few texts; or a good deal of the only one."""
+        if self._chooser and len(self._jobs) == 1 and not self._rows:
+            (job,) = self._readers
+            if len(job.text) - job.at > 2 * CHUNK:
+                self._read_alone(self._chooser, job)
+                return
         group = _next_readers(self._readers, READERS)
         size = len(group).bit_length()
         one_s = self._reading_s.get(size, READ_SLICE_S / 4)
@@ -325,7 +335,7 @@ class Batcher:
             if slice_s < one_s:
                 return
         started = time.perf_counter()
-        steps = min(CHUNK, max(1, int(slice_s / one_s)), *map(_to_next_stop, group))
+        steps = min(CHUNK, max(1, int(slice_s / one_s)), *(_to_next_stop(job, job.at) for job in group))
         ids = np.array([job.next_ids(steps) for job in group], np.int32).T  # (T, B)
         state = group[0].state if len(group) == 1 else np.concatenate([job.state for job in group])
         finishes = any(job.at + steps == len(job.text) for job in group)
@@ -336,6 +346,19 @@ class Batcher:
         took = time.perf_counter() - started
         self._credit_s -= took
         self._reading_s[size] = 0.7 * one_s + 0.3 * took / steps if size in self._reading_s else took / steps
+
+    def _read_alone(self, network: ChoosingNetwork, job: Job) -> None:
+        until = min(job.deadline, time.perf_counter() + READ_ALONE_S)
+
+        def slices() -> Iterator[NDArray[np.int32]]:
+            at = job.at
+            while at < len(job.text) - 1 and self._inbox.empty() and time.perf_counter() < until:
+                end = at + _to_next_stop(job, at)
+                yield np.array(job.ids(at, end), np.int32)[:, None]
+                at = end
+
+        for state in network.read(slices(), job.state):
+            self._has_read(job, _to_next_stop(job, job.at), None, state)
 
     def _has_read(self, job: Job, steps: int, logits: Floats | None, state: State) -> None:
         job.at += steps
@@ -391,13 +414,13 @@ def _keeps(at: int, length: int) -> bool:
     return at % STRIDE == 0 or (at % CHUNK == 0 and at > (length - DENSE_CHARACTERS) // STRIDE * STRIDE)
 
 
-def _to_next_stop(job: Job) -> int:
-    """How many steps a text can be read in one call: to where a state is kept.
+def _to_next_stop(job: Job, at: int) -> int:
+    """How many steps a text can be read in one call from a place on: to where a state is kept.
 
     That is also before the last character, so that the same text asked again costs one step.
     """
-    rest = len(job.text) - job.at
-    return min(rest if rest == 1 else rest - 1, CHUNK - job.at % CHUNK)
+    rest = len(job.text) - at
+    return min(rest if rest == 1 else rest - 1, CHUNK - at % CHUNK)
 
 
 def _next_readers(readers: list[Job], count: int) -> list[Job]:

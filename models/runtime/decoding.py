@@ -24,6 +24,9 @@ Choose = Callable[[Floats, Floats, NDArray[np.float64]], NDArray[np.int32]]
 
 BITS = 1 / math.log(2)  # nats times this are bits
 
+# Dividing by less could overflow; it is as good as greedy long before.
+_COLDEST = 1e-6
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 0xFFFFFFFFFFFFFFFF
 
@@ -63,8 +66,7 @@ class Sampler:
         self._any_greedy = any(r.temperature == 0 for r in rows)
         self._all_greedy = all(r.temperature == 0 for r in rows)
         self._unit = all(r.temperature == 1 for r in rows)
-        # Below a millionth, dividing by it could overflow; it is as good as greedy long before.
-        sharpness = [1 / max(r.temperature, 1e-6) if r.temperature else 0.0 for r in rows]
+        sharpness = [1 / max(r.temperature, _COLDEST) if r.temperature else 0.0 for r in rows]
         self.sharpness = np.array(sharpness, np.float32)  # (B,), 0 for greedy
         self._sharpness = np.where(self.sharpness, self.sharpness, np.float32(1))[:, None]  # (B, 1)
         self._filtered = [i for i, r in enumerate(rows) if r.temperature and _filters(r)]
@@ -182,7 +184,7 @@ def logprobs_of(logits: Floats, ids: NDArray[np.intp]) -> NDArray[np.float64]:
 
 def log_softmax(logits: Floats, *, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return natural log-probabilities of the known characters, (..., V) -> (..., V - 1); place 0 is id 1."""
-    z: NDArray[np.float64] = logits[..., 1:].astype(np.float64) / temperature
+    z: NDArray[np.float64] = logits[..., 1:].astype(np.float64) / max(temperature, _COLDEST)
     z -= z.max(-1, keepdims=True)
     z -= np.log(np.exp(z).sum(-1, keepdims=True))
     return z
@@ -191,7 +193,7 @@ def log_softmax(logits: Floats, *, temperature: float = 1.0) -> NDArray[np.float
 def entropy_bits(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the entropy in bits of natural log-probabilities over the last axis."""
     nats: NDArray[np.float64] = -(np.exp(logprobs) * logprobs).sum(-1)
-    return nats * BITS
+    return nats * BITS + 0.0  # no -0.0
 
 
 def likeliest(logprobs: NDArray[np.float64], count: int) -> list[tuple[int, float]]:

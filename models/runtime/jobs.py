@@ -65,8 +65,12 @@ class Job:
 
     def next_ids(self, count: int) -> list[int]:
         """Return the ids of the next `count` characters to read."""
+        return self.ids(self.at, self.at + count)
+
+    def ids(self, start: int, end: int) -> list[int]:
+        """Return the ids of text[start:end]."""
         get = self._id_of.get
-        return [get(character, 0) for character in self.text[self.at : self.at + count]]
+        return [get(character, 0) for character in self.text[start:end]]
 
     def begin(self, logits: Floats, state: State) -> list["Row"]:
         """The text is read: logits (V,) and state (1, S) after it. Return the rows to generate."""

@@ -17,6 +17,7 @@ signature, so that processes that start at once write the same file.
 """
 
 import contextlib
+import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -44,6 +45,9 @@ UNITS, INPUT_WEIGHTS, RECURRENT_WEIGHTS, SCALES, BASE, COLUMNS = range(6)
 
 The last is the dense layer, whose units are V and which has no recurrent weights.
 """
+
+WHOLE, LOWER, UPPER = range(3)
+"""Which part of a network `run` runs."""
 
 
 def pack(weights: np.ndarray[Any, np.dtype[np.int8]]) -> np.ndarray[Any, np.dtype[np.int8]]:
@@ -270,28 +274,38 @@ def _quantize(x, h):  # type: ignore[no-untyped-def]
 
 
 @_part
-def _run(weights, floats, layout, ids, state, first, logits):  # type: ignore[no-untyped-def]
+def _run(weights, floats, layout, ids, state, first, logits, part, between, begun):  # type: ignore[no-untyped-def]
     """Read ids (T, B), changing state (B, S); write logits (T - first, B, V). Memory is for T * B rows.
 
     Layer by layer: the products with a layer's inputs for all steps at once, then its own steps one by one.
+    `part`, `between` and `begun` are as for `run`.
     """
     steps, rows = ids.shape
-    x = np.empty((0, 0), np.uint8)  # what the layer before has given, (T * B, its units)
-    at = 0
+    count, half = steps * rows, steps * rows // 2
+    x = between  # what the layer before has given, (T * B, its units)
+    zero = np.int64(0)  # for a plain 0 the compiler would write everything once more
+    at = zero
     for n in range(len(layout) - 1):
         layer = layout[n]
-        sums = np.zeros((steps * rows, layer[COLUMNS]), np.int32)
-        if n > 0:
-            _add_product(weights, layer[INPUT_WEIGHTS], x, sums, 0, steps * rows)
-        units = layer[UNITS]
-        x = _layer(weights, floats, layer, n == 0, ids, state, at, sums)
-        at += 2 * units
-    if steps > first:
-        dense, asked = layout[len(layout) - 1], (steps - first) * rows
-        sums = np.zeros((asked, dense[COLUMNS]), np.int32)
-        _add_product(weights, dense[INPUT_WEIGHTS], x[first * rows : steps * rows], sums, 0, asked)
-        scale = floats[dense[SCALES] : dense[SCALES] + dense[UNITS]]
-        bias = floats[dense[BASE] : dense[BASE] + dense[UNITS]]
+        is_first = n == 0 and part != UPPER
+        if n == 0 and part == UPPER:
+            sums, start = begun, half
+        else:
+            sums, start = np.zeros((count, layer[COLUMNS]), np.int32), zero
+        if not is_first:
+            _add_product(weights, layer[INPUT_WEIGHTS], x, sums, start, count - start)
+        x = _layer(weights, floats, layer, is_first, ids, state, at, sums)
+        at += 2 * layer[UNITS]
+    after = layout[len(layout) - 1]
+    if part == LOWER:
+        _add_product(weights, after[INPUT_WEIGHTS], x, begun, zero, half)
+        between[:] = x[:count]
+    elif steps > first:
+        asked = count - first * rows
+        sums = np.zeros((asked, after[COLUMNS]), np.int32)
+        _add_product(weights, after[INPUT_WEIGHTS], x[count - asked : count], sums, zero, asked)
+        scale = floats[after[SCALES] : after[SCALES] + after[UNITS]]
+        bias = floats[after[BASE] : after[BASE] + after[UNITS]]
         for i in range(asked):
             _scaled(logits[i // rows, i % rows], bias, scale, sums[i])
 
@@ -313,7 +327,7 @@ def _layer(weights, floats, layer, is_first, ids, state, at, sums):  # type: ign
     before = x[steps * rows :]
     for t in range(steps):
         now = sums[t * rows : (t + 1) * rows]
-        _add_product(weights, layer[RECURRENT_WEIGHTS], before, now, 0, rows)
+        _add_product(weights, layer[RECURRENT_WEIGHTS], before, now, np.int64(0), rows)
         before = x[t * rows : (t + 1) * rows]
         for b in range(rows):
             base = layer[BASE]
@@ -371,17 +385,24 @@ _NETWORK = "int8[::1], float32[::1], int64[:,::1]"
 
 @_compiled(
     f"boolean({_NETWORK}, int32[:,::1], float32[:,::1], int64, float32[:,:,::1],"
-    "float32[::1], float64[:,::1], int32[:,::1])"
+    "float32[::1], float64[:,::1], int32[:,::1], int64, uint8[:,::1], int32[:,::1])"
 )
-def run(weights, floats, layout, ids, state, first, logits, sharpness, uniforms, chosen):  # type: ignore[no-untyped-def]
+def run(  # type: ignore[no-untyped-def]
+    weights, floats, layout, ids, state, first, logits, sharpness, uniforms, chosen, part, between, begun
+):
     """Read ids (T, B) int32, changing state (B, S) float32; then choose and read N times more.
 
     Where N is 0, logits (T - first, B, V) float32 are those after the steps from `first` on. Else T is 1 and
     logits (1 + N, B, V), and chosen (N, B) int32 are chosen as `choose` does by uniforms (N, B). Returns
     False, having done nothing, if an id is not below V. Reading and generating are one function because it
     takes long to compile.
+
+    Where `part` is LOWER, layout has the lower layers and the one above them; its inputs go to `between`
+    (T * B, their number rounded up to GROUP) uint8, and the products with the first half of them, so that
+    both parts take as long, are added to `begun` (T * B, its columns) int32. Where it is UPPER, layout begins
+    with that layer, and it goes on from there. Where it is WHOLE the two have no rows.
     """
-    size = layout[len(layout) - 1, UNITS]
+    size = logits.shape[2]
     for t in range(len(ids)):
         for b in range(ids.shape[1]):
             if ids[t, b] < 0 or ids[t, b] >= size:
@@ -394,7 +415,18 @@ def run(weights, floats, layout, ids, state, first, logits, sharpness, uniforms,
             _choose(logits[n - 1], sharpness, uniforms[n - 1], chosen[n - 1])
             for b in range(len(sharpness)):  # not as a slice: checking shapes would take long to compile
                 now[0, b] = chosen[n - 1, b]
-        _run(weights, floats, layout, now, state, first, logits[n * each : (n + 1) * each])
+        _run(
+            weights,
+            floats,
+            layout,
+            now,
+            state,
+            first,
+            logits[n * each : (n + 1) * each],
+            part,
+            between,
+            begun,
+        )
     return True
 
 
@@ -405,3 +437,8 @@ def choose(logits, sharpness, uniforms, chosen):  # type: ignore[no-untyped-def]
     By sharpness (B,) float32, 1 / temperature, and uniforms (B,) in [0, 1); sharpness 0 takes the likeliest.
     """
     _choose(logits, sharpness, uniforms, chosen)
+
+
+# The compiler leaves some hundred thousand objects that are never garbage. Were they looked through now and
+# then, nothing else of the process could go on for a tenth of a second. A module is executed once.
+gc.freeze()

@@ -16,7 +16,9 @@ Gates are in Keras' order i, f, g, o. A row's answer depends on that row alone, 
 import io
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -25,9 +27,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
+LaidOut = tuple[NDArray[np.int8], Floats, NDArray[np.int64]]
 
 ROWS_AT_ONCE = 64
 """Of T * B rows this many are read in one call, so that what lies between two layers stays in the cache."""
+
+ROWS_OF_A_PART = 16
+"""A step of at least two parts of so many rows is shared between two threads."""
+
+_SLICES_AHEAD = 2
+"""The lower layers are at most so many slices ahead of the upper ones."""
 
 
 def quantize_lstm(weights: Mapping[str, Floats]) -> bytes:
@@ -77,10 +86,13 @@ class LstmNetwork:
         self.S = 2 * sum(units)
         self._arrays: Arrays = arrays
         self._units = units
+        self._middle = (len(units) + 1) // 2  # the first of the upper layers
+        self._no_logits = np.empty((0, 1, self.V), np.float32)
         self.is_ready = False
         self._preparing = threading.Lock()  # guards all that follows
         self._failure: Exception | None = None
         self._kernels: Any = None
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="int8")  # its thread ends with us
 
     def prepare(self) -> None:
         """Make the kernels ready: a tenth of a second, or some seconds the first time on a machine.
@@ -98,6 +110,10 @@ class LstmNetwork:
                     self._failure = error  # another try would take as long, and end the same
                     raise
                 self._network = _laid_out(kernels, self._arrays, self._units)
+                weights, floats, layout = self._network
+                middle = self._middle
+                self._lower = weights, floats, layout[: middle + 1]
+                self._upper = weights, floats, layout[middle:]
                 self._kernels = kernels
                 self._arrays = {}  # the same once more
                 self.is_ready = True
@@ -113,6 +129,26 @@ class LstmNetwork:
         """
         if not self.is_ready:
             self.prepare()
+        rows = ids.shape[1]
+        if rows < 2 * ROWS_OF_A_PART:
+            return self._step(ids, state, first)
+        starts = iter(range(0, rows, ROWS_OF_A_PART))
+        parts: dict[int, tuple[Floats, Floats]] = {}
+
+        def do_parts() -> None:
+            for at in starts:  # what one thread takes the other does not get
+                part = slice(at, at + ROWS_OF_A_PART)
+                parts[at] = self._step(ids[:, part], state[part], first)
+
+        # Two threads take what is there: where the other gets no core, this one does most or all.
+        other = self._beside.submit(do_parts)
+        do_parts()
+        if not other.cancel():
+            other.result()
+        logits, states = zip(*(parts[at] for at in sorted(parts)), strict=True)
+        return np.concatenate(logits, axis=1), np.concatenate(states)
+
+    def _step(self, ids: NDArray[np.int32], state: Floats, first: int) -> tuple[Floats, Floats]:
         steps, rows = ids.shape
         state = np.array(state, np.float32, order="C")
         logits = np.empty((steps - first, rows, self.V), np.float32)
@@ -122,8 +158,45 @@ class LstmNetwork:
             end = min(at + at_once, steps)
             begin = min(max(first, at), end)  # of the steps with logits
             asked = logits[max(0, begin - first) : max(0, end - first)]
-            self._run(ids[at:end], state, begin - at, asked, *_NO_CHOICES)
+            self._run(self._network, ids[at:end], state, begin - at, asked, *_NO_CHOICES, *_WHOLE)
         return logits, state
+
+    def read(self, slices: Iterable[NDArray[np.int32]], state: Floats) -> list[Floats]:
+        """Read slices (T, 1) of one text one behind the other, as `step` does; return the state after each.
+
+        Two threads do it: while one reads a slice with the upper half of the layers, the other reads the
+        next with the lower half. `slices` is asked for each when its reading can begin, so it may also end
+        early; what has been asked for is read to its end.
+        """
+        if not self.is_ready:
+            self.prepare()
+        if self._middle == len(self._units):  # one layer
+            return [state := self.step(ids, state, len(ids))[1] for ids in slices]
+        kernels, units = self._kernels, self._units[: self._middle]
+        width = -(-units[-1] // kernels.GROUP) * kernels.GROUP
+        columns = self._upper[2][0, kernels.COLUMNS]
+        low, high = np.split(np.array(state, np.float32), [2 * sum(units)], axis=1)
+        states: list[Floats] = []
+        reading: deque[Future[Floats]] = deque()
+
+        def run(part: int, ids: NDArray[np.int32], state: Floats, *between: NDArray[Any]) -> Floats:
+            network = self._lower if part == kernels.LOWER else self._upper
+            state = state.copy()
+            self._run(network, ids, state, len(ids), self._no_logits, *_NO_CHOICES, part, *between)
+            return state
+
+        def read_upper(ids: NDArray[np.int32], low: Floats, *between: NDArray[Any]) -> Floats:
+            nonlocal high
+            high = run(kernels.UPPER, ids, high, *between)
+            return np.concatenate([low, high], axis=1)
+
+        for ids in slices:
+            between = np.empty((len(ids), width), np.uint8), np.zeros((len(ids), columns), np.int32)
+            low = run(kernels.LOWER, ids, low, *between)
+            reading.append(self._beside.submit(read_upper, ids, low, *between))
+            if len(reading) > _SLICES_AHEAD:
+                states.append(reading.popleft().result())
+        return states + [one.result() for one in reading]
 
     def choose(self, logits: Floats, sharpness: Floats, uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
         """Choose an id (B,), at least 1, for each row of logits (B, V).
@@ -155,15 +228,16 @@ class LstmNetwork:
         state = np.array(state, np.float32, order="C")
         logits = np.empty((len(uniforms) + 1, len(ids), self.V), np.float32)
         chosen = np.empty((len(uniforms), len(ids)), np.int32)
-        self._run(ids[None], state, 0, logits, sharpness, uniforms, chosen)
+        self._run(self._network, ids[None], state, 0, logits, sharpness, uniforms, chosen, *_WHOLE)
         return chosen, logits, state
 
-    def _run(self, *arguments: Any) -> None:
-        if not self._kernels.run(*self._network, *arguments):
+    def _run(self, network: LaidOut, *arguments: Any) -> None:
+        if not self._kernels.run(*network, *arguments):
             raise IndexError(f"ids must be from 0 to {self.V - 1}")
 
 
 _NO_CHOICES = np.empty(0, np.float32), np.empty((0, 0)), np.empty((0, 0), np.int32)
+_WHOLE = 0, np.empty((0, 0), np.uint8), np.empty((0, 0), np.int32)  # as `kernels.run` has it
 
 
 # ---- reading the file
@@ -219,9 +293,7 @@ def _check_array(arrays: Arrays, name: str, shape: tuple[int, ...], kind: type) 
 # ---- laying it out for the kernels
 
 
-def _laid_out(
-    kernels: ModuleType, arrays: Arrays, units: list[int]
-) -> tuple[NDArray[np.int8], Floats, NDArray[np.int64]]:
+def _laid_out(kernels: ModuleType, arrays: Arrays, units: list[int]) -> LaidOut:
     """Return all matrices in one array, all float32 numbers in another, and where each begins.
 
     The last is layout (L + 1, 6), whose columns `models.runtime.kernels` names.

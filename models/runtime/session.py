@@ -4,6 +4,7 @@ A graph of any architecture is run by ONNX Runtime, as a `Network`; int8 LSTMs b
 `LstmNetwork`. The state is an argument and a result, and both can be called from several threads at once.
 """
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -30,7 +31,7 @@ class StepNetwork(Protocol):
 
 @runtime_checkable
 class ChoosingNetwork(StepNetwork, Protocol):
-    """A network that can also choose characters, and so do many steps in one call."""
+    """A network that can also choose, so do many steps in one call, and read with two threads."""
 
     def choose(self, logits: Logits, sharpness: Logits, uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
         """Return ids (B,); see `models.runtime.lstm_network.LstmNetwork.choose`."""
@@ -39,6 +40,9 @@ class ChoosingNetwork(StepNetwork, Protocol):
         self, ids: NDArray[np.int32], state: State, sharpness: Logits, uniforms: NDArray[np.float64]
     ) -> tuple[NDArray[np.int32], Logits, State]:
         """Return chosen ids (T - 1, B), logits (T, B, V) and state (B, S); see there."""
+
+    def read(self, slices: Iterable[NDArray[np.int32]], state: State) -> list[State]:
+        """Return the state after each of some slices (T, 1) of a text; see there."""
 
 
 class Network:

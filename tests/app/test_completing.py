@@ -82,6 +82,8 @@ def test_beam_gives_the_engines_likeliest_first(http: httpx.Client) -> None:
         ({"best_of": 2, "n": 3}, ("best_of", "n")),
         ({"echo": True, "n": 64, "prompt": "a" * 50_000, "max_characters": 9}, ("echo", "prompt")),
         ({"echo": True, "logprobs": 0, "prompt": "a" * 50_001}, ("echo", "logprobs")),
+        ({"echo": True, "logprobs": 20, "prompt": "a" * 50_000}, ("logprobs",)),
+        ({"logprobs": 20, "n": 64, "max_characters": 1_500}, ("logprobs",)),
     ],
 )
 def test_contradictions_are_422_and_both_fields_are_named(
@@ -155,7 +157,7 @@ def test_no_repeat_never_gives_the_same_run_twice(http: httpx.Client) -> None:
 def test_deadline_gives_what_there_is_and_says_so(http: httpx.Client, stream: bool) -> None:
     http.post(COMPLETE, json={"prompt": ""})  # loads it
     began = time.monotonic()
-    with http.stream("POST", COMPLETE, json=LONG | {"timeout_ms": 20, "stream": stream}) as answer:
+    with http.stream("POST", COMPLETE, json=LONG | {"timeout_ms": 1, "stream": stream}) as answer:
         if stream:
             events = list(read_stream(answer.iter_lines()))
             (reason,) = [data["finish_reason"] for _, name, data in events if name == "finished"]
@@ -177,10 +179,12 @@ def test_deadline_shorter_than_a_step_gives_an_empty_completion(http: httpx.Clie
 
 
 def test_precision_is_chosen_by_request(http: httpx.Client) -> None:
-    by = {p: texts(complete(http, **LONG | {"max_characters": 80}, precision=p)) for p in ("auto", "float32")}
-    assert by["auto"] == by["float32"]
-    rounded = complete(http, prompt="abc", max_characters=80, precision="int8")
-    assert len(texts(rounded)[0]) == 80
+    body = LONG | {"max_characters": 80}
+    by = {p: texts(complete(http, **body, precision=p)) for p in ("auto", "int8", "float32")}
+    assert by["auto"] == by["int8"]
+    engine = Engine(saved_model())
+    assert by["float32"] == [complete_in_process(engine, "abc", max_characters=80, seed=1).text()]
+    engine.close()
 
 
 def test_precision_that_a_model_does_not_have_is_422(settings: ApiSettings) -> None:
@@ -197,7 +201,8 @@ def test_unknown_characters_are_no_error_in_prompts_and_stops(http: httpx.Client
     assert not set(texts(answer)[0]) - set(CHARACTERS)
 
 
-def test_same_seed_gives_same_text_alone_and_in_a_crowd(http: httpx.Client) -> None:
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_same_seed_gives_same_text_alone_and_in_a_crowd(http: httpx.Client, precision: str) -> None:
     typist = random.Random(1)
     bodies = [
         {
@@ -208,6 +213,7 @@ def test_same_seed_gives_same_text_alone_and_in_a_crowd(http: httpx.Client) -> N
             "top_k": typist.choice([None, 5]),
             "seed": seed,
             "until": typist.choice([None, "word", "line"]),
+            "precision": precision,
         }
         for seed in range(60)
     ]

@@ -38,12 +38,23 @@ def test_several_wrong_fields_are_counted(service: Service) -> None:
     assert "2 more fields are wrong" in error_of(answer, 422)["message"]
 
 
+def test_of_very_many_wrong_fields_the_first_is_told(service: Service) -> None:
+    fields = {"corpus": "a", "name": "b", **{f"k{i}": 1 for i in range(60_000)}}
+    error = error_of(service.http.post("/v1/jobs", json=fields), 422)
+    assert error["message"].startswith("k0: there is no such field (999 more")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "mib"),
+    [("POST", "/v1/models/any/score", 33), ("POST", "/v1/jobs", 2), ("PATCH", "/v1/models/any", 2)],
+)
 @pytest.mark.parametrize("declared", [True, False])
-def test_body_over_the_limit_is_413(service: Service, declared: bool) -> None:
-    size = 33 << 20
-    content = b" " * size if declared else iter([b" " * (1 << 20)] * 33)
+def test_body_over_the_limit_is_413(
+    service: Service, method: str, path: str, mib: int, declared: bool
+) -> None:
+    content = b" " * (mib << 20) if declared else iter([b" " * (1 << 20)] * mib)
     headers = {"content-type": "application/json"}
-    answer = service.http.post("/v1/jobs", content=content, headers=headers)
+    answer = service.http.request(method, path, content=content, headers=headers)
     assert error_of(answer, 413)["code"] == "body_too_large"
 
 

@@ -131,6 +131,8 @@ def test_a_line_is_shown_while_the_log_goes_on_and_ctrl_c_sums_up(server: FakeSe
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "NEXTCHAR_SERVER": server.url},
+        # Tests that run in a shell's background ignore it, and what they start would, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as process:
         assert process.stdin and process.stdout
         for line in (b"one Two\r\n", b"Three\n"):

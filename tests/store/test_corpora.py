@@ -207,3 +207,41 @@ def test_a_record_from_before_encodings_is_of_a_text(tmp_path: Path) -> None:
     old = {k: v for k, v in asdict(corpus).items() if k != "encoding"}
     blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(old).encode())
     assert Corpora(blobs).get(corpus.id) == corpus
+
+
+@pytest.mark.parametrize("record", [b'{"id": "corp', b"[1]", b'{"id": 1}', b"\xff"])
+def test_damaged_record_hides_no_other_corpus_and_uploading_or_deleting_mends_it(
+    tmp_path: Path, record: bytes
+) -> None:
+    blobs = open_blobs("memory:///")
+    corpora = Corpora(blobs)
+    broken, _ = _add(corpora, tmp_path, b"a good text", name="mine")
+    whole, _ = _add(corpora, tmp_path, b"another")
+    blobs.write(f"corpora/{broken.id}/corpus.json", record)
+    assert corpora.all() == [whole]
+    for read in (corpora.get, corpora.stream, corpora.text):
+        with pytest.raises(Unavailable, match="is damaged; upload it again") as caught:
+            read("mine")
+        assert caught.value.code == "corpus_damaged"
+    assert _add(corpora, tmp_path, b"a good text")[1]
+    assert corpora.text("mine") == "a good text"
+    blobs.write(f"corpora/{broken.id}/corpus.json", record)
+    assert corpora.delete("mine") == broken.id
+    assert corpora.all() == [whole] and blobs.paths("corpus_names") == []
+
+
+@pytest.mark.parametrize("text", [None, b"a gaad text", b"a good"])
+def test_text_that_is_lost_or_rotted_is_whole_again_once_uploaded_again(
+    tmp_path: Path, text: bytes | None
+) -> None:
+    blobs = open_blobs("memory:///")
+    corpora = Corpora(blobs)
+    corpus, _ = _add(corpora, tmp_path, b"a good text")
+    blobs.delete(f"corpora/{corpus.id}/text")
+    if text is None:
+        with pytest.raises(Unavailable, match="is lost; upload it again"):
+            corpora.stream(corpus.id)
+    else:
+        blobs.write(f"corpora/{corpus.id}/text", text)
+    assert _add(corpora, tmp_path, b"a good text")[0].id == corpus.id
+    assert corpora.text(corpus.id) == "a good text"

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from models.config import NetworkConfig, TrainingConfig
-from models.errors import Conflict, NotFound
+from models.config import Mix, NetworkConfig, TrainingConfig
+from models.errors import Conflict, NotFound, Unavailable
 from store.blobs import open_blobs
 from store.jobs import TRANSITIONS, JobRequest, Jobs, JobStatus
 
@@ -72,3 +72,19 @@ def test_an_id_is_given_once(jobs: Jobs) -> None:
     job = jobs.create(REQUEST)
     with pytest.raises(Conflict, match="exists already"):
         jobs.create(REQUEST, job_id=job.id)
+
+
+def test_damaged_record_is_said_to_be_and_hides_no_other_job(tmp_path: Path) -> None:
+    blobs = open_blobs(tmp_path.as_uri())
+    broken, whole = (Jobs(blobs).create(REQUEST) for _ in range(2))
+    blobs.write(f"jobs/{broken.id}/000000.json", b'{"id": "job')
+    jobs = Jobs(blobs)
+    assert jobs.all() == jobs.unfinished() == [whole]
+    with pytest.raises(Unavailable, match=f"jobs/{broken.id}/000000.json is damaged") as caught:
+        jobs.get(broken.id)
+    assert caught.value.code == "job_damaged"
+
+
+def test_job_reads_its_corpus_and_the_one_mixed_in() -> None:
+    assert REQUEST.corpora == ("corpus_1",)
+    assert REQUEST.model_copy(update={"mix": Mix(corpus="corpus_2")}).corpora == ("corpus_1", "corpus_2")

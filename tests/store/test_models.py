@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.config import NetworkConfig, TrainingConfig
-from models.errors import InvalidInput, NotFound, Unavailable
+from models.errors import InvalidInput, NotFound, StorageFull, Unavailable
 from models.saved_model import Card, describe_files, load_folder
 from store.blobs import Blobs, open_blobs
 from store.models import Models
@@ -64,6 +64,25 @@ def test_a_deleted_version_is_gone_and_its_number_is_not_given_again(blobs: Blob
         models.get("m@2")
     assert blobs.paths(f"model_files/{_card(number=2).id}") == []
     assert models.publish(_card(number=3), FILES).version == 3
+
+
+def test_on_a_full_disk_deleting_makes_room_and_ends_well(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = Models(blobs)
+    card = models.publish(_card(), FILES)
+    write = Blobs.write
+
+    def write_if_there_is_room(self: Blobs, path: str, data: bytes | Path) -> None:
+        if blobs.paths(f"model_files/{card.id}"):
+            raise StorageFull("full")
+        write(self, path, data)
+
+    monkeypatch.setattr(Blobs, "write", write_if_there_is_room)
+    assert models.delete("m") == "m@1"
+    assert models.all() == []
+    monkeypatch.undo()
+    assert models.publish(_card(number=2), FILES).version == 2
 
 
 def test_a_renamed_version_is_the_next_of_its_new_name_with_its_files(blobs: Blobs) -> None:

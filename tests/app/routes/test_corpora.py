@@ -161,6 +161,13 @@ def test_corpus_that_a_job_needs_cannot_be_deleted(service: Service) -> None:
     assert error_of(service.http.get(f"/v1/corpora/{corpus}"), 404)["code"] == "corpus_not_found"
 
 
+def test_corpus_that_a_job_mixes_in_cannot_be_deleted(service: Service) -> None:
+    second = service.upload("a second text for it, to be mixed in. " * 30)
+    job = service.submit(mix={"corpus": second})
+    error = error_of(service.http.delete(f"/v1/corpora/{second}"), 409)
+    assert error["code"] == "corpus_in_use" and job in error["message"]
+
+
 def test_full_disk_while_uploading_keeps_nothing_and_the_service_goes_on(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from models.errors import Busy
 from models.runtime.batcher import Batcher
 from models.runtime.jobs import CompletionJob
 from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
-from models.runtime.state_cache import StateCache
+from models.runtime.state_cache import CHUNK, StateCache
 from models.vocabulary import Vocabulary
 from tests.models.runtime.asking import DEADLINE_S, Answer, Asked
 
@@ -50,7 +50,16 @@ class Counting:
 
 
 class Choosing(Counting):
-    """The same, and it chooses by itself."""
+    """The same, and it chooses by itself, and reads slice after slice: `read_slices` of each call."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.read_slices: list[int] = []
+
+    def read(self, slices: Iterable[np.ndarray], state: np.ndarray) -> list[np.ndarray]:
+        states = [state := self.step(ids, state, len(ids))[1] for ids in slices]
+        self.read_slices.append(len(states))
+        return states
 
     def choose(self, logits: np.ndarray, sharpness: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         assert len(logits) == len(sharpness) == len(uniforms)
@@ -264,6 +273,33 @@ def test_same_prompt_again_costs_one_step(bench: Bench) -> None:
     read = bench.batcher.counters["read_characters"]
     assert bench.ask(prompt, 1).answer().usage.cached_characters == len(prompt) - 1
     assert bench.batcher.counters["read_characters"] == read + 1
+
+
+def test_lone_long_text_is_read_in_few_calls_and_kept_at_the_same_places() -> None:
+    bench = Bench(Choosing)
+    prompt = "abcdefghij" * 200
+    assert bench.ask(prompt, 5).answer().text() == expected(prompt, 5)
+    slices = bench.network.read_slices  # type: ignore[attr-defined]
+    assert sum(slices) == -(-(len(prompt) - 1) // CHUNK) and max(slices) > 1
+    edited = prompt[:1000] + "j" + prompt[1000:]
+    answer = bench.ask(edited, 5).answer()
+    assert answer.text() == expected(edited, 5)
+    assert answer.usage.cached_characters == 1000 // CHUNK * CHUNK
+    bench.batcher.close()
+
+
+def test_who_comes_ends_the_reading_of_a_lone_text() -> None:
+    bench = Bench(Choosing)
+    bench.network.gate.clear()
+    long = bench.ask("abcdefghij" * 10_000, 1)
+    wait_until(lambda: bench.batcher.active > 0, "nothing is read")
+    short = bench.ask("abc", 3)
+    bench.network.gate.set()
+    assert short.answer().text() == expected("abc", 3)
+    # What was begun was read to its end; the rest, hundreds of slices, had to wait.
+    assert bench.network.read_slices[0] <= 2  # type: ignore[attr-defined]
+    assert long.answer().text() == expected("abcdefghij" * 10_000, 1)
+    bench.batcher.close()
 
 
 def test_lone_request_is_generated_in_few_calls_and_ends_where_it_should() -> None:

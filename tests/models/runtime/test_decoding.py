@@ -144,6 +144,13 @@ def test_random_numbers_depend_on_their_place_only() -> None:
     np.testing.assert_array_equal(np.concatenate([uniforms(5, 2, 0, 37), uniforms(5, 2, 37, 63)]), whole)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-40, 1e-6])
+def test_coldest_temperatures_leave_the_likeliest_alone(temperature: float) -> None:
+    logprobs = log_softmax(np.array([[0, -3, 20, 19]], np.float32), temperature=temperature)
+    np.testing.assert_array_equal(np.exp(logprobs), [[0, 1, 0]])
+    assert str(entropy_bits(logprobs)[0]) == "0.0"
+
+
 def test_logprobs_and_entropy_by_hand() -> None:
     logits = np.log(np.array([[7, 1, 1, 2]], np.float32))  # id 0 does not count
     logprobs = log_softmax(logits)

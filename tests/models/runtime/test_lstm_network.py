@@ -4,6 +4,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,39 @@ def test_step_by_step_equals_one_pass_to_the_bit(network: LstmNetwork) -> None:
         np.testing.assert_array_equal(at, state)
 
 
+@pytest.mark.parametrize("units", [[5], [40, 24], [6, 9, 7], [8, 3, 5, 4]])
+def test_reading_with_two_threads_equals_stepping_to_the_bit(units: list[int]) -> None:
+    network = LstmNetwork(quantize_lstm(random_weights(61, 5, units)))
+    random = np.random.default_rng(0)
+    ids = random.integers(0, 61, (300, 1), np.int32)
+    start = random.uniform(-1, 1, (1, network.S)).astype(np.float32)
+    slices = np.split(ids, [1, 4, 68, 132, 133, 197, 261])
+    before = start.copy()
+    states = network.read(iter(slices), start)
+    assert len(states) == len(slices)
+    at = start
+    for some, state in zip(slices, states, strict=True):
+        _, at = network.step(some, at)
+        np.testing.assert_array_equal(state, at)
+    np.testing.assert_array_equal(start, before)
+    assert network.read([], start) == []
+
+
+def test_threads_that_read_and_step_at_once_do_not_disturb_each_other(network: LstmNetwork) -> None:
+    random = np.random.default_rng(5)
+    ids, many = random.integers(0, 61, (640, 1), np.int32), random.integers(0, 61, (4, 70), np.int32)
+    slices, start = np.split(ids, 10), network.initial_state()
+    alone, together = network.read(slices, start), network.step(many, network.initial_state(70))
+    with ThreadPoolExecutor(4) as pool:
+        read = [pool.submit(network.read, slices, start) for _ in range(20)]
+        stepped = [pool.submit(network.step, many, network.initial_state(70)) for _ in range(20)]
+    for one in read:
+        np.testing.assert_array_equal(one.result(), alone)
+    for other in stepped:
+        for mine, expected in zip(other.result(), together, strict=True):
+            np.testing.assert_array_equal(mine, expected)
+
+
 def test_only_steps_from_first_on_get_logits(network: LstmNetwork) -> None:
     ids = np.random.default_rng(0).integers(0, 61, (70, 3), np.int32)
     start = network.initial_state(3)
@@ -200,8 +234,13 @@ def test_largest_uniform_chooses_a_character_that_can_come(network: LstmNetwork)
 
 def test_ids_that_are_not_of_the_vocabulary_are_refused(network: LstmNetwork) -> None:
     for bad in (-1, 61):
+        for rows in (1, 40, 100):
+            ids = np.zeros((1, rows), np.int32)
+            ids[0, -1] = bad
+            with pytest.raises(IndexError, match="from 0 to 60"):
+                network.step(ids, network.initial_state(rows))
         with pytest.raises(IndexError, match="from 0 to 60"):
-            network.step(np.array([[bad]], np.int32), network.initial_state())
+            network.read([np.array([[bad]], np.int32)], network.initial_state())
 
 
 # Files
