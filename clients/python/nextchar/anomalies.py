@@ -1,12 +1,15 @@
 """The commands about odd lines: `nextchar score --model M [FILE]…`, `calibrate` and `evaluate`."""
 
+import signal
 import sys
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -86,10 +89,11 @@ def _watch(session: Session, model: str, files: Sequence[str], how: Watch, total
             f"{model} has no calibration, so no line can be called odd; make one with"
             f" `nextchar calibrate {model} FILE`, or see all lines with --all"
         )
-    with _stream_id(session, model, how) as stream_id:
+    batches = Batches(files)
+    with _ending_by_ctrl_c(batches), _stream_id(session, model, how) as stream_id:
         options = _options(how, stream_id, explain=session.as_json or session.out.is_terminal)
         scored = score_all(
-            client, model, Batches(files), options, totals, say=session.say, patience_s=how.patience_s
+            client, model, batches, options, totals, say=session.say, patience_s=how.patience_s
         )
         view: View | None = None
         for line, record in scored:
@@ -104,6 +108,32 @@ def _watch(session: Session, model: str, files: Sequence[str], how: Watch, total
             )
             view.show(line, record)
             view.flush()
+
+
+@contextmanager
+def _ending_by_ctrl_c(batches: Batches) -> Iterator[None]:
+    """Make Ctrl-C end the reading even where Python cannot raise it: while an object is being finalized."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # it is somebody else's to handle, or to be ignored
+        return
+    say = sys.unraisablehook
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        batches.interrupt()
+        signal.default_int_handler(number, frame)
+
+    def say_unless_interrupted(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            say(unraisable)
+
+    signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = say_unless_interrupted
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = say
 
 
 def _options(how: Watch, stream_id: str | None, *, explain: bool) -> dict[str, str | float | bool]:

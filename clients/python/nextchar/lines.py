@@ -83,6 +83,7 @@ class Batches:
         self._cutter: Cutter | None = None
         self._is_over = False
         self._error: OSError | None = None
+        self._is_interrupted = False
         self._not_before = 0.0
         threading.Thread(target=self._read, args=(list(files),), daemon=True).start()
 
@@ -90,8 +91,11 @@ class Batches:
         """Wait for a line and return it with those that have come with it; an empty list at the end.
 
         They are about `most_bytes` at most: a piece of 65,536 bytes and a longest line may come on top.
-        Raises OSError when a file cannot be read, once the lines before it have been returned.
+        Raises OSError when a file cannot be read, once the lines before it have been returned, and
+        KeyboardInterrupt after `interrupt`.
         """
+        if self._is_interrupted:
+            raise KeyboardInterrupt
         if self._error:
             raise self._error
         lines: list[Line] = []
@@ -112,6 +116,10 @@ class Batches:
                 size += len(line.data) + 1
         self._not_before = time.monotonic() + _PAUSE_S
         return lines
+
+    def interrupt(self) -> None:
+        """Give no more lines."""
+        self._is_interrupted = True
 
     def _cut(self, piece: tuple[str, bytes] | None) -> Iterator[Line]:
         if piece is None:
