@@ -25,8 +25,9 @@ from app.deps import Parts
 from app.engines import Loaded
 from app.errors import answer
 from app.schemas.scores import LineScore, StreamBody, StreamQuery
-from app.scoring import Line, Options, Scorer, Where, calibration_body
+from app.scoring import Line, Options, Scorer, Where, calibration_body, is_unusual
 from app.uploads import Gunzip, UnsupportedMedia
+from models.anomaly.drift import drift
 from models.errors import DomainError
 from models.vocabulary import Vocabulary
 
@@ -334,6 +335,7 @@ class _Batches:
             "lines": 0,
             "characters": 0,
             "anomalous": 0,
+            "unusual": 0,  # as the most unusual tenth of the calibration's; far more of them is a drift
             "not_utf8": 0,
             "truncated": 0,
             "errors": 0,
@@ -363,7 +365,9 @@ class _Batches:
         """Return the last record."""
         seconds = round(time.monotonic() - self._began, 3)
         stream = {"stream": self._stream.model_dump()} if self._stream else {}
-        return {"object": "score.end", **self._totals, "seconds": seconds, **stream}
+        advice = drift(self._totals["lines"], self._totals["unusual"])
+        told = {"drift": advice} if advice else {}
+        return {"object": "score.end", **self._totals, "seconds": seconds, **stream, **told}
 
     def _score_lines(self, texts: list[str]) -> list[LineScore]:
         if self._query.context == "stream":
@@ -397,6 +401,7 @@ class _Batches:
         if score:
             totals["characters"] += score.characters
             totals["anomalous"] += bool(score.anomalous)
+            totals["unusual"] += is_unusual(score)
         if self._query.only == "anomalous" and not (
             line.about.keys() - {"id"} or (score and score.anomalous)
         ):

@@ -22,6 +22,7 @@ from app.schemas.scores import (
     StreamBody,
 )
 from models.anomaly.aggregate import peak_bits
+from models.anomaly.drift import UNUSUAL
 from models.anomaly.explain import Span as OddSpan
 from models.anomaly.explain import highest_window, plain_spans
 from models.errors import InvalidInput
@@ -227,6 +228,11 @@ class Scorer:
         spread = np.zeros(len(line.original), np.float32)
         spread[line.masked.starts[:-1]] = values
         return spread
+
+
+def is_unusual(told: LineScore) -> bool:
+    """Return whether a line is among the most unusual tenth, by the calibration."""
+    return told.p_value is not None and told.p_value <= UNUSUAL
 
 
 def calibration_body(named: Named) -> CalibrationBody:

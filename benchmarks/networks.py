@@ -1,6 +1,8 @@
 """Networks for measuring: random weights of the size that training leaves; they cost what trained ones do."""
 
 import string
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +41,11 @@ def random_model(layers: int, units: int) -> SavedModel:
     return saved_model(layers, units, random_weights(layers, units))
 
 
-def saved_model(layers: int, units: int, weights: Weights) -> SavedModel:
-    """Return a saved model named `random-<layers>x<units>`, float32 and int8."""
-    files = {FLOAT32_FILE: stateful_lstm_graph(weights)}
+def saved_model(
+    layers: int, units: int, weights: Weights, more: Mapping[str, bytes] = MappingProxyType({})
+) -> SavedModel:
+    """Return a saved model named `random-<layers>x<units>`, float32 and int8, with `more` files."""
+    files = {**more, FLOAT32_FILE: stateful_lstm_graph(weights)}
     files[INT8_FILE] = quantize_lstm(weights)
     card = Card(
         id=f"model_{layers}x{units}",

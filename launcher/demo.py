@@ -3,9 +3,9 @@
     python -m launcher.demo [FILE]
 
 Starts the stack on a free port, uploads a text (left out: the Python language reference that the
-standard library carries), trains on it for a minute in view, completes prompts from the held-out tenth
-and shows which characters of a damaged sentence surprise the model. What is shown, and all calls, are
-the command line's own.
+standard library carries), trains on it for a minute in view, completes prompts from the held-out tenth,
+and shows how each character of a sentence and of the same one damaged surprises the model, and which it
+flags. What is shown, and all calls, are the command line's own.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +24,8 @@ from rich.text import Text
 
 from app.web import sample_text
 from clients.python.nextchar import Client, ClientError, ServerError, live
-from clients.python.nextchar.answers import Corpus
+from clients.python.nextchar.answers import Corpus, OddSpan
+from clients.python.nextchar.flagged import marked
 from clients.python.nextchar.heatmap import heatmap, legend
 from clients.python.nextchar.main import name_of
 from clients.python.nextchar.render import clock, visible, whole
@@ -33,12 +34,13 @@ from launcher.processes import LauncherError
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 
-_TRAIN_S = 60.0
+_BUDGET = {"seconds": 60.0}
 _HELD_OUT = 0.1  # the share at the end of the text that training never sees
 _CONTEXT = 500  # characters before a prompt or sentence that the model reads too
 _COMPLETION = 60
 _PROMPTS = 3
 _DAMAGES = 3
+_MOST_COUNTED = 1_000_000  # characters of the text that damage is strange to
 
 
 @dataclass(frozen=True)
@@ -77,22 +79,25 @@ def main() -> int:
     return 0
 
 
-def demonstrate(client: Client, console: Console, name: str, text: str, *, train_s: float = _TRAIN_S) -> None:
-    """Upload, train, complete and score on a running service. Raises ClientError."""
+def demonstrate(
+    client: Client, console: Console, name: str, text: str, *, budget: Mapping[str, float] = _BUDGET
+) -> None:
+    """Upload, train, complete and score on a running service; `budget` is the job's. Raises ClientError."""
     _head(console, f"uploading {name}")
     corpus = _upload(client, name, text)
     _say(
         console, f"{whole(corpus['characters'])} characters, {corpus['distinct_characters']} of them distinct"
     )
-    _head(console, f"training for {train_s:.0f} seconds; the last tenth of the text is held out")
-    model = _train(client, console, corpus, name, train_s)
+    [(unit, amount)] = budget.items()
+    _head(console, f"training for {amount:.0f} {unit}; the last tenth of the text is held out")
+    model = _train(client, console, corpus, name, budget)
     text = unicodedata.normalize("NFC", text)
     held_out = len(text) - int(len(text) * _HELD_OUT)
     _head(console, "completing prompts from the held-out part")
     for place in prompt_places(text, held_out):
         _show_completion(client, console, model, text, place)
     _head(console, "how surprising is each character of a held-out sentence, and of the same one damaged?")
-    _show_damage(client, console, model, text, sentence(text, held_out))
+    _show_damage(client, console, model, text, sentence(text, held_out), held_out)
 
 
 def _read(file: Path | None) -> tuple[str, str]:
@@ -116,13 +121,13 @@ def _upload(client: Client, name: str, text: str) -> Corpus:
         return client.add_corpus(text)  # an earlier run had another text of this name; the id will do
 
 
-def _train(client: Client, console: Console, corpus: Corpus, name: str, train_s: float) -> str:
+def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: Mapping[str, float]) -> str:
     """Train and show it; return the model's name@version."""
     job = client.create_job(
         {
             "corpus": corpus["id"],
             "name": name,
-            "budget": {"seconds": train_s},
+            "budget": dict(budget),
             "validation_fraction": _HELD_OUT,
         }
     )
@@ -157,18 +162,23 @@ def _show_completion(client: Client, console: Console, model: str, text: str, pl
         console.print(line)
 
 
-def _show_damage(client: Client, console: Console, model: str, text: str, span: tuple[int, int]) -> None:
+def _show_damage(
+    client: Client, console: Console, model: str, text: str, span: tuple[int, int], held_out: int
+) -> None:
     start, end = span
     context = text[max(0, start - _CONTEXT) : start]
     whole_sentence = text[start:end]
-    damaged, damages = damage(whole_sentence, alphabet=letters(text))
+    damaged, damages = damage(whole_sentence, alphabet=letters(text), known=text[:held_out])
     console.print(legend(console), soft_wrap=True)
-    bits = []
+    bits, spans = [], []
     for title, shown in (("as it is", whole_sentence), ("damaged", damaged)):
-        bits.append((client.score(model, context + shown)["bits"] or [])[len(context) :])
+        answer = client.score(model, context + shown)
+        bits.append((answer["bits"] or [])[len(context) :])
+        spans.append(_behind(len(context), answer["spans"] or []))
         mean = sum(bits[-1]) / len(shown)
         console.print(Text(f"\n{title}: {mean:.2f} bits per character", style="dim"))
         console.print(heatmap(shown, bits[-1], console))
+        console.print(Text("flagged: ", style="dim").append(marked(shown, spans[-1], console)))
     console.print()
     before, after = bits
     for one in damages:
@@ -177,6 +187,32 @@ def _show_damage(client: Client, console: Console, model: str, text: str, span: 
         line.append(f"{after[one.place]:.1f} bits", style="bold")
         line.append(f" instead of {before[one.place]:.1f}")
         _say(console, line)
+    _say(console, verdict({one.place for one in damages}, *spans), style="bold")
+
+
+def verdict(damaged: set[int], before: list[OddSpan], after: list[OddSpan]) -> str:
+    """Return what was flagged, in words, of the places that are damaged and of others.
+
+    >>> verdict({1, 4}, [], [{"start": 4, "end": 6, "bits": 20.0, "expected": None}])
+    'flagged: 1 of 2 damaged characters and 1 other; none in the sentence as it is'
+    """
+    places = {i for span in after for i in range(span["start"], span["end"])}
+    if places == damaged and not before:
+        return "flagged: the damaged characters, and nothing else in either sentence"
+    others, falsely = len(places - damaged), sum(span["end"] - span["start"] for span in before)
+    return (
+        f"flagged: {len(places & damaged)} of {len(damaged)} damaged characters and {others or 'no'}"
+        f" other{'' if others == 1 else 's'}; {falsely or 'none'} in the sentence as it is"
+    )
+
+
+def _behind(place: int, spans: list[OddSpan]) -> list[OddSpan]:
+    """Return the spans of what stands behind `place`, with places counted from there."""
+    return [
+        {**span, "start": max(0, span["start"] - place), "end": span["end"] - place}
+        for span in spans
+        if span["end"] > place
+    ]
 
 
 def prompt_places(text: str, held_out: int) -> list[int]:
@@ -211,21 +247,32 @@ def _is_prose(line: str) -> bool:
     return letters >= 0.9 * len(line) and line.count(" ") * 9 >= len(line) and "   " not in line
 
 
-def damage(sentence: str, *, alphabet: str) -> tuple[str, list[Damage]]:
+def damage(sentence: str, *, alphabet: str, known: str) -> tuple[str, list[Damage]]:
     """Return the sentence with a few letters replaced, and which; always the same ones.
 
-    >>> damage("the quick brown fox", alphabet="abcdefghijklmnopqrstuvwxyz")[0]
-    'the quvck brbwa fox'
+    Each becomes the letter that the text `known` has most seldom between such neighbours: no right word by
+    chance.
+
+    >>> damage("the quick brown fox", alphabet="abcdefghinopqwxyz", known="the quack and the brawl")[0]
+    'the qubck brbwa fox'
     """
     places = [i for i, c in enumerate(sentence) if c in alphabet]
     # Inside a word, where the right letter is no surprise.
     places = [i for i in places if i >= 2 and sentence[i - 2 : i].isalpha()] or places
     spread = [len(places) * (2 * i + 1) // (2 * _DAMAGES) for i in range(_DAMAGES)]
     chosen = sorted({places[i] for i in spread}) if places else []
+    known = known[-_MOST_COUNTED:]
+    seen = Counter(known[i : i + 3] for i in range(len(known) - 2))
     found, characters = [], list(sentence)
     for place in chosen:
-        was = sentence[place]
-        now = alphabet[(alphabet.index(was) + len(alphabet) // 2) % len(alphabet)]
+        before, was, after = (
+            "".join(characters[max(0, place - 2) : place]),
+            sentence[place],
+            sentence[place + 1 : place + 2],
+        )
+        now = min(
+            (c for c in alphabet if c != was), key=lambda c: seen[before + c] + seen[before[-1:] + c + after]
+        )
         characters[place] = now
         found.append(Damage(place, was, now))
     return "".join(characters), found

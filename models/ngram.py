@@ -22,6 +22,7 @@ from models.runtime.scoring import unknown_bits
 from models.vocabulary import UNKNOWN_ID, Vocabulary
 
 Ids = NDArray[np.integer[Any]]
+Counts = NDArray[np.int64]
 
 _UNSEEN = -1
 
@@ -78,13 +79,35 @@ class NgramModel:
             # numbers[i] is of the n - 1 characters that end before place i + n - 1.
             keys = numbers[: len(ids) - n + 1] * size + ids[n - 1 :]
             grams, numbers, counts = _count(keys, contexts * size)
-            before, last = np.divmod(grams, size)
-            counts[last == UNKNOWN_ID] = 0
-            seen = np.bincount(before, weights=counts, minlength=contexts).astype(np.int64)
-            followers = np.bincount(before, weights=counts > 0, minlength=contexts).astype(np.int64)
-            orders.append(_Order(grams, counts, seen, followers))
+            counts[grams % size == UNKNOWN_ID] = 0
+            orders.append(_order(grams, counts, contexts, size))
             contexts = len(grams)
         return cls(orders, size)
+
+    @classmethod
+    def of_counts(cls, counted: Sequence[tuple[Counts, Counts]], vocabulary: Vocabulary) -> Self:
+        """Make the model that gave these by `counted`. Raises ValueError: no model did."""
+        if not counted:
+            raise ValueError("there are no n-grams")
+        size, contexts = len(vocabulary), 1
+        orders = []
+        for grams, counts in counted:
+            if len(grams) != len(counts) or not len(grams) or (np.diff(grams) <= 0).any():
+                raise ValueError("the n-grams are not in order")
+            if grams[0] < 0 or grams[-1] >= contexts * size or counts.min() < 0:
+                raise ValueError("an n-gram or its count is out of range")
+            orders.append(_order(grams, counts, contexts, size))
+            contexts = len(grams)
+        return cls(orders, size, vocabulary)
+
+    def counted(self) -> list[tuple[Counts, Counts]]:
+        """Return, of each order, the n-grams as numbers, ascending, and how often each was seen."""
+        return [(order.grams, order.counts) for order in self._orders]
+
+    def for_vocabulary(self, vocabulary: Vocabulary) -> "NgramModel":
+        """Return this model of ids with the characters that they stand for, so that it scores texts."""
+        assert len(vocabulary) == self.V
+        return NgramModel(self._orders, self.V, vocabulary)
 
     def surprisal(self, text: str, *, context: str = "\n") -> NDArray[np.float64]:
         """Return the bits of each character of NFC `text`, (len(text),), after `context`.
@@ -139,6 +162,13 @@ class NgramModel:
         bits[len(self._orders) :] = bits[len(self._orders) - 1]
         bits[:, ids == UNKNOWN_ID] = unknown_bits(self.V)
         return bits
+
+
+def _order(grams: Counts, counts: Counts, contexts: int, size: int) -> _Order:
+    before = grams // size
+    seen = np.bincount(before, weights=counts, minlength=contexts).astype(np.int64)
+    followers = np.bincount(before, weights=counts > 0, minlength=contexts).astype(np.int64)
+    return _Order(grams, counts, seen, followers)
 
 
 _SLICE = 1 << 18  # characters that are scored at a time

@@ -5,6 +5,8 @@
     model.onnx    (ids (T, B), state (B, S), first) -> (logits (T - first, B, V), state (B, S))
     model.int8.npz    int8 weights of an LSTM for the kernels; there only if measured to be as good
     model.int8.onnx   in its place for other architectures
+    ngram.npz         counts of the text's n-grams, which judge lines beside the network
+    calibration.json  what held-out lines score
 
 A reader refuses a format it does not know and a file whose hash differs. Nothing is ever unpickled.
 """

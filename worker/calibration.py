@@ -1,25 +1,29 @@
-"""The calibration made with a model: what the lines of its held-out text score."""
+"""What a model needs to judge lines: n-grams of its text, and what the lines of its held-out text score."""
 
+from models.anomaly import ngram
 from models.anomaly.calibration import FEWEST_LINES, calibrate
 from models.runtime.scoring import read_lines
 from models.runtime.session import Network
-from store.calibrations import validation_file
+from store.calibrations import MODEL_FILE, validation_file
 from worker.texts import Text
 
 _CHARACTERS = 5_000_000  # of the held-out text, from its beginning: a minute or two
 _LONGEST_LINE = 50_000  # longer ones are no lines
 
 
-def validation_calibration(graph: bytes, text: Text, *, cores: int) -> bytes | None:
-    """Return the file with the calibration on the whole lines of the held-out text; None if it has too few.
+def anomaly_files(graph: bytes, text: Text, *, cores: int) -> dict[str, bytes]:
+    """Return the files of a model that scores need: the n-grams, and the calibration if it can be made.
 
-    The lines are read as lines are when they are scored: each by itself, after a newline.
+    It is made on the whole lines of the held-out text, read as lines are when they are scored: each by
+    itself, after a newline.
     """
+    counted = ngram.ngram_of(text.train[-ngram.MOST_CHARACTERS :], text.vocabulary)
+    files = {ngram.FILE: ngram.dump(counted)}
     held_out = text.vocabulary.decode(text.validation[:_CHARACTERS])
     follows_newline = text.vocabulary.decode(text.train[-1:]) == "\n"
     whole = held_out.split("\n")[0 if follows_newline else 1 : -1]
     lines = [line for line in whole if len(line) <= _LONGEST_LINE]
-    if len(lines) < FEWEST_LINES:
-        return None
-    network = Network(graph, threads=cores)
-    return validation_file(calibrate(read_lines(network, text.vocabulary, lines, with_end=True)))
+    if len(lines) >= FEWEST_LINES:
+        readings = read_lines(Network(graph, threads=cores), text.vocabulary, lines, with_end=True)
+        files[MODEL_FILE] = validation_file(calibrate(ngram.with_ngram(readings, lines, counted)))
+    return files

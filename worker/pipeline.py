@@ -16,11 +16,11 @@ from models.masks import Masks
 from models.runtime.engine import FLOAT32_FILE
 from models.runtime.session import open_network
 from models.saved_model import Card, describe_files
-from store.calibrations import MODEL_FILE as CALIBRATION_FILE
 from store.corpora import Corpora
 from store.jobs import Job, JobRequest
 from store.models import Models
-from worker.calibration import validation_calibration
+from worker import advice
+from worker.calibration import anomaly_files
 from worker.checkpoints import Checkpoint
 from worker.evaluation import bits_per_character
 from worker.export import int8_file, saved_files
@@ -84,6 +84,8 @@ def train_model(
             f"the corpus has {characters} characters; training needs {MINIMUM_CHARACTERS}",
             code="corpus_too_small",
         )
+    if not request.masks and not resume and (sentence := advice.timestamps(pieces())):
+        on_event("message", {"text": sentence})
     # A job that goes on has its weights and characters in its checkpoint.
     start = Start.load(models, request.start_from) if request.start_from and not resume else None
     known = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
@@ -121,8 +123,7 @@ def train_model(
     files = saved_files(result.network)
     report = _measured(result, text, files["model.onnx"], cores=cores)
     files, report["int8"] = _with_int8(files, text, report["validation_bits_per_character"], cores=cores)
-    if calibration := validation_calibration(files["model.onnx"], text, cores=cores):
-        files[CALIBRATION_FILE] = calibration
+    files |= anomaly_files(files["model.onnx"], text, cores=cores)
     size = len(text.vocabulary)
     about: dict[str, Any] = {
         "name": request.name,

@@ -21,7 +21,8 @@ from app.schemas.scores import (
     StreamQuery,
 )
 from app.score_stream import STREAMED, ScoreStream, is_streamed
-from app.scoring import DECIMALS, Line, Options, Scorer, Where, calibration_body
+from app.scoring import DECIMALS, Line, Options, Scorer, Where, calibration_body, is_unusual
+from models.anomaly.drift import drift
 
 router = APIRouter(prefix="/v1/models", tags=["inference"])
 
@@ -96,7 +97,10 @@ def _score(parts: Parts, model: str, body: ScoreCreate) -> ScoreBody:
             lines, _ = scorer.read_on(originals, Where())
         else:
             lines, stream = scorer.read_in_stream(parts.streams, originals, body.stream_id)
-        return _body(scorer, lines, lines=scorer.describe(lines), stream=stream)
+        told = scorer.describe(lines)
+        return _body(
+            scorer, lines, lines=told, stream=stream, drift=drift(len(told), sum(map(is_unusual, told)))
+        )
 
 
 def _score_text(scorer: Scorer, text: str) -> ScoreBody:

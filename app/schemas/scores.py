@@ -248,6 +248,11 @@ class ScoreBody(BaseModel):
         None, description="Null where the model has none; `POST …/calibrate` makes one."
     )
     stream: StreamBody | None = None
+    drift: str | None = Field(
+        None,
+        description="What is to be done if 100 lines or more are no longer like those of the calibration;"
+        " null: they are, or there are fewer.",
+    )
     unknown_characters: list[str] = Field(
         description="The distinct characters that the model has never seen. Each costs log2(V - 1) + 2 bits,"
         " where V - 1 is the number of characters it knows: 2 bits more than guessing blindly."
@@ -327,7 +332,7 @@ EXAMPLE_STREAM: list[dict[str, Any]] = [
         "anomalous": True,
         "spans": [{"start": 40, "end": 52, "bits": 31.2, "expected": None}],
     },
-    {"object": "score.end", "lines": 1, "characters": 91, "anomalous": 1, "seconds": 0.02},
+    {"object": "score.end", "lines": 1, "characters": 91, "anomalous": 1, "unusual": 1, "seconds": 0.02},
 ]
 """What a streamed request is answered with, one object a line."""
 

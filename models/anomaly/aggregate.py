@@ -1,10 +1,11 @@
-"""Eight figures of a line, from the surprisal of its characters.
+"""Figures of a line, from the surprisal of its characters: eight of the network's, four of the n-grams'.
 
 No one aggregate finds every kind of oddness: a foreign text raises the mean, a wrong token some adjacent
 characters, a forbidden character one. So the highest mean over 1, 3 and 12 adjacent characters and the mean
 over the line are all taken, twice: of the surprisal itself, and of its excess over what the network expected
 to be surprised by (the entropy of its prediction), so that a random id, which no model can foresee, does not
-count as odd. How they become one score is in `models.anomaly.calibration`. docs/anomalies.md has the study.
+count as odd. Of the n-grams' surprisal, where the model has them, the four are taken once. How they become
+one score is in `models.anomaly.calibration`. docs/anomalies.md has the study.
 """
 
 from collections.abc import Sequence
@@ -17,23 +18,33 @@ from models.runtime.scoring import Reading
 WINDOWS = (1, 3, 12)
 """Adjacent characters over which means are taken; beside them the whole line."""
 
-STATISTICS = tuple(f"{what}_{over}" for what in ("bits", "excess") for over in (*map(str, WINDOWS), "line"))
+_MEANS = (*map(str, WINDOWS), "line")
+STATISTICS = tuple(f"{what}_{over}" for what in ("bits", "excess") for over in _MEANS)
 """The names of the columns of `statistics`."""
+
+NGRAM_STATISTICS = tuple(f"ngram_{over}" for over in _MEANS)
+"""Those of the columns behind them, of a model with n-grams."""
 
 
 def statistics(readings: Sequence[Reading]) -> NDArray[np.float64]:
     """Return (n, 8) the STATISTICS of n lines, in bits; the newline behind a line counts as a character.
 
-    A line shorter than a window is taken as if it were filled up with characters of 0 bits. A line with
-    nothing to count gets zeros.
+    With the NGRAM_STATISTICS behind them, (n, 12), if all lines were read by n-grams, too. A line shorter
+    than a window is taken as if it were filled up with characters of 0 bits. A line with nothing to count
+    gets zeros.
     """
+    has_ngram = bool(readings) and all(r.ngram_bits is not None for r in readings)
+    names = STATISTICS + NGRAM_STATISTICS if has_ngram else STATISTICS
     lengths = np.array([_counted(r) for r in readings], np.intp)
-    found = np.zeros((len(readings), len(STATISTICS)))
+    found = np.zeros((len(readings), len(names)))
     if not lengths.any():
         return found
     bits = np.concatenate([_with_end(r.bits, r.end_bits, r) for r in readings]).astype(np.float64)
     entropy = np.concatenate([_with_end(r.entropy, r.end_entropy, r) for r in readings])
-    for first, values in ((0, bits), (len(WINDOWS) + 1, bits - entropy)):
+    read = [bits, bits - entropy]
+    if has_ngram:
+        read.append(np.concatenate([r.ngram_bits for r in readings if r.ngram_bits is not None], dtype=float))
+    for first, values in zip(range(0, len(names), len(_MEANS)), read, strict=True):
         for column, window in enumerate(WINDOWS, first):
             found[:, column] = _highest_means(values, lengths, window)
         found[:, first + len(WINDOWS)] = _sums(values, lengths) / np.maximum(lengths, 1)

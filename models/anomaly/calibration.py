@@ -1,14 +1,15 @@
 """What normal lines score, and from it: one score for a line, its p-value, and a threshold.
 
-**The score.** Each of a line's eight statistics is compared with those of the calibration lines: the share of
+**The score.** Each of a line's statistics is compared with those of the calibration lines: the share of
 them at least as high, as in conformal prediction, p = (1 + #{c >= s}) / (n + 1). Above the highest of them,
-p goes on falling as the tail of an exponential distribution does. The score is the mean of the eight
+p goes on falling as the tail of an exponential distribution does. The score is a weighted mean of the
 -log2 p (Fisher's way of combining p-values, 1925), so its unit is bits: how rare the line is among normal
-ones. It takes no labels, no weights and no choice by domain.
+ones. It takes no labels and no choice by domain: the network's statistics and the n-grams' share the weight
+by which of the two reads the calibration lines in fewer bits (`_weights`).
 
-**The p-value.** The eight depend on each other, so the score is calibrated again: each calibration line is
-scored against the others, and p = (1 + #{scores >= s}) / (n + 1). If calibration and new lines come from one
-distribution, in any order, at most a share p of normal lines gets a p-value as low as p (Vovk et al. 2005).
+**The p-value.** The statistics depend on each other, so the score is calibrated again: each calibration line
+is scored against the others, and p = (1 + #{scores >= s}) / (n + 1). If calibration and new lines come from
+one distribution, in any order, at most a share p of normal lines gets one as low as p (Vovk et al. 2005).
 It is never below 1 / (n + 1), unless the scores' tail fits a generalised Pareto distribution (`tail`).
 """
 
@@ -34,13 +35,16 @@ DEEPEST = 100
 CHARACTER_RATES = (0.01, 0.003, 0.001, 0.0003, 0.0001)
 """Shares of normal characters whose lowest excess is remembered, for marking odd ones."""
 
-SAME_BITS = tuple(0.03 / over for over in (*WINDOWS, 10)) * 2
-"""Differences of the eight statistics that say nothing, in bits. Lines of a log are often alike to the letter,
+SAME_BITS = tuple(0.03 / over for over in (*WINDOWS, 10)) * 3
+"""Differences of the statistics that say nothing, in bits. Lines of a log are often alike to the letter,
 above all under masks, and their figures differ by rounding, or by as much as this between float32 and int8:
 without a tolerance half of the likes of a line would not be reached by it, and it would seem rare."""
 
 SAME_SCORE = 0.05
-"""The same for the score, which a step of a few lines in the eight ranks can move."""
+"""The same for the score, which a step of a few lines in the ranks can move."""
+
+NETWORKS_SHARE = (1 / 3, 0.8)
+"""The least and the most weight of the network's statistics beside the n-grams'."""
 
 Floats = NDArray[np.float64]
 
@@ -50,8 +54,9 @@ class Bucket:
     """Calibration lines of up to `longest` characters (None: of any length) that no smaller bucket has."""
 
     longest: int | None
-    statistics: Floats  # (8, n) ascending, each by itself
-    spread: Floats  # (8,) standard deviations
+    statistics: Floats  # (k, n) ascending, each by itself; k is 8, or 12 with n-grams
+    spread: Floats  # (k,) standard deviations
+    weights: Floats  # (k,) of the statistics in the score; they sum to 1
     scores: Floats  # (n,) ascending; each line's, against the others
     tail: Tail | None
     lines: int  # as many as there were; n of them are kept
@@ -67,8 +72,8 @@ class Bucket:
         return 1 / (DEEPEST * (self.kept + 1)) if self.tail else 1 / (self.kept + 1)
 
     def score(self, found: Floats) -> Floats:
-        """Return (m,) the scores of lines with statistics (m, 8)."""
-        return _combine(found, self.statistics, self.spread)
+        """Return (m,) the scores of lines with statistics (m, k)."""
+        return _combine(found, self.statistics, self.spread, self.weights)
 
     def p_value(self, scores: Floats) -> Floats:
         """Return (m,) the p-values of scores (m,)."""
@@ -127,8 +132,10 @@ class Calibration:
 
     def score(self, readings: Sequence[Reading]) -> tuple[Floats, Floats]:
         """Return the scores and p-values, each (n,), of n lines."""
-        found = statistics(readings)
         scores, p = np.zeros(len(readings)), np.ones(len(readings))
+        if not readings:
+            return scores, p
+        found = statistics(readings)
         places = self._bucket_of(np.array([len(r.bits) for r in readings], np.intp))
         for i, bucket in enumerate(self.buckets):
             mine = places == i
@@ -176,8 +183,9 @@ def calibrate(readings: Sequence[Reading], *, buckets: int = 1) -> Calibration:
             param="lines",
         )
     found = statistics(readings)
+    weights = _weights(readings) if found.shape[1] > len(STATISTICS) else _EQUAL
     lengths = np.array([len(r.bits) for r in readings], np.intp)
-    made = [_bucket(found[mine], longest) for mine, longest in _by_length(lengths, buckets)]
+    made = [_bucket(found[mine], longest, weights) for mine, longest in _by_length(lengths, buckets)]
     excess = np.concatenate([r.bits - r.entropy for r in readings])
     rates = [1 - rate for rate in CHARACTER_RATES]
     quantiles = np.quantile(excess, rates) if excess.size else np.zeros(len(rates))
@@ -195,15 +203,30 @@ def _by_length(lengths: NDArray[np.intp], buckets: int) -> list[tuple[NDArray[np
     return kept
 
 
-def _bucket(found: Floats, longest: int | None) -> Bucket:
-    ordered = np.sort(found, 0).T  # (8, n)
+def _weights(readings: Sequence[Reading]) -> Floats:
+    """Return (12,) the weights of the statistics: who reads normal lines in fewer bits has more.
+
+    A bit a character more or less moves half of the weight, within NETWORKS_SHARE. Of the n-grams' the mean
+    over the line counts three times, for it is where they are best. docs/anomalies.md has the study.
+    """
+    network = sum(float(r.bits.sum(dtype=np.float64)) + r.has_end * r.end_bits for r in readings)
+    ngrams = sum(float(r.ngram_bits.sum(dtype=np.float64)) for r in readings if r.ngram_bits is not None)
+    characters = sum(len(r.bits) + r.has_end for r in readings)
+    share = np.clip(0.5 + (ngrams - network) / (2 * max(1, characters)), *NETWORKS_SHARE)
+    of_ngrams = np.array([1.0] * len(WINDOWS) + [3.0])
+    return np.concatenate([share * _EQUAL, (1 - share) * of_ngrams / of_ngrams.sum()])
+
+
+def _bucket(found: Floats, longest: int | None, weights: Floats) -> Bucket:
+    ordered = np.sort(found, 0).T  # (k, n)
     spread = found.std(0)
-    scores = np.sort(_score_each_by_others(found, ordered, spread))
+    scores = np.sort(_score_each_by_others(found, ordered, spread, weights))
     kept = _thin(len(found))
     return Bucket(
         longest,
         np.ascontiguousarray(ordered[:, kept]),
         spread,
+        weights,
         scores[kept],
         fit_tail(scores),
         len(found),
@@ -216,27 +239,27 @@ def _thin(lines: int) -> NDArray[np.intp]:
     return np.linspace(0, lines - 1, MOST_KEPT).round().astype(np.intp)
 
 
-def _combine(found: Floats, ordered: Floats, spread: Floats) -> Floats:
-    """Return (m,) scores of statistics (m, 8), against ordered (8, n)."""
+def _combine(found: Floats, ordered: Floats, spread: Floats, weights: Floats) -> Floats:
+    """Return (m,) scores of statistics (m, k), against ordered (k, n)."""
     n = ordered.shape[1]
     total = np.zeros(len(found))
-    for column, (values, same) in enumerate(zip(ordered, SAME_BITS, strict=True)):
+    for column, (values, same) in enumerate(zip(ordered, SAME_BITS, strict=False)):
         mine = found[:, column] - same
         reached = n - values.searchsorted(mine, "left")
-        total += _bits(reached, n, mine - values[-1], spread[column])
-    return total / len(STATISTICS)
+        total += weights[column] * _bits(reached, n, mine - values[-1], spread[column])
+    return total
 
 
-def _score_each_by_others(found: Floats, ordered: Floats, spread: Floats) -> Floats:
+def _score_each_by_others(found: Floats, ordered: Floats, spread: Floats, weights: Floats) -> Floats:
     """Return (n,) what `_combine` gives each calibration line if it is left out of the others."""
     n = len(found)
     total = np.zeros(n)
-    for column, (values, same) in enumerate(zip(ordered, SAME_BITS, strict=True)):
+    for column, (values, same) in enumerate(zip(ordered, SAME_BITS, strict=False)):
         mine = found[:, column] - same
         reached = n - values.searchsorted(mine, "left") - 1  # but for itself
         highest = np.where(found[:, column] >= values[-1], values[-2], values[-1])  # of the others
-        total += _bits(reached, n - 1, mine - highest, spread[column])
-    return total / len(STATISTICS)
+        total += weights[column] * _bits(reached, n - 1, mine - highest, spread[column])
+    return total
 
 
 def _bits(reached: NDArray[np.intp], n: int, beyond: Floats, spread: float) -> Floats:
@@ -244,5 +267,6 @@ def _bits(reached: NDArray[np.intp], n: int, beyond: Floats, spread: float) -> F
     return -np.log2((1 + reached) / (n + 1)) + np.maximum(beyond, 0.0) / (spread + _LEAST_SPREAD)
 
 
+_EQUAL = np.full(len(STATISTICS), 1 / len(STATISTICS))
 _LEAST_SPREAD = 0.05
 """Bits added to a spread, so that where all lines are the same a small difference is not endlessly rare."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.aggregate import STATISTICS
+from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS
 from models.anomaly.calibration import Bucket, Calibration
 from models.anomaly.tail import Tail
 from models.errors import Unavailable
@@ -25,7 +25,7 @@ def dump(calibration: Calibration, **about: Any) -> bytes:
     record = {
         "format_version": FORMAT_VERSION,
         "about": about,
-        "statistics": STATISTICS,
+        "statistics": _names(len(calibration.buckets[0].weights)),
         "character_excess": calibration.character_excess,
         "characters": calibration.characters,
         "buckets": [
@@ -34,6 +34,7 @@ def dump(calibration: Calibration, **about: Any) -> bytes:
                 "lines": bucket.lines,
                 "statistics": _pack(bucket.statistics),
                 "spread": bucket.spread.tolist(),
+                "weights": bucket.weights.tolist(),
                 "scores": _pack(bucket.scores),
                 "tail": asdict(bucket.tail) if bucket.tail else None,
             }
@@ -51,7 +52,8 @@ def load(data: bytes, *, where: str) -> tuple[Calibration, dict[str, Any]]:
     """
     try:
         record = json.loads(data)
-        if record["format_version"] != FORMAT_VERSION or tuple(record["statistics"]) != STATISTICS:
+        names = tuple(record["statistics"])
+        if record["format_version"] != FORMAT_VERSION or names != _names(len(names)):
             raise Unavailable(
                 f"{where} is a calibration of another version of nextchar; calibrate again",
                 code="calibration_format_unknown",
@@ -67,14 +69,22 @@ def load(data: bytes, *, where: str) -> tuple[Calibration, dict[str, Any]]:
 
 def _bucket(record: dict[str, Any]) -> Bucket:
     scores = _unpack(record["scores"])
+    spread = np.array(record["spread"], np.float64)
     return Bucket(
         record["longest"],
-        _unpack(record["statistics"]).reshape(len(STATISTICS), len(scores)),
-        np.array(record["spread"], np.float64),
+        _unpack(record["statistics"]).reshape(len(spread), len(scores)),
+        spread,
+        # From before there were n-grams, records have none: all counted the same.
+        np.array(record.get("weights", [1 / len(spread)] * len(spread)), np.float64),
         scores,
         Tail(**record["tail"]) if record["tail"] else None,
         record["lines"],
     )
+
+
+def _names(count: int) -> tuple[str, ...]:
+    """Return the names of so many statistics."""
+    return STATISTICS if count == len(STATISTICS) else STATISTICS + NGRAM_STATISTICS
 
 
 def _pack(values: NDArray[np.float64]) -> str:

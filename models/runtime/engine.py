@@ -20,6 +20,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from models.anomaly import ngram
 from models.anomaly.explain import Span, odd_spans
 from models.errors import InvalidInput, Unavailable
 from models.runtime.adapting import MOST_WEIGHTS, Memory, read_adapting
@@ -73,6 +74,9 @@ class Engine:
             raise Unavailable(f"model {saved.card.reference} has no {FLOAT32_FILE}", code="model_damaged")
         networks = {precision: self._load(name, threads) for precision, name in names.items()}
         self._network = networks["float32"]
+        self._ngram = None
+        if ngram.FILE in saved.card.files:
+            self._ngram = ngram.load(saved.file(ngram.FILE), saved.vocabulary)
         self.weight_bytes = sum(saved.card.files[name].bytes for name in names.values())
         self.batch_invariant = is_batch_invariant(self._network)
         share = cache_bytes // len(networks)  # states of one precision are of no use to the other
@@ -151,13 +155,15 @@ class Engine:
 
         In float32; with `fast` in int8, where the model has it and this machine can compile its kernels.
         """
-        return read_lines(self._reader(fast=fast), self._vocabulary, lines, with_end=True)
+        readings = read_lines(self._reader(fast=fast), self._vocabulary, lines, with_end=True)
+        return self._with_ngram(readings, lines)
 
     def read_on(
         self, lines: Sequence[str], state: NDArray[np.float32] | None, *, fast: bool = False
     ) -> tuple[list[Reading], NDArray[np.float32]]:
         """Read lines one behind the other, from and to a state; see `models.runtime.scoring.read_on`."""
-        return read_on(self._reader(fast=fast), self._vocabulary, lines, state)
+        readings, state = read_on(self._reader(fast=fast), self._vocabulary, lines, state)
+        return self._with_ngram(readings, lines), state
 
     def read_adapting(self, lines: Sequence[str], memory: Memory | None) -> tuple[list[Reading], Memory]:
         """Read lines one behind the other and learn from each; see `models.runtime.adapting`.
@@ -179,7 +185,8 @@ class Engine:
                 code="cannot_adapt",
                 param="adapt",
             )
-        return read_adapting(self._network, self._vocabulary, lines, memory, units=network.units)
+        readings, memory = read_adapting(self._network, self._vocabulary, lines, memory, units=network.units)
+        return self._with_ngram(readings, lines), memory
 
     def odd_spans(self, text: str, *, threshold: float, context: str = "\n") -> list[Span]:
         """Return the odd spans of a text of characters; see `models.anomaly.explain`."""
@@ -230,6 +237,9 @@ class Engine:
         except Exception:  # whatever a compiler says of a processor nobody here has seen; float32 goes on
             log.exception("the int8 kernels cannot be compiled here")
             self._cannot_compile = True
+
+    def _with_ngram(self, readings: list[Reading], lines: Sequence[str]) -> list[Reading]:
+        return ngram.with_ngram(readings, lines, self._ngram) if self._ngram else readings
 
     def _reader(self, *, fast: bool) -> StepNetwork:
         if fast and self._compiled:

@@ -39,7 +39,8 @@ class Reading:
 
     `bits` is the surprisal of each, (N,) float32; `entropy` (N,) float32 what it expected to be surprised
     by there, in bits. With `has_end`, `end_bits` and `end_entropy` are those of the newline behind the line;
-    otherwise that was not asked for, or the network knows no newline.
+    otherwise that was not asked for, or the network knows no newline. `ngram_bits`, (N,) float32 or with the
+    newline (N + 1,), is what the model's n-grams were surprised by, where it has them.
     """
 
     bits: NDArray[np.float32]
@@ -47,6 +48,7 @@ class Reading:
     has_end: bool = False
     end_bits: float = 0.0
     end_entropy: float = 0.0
+    ngram_bits: NDArray[np.float32] | None = None
 
 
 def unknown_bits(vocabulary_size: int) -> float:

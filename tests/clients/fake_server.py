@@ -317,7 +317,8 @@ class _Handler(BaseHTTPRequestHandler):
         lines = self.body.split(b"\n")[:-1]
         records = [_line_record(number, line, self.query) for number, line in enumerate(lines, 1)]
         told = [r for r in records if r["anomalous"] or "not_utf8" in r or self.query["only"] == "all"]
-        whole = [{"object": "score.end", "lines": len(lines)}]
+        unusual = sum(r["p_value"] <= 0.1 for r in records)
+        whole = [{"object": "score.end", "lines": len(lines), "unusual": unusual}]
         start = {"object": "score.start", "model": model, "false_alarms": 0.01, "threshold": 6.0}
         self._start_stream()
         for record in [start | {"calibration": calibration}, *(told + whole if cut is None else told[:cut])]:

@@ -60,6 +60,18 @@ def test_patience_ends(server: FakeServer, told: Callable[..., list[int]]) -> No
         told(b"A\n", [], Totals(), patience_s=0.05)
 
 
+def test_lines_that_have_changed_are_told_once_over_all_batches(
+    told: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "_LEAST_BYTES", 40)
+    monkeypatch.setattr(flow, "_MOST_BYTES", 40)
+    said: list[str] = []
+    told(b"A\nA\nb\n" * 60, said, Totals())
+    assert len(said) == 1 and "calibrate on recent" in said[0]
+    told(b"A\nb\nb\nb\n" * 60, said, Totals())
+    assert len(said) == 1
+
+
 def test_lines_at_which_every_answer_breaks_are_given_up(
     server: FakeServer, told: Callable[..., list[int]]
 ) -> None:

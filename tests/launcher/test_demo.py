@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from clients.python.nextchar import Client
+from clients.python.nextchar.answers import OddSpan
 from launcher import demo
 from launcher.stack import Stack
 
@@ -37,7 +38,7 @@ def test_prompts_and_sentence_are_held_out(text: str) -> None:
 def test_damage_changes_a_few_characters_and_says_which(text: str) -> None:
     start, end = demo.sentence(text, len(text) * 9 // 10)
     sentence = text[start:end]
-    damaged, damages = demo.damage(sentence, alphabet=demo.letters(text))
+    damaged, damages = demo.damage(sentence, alphabet=demo.letters(text), known=text)
     assert 1 <= len(damages) <= 3
     assert len(damaged) == len(sentence)
     assert [i for i, (a, b) in enumerate(zip(sentence, damaged, strict=True)) if a != b] == [
@@ -46,21 +47,49 @@ def test_damage_changes_a_few_characters_and_says_which(text: str) -> None:
     assert all((sentence[d.place], damaged[d.place]) == (d.was, d.now) for d in damages)
 
 
-def test_damage_is_always_the_same() -> None:
-    assert demo.damage("a sentence of words", alphabet="abcdefghijklmnopqrstuvwxyz") == demo.damage(
-        "a sentence of words", alphabet="abcdefghijklmnopqrstuvwxyz"
-    )
+def test_damage_is_always_the_same_and_no_right_word() -> None:
+    letters, known = "abcdefghijklmnopqrstuvwxyz", "a list to lift, a lisp, the licks, lie and lid"
+    damaged, damages = demo.damage("the list", alphabet=letters, known=known)
+    assert (damaged, damages) == demo.damage("the list", alphabet=letters, known=known)
+    assert [one.place for one in damages] == [2, 6, 7] and not set(damaged.split()) & set(known.split())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ([], [(1, 2), (4, 5)], "flagged: the damaged characters, and nothing else in either sentence"),
+        (
+            [],
+            [(1, 3)],
+            "flagged: 1 of 2 damaged characters and 1 other; none in the sentence as it is",
+        ),
+        (
+            [(0, 2)],
+            [(1, 2), (4, 5)],
+            "flagged: 2 of 2 damaged characters and no others; 2 in the sentence as it is",
+        ),
+        ([], [], "flagged: 0 of 2 damaged characters and no others; none in the sentence as it is"),
+    ],
+)
+def test_verdict_hides_nothing(
+    before: list[tuple[int, int]], after: list[tuple[int, int]], sentence: str
+) -> None:
+    def spans(places: list[tuple[int, int]]) -> list[OddSpan]:
+        return [{"start": a, "end": b, "bits": 12.0, "expected": None} for a, b in places]
+
+    assert demo.verdict({1, 4}, spans(before), spans(after)) == sentence
 
 
 def test_demonstration_goes_the_whole_way(stack: Stack) -> None:
+    """And flags the damaged characters, and nothing else: with so many steps on any machine."""
     console = Console(file=io.StringIO(), width=100, color_system=None)
     text = unicodedata.normalize("NFD", _PROSE.replace("anybody", "sömebody"))
     with Client(stack.url) as client, console.capture() as captured:
-        demo.demonstrate(client, console, "demonstration", text, train_s=3)
-        demo.demonstrate(
-            client, console, "demonstration", text + "more", train_s=3
-        )  # the name is taken by then
+        demo.demonstrate(client, console, "demonstration", text, budget={"steps": 40})
+        # The name is taken by then.
+        demo.demonstrate(client, console, "demonstration", text + "more", budget={"seconds": 2})
     shown = captured.get()
+    assert "flagged: the damaged characters, and nothing else in either sentence" in shown
     assert "demonstration@1 is trained" in shown
     assert "demonstration@2 is trained" in shown
     assert shown.count("completed") == 6

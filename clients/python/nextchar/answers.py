@@ -160,6 +160,15 @@ class LineScore(TypedDict):
     expected: list[list[Candidate]] | None
 
 
+class OddSpan(TypedDict):
+    """Odd characters, text[start:end], and what was expected in their place, if one thing was."""
+
+    start: int
+    end: int
+    bits: float
+    expected: str | None
+
+
 class Score(TypedDict):
     """Surprisal in bits of a text (`bits`) or of lines each by itself (`lines`)."""
 
@@ -168,5 +177,6 @@ class Score(TypedDict):
     total_bits: float
     bits_per_character: float
     bits: list[float] | None
+    spans: list[OddSpan] | None
     lines: list[LineScore] | None
     unknown_characters: list[str]

@@ -18,6 +18,7 @@ _QUICK_S, _SLOW_S = 1.5, 5.0  # an answer quicker than this asks for larger batc
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.25, 4.0
 _PASSING = frozenset({429, 502, 503, 504})  # HTTP statuses of a service that will be well again
 _MOST_BREAKS = 5  # of answers that had begun and told of no line: then the lines are at fault, not the moment
+_DRIFT_LINES, _DRIFT_SHARE = 100, 0.3  # as in models/anomaly/drift.py
 _STOPPING = ServerUnreachable("the service is stopping")
 
 
@@ -29,6 +30,8 @@ class Totals:
     anomalous: int = 0
     not_utf8: int = 0
     truncated: int = 0
+    unusual: int = 0  # as the most unusual tenth of the calibration's lines
+    told_of_drift: bool = False
     start: dict[str, Any] = field(default_factory=dict)
 
     def count(self, record: Mapping[str, Any]) -> None:
@@ -72,6 +75,7 @@ def score_all(
                     if record["object"] == "score.end":
                         totals.lines += record["lines"] - done
                         done = record["lines"]
+                        _note_drift(record, totals, say)
                     else:
                         totals.lines += record["line"] - done
                         done = record["line"]
@@ -134,6 +138,18 @@ def _note_start(record: dict[str, Any], totals: Totals, say: Callable[[str], Non
     if totals.start and totals.start["model"] != record["model"]:
         say(f"{record['model']} answers from now on, no longer {totals.start['model']}")
     totals.start = record
+
+
+def _note_drift(record: dict[str, Any], totals: Totals, say: Callable[[str], None]) -> None:
+    """Say once that lines have changed: by the service's rule, but for all batches, which may be small."""
+    totals.unusual += record.get("unusual", 0)
+    if totals.told_of_drift or totals.lines < _DRIFT_LINES or totals.unusual <= _DRIFT_SHARE * totals.lines:
+        return
+    totals.told_of_drift = True
+    say(
+        f"{totals.unusual / totals.lines:.0%} of the lines are as unusual as 10% of the calibration's: unless"
+        " they are odd, calibrate on recent ones (nextchar calibrate), mask what always changes, and train"
+    )
 
 
 def _placed(record: dict[str, Any], line: Line) -> dict[str, Any]:

@@ -69,6 +69,14 @@ def test_only_anomalous_lines_are_answered_when_that_is_asked(service: Service) 
     assert start["calibration"]["lines"] == 120 and start["model"] == "fake@1"
 
 
+def test_stream_that_is_no_longer_like_the_calibration_ends_with_what_to_do(service: Service) -> None:
+    calibrate(service)
+    end = stream(service, "ab→→ab→\n".encode() * 150, only="anomalous")[-1]
+    assert (end["unusual"], end["lines"]) == (150, 150) and "calibrate on recent" in end["drift"]
+    end = stream(service, b"abab\n" * 150, only="anomalous")[-1]
+    assert end["unusual"] == 0 and "drift" not in end
+
+
 def test_json_lines_carry_their_ids(service: Service) -> None:
     data = b'"ab"\n{"line": "abc", "id": [7]}\n{"text": "x"}\nnone\n"a\\u0301"\n'
     found = scored(service, data, "application/x-ndjson")

@@ -30,7 +30,7 @@ def line_of(characters: int, total: float, **more: Any) -> dict[str, Any]:
 
 def test_text_is_scored_character_by_character(service: Service) -> None:
     answer = service.http.post(SCORE, json={"text": "fox→"})
-    nothing = ["lines", "false_alarms", "threshold", "calibration", "stream"]
+    nothing = ["lines", "false_alarms", "threshold", "calibration", "stream", "drift"]
     assert answer.json() == {
         "object": "score",
         "model": "fake@1",
@@ -68,6 +68,17 @@ def test_calibrated_lines_get_a_p_value_and_a_flag(service: Service) -> None:
     assert odd["anomalous"] and odd["p_value"] == 0.008264 and odd["score"] > answer["threshold"]
     assert odd["spans"] == [{"start": i, "end": i + 1, "bits": 8.0, "expected": "a"} for i in range(2, 6)]
     assert answer["calibration"] == made and answer["false_alarms"] == 0.02
+
+
+def test_lines_that_are_no_longer_like_those_of_the_calibration_are_told(service: Service) -> None:
+    calibrate(service)
+    same, others = ["ab" * (1 + i % 9) for i in range(120)], ["ab→→ab→"] * 120
+    answers = [
+        service.http.post(SCORE, json={"lines": lines}).json()
+        for lines in (same, others, others[:99], same + others[:40])
+    ]
+    assert [answer["drift"] is None for answer in answers] == [True, False, True, True]
+    assert "100% of 120 lines" in answers[1]["drift"] and "calibrate on recent" in answers[1]["drift"]
 
 
 def test_text_of_one_line_is_judged_as_a_line_and_a_longer_one_shows_its_odd_places(service: Service) -> None:

@@ -56,6 +56,28 @@ def test_only_the_fault_is_marked_with_what_was_expected(line: str, found: list[
     assert marked(line) == found
 
 
+class Late(Alphabet):
+    """Expects `x` as much as the right letter everywhere, and the right one again after it."""
+
+    def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        logits, state = super().step(ids, state, first)
+        logits[..., VOCABULARY.encode("x")[0]] = FAR_BITS * np.log(2)
+        return logits, state
+
+
+def test_a_wrong_letter_that_surprises_only_behind_it_is_marked_where_it_stands() -> None:
+    [span] = odd_spans(Late(), VOCABULARY, "abcxefghijk", threshold=99.0)
+    assert (span.start, span.end, span.expected) == (3, 4, "d")
+    assert span.bits < 2  # it was as likely as the right one
+
+
+def test_every_line_of_a_text_has_its_own_marks() -> None:
+    many = "".join("#" + letter for letter in "abcdefghijklmnopqrst")
+    text = many + "\n\nu#v"
+    assert MOST_MARKS < many.count("#") < 2 * MOST_MARKS
+    assert odd_spans(Alphabet(), VOCABULARY, text, threshold=8.0)[-1].end == len(text) - 1
+
+
 def test_without_a_second_reading_what_follows_is_marked_too() -> None:
     bits = np.array([0.1, 12, 9, 0.1, 9, 0.1, 0.1, 9], np.float32)
     unknown = np.arange(8) == 0
