@@ -123,7 +123,7 @@ def gpu_contestants(size: Size) -> list[Contestant]:
     """Return all that take part on GPUs."""
     shape = _shape(size)
     on_gpu = shape | {"gpu": True}
-    exact = on_gpu | {"gpu_precision": "float32"}
+    exact = on_gpu | {"precision": "float32"}
     torch32, torch16 = on_gpu | {"bfloat16": False}, on_gpu | {"bfloat16": True}
     return _installed(
         [

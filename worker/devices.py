@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from models.architectures.spec import Trainable, TrainingStep
 from models.config import TrainingConfig
-from worker.distributed import DistributedStep
+from worker.distributed import DistributedStep, dtype_policy
 from worker.replicas import ReplicatedStep
-from worker.settings import GpuPrecision
+from worker.settings import Precision
 
 
 def network_and_step(
@@ -17,7 +17,7 @@ def network_and_step(
     *,
     rows: int,
     cores: int,
-    gpu_precision: GpuPrecision = "mixed",
+    precision: Precision = "mixed",
 ) -> tuple[Trainable, TrainingStep]:
     """Return a network with fresh weights, and what trains it.
 
@@ -28,12 +28,13 @@ def network_and_step(
         training: the recipe.
         rows: B, the rows of every window.
         cores: of the CPU, to train on at most, where there is no GPU.
-        gpu_precision: of the products, where there is one.
+        precision: of matrix products: 16 bits where the machine has them, or float32.
     """
     if devices := gpus():
-        step = DistributedStep(build, training, rows=rows, devices=devices, mixed=gpu_precision == "mixed")
+        step = DistributedStep(build, training, rows=rows, devices=devices, mixed=precision == "mixed")
         return step.network, step
-    network = build()
+    with dtype_policy("mixed_bfloat16" if precision == "mixed" else "float32"):
+        network = build()
     return network, ReplicatedStep(network, training, rows=rows, cores=cores)
 
 

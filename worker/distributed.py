@@ -53,7 +53,7 @@ class DistributedStep:
     ) -> None:
         self.replicas = replicas_of(rows, at_most=len(devices))
         self._strategy = _strategy(tuple(devices[: self.replicas]))
-        with self._strategy.scope(), _dtype_policy(_MIXED if mixed else "float32"):
+        with self._strategy.scope(), dtype_policy(_MIXED if mixed else "float32"):
             self.network = build()
             self._optimizer = adamw(training, self.network.variables)
         self._clip_norm = training.clip_norm
@@ -188,7 +188,7 @@ def _strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 
 
 @contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
+def dtype_policy(name: str) -> Iterator[None]:
     """Layers that are made here have this policy."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)

@@ -26,7 +26,7 @@ from worker.evaluation import bits_per_character
 from worker.export import int8_file, saved_files
 from worker.mixing import SecondText
 from worker.report import write_report
-from worker.settings import GpuPrecision
+from worker.settings import Precision
 from worker.start import Start
 from worker.texts import Text, characters_of, read_ids, read_text
 from worker.training import Hooks, Result, StopReason, fit
@@ -54,7 +54,7 @@ def train_model(
     models: Models,
     scratch: Path,
     cores: int,
-    gpu_precision: GpuPrecision = "mixed",
+    precision: Precision = "mixed",
     resume: Checkpoint | None,
     hooks_stop: Callable[[], str | None],
     on_event: Callable[[str, dict[str, Any]], None],
@@ -106,7 +106,7 @@ def train_model(
         request.training,
         text,
         cores=cores,
-        gpu_precision=gpu_precision,
+        precision=precision,
         start=start.grown(text.vocabulary) if start else None,
         second=_second_text(request, corpora, models, text, scratch=scratch, cores=cores, tell=on_event),
         resume=resume,

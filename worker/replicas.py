@@ -1,9 +1,9 @@
 """One optimizer step on all cores: rows split over replicas, gradients averaged.
 
-On a CPU, XLA hardly uses a second core for products this small. So each core runs one single-threaded
-XLA program on its share of the rows, in a thread of its own, and one compiled update averages the
-gradients in a fixed order: the result is the same, bit for bit, from run to run. GPUs are another file's,
-`worker/distributed.py`.
+On a CPU, libraries hardly use a second core for products this small. So each core trains on its share of the
+rows, in a thread of its own: by one single-threaded XLA program, or by the operations of `models.lstm_ops`
+where an architecture has `own_kernels`. One compiled update averages the gradients in a fixed order: the
+result is the same, bit for bit, from run to run. GPUs are another file's, `worker/distributed.py`.
 """
 
 import os
@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from models.architectures import architecture
 from models.architectures.spec import Trainable
 from models.config import TrainingConfig
 
@@ -40,7 +41,8 @@ class ReplicatedStep:
         self._rows = rows
         self._pool = ThreadPoolExecutor(self.replicas)
         self._optimizer = adamw(training, network.variables)
-        self._gradient = tf.function(self._replica_gradient, jit_compile=True, autograph=False)
+        by_xla = not architecture(network.config.architecture).own_kernels
+        self._gradient = tf.function(self._replica_gradient, jit_compile=by_xla, autograph=False)
         self._update = tf.function(self._averaged_update, jit_compile=True, autograph=False)
         self._compiled = False
         self._states = [network.initial_state(rows // self.replicas)] * self.replicas

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from store.settings import StoreSettings
 
-GpuPrecision = Literal["mixed", "float32"]
+Precision = Literal["mixed", "float32"]
 
 
 class WorkerSettings(StoreSettings):
@@ -17,8 +17,9 @@ class WorkerSettings(StoreSettings):
     training_threads: int = Field(
         0, ge=0, le=256, description="Cores to train on; 0 means all that this process may use."
     )
-    gpu_precision: GpuPrecision = Field(
-        "mixed", description="Of the matrix products on a GPU: float16, the rest float32; or all float32."
+    precision: Precision = Field(
+        "mixed",
+        description="Of the matrix products in training: 16 bits where the machine can, or float32.",
     )
     tensorboard_dir: Path | None = Field(
         None,

@@ -137,7 +137,7 @@ class Attempt:
             models=Models(self.blobs),
             scratch=self.settings.data_dir / "scratch",
             cores=self.settings.cores,
-            gpu_precision=self.settings.gpu_precision,
+            precision=self.settings.precision,
             resume=self._resume_point(),
             hooks_stop=self._stop_reason,
             on_event=self._event,

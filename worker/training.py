@@ -26,7 +26,7 @@ from worker.export import graph_of
 from worker.mixing import MixedRows, SecondText
 from worker.rows import Rows
 from worker.schedule import Schedule
-from worker.settings import GpuPrecision
+from worker.settings import Precision
 from worker.texts import Text
 
 EVALUATIONS = 20
@@ -125,7 +125,7 @@ def fit(
     text: Text,
     *,
     cores: int = 1,
-    gpu_precision: GpuPrecision = "mixed",
+    precision: Precision = "mixed",
     start: Weights | None = None,
     second: SecondText | None = None,
     resume: Checkpoint | None = None,
@@ -138,7 +138,7 @@ def fit(
         training: the recipe and the budget.
         text: what to learn from and be judged by.
         cores: of the CPU, that share the rows, at most.
-        gpu_precision: of the matrix products, where there is a GPU.
+        precision: of matrix products: 16 bits where the machine has them, or float32.
         start: weights to begin with, by the names that the network's `weights` gives; by default fresh ones.
         second: a text that shares the batches; by default none does.
         resume: the state to go on from; the result is then, bit for bit, that of an uninterrupted run.
@@ -147,7 +147,7 @@ def fit(
     Raises:
         Diverged: the loss left all bounds several times.
     """
-    return _Fit(config, training, text, cores, gpu_precision, start, second, hooks or Hooks()).run(resume)
+    return _Fit(config, training, text, cores, precision, start, second, hooks or Hooks()).run(resume)
 
 
 class _Fit:
@@ -159,7 +159,7 @@ class _Fit:
         training: TrainingConfig,
         text: Text,
         cores: int,
-        gpu_precision: GpuPrecision,
+        precision: Precision,
         start: Weights | None,
         second: SecondText | None,
         hooks: Hooks,
@@ -179,7 +179,11 @@ class _Fit:
             self.step = kind.step(self.network, training, rows=self.rows.rows)
         else:
             self.network, self.step = network_and_step(
-                build, training, rows=self.rows.rows, cores=cores, gpu_precision=gpu_precision
+                build,
+                training,
+                rows=self.rows.rows,
+                cores=cores,
+                precision=precision if kind.own_kernels else "float32",
             )
         if start is not None:
             assert isinstance(self.network, StatefulLSTM)

@@ -12,7 +12,7 @@ from benchmarks.peers.steps import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, timed
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import NetworkConfig, TrainingConfig
 from worker.devices import gpus, network_and_step
-from worker.settings import GpuPrecision
+from worker.settings import Precision
 
 
 def prepare(
@@ -24,7 +24,7 @@ def prepare(
     rows: int,
     window: int,
     gpu: bool = False,
-    gpu_precision: GpuPrecision = "mixed",
+    precision: Precision = "mixed",
 ) -> Callable[[float], dict[str, Any]]:
     """Return the Turn. Raises RuntimeError when it is to be on a GPU and there is none."""
     if gpu and not gpus():
@@ -42,7 +42,7 @@ def prepare(
         training,
         rows=rows,
         cores=len(os.sched_getaffinity(0)),
-        gpu_precision=gpu_precision,
+        precision=precision,
     )
     stream = windows(rows=rows, window=window, vocabulary=vocabulary)
     number = itertools.count(1)

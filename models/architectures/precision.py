@@ -12,4 +12,8 @@ def product(a: tf.Tensor, b: tf.Tensor, dtype: Any) -> tf.Tensor:
 
     `dtype` is a Keras layer's `compute_dtype`: float32 unless the layer was made under a mixed policy.
     """
-    return tf.cast(tf.matmul(tf.cast(a, dtype), tf.cast(b, dtype)), tf.float32)
+    if tf.config.list_logical_devices("GPU"):
+        return tf.cast(tf.matmul(tf.cast(a, dtype), tf.cast(b, dtype)), tf.float32)
+    from models import lstm_ops  # compiles kernels, which a machine with a GPU does not need
+
+    return lstm_ops.product(a, b, dtype)

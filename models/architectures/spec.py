@@ -77,6 +77,7 @@ class Architecture:
         step: (network, training, rows=) -> its own training step, or None: that of worker/devices.py.
         first_steps: over so many the rate rises from nothing, however short the run is.
         reads_windows_alone: each window is a text of its own, as long as the network's context.
+        own_kernels: on a CPU the operations of models/lstm_ops.py train it, also in 16 bits, and not XLA.
         loads_weights: its network has `load(weights)`, which undoes `weights()`; so it can be started from.
         notes_nats: the lecture notes' training loss on Nietzsche in nats a character, if they give one.
         notes_measure: what that figure is of, or what the notes say instead.
@@ -94,6 +95,7 @@ class Architecture:
     step: Callable[..., TrainingStep] | None = None
     first_steps: int = 0
     reads_windows_alone: bool = False
+    own_kernels: bool = False
     loads_weights: bool = False
     notes_nats: float | None = None
     notes_measure: str = ""

@@ -79,6 +79,7 @@ ARCHITECTURE = Architecture(
     graph=graph,
     parameters=parameters,
     floats_a_character=floats_a_character,
+    own_kernels=True,
     loads_weights=True,
     notes_nats=1.22,
     notes_measure="training loss after a night, with dropout",

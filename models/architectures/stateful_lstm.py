@@ -28,7 +28,7 @@ State = tuple[tuple[Any, Any], ...]  # h and c, (B, H) each, of every layer
 class StatefulLSTM:
     """The trainable network.
 
-    Where TensorFlow sees a GPU the LSTMs run as Keras runs them, by cuDNN; elsewhere by a loop of ours.
+    Where TensorFlow sees a GPU the LSTMs run as Keras runs them, by cuDNN; elsewhere by kernels of ours.
 
     Args:
         config: its shape.
@@ -81,20 +81,15 @@ class StatefulLSTM:
         """
         t, b = ids.shape
         width = self.config.units
-        flat_ids = tf.reshape(ids, (-1,))
         after = []
         hs = None
         for i, layer in enumerate(self._lstms):
             if self.lstms_by_keras:
-                x = rows_of(self._normalized_table(), flat_ids) if hs is None else hs
+                x = rows_of(self._normalized_table(), tf.reshape(ids, (-1,))) if hs is None else hs
                 hs, h, c = layer.by_keras(tf.reshape(x, (t, b, -1)), *state[i])
             else:
-                z = (
-                    self._first_projection(flat_ids)
-                    if hs is None
-                    else layer.project(tf.reshape(hs, (-1, width)))
-                )
-                hs, h, c = layer.sequence(tf.reshape(z, (t, b, 4 * width)), *state[i])
+                z, places = self._projection(layer, ids, hs)
+                hs, h, c = layer.sequence(z, places, *state[i])
             hs = self._dropped(hs, seed + tf.constant([0, 1009 * i]))
             after.append((h, c))
         hs = self._before_dense(hs, seed)
@@ -171,15 +166,18 @@ class StatefulLSTM:
         centred = tf.convert_to_tensor(self._embedding.embeddings) - mean
         return centred * scale + tf.convert_to_tensor(self._normalization.beta)
 
-    def _first_projection(self, flat: tf.Tensor) -> tf.Tensor:
-        """Return the first layer's projected inputs (N, 4H) for ids (N,).
+    def _projection(self, layer: Any, ids: tf.Tensor, hs: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return a layer's projected inputs (N, 4H), and which of them comes where, (T, B).
 
-        Looked up in a small table, they are projected once for the table instead of once a character.
+        For the first layer, hs is None, and a small table is projected once instead of once a character.
         """
-        table = self._normalized_table()
-        if self.vocabulary_size <= SMALL_TABLE:
-            return rows_of(self._lstms[0].project(table), flat)
-        return self._lstms[0].project(rows_of(table, flat))
+        if hs is None and self.vocabulary_size <= SMALL_TABLE:
+            return layer.project(self._normalized_table()), ids
+        if hs is None:
+            x = rows_of(self._normalized_table(), tf.reshape(ids, (-1,)))
+        else:
+            x = tf.reshape(hs, (-1, self.config.units))
+        return layer.project(x), tf.reshape(tf.range(x.shape[0]), ids.shape)
 
     def _before_dense(self, hs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
         """Return what the last layer sees of the LSTMs' outputs (T, B, H): here, them."""
@@ -234,5 +232,6 @@ ARCHITECTURE = Architecture(
     graph=graph,
     parameters=parameters,
     floats_a_character=floats_a_character,
+    own_kernels=True,
     loads_weights=True,
 )

@@ -18,6 +18,7 @@ ARCHITECTURE = Architecture(
     graph=graph,
     parameters=parameters,
     floats_a_character=floats_a_character,
+    own_kernels=True,
     loads_weights=True,
     notes_nats=1.69,
     notes_measure="training loss after 12 epochs",

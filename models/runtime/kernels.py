@@ -9,26 +9,16 @@ are exact: in whatever order, tile or company a row is computed, it comes out th
 is not a product is done a row at a time.
 
 Only `models.runtime.lstm_network` imports this module. It knows arrays, and no text, files or requests.
-
-Compiled code is kept on disk (in `__pycache__`, or where numba's NUMBA_CACHE_DIR says) for the next process;
-where nothing can be written it is compiled anew, which takes some seconds. Numba notices changes of a
-function's own file only: so everything that is compiled is in this one, and every function has one
-signature, so that processes that start at once write the same file.
 """
 
-import contextlib
 import gc
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
 from numba.extending import intrinsic
 
-LANES = 16
-"""Sums side by side in one register, of 32 bits each."""
+from models.compiling import INTEGERS, LANES, Kind, MultiplyAdd, compiled, function, has, part, tile
 
 VECTORS = 8
 PANEL = LANES * VECTORS
@@ -71,100 +61,11 @@ def _up(value: int, step: int) -> int:
 # ---- products
 
 
-def _tile(rows: int) -> Any:
-    """Make the innermost loop: `rows` activations times one panel, added to `rows` rows of sums.
-
-    Written in the compiler's own terms, since its vectorizer does not find the instruction that does four
-    products and sums in each of sixteen lanes. A processor without it gets the same in plain steps.
-    """
-
-    @intrinsic
-    def tile(_: Any, weights: Any, at: Any, x: Any, row: Any, groups: Any, sums: Any, column: Any) -> Any:  # noqa: ARG001
-        """Add x[row:row + rows] times the panel at weights[at] to sums[row:row + rows, column:]."""
-        signature = types.void(weights, types.intp, x, types.intp, types.intp, sums, types.intp)
-        return signature, partial(_tile_code, rows)
-
-    return tile
-
-
-def _tile_code(rows: int, context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    _, at, _, row, groups, _, column = arguments
-    weights, x, sums = (
-        context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 5)
-    )
-    places = [
-        [
-            _address(builder, sums, row, r, builder.add(column, _INTEGER(v * LANES)), _WORDS)
-            for v in range(VECTORS)
-        ]
-        for r in range(rows)
-    ]
-    totals = [[_load(builder, place) for place in of_row] for of_row in places]
-    entry = builder.block
-    loop, end = builder.append_basic_block("groups"), builder.append_basic_block("end")
-    builder.branch(loop)
-
-    builder.position_at_end(loop)
-    group = builder.phi(_INTEGER)
-    group.add_incoming(_INTEGER(0), entry)
-    running = [[builder.phi(_WORDS) for _ in range(VECTORS)] for _ in range(rows)]
-    activations = []
-    for r in range(rows):
-        four = _address(builder, x, row, r, builder.mul(group, _INTEGER(GROUP)), ir.IntType(32))
-        activations.append(_everywhere(builder, _load(builder, four)))
-    multiply_add = _multiply_add(context, builder)
-    panel = builder.add(at, builder.mul(group, _INTEGER(PANEL * GROUP)))
-    for v in range(VECTORS):
-        place = builder.gep(weights.data, [builder.add(panel, _INTEGER(v * LANES * GROUP))])
-        some = _load(builder, builder.bitcast(place, _WORDS.as_pointer()))
-        for r in range(rows):
-            running[r][v].add_incoming(totals[r][v], entry)
-            totals[r][v] = multiply_add(running[r][v], activations[r], some)
-            running[r][v].add_incoming(totals[r][v], loop)
-    following = builder.add(group, _INTEGER(1))
-    group.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed("<", following, groups), loop, end)
-
-    builder.position_at_end(end)
-    for of_row, values in zip(places, totals, strict=True):
-        for place, value in zip(of_row, values, strict=True):
-            builder.store(value, place).align = 4
-    return context.get_dummy_value()
-
-
-_INTEGER = ir.IntType(64)
-_WORDS = ir.VectorType(ir.IntType(32), LANES)
-
-
-def _address(builder: Any, array: Any, row: Any, offset: int, column: Any, kind: Any) -> Any:
-    """Return where [row + offset, column] of an array (B, N) is, to be read as a `kind`."""
-    width = builder.extract_value(array.shape, 1)
-    start = builder.mul(builder.add(row, _INTEGER(offset)), width)
-    return builder.bitcast(builder.gep(array.data, [builder.add(start, column)]), kind.as_pointer())
-
-
-def _load(builder: Any, place: Any) -> Any:
-    value = builder.load(place)
-    value.align = 1
-    return value
-
-
-def _everywhere(builder: Any, value: Any) -> Any:
-    """Return a vector with `value` in every lane."""
-    undefined = ir.Constant(_WORDS, ir.Undefined)
-    one = builder.insert_element(undefined, value, ir.IntType(32)(0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(_WORDS, [0] * LANES))
-
-
-def _multiply_add(context: Any, builder: Any) -> Callable[[Any, Any, Any], Any]:
+def _multiply_add(context: Any, builder: Any) -> MultiplyAdd:
     """Return how to add, in every lane, the products of four unsigned and four signed bytes to a sum."""
-    _, _, features = context.codegen().magic_tuple()
-    if "+avx512vnni" in features.split(","):
-        name = "llvm.x86.avx512.vpdpbusd.512"
-        function = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(_WORDS, [_WORDS] * 3), name
-        )
-        return lambda total, unsigned, signed: builder.call(function, [total, unsigned, signed])
+    if has(context, "avx512vnni"):
+        dot = function(builder, "llvm.x86.avx512.vpdpbusd.512", INTEGERS, [INTEGERS] * 3)
+        return lambda total, unsigned, signed: builder.call(dot, [total, unsigned, signed])
     size = LANES * GROUP
     small, wide = ir.VectorType(ir.IntType(8), size), ir.VectorType(ir.IntType(32), size)
 
@@ -187,19 +88,15 @@ def _multiply_add(context: Any, builder: Any) -> Callable[[Any, Any, Any], Any]:
     return in_steps
 
 
-_tile_1, _tile_2, _tile_3 = _tile(1), _tile(2), _tile(3)
+_KIND = Kind(activations=GROUP, weights=GROUP, sums=INTEGERS, multiply_add=_multiply_add)
 
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "fastmath": {"contract", "nnan", "nsz"},  # products and sums may be fused; their order is never changed
-    "error_model": "numpy",  # division by zero is no exception: loops with exceptions are not vectorized
-}
-
-_part = njit(**_OPTIONS)
-"""For what the functions at the end consist of."""
+_tile_1: Any
+_tile_2: Any
+_tile_3: Any
+_tile_1, _tile_2, _tile_3 = (intrinsic(tile(rows, VECTORS, lambda _: _KIND)) for rows in (1, 2, 3))
 
 
-@_part
+@part
 def _add_product(weights, first_panel, x, sums, start, rows):  # type: ignore[no-untyped-def]
     """Add x[start:start + rows] (., K) uint8 times a packed matrix to the same rows of sums (., N) int32."""
     groups = x.shape[1] // GROUP
@@ -220,7 +117,7 @@ def _add_product(weights, first_panel, x, sums, start, rows):  # type: ignore[no
 # ---- a step
 
 
-@_part
+@part
 def _exp(x):  # type: ignore[no-untyped-def]
     """e**x to a few units of the last place, for x of float32; written out so that loops of it vectorize.
 
@@ -240,23 +137,23 @@ def _exp(x):  # type: ignore[no-untyped-def]
     return p * power.view(np.float32)
 
 
-@_part
+@part
 def _sigmoid(x):  # type: ignore[no-untyped-def]
     return np.float32(1) / (np.float32(1) + _exp(-x))
 
 
-@_part
+@part
 def _tanh(x):  # type: ignore[no-untyped-def]
     return np.float32(2) / (np.float32(1) + _exp(np.float32(-2) * x)) - np.float32(1)
 
 
-@_part
+@part
 def _scaled(z, base, scale, sums):  # type: ignore[no-untyped-def]
     for j in range(len(z)):
         z[j] = base[j] + scale[j] * np.float32(sums[j])
 
 
-@_part
+@part
 def _gates(z, h, c):  # type: ignore[no-untyped-def]
     """One step of one row: from z (4H,) the next h (H,) and c (H,), in place."""
     units = len(h)
@@ -267,13 +164,13 @@ def _gates(z, h, c):  # type: ignore[no-untyped-def]
         h[j] = _sigmoid(out[j]) * _tanh(c[j])
 
 
-@_part
+@part
 def _quantize(x, h):  # type: ignore[no-untyped-def]
     for j in range(len(h)):
         x[j] = np.uint8(np.int32(h[j] * np.float32(ONE) + np.float32(128.5)))
 
 
-@_part
+@part
 def _run(weights, floats, layout, ids, state, first, logits, part, between, begun):  # type: ignore[no-untyped-def]
     """Read ids (T, B), changing state (B, S); write logits (T - first, B, V). Memory is for T * B rows.
 
@@ -310,7 +207,7 @@ def _run(weights, floats, layout, ids, state, first, logits, part, between, begu
             _scaled(logits[i // rows, i % rows], bias, scale, sums[i])
 
 
-@_part
+@part
 def _layer(weights, floats, layer, is_first, ids, state, at, sums):  # type: ignore[no-untyped-def]
     """Do a layer's steps, changing its part of the state; return x (T * B + B, H) uint8, each step's output.
 
@@ -340,7 +237,7 @@ def _layer(weights, floats, layer, is_first, ids, state, at, sums):  # type: ign
     return x
 
 
-@_part
+@part
 def _choose(logits, sharpness, uniform, chosen):  # type: ignore[no-untyped-def]
     """For each row of logits (B, V) write an id to chosen (B,): of the likeliest character, or drawn."""
     weights = np.empty(logits.shape[1], np.float32)
@@ -368,22 +265,10 @@ def _choose(logits, sharpness, uniform, chosen):  # type: ignore[no-untyped-def]
 # ---- what is called from outside
 
 
-def _compiled(signature: str) -> Callable[[Any], Any]:
-    """Compile a function now, or take its code from the disk."""
-
-    def compile_(function: Any) -> Any:
-        # A folder that cannot be written, or a file that somebody broke, must not keep us from working.
-        with contextlib.suppress(Exception):
-            return njit(signature, cache=True, **_OPTIONS)(function)
-        return njit(signature, **_OPTIONS)(function)
-
-    return compile_
-
-
 _NETWORK = "int8[::1], float32[::1], int64[:,::1]"
 
 
-@_compiled(
+@compiled(
     f"boolean({_NETWORK}, int32[:,::1], float32[:,::1], int64, float32[:,:,::1],"
     "float32[::1], float64[:,::1], int32[:,::1], int64, uint8[:,::1], int32[:,::1])"
 )
@@ -430,7 +315,7 @@ def run(  # type: ignore[no-untyped-def]
     return True
 
 
-@_compiled("void(float32[:,::1], float32[::1], float64[::1], int32[::1])")
+@compiled("void(float32[:,::1], float32[::1], float64[::1], int32[::1])")
 def choose(logits, sharpness, uniforms, chosen):  # type: ignore[no-untyped-def]
     """Choose for each row of logits (B, V) float32 an id, at least 1, into chosen (B,) int32.
 

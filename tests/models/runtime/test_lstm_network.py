@@ -324,7 +324,7 @@ def test_any_processor_will_do_and_several_processes_may_start_at_once(
 
 
 def test_installation_that_cannot_be_written_compiles_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.runtime import kernels
+    from models.compiling import compiled
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
 
@@ -332,5 +332,5 @@ def test_installation_that_cannot_be_written_compiles_all_the_same(monkeypatch: 
         x[0] *= 2
 
     value = np.ones(1, np.float32)
-    kernels._compiled("void(float32[::1])")(double)(value)
+    compiled("void(float32[::1])")(double)(value)
     assert value[0] == 2

@@ -1,0 +1,164 @@
+"""Compiling functions of arrays to machine code with numba, and the innermost loop of matrix products.
+
+`compiled` makes a function that other code calls, `part` one that those consist of. Compiled code is kept on
+disk (in `__pycache__`, or where numba's NUMBA_CACHE_DIR says) for the next process; where nothing can be
+written it is compiled anew, which takes some seconds. Numba notices changes of a function's own file only.
+So all that is compiled together is in one file, and after a change of this one the files that import it are
+to be touched. Every function has its signatures, so that processes that start at once write the same files.
+
+The compiler's vectorizer finds neither the instructions that do several products and sums in each lane of a
+register, nor how many sums to keep in registers at a time. So that one loop, the `tile`, is written out in
+the compiler's own terms (LLVM's). Where a processor lacks an instruction, the same is done in plain steps.
+
+A tile multiplies some rows of activations with a panel of LANES * `vectors` columns of a packed matrix, and
+adds to the sums of those rows. Activations and weights are read in words of 32 bits; a word holds as many
+elements of a column, one below the other, as one instruction multiplies in a lane.
+"""
+
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba import njit, types
+
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"contract", "nsz"},  # products and sums may be fused; their order is never changed
+    "error_model": "numpy",  # division by zero is no exception: loops with exceptions are not vectorized
+}
+
+part = njit(**_OPTIONS)
+
+
+def compiled(*signatures: Any) -> Callable[[Any], Any]:
+    """Compile a function now, or take its code from the disk."""
+
+    def compile_(function: Any) -> Any:
+        # A folder that cannot be written, or a file that somebody broke, must not keep us from working.
+        with contextlib.suppress(Exception):
+            return njit(list(signatures), cache=True, **_OPTIONS)(function)
+        return njit(list(signatures), **_OPTIONS)(function)
+
+    return compile_
+
+
+LANES = 16
+"""Sums side by side in one register, of 32 bits each."""
+
+INTEGERS = ir.VectorType(ir.IntType(32), LANES)
+FLOATS = ir.VectorType(ir.FloatType(), LANES)
+
+MultiplyAdd = Callable[[Any, Any, Any], Any]
+"""Sums, activations and weights (words, LANES of each) -> sums."""
+
+
+class Kind(NamedTuple):
+    """What is multiplied: elements of a word in the arrays of activations and weights, and what sums are."""
+
+    activations: int
+    weights: int
+    sums: Any
+    multiply_add: Callable[[Any, Any], MultiplyAdd]
+    """For a compiler context and a builder."""
+
+
+def tile(rows: int, vectors: int, kind_of: Callable[[Any], Kind]) -> Any:
+    """Return the typing function of an intrinsic, a loop over words, with rows * vectors registers of sums.
+
+    Args:
+        rows: of activations.
+        vectors: of LANES columns each.
+        kind_of: says of the type of the array of weights what is multiplied.
+    """
+
+    def typed(_: Any, weights: Any, at: Any, x: Any, row: Any, words: Any, sums: Any, column: Any) -> Any:
+        """Add x[row:row + rows] times the panel at weights[at] to sums[row:row + rows, column:]."""
+        del at, row, words, column
+        signature = types.void(weights, types.intp, x, types.intp, types.intp, sums, types.intp)
+        return signature, partial(_code, rows, vectors, kind_of(weights))
+
+    return typed
+
+
+def has(context: Any, feature: str) -> bool:
+    """Return whether the processor that is compiled for has a feature, by LLVM's name."""
+    _, _, features = context.codegen().magic_tuple()
+    return f"+{feature}" in features.split(",")
+
+
+def function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """Return the compiler's function of this name and type, such as an instruction of a processor."""
+    known = builder.module.globals.get(name)
+    return known or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def _code(
+    rows: int, vectors: int, kind: Kind, context: Any, builder: Any, signature: Any, arguments: Any
+) -> Any:
+    _, at, _, row, words, _, column = arguments
+    weights, x, sums = (
+        context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 5)
+    )
+    places = [
+        [
+            _address(builder, sums, row, r, builder.add(column, _INTEGER(v * LANES)), kind.sums)
+            for v in range(vectors)
+        ]
+        for r in range(rows)
+    ]
+    totals = [[_load(builder, place, 4) for place in of_row] for of_row in places]
+    entry = builder.block
+    loop, end = builder.append_basic_block("words"), builder.append_basic_block("end")
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    word = builder.phi(_INTEGER)
+    word.add_incoming(_INTEGER(0), entry)
+    running = [[builder.phi(kind.sums) for _ in range(vectors)] for _ in range(rows)]
+    activations = []
+    for r in range(rows):
+        place = _address(builder, x, row, r, builder.mul(word, _INTEGER(kind.activations)), ir.IntType(32))
+        activations.append(_everywhere(builder, _load(builder, place)))
+    multiply_add = kind.multiply_add(context, builder)
+    panel = builder.add(at, builder.mul(word, _INTEGER(vectors * LANES * kind.weights)))
+    for v in range(vectors):
+        place = builder.gep(weights.data, [builder.add(panel, _INTEGER(v * LANES * kind.weights))])
+        some = _load(builder, builder.bitcast(place, INTEGERS.as_pointer()))
+        for r in range(rows):
+            running[r][v].add_incoming(totals[r][v], entry)
+            totals[r][v] = multiply_add(running[r][v], activations[r], some)
+            running[r][v].add_incoming(totals[r][v], loop)
+    following = builder.add(word, _INTEGER(1))
+    word.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, words), loop, end)
+
+    builder.position_at_end(end)
+    for of_row, values in zip(places, totals, strict=True):
+        for place, value in zip(of_row, values, strict=True):
+            builder.store(value, place).align = 4
+    return context.get_dummy_value()
+
+
+_INTEGER = ir.IntType(64)
+
+
+def _address(builder: Any, array: Any, row: Any, offset: int, column: Any, kind: Any) -> Any:
+    """Return where [row + offset, column] of an array (B, N) is, to be read as a `kind`."""
+    width = builder.extract_value(array.shape, 1)
+    start = builder.mul(builder.add(row, _INTEGER(offset)), width)
+    return builder.bitcast(builder.gep(array.data, [builder.add(start, column)]), kind.as_pointer())
+
+
+def _load(builder: Any, place: Any, align: int = 1) -> Any:
+    value = builder.load(place)
+    value.align = align
+    return value
+
+
+def _everywhere(builder: Any, value: Any) -> Any:
+    """Return a vector with `value` in every lane."""
+    undefined = ir.Constant(INTEGERS, ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.IntType(32)(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(INTEGERS, [0] * LANES))
