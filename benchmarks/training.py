@@ -1,6 +1,7 @@
 """How fast a training step is: forward, backward, clipping, AdamW update, states carried over.
 
-    ours             worker.replicas.ReplicatedStep, as the worker uses it
+    ours             worker.replicas.ReplicatedStep, as the worker uses it: bfloat16 where the processor can
+    ours, float32    the same with NEXTCHAR_PRECISION=float32
     Keras            keras.layers.LSTM and tf.function
     Keras, XLA       the same with jit_compile=True
     torch            torch.nn.LSTM, float32
@@ -111,6 +112,7 @@ def contestants(size: Size) -> list[Contestant]:
             Contestant(SGEMM_ONE, "sgemm", {"size": SGEMM_SIZE}, ONE_THREAD),
             Contestant(SGEMM_ALL, "sgemm", {"size": SGEMM_SIZE}),
             Contestant("ours", "ours_step", shape),
+            Contestant("ours, float32", "ours_step", shape | {"precision": "float32"}),
             Contestant("Keras", "keras_step", shape | {"jit_compile": False}),
             Contestant("Keras, XLA", "keras_step", shape | {"jit_compile": True}),
             Contestant("torch", "torch_step", shape | {"bfloat16": False}, package="torch"),

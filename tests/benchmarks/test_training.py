@@ -9,7 +9,7 @@ import pytest
 from benchmarks.contestants import Contestant, prepared
 from benchmarks.training import SGEMM_ALL, SGEMM_ONE, Size, figures, main
 
-OURS = {"ours", "Keras", "Keras, XLA"}
+OURS = {"ours", "ours, float32", "Keras", "Keras, XLA"}
 THEIRS = {"torch", "torch, bfloat16"}
 
 
