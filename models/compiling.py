@@ -1,4 +1,4 @@
-"""Compiling functions of arrays to machine code with numba, and the innermost loop of matrix products.
+"""Compiling functions of arrays to machine code with numba, and what kernels share.
 
 `compiled` makes a function that other code calls, `part` one that those consist of. Compiled code is kept on
 disk (in `__pycache__`, or where numba's NUMBA_CACHE_DIR says) for the next process; where nothing can be
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 
@@ -42,6 +43,40 @@ def compiled(*signatures: Any) -> Callable[[Any], Any]:
         return njit(list(signatures), **_OPTIONS)(function)
 
     return compile_
+
+
+@part
+def exp(x):  # type: ignore[no-untyped-def]
+    """e**x to a few units of the last place, for x of float32; written out so that loops of it vectorize.
+
+    2**n times a polynomial in what is left, |r| <= ln 2 / 2 (Cephes' coefficients, Moshier 1989). Adding
+    1.5 * 2**23 rounds to a whole number, which then is in the lowest bits.
+    """
+    x = min(max(x, np.float32(-87)), np.float32(88))
+    shifted = x * np.float32(1.44269504) + np.float32(12582912)
+    n = shifted - np.float32(12582912)
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = np.float32(p * r * r + r + np.float32(1))
+    power = np.float32(shifted).view(np.int32) << np.int32(23)
+    return np.int32(p.view(np.int32) + power).view(np.float32)
+
+
+@part
+def sigmoid(x):  # type: ignore[no-untyped-def]
+    """1 / (1 + e**-x)."""
+    return np.float32(1) / (np.float32(1) + exp(-x))
+
+
+@part
+def tanh(x):  # type: ignore[no-untyped-def]
+    """The hyperbolic tangent, to about 1e-7."""
+    return np.float32(2) / (np.float32(1) + exp(np.float32(-2) * x)) - np.float32(1)
 
 
 LANES = 16

@@ -21,7 +21,19 @@ from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, overload
 
-from models.compiling import FLOATS, LANES, Kind, MultiplyAdd, compiled, function, has, part, tile
+from models.compiling import (
+    FLOATS,
+    LANES,
+    Kind,
+    MultiplyAdd,
+    compiled,
+    function,
+    has,
+    part,
+    sigmoid,
+    tanh,
+    tile,
+)
 
 PANEL = 4 * LANES
 """Columns of a packed matrix that are computed together."""
@@ -120,55 +132,23 @@ def _put_in(array, row, column, value):  # type: ignore[no-untyped-def]  # noqa:
 
 
 @part
-def _exp(x):  # type: ignore[no-untyped-def]
-    """e**x to a few units of the last place, for x of float32; written out so that loops of it vectorize.
-
-    2**n times a polynomial in what is left, |r| <= ln 2 / 2 (Cephes' coefficients, Moshier 1989). Adding
-    1.5 * 2**23 rounds to a whole number, which then is in the lowest bits.
-    """
-    x = min(max(x, np.float32(-87)), np.float32(88))
-    shifted = x * np.float32(1.44269504) + np.float32(12582912)
-    n = shifted - np.float32(12582912)
-    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-    p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    p = np.float32(p * r * r + r + np.float32(1))
-    power = np.float32(shifted).view(np.int32) << np.int32(23)
-    return np.int32(p.view(np.int32) + power).view(np.float32)
-
-
-@part
-def _sigmoid(x):  # type: ignore[no-untyped-def]
-    return np.float32(1) / (np.float32(1) + _exp(-x))
-
-
-@part
-def _tanh(x):  # type: ignore[no-untyped-def]
-    return np.float32(2) / (np.float32(1) + _exp(np.float32(-2) * x)) - np.float32(1)
-
-
-@part
 def _gates(z, sums, gates, before, c, h):  # type: ignore[no-untyped-def]
     """One step of one row: gates (4H,), the next cell c and output h (H,)."""
     into, forget, cell, out = _four(gates)
     z_into, z_forget, z_cell, z_out = _four(z)
     sum_into, sum_forget, sum_cell, sum_out = _four(sums[: len(z)])
     for j in range(len(c)):
-        into[j] = _sigmoid(z_into[j] + sum_into[j])
+        into[j] = sigmoid(z_into[j] + sum_into[j])
     for j in range(len(c)):
-        forget[j] = _sigmoid(z_forget[j] + sum_forget[j])
+        forget[j] = sigmoid(z_forget[j] + sum_forget[j])
     for j in range(len(c)):
-        cell[j] = _tanh(z_cell[j] + sum_cell[j])
+        cell[j] = tanh(z_cell[j] + sum_cell[j])
     for j in range(len(c)):
-        out[j] = _sigmoid(z_out[j] + sum_out[j])
+        out[j] = sigmoid(z_out[j] + sum_out[j])
     for j in range(len(c)):
         c[j] = forget[j] * before[j] + into[j] * cell[j]
     for j in range(len(c)):
-        h[j] = out[j] * _tanh(c[j])
+        h[j] = out[j] * tanh(c[j])
 
 
 @part
@@ -178,7 +158,7 @@ def _gradients(gates, before, c, d_h, dh, dc, dz):  # type: ignore[no-untyped-de
     d_into, d_forget, d_cell, d_out = _four(dz)
     one = np.float32(1)
     for j in range(len(c)):
-        tanh_c = _tanh(c[j])
+        tanh_c = tanh(c[j])
         of_h = dh[j] + d_h[j]
         i, f, g, o = into[j], forget[j], cell[j], out[j]
         of_c = dc[j] + of_h * o * (one - tanh_c * tanh_c)

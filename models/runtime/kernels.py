@@ -18,7 +18,20 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from models.compiling import INTEGERS, LANES, Kind, MultiplyAdd, compiled, function, has, part, tile
+from models.compiling import (
+    INTEGERS,
+    LANES,
+    Kind,
+    MultiplyAdd,
+    compiled,
+    exp,
+    function,
+    has,
+    part,
+    sigmoid,
+    tanh,
+    tile,
+)
 
 VECTORS = 8
 PANEL = LANES * VECTORS
@@ -118,36 +131,6 @@ def _add_product(weights, first_panel, x, sums, start, rows):  # type: ignore[no
 
 
 @part
-def _exp(x):  # type: ignore[no-untyped-def]
-    """e**x to a few units of the last place, for x of float32; written out so that loops of it vectorize.
-
-    2**n times a polynomial in what is left, |r| <= ln 2 / 2 (Cephes' coefficients, Moshier 1989).
-    """
-    x = min(max(x, np.float32(-87)), np.float32(88))
-    n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
-    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-    p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
-    p = p * r * r + r + np.float32(1)
-    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23))
-    return p * power.view(np.float32)
-
-
-@part
-def _sigmoid(x):  # type: ignore[no-untyped-def]
-    return np.float32(1) / (np.float32(1) + _exp(-x))
-
-
-@part
-def _tanh(x):  # type: ignore[no-untyped-def]
-    return np.float32(2) / (np.float32(1) + _exp(np.float32(-2) * x)) - np.float32(1)
-
-
-@part
 def _scaled(z, base, scale, sums):  # type: ignore[no-untyped-def]
     for j in range(len(z)):
         z[j] = base[j] + scale[j] * np.float32(sums[j])
@@ -159,9 +142,9 @@ def _gates(z, h, c):  # type: ignore[no-untyped-def]
     units = len(h)
     into, forget, cell, out = z[:units], z[units : 2 * units], z[2 * units : 3 * units], z[3 * units :]
     for j in range(units):
-        c[j] = _sigmoid(forget[j]) * c[j] + _sigmoid(into[j]) * _tanh(cell[j])
+        c[j] = sigmoid(forget[j]) * c[j] + sigmoid(into[j]) * tanh(cell[j])
     for j in range(units):
-        h[j] = _sigmoid(out[j]) * _tanh(c[j])
+        h[j] = sigmoid(out[j]) * tanh(c[j])
 
 
 @part
@@ -250,7 +233,7 @@ def _choose(logits, sharpness, uniform, chosen):  # type: ignore[no-untyped-def]
         chosen[b] = best
         if sharpness[b] > 0:
             for i in range(1, len(z)):
-                weights[i] = _exp((z[i] - z[best]) * sharpness[b])
+                weights[i] = exp((z[i] - z[best]) * sharpness[b])
             total = 0.0
             for i in range(1, len(z)):
                 total += weights[i]
