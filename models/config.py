@@ -128,7 +128,7 @@ class Mix(Frozen):
 PRESETS: dict[Preset, tuple[NetworkConfig, TrainingConfig]] = {
     "tiny": (NetworkConfig(units=256), TrainingConfig(learning_rate=1e-2)),
     "small": (NetworkConfig(), TrainingConfig()),
-    "medium": (NetworkConfig(layers=2, dropout=0.1), TrainingConfig(learning_rate=5e-3)),
+    "medium": (NetworkConfig(layers=2, dropout=0.25), TrainingConfig(learning_rate=5e-3)),
     "large": (
         NetworkConfig(layers=2, units=1024, embedding=96, dropout=0.2),
         TrainingConfig(rows=64, window=64, learning_rate=3e-3),
