@@ -59,7 +59,7 @@ class Lesson:
 
 LESSONS = {
     "three_char": Lesson("3 characters, dense 256", 20),
-    "nth_char": Lesson("8 characters, dense 256", 16),
+    "nth_char": Lesson("8 characters, dense 256", 8),
     "simple_rnn": Lesson("8 characters, RNN 256", 4),
     "sequence_rnn": Lesson("8 characters, RNN 256", 8, EIGHTH),
     "onehot_rnn": Lesson("8 characters, RNN 256, one-hot", 8, EIGHTH),

@@ -45,8 +45,11 @@ class NetworkConfig(Frozen):
     embedding: int | None = Field(
         64, ge=2, le=1024, description="Numbers in a character's embedding (E); null: one-hot characters."
     )
-    dropout: float = Field(
-        0.0, ge=0, lt=0.95, description="Share of each LSTM output dropped while training."
+    dropout: float | None = Field(
+        0.0,
+        ge=0,
+        lt=0.95,
+        description="Share of each LSTM output dropped while training; null: by how often the text is read.",
     )
     context: int | None = Field(
         None,
@@ -126,11 +129,11 @@ class Mix(Frozen):
 
 # What was tried on the way to these is in docs/training.md.
 PRESETS: dict[Preset, tuple[NetworkConfig, TrainingConfig]] = {
-    "tiny": (NetworkConfig(units=256), TrainingConfig(learning_rate=1e-2)),
-    "small": (NetworkConfig(), TrainingConfig()),
-    "medium": (NetworkConfig(layers=2, dropout=0.25), TrainingConfig(learning_rate=5e-3)),
+    "tiny": (NetworkConfig(units=256, dropout=None), TrainingConfig(learning_rate=1e-2)),
+    "small": (NetworkConfig(dropout=None), TrainingConfig()),
+    "medium": (NetworkConfig(layers=2, dropout=None), TrainingConfig(learning_rate=5e-3)),
     "large": (
-        NetworkConfig(layers=2, units=1024, embedding=96, dropout=0.2),
+        NetworkConfig(layers=2, units=1024, embedding=96, dropout=None),
         TrainingConfig(rows=64, window=64, learning_rate=3e-3),
     ),
 }

@@ -232,6 +232,7 @@ def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> dict[s
         "stopped": result.stopped,
         "rows": result.rows.rows,
         "window": result.rows.window,
+        "dropout": result.dropout,
         "steps": result.steps,
         "epochs": result.epochs,
         "best_step": result.best_step,

@@ -207,6 +207,7 @@ def _cost(report: Mapping[str, Any]) -> str:
         ("most memory", f"{report['peak_memory_bytes'] / 1e6:,.0f} MB"),
         ("text", "{train:,} characters, {validation:,} held out".format(**report["characters"])),
         ("rows × window", f"{report['rows']} × {report['window']}"),
+        ("dropout", f"{report.get('dropout', 0):.0%}"),
         ("this report", _duration(report["report_seconds"])),
     ]
     if int8:

@@ -7,6 +7,20 @@ _WARM_UP = 0.03  # share of the run in which the rate rises
 _FINAL = 0.01  # share of the peak rate that is left at the end
 
 
+_READ_WELL = 4.0  # passes over a text up to which dropout does harm
+_DROPOUT_A_PASS = 0.1
+_MOST_DROPOUT = 0.5
+
+
+def dropout(epochs: float) -> float:
+    """Return the share of outputs to drop for so many passes over a text. docs/training.md has the study.
+
+    >>> dropout(4), dropout(6), dropout(20)
+    (0.0, 0.2, 0.5)
+    """
+    return round(min(max(0.0, _DROPOUT_A_PASS * (epochs - _READ_WELL)), _MOST_DROPOUT), 3)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A straight line of progress from (`step`, `progress`) to (`end`, 1).

@@ -25,7 +25,7 @@ from worker.evaluation import bits_per_character, sample
 from worker.export import graph_of
 from worker.mixing import MixedRows, SecondText
 from worker.rows import Rows
-from worker.schedule import Schedule
+from worker.schedule import Schedule, dropout
 from worker.settings import Precision
 from worker.texts import Text
 
@@ -80,6 +80,7 @@ class Result:
     evaluations_since_best: int
     characters: int
     elapsed_s: float
+    dropout: float  # the share of the LSTMs' outputs that was dropped
     curve: list[dict[str, Any]]
     rows: Rows | MixedRows
 
@@ -99,6 +100,7 @@ class Run:
     k: int = 0  # the next window of the epoch
     elapsed_s: float = 0.0
     rate_scale: float = 1.0
+    dropout: float | None = None  # where the network's config leaves it open
     retries: int = 0
     first_loss: float | None = None
     best_bits: float = float("inf")
@@ -236,7 +238,24 @@ class _Fit:
             state.schedule = Schedule(end=self._affordable_end(seconds_per_step))
         else:
             self._evaluate()
+        if isinstance(self.network, StatefulLSTM) and self.network.config.dropout is None:
+            self._choose_dropout(state)
         return state
+
+    def _choose_dropout(self, state: Run) -> None:
+        epochs = state.schedule.end / self.rows.windows_per_epoch
+        state.dropout = dropout(epochs)
+        self._drop(state)
+        if state.dropout:
+            self._say(
+                f"the text will be read about {epochs:.3g} times: {state.dropout:.0%} of the LSTMs' outputs"
+                " are dropped in training, so that it is not learned by heart"
+            )
+
+    def _drop(self, state: Run) -> None:
+        if state.dropout is not None:
+            assert isinstance(self.network, StatefulLSTM)
+            self.network.drop(state.dropout)
 
     def _plan_evaluations(self, seconds: float) -> None:
         """Do the first evaluation, and from its cost say how many there will be, on how much text."""
@@ -260,6 +279,7 @@ class _Fit:
         count = len(self.network.variables)
         self.best = [checkpoint.arrays[f"best/{i}"] for i in range(count)]
         self.losses = list(checkpoint.meta["losses"])
+        self._drop(state)
         return state
 
     def _seconds_per_step(self, *, at_least_s: float) -> float:
@@ -461,6 +481,7 @@ class _Fit:
             evaluations_since_best=state.evaluations_since_best,
             characters=state.step * self.characters_per_step,
             elapsed_s=self._elapsed(),
+            dropout=state.dropout if state.dropout is not None else self.network.config.dropout or 0.0,
             curve=state.curve,
             rows=self.rows,
         )

@@ -73,7 +73,8 @@ class NetworkOverride(RequestBody):
         None,
         ge=0,
         lt=0.95,
-        description="Share of each LSTM output dropped while training.",
+        description="Share of each LSTM output dropped while training; left out, the presets take the more,"
+        " the more often the text is read.",
     )
     context: int | None = Field(None, ge=2, le=64, description="Characters that a window model sees.")
 

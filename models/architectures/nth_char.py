@@ -79,7 +79,7 @@ ARCHITECTURE = Architecture(
     description="The character after the last eight, by three shared dense layers applied to each of them in"
     " turn.",
     network=NetworkConfig(architecture="nth_char", units=256, embedding=42, context=8),
-    training=TrainingConfig(rows=32, window=8, learning_rate=8e-3, weight_decay=0.0),
+    training=TrainingConfig(rows=32, window=8, learning_rate=2e-3, weight_decay=0.0),
     network_options=("units", "embedding", "context"),
     training_options=("rows", "window", "learning_rate", "weight_decay", "clip_norm"),
     build=NthChar,

@@ -61,8 +61,7 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
 ARCHITECTURE = Architecture(
     description="sequence_rnn on one-hot characters instead of embedded ones: the same answer.",
     network=NetworkConfig(architecture="onehot_rnn", units=256, embedding=None, context=8),
-    # Twice the rate of sequence_rnn, where two matrices move, the embedding and what it is multiplied with.
-    training=TrainingConfig(rows=32, window=8, learning_rate=1.2e-2, weight_decay=0.0),
+    training=TrainingConfig(rows=32, window=8, learning_rate=6e-3, weight_decay=0.0),
     network_options=("units", "context"),
     training_options=("rows", "learning_rate", "weight_decay", "clip_norm"),
     build=OneHotRNN,

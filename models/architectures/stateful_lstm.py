@@ -56,6 +56,7 @@ class StatefulLSTM:
             width = config.units
         self._dense = keras.layers.Dense(v, name="dense")
         self._dense.build((None, None, width))
+        self._dropout: Any = tf.Variable(0.0, trainable=False) if config.dropout is None else config.dropout
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -108,6 +109,11 @@ class StatefulLSTM:
         found["dense/kernel"] = self._dense.kernel.numpy()
         found["dense/bias"] = self._dense.bias.numpy()
         return found
+
+    def drop(self, share: float) -> None:
+        """Set the share of the LSTMs' outputs that is dropped from now on, if the config leaves it open."""
+        if self.config.dropout is None:
+            self._dropout.assign(share)
 
     def load(self, weights: Weights) -> None:
         """Take over the weights that another network's `weights` gave.
@@ -192,11 +198,11 @@ class StatefulLSTM:
 
     def _dropped(self, hs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Drop outputs by one mask a row and window (variational dropout, Gal and Ghahramani 2016)."""
-        rate = self.config.dropout
-        if not rate:
+        if self.config.dropout == 0:
             return hs
+        rate = tf.convert_to_tensor(self._dropout)
         kept = tf.random.stateless_uniform((1, *hs.shape[1:]), seed) >= rate
-        return hs * tf.cast(kept, tf.float32) / (1 - rate)
+        return hs * (tf.cast(kept, tf.float32) / (1 - rate))
 
 
 def graph(_: NetworkConfig, weights: Weights) -> bytes:

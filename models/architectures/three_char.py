@@ -12,7 +12,7 @@ from models.config import NetworkConfig, TrainingConfig
 ARCHITECTURE = Architecture(
     description="The fourth character from the three before it, by three dense layers that they share.",
     network=NetworkConfig(architecture="three_char", units=256, embedding=42, context=3),
-    training=TrainingConfig(rows=32, window=8, learning_rate=6e-3, weight_decay=0.0),
+    training=TrainingConfig(rows=32, window=8, learning_rate=2e-3, weight_decay=0.0),
     network_options=("units", "embedding"),
     training_options=("rows", "window", "learning_rate", "weight_decay", "clip_norm"),
     build=NthChar,

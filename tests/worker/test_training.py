@@ -108,6 +108,25 @@ def test_a_budget_in_epochs_reads_the_text_that_often() -> None:
     assert result.epochs == pytest.approx(1.5, abs=0.02)
 
 
+def test_dropout_left_open_is_chosen_by_how_often_the_text_is_read_told_and_kept_by_a_resumed_run() -> None:
+    shape = NetworkConfig(layers=2, units=6, embedding=5, dropout=None)
+    few = Recorder()
+    assert fit(shape, _training(budget=Budget(epochs=2)), TEXT, hooks=few.hooks).dropout == 0
+    assert not few.of_type("message")
+
+    often, told, stopped = _training(budget=Budget(epochs=7)), Recorder(), Recorder(stop_at=200)
+    whole = fit(shape, often, TEXT, hooks=told.hooks)
+    assert whole.dropout == pytest.approx(0.3)
+    assert "read about 7 times: 30%" in told.of_type("message")[0]["text"]
+    fit(shape, often, TEXT, hooks=stopped.hooks)
+    resumed = fit(shape, often, TEXT, resume=stopped.checkpoints[-1])
+    assert resumed.dropout == whole.dropout
+    asked = fit(shape.model_copy(update={"dropout": 0.3}), often, TEXT)
+    for open_, again, said in zip(*map(_weights, (whole, resumed, asked)), strict=True):
+        np.testing.assert_array_equal(open_, again)
+        np.testing.assert_allclose(open_, said, atol=2e-3)
+
+
 def test_a_budget_too_short_for_anything_still_gives_a_model() -> None:
     result = fit(NETWORK, _training(budget=Budget(seconds=1)), TEXT)
     assert result.stopped is None

@@ -362,6 +362,7 @@ function origin(model) {
         "Rows × window",
         `${model.report.rows ?? model.training.rows} × ${model.report.window ?? model.training.window}`,
       ),
+      model.report.dropout != null && fact("Dropout", `${Math.round(100 * model.report.dropout)} %`),
     ),
     h(
       "a",
