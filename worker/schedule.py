@@ -6,7 +6,6 @@ from dataclasses import dataclass
 _WARM_UP = 0.03  # share of the run in which the rate rises
 _FINAL = 0.01  # share of the peak rate that is left at the end
 
-
 _READ_WELL = 4.0  # passes over a text up to which dropout does harm
 _DROPOUT_A_PASS = 0.1
 _MOST_DROPOUT = 0.5
