@@ -23,7 +23,7 @@ import anyio
 import uvicorn
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -207,7 +207,8 @@ class Server(uvicorn.Server):
 
 def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event) -> Any:
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Parts], None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Parts], None]:
+        list(iter_route_contexts(app.routes))  # built now; else the first request waits for it
         parts = await run_in_threadpool(build_parts, settings, load, stopping)
         reconciler = Reconciler(parts.jobs, parts.live, parts.queue)
         ended = threading.Event()
