@@ -96,7 +96,8 @@ class Teacher:
 class MixedRows:
     """The rows of two texts side by side: those of the first, then those of the second.
 
-    An epoch is one of the first text; the second goes round at its own pace.
+    An epoch is one of the first text; the second goes round at its own pace, and begins within its rows: were
+    it the first text once more, for a teacher to label, the same characters would else stand side by side.
     """
 
     first: Rows
@@ -150,7 +151,8 @@ class MixedRows:
             self.teacher.restore(arrays)
 
     def _second_at(self, epoch: int, k: int) -> tuple[int, int]:
-        return divmod(epoch * self.windows_per_epoch + k, self.second.windows_per_epoch)
+        ahead = min(self.windows_per_epoch, self.second.windows_per_epoch) // 2
+        return divmod(epoch * self.windows_per_epoch + k + ahead, self.second.windows_per_epoch)
 
 
 @dataclass(frozen=True)

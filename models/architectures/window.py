@@ -16,6 +16,7 @@ these networks complete and score through the same runtime as those that remembe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ _FRESH = 1 / 64
 to predict from less than a whole window, and every line that is scored alone begins so."""
 
 
-class WindowNetwork:
+class WindowNetwork(ABC):
     """A network whose state is its last characters. Subclasses add the layers and the cell.
 
     Args:
@@ -49,17 +50,17 @@ class WindowNetwork:
         self._build()
         self._dense = self._add(keras.layers.Dense(v, name="dense"), config.units)
 
+    @abstractmethod
     def _build(self) -> None:
         """Make the layers before the last one, by `_add`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _table(self) -> tf.Tensor:
         """Return P (V, H)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _cell(self, x: tf.Tensor, h: tf.Tensor, begun: tf.Tensor) -> tf.Tensor:
         """Return h (N, H) after one character: x (N, H) its row of P, begun (N, 1) 1 where h is something."""
-        raise NotImplementedError
 
     def _add(self, layer: Any, width: int | None) -> Any:
         layer.build((None, None, width) if width else (None, None))
@@ -109,9 +110,9 @@ class WindowNetwork:
             "dense/bias": self._dense.bias.numpy(),
         }
 
+    @abstractmethod
     def keras_model(self) -> keras.Model:
         """Return the notes' network, of stock layers with copies of the weights: (B, C) ids -> logits."""
-        raise NotImplementedError
 
 
 def graph(config: NetworkConfig, weights: Weights) -> bytes:

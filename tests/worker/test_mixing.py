@@ -42,12 +42,22 @@ def test_rows_of_both_texts_keep_their_order_and_begin_on_their_own():
     )
     assert (mixed.rows, mixed.window, mixed.windows_per_epoch) == (3, 2, 4)
     assert [mixed.at(epoch=0, k=k)[0].tolist() for k in range(3)] == [
-        [[0, 8, 100], [1, 9, 101]],
-        [[2, 10, 102], [3, 11, 103]],
-        [[4, 12, 100], [5, 13, 101]],
+        [[0, 8, 102], [1, 9, 103]],
+        [[2, 10, 100], [3, 11, 101]],
+        [[4, 12, 102], [5, 13, 103]],
     ]
-    begins = [list(mixed.beginning(epoch=e, k=k)) for e, k in [(0, 0), (0, 1), (0, 2), (1, 0)]]
-    assert begins == [[slice(0, 2), slice(2, 3)], [], [slice(2, 3)], [slice(0, 2), slice(2, 3)]]
+    begins = [list(mixed.beginning(epoch=e, k=k)) for e, k in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]]
+    assert begins == [[slice(0, 2)], [slice(2, 3)], [], [slice(2, 3)], [slice(0, 2)]]
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.34, 0.5, 0.67, 0.8])
+def test_a_text_mixed_with_itself_is_nowhere_read_twice_at_a_time(fraction):
+    ids = np.arange(2000)
+    text = Text(STUDENT, ids, ids[:9], "")
+    mixed = SecondText(ids, fraction, "text").beside(text, rows=12, window=8, seed=1)
+    for k in range(mixed.windows_per_epoch):
+        inputs, _ = mixed.at(epoch=0, k=k)
+        assert len(np.unique(inputs)) == inputs.size
 
 
 @pytest.mark.parametrize("targets", ["argmax", "sampled"])
