@@ -5,17 +5,21 @@
 
 A textarea with `data-nextchar` on a page of the running service, written in by chromium's own keyboard.
 Counted from the key's own time stamp until the frame with the new ghost text has been drawn; the wait for
-another key (debounce) is switched off, for it is not counted. The network has random weights and costs what
-a trained one does. Prints one table and one JSON line.
+another key (debounce) is switched off, for it is not counted. Keys come at any moment of a frame, as a
+person's do; always at the same one, right after a frame, chromium would draw every answer a frame later, for
+it takes no answer between a key and the frame that shows it. The network has random weights and costs what a
+trained one does. Prints one table and one JSON line.
 
     python -m benchmarks.keystroke_latency [--keys 200] [--network 1x512]
 """
 
 import argparse
 import math
+import random
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 
 from playwright.sync_api import Page, sync_playwright
@@ -32,6 +36,8 @@ _WARM_UP = 10  # keys before those that count
 _PATIENCE = 20  # keys without ghost text, before it is given up
 _ALONG = 3  # characters typed along each suggestion
 _LETTERS = "etaoinshrdlu"
+_FRAME_S = 1 / 60
+_MOMENTS = random.Random(1)
 
 _WATCH = """() => {
   window.painted = [];
@@ -116,16 +122,16 @@ def measure(page: Page, model: str, keys: int) -> tuple[list[float], list[float]
         if silent > _PATIENCE:
             raise RuntimeError(f"no ghost text after {silent} keys")
         unexpected = next(letter for letter in _LETTERS if letter != shown[:1])
-        time, shown = press(page, unexpected)
+        taken, shown = press(page, unexpected)
         silent = 0 if shown else silent + 1
         if shown:
-            asked.append(time)
+            asked.append(taken)
         if len(shown) <= _ALONG:
             continue
         before = len(requests)
         for _ in range(_ALONG):
-            time, shown = press(page, shown[0])
-            along.append(time)
+            taken, shown = press(page, shown[0])
+            along.append(taken)
         along_requests += len(requests) - before
         rounds += 1
     return asked[_WARM_UP:], along[_WARM_UP:], along_requests / max(1, rounds)
@@ -134,6 +140,7 @@ def measure(page: Page, model: str, keys: int) -> tuple[list[float], list[float]
 def press(page: Page, key: str) -> tuple[float, str]:
     """Press a key; return the milliseconds until ghost text was painted, and it; "" if there was none."""
     page.evaluate("painted.length = 0")
+    time.sleep(_MOMENTS.uniform(0, _FRAME_S))
     page.keyboard.type(key)
     # A pause as between two keys; ghost text that comes later than that came too late anyway.
     found = page.evaluate(
