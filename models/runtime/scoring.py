@@ -208,6 +208,7 @@ def _read_group(
         # A line is a row of its own unless the line before it has the same characters up to `end`.
         leads = (alike < end)[open_lines]
         leads[0] = True
+        leads[1:] |= np.diff(open_lines) > 1  # the one that it was compared with has ended
         rows = open_lines[leads]
         logits, state = network.step(ids[at:end, rows], state[row_of[rows]])
         row_of[open_lines] = np.cumsum(leads) - 1

@@ -114,6 +114,12 @@ def test_lines_that_begin_alike_score_as_each_alone(network: Network) -> None:
         np.testing.assert_allclose([*one.bits, one.end_bits], naive_bits(line + "\n"), atol=1e-4)
 
 
+def test_a_line_that_has_ended_lends_nothing_to_those_behind_it(network: Network) -> None:
+    lines = ["a" * 18, "b" * 17, "b" * 18]
+    for line, bits in zip(lines, score_lines(network, VOCABULARY, lines), strict=True):
+        np.testing.assert_allclose(bits, score_text(network, VOCABULARY, line), atol=1e-5)
+
+
 def test_what_begins_alike_is_read_once(network: Network) -> None:
     steps = []
 
