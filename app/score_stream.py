@@ -10,6 +10,7 @@ line longer than MAX_LINE_CHARACTERS, JSON that is none.
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -30,6 +32,8 @@ from app.uploads import Gunzip, UnsupportedMedia
 from models.anomaly.drift import drift
 from models.errors import DomainError
 from models.vocabulary import Vocabulary
+
+log = logging.getLogger("nextchar.api")
 
 STREAMED = ("text/plain", "application/x-ndjson")
 """The kinds of body that are streams of lines."""
@@ -160,7 +164,11 @@ class LineReader:
                 else "neither a JSON string nor an object with a string `line`",
             }
             return None
-        return self._vocabulary.to_characters(value)
+        if value.isascii():
+            return self._vocabulary.to_characters(value)
+        # JSON can spell half a character, which is no text: it becomes U+FFFD.
+        whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return self._vocabulary.to_characters(whole)
 
 
 def _decoded(data: bytes, raw: RawLine, about: dict[str, Any]) -> str:
@@ -209,6 +217,8 @@ class ScoreStream(Response):
                 adapt=query.adapt,
                 explain=query.explain,
             )
+            if query.adapt:
+                loaded.engine.check_adapting()
             self._scorer = Scorer(loaded, found, options)
         except BaseException:
             self._parts.engines.give_back(loaded)
@@ -226,7 +236,11 @@ class ScoreStream(Response):
             await self._send(send, _json_line(self._batches.start()))
             try:
                 await self._score_all(body, send)
-            except DomainError as error:
+            except (_Gone, OSError, TimeoutError):
+                raise
+            except Exception as error:  # whatever it is, the answer ends as promised
+                if not isinstance(error, DomainError | RedisError):
+                    log.exception("scoring lines by %s", self._model)
                 await self._send(send, _json_line({"object": "error"} | answer(error)[1].model_dump()))
             await self._send(send, _json_line(self._batches.end()))
             await send({"type": "http.response.body", "body": b"", "more_body": False})

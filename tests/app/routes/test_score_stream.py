@@ -7,8 +7,11 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import redis
 
 from app.score_stream import MAX_LINE_CHARACTERS, Splitter
+from app.scoring import Scorer
+from store.streams import Streams
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
 
@@ -209,3 +212,34 @@ def test_splitter_does_not_care_where_pieces_end(cut: int) -> None:
     expected = [*whole.feed(data), *whole.finish()]
     assert [*parts.feed(data[:cut]), *parts.feed(data[cut:]), *parts.finish()] == expected
     assert [line.data for line in expected] == [b"ab", b"", b"long", b"x"]
+
+
+def test_half_a_character_in_json_is_read_as_the_replacement_character(service: Service) -> None:
+    publish(service.models, name="masked", masks=("numbers",))
+    content = rb'"a\ud800 12"' + b"\n" + rb'"\ud83d\ude00"'
+    answer = service.http.post(
+        "/v1/models/masked/score", content=content, headers={"Content-Type": "application/x-ndjson"}
+    )
+    assert [one["characters"] for one in records(answer)[1:-1]] == [5, 1]
+
+
+def test_a_stream_without_redis_ends_with_an_error_that_says_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def turn(*_: object, **__: object) -> None:
+        raise redis.ConnectionError("nobody there")
+
+    monkeypatch.setattr(Streams, "turn", turn)
+    *_, error, _ = stream(service, b"ab\n", context="stream", stream_id="s")
+    assert error["object"] == "error" and error["error"]["code"] == "queue_unavailable"
+
+
+def test_a_mistake_of_ours_ends_the_stream_as_promised(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Scorer, "read", broken)
+    *_, error, _ = stream(service, b"ab\n")
+    assert error["object"] == "error" and error["error"]["code"] == "internal_error"
