@@ -124,8 +124,9 @@ class Scorer:
         engine = self.loaded.engine
         if self.options.adapt:
             known = None
-            if where.state is not None and where.change is not None:
-                known = Memory(where.state, where.change.reshape(-1, len(self.loaded.vocabulary) - 1))
+            if where.state is not None:
+                change, width = where.change, len(self.loaded.vocabulary) - 1
+                known = Memory(where.state, None if change is None else change.reshape(-1, width))
             readings, memory = engine.read_adapting(texts, known)
             where = Where(memory.state, memory.change)
         else:

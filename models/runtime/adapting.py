@@ -32,10 +32,13 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Memory:
-    """What is kept of a stream: the state (1, S) before the last newline, and the change D (H, V - 1)."""
+    """What is kept of a stream: the state (1, S) before the last newline, and the change D (H, V - 1).
+
+    D is None where the stream has been read, but not learned from.
+    """
 
     state: State
-    change: Floats
+    change: Floats | None
 
 
 def read_adapting(
@@ -51,7 +54,8 @@ def read_adapting(
         units: H, of the last layer.
     """
     state = network.initial_state() if memory is None else memory.state
-    change = np.zeros((units, network.V - 1), np.float32) if memory is None else memory.change.copy()
+    known = memory.change if memory else None
+    change = np.zeros((units, network.V - 1), np.float32) if known is None else known.copy()
     ids = vocabulary.encode("\n" + "".join(line + "\n" for line in lines))
     bits, entropy = np.empty(len(ids), np.float32), np.empty(len(ids), np.float32)
     last_h = slice(state.shape[1] - 2 * units, state.shape[1] - units)

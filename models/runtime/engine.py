@@ -169,8 +169,15 @@ class Engine:
         """Read lines one behind the other and learn from each; see `models.runtime.adapting`.
 
         Raises:
-            InvalidInput: the model is no LSTM, or its output layer is too large (code `cannot_adapt`).
+            InvalidInput: as `check_adapting`.
         """
+        self.check_adapting()
+        units = self.saved.card.network.units
+        readings, memory = read_adapting(self._network, self._vocabulary, lines, memory, units=units)
+        return self._with_ngram(readings, lines), memory
+
+    def check_adapting(self) -> None:
+        """Raise InvalidInput if the model is no LSTM, or its output layer is too large (`cannot_adapt`)."""
         network = self.saved.card.network
         size = network.units * (self._network.V - 1)
         if network.context is not None or self.state_size != 2 * network.layers * network.units:
@@ -185,8 +192,6 @@ class Engine:
                 code="cannot_adapt",
                 param="adapt",
             )
-        readings, memory = read_adapting(self._network, self._vocabulary, lines, memory, units=network.units)
-        return self._with_ngram(readings, lines), memory
 
     def odd_spans(self, text: str, *, threshold: float, context: str = "\n") -> list[Span]:
         """Return the odd spans of a text of characters; see `models.anomaly.explain`."""

@@ -146,10 +146,12 @@ class FakeEngine:
 
     def read_adapting(self, lines: Sequence[str], memory: Memory | None) -> tuple[list[Reading], Memory]:
         """Return `read_lines`; the memory counts the lines."""
-        count = np.float32(len(lines)) + (
-            memory.change if memory else np.zeros((1, len(self.vocabulary) - 1))
-        )
-        return self.read_lines(lines), Memory(np.ones((1, 1), np.float32), count.astype(np.float32))
+        known = memory or Memory(np.zeros((1, 1), np.float32), None)
+        change = np.zeros((1, len(self.vocabulary) - 1), np.float32) if known.change is None else known.change
+        return self.read_lines(lines), Memory(known.state + len(lines), change + np.float32(len(lines)))
+
+    def check_adapting(self) -> None:
+        """Always can."""
 
     @property
     def state_size(self) -> int:
