@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from python_multipart import MultipartParser
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -58,13 +58,18 @@ async def receive(
     body = _Body(request)
     try:
         decode = decode or _Decoder(request.headers, is_text=upload.encoding == "utf-8")
+        longest = limit_bytes + decode.overhead_bytes
+        too_large = TooLarge(
+            f"the body is larger than {limit_bytes:,} bytes, the limit for a corpus", code="corpus_too_large"
+        )
         declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit_bytes + decode.overhead_bytes:
-            raise TooLarge(
-                f"the body is larger than {limit_bytes:,} bytes, the limit for a corpus",
-                code="corpus_too_large",
-            )
+        if declared.isdecimal() and int(declared) > longest:
+            raise too_large
+        taken = 0
         async for piece in body.pieces():
+            taken += len(piece)
+            if taken > longest:
+                raise too_large
             await run_in_threadpool(_feed, upload, decode, piece)
         await run_in_threadpool(decode.finish)
     except DomainError:
@@ -213,18 +218,21 @@ class FormText:
         self._reading = "file"
         self.values: dict[str, bytes] = {}
         self.filename = ""
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._headers.clear,
-                "on_header_field": partial(self._collect, "_field"),
-                "on_header_value": partial(self._collect, "_value"),
-                "on_header_end": self._header_end,
-                "on_headers_finished": self._headers_finished,
-                "on_part_data": self._part_data,
-                "on_end": self._end,
-            },
-        )
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._headers.clear,
+                    "on_header_field": partial(self._collect, "_field"),
+                    "on_header_value": partial(self._collect, "_value"),
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._headers_finished,
+                    "on_part_data": self._part_data,
+                    "on_end": self._end,
+                },
+            )
+        except FormParserError as error:  # a boundary beyond all bounds
+            raise _broken_form(str(error)) from None
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the text in the next bytes of the form. Raises InvalidInput when it is not a form."""

@@ -11,6 +11,9 @@ from typing import Any
 
 from models.errors import InvalidInput
 
+LONGEST_LINE_BYTES = 16 << 20
+"""A longer line is refused: it would have to be held whole."""
+
 
 class JsonLines:
     r"""Turns JSON Lines that come in pieces into text.
@@ -22,21 +25,30 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._rest: list[bytes] = []
+        self._held = 0  # bytes of it
         self._number = 0
 
     def feed(self, data: bytes) -> bytes:
         """Take more; return the text of the lines that are whole. Raises InvalidInput for a wrong one."""
         if b"\n" not in data:
-            self._rest.append(data)
+            self._hold(data)
             return b""
         *lines, rest = b"".join([*self._rest, data]).split(b"\n")
-        self._rest = [rest]
+        self._rest, self._held = [], 0
+        self._hold(rest)
         return b"".join(map(self._text, lines))
 
     def finish(self) -> bytes:
         """Return the text of a last line without an end."""
         rest, self._rest = b"".join(self._rest), []
         return self._text(rest)
+
+    def _hold(self, data: bytes) -> None:
+        self._held += len(data)
+        if self._held > LONGEST_LINE_BYTES:
+            self._number += 1
+            raise self._wrong(f"is longer than {LONGEST_LINE_BYTES:,} bytes")
+        self._rest.append(data)
 
     def _text(self, line: bytes) -> bytes:
         self._number += 1

@@ -36,3 +36,10 @@ def test_wrong_line_is_named_by_its_number(line: bytes, says: str) -> None:
     lines.feed(b'{"text": "a"}\n\n')
     with pytest.raises(InvalidInput, match=f"line 3 of the file .*{says}"):
         lines.feed(line + b"\n")
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory() -> None:
+    lines, piece = JsonLines(), b"a" * (1 << 20)
+    with pytest.raises(InvalidInput, match="line 1 of the file is longer than 16,777,216 bytes"):
+        for _ in range(20):
+            lines.feed(piece)
