@@ -3,8 +3,9 @@
 import hashlib
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 
+from app.auth import check_model
 from app.deps import PartsDep
 from app.errors import refusals
 from app.paging import cut
@@ -47,8 +48,9 @@ def get_model(parts: PartsDep, model: str) -> ModelBody:
 
 
 @router.patch("/{model}", responses=refusals(400, 404, 413, 415, 422, 503, 507))
-def rename_model(parts: PartsDep, model: str, body: ModelRename) -> ModelBody:
+def rename_model(parts: PartsDep, request: Request, model: str, body: ModelRename) -> ModelBody:
     """Rename one version: it becomes the next version of the new name. Its old reference is gone then."""
+    check_model(request, body.name)
     old = parts.models.get(model).card
     card = parts.models.rename(old.reference, body.name)
     if card.reference != old.reference:

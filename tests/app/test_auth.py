@@ -18,6 +18,7 @@ KEYS = {
     "trainer": new_key("trainer", scopes="train"),
     "owner": new_key("owner", scopes="admin"),
     "site": new_key("site", scopes="complete,train", models="fake*"),
+    "team": new_key("team", scopes="admin", models="fake*"),
     "slow": new_key("slow", scopes="read", rate="3/minute"),
 }
 
@@ -44,6 +45,14 @@ def test_pages_and_health_are_open_and_everything_else_wants_a_key(guarded: Serv
         assert error_of(answer, 401)["code"] == "api_key_missing"
         assert answer.headers["www-authenticate"] == "Bearer"
     assert guarded.http.options("/v1/models").status_code != 401
+
+
+def test_a_key_of_some_models_gives_no_model_a_name_beyond_them(guarded: Service) -> None:
+    refused = guarded.http.patch("/v1/models/fake", json={"name": "prod"}, headers=as_("team"))
+    assert error_of(refused, 403)["code"] == "model_not_permitted"
+    assert guarded.http.get("/v1/models/fake@1", headers=as_("team")).status_code == 200
+    renamed = guarded.http.patch("/v1/models/fake", json={"name": "fake-2"}, headers=as_("team"))
+    assert renamed.json()["id"] == "fake-2@1"
 
 
 def test_every_operation_but_health_checks_needs_a_scope() -> None:
