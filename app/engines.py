@@ -56,6 +56,7 @@ class _Resolved:
     exact: str
     at: float  # time.monotonic()
     is_refreshing: bool = False
+    next_is_loading: bool = False  # a newer version; this one goes on until it is ready
 
 
 class Engines:
@@ -110,7 +111,7 @@ class Engines:
         now = time.monotonic()
         with self._lock:
             known = self._resolved.get(reference)
-            if known is None or now - known.at > STALE_S:
+            if known is None or (now - known.at > STALE_S and not known.next_is_loading):
                 return None
             model = self._loaded.get(known.exact)
             if model is None:
@@ -177,6 +178,7 @@ class Engines:
         """Look a name up again, and load what it means now before anybody is sent there."""
         try:
             exact = self._resolve(reference)
+            self._go_on_with_old(reference, exact)
             self.give_back(self._take_exact(exact))
             self._remember(reference, exact)
         except DomainError:  # the next request finds the same, and says so
@@ -184,6 +186,18 @@ class Engines:
         except Exception:  # storage that hiccups; the next request tries again
             log.exception("looking model %s up again", reference)
             self._forget(reference)
+
+    def _go_on_with_old(self, reference: str, new: str) -> None:
+        """Until `new` is loaded, let requests have the version before it, if that is still there."""
+        with self._lock:
+            known = self._resolved.get(reference)
+        if known is None or known.exact == new:
+            return
+        with contextlib.suppress(NotFound):
+            self._models.resolve(known.exact)
+            with self._lock:
+                if self._resolved.get(reference) == known:
+                    self._resolved[reference] = replace(known, next_is_loading=True)
 
     def _resolve(self, reference: str) -> str:
         try:

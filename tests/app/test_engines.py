@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from app import engines as engines_module
 from app.engines import Engines
 from models.errors import NotFound, Unavailable
 from models.saved_model import SavedModel
@@ -120,11 +121,15 @@ def test_of_a_pinned_name_the_newest_version_stays(models: Models) -> None:
     until(lambda: sorted(engines.stats()) == ["a@2", "b@1"])
 
 
-def test_requests_go_on_with_the_old_version_while_the_new_one_loads(models: Models) -> None:
-    engines = pool(models, Loader(delay_s=0.2), limit_bytes=1000)
+def test_requests_go_on_with_the_old_version_while_the_new_one_loads(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = pool(models, Loader(delay_s=0.6), limit_bytes=1000)
     engines.give_back(engines.take("a"))
     publish(models, name="a")
     longest_s = 0.0
+    monkeypatch.setattr(engines_module, "RESOLVE_S", 0.05)
+    monkeypatch.setattr(engines_module, "STALE_S", 0.3)  # sooner than the new one is ready
     seen: list[str] = []
     while "a@2" not in seen:
         began = time.monotonic()
