@@ -147,7 +147,8 @@ class Corpora:
         """Delete a corpus and its names; return its id. The caller checks that no job needs it."""
         corpus_id = self.id_of(reference)
         names = [p for p in self._blobs.paths("corpus_names") if self._name_target(p) == corpus_id]
-        self._blobs.delete(f"corpora/{corpus_id}/corpus.json", f"corpora/{corpus_id}/text", *names)
+        # The names first: if this is cut short, no name is left that belongs to nothing.
+        self._blobs.delete(*names, f"corpora/{corpus_id}/corpus.json", f"corpora/{corpus_id}/text")
         return corpus_id
 
     def _resolve(self, reference: str) -> str:

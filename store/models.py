@@ -74,7 +74,7 @@ class Models:
         except InvalidInput:
             raise _no_such_model(reference) from None
         if at:
-            if not (wanted.isascii() and wanted.isdecimal() and int(wanted) in versions):
+            if not (wanted.isascii() and wanted.isdecimal() and len(wanted) < 10 and int(wanted) in versions):
                 raise _no_such_model(reference)
             return name, int(wanted)
         if not versions:
@@ -84,8 +84,10 @@ class Models:
     def all(self) -> list[Card]:
         """Return the cards of all versions of all models, newest first; damaged ones are left out."""
         cards = []
-        for path in self._blobs.paths("model_cards"):
-            if path.endswith(".json"):
+        paths = self._blobs.paths("model_cards")
+        gone = {path.removesuffix(".gone") for path in paths if path.endswith(".gone")}
+        for path in paths:
+            if path.endswith(".json") and path.removesuffix(".json") not in gone:
                 # One damaged card must not hide the rest; `get` says what is wrong with it.
                 with contextlib.suppress(Unavailable, FileNotFoundError):
                     cards.append(parse_card(self._blobs.read(path), where=path))

@@ -113,7 +113,9 @@ def test_of_two_names_of_one_model_either_can_be_deleted(blobs: Blobs) -> None:
     assert blobs.paths(f"model_files/{card.id}") == []
 
 
-@pytest.mark.parametrize("reference", ["none", "m@9", "m@x", "m@", "../x", "", "@1", "m@١"])
+@pytest.mark.parametrize(
+    "reference", ["none", "m@9", "m@x", "m@", "../x", "", "@1", "m@١", "m@" + 5000 * "1"]
+)
 def test_a_reference_to_nothing_is_not_found(blobs: Blobs, reference: str) -> None:
     models = Models(blobs)
     models.publish(_card(), FILES)
@@ -171,3 +173,13 @@ def test_a_downloaded_folder_loads(tmp_path: Path, blobs: Blobs) -> None:
         (folder / name).write_bytes(data)
     assert load_folder(folder).card == card
     assert load_folder(folder).file("model.keras") == b"layers"
+
+
+def test_a_deletion_that_was_cut_short_leaves_no_ghost_in_the_list(blobs: Blobs) -> None:
+    models = Models(blobs)
+    card = models.publish(_card(), FILES)
+    card_path = next(path for path in blobs.paths("model_cards") if path.endswith(".json"))
+    blobs.write(card_path.replace(".json", ".gone"), b"1")  # and then the process was killed
+    assert models.all() == []
+    with pytest.raises(NotFound):
+        models.get(card.reference)
