@@ -1,11 +1,16 @@
 """The client against a server with obvious answers."""
 
 import io
+import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import httpx
 import pytest
 
 from clients.python.nextchar import Client, ClientError, ServerError, ServerUnreachable
+from clients.python.nextchar.sse import ServerSentEvent
 from tests.clients.fake_server import FakeServer, FakeTraining
 
 
@@ -102,3 +107,34 @@ def test_a_job_is_asked_for_with_a_key_of_its_own(client: Client, server: FakeSe
         client.create_job({"corpus": "c", "name": "n"})
     keys = [headers["Idempotency-Key"] for method, path, headers, _ in server.requests if path == "/v1/jobs"]
     assert len(set(keys)) == 2
+
+
+def test_following_gets_over_a_break_after_a_long_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = iter(["silence, and a break", "the end"])
+
+    def stream(_: Client, __: str, ___: int, opened: Callable[[], None]) -> Iterator[ServerSentEvent]:
+        opened()
+        if next(attempts) != "the end":
+            time.sleep(0.3)
+            raise ServerUnreachable("it was restarted")
+        yield ServerSentEvent("done", "{}", None)
+
+    monkeypatch.setattr(Client, "_job_stream", stream)
+    with Client("http://127.0.0.1:9", patience_s=0.1) as client:
+        assert list(client.follow("job_1")) == []
+
+
+@pytest.mark.parametrize(("kind", "status"), [("invalid_request_error", 422), ("unavailable_error", 503)])
+def test_an_error_among_scores_has_the_status_of_its_kind(
+    kind: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = {"object": "error", "error": {"type": kind, "code": "c", "message": "m", "param": None}}
+
+    @contextmanager
+    def opened(*_: object, **__: object) -> Iterator[httpx.Response]:
+        yield httpx.Response(200, content=json.dumps(record).encode() + b"\n")
+
+    monkeypatch.setattr(Client, "_open", opened)
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ServerError) as caught:
+        list(client.score_stream("m", [b"a"]))
+    assert caught.value.status == status

@@ -5,7 +5,7 @@ Knows no terminal. All errors it raises are of `errors`; safe to use from severa
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from json import JSONDecodeError, loads
 from typing import IO, Any, Literal, Self, cast
@@ -28,6 +28,9 @@ from clients.python.nextchar.errors import ClientError, ServerError, ServerUnrea
 from clients.python.nextchar.sse import ServerSentEvent, parse
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
+
+_STATUS_OF = {"invalid_request_error": 422, "not_found_error": 404, "server_error": 500}
+"""The HTTP statuses of errors in the middle of an answer that will not pass; of others it is 503."""
 
 _PAGE = 100  # things asked for in one page of a list
 _TIMEOUT = httpx.Timeout(60, connect=5)
@@ -138,11 +141,15 @@ class Client:
         when the server stays away for longer than the client's patience.
         """
         delay_s = _FIRST_RETRY_S
-        last_heard = time.monotonic()
+        gone_since: float | None = None
+
+        def opened() -> None:
+            nonlocal delay_s, gone_since
+            delay_s, gone_since = _FIRST_RETRY_S, None
+
         while True:
             try:
-                for event in self._job_stream(job, after):
-                    delay_s, last_heard = _FIRST_RETRY_S, time.monotonic()
+                for event in self._job_stream(job, after, opened):
                     if event.event == "done":  # only this says so: a stream that merely ends was cut
                         return
                     data = cast(Event, loads(event.data))
@@ -150,14 +157,16 @@ class Client:
                         after = data["id"]
                         yield data
             except ServerUnreachable:
-                if time.monotonic() - last_heard > self._patience_s:
+                gone_since = gone_since or time.monotonic()
+                if time.monotonic() - gone_since > self._patience_s:
                     raise
             time.sleep(delay_s)
             delay_s = min(2 * delay_s, _LONGEST_RETRY_S)
 
-    def _job_stream(self, job: str, after: int) -> Iterator[ServerSentEvent]:
+    def _job_stream(self, job: str, after: int, opened: Callable[[], None]) -> Iterator[ServerSentEvent]:
         headers = {"Last-Event-ID": str(after)} if after else {}
-        for event in self._stream("GET", f"/v1/jobs/{_segment(job)}/events", headers=headers):
+        path = f"/v1/jobs/{_segment(job)}/events"
+        for event in self._stream("GET", path, headers=headers, opened=opened):
             if event.event == "error":
                 raise _refusal(loads(event.data), status=503)
             yield event
@@ -254,7 +263,7 @@ class Client:
                 for line in whole:
                     record = loads(line)
                     if record["object"] == "error":
-                        raise _refusal(record, status=503)
+                        raise _refusal(record, status=_STATUS_OF.get(record["error"]["type"], 503))
                     yield record
                     if record["object"] == "score.end":
                         return
@@ -315,10 +324,17 @@ class Client:
             after = {"after": page["data"][-1]["id"]}
 
     def _stream(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **request: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        opened: Callable[[], None] = lambda: None,
+        **request: Any,
     ) -> Iterator[ServerSentEvent]:
         wanted = {"Accept": "text/event-stream", **(headers or {})}
         with self._open(method, path, headers=wanted, timeout=_STREAM_TIMEOUT, **request) as response:
+            opened()
             yield from parse(_pieces(response, self.server))
 
     @contextmanager
