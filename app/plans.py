@@ -75,6 +75,13 @@ def plan(
         start_from=start.reference if start else None,
         masks=Masks(body.masks).masks if body.masks or not start else start.masks,
     )
+    if request.masks and alphabet == "bytes":
+        raise InvalidInput(
+            "masks put characters of their own into the text, and the alphabet bytes has none to spare;"
+            " leave them out, or train on characters",
+            code="masks_of_bytes",
+            param="masks",
+        )
     request = request.model_copy(update={"training": settled(request.network, request.training)})
     _check_length(corpus, alphabet, body.validation_fraction)
     if body.mix and second:

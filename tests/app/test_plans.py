@@ -107,3 +107,9 @@ def test_the_memory_of_a_vocabulary_that_grows_counts_both(tmp_path: Path) -> No
     with pytest.raises(InvalidInput) as caught:
         _plan(corpus, start=many, memory=limit)
     assert caught.value.code == "network_too_large"
+
+
+def test_masks_of_bytes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="leave them out") as caught:
+        _plan(_corpus(tmp_path), alphabet="bytes", masks=["numbers"])
+    assert (caught.value.code, caught.value.param) == ("masks_of_bytes", "masks")
