@@ -6,6 +6,7 @@ is over when no live hypothesis can still come among the best.
 """
 
 import copy
+import heapq
 import math
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ class BeamJob(CompletionJob):
             stop=request.stop, until=request.until, is_word_character=vocabulary.is_word_character
         )
         self._live = [Hypothesis("", (), 0.0, 0, ending)]
-        self._done: list[Hypothesis] = []
+        self._done: list[Hypothesis] = []  # the best of them, as many as live ones, best first
         self._logprobs: NDArray[np.float64] | None = None  # (live, V - 1)
 
     def begin(self, logits: Floats, state: State) -> list[Row]:
@@ -95,6 +96,8 @@ class BeamJob(CompletionJob):
                 live.append(extended)
                 parents.append(int(parent))
         self._live = live
+        penalty = self.request.length_penalty
+        self._done = heapq.nlargest(self._width, self._done, key=lambda h: h.score(penalty))
         return parents
 
     def _extended(self, h: Hypothesis, place: int, logprob: float) -> Hypothesis:
@@ -112,7 +115,7 @@ class BeamJob(CompletionJob):
         penalty, longest = self.request.length_penalty, self.request.max_characters
         if len(self._done) < self._width:
             return False
-        worst = sorted((h.score(penalty) for h in self._done), reverse=True)[self._width - 1]
+        worst = self._done[-1].score(penalty)
         # A total only falls, and its divisor is the largest at the greatest length.
         return max(h.total for h in self._live) / math.pow(longest, penalty) <= worst
 
