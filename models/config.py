@@ -147,10 +147,11 @@ MINIMUM_HELD_OUT_CHARACTERS = 20
 def estimate_training_bytes(network: NetworkConfig, training: TrainingConfig, vocabulary_size: int) -> int:
     """Return the bytes a training process needs at its peak, within a factor of about 1.5.
 
-    Weights are kept as weights, gradients of two replicas, two AdamW moments, an average and the best
-    so far; activations are the gates, states and logits of one window, forward and backward.
+    Weights are kept as weights, gradients of two replicas, two AdamW moments and the best so far (6); a
+    checkpoint has three of these beside it, and once more as a file (7), and so has the one that a divergence
+    goes back to (3). Activations are the gates, states and logits of one window, forward and backward.
     """
-    weights = 8 * network.parameters(vocabulary_size)
+    weights = 16 * network.parameters(vocabulary_size)
     each = _architecture(network).floats_a_character(network, vocabulary_size)
     activations = training.rows * training.window * each
     return 4 * (weights + activations) + 600_000_000  # the process with TensorFlow itself

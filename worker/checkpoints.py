@@ -2,14 +2,15 @@
 
     checkpoints/<job id>/<step>.npz   SHA-256 of the rest, then a NumPy archive (never unpickled)
 
-The newest two are kept. One that is damaged is passed over for the one before, and said so.
+The newest two are kept, and the one that a divergence of the newest would go back to. One that is damaged is
+passed over for the one before, and said so.
 """
 
 import hashlib
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,22 @@ from numpy.typing import NDArray
 
 from store.blobs import Blobs
 
+_DIGEST = 32  # bytes
 _KEEP = 2
 _META = "meta"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One moment of a run: named arrays, and plain values that travel as JSON."""
+    """One moment of a run: named arrays, and plain values that travel as JSON.
+
+    `safe` is the moment that a divergence goes back to, whose step is meta["safe"]; None: this one.
+    """
 
     step: int
     arrays: dict[str, NDArray[Any]]
     meta: dict[str, Any]
+    safe: "Checkpoint | None" = None
 
 
 class Checkpoints:
@@ -38,14 +44,17 @@ class Checkpoints:
         self._folder = f"checkpoints/{job_id}"
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint and drop those older than the one before it. Raises StorageFull, Unavailable."""
-        buffer = io.BytesIO()
+        """Keep a checkpoint and drop those no longer needed. Raises StorageFull, Unavailable."""
         meta = np.frombuffer(json.dumps(checkpoint.meta).encode(), np.uint8)
+        buffer = io.BytesIO(bytes(_DIGEST))  # which is filled in at last: of large networks every copy counts
+        buffer.seek(_DIGEST)
         np.savez(buffer, allow_pickle=False, **{_META: meta}, **checkpoint.arrays)
-        payload = buffer.getvalue()
-        path = f"{self._folder}/{checkpoint.step:010d}.npz"
-        self._blobs.write(path, hashlib.sha256(payload).digest() + payload)
-        self._blobs.delete(*self._blobs.paths(self._folder)[:-_KEEP])
+        digest = hashlib.sha256(buffer.getbuffer()[_DIGEST:]).digest()
+        buffer.seek(0)
+        buffer.write(digest)
+        self._blobs.write(self._path(checkpoint.step), buffer.getvalue())
+        safe = self._path(checkpoint.meta.get("safe", checkpoint.step))
+        self._blobs.delete(*(p for p in self._blobs.paths(self._folder)[:-_KEEP] if p != safe))
 
     def newest_step(self) -> int | None:
         """Return the step of the newest checkpoint, without reading it."""
@@ -57,7 +66,7 @@ class Checkpoints:
         problems: list[str] = []
         for path in reversed(self._blobs.paths(self._folder)):
             try:
-                return _parse(self._blobs.read(path)), problems
+                return self._with_safe(_parse(self._blobs.read(path))), problems
             except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
                 step = int(path.rsplit("/", 1)[-1].split(".")[0])
                 problems.append(
@@ -66,16 +75,28 @@ class Checkpoints:
                 self._blobs.delete(path)
         return None, problems
 
+    def _with_safe(self, checkpoint: Checkpoint) -> Checkpoint:
+        step = checkpoint.meta.get("safe", checkpoint.step)
+        try:
+            safe = _parse(self._blobs.read(self._path(step))) if step < checkpoint.step else None
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile):
+            safe = None  # as good as any: it matters only if the run diverges before its next evaluation
+        return replace(checkpoint, safe=safe)
+
+    def _path(self, step: int) -> str:
+        return f"{self._folder}/{step:010d}.npz"
+
     def delete(self) -> None:
         """Delete them all: the job is over."""
         self._blobs.delete(*self._blobs.paths(self._folder))
 
 
 def _parse(data: bytes) -> Checkpoint:
-    digest, payload = data[:32], data[32:]
-    if hashlib.sha256(payload).digest() != digest:
+    if hashlib.sha256(memoryview(data)[_DIGEST:]).digest() != data[:_DIGEST]:
         raise ValueError("its hash differs")
-    with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
+    file = io.BytesIO(data)
+    file.seek(_DIGEST)
+    with np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     meta = json.loads(arrays.pop(_META).tobytes())
     return Checkpoint(step=meta["step"], arrays=arrays, meta=meta)

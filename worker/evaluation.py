@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.decoding import log_softmax
-from models.runtime.scoring import unknown_bits
+from models.runtime.scoring import SLICE_LOGITS, unknown_bits
 from models.runtime.session import StepNetwork
 from models.vocabulary import UNKNOWN_ID, Vocabulary
 from worker.texts import Ids
 
-_SLICE = 64  # steps whose logits are in memory at a time
+_SLICE = 64  # the most steps whose logits are in memory at a time
 
 
 def bits_per_character(
@@ -49,8 +49,9 @@ def bits_per_character(
     counts[: lead - 1] = False
     state = network.initial_state(rows)
     bits = 0.0
-    for t in range(0, len(inputs), _SLICE):
-        part = slice(t, t + _SLICE)
+    steps = max(1, min(_SLICE, SLICE_LOGITS // (rows * network.V)))
+    for t in range(0, len(inputs), steps):
+        part = slice(t, t + steps)
         first = 0 if counts[part].any() else len(inputs[part])  # the lead-in needs no logits
         logits, state = network.step(inputs[part], state, first)
         if not first:

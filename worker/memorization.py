@@ -47,6 +47,7 @@ _LONGEST = 2000  # characters of a passage that are compared
 _PROBES = 32  # places of the training text, and as many held-out ones, whose continuation is asked for
 _PROBE_LEAD = 50
 _PROBE_LENGTH = 50
+_TELLING = 16  # continuations of fewer characters may be right by chance
 _MUCH = 0.1  # more than of held-out text, from which on a network is said to copy
 _WRITING, _ASKING = 0.5, 0.6  # of the time: when writing, and when asking for continuations, is over
 
@@ -165,7 +166,7 @@ def measure(network: StepNetwork, train: Ids, validation: Ids, *, seed: int, sec
         [reference, *written], train, size=network.V, deadline=began + seconds
     )
     return Memorization(
-        verdict=_verdict(generated[0], held_out, repeated),
+        verdict=_verdict(generated[0], held_out, repeated if continuation >= _TELLING else {}),
         generated=dict(zip(TEMPERATURES, generated, strict=True)),
         held_out=held_out,
         repeated=repeated,
@@ -178,7 +179,8 @@ def measure(network: StepNetwork, train: Ids, validation: Ids, *, seed: int, sec
 
 
 def _verdict(generated: Copies, held_out: Copies, repeated: Mapping[str, float]) -> Verdict:
-    if generated.copied > held_out.copied + _MUCH or repeated["training"] > repeated["held_out"] + _MUCH:
+    by_heart = bool(repeated) and repeated["training"] > repeated["held_out"] + _MUCH
+    if by_heart or generated.copied > held_out.copied + _MUCH:
         return "copies"
     return "repetitive" if generated.copied > _MUCH else "novel"
 

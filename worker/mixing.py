@@ -137,7 +137,7 @@ class MixedRows:
         if self.teacher:
             at = epoch * self.windows_per_epoch + k
             labels = self.teacher.targets(more, begins=second_k == 0, at=at)
-            own = np.eye(labels.shape[-1], dtype=np.float32)[targets] if labels.ndim == 3 else targets
+            own = targets if labels.ndim == 2 else _one_hot(targets, labels.shape[-1])
             return np.concatenate([inputs, more], 1), np.concatenate([own, labels], 1)
         return np.concatenate([inputs, more], 1), np.concatenate([targets, their_targets], 1)
 
@@ -196,6 +196,12 @@ class SecondText:
                 seed=seed,
             )
         return MixedRows(first, second, teacher)
+
+
+def _one_hot(ids: NDArray[np.int32], size: int) -> NDArray[np.float32]:
+    found = np.zeros((*ids.shape, size), np.float32)
+    np.put_along_axis(found, ids[..., None], 1, -1)
+    return found
 
 
 def mixed_rows(own: int, fraction: float) -> int:

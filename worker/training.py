@@ -40,6 +40,7 @@ _DIVERGED = 1.5  # times the first window's loss
 _FEW_CHARACTERS = 32  # a window of fewer can be as hard by itself: it is judged with those before it
 _JUDGED_TOGETHER = 32
 _RETRIES = 3
+_MEASURED_S = 5.0  # at most, before a budget in seconds is made steps: nothing can stop a run meanwhile
 
 _PATIENCE = 2  # evaluations without a new best, after which validation counts as turned
 
@@ -192,6 +193,7 @@ class _Fit:
             self.network.load(start)
         self.characters_per_step = self.rows.rows * self.rows.window
         self.best: list[NDArray[np.float32]] | None = None
+        self.safe: Checkpoint  # where a divergence goes back to
         self.sampled = ""
         self.losses: list[float] = []  # since the last evaluation
         self.speed: float | None = None  # characters a second, smoothed
@@ -208,10 +210,11 @@ class _Fit:
         if resume:
             self._seconds_per_step(at_least_s=0.0)  # compiles
             self.state = self._resumed(resume)
+            self.safe = resume.safe or resume
             self.begun -= self.state.elapsed_s
         else:
             self.state = self._fresh()
-        self.safe = self._checkpoint()  # where a divergence goes back to
+            self._save(is_safe=True)
         stopped = None
         while self.state.step < self.state.schedule.end:
             if stopped := self.hooks.stop():
@@ -233,7 +236,7 @@ class _Fit:
             state.schedule = Schedule(end=max(1, round(budget.epochs * self.rows.windows_per_epoch)))
         self.state = state
         if budget.seconds is not None:
-            seconds_per_step = self._seconds_per_step(at_least_s=0.02 * budget.seconds)
+            seconds_per_step = self._seconds_per_step(at_least_s=min(0.02 * budget.seconds, _MEASURED_S))
             self._plan_evaluations(budget.seconds)
             state.schedule = Schedule(end=self._affordable_end(seconds_per_step))
         else:
@@ -317,7 +320,7 @@ class _Fit:
         )
         if state.first_loss is None:
             state.first_loss = loss
-        if self._has_diverged(loss, state.first_loss):
+        if self._has_diverged(loss):
             self._rewind(loss)
             return
         self.losses.append(loss / float(np.log(2)))
@@ -332,8 +335,8 @@ class _Fit:
         if due >= state.evaluations and state.step < state.schedule.end:
             self._evaluate()
             self._bend()
-            self.safe = self._checkpoint()
-            self._save()
+            if state.curve[-1]["validation_bits_per_character"] * float(np.log(2)) <= self._bound():
+                self._save(is_safe=True)
         elif time.monotonic() - self.saved > self.hooks.checkpoint_every_s:
             self._save()
         self._tell()
@@ -344,15 +347,19 @@ class _Fit:
         gently = min(1.0, (state.step + 1) / first_steps) if first_steps else 1.0
         return self.training.learning_rate * state.rate_scale * state.schedule.rate(state.step) * gently
 
-    def _has_diverged(self, loss: float, first_loss: float) -> bool:
+    def _has_diverged(self, loss: float) -> bool:
         """Whether the loss, in nats, is no number or far above the start."""
         count = 1 if self.characters_per_step >= _FEW_CHARACTERS else _JUDGED_TOGETHER
         latest = [bits * float(np.log(2)) for bits in self.losses[len(self.losses) - count + 1 :]] + [loss]
         if len(latest) < count:
             return not np.isfinite(loss)
+        return not np.mean(latest) <= self._bound()  # also when it is NaN
+
+    def _bound(self) -> float:
+        """Return the loss, in nats, that a run that learns never reaches."""
         # A run that starts from a trained network is not to be held to the loss that that had.
         blind = float(np.log(len(self.text.vocabulary)))
-        return not np.mean(latest) <= _DIVERGED * max(first_loss, blind, 1.0)  # also when it is NaN
+        return _DIVERGED * max(self.state.first_loss or 0.0, blind, 1.0)
 
     def _bend(self) -> None:
         """Fit the rest of a budget in seconds to the speed that the machine really has."""
@@ -453,8 +460,13 @@ class _Fit:
         }
         return Checkpoint(self.state.step, arrays, meta)
 
-    def _save(self) -> None:
-        self.hooks.checkpoint(self._checkpoint())
+    def _save(self, *, is_safe: bool = False) -> None:
+        """Hand out a checkpoint; where it `is_safe`, a divergence will go back to it."""
+        checkpoint = self._checkpoint()
+        if is_safe:
+            self.safe = checkpoint
+        checkpoint.meta["safe"] = self.safe.step
+        self.hooks.checkpoint(checkpoint)
         self.saved = time.monotonic()
 
     def _elapsed(self) -> float:

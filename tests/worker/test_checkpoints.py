@@ -57,3 +57,18 @@ def test_without_checkpoints_there_is_nothing_to_load() -> None:
     _, checkpoints = _saved()
     assert checkpoints.load() == (None, [])
     assert checkpoints.newest_step() is None
+
+
+def test_the_one_that_a_divergence_goes_back_to_is_kept_and_comes_along() -> None:
+    blobs = open_blobs("memory:///")
+    checkpoints = Checkpoints(blobs, "job_1")
+    for step in (1, 2, 3, 4):
+        checkpoint = _checkpoint(step)
+        checkpoint.meta["safe"] = 1
+        checkpoints.save(checkpoint)
+    assert [int(path[-9:-4]) for path in blobs.paths("checkpoints")] == [1, 3, 4]
+    loaded, _ = checkpoints.load()
+    assert loaded and loaded.safe and loaded.safe.step == 1
+    blobs.write("checkpoints/job_1/0000000001.npz", b"damaged")
+    loaded, problems = checkpoints.load()
+    assert loaded and loaded.safe is None and problems == []

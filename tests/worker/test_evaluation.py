@@ -4,6 +4,7 @@ import pytest
 from models.runtime.graph import stateful_lstm_graph
 from models.runtime.session import Network
 from models.vocabulary import Vocabulary
+from worker import evaluation
 from worker.evaluation import bits_per_character, sample
 
 V, E, H = 6, 3, 4
@@ -42,6 +43,26 @@ def test_rows_side_by_side_give_the_bits_of_one_pass(rows: int) -> None:
     network = _network()
     ours = bits_per_character(network, ids, before=before, rows=rows, warm_up=500)
     assert ours == pytest.approx(_naive(network, before, ids), abs=1e-4)
+
+
+def test_large_alphabets_are_judged_in_smaller_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = np.random.default_rng(2).integers(1, V, 400).astype(np.int32)
+    whole = bits_per_character(_network(), text[200:], before=text[:200], rows=4)
+    monkeypatch.setattr(evaluation, "SLICE_LOGITS", 3 * 4 * V)
+    longest = 0
+
+    class Watched(Network):
+        def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+            nonlocal longest
+            longest = max(longest, len(ids))
+            return super().step(ids, state, first)
+
+    network = _network()
+    network.__class__ = Watched
+    assert bits_per_character(network, text[200:], before=text[:200], rows=4) == pytest.approx(
+        whole, abs=1e-6
+    )
+    assert longest == 3
 
 
 def test_a_held_out_text_shorter_than_the_rows_is_read_whole() -> None:

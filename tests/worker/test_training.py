@@ -9,7 +9,8 @@ import pytest
 from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.scoring import unknown_bits
 from models.runtime.session import Network
-from worker.checkpoints import Checkpoint
+from store.blobs import open_blobs
+from worker.checkpoints import Checkpoint, Checkpoints
 from worker.export import graph_of
 from worker.replicas import ReplicatedStep
 from worker.texts import Text
@@ -170,6 +171,29 @@ def test_divergence_goes_back_and_on_at_half_the_rate(monkeypatch: pytest.Monkey
     rates = [m["learning_rate"] for m in recorder.of_type("metrics")]
     assert rates[11] < 0.7 * rates[9]
     assert result.steps == 60
+
+
+def test_a_resumed_run_that_diverges_goes_back_to_where_the_uninterrupted_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blobs = Checkpoints(open_blobs("memory:///"), "job_1")
+    whole = Recorder(stop_at=32)
+    _with_losses(monkeypatch, lambda call, loss: 99.0 if call == 32 else loss)
+    fit(NETWORK, _training(), TEXT, hooks=whole.hooks)  # stopped just before the loss that is too high
+    for checkpoint in whole.checkpoints:
+        blobs.save(checkpoint)
+    stopped, _ = blobs.load()
+    assert stopped and stopped.safe and (stopped.step, stopped.safe.step) == (32, 30)
+    monkeypatch.undo()
+    _with_losses(monkeypatch, lambda call, loss: 99.0 if call == 32 else loss)
+    expected = fit(NETWORK, _training(), TEXT)
+    monkeypatch.undo()
+    _with_losses(monkeypatch, lambda call, loss: 99.0 if call == 3 else loss)  # after those that compile
+    resumed = Recorder()
+    result = fit(NETWORK, _training(), TEXT, resume=stopped, hooks=resumed.hooks)
+    assert "back to step 30 with 0.5 times" in resumed.of_type("message")[0]["text"]
+    for ours, theirs in zip(_weights(result), _weights(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_loss_that_is_never_a_number_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
