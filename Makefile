@@ -29,7 +29,12 @@ serve: $(VENV)/.local ## Run the whole service on this machine until Ctrl-C
 
 .PHONY: test
 test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Run every test; ARGS="-k name" for some
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+ifdef ARGS
+	@$(BIN)/python -m pytest $(ARGS)
+else # two at a time, but for those in a browser, which are about what comes when
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/browser
+	@$(BIN)/python -m pytest tests/browser
+endif
 
 # What is measured beside ours and needed by nothing else is in no lock file.
 .PHONY: bench-training

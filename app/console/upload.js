@@ -27,7 +27,7 @@ const KINDS = [
  * @returns {Promise<{corpus: any, isNew: boolean}>}
  */
 export async function uploadFile(file, { signal, onProgress, asBytes = false } = {}) {
-  const isGzip = await check(file, asBytes);
+  const isGzip = await check(file, { signal, asBytes });
   return send(file, { name: nameOf(file.name), isGzip, asBytes, signal, onProgress });
 }
 
@@ -54,9 +54,9 @@ export function nameOf(file) {
   return name && !/^(corpus|job|model)_/.test(name) ? name : null;
 }
 
-async function check(file, asBytes) {
+async function check(file, { signal, asBytes }) {
   if (!file.size) throw refused("corpus_empty", `${file.name} is empty. Choose a file with some text in it.`);
-  const { max_corpus_bytes: limit } = await get("/console/about.json");
+  const { max_corpus_bytes: limit } = await get("/console/about.json", { signal });
   if (file.size > limit) {
     throw refused(
       "corpus_too_large",
@@ -91,6 +91,7 @@ function isUtf8(start) {
 }
 
 async function send(body, options) {
+  options.signal?.throwIfAborted(); // it may have been stopped while the file was looked at
   try {
     return await post(body, options);
   } catch (error) {

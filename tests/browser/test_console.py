@@ -231,20 +231,22 @@ def test_two_gigabytes_are_refused_before_they_are_sent(
     expect(page.get_by_role("alert")).to_contain_text("NEXTCHAR_MAX_CORPUS_BYTES")
 
 
-def test_an_upload_can_be_stopped(house: House, open_window: Open, tmp_path: Path) -> None:
+@pytest.mark.parametrize("held_call", ["/v1/corpora?name=slow", "/console/about.json"])
+def test_an_upload_can_be_stopped(held_call: str, house: House, open_window: Open, tmp_path: Path) -> None:
     page = settled(open_window(house.url + house.views["texts"]))
     held: list[Route] = []
 
     def hold(route: Route) -> None:
         held.append(route)
 
-    page.route("**/v1/corpora?name=slow", hold)
+    page.route(f"**{held_call}", hold)
     (tmp_path / "slow.txt").write_text("slow " * 99)
     page.set_input_files("#file", tmp_path / "slow.txt")
     expect(page.get_by_role("progressbar")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped; nothing of it was kept.")).to_be_visible()
-    held[0].abort()
+    for route in held:
+        route.abort()
 
 
 # Models
