@@ -164,11 +164,9 @@ class LineReader:
                 else "neither a JSON string nor an object with a string `line`",
             }
             return None
-        if value.isascii():
-            return self._vocabulary.to_characters(value)
-        # JSON can spell half a character, which is no text: it becomes U+FFFD.
-        whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return self._vocabulary.to_characters(whole)
+        if not value.isascii():  # JSON can spell half a character, which is no text: it becomes U+FFFD
+            value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return self._vocabulary.to_characters(value)
 
 
 def _decoded(data: bytes, raw: RawLine, about: dict[str, Any]) -> str:

@@ -144,12 +144,13 @@ class Client:
         gone_since: float | None = None
 
         def opened() -> None:
-            nonlocal delay_s, gone_since
-            delay_s, gone_since = _FIRST_RETRY_S, None
+            nonlocal gone_since
+            gone_since = None
 
         while True:
             try:
                 for event in self._job_stream(job, after, opened):
+                    delay_s = _FIRST_RETRY_S
                     if event.event == "done":  # only this says so: a stream that merely ends was cut
                         return
                     data = cast(Event, loads(event.data))
