@@ -40,8 +40,11 @@ from models.saved_model import SavedModel
 NETWORKS = ("1x256", "2x256", "2x512")
 SHORT, LONG, EDIT, HUGE = 100, 100_000, 1_000, 1_000_000
 
-Keystroke = Callable[[str], None]
-"""Complete a document to which one character has just been typed."""
+Keystroke = Callable[[str], Callable[[], object]]
+"""Get ready to complete a document to which one character has just been typed; what it returns is timed.
+
+So the clock starts when the body is written: how fast a client writes JSON is its own affair.
+"""
 
 Figures = dict[str, Any]
 
@@ -116,7 +119,7 @@ def _keystrokes(api: Api, saved: SavedModel, others: dict[str, Peer], requests: 
         if name in others:
             others[name].read("".join(documents[name]))
         for _ in range(3):
-            keystroke("".join(documents[name]))  # reads the document, and warms up
+            keystroke("".join(documents[name]))()  # reads the document, and warms up
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(requests):
         for name, (keystroke, _, edit) in contestants.items():
@@ -125,8 +128,7 @@ def _keystrokes(api: Api, saved: SavedModel, others: dict[str, Peer], requests: 
                 document.append(typist.choice(CHARACTERS))
             else:
                 document.insert(len(document) - edit, typist.choice(CHARACTERS))
-            prompt = "".join(document)
-            times[name].append(_seconds(partial(keystroke, prompt), times=1))
+            times[name].append(_seconds(keystroke("".join(document)), times=1))
     engine.close()
     return {name: percentiles(taken) for name, taken in times.items()}
 
@@ -136,8 +138,9 @@ def over_http(api: Api, path: str, **options: object) -> Keystroke:
     client = api.client()
     ask = client.ask if not options.get("stream") else client.stream
 
-    def keystroke(prompt: str) -> None:
-        ask("POST", path, json.dumps({"prompt": prompt, "max_characters": COMPLETED} | options).encode())
+    def keystroke(prompt: str) -> Callable[[], object]:
+        body = json.dumps({"prompt": prompt, "max_characters": COMPLETED} | options).encode()
+        return partial(ask, "POST", path, body)
 
     return keystroke
 
@@ -145,17 +148,13 @@ def over_http(api: Api, path: str, **options: object) -> Keystroke:
 def empty_route(api: Api) -> Keystroke:
     """A route that does nothing, behind the same middleware."""
     client = api.client()
-
-    def keystroke(_: str) -> None:
-        client.get("/healthz")
-
-    return keystroke
+    return lambda _: partial(client.get, "/healthz")
 
 
 def in_process(engine: Engine, **options: Any) -> Keystroke:
     """The engine, and a caller that waits for the last event."""
 
-    def keystroke(prompt: str) -> None:
+    def complete(prompt: str) -> None:
         over = threading.Event()
 
         def on_event(event: Event) -> None:
@@ -165,11 +164,11 @@ def in_process(engine: Engine, **options: Any) -> Keystroke:
         engine.complete(CompletionRequest(prompt=prompt, max_characters=COMPLETED, **options), on_event)
         over.wait()
 
-    return keystroke
+    return lambda prompt: partial(complete, prompt)
 
 
 def _last_character(peer: Peer) -> Keystroke:
-    return lambda prompt: peer.keystroke(prompt[-1])
+    return lambda prompt: partial(peer.keystroke, prompt[-1])
 
 
 def _clients(api: Api, saved: SavedModel, options: argparse.Namespace, precision: str) -> Figures:
@@ -206,10 +205,10 @@ def _beside_huge(api: Api, saved: SavedModel, options: argparse.Namespace) -> Fi
         taken = []
         for _ in range(options.requests):
             document += typist.choice(CHARACTERS)
-            taken.append(_seconds(partial(keystroke, document), times=1))
+            taken.append(_seconds(keystroke(document), times=1))
         return percentiles(taken)
 
-    keystroke(document)
+    keystroke(document)()
     alone = measured()
     huge = "".join(typist.choices(CHARACTERS, k=options.huge))
     body = {"prompt": huge, "max_characters": 1, "timeout_ms": 600_000, "precision": "float32"}

@@ -20,11 +20,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from queue import SimpleQueue
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.errors import Busy, Unavailable
 from models.runtime.decoding import Floats
@@ -49,7 +47,7 @@ READ_SLICE_S = 1e-3
 AHEAD_S = 0.5e-3
 """The longest that a network generates by itself, about: what comes meanwhile waits for so long."""
 
-READ_ALONE_S = 10e-3
+READ_ALONE_S = 0.1
 """The longest that a text is read in one turn while nobody else is there. Who comes ends it at once."""
 
 READ_SHARE = 0.5
@@ -71,6 +69,7 @@ class Batcher:
         self._waiting = 0
         self._closing = False
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()  # None only wakes the thread
+        self._hurry = np.zeros(1, np.int64)  # 1: something was sent since reading alone began
 
         self._backlog: deque[Job] = deque()  # received, not admitted
         self._jobs: dict[Job, None] = {}  # admitted
@@ -86,6 +85,7 @@ class Batcher:
         self._credit_s = 0.0  # that reading may take from the rows
         self._stepping_s: dict[int, float] = {}  # for one step of the rows, by the magnitude of their number
         self._reading_s: dict[int, float] = {}  # for one step of a slice, likewise
+        self._slice_s = READ_ALONE_S  # of reading alone
         self._chooser = network if isinstance(network, ChoosingNetwork) else None
         self._service_s = 0.01  # of a job, from admission to its end, smoothed
         self.counters: dict[str, float] = {
@@ -114,19 +114,19 @@ class Batcher:
                     f"{self._waiting} requests are waiting for model {self._name}", retry_after_s=wait_s
                 )
             self._waiting += 1
-            self._inbox.put(job)  # inside the lock: nothing enters after close() has begun
+            self._send(job)  # inside the lock: nothing enters after close() has begun
 
     def cancel(self, job: Job) -> None:
         """Take a job out before the next step; it ends with Finished("cancelled") and Usage."""
         job.is_cancelled = True
-        self._inbox.put(None)
+        self._send(None)
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Refuse new jobs, let those under way end; what lasts longer than `timeout_s` fails."""
         with self._lock:
             self._closing = True
         self._give_up_at = time.perf_counter() + timeout_s
-        self._inbox.put(None)
+        self._send(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -139,6 +139,10 @@ class Batcher:
     def waiting(self) -> int:
         """Jobs that wait for a place."""
         return self._waiting
+
+    def _send(self, job: Job | None) -> None:
+        self._inbox.put(job)
+        self._hurry[0] = 1
 
     # ---- the thread
 
@@ -323,8 +327,7 @@ class Batcher:
         """Read a slice of the first few texts; or a good deal of the only one."""
         if self._chooser and len(self._jobs) == 1 and not self._rows:
             (job,) = self._readers
-            if len(job.text) - job.at > 2 * CHUNK:
-                self._read_alone(self._chooser, job)
+            if len(job.text) - job.at > 2 * CHUNK and self._read_alone(self._chooser, job):
                 return
         group = _next_readers(self._readers, READERS)
         size = len(group).bit_length()
@@ -347,18 +350,25 @@ class Batcher:
         self._credit_s -= took
         self._reading_s[size] = 0.7 * one_s + 0.3 * took / steps if size in self._reading_s else took / steps
 
-    def _read_alone(self, network: ChoosingNetwork, job: Job) -> None:
-        until = min(job.deadline, time.perf_counter() + READ_ALONE_S)
-
-        def slices() -> Iterator[NDArray[np.int32]]:
-            at = job.at
-            while at < len(job.text) - 1 and self._inbox.empty() and time.perf_counter() < until:
-                end = at + _to_next_stop(job, at)
-                yield np.array(job.ids(at, end), np.int32)[:, None]
-                at = end
-
-        for state in network.read(slices(), job.state):
+    def _read_alone(self, network: ChoosingNetwork, job: Job) -> bool:
+        """Read on until somebody comes, for READ_ALONE_S at most; return whether anything was read."""
+        self._hurry[0] = 0
+        if not self._inbox.empty():  # and who comes from here on sets it
+            return False
+        started = time.perf_counter()
+        most = max(1, int(min(READ_ALONE_S, job.deadline - started) / self._slice_s))
+        ends: list[int] = []
+        at = job.at
+        while at < len(job.text) - 1 and len(ends) < most:
+            at += _to_next_stop(job, at)
+            ends.append(at - job.at)
+        ids = np.array(job.next_ids(ends[-1]), np.int32)
+        states = network.read(ids, ends, job.state, self._hurry)
+        for state in states:
             self._has_read(job, _to_next_stop(job, job.at), None, state)
+        if states:  # one thread has to wait for the first slice, the other for the last
+            self._slice_s = (time.perf_counter() - started) / (len(states) + 1)
+        return bool(states)
 
     def _has_read(self, job: Job, steps: int, logits: Floats | None, state: State) -> None:
         job.at += steps

@@ -12,6 +12,7 @@ Only `models.runtime.lstm_network` imports this module. It knows arrays, and no 
 """
 
 import gc
+import math
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,15 @@ from models.compiling import (
     MultiplyAdd,
     compiled,
     exp,
+    exp2,
     function,
+    give_way,
     has,
     part,
-    sigmoid,
-    tanh,
+    pause,
+    seen,
     tile,
+    told,
 )
 
 VECTORS = 8
@@ -49,8 +53,20 @@ UNITS, INPUT_WEIGHTS, RECURRENT_WEIGHTS, SCALES, BASE, COLUMNS = range(6)
 The last is the dense layer, whose units are V and which has no recurrent weights.
 """
 
+_OF_SIGMOID, _OF_TANH = -1 / math.log(2), -2 / math.log(2)
+
+EXPONENTS = (_OF_SIGMOID, _OF_SIGMOID, _OF_TANH, _OF_SIGMOID)
+"""What the scales and numbers of the gates i, f, g, o are multiplied with: sums become exponents of two."""
+
 WHOLE, LOWER, UPPER = range(3)
 """Which part of a network `run` runs."""
+
+ENDED = 0
+"""Where `progress` (3,) tells that a part ended early; at LOWER and UPPER is how many slices it has read."""
+
+SPINS, TURNS = 1 << 12, 1 << 15
+"""One part waits so many turns for the other, first alone, some 0.1 ms, and then letting whoever waits have
+its core, some 20 ms; after that it takes it that the other gets none."""
 
 
 def pack(weights: np.ndarray[Any, np.dtype[np.int8]]) -> np.ndarray[Any, np.dtype[np.int8]]:
@@ -137,20 +153,32 @@ def _scaled(z, base, scale, sums):  # type: ignore[no-untyped-def]
 
 
 @part
-def _gates(z, h, c):  # type: ignore[no-untyped-def]
-    """One step of one row: from z (4H,) the next h (H,) and c (H,), in place."""
+def _gates(base, scale, sums, h, c, x):  # type: ignore[no-untyped-def]
+    """One step of one row: from sums (4H,) the next h (H,) and c (H,), in place, and x (H,) to multiply with.
+
+    Gates are exponents of two, negative, see EXPONENTS: sigmoid(z) = 1 / (1 + 2**gate), and tanh(z) =
+    (1 - 2**gate) / (1 + 2**gate). Fractions that are added or multiplied have one division.
+    """
     units = len(h)
-    into, forget, cell, out = z[:units], z[units : 2 * units], z[2 * units : 3 * units], z[3 * units :]
+    one = np.float32(1)
     for j in range(units):
-        c[j] = sigmoid(forget[j]) * c[j] + sigmoid(into[j]) * tanh(cell[j])
+        f, g = units + j, 2 * units + j
+        into = one + exp2(base[j] + scale[j] * np.float32(sums[j]))
+        forget = one + exp2(base[f] + scale[f] * np.float32(sums[f]))
+        cell = exp2(base[g] + scale[g] * np.float32(sums[g]))
+        other = into * (one + cell)
+        c[j] = np.float32(c[j] * other + (one - cell) * forget) / np.float32(other * forget)
     for j in range(units):
-        h[j] = sigmoid(out[j]) * tanh(c[j])
+        o = 3 * units + j
+        out = one + exp2(base[o] + scale[o] * np.float32(sums[o]))
+        cell = exp2(np.float32(_OF_TANH) * c[j])
+        h[j] = np.float32(one - cell) / np.float32(out * (one + cell))
+        x[j] = _byte(h[j])
 
 
 @part
-def _quantize(x, h):  # type: ignore[no-untyped-def]
-    for j in range(len(h)):
-        x[j] = np.uint8(np.int32(h[j] * np.float32(ONE) + np.float32(128.5)))
+def _byte(h):  # type: ignore[no-untyped-def]
+    return np.uint8(np.int32(h * np.float32(ONE) + np.float32(128.5)))
 
 
 @part
@@ -158,7 +186,7 @@ def _run(weights, floats, layout, ids, state, first, logits, part, between, begu
     """Read ids (T, B), changing state (B, S); write logits (T - first, B, V). Memory is for T * B rows.
 
     Layer by layer: the products with a layer's inputs for all steps at once, then its own steps one by one.
-    `part`, `between` and `begun` are as for `run`.
+    Of `part`, LOWER writes to `between` and `begun` what UPPER goes on from.
     """
     steps, rows = ids.shape
     count, half = steps * rows, steps * rows // 2
@@ -171,13 +199,14 @@ def _run(weights, floats, layout, ids, state, first, logits, part, between, begu
         if n == 0 and part == UPPER:
             sums, start = begun, half
         else:
-            sums, start = np.zeros((count, layer[COLUMNS]), np.int32), zero
+            sums, start = np.zeros((rows if is_first else count, layer[COLUMNS]), np.int32), zero
         if not is_first:
             _add_product(weights, layer[INPUT_WEIGHTS], x, sums, start, count - start)
         x = _layer(weights, floats, layer, is_first, ids, state, at, sums)
         at += 2 * layer[UNITS]
     after = layout[len(layout) - 1]
     if part == LOWER:
+        begun[:] = 0
         _add_product(weights, after[INPUT_WEIGHTS], x, begun, zero, half)
         between[:] = x[:count]
     elif steps > first:
@@ -194,29 +223,32 @@ def _run(weights, floats, layout, ids, state, first, logits, part, between, begu
 def _layer(weights, floats, layer, is_first, ids, state, at, sums):  # type: ignore[no-untyped-def]
     """Do a layer's steps, changing its part of the state; return x (T * B + B, H) uint8, each step's output.
 
-    That part is state[:, at : at + 2H]. sums (T * B, >= 4H) holds the products with its inputs. The last B
-    rows of x are its output before the first step.
+    That part is state[:, at : at + 2H]. sums (T * B, >= 4H) holds the products with its inputs; for the
+    first layer, which has none, it is (B, >= 4H) zeros. The last B rows of x are its output before the
+    first step.
     """
     steps, rows = ids.shape
     units = layer[UNITS]
     scale = floats[layer[SCALES] : layer[SCALES] + 4 * units]
     x = np.zeros((steps * rows + rows, -(-units // GROUP) * GROUP), np.uint8)
-    z = np.empty(4 * units, np.float32)
     for b in range(rows):
-        _quantize(x[steps * rows + b], state[b, at : at + units])
+        for j in range(units):
+            x[steps * rows + b, j] = _byte(state[b, at + j])
     before = x[steps * rows :]
+    now = sums[:rows]
     for t in range(steps):
-        now = sums[t * rows : (t + 1) * rows]
+        if not is_first:
+            now = sums[t * rows : (t + 1) * rows]
+        elif t > 0:
+            now[:] = 0
         _add_product(weights, layer[RECURRENT_WEIGHTS], before, now, np.int64(0), rows)
         before = x[t * rows : (t + 1) * rows]
         for b in range(rows):
             base = layer[BASE]
             if is_first:
                 base += ids[t, b] * 4 * units  # its row of the table
-            _scaled(z, floats[base : base + 4 * units], scale, now[b])
             h, c = state[b, at : at + units], state[b, at + units : at + 2 * units]
-            _gates(z, h, c)
-            _quantize(before[b], h)
+            _gates(floats[base : base + 4 * units], scale, now[b], h, c, before[b])
     return x
 
 
@@ -245,6 +277,38 @@ def _choose(logits, sharpness, uniform, chosen):  # type: ignore[no-untyped-def]
                     break
 
 
+@part
+def _strange(ids, size):  # type: ignore[no-untyped-def]
+    """Whether an id is not below the vocabulary's size."""
+    for t in range(len(ids)):
+        for b in range(ids.shape[1]):
+            if ids[t, b] < 0 or ids[t, b] >= size:
+                return True
+    return False
+
+
+@part
+def _has_turn(progress, stop, part, n, ahead):  # type: ignore[no-untyped-def]
+    """Wait until a part can read slice n; return False where it never can."""
+    for turn in range(TURNS):
+        if part == LOWER:
+            if seen(stop, 0) != 0 or seen(progress, ENDED) != 0:
+                return False
+            if n - seen(progress, UPPER) < ahead:
+                return True
+        else:
+            has_ended = seen(progress, ENDED) != 0  # before looking how far it has come
+            if n < seen(progress, LOWER):
+                return True
+            if has_ended:
+                return False
+        if turn < SPINS:
+            pause()
+        else:
+            give_way()
+    return False
+
+
 # ---- what is called from outside
 
 
@@ -253,48 +317,81 @@ _NETWORK = "int8[::1], float32[::1], int64[:,::1]"
 
 @compiled(
     f"boolean({_NETWORK}, int32[:,::1], float32[:,::1], int64, float32[:,:,::1],"
-    "float32[::1], float64[:,::1], int32[:,::1], int64, uint8[:,::1], int32[:,::1])"
+    "float32[::1], float64[:,::1], int32[:,::1],"
+    "int64, int64[::1], uint8[:,:,::1], int32[:,:,::1], float32[:,::1], int64[::1], int64[::1])"
 )
 def run(  # type: ignore[no-untyped-def]
-    weights, floats, layout, ids, state, first, logits, sharpness, uniforms, chosen, part, between, begun
+    weights,
+    floats,
+    layout,
+    ids,
+    state,
+    first,
+    logits,
+    sharpness,
+    uniforms,
+    chosen,
+    part,
+    ends,
+    between,
+    begun,
+    states,
+    progress,
+    stop,
 ):
     """Read ids (T, B) int32, changing state (B, S) float32; then choose and read N times more.
 
     Where N is 0, logits (T - first, B, V) float32 are those after the steps from `first` on. Else T is 1 and
     logits (1 + N, B, V), and chosen (N, B) int32 are chosen as `choose` does by uniforms (N, B). Returns
-    False, having done nothing, if an id is not below V. Reading and generating are one function because it
-    takes long to compile.
+    False, having done nothing, if an id is not below V. Reading, generating and what follows are one function
+    because it takes long to compile.
 
-    Where `part` is LOWER, layout has the lower layers and the one above them; its inputs go to `between`
-    (T * B, their number rounded up to GROUP) uint8, and the products with the first half of them, so that
-    both parts take as long, are added to `begun` (T * B, its columns) int32. Where it is UPPER, layout begins
-    with that layer, and it goes on from there. Where it is WHOLE the two have no rows.
+    Where `part` is not WHOLE, B is 1, there are no logits, and two threads read one text in slices, which
+    end at `ends`. One reads with the LOWER layers, where layout has these and the one above them; the other
+    with the UPPER ones, where layout begins with that, as soon as the slice below is done. So that both take
+    as long, the first also works out half of the products of that layer. What goes from one to the other is
+    in the slices' turn in between (A, slice, units of the layer below, rounded up to GROUP) uint8 and begun
+    (A, slice, columns of the layer above) int32: LOWER is at most A slices ahead. Each writes to states
+    (slices, its S) its state after each slice, and to `progress` how far it is, from where it also begins.
+    LOWER stops before a slice where stop (1,) is set.
     """
-    size = logits.shape[2]
-    for t in range(len(ids)):
-        for b in range(ids.shape[1]):
-            if ids[t, b] < 0 or ids[t, b] >= size:
-                return False
-    choices = len(uniforms)
-    each = len(logits) // (choices + 1)
+    if _strange(ids, logits.shape[2]):
+        told(progress, ENDED, 1)
+        return False
+    rounds = len(uniforms) + 1 if part == WHOLE else len(ends)
+    each = len(logits) // rounds if part == WHOLE else 0
     now = ids.copy()
-    for n in range(choices + 1):
-        if n > 0:
+    done = 0 if part == WHOLE else progress[part]
+    start = 0 if done == 0 else ends[done - 1]
+    end = len(ids)
+    for n in range(done, rounds):
+        if part != WHOLE:
+            if not _has_turn(progress, stop, part, n, len(between)):
+                told(progress, ENDED, 1)
+                break
+            end = ends[n]
+        elif n > 0:
             _choose(logits[n - 1], sharpness, uniforms[n - 1], chosen[n - 1])
             for b in range(len(sharpness)):  # not as a slice: checking shapes would take long to compile
                 now[0, b] = chosen[n - 1, b]
+        slot = n % len(between)
         _run(
             weights,
             floats,
             layout,
-            now,
+            now[start:end],
             state,
             first,
             logits[n * each : (n + 1) * each],
             part,
-            between,
-            begun,
+            between[slot, : end - start],
+            begun[slot, : end - start],
         )
+        if part != WHOLE:
+            for j in range(state.shape[1]):
+                states[n, j] = state[0, j]
+            told(progress, part, n + 1)
+            start = end
     return True
 
 

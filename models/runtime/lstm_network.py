@@ -14,11 +14,12 @@ Gates are in Keras' order i, f, g, o. A row's answer depends on that row alone, 
 """
 
 import io
+import os
 import threading
 import zipfile
-from collections import deque
-from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -35,8 +36,14 @@ ROWS_AT_ONCE = 64
 ROWS_OF_A_PART = 16
 """A step of at least two parts of so many rows is shared between two threads."""
 
+CACHE_LINE_BYTES = 64
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 _SLICES_AHEAD = 2
 """The lower layers are at most so many slices ahead of the upper ones."""
+
+_NEVER = np.zeros(1, np.int64)
 
 
 def quantize_lstm(weights: Mapping[str, Floats]) -> bytes:
@@ -92,6 +99,7 @@ class LstmNetwork:
         self._preparing = threading.Lock()  # guards all that follows
         self._failure: Exception | None = None
         self._kernels: Any = None
+        self._halves: tuple[LaidOut, LaidOut] | None = None  # None: of one layer
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="int8")  # its thread ends with us
 
     def prepare(self) -> None:
@@ -111,9 +119,9 @@ class LstmNetwork:
                     raise
                 self._network = _laid_out(kernels, self._arrays, self._units)
                 weights, floats, layout = self._network
-                middle = self._middle
-                self._lower = weights, floats, layout[: middle + 1]
-                self._upper = weights, floats, layout[middle:]
+                if self._middle < len(self._units):
+                    lower, upper = layout[: self._middle + 1], layout[self._middle :]
+                    self._halves = (weights, floats, lower), (weights, floats, upper)
                 self._kernels = kernels
                 self._arrays = {}  # the same once more
                 self.is_ready = True
@@ -161,42 +169,56 @@ class LstmNetwork:
             self._run(self._network, ids[at:end], state, begin - at, asked, *_NO_CHOICES, *_WHOLE)
         return logits, state
 
-    def read(self, slices: Iterable[NDArray[np.int32]], state: Floats) -> list[Floats]:
-        """Read slices (T, 1) of one text one behind the other, as `step` does; return the state after each.
+    def read(
+        self, ids: NDArray[np.int32], ends: Sequence[int], state: Floats, stop: NDArray[np.int64] = _NEVER
+    ) -> list[Floats]:
+        """Read ids (T,) of one text as `step` does; return the states (1, S) after each of `ends`, ascending.
 
         Two threads do it: while one reads a slice with the upper half of the layers, the other reads the
-        next with the lower half. `slices` is asked for each when its reading can begin, so it may also end
-        early; what has been asked for is read to its end.
+        next with the lower half. They return early, perhaps with no state at all, where another thread sets
+        stop (1,) to 1, and where one of them gets no core for some milliseconds.
         """
         if not self.is_ready:
             self.prepare()
-        if self._middle == len(self._units):  # one layer
-            return [state := self.step(ids, state, len(ids))[1] for ids in slices]
-        kernels, units = self._kernels, self._units[: self._middle]
-        width = -(-units[-1] // kernels.GROUP) * kernels.GROUP
-        columns = self._upper[2][0, kernels.COLUMNS]
-        low, high = np.split(np.array(state, np.float32), [2 * sum(units)], axis=1)
+        if not ends:
+            return []
+        ids = np.ascontiguousarray(ids[: ends[-1], None])
+        if self._halves is None or CORES == 1:
+            return self._read_alone(ids, ends, state, stop)
+        kernels, (lower, upper) = self._kernels, self._halves
+        longest = max(np.diff(ends, prepend=0))
+        width = -(-self._units[self._middle - 1] // kernels.GROUP) * kernels.GROUP
+        between = np.empty((_SLICES_AHEAD, longest, width), np.uint8)
+        begun = np.empty((_SLICES_AHEAD, longest, upper[2][0, kernels.COLUMNS]), np.int32)
+        progress = np.zeros(3, np.int64)
+        low, high = np.split(np.array(state, np.float32), [2 * sum(self._units[: self._middle])], axis=1)
+        after = [np.empty((len(ends), half.shape[1]), np.float32) for half in (low, high)]
+
+        def read_part(part: int, network: LaidOut, state: Floats, states: Floats) -> None:
+            shared = part, np.array(ends), between, begun, states, progress, stop
+            self._run(network, ids, state, len(ids), self._no_logits, *_NO_CHOICES, *shared)
+
+        upper_part = kernels.UPPER, upper, np.ascontiguousarray(high), after[1]
+        other = self._beside.submit(read_part, *upper_part)
+        try:
+            read_part(kernels.LOWER, lower, np.ascontiguousarray(low), after[0])
+        finally:
+            if not other.cancel():
+                other.result()
+        read_part(*upper_part)  # what is left, where the other thread had no time for it
+        done = progress[kernels.UPPER]
+        return list(np.concatenate([states[:done] for states in after], axis=1)[:, None])
+
+    def _read_alone(
+        self, ids: NDArray[np.int32], ends: Sequence[int], state: Floats, stop: NDArray[np.int64]
+    ) -> list[Floats]:
         states: list[Floats] = []
-        reading: deque[Future[Floats]] = deque()
-
-        def run(part: int, ids: NDArray[np.int32], state: Floats, *between: NDArray[Any]) -> Floats:
-            network = self._lower if part == kernels.LOWER else self._upper
-            state = state.copy()
-            self._run(network, ids, state, len(ids), self._no_logits, *_NO_CHOICES, part, *between)
-            return state
-
-        def read_upper(ids: NDArray[np.int32], low: Floats, *between: NDArray[Any]) -> Floats:
-            nonlocal high
-            high = run(kernels.UPPER, ids, high, *between)
-            return np.concatenate([low, high], axis=1)
-
-        for ids in slices:
-            between = np.empty((len(ids), width), np.uint8), np.zeros((len(ids), columns), np.int32)
-            low = run(kernels.LOWER, ids, low, *between)
-            reading.append(self._beside.submit(read_upper, ids, low, *between))
-            if len(reading) > _SLICES_AHEAD:
-                states.append(reading.popleft().result())
-        return states + [one.result() for one in reading]
+        for start, end in pairwise([0, *ends]):
+            if stop[0]:
+                break
+            _, state = self._step(ids[start:end], state, end - start)
+            states.append(state)
+        return states
 
     def choose(self, logits: Floats, sharpness: Floats, uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
         """Choose an id (B,), at least 1, for each row of logits (B, V).
@@ -237,7 +259,15 @@ class LstmNetwork:
 
 
 _NO_CHOICES = np.empty(0, np.float32), np.empty((0, 0)), np.empty((0, 0), np.int32)
-_WHOLE = 0, np.empty((0, 0), np.uint8), np.empty((0, 0), np.int32)  # as `kernels.run` has it
+_WHOLE: tuple[Any, ...] = (  # as `kernels.run` has it
+    0,
+    np.empty(0, np.int64),
+    np.empty((1, 0, 0), np.uint8),
+    np.empty((1, 0, 0), np.int32),
+    np.empty((0, 0), np.float32),
+    np.zeros(3, np.int64),
+    _NEVER,
+)
 
 
 # ---- reading the file
@@ -311,14 +341,25 @@ def _laid_out(kernels: ModuleType, arrays: Arrays, units: list[int]) -> LaidOut:
         scale = scale / np.float32(kernels.ONE)
         # Activations are bytes of which 128 is 0.0: that much too much is taken off here, once and for all.
         surplus = 128 * sum(matrix.sum(axis=0, dtype=np.int64) for matrix in matrices)
-        base = (base - scale * surplus).astype(np.float32)
+        base = base - scale * surplus
+        if len(layout) < len(units):
+            factors = np.repeat(kernels.EXPONENTS, width)
+            scale, base = scale * factors, base * factors
+        numbers = [place(floats, array.astype(np.float32)) for array in (scale, base)]
         places = [place(blocks, kernels.pack(matrix)) for matrix in matrices]
-        columns = kernels.padded_columns(len(scale))
-        layout.append([width, places[0], places[-1], place(floats, scale), place(floats, base), columns])
+        layout.append([width, places[0], places[-1], *numbers, kernels.padded_columns(len(scale))])
 
     for i, h in enumerate(units):
         kernel = [arrays[f"lstm_{i}/kernel"]] if i else []
         base = arrays[f"lstm_{i}/bias"] if i else arrays["table"]
         layer(h, [*kernel, arrays[f"lstm_{i}/recurrent"]], arrays[f"lstm_{i}/scale"], base)
     layer(len(arrays["dense/bias"]), [arrays["dense/kernel"]], arrays["dense/scale"], arrays["dense/bias"])
-    return np.concatenate(blocks), np.concatenate(floats), np.array(layout, np.int64)
+    return _aligned(blocks), _aligned(floats), np.array(layout, np.int64)
+
+
+def _aligned(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Return the concatenation, where no vector register's worth lies in two lines of the cache."""
+    kind, count = parts[0].dtype, sum(map(len, parts))
+    room = np.empty(count * kind.itemsize + CACHE_LINE_BYTES, np.uint8)
+    start = -room.ctypes.data % CACHE_LINE_BYTES
+    return np.concatenate(parts, out=room[start : start + count * kind.itemsize].view(kind))

@@ -4,7 +4,7 @@ A graph of any architecture is run by ONNX Runtime, as a `Network`; int8 LSTMs b
 `LstmNetwork`. The state is an argument and a result, and both can be called from several threads at once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -41,8 +41,10 @@ class ChoosingNetwork(StepNetwork, Protocol):
     ) -> tuple[NDArray[np.int32], Logits, State]:
         """Return chosen ids (T - 1, B), logits (T, B, V) and state (B, S); see there."""
 
-    def read(self, slices: Iterable[NDArray[np.int32]], state: State) -> list[State]:
-        """Return the state after each of some slices (T, 1) of a text; see there."""
+    def read(
+        self, ids: NDArray[np.int32], ends: Sequence[int], state: State, stop: NDArray[np.int64]
+    ) -> list[State]:
+        """Read ids (T,); return the states (1, S) after those of `ends` that were reached; see there."""
 
 
 class Network:

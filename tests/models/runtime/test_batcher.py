@@ -1,7 +1,8 @@
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -56,8 +57,15 @@ class Choosing(Counting):
         super().__post_init__()
         self.read_slices: list[int] = []
 
-    def read(self, slices: Iterable[np.ndarray], state: np.ndarray) -> list[np.ndarray]:
-        states = [state := self.step(ids, state, len(ids))[1] for ids in slices]
+    def read(
+        self, ids: np.ndarray, ends: Sequence[int], state: np.ndarray, stop: np.ndarray
+    ) -> list[np.ndarray]:
+        states: list[np.ndarray] = []
+        for start, end in pairwise([0, *ends]):
+            if stop[0]:
+                break
+            state = self.step(ids[start:end, None], state, end - start)[1]
+            states.append(state)
         self.read_slices.append(len(states))
         return states
 

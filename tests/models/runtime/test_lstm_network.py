@@ -2,6 +2,8 @@ import io
 import os
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -156,27 +158,67 @@ def test_step_by_step_equals_one_pass_to_the_bit(network: LstmNetwork) -> None:
 def test_reading_with_two_threads_equals_stepping_to_the_bit(units: list[int]) -> None:
     network = LstmNetwork(quantize_lstm(random_weights(61, 5, units)))
     random = np.random.default_rng(0)
-    ids = random.integers(0, 61, (300, 1), np.int32)
+    ids, ends = random.integers(0, 61, 300, np.int32), [1, 4, 68, 132, 133, 197, 261, 290]
     start = random.uniform(-1, 1, (1, network.S)).astype(np.float32)
-    slices = np.split(ids, [1, 4, 68, 132, 133, 197, 261])
     before = start.copy()
-    states = network.read(iter(slices), start)
-    assert len(states) == len(slices)
+    states = read_all(network, ids, ends, start)
     at = start
-    for some, state in zip(slices, states, strict=True):
-        _, at = network.step(some, at)
+    for begin, end, state in zip([0, *ends], ends, states, strict=False):
+        _, at = network.step(ids[begin:end, None], at)
         np.testing.assert_array_equal(state, at)
+    assert len(states) == len(ends)
     np.testing.assert_array_equal(start, before)
-    assert network.read([], start) == []
+    assert network.read(ids, [], start) == []
+
+
+def test_reading_ends_before_the_next_slice_once_it_is_told_to(network: LstmNetwork) -> None:
+    ids, ends = np.zeros(64 * 10_000, np.int32), list(range(64, 64 * 10_001, 64))
+    stop = np.zeros(1, np.int64)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(network.read, ids, ends, network.initial_state(), stop)
+        time.sleep(0.05)
+        stop[0] = 1
+        states = reading.result()
+    assert 0 < len(states) < len(ends)
+    _, state = network.step(ids[: ends[len(states) - 1], None], network.initial_state())
+    np.testing.assert_array_equal(states[-1], state)
+    assert network.read(ids, ends, network.initial_state(), stop) == []
+
+
+def test_reading_alone_does_what_the_other_thread_has_no_time_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = LstmNetwork(quantize_lstm(random_weights(61, 5, [6, 9])))
+    busy = threading.Event()
+    network._beside.submit(busy.wait)
+    ids, ends = np.arange(400, dtype=np.int32) % 61, [64, 128, 192, 256, 320, 384]
+    held_up = network.read(ids, ends, network.initial_state())
+    assert 0 < len(held_up) < len(ends)
+    busy.set()
+    monkeypatch.setattr("models.runtime.lstm_network.CORES", 1)
+    for state, expected in zip(held_up, network.read(ids, ends, network.initial_state()), strict=False):
+        np.testing.assert_array_equal(state, expected)
+
+
+def read_all(network: LstmNetwork, ids: np.ndarray, ends: list[int], state: np.ndarray) -> list[np.ndarray]:
+    """Read on where reading ended early, for a thread that got no core."""
+    states: list[np.ndarray] = []
+    while len(states) < len(ends):
+        start = ends[len(states) - 1] if states else 0
+        left = [end - start for end in ends[len(states) :]]
+        some = network.read(ids[start:], left, states[-1] if states else state)
+        assert some
+        states += some
+    return states
 
 
 def test_threads_that_read_and_step_at_once_do_not_disturb_each_other(network: LstmNetwork) -> None:
     random = np.random.default_rng(5)
-    ids, many = random.integers(0, 61, (640, 1), np.int32), random.integers(0, 61, (4, 70), np.int32)
-    slices, start = np.split(ids, 10), network.initial_state()
-    alone, together = network.read(slices, start), network.step(many, network.initial_state(70))
+    ids, many = random.integers(0, 61, 640, np.int32), random.integers(0, 61, (4, 70), np.int32)
+    ends, start = list(range(64, 641, 64)), network.initial_state()
+    alone, together = read_all(network, ids, ends, start), network.step(many, network.initial_state(70))
     with ThreadPoolExecutor(4) as pool:
-        read = [pool.submit(network.read, slices, start) for _ in range(20)]
+        read = [pool.submit(read_all, network, ids, ends, start) for _ in range(20)]
         stepped = [pool.submit(network.step, many, network.initial_state(70)) for _ in range(20)]
     for one in read:
         np.testing.assert_array_equal(one.result(), alone)
@@ -240,7 +282,7 @@ def test_ids_that_are_not_of_the_vocabulary_are_refused(network: LstmNetwork) ->
             with pytest.raises(IndexError, match="from 0 to 60"):
                 network.step(ids, network.initial_state(rows))
         with pytest.raises(IndexError, match="from 0 to 60"):
-            network.read([np.array([[bad]], np.int32)], network.initial_state())
+            network.read(np.array([bad], np.int32), [1], network.initial_state())
 
 
 # Files
