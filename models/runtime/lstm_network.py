@@ -18,13 +18,15 @@ import os
 import threading
 import zipfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.runtime.second_thread import SecondThread
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
@@ -100,7 +102,7 @@ class LstmNetwork:
         self._failure: Exception | None = None
         self._kernels: Any = None
         self._halves: tuple[LaidOut, LaidOut] | None = None  # None: of one layer
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="int8")  # its thread ends with us
+        self._second = SecondThread("int8")
 
     def prepare(self) -> None:
         """Make the kernels ready: a tenth of a second, or some seconds the first time on a machine.
@@ -140,21 +142,8 @@ class LstmNetwork:
         rows = ids.shape[1]
         if rows < 2 * ROWS_OF_A_PART:
             return self._step(ids, state, first)
-        starts = iter(range(0, rows, ROWS_OF_A_PART))
-        parts: dict[int, tuple[Floats, Floats]] = {}
-
-        def do_parts() -> None:
-            for at in starts:  # what one thread takes the other does not get
-                part = slice(at, at + ROWS_OF_A_PART)
-                parts[at] = self._step(ids[:, part], state[part], first)
-
-        # Two threads take what is there: where the other gets no core, this one does most or all.
-        other = self._beside.submit(do_parts)
-        do_parts()
-        if not other.cancel():
-            other.result()
-        logits, states = zip(*(parts[at] for at in sorted(parts)), strict=True)
-        return np.concatenate(logits, axis=1), np.concatenate(states)
+        step = partial(self._step, first=first)
+        return self._second.share(step, ids, state, rows=ROWS_OF_A_PART)
 
     def _step(self, ids: NDArray[np.int32], state: Floats, first: int) -> tuple[Floats, Floats]:
         steps, rows = ids.shape
@@ -199,7 +188,7 @@ class LstmNetwork:
             self._run(network, ids, state, len(ids), self._no_logits, *_NO_CHOICES, *shared)
 
         upper_part = kernels.UPPER, upper, np.ascontiguousarray(high), after[1]
-        other = self._beside.submit(read_part, *upper_part)
+        other = self._second.begin(read_part, *upper_part)
         try:
             read_part(kernels.LOWER, lower, np.ascontiguousarray(low), after[0])
         finally:

@@ -5,6 +5,7 @@ A graph of any architecture is run by ONNX Runtime, as a `Network`; int8 LSTMs b
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from models.runtime.lstm_network import LstmNetwork
+from models.runtime.second_thread import SecondThread
 
 Logits = NDArray[np.float32]
 State = NDArray[np.float32]  # (B, S), all layers' h and c in one row: h1 | c1 | h2 | c2 | ...
@@ -51,7 +53,9 @@ class Network:
     """A loaded graph. S is the length of a state row, V the vocabulary with id 0."""
 
     def __init__(self, graph: bytes, *, threads: int = 1) -> None:
-        """Load `graph`; `threads` cores work on a large step. A small one has no use for a second core.
+        """Load `graph`; `threads` of ONNX Runtime work on a large step, two of ours where that is one.
+
+        A small step has no use for a second core.
 
         Raises:
             ValueError: it is not a graph that `models.runtime.graph` makes.
@@ -67,6 +71,7 @@ class Network:
         self._session, self._run = session, session._sess.run
         self._large_session = session if threads == 1 else _load(graph, threads)
         self._run_large = self._large_session._sess.run
+        self._second = SecondThread("float32") if threads == 1 else None
         self._firsts: dict[int, NDArray[np.int64]] = {}
 
     def initial_state(self, rows: int = 1) -> State:
@@ -78,6 +83,13 @@ class Network:
 
         Steps before `first` get no logits. Neither argument is changed.
         """
+        rows = ids.shape[1]
+        if self._second and rows > 1 and ids.size >= SHARED:
+            step = partial(self._step, first=first)
+            return self._second.share(step, ids, state, rows=-(-rows // 2))
+        return self._step(ids, state, first)
+
+    def _step(self, ids: NDArray[np.int32], state: State, first: int) -> tuple[Logits, State]:
         at = self._firsts.get(first)
         if at is None:
             at = np.array(first, np.int64)
@@ -103,6 +115,9 @@ _OUTPUTS = ["logits", "next_state"]
 
 LARGE = 8
 """From this many ids in one call on, T * B, several cores are faster than one."""
+
+SHARED = 32
+"""From this many on it pays to share the rows between two threads."""
 
 
 def _load(graph: bytes, threads: int) -> onnxruntime.InferenceSession:

@@ -190,7 +190,7 @@ def test_reading_alone_does_what_the_other_thread_has_no_time_for(
 ) -> None:
     network = LstmNetwork(quantize_lstm(random_weights(61, 5, [6, 9])))
     busy = threading.Event()
-    network._beside.submit(busy.wait)
+    network._second.begin(busy.wait)
     ids, ends = np.arange(400, dtype=np.int32) % 61, [64, 128, 192, 256, 320, 384]
     held_up = network.read(ids, ends, network.initial_state())
     assert 0 < len(held_up) < len(ends)
