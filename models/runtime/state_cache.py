@@ -31,7 +31,7 @@ State = NDArray[np.float32]  # (S,)
 
 
 class _Node:
-    __slots__ = ("alive", "children", "depth", "parent", "state", "text", "used")
+    __slots__ = ("alive", "children", "depth", "latest", "parent", "state", "text", "used")
 
     def __init__(self, parent: "_Node | None", text: str, state: State | None) -> None:
         self.parent = parent
@@ -39,6 +39,7 @@ class _Node:
         self.state = state
         self.depth: int = parent.depth + len(text) if parent else 0  # characters from the start
         self.children: dict[str, _Node] = {}
+        self.latest: _Node | None = None  # of the children, where the last reader went
         self.alive = True
         self.used = 0
 
@@ -77,13 +78,13 @@ class StateCache:
         """Return the longest beginning of `text` that is known, and count it as used."""
         stride = self._root
         while len(text) - stride.depth >= STRIDE:
-            farther = stride.children.get(text[stride.depth : stride.depth + STRIDE])
+            farther = _next(stride, text, STRIDE)
             if farther is None:
                 break
             stride = farther
         chunk = stride
         while len(text) - chunk.depth >= CHUNK:
-            next_chunk = chunk.children.get(text[chunk.depth : chunk.depth + CHUNK])
+            next_chunk = _next(chunk, text, CHUNK)
             if next_chunk is None:
                 break
             chunk = next_chunk
@@ -138,6 +139,8 @@ class StateCache:
             parent = node.parent
             assert parent is not None
             del parent.children[node.text]
+            if parent.latest is node:
+                parent.latest = None
             node.alive = False
             self.bytes -= node.cost
             self.entries -= 1
@@ -147,6 +150,17 @@ class StateCache:
                 # itself since then goes to the other end of the queue.
                 self._leaves[parent] = None
                 self._leaves.move_to_end(parent, last=parent.used > node.used)
+
+
+def _next(node: _Node, text: str, length: int) -> _Node | None:
+    """Return the child whose edge is the next `length` characters of `text`, if there is one."""
+    latest = node.latest
+    if latest and len(latest.text) == length and text.startswith(latest.text, node.depth):
+        return latest  # comparing takes a tenth of the time of cutting out and hashing
+    found = node.children.get(text[node.depth : node.depth + length])
+    if found:
+        node.latest = found
+    return found
 
 
 def _longest_tail(chunk: _Node, text: str) -> _Node:
