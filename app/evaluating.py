@@ -5,6 +5,7 @@ Blocking, and minutes for the largest request; one at a time in a process. Knows
 
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -148,13 +149,20 @@ def _training_lines(parts: Parts, loaded: Loaded) -> list[str] | None:
     card = loaded.saved.card
     if card.corpus is None:
         return None
+    held_out = card.training.validation_fraction
+    recent = deque[str]()  # the last pieces of the text
+    kept = total = 0
     try:
-        text = parts.corpora.text(card.corpus, card.alphabet)
+        for piece in parts.corpora.pieces(card.corpus, card.alphabet):
+            recent.append(piece)
+            total += len(piece)
+            kept += len(piece)
+            while kept - len(recent[0]) > _MOST_TRAINING_CHARACTERS + total * held_out:
+                kept -= len(recent.popleft())
     except NotFound:
         return None
-    trained = text[: len(text) - max(1, round(len(text) * card.training.validation_fraction))]
-    recent = trained[-_MOST_TRAINING_CHARACTERS:].split("\n")
-    return [loaded.masks.apply(line).text for line in recent]
+    trained = "".join(recent)[: -max(1, round(total * held_out))][-_MOST_TRAINING_CHARACTERS:].split("\n")
+    return [loaded.masks.apply(line).text for line in trained]
 
 
 def _read(scorer: Scorer, originals: Sequence[str]) -> list[Line]:

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -44,6 +44,7 @@ MAX_LINE_CHARACTERS = 50_000
 _MAX_LINE_BYTES = 4 * MAX_LINE_CHARACTERS
 _BUFFER_BYTES = 1 << 20
 _BATCH_BYTES = 256 << 10
+_LONGEST_EXPECTED = 5_000  # characters of a line at whose places the likeliest are told
 _REMEMBERED_LINES = 4_000  # of which the scores are kept, because logs repeat themselves
 _REMEMBERED_CHARACTERS = 500  # a longer line is not remembered
 _LOOK_UP_S = 0.5  # how often a waiting stream asks whether the server is stopping
@@ -152,21 +153,29 @@ class LineReader:
             value = json.loads(data) if not raw.is_cut else None
         except (ValueError, RecursionError):
             value = None
-        if isinstance(value, dict):
-            if "id" in value:
-                about["id"] = value["id"]
+        if isinstance(value, dict) and _can_come_back(value.get("id")):
+            about |= {"id": value["id"]} if "id" in value else {}
             value = value.get("line")
         if not isinstance(value, str):
             about["error"] = {
                 "code": "line_too_long" if raw.is_cut else "malformed_line",
                 "message": f"longer than {_MAX_LINE_BYTES:,} bytes, too long to be read as JSON"
                 if raw.is_cut
-                else "neither a JSON string nor an object with a string `line`",
+                else "neither a JSON string nor an object with a string `line` and, perhaps, an `id`",
             }
             return None
         if not value.isascii():  # JSON can spell half a character, which is no text: it becomes U+FFFD
             value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return self._vocabulary.to_characters(value)
+
+
+def _can_come_back(value: Any) -> bool:
+    """Whether an id can be written as JSON: a number can be spelt that is too large for any."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _decoded(data: bytes, raw: RawLine, about: dict[str, Any]) -> str:
@@ -214,6 +223,7 @@ class ScoreStream(Response):
                 fast=fast,
                 adapt=query.adapt,
                 explain=query.explain,
+                longest_expected=_LONGEST_EXPECTED,
             )
             if query.adapt:
                 loaded.engine.check_adapting()
@@ -251,7 +261,9 @@ class ScoreStream(Response):
 
     async def _score_all(self, body: "_Body", send: Send) -> None:
         while True:
-            data, is_last = await body.take(self._parts.stopping.is_set)
+            # The likeliest characters are a hundred times as long as the lines, so they are told in pieces.
+            most = _BATCH_BYTES // 64 if self._query.expected else _BATCH_BYTES
+            data, is_last = await body.take(self._parts.stopping.is_set, most)
             work = partial(self._batches.score, data, is_last=is_last)
             scored = await anyio.to_thread.run_sync(work, limiter=self._parts.engine_threads)
             if scored:
@@ -303,8 +315,8 @@ class _Body:
             self._error = error
             self._changed.notify_all()
 
-    async def take(self, is_stopping: Any) -> tuple[bytes, bool]:
-        """Wait for some bytes and take them, a batch at most; also return whether they are the last.
+    async def take(self, is_stopping: Callable[[], bool], most: int) -> tuple[bytes, bool]:
+        """Wait for some bytes and take them, `most` at most; also return whether they are the last.
 
         Raises:
             DomainError: the body is broken; _Gone: the client is.
@@ -319,8 +331,8 @@ class _Body:
                         return b"", True
             if self._error:
                 raise self._error
-            data = bytes(self._buffer[:_BATCH_BYTES])
-            del self._buffer[:_BATCH_BYTES]
+            data = bytes(self._buffer[:most])
+            del self._buffer[:most]
             self._changed.notify_all()
             return data, self._is_whole and not self._buffer
 

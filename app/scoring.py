@@ -22,6 +22,7 @@ from app.schemas.scores import (
     StreamBody,
 )
 from models.anomaly.aggregate import peak_bits
+from models.anomaly.calibration import rounded_up
 from models.anomaly.drift import UNUSUAL
 from models.anomaly.explain import Span as OddSpan
 from models.anomaly.explain import highest_window, plain_spans
@@ -41,6 +42,7 @@ _CHARACTER_RATE = 3
 """Which of CHARACTER_RATES marks a character as odd by itself: 3 in 10,000 normal ones are above it."""
 
 _LONGEST_EXPLAINED = 20_000  # characters; a longer line is not read again
+_MOST_EXPLAINED = 300  # lines of one answer or batch, the oddest: each takes as long as a hundred others
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Options:
     fast: bool = False  # in int8, where the model has it
     adapt: bool = False  # learn from a stream while reading it
     explain: bool = True  # read odd lines again, to tell causes from consequences
+    longest_expected: int = 50_000  # characters; of a longer line it is not told
 
 
 @dataclass(frozen=True)
@@ -148,16 +151,18 @@ class Scorer:
     def describe(self, lines: Sequence[Line]) -> list[LineScore]:
         """Return what is told of each line."""
         scores, p_values, odd = self._judge(lines)
+        flagged = [i for i, is_odd in enumerate(odd) if is_odd]
+        oddest = set(sorted(flagged, key=lambda i: -(scores[i] or 0.0))[:_MOST_EXPLAINED])
         return [
-            self._describe(line, score, p, is_odd)
-            for line, score, p, is_odd in zip(lines, scores, p_values, odd, strict=True)
+            self._describe(line, scores[i], p_values[i], odd[i], explain=i in oddest)
+            for i, line in enumerate(lines)
         ]
 
-    def spans(self, line: Line, *, context: str = "\n") -> list[Span] | None:
+    def spans(self, line: Line, *, context: str = "\n", explain: bool = True) -> list[Span] | None:
         """Return the odd spans of a line, odd or not, or None without a calibration."""
         if self._character_threshold is None:
             return None
-        return [_to_original(span, line.masked) for span in self._odd_spans(line, context)]
+        return [_to_original(span, line.masked) for span in self._odd_spans(line, context, explain)]
 
     def bits(self, line: Line) -> list[float]:
         """Return the bits of each character of the original; of a masked part, the first has them all."""
@@ -184,7 +189,9 @@ class Scorer:
         scores, p_values = self.calibration.calibration.score([line.reading for line in lines])
         return scores.tolist(), p_values.tolist(), (p_values <= self.rate).tolist()
 
-    def _describe(self, line: Line, score: float | None, p: float | None, is_odd: bool | None) -> LineScore:
+    def _describe(
+        self, line: Line, score: float | None, p: float | None, is_odd: bool | None, *, explain: bool
+    ) -> LineScore:
         told = LineScore(
             characters=len(line.original),
             score=None if score is None else round(score, DECIMALS),
@@ -199,27 +206,27 @@ class Scorer:
         told.bits_per_character = round(total / max(1, len(line.original)), DECIMALS)
         told.peak_bits = round(peak_bits(bits), DECIMALS)
         if is_odd is not None:
-            told.spans = self._why(line) if is_odd else []
+            told.spans = self._why(line, explain=explain) if is_odd else []
         if self.options.detail == "character":
             told.bits = self.bits(line)
-            if self.options.expected:
+            if self.options.expected and len(line.original) <= self.options.longest_expected:
                 told.expected = self.expected(line)
         return told
 
-    def _why(self, line: Line) -> list[Span]:
+    def _why(self, line: Line, *, explain: bool) -> list[Span]:
         """Return the spans that made a flagged line odd: odd characters, or else where it is oddest."""
-        spans = self.spans(line)
+        spans = self.spans(line, explain=explain)
         if spans:
             return spans
         window = highest_window(line.reading.bits, line.reading.entropy)
         return [_to_original(span, line.masked) for span in window]
 
-    def _odd_spans(self, line: Line, context: str) -> list[OddSpan]:
+    def _odd_spans(self, line: Line, context: str, explain: bool) -> list[OddSpan]:
         threshold = self._character_threshold
         assert threshold is not None
         text, reading = line.masked.text, line.reading
         unknown = self.loaded.vocabulary.encode(text) == UNKNOWN_ID
-        if not self.options.explain or len(text) > _LONGEST_EXPLAINED:
+        if not (explain and self.options.explain) or len(text) > _LONGEST_EXPLAINED:
             return plain_spans(reading.bits, reading.entropy, unknown, threshold=threshold)
         return self.loaded.engine.odd_spans(text, threshold=threshold, context=context)
 
@@ -243,7 +250,7 @@ def calibration_body(named: Named) -> CalibrationBody:
         name=named.name,
         lines=known.lines,
         kept_lines=sum(bucket.kept for bucket in known.buckets),
-        smallest_p_value=float(f"{known.smallest_p_value:.4g}"),
+        smallest_p_value=rounded_up(known.smallest_p_value, 4),  # asked for, it has to be enough
         has_tail=known.has_tail,
         created_at=named.created_at,
         source=named.source,

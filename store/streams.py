@@ -1,14 +1,17 @@
 """What a model remembers of a stream of lines, between calls, in Redis.
 
     nextchar:stream:<model name>:<id>        a hash: model (name@version), state, change (base64), lines
-    nextchar:stream:<model name>:<id>:lock   the token of the call that goes on with it
+    nextchar:stream-lock:<model name>:<id>   the token of the call that goes on with it
 
 Calls on one stream come one after the other, through whichever API process: each waits its turn for a while.
-A state is written only by the call that holds the lock, so a slow call whose lock ran out changes nothing.
+A state is written only by the call that holds the lock, which is renewed while it lasts; so a call that lost
+it, when Redis was away, changes nothing.
 """
 
 import base64
+import contextlib
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +21,14 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 from redis import Redis
+from redis.exceptions import RedisError
 
 from models.errors import Conflict
 
 TTL_S = 86_400
 """A stream is forgotten so long after its last call."""
 
-_LOCK_S = 120  # longer than the largest call takes
+_LOCK_S = 30  # how long a process that died keeps others waiting
 _WAIT_S = 10.0
 _RETRY_S = 0.02
 
@@ -33,6 +37,10 @@ if redis.call('get', KEYS[2]) ~= ARGV[1] then return 0 end
 redis.call('hset', KEYS[1], 'model', ARGV[2], 'state', ARGV[3], 'change', ARGV[4], 'lines', ARGV[5])
 redis.call('expire', KEYS[1], ARGV[6])
 return 1
+"""
+_RENEW = """
+if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('expire', KEYS[1], ARGV[2])
 """
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
@@ -64,8 +72,8 @@ class Turn:
         held = self._redis.eval(_SAVE, 2, *self._keys, self._token, *values)
         if not held:
             raise Conflict(
-                f"the call on stream {self.stream.id!r} took longer than {_LOCK_S} s and another one went on;"
-                " send fewer lines a call",
+                f"the call on stream {self.stream.id!r} lost its turn, for Redis was away or this process"
+                " stood still; nothing of it was kept: send its lines again",
                 code="stream_lost",
                 param="stream_id",
             )
@@ -87,8 +95,9 @@ class Streams:
         Raises:
             Conflict: other calls on this stream did not end within `wait_s` (code `stream_busy`).
         """
-        key = f"nextchar:stream:{model.partition('@')[0]}:{stream_id}"
-        lock, token = f"{key}:lock", secrets.token_hex(8)
+        name = model.partition("@")[0]
+        key, lock = f"nextchar:stream:{name}:{stream_id}", f"nextchar:stream-lock:{name}:{stream_id}"
+        token = secrets.token_hex(8)
         deadline = time.monotonic() + wait_s
         while not self._redis.set(lock, token, nx=True, ex=_LOCK_S):
             if time.monotonic() > deadline:
@@ -99,10 +108,18 @@ class Streams:
                     param="stream_id",
                 )
             time.sleep(_RETRY_S)
+        over = threading.Event()
+        threading.Thread(target=self._keep, args=(lock, token, over), name="stream lock", daemon=True).start()
         try:
             yield Turn(self._redis, (key, lock), token, model, self._read(key, model, stream_id, size))
         finally:
+            over.set()
             self._redis.eval(_RELEASE, 1, lock, token)
+
+    def _keep(self, lock: str, token: str, over: threading.Event) -> None:
+        while not over.wait(_LOCK_S / 3):
+            with contextlib.suppress(RedisError, OSError):
+                self._redis.eval(_RENEW, 1, lock, token, str(_LOCK_S))
 
     def forget(self, model: str, stream_id: str) -> bool:
         """Forget a stream of the model `name` or `name@version`; return whether there was one."""

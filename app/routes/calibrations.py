@@ -21,8 +21,10 @@ from models.runtime.scoring import Reading
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
 _MOST_CHARACTERS = 20_000_000  # of calibration lines: some minutes
+_MOST_LINES = 2_000_000  # a gigabyte of figures
 _LONGEST_LINE = 50_000  # characters; of a longer one so much is read, as when it is scored in a stream
 _BATCH_CHARACTERS = 200_000  # read at a time
+_LINE_CHARACTERS = 20  # that a line counts for beside its own
 
 
 @router.post(
@@ -69,6 +71,8 @@ def _make(parts: Parts, model: str, body: CalibrateCreate) -> CalibrationBody:
         else:
             lines = map(loaded.vocabulary.to_characters, body.lines or [])
             source = "lines given"
+        if "\r" not in loaded.vocabulary.characters:  # as when they are scored in a stream
+            lines = (line.removesuffix("\r") for line in lines)
         made = calibrate([r for batch in _batches(lines) for r in _read(loaded, batch)], buckets=body.buckets)
         if body.false_alarms:
             made.thresholds(body.false_alarms)  # or it is refused
@@ -81,11 +85,14 @@ def _read(loaded: Loaded, lines: list[str]) -> list[Reading]:
 
 
 def _lines(pieces: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a text that comes in pieces; a last empty one is none."""
+    """Yield the lines of a text that comes in pieces, long ones cut; a last empty one is none."""
     held = ""
     for piece in pieces:
-        *whole, held = (held + piece).split("\n")
-        yield from whole
+        first, *rest = piece.split("\n")
+        held += first[: _LONGEST_LINE + 1 - len(held)]
+        for line in rest:
+            yield held
+            held = line[: _LONGEST_LINE + 1]
     if held:
         yield held
 
@@ -93,13 +100,14 @@ def _lines(pieces: Iterable[str]) -> Iterator[str]:
 def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = total = 0
-    for line in lines:
+    for count, line in enumerate(lines, 1):
         batch.append(line)
-        size += len(line)
+        size += len(line) + _LINE_CHARACTERS
         total += len(line)
-        if total > _MOST_CHARACTERS:
+        if total > _MOST_CHARACTERS or count > _MOST_LINES:
             raise TooLarge(
-                f"the lines have more than {_MOST_CHARACTERS:,} characters together; a sample will do",
+                f"these are more than {_MOST_LINES:,} lines, or more than {_MOST_CHARACTERS:,} characters"
+                " together; a sample will do",
                 code="calibration_too_large",
             )
         if size > _BATCH_CHARACTERS:

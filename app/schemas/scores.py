@@ -46,10 +46,13 @@ EXAMPLE: dict[str, Any] = {
     "unknown_characters": [],
 }
 
+Line = Annotated[str, Field(max_length=20_000_000)]
+"""Bounded, and so refused where it holds half a character, as JSON can spell it."""
+
 FalseAlarms = Annotated[
     float,
     Field(
-        gt=0,
+        ge=1e-9,
         lt=1,
         description="The share of normal lines that may be flagged. Default: 0.01, or the smallest that the"
         " calibration's number of lines allows.",
@@ -94,7 +97,7 @@ class ScoreCreate(RequestBody):
     )
 
     text: str | None = Field(None, min_length=1, max_length=MAX_SCORED_CHARACTERS)
-    lines: Annotated[list[str], Field(min_length=1, max_length=MAX_LINES)] | None = Field(
+    lines: Annotated[list[Line], Field(min_length=1, max_length=MAX_LINES)] | None = Field(
         None,
         description="Lines without their newlines; together at most 1,000,000 characters.",
     )
@@ -267,7 +270,7 @@ class CalibrateCreate(RequestBody):
     )
 
     name: CalibrationName = "default"
-    lines: Annotated[list[str], Field(min_length=1, max_length=1_000_000)] | None = Field(
+    lines: Annotated[list[Line], Field(min_length=1, max_length=1_000_000)] | None = Field(
         None, description="Normal lines without their newlines."
     )
     corpus: str | None = Field(None, max_length=128, description="A corpus, all of whose lines are normal.")
@@ -349,7 +352,7 @@ class EvaluateCreate(RequestBody):
         }
     )
 
-    lines: Annotated[list[str], Field(min_length=2, max_length=MAX_EVALUATED_LINES)] = Field(
+    lines: Annotated[list[Line], Field(min_length=2, max_length=MAX_EVALUATED_LINES)] = Field(
         description="Without their newlines; together at most 5,000,000 characters."
     )
     anomalous: Annotated[list[bool | Literal[0, 1]], Field(min_length=2, max_length=MAX_EVALUATED_LINES)] = (

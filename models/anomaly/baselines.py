@@ -49,11 +49,12 @@ def _isolation_forest(train: Sequence[str], lines: Sequence[str]) -> Floats:
     from sklearn.ensemble import IsolationForest
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    train = [line for line in train if line]
     step = -(-len(train) // _MOST_LINES)
     vectorizer = TfidfVectorizer(
         analyzer="char", ngram_range=(1, 3), max_features=_MOST_FEATURES, lowercase=False, dtype=np.float32
     )
-    features = vectorizer.fit_transform([line[:_LONGEST] for line in train[::step] if line])
+    features = vectorizer.fit_transform([line[:_LONGEST] for line in train[::step]])
     forest = IsolationForest(random_state=0).fit(features)
     scores: Floats = -forest.score_samples(vectorizer.transform([line[:_LONGEST] for line in lines]))
     return scores

@@ -13,6 +13,7 @@ one distribution, in any order, at most a share p of normal lines gets one as lo
 It is never below 1 / (n + 1), unless the scores' tail fits a generalised Pareto distribution (`tail`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,7 +97,7 @@ class Bucket:
         raise InvalidInput(
             f"a false-alarm rate of {rate:g} needs at least {needed:,} calibration lines and there are"
             f" {self.kept:,}{'' if self.longest is None else f' of up to {self.longest} characters'};"
-            f" calibrate on more normal lines, or ask for at least {self.deepest:.2g}",
+            f" calibrate on more normal lines, or ask for at least {rounded_up(self.deepest, 2):g}",
             code="too_few_calibration_lines",
             param="false_alarms",
         )
@@ -167,6 +168,16 @@ def lines_needed(rate: float) -> int:
     99
     """
     return max(FEWEST_LINES, int(np.ceil(1 / rate - 1e-9)) - 1)
+
+
+def rounded_up(value: float, digits: int) -> float:
+    """Return a positive value with so many digits, and never less than it is.
+
+    >>> rounded_up(1 / 813, 2), rounded_up(0.25, 2)
+    (0.0013, 0.25)
+    """
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return float(f"{math.ceil(value / unit - 1e-9) * unit:.{digits}g}")
 
 
 def calibrate(readings: Sequence[Reading], *, buckets: int = 1) -> Calibration:

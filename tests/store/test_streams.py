@@ -1,4 +1,5 @@
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -63,18 +64,18 @@ def test_who_waits_too_long_is_told(redis: Redis) -> None:
 
 def test_a_turn_that_was_lost_changes_nothing(redis: Redis) -> None:
     with Streams(redis).turn("m@1", "s", size=2) as turn:
-        redis.set("nextchar:stream:m:s:lock", "somebody else")
+        redis.set("nextchar:stream-lock:m:s", "somebody else")
         with pytest.raises(Conflict) as caught:
             turn.save(STATE, lines=1)
     assert caught.value.code == "stream_lost"
     assert not redis.exists("nextchar:stream:m:s")
-    assert redis.get("nextchar:stream:m:s:lock") == "somebody else"
+    assert redis.get("nextchar:stream-lock:m:s") == "somebody else"
 
 
 def test_turns_end_when_their_block_fails(redis: Redis) -> None:
     with pytest.raises(ZeroDivisionError), Streams(redis).turn("m@1", "s", size=2):
         raise ZeroDivisionError
-    eventually(lambda: not redis.exists("nextchar:stream:m:s:lock"), within_s=1, what="the lock is gone")
+    eventually(lambda: not redis.exists("nextchar:stream-lock:m:s"), within_s=1, what="the lock is gone")
 
 
 def test_forgotten_streams_begin_anew(redis: Redis) -> None:
@@ -82,3 +83,18 @@ def test_forgotten_streams_begin_anew(redis: Redis) -> None:
     with streams.turn("m@1", "s", size=2) as turn:
         turn.save(STATE, lines=1)
     assert streams.forget("m", "s") and not streams.forget("m", "s")
+
+
+def test_a_long_turn_keeps_its_lock(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.streams._LOCK_S", 1)
+    with Streams(redis).turn("m@1", "s", size=2) as turn:
+        time.sleep(1.6)
+        turn.save(STATE, lines=1)
+    assert redis.hget("nextchar:stream:m:s", "lines") == "1"
+
+
+def test_no_stream_is_another_ones_lock(redis: Redis) -> None:
+    with Streams(redis).turn("m@1", "s:lock", size=2) as turn:
+        turn.save(STATE, lines=1)
+    with Streams(redis).turn("m@1", "s", size=2, wait_s=0.0) as turn:
+        assert turn.stream.lines == 0

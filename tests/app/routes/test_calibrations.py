@@ -3,6 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.routes.calibrations import _batches, _lines
+from models.errors import TooLarge
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
 
@@ -142,3 +144,57 @@ def test_model_with_a_calibration_and_no_split_judges_all_lines(service: Service
 )
 def test_what_cannot_be_evaluated_is_refused(service: Service, body: dict[str, Any], code: str) -> None:
     assert error_of(service.http.post(f"{MODEL}/evaluate", json=body), 422)["code"] == code
+
+
+def test_lines_that_end_as_on_windows_are_calibrated_as_they_are_scored(service: Service) -> None:
+    for name, end in (("lf", "\n"), ("crlf", "\r\n")):
+        corpus = service.upload(end.join(lines()) + end)
+        service.http.post(f"{MODEL}/calibrate", json={"corpus": corpus, "name": name})
+    sent = "ab\r\n→→→→→→→→→→\r\nabc"
+    lf, crlf = (
+        service.http.post(
+            f"{MODEL}/score?calibration={name}", content=sent, headers={"Content-Type": "text/plain"}
+        )
+        .text.replace(name, "it")
+        .split("\n")[1:4]
+        for name in ("lf", "crlf")
+    )
+    assert lf == crlf and '"anomalous":true' in lf[1]
+
+
+@pytest.mark.parametrize("path", ["score", "calibrate", "evaluate"])
+def test_half_a_character_in_a_line_is_refused(service: Service, path: str) -> None:
+    truth = ', "anomalous": [0, 1]' if path == "evaluate" else ""
+    body = f'{{"lines": ["ab", "\\ud800"]{truth}}}'
+    headers = {"Content-Type": "application/json"}
+    assert error_of(service.http.post(f"{MODEL}/{path}", content=body, headers=headers), 422)["param"]
+
+
+@pytest.mark.parametrize("count", [40, 812, 999])
+def test_the_smallest_rate_that_is_named_is_kept(service: Service, count: int) -> None:
+    made = service.http.post(f"{MODEL}/calibrate", json={"lines": ["ab"] * count}).json()
+    smallest = made["smallest_p_value"]
+    assert smallest == pytest.approx(1 / (count + 1), rel=1e-3)
+    asked = {"lines": ["ab"], "false_alarms": smallest}
+    assert service.http.post(f"{MODEL}/score", json=asked).json()["false_alarms"] == smallest
+    refused = service.http.post(f"{MODEL}/score", json=asked | {"false_alarms": 1e-6})
+    named = float(error_of(refused, 422)["message"].rpartition("at least ")[2])
+    assert service.http.post(f"{MODEL}/score", json=asked | {"false_alarms": named}).status_code == 200
+    tiny = service.http.post(f"{MODEL}/score", json=asked | {"false_alarms": 1e-310})
+    assert error_of(tiny, 422)["param"] == "false_alarms"
+
+
+def test_lines_of_pieces_are_those_of_the_whole_text() -> None:
+    text = "ab\n\nc" + "d" * 60_000 + "\nlast"
+    expected = ["ab", "", "c" + "d" * 50_000, "last"]
+    for size in (1, 3, 1000, len(text)):
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        assert list(_lines(pieces)) == expected
+    assert list(_lines(["a\n"])) == ["a"]
+
+
+def test_lines_are_read_in_batches_of_bounded_size() -> None:
+    assert max(map(len, _batches([""] * 50_000))) <= 10_001
+    assert sum(map(len, _batches(["a" * 1000] * 500))) == 500
+    with pytest.raises(TooLarge, match="2,000,000 lines"):
+        list(_batches("" for _ in range(2_000_001)))

@@ -243,3 +243,19 @@ def test_a_mistake_of_ours_ends_the_stream_as_promised(
     monkeypatch.setattr(Scorer, "read", broken)
     *_, error, _ = stream(service, b"ab\n")
     assert error["object"] == "error" and error["error"]["code"] == "internal_error"
+
+
+def test_expected_characters_are_told_in_short_pieces_and_not_of_long_lines(service: Service) -> None:
+    data = ("ab\n" * 3000 + "a" * 6000 + "\n").encode()
+    *short, long = scored(service, data, detail="character", expected=2)
+    assert len(short) == 3000
+    assert all(len(line["expected"]) == 2 and line["expected"][0] for line in short)
+    assert "expected" not in long and len(long["bits"]) == 6000
+
+
+def test_an_id_that_is_no_number_of_json_makes_its_line_malformed(service: Service) -> None:
+    first, second = scored(
+        service, b'{"line": "a", "id": 1e999}\n{"line": "a", "id": [1, "x"]}\n', "application/x-ndjson"
+    )
+    assert first["error"]["code"] == "malformed_line" and "id" not in first
+    assert second["id"] == [1, "x"]
