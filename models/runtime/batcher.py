@@ -85,7 +85,7 @@ class Batcher:
         self._credit_s = 0.0  # that reading may take from the rows
         self._stepping_s: dict[int, float] = {}  # for one step of the rows, by the magnitude of their number
         self._reading_s: dict[int, float] = {}  # for one step of a slice, likewise
-        self._slice_s = READ_ALONE_S  # of reading alone
+        self._character_s = READ_ALONE_S / CHUNK  # of reading alone
         self._chooser = network if isinstance(network, ChoosingNetwork) else None
         self._service_s = 0.01  # of a job, from admission to its end, smoothed
         self.counters: dict[str, float] = {
@@ -150,6 +150,7 @@ class Batcher:
         while True:
             try:
                 if not self._receive():
+                    self.cache.clear()
                     return
                 self._turn()
             except Exception as error:  # the thread must outlive any one request
@@ -356,18 +357,18 @@ class Batcher:
         if not self._inbox.empty():  # and who comes from here on sets it
             return False
         started = time.perf_counter()
-        most = max(1, int(min(READ_ALONE_S, job.deadline - started) / self._slice_s))
+        most = job.at + min(READ_ALONE_S, job.deadline - started) / self._character_s
         ends: list[int] = []
         at = job.at
-        while at < len(job.text) - 1 and len(ends) < most:
+        while not ends or at < min(len(job.text) - 1, most):
             at += _to_next_stop(job, at)
             ends.append(at - job.at)
         ids = np.array(job.next_ids(ends[-1]), np.int32)
         states = network.read(ids, ends, job.state, self._hurry)
         for state in states:
             self._has_read(job, _to_next_stop(job, job.at), None, state)
-        if states:  # one thread has to wait for the first slice, the other for the last
-            self._slice_s = (time.perf_counter() - started) / (len(states) + 1)
+        if states:
+            self._character_s = (time.perf_counter() - started) / ends[len(states) - 1]
         return bool(states)
 
     def _has_read(self, job: Job, steps: int, logits: Floats | None, state: State) -> None:

@@ -61,12 +61,12 @@ EXPONENTS = (_OF_SIGMOID, _OF_SIGMOID, _OF_TANH, _OF_SIGMOID)
 WHOLE, LOWER, UPPER = range(3)
 """Which part of a network `run` runs."""
 
-ENDED = 0
-"""Where `progress` (3,) tells that a part ended early; at LOWER and UPPER is how many slices it has read."""
+ENDED, STARTED = 0, 3
+"""Where `progress` (4,) tells that a part has ended, and that UPPER has begun; at LOWER and UPPER it has
+the slices that each has read."""
 
-SPINS, TURNS = 1 << 12, 1 << 15
-"""One part waits so many turns for the other, first alone, some 0.1 ms, and then letting whoever waits have
-its core, some 20 ms; after that it takes it that the other gets none."""
+SPINS = 1 << 12
+"""One part waits so many turns for the other before it lets whoever waits have its core: some 0.1 ms."""
 
 
 def pack(weights: np.ndarray[Any, np.dtype[np.int8]]) -> np.ndarray[Any, np.dtype[np.int8]]:
@@ -289,24 +289,27 @@ def _strange(ids, size):  # type: ignore[no-untyped-def]
 
 @part
 def _has_turn(progress, stop, part, n, ahead):  # type: ignore[no-untyped-def]
-    """Wait until a part can read slice n; return False where it never can."""
-    for turn in range(TURNS):
+    """Wait until a part can read slice n; return False where it never can, or not before the other starts."""
+    turn = 0
+    while True:
         if part == LOWER:
             if seen(stop, 0) != 0 or seen(progress, ENDED) != 0:
                 return False
             if n - seen(progress, UPPER) < ahead:
                 return True
+            if turn >= SPINS and seen(progress, STARTED) == 0:
+                return False  # its thread does something else
         else:
             has_ended = seen(progress, ENDED) != 0  # before looking how far it has come
             if n < seen(progress, LOWER):
                 return True
             if has_ended:
                 return False
+        turn += 1
         if turn < SPINS:
             pause()
         else:
             give_way()
-    return False
 
 
 # ---- what is called from outside
@@ -353,11 +356,12 @@ def run(  # type: ignore[no-untyped-def]
     in the slices' turn in between (A, slice, units of the layer below, rounded up to GROUP) uint8 and begun
     (A, slice, columns of the layer above) int32: LOWER is at most A slices ahead. Each writes to states
     (slices, its S) its state after each slice, and to `progress` how far it is, from where it also begins.
-    LOWER stops before a slice where stop (1,) is set.
+    LOWER stops before a slice where stop (1,) is set. The caller tells when either has ended, however.
     """
     if _strange(ids, logits.shape[2]):
-        told(progress, ENDED, 1)
         return False
+    if part == UPPER:
+        told(progress, STARTED, 1)
     rounds = len(uniforms) + 1 if part == WHOLE else len(ends)
     each = len(logits) // rounds if part == WHOLE else 0
     now = ids.copy()
@@ -367,7 +371,6 @@ def run(  # type: ignore[no-untyped-def]
     for n in range(done, rounds):
         if part != WHOLE:
             if not _has_turn(progress, stop, part, n, len(between)):
-                told(progress, ENDED, 1)
                 break
             end = ends[n]
         elif n > 0:

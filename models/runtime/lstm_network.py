@@ -14,7 +14,6 @@ Gates are in Keras' order i, f, g, o. A row's answer depends on that row alone, 
 """
 
 import io
-import os
 import threading
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.runtime import second_thread
 from models.runtime.second_thread import SecondThread
 
 Floats = NDArray[np.float32]
@@ -39,8 +39,6 @@ ROWS_OF_A_PART = 16
 """A step of at least two parts of so many rows is shared between two threads."""
 
 CACHE_LINE_BYTES = 64
-
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 _SLICES_AHEAD = 2
 """The lower layers are at most so many slices ahead of the upper ones."""
@@ -161,31 +159,34 @@ class LstmNetwork:
     def read(
         self, ids: NDArray[np.int32], ends: Sequence[int], state: Floats, stop: NDArray[np.int64] = _NEVER
     ) -> list[Floats]:
-        """Read ids (T,) of one text as `step` does; return the states (1, S) after each of `ends`, ascending.
+        """Read ids (T,) of a text as `step` does; return the states (1, S) after each of `ends`, ascending.
 
         Two threads do it: while one reads a slice with the upper half of the layers, the other reads the
-        next with the lower half. They return early, perhaps with no state at all, where another thread sets
-        stop (1,) to 1, and where one of them gets no core for some milliseconds.
+        next with the lower half. They return early where the second thread is busy, and, perhaps with no
+        state at all, where stop (1,) is set to 1.
         """
         if not self.is_ready:
             self.prepare()
         if not ends:
             return []
         ids = np.ascontiguousarray(ids[: ends[-1], None])
-        if self._halves is None or CORES == 1:
+        if self._halves is None or second_thread.CORES == 1:
             return self._read_alone(ids, ends, state, stop)
         kernels, (lower, upper) = self._kernels, self._halves
         longest = max(np.diff(ends, prepend=0))
         width = -(-self._units[self._middle - 1] // kernels.GROUP) * kernels.GROUP
         between = np.empty((_SLICES_AHEAD, longest, width), np.uint8)
         begun = np.empty((_SLICES_AHEAD, longest, upper[2][0, kernels.COLUMNS]), np.int32)
-        progress = np.zeros(3, np.int64)
+        progress = np.zeros(4, np.int64)
         low, high = np.split(np.array(state, np.float32), [2 * sum(self._units[: self._middle])], axis=1)
         after = [np.empty((len(ends), half.shape[1]), np.float32) for half in (low, high)]
 
         def read_part(part: int, network: LaidOut, state: Floats, states: Floats) -> None:
             shared = part, np.array(ends), between, begun, states, progress, stop
-            self._run(network, ids, state, len(ids), self._no_logits, *_NO_CHOICES, *shared)
+            try:
+                self._run(network, ids, state, len(ids), self._no_logits, *_NO_CHOICES, *shared)
+            finally:
+                progress[kernels.ENDED] = 1  # or the other would wait for ever
 
         upper_part = kernels.UPPER, upper, np.ascontiguousarray(high), after[1]
         other = self._second.begin(read_part, *upper_part)
@@ -194,7 +195,7 @@ class LstmNetwork:
         finally:
             if not other.cancel():
                 other.result()
-        read_part(*upper_part)  # what is left, where the other thread had no time for it
+        read_part(*upper_part)  # what is left, where the second thread was busy
         done = progress[kernels.UPPER]
         return list(np.concatenate([states[:done] for states in after], axis=1)[:, None])
 
@@ -254,7 +255,7 @@ _WHOLE: tuple[Any, ...] = (  # as `kernels.run` has it
     np.empty((1, 0, 0), np.uint8),
     np.empty((1, 0, 0), np.int32),
     np.empty((0, 0), np.float32),
-    np.zeros(3, np.int64),
+    np.zeros(4, np.int64),
     _NEVER,
 )
 

@@ -1,5 +1,6 @@
 """A thread beside the one that runs a network: large steps are shared with it."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Step = Callable[[Ids, Floats], tuple[Floats, Floats]]
+
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""On one core nothing is shared."""
 
 
 class SecondThread:
@@ -28,6 +33,8 @@ class SecondThread:
         It is done in parts of `rows` rows, of which each of the two threads takes one after another: where
         the other gets no core, this one does most or all.
         """
+        if CORES == 1:
+            return step(ids, state)
         starts = iter(range(0, ids.shape[1], rows))
         parts: dict[int, tuple[Floats, Floats]] = {}
 

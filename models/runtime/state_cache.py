@@ -118,6 +118,16 @@ class StateCache:
             place._stride = node
         self._shrink()
 
+    def clear(self) -> None:
+        """Forget everything. No garbage collection is needed then, which never looks at what was frozen."""
+        nodes = [self._root]
+        for node in nodes:
+            nodes += node.children.values()
+        for node in nodes:
+            node.children, node.latest, node.parent, node.alive = {}, None, None, node is self._root
+        self._leaves.clear()
+        self.bytes = self.entries = 0
+
     def _add(self, parent: _Node, piece: str, state: State) -> _Node:
         node = _Node(parent, piece, state.copy())
         parent.children[piece] = node

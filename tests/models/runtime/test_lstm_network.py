@@ -72,7 +72,7 @@ def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def networks(draw: st.DrawFn) -> tuple[bytes, int, NDArray[np.int32], Floats]:
     """Draw a file, its V, ids (T, B) and a state (B, S)."""
     units = draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))
-    v, steps, rows = draw(st.integers(2, 150)), draw(st.integers(1, 3)), draw(st.integers(1, 8))
+    v, steps, rows = draw(st.integers(2, 150)), draw(st.integers(1, 3)), draw(st.integers(3, 8))
     seed = draw(st.integers(0, 99))
     random = np.random.default_rng(seed)
     state = random.uniform(-0.9, 0.9, (rows, 2 * sum(units))).astype(np.float32)
@@ -195,7 +195,7 @@ def test_reading_alone_does_what_the_other_thread_has_no_time_for(
     held_up = network.read(ids, ends, network.initial_state())
     assert 0 < len(held_up) < len(ends)
     busy.set()
-    monkeypatch.setattr("models.runtime.lstm_network.CORES", 1)
+    monkeypatch.setattr("models.runtime.second_thread.CORES", 1)
     for state, expected in zip(held_up, network.read(ids, ends, network.initial_state()), strict=False):
         np.testing.assert_array_equal(state, expected)
 

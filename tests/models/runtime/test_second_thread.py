@@ -41,3 +41,15 @@ def test_what_a_part_raises_is_raised_when_both_have_ended(bad: int) -> None:
     with pytest.raises(MemoryError, match="no room"):
         second.share(fails, IDS, STATE, rows=2)
     second.share(step, IDS, STATE, rows=2)
+
+
+def test_on_one_core_a_step_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.runtime.second_thread.CORES", 1)
+    seen: list[int] = []
+
+    def noting(ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(ids.shape[1])
+        return step(np.ascontiguousarray(ids), state)
+
+    SecondThread("test").share(noting, IDS, STATE, rows=2)
+    assert seen == [10]

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -152,3 +155,21 @@ def test_hits_are_counted_in_characters() -> None:
     read(cache, "abcd")
     cache.find("abcdef")
     assert (cache.lookups, cache.asked_characters, cache.hit_characters) == (2, 10, 4)
+
+
+def test_a_cleared_cache_holds_on_to_nothing_even_where_garbage_is_not_collected() -> None:
+    cache = StateCache(1 << 20)
+    text = "ab" * 200
+    place = cache.find(text)
+    for at in range(CHUNK, len(text), CHUNK):
+        cache.put(place, text, at, np.zeros(4, np.float32))
+    del place
+    assert cache.entries == 6
+    gc.disable()
+    try:
+        kept = weakref.ref(cache._root.children[text[:CHUNK]].state)
+        cache.clear()
+        assert kept() is None
+    finally:
+        gc.enable()
+    assert (cache.bytes, cache.entries, cache.find(text).length) == (0, 0, 0)
