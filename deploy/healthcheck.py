@@ -13,7 +13,8 @@ import urllib.request
 def api() -> bool:
     """Return whether the API on this machine answers /healthz with 200; raises OSError if it is silent."""
     port = os.environ.get("NEXTCHAR_PORT", "8000")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=4) as answer:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # Docker may set one for all
+    with direct.open(f"http://127.0.0.1:{port}/healthz", timeout=4) as answer:
         return bool(answer.status == 200)
 
 

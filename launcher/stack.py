@@ -265,7 +265,8 @@ def main() -> int:
     settings = LauncherSettings.load()
     interrupt = _Interrupt()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, interrupt)
     try:
         _say(f"starting; data in {settings.data_dir.resolve()}")
         with Stack(settings) as stack:

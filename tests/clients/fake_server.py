@@ -152,6 +152,8 @@ class FakeServer:
         self.cut_scores_after: list[int | None] = []  # the n-th answer to lines breaks after so many of them
         self.queries: list[dict[str, str]] = []  # of requests that stream lines
         self.refusals: list[int] = []  # HTTP statuses of the next answers to lines
+        self.refused_jobs: list[int] = []  # HTTP statuses of the next answers about a job, but for the first
+        self._jobs_asked = 0
         self.calibrations = ["validation"]
         self.is_ready = True
         self.damaged: set[str] = set()  # files that arrive changed
@@ -174,6 +176,11 @@ class FakeServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    def asks_again(self) -> bool:
+        """Whether a job has been asked about before."""
+        self._jobs_asked += 1
+        return self._jobs_asked > 1
 
     def bodies(self, method: str, path: str) -> list[Any]:
         """Return the JSON bodies of all requests for one call."""
@@ -267,6 +274,8 @@ class _Handler(BaseHTTPRequestHandler):
     def job(self, job: str, action: str | None = None) -> None:
         if job != "job_1":
             raise _Refused(404, "job_not_found", f"there is no job {job!r}")
+        if self.fake.asks_again() and self.fake.refused_jobs:
+            raise _Refused(self.fake.refused_jobs.pop(0), "busy", "the service is busy")
         if action == "resume":
             raise _Refused(409, "job_running", "job job_1 is running, not paused")
         if action:

@@ -203,3 +203,45 @@ def test_a_file_that_is_no_table_is_refused(run: Run, server: FakeServer, tmp_pa
     assert (found.status, found.err.count("\n")) == (1, 1)
     assert "line 1 has no text behind its label and a tab" in found.err
     assert not server.requests
+
+
+@pytest.mark.parametrize("options", ["--json", "--json --all", "--all"])
+def test_a_reader_with_enough_is_no_trouble_in_any_form(
+    server: FakeServer, tmp_path: Path, options: str
+) -> None:
+    for lines in (1, 20_000):
+        (tmp_path / "log").write_text("ODD LINE OF SOME LENGTH\n" * lines)
+        command = f"{' '.join(_PROGRAM)} score -m fake {tmp_path / 'log'} {options} | head -1"
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            env={**os.environ, "NEXTCHAR_SERVER": server.url},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+        assert "pipe" not in done.stderr
+
+
+def test_a_closed_standard_input_is_told(server: FakeServer) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{' '.join(_PROGRAM)} score -m fake <&-"],
+        env={**os.environ, "NEXTCHAR_SERVER": server.url},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 2 and "standard input is closed" in done.stderr
+
+
+def test_an_evaluation_is_told_before_its_picture_is_written(
+    run: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    (tmp_path / "t.tsv").write_bytes("\ufefflabel\ttext\n0\tfine\n1\tBad\n".encode())
+    told = run("evaluate", "fake", str(tmp_path / "t.tsv"), "--roc", str(tmp_path / "none" / "roc.svg"))
+    assert told.status == 1 and "No such file" in told.err
+    assert "5-gram, Witten-Bell" in told.out
+    (body,) = server.bodies("POST", "/v1/models/fake/evaluate")
+    assert body["lines"] == ["fine", "Bad"]

@@ -45,3 +45,10 @@ def test_explanations_tell_what_is_known() -> None:
     assert explanations("cat", spans) == ["at 'c': 'C' was expected", "at 'a': nothing was expected here"]
     likely = [[{"character": "C", "probability": 0.5}, {"character": "b", "probability": 0.25}]]
     assert explanations("cat", spans[:1], likely) == ["at 'c': 'C' 50.0%, 'b' 25.0%"]
+
+
+def test_what_was_likely_is_told_of_the_right_byte() -> None:
+    line = Line("f", 1, 0, "Größe x".encode())
+    text, spans = as_characters(line, {"spans": [_span(8, 9)]}, "bytes")
+    likely = [[{"character": c, "probability": 0.5}] for c in "012345678"]
+    assert explanations(text, spans, likely) == ["at 'x': '8' 50.0%"]

@@ -320,3 +320,59 @@ def test_the_command_line_needs_no_tensorflow_and_nothing_of_the_service() -> No
     assert not {"tensorflow", "keras", "onnxruntime", "fastapi", "app", "store", "models"} & set(
         done.stdout.split()
     )
+
+
+def _in_shell(server: FakeServer, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            "bash",
+            "-o",
+            "pipefail",
+            "-c",
+            f"{sys.executable} -m clients.python.nextchar {command}",
+        ],
+        env={**os.environ, "NEXTCHAR_SERVER": server.url, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("source", ["- < <(printf hello)", "<(printf hello) --name x", "- <<< hello"])
+def test_a_corpus_comes_through_a_pipe(server: FakeServer, source: str) -> None:
+    done = _in_shell(server, f"corpus add {source}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert server.requests[-1][3].strip() == b"hello"
+
+
+@pytest.mark.parametrize("proxy", ["http_proxy=http://127.0.0.1:9", "ALL_PROXY=socks5://127.0.0.1:9"])
+def test_no_proxy_stands_between_a_machine_and_itself(server: FakeServer, proxy: str) -> None:
+    name, _, value = proxy.partition("=")
+    assert _in_shell(server, "models", **{name: value}).returncode == 0
+    away = _in_shell(server, "models --server http://elsewhere.invalid", ALL_PROXY="socks5://h:1")
+    assert away.returncode == 1 and "Traceback" not in away.stderr
+
+
+def test_what_cannot_be_sent_is_told_in_a_sentence(server: FakeServer) -> None:
+    done = _in_shell(server, "complete fake $'\\xff'")
+    assert (done.returncode, done.stderr) == (1, "nextchar: the request holds bytes that are not UTF-8\n")
+    done = _in_shell(server, "models show $'\\xff'")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    done = _in_shell(server, "models", NEXTCHAR_API_KEY=" secret\n")
+    assert done.returncode == 0
+    assert server.requests[-1][2]["Authorization"] == "Bearer secret"
+
+
+def test_a_paused_job_ends_its_events_as_json_too(run: Run, server: FakeServer) -> None:
+    server.training = FakeTraining(seconds=30, status_asked="paused")
+    outcome = run("jobs", "follow", "job_1", "--json")
+    assert outcome.status == 1 and "jobs resume job_1" in outcome.err
+    assert json.loads(outcome.out.splitlines()[-1])["status"] == "paused"
+
+
+def test_watching_gets_over_a_service_that_is_busy(run: Run, server: FakeServer) -> None:
+    server.training = FakeTraining(seconds=1.5)
+    server.refused_jobs = [503, 429, 502]
+    assert run("jobs", "follow", "job_1").status == 0
+    assert not server.refused_jobs

@@ -75,6 +75,24 @@ def test_a_signal_stops_everything_and_ends_with_status_0(tmp_path, run_script, 
     assert not any(map(is_alive, children))
 
 
+def test_a_hangup_that_is_ignored_stays_so(tmp_path, monkeypatch):
+    class Stopped:
+        def __init__(self, _):
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(stack_module, "Stack", Stopped)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        assert stack_module.main() == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_part_that_keeps_dying_stops_the_stack_and_shows_the_end_of_its_log(tmp_path, monkeypatch):
     monkeypatch.setattr(stack_module, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(stack_module, "_MAX_DEATHS", 2)

@@ -18,7 +18,7 @@ from rich.text import Text
 from clients.python.nextchar import grading, roc
 from clients.python.nextchar.answers import Candidate
 from clients.python.nextchar.errors import ClientError
-from clients.python.nextchar.flagged import View, normalized, rarity
+from clients.python.nextchar.flagged import Alphabet, View, normalized, rarity
 from clients.python.nextchar.flow import Totals, score_all
 from clients.python.nextchar.lines import Batches, Line
 from clients.python.nextchar.render import moment, print_fields, print_table, visible, whole
@@ -72,13 +72,23 @@ def watch(session: Session, model: str, files: Sequence[str], how: Watch) -> Non
         try:
             _watch(session, model, files, how, totals)
         except KeyboardInterrupt:
-            _sum_up(session, totals)
+            with _unless_nobody_reads():
+                _sum_up(session, totals)
             raise
         except BrokenPipeError:
             drop_output()
         else:
-            _sum_up(session, totals)
+            with _unless_nobody_reads():
+                _sum_up(session, totals)
     raise typer.Exit(_FLAGGED if totals.anomalous else _NONE_FLAGGED)
+
+
+@contextmanager
+def _unless_nobody_reads() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        drop_output()
 
 
 def _watch(session: Session, model: str, files: Sequence[str], how: Watch, totals: Totals) -> None:
@@ -98,7 +108,7 @@ def _watch(session: Session, model: str, files: Sequence[str], how: Watch, total
         view: View | None = None
         for line, record in scored:
             if how.expected and record.get("anomalous") and record.get("spans"):
-                record["expected"] = _expected(session, model, line, how.expected)
+                record["expected"] = _expected(session, model, line, how.expected, alphabet)
             _warn(session, line, record)
             if session.as_json:
                 _print_record(session, line, record, how, several=len(files) > 1)
@@ -165,9 +175,15 @@ def _stream_id(session: Session, model: str, how: Watch) -> Iterator[str | None]
             session.client.forget_stream(model, stream_id)
 
 
-def _expected(session: Session, model: str, line: Line, count: int) -> list[list[Candidate]] | None:
+def _expected(
+    session: Session, model: str, line: Line, count: int, alphabet: Alphabet
+) -> list[list[Candidate]] | None:
     """Ask what was likeliest at each character of a flagged line; only these are worth the time it takes."""
-    text = normalized(line).removesuffix("\r")
+    try:
+        text = line.data.decode() if alphabet == "bytes" else normalized(line)
+    except UnicodeDecodeError:  # JSON cannot say it
+        return None
+    text = text.removesuffix("\r")
     if len(text) > _LONGEST_EXPLAINED:
         return None
     try:
@@ -364,6 +380,10 @@ def evaluate(
     told = session.client.evaluate(
         model, labelled.lines, labelled.anomalous, worst=worst, baselines=baselines, **options
     )
+    if session.as_json:
+        session.json(told)
+    else:
+        grading.show(session.out, told, labelled, alphabet=alphabet)
     if roc_file is not None:
         simple = sorted(told["baselines"].items(), key=lambda item: -item[1]["auroc"])
         curves = {told["model"]: told["model_score"], **dict(simple)}
@@ -372,9 +392,5 @@ def evaluate(
             title, {grading.name_of(name): (found["auroc"], found["roc"]) for name, found in curves.items()}
         )
         roc_file.write_text(picture, encoding="utf-8")
-    if session.as_json:
-        session.json(told)
-        return
-    grading.show(session.out, told, labelled, alphabet=alphabet)
-    if roc_file is not None:
-        session.say(f"the curves are in {roc_file}")
+        if not session.as_json:
+            session.say(f"the curves are in {roc_file}")

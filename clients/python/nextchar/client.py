@@ -3,6 +3,8 @@
 Knows no terminal. All errors it raises are of `errors`; safe to use from several threads.
 """
 
+import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,10 +30,12 @@ from clients.python.nextchar.errors import ClientError, ServerError, ServerUnrea
 from clients.python.nextchar.sse import ServerSentEvent, parse
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 _STATUS_OF = {"invalid_request_error": 422, "not_found_error": 404, "server_error": 500}
 """The HTTP statuses of errors in the middle of an answer that will not pass; of others it is 503."""
 
+_PIECE_BYTES = 1 << 16
 _PAGE = 100  # things asked for in one page of a list
 _TIMEOUT = httpx.Timeout(60, connect=5)
 _STREAM_TIMEOUT = httpx.Timeout(60, connect=5)  # the server pings silent streams every few seconds
@@ -55,11 +59,17 @@ class Client:
     ) -> None:
         self.server = server.rstrip("/")
         self._patience_s = patience_s
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = {"Authorization": f"Bearer {api_key.strip()}"} if api_key and api_key.strip() else {}
         try:
-            self._http = httpx.Client(base_url=self.server, headers=headers, timeout=_TIMEOUT)
+            # No proxy stands between a machine and itself, whatever the environment says.
+            trust_env = httpx.URL(self.server).host not in _THIS_MACHINE
+            self._http = httpx.Client(
+                base_url=self.server, headers=headers, timeout=_TIMEOUT, trust_env=trust_env
+            )
         except (httpx.InvalidURL, UnicodeEncodeError, TypeError):
             raise ClientError(f"{server!r} is not a server's address or the key is not plain ASCII") from None
+        except (ImportError, ValueError) as error:
+            raise ClientError(f"the proxy that the environment names cannot be used: {error}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +97,7 @@ class Client:
                 "POST",
                 "/v1/corpora",
                 params={key: value for key, value in given.items() if value is not None},
-                content=text.encode() if isinstance(text, str) else text,
+                content=_content(text),
                 headers={
                     "Content-Type": "application/octet-stream" if encoding else "text/plain; charset=utf-8"
                 },
@@ -137,8 +147,8 @@ class Client:
     def follow(self, job: str, *, after: int = 0) -> Iterator[Event]:
         """Yield a job's events with ids above `after`, each once, as they come, until the job is over.
 
-        A broken connection is taken up again behind the last event that came. Raises ServerUnreachable
-        when the server stays away for longer than the client's patience.
+        A broken connection is taken up again behind the last event that came. Raises ServerUnreachable, or
+        what the server says, when it stays away or busy for longer than the client's patience.
         """
         delay_s = _FIRST_RETRY_S
         gone_since: float | None = None
@@ -157,7 +167,9 @@ class Client:
                     if data["id"] > after:
                         after = data["id"]
                         yield data
-            except ServerUnreachable:
+            except (ServerUnreachable, ServerError) as error:
+                if isinstance(error, ServerError) and not error.will_pass:
+                    raise
                 gone_since = gone_since or time.monotonic()
                 if time.monotonic() - gone_since > self._patience_s:
                     raise
@@ -347,8 +359,12 @@ class Client:
             raise ClientError(
                 f"{self.server!r} is not an address; it begins with http:// or https://"
             ) from None
+        except httpx.LocalProtocolError as error:
+            raise ClientError(f"the request cannot be sent as it is: {error}") from error
         except httpx.TransportError as error:
             raise _unreachable(self.server, error) from error
+        except UnicodeEncodeError:
+            raise ClientError("the request holds bytes that are not UTF-8") from None
         except (
             RuntimeError,
             httpx.InvalidURL,
@@ -367,11 +383,22 @@ class Client:
             response.close()
 
 
+def _content(text: str | bytes | IO[bytes]) -> bytes | IO[bytes] | Iterator[bytes]:
+    """Return what httpx sends rightly: it takes the length of a pipe for 0."""
+    if isinstance(text, str | bytes):
+        return text.encode() if isinstance(text, str) else text
+    try:
+        is_file = stat.S_ISREG(os.fstat(text.fileno()).st_mode)
+    except OSError:  # an object in memory
+        is_file = False
+    return text if is_file else iter(lambda: text.read(_PIECE_BYTES), b"")
+
+
 def _segment(name: str) -> str:
     """Return a name as one segment of a path, whatever people typed."""
     if not name.strip("."):  # an empty one names another route, a dot or two would be resolved away
         raise ClientError(f"{name!r} is not a name or an id")
-    return quote(name, safe="@")
+    return quote(name, safe="@", errors="surrogateescape")
 
 
 def _pieces(response: httpx.Response, server: str) -> Iterator[bytes]:

@@ -1,5 +1,7 @@
 """What can go wrong in a call, each with one sentence that its user can act on."""
 
+_PASSING = frozenset({429, 502, 503, 504})
+
 
 class ClientError(Exception):
     """A call did not work out; `str()` is the sentence to show."""
@@ -13,6 +15,11 @@ class ServerError(ClientError):
         self.status = status
         self.code = code
         self.param = param
+
+    @property
+    def will_pass(self) -> bool:
+        """Whether the service, or what stands before it, is busy or away for a while."""
+        return self.status in _PASSING
 
 
 class ServerUnreachable(ClientError):

@@ -96,7 +96,10 @@ def as_characters(line: Line, record: Record, alphabet: Alphabet) -> tuple[str, 
     spans = list(record.get("spans") or ())
     if alphabet == "bytes":
         whole, places = _decoded(line.data)
-        spans = [{**s, "start": places[s["start"]], "end": places[s["end"] - 1] + 1} for s in spans]
+        spans = [
+            {**s, "start": places[s["start"]], "end": places[s["end"] - 1] + 1, "byte": s["start"]}
+            for s in spans
+        ]
         return whole, spans
     text: str = record["text"]
     return text, spans
@@ -132,10 +135,10 @@ def explanations(
     told = []
     for span in spans[:_EXPLAINED]:
         odd = visible(text[span["start"] : span["end"]], inline=True)
-        if expected and span["start"] < len(expected) and expected[span["start"]]:
+        place = span.get("byte", span["start"])
+        if expected and place < len(expected) and expected[place]:
             likely = ", ".join(
-                f"{visible(c['character'], inline=True)!r} {c['probability']:.1%}"
-                for c in expected[span["start"]]
+                f"{visible(c['character'], inline=True)!r} {c['probability']:.1%}" for c in expected[place]
             )
             told.append(f"at {odd!r}: {likely}")
         elif span.get("expected"):

@@ -16,7 +16,6 @@ from clients.python.nextchar.lines import Batches, Line
 _LEAST_BYTES, _MOST_BYTES = 1 << 16, 1 << 19  # of a batch
 _QUICK_S, _SLOW_S = 1.5, 5.0  # an answer quicker than this asks for larger batches, a slower one for smaller
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.25, 4.0
-_PASSING = frozenset({429, 502, 503, 504})  # HTTP statuses of a service that will be well again
 _MOST_BREAKS = 5  # of answers that had begun and told of no line: then the lines are at fault, not the moment
 _DRIFT_LINES, _DRIFT_SHARE = 100, 0.3  # as in models/anomaly/drift.py
 _STOPPING = ServerUnreachable("the service is stopping")
@@ -118,7 +117,7 @@ class _Patience:
 
     def wait(self, error: ServerUnreachable | ServerError, *, waiting: int) -> None:
         """Sleep for a while, or raise the error if it will not pass or has been there for too long."""
-        passing = error.status in _PASSING if isinstance(error, ServerError) else self.has_answered
+        passing = error.will_pass if isinstance(error, ServerError) else self.has_answered
         now = time.monotonic()
         if self._has_begun and isinstance(error, ServerUnreachable):
             self._breaks += 1

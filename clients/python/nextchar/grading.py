@@ -57,7 +57,9 @@ def read_labelled(text: str, *, normal: Collection[str] = (), has_kinds: bool | 
     Labelled(lines=['GET /', "GET /'--"], anomalous=[False, True], kinds=None)
     """
     rows = [
-        (n, row.removesuffix("\r").split("\t")) for n, row in enumerate(text.split("\n"), 1) if row.strip()
+        (n, row.removesuffix("\r").split("\t"))
+        for n, row in enumerate(text.removeprefix("\ufeff").split("\n"), 1)
+        if row.strip()
     ]
     if not rows:
         raise NotATable("the file is empty; each line is a label, a tab and the line's text")

@@ -143,6 +143,9 @@ class Batches:
             except OSError as error:
                 self._pieces.put(error)
                 return
+            except BaseException:
+                self._pieces.put(OSError(f"{file} cannot be read"))
+                raise
         self._pieces.put(None)
 
 
@@ -150,6 +153,8 @@ def _open(file: str) -> BinaryIO:
     """Open a file so that reading returns what has come, without waiting for more."""
     if file != "-":
         return Path(file).open("rb", buffering=0)
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
     try:
         return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
     except io.UnsupportedOperation:  # standard input was replaced by an object in memory

@@ -30,6 +30,7 @@ from clients.python.nextchar.render import (
 )
 from clients.python.nextchar.session import Session, command, fail
 from clients.python.nextchar.together import write_together
+from clients.python.nextchar.watch import watch
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Train character models and use them."
@@ -345,13 +346,20 @@ def jobs_resume(session: Session, job: JobId) -> None:
     _asked(session, session.client.resume_job(job), "resume")
 
 
+def _print_events(session: Session, job_id: str) -> Job:
+    job = session.client.job(job_id)
+    for update in watch(session.client, job_id):
+        if update.event:
+            session.json(update.event, lines=True)
+        job = update.job or job
+    session.json(job, lines=True)
+    return job
+
+
 def _follow(session: Session, job_id: str) -> None:
     try:
         if session.as_json:
-            for event in session.client.follow(job_id):
-                session.json(event, lines=True)
-            job = session.client.job(job_id)
-            session.json(job, lines=True)
+            job = _print_events(session, job_id)
         else:
             job = live.follow(session.client, job_id, session.out)
     except KeyboardInterrupt:

@@ -100,4 +100,10 @@ def console(stream: Any) -> Console:
     """Return a console on a stream that never fails on a character the stream cannot show."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
-    return Console(file=stream, highlight=False, markup=False, emoji=False)
+    return _Console(file=stream, highlight=False, markup=False, emoji=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command, which may have an exit status of its own: called while it is handled."""
+        raise  # noqa: PLE0704

@@ -6,15 +6,17 @@ Knows no terminal.
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clients.python.nextchar.answers import Event, Job
 from clients.python.nextchar.client import Client
-from clients.python.nextchar.errors import ClientError, ServerUnreachable
+from clients.python.nextchar.errors import ClientError, ServerError, ServerUnreachable
 
 TICK_S = 0.125
 _RECORD_EVERY_TICKS = 4
+_PAUSES_S = (0.25, 0.5, 1, 2, 4, 8, 16, 32)  # before the last record is asked for again
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ def watch(client: Client, job_id: str, *, after: int = 0) -> Iterator[Update]:
             if ticks % _RECORD_EVERY_TICKS == 0:
                 try:
                     job = client.job(job_id)
-                except ServerUnreachable:
+                except (ServerError, ServerUnreachable) as error:
+                    if isinstance(error, ServerError) and not error.will_pass:
+                        raise
                     continue  # the collecting thread decides when it is time to give up
                 yield Update(job=job)
                 if job["status"] == "paused":
@@ -54,9 +58,20 @@ def watch(client: Client, job_id: str, *, after: int = 0) -> Iterator[Update]:
         if isinstance(event, ClientError):
             raise event
         if event is None:  # the job is final and all its events have come
-            yield Update(job=client.job(job_id))
+            yield Update(job=_last_record(client, job_id))
             return
         yield Update(event=event)
+
+
+def _last_record(client: Client, job_id: str) -> Job:
+    for pause_s in _PAUSES_S:
+        try:
+            return client.job(job_id)
+        except (ServerError, ServerUnreachable) as error:
+            if isinstance(error, ServerError) and not error.will_pass:
+                raise
+            time.sleep(pause_s)
+    return client.job(job_id)
 
 
 def _collect(
