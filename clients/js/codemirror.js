@@ -53,18 +53,25 @@ export function codemirror(options, { state, view }) {
     }
   }
 
+  async function ask(editor) {
+    const prompt = promptIn(editor.state);
+    if (prompt === null || editor.composing) return suggester.abort();
+    const text = await suggester.suggest(prompt);
+    if (!text || promptIn(editor.state) !== prompt || editor.state.field(ghost) === text) return;
+    editor.dispatch({ effects: [show.of(text), EditorView.announce.of(`Suggestion: ${text}`)] });
+  }
+
   const asking = ViewPlugin.define((editor) => ({
-    async update({ docChanged, transactions }) {
+    update({ docChanged, transactions }) {
       if (!docChanged) return;
-      const prompt = promptIn(editor.state);
       const isTyped = transactions.some((one) => one.isUserEvent("input") || one.isUserEvent("delete"));
-      if (prompt === null || !isTyped || editor.composing) return suggester.abort();
-      const text = await suggester.suggest(prompt);
-      if (!text || promptIn(editor.state) !== prompt || editor.state.field(ghost) === text) return;
-      editor.dispatch({ effects: [show.of(text), EditorView.announce.of(`Suggestion: ${text}`)] });
+      return isTyped ? ask(editor) : suggester.abort();
     },
     destroy: () => suggester.abort(),
-  }));
+  }), {
+    // What an input method commits is often what it has shown: nothing changes then but that it is done.
+    eventHandlers: { compositionend: (_, editor) => void setTimeout(() => ask(editor)) },
+  });
 
   const accept = (take) => (editor) => {
     const text = editor.state.field(ghost);

@@ -13,7 +13,7 @@ export class NextcharError extends Error {
   }
 }
 
-// Where this file came from, if the service sent it; else this page's own host.
+// Where this file came from, if it was the service; else this page's host.
 const HOME = /\/clients\/js\/[^/]*$/.test(import.meta.url)
   ? new URL("../../", import.meta.url).href
   : (globalThis.location?.origin ?? "http://127.0.0.1:8000");
@@ -119,8 +119,8 @@ const ANSWER_WITHIN_MS = 5000;
 const LONGEST_PAUSE_MS = 30_000;
 const WORTH_SHOWING = 0.2; // keystrokes that can be expected to be saved
 
-// A text begins as a line does, so it is given the line break before it. A long one is cut in large steps, at a
-// line's start: cut a little further at each key, it would be a new text to the server's cache each time.
+// A text begins as a line does, after a line break. A long one is cut in large steps: cut further at each key, it
+// would be new to the server's cache each time.
 export function promptOf(before) {
   const from = (Math.floor(before.length / PROMPT_UNITS) - 1) * PROMPT_UNITS;
   if (from <= 0) return "\n" + before;
@@ -129,7 +129,7 @@ export function promptOf(before) {
   return before.slice(/[\udc00-\udfff]/.test(before[from]) ? from + 1 : from);
 }
 
-// As many as are expected to save the most keys: n characters for one key save n - 1, if all of them are right.
+// As many as save the most keys, as expected: n characters for one key save n - 1, if all are right.
 export function likelyLength(logprobs) {
   let sum = 0, most = WORTH_SHOWING, length = 0;
   logprobs.forEach((logprob, i) => {
@@ -260,7 +260,7 @@ function create(name, styles = {}, attributes = {}) {
 }
 
 const isFocused = (host) => host.getRootNode().activeElement === host;
-const isOpen = (host) => !host.readOnly && !host.matches(":disabled");
+const isOpen = (host) => !host.readOnly && host.matches(CAN_HELP) && !host.matches(":disabled");
 const isRightToLeft = (host) => getComputedStyle(host).direction === "rtl";
 
 // A layer right over a field, in which the same text falls on the same places.
@@ -291,7 +291,7 @@ class Mirror {
     const bar = Math.max(0, Math.round(host.offsetWidth - host.clientWidth - borders)); // the scroll bar
     style(box, { width: `${frame.width / scale - borders - bar}px`, height: `${host.clientHeight}px`,
       zIndex: styles.zIndex });
-    // Whatever it is placed relative to: the distance to where it should be.
+    // Whatever it is placed relative to: its distance from there.
     const now = box.getBoundingClientRect();
     this.#left += (frame.left - now.left) / scale + host.clientLeft;
     this.#top += (frame.top - now.top) / scale + host.clientTop;
@@ -327,7 +327,7 @@ class Field {
     return isAnywhere || /^(?:[\r\n]|$)/.test(value.slice(selectionEnd)) ? value.slice(0, selectionEnd) : null;
   }
 
-  // As much of a suggestion as has a place here.
+  // As much of a suggestion as fits.
   trim(text) {
     const { localName, maxLength, value } = this.host;
     if (localName === "input" || !this.isAtEnd) [text] = text.split(/[\r\n]/, 1);
@@ -338,8 +338,7 @@ class Field {
     const { host, mirror } = this;
     mirror.fit();
     const { value, selectionEnd: caret } = host;
-    // A long text is laid out from the caret's line on, and placed by where it ends: what a key takes does not
-    // grow with the text.
+    // A long text is laid out from the caret's line on, and placed by where it ends.
     const isLong = host.localName === "textarea" && host.scrollHeight > host.clientHeight + 1;
     const before = create("span", { visibility: "hidden" });
     before.textContent = value.slice(isLong ? value.lastIndexOf("\n", caret - 1) + 1 : 0, caret);
@@ -371,7 +370,7 @@ class Field {
 
 // As the user would: with the input event, and Ctrl + Z takes it back.
 function type(host, text) {
-  // Called deprecated, and the only way into the browser's undo history.
+  // Deprecated, and the only way into the undo history.
   if (document.execCommand("insertText", false, text)) return;
   host.setRangeText(text, host.selectionStart, host.selectionEnd, "end");
   host.dispatchEvent(new InputEvent("input", { bubbles: true, inputType: "insertText", data: text }));
@@ -478,7 +477,7 @@ class Ghost extends Helper {
     this.#clear();
   }
 
-  // Whether the key was meant for the suggestion.
+  // Whether the key was for the suggestion.
   key({ key, ctrlKey, altKey, shiftKey, metaKey }) {
     if (!this.#shown || this.#isStale() || shiftKey || metaKey) return false;
     const forward = isRightToLeft(this.host) ? "ArrowLeft" : "ArrowRight";
@@ -514,7 +513,7 @@ class Ghost extends Helper {
     tell(this.host, "suggestion", { text });
   }
 
-  // No event tells that the page changed the value, moved the field or gave it another style.
+  // No event tells that the page changed the value, the field's place or its style.
   #look() {
     if (this.#isStale() || !isOpen(this.host)) this.hide();
     else this.place.paint(this.#shown.text);
@@ -611,13 +610,14 @@ class List extends Helper {
   }
 
   #choose(index) {
+    const { host } = this;
+    const { value } = host;
     const text = this.#values[index];
-    if (text === undefined) return;
-    const rest = text.slice(this.host.value.length);
     this.hide();
-    type(this.host, rest);
+    if (!text?.startsWith(value) || host.selectionStart !== value.length) return;
+    type(host, text.slice(value.length));
     this.hide(); // its input event has asked for more
-    tell(this.host, "accept", { text, whole: true });
+    tell(host, "accept", { text, whole: true });
   }
 
   #show(values) {
@@ -709,7 +709,8 @@ export function highlight(element, { model, client, bits = ODD_BITS, live = fals
     const spans = [];
     let at = 0;
     scores.forEach((score, i) => {
-      const edges = edgesOf(lines[i]);
+      let edges = edgesOf(lines[i]);
+      if (edges.length <= score.characters) edges = edgesOf(lines[i], new TextEncoder());
       for (const place of oddPlaces(score, bits)) {
         const [start, end] = [edges[place.start], edges[place.end]];
         spans.push({ start: at + start, end: at + end, text: lines[i].slice(start, end) });
@@ -779,16 +780,16 @@ function oddPlaces(score, threshold) {
   return spans;
 }
 
-// Where each character of a line after NFC begins in the line as it is, in UTF-16 units; last, where it ends.
-function edgesOf(line) {
+// Where each character of a line after NFC (or, with a coder, each byte) begins in UTF-16 units; last, its end.
+function edgesOf(line, coder) {
   const edges = [];
   let at = 0;
   for (const { segment } of new Intl.Segmenter(undefined, { granularity: "grapheme" }).segment(line)) {
-    const characters = [...segment.normalize("NFC")];
+    const characters = [...(coder ? segment : segment.normalize("NFC"))];
     const isSame = segment === characters.join("");
     let inside = 0;
     for (const character of characters) {
-      edges.push(at + (isSame ? inside : 0));
+      for (const _ of coder?.encode(character) ?? [0]) edges.push(at + (isSame ? inside : 0));
       inside += character.length;
     }
     at += segment.length;
@@ -813,7 +814,7 @@ function mark(root, spans) {
     pieces.forEach((range) => oddRanges().add(range));
     return () => pieces.forEach((range) => oddRanges().delete(range));
   }
-  // From the end, so that what is cut apart is not needed any more.
+  // From the end: what is cut apart is not needed any more.
   const marks = pieces.reverse().map((range) => {
     const element = create("mark", { webkitTextFillColor: "currentcolor" }, { class: ODD });
     range.surroundContents(element);
@@ -865,6 +866,7 @@ export function attach(host, options = {}) {
 function adopt(host) {
   try {
     attach(host);
+    helpers.get(host).isAdopted = true;
   } catch (error) {
     console.warn(`nextchar: ${error.message}`);
     tell(host, "error", { error });
@@ -884,7 +886,7 @@ function changed(records) {
   for (const [host, isRenewed] of hosts) {
     if (host.isConnected && host.dataset?.nextchar && host.matches(CAN_HELP)) {
       if (isRenewed || !helpers.has(host)) adopt(host);
-    } else if (helpers.get(host)) {
+    } else if (helpers.get(host)?.isAdopted) {
       helpers.get(host).end();
       helpers.delete(host);
     }

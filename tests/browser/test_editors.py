@@ -82,6 +82,15 @@ def test_codemirror_shows_it_and_tab_takes_it(codemirror: Page) -> None:
     cm_text(codemirror, "la")
 
 
+def test_codemirror_asks_once_an_input_method_is_done(codemirror: Page, asked: Asked) -> None:
+    method = codemirror.context.new_cdp_session(codemirror)
+    method.send("Input.imeSetComposition", {"text": "la", "selectionStart": 2, "selectionEnd": 2})
+    cm_text(codemirror, "la")
+    assert asked == []
+    method.send("Input.insertText", {"text": "la"})  # what has been shown, so the text does not change
+    cm_ghost(codemirror, "zy-fox bug")
+
+
 def test_codemirror_keeps_it_along_with_no_request(codemirror: Page, asked: Asked) -> None:
     codemirror.keyboard.type("l")
     cm_ghost(codemirror, "azy-fox bug")

@@ -492,3 +492,24 @@ def until_held(page: Page, held: list[Route], count: int) -> None:
     while len(held) < count:
         assert time.monotonic() < deadline
         page.wait_for_timeout(10)
+
+
+@pytest.mark.parametrize(
+    "order", ["document.body.append(t); attach(t, o)", "attach(t, o); document.body.append(t)"]
+)
+def test_a_field_attached_by_the_page_stays_so_when_it_is_inserted_or_moved(visit: Visit, order: str) -> None:
+    page = visit("<div id=home></div>")
+    page.evaluate(
+        f"""async () => {{
+        const {{ attach }} = await import('/clients/js/nextchar.js');
+        const t = document.createElement('textarea'), o = {{ model: 'line' }};
+        t.id = 't';
+        {order};
+        await new Promise(setTimeout);
+        document.querySelector('#home').append(t);
+        await new Promise(setTimeout);
+        t.setAttribute('data-nextchar-max', '20');
+      }}"""
+    )
+    write(page, "la")
+    ghost(page, "zy-fox bug")

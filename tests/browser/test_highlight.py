@@ -105,3 +105,17 @@ def test_error_is_told_and_given(visit: Visit) -> None:
         f"options => ({HIGHLIGHT})(options).catch(error => error.code)", {"model": "nobody"}
     )
     assert caught == "model_not_found" and page.evaluate("told") == 404
+
+
+def test_places_that_count_bytes_are_those_of_characters(visit: Visit, page: Page) -> None:
+    text = "Größe \U0001f600 x y"
+    start = len("Größe \U0001f600 ".encode())
+    line = {
+        "characters": len(text.encode()),
+        "spans": [{"start": start, "end": start + 1}],
+        "anomalous": True,
+    }
+    page.route("**/score", lambda route: route.fulfill(json={"lines": [line]}))
+    visit(f"<p id=e>{text}</p>")
+    show(page)
+    marked(page, "x")

@@ -112,3 +112,18 @@ def test_list_is_inside_a_narrow_window_and_above_a_field_at_its_end(visit: Visi
     box, field = page.get_by_role("listbox").bounding_box(), page.locator("#f").bounding_box()
     assert box and field
     assert box["y"] >= 0 and box["y"] + box["height"] <= field["y"] and box["x"] + box["width"] <= 360
+
+
+@pytest.mark.parametrize(
+    ("action", "value"),
+    [("Home", "a"), ("ControlOrMeta+a", "a"), ("document.querySelector('#f').value = 'Bob'", "Bob")],
+)
+def test_an_option_for_another_value_or_place_is_not_taken(listed: Page, action: str, value: str) -> None:
+    listed.keyboard.press("ArrowDown")
+    if "." in action:
+        listed.evaluate(action)
+    else:
+        listed.keyboard.press(action)
+    listed.keyboard.press("Enter")
+    expect(listed.locator("#f")).to_have_value(value)
+    expect(listed.get_by_role("listbox")).to_have_count(0)
