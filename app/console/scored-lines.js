@@ -17,15 +17,11 @@ const EXPECTED = 6;
  * Return the lines of an answer of `/score`.
  *
  * @param {any} answer
- * @param {{place: number, text: string}[]} lines as they were sent
+ * @param {{place: number, text: string, sent: string}[]} lines as they are shown, and as they were sent
  * @param {{model: string, signal: AbortSignal, onCalibrate: (lines: any[]) => void}} options
  */
 export function scoredLines(answer, lines, { model, signal, onCalibrate }) {
-  const rows = answer.lines.map((line, index) => ({
-    ...line,
-    ...lines[index],
-    characters: Array.from(lines[index].text),
-  }));
+  const rows = answer.lines.map((line, index) => byCharacter({ ...line, ...lines[index] }));
   const isCalibrated = rows.some((row) => Number.isFinite(row.p_value));
   const threshold = isCalibrated ? byFalseAlarms(rows, answer.calibration) : byBits(rows);
   const readout = h("div", { class: "stack tight", "aria-live": "polite" });
@@ -168,16 +164,40 @@ export function scoredLines(answer, lines, { model, signal, onCalibrate }) {
   );
 }
 
+/** A scored line with its `characters`, and with bits and spans of these: a model of bytes counts bytes. */
+function byCharacter(line) {
+  const characters = Array.from(line.text);
+  const coder = new TextEncoder();
+  const sizes = characters.map((character) => coder.encode(character).length);
+  const isBytes = line.characters > Array.from(line.sent).length;
+  const starts = []; // of each character, in what the service counts
+  let at = 0;
+  for (const size of sizes) {
+    starts.push(at);
+    at += isBytes ? size : 1;
+  }
+  const placeOf = (start) => starts.findLastIndex((one) => one <= start);
+  return {
+    ...line,
+    characters,
+    starts,
+    bits: starts.map((start, i) => line.bits.slice(start, starts[i + 1] ?? at).reduce((sum, one) => sum + one, 0)),
+    spans: line.spans
+      ?.filter(({ start }) => start < at)
+      .map((span) => ({ ...span, start: placeOf(span.start), end: placeOf(span.end - 1) + 1 })),
+  };
+}
+
 /** What the model thought would come at one place of a line. All places of a line are asked for at once. */
 async function expectedAt(row, place, { model, signal }) {
   row.expected ??= (
     await post(
       at("/v1/models", model, "score"),
-      { lines: [row.text], detail: "character", expected: EXPECTED },
+      { lines: [row.sent], detail: "character", expected: EXPECTED },
       { signal },
     )
   ).lines[0].expected;
-  return row.expected[place];
+  return row.expected[row.starts[place]];
 }
 
 function lineEntry(row, threshold, isFirst) {

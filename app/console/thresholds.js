@@ -4,8 +4,7 @@ import { h } from "./dom.js";
 import { field } from "./fields.js";
 import { bits, count, decimal, percent, whole } from "./format.js";
 
-/** The highest rate of false alarms that can be chosen: odd places are asked for up to it. */
-export const HIGHEST_RATE = 0.2;
+const HIGHEST_RATE = 0.2;
 const LOWEST_RATE = 1e-5;
 const USUAL_RATE = 0.01;
 
@@ -21,21 +20,30 @@ const USUAL_RATE = 0.01;
  */
 
 /**
+ * The highest rate of false alarms that can be chosen: odd places are asked for up to it. A calibration of few lines
+ * knows no low one.
+ */
+export function highestRate(calibration) {
+  return Math.max(HIGHEST_RATE, calibration.smallest_p_value);
+}
+
+/**
  * Lines with p-values are flagged by a rate of false alarms, down to the smallest that the calibration can tell.
  *
  * @returns {Threshold}
  */
 export function byFalseAlarms(rows, calibration) {
+  const highest = highestRate(calibration);
   const lowest = Math.min(
-    HIGHEST_RATE / 2,
+    highest / 2,
     calibration.has_tail ? LOWEST_RATE : Math.max(LOWEST_RATE, calibration.smallest_p_value),
   );
   const control = h("input", {
     type: "range",
     min: Math.log10(lowest),
-    max: Math.log10(HIGHEST_RATE),
+    max: Math.log10(highest),
     step: "any",
-    value: Math.log10(Math.max(lowest, Math.min(HIGHEST_RATE, USUAL_RATE))),
+    value: Math.log10(Math.max(lowest, Math.min(highest, USUAL_RATE))),
   });
   const rate = () => 10 ** Number(control.value) * (1 + 1e-9);
   const made = field({

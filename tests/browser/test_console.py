@@ -370,6 +370,63 @@ def test_lines_can_be_called_ordinary_and_a_file_can_be_looked_at(
     expect(page.get_by_role("alert")).to_contain_text("not text in UTF-8")
 
 
+def test_a_calibration_of_few_lines_can_be_looked_at(house: House, open_window: Open) -> None:
+    house.publish(reciting("few", LINE))
+    page = settled(open_window(f"{house.url}/#/anomalies?model=few@1"))
+    page.get_by_label("Log lines").fill("lazy-fox bug\nlazy-fox\n")
+    page.get_by_role("button", name="Find what is odd").click()
+    page.get_by_role("button", name="These lines are ordinary").click()
+    expect(page.get_by_text("Compared with 2 ordinary lines")).to_be_visible()
+    page.get_by_role("button", name="Find what is odd").click()
+    expect(page.locator(".log-line")).to_have_count(2)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_what_counts_bytes_is_shown_at_its_characters(house: House, open_window: Open) -> None:
+    line = {
+        "characters": 8,
+        "bits": [0, 0, 1, 2, 9, 0, 0, 0],
+        "spans": [{"start": 4, "end": 5}],
+        "anomalous": True,
+    }
+    told = {"score": 9.0, "p_value": 0.001, "bits_per_character": 1.5}
+    page = open_window(house.url + house.views["anomalies"])
+    calibration = {
+        "name": "validation",
+        "lines": 2000,
+        "smallest_p_value": 0.0005,
+        "has_tail": False,
+        "source": "s",
+    }
+    answer = {
+        "lines": [line | told],
+        "calibration": calibration,
+        "unknown_characters": [],
+        "drift": "Logs change.",
+    }
+    page.route("**/score", lambda route: route.fulfill(json=answer))
+    settled(page)
+    page.get_by_label("Log lines").fill("naïvexy")  # ï has two bytes
+    page.get_by_role("button", name="Find what is odd").click()
+    expect(page.locator(".log-line .flagged")).to_have_text("v")
+    expect(page.get_by_text("Logs change.")).to_be_visible()
+    page.locator(".log-line [data-at='2']").hover()
+    expect(page.get_by_text("costs 3")).to_be_visible()
+
+
+def test_the_anomalies_view_gets_over_a_service_that_was_away(house: House, open_window: Open) -> None:
+    page = open_window(house.url + house.views["anomalies"])
+    settled(page)
+    page.route("**/calibrations", lambda route: route.abort())
+    page.reload()
+    page.get_by_label("Log lines").fill("lazy-fox bug")
+    page.get_by_role("button", name="Find what is odd").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.unroute("**/calibrations")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".log-line")).to_have_count(1)
+
+
 # Every view
 
 

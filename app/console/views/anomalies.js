@@ -11,7 +11,7 @@ import { MOST_LINES, linesOf, textOf } from "../log.js";
 import { goneModel, modelSelect, modelsFor, noModel } from "../model-picker.js";
 import { empty, failure, toast, warning } from "../notice.js";
 import { scoredLines } from "../scored-lines.js";
-import { HIGHEST_RATE } from "../thresholds.js";
+import { highestRate } from "../thresholds.js";
 
 let draft = "";
 
@@ -50,15 +50,25 @@ export async function anomaliesView(page) {
     control: modelSelect(models, model, (id) => {
       model = id;
       calibration = "";
-      isCalibrated = drawCalibrations();
-      isCalibrated.catch(() => {});
+      known = learn();
+      known.catch(() => {});
       if (scored) score();
     }),
   });
 
-  /** Ask what the model knows of ordinary lines; where there is a choice, let it be made. */
-  async function drawCalibrations() {
-    const { data } = await get(at("/v1/models", model, "calibrations"), { signal });
+  /** Ask for the model's calibrations, and whether its lines end in a carriage return. */
+  async function learn() {
+    const asked = model;
+    const [{ data }, { characters }] = await Promise.all([
+      get(at("/v1/models", asked, "calibrations"), { signal }),
+      get(at("/v1/models", asked), { signal }),
+    ]);
+    if (asked === model) drawCalibrations(data);
+    return { calibrations: data, end: characters.includes("\r") ? "\r" : "" };
+  }
+
+  /** Where there is a choice of ordinary lines, let it be made. */
+  function drawCalibrations(data) {
     replace(
       calibrations,
       data.length > 1 &&
@@ -77,11 +87,11 @@ export async function anomaliesView(page) {
           ),
         }).node,
     );
-    return data.length > 0;
   }
 
-  let isCalibrated = drawCalibrations();
-  isCalibrated.catch(() => {}); // `score` will say it
+  let known = learn();
+  known.catch(() => {}); // `score` asks again
+  let asking = new AbortController();
 
   area.addEventListener("drop", async (event) => {
     if (!event.dataTransfer?.files.length) return;
@@ -109,16 +119,23 @@ export async function anomaliesView(page) {
       return;
     }
     replace(said, h("p", { class: "muted" }, `Reading ${count(lines.length, "line")}…`));
+    asking.abort(); // a newer question overtakes
+    asking = new AbortController();
+    const asked = { model, calibration, signal: AbortSignal.any([signal, asking.signal]) };
     try {
+      known = known.catch(learn);
+      const { calibrations, end } = await known;
+      for (const line of lines) line.sent = line.text + end;
+      const compared = calibrations.find(({ name }) => name === (asked.calibration || "default")) ?? calibrations[0];
       const answer = await post(
-        at("/v1/models", model, "score"),
+        at("/v1/models", asked.model, "score"),
         {
-          lines: lines.map((line) => line.text),
+          lines: lines.map((line) => line.sent),
           detail: "character",
-          ...((await isCalibrated) && { false_alarms: HIGHEST_RATE }),
-          ...(calibration && { calibration }),
+          ...(compared && { false_alarms: highestRate(compared) }),
+          ...(asked.calibration && { calibration: asked.calibration }),
         },
-        { signal },
+        { signal: asked.signal },
       );
       scored = answer;
       replace(
@@ -131,6 +148,7 @@ export async function anomaliesView(page) {
               `Of ${whole(left + lines.length)} lines the first ${whole(lines.length)} are shown; one look takes ${whole(MOST_LINES)}.`,
             ),
           ),
+        answer.drift && warning(h("p", {}, answer.drift)),
         answer.unknown_characters.length > 0 &&
           warning(
             h(
@@ -143,18 +161,18 @@ export async function anomaliesView(page) {
             ),
           ),
       );
-      replace(result, scoredLines(answer, lines, { model, signal, onCalibrate: calibrate }));
+      replace(result, scoredLines(answer, lines, { model: asked.model, signal, onCalibrate: calibrate }));
     } catch (error) {
-      if (!signal.aborted) replace(said, failure(error, { retry: score }));
+      if (!asked.signal.aborted) replace(said, failure(error, { retry: score }));
     }
   }
 
   async function calibrate(lines) {
     replace(said);
     try {
-      await post(at("/v1/models", model, "calibrate"), { lines: lines.map((line) => line.text) }, { signal });
+      await post(at("/v1/models", model, "calibrate"), { lines: lines.map((line) => line.sent) }, { signal });
       toast("These lines are its idea of ordinary now.");
-      isCalibrated = drawCalibrations();
+      known = learn();
       await score();
     } catch (error) {
       if (!signal.aborted) replace(said, failure(error));
