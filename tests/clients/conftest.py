@@ -1,6 +1,9 @@
 """The fake server, and the command line run against it."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,3 +50,15 @@ def run(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Run:
         return Outcome(result.exit_code, result.stdout, result.stderr)
 
     return invoke
+
+
+def in_shell(server: FakeServer, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a nextchar command in a shell of its own, so with real pipes."""
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m clients.python.nextchar {command}"],
+        env={**os.environ, "NEXTCHAR_SERVER": server.url, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.clients.conftest import Run
+from tests.clients.conftest import Run, in_shell
 from tests.clients.fake_server import FakeServer
 from tests.clients.terminal import Terminal, run_in_terminal
 
@@ -145,18 +145,15 @@ def test_a_line_is_shown_while_the_log_goes_on_and_ctrl_c_sums_up(server: FakeSe
     assert err.startswith(b"4 lines, 2 flagged") and err.count(b"\n") == 1
 
 
-def test_a_reader_with_enough_ends_it_quietly(server: FakeServer, tmp_path: Path) -> None:
-    (tmp_path / "log").write_text("ODD LINE OF SOME LENGTH\n" * 20_000)
-    command = f"{' '.join(_PROGRAM)} score -m fake {tmp_path / 'log'} | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
-        env={**os.environ, "NEXTCHAR_SERVER": server.url},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "ODD LINE OF SOME LENGTH\n", "")
+@pytest.mark.parametrize("options", ["", "--json", "--json --all", "--all"])
+@pytest.mark.parametrize("lines", [1, 20_000])
+def test_a_reader_with_enough_ends_it_quietly(
+    server: FakeServer, tmp_path: Path, options: str, lines: int
+) -> None:
+    (tmp_path / "log").write_text("ODD LINE OF SOME LENGTH\n" * lines)
+    done = in_shell(server, f"score -m fake {tmp_path / 'log'} {options} | head -1")
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+    assert "pipe" not in done.stderr
 
 
 def test_calibrations_are_made_listed_and_deleted(run: Run, server: FakeServer, tmp_path: Path) -> None:
@@ -205,34 +202,8 @@ def test_a_file_that_is_no_table_is_refused(run: Run, server: FakeServer, tmp_pa
     assert not server.requests
 
 
-@pytest.mark.parametrize("options", ["--json", "--json --all", "--all"])
-def test_a_reader_with_enough_is_no_trouble_in_any_form(
-    server: FakeServer, tmp_path: Path, options: str
-) -> None:
-    for lines in (1, 20_000):
-        (tmp_path / "log").write_text("ODD LINE OF SOME LENGTH\n" * lines)
-        command = f"{' '.join(_PROGRAM)} score -m fake {tmp_path / 'log'} {options} | head -1"
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", command],
-            env={**os.environ, "NEXTCHAR_SERVER": server.url},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert (done.returncode, done.stdout.count("\n")) == (0, 1)
-        assert "pipe" not in done.stderr
-
-
 def test_a_closed_standard_input_is_told(server: FakeServer) -> None:
-    done = subprocess.run(
-        ["bash", "-c", f"{' '.join(_PROGRAM)} score -m fake <&-"],
-        env={**os.environ, "NEXTCHAR_SERVER": server.url},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    done = in_shell(server, "score -m fake <&-")
     assert done.returncode == 2 and "standard input is closed" in done.stderr
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clients.python.nextchar.main import name_of
-from tests.clients.conftest import Run
+from tests.clients.conftest import Run, in_shell
 from tests.clients.fake_server import FILES, FakeServer, FakeTraining
 
 _COMMANDS = [
@@ -300,15 +300,7 @@ def test_the_address_and_key_come_from_options_before_the_environment(run: Run, 
 
 def test_a_reader_that_stops_early_is_no_error(server: FakeServer) -> None:
     server.models, server.page = [f"m@{i}" for i in range(2000)], 100
-    command = f"{sys.executable} -m clients.python.nextchar models | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
-        env={**os.environ, "NEXTCHAR_SERVER": server.url},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = in_shell(server, "models | head -1")
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
@@ -322,26 +314,9 @@ def test_the_command_line_needs_no_tensorflow_and_nothing_of_the_service() -> No
     )
 
 
-def _in_shell(server: FakeServer, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            "bash",
-            "-o",
-            "pipefail",
-            "-c",
-            f"{sys.executable} -m clients.python.nextchar {command}",
-        ],
-        env={**os.environ, "NEXTCHAR_SERVER": server.url, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 @pytest.mark.parametrize("source", ["- < <(printf hello)", "<(printf hello) --name x", "- <<< hello"])
 def test_a_corpus_comes_through_a_pipe(server: FakeServer, source: str) -> None:
-    done = _in_shell(server, f"corpus add {source}")
+    done = in_shell(server, f"corpus add {source}")
     assert (done.returncode, done.stderr) == (0, "")
     assert server.requests[-1][3].strip() == b"hello"
 
@@ -349,17 +324,17 @@ def test_a_corpus_comes_through_a_pipe(server: FakeServer, source: str) -> None:
 @pytest.mark.parametrize("proxy", ["http_proxy=http://127.0.0.1:9", "ALL_PROXY=socks5://127.0.0.1:9"])
 def test_no_proxy_stands_between_a_machine_and_itself(server: FakeServer, proxy: str) -> None:
     name, _, value = proxy.partition("=")
-    assert _in_shell(server, "models", **{name: value}).returncode == 0
-    away = _in_shell(server, "models --server http://elsewhere.invalid", ALL_PROXY="socks5://h:1")
+    assert in_shell(server, "models", **{name: value}).returncode == 0
+    away = in_shell(server, "models --server http://elsewhere.invalid", ALL_PROXY="socks5://h:1")
     assert away.returncode == 1 and "Traceback" not in away.stderr
 
 
 def test_what_cannot_be_sent_is_told_in_a_sentence(server: FakeServer) -> None:
-    done = _in_shell(server, "complete fake $'\\xff'")
+    done = in_shell(server, "complete fake $'\\xff'")
     assert (done.returncode, done.stderr) == (1, "nextchar: the request holds bytes that are not UTF-8\n")
-    done = _in_shell(server, "models show $'\\xff'")
+    done = in_shell(server, "models show $'\\xff'")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    done = _in_shell(server, "models", NEXTCHAR_API_KEY=" secret\n")
+    done = in_shell(server, "models", NEXTCHAR_API_KEY=" secret\n")
     assert done.returncode == 0
     assert server.requests[-1][2]["Authorization"] == "Bearer secret"
 
