@@ -12,7 +12,8 @@ A set takes its seconds of training and some ten more, so all of them take nine 
 Then the speed of scoring, with a network of random weights: lines of about 100 characters, no two alike, in
 process, over HTTP as a stream, and a batched torch.nn.LSTM that does the network's part alone.
 
-    python -m benchmarks.anomaly [--data ../shared/data] [--sets bgl http] [--preset small] [--seconds 60]
+    python -m benchmarks.anomaly [--data ../shared/data] [--sets bgl http] [--preset small]
+                                 [--seconds 60 | --epochs 5] [--seed 1] [--network 2x256]
 """
 
 import argparse
@@ -67,7 +68,12 @@ def main() -> None:
     for name, value in fast.items():
         print(f"{options.network} {name}: {value:,.0f} characters a second of one core")
     print_json_line(
-        "anomaly", preset=options.preset, seconds=options.seconds, seed=options.seed, sets=found, speed=fast
+        "anomaly",
+        preset=options.preset,
+        **({"epochs": options.epochs} if options.epochs else {"seconds": options.seconds}),
+        seed=options.seed,
+        sets=found,
+        speed=fast,
     )
 
 
@@ -143,7 +149,8 @@ def _train(lines: list[str], options: argparse.Namespace) -> tuple[Network, Ngra
     from worker.training import Text, fit
 
     config, training = PRESETS[options.preset]
-    training = training.model_copy(update={"budget": Budget(seconds=options.seconds), "seed": options.seed})
+    budget = Budget(epochs=options.epochs) if options.epochs else Budget(seconds=options.seconds)
+    training = training.model_copy(update={"budget": budget, "seed": options.seed})
     whole = "\n".join(lines) + "\n"
     text = Text.split(whole, validation_fraction=training.validation_fraction)
     result = fit(config, training, text, cores=len(os.sched_getaffinity(0)))
@@ -193,6 +200,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
     parser.add_argument("--preset", choices=list(PRESETS), default="small")
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, for each set")
+    parser.add_argument("--epochs", type=float, help="passes over the text instead")
     parser.add_argument("--seed", type=int, default=1, help="of the weights")
     parser.add_argument("--network", default="2x256", help="whose speed is measured; empty: none")
     return parser.parse_args()
