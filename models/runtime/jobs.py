@@ -7,6 +7,7 @@ flag `is_cancelled`.
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -47,7 +48,7 @@ FIRST_CONTEXT = "\n"
 """What an empty prompt stands for: a text begins as a line does."""
 
 
-class Job:
+class Job(ABC):
     """A text to be read. Subclasses say what follows."""
 
     is_stepper = False  # it does its own steps after reading, by `advance`
@@ -72,25 +73,25 @@ class Job:
         get = self._id_of.get
         return [get(character, 0) for character in self.text[start:end]]
 
+    @abstractmethod
     def begin(self, logits: Floats, state: State) -> list["Row"]:
         """The text is read: logits (V,) and state (1, S) after it. Return the rows to generate."""
-        raise NotImplementedError
 
     def advance(self) -> bool:
-        """Do one step of a job that `is_stepper`; return whether it is over."""
-        raise NotImplementedError
+        """Do one step of a job that `is_stepper`; return whether it is over. Without steps it is at once."""
+        return True
 
     def row_ended(self) -> bool:
-        """One of the rows has left; return whether it was the last."""
-        raise NotImplementedError
+        """One of the rows has left; return whether it was the last. Without rows none is left."""
+        return True
 
-    def stop(self, reason: FinishReason) -> None:
+    def stop(self, reason: FinishReason) -> None:  # noqa: B027 -- not all have something to do
         """Cut the job short; `end` follows."""
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027 -- not all have something to do
         """Nothing more will happen to this job."""
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:  # noqa: B027 -- not all have something to do
         """The engine broke; nothing more will happen to this job."""
 
 

@@ -167,8 +167,8 @@ class Client:
                     if data["id"] > after:
                         after = data["id"]
                         yield data
-            except (ServerUnreachable, ServerError) as error:
-                if isinstance(error, ServerError) and not error.will_pass:
+            except ClientError as error:
+                if not error.will_pass:
                     raise
                 gone_since = gone_since or time.monotonic()
                 if time.monotonic() - gone_since > self._patience_s:

@@ -6,6 +6,11 @@ _PASSING = frozenset({429, 502, 503, 504})
 class ClientError(Exception):
     """A call did not work out; `str()` is the sentence to show."""
 
+    @property
+    def will_pass(self) -> bool:
+        """Whether the service, or what stands before it, is busy or away for a while."""
+        return False
+
 
 class ServerError(ClientError):
     """The server refused: `status` is HTTP's, `code` is stable and machine-readable."""
@@ -18,9 +23,14 @@ class ServerError(ClientError):
 
     @property
     def will_pass(self) -> bool:
-        """Whether the service, or what stands before it, is busy or away for a while."""
+        """Whether its status is that of a service that is busy or away."""
         return self.status in _PASSING
 
 
 class ServerUnreachable(ClientError):
     """Nobody answers at the server's address, or the connection broke."""
+
+    @property
+    def will_pass(self) -> bool:
+        """Yes, or nobody knows."""
+        return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from clients.python.nextchar.answers import Event, Job
 from clients.python.nextchar.client import Client
-from clients.python.nextchar.errors import ClientError, ServerError, ServerUnreachable
+from clients.python.nextchar.errors import ClientError
 
 TICK_S = 0.125
 _RECORD_EVERY_TICKS = 4
@@ -47,8 +47,8 @@ def watch(client: Client, job_id: str, *, after: int = 0) -> Iterator[Update]:
             if ticks % _RECORD_EVERY_TICKS == 0:
                 try:
                     job = client.job(job_id)
-                except (ServerError, ServerUnreachable) as error:
-                    if isinstance(error, ServerError) and not error.will_pass:
+                except ClientError as error:
+                    if not error.will_pass:
                         raise
                     continue  # the collecting thread decides when it is time to give up
                 yield Update(job=job)
@@ -67,8 +67,8 @@ def _last_record(client: Client, job_id: str) -> Job:
     for pause_s in _PAUSES_S:
         try:
             return client.job(job_id)
-        except (ServerError, ServerUnreachable) as error:
-            if isinstance(error, ServerError) and not error.will_pass:
+        except ClientError as error:
+            if not error.will_pass:
                 raise
             time.sleep(pause_s)
     return client.job(job_id)
