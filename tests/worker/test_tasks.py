@@ -219,7 +219,11 @@ def test_a_running_job_does_what_is_asked_of_it(world: World, request_: Any, sta
     world.trained(job, steps=20)
     world.live.ask(job.id, request_)
     eventually(lambda: world.status(job) is status, within_s=15, what=f"the job is {status}")
-    assert bool(world.blobs.paths("checkpoints")) == (status is JobStatus.PAUSED)
+    # The record first, then the files: a job that is cut short between the two must not seem to go on.
+    kept = status is JobStatus.PAUSED
+    eventually(
+        lambda: bool(world.blobs.paths("checkpoints")) == kept, within_s=5, what=f"checkpoints kept: {kept}"
+    )
     assert world.models.all() == []
 
 
