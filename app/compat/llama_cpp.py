@@ -14,7 +14,6 @@ from zlib import crc32
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.auth import check_model
 from app.bodies import DocumentRoute
 from app.compat.fim import unwrap
 from app.compat.openai_completions import holding, unless_gone
@@ -22,6 +21,7 @@ from app.completing import Completing, prepare
 from app.deps import Parts, PartsDep
 from app.engines import Loaded
 from app.errors import refusals
+from app.reach import model_or_default
 from app.schemas.completions import MAX_PROMPT_CHARACTERS
 from app.schemas.llama_cpp import (
     EXAMPLE,
@@ -121,8 +121,7 @@ class _Written:
 
 
 async def _props(parts: Parts, request: Request, model: str) -> Props:
-    name = model or await parts.default_model.name()
-    check_model(request, name)
+    name = await model_or_default(parts, request, model)
     async with holding(parts, name) as loaded:
         return Props(
             default_generation_settings=GenerationSettings(
@@ -136,8 +135,7 @@ async def _props(parts: Parts, request: Request, model: str) -> Props:
 
 
 async def _infill(parts: Parts, request: Request, body: InfillCreate, model: str) -> Response:
-    name = model or body.model or await parts.default_model.name()
-    check_model(request, name)
+    name = await model_or_default(parts, request, model or body.model)
     before = unwrap(body.prompt) if body.prompt and not body.input_prefix else body.input_prefix + body.prompt
     prefix = recent(before)
     truncated = len(prefix) < len(before)

@@ -20,13 +20,13 @@ import numpy as np
 from fastapi import APIRouter, Path, Request, Response
 from starlette.requests import ClientDisconnect
 
-from app.auth import check_model
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.fim import unwrap
 from app.completing import Completing, Completion, check_size, prepare, write
 from app.deps import Parts, PartsDep
 from app.engines import Engines, Loaded
 from app.errors import refusals
+from app.reach import model_or_default
 from app.schemas.openai import (
     EXAMPLE,
     CachedTokens,
@@ -139,8 +139,7 @@ async def _complete(parts: Parts, request: Request, body: OpenAICompletionCreate
             code="suffix_not_supported",
             param="suffix",
         )
-    model = model or await parts.default_model.name()
-    check_model(request, model)
+    model = await model_or_default(parts, request, model)
     async with holding(parts, model) as loaded:
         asked = await _asked(body, loaded)
         if body.stream:

@@ -45,6 +45,7 @@ def publish(
     characters: str = CHARACTERS,
     alphabet: Alphabet = "characters",
     masks: tuple[str, ...] = (),
+    corpus: str | None = None,
 ) -> Card:
     """Publish a model whose files are no real networks."""
     files = {"model.onnx": b"onnx of " + name.encode(), "model.keras": b"keras of " + name.encode()}
@@ -57,6 +58,7 @@ def publish(
         characters=characters,
         masks=masks,
         alphabet=alphabet,
+        corpus=corpus,
         parameters=123,
         report={"validation_bits_per_character": 2.0},
         files=describe_files(files),
