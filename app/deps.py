@@ -11,6 +11,7 @@ from redis import Redis
 from app.auth import RateLimits
 from app.compat.default_model import DefaultModel
 from app.engines import Engines
+from app.keys import KeyFile
 from app.metrics import Metrics
 from app.settings import ApiSettings
 from store.blobs import Blobs
@@ -41,6 +42,7 @@ class Parts:
     engines: Engines
     default_model: DefaultModel
     metrics: Metrics
+    keys: KeyFile | None  # None: no API key is asked for
     rates: RateLimits
     stopping: threading.Event  # set when the server is told to stop; streams without an end then end
     engine_threads: anyio.CapacityLimiter  # for calls that compute, so that they cannot starve the rest

@@ -86,11 +86,12 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         max_waiting=settings.max_waiting,
     )
     stopping = threading.Event()
+    keys = KeyFile(settings.api_keys_file) if settings.api_keys_file else None
     app = FastAPI(
         title="nextchar",
         version=VERSION,
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
-        lifespan=_lifespan(settings, load, stopping),
+        lifespan=_lifespan(settings, load, stopping, keys),
         docs_url=None,  # app/web.py has a reference that needs no other host
         redoc_url=None,
         generate_unique_id_function=_operation_id,
@@ -105,15 +106,17 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     add_error_handlers(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, unlimited_paths=(corpora.UPLOAD_PATH, openai_files.UPLOAD_PATH))
-    if settings.api_keys_file:
-        app.add_middleware(Auth, keys=KeyFile(settings.api_keys_file))
+    if keys:
+        app.add_middleware(Auth, keys=keys)
     app.add_middleware(RequestId)
     app.add_middleware(Measured)
     add_js_client(app, allowed_origins=settings.origins)
     return app
 
 
-def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Event) -> Parts:
+def build_parts(
+    settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None = None
+) -> Parts:
     """Return the long-lived parts. Redis need not answer yet; the storage must open.
 
     Raises:
@@ -146,7 +149,8 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
         queue=queue,
         engines=engines,
         default_model=DefaultModel(models, settings.default_model),
-        metrics=Metrics(jobs=jobs, queue=queue, engines=engines),
+        metrics=Metrics(jobs=jobs, queue=queue, engines=engines, keys=keys),
+        keys=keys,
         rates=RateLimits(settings.redis_url),
         stopping=stopping,
         engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
@@ -205,11 +209,13 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event) -> Any:
+def _lifespan(
+    settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None
+) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Parts], None]:
         list(iter_route_contexts(app.routes))  # built now; else the first request waits for it
-        parts = await run_in_threadpool(build_parts, settings, load, stopping)
+        parts = await run_in_threadpool(build_parts, settings, load, stopping, keys)
         reconciler = Reconciler(parts.jobs, parts.live, parts.queue)
         ended = threading.Event()
         threading.Thread(

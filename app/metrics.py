@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.engines import Engines
+from app.keys import KeyFile
 from store.jobs import Jobs, JobStatus
 from store.queue import TrainingQueue
 
@@ -47,7 +48,9 @@ _LAG_INTERVAL_S = 0.01
 class Metrics:
     """The request metrics of one API process, and gauges read from its parts when scraped."""
 
-    def __init__(self, *, jobs: Jobs, queue: TrainingQueue, engines: Engines) -> None:
+    def __init__(
+        self, *, jobs: Jobs, queue: TrainingQueue, engines: Engines, keys: KeyFile | None = None
+    ) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "nextchar_http_requests_total",
@@ -79,6 +82,12 @@ class Metrics:
             registry=self._registry,
         ).set(time.time())
         self._registry.register(_State(jobs, queue, engines))
+        if keys:
+            Gauge(
+                "nextchar_api_keys_file_errors",
+                "Bad lines in the file of API keys, whose keys are not valid; 1 if it cannot be read.",
+                registry=self._registry,
+            ).set_function(lambda: len(keys.problems))
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
