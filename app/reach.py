@@ -129,6 +129,21 @@ class Reach:
         owners.add(corpus.id, self.key.name, is_new=is_new)
         return self.corpus(corpus.id), is_new_here
 
+    def check_not_needed(self, corpus_id: str) -> bool:
+        """Return whether an unfinished job out of reach needs a corpus.
+
+        Raises:
+            Conflict: one within reach does (code `corpus_in_use`).
+        """
+        needing = [job for job in self.parts.jobs.unfinished() if corpus_id in job.request.corpora]
+        if reached := [job.id for job in needing if self._allows(job.request.name)]:
+            raise Conflict(
+                f"corpus {corpus_id} is needed by {', '.join(reached)}; cancel or wait, then delete it",
+                code="corpus_in_use",
+                param="corpus",
+            )
+        return bool(needing)
+
     def delete_corpus(self, reference: str) -> str:
         """Delete a corpus; return its id.
 
@@ -140,19 +155,13 @@ class Reach:
             Conflict: an unfinished job within reach needs it (code `corpus_in_use`).
         """
         corpus_id = self.corpus_id(reference)
-        needing = [job for job in self.parts.jobs.unfinished() if corpus_id in job.request.corpora]
-        if reached := [job.id for job in needing if self._allows(job.request.name)]:
-            raise Conflict(
-                f"corpus {corpus_id} is needed by {', '.join(reached)}; cancel or wait, then delete it",
-                code="corpus_in_use",
-                param="corpus",
-            )
+        is_needed = self.check_not_needed(corpus_id)
         key, corpora = self.limited_to, self.parts.corpora
         if key is None:
             return corpora.delete(corpus_id)
         names = [name for name, target in corpora.names().items() if target == corpus_id]
         mine = [name for name in names if self._allows(name)]
-        if not needing and names == mine and corpora.owners.is_only(corpus_id, key.name):
+        if not is_needed and names == mine and corpora.owners.is_only(corpus_id, key.name):
             return corpora.delete(corpus_id)
         corpora.remove_names(corpus_id, mine)
         corpora.owners.remove(corpus_id, key.name)

@@ -15,6 +15,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 
 from app.compat.bad_request import NOT_422, OpenAIRoute
+from app.compat.joined_files import delete_joined, joined_with
 from app.compat.json_lines import JsonLines
 from app.deps import PartsDep
 from app.errors import refusals
@@ -116,8 +117,12 @@ def get_file_content(parts: PartsDep, reach: ReachDep, file: str) -> StreamingRe
 
 @router.delete("/{file}", responses=NOT_422 | refusals(404, 409, 503))
 def delete_file(parts: PartsDep, reach: ReachDep, file: str) -> FileDeleted:
-    """Delete a file, and so the corpus. Models trained on it stay."""
-    deleted = delete_corpus(reach, file).id
+    """Delete a file, and so the corpus, and what was made of it and a validation file. Models stay."""
+    file_id = reach.corpus_id(file)
+    for corpus_id in (file_id, *joined_with(reach, file_id)):
+        reach.check_not_needed(corpus_id)
+    delete_joined(reach, file_id)
+    deleted = delete_corpus(reach, file_id).id
     of_limited_keys = [] if reach.limited_to else parts.blobs.paths(f"openai_files/{deleted}")
     parts.blobs.delete(_about_path(deleted, reach), *of_limited_keys)
     return FileDeleted(id=deleted)

@@ -8,12 +8,14 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 
 from app.compat.bad_request import NOT_422, OpenAIRoute
+from app.compat.joined_files import joined
 from app.deps import Parts, PartsDep
 from app.errors import refusals
 from app.job_events import events_so_far
@@ -35,7 +37,7 @@ from app.schemas.openai_jobs import (
 )
 from models.config import PRESETS
 from models.errors import DomainError, InvalidInput, NotFound
-from store.corpora import Corpus, Upload
+from store.corpora import Corpus
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
 
@@ -61,15 +63,16 @@ def create_fine_tuning_job(
     """Train a model on an uploaded file."""
     wanted = _hyperparameters(body)
     training = _file(reach, body.training_file, param="training_file")
-    corpus, held_out = training, 0.1
+    whole: AbstractContextManager[tuple[Corpus, float]] = nullcontext((training, 0.1))
     if body.validation_file is not None:
         validation = _file(reach, body.validation_file, param="validation_file")
-        corpus, held_out = _with_validation(parts, reach, training, validation)
-    try:
-        create = _create(body, wanted, corpus.id, held_out)
-        job = ours.create_job(parts, reach, request, create, Response())
-    except (InvalidInput, NotFound) as error:
-        raise _in_their_words(error) from None
+        whole = joined(reach, training, validation)
+    with whole as (corpus, held_out):
+        try:
+            create = _create(body, wanted, corpus.id, held_out)
+            job = ours.create_job(parts, reach, request, create, Response())
+        except (InvalidInput, NotFound) as error:
+            raise _in_their_words(error) from None
     multiplier = wanted.learning_rate_multiplier
     beside = _Beside(
         model=body.model,
@@ -210,29 +213,6 @@ def _file(reach: Reach, reference: str, *, param: str) -> Corpus:
         return reach.corpus(reference)
     except NotFound:
         raise NotFound(f"there is no file {reference!r}", code="file_not_found", param=param) from None
-
-
-def _with_validation(
-    parts: Parts, reach: Reach, training: Corpus, validation: Corpus
-) -> tuple[Corpus, float]:
-    """Return a corpus of both, one behind the other, and the share of it that is held out at its end."""
-    if "bytes" in (training.encoding, validation.encoding):
-        raise InvalidInput(
-            "validation_file goes with texts, not with corpora uploaded as bytes", param="validation_file"
-        )
-    fraction = validation.characters / (training.characters + validation.characters)
-    if not 0.005 <= fraction <= 0.5:
-        raise InvalidInput(
-            f"validation_file would be {fraction:.1%} of both files; it may be from 0.5 % to 50 %",
-            param="validation_file",
-        )
-    limit_bytes = parts.settings.max_corpus_bytes
-    with Upload(parts.settings.data_dir / "spool", limit_bytes=limit_bytes) as upload:
-        for corpus in (training, validation):
-            for piece in parts.corpora.stream(corpus.id):
-                upload.feed(piece)
-        corpus, is_new = parts.corpora.add(upload)
-    return reach.uploaded(corpus, is_new=is_new)[0], fraction
 
 
 # From our job to OpenAI's

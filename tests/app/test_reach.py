@@ -187,6 +187,8 @@ def calls(owned: Owned) -> Iterator[tuple[str, str, dict[str, Any]]]:
                 filled = path.format(**dict(zip(names, values, strict=True)))
                 for query, body in itertools.product(queries, sent):
                     yield method.upper(), filled, {"params": query} | body
+                if path.endswith("/events"):
+                    yield "GET", filled, {"params": {}, "headers": {"Accept": "text/event-stream"}}
 
 
 def test_no_call_tells_a_limited_key_of_what_is_anothers_or_changes_it(
@@ -344,6 +346,26 @@ def test_each_key_has_file_names_of_its_own(tenants: Tenants) -> None:
         assert tenants.call(key, "GET", f"/v1/files/{file['id']}").json() == file
     assert tenants.call("operator", "DELETE", f"/v1/files/{made['owl']['id']}").json()["deleted"]
     assert tenants.service.blobs.paths("openai_files") == []
+
+
+def test_corpus_made_of_two_files_belongs_to_the_key_that_made_it(tenants: Tenants) -> None:
+    validation, files = "the owl sleeps\n" * 10, {}
+    for key in ("owl", "fox"):
+        files[key] = [tenants.upload(key), tenants.upload(key, validation)]
+        training_file, validation_file = files[key]
+        body = {
+            "model": "tiny",
+            "suffix": key,
+            "training_file": training_file,
+            "validation_file": validation_file,
+        }
+        job = tenants.call(key, "POST", "/v1/fine_tuning/jobs", json=body).json()["id"]
+        assert len(tenants.ids(key, "/v1/files")) == 3
+        tenants.call(key, "POST", f"/v1/jobs/{job}/cancel")
+    for key in ("owl", "fox"):
+        assert tenants.call(key, "DELETE", f"/v1/files/{files[key][0]}").status_code == 200
+        assert tenants.ids(key, "/v1/files") == [files[key][1]]
+    assert [corpus.id for corpus in tenants.service.corpora.all()] == [files["owl"][1]]
 
 
 def test_idempotency_keys_of_two_api_keys_are_two(tenants: Tenants) -> None:
