@@ -54,4 +54,12 @@ async def parts_of(request: Request) -> Parts:
     return cast(Parts, request.state.parts)
 
 
+def client_of(request: Request) -> str:
+    """Return who sends a request, by API key or address: clients share a busy model equally."""
+    key = getattr(request.state, "key", None)
+    if key is not None:
+        return f"key {key.name}"
+    return request.client.host if request.client else ""
+
+
 PartsDep = Annotated[Parts, Depends(parts_of)]

@@ -18,7 +18,7 @@ from app.bodies import DocumentRoute
 from app.compat.fim import unwrap
 from app.compat.openai_completions import holding, unless_gone
 from app.completing import Completing, prepare
-from app.deps import Parts, PartsDep
+from app.deps import Parts, PartsDep, client_of
 from app.engines import Loaded
 from app.errors import refusals
 from app.reach import model_or_default
@@ -142,7 +142,7 @@ async def _infill(parts: Parts, request: Request, body: InfillCreate, model: str
     async with holding(parts, name) as loaded:
         written = _Written(time.perf_counter())
         characters, unknown = await prepare(prefix, loaded.vocabulary)
-        wanted = _request(body, characters, loaded)
+        wanted = _request(body, characters, loaded, client_of(request))
         held = parts.engines.hold_again(loaded)
         try:
             completing = Completing(parts.engines, held, wanted, unknown)
@@ -175,7 +175,7 @@ def recent(text: str) -> str:
     return text[len(text) - ENOUGH_CHARACTERS - len("\n".join(lines[place:])) :]
 
 
-def _request(body: InfillCreate, characters: str, loaded: Loaded) -> CompletionRequest:
+def _request(body: InfillCreate, characters: str, loaded: Loaded, client: str) -> CompletionRequest:
     wanted = MAX_PREDICT if body.n_predict < 0 else min(body.n_predict, MAX_PREDICT)
     return CompletionRequest(
         prompt=characters,
@@ -188,6 +188,7 @@ def _request(body: InfillCreate, characters: str, loaded: Loaded) -> CompletionR
         stop=tuple(map(loaded.vocabulary.to_characters, body.stop)),
         until="line",
         stream=True,
+        client=client,
     )
 
 
