@@ -150,8 +150,10 @@ class Corpora:
         """Delete a corpus, its names and owners; return its id. The caller checks that no job needs it."""
         corpus_id = self.id_of(reference)
         names = [f"corpus_names/{name}" for name, target in self.names().items() if target == corpus_id]
-        # The names first: if this is cut short, no name is left that belongs to nothing.
-        self._blobs.delete(*names, f"corpora/{corpus_id}/corpus.json", f"corpora/{corpus_id}/text")
+        # In this order: whenever it is cut short, no name belongs to nothing and no record lacks its text.
+        self._blobs.delete(*names)
+        self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
+        self._blobs.delete(f"corpora/{corpus_id}/text")
         self.owners.forget(corpus_id)
         return corpus_id
 
