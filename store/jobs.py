@@ -116,6 +116,8 @@ class Jobs:
     def get(self, job_id: str) -> Job:
         """Return the newest record of a job.
 
+        An empty one is passed over for the one before.
+
         Raises:
             NotFound: there is no such job (code `job_not_found`).
             Unavailable: the record is damaged (code `job_damaged`).
@@ -161,6 +163,8 @@ class Jobs:
 
     def _read(self, path: str) -> Job:
         data = self._blobs.read(path)
+        if not data and (before := self._before(path)):
+            return before
         try:
             job = Job.model_validate_json(data)
         except ValueError:
@@ -171,6 +175,18 @@ class Jobs:
         if job.status.is_final:
             self._final[job.id] = job
         return job
+
+    def _before(self, path: str) -> Job | None:
+        """Return the record before an empty one, which a loss of power left before records were synced.
+
+        Its sequence is the empty one's, whose number stays taken.
+        """
+        folder, _, name = path.rpartition("/")
+        number = name.removesuffix(".json")
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            job = self._read(f"{folder}/{int(number) - 1:06d}.json")
+            return job.model_copy(update={"sequence": int(number)})
+        return None
 
 
 def no_such_job(job_id: str) -> NotFound:
