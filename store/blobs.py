@@ -57,6 +57,14 @@ class Blobs(ABC):
         """
 
     @abstractmethod
+    def copy(self, source: str, path: str) -> bool:
+        """Put what is at `source` at `path` as well, if nothing is there; return whether it was done.
+
+        In a folder this takes no room, so that it can be done on a full disk. Raises FileNotFoundError if
+        nothing is at `source`, and as `write`.
+        """
+
+    @abstractmethod
     def exists(self, path: str) -> bool:
         """Return whether something is at `path`."""
 

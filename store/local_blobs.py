@@ -31,6 +31,10 @@ _CHUNK_BYTES = 1 << 20
 _RETRIES = 50  # how often a folder may be deleted, for being empty, under a write into it
 
 
+_Place = Callable[[Path, int, str], bool]
+"""Gives a file a name in an open folder; returns whether it was done."""
+
+
 class Disk:
     """The calls that change the disk; tests put one that records them in its place."""
 
@@ -105,21 +109,23 @@ class LocalBlobs(Blobs):
 
     def write(self, path: str, data: bytes | Path) -> None:
         """Put `data`, or the contents of a local file, at `path`, replacing what is there."""
-        self._put(path, data, self._disk.replace)
+        self._put(path, data, self._replace)
 
     def create(self, path: str, data: bytes) -> bool:
         """Put `data` at `path` if nothing is there; return whether it was done."""
-        is_new = True
+        return self._put(path, data, self._link_if_free)
 
-        def link_if_free(source: Path, folder: int, name: str) -> None:
-            nonlocal is_new
-            try:
-                self._disk.link(source, folder, name)
-            except FileExistsError:
-                is_new = False
-
-        self._put(path, data, link_if_free)
-        return is_new
+    def copy(self, source: str, path: str) -> bool:
+        """Put what is at `source` at `path` as well, if nothing is there; return whether it was done."""
+        origin, target = self._path(source), self._path(path)
+        with _translating():
+            while True:
+                try:
+                    return self._place(origin, target, self._link_if_free)
+                except FileNotFoundError:
+                    if not origin.exists():
+                        raise
+                    self._durable.clear()  # the folder was deleted for being empty
 
     def exists(self, path: str) -> bool:
         """Return whether something is at `path`."""
@@ -165,33 +171,47 @@ class LocalBlobs(Blobs):
                 self._disk.remove_folder(folder)
                 folder = folder.parent
 
-    def _put(self, path: str, data: bytes | Path, place: Callable[[Path, int, str], None]) -> None:
-        """Write and sync a temporary file and have `place` give it its name."""
+    def _put(self, path: str, data: bytes | Path, place: _Place) -> bool:
+        """Write and sync a temporary file, and have `place` give it its name; return what that returns."""
         target = self._path(path)
         with _translating():
             for _ in range(_RETRIES):
                 try:
-                    self._put_once(target, data, place)
-                    return
+                    return self._put_once(target, data, place)
                 except FileNotFoundError:  # a folder was deleted for being empty: make it again
                     self._durable.clear()
         raise Unavailable(
             f"the storage does not work: the folder of {path} cannot be kept", code="storage_unavailable"
         )
 
-    def _put_once(self, target: Path, data: bytes | Path, place: Callable[[Path, int, str], None]) -> None:
+    def _put_once(self, target: Path, data: bytes | Path, place: _Place) -> bool:
         temporary = self._temporary / secrets.token_hex(12)
         self._make_folder(self._temporary)
         try:
             self._write(temporary, data)
-            self._make_folder(target.parent)
-            # The very folder that was opened gets the name and is synced, whatever its path means meanwhile.
-            with self._opened(target.parent) as folder:
-                place(temporary, folder, target.name)
-                _sync_folder(self._disk, folder)
+            return self._place(temporary, target, place)
         finally:
             with contextlib.suppress(OSError):  # its name was taken away, or it goes as a stale one
                 temporary.unlink()
+
+    def _place(self, source: Path, target: Path, place: _Place) -> bool:
+        self._make_folder(target.parent)
+        # The very folder that was opened gets the name and is synced, whatever its path means meanwhile.
+        with self._opened(target.parent) as folder:
+            is_done = place(source, folder, target.name)
+            _sync_folder(self._disk, folder)
+        return is_done
+
+    def _replace(self, source: Path, folder: int, name: str) -> bool:
+        self._disk.replace(source, folder, name)
+        return True
+
+    def _link_if_free(self, source: Path, folder: int, name: str) -> bool:
+        try:
+            self._disk.link(source, folder, name)
+        except FileExistsError:
+            return False
+        return True
 
     def _write(self, path: Path, data: bytes | Path) -> None:
         descriptor = self._disk.open_new(path)

@@ -54,6 +54,10 @@ class ObjectBlobs(Blobs):
             raise translated(error) from error
         return True
 
+    def copy(self, source: str, path: str) -> bool:
+        """Put what is at `source` at `path` as well, if nothing is there; return whether it was done."""
+        return self.create(path, self.read(source))
+
     def exists(self, path: str) -> bool:
         """Return whether something is at `path`."""
         try:

@@ -156,9 +156,17 @@ class Attempt:
             self._finish(JobStatus.CANCELLED)
         else:
             assert outcome.card is not None
-            card = Models(self.blobs).publish(outcome.card, outcome.files)
+            card = Models(self.blobs).publish(
+                outcome.card, outcome.files, attempt=self.job.attempt, is_still_ours=self._is_still_ours
+            )
             status = JobStatus.CANCELLED if outcome.stopped else JobStatus.SUCCEEDED
             self._finish(status, model=card.reference)
+
+    def _is_still_ours(self) -> bool:
+        """Return whether the job is this process's by its record, and by its lease where Redis answers."""
+        if self._redis(lambda: self.live.hold(self.job.id, self.token)) is False:
+            self._lost.set()
+        return not self._lost.is_set() and self.jobs.get(self.job.id).sequence == self.job.sequence
 
     def _resume_point(self) -> Checkpoint | None:
         checkpoint, problems = self.checkpoints.load()

@@ -98,7 +98,7 @@ _DETAIL = set(ModelBody.model_fields) - set(ModelSummary.model_fields)
 
 def _file(saved: SavedModel, name: str) -> bytes:
     if name == _CARD:
-        return saved.card.model_dump_json(indent=1).encode()
+        return saved.card.portable()
     if name not in saved.card.files:
         raise NotFound(
             f"model {saved.card.reference} has no file {name!r}; it has"

@@ -81,7 +81,8 @@ class RecordingDisk(Disk):
         self._record(Operation("unname", path.parent, path.name))
 
     def _name(self, source: Path, folder: int, name: str) -> None:
-        self._record(Operation("name", self._opened[folder], name, self._inodes[source]))
+        inode = self._inodes[self._opened[folder] / name] = self._inodes[source]
+        self._record(Operation("name", self._opened[folder], name, inode))
 
     def _record(self, operation: Operation) -> None:
         self.operations.append(operation)

@@ -30,6 +30,18 @@ def test_of_two_creators_one_wins(blobs: Blobs) -> None:
     assert blobs.read("x") == b"first"
 
 
+def test_a_copy_is_made_once_and_outlives_what_it_was_made_of(blobs: Blobs) -> None:
+    blobs.write("a/x", b"first")
+    assert blobs.copy("a/x", "b/y")
+    assert not blobs.copy("a/x", "b/y")
+    blobs.write("a/x", b"second")
+    assert blobs.read("b/y") == b"first"
+    blobs.delete("a/x")
+    assert blobs.read("b/y") == b"first"
+    with pytest.raises(FileNotFoundError):
+        blobs.copy("a/x", "b/z")
+
+
 def test_what_is_not_there_is_a_file_not_found(blobs: Blobs) -> None:
     with pytest.raises(FileNotFoundError):
         blobs.read("nothing")

@@ -2,30 +2,24 @@
 
 import contextlib
 import hashlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from redis import Redis
 
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import NotFound, Unavailable
-from models.saved_model import Card, describe_files
 from store.blobs import Blobs, open_blobs
 from store.corpora import Corpora, Upload
-from store.jobs import JobRequest, Jobs, JobStatus
-from store.live import Live
+from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.local_blobs import LocalBlobs
 from store.models import Models
 from tests.store.power_loss import POLICIES, DiskThatSyncsNothing, RecordingDisk, left_after
+from tests.worker import fake_training
 from worker.checkpoints import Checkpoint, Checkpoints
-from worker.settings import WorkerSettings
-from worker.tasks import Attempt
 
 TEXT = b"the quick brown fox jumps over the lazy dog\n" * 100
 FILES = {"model.onnx": b"graph" * 500, "report.json": b"{}"}
@@ -87,31 +81,20 @@ class Life:
         Corpora(self.blobs).delete(corpus.id)
         self.note(lambda told: told.deleted.add(corpus.id))
 
-    def _train(self, jobs: Jobs, job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _train(self, jobs: Jobs, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
         """Run a worker's attempt, in which the training itself is two numbers."""
 
-        def train_model(job: Any, **hooks: Any) -> Any:
+        def train(_: Job, hooks: dict[str, Any]) -> Mapping[str, bytes]:
             for step in (10, 20, 30, 40):
                 array = np.full(300, step, np.float32)
                 hooks["on_checkpoint"](Checkpoint(step, {"w": array}, {"step": step}))
                 self.note(lambda told, step=step: setattr(told, "step", step))  # type: ignore[misc]
-            card = Card(
-                id="model_" + job.id.removeprefix("job_"),
-                name=job.request.name,
-                created_at=1,
-                job=job.id,
-                network=job.request.network,
-                training=job.request.training,
-                characters="abc",
-                parameters=1,
-                files=describe_files(FILES),
-            )
-            return SimpleNamespace(stopped=None, card=card, files=FILES)
+            return FILES
 
-        monkeypatch.setitem(sys.modules, "worker.pipeline", SimpleNamespace(train_model=train_model))
-        live = Live(Redis.from_url(self._redis_url, decode_responses=True))
-        settings = WorkerSettings(data_dir=self.folder.parent, redis_url=self._redis_url)
-        Attempt(settings, live, self.blobs, jobs, Checkpoints(self.blobs, job.id), "token", job).run()
+        fake_training.use(train, monkeypatch)
+        fake_training.attempt(
+            job, jobs, self.blobs, self._redis_url, folder=self.folder.parent, token="token"
+        ).run()
 
 
 @pytest.fixture
