@@ -98,12 +98,12 @@ class LocalBlobs(Blobs):
 
     def read(self, path: str) -> bytes:
         """Return the object's bytes. Raises FileNotFoundError."""
-        with _reading():
+        with self._reading():
             return self._path(path).read_bytes()
 
     def stream(self, path: str, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
         """Yield the object in chunks of `chunk_bytes`. Raises FileNotFoundError at once."""
-        chunks = _chunks(self._path(path), chunk_bytes)
+        chunks = self._stream(self._path(path), chunk_bytes)
         first = next(chunks, b"")  # which opens the file; a generator that has begun closes it, come what may
         return itertools.chain((first,), chunks)
 
@@ -130,24 +130,23 @@ class LocalBlobs(Blobs):
     def exists(self, path: str) -> bool:
         """Return whether something is at `path`."""
         try:
-            with _reading():
+            with self._reading():
                 return stat.S_ISREG(self._path(path).stat().st_mode)
         except FileNotFoundError:
             return False
 
     def paths(self, prefix: str) -> list[str]:
         """Return the paths of all objects below `prefix`, sorted."""
-        with _translating():
-            return sorted(_files(str(self._path(prefix)), prefix))
+        with self._reading():
+            found = sorted(_files(str(self._path(prefix)), prefix))
+            return found or self._nothing()
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly below `prefix` that hold an object, sorted."""
-        with _translating():
-            return sorted(
-                entry.name
-                for entry in _entries(str(self._path(prefix)))
-                if entry.is_dir() and any(_files(entry.path, ""))
-            )
+        with self._reading():
+            folders = [entry for entry in _entries(str(self._path(prefix))) if entry.is_dir()]
+            found = sorted(entry.name for entry in folders if any(_files(entry.path, "")))
+            return found or self._nothing()
 
     def delete(self, *paths: str) -> None:
         """Delete the objects that exist among `paths`, and the folders that are empty then."""
@@ -158,6 +157,27 @@ class LocalBlobs(Blobs):
             for folder, its_names in names.items():
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     self._delete_from(folder, its_names)
+
+    def _stream(self, path: Path, chunk_bytes: int) -> Iterator[bytes]:
+        with self._reading():
+            yield from _chunks(path, chunk_bytes)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        with _translating():
+            try:
+                yield
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+                self._nothing()
+                raise FileNotFoundError(*error.args) from error
+
+    def _nothing(self) -> list[str]:
+        """Return an empty list, unless the whole folder is away: a disk that is not mounted, say."""
+        if self._folder.is_dir():
+            return []
+        raise Unavailable(
+            f"the storage does not work: {self._folder} is not a folder", code="storage_unavailable"
+        )
 
     def _delete_from(self, folder: Path, names: list[str]) -> None:
         with self._opened(folder) as descriptor:
@@ -272,15 +292,6 @@ def _translating() -> Iterator[None]:
         raise translated(error) from error
 
 
-@contextlib.contextmanager
-def _reading() -> Iterator[None]:
-    with _translating():
-        try:
-            yield
-        except (IsADirectoryError, NotADirectoryError) as error:  # a folder is no object
-            raise FileNotFoundError(*error.args) from error
-
-
 def _sync_folder(disk: Disk, descriptor: int) -> None:
     try:
         disk.sync(descriptor)
@@ -290,7 +301,7 @@ def _sync_folder(disk: Disk, descriptor: int) -> None:
 
 
 def _chunks(path: Path, chunk_bytes: int) -> Iterator[bytes]:
-    with _reading(), path.open("rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(chunk_bytes):
             yield chunk
 

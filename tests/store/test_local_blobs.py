@@ -67,6 +67,22 @@ def test_a_file_system_that_syncs_no_folders_will_do(tmp_path: Path) -> None:
     assert blobs.paths("a") == []
 
 
+def test_a_folder_that_is_away_is_not_an_empty_one(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path / "store")
+    assert blobs.paths("a") == blobs.folders("a") == []
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    calls: list[Callable[[], object]] = [
+        lambda: blobs.read("x"),
+        lambda: blobs.stream("x"),
+        lambda: blobs.exists("x"),
+        lambda: blobs.paths("a"),
+        lambda: blobs.folders("a"),
+    ]
+    for call in calls:
+        with pytest.raises(Unavailable, match="is not a folder"):
+            call()
+
+
 def test_what_is_being_written_is_not_listed(tmp_path: Path) -> None:
     blobs = LocalBlobs(tmp_path)
     blobs.write("a/b/x", b"x")
