@@ -149,7 +149,7 @@ def build_parts(
         queue=queue,
         engines=engines,
         default_model=DefaultModel(models, settings.default_model),
-        metrics=Metrics(jobs=jobs, queue=queue, engines=engines, keys=keys),
+        metrics=Metrics(jobs=jobs, models=models, queue=queue, engines=engines, keys=keys),
         keys=keys,
         rates=RateLimits(settings.redis_url),
         stopping=stopping,

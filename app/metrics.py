@@ -1,6 +1,7 @@
 """What Prometheus scrapes. Each application has a registry of its own; nothing is global."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter as Tally
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.engines import Engines
 from app.keys import KeyFile
+from models.errors import DomainError
 from store.jobs import Jobs, JobStatus
+from store.models import Models
 from store.queue import TrainingQueue
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -49,7 +52,13 @@ class Metrics:
     """The request metrics of one API process, and gauges read from its parts when scraped."""
 
     def __init__(
-        self, *, jobs: Jobs, queue: TrainingQueue, engines: Engines, keys: KeyFile | None = None
+        self,
+        *,
+        jobs: Jobs,
+        models: Models,
+        queue: TrainingQueue,
+        engines: Engines,
+        keys: KeyFile | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
@@ -88,6 +97,7 @@ class Metrics:
                 "Bad lines in the file of API keys, whose keys are not valid; 1 if it cannot be read.",
                 registry=self._registry,
             ).set_function(lambda: len(keys.problems))
+        self._registry.register(_Damaged(models))
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
@@ -138,6 +148,27 @@ class _State:
             for model, stats in loaded.items():
                 if name in stats:
                     family.add_metric([model], stats[name])
+            yield family
+
+
+class _Damaged:
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def describe(self) -> list[Metric]:
+        """Name no metrics in advance."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauge, unless the storage cannot be read."""
+        with contextlib.suppress(DomainError, OSError):
+            damaged = self._models.survey()[1]
+            family = GaugeMetricFamily(
+                "nextchar_damaged_records",
+                "Records in storage that cannot be read and are left out of lists.",
+                labels=["kind"],
+            )
+            family.add_metric(["model"], len(damaged))
             yield family
 
 

@@ -20,6 +20,7 @@ from models.saved_model import Card
 from store.corpora import Corpus, no_such_corpus
 from store.ids import is_id
 from store.jobs import Job, no_such_job
+from store.models import DamagedModel
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,15 @@ class Reach:
 
     def models(self) -> list[Card]:
         """Return the cards of all versions of the models within reach, newest first."""
-        cards = self.parts.models.all()
-        return [card for card in cards if self._allows(card.reference)]
+        return self.survey_models()[0]
+
+    def survey_models(self) -> tuple[list[Card], list[DamagedModel]]:
+        """Return what `models` does, and the versions within reach whose cards cannot be read."""
+        cards, damaged = self.parts.models.survey()
+        return (
+            [card for card in cards if self._allows(card.reference)],
+            [one for one in damaged if self._allows(one.reference)],
+        )
 
     def job(self, job_id: str) -> Job:
         """Return a job. Raises NotFound if it is not there or out of reach, Unavailable if it is damaged."""
