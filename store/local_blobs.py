@@ -15,6 +15,7 @@ import itertools
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -157,6 +158,11 @@ class LocalBlobs(Blobs):
             for folder, its_names in names.items():
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     self._delete_from(folder, its_names)
+
+    def free_bytes(self) -> int:
+        """Return how much room is left on the disk."""
+        with _translating():
+            return shutil.disk_usage(self._folder).free
 
     def _stream(self, path: Path, chunk_bytes: int) -> Iterator[bytes]:
         with self._reading():

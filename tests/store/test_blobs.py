@@ -56,6 +56,11 @@ def test_a_local_file_can_be_put(blobs: Blobs, tmp_path: Path) -> None:
     assert len(blobs.read("big")) == 3_000_000
 
 
+def test_a_folder_tells_its_free_room(tmp_path: Path) -> None:
+    assert (open_blobs(tmp_path.as_uri()).free_bytes() or 0) > 0
+    assert open_blobs("memory:///").free_bytes() is None
+
+
 def test_a_full_disk_is_a_storage_full() -> None:
     assert isinstance(translated(OSError(errno.ENOSPC, "no space")), StorageFull)
     generic = obstore.exceptions.GenericError("Unable to copy data: No space left on device (os error 28)")
