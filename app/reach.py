@@ -35,12 +35,8 @@ class Reach:
         """The caller's key if it has patterns, else None."""
         return self.key if self.key and self.key.models else None
 
-    def models(self) -> list[Card]:
-        """Return the cards of all versions of the models within reach, newest first."""
-        return self.survey_models()[0]
-
     def survey_models(self) -> tuple[list[Card], list[DamagedModel]]:
-        """Return what `models` does, and the versions within reach whose cards cannot be read."""
+        """Return the cards of the models within reach, newest first, and those that cannot be read."""
         cards, damaged = self.parts.models.survey()
         return (
             [card for card in cards if self._allows(card.reference)],

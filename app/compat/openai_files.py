@@ -131,7 +131,7 @@ def delete_file(parts: PartsDep, reach: ReachDep, file: str) -> FileDeleted:
 def _about_path(corpus_id: str, reach: Reach) -> str:
     """Return where the name and purpose of a file are; a key that is limited does not see those of others."""
     key = reach.limited_to
-    return f"openai_files/{corpus_id}/{key.name}.json" if key else f"openai_files/{corpus_id}.json"
+    return f"openai_files/{corpus_id}/key-{key.name}.json" if key else f"openai_files/{corpus_id}.json"
 
 
 def _about(reach: Reach, corpus: Corpus) -> dict[str, str]:

@@ -110,9 +110,13 @@ def owned(tenants: Tenants) -> Owned:
     return Owned(corpus, queued, running, succeeded)
 
 
+def stored_files(service: Service) -> list[Path]:
+    return [path for path in (service.settings.data_dir / "store").rglob("*") if path.is_file()]
+
+
 def the_state(service: Service) -> dict[str, bytes]:
     """Return everything in storage, and what is asked of jobs."""
-    state = {path: service.blobs.read(path) for path in service.blobs.paths("")}
+    state = {str(path): path.read_bytes() for path in stored_files(service)}
     asked = {job.id: str(service.live.asked(job.id)).encode() for job in service.jobs.all()}
     return state | asked
 
@@ -235,6 +239,10 @@ def test_damaged_records_are_out_of_reach_too(tenants: Tenants, owned: Owned) ->
     for path in (f"/v1/jobs/{owned.running}", f"/v1/corpora/{owned.corpus}"):
         assert error_of(tenants.call("fox", "GET", path), 404)
         assert error_of(tenants.call("operator", "GET", path), 503)
+    blobs.write("model_cards/owl/000001.json", b"{")
+    for key, left_out in (("fox", []), ("owl", ["owl@1"]), ("operator", ["owl@1"])):
+        listed = tenants.call(key, "GET", "/v1/models").json()["damaged"]
+        assert [one["id"] for one in listed] == left_out
 
 
 def test_keys_that_share_patterns_share_models_jobs_and_named_corpora(tenants: Tenants, owned: Owned) -> None:
@@ -302,8 +310,8 @@ def test_what_a_limited_key_alone_has_is_gone_when_it_is_deleted(tenants: Tenant
     corpus = tenants.upload("fox", name="fox-log")
     assert tenants.call("fox", "DELETE", "/v1/corpora/fox-log").status_code == 200
     assert error_of(tenants.call("operator", "GET", f"/v1/corpora/{corpus}"), 404)
-    blobs = tenants.service.blobs
-    assert [p for p in blobs.paths("") if p.startswith(("corpora", "corpus_"))] == []
+    for folder in ("corpora", "corpus_names", "corpus_owners"):
+        assert tenants.service.blobs.paths(folder) == []
 
 
 def test_operator_deletes_what_others_have(tenants: Tenants) -> None:
