@@ -13,6 +13,7 @@ from app.compat.default_model import DefaultModel
 from app.engines import Engines
 from app.metrics import Metrics
 from app.settings import ApiSettings
+from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.calibrations import Calibrations
 from store.corpora import Corpora
@@ -40,6 +41,7 @@ class Parts:
     queue: TrainingQueue
     engines: Engines
     default_model: DefaultModel
+    loops: tuple[BackgroundLoop, ...]  # started and stopped with the application
     metrics: Metrics
     rates: RateLimits
     stopping: threading.Event  # set when the server is told to stop; streams without an end then end

@@ -53,6 +53,7 @@ from app.routes import (
 from app.settings import ApiSettings
 from app.web import add_console
 from models.runtime.engine import Engine
+from store.background import BackgroundLoop
 from store.blobs import open_blobs
 from store.calibrations import Calibrations
 from store.corpora import Corpora
@@ -132,6 +133,8 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
     jobs, models, queue = Jobs(blobs), Models(blobs), TrainingQueue(connect())
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
     engines = Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned)
+    live = Live(redis)
+    loops = (BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=_RECONCILE_S),)
     return Parts(
         settings=settings,
         blobs=blobs,
@@ -141,12 +144,13 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
         models=models,
         calibrations=Calibrations(blobs),
         streams=Streams(redis),
-        live=Live(redis),
+        live=live,
         event_log=EventLog(blobs),
         queue=queue,
         engines=engines,
         default_model=DefaultModel(models, settings.default_model),
-        metrics=Metrics(jobs=jobs, queue=queue, engines=engines),
+        loops=loops,
+        metrics=Metrics(jobs=jobs, queue=queue, engines=engines, loops=loops),
         rates=RateLimits(settings.redis_url),
         stopping=stopping,
         engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
@@ -210,11 +214,8 @@ def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event
     async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Parts], None]:
         list(iter_route_contexts(app.routes))  # built now; else the first request waits for it
         parts = await run_in_threadpool(build_parts, settings, load, stopping)
-        reconciler = Reconciler(parts.jobs, parts.live, parts.queue)
-        ended = threading.Event()
-        threading.Thread(
-            target=reconciler.keep_running, args=(ended, _RECONCILE_S), name="reconciler", daemon=True
-        ).start()
+        for loop in parts.loops:
+            loop.start()
         threading.Thread(target=parts.engines.load_pinned, name="load pinned models", daemon=True).start()
         gc.freeze()  # what is here stays: looking through it for garbage would hold up all requests
         watching = asyncio.ensure_future(parts.metrics.watch_loop())
@@ -222,7 +223,8 @@ def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event
             yield {"parts": parts}
         finally:
             watching.cancel()
-            ended.set()
+            for loop in parts.loops:
+                loop.stop()
             await run_in_threadpool(parts.engines.close)
             await parts.rates.close()
             parts.redis.close()
@@ -231,8 +233,10 @@ def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event
 
 
 def _end_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    try:
+        parent.join()
+    finally:  # a process that cannot see its parent must not stay behind, holding the port
+        os._exit(1)
 
 
 def _before(number: int, do: Callable[[], None]) -> None:

@@ -21,6 +21,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.errors import Conflict, DomainError
+from store.background import BackgroundLoop
 from store.blobs import Blobs, open_blobs
 from store.corpora import Corpora
 from store.jobs import Job, JobError, Jobs, JobStatus
@@ -124,9 +125,9 @@ class Attempt:
         finally:
             self._live_log.close()
 
-    def heartbeat(self) -> "Heartbeat":
+    def heartbeat(self) -> BackgroundLoop:
         """Return a context in which the lease is renewed and requests are noticed."""
-        return Heartbeat(self._beat)
+        return BackgroundLoop("heartbeat", self._beat, interval_s=_RENEW_S)
 
     def _train(self) -> None:
         from worker.pipeline import train_model  # imports TensorFlow
@@ -234,26 +235,6 @@ class Attempt:
         except (RedisError, OSError) as error:
             log.debug("Redis is away: %s", error)
             return None
-
-
-class Heartbeat:
-    """Calls `beat` every two seconds in a thread, from entering the context until leaving it."""
-
-    def __init__(self, beat: Callable[[], None]) -> None:
-        self._beat = beat
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
-        while not self._done.wait(_RENEW_S):
-            self._beat()
 
 
 def _die_with_parent() -> None:

@@ -1,9 +1,14 @@
+import errno
 import re
 from pathlib import Path
 
+import pytest
+
+from app import main as main_module
 from app.settings import ApiSettings
+from store.reconcile import Reconciler
 from tests.app.fakes import publish
-from tests.app.service import Service, error_of, serving
+from tests.app.service import Service, error_of, serving, until
 
 
 def test_healthy_service_is_alive_and_ready(service: Service) -> None:
@@ -28,6 +33,8 @@ def test_unusable_storage_is_named(service: Service) -> None:
     answer = service.http.get("/readyz")
     assert (answer.status_code, answer.json()["down"]) == (503, ["storage"])
     assert error_of(service.http.get("/v1/corpora/nobody"), 503)["code"] == "storage_unavailable"
+    metrics = service.http.get("/metrics").text
+    assert "nextchar_storage_up 0.0" in metrics and "nextchar_background_last_beat_seconds" in metrics
 
 
 def test_metrics_tell_requests_jobs_queue_and_engines(service: Service) -> None:
@@ -50,3 +57,23 @@ def test_metrics_tell_requests_jobs_queue_and_engines(service: Service) -> None:
     assert values[f"nextchar_http_requests_total{{{route}}}"] == "1.0"
     assert 'nextchar_http_requests_total{method="GET",route="unmatched",status="404"}' in values
     assert not re.search(r"job_[0-9a-f]{12}", answer.text), "ids must not become labels"
+
+
+def test_metrics_count_the_errors_of_a_failing_reconciler_and_tell_its_last_beat(
+    settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main_module, "_RECONCILE_S", 0.01)
+    monkeypatch.setattr(Reconciler, "run", _out_of_descriptors)
+    with serving(settings) as service:
+
+        def values() -> dict[str, str]:
+            text = service.http.get("/metrics").text
+            return dict(re.findall(r"^(nextchar_background\w+\{.*\}) (\S+)$", text, re.MULTILINE))
+
+        errors = 'nextchar_background_errors_total{error="OSError",name="reconciler"}'
+        until(lambda: float(values().get(errors, 0)) > 1)
+        assert float(values()['nextchar_background_last_beat_seconds{name="reconciler"}']) < 5
+
+
+def _out_of_descriptors(*_: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
