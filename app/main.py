@@ -39,6 +39,7 @@ from app.js_client import add_js_client
 from app.keys import KeyFile
 from app.metrics import Measured, Metrics
 from app.middleware import BodyLimit, RequestId
+from app.readiness import ReadinessCheck
 from app.routes import (
     architectures,
     calibrations,
@@ -68,6 +69,7 @@ VERSION = "0.1.0"
 
 _REDIS_TIMEOUT_S = 2.0
 _ENGINE_THREADS = 16
+_HEALTH_THREADS = 4
 _STALE_SPOOL_S = 3600
 _RECONCILE_S = 5.0
 _SHUTDOWN_S = 5
@@ -151,9 +153,11 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
         default_model=DefaultModel(models, settings.default_model),
         loops=loops,
         metrics=Metrics(jobs=jobs, queue=queue, engines=engines, loops=loops),
+        readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops),
         rates=RateLimits(settings.redis_url),
         stopping=stopping,
         engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
+        health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
     )
 
 

@@ -3,9 +3,12 @@ import re
 from pathlib import Path
 
 import pytest
+from redis import Redis
+from rq.worker import Worker
 
 from app import main as main_module
 from app.settings import ApiSettings
+from store.queue import rq_queue
 from store.reconcile import Reconciler
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving, until
@@ -13,15 +16,32 @@ from tests.app.service import Service, error_of, serving, until
 
 def test_healthy_service_is_alive_and_ready(service: Service) -> None:
     assert service.http.get("/healthz").json() == {"status": "ok"}
+    register_worker(service.settings.redis_url)
     answer = service.http.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "down": []})
+    found = answer.json()
+    [loop] = found.pop("background")
+    assert (answer.status_code, found) == (200, {"status": "ready", "down": [], "degraded": []})
+    assert loop["name"] == "reconciler" and loop["last_beat_s"] < 30 and loop["errors"] == {}
 
 
-def test_readiness_names_what_is_down_and_liveness_does_not_care(settings: ApiSettings) -> None:
+def register_worker(redis_url: str) -> None:
+    """Let Redis know of a worker, as one that starts does."""
+    with Redis.from_url(redis_url) as redis:
+        Worker([rq_queue(redis)], connection=redis, serializer="json").register_birth()
+
+
+def test_without_redis_the_service_is_degraded_and_stays_ready_to_serve(settings: ApiSettings) -> None:
+    # Not 503, as it once was: completions go on, and a load balancer must not take them away.
     down = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     with serving(down) as service:
+        publish(service.models)
         answer = service.http.get("/readyz")
-        assert (answer.status_code, answer.json()["down"]) == (503, ["redis"])
+        assert (answer.status_code, answer.json()["status"], answer.json()["down"]) == (
+            200,
+            "degraded",
+            ["redis"],
+        )
+        assert service.http.post("/v1/models/fake/complete", json={"prompt": ""}).status_code == 200
         assert service.http.get("/healthz").status_code == 200
         assert "nextchar_redis_up 0.0" in service.http.get("/metrics").text
 
@@ -32,6 +52,7 @@ def test_unusable_storage_is_named(service: Service) -> None:
     store.write_text("a file where the folder was")
     answer = service.http.get("/readyz")
     assert (answer.status_code, answer.json()["down"]) == (503, ["storage"])
+    assert answer.json()["status"] == "not_ready"
     assert error_of(service.http.get("/v1/corpora/nobody"), 503)["code"] == "storage_unavailable"
     metrics = service.http.get("/metrics").text
     assert "nextchar_storage_up 0.0" in metrics and "nextchar_background_last_beat_seconds" in metrics
