@@ -60,6 +60,7 @@ from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
+from store.logs import log_uncaught, logging_config
 from store.models import Models
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
@@ -172,6 +173,7 @@ def main() -> None:
         workers=settings.processes,
         lifespan="on",
         server_header=False,
+        log_config=logging_config(settings),
         access_log=False,  # the metrics count requests; a line a keystroke helps nobody
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_SHUTDOWN_S,
@@ -191,6 +193,7 @@ def application() -> FastAPI:
     To be called in its main thread, by a server that has its signal handlers in place: the streams without
     an end are told to stop when it is.
     """
+    log_uncaught()
     app = create_app(ApiSettings.load())
     for number in (signal.SIGINT, signal.SIGTERM):
         _before(number, app.state.stopping.set)

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from launcher.output import say
-from launcher.processes import LauncherError, last_lines, prepare_log, stop
+from launcher.output import Output, WarningFilter
+from launcher.processes import LOG_BYTES, LauncherError, last_lines, prepare_log, rotate, stop
 
 _FIRST_PAUSE_S = 0.5
 _MAX_PAUSE_S = 30.0
 _STABLE_S = 60.0  # a process that lived this long ends a series of failures
 _MIN_FAILURES_SHOWN = 4  # from here on the end of the log is shown, at every doubling
+_LOG_RETRY_S = 60.0  # after a log could not be read or set aside
 _WRONG_SETTINGS = 2  # the exit status of a process whose settings are wrong
 
 
@@ -28,12 +29,17 @@ class Part:
     Args:
         name: for the launcher's output.
         start: starts the process. It may raise OSError when the machine is out of something.
-        log: the file that the process writes to.
+        log: the file that the process appends to.
+        output: where the launcher speaks.
     """
 
-    def __init__(self, name: str, start: Callable[[], "subprocess.Popen[bytes]"], log: Path) -> None:
+    def __init__(
+        self, name: str, start: Callable[[], "subprocess.Popen[bytes]"], log: Path, output: Output
+    ) -> None:
         self.name = name
         self.log = log
+        self._output = output
+        self._warnings = WarningFilter()
         self.failures = 0  # in a row
         self.last_failure = ""
         self._start = start
@@ -42,6 +48,7 @@ class Part:
         self._started_at_s = 0.0
         self._start_at_s = 0.0  # not before
         self._has_ended = False
+        self._read_at_s = 0.0  # not before
         prepare_log(log)
         log.touch()
         self._unread: IO[bytes] = log.open("rb")
@@ -77,7 +84,26 @@ class Part:
         if self._process is not None:
             stop(self._process, grace_s=grace_s)
 
-    def new_lines(self) -> list[str]:
+    def read_log(self) -> None:
+        """Repeat the warnings that came to the log since the last call; set the log aside if it is large."""
+        now = time.monotonic()
+        if now < self._read_at_s:
+            return
+        try:
+            size = os.fstat(self._unread.fileno()).st_size
+            if size < self._unread.tell():  # it was emptied
+                log = self.log.open("rb")
+                self._unread.close()
+                self._unread = log
+            for line in self._warnings.pick(self._new_lines()):
+                self._output.repeat(line, who=self.name)
+            if size > LOG_BYTES:
+                rotate(self.log)
+        except OSError as error:  # no descriptor or no room: the processes must be looked after all the same
+            self._read_at_s = now + _LOG_RETRY_S
+            self._output.say(f"the log of the {self.name}: {error}", level="WARNING")
+
+    def _new_lines(self) -> list[str]:
         """Return the whole lines that came to the log since the last call."""
         lines = []
         while line := self._unread.readline():
@@ -108,9 +134,9 @@ class Part:
         self.last_failure = self._with_log(f"the {self.name} {how}{times}")
         doubled = self.failures & (self.failures - 1) == 0
         shown = self.last_failure if doubled and self.failures >= _MIN_FAILURES_SHOWN else ""
-        say(f"the {self.name} {how}; starting it again in {pause_s:g} s")
+        self._output.say(f"the {self.name} {how}; starting it again in {pause_s:g} s", level="WARNING")
         if shown:
-            say(shown)
+            self._output.say(shown, level="ERROR")
 
     def _with_log(self, sentence: str) -> str:
         return f"{sentence}; the end of {self.log}:\n{last_lines(self.log)}"

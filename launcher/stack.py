@@ -12,21 +12,21 @@ Knows the parts as commands and their settings, nothing of what they do.
 
 import contextlib
 import os
-import re
 import signal
+import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from launcher.output import say
+from launcher.output import Output
 from launcher.part import Part
 from launcher.ports import address_to_reach, free_port, require_free
 from launcher.processes import LauncherError, start_bound
@@ -40,10 +40,6 @@ _API_STOP_S = 10.0
 _MAX_FAILED_STARTS = 5  # of the API, before it has been ready once
 # The API is on this machine: no proxy, whatever the environment says.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-# TensorFlow's logging begins with a warning about itself.
-_WARNING = re.compile(
-    r"^(?!WARNING: All log messages before absl).*\b(WARNING|ERROR|CRITICAL)\b|^Traceback |^nextchar: "
-)
 
 
 class Stack:
@@ -57,6 +53,7 @@ class Stack:
         self._settings = settings
         self._extra = dict(environment or {})
         self._data_dir = settings.data_dir.resolve()
+        self._output = Output(settings.log_format)
         self._valkey: EmbeddedValkey | None = None
         self._api: Part | None = None
         self._worker: Part | None = None
@@ -127,12 +124,12 @@ class Stack:
         valkey.open()
         try:
             self._valkey, self.redis_url = valkey, valkey.url
-            with contextlib.closing(Part("embedded Valkey", valkey.launch, valkey.log)) as part:
+            with contextlib.closing(self._part("embedded Valkey", valkey.launch, valkey.log)) as part:
                 part.keep_running()
                 try:
                     valkey.wait_until_it_answers()
                 except LauncherError as error:  # the API serves what it can meanwhile
-                    say(str(error))
+                    self._output.say(str(error), level="ERROR")
                 self._keep_running([part])
         finally:
             valkey.close()
@@ -156,19 +153,23 @@ class Stack:
                 if not self._has_been_ready and self._api.failures >= _MAX_FAILED_STARTS:
                     raise LauncherError(self._api.last_failure)
                 self._started.set()
-                _show_warnings(programs)
+                for part in (*parts, *programs):
+                    part.read_log()
                 self._stopping.wait(_POLL_S)
         finally:
             self._worker.stop(self._settings.stop_grace_s)
             self._api.stop(_API_STOP_S)
-            _show_warnings(programs)
             for part in programs:
+                part.read_log()
                 part.close()
+
+    def _part(self, name: str, start: Callable[[], "subprocess.Popen[bytes]"], log: Path) -> Part:
+        return Part(name, start, log, self._output)
 
     def _program(self, name: str, module: str, environment: Mapping[str, str]) -> Part:
         log = self._data_dir / "logs" / f"{name.lower()}.log"
         command = [sys.executable, "-m", module]
-        return Part(name, partial(start_bound, command, log=log, environment=environment), log)
+        return self._part(name, partial(start_bound, command, log=log, environment=environment), log)
 
     def _environment(self, port: int) -> dict[str, str]:
         path = os.pathsep.join(p for p in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if p)
@@ -208,7 +209,8 @@ class Stack:
 def main() -> int:
     """Run the stack until Ctrl-C, SIGTERM or SIGHUP; return the exit status."""
     settings = LauncherSettings.load()
-    interrupt = _Interrupt()
+    say = Output(settings.log_format).say
+    interrupt = _Interrupt(say)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, interrupt)
@@ -218,7 +220,7 @@ def main() -> int:
             say(f"ready on {stack.url} (Ctrl-C stops it; logs in {settings.data_dir / 'logs'})")
             stack.wait()
     except LauncherError as error:
-        say(str(error))
+        say(str(error), level="ERROR")
         return 1
     except KeyboardInterrupt:
         say("stopped")
@@ -228,22 +230,16 @@ def main() -> int:
 class _Interrupt:
     """A signal handler: at first stop in good order, at the second time at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
         self._asked = False
 
     def __call__(self, _number: int, _frame: object) -> None:
         if self._asked:
             os._exit(1)  # the kernel kills the children
         self._asked = True
-        say("stopping; once more to stop at once")
+        self._say("stopping; once more to stop at once")
         raise KeyboardInterrupt
-
-
-def _show_warnings(parts: list[Part]) -> None:
-    for part in parts:
-        for line in part.new_lines():
-            if _WARNING.search(line):
-                say(line, who=part.name)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from store.blobs import Blobs, open_blobs
 from store.corpora import Corpora
 from store.jobs import Job, JobError, Jobs, JobStatus
 from store.live import EventLog, Live
+from store.logs import set_job
 from store.models import Models
 from store.queue import TrainingQueue
 from worker.checkpoints import Checkpoint, Checkpoints
@@ -43,6 +44,7 @@ _RENEW_S = 2.0
 def train(job_id: str) -> None:
     """Run one job to its end, or to the point where it is given back. Returns nothing to the queue."""
     _die_with_parent()
+    set_job(job_id)
     settings = WorkerSettings.load()
     redis_url = settings.redis_url
     live = Live(Redis.from_url(redis_url, decode_responses=True))

@@ -197,13 +197,20 @@ def test_warnings_of_the_parts_come_to_the_terminal_and_old_ones_do_not(tmp_path
     log.write_text("WARNING from yesterday\n")
     with Stack(settings(tmp_path)), log.open("a") as file:
         file.write("INFO nothing much\nWARNING something rare happened\n")
+        file.write(
+            "2026-11-26T17:40:03.123Z ERROR nextchar.worker [job=job_1] it failed\n    OSError: gone\n"
+        )
         file.flush()
         seen = ""
 
         def is_shown() -> bool:
             nonlocal seen
             seen += capfd.readouterr().err
-            return "worker: WARNING something rare happened\n" in seen
+            return (
+                "worker: WARNING something rare happened\n"
+                "worker: 2026-11-26T17:40:03.123Z ERROR nextchar.worker [job=job_1] it failed\n"
+                "worker:     OSError: gone\n"
+            ) in seen
 
         wait_for(is_shown)
     assert "yesterday" not in seen
