@@ -26,6 +26,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute, iter_route_contexts
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 from uvicorn.supervisors import Multiprocess
 
@@ -130,7 +131,8 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
         settings.redis_url,
         socket_timeout=_REDIS_TIMEOUT_S,
         socket_connect_timeout=_REDIS_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 1),  # once: for a connection that died while it was idle
+        # Once, for a connection that died while it was idle; one that hangs would only hang again.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
     redis = connect(decode_responses=True)
     jobs, models, queue = Jobs(blobs), Models(blobs), TrainingQueue(connect())

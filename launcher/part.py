@@ -110,7 +110,8 @@ class Part:
             if not line.endswith(b"\n"):  # half a line; the rest comes with the next call
                 self._unread.seek(-len(line), os.SEEK_CUR)
                 break
-            lines.append(line.decode(errors="replace").rstrip())
+            # Of a blank line in a traceback the indentation stays: it tells what the line belongs to.
+            lines.append(line.decode(errors="replace").rstrip("\r\n"))
         return lines
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.auth import Auth, RateLimits, scopes_for
@@ -157,6 +158,16 @@ def test_without_redis_nobody_is_held_back(
         answers = [running.http.get("/v1/models", headers=as_("slow")).status_code for _ in range(5)]
     assert answers == [200] * 5
     assert caplog.text.count("rates are not counted") == 1
+
+
+def test_while_redis_refuses_writes_nobody_is_held_back(guarded: Service) -> None:
+    with Redis.from_url(guarded.settings.redis_url) as redis:
+        redis.config_set("maxmemory", "1")
+        try:
+            answers = [guarded.http.get("/v1/models", headers=as_("slow")).status_code for _ in range(5)]
+        finally:
+            redis.config_set("maxmemory", "0")
+    assert answers == [200] * 5
 
 
 def test_after_a_failure_keystrokes_do_not_wait_for_redis_for_a_while(

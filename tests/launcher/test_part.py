@@ -92,6 +92,15 @@ def test_large_log_is_set_aside_while_its_process_writes_and_no_warning_is_misse
     assert numbers == list(range(numbers[0], 100)) and len(numbers) > 15
 
 
+def test_traceback_with_a_blank_line_is_repeated_whole(tmp_path, capsys):
+    part = a_part(tmp_path / "log")
+    with part.log.open("ab", buffering=0) as writer:
+        writer.write(b"2026-11-26T17:40:03.123Z ERROR nextchar.api x\n    one\n    \n    two\nthree\n")
+        part.read_log()
+    part.close()
+    assert capsys.readouterr().err.splitlines()[1:] == ["worker:     one", "worker:     ", "worker:     two"]
+
+
 def test_log_without_room_for_a_copy_is_left_and_emptied_at_twice_its_size(tmp_path, monkeypatch, capsys):
     def no_room(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
