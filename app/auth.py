@@ -1,8 +1,9 @@
 """Who may call what: keys are asked for before anything of a request is read.
 
 A call needs one of some scopes, by its method and path; a key with patterns reaches only the models that
-match; a key with a rate is counted in Redis, so that all API processes count together. Files of the console,
-the reference and the health checks are open. Plain ASGI, so that streams and disconnects pass untouched.
+match, and the jobs and corpora that `app.reach` says; a key with a rate is counted in Redis, so that all API
+processes count together. Files of the console, the reference and the health checks are open. Plain ASGI, so
+that streams and disconnects pass untouched.
 """
 
 import logging
@@ -38,6 +39,7 @@ _AT_THE_ROOT = {
     "props": _COMPLETE | _READ,
     "metrics": _READ,
 }
+_OF_ALL_MODELS = frozenset({"metrics"})
 
 
 class Auth:
@@ -76,6 +78,10 @@ class Auth:
         model = model_in_path(scope["path"])
         if model is not None:
             _check(key, model)
+        if key.models and scope["path"].strip("/") in _OF_ALL_MODELS:
+            raise Forbidden(
+                "this call tells of all models, and this key reaches only some", code="model_not_permitted"
+            )
         return key
 
 
@@ -84,6 +90,14 @@ def check_model(request: Request, reference: str) -> None:
     key: Key | None = getattr(request.state, "key", None)
     if key is not None:
         _check(key, reference)
+
+
+def check_scope(request: Request, *scopes: str, why: str) -> None:
+    """Raise Forbidden unless the caller's key has one of these scopes, which only some bodies need."""
+    key: Key | None = getattr(request.state, "key", None)
+    if key is not None and not key.scopes & {*scopes, *_ADMIN}:
+        words = " or ".join(sorted({*scopes, *_ADMIN}))
+        raise Forbidden(f"this call needs a key with the scope {words}: {why}", code="scope_missing")
 
 
 def _check(key: Key, reference: str) -> None:

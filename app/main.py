@@ -91,11 +91,12 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         max_waiting=settings.max_waiting,
     )
     stopping = threading.Event()
+    keys = KeyFile(settings.api_keys_file) if settings.api_keys_file else None
     app = FastAPI(
         title="nextchar",
         version=VERSION,
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
-        lifespan=_lifespan(settings, load, stopping),
+        lifespan=_lifespan(settings, load, stopping, keys),
         docs_url=None,  # app/web.py has a reference that needs no other host
         redoc_url=None,
         generate_unique_id_function=_operation_id,
@@ -110,15 +111,17 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     add_error_handlers(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, unlimited_paths=(corpora.UPLOAD_PATH, openai_files.UPLOAD_PATH))
-    if settings.api_keys_file:
-        app.add_middleware(Auth, keys=KeyFile(settings.api_keys_file))
+    if keys:
+        app.add_middleware(Auth, keys=keys)
     app.add_middleware(RequestId)
     app.add_middleware(Measured)
     add_js_client(app, allowed_origins=settings.origins)
     return app
 
 
-def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Event) -> Parts:
+def build_parts(
+    settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None = None
+) -> Parts:
     """Return the long-lived parts. Redis need not answer yet; the storage must open.
 
     Raises:
@@ -155,8 +158,9 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
         engines=engines,
         default_model=DefaultModel(models, settings.default_model),
         loops=loops,
-        metrics=Metrics(jobs=jobs, queue=queue, engines=engines, loops=loops),
+        metrics=Metrics(jobs=jobs, queue=queue, engines=engines, loops=loops, keys=keys),
         readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops),
+        keys=keys,
         rates=RateLimits(settings.redis_url),
         stopping=stopping,
         engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
@@ -218,11 +222,13 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event) -> Any:
+def _lifespan(
+    settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None
+) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Parts], None]:
         list(iter_route_contexts(app.routes))  # built now; else the first request waits for it
-        parts = await run_in_threadpool(build_parts, settings, load, stopping)
+        parts = await run_in_threadpool(build_parts, settings, load, stopping, keys)
         for loop in parts.loops:
             loop.start()
         threading.Thread(target=parts.engines.load_pinned, name="load pinned models", daemon=True).start()

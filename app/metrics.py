@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.engines import Engines
+from app.keys import KeyFile
 from models.errors import DomainError
 from store.background import BackgroundLoop
 from store.jobs import Jobs, JobStatus
@@ -50,7 +51,13 @@ class Metrics:
     """The request metrics of one API process, and gauges read from its parts when scraped."""
 
     def __init__(
-        self, *, jobs: Jobs, queue: TrainingQueue, engines: Engines, loops: Sequence[BackgroundLoop]
+        self,
+        *,
+        jobs: Jobs,
+        queue: TrainingQueue,
+        engines: Engines,
+        loops: Sequence[BackgroundLoop],
+        keys: KeyFile | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
@@ -84,6 +91,12 @@ class Metrics:
         ).set(time.time())
         self._registry.register(_Loops(loops))
         self._registry.register(_State(jobs, queue, engines))
+        if keys:
+            Gauge(
+                "nextchar_api_keys_file_errors",
+                "Bad lines in the file of API keys, whose keys are not valid; 1 if it cannot be read.",
+                registry=self._registry,
+            ).set_function(lambda: len(keys.problems))
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""

@@ -124,7 +124,7 @@ class Jobs:
             return self._final[job_id]
         paths = self._blobs.paths(f"jobs/{job_id}") if is_id("job", job_id) else []
         if not paths:
-            raise NotFound(f"there is no job {job_id!r}", code="job_not_found", param="job")
+            raise no_such_job(job_id)
         return self._read(paths[-1])
 
     def all(self) -> list[Job]:
@@ -171,6 +171,11 @@ class Jobs:
         if job.status.is_final:
             self._final[job.id] = job
         return job
+
+
+def no_such_job(job_id: str) -> NotFound:
+    """Return the error for a job that is not there."""
+    return NotFound(f"there is no job {job_id!r}", code="job_not_found", param="job")
 
 
 def _path(job: Job) -> str:

@@ -9,6 +9,7 @@ from app.auth import check_model
 from app.deps import PartsDep
 from app.errors import refusals
 from app.paging import cut
+from app.reach import ReachDep
 from app.schemas.lists import After, Deleted, Limit, Page
 from app.schemas.models import ModelBody, ModelRename, ModelSummary
 from models.errors import NotFound
@@ -33,9 +34,9 @@ _FILE_ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", responses=refusals(422, 503))
-def list_models(parts: PartsDep, after: After = None, limit: Limit = _LIMIT) -> Page[ModelSummary]:
+def list_models(reach: ReachDep, after: After = None, limit: Limit = _LIMIT) -> Page[ModelSummary]:
     """List all versions of all models, newest first."""
-    page, has_more = cut(parts.models.all(), lambda card: card.reference, after=after, limit=limit)
+    page, has_more = cut(reach.models(), lambda card: card.reference, after=after, limit=limit)
     summaries = [ModelSummary(id=c.reference, **c.model_dump(include=_SUMMARY)) for c in page]
     return Page(data=summaries, has_more=has_more)
 

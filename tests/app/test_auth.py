@@ -12,7 +12,7 @@ from app.keys import KeyFile, new_key, read_keys
 from app.main import create_app
 from app.settings import ApiSettings
 from tests.app.fakes import publish
-from tests.app.service import Service, error_of, serving
+from tests.app.service import Service, error_of, serving, until
 
 KEYS = {
     "reader": new_key("reader", scopes="read"),
@@ -133,6 +133,20 @@ def test_patterns_hold_for_models_in_paths_and_in_bodies(guarded: Service) -> No
                 assert answer.status_code in (200, 202), (path, answer.text)
             else:
                 assert error_of(answer, 403)["code"] == "model_not_permitted", path
+
+
+def test_revoked_key_is_refused_and_a_bad_file_is_counted(guarded: Service) -> None:
+    file = guarded.settings.api_keys_file
+    assert file is not None
+    assert "nextchar_api_keys_file_errors 0.0" in guarded.http.get("/metrics", headers=as_("reader")).text
+    file.write_text("\n".join(["a typo", *(line for name, (_, line) in KEYS.items() if name != "owner")]))
+    until(lambda: guarded.http.get("/v1/models", headers=as_("owner")).status_code == 401)
+    assert "nextchar_api_keys_file_errors 1.0" in guarded.http.get("/metrics", headers=as_("reader")).text
+    file.unlink()
+    until(lambda: guarded.http.get("/v1/models", headers=as_("reader")).status_code == 401)
+    for headers in ({}, as_("owner"), as_("typist")):
+        assert error_of(guarded.http.get("/v1/models", headers=headers), 401)
+    assert guarded.http.get("/healthz").status_code == 200
 
 
 def test_nothing_of_a_refused_body_is_read(guarded: Service) -> None:
