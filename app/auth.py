@@ -8,6 +8,7 @@ that streams and disconnects pass untouched.
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -22,6 +23,7 @@ from models.errors import Busy, DomainError
 log = logging.getLogger("nextchar.api")
 
 _REDIS_TIMEOUT_S = 0.25  # a keystroke waits for this
+_PAUSE_S = 2.0  # after a failure nobody waits for Redis for so long
 _WARN_EVERY_S = 60.0
 
 _READ = frozenset({"read"})
@@ -153,16 +155,20 @@ def _secret(scope: Scope) -> str:
 class RateLimits:
     """Counts each key's requests over sliding windows, in Redis. While Redis is away nobody is held back."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._redis = ConnectionPool.from_url(
             redis_url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
         )
         self._limiter: Any = None
         self._warned_at = -_WARN_EVERY_S
+        self._failed_at = -_PAUSE_S
 
     async def count(self, key: Key) -> None:
         """Count one request. Raises Busy when the key has had its share."""
         assert key.rate is not None
+        if self._clock() - self._failed_at < _PAUSE_S:
+            return
         if self._limiter is None:
             self._limiter = self._connect()
         try:
@@ -170,6 +176,7 @@ class RateLimits:
                 return
             window = await self._limiter.get_window_stats(key.rate, key.name)
         except (RedisError, OSError) as error:
+            self._failed_at = self._clock()
             self._warn(error)
             return
         raise Busy(

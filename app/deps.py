@@ -13,7 +13,9 @@ from app.compat.default_model import DefaultModel
 from app.engines import Engines
 from app.keys import KeyFile
 from app.metrics import Metrics
+from app.readiness import ReadinessCheck
 from app.settings import ApiSettings
+from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.calibrations import Calibrations
 from store.corpora import Corpora
@@ -41,11 +43,14 @@ class Parts:
     queue: TrainingQueue
     engines: Engines
     default_model: DefaultModel
+    loops: tuple[BackgroundLoop, ...]  # started and stopped with the application
     metrics: Metrics
+    readiness: ReadinessCheck
     keys: KeyFile | None  # None: no API key is asked for
     rates: RateLimits
     stopping: threading.Event  # set when the server is told to stop; streams without an end then end
     engine_threads: anyio.CapacityLimiter  # for calls that compute, so that they cannot starve the rest
+    health_threads: anyio.CapacityLimiter  # so that calls that hang on the storage cannot starve /readyz
 
 
 # async, though nothing is awaited: FastAPI runs plain functions in a worker thread.

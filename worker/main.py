@@ -18,6 +18,7 @@ from rq.executions import Execution
 from rq.job import Job as RQJob
 from rq.worker import Worker
 
+from store.logs import configure_logging
 from store.queue import AllowedJob, rq_queue
 from worker.settings import WorkerSettings
 
@@ -67,9 +68,9 @@ def make_worker(redis: Redis) -> TrainingWorker:
 
 def main() -> None:
     """Work until told to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("rq.worker").setLevel(logging.WARNING)
     settings = WorkerSettings.load()
+    configure_logging(settings)
+    logging.getLogger("rq.worker").setLevel(logging.WARNING)
     redis: Any = Redis.from_url(settings.redis_url)
     log.info("waiting for jobs; training on %d cores", settings.cores)
     make_worker(redis).work(logging_level="WARNING")

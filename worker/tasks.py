@@ -21,10 +21,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.errors import Conflict, DomainError
+from store.background import BackgroundLoop
 from store.blobs import Blobs, open_blobs
 from store.corpora import Corpora
 from store.jobs import Job, JobError, Jobs, JobStatus
 from store.live import EventLog, Live
+from store.logs import set_job
 from store.models import Models
 from store.queue import TrainingQueue
 from worker.checkpoints import Checkpoint, Checkpoints
@@ -42,6 +44,7 @@ _RENEW_S = 2.0
 def train(job_id: str) -> None:
     """Run one job to its end, or to the point where it is given back. Returns nothing to the queue."""
     _die_with_parent()
+    set_job(job_id)
     settings = WorkerSettings.load()
     redis_url = settings.redis_url
     live = Live(Redis.from_url(redis_url, decode_responses=True))
@@ -124,9 +127,9 @@ class Attempt:
         finally:
             self._live_log.close()
 
-    def heartbeat(self) -> "Heartbeat":
+    def heartbeat(self) -> BackgroundLoop:
         """Return a context in which the lease is renewed and requests are noticed."""
-        return Heartbeat(self._beat)
+        return BackgroundLoop("heartbeat", self._beat, interval_s=_RENEW_S)
 
     def _train(self) -> None:
         from worker.pipeline import train_model  # imports TensorFlow
@@ -242,26 +245,6 @@ class Attempt:
         except (RedisError, OSError) as error:
             log.debug("Redis is away: %s", error)
             return None
-
-
-class Heartbeat:
-    """Calls `beat` every two seconds in a thread, from entering the context until leaving it."""
-
-    def __init__(self, beat: Callable[[], None]) -> None:
-        self._beat = beat
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
-        while not self._done.wait(_RENEW_S):
-            self._beat()
 
 
 def _die_with_parent() -> None:

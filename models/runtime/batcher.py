@@ -511,12 +511,19 @@ class Batcher:
         self._readers.clear()
         self._steppers.clear()
         self._joining.clear()
+        # As at the start: whatever broke may have left rows and states that do not fit together.
         self._sampler = None
-        self._keep([])
+        self._rows = []
+        self._state = self.network.initial_state(0)
+        self._logits = np.zeros((0, self.network.V), np.float32)
         self._credit_s = 0.0
+        self._has_changed = True  # those in the backlog can have the places
         self.counters["failures"] += len(jobs)
         for job in jobs:
-            job.fail(error)
+            try:
+                job.fail(error)
+            except Exception:  # the others must be told all the same
+                log.exception("a request to model %s could not be told that it failed", self._name)
 
 
 def _keeps(at: int, length: int) -> bool:

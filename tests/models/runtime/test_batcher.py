@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.errors import Busy
 from models.runtime.batcher import JOBS, ROWS, Batcher
-from models.runtime.jobs import CompletionJob
+from models.runtime.jobs import CompletionJob, Row
 from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
 from models.runtime.state_cache import CHUNK, StateCache
 from models.vocabulary import Vocabulary
@@ -258,6 +258,41 @@ def test_failing_step_fails_its_requests_and_the_thread_survives(bench: Bench) -
     bench.network.failing = False
     assert bench.ask("abc").answer().text() == expected("abc", 5)
     assert bench.batcher.counters["failures"] == 3
+
+
+def test_requests_that_wait_for_a_place_are_taken_after_a_failing_step(bench: Bench) -> None:
+    bench.network.failing = True
+    bench.network.gate.clear()
+    failures = [bench.ask("abc") for _ in range(2 * JOBS + 3)]
+    bench.network.gate.set()
+    for asked in failures:
+        assert isinstance(asked.wait_for(Usage, Failed), Failed)
+    assert bench.batcher.waiting == 0
+
+
+class CannotBeTold(CompletionJob):
+    """Raises also where it is told that it failed."""
+
+    def begin(self, logits: np.ndarray, state: np.ndarray) -> list[Row]:  # noqa: ARG002
+        raise RuntimeError("the request broke")
+
+    def fail(self, error: Exception) -> None:  # noqa: ARG002
+        raise OSError("and cannot be told")
+
+
+def test_request_that_cannot_be_told_of_its_failure_takes_neither_the_others_nor_the_thread(
+    bench: Bench,
+) -> None:
+    neighbor = bench.ask("a", 10_000_000)
+    neighbor.wait_for(Piece)
+    request = CompletionRequest(prompt="b", max_characters=5)
+    bench.network.gate.clear()
+    bench.batcher.submit(CannotBeTold(request, VOCABULARY, ID_OF, lambda _: None, seed=1))
+    after = bench.ask("c", 10_000_000)
+    bench.network.gate.set()
+    for asked in (neighbor, after):
+        assert isinstance(asked.wait_for(Usage, Failed), Failed)
+    assert bench.ask("abc").answer().text() == expected("abc", 5)
 
 
 def test_listener_that_raises_ends_only_its_own_request(bench: Bench) -> None:
