@@ -10,7 +10,9 @@ from redis import Redis
 
 from app.auth import RateLimits
 from app.compat.default_model import DefaultModel
+from app.connections import Connections
 from app.engines import Engines
+from app.incoming_body import BodyMemory
 from app.metrics import Metrics
 from app.settings import ApiSettings
 from store.blobs import Blobs
@@ -42,6 +44,8 @@ class Parts:
     default_model: DefaultModel
     metrics: Metrics
     rates: RateLimits
+    connections: Connections
+    body_memory: BodyMemory
     stopping: threading.Event  # set when the server is told to stop; streams without an end then end
     engine_threads: anyio.CapacityLimiter  # for calls that compute, so that they cannot starve the rest
 

@@ -78,6 +78,27 @@ class ApiSettings(StoreSettings):
         description="API processes on the one port; each loads its own models and counts its own metrics.",
     )
 
+    max_connections: int = Field(
+        0,
+        ge=0,
+        description="Connections of one API process; 0 takes a third of the files it may open, at most 8192.",
+    )
+    header_timeout_s: float = Field(
+        10.0, gt=0, description="Seconds for a new connection, or a begun request, to send its whole header."
+    )
+    body_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds for each 16 KiB of a body to come; a JSON body must be complete after four times"
+        " as long.",
+    )
+    body_memory_bytes: int = Field(
+        256 << 20,
+        ge=1 << 20,
+        description="Memory for JSON bodies, of all requests together; above it, the oldest incomplete one is"
+        " answered 503.",
+    )
+
     @field_validator("api_keys_file", mode="before")
     @classmethod
     def _empty_is_none(cls, path: object) -> object:
