@@ -149,6 +149,7 @@ def _http_words(error: HTTPException) -> tuple[str, str]:
         ),
         408: ("request_timeout", "the request did not come, or came too slowly; send it again"),
         413: ("body_too_large", "the body is larger than this call accepts"),
+        421: ("host_not_allowed", str(error.detail)),
         431: ("header_too_large", "the request's header is too large"),
         503: ("overloaded", str(error.detail)),
     }

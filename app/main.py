@@ -41,6 +41,7 @@ from app.js_client import add_js_client
 from app.keys import KeyFile
 from app.metrics import Measured, Metrics
 from app.middleware import BodyLimit, RequestId
+from app.origins import CrossSiteCheck, HostCheck
 from app.routes import (
     architectures,
     calibrations,
@@ -109,6 +110,11 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     app.add_middleware(BodyLimit, unlimited_paths=(corpora.UPLOAD_PATH, openai_files.UPLOAD_PATH))
     if settings.api_keys_file:
         app.add_middleware(Auth, keys=KeyFile(settings.api_keys_file))
+    if "*" not in settings.origins:
+        app.add_middleware(CrossSiteCheck, origins=settings.origins)
+    # A page that DNS rebinding lets in has no key, so the check is for services without keys, or on request.
+    if "*" not in settings.hosts and (settings.hosts or not settings.api_keys_file):
+        app.add_middleware(HostCheck, hosts=[*settings.hosts, settings.host])
     app.add_middleware(RequestId)
     app.add_middleware(Measured)
     add_js_client(app, allowed_origins=settings.origins)

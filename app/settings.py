@@ -71,6 +71,11 @@ class ApiSettings(StoreSettings):
         description="Whose pages may call the API from a browser: origins as `https://example.org`, separated"
         " by commas, or `*`; this service's own pages always may.",
     )
+    allowed_hosts: str = Field(
+        "",
+        description="Names that this service is reached by: `example.org`, `*.example.org` or `*`, separated"
+        " by commas; localhost, IP addresses, this machine's name and NEXTCHAR_HOST always may.",
+    )
     processes: int = Field(
         1,
         ge=1,
@@ -137,6 +142,22 @@ class ApiSettings(StoreSettings):
                     f"{origin!r} is no origin: one is written https://example.org, without a path"
                 )
         return origins
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_host_names(cls, hosts: str) -> str:
+        for host in _listed(hosts):
+            if host != "*" and not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*", host, re.ASCII):
+                raise ValueError(
+                    f"{host!r} is no host name: one is written example.org or *.example.org, without a scheme"
+                    " and a port"
+                )
+        return hosts
+
+    @property
+    def hosts(self) -> list[str]:
+        """The allowed host names, one by one."""
+        return _listed(self.allowed_hosts)
 
     @property
     def origins(self) -> list[str]:

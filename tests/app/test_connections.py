@@ -14,9 +14,11 @@ import pytest
 from app.connections import default_max_connections, raise_open_files_limit
 from app.settings import ApiSettings
 from tests.app.fakes import publish
+from tests.app.raw_http import answer_in, connected, read_all
 from tests.app.service import Service, error_of, serving, until
 
 COMPLETE = "/v1/models/fake/complete"
+IS_JSON = {"content-type": "application/json"}
 HALF_HEADER = b"POST /v1/models/fake/complete HTTP/1.1\r\nHost: localhost\r\nX-"
 
 
@@ -28,35 +30,10 @@ def service_with(settings: ApiSettings, **changes: Any) -> Iterator[Service]:
         yield running
 
 
-@contextlib.contextmanager
-def connected(service: Service, sent: bytes = b"") -> Iterator[socket.socket]:
-    """A connection to the API, over which these bytes have gone."""
-    url = service.http.base_url
-    with socket.create_connection((url.host, url.port), timeout=20) as client:
-        client.sendall(sent)
-        yield client
-
-
 def request(path: str, body: bytes, *, length: int | None = None, kind: str = "application/json") -> bytes:
     """The bytes of a POST; with a `length` that is greater than the body, of half of one."""
     header = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
     return f"{header}Content-Length: {length or len(body)}\r\n\r\n".encode() + body
-
-
-def read_all(client: socket.socket) -> bytes:
-    """What comes until the server closes."""
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while piece := client.recv(65536):
-            received += piece
-    return received
-
-
-def answer_in(received: bytes) -> httpx.Response:
-    header, _, body = received.partition(b"\r\n\r\n")
-    first, *lines = header.decode().split("\r\n")
-    headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
-    return httpx.Response(int(first.split()[1]), headers=headers, content=body)
 
 
 def is_closed(client: socket.socket) -> bool:
@@ -228,19 +205,17 @@ def test_half_read_bodies_share_a_bound_and_the_oldest_gives_way(settings: ApiSe
     with service_with(settings, body_memory_bytes=2 << 20) as service, contextlib.ExitStack() as held:
         half = request(COMPLETE, body[:-1], length=len(body))
         clients = [held.enter_context(connected(service, half)) for _ in range(6)]
-        first = answer_in(read_some(clients[0]))
+        first = answer_in(clients[0].recv(65536))
         assert error_of(first, 503)["code"] == "overloaded" and first.headers["retry-after"] == "1"
         assert "NEXTCHAR_BODY_MEMORY_BYTES" in first.json()["error"]["message"]
         # One that sends its body at once gets through, and so does any keystroke.
-        assert service.http.post(COMPLETE, content=body, headers=JSON).status_code == 200
+        assert (
+            service.http.post(
+                COMPLETE, content=body, headers={"content-type": "application/json"}
+            ).status_code
+            == 200
+        )
         assert service.http.post(COMPLETE, json={"prompt": "a"}).status_code == 200
-
-
-JSON = {"content-type": "application/json"}
-
-
-def read_some(client: socket.socket) -> bytes:
-    return client.recv(65536)
 
 
 def test_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
