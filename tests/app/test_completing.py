@@ -235,7 +235,7 @@ def test_slot_of_a_client_that_vanished_is_free_within_50_ms(http: httpx.Client,
     http.post(COMPLETE, json={"prompt": ""})  # loads it
     address = urlsplit(str(http.base_url))
     body = json.dumps(LONG | {"n": 10, "stream": stream}).encode()
-    head = f"POST {COMPLETE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {COMPLETE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     taken_s = []
     for _ in range(5):
         with socket.create_connection((address.hostname, address.port)) as client:
