@@ -204,3 +204,15 @@ def test_client_that_vanishes_in_mid_upload_leaves_nothing(service: Service) -> 
     until(lambda: not service.spooled)
     assert not service.corpora.all()
     assert service.http.get("/healthz").status_code == 200
+
+
+def test_name_with_an_empty_record_is_not_found_and_can_be_given_again(service: Service) -> None:
+    service.blobs.write("corpus_names/fox", b"")
+    for method, path in (("GET", "fox"), ("GET", "fox/text"), ("DELETE", "fox")):
+        error_of(service.http.request(method, f"/v1/corpora/{path}"), 404)
+    assert service.http.get("/v1/corpora").json()["data"] == []
+    job = service.http.post("/v1/jobs", json={"corpus": "fox", "name": "fox"})
+    assert error_of(job, 404)["code"] == "corpus_not_found"
+    answer = service.http.post("/v1/corpora", params={"name": "fox"}, content=TEXT.encode())
+    assert answer.status_code == 201
+    assert service.http.get("/v1/corpora/fox").json() == answer.json()
