@@ -10,7 +10,9 @@ from redis import Redis
 
 from app.auth import RateLimits
 from app.compat.default_model import DefaultModel
+from app.connections import Connections
 from app.engines import Engines
+from app.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.metrics import Metrics
 from app.readiness import ReadinessCheck
@@ -48,6 +50,8 @@ class Parts:
     readiness: ReadinessCheck
     keys: KeyFile | None  # None: no API key is asked for
     rates: RateLimits
+    connections: Connections
+    body_memory: BodyMemory
     stopping: threading.Event  # set when the server is told to stop; streams without an end then end
     engine_threads: anyio.CapacityLimiter  # for calls that compute, so that they cannot starve the rest
     health_threads: anyio.CapacityLimiter  # so that calls that hang on the storage cannot starve /readyz

@@ -147,7 +147,11 @@ def _http_words(error: HTTPException) -> tuple[str, str]:
             "method_not_allowed",
             "this method is not possible here; the Allow header lists those that are",
         ),
+        408: ("request_timeout", "the request did not come, or came too slowly; send it again"),
         413: ("body_too_large", "the body is larger than this call accepts"),
+        421: ("host_not_allowed", str(error.detail)),
+        431: ("header_too_large", "the request's header is too large"),
+        503: ("overloaded", str(error.detail)),
     }
     return known.get(error.status_code, (f"http_{error.status_code}", str(error.detail)))
 

@@ -33,13 +33,16 @@ from uvicorn.supervisors import Multiprocess
 from app.auth import Auth, RateLimits
 from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
 from app.compat.default_model import DefaultModel
+from app.connections import BoundedHttpProtocol, Connections, raise_open_files_limit
 from app.deps import Parts
 from app.engines import Engines, LoadEngine
 from app.errors import add_error_handlers
+from app.incoming_body import BodyMemory
 from app.js_client import add_js_client
 from app.keys import KeyFile
 from app.metrics import Measured, Metrics
 from app.middleware import BodyLimit, RequestId
+from app.origins import CrossSiteCheck, HostCheck
 from app.readiness import ReadinessCheck
 from app.routes import (
     architectures,
@@ -113,6 +116,11 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     app.add_middleware(BodyLimit, unlimited_paths=(corpora.UPLOAD_PATH, openai_files.UPLOAD_PATH))
     if keys:
         app.add_middleware(Auth, keys=keys)
+    if "*" not in settings.origins:
+        app.add_middleware(CrossSiteCheck, origins=settings.origins)
+    # A page that DNS rebinding lets in has no key, so the check is for services without keys, or on request.
+    if "*" not in settings.hosts and (settings.hosts or not keys):
+        app.add_middleware(HostCheck, hosts=[*settings.hosts, settings.host])
     app.add_middleware(RequestId)
     app.add_middleware(Measured)
     add_js_client(app, allowed_origins=settings.origins)
@@ -162,6 +170,10 @@ def build_parts(
         readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),
         keys=keys,
         rates=RateLimits(settings.redis_url),
+        connections=Connections(
+            max_connections=settings.max_connections, header_timeout_s=settings.header_timeout_s
+        ),
+        body_memory=BodyMemory(limit_bytes=settings.body_memory_bytes),
         stopping=stopping,
         engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
         health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
@@ -171,17 +183,14 @@ def build_parts(
 def main() -> None:
     """Serve with the settings of the environment until told to stop."""
     settings = ApiSettings.load()
-    config = uvicorn.Config(
+    raise_open_files_limit()
+    config = server_config(
         "app.main:application",
         factory=True,
         host=settings.host,
         port=settings.port,
         workers=settings.processes,
-        lifespan="on",
-        server_header=False,
         log_config=logging_config(settings),
-        access_log=False,  # the metrics count requests; a line a keystroke helps nobody
-        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_SHUTDOWN_S,
         timeout_worker_healthcheck=_HEALTHCHECK_S,
     )
@@ -191,6 +200,20 @@ def main() -> None:
     server = uvicorn.Server(config)
     server.run()
     raise SystemExit(0 if server.started else 1)
+
+
+def server_config(app: FastAPI | str, **options: Any) -> uvicorn.Config:
+    """Return how `app`, or what a string names, is served; `options` are further ones of uvicorn's."""
+    return uvicorn.Config(
+        app,
+        http=BoundedHttpProtocol,
+        ws="none",  # no route has web sockets, and their connections would not be bounded
+        lifespan="on",
+        server_header=False,
+        access_log=False,  # the metrics count requests; a line a keystroke helps nobody
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        **options,
+    )
 
 
 def application() -> FastAPI:
@@ -233,11 +256,14 @@ def _lifespan(
             loop.start()
         threading.Thread(target=parts.engines.load_pinned, name="load pinned models", daemon=True).start()
         gc.freeze()  # what is here stays: looking through it for garbage would hold up all requests
-        watching = asyncio.ensure_future(parts.metrics.watch_loop())
+        watching = [
+            asyncio.ensure_future(watch) for watch in (parts.metrics.watch_loop(), parts.connections.watch())
+        ]
         try:
             yield {"parts": parts}
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
             for loop in parts.loops:
                 loop.stop()
             await run_in_threadpool(parts.engines.close)

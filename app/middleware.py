@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import error_response
+from app.incoming_body import IncomingBody
 from app.score_stream import is_streamed
 from store.logs import REQUEST_ID
 
@@ -21,6 +22,7 @@ log = logging.getLogger("nextchar.api")
 MAX_JSON_BYTES = 32 << 20  # a million characters, each up to 12 bytes as JSON, fit with room to spare
 MAX_PLAIN_JSON_BYTES = 1 << 20  # where no document is sent: what is wrong with each field is listed in memory
 
+_WITHOUT_BODY = ("GET", "HEAD")  # nobody reads it
 _SANE_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
@@ -57,7 +59,10 @@ class RequestId:
 
 
 class BodyLimit:
-    """Refuses bodies that are too long, but for texts, which have a limit of their own."""
+    """Refuses bodies that are too long or come too slowly (`app.incoming_body`).
+
+    Texts have a limit of their own. Lines that are scored as they come may be hours apart.
+    """
 
     def __init__(self, app: ASGIApp, *, unlimited_paths: Collection[str]) -> None:
         self._app = app
@@ -65,25 +70,23 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in self._unlimited_paths or _streams_lines(scope):
+        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY or _streams_lines(scope):
             await self._app(scope, receive, send)
             return
-        limit_bytes = MAX_PLAIN_JSON_BYTES if _has_no_document(scope) else MAX_JSON_BYTES
-        declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdecimal() and int(declared) > limit_bytes:
-            await error_response(HTTPException(413))(scope, receive, send)
-            return
-        taken = 0
-
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > limit_bytes:
-                raise HTTPException(413)  # the one exception that FastAPI lets through while it reads a body
-            return message
-
-        await self._app(scope, counted, send)
+        limit_bytes = None
+        if scope["path"] not in self._unlimited_paths:
+            limit_bytes = MAX_PLAIN_JSON_BYTES if _has_no_document(scope) else MAX_JSON_BYTES
+            declared = Headers(scope=scope).get("content-length", "0")
+            if declared.isdecimal() and int(declared) > limit_bytes:
+                await error_response(HTTPException(413))(scope, receive, send)
+                return
+        parts = scope["state"]["parts"]
+        timeout_s = parts.settings.body_timeout_s
+        body = IncomingBody(receive, memory=parts.body_memory, timeout_s=timeout_s, max_bytes=limit_bytes)
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            body.release()
 
 
 def _has_no_document(scope: Scope) -> bool:

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,6 +42,7 @@ STREAMED = ("text/plain", "application/x-ndjson")
 MAX_LINE_CHARACTERS = 50_000
 """Of a longer line so much is scored, and its record says so."""
 
+_MAX_ID_DEPTH = 100  # lists and objects within one another; json.dumps fails on some thousands
 _MAX_LINE_BYTES = 4 * MAX_LINE_CHARACTERS
 _BUFFER_BYTES = 1 << 20
 _BATCH_BYTES = 256 << 10
@@ -153,7 +154,7 @@ class LineReader:
             value = json.loads(data) if not raw.is_cut else None
         except (ValueError, RecursionError):
             value = None
-        if isinstance(value, dict) and _can_come_back(value.get("id")):
+        if isinstance(value, dict) and _can_be_returned(value.get("id")):
             about |= {"id": value["id"]} if "id" in value else {}
             value = value.get("line")
         if not isinstance(value, str):
@@ -169,12 +170,28 @@ class LineReader:
         return self._vocabulary.to_characters(value)
 
 
-def _can_come_back(value: Any) -> bool:
-    """Whether an id can be written as JSON: a number can be spelt that is too large for any."""
+def _can_be_returned(value: Any) -> bool:
+    """Whether an id can be written as JSON: it may be nested too deeply, or a number too large for any."""
+    if _is_nested_deeper(value, _MAX_ID_DEPTH):
+        return False
     try:
         json.dumps(value, allow_nan=False)
     except ValueError:
         return False
+    return True
+
+
+def _is_nested_deeper(value: Any, max_depth: int) -> bool:
+    level = [value]
+    for _ in range(max_depth):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
     return True
 
 
@@ -300,7 +317,7 @@ class _Body:
                     return
                 is_whole = not message.get("more_body", False)
                 data = message.get("body", b"")
-                for piece in self._gunzip.feed(data) if self._gunzip else (data,):
+                async for piece in self._text_in(data):
                     await self._put(piece)
                 if is_whole and self._gunzip:
                     self._gunzip.finish()
@@ -309,6 +326,14 @@ class _Body:
                     self._changed.notify_all()
         except DomainError as error:
             await self._fail(error)
+
+    async def _text_in(self, data: bytes) -> AsyncIterator[bytes]:
+        if self._gunzip is None:
+            yield data
+            return
+        pieces = self._gunzip.feed(data)
+        while piece := await anyio.to_thread.run_sync(next, pieces, b""):
+            yield piece
 
     async def _fail(self, error: Exception) -> None:
         async with self._changed:

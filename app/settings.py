@@ -6,15 +6,20 @@ import re
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from app.keys import read_keys
 from store.settings import StoreSettings, load_settings
 
 
+def physical_memory_bytes() -> int:
+    """Return the memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def machine_memory_bytes() -> int:
     """Return the memory of this machine, or of this container where that is less."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    physical = physical_memory_bytes()
     try:
         return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):  # no container, or "max"
@@ -24,7 +29,7 @@ def machine_memory_bytes() -> int:
 class ApiSettings(StoreSettings):
     """Read from the environment by `load`; pass values by keyword in tests."""
 
-    # Before `host`, whose check looks at both.
+    # Before `published_address` and `host`, whose checks look at both.
     api_keys_file: Path | None = Field(
         None,
         description="The API keys, a line each; `python -m app.keys new` makes one. Without, none is asked.",
@@ -33,9 +38,19 @@ class ApiSettings(StoreSettings):
         False,
         description="Serve without API keys on an address that other machines reach.",
     )
+    published_address: str = Field(
+        "",
+        description="`address:port` at which a container's host publishes this port; docker-compose.yml sets"
+        " it from NEXTCHAR_PUBLISH. It decides who reaches the API, then, not the address to listen on.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
     max_corpus_bytes: int = Field(1 << 30, ge=1, description="The largest text accepted, in bytes.")
+    worker_memory: str = Field(
+        "",
+        description="Memory of the worker's container, as `8g`, if it has a limit that the API's has not;"
+        " docker-compose.yml sets it.",
+    )
     training_memory_bytes: int = Field(
         default_factory=lambda: machine_memory_bytes() * 8 // 10,
         ge=1,
@@ -71,11 +86,37 @@ class ApiSettings(StoreSettings):
         description="Whose pages may call the API from a browser: origins as `https://example.org`, separated"
         " by commas, or `*`; this service's own pages always may.",
     )
+    allowed_hosts: str = Field(
+        "",
+        description="Names that this service is reached by: `example.org`, `*.example.org` or `*`, separated"
+        " by commas; localhost, IP addresses, this machine's name and NEXTCHAR_HOST always may.",
+    )
     processes: int = Field(
         1,
         ge=1,
         le=256,
         description="API processes on the one port; each loads its own models and counts its own metrics.",
+    )
+
+    max_connections: int = Field(
+        0,
+        ge=0,
+        description="Connections of one API process; 0 takes a third of the files it may open, at most 8192.",
+    )
+    header_timeout_s: float = Field(
+        10.0, gt=0, description="Seconds for a new connection, or a begun request, to send its whole header."
+    )
+    body_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds for each 16 KiB of a body to come; a JSON body must be complete after four times"
+        " as long.",
+    )
+    body_memory_bytes: int = Field(
+        256 << 20,
+        ge=1 << 20,
+        description="Memory for JSON bodies, of all requests together; above it, the oldest incomplete one is"
+        " answered 503.",
     )
 
     @field_validator("api_keys_file", mode="before")
@@ -93,13 +134,42 @@ class ApiSettings(StoreSettings):
             raise ValueError(f"the file of API keys cannot be read: {error.strerror}") from None
         return path
 
+    @field_validator("allow_anonymous", mode="before")
+    @classmethod
+    def _empty_is_false(cls, allow: object) -> object:
+        return allow or False
+
+    @field_validator("published_address")
+    @classmethod
+    def _published_to_others_only_on_purpose(cls, published: str, info: ValidationInfo) -> str:
+        host = published.rpartition(":")[0].strip("[]")  # none: on every interface
+        if published and not (_is_loopback(host) or _is_guarded(info)):
+            raise ValueError(
+                "other machines can reach the API here and there are no API keys; name a file of keys in"
+                " NEXTCHAR_API_KEYS_FILE, set NEXTCHAR_ALLOW_ANONYMOUS=1 if it is meant to be open, or set"
+                " NEXTCHAR_PUBLISH=127.0.0.1:8000"
+            )
+        return published
+
+    @field_validator("worker_memory")
+    @classmethod
+    def _is_amount_of_memory(cls, amount: str) -> str:
+        _bytes_of(amount)
+        return amount
+
+    @model_validator(mode="after")
+    def _limit_training_to_the_workers_memory(self) -> Self:
+        limit_bytes = _bytes_of(self.worker_memory)
+        if limit_bytes and "training_memory_bytes" not in self.model_fields_set:
+            self.training_memory_bytes = min(limit_bytes, physical_memory_bytes()) * 8 // 10
+        return self
+
     @field_validator("host")
     @classmethod
     def _open_to_others_only_on_purpose(cls, host: str, info: ValidationInfo) -> str:
-        # A keys file that is wrong has an error of its own.
-        has_keys = info.data.get("api_keys_file", "wrong") is not None
-        is_guarded = has_keys or info.data.get("allow_anonymous")
-        if not (_is_loopback(host) or is_guarded):
+        # An address that is published has a check of its own.
+        is_published = info.data.get("published_address", "wrong") != ""
+        if not (_is_loopback(host) or is_published or _is_guarded(info)):
             raise ValueError(
                 "other machines can reach this address and there are no API keys; name a file of keys in"
                 " NEXTCHAR_API_KEYS_FILE, set NEXTCHAR_ALLOW_ANONYMOUS=1 if it is meant to be open, or listen"
@@ -117,6 +187,22 @@ class ApiSettings(StoreSettings):
                 )
         return origins
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_host_names(cls, hosts: str) -> str:
+        for host in _listed(hosts):
+            if host != "*" and not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*", host, re.ASCII):
+                raise ValueError(
+                    f"{host!r} is no host name: one is written example.org or *.example.org, without a scheme"
+                    " and a port"
+                )
+        return hosts
+
+    @property
+    def hosts(self) -> list[str]:
+        """The allowed host names, one by one."""
+        return _listed(self.allowed_hosts)
+
     @property
     def origins(self) -> list[str]:
         """The allowed origins, one by one."""
@@ -130,6 +216,24 @@ class ApiSettings(StoreSettings):
 
 def _listed(values: str) -> list[str]:
     return [value.strip() for value in values.split(",") if value.strip()]
+
+
+def _is_guarded(info: ValidationInfo) -> bool:
+    # A keys file that is wrong has an error of its own.
+    has_keys = info.data.get("api_keys_file", "wrong") is not None
+    return has_keys or bool(info.data.get("allow_anonymous"))
+
+
+def _bytes_of(amount: str) -> int:
+    """Return the bytes that Docker understands by an amount of memory; 0 for none.
+
+    >>> _bytes_of("8g"), _bytes_of("512MB"), _bytes_of("")
+    (8589934592, 536870912, 0)
+    """
+    found = re.fullmatch(r"(\d+)(b|[kmg]b?)?", amount.lower())
+    if amount and not found:
+        raise ValueError("not an amount of memory: write 8g, or 512m")
+    return int(found[1]) << {"k": 10, "m": 20, "g": 30}.get((found[2] or "b")[0], 0) if found else 0
 
 
 def _is_loopback(host: str) -> bool:

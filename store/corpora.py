@@ -84,8 +84,8 @@ class Corpora:
         if known is None or not self._is_whole(known):
             self._blobs.write(f"corpora/{corpus.id}/text", upload.path)
             self._blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(asdict(corpus)).encode())
-        if name is not None and not self._blobs.create(f"corpus_names/{name}", corpus.id.encode()):
-            self._check_name_is_free(name, corpus.id)
+        if name is not None:
+            self._give_name(name, corpus.id)
         return (corpus, True) if known is None else (known, False)
 
     def get(self, reference: str) -> Corpus:
@@ -176,9 +176,12 @@ class Corpora:
         if is_id("corpus", reference):
             return reference
         try:
-            return self._blobs.read(f"corpus_names/{check_name(reference)}").decode()
-        except (FileNotFoundError, InvalidInput):
-            raise no_such_corpus(reference) from None
+            target = self._name_target(f"corpus_names/{check_name(reference)}")
+        except InvalidInput:
+            target = None
+        if target is None:
+            raise no_such_corpus(reference)
+        return target
 
     def _read(self, corpus_id: str) -> Corpus | None:
         path = f"corpora/{corpus_id}/corpus.json"
@@ -197,14 +200,23 @@ class Corpora:
         return digest.hexdigest() == corpus.sha256
 
     def _name_target(self, path: str) -> str | None:
+        """Return the id in the record of a name; None if there is no record, or an empty or damaged one."""
         try:
-            return self._blobs.read(path).decode()
+            target = self._blobs.read(path).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
+        return target if is_id("corpus", target) else None
+
+    def _give_name(self, name: str, corpus_id: str) -> None:
+        path = f"corpus_names/{name}"
+        if not self._blobs.create(path, corpus_id.encode()):
+            self._check_name_is_free(name, corpus_id)
+            if self._name_target(path) != corpus_id:  # it names no corpus; of two that replace it one wins
+                self._blobs.write(path, corpus_id.encode())
 
     def _check_name_is_free(self, name: str, corpus_id: str) -> None:
         target = self._name_target(f"corpus_names/{name}")
-        if target not in (None, corpus_id):
+        if target not in (None, corpus_id) and self._blobs.exists(f"corpora/{target}/corpus.json"):
             raise Conflict(
                 f"the name {name!r} belongs to {target}; choose another name or delete that corpus",
                 code="name_taken",

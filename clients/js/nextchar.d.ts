@@ -140,7 +140,7 @@ export class Nextchar {
 
 export class NextcharError extends Error {
   name: "NextcharError";
-  /** The API's code, as `model_not_found`; or `unreachable`, `timeout`, `invalid_option`. */
+  /** The API's code, as `model_not_found`; or `unreachable`, `timeout`, `invalid_option`, `origin_not_allowed`. */
   code: string;
   /** The HTTP status; 0 if there was no answer. */
   status: number;

@@ -1,8 +1,5 @@
-/**
- * nextchar in the browser: a client, ghost text and lists for forms, a highlighter of what is odd in a text. What
- * each export does stands in nextchar.d.ts; here stands why. Styles go through the CSSOM and no markup is parsed,
- * so the strictest Content-Security-Policy will do.
- */
+// A client, ghost text and lists for forms, and a highlighter; nextchar.d.ts documents each export. Styles go
+// through the CSSOM and no markup is parsed, so the strictest Content-Security-Policy will do.
 
 // ---- the client
 
@@ -81,8 +78,10 @@ export class Nextchar {
     if (this.key) headers.Authorization = `Bearer ${this.key}`;
     const url = `${this.#base}/v1/models/${encodeURIComponent(model)}/${call}`;
     for (let attempt = 0; ; attempt++) {
-      const answer = await fetch(url, { method: "POST", headers, body: JSON.stringify(body), signal }).catch((cause) => {
-        throw signal?.aborted ? signal.reason : unreachable(cause);
+      const request = { method: "POST", headers, body: JSON.stringify(body), signal };
+      const answer = await fetch(url, request).catch(async (cause) => {
+        const error = await this.#explain(cause);
+        throw signal?.aborted ? signal.reason : error;
       });
       if (answer.ok) return answer;
       const after = Number(answer.headers.get("Retry-After")) || null; // seconds
@@ -90,6 +89,16 @@ export class Nextchar {
       if (answer.status !== 429 || attempt >= retries) throw error;
       await sleep(1000 * (after ?? 2 ** attempt / 2), signal);
     }
+  }
+
+  // A browser does not say why a request failed. If the service answers, but not to this page, it is CORS.
+  async #explain(cause) {
+    const origin = globalThis.location?.origin;
+    const answers = (mode) => fetch(`${this.#base}/healthz`, { mode }).then(() => true, () => false);
+    if (!origin || (await answers("cors")) || !(await answers("no-cors"))) return unreachable(cause);
+    const fix = `start it with NEXTCHAR_ALLOWED_ORIGINS=${origin === "null" ? "*" : origin}`;
+    const message = `the service at ${this.#base} does not allow pages of ${origin}: ${fix}`;
+    return new NextcharError(message, { code: "origin_not_allowed", cause });
   }
 }
 
@@ -119,8 +128,8 @@ const ANSWER_WITHIN_MS = 5000;
 const LONGEST_PAUSE_MS = 30_000;
 const WORTH_SHOWING = 0.2; // keystrokes that can be expected to be saved
 
-// A text begins as a line does, after a line break. A long one is cut in large steps: cut further at each key, it
-// would be new to the server's cache each time.
+// A text begins after a line break. A long one is cut in large steps: cut at each key, it would miss the server's
+// cache each time.
 export function promptOf(before) {
   const from = (Math.floor(before.length / PROMPT_UNITS) - 1) * PROMPT_UNITS;
   if (from <= 0) return "\n" + before;
@@ -129,7 +138,7 @@ export function promptOf(before) {
   return before.slice(/[\udc00-\udfff]/.test(before[from]) ? from + 1 : from);
 }
 
-// As many as save the most keys, as expected: n characters for one key save n - 1, if all are right.
+// Maximizes the expected keys saved: n characters for one key save n - 1, if all are right.
 export function likelyLength(logprobs) {
   let sum = 0, most = WORTH_SHOWING, length = 0;
   logprobs.forEach((logprob, i) => {
@@ -142,16 +151,16 @@ export function likelyLength(logprobs) {
 export function firstWord(text) {
   const [found] = /^\s*(?:[\p{L}\p{M}\p{N}_'’]+|[^\s\p{L}\p{M}\p{N}_'’]+)/u.exec(text) ?? [text];
   const space = found.length - found.trimStart().length;
-  const word = found.slice(space); // where a script has no spaces, the browser's dictionary knows where it ends
+  const word = found.slice(space); // scripts without spaces need a dictionary
   if (!/[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}]/u.test(word)) return found;
   const [first] = new Intl.Segmenter(undefined, { granularity: "word" }).segment(word);
   return found.slice(0, space) + first.segment;
 }
 
-// One question at a time; a newer one overtakes it; after an error there are none for a while.
+// One request at a time; a newer one cancels it; after an error there is a pause.
 class Asker {
   #asking = null;
-  #typical = 20; // milliseconds that an answer takes, lately
+  #typical = 20; // milliseconds for an answer
   #failures = 0;
   #pausedUntil = 0;
 
@@ -159,7 +168,7 @@ class Asker {
     Object.assign(this, { client, model, debounce, onError });
   }
 
-  // As long as an answer takes: a fast server is asked at each key, a slow one in pauses.
+  // A fast server is asked at each key, a slow one in pauses.
   get wait() {
     return this.debounce ?? Math.min(LONGEST_WAIT_MS, this.#typical);
   }
@@ -210,7 +219,7 @@ export class Suggester {
     const typed = prompt.slice(known.prompt.length);
     if (!known.text.startsWith(typed)) return null;
     if (typed.length >= known.end) known.end = this.#cut(known, typed.length);
-    // Nothing at the answer's own prompt is an answer; later it is only used up.
+    // An empty suggestion is an answer at its own prompt; later it is used up.
     if (typed && known.end <= typed.length) return null;
     return known.text.slice(typed.length, known.end);
   }
@@ -235,7 +244,7 @@ export class Suggester {
   }
 
   #cut({ text, logprobs }, from) {
-    const line = from + /^\s*[^\r\n]*/.exec(text.slice(from))[0].length; // no suggestion goes on after a line
+    const line = from + /^\s*[^\r\n]*/.exec(text.slice(from))[0].length;
     if (!logprobs) return line;
     const skip = [...text.slice(0, from)].length; // log-probabilities are of code points
     const characters = [...text.slice(from, line)];
@@ -263,7 +272,7 @@ const isFocused = (host) => host.getRootNode().activeElement === host;
 const isOpen = (host) => !host.readOnly && host.matches(CAN_HELP) && !host.matches(":disabled");
 const isRightToLeft = (host) => getComputedStyle(host).direction === "rtl";
 
-// A layer right over a field, in which the same text falls on the same places.
+// A layer over a field, with the same text in the same places.
 class Mirror {
   #left = 0;
   #top = 0;
@@ -285,13 +294,12 @@ class Mirror {
     const isLine = host.localName === "input";
     style(box, isLine ? { whiteSpace: "pre", display: "flex", alignItems: "center" } : { display: "block" });
     if (isLine) style(this.text, { flex: "1 0 auto" });
-    const frame = host.getBoundingClientRect(); // in screen pixels, after the page's transforms
+    const frame = host.getBoundingClientRect(); // after the page's transforms
     const scale = frame.width / host.offsetWidth || 1;
     const borders = parseFloat(styles.borderLeftWidth) + parseFloat(styles.borderRightWidth);
-    const bar = Math.max(0, Math.round(host.offsetWidth - host.clientWidth - borders)); // the scroll bar
+    const bar = Math.max(0, Math.round(host.offsetWidth - host.clientWidth - borders));
     style(box, { width: `${frame.width / scale - borders - bar}px`, height: `${host.clientHeight}px`,
       zIndex: styles.zIndex });
-    // Whatever it is placed relative to: its distance from there.
     const now = box.getBoundingClientRect();
     this.#left += (frame.left - now.left) / scale + host.clientLeft;
     this.#top += (frame.top - now.top) / scale + host.clientTop;
@@ -338,22 +346,22 @@ class Field {
     const { host, mirror } = this;
     mirror.fit();
     const { value, selectionEnd: caret } = host;
-    // A long text is laid out from the caret's line on, and placed by where it ends.
+    // A long text is laid out from the caret's line on.
     const isLong = host.localName === "textarea" && host.scrollHeight > host.clientHeight + 1;
     const before = create("span", { visibility: "hidden" });
     before.textContent = value.slice(isLong ? value.lastIndexOf("\n", caret - 1) + 1 : 0, caret);
     const after = create("span", { visibility: "hidden" });
-    after.textContent = value.slice(caret) + "\u200b"; // a last line that is empty has its height too
+    after.textContent = value.slice(caret) + "\u200b"; // gives an empty last line its height
     mirror.text.replaceChildren(before, after);
     const padding = parseFloat(mirror.box.style.paddingTop) + parseFloat(mirror.box.style.paddingBottom);
     this.#top = isLong ? host.scrollHeight - padding - mirror.text.offsetHeight : 0;
     const ghost = create("span", { color: PALE });
     ghost.textContent = text;
     if (this.isAtEnd) {
-      // Where the line is full it breaks off from the word before it, which stays.
+      // Where the line is full, the word before it stays.
       after.replaceWith(create("wbr"), ghost);
     } else {
-      // It must move nothing, so it takes no room; it covers what follows on the line.
+      // It must move nothing, so it covers what follows.
       const place = create("span", { position: "relative" });
       style(ghost, { position: "absolute", top: 0, whiteSpace: "pre", insetInlineStart: 0 });
       if (!/^[\r\n]/.test(value.slice(caret))) ghost.style.backgroundColor = getComputedStyle(host).backgroundColor;
@@ -368,7 +376,7 @@ class Field {
   }
 }
 
-// As the user would: with the input event, and Ctrl + Z takes it back.
+// With the input event, and so that Ctrl + Z takes it back.
 function type(host, text) {
   // Deprecated, and the only way into the undo history.
   if (document.execCommand("insertText", false, text)) return;
@@ -389,6 +397,13 @@ function say(host, text) {
   const home = host.closest("dialog") ?? document.body; // outside of an open dialog nothing is read
   if (region.parentNode !== home) home.append(region);
   region.textContent = text;
+}
+
+const warned = new Set();
+
+function warn({ message }) {
+  if (!warned.has(message)) console.warn(`nextchar: ${message}`);
+  warned.add(message);
 }
 
 function tell(host, name, detail) {
@@ -425,7 +440,8 @@ class Helper {
 
   failed(error, pause) {
     this.hide();
-    if (error.status >= 400 && error.status < 500 && error.status !== 429) console.warn(`nextchar: ${error.message}`);
+    const { code, status } = error;
+    if (code === "origin_not_allowed" || (status >= 400 && status < 500 && status !== 429)) warn(error);
     tell(this.host, "error", { error, pause });
     clearTimeout(this.#again);
     this.#again = setTimeout(() => isFocused(this.host) && !this.#isComposing && this.update(), pause + 10);
@@ -513,7 +529,7 @@ class Ghost extends Helper {
     tell(this.host, "suggestion", { text });
   }
 
-  // No event tells that the page changed the value, the field's place or its style.
+  // No event tells that the page changed the value, place or style.
   #look() {
     if (this.#isStale() || !isOpen(this.host)) this.hide();
     else this.place.paint(this.#shown.text);
@@ -603,7 +619,7 @@ class List extends Helper {
     else if (key === "Escape" || key === "ArrowUp") this.hide();
     else if (key === "Enter" && this.#active >= 0) this.#choose(this.#active);
     else {
-      if (key === "Tab" && this.#active >= 0) this.#choose(this.#active); // and on to the next field
+      if (key === "Tab" && this.#active >= 0) this.#choose(this.#active);
       return false;
     }
     return true;
@@ -616,14 +632,14 @@ class List extends Helper {
     this.hide();
     if (!text?.startsWith(value) || host.selectionStart !== value.length) return;
     type(host, text.slice(value.length));
-    this.hide(); // its input event has asked for more
+    this.hide();
     tell(host, "accept", { text, whole: true });
   }
 
   #show(values) {
     const { host } = this;
     const now = JSON.stringify([host.value, values]);
-    if (now === this.#shown) return; // what has been chosen among them stays so
+    if (now === this.#shown) return;
     this.#shown = now;
     this.#values = values;
     const options = values.map((value, i) => {
@@ -656,7 +672,6 @@ class List extends Helper {
     this.#box.children[index].scrollIntoView({ block: "nearest" });
   }
 
-  // Below the field, or above it where there is more room.
   #place() {
     const at = this.host.getBoundingClientRect();
     const styles = getComputedStyle(this.host);
@@ -678,7 +693,7 @@ const LOOK_AGAIN_MS = 200;
 function oddRanges() {
   if (!CSS.highlights.has(ODD)) {
     CSS.highlights.set(ODD, new Highlight());
-    // In a layer it loses against whatever the page says of ::highlight(nextchar-odd).
+    // In a layer, so that the page's own ::highlight(nextchar-odd) wins.
     const sheet = new CSSStyleSheet();
     sheet.replaceSync(`@layer { ::highlight(${ODD}) { background-color: rgb(255 120 60 / 0.35);
       -webkit-text-fill-color: currentcolor; } }`);
@@ -726,7 +741,7 @@ export function highlight(element, { model, client, bits = ODD_BITS, live = fals
       mirror.scroll();
     }
     unmark = mark(mirror ? mirror.text : element, spans);
-    observer.takeRecords(); // of the marks
+    observer.takeRecords();
     tell(element, "highlight", { spans });
     return spans;
   }
@@ -780,7 +795,7 @@ function oddPlaces(score, threshold) {
   return spans;
 }
 
-// Where each character of a line after NFC (or, with a coder, each byte) begins in UTF-16 units; last, its end.
+// Where each character after NFC (with a coder, each byte) begins in UTF-16 units; last, the end.
 function edgesOf(line, coder) {
   const edges = [];
   let at = 0;
@@ -868,7 +883,7 @@ function adopt(host) {
     attach(host);
     helpers.get(host).isAdopted = true;
   } catch (error) {
-    console.warn(`nextchar: ${error.message}`);
+    warn(error);
     tell(host, "error", { error });
   }
 }

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from redis import Redis
 
-from app.main import Server, create_app
+from app.main import Server, create_app, server_config
 from app.settings import ApiSettings
 from models.saved_model import SavedModel
 from store.blobs import Blobs, open_blobs
@@ -102,7 +101,7 @@ def serving_real(settings: ApiSettings, *saved: SavedModel) -> Iterator[httpx.Cl
 @contextlib.contextmanager
 def served(app: FastAPI) -> Iterator[str]:
     """Serve `app` on a free port in a thread; yield its URL."""
-    config = uvicorn.Config(app, port=0, lifespan="on", log_level="warning", timeout_graceful_shutdown=1)
+    config = server_config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
     server = Server(config, stopping=app.state.stopping)
     thread = threading.Thread(target=server.run)
     thread.start()

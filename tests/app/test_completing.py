@@ -51,9 +51,17 @@ def texts(answer: dict[str, Any]) -> list[str]:
     return [one["text"] for one in answer["completions"]]
 
 
-def active(http: httpx.Client) -> float:
-    found = re.search(r'nextchar_engine_active\{model="random@1"\} (\S+)', http.get("/metrics").text)
+def engine_metric(http: httpx.Client, name: str) -> float:
+    found = re.search(rf'nextchar_engine_{name}\{{model="random@1"\}} (\S+)', http.get("/metrics").text)
     return float(found[1]) if found else 0.0
+
+
+def active(http: httpx.Client) -> float:
+    return engine_metric(http, "active")
+
+
+def generated(http: httpx.Client) -> float:
+    return engine_metric(http, "generated_characters")
 
 
 def test_beam_gives_the_engines_likeliest_first(http: httpx.Client) -> None:
@@ -240,7 +248,7 @@ def test_slot_of_a_client_that_vanished_is_free_within_50_ms(http: httpx.Client,
     http.post(COMPLETE, json={"prompt": ""})  # loads it
     address = urlsplit(str(http.base_url))
     body = json.dumps(LONG | {"n": 10, "stream": stream}).encode()
-    head = f"POST {COMPLETE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {COMPLETE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     taken_s = []
     for _ in range(5):
         with socket.create_connection((address.hostname, address.port)) as client:
@@ -269,6 +277,24 @@ def test_short_completion_is_answered_beside_hundreds_of_streams_that_nobody_rea
         began = time.monotonic()
         assert len(texts(complete(http, prompt="abc", max_characters=40))[0]) == 40
         assert time.monotonic() - began < 10
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system has no TCP_NOTSENT_LOWAT")
+def test_stream_whose_client_reads_nothing_is_not_generated_to_its_end(http: httpx.Client) -> None:
+    complete(http, prompt="")
+    address = urlsplit(str(http.base_url))
+    body = json.dumps(LONG | {"n": 10, "logprobs": 2, "stream": True}).encode()
+    head = f"POST {COMPLETE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((address.hostname, address.port)) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        until(lambda: generated(http) > 1_000)
+        before = -1.0
+        while generated(http) != before:
+            before = generated(http)
+            complete(http, prompt="abc", max_characters=100)  # takes longer than some steps of the stream
+            before += 100
+        assert before < 100_000
+        assert active(http) == 10
 
 
 def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:

@@ -69,7 +69,7 @@ def process(tmp_path: Path, redis_url: str) -> Iterator[tuple[subprocess.Popen[b
 
 @contextlib.contextmanager
 def started(
-    data_dir: Path, redis_url: str, settings: dict[str, str]
+    data_dir: Path, redis_url: str, settings: dict[str, str], *, open_files: int | None = None
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Run `python -m app.main` with a model on disk; the process and its URL."""
     publish_real(data_dir)
@@ -81,7 +81,10 @@ def started(
         "NEXTCHAR_REDIS_URL": redis_url,
         "NEXTCHAR_PORT": str(port),
     }
-    running = subprocess.Popen([sys.executable, "-m", "app.main"], cwd=ROOT, env=environment | settings)
+    program = [sys.executable, "-m", "app.main"]
+    if open_files:
+        program = ["/bin/sh", "-c", f'ulimit -n {open_files}; exec "$0" "$@"', *program]
+    running = subprocess.Popen(program, cwd=ROOT, env=environment | settings)
     try:
         yield running, f"http://127.0.0.1:{port}"
     finally:
@@ -173,6 +176,24 @@ def test_several_processes_answer_alike_and_hear_of_each_others_models(
 
     assert httpx.delete(f"{url}/v1/models/real", timeout=30).status_code == 200
     until(lambda: {ask(1).status_code for _ in range(10)} == {404}, deadline_s=20)
+
+
+def test_half_sent_requests_cannot_take_all_files_of_any_process(tmp_path: Path, redis_url: str) -> None:
+    settings = {"NEXTCHAR_PROCESSES": "2", "NEXTCHAR_HEADER_TIMEOUT_S": "60"}
+    with (
+        started(tmp_path, redis_url, settings, open_files=200) as (_, url),
+        httpx.Client(base_url=url, timeout=30) as http,
+        contextlib.ExitStack() as clients,
+    ):
+        until(lambda: is_ready(http), deadline_s=30)
+        http.close()
+        host, port = url.removeprefix("http://").split(":")
+        for _ in range(500):
+            client = clients.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            client.sendall(b"POST /v1/models/real/complete HTTP/1.1\r\nHost: localhost\r\nX-")
+        for _ in range(6):  # new connections: any of the processes
+            answer = httpx.post(f"{url}/v1/models/real/complete", json={"prompt": "the quick"}, timeout=10)
+            assert answer.status_code == 200
 
 
 def test_several_processes_end_with_their_parent(several: tuple[subprocess.Popen[bytes], str]) -> None:

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.keys import new_key
-from app.settings import ApiSettings, machine_memory_bytes
+from app.settings import ApiSettings, machine_memory_bytes, physical_memory_bytes
 
 ANY = "0.0.0.0"  # noqa: S104  the address of every interface
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
@@ -25,6 +25,28 @@ def test_open_address_without_keys_is_refused_unless_meant(host: str) -> None:
     with pytest.raises(ValidationError, match="NEXTCHAR_ALLOW_ANONYMOUS=1"):
         ApiSettings(host=host)
     assert ApiSettings(host=host, allow_anonymous=True).host == host
+
+
+@pytest.mark.parametrize("published", ["0.0.0.0:8000", "8000", "[::]:8000", "192.168.1.5:80", "127.0.0.1"])
+def test_published_to_others_without_keys_is_refused_unless_meant(published: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValidationError, match="NEXTCHAR_API_KEYS_FILE, set NEXTCHAR_ALLOW_ANONYMOUS=1"
+    ) as refused:
+        ApiSettings(host=ANY, published_address=published)
+    assert refused.value.error_count() == 1
+    assert ApiSettings(host=ANY, published_address=published, allow_anonymous=True).host == ANY
+    (tmp_path / "keys").write_text(new_key("laptop", scopes="read")[1])
+    assert ApiSettings(host=ANY, published_address=published, api_keys_file=tmp_path / "keys").host == ANY
+
+
+@pytest.mark.parametrize("published", ["127.0.0.1:8000", "[::1]:8000", "127.0.0.1:8000-8010"])
+def test_published_to_this_machine_alone_needs_no_permission(published: str) -> None:
+    assert ApiSettings(host=ANY, published_address=published).host == ANY
+
+
+def test_empty_permission_is_none() -> None:
+    with pytest.raises(ValidationError, match="NEXTCHAR_ALLOW_ANONYMOUS=1"):
+        ApiSettings(host=ANY, allow_anonymous="")  # type: ignore[arg-type]
 
 
 def test_keys_open_an_address_to_others(tmp_path: Path) -> None:
@@ -63,3 +85,11 @@ def test_wrong_setting_stops_start_up_and_is_named(
 
 def test_default_training_limit_is_most_of_this_machine() -> None:
     assert ApiSettings().training_memory_bytes == machine_memory_bytes() * 8 // 10
+
+
+def test_training_limit_is_most_of_the_workers_memory() -> None:
+    assert ApiSettings(worker_memory="512m").training_memory_bytes == (512 << 20) * 8 // 10
+    assert ApiSettings(worker_memory="9999g").training_memory_bytes == physical_memory_bytes() * 8 // 10
+    assert ApiSettings(worker_memory="512m", training_memory_bytes=5).training_memory_bytes == 5
+    with pytest.raises(ValidationError, match="write 8g, or 512m"):
+        ApiSettings(worker_memory="much")

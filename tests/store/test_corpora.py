@@ -256,3 +256,21 @@ def test_text_that_is_lost_or_rotted_is_whole_again_once_uploaded_again(
         blobs.write(f"corpora/{corpus.id}/text", text)
     assert _add(corpora, tmp_path, b"a good text")[0].id == corpus.id
     assert corpora.text(corpus.id) == "a good text"
+
+
+@pytest.mark.parametrize("record", [b"", b"\xff\xfe", b"corpus_", b"corpus_0123456789abcdef01234567"])
+def test_name_whose_record_names_no_corpus_is_free(tmp_path: Path, record: bytes) -> None:
+    blobs = open_blobs("memory:///")
+    corpora = Corpora(blobs)
+    blobs.write("corpus_names/fox", record)
+    for use in (corpora.get, corpora.id_of, corpora.delete, corpora.stream):
+        with pytest.raises(NotFound) as refused:
+            use("fox")
+        assert refused.value.code == "corpus_not_found"
+    assert corpora.all() == []
+    corpus, is_new = _add(corpora, tmp_path, b"the fox\n", name="fox")
+    assert is_new and corpora.get("fox") == corpus == corpora.all()[0]
+    with pytest.raises(Conflict):
+        _add(corpora, tmp_path, b"another fox\n", name="fox")
+    corpora.delete("fox")
+    assert blobs.paths("corpus_names") == []

@@ -166,7 +166,7 @@ def test_client_that_goes_away_frees_its_slot(service: Service, stream: str) -> 
     body = f'{{"prompt": "{ENDLESS}", "stream": {stream}}}'.encode()
     address = urlsplit(str(service.http.base_url))
     with socket.create_connection((address.hostname, address.port)) as client:
-        head = f"POST {COMPLETE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST {COMPLETE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         until(lambda: service.engines[0].tickets)
         assert not service.engines[0].tickets[0].cancelled.is_set()

@@ -4,11 +4,13 @@ import io
 import os
 import socket
 import tempfile
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from app.uploads import Gunzip
 from tests.app.service import MAX_CORPUS_BYTES, TEXT, Service, error_of, until
 
 
@@ -106,6 +108,13 @@ def test_gzip_that_explodes_is_stopped(service: Service) -> None:
     assert not service.spooled
 
 
+def test_time_for_gzip_grows_with_its_length_alone() -> None:
+    empty = gzip.compress(b"")
+    began = time.monotonic()
+    assert list(Gunzip().feed(empty * 300_000 + gzip.compress(b"a"))) == [b"a"]
+    assert time.monotonic() - began < 5  # copied at each member's end, these 6 MB take a minute
+
+
 @pytest.mark.parametrize("damage", ["cut", "noise", "not gzip", "tail"])
 def test_broken_gzip_is_refused(service: Service, damage: str) -> None:
     whole = gzip.compress(os.urandom(5000).hex().encode())
@@ -189,9 +198,21 @@ def test_full_disk_while_uploading_keeps_nothing_and_the_service_goes_on(
 def test_client_that_vanishes_in_mid_upload_leaves_nothing(service: Service) -> None:
     address = urlsplit(str(service.http.base_url))
     with socket.create_connection((address.hostname, address.port)) as client:
-        head = b"POST /v1/corpora HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n"
+        head = b"POST /v1/corpora HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"
         client.sendall(head + b"a" * 1_500_000)
         until(lambda: service.spooled)
     until(lambda: not service.spooled)
     assert not service.corpora.all()
     assert service.http.get("/healthz").status_code == 200
+
+
+def test_name_with_an_empty_record_is_not_found_and_can_be_given_again(service: Service) -> None:
+    service.blobs.write("corpus_names/fox", b"")
+    for method, path in (("GET", "fox"), ("GET", "fox/text"), ("DELETE", "fox")):
+        error_of(service.http.request(method, f"/v1/corpora/{path}"), 404)
+    assert service.http.get("/v1/corpora").json()["data"] == []
+    job = service.http.post("/v1/jobs", json={"corpus": "fox", "name": "fox"})
+    assert error_of(job, 404)["code"] == "corpus_not_found"
+    answer = service.http.post("/v1/corpora", params={"name": "fox"}, content=TEXT.encode())
+    assert answer.status_code == 201
+    assert service.http.get("/v1/corpora/fox").json() == answer.json()

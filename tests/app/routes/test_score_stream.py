@@ -1,3 +1,4 @@
+import asyncio
 import gzip
 import http.client
 import json
@@ -8,9 +9,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import redis
+from starlette.types import Message
 
-from app.score_stream import MAX_LINE_CHARACTERS, Splitter
+from app.score_stream import MAX_LINE_CHARACTERS, Splitter, _Body
 from app.scoring import Scorer
+from app.uploads import Gunzip
 from store.streams import Streams
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
@@ -259,3 +262,34 @@ def test_an_id_that_is_no_number_of_json_makes_its_line_malformed(service: Servi
     )
     assert first["error"]["code"] == "malformed_line" and "id" not in first
     assert second["id"] == [1, "x"]
+
+
+@pytest.mark.parametrize("depth", [101, 3_000, 9_991, 60_000])
+def test_id_that_is_nested_too_deeply_is_that_lines_error(service: Service, depth: int) -> None:
+    deep = b'{"line": "a", "id": ' + b"[" * depth + b"]" * depth + b"}\n"
+    fine = b'{"line": "a", "id": ' + b"[" * 100 + b"]" * 100 + b"}\n"
+    first, second = scored(service, deep + fine, "application/x-ndjson")
+    assert first["error"]["code"] == "malformed_line" and "id" not in first
+    assert second["characters"] == 1 and json.dumps(second["id"]) == "[" * 100 + "]" * 100
+
+
+def test_empty_members_of_gzip_do_not_keep_the_event_loop() -> None:
+    empty, turns = gzip.compress(b""), 0
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": empty * 50_000, "more_body": False}
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def read() -> None:
+        counting = asyncio.ensure_future(count_turns())
+        await asyncio.sleep(0)
+        await _Body(receive, Gunzip()).read_all()
+        counting.cancel()
+
+    asyncio.run(read())
+    assert turns > 10

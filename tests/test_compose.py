@@ -1,0 +1,96 @@
+"""docker-compose.yml: what its containers may do, and to whom the API may be published."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from app.keys import new_key
+from app.settings import ApiSettings
+
+ROOT = Path(__file__).parents[1]
+SERVICES = ["redis", "api", "worker"]
+
+
+def composed(**variables: str) -> dict[str, Any]:
+    """The services as Compose reads them with these variables: `${NAME:-default}` is all that is used."""
+    document: dict[str, Any] = _filled(yaml.safe_load((ROOT / "docker-compose.yml").read_text()), variables)
+    services: dict[str, Any] = document["services"]
+    return services
+
+
+def _filled(value: Any, variables: dict[str, str]) -> Any:
+    match value:
+        case dict():
+            return {name: _filled(inner, variables) for name, inner in value.items()}
+        case list():
+            return [_filled(inner, variables) for inner in value]
+        case str():
+            filled = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: variables.get(found[1]) or found[2], value)
+            assert "$" not in filled
+            return filled
+    return value
+
+
+def settings_of_api(monkeypatch: pytest.MonkeyPatch, **variables: str) -> ApiSettings:
+    """The settings of the API in its container."""
+    for name in [name for name in os.environ if name.startswith("NEXTCHAR_")]:
+        monkeypatch.delenv(name)
+    image = re.findall(r"NEXTCHAR_(?:HOST|PORT)=\S+", (ROOT / "Dockerfile").read_text())
+    environment = dict(assignment.split("=", 1) for assignment in image)
+    for name, value in (environment | composed(**variables)["api"]["environment"]).items():
+        monkeypatch.setenv(name, value)
+    return ApiSettings()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_container_can_do_more_than_it_needs(name: str) -> None:
+    service = composed()[name]
+    assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service and ("cap_add" not in service or name == "redis")
+    assert re.fullmatch(r"\d+g", service["mem_limit"]) and service["pids_limit"] > 0
+    assert "/tmp" in service["tmpfs"]  # noqa: S108  what the containers write besides their volumes
+    assert service["restart"] == "unless-stopped"
+
+
+def test_every_service_is_looked_at() -> None:
+    assert list(composed()) == SERVICES
+
+
+def test_redis_keeps_less_than_its_container_holds_and_forgets_nothing() -> None:
+    command = composed(NEXTCHAR_REDIS_MAXMEMORY="2gb", NEXTCHAR_REDIS_MEMORY="4g")["redis"]["command"]
+    options = dict(zip(command[::2], command[1::2], strict=True))
+    assert options == {
+        "--appendonly": "yes", "--save": "", "--maxmemory": "2gb", "--maxmemory-policy": "noeviction"
+    }  # fmt: skip
+    assert "ports" not in composed()["redis"]
+
+
+def test_published_to_others_the_api_does_not_start_without_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    everybody = "0.0.0.0:8000"
+    with pytest.raises(ValidationError, match="NEXTCHAR_ALLOW_ANONYMOUS=1"):
+        settings_of_api(monkeypatch, NEXTCHAR_PUBLISH=everybody)
+    settings_of_api(monkeypatch, NEXTCHAR_PUBLISH=everybody, NEXTCHAR_ALLOW_ANONYMOUS="1")
+    (tmp_path / "keys").write_text(new_key("laptop", scopes="read")[1])
+    keys = str(tmp_path / "keys")
+    settings_of_api(monkeypatch, NEXTCHAR_PUBLISH=everybody, NEXTCHAR_API_KEYS_FILE=keys)
+    assert composed(NEXTCHAR_PUBLISH=everybody)["api"]["ports"] == [f"{everybody}:8000"]
+
+
+def test_published_to_this_machine_the_api_needs_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of_api(monkeypatch)
+    assert not settings.allow_anonymous and settings.api_keys_file is None
+    assert composed()["api"]["ports"] == ["127.0.0.1:8000:8000"]
+
+
+def test_api_knows_how_much_memory_the_worker_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert composed(NEXTCHAR_WORKER_MEMORY="1g")["worker"]["mem_limit"] == "1g"
+    settings = settings_of_api(monkeypatch, NEXTCHAR_WORKER_MEMORY="1g")
+    assert settings.training_memory_bytes == (1 << 30) * 8 // 10
