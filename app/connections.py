@@ -29,7 +29,7 @@ log = logging.getLogger("nextchar.api")
 MAX_HEADER_BYTES = 64 << 10
 
 _MAX_UNSENT_BYTES = 16 << 10
-_MAX_OPEN_FILES = 65_536
+_MAX_OPEN_FILES = (65_536, 10_240)  # macOS says that there is no limit, and allows the second
 _MAX_DEFAULT_CONNECTIONS = 8192
 _SWEEP_S = 1.0
 _WARN_EVERY_S = 60.0
@@ -38,10 +38,13 @@ _WARN_EVERY_S = 60.0
 def raise_open_files_limit() -> None:
     """Let this process, and those it starts, open as many files as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(ValueError, OSError):  # some systems allow less than they say
+    for max_files in _MAX_OPEN_FILES:
+        wanted = max_files if hard == resource.RLIM_INFINITY else min(hard, max_files)
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return
+        with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return
 
 
 def default_max_connections() -> int:
@@ -74,7 +77,10 @@ class Connections:
         """Close connections whose header is late, until cancelled."""
         while True:
             await asyncio.sleep(min(_SWEEP_S, self._header_timeout_s / 2))
-            self._close_late()
+            try:
+                self._close_late()
+            except Exception:  # without this loop, slow clients would stay for ever
+                log.exception("closing connections whose header is late")
 
     def add(self, connection: "BoundedHttpProtocol") -> None:
         """Count a new connection; make room for it, or refuse it when every other one is being served."""
@@ -215,6 +221,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             lines += [b"%b: %b\r\n" % header for header in response.raw_headers]
             self.transport.write(b"".join([*lines, b"\r\n", bytes(response.body)]))
         self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Log nothing: a request to upgrade to another protocol may be ignored, and anybody can send many."""
 
     @property
     def _sends_refused_body(self) -> bool:

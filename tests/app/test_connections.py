@@ -227,3 +227,11 @@ def test_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(hard, 65_536)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_request_to_upgrade_is_answered_as_any_other(service: Service) -> None:
+    for protocol in ("websocket", "h2c"):
+        upgrade = f"Connection: Upgrade\r\nUpgrade: {protocol}\r\nSec-WebSocket-Version: 13\r\n"
+        get = f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{upgrade}Sec-WebSocket-Key: AAAA\r\n\r\n"
+        with connected(service, get.encode()) as client:
+            assert answer_in(client.recv(65536)).status_code == 200
