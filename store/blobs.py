@@ -5,6 +5,7 @@ The only place that knows obstore. Every write is atomic: a reader sees the whol
 """
 
 import errno
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +100,15 @@ class Blobs:
                 pass
             except BaseError as error:
                 raise translated(error) from error
+
+    def free_bytes(self) -> int | None:
+        """Return how much room the disk of a local storage has; None where the storage is no folder."""
+        if not (isinstance(self._store, LocalStore) and self._store.prefix):
+            return None
+        try:
+            return shutil.disk_usage(self._store.prefix).free
+        except OSError as error:
+            raise translated(error) from error
 
 
 def translated(error: Exception) -> Exception:
