@@ -71,6 +71,21 @@ class ApiSettings(StoreSettings):
         description="Whose pages may call the API from a browser: origins as `https://example.org`, separated"
         " by commas, or `*`; this service's own pages always may.",
     )
+    failed_checkpoint_days: float = Field(
+        7.0,
+        ge=0,
+        description="How long a failed job keeps its last checkpoint, to be resumed from; 0: for ever.",
+    )
+    job_retention_days: float = Field(
+        90.0,
+        ge=0,
+        description="How long the record and the events of a finished job are kept; 0: for ever.",
+    )
+    idempotency_retention_days: float = Field(
+        7.0,
+        ge=0,
+        description="How long a request with an Idempotency-Key can be sent again; 0: for ever.",
+    )
     processes: int = Field(
         1,
         ge=1,

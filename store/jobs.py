@@ -153,8 +153,9 @@ class Jobs:
             Unavailable: the storage does not work; a list that lacks jobs would be taken for the whole.
         """
         newest = {path.split("/")[1]: path for path in self._blobs.paths("jobs")}
-        for job_id in self._known.keys() - newest.keys():
-            self._known.pop(job_id, None)  # deleted, perhaps by another process
+        for job_id in list(self._known):
+            if job_id not in newest:  # deleted, perhaps by another process
+                self._known.pop(job_id, None)
         jobs = []
         for job_id in sorted(newest, reverse=True):
             try:
@@ -199,8 +200,12 @@ class Jobs:
         return int(paths[-1].rsplit("/", 1)[-1].split(".")[0]) if paths else None
 
     def delete(self, job: Job) -> None:
-        """Delete a finished job's records. Cut short, it leaves the newest, which says that it is over."""
-        self._blobs.delete(*self._paths(job.id))  # the oldest first
+        """Delete a finished job's records. Cut short, it leaves the newest, which says that it is over.
+
+        A record that is newer than `job`, as of one that has just been resumed, stays.
+        """
+        self._blobs.delete(*(path for path in self._paths(job.id) if path < _path(job)))
+        self._blobs.delete(_path(job))
         self._known.pop(job.id, None)
 
     def delete_old_transitions(self, job: Job) -> None:
