@@ -245,7 +245,9 @@ def test_a_job_cancelled_with_the_best_kept_leaves_that_as_a_model(world: World)
     world.live.ask(job.id, "cancel_keep_best")
     done = world.finished(job)
     assert (done.status, done.model) == (JobStatus.CANCELLED, "fox@1")
-    assert world.blobs.paths("checkpoints") == []
+    eventually(
+        lambda: world.blobs.paths("checkpoints") == [], within_s=5, what="the checkpoints go after the record"
+    )
     report = world.models.get("fox").card.report
     assert report["stopped"] == "cancel_keep_best"
     assert report["best_step"] > 0
