@@ -1,12 +1,14 @@
 """Who may call what: keys are asked for before anything of a request is read.
 
 A call needs one of some scopes, by its method and path; a key with patterns reaches only the models that
-match; a key with a rate is counted in Redis, so that all API processes count together. Files of the console,
-the reference and the health checks are open. Plain ASGI, so that streams and disconnects pass untouched.
+match, and the jobs and corpora that `app.reach` says; a key with a rate is counted in Redis, so that all API
+processes count together. Files of the console, the reference and the health checks are open. Plain ASGI, so
+that streams and disconnects pass untouched.
 """
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -21,6 +23,7 @@ from models.errors import Busy, DomainError
 log = logging.getLogger("nextchar.api")
 
 _REDIS_TIMEOUT_S = 0.25  # a keystroke waits for this
+_PAUSE_S = 2.0  # after a failure nobody waits for Redis for so long
 _WARN_EVERY_S = 60.0
 
 _READ = frozenset({"read"})
@@ -36,6 +39,7 @@ _AT_THE_ROOT = {
     "props": _COMPLETE | _READ,
     "metrics": _READ,
 }
+_OF_ALL_MODELS = frozenset({"metrics"})
 
 
 class Auth:
@@ -74,6 +78,10 @@ class Auth:
         model = model_in_path(scope["path"])
         if model is not None:
             _check(key, model)
+        if key.models and scope["path"].strip("/") in _OF_ALL_MODELS:
+            raise Forbidden(
+                "this call tells of all models, and this key reaches only some", code="model_not_permitted"
+            )
         return key
 
 
@@ -82,6 +90,14 @@ def check_model(request: Request, reference: str) -> None:
     key: Key | None = getattr(request.state, "key", None)
     if key is not None:
         _check(key, reference)
+
+
+def check_scope(request: Request, *scopes: str, why: str) -> None:
+    """Raise Forbidden unless the caller's key has one of these scopes, which only some bodies need."""
+    key: Key | None = getattr(request.state, "key", None)
+    if key is not None and not key.scopes & {*scopes, *_ADMIN}:
+        words = " or ".join(sorted({*scopes, *_ADMIN}))
+        raise Forbidden(f"this call needs a key with the scope {words}: {why}", code="scope_missing")
 
 
 def _check(key: Key, reference: str) -> None:
@@ -139,16 +155,20 @@ def _secret(scope: Scope) -> str:
 class RateLimits:
     """Counts each key's requests over sliding windows, in Redis. While Redis is away nobody is held back."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._redis = ConnectionPool.from_url(
             redis_url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
         )
         self._limiter: Any = None
         self._warned_at = -_WARN_EVERY_S
+        self._failed_at = -_PAUSE_S
 
     async def count(self, key: Key) -> None:
         """Count one request. Raises Busy when the key has had its share."""
         assert key.rate is not None
+        if self._clock() - self._failed_at < _PAUSE_S:
+            return
         if self._limiter is None:
             self._limiter = self._connect()
         try:
@@ -156,6 +176,7 @@ class RateLimits:
                 return
             window = await self._limiter.get_window_stats(key.rate, key.name)
         except (RedisError, OSError) as error:
+            self._failed_at = self._clock()
             self._warn(error)
             return
         raise Busy(

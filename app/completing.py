@@ -17,6 +17,7 @@ import anyio
 from app.engines import Engines, Loaded
 from app.schemas.completions import CompletionCreate
 from models.errors import InvalidInput
+from models.runtime.engine import Ticket
 from models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
@@ -41,6 +42,9 @@ MAX_DESCRIBED_CHARACTERS = 50_000
 
 MAX_LOGPROBS = 300_000
 """The most log-probabilities in one answer. A hundred bytes each, they would else be gigabytes."""
+
+MAX_UNREAD_EVENTS = 1_000
+"""A stream whose client has this many events to read is paused: nothing more is generated for it."""
 
 MAX_ECHOED_CHARACTERS = 2_000_000
 """The most that is echoed in one answer: the prompts, `n` times."""
@@ -97,14 +101,19 @@ class Completing:
         self._ready = asyncio.Event()
         self._is_waking = False
         self._is_given_up = False
+        self._is_paused = False
         self._woken_at_s = 0.0
         self._tells_all = request.stream
+        self._ticket: Ticket | None = None  # events may come before it does
         self._ticket = loaded.engine.complete(request, self._hand_over)
 
     def _hand_over(self, event: Event) -> None:
         """Called in the engine's thread."""
         self._arrived.append(event)
-        if not isinstance(event, Usage | Failed):
+        if self._is_unread() and self._ticket:
+            self._ticket.pause()
+            self._is_paused = True  # only now, for the event loop resumes what it finds paused
+        elif not isinstance(event, Usage | Failed):
             # Waking the loop takes longer than a character: what follows at once comes with the next.
             now = time.perf_counter()
             if not self._tells_all or now - self._woken_at_s < STREAM_S:
@@ -114,6 +123,9 @@ class Completing:
             self._is_waking = True  # before the loop has looked, there is no use in waking it again
             with contextlib.suppress(RuntimeError):  # the loop is closed: the application has ended
                 self._loop.call_soon_threadsafe(self._wake)
+
+    def _is_unread(self) -> bool:
+        return self._tells_all and not self._is_paused and len(self._arrived) > MAX_UNREAD_EVENTS
 
     def _wake(self) -> None:
         self._is_waking = False  # and only then look at what has arrived
@@ -133,6 +145,9 @@ class Completing:
                 yield event
                 if isinstance(event, Usage):
                     return
+            if self._is_paused and self._ticket:
+                self._is_paused = False
+                self._ticket.resume()
 
     async def completions(self) -> tuple[list[Completion], Usage]:
         """Return all completions, when all is over. Raises GivenUp, or what broke the engine."""
@@ -163,7 +178,8 @@ class Completing:
         """Free the engine's slot, if it is not free yet, and let go of the model."""
         if not self._closed:
             self._closed = True
-            self._ticket.cancel()
+            if self._ticket:
+                self._ticket.cancel()
             self._engines.give_back(self._loaded)
 
     def __enter__(self) -> Self:
@@ -205,8 +221,8 @@ def _completion(pieces: list[Piece], end: Finished) -> Completion:
     return Completion(text, end.reason, end.bits, end.characters, logprobs)
 
 
-async def start(engines: Engines, model: str, body: CompletionCreate) -> Completing:
-    """Start completing on `model`.
+async def start(engines: Engines, model: str, body: CompletionCreate, *, client: str = "") -> Completing:
+    """Start completing on `model`, for a client with which others share it.
 
     Nothing is left behind when this raises InvalidInput, NotFound, Unavailable or Busy. A `timeout_ms`
     counts from here, so that it includes loading the model.
@@ -220,7 +236,7 @@ async def start(engines: Engines, model: str, body: CompletionCreate) -> Complet
         prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
         echoed = await _echo(loaded, prompt, body.logprobs) if body.echo else None
         spent_s = time.perf_counter() - began_s
-        request = _request(prompt, body, loaded.vocabulary, spent_s=spent_s)
+        request = _request(prompt, body, loaded.vocabulary, spent_s=spent_s, client=client)
         keep = body.n if body.best_of is not None else None
         return Completing(engines, loaded, request, unknown, echoed=echoed, keep=keep)
     except BaseException:
@@ -323,7 +339,7 @@ def _safe_cut(text: str, at: int) -> int:
 
 
 def _request(
-    prompt: str, body: CompletionCreate, vocabulary: Vocabulary, *, spent_s: float
+    prompt: str, body: CompletionCreate, vocabulary: Vocabulary, *, spent_s: float, client: str
 ) -> CompletionRequest:
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return CompletionRequest(
@@ -341,6 +357,7 @@ def _request(
         logprobs=body.logprobs,
         stream=body.stream,
         timeout_s=None if body.timeout_ms is None else max(0.0, body.timeout_ms / 1000 - spent_s),
+        client=client,
         precision=body.precision,
         beam=body.beam,
         length_penalty=body.length_penalty,

@@ -11,8 +11,11 @@ from redis import Redis
 from app.auth import RateLimits
 from app.compat.default_model import DefaultModel
 from app.engines import Engines
+from app.keys import KeyFile
 from app.metrics import Metrics
+from app.readiness import ReadinessCheck
 from app.settings import ApiSettings
+from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.calibrations import Calibrations
 from store.corpora import Corpora
@@ -40,16 +43,28 @@ class Parts:
     queue: TrainingQueue
     engines: Engines
     default_model: DefaultModel
+    loops: tuple[BackgroundLoop, ...]  # started and stopped with the application
     metrics: Metrics
+    readiness: ReadinessCheck
+    keys: KeyFile | None  # None: no API key is asked for
     rates: RateLimits
     stopping: threading.Event  # set when the server is told to stop; streams without an end then end
     engine_threads: anyio.CapacityLimiter  # for calls that compute, so that they cannot starve the rest
+    health_threads: anyio.CapacityLimiter  # so that calls that hang on the storage cannot starve /readyz
 
 
 # async, though nothing is awaited: FastAPI runs plain functions in a worker thread.
 async def parts_of(request: Request) -> Parts:
     """Return the parts of the application that serves this request."""
     return cast(Parts, request.state.parts)
+
+
+def client_of(request: Request) -> str:
+    """Return who sends a request, by API key or address: clients share a busy model equally."""
+    key = getattr(request.state, "key", None)
+    if key is not None:
+        return f"key {key.name}"
+    return request.client.host if request.client else ""
 
 
 PartsDep = Annotated[Parts, Depends(parts_of)]

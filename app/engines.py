@@ -134,6 +134,8 @@ class Engines:
                     pass
             except DomainError as error:
                 log.warning("the pinned model %s: %s", reference, error)
+            except Exception:  # such as too many open files; its first request tries again
+                log.exception("the pinned model %s cannot be loaded now", reference)
 
     def hold_again(self, model: Loaded) -> Loaded:
         """Hold once more a model that the caller holds."""

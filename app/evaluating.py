@@ -6,7 +6,7 @@ Blocking, and minutes for the largest request; one at a time in a process. Knows
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,8 +46,18 @@ class _Division:
     calibration: Named
 
 
-def evaluate(parts: Parts, model: str, body: EvaluateCreate) -> EvaluationBody:
+def reads_training_text(body: EvaluateCreate) -> bool:
+    """Return whether an evaluation compares the lines with the text that the model was trained on."""
+    return body.split in ("auto", "none")
+
+
+def evaluate(
+    parts: Parts, model: str, body: EvaluateCreate, *, may_read: Callable[[str], bool]
+) -> EvaluationBody:
     """Judge a model by labelled lines.
+
+    `may_read` says whether the caller may read the corpus with an id; one that they may not read is treated
+    like one that was deleted.
 
     Raises:
         InvalidInput: one kind of line only, or too few normal ones to calibrate with.
@@ -57,17 +67,20 @@ def evaluate(parts: Parts, model: str, body: EvaluateCreate) -> EvaluationBody:
         raise Busy("another evaluation is under way", retry_after_s=10, code="evaluation_busy")
     try:
         with parts.engines.use(model) as loaded:
-            return _evaluate(parts, loaded, body)
+            return _evaluate(parts, loaded, body, may_read)
     finally:
         _one_at_a_time.release()
 
 
-def _evaluate(parts: Parts, loaded: Loaded, body: EvaluateCreate) -> EvaluationBody:
+def _evaluate(
+    parts: Parts, loaded: Loaded, body: EvaluateCreate, may_read: Callable[[str], bool]
+) -> EvaluationBody:
     began = time.monotonic()
     truth = np.array(body.anomalous, bool)
     originals = [loaded.vocabulary.to_characters(line) for line in body.lines]
     masked = [loaded.masks.apply(line).text for line in originals]
-    division = _divide(parts, loaded, body, masked, truth)
+    corpus = _training_lines(parts, loaded, may_read) if reads_training_text(body) else None
+    division = _divide(parts, loaded, body, masked, truth, corpus)
     odd = truth[division.judged]
     if odd.all() or not odd.any():
         raise InvalidInput(
@@ -113,11 +126,15 @@ def _evaluate(parts: Parts, loaded: Loaded, body: EvaluateCreate) -> EvaluationB
 
 
 def _divide(
-    parts: Parts, loaded: Loaded, body: EvaluateCreate, masked: Sequence[str], truth: NDArray[np.bool_]
+    parts: Parts,
+    loaded: Loaded,
+    body: EvaluateCreate,
+    masked: Sequence[str],
+    truth: NDArray[np.bool_],
+    corpus: list[str] | None,
 ) -> _Division:
     """Say which lines are judged, and what the baselines learn from and the calibration is made of."""
     split = body.split
-    corpus = _training_lines(parts, loaded) if split in ("auto", "none") else None
     if split == "auto":
         split = "none" if corpus is not None else "chronological"
     if split == "none":
@@ -144,10 +161,10 @@ def _divide(
     return _Division(split, np.sort(order[cut:]), train, named)
 
 
-def _training_lines(parts: Parts, loaded: Loaded) -> list[str] | None:
+def _training_lines(parts: Parts, loaded: Loaded, may_read: Callable[[str], bool]) -> list[str] | None:
     """Return the lines that the model was trained on, the last ones of many, or None if they are gone."""
     card = loaded.saved.card
-    if card.corpus is None:
+    if card.corpus is None or not may_read(card.corpus):
         return None
     held_out = card.training.validation_fraction
     recent = deque[str]()  # the last pieces of the text

@@ -6,18 +6,21 @@
 
 A key is 256 random bits, so a plain hash of it cannot be guessed back. `python -m app.keys new website
 --scopes complete >> keys.txt` makes one: the line goes to the file, the key to the terminal, once. The file
-is read again when it changes. Knows no HTTP; what a call needs is in `app.auth`.
+is read again every second, and a key that is not on a good line of it is not valid. Knows no HTTP; what a
+call needs is in `app.auth`.
 """
 
 import argparse
 import hashlib
 import hmac
 import logging
+import math
 import re
 import secrets
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,9 +37,13 @@ SCOPES = ("read", "complete", "train", "admin")
 """What keys may do; `admin` is everything."""
 
 RELOAD_S = 1.0
-"""How often the file is looked at, at most."""
+"""How often the file is read, at most."""
+
+WARN_EVERY_S = 60.0
+"""How often what is wrong with the file is logged while it lasts."""
 
 _PREFIX = "nck_"
+_MAX_LOGGED = 10  # problems in one line of the log
 
 
 class Unauthorized(DomainError):
@@ -68,55 +75,97 @@ class Key:
 
 
 class KeyFile:
-    """The keys in one file, as it is now."""
+    """The keys in one file, as it is now: those on its good lines, and none while it cannot be read.
+
+    Safe to use from several threads.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._contents: bytes | None = None
         self._keys: Mapping[bytes, Key] = {}
-        self._seen: tuple[int, int] | None = None  # modification time in ns, and size
-        self._looked_at = -RELOAD_S
+        self._problems: tuple[str, ...] = ()
+        self._read_at = -math.inf
+        self._warned_at = -math.inf
+        self._reading = threading.Lock()
 
     def find(self, secret: str) -> Key | None:
-        """Return whose key `secret` is. A file that has become unreadable leaves the keys as they were."""
-        now = time.monotonic()
-        if now - self._looked_at >= RELOAD_S:
-            self._looked_at = now
-            self._look()
+        """Return whose key `secret` is, or None if it is not in the file now."""
+        self._refresh()
         digest = hashlib.sha256(secret.encode()).digest()
         found = self._keys.get(digest)
         return found if found and hmac.compare_digest(found.digest, digest) else None
 
-    def _look(self) -> None:
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the file now, a sentence for each bad line; empty if nothing is."""
+        self._refresh()
+        return self._problems
+
+    def _refresh(self) -> None:
+        """Read the file if that is due. Its time and size are no guide: an edit can leave both the same."""
+        now = time.monotonic()
+        if now - self._read_at < RELOAD_S:
+            return
+        with self._reading:
+            if now - self._read_at < RELOAD_S:  # another thread has just read it
+                return
+            self._read()
+            self._read_at = now
+            if self._problems and now - self._warned_at >= WARN_EVERY_S:
+                self._warned_at = now
+                log.error("%s; fix the file of API keys", "; ".join(self._problems[:_MAX_LOGGED]))
+
+    def _read(self) -> None:
+        had_problems = bool(self._problems)
         try:
-            status = self._path.stat()
-            seen = (status.st_mtime_ns, status.st_size)
-            if seen != self._seen:
-                self._keys = {key.digest: key for key in read_keys(self._path)}
-                self._seen = seen
-        except (OSError, ValueError) as error:
-            log.warning("the API keys stay as they were: %s", error)
+            contents = self._path.read_bytes()
+        except OSError as error:
+            self._contents, self._keys = None, {}
+            problems = [f"{self._path} cannot be read, so no API key is valid: {error.strerror}"]
+        else:
+            if contents == self._contents:
+                return
+            keys, problems = parse_keys(contents, where=self._path)
+            self._contents, self._keys = contents, {key.digest: key for key in keys}
+            if not keys:
+                problems.append(f"{self._path} has no good line, so no API key is valid")
+        if list(self._problems) != problems:
+            self._problems, self._warned_at = tuple(problems), -math.inf
+        if had_problems and not problems:
+            log.info("%s is in order again", self._path)
 
 
 def read_keys(path: Path) -> list[Key]:
-    """Return the keys in a file.
+    """Return the keys in a file, all of whose lines must be good.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: a line is wrong; the message has its number and never its contents.
+        ValueError: a line is bad; the message has its number and never its contents.
     """
-    keys: list[Key] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    keys, problems = parse_keys(path.read_bytes(), where=path)
+    if problems:
+        raise ValueError(problems[0])
+    return keys
+
+
+def parse_keys(contents: bytes, *, where: Path) -> tuple[list[Key], list[str]]:
+    """Return the keys on the good lines of a file, and a sentence for each bad one.
+
+    A sentence has the line's number and never the key's hash. Of two lines with one name the later is bad.
+    """
+    keys: dict[str, Key] = {}
+    problems: list[str] = []
+    for number, line in enumerate(contents.decode(errors="replace").splitlines(), 1):
         fields = line.partition("#")[0].split()
         if not fields:
             continue
         try:
-            keys.append(_parse(fields))
+            _check_is_first(fields[0], keys)
+            keys[fields[0]] = _parse(fields)
         except ValueError as error:
-            raise ValueError(f"line {number} of {path}: {error}") from None
-    names = [key.name for key in keys]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"{path} has two keys named {twice!r}")
-    return keys
+            problems.append(f"line {number} of {where}: {error}")
+    return list(keys.values()), problems
 
 
 def _parse(fields: Sequence[str]) -> Key:
@@ -146,6 +195,11 @@ def _option(field: str) -> tuple[str, str]:
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII):
         raise ValueError("a key's name is 1 to 64 letters, digits, '.', '_' and '-'")
+
+
+def _check_is_first(name: str, keys: Container[str]) -> None:
+    if name in keys:
+        raise ValueError(f"there are two keys named {name!r}, and this is the second")
 
 
 def _scopes(text: str) -> frozenset[str]:

@@ -25,6 +25,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute, iter_route_contexts
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 from uvicorn.supervisors import Multiprocess
 
@@ -38,6 +39,7 @@ from app.js_client import add_js_client
 from app.keys import KeyFile
 from app.metrics import Measured, Metrics
 from app.middleware import BodyLimit, RequestId
+from app.readiness import ReadinessCheck
 from app.routes import (
     architectures,
     calibrations,
@@ -52,11 +54,13 @@ from app.routes import (
 from app.settings import ApiSettings
 from app.web import add_console
 from models.runtime.engine import Engine
+from store.background import BackgroundLoop
 from store.blobs import open_blobs
 from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
+from store.logs import log_uncaught, logging_config
 from store.models import Models
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
@@ -67,6 +71,7 @@ VERSION = "0.1.0"
 
 _REDIS_TIMEOUT_S = 2.0
 _ENGINE_THREADS = 16
+_HEALTH_THREADS = 4
 _RECONCILE_S = 5.0
 _SWEEP_S = 300.0
 _SHUTDOWN_S = 5
@@ -86,11 +91,12 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         max_waiting=settings.max_waiting,
     )
     stopping = threading.Event()
+    keys = KeyFile(settings.api_keys_file) if settings.api_keys_file else None
     app = FastAPI(
         title="nextchar",
         version=VERSION,
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
-        lifespan=_lifespan(settings, load, stopping),
+        lifespan=_lifespan(settings, load, stopping, keys),
         docs_url=None,  # app/web.py has a reference that needs no other host
         redoc_url=None,
         generate_unique_id_function=_operation_id,
@@ -105,15 +111,17 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     add_error_handlers(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, unlimited_paths=(corpora.UPLOAD_PATH, openai_files.UPLOAD_PATH))
-    if settings.api_keys_file:
-        app.add_middleware(Auth, keys=KeyFile(settings.api_keys_file))
+    if keys:
+        app.add_middleware(Auth, keys=keys)
     app.add_middleware(RequestId)
     app.add_middleware(Measured)
     add_js_client(app, allowed_origins=settings.origins)
     return app
 
 
-def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Event) -> Parts:
+def build_parts(
+    settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None = None
+) -> Parts:
     """Return the long-lived parts. Redis need not answer yet; the storage must open.
 
     Raises:
@@ -126,12 +134,28 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
         settings.redis_url,
         socket_timeout=_REDIS_TIMEOUT_S,
         socket_connect_timeout=_REDIS_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 1),  # once: for a connection that died while it was idle
+        # Once, for a connection that died while it was idle; one that hangs would only hang again.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
     redis = connect(decode_responses=True)
     jobs, models, queue = Jobs(blobs), Models(blobs), TrainingQueue(connect())
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
     engines = Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned)
+    live = Live(redis)
+    retention = Retention(
+        blobs,
+        jobs,
+        periods=RetentionPeriods(
+            failed_checkpoint_days=settings.failed_checkpoint_days,
+            job_days=settings.job_retention_days,
+            idempotency_days=settings.idempotency_retention_days,
+        ),
+        spool=settings.data_dir / "spool",
+    )
+    loops = (
+        BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=_RECONCILE_S),
+        BackgroundLoop("retention", retention.sweep, interval_s=_SWEEP_S),
+    )
     return Parts(
         settings=settings,
         blobs=blobs,
@@ -141,15 +165,19 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
         models=models,
         calibrations=Calibrations(blobs),
         streams=Streams(redis),
-        live=Live(redis),
+        live=live,
         event_log=EventLog(blobs),
         queue=queue,
         engines=engines,
         default_model=DefaultModel(models, settings.default_model),
-        metrics=Metrics(jobs=jobs, queue=queue, engines=engines),
+        loops=loops,
+        metrics=Metrics(jobs=jobs, models=models, queue=queue, engines=engines, loops=loops, keys=keys),
+        readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),
+        keys=keys,
         rates=RateLimits(settings.redis_url),
         stopping=stopping,
         engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
+        health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
     )
 
 
@@ -164,6 +192,7 @@ def main() -> None:
         workers=settings.processes,
         lifespan="on",
         server_header=False,
+        log_config=logging_config(settings),
         access_log=False,  # the metrics count requests; a line a keystroke helps nobody
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_SHUTDOWN_S,
@@ -183,6 +212,7 @@ def application() -> FastAPI:
     To be called in its main thread, by a server that has its signal handlers in place: the streams without
     an end are told to stop when it is.
     """
+    log_uncaught()
     app = create_app(ApiSettings.load())
     for number in (signal.SIGINT, signal.SIGTERM):
         _before(number, app.state.stopping.set)
@@ -205,29 +235,15 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event) -> Any:
+def _lifespan(
+    settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None
+) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Parts], None]:
         list(iter_route_contexts(app.routes))  # built now; else the first request waits for it
-        parts = await run_in_threadpool(build_parts, settings, load, stopping)
-        reconciler = Reconciler(parts.jobs, parts.live, parts.queue)
-        ended = threading.Event()
-        threading.Thread(
-            target=reconciler.keep_running, args=(ended, _RECONCILE_S), name="reconciler", daemon=True
-        ).start()
-        retention = Retention(
-            parts.blobs,
-            parts.jobs,
-            periods=RetentionPeriods(
-                failed_checkpoint_days=settings.failed_checkpoint_days,
-                job_days=settings.job_retention_days,
-                idempotency_days=settings.idempotency_retention_days,
-            ),
-            spool=settings.data_dir / "spool",
-        )
-        threading.Thread(
-            target=retention.keep_sweeping, args=(ended, _SWEEP_S), name="retention", daemon=True
-        ).start()
+        parts = await run_in_threadpool(build_parts, settings, load, stopping, keys)
+        for loop in parts.loops:
+            loop.start()
         threading.Thread(target=parts.engines.load_pinned, name="load pinned models", daemon=True).start()
         gc.freeze()  # what is here stays: looking through it for garbage would hold up all requests
         watching = asyncio.ensure_future(parts.metrics.watch_loop())
@@ -235,7 +251,8 @@ def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event
             yield {"parts": parts}
         finally:
             watching.cancel()
-            ended.set()
+            for loop in parts.loops:
+                loop.stop()
             await run_in_threadpool(parts.engines.close)
             await parts.rates.close()
             parts.redis.close()
@@ -244,8 +261,10 @@ def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event
 
 
 def _end_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    try:
+        parent.join()
+    finally:  # a process that cannot see its parent must not stay behind, holding the port
+        os._exit(1)
 
 
 def _before(number: int, do: Callable[[], None]) -> None:

@@ -1,9 +1,10 @@
 """What Prometheus scrapes. Each application has a registry of its own; nothing is global."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,12 +13,16 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.engines import Engines
+from app.keys import KeyFile
+from models.errors import DomainError
+from store.background import BackgroundLoop
 from store.jobs import Jobs, JobStatus
+from store.models import Models
 from store.queue import TrainingQueue
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,7 +52,16 @@ _LAG_INTERVAL_S = 0.01
 class Metrics:
     """The request metrics of one API process, and gauges read from its parts when scraped."""
 
-    def __init__(self, *, jobs: Jobs, queue: TrainingQueue, engines: Engines) -> None:
+    def __init__(
+        self,
+        *,
+        jobs: Jobs,
+        models: Models,
+        queue: TrainingQueue,
+        engines: Engines,
+        loops: Sequence[BackgroundLoop],
+        keys: KeyFile | None = None,
+    ) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "nextchar_http_requests_total",
@@ -78,7 +92,15 @@ class Metrics:
             "When this process began to serve; tells several on one port apart. Unix seconds.",
             registry=self._registry,
         ).set(time.time())
+        self._registry.register(_Loops(loops))
         self._registry.register(_State(jobs, queue, engines))
+        if keys:
+            Gauge(
+                "nextchar_api_keys_file_errors",
+                "Bad lines in the file of API keys, whose keys are not valid; 1 if it cannot be read.",
+                registry=self._registry,
+            ).set_function(lambda: len(keys.problems))
+        self._registry.register(_Damaged(models))
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
@@ -93,6 +115,39 @@ class Metrics:
         return generate_latest(self._registry)
 
 
+class _Loops:
+    def __init__(self, loops: Sequence[BackgroundLoop]) -> None:
+        self._loops = loops
+
+    def describe(self) -> list[Metric]:
+        """Name no metrics in advance."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of the background loops."""
+        beat = GaugeMetricFamily(
+            "nextchar_background_last_beat_seconds",
+            "Seconds since a background loop's last round ended; grows while the loop hangs.",
+            labels=["name"],
+        )
+        success = GaugeMetricFamily(
+            "nextchar_background_last_success_seconds",
+            "Seconds since a background loop's last round ended without an error.",
+            labels=["name"],
+        )
+        errors = CounterMetricFamily(
+            "nextchar_background_errors",
+            "Rounds of a background loop that failed, by the kind of error.",
+            labels=["name", "error"],
+        )
+        for status in (loop.status() for loop in self._loops):
+            beat.add_metric([status.name], status.seconds_since_beat)
+            success.add_metric([status.name], status.seconds_since_success)
+            for kind, count in status.errors.items():
+                errors.add_metric([status.name, kind], count)
+        yield from (beat, success, errors)
+
+
 class _State:
     def __init__(self, jobs: Jobs, queue: TrainingQueue, engines: Engines) -> None:
         self._jobs, self._queue, self._engines = jobs, queue, engines
@@ -104,10 +159,15 @@ class _State:
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges."""
         by_status = GaugeMetricFamily("nextchar_jobs", "Jobs by status.", labels=["status"])
-        tally = Tally(job.status for job in self._jobs.all())
-        for status in JobStatus:
-            by_status.add_metric([status], tally[status])
-        yield by_status
+        try:
+            tally = Tally(job.status for job in self._jobs.all())
+            for status in JobStatus:
+                by_status.add_metric([status], tally[status])
+            yield by_status
+            storage_up = 1
+        except (DomainError, OSError):
+            storage_up = 0
+        yield GaugeMetricFamily("nextchar_storage_up", "Whether the storage can be read.", value=storage_up)
 
         try:
             depth = len(self._queue.waiting())
@@ -129,6 +189,27 @@ class _State:
             for model, stats in loaded.items():
                 if name in stats:
                     family.add_metric([model], stats[name])
+            yield family
+
+
+class _Damaged:
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def describe(self) -> list[Metric]:
+        """Name no metrics in advance."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauge, unless the storage cannot be read."""
+        with contextlib.suppress(DomainError, OSError):
+            damaged = self._models.survey()[1]
+            family = GaugeMetricFamily(
+                "nextchar_damaged_records",
+                "Records in storage that cannot be read and are left out of lists.",
+                labels=["kind"],
+            )
+            family.add_metric(["model"], len(damaged))
             yield family
 
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import error_response
 from app.score_stream import is_streamed
+from store.logs import REQUEST_ID
 
 log = logging.getLogger("nextchar.api")
 
@@ -36,6 +37,7 @@ class RequestId:
             return
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _SANE_ID.fullmatch(sent) else f"{getrandbits(64):016x}"
+        REQUEST_ID.set(request_id)  # uvicorn serves each request in a context of its own
         started = False
 
         async def send_with_id(message: Message) -> None:

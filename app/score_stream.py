@@ -28,6 +28,7 @@ from app.engines import Loaded
 from app.errors import answer
 from app.schemas.scores import LineScore, StreamBody, StreamQuery
 from app.scoring import Line, Options, Scorer, Where, calibration_body, is_unusual
+from app.streaming import UNREAD_S
 from app.uploads import Gunzip, UnsupportedMedia
 from models.anomaly.drift import drift
 from models.errors import DomainError
@@ -48,7 +49,6 @@ _LONGEST_EXPECTED = 5_000  # characters of a line at whose places the likeliest 
 _REMEMBERED_LINES = 4_000  # of which the scores are kept, because logs repeat themselves
 _REMEMBERED_CHARACTERS = 500  # a longer line is not remembered
 _LOOK_UP_S = 0.5  # how often a waiting stream asks whether the server is stopping
-_UNREAD_S = 300  # a client that reads nothing for so long is left
 
 
 def is_streamed(scope: Scope) -> bool:
@@ -272,7 +272,7 @@ class ScoreStream(Response):
                 return
 
     async def _send(self, send: Send, data: bytes) -> None:
-        async with asyncio.timeout(_UNREAD_S):
+        async with asyncio.timeout(UNREAD_S):
             await send({"type": "http.response.body", "body": data, "more_body": True})
 
 

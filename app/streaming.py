@@ -17,6 +17,9 @@ from app.errors import answer
 
 log = logging.getLogger("nextchar.api")
 
+UNREAD_S = 300.0
+"""A client that reads nothing for so long is left."""
+
 PING_S = 15.0
 """Silence after which a comment is sent, so that proxies keep the connection and a lost one is noticed."""
 
@@ -90,7 +93,8 @@ class EventStream(Response):
 
     async def _send(self, send: Send, data: bytes) -> None:
         self._sent_at_s = time.monotonic()
-        await send({"type": "http.response.body", "body": data, "more_body": True})
+        async with asyncio.timeout(UNREAD_S):
+            await send({"type": "http.response.body", "body": data, "more_body": True})
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _WRAPPER = Path(__file__).with_name("die_with_parent.py")
-_LOG_BYTES = 10_000_000  # a log larger than this when the stack starts becomes <name>.1
+LOG_BYTES = 10_000_000
+"""A log larger than this is set aside as <name>.1, at the start and while its process runs."""
 
 
 class LauncherError(Exception):
@@ -51,8 +53,36 @@ def start_bound(
 def prepare_log(log: Path) -> None:
     """Make a log's folder, and start a new log if the old one has grown large."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > _LOG_BYTES:
-        log.replace(log.with_name(log.name + ".1"))
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        log.replace(_older(log))
+
+
+def rotate(log: Path) -> None:
+    """Copy a log that is being appended to, to <name>.1, and empty it.
+
+    Whoever writes keeps the file open, in append mode: so its next line goes to the beginning. A line written
+    in the microseconds between the end of the copy and the emptying is lost; but no writer ever waits for us.
+    On a disk without room for the copy, a log of twice LOG_BYTES is emptied without one.
+
+    Raises:
+        OSError: the log could not be copied, and was left as it is.
+    """
+    older = _older(log)
+    older.unlink(missing_ok=True)  # first: it may be the room that the copy needs
+    try:
+        with log.open("rb") as source, older.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.truncate(log, 0)
+    except OSError:
+        older.unlink(missing_ok=True)
+        if log.stat().st_size < 2 * LOG_BYTES:
+            raise
+        os.truncate(log, 0)
+
+
+def _older(log: Path) -> Path:
+    return log.with_name(log.name + ".1")
 
 
 def stop(process: "subprocess.Popen[bytes]", *, grace_s: float) -> None:

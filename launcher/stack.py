@@ -3,14 +3,15 @@
     python -m launcher.stack          what `make serve` runs
     with Stack(settings) as stack:    what the demo and the end-to-end tests use
 
-Each part is a child process that cannot outlive us. One that dies is started again after a pause that
-doubles; one that keeps dying, or that says its settings are wrong, stops everything and shows the end of
-its log. The parts write to `<data>/logs/<part>.log`; their warnings are repeated on the terminal.
+Each part is a child process that cannot outlive us. One that dies is started again, after a pause that grows
+while it keeps dying; the others go on, for the API serves completions without Redis and without a worker. At
+the start, wrong settings or an API that does not come up stop everything and show the end of the log. The
+parts write to `<data>/logs/<part>.log`; their warnings are repeated on the terminal.
 Knows the parts as commands and their settings, nothing of what they do.
 """
 
+import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,14 +19,17 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
+from launcher.output import Output
+from launcher.part import Part
 from launcher.ports import address_to_reach, free_port, require_free
-from launcher.processes import LauncherError, last_lines, prepare_log, start_bound, stop
+from launcher.processes import LauncherError, start_bound
 from launcher.settings import LauncherSettings
 from launcher.valkey import EmbeddedValkey
 
@@ -33,81 +37,9 @@ _ROOT = Path(__file__).resolve().parent.parent
 _POLL_S = 0.1
 _READY_S = 90.0  # the first start on a cold disk reads a gigabyte of TensorFlow
 _API_STOP_S = 10.0
-_MAX_DEATHS = 5  # within _DEATHS_WINDOW_S: a crash loop
-_DEATHS_WINDOW_S = 60.0
-_FIRST_PAUSE_S = 0.5
-_WRONG_SETTING = 2  # the exit status of a part whose settings are wrong; no restart mends that
+_MAX_FAILED_STARTS = 5  # of the API, before it has been ready once
 # The API is on this machine: no proxy, whatever the environment says.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-# TensorFlow's logging begins with a warning about itself.
-_WARNING = re.compile(
-    r"^(?!WARNING: All log messages before absl).*\b(WARNING|ERROR|CRITICAL)\b|^Traceback |^nextchar: "
-)
-
-
-class _Part:
-    """One command that is kept running, its log, and when it died."""
-
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], log: Path) -> None:
-        self.name = name
-        self.log = log
-        self._command = command
-        self._environment = environment
-        self._process: subprocess.Popen[bytes] | None = None
-        self._is_up = False  # as far as we have noticed
-        self._deaths: list[float] = []
-        self._start_at = 0.0
-        prepare_log(log)
-        log.touch()
-        self._unread: IO[bytes] = log.open("rb")
-        self._unread.seek(0, os.SEEK_END)  # what earlier runs wrote has been shown
-
-    @property
-    def pid(self) -> int:
-        """The process id of the newest start."""
-        assert self._process is not None, "not started"
-        return self._process.pid
-
-    def keep_running(self) -> None:
-        """Start the process if it is not there and its pause is over. Raises LauncherError if hopeless."""
-        now = time.monotonic()
-        if self._is_up and self._process is not None and self._process.poll() is not None:
-            self._is_up = False
-            self._note_death(self._process.returncode, now)
-        if not self._is_up and now >= self._start_at:
-            self._process = start_bound(self._command, log=self.log, environment=self._environment)
-            self._is_up = True
-
-    def stop(self, grace_s: float) -> None:
-        """End the process, by force after `grace_s` seconds."""
-        if self._process is not None:
-            stop(self._process, grace_s=grace_s)
-
-    def new_warnings(self) -> list[str]:
-        """Return the lines of the log that came since the last call and are worth showing."""
-        lines = []
-        while line := self._unread.readline():
-            if not line.endswith(b"\n"):  # half a line; the rest comes with the next call
-                self._unread.seek(-len(line), os.SEEK_CUR)
-                break
-            lines.append(line.decode(errors="replace").rstrip())
-        return [line for line in lines if _WARNING.search(line)]
-
-    def close_log(self) -> None:
-        """Read no more of the log."""
-        self._unread.close()
-
-    def _note_death(self, status: int, now: float) -> None:
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        self._deaths = [t for t in self._deaths if now - t < _DEATHS_WINDOW_S] + [now]
-        if status == _WRONG_SETTING or len(self._deaths) >= _MAX_DEATHS:
-            often = "" if status == _WRONG_SETTING else f", {_MAX_DEATHS} times in {_DEATHS_WINDOW_S:.0f} s"
-            raise LauncherError(
-                f"the {self.name} {how}{often}; the end of {self.log}:\n{last_lines(self.log)}"
-            )
-        pause_s = _FIRST_PAUSE_S * 2 ** (len(self._deaths) - 1)
-        _say(f"the {self.name} {how}; starting it again in {pause_s:g} s")
-        self._start_at = now + pause_s
 
 
 class Stack:
@@ -121,10 +53,12 @@ class Stack:
         self._settings = settings
         self._extra = dict(environment or {})
         self._data_dir = settings.data_dir.resolve()
+        self._output = Output(settings.log_format)
         self._valkey: EmbeddedValkey | None = None
-        self._api: _Part | None = None
-        self._worker: _Part | None = None
+        self._api: Part | None = None
+        self._worker: Part | None = None
         self._started = threading.Event()
+        self._has_been_ready = False
         self._stopping = threading.Event()
         # One thread starts every child, for a child is killed when the thread that started it ends.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stack")
@@ -174,7 +108,7 @@ class Stack:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait while everything runs; return False once `timeout_s` is over, True once it is stopped.
 
-        Raises LauncherError if a part could not be kept running.
+        Raises LauncherError if the start failed.
         """
         assert self._run_done is not None, "not started"
         if not wait([self._run_done], timeout_s).done:
@@ -184,13 +118,23 @@ class Stack:
 
     def _run(self) -> None:
         if self._settings.given_redis_url:
-            self._keep_running()
+            self._keep_running([])
             return
-        with EmbeddedValkey(self._data_dir) as valkey:
+        valkey = EmbeddedValkey(self._data_dir)
+        valkey.open()
+        try:
             self._valkey, self.redis_url = valkey, valkey.url
-            self._keep_running()
+            with contextlib.closing(self._part("embedded Valkey", valkey.launch, valkey.log)) as part:
+                part.keep_running()
+                try:
+                    valkey.wait_until_it_answers()
+                except LauncherError as error:  # the API serves what it can meanwhile
+                    self._output.say(str(error), level="ERROR")
+                self._keep_running([part])
+        finally:
+            valkey.close()
 
-    def _keep_running(self) -> None:
+    def _keep_running(self, parts: list[Part]) -> None:
         host, port = self._settings.host, self._settings.port
         if port == 0:
             port = free_port(host)
@@ -198,33 +142,34 @@ class Stack:
             require_free(host, port)
         self.url = f"http://{address_to_reach(host, port)}"
         environment = self._environment(port)
-        parts = [
-            _Part(name, [sys.executable, "-m", module], environment, self._data_dir / "logs" / log)
-            for name, module, log in (
-                ("worker", "worker.main", "worker.log"),
-                ("API", "app.main", "api.log"),
-            )
+        self._worker, self._api = programs = [
+            self._program(name, module, environment)
+            for name, module in (("worker", "worker.main"), ("API", "app.main"))
         ]
-        self._worker, self._api = parts
         try:
             while not self._stopping.is_set():
-                self._keep_valkey_running()
-                for part in parts:
+                for part in (*parts, *programs):
                     part.keep_running()
+                if not self._has_been_ready and self._api.failures >= _MAX_FAILED_STARTS:
+                    raise LauncherError(self._api.last_failure)
                 self._started.set()
-                _show_warnings(parts)
+                for part in (*parts, *programs):
+                    part.read_log()
                 self._stopping.wait(_POLL_S)
         finally:
             self._worker.stop(self._settings.stop_grace_s)
             self._api.stop(_API_STOP_S)
-            _show_warnings(parts)
-            for part in parts:
-                part.close_log()
+            for part in programs:
+                part.read_log()
+                part.close()
 
-    def _keep_valkey_running(self) -> None:
-        if self._valkey is not None and not self._valkey.is_running:
-            _say("the embedded Valkey died; starting it again")
-            self._valkey.start()
+    def _part(self, name: str, start: Callable[[], "subprocess.Popen[bytes]"], log: Path) -> Part:
+        return Part(name, start, log, self._output)
+
+    def _program(self, name: str, module: str, environment: Mapping[str, str]) -> Part:
+        log = self._data_dir / "logs" / f"{name.lower()}.log"
+        command = [sys.executable, "-m", module]
+        return self._part(name, partial(start_bound, command, log=log, environment=environment), log)
 
     def _environment(self, port: int) -> dict[str, str]:
         path = os.pathsep.join(p for p in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if p)
@@ -250,6 +195,7 @@ class Stack:
                 continue
             try:
                 with _DIRECT.open(f"{self.url}/readyz", timeout=5):
+                    self._has_been_ready = True
                     return
             except urllib.error.HTTPError as error:
                 last = error.read(2000).decode(errors="replace")
@@ -263,45 +209,37 @@ class Stack:
 def main() -> int:
     """Run the stack until Ctrl-C, SIGTERM or SIGHUP; return the exit status."""
     settings = LauncherSettings.load()
-    interrupt = _Interrupt()
+    say = Output(settings.log_format).say
+    interrupt = _Interrupt(say)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, interrupt)
     try:
-        _say(f"starting; data in {settings.data_dir.resolve()}")
+        say(f"starting; data in {settings.data_dir.resolve()}")
         with Stack(settings) as stack:
-            _say(f"ready on {stack.url} (Ctrl-C stops it; logs in {settings.data_dir / 'logs'})")
+            say(f"ready on {stack.url} (Ctrl-C stops it; logs in {settings.data_dir / 'logs'})")
             stack.wait()
     except LauncherError as error:
-        _say(str(error))
+        say(str(error), level="ERROR")
         return 1
     except KeyboardInterrupt:
-        _say("stopped")
+        say("stopped")
     return 0
 
 
 class _Interrupt:
     """A signal handler: at first stop in good order, at the second time at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
         self._asked = False
 
     def __call__(self, _number: int, _frame: object) -> None:
         if self._asked:
             os._exit(1)  # the kernel kills the children
         self._asked = True
-        _say("stopping; once more to stop at once")
+        self._say("stopping; once more to stop at once")
         raise KeyboardInterrupt
-
-
-def _show_warnings(parts: list[_Part]) -> None:
-    for part in parts:
-        for line in part.new_warnings():
-            _say(line, who=part.name)
-
-
-def _say(text: str, *, who: str = "nextchar") -> None:
-    print(f"{who}: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ class EmbeddedValkey:
 
     Enter it in a thread that lives as long as the server is needed: the server is killed with it.
     Raises LauncherError if the folder cannot be written or is in use, or the server does not start.
+
+    Who looks after the server's process calls the steps: `open`, `launch` as often as needed, `close`.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -62,6 +64,7 @@ class EmbeddedValkey:
         self.log = self._data_dir / "logs" / "valkey.log"
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._binary = Path()
         self._password = ""
         self._socket = Path()
 
@@ -83,6 +86,21 @@ class EmbeddedValkey:
 
     def __enter__(self) -> Self:
         """Lock the folder, start the server and wait until it answers."""
+        self.open()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the server (it writes everything out) and free the folder."""
+        self.close()
+
+    def open(self) -> None:
+        """Lock the folder, and settle the URL. Raises LauncherError; then nothing is left locked."""
+        self._binary = server_binary()
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             prepare_log(self.log)
@@ -90,20 +108,14 @@ class EmbeddedValkey:
             self._password = _password(self._folder / "password")
             self._socket = _socket_path(self._folder)
         except OSError as error:
-            self.__exit__()
+            self.close()
             raise LauncherError(
                 f"cannot write to the data folder {self._data_dir}: {error.strerror}; "
                 "make it writable or set NEXTCHAR_DATA_DIR to another folder"
             ) from error
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        """Stop the server (it writes everything out) and free the folder."""
+    def close(self) -> None:
+        """Stop the server and free the folder. Safe to call again."""
         if self._process is not None:
             stop(self._process, grace_s=_STOP_S)
             self._process = None
@@ -113,20 +125,26 @@ class EmbeddedValkey:
 
     def start(self) -> None:
         """Start the server, again if it has died, at the same URL, and wait until it answers."""
-        assert self._lock is not None, "enter first"
+        self.launch()
+        self.wait_until_it_answers()
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Start the server's process and return it; it answers later. Raises OSError."""
+        assert self._lock is not None, "open first"
         self._socket.unlink(missing_ok=True)
         socket_path = str(self._socket).replace("\\", "\\\\").replace('"', '\\"')
         config = _CONFIG.format(socket=f'"{socket_path}"', password=self._password)
         self._process = start_bound(
-            [str(server_binary()), "-"],  # the configuration on standard input: no password in `ps`
+            [str(self._binary), "-"],  # the configuration on standard input: no password in `ps`
             log=self.log,
             directory=self._folder,  # where the append-only file goes
             stdin=config.encode(),
             keep_open=[self._lock],
         )
-        self._wait_until_it_answers()
+        return self._process
 
-    def _wait_until_it_answers(self) -> None:
+    def wait_until_it_answers(self) -> None:
+        """Wait until the server answers. Raises LauncherError if it ends, refuses us, or takes too long."""
         deadline = time.monotonic() + _START_S
         with Redis.from_url(self.url) as redis:
             while self.is_running and time.monotonic() < deadline:

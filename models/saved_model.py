@@ -55,11 +55,18 @@ class Card(BaseModel):
     parameters: int
     report: dict[str, Any] = Field(default_factory=dict, description="What the training run told of itself.")
     files: dict[str, FileEntry]
+    files_folder: str = Field(
+        "", pattern=r"^[A-Za-z0-9_-]*$", description="Where the storage has them, below the id's folder."
+    )
 
     @property
     def reference(self) -> str:
         """`name@version`, by which the API knows the model."""
         return f"{self.name}@{self.version}"
+
+    def portable(self) -> bytes:
+        """Return model.json as it is downloaded: without what is true of one storage only."""
+        return self.model_dump_json(indent=1, exclude={"files_folder"}).encode()
 
 
 class SavedModel:

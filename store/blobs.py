@@ -1,17 +1,16 @@
-"""Object storage by URL: a folder by default, S3 and its kin when told.
+"""Named byte strings, in a folder or in an object store.
 
-The only place that knows obstore. Every write is atomic: a reader sees the whole object or none.
-`create` is the one primitive the records' guarantees rest on: of several writers, one wins.
+`open_blobs` takes a folder of this machine (store/local_blobs.py) or S3 and its kin (store/object_blobs.py).
+Every write is atomic: a reader sees the whole object or none. `create` is the one primitive the records'
+guarantees rest on: of several writers, one wins. What a call that changes something has done is durable when
+it returns: a loss of power does not undo it.
 """
 
 import errno
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-
-import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from models.errors import StorageFull, Unavailable
 
@@ -19,100 +18,79 @@ from models.errors import StorageFull, Unavailable
 def open_blobs(url: str) -> "Blobs":
     """Return the storage at `url`: file:///folder (made if missing), memory:///, s3://bucket and its kin."""
     if url.startswith("file://"):
-        return Blobs(LocalStore.from_url(url, automatic_cleanup=True, mkdir=True))
-    return Blobs(from_url(url))
+        from store.local_blobs import LocalBlobs
+
+        return LocalBlobs(Path(url2pathname(urlsplit(url).path)))
+    from store.object_blobs import ObjectBlobs
+
+    return ObjectBlobs.at(url)
 
 
 class Blobs:
-    """Named byte strings. Paths are slash-separated and relative; they need no folders made."""
+    """Named byte strings: what its two implementations have in common.
 
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
+    Paths are slash-separated and relative; they need no folders made. Every method raises Unavailable if the
+    storage does not answer or refuses.
+    """
 
     def read(self, path: str) -> bytes:
         """Return the object's bytes. Raises FileNotFoundError."""
-        try:
-            return bytes(obstore.get(self._store, path).bytes())
-        except BaseError as error:
-            raise translated(error) from error
+        raise NotImplementedError
 
     def stream(self, path: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
-        """Yield the object in chunks of `chunk_bytes` or more. Raises FileNotFoundError at once."""
-        try:
-            chunks = obstore.get(self._store, path).stream(min_chunk_size=chunk_bytes)
-        except BaseError as error:
-            raise translated(error) from error
-        return (bytes(chunk) for chunk in chunks)
+        """Yield the object in chunks of about `chunk_bytes`. Raises FileNotFoundError at once."""
+        raise NotImplementedError
 
     def write(self, path: str, data: bytes | Path) -> None:
         """Put `data`, or the contents of a local file, at `path`, replacing what is there.
 
         Raises:
             StorageFull: no room; what was at `path` before is still there.
-            Unavailable: the storage does not answer or refuses.
         """
-        try:
-            obstore.put(self._store, path, data)
-        except (BaseError, OSError) as error:
-            raise translated(error) from error
+        raise NotImplementedError
 
     def create(self, path: str, data: bytes) -> bool:
-        """Put `data` at `path` if nothing is there; return whether it was done. Raises as `write`."""
-        try:
-            obstore.put(self._store, path, data, mode="create")
-        except AlreadyExistsError:
-            return False
-        except (BaseError, OSError) as error:
-            raise translated(error) from error
-        return True
+        """Put `data` at `path` if nothing is there; return whether it was done. Raises as `write`.
+
+        What another writer has put there is durable as well when this returns False.
+        """
+        raise NotImplementedError
+
+    def copy(self, source: str, path: str) -> bool:
+        """Put what is at `source` at `path` as well, if nothing is there; return whether it was done.
+
+        In a folder this takes no room, so that it can be done on a full disk. Raises FileNotFoundError if
+        nothing is at `source`, and as `write`.
+        """
+        raise NotImplementedError
 
     def exists(self, path: str) -> bool:
         """Return whether something is at `path`."""
-        try:
-            obstore.head(self._store, path)
-        except FileNotFoundError:
-            return False
-        except BaseError as error:
-            raise translated(error) from error
-        return True
+        raise NotImplementedError
 
     def paths(self, prefix: str) -> list[str]:
         """Return the paths of all objects below `prefix` (a folder, without a final slash), sorted."""
-        try:
-            return sorted(o["path"] for chunk in obstore.list(self._store, prefix) for o in chunk)
-        except BaseError as error:
-            raise translated(error) from error
+        raise NotImplementedError
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly below `prefix`, sorted."""
-        try:
-            found = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
-        except BaseError as error:
-            raise translated(error) from error
-        return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in found)
+        raise NotImplementedError
 
     def delete(self, *paths: str) -> None:
-        """Delete the objects that exist among `paths`."""
-        for path in paths:
-            try:
-                obstore.delete(self._store, path)
-            except FileNotFoundError:
-                pass
-            except BaseError as error:
-                raise translated(error) from error
+        """Delete the objects that exist among `paths`.
+
+        A loss of power before this returns may undo the deletion of any of them: where one must go before
+        another, call this twice.
+        """
+        raise NotImplementedError
 
     def free_bytes(self) -> int | None:
         """Return how much room the disk of a local storage has; None where the storage is no folder."""
-        if not (isinstance(self._store, LocalStore) and self._store.prefix):
-            return None
-        try:
-            return shutil.disk_usage(self._store.prefix).free
-        except OSError as error:
-            raise translated(error) from error
+        return None
 
 
 def translated(error: Exception) -> Exception:
-    """Return the domain error for one of obstore's; it tells them apart by their text alone."""
+    """Return the domain error for one of the system's or of obstore's, whose kinds differ in text alone."""
     if isinstance(error, FileNotFoundError):
         return error
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

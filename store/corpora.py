@@ -3,6 +3,7 @@
     corpora/<id>/corpus.json   the record; written last, so that its presence means the text is whole
     corpora/<id>/text          the bytes as uploaded (after any gzip is undone)
     corpus_names/<name>        the id that a name stands for
+    corpus_owners/<id>/…       who uploaded it: see `store.corpus_owners`
 
 Characters are counted after NFC; the text is given back as it came. What is not UTF-8 can be kept with the
 encoding `bytes`: each byte is then a character, and the same bytes are another corpus than as a text.
@@ -16,7 +17,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, Self
@@ -26,6 +27,7 @@ import numpy as np
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
 from models.vocabulary import Alphabet, Normalizer, code_points
 from store.blobs import Blobs, translated
+from store.corpus_owners import CorpusOwners
 from store.ids import check_name, is_id
 
 Encoding = Literal["utf-8", "bytes"]
@@ -58,6 +60,7 @@ class Corpora:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
+        self.owners = CorpusOwners(blobs)
 
     def add(self, upload: "Upload", *, name: str | None = None) -> tuple[Corpus, bool]:
         """Keep a finished upload; return its record and whether it is new here.
@@ -94,14 +97,14 @@ class Corpora:
         """
         corpus = self._read(self._resolve(reference))
         if corpus is None:
-            raise _no_such_corpus(reference)
+            raise no_such_corpus(reference)
         return corpus
 
     def id_of(self, reference: str) -> str:
         """Return the id of a corpus, be its record damaged or not. Raises NotFound."""
         corpus_id = self._resolve(reference)
         if not self._blobs.exists(f"corpora/{corpus_id}/corpus.json"):
-            raise _no_such_corpus(reference)
+            raise no_such_corpus(reference)
         return corpus_id
 
     def all(self) -> list[Corpus]:
@@ -144,12 +147,30 @@ class Corpora:
         return "".join(self.pieces(reference, alphabet))
 
     def delete(self, reference: str) -> str:
-        """Delete a corpus and its names; return its id. The caller checks that no job needs it."""
+        """Delete a corpus, its names and owners; return its id. The caller checks that no job needs it."""
         corpus_id = self.id_of(reference)
-        names = [p for p in self._blobs.paths("corpus_names") if self._name_target(p) == corpus_id]
-        # The names first: if this is cut short, no name is left that belongs to nothing.
-        self._blobs.delete(*names, f"corpora/{corpus_id}/corpus.json", f"corpora/{corpus_id}/text")
+        names = [f"corpus_names/{name}" for name, target in self.names().items() if target == corpus_id]
+        # In this order: whenever it is cut short, no name belongs to nothing and no record lacks its text.
+        self._blobs.delete(*names)
+        self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
+        self._blobs.delete(f"corpora/{corpus_id}/text")
+        self.owners.forget(corpus_id)
         return corpus_id
+
+    def names(self, is_wanted: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
+        """Return the names that are wanted, each with the id of its corpus."""
+        names = (path.rpartition("/")[2] for path in self._blobs.paths("corpus_names"))
+        targets = {name: self._name_target(f"corpus_names/{name}") for name in names if is_wanted(name)}
+        return {name: target for name, target in targets.items() if target is not None}
+
+    def remove_names(self, corpus_id: str, names: Collection[str]) -> None:
+        """Take these names from a corpus, which stays."""
+        self._blobs.delete(*(f"corpus_names/{name}" for name in names))
+        with contextlib.suppress(Unavailable):  # a damaged record shows no name
+            corpus = self._read(corpus_id)
+            if corpus and corpus.name in names:
+                record = json.dumps(asdict(replace(corpus, name=None))).encode()
+                self._blobs.write(f"corpora/{corpus_id}/corpus.json", record)
 
     def _resolve(self, reference: str) -> str:
         if is_id("corpus", reference):
@@ -157,7 +178,7 @@ class Corpora:
         try:
             return self._blobs.read(f"corpus_names/{check_name(reference)}").decode()
         except (FileNotFoundError, InvalidInput):
-            raise _no_such_corpus(reference) from None
+            raise no_such_corpus(reference) from None
 
     def _read(self, corpus_id: str) -> Corpus | None:
         path = f"corpora/{corpus_id}/corpus.json"
@@ -381,5 +402,6 @@ def _damaged(what: str) -> Unavailable:
     return Unavailable(f"{what}; upload it again, or delete it", code="corpus_damaged", param="corpus")
 
 
-def _no_such_corpus(reference: str) -> NotFound:
+def no_such_corpus(reference: str) -> NotFound:
+    """Return the error for a corpus that is not there."""
     return NotFound(f"there is no corpus {reference!r}", code="corpus_not_found", param="corpus")

@@ -6,6 +6,7 @@ A transition creates the next file. Storage creates a file once, so of two write
 state one wins and the other gets a Conflict; nothing else guards a job, and no lost Redis can lose one.
 """
 
+import contextlib
 import time
 from enum import StrEnum
 from typing import Any
@@ -135,6 +136,8 @@ class Jobs:
     def get(self, job_id: str) -> Job:
         """Return the newest record of a job.
 
+        An empty one is passed over for the one before.
+
         Raises:
             NotFound: there is no such job (code `job_not_found`).
             Unavailable: the record is damaged (code `job_damaged`).
@@ -143,7 +146,7 @@ class Jobs:
             return self._known[job_id][1]
         paths = self._paths(job_id)
         if not paths:
-            raise _no_such_job(job_id)
+            raise no_such_job(job_id)
         return self._read(job_id, paths[-1])
 
     def all(self) -> list[Job]:
@@ -210,7 +213,9 @@ class Jobs:
 
     def delete_old_transitions(self, job: Job) -> None:
         """Delete the records of `job` before the newest. Its number stays taken."""
-        self._blobs.delete(*self._paths(job.id)[:-1])
+        *old, newest = self._paths(job.id)
+        if self._blobs.read(newest):  # an empty one stands for the one before
+            self._blobs.delete(*old)
 
     def _paths(self, job_id: str) -> list[str]:
         return self._blobs.paths(f"jobs/{job_id}") if is_id("job", job_id) else []
@@ -220,24 +225,44 @@ class Jobs:
         if known and known[0] == path:  # a record never changes, so it is read once
             return known[1]
         try:
-            job = Job.model_validate_json(self._blobs.read(path))
+            job = self._parse(path)
         except FileNotFoundError:  # deleted since it was listed
-            raise _no_such_job(job_id) from None
+            raise no_such_job(job_id) from None
+        self._known[job_id] = (path, job)
+        return job
+
+    def _parse(self, path: str) -> Job:
+        data = self._blobs.read(path)
+        if not data and (before := self._before(path)):
+            return before
+        try:
+            return Job.model_validate_json(data)
         except ValueError:
             raise Unavailable(
                 f"{path} is damaged or from another version of nextchar; restore it, or delete its folder",
                 code="job_damaged",
             ) from None
-        self._known[job_id] = (path, job)
-        return job
+
+    def _before(self, path: str) -> Job | None:
+        """Return the record before an empty one, which a loss of power left before records were synced.
+
+        Its sequence is the empty one's, whose number stays taken.
+        """
+        folder, _, name = path.rpartition("/")
+        number = name.removesuffix(".json")
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            job = self._parse(f"{folder}/{int(number) - 1:06d}.json")
+            return job.model_copy(update={"sequence": int(number)})
+        return None
+
+
+def no_such_job(job_id: str) -> NotFound:
+    """Return the error for a job that is not there."""
+    return NotFound(f"there is no job {job_id!r}", code="job_not_found", param="job")
 
 
 def _path(job: Job) -> str:
     return f"jobs/{job.id}/{job.sequence:06d}.json"
-
-
-def _no_such_job(job_id: str) -> NotFound:
-    return NotFound(f"there is no job {job_id!r}", code="job_not_found", param="job")
 
 
 def _dump(job: Job) -> bytes:

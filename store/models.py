@@ -1,18 +1,40 @@
 """The registry of saved models: names, versions, files.
 
-model_cards/<name>/<version>.json   the card; written last, so that a listed model is whole
-model_files/<model id>/<file>       what the card names, by hash
-model_cards/<name>/<version>.gone   a deleted version; its number is not given again
+    model_cards/<name>/<version>.json              the card; written last, so that a listed model is whole
+    model_cards/<name>/<version>.gone              a tombstone: the version is deleted, its number stays taken
+    model_files/<model id>/attempt-<n>/<file>      what the card names, by hash; the card names the folder too
+    model_files/<model id>/<file>                  the same, of models published without an attempt
+
+Storage creates a card and a tombstone once. So of several publishers of one model, or of several who delete
+or rename one version at the same time, one wins; nothing else guards them.
 """
 
 import contextlib
+import json
+import logging
+import re
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
-from models.errors import InvalidInput, NotFound, StorageFull, Unavailable
+from models.errors import Conflict, DomainError, InvalidInput, NotFound, StorageFull, Unavailable
 from models.saved_model import Card, SavedModel, parse_card
 from store.blobs import Blobs
 from store.ids import check_name
+
+log = logging.getLogger("nextchar.store")
+
+_ATTEMPT = "attempt-"
+
+
+@dataclass(frozen=True)
+class DamagedModel:
+    """A version whose card cannot be read, and why."""
+
+    reference: str
+    code: str
+    reason: str
 
 
 class Models:
@@ -20,20 +42,52 @@ class Models:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
+        self._logged: set[DamagedModel] = set()
+        self._lock = threading.Lock()  # guards the field above
 
-    def publish(self, card: Card, files: Mapping[str, bytes]) -> Card:
+    def publish(
+        self,
+        card: Card,
+        files: Mapping[str, bytes],
+        *,
+        attempt: int | None = None,
+        is_still_ours: Callable[[], bool] = lambda: True,
+    ) -> Card:
         """Keep a model under the next free version of its name; return the card with that version.
 
-        Publishing the same model id again, as a task that is run twice does, returns the version it has.
+        A model is published once: of all who publish its id the first wins, the others get its card, and
+        what they have written goes.
+
+        Each `attempt` at a job has files of its own, so that a process that stood still cannot overwrite
+        those of the one that took its place. `is_still_ours` says whether the caller may publish yet; it is
+        asked right before the card is written.
+
+        Raises:
+            Conflict: `is_still_ours` denied it (code `publish_superseded`); nothing of the attempt is left.
+            StorageFull: nothing of the attempt is left.
         """
         check_name(card.name)
-        for version in self._versions(card.name):
-            known = self._card(card.name, version)
-            if known and known.id == card.id:
-                return known
-        for name, data in files.items():
-            self._blobs.write(f"model_files/{card.id}/{name}", data)
-        return self._create(card)
+        folder = f"{_ATTEMPT}{attempt}" if attempt else ""
+        try:
+            published = self._published(card)
+            if published is None:
+                self._write_files(card.id, folder, files)
+                published = self._publish(card.model_copy(update={"files_folder": folder}), is_still_ours)
+        except (Conflict, StorageFull):
+            with contextlib.suppress(DomainError):
+                if folder and self._published(card) is None:
+                    self._delete_folder(card.id, folder)
+            raise
+        if not folder:
+            return published
+        if published.files_folder != folder:
+            self._delete_folder(card.id, folder)
+            return published
+        if list(self._listed_ids()).count(card.id) == 1:
+            for other in self._blobs.folders(f"model_files/{card.id}"):
+                if other.startswith(_ATTEMPT) and other != folder:  # of an attempt that was killed in here
+                    self._delete_folder(card.id, other)
+        return published
 
     def rename(self, reference: str, name: str) -> Card:
         """Move one version to the next free version of another name; return its card. The files stay.
@@ -41,7 +95,7 @@ class Models:
         A process that dies in between leaves the model under both names, and either can be deleted.
 
         Raises:
-            NotFound: there is no such model.
+            NotFound: there is no such model, or it is deleted or renamed by somebody else meanwhile.
             InvalidInput: `name` cannot be one.
             Unavailable: its card is damaged or of a newer format.
         """
@@ -49,8 +103,13 @@ class Models:
         card = self.get(reference).card
         if name == card.name:
             return card
-        moved = self._create(card.model_copy(update={"name": name}))
-        self._bury(card.name, card.version)
+        while True:
+            moved = _versioned(card.model_copy(update={"name": name}), self._numbers(name))
+            if self._create(moved):
+                break
+        if not self._bury(card.name, card.version):
+            self._bury(moved.name, moved.version)
+            raise _no_such_model(reference)
         return moved
 
     def get(self, reference: str) -> SavedModel:
@@ -61,16 +120,18 @@ class Models:
             Unavailable: its card is damaged or of a newer format.
         """
         name, version = self.resolve(reference)
-        card = self._card(name, version)
-        if card is None:
-            raise _no_such_model(reference)
-        return SavedModel(card, lambda file: self._blobs.read(f"model_files/{card.id}/{file}"))
+        path = _card_path(name, version)
+        try:
+            card = parse_card(self._blobs.read(path), where=path)
+        except FileNotFoundError:
+            raise _no_such_model(reference) from None
+        return SavedModel(card, lambda file: self._blobs.read(_file_path(card.id, card.files_folder, file)))
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """Return the name and version that a reference means now. Raises NotFound."""
         name, at, wanted = reference.partition("@")
         try:
-            versions = self._versions(check_name(name))
+            versions = _listed(self._numbers(check_name(name)))
         except InvalidInput:
             raise _no_such_model(reference) from None
         if at:
@@ -83,65 +144,154 @@ class Models:
 
     def all(self) -> list[Card]:
         """Return the cards of all versions of all models, newest first; damaged ones are left out."""
-        cards = []
-        paths = self._blobs.paths("model_cards")
-        gone = {path.removesuffix(".gone") for path in paths if path.endswith(".gone")}
-        for path in paths:
-            if path.endswith(".json") and path.removesuffix(".json") not in gone:
-                # One damaged card must not hide the rest; `get` says what is wrong with it.
-                with contextlib.suppress(Unavailable, FileNotFoundError):
-                    cards.append(parse_card(self._blobs.read(path), where=path))
-        return sorted(cards, key=lambda c: (c.created_at, c.name, c.version), reverse=True)
+        return self.survey()[0]
+
+    def survey(self) -> tuple[list[Card], list[DamagedModel]]:
+        """Return what `all` does, and the versions whose cards are damaged or of a newer format.
+
+        One damaged card must not hide the rest, nor be hidden by them: each is logged once.
+        """
+        cards, damaged = [], []
+        for path in self._listed_paths():
+            with contextlib.suppress(FileNotFoundError):  # deleted just now
+                card = self._readable(path)
+                if isinstance(card, Card):
+                    cards.append(card)
+                else:
+                    damaged.append(card)
+        return sorted(cards, key=lambda c: (c.created_at, c.name, c.version), reverse=True), damaged
 
     def delete(self, reference: str) -> str:
         """Delete one version (the newest, for a bare name); return its `name@version`. Raises NotFound."""
         name, version = self.resolve(reference)
-        path = f"model_cards/{name}/{version:06d}.json"
-        files = []
-        with contextlib.suppress(Unavailable, FileNotFoundError):  # a damaged card can be deleted too
-            card = parse_card(self._blobs.read(path), where=path)
-            if [one.id for one in self.all()].count(card.id) == 1:  # two after a rename that was cut short
-                files = self._blobs.paths(f"model_files/{card.id}")
-        self._bury(name, version, *files)
+        if not self._bury(name, version):
+            raise _no_such_model(reference)
         return f"{name}@{version}"
 
-    def _bury(self, name: str, version: int, *files: str) -> None:
-        """Delete a card, and files; its number stays taken."""
-        marker, at = f"model_cards/{name}/{version:06d}.gone", str(int(time.time())).encode()
-        try:
-            self._blobs.write(marker, at)
-        except StorageFull:
-            self._blobs.delete(*files)  # which makes the room
-            self._blobs.write(marker, at)
-        self._blobs.delete(f"model_cards/{name}/{version:06d}.json", *files)
+    def _publish(self, card: Card, is_still_ours: Callable[[], bool]) -> Card:
+        """Write the card of an id that has none under the next free version; return the one it has then.
 
-    def _create(self, card: Card) -> Card:
-        """Write a card under the next free version of its name; return it."""
+        Why one model never gets two versions: who reads the numbers, finds the id under none, and is told
+        that the model is still theirs, tries the number that a successor would take or has taken. If that
+        number is gone again, `_create` notices.
+        """
         while True:
-            taken = [v for v, _ in self._numbers(card.name)]
-            versioned = card.model_copy(update={"version": max(taken, default=0) + 1})
-            if self._blobs.create(_card_path(versioned), versioned.model_dump_json(indent=1).encode()):
+            numbers = self._numbers(card.name)
+            if known := self._published(card):
+                return known
+            if not is_still_ours():
+                raise Conflict(
+                    f"the model of {card.job or card.id} is published by another attempt at its job, or not"
+                    " at all; this one ends without",
+                    code="publish_superseded",
+                )
+            versioned = _versioned(card, numbers)
+            if self._create(versioned):
                 return versioned
 
+    def _published(self, card: Card) -> Card | None:
+        """Return the card that a model's id has, under whichever name, if any."""
+        return next((known for known in self.all() if known.id == card.id), None)
+
+    def _create(self, card: Card) -> bool:
+        """Write a card with its version, if that is free; return whether it was done."""
+        path = _card_path(card.name, card.version)
+        if not self._blobs.create(path, card.model_dump_json(indent=1).encode()):
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            if _model_id(self._blobs.read(_tombstone(path))) != card.id:
+                self._blobs.delete(path)  # the number was given and deleted while this process stood still
+                return False
+        return True
+
+    def _bury(self, name: str, version: int) -> bool:
+        """Delete a version, and its files if nothing else has them; return False if somebody else does it.
+
+        The tombstone comes first and decides who deletes. It is at first a copy of the card, which takes no
+        room on a full disk.
+        """
+        path = _card_path(name, version)
+        try:
+            if not self._blobs.copy(path, _tombstone(path)):
+                return False
+            model_id = _model_id(self._blobs.read(_tombstone(path)))
+        except FileNotFoundError:
+            return False
+        self._blobs.delete(path)
+        if model_id and model_id not in self._listed_ids():  # it is listed if it is being renamed
+            self._blobs.delete(*self._blobs.paths(f"model_files/{model_id}"))
+        with contextlib.suppress(StorageFull):  # then the copy stays, which does as well
+            tombstone = {"model": model_id, "deleted_at": int(time.time())}
+            self._blobs.write(_tombstone(path), json.dumps(tombstone).encode())
+        return True
+
+    def _write_files(self, model_id: str, folder: str, files: Mapping[str, bytes]) -> None:
+        for name, data in files.items():
+            self._blobs.write(_file_path(model_id, folder, name), data)
+
+    def _delete_folder(self, model_id: str, folder: str) -> None:
+        self._blobs.delete(*self._blobs.paths(f"model_files/{model_id}/{folder}"))
+
+    def _readable(self, path: str) -> Card | DamagedModel:
+        """Return a card, or what is wrong with it, which is logged once. Raises FileNotFoundError."""
+        try:
+            return parse_card(self._blobs.read(path), where=path)
+        except Unavailable as error:
+            _, name, number = path.split("/")
+            reference = f"{name}@{int(number.removesuffix('.json'))}"
+            damaged = DamagedModel(reference, error.code, error.message)
+        with self._lock:
+            is_new = damaged not in self._logged
+            self._logged.add(damaged)
+        if is_new:
+            log.warning("model %s is passed over: %s", damaged.reference, damaged.reason)
+        return damaged
+
+    def _listed_paths(self) -> list[str]:
+        paths = self._blobs.paths("model_cards")
+        gone = {path for path in paths if path.endswith(".gone")}
+        return [path for path in paths if path.endswith(".json") and _tombstone(path) not in gone]
+
+    def _listed_ids(self) -> Iterator[str | None]:
+        for path in self._listed_paths():
+            with contextlib.suppress(FileNotFoundError):
+                yield _model_id(self._blobs.read(path))
+
     def _numbers(self, name: str) -> list[tuple[int, str]]:
+        """Return the versions of a name, each with what is known of it: `json` or `gone`."""
         stems = (path.rsplit("/", 1)[-1].split(".") for path in self._blobs.paths(f"model_cards/{name}"))
         return [(int(number), kind) for number, kind in stems]
 
-    def _versions(self, name: str) -> list[int]:
-        numbers = self._numbers(name)
-        gone = {n for n, kind in numbers if kind == "gone"}
-        return sorted(n for n, kind in numbers if kind == "json" and n not in gone)
 
-    def _card(self, name: str, version: int) -> Card | None:
-        path = f"model_cards/{name}/{version:06d}.json"
-        try:
-            return parse_card(self._blobs.read(path), where=path)
-        except FileNotFoundError:
-            return None
+def _listed(numbers: list[tuple[int, str]]) -> list[int]:
+    gone = {n for n, kind in numbers if kind == "gone"}
+    return sorted(n for n, kind in numbers if kind == "json" and n not in gone)
 
 
-def _card_path(card: Card) -> str:
-    return f"model_cards/{card.name}/{card.version:06d}.json"
+def _versioned(card: Card, numbers: list[tuple[int, str]]) -> Card:
+    return card.model_copy(update={"version": max((n for n, _ in numbers), default=0) + 1})
+
+
+def _model_id(card: bytes) -> str | None:
+    """Return the model's id in a card or a tombstone, even one that is damaged or of a newer format."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        told = json.loads(card)
+        found = told["id"] if "id" in told else told["model"]
+        if re.fullmatch(r"model_[A-Za-z0-9_-]+", found):
+            return str(found)
+    return None
+
+
+def _card_path(name: str, version: int) -> str:
+    return f"model_cards/{name}/{version:06d}.json"
+
+
+def _tombstone(card_path: str) -> str:
+    return card_path.removesuffix(".json") + ".gone"
+
+
+def _file_path(model_id: str, folder: str, name: str) -> str:
+    return f"model_files/{model_id}/{folder}/{name}" if folder else f"model_files/{model_id}/{name}"
 
 
 def _no_such_model(reference: str) -> NotFound:

@@ -4,14 +4,19 @@ RQ is transport. Messages may be lost or come twice: a worker takes a job by mov
 second message finds nothing to do, and the reconciler sends a lost one again.
 """
 
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from redis import Redis
-from rq import Queue
+from rq import Queue, worker_registration
 from rq.exceptions import NoSuchJobError
 from rq.job import Job as RQJob
+from rq.utils import utcparse
 
 from store.jobs import Job
+
+WORKER_SILENT_S = 45
+"""A worker that was not heard of for this long counts as gone. An idle one says something every 15 s."""
 
 QUEUE_NAME = "nextchar-training"
 TASK = "worker.tasks.train"
@@ -56,6 +61,15 @@ class TrainingQueue:
     def waiting(self) -> list[str]:
         """Return the ids of the jobs in the queue, the next one first."""
         return [message.rsplit("-", 1)[0] for message in self._queue.get_job_ids()]
+
+    def live_workers(self) -> int:
+        """Return how many workers were heard of within WORKER_SILENT_S seconds."""
+        keys = worker_registration.get_keys(queue=self._queue)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hget(key, "last_heartbeat")
+            beats = [utcparse(raw.decode()) for raw in pipe.execute() if raw]
+        return sum((datetime.now(UTC) - beat).total_seconds() < WORKER_SILENT_S for beat in beats)
 
     def withdraw(self, job: Job) -> None:
         """Take a job's message out of the queue, if it is there."""

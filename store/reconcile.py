@@ -8,7 +8,6 @@ Safe to run in any number of processes at once: every change is a transition tha
 
 import contextlib
 import logging
-import threading
 import time
 
 from redis.exceptions import RedisError
@@ -45,16 +44,13 @@ class Reconciler:
         self._patience_s = patience_s
         self._suspects: dict[tuple[str, int], float] = {}  # job id and sequence: lost since
 
-    def keep_running(self, ended: threading.Event, every_s: float) -> None:
-        """Look every so often until `ended` is set, whatever is away meanwhile."""
-        while not ended.wait(every_s):
-            try:
-                self.run()
-            except (RedisError, DomainError) as error:
-                log.warning("lost jobs are not looked for while this lasts: %s", error)
-
     def run(self) -> None:
-        """Look once. Raises redis.exceptions.RedisError when Redis is away or refuses writes."""
+        """Look once. An error with one job is raised after all others have been looked at.
+
+        Raises:
+            redis.exceptions.RedisError, DomainError, OSError: Redis is away or refuses writes, or the storage
+                does not work.
+        """
         # Nobody can renew a lease while Redis refuses writes, so a look that fails starts the patience anew.
         suspects, self._suspects = self._suspects, {}
         self._live.check_writable()
@@ -70,10 +66,16 @@ class Reconciler:
         }
         now = time.monotonic()
         self._suspects = {key: suspects.get(key, now) for key in lost}
+        failed: Exception | None = None
         for key, since in self._suspects.items():
             if now - since >= self._patience_s:
-                with contextlib.suppress(Conflict):  # another process has just done it
-                    self._put_right(lost[key])
+                try:
+                    with contextlib.suppress(Conflict):  # another process has just done it
+                        self._put_right(lost[key])
+                except Exception as error:  # noqa: BLE001 -- raised below, after the jobs that follow
+                    failed = failed or error
+        if failed:
+            raise failed
 
     def _put_right(self, job: Job) -> None:
         asked = self._live.asked(job.id)

@@ -7,7 +7,6 @@ whatever it looks at is listed before the records that could say that it is stil
 import contextlib
 import json
 import logging
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -51,14 +50,6 @@ class Retention:
     ) -> None:
         self._blobs, self._jobs, self._periods, self._spool = blobs, jobs, periods, spool
         self._all_swept_at = float("-inf")
-
-    def keep_sweeping(self, ended: threading.Event, every_s: float) -> None:
-        """Sweep every so often until `ended` is set, whatever happens meanwhile."""
-        while not ended.wait(every_s):
-            try:
-                self.sweep()
-            except Exception:  # the thread must survive what it meets; the next sweep begins anew
-                log.exception("a sweep failed")
 
     def sweep(self, *, now: float | None = None) -> Counter[str]:
         """Delete what is due; return how many of each kind.

@@ -7,7 +7,7 @@ fails when one is missing there. A wrong value stops start-up and names the vari
 import re
 import sys
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,6 +24,13 @@ class StoreSettings(BaseSettings):
     )
     store_url: str | None = Field(
         None, description="Object storage for corpora, jobs and models; default: a folder in the data folder."
+    )
+
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How log lines are written: for people, or one JSON object a line."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Log records below this level are left out."
     )
 
     @field_validator("store_url")

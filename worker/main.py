@@ -28,6 +28,7 @@ from rq.job import Job as RQJob
 from rq.worker import Worker
 
 from store.live import Live
+from store.logs import configure_logging
 from store.queue import AllowedJob, rq_queue
 from worker.settings import WorkerSettings
 
@@ -219,9 +220,9 @@ def _stop(*_: object) -> None:
 
 def main() -> None:
     """Work until told to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("rq.worker").setLevel(logging.WARNING)
     settings = WorkerSettings.load()
+    configure_logging(settings)
+    logging.getLogger("rq.worker").setLevel(logging.WARNING)
     log.info("waiting for jobs; training on %d cores", settings.cores)
     work(settings.redis_url)
 

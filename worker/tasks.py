@@ -26,10 +26,12 @@ from redis.retry import Retry
 
 from models.errors import Conflict, DomainError, StorageFull, Unavailable
 from models.saved_model import Card
+from store.background import BackgroundLoop
 from store.blobs import Blobs, open_blobs, translated
 from store.corpora import Corpora
 from store.jobs import STORAGE_CODES, Job, JobError, Jobs, JobStatus
 from store.live import EventLog, Live
+from store.logs import set_job
 from store.models import Models
 from store.queue import TrainingQueue
 from worker.checkpoints import Checkpoint, Checkpoints
@@ -69,6 +71,7 @@ _STORAGE_ERRNOS = frozenset(
 def train(job_id: str) -> None:
     """Run one job to its end, or to the point where it is given back. Returns nothing to the queue."""
     _die_with_parent()
+    set_job(job_id)
     settings = WorkerSettings.load()
     live = Live(_connect(settings.redis_url))
     blobs = open_blobs(settings.blobs_url)
@@ -190,9 +193,9 @@ class Attempt:
                     "internal_error", f"training broke: {type(error).__name__}; the worker's log says more"
                 )
 
-    def heartbeat(self) -> "Heartbeat":
+    def heartbeat(self) -> BackgroundLoop:
         """Return a context in which the lease is renewed and requests are noticed."""
-        return Heartbeat(self._beat)
+        return BackgroundLoop("heartbeat", self._beat, interval_s=_RENEW_S)
 
     def _train(self) -> None:
         self._events = self._quickly(lambda: self._log.read(self.job.id))
@@ -237,7 +240,15 @@ class Attempt:
 
     def _publish(self, outcome: "Outcome") -> Card:
         assert outcome.card is not None
-        return Models(self.blobs).publish(outcome.card, outcome.files)
+        return Models(self.blobs).publish(
+            outcome.card, outcome.files, attempt=self.job.attempt, is_still_ours=self._is_still_ours
+        )
+
+    def _is_still_ours(self) -> bool:
+        """Return whether the job is this process's by its record, and by its lease where Redis answers."""
+        if self._redis(lambda: self.live.hold(self.job.id, self.token)) is False:
+            self._lost.set()
+        return not self._lost.is_set() and self.jobs.get(self.job.id).sequence == self.job.sequence
 
     def _resume_point(self) -> Checkpoint | None:
         checkpoint, problems = self._quickly(self.checkpoints.load)
@@ -416,26 +427,6 @@ def _retry_waits_s() -> Iterator[float]:
     while True:
         yield wait_s
         wait_s = min(2 * wait_s, _MAX_RETRY_S)
-
-
-class Heartbeat:
-    """Calls `beat` every two seconds in a thread, from entering the context until leaving it."""
-
-    def __init__(self, beat: Callable[[], None]) -> None:
-        self._beat = beat
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
-        while not self._done.wait(_RENEW_S):
-            self._beat()
 
 
 def _die_with_parent() -> None:

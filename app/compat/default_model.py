@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import anyio
 
@@ -13,30 +14,39 @@ REFRESH_S = 2.0
 
 
 class DefaultModel:
-    """Remembers which model is meant, so that a keystroke does not wait for the storage."""
+    """Remembers which models are the newest, so that a keystroke does not wait for the storage."""
 
     def __init__(self, models: Models, given: str) -> None:
         self._models = models
         self._given = given
-        self._known: str | None = None
+        self._known: list[tuple[str, str]] = []  # name and name@version of each, newest first
         self._looked_at = 0.0
         self._looking: asyncio.Task[None] | None = None
 
-    async def name(self) -> str:
-        """Return the model's name. Raises NotFound when there is no model at all."""
-        if self._given:
+    async def name(self, allows: Callable[[str], bool] | None = None) -> str:
+        """Return the default model's name, or the `name@version` if only that is allowed.
+
+        Args:
+            allows: whether the caller may use the model with this name; None: every model.
+
+        Raises:
+            NotFound: there is no such model (code `model_not_found`).
+        """
+        if self._given and (allows is None or allows(self._given)):
             return self._given
-        if self._known is None:
+        if not self._known:
             await self._look()
         elif time.monotonic() - self._looked_at > REFRESH_S and (
             self._looking is None or self._looking.done()
         ):
             self._looking = asyncio.create_task(self._look())
-        if self._known is None:
-            raise NotFound("there is no model yet; train one first", code="model_not_found", param="model")
-        return self._known
+        for references in self._known:
+            for reference in references:
+                if allows is None or allows(reference):
+                    return reference
+        raise NotFound("there is no model yet; train one first", code="model_not_found", param="model")
 
     async def _look(self) -> None:
         self._looked_at = time.monotonic()
         cards = await anyio.to_thread.run_sync(self._models.all)
-        self._known = cards[0].name if cards else None
+        self._known = [(card.name, card.reference) for card in cards]

@@ -14,14 +14,14 @@ from zlib import crc32
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.auth import check_model
 from app.bodies import DocumentRoute
 from app.compat.fim import unwrap
 from app.compat.openai_completions import holding, unless_gone
 from app.completing import Completing, prepare
-from app.deps import Parts, PartsDep
+from app.deps import Parts, PartsDep, client_of
 from app.engines import Loaded
 from app.errors import refusals
+from app.reach import model_or_default
 from app.schemas.completions import MAX_PROMPT_CHARACTERS
 from app.schemas.llama_cpp import (
     EXAMPLE,
@@ -121,8 +121,7 @@ class _Written:
 
 
 async def _props(parts: Parts, request: Request, model: str) -> Props:
-    name = model or await parts.default_model.name()
-    check_model(request, name)
+    name = await model_or_default(parts, request, model)
     async with holding(parts, name) as loaded:
         return Props(
             default_generation_settings=GenerationSettings(
@@ -136,15 +135,14 @@ async def _props(parts: Parts, request: Request, model: str) -> Props:
 
 
 async def _infill(parts: Parts, request: Request, body: InfillCreate, model: str) -> Response:
-    name = model or body.model or await parts.default_model.name()
-    check_model(request, name)
+    name = await model_or_default(parts, request, model or body.model)
     before = unwrap(body.prompt) if body.prompt and not body.input_prefix else body.input_prefix + body.prompt
     prefix = recent(before)
     truncated = len(prefix) < len(before)
     async with holding(parts, name) as loaded:
         written = _Written(time.perf_counter())
         characters, unknown = await prepare(prefix, loaded.vocabulary)
-        wanted = _request(body, characters, loaded)
+        wanted = _request(body, characters, loaded, client_of(request))
         held = parts.engines.hold_again(loaded)
         try:
             completing = Completing(parts.engines, held, wanted, unknown)
@@ -177,7 +175,7 @@ def recent(text: str) -> str:
     return text[len(text) - ENOUGH_CHARACTERS - len("\n".join(lines[place:])) :]
 
 
-def _request(body: InfillCreate, characters: str, loaded: Loaded) -> CompletionRequest:
+def _request(body: InfillCreate, characters: str, loaded: Loaded, client: str) -> CompletionRequest:
     wanted = MAX_PREDICT if body.n_predict < 0 else min(body.n_predict, MAX_PREDICT)
     return CompletionRequest(
         prompt=characters,
@@ -190,6 +188,7 @@ def _request(body: InfillCreate, characters: str, loaded: Loaded) -> CompletionR
         stop=tuple(map(loaded.vocabulary.to_characters, body.stop)),
         until="line",
         stream=True,
+        client=client,
     )
 
 

@@ -20,13 +20,13 @@ import numpy as np
 from fastapi import APIRouter, Path, Request, Response
 from starlette.requests import ClientDisconnect
 
-from app.auth import check_model
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.fim import unwrap
 from app.completing import Completing, Completion, check_size, prepare, write
-from app.deps import Parts, PartsDep
+from app.deps import Parts, PartsDep, client_of
 from app.engines import Engines, Loaded
 from app.errors import refusals
+from app.reach import model_or_default
 from app.schemas.openai import (
     EXAMPLE,
     CachedTokens,
@@ -56,6 +56,8 @@ AT_A_TIME = 16
 
 _UNKNOWN = "\uffff"
 """Stands for id 0 in a prompt of ids: no text has it, for it is no character."""
+
+_QUEUED_EVENTS = 64  # of a stream of several prompts, between the engine and the client
 
 _SEEDS = 2**63
 
@@ -89,6 +91,7 @@ class _Asked:
 
     body: OpenAICompletionCreate
     loaded: Loaded
+    client: str
     prompts: Sequence[_Prompt]
     n: int
     max_tokens: int
@@ -139,10 +142,9 @@ async def _complete(parts: Parts, request: Request, body: OpenAICompletionCreate
             code="suffix_not_supported",
             param="suffix",
         )
-    model = model or await parts.default_model.name()
-    check_model(request, model)
+    model = await model_or_default(parts, request, model)
     async with holding(parts, model) as loaded:
-        asked = await _asked(body, loaded)
+        asked = await _asked(body, loaded, client_of(request))
         if body.stream:
             started = _start_all(parts.engines, asked)
             return EventStream(_stream(asked, started), on_close=lambda: _close(started), named=False)
@@ -183,7 +185,7 @@ async def unless_gone(request: Request, work: Any) -> Any:
 # From the body to what the engine is asked
 
 
-async def _asked(body: OpenAICompletionCreate, loaded: Loaded) -> _Asked:
+async def _asked(body: OpenAICompletionCreate, loaded: Loaded, client: str) -> _Asked:
     n = 1 if body.n is None else body.n
     max_tokens = 16 if body.max_tokens is None else body.max_tokens
     given = _given(body)
@@ -197,6 +199,7 @@ async def _asked(body: OpenAICompletionCreate, loaded: Loaded) -> _Asked:
     return _Asked(
         body=body,
         loaded=loaded,
+        client=client,
         prompts=[await _prompt(one, body, loaded) for one in given],
         n=n,
         max_tokens=max_tokens,
@@ -280,6 +283,7 @@ def _request(asked: _Asked, prompt: _Prompt) -> CompletionRequest:
         until=body.until,
         logprobs=body.logprobs,
         stream=bool(body.stream),
+        client=asked.client,
         timeout_s=None if body.timeout_ms is None else body.timeout_ms / 1000,
         precision=body.precision,
         logit_bias=_bias(body.logit_bias or {}),
@@ -441,14 +445,15 @@ async def _merged(started: Sequence[Completing]) -> AsyncGenerator[tuple[int, Ev
         async for event in started[0].events():
             yield 0, event
         return
-    arrived: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue()
+    # Bounded, so that a prompt whose events are not read is paused.
+    arrived: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue(_QUEUED_EVENTS)
 
     async def pump(place: int, completing: Completing) -> None:
         try:
             async for event in completing.events():
-                arrived.put_nowait((place, event))
+                await arrived.put((place, event))
         except Exception as error:  # noqa: BLE001  raised where the events are read
-            arrived.put_nowait((place, error))
+            await arrived.put((place, error))
 
     pumps = [asyncio.create_task(pump(place, completing)) for place, completing in enumerate(started)]
     left = len(started)

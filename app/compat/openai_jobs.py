@@ -8,16 +8,19 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 
 from app.compat.bad_request import NOT_422, OpenAIRoute
+from app.compat.joined_files import joined
 from app.deps import Parts, PartsDep
 from app.errors import refusals
 from app.job_events import events_so_far
 from app.paging import cut
+from app.reach import Reach, ReachDep
 from app.routes import jobs as ours
 from app.schemas.jobs import BudgetBody, JobBody, JobCreate, TrainingOverride
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
@@ -34,7 +37,7 @@ from app.schemas.openai_jobs import (
 )
 from models.config import PRESETS
 from models.errors import DomainError, InvalidInput, NotFound
-from store.corpora import Corpus, Upload
+from store.corpora import Corpus
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
 
@@ -54,19 +57,22 @@ class _Beside(BaseModel):
 
 
 @router.post("", responses=NOT_422 | refusals(404, 409, 413, 415, 503, 507))
-def create_fine_tuning_job(parts: PartsDep, request: Request, body: FineTuningJobCreate) -> FineTuningJob:
+def create_fine_tuning_job(
+    parts: PartsDep, reach: ReachDep, request: Request, body: FineTuningJobCreate
+) -> FineTuningJob:
     """Train a model on an uploaded file."""
     wanted = _hyperparameters(body)
-    training = _file(parts, body.training_file, param="training_file")
-    corpus, held_out = training, 0.1
+    training = _file(reach, body.training_file, param="training_file")
+    whole: AbstractContextManager[tuple[Corpus, float]] = nullcontext((training, 0.1))
     if body.validation_file is not None:
-        validation = _file(parts, body.validation_file, param="validation_file")
-        corpus, held_out = _with_validation(parts, training, validation)
-    try:
-        create = _create(body, wanted, corpus.id, held_out)
-        job = ours.create_job(parts, request, create, Response())
-    except (InvalidInput, NotFound) as error:
-        raise _in_their_words(error) from None
+        validation = _file(reach, body.validation_file, param="validation_file")
+        whole = joined(reach, training, validation)
+    with whole as (corpus, held_out):
+        try:
+            create = _create(body, wanted, corpus.id, held_out)
+            job = ours.create_job(parts, reach, request, create, Response())
+        except (InvalidInput, NotFound) as error:
+            raise _in_their_words(error) from None
     multiplier = wanted.learning_rate_multiplier
     beside = _Beside(
         model=body.model,
@@ -81,48 +87,49 @@ def create_fine_tuning_job(parts: PartsDep, request: Request, body: FineTuningJo
 
 @router.get("", responses=NOT_422 | refusals(503))
 def list_fine_tuning_jobs(
-    parts: PartsDep, request: Request, after: After = None, limit: Limit = DEFAULT_LIMIT
+    parts: PartsDep, reach: ReachDep, request: Request, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[FineTuningJob]:
     """List jobs, newest first."""
     if any(name.startswith("metadata") for name in request.query_params):
         raise InvalidInput("jobs cannot be looked up by metadata; list them and choose", param="metadata")
-    page = ours.list_jobs(parts, after, limit)
+    page = ours.list_jobs(parts, reach, after, limit)
     return Page(data=[_told(job, _beside(parts, job)) for job in page.data], has_more=page.has_more)
 
 
 @router.get("/{job}", responses=NOT_422 | refusals(404, 503))
-def get_fine_tuning_job(parts: PartsDep, job: str) -> FineTuningJob:
+def get_fine_tuning_job(parts: PartsDep, reach: ReachDep, job: str) -> FineTuningJob:
     """Get a job."""
-    return _answer(parts, ours.get_job(parts, job))
+    return _answer(parts, ours.get_job(parts, reach, job))
 
 
 @router.post("/{job}/cancel", responses=_CHANGED)
-def cancel_fine_tuning_job(parts: PartsDep, job: str) -> FineTuningJob:
+def cancel_fine_tuning_job(parts: PartsDep, reach: ReachDep, job: str) -> FineTuningJob:
     """Cancel a job; a running one obeys at its next step."""
-    return _answer(parts, ours.cancel_job(parts, job, Response()))
+    return _answer(parts, ours.cancel_job(parts, reach, job, Response()))
 
 
 @router.post("/{job}/pause", responses=_CHANGED)
-def pause_fine_tuning_job(parts: PartsDep, job: str) -> FineTuningJob:
+def pause_fine_tuning_job(parts: PartsDep, reach: ReachDep, job: str) -> FineTuningJob:
     """Pause a job; a running one obeys at its next step."""
-    return _answer(parts, ours.pause_job(parts, job, Response()))
+    return _answer(parts, ours.pause_job(parts, reach, job, Response()))
 
 
 @router.post("/{job}/resume", responses=_CHANGED)
-def resume_fine_tuning_job(parts: PartsDep, job: str) -> FineTuningJob:
+def resume_fine_tuning_job(parts: PartsDep, reach: ReachDep, job: str) -> FineTuningJob:
     """Queue a paused or failed job again."""
-    return _answer(parts, ours.resume_job(parts, job))
+    return _answer(parts, ours.resume_job(parts, reach, job))
 
 
 @router.get("/{job}/events", responses=NOT_422 | refusals(404, 503))
 def list_fine_tuning_events(
     parts: PartsDep,
+    reach: ReachDep,
     job: str,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = DEFAULT_LIMIT,
 ) -> Page[FineTuningEvent]:
     """List what happened to a job, newest first."""
-    known = parts.jobs.get(job)
+    known = reach.job(job)
     events = events_so_far(parts.event_log, parts.live, known.id, after=0)
     told = [_event(known.id, event) for event in reversed(events)]
     page, has_more = cut(told, lambda event: event.id, after=after, limit=limit)
@@ -132,12 +139,13 @@ def list_fine_tuning_events(
 @router.get("/{job}/checkpoints", responses=NOT_422 | refusals(404, 503))
 def list_fine_tuning_checkpoints(
     parts: PartsDep,
+    reach: ReachDep,
     job: str,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
 ) -> Page[FineTuningCheckpoint]:
     """List a job's evaluations, newest first. The best weights become its model; no others are kept."""
-    known = parts.jobs.get(job)
+    known = reach.job(job)
     events = events_so_far(parts.event_log, parts.live, known.id, after=0)
     model = known.model or known.request.name
     told = [_checkpoint(known.id, model, e) for e in reversed(events) if e["type"] == "metrics"]
@@ -200,31 +208,11 @@ def _in_their_words(error: InvalidInput | NotFound) -> DomainError:
     return type(error)(f"{param}: {message}", code=error.code, param=param)
 
 
-def _file(parts: Parts, reference: str, *, param: str) -> Corpus:
+def _file(reach: Reach, reference: str, *, param: str) -> Corpus:
     try:
-        return parts.corpora.get(reference)
+        return reach.corpus(reference)
     except NotFound:
         raise NotFound(f"there is no file {reference!r}", code="file_not_found", param=param) from None
-
-
-def _with_validation(parts: Parts, training: Corpus, validation: Corpus) -> tuple[Corpus, float]:
-    """Return a corpus of both, one behind the other, and the share of it that is held out at its end."""
-    if "bytes" in (training.encoding, validation.encoding):
-        raise InvalidInput(
-            "validation_file goes with texts, not with corpora uploaded as bytes", param="validation_file"
-        )
-    fraction = validation.characters / (training.characters + validation.characters)
-    if not 0.005 <= fraction <= 0.5:
-        raise InvalidInput(
-            f"validation_file would be {fraction:.1%} of both files; it may be from 0.5 % to 50 %",
-            param="validation_file",
-        )
-    limit_bytes = parts.settings.max_corpus_bytes
-    with Upload(parts.settings.data_dir / "spool", limit_bytes=limit_bytes) as upload:
-        for corpus in (training, validation):
-            for piece in parts.corpora.stream(corpus.id):
-                upload.feed(piece)
-        return parts.corpora.add(upload)[0], fraction
 
 
 # From our job to OpenAI's

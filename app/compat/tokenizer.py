@@ -11,11 +11,11 @@ from typing import Annotated
 import anyio
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.auth import check_model
 from app.bodies import DocumentRoute
 from app.compat.openai_completions import characters_of, holding
 from app.deps import Parts, PartsDep
 from app.errors import refusals
+from app.reach import model_or_default
 from app.schemas.completions import MAX_PROMPT_CHARACTERS
 from app.schemas.tokenizer import DetokenizeCreate, Detokenized, TokenizeCreate, TokenizerInfo, Tokens
 from models.vocabulary import Vocabulary
@@ -75,8 +75,7 @@ async def detokenize_with_model(
 
 
 async def _vocabulary(parts: Parts, request: Request, model: str) -> tuple[str, Vocabulary]:
-    name = model or await parts.default_model.name()
-    check_model(request, name)
+    name = await model_or_default(parts, request, model)
     async with holding(parts, name) as loaded:
         return loaded.reference, loaded.vocabulary
 

@@ -96,8 +96,8 @@ async function send(body, options) {
     return await post(body, options);
   } catch (error) {
     if (error.status === 401 && (await newKey())) return send(body, options);
-    // Another text has this name: the id will do.
-    if (error.code === "name_taken") return send(body, { ...options, name: null });
+    // Another text has this name, or the key may not give it: the id will do.
+    if (["name_taken", "corpus_name_not_permitted"].includes(error.code)) return send(body, { ...options, name: null });
     throw error;
   }
 }

@@ -4,13 +4,15 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 import anyio
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
+from app.auth import check_scope
 from app.bodies import DocumentRoute
 from app.deps import Parts, PartsDep
 from app.engines import Loaded
 from app.errors import refusals
-from app.evaluating import evaluate
+from app.evaluating import evaluate, reads_training_text
+from app.reach import Reach, ReachDep
 from app.schemas.lists import Page
 from app.schemas.scores import CalibrateCreate, CalibrationBody, EvaluateCreate, EvaluationBody
 from app.scoring import calibration_body
@@ -30,9 +32,12 @@ _LINE_CHARACTERS = 20  # that a line counts for beside its own
 @router.post(
     "/{model}/calibrate", status_code=201, responses=refusals(400, 404, 409, 413, 415, 422, 503, 507)
 )
-async def make_calibration(parts: PartsDep, model: str, body: CalibrateCreate) -> CalibrationBody:
+async def make_calibration(
+    parts: PartsDep, reach: ReachDep, model: str, body: CalibrateCreate
+) -> CalibrationBody:
     """Compare with these normal lines from now on; a calibration of the same name is replaced."""
-    return await anyio.to_thread.run_sync(partial(_make, parts, model, body), limiter=parts.engine_threads)
+    make = partial(_make, parts, reach, model, body)
+    return await anyio.to_thread.run_sync(make, limiter=parts.engine_threads)
 
 
 @router.get("/{model}/calibrations", responses=refusals(404, 422, 503))
@@ -57,15 +62,26 @@ def delete_calibration(parts: PartsDep, model: str, name: str) -> None:
 
 
 @router.post("/{model}/evaluate", responses=refusals(400, 404, 413, 415, 422, 429, 503))
-async def evaluate_model(parts: PartsDep, model: str, body: EvaluateCreate) -> EvaluationBody:
+async def evaluate_model(
+    parts: PartsDep, reach: ReachDep, request: Request, model: str, body: EvaluateCreate
+) -> EvaluationBody:
     """Judge the model's scores by labelled lines, beside simple scores of the same lines."""
-    return await anyio.to_thread.run_sync(partial(evaluate, parts, model, body), limiter=parts.engine_threads)
+    if reads_training_text(body):
+        check_scope(
+            request,
+            "read",
+            "train",
+            why="with this split the lines are compared with the model's training text; give the split"
+            " chronological or random to use only the lines sent",
+        )
+    judge = partial(evaluate, parts, model, body, may_read=reach.has_corpus)
+    return await anyio.to_thread.run_sync(judge, limiter=parts.engine_threads)
 
 
-def _make(parts: Parts, model: str, body: CalibrateCreate) -> CalibrationBody:
+def _make(parts: Parts, reach: Reach, model: str, body: CalibrateCreate) -> CalibrationBody:
     with parts.engines.use(model) as loaded:
         if body.corpus is not None:
-            corpus = parts.corpora.get(body.corpus)
+            corpus = reach.corpus(body.corpus)
             lines: Iterable[str] = _lines(parts.corpora.pieces(corpus.id, loaded.vocabulary.alphabet))
             source = f"corpus {corpus.id}"
         else:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from app.bodies import DocumentRoute
 from app.completing import Completing, Completion, GivenUp, start, write
-from app.deps import PartsDep
+from app.deps import PartsDep, client_of
 from app.engines import Engines
 from app.errors import refusals
 from app.schemas.completions import (
@@ -57,7 +57,7 @@ _COMPLETION_ANSWER: dict[int | str, dict[str, Any]] = {
 )
 async def complete(parts: PartsDep, request: Request, model: str, body: CompletionCreate) -> Response:
     """Go on from a prompt, `n` times. Characters the model has never seen are read as unknown and named."""
-    completing = await start(parts.engines, model, body)
+    completing = await start(parts.engines, model, body, client=client_of(request))
     if body.stream:
         return EventStream(_stream(completing), on_close=completing.close)
     with completing:
@@ -68,18 +68,17 @@ async def complete(parts: PartsDep, request: Request, model: str, body: Completi
 
 
 @router.post("/{model}/next", responses=refusals(400, 404, 413, 415, 422, 429, 503))
-async def next_character(parts: PartsDep, model: str, body: NextCreate) -> DistributionBody:
+async def next_character(parts: PartsDep, request: Request, model: str, body: NextCreate) -> DistributionBody:
     """Get the distribution of the character after a prompt."""
-    return await anyio.to_thread.run_sync(
-        partial(_next, parts.engines, model, body), limiter=parts.engine_threads
-    )
+    work = partial(_next, parts.engines, model, body, client_of(request))
+    return await anyio.to_thread.run_sync(work, limiter=parts.engine_threads)
 
 
-def _next(engines: Engines, model: str, body: NextCreate) -> DistributionBody:
+def _next(engines: Engines, model: str, body: NextCreate, client: str) -> DistributionBody:
     with engines.use(model) as loaded:
         vocabulary = loaded.vocabulary
         prompt = vocabulary.to_characters(body.prompt)
-        found = loaded.engine.next(prompt, top=body.top, temperature=body.temperature)
+        found = loaded.engine.next(prompt, top=body.top, temperature=body.temperature, client=client)
     return DistributionBody(
         model=loaded.reference,
         entropy_bits=found.entropy_bits,

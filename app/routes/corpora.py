@@ -9,10 +9,10 @@ from fastapi.responses import StreamingResponse
 from app.deps import PartsDep
 from app.errors import refusals
 from app.paging import cut
+from app.reach import Reach, ReachDep
 from app.schemas.corpora import CorpusBody
 from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
 from app.uploads import receive
-from models.errors import Conflict
 from store.corpora import Corpus, Encoding, Upload
 from store.ids import check_name
 
@@ -88,6 +88,7 @@ EncodingQuery = Annotated[
 )
 async def add_corpus(
     parts: PartsDep,
+    reach: ReachDep,
     request: Request,
     response: Response,
     name: Name = None,
@@ -95,24 +96,24 @@ async def add_corpus(
 ) -> CorpusBody:
     """Upload a text. The same bytes in the same encoding are the same corpus, whatever they are called."""
     if name is not None:
-        check_name(name)
-    corpus, is_new = await _upload(parts, request, name, encoding)
+        reach.check_corpus_name(check_name(name))
+    corpus, is_new = await _upload(parts, reach, request, name, encoding)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"{UPLOAD_PATH}/{corpus.id}"
     return CorpusBody.model_validate(corpus)
 
 
 @router.get("", responses=refusals(422, 503))
-def list_corpora(parts: PartsDep, after: After = None, limit: Limit = DEFAULT_LIMIT) -> Page[CorpusBody]:
+def list_corpora(reach: ReachDep, after: After = None, limit: Limit = DEFAULT_LIMIT) -> Page[CorpusBody]:
     """List corpora, newest first."""
-    page, has_more = cut(parts.corpora.all(), lambda c: c.id, after=after, limit=limit)
+    page, has_more = cut(reach.corpora(), lambda c: c.id, after=after, limit=limit)
     return Page(data=[CorpusBody.model_validate(c) for c in page], has_more=has_more)
 
 
 @router.get("/{corpus}", responses=refusals(404, 422, 503))
-def get_corpus(parts: PartsDep, corpus: str) -> CorpusBody:
+def get_corpus(reach: ReachDep, corpus: str) -> CorpusBody:
     """Get a corpus's statistics, by id or name."""
-    return CorpusBody.model_validate(parts.corpora.get(corpus))
+    return CorpusBody.model_validate(reach.corpus(corpus))
 
 
 @router.get(
@@ -120,33 +121,26 @@ def get_corpus(parts: PartsDep, corpus: str) -> CorpusBody:
     response_class=StreamingResponse,
     responses=_TEXT_ANSWER | refusals(404, 422, 503),
 )
-def get_text(parts: PartsDep, corpus: str) -> StreamingResponse:
+def get_text(parts: PartsDep, reach: ReachDep, corpus: str) -> StreamingResponse:
     """Get the text back, byte for byte."""
-    known = parts.corpora.get(corpus)
+    known = reach.corpus(corpus)
     headers = {"ETag": f'"{known.sha256}"', "Content-Length": str(known.bytes)}
     kind = "text/plain" if known.encoding == "utf-8" else "application/octet-stream"
     return StreamingResponse(parts.corpora.stream(known.id), media_type=kind, headers=headers)
 
 
 @router.delete("/{corpus}", responses=refusals(404, 409, 422, 503))
-def delete_corpus(parts: PartsDep, corpus: str) -> Deleted:
-    """Delete a corpus and its names. Models trained on it stay."""
-    corpus_id = parts.corpora.id_of(corpus)
-    needed_by = [job.id for job in parts.jobs.unfinished() if corpus_id in job.request.corpora]
-    if needed_by:
-        raise Conflict(
-            f"corpus {corpus_id} is needed by {', '.join(needed_by)}; cancel or wait, then delete it",
-            code="corpus_in_use",
-            param="corpus",
-        )
-    return Deleted(id=parts.corpora.delete(corpus_id), object="corpus")
+def delete_corpus(reach: ReachDep, corpus: str) -> Deleted:
+    """Delete a corpus and its names. Models trained on it stay, and so does what another key uploaded too."""
+    return Deleted(id=reach.delete_corpus(corpus), object="corpus")
 
 
 async def _upload(
-    parts: PartsDep, request: Request, name: str | None, encoding: Encoding
+    parts: PartsDep, reach: Reach, request: Request, name: str | None, encoding: Encoding
 ) -> tuple[Corpus, bool]:
     limit_bytes = parts.settings.max_corpus_bytes
     spool = parts.settings.data_dir / "spool"
     with await run_in_threadpool(Upload, spool, limit_bytes=limit_bytes, encoding=encoding) as upload:
         await receive(request, upload, limit_bytes=limit_bytes)
-        return await run_in_threadpool(parts.corpora.add, upload, name=name)
+        corpus, is_new = await run_in_threadpool(parts.corpora.add, upload, name=name)
+    return await run_in_threadpool(reach.uploaded, corpus, is_new=is_new)

@@ -1,26 +1,37 @@
 """/healthz, /readyz, /metrics: for the machines that look after this one."""
 
-import logging
-from typing import Any, Literal
+from typing import Any
 
+import anyio
 from fastapi import APIRouter, Response
-from redis.exceptions import RedisError
 
-from app.deps import Parts, PartsDep
+from app.deps import PartsDep
 from app.errors import refusals
 from app.metrics import CONTENT_TYPE
-from app.schemas.health import Alive, Readiness
-from models.errors import DomainError
-
-log = logging.getLogger("nextchar.api")
+from app.schemas.health import Alive, BackgroundLoop, Degradation, Readiness
 
 router = APIRouter(tags=["operations"])
 
 _NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {
         "model": Readiness,
-        "description": "`down` names what does not answer.",
-        "content": {"application/json": {"example": {"status": "not_ready", "down": ["redis"]}}},
+        "description": "The storage cannot be read, so models cannot be served.",
+        "content": {
+            "application/json": {
+                "example": {
+                    "status": "not_ready",
+                    "down": ["storage"],
+                    "degraded": [
+                        {
+                            "part": "storage",
+                            "problem": "does not answer",
+                            "effect": "models that are not in memory cannot be served",
+                        }
+                    ],
+                    "background": [],
+                }
+            }
+        },
     },
 }
 _EXPOSITION: dict[int | str, dict[str, Any]] = {
@@ -43,30 +54,33 @@ async def healthz() -> Alive:
 
 
 @router.get("/readyz", responses=refusals() | _NOT_READY)
-def readyz(parts: PartsDep, response: Response) -> Readiness:
-    """Say whether Redis and the storage answer."""
-    down = _down(parts)
-    if down:
+async def readyz(parts: PartsDep, response: Response) -> Readiness:
+    """Say whether models can be served, and which parts do not work.
+
+    The status is 503 only when the storage cannot be read. Without Redis or a worker jobs wait, and the
+    answer is 200 with the status `degraded`.
+    """
+    report = await anyio.to_thread.run_sync(parts.readiness.report, limiter=parts.health_threads)
+    if not report.is_ready:
         response.status_code = 503
-    return Readiness(status="not_ready" if down else "ready", down=down)
+    degraded = [Degradation(part=p.part, problem=p.problem, effect=p.effect) for p in report.problems]
+    return Readiness(
+        status="not_ready" if not report.is_ready else "degraded" if degraded else "ready",
+        down=report.down,
+        degraded=degraded,
+        background=[
+            BackgroundLoop(
+                name=loop.name,
+                last_beat_s=round(loop.seconds_since_beat, 1),
+                last_success_s=round(loop.seconds_since_success, 1),
+                errors=dict(loop.errors),
+            )
+            for loop in report.loops
+        ],
+    )
 
 
 @router.get("/metrics", response_class=Response, responses=_EXPOSITION | refusals(503))
 def metrics(parts: PartsDep) -> Response:
     """Get the metrics for Prometheus."""
     return Response(parts.metrics.exposition(), media_type=CONTENT_TYPE)
-
-
-def _down(parts: Parts) -> list[Literal["redis", "storage"]]:
-    down: list[Literal["redis", "storage"]] = []
-    try:
-        parts.redis.ping()
-    except (RedisError, OSError) as error:
-        log.warning("not ready: Redis: %s", error)
-        down.append("redis")
-    try:
-        parts.blobs.folders("jobs")
-    except (DomainError, OSError) as error:
-        log.warning("not ready: storage: %s", error)
-        down.append("storage")
-    return down

@@ -15,6 +15,7 @@ from app.job_control import JobControl
 from app.job_events import events_so_far, follow
 from app.paging import cut
 from app.plans import plan
+from app.reach import Reach, ReachDep
 from app.schemas.jobs import (
     EXAMPLE,
     EXAMPLE_EVENT,
@@ -68,6 +69,7 @@ _EVENTS_ANSWER: dict[int | str, dict[str, Any]] = {
 @router.post("", status_code=202, responses=refusals(400, 404, 409, 413, 415, 422, 503, 507))
 def create_job(
     parts: PartsDep,
+    reach: ReachDep,
     incoming: Request,
     body: JobCreate,
     response: Response,
@@ -78,34 +80,37 @@ def create_job(
     for model in filter(None, (body.name, body.start_from, teacher)):
         check_model(incoming, model)
     control, text = _control(parts), body.model_dump_json().encode()
-    job = control.submitted(idempotency_key, text) if idempotency_key else None
+    key = reach.idempotency_key(idempotency_key)
+    job = control.submitted(key, text) if key else None
     if job is None:
         memory = parts.settings.training_memory_bytes
         request = plan(
             body,
-            parts.corpora.get(body.corpus),
+            reach.corpus(body.corpus),
             memory_limit_bytes=memory,
             start=_card(parts, "start_from", body.start_from),
-            second=_second(parts, body),
+            second=_second(reach, body),
             teacher=_card(parts, "mix.teacher", teacher),
         )
-        job = control.submit(request, key=idempotency_key, body=text)
+        job = control.submit(request, key=key, body=text)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return _body(parts, job, _waiting(parts))
 
 
 @router.get("", responses=refusals(422, 503))
-def list_jobs(parts: PartsDep, after: After = None, limit: Limit = DEFAULT_LIMIT) -> Page[JobBody]:
+def list_jobs(
+    parts: PartsDep, reach: ReachDep, after: After = None, limit: Limit = DEFAULT_LIMIT
+) -> Page[JobBody]:
     """List jobs, newest first."""
-    page, has_more = cut(parts.jobs.all(), lambda j: j.id, after=after, limit=limit)
+    page, has_more = cut(reach.jobs(), lambda j: j.id, after=after, limit=limit)
     waiting = _waiting(parts)
     return Page(data=[_body(parts, job, waiting) for job in page], has_more=has_more)
 
 
 @router.get("/{job}", responses=refusals(404, 422, 503))
-def get_job(parts: PartsDep, job: str) -> JobBody:
+def get_job(parts: PartsDep, reach: ReachDep, job: str) -> JobBody:
     """Get a job: its state, place in the queue and progress."""
-    return _body(parts, parts.jobs.get(job), _waiting(parts))
+    return _body(parts, reach.job(job), _waiting(parts))
 
 
 @router.get(
@@ -115,6 +120,7 @@ def get_job(parts: PartsDep, job: str) -> JobBody:
 )
 async def get_events(
     parts: PartsDep,
+    reach: ReachDep,
     request: Request,
     job: str,
     after: Annotated[int, Query(ge=0, description="Only events with numbers above this.")] = 0,
@@ -122,7 +128,7 @@ async def get_events(
     last_event_id: Annotated[int | None, Header(ge=0, description="As `after`, for streams.")] = None,
 ) -> Response | Page[EventBody]:
     """Get every metric, sample and change of a job since its start, as a list or as they happen."""
-    known = await run_in_threadpool(parts.jobs.get, job)
+    known = await run_in_threadpool(reach.job, job)
     after = last_event_id if last_event_id is not None else after
     if "text/event-stream" in request.headers.get("accept", ""):
         return EventStream(_stream(parts, known.id, after))
@@ -144,22 +150,24 @@ _CHANGED = _ASKED | refusals(404, 409, 422, 503, 507)
 
 
 @router.post("/{job}/cancel", responses=_CHANGED | refusals(400, 413, 415))
-def cancel_job(parts: PartsDep, job: str, response: Response, body: CancelBody = None) -> JobBody:
+def cancel_job(
+    parts: PartsDep, reach: ReachDep, job: str, response: Response, body: CancelBody = None
+) -> JobBody:
     """Cancel a job. Nothing of it is kept, unless `keep_best` asks for the model it has come to."""
     keep_best = body is not None and body.keep_best
-    return _changed(parts, _control(parts).cancel(job, keep_best=keep_best), response)
+    return _changed(parts, _control(parts).cancel(reach.job(job).id, keep_best=keep_best), response)
 
 
 @router.post("/{job}/pause", responses=_CHANGED)
-def pause_job(parts: PartsDep, job: str, response: Response) -> JobBody:
+def pause_job(parts: PartsDep, reach: ReachDep, job: str, response: Response) -> JobBody:
     """Pause a job; `resume` goes on from where it was."""
-    return _changed(parts, _control(parts).pause(job), response)
+    return _changed(parts, _control(parts).pause(reach.job(job).id), response)
 
 
 @router.post("/{job}/resume", responses=refusals(404, 409, 422, 503, 507))
-def resume_job(parts: PartsDep, job: str) -> JobBody:
+def resume_job(parts: PartsDep, reach: ReachDep, job: str) -> JobBody:
     """Queue a paused or failed job again; it goes on from its last checkpoint, if that is kept."""
-    return _body(parts, _control(parts).resume(job), _waiting(parts))
+    return _body(parts, _control(parts).resume(reach.job(job).id), _waiting(parts))
 
 
 def _card(parts: Parts, field: str, reference: str | None) -> Card | None:
@@ -171,11 +179,11 @@ def _card(parts: Parts, field: str, reference: str | None) -> Card | None:
         raise NotFound(f"{field}: {error.message}", code=error.code, param=field) from None
 
 
-def _second(parts: Parts, body: JobCreate) -> Corpus | None:
+def _second(reach: Reach, body: JobCreate) -> Corpus | None:
     if body.mix is None:
         return None
     try:
-        return parts.corpora.get(body.mix.corpus)
+        return reach.corpus(body.mix.corpus)
     except NotFound as error:
         raise NotFound(f"mix.corpus: {error.message}", code=error.code, param="mix.corpus") from None
 

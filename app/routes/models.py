@@ -9,8 +9,9 @@ from app.auth import check_model
 from app.deps import PartsDep
 from app.errors import refusals
 from app.paging import cut
-from app.schemas.lists import After, Deleted, Limit, Page
-from app.schemas.models import ModelBody, ModelRename, ModelSummary
+from app.reach import ReachDep
+from app.schemas.lists import After, Deleted, Limit
+from app.schemas.models import DamagedModel, ModelBody, ModelPage, ModelRename, ModelSummary
 from models.errors import NotFound
 from models.saved_model import SavedModel
 
@@ -33,11 +34,13 @@ _FILE_ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", responses=refusals(422, 503))
-def list_models(parts: PartsDep, after: After = None, limit: Limit = _LIMIT) -> Page[ModelSummary]:
+def list_models(reach: ReachDep, after: After = None, limit: Limit = _LIMIT) -> ModelPage:
     """List all versions of all models, newest first."""
-    page, has_more = cut(parts.models.all(), lambda card: card.reference, after=after, limit=limit)
+    cards, damaged = reach.survey_models()
+    page, has_more = cut(cards, lambda card: card.reference, after=after, limit=limit)
     summaries = [ModelSummary(id=c.reference, **c.model_dump(include=_SUMMARY)) for c in page]
-    return Page(data=summaries, has_more=has_more)
+    left_out = [DamagedModel(id=one.reference, code=one.code, message=one.reason) for one in damaged]
+    return ModelPage(data=summaries, has_more=has_more, damaged=left_out)
 
 
 @router.get("/{model}", responses=refusals(404, 422, 503))
@@ -97,7 +100,7 @@ _DETAIL = set(ModelBody.model_fields) - set(ModelSummary.model_fields)
 
 def _file(saved: SavedModel, name: str) -> bytes:
     if name == _CARD:
-        return saved.card.model_dump_json(indent=1).encode()
+        return saved.card.portable()
     if name not in saved.card.files:
         raise NotFound(
             f"model {saved.card.reference} has no file {name!r}; it has"

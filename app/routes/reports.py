@@ -107,7 +107,8 @@ def _json(saved: SavedModel) -> bytes:
     if "report.json" in card.files:
         told = json.loads(saved.file("report.json"))
     else:
-        told = card.model_dump(mode="json", exclude={"format_version", "id", "version", "files", "report"})
+        left_out = {"format_version", "id", "version", "files", "files_folder", "report"}
+        told = card.model_dump(mode="json", exclude=left_out)
         told |= card.report
     report = {"object": "report", "model": card.reference} | told
     return json.dumps(report, ensure_ascii=False).encode("utf-8", "replace")

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from app.schemas.base import RequestBody
+from app.schemas.lists import Page
 from models.config import NetworkConfig, TrainingConfig
 from models.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
@@ -61,6 +62,32 @@ class ModelSummary(BaseModel):
     def created(self) -> int:
         """Unix seconds, UTC."""
         return self.created_at
+
+
+class DamagedModel(BaseModel):
+    """A version that cannot be used, for its card is damaged or of a newer format."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "nietzsche@2",
+                    "code": "model_damaged",
+                    "message": "model_cards/nietzsche/000002.json is damaged: it is not a JSON object",
+                }
+            ]
+        }
+    )
+
+    id: str = Field(description="`name@version`.")
+    code: str = Field(description="As in the error that calls on this version get.")
+    message: str = Field(description="What is wrong. Restore the card from a backup, or delete the version.")
+
+
+class ModelPage(Page[ModelSummary]):
+    """A page of models, and what is missing in the list."""
+
+    damaged: list[DamagedModel] = Field([], description="All versions that are left out; on every page.")
 
 
 class ModelRename(RequestBody):

@@ -363,7 +363,8 @@ class EvaluateCreate(RequestBody):
         description="`none`: all lines are judged; the model's training text is what baselines learn from."
         " `chronological`: the normal ones among the first `train_fraction` of the lines are for calibration"
         " and baselines, and the lines after them are judged. `random`: the same with lines drawn at random."
-        " `auto`: `none` while the model's corpus is there, else `chronological`.",
+        " `auto`: `none` while the model's corpus is there and the API key reaches it, else"
+        " `chronological`. `none` and `auto` need a key with the scope `read` or `train` beside `complete`.",
     )
     train_fraction: float = Field(0.5, ge=0.05, le=0.95)
     false_alarms: FalseAlarms | None = None

@@ -6,7 +6,8 @@ The life of a request:
     2. The thread admits it and asks the state cache how much of its text is known.
     3. The rest is read, in slices of about READ_SLICE_S so that nobody waits long for it, together with
        other jobs' texts. While others are generating, a job also rides along in their steps.
-    4. Its completions join the batch as rows.
+    4. Its completions join the batch as rows. Where there are more than ROWS, `fairness.by_turns` says which
+       of them are in it; the others wait with their states. Those of a job that is paused wait too.
     5. Each turn every row chooses a character, tells its listener, and leaves if it is over.
     6. One step of the network for all rows that are left, and the next turn begins.
     7. A deadline or `cancel` takes a job out between two turns, wherever it is.
@@ -19,13 +20,15 @@ Knows no HTTP and no files. What a job does with its logits is in `models.runtim
 import logging
 import threading
 import time
-from collections import deque
-from queue import SimpleQueue
+from collections import Counter
+from itertools import islice
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
 from models.errors import Busy, Unavailable
 from models.runtime.decoding import Floats
+from models.runtime.fairness import SHORT, by_turns
 from models.runtime.jobs import Job, Row, RowSampler
 from models.runtime.session import ChoosingNetwork, State, StepNetwork
 from models.runtime.state_cache import CHUNK, STRIDE, StateCache
@@ -36,7 +39,16 @@ ROWS = 64
 """The most completions in one step."""
 
 JOBS = 64
-"""The most jobs that are read or generated at a time; the others wait."""
+"""The most jobs that are read or generated at a time; the others wait.
+
+As many again are admitted of short ones, and of clients that have fewer than their share of the places.
+"""
+
+LONG_SHARE = 0.75
+"""Of the waiting places, what long jobs may take: a short one still finds room."""
+
+CLIENT_SHARE = 1 / 16
+"""Of the waiting places, what each client has for itself when they are all taken."""
 
 READERS = 16
 """The most texts that are read together in one slice."""
@@ -65,17 +77,20 @@ class Batcher:
         self.cache = cache
         self._max_waiting = max_waiting
         self._name = name
-        self._lock = threading.Lock()  # guards _waiting and _closing
+        self._lock = threading.Lock()  # guards the next four
         self._waiting = 0
+        self._waiting_by_client: Counter[str] = Counter()
+        self._arrivals = 0
         self._closing = False
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()  # None only wakes the thread
         self._hurry = np.zeros(1, np.int64)  # 1: something was sent since reading alone began
 
-        self._backlog: deque[Job] = deque()  # received, not admitted
+        self._has_changed = False  # since it was last decided who is admitted and in the batch
+        self._backlog: list[Job] = []  # received, not admitted
         self._jobs: dict[Job, None] = {}  # admitted
         self._readers: list[Job] = []  # admitted, their text not yet read
         self._steppers: list[Job] = []  # jobs that do their own steps: beams
-        self._joining: deque[tuple[Row, Floats, State]] = deque()
+        self._joining: list[tuple[Row, Floats, State]] = []  # that wait for a place in the batch
         self._rows: list[Row] = []  # (B,)
         self._state = network.initial_state(0)  # (B, S)
         self._logits = np.zeros((0, network.V), np.float32)  # (B, V), what each row chooses from next
@@ -102,23 +117,44 @@ class Batcher:
         """Start a job.
 
         Raises:
-            Busy: `max_waiting` jobs are waiting for a place.
+            Busy: `max_waiting` jobs are waiting for a place, or LONG_SHARE of that many and this one is long.
+                A client with few of them waiting is let in all the same, until twice as many wait.
             Unavailable: the batcher is closing.
         """
         with self._lock:
             if self._closing:
                 raise Unavailable(f"model {self._name} is being unloaded; ask again", code="model_unloading")
-            if self._waiting >= self._max_waiting:
+            if not self._has_room_for(job):
                 wait_s = min(30.0, max(0.1, self._service_s * (self._waiting + JOBS) / JOBS))
                 raise Busy(
                     f"{self._waiting} requests are waiting for model {self._name}", retry_after_s=wait_s
                 )
             self._waiting += 1
+            self._waiting_by_client[job.client] += 1
+            self._arrivals += 1
+            job.number = self._arrivals
             self._send(job)  # inside the lock: nothing enters after close() has begun
+
+    def _has_room_for(self, job: Job) -> bool:
+        is_short = job.generation <= SHORT
+        if self._waiting < (self._max_waiting if is_short else max(1, LONG_SHARE * self._max_waiting)):
+            return True
+        own = self._waiting_by_client[job.client]
+        return own < CLIENT_SHARE * self._max_waiting and self._waiting < 2 * self._max_waiting
 
     def cancel(self, job: Job) -> None:
         """Take a job out before the next step; it ends with Finished("cancelled") and Usage."""
         job.is_cancelled = True
+        self._send(None)
+
+    def pause(self, job: Job) -> None:
+        """Generate nothing more of a job until `resume`. Its deadline stays; its place goes to others."""
+        job.is_paused = True
+        self._send(None)
+
+    def resume(self, job: Job) -> None:
+        """Go on with a job that was paused."""
+        job.is_paused = False
         self._send(None)
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -162,14 +198,26 @@ class Batcher:
         idle = not (self._jobs or self._backlog)
         if idle and self._closing and self._inbox.empty():
             return False
-        while idle or not self._inbox.empty():
-            job = self._inbox.get()
-            idle = False
+        wait_s = None if idle else self._idle_s()
+        while idle or wait_s or not self._inbox.empty():
+            try:
+                job = self._inbox.get(timeout=wait_s)
+            except Empty:
+                break
+            idle, wait_s = False, 0.0
+            self._has_changed = True
             if job is not None:
                 self._backlog.append(job)
         if self._closing and time.perf_counter() > self._give_up_at:
             self._fail_all(Unavailable(f"model {self._name} was unloaded", code="model_unloading"))
         return True
+
+    def _idle_s(self) -> float:
+        """Return how long there is nothing to do: while all jobs are paused, until the next deadline."""
+        if self._rows or self._readers or self._steppers or self._has_changed:
+            return 0.0
+        limit = min([self._give_up_at, *(job.deadline for job in (*self._jobs, *self._backlog))])
+        return min(1.0, max(0.0, limit - time.perf_counter()))
 
     def _turn(self) -> None:
         now = time.perf_counter()
@@ -178,17 +226,28 @@ class Batcher:
             late += [job for job in self._backlog if job.is_cancelled or job.deadline < now]
         if late:
             self._take_out(late)
-        while self._backlog and len(self._jobs) < JOBS:
-            self._admit(self._backlog.popleft())
-        if self._joining:
-            self._join()
+        if self._has_changed:
+            self._has_changed = False
+            if self._backlog:
+                self._admit_some()
+            self._seat()
         if self._rows:
             self._choose()
         if self._rows:
             self._step()
         if self._readers:
             self._read()
-        for job in self._steppers[:]:
+        if self._steppers:
+            self._advance()
+
+    def _advance(self) -> None:
+        """Let a beam of each client do a step, and so each after the other."""
+        clients: dict[str, Job] = {}
+        for job in self._steppers:
+            clients.setdefault(job.client, job)
+        for job in clients.values():
+            self._steppers.remove(job)
+            self._steppers.append(job)
             if job.advance():
                 self._steppers.remove(job)
                 self._end(job)
@@ -210,9 +269,31 @@ class Batcher:
     def _admitted(self, job: Job) -> None:
         with self._lock:
             self._waiting -= 1
+            self._waiting_by_client[job.client] -= 1
+            if not self._waiting_by_client[job.client]:
+                del self._waiting_by_client[job.client]
         self._jobs[job] = None
         job.started = time.perf_counter()
         self.counters["requests"] += 1
+
+    def _admit_some(self) -> None:
+        """Admit the jobs whose turn it is, and for which there is a place."""
+        places = Counter(job.client for job in self._jobs if not job.is_paused)
+        taken = places.total()
+        if taken + len(self._backlog) <= JOBS:
+            admitted = self._backlog[:]
+        else:
+            share = JOBS // len(places.keys() | {job.client for job in self._backlog})
+            admitted = []
+            for job in by_turns(self._backlog, lambda job: job):
+                has_less = job.generation <= SHORT or places[job.client] < max(1, share)
+                if taken < JOBS or (taken < 2 * JOBS and has_less):
+                    admitted.append(job)
+                    places[job.client] += 1
+                    taken += 1
+        for job in admitted:
+            self._backlog.remove(job)
+            self._admit(job)
 
     def _admit(self, job: Job) -> None:
         self._admitted(job)
@@ -226,10 +307,25 @@ class Batcher:
 
     # Generating
 
-    def _join(self) -> None:
-        joining = [self._joining.popleft() for _ in range(min(len(self._joining), ROWS - len(self._rows)))]
-        if not joining:
+    def _seat(self) -> None:
+        """Decide which rows are in the batch: all if there is room, and else those whose turn it is."""
+        if not self._joining and not any(row.job.is_paused for row in self._rows):
             return
+        rows = [row for row in (*self._rows, *(row for row, _, _ in self._joining)) if not row.job.is_paused]
+        if len(rows) > ROWS:
+            rows = list(islice(by_turns(rows, lambda row: row.job), ROWS))
+        seated = set(rows)
+        if out := [i for i, row in enumerate(self._rows) if row not in seated]:
+            if self._sampler:
+                self._sampler.settle()
+            self._joining += [(self._rows[i], self._logits[i : i + 1], self._state[i : i + 1]) for i in out]
+            self._keep([i for i, row in enumerate(self._rows) if row in seated])
+        joining = [item for item in self._joining if item[0] in seated]
+        if joining:
+            self._joining = [item for item in self._joining if item[0] not in seated]
+            self._join(joining)
+
+    def _join(self, joining: list[tuple[Row, Floats, State]]) -> None:
         self._rows = self._rows + [row for row, _, _ in joining]
         self._regroup()
         if len(self._rows) == 1:
@@ -237,7 +333,6 @@ class Batcher:
             return
         self._state = np.concatenate([self._state, *(state for _, _, state in joining)])
         self._logits = np.concatenate([self._logits, *(logits for _, logits, _ in joining)])
-        self._sampler = None
 
     def _choose(self) -> None:
         """Let every row take its next character; drop the rows that are over."""
@@ -251,6 +346,7 @@ class Batcher:
         """Drop the rows at these places."""
         if not over:
             return
+        self._has_changed = True
         leaving = [self._rows[i] for i in over]
         self._keep([i for i, row in enumerate(self._rows) if row not in leaving])
         for job in dict.fromkeys(row.job for row in leaving):
@@ -270,8 +366,8 @@ class Batcher:
 
     def _ahead(self) -> int:
         """How many characters the network can choose by itself now, without anybody waiting for long."""
-        busy = self._readers or self._steppers or self._joining or self._backlog or not self._inbox.empty()
-        if busy or self._chooser is None or self._sampler is None:
+        is_busy = self._readers or self._steppers or self._has_changed or not self._inbox.empty()
+        if is_busy or self._chooser is None or self._sampler is None:
             return 0
         one_s = self._stepping_s.get(len(self._rows).bit_length(), AHEAD_S / 4)
         return min(int(AHEAD_S / one_s), self._sampler.most_ahead) - 1
@@ -384,6 +480,7 @@ class Batcher:
         self._readers.remove(job)
         rows = job.begin(logits[0], state)
         self._joining.extend((row, logits, state) for row in rows)
+        self._has_changed = True
         if job.is_stepper:
             self._steppers.append(job)
         elif not rows:
@@ -396,13 +493,15 @@ class Batcher:
             self._readers.remove(job)
         if job in self._steppers:
             self._steppers.remove(job)
-        self._joining = deque(item for item in self._joining if item[0].job is not job)
+        self._has_changed = True
+        self._joining = [item for item in self._joining if item[0].job is not job]
         kept = [i for i, row in enumerate(self._rows) if row.job is not job]
         if len(kept) < len(self._rows):
             self._keep(kept)
 
     def _end(self, job: Job) -> None:
         self._jobs.pop(job, None)
+        self._has_changed = True
         self._service_s += 0.05 * (time.perf_counter() - job.started - self._service_s)
         job.end()
 
@@ -412,12 +511,19 @@ class Batcher:
         self._readers.clear()
         self._steppers.clear()
         self._joining.clear()
+        # As at the start: whatever broke may have left rows and states that do not fit together.
         self._sampler = None
-        self._keep([])
+        self._rows = []
+        self._state = self.network.initial_state(0)
+        self._logits = np.zeros((0, self.network.V), np.float32)
         self._credit_s = 0.0
+        self._has_changed = True  # those in the backlog can have the places
         self.counters["failures"] += len(jobs)
         for job in jobs:
-            job.fail(error)
+            try:
+                job.fail(error)
+            except Exception:  # the others must be told all the same
+                log.exception("a request to model %s could not be told that it failed", self._name)
 
 
 def _keeps(at: int, length: int) -> bool:
@@ -435,8 +541,5 @@ def _to_next_stop(job: Job, at: int) -> int:
 
 
 def _next_readers(readers: list[Job], count: int) -> list[Job]:
-    """Return up to `count`: the one that came first, so that it ends, and those with the least to read."""
-    if len(readers) <= count:
-        return readers[:]
-    first, *others = readers
-    return [first, *sorted(others, key=lambda job: len(job.text) - job.at)[: count - 1]]
+    """Return up to `count` of them: those whose turn it is."""
+    return readers[:] if len(readers) <= count else list(islice(by_turns(readers, lambda job: job), count))

@@ -14,7 +14,7 @@ activations by all that is in the call: for those a seed means float32.
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -44,14 +44,22 @@ INT8_GRAPH_FILE = "model.int8.onnx"
 
 
 class Ticket:
-    """A request under way. `cancel()` frees its slot before the next step; its events end with Usage."""
+    """A request under way. Its methods may be called from any thread, also from a listener."""
 
-    def __init__(self, cancel: Callable[[], None]) -> None:
-        self._cancel = cancel
+    def __init__(self, batcher: Batcher, job: Job) -> None:
+        self._batcher, self._job = batcher, job
 
     def cancel(self) -> None:
-        """End the request, if it is not over. May be called from any thread, also from a listener."""
-        self._cancel()
+        """End the request before the next step, if it is not over; its events end with Usage."""
+        self._batcher.cancel(self._job)
+
+    def pause(self) -> None:
+        """Generate nothing more of it until `resume`: nobody reads what there is."""
+        self._batcher.pause(self._job)
+
+    def resume(self) -> None:
+        """Go on generating."""
+        self._batcher.resume(self._job)
 
 
 class Engine:
@@ -114,9 +122,9 @@ class Engine:
         else:
             job = CompletionJob(request, self._vocabulary, self._id_of, on_event, seed=seed)
         batcher.submit(job)
-        return Ticket(lambda: batcher.cancel(job))
+        return Ticket(batcher, job)
 
-    def next(self, prompt: str, *, top: int, temperature: float = 1.0) -> Distribution:
+    def next(self, prompt: str, *, top: int, temperature: float = 1.0, client: str = "") -> Distribution:
         """Return the distribution after NFC `prompt`, in float32, with the `top` likeliest characters.
 
         Blocks until it is there: call it in a worker thread.
@@ -132,7 +140,9 @@ class Engine:
             answers.append(value)
             arrived.set()
 
-        job: Job = NextJob(prompt, self._vocabulary, self._id_of, answer, top=top, temperature=temperature)
+        job: Job = NextJob(
+            prompt, self._vocabulary, self._id_of, answer, top=top, temperature=temperature, client=client
+        )
         self._batchers["float32"].submit(job)
         arrived.wait()
         if isinstance(answers[0], Exception):

@@ -2,7 +2,7 @@
 
 A Job is read; a CompletionJob then splits into `n` Rows, each of which takes one character a step and
 tells the request's listener. Only the batcher's thread touches a job after it was submitted, but for the
-flag `is_cancelled`.
+flags `is_cancelled` and `is_paused`.
 """
 
 import logging
@@ -55,14 +55,29 @@ class Job(ABC):
     place: Place
     state: State  # (1, S) after text[:at]
 
-    def __init__(self, text: str, id_of: dict[str, int], timeout_s: float | None = None) -> None:
+    def __init__(
+        self, text: str, id_of: dict[str, int], timeout_s: float | None = None, client: str = ""
+    ) -> None:
         self.text = text or FIRST_CONTEXT
         self._id_of = id_of
+        self.client = client
+        self.number = 0  # in the order of arrival; the batcher counts
+        self.is_paused = False  # set and cleared by any thread
         self.deadline = float("inf") if timeout_s is None else time.perf_counter() + timeout_s
         self.is_cancelled = False
         self.started = 0.0
         self.at = 0  # characters read or known
         self.cached = 0  # characters known from the cache
+
+    @property
+    def generation(self) -> int:
+        """The most characters that may yet be generated, over all its completions."""
+        return 0
+
+    @property
+    def work_left(self) -> int:
+        """The most characters that may yet be read and generated."""
+        return len(self.text) - self.at + self.generation
 
     def next_ids(self, count: int) -> list[int]:
         """Return the ids of the next `count` characters to read."""
@@ -107,8 +122,9 @@ class NextJob(Job):
         *,
         top: int,
         temperature: float,
+        client: str = "",
     ) -> None:
-        super().__init__(text, id_of)
+        super().__init__(text, id_of, client=client)
         self._vocabulary, self._answer = vocabulary, answer
         self._top, self._temperature = top, temperature
 
@@ -139,13 +155,20 @@ class CompletionJob(Job):
         *,
         seed: int,
     ) -> None:
-        super().__init__(request.prompt, id_of, request.timeout_s)
+        super().__init__(request.prompt, id_of, request.timeout_s, request.client)
         self.request, self.characters, self.seed = request, vocabulary.characters, seed
         self.is_word_character = vocabulary.is_word_character
         self._on_event = on_event
         self._rows: list[Row] = []
         self._over: set[int] = set()  # completions that have had their Finished
         self._generated = 0
+
+    @property
+    def generation(self) -> int:
+        """The most characters that may yet be generated, over all its completions."""
+        if self._rows:
+            return sum(row.left for row in self._rows if row.index not in self._over)
+        return max(self.request.n, self.request.beam or 0) * self.request.max_characters
 
     def emit(self, event: Event) -> None:
         """Tell the listener. One that raises has gone away: the job is cancelled."""

@@ -26,6 +26,7 @@ class CompletionRequest:
     confidence_bits: float = 2.0  # `until="confidence"` ends before a step whose entropy exceeds this
     logprobs: int | None = None  # report log-probabilities, with this many alternatives a character
     timeout_s: float | None = None
+    client: str = ""  # whose it is: clients share a busy model equally
     # "auto": int8 where the model has it, but for a seed only where it does not depend on company.
     precision: Precision = "auto"
     stream: bool = True  # False: a completion's text comes as one Piece, when it is over

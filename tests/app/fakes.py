@@ -45,6 +45,7 @@ def publish(
     characters: str = CHARACTERS,
     alphabet: Alphabet = "characters",
     masks: tuple[str, ...] = (),
+    corpus: str | None = None,
 ) -> Card:
     """Publish a model whose files are no real networks."""
     files = {"model.onnx": b"onnx of " + name.encode(), "model.keras": b"keras of " + name.encode()}
@@ -57,6 +58,7 @@ def publish(
         characters=characters,
         masks=masks,
         alphabet=alphabet,
+        corpus=corpus,
         parameters=123,
         report={"validation_bits_per_character": 2.0},
         files=describe_files(files),
@@ -69,10 +71,19 @@ class FakeTicket:
     """Remembers that it was cancelled."""
 
     cancelled: threading.Event = field(default_factory=threading.Event)
+    paused: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
         """Set `cancelled`."""
         self.cancelled.set()
+
+    def pause(self) -> None:
+        """Set `paused`."""
+        self.paused.set()
+
+    def resume(self) -> None:
+        """Clear `paused`."""
+        self.paused.clear()
 
 
 class FakeEngine:
@@ -116,8 +127,9 @@ class FakeEngine:
             on_event(Finished(index, "length", float(length), length))
         on_event(Usage(len(request.prompt), 0, request.n * length))
 
-    def next(self, prompt: str, *, top: int, temperature: float = 1.0) -> Distribution:
+    def next(self, prompt: str, *, top: int, temperature: float = 1.0, client: str = "") -> Distribution:
         """Return "a" for certain, and others for no reason."""
+        assert client
         return Distribution(0.0 * len(prompt) * temperature, (("a", 1.0), ("b", 0.0), ("c", 0.0))[:top])
 
     def score(self, text: str, *, context: str = "\n") -> NDArray[np.float64]:

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.auth import Auth, scopes_for
-from app.keys import KeyFile, new_key
+from app.auth import Auth, RateLimits, scopes_for
+from app.keys import KeyFile, new_key, read_keys
 from app.main import create_app
 from app.settings import ApiSettings
 from tests.app.fakes import publish
-from tests.app.service import Service, error_of, serving
+from tests.app.service import Service, error_of, serving, until
 
 KEYS = {
     "reader": new_key("reader", scopes="read"),
@@ -133,6 +135,21 @@ def test_patterns_hold_for_models_in_paths_and_in_bodies(guarded: Service) -> No
                 assert error_of(answer, 403)["code"] == "model_not_permitted", path
 
 
+def test_revoked_key_is_refused_and_a_bad_file_is_counted(guarded: Service) -> None:
+    file = guarded.settings.api_keys_file
+    assert file is not None
+    assert "nextchar_api_keys_file_errors 0.0" in guarded.http.get("/metrics", headers=as_("reader")).text
+    file.write_text("\n".join(["a typo", *(line for name, (_, line) in KEYS.items() if name != "owner")]))
+    until(lambda: guarded.http.get("/v1/models", headers=as_("owner")).status_code == 401)
+    assert "nextchar_api_keys_file_errors 1.0" in guarded.http.get("/metrics", headers=as_("reader")).text
+    file.unlink()
+    until(lambda: guarded.http.get("/v1/models", headers=as_("reader")).status_code == 401)
+    for headers in ({}, as_("owner"), as_("typist")):
+        assert error_of(guarded.http.get("/v1/models", headers=headers), 401)
+    assert "keys" in [one["part"] for one in guarded.http.get("/readyz").json()["degraded"]]
+    assert guarded.http.get("/healthz").status_code == 200
+
+
 def test_nothing_of_a_refused_body_is_read(guarded: Service) -> None:
     answer = guarded.http.post("/v1/models/fake/complete", content=b"{" * 1000)
     assert error_of(answer, 401)["code"] == "api_key_missing"
@@ -156,6 +173,37 @@ def test_without_redis_nobody_is_held_back(
         answers = [running.http.get("/v1/models", headers=as_("slow")).status_code for _ in range(5)]
     assert answers == [200] * 5
     assert caplog.text.count("rates are not counted") == 1
+
+
+def test_while_redis_refuses_writes_nobody_is_held_back(guarded: Service) -> None:
+    with Redis.from_url(guarded.settings.redis_url) as redis:
+        redis.config_set("maxmemory", "1")
+        try:
+            answers = [guarded.http.get("/v1/models", headers=as_("slow")).status_code for _ in range(5)]
+        finally:
+            redis.config_set("maxmemory", "0")
+    assert answers == [200] * 5
+
+
+def test_after_a_failure_keystrokes_do_not_wait_for_redis_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEYS["slow"][1])
+    now_s, asked = 1000.0, []
+
+    class Failing:
+        async def hit(self, *_: object) -> bool:
+            asked.append(now_s)
+            raise RedisTimeoutError
+
+    rates = RateLimits("redis://127.0.0.1:1/0", clock=lambda: now_s)
+    monkeypatch.setattr(rates, "_connect", Failing)
+    [key] = read_keys(file)
+    for at_s in (1000.0, 1000.5, 1001.0, 1010.0):
+        now_s = at_s
+        asyncio.run(rates.count(key))
+    assert asked == [1000.0, 1010.0]
 
 
 def test_without_a_file_no_key_is_asked(service: Service) -> None:

@@ -1,6 +1,7 @@
 """Completions by the real runtime, through HTTP."""
 
 import asyncio
+import contextlib
 import json
 import random
 import re
@@ -15,13 +16,17 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.completing import prepare
+from app.completing import MAX_UNREAD_EVENTS, Completing, prepare
+from app.engines import Engines, Loaded
 from app.settings import ApiSettings
+from models.masks import Masks
 from models.runtime.engine import Engine
+from models.runtime.requests import CompletionRequest, Event
 from models.vocabulary import Vocabulary, normalize
 from store.blobs import open_blobs
 from store.models import Models
 from tests.app.service import error_of, read_stream, serving_real, until
+from tests.models.runtime.asking import Answer
 from tests.models.runtime.asking import complete as complete_in_process
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
@@ -247,6 +252,51 @@ def test_slot_of_a_client_that_vanished_is_free_within_50_ms(http: httpx.Client,
     assert min(taken_s) < 0.05, taken_s  # the least busy moment of a machine that does other things too
     found = re.search(r'nextchar_engine_cancelled\{model="random@1"\} (\S+)', http.get("/metrics").text)
     assert found and float(found[1]) == 5
+
+
+def test_short_completion_is_answered_beside_hundreds_of_streams_that_nobody_reads(
+    http: httpx.Client,
+) -> None:
+    complete(http, prompt="")
+    address = urlsplit(str(http.base_url))
+    body = json.dumps(LONG | {"n": 10, "stream": True}).encode()
+    head = f"POST {COMPLETE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            client = stack.enter_context(socket.create_connection((address.hostname, address.port)))
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        until(lambda: active(http) > 64)
+        began = time.monotonic()
+        assert len(texts(complete(http, prompt="abc", max_characters=40))[0]) == 40
+        assert time.monotonic() - began < 10
+
+
+def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
+    engine = Engine(saved_model())
+    loaded = Loaded(
+        "random@1", engine, engine.saved.vocabulary, engine.weight_bytes, engine.saved, Masks(()), holders=2
+    )
+    request = CompletionRequest(prompt="abc", max_characters=5_000, n=4, seed=1)
+
+    def generated() -> float:
+        return engine.stats()["generated_characters"]
+
+    async def read_late() -> list[Event]:
+        engines = Engines(Models(open_blobs("memory:///")), lambda _: engine, limit_bytes=1 << 30)
+        with Completing(engines, loaded, request, []) as completing:
+            until(lambda: generated() > MAX_UNREAD_EVENTS)
+            # As soon as others are answered, it stands still.
+            for _ in range(3):
+                await asyncio.to_thread(complete_in_process, engine, "abc", max_characters=10)
+            before = generated()
+            await asyncio.to_thread(complete_in_process, engine, "abc", max_characters=10)
+            assert generated() == before + 10 < 20_000
+            return [event async for event in completing.events()]
+
+    events = asyncio.run(read_late())
+    alone = complete_in_process(engine, "abc", max_characters=5_000, n=4, seed=1)
+    engine.close()
+    assert [Answer(events).text(i) for i in range(4)] == [alone.text(i) for i in range(4)]
 
 
 def test_documents_of_a_million_characters_do_not_hold_up_others(http: httpx.Client) -> None:

@@ -1,3 +1,4 @@
+import errno
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +110,18 @@ def test_pinned_models_are_loaded_at_the_start_and_stay(models: Models) -> None:
         with engines.use("c"):
             pass
     assert sorted(engines.stats()) == ["a@1", "b@1", "c@1"]
+
+
+def test_pinned_model_that_cannot_be_read_does_not_keep_the_others_from_loading(models: Models) -> None:
+    class OutOfFiles(Loader):
+        def __call__(self, saved: SavedModel) -> FakeEngine:
+            if saved.card.name == "a":
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().__call__(saved)
+
+    load = OutOfFiles()
+    pool(models, load, pinned=["a", "b"]).load_pinned()
+    assert load.loaded == ["b@1"]
 
 
 def test_of_a_pinned_name_the_newest_version_stays(models: Models) -> None:

@@ -2,11 +2,12 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from app.keys import KeyFile, new_key, read_keys
+from app.keys import RELOAD_S, KeyFile, new_key, read_keys
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,20 +63,96 @@ def test_patterns_match_names_with_and_without_a_version(tmp_path: Path) -> None
     assert [name for name, yes in allowed.items() if yes] == ["sku-a", "sku-a@3", "names@2"]
 
 
-def test_changed_file_is_read_again_and_a_broken_one_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the file read at every look."""
     monkeypatch.setattr("app.keys.RELOAD_S", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_changed_file_is_read_again_though_its_time_and_size_are_the_same(tmp_path: Path) -> None:
     (old, old_line), (new, new_line) = new_key("old", scopes="read"), new_key("new", scopes="read")
-    keys = KeyFile(write(tmp_path / "keys", old_line))
+    file = write(tmp_path / "keys", old_line)
+    keys, then = KeyFile(file), file.stat()
     assert keys.find(old) and keys.find(new) is None and keys.find("") is None
-    write(tmp_path / "keys", new_line, "# so that the size differs")
+    write(file, new_line)
+    os.utime(file, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (then.st_size, then.st_mtime_ns)
     found = keys.find(new)
     assert found and found.name == "new" and keys.find(old) is None
-    write(tmp_path / "keys", "broken")
-    assert keys.find(new) and "stay as they were" in caplog.text
-    (tmp_path / "keys").unlink()
-    assert keys.find(new)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_removed_key_is_revoked_though_another_line_is_bad(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (stays, stays_line), (gone, gone_line) = new_key("stays", scopes="read"), new_key("gone", scopes="read")
+    mistyped, mistyped_line = new_key("mistyped", scopes="read")
+    keys = KeyFile(write(tmp_path / "keys", mistyped_line, gone_line, stays_line))
+    assert keys.find(gone) and keys.find(mistyped) and keys.find(stays) and not keys.problems
+    write(tmp_path / "keys", mistyped_line.replace("scopes=read", "scopes=raed"), stays_line)
+    assert keys.find(gone) is None and keys.find(mistyped) is None and keys.find(stays)
+    assert len(keys.problems) == 1 and keys.problems[0].startswith("line 1 of ")
+    [told] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "line 1 of" in told.getMessage() and mistyped not in caplog.text
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("how", ["missing", "empty", "a folder", "not text"])
+def test_no_key_is_valid_while_the_file_cannot_be_read(tmp_path: Path, how: str) -> None:
+    secret, line = new_key("laptop", scopes="read")
+    file = write(tmp_path / "keys", line)
+    keys = KeyFile(file)
+    assert keys.find(secret)
+    file.unlink()
+    match how:
+        case "empty":
+            file.touch()
+        case "a folder":
+            file.mkdir()
+        case "not text":
+            file.write_bytes(b"\xff\xfe\x00" * 40)
+    assert keys.find(secret) is None and keys.problems and str(file) in keys.problems[-1]
+    file.rmdir() if how == "a folder" else file.unlink(missing_ok=True)
+    write(file, line)
+    assert keys.find(secret) and not keys.problems
+
+
+@pytest.mark.usefixtures("at_once")
+def test_bad_file_is_logged_at_once_and_again_while_it_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(tmp_path / "keys", *["bad"] * 1000)
+    keys = KeyFile(file)
+    for _ in range(3):
+        keys.find("a")
+    assert len(caplog.records) == 1 and len(caplog.text) < 5000
+    write(file, "another")
+    keys.find("a")
+    assert len(caplog.records) == 2
+    monkeypatch.setattr("app.keys.WARN_EVERY_S", 0.0)
+    keys.find("a")
+    assert len(caplog.records) == 3 and {record.levelname for record in caplog.records} == {"ERROR"}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_of_two_lines_with_one_name_the_first_is_valid(tmp_path: Path) -> None:
+    (first, line), (second, other) = (new_key("twin", scopes="read") for _ in range(2))
+    keys = KeyFile(write(tmp_path / "keys", line, other))
+    assert keys.find(first) and keys.find(second) is None and "two keys named 'twin'" in keys.problems[0]
+
+
+def test_file_is_read_at_most_once_a_second(tmp_path: Path) -> None:
+    (old, line), (new, other) = new_key("old", scopes="read"), new_key("new", scopes="read")
+    keys = KeyFile(write(tmp_path / "keys", line))
+    assert keys.find(old)
+    write(tmp_path / "keys", other)
+    assert keys.find(old) and RELOAD_S == 1.0
+    deadline = time.monotonic() + 10
+    while not keys.find(new):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert keys.find(old) is None
 
 
 def test_command_prints_the_line_apart_from_the_key(tmp_path: Path) -> None:

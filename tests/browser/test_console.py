@@ -592,6 +592,24 @@ def test_a_wanted_key_is_asked_for_and_a_wrong_one_again(
         expect(page.get_by_role("button", name="Train", exact=True)).to_be_visible()
 
 
+def test_key_with_patterns_uploads_a_file_of_any_name(
+    open_window: Open, tmp_path: Path, redis_url: str
+) -> None:
+    secret, line = new_key("console", scopes="read,complete,train", models="mine*")
+    (tmp_path / "keys.txt").write_text(line)
+    settings = ApiSettings(
+        data_dir=tmp_path / "data", redis_url=redis_url, port=0, api_keys_file=tmp_path / "keys.txt"
+    )
+    (tmp_path / "own.txt").write_text("some words of my own\n" * 20)
+    with served(create_app(settings)) as url:
+        page = open_window(url)
+        dialog = page.get_by_role("dialog", name="This service wants an API key")
+        dialog.get_by_label("API key").fill(secret)
+        dialog.get_by_role("button", name="Use it").click()
+        page.set_input_files("#file", tmp_path / "own.txt")
+        expect(page.get_by_role("button", name="Train", exact=True)).to_be_visible()
+
+
 # The reference
 
 

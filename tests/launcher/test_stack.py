@@ -4,13 +4,18 @@ import time
 import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
+from redis import Redis
 
+from launcher import part as part_module
 from launcher import stack as stack_module
+from launcher import valkey as valkey_module
 from launcher.ports import free_port, require_free
 from launcher.processes import LauncherError
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
+from tests.app.test_main import publish_real
 from tests.launcher.watching import is_alive, wait_for
 
 _RUN_A_STACK = """
@@ -49,6 +54,76 @@ def test_stack_serves_restarts_what_dies_and_stops_without_a_trace(tmp_path):
         assert not stack.wait(0)
     assert not any(map(is_alive, pids))
     assert stack.wait()
+
+
+@pytest.mark.parametrize("part", ["worker", "valkey"])
+def test_part_that_keeps_dying_is_tried_again_and_stops_neither_the_stack_nor_the_api(
+    tmp_path, monkeypatch, capfd, part
+):
+    monkeypatch.setattr(part_module, "_FIRST_PAUSE_S", 0.01)
+    with Stack(settings(tmp_path)) as stack:
+        api = stack.api_pid
+        for _ in range(6):
+            before = getattr(stack, f"{part}_pid")
+            os.kill(before, signal.SIGKILL)
+            wait_for(lambda before=before: getattr(stack, f"{part}_pid") != before)
+        assert not stack.wait(0)
+        assert stack.api_pid == api
+        assert is_ready(stack)
+    said = capfd.readouterr().err
+    assert "was killed by signal 9; starting it again in 0.01 s" in said
+    assert "was killed by signal 9; starting it again in 0.32 s" in said  # the pause doubles
+    assert said.count("4 times in a row; the end of") == 1
+
+
+def test_completions_go_on_while_redis_refuses_writes_and_the_worker_dies_and_then_jobs_go_through(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(part_module, "_FIRST_PAUSE_S", 0.01)
+    publish_real(tmp_path)
+    with (
+        Stack(settings(tmp_path)) as stack,
+        httpx.Client(base_url=stack.url, timeout=30) as http,
+        Redis.from_url(stack.redis_url) as redis,
+    ):
+        redis.config_set("maxmemory", "1")
+        wait_for(lambda: "redis" in degraded(http))
+        for _ in range(6):
+            before = stack.worker_pid
+            os.kill(before, signal.SIGKILL)
+            wait_for(lambda before=before: stack.worker_pid != before)
+        for path, body in (
+            ("complete", {"prompt": "the", "max_characters": 3}),
+            ("next", {"prompt": "the"}),
+            ("score", {"lines": ["the"]}),
+        ):
+            answer = http.post(f"/v1/models/real/{path}", json=body)
+            assert answer.status_code == 200, answer.text
+        for path in ("/v1/models", "/v1/models/real", "/v1/jobs", "/metrics"):
+            assert http.get(path).status_code == 200, path
+        corpus = http.post("/v1/corpora", content=b"the quick brown fox\n" * 50).json()["id"]
+        body = {"corpus": corpus, "name": "fox", "preset": "tiny", "budget": {"steps": 2}}
+        job = http.post("/v1/jobs", json=body).json()["id"]
+        assert not stack.wait(0)
+
+        redis.config_set("maxmemory", "0")
+        wait_for(lambda: http.get(f"/v1/jobs/{job}").json()["status"] == "succeeded", timeout_s=240)
+        assert degraded(http) == set()
+
+
+def test_stack_serves_while_its_valkey_does_not_start_and_takes_it_when_it_does(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(valkey_module, "_CONFIG", valkey_module._CONFIG + "no-such-directive 1\n")
+    with Stack(settings(tmp_path)) as stack, httpx.Client(base_url=stack.url, timeout=30) as http:
+        assert "redis" in degraded(http)
+        assert "no-such-directive" in capfd.readouterr().err
+        monkeypatch.undo()
+        wait_for(lambda: "redis" not in degraded(http), timeout_s=60)
+
+
+def degraded(http: httpx.Client) -> set[str]:
+    answer = http.get("/readyz")
+    assert answer.status_code == 200, answer.text
+    return {problem["part"] for problem in answer.json()["degraded"]}
 
 
 def test_killed_launcher_leaves_no_orphan_and_the_next_one_starts(tmp_path, run_script):
@@ -93,9 +168,9 @@ def test_a_hangup_that_is_ignored_stays_so(tmp_path, monkeypatch):
             signal.signal(number, handler)
 
 
-def test_part_that_keeps_dying_stops_the_stack_and_shows_the_end_of_its_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(stack_module, "_FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(stack_module, "_MAX_DEATHS", 2)
+def test_api_that_does_not_come_up_stops_the_start_and_shows_the_end_of_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(part_module, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(stack_module, "_MAX_FAILED_STARTS", 2)
     broken = {"NEXTCHAR_STORE_URL": "file:///proc/no/such/folder"}
     expected = r"(?s)the API ended with status \d, 2 times.*the end of .*api.log:\n.*startup failed"
     with (
@@ -122,13 +197,20 @@ def test_warnings_of_the_parts_come_to_the_terminal_and_old_ones_do_not(tmp_path
     log.write_text("WARNING from yesterday\n")
     with Stack(settings(tmp_path)), log.open("a") as file:
         file.write("INFO nothing much\nWARNING something rare happened\n")
+        file.write(
+            "2026-11-26T17:40:03.123Z ERROR nextchar.worker [job=job_1] it failed\n    OSError: gone\n"
+        )
         file.flush()
         seen = ""
 
         def is_shown() -> bool:
             nonlocal seen
             seen += capfd.readouterr().err
-            return "worker: WARNING something rare happened\n" in seen
+            return (
+                "worker: WARNING something rare happened\n"
+                "worker: 2026-11-26T17:40:03.123Z ERROR nextchar.worker [job=job_1] it failed\n"
+                "worker:     OSError: gone\n"
+            ) in seen
 
         wait_for(is_shown)
     assert "yesterday" not in seen

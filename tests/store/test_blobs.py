@@ -30,6 +30,18 @@ def test_of_two_creators_one_wins(blobs: Blobs) -> None:
     assert blobs.read("x") == b"first"
 
 
+def test_a_copy_is_made_once_and_outlives_what_it_was_made_of(blobs: Blobs) -> None:
+    blobs.write("a/x", b"first")
+    assert blobs.copy("a/x", "b/y")
+    assert not blobs.copy("a/x", "b/y")
+    blobs.write("a/x", b"second")
+    assert blobs.read("b/y") == b"first"
+    blobs.delete("a/x")
+    assert blobs.read("b/y") == b"first"
+    with pytest.raises(FileNotFoundError):
+        blobs.copy("a/x", "b/z")
+
+
 def test_what_is_not_there_is_a_file_not_found(blobs: Blobs) -> None:
     with pytest.raises(FileNotFoundError):
         blobs.read("nothing")
@@ -42,6 +54,11 @@ def test_a_local_file_can_be_put(blobs: Blobs, tmp_path: Path) -> None:
     (tmp_path / "local").write_bytes(b"x" * 3_000_000)
     blobs.write("big", tmp_path / "local")
     assert len(blobs.read("big")) == 3_000_000
+
+
+def test_a_folder_tells_its_free_room(tmp_path: Path) -> None:
+    assert (open_blobs(tmp_path.as_uri()).free_bytes() or 0) > 0
+    assert open_blobs("memory:///").free_bytes() is None
 
 
 def test_a_full_disk_is_a_storage_full() -> None:

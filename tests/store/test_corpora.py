@@ -130,6 +130,17 @@ def test_a_deleted_corpus_is_gone_and_its_name_is_free(corpora: Corpora, tmp_pat
     _add(corpora, tmp_path, b"two", name="mine")
 
 
+def test_names_can_be_taken_from_a_corpus_which_stays(corpora: Corpora, tmp_path: Path) -> None:
+    corpus, _ = _add(corpora, tmp_path, b"one", name="mine")
+    _add(corpora, tmp_path, b"one", name="another")
+    assert corpora.names() == {"another": corpus.id, "mine": corpus.id}
+    assert corpora.names(lambda name: name == "mine") == {"mine": corpus.id}
+    corpora.remove_names(corpus.id, ["mine"])
+    assert corpora.names() == {"another": corpus.id}
+    assert corpora.get("another").name is None and corpora.text(corpus.id) == "one"
+    _add(corpora, tmp_path, b"two", name="mine")
+
+
 @pytest.mark.parametrize("reference", ["nothing", "corpus_0123456789ab", "../jobs", ""])
 def test_a_reference_to_nothing_is_not_found(corpora: Corpora, reference: str) -> None:
     with pytest.raises(NotFound):

@@ -85,6 +85,21 @@ def test_damaged_record_is_said_to_be_and_hides_no_other_job(tmp_path: Path) -> 
     assert caught.value.code == "job_damaged"
 
 
+def test_an_empty_record_hides_not_the_one_before_and_keeps_its_number(tmp_path: Path) -> None:
+    blobs = open_blobs(tmp_path.as_uri())
+    running = Jobs(blobs).move(Jobs(blobs).create(REQUEST), JobStatus.RUNNING, attempt=1)
+    for number in (2, 3):  # what a loss of power left before records were synced
+        blobs.write(f"jobs/{running.id}/{number:06d}.json", b"")
+    jobs = Jobs(blobs)
+    found = jobs.get(running.id)
+    assert found == running.model_copy(update={"sequence": 3})
+    assert jobs.unfinished() == [found]
+    assert jobs.move(found, JobStatus.QUEUED) == jobs.get(running.id)
+    blobs.write(f"jobs/{jobs.create(REQUEST, job_id='job_' + 12 * '0').id}/000000.json", b"")
+    with pytest.raises(Unavailable, match=r"000000\.json is damaged"):
+        jobs.get("job_" + 12 * "0")
+
+
 def test_job_reads_its_corpus_and_the_one_mixed_in() -> None:
     assert REQUEST.corpora == ("corpus_1",)
     assert REQUEST.model_copy(update={"mix": Mix(corpus="corpus_2")}).corpora == ("corpus_1", "corpus_2")

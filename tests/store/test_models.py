@@ -1,6 +1,10 @@
+import contextlib
+import errno
+import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +12,9 @@ from models.config import NetworkConfig, TrainingConfig
 from models.errors import InvalidInput, NotFound, StorageFull, Unavailable
 from models.saved_model import Card, describe_files, load_folder
 from store.blobs import Blobs, open_blobs
+from store.local_blobs import Disk, LocalBlobs
 from store.models import Models
+from tests.store.interleaving import Interrupted
 
 FILES = {"model.onnx": b"graph", "model.keras": b"layers"}
 
@@ -71,18 +77,116 @@ def test_on_a_full_disk_deleting_makes_room_and_ends_well(
 ) -> None:
     models = Models(blobs)
     card = models.publish(_card(), FILES)
-    write = Blobs.write
+    write = LocalBlobs._put_once
 
-    def write_if_there_is_room(self: Blobs, path: str, data: bytes | Path) -> None:
+    def write_if_there_is_room(self: LocalBlobs, *arguments: Any) -> bool:
         if blobs.paths(f"model_files/{card.id}"):
             raise StorageFull("full")
-        write(self, path, data)
+        return write(self, *arguments)
 
-    monkeypatch.setattr(Blobs, "write", write_if_there_is_room)
+    monkeypatch.setattr(LocalBlobs, "_put_once", write_if_there_is_room)
+    with pytest.raises(StorageFull):
+        blobs.create("x", b"")
     assert models.delete("m") == "m@1"
     assert models.all() == []
     monkeypatch.undo()
     assert models.publish(_card(number=2), FILES).version == 2
+
+
+def test_on_a_disk_that_stays_full_deleting_ends_well(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = Models(blobs)
+    models.publish(_card(), FILES)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Disk, "write", refuse)
+    assert models.delete("m") == "m@1"
+    assert models.all() == [] and blobs.paths("model_files") == []
+    monkeypatch.undo()
+    assert models.publish(_card(number=2), FILES).version == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("delete", "delete"), ("delete", "a"), ("a", "delete"), ("a", "a"), ("a", "b")]
+)
+def test_of_two_who_delete_or_rename_one_version_one_does_it_wherever_they_meet(
+    first: str, second: str
+) -> None:
+    for at in itertools.count():
+        blobs, done = open_blobs("memory:///"), []
+        card = Models(blobs).publish(_card(), FILES, attempt=1)
+
+        def change(blobs: Blobs, what: str, done: list[str] = done) -> None:
+            with contextlib.suppress(NotFound):
+                Models(blobs).delete("m@1") if what == "delete" else Models(blobs).rename("m@1", what)
+                done.append(what)
+
+        interrupted = Interrupted(blobs, at, lambda blobs=blobs: change(blobs, second))
+        change(interrupted, first)
+        [winner] = done
+        names = [reference.partition("@")[0] for reference in _whole(Models(blobs))]
+        assert names == ([] if winner == "delete" else [winner])
+        assert len(blobs.paths(f"model_files/{card.id}")) == (0 if winner == "delete" else len(FILES))
+        if not interrupted.was_interrupted:
+            assert at > 3
+            return
+
+
+def test_threads_that_rename_and_delete_leave_only_whole_models(blobs: Blobs) -> None:
+    models = Models(blobs)
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(12):
+            reference = models.publish(_card(number=number + 1), FILES).reference
+            both = [
+                pool.submit(models.delete, reference),
+                pool.submit(models.rename, reference, f"renamed-{number}"),
+            ]
+            errors = [error for one in both if (error := one.exception())]
+            assert len(errors) == 1 and isinstance(errors[0], NotFound)
+    assert len(_whole(models)) * len(FILES) == len(blobs.paths("model_files"))
+
+
+def test_a_new_name_that_is_deleted_while_it_is_given_takes_the_files_along(blobs: Blobs) -> None:
+    for at in range(4, 6):  # between the new card and the old one's end
+        Models(blobs).publish(_card(number=at), FILES)
+        reference = Models(blobs).all()[0].reference
+        interrupted = Interrupted(blobs, at, lambda at=at: Models(blobs).delete(f"new-{at}"))
+        Models(interrupted).rename(reference, f"new-{at}")
+        assert interrupted.was_interrupted
+        assert Models(blobs).all() == [] and blobs.paths("model_files") == []
+
+
+def _whole(models: Models) -> list[str]:
+    """Return the references that are listed; all their files must be what their cards say."""
+    for card in models.all():
+        for name in card.files:
+            models.get(card.reference).file(name)
+    return [card.reference for card in models.all()]
+
+
+def test_a_number_that_was_given_and_deleted_meanwhile_is_not_given_again(blobs: Blobs) -> None:
+    def publish_and_delete() -> None:
+        Models(blobs).publish(_card(number=2), FILES)
+        Models(blobs).delete("m@1")
+
+    class Stalled(Interrupted):
+        def create(self, path: str, data: bytes) -> bool:
+            self.is_armed = True  # it has read the numbers, and stands still before it writes its card
+            return super().create(path, data)
+
+    card = Models(Stalled(blobs, 0, publish_and_delete, is_armed=False)).publish(_card(number=1), FILES)
+    assert card.reference == "m@2"
+    assert Models(blobs).all() == [card]
+
+
+def test_a_rename_that_was_cut_short_can_be_done_again(blobs: Blobs) -> None:
+    models = Models(blobs)
+    card = models.publish(_card(), FILES)
+    moved = card.model_copy(update={"name": "other"})
+    blobs.create("model_cards/other/000001.json", moved.model_dump_json().encode())
+    models.rename("m", "other")
+    assert {reference.partition("@")[0] for reference in _whole(models)} == {"other"}
 
 
 def test_a_renamed_version_is_the_next_of_its_new_name_with_its_files(blobs: Blobs) -> None:
@@ -157,6 +261,82 @@ def test_a_card_of_another_format_or_a_damaged_one_is_refused(
     assert caught.value.code == code
     assert models.all() == []
     assert models.delete(card.reference) == "m@1"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"format_version": 99}'])
+def test_a_damaged_card_blocks_neither_its_name_nor_the_others(
+    blobs: Blobs, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = Models(blobs)
+    first = models.publish(_card(), FILES)
+    second = models.publish(_card(number=2), FILES)
+    blobs.write("model_cards/m/000002.json", damage)
+    assert models.publish(_card(number=3), FILES, attempt=1).reference == "m@3"
+    assert models.rename("m@1", "other").id == first.id
+    assert models.rename("other", "m").reference == "m@4"
+    cards, [damaged] = models.survey()
+    assert [card.reference for card in cards] == ["m@3", "m@4"]
+    assert damaged.reference == "m@2" and "model_cards/m/000002.json" in damaged.reason
+    models.survey()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    with pytest.raises(Unavailable):
+        models.rename("m@2", "elsewhere")
+    assert models.delete("m@2") == "m@2"
+    assert models.survey()[1] == []
+    assert blobs.paths(f"model_files/{second.id}")  # for nobody can tell any more whose they are
+
+
+def test_of_a_card_of_a_newer_format_the_files_go_with_it(blobs: Blobs) -> None:
+    models = Models(blobs)
+    card = models.publish(_card(), FILES)
+    newer = card.model_dump(mode="json") | {"format_version": 99}
+    blobs.write("model_cards/m/000001.json", json.dumps(newer).encode())
+    models.delete("m@1")
+    assert blobs.paths("model_files") == [] and models.all() == []
+
+
+def test_attempts_have_files_of_their_own_and_the_winner_clears_up(blobs: Blobs) -> None:
+    models = Models(blobs)
+    for attempt in (1, 2):
+        blobs.write(f"model_files/{_card().id}/attempt-{attempt}/model.onnx", b"half")  # killed in the middle
+    blobs.write(f"model_files/{_card().id}/calibrations/default.json", b"{}")
+    card = models.publish(_card(), FILES, attempt=3)
+    folder = f"model_files/{card.id}"
+    assert blobs.paths(folder) == [f"{folder}/attempt-3/{name}" for name in sorted(FILES)] + [
+        f"{folder}/calibrations/default.json"
+    ]
+    assert models.publish(_card(), {"model.onnx": b"other"}, attempt=4) == card
+    assert _whole(models) == ["m@1"] and len(blobs.paths(folder)) == 3
+    models.delete("m")
+    assert blobs.paths("model_files") == []
+
+
+def test_a_full_disk_leaves_nothing_of_a_publication(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, put = Models(blobs), LocalBlobs._put_once
+
+    def refuse_cards(self: LocalBlobs, target: Path, *arguments: Any) -> bool:
+        if target.suffix == ".json":
+            raise StorageFull("full")
+        return put(self, target, *arguments)
+
+    monkeypatch.setattr(LocalBlobs, "_put_once", refuse_cards)
+    with pytest.raises(StorageFull):
+        models.publish(_card(), FILES, attempt=1)
+    assert blobs.paths("model_files") == blobs.paths("model_cards") == []
+    monkeypatch.undo()
+    assert models.publish(_card(), FILES, attempt=1).reference == "m@1"
+
+
+def test_a_card_from_before_attempts_is_read(blobs: Blobs) -> None:
+    models = Models(blobs)
+    card = models.publish(_card(), FILES)
+    old = card.model_dump(mode="json", exclude={"files_folder"})
+    blobs.write("model_cards/m/000001.json", json.dumps(old).encode())
+    assert models.get("m").file("model.onnx") == b"graph"
+    assert models.get("m").card == card
+    blobs.write("model_cards/m/000001.json", json.dumps(old | {"files_folder": "../x"}).encode())
+    with pytest.raises(Unavailable, match="files_folder"):
+        models.get("m")
 
 
 def test_a_name_that_is_none_is_refused(blobs: Blobs) -> None:

@@ -1,3 +1,4 @@
+import errno
 import time
 from pathlib import Path
 from typing import Any
@@ -6,11 +7,13 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from store.background import BackgroundLoop
 from store.blobs import open_blobs
 from store.jobs import Job, JobError, Jobs, JobStatus
 from store.live import Live
 from store.queue import TrainingQueue
 from store.reconcile import MAXIMUM_FRUITLESS_ATTEMPTS, MAXIMUM_STEPLESS_ATTEMPTS, Reconciler
+from tests.conftest import eventually
 from tests.store.refusing import Refusing
 from tests.store.test_jobs import REQUEST
 
@@ -21,7 +24,8 @@ class World:
     """Records, Redis and a reconciler over them."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
-        self.jobs = Jobs(open_blobs(folder.as_uri()))
+        self.blobs = open_blobs(folder.as_uri())
+        self.jobs = Jobs(self.blobs)
         self.live = Live(Redis.from_url(redis_url, decode_responses=True))
         self.queue = TrainingQueue(Redis.from_url(redis_url))
         self.reconciler = self.new_reconciler()
@@ -235,3 +239,37 @@ def test_two_reconcilers_send_a_lost_job_once(world: World) -> None:
     world.look_patiently()
     other.run()
     assert world.queue.waiting() == [job.id]
+
+
+def test_jobs_are_taken_up_again_after_the_process_has_run_out_of_file_descriptors(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_descriptors(*_: object) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    job = world.running()
+    with BackgroundLoop("reconciler", world.reconciler.run, interval_s=0.01) as loop:
+        with monkeypatch.context() as patched:
+            patched.setattr(type(world.blobs), "paths", out_of_descriptors)
+            eventually(lambda: loop.status().errors.get("OSError", 0) > 1, within_s=10, what="it fails")
+        eventually(lambda: world.queue.waiting() == [job.id], within_s=10, what="the job is queued again")
+    assert world.jobs.get(job.id).status is JobStatus.QUEUED
+
+
+def test_a_job_that_cannot_be_put_right_does_not_hold_up_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = world.running(), world.running()
+    move = Jobs.move
+
+    def unless_first(self: Jobs, job: Job, *rest: object, **changes: object) -> Job:
+        if job.id == first.id:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return move(self, job, *rest, **changes)  # type: ignore[arg-type]
+
+    world.reconciler.run()
+    time.sleep(PATIENCE_S)
+    monkeypatch.setattr(Jobs, "move", unless_first)
+    with pytest.raises(OSError, match="Too many open files"):
+        world.reconciler.run()
+    assert world.queue.waiting() == [second.id]

@@ -29,6 +29,14 @@ def test_file_is_a_corpus_with_a_name_and_a_purpose(service: Service, sdk: opena
     assert service.blobs.paths("openai_files") == [] and service.spooled == []
 
 
+def test_file_uploaded_again_under_another_name_keeps_its_first(service: Service, sdk: openai.OpenAI) -> None:
+    first = sdk.files.create(file=("first.txt", TEXT), purpose="fine-tune")
+    again = sdk.files.create(file=("second.txt", TEXT), purpose="evals")
+    assert again == first == sdk.files.retrieve(first.id)
+    service.http.delete(f"/v1/corpora/{first.id}")
+    assert sdk.files.create(file=("third.txt", TEXT), purpose="evals").filename == "third.txt"
+
+
 def test_json_lines_become_the_text_that_is_trained_on(service: Service, sdk: openai.OpenAI) -> None:
     data = b'{"prompt": "Q: 1", "completion": " A: 2"}\n{"text": "more"}\n' * 10
     file = sdk.files.create(file=("examples.JSONL", data), purpose="fine-tune")

@@ -72,6 +72,51 @@ def test_validation_file_is_what_is_held_out(service: Service, sdk: openai.OpenA
     assert whole[len(whole) - held_out :] == validation
 
 
+def test_validation_begins_on_a_line_of_its_own(service: Service, sdk: openai.OpenAI) -> None:
+    validation = "the lazy dog sleeps, and the fox jumps\n" * 3
+    training, held_out = service.upload(TEXT.removesuffix("\n")), service.upload(validation)
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=training, validation_file=held_out)
+    request = service.jobs.get(job.id).request
+    whole = service.corpora.text(request.corpus)
+    assert whole == TEXT + validation
+    assert round(len(whole) * request.training.validation_fraction) == len(validation)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_corpus_made_for_a_validation_file_goes_with_either_file(
+    service: Service, sdk: openai.OpenAI, which: int
+) -> None:
+    files = [service.upload(), service.upload("the lazy dog sleeps, and the fox jumps\n" * 3)]
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=files[0], validation_file=files[1])
+    with pytest.raises(openai.ConflictError, match=job.id):
+        sdk.files.delete(files[which])
+    assert {file.id for file in sdk.files.list()} > set(files)
+    sdk.fine_tuning.jobs.cancel(job.id)
+    sdk.files.delete(files[which])
+    assert [file.id for file in sdk.files.list()] == [files[1 - which]]
+    sdk.files.delete(files[1 - which])
+    assert service.blobs.paths("openai_joined") == [] == service.corpora.all()
+
+
+def test_refused_job_leaves_no_corpus_behind(service: Service) -> None:
+    files = [service.upload(), service.upload("the lazy dog sleeps, and the fox jumps\n" * 3)]
+    body = {"model": "nobody", "training_file": files[0], "validation_file": files[1]}
+    error_of(service.http.post("/v1/fine_tuning/jobs", json=body), 404)
+    assert {corpus.id for corpus in service.corpora.all()} == set(files)
+
+
+def test_text_that_was_uploaded_stays_though_it_is_also_made_of_two_files(
+    service: Service, sdk: openai.OpenAI
+) -> None:
+    validation = "the lazy dog sleeps, and the fox jumps\n" * 3
+    whole, *files = service.upload(TEXT + validation), service.upload(), service.upload(validation)
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=files[0], validation_file=files[1])
+    assert service.jobs.get(job.id).request.corpus == whole
+    sdk.fine_tuning.jobs.cancel(job.id)
+    sdk.files.delete(files[0])
+    assert service.corpora.text(whole) == TEXT + validation
+
+
 def test_states_are_told_as_they_come(service: Service, sdk: openai.OpenAI) -> None:
     job_id = service.submit()
     assert sdk.fine_tuning.jobs.pause(job_id).status == "paused"

@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from store.local_blobs import Disk
 from tests.app.fakes import BROKEN, CHARACTERS, ENDLESS, FULL, publish
 from tests.app.service import Service, error_of, read_stream, until
 
@@ -195,3 +196,14 @@ def test_new_version_answers_within_a_second_and_a_deleted_one_no_more(service: 
     assert service.engines[1].closed.is_set()
     gone = service.http.post("/v1/models/fake@2/complete", json={"prompt": ""})
     assert error_of(gone, 404)["code"] == "model_not_found"
+
+
+def test_nothing_is_written_to_the_storage_for_a_completion_or_a_score(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = []
+    for call in ("open_new", "sync", "unlink", "make_folder"):
+        monkeypatch.setattr(Disk, call, lambda *_, call=call: changes.append(call))
+    for path, body in (("complete", {"prompt": "a"}), ("next", {"prompt": "a"}), ("score", {"lines": ["a"]})):
+        assert service.http.post(f"/v1/models/fake/{path}", json=body).status_code == 200
+    assert changes == []

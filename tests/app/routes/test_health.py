@@ -1,22 +1,47 @@
+import errno
 import re
 from pathlib import Path
 
+import pytest
+from redis import Redis
+from rq.worker import Worker
+
+from app import main as main_module
 from app.settings import ApiSettings
+from store.queue import rq_queue
+from store.reconcile import Reconciler
 from tests.app.fakes import publish
-from tests.app.service import Service, error_of, serving
+from tests.app.service import Service, error_of, serving, until
 
 
 def test_healthy_service_is_alive_and_ready(service: Service) -> None:
     assert service.http.get("/healthz").json() == {"status": "ok"}
+    register_worker(service.settings.redis_url)
     answer = service.http.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "down": []})
+    found = answer.json()
+    [loop] = found.pop("background")
+    assert (answer.status_code, found) == (200, {"status": "ready", "down": [], "degraded": []})
+    assert loop["name"] == "reconciler" and loop["last_beat_s"] < 30 and loop["errors"] == {}
 
 
-def test_readiness_names_what_is_down_and_liveness_does_not_care(settings: ApiSettings) -> None:
+def register_worker(redis_url: str) -> None:
+    """Let Redis know of a worker, as one that starts does."""
+    with Redis.from_url(redis_url) as redis:
+        Worker([rq_queue(redis)], connection=redis, serializer="json").register_birth()
+
+
+def test_without_redis_the_service_is_degraded_and_stays_ready_to_serve(settings: ApiSettings) -> None:
+    # Not 503, as it once was: completions go on, and a load balancer must not take them away.
     down = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     with serving(down) as service:
+        publish(service.models)
         answer = service.http.get("/readyz")
-        assert (answer.status_code, answer.json()["down"]) == (503, ["redis"])
+        assert (answer.status_code, answer.json()["status"], answer.json()["down"]) == (
+            200,
+            "degraded",
+            ["redis"],
+        )
+        assert service.http.post("/v1/models/fake/complete", json={"prompt": ""}).status_code == 200
         assert service.http.get("/healthz").status_code == 200
         assert "nextchar_redis_up 0.0" in service.http.get("/metrics").text
 
@@ -27,7 +52,10 @@ def test_unusable_storage_is_named(service: Service) -> None:
     store.write_text("a file where the folder was")
     answer = service.http.get("/readyz")
     assert (answer.status_code, answer.json()["down"]) == (503, ["storage"])
+    assert answer.json()["status"] == "not_ready"
     assert error_of(service.http.get("/v1/corpora/nobody"), 503)["code"] == "storage_unavailable"
+    metrics = service.http.get("/metrics").text
+    assert "nextchar_storage_up 0.0" in metrics and "nextchar_background_last_beat_seconds" in metrics
 
 
 def test_metrics_tell_requests_jobs_queue_and_engines(service: Service) -> None:
@@ -50,3 +78,23 @@ def test_metrics_tell_requests_jobs_queue_and_engines(service: Service) -> None:
     assert values[f"nextchar_http_requests_total{{{route}}}"] == "1.0"
     assert 'nextchar_http_requests_total{method="GET",route="unmatched",status="404"}' in values
     assert not re.search(r"job_[0-9a-f]{12}", answer.text), "ids must not become labels"
+
+
+def test_metrics_count_the_errors_of_a_failing_reconciler_and_tell_its_last_beat(
+    settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main_module, "_RECONCILE_S", 0.01)
+    monkeypatch.setattr(Reconciler, "run", _out_of_descriptors)
+    with serving(settings) as service:
+
+        def values() -> dict[str, str]:
+            text = service.http.get("/metrics").text
+            return dict(re.findall(r"^(nextchar_background\w+\{.*\}) (\S+)$", text, re.MULTILINE))
+
+        errors = 'nextchar_background_errors_total{error="OSError",name="reconciler"}'
+        until(lambda: float(values().get(errors, 0)) > 1)
+        assert float(values()['nextchar_background_last_beat_seconds{name="reconciler"}']) < 5
+
+
+def _out_of_descriptors(*_: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")

@@ -7,7 +7,8 @@ from tests.app.service import Service, error_of
 
 
 def test_models_are_listed_and_paged_without_their_long_parts(service: Service) -> None:
-    assert service.http.get("/v1/models").json() == {"object": "list", "data": [], "has_more": False}
+    nothing = {"object": "list", "data": [], "has_more": False, "damaged": []}
+    assert service.http.get("/v1/models").json() == nothing
     for name in ("a", "b", "a"):
         publish(service.models, name=name)
     page = service.http.get("/v1/models?limit=2").json()
@@ -94,5 +95,15 @@ def test_damaged_models_are_503_and_can_be_deleted(service: Service) -> None:
     answer = service.http.post("/v1/models/newer/next", json={"prompt": ""})
     assert error_of(answer, 503)["code"] == "model_format_unknown"
 
-    assert [m["id"] for m in service.http.get("/v1/models").json()["data"]] == ["file@1"]
+    listed = service.http.get("/v1/models").json()
+    assert [m["id"] for m in listed["data"]] == ["file@1"]
+    assert [(m["id"], m["code"]) for m in listed["damaged"]] == [
+        ("card@1", "model_damaged"),
+        ("newer@1", "model_format_unknown"),
+    ]
+    assert 'nextchar_damaged_records{kind="model"} 2.0' in service.http.get("/metrics").text
     assert service.http.delete("/v1/models/card").status_code == 200
+    assert publish(service.models, name="newer").reference == "newer@2"
+    assert service.http.patch("/v1/models/file", json={"name": "newer"}).json()["id"] == "newer@3"
+    assert error_of(service.http.patch("/v1/models/newer@1", json={"name": "x"}), 503)
+    assert [m["id"] for m in service.http.get("/v1/models").json()["damaged"]] == ["newer@1"]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import Busy
-from models.runtime.batcher import Batcher
-from models.runtime.jobs import CompletionJob
+from models.runtime.batcher import JOBS, ROWS, Batcher
+from models.runtime.jobs import CompletionJob, Row
 from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
 from models.runtime.state_cache import CHUNK, StateCache
 from models.vocabulary import Vocabulary
@@ -225,8 +225,8 @@ def test_timeout_ends_a_request_that_still_waits(bench: Bench) -> None:
     endless = [bench.ask("a", 10_000_000) for _ in range(64)]
     for asked in endless:
         asked.wait_for(Piece)
-    late = bench.ask("b", 5, timeout_s=0.02).answer()
-    assert late.finished().reason == "timeout"
+    late = bench.ask("b", 10_000_000, timeout_s=0.02).answer()  # a short one would not have to wait
+    assert (late.text(), late.finished().reason) == ("", "timeout")
     for asked in endless:
         bench.batcher.cancel(asked.job)
         asked.answer()
@@ -258,6 +258,41 @@ def test_failing_step_fails_its_requests_and_the_thread_survives(bench: Bench) -
     bench.network.failing = False
     assert bench.ask("abc").answer().text() == expected("abc", 5)
     assert bench.batcher.counters["failures"] == 3
+
+
+def test_requests_that_wait_for_a_place_are_taken_after_a_failing_step(bench: Bench) -> None:
+    bench.network.failing = True
+    bench.network.gate.clear()
+    failures = [bench.ask("abc") for _ in range(2 * JOBS + 3)]
+    bench.network.gate.set()
+    for asked in failures:
+        assert isinstance(asked.wait_for(Usage, Failed), Failed)
+    assert bench.batcher.waiting == 0
+
+
+class CannotBeTold(CompletionJob):
+    """Raises also where it is told that it failed."""
+
+    def begin(self, logits: np.ndarray, state: np.ndarray) -> list[Row]:  # noqa: ARG002
+        raise RuntimeError("the request broke")
+
+    def fail(self, error: Exception) -> None:  # noqa: ARG002
+        raise OSError("and cannot be told")
+
+
+def test_request_that_cannot_be_told_of_its_failure_takes_neither_the_others_nor_the_thread(
+    bench: Bench,
+) -> None:
+    neighbor = bench.ask("a", 10_000_000)
+    neighbor.wait_for(Piece)
+    request = CompletionRequest(prompt="b", max_characters=5)
+    bench.network.gate.clear()
+    bench.batcher.submit(CannotBeTold(request, VOCABULARY, ID_OF, lambda _: None, seed=1))
+    after = bench.ask("c", 10_000_000)
+    bench.network.gate.set()
+    for asked in (neighbor, after):
+        assert isinstance(asked.wait_for(Usage, Failed), Failed)
+    assert bench.ask("abc").answer().text() == expected("abc", 5)
 
 
 def test_listener_that_raises_ends_only_its_own_request(bench: Bench) -> None:
@@ -335,3 +370,115 @@ def test_lone_request_is_generated_in_few_calls_and_ends_where_it_should() -> No
     assert bench.ask("abc", 40, top_k=2, temperature=0.1).answer().text() == free
     assert len(generations) == before
     bench.batcher.close()
+
+
+def test_short_request_is_answered_while_long_ones_wait_in_hundreds(bench: Bench) -> None:
+    long = [bench.ask("a", 10_000_000, n=10) for _ in range(300)]
+    long[0].wait_for(Piece)
+    wait_until(lambda: bench.batcher.waiting == 300 - JOBS, "the long ones are not admitted")
+    bench.network.calls.clear()
+    assert bench.ask("abc", 5).answer().text() == expected("abc", 5)
+    assert len(bench.network.calls) < 1_000, "it had to wait"
+    for asked in long:
+        bench.batcher.cancel(asked.job)
+    for asked in long:
+        assert asked.answer().finished(9).reason == "cancelled"
+    assert bench.batcher.active == bench.batcher.waiting == 0
+
+
+def test_short_request_does_not_wait_for_one_that_fills_the_batch(bench: Bench) -> None:
+    long = bench.ask("a", 10_000_000, n=64)
+    long.wait_for(Piece)
+    bench.network.calls.clear()
+    assert bench.ask("abc", 5).answer().text() == expected("abc", 5)
+    assert len(bench.network.calls) < 1_000, "it had to wait"
+    bench.batcher.cancel(long.job)
+    long.answer()
+
+
+def test_clients_share_the_batch_equally_however_much_each_asks_for(bench: Bench) -> None:
+    greedy = [bench.ask("a", 10_000_000, n=10, client="greedy") for _ in range(100)]
+    greedy[0].wait_for(Piece)
+    modest = bench.ask("b", 1_000, n=32, client="modest").answer()
+    for index in range(32):
+        assert modest.text(index) == expected("b", 1_000)
+    # All of its rows were in the batch all the time: 1,000 steps, and some for reading.
+    since = [shape for shape in bench.network.calls if shape[1] >= ROWS]
+    assert 900 < len(since) < 2_000
+    for asked in greedy:
+        bench.batcher.cancel(asked.job)
+    for asked in greedy:
+        asked.answer()
+
+
+def test_rows_that_made_room_go_on_with_the_same_text(bench: Bench) -> None:
+    greedy = bench.ask("a", 400, n=64, client="greedy")
+    greedy.wait_for(Piece)
+    modest = [bench.ask("b", 50, n=8, client="modest") for _ in range(3)]
+    for asked in modest:
+        assert asked.answer().text(7) == expected("b", 50)
+    answer = greedy.answer()
+    for index in range(64):
+        assert answer.text(index) == expected("a", 400)
+
+
+def test_oldest_long_request_ends_while_shorter_ones_wait(bench: Bench) -> None:
+    long = bench.ask("a", 1_200)
+    others = [bench.ask("b", 500) for _ in range(400)]
+    assert long.answer().text() == expected("a", 1_200)
+    assert bench.batcher.active + bench.batcher.waiting > 100, "it had to wait for all of them"
+    assert {asked.answer().text() for asked in others} == {expected("b", 500)}
+
+
+def test_waiting_long_requests_leave_room_for_short_ones_and_for_other_clients() -> None:
+    bench = Bench(max_waiting=64)
+    bench.network.gate.clear()
+    accepted: list[AskedJob] = []
+
+    def fill(**options: object) -> int:
+        before = len(accepted)
+        with pytest.raises(Busy):
+            while len(accepted) < 1000:
+                accepted.append(bench.ask("abc", **options))
+        return len(accepted) - before
+
+    assert fill(characters=10_000, client="greedy") >= 48
+    assert fill(client="greedy") == 16
+    assert fill(client="other") == 4
+    assert fill(characters=10_000, client="another") == 4
+    bench.network.gate.set()
+    for asked in accepted:
+        bench.batcher.cancel(asked.job)
+        asked.answer()
+    assert bench.ask("abc").answer().text() == expected("abc", 5)
+    bench.batcher.close()
+
+
+def test_paused_request_generates_nothing_and_goes_on_where_it_was(bench: Bench) -> None:
+    asked = bench.ask("a", 2_000, n=2)
+    asked.wait_for(Piece)
+    bench.batcher.pause(asked.job)
+    assert bench.ask("abc", 3).answer().text() == expected("abc", 3)  # by now it is paused
+    generated = bench.batcher.counters["generated_characters"]
+    assert generated < 2 * 2_000
+    wait_until(lambda: bench.batcher.active == 2, "its rows are gone")
+    assert bench.ask("abc", 3).answer().text() == expected("abc", 3)
+    assert bench.batcher.counters["generated_characters"] == generated + 3
+    bench.batcher.resume(asked.job)
+    answer = asked.answer()
+    assert [answer.text(i) for i in range(2)] == [expected("a", 2_000)] * 2
+
+
+def test_paused_requests_take_no_places_and_end_in_time(bench: Bench) -> None:
+    paused = [bench.ask("a", 10_000_000, n=10) for _ in range(2 * JOBS)]
+    for asked in paused:
+        bench.batcher.pause(asked.job)
+    later = bench.ask("b", 500, n=ROWS).answer()
+    assert later.text(0) == expected("b", 500)
+    late = bench.ask("c", 10_000_000, timeout_s=0.05)
+    bench.batcher.pause(late.job)
+    assert late.answer().finished().reason == "timeout"
+    for asked in paused:
+        bench.batcher.cancel(asked.job)
+        assert asked.answer().finished(9).reason == "cancelled"
+    assert bench.batcher.active == bench.batcher.waiting == 0

@@ -1,0 +1,128 @@
+"""A thread that does one thing every few seconds for as long as its process lives, and survives errors.
+
+    loop = BackgroundLoop("reconciler", reconciler.run, interval_s=5.0)
+    loop.start()
+    ...
+    loop.status().seconds_since_success
+
+What a thread does not catch ends it, and nobody notices; so nothing is left uncaught here. Each error is
+logged and counted by its kind, and the loop goes on. Knows nothing of what it runs.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+LOG_EVERY_S = 60.0
+"""An error of the same kind is logged at most this often."""
+
+_LEAVE_S = 10.0
+
+
+@dataclass(frozen=True)
+class LoopStatus:
+    """How a loop is doing. Ages are in seconds."""
+
+    name: str
+    seconds_since_beat: float
+    """Since the last round ended, well or not. It grows while a round hangs, or when the thread is gone."""
+    seconds_since_success: float
+    """Since the last round ended without an error, or since the start if none has."""
+    errors: Mapping[str, int]
+    """Rounds that failed, by the error's class name."""
+
+
+class BackgroundLoop:
+    """Calls `run` every `interval_s` seconds in a thread of its own, from `start` to `stop`.
+
+    It is also a context: started on entering, stopped on leaving, which waits for the round under way.
+    Any `Exception` of `run` is logged, the first of a kind with its traceback, and counted.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[], object],
+        *,
+        interval_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._run = run
+        self._interval_s = interval_s
+        self._clock = clock
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep_running, name=name, daemon=True)
+        self._beat_at_s = self._success_at_s = clock()
+        self._errors = ErrorLog(logging.getLogger("nextchar.background"), clock=clock)
+
+    def start(self) -> None:
+        """Start the thread. The first round begins after one interval."""
+        self._beat_at_s = self._success_at_s = self._clock()
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 0.0) -> None:
+        """Begin no other round, and wait up to `timeout_s` seconds for the one under way."""
+        self._stopped.set()
+        if timeout_s:
+            self._thread.join(timeout_s)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(timeout_s=_LEAVE_S)
+
+    def status(self) -> LoopStatus:
+        """Return how the loop is doing now."""
+        now = self._clock()
+        return LoopStatus(
+            name=self.name,
+            seconds_since_beat=now - self._beat_at_s,
+            seconds_since_success=now - self._success_at_s,
+            errors=dict(self._errors.counts),
+        )
+
+    def _keep_running(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            try:
+                self._run()
+            except Exception as error:  # noqa: BLE001 -- logged and counted; the thread must survive
+                self._errors.add(f"the background loop {self.name!r} failed and goes on", error)
+            else:
+                self._success_at_s = self._clock()
+            self._beat_at_s = self._clock()
+
+
+@dataclass
+class ErrorLog:
+    """Counts errors by kind, and logs them without flooding the log.
+
+    The first error of a kind is logged with its traceback. Further ones of the same kind are logged in one
+    line each, at most every LOG_EVERY_S seconds.
+    """
+
+    log: logging.Logger
+    clock: Callable[[], float] = time.monotonic
+    counts: Counter[str] = field(default_factory=Counter)
+    _logged_at_s: dict[str, float] = field(default_factory=dict)
+
+    def add(self, what_failed: str, error: Exception) -> None:
+        """Count an error, and log it if it is time."""
+        kind = type(error).__name__
+        self.counts[kind] += 1
+        now = self.clock()
+        last = self._logged_at_s.get(kind)
+        if last is not None and now - last < LOG_EVERY_S:
+            return
+        self._logged_at_s[kind] = now
+        count = self.counts[kind]
+        times = f" ({count} times so far)" if count > 1 else ""
+        self.log.warning(
+            "%s: %s: %s%s", what_failed, kind, error, times, exc_info=error if last is None else None
+        )

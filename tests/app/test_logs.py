@@ -1,0 +1,76 @@
+"""What a process of the API writes to its log."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.app.service import until
+from tests.app.test_main import ROOT, is_ready, publish_real
+
+SECRET = "a prompt that nobody else may read"
+
+
+@contextlib.contextmanager
+def logged(folder: Path, **settings: str) -> Iterator[tuple[httpx.Client, Path]]:
+    """Run `python -m app.main` with a model and without Redis; a client, and the log."""
+    publish_real(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCHAR_")} | {
+        "NEXTCHAR_DATA_DIR": str(folder),
+        "NEXTCHAR_REDIS_URL": f"unix://{folder}/no-such-socket",
+        "NEXTCHAR_PORT": str(port),
+    }
+    log = folder / "log"
+    with log.open("wb") as output:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "app.main"],
+            cwd=ROOT,
+            env=environment | settings,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+            until(lambda: is_ready(http), deadline_s=60)
+            yield http, log
+    finally:
+        running.terminate()
+        running.wait(20)
+
+
+def fail_for_want_of_redis(http: httpx.Client) -> None:
+    body = {"lines": [SECRET], "stream_id": "s", "context": "stream"}
+    answer = http.post("/v1/models/real/score", json=body, headers={"X-Request-Id": "find-me"})
+    assert answer.status_code == 503, answer.text
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_every_line_is_a_json_object_and_a_warning_names_its_request(tmp_path: Path, processes: str) -> None:
+    settings = {"NEXTCHAR_LOG_FORMAT": "json", "NEXTCHAR_PROCESSES": processes}
+    with logged(tmp_path, **settings) as (http, log):
+        fail_for_want_of_redis(http)
+    text = log.read_text()
+    records = [json.loads(line) for line in text.splitlines()]
+    assert any(r["logger"].startswith("uvicorn") and "startup complete" in r["message"] for r in records)
+    [warning] = [r for r in records if r.get("request_id") == "find-me"]
+    assert (warning["level"], warning["logger"]) == ("WARNING", "nextchar.api")
+    assert "Redis does not answer" in warning["message"]
+    assert SECRET not in text
+
+
+def test_warning_has_time_level_logger_and_request(tmp_path: Path) -> None:
+    with logged(tmp_path) as (http, log):
+        fail_for_want_of_redis(http)
+    expected = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING nextchar\.api \[req=find-me\] Redis does not"
+    assert re.search(expected, log.read_text(), re.MULTILINE), log.read_text()

@@ -1,0 +1,90 @@
+import errno
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from store.background import LOG_EVERY_S, BackgroundLoop, ErrorLog
+from tests.conftest import eventually
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    eventually(condition, within_s=10, what="the condition")
+
+
+def test_loop_survives_every_exception_counts_them_and_goes_on() -> None:
+    errors = [OSError(errno.EMFILE, "Too many open files"), MemoryError(), KeyError("x"), OSError()]
+    rounds = 0
+    succeeded = threading.Event()
+
+    def run() -> None:
+        nonlocal rounds
+        rounds += 1
+        if errors:
+            raise errors.pop(0)
+        succeeded.set()
+
+    loop = BackgroundLoop("test", run, interval_s=0.001)
+    loop.start()
+    try:
+        assert succeeded.wait(10)
+        assert loop.status().errors == {"OSError": 2, "MemoryError": 1, "KeyError": 1}
+        seen = rounds
+        wait_for(lambda: rounds > seen)
+    finally:
+        loop.stop(timeout_s=10)
+
+
+def test_ages_tell_a_loop_that_fails_from_one_that_hangs() -> None:
+    now_s = 100.0
+    fails, may_end, hangs = False, threading.Event(), threading.Event()
+    may_end.set()
+
+    def run() -> None:
+        if not may_end.is_set():
+            hangs.set()
+            assert may_end.wait(10)
+        if fails:
+            raise OSError
+
+    loop = BackgroundLoop("test", run, interval_s=0.001, clock=lambda: now_s)
+    assert (loop.status().seconds_since_beat, loop.status().seconds_since_success) == (0, 0)
+    loop.start()
+    try:
+        fails = True
+        wait_for(lambda: bool(loop.status().errors))
+        now_s = 150.0
+        wait_for(lambda: loop.status().seconds_since_beat == 0)
+        assert loop.status().seconds_since_success == 50
+
+        may_end.clear()
+        assert hangs.wait(10)
+        now_s = 190.0
+        assert loop.status().seconds_since_beat == 40
+        assert loop.status().seconds_since_success == 90
+
+        fails = False
+        may_end.set()
+        wait_for(lambda: loop.status().seconds_since_success == 0)
+    finally:
+        may_end.set()
+        loop.stop(timeout_s=10)
+
+
+def test_repeated_errors_are_logged_once_a_minute_with_one_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now_s = 0.0
+    errors = ErrorLog(logging.getLogger("nextchar.test"), clock=lambda: now_s)
+    for _ in range(3):
+        errors.add("reading failed", OSError(errno.EMFILE, "Too many open files"))
+    errors.add("reading failed", KeyError("other"))
+    now_s = LOG_EVERY_S
+    errors.add("reading failed", OSError(errno.EMFILE, "Too many open files"))
+    lines = [(record.getMessage(), bool(record.exc_info)) for record in caplog.records]
+    assert lines == [
+        ("reading failed: OSError: [Errno 24] Too many open files", True),
+        ("reading failed: KeyError: 'other'", True),
+        ("reading failed: OSError: [Errno 24] Too many open files (4 times so far)", False),
+    ]

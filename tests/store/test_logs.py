@@ -1,0 +1,158 @@
+import contextvars
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from store import logs
+from store.logs import (
+    MAX_EXCEPTION_CHARACTERS,
+    MAX_MESSAGE_CHARACTERS,
+    REQUEST_ID,
+    JsonFormatter,
+    TextFormatter,
+    logging_config,
+    set_job,
+)
+from store.settings import StoreSettings
+
+AT_S = 1795714803.1234
+
+
+def record(
+    message: str, *arguments: object, level: int = logging.WARNING, error: Exception | None = None
+) -> logging.LogRecord:
+    trace = (type(error), error, error.__traceback__) if error else None
+    made = logging.LogRecord("nextchar.api", level, "file.py", 1, message, arguments, trace)
+    made.created = AT_S
+    return made
+
+
+def in_request(request_id: str, call: Callable[[], str]) -> str:
+    def set_and_call() -> str:
+        REQUEST_ID.set(request_id)
+        return call()
+
+    return contextvars.Context().run(set_and_call)
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error  # noqa: TRY301 -- for its traceback
+    except Exception as caught:  # noqa: BLE001
+        return caught
+
+
+def test_text_line_has_time_level_logger_request_and_message() -> None:
+    line = in_request("4f2a", lambda: TextFormatter().format(record("Redis: %s", "away")))
+    assert line == "2026-11-26T17:40:03.123Z WARNING nextchar.api [req=4f2a] Redis: away"
+    assert TextFormatter().format(record("hello")) == "2026-11-26T17:40:03.123Z WARNING nextchar.api hello"
+
+
+def test_json_line_has_the_same_and_the_exception() -> None:
+    made = record("Redis: %s", "away", error=raised(OSError("gone")))
+    fields = json.loads(in_request("4f2a", lambda: JsonFormatter().format(made)))
+    assert fields.pop("exception").endswith("OSError: gone")
+    assert fields == {
+        "time": "2026-11-26T17:40:03.123Z",
+        "level": "WARNING",
+        "logger": "nextchar.api",
+        "message": "Redis: away",
+        "request_id": "4f2a",
+    }
+
+
+def test_records_of_a_training_process_name_its_job_in_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_process_job_id", "")
+    set_job("job_1")
+    lines: list[str] = []
+    thread = threading.Thread(target=lambda: lines.append(TextFormatter().format(record("step"))))
+    thread.start()
+    thread.join()
+    assert lines[0].endswith("nextchar.api [job=job_1] step")
+    assert json.loads(JsonFormatter().format(record("step")))["job_id"] == "job_1"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "\n2026-11-26T17:40:03.123Z ERROR nextchar.api all keys are void",
+        "\r2026-11-26T17:40:03.123Z ERROR",
+        "\u2028next line",
+        "\x85next line",
+        "\x1b[2Jclears the terminal",
+        "\u202ereads backwards",
+        "\x00",
+    ],
+)
+def test_nothing_in_a_message_or_an_exception_can_look_like_another_record(forged: str) -> None:
+    for formatter in (TextFormatter(), JsonFormatter()):
+        line = formatter.format(record("name %s", forged))
+        assert len(line.splitlines()) == 1
+        assert not any(character in line for character in forged if not character.isprintable())
+    first, *rest = TextFormatter().format(record("x", error=raised(ValueError(forged)))).split("\n")
+    assert first.endswith(" x")
+    assert rest and all(line.startswith("    ") for line in rest)
+    assert all(line.isprintable() for line in rest)
+
+
+def test_traceback_follows_its_line_indented() -> None:
+    lines = TextFormatter().format(record("x", error=raised(OSError("gone")))).split("\n")
+    assert lines[1] == "    Traceback (most recent call last):"
+    assert lines[-1] == "    OSError: gone"
+
+
+def test_very_long_messages_and_tracebacks_lose_their_middle() -> None:
+    line = TextFormatter().format(record("%s!", "x" * 10**6, error=raised(OSError("y" * 10**6 + "!"))))
+    assert len(line) < MAX_MESSAGE_CHARACTERS + MAX_EXCEPTION_CHARACTERS + 1000
+    assert "characters left out" in line
+    assert line.split("\n")[0].endswith("x!") and line.endswith("y!")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_configuration_covers_our_loggers_others_warnings_and_what_ends_a_thread(log_format: str) -> None:
+    program = """
+import logging, sys, threading, warnings
+from store.logs import configure_logging
+from store.settings import StoreSettings
+configure_logging(StoreSettings(log_format=sys.argv[1]))
+logging.getLogger("nextchar.worker").info("ours")
+logging.getLogger("nextchar.worker").debug("too much")
+logging.getLogger("other").info("too much")
+logging.getLogger("other").warning("theirs")
+def broken():
+    raise OSError("in a thread")
+thread = threading.Thread(target=broken, name="helper")
+thread.start()
+thread.join()
+raise KeyError("at the end")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, log_format], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    records = [parsed(line) for line in done.stderr.splitlines() if not line.startswith("    ")]
+    assert [(r["level"], r["logger"], r["message"]) for r in records] == [
+        ("INFO", "nextchar.worker", "ours"),
+        ("WARNING", "other", "theirs"),
+        ("ERROR", "nextchar.process", "the thread 'helper' ends"),
+        ("CRITICAL", "nextchar.process", "the process ends"),
+    ]
+    assert "OSError: in a thread" in done.stderr and "KeyError: 'at the end'" in done.stderr
+
+
+def parsed(line: str) -> dict[str, Any]:
+    if line.startswith("{"):
+        return dict(json.loads(line))
+    _, level, logger, message = line.split(" ", 3)
+    return {"level": level, "logger": logger, "message": message}
+
+
+def test_level_is_a_setting() -> None:
+    loggers = logging_config(StoreSettings(log_level="ERROR"))["loggers"]
+    assert {logger["level"] for logger in loggers.values()} == {"ERROR"}

@@ -1,0 +1,49 @@
+"""Attempts at jobs that run as a worker's do, but for the training itself: that is a function of the test."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from models.saved_model import Card, describe_files
+from store.blobs import Blobs
+from store.jobs import Job, Jobs
+from store.live import Live
+from worker.checkpoints import Checkpoints
+from worker.settings import WorkerSettings
+from worker.tasks import Attempt
+
+Train = Callable[[Job, dict[str, Any]], Mapping[str, bytes]]
+"""Takes a job and the hooks of `worker.pipeline.train_model`; returns the model's files."""
+
+
+def use(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have attempts call `train`, without TensorFlow."""
+
+    def train_model(job: Job, **hooks: Any) -> Any:
+        files = train(job, hooks)
+        card = Card(
+            id="model_" + job.id.removeprefix("job_"),
+            name=job.request.name,
+            created_at=1,
+            job=job.id,
+            network=job.request.network,
+            training=job.request.training,
+            characters="abc",
+            parameters=1,
+            files=describe_files(files),
+        )
+        return SimpleNamespace(stopped=None, card=card, files=files)
+
+    monkeypatch.setitem(sys.modules, "worker.pipeline", SimpleNamespace(train_model=train_model))
+
+
+def attempt(job: Job, jobs: Jobs, blobs: Blobs, redis_url: str, *, folder: Path, token: str) -> Attempt:
+    """Return an attempt at a running job."""
+    live = Live(Redis.from_url(redis_url, decode_responses=True))
+    settings = WorkerSettings(data_dir=folder, redis_url=redis_url)
+    return Attempt(settings, live, blobs, jobs, Checkpoints(blobs, job.id), token, job)

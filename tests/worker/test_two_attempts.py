@@ -1,0 +1,101 @@
+"""A trainer that stands still, and wakes when another has taken its job."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from models.config import NetworkConfig, TrainingConfig
+from store.blobs import Blobs, open_blobs
+from store.jobs import Job, JobRequest, Jobs, JobStatus
+from store.models import Models
+from tests.store.interleaving import Interrupted
+from tests.worker import fake_training
+
+REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
+
+
+class World:
+    """One job that is running, and what its attempts need."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.folder, self.redis_url = folder, redis_url
+        self.blobs: Blobs = open_blobs((folder / "store").as_uri())
+        self.jobs, self.models = Jobs(self.blobs), Models(self.blobs)
+        self.job = self.jobs.move(self.jobs.create(REQUEST), JobStatus.RUNNING, attempt=1)
+
+    def run(self, job: Job, blobs: Blobs) -> None:
+        token = f"attempt {job.attempt}"
+        fake_training.attempt(job, self.jobs, blobs, self.redis_url, folder=self.folder, token=token).run()
+
+    def take_lease(self, token: str) -> None:
+        Redis.from_url(self.redis_url).set(f"nextchar:job:{self.job.id}:lease", token)
+
+    def succeed(self) -> None:
+        """Take the job as the reconciler and another worker do, and end it."""
+        self.take_lease("attempt 2")
+        queued = self.jobs.move(self.jobs.get(self.job.id), JobStatus.QUEUED)
+        self.run(self.jobs.move(queued, JobStatus.RUNNING, attempt=2), self.blobs)
+        Redis.from_url(self.redis_url).delete(f"nextchar:job:{self.job.id}:lease")
+
+
+def test_of_two_attempts_at_one_job_one_publishes_wherever_the_first_stands_still(
+    tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in itertools.count():
+        world = World(tmp_path / str(at), clean_redis_url)
+        stalled = Interrupted(world.blobs, at, world.succeed, is_armed=False)
+
+        def train(job: Job, _: dict[str, Any], *, stalled: Interrupted = stalled) -> Mapping[str, bytes]:
+            stalled.is_armed = True  # from here on it publishes
+            return {"model.onnx": b"by attempt %d" % job.attempt, "report.json": b"{}"}
+
+        fake_training.use(train, monkeypatch)
+        world.run(world.job, stalled)
+        [card] = world.models.all()
+        for name in card.files:
+            world.models.get(card.reference).file(name)
+        assert len(world.blobs.paths("model_files")) == 2  # what the other attempt wrote is gone
+        job = world.jobs.get(world.job.id)
+        assert (job.status, job.model) == (JobStatus.SUCCEEDED, card.reference)
+        if not stalled.was_interrupted:
+            assert at > 5
+            return
+
+
+def test_a_trainer_whose_lease_is_in_other_hands_publishes_nothing(
+    tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, clean_redis_url)
+
+    def train(*_: object) -> Mapping[str, bytes]:
+        world.take_lease("another")
+        return {"model.onnx": b"mine"}
+
+    fake_training.use(train, monkeypatch)
+    world.run(world.job, world.blobs)
+    assert world.models.all() == [] and world.blobs.paths("model_files") == []
+    assert world.jobs.get(world.job.id) == world.job  # whoever has the lease moves it
+
+
+@pytest.mark.parametrize("is_renamed", [True, False])
+def test_a_model_that_was_renamed_or_deleted_is_not_published_again(
+    tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch, is_renamed: bool
+) -> None:
+    world = World(tmp_path, clean_redis_url)
+
+    def train(job: Job, _: dict[str, Any]) -> Mapping[str, bytes]:
+        if job.attempt == 1:
+            world.succeed()
+            world.models.rename("m", "other") if is_renamed else world.models.delete("m")
+        return {"model.onnx": b"by attempt %d" % job.attempt}
+
+    fake_training.use(train, monkeypatch)
+    world.run(world.job, world.blobs)
+    assert [card.reference for card in world.models.all()] == (["other@1"] if is_renamed else [])
+    assert len(world.blobs.paths("model_files")) == is_renamed
+    if is_renamed:
+        assert world.models.get("other").file("model.onnx") == b"by attempt 2"
