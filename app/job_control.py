@@ -75,16 +75,24 @@ class JobControl:
         return self._cancel_keeping_best(job_id) if keep_best else self._stop(job_id, JobStatus.CANCELLED)
 
     def pause(self, job_id: str) -> Job:
-        """Pause a waiting job, ask a running one. Raises NotFound, Conflict, Unavailable."""
+        """Pause a waiting job, ask a running one. Raises NotFound, Conflict, Unavailable.
+
+        One that is paused for storage is then paused by its owner, and does not go on by itself.
+        """
         return self._stop(job_id, JobStatus.PAUSED)
 
     def resume(self, job_id: str) -> Job:
-        """Queue a paused job again; it goes on from its checkpoint. Raises as `cancel`."""
+        """Queue a paused or failed job again; it goes on from its checkpoint, if that is kept.
+
+        Raises as `cancel`.
+        """
         self._check_queue()
         job = self.jobs.get(job_id)
-        if job.status is not JobStatus.PAUSED:
-            raise Conflict(f"job {job.id} is {job.status}, not paused", code=f"job_{job.status}")
-        moved = self.jobs.move(job, JobStatus.QUEUED)
+        if job.status not in (JobStatus.PAUSED, JobStatus.FAILED):
+            raise Conflict(f"job {job.id} is {job.status}, not paused or failed", code=f"job_{job.status}")
+        moved = self.jobs.move(
+            job, JobStatus.QUEUED, fruitless_attempts=0, stepless_attempts=0, storage_pauses=0
+        )
         self._send(moved)
         return moved
 
@@ -102,6 +110,8 @@ class JobControl:
             if job.status is JobStatus.RUNNING:
                 self.live.ask(job.id, "cancel" if to is JobStatus.CANCELLED else "pause")
                 return job
+            if to is JobStatus.PAUSED and job.status is JobStatus.PAUSED and not job.pause_reason:
+                raise Conflict(f"job {job.id} is paused already", code="job_paused")
             try:
                 moved = self.jobs.move(job, to)
             except Conflict as conflict:

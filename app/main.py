@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -68,6 +67,7 @@ from store.logs import log_uncaught, logging_config
 from store.models import Models
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
+from store.retention import Retention, RetentionPeriods, remove_stale_uploads
 from store.streams import Streams
 
 VERSION = "0.1.0"
@@ -75,8 +75,8 @@ VERSION = "0.1.0"
 _REDIS_TIMEOUT_S = 2.0
 _ENGINE_THREADS = 16
 _HEALTH_THREADS = 4
-_STALE_SPOOL_S = 3600
 _RECONCILE_S = 5.0
+_SWEEP_S = 300.0
 _SHUTDOWN_S = 5
 _KEEP_ALIVE_S = 75  # longer than a writer pauses, and than proxies keep what they may use again
 _HEALTHCHECK_S = 60  # a process that loads a large model on a busy machine is not dead
@@ -136,7 +136,7 @@ def build_parts(
         OSError, DomainError: the data folder or the storage cannot be used.
     """
     blobs = open_blobs(settings.blobs_url)
-    _remove_stale_uploads(settings.data_dir / "spool")
+    remove_stale_uploads(settings.data_dir / "spool", now=time.time())
     connect = partial(
         Redis.from_url,
         settings.redis_url,
@@ -150,7 +150,20 @@ def build_parts(
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
     engines = Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned)
     live = Live(redis)
-    loops = (BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=_RECONCILE_S),)
+    retention = Retention(
+        blobs,
+        jobs,
+        periods=RetentionPeriods(
+            failed_checkpoint_days=settings.failed_checkpoint_days,
+            job_days=settings.job_retention_days,
+            idempotency_days=settings.idempotency_retention_days,
+        ),
+        spool=settings.data_dir / "spool",
+    )
+    loops = (
+        BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=_RECONCILE_S),
+        BackgroundLoop("retention", retention.sweep, interval_s=_SWEEP_S),
+    )
     return Parts(
         settings=settings,
         blobs=blobs,
@@ -294,16 +307,6 @@ def _before(number: int, do: Callable[[], None]) -> None:
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
-
-
-def _remove_stale_uploads(spool: Path) -> None:
-    """Remove what a killed process left; a live upload, perhaps of a sister process, is written to."""
-    for path in spool.glob("upload-*"):
-        try:
-            if time.time() - path.stat().st_mtime > _STALE_SPOOL_S:
-                path.unlink()
-        except FileNotFoundError:
-            continue
 
 
 if __name__ == "__main__":

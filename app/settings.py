@@ -91,6 +91,21 @@ class ApiSettings(StoreSettings):
         description="Names that this service is reached by: `example.org`, `*.example.org` or `*`, separated"
         " by commas; localhost, IP addresses, this machine's name and NEXTCHAR_HOST always may.",
     )
+    failed_checkpoint_days: float = Field(
+        7.0,
+        ge=0,
+        description="How long a failed job keeps its last checkpoint, to be resumed from; 0: for ever.",
+    )
+    job_retention_days: float = Field(
+        90.0,
+        ge=0,
+        description="How long the record and the events of a finished job are kept; 0: for ever.",
+    )
+    idempotency_retention_days: float = Field(
+        7.0,
+        ge=0,
+        description="How long a request with an Idempotency-Key can be sent again; 0: for ever.",
+    )
     processes: int = Field(
         1,
         ge=1,

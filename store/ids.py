@@ -19,6 +19,15 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{int(time.time() * 1000):011x}{secrets.token_hex(5)}"
 
 
+def time_of_id(prefix: str, text: str) -> float | None:
+    """Return when `new_id` made an id, in Unix seconds; None for one that it has not made.
+
+    >>> abs(time_of_id("job", new_id("job")) - time.time()) < 1
+    True
+    """
+    return int(text.removeprefix(f"{prefix}_")[:11], 16) / 1000 if is_id(prefix, text) else None
+
+
 def is_id(prefix: str, text: str) -> bool:
     """Return whether `text` has the form of an id with this prefix."""
     return re.fullmatch(prefix + "_[0-9a-f]{12,40}", text) is not None

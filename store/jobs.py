@@ -32,8 +32,8 @@ class JobStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more can happen to a job in this state."""
-        return not TRANSITIONS[self]
+        """Whether the job is over. Of these states a failed job alone can be resumed."""
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
@@ -42,9 +42,10 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.RUNNING: frozenset(
         {JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
     ),
-    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
+    # Paused again: a job that waits for storage stays paused because its owner wants it to.
+    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.CANCELLED}),
     JobStatus.SUCCEEDED: frozenset(),
-    JobStatus.FAILED: frozenset(),
+    JobStatus.FAILED: frozenset({JobStatus.QUEUED}),  # resumed from the checkpoint that is kept for a while
     JobStatus.CANCELLED: frozenset(),
 }
 
@@ -70,8 +71,12 @@ class JobRequest(BaseModel):
         return (self.corpus, self.mix.corpus) if self.mix else (self.corpus,)
 
 
+STORAGE_CODES = frozenset({"storage_full", "storage_unavailable"})
+"""Codes of a pause that ends by itself when the storage works again."""
+
+
 class JobError(BaseModel):
-    """Why a job failed: a stable code, and a sentence its owner can act on."""
+    """Why a job failed or was paused: a stable code, and a sentence its owner can act on."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -91,11 +96,21 @@ class Job(BaseModel):
     updated_at: float
     attempt: int = 0  # how often a worker has begun it
     resumed_at_step: int = 0  # the checkpoint that the last attempt began from
-    fruitless_attempts: int = 0  # in a row, begun from a checkpoint no further than the one before
+    fruitless_attempts: int = 0  # in a row, whose worker was lost before the next checkpoint
+    stepless_attempts: int = 0  # in a row, whose worker was lost before its first step
+    storage_pauses: int = 0  # in a row, for storage, without a new checkpoint between them
     request: JobRequest
     progress: dict[str, Any] | None = None  # the last known, when the record was written
     model: str | None = None  # name@version, once succeeded, or cancelled with the best so far kept
-    error: JobError | None = None
+    error: JobError | None = None  # why it failed
+    pause_reason: JobError | None = None  # why it is paused; None: its owner paused it
+    needed_bytes: int = 0  # what it could not write, roughly, when it was paused for storage
+
+    @property
+    def waits_for_storage(self) -> bool:
+        """Whether it is paused until the storage works again."""
+        is_paused = self.status is JobStatus.PAUSED
+        return is_paused and self.pause_reason is not None and self.pause_reason.code in STORAGE_CODES
 
 
 class Jobs:
@@ -103,7 +118,12 @@ class Jobs:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._final: dict[str, Job] = {}  # final records never change, so they are read once
+        self._known: dict[str, tuple[str, Job]] = {}  # by id: path and contents of the newest record read
+
+    @property
+    def blobs(self) -> Blobs:
+        """The storage."""
+        return self._blobs
 
     def create(self, request: JobRequest, *, job_id: str | None = None) -> Job:
         """Record a new job as queued. Enqueueing it is the caller's."""
@@ -122,21 +142,33 @@ class Jobs:
             NotFound: there is no such job (code `job_not_found`).
             Unavailable: the record is damaged (code `job_damaged`).
         """
-        if job_id in self._final:
-            return self._final[job_id]
-        paths = self._blobs.paths(f"jobs/{job_id}") if is_id("job", job_id) else []
+        if job_id in self._known and not TRANSITIONS[self._known[job_id][1].status]:
+            return self._known[job_id][1]
+        paths = self._paths(job_id)
         if not paths:
             raise no_such_job(job_id)
-        return self._read(paths[-1])
+        return self._read(job_id, paths[-1])
 
     def all(self) -> list[Job]:
-        """Return all jobs, newest first; those whose record is damaged are left out."""
+        """Return all jobs, newest first; those whose record is damaged are left out.
+
+        Raises:
+            Unavailable: the storage does not work; a list that lacks jobs would be taken for the whole.
+        """
         newest = {path.split("/")[1]: path for path in self._blobs.paths("jobs")}
+        for job_id in list(self._known):
+            if job_id not in newest:  # deleted, perhaps by another process
+                self._known.pop(job_id, None)
         jobs = []
         for job_id in sorted(newest, reverse=True):
-            # One damaged record must not hide the rest; `get` says what is wrong with it.
-            with contextlib.suppress(Unavailable):
-                jobs.append(self._final.get(job_id) or self._read(newest[job_id]))
+            try:
+                jobs.append(self._read(job_id, newest[job_id]))
+            except NotFound:  # deleted meanwhile
+                continue
+            except Unavailable as error:
+                # One damaged record must not hide the rest; `get` says what is wrong with it.
+                if error.code != "job_damaged":
+                    raise
         return jobs
 
     def unfinished(self) -> list[Job]:
@@ -146,35 +178,70 @@ class Jobs:
     def move(self, job: Job, to: JobStatus, **changes: Any) -> Job:
         """Write the transition of `job`, as the caller knows it, to state `to`; return the new record.
 
+        An error or a reason to be paused is of one state: it goes with the transition unless `changes`
+        give one.
+
         Raises:
             Conflict: no such transition (the code is the present state, as in `job_succeeded`), or
                 another writer has moved the job since the caller read it (`job_moved`).
         """
         if to not in TRANSITIONS[job.status]:
             raise Conflict(f"job {job.id} is {job.status} and cannot become {to}", code=f"job_{job.status}")
-        moved = job.model_copy(
-            update={"sequence": job.sequence + 1, "status": to, "updated_at": time.time(), **changes}
-        )
-        if not self._blobs.create(_path(moved), _dump(moved)):
+        update = {"sequence": job.sequence + 1, "status": to, "updated_at": time.time()}
+        moved = job.model_copy(update=update | {"error": None, "pause_reason": None} | changes)
+        # Looked up as well, for the sweep deletes old transitions, and their numbers must stay taken.
+        is_newest = self._paths(job.id)[-1:] == [_path(job)]
+        if not is_newest or not self._blobs.create(_path(moved), _dump(moved)):
             raise Conflict(
                 f"job {job.id} has been changed by another request meanwhile; read it again", code="job_moved"
             )
         return moved
 
-    def _read(self, path: str) -> Job:
+    def checkpoint_step(self, job_id: str) -> int | None:
+        """Return the step of the job's newest checkpoint, if it has one."""
+        paths = self._blobs.paths(f"checkpoints/{job_id}")
+        return int(paths[-1].rsplit("/", 1)[-1].split(".")[0]) if paths else None
+
+    def delete(self, job: Job) -> None:
+        """Delete a finished job's records. Cut short, it leaves the newest, which says that it is over.
+
+        A record that is newer than `job`, as of one that has just been resumed, stays.
+        """
+        self._blobs.delete(*(path for path in self._paths(job.id) if path < _path(job)))
+        self._blobs.delete(_path(job))
+        self._known.pop(job.id, None)
+
+    def delete_old_transitions(self, job: Job) -> None:
+        """Delete the records of `job` before the newest. Its number stays taken."""
+        *old, newest = self._paths(job.id)
+        if self._blobs.read(newest):  # an empty one stands for the one before
+            self._blobs.delete(*old)
+
+    def _paths(self, job_id: str) -> list[str]:
+        return self._blobs.paths(f"jobs/{job_id}") if is_id("job", job_id) else []
+
+    def _read(self, job_id: str, path: str) -> Job:
+        known = self._known.get(job_id)
+        if known and known[0] == path:  # a record never changes, so it is read once
+            return known[1]
+        try:
+            job = self._parse(path)
+        except FileNotFoundError:  # deleted since it was listed
+            raise no_such_job(job_id) from None
+        self._known[job_id] = (path, job)
+        return job
+
+    def _parse(self, path: str) -> Job:
         data = self._blobs.read(path)
         if not data and (before := self._before(path)):
             return before
         try:
-            job = Job.model_validate_json(data)
+            return Job.model_validate_json(data)
         except ValueError:
             raise Unavailable(
                 f"{path} is damaged or from another version of nextchar; restore it, or delete its folder",
                 code="job_damaged",
             ) from None
-        if job.status.is_final:
-            self._final[job.id] = job
-        return job
 
     def _before(self, path: str) -> Job | None:
         """Return the record before an empty one, which a loss of power left before records were synced.
@@ -184,7 +251,7 @@ class Jobs:
         folder, _, name = path.rpartition("/")
         number = name.removesuffix(".json")
         with contextlib.suppress(ValueError, FileNotFoundError):
-            job = self._read(f"{folder}/{int(number) - 1:06d}.json")
+            job = self._parse(f"{folder}/{int(number) - 1:06d}.json")
             return job.model_copy(update={"sequence": int(number)})
         return None
 

@@ -4,13 +4,16 @@
     nextchar:job:<id>:progress   JSON, the newest progress
     nextchar:job:<id>:asked      a Request, until the trainer or the reconciler obeys
     nextchar:job:<id>:events     a stream with one entry an event; entry ids are <number>-0
+    nextchar:job:<id>:kills      a list of JSON, one for each signal that ended a process that trained it
 
 All of it may be lost: the records in the blob store are enough to go on from. Events are also kept
 at `events/<id>.jsonl` in the blob store, written with each checkpoint and at the end of a job.
 """
 
+import contextlib
 import json
-from typing import Any, Literal, cast
+import time
+from typing import Any, Literal, TypedDict, cast
 
 from redis import Redis
 
@@ -23,11 +26,23 @@ LEASE_S = 10
 
 _KEEP_S = 7 * 86400  # after this much silence Redis forgets a job's events
 
+_MAX_KILLS = 20  # remembered, the newest
+
+_WRITABLE_KEY = "nextchar:writable"
+
 _RENEW = """
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('expire', KEYS[1], ARGV[2]) end
 return redis.call('set', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2]) and 1 or 0
 """
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+
+
+class Kill(TypedDict):
+    """One process that a signal ended while it trained a job."""
+
+    at: float  # Unix seconds, UTC
+    signal: int
+    out_of_memory: bool  # whether the kernel counted a kill for want of memory meanwhile
 
 
 def _key(job_id: str, what: str) -> str:
@@ -39,6 +54,14 @@ class Live:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+
+    def check_writable(self) -> None:
+        """Raise redis.exceptions.RedisError unless Redis answers and takes writes.
+
+        A Redis that has run out of disk or memory answers reads: no lease is renewed then, and none means
+        that its holder is lost.
+        """
+        self._redis.set(_WRITABLE_KEY, "1", ex=60)
 
     def hold(self, job_id: str, token: str) -> bool:
         """Take or renew the lease; return False if another process holds it."""
@@ -92,6 +115,19 @@ class Live:
         entries = cast(list[Any], self._redis.xrange(_key(job_id, "events"), min=f"({after}-0"))
         return [json.loads(fields["event"]) for _, fields in entries]
 
+    def add_kill(self, job_id: str, kill: Kill) -> None:
+        """Remember that a signal ended the process that trained a job."""
+        with self._redis.pipeline() as pipe:
+            pipe.rpush(_key(job_id, "kills"), json.dumps(kill))
+            pipe.ltrim(_key(job_id, "kills"), -_MAX_KILLS, -1)
+            pipe.expire(_key(job_id, "kills"), _KEEP_S)
+            pipe.execute()
+
+    def kills(self, job_id: str) -> list[Kill]:
+        """Return what is known of the processes that were killed, the oldest first."""
+        kept = cast(list[str], self._redis.lrange(_key(job_id, "kills"), 0, -1))
+        return [json.loads(kill) for kill in kept]
+
 
 class EventLog:
     """A job's events, kept in the blob store, as JSON lines."""
@@ -109,4 +145,20 @@ class EventLog:
             lines = self._blobs.read(f"events/{job_id}.jsonl").decode().splitlines()
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines]
+        events = []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # a damaged line must not keep the job from its others
+                events.append(json.loads(line))
+        return events
+
+
+def add_message(live: Live, event_log: EventLog, job_id: str, text: str) -> None:
+    """Append a message to the events of a job that nobody trains.
+
+    Raises redis.exceptions.RedisError, and as Blobs does.
+    """
+    events = event_log.read(job_id)
+    last = max(events[-1]["id"] if events else 0, live.last_event(job_id))
+    event = {"id": last + 1, "at": round(time.time(), 3), "type": "message", "data": {"text": text}}
+    live.add_events(job_id, [event])
+    event_log.write(job_id, [*events, event])

@@ -42,6 +42,7 @@ class Checkpoints:
     def __init__(self, blobs: Blobs, job_id: str) -> None:
         self._blobs = blobs
         self._folder = f"checkpoints/{job_id}"
+        self.newest_bytes = 0  # of the newest checkpoint that was saved or loaded, or that could not be saved
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep a checkpoint and drop those no longer needed. Raises StorageFull, Unavailable."""
@@ -52,22 +53,24 @@ class Checkpoints:
         digest = hashlib.sha256(buffer.getbuffer()[_DIGEST:]).digest()
         buffer.seek(0)
         buffer.write(digest)
+        self.newest_bytes = buffer.getbuffer().nbytes
         self._blobs.write(self._path(checkpoint.step), buffer.getvalue())
         safe = self._path(checkpoint.meta.get("safe", checkpoint.step))
         self._blobs.delete(*(p for p in self._blobs.paths(self._folder)[:-_KEEP] if p != safe))
 
-    def newest_step(self) -> int | None:
-        """Return the step of the newest checkpoint, without reading it."""
-        paths = self._blobs.paths(self._folder)
-        return int(paths[-1].rsplit("/", 1)[-1].split(".")[0]) if paths else None
-
     def load(self) -> tuple[Checkpoint | None, list[str]]:
-        """Return the newest whole checkpoint, if any, and a sentence for each damaged one passed over."""
+        """Return the newest whole checkpoint, if any, and a sentence for each damaged one passed over.
+
+        Raises:
+            Unavailable: the storage does not work, which says nothing about the checkpoints.
+        """
         problems: list[str] = []
         for path in reversed(self._blobs.paths(self._folder)):
             try:
-                return self._with_safe(_parse(self._blobs.read(path))), problems
-            except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+                data = self._blobs.read(path)
+                self.newest_bytes = len(data)
+                return self._with_safe(_parse(data)), problems
+            except (ValueError, KeyError, FileNotFoundError, zipfile.BadZipFile) as error:
                 step = int(path.rsplit("/", 1)[-1].split(".")[0])
                 problems.append(
                     f"the checkpoint of step {step} is damaged ({error}); going back to the one before"
@@ -79,7 +82,7 @@ class Checkpoints:
         step = checkpoint.meta.get("safe", checkpoint.step)
         try:
             safe = _parse(self._blobs.read(self._path(step))) if step < checkpoint.step else None
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile):
+        except (ValueError, KeyError, FileNotFoundError, zipfile.BadZipFile):
             safe = None  # as good as any: it matters only if the run diverges before its next evaluation
         return replace(checkpoint, safe=safe)
 

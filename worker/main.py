@@ -3,21 +3,31 @@
 This parent process takes messages and watches over the child that trains. It imports no TensorFlow,
 and it touches no object storage: the child is forked, and obstore's threads would not survive that.
 
-On SIGTERM or Ctrl-C the child keeps a checkpoint and gives its job back, then both leave.
+Whatever is wrong with Redis (away, loading, full, read-only), the parent waits for it, and never leaves a
+child that trains. On SIGTERM or Ctrl-C the child keeps a checkpoint and gives its job back, then both leave.
 """
 
+import contextlib
 import logging
 import os
 import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.backoff import NoBackoff
+from redis.client import Pipeline
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import Queue
+from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job as RQJob
 from rq.worker import Worker
 
+from store.live import Live
 from store.logs import configure_logging
 from store.queue import AllowedJob, rq_queue
 from worker.settings import WorkerSettings
@@ -29,10 +39,41 @@ STOP_SIGNAL = signal.SIGUSR1
 
 _MONITORING_S = 5
 _WORKER_TTL_S = 30
+_FIRST_WAIT_S, _MAX_WAIT_S = 0.5, 10.0  # for Redis
+_LOG_EVERY_S = 60.0
 
 
 class TrainingWorker(Worker):
-    """RQ's forking worker, with a gentle shutdown and no fear of a Redis that is away for a while."""
+    """RQ's forking worker, with a gentle shutdown.
+
+    RQ's bookkeeping may fail: a job's lease, which the child renews, and its record are what counts. So
+    errors of Redis are logged wherever they would end this process, and with it a child that trains.
+    """
+
+    max_connection_wait_time = _MAX_WAIT_S  # RQ's own, where Redis does not answer
+
+    @property
+    def is_told_to_stop(self) -> bool:
+        """Whether a signal has asked this worker to stop."""
+        return self._shutdown_requested_date is not None
+
+    def subscribe(self) -> None:
+        """Listen to no commands: nothing sends any, and a writer to Redis could stop jobs with them."""
+
+    def unsubscribe(self) -> None:
+        """There is nothing to unsubscribe from."""
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[RQJob, Queue] | None:
+        """Wait for a message and return it. Raises StopRequested where Redis refuses."""
+        with _stop_if_redis_fails():
+            return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+
+    def execute_job(self, job: RQJob, queue: Queue) -> None:
+        """Train in a child and wait for its end. Raises StopRequested where Redis refuses before or after."""
+        with _stop_if_redis_fails():
+            super().execute_job(job, queue)
 
     def handle_warm_shutdown_request(self) -> None:
         """Tell the child to give its job back; RQ then waits for it to exit."""
@@ -40,17 +81,87 @@ class TrainingWorker(Worker):
         if self.horse_pid:
             os.kill(self.horse_pid, STOP_SIGNAL)
 
+    def set_shutdown_requested_date(self) -> None:
+        """Note in Redis that this worker is to stop."""
+        with _redis_may_fail("this worker's shutdown is not noted"):
+            super().set_shutdown_requested_date()
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Renew this worker's entry in RQ's list."""
+        with _redis_may_fail("this worker's entry is not renewed"):
+            super().heartbeat(timeout, pipeline)
+
     def maintain_heartbeats(self, job: RQJob, execution: Execution) -> None:
-        """Renew RQ's own bookkeeping; the job's lease is what counts, and the child renews that."""
-        try:
+        """Renew RQ's entries of the job."""
+        with _redis_may_fail("training goes on"):
             super().maintain_heartbeats(job, execution)
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            log.warning("Redis is away (%s); training goes on", error)
+
+    def fork_work_horse(self, job: RQJob, queue: Queue) -> None:
+        """Start the child, and remember how often the kernel has killed for want of memory before."""
+        self._memory_kills = memory_kills()
+        super().fork_work_horse(job, queue)
+
+    def handle_work_horse_killed(self, job: RQJob, _retpid: int, ret_val: int, _rusage: Any) -> None:
+        """Keep what is known of a child's death, for the one who has to say why its job did not go on."""
+        if not os.WIFSIGNALED(ret_val) or os.WTERMSIG(ret_val) == STOP_SIGNAL:
+            return
+        number, out_of_memory = os.WTERMSIG(ret_val), memory_kills() > self._memory_kills
+        log.warning(
+            "%s: the process that trained it was killed by signal %d%s",
+            job.args[0],
+            number,
+            "; the kernel killed for want of memory meanwhile" if out_of_memory else "",
+        )
+        with _redis_may_fail("the kill is not remembered"):
+            Live(self.connection).add_kill(
+                job.args[0], {"at": time.time(), "signal": number, "out_of_memory": out_of_memory}
+            )
+
+    def handle_job_failure(self, *arguments: Any, **options: Any) -> None:
+        """Note in Redis that a message's job has ended badly."""
+        with _redis_may_fail("the end of a message is not noted"):
+            super().handle_job_failure(*arguments, **options)
+
+    def register_death(self) -> None:
+        """Take this worker out of RQ's list."""
+        with _redis_may_fail("this worker's entry runs out by itself"):
+            super().register_death()
 
     def setup_work_horse_signals(self) -> None:
         """In the child: Ctrl-C reaches the whole group, but only the parent may act on it."""
         super().setup_work_horse_signals()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _redis_may_fail(consequence: str) -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        log.info("Redis does not work (%s); %s", error, consequence)
+
+
+@contextlib.contextmanager
+def _stop_if_redis_fails() -> Iterator[None]:
+    """End RQ's loop quietly: `work` then waits for Redis and begins another."""
+    try:
+        yield
+    except RedisError as error:
+        log.warning("Redis does not work: %s", error)
+        raise StopRequested from error
+
+
+def memory_kills() -> int:
+    """Return how often the kernel has killed a process for want of memory, here or in this container.
+
+    0 where it does not say. Whom it killed, the count does not tell.
+    """
+    counts = []
+    for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
+        with contextlib.suppress(OSError, ValueError):
+            fields = dict(line.split() for line in Path(path).read_text().splitlines())
+            counts.append(int(fields.get("oom_kill", 0)))
+    return sum(counts)
 
 
 def make_worker(redis: Redis) -> TrainingWorker:
@@ -66,14 +177,54 @@ def make_worker(redis: Redis) -> TrainingWorker:
     )
 
 
+def work(redis_url: str) -> None:
+    """Work until told to stop by SIGTERM or SIGINT, with a new RQ worker after each that Redis has ended."""
+    try:
+        while True:
+            _wait_for_redis(redis_url)
+            with _connect(redis_url) as redis, _redis_may_fail("this worker starts again"):
+                worker = make_worker(redis)
+                worker.work(logging_level="WARNING")  # returns when told to stop, and after any error
+                if worker.is_told_to_stop:
+                    return
+    except (StopRequested, KeyboardInterrupt):
+        return
+
+
+def _wait_for_redis(redis_url: str) -> None:
+    """Return when Redis answers and takes writes. Raises StopRequested on SIGTERM and SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    wait_s, logged_at = _FIRST_WAIT_S, -_LOG_EVERY_S
+    with _connect(redis_url) as redis:
+        while True:
+            try:
+                Live(redis).check_writable()
+                return
+            except (RedisError, OSError) as error:
+                if time.monotonic() - logged_at >= _LOG_EVERY_S:
+                    logged_at = time.monotonic()
+                    log.warning("waiting for Redis: %s", error)
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, _MAX_WAIT_S)
+
+
+def _connect(url: str) -> Redis:
+    # One more try at once, for a connection that died while it was idle; waiting is ours.
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 1))
+
+
+def _stop(*_: object) -> None:
+    raise StopRequested
+
+
 def main() -> None:
     """Work until told to stop."""
     settings = WorkerSettings.load()
     configure_logging(settings)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
-    redis: Any = Redis.from_url(settings.redis_url)
     log.info("waiting for jobs; training on %d cores", settings.cores)
-    make_worker(redis).work(logging_level="WARNING")
+    work(settings.redis_url)
 
 
 if __name__ == "__main__":

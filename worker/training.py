@@ -36,6 +36,8 @@ _EVALUATION_CHARACTERS = 40_000  # of the held-out text, on the way; the report 
 _FEWEST_CHARACTERS = 10_000  # of it, where a budget in seconds affords no more
 _EVALUATION_SHARE = 0.04  # of a budget in seconds, at most
 _SAMPLE_CHARACTERS = 240
+_FIRST_CHECKPOINT_S = 1.0  # after the start; the next ones after twice as long each, up to the setting
+_SAVING_SHARE = 10  # times the duration of saving, between two early checkpoints at least
 _DIVERGED = 1.5  # times the first window's loss
 _FEW_CHARACTERS = 32  # a window of fewer can be as hard by itself: it is judged with those before it
 _JUDGED_TOGETHER = 32
@@ -153,6 +155,11 @@ def fit(
     return _Fit(config, training, text, cores, precision, start, second, hooks or Hooks()).run(resume)
 
 
+def _is_at_its_end(checkpoint: Checkpoint) -> bool:
+    run = Run.from_meta(checkpoint.meta["run"])
+    return run.step >= run.schedule.end
+
+
 class _Fit:
     """One call of `fit`: the parts that stay, and `run_` for what changes."""
 
@@ -199,6 +206,8 @@ class _Fit:
         self.speed: float | None = None  # characters a second, smoothed
         self.told = 0.0
         self.saved = time.monotonic()
+        # The first checkpoints come quickly, so that a process that is soon killed still gets somewhere.
+        self.checkpoint_after_s = min(_FIRST_CHECKPOINT_S, self.hooks.checkpoint_every_s)
         self.evaluation_s = 0.0
 
     def run(self, resume: Checkpoint | None) -> Result:
@@ -208,7 +217,8 @@ class _Fit:
                 f" instead of {self.training.rows} of {self.training.window}"
             )
         if resume:
-            self._seconds_per_step(at_least_s=0.0)  # compiles
+            if not _is_at_its_end(resume):
+                self._seconds_per_step(at_least_s=0.0)  # compiles
             self.state = self._resumed(resume)
             self.safe = resume.safe or resume
             self.begun -= self.state.elapsed_s
@@ -223,8 +233,8 @@ class _Fit:
         judge = stopped in (None, "cancel_keep_best") and self.state.curve[-1]["step"] != self.state.step
         if self.best is None or judge:
             self._evaluate()
-        if stopped:
-            self._save()
+        if not (resume and resume.step == self.state.step):
+            self._save()  # at the end as well, for nothing else holds the network until it is published
         self._tell(force=True)
         return self._result(stopped)
 
@@ -337,7 +347,7 @@ class _Fit:
             self._bend()
             if state.curve[-1]["validation_bits_per_character"] * float(np.log(2)) <= self._bound():
                 self._save(is_safe=True)
-        elif time.monotonic() - self.saved > self.hooks.checkpoint_every_s:
+        elif time.monotonic() - self.saved > self.checkpoint_after_s:
             self._save()
         self._tell()
 
@@ -466,8 +476,11 @@ class _Fit:
         if is_safe:
             self.safe = checkpoint
         checkpoint.meta["safe"] = self.safe.step
+        began = time.monotonic()
         self.hooks.checkpoint(checkpoint)
         self.saved = time.monotonic()
+        longer_s = max(2 * self.checkpoint_after_s, _SAVING_SHARE * (self.saved - began))
+        self.checkpoint_after_s = min(longer_s, self.hooks.checkpoint_every_s)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.begun

@@ -116,7 +116,7 @@ def pause_fine_tuning_job(parts: PartsDep, reach: ReachDep, job: str) -> FineTun
 
 @router.post("/{job}/resume", responses=_CHANGED)
 def resume_fine_tuning_job(parts: PartsDep, reach: ReachDep, job: str) -> FineTuningJob:
-    """Queue a paused job again."""
+    """Queue a paused or failed job again."""
     return _answer(parts, ours.resume_job(parts, reach, job))
 
 

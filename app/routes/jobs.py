@@ -166,7 +166,7 @@ def pause_job(parts: PartsDep, reach: ReachDep, job: str, response: Response) ->
 
 @router.post("/{job}/resume", responses=refusals(404, 409, 422, 503, 507))
 def resume_job(parts: PartsDep, reach: ReachDep, job: str) -> JobBody:
-    """Queue a paused job again."""
+    """Queue a paused or failed job again; it goes on from its last checkpoint, if that is kept."""
     return _body(parts, _control(parts).resume(reach.job(job).id), _waiting(parts))
 
 
@@ -251,4 +251,5 @@ def _body(parts: Parts, job: Job, waiting: list[str]) -> JobBody:
         model=job.model,
         progress=ProgressBody(**progress) if progress else None,
         error=JobErrorBody(**job.error.model_dump()) if job.error else None,
+        pause_reason=JobErrorBody(**job.pause_reason.model_dump()) if job.pause_reason else None,
     )

@@ -47,6 +47,7 @@ EXAMPLE: dict[str, Any] = {
         "sample": "the soul of the spirit of the",
     },
     "error": None,
+    "pause_reason": None,
 }
 
 EXAMPLE_EVENT: dict[str, Any] = {
@@ -184,12 +185,19 @@ class ProgressBody(BaseModel):
     train_bits_per_character: float | None = None
     validation_bits_per_character: float | None = Field(None, description="At the newest evaluation.")
     sample: str | None = Field(None, description="Text generated at the newest evaluation.")
+    attempt: int | None = Field(None, description="The attempt that this progress is of.")
+    waiting_for_storage: str | None = Field(
+        None,
+        description="What keeps the trainer from writing how its attempt ended. It tries until that works.",
+    )
 
 
 class JobErrorBody(BaseModel):
-    """Why a job failed."""
+    """Why a job failed or was paused."""
 
-    code: str = Field(description="Stable and machine-readable, as `diverged` or `out_of_memory`.")
+    code: str = Field(
+        description="Stable and machine-readable, as `diverged`, `out_of_memory` or `storage_full`."
+    )
     message: str = Field(description="A sentence that says what to do about it.")
 
 
@@ -221,7 +229,16 @@ class JobBody(BaseModel):
         description="`name@version`, once the job has succeeded, or was cancelled with `keep_best`."
     )
     progress: ProgressBody | None
-    error: JobErrorBody | None = Field(description="Set when the status is `failed`.")
+    error: JobErrorBody | None = Field(
+        description="Set when the status is `failed`. `resume` tries again, from the last checkpoint while it"
+        " is kept."
+    )
+    pause_reason: JobErrorBody | None = Field(
+        None,
+        description="Why a job was paused that nobody asked to pause. With a code that starts with `storage_`"
+        " it goes on by itself when the storage works again; `resume` makes it try at once, and `pause` keeps"
+        " it paused.",
+    )
 
 
 class EventBody(BaseModel):

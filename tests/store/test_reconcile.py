@@ -1,17 +1,20 @@
 import errno
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 
 from store.background import BackgroundLoop
 from store.blobs import open_blobs
-from store.jobs import Job, Jobs, JobStatus
+from store.jobs import Job, JobError, Jobs, JobStatus
 from store.live import Live
 from store.queue import TrainingQueue
-from store.reconcile import MAXIMUM_FRUITLESS_ATTEMPTS, Reconciler
+from store.reconcile import MAXIMUM_FRUITLESS_ATTEMPTS, MAXIMUM_STEPLESS_ATTEMPTS, Reconciler
 from tests.conftest import eventually
+from tests.store.refusing import Refusing
 from tests.store.test_jobs import REQUEST
 
 PATIENCE_S = 0.05
@@ -32,6 +35,11 @@ class World:
 
     def new_reconciler(self) -> Reconciler:
         return Reconciler(self.jobs, self.live, self.queue, patience_s=PATIENCE_S)
+
+    def suspect_for_long(self, job: Job) -> None:
+        """Look at a job that has been without a worker for ten minutes."""
+        self.reconciler._suspects = {(job.id, job.sequence): time.monotonic() - 600}
+        self.reconciler.run()
 
     def look_patiently(self) -> None:
         self.reconciler.run()
@@ -93,13 +101,135 @@ def test_a_lost_job_whose_best_model_is_to_be_kept_gets_another_worker_that_is_a
     assert world.live.asked(job.id) == "cancel_keep_best"
 
 
-def test_a_job_that_kills_its_workers_without_getting_further_fails_by_name(world: World) -> None:
-    job = world.running(fruitless_attempts=MAXIMUM_FRUITLESS_ATTEMPTS)
+@pytest.mark.parametrize(
+    ("counts", "where"),
+    [
+        ({"stepless_attempts": MAXIMUM_STEPLESS_ATTEMPTS - 1}, "5 times before its first step"),
+        ({"fruitless_attempts": MAXIMUM_FRUITLESS_ATTEMPTS - 1}, "20 times before its next checkpoint"),
+    ],
+)
+def test_a_job_that_gets_no_further_is_paused_with_what_is_known_and_keeps_its_checkpoint(
+    world: World, counts: dict[str, int], where: str
+) -> None:
+    job = world.running(**counts)
+    world.jobs.blobs.write(f"checkpoints/{job.id}/0000000000.npz", b"")
+    world.suspect_for_long(job)
+    paused = world.jobs.get(job.id)
+    assert paused.status is JobStatus.PAUSED
+    assert paused.pause_reason is not None
+    assert paused.pause_reason.code == "worker_lost"
+    assert where in paused.pause_reason.message
+    assert "memory" not in paused.pause_reason.message
+    assert world.jobs.checkpoint_step(job.id) == 0
+    assert paused.pause_reason.message in str(world.live.events(job.id))
+    world.look_patiently()  # only its owner can make it go on
+    assert world.jobs.get(job.id) == paused
+
+
+def test_memory_is_named_only_where_the_kernel_counted_a_kill_for_want_of_it(world: World) -> None:
+    job = world.running(stepless_attempts=MAXIMUM_STEPLESS_ATTEMPTS - 1)
+    for n in range(MAXIMUM_STEPLESS_ATTEMPTS):
+        world.live.add_kill(job.id, {"at": 1.0, "signal": 9, "out_of_memory": n == 0})
+    world.suspect_for_long(job)
+    reason = world.jobs.get(job.id).pause_reason
+    assert reason is not None
+    assert "was killed 5 times (signal 9) before its first step; the kernel killed for want of memory" in (
+        reason.message
+    )
+
+
+def test_attempts_count_against_a_job_only_if_they_came_no_further(world: World) -> None:
+    counts = {"stepless_attempts": 2, "fruitless_attempts": 2}
+    for step, checkpoint, expected in ((None, None, (3, 3)), (9, None, (0, 3)), (9, 7, (0, 0))):
+        job = world.running(**counts)
+        if step is not None:
+            world.live.set_progress(job.id, {"step": step, "attempt": 1})
+        if checkpoint is not None:
+            world.jobs.blobs.write(f"checkpoints/{job.id}/{checkpoint:010d}.npz", b"")
+        world.suspect_for_long(job)
+        queued = world.jobs.get(job.id)
+        assert queued.status is JobStatus.QUEUED
+        assert (queued.stepless_attempts, queued.fruitless_attempts) == expected
+
+
+def test_progress_of_an_earlier_attempt_is_not_taken_for_that_of_the_last(world: World) -> None:
+    job = world.running()
+    world.live.set_progress(job.id, {"step": 9, "attempt": 7})
+    world.suspect_for_long(job)
+    assert world.jobs.get(job.id).stepless_attempts == 1
+
+
+def test_a_job_that_loses_worker_after_worker_is_restarted_ever_more_slowly(world: World) -> None:
+    job = world.running(stepless_attempts=3)
     world.look_patiently()
-    failed = world.jobs.get(job.id)
-    assert failed.status is JobStatus.FAILED
-    assert failed.error is not None
-    assert failed.error.code == "worker_lost"
+    assert world.jobs.get(job.id).status is JobStatus.RUNNING
+    world.suspect_for_long(job)
+    assert world.jobs.get(job.id).status is JobStatus.QUEUED
+
+
+def test_a_job_is_not_lost_while_redis_refuses_writes(world: World, clean_redis_url: str) -> None:
+    job = world.running()
+    world.reconciler.run()
+    time.sleep(PATIENCE_S)
+    with Redis.from_url(clean_redis_url) as redis:
+        redis.config_set("min-replicas-to-write", 1)
+        try:
+            with pytest.raises(RedisError):
+                world.reconciler.run()
+        finally:
+            redis.config_set("min-replicas-to-write", 0)
+    world.reconciler.run()  # its worker has yet to renew the lease
+    assert world.jobs.get(job.id).status is JobStatus.RUNNING
+    world.look_patiently()
+    assert world.jobs.get(job.id).status is JobStatus.QUEUED
+
+
+def paused_for_storage(world: World, *, ago_s: float = 3600, **fields: Any) -> Job:
+    reason = JobError(code="storage_full", message="the storage is full")
+    fields = {"pause_reason": reason, "storage_pauses": 1} | fields
+    return world.jobs.move(world.running(), JobStatus.PAUSED, updated_at=time.time() - ago_s, **fields)
+
+
+def test_a_job_paused_for_storage_goes_on_and_says_so_when_there_is_room(world: World) -> None:
+    job = paused_for_storage(world)
+    world.reconciler.run()
+    queued = world.jobs.get(job.id)
+    assert (queued.status, queued.pause_reason) == (JobStatus.QUEUED, None)
+    assert world.queue.waiting() == [job.id]
+    assert "storage works again" in str(world.live.events(job.id))
+    assert world.jobs.blobs.paths("probe") == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pause_reason": None},
+        {"pause_reason": JobError(code="worker_lost", message="")},
+        {"needed_bytes": 1 << 60},
+        {"ago_s": 1.0},
+        {"ago_s": 100.0, "storage_pauses": 20},
+    ],
+    ids=[
+        "paused by its owner",
+        "paused for another reason",
+        "not enough room",
+        "just now",
+        "again and again",
+    ],
+)
+def test_jobs_that_have_no_reason_to_go_on_by_themselves_stay_paused(
+    world: World, fields: dict[str, Any]
+) -> None:
+    job = paused_for_storage(world, **fields)
+    world.reconciler.run()
+    assert world.jobs.get(job.id) == job
+
+
+def test_a_job_stays_paused_while_the_storage_refuses_writes(world: World, clean_redis_url: str) -> None:
+    job = paused_for_storage(world)
+    jobs = Jobs(Refusing(world.jobs.blobs, write=("probe",)))
+    Reconciler(jobs, world.live, world.queue).run()
+    assert world.jobs.get(job.id) == job
 
 
 def test_two_reconcilers_send_a_lost_job_once(world: World) -> None:

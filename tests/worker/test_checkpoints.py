@@ -1,6 +1,10 @@
 import numpy as np
+import pytest
 
+from models.errors import Unavailable
 from store.blobs import Blobs, open_blobs
+from store.jobs import Jobs
+from tests.store.refusing import Refusing, unavailable
 from worker.checkpoints import Checkpoint, Checkpoints
 
 
@@ -26,9 +30,9 @@ def test_a_checkpoint_comes_back_as_it_was() -> None:
 
 
 def test_only_the_newest_two_are_kept() -> None:
-    blobs, checkpoints = _saved(1, 20, 300)
+    blobs, _ = _saved(1, 20, 300)
     assert blobs.paths("checkpoints") == [f"checkpoints/job_1/{n:010d}.npz" for n in (20, 300)]
-    assert checkpoints.newest_step() == 300
+    assert Jobs(blobs).checkpoint_step("job_1") == 300
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so() -> None:
@@ -54,9 +58,9 @@ def test_a_cut_off_checkpoint_is_passed_over() -> None:
 
 
 def test_without_checkpoints_there_is_nothing_to_load() -> None:
-    _, checkpoints = _saved()
+    blobs, checkpoints = _saved()
     assert checkpoints.load() == (None, [])
-    assert checkpoints.newest_step() is None
+    assert Jobs(blobs).checkpoint_step("job_1") is None
 
 
 def test_the_one_that_a_divergence_goes_back_to_is_kept_and_comes_along() -> None:
@@ -72,3 +76,11 @@ def test_the_one_that_a_divergence_goes_back_to_is_kept_and_comes_along() -> Non
     blobs.write("checkpoints/job_1/0000000001.npz", b"damaged")
     loaded, problems = checkpoints.load()
     assert loaded and loaded.safe is None and problems == []
+
+
+def test_storage_that_does_not_answer_damages_no_checkpoint() -> None:
+    blobs, _ = _saved(1, 2)
+    refusing = Refusing(blobs, read=("checkpoints",), error=unavailable)
+    with pytest.raises(Unavailable):
+        Checkpoints(refusing, "job_1").load()
+    assert len(blobs.paths("checkpoints")) == 2

@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -254,3 +256,33 @@ def test_characters_beyond_the_coverage_are_trained_on_and_cost_what_unknown_one
     assert text.vocabulary.characters == "abcd"
     assert text.unknown["validation_share"] == 1
     assert result.best_bits == pytest.approx(unknown_bits(5))
+
+
+def test_a_run_ends_with_a_checkpoint_from_which_it_ends_again_at_once() -> None:
+    first, again = Recorder(), Recorder()
+    result = fit(NETWORK, _training(), TEXT, hooks=first.hooks)
+    assert first.checkpoints[-1].step == 60
+    resumed = fit(NETWORK, _training(), TEXT, resume=first.checkpoints[-1], hooks=again.hooks)
+    assert (again.events, again.checkpoints) == ([], [])
+    assert (resumed.steps, resumed.best_step, resumed.curve) == (60, result.best_step, result.curve)
+    for one, other in zip(_weights(result), _weights(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_first_checkpoints_come_quickly_and_later_ones_as_often_as_the_setting_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = itertools.count()
+    monkeypatch.setattr("worker.training.time", SimpleNamespace(monotonic=lambda: 0.1 * next(calls)))
+    saved_at_s: list[float] = []
+    recorder = Recorder(stop_at=120)
+    hooks = replace(
+        recorder.hooks,
+        checkpoint=lambda _: saved_at_s.append(0.1 * next(calls)),
+        checkpoint_every_s=8.0,
+    )
+    fit(NETWORK, _training(budget=Budget(steps=10_000)), TEXT, hooks=hooks)
+    between_s = np.diff(saved_at_s[:-1])  # the last one is that of the stop
+    assert len(between_s) >= 4
+    assert 2 < between_s[0] < 4 < between_s[1] < 8 < between_s[2] < 10
+    assert all(8 < seconds < 10 for seconds in between_s[2:])

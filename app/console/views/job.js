@@ -55,7 +55,9 @@ export async function jobView({ params, signal }) {
     if (!body) return;
     replace(parts.said);
     try {
+      const wasOver = FINAL.includes(job.status);
       job = await post(at("/v1/jobs", job.id, what), what === "cancel" ? body : undefined);
+      if (wasOver) return location.reload(); // the watchers ended with the job
       if (job.asked) toast(`Asked to ${what}; it obeys at its next step.`);
       changed();
     } catch (error) {
@@ -169,7 +171,10 @@ function buttons(job, act) {
   const button = (what, label, style = "button") =>
     h("button", { type: "button", class: style, disabled: Boolean(job.asked), onclick: () => act(what) }, label);
   if (FINAL.includes(job.status))
-    return [h("a", { class: "button", href: `#/train?corpus=${job.corpus}` }, "Train again")];
+    return [
+      job.status === "failed" && button("resume", "Resume"),
+      h("a", { class: "button", href: `#/train?corpus=${job.corpus}` }, "Train again"),
+    ];
   return [
     job.status === "paused" ? button("resume", "Go on", "button primary") : button("pause", "Pause"),
     button("cancel", "Cancel", "button danger"),
@@ -275,7 +280,16 @@ function outcome(job, signal) {
         ),
       );
     case "paused":
-      return warning(h("p", {}, "Paused at a checkpoint. “Go on” takes it up where it was."));
+      return warning(
+        job.pause_reason &&
+          h(
+            "p",
+            {},
+            `Paused: ${job.pause_reason.message}. `,
+            job.pause_reason.code.startsWith("storage_") && "It goes on by itself when the storage works again.",
+          ),
+        h("p", {}, "Paused at a checkpoint. “Go on” takes it up where it was."),
+      );
     default:
       return null;
   }

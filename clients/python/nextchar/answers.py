@@ -3,10 +3,10 @@
 Only the fields that this package reads are named; the service's OpenAPI document has them all.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
-"""A job in one of these never changes again."""
+"""A job in one of these is over; one that failed can be resumed."""
 
 
 class Corpus(TypedDict):
@@ -38,7 +38,7 @@ class Progress(TypedDict, total=False):
 
 
 class JobFailure(TypedDict):
-    """Why a job failed."""
+    """Why a job failed or was paused."""
 
     code: str
     message: str
@@ -60,6 +60,7 @@ class Job(TypedDict):
     model: str | None
     progress: Progress | None
     error: JobFailure | None
+    pause_reason: NotRequired[JobFailure | None]  # older services do not send it
 
 
 class Event(TypedDict):

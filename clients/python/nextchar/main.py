@@ -342,7 +342,7 @@ def jobs_pause(session: Session, job: JobId) -> None:
 @jobs_app.command("resume")
 @command
 def jobs_resume(session: Session, job: JobId) -> None:
-    """Queue a paused job again; it goes on from its checkpoint."""
+    """Queue a paused or failed job again; it goes on from its checkpoint."""
     _asked(session, session.client.resume_job(job), "resume")
 
 
@@ -373,7 +373,15 @@ def _follow(session: Session, job_id: str) -> None:
         case "succeeded":
             pass
         case "failed" if job["error"]:
-            raise fail(f"the job failed ({job['error']['code']}): {job['error']['message']}")
+            raise fail(
+                f"the job failed ({job['error']['code']}): {job['error']['message']};"
+                f" try again from its checkpoint with `nextchar jobs resume {job_id}`"
+            )
+        case "paused" if reason := job.get("pause_reason"):
+            raise fail(
+                f"the job is paused ({reason['code']}): {reason['message']};"
+                f" have it tried at once with `nextchar jobs resume {job_id}`"
+            )
         case "paused":
             raise fail(f"the job is paused; go on with `nextchar jobs resume {job_id}`")
         case other if job["model"]:

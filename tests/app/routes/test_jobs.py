@@ -334,7 +334,38 @@ def test_finished_job_cannot_be_changed(service: Service, end: str) -> None:
     run(service, job)
     service.jobs.move(service.jobs.get(job), JobStatus(end))
     for verb in ("cancel", "pause", "resume"):
+        if (end, verb) == ("failed", "resume"):  # the one thing that can be done to a job that is over
+            continue
         assert error_of(service.http.post(f"/v1/jobs/{job}/{verb}"), 409)["code"] == f"job_{end}"
+
+
+def test_failed_job_is_resumed_with_its_attempts_forgotten_and_its_events_go_on(service: Service) -> None:
+    job = service.submit()
+    run(service, job)
+    error = JobError(code="diverged", message="take a lower learning_rate")
+    service.jobs.move(service.jobs.get(job), JobStatus.FAILED, error=error, fruitless_attempts=3)
+    stream = {"headers": {"accept": "text/event-stream"}}
+    assert "event: done" in service.http.get(f"/v1/jobs/{job}/events", **stream).text
+    resumed = service.http.post(f"/v1/jobs/{job}/resume").json()
+    assert (resumed["status"], resumed["error"], resumed["queue_position"]) == ("queued", None, 1)
+    assert service.http.get(f"/v1/fine_tuning/jobs/{job}").json()["finished_at"] is None
+    assert service.jobs.get(job).fruitless_attempts == 0
+    run(service, job)
+    service.jobs.move(service.jobs.get(job), JobStatus.SUCCEEDED, model="fox@1")
+    assert '"status":"succeeded"' in service.http.get(f"/v1/jobs/{job}/events", **stream).text
+
+
+def test_job_that_waits_for_storage_says_so_and_its_owner_decides(service: Service) -> None:
+    job = service.submit()
+    run(service, job)
+    reason = JobError(code="storage_full", message="the storage is full")
+    service.jobs.move(service.jobs.get(job), JobStatus.PAUSED, pause_reason=reason)
+    seen = service.http.get(f"/v1/jobs/{job}").json()
+    assert (seen["status"], seen["pause_reason"]) == ("paused", reason.model_dump())
+    kept = service.http.post(f"/v1/jobs/{job}/pause")
+    assert (kept.status_code, kept.json()["status"], kept.json()["pause_reason"]) == (200, "paused", None)
+    resumed = service.http.post(f"/v1/jobs/{job}/resume").json()
+    assert (resumed["status"], resumed["pause_reason"]) == ("queued", None)
 
 
 def test_of_two_writers_racing_for_a_job_one_wins(service: Service) -> None:

@@ -1,0 +1,245 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from models.errors import Unavailable
+from store.blobs import Blobs, open_blobs
+from store.ids import new_id, time_of_id
+from store.jobs import Job, JobRequest, Jobs, JobStatus
+from store.models import Models
+from store.retention import Retention, RetentionPeriods
+from tests.store.refusing import Refusing, unavailable
+from tests.store.test_jobs import REQUEST
+from tests.store.test_models import FILES
+from tests.store.test_models import _card as card
+
+DAY_S = 86400.0
+NOW = time.time()
+
+
+class Attic:
+    """A storage, and a way to sweep it some days from now."""
+
+    def __init__(self, folder: Path, *, blobs: Blobs | None = None, **periods: float) -> None:
+        self.folder = folder
+        self.blobs = blobs or open_blobs((folder / "store").as_uri())
+        self.jobs = Jobs(self.blobs)
+        self.periods = RetentionPeriods(**periods)
+
+    def sweep(self, *, days: float = 0.0) -> dict[str, int]:
+        """Sweep as a process does that has just started."""
+        retention = Retention(self.blobs, Jobs(self.blobs), periods=self.periods, spool=self.folder / "spool")
+        return dict(retention.sweep(now=NOW + days * DAY_S))
+
+    def job(self, *path: JobStatus, request: JobRequest = REQUEST) -> Job:
+        """Return a job that has gone this way, with a checkpoint and events."""
+        job = self.jobs.create(request)
+        for status in path:
+            job = self.jobs.move(job, status)
+        self.blobs.write(f"checkpoints/{job.id}/0000000007.npz", b"checkpoint")
+        self.blobs.write(f"events/{job.id}.jsonl", b"{}\n")
+        return job
+
+    @property
+    def everything(self) -> list[str]:
+        """The paths of all that is stored."""
+        folders = (
+            "jobs",
+            "events",
+            "openai_jobs",
+            "checkpoints",
+            "idempotency",
+            "model_files",
+            "model_cards",
+        )
+        return [path for folder in folders for path in self.blobs.paths(folder)]
+
+    def has_checkpoint(self, job: Job) -> bool:
+        return self.jobs.checkpoint_step(job.id) is not None
+
+
+@pytest.fixture
+def attic(tmp_path: Path) -> Attic:
+    return Attic(tmp_path)
+
+
+RUNNING, PAUSED, QUEUED = JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.QUEUED
+SUCCEEDED, FAILED, CANCELLED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED
+
+
+@pytest.mark.parametrize("path", [(), (RUNNING,), (RUNNING, PAUSED), (RUNNING, PAUSED, QUEUED)])
+def test_what_an_unfinished_job_needs_is_never_deleted(attic: Attic, path: tuple[JobStatus, ...]) -> None:
+    attic.job(*path)
+    before = attic.everything
+    assert attic.sweep(days=10_000) == {}
+    assert attic.everything == before
+
+
+@pytest.mark.parametrize("path", [(RUNNING, SUCCEEDED), (RUNNING, PAUSED, CANCELLED)])
+def test_checkpoints_of_jobs_that_cannot_go_on_are_deleted_at_once(
+    attic: Attic, path: tuple[JobStatus, ...]
+) -> None:
+    job = attic.job(*path)
+    assert attic.sweep() == {"checkpoints": 1}
+    assert not attic.has_checkpoint(job)
+    assert attic.jobs.get(job.id) == job
+
+
+def test_failed_job_keeps_its_checkpoint_for_the_time_of_the_setting(tmp_path: Path) -> None:
+    attic = Attic(tmp_path, failed_checkpoint_days=3)
+    job = attic.job(RUNNING, FAILED)
+    attic.sweep(days=2.9)
+    assert attic.has_checkpoint(job)
+    attic.sweep(days=3.1)
+    assert not attic.has_checkpoint(job)
+
+
+def test_a_setting_of_0_keeps_for_ever(tmp_path: Path) -> None:
+    attic = Attic(tmp_path, failed_checkpoint_days=0, job_days=0, idempotency_days=0)
+    job = attic.job(RUNNING, FAILED)
+    attic.blobs.write("idempotency/key", f'{{"body": "", "job": "{job.id}"}}'.encode())
+    assert attic.sweep(days=10_000) == {}
+    assert attic.has_checkpoint(job)
+
+
+def test_failed_job_that_was_resumed_keeps_its_checkpoint(attic: Attic) -> None:
+    job = attic.job(RUNNING, FAILED, QUEUED)
+    attic.sweep(days=10_000)
+    assert attic.has_checkpoint(job)
+
+
+def test_checkpoints_without_a_job_are_deleted_but_not_those_of_a_damaged_record(attic: Attic) -> None:
+    damaged = attic.job(RUNNING)
+    attic.blobs.write(f"jobs/{damaged.id}/000001.json", b"{")
+    attic.blobs.write(f"checkpoints/{new_id('job')}/0000000001.npz", b"orphan")
+    assert attic.sweep(days=10_000) == {"checkpoints": 1}
+    assert attic.has_checkpoint(damaged)
+
+
+def test_finished_jobs_go_with_all_that_is_kept_beside_them_after_the_time_of_the_setting(
+    tmp_path: Path,
+) -> None:
+    attic = Attic(tmp_path, job_days=30)
+    job, live = attic.job(RUNNING, FAILED), attic.job(RUNNING)
+    attic.blobs.write(f"openai_jobs/{job.id}.json", b"{}")
+    attic.sweep(days=29)
+    assert attic.jobs.get(job.id) == job
+    assert attic.sweep(days=31)["jobs"] == 1
+    left = attic.everything
+    assert not [path for path in left if job.id in path]
+    assert [path for path in left if live.id in path]
+    assert attic.jobs.all() == [attic.jobs.get(live.id)] == [live]
+
+
+def test_deletion_of_a_job_that_is_cut_short_never_brings_it_back(
+    attic: Attic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = attic.job(RUNNING, SUCCEEDED)
+
+    deleted: list[str] = []
+
+    really_delete = type(attic.blobs).delete
+
+    def delete(blobs: Blobs, *paths: str) -> None:
+        for path in paths:
+            if deleted:
+                raise KeyboardInterrupt
+            deleted.append(path)
+            really_delete(blobs, path)
+
+    monkeypatch.setattr(type(attic.blobs), "delete", delete)
+    with pytest.raises(KeyboardInterrupt):
+        Jobs(attic.blobs).delete(job)
+    assert len(deleted) == 1
+    assert Jobs(attic.blobs).get(job.id).status is SUCCEEDED
+
+
+def test_record_of_a_job_that_was_resumed_meanwhile_is_not_deleted(attic: Attic) -> None:
+    job = attic.job(RUNNING, FAILED)
+    resumed = attic.jobs.move(job, QUEUED)
+    attic.jobs.delete(job)
+    assert Jobs(attic.blobs).get(job.id) == resumed
+
+
+def test_finished_job_keeps_its_newest_record_alone_and_its_number_stays_taken(attic: Attic) -> None:
+    queued = attic.jobs.create(REQUEST)
+    running = attic.jobs.move(queued, RUNNING)
+    done = attic.jobs.move(running, SUCCEEDED)
+    attic.sweep(days=2)
+    assert attic.blobs.paths(f"jobs/{done.id}") == [f"jobs/{done.id}/000002.json"]
+    assert Jobs(attic.blobs).get(done.id) == done
+    for stale in (queued, running):  # as a process knows it that stood still
+        with pytest.raises(Exception, match="has been changed") as caught:
+            attic.jobs.move(stale, CANCELLED)
+        assert caught.value.code == "job_moved"  # type: ignore[attr-defined]
+
+
+def test_idempotency_keys_are_deleted_after_the_time_of_the_setting(attic: Attic) -> None:
+    job = attic.job()
+    attic.blobs.write("idempotency/key", f'{{"body": "", "job": "{job.id}"}}'.encode())
+    assert attic.sweep(days=6.9) == {}
+    assert attic.sweep(days=7.1) == {"idempotency keys": 1}
+    assert attic.blobs.paths("idempotency") == []
+    assert attic.jobs.get(job.id) == job
+
+
+def test_model_files_without_a_card_are_deleted_after_a_day(attic: Attic) -> None:
+    models = Models(attic.blobs)
+    kept = models.publish(card().model_copy(update={"id": new_id("model")}), FILES)
+    publishing, over = attic.job(RUNNING), attic.job(RUNNING, FAILED)
+    orphans = [new_id("model"), over.id.replace("job_", "model_")]
+    for model_id in (publishing.id.replace("job_", "model_"), *orphans):
+        attic.blobs.write(f"model_files/{model_id}/model.onnx", b"")
+    assert attic.sweep(days=0.9) == {}
+    assert attic.sweep(days=1.1)["model files"] == 2
+    assert set(attic.blobs.folders("model_files")) == {kept.id, publishing.id.replace("job_", "model_")}
+
+
+def test_no_model_files_are_deleted_while_a_card_cannot_be_read(attic: Attic) -> None:
+    saved = Models(attic.blobs).publish(card().model_copy(update={"id": new_id("model")}), FILES)
+    attic.blobs.write(f"model_cards/{saved.name}/000001.json", b"{")
+    assert attic.sweep(days=10_000) == {}
+    assert len(attic.blobs.paths(f"model_files/{saved.id}")) == len(FILES)
+
+
+def test_files_of_a_deleted_model_that_were_left_behind_are_deleted(attic: Attic) -> None:
+    model_id = new_id("model")
+    Models(attic.blobs).publish(card().model_copy(update={"id": model_id}), FILES)
+    Models(attic.blobs).delete("m")
+    attic.blobs.write(f"model_files/{model_id}/model.onnx", b"")
+    assert attic.sweep(days=2) == {"model files": 1}
+
+
+def test_uploads_that_nobody_writes_to_are_removed(attic: Attic) -> None:
+    spool = attic.folder / "spool"
+    spool.mkdir()
+    for name in ("upload-dead", "upload-live", "other"):
+        (spool / name).write_bytes(b"")
+    for name in ("upload-dead", "other"):
+        os.utime(spool / name, (NOW - 7200, NOW - 7200))
+    assert attic.sweep() == {"spooled uploads": 1}
+    assert sorted(path.name for path in spool.iterdir()) == ["other", "upload-live"]
+
+
+def test_nothing_is_deleted_while_the_storage_cannot_be_read(attic: Attic, tmp_path: Path) -> None:
+    attic.job(RUNNING)
+    before = attic.everything
+    away = Attic(tmp_path, blobs=Refusing(attic.blobs, read=("jobs",), error=unavailable))
+    with pytest.raises(Unavailable):
+        away.sweep(days=10_000)
+    assert attic.everything == before
+
+
+def test_second_sweep_finds_nothing_to_delete(attic: Attic) -> None:
+    attic.job(RUNNING, SUCCEEDED)
+    assert attic.sweep(days=100) == {"checkpoints": 1, "jobs": 1}
+    assert attic.sweep(days=100) == {}
+
+
+def test_time_of_an_id_is_that_of_its_making() -> None:
+    made_at = time_of_id("job", new_id("job"))
+    assert made_at is not None
+    assert abs(made_at - time.time()) < 5
+    assert time_of_id("job", "model_" + "0" * 21) is None

@@ -1,0 +1,174 @@
+"""The worker's parent process, and a Redis that does not do what it should."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from launcher.valkey import EmbeddedValkey
+from models.config import Budget
+from store.jobs import Job, JobStatus
+from tests.conftest import eventually
+from tests.worker.test_tasks import World, _children
+from worker.main import memory_kills
+
+ROOT = Path(__file__).parents[2]
+
+# As production runs it, but for how long it waits between looks.
+START = """
+import store.live, worker.main, worker.tasks
+store.live.LEASE_S, worker.tasks._RENEW_S = 2, 0.3
+worker.main._WORKER_TTL_S = 16  # so that it looks every second
+worker.main._MONITORING_S, worker.main._LOG_EVERY_S, worker.main._MAX_WAIT_S = 1, 0.0, 0.3
+worker.main.main()
+"""
+
+# How a Redis comes to refuse writes, and how it stops.
+REFUSALS = {
+    "no memory": ("maxmemory", 1, 0),
+    "no replicas": ("min-replicas-to-write", 1, 0),
+}
+
+
+class Outage(World):
+    """A world whose Redis can be made to refuse writes, and one worker whose log is read."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        super().__init__(folder, redis_url)
+        self.redis = Redis.from_url(redis_url)
+        self.log = folder / "worker.log"
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        environment = {
+            **os.environ,
+            "NEXTCHAR_DATA_DIR": str(self.folder),
+            "NEXTCHAR_REDIS_URL": self.redis_url,
+        }
+        with self.log.open("ab") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-c", START], cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+        self.workers.append(worker)
+        return worker
+
+    def refuse_writes(self, kind: str) -> None:
+        setting, value, _ = REFUSALS[kind]
+        self.redis.config_set(setting, value)
+
+    def take_writes(self) -> None:
+        for setting, _, value in REFUSALS.values():
+            self.redis.config_set(setting, value)
+
+    def waits(self, times: int) -> None:
+        """Wait until the worker has said so often that it waits for Redis."""
+        eventually(
+            lambda: self.log.read_text().count("waiting for Redis") >= times,
+            within_s=30,
+            what="the worker waits for Redis",
+        )
+
+    def consumed(self, job: Job) -> None:
+        eventually(
+            lambda: job.id not in self.queue.waiting() and not _children(self.workers[0].pid),
+            within_s=30,
+            what="the message is taken and done with",
+        )
+
+    def already_over(self) -> Job:
+        """Send a message for a job that leaves nothing to do."""
+        job = self.send(Budget(steps=1))
+        return self.jobs.move(job, JobStatus.CANCELLED)
+
+
+@pytest.fixture
+def outage(tmp_path: Path) -> Iterator[Outage]:
+    with EmbeddedValkey(tmp_path) as valkey:
+        world = Outage(tmp_path, valkey.url)
+        yield world
+        for worker in world.workers:
+            worker.kill()
+            worker.wait()
+
+
+def test_idle_worker_waits_for_a_redis_that_refuses_and_ends_when_told(outage: Outage) -> None:
+    outage.refuse_writes("no memory")
+    worker = outage.start()
+    outage.waits(2)
+    outage.take_writes()
+    outage.consumed(outage.already_over())
+    for kind in REFUSALS:
+        said = outage.log.read_text().count("waiting for Redis")
+        outage.refuse_writes(kind)
+        outage.waits(said + 2)
+        outage.take_writes()
+        outage.consumed(outage.already_over())
+    assert "Traceback" not in outage.log.read_text()
+    said = outage.log.read_text().count("waiting for Redis")
+    outage.refuse_writes("no memory")
+    outage.waits(said + 1)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=20) == 0
+
+
+def test_worker_waits_for_a_redis_that_is_not_there_yet(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as valkey:
+        outage = Outage(tmp_path, valkey.url)
+        valkey.__exit__()
+        worker = outage.start()
+        try:
+            outage.waits(2)
+            assert worker.poll() is None
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(timeout=20) == 0
+            valkey.__enter__()
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_job_trains_on_while_redis_refuses_writes_and_is_done_at_its_first_attempt(
+    outage: Outage, kind: str
+) -> None:
+    worker = outage.start()
+    job = outage.send(Budget(seconds=600))
+    outage.trained(job, steps=20)
+    outage.refuse_writes(kind)
+    eventually(
+        lambda: outage.log.read_text().count("training goes on") >= 3, within_s=20, what="RQ has been refused"
+    )
+    if kind == "no replicas":  # without memory a lease can still be renewed
+        eventually(lambda: not outage.live.is_held(job.id), within_s=20, what="the lease has run out")
+    for _ in range(3):
+        with pytest.raises(RedisError):
+            outage.reconciler.run()
+    assert outage.jobs.get(job.id).status is JobStatus.RUNNING
+    outage.take_writes()
+    eventually(lambda: outage.live.is_held(job.id), within_s=20, what="the lease is taken again")
+    assert outage.status(job) is JobStatus.RUNNING
+    outage.live.ask(job.id, "cancel_keep_best")  # so that it ends now
+    done = outage.finished(job)
+    assert (done.model, done.attempt) == ("fox@1", 1)
+    assert worker.poll() is None
+    outage.consumed(outage.already_over())
+
+
+def test_signal_that_kills_the_child_is_remembered(outage: Outage) -> None:
+    worker = outage.start()
+    job = outage.send(Budget(steps=10))
+    eventually(lambda: len(_children(worker.pid)) == 1, within_s=30, what="a child trains")
+    (child,) = _children(worker.pid)
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: len(outage.live.kills(job.id)) == 1, within_s=20, what="the kill is remembered")
+    (kill,) = outage.live.kills(job.id)
+    assert (kill["signal"], kill["out_of_memory"]) == (signal.SIGKILL, False)
+
+
+def test_kills_for_want_of_memory_are_counted_where_the_kernel_tells() -> None:
+    before = memory_kills()
+    assert before >= 0
+    assert memory_kills() >= before
