@@ -84,8 +84,10 @@ def train_model(
             f"the corpus has {characters} characters; training needs {MINIMUM_CHARACTERS}",
             code="corpus_too_small",
         )
-    if not request.masks and not resume and (sentence := advice.timestamps(pieces())):
-        on_event("message", {"text": sentence})
+    if not resume:
+        sentence = advice.timestamps(pieces()) if not request.masks else request.masked_by_default
+        if sentence:
+            on_event("message", {"text": sentence})
     # A job that goes on has its weights and characters in its checkpoint.
     start = Start.load(models, request.start_from) if request.start_from and not resume else None
     known = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
