@@ -3,7 +3,7 @@
 Only the fields that this package reads are named; the service's OpenAPI document has them all.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 """A job in one of these never changes again."""
@@ -22,6 +22,7 @@ class Corpus(TypedDict):
     longest_line: int
     sample: str
     warnings: list[str]
+    suggested_masks: NotRequired[list[str]]  # services from before there were suggestions lack it
 
 
 class Progress(TypedDict, total=False):
@@ -60,6 +61,8 @@ class Job(TypedDict):
     model: str | None
     progress: Progress | None
     error: JobFailure | None
+    masks: NotRequired[list[str]]
+    masked_by_default: NotRequired[str | None]
 
 
 class Event(TypedDict):
