@@ -75,9 +75,9 @@ class LineSample:
         """Take the next characters."""
         first, *rest = text.split("\n")
         self._held += first[: _MAX_LINE_CHARACTERS - len(self._held)]
-        for line in rest:
-            self._add(self._held)
-            self._held = line[:_MAX_LINE_CHARACTERS]
+        if rest:
+            self._add([self._held, *rest[:-1]])
+            self._held = rest[-1][:_MAX_LINE_CHARACTERS]
 
     def lines(self) -> list[str]:
         """Return the sampled lines in the text's order; empty lines are left out."""
@@ -87,15 +87,26 @@ class LineSample:
     def _is_sampled(self) -> bool:
         return self._line_number // _BLOCK_LINES % self._every == 0
 
-    def _add(self, line: str) -> None:
-        if self._is_sampled():
-            if self._line_number % _BLOCK_LINES == 0:
-                if len(self._blocks) == _MAX_BLOCKS:
-                    self._blocks = self._blocks[::2]
-                    self._every *= 2
-                self._blocks.append([])
-            self._blocks[-1].append(line)
-        self._line_number += 1
+    def _add(self, lines: Sequence[str]) -> None:
+        at = 0
+        while at < len(lines):
+            block, place = divmod(self._line_number, _BLOCK_LINES)
+            step = _BLOCK_LINES - place
+            if self._is_sampled():
+                if place == 0:
+                    self._begin_block()
+                self._blocks[-1] += [line[:_MAX_LINE_CHARACTERS] for line in lines[at : at + step]]
+            else:
+                step += (self._every - 1 - block % self._every) * _BLOCK_LINES
+            step = min(step, len(lines) - at)
+            at += step
+            self._line_number += step
+
+    def _begin_block(self) -> None:
+        if len(self._blocks) == _MAX_BLOCKS:
+            self._blocks = self._blocks[::2]
+            self._every *= 2
+        self._blocks.append([])
 
 
 @dataclass(frozen=True)
