@@ -205,7 +205,9 @@ def test_a_log_is_trained_with_the_suggested_masks_and_the_job_says_so(
 ) -> None:
     log = "".join(line + "\n" for line in syslog(200)).encode()
     corpus = httpx.post(f"{house.url}/v1/corpora?name=sshd", content=log).json()
-    page = settled(open_window(f"{house.url}/#/train?corpus={corpus['id']}"))
+    page = settled(open_window(f"{house.url}/#/corpora/{corpus['id']}"))
+    expect(page.get_by_text("This is a log.")).to_contain_text("timestamp, ip, long numbers")
+    page.get_by_role("link", name="Train on it").click()
     with page.expect_request("**/v1/jobs") as sent:
         page.get_by_role("button", name="Train", exact=True).click()
     assert "masks" not in sent.value.post_data_json
