@@ -65,6 +65,10 @@ bench-lm-eval: $(VENV)/.local $(VENV)/.lm-eval ## Compare our bits with lm-evalu
 bench-anomaly: $(VENV)/.torch ## Measure how odd lines are found, and how fast; ARGS="--sets bgl http"
 	@$(BIN)/python -m benchmarks.anomaly $(ARGS)
 
+.PHONY: bench-raw-logs
+bench-raw-logs: $(VENV)/.local ## How many later lines of raw logs are flagged by default; ARGS="FILE --seconds 60"
+	@$(BIN)/python -m benchmarks.raw_logs $(ARGS)
+
 .PHONY: bench-keystrokes
 bench-keystrokes: $(VENV)/.local ## Keys saved by suggestions, beside a 5-gram; ARGS="--seconds 120"
 	@$(BIN)/python -m benchmarks.keystrokes $(ARGS)

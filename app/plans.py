@@ -16,7 +16,7 @@ from models.config import (
     check_memory,
 )
 from models.errors import InvalidInput
-from models.masks import Masks
+from models.masks import NAMED, Masks
 from models.saved_model import Card
 from models.vocabulary import Alphabet
 from store.corpora import Corpus
@@ -56,6 +56,7 @@ def plan(
         network=body.network.model_dump(exclude_none=True),
         training=body.training.model_dump(exclude_none=True),
     )
+    masks, masked_by_default = _masks(body, corpus, alphabet, start=start, teacher=teacher)
     request = JobRequest(
         corpus=corpus.id,
         name=check_name(body.name),
@@ -73,7 +74,8 @@ def plan(
         alphabet=alphabet,
         coverage=body.coverage,
         start_from=start.reference if start else None,
-        masks=Masks(body.masks).masks if body.masks or not start else start.masks,
+        masks=masks,
+        masked_by_default=masked_by_default,
     )
     if request.masks and alphabet == "bytes":
         raise InvalidInput(
@@ -90,6 +92,30 @@ def plan(
     known = len(start.characters) if start and alphabet == "characters" else 0
     check_memory(request.network, request.training, distinct + known + 1, memory_limit_bytes)
     return request
+
+
+def _masks(
+    body: JobCreate, corpus: Corpus, alphabet: Alphabet, *, start: Card | None, teacher: Card | None
+) -> tuple[tuple[str, ...], str | None]:
+    """Return the masks, and if they are the corpus's suggestion a sentence that says so."""
+    if body.masks is not None:
+        return Masks(body.masks).masks, None
+    if known := start or teacher:
+        return known.masks, None
+    sample = corpus.log_sample
+    if alphabet == "bytes" or not sample:
+        return (), None
+    left = sample["kept"] * corpus.characters * min(1.0, body.validation_fraction * 10)
+    if left < 2 * MINIMUM_CHARACTERS:  # masked, it might be too short to be trained on
+        return (), None
+    masks = Masks(corpus.suggested_masks).masks
+    told = ", ".join(f"{name} ({sample['lines'][name]:,})" for name in masks)
+    placeholders = " ".join(NAMED[name][0] for name in masks)
+    return masks, (
+        f"masked by default: {told} of {sample['sampled_lines']:,} sampled lines, for this is a log and these"
+        f" values change from line to line; completions have {placeholders} in their place. To train on the"
+        ' text as it is, pass "masks": []'
+    )
 
 
 def _check_start(body: JobCreate, start: Card) -> None:

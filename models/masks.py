@@ -22,6 +22,10 @@ from numpy.typing import NDArray
 
 from models.errors import InvalidInput
 
+_MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_WEEKDAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
+_CLOCK = r"\d{1,2}:\d{2}:\d{2}(?:[.,]\d+)?"
+
 NAMED: dict[str, tuple[str, str]] = {
     "timestamp": (
         "ⓣ",
@@ -39,8 +43,23 @@ NAMED: dict[str, tuple[str, str]] = {
     ),
     "hex": ("ⓗ", r"\b0[xX][0-9A-Fa-f]+\b|\b[0-9A-Fa-f]{16,}\b|\b[0-9A-Fa-f]*\d[0-9A-Fa-f]{7,15}\b"),
     "numbers": ("ⓝ", r"\b\d+\b"),
+    "date": (
+        "ⓓ",
+        (
+            rf"\b(?:{_WEEKDAY},? +)?{_MONTH} +\d{{1,2}},?(?: \d{{4}})? {_CLOCK}(?: \d{{4}}\b)?"
+            rf"|\b(?:{_WEEKDAY},? +)?\d{{1,2}}[-/ ]{_MONTH}[-/ ]\d{{4}}\b(?:[: ]{_CLOCK})?(?: [+-]\d{{4}}\b)?"
+            rf"|\b(?:\d{{4}}/\d{{2}}/\d{{2}}|\d{{1,2}}/\d{{1,2}}/(?:\d{{4}}|\d{{2}}))\b(?:,? {_CLOCK})?"
+            rf"|\b\d{{2}}[-.]\d{{2}} {_CLOCK}"
+        ),
+    ),
+    "long_numbers": ("ⓛ", r"\d{4}\d*"),
+    "digits": ("ⓖ", r"\d+"),
 }
-"""Name -> the character that stands for a match, and what matches."""
+"""Name -> the character that stands for a match, and what matches.
+
+Models are saved with the names of their masks, so a pattern never changes: what it lacks is a new name.
+`numbers` are whole words of digits; `long_numbers` (four digits or more) and `digits` match in words, too.
+"""
 
 OWN_CHARACTER = "ⓞ"
 """Stands for a match of an expression of one's own."""
@@ -86,22 +105,22 @@ class Masks:
         # Our groups are told from those inside the expressions by their names.
         joined = "|".join(f"(?P<nextchar_{i}>{pattern})" for i, pattern in enumerate(patterns))
         self._pattern = _compile(joined) if masks else None
-        self._group_of = {}
+        self._group_of: dict[int, int] = {}
         if self._pattern:
             index = self._pattern.groupindex
-            self._group_of = {index[f"nextchar_{i}"]: c for i, c in enumerate(self._characters)}
+            self._group_of = {index[f"nextchar_{i}"]: i for i in range(len(masks))}
 
     def __bool__(self) -> bool:
         return self._pattern is not None
 
     def apply(self, text: str) -> Masked:
         """Return a text with each match, within one of its lines, replaced by one character."""
-        found = list(self._matches(text))
+        found = list(self.matches(text))
         if not found:
             return Masked(text, None)
         pieces, starts, at = [], [], 0
-        for start, end, character in found:
-            pieces += [text[at:start], character]
+        for start, end, mask in found:
+            pieces += [text[at:start], self._characters[mask]]
             starts.append(np.arange(at, start + 1))
             at = end
         pieces.append(text[at:])
@@ -122,7 +141,8 @@ class Masks:
             held = held_next
         yield self.apply(held).text
 
-    def _matches(self, text: str) -> Iterator[tuple[int, int, str]]:
+    def matches(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """Yield (start, end, index of the mask) of each match in a text, in order."""
         if self._pattern is None:
             return
         base = 0

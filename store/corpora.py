@@ -18,13 +18,14 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
 import numpy as np
 
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
+from models.log_lines import LineSample, TextKind, recognize
 from models.vocabulary import Alphabet, Normalizer, code_points
 from store.blobs import Blobs, translated
 from store.corpus_owners import CorpusOwners
@@ -53,6 +54,9 @@ class Corpus:
     sample: str
     warnings: list[str]
     encoding: Encoding = "utf-8"
+    kind: TextKind | None = None  # None: a record from before kinds were recognized, or bytes
+    suggested_masks: list[str] = field(default_factory=list)
+    log_sample: dict[str, Any] | None = None  # of a log: the other fields of models.log_lines.Recognized
 
 
 class Corpora:
@@ -314,6 +318,7 @@ class _Statistics:
         self._normalizer = Normalizer()
         self._counts = np.zeros(_UNICODE_POINTS, np.int64)
         self._line = 0
+        self._lines = LineSample()
         self.characters = 0
         self.longest_line = 0
         self.sample = ""
@@ -357,6 +362,8 @@ class _Statistics:
         self._counts[: counts.size] += counts
         if len(self.sample) < _SAMPLE_CHARACTERS:
             self.sample = (self.sample + text)[:_SAMPLE_CHARACTERS]
+        if not self._is_bytes:
+            self._lines.feed(text)
         first, *rest = text.split("\n")
         self.longest_line = max(self.longest_line, self._line + len(first), *map(len, rest))
         self._line = len(rest[-1]) if rest else self._line + len(first)
@@ -373,7 +380,17 @@ class _Statistics:
             "longest_line": self.longest_line,
             "sample": sample,
             "warnings": self._warnings(),
+            **self._recognized(),
         }
+
+    def _recognized(self) -> dict[str, Any]:
+        if self._is_bytes:
+            return {}
+        found = recognize(self._lines.lines())
+        if found.kind != "log":
+            return {"kind": found.kind}
+        about = asdict(found)
+        return {"kind": about.pop("kind"), "suggested_masks": list(found.masks), "log_sample": about}
 
     def _warnings(self) -> list[str]:
         counts = self._counts

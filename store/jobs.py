@@ -63,6 +63,7 @@ class JobRequest(BaseModel):
     coverage: float = 1.0
     start_from: str | None = None  # name@version
     masks: tuple[str, ...] = ()
+    masked_by_default: str | None = None  # why, if nobody chose the masks
     mix: Mix | None = None  # its corpus is an id, its teacher name@version
 
     @property

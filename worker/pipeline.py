@@ -13,7 +13,7 @@ from typing import Any, cast
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from models.masks import Masks
-from models.runtime.engine import FLOAT32_FILE
+from models.runtime.engine import FLOAT32_FILE, INT8_FILE
 from models.runtime.session import open_network
 from models.saved_model import Card, describe_files
 from store.corpora import Corpora
@@ -84,8 +84,10 @@ def train_model(
             f"the corpus has {characters} characters; training needs {MINIMUM_CHARACTERS}",
             code="corpus_too_small",
         )
-    if not request.masks and not resume and (sentence := advice.timestamps(pieces())):
-        on_event("message", {"text": sentence})
+    if not resume:
+        sentence = advice.timestamps(pieces()) if not request.masks else request.masked_by_default
+        if sentence:
+            on_event("message", {"text": sentence})
     # A job that goes on has its weights and characters in its checkpoint.
     start = Start.load(models, request.start_from) if request.start_from and not resume else None
     known = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
@@ -123,7 +125,7 @@ def train_model(
     files = saved_files(result.network)
     report = _measured(result, text, files["model.onnx"], cores=cores)
     files, report["int8"] = _with_int8(files, text, report["validation_bits_per_character"], cores=cores)
-    files |= anomaly_files(files["model.onnx"], text, cores=cores)
+    files |= anomaly_files(files["model.onnx"], text, cores=cores, int8=files.get(INT8_FILE))
     size = len(text.vocabulary)
     about: dict[str, Any] = {
         "name": request.name,

@@ -17,6 +17,7 @@ from app.schemas.lists import Page
 from app.schemas.scores import CalibrateCreate, CalibrationBody, EvaluateCreate, EvaluationBody
 from app.scoring import calibration_body
 from models.anomaly.calibration import calibrate
+from models.anomaly.precision import higher
 from models.errors import TooLarge
 from models.runtime.scoring import Reading
 
@@ -26,6 +27,7 @@ _MOST_CHARACTERS = 20_000_000  # of calibration lines: some minutes
 _MOST_LINES = 2_000_000  # a gigabyte of figures
 _LONGEST_LINE = 50_000  # characters; of a longer one so much is read, as when it is scored in a stream
 _BATCH_CHARACTERS = 200_000  # read at a time
+_MAX_CHARACTERS_IN_BOTH = 2_000_000  # of calibration lines that are read in float32 beside int8: a minute
 _LINE_CHARACTERS = 20  # that a line counts for beside its own
 
 
@@ -83,21 +85,27 @@ def _make(parts: Parts, reach: Reach, model: str, body: CalibrateCreate) -> Cali
         if body.corpus is not None:
             corpus = reach.corpus(body.corpus)
             lines: Iterable[str] = _lines(parts.corpora.pieces(corpus.id, loaded.vocabulary.alphabet))
+            characters = corpus.characters
             source = f"corpus {corpus.id}"
         else:
             lines = map(loaded.vocabulary.to_characters, body.lines or [])
+            characters = sum(map(len, body.lines or []))
             source = "lines given"
         if "\r" not in loaded.vocabulary.characters:  # as when they are scored in a stream
             lines = (line.removesuffix("\r") for line in lines)
-        made = calibrate([r for batch in _batches(lines) for r in _read(loaded, batch)], buckets=body.buckets)
+        in_both = loaded.engine.has_fast and characters <= _MAX_CHARACTERS_IN_BOTH
+        readings = (r for batch in _batches(lines) for r in _read(loaded, batch, in_both=in_both))
+        made = calibrate(list(readings), buckets=body.buckets)
         if body.false_alarms:
             made.thresholds(body.false_alarms)  # or it is refused
         return calibration_body(parts.calibrations.save(loaded.saved, body.name, made, source=source))
 
 
-def _read(loaded: Loaded, lines: list[str]) -> list[Reading]:
+def _read(loaded: Loaded, lines: list[str], *, in_both: bool) -> list[Reading]:
     masked = [loaded.masks.apply(line[:_LONGEST_LINE]).text for line in lines]
-    return loaded.engine.read_lines(masked, fast=True)
+    readings = loaded.engine.read_lines(masked, fast=True)
+    # JSON is scored in float32: a calibration of few enough lines holds for that, too.
+    return higher(readings, loaded.engine.read_lines(masked)) if in_both else readings
 
 
 def _lines(pieces: Iterable[str]) -> Iterator[str]:

@@ -244,6 +244,7 @@ def _body(parts: Parts, job: Job, waiting: list[str]) -> JobBody:
         coverage=job.request.coverage,
         start_from=job.request.start_from,
         masks=job.request.masks,
+        masked_by_default=job.request.masked_by_default,
         mix=job.request.mix,
         attempt=job.attempt,
         queue_position=waiting.index(job.id) + 1 if queued else None,

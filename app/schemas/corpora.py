@@ -2,8 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from models.log_lines import TextKind
+from models.masks import NAMED
 from store.corpora import Encoding
 
 EXAMPLE: dict[str, Any] = {
@@ -21,6 +23,25 @@ EXAMPLE: dict[str, Any] = {
     "encoding": "utf-8",
     "warnings": [],
 }
+
+
+class LogSampleBody(BaseModel):
+    """What a sample of a log's lines tells of the masks that are suggested."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    sampled_lines: int
+    lines: dict[str, int] = Field(description="For each suggested mask, how many of these lines it matches.")
+    example: str = Field(description="One of these lines.")
+    matches: dict[str, list[tuple[int, int]]] = Field(
+        description="Where each mask that there is would match in the example by itself: start and end."
+    )
+
+    @computed_field(description="What stands for a match of each of these masks.")  # type: ignore[prop-decorator]
+    @property
+    def placeholders(self) -> dict[str, str]:
+        """The character for each mask of `matches`."""
+        return {name: NAMED[name][0] for name in self.matches}
 
 
 class CorpusBody(BaseModel):
@@ -41,3 +62,13 @@ class CorpusBody(BaseModel):
     sample: str = Field(description="Its first characters, at most 300.")
     encoding: Encoding = Field("utf-8", description="What the bytes are: a text, or not to be decoded.")
     warnings: list[str] = Field(description="What may make it learn badly.")
+    kind: TextKind | None = Field(
+        None,
+        description="`log` if most lines carry a timestamp or a rising number, else `text`; null where it was"
+        " not recognized: of bytes, and of texts uploaded before there was this field.",
+    )
+    suggested_masks: list[str] = Field(
+        [],
+        description="What changes from line to line of a log. Jobs that give no `masks` use these.",
+    )
+    log_sample: LogSampleBody | None = Field(None, description="Of a log: what the suggestion follows from.")

@@ -148,11 +148,13 @@ class JobCreate(RequestBody):
         description="A model, `name` or `name@version`, whose weights and characters training begins with."
         " The network is then that model's, and the preset gives the recipe only.",
     )
-    masks: list[Annotated[str, Field(min_length=1, max_length=LONGEST_PATTERN)]] = Field(
-        [],
+    masks: list[Annotated[str, Field(min_length=1, max_length=LONGEST_PATTERN)]] | None = Field(
+        None,
         max_length=MOST_MASKS,
         description="Parts of the text that say nothing by their value, replaced by one character each:"
-        f" {', '.join(NAMED)}, or RE2 expressions. Lines that the model scores are masked alike.",
+        f" {', '.join(NAMED)}, or RE2 expressions. Lines that the model scores are masked alike."
+        " Default: those of the model it starts from or of the teacher; else the corpus's `suggested_masks`,"
+        " which only logs have. `[]` masks nothing.",
     )
     mix: Mix | None = Field(
         None,
@@ -219,6 +221,9 @@ class JobBody(BaseModel):
     coverage: float = 1.0
     start_from: str | None = Field(None, description="The model it starts from, `name@version`.")
     masks: tuple[str, ...] = Field((), description="What is masked in the text.")
+    masked_by_default: str | None = Field(
+        None, description="If the masks are those suggested for the text: why, and how to do without."
+    )
     mix: Mix | None = Field(None, description="The second text that shares each batch, and its teacher.")
     attempt: int = Field(description="How often a worker has begun it.")
     queue_position: int | None = Field(

@@ -21,7 +21,7 @@ def drift(lines: int, unusual: int) -> str | None:
     if lines < FEWEST_LINES or unusual <= SHARE * lines:
         return None
     return (
-        f"{unusual / lines:.0%} of {lines:,} lines are as unusual as {UNUSUAL:.0%} of the calibration's:"
-        " unless they are odd, lines have changed, and far more are flagged than was asked for; calibrate on"
-        " recent ones, and when training mask what always changes, such as timestamps"
+        f"These lines don't look like the calibration data: {unusual / lines:.0%} of {lines:,} lines are as"
+        f" unusual as its most unusual {UNUSUAL:.0%}. Expect more false alarms than you asked for. If these"
+        " lines are normal, calibrate on recent ones, and mask what changes when you train again."
     )

@@ -168,6 +168,11 @@ class Engine:
         readings = read_lines(self._reader(fast=fast), self._vocabulary, lines, with_end=True)
         return self._with_ngram(readings, lines)
 
+    @property
+    def has_fast(self) -> bool:
+        """Whether `fast` reads in another precision than float32, as far as is known."""
+        return self._compiled is not None and not self._cannot_compile
+
     def read_on(
         self, lines: Sequence[str], state: NDArray[np.float32] | None, *, fast: bool = False
     ) -> tuple[list[Reading], NDArray[np.float32]]:

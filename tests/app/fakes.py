@@ -94,6 +94,8 @@ class FakeEngine:
     until it is cancelled.
     """
 
+    has_fast = True
+
     def __init__(self, saved: SavedModel) -> None:
         saved.file("model.onnx")
         self.vocabulary = Vocabulary(saved.card.characters, saved.card.alphabet)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from models.errors import InvalidInput
 from models.saved_model import Card
 from store.corpora import Corpus, Encoding, Upload
 from store.jobs import JobRequest
+from tests.logs import syslog
 
 
 @pytest.mark.parametrize(
@@ -113,3 +115,49 @@ def test_masks_of_bytes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="leave them out") as caught:
         _plan(_corpus(tmp_path), alphabet="bytes", masks=["numbers"])
     assert (caught.value.code, caught.value.param) == ("masks_of_bytes", "masks")
+
+
+LOG = "".join(line + "\n" for line in syslog(400)).encode()
+
+
+def test_a_log_is_masked_by_default_and_the_request_says_why(tmp_path: Path) -> None:
+    request = _plan(_corpus(tmp_path, LOG))
+    assert request.masks == ("timestamp", "ip", "long_numbers")
+    assert request.masked_by_default
+    for told in ("timestamp (400)", "of 400 sampled lines", "ⓣ ⓘ ⓛ", '"masks": []'):
+        assert told in request.masked_by_default
+
+
+@pytest.mark.parametrize("masks", [[], ["timestamp"]])
+def test_masks_that_are_given_are_the_masks(tmp_path: Path, masks: list[str]) -> None:
+    request = _plan(_corpus(tmp_path, LOG), masks=masks)
+    assert (request.masks, request.masked_by_default) == (tuple(masks), None)
+
+
+def test_what_is_no_log_is_not_masked_by_default(tmp_path: Path) -> None:
+    request = _plan(_corpus(tmp_path))
+    assert (request.masks, request.masked_by_default) == ((), None)
+
+
+def test_bytes_cannot_be_masked_and_are_not_by_default(tmp_path: Path) -> None:
+    assert _plan(_corpus(tmp_path, LOG), alphabet="bytes").masks == ()
+    assert _plan(_corpus(tmp_path, LOG, encoding="bytes")).masks == ()
+
+
+def test_a_log_that_masks_would_leave_too_little_of_is_not_masked(tmp_path: Path) -> None:
+    times = "".join(f"2024-05-01T{i // 60:02}:{i % 60:02}:00\n" for i in range(120)).encode()
+    corpus = _corpus(tmp_path, times)
+    assert corpus.suggested_masks == ["timestamp"]
+    assert _plan(corpus).masks == ()
+
+
+@pytest.mark.parametrize("masks", [(), ("numbers",)])
+def test_a_job_that_starts_from_a_model_has_its_masks(tmp_path: Path, masks: tuple[str, ...]) -> None:
+    start = START.model_copy(update={"masks": masks})
+    assert _plan(_corpus(tmp_path, LOG), start=start).masks == masks
+    assert _plan(_corpus(tmp_path, LOG), start=start, masks=["ip"]).masks == ("ip",)
+
+
+def test_a_log_from_before_there_were_suggestions_is_not_masked(tmp_path: Path) -> None:
+    old = replace(_corpus(tmp_path, LOG), kind=None, suggested_masks=[], log_sample=None)
+    assert _plan(old).masks == ()

@@ -15,9 +15,11 @@ from app.keys import new_key
 from app.main import create_app
 from app.settings import ApiSettings
 from launcher.stack import Stack
+from models.masks import Masks
 from tests.app.service import served
 from tests.browser.furnished import LINE, MARKUP, House, furnished
 from tests.browser.reciting import reciting
+from tests.logs import syslog
 
 Open = Callable[..., Page]
 
@@ -163,6 +165,53 @@ def test_every_field_can_be_chosen_and_a_wrong_one_is_shown_at_its_place(
         "masks": ["timestamp", "ip"], "mix": {"corpus": "foxes", "fraction": 0.5},
     }  # fmt: skip
     page.wait_for_url("**/#/jobs/job_*")
+
+
+def test_masks_of_a_log_are_suggested_shown_on_a_line_and_undone(house: House, open_window: Open) -> None:
+    log = "".join(line + "\n" for line in syslog(200)).encode()
+    corpus = httpx.post(f"{house.url}/v1/corpora?name=sshd", content=log).json()
+    page = settled(open_window(f"{house.url}/#/train?corpus=foxes"))
+    masks = page.get_by_role("group", name="Masks")
+    expect(masks).to_be_hidden()
+    page.get_by_label("Text", exact=True).select_option(corpus["id"])
+    boxes = {
+        name: masks.get_by_role("checkbox", name=name)
+        for name in ("timestamp", "ip", "long numbers", "digits")
+    }
+    for name, box in boxes.items():
+        expect(box).to_be_checked(checked=name != "digits")
+    expect(masks).to_contain_text("in 200 of 200 lines")
+    example = corpus["log_sample"]["example"]
+    expect(masks).to_contain_text(example)
+    expect(masks.locator("code").nth(1)).to_have_text(Masks(corpus["suggested_masks"]).apply(example).text)
+    boxes["ip"].uncheck()
+    expect(masks.locator("code").nth(1)).to_have_text(
+        Masks(["timestamp", "long_numbers"]).apply(example).text
+    )
+    page.get_by_label("Start from a model").select_option("line@1", force=True)
+    expect(masks).to_be_hidden()
+    page.get_by_label("Start from a model").select_option("", force=True)
+    for box in boxes.values():
+        box.uncheck()
+    expect(masks.locator("code").nth(1)).to_have_text(example)
+    with page.expect_request("**/v1/jobs") as sent:
+        page.get_by_role("button", name="Train", exact=True).click()
+    assert sent.value.post_data_json["masks"] == []
+    page.wait_for_url("**/#/jobs/job_*")
+
+
+def test_a_log_is_trained_with_the_suggested_masks_and_the_job_says_so(
+    house: House, open_window: Open
+) -> None:
+    log = "".join(line + "\n" for line in syslog(200)).encode()
+    corpus = httpx.post(f"{house.url}/v1/corpora?name=sshd", content=log).json()
+    page = settled(open_window(f"{house.url}/#/corpora/{corpus['id']}"))
+    expect(page.get_by_text("This is a log.")).to_contain_text("timestamp, ip, long numbers")
+    page.get_by_role("link", name="Train on it").click()
+    with page.expect_request("**/v1/jobs") as sent:
+        page.get_by_role("button", name="Train", exact=True).click()
+    assert "masks" not in sent.value.post_data_json
+    expect(page.get_by_text("Masked by default: timestamp (200)")).to_be_visible()
 
 
 # Texts
@@ -412,6 +461,25 @@ def test_what_counts_bytes_is_shown_at_its_characters(house: House, open_window:
     expect(page.get_by_text("Logs change.")).to_be_visible()
     page.locator(".log-line [data-at='2']").hover()
     expect(page.get_by_text("costs 3")).to_be_visible()
+
+
+def test_lines_that_have_changed_become_normal_at_the_press_of_a_button(
+    house: House, open_window: Open
+) -> None:
+    page = settled(open_window(house.url + house.views["anomalies"]))
+    changed = "\n".join(f"quick{i % 7} fox" for i in range(120))
+    httpx.post(
+        f"{house.url}/v1/models/line@1/calibrate", json={"lines": [LINE.strip()] * 120}
+    ).raise_for_status()
+    page.get_by_label("Log lines").fill(changed)
+    page.get_by_role("button", name="Find what is odd").click()
+    expect(page.get_by_text("These lines don't look like the calibration data")).to_be_visible()
+    with page.expect_request("**/calibrate") as sent:
+        page.get_by_role("button", name="Use these lines as normal").click()
+    assert sent.value.post_data_json["lines"] == changed.split("\n")
+    expect(page.get_by_role("status").filter(has_text="of 120")).to_be_visible()
+    expect(page.get_by_text("These lines don't look like the calibration data")).to_have_count(0)
+    httpx.delete(f"{house.url}/v1/models/line@1/calibrations/default").raise_for_status()
 
 
 def test_the_anomalies_view_gets_over_a_service_that_was_away(house: House, open_window: Open) -> None:

@@ -68,6 +68,7 @@ class FakeTraining:
     begun_at: float = field(default_factory=time.monotonic)
     status_asked: str | None = None
     sample: Callable[[float], str] = lambda share: _WORDS[: 20 + int(share * 60)]
+    more: dict[str, Any] = field(default_factory=dict)  # fields of the job
 
     def share(self) -> float:
         passed = time.monotonic() - self.begun_at - self.queued_s
@@ -130,6 +131,7 @@ class FakeTraining:
             "error": {"code": "diverged", "message": "the loss left all bounds"}
             if status == "failed"
             else None,
+            **self.more,
         }
 
 

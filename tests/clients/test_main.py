@@ -80,6 +80,27 @@ def test_train_sends_what_was_given_and_leaves_the_rest_to_the_service(run: Run,
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "masks"),
+    [
+        ("--masks timestamp,long_numbers", ["timestamp", "long_numbers"]),
+        ("--masks none", []),
+        ("--masks ip --masks id=[a-z]{3,5}", ["ip", "id=[a-z]{3,5}"]),
+    ],
+)
+def test_train_masks_what_it_is_told_to(run: Run, server: FakeServer, options: str, masks: list[str]) -> None:
+    run("train", "c", "--name", "n", "--no-follow", *options.split())
+    (body,) = server.bodies("POST", "/v1/jobs")
+    assert body["masks"] == masks
+
+
+def test_train_says_what_is_masked_by_default(run: Run, server: FakeServer) -> None:
+    server.training.more = {"masks": ["timestamp"], "masked_by_default": "masked by default: timestamp (300)"}
+    found = run("train", "c", "--name", "n", "--no-follow")
+    assert found.out == "job_1\n" and "masked by default: timestamp (300)" in found.err
+    assert "timestamp" in run("jobs", "show", "job_1").out
+
+
 def test_train_names_an_architecture_and_sends_no_preset_with_it(run: Run, server: FakeServer) -> None:
     run("train", "c", "--name", "n", "--no-follow", "--architecture", "nth_char", "--context", "5")
     (body,) = server.bodies("POST", "/v1/jobs")

@@ -11,6 +11,7 @@ from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailabl
 from models.vocabulary import normalize
 from store.blobs import open_blobs
 from store.corpora import Corpora, Corpus, Encoding, Upload
+from tests.logs import syslog
 
 
 @pytest.fixture
@@ -274,3 +275,21 @@ def test_name_whose_record_names_no_corpus_is_free(tmp_path: Path, record: bytes
         _add(corpora, tmp_path, b"another fox\n", name="fox")
     corpora.delete("fox")
     assert blobs.paths("corpus_names") == []
+
+
+def test_a_log_is_recognized_and_its_record_keeps_what_to_mask(corpora: Corpora, tmp_path: Path) -> None:
+    log = "".join(line + "\n" for line in syslog(300)).encode()
+    corpus, _ = _add(corpora, tmp_path, log[:1000], log[1000:], name="sshd")
+    assert (corpus.kind, corpus.suggested_masks) == ("log", ["timestamp", "ip", "long_numbers"])
+    assert corpus.log_sample and corpus.log_sample["lines"]["timestamp"] == 300
+    assert corpora.get("sshd").suggested_masks == corpus.suggested_masks
+    as_bytes, _ = _add(corpora, tmp_path, log, encoding="bytes")
+    assert (as_bytes.kind, as_bytes.suggested_masks, as_bytes.log_sample) == (None, [], None)
+    assert _add(corpora, tmp_path, b"hello\nworld\n")[0].kind == "text"
+
+
+def test_a_record_from_before_kinds_were_recognized_still_loads(corpora: Corpora, tmp_path: Path) -> None:
+    corpus, _ = _add(corpora, tmp_path, b"hello\nworld\n")
+    old = {k: v for k, v in asdict(corpus).items() if k not in ("kind", "suggested_masks", "log_sample")}
+    corpora._blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(old).encode())
+    assert (corpora.get(corpus.id).kind, corpora.get(corpus.id).suggested_masks) == (None, [])

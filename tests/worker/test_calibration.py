@@ -6,12 +6,14 @@ import pytest
 from models.anomaly import ngram
 from models.anomaly.calibration import calibrate
 from models.anomaly.record import load
+from models.runtime.engine import INT8_FILE
 from models.runtime.graph import stateful_lstm_graph
 from models.runtime.scoring import read_lines
-from models.runtime.session import Network
+from models.runtime.session import Network, open_network
 from store.calibrations import MODEL_FILE, validation_file
 from tests.models.runtime.networks import random_weights
 from worker.calibration import anomaly_files
+from worker.export import int8_file
 from worker.texts import Text
 
 
@@ -31,6 +33,34 @@ def test_calibration_is_made_of_the_whole_lines_of_the_held_out_text(held_out_ch
     counted = ngram.load(files[ngram.FILE], text.vocabulary)
     expected = calibrate(ngram.with_ngram(readings, lines[-20:], counted))
     np.testing.assert_allclose(made.buckets[0].scores, expected.buckets[0].scores, atol=1e-4)
+
+
+def test_calibration_is_made_of_the_newest_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.calibration._CHARACTERS", 57)
+    lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(100)]
+    text = Text.split("\n".join(lines) + "\n", validation_fraction=0.4)
+    graph = graph_for(text)
+    files = anomaly_files(graph, text, cores=1)
+    made, _ = load(files[MODEL_FILE], where=MODEL_FILE)
+    readings = read_lines(Network(graph), text.vocabulary, lines[-11:], with_end=True)
+    counted = ngram.load(files[ngram.FILE], text.vocabulary)
+    expected = calibrate(ngram.with_ngram(readings, lines[-11:], counted))
+    np.testing.assert_allclose(made.buckets[0].scores, expected.buckets[0].scores, atol=1e-4)
+
+
+def test_calibration_holds_for_int8_too() -> None:
+    lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(400)]
+    text = Text.split("\n".join(lines) + "\n", validation_fraction=0.5)
+    graph = graph_for(text)
+    name, int8 = int8_file(graph)
+    assert name == INT8_FILE
+    files = anomaly_files(graph, text, cores=1, int8=int8)
+    made, _ = load(files[MODEL_FILE], where=MODEL_FILE)
+    counted = ngram.load(files[ngram.FILE], text.vocabulary)
+    for network in (Network(graph), open_network(INT8_FILE, int8, threads=1)):
+        readings = read_lines(network, text.vocabulary, lines[-200:], with_end=True)
+        _, p = made.score(ngram.with_ngram(readings, lines[-200:], counted))
+        assert (p <= 0.01).mean() <= 0.01
 
 
 def test_text_without_lines_has_no_calibration() -> None:

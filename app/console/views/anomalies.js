@@ -148,7 +148,19 @@ export async function anomaliesView(page) {
               `Of ${whole(left + lines.length)} lines the first ${whole(lines.length)} are shown; one look takes ${whole(MOST_LINES)}.`,
             ),
           ),
-        answer.drift && warning(h("p", {}, answer.drift)),
+        answer.drift &&
+          warning(
+            h("p", {}, answer.drift),
+            h(
+              "div",
+              { class: "row" },
+              h(
+                "button",
+                { type: "button", class: "button small", onclick: () => calibrate(lines) },
+                "Use these lines as normal",
+              ),
+            ),
+          ),
         answer.unknown_characters.length > 0 &&
           warning(
             h(
@@ -171,7 +183,8 @@ export async function anomaliesView(page) {
     replace(said);
     try {
       await post(at("/v1/models", model, "calibrate"), { lines: lines.map((line) => line.sent) }, { signal });
-      toast("These lines are its idea of ordinary now.");
+      toast("Lines are compared with these from now on.");
+      calibration = ""; // the new one, which is used where none is chosen
       known = learn();
       await score();
     } catch (error) {

@@ -4,7 +4,7 @@ import { at, get, list, remove } from "../api.js";
 import { confirmed } from "../dialog.js";
 import { h, replace } from "../dom.js";
 import { moment, size, whole } from "../format.js";
-import { failure, toast, warning } from "../notice.js";
+import { failure, hint, toast, warning } from "../notice.js";
 import { go } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
@@ -65,6 +65,16 @@ export async function corpusView({ params, signal }) {
         fact("Uploaded", moment(corpus.created_at)),
       ),
     ),
+    corpus.suggested_masks?.length > 0 &&
+      hint(
+        h(
+          "p",
+          {},
+          "This is a log. Training masks what changes from line to line: ",
+          corpus.suggested_masks.map((name) => name.replaceAll("_", " ")).join(", "),
+          ". You can choose otherwise before you train.",
+        ),
+      ),
     h("section", { class: "stack tight" }, h("h2", {}, "How it begins"), h("div", { class: "sample" }, corpus.sample)),
     models.length > 0 &&
       h(

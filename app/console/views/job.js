@@ -8,7 +8,7 @@ import { chosen } from "../dialog.js";
 import { h, replace } from "../dom.js";
 import { bits, clock, count, decimal, tail, whole } from "../format.js";
 import { FINAL, badge } from "../job-item.js";
-import { failure, hint, toast, warning } from "../notice.js";
+import { failure, hint, sentence, toast, warning } from "../notice.js";
 import { writer } from "../writer.js";
 
 const POLL_MS = 1000;
@@ -142,6 +142,7 @@ export async function jobView({ params, signal }) {
     parts.head,
     parts.said,
     parts.outcome,
+    job.masked_by_default && hint(h("p", { class: "small" }, sentence(job.masked_by_default))),
     parts.progress,
     h(
       "div",
@@ -404,6 +405,7 @@ function settings(job) {
       "div",
       { class: "stack" },
       h("p", {}, "Text ", h("a", { href: `#/corpora/${job.corpus}` }, job.corpus)),
+      h("p", {}, "Masks: ", job.masks?.length ? job.masks.join(", ") : "none"),
       table("Network", job.network),
       table("Training", job.training),
     ),

@@ -3,6 +3,7 @@
 import { get, list, post } from "../api.js";
 import { h, prose, replace } from "../dom.js";
 import { field, given, resolved, schemaFields, select } from "../fields.js";
+import { masksField } from "../masks.js";
 import { whole } from "../format.js";
 import { empty, failure, sentence } from "../notice.js";
 import { openapi } from "../openapi.js";
@@ -86,6 +87,11 @@ export async function trainView({ query, signal }) {
     control: select([["", "no, from nothing"], ...models.map((model) => model.id)], query.get("start_from") ?? ""),
   });
   const general = schemaFields(schema, spec, { skip: BY_HAND });
+  const masks = masksField();
+  const showMasks = () => masks.show(start.control.value ? null : corpora.find((one) => one.id === corpus.control.value));
+  corpus.control.addEventListener("change", showMasks);
+  start.control.addEventListener("change", showMasks);
+  showMasks();
   const network = schemaFields(schema.properties.network, spec, { prefix: "network." });
   const training = schemaFields(schema.properties.training, spec, { prefix: "training." });
   const mix = schemaFields(schema.properties.mix, spec, { prefix: "mix." });
@@ -150,6 +156,9 @@ export async function trainView({ query, signal }) {
       start_from: start.control.value,
     };
     for (const [key, value] of Object.entries(changes)) if (value) body[key] = value;
+    const chosen = masks.chosen(); // undefined: as the service suggests
+    const typed = body.masks ?? [];
+    if (typed.length || chosen) body.masks = [...typed, ...(chosen ?? masks.suggested())];
     try {
       go(`/jobs/${(await post("/v1/jobs", body)).id}`);
     } catch (error) {
@@ -183,6 +192,7 @@ export async function trainView({ query, signal }) {
         { class: "card stack" },
         h("div", { class: "columns" }, corpus.node, name.node, budget.node),
         presetChoice,
+        masks.node,
       ),
       h(
         "details",

@@ -22,6 +22,7 @@ class Corpus(TypedDict):
     longest_line: int
     sample: str
     warnings: list[str]
+    suggested_masks: NotRequired[list[str]]  # services from before there were suggestions lack it
 
 
 class Progress(TypedDict, total=False):
@@ -61,6 +62,8 @@ class Job(TypedDict):
     progress: Progress | None
     error: JobFailure | None
     pause_reason: NotRequired[JobFailure | None]  # older services do not send it
+    masks: NotRequired[list[str]]
+    masked_by_default: NotRequired[str | None]
 
 
 class Event(TypedDict):

@@ -145,9 +145,11 @@ def _note_drift(record: dict[str, Any], totals: Totals, say: Callable[[str], Non
     if totals.told_of_drift or totals.lines < _DRIFT_LINES or totals.unusual <= _DRIFT_SHARE * totals.lines:
         return
     totals.told_of_drift = True
+    model = totals.start.get("model", "MODEL").partition("@")[0]
     say(
-        f"{totals.unusual / totals.lines:.0%} of the lines are as unusual as 10% of the calibration's: unless"
-        " they are odd, calibrate on recent ones (nextchar calibrate), mask what always changes, and train"
+        f"these lines don't look like the calibration data: {totals.unusual / totals.lines:.0%} of them are"
+        " as unusual as its most unusual 10%; expect more false alarms than you asked for. If these lines are"
+        f" normal, calibrate on recent ones: nextchar calibrate {model} FILE"
     )
 
 

@@ -193,6 +193,8 @@ def _print_corpus(session: Session, corpus: Corpus) -> None:
         ("size", size(corpus["bytes"])),
         ("added", moment(corpus["created_at"])),
     ]
+    if corpus.get("suggested_masks"):
+        fields.append(("a log", f"masked when trained on: {', '.join(corpus['suggested_masks'])}"))
     print_fields(session.out, fields + [("warning", warning) for warning in corpus["warnings"]])
 
 
@@ -242,6 +244,15 @@ def train(
         float | None, typer.Option(help="Share of the text whose characters are known, the rarest not.")
     ] = None,
     alphabet: Annotated[Alphabet | None, typer.Option(help="What a character is.")] = None,
+    masks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MASKS",
+            help="What to replace by a placeholder, as timestamp,ip,long_numbers, or an RE2 expression;"
+            " may be given again. none: nothing. Default: what the service suggests, if the text is a log.",
+            show_default=False,
+        ),
+    ] = None,
     mix: Annotated[
         str | None, typer.Option(metavar="CORPUS", help="A second text in a share of each batch's rows.")
     ] = None,
@@ -275,6 +286,8 @@ def train(
     ):
         if changes:
             request[part] = changes
+    if masks:
+        request["masks"] = masks_of(masks)
     mixing = _given(corpus=mix, fraction=mix_fraction, teacher=teacher, targets=targets)
     if mixing and not mix:
         raise typer.BadParameter("--teacher, --targets and --mix-fraction say how a --mix corpus is used")
@@ -287,6 +300,21 @@ def train(
         session.json(job)
     else:
         session.out.print(job["id"])
+        if sentence := job.get("masked_by_default"):
+            session.say(sentence)
+
+
+def masks_of(given: Sequence[str]) -> list[str]:
+    """Return the masks that options name: each a name, names with commas between, or an expression.
+
+    >>> masks_of(["timestamp,ip", "id=[a-z]{3,5}"]), masks_of(["none"])
+    (['timestamp', 'ip', 'id=[a-z]{3,5}'], [])
+    """
+    found = []
+    for one in given:
+        names = one.split(",")
+        found += names if all(name.replace("_", "").isalpha() for name in names) else [one]
+    return [] if found == ["none"] else found
 
 
 @jobs_app.callback()
@@ -412,6 +440,7 @@ def _print_job(session: Session, job: Job) -> None:
         ("corpus", job["corpus"]),
         ("network", f"{network['architecture']}, {network['layers']} x {network['units']} units"),
         ("budget", budget),
+        ("masked", ", ".join(visible(mask, inline=True) for mask in job.get("masks", ())) or "nothing"),
         ("asked for", moment(job["created_at"])),
     ]
     progress = job["progress"] or {}

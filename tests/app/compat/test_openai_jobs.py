@@ -7,6 +7,7 @@ import pytest
 from models.config import PRESETS
 from store.jobs import JobError, JobStatus
 from tests.app.service import TEXT, Service, error_of
+from tests.logs import syslog
 
 
 @pytest.fixture
@@ -40,6 +41,13 @@ def test_job_is_ours_under_the_same_id(service: Service, sdk: openai.OpenAI) -> 
     assert request.training.learning_rate == PRESETS["tiny"][1].learning_rate / 2
     assert sdk.fine_tuning.jobs.retrieve(job.id) == job
     assert list(sdk.fine_tuning.jobs.list()) == [job]
+
+
+def test_a_log_is_masked_by_default_here_too(service: Service, sdk: openai.OpenAI) -> None:
+    log = "".join(line + "\n" for line in syslog(300)).encode()
+    file = sdk.files.create(file=("sshd.log", log), purpose="fine-tune")
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=file.id)
+    assert service.jobs.get(job.id).request.masks == ("timestamp", "ip", "long_numbers")
 
 
 def test_older_place_of_hyperparameters_and_auto_are_understood(service: Service, sdk: openai.OpenAI) -> None:

@@ -14,6 +14,7 @@ from store.jobs import JobError, JobStatus
 from store.queue import TrainingQueue
 from tests.app.fakes import publish
 from tests.app.service import TEXT, Service, error_of, read_stream, serving, until
+from tests.logs import syslog
 
 
 def queued(service: Service) -> list[str]:
@@ -51,6 +52,20 @@ def test_corpus_may_be_called_by_name(service: Service) -> None:
     corpus = service.http.post("/v1/corpora?name=animals", content=TEXT.encode()).json()["id"]
     answer = service.http.post("/v1/jobs", json={"corpus": "animals", "name": "fox"})
     assert answer.json()["corpus"] == corpus
+
+
+def test_a_log_is_masked_by_default_and_the_job_says_so(service: Service) -> None:
+    log = "".join(line + "\n" for line in syslog(300)).encode()
+    corpus = service.http.post("/v1/corpora", content=log).json()
+    assert (corpus["kind"], corpus["suggested_masks"]) == ("log", ["timestamp", "ip", "long_numbers"])
+    sample = corpus["log_sample"]
+    assert (sample["sampled_lines"], sample["lines"]["timestamp"]) == (300, 300)
+    assert sample["placeholders"]["timestamp"] == "ⓣ" and sample["matches"]["timestamp"] == [[0, 15]]
+    job = service.http.post("/v1/jobs", json={"corpus": corpus["id"], "name": "sshd"}).json()
+    assert job["masks"] == corpus["suggested_masks"] and '"masks": []' in job["masked_by_default"]
+    body = {"corpus": corpus["id"], "name": "sshd", "masks": []}
+    plain = service.http.post("/v1/jobs", json=body).json()
+    assert (plain["masks"], plain["masked_by_default"]) == ([], None)
 
 
 def test_default_budget_is_a_minute_with_the_small_preset(service: Service) -> None:

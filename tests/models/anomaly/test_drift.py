@@ -20,6 +20,7 @@ def test_lines_that_have_changed_are_told_with_what_to_do() -> None:
     for seed in range(10):
         told = said(seed, scale=2.0)
         assert told and "calibrate on recent" in told and "mask" in told
+        assert "more false alarms than you asked for" in told
 
 
 def test_few_lines_and_a_few_odd_ones_are_no_drift() -> None:

@@ -1,0 +1,37 @@
+import numpy as np
+
+from models.anomaly.aggregate import statistics
+from models.anomaly.calibration import calibrate
+from models.anomaly.precision import higher
+from models.runtime.scoring import Reading
+from tests.models.anomaly.readings import drawn
+
+
+def nudged(readings: list[Reading], random: np.random.Generator, by: float) -> list[Reading]:
+    """The same lines as another precision may read them."""
+
+    def off(values: np.ndarray) -> np.ndarray:
+        return (values + random.uniform(-by, by, values.shape)).astype(np.float32)
+
+    return [Reading(off(r.bits), off(r.entropy), r.has_end, r.end_bits + by, r.end_entropy) for r in readings]
+
+
+def test_no_figure_is_below_that_of_either_precision() -> None:
+    random = np.random.default_rng(1)
+    first = drawn(random, 40)
+    second = nudged(first, random, 0.3)
+    both = statistics(higher(first, second))
+    assert (both >= np.maximum(statistics(first), statistics(second)) - 1e-5).all()
+    np.testing.assert_allclose(statistics(higher(first, first)), statistics(first), atol=1e-5)
+
+
+def test_lines_alike_to_the_letter_stay_normal_in_the_other_precision() -> None:
+    random = np.random.default_rng(2)
+    kinds = drawn(random, 5)
+    int8 = nudged(kinds, random, 0.3)
+    calibration = [i % 5 for i in range(120)]
+    alone = calibrate([kinds[i] for i in calibration])
+    both = calibrate(higher([kinds[i] for i in calibration], [int8[i] for i in calibration]))
+    assert (alone.score(int8)[1] <= 0.01).any()
+    assert not (both.score(int8)[1] <= 0.01).any()
+    assert not (both.score(kinds)[1] <= 0.01).any()
