@@ -2,7 +2,6 @@
 
 import logging
 import math
-import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
+from models.machine import peak_memory_bytes
 from models.masks import Masks
 from models.runtime.engine import FLOAT32_FILE
 from models.runtime.session import open_network
@@ -242,6 +242,6 @@ def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> dict[s
         "bits_lost_after_best": last["validation_bits_per_character"] - best["validation_bits_per_character"],
         "characters_trained": result.characters,
         "training_seconds": round(result.elapsed_s, 1),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory_bytes(),
         "curve": result.curve,
     }

@@ -1,11 +1,11 @@
 """Every environment variable that the worker reads, besides those of `store.settings`."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from models.machine import available_cores
 from store.settings import StoreSettings
 
 Precision = Literal["mixed", "float32"]
@@ -32,4 +32,4 @@ class WorkerSettings(StoreSettings):
     @property
     def cores(self) -> int:
         """The number of cores to train on."""
-        return self.training_threads or len(os.sched_getaffinity(0))
+        return self.training_threads or available_cores()
