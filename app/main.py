@@ -52,6 +52,7 @@ from app.routes import (
 )
 from app.settings import ApiSettings
 from app.web import add_console
+from models.compile_cache import RUNTIME_KERNELS, compile_kernels, use_cache_folder
 from models.runtime.engine import Engine
 from store.blobs import open_blobs
 from store.calibrations import Calibrations
@@ -183,7 +184,12 @@ def application() -> FastAPI:
     To be called in its main thread, by a server that has its signal handlers in place: the streams without
     an end are told to stop when it is.
     """
-    app = create_app(ApiSettings.load())
+    settings = ApiSettings.load()
+    use_cache_folder(settings.data_dir)
+    threading.Thread(
+        target=compile_kernels, args=(RUNTIME_KERNELS,), name="compile kernels", daemon=True
+    ).start()
+    app = create_app(settings)
     for number in (signal.SIGINT, signal.SIGTERM):
         _before(number, app.state.stopping.set)
     parent = multiprocessing.parent_process()

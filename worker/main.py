@@ -2,6 +2,7 @@
 
 This parent process takes messages and watches over the child that trains. It imports no TensorFlow,
 and it touches no object storage: the child is forked, and obstore's threads would not survive that.
+Before it takes a job, the kernels are compiled (`worker.warm_up`), so that no job waits for that.
 
 On SIGTERM or Ctrl-C the child keeps a checkpoint and gives its job back, then both leave.
 """
@@ -18,7 +19,9 @@ from rq.executions import Execution
 from rq.job import Job as RQJob
 from rq.worker import Worker
 
+from models.compile_cache import use_cache_folder
 from store.queue import AllowedJob, rq_queue
+from worker import warm_up
 from worker.settings import WorkerSettings
 
 log = logging.getLogger("nextchar.worker")
@@ -70,6 +73,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
     settings = WorkerSettings.load()
+    use_cache_folder(settings.data_dir)
+    log.info("loading kernels; the first time on a machine they are compiled, which can take a minute")
+    warm_up.in_child_process()
     redis: Any = Redis.from_url(settings.redis_url)
     log.info("waiting for jobs; training on %d cores", settings.cores)
     make_worker(redis).work(logging_level="WARNING")
