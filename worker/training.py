@@ -42,6 +42,8 @@ _JUDGED_TOGETHER = 32
 _RETRIES = 3
 _MEASURED_S = 5.0  # at most, before a budget in seconds is made steps: nothing can stop a run meanwhile
 
+_LONG_PREPARATION_S = 10.0  # on an idle machine it is about 4 s
+
 _PATIENCE = 2  # evaluations without a new best, after which validation counts as turned
 
 StopReason = Literal["cancel", "cancel_keep_best", "pause", "shutdown"]
@@ -167,7 +169,8 @@ class _Fit:
         second: SecondText | None,
         hooks: Hooks,
     ) -> None:
-        self.begun = time.monotonic()
+        self.created = time.monotonic()
+        self.first_step_at: float | None = None  # less what earlier attempts took; no time before it counts
         self.training, self.text, self.hooks = training, text, hooks
         size = {"rows": training.rows, "window": training.window}
         self.rows: Rows | MixedRows = (
@@ -211,11 +214,11 @@ class _Fit:
             self._seconds_per_step(at_least_s=0.0)  # compiles
             self.state = self._resumed(resume)
             self.safe = resume.safe or resume
-            self.begun -= self.state.elapsed_s
         else:
             self.state = self._fresh()
             self._save(is_safe=True)
         stopped = None
+        self._start_clock()
         while self.state.step < self.state.schedule.end:
             if stopped := self.hooks.stop():
                 break
@@ -227,6 +230,17 @@ class _Fit:
             self._save()
         self._tell(force=True)
         return self._result(stopped)
+
+    def _start_clock(self) -> None:
+        """Let time count from now on; the job is told when it had to wait long for this."""
+        now = time.monotonic()
+        self.first_step_at = now - self.state.elapsed_s
+        seconds = self.training.budget.seconds
+        if seconds is not None and now - self.created > _LONG_PREPARATION_S:
+            self._say(
+                f"preparing took {now - self.created:.0f} s (compiling, measuring the speed, the first"
+                f" evaluation); the budget of {seconds:g} s counts from the first step"
+            )
 
     def _fresh(self) -> Run:
         """Return the state before the first step, with the number of steps fixed."""
@@ -470,7 +484,10 @@ class _Fit:
         self.saved = time.monotonic()
 
     def _elapsed(self) -> float:
-        return time.monotonic() - self.begun
+        """Return the seconds since the first step, over all attempts."""
+        if self.first_step_at is None:
+            return self.state.elapsed_s
+        return time.monotonic() - self.first_step_at
 
     def _epochs(self) -> float:
         return round(self.state.epoch + self.state.k / self.rows.windows_per_epoch, 4)

@@ -135,6 +135,51 @@ def test_a_budget_too_short_for_anything_still_gives_a_model() -> None:
     assert np.isfinite(result.best_bits)
 
 
+class Clock:
+    """In the place of the module `time`: steps take 30 s once, for compiling, and then 0.1 s each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        calls = itertools.count()
+
+        def after(loss: float) -> float:
+            self.now += 0.1 if next(calls) else 30.0
+            return loss
+
+        _with_losses(monkeypatch, lambda _, loss: after(loss))
+        monkeypatch.setattr("worker.training.time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_nothing_before_the_first_step_counts_against_a_budget_in_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Clock(monkeypatch)
+    recorder = Recorder()
+    result = fit(NETWORK, _training(budget=Budget(seconds=2)), TEXT, hooks=recorder.hooks)
+    assert 18 <= result.steps <= 20
+    assert result.elapsed_s == pytest.approx(0.1 * result.steps)
+    assert recorder.of_type("metrics")[0]["elapsed_seconds"] == 0
+    (message,) = recorder.of_type("message")
+    assert "preparing took 30 s" in message["text"]
+    assert "the budget of 2 s counts from the first step" in message["text"]
+
+
+def test_a_resumed_run_has_what_is_left_of_its_seconds_however_long_it_compiles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Clock(monkeypatch)
+    stopped = Recorder(stop_at=8)
+    fit(NETWORK, _training(budget=Budget(seconds=2)), TEXT, hooks=stopped.hooks)
+    monkeypatch.undo()
+    Clock(monkeypatch)
+    resumed = fit(NETWORK, _training(budget=Budget(seconds=2)), TEXT, resume=stopped.checkpoints[-1])
+    assert 18 <= resumed.steps <= 20
+    assert resumed.elapsed_s == pytest.approx(0.1 * resumed.steps)
+
+
 @pytest.mark.parametrize("reason", ["cancel", "pause", "shutdown"])
 def test_a_stopped_run_leaves_a_checkpoint_and_says_why(reason: StopReason) -> None:
     recorder = Recorder(stop_at=5, reason=reason)
