@@ -149,6 +149,8 @@ def train_model(
     )
     report |= told
     files |= report_files
+    for problem in report["problems"]:
+        on_event("message", {"text": problem})
     report["job_seconds"] = round(time.monotonic() - began, 1)
     card = Card(
         id="model_" + job.id.removeprefix("job_"),
