@@ -26,7 +26,7 @@ from worker.evaluation import bits_per_character
 from worker.export import int8_file, saved_files
 from worker.mixing import SecondText
 from worker.report import write_report
-from worker.settings import Precision
+from worker.settings import PrecisionSetting
 from worker.start import Start
 from worker.texts import Text, characters_of, read_ids, read_text
 from worker.training import Hooks, Result, StopReason, fit
@@ -54,7 +54,8 @@ def train_model(
     models: Models,
     scratch: Path,
     cores: int,
-    precision: Precision = "mixed",
+    precision: PrecisionSetting = "mixed",
+    measurements: Path | None = None,
     resume: Checkpoint | None,
     hooks_stop: Callable[[], str | None],
     on_event: Callable[[str, dict[str, Any]], None],
@@ -65,7 +66,8 @@ def train_model(
 ) -> Outcome:
     """Train what `job` asks for.
 
-    `events` are those of the job so far; it grows with each call of `on_event`. The report shows them.
+    `measurements` is the folder that keeps what was measured on this machine. `events` are those of the job
+    so far; it grows with each call of `on_event`. The report shows them.
 
     Raises:
         InvalidInput: the corpus cannot be trained on, or training diverged.
@@ -107,6 +109,7 @@ def train_model(
         text,
         cores=cores,
         precision=precision,
+        measurements=measurements,
         start=start.grown(text.vocabulary) if start else None,
         second=_second_text(request, corpora, models, text, scratch=scratch, cores=cores, tell=on_event),
         resume=resume,
@@ -235,6 +238,8 @@ def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> dict[s
         "rows": result.rows.rows,
         "window": result.rows.window,
         "dropout": result.dropout,
+        "precision": result.choice.precision,
+        "bfloat16_speedup": result.choice.bfloat16_speedup,
         "steps": result.steps,
         "epochs": result.epochs,
         "best_step": result.best_step,

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from redis import Redis
 from redis.exceptions import RedisError
 
+from models.compile_cache import machine_folder
 from models.errors import Conflict, DomainError
 from store.blobs import Blobs, open_blobs
 from store.corpora import Corpora
@@ -138,6 +139,7 @@ class Attempt:
             scratch=self.settings.data_dir / "scratch",
             cores=self.settings.cores,
             precision=self.settings.precision,
+            measurements=machine_folder(self.settings.data_dir),
             resume=self._resume_point(),
             hooks_stop=self._stop_reason,
             on_event=self._event,

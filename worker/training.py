@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,13 +21,15 @@ from models.config import NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
 from models.runtime.session import Network
 from worker.checkpoints import Checkpoint
-from worker.devices import network_and_step
+from worker.devices import gpus, network_and_step
 from worker.evaluation import bits_per_character, sample
 from worker.export import graph_of
 from worker.mixing import MixedRows, SecondText
+from worker.precision import Choice, choose
+from worker.replicas import replicas_of
 from worker.rows import Rows
 from worker.schedule import Schedule, dropout
-from worker.settings import Precision
+from worker.settings import PrecisionSetting
 from worker.texts import Text
 
 EVALUATIONS = 20
@@ -84,6 +87,7 @@ class Result:
     characters: int
     elapsed_s: float
     dropout: float  # the share of the LSTMs' outputs that was dropped
+    choice: Choice  # of the precision
     curve: list[dict[str, Any]]
     rows: Rows | MixedRows
 
@@ -130,7 +134,8 @@ def fit(
     text: Text,
     *,
     cores: int = 1,
-    precision: Precision = "mixed",
+    precision: PrecisionSetting = "mixed",
+    measurements: Path | None = None,
     start: Weights | None = None,
     second: SecondText | None = None,
     resume: Checkpoint | None = None,
@@ -143,7 +148,9 @@ def fit(
         training: the recipe and the budget.
         text: what to learn from and be judged by.
         cores: of the CPU, that share the rows, at most.
-        precision: of matrix products: 16 bits where the machine has them, or float32.
+        precision: of matrix products: 16 bits where the machine has them, or float32; `auto` takes what a
+            measurement finds to be faster, or what `resume` was trained in.
+        measurements: the folder that keeps what was measured on this machine; None keeps nothing.
         start: weights to begin with, by the names that the network's `weights` gives; by default fresh ones.
         second: a text that shares the batches; by default none does.
         resume: the state to go on from; the result is then, bit for bit, that of an uninterrupted run.
@@ -152,7 +159,13 @@ def fit(
     Raises:
         Diverged: the loss left all bounds several times.
     """
-    return _Fit(config, training, text, cores, precision, start, second, hooks or Hooks()).run(resume)
+    choice: Choice | None = None
+    if resume and precision == "auto":
+        choice = Choice.from_meta(resume.meta.get("precision", {}))
+    elif precision != "auto":
+        choice = Choice(precision)
+    run = _Fit(config, training, text, cores, choice, measurements, start, second, hooks or Hooks())
+    return run.run(resume)
 
 
 class _Fit:
@@ -164,7 +177,8 @@ class _Fit:
         training: TrainingConfig,
         text: Text,
         cores: int,
-        precision: Precision,
+        choice: Choice | None,
+        measurements: Path | None,
         start: Weights | None,
         second: SecondText | None,
         hooks: Hooks,
@@ -177,6 +191,9 @@ class _Fit:
             second.beside(text, **size, seed=training.seed) if second else Rows.cut(text.train, **size)
         )
         self.kind = kind = architecture(config.architecture)
+        if kind.step or not kind.own_kernels:
+            choice = Choice("float32")
+        self.choice = choice or self._chosen(config, cores, measurements)
         build = partial(kind.build, config, text.frequencies(), seed=training.seed)
         self.network: Trainable
         self.step: TrainingStep
@@ -189,7 +206,7 @@ class _Fit:
                 training,
                 rows=self.rows.rows,
                 cores=cores,
-                precision=precision if kind.own_kernels else "float32",
+                precision=self.choice.precision,
             )
         if start is not None:
             assert isinstance(self.network, StatefulLSTM)
@@ -230,6 +247,21 @@ class _Fit:
             self._save()
         self._tell(force=True)
         return self._result(stopped)
+
+    def _chosen(self, config: NetworkConfig, cores: int, measurements: Path | None) -> Choice:
+        """Return the precision of a run that leaves it open, and tell the job if it was measured."""
+        if gpus():
+            return Choice("mixed")
+        choice = choose(
+            config,
+            rows=self.rows.rows // replicas_of(self.rows.rows, at_most=cores),
+            window=self.rows.window,
+            vocabulary_size=len(self.text.vocabulary),
+            kept_in=measurements,
+        )
+        if choice.bfloat16_speedup is not None:
+            self._say(choice.sentence)
+        return choice
 
     def _start_clock(self) -> None:
         """Let time count from now on; the job is told when it had to wait long for this."""
@@ -470,6 +502,7 @@ class _Fit:
             "step": self.state.step,
             "run": self.state.to_meta(),
             "losses": self.losses[:],
+            "precision": self.choice.to_meta(),
             "characters": self.text.vocabulary.characters,
         }
         return Checkpoint(self.state.step, arrays, meta)
@@ -511,6 +544,7 @@ class _Fit:
             characters=state.step * self.characters_per_step,
             elapsed_s=self._elapsed(),
             dropout=state.dropout if state.dropout is not None else self.network.config.dropout or 0.0,
+            choice=self.choice,
             curve=state.curve,
             rows=self.rows,
         )
