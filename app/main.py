@@ -52,7 +52,7 @@ from app.routes import (
 )
 from app.settings import ApiSettings
 from app.web import add_console
-from models.compile_cache import RUNTIME_KERNELS, compile_kernels, use_cache_folder
+from models.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
 from models.runtime.engine import Engine
 from store.blobs import open_blobs
 from store.calibrations import Calibrations
@@ -187,7 +187,7 @@ def application() -> FastAPI:
     settings = ApiSettings.load()
     use_cache_folder(settings.data_dir)
     threading.Thread(
-        target=compile_kernels, args=(RUNTIME_KERNELS,), name="compile kernels", daemon=True
+        target=compile_in_child_process, args=(RUNTIME_KERNELS,), name="compile kernels", daemon=True
     ).start()
     app = create_app(settings)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,6 @@
-"""Where compiled kernels are kept, and compiling them before they are needed.
+"""Where compiled kernels are kept; `python -m` compiles those that it is given, before they are needed.
+
+    python -m models.compile_cache models.lstm_kernels
 
 Kernels are compiled for one processor, by one version of the compiler, from a few source files. So they are
 kept in `<data folder>/compiled/<fingerprint>`, where the fingerprint changes with any of these: a folder that
@@ -16,6 +18,7 @@ import logging
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -96,10 +99,36 @@ def compile_kernels(*modules: str) -> float:
     for module in modules:
         with _lock(module):
             importlib.import_module(module)
+            _note_compiled(module)
     seconds = time.monotonic() - began
     if seconds > _LOG_S:
         log.info("compiled kernels (once per machine and version; took %.1f s)", seconds)
     return seconds
+
+
+def compile_in_child_process(*modules: str) -> None:
+    """Compile what is missing of these modules to disk, in a process of its own, for all others to load.
+
+    So its memory is freed, it does not hold up our threads, and a crash of the compiler ends only it. A
+    failure is logged and is no error: who needs a module compiles it.
+    """
+    missing = [module for module in modules if not _is_compiled(module)]
+    if not missing:
+        return
+    done = subprocess.run([sys.executable, "-m", "models.compile_cache", *missing], cwd=_ROOT, check=False)
+    if done.returncode:
+        log.warning("kernels could not be compiled in advance (exit status %d)", done.returncode)
+
+
+def _is_compiled(module: str) -> bool:
+    folder = os.environ.get("NUMBA_CACHE_DIR")
+    return folder is not None and Path(folder, f"{module}.compiled").exists()
+
+
+def _note_compiled(module: str) -> None:
+    if folder := os.environ.get("NUMBA_CACHE_DIR"):
+        with contextlib.suppress(OSError):
+            Path(folder, f"{module}.compiled").touch()
 
 
 @contextlib.contextmanager
@@ -127,3 +156,8 @@ def _delete_unused(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - other.stat().st_mtime > _UNUSED_S:
                 shutil.rmtree(other)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    compile_kernels(*sys.argv[1:])

@@ -19,10 +19,9 @@ from rq.executions import Execution
 from rq.job import Job as RQJob
 from rq.worker import Worker
 
-from models.compile_cache import use_cache_folder
 from store.queue import AllowedJob, rq_queue
-from worker import warm_up
 from worker.settings import WorkerSettings
+from worker.warm_up import warm_up
 
 log = logging.getLogger("nextchar.worker")
 
@@ -73,9 +72,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
     settings = WorkerSettings.load()
-    use_cache_folder(settings.data_dir)
     log.info("loading kernels; the first time on a machine they are compiled, which can take a minute")
-    warm_up.in_child_process()
+    warm_up(settings.data_dir)
     redis: Any = Redis.from_url(settings.redis_url)
     log.info("waiting for jobs; training on %d cores", settings.cores)
     make_worker(redis).work(logging_level="WARNING")

@@ -228,7 +228,7 @@ def test_the_serving_process_compiles_the_kernels_of_completions_before_a_reques
 import threading
 from app import main
 seen = threading.Event()
-main.compile_kernels = lambda *modules: (print(*modules, flush=True), seen.set())
+main.compile_in_child_process = lambda *modules: (print(*modules, flush=True), seen.set())
 main.application()
 assert seen.wait(20)
 """

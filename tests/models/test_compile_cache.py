@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from models import compile_cache
-from models.compile_cache import compile_kernels, fingerprint, machine_folder, use_cache_folder
+from models.compile_cache import (
+    compile_in_child_process,
+    compile_kernels,
+    fingerprint,
+    machine_folder,
+    use_cache_folder,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,6 +125,20 @@ def test_kernels_are_compiled_even_where_nothing_can_be_locked(
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "absent"))
     compile_kernels("json")
     assert "compiled" not in caplog.text  # it was loaded already
+
+
+def test_what_is_compiled_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    compile_kernels("json")
+    monkeypatch.setattr(sys, "executable", "/bin/no-such-program")
+    compile_in_child_process("json")
+    with pytest.raises(FileNotFoundError):
+        compile_in_child_process("json", "models.there_is_no_such_module")
+
+
+def test_a_compiler_that_fails_is_logged_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    compile_in_child_process("models.there_is_no_such_module")
+    assert "kernels could not be compiled in advance (exit status 1)" in caplog.text
 
 
 def test_warming_up_compiles_once_for_all_later_processes() -> None:
