@@ -38,6 +38,7 @@ EVALUATIONS = 20
 _EVALUATION_CHARACTERS = 40_000  # of the held-out text, on the way; the report at the end reads all of it
 _FEWEST_CHARACTERS = 10_000  # of it, where a budget in seconds affords no more
 _EVALUATION_SHARE = 0.04  # of a budget in seconds, at most
+_BENT_SHARE = 0.05  # of a budget in seconds, after which its number of steps is worked out again
 _SAMPLE_CHARACTERS = 240
 _DIVERGED = 1.5  # times the first window's loss
 _FEW_CHARACTERS = 32  # a window of fewer can be as hard by itself: it is judged with those before it
@@ -220,6 +221,7 @@ class _Fit:
         self.told = 0.0
         self.saved = time.monotonic()
         self.evaluation_s = 0.0
+        self.bent_at_s = 0.0  # seconds since the first step
 
     def run(self, resume: Checkpoint | None) -> Result:
         if self.rows.rows < self.training.rows or self.rows.window < self.training.window:
@@ -267,6 +269,7 @@ class _Fit:
         """Let time count from now on; the job is told when it had to wait long for this."""
         now = time.monotonic()
         self.first_step_at = now - self.state.elapsed_s
+        self.bent_at_s = self.state.elapsed_s
         seconds = self.training.budget.seconds
         if seconds is not None and now - self.created > _LONG_PREPARATION_S:
             self._say(
@@ -385,6 +388,9 @@ class _Fit:
                 self._save(is_safe=True)
         elif time.monotonic() - self.saved > self.hooks.checkpoint_every_s:
             self._save()
+        share = _BENT_SHARE * (self.training.budget.seconds or float("inf"))
+        if self._elapsed() - self.bent_at_s > share and state.step < state.schedule.end:
+            self._bend()
         self._tell()
 
     def _rate(self) -> float:
@@ -411,6 +417,7 @@ class _Fit:
         """Fit the rest of a budget in seconds to the speed that the machine really has."""
         if self.training.budget.seconds is None or self.speed is None:
             return
+        self.bent_at_s = self._elapsed()
         end = self._affordable_end(self.characters_per_step / self.speed)
         self.state.schedule = self.state.schedule.bent(step=self.state.step, end=end)
 
