@@ -81,7 +81,9 @@ def fingerprint() -> str:
     parts = [(_ROOT / source).read_bytes() for source in _SOURCES]
     parts += [importlib.metadata.version(package).encode() for package in ("numba", "llvmlite", "numpy")]
     parts += [str(sys.implementation.cache_tag).encode(), binding.get_process_triple().encode()]
-    parts += [binding.get_host_cpu_name().encode(), binding.get_host_cpu_features().flatten().encode()]
+    parts += [binding.get_host_cpu_name().encode()]
+    with contextlib.suppress(RuntimeError):  # LLVM does not know them on every system
+        parts += [binding.get_host_cpu_features().flatten().encode()]
     settings = (f"{name}={value}" for name, value in os.environ.items() if name.startswith("NUMBA_"))
     parts += [setting.encode() for setting in sorted(settings) if not setting.startswith("NUMBA_CACHE_DIR=")]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
