@@ -9,13 +9,12 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PATH=/opt/venv/bin:$PATH \
-    NEXTCHAR_DATA_DIR=/data \
-    NUMBA_CACHE_DIR=/var/cache/nextchar
+    NEXTCHAR_DATA_DIR=/data
 # A fixed number, so that a volume's files belong to the same user in every image and version.
 RUN python -m venv --without-pip /opt/venv \
  && groupadd --gid 10001 nextchar \
  && useradd --uid 10001 --gid nextchar --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin nextchar \
- && install --directory --owner nextchar --group nextchar /data /var/cache/nextchar
+ && install --directory --owner nextchar --group nextchar /data
 WORKDIR /srv/nextchar
 STOPSIGNAL SIGTERM
 VOLUME /data

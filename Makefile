@@ -17,7 +17,8 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
-setup: $(VENV)/.local ## Make .venv with what demo and serve need
+setup: $(VENV)/.local ## Make .venv with what demo and serve need, and compile the kernels
+	@$(BIN)/python -m worker.warm_up
 
 .PHONY: demo
 demo: $(VENV)/.local ## Train on a text, complete and score it, stop; CORPUS=file for your own text

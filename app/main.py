@@ -56,6 +56,7 @@ from app.routes import (
 )
 from app.settings import ApiSettings
 from app.web import add_console
+from models.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
 from models.runtime.engine import Engine
 from store.background import BackgroundLoop
 from store.blobs import open_blobs
@@ -236,7 +237,12 @@ def application() -> FastAPI:
     an end are told to stop when it is.
     """
     log_uncaught()
-    app = create_app(ApiSettings.load())
+    settings = ApiSettings.load()
+    use_cache_folder(settings.data_dir)
+    threading.Thread(
+        target=compile_in_child_process, args=(RUNTIME_KERNELS,), name="compile kernels", daemon=True
+    ).start()
+    app = create_app(settings)
     for number in (signal.SIGINT, signal.SIGTERM):
         _before(number, app.state.stopping.set)
     parent = multiprocessing.parent_process()

@@ -38,6 +38,7 @@ from models.anomaly.drift import UNUSUAL, drift
 from models.anomaly.metrics import auroc, judge
 from models.anomaly.ngram import FILE, dump, ngram_of, with_ngram
 from models.config import PRESETS, Budget
+from models.machine import available_cores
 from models.masks import Masks
 from models.ngram import NgramModel
 from models.runtime.engine import Engine
@@ -153,7 +154,7 @@ def _train(lines: list[str], options: argparse.Namespace) -> tuple[Network, Ngra
     training = training.model_copy(update={"budget": budget, "seed": options.seed})
     whole = "\n".join(lines) + "\n"
     text = Text.split(whole, validation_fraction=training.validation_fraction)
-    result = fit(config, training, text, cores=len(os.sched_getaffinity(0)))
+    result = fit(config, training, text, cores=available_cores())
     held_out = text.vocabulary.decode(text.validation[:]).split("\n")[1:-1]
     return Network(graph_of(result.network)), ngram_of(text.train, text.vocabulary), held_out
 

@@ -32,6 +32,18 @@ Turn = Callable[[float], dict[str, Any]]
 """
 
 
+class ContestantDied(RuntimeError):
+    """A contestant's process ended; the message ends with the end of its log.
+
+    `reason` is the last line of that: what a Python program says that ends by an exception.
+    """
+
+    def __init__(self, name: str, log: str) -> None:
+        super().__init__(f"{name} died; its log ends:\n{log}")
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        self.reason = lines[-1] if lines else "it said nothing"
+
+
 @dataclass(frozen=True)
 class Contestant:
     """What takes part.
@@ -63,7 +75,7 @@ def prepared(contestant: Contestant) -> Iterator[Turn]:
     """Start a contestant, wait until it is ready, give its turns; it is gone afterwards.
 
     Raises:
-        RuntimeError: it died, now or in a turn; the message ends with the end of its log.
+        ContestantDied: it died, now or in a turn.
     """
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     if contestant.gpu:
@@ -92,12 +104,13 @@ def prepared(contestant: Contestant) -> Iterator[Turn]:
                     if line := channel.readline():
                         return dict(json.loads(line))
                 process.wait()
-                raise RuntimeError(f"{contestant.name} died; its log ends:\n{last_lines(log)}")
+                raise ContestantDied(contestant.name, last_lines(log))
 
             def turn(seconds: float) -> dict[str, Any]:
                 began, busy = time.perf_counter(), _busy_cpu_seconds()
-                channel.write(json.dumps({"go": seconds}) + "\n")
-                channel.flush()
+                with contextlib.suppress(ConnectionError):  # it died: no answer comes
+                    channel.write(json.dumps({"go": seconds}) + "\n")
+                    channel.flush()
                 found = answer()
                 others_s = max(0.0, _busy_cpu_seconds() - busy - found.pop("cpu_seconds"))
                 return found | {"cores_others_kept_busy": others_s / (time.perf_counter() - began)}

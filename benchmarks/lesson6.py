@@ -20,7 +20,6 @@ lesson6.md beside it written anew; --redraw does only that.
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ import numpy as np
 from benchmarks.report import machine, print_json_line, print_table
 from models.architectures import NAMES, architecture, settled
 from models.config import MINIMUM_CHARACTERS, Budget, TrainingConfig
+from models.machine import available_cores
 from models.runtime.session import Network
 from models.vocabulary import normalize
 from worker.evaluation import bits_per_character
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK_STEPS} steps each, to see that it works"
     )
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="replicas at most")
+    parser.add_argument("--cores", type=int, default=available_cores(), help="replicas at most")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw, and fill in the page, here")
     parser.add_argument("--redraw", action="store_true", help="draw what was found before; train nothing")
     options = parser.parse_args(arguments)

@@ -12,7 +12,6 @@ Prints a table and one JSON line.
 """
 
 import argparse
-import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.report import print_json_line, print_table
 from models.config import Budget, MixTargets, NetworkConfig, TrainingConfig
+from models.machine import available_cores
 from models.runtime.session import Network
 from models.vocabulary import normalize
 from worker.evaluation import bits_per_character
@@ -92,8 +92,8 @@ def contestants(whole: str, steps: dict[str, int], seed: int) -> list[tuple[str,
         name: str, network: NetworkConfig, text: Text, count: int, second: SecondText | None = None
     ) -> float:
         recipe = TrainingConfig(budget=Budget(steps=count), seed=seed)
-        result: Result = fit(network, recipe, text, cores=os.cpu_count() or 1, second=second)
-        teachers[name] = Network(graph_of(result.network), threads=os.cpu_count() or 1)
+        result: Result = fit(network, recipe, text, cores=available_cores(), second=second)
+        teachers[name] = Network(graph_of(result.network), threads=available_cores())
         return bits_per_character(teachers[name], text.validation, before=text.train, warm_up=WARM_UP)
 
     def labelled(name: str, second: Sequence[int], targets: MixTargets) -> SecondText:

@@ -1,11 +1,12 @@
 """How benchmarks tell what they found: a table for people, one JSON line for programs."""
 
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from models.machine import available_cores
 
 
 def print_table(
@@ -36,7 +37,7 @@ def machine() -> Mapping[str, Any]:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         "system": platform.system(),
         "python": platform.python_version(),
     }

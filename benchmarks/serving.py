@@ -16,7 +16,6 @@ the machine's bandwidth and arithmetic allow. Prints one table and one JSON line
 
 import argparse
 import json
-import os
 import platform
 import random
 import threading
@@ -33,6 +32,7 @@ from benchmarks.networks import CHARACTERS, COMPLETED, random_weights, saved_mod
 from benchmarks.seeds import late_timers
 from benchmarks.server import Api, running_api
 from benchmarks.step_loops import ID_OF, KerasLoop, Peer, TorchLoop, peers
+from models.machine import available_cores
 from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Event, Failed, Usage
 from models.saved_model import SavedModel
@@ -61,7 +61,7 @@ def main() -> None:
         _print(network, results[network])
     for name in missing:
         print(f"left out, for it is not installed: {name}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     machine = {"machine": platform.machine(), "cores": cores, "missing": missing}
     print(json.dumps({"benchmark": "serving", **machine, "results": results}))
 

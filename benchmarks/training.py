@@ -10,7 +10,8 @@
 Ours also normalises the embedding, which the others are spared. Each contestant has a process; they take
 turns, in another order each round, so that a busy machine is equally busy for all, and NumPy's matrix
 product takes turns with them, on one thread and on all. Everything runs on the CPU, on the cores that
-this process may use (`taskset -c 0` for one).
+this process may use (`taskset -c 0` for one). A contestant that cannot run here, such as torch's bfloat16
+on an older processor, is a line that says so.
 
 With --gpu everything runs on GPUs: ours is worker.distributed.DistributedStep, in mixed precision and in
 float32, on all that CUDA_VISIBLE_DEVICES shows; the others use the first. Keras has no XLA there, since cuDNN
@@ -31,13 +32,13 @@ import argparse
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import Contestant, Turn, company, prepared
+from benchmarks.contestants import Contestant, ContestantDied, Turn, company, prepared
 from benchmarks.report import print_json_line, print_table
 
 WINDOW = 64
@@ -45,6 +46,7 @@ EMBEDDING = 64
 VOCABULARY = 65
 SGEMM_SIZE = 1024
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "VECLIB", "BLIS")}
+OURS = "ours"
 SGEMM_ONE, SGEMM_ALL = "sgemm, one thread", "sgemm, all threads"
 
 Rates = dict[str, list[float]]  # by contestant: steps a second, one figure a turn
@@ -96,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = {}
     for size in options.networks:
         everyone = gpu_contestants(size) if options.gpu else contestants(size)
-        rates, others = measure(everyone, rounds=options.rounds, seconds=options.seconds)
-        results[str(size)] = figures(size, rates) | {"cores_others_kept_busy": others}
+        rates, failed, others = measure(everyone, rounds=options.rounds, seconds=options.seconds)
+        results[str(size)] = figures(size, rates) | {"cannot_run": failed, "cores_others_kept_busy": others}
         print_figures(size, results[str(size)])
     print_json_line(
         "training", gpu=options.gpu, rounds=options.rounds, turn_seconds=options.seconds, networks=results
@@ -111,7 +113,7 @@ def contestants(size: Size) -> list[Contestant]:
         [
             Contestant(SGEMM_ONE, "sgemm", {"size": SGEMM_SIZE}, ONE_THREAD),
             Contestant(SGEMM_ALL, "sgemm", {"size": SGEMM_SIZE}),
-            Contestant("ours", "ours_step", shape),
+            Contestant(OURS, "ours_step", shape),
             Contestant("ours, float32", "ours_step", shape | {"precision": "float32"}),
             Contestant("Keras", "keras_step", shape | {"jit_compile": False}),
             Contestant("Keras, XLA", "keras_step", shape | {"jit_compile": True}),
@@ -129,7 +131,7 @@ def gpu_contestants(size: Size) -> list[Contestant]:
     torch32, torch16 = on_gpu | {"bfloat16": False}, on_gpu | {"bfloat16": True}
     return _installed(
         [
-            Contestant("ours", "ours_step", on_gpu, gpu=True),
+            Contestant(OURS, "ours_step", on_gpu, gpu=True),
             Contestant("ours, float32", "ours_step", exact, gpu=True),
             Contestant("Keras", "keras_step", shape | {"jit_compile": False}, gpu=True),
             Contestant("torch", "torch_step", torch32, package="torch", gpu=True),
@@ -155,30 +157,50 @@ def _installed(everyone: list[Contestant]) -> list[Contestant]:
     return [one for one in everyone if one.can_take_part]
 
 
-def measure(everyone: Sequence[Contestant], *, rounds: int, seconds: float) -> tuple[Rates, float]:
-    """Let the contestants take turns.
+def measure(
+    everyone: Sequence[Contestant], *, rounds: int, seconds: float
+) -> tuple[Rates, dict[str, str], float]:
+    """Let the contestants take turns. One that dies, now or in a turn, is out.
 
     Returns:
-        The steps a second of each turn, and how many cores other processes of this machine kept busy
-        meanwhile: figures from a busy machine are worth little.
+        The steps per second of each turn; why contestants could not run, by name; and how many cores other
+        processes of this machine kept busy meanwhile: figures from a busy machine are worth little.
+
+    Raises:
+        ContestantDied: ours did; there is nothing to compare the others with.
     """
     others: list[float] = []
-    with _all_prepared(everyone) as turns:
+    failed: dict[str, str] = {}
+    rates: Rates = {}
+
+    def drop(name: str, died: ContestantDied) -> None:
+        if name == OURS:
+            raise died
+        failed[name] = died.reason
+        rates.pop(name, None)
+
+    with contextlib.ExitStack() as stack:
+        turns: dict[str, Turn] = {}
+        for one in everyone:
+            try:
+                turns[one.name] = stack.enter_context(prepared(one))
+                rates[one.name] = []
+            except ContestantDied as died:
+                drop(one.name, died)
         names = list(turns)
-        rates: Rates = {name: [] for name in names}
         for r in range(rounds):
             first = r % len(names)  # nobody should always follow the same one
             for name in names[first:] + names[:first]:
-                found = turns[name](seconds)
+                if name in failed:
+                    continue
+                try:
+                    found = turns[name](seconds)
+                except ContestantDied as died:
+                    drop(name, died)
+                    continue
                 others.append(found["cores_others_kept_busy"])
                 rates[name].append(found["steps"] / found["seconds"])
-    return rates, float(np.mean(others))
-
-
-@contextlib.contextmanager
-def _all_prepared(everyone: Sequence[Contestant]) -> Iterator[dict[str, Turn]]:
-    with contextlib.ExitStack() as stack:
-        yield {one.name: stack.enter_context(prepared(one)) for one in everyone}
+    return rates, failed, float(np.mean(others))
 
 
 def figures(size: Size, rates: Rates) -> dict[str, Any]:
@@ -191,7 +213,7 @@ def figures(size: Size, rates: Rates) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, per_second in characters.items():
         median = float(np.median(per_second))
-        ratios = characters["ours"] / per_second  # of turns in the same round
+        ratios = characters[OURS] / per_second  # of turns in the same round
         found[name] = {
             "characters_per_second": median,
             "rounds": per_second.round().tolist(),
@@ -228,6 +250,8 @@ def print_figures(size: Size, found: dict[str, Any]) -> None:
     print(f"\n{size}: layers x units / rows; {found['flop_per_character'] / 1e6:.2f} MFLOP a character")
     heads = ("", "characters/s", "spread", "ours / it", "spread", "GFLOP/s", "of sgemm")
     print_table(heads, rows)
+    for name, reason in found["cannot_run"].items():
+        print(f"{name} cannot run here: {reason}")
     print(f"{size}: {company(found['cores_others_kept_busy'])}")
 
 

@@ -1,10 +1,12 @@
 """Compiling functions of arrays to machine code with numba, and what kernels share.
 
 `compiled` makes a function that other code calls, `part` one that those consist of. Compiled code is kept on
-disk (in `__pycache__`, or where numba's NUMBA_CACHE_DIR says) for the next process; where nothing can be
-written it is compiled anew, which takes some seconds. Numba notices changes of a function's own file only.
-So all that is compiled together is in one file, and after a change of this one the files that import it are
-to be touched. Every function has its signatures, so that processes that start at once write the same files.
+disk for the next process: in a folder of `models.compile_cache`, where NUMBA_CACHE_DIR says, or else in
+`__pycache__`. Where nothing can be written it is compiled again, which takes some seconds. Numba notices
+changes of a function's own file only. So all that is compiled together is in one file. The folders of
+`models.compile_cache` change with this file too; where they are not used (benchmarks), touch the files that
+import this one after a change of it. Every function has its signatures, so that processes that start at once
+write the same files.
 
 The compiler's vectorizer finds neither the instructions that do several products and sums in each lane of a
 register, nor how many sums to keep in registers at a time. So that one loop, the `tile`, is written out in

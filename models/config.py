@@ -69,7 +69,10 @@ class Budget(Frozen):
     epochs: float | None = Field(None, gt=0, le=10_000, description="Passes over the training text.")
     steps: int | None = Field(None, ge=1, le=100_000_000, description="Optimizer steps.")
     seconds: float | None = Field(
-        None, ge=1, le=30 * 86400, description="Wall-clock seconds; the speed measured first fixes the steps."
+        None,
+        ge=1,
+        le=30 * 86400,
+        description="Wall-clock seconds from the first step on; the speed measured before fixes the steps.",
     )
 
     @model_validator(mode="after")

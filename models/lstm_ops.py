@@ -6,6 +6,7 @@ everything in between, is float32.
 """
 
 import ctypes
+import time
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from models import lstm_kernels as kernels
+
+HAS_BFLOAT16 = kernels.HAS_BFLOAT16
+"""Whether this processor multiplies bfloat16 numbers; else products in it are done in float32."""
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]
@@ -82,6 +86,41 @@ def product(a: tf.Tensor, b: tf.Tensor, dtype: str) -> tf.Tensor:
         return multiplied(a, b, lambda a, b: _product(a, b, in_pairs), (a.shape[0], b.shape[1])), gradient
 
     return run(a, b)
+
+
+def window_seconds(
+    *, layers: int, units: int, rows: int, window: int, vocabulary_size: int, dtype: str
+) -> float:
+    """Return the processor time of the kernels for one window in training, forward and backward.
+
+    Processor time, in one thread: what else the machine does hardly changes it. The arrays hold numbers of no
+    meaning. One layer is timed, and counted as often as there are layers.
+    """
+    random = np.random.default_rng(0)
+    in_pairs = _in_pairs(dtype)
+
+    def numbers(*shape: int) -> Floats:
+        return random.normal(0, 0.1, shape).astype(np.float32)
+
+    z, u = numbers(window * rows, 4 * units), numbers(units, 4 * units)
+    h, c, d_hs = numbers(rows, units), numbers(rows, units), numbers(window, rows, units)
+    ids = np.arange(window * rows, dtype=np.int32).reshape(window, rows)
+    dense, logits = numbers(units, vocabulary_size), numbers(window * rows, vocabulary_size)
+
+    def multiply(before: Floats, weights: Floats, after: Floats) -> float:
+        """Time a product, and those of its gradients."""
+        began = time.thread_time()
+        _product(before, weights, in_pairs)
+        _product(after, weights.T, in_pairs)
+        _product(before.T, after, in_pairs)
+        return time.thread_time() - began
+
+    began = time.thread_time()
+    gates, cs, hs = _forward(z, ids, u, h, c, in_pairs=in_pairs)
+    _backward(gates, cs, hs, ids, u, h, c, d_hs, h, c, inputs=len(z), in_pairs=in_pairs)
+    seconds = layers * (time.thread_time() - began)
+    outputs = hs.reshape(-1, units)
+    return seconds + (layers - 1) * multiply(outputs, u, z) + multiply(outputs, dense, logits)
 
 
 def _keep_freed_memory() -> None:

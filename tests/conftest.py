@@ -11,8 +11,11 @@ from redis import Redis
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from launcher.valkey import EmbeddedValkey
+from models.compile_cache import use_cache_folder
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # what tests expect is what CPUs do
+
+use_cache_folder(Path(__file__).parents[1] / "data")  # services that tests start compile nothing twice
 
 _TEXTS = Path(__file__).parents[2] / "shared" / "data"
 

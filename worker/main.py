@@ -2,6 +2,7 @@
 
 This parent process takes messages and watches over the child that trains. It imports no TensorFlow,
 and it touches no object storage: the child is forked, and obstore's threads would not survive that.
+Before it takes a job, the kernels are compiled (`worker.warm_up`), so that no job waits for that.
 
 Whatever is wrong with Redis (away, loading, full, read-only), the parent waits for it, and never leaves a
 child that trains. On SIGTERM or Ctrl-C the child keeps a checkpoint and gives its job back, then both leave.
@@ -31,6 +32,7 @@ from store.live import Live
 from store.logs import configure_logging
 from store.queue import AllowedJob, rq_queue
 from worker.settings import WorkerSettings
+from worker.warm_up import warm_up
 
 log = logging.getLogger("nextchar.worker")
 
@@ -223,6 +225,8 @@ def main() -> None:
     settings = WorkerSettings.load()
     configure_logging(settings)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
+    log.info("loading kernels; the first time on a machine they are compiled, which can take a minute")
+    warm_up(settings.data_dir)
     log.info("waiting for jobs; training on %d cores", settings.cores)
     work(settings.redis_url)
 

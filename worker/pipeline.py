@@ -2,7 +2,6 @@
 
 import logging
 import math
-import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
+from models.machine import peak_memory_bytes
 from models.masks import Masks
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
 from models.runtime.session import open_network
@@ -26,7 +26,7 @@ from worker.evaluation import bits_per_character
 from worker.export import int8_file, saved_files
 from worker.mixing import SecondText
 from worker.report import write_report
-from worker.settings import Precision
+from worker.settings import PrecisionSetting
 from worker.start import Start
 from worker.texts import Text, characters_of, read_ids, read_text
 from worker.training import Hooks, Result, StopReason, fit
@@ -54,7 +54,8 @@ def train_model(
     models: Models,
     scratch: Path,
     cores: int,
-    precision: Precision = "mixed",
+    precision: PrecisionSetting = "mixed",
+    measurements: Path | None = None,
     resume: Checkpoint | None,
     hooks_stop: Callable[[], str | None],
     on_event: Callable[[str, dict[str, Any]], None],
@@ -65,7 +66,8 @@ def train_model(
 ) -> Outcome:
     """Train what `job` asks for.
 
-    `events` are those of the job so far; it grows with each call of `on_event`. The report shows them.
+    `measurements` is the folder that keeps what was measured on this machine. `events` are those of the job
+    so far; it grows with each call of `on_event`. The report shows them.
 
     Raises:
         InvalidInput: the corpus cannot be trained on, or training diverged.
@@ -109,6 +111,7 @@ def train_model(
         text,
         cores=cores,
         precision=precision,
+        measurements=measurements,
         start=start.grown(text.vocabulary) if start else None,
         second=_second_text(request, corpora, models, text, scratch=scratch, cores=cores, tell=on_event),
         resume=resume,
@@ -151,6 +154,8 @@ def train_model(
     )
     report |= told
     files |= report_files
+    for problem in report["problems"]:
+        on_event("message", {"text": problem})
     report["job_seconds"] = round(time.monotonic() - began, 1)
     card = Card(
         id="model_" + job.id.removeprefix("job_"),
@@ -235,6 +240,8 @@ def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> dict[s
         "rows": result.rows.rows,
         "window": result.rows.window,
         "dropout": result.dropout,
+        "precision": result.choice.precision,
+        "bfloat16_speedup": result.choice.bfloat16_speedup,
         "steps": result.steps,
         "epochs": result.epochs,
         "best_step": result.best_step,
@@ -244,6 +251,6 @@ def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> dict[s
         "bits_lost_after_best": last["validation_bits_per_character"] - best["validation_bits_per_character"],
         "characters_trained": result.characters,
         "training_seconds": round(result.elapsed_s, 1),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory_bytes(),
         "curve": result.curve,
     }

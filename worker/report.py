@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from models.runtime.session import Network
-from worker import baselines, memorization
+from worker import baselines, memorization, problems
 from worker.event_files import FILE_NAME, EventFile
 from worker.pictures import curves_svg
 from worker.report_page import page
@@ -64,6 +64,7 @@ def write_report(
     events = list(events)
     report["samples"] = parts.run("samples", lambda: _samples(events, facts["curve"])) or []
     report |= parts.run("baselines", lambda: _baselines(text)) or {}
+    parts.problems += problems.found(report)
     seconds = min(max(_COPYING_SHARE * facts["training_seconds"], _COPYING_SECONDS[0]), _COPYING_SECONDS[1])
     if copying := parts.run("memorization", lambda: _copying(text, graph, cores, seed, seconds)):
         report["memorization"] = copying

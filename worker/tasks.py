@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from models.compile_cache import machine_folder
 from models.errors import Conflict, DomainError, StorageFull, Unavailable
 from models.saved_model import Card
 from store.background import BackgroundLoop
@@ -229,6 +230,7 @@ class Attempt:
             scratch=self.settings.data_dir / "scratch",
             cores=self.settings.cores,
             precision=self.settings.precision,
+            measurements=machine_folder(self.settings.data_dir),
             resume=resume,
             hooks_stop=self._stop_reason,
             on_event=self._event,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,13 +21,15 @@ from models.config import NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
 from models.runtime.session import Network
 from worker.checkpoints import Checkpoint
-from worker.devices import network_and_step
+from worker.devices import gpus, network_and_step
 from worker.evaluation import bits_per_character, sample
 from worker.export import graph_of
 from worker.mixing import MixedRows, SecondText
+from worker.precision import Choice, choose
+from worker.replicas import replicas_of
 from worker.rows import Rows
 from worker.schedule import Schedule, dropout
-from worker.settings import Precision
+from worker.settings import PrecisionSetting
 from worker.texts import Text
 
 EVALUATIONS = 20
@@ -35,6 +38,7 @@ EVALUATIONS = 20
 _EVALUATION_CHARACTERS = 40_000  # of the held-out text, on the way; the report at the end reads all of it
 _FEWEST_CHARACTERS = 10_000  # of it, where a budget in seconds affords no more
 _EVALUATION_SHARE = 0.04  # of a budget in seconds, at most
+_BENT_SHARE = 0.05  # of a budget in seconds, after which its number of steps is worked out again
 _SAMPLE_CHARACTERS = 240
 _FIRST_CHECKPOINT_S = 1.0  # after the start; the next ones after twice as long each, up to the setting
 _SAVING_SHARE = 10  # times the duration of saving, between two early checkpoints at least
@@ -43,6 +47,8 @@ _FEW_CHARACTERS = 32  # a window of fewer can be as hard by itself: it is judged
 _JUDGED_TOGETHER = 32
 _RETRIES = 3
 _MEASURED_S = 5.0  # at most, before a budget in seconds is made steps: nothing can stop a run meanwhile
+
+_LONG_PREPARATION_S = 10.0  # on an idle machine it is about 4 s
 
 _PATIENCE = 2  # evaluations without a new best, after which validation counts as turned
 
@@ -84,6 +90,7 @@ class Result:
     characters: int
     elapsed_s: float
     dropout: float  # the share of the LSTMs' outputs that was dropped
+    choice: Choice  # of the precision
     curve: list[dict[str, Any]]
     rows: Rows | MixedRows
 
@@ -130,7 +137,8 @@ def fit(
     text: Text,
     *,
     cores: int = 1,
-    precision: Precision = "mixed",
+    precision: PrecisionSetting = "mixed",
+    measurements: Path | None = None,
     start: Weights | None = None,
     second: SecondText | None = None,
     resume: Checkpoint | None = None,
@@ -143,7 +151,9 @@ def fit(
         training: the recipe and the budget.
         text: what to learn from and be judged by.
         cores: of the CPU, that share the rows, at most.
-        precision: of matrix products: 16 bits where the machine has them, or float32.
+        precision: of matrix products: 16 bits where the machine has them, or float32; `auto` takes what a
+            measurement finds to be faster, or what `resume` was trained in.
+        measurements: the folder that keeps what was measured on this machine; None keeps nothing.
         start: weights to begin with, by the names that the network's `weights` gives; by default fresh ones.
         second: a text that shares the batches; by default none does.
         resume: the state to go on from; the result is then, bit for bit, that of an uninterrupted run.
@@ -152,7 +162,13 @@ def fit(
     Raises:
         Diverged: the loss left all bounds several times.
     """
-    return _Fit(config, training, text, cores, precision, start, second, hooks or Hooks()).run(resume)
+    choice: Choice | None = None
+    if resume and precision == "auto":
+        choice = Choice.from_meta(resume.meta.get("precision", {}))
+    elif precision != "auto":
+        choice = Choice(precision)
+    run = _Fit(config, training, text, cores, choice, measurements, start, second, hooks or Hooks())
+    return run.run(resume)
 
 
 def _is_at_its_end(checkpoint: Checkpoint) -> bool:
@@ -169,18 +185,23 @@ class _Fit:
         training: TrainingConfig,
         text: Text,
         cores: int,
-        precision: Precision,
+        choice: Choice | None,
+        measurements: Path | None,
         start: Weights | None,
         second: SecondText | None,
         hooks: Hooks,
     ) -> None:
-        self.begun = time.monotonic()
+        self.created = time.monotonic()
+        self.first_step_at: float | None = None  # less what earlier attempts took; no time before it counts
         self.training, self.text, self.hooks = training, text, hooks
         size = {"rows": training.rows, "window": training.window}
         self.rows: Rows | MixedRows = (
             second.beside(text, **size, seed=training.seed) if second else Rows.cut(text.train, **size)
         )
         self.kind = kind = architecture(config.architecture)
+        if kind.step or not kind.own_kernels:
+            choice = Choice("float32")
+        self.choice = choice or self._chosen(config, cores, measurements)
         build = partial(kind.build, config, text.frequencies(), seed=training.seed)
         self.network: Trainable
         self.step: TrainingStep
@@ -193,7 +214,7 @@ class _Fit:
                 training,
                 rows=self.rows.rows,
                 cores=cores,
-                precision=precision if kind.own_kernels else "float32",
+                precision=self.choice.precision,
             )
         if start is not None:
             assert isinstance(self.network, StatefulLSTM)
@@ -209,6 +230,7 @@ class _Fit:
         # The first checkpoints come quickly, so that a process that is soon killed still gets somewhere.
         self.checkpoint_after_s = min(_FIRST_CHECKPOINT_S, self.hooks.checkpoint_every_s)
         self.evaluation_s = 0.0
+        self.bent_at_s = 0.0  # seconds since the first step
 
     def run(self, resume: Checkpoint | None) -> Result:
         if self.rows.rows < self.training.rows or self.rows.window < self.training.window:
@@ -221,11 +243,11 @@ class _Fit:
                 self._seconds_per_step(at_least_s=0.0)  # compiles
             self.state = self._resumed(resume)
             self.safe = resume.safe or resume
-            self.begun -= self.state.elapsed_s
         else:
             self.state = self._fresh()
             self._save(is_safe=True)
         stopped = None
+        self._start_clock()
         while self.state.step < self.state.schedule.end:
             if stopped := self.hooks.stop():
                 break
@@ -237,6 +259,33 @@ class _Fit:
             self._save()  # at the end as well, for nothing else holds the network until it is published
         self._tell(force=True)
         return self._result(stopped)
+
+    def _chosen(self, config: NetworkConfig, cores: int, measurements: Path | None) -> Choice:
+        """Return the precision of a run that leaves it open, and tell the job if it was measured."""
+        if gpus():
+            return Choice("mixed")
+        choice = choose(
+            config,
+            rows=self.rows.rows // replicas_of(self.rows.rows, at_most=cores),
+            window=self.rows.window,
+            vocabulary_size=len(self.text.vocabulary),
+            kept_in=measurements,
+        )
+        if choice.bfloat16_speedup is not None:
+            self._say(choice.sentence)
+        return choice
+
+    def _start_clock(self) -> None:
+        """Let time count from now on; the job is told when it had to wait long for this."""
+        now = time.monotonic()
+        self.first_step_at = now - self.state.elapsed_s
+        self.bent_at_s = self.state.elapsed_s
+        seconds = self.training.budget.seconds
+        if seconds is not None and now - self.created > _LONG_PREPARATION_S:
+            self._say(
+                f"preparing took {now - self.created:.0f} s (compiling, measuring the speed, the first"
+                f" evaluation); the budget of {seconds:g} s counts from the first step"
+            )
 
     def _fresh(self) -> Run:
         """Return the state before the first step, with the number of steps fixed."""
@@ -349,6 +398,9 @@ class _Fit:
                 self._save(is_safe=True)
         elif time.monotonic() - self.saved > self.checkpoint_after_s:
             self._save()
+        share = _BENT_SHARE * (self.training.budget.seconds or float("inf"))
+        if self._elapsed() - self.bent_at_s > share and state.step < state.schedule.end:
+            self._bend()
         self._tell()
 
     def _rate(self) -> float:
@@ -375,6 +427,7 @@ class _Fit:
         """Fit the rest of a budget in seconds to the speed that the machine really has."""
         if self.training.budget.seconds is None or self.speed is None:
             return
+        self.bent_at_s = self._elapsed()
         end = self._affordable_end(self.characters_per_step / self.speed)
         self.state.schedule = self.state.schedule.bent(step=self.state.step, end=end)
 
@@ -466,6 +519,7 @@ class _Fit:
             "step": self.state.step,
             "run": self.state.to_meta(),
             "losses": self.losses[:],
+            "precision": self.choice.to_meta(),
             "characters": self.text.vocabulary.characters,
         }
         return Checkpoint(self.state.step, arrays, meta)
@@ -483,7 +537,10 @@ class _Fit:
         self.checkpoint_after_s = min(longer_s, self.hooks.checkpoint_every_s)
 
     def _elapsed(self) -> float:
-        return time.monotonic() - self.begun
+        """Return the seconds since the first step, over all attempts."""
+        if self.first_step_at is None:
+            return self.state.elapsed_s
+        return time.monotonic() - self.first_step_at
 
     def _epochs(self) -> float:
         return round(self.state.epoch + self.state.k / self.rows.windows_per_epoch, 4)
@@ -507,6 +564,7 @@ class _Fit:
             characters=state.step * self.characters_per_step,
             elapsed_s=self._elapsed(),
             dropout=state.dropout if state.dropout is not None else self.network.config.dropout or 0.0,
+            choice=self.choice,
             curve=state.curve,
             rows=self.rows,
         )

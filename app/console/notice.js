@@ -52,6 +52,16 @@ export function warning(...children) {
 }
 
 /**
+ * Return a warning with what a report says is wrong with its model, or null when all is well.
+ *
+ * @param {{problems?: string[]}} report
+ */
+export function problems(report) {
+  if (!report.problems?.length) return null;
+  return warning(...report.problems.map((one) => h("p", {}, sentence(one))));
+}
+
+/**
  * Return what an empty place says: what belongs there, and how to get it.
  *
  * @param {string} title

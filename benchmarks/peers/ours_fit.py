@@ -1,7 +1,6 @@
 """Our training: `worker.training.fit` with a preset and a budget in seconds, as a job runs it."""
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from benchmarks.peers.quality_figures import nats_in_one_pass
 from benchmarks.texts import HELD_OUT, Halves
 from models.config import PRESETS, Budget, Preset
+from models.machine import available_cores
 from models.runtime.session import Network
 from worker.export import graph_of
 from worker.texts import Text
@@ -21,7 +21,7 @@ def prepare(*, text: str, preset: Preset) -> Callable[[float], dict[str, Any]]:
     prompt = halves.vocabulary.decode(halves.train[-100:])
     corpus = Text(halves.vocabulary, halves.train, halves.held_out, prompt)
     network, recipe = PRESETS[preset]
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
 
     def turn(seconds: float) -> dict[str, Any]:
         training = recipe.model_copy(

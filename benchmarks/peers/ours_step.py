@@ -1,7 +1,6 @@
 """Our training step, called as the worker calls it: rows split over the cores, or over GPUs."""
 
 import itertools
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from benchmarks.peers.steps import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, timed, windows
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import NetworkConfig, TrainingConfig
+from models.machine import available_cores
 from worker.devices import gpus, network_and_step
 from worker.settings import Precision
 
@@ -41,7 +41,7 @@ def prepare(
         partial(StatefulLSTM, config, np.full(vocabulary, 1 / vocabulary), seed=0),
         training,
         rows=rows,
-        cores=len(os.sched_getaffinity(0)),
+        cores=available_cores(),
         precision=precision,
     )
     stream = windows(rows=rows, window=window, vocabulary=vocabulary)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.compile_cache import RUNTIME_KERNELS, compile_kernels
 from models.runtime import second_thread
 from models.runtime.second_thread import SecondThread
 
@@ -113,6 +114,7 @@ class LstmNetwork:
                 raise self._failure
             if not self.is_ready:
                 try:
+                    compile_kernels(RUNTIME_KERNELS)  # waits where another process does it now
                     from models.runtime import kernels
                 except Exception as error:
                     self._failure = error  # another try would take as long, and end the same

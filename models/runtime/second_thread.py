@@ -1,6 +1,5 @@
 """A thread beside the one that runs a network: large steps are shared with it."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -8,12 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.machine import available_cores
+
 Ids = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Step = Callable[[Ids, Floats], tuple[Floats, Floats]]
 
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = available_cores()
 """On one core nothing is shared."""
 
 

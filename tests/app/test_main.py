@@ -245,6 +245,21 @@ def test_api_imports_nothing_that_trains() -> None:
     assert {"app", "store", "models", "onnxruntime"} <= roots
 
 
+def test_the_serving_process_compiles_the_kernels_of_completions_before_a_request_needs_them() -> None:
+    script = """
+import threading
+from app import main
+seen = threading.Event()
+main.compile_in_child_process = lambda *modules: (print(*modules, flush=True), seen.set())
+main.application()
+assert seen.wait(20)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["models.runtime.kernels"]
+
+
 def test_stale_uploads_of_a_killed_process_are_removed(tmp_path: Path, redis_url: str) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()

@@ -1,12 +1,17 @@
 """The training benchmark at a size that costs nothing: what it prints, not how fast anything is."""
 
+import contextlib
 import importlib.util
+import itertools
 import json
 from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from benchmarks.contestants import Contestant, prepared
+from benchmarks import training
+from benchmarks.contestants import Contestant, ContestantDied, Turn, prepared
 from benchmarks.training import SGEMM_ALL, SGEMM_ONE, Size, figures, main
 
 OURS = {"ours", "ours, float32", "Keras", "Keras, XLA"}
@@ -59,6 +64,45 @@ def test_figures_need_no_matrix_product() -> None:
     found = figures(Size(1, 256, 32), {"ours": [6.0, 6.0], "Keras": [3.0, 2.0]})
     assert found["contestants"]["Keras"]["ours_over_it_rounds"] == [2.0, 3.0]
     assert found["contestants"]["ours"]["share_of_sgemm"] is None
+
+
+def test_a_contestant_that_cannot_run_is_a_line_that_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everyone = [
+        Contestant("torch, bfloat16", "sgemm", {"size": "many"}),
+        Contestant("ours", "sgemm", {"size": 8}),
+    ]
+    monkeypatch.setattr(training, "contestants", lambda _: everyone)
+    main(["--networks", "1x5/3", "--rounds", "2", "--seconds", "0.01"])
+    lines = capsys.readouterr().out.splitlines()
+    (said,) = [line for line in lines if line.startswith("torch, bfloat16")]
+    assert said.startswith("torch, bfloat16 cannot run here: TypeError: ")
+    network = json.loads(lines[-1])["networks"]["1x5/3"]
+    assert set(network["contestants"]) == {"ours"}
+    assert network["cannot_run"]["torch, bfloat16"].startswith("TypeError: ")
+
+
+def test_a_contestant_that_dies_in_a_turn_has_no_figures_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    died = ContestantDied("other", "Traceback\nRuntimeError: could not create a primitive descriptor\n")
+    turns = {"ours": itertools.repeat(None), "other": iter([None, died])}
+
+    @contextlib.contextmanager
+    def fake(one: Contestant) -> Iterator[Turn]:
+        def turn(_: float) -> dict[str, Any]:
+            if error := next(turns[one.name]):
+                raise error
+            return {"steps": 3, "seconds": 1.0, "cores_others_kept_busy": 0.0}
+
+        yield turn
+
+    monkeypatch.setattr(training, "prepared", fake)
+    everyone = [Contestant("other", "", {}), Contestant("ours", "", {})]
+    rates, failed, _ = training.measure(everyone, rounds=3, seconds=1)
+    assert rates == {"ours": [3.0, 3.0, 3.0]}
+    assert failed == {"other": "RuntimeError: could not create a primitive descriptor"}
 
 
 def test_a_contestant_that_dies_is_named_with_the_end_of_its_log() -> None:

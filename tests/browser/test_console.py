@@ -317,6 +317,14 @@ def test_a_model_is_renamed_downloaded_and_deleted(house: House, open_window: Op
     assert httpx.get(f"{house.url}/v1/models/lasting").status_code == 404
 
 
+@pytest.mark.parametrize("view", ["model", "job"])
+def test_what_a_model_has_not_learned_is_told_on_its_page_and_its_job_s(
+    view: str, house: House, open_window: Open
+) -> None:
+    page = settled(open_window(house.url + house.views[view]))
+    expect(page.locator(".box.warning")).to_have_text(f"The model is worse than {MARKUP}.")
+
+
 def test_models_are_compared_on_one_chart_that_keys_can_read(house: House, open_window: Open) -> None:
     house.publish(reciting("second", LINE), report={"validation_bits_per_character": 1.0, "curve": [
         {"step": 10, "epoch": 0.5, "elapsed_seconds": 3.0, "validation_bits_per_character": 2.5},

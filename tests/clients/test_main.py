@@ -136,6 +136,11 @@ def test_train_as_json_is_one_event_a_line_and_the_job_last(run: Run, server: Fa
     assert lines[-1]["model"] == "n@1"
 
 
+def test_train_prints_the_messages_of_the_job(run: Run, server: FakeServer) -> None:
+    server.training = FakeTraining(seconds=0.2)
+    assert "the corpus is cut into 16 rows" in run("train", "c", "--name", "n").out
+
+
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [("failed", "diverged"), ("cancelled", "ended as cancelled"), ("paused", "jobs resume job_1")],

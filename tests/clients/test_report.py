@@ -30,6 +30,11 @@ def test_model_stands_among_its_baselines_in_order_of_bits() -> None:
     assert "12.5%" in shown
 
 
+def test_what_is_wrong_with_a_model_is_the_last_that_is_said() -> None:
+    problem = "the model has learned next to nothing: give it more seconds"
+    assert _shown({**REPORT, "model": "fake@2", "problems": [problem]}).rstrip().endswith(problem)
+
+
 def test_copied_passages_cannot_command_the_terminal() -> None:
     shown = _shown({**REPORT, "model": "fake@2"})
     assert "\x1b[2J" not in shown

@@ -16,6 +16,7 @@ from models.config import Budget
 from store.jobs import Job, JobStatus
 from tests.conftest import eventually
 from tests.worker.test_tasks import World, _children
+from worker import main
 from worker.main import memory_kills
 
 ROOT = Path(__file__).parents[2]
@@ -172,3 +173,12 @@ def test_kills_for_want_of_memory_are_counted_where_the_kernel_tells() -> None:
     before = memory_kills()
     assert before >= 0
     assert memory_kills() >= before
+
+
+def test_kernels_are_compiled_before_a_job_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done: list[object] = []
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(main, "warm_up", done.append)
+    monkeypatch.setattr(main, "work", lambda _: done.append("works"))
+    main.main()
+    assert done == [tmp_path, "works"]

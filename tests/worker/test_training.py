@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.scoring import unknown_bits
 from models.runtime.session import Network
 from store.blobs import open_blobs
+from worker import training
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.export import graph_of
 from worker.replicas import ReplicatedStep
@@ -135,6 +137,72 @@ def test_a_budget_too_short_for_anything_still_gives_a_model() -> None:
     assert result.stopped is None
     assert result.steps >= 1
     assert np.isfinite(result.best_bits)
+
+
+class Clock:
+    """In the place of the module `time`: steps take 30 s once, for compiling, and then 0.1 s each.
+
+    After `busy_after` steps they take 0.4 s. An evaluation takes `evaluation_s`.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, busy_after: int = 10**6, evaluation_s: float = 0.0
+    ) -> None:
+        self.now = 1000.0
+        calls, evaluate = itertools.count(), training.bits_per_character
+
+        def after(loss: float) -> float:
+            call = next(calls)
+            self.now += 30.0 if call == 0 else 0.1 if call < busy_after else 0.4
+            return loss
+
+        def evaluated(*args: Any, **options: Any) -> float:
+            self.now += evaluation_s
+            return evaluate(*args, **options)
+
+        _with_losses(monkeypatch, lambda _, loss: after(loss))
+        monkeypatch.setattr(training, "bits_per_character", evaluated)
+        monkeypatch.setattr(training, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_nothing_before_the_first_step_counts_against_a_budget_in_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Clock(monkeypatch)
+    recorder = Recorder()
+    result = fit(NETWORK, _training(budget=Budget(seconds=2)), TEXT, hooks=recorder.hooks)
+    assert 18 <= result.steps <= 20
+    assert result.elapsed_s == pytest.approx(0.1 * result.steps)
+    assert recorder.of_type("metrics")[0]["elapsed_seconds"] == 0
+    (message,) = recorder.of_type("message")
+    assert "preparing took 30 s" in message["text"]
+    assert "the budget of 2 s counts from the first step" in message["text"]
+
+
+def test_a_machine_that_gets_busy_between_two_evaluations_does_not_prolong_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Clock(monkeypatch, busy_after=10, evaluation_s=1.0)
+    recorder = Recorder()
+    result = fit(NETWORK, _training(budget=Budget(seconds=30)), TEXT, hooks=recorder.hooks)
+    assert len(recorder.of_type("metrics")) == 3  # few, for they are slow
+    assert 25 < result.elapsed_s < 33
+
+
+def test_a_resumed_run_has_what_is_left_of_its_seconds_however_long_it_compiles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Clock(monkeypatch)
+    stopped = Recorder(stop_at=8)
+    fit(NETWORK, _training(budget=Budget(seconds=2)), TEXT, hooks=stopped.hooks)
+    monkeypatch.undo()
+    Clock(monkeypatch)
+    resumed = fit(NETWORK, _training(budget=Budget(seconds=2)), TEXT, resume=stopped.checkpoints[-1])
+    assert 18 <= resumed.steps <= 20
+    assert resumed.elapsed_s == pytest.approx(0.1 * resumed.steps)
 
 
 @pytest.mark.parametrize("reason", ["cancel", "pause", "shutdown"])

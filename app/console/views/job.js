@@ -8,7 +8,7 @@ import { chosen } from "../dialog.js";
 import { h, replace } from "../dom.js";
 import { bits, clock, count, decimal, tail, whole } from "../format.js";
 import { FINAL, badge } from "../job-item.js";
-import { failure, hint, sentence, toast, warning } from "../notice.js";
+import { failure, hint, problems, sentence, toast, warning } from "../notice.js";
 import { writer } from "../writer.js";
 
 const POLL_MS = 1000;
@@ -329,6 +329,11 @@ function ready(job, signal) {
   area.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) goOn();
   });
+  const wrong = h("div", {});
+  get(at("/v1/models", job.model), { signal }).then(
+    (found) => replace(wrong, problems(found.report)),
+    () => {}, // the model is gone: the completion says so
+  );
   firstWords(job, signal).then((words) => {
     area.value ||= words;
     goOn();
@@ -348,6 +353,7 @@ function ready(job, signal) {
         h("a", { class: "button small", href: `#/models/${model}` }, "About it"),
       ),
     ),
+    wrong,
     area,
     h(
       "div",

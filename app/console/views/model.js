@@ -7,7 +7,7 @@ import { axisOf, runLines } from "../curves.js";
 import { asked, confirmed } from "../dialog.js";
 import { h, replace } from "../dom.js";
 import { bits, clock, count, decimal, moment, percent, size, spoken, visible, whole } from "../format.js";
-import { failure, toast } from "../notice.js";
+import { failure, problems, toast } from "../notice.js";
 import { has } from "../openapi.js";
 import { go } from "../router.js";
 
@@ -78,6 +78,7 @@ export async function modelView({ params, signal }) {
       ),
     ),
     said,
+    problems(report),
     h(
       "section",
       { class: "card", "aria-label": "Figures" },

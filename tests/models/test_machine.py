@@ -1,0 +1,65 @@
+"""The same answers where the system has another name or unit for them."""
+
+import os
+import re
+import resource
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from models import machine
+from models.machine import available_cores, peak_memory_bytes
+
+
+@pytest.fixture(autouse=True)
+def _no_quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "_CGROUP_CPU_MAX", tmp_path / "cpu.max")
+
+
+def test_cores_are_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7}, raising=False)
+    assert available_cores() == 3
+
+
+def test_where_the_system_has_no_affinity_all_cores_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert available_cores() == 8
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert available_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "cores"),
+    [("150000 100000\n", 2), ("50000 100000\n", 1), ("900000 100000\n", 4), ("max 100000\n", 4), ("", 4)],
+)
+def test_a_container_s_quota_bounds_the_cores(
+    said: str, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cpu.max").write_text(said)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    assert available_cores() == cores
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_peak_memory_is_in_bytes_everywhere(
+    platform: str, unit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=5000))
+    assert peak_memory_bytes() == 5000 * unit
+
+
+def test_nothing_else_asks_the_system_itself() -> None:
+    root = Path(machine.__file__).parents[1]
+    sources = [
+        path
+        for package in ("app", "benchmarks", "clients", "launcher", "models", "store", "worker")
+        for path in (root / package).rglob("*.py")
+        if path != Path(machine.__file__)
+    ]
+    assert sources
+    asking = [path for path in sources if re.search(r"sched_getaffinity|ru_maxrss", path.read_text())]
+    assert asking == []

@@ -1,0 +1,170 @@
+"""The precision that a run takes by itself: the faster one, the same again later."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models import lstm_ops
+from models.config import Budget, NetworkConfig, TrainingConfig
+from worker import precision
+from worker.checkpoints import Checkpoint
+from worker.precision import Choice, choose
+from worker.settings import WorkerSettings
+from worker.texts import Text
+from worker.training import Hooks, Result, fit
+
+NETWORK = NetworkConfig(units=16, embedding=5)
+SIZES: dict[str, Any] = {"rows": 2, "window": 3, "vocabulary_size": 21}
+TEXT = Text.split("the cat sat on the mat; the dog sat on the log. " * 40, validation_fraction=0.1)
+
+
+class Processor:
+    """In the place of the kernels: seconds of a window by dtype, and how often each was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, float32: float, bfloat16: float) -> None:
+        self.seconds = {"float32": float32, "bfloat16": bfloat16}
+        self.asked: list[str] = []
+        monkeypatch.setattr(lstm_ops, "HAS_BFLOAT16", True)
+        monkeypatch.setattr(lstm_ops, "window_seconds", self._window_seconds)
+
+    def _window_seconds(self, *, dtype: str, **_: int) -> float:
+        self.asked.append(dtype)
+        return self.seconds[dtype]
+
+
+@pytest.mark.parametrize(
+    ("bfloat16_s", "chosen", "said"),
+    [
+        (0.5, "mixed", "2.00 times the speed of float32 on this processor; matrix products are in bfloat16"),
+        (1.3, "float32", "0.77 times the speed of float32 on this processor; matrix products are in float32"),
+        (0.97, "float32", "1.03 times"),
+    ],
+)
+def test_the_faster_precision_is_taken_and_float32_where_it_hardly_matters(
+    bfloat16_s: float, chosen: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Processor(monkeypatch, float32=1.0, bfloat16=bfloat16_s)
+    choice = choose(NETWORK, **SIZES, kept_in=None)
+    assert choice.precision == chosen
+    assert said in choice.sentence
+
+
+def test_a_processor_without_bfloat16_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
+    monkeypatch.setattr(lstm_ops, "HAS_BFLOAT16", False)
+    assert choose(NETWORK, **SIZES, kept_in=None) == Choice("float32")
+    assert processor.asked == []
+
+
+def test_both_are_measured_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
+    choose(NETWORK, **SIZES, kept_in=None)
+    assert processor.asked[:4] == ["float32", "bfloat16"] * 2
+
+
+def test_later_jobs_of_the_same_shape_choose_alike_without_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Processor(monkeypatch, float32=1.0, bfloat16=0.5)
+    first = choose(NETWORK, **SIZES, kept_in=tmp_path)
+    busy = Processor(monkeypatch, float32=1.0, bfloat16=7.0)
+    assert choose(NETWORK, **SIZES, kept_in=tmp_path) == first
+    assert busy.asked == []
+    assert choose(NETWORK, **SIZES | {"rows": 64}, kept_in=tmp_path).precision == "float32"
+    assert choose(NETWORK, **SIZES, kept_in=tmp_path) == first  # both are kept
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", '{"layers 1": 3}', '{"layers 1": {"float32": "much"}}'])
+def test_a_damaged_file_of_measurements_is_written_anew(
+    damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / precision.FILE_NAME).write_text(damaged)
+    Processor(monkeypatch, float32=1.0, bfloat16=0.5)
+    assert choose(NETWORK, **SIZES, kept_in=tmp_path).precision == "mixed"
+    Processor(monkeypatch, float32=1.0, bfloat16=7.0)
+    assert choose(NETWORK, **SIZES, kept_in=tmp_path).precision == "mixed"
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Processor(monkeypatch, float32=1.0, bfloat16=0.5)
+    assert choose(NETWORK, **SIZES, kept_in=tmp_path / "absent").precision == "mixed"
+
+
+def test_the_kernels_can_be_timed_in_both_precisions() -> None:
+    sizes: dict[str, Any] = {"layers": 2, "units": 5, **SIZES}
+    assert all(lstm_ops.window_seconds(**sizes, dtype=dtype) > 0 for dtype in ("float32", "bfloat16"))
+
+
+def test_by_default_a_worker_measures() -> None:
+    assert WorkerSettings.model_fields["precision"].default == "auto"
+
+
+# A run
+
+
+class Recorder:
+    """Hooks that remember, and stop the run at a step."""
+
+    def __init__(self, *, stop_at: int | None = None) -> None:
+        self.messages: list[str] = []
+        self.checkpoints: list[Checkpoint] = []
+        self._left = stop_at
+
+    def _event(self, kind: str, data: dict[str, Any]) -> None:
+        if kind == "message":
+            self.messages.append(data["text"])
+
+    def _stop(self) -> Any:
+        if self._left is None:
+            return None
+        self._left -= 1
+        return "shutdown" if self._left < 0 else None
+
+    @property
+    def hooks(self) -> Hooks:
+        return Hooks(event=self._event, checkpoint=self.checkpoints.append, stop=self._stop)
+
+
+def _fit(recorder: Recorder, **options: Any) -> Result:
+    training = TrainingConfig(rows=4, window=10, budget=Budget(steps=30))
+    return fit(NETWORK, training, TEXT, cores=2, hooks=recorder.hooks, **options)
+
+
+def test_a_run_that_leaves_it_open_says_what_it_chose_and_a_resumed_one_keeps_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = _fit(Recorder(), precision="float32")
+    Processor(monkeypatch, float32=1.0, bfloat16=1.3)
+    recorder = Recorder(stop_at=13)
+    _fit(recorder, precision="auto")
+    assert recorder.messages[0].startswith("bfloat16: 0.77 times the speed of float32")
+    other = Processor(monkeypatch, float32=1.0, bfloat16=0.1)
+    resumed = _fit(Recorder(), precision="auto", resume=recorder.checkpoints[-1])
+    assert resumed.choice == Choice("float32", pytest.approx(0.769))  # type: ignore[arg-type]
+    assert other.asked == []
+    for ours, theirs in zip(resumed.network.variables, whole.network.variables, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_goes_on_as_it_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder = Recorder(stop_at=3)
+    _fit(recorder, precision="mixed")
+    old = recorder.checkpoints[-1]
+    del old.meta["precision"]
+    processor = Processor(monkeypatch, float32=1.0, bfloat16=7.0)
+    assert _fit(Recorder(), precision="auto", resume=old).choice == Choice("mixed")
+    assert processor.asked == []
+
+
+@pytest.mark.parametrize("forced", ["mixed", "float32"])
+def test_a_precision_that_is_given_is_taken_unmeasured(forced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
+    recorder = Recorder()
+    assert _fit(recorder, precision=forced).choice == Choice(forced)
+    assert processor.asked == recorder.messages == []

@@ -1,0 +1,57 @@
+"""What a report says of a model that learned too little."""
+
+from typing import Any
+
+import pytest
+
+from worker.problems import found
+
+REPORT: dict[str, Any] = {
+    "validation_bits_per_character": 2.0,
+    "baselines": {"uniform": 6.58, "unigram": 4.77, "bigram": 3.5, "ngram": 2.31, "gzip": 3.4, "xz": 2.9},
+    "ngram_order": 5,
+    "training_seconds": 30.2,
+    "epochs": 0.123,
+    "validation_turned_at_step": None,
+}
+
+
+def test_a_model_that_beats_its_baselines_has_no_problem() -> None:
+    assert found(REPORT) == []
+
+
+def test_a_model_that_learned_nothing_is_told_with_figures_and_what_helps() -> None:
+    (sentence,) = found({**REPORT, "validation_bits_per_character": 6.55})
+    assert sentence == (
+        "the model has learned next to nothing: 6.55 bits per character on held-out text, where character"
+        " frequencies alone (unigram) reach 4.77; it trained for 30 s and read the text 0.12 times: give it"
+        " more seconds, or take a smaller preset"
+    )
+
+
+@pytest.mark.parametrize(
+    ("baselines", "better"),
+    [({"ngram": 2.31, "xz": 2.9}, "5-gram model reaches 2.31"), ({"xz": 1.5}, "xz compressor reaches 1.50")],
+)
+def test_a_model_that_is_worse_than_a_baseline_names_the_best_of_them(
+    baselines: dict[str, float], better: str
+) -> None:
+    (sentence,) = found({**REPORT, "validation_bits_per_character": 2.6, "baselines": baselines})
+    assert "worse than a simple predictor: 2.60 bits per character" in sentence
+    assert better in sentence
+
+
+def test_advice_is_for_what_went_wrong() -> None:
+    worse = {**REPORT, "validation_bits_per_character": 2.6}
+    assert "more text, or take a smaller preset" in found({**worse, "validation_turned_at_step": 700})[0]
+    assert "give it more seconds or more text" in found({**worse, "epochs": 7.1})[0]
+
+
+def test_a_dull_text_and_a_tie_are_no_problems() -> None:
+    dull = {"validation_bits_per_character": 0.01, "baselines": {"unigram": 0.0, "ngram": 0.0, "xz": 0.0}}
+    assert found({**REPORT, **dull}) == []
+    assert found({**REPORT, "validation_bits_per_character": 2.315}) == []
+
+
+def test_without_baselines_nothing_is_said() -> None:
+    assert found({key: value for key, value in REPORT.items() if key != "baselines"}) == []
