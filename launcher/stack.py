@@ -186,7 +186,7 @@ class Stack:
         if self._settings.given_redis_url:
             self._keep_running()
             return
-        with EmbeddedValkey(self._data_dir) as valkey:
+        with EmbeddedValkey(self._data_dir, max_bytes=self._settings.valkey_max_bytes) as valkey:
             self._valkey, self.redis_url = valkey, valkey.url
             self._keep_running()
 
