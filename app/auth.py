@@ -84,6 +84,12 @@ def check_model(request: Request, reference: str) -> None:
         _check(key, reference)
 
 
+def key_name(request: Request) -> str:
+    """Return the name of the caller's key; empty where no keys are asked for."""
+    key: Key | None = getattr(request.state, "key", None)
+    return key.name if key else ""
+
+
 def _check(key: Key, reference: str) -> None:
     if not key.allows(reference):
         raise Forbidden(

@@ -213,9 +213,7 @@ async def start(engines: Engines, model: str, body: CompletionCreate) -> Complet
     """
     began_s = time.perf_counter()
     check(body)
-    loaded = engines.take_if_ready(model)
-    if loaded is None:
-        loaded = await anyio.to_thread.run_sync(engines.take, model)
+    loaded = await engines.take_async(model)
     try:
         prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
         echoed = await _echo(loaded, prompt, body.logprobs) if body.echo else None

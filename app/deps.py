@@ -11,8 +11,10 @@ from redis import Redis
 from app.auth import RateLimits
 from app.compat.default_model import DefaultModel
 from app.engines import Engines
+from app.limited_work import LimitedWork
 from app.metrics import Metrics
 from app.settings import ApiSettings
+from app.stream_turns import StreamTurns
 from store.blobs import Blobs
 from store.calibrations import Calibrations
 from store.corpora import Corpora
@@ -43,7 +45,14 @@ class Parts:
     metrics: Metrics
     rates: RateLimits
     stopping: threading.Event  # set when the server is told to stop; streams without an end then end
-    engine_threads: anyio.CapacityLimiter  # for calls that compute, so that they cannot starve the rest
+    # Threads of their own for each kind of call that computes, so that none waits behind a longer kind:
+    engine_threads: anyio.CapacityLimiter  # for /next
+    score_threads: anyio.CapacityLimiter  # for short scores
+    line_threads: anyio.CapacityLimiter  # for what streamed requests score at a time
+    long_scores: LimitedWork  # scores of many lines or of streams
+    calibrating: LimitedWork
+    evaluating: LimitedWork
+    stream_turns: StreamTurns
 
 
 # async, though nothing is awaited: FastAPI runs plain functions in a worker thread.

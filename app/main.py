@@ -37,6 +37,7 @@ from app.engines import Engines, LoadEngine
 from app.errors import add_error_handlers
 from app.js_client import add_js_client
 from app.keys import KeyFile
+from app.limited_work import LimitedWork
 from app.metrics import Measured, Metrics
 from app.middleware import BodyLimit, RequestId
 from app.routes import (
@@ -51,6 +52,7 @@ from app.routes import (
     scores,
 )
 from app.settings import ApiSettings
+from app.stream_turns import StreamTurns
 from app.web import add_console
 from models.runtime.engine import Engine
 from store.blobs import open_blobs
@@ -61,12 +63,15 @@ from store.live import EventLog, Live
 from store.models import Models
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
-from store.streams import Streams
+from store.streams import Limits, Streams
 
 VERSION = "0.1.0"
 
 _REDIS_TIMEOUT_S = 2.0
 _ENGINE_THREADS = 16
+_SCORE_THREADS = 8
+_LINE_THREADS = 4
+_SHARE_OF_A_KEY = 0.25  # of all streams of lines that are kept; without keys, all callers are one
 _STALE_SPOOL_S = 3600
 _RECONCILE_S = 5.0
 _SHUTDOWN_S = 5
@@ -132,6 +137,7 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
     jobs, models, queue = Jobs(blobs), Models(blobs), TrainingQueue(connect())
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
     engines = Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned)
+    streams = Streams(redis, _stream_limits(settings))
     return Parts(
         settings=settings,
         blobs=blobs,
@@ -140,7 +146,7 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
         jobs=jobs,
         models=models,
         calibrations=Calibrations(blobs),
-        streams=Streams(redis),
+        streams=streams,
         live=Live(redis),
         event_log=EventLog(blobs),
         queue=queue,
@@ -150,6 +156,12 @@ def build_parts(settings: ApiSettings, load: LoadEngine, stopping: threading.Eve
         rates=RateLimits(settings.redis_url),
         stopping=stopping,
         engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
+        score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
+        line_threads=anyio.CapacityLimiter(_LINE_THREADS),
+        long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
+        calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),
+        evaluating=LimitedWork("evaluations", running=1, waiting=2, retry_after_s=30, code="evaluation_busy"),
+        stream_turns=StreamTurns(streams),
     )
 
 
@@ -223,11 +235,18 @@ def _lifespan(settings: ApiSettings, load: LoadEngine, stopping: threading.Event
         finally:
             watching.cancel()
             ended.set()
+            for work in (parts.long_scores, parts.calibrating, parts.evaluating):
+                work.close()
             await run_in_threadpool(parts.engines.close)
             await parts.rates.close()
             parts.redis.close()
 
     return lifespan
+
+
+def _stream_limits(settings: ApiSettings) -> Limits:
+    share = _SHARE_OF_A_KEY if settings.api_keys_file else 1.0
+    return Limits(settings.max_streams, settings.max_stream_bytes, share)
 
 
 def _end_after(parent: BaseProcess) -> None:

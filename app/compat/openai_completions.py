@@ -18,13 +18,13 @@ from typing import Annotated, Any
 import anyio
 import numpy as np
 from fastapi import APIRouter, Path, Request, Response
-from starlette.requests import ClientDisconnect
 
 from app.auth import check_model
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.fim import unwrap
 from app.completing import Completing, Completion, check_size, prepare, write
 from app.deps import Parts, PartsDep
+from app.disconnects import unless_gone
 from app.engines import Engines, Loaded
 from app.errors import refusals
 from app.schemas.openai import (
@@ -156,28 +156,11 @@ async def _complete(parts: Parts, request: Request, body: OpenAICompletionCreate
 @asynccontextmanager
 async def holding(parts: Parts, model: str) -> AsyncIterator[Loaded]:
     """Hold a loaded model; it is loaded beside the event loop if need be. Raises as `Engines.use`."""
-    loaded = parts.engines.take_if_ready(model)
-    if loaded is None:
-        loaded = await anyio.to_thread.run_sync(parts.engines.take, model)
+    loaded = await parts.engines.take_async(model)
     try:
         yield loaded
     finally:
         parts.engines.give_back(loaded)
-
-
-async def unless_gone(request: Request, work: Any) -> Any:
-    """Return what `work` returns, or cancel it and raise ClientDisconnect as soon as the client is gone."""
-    working = asyncio.ensure_future(work)
-    # The body has been read, so the next message can only be that the client has gone.
-    leaving = asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        leaving.cancel()
-        working.cancel()
 
 
 # From the body to what the engine is asked

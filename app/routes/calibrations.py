@@ -3,36 +3,42 @@
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-import anyio
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from app.bodies import DocumentRoute
 from app.deps import Parts, PartsDep
+from app.disconnects import unless_gone
 from app.engines import Loaded
 from app.errors import refusals
 from app.evaluating import evaluate
+from app.limited_work import Check
 from app.schemas.lists import Page
 from app.schemas.scores import CalibrateCreate, CalibrationBody, EvaluateCreate, EvaluationBody
 from app.scoring import calibration_body
-from models.anomaly.calibration import calibrate
+from models.anomaly.calibration import CalibrationLines
 from models.errors import TooLarge
 from models.runtime.scoring import Reading
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
 _MOST_CHARACTERS = 20_000_000  # of calibration lines: some minutes
-_MOST_LINES = 2_000_000  # a gigabyte of figures
+_MOST_LINES = 2_000_000  # some hundred megabytes of figures
 _LONGEST_LINE = 50_000  # characters; of a longer one so much is read, as when it is scored in a stream
 _BATCH_CHARACTERS = 200_000  # read at a time
 _LINE_CHARACTERS = 20  # that a line counts for beside its own
 
 
 @router.post(
-    "/{model}/calibrate", status_code=201, responses=refusals(400, 404, 409, 413, 415, 422, 503, 507)
+    "/{model}/calibrate", status_code=201, responses=refusals(400, 404, 409, 413, 415, 422, 429, 503, 507)
 )
-async def make_calibration(parts: PartsDep, model: str, body: CalibrateCreate) -> CalibrationBody:
-    """Compare with these normal lines from now on; a calibration of the same name is replaced."""
-    return await anyio.to_thread.run_sync(partial(_make, parts, model, body), limiter=parts.engine_threads)
+async def make_calibration(
+    parts: PartsDep, request: Request, model: str, body: CalibrateCreate
+) -> CalibrationBody:
+    """Compare with these normal lines from now on; a calibration of the same name is replaced.
+
+    It takes up to some minutes. Few run at a time; where too many wait already, the answer is 429.
+    """
+    return await unless_gone(request, parts.calibrating.run(partial(_make, parts, model, body)))
 
 
 @router.get("/{model}/calibrations", responses=refusals(404, 422, 503))
@@ -57,12 +63,14 @@ def delete_calibration(parts: PartsDep, model: str, name: str) -> None:
 
 
 @router.post("/{model}/evaluate", responses=refusals(400, 404, 413, 415, 422, 429, 503))
-async def evaluate_model(parts: PartsDep, model: str, body: EvaluateCreate) -> EvaluationBody:
+async def evaluate_model(
+    parts: PartsDep, request: Request, model: str, body: EvaluateCreate
+) -> EvaluationBody:
     """Judge the model's scores by labelled lines, beside simple scores of the same lines."""
-    return await anyio.to_thread.run_sync(partial(evaluate, parts, model, body), limiter=parts.engine_threads)
+    return await unless_gone(request, parts.evaluating.run(partial(evaluate, parts, model, body)))
 
 
-def _make(parts: Parts, model: str, body: CalibrateCreate) -> CalibrationBody:
+def _make(parts: Parts, model: str, body: CalibrateCreate, check: Check) -> CalibrationBody:
     with parts.engines.use(model) as loaded:
         if body.corpus is not None:
             corpus = parts.corpora.get(body.corpus)
@@ -73,15 +81,20 @@ def _make(parts: Parts, model: str, body: CalibrateCreate) -> CalibrationBody:
             source = "lines given"
         if "\r" not in loaded.vocabulary.characters:  # as when they are scored in a stream
             lines = (line.removesuffix("\r") for line in lines)
-        made = calibrate([r for batch in _batches(lines) for r in _read(loaded, batch)], buckets=body.buckets)
+        known = CalibrationLines()
+        for batch in _batches(lines):
+            check()
+            known.add(_read(loaded, batch, check))
+        made = known.calibration(buckets=body.buckets)
         if body.false_alarms:
             made.thresholds(body.false_alarms)  # or it is refused
+        check()  # a client that has gone replaces nothing
         return calibration_body(parts.calibrations.save(loaded.saved, body.name, made, source=source))
 
 
-def _read(loaded: Loaded, lines: list[str]) -> list[Reading]:
+def _read(loaded: Loaded, lines: list[str], check: Check) -> list[Reading]:
     masked = [loaded.masks.apply(line[:_LONGEST_LINE]).text for line in lines]
-    return loaded.engine.read_lines(masked, fast=True)
+    return loaded.engine.read_lines(masked, fast=True, check=check)
 
 
 def _lines(pieces: Iterable[str]) -> Iterator[str]:
