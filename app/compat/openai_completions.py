@@ -170,13 +170,18 @@ async def _asked(body: OpenAICompletionCreate, loaded: Loaded) -> _Asked:
     n = 1 if body.n is None else body.n
     max_tokens = 16 if body.max_tokens is None else body.max_tokens
     given = _given(body)
-    check_size(
-        [*map(len, given)],
+    check = partial(
+        check_size,
         n=n,
         generated=len(given) * max(n, body.best_of or 0) * max_tokens,
         echo=bool(body.echo),
         logprobs=body.logprobs,
     )
+    check([*map(len, given)])
+    if body.echo and body.logprobs is not None:
+        # A character of the text may be several of the model.
+        to_characters = loaded.vocabulary.to_characters
+        check([len(to_characters(one) if isinstance(one, str) else one) for one in given])
     return _Asked(
         body=body,
         loaded=loaded,
