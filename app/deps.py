@@ -47,8 +47,8 @@ class Parts:
     stopping: threading.Event  # set when the server is told to stop; streams without an end then end
     # Threads of their own for each kind of call that computes, so that none waits behind a longer kind:
     engine_threads: anyio.CapacityLimiter  # for /next
-    score_threads: anyio.CapacityLimiter  # for short scores
-    line_threads: anyio.CapacityLimiter  # for what streamed requests score at a time
+    score_threads: anyio.CapacityLimiter  # for short scores, and some streamed lines
+    line_threads: anyio.CapacityLimiter  # for many streamed lines
     long_scores: LimitedWork  # scores of many lines or of streams
     calibrating: LimitedWork
     evaluating: LimitedWork

@@ -47,6 +47,7 @@ MAX_LINE_CHARACTERS = 50_000
 _MAX_LINE_BYTES = 4 * MAX_LINE_CHARACTERS
 _BUFFER_BYTES = 1 << 20
 _BATCH_BYTES = 256 << 10
+_SHORT_BATCH_BYTES = 1_000
 _LONGEST_EXPECTED = 5_000  # characters of a line at whose places the likeliest are told
 _REMEMBERED_LINES = 4_000  # of which the scores are kept, because logs repeat themselves
 _REMEMBERED_CHARACTERS = 500  # a longer line is not remembered
@@ -281,11 +282,13 @@ class ScoreStream(Response):
         parts, loaded, stream_id = self._parts, self._loaded, self._query.stream_id
         assert loaded is not None, "not opened"
         work = partial(self._batches.score, data, is_last=is_last)
+        # A few lines that have just come do not wait for the large batches of other streams.
+        threads = parts.score_threads if len(data) <= _SHORT_BATCH_BYTES else parts.line_threads
         if stream_id is None:
-            return await anyio.to_thread.run_sync(work, limiter=parts.line_threads)
+            return await anyio.to_thread.run_sync(work, limiter=threads)
         size = loaded.engine.state_size
         async with parts.stream_turns.turn(loaded.reference, stream_id, size=size, owner=self._owner) as turn:
-            return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=parts.line_threads)
+            return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=threads)
 
     async def _send(self, send: Send, data: bytes) -> None:
         async with asyncio.timeout(_UNREAD_S):

@@ -34,7 +34,7 @@ from store.streams import Turn
 router = APIRouter(prefix="/v1/models", tags=["inference"])
 
 _SHORT_WORK = 2_000
-"""Up to so many characters a request is answered beside the long ones: some tens of milliseconds."""
+"""Up to so many characters, read side by side, a request does not wait for the long ones."""
 
 _NUMBERS_AT_A_TIME = 10_000
 
@@ -69,11 +69,11 @@ async def score(parts: PartsDep, request: Request, model: str, body: ScoreCreate
     """Get the surprisal in bits of each character of a text, or of lines, and whether they are odd."""
     loaded = await parts.engines.take_async(model)
     try:
-        if _work(body) <= _SHORT_WORK and not body.stream_id:
+        if _is_short(body) and not body.stream_id:
             short = partial(_score, parts, loaded, body)
             content = await anyio.to_thread.run_sync(short, limiter=parts.score_threads)
         else:
-            content = await unless_gone(request, _score_long(parts, request, loaded, body))
+            content = await unless_gone(request, _score_in_turn(parts, request, loaded, body))
     finally:
         parts.engines.give_back(loaded)
     return Response(content, media_type="application/json")
@@ -107,25 +107,33 @@ def forget_stream(parts: PartsDep, model: str, stream_id: str) -> None:
     parts.streams.forget(model, stream_id)
 
 
-def _work(body: ScoreCreate) -> int:
-    """Return about how many characters' reading a request is worth."""
+def _is_short(body: ScoreCreate) -> bool:
+    """Return whether a request takes some tens of milliseconds."""
     characters = len(body.text or "") + sum(map(len, body.lines or ()))
     # Lines of a stream are read one behind the other, which is ten times slower than side by side.
-    return characters * (10 if body.context == "stream" else 1 + body.expected)
+    return characters * (10 if body.context == "stream" else 1 + body.expected) <= _SHORT_WORK
 
 
-async def _score_long(parts: Parts, request: Request, loaded: Loaded, body: ScoreCreate) -> bytes:
+async def _score_in_turn(parts: Parts, request: Request, loaded: Loaded, body: ScoreCreate) -> bytes:
+    """Score a long request; or one in a stream that is kept, once it is its turn."""
     work = partial(_score_in_thread, parts, loaded, body)
     if not body.stream_id:
         return await parts.long_scores.run(lambda check: work(check=check))
     size = loaded.engine.state_size
     owner = key_name(request)
     async with parts.stream_turns.turn(loaded.reference, body.stream_id, size=size, owner=owner) as turn:
+        if _is_short(body):
+            return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=parts.score_threads)
         return await parts.long_scores.run(lambda check: work(turn=turn, check=check))
 
 
 def _score_in_thread(
-    parts: Parts, loaded: Loaded, body: ScoreCreate, *, check: Check, turn: Turn | None = None
+    parts: Parts,
+    loaded: Loaded,
+    body: ScoreCreate,
+    *,
+    check: Check = lambda: None,
+    turn: Turn | None = None,
 ) -> bytes:
     """Score with a hold of this thread's own: the request may end before it does."""
     held = parts.engines.hold_again(loaded)

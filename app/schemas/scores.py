@@ -10,8 +10,8 @@ from store.ids import NAME_PATTERN
 MAX_SCORED_CHARACTERS = 1_000_000
 MAX_LINES = 10_000
 MAX_EXPECTED_CHARACTERS = 50_000
-"""Of the texts for which expected characters are told; the size of the answer is bounded, too, once it is known
-what a character is to the model (`app.scoring.Scorer.check_expected`)."""
+"""Of the texts for which expected characters are told. The size of the answer is bounded, too, once it is
+known what a character is to the model (`app.scoring.Scorer.check_expected`)."""
 
 Context = Literal["line", "stream"]
 Detail = Literal["none", "line", "character"]

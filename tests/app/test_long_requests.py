@@ -87,6 +87,8 @@ def test_forty_long_requests_leave_short_ones_alone_and_end_with_their_clients(
         assert engine.is_reading_slowly.wait(20)
         until(lambda: refused(clients) == 40 - served)
         answers_promptly(service)
+        in_stream = {"lines": ["ab"], "context": "stream", "stream_id": "s"}
+        assert service.http.post(f"{MODEL}/score", json=in_stream, timeout=PROMPT_S).status_code == 200
     until(lambda: engine.slow_readers == 0)
     again = service.http.post(f"{MODEL}/calibrate", json={"lines": ["ab"] * 9})
     assert again.status_code == 201
