@@ -45,7 +45,7 @@ _SLICE = 16  # characters read at a time in search of the next odd one
 _JOINED = 1  # spans with so few characters between them become one
 
 _SIDE_BY_SIDE = 8  # lines that are explained at a time; where the limit is reached, those are lost
-_PIECE = 4  # characters after which readings that have become too unlikely are given up
+_PIECE = 2  # characters after which readings that have become too unlikely are given up
 _ROUNDING = 1e-6  # bits; sums of the same figures may differ by less
 
 
@@ -290,45 +290,61 @@ def _next_odd(
 def _best_reading(
     size: int, vocabulary: Vocabulary, ids: NDArray[np.int32], at: int, found: _Found
 ) -> _Asking[_Best]:
-    window = found.window.tolist()
-    ahead = ids[at + 1 : at + 1 + _LOOK_AHEAD]
-    as_it_stands = _Reading(len(window) - 1, None, window, 0.0)
-    [cost] = yield from _costs_ahead(size, [as_it_stands], ahead, found, math.inf)
-    best, limit = as_it_stands, cost - FAULT_BITS
+    window, ahead = found.window.tolist(), ids[at + 1 : at + 1 + _LOOK_AHEAD]
+    as_it_stands = yield from _cost_as_it_stands(size, ahead, found)
+    best, limit = None, as_it_stands - FAULT_BITS
     if limit > 0:  # else nothing can be so much likelier
-        readings = [one for one in _readings(vocabulary, found, is_last=not len(ahead)) if one.cost < limit]
-        costs = yield from _costs_ahead(size, readings, ahead, found, limit)
-        if costs and min(costs) < limit:
-            best = readings[int(np.argmin(costs))]
-    start = at + 1 - len(window) + best.place
-    is_edit = best is not as_it_stands
-    mark = Span(start, start + 1, float(found.bits[best.place]), best.expected) if is_edit else None
-    state, last = found.state, found.last
-    if best.put:
-        state = yield from _read(np.array([last, *best.put[:-1]], np.int32), state)
-        last = best.put[-1]
-    return _Best(mark, state, last)
+        every = _readings(vocabulary, found, ahead, unknown_bits(size))
+        readings = [one for one in every if one.cost < limit]
+        costs = yield from _costs(size, readings, found, limit)
+        likeliest = min(costs, default=math.inf)
+        if likeliest < limit:  # of some that read alike, the first
+            best = next(
+                one for one, cost in zip(readings, costs, strict=True) if cost < likeliest + _ROUNDING
+            )
+    mark, put = None, window
+    if best:
+        start = at + 1 - len(window) + best.place
+        mark = Span(start, start + 1, float(found.bits[best.place]), best.expected)
+        put = [*window[: best.place], *best.put, *window[best.place + 1 :]]
+    if not put:
+        return _Best(mark, found.state, found.last)
+    state = yield from _read(np.array([found.last, *put[:-1]], np.int32), found.state)
+    return _Best(mark, state, put[-1])
+
+
+def _cost_as_it_stands(size: int, ahead: NDArray[np.int32], found: _Found) -> _Asking[float]:
+    """Return the bits of the window and what is ahead, as they are."""
+    row = np.array([found.last, *found.window, *ahead], np.int32)
+    logits, _ = yield _Step(row[:-1, None], found.state, needs_state=False)
+    return float(_bits(log_softmax(logits[:, 0]), row[1:], size).sum())
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """One way of reading a surprising character and the few before it."""
+    """One edit of a surprising character or one of the few before it."""
 
     place: int  # in the window, of what is edited
     expected: str | None  # there
-    put: list[int]  # what is read in place of the window
-    cost: float  # bits that it takes at least
+    put: list[int]  # what is read in its place
+    behind: list[int]  # what is read from this place on, to the end of what is ahead
+    cost: float  # bits of all before `behind` and of its first
 
 
-def _readings(vocabulary: Vocabulary, found: _Found, *, is_last: bool) -> Iterator[_Reading]:
-    """Yield each reading with an edit; `is_last` of a line's last characters."""
+def _readings(
+    vocabulary: Vocabulary, found: _Found, ahead: NDArray[np.int32], unknown: float
+) -> Iterator[_Reading]:
+    """Yield each edit; `unknown` is what a character costs that the network does not know."""
     window = found.window.tolist()
     for i in reversed(range(len(window))):
         before = float(found.bits[:i].sum())
-        at_end = is_last and i == len(window) - 1
-        for expected, put in _edits(vocabulary, window[i], found.logprobs[i], is_last=at_end):
-            first = -float(found.logprobs[i, put[0] - 1]) * BITS if put and put[0] else 0.0
-            yield _Reading(i, expected, [*window[:i], *put, *window[i + 1 :]], before + first)
+        is_last = i == len(window) - 1 and not len(ahead)
+        for expected, put in _edits(vocabulary, window[i], found.logprobs[i], is_last=is_last):
+            behind = [*put, *window[i + 1 :], *ahead.tolist()]
+            first = 0.0
+            if behind:
+                first = -float(found.logprobs[i, behind[0] - 1]) * BITS if behind[0] else unknown
+            yield _Reading(i, expected, put, behind, before + first)
 
 
 def _edits(
@@ -354,27 +370,30 @@ def _surprise(
     return bits, bits + (np.exp(logprobs) * logprobs).sum(1) * BITS
 
 
-def _costs_ahead(
-    size: int, readings: Sequence[_Reading], ahead: NDArray[np.int32], found: _Found, limit: float
-) -> _Asking[list[float]]:
-    """Return the bits of each reading together with `ahead`; of one that needs `limit` or more, infinity.
+def _costs(size: int, readings: Sequence[_Reading], found: _Found, limit: float) -> _Asking[list[float]]:
+    """Return the bits of each reading; of one that needs `limit` or more, infinity.
 
     Characters cost no less than nothing, so a reading that is beyond the limit stays there: it is given up.
     """
-    lengths = np.array([len(reading.put) + len(ahead) for reading in readings])
-    longest = int(lengths.max(initial=0))
+    if not readings:
+        return []
+    states = [found.state]  # before each place of the window
+    for character in [found.last, *found.window[:-1]]:
+        states.append((yield from _read(np.array([character], np.int32), states[-1])))
+    lengths = np.array([len(reading.behind) - 1 for reading in readings])
+    longest = int(lengths.max())
     ids = np.zeros((longest + 1, len(readings)), np.int32)
     for column, reading in enumerate(readings):
-        ids[: lengths[column] + 1, column] = [found.last, *reading.put, *ahead]
-    costs = np.zeros(len(readings))
-    rows, state = np.arange(len(readings)), np.repeat(found.state, len(readings), 0)  # those that go on
-    piece = longest if math.isinf(limit) else _PIECE
-    for at in range(0, longest, piece):
+        ids[: len(reading.behind), column] = reading.behind
+    costs = np.array([reading.cost for reading in readings])
+    rows = np.arange(len(readings))  # those that go on
+    state = np.concatenate([states[1 + reading.place] for reading in readings])
+    for at in range(0, longest, _PIECE):
         goes_on = (lengths[rows] > at) & (costs[rows] < limit + _ROUNDING)
         rows, state = rows[goes_on], state[goes_on]
         if not len(rows):
             break
-        end = min(at + piece, longest)
+        end = min(at + _PIECE, longest)
         logits, state = yield _Step(ids[at:end, rows], state, needs_state=end < longest)
         bits = _bits(log_softmax(logits), ids[at + 1 : end + 1, rows], size)  # (T, B)
         costs[rows] += np.where(np.arange(at, end)[:, None] < lengths[rows], bits, 0.0).sum(0)
