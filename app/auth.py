@@ -100,6 +100,12 @@ def check_scope(request: Request, *scopes: str, why: str) -> None:
         raise Forbidden(f"this call needs a key with the scope {words}: {why}", code="scope_missing")
 
 
+def key_name(request: Request) -> str:
+    """Return the name of the caller's key; empty where no keys are asked for."""
+    key: Key | None = getattr(request.state, "key", None)
+    return key.name if key else ""
+
+
 def _check(key: Key, reference: str) -> None:
     if not key.allows(reference):
         raise Forbidden(

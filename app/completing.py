@@ -229,11 +229,11 @@ async def start(engines: Engines, model: str, body: CompletionCreate, *, client:
     """
     began_s = time.perf_counter()
     check(body)
-    loaded = engines.take_if_ready(model)
-    if loaded is None:
-        loaded = await anyio.to_thread.run_sync(engines.take, model)
+    loaded = await engines.take_async(model)
     try:
         prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
+        if body.echo:
+            check(body, prompt_characters=len(prompt))  # a character of the text may be several of the model
         echoed = await _echo(loaded, prompt, body.logprobs) if body.echo else None
         spent_s = time.perf_counter() - began_s
         request = _request(prompt, body, loaded.vocabulary, spent_s=spent_s, client=client)
@@ -244,8 +244,11 @@ async def start(engines: Engines, model: str, body: CompletionCreate, *, client:
         raise
 
 
-def check(body: CompletionCreate) -> None:
-    """Raise InvalidInput for options that contradict each other, naming both; the engine checks the rest."""
+def check(body: CompletionCreate, *, prompt_characters: int | None = None) -> None:
+    """Raise InvalidInput for options that contradict each other, naming both; the engine checks the rest.
+
+    `prompt_characters` is how many the prompt has for the model, once that is known.
+    """
     best_of = body.best_of
     if best_of is not None:
         if best_of < body.n:
@@ -257,7 +260,7 @@ def check(body: CompletionCreate) -> None:
     if body.beam is None and "length_penalty" in body.model_fields_set:
         raise InvalidInput("length_penalty is for beam, which is not given", param="length_penalty")
     check_size(
-        [len(body.prompt)],
+        [len(body.prompt) if prompt_characters is None else prompt_characters],
         n=body.n,
         generated=max(body.n, best_of or 0) * body.max_characters,
         echo=body.echo,

@@ -14,9 +14,11 @@ from app.connections import Connections
 from app.engines import Engines
 from app.incoming_body import BodyMemory
 from app.keys import KeyFile
+from app.limited_work import LimitedWork
 from app.metrics import Metrics
 from app.readiness import ReadinessCheck
 from app.settings import ApiSettings
+from app.stream_turns import StreamTurns
 from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.calibrations import Calibrations
@@ -53,7 +55,14 @@ class Parts:
     connections: Connections
     body_memory: BodyMemory
     stopping: threading.Event  # set when the server is told to stop; streams without an end then end
-    engine_threads: anyio.CapacityLimiter  # for calls that compute, so that they cannot starve the rest
+    # Threads of their own for each kind of call that computes, so that none waits behind a longer kind:
+    engine_threads: anyio.CapacityLimiter  # for /next
+    score_threads: anyio.CapacityLimiter  # for short scores, and some streamed lines
+    line_threads: anyio.CapacityLimiter  # for many streamed lines
+    long_scores: LimitedWork  # scores of many lines or of streams
+    calibrating: LimitedWork
+    evaluating: LimitedWork
+    stream_turns: StreamTurns
     health_threads: anyio.CapacityLimiter  # so that calls that hang on the storage cannot starve /readyz
 
 

@@ -8,12 +8,13 @@ name means is looked up again beside the requests: they go on with the version t
 is loaded. A damaged model fails its own requests only.
 """
 
+import asyncio
 import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +33,7 @@ RESOLVE_S = 0.5
 STALE_S = 2.0
 """After this long without a look, a request waits for it."""
 
+_LOADERS = 8  # threads in which requests wait for models to be loaded
 _REMEMBERED_NAMES = 10_000  # more would be somebody's invention
 
 LoadEngine = Callable[[SavedModel], Engine]
@@ -81,6 +83,7 @@ class Engines:
         self._resolved: dict[str, _Resolved] = {}
         self._loading: dict[str, threading.Lock] = {}
         self._refresher = ThreadPoolExecutor(1, thread_name_prefix="refresh models")
+        self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load models")
 
     @contextmanager
     def use(self, reference: str) -> Iterator[Loaded]:
@@ -105,6 +108,26 @@ class Engines:
         model = self._take_exact(exact)
         self._remember(reference, exact)
         return model
+
+    async def take_async(self, reference: str) -> Loaded:
+        """Hold a model until `give_back`; it is loaded in a thread for loading, beside the event loop.
+
+        When the task is cancelled meanwhile, nothing is held. Raises as `use`.
+        """
+        ready = self.take_if_ready(reference)
+        if ready:
+            return ready
+        taking = self._loaders.submit(self.take, reference)
+        try:
+            return await asyncio.wrap_future(taking)
+        except asyncio.CancelledError:
+            if not taking.cancelled():
+                taking.add_done_callback(self._give_back_unused)
+            raise
+
+    def _give_back_unused(self, taking: Future[Loaded]) -> None:
+        if taking.exception() is None:
+            self.give_back(taking.result())
 
     def take_if_ready(self, reference: str) -> Loaded | None:
         """Hold a model without reading storage, or return None: safe on an event loop."""
@@ -170,6 +193,7 @@ class Engines:
     def close(self) -> None:
         """Unload everything; requests under way end with a failure."""
         self._refresher.shutdown(cancel_futures=True)
+        self._loaders.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             loaded = list(self._loaded.values())
             self._loaded.clear()

@@ -1,12 +1,12 @@
 """Labelled lines through a model, beside simple scores on the same lines.
 
-Blocking, and minutes for the largest request; one at a time in a process. Knows no HTTP.
+Blocking, and minutes for the largest request. Knows no HTTP. Of lines that have
+been read only the scores are kept, so memory does not grow with what a network says of each character.
 """
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from app.deps import Parts
 from app.engines import Loaded
+from app.limited_work import Check
 from app.schemas.scores import (
     EvaluateCreate,
     EvaluationBody,
@@ -23,17 +24,15 @@ from app.schemas.scores import (
     LeaksBody,
     QualityBody,
 )
-from app.scoring import DECIMALS, Line, Options, Scorer, calibration_body
+from app.scoring import DECIMALS, Options, Scorer, calibration_body
 from models.anomaly.baselines import baseline_scores
-from models.anomaly.calibration import calibrate
+from models.anomaly.calibration import CalibrationLines
 from models.anomaly.metrics import FALSE_ALARMS, judge, roc
-from models.errors import Busy, InvalidInput, NotFound
+from models.errors import InvalidInput, NotFound
 from store.calibrations import Named
 
 _MOST_TRAINING_CHARACTERS = 5_000_000  # of the corpus's end, for the baselines
 _BATCH = 2_000  # lines read at a time
-
-_one_at_a_time = threading.Semaphore()
 
 Split = Literal["none", "chronological", "random"]
 
@@ -52,35 +51,29 @@ def reads_training_text(body: EvaluateCreate) -> bool:
 
 
 def evaluate(
-    parts: Parts, model: str, body: EvaluateCreate, *, may_read: Callable[[str], bool]
+    parts: Parts, model: str, body: EvaluateCreate, check: Check, *, may_read: Callable[[str], bool]
 ) -> EvaluationBody:
-    """Judge a model by labelled lines.
+    """Judge a model by labelled lines. `check` is called between pieces of work; what it raises ends it.
 
     `may_read` says whether the caller may read the corpus with an id; one that they may not read is treated
     like one that was deleted.
 
     Raises:
         InvalidInput: one kind of line only, or too few normal ones to calibrate with.
-        Busy: another evaluation is under way.
     """
-    if not _one_at_a_time.acquire(blocking=False):
-        raise Busy("another evaluation is under way", retry_after_s=10, code="evaluation_busy")
-    try:
-        with parts.engines.use(model) as loaded:
-            return _evaluate(parts, loaded, body, may_read)
-    finally:
-        _one_at_a_time.release()
+    with parts.engines.use(model) as loaded:
+        return _evaluate(parts, loaded, body, check, may_read)
 
 
 def _evaluate(
-    parts: Parts, loaded: Loaded, body: EvaluateCreate, may_read: Callable[[str], bool]
+    parts: Parts, loaded: Loaded, body: EvaluateCreate, check: Check, may_read: Callable[[str], bool]
 ) -> EvaluationBody:
     began = time.monotonic()
     truth = np.array(body.anomalous, bool)
     originals = [loaded.vocabulary.to_characters(line) for line in body.lines]
     masked = [loaded.masks.apply(line).text for line in originals]
-    corpus = _training_lines(parts, loaded, may_read) if reads_training_text(body) else None
-    division = _divide(parts, loaded, body, masked, truth, corpus)
+    corpus = _training_lines(parts, loaded, check, may_read) if reads_training_text(body) else None
+    division = _divide(parts, loaded, body, masked, truth, corpus, check)
     odd = truth[division.judged]
     if odd.all() or not odd.any():
         raise InvalidInput(
@@ -90,14 +83,16 @@ def _evaluate(
             param="anomalous",
         )
     scorer = Scorer(
-        loaded, division.calibration, Options("character", false_alarms=body.false_alarms, fast=True)
+        loaded, division.calibration, Options("character", false_alarms=body.false_alarms, fast=True), check
     )
-    lines = _read(scorer, [originals[i] for i in division.judged])
-    scores, p_values = division.calibration.calibration.score([line.reading for line in lines])
+    judged = [originals[i] for i in division.judged]
+    scores, p_values = _scores(scorer, judged)
     assert scorer.rate is not None
     flagged = p_values <= scorer.rate
     judged_texts = [masked[i] for i in division.judged]
-    simple = baseline_scores(division.train, judged_texts) if body.baselines and any(division.train) else {}
+    simple: Mapping[str, NDArray[np.float64]] = {}
+    if body.baselines and any(division.train):
+        simple = baseline_scores(division.train, judged_texts, check=check)
     return EvaluationBody(
         model=loaded.reference,
         split=division.split,
@@ -116,10 +111,10 @@ def _evaluate(
         baselines={name: _quality(found, odd) for name, found in simple.items()},
         leaks=_leaks(set(division.train), judged_texts, odd),
         worst_misses=_shown(
-            scorer, lines, division.judged, np.argsort(scores, kind="stable"), odd, body.worst
+            scorer, judged, division.judged, np.argsort(scores, kind="stable"), odd, body.worst
         ),
         worst_false_alarms=_shown(
-            scorer, lines, division.judged, np.argsort(-scores, kind="stable"), ~odd, body.worst
+            scorer, judged, division.judged, np.argsort(-scores, kind="stable"), ~odd, body.worst
         ),
         seconds=round(time.monotonic() - began, 2),
     )
@@ -132,6 +127,7 @@ def _divide(
     masked: Sequence[str],
     truth: NDArray[np.bool_],
     corpus: list[str] | None,
+    check: Check,
 ) -> _Division:
     """Say which lines are judged, and what the baselines learn from and the calibration is made of."""
     split = body.split
@@ -152,16 +148,16 @@ def _divide(
         order = np.random.default_rng(0).permutation(order)
     cut = round(body.train_fraction * len(order))
     train = [masked[i] for i in sorted(order[:cut]) if not truth[i]]
-    readings = [
-        r
-        for at in range(0, len(train), _BATCH)
-        for r in loaded.engine.read_lines(train[at : at + _BATCH], fast=True)
-    ]
-    named = Named("split", calibrate(readings), int(time.time()), f"{len(train)} of the lines given")
+    known = CalibrationLines()
+    for at in range(0, len(train), _BATCH):
+        known.add(loaded.engine.read_lines(train[at : at + _BATCH], fast=True, check=check))
+    named = Named("split", known.calibration(), int(time.time()), f"{len(train)} of the lines given")
     return _Division(split, np.sort(order[cut:]), train, named)
 
 
-def _training_lines(parts: Parts, loaded: Loaded, may_read: Callable[[str], bool]) -> list[str] | None:
+def _training_lines(
+    parts: Parts, loaded: Loaded, check: Check, may_read: Callable[[str], bool]
+) -> list[str] | None:
     """Return the lines that the model was trained on, the last ones of many, or None if they are gone."""
     card = loaded.saved.card
     if card.corpus is None or not may_read(card.corpus):
@@ -171,6 +167,7 @@ def _training_lines(parts: Parts, loaded: Loaded, may_read: Callable[[str], bool
     kept = total = 0
     try:
         for piece in parts.corpora.pieces(card.corpus, card.alphabet):
+            check()
             recent.append(piece)
             total += len(piece)
             kept += len(piece)
@@ -182,10 +179,16 @@ def _training_lines(parts: Parts, loaded: Loaded, may_read: Callable[[str], bool
     return [loaded.masks.apply(line).text for line in trained]
 
 
-def _read(scorer: Scorer, originals: Sequence[str]) -> list[Line]:
-    return [
-        line for at in range(0, len(originals), _BATCH) for line in scorer.read(originals[at : at + _BATCH])
+def _scores(scorer: Scorer, originals: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the scores and p-values, each (n,), of n lines, which are read some at a time."""
+    assert scorer.calibration is not None
+    found = [
+        scorer.calibration.calibration.score(
+            [line.reading for line in scorer.read(originals[at : at + _BATCH])]
+        )
+        for at in range(0, len(originals), _BATCH)
     ]
+    return np.concatenate([scores for scores, _ in found]), np.concatenate([p for _, p in found])
 
 
 def _quality(scores: NDArray[np.float64], odd: NDArray[np.bool_]) -> QualityBody:
@@ -211,7 +214,7 @@ def _leaks(train: set[str], judged: Sequence[str], odd: NDArray[np.bool_]) -> Le
 
 def _shown(
     scorer: Scorer,
-    lines: Sequence[Line],
+    originals: Sequence[str],
     places: NDArray[np.intp],
     order: NDArray[np.intp],
     wanted: NDArray[np.bool_],
@@ -219,9 +222,9 @@ def _shown(
 ) -> list[JudgedLine]:
     """Return the first `count` wanted lines in this order, with all that is told of a line."""
     chosen = [int(i) for i in order if wanted[i]][:count]
-    told = scorer.describe([lines[i] for i in chosen])
+    told = scorer.describe(scorer.read([originals[i] for i in chosen]))
     to_text = scorer.loaded.vocabulary.to_text
     return [
-        JudgedLine(index=int(places[i]), text=to_text(lines[i].original), **one.model_dump())
+        JudgedLine(index=int(places[i]), text=to_text(originals[i]), **one.model_dump())
         for i, one in zip(chosen, told, strict=True)
     ]

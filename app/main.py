@@ -39,6 +39,7 @@ from app.errors import add_error_handlers
 from app.incoming_body import BodyMemory
 from app.js_client import add_js_client
 from app.keys import KeyFile
+from app.limited_work import LimitedWork
 from app.metrics import Measured, Metrics
 from app.middleware import BodyLimit, RequestId
 from app.origins import CrossSiteCheck, HostCheck
@@ -55,6 +56,7 @@ from app.routes import (
     scores,
 )
 from app.settings import ApiSettings
+from app.stream_turns import StreamTurns
 from app.web import add_console
 from models.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
 from models.runtime.engine import Engine
@@ -69,13 +71,16 @@ from store.models import Models
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
 from store.retention import Retention, RetentionPeriods, remove_stale_uploads
-from store.streams import Streams
+from store.streams import Limits, Streams
 
 VERSION = "0.1.0"
 
 _REDIS_TIMEOUT_S = 2.0
 _ENGINE_THREADS = 16
 _HEALTH_THREADS = 4
+_SCORE_THREADS = 8
+_LINE_THREADS = 4
+_SHARE_OF_A_KEY = 0.25  # of all streams of lines that are kept; without keys, all callers are one
 _RECONCILE_S = 5.0
 _SWEEP_S = 300.0
 _SHUTDOWN_S = 5
@@ -165,6 +170,7 @@ def build_parts(
         BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=_RECONCILE_S),
         BackgroundLoop("retention", retention.sweep, interval_s=_SWEEP_S),
     )
+    streams = Streams(redis, _stream_limits(settings))
     return Parts(
         settings=settings,
         blobs=blobs,
@@ -173,7 +179,7 @@ def build_parts(
         jobs=jobs,
         models=models,
         calibrations=Calibrations(blobs),
-        streams=Streams(redis),
+        streams=streams,
         live=live,
         event_log=EventLog(blobs),
         queue=queue,
@@ -190,6 +196,12 @@ def build_parts(
         body_memory=BodyMemory(limit_bytes=settings.body_memory_bytes),
         stopping=stopping,
         engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
+        score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
+        line_threads=anyio.CapacityLimiter(_LINE_THREADS),
+        long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
+        calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),
+        evaluating=LimitedWork("evaluations", running=1, waiting=2, retry_after_s=30, code="evaluation_busy"),
+        stream_turns=StreamTurns(streams),
         health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
     )
 
@@ -285,11 +297,18 @@ def _lifespan(
                 task.cancel()
             for loop in parts.loops:
                 loop.stop()
+            for work in (parts.long_scores, parts.calibrating, parts.evaluating):
+                work.close()
             await run_in_threadpool(parts.engines.close)
             await parts.rates.close()
             parts.redis.close()
 
     return lifespan
+
+
+def _stream_limits(settings: ApiSettings) -> Limits:
+    share = _SHARE_OF_A_KEY if settings.api_keys_file else 1.0
+    return Limits(settings.max_streams, settings.max_stream_bytes, share)
 
 
 def _end_after(parent: BaseProcess) -> None:

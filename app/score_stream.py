@@ -11,6 +11,7 @@ line longer than MAX_LINE_CHARACTERS, JSON that is none.
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.auth import key_name
 from app.deps import Parts
 from app.engines import Loaded
 from app.errors import answer
@@ -33,6 +35,7 @@ from app.uploads import Gunzip, UnsupportedMedia
 from models.anomaly.drift import drift
 from models.errors import DomainError
 from models.vocabulary import Vocabulary
+from store.streams import Turn
 
 log = logging.getLogger("nextchar.api")
 
@@ -46,6 +49,7 @@ _MAX_ID_DEPTH = 100  # lists and objects within one another; json.dumps fails on
 _MAX_LINE_BYTES = 4 * MAX_LINE_CHARACTERS
 _BUFFER_BYTES = 1 << 20
 _BATCH_BYTES = 256 << 10
+_SHORT_BATCH_BYTES = 1_000
 _LONGEST_EXPECTED = 5_000  # characters of a line at whose places the likeliest are told
 _REMEMBERED_LINES = 4_000  # of which the scores are kept, because logs repeat themselves
 _REMEMBERED_CHARACTERS = 500  # a longer line is not remembered
@@ -214,6 +218,8 @@ class ScoreStream(Response):
         self._kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         self._encoding = request.headers.get("content-encoding", "identity").strip().lower()
         self._loaded: Loaded | None = None
+        self._owner = key_name(request)
+        self._is_gone = threading.Event()
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
 
@@ -225,36 +231,38 @@ class ScoreStream(Response):
                 code="unsupported_encoding",
                 param="body",
             )
-        await anyio.to_thread.run_sync(self._open, limiter=self._parts.engine_threads)
-
-    def _open(self) -> None:
-        loaded = self._parts.engines.take(self._model)
+        loaded = await self._parts.engines.take_async(self._model)
         try:
-            query = self._query
-            found = self._parts.calibrations.find(loaded.saved, query.calibration)
-            fast = query.precision == "auto"
-            options = Options(
-                query.detail,
-                query.expected,
-                query.false_alarms,
-                fast=fast,
-                adapt=query.adapt,
-                explain=query.explain,
-                longest_expected=_LONGEST_EXPECTED,
-            )
-            if query.adapt:
-                loaded.engine.check_adapting()
-            self._scorer = Scorer(loaded, found, options)
+            await anyio.to_thread.run_sync(self._open, loaded, limiter=self._parts.score_threads)
         except BaseException:
             self._parts.engines.give_back(loaded)
             raise
         self._loaded = loaded
-        self._batches = _Batches(self._parts, self._scorer, query, is_json=self._kind != "text/plain")
+
+    def _open(self, loaded: Loaded) -> None:
+        query = self._query
+        found = self._parts.calibrations.find(loaded.saved, query.calibration)
+        options = Options(
+            query.detail,
+            query.expected,
+            query.false_alarms,
+            fast=query.precision == "auto",
+            adapt=query.adapt,
+            explain=query.explain,
+        )
+        if query.adapt:
+            loaded.engine.check_adapting()
+        self._scorer = Scorer(loaded, found, options, self._check)
+        self._batches = _Batches(self._scorer, query, is_json=self._kind != "text/plain")
+
+    def _check(self) -> None:
+        if self._is_gone.is_set():
+            raise _Gone
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the answer."""
         assert self._loaded is not None, "not opened"
-        body = _Body(receive, Gunzip() if self._encoding != "identity" else None)
+        body = _Body(receive, Gunzip() if self._encoding != "identity" else None, self._is_gone)
         reading = asyncio.ensure_future(body.read_all())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -281,12 +289,23 @@ class ScoreStream(Response):
             # The likeliest characters are a hundred times as long as the lines, so they are told in pieces.
             most = _BATCH_BYTES // 64 if self._query.expected else _BATCH_BYTES
             data, is_last = await body.take(self._parts.stopping.is_set, most)
-            work = partial(self._batches.score, data, is_last=is_last)
-            scored = await anyio.to_thread.run_sync(work, limiter=self._parts.engine_threads)
+            scored = await self._score(data, is_last=is_last)
             if scored:
                 await self._send(send, scored)
             if is_last:
                 return
+
+    async def _score(self, data: bytes, *, is_last: bool) -> bytes:
+        parts, loaded, stream_id = self._parts, self._loaded, self._query.stream_id
+        assert loaded is not None, "not opened"
+        work = partial(self._batches.score, data, is_last=is_last)
+        # A few lines that have just come do not wait for the large batches of other streams.
+        threads = parts.score_threads if len(data) <= _SHORT_BATCH_BYTES else parts.line_threads
+        if stream_id is None:
+            return await anyio.to_thread.run_sync(work, limiter=threads)
+        size = loaded.engine.state_size
+        async with parts.stream_turns.turn(loaded.reference, stream_id, size=size, owner=self._owner) as turn:
+            return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=threads)
 
     async def _send(self, send: Send, data: bytes) -> None:
         async with asyncio.timeout(UNREAD_S):
@@ -300,19 +319,21 @@ class _Gone(Exception):
 class _Body:
     """The request's body, read ahead as far as the buffer goes."""
 
-    def __init__(self, receive: Receive, gunzip: Gunzip | None) -> None:
-        self._receive, self._gunzip = receive, gunzip
+    def __init__(self, receive: Receive, gunzip: Gunzip | None, is_gone: threading.Event) -> None:
+        """Read with `receive`, and set `is_gone` once the client has gone."""
+        self._receive, self._gunzip, self._is_gone = receive, gunzip, is_gone
         self._buffer = bytearray()
         self._changed = asyncio.Condition()
         self._is_whole = False
         self._error: Exception | None = None
 
     async def read_all(self) -> None:
-        """Read until the body ends."""
+        """Read the body, and wait until the client goes."""
         try:
-            while not self._is_whole:
+            while True:
                 message = await self._receive()
                 if message["type"] == "http.disconnect":
+                    self._is_gone.set()
                     await self._fail(_Gone())
                     return
                 is_whole = not message.get("more_body", False)
@@ -372,11 +393,12 @@ class _Body:
 class _Batches:
     """Scores pieces of the body, one after the other, in worker threads."""
 
-    def __init__(self, parts: Parts, scorer: Scorer, query: StreamQuery, *, is_json: bool) -> None:
-        self._parts, self._scorer, self._query = parts, scorer, query
+    def __init__(self, scorer: Scorer, query: StreamQuery, *, is_json: bool) -> None:
+        self._scorer, self._query = scorer, query
         self._splitter = Splitter(longest=_MAX_LINE_BYTES)
         self._reader = LineReader(scorer.loaded.vocabulary, is_json=is_json)
         self._known: dict[str, LineScore] = {}
+        self._expected: dict[str, str] = {}  # of this batch's lines, as JSON
         self._where = Where()
         self._stream: StreamBody | None = None
         self._began = time.monotonic()
@@ -401,14 +423,14 @@ class _Batches:
             "calibration": calibration_body(scorer.calibration).model_dump() if scorer.calibration else None,
         }
 
-    def score(self, data: bytes, *, is_last: bool) -> bytes:
-        """Return the records of the lines that end in `data`."""
+    def score(self, data: bytes, *, is_last: bool, turn: Turn | None = None) -> bytes:
+        """Return the records of the lines that end in `data`; `turn` is that on the stream, if it is kept."""
         raw = [*self._splitter.feed(data), *(self._splitter.finish() if is_last else ())]
         given = [self._reader.read(line) for line in raw]
         texts = [line.text for line in given if line.text is not None]
-        scores = iter(self._score_lines(texts) if texts else [])
+        scores = iter(self._score_lines(texts, turn) if texts else [])
         records = (self._record(line, next(scores) if line.text is not None else None) for line in given)
-        return b"".join(_json_line(record) for record in records if record)
+        return b"".join(record for record in records if record)
 
     def end(self) -> dict[str, Any]:
         """Return the last record."""
@@ -418,12 +440,18 @@ class _Batches:
         told = {"drift": advice} if advice else {}
         return {"object": "score.end", **self._totals, "seconds": seconds, **stream, **told}
 
-    def _score_lines(self, texts: list[str]) -> list[LineScore]:
+    def _score_lines(self, texts: list[str], turn: Turn | None) -> list[LineScore]:
         if self._query.context == "stream":
-            return self._scorer.describe(self._read_on(texts))
+            return self._scorer.describe(self._read_on(texts, turn))
         known = self._known
         new = [text for text in dict.fromkeys(texts) if text not in known]
-        told = dict(zip(new, self._scorer.describe(self._scorer.read(new)), strict=True)) if new else {}
+        lines = self._scorer.read(new) if new else []
+        told = dict(zip(new, self._scorer.describe(lines), strict=True))
+        self._expected = {
+            text: self._scorer.expected_json(line)
+            for text, line in zip(new, lines, strict=True)
+            if self._query.expected and len(text) <= _LONGEST_EXPECTED
+        }
         found = [told.get(text) or known[text] for text in texts]
         if self._query.detail != "character":
             if len(known) > _REMEMBERED_LINES:
@@ -431,17 +459,17 @@ class _Batches:
             known.update((t, one) for t, one in told.items() if len(t) <= _REMEMBERED_CHARACTERS)
         return found
 
-    def _read_on(self, texts: list[str]) -> list[Line]:
-        if self._query.stream_id is None:
+    def _read_on(self, texts: list[str], turn: Turn | None) -> list[Line]:
+        if turn is None:
             lines, self._where = self._scorer.read_on(texts, self._where)
             return lines
-        lines, now = self._scorer.read_in_stream(self._parts.streams, texts, self._query.stream_id)
+        lines, now = self._scorer.read_in_turn(turn, texts)
         # What is told at the end is why the first of these batches began anew, if it did.
         restarted = self._stream.restarted if self._stream else now.restarted
         self._stream = now.model_copy(update={"restarted": restarted})
         return lines
 
-    def _record(self, line: Given, score: LineScore | None) -> dict[str, Any] | None:
+    def _record(self, line: Given, score: LineScore | None) -> bytes | None:
         totals = self._totals
         totals["lines"] += 1
         totals["not_utf8"] += "not_utf8" in line.about
@@ -460,7 +488,11 @@ class _Batches:
             record |= score.model_dump(exclude_none=True)
         if self._query.echo and line.text is not None:
             record["text"] = self._scorer.loaded.vocabulary.to_text(line.text)
-        return record
+        expected = self._expected.get(line.text or "")
+        if expected is None or score is None:
+            return _json_line(record)
+        head = _json_line(record).removesuffix(b"}\n")
+        return b'%s,"expected":%s}\n' % (head, expected.encode("utf-8", "backslashreplace"))
 
 
 def _json_line(record: dict[str, Any]) -> bytes:

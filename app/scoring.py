@@ -1,22 +1,25 @@
 """Lines through a model and its calibration to the answer: what the JSON and the streamed route share.
 
-Blocking; runs in a worker thread. Knows no HTTP. Places in a line are characters after NFC, or bytes for a
-model of bytes, before masking; what the model read was masked as the text it was trained on.
+Blocking; runs in a worker thread, and ends when its check says that nobody waits. Knows no HTTP. Places in
+a line are characters after NFC, or bytes for a model of bytes, before masking; what the model read was masked
+as the text it was trained on.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.completing import MAX_LOGPROBS
 from app.engines import Loaded
+from app.limited_work import Check
 from app.schemas.scores import (
     BucketBody,
     CalibrationBody,
     Detail,
-    Expected,
     LineScore,
     Span,
     StreamBody,
@@ -33,7 +36,7 @@ from models.runtime.scoring import Reading
 from models.runtime.session import State
 from models.vocabulary import UNKNOWN_ID
 from store.calibrations import Named
-from store.streams import Streams
+from store.streams import Turn
 
 DECIMALS = 4
 """Of bits in an answer; float32 logits do not carry more."""
@@ -41,8 +44,13 @@ DECIMALS = 4
 _CHARACTER_RATE = 3
 """Which of CHARACTER_RATES marks a character as odd by itself: 3 in 10,000 normal ones are above it."""
 
+MAX_EXPLAIN_READ = 50_000
+"""Characters that the network reads to explain the flagged lines of one answer or batch, the most anomalous
+first: about a second. A line takes some hundred to some thousand. See `models.anomaly.explain.explain`."""
+
 _LONGEST_EXPLAINED = 20_000  # characters; a longer line is not read again
-_MOST_EXPLAINED = 300  # lines of one answer or batch, the oddest: each takes as long as a hundred others
+_LINES_AT_A_TIME = 100  # between two checks
+_PLACES_AT_A_TIME = 1_000
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,7 @@ class Options:
     false_alarms: float | None = None
     fast: bool = False  # in int8, where the model has it
     adapt: bool = False  # learn from a stream while reading it
-    explain: bool = True  # read odd lines again, to tell causes from consequences
-    longest_expected: int = 50_000  # characters; of a longer line it is not told
+    explain: bool = True  # read flagged lines again, to tell causes from consequences
 
 
 @dataclass(frozen=True)
@@ -75,16 +82,26 @@ class Line:
     reading: Reading
 
 
+_Explained = dict[str, list[OddSpan]]
+"""The odd spans of masked texts that were read again."""
+
+
+def _go_on() -> None:
+    """Check nothing."""
+
+
 @dataclass(frozen=True)
 class Scorer:
     """A model that is held, one of its calibrations or none, and what is to be told.
 
-    Raises InvalidInput at once where the calibration does not allow the false-alarm rate.
+    `check` is called between pieces of work; what it raises ends the work. Raises InvalidInput at once where
+    the calibration does not allow the false-alarm rate.
     """
 
     loaded: Loaded
     calibration: Named | None
     options: Options
+    check: Check = _go_on
     rate: float | None = field(init=False)
     thresholds: tuple[float, ...] = field(init=False)
 
@@ -117,7 +134,8 @@ class Scorer:
     def read(self, originals: Sequence[str]) -> list[Line]:
         """Read lines of characters, each by itself."""
         masked = [self.loaded.masks.apply(line) for line in originals]
-        readings = self.loaded.engine.read_lines([m.text for m in masked], fast=self.options.fast)
+        texts = [m.text for m in masked]
+        readings = self.loaded.engine.read_lines(texts, fast=self.options.fast, check=self.check)
         return [Line(*parts) for parts in zip(originals, masked, readings, strict=True)]
 
     def read_on(self, originals: Sequence[str], where: Where) -> tuple[list[Line], Where]:
@@ -130,55 +148,92 @@ class Scorer:
             if where.state is not None:
                 change, width = where.change, len(self.loaded.vocabulary) - 1
                 known = Memory(where.state, None if change is None else change.reshape(-1, width))
-            readings, memory = engine.read_adapting(texts, known)
+            readings, memory = engine.read_adapting(texts, known, check=self.check)
             where = Where(memory.state, memory.change)
         else:
-            readings, state = engine.read_on(texts, where.state, fast=self.options.fast)
+            readings, state = engine.read_on(texts, where.state, fast=self.options.fast, check=self.check)
             where = Where(state)
         return [Line(*parts) for parts in zip(originals, masked, readings, strict=True)], where
 
-    def read_in_stream(
-        self, streams: Streams, originals: Sequence[str], stream_id: str
-    ) -> tuple[list[Line], StreamBody]:
-        """Read lines in a stream that is kept; calls on one stream wait for each other. Raises Conflict."""
-        loaded = self.loaded
-        with streams.turn(loaded.reference, stream_id, size=loaded.engine.state_size) as turn:
-            lines, where = self.read_on(originals, Where(turn.stream.state, turn.stream.change))
-            assert where.state is not None
-            now = turn.save(where.state, lines=len(lines), change=where.change)
+    def read_in_turn(self, turn: Turn, originals: Sequence[str]) -> tuple[list[Line], StreamBody]:
+        """Read lines in a stream that is kept, in this call's turn. Raises Conflict if it was lost."""
+        lines, where = self.read_on(originals, Where(turn.stream.state, turn.stream.change))
+        assert where.state is not None
+        self.check()  # a client that has gone leaves the stream where it was
+        now = turn.save(where.state, lines=len(lines), change=where.change)
         return lines, StreamBody(id=now.id, lines=now.lines, restarted=now.restarted)
 
     def describe(self, lines: Sequence[Line]) -> list[LineScore]:
-        """Return what is told of each line."""
-        scores, p_values, odd = self._judge(lines)
-        flagged = [i for i, is_odd in enumerate(odd) if is_odd]
-        oddest = set(sorted(flagged, key=lambda i: -(scores[i] or 0.0))[:_MOST_EXPLAINED])
-        return [
-            self._describe(line, scores[i], p_values[i], odd[i], explain=i in oddest)
-            for i, line in enumerate(lines)
-        ]
+        """Return what is told of each line, but for expected characters."""
+        return list(self.described(lines))
 
-    def spans(self, line: Line, *, context: str = "\n", explain: bool = True) -> list[Span] | None:
-        """Return the odd spans of a line, odd or not, or None without a calibration."""
-        if self._character_threshold is None:
-            return None
-        return [_to_original(span, line.masked) for span in self._odd_spans(line, context, explain)]
+    def described(self, lines: Sequence[Line]) -> Iterator[LineScore]:
+        """Yield what `describe` returns, made as it is asked for."""
+        scores, p_values, odd = self._judge(lines)
+        flagged = [i for i, is_odd in enumerate(odd) if is_odd and self.options.detail != "none"]
+        flagged.sort(key=lambda i: -(scores[i] or 0.0))
+        explained = self._explain([lines[i].masked.text for i in flagged])
+        for i, line in enumerate(lines):
+            if i % _LINES_AT_A_TIME == 0:
+                self.check()
+            yield self._describe(line, scores[i], p_values[i], odd[i], explained)
+
+    def describe_text(self, line: Line) -> LineScore:
+        """Return what is told of a text: of one line the score; its odd spans, whether it is flagged or not.
+
+        Calibrations are of lines: a longer text has odd places, but is not odd or normal as a whole.
+        """
+        is_line = "\n" not in line.original
+        [score], [p], [is_odd] = self._judge([line]) if is_line else ([None], [None], [None])
+        told = _told(line, score, p, is_odd)
+        if self.options.detail != "none" and self._character_threshold is not None:
+            text = line.masked.text
+            explained = self._explain([text])
+            told.explained = self._is_explained(text, explained)
+            told.spans = [_to_original(span, line.masked) for span in self._odd_spans(line, explained)]
+        return told
 
     def bits(self, line: Line) -> list[float]:
         """Return the bits of each character of the original; of a masked part, the first has them all."""
         return [float(value) for value in np.round(self._spread(line.reading.bits, line), DECIMALS)]
 
-    def expected(self, line: Line, *, context: str = "\n") -> list[list[Expected]]:
-        """Return the likeliest characters at each character of the original."""
+    def expected_json(self, line: Line) -> str:
+        """Return the likeliest characters at each character of the original, as JSON.
+
+        They are written from arrays: an object for each of hundreds of thousands would take gigabytes.
+        """
+        engine = self.loaded.engine
+        top = engine.top_characters(line.masked.text, top=self.options.expected, check=self.check)
+        heads = self._expected_heads
+        told = ["[]"] * len(line.original)
+        for at in range(0, len(top.ids), _PLACES_AT_A_TIME):
+            self.check()
+            ids = top.ids[at : at + _PLACES_AT_A_TIME].tolist()
+            probabilities = np.exp(top.logprobs[at : at + _PLACES_AT_A_TIME]).tolist()
+            for place, (some, p) in enumerate(zip(ids, probabilities, strict=True), at):
+                likely = (f"{heads[i]}{round(one, 6)!r}}}" for i, one in zip(some, p, strict=True))
+                told[line.masked.origin(place)] = f"[{','.join(likely)}]"
+        return f"[{','.join(told)}]"
+
+    def check_expected(self, lines: Iterable[str]) -> None:
+        """Raise InvalidInput where telling expected characters of these would take too large an answer."""
+        expected, characters = self.options.expected, sum(map(len, lines))
+        wanted = characters * (1 + expected)
+        if expected and wanted > MAX_LOGPROBS:
+            raise InvalidInput(
+                f"expected asks for {1 + expected} probabilities at each of {characters:,} characters,"
+                f" {wanted:,} together; one answer has at most {MAX_LOGPROBS:,}: send at most"
+                f" {MAX_LOGPROBS // (1 + expected):,} characters in one call, or ask for fewer at each",
+                code="answer_too_large",
+                param="expected",
+            )
+
+    @cached_property
+    def _expected_heads(self) -> list[str]:
+        """The beginning of the JSON of an expected character, by its id."""
         vocabulary = self.loaded.vocabulary
-        told: list[list[Expected]] = [[] for _ in line.original]
-        described = self.loaded.engine.describe(line.masked.text, top=self.options.expected, context=context)
-        for place, one in enumerate(described):
-            told[line.masked.origin(place)] = [
-                Expected(character=vocabulary.label(c), probability=round(float(np.exp(p)), 6))
-                for c, p in one.top
-            ]
-        return told
+        labels = ["", *map(vocabulary.label, vocabulary.characters)]
+        return [f'{{"character":{json.dumps(label, ensure_ascii=False)},"probability":' for label in labels]
 
     def _judge(
         self, lines: Sequence[Line]
@@ -190,14 +245,9 @@ class Scorer:
         return scores.tolist(), p_values.tolist(), (p_values <= self.rate).tolist()
 
     def _describe(
-        self, line: Line, score: float | None, p: float | None, is_odd: bool | None, *, explain: bool
+        self, line: Line, score: float | None, p: float | None, is_odd: bool | None, explained: _Explained
     ) -> LineScore:
-        told = LineScore(
-            characters=len(line.original),
-            score=None if score is None else round(score, DECIMALS),
-            p_value=None if p is None else float(f"{p:.4g}"),
-            anomalous=is_odd,
-        )
+        told = _told(line, score, p, is_odd)
         if self.options.detail == "none":
             return told
         bits = line.reading.bits
@@ -206,29 +256,39 @@ class Scorer:
         told.bits_per_character = round(total / max(1, len(line.original)), DECIMALS)
         told.peak_bits = round(peak_bits(bits), DECIMALS)
         if is_odd is not None:
-            told.spans = self._why(line, explain=explain) if is_odd else []
+            told.spans = self._why(line, explained) if is_odd else []
+            told.explained = self._is_explained(line.masked.text, explained) if is_odd else None
         if self.options.detail == "character":
             told.bits = self.bits(line)
-            if self.options.expected and len(line.original) <= self.options.longest_expected:
-                told.expected = self.expected(line)
         return told
 
-    def _why(self, line: Line, *, explain: bool) -> list[Span]:
-        """Return the spans that made a flagged line odd: odd characters, or else where it is oddest."""
-        spans = self.spans(line, explain=explain)
-        if spans:
-            return spans
-        window = highest_window(line.reading.bits, line.reading.entropy)
-        return [_to_original(span, line.masked) for span in window]
+    def _explain(self, texts: Sequence[str]) -> _Explained:
+        """Return the odd spans of those texts that can be explained within the bound, first ones first."""
+        threshold = self._character_threshold
+        if threshold is None or not (texts and self.options.explain):
+            return {}
+        short = [text for text in dict.fromkeys(texts) if len(text) <= _LONGEST_EXPLAINED]
+        found = self.loaded.engine.explain(
+            short, threshold=threshold, max_read=MAX_EXPLAIN_READ, check=self.check
+        )
+        return {text: spans for text, spans in zip(short, found, strict=True) if spans is not None}
 
-    def _odd_spans(self, line: Line, context: str, explain: bool) -> list[OddSpan]:
+    def _is_explained(self, text: str, explained: _Explained) -> bool | None:
+        return text in explained if self.options.explain else None
+
+    def _why(self, line: Line, explained: _Explained) -> list[Span]:
+        """Return the spans that made a flagged line odd: odd characters, or else where it is oddest."""
+        spans = self._odd_spans(line, explained) or highest_window(line.reading.bits, line.reading.entropy)
+        return [_to_original(span, line.masked) for span in spans]
+
+    def _odd_spans(self, line: Line, explained: _Explained) -> list[OddSpan]:
         threshold = self._character_threshold
         assert threshold is not None
         text, reading = line.masked.text, line.reading
+        if text in explained:
+            return explained[text]
         unknown = self.loaded.vocabulary.encode(text) == UNKNOWN_ID
-        if not (explain and self.options.explain) or len(text) > _LONGEST_EXPLAINED:
-            return plain_spans(reading.bits, reading.entropy, unknown, threshold=threshold)
-        return self.loaded.engine.odd_spans(text, threshold=threshold, context=context)
+        return plain_spans(reading.bits, reading.entropy, unknown, threshold=threshold)
 
     def _spread(self, values: NDArray[np.float32], line: Line) -> NDArray[np.float32]:
         if line.masked.starts is None:
@@ -236,6 +296,15 @@ class Scorer:
         spread = np.zeros(len(line.original), np.float32)
         spread[line.masked.starts[:-1]] = values
         return spread
+
+
+def _told(line: Line, score: float | None, p: float | None, is_odd: bool | None) -> LineScore:
+    return LineScore(
+        characters=len(line.original),
+        score=None if score is None else round(score, DECIMALS),
+        p_value=None if p is None else float(f"{p:.4g}"),
+        anomalous=is_odd,
+    )
 
 
 def is_unusual(told: LineScore) -> bool:

@@ -72,6 +72,17 @@ class ApiSettings(StoreSettings):
         ge=1,
         description="Completions that may wait for one model; above it the answer is 429.",
     )
+    max_streams: int = Field(
+        10_000,
+        ge=1,
+        description="Streams of lines (`stream_id`) whose memory is kept; above it the least recently used"
+        " begin anew. With API keys each may take a quarter.",
+    )
+    max_stream_bytes: int = Field(
+        64 << 20,
+        ge=1 << 20,
+        description="The same in bytes of Redis.",
+    )
     pinned_models: str = Field(
         "",
         description="Models, by name or `name@version`, separated by commas, that are loaded at the start and"

@@ -120,7 +120,7 @@ class Stack:
         if self._settings.given_redis_url:
             self._keep_running([])
             return
-        valkey = EmbeddedValkey(self._data_dir)
+        valkey = EmbeddedValkey(self._data_dir, max_bytes=self._settings.valkey_max_bytes)
         valkey.open()
         try:
             self._valkey, self.redis_url = valkey, valkey.url

@@ -45,8 +45,14 @@ appendfsync everysec
 # Plain commands instead of a binary snapshot: any server can read what another one wrote.
 aof-use-rdb-preamble no
 save ""
+# Above this writes are refused: nothing of the queue and the leases may be evicted.
+maxmemory {max_bytes}
 maxmemory-policy noeviction
 """
+
+
+MAX_BYTES = 256 << 20
+"""Of memory for data, unless another bound is given."""
 
 
 class EmbeddedValkey:
@@ -58,8 +64,9 @@ class EmbeddedValkey:
     Who looks after the server's process calls the steps: `open`, `launch` as often as needed, `close`.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, max_bytes: int = MAX_BYTES) -> None:
         self._data_dir = data_dir.resolve()
+        self._max_bytes = max_bytes
         self._folder = self._data_dir / "valkey"
         self.log = self._data_dir / "logs" / "valkey.log"
         self._lock: int | None = None
@@ -133,7 +140,7 @@ class EmbeddedValkey:
         assert self._lock is not None, "open first"
         self._socket.unlink(missing_ok=True)
         socket_path = str(self._socket).replace("\\", "\\\\").replace('"', '\\"')
-        config = _CONFIG.format(socket=f'"{socket_path}"', password=self._password)
+        config = _CONFIG.format(socket=f'"{socket_path}"', password=self._password, max_bytes=self._max_bytes)
         self._process = start_bound(
             [str(self._binary), "-"],  # the configuration on standard input: no password in `ps`
             log=self.log,

@@ -16,9 +16,10 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.bodies import DocumentRoute
 from app.compat.fim import unwrap
-from app.compat.openai_completions import holding, unless_gone
+from app.compat.openai_completions import holding
 from app.completing import Completing, prepare
 from app.deps import Parts, PartsDep, client_of
+from app.disconnects import unless_gone
 from app.engines import Loaded
 from app.errors import refusals
 from app.reach import model_or_default

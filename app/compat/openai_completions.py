@@ -18,12 +18,12 @@ from typing import Annotated, Any
 import anyio
 import numpy as np
 from fastapi import APIRouter, Path, Request, Response
-from starlette.requests import ClientDisconnect
 
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.fim import unwrap
 from app.completing import Completing, Completion, check_size, prepare, write
 from app.deps import Parts, PartsDep, client_of
+from app.disconnects import unless_gone
 from app.engines import Engines, Loaded
 from app.errors import refusals
 from app.reach import model_or_default
@@ -158,28 +158,11 @@ async def _complete(parts: Parts, request: Request, body: OpenAICompletionCreate
 @asynccontextmanager
 async def holding(parts: Parts, model: str) -> AsyncIterator[Loaded]:
     """Hold a loaded model; it is loaded beside the event loop if need be. Raises as `Engines.use`."""
-    loaded = parts.engines.take_if_ready(model)
-    if loaded is None:
-        loaded = await anyio.to_thread.run_sync(parts.engines.take, model)
+    loaded = await parts.engines.take_async(model)
     try:
         yield loaded
     finally:
         parts.engines.give_back(loaded)
-
-
-async def unless_gone(request: Request, work: Any) -> Any:
-    """Return what `work` returns, or cancel it and raise ClientDisconnect as soon as the client is gone."""
-    working = asyncio.ensure_future(work)
-    # The body has been read, so the next message can only be that the client has gone.
-    leaving = asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        leaving.cancel()
-        working.cancel()
 
 
 # From the body to what the engine is asked
@@ -189,13 +172,18 @@ async def _asked(body: OpenAICompletionCreate, loaded: Loaded, client: str) -> _
     n = 1 if body.n is None else body.n
     max_tokens = 16 if body.max_tokens is None else body.max_tokens
     given = _given(body)
-    check_size(
-        [*map(len, given)],
+    check = partial(
+        check_size,
         n=n,
         generated=len(given) * max(n, body.best_of or 0) * max_tokens,
         echo=bool(body.echo),
         logprobs=body.logprobs,
     )
+    check([*map(len, given)])
+    if body.echo and body.logprobs is not None:
+        # A character of the text may be several of the model.
+        to_characters = loaded.vocabulary.to_characters
+        check([len(to_characters(one) if isinstance(one, str) else one) for one in given])
     return _Asked(
         body=body,
         loaded=loaded,

@@ -18,9 +18,10 @@ const EXPECTED = 6;
  *
  * @param {any} answer
  * @param {{place: number, text: string, sent: string}[]} lines as they are shown, and as they were sent
- * @param {{model: string, signal: AbortSignal, onCalibrate: (lines: any[]) => void}} options
+ * @param {{model: string, query?: any, signal: AbortSignal, onCalibrate: (lines: any[]) => void}} options `query` has
+ *   the fields by which lines were flagged
  */
-export function scoredLines(answer, lines, { model, signal, onCalibrate }) {
+export function scoredLines(answer, lines, { model, query = {}, signal, onCalibrate }) {
   const rows = answer.lines.map((line, index) => byCharacter({ ...line, ...lines[index] }));
   const isCalibrated = rows.some((row) => Number.isFinite(row.p_value));
   const threshold = isCalibrated ? byFalseAlarms(rows, answer.calibration) : byBits(rows);
@@ -74,9 +75,35 @@ export function scoredLines(answer, lines, { model, signal, onCalibrate }) {
       );
       return;
     }
+    const head = costs(row, place);
+    replace(readout, head);
+    timer = setTimeout(async () => {
+      asking = new AbortController();
+      try {
+        await ask(row, { model, query, signal: asking.signal });
+        mark(row);
+        const candidates = row.expected[row.starts[place]];
+        const expected = h("p", { class: "small muted" }, "Expected there:");
+        replace(readout, costs(row, place), expected, distribution(candidates));
+      } catch (error) {
+        if (error.name !== "AbortError" && !signal.aborted) replace(readout, head, failure(error));
+      }
+    }, SETTLED_MS);
+  }
+
+  /** Mark the spans of a line that has been explained by now. */
+  function mark(row) {
+    if (!threshold.isFlagged(row)) return;
+    const isMarked = (at) => row.spans?.some(({ start, end }) => start <= at && at < end);
+    for (const one of listed.querySelectorAll(`[data-place="${row.place}"] .log-text [data-at]`)) {
+      one.classList.toggle("flagged", Boolean(isMarked(Number(one.dataset.at))));
+    }
+  }
+
+  function costs(row, place) {
     const character = row.characters[place];
     const span = (row.spans ?? []).find(({ start, end }) => start <= place && place < end);
-    const head = [
+    return [
       h("h2", {}, "Line ", whole(row.place), ", character ", whole(place + 1)),
       h(
         "p",
@@ -103,16 +130,6 @@ export function scoredLines(answer, lines, { model, signal, onCalibrate }) {
           ".",
         ),
     ];
-    replace(readout, head);
-    timer = setTimeout(async () => {
-      asking = new AbortController();
-      try {
-        const candidates = await expectedAt(row, place, { model, signal: asking.signal });
-        replace(readout, head, h("p", { class: "small muted" }, "Expected there:"), distribution(candidates));
-      } catch (error) {
-        if (error.name !== "AbortError" && !signal.aborted) replace(readout, head, failure(error));
-      }
-    }, SETTLED_MS);
   }
 
   threshold.control.addEventListener("input", draw);
@@ -188,16 +205,18 @@ function byCharacter(line) {
   };
 }
 
-/** What the model thought would come at one place of a line. All places of a line are asked for at once. */
-async function expectedAt(row, place, { model, signal }) {
-  row.expected ??= (
-    await post(
-      at("/v1/models", model, "score"),
-      { lines: [row.sent], detail: "character", expected: EXPECTED },
-      { signal },
-    )
-  ).lines[0].expected;
-  return row.expected[row.starts[place]];
+/**
+ * Ask what the model thought would come at each place of a line; and what made it anomalous, where the answer about all
+ * lines did not explain that.
+ */
+async function ask(row, { model, query, signal }) {
+  if (row.expected) return;
+  const fields = { lines: [row.sent], detail: "character", expected: EXPECTED, ...query };
+  const [line] = (await post(at("/v1/models", model, "score"), fields, { signal })).lines;
+  row.expected = line.expected;
+  if (row.explained === false && line.explained) {
+    row.spans = byCharacter({ ...line, text: row.text, sent: row.sent }).spans;
+  }
 }
 
 function lineEntry(row, threshold, isFirst) {

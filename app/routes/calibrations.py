@@ -3,20 +3,21 @@
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-import anyio
 from fastapi import APIRouter, Request
 
 from app.auth import check_scope
 from app.bodies import DocumentRoute
 from app.deps import Parts, PartsDep
+from app.disconnects import unless_gone
 from app.engines import Loaded
 from app.errors import refusals
 from app.evaluating import evaluate, reads_training_text
+from app.limited_work import Check
 from app.reach import Reach, ReachDep
 from app.schemas.lists import Page
 from app.schemas.scores import CalibrateCreate, CalibrationBody, EvaluateCreate, EvaluationBody
 from app.scoring import calibration_body
-from models.anomaly.calibration import calibrate
+from models.anomaly.calibration import CalibrationLines
 from models.anomaly.precision import higher
 from models.errors import TooLarge
 from models.runtime.scoring import Reading
@@ -24,7 +25,7 @@ from models.runtime.scoring import Reading
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
 _MOST_CHARACTERS = 20_000_000  # of calibration lines: some minutes
-_MOST_LINES = 2_000_000  # a gigabyte of figures
+_MOST_LINES = 2_000_000  # some hundred megabytes of figures
 _LONGEST_LINE = 50_000  # characters; of a longer one so much is read, as when it is scored in a stream
 _BATCH_CHARACTERS = 200_000  # read at a time
 _MAX_CHARACTERS_IN_BOTH = 2_000_000  # of calibration lines that are read in float32 beside int8: a minute
@@ -32,14 +33,16 @@ _LINE_CHARACTERS = 20  # that a line counts for beside its own
 
 
 @router.post(
-    "/{model}/calibrate", status_code=201, responses=refusals(400, 404, 409, 413, 415, 422, 503, 507)
+    "/{model}/calibrate", status_code=201, responses=refusals(400, 404, 409, 413, 415, 422, 429, 503, 507)
 )
 async def make_calibration(
-    parts: PartsDep, reach: ReachDep, model: str, body: CalibrateCreate
+    parts: PartsDep, reach: ReachDep, request: Request, model: str, body: CalibrateCreate
 ) -> CalibrationBody:
-    """Compare with these normal lines from now on; a calibration of the same name is replaced."""
-    make = partial(_make, parts, reach, model, body)
-    return await anyio.to_thread.run_sync(make, limiter=parts.engine_threads)
+    """Compare with these normal lines from now on; a calibration of the same name is replaced.
+
+    It takes up to some minutes. Few run at a time; where too many wait already, the answer is 429.
+    """
+    return await unless_gone(request, parts.calibrating.run(partial(_make, parts, reach, model, body)))
 
 
 @router.get("/{model}/calibrations", responses=refusals(404, 422, 503))
@@ -77,10 +80,10 @@ async def evaluate_model(
             " chronological or random to use only the lines sent",
         )
     judge = partial(evaluate, parts, model, body, may_read=reach.has_corpus)
-    return await anyio.to_thread.run_sync(judge, limiter=parts.engine_threads)
+    return await unless_gone(request, parts.evaluating.run(judge))
 
 
-def _make(parts: Parts, reach: Reach, model: str, body: CalibrateCreate) -> CalibrationBody:
+def _make(parts: Parts, reach: Reach, model: str, body: CalibrateCreate, check: Check) -> CalibrationBody:
     with parts.engines.use(model) as loaded:
         if body.corpus is not None:
             corpus = reach.corpus(body.corpus)
@@ -94,18 +97,22 @@ def _make(parts: Parts, reach: Reach, model: str, body: CalibrateCreate) -> Cali
         if "\r" not in loaded.vocabulary.characters:  # as when they are scored in a stream
             lines = (line.removesuffix("\r") for line in lines)
         in_both = loaded.engine.has_fast and characters <= _MAX_CHARACTERS_IN_BOTH
-        readings = (r for batch in _batches(lines) for r in _read(loaded, batch, in_both=in_both))
-        made = calibrate(list(readings), buckets=body.buckets)
+        known = CalibrationLines()
+        for batch in _batches(lines):
+            check()
+            known.add(_read(loaded, batch, check, in_both=in_both))
+        made = known.calibration(buckets=body.buckets)
         if body.false_alarms:
             made.thresholds(body.false_alarms)  # or it is refused
+        check()  # a client that has gone replaces nothing
         return calibration_body(parts.calibrations.save(loaded.saved, body.name, made, source=source))
 
 
-def _read(loaded: Loaded, lines: list[str], *, in_both: bool) -> list[Reading]:
+def _read(loaded: Loaded, lines: list[str], check: Check, *, in_both: bool) -> list[Reading]:
     masked = [loaded.masks.apply(line[:_LONGEST_LINE]).text for line in lines]
-    readings = loaded.engine.read_lines(masked, fast=True)
+    readings = loaded.engine.read_lines(masked, fast=True, check=check)
     # JSON is scored in float32: a calibration of few enough lines holds for that, too.
-    return higher(readings, loaded.engine.read_lines(masked)) if in_both else readings
+    return higher(readings, loaded.engine.read_lines(masked, check=check)) if in_both else readings
 
 
 def _lines(pieces: Iterable[str]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from app.bodies import DocumentRoute
 from app.completing import Completing, Completion, GivenUp, start, write
 from app.deps import PartsDep, client_of
-from app.engines import Engines
+from app.engines import Loaded
 from app.errors import refusals
 from app.schemas.completions import (
     EXAMPLE,
@@ -70,15 +70,18 @@ async def complete(parts: PartsDep, request: Request, model: str, body: Completi
 @router.post("/{model}/next", responses=refusals(400, 404, 413, 415, 422, 429, 503))
 async def next_character(parts: PartsDep, request: Request, model: str, body: NextCreate) -> DistributionBody:
     """Get the distribution of the character after a prompt."""
-    work = partial(_next, parts.engines, model, body, client_of(request))
-    return await anyio.to_thread.run_sync(work, limiter=parts.engine_threads)
+    loaded = await parts.engines.take_async(model)
+    work = partial(_next, loaded, body, client_of(request))
+    try:
+        return await anyio.to_thread.run_sync(work, limiter=parts.engine_threads)
+    finally:
+        parts.engines.give_back(loaded)
 
 
-def _next(engines: Engines, model: str, body: NextCreate, client: str) -> DistributionBody:
-    with engines.use(model) as loaded:
-        vocabulary = loaded.vocabulary
-        prompt = vocabulary.to_characters(body.prompt)
-        found = loaded.engine.next(prompt, top=body.top, temperature=body.temperature, client=client)
+def _next(loaded: Loaded, body: NextCreate, client: str) -> DistributionBody:
+    vocabulary = loaded.vocabulary
+    prompt = vocabulary.to_characters(body.prompt)
+    found = loaded.engine.next(prompt, top=body.top, temperature=body.temperature, client=client)
     return DistributionBody(
         model=loaded.reference,
         entropy_bits=found.entropy_bits,

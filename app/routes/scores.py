@@ -4,15 +4,21 @@ A body of JSON is answered as a whole. A body of newline-delimited text or JSON 
 length, and the answer is one too: see `app.score_stream`.
 """
 
+import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 
+from app.auth import key_name
 from app.bodies import DocumentRoute
 from app.deps import Parts, PartsDep
+from app.disconnects import unless_gone
+from app.engines import Loaded
 from app.errors import refusals
+from app.limited_work import Check
 from app.schemas.scores import (
     EXAMPLE_STREAM,
     LineScore,
@@ -23,8 +29,14 @@ from app.schemas.scores import (
 from app.score_stream import STREAMED, ScoreStream, is_streamed
 from app.scoring import DECIMALS, Line, Options, Scorer, Where, calibration_body, is_unusual
 from models.anomaly.drift import drift
+from store.streams import Turn
 
 router = APIRouter(prefix="/v1/models", tags=["inference"])
+
+_SHORT_WORK = 2_000
+"""Up to so many characters, read side by side, a request does not wait for the long ones."""
+
+_NUMBERS_AT_A_TIME = 10_000
 
 _STREAMED: dict[str, Any] = {
     "requestBody": {
@@ -48,11 +60,23 @@ class _StreamedRoute(DocumentRoute):
 
 
 @router.post(
-    "/{model}/score", responses=refusals(400, 404, 409, 413, 415, 422, 429, 503), openapi_extra=_STREAMED
+    "/{model}/score",
+    response_model=ScoreBody,
+    responses=refusals(400, 404, 409, 413, 415, 422, 429, 503),
+    openapi_extra=_STREAMED,
 )
-async def score(parts: PartsDep, model: str, body: ScoreCreate) -> ScoreBody:
+async def score(parts: PartsDep, request: Request, model: str, body: ScoreCreate) -> Response:
     """Get the surprisal in bits of each character of a text, or of lines, and whether they are odd."""
-    return await anyio.to_thread.run_sync(partial(_score, parts, model, body), limiter=parts.engine_threads)
+    loaded = await parts.engines.take_async(model)
+    try:
+        if _is_short(body) and not body.stream_id:
+            short = partial(_score, parts, loaded, body)
+            content = await anyio.to_thread.run_sync(short, limiter=parts.score_threads)
+        else:
+            content = await unless_gone(request, _score_in_turn(parts, request, loaded, body))
+    finally:
+        parts.engines.give_back(loaded)
+    return Response(content, media_type="application/json")
 
 
 async def score_stream(
@@ -83,41 +107,117 @@ def forget_stream(parts: PartsDep, model: str, stream_id: str) -> None:
     parts.streams.forget(model, stream_id)
 
 
-def _score(parts: Parts, model: str, body: ScoreCreate) -> ScoreBody:
-    with parts.engines.use(model) as loaded:
-        options = Options(body.detail, body.expected, body.false_alarms, adapt=body.adapt)
-        scorer = Scorer(loaded, parts.calibrations.find(loaded.saved, body.calibration), options)
-        if body.text is not None:
-            return _score_text(scorer, body.text)
-        originals = [loaded.vocabulary.to_characters(line) for line in body.lines or []]
-        stream = None
-        if body.context == "line":
-            lines = scorer.read(originals)
-        elif body.stream_id is None:
-            lines, _ = scorer.read_on(originals, Where())
-        else:
-            lines, stream = scorer.read_in_stream(parts.streams, originals, body.stream_id)
-        told = scorer.describe(lines)
-        return _body(
-            scorer, lines, lines=told, stream=stream, drift=drift(len(told), sum(map(is_unusual, told)))
-        )
+def _is_short(body: ScoreCreate) -> bool:
+    """Return whether a request takes some tens of milliseconds."""
+    characters = len(body.text or "") + sum(map(len, body.lines or ()))
+    # Lines of a stream are read one behind the other, which is ten times slower than side by side.
+    return characters * (10 if body.context == "stream" else 1 + body.expected) <= _SHORT_WORK
 
 
-def _score_text(scorer: Scorer, text: str) -> ScoreBody:
-    line = scorer.read([scorer.loaded.vocabulary.to_characters(text)])[0]
-    # Calibrations are of lines: a longer text has odd places, but is not odd or normal as a whole.
-    judged = scorer.describe([line])[0] if "\n" not in line.original else LineScore(characters=0)
-    detail, expected = scorer.options.detail, scorer.options.expected
-    return _body(
+async def _score_in_turn(parts: Parts, request: Request, loaded: Loaded, body: ScoreCreate) -> bytes:
+    """Score a long request; or one in a stream that is kept, once it is its turn."""
+    work = partial(_score_in_thread, parts, loaded, body)
+    if not body.stream_id:
+        return await parts.long_scores.run(lambda check: work(check=check))
+    size = loaded.engine.state_size
+    owner = key_name(request)
+    async with parts.stream_turns.turn(loaded.reference, body.stream_id, size=size, owner=owner) as turn:
+        if _is_short(body):
+            return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=parts.score_threads)
+        return await parts.long_scores.run(lambda check: work(turn=turn, check=check))
+
+
+def _score_in_thread(
+    parts: Parts,
+    loaded: Loaded,
+    body: ScoreCreate,
+    *,
+    check: Check = lambda: None,
+    turn: Turn | None = None,
+) -> bytes:
+    """Score with a hold of this thread's own: the request may end before it does."""
+    held = parts.engines.hold_again(loaded)
+    try:
+        return _score(parts, held, body, check=check, turn=turn)
+    finally:
+        parts.engines.give_back(held)
+
+
+def _score(
+    parts: Parts,
+    loaded: Loaded,
+    body: ScoreCreate,
+    *,
+    check: Check = lambda: None,
+    turn: Turn | None = None,
+) -> bytes:
+    """Return the answer as JSON."""
+    options = Options(body.detail, body.expected, body.false_alarms, adapt=body.adapt, explain=body.explain)
+    scorer = Scorer(loaded, parts.calibrations.find(loaded.saved, body.calibration), options, check)
+    if body.text is not None:
+        return _score_text(scorer, body.text)
+    originals = [loaded.vocabulary.to_characters(line) for line in body.lines or []]
+    scorer.check_expected(originals)
+    stream = None
+    if turn is not None:
+        lines, stream = scorer.read_in_turn(turn, originals)
+    elif body.context == "line":
+        lines = scorer.read(originals)
+    else:
+        lines, _ = scorer.read_on(originals, Where())
+    written: list[str] = []
+    unusual = 0
+    for line, told in zip(lines, scorer.described(lines), strict=True):
+        unusual += is_unusual(told)
+        written.append(_line_json(scorer, line, told))
+    answer = _body(scorer, lines, stream=stream, drift=drift(len(lines), unusual))
+    return _with_large(answer, {"lines": ["[", ",".join(written), "]"]})
+
+
+def _score_text(scorer: Scorer, text: str) -> bytes:
+    original = scorer.loaded.vocabulary.to_characters(text)
+    scorer.check_expected([original])
+    [line] = scorer.read([original])
+    told = scorer.describe_text(line)
+    large: dict[str, list[str]] = {}
+    if scorer.options.detail == "character":
+        large["bits"] = _numbers_json(scorer.bits(line))
+    if scorer.options.expected:
+        large["expected"] = [scorer.expected_json(line)]
+    answer = _body(
         scorer,
         [line],
-        score=judged.score,
-        p_value=judged.p_value,
-        anomalous=judged.anomalous,
-        spans=scorer.spans(line) if detail != "none" else None,
-        bits=scorer.bits(line) if detail == "character" else None,
-        expected=scorer.expected(line) if expected else None,
+        score=told.score,
+        p_value=told.p_value,
+        anomalous=told.anomalous,
+        spans=told.spans,
+        explained=told.explained,
     )
+    return _with_large(answer, large)
+
+
+def _line_json(scorer: Scorer, line: Line, told: LineScore) -> str:
+    if not scorer.options.expected:
+        return told.model_dump_json()
+    head = told.model_dump_json(exclude={"expected"})
+    return f'{head[:-1]},"expected":{scorer.expected_json(line)}}}'
+
+
+def _with_large(answer: ScoreBody, large: dict[str, list[str]]) -> bytes:
+    """Return an answer as JSON with some fields, which are too large to be made as a whole, in their place.
+
+    The interpreter writes one object without a pause, and the event loop stands still meanwhile.
+    """
+    pieces = [answer.model_dump_json(exclude=set(large))[:-1]]
+    for name, values in large.items():
+        pieces += [f',"{name}":', *values]
+    return "".join([*pieces, "}"]).encode("utf-8", "surrogatepass")
+
+
+def _numbers_json(numbers: Sequence[float]) -> list[str]:
+    """Return pieces of a JSON list."""
+    parts = (numbers[at : at + _NUMBERS_AT_A_TIME] for at in range(0, len(numbers), _NUMBERS_AT_A_TIME))
+    return ["[", ",".join(json.dumps(part)[1:-1] for part in parts), "]"]
 
 
 def _body(scorer: Scorer, read: list[Line], **told: Any) -> ScoreBody:

@@ -10,7 +10,8 @@ from store.ids import NAME_PATTERN
 MAX_SCORED_CHARACTERS = 1_000_000
 MAX_LINES = 10_000
 MAX_EXPECTED_CHARACTERS = 50_000
-"""Of the texts for which expected characters are told: they make an answer some hundred times longer."""
+"""Of the texts for which expected characters are told. The size of the answer is bounded, too, once it is
+known what a character is to the model (`app.scoring.Scorer.check_expected`)."""
 
 Context = Literal["line", "stream"]
 Detail = Literal["none", "line", "character"]
@@ -36,6 +37,7 @@ EXAMPLE: dict[str, Any] = {
     "p_value": 0.21,
     "anomalous": False,
     "spans": [],
+    "explained": None,
     "bits": [4.6, 2.2, 1.9, 0.4],
     "expected": None,
     "lines": None,
@@ -115,13 +117,20 @@ class ScoreCreate(RequestBody):
         0,
         ge=0,
         le=20,
-        description="Tell so many of the likeliest characters at each place. Needs detail `character` and"
-        " at most 50,000 characters in all.",
+        description="Tell so many of the likeliest characters at each place. Needs detail `character`, at"
+        " most 50,000 characters in all, and at most 300,000 probabilities: characters times one more than"
+        " this.",
     )
     false_alarms: FalseAlarms | None = None
     calibration: CalibrationName | None = None
     stream_id: StreamId | None = None
     adapt: Adapt = False
+    explain: bool = Field(
+        True,
+        description="Read the most anomalous flagged lines again, as far as about a second goes: then"
+        " characters that are surprising only because of an earlier fault are not marked, and spans say what"
+        " was expected.",
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -177,6 +186,12 @@ class LineScore(BaseModel):
     )
     anomalous: bool | None = Field(None, description="Whether the p-value is at most `false_alarms`.")
     spans: list[Span] | None = Field(None, description="The odd characters of an anomalous line.")
+    explained: bool | None = Field(
+        None,
+        description="Of an anomalous line, whether it was read again: then `spans` leave out what surprises"
+        " only because of an earlier fault, and say what was expected. One answer explains the most anomalous"
+        " lines, as far as about a second goes; send another line alone to have it explained.",
+    )
     bits: list[float] | None = Field(None, description="Surprisal of each character, -log2 p.")
     expected: list[list[Expected]] | None = Field(None, description="The likeliest at each place.")
 
@@ -235,6 +250,7 @@ class ScoreBody(BaseModel):
     spans: list[Span] | None = Field(
         None, description="The odd characters of `text`, by the calibration's threshold for characters."
     )
+    explained: bool | None = Field(None, description="Whether `text` was read again for `spans`.")
     bits: list[float] | None = Field(
         None,
         description="Of each character of `text`; null when lines were given or not asked for.",
@@ -304,8 +320,9 @@ class StreamQuery(BaseModel):
     echo: bool = Field(False, description="Give each answered line's text back.")
     explain: bool = Field(
         False,
-        description="Read each flagged line again, which takes some milliseconds: then characters that are"
-        " surprising only because of an earlier fault are not marked, and spans say what was expected.",
+        description="Read flagged lines again, of each batch the most anomalous, as far as about a second"
+        " goes (`explained`): then characters that are surprising only because of an earlier fault are not"
+        " marked, and spans say what was expected.",
     )
     precision: Literal["auto", "float32"] = Field(
         "auto", description="`auto`: int8 where the model has it, within 0.005 nats a character of float32."

@@ -6,7 +6,7 @@ ngram_5             mean surprisal under a Witten-Bell character 5-gram model of
 isolation_forest    isolation forest (Liu et al. 2008) on tf-idf of character 1- to 3-grams
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,24 +18,32 @@ NAMES = ("length", "punctuation", "ngram_5", "isolation_forest")
 _MOST_LINES = 20_000  # that the forest is grown from
 _MOST_FEATURES = 2_000
 _LONGEST = 2_000  # characters of a line that it sees
+_BATCH = 5_000  # lines that it scores at a time
 
 Floats = NDArray[np.float64]
 
 
-def baseline_scores(train: Sequence[str], lines: Sequence[str]) -> Mapping[str, Floats]:
+def baseline_scores(
+    train: Sequence[str], lines: Sequence[str], *, check: Callable[[], None] = lambda: None
+) -> Mapping[str, Floats]:
     """Return the scores (n,) of n lines by each of NAMES, high for odd ones.
 
     Args:
         train: normal lines, at least one of them not empty.
         lines: the lines to score.
+        check: called between pieces of work; what it raises ends it.
     """
+    check()
+    length = np.array([len(line) for line in lines], np.float64)
+    punctuation = [sum(not (c.isalnum() or c.isspace()) for c in line) for line in lines]
+    check()
+    ngram = _ngram(train, lines)
+    check()
     return {
-        "length": np.array([len(line) for line in lines], np.float64),
-        "punctuation": np.array(
-            [sum(not (c.isalnum() or c.isspace()) for c in line) for line in lines], np.float64
-        ),
-        "ngram_5": _ngram(train, lines),
-        "isolation_forest": _isolation_forest(train, lines),
+        "length": length,
+        "punctuation": np.array(punctuation, np.float64),
+        "ngram_5": ngram,
+        "isolation_forest": _isolation_forest(train, lines, check),
     }
 
 
@@ -44,7 +52,7 @@ def _ngram(train: Sequence[str], lines: Sequence[str]) -> Floats:
     return np.array([bits.mean() if bits.size else 0.0 for bits in model.surprisals(lines)])
 
 
-def _isolation_forest(train: Sequence[str], lines: Sequence[str]) -> Floats:
+def _isolation_forest(train: Sequence[str], lines: Sequence[str], check: Callable[[], None]) -> Floats:
     # Half a second to import, and needed by nothing else.
     from sklearn.ensemble import IsolationForest
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -56,5 +64,9 @@ def _isolation_forest(train: Sequence[str], lines: Sequence[str]) -> Floats:
     )
     features = vectorizer.fit_transform([line[:_LONGEST] for line in train[::step]])
     forest = IsolationForest(random_state=0).fit(features)
-    scores: Floats = -forest.score_samples(vectorizer.transform([line[:_LONGEST] for line in lines]))
-    return scores
+    scores = []
+    for at in range(0, len(lines), _BATCH):
+        check()
+        batch = vectorizer.transform([line[:_LONGEST] for line in lines[at : at + _BATCH]])
+        scores.append(-forest.score_samples(batch))
+    return np.concatenate(scores) if scores else np.zeros(0)

@@ -180,27 +180,72 @@ def rounded_up(value: float, digits: int) -> float:
     return float(f"{math.ceil(value / unit - 1e-9) * unit:.{digits}g}")
 
 
-def calibrate(readings: Sequence[Reading], *, buckets: int = 1) -> Calibration:
-    """Return the calibration of normal lines, with this many buckets by length of about equal size.
+class CalibrationLines:
+    """Normal lines to calibrate on, added some at a time. Of each its figures are kept, not its reading."""
 
-    Raises:
-        InvalidInput: fewer than two lines, or than two a bucket.
-    """
-    if len(readings) < FEWEST_LINES * buckets:
-        raise InvalidInput(
-            f"calibration needs at least {FEWEST_LINES * buckets} lines and got {len(readings)};"
-            f" a false-alarm rate of 1 % needs {lines_needed(0.01) * buckets}",
-            code="too_few_calibration_lines",
-            param="lines",
+    def __init__(self) -> None:
+        self._statistics: list[Floats] = []  # (n, k) of each addition
+        self._lengths: list[NDArray[np.intp]] = []
+        self._excess: list[NDArray[np.float32]] = []  # of each character
+        self._network_bits = self._ngram_bits = 0.0
+        self._characters = 0  # with the newlines that were read
+        self.lines = 0
+
+    def add(self, readings: Sequence[Reading]) -> None:
+        """Add lines; all have been read by the same network, and by n-grams or not."""
+        if not readings:
+            return
+        self.lines += len(readings)
+        self._statistics.append(statistics(readings))
+        self._lengths.append(np.array([len(r.bits) for r in readings], np.intp))
+        self._excess.append(np.concatenate([r.bits - r.entropy for r in readings]))
+        self._network_bits += sum(
+            float(r.bits.sum(dtype=np.float64)) + r.has_end * r.end_bits for r in readings
         )
-    found = statistics(readings)
-    weights = _weights(readings) if found.shape[1] > len(STATISTICS) else _EQUAL
-    lengths = np.array([len(r.bits) for r in readings], np.intp)
-    made = [_bucket(found[mine], longest, weights) for mine, longest in _by_length(lengths, buckets)]
-    excess = np.concatenate([r.bits - r.entropy for r in readings])
-    rates = [1 - rate for rate in CHARACTER_RATES]
-    quantiles = np.quantile(excess, rates) if excess.size else np.zeros(len(rates))
-    return Calibration(tuple(made), tuple(map(float, quantiles)), int(excess.size))
+        self._ngram_bits += sum(
+            float(r.ngram_bits.sum(dtype=np.float64)) for r in readings if r.ngram_bits is not None
+        )
+        self._characters += sum(len(r.bits) + r.has_end for r in readings)
+
+    def calibration(self, *, buckets: int = 1) -> Calibration:
+        """Return the calibration, with this many buckets by length of about equal size.
+
+        Raises:
+            InvalidInput: fewer than two lines, or than two a bucket.
+        """
+        if self.lines < FEWEST_LINES * buckets:
+            raise InvalidInput(
+                f"calibration needs at least {FEWEST_LINES * buckets} lines and got {self.lines};"
+                f" a false-alarm rate of 1 % needs {lines_needed(0.01) * buckets}",
+                code="too_few_calibration_lines",
+                param="lines",
+            )
+        found = np.concatenate(self._statistics)
+        weights = self._weights() if found.shape[1] > len(STATISTICS) else _EQUAL
+        lengths = np.concatenate(self._lengths)
+        made = [_bucket(found[mine], longest, weights) for mine, longest in _by_length(lengths, buckets)]
+        excess = np.concatenate(self._excess)
+        rates = [1 - rate for rate in CHARACTER_RATES]
+        quantiles = np.quantile(excess, rates) if excess.size else np.zeros(len(rates))
+        return Calibration(tuple(made), tuple(map(float, quantiles)), int(excess.size))
+
+    def _weights(self) -> Floats:
+        """Return (12,) the weights of the statistics: who reads normal lines in fewer bits has more.
+
+        A bit per character more or less moves half of the weight, within NETWORKS_SHARE. Of the n-grams' the
+        mean over the line counts three times, for it is where they are best. docs/anomalies.md has the study.
+        """
+        lead = (self._ngram_bits - self._network_bits) / (2 * max(1, self._characters))
+        share = np.clip(0.5 + lead, *NETWORKS_SHARE)
+        of_ngrams = np.array([1.0] * len(WINDOWS) + [3.0])
+        return np.concatenate([share * _EQUAL, (1 - share) * of_ngrams / of_ngrams.sum()])
+
+
+def calibrate(readings: Sequence[Reading], *, buckets: int = 1) -> Calibration:
+    """Return the calibration of normal lines that were read together. Raises InvalidInput; see above."""
+    lines = CalibrationLines()
+    lines.add(readings)
+    return lines.calibration(buckets=buckets)
 
 
 def _by_length(lengths: NDArray[np.intp], buckets: int) -> list[tuple[NDArray[np.intp], int | None]]:
@@ -212,20 +257,6 @@ def _by_length(lengths: NDArray[np.intp], buckets: int) -> list[tuple[NDArray[np
     if len(kept) < len(filled):  # one length dominates: its lines fill several buckets
         return [(np.arange(len(lengths)), None)] if not kept or kept[-1][1] is not None else kept
     return kept
-
-
-def _weights(readings: Sequence[Reading]) -> Floats:
-    """Return (12,) the weights of the statistics: who reads normal lines in fewer bits has more.
-
-    A bit a character more or less moves half of the weight, within NETWORKS_SHARE. Of the n-grams' the mean
-    over the line counts three times, for it is where they are best. docs/anomalies.md has the study.
-    """
-    network = sum(float(r.bits.sum(dtype=np.float64)) + r.has_end * r.end_bits for r in readings)
-    ngrams = sum(float(r.ngram_bits.sum(dtype=np.float64)) for r in readings if r.ngram_bits is not None)
-    characters = sum(len(r.bits) + r.has_end for r in readings)
-    share = np.clip(0.5 + (ngrams - network) / (2 * max(1, characters)), *NETWORKS_SHARE)
-    of_ngrams = np.array([1.0] * len(WINDOWS) + [3.0])
-    return np.concatenate([share * _EQUAL, (1 - share) * of_ngrams / of_ngrams.sum()])
 
 
 def _bucket(found: Floats, longest: int | None, weights: Floats) -> Bucket:

@@ -14,14 +14,14 @@ activations by all that is in the call: for those a seed means float32.
 import logging
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.anomaly import ngram
-from models.anomaly.explain import Span, odd_spans
+from models.anomaly.explain import Span, explain
 from models.errors import InvalidInput, Unavailable
 from models.runtime.adapting import MOST_WEIGHTS, Memory, read_adapting
 from models.runtime.batcher import Batcher
@@ -30,8 +30,17 @@ from models.runtime.checks import check_bias, check_request
 from models.runtime.jobs import CompletionJob, Job, NextJob
 from models.runtime.lstm_network import LstmNetwork
 from models.runtime.requests import CharacterLogprobs, CompletionRequest, Distribution, OnEvent
-from models.runtime.scoring import Reading, describe_text, read_lines, read_on, score_lines, score_text
-from models.runtime.session import StepNetwork, open_network
+from models.runtime.scoring import (
+    Reading,
+    TopCharacters,
+    describe_text,
+    read_lines,
+    read_on,
+    score_lines,
+    score_text,
+    top_characters,
+)
+from models.runtime.session import CheckedNetwork, StepNetwork, open_network
 from models.runtime.state_cache import StateCache
 from models.saved_model import SavedModel
 
@@ -41,6 +50,12 @@ FLOAT32_FILE = "model.onnx"
 INT8_FILE = "model.int8.npz"
 INT8_GRAPH_FILE = "model.int8.onnx"
 """For architectures that the kernels do not know."""
+
+Check = Callable[[], None]
+
+
+def _go_on() -> None:
+    """Check nothing."""
 
 
 class Ticket:
@@ -160,12 +175,14 @@ class Engine:
         """Return `score` of each line, each after the same `context`; many lines are read side by side."""
         return score_lines(self._network, self._vocabulary, lines, context=context)
 
-    def read_lines(self, lines: Sequence[str], *, fast: bool = False) -> list[Reading]:
+    def read_lines(self, lines: Sequence[str], *, fast: bool = False, check: Check = _go_on) -> list[Reading]:
         """Read each line of characters by itself, with the newline behind it, in the calling thread.
 
         In float32; with `fast` in int8, where the model has it and this machine can compile its kernels.
+        `check` is called before each step of the network, here and below; what it raises ends the reading.
         """
-        readings = read_lines(self._reader(fast=fast), self._vocabulary, lines, with_end=True)
+        network = CheckedNetwork(self._reader(fast=fast), check)
+        readings = read_lines(network, self._vocabulary, lines, with_end=True)
         return self._with_ngram(readings, lines)
 
     @property
@@ -174,13 +191,21 @@ class Engine:
         return self._compiled is not None and not self._cannot_compile
 
     def read_on(
-        self, lines: Sequence[str], state: NDArray[np.float32] | None, *, fast: bool = False
+        self,
+        lines: Sequence[str],
+        state: NDArray[np.float32] | None,
+        *,
+        fast: bool = False,
+        check: Check = _go_on,
     ) -> tuple[list[Reading], NDArray[np.float32]]:
         """Read lines one behind the other, from and to a state; see `models.runtime.scoring.read_on`."""
-        readings, state = read_on(self._reader(fast=fast), self._vocabulary, lines, state)
+        network = CheckedNetwork(self._reader(fast=fast), check)
+        readings, state = read_on(network, self._vocabulary, lines, state)
         return self._with_ngram(readings, lines), state
 
-    def read_adapting(self, lines: Sequence[str], memory: Memory | None) -> tuple[list[Reading], Memory]:
+    def read_adapting(
+        self, lines: Sequence[str], memory: Memory | None, *, check: Check = _go_on
+    ) -> tuple[list[Reading], Memory]:
         """Read lines one behind the other and learn from each; see `models.runtime.adapting`.
 
         Raises:
@@ -188,7 +213,8 @@ class Engine:
         """
         self.check_adapting()
         units = self.saved.card.network.units
-        readings, memory = read_adapting(self._network, self._vocabulary, lines, memory, units=units)
+        network = CheckedNetwork(self._network, check)
+        readings, memory = read_adapting(network, self._vocabulary, lines, memory, units=units)
         return self._with_ngram(readings, lines), memory
 
     def check_adapting(self) -> None:
@@ -208,9 +234,12 @@ class Engine:
                 param="adapt",
             )
 
-    def odd_spans(self, text: str, *, threshold: float, context: str = "\n") -> list[Span]:
-        """Return the odd spans of a text of characters; see `models.anomaly.explain`."""
-        return odd_spans(self._network, self._vocabulary, text, threshold=threshold, context=context)
+    def explain(
+        self, lines: Sequence[str], *, threshold: float, max_read: int, check: Check = _go_on
+    ) -> list[list[Span] | None]:
+        """Return the odd spans of each line of characters; see `models.anomaly.explain.explain`."""
+        network = CheckedNetwork(self._network, check)
+        return explain(network, self._vocabulary, lines, threshold=threshold, max_read=max_read)
 
     @property
     def state_size(self) -> int:
@@ -223,6 +252,13 @@ class Engine:
         In float32, in the calling thread: what echoing a prompt with log-probabilities needs.
         """
         return describe_text(self._network, self._vocabulary, text, top=top, context=context)
+
+    def top_characters(self, text: str, *, top: int, check: Check = _go_on) -> TopCharacters:
+        """Return the `top` likeliest characters at each place of NFC `text`, read after a newline.
+
+        In float32, in the calling thread.
+        """
+        return top_characters(CheckedNetwork(self._network, check), self._vocabulary, text, top=top)
 
     def stats(self) -> dict[str, float]:
         """Return counters since the start, and what is going on now, over both precisions."""

@@ -51,6 +51,17 @@ class Reading:
     ngram_bits: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True)
+class TopCharacters:
+    """The K likeliest characters at each of N places, likeliest first.
+
+    `ids` (N, K) int32, and `logprobs` (N, K) float64, natural logarithms.
+    """
+
+    ids: NDArray[np.int32]
+    logprobs: NDArray[np.float64]
+
+
 def unknown_bits(vocabulary_size: int) -> float:
     """Return what a character costs that the model has never seen: 2 bits more than guessing blindly.
 
@@ -139,21 +150,44 @@ def describe_text(
 
     After `context`, as in `score_text`; an unknown character gets what it costs there.
     """
-    ids = vocabulary.encode(text)
-    logits, state = _read_context(network, vocabulary.encode(context or "\n"))
-    rows = logits[None]  # (T, V) predictions for the characters from `at` on
-    steps = _slice_steps(network.V)
     described: list[CharacterLogprobs] = []
-    for at in range(0, len(ids), steps):
-        piece = ids[at : at + steps]
-        logits, state = network.step(piece[:, None], state)
-        logprobs = log_softmax(np.concatenate([rows, logits[:-1, 0]]))
-        rows = logits[-1:, 0]
-        for character, an_id, row in zip(text[at : at + steps], piece, logprobs, strict=True):
+    for at, ids, logprobs in _predictions(network, vocabulary, text, context):
+        for character, an_id, row in zip(text[at : at + len(ids)], ids, logprobs, strict=True):
             logprob = float(row[an_id - 1]) if an_id else -unknown_bits(network.V) / BITS
             best = tuple((vocabulary.characters[i - 1], p) for i, p in (likeliest(row, top) if top else ()))
             described.append(CharacterLogprobs(character, logprob, best))
     return described
+
+
+def top_characters(
+    network: StepNetwork, vocabulary: Vocabulary, text: str, *, top: int, context: str = "\n"
+) -> TopCharacters:
+    """Return the `top` likeliest characters at each place of NFC `text`, after `context`; ties by lower id.
+
+    The same as `describe_text` tells, in a hundredth of its memory.
+    """
+    count = min(top, network.V - 1)
+    ids, logprobs = np.empty((len(text), count), np.int32), np.empty((len(text), count))
+    for at, piece, predicted in _predictions(network, vocabulary, text, context):
+        order = np.argsort(-predicted, axis=1, kind="stable")[:, :count]
+        ids[at : at + len(piece)] = order + 1
+        logprobs[at : at + len(piece)] = np.take_along_axis(predicted, order, 1)
+    return TopCharacters(ids, logprobs)
+
+
+def _predictions(
+    network: StepNetwork, vocabulary: Vocabulary, text: str, context: str
+) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.float64]]]:
+    """Yield, for a few characters of the text at a time: their place, ids (T,), and (T, V - 1) logprobs."""
+    ids = vocabulary.encode(text)
+    logits, state = _read_context(network, vocabulary.encode(context or "\n"))
+    rows = logits[None]  # (T, V) predictions for the characters from `at` on
+    steps = _slice_steps(network.V)
+    for at in range(0, len(ids), steps):
+        piece = ids[at : at + steps]
+        logits, state = network.step(piece[:, None], state)
+        yield at, piece, log_softmax(np.concatenate([rows, logits[:-1, 0]]))
+        rows = logits[-1:, 0]
 
 
 _EMPTY = Reading(np.empty(0, np.float32), np.empty(0, np.float32))

@@ -4,7 +4,7 @@ A graph of any architecture is run by ONNX Runtime, as a `Network`; int8 LSTMs b
 `LstmNetwork`. The state is an argument and a result, and both can be called from several threads at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +29,23 @@ class StepNetwork(Protocol):
 
     def step(self, ids: NDArray[np.int32], state: State, first: int = 0) -> tuple[Logits, State]:
         """Read ids (T, B) from state (B, S); return logits (T - first, B, V) and the state after them."""
+
+
+class CheckedNetwork:
+    """A network that calls `check` before each step. What it raises ends whatever reads with the network."""
+
+    def __init__(self, network: StepNetwork, check: Callable[[], None]) -> None:
+        self._network, self._check = network, check
+        self.V = network.V
+
+    def initial_state(self, rows: int = 1) -> State:
+        """Return zeros, (rows, S)."""
+        return self._network.initial_state(rows)
+
+    def step(self, ids: NDArray[np.int32], state: State, first: int = 0) -> tuple[Logits, State]:
+        """Check, then do as the network does."""
+        self._check()
+        return self._network.step(ids, state, first)
 
 
 @runtime_checkable

@@ -2,7 +2,8 @@
 
 import string
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +23,7 @@ from models.runtime.requests import (
     Piece,
     Usage,
 )
-from models.runtime.scoring import Reading
+from models.runtime.scoring import Reading, TopCharacters
 from models.saved_model import Card, SavedModel, describe_files
 from models.vocabulary import Alphabet, Vocabulary
 from store.ids import new_id
@@ -36,6 +37,7 @@ UTF8 = "ä→".encode().decode("latin-1")
 FULL = "z full"
 BROKEN = "z broken"
 ENDLESS = "z endless"
+SLOW = "z slow"
 
 
 def publish(
@@ -101,6 +103,9 @@ class FakeEngine:
         self.vocabulary = Vocabulary(saved.card.characters, saved.card.alphabet)
         self.tickets: list[FakeTicket] = []
         self.closed = threading.Event()
+        self.is_reading_slowly = threading.Event()
+        self.slow_readers = 0
+        self._lock = threading.Lock()  # guards it
 
     def complete(self, request: CompletionRequest, on_event: OnEvent) -> FakeTicket:
         """Answer from another thread, as a real engine does."""
@@ -143,26 +148,55 @@ class FakeEngine:
         """Return `score` of each line."""
         return [self.score(line, context=context) for line in lines]
 
-    def read_lines(self, lines: Sequence[str], *, fast: bool = False) -> list[Reading]:
-        """Return `score` of each line as readings; nothing was expected, and a newline costs half a bit."""
+    def read_lines(
+        self, lines: Sequence[str], *, fast: bool = False, check: Callable[[], None] = lambda: None
+    ) -> list[Reading]:
+        """Return `score` of each line as readings; nothing was expected, and a newline costs half a bit.
+
+        A line SLOW takes until `check` raises, or 30 s.
+        """
         assert fast in (False, True)
+        if SLOW in lines:
+            self._read_slowly(check)
+        check()
         return [
             Reading(self.score(line).astype(np.float32), np.zeros(len(line), np.float32), True, 0.5)
             for line in lines
         ]
 
+    def _read_slowly(self, check: Callable[[], None]) -> None:
+        deadline = time.monotonic() + 30
+        with self._lock:
+            self.slow_readers += 1
+        self.is_reading_slowly.set()
+        try:
+            while time.monotonic() < deadline:
+                check()
+                time.sleep(0.005)
+        finally:
+            with self._lock:
+                self.slow_readers -= 1
+
     def read_on(
-        self, lines: Sequence[str], state: NDArray[np.float32] | None, *, fast: bool = False
+        self,
+        lines: Sequence[str],
+        state: NDArray[np.float32] | None,
+        *,
+        fast: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> tuple[list[Reading], NDArray[np.float32]]:
         """Return `read_lines`; the state counts the lines."""
         before = np.zeros((1, 1), np.float32) if state is None else state
-        return self.read_lines(lines, fast=fast), before + len(lines)
+        return self.read_lines(lines, fast=fast, check=check), before + len(lines)
 
-    def read_adapting(self, lines: Sequence[str], memory: Memory | None) -> tuple[list[Reading], Memory]:
+    def read_adapting(
+        self, lines: Sequence[str], memory: Memory | None, *, check: Callable[[], None] = lambda: None
+    ) -> tuple[list[Reading], Memory]:
         """Return `read_lines`; the memory counts the lines."""
         known = memory or Memory(np.zeros((1, 1), np.float32), None)
         change = np.zeros((1, len(self.vocabulary) - 1), np.float32) if known.change is None else known.change
-        return self.read_lines(lines), Memory(known.state + len(lines), change + np.float32(len(lines)))
+        readings = self.read_lines(lines, check=check)
+        return readings, Memory(known.state + len(lines), change + np.float32(len(lines)))
 
     def check_adapting(self) -> None:
         """Always can."""
@@ -172,10 +206,33 @@ class FakeEngine:
         """Return 1."""
         return 1
 
-    def odd_spans(self, text: str, *, threshold: float, context: str = "\n") -> list[Span]:
-        """Return each unknown character; an `a` was expected."""
-        assert context == "\n" and threshold >= 0
-        return [Span(i, i + 1, 8.0, "a") for i, b in enumerate(self.score(text)) if b == 8]
+    def explain(
+        self,
+        lines: Sequence[str],
+        *,
+        threshold: float,
+        max_read: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[list[Span] | None]:
+        """Return each unknown character; an `a` was expected. Each character is read once."""
+        assert threshold >= 0
+        check()
+        ends = np.cumsum([len(line) for line in lines])
+        return [
+            [Span(i, i + 1, 8.0, "a") for i, b in enumerate(self.score(line)) if b == 8]
+            if end <= max_read
+            else None
+            for line, end in zip(lines, ends, strict=True)
+        ]
+
+    def top_characters(
+        self, text: str, *, top: int, check: Callable[[], None] = lambda: None
+    ) -> TopCharacters:
+        """Return half a nat for every character, which is the likeliest there."""
+        assert top >= 1
+        check()
+        ids = np.maximum(self.vocabulary.encode(text), 1)[:, None]
+        return TopCharacters(ids, np.full(ids.shape, -0.5))
 
     def describe(self, text: str, *, top: int, context: str = "\n") -> list[CharacterLogprobs]:
         """Return half a nat for every character, which is the likeliest there."""

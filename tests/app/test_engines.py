@@ -1,4 +1,6 @@
+import asyncio
 import errno
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -173,3 +175,32 @@ def test_version_deleted_by_another_process_is_soon_unknown(models: Models) -> N
 def _reference(engines: Engines) -> str:
     with engines.use("a") as model:
         return model.reference
+
+
+def test_a_model_that_nobody_waits_for_any_more_is_not_held(models: Models) -> None:
+    go_on = threading.Event()
+
+    class Slow(Loader):
+        def __call__(self, saved: SavedModel) -> FakeEngine:
+            assert go_on.wait(20)
+            return super().__call__(saved)
+
+    load = Slow()
+    engines = pool(models, load)
+
+    async def leave() -> None:
+        taking = [asyncio.create_task(engines.take_async("a")) for _ in range(9)]  # more than load at a time
+        await asyncio.sleep(0.01)
+        for task in taking[1:]:
+            task.cancel()
+        go_on.set()
+        engines.give_back(await taking[0])
+
+    asyncio.run(leave())
+
+    def is_held_by_nobody_else() -> bool:
+        with engines.use("a") as model:
+            return model.holders == 1
+
+    until(is_held_by_nobody_else)
+    assert load.loaded == ["a@1"]

@@ -490,6 +490,30 @@ def test_lines_that_have_changed_become_normal_at_the_press_of_a_button(
     httpx.delete(f"{house.url}/v1/models/line@1/calibrations/default").raise_for_status()
 
 
+def test_a_line_that_was_not_explained_is_explained_when_it_is_opened(
+    house: House, open_window: Open
+) -> None:
+    text = "lazxyyy-fox bug"
+    page = settled(open_window(house.url + house.views["anomalies"]))
+
+    def beyond_the_bound(route: Route) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        if "expected" not in route.request.post_data_json:
+            plain = {"start": 0, "end": len(text), "bits": 9.0, "expected": None}
+            told["lines"][0] |= {"explained": False, "spans": [plain]}
+        route.fulfill(json=told)
+
+    page.route("**/score", beyond_the_bound)
+    page.get_by_label("Log lines").fill(text)
+    page.get_by_role("button", name="Find what is odd").click()
+    expect(page.locator(".log-line .flagged")).to_have_count(len(text))
+    page.locator(".log-line [data-at='3']").hover()
+    expect(page.get_by_role("heading", name="Line 1, character 4")).to_be_visible()
+    expect(page.get_by_text("Expected there")).to_be_visible()
+    assert 0 < page.locator(".log-line .flagged").count() < len(text)
+
+
 def test_the_anomalies_view_gets_over_a_service_that_was_away(house: House, open_window: Open) -> None:
     page = open_window(house.url + house.views["anomalies"])
     settled(page)

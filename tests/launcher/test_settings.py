@@ -3,6 +3,9 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+from pydantic import ValidationError
+
 from launcher.settings import LauncherSettings
 from store.settings import StoreSettings
 
@@ -41,3 +44,10 @@ def test_embedded_redis_is_used_unless_one_is_given(monkeypatch):
     assert LauncherSettings.load().given_redis_url is None
     monkeypatch.setenv("NEXTCHAR_REDIS_URL", "redis://127.0.0.1:6379/0")
     assert LauncherSettings.load().given_redis_url == "redis://127.0.0.1:6379/0"
+
+
+def test_embedded_redis_has_room_beside_the_streams_of_lines():
+    with pytest.raises(ValidationError, match="NEXTCHAR_VALKEY_MAX_BYTES=100000000"):
+        LauncherSettings(valkey_max_bytes=100_000_000)
+    assert LauncherSettings(valkey_max_bytes=100_000_000, max_stream_bytes=50_000_000)
+    assert LauncherSettings(valkey_max_bytes=100_000_000, redis_url="redis://127.0.0.1:1")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, OutOfMemoryError
 
 from launcher import valkey as valkey_module
 from launcher.processes import LauncherError
@@ -45,6 +45,15 @@ def test_data_is_back_after_kill_9_of_the_server(tmp_path):
         wait_for(lambda: not valkey.is_running)
         valkey.start()
         assert valkey.url == url
+        assert read(valkey, "kept") == b"yes"
+
+
+def test_more_than_its_bound_is_refused_and_nothing_is_evicted(tmp_path):
+    with EmbeddedValkey(tmp_path, max_bytes=16 << 20) as valkey, Redis.from_url(valkey.url) as redis:
+        write(valkey, "kept", "yes")
+        with pytest.raises(OutOfMemoryError):
+            for i in range(40):
+                redis.set(f"much:{i}", b"x" * (1 << 20))
         assert read(valkey, "kept") == b"yes"
 
 

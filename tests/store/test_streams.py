@@ -1,3 +1,4 @@
+import base64
 import threading
 import time
 
@@ -6,7 +7,7 @@ import pytest
 from redis import Redis
 
 from models.errors import Conflict
-from store.streams import TTL_S, Streams
+from store.streams import TTL_S, Limits, Streams
 from tests.conftest import eventually
 
 STATE = np.array([[0.5, -1.5]], np.float32)
@@ -98,3 +99,83 @@ def test_no_stream_is_another_ones_lock(redis: Redis) -> None:
         turn.save(STATE, lines=1)
     with Streams(redis).turn("m@1", "s", size=2, wait_s=0.0) as turn:
         assert turn.stream.lines == 0
+
+
+def use(streams: Streams, *ids: str, owner: str = "", numbers: int = 1000) -> None:
+    """Save a state of so many numbers in each stream, in this order."""
+    for stream_id in ids:
+        with streams.turn("m@1", stream_id, size=numbers, owner=owner) as turn:
+            turn.save(np.zeros((1, numbers), np.float32), lines=1)
+
+
+def kept(redis: Redis) -> set[str]:
+    """The ids of the streams that are kept."""
+    found = redis.scan_iter("nextchar:stream:m:*")
+    return {key.removeprefix("nextchar:stream:m:") for key in found}
+
+
+def test_the_least_recently_used_streams_of_a_key_are_evicted_and_those_of_others_stay(redis: Redis) -> None:
+    streams = Streams(redis, Limits(max_streams=400, max_bytes=1_000_000, owner_share=0.25))
+    use(streams, "theirs", owner="b")
+    use(streams, *map(str, range(30)), owner="a")
+    use(streams, "0", owner="a")  # used again, so the last of these 30 to go
+    use(streams, *map(str, range(30, 80)), owner="a")
+    assert "theirs" in kept(redis) and "0" in kept(redis) and "1" not in kept(redis)
+    use(streams, *map(str, range(80, 530)), owner="a")
+    mine = kept(redis) - {"theirs"}
+    assert mine == {str(i) for i in range(530 - len(mine), 530)}
+    assert 50 < len(mine) < 250_000 // 4_000
+    assert int(redis.hget("nextchar:streams:bytes", "key:a") or 0) <= 250_000
+    with streams.turn("m@1", "theirs", size=1000, owner="b") as turn:
+        assert turn.stream.restarted is None
+    with streams.turn("m@1", "1", size=1000, owner="a") as turn:
+        assert turn.stream.restarted == "new"
+
+
+def test_so_many_streams_are_kept_whoever_uses_them(redis: Redis) -> None:
+    streams = Streams(redis, Limits(max_streams=20, owner_share=0.25))
+    for owner in "abcdef":
+        use(streams, *(f"{owner}{i}" for i in range(9)), owner=owner, numbers=2)
+    assert kept(redis) == {f"{owner}{i}" for owner in "cdef" for i in range(4, 9)}
+    assert redis.zcard("nextchar:streams") == redis.hlen("nextchar:streams:size") == 20
+    assert redis.hlen("nextchar:streams:bytes") == 5 and not redis.exists("nextchar:streams:of:key:a")
+
+
+def test_memory_of_redis_stays_about_within_the_bound(redis: Redis) -> None:
+    before = int(redis.info("memory")["used_memory"])
+    use(Streams(redis, Limits(max_bytes=2_000_000)), *map(str, range(500)), numbers=5_000)
+    grown = int(redis.info("memory")["used_memory"]) - before
+    assert 1_000_000 < grown < 3_000_000
+
+
+def test_streams_that_are_forgotten_or_have_expired_are_not_counted(redis: Redis) -> None:
+    streams = Streams(redis)
+    use(streams, "a", "b", "c", owner="k")
+    assert streams.forget("m", "b")
+    one = int(redis.hget("nextchar:streams:bytes", "all") or 0) / 2
+    redis.delete("nextchar:stream:m:a")  # as if its time were over
+    redis.zadd("nextchar:streams", {"nextchar:stream:m:a": 1e15})
+    use(streams, "c", owner="another")
+    assert redis.hgetall("nextchar:streams:bytes").keys() == {"all", "key:another"}
+    assert int(redis.hget("nextchar:streams:bytes", "all") or 0) == pytest.approx(one, abs=20)
+    assert redis.zrange("nextchar:streams", 0, -1) == ["nextchar:stream:m:c"]
+
+
+def test_stream_larger_than_all_bounds_is_kept_while_it_is_the_last(redis: Redis) -> None:
+    streams = Streams(redis, Limits(max_bytes=1_000))
+    use(streams, "a")
+    assert kept(redis) == {"a"}
+    use(streams, "b")
+    assert kept(redis) == {"b"}
+
+
+def test_stream_that_was_kept_as_base64_goes_on(redis: Redis) -> None:
+    numbers = base64.b64encode(STATE.astype("<f4").tobytes()).decode()
+    old = {"model": "m@1", "state": numbers, "change": numbers, "lines": "7"}
+    redis.hset("nextchar:stream:m:s", mapping=old)
+    with Streams(redis).turn("m@1", "s", size=2) as turn:
+        assert (turn.stream.lines, turn.stream.restarted) == (7, None)
+        np.testing.assert_array_equal(turn.stream.state, STATE)
+        np.testing.assert_array_equal(turn.stream.change, STATE[0])
+        turn.save(STATE, lines=1)
+    assert sorted(redis.hkeys("nextchar:stream:m:s")) == ["change_f4", "lines", "model", "state_f4"]

@@ -127,14 +127,13 @@ export async function anomaliesView(page) {
       const { calibrations, end } = await known;
       for (const line of lines) line.sent = line.text + end;
       const compared = calibrations.find(({ name }) => name === (asked.calibration || "default")) ?? calibrations[0];
+      const query = {
+        ...(compared && { false_alarms: highestRate(compared) }),
+        ...(asked.calibration && { calibration: asked.calibration }),
+      };
       const answer = await post(
         at("/v1/models", asked.model, "score"),
-        {
-          lines: lines.map((line) => line.sent),
-          detail: "character",
-          ...(compared && { false_alarms: highestRate(compared) }),
-          ...(asked.calibration && { calibration: asked.calibration }),
-        },
+        { lines: lines.map((line) => line.sent), detail: "character", ...query },
         { signal: asked.signal },
       );
       scored = answer;
@@ -173,7 +172,7 @@ export async function anomaliesView(page) {
             ),
           ),
       );
-      replace(result, scoredLines(answer, lines, { model: asked.model, signal, onCalibrate: calibrate }));
+      replace(result, scoredLines(answer, lines, { model: asked.model, query, signal, onCalibrate: calibrate }));
     } catch (error) {
       if (!asked.signal.aborted) replace(said, failure(error, { retry: score }));
     }

@@ -1,5 +1,7 @@
 """What is not text goes in as bytes, is trained on as bytes, and comes back as text where it is any."""
 
+from typing import Any
+
 import pytest
 
 from tests.app.fakes import publish
@@ -80,3 +82,20 @@ def test_a_byte_by_itself_is_called_by_its_number(service: Service) -> None:
     answer = service.http.post(COMPLETE, json=body).json()
     assert [one["character"] for one in answer["completions"][0]["logprobs"]] == ["\\xc3", "\\xa4"]
     assert service.http.get("/v1/models/raw").json()["alphabet"] == "bytes"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("complete", {"max_characters": 1, "logprobs": 5}),
+        ("v1/completions", {"max_tokens": 0, "logprobs": 5}),
+    ],
+)
+def test_an_echo_with_log_probabilities_is_bounded_in_bytes(
+    service: Service, path: str, body: dict[str, Any]
+) -> None:
+    for prompt, status in (("a" * 20_000, 200), ("→" * 20_000, 422)):
+        sent = body | {"prompt": prompt, "echo": True}
+        answer = service.http.post(f"/v1/models/raw/{path}", json=sent)
+        assert answer.status_code == (400 if status == 422 and "v1" in path else status), answer.text
+        assert status == 200 or answer.json()["error"]["param"] in ("echo", "logprobs")

@@ -229,10 +229,10 @@ def test_half_a_character_in_json_is_read_as_the_replacement_character(service: 
 def test_a_stream_without_redis_ends_with_an_error_that_says_so(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def turn(*_: object, **__: object) -> None:
+    def begin(*_: object, **__: object) -> None:
         raise redis.ConnectionError("nobody there")
 
-    monkeypatch.setattr(Streams, "turn", turn)
+    monkeypatch.setattr(Streams, "begin", begin)
     *_, error, _ = stream(service, b"ab\n", context="stream", stream_id="s")
     assert error["object"] == "error" and error["error"]["code"] == "queue_unavailable"
 

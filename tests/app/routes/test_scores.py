@@ -16,7 +16,7 @@ def model(service: Service) -> None:
 
 
 def line_of(characters: int, total: float, **more: Any) -> dict[str, Any]:
-    unset = dict.fromkeys(["score", "p_value", "anomalous", "spans", "bits", "expected"])
+    unset = dict.fromkeys(["score", "p_value", "anomalous", "spans", "explained", "bits", "expected"])
     return (
         unset
         | {
@@ -122,6 +122,56 @@ def test_detail_none_tells_the_flag_alone(service: Service) -> None:
 def test_expected_characters_are_told(service: Service) -> None:
     answer = service.http.post(SCORE, json={"lines": ["ab"], "expected": 2}).json()
     assert [[one["character"] for one in place] for place in answer["lines"][0]["expected"]] == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "largest"),
+    [
+        ({"text": "a" * 15_000, "expected": 20}, "14,285"),
+        ({"lines": ["ab" * 50] * 500, "expected": 6}, "42,857"),
+    ],
+)
+def test_expected_of_too_much_is_refused_with_what_to_send(
+    service: Service, body: dict[str, Any], largest: str
+) -> None:
+    error = error_of(service.http.post(SCORE, json=body), 422)
+    assert (error["code"], error["param"]) == ("answer_too_large", "expected")
+    assert f"send at most {largest} characters" in error["message"]
+
+
+def test_expected_of_a_model_of_bytes_is_counted_in_bytes(service: Service) -> None:
+    publish(service.models, name="raw", characters="".join(map(chr, range(255))), alphabet="bytes")
+    body = {"text": "→" * 5_000, "expected": 20}
+    error = error_of(service.http.post("/v1/models/raw/score", json=body), 422)
+    assert "15,000 characters" in error["message"]
+    assert service.http.post(SCORE, json=body).status_code == 200
+
+
+def test_expected_characters_of_a_text_are_told_in_its_order_and_with_their_names(service: Service) -> None:
+    publish(service.models, name="raw", characters="".join(map(chr, range(255))), alphabet="bytes")
+    answer = service.http.post("/v1/models/raw/score", json={"text": 'a"é', "expected": 3}).json()
+    told = [[(one["character"], one["probability"]) for one in place] for place in answer["expected"]]
+    assert told == [[(name, 0.606531)] for name in ("a", '"', "\\xc3", "\\xa9")]
+
+
+def test_lines_beyond_the_bound_are_explained_when_they_are_sent_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate(service)
+    lines = ["ab→ab", "ab→→→→ab", "ab→→ab", "ab"]
+    body: dict[str, Any] = {"lines": lines, "false_alarms": 0.1, "detail": "line"}
+    whole = service.http.post(SCORE, json=body).json()["lines"]
+    assert [one["explained"] for one in whole] == [True, True, True, None]
+    monkeypatch.setattr("app.scoring.MAX_EXPLAIN_READ", 14)  # of the fake, those of the two most anomalous
+    some = service.http.post(SCORE, json=body).json()["lines"]
+    assert [one["explained"] for one in some] == [False, True, True, None]
+    assert some[1:] == whole[1:]
+    assert some[0]["spans"] == [{"start": 2, "end": 3, "bits": 8.0, "expected": None}]
+    assert service.http.post(SCORE, json=body | {"lines": lines[:1]}).json()["lines"] == whole[:1]
+    plain = service.http.post(SCORE, json=body | {"explain": False}).json()["lines"]
+    assert [one["explained"] for one in plain] == [None] * 4 and plain[0]["spans"] == some[0]["spans"]
+    text = service.http.post(SCORE, json={"text": lines[1] * 3}).json()
+    assert text["explained"] is False and text["spans"][0]["expected"] is None
 
 
 def test_rate_that_the_calibration_does_not_allow_is_refused_with_the_number_needed(service: Service) -> None:

@@ -1,10 +1,11 @@
 import json
+import weakref
 
 import numpy as np
 import pytest
 
 from models.anomaly import calibration as module
-from models.anomaly.calibration import SAME_SCORE, calibrate, lines_needed
+from models.anomaly.calibration import SAME_SCORE, CalibrationLines, calibrate, lines_needed
 from models.anomaly.record import dump, load
 from models.errors import InvalidInput, Unavailable
 from tests.models.anomaly.readings import drawn, reading
@@ -150,3 +151,27 @@ def test_records_of_another_version_are_refused() -> None:
     record = json.loads(dump(calibrate(drawn(np.random.default_rng(0), 5)))) | {"format_version": 9}
     with pytest.raises(Unavailable, match="another version"):
         load(json.dumps(record).encode(), where="calibration x")
+
+
+def test_lines_added_some_at_a_time_calibrate_as_all_at_once() -> None:
+    readings = drawn(np.random.default_rng(7), 900)
+    some = CalibrationLines()
+    for at in range(0, 900, 70):
+        some.add(readings[at : at + 70])
+    some.add([])
+    made, whole = some.calibration(buckets=2), calibrate(readings, buckets=2)
+    assert (made.lines, made.characters) == (whole.lines, whole.characters) == (900, whole.characters)
+    assert made.character_excess == whole.character_excess
+    for one, other in zip(made.buckets, whole.buckets, strict=True):
+        assert (one.longest, one.lines) == (other.longest, other.lines)
+        np.testing.assert_allclose(one.statistics, other.statistics, atol=1e-9)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-9)
+
+
+def test_readings_are_not_kept_for_a_calibration() -> None:
+    lines = CalibrationLines()
+    readings = drawn(np.random.default_rng(7), 50)
+    kept = [weakref.ref(reading.bits) for reading in readings]
+    lines.add(readings)
+    del readings
+    assert not any(reference() is not None for reference in kept)

@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
 
-from models.anomaly.explain import MOST_MARKS, Span, highest_window, odd_spans, plain_spans
+from models.anomaly.explain import MOST_MARKS, Span, explain, highest_window, odd_spans, plain_spans
+from models.runtime.graph import stateful_lstm_graph
+from models.runtime.session import Network
 from models.vocabulary import Vocabulary
+from tests.models.anomaly import simple_explain
+from tests.models.runtime.networks import CHARACTERS, random_weights
 
 VOCABULARY = Vocabulary("\n abcdefghijklmnopqrstuvwxyz")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 FAR_BITS = 20.0
 
 
@@ -103,3 +108,66 @@ def test_where_no_character_stands_out_the_oddest_part_is_told() -> None:
     assert highest_window(bits, np.zeros(6, np.float32), 3) == [Span(2, 5, 9.0)]
     assert highest_window(bits[:0], bits[:0]) == []
     assert highest_window(bits[:2], np.zeros(2, np.float32))[0].end == 2
+
+
+def damaged_lines(count: int = 20) -> list[str]:
+    """Lines of the alphabet, with some letters lost, doubled, replaced or unknown."""
+    random = np.random.default_rng(3)
+    lines = []
+    for length in random.integers(0, 60, count):
+        line = [*(LETTERS * 3)[:length]]
+        for place in random.integers(0, max(1, length), 4 * (length > 10)):
+            line[place] = str(random.choice(["", "q#", "zz", "é", "x"]))
+        lines.append("".join(line))
+    return lines
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    weights = random_weights(len(CHARACTERS) + 1, 5, [9, 7])
+    weights["dense/kernel"] *= 6  # so that it is sure of what comes, and surprised by what does
+    return Network(stateful_lstm_graph(weights))
+
+
+def test_many_lines_have_the_spans_that_the_simple_way_finds_in_each(network: Network) -> None:
+    known = Vocabulary(CHARACTERS)
+    lines = [*damaged_lines(), "a" * 300, "é#" * 40]
+    together = explain(network, known, lines, threshold=6.0)
+    assert together == [simple_explain.odd_spans(network, known, line, threshold=6.0) for line in lines]
+    spans = [span for found in together for span in found or ()]
+    assert len(spans) > 50 and sum(span.expected is not None for span in spans) > 15
+
+
+def test_spans_are_the_same_alone_and_in_any_company(network: Network) -> None:
+    known, lines = Vocabulary(CHARACTERS), damaged_lines()
+    together = explain(network, known, lines, threshold=6.0)
+    assert together == [odd_spans(network, known, line, threshold=6.0) for line in lines]
+    assert together == explain(network, known, lines[::-1], threshold=6.0)[::-1]
+
+
+class Counting(Alphabet):
+    """Counts the characters that it has read."""
+
+    read = 0
+
+    def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        self.read += ids.size
+        return super().step(ids, state, first)
+
+
+def test_so_much_is_read_and_the_first_lines_are_explained() -> None:
+    lines = [f"abcdefgh{wrong}jklmnop" for wrong in "qrstuvwxyz" * 20]
+    network, limit = Counting(), 10_000
+    spans = explain(network, VOCABULARY, lines, threshold=8.0, max_read=limit)
+    whole = explain(Alphabet(), VOCABULARY, lines, threshold=8.0)
+    explained = [i for i, found in enumerate(spans) if found is not None]
+    assert 8 < len(explained) < 100 and explained == list(range(len(explained)))
+    assert [spans[i] for i in explained] == [whole[i] for i in explained]
+    assert network.read < 4 * limit  # some steps are padded
+    assert spans == explain(Alphabet(), VOCABULARY, lines, threshold=8.0, max_read=limit)
+
+
+def test_a_text_that_takes_too_long_is_given_up() -> None:
+    network = Counting()
+    assert explain(network, VOCABULARY, ["zq" * 5_000 + "\n" * 900], threshold=8.0, max_read=3_000) == [None]
+    assert network.read < 12_000

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from models.runtime import scoring
-from models.runtime.scoring import describe_text, read_lines, read_on, score_lines, score_text, unknown_bits
+from models.runtime.scoring import (
+    describe_text,
+    read_lines,
+    read_on,
+    score_lines,
+    score_text,
+    top_characters,
+    unknown_bits,
+)
 from models.runtime.session import Network
 from models.vocabulary import Vocabulary
 from tests.models.runtime.networks import CHARACTERS, numpy_step, random_weights, saved_model
@@ -77,6 +85,19 @@ def test_description_agrees_with_the_bits(
             assert one.logprob <= one.top[0][1]
     assert describe_text(network, VOCABULARY, "a", top=0)[0].top == ()
     assert describe_text(network, VOCABULARY, "", top=1) == []
+
+
+def test_likeliest_characters_are_those_of_the_description(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "SLICE_LOGITS", 5 * network.V)
+    text = "the fox# jumps"
+    for top in (3, len(CHARACTERS) + 9):
+        described = describe_text(network, VOCABULARY, text, top=top, context="ab")
+        found = top_characters(network, VOCABULARY, text, top=top, context="ab")
+        for one, ids, logprobs in zip(described, found.ids.tolist(), found.logprobs.tolist(), strict=True):
+            assert one.top == tuple(zip(VOCABULARY.decode(ids), logprobs, strict=True))
+    assert top_characters(network, VOCABULARY, "", top=2).ids.shape == (0, 2)
 
 
 def test_empty_context_stands_for_a_newline(network: Network) -> None:
