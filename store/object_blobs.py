@@ -1,8 +1,8 @@
 """Object storage by URL: S3 and its kin, and memory for tests. The only place that knows obstore."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -35,7 +35,7 @@ class ObjectBlobs(Blobs):
             chunks = obstore.get(self._store, path).stream(min_chunk_size=chunk_bytes)
         except BaseError as error:
             raise translated(error) from error
-        return (bytes(chunk) for chunk in chunks)
+        return _translated(chunks)
 
     def write(self, path: str, data: bytes | Path) -> None:
         """Put `data`, or the contents of a local file, at `path`, replacing what is there."""
@@ -92,3 +92,11 @@ class ObjectBlobs(Blobs):
                 pass
             except BaseError as error:
                 raise translated(error) from error
+
+
+def _translated(chunks: Iterable[Any]) -> Iterator[bytes]:
+    try:
+        for chunk in chunks:
+            yield bytes(chunk)
+    except BaseError as error:  # the connection broke on the way
+        raise translated(error) from error

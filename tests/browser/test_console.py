@@ -16,6 +16,7 @@ from app.main import create_app
 from app.settings import ApiSettings
 from launcher.stack import Stack
 from models.masks import Masks
+from store.jobs import JobError, JobStatus
 from tests.app.service import served
 from tests.browser.furnished import LINE, MARKUP, House, furnished
 from tests.browser.reciting import reciting
@@ -136,6 +137,21 @@ def test_a_failed_job_says_why_and_what_to_do(house: House, open_window: Open) -
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("the loss is")
     expect(alert).to_contain_text("lower learning rate")
+
+
+def test_a_failed_job_is_resumed_and_watched_again(house: House, open_window: Open) -> None:
+    job = house.jobs.move(house.jobs.get(house.queue()), JobStatus.RUNNING, attempt=1)
+    error = JobError(code="internal_error", message="training broke")
+    house.jobs.move(job, JobStatus.FAILED, error=error)
+    page = settled(open_window(f"{house.url}/#/jobs/{job.id}"))
+    expect(page.locator(".badge")).to_have_text("failed")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator(".badge")).to_have_text("queued")
+    reason = JobError(code="storage_full", message="the storage is full")
+    queued = house.jobs.get(job.id)
+    house.jobs.move(queued, JobStatus.PAUSED, pause_reason=reason, storage_pauses=20)  # for some minutes
+    expect(page.locator(".badge")).to_have_text("paused")
+    expect(page.get_by_text("It goes on by itself when the storage works again")).to_be_visible()
 
 
 def test_every_field_can_be_chosen_and_a_wrong_one_is_shown_at_its_place(
