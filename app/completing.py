@@ -10,11 +10,12 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 
 from app.engines import Engines, Loaded
+from app.limited_work import Check, LimitedWork
 from app.schemas.completions import CompletionCreate
 from models.errors import InvalidInput
 from models.runtime.engine import Ticket
@@ -30,6 +31,8 @@ from models.runtime.requests import (
 )
 from models.vocabulary import Vocabulary
 
+T = TypeVar("T")
+
 _INLINE_CHARACTERS = 200_000  # a longer prompt is prepared off the event loop, piece by piece
 _PIECE_CHARACTERS = 50_000
 _INLINE_LOGPROBS = 2_000  # more are written off the event loop
@@ -39,6 +42,8 @@ STREAM_S = 1e-3
 
 MAX_DESCRIBED_CHARACTERS = 50_000
 """The longest prompt that is echoed with log-probabilities."""
+
+_SHORT_DESCRIBED_CHARACTERS = 2_000  # a prompt that is described at once
 
 MAX_LOGPROBS = 300_000
 """The most log-probabilities in one answer. A hundred bytes each, they would else be gigabytes."""
@@ -221,8 +226,12 @@ def _completion(pieces: list[Piece], end: Finished) -> Completion:
     return Completion(text, end.reason, end.bits, end.characters, logprobs)
 
 
-async def start(engines: Engines, model: str, body: CompletionCreate, *, client: str = "") -> Completing:
+async def start(
+    engines: Engines, describing: LimitedWork, model: str, body: CompletionCreate, *, client: str = ""
+) -> Completing:
     """Start completing on `model`, for a client with which others share it.
+
+    A long prompt echoed with log-probabilities is work of `describing`.
 
     Nothing is left behind when this raises InvalidInput, NotFound, Unavailable or Busy. A `timeout_ms`
     counts from here, so that it includes loading the model.
@@ -234,7 +243,7 @@ async def start(engines: Engines, model: str, body: CompletionCreate, *, client:
         prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
         if body.echo:
             check(body, prompt_characters=len(prompt))  # a character of the text may be several of the model
-        echoed = await _echo(loaded, prompt, body.logprobs) if body.echo else None
+        echoed = await _echo(describing, loaded, prompt, body.logprobs) if body.echo else None
         spent_s = time.perf_counter() - began_s
         request = _request(prompt, body, loaded.vocabulary, spent_s=spent_s, client=client)
         keep = body.n if body.best_of is not None else None
@@ -291,11 +300,21 @@ def check_size(prompts: Sequence[int], *, n: int, generated: int, echo: bool, lo
         )
 
 
-async def _echo(loaded: Loaded, prompt: str, logprobs: int | None) -> Piece:
+async def _echo(describing: LimitedWork, loaded: Loaded, prompt: str, logprobs: int | None) -> Piece:
     if logprobs is None:
         return Piece(0, prompt)
-    described = await anyio.to_thread.run_sync(lambda: loaded.engine.describe(prompt, top=logprobs))
-    return Piece(0, prompt, tuple(described))
+
+    def describe(check: Check) -> list[CharacterLogprobs]:
+        return loaded.engine.describe(prompt, top=logprobs, check=check)
+
+    return Piece(0, prompt, tuple(await described(describing, len(prompt), describe)))
+
+
+async def described(describing: LimitedWork, characters: int, describe: Callable[[Check], T]) -> T:
+    """Return what `describe` returns of a prompt: a long one waits for its turn. Raises Busy."""
+    if characters <= _SHORT_DESCRIBED_CHARACTERS:
+        return await anyio.to_thread.run_sync(describe, lambda: None)
+    return await describing.run(describe)
 
 
 async def write(

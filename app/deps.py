@@ -59,6 +59,7 @@ class Parts:
     engine_threads: anyio.CapacityLimiter  # for /next
     score_threads: anyio.CapacityLimiter  # for short scores, and some streamed lines
     line_threads: anyio.CapacityLimiter  # for many streamed lines
+    describing: LimitedWork  # long prompts that are echoed with log-probabilities
     long_scores: LimitedWork  # scores of many lines or of streams
     calibrating: LimitedWork
     evaluating: LimitedWork

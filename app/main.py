@@ -198,6 +198,7 @@ def build_parts(
         engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
         score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),
+        describing=LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5),
         long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
         calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),
         evaluating=LimitedWork("evaluations", running=1, waiting=2, retry_after_s=30, code="evaluation_busy"),
@@ -297,7 +298,7 @@ def _lifespan(
                 task.cancel()
             for loop in parts.loops:
                 loop.stop()
-            for work in (parts.long_scores, parts.calibrating, parts.evaluating):
+            for work in (parts.describing, parts.long_scores, parts.calibrating, parts.evaluating):
                 work.close()
             await run_in_threadpool(parts.engines.close)
             await parts.rates.close()

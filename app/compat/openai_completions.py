@@ -21,11 +21,12 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.fim import unwrap
-from app.completing import Completing, Completion, check_size, prepare, write
+from app.completing import Completing, Completion, check_size, described, prepare, write
 from app.deps import Parts, PartsDep, client_of
 from app.disconnects import unless_gone
 from app.engines import Engines, Loaded
 from app.errors import refusals
+from app.limited_work import Check, LimitedWork
 from app.reach import model_or_default
 from app.schemas.openai import (
     EXAMPLE,
@@ -144,7 +145,9 @@ async def _complete(parts: Parts, request: Request, body: OpenAICompletionCreate
         )
     model = await model_or_default(parts, request, model)
     async with holding(parts, model) as loaded:
-        asked = await _asked(body, loaded, client_of(request))
+        asking = _asked(body, loaded, parts.describing, client_of(request))
+        is_described = body.echo and body.logprobs is not None
+        asked = await (unless_gone(request, asking) if is_described else asking)
         if body.stream:
             started = _start_all(parts.engines, asked)
             return EventStream(_stream(asked, started), on_close=lambda: _close(started), named=False)
@@ -168,7 +171,9 @@ async def holding(parts: Parts, model: str) -> AsyncIterator[Loaded]:
 # From the body to what the engine is asked
 
 
-async def _asked(body: OpenAICompletionCreate, loaded: Loaded, client: str) -> _Asked:
+async def _asked(
+    body: OpenAICompletionCreate, loaded: Loaded, describing: LimitedWork, client: str
+) -> _Asked:
     n = 1 if body.n is None else body.n
     max_tokens = 16 if body.max_tokens is None else body.max_tokens
     given = _given(body)
@@ -188,7 +193,7 @@ async def _asked(body: OpenAICompletionCreate, loaded: Loaded, client: str) -> _
         body=body,
         loaded=loaded,
         client=client,
-        prompts=[await _prompt(one, body, loaded) for one in given],
+        prompts=[await _prompt(one, body, loaded, describing) for one in given],
         n=n,
         max_tokens=max_tokens,
         id=f"cmpl-{secrets.token_hex(12)}",
@@ -204,7 +209,9 @@ def _given(body: OpenAICompletionCreate) -> Sequence[str | list[int]]:
     return [one] if one else [each for each in prompt if not isinstance(each, int)]
 
 
-async def _prompt(given: str | list[int], body: OpenAICompletionCreate, loaded: Loaded) -> _Prompt:
+async def _prompt(
+    given: str | list[int], body: OpenAICompletionCreate, loaded: Loaded, describing: LimitedWork
+) -> _Prompt:
     vocabulary = loaded.vocabulary
     if isinstance(given, str):
         characters, unknown = await prepare(unwrap(given), vocabulary)
@@ -215,7 +222,8 @@ async def _prompt(given: str | list[int], body: OpenAICompletionCreate, loaded: 
     text = vocabulary.to_text(characters.replace(_UNKNOWN, "\ufffd"))
     if body.logprobs is None:
         return _Prompt(characters, unknown, text)
-    return _Prompt(characters, unknown, text, await _described(characters, body.logprobs, loaded))
+    logprobs = await _described(characters, body.logprobs, loaded, describing)
+    return _Prompt(characters, unknown, text, logprobs)
 
 
 def characters_of(ids: Sequence[int], vocabulary: Vocabulary, *, param: str = "prompt") -> str:
@@ -236,17 +244,17 @@ def characters_of(ids: Sequence[int], vocabulary: Vocabulary, *, param: str = "p
     return "".join([known[an_id] for an_id in ids])
 
 
-async def _described(characters: str, top: int, loaded: Loaded) -> Logprobs:
+async def _described(characters: str, top: int, loaded: Loaded, describing: LimitedWork) -> Logprobs:
     """The prompt's own log-probabilities. Nothing precedes its first character, which has none."""
     if not characters:
         return Logprobs(tokens=[], token_logprobs=[], top_logprobs=[] if top else None, text_offset=[])
-    return await anyio.to_thread.run_sync(_describe, characters, top, loaded)
+    return await described(describing, len(characters), partial(_describe, characters, top, loaded))
 
 
-def _describe(characters: str, top: int, loaded: Loaded) -> Logprobs:
+def _describe(characters: str, top: int, loaded: Loaded, check: Check) -> Logprobs:
     first, rest = characters[0], characters[1:]
-    described = loaded.engine.describe(rest, top=top, context=first)
-    found = _logprobs(described, loaded.vocabulary, top, start=1)
+    characters_there = loaded.engine.describe(rest, top=top, context=first, check=check)
+    found = _logprobs(characters_there, loaded.vocabulary, top, start=1)
     return Logprobs(
         tokens=[_token(first, loaded.vocabulary), *found.tokens],
         token_logprobs=[None, *found.token_logprobs],

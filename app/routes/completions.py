@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from app.bodies import DocumentRoute
 from app.completing import Completing, Completion, GivenUp, start, write
 from app.deps import PartsDep, client_of
+from app.disconnects import unless_gone
 from app.engines import Loaded
 from app.errors import refusals
 from app.schemas.completions import (
@@ -57,7 +58,9 @@ _COMPLETION_ANSWER: dict[int | str, dict[str, Any]] = {
 )
 async def complete(parts: PartsDep, request: Request, model: str, body: CompletionCreate) -> Response:
     """Go on from a prompt, `n` times. Characters the model has never seen are read as unknown and named."""
-    completing = await start(parts.engines, model, body, client=client_of(request))
+    starting = start(parts.engines, parts.describing, model, body, client=client_of(request))
+    is_described = body.echo and body.logprobs is not None
+    completing = await (unless_gone(request, starting) if is_described else starting)
     if body.stream:
         return EventStream(_stream(completing), on_close=completing.close)
     with completing:

@@ -230,7 +230,8 @@ class StreamBody(BaseModel):
     id: str
     lines: int = Field(description="Scored in this stream so far.")
     restarted: Literal["new", "model_replaced"] | None = Field(
-        description="Why the model's memory of the stream began anew with this call; null: it went on."
+        description="Why the model's memory of the stream began anew with this call: `new` where it is not"
+        " known, not any more or not yet; null: it went on."
     )
 
 

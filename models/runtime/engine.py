@@ -246,12 +246,15 @@ class Engine:
         """Return S, the numbers in a state."""
         return int(self._network.initial_state().shape[1])
 
-    def describe(self, text: str, *, top: int, context: str = "\n") -> list[CharacterLogprobs]:
+    def describe(
+        self, text: str, *, top: int, context: str = "\n", check: Check = _go_on
+    ) -> list[CharacterLogprobs]:
         """Return each character of NFC `text` with its log-probability and the `top` likeliest there.
 
         In float32, in the calling thread: what echoing a prompt with log-probabilities needs.
         """
-        return describe_text(self._network, self._vocabulary, text, top=top, context=context)
+        network = CheckedNetwork(self._network, check)
+        return describe_text(network, self._vocabulary, text, top=top, context=context)
 
     def top_characters(self, text: str, *, top: int, check: Check = _go_on) -> TopCharacters:
         """Return the `top` likeliest characters at each place of NFC `text`, read after a newline.

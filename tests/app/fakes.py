@@ -234,9 +234,13 @@ class FakeEngine:
         ids = np.maximum(self.vocabulary.encode(text), 1)[:, None]
         return TopCharacters(ids, np.full(ids.shape, -0.5))
 
-    def describe(self, text: str, *, top: int, context: str = "\n") -> list[CharacterLogprobs]:
-        """Return half a nat for every character, which is the likeliest there."""
+    def describe(
+        self, text: str, *, top: int, context: str = "\n", check: Callable[[], None] = lambda: None
+    ) -> list[CharacterLogprobs]:
+        """Return half a nat for every character, which is the likeliest there; of SLOW as `read_lines`."""
         assert context and top >= 0
+        if SLOW in context + text:
+            self._read_slowly(check)
         return list(_logprobs(text))
 
     def stats(self) -> dict[str, float]:

@@ -95,6 +95,28 @@ def test_forty_long_requests_leave_short_ones_alone_and_end_with_their_clients(
     assert service.http.post(f"{MODEL}/score", json={"lines": ["ab" * 9] * 300}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (f"{MODEL}/complete", {"max_characters": 1}),
+        ("/v1/completions", {"model": "fake", "max_tokens": 1}),
+    ],
+)
+def test_long_prompts_that_are_described_leave_others_alone_and_end_with_their_clients(
+    service: Service, path: str, body: dict[str, Any]
+) -> None:
+    [engine] = service.engines
+    long = body | {"prompt": f"{SLOW} {'ab' * 2_000}", "echo": True, "logprobs": 5}
+    with asking(service, path, json.dumps(long), count=80) as clients:
+        assert engine.is_reading_slowly.wait(20)
+        until(lambda: refused(clients) == 80 - 66)
+        answers_promptly(service)
+        short = service.http.post(path, json=long | {"prompt": "ab"}, timeout=PROMPT_S)
+        assert short.status_code == 200
+        assert service.http.get("/v1/jobs", timeout=PROMPT_S).status_code == 200
+    until(lambda: engine.slow_readers == 0)
+
+
 def test_a_calibration_without_its_client_replaces_nothing(service: Service) -> None:
     [engine] = service.engines
     with asking(service, f"{MODEL}/calibrate", json.dumps({"lines": LONG})):
