@@ -35,13 +35,13 @@ Turn = Callable[[float], dict[str, Any]]
 class ContestantDied(RuntimeError):
     """A contestant's process ended; the message ends with the end of its log.
 
-    `reason` is the last line of that: what a Python program says that ends by an exception.
+    `reason` is the last line of that: of a Python program that an exception ended, the exception.
     """
 
     def __init__(self, name: str, log: str) -> None:
         super().__init__(f"{name} died; its log ends:\n{log}")
         lines = [line.strip() for line in log.splitlines() if line.strip()]
-        self.reason = lines[-1] if lines else "it said nothing"
+        self.reason = lines[-1] if lines else "its log is empty"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Processors differ: with AVX-512 BF16, one multiplies bfloat16 numbers twice as fast as float32 ones, another
 hardly faster, and converting costs more than that gains. So the kernels are timed before a run, at its sizes,
-in both precisions by turns. The result is kept beside the compiled code, so that later jobs choose alike.
+in both precisions alternately. The result is kept beside the compiled code, so that later jobs choose alike.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from worker.settings import Precision
 
 FILE_NAME = "precision.json"
 
-_LEAST_SPEEDUP = 1.05  # less is not worth the digits that bfloat16 lacks
+_MIN_SPEEDUP = 1.05  # below it, bfloat16 is not worth its lower accuracy
 _ENOUGH_S = 0.3
 _ROUNDS = (2, 20)  # at least, at most
-_LONGEST_WINDOW = 32  # steps; more take longer and say the same
+_MAX_WINDOW = 32  # steps; more take longer and measure the same
 _VOCABULARY_STEP = 64  # characters; texts with nearly as many share a measurement
 
 Seconds = dict[str, float]  # of one window, by the dtype of the products
@@ -75,7 +75,7 @@ def choose(
         "layers": config.layers,
         "units": config.units,
         "rows": rows,
-        "window": min(window, _LONGEST_WINDOW),
+        "window": min(window, _MAX_WINDOW),
         "vocabulary_size": columns,
     }
     key = ", ".join(f"{name} {value}" for name, value in sizes.items())
@@ -84,11 +84,11 @@ def choose(
         seconds = _measure(sizes)
         _keep(kept_in, key, seconds)
     speedup = seconds["float32"] / seconds["bfloat16"]
-    return Choice("mixed" if speedup >= _LEAST_SPEEDUP else "float32", round(speedup, 3))
+    return Choice("mixed" if speedup >= _MIN_SPEEDUP else "float32", round(speedup, 3))
 
 
 def _measure(sizes: dict[str, int]) -> Seconds:
-    """Time both by turns; the least of each, for other work on the machine only ever adds."""
+    """Time both alternately and return the least of each: other work on the machine only adds to it."""
     from models import lstm_ops
 
     found: dict[str, list[float]] = {"float32": [], "bfloat16": []}

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-_LEARNED = 0.95  # of the unigram's bits: a model above it has learned little but how frequent characters are
-_MARGIN_BITS = 0.01  # less is not told: the figures would look the same
-_DULL_BITS = 0.05  # a text that costs so little is predicted well enough
+_LEARNED = 0.95  # times the unigram's bits: a model above this has learned little but character frequencies
+_MARGIN_BITS = 0.01  # a smaller difference is not reported: both figures would look the same
+_DULL_BITS = 0.05  # below it, a text is predicted well enough
 
 
 def found(report: Mapping[str, Any]) -> list[str]:

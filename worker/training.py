@@ -261,7 +261,7 @@ class _Fit:
         return self._result(stopped)
 
     def _chosen(self, config: NetworkConfig, cores: int, measurements: Path | None) -> Choice:
-        """Return the precision of a run that leaves it open, and tell the job if it was measured."""
+        """Return the precision of a run that leaves it open, and report a measurement to the job."""
         if gpus():
             return Choice("mixed")
         choice = choose(
@@ -276,7 +276,7 @@ class _Fit:
         return choice
 
     def _start_clock(self) -> None:
-        """Let time count from now on; the job is told when it had to wait long for this."""
+        """Count time from now on; a message of the job says so where preparing took long."""
         now = time.monotonic()
         self.first_step_at = now - self.state.elapsed_s
         self.bent_at_s = self.state.elapsed_s

@@ -52,7 +52,7 @@ export function warning(...children) {
 }
 
 /**
- * Return a warning with what a report says is wrong with its model, or null when all is well.
+ * Return a warning with the problems that a report lists, or null when it lists none.
  *
  * @param {{problems?: string[]}} report
  */

@@ -32,13 +32,13 @@ def test_where_the_system_has_no_affinity_all_cores_count(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("said", "cores"),
+    ("contents", "cores"),
     [("150000 100000\n", 2), ("50000 100000\n", 1), ("900000 100000\n", 4), ("max 100000\n", 4), ("", 4)],
 )
 def test_a_container_s_quota_bounds_the_cores(
-    said: str, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    contents: str, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "cpu.max").write_text(said)
+    (tmp_path / "cpu.max").write_text(contents)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     assert available_cores() == cores
 

@@ -35,7 +35,7 @@ class Processor:
 
 
 @pytest.mark.parametrize(
-    ("bfloat16_s", "chosen", "said"),
+    ("bfloat16_s", "chosen", "sentence"),
     [
         (0.5, "mixed", "2.00 times the speed of float32 on this processor; matrix products are in bfloat16"),
         (1.3, "float32", "0.77 times the speed of float32 on this processor; matrix products are in float32"),
@@ -43,12 +43,12 @@ class Processor:
     ],
 )
 def test_the_faster_precision_is_taken_and_float32_where_it_hardly_matters(
-    bfloat16_s: float, chosen: str, said: str, monkeypatch: pytest.MonkeyPatch
+    bfloat16_s: float, chosen: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Processor(monkeypatch, float32=1.0, bfloat16=bfloat16_s)
     choice = choose(NETWORK, **SIZES, kept_in=None)
     assert choice.precision == chosen
-    assert said in choice.sentence
+    assert sentence in choice.sentence
 
 
 def test_a_processor_without_bfloat16_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_a_processor_without_bfloat16_is_not_measured(monkeypatch: pytest.Monkey
     assert processor.asked == []
 
 
-def test_both_are_measured_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_are_measured_alternately(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
     choose(NETWORK, **SIZES, kept_in=None)
     assert processor.asked[:4] == ["float32", "bfloat16"] * 2
@@ -77,7 +77,7 @@ def test_later_jobs_of_the_same_shape_choose_alike_without_measuring(
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", '{"layers 1": 3}', '{"layers 1": {"float32": "much"}}'])
-def test_a_damaged_file_of_measurements_is_written_anew(
+def test_a_damaged_file_of_measurements_is_replaced(
     damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / precision.FILE_NAME).write_text(damaged)

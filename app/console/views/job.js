@@ -332,7 +332,7 @@ function ready(job, signal) {
   const wrong = h("div", {});
   get(at("/v1/models", job.model), { signal }).then(
     (found) => replace(wrong, problems(found.report)),
-    () => {}, // the model is gone: the completion says so
+    () => {}, // the model is gone: the completion below shows that error
   );
   firstWords(job, signal).then((words) => {
     area.value ||= words;
