@@ -1,10 +1,10 @@
 """Whether a text is a log, and which masks its lines need.
 
 A text is a log if most of its lines carry a timestamp, or a number that rises from line to line. Of what the
-masks match in it, a class of values is suggested for masking where later lines have values that no earlier
-line had: their values change with time (clocks, process ids, counters, addresses of new clients), so a model
-that learned them would find every later line anomalous. Values that recur, such as status codes, stay: they
-carry information. Knows the text by a bounded sample of its lines.
+masks match in it, timestamps are suggested for masking, and other classes where later lines have values that
+no earlier line had: they change with time (process ids, counters, addresses of new clients), so a model that
+learned them would find every later line anomalous. Values that recur, such as status codes, stay: they carry
+information. Knows the text by a bounded sample of its lines.
 """
 
 import random
@@ -128,7 +128,7 @@ def recognize(lines: Sequence[str]) -> Recognized:
     stamped = len({v.line for v in values if v.mask in _TIMESTAMPS})
     if stamped < _TIMESTAMPED_SHARE * len(lines) and not _has_counter(values, len(lines)):
         return found
-    suggested = Masks([m for m in CLASSES if _changes([v for v in values if v.mask == m], len(lines))])
+    suggested = Masks([m for m in CLASSES if _is_suggested(m, values, len(lines))])
     if not suggested:
         return found
     counted = dict.fromkeys(suggested.masks, 0)
@@ -170,6 +170,14 @@ def _has_counter(values: Sequence[_Value], lines: int) -> bool:
         if rising >= _RISING_SHARE * len(steps) and falling <= _FALLING_SHARE * rising:
             return True
     return False
+
+
+def _is_suggested(mask: str, values: Sequence[_Value], lines: int) -> bool:
+    """Return whether values of one class are a time, which will go on even if it has not yet, or change."""
+    mine = [value for value in values if value.mask == mask]
+    if mask in _TIMESTAMPS and len({v.line for v in mine}) >= _TIMESTAMPED_SHARE * lines:
+        return True
+    return _changes(mine, lines)
 
 
 def _changes(values: Sequence[_Value], lines: int) -> bool:

@@ -24,7 +24,7 @@ from models.errors import InvalidInput
 
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _WEEKDAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
-_CLOCK = r"\d{1,2}:\d{2}:\d{2}(?:[.,]\d+)?"
+_CLOCK = r"\d{1,2}:\d{2}:\d{2}(?:[.,:]\d+)?(?: ?[AP]M\b)?"
 
 NAMED: dict[str, tuple[str, str]] = {
     "timestamp": (
@@ -49,7 +49,7 @@ NAMED: dict[str, tuple[str, str]] = {
             rf"\b(?:{_WEEKDAY},? +)?{_MONTH} +\d{{1,2}},?(?: \d{{4}})? {_CLOCK}(?: \d{{4}}\b)?"
             rf"|\b(?:{_WEEKDAY},? +)?\d{{1,2}}[-/ ]{_MONTH}[-/ ]\d{{4}}\b(?:[: ]{_CLOCK})?(?: [+-]\d{{4}}\b)?"
             rf"|\b(?:\d{{4}}/\d{{2}}/\d{{2}}|\d{{1,2}}/\d{{1,2}}/(?:\d{{4}}|\d{{2}}))\b(?:,? {_CLOCK})?"
-            rf"|\b\d{{2}}[-.]\d{{2}} {_CLOCK}"
+            rf"|\b\d{{2}}[-.]\d{{2}} {_CLOCK}|\d{{4,8}}[ T_-]{_CLOCK}"
         ),
     ),
     "long_numbers": ("ⓛ", r"\d{4}\d*"),

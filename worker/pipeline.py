@@ -128,7 +128,13 @@ def train_model(
     files = saved_files(result.network)
     report = _measured(result, text, files["model.onnx"], cores=cores)
     files, report["int8"] = _with_int8(files, text, report["validation_bits_per_character"], cores=cores)
-    files |= anomaly_files(files["model.onnx"], text, cores=cores, int8=files.get(INT8_FILE))
+    files |= anomaly_files(
+        files["model.onnx"],
+        text,
+        cores=cores,
+        int8=files.get(INT8_FILE),
+        is_log=bool(request.masks),
+    )
     size = len(text.vocabulary)
     about: dict[str, Any] = {
         "name": request.name,

@@ -45,8 +45,15 @@ def test_most_lines_but_not_all_of_a_log_need_a_timestamp() -> None:
     assert recognized(traced).masks == ("timestamp", "ip", "long_numbers")
 
 
-def test_a_clock_that_stands_still_is_not_masked() -> None:
-    assert recognized("Dec 10 06:55:46 host: the same\n" * 500).masks == ()
+def test_a_date_that_has_not_changed_yet_is_masked() -> None:
+    days = "".join(f"2023-12-10 {line.split(': ', 1)[1]}\n" for line in syslog(300))
+    assert recognized(days).masks[0] == "timestamp"
+
+
+def test_a_day_before_a_clock_is_masked_with_it() -> None:
+    lines = [line.removeprefix("Dec 10 ") for line in syslog(300)]
+    found = recognized("".join(f"I1210 {line}\n" for line in lines))
+    assert Masks(found.masks).apply(f"I1211 {lines[0]}").text.startswith("Iⓓ LabSZ sshd[ⓛ]: ")
 
 
 def test_few_lines_tell_nothing() -> None:

@@ -63,6 +63,30 @@ def test_calibration_holds_for_int8_too() -> None:
         assert (p <= 0.01).mean() <= 0.01
 
 
+def test_a_line_of_a_log_must_be_rarer_by_a_margin_to_be_flagged() -> None:
+    random = np.random.default_rng(1)
+    lines = ["".join(random.choice(list("abcd"), random.integers(3, 9))) for _ in range(3000)]
+    text = Text.split("\n".join(lines) + "\n", validation_fraction=0.4)
+    graph = graph_for(text)
+    plain, _ = load(anomaly_files(graph, text, cores=1)[MODEL_FILE], where="plain")
+    moved, _ = load(anomaly_files(graph, text, cores=1, is_log=True)[MODEL_FILE], where="moved")
+    assert moved.thresholds(0.02)[0] == pytest.approx(plain.thresholds(0.02)[0] + 1.0, abs=1e-4)
+    assert moved.thresholds(0.2) == plain.thresholds(0.2)
+    if plain.has_tail:
+        assert moved.thresholds(1e-4)[0] == pytest.approx(plain.thresholds(1e-4)[0] + 1.0, abs=1e-4)
+    assert (np.diff(moved.buckets[0].scores) >= 0).all()
+
+
+def test_a_log_that_ends_in_a_burst_is_calibrated_on_older_lines_too() -> None:
+    lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(300)] + ["abad"] * 100
+    text = Text.split("\n".join(lines) + "\n", validation_fraction=0.25)
+    graph = graph_for(text)
+    made, _ = load(anomaly_files(graph, text, cores=1, is_log=True)[MODEL_FILE], where="log")
+    assert 390 <= made.lines <= 400  # the burst, and three times as much before it
+    made, _ = load(anomaly_files(graph, text, cores=1)[MODEL_FILE], where="text")
+    assert made.lines == 100
+
+
 def test_text_without_lines_has_no_calibration() -> None:
     text = Text.split("all in one line " * 30, validation_fraction=0.1)
     assert anomaly_files(graph_for(text), text, cores=1).keys() == {ngram.FILE}
