@@ -345,7 +345,7 @@ class _Body:
                 async with self._changed:
                     self._is_whole = is_whole
                     self._changed.notify_all()
-        except DomainError as error:
+        except Exception as error:  # noqa: BLE001  raised by `take`, which would wait for ever
             await self._fail(error)
 
     async def _text_in(self, data: bytes) -> AsyncIterator[bytes]:
