@@ -33,7 +33,7 @@ HUNG_S = 4.0
 """After this long a check counts as failed, though it has not ended."""
 
 LOOP_FAILING_S = 60.0
-"""A background loop without a success for this long is reported."""
+"""A background loop without a success for this long, after one was due, is reported."""
 
 _REDIS_KEY = "nextchar:health"
 _BLOB_PATH = "health/write-test"
@@ -106,7 +106,7 @@ class ReadinessCheck:
             probe.begin()
         problems = [problem for probe in self._probes for problem in probe.result()]
         loops = [loop.status() for loop in self._loops]
-        problems += [_failing(loop) for loop in loops if loop.seconds_since_success > LOOP_FAILING_S]
+        problems += [_failing(loop) for loop in loops if _is_failing(loop)]
         if self._keys and self._keys.problems:
             problems.append(_BAD_KEYS)
         self._log(problems)
@@ -212,11 +212,19 @@ def _storage_down(detail: str = "") -> Problem:
     return Problem("storage", "does not answer", effect, is_down=True, detail=detail)
 
 
+def _is_failing(loop: LoopStatus) -> bool:
+    return loop.seconds_since_success > loop.interval_s + LOOP_FAILING_S
+
+
 def _failing(loop: LoopStatus) -> Problem:
-    effect = {"reconciler": "jobs whose worker or message was lost are not taken up again"}
+    effect = {
+        "reconciler": "jobs whose worker or message was lost are not taken up again",
+        "retention": "what has been kept long enough is not deleted",
+    }
     errors = ", ".join(sorted(loop.errors)) or "none"
+    overdue_s = loop.interval_s + LOOP_FAILING_S
     return Problem(
         "background",
-        f"{loop.name} has not succeeded for {LOOP_FAILING_S:.0f} s or more (errors: {errors})",
+        f"{loop.name} has not succeeded for {overdue_s:.0f} s or more (errors: {errors})",
         effect.get(loop.name, "its work is not done"),
     )

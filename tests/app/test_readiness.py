@@ -10,8 +10,18 @@ from rq.utils import utcformat
 from rq.worker import Worker
 
 from app import readiness as readiness_module
-from app.readiness import HUNG_S, Probe, Problem, Report, check_redis, check_storage
+from app.readiness import (
+    HUNG_S,
+    LOOP_FAILING_S,
+    Probe,
+    Problem,
+    Report,
+    _is_failing,
+    check_redis,
+    check_storage,
+)
 from models.errors import StorageFull, Unavailable
+from store.background import LoopStatus
 from store.blobs import open_blobs
 from store.queue import WORKER_SILENT_S, TrainingQueue, rq_queue
 from tests.conftest import eventually
@@ -148,6 +158,15 @@ def test_check_that_raises_counts_as_down() -> None:
         raise KeyError("nobody expected this")
 
     assert asked(Probe("storage", check, HANGS)) == [HANGS]
+
+
+def test_loop_is_failing_when_a_round_is_overdue_and_not_before_one_is_due() -> None:
+    def status(interval_s: float, seconds_since_success: float) -> LoopStatus:
+        return LoopStatus("retention", 0.0, seconds_since_success, {}, interval_s)
+
+    assert not _is_failing(status(300.0, 300.0))
+    assert _is_failing(status(300.0, 300.0 + LOOP_FAILING_S + 1))
+    assert _is_failing(status(5.0, 5.0 + LOOP_FAILING_S + 1))
 
 
 def asked(probe: Probe) -> list[Problem]:
