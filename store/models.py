@@ -187,7 +187,8 @@ class Models:
                 )
             versioned = _versioned(card, numbers)
             if self._create(versioned):
-                return versioned
+                # Another one if a successor had that number, and its model has been renamed since.
+                return self._published(card) or versioned
 
     def _published(self, card: Card) -> Card | None:
         """Return the card that a model's id has, under whichever name, if any."""
@@ -199,9 +200,9 @@ class Models:
         if not self._blobs.create(path, card.model_dump_json(indent=1).encode()):
             return False
         with contextlib.suppress(FileNotFoundError):
-            if _model_id(self._blobs.read(_tombstone(path))) != card.id:
-                self._blobs.delete(path)  # the number was given and deleted while this process stood still
-                return False
+            buried = _model_id(self._blobs.read(_tombstone(path)))
+            self._blobs.delete(path)  # the number was given and deleted while this process stood still
+            return buried == card.id
         return True
 
     def _bury(self, name: str, version: int) -> bool:

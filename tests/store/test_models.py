@@ -311,6 +311,31 @@ def test_attempts_have_files_of_their_own_and_the_winner_clears_up(blobs: Blobs)
     assert blobs.paths("model_files") == []
 
 
+def test_attempt_that_wakes_takes_no_files_from_a_successor_whose_model_was_renamed(tmp_path: Path) -> None:
+    for at in itertools.count():
+        blobs = open_blobs((tmp_path / str(at)).as_uri())
+        owners = [1]
+
+        def succeed(blobs: Blobs = blobs, owners: list[int] = owners) -> None:
+            owners.append(2)
+            published = Models(blobs).publish(
+                _card(), FILES, attempt=2, is_still_ours=lambda: owners[-1] == 2
+            )
+            Models(blobs).rename(published.reference, "new")
+
+        interrupted = Interrupted(blobs, at, succeed)
+        card = Models(interrupted).publish(
+            _card(), FILES, attempt=1, is_still_ours=lambda owners=owners: owners[-1] == 1
+        )
+        if not interrupted.was_interrupted:
+            break
+        assert _whole(Models(blobs)) == ["new@1"], f"interrupted before call {at}"
+        assert len(blobs.paths("model_files")) == len(FILES), f"interrupted before call {at}"
+        assert blobs.paths("model_cards") == ["model_cards/m/000001.gone", "model_cards/new/000001.json"]
+        assert card.reference in ("m@1", "new@1")
+    assert at > len(FILES)
+
+
 def test_a_full_disk_leaves_nothing_of_a_publication(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     models, put = Models(blobs), LocalBlobs._put_once
 
