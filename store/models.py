@@ -219,7 +219,7 @@ class Models:
         except FileNotFoundError:
             return False
         self._blobs.delete(path)
-        if model_id and model_id not in self._listed_ids():  # it is listed if it is being renamed
+        if model_id and not self._is_listed(model_id):  # it is if it is being renamed
             self._blobs.delete(*self._blobs.paths(f"model_files/{model_id}"))
         with contextlib.suppress(StorageFull):  # then the copy stays, which does as well
             tombstone = {"model": model_id, "deleted_at": int(time.time())}
@@ -257,6 +257,10 @@ class Models:
         for path in self._listed_paths():
             with contextlib.suppress(FileNotFoundError):
                 yield _model_id(self._blobs.read(path))
+
+    def _is_listed(self, model_id: str) -> bool:
+        """Look twice: a model that is renamed during one look may be seen under neither name."""
+        return model_id in self._listed_ids() or model_id in self._listed_ids()
 
     def _numbers(self, name: str) -> list[tuple[int, str]]:
         """Return the versions of a name, each with what is known of it: `json` or `gone`."""

@@ -133,6 +133,30 @@ def test_of_two_who_delete_or_rename_one_version_one_does_it_wherever_they_meet(
             return
 
 
+def test_model_that_is_renamed_twice_at_once_keeps_its_files(tmp_path: Path) -> None:
+    class ListedByName(Interrupted):
+        def paths(self, prefix: str) -> list[str]:
+            names = ("a", "m", "z") if prefix == "model_cards" else ()
+            by_name = [super(ListedByName, self).paths(f"{prefix}/{name}") for name in names]
+            return list(itertools.chain(*by_name)) if names else super().paths(prefix)
+
+    for at in itertools.count():
+        blobs = open_blobs((tmp_path / str(at)).as_uri())
+        Models(blobs).publish(_card(), FILES)
+
+        def rename_again(blobs: Blobs = blobs) -> None:
+            with contextlib.suppress(NotFound):
+                Models(blobs).rename("z", "a")
+
+        interrupted = ListedByName(blobs, at, rename_again)
+        with contextlib.suppress(NotFound):
+            Models(interrupted).rename("m", "z")
+        if not interrupted.was_interrupted:
+            break
+        assert len(_whole(Models(blobs))) == 1, f"interrupted before call {at}"
+    assert at > 5
+
+
 def test_threads_that_rename_and_delete_leave_only_whole_models(blobs: Blobs) -> None:
     models = Models(blobs)
     with ThreadPoolExecutor(2) as pool:
