@@ -28,6 +28,8 @@ class LoopStatus:
     """How a loop is doing. Ages are in seconds."""
 
     name: str
+    interval_s: float
+    """Between the end of a round and the beginning of the next."""
     seconds_since_beat: float
     """Since the last round ended, well or not. It grows while a round hangs, or when the thread is gone."""
     seconds_since_success: float
@@ -85,6 +87,7 @@ class BackgroundLoop:
         now = self._clock()
         return LoopStatus(
             name=self.name,
+            interval_s=self._interval_s,
             seconds_since_beat=now - self._beat_at_s,
             seconds_since_success=now - self._success_at_s,
             errors=dict(self._errors.counts),
