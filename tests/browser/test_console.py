@@ -16,6 +16,7 @@ from app.main import create_app
 from app.settings import ApiSettings
 from launcher.stack import Stack
 from models.masks import Masks
+from store.blobs import open_blobs
 from store.jobs import JobError, JobStatus
 from tests.app.service import served
 from tests.browser.furnished import LINE, MARKUP, House, furnished
@@ -331,6 +332,28 @@ def test_a_model_is_renamed_downloaded_and_deleted(house: House, open_window: Op
     page.get_by_role("button", name="Delete the model").click()
     expect(page.get_by_role("heading", name="Models")).to_be_visible()
     assert httpx.get(f"{house.url}/v1/models/lasting").status_code == 404
+
+
+def test_a_damaged_model_is_listed_with_its_problem_and_can_be_deleted(
+    house: House, open_window: Open
+) -> None:
+    house.publish(reciting("torn", LINE))
+    open_blobs(house.settings.blobs_url).write("model_cards/torn/000001.json", b"{")
+    page = settled(open_window(f"{house.url}/#/models"))
+    told = page.locator(".box.warning")
+    expect(told).to_contain_text("torn@1: model_cards/torn/000001.json is damaged: it is not a JSON object")
+    expect(told).to_contain_text("Restore the card from a backup, or delete the model.")
+    page.get_by_role("button", name="Delete torn@1").click()
+    page.get_by_role("button", name="Delete the model").click()
+    expect(told).to_have_count(0)
+    expect(page.get_by_role("link", name="line@1", exact=True)).to_be_visible()
+
+
+def test_a_chart_narrower_than_its_margins_has_no_negative_width(house: House, open_window: Open) -> None:
+    page = settled(open_window(f"{house.url}/#/models/line@1"))
+    chart = page.get_by_role("figure", name="Learning curves")
+    chart.evaluate("figure => { figure.style.width = '20px'; }")
+    expect(chart.locator("clipPath rect")).to_have_attribute("width", "0")
 
 
 @pytest.mark.parametrize("view", ["model", "job"])

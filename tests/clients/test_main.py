@@ -156,6 +156,16 @@ def test_a_job_without_a_model_ends_with_status_1(
     assert sentence in outcome.err
 
 
+def test_models_names_those_that_cannot_be_used_and_what_to_do(run: Run, server: FakeServer) -> None:
+    damaged = {"id": "fake@3", "code": "model_damaged", "message": "its card is not JSON"}
+    server.damaged_models = [damaged]
+    listed = run("models")
+    assert "fake@3" not in listed.out
+    assert "fake@3 cannot be used: its card is not JSON; restore" in listed.err
+    assert "nextchar models rm fake@3" in listed.err
+    assert run("models", "--json").json["damaged"] == [damaged]
+
+
 def test_complete_prints_the_completion_alone(run: Run, server: FakeServer) -> None:
     assert run("complete", "fake", "olleh", "--max-characters", "5").out == "hello\n"
     assert run("complete", "fake", "olleh", "--max-characters", "5", "--stream").out == "hello\n"

@@ -75,6 +75,14 @@ class Event(TypedDict):
     data: dict[str, Any]
 
 
+class DamagedModel(TypedDict):
+    """A version that cannot be used."""
+
+    id: str
+    code: str
+    message: str
+
+
 class ModelSummary(TypedDict):
     """One version of a model."""
 

@@ -482,8 +482,9 @@ def models(session: Session, context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     found = list(session.client.models())
+    damaged = session.client.damaged_models()
     if session.as_json:
-        session.json({"object": "list", "data": found})
+        session.json({"object": "list", "data": found, "damaged": damaged})
         return
     rows = [
         (
@@ -495,6 +496,11 @@ def models(session: Session, context: typer.Context) -> None:
         for m in found
     ]
     print_table(session.out, ("model", "network", "parameters", "trained"), rows)
+    for model in damaged:
+        session.say(
+            f"{model['id']} cannot be used: {model['message']}; restore the card from a backup,"
+            f" or delete it with `nextchar models rm {model['id']}`"
+        )
     if not rows:
         session.say("there is no model yet; train one with `nextchar train CORPUS --name NAME`")
 
