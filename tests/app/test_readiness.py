@@ -15,6 +15,7 @@ from app.readiness import (
     LOOP_FAILING_S,
     Probe,
     Problem,
+    ReadinessCheck,
     Report,
     _is_failing,
     check_redis,
@@ -167,6 +168,18 @@ def test_loop_is_failing_when_a_round_is_overdue_and_not_before_one_is_due() -> 
     assert not _is_failing(status(300.0, 300.0))
     assert _is_failing(status(300.0, 300.0 + LOOP_FAILING_S + 1))
     assert _is_failing(status(5.0, 5.0 + LOOP_FAILING_S + 1))
+
+
+def test_missing_worker_is_reported_at_once_and_logged_only_after_it_had_time_to_start(
+    redis: Redis, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    check = ReadinessCheck(blobs=open_blobs("memory:///"), redis=redis, queue=queue, loops=[])
+    assert [problem.part for problem in check.report().problems] == ["worker"]
+    assert caplog.messages == []
+    monkeypatch.setattr(readiness_module, "WORKER_START_S", 0.0)
+    check.report()
+    [message] = caplog.messages
+    assert message.startswith("worker: there is none")
 
 
 def asked(probe: Probe) -> list[Problem]:
