@@ -342,7 +342,7 @@ def test_a_damaged_model_is_listed_with_its_problem_and_can_be_deleted(
     page = settled(open_window(f"{house.url}/#/models"))
     told = page.locator(".box.warning")
     expect(told).to_contain_text("torn@1: model_cards/torn/000001.json is damaged: it is not a JSON object")
-    expect(told).to_contain_text("Restore the card from a backup, or delete the model.")
+    expect(told).to_contain_text("Restore its card from a backup, or delete the model.")
     page.get_by_role("button", name="Delete torn@1").click()
     page.get_by_role("button", name="Delete the model").click()
     expect(told).to_have_count(0)

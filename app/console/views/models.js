@@ -4,7 +4,7 @@ import { at, get, list, remove } from "../api.js";
 import { confirmed } from "../dialog.js";
 import { h } from "../dom.js";
 import { moment, whole } from "../format.js";
-import { empty, failure, toast, warning } from "../notice.js";
+import { empty, failure, sentence, toast, warning } from "../notice.js";
 import { go } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
@@ -68,13 +68,14 @@ function damagedModels(damaged, { signal, again }) {
   return warning(
     h("p", { class: "strong" }, damaged.length === 1 ? "One model cannot be used" : `${damaged.length} models cannot be used`),
     ...damaged.map((model) => {
+      const advice = model.code === "model_damaged" && "Restore its card from a backup, or delete the model.";
       const row = h(
         "div",
-        { class: "stack" },
+        { class: "stack tight" },
+        h("p", {}, h("strong", {}, model.id), ": ", sentence(model.message), " ", advice),
         h(
           "div",
-          { class: "row apart" },
-          h("p", {}, h("strong", {}, model.id), ": ", model.message),
+          { class: "row" },
           h(
             "button",
             { type: "button", class: "button small danger", "aria-label": `Delete ${model.id}`, onclick: deleteIt },
@@ -101,7 +102,6 @@ function damagedModels(damaged, { signal, again }) {
 
       return row;
     }),
-    h("p", {}, "Restore the card from a backup, or delete the model."),
   );
 }
 

@@ -497,9 +497,10 @@ def models(session: Session, context: typer.Context) -> None:
     ]
     print_table(session.out, ("model", "network", "parameters", "trained"), rows)
     for model in damaged:
+        restore = "restore its card from a backup, or " if model["code"] == "model_damaged" else ""
         session.say(
-            f"{model['id']} cannot be used: {model['message']}; restore the card from a backup,"
-            f" or delete it with `nextchar models rm {model['id']}`"
+            f"{model['id']} cannot be used: {model['message']}; {restore}delete it with"
+            f" `nextchar models rm {model['id']}`"
         )
     if not rows:
         session.say("there is no model yet; train one with `nextchar train CORPUS --name NAME`")
