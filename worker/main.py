@@ -225,6 +225,8 @@ def main() -> None:
     settings = WorkerSettings.load()
     configure_logging(settings)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
+    # It calls every message whose worker was killed failed; what becomes of the job, the reconciler logs.
+    logging.getLogger("rq.registry").setLevel(logging.ERROR)
     log.info("loading kernels; the first time on a machine they are compiled, which can take a minute")
     warm_up(settings.data_dir)
     log.info("waiting for jobs; training on %d cores", settings.cores)

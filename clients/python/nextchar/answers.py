@@ -36,6 +36,7 @@ class Progress(TypedDict, total=False):
     train_bits_per_character: float | None
     validation_bits_per_character: float | None
     sample: str | None
+    waiting_for_storage: str | None
 
 
 class JobFailure(TypedDict):

@@ -454,6 +454,10 @@ def _print_job(session: Session, job: Job) -> None:
         fields.append(("model", job["model"]))
     if job["error"]:
         fields.append(("error", f"{job['error']['code']}: {job['error']['message']}"))
+    if reason := job.get("pause_reason"):
+        fields.append(("paused", f"{reason['code']}: {reason['message']}"))
+    if waiting := progress.get("waiting_for_storage"):
+        fields.append(("waiting", waiting))
     print_fields(session.out, fields)
 
 
@@ -461,6 +465,8 @@ def _state(job: Job) -> str:
     progress = job["progress"] or {}
     step, steps = progress.get("step"), progress.get("steps")
     match job["status"]:
+        case "running" if progress.get("waiting_for_storage"):
+            return "running, waiting for storage"
         case "running" if step is not None and steps:
             return f"running, {step / steps:.0%}"
         case "queued" if job["queue_position"]:
