@@ -36,8 +36,6 @@ class LoopStatus:
     """Since the last round ended without an error, or since the start if none has."""
     errors: Mapping[str, int]
     """Rounds that failed, by the error's class name."""
-    interval_s: float
-    """Between two rounds."""
 
 
 class BackgroundLoop:
@@ -91,7 +89,6 @@ class BackgroundLoop:
             seconds_since_beat=now - self._beat_at_s,
             seconds_since_success=now - self._success_at_s,
             errors=dict(self._errors.counts),
-            interval_s=self._interval_s,
         )
 
     def _keep_running(self) -> None:
