@@ -35,6 +35,9 @@ HUNG_S = 4.0
 LOOP_FAILING_S = 60.0
 """A background loop without a success for this long, after one was due, is reported."""
 
+WORKER_START_S = 60.0
+"""For this long after the start a missing worker is not logged: it may be starting, too."""
+
 _REDIS_KEY = "nextchar:health"
 _BLOB_PATH = "health/write-test"
 
@@ -99,6 +102,7 @@ class ReadinessCheck:
             Probe("storage", lambda: check_storage(blobs), _storage_down()),
         ]
         self._logged: set[tuple[str, str]] = set()
+        self._started_s = time.monotonic()
 
     def report(self) -> Report:
         """Return what works now, after about WAIT_S seconds at most."""
@@ -106,7 +110,7 @@ class ReadinessCheck:
             probe.begin()
         problems = [problem for probe in self._probes for problem in probe.result()]
         loops = [loop.status() for loop in self._loops]
-        problems += [_failing(loop) for loop in loops if _is_failing(loop)]
+        problems += [_failing(loop) for loop in loops if loop.seconds_since_success > _failing_after_s(loop)]
         if self._keys and self._keys.problems:
             problems.append(_BAD_KEYS)
         self._log(problems)
@@ -114,6 +118,8 @@ class ReadinessCheck:
 
     def _log(self, problems: list[Problem]) -> None:
         """Log what has changed."""
+        if time.monotonic() - self._started_s < WORKER_START_S:
+            problems = [p for p in problems if p.part != "worker"]
         before, self._logged = self._logged, {(p.part, p.problem) for p in problems}
         for p in problems:
             if (p.part, p.problem) not in before:
@@ -151,7 +157,7 @@ class Probe:
             try:
                 threading.Thread(target=self._run, name=f"check {self._name}", daemon=True).start()
             except RuntimeError:  # no thread to be had: the last result stays
-                self._end(self._last or [])
+                self._end([self._hangs] if self._last is None else self._last)
 
     def result(self) -> list[Problem]:
         """Return the newest result, waiting a moment for the check under way."""
@@ -212,8 +218,8 @@ def _storage_down(detail: str = "") -> Problem:
     return Problem("storage", "does not answer", effect, is_down=True, detail=detail)
 
 
-def _is_failing(loop: LoopStatus) -> bool:
-    return loop.seconds_since_success > loop.interval_s + LOOP_FAILING_S
+def _failing_after_s(loop: LoopStatus) -> float:
+    return loop.interval_s + LOOP_FAILING_S
 
 
 def _failing(loop: LoopStatus) -> Problem:
@@ -222,9 +228,8 @@ def _failing(loop: LoopStatus) -> Problem:
         "retention": "what has been kept long enough is not deleted",
     }
     errors = ", ".join(sorted(loop.errors)) or "none"
-    overdue_s = loop.interval_s + LOOP_FAILING_S
     return Problem(
         "background",
-        f"{loop.name} has not succeeded for {overdue_s:.0f} s or more (errors: {errors})",
+        f"{loop.name} has not succeeded for {_failing_after_s(loop):.0f} s or more (errors: {errors})",
         effect.get(loop.name, "its work is not done"),
     )
