@@ -250,7 +250,10 @@ class Attempt:
         """Return whether the job is this process's by its record, and by its lease where Redis answers."""
         if self._redis(lambda: self.live.hold(self.job.id, self.token)) is False:
             self._lost.set()
-        return not self._lost.is_set() and self.jobs.get(self.job.id).sequence == self.job.sequence
+        return not self._lost.is_set() and self._has_newest_record()
+
+    def _has_newest_record(self) -> bool:
+        return self.jobs.get(self.job.id).sequence == self.job.sequence
 
     def _resume_point(self) -> Checkpoint | None:
         checkpoint, problems = self._quickly(self.checkpoints.load)
@@ -362,8 +365,14 @@ class Attempt:
         return call()
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint, or go on without: to stop training would lose what it has learned since."""
+        """Keep a checkpoint, or go on without: to stop training would lose what it has learned since.
+
+        A process that stood still, and whose job was taken for lost, stops here and keeps nothing.
+        """
         try:
+            if not self._has_newest_record():
+                self._lost.set()
+                return
             self.checkpoints.save(checkpoint)
             self._flush_log()
         except Exception as error:
