@@ -288,6 +288,8 @@ class Attempt:
     def _finish(self, status: JobStatus, **changes: Any) -> None:
         """Write how the attempt ended, then delete what is no longer needed."""
         self.job = self._persist(lambda: self._write_record(status, changes))
+        if self.job.status is JobStatus.PAUSED:
+            self._obey_what_came_last()
         if self._is_waiting:
             self._redis(lambda: self.live.set_progress(self.job.id, self._progress or {}))
         if self.job.status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED):
@@ -295,8 +297,23 @@ class Attempt:
                 self.checkpoints.delete()
         # A model of the best so far is still to be made of a job that waits for storage.
         is_open = self.job.waits_for_storage and self._asked == "cancel_keep_best"
-        if self.job.status is not JobStatus.QUEUED and not is_open:
+        if self.job.status is JobStatus.PAUSED and self._asked and not is_open:
+            done = self._asked  # what is asked from now on is not this process's
+            self._redis(lambda: self.live.obeyed(self.job.id, done))
+        elif self.job.status.is_final:
             self._redis(lambda: self.live.obeyed(self.job.id))
+
+    def _obey_what_came_last(self) -> None:
+        """Cancel a job that is paused, if that was asked while it was running by its record."""
+        self._asked = self._redis(lambda: self.live.asked(self.job.id)) or self._asked
+        if self._asked == "cancel":
+            to = JobStatus.CANCELLED
+        elif self._asked == "cancel_keep_best" and not self.job.waits_for_storage:
+            to = JobStatus.QUEUED  # for a worker, perhaps this one, to make the model
+        else:
+            return
+        self.job = self._persist(lambda: self.jobs.move(self.job, to, progress=self._progress))
+        self.given_back = to is JobStatus.QUEUED
 
     def _write_record(self, status: JobStatus, changes: dict[str, Any]) -> Job:
         if status is JobStatus.PAUSED and self._asked == "cancel":  # asked while it waited for the storage

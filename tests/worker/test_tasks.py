@@ -586,6 +586,36 @@ def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage
     assert desk.live.asked(desk.job.id) is None
 
 
+@pytest.mark.parametrize("why", ["storage", "owner"])
+@pytest.mark.parametrize(
+    ("asked", "status", "left"),
+    [
+        ("cancel", JobStatus.CANCELLED, None),
+        ("cancel_keep_best", JobStatus.QUEUED, "cancel_keep_best"),
+    ],
+)
+def test_cancel_that_comes_while_a_pause_is_recorded_is_done(
+    desk: Desk, why: str, asked: Any, status: JobStatus, left: str | None
+) -> None:
+    write_record = Attempt._write_record
+
+    def ask_and_write(attempt: Attempt, *arguments: Any) -> Job:
+        desk.live.ask(desk.job.id, asked)  # of a job that is still running, so the API leaves it at that
+        return write_record(attempt, *arguments)
+
+    desk.monkeypatch.setattr(Attempt, "_write_record", ask_and_write)
+    if why == "storage":
+        desk.storage.refuse_writes("model_files")
+        desk.attempt(trained)
+    else:
+        desk.attempt(lambda attempt: trained(attempt, stopped="pause"))
+    assert desk.live.asked(desk.job.id) == left
+    if desk.now.waits_for_storage:
+        assert asked == "cancel_keep_best"  # which is done when the storage works again
+    else:
+        assert desk.now.status is status
+
+
 def test_lease_is_released_where_there_is_nothing_to_do(
     desk: Desk, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
