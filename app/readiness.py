@@ -33,7 +33,10 @@ HUNG_S = 4.0
 """After this long a check counts as failed, though it has not ended."""
 
 LOOP_FAILING_S = 60.0
-"""A background loop without a success for this long, beside its interval, is reported."""
+"""A background loop without a success for this long, after one was due, is reported."""
+
+WORKER_START_S = 60.0
+"""For this long after the start a missing worker is not logged: it may be starting, too."""
 
 _REDIS_KEY = "nextchar:health"
 _BLOB_PATH = "health/write-test"
@@ -99,6 +102,7 @@ class ReadinessCheck:
             Probe("storage", lambda: check_storage(blobs), _storage_down()),
         ]
         self._logged: set[tuple[str, str]] = set()
+        self._started_s = time.monotonic()
 
     def report(self) -> Report:
         """Return what works now, after about WAIT_S seconds at most."""
@@ -114,6 +118,8 @@ class ReadinessCheck:
 
     def _log(self, problems: list[Problem]) -> None:
         """Log what has changed."""
+        if time.monotonic() - self._started_s < WORKER_START_S:
+            problems = [p for p in problems if p.part != "worker"]
         before, self._logged = self._logged, {(p.part, p.problem) for p in problems}
         for p in problems:
             if (p.part, p.problem) not in before:
@@ -217,7 +223,10 @@ def _failing_after_s(loop: LoopStatus) -> float:
 
 
 def _failing(loop: LoopStatus) -> Problem:
-    effect = {"reconciler": "jobs whose worker or message was lost are not taken up again"}
+    effect = {
+        "reconciler": "jobs whose worker or message was lost are not taken up again",
+        "retention": "what has been kept long enough is not deleted",
+    }
     errors = ", ".join(sorted(loop.errors)) or "none"
     return Problem(
         "background",

@@ -246,6 +246,8 @@ def main() -> None:
     settings = WorkerSettings.load()
     configure_logging(settings)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
+    # It calls every message whose worker was killed failed; what becomes of the job, the reconciler logs.
+    logging.getLogger("rq.registry").setLevel(logging.ERROR)
     log.info("loading kernels; the first time on a machine they are compiled, which can take a minute")
     try:
         _stop_on_signals()  # which ends the compiler as well

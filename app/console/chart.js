@@ -119,7 +119,7 @@ export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), 
       svg(
         "clipPath",
         { id: clip },
-        svg("rect", { x: LEFT, y: TOP - 2, width: width - LEFT - RIGHT + 6, height: bottom - TOP + 4 }),
+        svg("rect", { x: LEFT, y: TOP - 2, width: Math.max(0, width - LEFT - RIGHT + 6), height: bottom - TOP + 4 }),
       ),
       ticks(scale.y0, scale.y1, 5).map((y) => [
         svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: scale.y(y), y2: scale.y(y) }),

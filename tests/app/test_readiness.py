@@ -190,6 +190,18 @@ def test_background_loop_is_reported_once_it_is_late_by_its_own_interval(
     assert late() == ["reconciler", "retention"]
 
 
+def test_missing_worker_is_reported_at_once_and_logged_only_after_it_had_time_to_start(
+    redis: Redis, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    check = ReadinessCheck(blobs=open_blobs("memory:///"), redis=redis, queue=queue, loops=[])
+    assert [problem.part for problem in check.report().problems] == ["worker"]
+    assert caplog.messages == []
+    monkeypatch.setattr(readiness_module, "WORKER_START_S", 0.0)
+    check.report()
+    [message] = caplog.messages
+    assert message.startswith("worker: there is none")
+
+
 def asked(probe: Probe) -> list[Problem]:
     probe.begin()
     return probe.result()

@@ -10,15 +10,18 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
+from redis import Redis
 
 from app.keys import new_key
 from app.main import create_app
 from app.settings import ApiSettings
 from launcher.stack import Stack
 from models.masks import Masks
+from store.blobs import open_blobs
 from store.jobs import JobError, JobStatus
+from store.live import Live
 from tests.app.service import served
-from tests.browser.furnished import LINE, MARKUP, House, furnished
+from tests.browser.furnished import LINE, MARKUP, House, calibrate, furnished
 from tests.browser.reciting import reciting
 from tests.logs import syslog
 
@@ -121,7 +124,7 @@ def test_a_job_is_paused_cancelled_and_seen_in_two_tabs(house: House, open_windo
     one.get_by_role("button", name="Pause").click()
     for page in (one, other):
         expect(page.locator(".badge")).to_have_text("paused")
-    other.get_by_role("button", name="Go on").click()
+    other.get_by_role("button", name="Resume").click()
     expect(one.locator(".badge")).to_have_text("queued")
     one.get_by_role("button", name="Cancel").click()
     one.get_by_role("button", name="No, go back").click()
@@ -152,6 +155,20 @@ def test_a_failed_job_is_resumed_and_watched_again(house: House, open_window: Op
     house.jobs.move(queued, JobStatus.PAUSED, pause_reason=reason, storage_pauses=20)  # for some minutes
     expect(page.locator(".badge")).to_have_text("paused")
     expect(page.get_by_text("It goes on by itself when the storage works again")).to_be_visible()
+
+
+def test_a_job_that_waits_for_storage_says_so(house: House, open_window: Open) -> None:
+    progress = {"step": 50, "steps": 50, "waiting_for_storage": "the storage is full; make room"}
+    job = house.jobs.move(house.jobs.get(house.queue()), JobStatus.RUNNING, attempt=1)
+    with Redis.from_url(house.settings.redis_url, decode_responses=True) as redis:
+        live = Live(redis)
+        live.hold(job.id, "some worker")  # or the reconciler would queue it again
+        live.set_progress(job.id, progress)
+        page = settled(open_window(f"{house.url}/#/jobs/{job.id}"))
+        expect(page.locator(".box.warning")).to_contain_text(
+            "Waiting for storageThe storage is full; make room."
+        )
+    house.jobs.move(job, JobStatus.CANCELLED)
 
 
 def test_every_field_can_be_chosen_and_a_wrong_one_is_shown_at_its_place(
@@ -333,6 +350,28 @@ def test_a_model_is_renamed_downloaded_and_deleted(house: House, open_window: Op
     assert httpx.get(f"{house.url}/v1/models/lasting").status_code == 404
 
 
+def test_a_damaged_model_is_listed_with_its_problem_and_can_be_deleted(
+    house: House, open_window: Open
+) -> None:
+    house.publish(reciting("torn", LINE))
+    open_blobs(house.settings.blobs_url).write("model_cards/torn/000001.json", b"{")
+    page = settled(open_window(f"{house.url}/#/models"))
+    told = page.locator(".box.warning")
+    expect(told).to_contain_text("torn@1: model_cards/torn/000001.json is damaged: it is not a JSON object")
+    expect(told).to_contain_text("Restore its card from a backup, or delete the model.")
+    page.get_by_role("button", name="Delete torn@1").click()
+    page.get_by_role("button", name="Delete the model").click()
+    expect(told).to_have_count(0)
+    expect(page.get_by_role("link", name="line@1", exact=True)).to_be_visible()
+
+
+def test_a_chart_narrower_than_its_margins_has_no_negative_width(house: House, open_window: Open) -> None:
+    page = settled(open_window(f"{house.url}/#/models/line@1"))
+    chart = page.get_by_role("figure", name="Learning curves")
+    chart.evaluate("figure => { figure.style.width = '20px'; }")
+    expect(chart.locator("clipPath rect")).to_have_attribute("width", "0")
+
+
 @pytest.mark.parametrize("view", ["model", "job"])
 def test_what_a_model_has_not_learned_is_told_on_its_page_and_its_job_s(
     view: str, house: House, open_window: Open
@@ -503,7 +542,7 @@ def test_lines_that_have_changed_become_normal_at_the_press_of_a_button(
     assert sent.value.post_data_json["lines"] == changed.split("\n")
     expect(page.get_by_role("status").filter(has_text="of 120")).to_be_visible()
     expect(page.get_by_text("These lines don't look like the calibration data")).to_have_count(0)
-    httpx.delete(f"{house.url}/v1/models/line@1/calibrations/default").raise_for_status()
+    calibrate(house.url)
 
 
 def test_a_line_that_was_not_explained_is_explained_when_it_is_opened(

@@ -149,6 +149,7 @@ class FakeServer:
         self.training = FakeTraining()
         self.corpora: dict[str, dict[str, Any]] = {}
         self.models = ["fake@2", "fake@1"]
+        self.damaged_models: list[dict[str, str]] = []
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []  # method, path, headers, body
         self.cut_streams_after: list[int] = []  # the n-th stream breaks after so many events
         self.cut_scores_after: list[int | None] = []  # the n-th answer to lines breaks after so many of them
@@ -285,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(self.fake.training.job())
 
     def models(self) -> None:
-        self._page([_model(m) for m in self.fake.models])
+        self._page([_model(m) for m in self.fake.models], damaged=self.fake.damaged_models)
 
     def model(self, name: str) -> None:
         self._json(_model(_resolve(self.fake, name)))
@@ -412,11 +413,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f": ping\n\n{number}event: {kind}\ndata: {text}\n\n".encode())
         self.wfile.flush()
 
-    def _page(self, things: list[dict[str, Any]]) -> None:
+    def _page(self, things: list[dict[str, Any]], **more: Any) -> None:
         after = self.query.get("after")
         begin = next((i + 1 for i, t in enumerate(things) if t["id"] == after), 0)
         end = begin + min(self.fake.page, int(self.query["limit"]))
-        self._json({"object": "list", "data": things[begin:end], "has_more": end < len(things)})
+        self._json({"object": "list", "data": things[begin:end], "has_more": end < len(things), **more})
 
     def _json(self, value: dict[str, Any], *, status: int = 200) -> None:
         self._raw(json.dumps(value).encode(), status=status)

@@ -156,6 +156,26 @@ def test_a_job_without_a_model_ends_with_status_1(
     assert sentence in outcome.err
 
 
+def test_a_job_that_waits_for_storage_or_is_paused_says_why(run: Run, server: FakeServer) -> None:
+    reason = {"code": "storage_full", "message": "the storage is full"}
+    server.training = FakeTraining(ends_as="paused", seconds=0.001, more={"pause_reason": reason})
+    assert "storage_full: the storage is full" in run("jobs", "show", "job_1").out
+    progress = {"step": 9, "steps": 9, "waiting_for_storage": "the storage is full"}
+    server.training = FakeTraining(status_asked="running", more={"progress": progress})
+    assert "running, waiting for storage" in run("jobs").out
+    assert "waiting\tthe storage is full" in run("jobs", "show", "job_1").out
+
+
+def test_models_names_those_that_cannot_be_used_and_what_to_do(run: Run, server: FakeServer) -> None:
+    damaged = {"id": "fake@3", "code": "model_damaged", "message": "its card is not JSON"}
+    server.damaged_models = [damaged]
+    listed = run("models")
+    assert "fake@3" not in listed.out
+    assert "fake@3 cannot be used: its card is not JSON; restore" in listed.err
+    assert "nextchar models rm fake@3" in listed.err
+    assert run("models", "--json").json["damaged"] == [damaged]
+
+
 def test_complete_prints_the_completion_alone(run: Run, server: FakeServer) -> None:
     assert run("complete", "fake", "olleh", "--max-characters", "5").out == "hello\n"
     assert run("complete", "fake", "olleh", "--max-characters", "5", "--stream").out == "hello\n"

@@ -79,7 +79,7 @@ class Outage(World):
 
     def consumed(self, job: Job) -> None:
         eventually(
-            lambda: job.id not in self.queue.waiting() and not _children(self.workers[0].pid),
+            lambda: f"{job.id} is cancelled" in self.log.read_text() and not _children(self.workers[0].pid),
             within_s=30,
             what="the message is taken and done with",
         )

@@ -177,7 +177,7 @@ function buttons(job, act) {
       h("a", { class: "button", href: `#/train?corpus=${job.corpus}` }, "Train again"),
     ];
   return [
-    job.status === "paused" ? button("resume", "Go on", "button primary") : button("pause", "Pause"),
+    job.status === "paused" ? button("resume", "Resume", "button primary") : button("pause", "Pause"),
     button("cancel", "Cancel", "button danger"),
   ];
 }
@@ -210,6 +210,13 @@ function drawProgress(place, job) {
   const isOver = FINAL.includes(job.status);
   replace(
     place,
+    job.status === "running" &&
+      progress.waiting_for_storage &&
+      warning(
+        h("p", { class: "strong" }, "Waiting for storage"),
+        h("p", {}, sentence(progress.waiting_for_storage)),
+        h("p", {}, "The worker keeps what it has learned and goes on by itself."),
+      ),
     !isOver &&
       h("progress", { max: progress.steps ?? 1, value: progress.steps ? progress.step : 0, "aria-label": "Progress" }),
     h(
@@ -289,7 +296,7 @@ function outcome(job, signal) {
             `Paused: ${job.pause_reason.message}. `,
             job.pause_reason.code.startsWith("storage_") && "It goes on by itself when the storage works again.",
           ),
-        h("p", {}, "Paused at a checkpoint. “Go on” takes it up where it was."),
+        h("p", {}, "Paused at a checkpoint. “Resume” takes it up where it was."),
       );
     default:
       return null;

@@ -1,19 +1,25 @@
 /** All models: look at one, write with it, choose some to compare. */
 
-import { list } from "../api.js";
+import { at, get, list, remove } from "../api.js";
+import { confirmed } from "../dialog.js";
 import { h } from "../dom.js";
 import { moment, whole } from "../format.js";
-import { empty } from "../notice.js";
+import { empty, failure, sentence, toast, warning } from "../notice.js";
 import { go } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
-export async function modelsView({ signal }) {
-  const models = await list("/v1/models", { signal });
+export async function modelsView({ signal, again }) {
+  const [models, { damaged = [] }] = await Promise.all([
+    list("/v1/models", { signal }),
+    get("/v1/models?limit=1", { signal }),
+  ]);
+  const unusable = damaged.length > 0 && damagedModels(damaged, { signal, again });
   if (!models.length) {
     return h(
       "div",
       { class: "view" },
       h("h1", {}, "Models"),
+      unusable,
       empty(
         "No model yet",
         "Models come from training. With the sample text the first one is a minute away.",
@@ -51,8 +57,51 @@ export async function modelsView({ signal }) {
         h("h1", {}, "Models"),
         h("div", { class: "row" }, compare, h("a", { class: "button primary", href: "#/train" }, "Train another")),
       ),
+      unusable,
       h("div", { class: "list" }, models.map(item)),
     ),
+  );
+}
+
+/** Models whose card cannot be read: what is wrong with each, and a way to delete it. */
+function damagedModels(damaged, { signal, again }) {
+  return warning(
+    h("p", { class: "strong" }, damaged.length === 1 ? "One model cannot be used" : `${damaged.length} models cannot be used`),
+    ...damaged.map((model) => {
+      const advice = model.code === "model_damaged" && "Restore its card from a backup, or delete the model.";
+      const row = h(
+        "div",
+        { class: "stack tight" },
+        h("p", {}, h("strong", {}, model.id), ": ", sentence(model.message), " ", advice),
+        h(
+          "div",
+          { class: "row" },
+          h(
+            "button",
+            { type: "button", class: "button small danger", "aria-label": `Delete ${model.id}`, onclick: deleteIt },
+            "Delete",
+          ),
+        ),
+      );
+
+      async function deleteIt() {
+        const sure = await confirmed({
+          title: `Delete ${model.id}?`,
+          text: "A deleted model cannot be restored from its files.",
+          action: "Delete the model",
+        });
+        if (!sure) return;
+        try {
+          await remove(at("/v1/models", model.id));
+          toast(`${model.id} is deleted.`);
+          again();
+        } catch (error) {
+          if (!signal.aborted) row.append(failure(error));
+        }
+      }
+
+      return row;
+    }),
   );
 }
 

@@ -36,6 +36,7 @@ class Progress(TypedDict, total=False):
     train_bits_per_character: float | None
     validation_bits_per_character: float | None
     sample: str | None
+    waiting_for_storage: str | None
 
 
 class JobFailure(TypedDict):
@@ -73,6 +74,14 @@ class Event(TypedDict):
     at: float
     type: str
     data: dict[str, Any]
+
+
+class DamagedModel(TypedDict):
+    """A version that cannot be used."""
+
+    id: str
+    code: str
+    message: str
 
 
 class ModelSummary(TypedDict):

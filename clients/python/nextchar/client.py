@@ -18,6 +18,7 @@ import httpx
 from clients.python.nextchar.answers import (
     Completion,
     Corpus,
+    DamagedModel,
     Distribution,
     Event,
     Job,
@@ -189,6 +190,11 @@ class Client:
     def models(self) -> Iterator[ModelSummary]:
         """Yield all versions of all models, newest first."""
         yield from cast(Iterator[ModelSummary], self._list("/v1/models"))
+
+    def damaged_models(self) -> list[DamagedModel]:
+        """Return the versions that are not in the list, for their cards cannot be read."""
+        page = self._call("GET", "/v1/models", params={"limit": 1})
+        return cast(list[DamagedModel], page.get("damaged", []))
 
     def model(self, model: str) -> Model:
         """Return what is known of `name@version`, or of the newest version of `name`."""

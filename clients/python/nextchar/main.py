@@ -454,6 +454,10 @@ def _print_job(session: Session, job: Job) -> None:
         fields.append(("model", job["model"]))
     if job["error"]:
         fields.append(("error", f"{job['error']['code']}: {job['error']['message']}"))
+    if reason := job.get("pause_reason"):
+        fields.append(("paused", f"{reason['code']}: {reason['message']}"))
+    if waiting := progress.get("waiting_for_storage"):
+        fields.append(("waiting", waiting))
     print_fields(session.out, fields)
 
 
@@ -461,6 +465,8 @@ def _state(job: Job) -> str:
     progress = job["progress"] or {}
     step, steps = progress.get("step"), progress.get("steps")
     match job["status"]:
+        case "running" if progress.get("waiting_for_storage"):
+            return "running, waiting for storage"
         case "running" if step is not None and steps:
             return f"running, {step / steps:.0%}"
         case "queued" if job["queue_position"]:
@@ -482,8 +488,9 @@ def models(session: Session, context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     found = list(session.client.models())
+    damaged = session.client.damaged_models()
     if session.as_json:
-        session.json({"object": "list", "data": found})
+        session.json({"object": "list", "data": found, "damaged": damaged})
         return
     rows = [
         (
@@ -495,6 +502,12 @@ def models(session: Session, context: typer.Context) -> None:
         for m in found
     ]
     print_table(session.out, ("model", "network", "parameters", "trained"), rows)
+    for model in damaged:
+        restore = "restore its card from a backup, or " if model["code"] == "model_damaged" else ""
+        session.say(
+            f"{model['id']} cannot be used: {model['message']}; {restore}delete it with"
+            f" `nextchar models rm {model['id']}`"
+        )
     if not rows:
         session.say("there is no model yet; train one with `nextchar train CORPUS --name NAME`")
 

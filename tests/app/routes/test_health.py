@@ -19,9 +19,10 @@ def test_healthy_service_is_alive_and_ready(service: Service) -> None:
     register_worker(service.settings.redis_url)
     answer = service.http.get("/readyz")
     found = answer.json()
-    [loop] = found.pop("background")
+    loops = found.pop("background")
     assert (answer.status_code, found) == (200, {"status": "ready", "down": [], "degraded": []})
-    assert loop["name"] == "reconciler" and loop["last_beat_s"] < 30 and loop["errors"] == {}
+    assert [loop["name"] for loop in loops] == ["reconciler", "retention"]
+    assert all(loop["last_beat_s"] < 30 and loop["errors"] == {} for loop in loops)
 
 
 def register_worker(redis_url: str) -> None:

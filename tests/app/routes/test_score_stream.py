@@ -274,10 +274,14 @@ def test_id_that_is_nested_too_deeply_is_that_lines_error(service: Service, dept
 
 
 def test_empty_members_of_gzip_do_not_keep_the_event_loop() -> None:
-    empty, turns = gzip.compress(b""), 0
+    body, turns = gzip.compress(b"") * 50_000, 0
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": empty * 50_000, "more_body": False}
+        nonlocal body
+        if not body:
+            await asyncio.Event().wait()
+        sent, body = body, b""
+        return {"type": "http.request", "body": sent, "more_body": False}
 
     async def count_turns() -> None:
         nonlocal turns
@@ -288,8 +292,24 @@ def test_empty_members_of_gzip_do_not_keep_the_event_loop() -> None:
     async def read() -> None:
         counting = asyncio.ensure_future(count_turns())
         await asyncio.sleep(0)
-        await _Body(receive, Gunzip()).read_all()
+        lines = _Body(receive, Gunzip(), threading.Event())
+        reading = asyncio.ensure_future(lines.read_all())
+        assert await lines.take(lambda: False, 1) == (b"", True)
+        reading.cancel()
         counting.cancel()
 
     asyncio.run(read())
     assert turns > 10
+
+
+def test_body_that_breaks_in_an_unforeseen_way_is_not_waited_for() -> None:
+    async def receive() -> Message:
+        raise ZeroDivisionError
+
+    async def read() -> None:
+        body = _Body(receive, None, threading.Event())
+        await body.read_all()
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(body.take(lambda: False, 1), 10)
+
+    asyncio.run(read())
