@@ -37,7 +37,7 @@ from store.models import Models
 from store.queue import TrainingQueue
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.event_files import FILE_NAME, LiveLog
-from worker.main import STOP_SIGNAL
+from worker.main import PARENT_PID, STOP_SIGNAL
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:  # it imports TensorFlow
@@ -462,5 +462,5 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() == 1:  # it was dead before we asked
+        if str(os.getppid()) != os.environ.get(PARENT_PID):  # it was dead before we asked
             os._exit(1)

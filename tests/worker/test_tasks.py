@@ -627,6 +627,21 @@ def test_lease_is_released_where_there_is_nothing_to_do(
     assert not desk.live.is_held(desk.job.id)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there children are told of their parent's death")
+@pytest.mark.parametrize(("parent", "trains"), [("1", True), ("4", False)])
+def test_child_trains_under_any_parent_but_that_of_an_orphan(parent: str, trains: bool) -> None:
+    """The worker is process 1 in a container that has no init process."""
+    child = (
+        "import os; os.getppid = lambda: 1; from worker import tasks; tasks._die_with_parent(); print('!')"
+    )
+    environment = {**os.environ, tasks.PARENT_PID: parent}
+    done = subprocess.run(
+        [sys.executable, "-c", child], env=environment, cwd=ROOT, capture_output=True, check=False
+    )
+    assert (done.stdout == b"!\n") == trains
+    assert (done.returncode == 0) == trains
+
+
 def test_training_that_is_over_is_not_done_again_when_it_can_be_published(world: World) -> None:
     in_the_way = world.folder / "store" / "model_files"
     in_the_way.write_bytes(b"")
