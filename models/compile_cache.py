@@ -152,13 +152,20 @@ def _note_compiled(module: str) -> None:
         return
     folder = Path(given)
     with contextlib.suppress(OSError):
-        for path in (*folder.glob("*/*.nb[ci]"), *folder.glob("*/"), folder):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        for path in folder.glob("*/*.nb[ci]"):
+            _sync(path)
+        with contextlib.suppress(OSError):  # some file systems sync no folders
+            for path in (*folder.glob("*/"), folder):
+                _sync(path)
         Path(folder, f"{module}.compiled").touch()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
