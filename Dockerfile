@@ -45,5 +45,6 @@ COPY worker/ worker/
 USER nextchar
 # Keras and Matplotlib want folders of their own to write to.
 ENV KERAS_HOME=/tmp/keras MPLCONFIGDIR=/tmp/matplotlib TF_CPP_MIN_LOG_LEVEL=1
-HEALTHCHECK --interval=30s --timeout=15s --start-period=60s --retries=3 CMD ["python", "deploy/healthcheck.py", "worker"]
+# At the first start it compiles before Redis knows it: a minute, or some where many do that on one machine.
+HEALTHCHECK --interval=30s --timeout=15s --start-period=300s --retries=3 CMD ["python", "deploy/healthcheck.py", "worker"]
 CMD ["python", "-m", "worker.main"]

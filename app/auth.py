@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.errors import error_response
 from app.keys import Forbidden, Key, KeyFile, Unauthorized
 from models.errors import Busy, DomainError
+from store.streams import Owner
 
 log = logging.getLogger("nextchar.api")
 
@@ -100,10 +101,10 @@ def check_scope(request: Request, *scopes: str, why: str) -> None:
         raise Forbidden(f"this call needs a key with the scope {words}: {why}", code="scope_missing")
 
 
-def key_name(request: Request) -> str:
-    """Return the name of the caller's key; empty where no keys are asked for."""
+def stream_owner(request: Request) -> Owner:
+    """Return whose streams of lines a request goes on with. A key with patterns has its own."""
     key: Key | None = getattr(request.state, "key", None)
-    return key.name if key else ""
+    return Owner(key.name, is_private=bool(key.models)) if key else Owner()
 
 
 def _check(key: Key, reference: str) -> None:

@@ -22,6 +22,7 @@ from models.runtime.engine import Ticket
 from models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
+    Distribution,
     Event,
     Failed,
     Finished,
@@ -315,6 +316,32 @@ async def described(describing: LimitedWork, characters: int, describe: Callable
     if characters <= _SHORT_DESCRIBED_CHARACTERS:
         return await anyio.to_thread.run_sync(describe, lambda: None)
     return await describing.run(describe)
+
+
+async def predict(loaded: Loaded, prompt: str, *, top: int, temperature: float, client: str) -> Distribution:
+    """Return the distribution after a prompt. Holds no thread meanwhile. Raises Busy or Unavailable."""
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[Distribution] = loop.create_future()
+
+    def settle(found: Distribution | Exception) -> None:
+        if answered.cancelled():
+            return
+        if isinstance(found, Exception):
+            answered.set_exception(found)
+        else:
+            answered.set_result(found)
+
+    def hand_over(found: Distribution | Exception) -> None:
+        """Called in the engine's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the application has ended
+            loop.call_soon_threadsafe(settle, found)
+
+    ticket = loaded.engine.predict(prompt, hand_over, top=top, temperature=temperature, client=client)
+    try:
+        return await answered
+    except asyncio.CancelledError:
+        ticket.cancel()
+        raise
 
 
 async def write(

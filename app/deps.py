@@ -56,7 +56,6 @@ class Parts:
     body_memory: BodyMemory
     stopping: threading.Event  # set when the server is told to stop; streams without an end then end
     # Threads of their own for each kind of call that computes, so that none waits behind a longer kind:
-    engine_threads: anyio.CapacityLimiter  # for /next
     score_threads: anyio.CapacityLimiter  # for short scores, and some streamed lines
     line_threads: anyio.CapacityLimiter  # for many streamed lines
     describing: LimitedWork  # long prompts that are echoed with log-probabilities

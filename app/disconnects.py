@@ -11,7 +11,10 @@ T = TypeVar("T")
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns, or cancel it and raise ClientDisconnect as soon as the client is gone."""
+    """Return what `work` returns, or cancel it and raise ClientDisconnect as soon as the client is gone.
+
+    When this ends, so has the work, be it by cleaning up.
+    """
     working = asyncio.ensure_future(work)
     # The body has been read, so the next message can only be that the client has gone.
     leaving = asyncio.ensure_future(request.receive())
@@ -23,3 +26,4 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         leaving.cancel()
         working.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)

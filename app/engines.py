@@ -254,14 +254,11 @@ class Engines:
             ready = self._hold(exact)
             if ready:
                 return ready
-            try:
-                model = self._read(exact)
-            finally:
-                with self._lock:
-                    self._loading.pop(exact, None)
-            with self._lock:
+            model = self._read(exact)
+            with self._lock:  # at once: who finds neither the lock nor the model would load it again
                 model.holders += 1
                 self._loaded[exact] = model
+                self._loading.pop(exact, None)
             self._evict()
             return model
 

@@ -62,15 +62,18 @@ _MEANING = {
     304: "Not changed since the ETag sent along.",
     400: "The body is not JSON.",
     401: "There are API keys, and none or no known one was sent.",
-    403: "The API key is not for this call or this model.",
+    403: "The API key is not for this call or this model, or a page of another site may not make it.",
     404: "What the path or body names does not exist.",
+    408: "The body did not come, or came too slowly.",
     409: "The present state of what is named does not allow this.",
     413: "The body is larger than the limit.",
     415: "The body is in an encoding or format that is not understood.",
+    421: "The Host header does not name this service.",
     422: "A field or the body is wrong; `param` names it.",
     429: "Too many requests wait for this model, or come with this key; Retry-After says when to come again.",
+    431: "The request's header is too large.",
     500: "A mistake of this program; the log has its details under the request's id.",
-    503: "A part that this request needs is down or damaged.",
+    503: "A part that this request needs is down or damaged, or too much is held or connected now.",
     507: "The storage is full.",
 }
 
@@ -78,10 +81,13 @@ _MEANING = {
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI's declaration of the error statuses a route can answer with; 500 is always one.
 
-    So are those of API keys, but where there is nothing else to refuse.
+    So are those of the server itself. Those of API keys are, but where there is nothing else to refuse; and
+    those of slow bodies where a body may be too large.
     """
     of_keys = (401, 403, 429) if statuses else ()
-    return {s: {"model": ErrorAnswer, "description": _MEANING[s]} for s in (*of_keys, *statuses, 500)}
+    of_bodies = (408, 503) if 413 in statuses else ()
+    declared = (*of_keys, *of_bodies, *statuses, 421, 431, 500)
+    return {s: {"model": ErrorAnswer, "description": _MEANING[s]} for s in sorted(set(declared))}
 
 
 def answer(error: Exception) -> tuple[int, ErrorAnswer]:

@@ -13,6 +13,7 @@ keystrokes, are not counted.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
@@ -103,7 +104,8 @@ class IncomingBody:
         """Answer 503 as soon as the application waits for more."""
         self._is_refused = True
         if self._waiting is not None:
-            self._waiting.reschedule(asyncio.get_running_loop().time())
+            with contextlib.suppress(RuntimeError):  # its time was over already
+                self._waiting.reschedule(asyncio.get_running_loop().time())
 
     def release(self) -> None:
         """Forget the body, which is held no longer."""

@@ -76,7 +76,6 @@ from store.streams import Limits, Streams
 VERSION = "0.1.0"
 
 _REDIS_TIMEOUT_S = 2.0
-_ENGINE_THREADS = 16
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
 _LINE_THREADS = 4
@@ -195,7 +194,6 @@ def build_parts(
         ),
         body_memory=BodyMemory(limit_bytes=settings.body_memory_bytes),
         stopping=stopping,
-        engine_threads=anyio.CapacityLimiter(_ENGINE_THREADS),
         score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),
         describing=LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5),

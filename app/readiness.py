@@ -110,7 +110,7 @@ class ReadinessCheck:
             probe.begin()
         problems = [problem for probe in self._probes for problem in probe.result()]
         loops = [loop.status() for loop in self._loops]
-        problems += [_failing(loop) for loop in loops if _is_failing(loop)]
+        problems += [_failing(loop) for loop in loops if loop.seconds_since_success > _failing_after_s(loop)]
         if self._keys and self._keys.problems:
             problems.append(_BAD_KEYS)
         self._log(problems)
@@ -157,7 +157,7 @@ class Probe:
             try:
                 threading.Thread(target=self._run, name=f"check {self._name}", daemon=True).start()
             except RuntimeError:  # no thread to be had: the last result stays
-                self._end(self._last or [])
+                self._end([self._hangs] if self._last is None else self._last)
 
     def result(self) -> list[Problem]:
         """Return the newest result, waiting a moment for the check under way."""
@@ -218,8 +218,8 @@ def _storage_down(detail: str = "") -> Problem:
     return Problem("storage", "does not answer", effect, is_down=True, detail=detail)
 
 
-def _is_failing(loop: LoopStatus) -> bool:
-    return loop.seconds_since_success > loop.interval_s + LOOP_FAILING_S
+def _failing_after_s(loop: LoopStatus) -> float:
+    return loop.interval_s + LOOP_FAILING_S
 
 
 def _failing(loop: LoopStatus) -> Problem:
@@ -228,9 +228,8 @@ def _failing(loop: LoopStatus) -> Problem:
         "retention": "what has been kept long enough is not deleted",
     }
     errors = ", ".join(sorted(loop.errors)) or "none"
-    overdue_s = loop.interval_s + LOOP_FAILING_S
     return Problem(
         "background",
-        f"{loop.name} has not succeeded for {overdue_s:.0f} s or more (errors: {errors})",
+        f"{loop.name} has not succeeded for {_failing_after_s(loop):.0f} s or more (errors: {errors})",
         effect.get(loop.name, "its work is not done"),
     )

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.auth import key_name
+from app.auth import stream_owner
 from app.deps import Parts
 from app.engines import Loaded
 from app.errors import answer
@@ -218,7 +218,7 @@ class ScoreStream(Response):
         self._kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         self._encoding = request.headers.get("content-encoding", "identity").strip().lower()
         self._loaded: Loaded | None = None
-        self._owner = key_name(request)
+        self._owner = stream_owner(request)
         self._is_gone = threading.Event()
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -345,7 +345,7 @@ class _Body:
                 async with self._changed:
                     self._is_whole = is_whole
                     self._changed.notify_all()
-        except DomainError as error:
+        except Exception as error:  # noqa: BLE001  raised by `take`, which would wait for ever
             await self._fail(error)
 
     async def _text_in(self, data: bytes) -> AsyncIterator[bytes]:

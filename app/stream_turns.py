@@ -12,7 +12,7 @@ import anyio
 from redis.exceptions import RedisError
 
 from models.errors import Busy
-from store.streams import RETRY_S, WAIT_S, Streams, Turn, stream_busy
+from store.streams import RETRY_S, WAIT_S, Owner, Streams, Turn, stream_busy
 
 _MAX_WAITING = 64
 _THREADS = 8  # for the short calls to Redis
@@ -28,7 +28,7 @@ class StreamTurns:
         self._waiting = 0
 
     @asynccontextmanager
-    async def turn(self, model: str, stream_id: str, *, size: int, owner: str) -> AsyncIterator[Turn]:
+    async def turn(self, model: str, stream_id: str, *, size: int, owner: Owner) -> AsyncIterator[Turn]:
         """Hold a stream until the block ends; see `Streams.begin`.
 
         Raises:
@@ -43,7 +43,7 @@ class StreamTurns:
             with contextlib.suppress(RedisError, OSError):  # then the lock expires
                 await asyncio.shield(ending)
 
-    async def _wait(self, model: str, stream_id: str, *, size: int, owner: str) -> Turn:
+    async def _wait(self, model: str, stream_id: str, *, size: int, owner: Owner) -> Turn:
         if self._waiting >= _MAX_WAITING:
             raise Busy(
                 f"{self._waiting} calls wait for their turn on streams of lines; send the lines of one stream"

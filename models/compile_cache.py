@@ -16,6 +16,7 @@ import importlib
 import importlib.metadata
 import logging
 import os
+import pickle
 import shutil
 import stat
 import subprocess
@@ -100,7 +101,7 @@ def compile_kernels(*modules: str) -> float:
     began = time.monotonic()
     for module in modules:
         with _lock(module):
-            importlib.import_module(module)
+            _import(module)
             _note_compiled(module)
     seconds = time.monotonic() - began
     if seconds > _LOG_S:
@@ -122,15 +123,36 @@ def compile_in_child_process(*modules: str) -> None:
         log.warning("kernels could not be compiled in advance (exit status %d)", done.returncode)
 
 
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except (EOFError, pickle.UnpicklingError):  # numba does not expect files that are empty or cut off
+        if not (folder := os.environ.get("NUMBA_CACHE_DIR")):
+            raise
+        log.warning("the compiled kernels in %s are damaged; compiling them again", folder)
+        for path in Path(folder).glob("*/*.nb[ci]"):
+            path.unlink(missing_ok=True)
+        importlib.import_module(module)
+
+
 def _is_compiled(module: str) -> bool:
-    folder = os.environ.get("NUMBA_CACHE_DIR")
-    return folder is not None and Path(folder, f"{module}.compiled").exists()
+    folder = os.environ.get("NUMBA_CACHE_DIR", "")
+    return folder != "" and Path(folder, f"{module}.compiled").exists()
 
 
 def _note_compiled(module: str) -> None:
-    if folder := os.environ.get("NUMBA_CACHE_DIR"):
-        with contextlib.suppress(OSError):
-            Path(folder, f"{module}.compiled").touch()
+    """Note that a module is compiled, once a loss of power cannot empty the files any more."""
+    if _is_compiled(module) or not (given := os.environ.get("NUMBA_CACHE_DIR")):
+        return
+    folder = Path(given)
+    with contextlib.suppress(OSError):
+        for path in (*folder.glob("*/*.nb[ci]"), *folder.glob("*/"), folder):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        Path(folder, f"{module}.compiled").touch()
 
 
 @contextlib.contextmanager

@@ -28,14 +28,14 @@ class LoopStatus:
     """How a loop is doing. Ages are in seconds."""
 
     name: str
+    interval_s: float
+    """Between the end of a round and the beginning of the next."""
     seconds_since_beat: float
     """Since the last round ended, well or not. It grows while a round hangs, or when the thread is gone."""
     seconds_since_success: float
     """Since the last round ended without an error, or since the start if none has."""
     errors: Mapping[str, int]
     """Rounds that failed, by the error's class name."""
-    interval_s: float
-    """Between two rounds."""
 
 
 class BackgroundLoop:
@@ -85,10 +85,10 @@ class BackgroundLoop:
         now = self._clock()
         return LoopStatus(
             name=self.name,
+            interval_s=self._interval_s,
             seconds_since_beat=now - self._beat_at_s,
             seconds_since_success=now - self._success_at_s,
             errors=dict(self._errors.counts),
-            interval_s=self._interval_s,
         )
 
     def _keep_running(self) -> None:

@@ -143,8 +143,9 @@ class Jobs:
             NotFound: there is no such job (code `job_not_found`).
             Unavailable: the record is damaged (code `job_damaged`).
         """
-        if job_id in self._known and not TRANSITIONS[self._known[job_id][1].status]:
-            return self._known[job_id][1]
+        known = self._known.get(job_id)
+        if known and not TRANSITIONS[known[1].status]:
+            return known[1]
         paths = self._paths(job_id)
         if not paths:
             raise no_such_job(job_id)
@@ -214,9 +215,10 @@ class Jobs:
 
     def delete_old_transitions(self, job: Job) -> None:
         """Delete the records of `job` before the newest. Its number stays taken."""
-        *old, newest = self._paths(job.id)
-        if self._blobs.read(newest):  # an empty one stands for the one before
-            self._blobs.delete(*old)
+        paths = self._paths(job.id)
+        with contextlib.suppress(FileNotFoundError):  # another process has just deleted the job
+            if len(paths) > 1 and self._blobs.read(paths[-1]):  # an empty one stands for the one before
+                self._blobs.delete(*paths[:-1])
 
     def _paths(self, job_id: str) -> list[str]:
         return self._blobs.paths(f"jobs/{job_id}") if is_id("job", job_id) else []

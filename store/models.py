@@ -187,7 +187,8 @@ class Models:
                 )
             versioned = _versioned(card, numbers)
             if self._create(versioned):
-                return versioned
+                # Another one if a successor had that number, and its model has been renamed since.
+                return self._published(card) or versioned
 
     def _published(self, card: Card) -> Card | None:
         """Return the card that a model's id has, under whichever name, if any."""
@@ -199,9 +200,9 @@ class Models:
         if not self._blobs.create(path, card.model_dump_json(indent=1).encode()):
             return False
         with contextlib.suppress(FileNotFoundError):
-            if _model_id(self._blobs.read(_tombstone(path))) != card.id:
-                self._blobs.delete(path)  # the number was given and deleted while this process stood still
-                return False
+            buried = _model_id(self._blobs.read(_tombstone(path)))
+            self._blobs.delete(path)  # the number was given and deleted while this process stood still
+            return buried == card.id
         return True
 
     def _bury(self, name: str, version: int) -> bool:
@@ -218,7 +219,7 @@ class Models:
         except FileNotFoundError:
             return False
         self._blobs.delete(path)
-        if model_id and model_id not in self._listed_ids():  # it is listed if it is being renamed
+        if model_id and not self._is_listed(model_id):  # it is if it is being renamed
             self._blobs.delete(*self._blobs.paths(f"model_files/{model_id}"))
         with contextlib.suppress(StorageFull):  # then the copy stays, which does as well
             tombstone = {"model": model_id, "deleted_at": int(time.time())}
@@ -256,6 +257,10 @@ class Models:
         for path in self._listed_paths():
             with contextlib.suppress(FileNotFoundError):
                 yield _model_id(self._blobs.read(path))
+
+    def _is_listed(self, model_id: str) -> bool:
+        """Look twice: a model that is renamed during one look may be seen under neither name."""
+        return model_id in self._listed_ids() or model_id in self._listed_ids()
 
     def _numbers(self, name: str) -> list[tuple[int, str]]:
         """Return the versions of a name, each with what is known of it: `json` or `gone`."""

@@ -56,7 +56,7 @@ class Reconciler:
         self._live.check_writable()
         waiting = set(self._queue.waiting())
         unfinished = self._jobs.unfinished()
-        self._resume_where_storage_works([job for job in unfinished if job.waits_for_storage])
+        resumable = self._where_storage_works([job for job in unfinished if job.waits_for_storage])
         lost = {
             (job.id, job.sequence): job
             for job in unfinished
@@ -66,14 +66,15 @@ class Reconciler:
         }
         now = time.monotonic()
         self._suspects = {key: suspects.get(key, now) for key in lost}
+        overdue = [lost[key] for key, since in self._suspects.items() if now - since >= self._patience_s]
         failed: Exception | None = None
-        for key, since in self._suspects.items():
-            if now - since >= self._patience_s:
-                try:
-                    with contextlib.suppress(Conflict):  # another process has just done it
-                        self._put_right(lost[key])
-                except Exception as error:  # noqa: BLE001 -- raised below, after the jobs that follow
-                    failed = failed or error
+        for job in (*resumable, *overdue):
+            act = self._resume if job.waits_for_storage else self._put_right
+            try:
+                with contextlib.suppress(Conflict):  # another process has just done it, or its owner
+                    act(job)
+            except Exception as error:  # noqa: BLE001 -- raised below, after the jobs that follow
+                failed = failed or error
         if failed:
             raise failed
 
@@ -143,22 +144,19 @@ class Reconciler:
             advice = "see the logs of the worker and its machine for the cause, then resume the job"
         return f"{what} before its {'first step' if is_stepless else 'next checkpoint'}; {advice}"
 
-    def _resume_where_storage_works(self, paused: list[Job]) -> None:
-        """Queue the jobs whose time to try again has come, if the storage takes what they have to write."""
+    def _where_storage_works(self, paused: list[Job]) -> list[Job]:
+        """Return the jobs whose time to try again has come, if the storage takes what they have to write."""
         due = [job for job in paused if time.time() >= job.updated_at + storage_wait_s(job.storage_pauses)]
         if not due:
-            return
+            return []
         try:
             self._jobs.blobs.write(_PROBE_PATH, _PROBE)
             self._jobs.blobs.delete(_PROBE_PATH)
             free_bytes = self._jobs.blobs.free_bytes()
         except (StorageFull, Unavailable) as error:
             log.info("%d jobs go on waiting for storage: %s", len(due), error)
-            return
-        for job in due:
-            if free_bytes is None or free_bytes >= job.needed_bytes + _SPARE_BYTES:
-                with contextlib.suppress(Conflict):  # another process has just done it, or its owner
-                    self._resume(job)
+            return []
+        return [job for job in due if free_bytes is None or free_bytes >= job.needed_bytes + _SPARE_BYTES]
 
     def _resume(self, job: Job) -> None:
         queued = self._jobs.move(job, JobStatus.QUEUED)

@@ -85,8 +85,10 @@ class Retention:
         count = 0
         for job_id in found:
             is_orphan = bool(known) and job_id not in known  # a damaged record may be restored
-            if is_orphan or (job_id in over and self._needs_no_checkpoint(over[job_id], now)):
-                paths = self._blobs.paths(f"checkpoints/{job_id}")
+            if not is_orphan and job_id not in over:
+                continue
+            paths = self._blobs.paths(f"checkpoints/{job_id}")
+            if is_orphan or self._needs_no_checkpoint(over[job_id], now):
                 self._blobs.delete(*paths)
                 count += len(paths)
         return count
@@ -100,24 +102,26 @@ class Retention:
 
     def _sweep_model_files(self, now: float) -> int:
         """Delete the files of models whose card never came, or went without them."""
-        found = self._blobs.folders("model_files")  # before the cards, which are written after the files
+        found: dict[str, list[str]] = {}  # by model
+        for path in self._blobs.paths("model_files"):  # before the cards, which are written after the files
+            found.setdefault(path.split("/")[1], []).append(path)
         if not found:
             return 0
         try:
-            needed = self._listed_models()
+            # Twice: a model that is renamed during one look may be seen under neither name.
+            needed = self._listed_models() | self._listed_models()
         except Unavailable as error:
             log.info("model files are not swept while a card cannot be read: %s", error)
             return 0
         jobs = {job.id.removeprefix("job_"): job for job in self._jobs.all()}
         count = 0
-        for model_id in found:
+        for model_id, paths in found.items():
             job = jobs.get(model_id.removeprefix("model_"))
             if job and not (job.status.is_final and now - job.updated_at > _ORPHAN_FILES_S):
                 continue
             made_at = time_of_id("model", model_id)
             if model_id in needed or made_at is None or now - made_at <= _ORPHAN_FILES_S:
                 continue
-            paths = self._blobs.paths(f"model_files/{model_id}")
             self._blobs.delete(*paths)
             count += len(paths)
         return count

@@ -3,6 +3,8 @@
     nextchar:stream:<model name>:<id>        a hash: model (name@version), lines, and as raw float32
                                              state_f4 and change_f4
     nextchar:stream-lock:<model name>:<id>   the token of the call that goes on with it
+    nextchar:stream-of:<owner>:<model name>:<id>, nextchar:stream-lock-of:<owner>:<model name>:<id>
+                                             the same for an owner whose streams nobody else reaches
     nextchar:streams                         a sorted set: the hash's key by its last use, in microseconds
     nextchar:streams:of:<owner>              the same for the streams that one API key used last
     nextchar:streams:size                    a hash: the hash's key -> "<bytes> <owner>"
@@ -108,6 +110,17 @@ _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del
 
 
 @dataclass(frozen=True)
+class Owner:
+    """Whose a stream is: the name of an API key, or "" without keys. It counts against this owner's limits.
+
+    Streams that are not private are shared by all owners whose streams are not: an id is one stream to them.
+    """
+
+    name: str = ""
+    is_private: bool = False
+
+
+@dataclass(frozen=True)
 class Limits:
     """The most that is kept, in all, and the share of it that the streams of one owner may take."""
 
@@ -180,6 +193,9 @@ class Turn:
                 self._redis.eval(_RENEW, 1, self._keys[1], self._token, str(_LOCK_S))
 
 
+_NOBODY = Owner()
+
+
 class Streams:
     """The streams of lines on one Redis (with `decode_responses=True`)."""
 
@@ -189,7 +205,7 @@ class Streams:
 
     @contextmanager
     def turn(
-        self, model: str, stream_id: str, *, size: int, owner: str = "", wait_s: float = WAIT_S
+        self, model: str, stream_id: str, *, size: int, owner: Owner = _NOBODY, wait_s: float = WAIT_S
     ) -> Iterator[Turn]:
         """Hold the stream of a model until the block ends; see `begin`. Waits in the calling thread.
 
@@ -206,7 +222,7 @@ class Streams:
         finally:
             turn.end()
 
-    def begin(self, model: str, stream_id: str, *, size: int, owner: str = "") -> Turn | None:
+    def begin(self, model: str, stream_id: str, *, size: int, owner: Owner = _NOBODY) -> Turn | None:
         """Return a turn on a stream, or None while another call has it.
 
         A stream that another version of the model has read begins anew, and says so.
@@ -215,10 +231,9 @@ class Streams:
             model: `name@version`.
             stream_id: the stream's name among those of the model `name`.
             size: the numbers in a state of this model.
-            owner: the name of the API key whose share of the limits the stream counts against.
+            owner: whose it is.
         """
-        name = model.partition("@")[0]
-        key, lock = f"nextchar:stream:{name}:{stream_id}", f"nextchar:stream-lock:{name}:{stream_id}"
+        key, lock = _keys(model, stream_id, owner)
         token = secrets.token_hex(8)
         if not self._redis.set(lock, token, nx=True, ex=_LOCK_S):
             return None
@@ -234,13 +249,14 @@ class Streams:
             token,
             model=model,
             stream=stream,
-            owner=f"key:{owner}",
+            owner=f"key:{owner.name}",
             limits=self._limits,
         )
 
-    def forget(self, model: str, stream_id: str) -> bool:
+    def forget(self, model: str, stream_id: str, *, owner: Owner = _NOBODY) -> bool:
         """Forget a stream of the model `name` or `name@version`; return whether there was one."""
-        return bool(self._redis.eval(_FORGET, 1, f"nextchar:stream:{model.partition('@')[0]}:{stream_id}"))
+        key, _ = _keys(model, stream_id, owner)
+        return bool(self._redis.eval(_FORGET, 1, key))
 
     def _read(self, key: str, model: str, stream_id: str, size: int) -> Stream:
         # The client decodes answers, which raw numbers are not.
@@ -284,6 +300,15 @@ class _Kept:
         """Return the numbers of one field, or of the one that was kept before; None: there are none."""
         data = raw or base64.b64decode(base64_of or b"")
         return np.frombuffer(data, "<f4").astype(np.float32) if data else None
+
+
+def _keys(model: str, stream_id: str, owner: Owner) -> tuple[str, str]:
+    """Return the keys of a stream and of its lock. Names of models and of API keys have no colon."""
+    name = model.partition("@")[0]
+    if owner.is_private:
+        whose = f"{owner.name}:{name}:{stream_id}"
+        return f"nextchar:stream-of:{whose}", f"nextchar:stream-lock-of:{whose}"
+    return f"nextchar:stream:{name}:{stream_id}", f"nextchar:stream-lock:{name}:{stream_id}"
 
 
 def _pack(values: NDArray[np.float32]) -> bytes:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from app.keys import new_key
 from app.settings import ApiSettings
+from models import compile_cache
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ["redis", "api", "worker"]
@@ -94,3 +95,10 @@ def test_api_knows_how_much_memory_the_worker_has(monkeypatch: pytest.MonkeyPatc
     assert composed(NEXTCHAR_WORKER_MEMORY="1g")["worker"]["mem_limit"] == "1g"
     settings = settings_of_api(monkeypatch, NEXTCHAR_WORKER_MEMORY="1g")
     assert settings.training_memory_bytes == (1 << 30) * 8 // 10
+
+
+def test_worker_is_not_unhealthy_while_it_compiles() -> None:
+    (check,) = re.findall(r"HEALTHCHECK .*--start-period=(\d+)s .*worker", (ROOT / "Dockerfile").read_text())
+    compiling_s = 60
+    # It may first wait for another process that compiles, and then do it itself.
+    assert int(check) >= compile_cache._LOCKED_S + 2 * compiling_s

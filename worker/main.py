@@ -41,7 +41,8 @@ STOP_SIGNAL = signal.SIGUSR1
 
 _MONITORING_S = 5
 _WORKER_TTL_S = 30
-_FIRST_WAIT_S, _MAX_WAIT_S = 0.5, 10.0  # for Redis
+_FIRST_WAIT_S, _MAX_WAIT_S = 0.5, 10.0  # for Redis, and after an error
+_STABLE_S = 60.0  # a worker that worked for so long ends a series of errors
 _LOG_EVERY_S = 60.0
 
 
@@ -102,6 +103,8 @@ class TrainingWorker(Worker):
         """Start the child, and remember how often the kernel has killed for want of memory before."""
         self._memory_kills = memory_kills()
         super().fork_work_horse(job, queue)
+        if self.is_told_to_stop:  # before there was a child to tell
+            os.kill(self.horse_pid, STOP_SIGNAL)
 
     def handle_work_horse_killed(self, job: RQJob, _retpid: int, ret_val: int, _rusage: Any) -> None:
         """Keep what is known of a child's death, for the one who has to say why its job did not go on."""
@@ -180,23 +183,35 @@ def make_worker(redis: Redis) -> TrainingWorker:
 
 
 def work(redis_url: str) -> None:
-    """Work until told to stop by SIGTERM or SIGINT, with a new RQ worker after each that Redis has ended."""
+    """Work until told to stop by SIGTERM or SIGINT, with a new RQ worker after each that an error has ended.
+
+    One that is ended at once, again and again, is replaced after pauses that grow.
+    """
+    pause_s = _FIRST_WAIT_S
     try:
         while True:
+            _stop_on_signals()
             _wait_for_redis(redis_url)
-            with _connect(redis_url) as redis, _redis_may_fail("this worker starts again"):
-                worker = make_worker(redis)
-                worker.work(logging_level="WARNING")  # returns when told to stop, and after any error
-                if worker.is_told_to_stop:
-                    return
+            began_s = time.monotonic()
+            try:
+                with _connect(redis_url) as redis:
+                    worker = make_worker(redis)
+                    worker.work(logging_level="WARNING")  # returns when told to stop, and after any error
+                    if worker.is_told_to_stop:
+                        return
+            except RedisError as error:
+                log.warning("Redis does not work: %s", error)
+            _stop_on_signals()  # the worker that has ended had its own handlers
+            if time.monotonic() - began_s >= _STABLE_S:
+                pause_s = _FIRST_WAIT_S
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MAX_WAIT_S)
     except (StopRequested, KeyboardInterrupt):
         return
 
 
 def _wait_for_redis(redis_url: str) -> None:
-    """Return when Redis answers and takes writes. Raises StopRequested on SIGTERM and SIGINT."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+    """Return when Redis answers and takes writes."""
     wait_s, logged_at = _FIRST_WAIT_S, -_LOG_EVERY_S
     with _connect(redis_url) as redis:
         while True:
@@ -216,6 +231,12 @@ def _connect(url: str) -> Redis:
     return Redis.from_url(url, retry=Retry(NoBackoff(), 1))
 
 
+def _stop_on_signals() -> None:
+    """Have SIGTERM and SIGINT raise StopRequested."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+
+
 def _stop(*_: object) -> None:
     raise StopRequested
 
@@ -228,7 +249,11 @@ def main() -> None:
     # It calls every message whose worker was killed failed; what becomes of the job, the reconciler logs.
     logging.getLogger("rq.registry").setLevel(logging.ERROR)
     log.info("loading kernels; the first time on a machine they are compiled, which can take a minute")
-    warm_up(settings.data_dir)
+    try:
+        _stop_on_signals()  # which ends the compiler as well
+        warm_up(settings.data_dir)
+    except StopRequested:
+        return
     log.info("waiting for jobs; training on %d cores", settings.cores)
     work(settings.redis_url)
 

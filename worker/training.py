@@ -119,6 +119,7 @@ class Run:
     evaluations_since_best: int = 0
     evaluations_planned: int = EVALUATIONS
     evaluation_characters: int = _EVALUATION_CHARACTERS
+    evaluation_s: float = 0.0  # how long one takes, where a budget in seconds must leave time for them
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     def to_meta(self) -> dict[str, Any]:
@@ -229,7 +230,6 @@ class _Fit:
         self.saved = time.monotonic()
         # The first checkpoints come quickly, so that a process that is soon killed still gets somewhere.
         self.checkpoint_after_s = min(_FIRST_CHECKPOINT_S, self.hooks.checkpoint_every_s)
-        self.evaluation_s = 0.0
         self.bent_at_s = 0.0  # seconds since the first step
 
     def run(self, resume: Checkpoint | None) -> Result:
@@ -325,14 +325,14 @@ class _Fit:
         state.evaluation_characters = _FEWEST_CHARACTERS
         began = time.monotonic()
         self._evaluate()
-        self.evaluation_s = max(time.monotonic() - began, 1e-3)
-        affordable = _EVALUATION_SHARE * seconds / self.evaluation_s  # of this size
+        state.evaluation_s = max(time.monotonic() - began, 1e-3)
+        affordable = _EVALUATION_SHARE * seconds / state.evaluation_s  # of this size
         state.evaluations_planned = max(2, min(EVALUATIONS, int(affordable), int(seconds / 3)))
         larger = max(
             1.0, min(affordable / state.evaluations_planned, _EVALUATION_CHARACTERS / _FEWEST_CHARACTERS)
         )
         state.evaluation_characters = int(larger * _FEWEST_CHARACTERS)
-        self.evaluation_s *= larger
+        state.evaluation_s *= larger
 
     def _resumed(self, checkpoint: Checkpoint) -> Run:
         state = Run.from_meta(checkpoint.meta["run"])
@@ -364,7 +364,7 @@ class _Fit:
         """Return the step at which a budget in seconds will be used up."""
         state, budget_s = self.state, self.training.budget.seconds or 0.0
         left = state.evaluations_planned + 1 - state.evaluations
-        spare = budget_s - self._elapsed() - max(0, left) * self.evaluation_s
+        spare = budget_s - self._elapsed() - max(0, left) * state.evaluation_s
         return state.step + max(1, int(spare / seconds_per_step))
 
     def _train_one_window(self) -> None:

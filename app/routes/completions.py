@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import anyio
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from app.bodies import DocumentRoute
-from app.completing import Completing, Completion, GivenUp, start, write
+from app.completing import Completing, Completion, GivenUp, predict, prepare, start, write
 from app.deps import PartsDep, client_of
 from app.disconnects import unless_gone
-from app.engines import Loaded
 from app.errors import refusals
 from app.schemas.completions import (
     EXAMPLE,
@@ -36,6 +34,8 @@ from models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
 from models.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
+
+_SHORT_PROMPT = 10_000  # characters, which are read whether their client has gone or not
 
 _COMPLETION_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
@@ -74,22 +74,21 @@ async def complete(parts: PartsDep, request: Request, model: str, body: Completi
 async def next_character(parts: PartsDep, request: Request, model: str, body: NextCreate) -> DistributionBody:
     """Get the distribution of the character after a prompt."""
     loaded = await parts.engines.take_async(model)
-    work = partial(_next, loaded, body, client_of(request))
     try:
-        return await anyio.to_thread.run_sync(work, limiter=parts.engine_threads)
+        prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
+        predicting = predict(
+            loaded, prompt, top=body.top, temperature=body.temperature, client=client_of(request)
+        )
+        is_long = len(prompt) > _SHORT_PROMPT
+        found = await (unless_gone(request, predicting) if is_long else predicting)
     finally:
         parts.engines.give_back(loaded)
-
-
-def _next(loaded: Loaded, body: NextCreate, client: str) -> DistributionBody:
-    vocabulary = loaded.vocabulary
-    prompt = vocabulary.to_characters(body.prompt)
-    found = loaded.engine.next(prompt, top=body.top, temperature=body.temperature, client=client)
+    label = loaded.vocabulary.label
     return DistributionBody(
         model=loaded.reference,
         entropy_bits=found.entropy_bits,
-        candidates=[CandidateBody(character=vocabulary.label(c), probability=p) for c, p in found.candidates],
-        unknown_characters=list(map(vocabulary.label, vocabulary.unknown(prompt))),
+        candidates=[CandidateBody(character=label(c), probability=p) for c, p in found.candidates],
+        unknown_characters=unknown,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 
-from app.auth import key_name
+from app.auth import stream_owner
 from app.bodies import DocumentRoute
 from app.deps import Parts, PartsDep
 from app.disconnects import unless_gone
@@ -102,9 +102,9 @@ router.routes.insert(
 
 
 @router.delete("/{model}/streams/{stream_id:path}", status_code=204, responses=refusals(404, 422, 503))
-def forget_stream(parts: PartsDep, model: str, stream_id: str) -> None:
+def forget_stream(parts: PartsDep, request: Request, model: str, stream_id: str) -> None:
     """Forget what a model remembers of a stream; its next call begins anew."""
-    parts.streams.forget(model, stream_id)
+    parts.streams.forget(model, stream_id, owner=stream_owner(request))
 
 
 def _is_short(body: ScoreCreate) -> bool:
@@ -120,7 +120,7 @@ async def _score_in_turn(parts: Parts, request: Request, loaded: Loaded, body: S
     if not body.stream_id:
         return await parts.long_scores.run(lambda check: work(check=check))
     size = loaded.engine.state_size
-    owner = key_name(request)
+    owner = stream_owner(request)
     async with parts.stream_turns.turn(loaded.reference, body.stream_id, size=size, owner=owner) as turn:
         if _is_short(body):
             return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=parts.score_threads)

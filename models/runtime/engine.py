@@ -139,15 +139,31 @@ class Engine:
         batcher.submit(job)
         return Ticket(batcher, job)
 
-    def next(self, prompt: str, *, top: int, temperature: float = 1.0, client: str = "") -> Distribution:
-        """Return the distribution after NFC `prompt`, in float32, with the `top` likeliest characters.
+    def predict(
+        self,
+        prompt: str,
+        answer: Callable[[Distribution | Exception], None],
+        *,
+        top: int,
+        temperature: float = 1.0,
+        client: str = "",
+    ) -> Ticket:
+        """Work out the distribution after NFC `prompt`, in float32, with the `top` likeliest characters.
 
-        Blocks until it is there: call it in a worker thread.
+        `answer` is called with it, or with what went wrong, from the engine's thread; not if it is cancelled.
 
         Raises:
             Busy: too many requests are waiting.
             Unavailable: the engine is closing.
         """
+        job = NextJob(
+            prompt, self._vocabulary, self._id_of, answer, top=top, temperature=temperature, client=client
+        )
+        self._batchers["float32"].submit(job)
+        return Ticket(self._batchers["float32"], job)
+
+    def next(self, prompt: str, *, top: int, temperature: float = 1.0) -> Distribution:
+        """Return what `predict` answers, once it is there. Raises as `predict`."""
         answers: list[Distribution | Exception] = []
         arrived = threading.Event()
 
@@ -155,10 +171,7 @@ class Engine:
             answers.append(value)
             arrived.set()
 
-        job: Job = NextJob(
-            prompt, self._vocabulary, self._id_of, answer, top=top, temperature=temperature, client=client
-        )
-        self._batchers["float32"].submit(job)
+        self.predict(prompt, answer, top=top, temperature=temperature)
         arrived.wait()
         if isinstance(answers[0], Exception):
             raise answers[0]

@@ -134,10 +134,24 @@ class FakeEngine:
             on_event(Finished(index, "length", float(length), length))
         on_event(Usage(len(request.prompt), 0, request.n * length))
 
-    def next(self, prompt: str, *, top: int, temperature: float = 1.0, client: str = "") -> Distribution:
-        """Return "a" for certain, and others for no reason."""
+    def predict(
+        self,
+        prompt: str,
+        answer: Callable[[Distribution | Exception], None],
+        *,
+        top: int,
+        temperature: float = 1.0,
+        client: str = "",
+    ) -> FakeTicket:
+        """Answer "a" for certain, and others for no reason, from another thread; nothing to ENDLESS."""
         assert client
-        return Distribution(0.0 * len(prompt) * temperature, (("a", 1.0), ("b", 0.0), ("c", 0.0))[:top])
+        ticket = FakeTicket()
+        found = Distribution(0.0 * temperature, (("a", 1.0), ("b", 0.0), ("c", 0.0))[:top])
+        if prompt.startswith(ENDLESS):
+            self.tickets.append(ticket)
+        else:
+            threading.Thread(target=answer, args=(found,), daemon=True).start()
+        return ticket
 
     def score(self, text: str, *, context: str = "\n") -> NDArray[np.float64]:
         """Return one bit for a known character and eight for an unknown one."""

@@ -1,4 +1,5 @@
 import json
+from types import ModuleType
 from typing import Annotated, Any
 
 import httpx
@@ -8,7 +9,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from app.bodies import LARGE_BYTES, DocumentRoute, _is_plain
+from app.compat import openai_completions
 from app.deps import PartsDep
+from app.routes import completions
 from tests.app.service import Service, error_of
 
 COMPLETE = "/v1/models/fake/complete"
@@ -64,6 +67,13 @@ def test_only_what_needs_nothing_of_the_framework_goes_past_it() -> None:
     for function in (reads_a_header, reads_the_query, answers_a_dictionary, blocks):
         assert not _is_plain(route_of("/", function)), function
     assert not _is_plain(route_of("/{number}", wants_a_number))
+
+
+@pytest.mark.parametrize("module", [completions, openai_completions])
+def test_keystrokes_go_past_the_framework(module: ModuleType) -> None:
+    keystrokes = {"/v1/models/{model}/complete", "/v1/models/{model}/next", "/v1/completions"}
+    routes = [route for route in module.router.routes if route.path in keystrokes]
+    assert routes and all(_is_plain(route) for route in routes)
 
 
 @pytest.fixture

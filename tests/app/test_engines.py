@@ -50,6 +50,28 @@ def test_model_is_loaded_once_for_all_who_ask_at_once(models: Models) -> None:
     assert load.loaded == ["a@1"] and len(set(map(id, found))) == 1
 
 
+def test_model_that_has_just_been_loaded_is_not_loaded_again(models: Models) -> None:
+    load = Loader()
+    engines = pool(models, load)
+    others: list[threading.Thread] = []
+
+    class Loading(dict[str, threading.Lock]):
+        """Lets another thread ask for the model just when its lock goes."""
+
+        def pop(self, key: str, *_: None) -> threading.Lock:  # type: ignore[override]
+            lock = super().pop(key)
+            others.append(threading.Thread(target=engines.take, args=("a",)))
+            others[-1].start()
+            others[-1].join(0.2)
+            return lock
+
+    engines._loading = Loading()
+    engines.take("a")
+    for other in others:
+        other.join()
+    assert load.loaded == ["a@1"]
+
+
 def test_least_recently_used_model_is_unloaded_above_the_limit(models: Models) -> None:
     load = Loader()
     engines = pool(models, load, limit_bytes=2 * SIZE)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from store.streams import Streams
-from tests.app.fakes import SLOW, publish
+from tests.app.fakes import ENDLESS, SLOW, publish
 from tests.app.service import Service, error_of, until
 
 MODEL = "/v1/models/fake"
@@ -115,6 +115,18 @@ def test_long_prompts_that_are_described_leave_others_alone_and_end_with_their_c
         assert short.status_code == 200
         assert service.http.get("/v1/jobs", timeout=PROMPT_S).status_code == 200
     until(lambda: engine.slow_readers == 0)
+
+
+def test_long_prompts_before_a_next_character_leave_others_alone_and_end_with_their_clients(
+    service: Service,
+) -> None:
+    [engine] = service.engines
+    with asking(service, f"{MODEL}/next", json.dumps({"prompt": ENDLESS + "a" * 20_000}), count=40):
+        until(lambda: len(engine.tickets) == 40)
+        long = engine.tickets[:]
+        answers_promptly(service)
+        assert not any(ticket.cancelled.is_set() for ticket in long)
+    until(lambda: all(ticket.cancelled.is_set() for ticket in long))
 
 
 def test_a_calibration_without_its_client_replaces_nothing(service: Service) -> None:

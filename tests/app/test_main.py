@@ -305,13 +305,13 @@ ERROR = {"$ref": "#/components/schemas/ErrorAnswer"}
 def test_every_error_status_is_declared_with_the_error_schema(call: str) -> None:
     answers = OPERATIONS[call]["responses"]
     errors = {status: answer for status, answer in answers.items() if int(status) >= 400}
-    assert "500" in errors
+    assert errors.keys() >= {"421", "431", "500"}
     for status, answer in errors.items():
         if (call, status) == ("GET /readyz", "503"):
             continue
         assert answer["content"]["application/json"]["schema"] == ERROR
     if "requestBody" in OPERATIONS[call]:
-        assert "422" in errors and "413" in errors
+        assert errors.keys() >= {"403", "408", "413", "422", "503"}
     if "{" in call:
         assert "404" in errors
 

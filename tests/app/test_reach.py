@@ -1,6 +1,7 @@
 """A key with patterns is one tenant's: it neither sees nor changes what another has."""
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -387,6 +388,27 @@ def test_idempotency_keys_of_two_api_keys_are_two(tenants: Tenants) -> None:
     mine = {"corpus": "fox-log", "name": "fox", "preset": "tiny"}
     answer = tenants.call("fox", "POST", "/v1/jobs", headers={"Idempotency-Key": "1"}, json=mine)
     assert answer.status_code == 202 and answer.json()["name"] == "fox"
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+def test_stream_of_a_limited_key_is_its_own(tenants: Tenants, kind: str) -> None:
+    publish(tenants.service.models, name="owl")
+    fields = {"context": "stream", "stream_id": "s"}
+
+    def lines_of(key: str) -> int:
+        if kind == "application/json":
+            answer = tenants.call(key, "POST", "/v1/models/owl/score", json=fields | {"lines": ["a"]})
+            return int(answer.json()["stream"]["lines"])
+        headers = {"Content-Type": kind}
+        answer = tenants.call(
+            key, "POST", "/v1/models/owl/score", params=fields, content=b"a", headers=headers
+        )
+        return int(json.loads(answer.text.splitlines()[-1])["stream"]["lines"])
+
+    keys = ("owl", "owl-twin", "owl-writer", "operator")
+    assert [lines_of(key) for key in keys] == [1, 1, 1, 1]
+    assert tenants.call("owl", "DELETE", "/v1/models/owl/streams/s").status_code == 204
+    assert [lines_of(key) for key in keys] == [1, 2, 2, 2]
 
 
 def test_evaluation_that_reads_the_training_text_needs_a_key_that_may_read_it(tenants: Tenants) -> None:

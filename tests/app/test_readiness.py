@@ -17,12 +17,11 @@ from app.readiness import (
     Problem,
     ReadinessCheck,
     Report,
-    _is_failing,
     check_redis,
     check_storage,
 )
 from models.errors import StorageFull, Unavailable
-from store.background import LoopStatus
+from store.background import BackgroundLoop
 from store.blobs import open_blobs
 from store.queue import WORKER_SILENT_S, TrainingQueue, rq_queue
 from tests.conftest import eventually
@@ -161,13 +160,34 @@ def test_check_that_raises_counts_as_down() -> None:
     assert asked(Probe("storage", check, HANGS)) == [HANGS]
 
 
-def test_loop_is_failing_when_a_round_is_overdue_and_not_before_one_is_due() -> None:
-    def status(interval_s: float, seconds_since_success: float) -> LoopStatus:
-        return LoopStatus("retention", 0.0, seconds_since_success, {}, interval_s)
+def test_part_that_no_thread_can_look_at_does_not_count_as_working(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
 
-    assert not _is_failing(status(300.0, 300.0))
-    assert _is_failing(status(300.0, 300.0 + LOOP_FAILING_S + 1))
-    assert _is_failing(status(5.0, 5.0 + LOOP_FAILING_S + 1))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert asked(Probe("storage", list, HANGS)) == [HANGS]
+
+
+@pytest.mark.usefixtures("worker")
+def test_background_loop_is_reported_once_it_is_late_by_its_own_interval(
+    redis: Redis, queue: TrainingQueue
+) -> None:
+    now_s = 0.0
+    loops = [
+        BackgroundLoop(name, list, interval_s=interval_s, clock=lambda: now_s)
+        for name, interval_s in (("reconciler", 5.0), ("retention", 300.0))
+    ]
+    check = ReadinessCheck(blobs=open_blobs("memory:///"), redis=redis, queue=queue, loops=loops)
+
+    def late() -> list[str]:
+        return [problem.problem.split()[0] for problem in check.report().problems]
+
+    now_s = 5 + LOOP_FAILING_S
+    assert late() == []
+    now_s = 300 + LOOP_FAILING_S
+    assert late() == ["reconciler"]
+    now_s = 301 + LOOP_FAILING_S
+    assert late() == ["reconciler", "retention"]
 
 
 def test_missing_worker_is_reported_at_once_and_logged_only_after_it_had_time_to_start(

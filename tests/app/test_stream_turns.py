@@ -5,7 +5,7 @@ from redis import Redis
 
 from app.stream_turns import StreamTurns
 from models.errors import Conflict
-from store.streams import Streams
+from store.streams import Owner, Streams
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def streams(clean_redis_url: str) -> Streams:
 
 def test_turns_of_calls_that_are_cancelled_at_any_moment_go_to_others(streams: Streams) -> None:
     async def call(turns: StreamTurns) -> None:
-        async with turns.turn("m@1", "s", size=1, owner=""):
+        async with turns.turn("m@1", "s", size=1, owner=Owner()):
             await asyncio.sleep(0.001)
 
     async def run() -> None:
@@ -38,9 +38,9 @@ def test_who_waits_too_long_on_the_event_loop_is_told(
 
     async def run() -> None:
         turns = StreamTurns(streams)
-        async with turns.turn("m@1", "s", size=1, owner=""):
+        async with turns.turn("m@1", "s", size=1, owner=Owner()):
             with pytest.raises(Conflict) as caught:
-                async with turns.turn("m@1", "s", size=1, owner=""):
+                async with turns.turn("m@1", "s", size=1, owner=Owner()):
                     pytest.fail("two turns at once")
             assert caught.value.code == "stream_busy"
 

@@ -133,10 +133,15 @@ def furnished(data_dir: Path, redis_url: str, **changes: Any) -> Iterator[House]
                 "names", {"a": {"d": 0.6, "n": 0.4}, "d": {"\n": 1.0}, "n": {"\n": 1.0}, "\n": {"a": 1.0}}
             )
         )
-        lines = [LINE.strip()[n % 9 :] for n in range(40)]
-        made = httpx.post(f"{url}/v1/models/line@1/calibrate", json={"lines": lines}, timeout=60)
-        assert made.status_code == 201, made.text
+        calibrate(url)
         yield house
+
+
+def calibrate(url: str) -> None:
+    """Give the model `line` its default calibration, in place of any other."""
+    lines = [LINE.strip()[n % 9 :] for n in range(40)]
+    made = httpx.post(f"{url}/v1/models/line@1/calibrate", json={"lines": lines}, timeout=60)
+    assert made.status_code == 201, made.text
 
 
 def _finisher(jobs: Jobs, log: EventLog, corpus: str) -> Callable[..., Job]:

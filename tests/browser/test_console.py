@@ -21,7 +21,7 @@ from store.blobs import open_blobs
 from store.jobs import JobError, JobStatus
 from store.live import Live
 from tests.app.service import served
-from tests.browser.furnished import LINE, MARKUP, House, furnished
+from tests.browser.furnished import LINE, MARKUP, House, calibrate, furnished
 from tests.browser.reciting import reciting
 from tests.logs import syslog
 
@@ -542,7 +542,7 @@ def test_lines_that_have_changed_become_normal_at_the_press_of_a_button(
     assert sent.value.post_data_json["lines"] == changed.split("\n")
     expect(page.get_by_role("status").filter(has_text="of 120")).to_be_visible()
     expect(page.get_by_text("These lines don't look like the calibration data")).to_have_count(0)
-    httpx.delete(f"{house.url}/v1/models/line@1/calibrations/default").raise_for_status()
+    calibrate(house.url)
 
 
 def test_a_line_that_was_not_explained_is_explained_when_it_is_opened(

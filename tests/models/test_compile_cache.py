@@ -136,6 +136,57 @@ def test_what_is_compiled_starts_no_process(tmp_path: Path, monkeypatch: pytest.
         compile_in_child_process("json", "models.there_is_no_such_module")
 
 
+KERNEL = """
+from numba import int64, njit
+
+@njit(int64(int64), cache=True)
+def add_one(x):
+    return x + 1
+
+assert add_one(1) == 2
+"""
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_compiled_code_that_a_loss_of_power_has_emptied_is_compiled_again(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "kernel_of_test.py").write_text(KERNEL)
+    cache = tmp_path / "cache"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(tmp_path)}
+
+    def compile_it() -> str:
+        command = [sys.executable, "-m", "models.compile_cache", "kernel_of_test"]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        ).stderr
+
+    cache.mkdir()
+    compile_it()
+    (cut_off,) = cache.glob(f"*/*.{kind}")
+    cut_off.write_bytes(b"")
+    assert "are damaged; compiling them again" in compile_it()
+    assert cut_off.stat().st_size > 0
+    assert compile_it() == ""
+
+
+def test_kernels_count_as_compiled_only_once_they_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    kept = tmp_path / "models_0" / "kernels.nbi"
+    kept.parent.mkdir()
+    kept.touch()
+    synced = []
+
+    def sync(descriptor: int) -> None:
+        assert not list(tmp_path.glob("*.compiled"))
+        synced.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    compile_kernels("json")
+    assert set(synced) == {path.stat().st_ino for path in (kept, kept.parent, tmp_path)}
+    assert list(tmp_path.glob("*.compiled"))
+
+
 def test_a_compiler_that_fails_is_logged_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
     compile_in_child_process("models.there_is_no_such_module")
     assert "kernels could not be compiled in advance (exit status 1)" in caplog.text

@@ -133,6 +133,30 @@ def test_of_two_who_delete_or_rename_one_version_one_does_it_wherever_they_meet(
             return
 
 
+def test_model_that_is_renamed_twice_at_once_keeps_its_files(tmp_path: Path) -> None:
+    class ListedByName(Interrupted):
+        def paths(self, prefix: str) -> list[str]:
+            names = ("a", "m", "z") if prefix == "model_cards" else ()
+            by_name = [super(ListedByName, self).paths(f"{prefix}/{name}") for name in names]
+            return list(itertools.chain(*by_name)) if names else super().paths(prefix)
+
+    for at in itertools.count():
+        blobs = open_blobs((tmp_path / str(at)).as_uri())
+        Models(blobs).publish(_card(), FILES)
+
+        def rename_again(blobs: Blobs = blobs) -> None:
+            with contextlib.suppress(NotFound):
+                Models(blobs).rename("z", "a")
+
+        interrupted = ListedByName(blobs, at, rename_again)
+        with contextlib.suppress(NotFound):
+            Models(interrupted).rename("m", "z")
+        if not interrupted.was_interrupted:
+            break
+        assert len(_whole(Models(blobs))) == 1, f"interrupted before call {at}"
+    assert at > 5
+
+
 def test_threads_that_rename_and_delete_leave_only_whole_models(blobs: Blobs) -> None:
     models = Models(blobs)
     with ThreadPoolExecutor(2) as pool:
@@ -309,6 +333,31 @@ def test_attempts_have_files_of_their_own_and_the_winner_clears_up(blobs: Blobs)
     assert _whole(models) == ["m@1"] and len(blobs.paths(folder)) == 3
     models.delete("m")
     assert blobs.paths("model_files") == []
+
+
+def test_attempt_that_wakes_takes_no_files_from_a_successor_whose_model_was_renamed(tmp_path: Path) -> None:
+    for at in itertools.count():
+        blobs = open_blobs((tmp_path / str(at)).as_uri())
+        owners = [1]
+
+        def succeed(blobs: Blobs = blobs, owners: list[int] = owners) -> None:
+            owners.append(2)
+            published = Models(blobs).publish(
+                _card(), FILES, attempt=2, is_still_ours=lambda: owners[-1] == 2
+            )
+            Models(blobs).rename(published.reference, "new")
+
+        interrupted = Interrupted(blobs, at, succeed)
+        card = Models(interrupted).publish(
+            _card(), FILES, attempt=1, is_still_ours=lambda owners=owners: owners[-1] == 1
+        )
+        if not interrupted.was_interrupted:
+            break
+        assert _whole(Models(blobs)) == ["new@1"], f"interrupted before call {at}"
+        assert len(blobs.paths("model_files")) == len(FILES), f"interrupted before call {at}"
+        assert blobs.paths("model_cards") == ["model_cards/m/000001.gone", "model_cards/new/000001.json"]
+        assert card.reference in ("m@1", "new@1")
+    assert at > len(FILES)
 
 
 def test_a_full_disk_leaves_nothing_of_a_publication(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:

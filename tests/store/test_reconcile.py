@@ -7,6 +7,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from models.errors import StorageFull
 from store.background import BackgroundLoop
 from store.blobs import open_blobs
 from store.jobs import Job, JobError, Jobs, JobStatus
@@ -273,3 +274,17 @@ def test_a_job_that_cannot_be_put_right_does_not_hold_up_the_others(
     with pytest.raises(OSError, match="Too many open files"):
         world.reconciler.run()
     assert world.queue.waiting() == [second.id]
+
+
+def test_a_job_whose_record_the_storage_refuses_holds_up_neither_the_lost_nor_other_paused_ones(
+    world: World,
+) -> None:
+    stuck, paused, lost = paused_for_storage(world), paused_for_storage(world), world.running()
+    jobs = Jobs(Refusing(world.blobs, write=(f"jobs/{stuck.id}",)))
+    reconciler = Reconciler(jobs, world.live, world.queue, patience_s=PATIENCE_S)
+    for _ in range(2):
+        with pytest.raises(StorageFull):
+            reconciler.run()
+        time.sleep(PATIENCE_S)
+    assert set(world.queue.waiting()) == {paused.id, lost.id}
+    assert world.jobs.get(stuck.id) == stuck

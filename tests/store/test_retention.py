@@ -1,5 +1,7 @@
+import itertools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from store.ids import new_id, time_of_id
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.models import Models
 from store.retention import Retention, RetentionPeriods
+from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing, unavailable
 from tests.store.test_jobs import REQUEST
 from tests.store.test_models import FILES
@@ -202,6 +205,69 @@ def test_no_model_files_are_deleted_while_a_card_cannot_be_read(attic: Attic) ->
     attic.blobs.write(f"model_cards/{saved.name}/000001.json", b"{")
     assert attic.sweep(days=10_000) == {}
     assert len(attic.blobs.paths(f"model_files/{saved.id}")) == len(FILES)
+
+
+class ListedByName(Interrupted):
+    """Lists the models `a` before those called `z`, and something may happen in between."""
+
+    def paths(self, prefix: str) -> list[str]:
+        if prefix != "model_cards":
+            return super().paths(prefix)
+        return [path for name in ("a", "z") for path in super(ListedByName, self).paths(f"{prefix}/{name}")]
+
+
+def whenever_it_happens(
+    folder: Path, prepare: Callable[[Attic], Callable[[], object]], *, sweeps_at_day: float
+) -> None:
+    """Sweep with what `prepare` returns done before each call of the storage in turn.
+
+    Of the model that there is at the end all files must be there.
+    """
+    for at in itertools.count():
+        attic = Attic(folder / str(at))
+        interrupted = ListedByName(attic.blobs, at, prepare(attic))
+        Attic(attic.folder, blobs=interrupted).sweep(days=sweeps_at_day)
+        if not interrupted.was_interrupted:
+            break
+        models = Models(attic.blobs)
+        for saved in models.all():
+            found = {name: models.get(saved.reference).file(name) for name in FILES}
+            assert found == FILES, f"interrupted before call {at}"
+    assert at > 5
+
+
+def test_files_of_a_model_that_is_renamed_meanwhile_stay(tmp_path: Path) -> None:
+    def renamed(attic: Attic) -> Callable[[], object]:
+        models = Models(attic.blobs)
+        models.publish(card("z").model_copy(update={"id": new_id("model")}), FILES, attempt=1)
+        return lambda: models.rename("z", "a")
+
+    whenever_it_happens(tmp_path, renamed, sweeps_at_day=3)
+
+
+def test_files_of_a_failed_job_that_is_resumed_and_published_meanwhile_stay(tmp_path: Path) -> None:
+    def resumed(attic: Attic) -> Callable[[], object]:
+        failed = attic.job(RUNNING, FAILED)
+        model_id = failed.id.replace("job_", "model_")
+        attic.blobs.write(f"model_files/{model_id}/attempt-1/model.onnx", b"cut short")
+
+        def resume() -> None:
+            running = attic.jobs.move(attic.jobs.move(failed, QUEUED), RUNNING, attempt=2)
+            saved = card("z").model_copy(update={"id": model_id})
+            Models(attic.blobs).publish(saved, FILES, attempt=2)
+            attic.jobs.move(running, SUCCEEDED)
+
+        return resume
+
+    whenever_it_happens(tmp_path, resumed, sweeps_at_day=3)
+
+
+def test_two_sweeps_at_once_are_no_error(tmp_path: Path) -> None:
+    def swept(attic: Attic) -> Callable[[], object]:
+        attic.job(RUNNING, FAILED)
+        return lambda: attic.sweep(days=100)
+
+    whenever_it_happens(tmp_path, swept, sweeps_at_day=3)
 
 
 def test_files_of_a_deleted_model_that_were_left_behind_are_deleted(attic: Attic) -> None:

@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from models.errors import Conflict
-from store.streams import TTL_S, Limits, Streams
+from store.streams import TTL_S, Limits, Owner, Streams
 from tests.conftest import eventually
 
 STATE = np.array([[0.5, -1.5]], np.float32)
@@ -101,10 +101,30 @@ def test_no_stream_is_another_ones_lock(redis: Redis) -> None:
         assert turn.stream.lines == 0
 
 
+def test_private_streams_are_apart_and_the_others_shared(redis: Redis) -> None:
+    streams = Streams(redis)
+    shared, private = (
+        (Owner(), Owner("a"), Owner("b")),
+        (Owner("a", is_private=True), Owner("b", is_private=True)),
+    )
+    with streams.turn("m@1", "s", size=2, owner=private[0]) as turn:
+        turn.save(STATE, lines=1)
+    for lines, owner in enumerate(shared):
+        with (
+            streams.turn("m@1", "s", size=2, owner=owner) as turn,
+            streams.turn("m@1", "s", size=2, owner=private[1]),
+        ):
+            assert turn.stream.lines == lines
+            turn.save(STATE, lines=1)
+    assert [streams.forget("m@1", "s", owner=owner) for owner in private] == [True, False]
+    assert [streams.forget("m@1", "s", owner=owner) for owner in shared] == [True, False, False]
+    assert redis.hgetall("nextchar:streams:bytes") == {"all": "0"}
+
+
 def use(streams: Streams, *ids: str, owner: str = "", numbers: int = 1000) -> None:
     """Save a state of so many numbers in each stream, in this order."""
     for stream_id in ids:
-        with streams.turn("m@1", stream_id, size=numbers, owner=owner) as turn:
+        with streams.turn("m@1", stream_id, size=numbers, owner=Owner(owner)) as turn:
             turn.save(np.zeros((1, numbers), np.float32), lines=1)
 
 
@@ -126,9 +146,9 @@ def test_the_least_recently_used_streams_of_a_key_are_evicted_and_those_of_other
     assert mine == {str(i) for i in range(530 - len(mine), 530)}
     assert 50 < len(mine) < 250_000 // 4_000
     assert int(redis.hget("nextchar:streams:bytes", "key:a") or 0) <= 250_000
-    with streams.turn("m@1", "theirs", size=1000, owner="b") as turn:
+    with streams.turn("m@1", "theirs", size=1000, owner=Owner("b")) as turn:
         assert turn.stream.restarted is None
-    with streams.turn("m@1", "1", size=1000, owner="a") as turn:
+    with streams.turn("m@1", "1", size=1000, owner=Owner("a")) as turn:
         assert turn.stream.restarted == "new"
 
 

@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
+from rq.exceptions import StopRequested
 
 from launcher.valkey import EmbeddedValkey
 from models.config import Budget
 from store.jobs import Job, JobStatus
+from store.queue import TASK, rq_queue
 from tests.conftest import eventually
 from tests.worker.test_tasks import World, _children
 from worker import main
@@ -76,7 +79,7 @@ class Outage(World):
 
     def consumed(self, job: Job) -> None:
         eventually(
-            lambda: job.id not in self.queue.waiting() and not _children(self.workers[0].pid),
+            lambda: f"{job.id} is cancelled" in self.log.read_text() and not _children(self.workers[0].pid),
             within_s=30,
             what="the message is taken and done with",
         )
@@ -178,7 +181,71 @@ def test_kills_for_want_of_memory_are_counted_where_the_kernel_tells() -> None:
 def test_kernels_are_compiled_before_a_job_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     done: list[object] = []
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(main, "_stop_on_signals", lambda: None)
     monkeypatch.setattr(main, "warm_up", done.append)
     monkeypatch.setattr(main, "work", lambda _: done.append("works"))
     main.main()
     assert done == [tmp_path, "works"]
+
+
+COMPILE_FOR_EVER = """
+import subprocess, sys
+from models import compile_cache
+import worker.main
+run = subprocess.run
+def compile(*_, **options):
+    return run([sys.executable, "-c", "import time; time.sleep(300)"], check=False)
+compile_cache.subprocess.run = compile
+worker.main.main()
+"""
+
+
+def test_worker_that_is_told_to_stop_while_kernels_are_compiled_ends_with_the_compiler(
+    tmp_path: Path,
+) -> None:
+    environment = {**os.environ, "NEXTCHAR_DATA_DIR": str(tmp_path)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    with subprocess.Popen([sys.executable, "-c", COMPILE_FOR_EVER], cwd=ROOT, env=environment) as worker:
+        try:
+            eventually(lambda: len(_children(worker.pid)) == 1, within_s=30, what="a compiler runs")
+            (compiler,) = _children(worker.pid)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(timeout=20) == 0
+        finally:
+            worker.kill()
+    with pytest.raises(ProcessLookupError):
+        os.kill(compiler, 0)
+
+
+def test_worker_that_is_ended_at_once_again_and_again_is_replaced_after_longer_and_longer_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses_s: list[float] = []
+
+    def refuse(_: Redis) -> main.TrainingWorker:
+        raise ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value")
+
+    def pause(seconds: float) -> None:
+        pauses_s.append(seconds)
+        if len(pauses_s) == 7:
+            raise StopRequested
+
+    monkeypatch.setattr(main, "_stop_on_signals", lambda: None)
+    monkeypatch.setattr(main, "_wait_for_redis", lambda _: None)
+    monkeypatch.setattr(main, "make_worker", refuse)
+    monkeypatch.setattr(main.time, "sleep", pause)
+    main.work("redis://127.0.0.1:1/0")
+    assert pauses_s == [0.5, 1, 2, 4, 8, 10, 10]
+
+
+def test_child_that_is_forked_while_the_worker_is_told_to_stop_is_told_as_well(
+    clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Redis.from_url(clean_redis_url) as redis:
+        worker = main.make_worker(redis)
+        monkeypatch.setattr(worker, "main_work_horse", lambda *_: signal.pause())
+        monkeypatch.setattr(worker, "_shutdown_requested_date", datetime.now(UTC))  # before there is a child
+        queue = rq_queue(redis)
+        worker.fork_work_horse(queue.enqueue(TASK, "job_0"), queue)
+        _, status, _ = worker.wait_for_horse()
+    assert status is not None and os.WTERMSIG(status) == main.STOP_SIGNAL

@@ -205,6 +205,21 @@ def test_a_resumed_run_has_what_is_left_of_its_seconds_however_long_it_compiles(
     assert resumed.elapsed_s == pytest.approx(0.1 * resumed.steps)
 
 
+def test_a_resumed_run_leaves_time_for_its_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch, evaluation_s=1.0)
+    stopped = Recorder(stop_at=20)
+    fit(NETWORK, _training(budget=Budget(seconds=30)), TEXT, hooks=stopped.hooks)
+    for is_old in (False, True):
+        checkpoint = stopped.checkpoints[-1]
+        if is_old:  # from before checkpoints said how long an evaluation takes
+            del checkpoint.meta["run"]["evaluation_s"]
+        monkeypatch.undo()
+        Clock(monkeypatch, evaluation_s=1.0)
+        resumed = fit(NETWORK, _training(budget=Budget(seconds=30)), TEXT, resume=checkpoint)
+        assert is_old or resumed.elapsed_s <= 30.0
+        assert resumed.elapsed_s <= 33.0
+
+
 @pytest.mark.parametrize("reason", ["cancel", "pause", "shutdown"])
 def test_a_stopped_run_leaves_a_checkpoint_and_says_why(reason: StopReason) -> None:
     recorder = Recorder(stop_at=5, reason=reason)

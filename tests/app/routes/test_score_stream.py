@@ -300,3 +300,16 @@ def test_empty_members_of_gzip_do_not_keep_the_event_loop() -> None:
 
     asyncio.run(read())
     assert turns > 10
+
+
+def test_body_that_breaks_in_an_unforeseen_way_is_not_waited_for() -> None:
+    async def receive() -> Message:
+        raise ZeroDivisionError
+
+    async def read() -> None:
+        body = _Body(receive, None, threading.Event())
+        await body.read_all()
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(body.take(lambda: False, 1), 10)
+
+    asyncio.run(read())
