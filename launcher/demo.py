@@ -141,7 +141,7 @@ def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: 
     if not job["model"]:
         raise ClientError(f"the job ended as {job['status']}")
     console.print()
-    _say(console, live.outcome(job))
+    _say(console, live.outcome(client, job))
     return job["model"]
 
 

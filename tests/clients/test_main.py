@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clients.python.nextchar.main import name_of
+from models.masks import NAMED
 from tests.clients.conftest import Run, in_shell
 from tests.clients.fake_server import FILES, FakeServer, FakeTraining
 
@@ -92,6 +93,18 @@ def test_train_masks_what_it_is_told_to(run: Run, server: FakeServer, options: s
     run("train", "c", "--name", "n", "--no-follow", *options.split())
     (body,) = server.bodies("POST", "/v1/jobs")
     assert body["masks"] == masks
+
+
+def test_train_says_when_a_mask_is_no_name(run: Run) -> None:
+    wrong = run("train", "c", "--name", "n", "--no-follow", "--masks", "timestamps")
+    assert "'timestamps' is not the name of a mask" in wrong.err and "timestamp, date" in wrong.err
+    for right in (",".join(NAMED), "id=[a-z]+", "none"):
+        assert run("train", "c", "--name", "n", "--no-follow", "--masks", right).err == ""
+
+
+def test_train_ends_with_the_figure_of_the_model_and_not_of_the_last_step(run: Run) -> None:
+    found = run("train", "c", "--name", "fake")  # its last evaluation finds 2.10
+    assert "fake@1 is trained: 1.96 bits per character" in found.out
 
 
 def test_train_says_what_is_masked_by_default(run: Run, server: FakeServer) -> None:

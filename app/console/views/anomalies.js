@@ -41,7 +41,7 @@ export async function anomaliesView(page) {
       draft = area.value;
     },
   });
-  const said = h("div", { "aria-live": "polite" });
+  const said = h("div", { class: "stack tight", "aria-live": "polite" });
   const result = h("div", { class: "stack" });
   const calibrations = h("div", {});
   const picker = field({

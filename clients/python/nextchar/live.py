@@ -3,6 +3,7 @@
 In a terminal the bar stands at the bottom and samples scroll by above it; anywhere else, plain lines.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from clients.python.nextchar.answers import FINAL_STATUSES, Event, Job, Progress
 from clients.python.nextchar.client import Client
+from clients.python.nextchar.errors import ClientError
 from clients.python.nextchar.render import bits, clock, visible, whole
 from clients.python.nextchar.screen import Screen
 from clients.python.nextchar.watch import Update, watch
@@ -290,13 +292,15 @@ def _numbers_in_words(picture: Picture, event: Event) -> str:
     return " · ".join(parts)
 
 
-def outcome(job: Job) -> Text:
-    """Return one line that says what a finished job has made."""
+def outcome(client: Client, job: Job) -> Text:
+    """Return one line that says what a finished job has made, with the figure of the model's best weights."""
     progress = job["progress"] or Progress()
+    measured = progress.get("validation_bits_per_character")  # of the last weights
+    with contextlib.suppress(ClientError):  # it may be deleted already
+        measured = client.model(str(job["model"]))["report"].get("validation_bits_per_character", measured)
     line = Text()
     line.append(visible(str(job["model"]), inline=True), style="bold green")
-    measured = bits(progress.get("validation_bits_per_character"))
-    line.append(f" is trained: {measured} bits per character on held-out text")
+    line.append(f" is trained: {bits(measured)} bits per character on held-out text")
     if (epoch := progress.get("epoch")) is not None:
         line.append(f", after {epoch:.1f} epochs")
     return line

@@ -67,6 +67,8 @@ class Until(StrEnum):
     CONFIDENCE = "confidence"
 
 
+MASK_NAMES = ("timestamp", "date", "uuid", "ip", "hex", "numbers", "long_numbers", "digits")
+
 CorpusRef = Annotated[str, typer.Argument(metavar="CORPUS", help="Its name or id.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Its id.")]
 ModelRef = Annotated[str, typer.Argument(metavar="MODEL", help="name, or name@version.")]
@@ -288,6 +290,7 @@ def train(
             request[part] = changes
     if masks:
         request["masks"] = masks_of(masks)
+        _hint_at_unknown_names(session, request["masks"])
     mixing = _given(corpus=mix, fraction=mix_fraction, teacher=teacher, targets=targets)
     if mixing and not mix:
         raise typer.BadParameter("--teacher, --targets and --mix-fraction say how a --mix corpus is used")
@@ -313,8 +316,21 @@ def masks_of(given: Sequence[str]) -> list[str]:
     found = []
     for one in given:
         names = one.split(",")
-        found += names if all(name.replace("_", "").isalpha() for name in names) else [one]
+        found += names if all(map(_is_word, names)) else [one]
     return [] if found == ["none"] else found
+
+
+def _hint_at_unknown_names(session: Session, masks: Sequence[str]) -> None:
+    for mask in masks:
+        if _is_word(mask) and mask not in MASK_NAMES:
+            session.say(
+                f"{mask!r} is not the name of a mask, so it is used as an expression and masks this word;"
+                f" the names are {', '.join(MASK_NAMES)}"
+            )
+
+
+def _is_word(mask: str) -> bool:
+    return mask.replace("_", "").isalpha()
 
 
 @jobs_app.callback()
@@ -396,7 +412,8 @@ def _follow(session: Session, job_id: str) -> None:
     match job["status"]:
         case "succeeded" if not session.as_json:
             session.out.print()
-            session.out.print(live.outcome(job), soft_wrap=not session.out.is_terminal)
+            made = live.outcome(session.client, job)
+            session.out.print(made, soft_wrap=not session.out.is_terminal)
             session.say(f'try it: nextchar complete {job["model"]} "…"')
         case "succeeded":
             pass
