@@ -86,6 +86,12 @@ class JobControl:
 
         Raises as `cancel`.
         """
+        with contextlib.suppress(RedisError, OSError):
+            if self.live.asked(job_id) == "pause":  # which has been done, and Redis could not forget
+                self.live.obeyed(job_id)
+        return self._queue_again(job_id)
+
+    def _queue_again(self, job_id: str) -> Job:
         self._check_queue()
         job = self.jobs.get(job_id)
         if job.status not in (JobStatus.PAUSED, JobStatus.FAILED):
@@ -102,14 +108,20 @@ class JobControl:
         if job.attempt == 0 or job.status.is_final:  # nothing learned yet, or too late
             return self._stop(job_id, JobStatus.CANCELLED)
         self.live.ask(job.id, "cancel_keep_best")
-        return self.resume(job_id) if job.status is JobStatus.PAUSED else job
+        job = self.jobs.get(job_id)  # its worker may have left it meanwhile
+        return self._queue_again(job_id) if job.status is JobStatus.PAUSED else job
 
     def _stop(self, job_id: str, to: JobStatus) -> Job:
         for race in range(_RACES):
             job = self.jobs.get(job_id)
-            if job.status is JobStatus.RUNNING:
+            if has_asked := job.status is JobStatus.RUNNING:
                 self.live.ask(job.id, "cancel" if to is JobStatus.CANCELLED else "pause")
-                return job
+                job = self.jobs.get(job_id)
+                if job.status is JobStatus.RUNNING:
+                    return job  # if its worker leaves it from here on, it sees what was asked
+                if job.status is to and not job.pause_reason:
+                    self._forget(job)
+                    return job
             if to is JobStatus.PAUSED and job.status is JobStatus.PAUSED and not job.pause_reason:
                 raise Conflict(f"job {job.id} is paused already", code="job_paused")
             try:
@@ -119,6 +131,8 @@ class JobControl:
                     raise
                 continue  # a worker took it, or somebody else moved it: look again
             self._withdraw(job)
+            if has_asked:
+                self._forget(job)
             return moved
         raise AssertionError("unreachable")
 
@@ -145,6 +159,11 @@ class JobControl:
         # On failure its record still says queued: the worker's reconciler sends it when the queue is back.
         with contextlib.suppress(RedisError, OSError):
             self.queue.send(job)
+
+    def _forget(self, job: Job) -> None:
+        """Forget what was asked of a worker that had left the job before: it has been done here."""
+        with contextlib.suppress(RedisError, OSError):
+            self.live.obeyed(job.id)
 
     def _withdraw(self, job: Job) -> None:
         # On failure a worker gets the message, finds the job moved, and does nothing.

@@ -113,12 +113,18 @@ def compile_in_child_process(*modules: str) -> None:
     """Compile what is missing of these modules to disk, in a process of its own, for all others to load.
 
     So its memory is freed, it does not hold up our threads, and a crash of the compiler ends only it. A
-    failure is logged and is no error: who needs a module compiles it.
+    failure is logged and is no error: who needs a module compiles it. What the process prints is logged here,
+    in the format that this process's log has.
     """
     missing = [module for module in modules if not _is_compiled(module)]
     if not missing:
         return
-    done = subprocess.run([sys.executable, "-m", "models.compile_cache", *missing], cwd=_ROOT, check=False)
+    command = [sys.executable, "-m", "models.compile_cache", *missing]
+    done = subprocess.run(
+        command, cwd=_ROOT, check=False, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+    if printed := done.stderr.strip():
+        log.log(logging.WARNING if done.returncode else logging.INFO, "%s", printed)
     if done.returncode:
         log.warning("kernels could not be compiled in advance (exit status %d)", done.returncode)
 
@@ -146,13 +152,20 @@ def _note_compiled(module: str) -> None:
         return
     folder = Path(given)
     with contextlib.suppress(OSError):
-        for path in (*folder.glob("*/*.nb[ci]"), *folder.glob("*/"), folder):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        for path in folder.glob("*/*.nb[ci]"):
+            _sync(path)
+        with contextlib.suppress(OSError):  # some file systems sync no folders
+            for path in (*folder.glob("*/"), folder):
+                _sync(path)
         Path(folder, f"{module}.compiled").touch()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -183,5 +196,5 @@ def _delete_unused(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     compile_kernels(*sys.argv[1:])

@@ -84,9 +84,12 @@ class Live:
         """Return what has been asked and not yet obeyed."""
         return cast(Request | None, self._redis.get(_key(job_id, "asked")))
 
-    def obeyed(self, job_id: str) -> None:
-        """Forget what was asked: it has been done."""
-        self._redis.delete(_key(job_id, "asked"))
+    def obeyed(self, job_id: str, request: str | None = None) -> None:
+        """Forget what was asked, for it has been done; with `request`, only if nothing else is asked now."""
+        if request is None:
+            self._redis.delete(_key(job_id, "asked"))
+        else:
+            self._redis.eval(_RELEASE, 1, _key(job_id, "asked"), request)
 
     def set_progress(self, job_id: str, progress: dict[str, Any]) -> None:
         """Publish the newest progress."""

@@ -39,6 +39,9 @@ log = logging.getLogger("nextchar.worker")
 STOP_SIGNAL = signal.SIGUSR1
 """Sent to the child: keep a checkpoint, give the job back to the queue, exit."""
 
+PARENT_PID = "TRAINING_PARENT_PID"
+"""The environment variable in which the child finds the process id of its parent."""
+
 _MONITORING_S = 5
 _WORKER_TTL_S = 30
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.5, 10.0  # for Redis, and after an error
@@ -102,6 +105,7 @@ class TrainingWorker(Worker):
     def fork_work_horse(self, job: RQJob, queue: Queue) -> None:
         """Start the child, and remember how often the kernel has killed for want of memory before."""
         self._memory_kills = memory_kills()
+        os.environ[PARENT_PID] = str(os.getpid())
         super().fork_work_horse(job, queue)
         if self.is_told_to_stop:  # before there was a child to tell
             os.kill(self.horse_pid, STOP_SIGNAL)

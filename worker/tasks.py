@@ -37,7 +37,7 @@ from store.models import Models
 from store.queue import TrainingQueue
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.event_files import FILE_NAME, LiveLog
-from worker.main import STOP_SIGNAL
+from worker.main import PARENT_PID, STOP_SIGNAL
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:  # it imports TensorFlow
@@ -250,7 +250,10 @@ class Attempt:
         """Return whether the job is this process's by its record, and by its lease where Redis answers."""
         if self._redis(lambda: self.live.hold(self.job.id, self.token)) is False:
             self._lost.set()
-        return not self._lost.is_set() and self.jobs.get(self.job.id).sequence == self.job.sequence
+        return not self._lost.is_set() and self._has_newest_record()
+
+    def _has_newest_record(self) -> bool:
+        return self.jobs.get(self.job.id).sequence == self.job.sequence
 
     def _resume_point(self) -> Checkpoint | None:
         checkpoint, problems = self._quickly(self.checkpoints.load)
@@ -285,6 +288,8 @@ class Attempt:
     def _finish(self, status: JobStatus, **changes: Any) -> None:
         """Write how the attempt ended, then delete what is no longer needed."""
         self.job = self._persist(lambda: self._write_record(status, changes))
+        if self.job.status is JobStatus.PAUSED:
+            self._obey_what_came_last()
         if self._is_waiting:
             self._redis(lambda: self.live.set_progress(self.job.id, self._progress or {}))
         if self.job.status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED):
@@ -292,8 +297,23 @@ class Attempt:
                 self.checkpoints.delete()
         # A model of the best so far is still to be made of a job that waits for storage.
         is_open = self.job.waits_for_storage and self._asked == "cancel_keep_best"
-        if self.job.status is not JobStatus.QUEUED and not is_open:
+        if self.job.status is JobStatus.PAUSED and self._asked and not is_open:
+            done = self._asked  # what is asked from now on is not this process's
+            self._redis(lambda: self.live.obeyed(self.job.id, done))
+        elif self.job.status.is_final:
             self._redis(lambda: self.live.obeyed(self.job.id))
+
+    def _obey_what_came_last(self) -> None:
+        """Cancel a job that is paused, if that was asked while it was running by its record."""
+        self._asked = self._redis(lambda: self.live.asked(self.job.id)) or self._asked
+        if self._asked == "cancel":
+            to = JobStatus.CANCELLED
+        elif self._asked == "cancel_keep_best" and not self.job.waits_for_storage:
+            to = JobStatus.QUEUED  # for a worker, perhaps this one, to make the model
+        else:
+            return
+        self.job = self._persist(lambda: self.jobs.move(self.job, to, progress=self._progress))
+        self.given_back = to is JobStatus.QUEUED
 
     def _write_record(self, status: JobStatus, changes: dict[str, Any]) -> Job:
         if status is JobStatus.PAUSED and self._asked == "cancel":  # asked while it waited for the storage
@@ -362,8 +382,14 @@ class Attempt:
         return call()
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint, or go on without: to stop training would lose what it has learned since."""
+        """Keep a checkpoint, or go on without: to stop training would lose what it has learned since.
+
+        A process that stood still, and whose job was taken for lost, stops here and keeps nothing.
+        """
         try:
+            if not self._has_newest_record():
+                self._lost.set()
+                return
             self.checkpoints.save(checkpoint)
             self._flush_log()
         except Exception as error:
@@ -436,5 +462,5 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() == 1:  # it was dead before we asked
+        if str(os.getppid()) != os.environ.get(PARENT_PID):  # it was dead before we asked
             os._exit(1)

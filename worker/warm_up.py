@@ -4,6 +4,7 @@
 time on a machine and after an update, and half a second later on. Imports no TensorFlow.
 """
 
+import logging
 from pathlib import Path
 
 from models.compile_cache import (
@@ -22,4 +23,5 @@ def warm_up(data_dir: Path) -> None:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     warm_up(WorkerSettings.load().data_dir)

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.main import create_app
+from app.middleware import MAX_PLAIN_JSON_BYTES
 from app.origins import HostCheck, is_own_origin
 from app.settings import ApiSettings
 from tests.app.fakes import publish
@@ -173,6 +174,26 @@ def test_allowed_origins_may_write(settings: ApiSettings) -> None:
                 headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
                 answer = http.post("/v1/corpora", content=origins + origin, headers=headers)
                 assert answer.status_code == status, (origins, origin)
+
+
+def test_what_is_refused_has_a_request_id_and_is_counted(settings: ApiSettings, tmp_path: Path) -> None:
+    guarded = with_keys(settings, tmp_path, allowed_hosts="api.example", allowed_origins=PAGE)
+    refusals = {
+        421: {"Host": "evil.example"},
+        403: {"Origin": "https://evil.example"},
+        401: {"Origin": PAGE},
+        413: KEY,
+    }
+    with served(create_app(guarded)) as url, httpx.Client(base_url=url) as http:
+        for status, headers in refusals.items():
+            answer = http.post("/v1/jobs", headers=headers, content=b" " * (MAX_PLAIN_JSON_BYTES + 1))
+            error_of(answer, status)
+            assert answer.headers["x-request-id"]
+            assert ("access-control-allow-origin" in answer.headers) == (headers.get("Origin") == PAGE)
+        counted = http.get("/metrics", headers=KEY).text
+    for status in refusals:
+        line = f'nextchar_http_requests_total{{method="POST",route="unmatched",status="{status}"}} 1.0'
+        assert line in counted.splitlines()
 
 
 @pytest.mark.parametrize(

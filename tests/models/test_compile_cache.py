@@ -187,9 +187,13 @@ def test_kernels_count_as_compiled_only_once_they_are_on_the_disk(
     assert list(tmp_path.glob("*.compiled"))
 
 
-def test_a_compiler_that_fails_is_logged_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_compiler_that_fails_is_logged_and_no_error(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     compile_in_child_process("models.there_is_no_such_module")
     assert "kernels could not be compiled in advance (exit status 1)" in caplog.text
+    assert "ModuleNotFoundError" in caplog.text
+    assert capfd.readouterr().err == ""  # else it would stand between the log's records, in no format
 
 
 def test_warming_up_compiles_once_for_all_later_processes() -> None:

@@ -35,6 +35,11 @@ def test_a_cancel_outranks_a_pause(live: Live) -> None:
     live.ask("job_1", "cancel")
     live.ask("job_1", "pause")
     assert live.asked("job_1") == "cancel"
+    live.obeyed("job_1", "pause")  # which is not what is asked now
+    assert live.asked("job_1") == "cancel"
+    live.obeyed("job_1", "cancel")
+    assert live.asked("job_1") is None
+    live.ask("job_1", "pause")
     live.obeyed("job_1")
     assert live.asked("job_1") is None
 

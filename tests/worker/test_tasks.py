@@ -586,6 +586,36 @@ def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage
     assert desk.live.asked(desk.job.id) is None
 
 
+@pytest.mark.parametrize("why", ["storage", "owner"])
+@pytest.mark.parametrize(
+    ("asked", "status", "left"),
+    [
+        ("cancel", JobStatus.CANCELLED, None),
+        ("cancel_keep_best", JobStatus.QUEUED, "cancel_keep_best"),
+    ],
+)
+def test_cancel_that_comes_while_a_pause_is_recorded_is_done(
+    desk: Desk, why: str, asked: Any, status: JobStatus, left: str | None
+) -> None:
+    write_record = Attempt._write_record
+
+    def ask_and_write(attempt: Attempt, *arguments: Any) -> Job:
+        desk.live.ask(desk.job.id, asked)  # of a job that is still running, so the API leaves it at that
+        return write_record(attempt, *arguments)
+
+    desk.monkeypatch.setattr(Attempt, "_write_record", ask_and_write)
+    if why == "storage":
+        desk.storage.refuse_writes("model_files")
+        desk.attempt(trained)
+    else:
+        desk.attempt(lambda attempt: trained(attempt, stopped="pause"))
+    assert desk.live.asked(desk.job.id) == left
+    if desk.now.waits_for_storage:
+        assert asked == "cancel_keep_best"  # which is done when the storage works again
+    else:
+        assert desk.now.status is status
+
+
 def test_lease_is_released_where_there_is_nothing_to_do(
     desk: Desk, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -595,6 +625,21 @@ def test_lease_is_released_where_there_is_nothing_to_do(
     desk.jobs.move(desk.job, JobStatus.PAUSED)
     tasks.train(desk.job.id)
     assert not desk.live.is_held(desk.job.id)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there children are told of their parent's death")
+@pytest.mark.parametrize(("parent", "trains"), [("1", True), ("4", False)])
+def test_child_trains_under_any_parent_but_that_of_an_orphan(parent: str, trains: bool) -> None:
+    """The worker is process 1 in a container that has no init process."""
+    child = (
+        "import os; os.getppid = lambda: 1; from worker import tasks; tasks._die_with_parent(); print('!')"
+    )
+    environment = {**os.environ, tasks.PARENT_PID: parent}
+    done = subprocess.run(
+        [sys.executable, "-c", child], env=environment, cwd=ROOT, capture_output=True, check=False
+    )
+    assert (done.stdout == b"!\n") == trains
+    assert (done.returncode == 0) == trains
 
 
 def test_training_that_is_over_is_not_done_again_when_it_can_be_published(world: World) -> None:

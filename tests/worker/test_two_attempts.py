@@ -14,6 +14,7 @@ from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.models import Models
 from tests.store.interleaving import Interrupted
 from tests.worker import fake_training
+from worker.checkpoints import Checkpoint
 
 REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
 
@@ -79,6 +80,28 @@ def test_a_trainer_whose_lease_is_in_other_hands_publishes_nothing(
     world.run(world.job, world.blobs)
     assert world.models.all() == [] and world.blobs.paths("model_files") == []
     assert world.jobs.get(world.job.id) == world.job  # whoever has the lease moves it
+
+
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.CANCELLED])
+def test_a_trainer_whose_job_was_taken_for_lost_stops_at_its_next_checkpoint_and_keeps_none(
+    tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch, status: JobStatus
+) -> None:
+    world = World(tmp_path, clean_redis_url)
+    stops = []
+
+    def train(job: Job, hooks: dict[str, Any]) -> Mapping[str, bytes]:
+        moved = world.jobs.move(job, status)  # by the reconciler, while it stood still
+        stops.append(hooks["hooks_stop"]())
+        hooks["on_checkpoint"](Checkpoint(7, {}, {"step": 7}))
+        stops.append(hooks["hooks_stop"]())
+        assert world.jobs.get(job.id) == moved
+        return {"model.onnx": b"not to be published"}
+
+    fake_training.use(train, monkeypatch)
+    world.run(world.job, world.blobs)
+    assert stops == [None, "shutdown"]
+    assert world.blobs.paths("checkpoints") == []
+    assert world.models.all() == []
 
 
 @pytest.mark.parametrize("is_renamed", [True, False])
