@@ -135,7 +135,7 @@ def _fields(record: logging.LogRecord) -> dict[str, str]:
         "logger": record.name,
         "message": _cut(message, MAX_MESSAGE_CHARACTERS),
         "request_id": REQUEST_ID.get(),
-        "job_id": _process_job_id,
+        "job_id": getattr(record, "job_id", _process_job_id),
         "exception": _cut(exception, MAX_EXCEPTION_CHARACTERS),
     }
     return {name: value for name, value in fields.items() if value}

@@ -86,7 +86,7 @@ class Reconciler:
             self._live.obeyed(job.id)
             return
         if job.status is JobStatus.QUEUED:
-            log.warning("%s had lost its place in the queue", job.id)
+            log.warning("%s had lost its place in the queue", job.id, extra={"job_id": job.id})
             self._queue.send(job)
             return
         self._restart(job)
@@ -105,10 +105,11 @@ class Reconciler:
             reason = JobError(code="worker_lost", message=self._loss_in_words(job, **attempts))
             progress = self._live.progress(job.id)
             paused = self._jobs.move(job, JobStatus.PAUSED, pause_reason=reason, progress=progress)
-            log.warning("%s is paused: %s", job.id, reason.message)
+            log.warning("%s is paused: %s", job.id, reason.message, extra={"job_id": job.id})
             self._tell(paused, reason.message)
             return
-        log.warning("%s has lost its worker; it goes on from its last checkpoint", job.id)
+        told = "%s has lost its worker; it goes on from its last checkpoint"
+        log.warning(told, job.id, extra={"job_id": job.id})
         self._queue.send(self._jobs.move(job, JobStatus.QUEUED, **attempts), at_front=True)
 
     def _attempts_after_loss(self, job: Job) -> dict[str, int]:
@@ -160,7 +161,7 @@ class Reconciler:
 
     def _resume(self, job: Job) -> None:
         queued = self._jobs.move(job, JobStatus.QUEUED)
-        log.info("%s goes on: the storage works again", job.id)
+        log.info("%s goes on: the storage works again", job.id, extra={"job_id": job.id})
         self._tell(queued, "the storage works again; the job is queued to go on")
         self._queue.send(queued, at_front=True)
 

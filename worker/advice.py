@@ -23,6 +23,6 @@ def timestamps(pieces: Iterable[str]) -> str | None:
     if sum(mask.apply(line).starts is not None for line in lines) < _SHARE * len(lines):
         return None
     return (
-        "most lines carry a timestamp, and the next ones will carry others: to find odd lines train with"
-        ' "masks": ["timestamp"], or the model will soon flag too many'
+        "most lines carry a timestamp, and later lines will carry others: the model will soon flag too many;"
+        ' to find anomalies train with the default masks of a log, or with "masks": ["timestamp"]'
     )

@@ -78,6 +78,13 @@ def test_records_of_a_training_process_name_its_job_in_every_thread(monkeypatch:
     assert json.loads(JsonFormatter().format(record("step")))["job_id"] == "job_1"
 
 
+def test_record_about_a_job_names_it_in_a_process_that_trains_none() -> None:
+    made = record("%s has lost its worker", "job_1")
+    made.job_id = "job_1"  # as `extra` does
+    assert json.loads(JsonFormatter().format(made))["job_id"] == "job_1"
+    assert "[job=job_1]" in TextFormatter().format(made)
+
+
 @pytest.mark.parametrize(
     "forged",
     [
