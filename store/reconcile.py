@@ -82,8 +82,10 @@ class Reconciler:
         asked = self._live.asked(job.id)
         if asked and asked != "cancel_keep_best":  # that needs a worker, which is asked as this one was
             to = JobStatus.CANCELLED if asked == "cancel" else JobStatus.PAUSED
-            self._jobs.move(job, to, progress=self._live.progress(job.id))
-            self._live.obeyed(job.id)
+            moved = self._jobs.move(job, to, progress=self._live.progress(job.id))
+            self._live.obeyed(job.id, asked)
+            if to is JobStatus.PAUSED and self._live.asked(job.id) == "cancel":  # it came meanwhile
+                self._put_right(moved)
             return
         if job.status is JobStatus.QUEUED:
             log.warning("%s had lost its place in the queue", job.id, extra={"job_id": job.id})

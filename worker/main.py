@@ -47,6 +47,7 @@ _WORKER_TTL_S = 30
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.5, 10.0  # for Redis, and after an error
 _STABLE_S = 60.0  # a worker that worked for so long ends a series of errors
 _LOG_EVERY_S = 60.0
+_REDIS_TIMEOUT_S = 5.0
 
 
 class TrainingWorker(Worker):
@@ -231,8 +232,14 @@ def _wait_for_redis(redis_url: str) -> None:
 
 
 def _connect(url: str) -> Redis:
-    # One more try at once, for a connection that died while it was idle; waiting is ours.
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 1))
+    # One more try at once, for a connection that died while it was idle; waiting is ours. RQ lengthens the
+    # timeout by how long it waits for a message.
+    return Redis.from_url(
+        url,
+        socket_timeout=_REDIS_TIMEOUT_S,
+        socket_connect_timeout=_REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 1),
+    )
 
 
 def _stop_on_signals() -> None:

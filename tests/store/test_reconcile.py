@@ -91,6 +91,22 @@ def test_what_was_asked_of_a_lost_worker_is_done_for_it(world: World, asked: str
     assert world.queue.waiting() == []
 
 
+def test_cancel_that_comes_while_a_lost_job_is_paused_is_done(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = world.running()
+    world.live.ask(job.id, "pause")
+    move = Jobs.move
+
+    def ask_and_move(self: Jobs, *arguments: Any, **changes: Any) -> Job:
+        world.live.ask(job.id, "cancel")
+        return move(self, *arguments, **changes)
+
+    monkeypatch.setattr(Jobs, "move", ask_and_move)
+    world.look_patiently()
+    assert world.jobs.get(job.id).status is JobStatus.CANCELLED
+
+
 def test_a_lost_job_whose_best_model_is_to_be_kept_gets_another_worker_that_is_asked_the_same(
     world: World,
 ) -> None:

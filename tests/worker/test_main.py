@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -236,6 +237,19 @@ def test_worker_that_is_ended_at_once_again_and_again_is_replaced_after_longer_a
     monkeypatch.setattr(main.time, "sleep", pause)
     main.work("redis://127.0.0.1:1/0")
     assert pauses_s == [0.5, 1, 2, 4, 8, 10, 10]
+
+
+def test_worker_does_not_wait_for_the_answer_of_a_redis_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop(_: float) -> None:
+        raise StopRequested
+
+    monkeypatch.setattr(main, "_REDIS_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(main.time, "sleep", stop)
+    with socket.create_server(("127.0.0.1", 0)) as hangs, pytest.raises(StopRequested):
+        main._wait_for_redis(f"redis://127.0.0.1:{hangs.getsockname()[1]}/0")
+    assert "waiting for Redis: Timeout" in caplog.text
 
 
 def test_child_that_is_forked_while_the_worker_is_told_to_stop_is_told_as_well(
