@@ -253,8 +253,10 @@ def test_worker_does_not_wait_for_the_answer_of_a_redis_that_hangs(
 
 
 def test_child_that_is_forked_while_the_worker_is_told_to_stop_is_told_as_well(
-    clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
+    clean_redis_url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    own = signal.signal(main.STOP_SIGNAL, signal.SIG_DFL)  # a test before this one may have set another
+    request.addfinalizer(lambda: signal.signal(main.STOP_SIGNAL, own))
     with Redis.from_url(clean_redis_url) as redis:
         worker = main.make_worker(redis)
         monkeypatch.setattr(worker, "main_work_horse", lambda *_: signal.pause())
