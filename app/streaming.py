@@ -51,6 +51,7 @@ class EventStream(Response):
         self._named = named
         self._on_close = on_close
         self._sent_at_s = 0.0
+        self._is_sending = False
         # Proxies that buffer would hold single characters back.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -86,15 +87,22 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _ping(self, send: Send) -> None:
+        """Send a comment after each silence; return when the client has read nothing for UNREAD_S."""
         while True:
             await asyncio.sleep(PING_S)
-            if time.monotonic() - self._sent_at_s >= PING_S:
-                await self._send(send, b": ping\n\n")
+            silent_s = time.monotonic() - self._sent_at_s
+            if self._is_sending:
+                if silent_s >= UNREAD_S:  # a timeout for each event would cost more than the event
+                    return
+            elif silent_s >= PING_S:
+                async with asyncio.timeout(UNREAD_S):
+                    await self._send(send, b": ping\n\n")
 
     async def _send(self, send: Send, data: bytes) -> None:
         self._sent_at_s = time.monotonic()
-        async with asyncio.timeout(UNREAD_S):
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._is_sending = True
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._is_sending = False
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -91,3 +91,26 @@ def test_client_that_leaves_closes_the_events() -> None:
     stream = EventStream(events(), on_close=lambda: ended.append("close"))
     asyncio.run(stream({"type": "http"}, receive, send))  # type: ignore[arg-type]
     assert sorted(ended) == ["close", "events"]
+
+
+def test_client_that_reads_nothing_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "PING_S", 0.01)
+    monkeypatch.setattr(streaming, "UNREAD_S", 0.05)
+
+    async def events() -> AsyncGenerator[ServerEvent, None]:
+        yield ServerEvent("piece", Body(text="a"))
+
+    async def receive() -> dict[str, str]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: dict[str, object]) -> None:
+        if message.get("body"):
+            await asyncio.Event().wait()
+
+    async def serve(stream: EventStream) -> None:
+        await asyncio.wait_for(stream({"type": "http"}, receive, send), 20)  # type: ignore[arg-type]
+
+    closed: list[bool] = []
+    asyncio.run(serve(EventStream(events(), on_close=lambda: closed.append(True))))
+    assert closed == [True]
