@@ -7,6 +7,7 @@ it returns: a loss of power does not undo it.
 """
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,63 +27,63 @@ def open_blobs(url: str) -> "Blobs":
     return ObjectBlobs.at(url)
 
 
-class Blobs:
+class Blobs(ABC):
     """Named byte strings: what its two implementations have in common.
 
     Paths are slash-separated and relative; they need no folders made. Every method raises Unavailable if the
     storage does not answer or refuses.
     """
 
+    @abstractmethod
     def read(self, path: str) -> bytes:
         """Return the object's bytes. Raises FileNotFoundError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stream(self, path: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
         """Yield the object in chunks of about `chunk_bytes`. Raises FileNotFoundError at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, path: str, data: bytes | Path) -> None:
         """Put `data`, or the contents of a local file, at `path`, replacing what is there.
 
         Raises:
             StorageFull: no room; what was at `path` before is still there.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
         """Put `data` at `path` if nothing is there; return whether it was done. Raises as `write`.
 
         What another writer has put there is durable as well when this returns False.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def copy(self, source: str, path: str) -> bool:
         """Put what is at `source` at `path` as well, if nothing is there; return whether it was done.
 
         In a folder this takes no room, so that it can be done on a full disk. Raises FileNotFoundError if
         nothing is at `source`, and as `write`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def exists(self, path: str) -> bool:
         """Return whether something is at `path`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def paths(self, prefix: str) -> list[str]:
         """Return the paths of all objects below `prefix` (a folder, without a final slash), sorted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly below `prefix`, sorted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delete(self, *paths: str) -> None:
         """Delete the objects that exist among `paths`.
 
         A loss of power before this returns may undo the deletion of any of them: where one must go before
         another, call this twice.
         """
-        raise NotImplementedError
 
     def free_bytes(self) -> int | None:
         """Return how much room the disk of a local storage has; None where the storage is no folder."""

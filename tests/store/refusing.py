@@ -49,3 +49,6 @@ class Refusing(Blobs):
             return call(*arguments)
 
         return guarded
+
+
+Refusing.__abstractmethods__ = frozenset()  # __getattribute__ passes every call on
