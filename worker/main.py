@@ -74,6 +74,8 @@ class TrainingWorker(Worker):
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[RQJob, Queue] | None:
         """Wait for a message and return it. Raises StopRequested where Redis refuses."""
+        if self.is_told_to_stop:  # and what a signal handler raised was lost on its way, in a `__del__` say
+            raise StopRequested
         with _stop_if_redis_fails():
             return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 

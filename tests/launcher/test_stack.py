@@ -140,7 +140,11 @@ def test_killed_launcher_leaves_no_orphan_and_the_next_one_starts(tmp_path, run_
 def test_a_signal_stops_everything_and_ends_with_status_0(tmp_path, run_script, monkeypatch, how):
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("NEXTCHAR_PORT", "0")
-    launcher = run_script("import sys; from launcher.stack import main; sys.exit(main())")
+    # In the background of a shell tests inherit an ignored SIGINT, which the launcher leaves ignored.
+    launcher = run_script(
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from launcher.stack import main; sys.exit(main())"
+    )
     log = tmp_path / "logs" / "api.log"
     wait_for(lambda: log.exists() and "Application startup complete" in log.read_text(), timeout_s=60)
     children = children_of(launcher.pid)
