@@ -24,7 +24,7 @@ from store.streams import Owner
 log = logging.getLogger("nextchar.api")
 
 _REDIS_TIMEOUT_S = 0.25  # a keystroke waits for this
-_PAUSE_S = 2.0  # after a failure nobody waits for Redis for so long
+_PAUSE_S = 2.0  # after a failure of Redis, before it is tried again
 _WARN_EVERY_S = 60.0
 
 _READ = frozenset({"read"})
@@ -102,7 +102,7 @@ def check_scope(request: Request, *scopes: str, why: str) -> None:
 
 
 def stream_owner(request: Request) -> Owner:
-    """Return whose streams of lines a request goes on with. A key with patterns has its own."""
+    """Return the owner of the streams of lines that a request continues. A key with patterns has its own."""
     key: Key | None = getattr(request.state, "key", None)
     return Owner(key.name, is_private=bool(key.models)) if key else Owner()
 

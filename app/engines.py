@@ -110,7 +110,7 @@ class Engines:
         return model
 
     async def take_async(self, reference: str) -> Loaded:
-        """Hold a model until `give_back`; it is loaded in a thread for loading, beside the event loop.
+        """Hold a model until `give_back`; it is loaded in a thread, so that the event loop does not block.
 
         When the task is cancelled meanwhile, nothing is held. Raises as `use`.
         """

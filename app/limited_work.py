@@ -15,11 +15,11 @@ from models.errors import Busy
 T = TypeVar("T")
 
 Check = Callable[[], None]
-"""Called between pieces of work; raises Cancelled when nobody waits for the result any more."""
+"""Called between pieces of work; raises Cancelled once the client no longer waits for the result."""
 
 
 class Cancelled(Exception):
-    """Nobody waits for this work any more."""
+    """The client no longer waits for this work."""
 
 
 class LimitedWork:

@@ -235,7 +235,7 @@ def server_config(app: FastAPI | str, **options: Any) -> uvicorn.Config:
         ws="none",  # no route has web sockets, and their connections would not be bounded
         lifespan="on",
         server_header=False,
-        access_log=False,  # the metrics count requests; a line a keystroke helps nobody
+        access_log=False,  # the metrics count requests; one line per keystroke would flood the log
         timeout_keep_alive=_KEEP_ALIVE_S,
         **options,
     )

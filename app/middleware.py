@@ -22,7 +22,7 @@ log = logging.getLogger("nextchar.api")
 MAX_JSON_BYTES = 32 << 20  # a million characters, each up to 12 bytes as JSON, fit with room to spare
 MAX_PLAIN_JSON_BYTES = 1 << 20  # where no document is sent: what is wrong with each field is listed in memory
 
-_WITHOUT_BODY = ("GET", "HEAD")  # nobody reads it
+_WITHOUT_BODY = ("GET", "HEAD")  # no route reads a body sent with these
 _SANE_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 

@@ -109,12 +109,12 @@ def _masks(
     if left < 2 * MINIMUM_CHARACTERS:  # masked, it might be too short to be trained on
         return (), None
     masks = Masks(corpus.suggested_masks).masks
-    told = ", ".join(f"{name} ({sample['lines'][name]:,})" for name in masks)
+    counts = ", ".join(f"{name} ({sample['lines'][name]:,})" for name in masks)
     placeholders = " ".join(NAMED[name][0] for name in masks)
     return masks, (
-        f"masked by default: {told} of {sample['sampled_lines']:,} sampled lines, for this is a log and these"
-        f" values change from line to line; completions have {placeholders} in their place. To train on the"
-        ' text as it is, pass "masks": []'
+        f"masked by default: {counts} of {sample['sampled_lines']:,} sampled lines, for this is a log and"
+        f" these values change from line to line; completions have {placeholders} in their place. To train on"
+        ' the text as it is, pass "masks": []'
     )
 
 

@@ -123,7 +123,7 @@ class Reach:
         """Record that this caller uploaded a corpus; return it, and whether it is new to this caller.
 
         Raises:
-            NotFound: somebody deleted it at this moment.
+            NotFound: it was deleted concurrently.
         """
         if self.key is None:
             return corpus, is_new

@@ -36,7 +36,7 @@ def joined(reach: Reach, training: Corpus, validation: Corpus) -> Iterator[tuple
             param="validation_file",
         )
     corpus, is_new = _join(reach, training, validation)
-    if is_new:  # else somebody uploaded this very text, and it is not ours to delete
+    if is_new:  # otherwise the same text was uploaded by a client, whose it is to delete
         for source in (training, validation):
             reach.parts.blobs.write(_path(source.id, corpus.id), b"")
     try:
