@@ -29,21 +29,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 from uvicorn.supervisors import Multiprocess
 
-from app.auth import Auth, RateLimits
 from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
-from app.compat.default_model import DefaultModel
-from app.connections import BoundedHttpProtocol, Connections, raise_open_files_limit
-from app.deps import Parts
-from app.engines import Engines, LoadEngine
-from app.errors import add_error_handlers
-from app.incoming_body import BodyMemory
-from app.js_client import add_js_client
+from app.http.auth import Auth, RateLimits
+from app.http.connections import BoundedHttpProtocol, Connections, raise_open_files_limit
+from app.http.dependencies import Parts
+from app.http.errors import add_error_handlers
+from app.http.incoming_body import BodyMemory
+from app.http.middleware import BodyLimit, RequestId
+from app.http.origins import CrossSiteCheck, HostCheck
 from app.keys import KeyFile
-from app.limited_work import LimitedWork
-from app.metrics import Measured, Metrics
-from app.middleware import BodyLimit, RequestId
-from app.origins import CrossSiteCheck, HostCheck
-from app.readiness import ReadinessCheck
 from app.routes import (
     architectures,
     calibrations,
@@ -55,10 +49,16 @@ from app.routes import (
     reports,
     scores,
 )
+from app.routes.console import add_console
+from app.routes.js_client import add_js_client
+from app.services.default_model import DefaultModel
+from app.services.engines import Engines, LoadEngine
+from app.services.limited_work import LimitedWork
+from app.services.metrics import Measured, Metrics
+from app.services.readiness import ReadinessCheck
+from app.services.stream_locks import StreamTurns
 from app.settings import ApiSettings
-from app.stream_turns import StreamTurns
-from app.web import add_console
-from models.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
+from models.kernels.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
 from models.runtime.engine import Engine
 from store.background import BackgroundLoop
 from store.blobs import open_blobs
@@ -105,7 +105,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         version=VERSION,
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
         lifespan=_lifespan(settings, load, stopping, keys),
-        docs_url=None,  # app/web.py has a reference that needs no other host
+        docs_url=None,  # app/routes/console.py has a reference that needs no other host
         redoc_url=None,
         generate_unique_id_function=_operation_id,
     )

@@ -36,15 +36,15 @@ from models.anomaly.baselines import NAMES, baseline_scores
 from models.anomaly.calibration import Calibration, calibrate
 from models.anomaly.drift import UNUSUAL, drift
 from models.anomaly.metrics import auroc, judge
-from models.anomaly.ngram import FILE, dump, ngram_of, with_ngram
+from models.anomaly.ngram_surprisal import FILE, dump, ngram_of, with_ngram
 from models.config import PRESETS, Budget
 from models.machine import available_cores
-from models.masks import Masks
-from models.ngram import NgramModel
 from models.runtime.engine import Engine
 from models.runtime.scoring import Reading, read_lines
 from models.runtime.session import Network
-from models.vocabulary import Vocabulary, normalize
+from models.text.masks import Masks
+from models.text.ngram import NgramModel
+from models.text.vocabulary import Vocabulary, normalize
 
 _RATE = 0.01
 _HALVES = 10

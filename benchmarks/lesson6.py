@@ -34,9 +34,9 @@ from models.architectures import NAMES, architecture, settled
 from models.config import MINIMUM_CHARACTERS, Budget, TrainingConfig
 from models.machine import available_cores
 from models.runtime.session import Network
-from models.vocabulary import normalize
+from models.text.vocabulary import normalize
 from worker.evaluation import bits_per_character
-from worker.texts import Text
+from worker.prepared_text import Text
 from worker.training import Hooks, Result, fit
 
 DEFAULT_TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.anomaly.calibration import Calibration
-from models.anomaly.record import dump, load
+from models.anomaly.calibration_format import dump, load
 from models.errors import Conflict, NotFound
 from models.saved_model import SavedModel
 from store.blobs import Blobs

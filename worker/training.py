@@ -26,11 +26,11 @@ from worker.evaluation import bits_per_character, sample
 from worker.export import graph_of
 from worker.mixing import MixedRows, SecondText
 from worker.precision import Choice, choose
+from worker.prepared_text import Text
 from worker.replicas import replicas_of
 from worker.rows import Rows
 from worker.schedule import Schedule, dropout
 from worker.settings import PrecisionSetting
-from worker.texts import Text
 
 EVALUATIONS = 20
 """How often a run looks at held-out text, at most; short runs do so less."""

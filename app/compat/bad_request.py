@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from app.bodies import DocumentRoute
-from app.errors import refusal
+from app.http.bodies import DocumentRoute
+from app.http.errors import refusal
 from app.schemas.errors import ErrorAnswer
 from models.errors import InvalidInput
 

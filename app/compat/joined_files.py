@@ -8,7 +8,7 @@ The corpus was made for a job, not uploaded, so it goes when either of its files
 import contextlib
 from collections.abc import Iterator
 
-from app.reach import Reach
+from app.http.access import Reach
 from models.errors import DomainError, InvalidInput, NotFound
 from store.corpora import Corpus, Upload
 

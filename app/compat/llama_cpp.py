@@ -14,15 +14,14 @@ from zlib import crc32
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.bodies import DocumentRoute
 from app.compat.fim import unwrap
 from app.compat.openai_completions import holding
-from app.completing import Completing, prepare
-from app.deps import Parts, PartsDep, client_of
-from app.disconnects import unless_gone
-from app.engines import Loaded
-from app.errors import refusals
-from app.reach import model_or_default
+from app.http.access import model_or_default
+from app.http.bodies import DocumentRoute
+from app.http.dependencies import Parts, PartsDep, client_of
+from app.http.disconnects import unless_gone
+from app.http.errors import refusals
+from app.http.event_streams import Events, EventStream, ServerEvent
 from app.schemas.completions import MAX_PROMPT_CHARACTERS
 from app.schemas.llama_cpp import (
     EXAMPLE,
@@ -35,10 +34,11 @@ from app.schemas.llama_cpp import (
     Props,
     Timings,
 )
-from app.streaming import Events, EventStream, ServerEvent
+from app.services.completion import Completing, prepare
+from app.services.engines import Loaded
 from models.runtime.batcher import ROWS
 from models.runtime.requests import CompletionRequest, Finished, Piece, Usage
-from models.vocabulary import TextDecoder, Vocabulary
+from models.text.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(tags=["llama.cpp"], route_class=DocumentRoute)
 

@@ -21,13 +21,11 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.fim import unwrap
-from app.completing import Completing, Completion, check_size, described, prepare, write
-from app.deps import Parts, PartsDep, client_of
-from app.disconnects import unless_gone
-from app.engines import Engines, Loaded
-from app.errors import refusals
-from app.limited_work import Check, LimitedWork
-from app.reach import model_or_default
+from app.http.access import model_or_default
+from app.http.dependencies import Parts, PartsDep, client_of
+from app.http.disconnects import unless_gone
+from app.http.errors import refusals
+from app.http.event_streams import Events, EventStream, ServerEvent
 from app.schemas.openai import (
     EXAMPLE,
     CachedTokens,
@@ -37,7 +35,9 @@ from app.schemas.openai import (
     OpenAICompletionCreate,
     OpenAIUsage,
 )
-from app.streaming import Events, EventStream, ServerEvent
+from app.services.completion import Completing, Completion, check_size, described, prepare, write
+from app.services.engines import Engines, Loaded
+from app.services.limited_work import Check, LimitedWork
 from models.errors import InvalidInput
 from models.runtime.requests import (
     CharacterLogprobs,
@@ -48,7 +48,7 @@ from models.runtime.requests import (
     Piece,
     Usage,
 )
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["openai"], route_class=OpenAIRoute)
 

@@ -17,14 +17,14 @@ from starlette.datastructures import Headers
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.joined_files import delete_joined, joined_with
 from app.compat.json_lines import JsonLines
-from app.deps import PartsDep
-from app.errors import refusals
-from app.paging import cut
-from app.reach import Reach, ReachDep
+from app.http.access import Reach, ReachDep
+from app.http.dependencies import PartsDep
+from app.http.errors import refusals
+from app.http.paging import cut
 from app.routes.corpora import delete_corpus, get_text
 from app.schemas.lists import After, Page
 from app.schemas.openai_jobs import FileBody, FileDeleted
-from app.uploads import FormText, receive
+from app.services.uploads import FormText, receive
 from models.errors import InvalidInput
 from store.corpora import Corpus, Upload
 

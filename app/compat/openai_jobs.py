@@ -16,11 +16,10 @@ from pydantic import BaseModel, ValidationError
 
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.joined_files import joined
-from app.deps import Parts, PartsDep
-from app.errors import refusals
-from app.job_events import events_so_far
-from app.paging import cut
-from app.reach import Reach, ReachDep
+from app.http.access import Reach, ReachDep
+from app.http.dependencies import Parts, PartsDep
+from app.http.errors import refusals
+from app.http.paging import cut
 from app.routes import jobs as ours
 from app.schemas.jobs import BudgetBody, JobBody, JobCreate, TrainingOverride
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
@@ -35,6 +34,7 @@ from app.schemas.openai_jobs import (
     MethodTold,
     SupervisedTold,
 )
+from app.services.job_events import events_so_far
 from models.config import PRESETS
 from models.errors import DomainError, InvalidInput, NotFound
 from store.corpora import Corpus

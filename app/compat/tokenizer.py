@@ -11,14 +11,14 @@ from typing import Annotated
 import anyio
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.bodies import DocumentRoute
 from app.compat.openai_completions import characters_of, holding
-from app.deps import Parts, PartsDep
-from app.errors import refusals
-from app.reach import model_or_default
+from app.http.access import model_or_default
+from app.http.bodies import DocumentRoute
+from app.http.dependencies import Parts, PartsDep
+from app.http.errors import refusals
 from app.schemas.completions import MAX_PROMPT_CHARACTERS
 from app.schemas.tokenizer import DetokenizeCreate, Detokenized, TokenizeCreate, TokenizerInfo, Tokens
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["openai"], route_class=DocumentRoute)
 

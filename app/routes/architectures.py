@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.errors import refusals
+from app.http.errors import refusals
 from app.schemas.architectures import ArchitectureBody, PresetBody, Recipe
 from app.schemas.lists import Page
 from models.architectures import DEFAULT, NAMES, architecture

@@ -5,18 +5,18 @@ from functools import partial
 
 from fastapi import APIRouter, Request
 
-from app.auth import check_scope
-from app.bodies import DocumentRoute
-from app.deps import Parts, PartsDep
-from app.disconnects import unless_gone
-from app.engines import Loaded
-from app.errors import refusals
-from app.evaluating import evaluate, reads_training_text
-from app.limited_work import Check
-from app.reach import Reach, ReachDep
+from app.http.access import Reach, ReachDep
+from app.http.auth import check_scope
+from app.http.bodies import DocumentRoute
+from app.http.dependencies import Parts, PartsDep
+from app.http.disconnects import unless_gone
+from app.http.errors import refusals
 from app.schemas.lists import Page
 from app.schemas.scores import CalibrateCreate, CalibrationBody, EvaluateCreate, EvaluationBody
-from app.scoring import calibration_body
+from app.services.engines import Loaded
+from app.services.evaluation import evaluate, reads_training_text
+from app.services.limited_work import Check
+from app.services.scoring import calibration_body
 from models.anomaly.calibration import CalibrationLines
 from models.anomaly.precision import higher
 from models.errors import TooLarge

@@ -9,11 +9,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from app.bodies import DocumentRoute
-from app.completing import Completing, Completion, GivenUp, predict, prepare, start, write
-from app.deps import PartsDep, client_of
-from app.disconnects import unless_gone
-from app.errors import refusals
+from app.http.bodies import DocumentRoute
+from app.http.dependencies import PartsDep, client_of
+from app.http.disconnects import unless_gone
+from app.http.errors import refusals
+from app.http.event_streams import Events, EventStream, ServerEvent
 from app.schemas.completions import (
     EXAMPLE,
     AlternativeBody,
@@ -29,9 +29,9 @@ from app.schemas.completions import (
     PieceBody,
     UsageBody,
 )
-from app.streaming import Events, EventStream, ServerEvent
+from app.services.completion import Completing, Completion, GivenUp, predict, prepare, start, write
 from models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
-from models.vocabulary import TextDecoder, Vocabulary
+from models.text.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 

@@ -6,13 +6,13 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from app.deps import PartsDep
-from app.errors import refusals
-from app.paging import cut
-from app.reach import Reach, ReachDep
+from app.http.access import Reach, ReachDep
+from app.http.dependencies import PartsDep
+from app.http.errors import refusals
+from app.http.paging import cut
 from app.schemas.corpora import CorpusBody
 from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
-from app.uploads import receive
+from app.services.uploads import receive
 from store.corpora import Corpus, Encoding, Upload
 from store.ids import check_name
 

@@ -5,10 +5,10 @@ from typing import Any
 import anyio
 from fastapi import APIRouter, Response
 
-from app.deps import PartsDep
-from app.errors import refusals
-from app.metrics import CONTENT_TYPE
+from app.http.dependencies import PartsDep
+from app.http.errors import refusals
 from app.schemas.health import Alive, BackgroundLoop, Degradation, Readiness
+from app.services.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["operations"])
 

@@ -8,14 +8,12 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import RedisError
 
-from app.auth import check_model
-from app.deps import Parts, PartsDep
-from app.errors import refusals
-from app.job_control import JobControl
-from app.job_events import events_so_far, follow
-from app.paging import cut
-from app.plans import plan
-from app.reach import Reach, ReachDep
+from app.http.access import Reach, ReachDep
+from app.http.auth import check_model
+from app.http.dependencies import Parts, PartsDep
+from app.http.errors import refusals
+from app.http.event_streams import Events, EventStream, ServerEvent
+from app.http.paging import cut
 from app.schemas.jobs import (
     EXAMPLE,
     EXAMPLE_EVENT,
@@ -27,7 +25,9 @@ from app.schemas.jobs import (
     ProgressBody,
 )
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
-from app.streaming import Events, EventStream, ServerEvent
+from app.services.job_control import JobControl
+from app.services.job_events import events_so_far, follow
+from app.services.job_plans import plan
 from models.errors import NotFound
 from models.saved_model import Card
 from store.corpora import Corpus

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
-from app.auth import check_model
-from app.deps import PartsDep
-from app.errors import refusals
-from app.paging import cut
-from app.reach import ReachDep
+from app.http.access import ReachDep
+from app.http.auth import check_model
+from app.http.dependencies import PartsDep
+from app.http.errors import refusals
+from app.http.paging import cut
 from app.schemas.lists import After, Deleted, Limit
 from app.schemas.models import DamagedModel, ModelBody, ModelPage, ModelRename, ModelSummary
 from models.errors import NotFound

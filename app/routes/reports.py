@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from app.deps import PartsDep
-from app.errors import refusals
+from app.http.dependencies import PartsDep
+from app.http.errors import refusals
 from models.errors import NotFound
 from models.saved_model import SavedModel
 

@@ -1,7 +1,7 @@
 """/v1/models/{model}/score: how surprised a model is by a text or by lines, and whether they are odd.
 
 A body of JSON is answered as a whole. A body of newline-delimited text or JSON is a stream of lines of any
-length, and the answer is one too: see `app.score_stream`.
+length, and the answer is one too: see `app.services.score_stream`.
 """
 
 import json
@@ -12,13 +12,11 @@ from typing import Annotated, Any
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 
-from app.auth import stream_owner
-from app.bodies import DocumentRoute
-from app.deps import Parts, PartsDep
-from app.disconnects import unless_gone
-from app.engines import Loaded
-from app.errors import refusals
-from app.limited_work import Check
+from app.http.auth import stream_owner
+from app.http.bodies import DocumentRoute
+from app.http.dependencies import Parts, PartsDep
+from app.http.disconnects import unless_gone
+from app.http.errors import refusals
 from app.schemas.scores import (
     EXAMPLE_STREAM,
     LineScore,
@@ -26,8 +24,10 @@ from app.schemas.scores import (
     ScoreCreate,
     StreamQuery,
 )
-from app.score_stream import STREAMED, ScoreStream, is_streamed
-from app.scoring import DECIMALS, Line, Options, Scorer, Where, calibration_body, is_unusual
+from app.services.engines import Loaded
+from app.services.limited_work import Check
+from app.services.score_stream import STREAMED, ScoreStream, is_streamed
+from app.services.scoring import DECIMALS, Line, Options, Scorer, Where, calibration_body, is_unusual
 from models.anomaly.drift import drift
 from store.streams import Turn
 

@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.base import RequestBody
 from models.config import Architecture, Budget, Mix, NetworkConfig, Preset, TrainingConfig
-from models.masks import LONGEST_PATTERN, MOST_MASKS, NAMED
-from models.vocabulary import Alphabet
+from models.text.masks import LONGEST_PATTERN, MOST_MASKS, NAMED
+from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 from store.jobs import JobStatus
 from store.live import Request

@@ -113,7 +113,7 @@ class NumpyRNN:
         return forward(self.arrays, np.asarray(ids))[1], state
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.window_graph` reads."""
+        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
         return runtime_weights({name: array.astype(np.float32) for name, array in self.arrays.items()})
 
     def keras_model(self) -> keras.Model:

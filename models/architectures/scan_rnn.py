@@ -68,7 +68,7 @@ class ScanRNN:
         return logits, state
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.window_graph` reads."""
+        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
         return runtime_weights({name: value.numpy() for name, value in self._weights.items()})
 
     def keras_model(self) -> keras.Model:
@@ -77,7 +77,7 @@ class ScanRNN:
 
 
 def runtime_weights(w: Weights) -> Weights:
-    """Return the five weights by the names that `models.runtime.window_graph` reads."""
+    """Return the five weights by the names that `models.architectures.onnx_window_graph` reads."""
     return {
         "table": w["Wx"] + w["bh"],
         "recurrent/kernel": w["Wh"],

@@ -43,7 +43,7 @@ class SimpleRNN(WindowNetwork):
         return tf.nn.relu(x + tf.matmul(h, tf.convert_to_tensor(self._rnn.cell.recurrent_kernel)))
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.window_graph` reads."""
+        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
         return super().weights() | {"recurrent/kernel": self._rnn.cell.recurrent_kernel.numpy()}
 
     def keras_model(self) -> keras.Model:

@@ -77,9 +77,10 @@ class Architecture:
         step: (network, training, rows=) -> its own training step, or None: that of worker/devices.py.
         first_steps: over so many the rate rises from nothing, however short the run is.
         reads_windows_alone: each window is a text of its own, as long as the network's context.
-        own_kernels: on a CPU the operations of models/lstm_ops.py train it, also in 16 bits, and not XLA.
+        own_kernels: on a CPU the operations of models/kernels/tensorflow_ops.py train it, also in 16 bits,
+            and not XLA.
         loads_weights: its network has `load(weights)`, which undoes `weights()`; so it can be started from.
-        notes_nats: the lecture notes' training loss on Nietzsche in nats a character, if they give one.
+        notes_nats: the lecture notes' training loss on Nietzsche in nats per character, if they give one.
         notes_measure: what that figure is of, or what the notes say instead.
     """
 

@@ -43,7 +43,7 @@ class StackedLSTM(StatefulLSTM):
         return self._dropped(hidden, seed + tf.constant([0, 1009 * self.config.layers]))
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.graph` reads, normalisation folded in."""
+        """Return the weights by names of `models.architectures.onnx_graph`, normalization folded in."""
         layer = self._hidden
         return super().weights() | {"hidden/kernel": layer.kernel.numpy(), "hidden/bias": layer.bias.numpy()}
 

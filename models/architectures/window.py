@@ -103,7 +103,7 @@ class WindowNetwork(ABC):
         return tf.reshape(flat, (t, b, -1))
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.window_graph` reads."""
+        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
         return {
             "table": np.asarray(self._table()),
             "dense/kernel": self._dense.kernel.numpy(),
@@ -117,7 +117,7 @@ class WindowNetwork(ABC):
 
 def graph(config: NetworkConfig, weights: Weights) -> bytes:
     """Return the ONNX graph."""
-    from models.runtime.window_graph import window_graph  # needs onnx, which the API does not have
+    from models.architectures.onnx_window_graph import window_graph  # needs onnx, which the API does not have
 
     assert config.context
     return window_graph(weights, context=config.context)

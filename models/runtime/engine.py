@@ -20,15 +20,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly import ngram
-from models.anomaly.explain import Span, explain
+from models.anomaly import ngram_surprisal
+from models.anomaly.explanation import Span, explain
 from models.errors import InvalidInput, Unavailable
-from models.runtime.adapting import MOST_WEIGHTS, Memory, read_adapting
+from models.runtime.adaptation import MOST_WEIGHTS, Memory, read_adapting
 from models.runtime.batcher import Batcher
 from models.runtime.beam import BeamJob
-from models.runtime.checks import check_bias, check_request
-from models.runtime.jobs import CompletionJob, Job, NextJob
 from models.runtime.lstm_network import LstmNetwork
+from models.runtime.request_validation import check_bias, check_request
 from models.runtime.requests import CharacterLogprobs, CompletionRequest, Distribution, OnEvent
 from models.runtime.scoring import (
     Reading,
@@ -40,6 +39,7 @@ from models.runtime.scoring import (
     score_text,
     top_characters,
 )
+from models.runtime.sequences import CompletionJob, Job, NextJob
 from models.runtime.session import CheckedNetwork, StepNetwork, open_network
 from models.runtime.state_cache import StateCache
 from models.saved_model import SavedModel
@@ -98,8 +98,8 @@ class Engine:
         networks = {precision: self._load(name, threads) for precision, name in names.items()}
         self._network = networks["float32"]
         self._ngram = None
-        if ngram.FILE in saved.card.files:
-            self._ngram = ngram.load(saved.file(ngram.FILE), saved.vocabulary)
+        if ngram_surprisal.FILE in saved.card.files:
+            self._ngram = ngram_surprisal.load(saved.file(ngram_surprisal.FILE), saved.vocabulary)
         self.weight_bytes = sum(saved.card.files[name].bytes for name in names.values())
         self.batch_invariant = is_batch_invariant(self._network)
         share = cache_bytes // len(networks)  # states of one precision are of no use to the other
@@ -219,7 +219,7 @@ class Engine:
     def read_adapting(
         self, lines: Sequence[str], memory: Memory | None, *, check: Check = _go_on
     ) -> tuple[list[Reading], Memory]:
-        """Read lines one behind the other and learn from each; see `models.runtime.adapting`.
+        """Read lines one behind the other and learn from each; see `models.runtime.adaptation`.
 
         Raises:
             InvalidInput: as `check_adapting`.
@@ -250,7 +250,7 @@ class Engine:
     def explain(
         self, lines: Sequence[str], *, threshold: float, max_read: int, check: Check = _go_on
     ) -> list[list[Span] | None]:
-        """Return the odd spans of each line of characters; see `models.anomaly.explain.explain`."""
+        """Return the odd spans of each line of characters; see `models.anomaly.explanation.explain`."""
         network = CheckedNetwork(self._network, check)
         return explain(network, self._vocabulary, lines, threshold=threshold, max_read=max_read)
 
@@ -311,7 +311,7 @@ class Engine:
             self._cannot_compile = True
 
     def _with_ngram(self, readings: list[Reading], lines: Sequence[str]) -> list[Reading]:
-        return ngram.with_ngram(readings, lines, self._ngram) if self._ngram else readings
+        return ngram_surprisal.with_ngram(readings, lines, self._ngram) if self._ngram else readings
 
     def _reader(self, *, fast: bool) -> StepNetwork:
         if fast and self._compiled:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.runtime.decoding import BITS, likeliest, log_softmax
 from models.runtime.requests import CharacterLogprobs
 from models.runtime.session import Logits, State, StepNetwork
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 
 SLICE_LOGITS = 1 << 20
 """The most logits of one slice, T * B * V: 4 MB as they come, twice that while in use."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.explain import Span
+from models.anomaly.explanation import Span
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import Busy
-from models.runtime.adapting import Memory
+from models.runtime.adaptation import Memory
 from models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
@@ -25,7 +25,7 @@ from models.runtime.requests import (
 )
 from models.runtime.scoring import Reading, TopCharacters
 from models.saved_model import Card, SavedModel, describe_files
-from models.vocabulary import Alphabet, Vocabulary
+from models.text.vocabulary import Alphabet, Vocabulary
 from store.ids import new_id
 from store.models import Models
 

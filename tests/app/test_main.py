@@ -20,10 +20,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.main import _REDIS_TIMEOUT_S, build_parts, create_app
 from app.settings import ApiSettings
+from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
-from models.runtime.graph import stateful_lstm_graph
 from models.saved_model import Card, describe_files
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 from store.blobs import open_blobs
 from store.ids import new_id
 from store.models import Models
@@ -263,7 +263,7 @@ assert seen.wait(20)
     said = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert said.stdout.split() == ["models.runtime.kernels"]
+    assert said.stdout.split() == ["models.kernels.lstm_inference"]
 
 
 def test_stale_uploads_of_a_killed_process_are_removed(tmp_path: Path, redis_url: str) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from clients.python.nextchar.answers import (
+from nextchar.answers import (
     Completion,
     Corpus,
     DamagedModel,
@@ -27,8 +27,8 @@ from clients.python.nextchar.answers import (
     Score,
     StreamEvent,
 )
-from clients.python.nextchar.errors import ClientError, ServerError, ServerUnreachable
-from clients.python.nextchar.sse import ServerSentEvent, parse
+from nextchar.errors import ClientError, ServerError, ServerUnreachable
+from nextchar.sse import ServerSentEvent, parse
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")

@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from models.architectures import NAMES, architecture, check_options, settled
+from models.architectures.onnx_graph import quantize
 from models.architectures.spec import Trainable
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
-from models.runtime.graph import quantize
 from models.runtime.session import Network
 from tests.models.architectures.networks import V, perturbed, small, some_ids
 
