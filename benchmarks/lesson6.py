@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import machine, print_json_line, print_table
-from models.architectures import NAMES, architecture, settled
+from models.architectures import NAMES, architecture, resolve_training
 from models.config import MINIMUM_CHARACTERS, Budget, TrainingConfig
 from models.machine import available_cores
 from models.runtime.session import Network
@@ -111,7 +111,7 @@ def run(name: str, text: Text, *, cores: int, quick: bool) -> dict[str, Any]:
     began = time.monotonic()
     result = fit(
         known.network,
-        settled(known.network, training),
+        resolve_training(known.network, training),
         text,
         cores=cores,
         hooks=Hooks(event=lambda kind, data: samples.append(data) if kind == "sample" else None),

@@ -405,8 +405,8 @@ class _Fit:
 
     def _rate(self) -> float:
         """Return the learning rate of the next step."""
-        state, first_steps = self.state, self.kind.first_steps
-        gently = min(1.0, (state.step + 1) / first_steps) if first_steps else 1.0
+        state, warmup_steps = self.state, self.kind.warmup_steps
+        gently = min(1.0, (state.step + 1) / warmup_steps) if warmup_steps else 1.0
         return self.training.learning_rate * state.rate_scale * state.schedule.rate(state.step) * gently
 
     def _has_diverged(self, loss: float) -> bool:

@@ -13,7 +13,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.http.auth import check_model
-from app.http.dependencies import Parts
+from app.http.dependencies import Services
 from app.keys import Forbidden, Key
 from models.errors import Conflict, Unavailable
 from models.saved_model import Card
@@ -27,7 +27,7 @@ from store.models import DamagedModel
 class Reach:
     """The models, jobs and corpora that one caller reaches."""
 
-    parts: Parts
+    services: Services
     key: Key | None
 
     @property
@@ -37,7 +37,7 @@ class Reach:
 
     def survey_models(self) -> tuple[list[Card], list[DamagedModel]]:
         """Return the cards of the models within reach, newest first, and those that cannot be read."""
-        cards, damaged = self.parts.models.survey()
+        cards, damaged = self.services.models.survey()
         return (
             [card for card in cards if self._allows(card.reference)],
             [one for one in damaged if self._allows(one.reference)],
@@ -46,7 +46,7 @@ class Reach:
     def job(self, job_id: str) -> Job:
         """Return a job. Raises NotFound if it is not there or out of reach, Unavailable if it is damaged."""
         try:
-            job = self.parts.jobs.get(job_id)
+            job = self.services.jobs.get(job_id)
         except Unavailable as error:
             if self.limited_to and error.code == "job_damaged":  # whose it is cannot be known
                 raise no_such_job(job_id) from None
@@ -57,7 +57,7 @@ class Reach:
 
     def jobs(self) -> list[Job]:
         """Return the jobs within reach, newest first."""
-        return [job for job in self.parts.jobs.all() if self._allows(job.request.name)]
+        return [job for job in self.services.jobs.all() if self._allows(job.request.name)]
 
     def idempotency_key(self, sent: str | None) -> str | None:
         """Return the Idempotency-Key under which a call of this caller is recorded: each API key has its own.
@@ -74,14 +74,14 @@ class Reach:
             Unavailable: its record is damaged.
         """
         corpus_id = self.corpus_id(reference)
-        corpus = self.parts.corpora.get(corpus_id)
+        corpus = self.services.corpora.get(corpus_id)
         return self._as_seen(corpus, self._names_of(corpus_id)) if self.limited_to else corpus
 
     def corpus_id(self, reference: str) -> str:
         """Return the id of a corpus, be its record damaged or not. Raises NotFound, as `corpus` does."""
         if self.limited_to and not is_id("corpus", reference) and not self._allows(reference):
             raise no_such_corpus(reference)
-        corpus_id = self.parts.corpora.id_of(reference)
+        corpus_id = self.services.corpora.id_of(reference)
         if not self.has_corpus(corpus_id):
             raise no_such_corpus(reference)
         return corpus_id
@@ -89,19 +89,19 @@ class Reach:
     def has_corpus(self, corpus_id: str) -> bool:
         """Return whether the corpus with this id is within reach, if it is there."""
         key = self.limited_to
-        if key is None or self.parts.corpora.owners.uploaded_at(corpus_id, key.name) is not None:
+        if key is None or self.services.corpora.owners.uploaded_at(corpus_id, key.name) is not None:
             return True
         return bool(self._names_of(corpus_id))
 
     def corpora(self) -> list[Corpus]:
         """Return the corpora within reach, newest first; damaged ones are left out."""
-        found, key = self.parts.corpora.all(), self.limited_to
+        found, key = self.services.corpora.all(), self.limited_to
         if key is None:
             return found
         names: dict[str, list[str]] = {}
-        for name, corpus_id in self.parts.corpora.names(self._allows).items():
+        for name, corpus_id in self.services.corpora.names(self._allows).items():
             names.setdefault(corpus_id, []).append(name)
-        uploaded = self.parts.corpora.owners.corpora_of(key.name)
+        uploaded = self.services.corpora.owners.corpora_of(key.name)
         seen = [
             self._as_seen(corpus, names.get(corpus.id, ()))
             for corpus in found
@@ -127,7 +127,7 @@ class Reach:
         """
         if self.key is None:
             return corpus, is_new
-        owners = self.parts.corpora.owners
+        owners = self.services.corpora.owners
         # A limited key does not learn whether others have the text.
         is_new_here = owners.uploaded_at(corpus.id, self.key.name) is None if self.limited_to else is_new
         owners.add(corpus.id, self.key.name, is_new=is_new)
@@ -139,7 +139,7 @@ class Reach:
         Raises:
             Conflict: one within reach does (code `corpus_in_use`).
         """
-        needing = [job for job in self.parts.jobs.unfinished() if corpus_id in job.request.corpora]
+        needing = [job for job in self.services.jobs.unfinished() if corpus_id in job.request.corpora]
         if reached := [job.id for job in needing if self._allows(job.request.name)]:
             raise Conflict(
                 f"corpus {corpus_id} is needed by {', '.join(reached)}; cancel or wait, then delete it",
@@ -160,7 +160,7 @@ class Reach:
         """
         corpus_id = self.corpus_id(reference)
         is_needed = self.check_not_needed(corpus_id)
-        key, corpora = self.limited_to, self.parts.corpora
+        key, corpora = self.limited_to, self.services.corpora
         if key is None:
             return corpora.delete(corpus_id)
         names = [name for name, target in corpora.names().items() if target == corpus_id]
@@ -175,32 +175,32 @@ class Reach:
         return self.key is None or self.key.allows(name)
 
     def _names_of(self, corpus_id: str) -> list[str]:
-        names = self.parts.corpora.names(self._allows)
+        names = self.services.corpora.names(self._allows)
         return [name for name, target in names.items() if target == corpus_id]
 
     def _as_seen(self, corpus: Corpus, names: Collection[str]) -> Corpus:
         """Return a corpus as a limited key sees it: with a name within reach, and since its own upload."""
         key = self.limited_to
         assert key is not None
-        uploaded_at = self.parts.corpora.owners.uploaded_at(corpus.id, key.name)
+        uploaded_at = self.services.corpora.owners.uploaded_at(corpus.id, key.name)
         name = corpus.name if corpus.name in names else min(names, default=None)
         return replace(corpus, name=name, created_at=uploaded_at or corpus.created_at)
 
 
-def reach_of(parts: Parts, request: Request) -> Reach:
+def reach_of(services: Services, request: Request) -> Reach:
     """Return what the caller of a request reaches."""
-    return Reach(parts, getattr(request.state, "key", None))
+    return Reach(services, getattr(request.state, "key", None))
 
 
 # async, though nothing is awaited: FastAPI runs plain functions in a worker thread.
 async def _reach(request: Request) -> Reach:
-    return reach_of(request.state.parts, request)
+    return reach_of(request.state.services, request)
 
 
 ReachDep = Annotated[Reach, Depends(_reach)]
 
 
-async def model_or_default(parts: Parts, request: Request, name: str) -> str:
+async def model_or_default(services: Services, request: Request, name: str) -> str:
     """Return the model that a call names, or the default one within reach if it names none.
 
     Raises:
@@ -210,5 +210,5 @@ async def model_or_default(parts: Parts, request: Request, name: str) -> str:
     if name:
         check_model(request, name)
         return name
-    key = reach_of(parts, request).limited_to
-    return await parts.default_model.name(key.allows if key else None)
+    key = reach_of(services, request).limited_to
+    return await services.default_model.name(key.allows if key else None)

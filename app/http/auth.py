@@ -57,7 +57,7 @@ class Auth:
             try:
                 key = self._admitted(scope, wanted)
                 if key.rate:
-                    await scope["state"]["parts"].rates.count(key)
+                    await scope["state"]["services"].rates.count(key)
             except DomainError as error:
                 await error_response(error)(scope, receive, send)
                 return

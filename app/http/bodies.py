@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
-from app.http.dependencies import parts_of
+from app.http.dependencies import get_services
 
 LARGE_BYTES = 256 << 10
 """A larger body is parsed in a worker thread."""
@@ -87,7 +87,7 @@ def _direct_way(route: APIRoute) -> Direct | None:
         except ValueError:
             return None
         for need in needs.dependencies:
-            given[str(need.name)] = await parts_of(request)
+            given[str(need.name)] = await get_services(request)
         if needs.request_param_name:
             given[needs.request_param_name] = request
         answer = await route.endpoint(**given)
@@ -106,7 +106,7 @@ def _is_plain(route: APIRoute) -> bool:
     needs, function = route.dependant, route.endpoint
     returned = get_type_hints(function).get("return")
     return (
-        all(need.call is parts_of for need in needs.dependencies)
+        all(need.call is get_services for need in needs.dependencies)
         and not (needs.query_params or needs.header_params or needs.cookie_params)
         and all(p.field_info.annotation is str and not p.field_info.metadata for p in needs.path_params)
         and len(needs.body_params) == 1

@@ -168,7 +168,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Take up a connection."""
         super().connection_made(transport)
         _bound_unsent(transport)
-        self._connections = self.app_state["parts"].connections
+        self._connections = self.app_state["services"].connections
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

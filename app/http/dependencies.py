@@ -17,7 +17,7 @@ from app.services.engines import Engines
 from app.services.limited_work import LimitedWork
 from app.services.metrics import Metrics
 from app.services.readiness import ReadinessCheck
-from app.services.stream_locks import StreamTurns
+from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
 from store.background import BackgroundLoop
 from store.blobs import Blobs
@@ -31,8 +31,8 @@ from store.streams import Streams
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Built once when the application starts; handed to routes as `PartsDep`."""
+class Services:
+    """Built once when the application starts; handed to routes as `ServicesDep`."""
 
     settings: ApiSettings
     blobs: Blobs
@@ -62,14 +62,14 @@ class Parts:
     long_scores: LimitedWork  # scores of many lines or of streams
     calibrating: LimitedWork
     evaluating: LimitedWork
-    stream_turns: StreamTurns
+    stream_turns: StreamLocks
     health_threads: anyio.CapacityLimiter  # so that calls that hang on the storage cannot starve /readyz
 
 
 # async, though nothing is awaited: FastAPI runs plain functions in a worker thread.
-async def parts_of(request: Request) -> Parts:
+async def get_services(request: Request) -> Services:
     """Return the parts of the application that serves this request."""
-    return cast(Parts, request.state.parts)
+    return cast(Services, request.state.services)
 
 
 def client_of(request: Request) -> str:
@@ -80,4 +80,4 @@ def client_of(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-PartsDep = Annotated[Parts, Depends(parts_of)]
+ServicesDep = Annotated[Services, Depends(get_services)]

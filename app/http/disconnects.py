@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 T = TypeVar("T")
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Return what `work` returns, or cancel it and raise ClientDisconnect as soon as the client is gone.
 
     When this ends, so has the work, be it by cleaning up.

@@ -78,7 +78,7 @@ _MEANING = {
 }
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return OpenAPI's declaration of the error statuses a route can answer with; 500 is always one.
 
     So are those of the server itself. Those of API keys are, but where there is nothing else to refuse; and
@@ -124,7 +124,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _client_gone)
 
 
-async def refusal(request: Request, error: Exception) -> Response:
+async def error_answer(request: Request, error: Exception) -> Response:
     """Return the answer for what is wrong with a request: a domain error or the framework's own."""
     if isinstance(error, RequestValidationError):
         return await _validation(request, error)

@@ -80,9 +80,9 @@ class BodyLimit:
             if declared.isdecimal() and int(declared) > limit_bytes:
                 await error_response(HTTPException(413))(scope, receive, send)
                 return
-        parts = scope["state"]["parts"]
-        timeout_s = parts.settings.body_timeout_s
-        body = IncomingBody(receive, memory=parts.body_memory, timeout_s=timeout_s, max_bytes=limit_bytes)
+        services = scope["state"]["services"]
+        timeout_s = services.settings.body_timeout_s
+        body = IncomingBody(receive, memory=services.body_memory, timeout_s=timeout_s, max_bytes=limit_bytes)
         try:
             await self._app(scope, body.receive, send)
         finally:

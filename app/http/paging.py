@@ -8,12 +8,12 @@ from models.errors import InvalidInput
 T = TypeVar("T")
 
 
-def cut(
+def paginate(
     things: Sequence[T], id_of: Callable[[T], str], *, after: str | None, limit: int
 ) -> tuple[list[T], bool]:
     """Return at most `limit` things behind the one whose id is `after`, and whether more follow.
 
-    >>> cut("abcd", str, after="a", limit=2)
+    >>> paginate("abcd", str, after="a", limit=2)
     (['b', 'c'], True)
 
     Raises:

@@ -56,7 +56,7 @@ MAX_ECHOED_CHARACTERS = 2_000_000
 """The most that is echoed in one answer: the prompts, `n` times."""
 
 
-class GivenUp(Exception):
+class Cancelled(Exception):
     """Nobody waits for the completion any more."""
 
 
@@ -156,14 +156,14 @@ class Completing:
                 self._ticket.resume()
 
     async def completions(self) -> tuple[list[Completion], Usage]:
-        """Return all completions, when all is over. Raises GivenUp, or what broke the engine."""
+        """Return all completions, when all is over. Raises Cancelled, or what broke the engine."""
         pieces: list[list[Piece]] = [[self.echoed] if self.echoed else [] for _ in range(self._n)]
         finished: dict[int, Finished] = {}
         while True:
             await self._ready.wait()
             self._ready.clear()
             if self._is_given_up:
-                raise GivenUp
+                raise Cancelled
             while self._arrived:
                 event = self._arrived.popleft()
                 if isinstance(event, Piece):
@@ -176,7 +176,7 @@ class Completing:
                     return self._best([_completion(pieces[i], finished[i]) for i in range(self._n)]), event
 
     def give_up(self) -> None:
-        """Make `completions` raise GivenUp, if it waits."""
+        """Make `completions` raise Cancelled, if it waits."""
         self._is_given_up = True
         self._ready.set()
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.http.dependencies import Parts
+from app.http.dependencies import Services
 from app.schemas.scores import (
     EvaluateCreate,
     EvaluationBody,
@@ -29,7 +29,7 @@ from models.anomaly.baselines import baseline_scores
 from models.anomaly.calibration import CalibrationLines
 from models.anomaly.metrics import FALSE_ALARMS, judge, roc
 from models.errors import InvalidInput, NotFound
-from store.calibrations import Named
+from store.calibrations import StoredCalibration
 
 _MOST_TRAINING_CHARACTERS = 5_000_000  # of the corpus's end, for the baselines
 _BATCH = 2_000  # lines read at a time
@@ -42,7 +42,7 @@ class _Division:
     split: Split
     judged: NDArray[np.intp]  # places among the lines given
     train: list[str]  # normal lines, masked
-    calibration: Named
+    calibration: StoredCalibration
 
 
 def reads_training_text(body: EvaluateCreate) -> bool:
@@ -51,7 +51,7 @@ def reads_training_text(body: EvaluateCreate) -> bool:
 
 
 def evaluate(
-    parts: Parts, model: str, body: EvaluateCreate, check: Check, *, may_read: Callable[[str], bool]
+    services: Services, model: str, body: EvaluateCreate, check: Check, *, may_read: Callable[[str], bool]
 ) -> EvaluationBody:
     """Judge a model by labelled lines. `check` is called between pieces of work; what it raises ends it.
 
@@ -61,19 +61,19 @@ def evaluate(
     Raises:
         InvalidInput: one kind of line only, or too few normal ones to calibrate with.
     """
-    with parts.engines.use(model) as loaded:
-        return _evaluate(parts, loaded, body, check, may_read)
+    with services.engines.use(model) as loaded:
+        return _evaluate(services, loaded, body, check, may_read)
 
 
 def _evaluate(
-    parts: Parts, loaded: Loaded, body: EvaluateCreate, check: Check, may_read: Callable[[str], bool]
+    services: Services, loaded: Loaded, body: EvaluateCreate, check: Check, may_read: Callable[[str], bool]
 ) -> EvaluationBody:
     began = time.monotonic()
     truth = np.array(body.anomalous, bool)
     originals = [loaded.vocabulary.to_characters(line) for line in body.lines]
     masked = [loaded.masks.apply(line).text for line in originals]
-    corpus = _training_lines(parts, loaded, check, may_read) if reads_training_text(body) else None
-    division = _divide(parts, loaded, body, masked, truth, corpus, check)
+    corpus = _training_lines(services, loaded, check, may_read) if reads_training_text(body) else None
+    division = _divide(services, loaded, body, masked, truth, corpus, check)
     odd = truth[division.judged]
     if odd.all() or not odd.any():
         raise InvalidInput(
@@ -121,7 +121,7 @@ def _evaluate(
 
 
 def _divide(
-    parts: Parts,
+    services: Services,
     loaded: Loaded,
     body: EvaluateCreate,
     masked: Sequence[str],
@@ -134,7 +134,7 @@ def _divide(
     if split == "auto":
         split = "none" if corpus is not None else "chronological"
     if split == "none":
-        found = parts.calibrations.find(loaded.saved, body.calibration)
+        found = services.calibrations.find(loaded.saved, body.calibration)
         if found is None:
             raise InvalidInput(
                 f"model {loaded.reference} has no calibration; make one with POST …/calibrate, or let a"
@@ -151,12 +151,14 @@ def _divide(
     known = CalibrationLines()
     for at in range(0, len(train), _BATCH):
         known.add(loaded.engine.read_lines(train[at : at + _BATCH], fast=True, check=check))
-    named = Named("split", known.calibration(), int(time.time()), f"{len(train)} of the lines given")
+    named = StoredCalibration(
+        "split", known.calibration(), int(time.time()), f"{len(train)} of the lines given"
+    )
     return _Division(split, np.sort(order[cut:]), train, named)
 
 
 def _training_lines(
-    parts: Parts, loaded: Loaded, check: Check, may_read: Callable[[str], bool]
+    services: Services, loaded: Loaded, check: Check, may_read: Callable[[str], bool]
 ) -> list[str] | None:
     """Return the lines that the model was trained on, the last ones of many, or None if they are gone."""
     card = loaded.saved.card
@@ -166,7 +168,7 @@ def _training_lines(
     recent = deque[str]()  # the last pieces of the text
     kept = total = 0
     try:
-        for piece in parts.corpora.pieces(card.corpus, card.alphabet):
+        for piece in services.corpora.pieces(card.corpus, card.alphabet):
             check()
             recent.append(piece)
             total += len(piece)

@@ -4,7 +4,7 @@ Every default is filled in and every mistake found now. Knows no storage and no 
 """
 
 from app.schemas.jobs import JobCreate
-from models.architectures import DEFAULT, architecture, check_options, settled
+from models.architectures import DEFAULT, architecture, check_options, resolve_training
 from models.config import (
     MINIMUM_CHARACTERS,
     MINIMUM_HELD_OUT_CHARACTERS,
@@ -84,7 +84,7 @@ def plan(
             code="masks_of_bytes",
             param="masks",
         )
-    request = request.model_copy(update={"training": settled(request.network, request.training)})
+    request = request.model_copy(update={"training": resolve_training(request.network, request.training)})
     _check_length(corpus, alphabet, body.validation_fraction)
     if body.mix and second:
         request = request.model_copy(update={"mix": _mix(body.mix, request, second, teacher)})

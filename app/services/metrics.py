@@ -224,7 +224,7 @@ class Measured:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        metrics: Metrics = scope["state"]["parts"].metrics
+        metrics: Metrics = scope["state"]["services"].metrics
         began_s = time.perf_counter()
         status = 0
 

@@ -25,7 +25,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.http.auth import stream_owner
-from app.http.dependencies import Parts
+from app.http.dependencies import Services
 from app.http.errors import answer
 from app.http.event_streams import UNREAD_S
 from app.schemas.scores import LineScore, StreamBody, StreamQuery
@@ -35,7 +35,7 @@ from app.services.uploads import Gunzip, UnsupportedMedia
 from models.anomaly.drift import drift
 from models.errors import DomainError
 from models.text.vocabulary import Vocabulary
-from store.streams import Turn
+from store.streams import StreamLock
 
 log = logging.getLogger("nextchar.api")
 
@@ -213,8 +213,8 @@ class ScoreStream(Response):
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, parts: Parts, model: str, query: StreamQuery, request: Request) -> None:
-        self._parts, self._model, self._query = parts, model, query
+    def __init__(self, services: Services, model: str, query: StreamQuery, request: Request) -> None:
+        self._services, self._model, self._query = services, model, query
         self._kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         self._encoding = request.headers.get("content-encoding", "identity").strip().lower()
         self._loaded: Loaded | None = None
@@ -231,17 +231,17 @@ class ScoreStream(Response):
                 code="unsupported_encoding",
                 param="body",
             )
-        loaded = await self._parts.engines.take_async(self._model)
+        loaded = await self._services.engines.take_async(self._model)
         try:
-            await anyio.to_thread.run_sync(self._open, loaded, limiter=self._parts.score_threads)
+            await anyio.to_thread.run_sync(self._open, loaded, limiter=self._services.score_threads)
         except BaseException:
-            self._parts.engines.give_back(loaded)
+            self._services.engines.give_back(loaded)
             raise
         self._loaded = loaded
 
     def _open(self, loaded: Loaded) -> None:
         query = self._query
-        found = self._parts.calibrations.find(loaded.saved, query.calibration)
+        found = self._services.calibrations.find(loaded.saved, query.calibration)
         options = Options(
             query.detail,
             query.expected,
@@ -282,13 +282,13 @@ class ScoreStream(Response):
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-            self._parts.engines.give_back(self._loaded)
+            self._services.engines.give_back(self._loaded)
 
     async def _score_all(self, body: "_Body", send: Send) -> None:
         while True:
             # The likeliest characters are a hundred times as long as the lines, so they are told in pieces.
             most = _BATCH_BYTES // 64 if self._query.expected else _BATCH_BYTES
-            data, is_last = await body.take(self._parts.stopping.is_set, most)
+            data, is_last = await body.take(self._services.stopping.is_set, most)
             scored = await self._score(data, is_last=is_last)
             if scored:
                 await self._send(send, scored)
@@ -296,15 +296,17 @@ class ScoreStream(Response):
                 return
 
     async def _score(self, data: bytes, *, is_last: bool) -> bytes:
-        parts, loaded, stream_id = self._parts, self._loaded, self._query.stream_id
+        services, loaded, stream_id = self._services, self._loaded, self._query.stream_id
         assert loaded is not None, "not opened"
         work = partial(self._batches.score, data, is_last=is_last)
         # A few lines that have just come do not wait for the large batches of other streams.
-        threads = parts.score_threads if len(data) <= _SHORT_BATCH_BYTES else parts.line_threads
+        threads = services.score_threads if len(data) <= _SHORT_BATCH_BYTES else services.line_threads
         if stream_id is None:
             return await anyio.to_thread.run_sync(work, limiter=threads)
         size = loaded.engine.state_size
-        async with parts.stream_turns.turn(loaded.reference, stream_id, size=size, owner=self._owner) as turn:
+        async with services.stream_turns.turn(
+            loaded.reference, stream_id, size=size, owner=self._owner
+        ) as turn:
             return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=threads)
 
     async def _send(self, send: Send, data: bytes) -> None:
@@ -423,7 +425,7 @@ class _Batches:
             "calibration": calibration_body(scorer.calibration).model_dump() if scorer.calibration else None,
         }
 
-    def score(self, data: bytes, *, is_last: bool, turn: Turn | None = None) -> bytes:
+    def score(self, data: bytes, *, is_last: bool, turn: StreamLock | None = None) -> bytes:
         """Return the records of the lines that end in `data`; `turn` is that on the stream, if it is kept."""
         raw = [*self._splitter.feed(data), *(self._splitter.finish() if is_last else ())]
         given = [self._reader.read(line) for line in raw]
@@ -440,7 +442,7 @@ class _Batches:
         told = {"drift": advice} if advice else {}
         return {"object": "score.end", **self._totals, "seconds": seconds, **stream, **told}
 
-    def _score_lines(self, texts: list[str], turn: Turn | None) -> list[LineScore]:
+    def _score_lines(self, texts: list[str], turn: StreamLock | None) -> list[LineScore]:
         if self._query.context == "stream":
             return self._scorer.describe(self._read_on(texts, turn))
         known = self._known
@@ -459,7 +461,7 @@ class _Batches:
             known.update((t, one) for t, one in told.items() if len(t) <= _REMEMBERED_CHARACTERS)
         return found
 
-    def _read_on(self, texts: list[str], turn: Turn | None) -> list[Line]:
+    def _read_on(self, texts: list[str], turn: StreamLock | None) -> list[Line]:
         if turn is None:
             lines, self._where = self._scorer.read_on(texts, self._where)
             return lines

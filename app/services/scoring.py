@@ -31,12 +31,12 @@ from models.anomaly.explanation import Span as OddSpan
 from models.anomaly.explanation import highest_window, plain_spans
 from models.errors import InvalidInput
 from models.runtime.adaptation import Memory
-from models.runtime.scoring import Reading
+from models.runtime.scoring import LineSurprisal
 from models.runtime.session import State
 from models.text.masks import Masked
 from models.text.vocabulary import UNKNOWN_ID
-from store.calibrations import Named
-from store.streams import Turn
+from store.calibrations import StoredCalibration
+from store.streams import StreamLock
 
 DECIMALS = 4
 """Of bits in an answer; float32 logits do not carry more."""
@@ -80,7 +80,7 @@ class Line:
 
     original: str
     masked: Masked
-    reading: Reading
+    reading: LineSurprisal
 
 
 _Explained = dict[str, list[OddSpan]]
@@ -100,7 +100,7 @@ class Scorer:
     """
 
     loaded: Loaded
-    calibration: Named | None
+    calibration: StoredCalibration | None
     options: Options
     check: Check = _go_on
     rate: float | None = field(init=False)
@@ -156,7 +156,7 @@ class Scorer:
             where = Where(state)
         return [Line(*parts) for parts in zip(originals, masked, readings, strict=True)], where
 
-    def read_in_turn(self, turn: Turn, originals: Sequence[str]) -> tuple[list[Line], StreamBody]:
+    def read_in_turn(self, turn: StreamLock, originals: Sequence[str]) -> tuple[list[Line], StreamBody]:
         """Read lines in a stream that is kept, in this call's turn. Raises Conflict if it was lost."""
         lines, where = self.read_on(originals, Where(turn.stream.state, turn.stream.change))
         assert where.state is not None
@@ -313,7 +313,7 @@ def is_unusual(told: LineScore) -> bool:
     return told.p_value is not None and told.p_value <= UNUSUAL
 
 
-def calibration_body(named: Named) -> CalibrationBody:
+def calibration_body(named: StoredCalibration) -> CalibrationBody:
     """Return what is told of a calibration."""
     known = named.calibration
     return CalibrationBody(

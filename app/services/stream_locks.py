@@ -12,14 +12,14 @@ import anyio
 from redis.exceptions import RedisError
 
 from models.errors import Busy
-from store.streams import RETRY_S, WAIT_S, Owner, Streams, Turn, stream_busy
+from store.streams import RETRY_S, WAIT_S, Owner, StreamLock, Streams, stream_busy
 
 _MAX_WAITING = 64
 _THREADS = 8  # for the short calls to Redis
 _SLOWEST_RETRY_S = 0.25
 
 
-class StreamTurns:
+class StreamLocks:
     """Waits for turns on `streams`, for a bounded number of calls."""
 
     def __init__(self, streams: Streams) -> None:
@@ -28,7 +28,7 @@ class StreamTurns:
         self._waiting = 0
 
     @asynccontextmanager
-    async def turn(self, model: str, stream_id: str, *, size: int, owner: Owner) -> AsyncIterator[Turn]:
+    async def turn(self, model: str, stream_id: str, *, size: int, owner: Owner) -> AsyncIterator[StreamLock]:
         """Hold a stream until the block ends; see `Streams.begin`.
 
         Raises:
@@ -43,7 +43,7 @@ class StreamTurns:
             with contextlib.suppress(RedisError, OSError):  # then the lock expires
                 await asyncio.shield(ending)
 
-    async def _wait(self, model: str, stream_id: str, *, size: int, owner: Owner) -> Turn:
+    async def _wait(self, model: str, stream_id: str, *, size: int, owner: Owner) -> StreamLock:
         if self._waiting >= _MAX_WAITING:
             raise Busy(
                 f"{self._waiting} calls wait for their turn on streams of lines; send the lines of one stream"
@@ -62,7 +62,7 @@ class StreamTurns:
         finally:
             self._waiting -= 1
 
-    async def _begin(self, begin: Callable[[], Turn | None]) -> Turn | None:
+    async def _begin(self, begin: Callable[[], StreamLock | None]) -> StreamLock | None:
         """Try once, in a thread. A turn that nobody waits for any more is ended."""
         beginning = asyncio.ensure_future(anyio.to_thread.run_sync(begin, limiter=self._threads))
         try:
@@ -72,7 +72,7 @@ class StreamTurns:
             raise
 
 
-def _end_unused(beginning: asyncio.Future[Turn | None]) -> None:
+def _end_unused(beginning: asyncio.Future[StreamLock | None]) -> None:
     turn = None if beginning.cancelled() or beginning.exception() else beginning.result()
     if turn:
         threading.Thread(target=turn.end, name="end of a turn").start()

@@ -73,7 +73,7 @@ _T = TypeVar("_T")
 _Asking = Generator[_Step, tuple[Logits, State], _T]
 
 
-def odd_spans(
+def anomalous_spans(
     network: StepNetwork,
     vocabulary: Vocabulary,
     line: str,
@@ -108,7 +108,7 @@ def explain(
     context: str = "\n",
     start: State | None = None,
 ) -> list[list[Span] | None]:
-    """Return `odd_spans` of each line, or None where explaining it would take too long.
+    """Return `anomalous_spans` of each line, or None where explaining it would take too long.
 
     With `max_read`, once the network has read so many characters no other line is begun, and after twice as
     many those that were begun are given up. Which lines are left out depends on the lines, not on the time.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Unavailable
-from models.runtime.scoring import Reading
+from models.runtime.scoring import LineSurprisal
 from models.text.ngram import Ids, NgramModel
 from models.text.vocabulary import Vocabulary
 
@@ -59,7 +59,9 @@ def load(data: bytes, vocabulary: Vocabulary) -> NgramModel:
         raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
 
 
-def with_ngram(readings: Sequence[Reading], lines: Sequence[str], model: NgramModel) -> list[Reading]:
+def with_ngram(
+    readings: Sequence[LineSurprisal], lines: Sequence[str], model: NgramModel
+) -> list[LineSurprisal]:
     """Return readings of lines with what the n-gram model thought of them, each after a newline."""
     read = [line + "\n" if one.has_end else line for one, line in zip(readings, lines, strict=True)]
     bits = model.surprisals(read)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from models.architectures.lazy import keras, tf
 from models.architectures.spec import Architecture, Weights
-from models.architectures.window import WindowNetwork, floats_a_character, graph
+from models.architectures.window import WindowNetwork, activation_floats_per_character, graph
 from models.config import NetworkConfig, TrainingConfig
 
 
@@ -85,7 +85,7 @@ ARCHITECTURE = Architecture(
     build=NthChar,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
+    activation_floats_per_character=activation_floats_per_character,
     notes_nats=1.80,
     notes_measure="training loss",
 )

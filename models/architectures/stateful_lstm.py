@@ -225,7 +225,7 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
     return count + (h + 1) * vocabulary_size
 
 
-def floats_a_character(config: NetworkConfig, vocabulary_size: int) -> int:
+def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int) -> int:
     """Return how many numbers training keeps for each character of a window: gates, states and logits."""
     return config.layers * 12 * config.units + 4 * vocabulary_size
 
@@ -239,7 +239,7 @@ ARCHITECTURE = Architecture(
     build=StatefulLSTM,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
+    activation_floats_per_character=activation_floats_per_character,
     own_kernels=True,
     loads_weights=True,
 )

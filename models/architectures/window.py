@@ -123,7 +123,7 @@ def graph(config: NetworkConfig, weights: Weights) -> bytes:
     return window_graph(weights, context=config.context)
 
 
-def floats_a_character(config: NetworkConfig, vocabulary_size: int) -> int:
+def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int) -> int:
     """Return how many numbers training keeps for each character: hidden units of each step, and logits."""
     assert config.context
     return config.context * 6 * config.units + 4 * vocabulary_size

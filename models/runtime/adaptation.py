@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.decoding import BITS
-from models.runtime.scoring import Reading, unknown_bits
+from models.runtime.scoring import LineSurprisal, unknown_bits
 from models.runtime.session import State, StepNetwork
 from models.text.vocabulary import UNKNOWN_ID, Vocabulary
 
@@ -43,7 +43,7 @@ class Memory:
 
 def read_adapting(
     network: StepNetwork, vocabulary: Vocabulary, lines: Sequence[str], memory: Memory | None, *, units: int
-) -> tuple[list[Reading], Memory]:
+) -> tuple[list[LineSurprisal], Memory]:
     """Read lines of characters one behind the other, as `models.runtime.scoring.read_on`, and learn.
 
     Args:
@@ -79,11 +79,11 @@ def read_adapting(
     return _readings(lines, bits, entropy, has_end="\n" in vocabulary.characters), Memory(state, change)
 
 
-def _readings(lines: Sequence[str], bits: Floats, entropy: Floats, *, has_end: bool) -> list[Reading]:
+def _readings(lines: Sequence[str], bits: Floats, entropy: Floats, *, has_end: bool) -> list[LineSurprisal]:
     readings, at = [], 1
     for line in lines:
         end = at + len(line)
         tail = (True, float(bits[end]), float(entropy[end])) if has_end else ()
-        readings.append(Reading(bits[at:end].copy(), entropy[at:end].copy(), *tail))
+        readings.append(LineSurprisal(bits[at:end].copy(), entropy[at:end].copy(), *tail))
         at = end + 1
     return readings

@@ -418,7 +418,7 @@ class Batcher:
         # Once in a while the machine does something else in the middle of a step: that tells nothing.
         self._stepping_s[size] = min(one_s, 2 * self._stepping_s.get(size, one_s))
 
-    # Reading
+    # LineSurprisal
 
     def _read(self) -> None:
         """Read a slice of the first few texts; or a good deal of the only one."""

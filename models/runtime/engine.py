@@ -30,7 +30,7 @@ from models.runtime.lstm_network import LstmNetwork
 from models.runtime.request_validation import check_bias, check_request
 from models.runtime.requests import CharacterLogprobs, CompletionRequest, Distribution, OnEvent
 from models.runtime.scoring import (
-    Reading,
+    LineSurprisal,
     TopCharacters,
     describe_text,
     read_lines,
@@ -188,7 +188,9 @@ class Engine:
         """Return `score` of each line, each after the same `context`; many lines are read side by side."""
         return score_lines(self._network, self._vocabulary, lines, context=context)
 
-    def read_lines(self, lines: Sequence[str], *, fast: bool = False, check: Check = _go_on) -> list[Reading]:
+    def read_lines(
+        self, lines: Sequence[str], *, fast: bool = False, check: Check = _go_on
+    ) -> list[LineSurprisal]:
         """Read each line of characters by itself, with the newline behind it, in the calling thread.
 
         In float32; with `fast` in int8, where the model has it and this machine can compile its kernels.
@@ -210,7 +212,7 @@ class Engine:
         *,
         fast: bool = False,
         check: Check = _go_on,
-    ) -> tuple[list[Reading], NDArray[np.float32]]:
+    ) -> tuple[list[LineSurprisal], NDArray[np.float32]]:
         """Read lines one behind the other, from and to a state; see `models.runtime.scoring.read_on`."""
         network = CheckedNetwork(self._reader(fast=fast), check)
         readings, state = read_on(network, self._vocabulary, lines, state)
@@ -218,7 +220,7 @@ class Engine:
 
     def read_adapting(
         self, lines: Sequence[str], memory: Memory | None, *, check: Check = _go_on
-    ) -> tuple[list[Reading], Memory]:
+    ) -> tuple[list[LineSurprisal], Memory]:
         """Read lines one behind the other and learn from each; see `models.runtime.adaptation`.
 
         Raises:
@@ -310,7 +312,7 @@ class Engine:
             log.exception("the int8 kernels cannot be compiled here")
             self._cannot_compile = True
 
-    def _with_ngram(self, readings: list[Reading], lines: Sequence[str]) -> list[Reading]:
+    def _with_ngram(self, readings: list[LineSurprisal], lines: Sequence[str]) -> list[LineSurprisal]:
         return ngram_surprisal.with_ngram(readings, lines, self._ngram) if self._ngram else readings
 
     def _reader(self, *, fast: bool) -> StepNetwork:

@@ -169,7 +169,7 @@ class Client:
                         after = data["id"]
                         yield data
             except ClientError as error:
-                if not error.will_pass:
+                if not error.is_retryable:
                     raise
                 gone_since = gone_since or time.monotonic()
                 if time.monotonic() - gone_since > self._patience_s:

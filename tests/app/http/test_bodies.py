@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from app.compat import openai_completions
 from app.http.bodies import LARGE_BYTES, DocumentRoute, _is_plain
-from app.http.dependencies import PartsDep
+from app.http.dependencies import ServicesDep
 from app.routes import completions
 from tests.app.service import Service, error_of
 
@@ -25,7 +25,7 @@ class Answered(BaseModel):
     text: str
 
 
-async def plain(parts: PartsDep, model: str, body: Asked) -> Answered:
+async def plain(services: ServicesDep, model: str, body: Asked) -> Answered:
     return Answered(text=body.text)
 
 
@@ -33,23 +33,23 @@ async def checked(_: Request) -> None:
     raise HTTPException(401)
 
 
-async def reads_a_header(parts: PartsDep, body: Asked, x_key: Annotated[str, Header()]) -> Answered:
+async def reads_a_header(services: ServicesDep, body: Asked, x_key: Annotated[str, Header()]) -> Answered:
     return Answered(text=body.text + x_key)
 
 
-async def reads_the_query(parts: PartsDep, body: Asked, page: int) -> Answered:
+async def reads_the_query(services: ServicesDep, body: Asked, page: int) -> Answered:
     return Answered(text=body.text * page)
 
 
-async def wants_a_number(parts: PartsDep, number: int, body: Asked) -> Answered:
+async def wants_a_number(services: ServicesDep, number: int, body: Asked) -> Answered:
     return Answered(text=body.text * number)
 
 
-async def answers_a_dictionary(parts: PartsDep, body: Asked) -> dict[str, Any]:
+async def answers_a_dictionary(services: ServicesDep, body: Asked) -> dict[str, Any]:
     return {"text": body.text}
 
 
-def blocks(parts: PartsDep, body: Asked) -> Answered:
+def blocks(services: ServicesDep, body: Asked) -> Answered:
     return Answered(text=body.text)
 
 

@@ -6,7 +6,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from app.http.disconnects import unless_gone
+from app.http.disconnects import cancel_on_disconnect
 
 
 def request_of(receive: Callable[[], Awaitable[Message]]) -> Request:
@@ -27,9 +27,9 @@ def test_work_of_a_client_that_stays_is_returned_or_raises() -> None:
         await asyncio.sleep(0)
         return 1 / by
 
-    assert asyncio.run(unless_gone(request_of(stays), divide(2))) == 0.5
+    assert asyncio.run(cancel_on_disconnect(request_of(stays), divide(2))) == 0.5
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(unless_gone(request_of(stays), divide(0)))
+        asyncio.run(cancel_on_disconnect(request_of(stays), divide(0)))
 
 
 def test_work_has_cleaned_up_when_its_client_is_gone_and_its_error_then_is_nobodys() -> None:
@@ -47,7 +47,7 @@ def test_work_has_cleaned_up_when_its_client_is_gone_and_its_error_then_is_nobod
     async def run() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unretrieved.append(context))
         with pytest.raises(ClientDisconnect):
-            await unless_gone(request_of(is_gone), work())
+            await cancel_on_disconnect(request_of(is_gone), work())
         assert cleaned_up == [True]
 
     asyncio.run(run())

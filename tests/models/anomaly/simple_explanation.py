@@ -1,7 +1,7 @@
 """The spans of one line, found the simple way: every edit of a surprising character is read to its end.
 
-The reference for `models.anomaly.explanation`, which reads many lines side by side and skips edits that cannot
-win.
+The reference for `models.anomaly.explanation`, which reads many lines side by side and skips
+edits that cannot win.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ _CANDIDATES = 6
 _SLICE = 16
 
 
-def odd_spans(
+def anomalous_spans(
     network: StepNetwork,
     vocabulary: Vocabulary,
     line: str,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.anomaly.explanation import MOST_MARKS, Span, explain, highest_window, odd_spans, plain_spans
+from models.anomaly.explanation import MOST_MARKS, Span, anomalous_spans, explain, highest_window, plain_spans
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.session import Network
 from models.text.vocabulary import Vocabulary
@@ -37,7 +37,7 @@ class Alphabet:
 
 
 def marked(line: str) -> list[tuple[str, str | None]]:
-    spans = odd_spans(Alphabet(), VOCABULARY, line, threshold=8.0)
+    spans = anomalous_spans(Alphabet(), VOCABULARY, line, threshold=8.0)
     return [(line[s.start : s.end], s.expected) for s in spans]
 
 
@@ -54,7 +54,7 @@ def marked(line: str) -> list[tuple[str, str | None]]:
 )
 def test_only_the_fault_is_marked_with_what_was_expected(line: str, found: list[tuple[str, str]]) -> None:
     if found and found[-1][0] == "iz":
-        spans = odd_spans(Alphabet(), VOCABULARY, line, threshold=8.0)
+        spans = anomalous_spans(Alphabet(), VOCABULARY, line, threshold=8.0)
         assert (spans[0].start, spans[0].end) == (2, 3)
         assert all(line[s.start] in "qiz" for s in spans)
         return
@@ -71,7 +71,7 @@ class Late(Alphabet):
 
 
 def test_a_wrong_letter_that_surprises_only_behind_it_is_marked_where_it_stands() -> None:
-    [span] = odd_spans(Late(), VOCABULARY, "abcxefghijk", threshold=99.0)
+    [span] = anomalous_spans(Late(), VOCABULARY, "abcxefghijk", threshold=99.0)
     assert (span.start, span.end, span.expected) == (3, 4, "d")
     assert span.bits < 2  # it was as likely as the right one
 
@@ -80,7 +80,7 @@ def test_every_line_of_a_text_has_its_own_marks() -> None:
     many = "".join("#" + letter for letter in "abcdefghijklmnopqrst")
     text = many + "\n\nu#v"
     assert MOST_MARKS < many.count("#") < 2 * MOST_MARKS
-    assert odd_spans(Alphabet(), VOCABULARY, text, threshold=8.0)[-1].end == len(text) - 1
+    assert anomalous_spans(Alphabet(), VOCABULARY, text, threshold=8.0)[-1].end == len(text) - 1
 
 
 def test_without_a_second_reading_what_follows_is_marked_too() -> None:
@@ -91,12 +91,14 @@ def test_without_a_second_reading_what_follows_is_marked_too() -> None:
 
 
 def test_a_line_of_nothing_but_faults_ends_somewhere() -> None:
-    spans = odd_spans(Alphabet(), VOCABULARY, "zz" * 500, threshold=8.0)
+    spans = anomalous_spans(Alphabet(), VOCABULARY, "zz" * 500, threshold=8.0)
     assert sum(s.end - s.start for s in spans) <= 2 * MOST_MARKS
 
 
 def test_unknown_characters_are_odd() -> None:
-    assert [(s.start, s.end) for s in odd_spans(Alphabet(), VOCABULARY, "abc#efg", threshold=8.0)] == [(3, 4)]
+    assert [(s.start, s.end) for s in anomalous_spans(Alphabet(), VOCABULARY, "abc#efg", threshold=8.0)] == [
+        (3, 4)
+    ]
 
 
 def test_last_character_can_be_odd() -> None:
@@ -133,7 +135,9 @@ def test_many_lines_have_the_spans_that_the_simple_way_finds_in_each(network: Ne
     known = Vocabulary(CHARACTERS)
     lines = [*damaged_lines(), "a" * 300, "é#" * 40]
     together = explain(network, known, lines, threshold=6.0)
-    assert together == [simple_explanation.odd_spans(network, known, line, threshold=6.0) for line in lines]
+    assert together == [
+        simple_explanation.anomalous_spans(network, known, line, threshold=6.0) for line in lines
+    ]
     spans = [span for found in together for span in found or ()]
     assert len(spans) > 50 and sum(span.expected is not None for span in spans) > 15
 
@@ -141,7 +145,7 @@ def test_many_lines_have_the_spans_that_the_simple_way_finds_in_each(network: Ne
 def test_spans_are_the_same_alone_and_in_any_company(network: Network) -> None:
     known, lines = Vocabulary(CHARACTERS), damaged_lines()
     together = explain(network, known, lines, threshold=6.0)
-    assert together == [odd_spans(network, known, line, threshold=6.0) for line in lines]
+    assert together == [anomalous_spans(network, known, line, threshold=6.0) for line in lines]
     assert together == explain(network, known, lines[::-1], threshold=6.0)[::-1]
 
 

@@ -11,7 +11,7 @@ from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
 from models.anomaly.calibration import NETWORKS_SHARE, calibrate
 from models.anomaly.calibration_format import dump, load
 from models.errors import Unavailable
-from models.runtime.scoring import Reading
+from models.runtime.scoring import LineSurprisal
 from models.text.ngram import NgramModel
 from models.text.vocabulary import Vocabulary
 from tests.models.anomaly.readings import reading
@@ -22,7 +22,7 @@ COUNTED = ngram_surprisal.ngram_of(VOCABULARY.encode(TEXT), VOCABULARY)
 LINES = ["the cat sat on the log", "", "zzz", "a mat on a log"]
 
 
-def readings(lines: list[str], *, bits: float) -> list[Reading]:
+def readings(lines: list[str], *, bits: float) -> list[LineSurprisal]:
     """What a network says that is surprised by every character alike, with the newline behind it."""
     return ngram_surprisal.with_ngram(
         [reading([bits] * len(line), end=bits) for line in lines], lines, COUNTED

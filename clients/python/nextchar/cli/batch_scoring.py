@@ -117,7 +117,7 @@ class _Patience:
 
     def wait(self, error: ServerUnreachable | ServerError, *, waiting: int) -> None:
         """Sleep for a while, or raise the error if it will not pass or has been there for too long."""
-        passing = error.will_pass if isinstance(error, ServerError) else self.has_answered
+        passing = error.is_retryable if isinstance(error, ServerError) else self.has_answered
         now = time.monotonic()
         if self._has_begun and isinstance(error, ServerUnreachable):
             self._breaks += 1

@@ -48,7 +48,7 @@ def watch(client: Client, job_id: str, *, after: int = 0) -> Iterator[Update]:
                 try:
                     job = client.job(job_id)
                 except ClientError as error:
-                    if not error.will_pass:
+                    if not error.is_retryable:
                         raise
                     continue  # the collecting thread decides when it is time to give up
                 yield Update(job=job)
@@ -68,7 +68,7 @@ def _last_record(client: Client, job_id: str) -> Job:
         try:
             return client.job(job_id)
         except ClientError as error:
-            if not error.will_pass:
+            if not error.is_retryable:
                 raise
             time.sleep(pause_s)
     return client.job(job_id)
