@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.decoding import log_softmax
-from models.runtime.scoring import SLICE_LOGITS, unknown_bits
 from models.runtime.session import StepNetwork
+from models.runtime.surprisal import SLICE_LOGITS, unknown_bits
 from models.text.vocabulary import UNKNOWN_ID, Vocabulary
 from worker.prepared_text import Ids
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.runtime.scoring import unknown_bits
+from models.runtime.surprisal import unknown_bits
 from models.text.ngram import NgramModel
 from models.text.vocabulary import Vocabulary
 
