@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.decoding import BITS, log_softmax
-from models.runtime.scoring import SLICE_LOGITS, unknown_bits
+from models.runtime.scoring import SLICE_LOGITS
 from models.runtime.session import Logits, State, StepNetwork
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 MOST_MARKS = 12
 """In one line, and in a text as many for each of its lines; behind the last nothing more is looked at."""

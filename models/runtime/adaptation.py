@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.decoding import BITS
-from models.runtime.scoring import LineSurprisal, unknown_bits
+from models.runtime.scoring import LineSurprisal
 from models.runtime.session import State, StepNetwork
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 RATE = 0.005
 DECAY = 2e-4

@@ -6,7 +6,6 @@ are over the known characters, as when completing. Knows nothing of calibration:
 is decided in `models.anomaly`.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from models.runtime.decoding import BITS, likeliest, log_softmax
 from models.runtime.requests import CharacterLogprobs
 from models.runtime.session import Logits, State, StepNetwork
-from models.text.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary, unknown_bits
 
 SLICE_LOGITS = 1 << 20
 """The most logits of one slice, T * B * V: 4 MB as they come, twice that while in use."""
@@ -29,8 +28,6 @@ SHARED_STEPS = 16
 
 _LONGEST_STEPS = 256
 _GROUP_IDS = 1 << 22  # of lines read side by side, padded to the longest: 16 MB
-
-UNKNOWN_EXTRA_BITS = 2.0
 
 
 @dataclass(frozen=True)
@@ -60,15 +57,6 @@ class TopCharacters:
 
     ids: NDArray[np.int32]
     logprobs: NDArray[np.float64]
-
-
-def unknown_bits(vocabulary_size: int) -> float:
-    """Return what a character costs that the model has never seen: 2 bits more than guessing blindly.
-
-    Guessing blindly among the V - 1 known characters costs log2(V - 1). The network cannot tell the cost
-    itself, for it was never trained to expect id 0.
-    """
-    return math.log2(max(2, vocabulary_size - 1)) + UNKNOWN_EXTRA_BITS
 
 
 def score_text(

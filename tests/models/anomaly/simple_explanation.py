@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from models.anomaly.explanation import FAULT_BITS, MOST_LOOKED_AT, MOST_MARKS, Span, _joined
 from models.runtime.decoding import BITS, log_softmax
-from models.runtime.scoring import unknown_bits
 from models.runtime.session import State, StepNetwork
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 _LEAST_EXCESS = 3.0
 _LOOK_BACK = 3

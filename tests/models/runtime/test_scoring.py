@@ -9,10 +9,9 @@ from models.runtime.scoring import (
     score_lines,
     score_text,
     top_characters,
-    unknown_bits,
 )
 from models.runtime.session import Network
-from models.text.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary, unknown_bits
 from tests.models.runtime.networks import CHARACTERS, numpy_step, random_weights, saved_model
 
 
