@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from models.runtime.decoding import BITS
 from models.runtime.session import State, StepNetwork
-from models.runtime.surprisal import LineSurprisal, split_by_line, unknown_bits
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from models.runtime.surprisal import LineSurprisal, split_by_line
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 RATE = 0.005
 DECAY = 2e-4

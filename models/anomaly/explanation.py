@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from models.runtime.decoding import BITS, log_softmax
 from models.runtime.session import Logits, State, StepNetwork
-from models.runtime.surprisal import SLICE_LOGITS, unknown_bits
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from models.runtime.surprisal import SLICE_LOGITS
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 MAX_MARKS = 12
 """Per line; a text has as many for each of its lines. The rest of the line is not examined."""

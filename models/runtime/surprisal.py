@@ -5,7 +5,6 @@ length. Common prefixes of lines, which are frequent in logs, are read once. Pro
 characters, as in completions. `models.anomaly` turns surprisal into scores.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from models.runtime.decoding import BITS, likeliest, log_softmax
 from models.runtime.requests import CharacterLogprobs
 from models.runtime.session import Logits, State, StepNetwork
-from models.text.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary, unknown_bits
 
 SLICE_LOGITS = 1 << 20
 """The most logits of one slice, T * B * V: 4 MB, and twice that while they are processed."""
@@ -28,8 +27,6 @@ SHARED_STEPS = 16
 
 _MAX_STEPS = 256
 _MAX_GROUP_IDS = 1 << 22  # of lines read side by side, padded to the longest: 16 MB
-
-UNKNOWN_EXTRA_BITS = 2.0
 
 
 @dataclass(frozen=True)
@@ -65,15 +62,6 @@ class TopCharacters:
 
     ids: NDArray[np.int32]
     logprobs: NDArray[np.float64]
-
-
-def unknown_bits(vocabulary_size: int) -> float:
-    """Return the surprisal of an unknown character: 2 bits more than a uniform guess costs.
-
-    A uniform guess among the V - 1 known characters costs log2(V - 1). The network itself gives unknown
-    characters (id 0) no probability, because it was never trained to predict them.
-    """
-    return math.log2(max(2, vocabulary_size - 1)) + UNKNOWN_EXTRA_BITS
 
 
 def line_surprisal(

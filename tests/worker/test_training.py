@@ -11,7 +11,7 @@ import pytest
 
 from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.session import Network
-from models.runtime.surprisal import unknown_bits
+from models.text.vocabulary import unknown_bits
 from store.blobs import open_blobs
 from worker import training
 from worker.checkpoints import Checkpoint, Checkpoints

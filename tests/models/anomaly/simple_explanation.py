@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from models.anomaly.explanation import FAULT_BITS, MAX_EXAMINED, MAX_MARKS, Span, _merged
 from models.runtime.decoding import BITS, log_softmax
 from models.runtime.session import State, StepNetwork
-from models.runtime.surprisal import unknown_bits
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 _LEAST_EXCESS = 3.0
 _LOOK_BACK = 3

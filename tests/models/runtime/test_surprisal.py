@@ -8,9 +8,8 @@ from models.runtime.surprisal import (
     stream_surprisal,
     text_logprobs,
     top_characters,
-    unknown_bits,
 )
-from models.text.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary, unknown_bits
 from tests.models.runtime.networks import CHARACTERS, numpy_step, random_weights, saved_model
 
 
