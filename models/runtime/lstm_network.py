@@ -1,16 +1,16 @@
-"""An embedding, stacked LSTMs and a dense layer in int8: float32 weights -> a file -> `step`.
+"""An int8 network of an embedding, stacked LSTMs and a dense layer: its file, and its steps.
 
-The file, `model.int8.npz`, holds plain arrays: for each matrix its int8 weights and a float32 scale for each
-column, so that weights * scale are nearly the float32 ones. The first layer's input product is worked out
-for every id of the vocabulary and kept in float32, bias included: looking it up is all a step has to do.
+The file `model.int8.npz` holds plain arrays: for each matrix the int8 weights and a float32 scale per column,
+such that weights * scale approximate the float32 weights. The input product of the first layer, bias
+included, is precomputed in float32 for every id of the vocabulary, so that a step only looks it up.
 
     table (V, 4H)                                     embedding @ kernel + bias of layer 0
     lstm_{i}/kernel (H, 4H)   lstm_{i}/bias (4H,)     of layers from 1 on
     lstm_{i}/recurrent (H, 4H)   lstm_{i}/scale (4H,) the scale is that of kernel and recurrent together
     dense/kernel (H, V)   dense/scale (V,)   dense/bias (V,)
 
-Gates are in Keras' order i, f, g, o. A row's answer depends on that row alone, to the bit (see
-`models.kernels.lstm_inference`): the same alone and in company, step by step and in one pass.
+Gates are in Keras' order i, f, g, o. The results of a row are bit-identical alone and in any batch, step by
+step and in one pass (see `models.kernels.lstm_inference`).
 """
 
 import io
@@ -34,15 +34,15 @@ Arrays = dict[str, NDArray[Any]]
 LaidOut = tuple[NDArray[np.int8], Floats, NDArray[np.int64]]
 
 ROWS_AT_ONCE = 64
-"""Of T * B rows this many are read in one call, so that what lies between two layers stays in the cache."""
+"""At most this many of T * B rows are read in one call, so that activations stay in the processor's cache."""
 
 ROWS_OF_A_PART = 16
-"""A step of at least two parts of so many rows is shared between two threads."""
+"""A step of at least two parts of this many rows is shared between two threads."""
 
 CACHE_LINE_BYTES = 64
 
 _SLICES_AHEAD = 2
-"""The lower layers are at most so many slices ahead of the upper ones."""
+"""The lower layers are at most this many slices ahead of the upper ones."""
 
 _NEVER = np.zeros(1, np.int64)
 
@@ -78,15 +78,14 @@ def _quantized(weights: Floats) -> tuple[NDArray[np.int8], Floats]:
 class LstmNetwork:
     """A loaded int8 network. S is the length of a state row, V the vocabulary with id 0.
 
-    May be called from several threads at once. The first call of a process compiles the kernels, or takes
-    them from the disk: see `prepare`.
+    Thread-safe. The first call in a process compiles the kernels or loads them from disk: see `prepare`.
     """
 
     def __init__(self, data: bytes) -> None:
         """Load the contents of a `model.int8.npz`.
 
         Raises:
-            ValueError: they are not what `quantize_lstm` makes.
+            ValueError: they are damaged, or not made by `quantize_lstm`.
         """
         arrays = _arrays(data)
         units = _check(arrays)
@@ -97,27 +96,27 @@ class LstmNetwork:
         self._middle = (len(units) + 1) // 2  # the first of the upper layers
         self._no_logits = np.empty((0, 1, self.V), np.float32)
         self.is_ready = False
-        self._preparing = threading.Lock()  # guards all that follows
+        self._preparing = threading.Lock()  # guards the fields below
         self._failure: Exception | None = None
         self._kernels: Any = None
-        self._halves: tuple[LaidOut, LaidOut] | None = None  # None: of one layer
+        self._halves: tuple[LaidOut, LaidOut] | None = None  # None: a single layer
         self._second = SecondThread("int8")
 
     def prepare(self) -> None:
-        """Make the kernels ready: a tenth of a second, or some seconds the first time on a machine.
+        """Load the kernels: a tenth of a second, or some seconds the first time on a machine.
 
         Raises:
-            Exception: whatever the compiler finds wrong with this machine.
+            Exception: the compiler failed, for any reason.
         """
         with self._preparing:
             if self._failure:
                 raise self._failure
             if not self.is_ready:
                 try:
-                    compile_kernels(RUNTIME_KERNELS)  # waits where another process does it now
+                    compile_kernels(RUNTIME_KERNELS)  # waits if another process is compiling
                     from models.kernels import lstm_inference as kernels
                 except Exception as error:
-                    self._failure = error  # another try would take as long, and end the same
+                    self._failure = error  # another attempt would take as long and fail, too
                     raise
                 self._network = _laid_out(kernels, self._arrays, self._units)
                 weights, floats, layout = self._network
@@ -125,7 +124,7 @@ class LstmNetwork:
                     lower, upper = layout[: self._middle + 1], layout[self._middle :]
                     self._halves = (weights, floats, lower), (weights, floats, upper)
                 self._kernels = kernels
-                self._arrays = {}  # the same once more
+                self._arrays = {}  # a second copy of the weights
                 self.is_ready = True
 
     def initial_state(self, rows: int = 1) -> Floats:
@@ -135,7 +134,7 @@ class LstmNetwork:
     def step(self, ids: NDArray[np.int32], state: Floats, first: int = 0) -> tuple[Floats, Floats]:
         """Read ids (T, B) from state (B, S); return logits (T - first, B, V) and the state after them.
 
-        Steps before `first` get no logits. Neither argument is changed.
+        Steps before `first` get no logits. The arguments are not modified.
         """
         if not self.is_ready:
             self.prepare()
@@ -262,7 +261,7 @@ _WHOLE: tuple[Any, ...] = (  # as `lstm_inference.run` has it
 )
 
 
-# ---- reading the file
+# ---- loading the file
 
 
 def _arrays(data: bytes) -> Arrays:
@@ -312,7 +311,7 @@ def _check_array(arrays: Arrays, name: str, shape: tuple[int, ...], kind: type) 
         raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {np.dtype(kind)} {shape}")
 
 
-# ---- laying it out for the kernels
+# ---- layout for the kernels
 
 
 def _laid_out(kernels: ModuleType, arrays: Arrays, units: list[int]) -> LaidOut:
@@ -331,7 +330,7 @@ def _laid_out(kernels: ModuleType, arrays: Arrays, units: list[int]) -> LaidOut:
 
     def layer(width: int, matrices: list[NDArray[np.int8]], scale: Floats, base: Floats) -> None:
         scale = scale / np.float32(kernels.ONE)
-        # Activations are bytes of which 128 is 0.0: that much too much is taken off here, once and for all.
+        # Activations are bytes with 128 for 0.0; the surplus is subtracted here, in the bias.
         surplus = 128 * sum(matrix.sum(axis=0, dtype=np.int64) for matrix in matrices)
         base = base - scale * surplus
         if len(layout) < len(units):
@@ -350,7 +349,7 @@ def _laid_out(kernels: ModuleType, arrays: Arrays, units: list[int]) -> LaidOut:
 
 
 def _aligned(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """Return the concatenation, where no vector register's worth lies in two lines of the cache."""
+    """Return the concatenation, aligned to the cache lines."""
     kind, count = parts[0].dtype, sum(map(len, parts))
     room = np.empty(count * kind.itemsize + CACHE_LINE_BYTES, np.uint8)
     start = -room.ctypes.data % CACHE_LINE_BYTES

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.runtime.batch_sampler import repeats
 from models.runtime.decoding import (
-    WIDE,
+    MAX_SORTED_CHARACTERS,
     Ending,
     Sampler,
     StopMatcher,
@@ -81,9 +81,9 @@ def test_large_alphabet_is_filtered_as_a_naive_loop_does(
     seed: int, request: CompletionRequest, spread: float
 ) -> None:
     random = np.random.default_rng(seed)
-    logits = random.normal(0, spread, (1, WIDE + 50)).astype(np.float32)
+    logits = random.normal(0, spread, (1, MAX_SORTED_CHARACTERS + 50)).astype(np.float32)
     u = random.random()
-    (chosen,) = Sampler([request], WIDE + 50).choose(logits, [u])
+    (chosen,) = Sampler([request], MAX_SORTED_CHARACTERS + 50).choose(logits, [u])
     assert chosen in naive_choice(logits[0], u, request)
 
 
