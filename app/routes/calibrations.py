@@ -11,8 +11,9 @@ from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
+from app.schemas.calibrations import CalibrateCreate, CalibrationBody
+from app.schemas.evaluations import EvaluateCreate, EvaluationBody
 from app.schemas.lists import Page
-from app.schemas.scores import CalibrateCreate, CalibrationBody, EvaluateCreate, EvaluationBody
 from app.services.calibration import calibrate, lines_of
 from app.services.evaluation import evaluate, reads_training_text
 from app.services.limited_work import Check

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.schemas.scores import (
+from app.schemas.evaluations import (
     EvaluateCreate,
     EvaluationBody,
     FlaggedBody,

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.anomaly.dynamic_evaluation import StreamPosition
-from models.anomaly.explanation import Span
 from models.anomaly.scorer import Scorer
+from models.anomaly.spans import Span
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import Busy
 from models.runtime.requests import (
