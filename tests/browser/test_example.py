@@ -39,7 +39,7 @@ def example(page: Page, site: Site, hosts: list[str]) -> Iterator[Page]:
 def in_use(page: Page) -> None:
     """Bring up ghost text, a list and marks."""
     page.get_by_label("Check").fill("lazy-fzx bug")
-    expect(page.locator("#found")).to_have_text("Odd: “zx”")
+    expect(page.locator("#found")).to_have_text("Anomalous: “zx”")
     page.get_by_label("Write").press_sequentially("la")
     expect(page.locator("[aria-hidden=true] span").last).to_have_text("zy-fox bug")
 
