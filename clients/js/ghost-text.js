@@ -110,7 +110,7 @@ export class GhostText extends FieldHelper {
     if (!this.#shown) return;
     this.#shown = null;
     clearInterval(this.#checking);
-    this.layer.remove();
+    this.layer.clear();
     this.announceLater("");
   }
 }
@@ -159,7 +159,10 @@ class GhostLayer {
     this.#mirror.scroll(this.#top);
   }
 
-  remove() {
-    this.#mirror.box.remove();
+  // A microtask later: in a blur event while a framework removes the field, the layer may be the sibling it visits next.
+  clear() {
+    const { box, text } = this.#mirror;
+    text.replaceChildren();
+    queueMicrotask(() => text.firstChild || box.remove());
   }
 }

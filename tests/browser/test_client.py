@@ -46,6 +46,22 @@ def test_complete_next_and_score_answer_as_the_api_does(run: Callable[[str], Any
     assert len(run("return client.score('line', ['lazy', 'fox'])")["lines"]) == 2
 
 
+def test_models_are_those_of_the_api_on_all_pages(run: Callable[[str], Any], page: Page, site: Site) -> None:
+    listed = page.request.get(f"{site.url}/v1/models").json()["data"]
+    assert run("return client.models()") == listed and {"line", "names"} <= {one["name"] for one in listed}
+
+    def one_by_one(route: Route) -> None:
+        route.continue_(url=route.request.url + ("&" if "?" in route.request.url else "?") + "limit=1")
+
+    page.route("**/v1/models*", one_by_one)
+    assert run("return client.models()") == listed
+
+
+def test_models_of_an_empty_service_are_none(run: Callable[[str], Any], page: Page) -> None:
+    page.route("**/v1/models", lambda route: route.fulfill(json={"data": [], "has_more": False}))
+    assert run("return client.models()") == []
+
+
 def test_stream_gives_pieces_and_at_last_done(run: Callable[[str], Any]) -> None:
     events = run(
         "const all = [];"
@@ -115,8 +131,11 @@ def test_signal_and_timeout_end_a_call(run: Callable[[str], Any], page: Page) ->
     assert run("return client.next('line', 'l', { timeout: 50 })")[0] == "timeout"
 
 
-def test_nobody_there_is_an_error_of_its_own(run: Callable[[str], Any]) -> None:
+def test_service_that_does_not_run_is_unreachable(run: Callable[[str], Any], page: Page) -> None:
     assert run("return new Nextchar({ url: 'http://127.0.0.1:9' }).next('line', 'l')")[0] == "unreachable"
+    page.route("**/next", lambda route: route.abort())
+    code, _, message = run("return client.next('line', 'l')")
+    assert code == "unreachable" and message.endswith(" does not answer: check that the service runs")
 
 
 def test_key_goes_along(run: Callable[[str], Any], page: Page) -> None:

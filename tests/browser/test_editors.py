@@ -1,14 +1,14 @@
-"""Ghost text in CodeMirror and Monaco, as they come from npm; skipped by name where they are not there."""
+"""Ghost text in CodeMirror and Monaco from npm; skipped by name where a package is not installed."""
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-PACKAGES = Path(__file__).parents[2] / ".venv" / "node" / "node_modules"
+from tests.clients.js.node import PACKAGES, require_packages
+
 TYPES = {".js": "text/javascript", ".css": "text/css", ".ttf": "font/ttf"}
 
 Visit = Callable[[str], Page]
@@ -20,10 +20,8 @@ CODEMIRROR = ("@codemirror/state", "@codemirror/view", "@codemirror/commands", "
 
 
 def serve_packages(page: Page, *names: str) -> None:
-    """Serve npm's packages below /node/, or skip the test by the name of one that is missing."""
-    for name in names:
-        if not (PACKAGES / name / "package.json").exists():
-            pytest.skip(f"the npm package {name} is not installed (tests/node)")
+    """Serve npm's packages below /node/, or skip the test by the name of a missing one."""
+    require_packages(*names)
 
     def answer(route: Route) -> None:
         path = PACKAGES / route.request.url.partition("/node/")[2].partition("?")[0]
