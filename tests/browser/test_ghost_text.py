@@ -327,12 +327,17 @@ def test_ghost_text_goes_when(visit: Visit, act: str) -> None:
 
 
 def test_siblings_of_a_removed_field_are_removed_with_it(visit: Visit) -> None:
-    """Frameworks remove nodes in a loop that reads the next sibling first, and removing the field blurs it."""
+    """Frameworks remove nodes in a loop that reads the next sibling first; removing a field blurs it."""
     page = visit(f"<div id=d>{TEXTAREA}<p>after</p></div>")
     write(page, "la")
     ghost(page, "zy-fox bug")
     page.evaluate(
-        "() => { for (let node = d.firstChild, next; node; node = next) { next = node.nextSibling; node.remove(); } }"
+        """() => {
+          for (let node = document.querySelector('#d').firstChild, next; node; node = next) {
+            next = node.nextSibling;
+            node.remove();
+          }
+        }"""
     )
     expect(page.locator("#d")).to_be_empty()
 

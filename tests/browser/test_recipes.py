@@ -1,7 +1,7 @@
-"""The recipes for React, Vue and Svelte, each compiled and used in a page; skipped by name without its packages.
+"""The recipes for React, Vue and Svelte, compiled and used in a page; skipped by name without npm packages.
 
-Each page has a component with the recipe in it, a paragraph with its text, and functions to change the model, to
-set the text and to unmount it.
+Each page has the recipe's component, a paragraph with its text, and functions that set the model, set the text
+and unmount the component.
 """
 
 import shutil
@@ -30,7 +30,8 @@ function App() {
   const [model, setModel] = useState("line");
   Object.assign(globalThis, { setModel, setText });
   return <>
-    <GhostTextarea id="t" model={model} client={client} value={text} onChange={(e) => setText(e.target.value)} />
+    <GhostTextarea id="t" model={model} client={client}
+      value={text} onChange={(event) => setText(event.target.value)} />
     <p>{text}</p>
   </>;
 }
