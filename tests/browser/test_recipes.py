@@ -1,6 +1,6 @@
 """The recipes for React, Vue and Svelte, compiled and used in a page; skipped by name without npm packages.
 
-Each page has the recipe's component, a paragraph with its text, and functions that set the model, set the text
+Each page has the recipe's component, a paragraph with its text, and functions that set the model and the text
 and unmount the component.
 """
 
