@@ -17,7 +17,7 @@ MARKED = "[...CSS.highlights.get('nextchar-anomaly') ?? []].map(range => range.t
 
 
 def marked(page: Page, *texts: str) -> None:
-    """Wait until just these texts are marked."""
+    """Wait until these texts, and no others, are marked."""
     page.wait_for_function(f"texts => JSON.stringify({MARKED}) === JSON.stringify(texts)", arg=list(texts))
 
 
@@ -42,7 +42,7 @@ def test_span_over_several_nodes_is_marked_in_each(visit: Visit) -> None:
     marked(page, "z", "x")
 
 
-def test_places_are_right_after_decomposed_and_astral_characters(visit: Visit) -> None:
+def test_positions_are_right_after_decomposed_and_astral_characters(visit: Visit) -> None:
     page = visit("<p id=e></p>")
     text = "\U0001f600e\u0301lazy-fzx bug"
     page.evaluate("text => { document.querySelector('#e').textContent = text; }", text)
@@ -61,7 +61,7 @@ def test_without_custom_highlights_mark_elements_are_added_and_removed(visit: Vi
     assert page.locator("#e").inner_html() == "lazy-f<b>z</b>x bug"
 
 
-def test_textarea_is_marked_as_one_types(visit: Visit) -> None:
+def test_textarea_is_marked_while_one_types(visit: Visit) -> None:
     page = visit("<textarea id=e rows=4 cols=40></textarea>")
     show(page, live=True)
     page.locator("#e").press_sequentially("lazy-fzx")
@@ -100,14 +100,14 @@ def test_spans_of_a_calibrated_model_are_used(
 
 def test_error_is_an_event_and_rejects_ready(visit: Visit) -> None:
     page = visit("<p id=e>lazy</p>")
-    page.evaluate("document.addEventListener('nextchar:error', e => window.told = e.detail.error.status)")
+    page.evaluate("document.addEventListener('nextchar:error', e => window.received = e.detail.error.status)")
     caught = page.evaluate(
         f"options => ({HIGHLIGHT})(options).catch(error => error.code)", {"model": "nobody"}
     )
-    assert caught == "model_not_found" and page.evaluate("told") == 404
+    assert caught == "model_not_found" and page.evaluate("received") == 404
 
 
-def test_places_that_count_bytes_are_those_of_characters(visit: Visit, page: Page) -> None:
+def test_positions_in_bytes_become_positions_in_characters(visit: Visit, page: Page) -> None:
     text = "Größe \U0001f600 x y"
     start = len("Größe \U0001f600 ".encode())
     line = {
