@@ -30,12 +30,12 @@ from redis.retry import Retry
 from uvicorn.supervisors import Multiprocess
 
 from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
-from app.http.auth import Auth, RateLimits
+from app.http.auth import Auth
 from app.http.connections import BoundedHttpProtocol, Connections, raise_open_files_limit
 from app.http.dependencies import Services
 from app.http.errors import add_error_handlers
 from app.http.incoming_body import BodyMemory
-from app.http.middleware import BodyLimit, RequestId
+from app.http.middleware import BodyLimit, RequestId, RequestMetrics
 from app.http.origins import CrossSiteCheck, HostCheck
 from app.keys import KeyFile
 from app.routes import (
@@ -53,8 +53,11 @@ from app.routes.console import add_console
 from app.routes.js_client import add_js_client
 from app.services.default_model import DefaultModel
 from app.services.engines import Engines, LoadEngine
+from app.services.job_bodies import JobBodies
+from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
-from app.services.metrics import Measured, Metrics
+from app.services.metrics import Metrics
+from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
@@ -118,7 +121,8 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     app.state.stopping = stopping
     add_error_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, unlimited_paths=(corpora.UPLOAD_PATH, openai_files.UPLOAD_PATH))
+    rules = [module.BODY_RULE for module in (scores, corpora, jobs, models, openai_files, openai_jobs)]
+    app.add_middleware(BodyLimit, rules=rules)
     if keys:
         app.add_middleware(Auth, keys=keys)
     if "*" not in settings.origins:
@@ -127,7 +131,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     if "*" not in settings.hosts and (settings.hosts or not keys):
         app.add_middleware(HostCheck, hosts=[*settings.hosts, settings.host])
     app.add_middleware(RequestId)
-    app.add_middleware(Measured)
+    app.add_middleware(RequestMetrics)
     add_js_client(app, allowed_origins=settings.origins)
     return app
 
@@ -182,6 +186,8 @@ def build_services(
         live=live,
         event_log=EventLog(blobs),
         queue=queue,
+        job_control=JobControl(blobs, jobs, live, queue, redis),
+        job_bodies=JobBodies(live, queue),
         engines=engines,
         default_model=DefaultModel(models, settings.default_model),
         loops=loops,
@@ -196,7 +202,7 @@ def build_services(
         stopping=stopping,
         score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),
-        describing=LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5),
+        echoing=LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5),
         long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
         calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),
         evaluating=LimitedWork("evaluations", running=1, waiting=2, retry_after_s=30, code="evaluation_busy"),
@@ -298,7 +304,7 @@ def _lifespan(
             for loop in services.loops:
                 loop.stop()
             for work in (
-                services.describing,
+                services.echoing,
                 services.long_scores,
                 services.calibrating,
                 services.evaluating,

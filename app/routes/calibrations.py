@@ -5,14 +5,14 @@ from functools import partial
 
 from fastapi import APIRouter, Request
 
-from app.http.access import Reach, ReachDep
-from app.http.auth import check_scope
+from app.http.access import AccessDep
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
 from app.schemas.lists import Page
 from app.schemas.scores import CalibrateCreate, CalibrationBody, EvaluateCreate, EvaluationBody
+from app.services.access import Access
 from app.services.engines import Loaded
 from app.services.evaluation import evaluate, reads_training_text
 from app.services.limited_work import Check
@@ -38,14 +38,14 @@ _LINE_CHARACTERS = 20  # that a line counts for beside its own
     responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503, 507),
 )
 async def make_calibration(
-    services: ServicesDep, reach: ReachDep, request: Request, model: str, body: CalibrateCreate
+    services: ServicesDep, access: AccessDep, request: Request, model: str, body: CalibrateCreate
 ) -> CalibrationBody:
     """Compare with these normal lines from now on; a calibration of the same name is replaced.
 
     It takes up to some minutes. Few run at a time; where too many wait already, the answer is 429.
     """
     return await cancel_on_disconnect(
-        request, services.calibrating.run(partial(_make, services, reach, model, body))
+        request, services.calibrating.run(partial(_make, services, access, model, body))
     )
 
 
@@ -72,27 +72,26 @@ def delete_calibration(services: ServicesDep, model: str, name: str) -> None:
 
 @router.post("/{model}/evaluate", responses=error_responses(400, 404, 413, 415, 422, 429, 503))
 async def evaluate_model(
-    services: ServicesDep, reach: ReachDep, request: Request, model: str, body: EvaluateCreate
+    services: ServicesDep, access: AccessDep, request: Request, model: str, body: EvaluateCreate
 ) -> EvaluationBody:
     """Judge the model's scores by labelled lines, beside simple scores of the same lines."""
     if reads_training_text(body):
-        check_scope(
-            request,
+        access.check_scope(
             "read",
             "train",
             why="with this split the lines are compared with the model's training text; give the split"
             " chronological or random to use only the lines sent",
         )
-    judge = partial(evaluate, services, model, body, may_read=reach.has_corpus)
+    judge = partial(evaluate, services, model, body, may_read=access.has_corpus)
     return await cancel_on_disconnect(request, services.evaluating.run(judge))
 
 
 def _make(
-    services: Services, reach: Reach, model: str, body: CalibrateCreate, check: Check
+    services: Services, access: Access, model: str, body: CalibrateCreate, check: Check
 ) -> CalibrationBody:
     with services.engines.use(model) as loaded:
         if body.corpus is not None:
-            corpus = reach.corpus(body.corpus)
+            corpus = access.get_corpus(body.corpus)
             lines: Iterable[str] = _lines(services.corpora.pieces(corpus.id, loaded.vocabulary.alphabet))
             characters = corpus.characters
             source = f"corpus {corpus.id}"

@@ -3,12 +3,12 @@
 import hashlib
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Response
 
-from app.http.access import ReachDep
-from app.http.auth import check_model
+from app.http.access import AccessDep
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
+from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
 from app.schemas.lists import After, Deleted, Limit
 from app.schemas.models import DamagedModel, ModelBody, ModelPage, ModelRename, ModelSummary
@@ -16,6 +16,8 @@ from models.errors import NotFound
 from models.saved_model import SavedModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
+
+BODY_RULE = BodyRule(r"/v1/models/[^/]+", MAX_SMALL_JSON_BYTES, methods=("PATCH",))
 
 _CARD = "model.json"
 
@@ -34,9 +36,9 @@ _FILE_ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", responses=error_responses(422, 503))
-def list_models(reach: ReachDep, after: After = None, limit: Limit = _LIMIT) -> ModelPage:
+def list_models(access: AccessDep, after: After = None, limit: Limit = _LIMIT) -> ModelPage:
     """List all versions of all models, newest first."""
-    cards, damaged = reach.survey_models()
+    cards, damaged = access.list_models()
     page, has_more = paginate(cards, lambda card: card.reference, after=after, limit=limit)
     summaries = [ModelSummary(id=c.reference, **c.model_dump(include=_SUMMARY)) for c in page]
     left_out = [DamagedModel(id=one.reference, code=one.code, message=one.reason) for one in damaged]
@@ -51,9 +53,9 @@ def get_model(services: ServicesDep, model: str) -> ModelBody:
 
 
 @router.patch("/{model}", responses=error_responses(400, 404, 413, 415, 422, 503, 507))
-def rename_model(services: ServicesDep, request: Request, model: str, body: ModelRename) -> ModelBody:
+def rename_model(services: ServicesDep, access: AccessDep, model: str, body: ModelRename) -> ModelBody:
     """Rename one version: it becomes the next version of the new name. Its old reference is gone then."""
-    check_model(request, body.name)
+    access.check_model(body.name)
     old = services.models.get(model).card
     card = services.models.rename(old.reference, body.name)
     if card.reference != old.reference:

@@ -17,6 +17,7 @@ from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
+from app.http.middleware import BodyRule
 from app.schemas.scores import (
     EXAMPLE_STREAM,
     LineScore,
@@ -32,6 +33,8 @@ from models.anomaly.drift import drift
 from store.streams import StreamLock
 
 router = APIRouter(prefix="/v1/models", tags=["inference"])
+
+BODY_RULE = BodyRule(r"/v1/models/[^/]+/score", is_endless=True, applies=is_streamed)
 
 _SHORT_WORK = 2_000
 """Up to so many characters, read side by side, a request does not wait for the long ones."""
@@ -67,7 +70,7 @@ class _StreamedRoute(DocumentRoute):
 )
 async def score(services: ServicesDep, request: Request, model: str, body: ScoreCreate) -> Response:
     """Get the surprisal in bits of each character of a text, or of lines, and whether they are odd."""
-    loaded = await services.engines.take_async(model)
+    loaded = await services.engines.acquire_async(model)
     try:
         if _is_short(body) and not body.stream_id:
             short = partial(_score, services, loaded, body)
@@ -75,7 +78,7 @@ async def score(services: ServicesDep, request: Request, model: str, body: Score
         else:
             content = await cancel_on_disconnect(request, _score_in_turn(services, request, loaded, body))
     finally:
-        services.engines.give_back(loaded)
+        services.engines.release(loaded)
     return Response(content, media_type="application/json")
 
 
@@ -136,11 +139,11 @@ def _score_in_thread(
     turn: StreamLock | None = None,
 ) -> bytes:
     """Score with a hold of this thread's own: the request may end before it does."""
-    held = services.engines.hold_again(loaded)
+    held = services.engines.retain(loaded)
     try:
         return _score(services, held, body, check=check, turn=turn)
     finally:
-        services.engines.give_back(held)
+        services.engines.release(held)
 
 
 def _score(

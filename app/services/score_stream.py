@@ -24,14 +24,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.errors import UnsupportedMedia
 from app.http.auth import stream_owner
 from app.http.dependencies import Services
 from app.http.errors import answer
 from app.http.event_streams import UNREAD_S
 from app.schemas.scores import LineScore, StreamBody, StreamQuery
 from app.services.engines import Loaded
+from app.services.gunzip import Gunzip
 from app.services.scoring import Line, Options, Scorer, Where, calibration_body, is_unusual
-from app.services.uploads import Gunzip, UnsupportedMedia
 from models.anomaly.drift import drift
 from models.errors import DomainError
 from models.text.vocabulary import Vocabulary
@@ -231,11 +232,11 @@ class ScoreStream(Response):
                 code="unsupported_encoding",
                 param="body",
             )
-        loaded = await self._services.engines.take_async(self._model)
+        loaded = await self._services.engines.acquire_async(self._model)
         try:
             await anyio.to_thread.run_sync(self._open, loaded, limiter=self._services.score_threads)
         except BaseException:
-            self._services.engines.give_back(loaded)
+            self._services.engines.release(loaded)
             raise
         self._loaded = loaded
 
@@ -282,7 +283,7 @@ class ScoreStream(Response):
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-            self._services.engines.give_back(self._loaded)
+            self._services.engines.release(self._loaded)
 
     async def _score_all(self, body: "_Body", send: Send) -> None:
         while True:

@@ -21,7 +21,7 @@ from app.schemas.scores import (
     Span,
     StreamBody,
 )
-from app.services.completion import MAX_LOGPROBS
+from app.services.completion_requests import MAX_LOGPROBS
 from app.services.engines import Loaded
 from app.services.limited_work import Check
 from models.anomaly.aggregate import peak_bits

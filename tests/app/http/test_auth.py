@@ -7,9 +7,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.http.auth import Auth, RateLimits, scopes_for
+from app.http.auth import Auth, scopes_for
 from app.keys import KeyFile, new_key, read_keys
 from app.main import create_app
+from app.services.rate_limits import RateLimits
 from app.settings import ApiSettings
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving, until

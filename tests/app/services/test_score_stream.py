@@ -11,9 +11,9 @@ import pytest
 import redis
 from starlette.types import Message
 
+from app.services.gunzip import Gunzip
 from app.services.score_stream import MAX_LINE_CHARACTERS, Splitter, _Body
 from app.services.scoring import Scorer
-from app.services.uploads import Gunzip
 from store.streams import Streams
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
