@@ -45,6 +45,7 @@ from app.routes import (
     corpora,
     health,
     jobs,
+    model_archives,
     models,
     reports,
     scores,
@@ -113,7 +114,18 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         generate_unique_id_function=_operation_id,
     )
     # Keystrokes first: routes are tried in order.
-    for module in (completions, scores, calibrations, corpora, jobs, models, reports, architectures, health):
+    for module in (
+        completions,
+        scores,
+        calibrations,
+        corpora,
+        jobs,
+        models,
+        model_archives,
+        reports,
+        architectures,
+        health,
+    ):
         app.include_router(module.router)
     for module in (openai_completions, llama_cpp, tokenizer, openai_files, openai_jobs):
         app.include_router(module.router)
@@ -121,7 +133,10 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     app.state.stopping = stopping
     add_error_handlers(app)
     # The last one added is the outermost.
-    rules = [module.BODY_RULE for module in (scores, corpora, jobs, models, openai_files, openai_jobs)]
+    rules = [
+        module.BODY_RULE
+        for module in (scores, corpora, jobs, models, model_archives, openai_files, openai_jobs)
+    ]
     app.add_middleware(BodyLimit, rules=rules)
     if keys:
         app.add_middleware(Auth, keys=keys)
@@ -206,6 +221,9 @@ def build_services(
         long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
         calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),
         evaluating=LimitedWork("evaluations", running=1, waiting=2, retry_after_s=30, code="evaluation_busy"),
+        importing=LimitedWork(
+            "imports of models", running=1, waiting=4, retry_after_s=30, code="import_busy"
+        ),
         stream_turns=StreamLocks(streams),
         health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
     )
@@ -308,6 +326,7 @@ def _lifespan(
                 services.long_scores,
                 services.calibrating,
                 services.evaluating,
+                services.importing,
             ):
                 work.close()
             await run_in_threadpool(services.engines.close)

@@ -66,6 +66,7 @@ class Services:
     long_scores: LimitedWork  # scores of many lines or of streams
     calibrating: LimitedWork
     evaluating: LimitedWork
+    importing: LimitedWork  # of model archives
     stream_turns: StreamLocks
     health_threads: anyio.CapacityLimiter  # so that calls that hang on the storage cannot starve /readyz
 
