@@ -13,7 +13,7 @@ import numpy as np
 
 from app.schemas.calibrations import BucketBody, CalibrationBody
 from app.schemas.scores import Detail, LineScore, Span, StreamBody
-from app.services.completion import MAX_LOGPROBS
+from app.services.completion_requests import MAX_LOGPROBS
 from app.services.engines import Loaded
 from app.services.limited_work import Check
 from models.anomaly.aggregate import peak_bits
