@@ -54,7 +54,7 @@ class ScoreOptions:
     false_alarms: float | None = None
     fast: bool = False  # read in int8 if the model has it
     adapt: bool = False  # learn from a stream while reading it
-    explain: bool = True  # tell the causes of surprisal in flagged lines from its consequences
+    explain: bool = True  # locate the causes of surprisal in flagged lines
 
 
 @dataclass(frozen=True)

@@ -109,10 +109,10 @@ def test_smallest_rate_that_is_reported_is_accepted(service: Service, count: int
     made = service.http.post(f"{MODEL}/calibrate", json={"lines": ["ab"] * count}).json()
     smallest = made["smallest_p_value"]
     assert smallest == pytest.approx(1 / (count + 1), rel=1e-3)
-    asked = {"lines": ["ab"], "false_alarms": smallest}
-    assert service.http.post(f"{MODEL}/score", json=asked).json()["false_alarms"] == smallest
-    refused = service.http.post(f"{MODEL}/score", json=asked | {"false_alarms": 1e-6})
-    named = float(error_of(refused, 422)["message"].rpartition("at least ")[2])
-    assert service.http.post(f"{MODEL}/score", json=asked | {"false_alarms": named}).status_code == 200
-    tiny = service.http.post(f"{MODEL}/score", json=asked | {"false_alarms": 1e-310})
+    body = {"lines": ["ab"], "false_alarms": smallest}
+    assert service.http.post(f"{MODEL}/score", json=body).json()["false_alarms"] == smallest
+    refused = service.http.post(f"{MODEL}/score", json=body | {"false_alarms": 1e-6})
+    reported = float(error_of(refused, 422)["message"].rpartition("at least ")[2])
+    assert service.http.post(f"{MODEL}/score", json=body | {"false_alarms": reported}).status_code == 200
+    tiny = service.http.post(f"{MODEL}/score", json=body | {"false_alarms": 1e-310})
     assert error_of(tiny, 422)["param"] == "false_alarms"

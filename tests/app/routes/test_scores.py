@@ -63,10 +63,10 @@ def test_calibrated_lines_get_a_p_value_and_a_flag(service: Service) -> None:
     assert (made["name"], made["lines"], made["smallest_p_value"]) == ("default", 120, 0.008265)
     body = {"lines": ["abab", "ab→→→→ab"], "false_alarms": 0.02, "detail": "line"}
     answer = service.http.post(SCORE, json=body).json()
-    normal, odd = answer["lines"]
+    normal, flagged = answer["lines"]
     assert (normal["anomalous"], normal["spans"]) == (False, [])
-    assert odd["anomalous"] and odd["p_value"] == 0.008264 and odd["score"] > answer["threshold"]
-    assert odd["spans"] == [{"start": i, "end": i + 1, "bits": 8.0, "expected": "a"} for i in range(2, 6)]
+    assert flagged["anomalous"] and flagged["p_value"] == 0.008264 and flagged["score"] > answer["threshold"]
+    assert flagged["spans"] == [{"start": i, "end": i + 1, "bits": 8.0, "expected": "a"} for i in range(2, 6)]
     assert answer["calibration"] == made and answer["false_alarms"] == 0.02
 
 
@@ -99,8 +99,8 @@ def test_masked_parts_are_one_character_and_reported_at_their_position(service: 
     normal = ["ab 1 c"] * 99
     service.http.post("/v1/models/masked/calibrate", json={"lines": normal})
     body = {"lines": [line], "false_alarms": 0.01, "detail": "line"}
-    [odd] = service.http.post("/v1/models/masked/score", json=body).json()["lines"]
-    assert odd["anomalous"] and [(s["start"], s["end"]) for s in odd["spans"]] == [(10, 11)]
+    [line] = service.http.post("/v1/models/masked/score", json=body).json()["lines"]
+    assert line["anomalous"] and [(s["start"], s["end"]) for s in line["spans"]] == [(10, 11)]
 
 
 def test_invalid_masks_are_refused_with_the_job(service: Service) -> None:
@@ -121,7 +121,10 @@ def test_detail_none_returns_score_p_value_and_flag(service: Service) -> None:
 
 def test_expected_characters_are_returned(service: Service) -> None:
     answer = service.http.post(SCORE, json={"lines": ["ab"], "expected": 2}).json()
-    assert [[one["character"] for one in place] for place in answer["lines"][0]["expected"]] == [["a"], ["b"]]
+    assert [[one["character"] for one in position] for position in answer["lines"][0]["expected"]] == [
+        ["a"],
+        ["b"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +153,10 @@ def test_expected_of_a_model_of_bytes_is_limited_in_bytes(service: Service) -> N
 def test_expected_characters_of_a_text_are_in_order_and_labeled(service: Service) -> None:
     publish(service.models, name="raw", characters="".join(map(chr, range(255))), alphabet="bytes")
     answer = service.http.post("/v1/models/raw/score", json={"text": 'a"é', "expected": 3}).json()
-    told = [[(one["character"], one["probability"]) for one in place] for place in answer["expected"]]
-    assert told == [[(name, 0.606531)] for name in ("a", '"', "\\xc3", "\\xa9")]
+    expected = [
+        [(one["character"], one["probability"]) for one in position] for position in answer["expected"]
+    ]
+    assert expected == [[(name, 0.606531)] for name in ("a", '"', "\\xc3", "\\xa9")]
 
 
 def test_lines_beyond_the_limit_are_explained_if_sent_alone(

@@ -66,7 +66,7 @@ def test_beam_returns_the_best_so_far_at_its_deadline(engine: Engine) -> None:
 
 
 def test_beam_can_be_cancelled(engine: Engine) -> None:
-    asked = start(engine, "ab", beam=64, max_characters=1_000_000)
-    assert asked.ticket is not None
-    asked.ticket.cancel()
-    assert asked.answer().finished().reason == "cancelled"
+    started = start(engine, "ab", beam=64, max_characters=1_000_000)
+    assert started.ticket is not None
+    started.ticket.cancel()
+    assert started.answer().finished().reason == "cancelled"
