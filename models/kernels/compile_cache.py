@@ -33,7 +33,7 @@ RUNTIME_KERNELS = "models.kernels.lstm_inference"
 TRAINING_KERNELS = "models.kernels.lstm_training"
 
 _ROOT = Path(__file__).resolve().parents[2]
-_SOURCES = ("models/kernels/jit.py", "models/kernels/lstm_training.py", "models/kernels/lstm_inference.py")
+_SOURCE_FOLDER = Path(__file__).parent
 _UNUSED_S = 30 * 24 * 3600.0
 _LOCKED_S = 120.0  # another process compiles for so long at most; then we do it too
 _LOG_S = 2.0  # loading what was compiled before takes less
@@ -79,7 +79,7 @@ def fingerprint() -> str:
     """Return 16 hexadecimal digits that change with the kernels' source, the compiler and the processor."""
     from llvmlite import binding  # takes 40 ms
 
-    parts = [(_ROOT / source).read_bytes() for source in _SOURCES]
+    parts = [source.read_bytes() for source in sorted(_SOURCE_FOLDER.glob("*.py"))]
     parts += [importlib.metadata.version(package).encode() for package in ("numba", "llvmlite", "numpy")]
     parts += [str(sys.implementation.cache_tag).encode(), binding.get_process_triple().encode()]
     parts += [binding.get_host_cpu_name().encode()]
