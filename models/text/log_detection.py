@@ -1,10 +1,10 @@
-"""Whether a text is a log, and which masks its lines need.
+"""Detects whether a text is a log, and suggests masks for its lines.
 
-A text is a log if most of its lines carry a timestamp, or a number that rises from line to line. Of what the
-masks match in it, timestamps are suggested for masking, and other classes where later lines have values that
-no earlier line had: they change with time (process ids, counters, addresses of new clients), so a model that
-learned them would find every later line anomalous. Values that recur, such as status codes, stay: they carry
-information. Knows the text by a bounded sample of its lines.
+A text is a log if most of its lines have a timestamp, or a number that increases from line to line. Masks are
+suggested for timestamps, and for other classes of values whose later values are new: such values drift
+(process ids, counters, addresses of new clients), and to a model trained on them every later line would be
+anomalous. Recurring values such as status codes carry information and are not masked. The decision is made
+from a bounded sample of the lines.
 """
 
 import random
@@ -19,34 +19,36 @@ from models.text.masks import Masks
 TextKind = Literal["log", "text"]
 
 CLASSES = ("timestamp", "date", "uuid", "ip", "hex", "long_numbers", "digits")
-"""The masks that may be suggested, in the order in which they are tried."""
+"""The masks that can be suggested, in order of precedence."""
 
 _MIN_LINES = 50
 _TIMESTAMPS = ("timestamp", "date")
-_TIMESTAMPED_SHARE = 0.5  # of the lines of a log; stack traces and wrapped lines have none
-_COUNTED_SHARE = 0.8  # of the lines, that have a number in the same place
-_RISING_SHARE = 0.1  # of these numbers, that are above the one before: many lines share a second
-_FALLING_SHARE = 0.1  # of the rising ones: how many may be below, since threads write out of order
-_COUNTED_PLACES = 4  # in a line, where such a number is looked for
+_MIN_TIMESTAMPED = 0.5  # fraction of a log's lines; stack traces and wrapped lines have no timestamp
+_MIN_COUNTED = 0.8  # fraction of the lines with a number at the same position
+_MIN_RISING = 0.1  # fraction of these numbers above the one before: many lines share a second
+_MAX_FALLING = 0.1  # falling steps per rising one: threads write out of order
+_COUNTER_POSITIONS = 4  # numbers per line that are examined
 
-_DRIFT = 0.1  # share of values, beyond chance, that only later lines have
-_UNIQUE = 0.5  # share of values that recur in no other line: ids
+_MIN_DRIFT = 0.1  # fraction of new values in later lines, in excess of chance
+_MIN_UNIQUE = 0.5  # fraction of values that occur in no other line: ids
 _MIN_VALUES = 20
-_MIN_BEFORE = 5  # values at a place in earlier lines, before a later one is called new
-_CONTEXT = 6  # characters before a value, that tell its place: a process id is no port
+_MIN_EARLIER = 5  # earlier values of a field, below which a later one does not count as new
+_CONTEXT = 6  # characters before a value that identify its field
 
-_BLOCK_LINES = 16  # adjacent lines are sampled together
+_BLOCK_LINES = 16  # adjacent lines that are sampled together
 _MAX_BLOCKS = 96
-_MAX_LINE_CHARACTERS = 2000  # characters that are kept of a line
+_MAX_LINE_CHARACTERS = 2000  # of a sampled line; the rest is cut off
 
 
 @dataclass(frozen=True)
-class Recognized:
-    """What a text is, as far as `sampled_lines` of its lines tell.
+class LogDetection:
+    """The kind of a text, and the masks suggested for it, from a sample of `sampled_lines` lines.
 
-    `lines` has how many of them each suggested mask, in CLASSES, matches. `matches` has where in `example`,
-    one of the lines, each of CLASSES would match by itself. `kept` is the share of the sample's characters
-    that is left when the suggested masks are applied.
+    Attributes:
+        lines: the number of sampled lines that each suggested mask matches, in the order of CLASSES.
+        example: one of the lines.
+        matches: spans in `example` that each of CLASSES matches when applied alone.
+        kept: fraction of the sample's characters left after the suggested masks are applied.
     """
 
     kind: TextKind
@@ -63,16 +65,16 @@ class Recognized:
 
 
 class LineSample:
-    """Evenly spaced blocks of a text's lines, of a text that comes in pieces and whose length is unknown."""
+    """Samples evenly spaced blocks of lines from a stream of text of unknown length."""
 
     def __init__(self) -> None:
         self._blocks: list[list[str]] = []
-        self._every = 1  # of so many blocks one is kept
+        self._stride = 1  # one block in so many is kept
         self._line_number = 0
-        self._held = ""  # the beginning of a line that is not complete
+        self._held = ""  # the start of an incomplete line
 
     def feed(self, text: str) -> None:
-        """Take the next characters."""
+        """Add the next piece of the text."""
         first, *rest = text.split("\n")
         self._held += first[: _MAX_LINE_CHARACTERS - len(self._held)]
         if rest:
@@ -80,66 +82,66 @@ class LineSample:
             self._held = rest[-1][:_MAX_LINE_CHARACTERS]
 
     def lines(self) -> list[str]:
-        """Return the sampled lines in the text's order; empty lines are left out."""
+        """Return the sampled lines in order, without empty ones."""
         last = [self._held] if self._is_sampled() else []
         return [line for block in [*self._blocks, last] for line in block if line.strip()]
 
     def _is_sampled(self) -> bool:
-        return self._line_number // _BLOCK_LINES % self._every == 0
+        return self._line_number // _BLOCK_LINES % self._stride == 0
 
     def _add(self, lines: Sequence[str]) -> None:
-        at = 0
-        while at < len(lines):
-            block, place = divmod(self._line_number, _BLOCK_LINES)
-            step = _BLOCK_LINES - place
+        start = 0
+        while start < len(lines):
+            block, offset = divmod(self._line_number, _BLOCK_LINES)
+            count = _BLOCK_LINES - offset
             if self._is_sampled():
-                if place == 0:
+                if offset == 0:
                     self._begin_block()
-                self._blocks[-1] += [line[:_MAX_LINE_CHARACTERS] for line in lines[at : at + step]]
+                self._blocks[-1] += [line[:_MAX_LINE_CHARACTERS] for line in lines[start : start + count]]
             else:
-                step += (self._every - 1 - block % self._every) * _BLOCK_LINES
-            step = min(step, len(lines) - at)
-            at += step
-            self._line_number += step
+                count += (self._stride - 1 - block % self._stride) * _BLOCK_LINES
+            count = min(count, len(lines) - start)
+            start += count
+            self._line_number += count
 
     def _begin_block(self) -> None:
         if len(self._blocks) == _MAX_BLOCKS:
             self._blocks = self._blocks[::2]
-            self._every *= 2
+            self._stride *= 2
         self._blocks.append([])
 
 
 @dataclass(frozen=True)
 class _Value:
-    """A match of one of CLASSES; equal `place`s are the same field of the same kind of line."""
+    """A match of one of CLASSES; equal `field`s are the same field of the same kind of line."""
 
     line: int
     mask: str
-    place: str
+    field: str
     text: str
 
 
-def recognize(lines: Sequence[str]) -> Recognized:
-    """Return what the text is that these lines, in its order, are a sample of."""
-    found = Recognized("text", len(lines))
+def detect_log(lines: Sequence[str]) -> LogDetection:
+    """Return whether the text that these lines are sampled from, in order, is a log, and masks for it."""
+    plain_text = LogDetection("text", len(lines))
     if len(lines) < _MIN_LINES:
-        return found
+        return plain_text
     values = [value for number, line in enumerate(lines) for value in _values(number, line)]
-    stamped = len({v.line for v in values if v.mask in _TIMESTAMPS})
-    if stamped < _TIMESTAMPED_SHARE * len(lines) and not _has_counter(values, len(lines)):
-        return found
+    timestamped = len({v.line for v in values if v.mask in _TIMESTAMPS})
+    if timestamped < _MIN_TIMESTAMPED * len(lines) and not _has_counter(values, len(lines)):
+        return plain_text
     suggested = Masks([m for m in CLASSES if _is_suggested(m, values, len(lines))])
     if not suggested:
-        return found
-    counted = dict.fromkeys(suggested.masks, 0)
+        return plain_text
+    matched_lines = dict.fromkeys(suggested.masks, 0)
     for line in lines:
         for mask in {mask for _, _, mask in suggested.matches(line)}:
-            counted[suggested.masks[mask]] += 1
+            matched_lines[suggested.masks[mask]] += 1
     example = max(lines[: 4 * _BLOCK_LINES], key=lambda line: len({m for *_, m in suggested.matches(line)}))
     matches = {m: [(start, end) for start, end, _ in Masks([m]).matches(example)] for m in CLASSES}
     kept = sum(len(suggested.apply(line).text) for line in lines) / sum(map(len, lines))
-    return Recognized(
-        "log", len(lines), counted, example, {m: spans for m, spans in matches.items() if spans}, kept
+    return LogDetection(
+        "log", len(lines), matched_lines, example, {m: spans for m, spans in matches.items() if spans}, kept
     )
 
 
@@ -147,62 +149,62 @@ _ALL = Masks(CLASSES)
 
 
 def _values(number: int, line: str) -> list[_Value]:
-    found, before, at = [], "", 0
+    values, before, position = [], "", 0
     for start, end, mask in _ALL.matches(line):
-        before = (before + line[at:start])[-_CONTEXT:]
-        found.append(_Value(number, CLASSES[mask], f"{CLASSES[mask]} {before}", line[start:end]))
-        before, at = before + "#", end
-    return found
+        before = (before + line[position:start])[-_CONTEXT:]
+        values.append(_Value(number, CLASSES[mask], f"{CLASSES[mask]} {before}", line[start:end]))
+        before, position = before + "#", end
+    return values
 
 
 def _has_counter(values: Sequence[_Value], lines: int) -> bool:
-    """Return whether most lines have a number, the i-th of the line, that rises through the text."""
-    in_lines: dict[int, list[str]] = defaultdict(list)
+    """Return whether, for some i, the i-th number of most lines increases through the text."""
+    by_line: dict[int, list[str]] = defaultdict(list)
     for value in values:
         if value.text.isdecimal():
-            in_lines[value.line].append(value.text)
-    for place in range(_COUNTED_PLACES):
-        numbers = [int(texts[place][:18]) for _, texts in sorted(in_lines.items()) if len(texts) > place]
-        if len(numbers) < _COUNTED_SHARE * lines:
+            by_line[value.line].append(value.text)
+    for i in range(_COUNTER_POSITIONS):
+        numbers = [int(texts[i][:18]) for _, texts in sorted(by_line.items()) if len(texts) > i]
+        if len(numbers) < _MIN_COUNTED * lines:
             continue
         steps = [after - before for before, after in pairwise(numbers)]
         rising, falling = sum(step > 0 for step in steps), sum(step < 0 for step in steps)
-        if rising >= _RISING_SHARE * len(steps) and falling <= _FALLING_SHARE * rising:
+        if rising >= _MIN_RISING * len(steps) and falling <= _MAX_FALLING * rising:
             return True
     return False
 
 
 def _is_suggested(mask: str, values: Sequence[_Value], lines: int) -> bool:
-    """Return whether values of one class are a time, which will go on even if it has not yet, or change."""
-    mine = [value for value in values if value.mask == mask]
-    if mask in _TIMESTAMPS and len({v.line for v in mine}) >= _TIMESTAMPED_SHARE * lines:
+    """Return whether a class is the lines' timestamp, or its values drift."""
+    of_class = [value for value in values if value.mask == mask]
+    if mask in _TIMESTAMPS and len({v.line for v in of_class}) >= _MIN_TIMESTAMPED * lines:
         return True
-    return _changes(mine, lines)
+    return _drifts(of_class, lines)
 
 
-def _changes(values: Sequence[_Value], lines: int) -> bool:
+def _drifts(values: Sequence[_Value], lines: int) -> bool:
     """Return whether values of one class change with time, or hardly ever recur.
 
-    The share of the later half's values that the earlier half lacks is compared with the same share between
-    two random halves: that is chance, as of durations, for which a calibration makes up.
+    The fraction of new values in the later half of the lines is compared with that between two random halves.
+    The latter is chance, as for durations, which the calibration of anomaly scores accounts for.
     """
     shuffled = random.Random(0).sample(range(lines), lines)
-    later = _new_share(values, lambda line: 2 * line < lines)
-    by_chance = _new_share(values, lambda line: 2 * shuffled[line] < lines)
+    later = _new_fraction(values, lambda line: 2 * line < lines)
+    by_chance = _new_fraction(values, lambda line: 2 * shuffled[line] < lines)
     if later is None or by_chance is None:
         return False
-    is_id = values[0].mask != "digits" and by_chance >= _UNIQUE
-    return is_id or later - by_chance >= _DRIFT
+    is_id = values[0].mask != "digits" and by_chance >= _MIN_UNIQUE
+    return is_id or later - by_chance >= _MIN_DRIFT
 
 
-def _new_share(values: Sequence[_Value], is_before: Callable[[int], bool]) -> float | None:
-    """Return the share of values that no line before had in their place; None if they are too few."""
-    before: dict[str, list[str]] = defaultdict(list)
+def _new_fraction(values: Sequence[_Value], is_earlier: Callable[[int], bool]) -> float | None:
+    """Return the fraction of later values that are new in their field; None if there are too few values."""
+    earlier: dict[str, list[str]] = defaultdict(list)
     for value in values:
-        if is_before(value.line):
-            before[value.place].append(value.text)
-    known = {place: set(texts) for place, texts in before.items() if len(texts) >= _MIN_BEFORE}
-    judged = [value for value in values if not is_before(value.line) and value.place in known]
-    if len(judged) < _MIN_VALUES:
+        if is_earlier(value.line):
+            earlier[value.field].append(value.text)
+    known = {field: set(texts) for field, texts in earlier.items() if len(texts) >= _MIN_EARLIER}
+    later = [value for value in values if not is_earlier(value.line) and value.field in known]
+    if len(later) < _MIN_VALUES:
         return None
-    return sum(value.text not in known[value.place] for value in judged) / len(judged)
+    return sum(value.text not in known[value.field] for value in later) / len(later)
