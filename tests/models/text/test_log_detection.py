@@ -26,9 +26,7 @@ def detected(text: str, *, piece: int = 10_000) -> LogDetection:
         ("counting_log", ("long_numbers", "digits")),
     ],
 )
-def test_masks_are_suggested_for_values_that_change(
-    name: str, masks: tuple[str, ...]
-) -> None:
+def test_masks_are_suggested_for_values_that_change(name: str, masks: tuple[str, ...]) -> None:
     detection = detected("".join(line + "\n" for line in LOGS[name](600)))
     assert (detection.kind, detection.masks, detection.sampled_lines) == ("log", masks, 600)
     assert detection.lines[masks[0]] == 600
