@@ -50,8 +50,8 @@ def test_a_change_of_any_kernel_source_takes_another_folder(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = fingerprint()
-    copy = shutil.copytree(compile_cache._SOURCE_FOLDER, tmp_path / "kernels")
-    monkeypatch.setattr(compile_cache, "_SOURCE_FOLDER", copy)
+    copy = shutil.copytree(compile_cache._FOLDER, tmp_path / "kernels")
+    monkeypatch.setattr(compile_cache, "_FOLDER", copy)
     assert fingerprint() == before
     with (copy / source).open("a") as file:
         file.write("# changed")
