@@ -1,7 +1,7 @@
 /** Where the console starts: its views, what is around them, and what is asked for on the way. */
 
 import { onKeyWanted, pause } from "./api.js";
-import { asked, shown } from "./dialog.js";
+import { asked, shown } from "./components/dialog.js";
 import { h, replace } from "./dom.js";
 import { go, start } from "./router.js";
 import { themeButton } from "./theme.js";

@@ -2,8 +2,8 @@
 
 import { get } from "./api.js";
 import { h, prose, replace } from "./dom.js";
-import { resolved } from "./fields.js";
-import { failure } from "./notice.js";
+import { resolved } from "./components/form-fields.js";
+import { failure } from "./components/notice.js";
 import { themeButton } from "./theme.js";
 
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));

@@ -5,7 +5,7 @@
  */
 
 import { h, replace } from "./dom.js";
-import { failure } from "./notice.js";
+import { failure } from "./components/notice.js";
 
 /**
  * @typedef {object} Page

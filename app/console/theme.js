@@ -1,4 +1,4 @@
-/** Dark and light: the system's choice until one is made here. `early.js` sets it before the first paint. */
+/** Dark and light: the system's choice until one is made here. `initial-theme.js` sets it before the first paint. */
 
 /** Let `button` switch the theme, and follow the system as long as it has not. @param {HTMLElement} button */
 export function themeButton(button) {

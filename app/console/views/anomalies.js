@@ -5,13 +5,13 @@
 
 import { at, get, post } from "../api.js";
 import { h, replace } from "../dom.js";
-import { field, select } from "../fields.js";
+import { field, select } from "../components/form-fields.js";
 import { count, visible, whole } from "../format.js";
-import { MOST_LINES, linesOf, textOf } from "../log.js";
-import { goneModel, modelSelect, modelsFor, noModel } from "../model-picker.js";
-import { empty, failure, toast, warning } from "../notice.js";
-import { scoredLines } from "../scored-lines.js";
-import { highestRate } from "../thresholds.js";
+import { MOST_LINES, linesOf, textOf } from "../log-lines.js";
+import { goneModel, modelSelect, modelsFor, noModel } from "../components/model-picker.js";
+import { empty, failure, toast, warning } from "../components/notice.js";
+import { scoredLines } from "../components/scored-lines.js";
+import { highestRate } from "../components/anomaly-threshold.js";
 
 let draft = "";
 

@@ -1,12 +1,12 @@
 /** Several models on one chart, and their figures side by side. */
 
 import { at, get } from "../api.js";
-import { lineChart } from "../chart.js";
-import { AXES, axisOf, runLines } from "../curves.js";
+import { lineChart } from "../components/line-chart.js";
+import { AXES, axisOf, runLines } from "../components/learning-curves.js";
 import { h } from "../dom.js";
-import { select } from "../fields.js";
+import { select } from "../components/form-fields.js";
 import { bits, clock, size, whole } from "../format.js";
-import { empty, warning } from "../notice.js";
+import { empty, warning } from "../components/notice.js";
 
 const MOST = 6; // lines that can be told apart
 

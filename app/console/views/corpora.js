@@ -2,9 +2,9 @@
 
 import { list } from "../api.js";
 import { h } from "../dom.js";
-import { dropzone } from "../dropzone.js";
+import { dropzone } from "../components/dropzone.js";
 import { count, moment, size, whole } from "../format.js";
-import { empty, toast } from "../notice.js";
+import { empty, toast } from "../components/notice.js";
 import { go } from "../router.js";
 
 /** @param {import('../router.js').Page} page */

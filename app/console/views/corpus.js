@@ -1,10 +1,10 @@
 /** One text: its statistics, how it begins, what may make it learn badly. */
 
 import { at, get, list, remove } from "../api.js";
-import { confirmed } from "../dialog.js";
+import { confirmed } from "../components/dialog.js";
 import { h, replace } from "../dom.js";
 import { moment, size, whole } from "../format.js";
-import { failure, hint, toast, warning } from "../notice.js";
+import { failure, hint, toast, warning } from "../components/notice.js";
 import { go } from "../router.js";
 
 /** @param {import('../router.js').Page} page */

@@ -1,12 +1,12 @@
 /** The first screen: to a trained model in two clicks, and on from there. */
 
 import { get, list } from "../api.js";
-import { distribution } from "../bars.js";
+import { distribution } from "../components/bar-chart.js";
 import { h } from "../dom.js";
 import { moment } from "../format.js";
-import { characters, heat } from "../heat.js";
-import { jobItem } from "../job-item.js";
-import { starter } from "../starter.js";
+import { characters, heat } from "../components/heat-map.js";
+import { jobItem } from "../components/job-card.js";
+import { starter } from "../components/quick-train.js";
 
 /** @param {import('../router.js').Page} page */
 export async function homeView({ signal }) {

@@ -1,15 +1,15 @@
 /** One job as it runs: curves, speed, time left, samples; what it has become in the end. */
 
 import { at, follow, get, pause, post } from "../api.js";
-import { lineChart } from "../chart.js";
-import { complete } from "../completing.js";
-import { axisOf, runLines } from "../curves.js";
-import { chosen } from "../dialog.js";
+import { lineChart } from "../components/line-chart.js";
+import { complete } from "../completion.js";
+import { axisOf, runLines } from "../components/learning-curves.js";
+import { chosen } from "../components/dialog.js";
 import { h, replace } from "../dom.js";
 import { bits, clock, count, decimal, tail, whole } from "../format.js";
-import { FINAL, badge } from "../job-item.js";
-import { failure, hint, problems, sentence, toast, warning } from "../notice.js";
-import { writer } from "../writer.js";
+import { FINAL, badge } from "../components/job-card.js";
+import { failure, hint, problems, sentence, toast, warning } from "../components/notice.js";
+import { writer } from "../components/ghost-textarea.js";
 
 const POLL_MS = 1000;
 

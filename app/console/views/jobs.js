@@ -2,8 +2,8 @@
 
 import { list } from "../api.js";
 import { h, replace } from "../dom.js";
-import { FINAL, jobItem } from "../job-item.js";
-import { empty } from "../notice.js";
+import { FINAL, jobItem } from "../components/job-card.js";
+import { empty } from "../components/notice.js";
 
 const POLL_MS = 2000;
 

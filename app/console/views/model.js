@@ -1,13 +1,13 @@
 /** One model: what it is, how it learned, how good it is beside others, what it has by heart, its files. */
 
 import { at, get, patch, raw, remove } from "../api.js";
-import { comparison } from "../bars.js";
-import { lineChart } from "../chart.js";
-import { axisOf, runLines } from "../curves.js";
-import { asked, confirmed } from "../dialog.js";
+import { comparison } from "../components/bar-chart.js";
+import { lineChart } from "../components/line-chart.js";
+import { axisOf, runLines } from "../components/learning-curves.js";
+import { asked, confirmed } from "../components/dialog.js";
 import { h, replace } from "../dom.js";
 import { bits, clock, count, decimal, moment, percent, size, spoken, visible, whole } from "../format.js";
-import { failure, problems, toast } from "../notice.js";
+import { failure, problems, toast } from "../components/notice.js";
 import { has } from "../openapi.js";
 import { go } from "../router.js";
 

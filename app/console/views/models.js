@@ -1,10 +1,10 @@
 /** All models: look at one, write with it, choose some to compare. */
 
 import { at, get, list, remove } from "../api.js";
-import { confirmed } from "../dialog.js";
+import { confirmed } from "../components/dialog.js";
 import { h } from "../dom.js";
 import { moment, whole } from "../format.js";
-import { empty, failure, sentence, toast, warning } from "../notice.js";
+import { empty, failure, sentence, toast, warning } from "../components/notice.js";
 import { go } from "../router.js";
 
 /** @param {import('../router.js').Page} page */

@@ -1,7 +1,7 @@
 /** An address that is no view's. */
 
 import { h } from "../dom.js";
-import { empty } from "../notice.js";
+import { empty } from "../components/notice.js";
 
 export async function notFoundView() {
   return h(

@@ -4,14 +4,14 @@
  */
 
 import { ApiError, at, post } from "../api.js";
-import { distribution } from "../bars.js";
-import { complete, promptOf } from "../completing.js";
+import { distribution } from "../components/bar-chart.js";
+import { complete, promptOf } from "../completion.js";
 import { h, replace } from "../dom.js";
-import { field, select } from "../fields.js";
+import { field, select } from "../components/form-fields.js";
 import { bits, count, spoken, tail, visible } from "../format.js";
-import { goneModel, modelsFor, modelSelect, noModel } from "../model-picker.js";
-import { failure } from "../notice.js";
-import { writer } from "../writer.js";
+import { goneModel, modelsFor, modelSelect, noModel } from "../components/model-picker.js";
+import { failure } from "../components/notice.js";
+import { writer } from "../components/ghost-textarea.js";
 
 const SETTLED_MS = 60; // after the last move of the cursor
 const TOP = 10;

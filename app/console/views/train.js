@@ -2,10 +2,10 @@
 
 import { get, list, post } from "../api.js";
 import { h, prose, replace } from "../dom.js";
-import { field, given, resolved, schemaFields, select } from "../fields.js";
-import { masksField } from "../masks.js";
+import { field, given, resolved, schemaFields, select } from "../components/form-fields.js";
+import { masksField } from "../components/mask-selector.js";
 import { whole } from "../format.js";
-import { empty, failure, sentence } from "../notice.js";
+import { empty, failure, sentence } from "../components/notice.js";
 import { openapi } from "../openapi.js";
 import { go } from "../router.js";
 

@@ -1,8 +1,8 @@
 /** Which lines are flagged: by a rate of false alarms where a model is calibrated, else by bits alone. */
 
-import { h } from "./dom.js";
-import { field } from "./fields.js";
-import { bits, count, decimal, percent, whole } from "./format.js";
+import { h } from "../dom.js";
+import { field } from "./form-fields.js";
+import { bits, count, decimal, percent, whole } from "../format.js";
 
 const HIGHEST_RATE = 0.2;
 const LOWEST_RATE = 1e-5;

@@ -1,7 +1,7 @@
 /** Bars that compare: a distribution over characters, or figures of several things. */
 
-import { h } from "./dom.js";
-import { percent, spoken, visible } from "./format.js";
+import { h } from "../dom.js";
+import { percent, spoken, visible } from "../format.js";
 
 /**
  * Return the distribution of a next character as bars, the likeliest first.

@@ -1,7 +1,7 @@
 /** The masks that are suggested for a log: which are applied, and what one of its lines looks like then. */
 
-import { h, replace } from "./dom.js";
-import { whole } from "./format.js";
+import { h, replace } from "../dom.js";
+import { whole } from "../format.js";
 
 /**
  * Return a fieldset of checkboxes, which is hidden where the text is no log.

@@ -1,7 +1,7 @@
 /** Texts coloured by surprise, a character a span, so that each can be asked about. */
 
-import { h } from "./dom.js";
-import { visible } from "./format.js";
+import { h } from "../dom.js";
+import { visible } from "../format.js";
 
 const STEPS = [1, 2, 4, 6, 9, 13]; // bits at which the colours begin
 

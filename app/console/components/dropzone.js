@@ -1,9 +1,9 @@
 /** Where a file is dropped or chosen, and what is shown while it is sent. */
 
-import { clock, size } from "./format.js";
-import { h, replace, svg } from "./dom.js";
+import { clock, size } from "../format.js";
+import { h, replace, svg } from "../dom.js";
 import { failure } from "./notice.js";
-import { isAbort, uploadFile, uploadSample } from "./upload.js";
+import { isAbort, uploadFile, uploadSample } from "../upload.js";
 
 /**
  * Return a place for one text.

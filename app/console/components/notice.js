@@ -1,6 +1,6 @@
 /** What is said to the user: failures with what to do about them, hints, short confirmations. */
 
-import { h } from "./dom.js";
+import { h } from "../dom.js";
 
 const ADVICE = {
   0: "Start it with `make serve`, or look whether the network is up. This page tries again by itself.",
@@ -41,12 +41,12 @@ export function failure(error, { retry, actions = [] } = {}) {
   );
 }
 
-/** Return a box with a hint. @param {...import('./dom.js').Child} children */
+/** Return a box with a hint. @param {...import('../dom.js').Child} children */
 export function hint(...children) {
   return h("div", { class: "box" }, ...children);
 }
 
-/** Return a box with a warning. @param {...import('./dom.js').Child} children */
+/** Return a box with a warning. @param {...import('../dom.js').Child} children */
 export function warning(...children) {
   return h("div", { class: "box warning" }, ...children);
 }
@@ -65,7 +65,7 @@ export function problems(report) {
  * Return what an empty place says: what belongs there, and how to get it.
  *
  * @param {string} title
- * @param {import('./dom.js').Child} text
+ * @param {import('../dom.js').Child} text
  * @param {...Node} actions
  */
 export function empty(title, text, ...actions) {

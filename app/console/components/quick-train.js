@@ -1,11 +1,11 @@
 /** From a text to a training job in two steps: choose a text, say how long, train. */
 
-import { post } from "./api.js";
+import { post } from "../api.js";
 import { dropzone } from "./dropzone.js";
-import { h, replace } from "./dom.js";
-import { count, whole } from "./format.js";
+import { h, replace } from "../dom.js";
+import { count, whole } from "../format.js";
 import { failure, warning } from "./notice.js";
-import { go } from "./router.js";
+import { go } from "../router.js";
 
 const BUDGETS = [
   [20, "20 seconds", "a first look"],

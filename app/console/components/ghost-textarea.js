@@ -1,7 +1,7 @@
 /** A place to write in, with the ghost text of a model, as any page can have it by one script tag. */
 
-import { apiKey } from "./api.js";
-import { h } from "./dom.js";
+import { apiKey } from "../api.js";
+import { h } from "../dom.js";
 
 /**
  * Return a textarea that a model goes on in.

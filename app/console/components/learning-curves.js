@@ -1,6 +1,6 @@
 /** A training run as lines of a chart, from the metrics that its job or its model tells. */
 
-import { clock, decimal, whole } from "./format.js";
+import { clock, decimal, whole } from "../format.js";
 
 const CLOCK_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
 
@@ -20,7 +20,7 @@ export const AXES = {
  *
  * @param {any[]} points metrics as the trainer tells them
  * @param {{axis?: string, color?: number, name?: string, withTraining?: boolean}} [options]
- * @returns {import('./chart.js').Series[]}
+ * @returns {import('./line-chart.js').Series[]}
  */
 export function runLines(points, { axis = "seconds", color = 0, name = "", withTraining = true } = {}) {
   const x = AXES[axis].key;
@@ -29,7 +29,7 @@ export function runLines(points, { axis = "seconds", color = 0, name = "", withT
     points
       .filter((point) => Number.isFinite(point[x]) && Number.isFinite(point[y]))
       .map((point) => [point[x], point[y]]);
-  /** @type {import('./chart.js').Series[]} */
+  /** @type {import('./line-chart.js').Series[]} */
   const lines = [{ name: name || "held out", points: line("validation_bits_per_character"), color }];
   if (withTraining) {
     lines.push({

@@ -1,7 +1,7 @@
 /** Form fields: by hand with a label and a place for what is wrong, or made from an OpenAPI schema. */
 
-import { freshId, h, prose, replace } from "./dom.js";
-import { decimal } from "./format.js";
+import { freshId, h, prose, replace } from "../dom.js";
+import { decimal } from "../format.js";
 
 /**
  * @typedef {object} Field
@@ -15,7 +15,7 @@ import { decimal } from "./format.js";
 /**
  * Return a labelled field around a control.
  *
- * @param {{name: string, label: string, control: any, help?: import('./dom.js').Child,
+ * @param {{name: string, label: string, control: any, help?: import('../dom.js').Child,
  *   unit?: Node}} options `unit` stands behind the control
  * @returns {Field}
  */

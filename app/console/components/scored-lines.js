@@ -1,13 +1,13 @@
 /** Scored lines: coloured, flagged, and what was expected at the place that is pointed at. */
 
-import { at, post } from "./api.js";
-import { distribution } from "./bars.js";
-import { h, replace } from "./dom.js";
-import { bits, spoken, visible, whole } from "./format.js";
-import { heat, legend } from "./heat.js";
+import { at, post } from "../api.js";
+import { distribution } from "./bar-chart.js";
+import { h, replace } from "../dom.js";
+import { bits, spoken, visible, whole } from "../format.js";
+import { heat, legend } from "./heat-map.js";
 import { failure } from "./notice.js";
-import { byBits, byFalseAlarms } from "./thresholds.js";
-import { walkable } from "./walk.js";
+import { byBits, byFalseAlarms } from "./anomaly-threshold.js";
+import { walkable } from "./line-navigation.js";
 
 const SHOWN = 100; // lines, and as many more when asked for
 const SETTLED_MS = 40;

@@ -1,7 +1,7 @@
 /** A job as an entry of a list, and its state in a word. */
 
-import { h } from "./dom.js";
-import { bits, clock, moment } from "./format.js";
+import { h } from "../dom.js";
+import { bits, clock, moment } from "../format.js";
 
 export const FINAL = ["succeeded", "failed", "cancelled"];
 

@@ -1,15 +1,15 @@
 /** Which model a view works with: a choice that the address remembers. */
 
-import { list } from "./api.js";
-import { h } from "./dom.js";
-import { select } from "./fields.js";
+import { list } from "../api.js";
+import { h } from "../dom.js";
+import { select } from "./form-fields.js";
 import { empty, warning } from "./notice.js";
-import { remember } from "./router.js";
+import { remember } from "../router.js";
 
 /**
  * Return the models there are, and the one the address asks for, or else the newest.
  *
- * @param {import('./router.js').Page} page
+ * @param {import('../router.js').Page} page
  */
 export async function modelsFor({ query, signal }) {
   const models = await list("/v1/models", { signal });

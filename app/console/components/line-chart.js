@@ -5,8 +5,8 @@
  * @typedef {{name: string, y: number}} Mark a horizontal line
  */
 
-import { freshId, h, replace, svg } from "./dom.js";
-import { bits, decimal } from "./format.js";
+import { freshId, h, replace, svg } from "../dom.js";
+import { bits, decimal } from "../format.js";
 
 const HEIGHT = 280;
 const LEFT = 46;

@@ -1,6 +1,6 @@
 /** Questions in front of everything else. The browser's own dialog keeps the focus inside and gives it back. */
 
-import { freshId, h } from "./dom.js";
+import { freshId, h } from "../dom.js";
 
 /**
  * Ask whether to do something that cannot be undone; the promise is of true or false.
