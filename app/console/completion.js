@@ -1,28 +1,28 @@
-/** Completions as they come. A text begins as a line does, so it is given the line break before it. */
+/** Streamed completions of a text. The models were trained on lines, so a prompt starts with the line break before it. */
 
-import { at, events, raw } from "./api.js";
+import { apiPath, request } from "./api.js";
+import { readEvents } from "./event-stream.js";
 
 /**
- * Stream one completion of a text; `onText` gets each piece. Returns how it ended: {finish_reason, bits,
- * characters}.
+ * Stream one completion; call `onText` with each piece. Returns the final event: {finish_reason, bits, characters}.
  *
  * @param {string} model
  * @param {string} text
- * @param {Record<string, any>} options what `/complete` takes beside the prompt
- * @param {{signal: AbortSignal, onText: (text: string) => void}} handling
+ * @param {Record<string, any>} options fields of `/complete` besides the prompt
+ * @param {{signal: AbortSignal, onText: (text: string) => void}} handlers
  */
-export async function complete(model, text, options, { signal, onText }) {
-  const body = { ...options, prompt: promptOf(text), stream: true };
-  const answer = await raw("POST", at("/v1/models", model, "complete"), { body, signal });
-  let ended = null;
-  for await (const { event, data } of events(answer)) {
+export async function streamCompletion(model, text, options, { signal, onText }) {
+  const body = { ...options, prompt: promptFor(text), stream: true };
+  const response = await request("POST", apiPath("/v1/models", model, "complete"), { body, signal });
+  let finished = null;
+  for await (const { event, data } of readEvents(response)) {
     if (event === "piece") onText(data.text);
-    if (event === "finished") ended = data;
+    if (event === "finished") finished = data;
   }
-  return ended;
+  return finished;
 }
 
-/** What a model is asked to go on from, for a text that somebody writes. @param {string} text */
-export function promptOf(text) {
+/** Return the prompt for a text that starts on a new line. @param {string} text */
+export function promptFor(text) {
   return `\n${text}`;
 }

@@ -1,11 +1,11 @@
-// Before the first paint: the theme that was chosen here, or else the system's.
+// Set the theme before the first paint: the one the user chose, or the system's.
 {
-  let chosen = null;
+  let stored = null;
   try {
-    chosen = localStorage.getItem("nextchar.theme");
+    stored = localStorage.getItem("nextchar.theme");
   } catch {
-    // Storage is blocked: the system's theme will do.
+    // Storage is blocked: use the system's theme.
   }
-  const dark = chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  const isDark = stored ? stored === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  document.documentElement.dataset.theme = isDark ? "dark" : "light";
 }

@@ -1,52 +1,58 @@
-/** Lines of a log: from a paste or a file to what can be scored at once. */
+/** Log lines from pasted text or a file, limited to what one scoring request takes. */
 
 import { ApiError } from "./api.js";
-import { size } from "./format.js";
+import { byteSize } from "./format.js";
 
-export const MOST_LINES = 10_000;
-export const MOST_CHARACTERS = 1_000_000;
-const MOST_BYTES = 32 << 20;
+export const MAX_LINES = 10_000;
+export const MAX_CHARACTERS = 1_000_000;
+const MAX_FILE_BYTES = 32 << 20;
 
 /**
- * Return the lines of a text that are not empty, with their places from 1, as many as one call takes.
+ * Return the non-empty lines of a text with their line numbers (from 1), as many as one request takes.
  *
  * @param {string} text
- * @returns {{lines: {place: number, text: string}[], left: number}} `left` is how many were left out
+ * @returns {{lines: {number: number, text: string}[], omitted: number}} `omitted` is the number of lines left out
  */
-export function linesOf(text) {
+export function splitLines(text) {
   const all = text
     .normalize("NFC")
     .split(/\r?\n/)
-    .map((line, index) => ({ place: index + 1, text: line }))
+    .map((line, index) => ({ number: index + 1, text: line }))
     .filter((line) => line.text);
   let characters = 0;
-  let fit = 0;
-  while (fit < Math.min(all.length, MOST_LINES)) {
-    characters += Array.from(all[fit].text).length;
-    if (characters > MOST_CHARACTERS) break;
-    fit += 1;
+  let taken = 0;
+  while (taken < Math.min(all.length, MAX_LINES)) {
+    characters += Array.from(all[taken].text).length;
+    if (characters > MAX_CHARACTERS) break;
+    taken += 1;
   }
-  return { lines: all.slice(0, fit), left: all.length - fit };
+  return { lines: all.slice(0, taken), omitted: all.length - taken };
 }
 
-/** Return a dropped file's text. Raises ApiError for what is none. @param {File} file */
-export async function textOf(file) {
-  if (file.size > MOST_BYTES) {
+/** Return the text of a log file. Raises ApiError if it is too large or not text. @param {File} file */
+export async function readLogFile(file) {
+  if (file.size > MAX_FILE_BYTES) {
     throw new ApiError(413, {
       code: "log_too_large",
       message:
-        `${file.name} has ${size(file.size)}; this view takes ${size(MOST_BYTES)}. ` +
-        "Take a part of it, or score it from the command line.",
+        `${file.name} is ${byteSize(file.size)}; this page reads files of at most ${byteSize(MAX_FILE_BYTES)}. ` +
+        "Choose a part of it, or score it with the command line.",
     });
   }
-  try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
-    if (!text.includes("\u0000")) return text;
-  } catch {
-    // The same is to be said of it.
+  const text = decodeUtf8(await file.arrayBuffer());
+  if (text === null || text.includes("\u0000")) {
+    throw new ApiError(422, {
+      code: "log_not_text",
+      message: `${file.name} is not UTF-8 text. Choose an uncompressed text file.`,
+    });
   }
-  throw new ApiError(422, {
-    code: "log_not_text",
-    message: `${file.name} is not text in UTF-8. Drop a plain log file, unpacked.`,
-  });
+  return text;
+}
+
+function decodeUtf8(bytes) {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    return null;
+  }
 }

@@ -1,9 +1,9 @@
 /** The API reference, drawn from the service's own description: every call, field, limit, status and example. */
 
 import { get } from "./api.js";
-import { h, prose, replace } from "./dom.js";
-import { resolved } from "./components/form-fields.js";
-import { failure } from "./components/notice.js";
+import { h, inlineCode as prose, replace } from "./dom.js";
+import { resolveSchema as resolved } from "./components/schema-fields.js";
+import { errorBox as failure } from "./components/notice.js";
 import { themeButton } from "./theme.js";
 
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));

@@ -1,100 +1,98 @@
-/** Which lines are flagged: by a rate of false alarms where a model is calibrated, else by bits alone. */
+/** The threshold above which lines are flagged: a false-alarm rate if the model is calibrated, else bits per character. */
 
-import { h } from "../dom.js";
-import { field } from "./form-fields.js";
-import { bits, count, decimal, percent, whole } from "../format.js";
+import { bits, count, decimal, integer, percent } from "../format.js";
+import { rangeField } from "./form-fields.js";
 
-const HIGHEST_RATE = 0.2;
-const LOWEST_RATE = 1e-5;
-const USUAL_RATE = 0.01;
+const MAX_RATE = 0.2;
+const MIN_RATE = 1e-5;
+const DEFAULT_RATE = 0.01;
+
+const BITS_STEP = 0.05;
+const DEFAULT_BITS_QUANTILE = 0.9;
 
 /**
  * @typedef {object} Threshold
  * @property {HTMLElement} node
- * @property {HTMLInputElement} control tells `input` when it is moved
- * @property {string} meaning what `figure` is
- * @property {(row: any) => boolean} isFlagged
- * @property {(row: any) => string} figure
- * @property {(a: any, b: any) => number} compare the oddest first
- * @property {(flagged: number, all: number) => string} sentence
+ * @property {HTMLInputElement} control fires `input` when the threshold changes
+ * @property {string} scoreMeaning what `scoreText` shows
+ * @property {(line: any) => boolean} isFlagged
+ * @property {(line: any) => string} scoreText
+ * @property {(a: any, b: any) => number} compare sorts the most anomalous first
+ * @property {(flagged: number, total: number) => string} summary
+ * @property {() => void} showValue writes the current value beside the label
  */
 
-/**
- * The highest rate of false alarms that can be chosen: odd places are asked for up to it. A calibration of few lines
- * knows no low one.
- */
-export function highestRate(calibration) {
-  return Math.max(HIGHEST_RATE, calibration.smallest_p_value);
+/** Return the largest false-alarm rate that can be chosen. A calibration of few lines supports no small one. */
+export function maxFalseAlarmRate(calibration) {
+  return Math.max(MAX_RATE, calibration.smallest_p_value);
 }
 
 /**
- * Lines with p-values are flagged by a rate of false alarms, down to the smallest that the calibration can tell.
+ * Return a threshold on p-values. The rate goes down to the smallest p-value that the calibration supports.
  *
  * @returns {Threshold}
  */
-export function byFalseAlarms(rows, calibration) {
-  const highest = highestRate(calibration);
-  const lowest = Math.min(
-    highest / 2,
-    calibration.has_tail ? LOWEST_RATE : Math.max(LOWEST_RATE, calibration.smallest_p_value),
-  );
-  const control = h("input", {
-    type: "range",
-    min: Math.log10(lowest),
-    max: Math.log10(highest),
-    step: "any",
-    value: Math.log10(Math.max(lowest, Math.min(highest, USUAL_RATE))),
-  });
-  const rate = () => 10 ** Number(control.value) * (1 + 1e-9);
-  const made = field({
+export function falseAlarmThreshold(calibration) {
+  const maxRate = maxFalseAlarmRate(calibration);
+  const supported = calibration.has_tail ? MIN_RATE : Math.max(MIN_RATE, calibration.smallest_p_value);
+  const minRate = Math.min(maxRate / 2, supported);
+  const { node, control, show } = rangeField({
     name: "rate",
-    label: "Of ordinary lines, flag",
-    control,
-    help: `Compared with ${count(calibration.lines, "ordinary line")}, “${calibration.name}”: ${calibration.source}.`,
+    label: "False-alarm rate",
+    help:
+      `The share of normal lines that is flagged. Calibration “${calibration.name}”: ` +
+      `${count(calibration.lines, "normal line")} (${calibration.source}).`,
+    min: Math.log10(minRate),
+    max: Math.log10(maxRate),
+    step: "any",
+    value: Math.log10(Math.max(minRate, Math.min(maxRate, DEFAULT_RATE))),
   });
-  const shown = h("output", { class: "number strong" });
-  made.label.append(" ", shown);
+  const rate = () => 10 ** Number(control.value) * (1 + 1e-9); // despite rounding, 1 % flags a p-value of 0.01
   return {
-    node: made.node,
+    node,
     control,
-    meaning: "p-value: the share of ordinary lines that score as high",
-    isFlagged: (row) => Number.isFinite(row.p_value) && row.p_value <= rate(),
-    figure: (row) => (Number.isFinite(row.p_value) ? share(row.p_value) : "–"),
+    scoreMeaning: "p-value: the share of normal lines with at least this score",
+    isFlagged: (line) => Number.isFinite(line.p_value) && line.p_value <= rate(),
+    scoreText: (line) => (Number.isFinite(line.p_value) ? smallPercent(line.p_value) : "–"),
     compare: (a, b) => (a.p_value ?? 1) - (b.p_value ?? 1) || (b.score ?? 0) - (a.score ?? 0),
-    sentence: (flagged, all) => {
-      shown.textContent = share(rate());
-      control.setAttribute("aria-valuetext", shown.textContent);
-      return `${count(flagged, "line")} of ${whole(all)} flagged; of as many ordinary lines about ${decimal(rate() * all, all * rate() < 1 ? 2 : 0)} would be, by chance.`;
+    summary(flagged, total) {
+      const expected = rate() * total;
+      return (
+        `${integer(flagged)} of ${count(total, "line")} flagged. ` +
+        `If all were normal, about ${decimal(expected, expected < 1 ? 2 : 0)} would be flagged.`
+      );
     },
+    showValue: () => show(smallPercent(rate())),
   };
 }
 
-/** A small share so that it can be compared: "5 %", "0.02 %", "1 in a million". */
-function share(value) {
-  return value >= 0.0001 ? percent(value) : `${Number((value * 100).toPrecision(1))} %`;
-}
-
-/** Without a calibration lines are flagged by their bits a character alone. @returns {Threshold} */
-export function byBits(rows) {
-  const all = rows.map((row) => row.bits_per_character).sort((a, b) => a - b);
-  const top = Math.ceil((all.at(-1) + 0.01) * 20) / 20;
-  const start = Math.min(top, Math.ceil((all[Math.floor((all.length - 1) * 0.9)] + 0.01) * 20) / 20);
-  const control = h("input", { type: "range", min: 0, max: top, step: 0.05, value: start });
-  const made = field({ name: "bits", label: "Flag a line above", control });
-  const shown = h("output", { class: "number strong" });
-  made.label.append(" ", shown);
+/** Return a threshold on bits per character, for models without a calibration. @returns {Threshold} */
+export function bitsThreshold(lines) {
+  const sorted = lines.map((line) => line.bits_per_character).sort((a, b) => a - b);
+  const roundUp = (value) => Math.ceil((value + 0.01) / BITS_STEP) * BITS_STEP;
+  const max = roundUp(sorted.at(-1));
+  const { node, control, show } = rangeField({
+    name: "bits",
+    label: "Flag lines above",
+    min: 0,
+    max,
+    step: BITS_STEP,
+    value: Math.min(max, roundUp(sorted[Math.floor((sorted.length - 1) * DEFAULT_BITS_QUANTILE)])),
+  });
   const limit = () => Number(control.value);
   return {
-    node: made.node,
+    node,
     control,
-    meaning: "bits a character",
-    isFlagged: (row) => row.bits_per_character > limit(),
-    figure: (row) => bits(row.bits_per_character),
+    scoreMeaning: "bits per character",
+    isFlagged: (line) => line.bits_per_character > limit(),
+    scoreText: (line) => bits(line.bits_per_character),
     compare: (a, b) => b.bits_per_character - a.bits_per_character,
-    sentence: (flagged, number) => {
-      shown.textContent = `${bits(limit())} bits a character`;
-      control.setAttribute("aria-valuetext", shown.textContent);
-      return `${count(flagged, "line")} of ${whole(number)} flagged.`;
-    },
+    summary: (flagged, total) => `${integer(flagged)} of ${count(total, "line")} flagged.`,
+    showValue: () => show(`${bits(limit())} bits per character`),
   };
+}
+
+/** Return a share as a percentage that keeps one digit however small it is: "5.0 %", "0.002 %". */
+function smallPercent(share) {
+  return share >= 0.0001 ? percent(share) : `${Number((share * 100).toPrecision(1))} %`;
 }

@@ -1,25 +1,26 @@
-/** Bars that compare: a distribution over characters, or figures of several things. */
+/** Horizontal bars: a probability distribution over characters, or a comparison of figures. */
 
 import { h } from "../dom.js";
-import { percent, spoken, visible } from "../format.js";
+import { characterName, percent, visibleCharacter } from "../format.js";
+
+const MIN_WIDTH_PERCENT = 0.4; // so that a bar of nearly zero can be seen
 
 /**
- * Return the distribution of a next character as bars, the likeliest first.
+ * Return the distribution of the next character, the most likely first.
  *
  * @param {{character: string, probability: number}[]} candidates
- * @param {{onChoose?: (character: string) => void}} [options] makes each a button
+ * @param {{onChoose?: (character: string) => void}} [options] with `onChoose` each row is a button
  */
-export function distribution(candidates, { onChoose } = {}) {
+export function characterDistribution(candidates, { onChoose } = {}) {
   return h(
     "ol",
     { class: "bars characters" },
     candidates.map(({ character, probability }) => {
-      const label = `${spoken(character)}, ${percent(probability)}`;
       const content = [
-        h("span", { class: "glyph mono", "aria-hidden": "true" }, visible(character)),
+        h("span", { class: "glyph mono", "aria-hidden": "true" }, visibleCharacter(character)),
         bar(probability),
         h("span", { class: "number small", "aria-hidden": "true" }, percent(probability)),
-        h("span", { class: "hidden-label" }, label),
+        h("span", { class: "visually-hidden" }, `${characterName(character)}, ${percent(probability)}`),
       ];
       return h(
         "li",
@@ -27,7 +28,7 @@ export function distribution(candidates, { onChoose } = {}) {
         onChoose
           ? h(
               "button",
-              { type: "button", class: "bar-row", title: "Write it", onclick: () => onChoose(character) },
+              { type: "button", class: "bar-row", title: "Insert", onclick: () => onChoose(character) },
               content,
             )
           : h("div", { class: "bar-row" }, content),
@@ -37,21 +38,21 @@ export function distribution(candidates, { onChoose } = {}) {
 }
 
 /**
- * Return figures as bars, each with its name and value, scaled to the largest.
+ * Return figures as bars, scaled to the largest.
  *
- * @param {{name: string, value: number, shown: string, isOurs?: boolean}[]} rows
+ * @param {{name: string, value: number, label: string, isHighlighted?: boolean}[]} rows `label` is the value as text
  */
-export function comparison(rows) {
-  const most = Math.max(...rows.map((row) => row.value));
+export function comparisonBars(rows) {
+  const max = Math.max(...rows.map((row) => row.value));
   return h(
     "ul",
     { class: "bars" },
-    rows.map(({ name, value, shown, isOurs }) =>
+    rows.map(({ name, value, label, isHighlighted }) =>
       h(
         "li",
-        { class: isOurs ? "ours" : "" },
-        h("span", { class: "row apart" }, h("span", {}, name), h("span", { class: "number" }, shown)),
-        bar(value / most),
+        { class: isHighlighted ? "highlighted" : "" },
+        h("span", { class: "row apart" }, h("span", {}, name), h("span", { class: "number" }, label)),
+        bar(value / max),
       ),
     ),
   );
@@ -59,6 +60,6 @@ export function comparison(rows) {
 
 function bar(share) {
   const fill = h("span", { class: "fill" });
-  fill.style.width = `${Math.max(0.4, Math.min(100, share * 100))}%`;
+  fill.style.width = `${Math.max(MIN_WIDTH_PERCENT, Math.min(100, share * 100))}%`;
   return h("span", { class: "track", "aria-hidden": "true" }, fill);
 }

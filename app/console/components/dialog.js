@@ -1,55 +1,56 @@
-/** Questions in front of everything else. The browser's own dialog keeps the focus inside and gives it back. */
+/** Modal dialogs. The browser's `<dialog>` keeps the focus inside and restores it. */
 
-import { freshId, h } from "../dom.js";
+import { h, uniqueId } from "../dom.js";
 
 /**
- * Ask whether to do something that cannot be undone; the promise is of true or false.
+ * Ask for confirmation of an action that cannot be undone.
  *
  * @param {{title: string, text: string, action: string}} question
  * @returns {Promise<boolean>}
  */
-export async function confirmed({ title, text, action }) {
-  return (await chosen({ title, text, actions: [["yes", action, "button danger"]] })) === "yes";
+export async function confirmAction({ title, text, action }) {
+  return (await chooseAction({ title, text, actions: [["confirm", action, "button danger"]] })) === "confirm";
 }
 
 /**
- * Ask which of some things to do; the promise is of the action's value, or of '' for none.
+ * Ask which action to take. Resolves to the value of an action, or to "" if the dialog is dismissed.
  *
- * @param {{title: string, text: string, actions: [string, string, string][]}} question value, label, style
+ * @param {{title: string, text: string, actions: [string, string, string][]}} question each action is
+ *   [value, label, CSS class]
  * @returns {Promise<string>}
  */
-export function chosen({ title, text, actions }) {
-  return open(title, [h("p", {}, text)], [["", "No, go back", "button"], ...actions]);
+export function chooseAction({ title, text, actions }) {
+  return openDialog(title, [h("p", {}, text)], [["", "Go back", "button"], ...actions]);
 }
 
 /**
- * Ask for one line of text; the promise is of the text, or of null.
+ * Ask for one line of text. Resolves to the text, or to null if the dialog is dismissed.
  *
  * @param {{title: string, text: string, label: string, action: string, value?: string, type?: string}} question
  * @returns {Promise<string | null>}
  */
-export async function asked({ title, text, label, action, value = "", type = "text" }) {
+export async function askForText({ title, text, label, action, value = "", type = "text" }) {
   const input = h("input", { type, value, required: true, autocomplete: "off", spellcheck: "false", autofocus: true });
   const field = h("label", { class: "field" }, h("span", {}, label), input);
-  const chosen = await open(
+  const answer = await openDialog(
     title,
     [h("p", {}, text), field],
     [
-      ["", "Not now", "button"],
-      ["yes", action, "button primary"],
+      ["", "Cancel", "button"],
+      ["confirm", action, "button primary"],
     ],
   );
-  return chosen === "yes" && input.value ? input.value : null;
+  return answer === "confirm" && input.value ? input.value : null;
 }
 
-/** Show something until it is closed. */
-export function shown(title, ...content) {
-  return open(title, content, [["", "Close", "button"]]);
+/** Show content with a button that closes it. */
+export function showDialog(title, ...content) {
+  return openDialog(title, content, [["", "Close", "button"]]);
 }
 
-function open(title, content, buttons) {
+function openDialog(title, content, buttons) {
   return new Promise((resolve) => {
-    const id = freshId("dialog");
+    const id = uniqueId("dialog");
     const dialog = h(
       "dialog",
       { "aria-labelledby": id },
@@ -75,11 +76,11 @@ function open(title, content, buttons) {
       },
       { once: true },
     );
-    // In front of the page's content, whatever view comes and goes behind it.
+    // In the body, so that it stays when the view behind it changes.
     document.body.append(dialog);
     dialog.returnValue = "";
     dialog.showModal();
-    // Enter in a field means the button that does something.
+    // Enter in a field presses the last button, which is the main action.
     dialog.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && event.target instanceof HTMLInputElement) {
         event.preventDefault();

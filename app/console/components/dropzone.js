@@ -1,40 +1,34 @@
-/** Where a file is dropped or chosen, and what is shown while it is sent. */
+/** Upload of a corpus: a file is dropped or chosen, and its progress is shown. */
 
-import { clock, size } from "../format.js";
+import { isAbort } from "../api.js";
 import { h, replace, svg } from "../dom.js";
-import { failure } from "./notice.js";
-import { isAbort, uploadFile, uploadSample } from "../upload.js";
+import { byteSize, duration } from "../format.js";
+import { uploadFile, uploadSample } from "../upload.js";
+import { errorBox } from "./notice.js";
+
+const FILE_ICON =
+  "M28 5H12a3 3 0 0 0-3 3v32a3 3 0 0 0 3 3h24a3 3 0 0 0 3-3V16zM28 5v11h11M24 36V24m-5.5 5.5L24 24l5.5 5.5";
 
 /**
- * Return a place for one text.
+ * Return a drop zone for one text file.
  *
- * @param {{onDone: (corpus: any, isNew: boolean) => void, signal: AbortSignal, withSample?: boolean}} options
+ * @param {{onUploaded: (corpus: any, isNew: boolean) => void, signal: AbortSignal, withSample?: boolean}} options
+ *   `withSample` adds a button that uploads the sample text
  */
-export function dropzone({ onDone, signal, withSample = false }) {
-  const input = h("input", { type: "file", class: "hidden-label", id: "file", onchange: () => take(input.files) });
-  const state = h("div", { class: "stack tight", "aria-live": "polite" });
+export function dropzone({ onUploaded, signal, withSample = false }) {
+  const input = h("input", {
+    type: "file",
+    class: "visually-hidden",
+    id: "file",
+    onchange: () => takeFiles(input.files),
+  });
+  const status = h("div", { class: "stack tight", "aria-live": "polite" });
   const zone = h(
     "div",
-    { class: "drop" },
-    svg(
-      "svg",
-      {
-        viewBox: "0 0 48 48",
-        width: 44,
-        height: 44,
-        "aria-hidden": "true",
-        fill: "none",
-        stroke: "currentColor",
-        "stroke-width": 2.6,
-        "stroke-linecap": "round",
-        "stroke-linejoin": "round",
-      },
-      svg("path", {
-        d: "M28 5H12a3 3 0 0 0-3 3v32a3 3 0 0 0 3 3h24a3 3 0 0 0 3-3V16zM28 5v11h11M24 36V24m-5.5 5.5L24 24l5.5 5.5",
-      }),
-    ),
+    { class: "dropzone" },
+    fileIcon(),
     h("p", { class: "strong" }, "Drop a text file here"),
-    h("p", { class: "muted small" }, "Plain text in UTF-8, as it is or gzipped: logs, names, code, prose."),
+    h("p", { class: "muted small" }, "UTF-8 plain text, optionally gzipped: logs, names, code, prose."),
     h(
       "div",
       { class: "row center" },
@@ -43,89 +37,105 @@ export function dropzone({ onDone, signal, withSample = false }) {
       withSample &&
         h(
           "button",
-          { type: "button", class: "button", onclick: () => run(uploadSample, "the sample text") },
+          { type: "button", class: "button", onclick: () => upload(uploadSample, "the sample text") },
           "Use the sample text",
         ),
     ),
-    state,
+    status,
   );
 
   zone.addEventListener("dragover", (event) => {
     event.preventDefault();
-    zone.classList.add("over");
+    zone.classList.add("drag-over");
   });
-  zone.addEventListener("dragleave", () => zone.classList.remove("over"));
+  zone.addEventListener("dragleave", () => zone.classList.remove("drag-over"));
   zone.addEventListener("drop", (event) => {
     event.preventDefault();
-    zone.classList.remove("over");
-    take(event.dataTransfer.files);
+    zone.classList.remove("drag-over");
+    takeFiles(event.dataTransfer.files);
   });
 
-  function take(files) {
-    if (files.length > 1)
-      replace(state, h("p", { class: "small" }, `Of the ${files.length} files only the first is taken.`));
+  function takeFiles(files) {
     if (files.length) {
       const [file] = files;
-      run(
+      upload(
         (options) => uploadFile(file, options),
-        file.name,
+        files.length > 1 ? `${file.name}, the first of ${files.length} files` : file.name,
         (options) => uploadFile(file, { ...options, asBytes: true }),
       );
     }
     input.value = ""; // so that the same file can be chosen again
   }
 
-  /** @param {(options: any) => Promise<any>} upload @param {string} what @param {((options: any) => Promise<any>) | null} inBytes */
-  async function run(upload, what, inBytes = null) {
-    const stop = new AbortController();
-    signal.addEventListener("abort", () => stop.abort(), { once: true });
-    const bar = h("progress", { max: 1, value: 0, "aria-label": `Uploading ${what}` });
-    const told = h("span", { class: "small number" }, "looking at the file");
+  /**
+   * @param {(options: import('../upload.js').UploadOptions) => Promise<any>} send
+   * @param {string} name
+   * @param {((options: import('../upload.js').UploadOptions) => Promise<any>) | null} sendAsBytes offered if the file
+   *   is not UTF-8
+   */
+  async function upload(send, name, sendAsBytes = null) {
+    const cancel = new AbortController();
+    signal.addEventListener("abort", () => cancel.abort(), { once: true });
+    const bar = h("progress", { max: 1, value: 0, "aria-label": `Upload of ${name}` });
+    const progressText = h("span", { class: "small number" }, "Checking the file");
     replace(
-      state,
-      h("p", { class: "small" }, `Uploading ${what}`),
+      status,
+      h("p", { class: "small" }, `Uploading ${name}`),
       bar,
       h(
         "div",
         { class: "row center" },
-        told,
-        h("button", { type: "button", class: "button small", onclick: () => stop.abort() }, "Stop"),
+        progressText,
+        h("button", { type: "button", class: "button small", onclick: () => cancel.abort() }, "Cancel"),
       ),
     );
-    const began = performance.now();
+    const startedAt = performance.now();
     try {
-      const { corpus, isNew } = await upload({
-        signal: stop.signal,
-        onProgress(sent, all) {
-          bar.value = sent / all;
-          const left = ((performance.now() - began) / 1000) * (all / sent - 1);
-          told.textContent =
-            sent === all ? "counting characters" : `${size(sent)} of ${size(all)}, ${clock(left)} left`;
+      const { corpus, isNew } = await send({
+        signal: cancel.signal,
+        onProgress(sent, total) {
+          bar.value = sent / total;
+          const secondsLeft = ((performance.now() - startedAt) / 1000) * (total / sent - 1);
+          progressText.textContent =
+            sent === total
+              ? "Counting characters"
+              : `${byteSize(sent)} of ${byteSize(total)}, ${duration(secondsLeft)} left`;
         },
       });
-      replace(state);
-      onDone(corpus, isNew);
+      replace(status);
+      onUploaded(corpus, isNew);
     } catch (error) {
       if (signal.aborted) return;
-      replace(
-        state,
-        isAbort(error)
-          ? h("p", { class: "small" }, "Stopped; nothing of it was kept.")
-          : failure(error, {
-              actions:
-                error.code === "corpus_not_utf8" && inBytes
-                  ? [
-                      h(
-                        "button",
-                        { type: "button", class: "button small", onclick: () => run(inBytes, what) },
-                        "Take its bytes as they are",
-                      ),
-                    ]
-                  : [],
-            }),
+      if (isAbort(error)) {
+        replace(status, h("p", { class: "small" }, "Upload cancelled. Nothing was stored."));
+        return;
+      }
+      const asBytes = h(
+        "button",
+        { type: "button", class: "button small", onclick: () => upload(sendAsBytes, name) },
+        "Upload as bytes",
       );
+      replace(status, errorBox(error, { actions: error.code === "corpus_not_utf8" && sendAsBytes ? [asBytes] : [] }));
     }
   }
 
   return zone;
+}
+
+function fileIcon() {
+  return svg(
+    "svg",
+    {
+      viewBox: "0 0 48 48",
+      width: 44,
+      height: 44,
+      "aria-hidden": "true",
+      fill: "none",
+      stroke: "currentColor",
+      "stroke-width": 2.6,
+      "stroke-linecap": "round",
+      "stroke-linejoin": "round",
+    },
+    svg("path", { d: FILE_ICON }),
+  );
 }

@@ -1,16 +1,16 @@
-/** A place to write in, with the ghost text of a model, as any page can have it by one script tag. */
+/** A text area with ghost text, made by the JavaScript client as on any other page. */
 
-import { apiKey } from "../api.js";
+import { apiKey } from "../api-key.js";
 import { h } from "../dom.js";
 
 /**
- * Return a textarea that a model goes on in.
+ * Return a text area in which a model completes the text.
  *
  * @param {{model: string, value?: string, label: string, rows?: number}} options
  */
-export function writer({ model, value = "", label, rows = 6 }) {
+export function ghostTextarea({ model, value = "", label, rows = 6 }) {
   const area = h("textarea", {
-    class: "writing",
+    class: "ghost-textarea",
     rows,
     spellcheck: "false",
     autocomplete: "off",
@@ -19,7 +19,7 @@ export function writer({ model, value = "", label, rows = 6 }) {
     "data-nextchar": model,
     ...(apiKey() ? { "data-nextchar-key": apiKey() } : {}),
   });
-  // The module finds the element by its attribute; without it this is a plain textarea.
+  // The client finds the element by its attribute. Without the client it is a plain text area.
   import("/clients/js/nextchar.js").catch(() => {});
   return area;
 }

@@ -1,48 +1,45 @@
-/** Texts coloured by surprise, a character a span, so that each can be asked about. */
+/** Text colored by surprisal. Each character is a `span` with its index, so that it can be pointed at. */
 
 import { h } from "../dom.js";
-import { visible } from "../format.js";
+import { visibleCharacter } from "../format.js";
 
-const STEPS = [1, 2, 4, 6, 9, 13]; // bits at which the colours begin
-
-/** Return 0 (expected) to 6 (a shock). @param {number} bits */
-export function level(bits) {
-  const above = STEPS.findIndex((step) => bits < step);
-  return above < 0 ? STEPS.length : above;
-}
-
-/** The characters of a text as the service counts them: code points after NFC. @param {string} text */
-export function characters(text) {
-  return Array.from(text.normalize("NFC"));
-}
+const THRESHOLDS = [1, 2, 4, 6, 9, 13]; // bits at which the colors start
 
 /**
- * Return a text as spans with `data-at` from 0; those in a flagged span are underlined too.
+ * Return one span per character, with its index in `data-index`.
  *
- * @param {string[]} text its characters
- * @param {number[]} bits of each
- * @param {{start: number, end: number}[]} [flagged]
+ * @param {string[]} characters
+ * @param {number[]} bits surprisal of each character
+ * @param {{start: number, end: number}[]} [spans] these are underlined
  */
-export function heat(text, bits, flagged = []) {
-  const marked = new Set(flagged.flatMap(({ start, end }) => Array.from({ length: end - start }, (_, i) => start + i)));
-  return text.map((character, index) =>
+export function heatMap(characters, bits, spans = []) {
+  const underlined = new Set(
+    spans.flatMap(({ start, end }) => Array.from({ length: end - start }, (_, i) => start + i)),
+  );
+  return characters.map((character, index) =>
     h(
       "span",
       {
-        "data-at": index,
-        class: `heat-${level(bits[index] ?? 0)}${marked.has(index) ? " flagged" : ""}`,
+        "data-index": index,
+        class: `heat-${colorOf(bits[index] ?? 0)}${underlined.has(index) ? " flagged" : ""}`,
       },
-      /[\t ]/.test(character) ? character : visible(character),
+      /[\t ]/.test(character) ? character : visibleCharacter(character),
     ),
   );
 }
 
-/** Return what the colours mean. */
-export function legend() {
+/** Return the legend of the colors. */
+export function heatMapLegend() {
   return h(
     "p",
     { class: "row small heat-legend" },
-    h("span", { class: "muted" }, "Surprise in bits"),
-    [0, ...STEPS].map((bits, index) => h("span", { class: `heat-${index}` }, index ? `${bits}+` : "< 1")),
+    h("span", { class: "muted" }, "Surprisal in bits"),
+    [0, ...THRESHOLDS].map((bits, index) => h("span", { class: `heat-${index}` }, index ? `${bits}+` : "< 1")),
   );
+}
+
+/** Return the number of the color, 0 (expected) to 6 (very surprising). @param {number} bits */
+function colorOf(bits) {
+  const index = THRESHOLDS.findIndex((threshold) => bits < threshold);
+  return index < 0 ? THRESHOLDS.length : index;
 }

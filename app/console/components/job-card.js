@@ -1,26 +1,31 @@
-/** A job as an entry of a list, and its state in a word. */
+/** A job as an entry of a list, and its status as a badge. */
 
 import { h } from "../dom.js";
-import { bits, clock, moment } from "../format.js";
+import { bits, dateTime, duration } from "../format.js";
 
-export const FINAL = ["succeeded", "failed", "cancelled"];
+export const FINAL_STATUSES = ["succeeded", "failed", "cancelled"];
 
-/** Return a job as a list's entry. @param {any} job @param {string} heading the level it has on its page */
-export function jobItem(job, heading = "h3") {
+/** Return a job as an entry of a list. @param {any} job @param {string} headingTag its level on the page */
+export function jobCard(job, headingTag = "h3") {
   const progress = job.progress ?? {};
   return h(
     "article",
     { class: "item" },
-    h("div", { class: "row apart" }, h(heading, {}, h("a", { href: `#/jobs/${job.id}` }, job.name)), badge(job)),
+    h(
+      "div",
+      { class: "row apart" },
+      h(headingTag, {}, h("a", { href: `#/jobs/${job.id}` }, job.name)),
+      statusBadge(job),
+    ),
     h(
       "p",
       { class: "muted small number" },
       [
-        moment(job.created_at),
+        dateTime(job.created_at),
         Number.isFinite(progress.validation_bits_per_character) &&
-          `${bits(progress.validation_bits_per_character)} bits a character held out`,
-        job.status === "running" && Number.isFinite(progress.seconds_left) && `${clock(progress.seconds_left)} left`,
-        job.status === "queued" && job.queue_position && `number ${job.queue_position} in the queue`,
+          `held-out ${bits(progress.validation_bits_per_character)} bits per character`,
+        job.status === "running" && Number.isFinite(progress.seconds_left) && `${duration(progress.seconds_left)} left`,
+        job.status === "queued" && job.queue_position && `position ${job.queue_position} in the queue`,
         job.model,
       ]
         .filter(Boolean)
@@ -33,8 +38,8 @@ export function jobItem(job, heading = "h3") {
   );
 }
 
-/** Return a job's state as a badge. @param {any} job */
-export function badge(job) {
-  const text = job.asked ? { cancel: "stopping", pause: "pausing" }[job.asked] : job.status;
-  return h("span", { class: `badge ${job.status}` }, text);
+/** Return the status of a job as a badge. @param {any} job */
+export function statusBadge(job) {
+  const pending = { cancel: "cancelling", pause: "pausing" }[job.asked];
+  return h("span", { class: `badge ${job.status}` }, pending ?? job.status);
 }

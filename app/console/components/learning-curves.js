@@ -1,49 +1,52 @@
-/** A training run as lines of a chart, from the metrics that its job or its model tells. */
+/** Learning curves: series of the line chart from the metrics of a job or a model's report. */
 
-import { clock, decimal, whole } from "../format.js";
+import { decimal, duration, integer } from "../format.js";
 
-const CLOCK_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
+const TIME_STEPS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
 
 /**
- * What the curves can be drawn against.
+ * The x axes a curve can be drawn over.
  *
  * @type {Record<string, {label: string, key: string, format: (x: number) => string, steps?: number[]}>}
  */
 export const AXES = {
-  seconds: { label: "time", key: "elapsed_seconds", format: clock, steps: CLOCK_STEPS },
-  epochs: { label: "epochs", key: "epoch", format: (x) => decimal(x) },
-  steps: { label: "steps", key: "step", format: whole },
+  seconds: { label: "Time", key: "elapsed_seconds", format: duration, steps: TIME_STEPS_S },
+  epochs: { label: "Epochs", key: "epoch", format: (x) => decimal(x) },
+  steps: { label: "Steps", key: "step", format: integer },
 };
 
 /**
- * Return the lines of one run: held out, and in training beside it.
+ * Return the two series of one run over time: held-out and training bits per character.
  *
- * @param {any[]} points metrics as the trainer tells them
- * @param {{axis?: string, color?: number, name?: string, withTraining?: boolean}} [options]
+ * @param {any[]} metrics
  * @returns {import('./line-chart.js').Series[]}
  */
-export function runLines(points, { axis = "seconds", color = 0, name = "", withTraining = true } = {}) {
-  const x = AXES[axis].key;
-  /** @returns {[number, number][]} */
-  const line = (y) =>
-    points
-      .filter((point) => Number.isFinite(point[x]) && Number.isFinite(point[y]))
-      .map((point) => [point[x], point[y]]);
-  /** @type {import('./line-chart.js').Series[]} */
-  const lines = [{ name: name || "held out", points: line("validation_bits_per_character"), color }];
-  if (withTraining) {
-    lines.push({
-      name: name ? `${name} in training` : "in training",
-      points: line("train_bits_per_character"),
-      color: name ? color : 1,
-      dashed: true,
-    });
-  }
-  return lines;
+export function learningCurves(metrics) {
+  return [
+    heldOutCurve(metrics, { name: "held-out", color: 0 }),
+    { name: "training", points: pointsOf(metrics, "seconds", "train_bits_per_character"), color: 1, dashed: true },
+  ];
 }
 
-/** Return the chart's options for an axis. @param {string} axis */
-export function axisOf(axis) {
+/**
+ * Return the held-out bits per character of one run.
+ *
+ * @param {any[]} metrics
+ * @param {{name: string, color: number, axis?: string}} options
+ * @returns {import('./line-chart.js').Series}
+ */
+export function heldOutCurve(metrics, { name, color, axis = "seconds" }) {
+  return { name, points: pointsOf(metrics, axis, "validation_bits_per_character"), color };
+}
+
+/** Return the options of the line chart for an axis. @param {string} axis */
+export function axisOptions(axis) {
   const { label, format, steps } = AXES[axis];
   return { xLabel: label, formatX: format, xSteps: steps };
+}
+
+/** @returns {[number, number][]} */
+function pointsOf(metrics, axis, y) {
+  const x = AXES[axis].key;
+  return metrics.filter((one) => Number.isFinite(one[x]) && Number.isFinite(one[y])).map((one) => [one[x], one[y]]);
 }

@@ -1,43 +1,47 @@
-/** Walking over the characters of lines, by pointer or by arrow keys. */
+/** Pointing at the characters of listed lines, by pointer or by arrow keys. */
 
-/** Let pointer and arrow keys choose a character of a line. `onPlace` gets the line and the character's index. */
-export function walkable(listed, rows, onPlace) {
-  let here = null;
+/**
+ * Call `onSelect(line, index)` whenever the user points at another character.
+ *
+ * @param {HTMLElement} list its entries are `.log-line` with the line's number in `data-number`
+ * @param {any[]} lines
+ * @param {(line: any, index: number) => void} onSelect
+ */
+export function enableLineNavigation(list, lines, onSelect) {
+  /** @type {Element | null} */ let selected = null;
 
-  function put(entry, place) {
-    const row = rows.find((one) => one.place === Number(entry.dataset.place));
-    if (!row?.characters.length) return;
-    const bounded = Math.max(0, Math.min(place, row.characters.length - 1));
-    here?.classList.remove("here");
-    here = entry.querySelector(`[data-at="${bounded}"]`);
-    here?.classList.add("here");
-    for (const other of listed.querySelectorAll('[aria-selected="true"]')) other.setAttribute("aria-selected", "false");
+  function selectCharacter(entry, requestedIndex) {
+    const line = lines.find((one) => one.number === Number(entry.dataset.number));
+    if (!line?.characters.length) return;
+    const index = Math.max(0, Math.min(requestedIndex, line.characters.length - 1));
+    selected?.classList.remove("selected");
+    selected = entry.querySelector(`[data-index="${index}"]`);
+    selected?.classList.add("selected");
+    for (const other of list.querySelectorAll('[aria-selected="true"]')) other.setAttribute("aria-selected", "false");
     entry.setAttribute("aria-selected", "true");
-    entry.dataset.at = String(bounded);
-    onPlace(row, bounded);
+    entry.dataset.selectedIndex = String(index);
+    onSelect(line, index);
   }
 
-  function walk(event) {
+  list.addEventListener("keydown", (event) => {
     const entry = event.target.closest(".log-line");
     if (!entry) return;
-    const place = Number(entry.dataset.at ?? -1);
-    const sideways = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: Infinity }[event.key];
-    const other = { ArrowDown: entry.nextElementSibling, ArrowUp: entry.previousElementSibling }[event.key];
-    if (sideways !== undefined) {
+    const index = Number(entry.dataset.selectedIndex ?? -1);
+    const newIndex = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: Infinity }[event.key];
+    const newEntry = { ArrowDown: entry.nextElementSibling, ArrowUp: entry.previousElementSibling }[event.key];
+    if (newIndex !== undefined) {
       event.preventDefault();
-      put(entry, sideways);
-    } else if (other) {
+      selectCharacter(entry, newIndex);
+    } else if (newEntry) {
       event.preventDefault();
       entry.tabIndex = -1;
-      other.tabIndex = 0;
-      other.focus();
-      put(other, Number(other.dataset.at ?? Math.max(0, place)));
+      newEntry.tabIndex = 0;
+      newEntry.focus();
+      selectCharacter(newEntry, Number(newEntry.dataset.selectedIndex ?? Math.max(0, index)));
     }
-  }
-
-  listed.addEventListener("keydown", walk);
-  listed.addEventListener("pointerover", (event) => {
-    const span = event.target.closest("[data-at]:not(.log-line)");
-    if (span) put(span.closest(".log-line"), Number(span.dataset.at));
+  });
+  list.addEventListener("pointerover", (event) => {
+    const character = event.target.closest("[data-index]");
+    if (character) selectCharacter(character.closest(".log-line"), Number(character.dataset.index));
   });
 }

@@ -1,18 +1,18 @@
-/** The masks that are suggested for a log: which are applied, and what one of its lines looks like then. */
+/** The masks for a log: which ones to apply, and one of its lines with and without them. */
 
 import { h, replace } from "../dom.js";
-import { whole } from "../format.js";
+import { integer } from "../format.js";
 
 /**
- * Return a fieldset of checkboxes, which is hidden where the text is no log.
+ * Return a fieldset of checkboxes, hidden unless the corpus is a log.
  *
  * @returns {{node: HTMLElement, show: (corpus: any) => void, suggested: () => string[],
- *   chosen: () => string[] | undefined}} `chosen` returns undefined where the suggestion was not changed
+ *   selected: () => string[] | undefined}} `selected` returns undefined if the suggestion was not changed
  */
-export function masksField() {
-  const boxes = h("div", { class: "choices" });
-  const after = h("code", {});
-  const before = h("code", {});
+export function maskSelector() {
+  const checkboxes = h("div", { class: "choices" });
+  const original = h("code", {});
+  const masked = h("code", {});
   const node = h(
     "fieldset",
     { hidden: true, onchange: () => drawExample() },
@@ -20,23 +20,23 @@ export function masksField() {
     h(
       "p",
       { class: "muted small" },
-      "This text is a log. Values that change from line to line are replaced by a placeholder, in the text and in" +
-        " the lines that the model scores; otherwise it would find every later line anomalous. Completions contain" +
-        " the placeholders. Uncheck all to train on the text as it is.",
+      "This corpus is a log. Masks replace values that change from line to line by placeholders, in the corpus and in" +
+        " the lines that the model scores. Without them every later line would look anomalous. Completions contain the" +
+        " placeholders. Uncheck all to train on the unmasked text.",
     ),
-    boxes,
+    checkboxes,
     h(
       "dl",
       { class: "facts plain mask-example" },
-      h("div", {}, h("dt", {}, "A line of the text"), h("dd", {}, before)),
-      h("div", {}, h("dt", {}, "The same line, masked"), h("dd", {}, after)),
+      h("div", {}, h("dt", {}, "Original line"), h("dd", {}, original)),
+      h("div", {}, h("dt", {}, "Masked line"), h("dd", {}, masked)),
     ),
   );
   /** @type {any} */ let sample = null;
   /** @type {string[]} */ let suggestion = [];
 
-  const checked = () => [...boxes.querySelectorAll("input:checked")].map((box) => box.value);
-  const drawExample = () => replace(after, masked(sample, checked()));
+  const checked = () => [...checkboxes.querySelectorAll("input:checked")].map((box) => box.value);
+  const drawExample = () => replace(masked, applyMasks(sample, checked()));
 
   return {
     node,
@@ -47,47 +47,47 @@ export function masksField() {
       if (!sample) return;
       const names = [...new Set([...suggestion, ...Object.keys(sample.matches)])];
       replace(
-        boxes,
+        checkboxes,
         names.map((name) =>
           h(
             "label",
             { class: "choice" },
             h("input", { type: "checkbox", name: "mask", value: name, checked: suggestion.includes(name) }),
             h("span", { class: "strong" }, name.replaceAll("_", " "), " ", sample.placeholders[name] ?? ""),
-            h("span", { class: "muted small" }, reason(name, sample)),
+            h("span", { class: "muted small" }, reasonFor(name, sample)),
           ),
         ),
       );
-      replace(before, sample.example);
+      replace(original, sample.example);
       drawExample();
     },
     suggested: () => suggestion,
-    chosen() {
+    selected() {
       if (!sample) return undefined;
-      const now = checked();
-      return now.length === suggestion.length && now.every((name) => suggestion.includes(name)) ? undefined : now;
+      const names = checked();
+      const isSuggestion = names.length === suggestion.length && names.every((name) => suggestion.includes(name));
+      return isSuggestion ? undefined : names;
     },
   };
 }
 
-function reason(name, sample) {
+function reasonFor(name, sample) {
   const lines = sample.lines[name];
-  return lines ? `Changes; in ${whole(lines)} of ${whole(sample.sampled_lines)} lines.` : "Not suggested.";
+  return lines ? `Changes in ${integer(lines)} of ${integer(sample.sampled_lines)} lines.` : "Not suggested.";
 }
 
-/** Return the example with the matches of these masks replaced: what begins first wins, then what is named first. */
-function masked(sample, names) {
+/** Return the example with the matches of these masks replaced. The earliest match wins, then the first mask. */
+function applyMasks(sample, names) {
   const matches = names
     .flatMap((name) => (sample.matches[name] ?? []).map(([start, end]) => ({ name, start, end })))
     .sort((a, b) => a.start - b.start);
-  // Places are code points, and a JavaScript string is made of UTF-16 units.
-  const characters = [...sample.example];
+  const characters = [...sample.example]; // matches count code points, not UTF-16 units
   let text = "";
-  let at = 0;
+  let position = 0;
   for (const { name, start, end } of matches) {
-    if (start < at) continue;
-    text += characters.slice(at, start).join("") + sample.placeholders[name];
-    at = end;
+    if (start < position) continue;
+    text += characters.slice(position, start).join("") + sample.placeholders[name];
+    position = end;
   }
-  return text + characters.slice(at).join("");
+  return text + characters.slice(position).join("");
 }

@@ -1,31 +1,32 @@
-/** Which model a view works with: a choice that the address remembers. */
+/** The choice of a model, which the URL's query keeps. */
 
-import { list } from "../api.js";
+import { listAll } from "../api.js";
 import { h } from "../dom.js";
+import { setQuery } from "../router.js";
 import { select } from "./form-fields.js";
-import { empty, warning } from "./notice.js";
-import { remember } from "../router.js";
+import { emptyState, warningBox } from "./notice.js";
 
 /**
- * Return the models there are, and the one the address asks for, or else the newest.
+ * Return all models, and the id of the one that the query names, or else of the newest. `missing` is a name in the
+ * query that no model has.
  *
  * @param {import('../router.js').Page} page
  */
-export async function modelsFor({ query, signal }) {
-  const models = await list("/v1/models", { signal });
-  const wanted = query.get("model");
-  const found = models.find((model) => model.id === wanted) ?? models.find((model) => model.name === wanted);
-  return { models, chosen: (found ?? models[0])?.id ?? null, missing: wanted && !found ? wanted : null };
+export async function loadModels({ query, signal }) {
+  const models = await listAll("/v1/models", { signal });
+  const requested = query.get("model");
+  const found = models.find((model) => model.id === requested) ?? models.find((model) => model.name === requested);
+  return { models, selected: (found ?? models[0])?.id ?? null, missing: requested && !found ? requested : null };
 }
 
-/** Return a select of models that keeps the address in step. @param {any[]} models */
+/** Return a select of models that writes its value to the query. @param {any[]} models */
 export function modelSelect(models, value, onChange) {
   const control = select(
     models.map((model) => model.id),
     value,
     {
       onchange: () => {
-        remember({ model: control.value });
+        setQuery({ model: control.value });
         onChange(control.value);
       },
     },
@@ -33,16 +34,18 @@ export function modelSelect(models, value, onChange) {
   return control;
 }
 
-/** Return what stands where a model is needed and there is none. */
-export function noModel(what) {
-  return empty(
-    "First a model",
-    `${what} With the sample text the first one is a minute away.`,
-    h("a", { class: "button primary", href: "#/" }, "Make the first one"),
+/** Return the empty state of a view that needs a model. @param {string} purpose what the view does with one */
+export function noModelYet(purpose) {
+  return emptyState(
+    "No model yet",
+    `${purpose} Train one first; with the sample text that takes a minute.`,
+    h("a", { class: "button primary", href: "#/" }, "Train a model"),
   );
 }
 
-/** Return a word about a model of the address that is gone. */
-export function goneModel(id, chosen) {
-  return id && warning(h("p", {}, `There is no model ${id}; it may have been deleted. This is ${chosen} instead.`));
+/** Return a warning if the query names a model that does not exist. */
+export function missingModel(missing, selected) {
+  return (
+    missing && warningBox(h("p", {}, `There is no model ${missing}; it may have been deleted. Showing ${selected}.`))
+  );
 }

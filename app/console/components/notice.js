@@ -1,36 +1,34 @@
-/** What is said to the user: failures with what to do about them, hints, short confirmations. */
+/** Messages to the user: errors with what to do about them, hints, warnings, empty states and toasts. */
 
-import { h } from "../dom.js";
+import { h, inlineCode } from "../dom.js";
 
+const TOAST_MS = 5000;
+
+/** What to do about an error, by HTTP status; 0 is a service that was not reached. */
 const ADVICE = {
-  0: "Start it with `make serve`, or look whether the network is up. This page tries again by itself.",
-  401: "The service wants an API key: load the page again and give one.",
-  403: "The key of this tab may not do this. Take another key, or ask who runs the service.",
-  404: "It may have been deleted, here or in another tab.",
-  429: "The service has much to do. Try again in a moment.",
-  500: "This is a mistake of the service; its log has the details.",
-  503: "A part of the service is down. Try again in a moment.",
-  507: "Delete texts or models that are not needed, or give the service more room.",
+  0: "Start it with `make serve`, or check the network. This page reconnects by itself.",
+  401: "The service requires an API key. Reload the page and enter one.",
+  403: "The key of this tab has no permission for this. Open the console in a new tab and enter another key.",
+  404: "It may have been deleted.",
+  429: "The service is busy. Try again in a moment.",
+  500: "This is a bug in the service. Its log has the details.",
+  503: "A part of the service is unavailable. Try again in a moment.",
+  507: "Delete corpora or models that you no longer need, or add disk space.",
 };
 
 /**
- * Return a box that tells of an error and what to do about it.
+ * Return a box with an error and what to do about it.
  *
  * @param {any} error
- * @param {{retry?: () => void, actions?: Node[]}} [options]
+ * @param {{retry?: () => void, actions?: Node[]}} [options] `retry` adds a button that calls it
  */
-export function failure(error, { retry, actions = [] } = {}) {
+export function errorBox(error, { retry, actions = [] } = {}) {
   const advice = ADVICE[error.status];
   return h(
     "div",
     { class: "box danger", role: "alert" },
-    h("p", { class: "strong" }, sentence(error.message || String(error))),
-    advice &&
-      h(
-        "p",
-        {},
-        advice.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part)),
-      ),
+    h("p", { class: "strong" }, inlineCode(sentence(error.message || String(error)))),
+    advice && h("p", {}, inlineCode(advice)),
     (retry || actions.length > 0) &&
       h(
         "div",
@@ -42,51 +40,51 @@ export function failure(error, { retry, actions = [] } = {}) {
 }
 
 /** Return a box with a hint. @param {...import('../dom.js').Child} children */
-export function hint(...children) {
+export function hintBox(...children) {
   return h("div", { class: "box" }, ...children);
 }
 
 /** Return a box with a warning. @param {...import('../dom.js').Child} children */
-export function warning(...children) {
+export function warningBox(...children) {
   return h("div", { class: "box warning" }, ...children);
 }
 
 /**
- * Return a warning with the problems that a report lists, or null when it lists none.
+ * Return a warning with the problems of a model's report, or null if it has none.
  *
  * @param {{problems?: string[]}} report
  */
-export function problems(report) {
+export function problemsBox(report) {
   if (!report.problems?.length) return null;
-  return warning(...report.problems.map((one) => h("p", {}, sentence(one))));
+  return warningBox(...report.problems.map((problem) => h("p", {}, sentence(problem))));
 }
 
 /**
- * Return what an empty place says: what belongs there, and how to get it.
+ * Return the message of a view or list that has nothing to show yet, with what to do about it.
  *
  * @param {string} title
  * @param {import('../dom.js').Child} text
  * @param {...Node} actions
  */
-export function empty(title, text, ...actions) {
+export function emptyState(title, text, ...actions) {
   return h(
     "div",
-    { class: "empty" },
+    { class: "empty-state" },
     h("h2", {}, title),
     h("p", { class: "muted" }, text),
     actions.length > 0 && h("div", { class: "row" }, ...actions),
   );
 }
 
-/** Say something in passing; screen readers say it too. @param {string} text */
+/** Show a message for five seconds; screen readers announce it. @param {string} text */
 export function toast(text) {
-  const shown = h("p", { class: "toast fades" }, text);
-  document.getElementById("toasts")?.append(shown);
-  setTimeout(() => shown.remove(), 5000);
+  const message = h("p", { class: "toast fade-in" }, text);
+  document.getElementById("toasts")?.append(message);
+  setTimeout(() => message.remove(), TOAST_MS);
 }
 
-/** A sentence as the console writes it: with a capital and a full stop. @param {string} text */
+/** Return a text with a capital letter at its start, unless that is a name, and a full stop. @param {string} text */
 export function sentence(text) {
-  const capital = /^[a-z]+\b(?![._@])/.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
-  return /[.!?…]$/.test(capital) ? capital : `${capital}.`;
+  const capitalized = /^[a-z]+\b(?![._@])/.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
+  return /[.!?…]$/.test(capitalized) ? capitalized : `${capitalized}.`;
 }

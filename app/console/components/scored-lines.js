@@ -1,144 +1,79 @@
-/** Scored lines: coloured, flagged, and what was expected at the place that is pointed at. */
+/** The scored lines of a log: a threshold, the list as a heat map, and a readout of the selected character. */
 
-import { at, post } from "../api.js";
-import { distribution } from "./bar-chart.js";
+import { apiPath, post } from "../api.js";
 import { h, replace } from "../dom.js";
-import { bits, spoken, visible, whole } from "../format.js";
-import { heat, legend } from "./heat-map.js";
-import { failure } from "./notice.js";
-import { byBits, byFalseAlarms } from "./anomaly-threshold.js";
-import { walkable } from "./line-navigation.js";
+import { bits, integer } from "../format.js";
+import { bitsThreshold, falseAlarmThreshold } from "./anomaly-threshold.js";
+import { characterReadout } from "./character-readout.js";
+import { heatMap, heatMapLegend } from "./heat-map.js";
+import { enableLineNavigation } from "./line-navigation.js";
 
-const SHOWN = 100; // lines, and as many more when asked for
-const SETTLED_MS = 40;
-const EXPECTED = 6;
+const PAGE_SIZE = 100; // lines shown at first, and added by "Show more"
+const EXPECTED_CHARACTERS = 6;
+const MAX_LABEL_CHARACTERS = 300;
 
 /**
- * Return the lines of an answer of `/score`.
+ * Return the view of a `/score` answer.
  *
  * @param {any} answer
- * @param {{place: number, text: string, sent: string}[]} lines as they are shown, and as they were sent
+ * @param {{number: number, text: string, sent: string}[]} sentLines as they are shown, and as they were sent
  * @param {{model: string, query?: any, signal: AbortSignal, onCalibrate: (lines: any[]) => void}} options `query` has
- *   the fields by which lines were flagged
+ *   the fields of the request that decide what is flagged
  */
-export function scoredLines(answer, lines, { model, query = {}, signal, onCalibrate }) {
-  const rows = answer.lines.map((line, index) => byCharacter({ ...line, ...lines[index] }));
-  const isCalibrated = rows.some((row) => Number.isFinite(row.p_value));
-  const threshold = isCalibrated ? byFalseAlarms(rows, answer.calibration) : byBits(rows);
-  const readout = h("div", { class: "stack tight", "aria-live": "polite" });
-  const listed = h("ol", { class: "lines", role: "listbox", "aria-label": "Lines by surprise" });
-  const more = h(
-    "button",
-    {
-      type: "button",
-      class: "button",
-      onclick: () => {
-        shown += SHOWN;
-        draw();
-      },
-    },
-    "Show more",
-  );
-  const only = h("input", { type: "checkbox", onchange: draw });
-  const sorted = h("input", { type: "checkbox", onchange: draw });
-  const figures = h("p", { class: "number", role: "status" });
-  let shown = SHOWN;
+export function scoredLines(answer, sentLines, { model, query = {}, signal, onCalibrate }) {
+  const lines = answer.lines.map((line, index) => perCharacter({ ...line, ...sentLines[index] }));
+  const isCalibrated = lines.some((line) => Number.isFinite(line.p_value));
+  const threshold = isCalibrated ? falseAlarmThreshold(answer.calibration) : bitsThreshold(lines);
+
+  const list = h("ol", { class: "lines", role: "listbox", "aria-label": "Scored lines" });
+  const flaggedOnly = h("input", { type: "checkbox", onchange: draw });
+  const byScore = h("input", { type: "checkbox", onchange: draw });
+  const summary = h("p", { class: "number", role: "status" });
+  const showMore = h("button", { type: "button", class: "button", onclick: addPage }, "Show more");
+  let shown = PAGE_SIZE;
 
   function draw() {
-    const flagged = rows.filter(threshold.isFlagged);
-    figures.textContent = threshold.sentence(flagged.length, rows.length);
-    let wanted = only.checked ? flagged : rows;
-    if (sorted.checked) wanted = [...wanted].sort(threshold.compare);
+    const flagged = lines.filter(threshold.isFlagged);
+    threshold.showValue();
+    summary.textContent = threshold.summary(flagged.length, lines.length);
+    let selected = flaggedOnly.checked ? flagged : lines;
+    if (byScore.checked) selected = [...selected].sort(threshold.compare);
     replace(
-      listed,
-      wanted.slice(0, shown).map((row, index) => lineEntry(row, threshold, index === 0)),
+      list,
+      selected.slice(0, shown).map((line, index) => lineEntry(line, threshold, index === 0)),
     );
-    more.hidden = wanted.length <= shown;
-    listed.hidden = wanted.length === 0;
+    showMore.hidden = selected.length <= shown;
+    list.hidden = selected.length === 0;
   }
 
-  let timer = 0;
-  let asking = new AbortController();
+  function addPage() {
+    shown += PAGE_SIZE;
+    draw();
+  }
 
-  function tell(row, place) {
-    clearTimeout(timer);
-    asking.abort();
-    if (!row) {
-      replace(
-        readout,
-        h("h2", {}, "What was expected"),
-        h(
-          "p",
-          { class: "muted" },
-          "Point at a character, or walk there with the arrow keys, and see what the model thought would come.",
-        ),
-      );
-      return;
+  const readout = characterReadout({
+    signal,
+    async explain(line, abort) {
+      await addExplanation(line, { model, query, signal: abort });
+      underlineSpans(line);
+    },
+  });
+
+  function underlineSpans(line) {
+    if (!threshold.isFlagged(line)) return;
+    const isInSpan = (index) => line.spans?.some(({ start, end }) => start <= index && index < end);
+    for (const character of list.querySelectorAll(`[data-number="${line.number}"] [data-index]`)) {
+      character.classList.toggle("flagged", Boolean(isInSpan(Number(character.dataset.index))));
     }
-    const head = costs(row, place);
-    replace(readout, head);
-    timer = setTimeout(async () => {
-      asking = new AbortController();
-      try {
-        await ask(row, { model, query, signal: asking.signal });
-        mark(row);
-        const candidates = row.expected[row.starts[place]];
-        const expected = h("p", { class: "small muted" }, "Expected there:");
-        replace(readout, costs(row, place), expected, distribution(candidates));
-      } catch (error) {
-        if (error.name !== "AbortError" && !signal.aborted) replace(readout, head, failure(error));
-      }
-    }, SETTLED_MS);
-  }
-
-  /** Mark the spans of a line that has been explained by now. */
-  function mark(row) {
-    if (!threshold.isFlagged(row)) return;
-    const isMarked = (at) => row.spans?.some(({ start, end }) => start <= at && at < end);
-    for (const one of listed.querySelectorAll(`[data-place="${row.place}"] .log-text [data-at]`)) {
-      one.classList.toggle("flagged", Boolean(isMarked(Number(one.dataset.at))));
-    }
-  }
-
-  function costs(row, place) {
-    const character = row.characters[place];
-    const span = (row.spans ?? []).find(({ start, end }) => start <= place && place < end);
-    return [
-      h("h2", {}, "Line ", whole(row.place), ", character ", whole(place + 1)),
-      h(
-        "p",
-        {},
-        h("span", { class: "glyph mono", "aria-hidden": "true" }, visible(character)),
-        h("span", { class: "hidden-label" }, spoken(character)),
-        ` costs ${bits(row.bits[place])} bits; `,
-        h(
-          "span",
-          { class: "muted" },
-          row.bits[place] < 1
-            ? "it was the likely one."
-            : `its chance was 1 in ${whole(Math.round(2 ** Math.min(40, row.bits[place])))}.`,
-        ),
-      ),
-      span?.expected &&
-        h(
-          "p",
-          {},
-          "Instead of ",
-          h("code", {}, row.characters.slice(span.start, span.end).join("")),
-          " it expected ",
-          h("code", {}, span.expected),
-          ".",
-        ),
-    ];
   }
 
   threshold.control.addEventListener("input", draw);
   draw();
-  walkable(listed, rows, tell);
-  tell(null, 0);
+  enableLineNavigation(list, lines, readout.show);
+
   return h(
     "div",
-    { class: "beside" },
+    { class: "with-sidebar" },
     h(
       "section",
       { class: "stack", "aria-label": "Lines" },
@@ -146,81 +81,78 @@ export function scoredLines(answer, lines, { model, query = {}, signal, onCalibr
         "div",
         { class: "card stack" },
         threshold.node,
-        figures,
+        summary,
         h(
           "div",
           { class: "row" },
-          h("label", { class: "check" }, only, "Flagged lines only"),
-          h("label", { class: "check" }, sorted, "The oddest first"),
+          h("label", { class: "checkbox-label" }, flaggedOnly, "Flagged lines only"),
+          h("label", { class: "checkbox-label" }, byScore, "Most anomalous first"),
         ),
-        !isCalibrated &&
-          h(
-            "div",
-            { class: "box" },
-            h(
-              "p",
-              {},
-              "This model has not been told what ordinary lines score, so false alarms cannot be expected, only bits compared.",
-            ),
-            h(
-              "div",
-              { class: "row" },
-              h(
-                "button",
-                { type: "button", class: "button small", onclick: () => onCalibrate(lines) },
-                "These lines are ordinary",
-              ),
-            ),
-          ),
-        legend(),
+        !isCalibrated && calibrationHint(() => onCalibrate(sentLines)),
+        heatMapLegend(),
       ),
-      listed,
-      h("div", { class: "row center" }, more),
+      list,
+      h("div", { class: "row center" }, showMore),
     ),
-    h("section", { class: "card sticky", "aria-label": "Expected" }, readout),
+    h("section", { class: "card sticky", "aria-label": "Selected character" }, readout.node),
   );
 }
 
-/** A scored line with its `characters`, and with bits and spans of these: a model of bytes counts bytes. */
-function byCharacter(line) {
+function calibrationHint(onCalibrate) {
+  return h(
+    "div",
+    { class: "box" },
+    h(
+      "p",
+      {},
+      "This model is not calibrated, so lines are compared by bits per character. " +
+        "To set a false-alarm rate, calibrate the model on normal lines.",
+    ),
+    h(
+      "div",
+      { class: "row" },
+      h("button", { type: "button", class: "button small", onclick: onCalibrate }, "Calibrate on these lines"),
+    ),
+  );
+}
+
+/** Return a scored line with bits and spans per character: a model of bytes is scored per byte. */
+function perCharacter(line) {
   const characters = Array.from(line.text);
-  const coder = new TextEncoder();
-  const sizes = characters.map((character) => coder.encode(character).length);
-  const isBytes = line.characters > Array.from(line.sent).length;
-  const starts = []; // of each character, in what the service counts
-  let at = 0;
-  for (const size of sizes) {
-    starts.push(at);
-    at += isBytes ? size : 1;
+  const encoder = new TextEncoder();
+  const isPerByte = line.characters > Array.from(line.sent).length;
+  const offsets = []; // of each character in the service's units
+  let end = 0;
+  for (const character of characters) {
+    offsets.push(end);
+    end += isPerByte ? encoder.encode(character).length : 1;
   }
-  const placeOf = (start) => starts.findLastIndex((one) => one <= start);
+  const indexOf = (offset) => offsets.findLastIndex((one) => one <= offset);
   return {
     ...line,
     characters,
-    starts,
-    bits: starts.map((start, i) => line.bits.slice(start, starts[i + 1] ?? at).reduce((sum, one) => sum + one, 0)),
+    offsets,
+    bits: offsets.map((start, i) => line.bits.slice(start, offsets[i + 1] ?? end).reduce((sum, one) => sum + one, 0)),
     spans: line.spans
-      ?.filter(({ start }) => start < at)
-      .map((span) => ({ ...span, start: placeOf(span.start), end: placeOf(span.end - 1) + 1 })),
+      ?.filter(({ start }) => start < end)
+      .map((span) => ({ ...span, start: indexOf(span.start), end: indexOf(span.end - 1) + 1 })),
   };
 }
 
-/**
- * Ask what the model thought would come at each place of a line; and what made it anomalous, where the answer about all
- * lines did not explain that.
- */
-async function ask(row, { model, query, signal }) {
-  if (row.expected) return;
-  const fields = { lines: [row.sent], detail: "character", expected: EXPECTED, ...query };
-  const [line] = (await post(at("/v1/models", model, "score"), fields, { signal })).lines;
-  row.expected = line.expected;
-  if (row.explained === false && line.explained) {
-    row.spans = byCharacter({ ...line, text: row.text, sent: row.sent }).spans;
+/** Request what was expected at each character of a line, and its anomalous spans if the first answer left them out. */
+async function addExplanation(line, { model, query, signal }) {
+  if (line.expected) return;
+  const body = { lines: [line.sent], detail: "character", expected: EXPECTED_CHARACTERS, ...query };
+  const [answer] = (await post(apiPath("/v1/models", model, "score"), body, { signal })).lines;
+  line.expected = answer.expected;
+  if (line.explained === false && answer.explained) {
+    line.spans = perCharacter({ ...answer, text: line.text, sent: line.sent }).spans;
   }
 }
 
-function lineEntry(row, threshold, isFirst) {
-  const isFlagged = threshold.isFlagged(row);
+function lineEntry(line, threshold, isFirst) {
+  const isFlagged = threshold.isFlagged(line);
+  const label = `Line ${line.number}${isFlagged ? ", flagged" : ""}, ${bits(line.bits_per_character)} bits per character`;
   return h(
     "li",
     {
@@ -228,11 +160,11 @@ function lineEntry(row, threshold, isFirst) {
       role: "option",
       "aria-selected": "false",
       tabindex: isFirst ? 0 : -1,
-      "data-place": row.place,
-      "aria-label": `Line ${row.place}${isFlagged ? ", flagged" : ""}, ${bits(row.bits_per_character)} bits a character: ${row.text.slice(0, 300)}`,
+      "data-number": line.number,
+      "aria-label": `${label}: ${line.text.slice(0, MAX_LABEL_CHARACTERS)}`,
     },
-    h("span", { class: "place" }, whole(row.place)),
-    h("span", { class: "figure", title: threshold.meaning }, threshold.figure(row)),
-    h("span", { class: "log-text" }, heat(row.characters, row.bits, isFlagged ? (row.spans ?? []) : [])),
+    h("span", { class: "line-number" }, integer(line.number)),
+    h("span", { class: "line-score", title: threshold.scoreMeaning }, threshold.scoreText(line)),
+    h("span", { class: "log-text" }, heatMap(line.characters, line.bits, isFlagged ? (line.spans ?? []) : [])),
   );
 }

@@ -1,6 +1,6 @@
-"""A service with something in every room: what the console's views are looked at with.
+"""A running service with data for every view of the console.
 
-Whatever comes from a user has markup in it, so that no view can be shown without meeting some.
+Everything that users can write contains markup, so that every view is tested against injection.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,10 +23,10 @@ from tests.app.service import served
 from tests.browser.reciting import following, reciting
 
 MARKUP = '<img src="/x" onerror="window.ran = 1"><script>window.ran = 1</script>'
-"""If this ever becomes elements, the page knows."""
+"""Sets `window.ran` if a page ever makes elements of it."""
 
 LINE = "lazy-fox bug\n"
-"""What the model `line` recites, over and over."""
+"""The text that the model `line` repeats."""
 
 _CURVE = [
     {
@@ -63,8 +63,8 @@ REPORT: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class House:
-    """A running service, and what is in it."""
+class PopulatedService:
+    """A running service, its stores, and the corpus and jobs in it."""
 
     url: str
     settings: ApiSettings
@@ -77,13 +77,13 @@ class House:
 
     @property
     def views(self) -> dict[str, str]:
-        """The address of each view, with something to see in it."""
+        """The address of each view, with data to show."""
         return {
-            "start": "/",
-            "texts": "/#/corpora",
-            "text": f"/#/corpora/{self.corpus}",
+            "home": "/",
+            "corpora": "/#/corpora",
+            "corpus": f"/#/corpora/{self.corpus}",
             "train": "/#/train",
-            "training": "/#/jobs",
+            "jobs": "/#/jobs",
             "job": f"/#/jobs/{self.succeeded.id}",
             "failed job": f"/#/jobs/{self.failed.id}",
             "models": "/#/models",
@@ -91,7 +91,7 @@ class House:
             "compare": "/#/compare?models=line@1,names@1",
             "playground": "/#/playground?model=line@1",
             "anomalies": "/#/anomalies?model=line@1",
-            "nowhere": "/#/nowhere",
+            "not found": "/#/nowhere",
             "reference": "/docs",
         }
 
@@ -101,40 +101,42 @@ class House:
         return self.models.publish(card, {name: saved.file(name) for name in saved.card.files}).reference
 
     def queue(self) -> str:
-        """Queue a job that nobody takes; return its id."""
+        """Queue a job that no worker takes; return its id."""
         answer = httpx.post(f"{self.url}/v1/jobs", json={"corpus": self.corpus, "name": "waiting"})
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
 
 @contextmanager
-def furnished(data_dir: Path, redis_url: str, **changes: Any) -> Iterator[House]:
-    """Serve a house until the block ends; `changes` are settings."""
+def populated_service(data_dir: Path, redis_url: str, **changes: Any) -> Iterator[PopulatedService]:
+    """Run a service with data until the block ends; `changes` are settings."""
     settings = ApiSettings(data_dir=data_dir, redis_url=redis_url, port=0, **changes)
     blobs = open_blobs(settings.blobs_url)
     jobs, events = Jobs(blobs), EventLog(blobs)
     with served(create_app(settings)) as url:
         text = (f"The quick {MARKUP} fox\n" + LINE) * 30
         corpus = str(httpx.post(f"{url}/v1/corpora?name=foxes", content=text.encode()).json()["id"])
-        finish = _finisher(jobs, events, corpus)
-        house = House(
+        make_job = _job_maker(jobs, events, corpus)
+        service = PopulatedService(
             url=url,
             settings=settings,
             models=Models(blobs),
             jobs=jobs,
             corpus=corpus,
-            succeeded=finish(JobStatus.SUCCEEDED, model="line@1"),
-            failed=finish(JobStatus.FAILED, error=JobError(code="diverged", message=f"the loss is {MARKUP}")),
-            paused=finish(JobStatus.PAUSED),
+            succeeded=make_job(JobStatus.SUCCEEDED, model="line@1"),
+            failed=make_job(
+                JobStatus.FAILED, error=JobError(code="diverged", message=f"the loss is {MARKUP}")
+            ),
+            paused=make_job(JobStatus.PAUSED),
         )
-        house.publish(reciting("line", LINE), report=REPORT, corpus=corpus, job=house.succeeded.id)
-        house.publish(
+        service.publish(reciting("line", LINE), report=REPORT, corpus=corpus, job=service.succeeded.id)
+        service.publish(
             following(
                 "names", {"a": {"d": 0.6, "n": 0.4}, "d": {"\n": 1.0}, "n": {"\n": 1.0}, "\n": {"a": 1.0}}
             )
         )
         calibrate(url)
-        yield house
+        yield service
 
 
 def calibrate(url: str) -> None:
@@ -144,24 +146,24 @@ def calibrate(url: str) -> None:
     assert made.status_code == 201, made.text
 
 
-def _finisher(jobs: Jobs, log: EventLog, corpus: str) -> Callable[..., Job]:
+def _job_maker(jobs: Jobs, log: EventLog, corpus: str) -> Callable[..., Job]:
     network = NetworkConfig(units=8, embedding=4)
     request = JobRequest(corpus=corpus, name="line", network=network, training=TrainingConfig())
 
-    def finish(status: JobStatus, **changes: Any) -> Job:
+    def make_job(status: JobStatus, **changes: Any) -> Job:
         job = jobs.move(jobs.create(request), JobStatus.RUNNING, attempt=1)
-        told = [("metrics", point) for point in _CURVE]
-        told += [("sample", {"step": 10 * n, "text": f"sample {n} {MARKUP}"}) for n in range(3)]
-        told += [("message", {"text": f"fewer rows {MARKUP}"})]
+        entries = [("metrics", point) for point in _CURVE]
+        entries += [("sample", {"step": 10 * n, "text": f"sample {n} {MARKUP}"}) for n in range(3)]
+        entries += [("message", {"text": f"fewer rows {MARKUP}"})]
         log.write(
             job.id,
             [
                 {"id": n, "at": 1795563611.0, "type": kind, "data": data}
-                for n, (kind, data) in enumerate(told, 1)
+                for n, (kind, data) in enumerate(entries, 1)
             ],
         )
         return jobs.move(
             job, status, progress=_CURVE[-1] | {"steps": 50, "characters_per_second": 900}, **changes
         )
 
-    return finish
+    return make_job
