@@ -15,7 +15,7 @@ const DEFAULT_LENGTH = "200";
 
 /** Values of the API's `until`; the empty one leaves it out. */
 const STOPS = [
-  ["", "Maximum length"],
+  ["", "Length limit"],
   ["word", "End of word"],
   ["line", "End of line"],
   ["confidence", "Low confidence"],
@@ -36,7 +36,7 @@ export function generationOptions() {
     label: "Seed",
     control: h("input", { type: "number", min: 0, step: 1, placeholder: "Random" }),
   });
-  const length = field({ name: "length", label: "Maximum length", control: select(LENGTHS, DEFAULT_LENGTH) });
+  const length = field({ name: "length", label: "Length limit", control: select(LENGTHS, DEFAULT_LENGTH) });
   const until = field({ name: "until", label: "Stop at", control: select(STOPS, "") });
   temperature.show(String(DEFAULT_TEMPERATURE));
 

@@ -82,7 +82,7 @@ function comparisonTable({ generated, held_out: heldOut }) {
       h(
         "tbody",
         {},
-        generated.map((texts) => row(`Generated at temperature ${texts.temperature}`, texts)),
+        generated.map((texts) => row(`Temperature ${texts.temperature}`, texts)),
         row("Held-out", heldOut),
       ),
     ),

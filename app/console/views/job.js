@@ -135,7 +135,7 @@ export async function jobView({ params, signal }) {
     h(
       "div",
       { class: "with-sidebar" },
-      h("section", { class: "card stack" }, h("h2", {}, "Bits per character"), chart.node),
+      h("section", { class: "card stack" }, h("h2", {}, "Learning curves"), chart.node),
       h("section", { class: "card stack" }, h("h2", {}, "Samples"), sections.samples),
     ),
     sections.log,
