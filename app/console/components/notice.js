@@ -6,7 +6,7 @@ const TOAST_MS = 5000;
 
 /** What to do about an error, by HTTP status; 0 is a service that was not reached. */
 const ADVICE = {
-  0: "Start it with `make serve`, or check the network. This page reconnects by itself.",
+  0: "Start it with `nextchar serve`, or check the network. This page reconnects by itself.",
   401: "The service requires an API key. Reload the page and enter one.",
   403: "The key of this tab has no permission for this. Open the console in a new tab and enter another key.",
   404: "It may have been deleted.",
