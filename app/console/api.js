@@ -41,6 +41,12 @@ export function apiKey() {
   return sessionStorage.getItem(KEY);
 }
 
+/** Keep a key for this tab, or with null none. @param {string | null} key */
+export function setApiKey(key) {
+  if (key) sessionStorage.setItem(KEY, key);
+  else sessionStorage.removeItem(KEY);
+}
+
 export const get = (path, options = {}) => call("GET", path, options);
 export const post = (path, body, options = {}) => call("POST", path, { ...options, body });
 export const patch = (path, body, options = {}) => call("PATCH", path, { ...options, body });
