@@ -21,6 +21,12 @@ export function apiKey() {
   return sessionStorage.getItem(STORAGE_KEY);
 }
 
+/** Store a key for this tab; null removes it. @param {string | null} key */
+export function setApiKey(key) {
+  if (key) sessionStorage.setItem(STORAGE_KEY, key);
+  else sessionStorage.removeItem(STORAGE_KEY);
+}
+
 /** Return the headers that carry the key, if there is one. @returns {Record<string, string>} */
 export function keyHeaders() {
   const key = apiKey();
@@ -34,6 +40,6 @@ export async function requestKey() {
     pendingAnswer = null;
   });
   const key = await pendingAnswer;
-  if (key) sessionStorage.setItem(STORAGE_KEY, key);
+  if (key) setApiKey(key);
   return Boolean(key);
 }

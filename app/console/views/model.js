@@ -12,7 +12,7 @@ import { modelFiles } from "../components/model-files.js";
 import { errorBox, problemsBox, toast } from "../components/notice.js";
 import { h, replace } from "../dom.js";
 import { bits, dateTime, duration, integer } from "../format.js";
-import { has } from "../openapi.js";
+import { hasOperation } from "../openapi.js";
 import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
@@ -21,7 +21,7 @@ export async function modelView({ params, signal }) {
   const [fullReport, calibrations, canRename] = await Promise.all([
     getIfSupported("/v1/models/{model}/report", apiPath("/v1/models", model.id, "report"), signal),
     getIfSupported("/v1/models/{model}/calibrations", apiPath("/v1/models", model.id, "calibrations"), signal),
-    has("patch", "/v1/models/{model}"),
+    hasOperation("patch", "/v1/models/{model}"),
   ]);
   const report = { ...model.report, ...fullReport };
   const status = h("div", {});
@@ -105,7 +105,7 @@ export async function modelView({ params, signal }) {
 
 /** Return the answer of a call, or null if the service does not have the route or the resource. */
 async function getIfSupported(route, path, signal) {
-  if (!(await has("get", route))) return null;
+  if (!(await hasOperation("get", route))) return null;
   try {
     return await get(path, { signal });
   } catch (error) {
