@@ -13,8 +13,3 @@ export function openapi() {
   });
   return pending;
 }
-
-/** Whether the service has an operation. @example await hasOperation('post', '/v1/models/{model}/score') */
-export async function hasOperation(method, path) {
-  return Boolean((await openapi()).paths[path]?.[method]);
-}

@@ -27,17 +27,16 @@ export function quantization({ int8 }) {
   );
 }
 
-/** @param {any} calibrations the answer of `/calibrations`, or null where there is none @param {string} id escaped */
+/** @param {any[]} calibrations @param {string} id of the model, escaped */
 export function calibrationList(calibrations, id) {
-  if (!calibrations) return null;
   return section(
     "Calibrations",
     h("p", { class: "muted small" }, "Scores of normal lines, from which p-values and false-alarm rates follow."),
-    calibrations.data.length
+    calibrations.length
       ? h(
           "ul",
           { class: "list" },
-          calibrations.data.map((one) =>
+          calibrations.map((one) =>
             h(
               "li",
               { class: "row apart" },

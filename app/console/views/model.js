@@ -12,16 +12,14 @@ import { modelFiles } from "../components/model-files.js";
 import { errorBox, problemsBox, toast } from "../components/notice.js";
 import { h, replace } from "../dom.js";
 import { bits, dateTime, duration, integer } from "../format.js";
-import { hasOperation } from "../openapi.js";
 import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
 export async function modelView({ params, signal }) {
   const model = await get(apiPath("/v1/models", params.model), { signal });
-  const [fullReport, calibrations, canRename] = await Promise.all([
-    getIfSupported("/v1/models/{model}/report", apiPath("/v1/models", model.id, "report"), signal),
-    getIfSupported("/v1/models/{model}/calibrations", apiPath("/v1/models", model.id, "calibrations"), signal),
-    hasOperation("patch", "/v1/models/{model}"),
+  const [fullReport, { data: calibrations }] = await Promise.all([
+    getReport(model.id, signal),
+    get(apiPath("/v1/models", model.id, "calibrations"), { signal }),
   ]);
   const report = { ...model.report, ...fullReport };
   const status = h("div", {});
@@ -76,7 +74,7 @@ export async function modelView({ params, signal }) {
         { class: "row" },
         h("a", { class: "button primary", href: `#/playground?model=${id}` }, "Open playground"),
         h("a", { class: "button", href: `#/anomalies?model=${id}` }, "Find anomalies"),
-        canRename && h("button", { class: "button", type: "button", onclick: () => attempt(rename) }, "Rename"),
+        h("button", { class: "button", type: "button", onclick: () => attempt(rename) }, "Rename"),
         h("button", { class: "button danger", type: "button", onclick: () => attempt(deleteModel) }, "Delete"),
       ),
     ),
@@ -103,11 +101,10 @@ export async function modelView({ params, signal }) {
   );
 }
 
-/** Return the answer of a call, or null if the service does not have the route or the resource. */
-async function getIfSupported(route, path, signal) {
-  if (!(await hasOperation("get", route))) return null;
+/** Return the full report, or null for a model that has none. */
+async function getReport(id, signal) {
   try {
-    return await get(path, { signal });
+    return await get(apiPath("/v1/models", id, "report"), { signal });
   } catch (error) {
     if (error.status === 404) return null;
     throw error;

@@ -33,11 +33,11 @@ const CUSTOM_FIELDS = [
 
 /** @param {import('../router.js').Page} page */
 export async function trainView({ query, signal }) {
-  const [corpora, models, spec, architectures] = await Promise.all([
+  const [corpora, models, spec, { data: architectures }] = await Promise.all([
     listAll("/v1/corpora", { signal }),
     listAll("/v1/models", { signal }),
     openapi(),
-    loadArchitectures(signal),
+    get("/v1/architectures", { signal }),
   ]);
   if (!corpora.length) {
     return h(
@@ -68,7 +68,7 @@ export async function trainView({ query, signal }) {
   const unit = select(["seconds", "epochs", "steps"], "seconds", { "aria-label": "Unit of the budget" });
   const budget = field({ name: "budget", label: "Budget", control: amount, unit });
 
-  const architecture = architectureField(architectures, schema, spec);
+  const architecture = architectureField(architectures, resolveSchema(schema.properties.architecture, spec));
   const start = field({
     name: "start_from",
     label: "Start from model",
@@ -92,8 +92,8 @@ export async function trainView({ query, signal }) {
 
   const presets = presetField(resolveSchema(schema.properties.preset, spec));
   const showSupported = () => {
-    const supported = architectures?.find((one) => one.id === architecture.control.value);
-    if (supported) showSupportedOptions(supported, presets, { network, training });
+    const selected = architectures.find((one) => one.id === architecture.control.value);
+    showSupportedOptions(selected, presets, { network, training });
   };
   architecture.control.addEventListener("change", showSupported);
   presets.addEventListener("change", showSupported);
@@ -226,13 +226,13 @@ function presetField(schema) {
     h(
       "div",
       { class: "choices" },
-      (schema.enum ?? Object.keys(PRESETS)).map((preset) =>
+      schema.enum.map((preset) =>
         h(
           "label",
           { class: "choice" },
-          h("input", { type: "radio", name: "preset", value: preset, checked: preset === (schema.default ?? "small") }),
+          h("input", { type: "radio", name: "preset", value: preset, checked: preset === schema.default }),
           h("span", { class: "strong" }, preset),
-          h("span", { class: "muted small" }, PRESETS[preset] ?? ""),
+          h("span", { class: "muted small" }, PRESETS[preset]),
         ),
       ),
     ),
@@ -253,20 +253,17 @@ function showSupportedOptions(architecture, presets, groups) {
   }
 }
 
-async function loadArchitectures(signal) {
-  const spec = await openapi();
-  return spec.paths["/v1/architectures"] ? (await get("/v1/architectures", { signal })).data : null;
-}
-
-function architectureField(architectures, schema, spec) {
-  const property = resolveSchema(schema.properties.architecture, spec);
-  const names = architectures?.map((one) => one.id) ?? property.enum ?? [property.const ?? property.default];
+function architectureField(architectures, schema) {
   const help = h("span", {});
   const describe = () => {
-    const selected = architectures?.find((one) => one.id === control.value);
-    replace(help, inlineCode(selected?.description ?? property.description));
+    const selected = architectures.find((one) => one.id === control.value);
+    replace(help, inlineCode(selected.description));
   };
-  const control = select(names, property.default ?? names[0], { onchange: describe });
+  const control = select(
+    architectures.map((one) => one.id),
+    schema.default,
+    { onchange: describe },
+  );
   describe();
   return field({ name: "architecture", label: "Architecture", control, help });
 }
