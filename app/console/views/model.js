@@ -10,6 +10,7 @@ import { bits, clock, count, decimal, moment, percent, size, spoken, visible, wh
 import { failure, problems, toast } from "../notice.js";
 import { has } from "../openapi.js";
 import { go } from "../router.js";
+import { useModel } from "../use-model.js";
 
 /** @param {import('../router.js').Page} page */
 export async function modelView({ params, signal }) {
@@ -93,6 +94,7 @@ export async function modelView({ params, signal }) {
         fact("Trained", moment(model.created_at)),
       ),
     ),
+    await useModel(model, { signal }),
     h("div", { class: "columns" }, curves(report), beside(report)),
     byHeart(report),
     h("div", { class: "columns" }, int8(report), calibrated(calibrations, id), origin(model)),
