@@ -10,6 +10,7 @@ import { memorization } from "../components/memorization.js";
 import { calibrationList, provenance, quantization, vocabulary } from "../components/model-details.js";
 import { modelFiles } from "../components/model-files.js";
 import { errorBox, problemsBox, toast } from "../components/notice.js";
+import { useModel } from "../components/use-model.js";
 import { h, replace } from "../dom.js";
 import { bits, dateTime, duration, integer } from "../format.js";
 import { navigate } from "../router.js";
@@ -17,9 +18,10 @@ import { navigate } from "../router.js";
 /** @param {import('../router.js').Page} page */
 export async function modelView({ params, signal }) {
   const model = await get(apiPath("/v1/models", params.model), { signal });
-  const [fullReport, { data: calibrations }] = await Promise.all([
+  const [fullReport, { data: calibrations }, usage] = await Promise.all([
     getReport(model.id, signal),
     get(apiPath("/v1/models", model.id, "calibrations"), { signal }),
+    useModel(model, { signal }),
   ]);
   const report = { ...model.report, ...fullReport };
   const status = h("div", {});
@@ -94,6 +96,7 @@ export async function modelView({ params, signal }) {
         fact("Created", dateTime(model.created_at)),
       ),
     ),
+    usage,
     h("div", { class: "columns" }, curves(report), baselines(report)),
     memorization(report),
     h("div", { class: "columns" }, quantization(report), calibrationList(calibrations, id), provenance(model)),
