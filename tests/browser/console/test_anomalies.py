@@ -62,7 +62,7 @@ def test_scores_per_byte_show_per_character(service: PopulatedService, open_wind
         "spans": [{"start": 4, "end": 5}],
         "anomalous": True,
     }
-    told = {"score": 9.0, "p_value": 0.001, "bits_per_character": 1.5}
+    scores = {"score": 9.0, "p_value": 0.001, "bits_per_character": 1.5}
     page = open_window(service.url + service.views["anomalies"])
     calibration = {
         "name": "validation",
@@ -72,7 +72,7 @@ def test_scores_per_byte_show_per_character(service: PopulatedService, open_wind
         "source": "s",
     }
     answer = {
-        "lines": [line | told],
+        "lines": [line | scores],
         "calibration": calibration,
         "unknown_characters": [],
         "drift": "Logs change.",
@@ -110,15 +110,14 @@ def test_line_without_explanation_is_explained_when_selected(
     text = "lazxyyy-fox bug"
     page = settled(open_window(service.url + service.views["anomalies"]))
 
-    def beyond_the_bound(route: Route) -> None:
-        answer = route.fetch()
-        told = answer.json()
+    def remove_explanation(route: Route) -> None:
+        answer = route.fetch().json()
         if "expected" not in route.request.post_data_json:
-            plain = {"start": 0, "end": len(text), "bits": 9.0, "expected": None}
-            told["lines"][0] |= {"explained": False, "spans": [plain]}
-        route.fulfill(json=told)
+            whole_line = {"start": 0, "end": len(text), "bits": 9.0, "expected": None}
+            answer["lines"][0] |= {"explained": False, "spans": [whole_line]}
+        route.fulfill(json=answer)
 
-    page.route("**/score", beyond_the_bound)
+    page.route("**/score", remove_explanation)
     page.get_by_label("Log lines").fill(text)
     page.get_by_role("button", name="Find anomalies").click()
     expect(page.locator(".log-line .flagged")).to_have_count(len(text))

@@ -30,7 +30,7 @@ def test_file_becomes_a_corpus_and_a_repeated_upload_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("name", "contents", "told"),
+    ("name", "contents", "message"),
     [
         ("picture.txt", b"\x89PNG\r\n\x1a\n" + bytes(50), "is an image"),
         ("old.txt", "Größe".encode("latin-1") * 9, "iconv -f latin1 -t utf-8"),
@@ -40,7 +40,7 @@ def test_file_becomes_a_corpus_and_a_repeated_upload_is_reported(
     ],
 )
 def test_file_that_is_not_text_is_rejected_before_it_is_sent(
-    service: PopulatedService, open_window: Open, tmp_path: Path, name: str, contents: bytes, told: str
+    service: PopulatedService, open_window: Open, tmp_path: Path, name: str, contents: bytes, message: str
 ) -> None:
     page = settled(open_window(service.url + service.views["corpora"]))
     sent: list[str] = []
@@ -48,7 +48,7 @@ def test_file_that_is_not_text_is_rejected_before_it_is_sent(
     file = tmp_path / name
     file.write_bytes(contents)
     page.set_input_files("#file", file)
-    expect(page.get_by_role("alert")).to_contain_text(told)
+    expect(page.get_by_role("alert")).to_contain_text(message)
     assert sent == []
 
 
@@ -68,27 +68,27 @@ def test_file_above_the_limit_is_rejected_before_it_is_sent(
 ) -> None:
     page = settled(open_window(service.url + service.views["corpora"]))
     with (tmp_path / "huge.log").open("wb") as huge:
-        huge.truncate(2 << 30)  # takes no room
+        huge.truncate(2 << 30)  # sparse: uses no disk space
     page.set_input_files("#file", tmp_path / "huge.log")
     expect(page.get_by_role("alert")).to_contain_text("is 2.0 GiB; this service accepts at most 1.0 GiB")
     expect(page.get_by_role("alert")).to_contain_text("NEXTCHAR_MAX_CORPUS_BYTES")
 
 
-@pytest.mark.parametrize("held_call", ["/v1/corpora?name=slow", "/console/about.json"])
+@pytest.mark.parametrize("stalled_call", ["/v1/corpora?name=slow", "/console/about.json"])
 def test_upload_can_be_cancelled(
-    held_call: str, service: PopulatedService, open_window: Open, tmp_path: Path
+    stalled_call: str, service: PopulatedService, open_window: Open, tmp_path: Path
 ) -> None:
     page = settled(open_window(service.url + service.views["corpora"]))
-    held: list[Route] = []
+    stalled: list[Route] = []
 
-    def hold(route: Route) -> None:
-        held.append(route)
+    def stall(route: Route) -> None:
+        stalled.append(route)
 
-    page.route(f"**{held_call}", hold)
+    page.route(f"**{stalled_call}", stall)
     (tmp_path / "slow.txt").write_text("slow " * 99)
     page.set_input_files("#file", tmp_path / "slow.txt")
     expect(page.get_by_role("progressbar")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_text("Upload cancelled. Nothing was stored.")).to_be_visible()
-    for route in held:
+    for route in stalled:
         route.abort()

@@ -46,17 +46,17 @@ def test_nothing_is_loaded_from_other_hosts_and_markup_never_runs(
     service: PopulatedService, open_window: Open, tmp_path: Path
 ) -> None:
     page = open_window(service.url)
-    foreign: list[str] = []
+    other_hosts: list[str] = []
     page.on(
         "request",
         lambda request: (
-            None if request.url.startswith((service.url, "blob:")) else foreign.append(request.url)
+            None if request.url.startswith((service.url, "blob:")) else other_hosts.append(request.url)
         ),
     )
     for address in service.views.values():
         open_view(page, service, address)
         assert page.evaluate("window.ran") is None
-    # Markup was there to be run, and in names that the service would refuse too.
+    # Check that there was markup, also in names that the service rejects.
     open_view(page, service, service.views["job"])
     expect(page.locator(".sample").first).to_contain_text(MARKUP)
     open_view(page, service, service.views["train"])
@@ -71,4 +71,4 @@ def test_nothing_is_loaded_from_other_hosts_and_markup_never_runs(
     open_view(page, service, f"/#/models/{MARKUP.replace('/', '')}")
     expect(page.get_by_role("alert")).to_contain_text("There is no model")
     assert page.evaluate("window.ran") is None
-    assert foreign == []
+    assert other_hosts == []

@@ -32,12 +32,14 @@ def test_damaged_model_is_listed_with_its_problem_and_can_be_deleted(
     service.publish(reciting("torn", LINE))
     open_blobs(service.settings.blobs_url).write("model_cards/torn/000001.json", b"{")
     page = settled(open_window(f"{service.url}/#/models"))
-    told = page.locator(".box.warning")
-    expect(told).to_contain_text("torn@1: model_cards/torn/000001.json is damaged: it is not a JSON object")
-    expect(told).to_contain_text("Restore its card from a backup, or delete the model.")
+    warning = page.locator(".box.warning")
+    expect(warning).to_contain_text(
+        "torn@1: model_cards/torn/000001.json is damaged: it is not a JSON object"
+    )
+    expect(warning).to_contain_text("Restore its card from a backup, or delete the model.")
     page.get_by_role("button", name="Delete torn@1").click()
     page.get_by_role("button", name="Delete the model").click()
-    expect(told).to_have_count(0)
+    expect(warning).to_have_count(0)
     expect(page.get_by_role("link", name="line@1", exact=True)).to_be_visible()
 
 

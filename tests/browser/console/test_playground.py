@@ -15,11 +15,11 @@ def test_ghost_text_and_the_distribution_follow_the_cursor(
 ) -> None:
     page = settled(open_window(service.url + service.views["playground"]))
     area = page.get_by_label("Your text")
-    expect(area).to_have_attribute("aria-autocomplete", "inline")  # the module has come
+    expect(area).to_have_attribute("aria-autocomplete", "inline")  # the client is loaded
     area.press_sequentially("laz")
     first = page.locator(".characters li .visually-hidden").first
     expect(first).to_have_text("y, 100 %")
-    page.get_by_text("y-fox bug").wait_for()  # the ghost
+    page.get_by_text("y-fox bug").wait_for()  # the ghost text
     area.press("Tab")
     expect(area).to_have_value("lazy-fox bug")
     expect(first).to_have_text("new line, 100 %")

@@ -17,7 +17,7 @@ def test_file_becomes_model_and_completion_in_two_clicks(
     stack: Stack, open_window: Open, tmp_path: Path
 ) -> None:
     def shorten(route: Route) -> None:
-        """A budget of the test's own; everything else is as the page sends it."""
+        """Replace the preset and the budget, to train for seconds only."""
         if route.request.method != "POST":
             route.continue_()
             return
@@ -33,7 +33,7 @@ def test_file_becomes_model_and_completion_in_two_clicks(
 
     page.wait_for_url("**/#/jobs/job_*")
     expect(page.locator(".sample-list .sample").first).not_to_be_empty(timeout=60_000)
-    page.reload()  # in mid-job, or just behind it: everything since the start is there again
+    page.reload()  # while the job runs or just after: all events since the start are loaded again
     expect(page.locator(".chart .dot").first).to_be_visible()
     expect(page.locator(".sample-list .sample").first).not_to_be_empty()
 
