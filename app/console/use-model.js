@@ -184,8 +184,8 @@ function notes(kind, { model, key }) {
         "A page of another origin than ",
         code(location.origin),
         " must be allowed: start the service with ",
-        code("NEXTCHAR_ALLOWED_ORIGINS=http://localhost:3000"),
-        ", the origin of your page.",
+        code(`NEXTCHAR_ALLOWED_ORIGINS=${location.protocol}//localhost:3000`),
+        " if that is the origin of your page.",
       ),
     note(code(model), " is this version; ", code(model.split("@")[0]), " is always the newest one."),
   ];
