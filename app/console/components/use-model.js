@@ -185,7 +185,7 @@ function notes(snippet, { model, key }) {
         "For a page of another origin than ",
         code(location.origin),
         ", start the service with ",
-        code("NEXTCHAR_ALLOWED_ORIGINS=http://localhost:3000"),
+        code(`NEXTCHAR_ALLOWED_ORIGINS=${location.protocol}//localhost:3000`),
         " (the origin of your page).",
       ),
     note(code(model), " is this version, ", code(model.split("@")[0]), " the newest one."),
