@@ -1,4 +1,4 @@
-"""What Prometheus scrapes. Each application has a registry of its own; nothing is global."""
+"""Metrics for Prometheus. Each application has its own registry."""
 
 import asyncio
 import contextlib
@@ -77,29 +77,29 @@ class Metrics:
         )
         self.in_flight = Gauge(
             "nextchar_http_requests_in_flight",
-            "Requests under way.",
+            "Requests in progress.",
             registry=self._registry,
         )
         self.loop_lag_s = Histogram(
             "nextchar_event_loop_lag_seconds",
-            "How late a timer of the event loop was: for that long at least nothing else was answered.",
+            "Delay of a timer of the event loop, during which no other request was served.",
             buckets=_LAG_BUCKETS_S,
             registry=self._registry,
         )
         Gauge(
             "nextchar_process_start_time_seconds",
-            "When this process began to serve; tells several on one port apart. Unix seconds.",
+            "When this process started, in Unix seconds; distinguishes several processes on one port.",
             registry=self._registry,
         ).set(time.time())
-        self._registry.register(_Loops(loops))
-        self._registry.register(_State(jobs, queue, engines))
+        self._registry.register(_LoopCollector(loops))
+        self._registry.register(_StateCollector(jobs, queue, engines))
         if keys:
             Gauge(
                 "nextchar_api_keys_file_errors",
-                "Bad lines in the file of API keys, whose keys are not valid; 1 if it cannot be read.",
+                "Invalid lines in the file of API keys; 1 if it cannot be read.",
                 registry=self._registry,
             ).set_function(lambda: len(keys.problems))
-        self._registry.register(_Damaged(models))
+        self._registry.register(_DamagedCollector(models))
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
@@ -114,45 +114,45 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _Loops:
+class _LoopCollector:
     def __init__(self, loops: Sequence[BackgroundLoop]) -> None:
         self._loops = loops
 
     def describe(self) -> list[Metric]:
-        """Name no metrics in advance."""
+        """Return no metrics: registration must not read the storage."""
         return []
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of the background loops."""
         beat = GaugeMetricFamily(
             "nextchar_background_last_beat_seconds",
-            "Seconds since a background loop's last round ended; grows while the loop hangs.",
+            "Seconds since a background loop's last iteration ended; grows while it hangs.",
             labels=["name"],
         )
         success = GaugeMetricFamily(
             "nextchar_background_last_success_seconds",
-            "Seconds since a background loop's last round ended without an error.",
+            "Seconds since a background loop's last iteration without an error ended.",
             labels=["name"],
         )
         errors = CounterMetricFamily(
             "nextchar_background_errors",
-            "Rounds of a background loop that failed, by the kind of error.",
+            "Failed iterations of a background loop, by type of error.",
             labels=["name", "error"],
         )
         for status in (loop.status() for loop in self._loops):
             beat.add_metric([status.name], status.seconds_since_beat)
             success.add_metric([status.name], status.seconds_since_success)
-            for kind, count in status.errors.items():
-                errors.add_metric([status.name, kind], count)
+            for error, count in status.errors.items():
+                errors.add_metric([status.name, error], count)
         yield from (beat, success, errors)
 
 
-class _State:
+class _StateCollector:
     def __init__(self, jobs: Jobs, queue: TrainingQueue, engines: Engines) -> None:
         self._jobs, self._queue, self._engines = jobs, queue, engines
 
     def describe(self) -> list[Metric]:
-        """Name no metrics in advance: registering must not read storage."""
+        """Return no metrics: registration must not read the storage."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -191,12 +191,12 @@ class _State:
             yield family
 
 
-class _Damaged:
+class _DamagedCollector:
     def __init__(self, models: Models) -> None:
         self._models = models
 
     def describe(self) -> list[Metric]:
-        """Name no metrics in advance."""
+        """Return no metrics: registration must not read the storage."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -205,7 +205,7 @@ class _Damaged:
             damaged = self._models.survey()[1]
             family = GaugeMetricFamily(
                 "nextchar_damaged_records",
-                "Records in storage that cannot be read and are left out of lists.",
+                "Unreadable records in storage, which are omitted from lists.",
                 labels=["kind"],
             )
             family.add_metric(["model"], len(damaged))

@@ -35,7 +35,7 @@ def test_body_that_is_not_declared_as_json_is_415(service: Service) -> None:
 
 def test_several_wrong_fields_are_counted(service: Service) -> None:
     answer = service.http.post("/v1/jobs", json={"corpus": 1, "name": 2, "seed": "x"})
-    assert "2 more fields are wrong" in error_of(answer, 422)["message"]
+    assert "2 more fields are invalid" in error_of(answer, 422)["message"]
 
 
 def test_of_very_many_wrong_fields_the_first_is_told(service: Service) -> None:
@@ -89,7 +89,7 @@ def test_mistake_of_ours_is_a_500_without_internals(
         ({"stop": 5}, "stop", "a valid string or a valid list"),
     ],
 )
-def test_field_of_several_kinds_is_told_what_is_wrong_with_the_kind_it_is(
+def test_error_in_a_union_field_is_about_the_matching_member(
     service: Service, fields: dict[str, object], param: str, message: str
 ) -> None:
     error = error_of(service.http.post("/v1/models/any/complete", json={"prompt": "a", **fields}), 422)
@@ -101,7 +101,7 @@ def test_field_of_several_kinds_is_told_what_is_wrong_with_the_kind_it_is(
     ("name", "param"),
     [("a.b\n<script>", r"'a.b\n<script>'"), ("", "''"), ("ü ü", "'ü ü'"), ("x " * 100, repr("x " * 50))],
 )
-def test_field_of_any_name_is_named_when_it_does_not_exist(service: Service, name: str, param: str) -> None:
+def test_unknown_field_with_any_name_is_named_in_the_error(service: Service, name: str, param: str) -> None:
     error = error_of(service.http.post("/v1/models/any/next", json={"prompt": "a", name: 1}), 422)
     assert (error["code"], error["param"]) == ("unknown_field", param)
     assert error["message"] == f"{param}: there is no such field"
