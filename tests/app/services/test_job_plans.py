@@ -124,8 +124,8 @@ def test_a_log_is_masked_by_default_and_the_request_says_why(tmp_path: Path) -> 
     request = _plan(_corpus(tmp_path, LOG))
     assert request.masks == ("timestamp", "ip", "long_numbers")
     assert request.masked_by_default
-    for difference in ("timestamp (400)", "of 400 sampled lines", "ⓣ ⓘ ⓛ", '"masks": []'):
-        assert told in request.masked_by_default
+    for part in ("timestamp (400)", "of 400 sampled lines", "ⓣ ⓘ ⓛ", '"masks": []'):
+        assert part in request.masked_by_default
 
 
 @pytest.mark.parametrize("masks", [[], ["timestamp"]])
