@@ -138,12 +138,9 @@ def _score_in_thread(
     check: Check = lambda: None,
     turn: StreamLock | None = None,
 ) -> bytes:
-    """Score with a hold of this thread's own: the request may end before it does."""
-    held = services.engines.retain(loaded)
-    try:
-        return _score(services, held, body, check=check, turn=turn)
-    finally:
-        services.engines.release(held)
+    """Score in a thread that may end after the request."""
+    with services.engines.use_again(loaded):
+        return _score(services, loaded, body, check=check, turn=turn)
 
 
 def _score(

@@ -114,7 +114,7 @@ def test_storage_that_can_be_read_and_not_written_is_degraded_and_not_down(
     assert Report([problem], []).is_ready
 
 
-def test_check_that_hangs_holds_up_nobody_for_long_and_counts_as_down(
+def test_hanging_check_delays_callers_briefly_and_counts_as_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(readiness_module, "FRESH_S", 0.0)

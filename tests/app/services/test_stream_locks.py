@@ -13,7 +13,7 @@ def streams(clean_redis_url: str) -> Streams:
     return Streams(Redis.from_url(clean_redis_url, decode_responses=True))
 
 
-def test_turns_of_calls_that_are_cancelled_at_any_moment_go_to_others(streams: Streams) -> None:
+def test_locks_of_calls_cancelled_at_any_moment_are_released(streams: Streams) -> None:
     async def call(locks: StreamLocks) -> None:
         async with locks.hold("m@1", "s", size=1, owner=Owner()):
             await asyncio.sleep(0.001)
@@ -31,7 +31,7 @@ def test_turns_of_calls_that_are_cancelled_at_any_moment_go_to_others(streams: S
     asyncio.run(run())
 
 
-def test_who_waits_too_long_on_the_event_loop_is_told(
+def test_call_that_waits_too_long_for_a_lock_is_refused(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.services.stream_locks.WAIT_S", 0.05)
