@@ -162,6 +162,8 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
     }
     if operation == "add_corpus":
         return [{"content": b"some text", "params": {"name": "owl-log-2"}}]
+    if operation == "import_model":
+        return [{"content": b"archive", "params": {"name": "owl-2"}}]
     if operation == "create_file":
         return [{"files": {"file": ("a.txt", b"mine")}, "data": {"purpose": "evals"}}]
     return [{"json": body} for body in known[operation]]
