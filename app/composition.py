@@ -53,7 +53,7 @@ def build_services(
 
     Args:
         settings: those of the environment.
-        load: makes an engine of a saved model.
+        load: makes the engine and the scorer of a saved model.
         stopping: set when the server is told to stop.
         keys: the file of API keys; None if none are required.
 

@@ -4,7 +4,7 @@
     laptop   sha256=9f86d081…     scopes=read,complete
     website  sha256=60303ae2…     scopes=complete         models=names,sku-*   rate=600/minute
 
-A key has 256 random bits, so an unsalted hash cannot be reversed. `python -m app.keys new website
+A key has 256 random bits, so an unsalted hash cannot be reversed. `nextchar keys new website
 --scopes complete >> keys.txt` makes one: the line goes to the file, the key is shown once on the terminal.
 The file is read again every second; only keys on its valid lines are valid. `app.http.auth` defines which
 scopes a call needs.
@@ -216,9 +216,9 @@ def new_key(name: str, *, scopes: str, models: str = "", rate: str = "") -> tupl
     return secret, " ".join(fields)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Make a key: print its line to standard output, and the key to standard error."""
-    parser = argparse.ArgumentParser(prog="python -m app.keys", description="Make API keys.")
+    parser = argparse.ArgumentParser(prog="nextchar keys", description="Make API keys.")
     new = parser.add_subparsers(required=True, metavar="new").add_parser("new", help="make a key")
     new.add_argument("name", help="a name for the key, used in the file and in logs")
     new.add_argument("--scopes", default="read,complete", help=f"some of {','.join(SCOPES)}")
@@ -226,11 +226,9 @@ def main() -> None:
         "--models", default="", help="patterns of model names, such as names,sku-*; default: all"
     )
     new.add_argument("--rate", default="", help="such as 600/minute; default: no limit")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
-        secret, line = new_key(
-            arguments.name, scopes=arguments.scopes, models=arguments.models, rate=arguments.rate
-        )
+        secret, line = new_key(options.name, scopes=options.scopes, models=options.models, rate=options.rate)
     except ValueError as error:
         raise SystemExit(f"nextchar: {error}") from None
     print(line)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -43,13 +44,10 @@ from app.routes import (
 )
 from app.routes.console import add_console
 from app.routes.js_client import add_js_client
-from app.services.engines import LoadEngine
+from app.services.engines import LoadEngine, load_model
 from app.settings import ApiSettings
 from models.kernels.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
-from models.runtime.engine import Engine
 from store.logs import log_uncaught, logging_config
-
-VERSION = "0.1.0"
 
 _SHUTDOWN_S = 5
 _KEEP_ALIVE_S = 75  # longer than a pause in typing, and than proxies keep idle connections
@@ -59,10 +57,10 @@ _HEALTHCHECK_S = 60  # a process may be unresponsive while it loads a large mode
 def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) -> FastAPI:
     """Return the application. It connects to nothing before it starts.
 
-    `load_engine` makes an engine of a saved model; by default the runtime's Engine.
+    `load_engine` makes the engine and the scorer of a saved model; by default `load_model`.
     """
     load = load_engine or partial(
-        Engine,
+        load_model,
         threads=settings.model_threads,
         cache_bytes=settings.state_cache_bytes,
         max_waiting=settings.max_waiting,
@@ -71,7 +69,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     keys = KeyFile(settings.api_keys_file) if settings.api_keys_file else None
     app = FastAPI(
         title="nextchar",
-        version=VERSION,
+        version=installed_version(),
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
         lifespan=_lifespan(settings, load, stopping, keys),
         docs_url=None,  # app/routes/console.py serves a reference that loads nothing from other hosts
@@ -121,7 +119,7 @@ def main() -> None:
     settings = ApiSettings.load()
     raise_open_files_limit()
     config = server_config(
-        "app.main:application",
+        f"{__package__}.main:application",
         factory=True,
         host=settings.host,
         port=settings.port,
@@ -136,6 +134,14 @@ def main() -> None:
     server = uvicorn.Server(config)
     server.run()
     raise SystemExit(0 if server.started else 1)
+
+
+def installed_version() -> str:
+    """Return the version that pyproject.toml names, or "unknown" where nextchar is not installed."""
+    try:
+        return importlib.metadata.version("nextchar")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def server_config(app: FastAPI | str, **options: Any) -> uvicorn.Config:

@@ -32,7 +32,7 @@ class ApiSettings(StoreSettings):
     # Before `published_address` and `host`, whose checks look at both.
     api_keys_file: Path | None = Field(
         None,
-        description="The file of API keys, one per line; `python -m app.keys new` makes one. Without it no"
+        description="The file of API keys, one per line; `nextchar keys new` makes one. Without it no"
         " key is required.",
     )
     allow_anonymous: bool = Field(
@@ -159,9 +159,7 @@ class ApiSettings(StoreSettings):
     def _has_keys(cls, path: Path | None) -> Path | None:
         try:
             if path is not None and not read_keys(path):
-                raise ValueError(
-                    "the file of API keys has no key; make one with `python -m app.keys new NAME`"
-                )
+                raise ValueError("the file of API keys has no key; make one with `nextchar keys new NAME`")
         except OSError as error:
             raise ValueError(f"the file of API keys cannot be read: {error.strerror}") from None
         return path

@@ -157,7 +157,7 @@ async def _echo_logprobs(characters: str, top: int, loaded: Loaded, echoing: Lim
 
 def _describe(characters: str, top: int, loaded: Loaded, check: Check) -> Logprobs:
     first, rest = characters[0], characters[1:]
-    described = loaded.engine.describe(rest, top=top, context=first, check=check)
+    described = loaded.engine.text_logprobs(rest, top=top, context=first, check=check)
     logprobs = logprobs_of(described, loaded.vocabulary, top, start=1)
     return Logprobs(
         tokens=[token(first, loaded.vocabulary), *logprobs.tokens],

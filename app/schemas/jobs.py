@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.base import RequestBody
-from models.config import Architecture, Budget, Mix, NetworkConfig, Preset, TrainingConfig
-from models.text.masks import LONGEST_PATTERN, MOST_MASKS, NAMED
+from models.config import ArchitectureName, Budget, Mix, NetworkConfig, Preset, TrainingConfig
+from models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
 from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 from store.jobs import JobStatus
@@ -109,7 +109,7 @@ class JobCreate(RequestBody):
         pattern=f"^{NAME_PATTERN}$",
         description="The model's name; each finished job adds a version to it.",
     )
-    architecture: Architecture = Field(
+    architecture: ArchitectureName = Field(
         "stateful_lstm", description="The network's architecture; `GET /v1/architectures` lists them."
     )
     preset: Preset = Field(
@@ -152,9 +152,9 @@ class JobCreate(RequestBody):
         description="A model, `name` or `name@version`, whose weights and vocabulary training starts from."
         " The network is then that model's; the preset only determines the recipe.",
     )
-    masks: list[Annotated[str, Field(min_length=1, max_length=LONGEST_PATTERN)]] | None = Field(
+    masks: list[Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS)]] | None = Field(
         None,
-        max_length=MOST_MASKS,
+        max_length=MAX_MASKS,
         description="Parts of the text whose value carries no information, each replaced by one character:"
         f" {', '.join(NAMED)}, or RE2 expressions. Lines that the model scores are masked in the same way."
         " Default: those of the model it starts from or of the teacher; else the corpus's `suggested_masks`,"

@@ -118,7 +118,7 @@ async def _echo(echoing: LimitedWork, loaded: Loaded, prompt: str, logprobs: int
         return Piece(0, prompt)
 
     def describe(check: Check) -> list[CharacterLogprobs]:
-        return loaded.engine.describe(prompt, top=logprobs, check=check)
+        return loaded.engine.text_logprobs(prompt, top=logprobs, check=check)
 
     return Piece(0, prompt, tuple(await run_echo(echoing, len(prompt), describe)))
 

@@ -1,7 +1,7 @@
 """The loaded models of one API process: loaded on first use, shared, evicted by memory.
 
     with engines.use("nietzsche") as model:     # blocks while it loads: call in a worker thread
-        model.engine.score("philosophy")
+        model.scorer.read(["philosophy"])
 
 A model is reference-counted, so that neither eviction nor a new version unloads it during a request. Names
 are resolved again in the background: requests are served by the known version (serve stale) until the newer
@@ -18,10 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
+from models.anomaly.scorer import Scorer
 from models.errors import DomainError, NotFound
 from models.runtime.engine import Engine
 from models.saved_model import SavedModel
-from models.text.masks import Masks
 from models.text.vocabulary import Vocabulary
 from store.models import Models
 
@@ -36,7 +36,7 @@ STALE_S = 2.0
 _LOADERS = 8  # threads in which requests wait for models to be loaded
 _MAX_RESOLVED_NAMES = 10_000  # requests for names that do not exist must not grow the table
 
-LoadEngine = Callable[[SavedModel], Engine]
+LoadEngine = Callable[[SavedModel], tuple[Engine, Scorer]]
 
 
 @dataclass(eq=False)
@@ -48,9 +48,17 @@ class Loaded:
     vocabulary: Vocabulary
     bytes: int  # of its weights
     saved: SavedModel
-    masks: Masks
+    scorer: Scorer
     users: int = 0  # reference count
     used_at: float = field(default_factory=time.monotonic)
+
+
+def load_model(
+    saved: SavedModel, *, threads: int, cache_bytes: int, max_waiting: int
+) -> tuple[Engine, Scorer]:
+    """Load a saved model. Raises Unavailable: a file is damaged."""
+    engine = Engine(saved, threads=threads, cache_bytes=cache_bytes, max_waiting=max_waiting)
+    return engine, Scorer.load(saved, engine)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Engines:
 
     Args:
         models: the registry.
-        load: makes an engine of a saved model.
+        load: makes the engine and the scorer of a saved model.
         limit_bytes: above this, the least recently used models without users are evicted.
         pinned: models, by name or `name@version`, that are never evicted.
     """
@@ -209,8 +217,9 @@ class Engines:
         return {model.reference: model.engine.stats() for model in loaded}
 
     def check_loadable(self, saved: SavedModel) -> None:
-        """Load a model and close it again. Raises whatever its engine raises."""
-        self._load(saved).close()
+        """Load a model and close it again. Raises whatever loading it raises."""
+        engine, _ = self._load(saved)
+        engine.close()
 
     def close(self) -> None:
         """Unload everything; requests in progress fail."""
@@ -288,7 +297,8 @@ class Engines:
     def _read(self, exact: str) -> Loaded:
         saved = self._models.get(exact)
         size = sum(file.bytes for name, file in saved.card.files.items() if name.endswith((".onnx", ".npz")))
-        return Loaded(exact, self._load(saved), saved.vocabulary, size, saved, Masks(saved.card.masks))
+        engine, scorer = self._load(saved)
+        return Loaded(exact, engine, saved.vocabulary, size, saved, scorer)
 
     def _acquire_loaded(self, exact: str) -> Loaded | None:
         with self._lock:

@@ -20,6 +20,7 @@ from app.services.completion import MAX_UNREAD_EVENTS, RunningCompletion
 from app.services.engines import Engines, Loaded
 from app.services.prompts import prepare
 from app.settings import ApiSettings
+from models.anomaly.scorer import Scorer
 from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Event
 from models.text.masks import Masks
@@ -300,7 +301,14 @@ def test_stream_whose_client_reads_nothing_is_not_generated_to_its_end(http: htt
 
 def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
     engine = Engine(saved_model())
-    loaded = Loaded("random@1", engine, engine.saved.vocabulary, engine.weight_bytes, engine.saved, Masks(()))
+    loaded = Loaded(
+        "random@1",
+        engine,
+        engine.saved.vocabulary,
+        engine.weight_bytes,
+        engine.saved,
+        Scorer(engine, Masks(())),
+    )
     request = CompletionRequest(prompt="abc", max_characters=5_000, n=4, seed=1)
 
     def generated() -> float:
