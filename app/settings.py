@@ -36,8 +36,7 @@ class ApiSettings(StoreSettings):
         " key is required.",
     )
     allow_anonymous: bool = Field(
-        False,
-        description="Serve without API keys on an address that other machines can reach.",
+        False, description="Serve without API keys on an address that other machines can reach."
     )
     published_address: str = Field(
         "",
@@ -61,20 +60,14 @@ class ApiSettings(StoreSettings):
         description="A job that would need more memory is refused. Default: 80 % of this machine's.",
     )
     model_cache_bytes: int = Field(
-        1 << 30,
-        ge=0,
-        description="Above this, loaded models are unloaded, least recently used first.",
+        1 << 30, ge=0, description="Above this, loaded models are unloaded, least recently used first."
     )
     state_cache_bytes: int = Field(
-        64 << 20,
-        ge=0,
-        description="Memory for cached states of prompts, per loaded model.",
+        64 << 20, ge=0, description="Memory for cached states of prompts, per loaded model."
     )
     model_threads: int = Field(1, ge=1, le=256, description="Threads per loaded model.")
     max_waiting: int = Field(
-        256,
-        ge=1,
-        description="Completions that may wait for one model; further ones are answered 429.",
+        256, ge=1, description="Completions that may wait for one model; further ones are answered 429."
     )
     max_streams: int = Field(
         10_000,
@@ -82,19 +75,14 @@ class ApiSettings(StoreSettings):
         description="Streams of lines (`stream_id`) whose state is kept; above it the least recently used"
         " start again. With API keys each key may have a quarter.",
     )
-    max_stream_bytes: int = Field(
-        64 << 20,
-        ge=1 << 20,
-        description="Redis memory for the states of streams.",
-    )
+    max_stream_bytes: int = Field(64 << 20, ge=1 << 20, description="Redis memory for the states of streams.")
     pinned_models: str = Field(
         "",
         description="Models, by name or `name@version`, separated by commas, that are loaded at the start and"
         " never unloaded to free memory; a bare name means its newest version.",
     )
     default_model: str = Field(
-        "",
-        description="The model for calls that name none, such as those of editors; default: the newest.",
+        "", description="The model for calls that name none, such as those of editors; default: the newest."
     )
     allowed_origins: str = Field(
         "",
@@ -117,9 +105,7 @@ class ApiSettings(StoreSettings):
         description="Days for which the record and the events of a finished job are kept; 0: forever.",
     )
     idempotency_retention_days: float = Field(
-        7.0,
-        ge=0,
-        description="Days for which an Idempotency-Key is remembered; 0: forever.",
+        7.0, ge=0, description="Days for which an Idempotency-Key is remembered; 0: forever."
     )
     processes: int = Field(
         1,

@@ -146,10 +146,7 @@ def _http_error(error: HTTPException) -> tuple[str, str]:
     """Return the code and message for an error of Starlette or FastAPI."""
     known = {
         400: ("malformed_body", f"the body cannot be read: {error.detail}"),
-        404: (
-            "no_such_route",
-            "there is no route at this path; /openapi.json lists all routes",
-        ),
+        404: ("no_such_route", "there is no route at this path; /openapi.json lists all routes"),
         405: (
             "method_not_allowed",
             "this path does not support this method; the Allow header lists those that it does",
@@ -170,10 +167,7 @@ async def _handle_invalid(request: Request, error: Exception) -> Response:
         position = first["loc"][-1]
         reason = first.get("ctx", {}).get("error", first["msg"])
         return _refusal(
-            400,
-            "malformed_json",
-            f"the body is not JSON: {reason} at character {position}",
-            "body",
+            400, "malformed_json", f"the body is not JSON: {reason} at character {position}", "body"
         )
     if tuple(first["loc"]) == ("body",) and not _declares_json(request):
         message = "send the body as JSON, with the header Content-Type: application/json"

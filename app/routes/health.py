@@ -32,18 +32,13 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
                 }
             }
         },
-    },
+    }
 }
 _EXPOSITION: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Prometheus' text format.",
-        "content": {
-            "text/plain": {
-                "schema": {"type": "string"},
-                "example": "nextchar_redis_up 1.0\n",
-            }
-        },
-    },
+        "content": {"text/plain": {"schema": {"type": "string"}, "example": "nextchar_redis_up 1.0\n"}},
+    }
 }
 
 

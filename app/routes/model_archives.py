@@ -33,14 +33,14 @@ _ARCHIVE: dict[str, Any] = {
     MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}, "example": "model.json, model.onnx, …"}
 }
 _ARCHIVE_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"description": "A tar file of `model.json` and the files that it names.", "content": _ARCHIVE},
+    200: {"description": "A tar file of `model.json` and the files that it names.", "content": _ARCHIVE}
 }
 _IMPORT_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "An uncompressed tar file as `/v1/models/{model}/export` returns it.",
         "content": _ARCHIVE,
-    },
+    }
 }
 
 Name = Annotated[

@@ -57,8 +57,7 @@ def get_report(
     services: ServicesDep,
     model: str,
     format_: Annotated[
-        Format | None,
-        Query(alias="format", description="Default: what the Accept header prefers, or JSON."),
+        Format | None, Query(alias="format", description="Default: what the Accept header prefers, or JSON.")
     ] = None,
     accept: Annotated[str, Header()] = "",
     if_none_match: Annotated[str | None, Header()] = None,

@@ -42,27 +42,14 @@ EXAMPLE: dict[str, Any] = {
     "object": "completion",
     "model": "nietzsche@1",
     "completions": [
-        {
-            "index": 0,
-            "text": "the same thing as the spirit,",
-            "finish_reason": "line",
-            "bits": 51.2,
-        }
+        {"index": 0, "text": "the same thing as the spirit,", "finish_reason": "line", "bits": 51.2}
     ],
-    "usage": {
-        "prompt_characters": 16,
-        "cached_characters": 15,
-        "completion_characters": 29,
-    },
+    "usage": {"prompt_characters": 16, "cached_characters": 15, "completion_characters": 29},
     "unknown_characters": [],
 }
 
 Prompt = Annotated[
-    str,
-    Field(
-        max_length=MAX_PROMPT_CHARACTERS,
-        description="The text to complete; it may be empty.",
-    ),
+    str, Field(max_length=MAX_PROMPT_CHARACTERS, description="The text to complete; it may be empty.")
 ]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -76,18 +63,11 @@ class CompletionCreate(RequestBody):
 
     prompt: Prompt
     max_characters: int = Field(
-        40,
-        ge=1,
-        le=MAX_COMPLETION_CHARACTERS,
-        description="The longest completion, in characters.",
+        40, ge=1, le=MAX_COMPLETION_CHARACTERS, description="The longest completion, in characters."
     )
     n: int = Field(1, ge=1, le=MAX_COMPLETIONS, description="How many completions.")
     temperature: float = Field(
-        1.0,
-        ge=0,
-        le=10,
-        allow_inf_nan=False,
-        description="0 always selects the likeliest character.",
+        1.0, ge=0, le=10, allow_inf_nan=False, description="0 always selects the likeliest character."
     )
     top_k: int | None = Field(None, ge=1, le=100_000, description="Sample from the k likeliest characters.")
     top_p: float | None = Field(
@@ -268,11 +248,7 @@ class NextCreate(RequestBody):
     prompt: Prompt
     top: int = Field(10, ge=1, le=1000, description="How many of the likeliest characters to return.")
     temperature: float = Field(
-        1.0,
-        gt=0,
-        le=10,
-        allow_inf_nan=False,
-        description="Divides the logits before the softmax.",
+        1.0, gt=0, le=10, allow_inf_nan=False, description="Divides the logits before the softmax."
     )
 
 

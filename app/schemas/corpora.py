@@ -74,8 +74,7 @@ class CorpusBody(BaseModel):
         " determined: for bytes, and for texts uploaded before this field existed.",
     )
     suggested_masks: list[str] = Field(
-        [],
-        description="Masks of the values that change from line to line of a log, the default of `masks`.",
+        [], description="Masks of the values that change from line to line of a log, the default of `masks`."
     )
     log_sample: LogSampleBody | None = Field(
         None, description="For a log: the sample on which the suggestion is based."

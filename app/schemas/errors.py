@@ -23,8 +23,7 @@ class ErrorDetail(BaseModel):
     code: str = Field(description="Stable and machine-readable.")
     message: str = Field(description="What is wrong, and how to correct it.")
     param: str | None = Field(
-        None,
-        description="The invalid field, with dots for nested ones, if there is one.",
+        None, description="The invalid field, with dots for nested ones, if there is one."
     )
 
 

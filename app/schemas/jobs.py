@@ -89,10 +89,7 @@ class TrainingOverride(RequestBody):
         None, ge=1, le=4096, description="Parallel streams that the corpus is divided into (the batch size)."
     )
     window: int | None = Field(
-        None,
-        ge=2,
-        le=4096,
-        description="Length of truncated back-propagation through time, in characters.",
+        None, ge=2, le=4096, description="Length of truncated back-propagation through time, in characters."
     )
     learning_rate: float | None = Field(None, gt=0, le=1, description="Peak rate of the one-cycle schedule.")
     weight_decay: float | None = Field(None, ge=0, le=1, description="Decoupled weight decay of AdamW.")
@@ -106,21 +103,18 @@ class JobCreate(RequestBody):
 
     corpus: str = Field(max_length=128, description="The id or name of an uploaded corpus.")
     name: str = Field(
-        pattern=f"^{NAME_PATTERN}$",
-        description="The model's name; each finished job adds a version to it.",
+        pattern=f"^{NAME_PATTERN}$", description="The model's name; each finished job adds a version to it."
     )
     architecture: ArchitectureName = Field(
         "stateful_lstm", description="The network's architecture; `GET /v1/architectures` lists them."
     )
     preset: Preset = Field(
-        "small",
-        description="The network and recipe; only the default architecture has presets.",
+        "small", description="The network and recipe; only the default architecture has presets."
     )
     network: NetworkOverride = Field(NetworkOverride(), description="Changes to the preset's network.")
     training: TrainingOverride = Field(TrainingOverride(), description="Changes to the preset's recipe.")
     budget: BudgetBody = Field(
-        BudgetBody(seconds=60),
-        description="When training ends: exactly one of epochs, steps, seconds.",
+        BudgetBody(seconds=60), description="When training ends: exactly one of epochs, steps, seconds."
     )
     validation_fraction: float = Field(
         0.1,
@@ -129,10 +123,7 @@ class JobCreate(RequestBody):
         description="Fraction of the text, at its end, that is held out for validation.",
     )
     seed: int = Field(
-        1,
-        ge=0,
-        lt=2**31,
-        description="The same seed on the same machine gives the same model.",
+        1, ge=0, lt=2**31, description="The same seed on the same machine gives the same model."
     )
     alphabet: Alphabet | None = Field(
         None,

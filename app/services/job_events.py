@@ -27,13 +27,7 @@ def events_so_far(event_log: EventLog, live: Live, job_id: str, *, after: int) -
 
 
 async def follow(
-    jobs: Jobs,
-    event_log: EventLog,
-    live: Live,
-    job_id: str,
-    *,
-    after: int,
-    is_stopping: Callable[[], bool],
+    jobs: Jobs, event_log: EventLog, live: Live, job_id: str, *, after: int, is_stopping: Callable[[], bool]
 ) -> AsyncGenerator[JsonEvent | Job, None]:
     """Yield the events with numbers above `after` as they happen, then the job once it is final.
 

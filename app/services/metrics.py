@@ -6,13 +6,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
 
@@ -26,23 +20,7 @@ from store.queue import TrainingQueue
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_BUCKETS_S = (
-    0.001,
-    0.002,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    30,
-    60,
-)
+_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 _LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 _LAG_INTERVAL_S = 0.01
@@ -76,9 +54,7 @@ class Metrics:
             registry=self._registry,
         )
         self.in_flight = Gauge(
-            "nextchar_http_requests_in_flight",
-            "Requests in progress.",
-            registry=self._registry,
+            "nextchar_http_requests_in_flight", "Requests in progress.", registry=self._registry
         )
         self.loop_lag_s = Histogram(
             "nextchar_event_loop_lag_seconds",
@@ -181,9 +157,7 @@ class _StateCollector:
         names = sorted({name for stats in loaded.values() for name in stats})
         for name in names:
             family = GaugeMetricFamily(
-                f"nextchar_engine_{name}",
-                f"{name} of a loaded model.",
-                labels=["model"],
+                f"nextchar_engine_{name}", f"{name} of a loaded model.", labels=["model"]
             )
             for model, stats in loaded.items():
                 if name in stats:
