@@ -53,14 +53,13 @@ from app.routes import (
 from app.routes.console import add_console
 from app.routes.js_client import add_js_client
 from app.services.default_model import DefaultModel
-from app.services.engines import Engines, LoadEngine
+from app.services.engines import Engines, LoadEngine, load_model
 from app.services.limited_work import LimitedWork
 from app.services.metrics import Measured, Metrics
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
 from models.kernels.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
-from models.runtime.engine import Engine
 from store.background import BackgroundLoop
 from store.blobs import open_blobs
 from store.calibrations import Calibrations
@@ -89,10 +88,10 @@ _HEALTHCHECK_S = 60  # a process that loads a large model on a busy machine is n
 def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) -> FastAPI:
     """Return the application. Nothing is connected or opened before it starts.
 
-    `load_engine` makes a running model of a saved one; by default the runtime's Engine.
+    `load_engine` makes the engine and the scorer of a saved model; by default `load_model`.
     """
     load = load_engine or partial(
-        Engine,
+        load_model,
         threads=settings.model_threads,
         cache_bytes=settings.state_cache_bytes,
         max_waiting=settings.max_waiting,

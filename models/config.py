@@ -4,17 +4,12 @@ Shape letters, here and everywhere: B rows, T steps, E embedding, H hidden units
 V vocabulary (with id 0).
 """
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from models.architectures.spec import Architecture as Spec
-
 # Each name is a file of models/architectures; the order is that of the lecture notes, after our own.
-Architecture = Literal[
+ArchitectureName = Literal[
     "stateful_lstm",
     "three_char",
     "nth_char",
@@ -39,7 +34,7 @@ class Frozen(BaseModel):
 class NetworkConfig(Frozen):
     """The shape of a network: everything its weights' shapes follow from, but for V."""
 
-    architecture: Architecture = "stateful_lstm"
+    architecture: ArchitectureName = "stateful_lstm"
     layers: int = Field(1, ge=1, le=8, description="Stacked LSTM layers (L).")
     units: int = Field(512, ge=4, le=4096, description="Hidden units of each layer (H).")
     embedding: int | None = Field(
@@ -57,10 +52,6 @@ class NetworkConfig(Frozen):
         le=64,
         description="Characters that a window model sees; null: its state carries all before.",
     )
-
-    def parameters(self, vocabulary_size: int) -> int:
-        """Return the number of weights for a vocabulary of V ids."""
-        return _architecture(self).parameters(self, vocabulary_size)
 
 
 class Budget(Frozen):
@@ -145,36 +136,3 @@ MINIMUM_CHARACTERS = 200
 """The shortest text that is trained on: below it, a held-out tenth says nothing."""
 
 MINIMUM_HELD_OUT_CHARACTERS = 20
-
-
-def estimate_training_bytes(network: NetworkConfig, training: TrainingConfig, vocabulary_size: int) -> int:
-    """Return the bytes a training process needs at its peak, within a factor of about 1.5.
-
-    Weights are kept as weights, gradients of two replicas, two AdamW moments and the best so far (6); a
-    checkpoint has three of these beside it, and once more as a file (7), and so has the one that a divergence
-    goes back to (3). Activations are the gates, states and logits of one window, forward and backward.
-    """
-    weights = 16 * network.parameters(vocabulary_size)
-    each = _architecture(network).activation_floats_per_character(network, vocabulary_size)
-    activations = training.rows * training.window * each
-    return 4 * (weights + activations) + 600_000_000  # the process with TensorFlow itself
-
-
-def check_memory(
-    network: NetworkConfig, training: TrainingConfig, vocabulary_size: int, limit_bytes: int
-) -> None:
-    """Raise InvalidInput when training needs more than `limit_bytes`, with the estimate in the message."""
-    needed = estimate_training_bytes(network, training, vocabulary_size)
-    if needed > limit_bytes:
-        raise InvalidInput(
-            f"training this network needs about {needed / 2**30:.1f} GiB and the limit is"
-            f" {limit_bytes / 2**30:.1f} GiB; take fewer units, layers, rows or a shorter window",
-            code="network_too_large",
-            param="network",
-        )
-
-
-def _architecture(network: NetworkConfig) -> "Spec":
-    from models.architectures import architecture  # its files are made of this module's values
-
-    return architecture(network.architecture)

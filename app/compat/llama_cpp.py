@@ -36,7 +36,7 @@ from app.schemas.llama_cpp import (
 )
 from app.services.completion import Completing, prepare
 from app.services.engines import Loaded
-from models.runtime.batcher import ROWS
+from models.runtime.decode import MAX_BATCH
 from models.runtime.requests import CompletionRequest, Finished, Piece, Usage
 from models.text.vocabulary import TextDecoder, Vocabulary
 
@@ -130,7 +130,7 @@ async def _props(services: Services, request: Request, model: str) -> Props:
             default_generation_settings=GenerationSettings(
                 n_ctx=MAX_PROMPT_CHARACTERS, n_predict=MAX_PREDICT
             ),
-            total_slots=ROWS,
+            total_slots=MAX_BATCH,
             model_alias=loaded.reference,
             model_path=loaded.reference,
             build_info="nextchar",

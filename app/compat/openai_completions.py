@@ -257,7 +257,7 @@ async def _described(characters: str, top: int, loaded: Loaded, describing: Limi
 
 def _describe(characters: str, top: int, loaded: Loaded, check: Check) -> Logprobs:
     first, rest = characters[0], characters[1:]
-    characters_there = loaded.engine.describe(rest, top=top, context=first, check=check)
+    characters_there = loaded.engine.text_logprobs(rest, top=top, context=first, check=check)
     found = _logprobs(characters_there, loaded.vocabulary, top, start=1)
     return Logprobs(
         tokens=[_token(first, loaded.vocabulary), *found.tokens],

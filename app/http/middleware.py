@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.errors import error_response
 from app.http.incoming_body import IncomingBody
-from app.services.score_stream import is_streamed
+from app.http.line_streams import is_streamed
 from store.logs import REQUEST_ID
 
 log = logging.getLogger("nextchar.api")

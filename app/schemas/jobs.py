@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.base import RequestBody
-from models.config import Architecture, Budget, Mix, NetworkConfig, Preset, TrainingConfig
+from models.config import ArchitectureName, Budget, Mix, NetworkConfig, Preset, TrainingConfig
 from models.text.masks import LONGEST_PATTERN, MOST_MASKS, NAMED
 from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
@@ -105,7 +105,7 @@ class JobCreate(RequestBody):
         pattern=f"^{NAME_PATTERN}$",
         description="What the model will be called; each finished job adds a version to it.",
     )
-    architecture: Architecture = Field(
+    architecture: ArchitectureName = Field(
         "stateful_lstm", description="The family of networks; `GET /v1/architectures` describes them."
     )
     preset: Preset = Field(

@@ -306,7 +306,7 @@ async def _echo(describing: LimitedWork, loaded: Loaded, prompt: str, logprobs: 
         return Piece(0, prompt)
 
     def describe(check: Check) -> list[CharacterLogprobs]:
-        return loaded.engine.describe(prompt, top=logprobs, check=check)
+        return loaded.engine.text_logprobs(prompt, top=logprobs, check=check)
 
     return Piece(0, prompt, tuple(await described(describing, len(prompt), describe)))
 

@@ -1,7 +1,7 @@
 """The loaded models of one API process: loaded on first use, shared, unloaded by memory.
 
     with engines.use("nietzsche") as model:     # blocks while it loads: call in a worker thread
-        model.engine.next("phil", top=3)
+        model.engine.predict("phil", print, top=3)
 
 Who uses a model holds it, so neither eviction nor a new version takes it away under a request. What a bare
 name means is looked up again beside the requests: they go on with the version they know until the new one
@@ -18,10 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from models.anomaly.scorer import Scorer
 from models.errors import DomainError, NotFound
 from models.runtime.engine import Engine
 from models.saved_model import SavedModel
-from models.text.masks import Masks
 from models.text.vocabulary import Vocabulary
 from store.models import Models
 
@@ -36,7 +36,7 @@ STALE_S = 2.0
 _LOADERS = 8  # threads in which requests wait for models to be loaded
 _REMEMBERED_NAMES = 10_000  # more would be somebody's invention
 
-LoadEngine = Callable[[SavedModel], Engine]
+LoadEngine = Callable[[SavedModel], tuple[Engine, Scorer]]
 
 
 @dataclass(eq=False)
@@ -48,9 +48,17 @@ class Loaded:
     vocabulary: Vocabulary
     bytes: int  # of its weights
     saved: SavedModel
-    masks: Masks
+    scorer: Scorer
     holders: int = 0
     used_at: float = field(default_factory=time.monotonic)
+
+
+def load_model(
+    saved: SavedModel, *, threads: int, cache_bytes: int, max_waiting: int
+) -> tuple[Engine, Scorer]:
+    """Load a saved model. Raises Unavailable: a file is damaged."""
+    engine = Engine(saved, threads=threads, cache_bytes=cache_bytes, max_waiting=max_waiting)
+    return engine, Scorer.load(saved, engine)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Engines:
 
     Args:
         models: the registry.
-        load: makes an engine of a saved model.
+        load: makes the engine and the scorer of a saved model.
         limit_bytes: above this much, the least recently used models that nobody holds are unloaded.
         pinned: models, by name or `name@version`, that are never unloaded to make room.
     """
@@ -265,7 +273,8 @@ class Engines:
     def _read(self, exact: str) -> Loaded:
         saved = self._models.get(exact)
         size = sum(file.bytes for name, file in saved.card.files.items() if name.endswith((".onnx", ".npz")))
-        return Loaded(exact, self._load(saved), saved.vocabulary, size, saved, Masks(saved.card.masks))
+        engine, scorer = self._load(saved)
+        return Loaded(exact, engine, saved.vocabulary, size, saved, scorer)
 
     def _hold(self, exact: str) -> Loaded | None:
         with self._lock:

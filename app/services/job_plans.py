@@ -5,6 +5,7 @@ Every default is filled in and every mistake found now. Knows no storage and no 
 
 from app.schemas.jobs import JobCreate
 from models.architectures import DEFAULT, architecture, check_options, resolve_training
+from models.architectures.memory import check_memory
 from models.config import (
     MINIMUM_CHARACTERS,
     MINIMUM_HELD_OUT_CHARACTERS,
@@ -13,7 +14,6 @@ from models.config import (
     Mix,
     NetworkConfig,
     TrainingConfig,
-    check_memory,
 )
 from models.errors import InvalidInput
 from models.saved_model import Card

@@ -20,7 +20,7 @@ from models.text.vocabulary import is_word_character
 
 Floats = NDArray[Any]
 Choose = Callable[[Floats, Floats, NDArray[np.float64]], NDArray[np.int32]]
-"""Chooses ids (B,) by logits (B, V), sharpness (B,) and numbers in [0, 1) (B,)."""
+"""Chooses ids (B,) by logits (B, V), inverse_temperature (B,) and numbers in [0, 1) (B,)."""
 
 BITS = 1 / math.log(2)  # nats times this are bits
 
@@ -66,9 +66,11 @@ class Sampler:
         self._any_greedy = any(r.temperature == 0 for r in rows)
         self._all_greedy = all(r.temperature == 0 for r in rows)
         self._unit = all(r.temperature == 1 for r in rows)
-        sharpness = [1 / max(r.temperature, _COLDEST) if r.temperature else 0.0 for r in rows]
-        self.sharpness = np.array(sharpness, np.float32)  # (B,), 0 for greedy
-        self._sharpness = np.where(self.sharpness, self.sharpness, np.float32(1))[:, None]  # (B, 1)
+        inverse_temperature = [1 / max(r.temperature, _COLDEST) if r.temperature else 0.0 for r in rows]
+        self.inverse_temperature = np.array(inverse_temperature, np.float32)  # (B,), 0 for greedy
+        self._inverse_temperature = np.where(
+            self.inverse_temperature, self.inverse_temperature, np.float32(1)
+        )[:, None]  # (B, 1)
         self._filtered = [i for i, r in enumerate(rows) if r.temperature and _filters(r)]
         self.is_plain = not self._filtered
         if self._any_greedy:
@@ -84,7 +86,9 @@ class Sampler:
     def choose(self, logits: Floats, uniform: Sequence[float]) -> list[int]:
         """Choose ids (B,), each at least 1, by logits (B, V) float32 with (B,) numbers in [0, 1)."""
         if self._choose_plain and self.is_plain:
-            return [*map(int, self._choose_plain(logits, self.sharpness, np.array(uniform, np.float64)))]
+            return [
+                *map(int, self._choose_plain(logits, self.inverse_temperature, np.array(uniform, np.float64)))
+            ]
         if self.B == 1 and self.is_plain:
             return [self._choose_one(logits[0, 1:], uniform[0])]
         z = logits[:, 1:]
@@ -92,7 +96,7 @@ class Sampler:
             return [*map(int, z.argmax(1) + 1)]
         u = np.array(uniform)
         z = z - z.max(1, keepdims=True)
-        e = np.exp(z if self._unit else z * self._sharpness)
+        e = np.exp(z if self._unit else z * self._inverse_temperature)
         if self.is_plain:
             chosen = _inverse(e, u)
         else:
@@ -104,7 +108,7 @@ class Sampler:
         chosen += 1
         if self._choose_plain and self._plain:
             plain = self._plain
-            chosen[plain] = self._choose_plain(logits[plain], self.sharpness[plain], u[plain])
+            chosen[plain] = self._choose_plain(logits[plain], self.inverse_temperature[plain], u[plain])
         return [*map(int, chosen)]
 
     def _choose_one(self, z: Floats, u: float) -> int:
@@ -113,7 +117,7 @@ class Sampler:
             return int(z.argmax()) + 1
         z = z - _max(z)
         if not self._unit:
-            z *= self._sharpness[0]
+            z *= self._inverse_temperature[0]
         reached = _running_sum(_exp(z, z), dtype=np.float64)
         return int(reached.searchsorted(reached[-1] * u, "right")) + 1
 

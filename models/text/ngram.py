@@ -18,8 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtime.scoring import unknown_bits
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 Ids = NDArray[np.integer[Any]]
 Counts = NDArray[np.int64]
@@ -112,7 +111,7 @@ class NgramModel:
     def surprisal(self, text: str, *, context: str = "\n") -> NDArray[np.float64]:
         """Return the bits of each character of NFC `text`, (len(text),), after `context`.
 
-        An unknown character costs what it costs a network: `models.runtime.scoring.unknown_bits`.
+        An unknown character costs what it costs a network: `models.text.vocabulary.unknown_bits`.
         """
         return self.surprisals([text], context=context)[0]
 

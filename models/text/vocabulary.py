@@ -9,6 +9,7 @@ never generated.
 """
 
 import codecs
+import math
 import unicodedata
 from collections.abc import Iterable
 from typing import Literal
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNKNOWN_ID = 0
+UNKNOWN_EXTRA_BITS = 2.0
 
 Alphabet = Literal["characters", "bytes"]
 
@@ -85,6 +87,15 @@ def code_points(text: str) -> NDArray[np.unsignedinteger]:
     if text.isascii():
         return np.frombuffer(text.encode(), np.uint8)
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def unknown_bits(vocabulary_size: int) -> float:
+    """Return the surprisal, in bits, charged for a character outside a vocabulary of V ids.
+
+    log2(V - 1), a uniform guess among the known characters, plus UNKNOWN_EXTRA_BITS. A network cannot predict
+    it, because it is never trained on id 0 as a target.
+    """
+    return math.log2(max(2, vocabulary_size - 1)) + UNKNOWN_EXTRA_BITS
 
 
 class Vocabulary:

@@ -19,6 +19,7 @@ import pytest
 from app.services.completion import MAX_UNREAD_EVENTS, Completing, prepare
 from app.services.engines import Engines, Loaded
 from app.settings import ApiSettings
+from models.anomaly.scorer import Scorer
 from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Event
 from models.text.masks import Masks
@@ -26,8 +27,8 @@ from models.text.vocabulary import Vocabulary, normalize
 from store.blobs import open_blobs
 from store.models import Models
 from tests.app.service import error_of, read_stream, serving_real, until
-from tests.models.runtime.asking import Answer
-from tests.models.runtime.asking import complete as complete_in_process
+from tests.models.runtime.engine_calls import Answer
+from tests.models.runtime.engine_calls import complete as complete_in_process
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
 COMPLETE = "/v1/models/random/complete"
@@ -300,7 +301,13 @@ def test_stream_whose_client_reads_nothing_is_not_generated_to_its_end(http: htt
 def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
     engine = Engine(saved_model())
     loaded = Loaded(
-        "random@1", engine, engine.saved.vocabulary, engine.weight_bytes, engine.saved, Masks(()), holders=2
+        "random@1",
+        engine,
+        engine.saved.vocabulary,
+        engine.weight_bytes,
+        engine.saved,
+        Scorer(engine, Masks(())),
+        holders=2,
     )
     request = CompletionRequest(prompt="abc", max_characters=5_000, n=4, seed=1)
 

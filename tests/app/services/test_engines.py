@@ -13,7 +13,7 @@ from models.errors import NotFound, Unavailable
 from models.saved_model import SavedModel
 from store.blobs import open_blobs
 from store.models import Models
-from tests.app.fakes import FakeEngine, publish
+from tests.app.fakes import FakeEngine, FakeScorer, publish
 from tests.app.service import until
 
 SIZE = len(b"onnx of a")
@@ -32,10 +32,11 @@ class Loader:
         self.loaded: list[str] = []
         self._delay_s = delay_s
 
-    def __call__(self, saved: SavedModel) -> FakeEngine:
+    def __call__(self, saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
         time.sleep(self._delay_s)
         self.loaded.append(saved.card.reference)
-        return FakeEngine(saved)
+        engine = FakeEngine(saved)
+        return engine, FakeScorer(engine, saved)
 
 
 def pool(models: Models, load: Loader, *, limit_bytes: int = 1000, pinned: Sequence[str] = ()) -> Engines:
@@ -138,7 +139,7 @@ def test_pinned_models_are_loaded_at_the_start_and_stay(models: Models) -> None:
 
 def test_pinned_model_that_cannot_be_read_does_not_keep_the_others_from_loading(models: Models) -> None:
     class OutOfFiles(Loader):
-        def __call__(self, saved: SavedModel) -> FakeEngine:
+        def __call__(self, saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
             if saved.card.name == "a":
                 raise OSError(errno.EMFILE, "Too many open files")
             return super().__call__(saved)
@@ -203,7 +204,7 @@ def test_a_model_that_nobody_waits_for_any_more_is_not_held(models: Models) -> N
     go_on = threading.Event()
 
     class Slow(Loader):
-        def __call__(self, saved: SavedModel) -> FakeEngine:
+        def __call__(self, saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
             assert go_on.wait(20)
             return super().__call__(saved)
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.explanation import FAULT_BITS, MOST_LOOKED_AT, MOST_MARKS, Span, _joined
+from models.anomaly.explanation import FAULT_BITS, MAX_EXAMINED, MAX_MARKS, Span, _merged
 from models.runtime.decoding import BITS, log_softmax
-from models.runtime.scoring import unknown_bits
 from models.runtime.session import State, StepNetwork
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 _LEAST_EXCESS = 3.0
 _LOOK_BACK = 3
@@ -49,10 +48,10 @@ def anomalous_spans(
     state = _read(network, before[:-1], state)
     last = int(before[-1])  # the character that has not been read yet, by which the next is predicted
     marks: list[Span] = []
-    most_marks = MOST_MARKS * (1 + line.count("\n"))
+    max_marks = MAX_MARKS * (1 + line.count("\n"))
     at = looked_at = 0
-    while at < len(ids) and len(marks) < most_marks:
-        least = min(threshold, _LEAST_EXCESS) if looked_at < MOST_LOOKED_AT else threshold
+    while at < len(ids) and len(marks) < max_marks:
+        least = min(threshold, _LEAST_EXCESS) if looked_at < MAX_EXAMINED else threshold
         found = _next_odd(network, ids[at:], last, state, least)
         if found is None:
             break
@@ -67,7 +66,7 @@ def anomalous_spans(
             marks.append(Span(place, place + 1, float(found.bits[-1])))
         state, last = best.state, best.last
         at = place + 1
-    return _joined(marks)
+    return _merged(marks)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@ import numpy as np
 
 from models.anomaly.calibration import calibrate
 from models.anomaly.drift import UNUSUAL, drift
-from tests.models.anomaly.readings import drawn
+from tests.models.anomaly.surprisals import random_lines
 
 
 def said(seed: int, *, scale: float) -> str | None:
     random = np.random.default_rng(seed)
-    known = calibrate(drawn(random, 300))
-    _, p = known.score(drawn(random, 200, scale=scale))
+    known = calibrate(random_lines(random, 300))
+    _, p = known.score(random_lines(random, 200, scale=scale))
     return drift(200, int((p <= UNUSUAL).sum()))
 
 

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from models.anomaly.explanation import MOST_MARKS, Span, anomalous_spans, explain, highest_window, plain_spans
+from models.anomaly.explanation import (
+    MAX_MARKS,
+    Span,
+    anomalous_spans,
+    explain,
+    highest_window,
+    threshold_spans,
+)
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.session import Network
 from models.text.vocabulary import Vocabulary
@@ -79,20 +86,20 @@ def test_a_wrong_letter_that_surprises_only_behind_it_is_marked_where_it_stands(
 def test_every_line_of_a_text_has_its_own_marks() -> None:
     many = "".join("#" + letter for letter in "abcdefghijklmnopqrst")
     text = many + "\n\nu#v"
-    assert MOST_MARKS < many.count("#") < 2 * MOST_MARKS
+    assert MAX_MARKS < many.count("#") < 2 * MAX_MARKS
     assert anomalous_spans(Alphabet(), VOCABULARY, text, threshold=8.0)[-1].end == len(text) - 1
 
 
 def test_without_a_second_reading_what_follows_is_marked_too() -> None:
     bits = np.array([0.1, 12, 9, 0.1, 9, 0.1, 0.1, 9], np.float32)
     unknown = np.arange(8) == 0
-    spans = plain_spans(bits, np.zeros(8, np.float32), unknown, threshold=8.0)
+    spans = threshold_spans(bits, np.zeros(8, np.float32), unknown, threshold=8.0)
     assert [(s.start, s.end) for s in spans] == [(0, 5), (7, 8)]
 
 
 def test_a_line_of_nothing_but_faults_ends_somewhere() -> None:
     spans = anomalous_spans(Alphabet(), VOCABULARY, "zz" * 500, threshold=8.0)
-    assert sum(s.end - s.start for s in spans) <= 2 * MOST_MARKS
+    assert sum(s.end - s.start for s in spans) <= 2 * MAX_MARKS
 
 
 def test_unknown_characters_are_odd() -> None:

@@ -8,13 +8,13 @@ import pytest
 
 from models.anomaly import ngram_surprisal
 from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
-from models.anomaly.calibration import NETWORKS_SHARE, calibrate
+from models.anomaly.calibration import NETWORK_WEIGHT, calibrate
 from models.anomaly.calibration_format import dump, load
 from models.errors import Unavailable
-from models.runtime.scoring import LineSurprisal
+from models.runtime.surprisal import LineSurprisal
 from models.text.ngram import NgramModel
 from models.text.vocabulary import Vocabulary
-from tests.models.anomaly.readings import reading
+from tests.models.anomaly.surprisals import surprisal
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 20
 VOCABULARY = Vocabulary(TEXT)
@@ -25,7 +25,7 @@ LINES = ["the cat sat on the log", "", "zzz", "a mat on a log"]
 def readings(lines: list[str], *, bits: float) -> list[LineSurprisal]:
     """What a network says that is surprised by every character alike, with the newline behind it."""
     return ngram_surprisal.with_ngram(
-        [reading([bits] * len(line), end=bits) for line in lines], lines, COUNTED
+        [surprisal([bits] * len(line), end=bits) for line in lines], lines, COUNTED
     )
 
 
@@ -43,7 +43,7 @@ def test_bits_are_those_of_the_line_and_the_newline_behind_it() -> None:
 
 
 def test_what_is_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ngram_surprisal, "MOST_CHARACTERS", 46)
+    monkeypatch.setattr(ngram_surprisal, "MAX_CHARACTERS", 46)
     ids = VOCABULARY.encode(TEXT)
     assert ngram_surprisal.dump(ngram_surprisal.ngram_of(ids, VOCABULARY)) == ngram_surprisal.dump(
         ngram_surprisal.ngram_of(ids[-46:], VOCABULARY)
@@ -77,7 +77,7 @@ def test_files_that_no_counting_gives_are_refused(arrays: dict[str, np.ndarray])
 def test_statistics_have_the_n_grams_behind_the_networks() -> None:
     found = statistics(readings(LINES, bits=2.0))
     assert found.shape == (len(LINES), len(STATISTICS) + len(NGRAM_STATISTICS))
-    plain = [reading([2.0] * len(line), end=2.0) for line in LINES]
+    plain = [surprisal([2.0] * len(line), end=2.0) for line in LINES]
     np.testing.assert_allclose(found[:, : len(STATISTICS)], statistics(plain))
     mean = [one.mean() for one in COUNTED.surprisals([line + "\n" for line in LINES])]
     np.testing.assert_allclose(found[:, -1], mean, rtol=1e-6)
@@ -90,7 +90,7 @@ def test_who_reads_normal_lines_in_fewer_bits_weighs_more() -> None:
         calibrate(readings(lines, bits=ngrams + more)).buckets[0].weights[:8].sum()
         for more in (-0.9, -0.2, 0.0, 0.2, 0.9)
     ]
-    least, most = NETWORKS_SHARE
+    least, most = NETWORK_WEIGHT
     np.testing.assert_allclose(shares, [most, 0.6, 0.5, 0.4, least], rtol=1e-3)
     weights = calibrate(readings(lines, bits=1.0)).buckets[0].weights
     assert weights.sum() == pytest.approx(1.0) and (weights > 0).all()

@@ -3,8 +3,8 @@ import numpy as np
 from models.anomaly.aggregate import statistics
 from models.anomaly.calibration import calibrate
 from models.anomaly.precision import higher
-from models.runtime.scoring import LineSurprisal
-from tests.models.anomaly.readings import drawn
+from models.runtime.surprisal import LineSurprisal
+from tests.models.anomaly.surprisals import random_lines
 
 
 def nudged(readings: list[LineSurprisal], random: np.random.Generator, by: float) -> list[LineSurprisal]:
@@ -21,7 +21,7 @@ def nudged(readings: list[LineSurprisal], random: np.random.Generator, by: float
 
 def test_no_figure_is_below_that_of_either_precision() -> None:
     random = np.random.default_rng(1)
-    first = drawn(random, 40)
+    first = random_lines(random, 40)
     second = nudged(first, random, 0.3)
     both = statistics(higher(first, second))
     assert (both >= np.maximum(statistics(first), statistics(second)) - 1e-5).all()
@@ -30,7 +30,7 @@ def test_no_figure_is_below_that_of_either_precision() -> None:
 
 def test_lines_alike_to_the_letter_stay_normal_in_the_other_precision() -> None:
     random = np.random.default_rng(2)
-    kinds = drawn(random, 5)
+    kinds = random_lines(random, 5)
     int8 = nudged(kinds, random, 0.3)
     calibration = [i % 5 for i in range(120)]
     alone = calibrate([kinds[i] for i in calibration])

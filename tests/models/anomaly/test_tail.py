@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.anomaly.tail import FEWEST, fit_tail
+from models.anomaly.tail import MIN_EXCESSES, fit_tail
 
 
 @pytest.mark.parametrize("shape", [-0.2, 0.0, 0.3])
@@ -30,6 +30,6 @@ def test_tail_that_is_of_another_kind_is_refused() -> None:
 
 
 def test_too_few_or_tied_scores_have_no_tail() -> None:
-    scores = np.sort(np.random.default_rng(0).exponential(1.0, 10 * FEWEST - 1))
+    scores = np.sort(np.random.default_rng(0).exponential(1.0, 10 * MIN_EXCESSES - 1))
     assert fit_tail(scores) is None
     assert fit_tail(np.sort(np.random.default_rng(0).integers(0, 5, 2000).astype(float))) is None

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from models.runtime.engine import Engine
-from tests.models.runtime.asking import ask, complete
+from tests.models.runtime.engine_calls import bits_of, complete, start
 from tests.models.runtime.networks import saved_model
 
 
@@ -17,11 +17,13 @@ def engine() -> Iterator[Engine]:
 
 def test_beam_wider_than_the_tree_finds_the_best_of_all_texts(engine: Engine) -> None:
     texts = ["".join(t) for t in itertools.product("ab \n", repeat=3)]
-    ranked = sorted(texts, key=lambda t: engine.score(t, context="ab").sum())
+    ranked = sorted(texts, key=lambda t: bits_of(engine, t, context="ab").sum())
     answer = complete(engine, "ab", beam=64, n=5, max_characters=3)
     assert [answer.text(i) for i in range(5)] == ranked[:5]
     for i in range(5):
-        assert answer.finished(i).bits == pytest.approx(engine.score(ranked[i], context="ab").sum(), abs=1e-3)
+        assert answer.finished(i).bits == pytest.approx(
+            bits_of(engine, ranked[i], context="ab").sum(), abs=1e-3
+        )
     assert answer.usage.completion_characters == 15
 
 
@@ -64,7 +66,7 @@ def test_beam_obeys_its_deadline_with_the_best_so_far(engine: Engine) -> None:
 
 
 def test_beam_can_be_cancelled(engine: Engine) -> None:
-    asked = ask(engine, "ab", beam=64, max_characters=1_000_000)
+    asked = start(engine, "ab", beam=64, max_characters=1_000_000)
     assert asked.ticket is not None
     asked.ticket.cancel()
     assert asked.answer().finished().reason == "cancelled"

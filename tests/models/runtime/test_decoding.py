@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.runtime.batch_sampler import repeats
 from models.runtime.decoding import (
     WIDE,
     Ending,
@@ -18,7 +19,6 @@ from models.runtime.decoding import (
     uniforms,
 )
 from models.runtime.requests import CompletionRequest
-from models.runtime.sequences import repeats
 
 
 def _request(**options: Any) -> CompletionRequest:

@@ -14,7 +14,7 @@ from models.runtime.requests import CompletionRequest, Event, Failed, Finished, 
 from models.runtime.session import Network
 from models.saved_model import SavedModel, describe_files
 from tests.conftest import eventually
-from tests.models.runtime.asking import ask, complete
+from tests.models.runtime.engine_calls import bits_of, complete, predict, start
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
 
@@ -48,7 +48,7 @@ def test_greedy_completion_is_the_likeliest_character_each_time(engine: Engine, 
 
 def test_bits_and_logprobs_agree_with_the_scorer(engine: Engine) -> None:
     answer = complete(engine, "ab", max_characters=30, seed=5, temperature=1.7, logprobs=2)
-    expected = engine.score(answer.text(), context="ab")
+    expected = bits_of(engine, answer.text(), context="ab")
     described = [one for e in answer.events if isinstance(e, Piece) for one in e.logprobs]
     assert "".join(one.character for one in described) == answer.text()
     np.testing.assert_allclose([-one.logprob / np.log(2) for one in described], expected, atol=1e-4)
@@ -162,7 +162,7 @@ def test_stop_string_is_held_back_and_cut(engine: Engine) -> None:
     expected = free[: free.index(stop)]
     assert (answer.text(), answer.finished().reason) == (expected, "stop")
     assert answer.finished().characters == len(expected)
-    assert answer.finished().bits == pytest.approx(engine.score(expected, context="q").sum(), abs=1e-3)
+    assert answer.finished().bits == pytest.approx(bits_of(engine, expected, context="q").sum(), abs=1e-3)
     # What was streamed before the end never went beyond what stays.
     so_far = ""
     for event in answer.events:
@@ -186,7 +186,7 @@ def test_until_line_and_word_end_where_they_say(engine: Engine) -> None:
 
 
 def test_until_confidence_ends_before_an_unsure_step(engine: Engine) -> None:
-    bound = engine.next("q", top=1).entropy_bits
+    bound = predict(engine, "q", top=1).entropy_bits
     at_once = complete(engine, "q", until="confidence", confidence_bits=bound - 0.01, seed=1)
     assert (at_once.text(), at_once.finished().reason) == ("", "confidence")
     one_more = complete(engine, "q", until="confidence", confidence_bits=bound + 0.01, seed=1)
@@ -208,16 +208,16 @@ def test_without_streaming_each_completion_is_one_piece(engine: Engine) -> None:
 
 
 def test_next_is_the_distribution_that_completions_are_drawn_from(engine: Engine) -> None:
-    distribution = engine.next("hello", top=1000)
+    distribution = predict(engine, "hello", top=1000)
     assert len(distribution.candidates) == len(CHARACTERS)
     assert sum(p for _, p in distribution.candidates) == pytest.approx(1)
-    bits = {c: engine.score(c, context="hello")[0] for c, _ in distribution.candidates}
+    bits = {c: bits_of(engine, c, context="hello")[0] for c, _ in distribution.candidates}
     for character, p in distribution.candidates:
         assert -np.log2(p) == pytest.approx(bits[character], abs=1e-4)
     probabilities = np.array([p for _, p in distribution.candidates])
     assert distribution.entropy_bits == pytest.approx(-(probabilities * np.log2(probabilities)).sum())
     assert list(probabilities) == sorted(probabilities, reverse=True)
-    sharper = engine.next("hello", top=1, temperature=0.5)
+    sharper = predict(engine, "hello", top=1, temperature=0.5)
     assert sharper.candidates[0][1] > distribution.candidates[0][1]
     assert sharper.entropy_bits < distribution.entropy_bits
 
@@ -252,7 +252,7 @@ def test_impossible_request_is_refused_by_name(engine: Engine, param: str, optio
 
 
 def answered_by(engine: Engine) -> tuple[float, float]:
-    exact, rounded = (engine._batchers[p].counters["requests"] for p in ("float32", "int8"))
+    exact, rounded = (engine._schedulers[p].counters["requests"] for p in ("float32", "int8"))
     return exact, rounded
 
 
@@ -263,7 +263,7 @@ def test_int8_is_taken_unless_float32_is_asked_for() -> None:
     complete(engine, "a")
     assert complete(engine, "a", seed=1, precision="int8").text() == seeded.text()
     complete(engine, "a", precision="float32")
-    engine.next("a", top=1)
+    predict(engine, "a", top=1)
     assert answered_by(engine) == (2, 3)
     engine.close()
 
@@ -280,7 +280,7 @@ def test_float32_answers_what_has_no_seed_until_int8_is_compiled(monkeypatch: py
     engine = Engine(saved_model(int8=True))
     complete(engine, "a")
     assert answered_by(engine) == (1, 0)
-    seeded = ask(engine, "a", seed=1)
+    seeded = start(engine, "a", seed=1)
     compiled.set()
     seeded.answer()
     complete(engine, "a")
@@ -345,7 +345,7 @@ def test_damaged_or_foreign_files_make_the_model_unavailable() -> None:
 
 def test_closed_engine_finishes_what_runs_and_refuses_what_is_new() -> None:
     engine = Engine(saved_model())
-    running = ask(engine, "a", max_characters=500)
+    running = start(engine, "a", max_characters=500)
     running.wait_for(Piece)
     engine.close()
     assert running.answer().finished().characters == 500
@@ -356,7 +356,7 @@ def test_closed_engine_finishes_what_runs_and_refuses_what_is_new() -> None:
 
 def test_closing_does_not_wait_for_ever() -> None:
     engine = Engine(saved_model())
-    running = ask(engine, "a", max_characters=1_000_000)
+    running = start(engine, "a", max_characters=1_000_000)
     running.wait_for(Piece)
     engine.close(timeout_s=0.05)
     failed = running.wait_for(Usage, Failed)

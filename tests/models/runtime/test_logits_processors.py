@@ -5,7 +5,7 @@ from models.errors import InvalidInput
 from models.runtime.engine import Engine
 from models.runtime.logits_processors import Adjustment, adjustment_of
 from models.runtime.requests import CompletionRequest
-from tests.models.runtime.asking import complete
+from tests.models.runtime.engine_calls import bits_of, complete
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
 V = 5
@@ -54,7 +54,9 @@ def test_frequency_penalty_evens_out_what_is_written(engine: Engine) -> None:
 
 def test_reported_bits_are_the_networks_own(engine: Engine) -> None:
     answer = complete(engine, "\nabc", seed=1, max_characters=8, logit_bias=((id_of("q"), 100),))
-    assert answer.finished().bits == pytest.approx(engine.score("qqqqqqqq", context="\nabc").sum(), abs=1e-3)
+    assert answer.finished().bits == pytest.approx(
+        bits_of(engine, "qqqqqqqq", context="\nabc").sum(), abs=1e-3
+    )
 
 
 def test_company_changes_no_adjusted_completion(engine: Engine) -> None:

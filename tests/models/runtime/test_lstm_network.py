@@ -20,7 +20,7 @@ from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.decoding import Sampler
 from models.runtime.lstm_network import LstmNetwork, quantize_lstm
 from models.runtime.requests import CompletionRequest
-from models.runtime.session import ChoosingNetwork, Network, open_network
+from models.runtime.session import GeneratingNetwork, Network, open_network
 from tests.models.runtime.networks import random_weights
 
 ROOT = Path(__file__).parents[3]
@@ -241,18 +241,18 @@ def test_only_steps_from_first_on_get_logits(network: LstmNetwork) -> None:
 def test_generating_is_stepping_and_choosing_in_turn(network: LstmNetwork) -> None:
     random = np.random.default_rng(3)
     ids, uniforms = random.integers(0, 61, 5, np.int32), random.random((9, 5))
-    sharpness = np.array([0, 1, 2, 0.5, 0], np.float32)
+    inverse_temperature = np.array([0, 1, 2, 0.5, 0], np.float32)
     start = random.uniform(-1, 1, (5, network.S)).astype(np.float32)
-    chosen, logits, state = network.generate(ids, start, sharpness, uniforms)
+    chosen, logits, state = network.generate(ids, start, inverse_temperature, uniforms)
     at, last = start, ids
     for t in range(10):
         now, at = network.step(last[None], at)
         np.testing.assert_array_equal(now[0], logits[t])
         if t < 9:
-            last = network.choose(now[0], sharpness, uniforms[t])
+            last = network.choose(now[0], inverse_temperature, uniforms[t])
             np.testing.assert_array_equal(last, chosen[t])
     np.testing.assert_array_equal(at, state)
-    assert isinstance(network, ChoosingNetwork)
+    assert isinstance(network, GeneratingNetwork)
 
 
 @settings(deadline=None, max_examples=60)
@@ -263,7 +263,7 @@ def test_choices_are_those_of_the_sampler(v: int, seed: int, temperature: float)
     uniforms = random.random(4)
     plain = Sampler([CompletionRequest(prompt="", temperature=temperature)] * 4, v)
     network = LstmNetwork(quantize_lstm(random_weights(3, 2, [2])))
-    chosen = network.choose(logits, plain.sharpness, uniforms)
+    chosen = network.choose(logits, plain.inverse_temperature, uniforms)
     assert chosen.tolist() == plain.choose(logits, uniforms.tolist())
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.runtime.scoring import unknown_bits
 from models.text.ngram import NgramModel
-from models.text.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary, unknown_bits
 
 
 def _naive(text: str, context: str, c: str, known: int) -> float:

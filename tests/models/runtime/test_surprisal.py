@@ -1,18 +1,15 @@
 import numpy as np
 import pytest
 
-from models.runtime import scoring
-from models.runtime.scoring import (
-    describe_text,
-    read_lines,
-    read_on,
-    score_lines,
-    score_text,
-    top_characters,
-    unknown_bits,
-)
+from models.runtime import surprisal
 from models.runtime.session import Network
-from models.text.vocabulary import Vocabulary
+from models.runtime.surprisal import (
+    line_surprisal,
+    stream_surprisal,
+    text_logprobs,
+    top_characters,
+)
+from models.text.vocabulary import Vocabulary, unknown_bits
 from tests.models.runtime.networks import CHARACTERS, numpy_step, random_weights, saved_model
 
 
@@ -23,6 +20,14 @@ def network() -> Network:
 
 VOCABULARY = Vocabulary(CHARACTERS)
 UNITS = [12, 12]
+
+
+def score_lines(network: Network, vocabulary: Vocabulary, lines: list[str]) -> list[np.ndarray]:
+    return [one.bits for one in line_surprisal(network, vocabulary, lines)]
+
+
+def score_text(network: Network, vocabulary: Vocabulary, text: str, context: str = "\n") -> np.ndarray:
+    return line_surprisal(network, vocabulary, [text], context=context)[0].bits
 
 
 def naive_bits(text: str, context: str = "\n") -> list[float]:
@@ -65,7 +70,7 @@ def test_lines_side_by_side_score_as_each_alone(network: Network) -> None:
 def test_slices_do_not_change_the_bits(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "all work and no play makes jack a dull boy. " * 20
     whole = score_text(network, VOCABULARY, text)
-    monkeypatch.setattr(scoring, "SLICE_LOGITS", 7 * network.V)
+    monkeypatch.setattr(surprisal, "SLICE_LOGITS", 7 * network.V)
     np.testing.assert_array_equal(score_text(network, VOCABULARY, text), whole)
 
 
@@ -73,9 +78,9 @@ def test_slices_do_not_change_the_bits(network: Network, monkeypatch: pytest.Mon
 def test_description_agrees_with_the_bits(
     network: Network, monkeypatch: pytest.MonkeyPatch, slice_logits: int
 ) -> None:
-    monkeypatch.setattr(scoring, "SLICE_LOGITS", slice_logits)
+    monkeypatch.setattr(surprisal, "SLICE_LOGITS", slice_logits)
     text = "the fox# jumps"
-    described = describe_text(network, VOCABULARY, text, top=3, context="ab")
+    described = text_logprobs(network, VOCABULARY, text, top=3, context="ab")
     assert "".join(one.character for one in described) == text
     bits = [-one.logprob / np.log(2) for one in described]
     np.testing.assert_allclose(bits, score_text(network, VOCABULARY, text, context="ab"), atol=1e-5)
@@ -83,17 +88,17 @@ def test_description_agrees_with_the_bits(
         assert len(one.top) == 3
         if one.character != "#":
             assert one.logprob <= one.top[0][1]
-    assert describe_text(network, VOCABULARY, "a", top=0)[0].top == ()
-    assert describe_text(network, VOCABULARY, "", top=1) == []
+    assert text_logprobs(network, VOCABULARY, "a", top=0)[0].top == ()
+    assert text_logprobs(network, VOCABULARY, "", top=1) == []
 
 
 def test_likeliest_characters_are_those_of_the_description(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "SLICE_LOGITS", 5 * network.V)
+    monkeypatch.setattr(surprisal, "SLICE_LOGITS", 5 * network.V)
     text = "the fox# jumps"
     for top in (3, len(CHARACTERS) + 9):
-        described = describe_text(network, VOCABULARY, text, top=top, context="ab")
+        described = text_logprobs(network, VOCABULARY, text, top=top, context="ab")
         found = top_characters(network, VOCABULARY, text, top=top, context="ab")
         for one, ids, logprobs in zip(described, found.ids.tolist(), found.logprobs.tolist(), strict=True):
             assert one.top == tuple(zip(VOCABULARY.decode(ids), logprobs, strict=True))
@@ -126,9 +131,9 @@ def alike() -> list[str]:
 
 def test_lines_that_begin_alike_score_as_each_alone(network: Network) -> None:
     lines = alike()
-    together = read_lines(network, VOCABULARY, lines, with_end=True)
+    together = line_surprisal(network, VOCABULARY, lines, with_end=True)
     for line, one in zip(lines, together, strict=True):
-        [alone] = read_lines(network, VOCABULARY, [line], with_end=True)
+        [alone] = line_surprisal(network, VOCABULARY, [line], with_end=True)
         np.testing.assert_allclose(one.bits, alone.bits, atol=1e-5)
         np.testing.assert_allclose(one.entropy, alone.entropy, atol=1e-5)
         assert (one.end_bits, one.end_entropy) == pytest.approx((alone.end_bits, alone.end_entropy), abs=1e-5)
@@ -141,7 +146,7 @@ def test_a_line_that_has_ended_lends_nothing_to_those_behind_it(network: Network
         np.testing.assert_allclose(bits, score_text(network, VOCABULARY, line), atol=1e-5)
 
 
-def test_what_begins_alike_is_read_once(network: Network) -> None:
+def test_what_begins_alike_is_stream_surprisalce(network: Network) -> None:
     steps = []
 
     class Counting:
@@ -153,21 +158,21 @@ def test_what_begins_alike_is_read_once(network: Network) -> None:
             steps.append(ids.size)
             return network.step(ids, state, first)
 
-    read_lines(Counting(), VOCABULARY, ["a long line, the same for all of them"] * 200)
+    line_surprisal(Counting(), VOCABULARY, ["a long line, the same for all of them"] * 200)
     assert sum(steps) < 2 * 48
 
 
 def test_order_of_lines_changes_nothing(network: Network) -> None:
     lines = alike()
-    forwards = read_lines(network, VOCABULARY, lines)
-    backwards = read_lines(network, VOCABULARY, lines[::-1])[::-1]
+    forwards = line_surprisal(network, VOCABULARY, lines)
+    backwards = line_surprisal(network, VOCABULARY, lines[::-1])[::-1]
     for one, other in zip(forwards, backwards, strict=True):
         np.testing.assert_allclose(one.bits, other.bits, atol=1e-5)
 
 
 def test_entropy_is_the_expectation_of_the_bits(network: Network) -> None:
-    [one] = read_lines(network, VOCABULARY, ["ab"])
-    described = describe_text(network, VOCABULARY, "ab", top=len(CHARACTERS))
+    [one] = line_surprisal(network, VOCABULARY, ["ab"])
+    described = text_logprobs(network, VOCABULARY, "ab", top=len(CHARACTERS))
     for entropy, place in zip(one.entropy, described, strict=True):
         p = np.exp([logprob for _, logprob in place.top])
         assert entropy == pytest.approx(-(p * np.log2(p)).sum(), abs=1e-4)
@@ -176,9 +181,9 @@ def test_entropy_is_the_expectation_of_the_bits(network: Network) -> None:
 def test_reading_on_is_reading_the_whole_text(network: Network) -> None:
     lines = ["the fox", "", "a#b", "jumps " * 60]
     whole = score_text(network, VOCABULARY, "\n".join(lines) + "\n")
-    first, state = read_on(network, VOCABULARY, lines[:2], None)
-    rest, _ = read_on(network, VOCABULARY, lines[2:], state)
+    first, state = stream_surprisal(network, VOCABULARY, lines[:2], None)
+    rest, _ = stream_surprisal(network, VOCABULARY, lines[2:], state)
     bits = np.concatenate([[*one.bits, one.end_bits] for one in (*first, *rest)])
     np.testing.assert_allclose(bits, whole, atol=1e-4)
-    _, same = read_on(network, VOCABULARY, [], state)
+    _, same = stream_surprisal(network, VOCABULARY, [], state)
     np.testing.assert_array_equal(same, state)

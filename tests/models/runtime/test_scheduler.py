@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import Busy
-from models.runtime.batcher import JOBS, ROWS, Batcher
+from models.runtime.admission import MAX_RUNNING
+from models.runtime.decode import MAX_BATCH
+from models.runtime.generation import GenerationRequest
+from models.runtime.generation import Sequence as GeneratedSequence
 from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
-from models.runtime.sequences import CompletionJob, Row
+from models.runtime.scheduler import Scheduler
 from models.runtime.state_cache import CHUNK, StateCache
 from models.text.vocabulary import Vocabulary
-from tests.models.runtime.asking import DEADLINE_S, Answer, Asked
+from tests.models.runtime.engine_calls import DEADLINE_S, Answer, StartedRequest
 
 VOCABULARY = Vocabulary("abcdefghij")
 ID_OF = {character: i for i, character in enumerate(VOCABULARY.characters, 1)}
@@ -69,19 +72,19 @@ class Choosing(Counting):
         self.read_slices.append(len(states))
         return states
 
-    def choose(self, logits: np.ndarray, sharpness: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        assert len(logits) == len(sharpness) == len(uniforms)
+    def choose(self, logits: np.ndarray, inverse_temperature: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        assert len(logits) == len(inverse_temperature) == len(uniforms)
         return logits.argmax(1).astype(np.int32)
 
     def generate(
-        self, ids: np.ndarray, state: np.ndarray, sharpness: np.ndarray, uniforms: np.ndarray
+        self, ids: np.ndarray, state: np.ndarray, inverse_temperature: np.ndarray, uniforms: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         chosen, every_logits = [], []
         for t in range(len(uniforms) + 1):
             logits, state = self.step(ids[None], state)
             every_logits.append(logits[0])
             if t < len(uniforms):
-                ids = self.choose(logits[0], sharpness, uniforms[t])
+                ids = self.choose(logits[0], inverse_temperature, uniforms[t])
                 chosen.append(ids)
         return np.array(chosen), np.array(every_logits), state
 
@@ -100,18 +103,20 @@ def expected(prompt: str, characters: int) -> str:
 class Bench:
     def __init__(self, kind: type[Counting] = Counting, *, max_waiting: int = 1000) -> None:
         self.network = kind()
-        self.batcher = Batcher(self.network, StateCache(1 << 20), max_waiting=max_waiting, name="counting")
+        self.scheduler = Scheduler(
+            self.network, StateCache(1 << 20), max_waiting=max_waiting, name="counting"
+        )
 
-    def ask(self, prompt: str, characters: int = 5, **options: object) -> "AskedJob":
-        asked = AskedJob()
+    def ask(self, prompt: str, characters: int = 5, **options: object) -> "AskedRequest":
+        asked = AskedRequest()
         request = CompletionRequest(prompt=prompt, max_characters=characters, **options)  # type: ignore[arg-type]
-        asked.job = CompletionJob(request, VOCABULARY, ID_OF, asked.arriving.put, seed=1)
-        self.batcher.submit(asked.job)
+        asked.request = GenerationRequest(request, VOCABULARY, ID_OF, asked.arriving.put, seed=1)
+        self.scheduler.submit(asked.request)
         return asked
 
 
-class AskedJob(Asked):
-    job: CompletionJob
+class AskedRequest(StartedRequest):
+    request: GenerationRequest
 
 
 def wait_until(condition: object, what: str) -> None:
@@ -127,7 +132,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     bench = Bench(request.param)
     yield bench
     bench.network.gate.set()
-    bench.batcher.close()
+    bench.scheduler.close()
 
 
 @settings(deadline=None, max_examples=80)
@@ -150,8 +155,8 @@ def test_every_request_gets_its_own_answer_in_any_company(
             assert answer.finished(index).reason == "length"
         assert answer.usage.completion_characters == n * characters
         assert one.arriving.empty(), "something came after Usage"
-    bench.batcher.close()
-    assert bench.batcher.active == bench.batcher.waiting == 0
+    bench.scheduler.close()
+    assert bench.scheduler.active == bench.scheduler.waiting == 0
 
 
 def test_requests_join_and_leave_between_steps(bench: Bench) -> None:
@@ -160,7 +165,7 @@ def test_requests_join_and_leave_between_steps(bench: Bench) -> None:
     short = bench.ask("abc", 3).answer()
     assert short.text() == expected("abc", 3)
     assert not any(isinstance(e, Finished) for e in long.events)
-    bench.batcher.cancel(long.job)
+    bench.scheduler.cancel(long.request)
     assert long.answer().finished().reason == "cancelled"
 
 
@@ -169,7 +174,7 @@ def test_long_prompt_does_not_block_others(bench: Bench) -> None:
     for _ in range(20):
         assert bench.ask("abc", 3).answer().text() == expected("abc", 3)
     assert long.arriving.empty(), "the others had to wait for the long prompt"
-    bench.batcher.cancel(long.job)
+    bench.scheduler.cancel(long.request)
     assert long.answer().finished().reason == "cancelled"
 
 
@@ -177,7 +182,7 @@ def test_long_prompt_is_read_while_others_generate(bench: Bench) -> None:
     endless = bench.ask("a", 10_000_000)
     endless.wait_for(Piece)
     assert bench.ask("abcdefghij" * 300, 1).answer().text() == expected("abcdefghij" * 300, 1)
-    bench.batcher.cancel(endless.job)
+    bench.scheduler.cancel(endless.request)
     endless.answer()
 
 
@@ -187,21 +192,21 @@ def test_cancellation_frees_the_slot_wherever_the_request_is(bench: Bench) -> No
     joining = bench.ask("b", 10_000_000, n=64)  # its rows find the batch full
     reading = bench.ask("abcdefghij" * 100_000, 5)
     others = [bench.ask("c", 10_000_000) for _ in range(100)]  # more than there are places
-    wait_until(lambda: bench.batcher.waiting > 0, "nobody had to wait")
+    wait_until(lambda: bench.scheduler.waiting > 0, "nobody had to wait")
     for asked in (*others, reading, joining, generating):
-        bench.batcher.cancel(asked.job)
+        bench.scheduler.cancel(asked.request)
     for asked in (*others, reading, joining, generating):
         answer = asked.answer()
         assert answer.finished().reason == "cancelled"
         assert isinstance(answer.events[-1], Usage)
-    assert bench.batcher.active == bench.batcher.waiting == 0
+    assert bench.scheduler.active == bench.scheduler.waiting == 0
     assert bench.ask("abc", 3).answer().text() == expected("abc", 3)
 
 
 def test_cancelled_request_gives_out_what_it_has(bench: Bench) -> None:
     asked = bench.ask("a", 10_000_000, stream=False)
-    wait_until(lambda: bench.batcher.counters["generated_characters"] > 10, "nothing was generated")
-    bench.batcher.cancel(asked.job)
+    wait_until(lambda: bench.scheduler.counters["generated_characters"] > 10, "nothing was generated")
+    bench.scheduler.cancel(asked.request)
     answer = asked.answer()
     assert answer.text() == expected("a", answer.finished().characters)
     assert answer.finished().characters > 10
@@ -228,14 +233,14 @@ def test_timeout_ends_a_request_that_still_waits(bench: Bench) -> None:
     late = bench.ask("b", 10_000_000, timeout_s=0.02).answer()  # a short one would not have to wait
     assert (late.text(), late.finished().reason) == ("", "timeout")
     for asked in endless:
-        bench.batcher.cancel(asked.job)
+        bench.scheduler.cancel(asked.request)
         asked.answer()
 
 
 def test_full_queue_is_busy_and_says_when_to_come_back() -> None:
     bench = Bench(max_waiting=3)
     bench.network.gate.clear()
-    accepted: list[AskedJob] = []
+    accepted: list[AskedRequest] = []
     with pytest.raises(Busy) as caught:
         while len(accepted) < 100:
             accepted += [bench.ask("abc")]
@@ -244,7 +249,7 @@ def test_full_queue_is_busy_and_says_when_to_come_back() -> None:
     bench.network.gate.set()
     assert [a.answer().text() for a in accepted] == [expected("abc", 5)] * len(accepted)
     assert bench.ask("abc").answer().text() == expected("abc", 5)
-    bench.batcher.close()
+    bench.scheduler.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -257,23 +262,23 @@ def test_failing_step_fails_its_requests_and_the_thread_survives(bench: Bench) -
         assert "broke" in str(failed.error)
     bench.network.failing = False
     assert bench.ask("abc").answer().text() == expected("abc", 5)
-    assert bench.batcher.counters["failures"] == 3
+    assert bench.scheduler.counters["failures"] == 3
 
 
 def test_requests_that_wait_for_a_place_are_taken_after_a_failing_step(bench: Bench) -> None:
     bench.network.failing = True
     bench.network.gate.clear()
-    failures = [bench.ask("abc") for _ in range(2 * JOBS + 3)]
+    failures = [bench.ask("abc") for _ in range(2 * MAX_RUNNING + 3)]
     bench.network.gate.set()
     for asked in failures:
         assert isinstance(asked.wait_for(Usage, Failed), Failed)
-    assert bench.batcher.waiting == 0
+    assert bench.scheduler.waiting == 0
 
 
-class CannotBeTold(CompletionJob):
+class CannotBeTold(GenerationRequest):
     """Raises also where it is told that it failed."""
 
-    def begin(self, logits: np.ndarray, state: np.ndarray) -> list[Row]:  # noqa: ARG002
+    def begin(self, logits: np.ndarray, state: np.ndarray) -> list[GeneratedSequence]:  # noqa: ARG002
         raise RuntimeError("the request broke")
 
     def fail(self, error: Exception) -> None:  # noqa: ARG002
@@ -287,7 +292,7 @@ def test_request_that_cannot_be_told_of_its_failure_takes_neither_the_others_nor
     neighbor.wait_for(Piece)
     request = CompletionRequest(prompt="b", max_characters=5)
     bench.network.gate.clear()
-    bench.batcher.submit(CannotBeTold(request, VOCABULARY, ID_OF, lambda _: None, seed=1))
+    bench.scheduler.submit(CannotBeTold(request, VOCABULARY, ID_OF, lambda _: None, seed=1))
     after = bench.ask("c", 10_000_000)
     bench.network.gate.set()
     for asked in (neighbor, after):
@@ -302,10 +307,10 @@ def test_listener_that_raises_ends_only_its_own_request(bench: Bench) -> None:
     neighbour = bench.ask("a", 10_000_000)
     neighbour.wait_for(Piece)
     request = CompletionRequest(prompt="b", max_characters=10_000_000)
-    bench.batcher.submit(CompletionJob(request, VOCABULARY, ID_OF, broken, seed=1))
-    wait_until(lambda: bench.batcher.counters["cancelled"] == 1, "the broken listener's request goes on")
-    assert bench.batcher.active == 1
-    bench.batcher.cancel(neighbour.job)
+    bench.scheduler.submit(GenerationRequest(request, VOCABULARY, ID_OF, broken, seed=1))
+    wait_until(lambda: bench.scheduler.counters["cancelled"] == 1, "the broken listener's request goes on")
+    assert bench.scheduler.active == 1
+    bench.scheduler.cancel(neighbour.request)
     answer = Answer(neighbour.answer().events)
     assert answer.text() == expected("a", answer.finished().characters)
 
@@ -313,9 +318,9 @@ def test_listener_that_raises_ends_only_its_own_request(bench: Bench) -> None:
 def test_same_prompt_again_costs_one_step(bench: Bench) -> None:
     prompt = "abcdefghij" * 20
     bench.ask(prompt, 1).answer()
-    read = bench.batcher.counters["read_characters"]
+    read = bench.scheduler.counters["read_characters"]
     assert bench.ask(prompt, 1).answer().usage.cached_characters == len(prompt) - 1
-    assert bench.batcher.counters["read_characters"] == read + 1
+    assert bench.scheduler.counters["read_characters"] == read + 1
 
 
 def test_lone_long_text_is_read_in_few_calls_and_kept_at_the_same_places() -> None:
@@ -328,21 +333,21 @@ def test_lone_long_text_is_read_in_few_calls_and_kept_at_the_same_places() -> No
     answer = bench.ask(edited, 5).answer()
     assert answer.text() == expected(edited, 5)
     assert answer.usage.cached_characters == 1000 // CHUNK * CHUNK
-    bench.batcher.close()
+    bench.scheduler.close()
 
 
 def test_who_comes_ends_the_reading_of_a_lone_text() -> None:
     bench = Bench(Choosing)
     bench.network.gate.clear()
     long = bench.ask("abcdefghij" * 10_000, 1)
-    wait_until(lambda: bench.batcher.active > 0, "nothing is read")
+    wait_until(lambda: bench.scheduler.active > 0, "nothing is read")
     short = bench.ask("abc", 3)
     bench.network.gate.set()
     assert short.answer().text() == expected("abc", 3)
     # What was begun was read to its end; the rest, hundreds of slices, had to wait.
     assert bench.network.read_slices[0] <= 2  # type: ignore[attr-defined]
     assert long.answer().text() == expected("abcdefghij" * 10_000, 1)
-    bench.batcher.close()
+    bench.scheduler.close()
 
 
 def test_lone_request_is_generated_in_few_calls_and_ends_where_it_should() -> None:
@@ -358,32 +363,31 @@ def test_lone_request_is_generated_in_few_calls_and_ends_where_it_should() -> No
         return found
 
     bench.network.generate = counted  # type: ignore[attr-defined]
-    bench.batcher._chooser = bench.network  # type: ignore[assignment]
     for options in ({}, {"stream": False}, {"logprobs": 1}, {"n": 2}):
         assert bench.ask("abc", 40, **options).answer().text() == free
     assert 0 < len(generations) < 4 * 20
     stopped = bench.ask("abc", 40, stop=(free[7:10],)).answer()
     assert (stopped.text(), stopped.finished().reason) == (free[: free.index(free[7:10])], "stop")
-    assert bench.batcher.active == 0
+    assert bench.scheduler.active == 0
     # With a filter every character is looked at here.
     before = len(generations)
     assert bench.ask("abc", 40, top_k=2, temperature=0.1).answer().text() == free
     assert len(generations) == before
-    bench.batcher.close()
+    bench.scheduler.close()
 
 
 def test_short_request_is_answered_while_long_ones_wait_in_hundreds(bench: Bench) -> None:
     long = [bench.ask("a", 10_000_000, n=10) for _ in range(300)]
     long[0].wait_for(Piece)
-    wait_until(lambda: bench.batcher.waiting == 300 - JOBS, "the long ones are not admitted")
+    wait_until(lambda: bench.scheduler.waiting == 300 - MAX_RUNNING, "the long ones are not admitted")
     bench.network.calls.clear()
     assert bench.ask("abc", 5).answer().text() == expected("abc", 5)
     assert len(bench.network.calls) < 1_000, "it had to wait"
     for asked in long:
-        bench.batcher.cancel(asked.job)
+        bench.scheduler.cancel(asked.request)
     for asked in long:
         assert asked.answer().finished(9).reason == "cancelled"
-    assert bench.batcher.active == bench.batcher.waiting == 0
+    assert bench.scheduler.active == bench.scheduler.waiting == 0
 
 
 def test_short_request_does_not_wait_for_one_that_fills_the_batch(bench: Bench) -> None:
@@ -392,7 +396,7 @@ def test_short_request_does_not_wait_for_one_that_fills_the_batch(bench: Bench) 
     bench.network.calls.clear()
     assert bench.ask("abc", 5).answer().text() == expected("abc", 5)
     assert len(bench.network.calls) < 1_000, "it had to wait"
-    bench.batcher.cancel(long.job)
+    bench.scheduler.cancel(long.request)
     long.answer()
 
 
@@ -403,10 +407,10 @@ def test_clients_share_the_batch_equally_however_much_each_asks_for(bench: Bench
     for index in range(32):
         assert modest.text(index) == expected("b", 1_000)
     # All of its rows were in the batch all the time: 1,000 steps, and some for reading.
-    since = [shape for shape in bench.network.calls if shape[1] >= ROWS]
+    since = [shape for shape in bench.network.calls if shape[1] >= MAX_BATCH]
     assert 900 < len(since) < 2_000
     for asked in greedy:
-        bench.batcher.cancel(asked.job)
+        bench.scheduler.cancel(asked.request)
     for asked in greedy:
         asked.answer()
 
@@ -426,14 +430,14 @@ def test_oldest_long_request_ends_while_shorter_ones_wait(bench: Bench) -> None:
     long = bench.ask("a", 1_200)
     others = [bench.ask("b", 500) for _ in range(400)]
     assert long.answer().text() == expected("a", 1_200)
-    assert bench.batcher.active + bench.batcher.waiting > 100, "it had to wait for all of them"
+    assert bench.scheduler.active + bench.scheduler.waiting > 100, "it had to wait for all of them"
     assert {asked.answer().text() for asked in others} == {expected("b", 500)}
 
 
 def test_waiting_long_requests_leave_room_for_short_ones_and_for_other_clients() -> None:
     bench = Bench(max_waiting=64)
     bench.network.gate.clear()
-    accepted: list[AskedJob] = []
+    accepted: list[AskedRequest] = []
 
     def fill(**options: object) -> int:
         before = len(accepted)
@@ -448,37 +452,37 @@ def test_waiting_long_requests_leave_room_for_short_ones_and_for_other_clients()
     assert fill(characters=10_000, client="another") == 4
     bench.network.gate.set()
     for asked in accepted:
-        bench.batcher.cancel(asked.job)
+        bench.scheduler.cancel(asked.request)
         asked.answer()
     assert bench.ask("abc").answer().text() == expected("abc", 5)
-    bench.batcher.close()
+    bench.scheduler.close()
 
 
 def test_paused_request_generates_nothing_and_goes_on_where_it_was(bench: Bench) -> None:
     asked = bench.ask("a", 2_000, n=2)
     asked.wait_for(Piece)
-    bench.batcher.pause(asked.job)
+    bench.scheduler.pause(asked.request)
     assert bench.ask("abc", 3).answer().text() == expected("abc", 3)  # by now it is paused
-    generated = bench.batcher.counters["generated_characters"]
+    generated = bench.scheduler.counters["generated_characters"]
     assert generated < 2 * 2_000
-    wait_until(lambda: bench.batcher.active == 2, "its rows are gone")
+    wait_until(lambda: bench.scheduler.active == 2, "its rows are gone")
     assert bench.ask("abc", 3).answer().text() == expected("abc", 3)
-    assert bench.batcher.counters["generated_characters"] == generated + 3
-    bench.batcher.resume(asked.job)
+    assert bench.scheduler.counters["generated_characters"] == generated + 3
+    bench.scheduler.resume(asked.request)
     answer = asked.answer()
     assert [answer.text(i) for i in range(2)] == [expected("a", 2_000)] * 2
 
 
 def test_paused_requests_take_no_places_and_end_in_time(bench: Bench) -> None:
-    paused = [bench.ask("a", 10_000_000, n=10) for _ in range(2 * JOBS)]
+    paused = [bench.ask("a", 10_000_000, n=10) for _ in range(2 * MAX_RUNNING)]
     for asked in paused:
-        bench.batcher.pause(asked.job)
-    later = bench.ask("b", 500, n=ROWS).answer()
+        bench.scheduler.pause(asked.request)
+    later = bench.ask("b", 500, n=MAX_BATCH).answer()
     assert later.text(0) == expected("b", 500)
     late = bench.ask("c", 10_000_000, timeout_s=0.05)
-    bench.batcher.pause(late.job)
+    bench.scheduler.pause(late.request)
     assert late.answer().finished().reason == "timeout"
     for asked in paused:
-        bench.batcher.cancel(asked.job)
+        bench.scheduler.cancel(asked.request)
         assert asked.answer().finished(9).reason == "cancelled"
-    assert bench.batcher.active == bench.batcher.waiting == 0
+    assert bench.scheduler.active == bench.scheduler.waiting == 0
