@@ -17,14 +17,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.errors import UnsupportedMedia
 from app.http.auth import stream_owner
 from app.http.dependencies import Services
 from app.http.errors import answer
 from app.http.event_streams import UNREAD_S
 from app.schemas.scores import StreamQuery
 from app.services.engines import Loaded
+from app.services.gunzip import Gunzip
 from app.services.score_stream import StreamScorer, json_line
-from app.services.uploads import Gunzip, UnsupportedMedia
 from models.errors import DomainError
 
 log = logging.getLogger("nextchar.api")
@@ -70,14 +71,14 @@ class ScoreStreamResponse(Response):
                 param="body",
             )
         services = self._services
-        loaded = await services.engines.take_async(self._model)
+        loaded = await services.engines.acquire_async(self._model)
         make = partial(
             StreamScorer, loaded, services.calibrations, self._query, self._check, is_json=self._is_json
         )
         try:
             self._scorer = await anyio.to_thread.run_sync(make, limiter=services.score_threads)
         except BaseException:
-            services.engines.give_back(loaded)
+            services.engines.release(loaded)
             raise
         self._loaded = loaded
 
@@ -108,7 +109,7 @@ class ScoreStreamResponse(Response):
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-            self._services.engines.give_back(self._loaded)
+            self._services.engines.release(self._loaded)
 
     async def _score_all(self, body: "BodyBuffer", send: Send) -> None:
         # Expected characters are a hundred times as long as the lines, so their batches are smaller.

@@ -5,14 +5,15 @@ from functools import partial
 
 from fastapi import APIRouter, Request
 
-from app.http.access import Reach, ReachDep
-from app.http.auth import check_scope
+from app.http.access import AccessDep
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
+from app.schemas.calibrations import CalibrateCreate, CalibrationBody
+from app.schemas.evaluations import EvaluateCreate, EvaluationBody
 from app.schemas.lists import Page
-from app.schemas.scores import CalibrateCreate, CalibrationBody, EvaluateCreate, EvaluationBody
+from app.services.access import Access
 from app.services.calibration import calibrate, lines_of
 from app.services.evaluation import evaluate, reads_training_text
 from app.services.limited_work import Check
@@ -27,14 +28,14 @@ router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=Document
     responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503, 507),
 )
 async def make_calibration(
-    services: ServicesDep, reach: ReachDep, request: Request, model: str, body: CalibrateCreate
+    services: ServicesDep, access: AccessDep, request: Request, model: str, body: CalibrateCreate
 ) -> CalibrationBody:
     """Make a calibration from normal lines; one of the same name is replaced.
 
     This takes up to some minutes. Few run at a time; if too many are waiting, the answer is 429.
     """
     return await cancel_on_disconnect(
-        request, services.calibrating.run(partial(_make, services, reach, model, body))
+        request, services.calibrating.run(partial(_make, services, access, model, body))
     )
 
 
@@ -61,27 +62,26 @@ def delete_calibration(services: ServicesDep, model: str, name: str) -> None:
 
 @router.post("/{model}/evaluate", responses=error_responses(400, 404, 413, 415, 422, 429, 503))
 async def evaluate_model(
-    services: ServicesDep, reach: ReachDep, request: Request, model: str, body: EvaluateCreate
+    services: ServicesDep, access: AccessDep, request: Request, model: str, body: EvaluateCreate
 ) -> EvaluationBody:
     """Evaluate the model's scores on labeled lines, compared with simple baselines."""
     if reads_training_text(body):
-        check_scope(
-            request,
+        access.check_scope(
             "read",
             "train",
             why="this split compares the lines with the model's training text; use the split chronological or"
             " random to use only the lines sent",
         )
-    work = partial(_evaluate, services, reach, model, body)
+    work = partial(_evaluate, services, access, model, body)
     return await cancel_on_disconnect(request, services.evaluating.run(work))
 
 
 def _make(
-    services: Services, reach: Reach, model: str, body: CalibrateCreate, check: Check
+    services: Services, access: Access, model: str, body: CalibrateCreate, check: Check
 ) -> CalibrationBody:
     with services.engines.use(model) as loaded:
         if body.corpus is not None:
-            corpus = reach.corpus(body.corpus)
+            corpus = access.get_corpus(body.corpus)
             lines: Iterable[str] = lines_of(services.corpora.pieces(corpus.id, loaded.vocabulary.alphabet))
             characters, source = corpus.characters, f"corpus {corpus.id}"
         else:
@@ -96,7 +96,7 @@ def _make(
 
 
 def _evaluate(
-    services: Services, reach: Reach, model: str, body: EvaluateCreate, check: Check
+    services: Services, access: Access, model: str, body: EvaluateCreate, check: Check
 ) -> EvaluationBody:
     with services.engines.use(model) as loaded:
         return evaluate(
@@ -105,5 +105,5 @@ def _evaluate(
             check,
             calibrations=services.calibrations,
             corpora=services.corpora,
-            may_read=reach.has_corpus,
+            may_read=access.has_corpus,
         )

@@ -18,6 +18,7 @@ from app.http.dependencies import Services, ServicesDep
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
 from app.http.line_streams import LINE_TYPES, ScoreStreamResponse, is_streamed
+from app.http.middleware import BodyRule
 from app.schemas.scores import (
     EXAMPLE_STREAM,
     LineScore,
@@ -35,6 +36,8 @@ from models.runtime.session import no_check
 from store.streams import StreamLock
 
 router = APIRouter(prefix="/v1/models", tags=["inference"])
+
+BODY_RULE = BodyRule(r"/v1/models/[^/]+/score", is_endless=True, applies=is_streamed)
 
 _MAX_SHORT_CHARACTERS = 2_000
 """Requests of up to this many characters, read side by side, do not wait for longer ones."""
@@ -70,7 +73,7 @@ class _StreamedRoute(DocumentRoute):
 )
 async def score(services: ServicesDep, request: Request, model: str, body: ScoreCreate) -> Response:
     """Get the surprisal in bits of each character of a text or of lines, and which lines are anomalous."""
-    loaded = await services.engines.take_async(model)
+    loaded = await services.engines.acquire_async(model)
     try:
         if _is_short(body) and not body.stream_id:
             short = partial(_score, services, loaded, body)
@@ -78,7 +81,7 @@ async def score(services: ServicesDep, request: Request, model: str, body: Score
         else:
             content = await cancel_on_disconnect(request, _score_long(services, request, loaded, body))
     finally:
-        services.engines.give_back(loaded)
+        services.engines.release(loaded)
     return Response(content, media_type="application/json")
 
 
@@ -139,11 +142,8 @@ def _score_in_thread(
     turn: StreamLock | None = None,
 ) -> bytes:
     """Score with a hold on the model of this thread's own: the request may end first."""
-    held = services.engines.hold_again(loaded)
-    try:
-        return _score(services, held, body, check=check, turn=turn)
-    finally:
-        services.engines.give_back(held)
+    with services.engines.use_again(loaded) as own:
+        return _score(services, own, body, check=check, turn=turn)
 
 
 def _score(

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.schemas.scores import (
+from app.schemas.evaluations import (
     EvaluateCreate,
     EvaluationBody,
     FlaggedBody,
@@ -40,7 +40,7 @@ Flags = NDArray[np.bool_]
 @dataclass(frozen=True)
 class _Split:
     name: Literal["none", "chronological", "random"]
-    test: NDArray[np.intp]  # indices of the lines to be judged
+    test: NDArray[np.intp]  # indices of the test lines
     train: list[str]  # normal lines, masked
     calibration: StoredCalibration
 
@@ -174,15 +174,15 @@ def _training_lines(
         return None
     held_out = card.training.validation_fraction
     recent = deque[str]()  # the last pieces of the text
-    kept = total = 0
+    size = total = 0
     try:
         for piece in corpora.pieces(card.corpus, card.alphabet):
             check()
             recent.append(piece)
             total += len(piece)
-            kept += len(piece)
-            while kept - len(recent[0]) > _MAX_TRAINING_CHARACTERS + total * held_out:
-                kept -= len(recent.popleft())
+            size += len(piece)
+            while size - len(recent[0]) > _MAX_TRAINING_CHARACTERS + total * held_out:
+                size -= len(recent.popleft())
     except NotFound:
         return None
     trained = "".join(recent)[: -max(1, round(total * held_out))][-_MAX_TRAINING_CHARACTERS:]
@@ -216,10 +216,10 @@ def _quality(scores: NDArray[np.float64], anomalous: Flags) -> QualityBody:
 
 
 def _leaks(train: set[str], test: Sequence[str], anomalous: Flags) -> LeaksBody:
-    seen = np.array([line in train for line in test])
+    in_train = np.array([line in train for line in test])
     return LeaksBody(
-        normal=int((seen & ~anomalous).sum()),
-        anomalous=int((seen & anomalous).sum()),
+        normal=int((in_train & ~anomalous).sum()),
+        anomalous=int((in_train & anomalous).sum()),
         distinct=len({line for line in test if line in train}),
     )
 

@@ -11,17 +11,18 @@ from functools import cached_property
 
 import numpy as np
 
-from app.schemas.scores import BucketBody, CalibrationBody, Detail, LineScore, Span, StreamBody
-from app.services.completion import MAX_LOGPROBS
+from app.schemas.calibrations import BucketBody, CalibrationBody
+from app.schemas.scores import Detail, LineScore, Span, StreamBody
+from app.services.completion_requests import MAX_LOGPROBS
 from app.services.engines import Loaded
 from app.services.limited_work import Check
 from models.anomaly.aggregate import peak_bits
 from models.anomaly.calibration import rounded_up
 from models.anomaly.drift import UNUSUAL
 from models.anomaly.dynamic_evaluation import StreamPosition
-from models.anomaly.explanation import Span as MaskedSpan
-from models.anomaly.explanation import highest_window, threshold_spans
 from models.anomaly.scorer import ReadPrecision, ScoredLine
+from models.anomaly.spans import Span as MaskedSpan
+from models.anomaly.spans import highest_window, threshold_spans
 from models.errors import InvalidInput
 from models.runtime.session import no_check
 from models.text.vocabulary import UNKNOWN_ID
@@ -53,7 +54,7 @@ class ScoreOptions:
     false_alarms: float | None = None
     fast: bool = False  # read in int8 if the model has it
     adapt: bool = False  # learn from a stream while reading it
-    explain: bool = True  # tell the causes of surprisal in flagged lines from its consequences
+    explain: bool = True  # locate the causes of surprisal in flagged lines
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Literal
 
 from models.anomaly import ngram_surprisal
 from models.anomaly.dynamic_evaluation import MAX_WEIGHTS, StreamPosition, read_adapting
-from models.anomaly.explanation import Span, explain
+from models.anomaly.explanation import explain
 from models.anomaly.precision import higher
+from models.anomaly.spans import Span
 from models.errors import InvalidInput
 from models.runtime.engine import Engine
 from models.runtime.session import Check, CheckedNetwork, no_check

@@ -18,10 +18,10 @@ As many again may run of short requests, and of clients that have less than thei
 """
 
 LONG_SHARE = 0.75
-"""The share of the waiting places that long requests may take, so that short ones still find room."""
+"""The share of `max_waiting` that long requests may take, so that there is room for short ones."""
 
 CLIENT_SHARE = 1 / 16
-"""The share of the waiting places that each client has for itself when all are taken."""
+"""Clients with less than this share of `max_waiting` waiting are accepted until twice as many wait in all."""
 
 
 class Inbox:
@@ -81,21 +81,21 @@ class Backlog:
         return own < CLIENT_SHARE * self._max_waiting and self.waiting < 2 * self._max_waiting
 
     def admit(self, running: Collection[ScheduledRequest]) -> list[ScheduledRequest]:
-        """Remove and return the requests that may start, beside those that are running."""
-        places = Counter(request.client for request in running if not request.is_paused)
-        taken = places.total()
-        if taken + len(self.requests) <= MAX_RUNNING:
+        """Remove and return the requests that may start in addition to those that are running."""
+        running_of = Counter(request.client for request in running if not request.is_paused)
+        count = running_of.total()
+        if count + len(self.requests) <= MAX_RUNNING:
             admitted = self.requests[:]
         else:
-            share = MAX_RUNNING // len(places.keys() | {request.client for request in self.requests})
+            share = MAX_RUNNING // len(running_of.keys() | {request.client for request in self.requests})
             admitted = []
             for request in fair_order(self.requests, lambda request: request):
                 is_short = request.max_new_characters <= MAX_SHORT_CHARACTERS
-                has_priority = is_short or places[request.client] < max(1, share)
-                if taken < MAX_RUNNING or (taken < 2 * MAX_RUNNING and has_priority):
+                has_priority = is_short or running_of[request.client] < max(1, share)
+                if count < MAX_RUNNING or (count < 2 * MAX_RUNNING and has_priority):
                     admitted.append(request)
-                    places[request.client] += 1
-                    taken += 1
+                    running_of[request.client] += 1
+                    count += 1
         for request in admitted:
             self.remove(request)
         return admitted

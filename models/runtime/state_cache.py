@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 CHUNK = 64
 STRIDE = 64 * CHUNK
 OVERHEAD_BYTES = 700
-"""Approximate cost of a node beside its state and its text: objects, dictionaries, the LRU list."""
+"""Approximate cost of a node in addition to its state and text: objects, dictionaries, the LRU list."""
 
 State = NDArray[np.float32]  # (S,)
 

@@ -74,7 +74,7 @@ def line_surprisal(
 ) -> list[LineSurprisal]:
     """Return the surprisal of each NFC line, read by itself after `context`.
 
-    The state is zero before `context`; an empty context stands for a newline. An unknown character costs
+    The state is zero before `context`; an empty context means a newline. An unknown character costs
     `unknown_bits` and is read as id 0. With `with_end` the newline after each line is read too. The figures
     of a line do not depend on the other lines or their order.
     """

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.anomaly.dynamic_evaluation import StreamPosition
-from models.anomaly.explanation import Span
 from models.anomaly.scorer import Scorer
+from models.anomaly.spans import Span
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import Busy
 from models.runtime.requests import (
@@ -34,7 +34,7 @@ from store.models import Models
 CHARACTERS = "\n abcdefghijklmnopqrstuvwxyz"
 
 UTF8 = "ä→".encode().decode("latin-1")
-"""What a model of bytes goes on with: two bytes, then three."""
+"""What a model of bytes generates: characters of two and three bytes."""
 
 FULL = "z full"
 BROKEN = "z broken"
@@ -91,11 +91,9 @@ class FakeTicket:
 
 
 class FakeEngine:
-    """Goes on with a, b, c, …; is surprised by one bit a known character and eight an unknown one.
+    """Generates a, b, c, …, or UTF8 for a model of bytes; known characters have one bit, unknown ones eight.
 
-    A model of bytes goes on with those of UTF8.
-    The prompt FULL finds every slot taken, BROKEN breaks after one piece, ENDLESS gives no answer
-    until it is cancelled.
+    The prompt FULL is Busy, BROKEN fails after one piece, and ENDLESS gets no answer until it is cancelled.
     """
 
     has_fast = True
@@ -107,7 +105,7 @@ class FakeEngine:
         self.closed = threading.Event()
         self.is_reading_slowly = threading.Event()
         self.slow_readers = 0
-        self._lock = threading.Lock()  # guards it
+        self._lock = threading.Lock()  # guards slow_readers
 
     def complete(self, request: CompletionRequest, on_event: OnEvent) -> FakeTicket:
         """Answer from another thread, as a real engine does."""

@@ -6,7 +6,7 @@ import pytest
 from starlette.types import Message
 
 from app.http.line_streams import BodyBuffer
-from app.services.uploads import Gunzip
+from app.services.gunzip import Gunzip
 
 
 def test_empty_members_of_gzip_do_not_block_the_event_loop() -> None:

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.services.completion import MAX_UNREAD_EVENTS, Completing, prepare
+from app.services.completion import MAX_UNREAD_EVENTS, RunningCompletion
 from app.services.engines import Engines, Loaded
+from app.services.prompts import prepare
 from app.settings import ApiSettings
 from models.anomaly.scorer import Scorer
 from models.runtime.engine import Engine
@@ -27,8 +28,8 @@ from models.text.vocabulary import Vocabulary, normalize
 from store.blobs import open_blobs
 from store.models import Models
 from tests.app.service import error_of, read_stream, serving_real, until
-from tests.models.runtime.engine_calls import Answer
-from tests.models.runtime.engine_calls import complete as complete_in_process
+from tests.models.runtime.asking import Answer
+from tests.models.runtime.asking import complete as complete_in_process
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
 COMPLETE = "/v1/models/random/complete"
@@ -307,7 +308,6 @@ def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
         engine.weight_bytes,
         engine.saved,
         Scorer(engine, Masks(())),
-        holders=2,
     )
     request = CompletionRequest(prompt="abc", max_characters=5_000, n=4, seed=1)
 
@@ -316,7 +316,7 @@ def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
 
     async def read_late() -> list[Event]:
         engines = Engines(Models(open_blobs("memory:///")), lambda _: engine, limit_bytes=1 << 30)
-        with Completing(engines, loaded, request, []) as completing:
+        with RunningCompletion(engines, loaded, request, []) as running:
             until(lambda: generated() > MAX_UNREAD_EVENTS)
             # As soon as others are answered, it stands still.
             for _ in range(3):
@@ -324,7 +324,7 @@ def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
             before = generated()
             await asyncio.to_thread(complete_in_process, engine, "abc", max_characters=10)
             assert generated() == before + 10 < 20_000
-            return [event async for event in completing.events()]
+            return [event async for event in running.events()]
 
     events = asyncio.run(read_late())
     alone = complete_in_process(engine, "abc", max_characters=5_000, n=4, seed=1)

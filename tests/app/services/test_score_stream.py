@@ -60,8 +60,8 @@ def test_stream_and_json_give_a_line_the_same_score(service: Service) -> None:
     whole = service.http.post(SCORE, json=body).json()["lines"]
     found = scored(service, "\n".join(lines).encode() + b"\n", detail="character", explain=True)
     for one, other in zip(found, whole, strict=False):
-        told = {name: value for name, value in other.items() if value is not None}
-        assert {name: one[name] for name in told} == told
+        fields = {name: value for name, value in other.items() if value is not None}
+        assert {name: one[name] for name in fields} == fields
 
 
 def test_only_anomalous_returns_anomalous_lines_only(service: Service) -> None:
@@ -216,7 +216,7 @@ def test_stream_without_redis_ends_with_queue_unavailable(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin(*_: object, **__: object) -> None:
-        raise redis.ConnectionError("nobody there")
+        raise redis.ConnectionError("connection refused")
 
     monkeypatch.setattr(Streams, "begin", begin)
     *_, error, _ = stream(service, b"ab\n", context="stream", stream_id="s")

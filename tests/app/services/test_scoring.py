@@ -29,19 +29,19 @@ def test_largest_answer_of_expected_characters_needs_little_memory(loaded: Loade
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(written) > 10_000_000 and peak_bytes < 6 * len(written)
-    told = json.loads(written)
-    assert len(told) == len(text) and {len(place) for place in told} == {20}
+    expected = json.loads(written)
+    assert len(expected) == len(text) and {len(position) for position in expected} == {20}
 
 
 def test_expected_characters_are_those_of_the_engine(loaded: Loaded) -> None:
     scorer = CalibratedScorer(loaded, None, ScoreOptions("character", expected=3))
     [line] = scorer.read(["ab 123 é#"])
-    told = json.loads(scorer.expected_json(line))
+    expected = json.loads(scorer.expected_json(line))
     described = loaded.engine.text_logprobs(line.masked.text, top=3)
-    assert [told[line.masked.origin(place)] for place in range(len(described))] == [
+    assert [expected[line.masked.origin(position)] for position in range(len(described))] == [
         [{"character": c, "probability": round(float(np.exp(p)), 6)} for c, p in one.top] for one in described
     ]
-    assert told[4:6] == [[], []]  # the rest of the masked part
+    assert expected[4:6] == [[], []]  # the rest of the masked part
 
 
 def test_cancelled_work_ends_at_the_next_step(loaded: Loaded) -> None:

@@ -20,7 +20,7 @@ def network() -> Network:
     return Network(saved_model().file("model.onnx"))
 
 
-def test_a_stream_that_repeats_itself_becomes_expected(network: Network) -> None:
+def test_repeated_lines_become_expected(network: Network) -> None:
     lines = ["the fox jumps"] * 60
     plain, _ = stream_surprisal(network, VOCABULARY, lines, None)
     adapted, position = read_adapting(network, VOCABULARY, lines, StreamPosition(), units=UNITS)
@@ -28,16 +28,16 @@ def test_a_stream_that_repeats_itself_becomes_expected(network: Network) -> None
     assert position.delta.shape == (UNITS, len(CHARACTERS))
 
 
-def test_first_character_is_read_as_without_adapting(network: Network) -> None:
+def test_first_character_has_the_same_bits_as_without_adapting(network: Network) -> None:
     plain, state = stream_surprisal(network, VOCABULARY, ["abc#"], None)
     adapted, position = read_adapting(network, VOCABULARY, ["abc#"], StreamPosition(), units=UNITS)
     assert adapted[0].bits[0] == pytest.approx(plain[0].bits[0], abs=1e-4)
     assert adapted[0].entropy[0] == pytest.approx(plain[0].entropy[0], abs=1e-4)
-    assert adapted[0].bits[3] == plain[0].bits[3]  # an unknown character costs what it costs
+    assert adapted[0].bits[3] == plain[0].bits[3]  # of an unknown character
     np.testing.assert_allclose(position.state, state, atol=1e-5)
 
 
-def test_going_on_equals_one_call(network: Network) -> None:
+def test_several_calls_equal_one_call(network: Network) -> None:
     lines = ["ab", "", "the fox", "ab"]
     whole, last = read_adapting(network, VOCABULARY, lines, StreamPosition(), units=UNITS)
     first, position = read_adapting(network, VOCABULARY, lines[:2], StreamPosition(), units=UNITS)
@@ -48,7 +48,7 @@ def test_going_on_equals_one_call(network: Network) -> None:
     np.testing.assert_allclose(last.delta, again.delta, atol=1e-5)
 
 
-def test_what_is_learned_is_bounded(network: Network) -> None:
+def test_norm_of_the_delta_is_bounded(network: Network) -> None:
     _, position = read_adapting(network, VOCABULARY, ["zq" * 800], StreamPosition(), units=UNITS)
     longest_step = RATE * np.sqrt(UNITS) * np.sqrt(2)
     assert np.linalg.norm(position.delta) < longest_step / DECAY

@@ -6,7 +6,7 @@ from models.anomaly.metrics import FALSE_ALARMS, auroc, average_precision, detec
 
 
 @pytest.mark.parametrize("ties", [True, False])
-def test_figures_agree_with_scikit_learn(ties: bool) -> None:
+def test_metrics_agree_with_scikit_learn(ties: bool) -> None:
     random = np.random.default_rng(0)
     anomalous = random.random(500) < 0.1
     scores = random.normal(0, 1, 500) + 1.5 * anomalous
@@ -27,7 +27,7 @@ def test_perfect_and_useless_scores() -> None:
     assert (same.auroc, same.average_precision, same.recall) == (0.5, 0.2, (0.0, 0.0, 0.0))
 
 
-def test_roc_goes_from_corner_to_corner_and_is_short() -> None:
+def test_roc_runs_from_corner_to_corner_with_few_points() -> None:
     random = np.random.default_rng(0)
     anomalous = random.random(5000) < 0.5
     points = roc(random.normal(0, 1, 5000) + anomalous, anomalous)

@@ -114,7 +114,7 @@ def test_an_unknown_character_counts_for_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_parameters_that_are_told_are_those_that_are_trained(name: str) -> None:
+def test_the_parameter_count_is_that_of_the_built_network(name: str) -> None:
     network = perturbed(small(name))
     assert count_parameters(network.config, V) == sum(v.numpy().size for v in network.variables) + _moments(
         network

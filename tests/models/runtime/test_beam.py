@@ -39,7 +39,7 @@ def test_beam_is_at_least_as_likely_as_greedy(engine: Engine) -> None:
         assert beam.finished().bits <= greedy.finished().bits + 1e-4
 
 
-def test_hypotheses_end_each_by_itself(engine: Engine) -> None:
+def test_each_hypothesis_finishes_by_itself(engine: Engine) -> None:
     answer = complete(engine, "ab", beam=8, n=8, max_characters=12, until="line", length_penalty=0)
     for i in range(8):
         finished = answer.finished(i)
@@ -49,7 +49,7 @@ def test_hypotheses_end_each_by_itself(engine: Engine) -> None:
     assert "line" in {answer.finished(i).reason for i in range(8)}
 
 
-def test_length_penalty_favours_longer_texts(engine: Engine) -> None:
+def test_length_penalty_favors_longer_texts(engine: Engine) -> None:
     lengths = [
         complete(engine, "ab", beam=16, max_characters=12, until="line", length_penalty=p)
         .finished()
@@ -59,14 +59,14 @@ def test_length_penalty_favours_longer_texts(engine: Engine) -> None:
     assert lengths[0] < lengths[1]
 
 
-def test_beam_obeys_its_deadline_with_the_best_so_far(engine: Engine) -> None:
+def test_beam_returns_the_best_so_far_at_its_deadline(engine: Engine) -> None:
     answer = complete(engine, "ab", beam=64, max_characters=1_000_000, timeout_s=0.05)
     assert answer.finished().reason == "timeout"
     assert answer.text()
 
 
 def test_beam_can_be_cancelled(engine: Engine) -> None:
-    asked = start(engine, "ab", beam=64, max_characters=1_000_000)
-    assert asked.ticket is not None
-    asked.ticket.cancel()
-    assert asked.answer().finished().reason == "cancelled"
+    started = start(engine, "ab", beam=64, max_characters=1_000_000)
+    assert started.ticket is not None
+    started.ticket.cancel()
+    assert started.answer().finished().reason == "cancelled"

@@ -26,7 +26,7 @@ ID_OF = {character: i for i, character in enumerate(VOCABULARY.characters, 1)}
 
 @dataclass
 class Counting:
-    """A network whose answer is obvious: the next letter after the sum of all read so far, as ids.
+    """A network with an obvious answer: the next letter is the sum of all ids read so far.
 
     The state is that sum. A closed `gate` stops it before its next step; `failing` lets steps fail.
     """
@@ -53,8 +53,8 @@ class Counting:
         return logits, (sums[-1:].T % 10).astype(np.float32)
 
 
-class Choosing(Counting):
-    """The same, and it chooses by itself, and reads slice after slice: `read_slices` of each call."""
+class Generating(Counting):
+    """The same as a GeneratingNetwork; `read_slices` counts the slices of each call of `read`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,7 +89,7 @@ class Choosing(Counting):
         return np.array(chosen), np.array(every_logits), state
 
 
-NETWORKS = [Counting, Choosing]
+NETWORKS = [Counting, Generating]
 
 
 def expected(prompt: str, characters: int) -> str:
@@ -107,15 +107,15 @@ class Bench:
             self.network, StateCache(1 << 20), max_waiting=max_waiting, name="counting"
         )
 
-    def ask(self, prompt: str, characters: int = 5, **options: object) -> "AskedRequest":
-        asked = AskedRequest()
+    def start(self, prompt: str, characters: int = 5, **options: object) -> "BenchRequest":
+        started = BenchRequest()
         request = CompletionRequest(prompt=prompt, max_characters=characters, **options)  # type: ignore[arg-type]
-        asked.request = GenerationRequest(request, VOCABULARY, ID_OF, asked.arriving.put, seed=1)
-        self.scheduler.submit(asked.request)
-        return asked
+        started.request = GenerationRequest(request, VOCABULARY, ID_OF, started.arriving.put, seed=1)
+        self.scheduler.submit(started.request)
+        return started
 
 
-class AskedRequest(StartedRequest):
+class BenchRequest(StartedRequest):
     request: GenerationRequest
 
 
@@ -143,11 +143,11 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
         max_size=30,
     ),
 )
-def test_every_request_gets_its_own_answer_in_any_company(
-    kind: type[Counting], asked: list[tuple[str, int, int]]
+def test_every_request_gets_its_own_answer_in_any_batch(
+    kind: type[Counting], requests: list[tuple[str, int, int]]
 ) -> None:
     bench = Bench(kind)
-    waiting = [(p, c, n, bench.ask(p, c, n=n)) for p, c, n in asked]
+    waiting = [(p, c, n, bench.start(p, c, n=n)) for p, c, n in requests]
     for prompt, characters, n, one in waiting:
         answer = one.answer()
         for index in range(n):
@@ -160,9 +160,9 @@ def test_every_request_gets_its_own_answer_in_any_company(
 
 
 def test_requests_join_and_leave_between_steps(bench: Bench) -> None:
-    long = bench.ask("a", 100_000)
+    long = bench.start("a", 100_000)
     long.wait_for(Piece)
-    short = bench.ask("abc", 3).answer()
+    short = bench.start("abc", 3).answer()
     assert short.text() == expected("abc", 3)
     assert not any(isinstance(e, Finished) for e in long.events)
     bench.scheduler.cancel(long.request)
@@ -170,189 +170,192 @@ def test_requests_join_and_leave_between_steps(bench: Bench) -> None:
 
 
 def test_long_prompt_does_not_block_others(bench: Bench) -> None:
-    long = bench.ask("abcdefghij" * 200_000, 1)
+    long = bench.start("abcdefghij" * 200_000, 1)
     for _ in range(20):
-        assert bench.ask("abc", 3).answer().text() == expected("abc", 3)
+        assert bench.start("abc", 3).answer().text() == expected("abc", 3)
     assert long.arriving.empty(), "the others had to wait for the long prompt"
     bench.scheduler.cancel(long.request)
     assert long.answer().finished().reason == "cancelled"
 
 
-def test_long_prompt_is_read_while_others_generate(bench: Bench) -> None:
-    endless = bench.ask("a", 10_000_000)
+def test_long_prompt_is_read_while_others_decode(bench: Bench) -> None:
+    endless = bench.start("a", 10_000_000)
     endless.wait_for(Piece)
-    assert bench.ask("abcdefghij" * 300, 1).answer().text() == expected("abcdefghij" * 300, 1)
+    assert bench.start("abcdefghij" * 300, 1).answer().text() == expected("abcdefghij" * 300, 1)
     bench.scheduler.cancel(endless.request)
     endless.answer()
 
 
-def test_cancellation_frees_the_slot_wherever_the_request_is(bench: Bench) -> None:
-    generating = bench.ask("a", 10_000_000, n=64)
+def test_cancellation_frees_the_slot_in_every_stage(bench: Bench) -> None:
+    generating = bench.start("a", 10_000_000, n=64)
     generating.wait_for(Piece)
-    joining = bench.ask("b", 10_000_000, n=64)  # its rows find the batch full
-    reading = bench.ask("abcdefghij" * 100_000, 5)
-    others = [bench.ask("c", 10_000_000) for _ in range(100)]  # more than there are places
-    wait_until(lambda: bench.scheduler.waiting > 0, "nobody had to wait")
-    for asked in (*others, reading, joining, generating):
-        bench.scheduler.cancel(asked.request)
-    for asked in (*others, reading, joining, generating):
-        answer = asked.answer()
+    joining = bench.start("b", 10_000_000, n=64)  # its sequences find the batch full
+    reading = bench.start("abcdefghij" * 100_000, 5)
+    others = [bench.start("c", 10_000_000) for _ in range(100)]  # more than can run
+    wait_until(lambda: bench.scheduler.waiting > 0, "no request is waiting")
+    for started in (*others, reading, joining, generating):
+        bench.scheduler.cancel(started.request)
+    for started in (*others, reading, joining, generating):
+        answer = started.answer()
         assert answer.finished().reason == "cancelled"
         assert isinstance(answer.events[-1], Usage)
     assert bench.scheduler.active == bench.scheduler.waiting == 0
-    assert bench.ask("abc", 3).answer().text() == expected("abc", 3)
+    assert bench.start("abc", 3).answer().text() == expected("abc", 3)
 
 
-def test_cancelled_request_gives_out_what_it_has(bench: Bench) -> None:
-    asked = bench.ask("a", 10_000_000, stream=False)
+def test_cancelled_request_sends_the_text_it_has(bench: Bench) -> None:
+    started = bench.start("a", 10_000_000, stream=False)
     wait_until(lambda: bench.scheduler.counters["generated_characters"] > 10, "nothing was generated")
-    bench.scheduler.cancel(asked.request)
-    answer = asked.answer()
+    bench.scheduler.cancel(started.request)
+    answer = started.answer()
     assert answer.text() == expected("a", answer.finished().characters)
     assert answer.finished().characters > 10
     assert answer.usage.completion_characters == answer.finished().characters
 
 
 def test_timeout_gives_a_partial_answer(bench: Bench) -> None:
-    answer = bench.ask("a", 10_000_000, timeout_s=0.05, n=2).answer()
+    answer = bench.start("a", 10_000_000, timeout_s=0.05, n=2).answer()
     for index in range(2):
         assert answer.finished(index).reason == "timeout"
         assert answer.text(index) == expected("a", answer.finished(index).characters)
     assert answer.finished().characters > 0
 
 
-def test_deadline_shorter_than_a_step_gives_an_empty_answer_that_says_so(bench: Bench) -> None:
-    answer = bench.ask("a", 5, timeout_s=0.0).answer()
+def test_deadline_shorter_than_a_step_gives_an_empty_answer_with_reason_timeout(bench: Bench) -> None:
+    answer = bench.start("a", 5, timeout_s=0.0).answer()
     assert (answer.text(), answer.finished().reason) == ("", "timeout")
 
 
-def test_timeout_ends_a_request_that_still_waits(bench: Bench) -> None:
-    endless = [bench.ask("a", 10_000_000) for _ in range(64)]
-    for asked in endless:
-        asked.wait_for(Piece)
-    late = bench.ask("b", 10_000_000, timeout_s=0.02).answer()  # a short one would not have to wait
+def test_timeout_ends_a_waiting_request(bench: Bench) -> None:
+    endless = [bench.start("a", 10_000_000) for _ in range(64)]
+    for started in endless:
+        started.wait_for(Piece)
+    late = bench.start("b", 10_000_000, timeout_s=0.02).answer()  # a short one would not have to wait
     assert (late.text(), late.finished().reason) == ("", "timeout")
-    for asked in endless:
-        bench.scheduler.cancel(asked.request)
-        asked.answer()
+    for started in endless:
+        bench.scheduler.cancel(started.request)
+        started.answer()
 
 
-def test_full_queue_is_busy_and_says_when_to_come_back() -> None:
+def test_full_queue_is_busy_with_a_retry_after() -> None:
     bench = Bench(max_waiting=3)
     bench.network.gate.clear()
-    accepted: list[AskedRequest] = []
+    accepted: list[BenchRequest] = []
     with pytest.raises(Busy) as caught:
         while len(accepted) < 100:
-            accepted += [bench.ask("abc")]
+            accepted += [bench.start("abc")]
     assert 0.1 <= caught.value.retry_after_s <= 30
     assert len(accepted) >= 3
     bench.network.gate.set()
     assert [a.answer().text() for a in accepted] == [expected("abc", 5)] * len(accepted)
-    assert bench.ask("abc").answer().text() == expected("abc", 5)
+    assert bench.start("abc").answer().text() == expected("abc", 5)
     bench.scheduler.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_failing_step_fails_its_requests_and_the_thread_survives(bench: Bench) -> None:
     bench.network.failing = True
-    failures = [bench.ask("abc") for _ in range(3)]
-    for asked in failures:
-        failed = asked.wait_for(Usage, Failed)
+    failures = [bench.start("abc") for _ in range(3)]
+    for started in failures:
+        failed = started.wait_for(Usage, Failed)
         assert isinstance(failed, Failed)
         assert "broke" in str(failed.error)
     bench.network.failing = False
-    assert bench.ask("abc").answer().text() == expected("abc", 5)
+    assert bench.start("abc").answer().text() == expected("abc", 5)
     assert bench.scheduler.counters["failures"] == 3
 
 
-def test_requests_that_wait_for_a_place_are_taken_after_a_failing_step(bench: Bench) -> None:
+def test_waiting_requests_are_admitted_after_a_failing_step(bench: Bench) -> None:
     bench.network.failing = True
     bench.network.gate.clear()
-    failures = [bench.ask("abc") for _ in range(2 * MAX_RUNNING + 3)]
+    failures = [bench.start("abc") for _ in range(2 * MAX_RUNNING + 3)]
     bench.network.gate.set()
-    for asked in failures:
-        assert isinstance(asked.wait_for(Usage, Failed), Failed)
+    for started in failures:
+        assert isinstance(started.wait_for(Usage, Failed), Failed)
     assert bench.scheduler.waiting == 0
 
 
-class CannotBeTold(GenerationRequest):
-    """Raises also where it is told that it failed."""
+class FailingRequest(GenerationRequest):
+    """Raises also when its failure is reported."""
 
     def begin(self, logits: np.ndarray, state: np.ndarray) -> list[GeneratedSequence]:  # noqa: ARG002
         raise RuntimeError("the request broke")
 
     def fail(self, error: Exception) -> None:  # noqa: ARG002
-        raise OSError("and cannot be told")
+        raise OSError("reporting failed, too")
 
 
-def test_request_that_cannot_be_told_of_its_failure_takes_neither_the_others_nor_the_thread(
+def test_request_whose_failure_cannot_be_reported_affects_neither_others_nor_the_thread(
     bench: Bench,
 ) -> None:
-    neighbor = bench.ask("a", 10_000_000)
+    neighbor = bench.start("a", 10_000_000)
     neighbor.wait_for(Piece)
     request = CompletionRequest(prompt="b", max_characters=5)
     bench.network.gate.clear()
-    bench.scheduler.submit(CannotBeTold(request, VOCABULARY, ID_OF, lambda _: None, seed=1))
-    after = bench.ask("c", 10_000_000)
+    bench.scheduler.submit(FailingRequest(request, VOCABULARY, ID_OF, lambda _: None, seed=1))
+    after = bench.start("c", 10_000_000)
     bench.network.gate.set()
-    for asked in (neighbor, after):
-        assert isinstance(asked.wait_for(Usage, Failed), Failed)
-    assert bench.ask("abc").answer().text() == expected("abc", 5)
+    for started in (neighbor, after):
+        assert isinstance(started.wait_for(Usage, Failed), Failed)
+    assert bench.start("abc").answer().text() == expected("abc", 5)
 
 
 def test_listener_that_raises_ends_only_its_own_request(bench: Bench) -> None:
     def broken(event: Event) -> None:
         raise OSError("gone")
 
-    neighbour = bench.ask("a", 10_000_000)
-    neighbour.wait_for(Piece)
+    neighbor = bench.start("a", 10_000_000)
+    neighbor.wait_for(Piece)
     request = CompletionRequest(prompt="b", max_characters=10_000_000)
     bench.scheduler.submit(GenerationRequest(request, VOCABULARY, ID_OF, broken, seed=1))
-    wait_until(lambda: bench.scheduler.counters["cancelled"] == 1, "the broken listener's request goes on")
+    wait_until(
+        lambda: bench.scheduler.counters["cancelled"] == 1,
+        "its request is still running",
+    )
     assert bench.scheduler.active == 1
-    bench.scheduler.cancel(neighbour.request)
-    answer = Answer(neighbour.answer().events)
+    bench.scheduler.cancel(neighbor.request)
+    answer = Answer(neighbor.answer().events)
     assert answer.text() == expected("a", answer.finished().characters)
 
 
 def test_same_prompt_again_costs_one_step(bench: Bench) -> None:
     prompt = "abcdefghij" * 20
-    bench.ask(prompt, 1).answer()
+    bench.start(prompt, 1).answer()
     read = bench.scheduler.counters["read_characters"]
-    assert bench.ask(prompt, 1).answer().usage.cached_characters == len(prompt) - 1
+    assert bench.start(prompt, 1).answer().usage.cached_characters == len(prompt) - 1
     assert bench.scheduler.counters["read_characters"] == read + 1
 
 
-def test_lone_long_text_is_read_in_few_calls_and_kept_at_the_same_places() -> None:
-    bench = Bench(Choosing)
+def test_single_long_prompt_is_read_in_few_calls_and_cached_at_the_same_positions() -> None:
+    bench = Bench(Generating)
     prompt = "abcdefghij" * 200
-    assert bench.ask(prompt, 5).answer().text() == expected(prompt, 5)
+    assert bench.start(prompt, 5).answer().text() == expected(prompt, 5)
     slices = bench.network.read_slices  # type: ignore[attr-defined]
     assert sum(slices) == -(-(len(prompt) - 1) // CHUNK) and max(slices) > 1
     edited = prompt[:1000] + "j" + prompt[1000:]
-    answer = bench.ask(edited, 5).answer()
+    answer = bench.start(edited, 5).answer()
     assert answer.text() == expected(edited, 5)
     assert answer.usage.cached_characters == 1000 // CHUNK * CHUNK
     bench.scheduler.close()
 
 
-def test_who_comes_ends_the_reading_of_a_lone_text() -> None:
-    bench = Bench(Choosing)
+def test_arrival_interrupts_the_prefill_of_a_single_prompt() -> None:
+    bench = Bench(Generating)
     bench.network.gate.clear()
-    long = bench.ask("abcdefghij" * 10_000, 1)
+    long = bench.start("abcdefghij" * 10_000, 1)
     wait_until(lambda: bench.scheduler.active > 0, "nothing is read")
-    short = bench.ask("abc", 3)
+    short = bench.start("abc", 3)
     bench.network.gate.set()
     assert short.answer().text() == expected("abc", 3)
-    # What was begun was read to its end; the rest, hundreds of slices, had to wait.
+    # The current slice was read to its end; the others, hundreds of them, had to wait.
     assert bench.network.read_slices[0] <= 2  # type: ignore[attr-defined]
     assert long.answer().text() == expected("abcdefghij" * 10_000, 1)
     bench.scheduler.close()
 
 
-def test_lone_request_is_generated_in_few_calls_and_ends_where_it_should() -> None:
-    bench = Bench(Choosing)
-    free = bench.ask("abc", 40).answer().text()
+def test_single_request_is_generated_in_few_calls_and_finishes_correctly() -> None:
+    bench = Bench(Generating)
+    free = bench.start("abc", 40).answer().text()
     assert free == expected("abc", 40)
     generations = []
     generate = bench.network.generate  # type: ignore[attr-defined]
@@ -364,86 +367,86 @@ def test_lone_request_is_generated_in_few_calls_and_ends_where_it_should() -> No
 
     bench.network.generate = counted  # type: ignore[attr-defined]
     for options in ({}, {"stream": False}, {"logprobs": 1}, {"n": 2}):
-        assert bench.ask("abc", 40, **options).answer().text() == free
+        assert bench.start("abc", 40, **options).answer().text() == free
     assert 0 < len(generations) < 4 * 20
-    stopped = bench.ask("abc", 40, stop=(free[7:10],)).answer()
+    stopped = bench.start("abc", 40, stop=(free[7:10],)).answer()
     assert (stopped.text(), stopped.finished().reason) == (free[: free.index(free[7:10])], "stop")
     assert bench.scheduler.active == 0
-    # With a filter every character is looked at here.
+    # With a filter the network does not choose by itself.
     before = len(generations)
-    assert bench.ask("abc", 40, top_k=2, temperature=0.1).answer().text() == free
+    assert bench.start("abc", 40, top_k=2, temperature=0.1).answer().text() == free
     assert len(generations) == before
     bench.scheduler.close()
 
 
 def test_short_request_is_answered_while_long_ones_wait_in_hundreds(bench: Bench) -> None:
-    long = [bench.ask("a", 10_000_000, n=10) for _ in range(300)]
+    long = [bench.start("a", 10_000_000, n=10) for _ in range(300)]
     long[0].wait_for(Piece)
     wait_until(lambda: bench.scheduler.waiting == 300 - MAX_RUNNING, "the long ones are not admitted")
     bench.network.calls.clear()
-    assert bench.ask("abc", 5).answer().text() == expected("abc", 5)
+    assert bench.start("abc", 5).answer().text() == expected("abc", 5)
     assert len(bench.network.calls) < 1_000, "it had to wait"
-    for asked in long:
-        bench.scheduler.cancel(asked.request)
-    for asked in long:
-        assert asked.answer().finished(9).reason == "cancelled"
+    for started in long:
+        bench.scheduler.cancel(started.request)
+    for started in long:
+        assert started.answer().finished(9).reason == "cancelled"
     assert bench.scheduler.active == bench.scheduler.waiting == 0
 
 
 def test_short_request_does_not_wait_for_one_that_fills_the_batch(bench: Bench) -> None:
-    long = bench.ask("a", 10_000_000, n=64)
+    long = bench.start("a", 10_000_000, n=64)
     long.wait_for(Piece)
     bench.network.calls.clear()
-    assert bench.ask("abc", 5).answer().text() == expected("abc", 5)
+    assert bench.start("abc", 5).answer().text() == expected("abc", 5)
     assert len(bench.network.calls) < 1_000, "it had to wait"
     bench.scheduler.cancel(long.request)
     long.answer()
 
 
-def test_clients_share_the_batch_equally_however_much_each_asks_for(bench: Bench) -> None:
-    greedy = [bench.ask("a", 10_000_000, n=10, client="greedy") for _ in range(100)]
+def test_clients_share_the_batch_equally_whatever_they_request(bench: Bench) -> None:
+    greedy = [bench.start("a", 10_000_000, n=10, client="greedy") for _ in range(100)]
     greedy[0].wait_for(Piece)
-    modest = bench.ask("b", 1_000, n=32, client="modest").answer()
+    modest = bench.start("b", 1_000, n=32, client="modest").answer()
     for index in range(32):
         assert modest.text(index) == expected("b", 1_000)
-    # All of its rows were in the batch all the time: 1,000 steps, and some for reading.
+    # All its sequences were always in the batch: 1,000 steps, and some for prefill.
     since = [shape for shape in bench.network.calls if shape[1] >= MAX_BATCH]
     assert 900 < len(since) < 2_000
-    for asked in greedy:
-        bench.scheduler.cancel(asked.request)
-    for asked in greedy:
-        asked.answer()
+    for started in greedy:
+        bench.scheduler.cancel(started.request)
+    for started in greedy:
+        started.answer()
 
 
-def test_rows_that_made_room_go_on_with_the_same_text(bench: Bench) -> None:
-    greedy = bench.ask("a", 400, n=64, client="greedy")
+def test_preempted_sequences_continue_with_the_same_text(bench: Bench) -> None:
+    greedy = bench.start("a", 400, n=64, client="greedy")
     greedy.wait_for(Piece)
-    modest = [bench.ask("b", 50, n=8, client="modest") for _ in range(3)]
-    for asked in modest:
-        assert asked.answer().text(7) == expected("b", 50)
+    modest = [bench.start("b", 50, n=8, client="modest") for _ in range(3)]
+    for started in modest:
+        assert started.answer().text(7) == expected("b", 50)
     answer = greedy.answer()
     for index in range(64):
         assert answer.text(index) == expected("a", 400)
 
 
-def test_oldest_long_request_ends_while_shorter_ones_wait(bench: Bench) -> None:
-    long = bench.ask("a", 1_200)
-    others = [bench.ask("b", 500) for _ in range(400)]
+def test_oldest_long_request_finishes_while_shorter_ones_wait(bench: Bench) -> None:
+    long = bench.start("a", 1_200)
+    others = [bench.start("b", 500) for _ in range(400)]
     assert long.answer().text() == expected("a", 1_200)
     assert bench.scheduler.active + bench.scheduler.waiting > 100, "it had to wait for all of them"
-    assert {asked.answer().text() for asked in others} == {expected("b", 500)}
+    assert {started.answer().text() for started in others} == {expected("b", 500)}
 
 
 def test_waiting_long_requests_leave_room_for_short_ones_and_for_other_clients() -> None:
     bench = Bench(max_waiting=64)
     bench.network.gate.clear()
-    accepted: list[AskedRequest] = []
+    accepted: list[BenchRequest] = []
 
     def fill(**options: object) -> int:
         before = len(accepted)
         with pytest.raises(Busy):
             while len(accepted) < 1000:
-                accepted.append(bench.ask("abc", **options))
+                accepted.append(bench.start("abc", **options))
         return len(accepted) - before
 
     assert fill(characters=10_000, client="greedy") >= 48
@@ -451,38 +454,38 @@ def test_waiting_long_requests_leave_room_for_short_ones_and_for_other_clients()
     assert fill(client="other") == 4
     assert fill(characters=10_000, client="another") == 4
     bench.network.gate.set()
-    for asked in accepted:
-        bench.scheduler.cancel(asked.request)
-        asked.answer()
-    assert bench.ask("abc").answer().text() == expected("abc", 5)
+    for started in accepted:
+        bench.scheduler.cancel(started.request)
+        started.answer()
+    assert bench.start("abc").answer().text() == expected("abc", 5)
     bench.scheduler.close()
 
 
-def test_paused_request_generates_nothing_and_goes_on_where_it_was(bench: Bench) -> None:
-    asked = bench.ask("a", 2_000, n=2)
-    asked.wait_for(Piece)
-    bench.scheduler.pause(asked.request)
-    assert bench.ask("abc", 3).answer().text() == expected("abc", 3)  # by now it is paused
+def test_paused_request_generates_nothing_and_continues_where_it_was(bench: Bench) -> None:
+    started = bench.start("a", 2_000, n=2)
+    started.wait_for(Piece)
+    bench.scheduler.pause(started.request)
+    assert bench.start("abc", 3).answer().text() == expected("abc", 3)  # it is paused by now
     generated = bench.scheduler.counters["generated_characters"]
     assert generated < 2 * 2_000
-    wait_until(lambda: bench.scheduler.active == 2, "its rows are gone")
-    assert bench.ask("abc", 3).answer().text() == expected("abc", 3)
+    wait_until(lambda: bench.scheduler.active == 2, "its sequences are gone")
+    assert bench.start("abc", 3).answer().text() == expected("abc", 3)
     assert bench.scheduler.counters["generated_characters"] == generated + 3
-    bench.scheduler.resume(asked.request)
-    answer = asked.answer()
+    bench.scheduler.resume(started.request)
+    answer = started.answer()
     assert [answer.text(i) for i in range(2)] == [expected("a", 2_000)] * 2
 
 
-def test_paused_requests_take_no_places_and_end_in_time(bench: Bench) -> None:
-    paused = [bench.ask("a", 10_000_000, n=10) for _ in range(2 * MAX_RUNNING)]
-    for asked in paused:
-        bench.scheduler.pause(asked.request)
-    later = bench.ask("b", 500, n=MAX_BATCH).answer()
+def test_paused_requests_take_no_places_and_obey_their_deadline(bench: Bench) -> None:
+    paused = [bench.start("a", 10_000_000, n=10) for _ in range(2 * MAX_RUNNING)]
+    for started in paused:
+        bench.scheduler.pause(started.request)
+    later = bench.start("b", 500, n=MAX_BATCH).answer()
     assert later.text(0) == expected("b", 500)
-    late = bench.ask("c", 10_000_000, timeout_s=0.05)
+    late = bench.start("c", 10_000_000, timeout_s=0.05)
     bench.scheduler.pause(late.request)
     assert late.answer().finished().reason == "timeout"
-    for asked in paused:
-        bench.scheduler.cancel(asked.request)
-        assert asked.answer().finished(9).reason == "cancelled"
+    for started in paused:
+        bench.scheduler.cancel(started.request)
+        assert started.answer().finished(9).reason == "cancelled"
     assert bench.scheduler.active == bench.scheduler.waiting == 0

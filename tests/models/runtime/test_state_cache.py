@@ -12,7 +12,7 @@ S = 3
 
 
 class NaiveCache:
-    """The reference: a dictionary of every beginning that was kept."""
+    """The reference: a dictionary of every prefix that was inserted."""
 
     def __init__(self) -> None:
         self.states: dict[str, np.ndarray] = {}
@@ -22,12 +22,12 @@ class NaiveCache:
 
 
 def state_of(text: str) -> np.ndarray:
-    """A state that tells which text it is of."""
+    """A state that identifies its text."""
     return np.array([len(text), hash(text) % 9973, hash(text[::-1]) % 9973], np.float32)
 
 
 def read(cache: StateCache, text: str, naive: NaiveCache | None = None) -> PrefixMatch:
-    """Read a text as the batcher does: every chunk and the end are kept."""
+    """Insert every chunk and the end of a text, as prefill does."""
     match = cache.match(text)
     start = match.length
     for at in [*range(CHUNK, len(text), CHUNK), len(text)]:
@@ -44,7 +44,7 @@ def document(length: int, seed: int = 0) -> str:
 
 @st.composite
 def families(draw: st.DrawFn) -> list[str]:
-    """Texts that are beginnings, continuations and edits of each other."""
+    """Texts that are prefixes, continuations and edits of each other."""
     base = document(draw(st.integers(0, 300)), draw(st.integers(0, 3)))
     texts = []
     for _ in range(draw(st.integers(1, 12))):
@@ -56,7 +56,7 @@ def families(draw: st.DrawFn) -> list[str]:
 
 @settings(deadline=None, max_examples=150)
 @given(families())
-def test_unbounded_cache_finds_what_a_dictionary_finds(texts: list[str]) -> None:
+def test_unbounded_cache_matches_what_a_dictionary_matches(texts: list[str]) -> None:
     cache, naive = StateCache(1 << 30), NaiveCache()
     for text in texts:
         match = cache.match(text)
@@ -70,7 +70,7 @@ def test_unbounded_cache_finds_what_a_dictionary_finds(texts: list[str]) -> None
 
 @settings(deadline=None, max_examples=150)
 @given(families(), st.integers(0, 20))
-def test_bounded_cache_keeps_its_bound_and_never_gives_a_wrong_state(texts: list[str], entries: int) -> None:
+def test_bounded_cache_keeps_its_limit_and_returns_no_wrong_state(texts: list[str], entries: int) -> None:
     limit = entries * (OVERHEAD_BYTES + 4 * CHUNK + 4 * S)
     cache, naive = StateCache(limit), NaiveCache()
     for text in texts:
@@ -84,7 +84,7 @@ def test_bounded_cache_keeps_its_bound_and_never_gives_a_wrong_state(texts: list
         assert (cache.bytes == 0) == (cache.entries == 0)
 
 
-def test_two_readers_of_one_text_interleaved() -> None:
+def test_interleaved_inserts_of_one_text() -> None:
     cache, text = StateCache(1 << 20), document(200)
     matches = [cache.match(text), cache.match(text)]
     for at in (64, 128, 192, 200):
@@ -95,7 +95,7 @@ def test_two_readers_of_one_text_interleaved() -> None:
 
 
 @pytest.mark.parametrize("length", [STRIDE - 1, STRIDE, STRIDE + 1, 3 * STRIDE + 70])
-def test_long_documents_are_found_across_strides(length: int) -> None:
+def test_long_documents_are_matched_across_strides(length: int) -> None:
     cache, text = StateCache(1 << 30), document(length)
     read(cache, text)
     assert cache.match(text + "more").length == length
@@ -103,7 +103,7 @@ def test_long_documents_are_found_across_strides(length: int) -> None:
     assert cache.match(edited).length == (length - 100) // CHUNK * CHUNK
 
 
-def test_chunks_before_the_last_strides_may_be_left_out() -> None:
+def test_chunks_of_early_strides_may_be_omitted() -> None:
     cache, text = StateCache(1 << 30), document(2 * STRIDE + 2 * CHUNK)
     match = cache.match(text)
     for at in (STRIDE, 2 * STRIDE, 2 * STRIDE + CHUNK, 2 * STRIDE + 2 * CHUNK):
@@ -113,14 +113,14 @@ def test_chunks_before_the_last_strides_may_be_left_out() -> None:
     assert cache.match(text[: STRIDE + 500]).length == STRIDE
 
 
-def test_state_after_a_gap_is_not_kept() -> None:
+def test_state_after_a_gap_is_not_inserted() -> None:
     cache, text = StateCache(1 << 20), document(300)
     match = cache.match(text)
     cache.insert(match, text, 192, state_of(text[:192]))
     assert (cache.match(text).length, cache.entries) == (0, 0)
 
 
-def test_least_recently_used_goes_first() -> None:
+def test_least_recently_used_is_evicted_first() -> None:
     cache = StateCache(2 * (OVERHEAD_BYTES + 4 * 2 + 4 * S))
     for text in ("aa", "bb"):
         read(cache, text)
@@ -130,7 +130,7 @@ def test_least_recently_used_goes_first() -> None:
     assert cache.evictions == 1
 
 
-def test_a_document_in_use_outlives_many_others() -> None:
+def test_document_in_use_is_not_evicted_by_many_others() -> None:
     cache = StateCache(60 * (OVERHEAD_BYTES + 4 * CHUNK + 4 * S))
     mine = document(1000)
     read(cache, mine)
@@ -141,7 +141,7 @@ def test_a_document_in_use_outlives_many_others() -> None:
         read(cache, document(300, seed=other))
 
 
-def test_kept_state_is_a_copy() -> None:
+def test_inserted_state_is_a_copy() -> None:
     cache, state = StateCache(1 << 20), np.ones(S, np.float32)
     cache.insert(cache.match("ab"), "ab", 2, state)
     state[:] = 0
@@ -157,7 +157,7 @@ def test_hits_are_counted_in_characters() -> None:
     assert (cache.lookups, cache.asked_characters, cache.hit_characters) == (2, 10, 4)
 
 
-def test_a_cleared_cache_holds_on_to_nothing_even_where_garbage_is_not_collected() -> None:
+def test_cleared_cache_keeps_no_references_without_garbage_collection() -> None:
     cache = StateCache(1 << 20)
     text = "ab" * 200
     match = cache.match(text)

@@ -52,14 +52,14 @@ def test_bits_are_what_the_formula_says(network: Network, context: str) -> None:
     )
 
 
-def test_unknown_character_costs_two_bits_more_than_a_blind_guess(network: Network) -> None:
+def test_unknown_character_costs_two_bits_more_than_a_uniform_guess(network: Network) -> None:
     text = "ab#c"
     bits = score_text(network, VOCABULARY, text)
     assert bits[2] == pytest.approx(np.log2(len(CHARACTERS)) + 2)
     np.testing.assert_allclose(bits, naive_bits(text), atol=1e-4)
 
 
-def test_lines_side_by_side_score_as_each_alone(network: Network) -> None:
+def test_lines_side_by_side_have_the_bits_of_each_alone(network: Network) -> None:
     random = np.random.default_rng(0)
     lines = ["".join(random.choice(list(CHARACTERS), n)) for n in random.integers(0, 90, 150)] + ["", "a"]
     together = score_lines(network, VOCABULARY, lines)
@@ -75,16 +75,16 @@ def test_slices_do_not_change_the_bits(network: Network, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("slice_logits", [1 << 20, 200])
-def test_description_agrees_with_the_bits(
+def test_log_probabilities_agree_with_the_bits(
     network: Network, monkeypatch: pytest.MonkeyPatch, slice_logits: int
 ) -> None:
     monkeypatch.setattr(surprisal, "SLICE_LOGITS", slice_logits)
     text = "the fox# jumps"
-    described = text_logprobs(network, VOCABULARY, text, top=3, context="ab")
-    assert "".join(one.character for one in described) == text
-    bits = [-one.logprob / np.log(2) for one in described]
+    predicted = text_logprobs(network, VOCABULARY, text, top=3, context="ab")
+    assert "".join(one.character for one in predicted) == text
+    bits = [-one.logprob / np.log(2) for one in predicted]
     np.testing.assert_allclose(bits, score_text(network, VOCABULARY, text, context="ab"), atol=1e-5)
-    for one in described:
+    for one in predicted:
         assert len(one.top) == 3
         if one.character != "#":
             assert one.logprob <= one.top[0][1]
@@ -92,15 +92,15 @@ def test_description_agrees_with_the_bits(
     assert text_logprobs(network, VOCABULARY, "", top=1) == []
 
 
-def test_likeliest_characters_are_those_of_the_description(
+def test_top_characters_are_those_of_the_log_probabilities(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(surprisal, "SLICE_LOGITS", 5 * network.V)
     text = "the fox# jumps"
     for top in (3, len(CHARACTERS) + 9):
-        described = text_logprobs(network, VOCABULARY, text, top=top, context="ab")
+        predicted = text_logprobs(network, VOCABULARY, text, top=top, context="ab")
         found = top_characters(network, VOCABULARY, text, top=top, context="ab")
-        for one, ids, logprobs in zip(described, found.ids.tolist(), found.logprobs.tolist(), strict=True):
+        for one, ids, logprobs in zip(predicted, found.ids.tolist(), found.logprobs.tolist(), strict=True):
             assert one.top == tuple(zip(VOCABULARY.decode(ids), logprobs, strict=True))
     assert top_characters(network, VOCABULARY, "", top=2).ids.shape == (0, 2)
 
@@ -116,8 +116,8 @@ def test_no_lines_and_no_characters(network: Network) -> None:
     assert score_text(network, VOCABULARY, "").shape == (0,)
 
 
-def alike() -> list[str]:
-    """Lines that begin alike, up to places on both sides of where rows are compared."""
+def lines_with_common_prefixes() -> list[str]:
+    """Lines with common prefixes, up to positions on both sides of where rows are compared."""
     random = np.random.default_rng(2)
     start = "dec ten the host says in a long line that, "
     ends = ["".join(random.choice(list(CHARACTERS.replace("\n", "")), n)) for n in random.integers(0, 40, 30)]
@@ -129,8 +129,8 @@ def alike() -> list[str]:
     ]
 
 
-def test_lines_that_begin_alike_score_as_each_alone(network: Network) -> None:
-    lines = alike()
+def test_lines_with_a_common_prefix_have_the_bits_of_each_alone(network: Network) -> None:
+    lines = lines_with_common_prefixes()
     together = line_surprisal(network, VOCABULARY, lines, with_end=True)
     for line, one in zip(lines, together, strict=True):
         [alone] = line_surprisal(network, VOCABULARY, [line], with_end=True)
@@ -140,13 +140,13 @@ def test_lines_that_begin_alike_score_as_each_alone(network: Network) -> None:
         np.testing.assert_allclose([*one.bits, one.end_bits], naive_bits(line + "\n"), atol=1e-4)
 
 
-def test_a_line_that_has_ended_lends_nothing_to_those_behind_it(network: Network) -> None:
+def test_line_that_has_ended_is_not_shared_with_the_next(network: Network) -> None:
     lines = ["a" * 18, "b" * 17, "b" * 18]
     for line, bits in zip(lines, score_lines(network, VOCABULARY, lines), strict=True):
         np.testing.assert_allclose(bits, score_text(network, VOCABULARY, line), atol=1e-5)
 
 
-def test_what_begins_alike_is_stream_surprisalce(network: Network) -> None:
+def test_common_prefix_is_read_once(network: Network) -> None:
     steps = []
 
     class Counting:
@@ -163,7 +163,7 @@ def test_what_begins_alike_is_stream_surprisalce(network: Network) -> None:
 
 
 def test_order_of_lines_changes_nothing(network: Network) -> None:
-    lines = alike()
+    lines = lines_with_common_prefixes()
     forwards = line_surprisal(network, VOCABULARY, lines)
     backwards = line_surprisal(network, VOCABULARY, lines[::-1])[::-1]
     for one, other in zip(forwards, backwards, strict=True):
@@ -172,13 +172,13 @@ def test_order_of_lines_changes_nothing(network: Network) -> None:
 
 def test_entropy_is_the_expectation_of_the_bits(network: Network) -> None:
     [one] = line_surprisal(network, VOCABULARY, ["ab"])
-    described = text_logprobs(network, VOCABULARY, "ab", top=len(CHARACTERS))
-    for entropy, place in zip(one.entropy, described, strict=True):
+    predicted = text_logprobs(network, VOCABULARY, "ab", top=len(CHARACTERS))
+    for entropy, place in zip(one.entropy, predicted, strict=True):
         p = np.exp([logprob for _, logprob in place.top])
         assert entropy == pytest.approx(-(p * np.log2(p)).sum(), abs=1e-4)
 
 
-def test_reading_on_is_reading_the_whole_text(network: Network) -> None:
+def test_continued_stream_equals_one_text(network: Network) -> None:
     lines = ["the fox", "", "a#b", "jumps " * 60]
     whole = score_text(network, VOCABULARY, "\n".join(lines) + "\n")
     first, state = stream_surprisal(network, VOCABULARY, lines[:2], None)
