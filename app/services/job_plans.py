@@ -120,7 +120,7 @@ def _masks(
 
 def _check_start(body: JobCreate, start: Card) -> None:
     """Refuse what contradicts the model that is started from, field by field."""
-    if not architecture(start.network.architecture).loads_weights:
+    if not architecture(start.network.architecture).can_load_weights:
         raise InvalidInput(
             f"start_from: {start.reference} is a {start.network.architecture}, which cannot be started from",
             code="contradicts_start_from",
