@@ -1,4 +1,4 @@
-"""cuDNN's LSTM written out, for machines without a GPU: what TensorFlow hands to it, and what comes back."""
+"""A fake of cuDNN's LSTM for machines without a GPU, with its parameter layout."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 
-class Cudnn:
-    """Stands in for TensorFlow's cuDNN operation; remembers how it was called.
+class FakeCudnn:
+    """Replaces TensorFlow's cuDNN operation and records its calls.
 
     The layout of `params` is cuDNN's: for each gate the transposed kernel, then for each the transposed
     recurrent kernel, then two biases for each; gates in the order i, f, g, o.
@@ -34,13 +34,13 @@ class Cudnn:
             c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
             h = tf.sigmoid(o) * tf.tanh(c)
             hs.append(h)
-        nothing = tf.zeros(())
-        return tf.stack(hs, 1), h[:, None], c[:, None], nothing, nothing
+        unused = tf.zeros(())
+        return tf.stack(hs, 1), h[:, None], c[:, None], unused, unused
 
 
-def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> Cudnn:
-    """Let TensorFlow say that there is a GPU, and put a Cudnn into its operation's place."""
-    cudnn, real = Cudnn(), tf.config.list_logical_devices
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeCudnn:
+    """Make TensorFlow report a GPU, and replace its cuDNN operation."""
+    cudnn, real = FakeCudnn(), tf.config.list_logical_devices
 
     def devices(kind: str | None = None) -> list[Any]:
         return [tf.config.LogicalDevice("/device:GPU:0", "GPU")] if kind == "GPU" else real(kind)

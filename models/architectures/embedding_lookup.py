@@ -1,4 +1,4 @@
-"""Looking rows of a table up, with a gradient that XLA compiles well."""
+"""Embedding lookup with a gradient that XLA compiles to fast code."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 from models.architectures.lazy import tf
 
 SMALL_TABLE = 256
-"""Up to this many rows, a product with one-hot rows is the faster way to look rows up."""
+"""Up to this many rows a product with one-hot rows is faster than gathering."""
 
 
-def rows_of(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-    """Return the rows (N, H) of `table` (V, H) that `ids` (N,) name."""
+def lookup(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    """Return the rows (N, H) of `table` (V, H) at `ids` (N,)."""
     if table.shape[0] <= SMALL_TABLE:
         return tf.matmul(tf.one_hot(ids, table.shape[0]), table)
     return _gathered(table, ids)
 
 
 def _gathered(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-    """Gather; the gradient is a dense sum by segment."""
+    """Gather rows; the gradient is a dense segment sum."""
 
     @tf.custom_gradient
     def gathered(rows: tf.Tensor) -> Any:

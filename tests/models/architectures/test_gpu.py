@@ -1,6 +1,6 @@
-"""What the LSTM networks do where TensorFlow says that there is a GPU: they call cuDNN, and compute the same.
+"""On a GPU the LSTM networks call cuDNN, and compute the same.
 
-cuDNN itself is written out here (`cudnn.py`); Keras's decision to use it, and what it hands over, is real.
+cuDNN is a fake (`fake_cudnn.py`); Keras's choice of it and its arguments are real.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ import tensorflow as tf
 
 from models.architectures.lstm_layer import FastLSTM
 from models.architectures.spec import Trainable
-from tests.models.architectures.cudnn import pretend_gpu
-from tests.models.architectures.networks import perturbed, small, some_ids
+from tests.models.architectures.fake_cudnn import fake_gpu
+from tests.models.architectures.networks import perturbed, random_ids, small
 
 B, T = 2, 3
 LSTMS = ["stateful_lstm", "stateful_lstm_lesson", "stacked_lstm_lesson"]
 
 
 @pytest.fixture
-def _policy_is_put_back() -> Iterator[None]:
+def _restored_policy() -> Iterator[None]:
     yield
     keras.config.set_dtype_policy("float32")
 
@@ -31,9 +31,9 @@ def _network(name: str) -> Trainable:
 
 
 def _logits_and_gradients(network: Trainable) -> list[np.ndarray]:
-    """Return what two windows give: logits, state and gradients."""
+    """Return the logits, state and gradients of two windows."""
     variables = [v.value for v in network.variables]
-    ids, seed = tf.constant(some_ids(T, B)), tf.constant([4, 0])
+    ids, seed = tf.constant(random_ids(T, B)), tf.constant([4, 0])
     with tf.GradientTape() as tape:
         _, state = network.logits(ids, network.initial_state(B), seed=seed)
         logits, state = network.logits(ids, state, seed=seed)
@@ -46,10 +46,10 @@ def _logits_and_gradients(network: Trainable) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", LSTMS)
 def test_every_lstm_layer_is_one_call_of_cudnn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = _logits_and_gradients(_network(name))
-    cudnn = pretend_gpu(monkeypatch)
+    without_gpu = _logits_and_gradients(_network(name))
+    cudnn = fake_gpu(monkeypatch)
     network = _network(name)
-    theirs = _logits_and_gradients(network)
+    with_gpu = _logits_and_gradients(network)
     assert len(cudnn.calls) == 2 * network.config.layers
     for call in cudnn.calls:
         assert call["shape"][:2] == (B, T)
@@ -57,26 +57,26 @@ def test_every_lstm_layer_is_one_call_of_cudnn(name: str, monkeypatch: pytest.Mo
         assert call["rnn_mode"] == "lstm"
         assert call["is_training"] is True
         assert call["time_major"] is False
-    for our, their in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(our, their, rtol=1e-5, atol=1e-5)
+    for actual, expected in zip(with_gpu, without_gpu, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.usefixtures("_policy_is_put_back")
-def test_mixed_precision_gives_cudnn_float16_and_leaves_the_rest_float32(
+@pytest.mark.usefixtures("_restored_policy")
+def test_in_mixed_precision_only_cudnn_gets_float16(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     exact = _logits_and_gradients(_network("stateful_lstm"))
     keras.config.set_dtype_policy("mixed_float16")
-    cudnn = pretend_gpu(monkeypatch)
+    cudnn = fake_gpu(monkeypatch)
     network = _network("stateful_lstm")
     mixed = _logits_and_gradients(network)
     assert {call["dtype"] for call in cudnn.calls} == {"float16"}
     assert {v.numpy().dtype for v in network.variables} == {np.dtype("float32")}
-    for ours, theirs in zip(mixed, exact, strict=True):
-        assert ours.dtype == np.float32
-        np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
+    for actual, expected in zip(mixed, exact, strict=True):
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, expected, atol=0.02 * np.abs(expected).max())
 
 
-def test_without_a_gpu_our_own_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FastLSTM, "by_keras", lambda *_: pytest.fail("Keras's loop was run"))
+def test_without_a_gpu_the_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FastLSTM, "run_keras", lambda *_: pytest.fail("Keras's implementation was run"))
     assert _logits_and_gradients(_network("stateful_lstm"))
