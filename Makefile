@@ -7,6 +7,7 @@ SHELL := /bin/sh
 
 VENV := .venv
 BIN := $(VENV)/bin
+export PYTHONPATH := $(CURDIR)/clients/python
 PYTHONS := python3.13 python3.12 python3.11 python3 python
 IS_SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes

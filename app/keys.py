@@ -7,7 +7,7 @@
 A key is 256 random bits, so a plain hash of it cannot be guessed back. `python -m app.keys new website
 --scopes complete >> keys.txt` makes one: the line goes to the file, the key to the terminal, once. The file
 is read again every second, and a key that is not on a good line of it is not valid. Knows no HTTP; what a
-call needs is in `app.auth`.
+call needs is in `app.http.auth`.
 """
 
 import argparse

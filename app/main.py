@@ -1,4 +1,4 @@
-"""The application: its parts, built once, and its routes. `python -m app.main` serves it.
+"""The application: its services, built once, and its routes. `python -m app.main` serves it.
 
 Imports no TensorFlow, no Keras and nothing of `worker`; a test keeps it so.
 """
@@ -29,21 +29,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 from uvicorn.supervisors import Multiprocess
 
-from app.auth import Auth, RateLimits
 from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
-from app.compat.default_model import DefaultModel
-from app.connections import BoundedHttpProtocol, Connections, raise_open_files_limit
-from app.deps import Parts
-from app.engines import Engines, LoadEngine
-from app.errors import add_error_handlers
-from app.incoming_body import BodyMemory
-from app.js_client import add_js_client
+from app.http.auth import Auth, RateLimits
+from app.http.connections import BoundedHttpProtocol, Connections, raise_open_files_limit
+from app.http.dependencies import Services
+from app.http.errors import add_error_handlers
+from app.http.incoming_body import BodyMemory
+from app.http.middleware import BodyLimit, RequestId
+from app.http.origins import CrossSiteCheck, HostCheck
 from app.keys import KeyFile
-from app.limited_work import LimitedWork
-from app.metrics import Measured, Metrics
-from app.middleware import BodyLimit, RequestId
-from app.origins import CrossSiteCheck, HostCheck
-from app.readiness import ReadinessCheck
 from app.routes import (
     architectures,
     calibrations,
@@ -55,10 +49,16 @@ from app.routes import (
     reports,
     scores,
 )
+from app.routes.console import add_console
+from app.routes.js_client import add_js_client
+from app.services.default_model import DefaultModel
+from app.services.engines import Engines, LoadEngine
+from app.services.limited_work import LimitedWork
+from app.services.metrics import Measured, Metrics
+from app.services.readiness import ReadinessCheck
+from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
-from app.stream_turns import StreamTurns
-from app.web import add_console
-from models.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
+from models.kernels.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
 from models.runtime.engine import Engine
 from store.background import BackgroundLoop
 from store.blobs import open_blobs
@@ -105,7 +105,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         version=VERSION,
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
         lifespan=_lifespan(settings, load, stopping, keys),
-        docs_url=None,  # app/web.py has a reference that needs no other host
+        docs_url=None,  # app/routes/console.py has a reference that needs no other host
         redoc_url=None,
         generate_unique_id_function=_operation_id,
     )
@@ -132,10 +132,10 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     return app
 
 
-def build_parts(
+def build_services(
     settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None = None
-) -> Parts:
-    """Return the long-lived parts. Redis need not answer yet; the storage must open.
+) -> Services:
+    """Return the long-lived services. Redis need not answer yet; the storage must open.
 
     Raises:
         OSError, DomainError: the data folder or the storage cannot be used.
@@ -170,7 +170,7 @@ def build_parts(
         BackgroundLoop("retention", retention.sweep, interval_s=_SWEEP_S),
     )
     streams = Streams(redis, _stream_limits(settings))
-    return Parts(
+    return Services(
         settings=settings,
         blobs=blobs,
         redis=redis,
@@ -200,7 +200,7 @@ def build_parts(
         long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
         calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),
         evaluating=LimitedWork("evaluations", running=1, waiting=2, retry_after_s=30, code="evaluation_busy"),
-        stream_turns=StreamTurns(streams),
+        stream_turns=StreamLocks(streams),
         health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
     )
 
@@ -279,28 +279,34 @@ def _lifespan(
     settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None
 ) -> Any:
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Parts], None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Services], None]:
         list(iter_route_contexts(app.routes))  # built now; else the first request waits for it
-        parts = await run_in_threadpool(build_parts, settings, load, stopping, keys)
-        for loop in parts.loops:
+        services = await run_in_threadpool(build_services, settings, load, stopping, keys)
+        for loop in services.loops:
             loop.start()
-        threading.Thread(target=parts.engines.load_pinned, name="load pinned models", daemon=True).start()
+        threading.Thread(target=services.engines.load_pinned, name="load pinned models", daemon=True).start()
         gc.freeze()  # what is here stays: looking through it for garbage would hold up all requests
         watching = [
-            asyncio.ensure_future(watch) for watch in (parts.metrics.watch_loop(), parts.connections.watch())
+            asyncio.ensure_future(watch)
+            for watch in (services.metrics.watch_loop(), services.connections.watch())
         ]
         try:
-            yield {"parts": parts}
+            yield {"services": services}
         finally:
             for task in watching:
                 task.cancel()
-            for loop in parts.loops:
+            for loop in services.loops:
                 loop.stop()
-            for work in (parts.describing, parts.long_scores, parts.calibrating, parts.evaluating):
+            for work in (
+                services.describing,
+                services.long_scores,
+                services.calibrating,
+                services.evaluating,
+            ):
                 work.close()
-            await run_in_threadpool(parts.engines.close)
-            await parts.rates.close()
-            parts.redis.close()
+            await run_in_threadpool(services.engines.close)
+            await services.rates.close()
+            services.redis.close()
 
     return lifespan
 

@@ -36,15 +36,15 @@ from models.anomaly.baselines import NAMES, baseline_scores
 from models.anomaly.calibration import Calibration, calibrate
 from models.anomaly.drift import UNUSUAL, drift
 from models.anomaly.metrics import auroc, judge
-from models.anomaly.ngram import FILE, dump, ngram_of, with_ngram
+from models.anomaly.ngram_surprisal import FILE, dump, ngram_of, with_ngram
 from models.config import PRESETS, Budget
 from models.machine import available_cores
-from models.masks import Masks
-from models.ngram import NgramModel
 from models.runtime.engine import Engine
-from models.runtime.scoring import Reading, read_lines
+from models.runtime.scoring import LineSurprisal, read_lines
 from models.runtime.session import Network
-from models.vocabulary import Vocabulary, normalize
+from models.text.masks import Masks
+from models.text.ngram import NgramModel
+from models.text.vocabulary import Vocabulary, normalize
 
 _RATE = 0.01
 _HALVES = 10
@@ -159,7 +159,7 @@ def _train(lines: list[str], options: argparse.Namespace) -> tuple[Network, Ngra
     return Network(graph_of(result.network)), ngram_of(text.train, text.vocabulary), held_out
 
 
-def _read(network: Network, counted: NgramModel, lines: list[str]) -> list[Reading]:
+def _read(network: Network, counted: NgramModel, lines: list[str]) -> list[LineSurprisal]:
     assert counted.vocabulary is not None
     return with_ngram(read_lines(network, counted.vocabulary, lines, with_end=True), lines, counted)
 
@@ -168,7 +168,7 @@ def _rate(calibration: Calibration) -> float:
     return max(_RATE, calibration.usual_rate())
 
 
-def _flagged_by_half(normal: list[Reading], seed: int) -> float:
+def _flagged_by_half(normal: list[LineSurprisal], seed: int) -> float:
     order: NDArray[np.intp] = np.random.default_rng(seed).permutation(len(normal))
     half = len(order) // 2
     _, p = calibrate([normal[i] for i in order[:half]]).score([normal[i] for i in order[half:]])

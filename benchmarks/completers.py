@@ -4,9 +4,10 @@ import math
 import re
 from collections import Counter
 
+from nextchar import Client
+
 from benchmarks.accepting import LONGEST, Continuation
-from clients.python.nextchar import Client
-from models.ngram import NgramModel
+from models.text.ngram import NgramModel
 
 _WORDS = re.compile(r"[\w'’]+")
 _BEGUN = re.compile(r"[\w'’]+\Z")
@@ -29,7 +30,7 @@ class Service:
 
 
 class Ngram:
-    """A character 5-gram of the same text (`models/ngram.py`)."""
+    """A character 5-gram of the same text (`models/text/ngram.py`)."""
 
     def __init__(self, text: str, *, order: int = 5) -> None:
         self._model = NgramModel.fit(text, order=order)

@@ -18,15 +18,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from nextchar import Client
+
 from benchmarks.accepting import LONGEST, WORTH_SHOWING, Completer, replay
 from benchmarks.completers import FrequentWord, Ngram, Service
 from benchmarks.report import print_json_line, print_table
 from benchmarks.texts import HELD_OUT
-from clients.python.nextchar import Client
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from models.config import MINIMUM_CHARACTERS
-from models.vocabulary import normalize
+from models.text.vocabulary import normalize
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 DEFAULT_TEXTS = [_DATA / name for name in ("names.txt", "lua_c.txt", "nietzsche.txt")]

@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import machine, print_json_line, print_table
-from models.architectures import NAMES, architecture, settled
+from models.architectures import NAMES, architecture, resolve_training
 from models.config import MINIMUM_CHARACTERS, Budget, TrainingConfig
 from models.machine import available_cores
 from models.runtime.session import Network
-from models.vocabulary import normalize
+from models.text.vocabulary import normalize
 from worker.evaluation import bits_per_character
-from worker.texts import Text
+from worker.prepared_text import Text
 from worker.training import Hooks, Result, fit
 
 DEFAULT_TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"
@@ -111,7 +111,7 @@ def run(name: str, text: Text, *, cores: int, quick: bool) -> dict[str, Any]:
     began = time.monotonic()
     result = fit(
         known.network,
-        settled(known.network, training),
+        resolve_training(known.network, training),
         text,
         cores=cores,
         hooks=Hooks(event=lambda kind, data: samples.append(data) if kind == "sample" else None),

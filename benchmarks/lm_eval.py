@@ -21,9 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nextchar import Client
+from nextchar.answers import FINAL_STATUSES
+
 from benchmarks.report import print_json_line, print_table
-from clients.python.nextchar import Client
-from clients.python.nextchar.answers import FINAL_STATUSES
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 

@@ -21,11 +21,11 @@ from benchmarks.report import print_json_line, print_table
 from models.config import Budget, MixTargets, NetworkConfig, TrainingConfig
 from models.machine import available_cores
 from models.runtime.session import Network
-from models.vocabulary import normalize
+from models.text.vocabulary import normalize
 from worker.evaluation import bits_per_character
 from worker.export import graph_of
 from worker.mixing import SecondText
-from worker.texts import Text
+from worker.prepared_text import Text
 from worker.training import Result, fit
 
 DEFAULT_TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"

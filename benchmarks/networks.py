@@ -7,9 +7,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
-from models.runtime.graph import stateful_lstm_graph
 from models.runtime.lstm_network import quantize_lstm
 from models.saved_model import Card, SavedModel, describe_files
 
@@ -23,7 +23,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 def random_weights(layers: int, units: int) -> Weights:
-    """Return float32 weights as `models.runtime.graph` wants them."""
+    """Return float32 weights as `models.architectures.onnx_graph` wants them."""
     random = np.random.default_rng(0)
     shapes: dict[str, tuple[int, ...]] = {"embedding": (V, E)}
     width = E

@@ -19,17 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from nextchar import Client, ClientError, ServerError
+from nextchar.answers import Corpus, OddSpan
+from nextchar.cli import live
+from nextchar.cli.flagged import marked
+from nextchar.cli.heatmap import heatmap, legend
+from nextchar.cli.main import name_of
+from nextchar.cli.render import clock, visible, whole
+from nextchar.cli.session import console as console_on
 from rich.console import Console
 from rich.text import Text
 
-from app.web import sample_text
-from clients.python.nextchar import Client, ClientError, ServerError, live
-from clients.python.nextchar.answers import Corpus, OddSpan
-from clients.python.nextchar.flagged import marked
-from clients.python.nextchar.heatmap import heatmap, legend
-from clients.python.nextchar.main import name_of
-from clients.python.nextchar.render import clock, visible, whole
-from clients.python.nextchar.session import console as console_on
+from app.routes.console import sample_text
 from launcher.processes import LauncherError
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
@@ -75,7 +76,7 @@ def main() -> int:
         print("nextchar: stopped", file=sys.stderr)
         return 130
     _head(console, f"all stopped after {clock(time.monotonic() - begun)}; the model is kept")
-    _say(console, "go on with `make serve`, then `.venv/bin/python -m clients.python.nextchar --help`")
+    _say(console, "go on with `make serve`, then `.venv/bin/python -m nextchar --help`")
     return 0
 
 

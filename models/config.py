@@ -155,7 +155,7 @@ def estimate_training_bytes(network: NetworkConfig, training: TrainingConfig, vo
     goes back to (3). Activations are the gates, states and logits of one window, forward and backward.
     """
     weights = 16 * network.parameters(vocabulary_size)
-    each = _architecture(network).floats_a_character(network, vocabulary_size)
+    each = _architecture(network).activation_floats_per_character(network, vocabulary_size)
     activations = training.rows * training.window * each
     return 4 * (weights + activations) + 600_000_000  # the process with TensorFlow itself
 

@@ -1,6 +1,6 @@
 """The exceptions that a user can cause, one class for each way of answering them.
 
-`app.errors` turns each class into one HTTP status; the worker turns them into a job's named failure.
+`app.http.errors` turns each class into one HTTP status; the worker turns them into a job's named failure.
 What only a programming mistake can cause stays an `assert` or a built-in exception.
 """
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.config import Mix, NetworkConfig, TrainingConfig
 from models.errors import Unavailable
-from models.vocabulary import Alphabet, Vocabulary
+from models.text.vocabulary import Alphabet, Vocabulary
 
 FORMAT_VERSION = 1
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.anomaly.calibration import Calibration
-from models.anomaly.record import dump, load
+from models.anomaly.calibration_format import dump, load
 from models.errors import Conflict, NotFound
 from models.saved_model import SavedModel
 from store.blobs import Blobs
@@ -29,7 +29,7 @@ _REMEMBERED = 64
 
 
 @dataclass(frozen=True)
-class Named:
+class StoredCalibration:
     """A calibration with its name; `created_at` in Unix seconds, `source` what it was made from."""
 
     name: str
@@ -44,9 +44,11 @@ class Calibrations:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[float, bytes | None, Named | None]] = {}
+        self._known: dict[str, tuple[float, bytes | None, StoredCalibration | None]] = {}
 
-    def save(self, model: SavedModel, name: str, calibration: Calibration, *, source: str) -> Named:
+    def save(
+        self, model: SavedModel, name: str, calibration: Calibration, *, source: str
+    ) -> StoredCalibration:
         """Keep a calibration, in place of one of the same name.
 
         Raises:
@@ -60,13 +62,13 @@ class Calibrations:
                 code="calibration_reserved",
                 param="name",
             )
-        named = Named(name, calibration, int(time.time()), source)
+        named = StoredCalibration(name, calibration, int(time.time()), source)
         self._blobs.write(_path(model, name), dump(calibration, **_about(named)))
         with self._lock:
             self._known.pop(_path(model, name), None)
         return named
 
-    def find(self, model: SavedModel, name: str | None) -> Named | None:
+    def find(self, model: SavedModel, name: str | None) -> StoredCalibration | None:
         """Return the calibration of this name, or the one that is used where none is named, if any.
 
         Raises:
@@ -80,7 +82,7 @@ class Calibrations:
             raise _none(model, name)
         return found
 
-    def all(self, model: SavedModel) -> list[Named]:
+    def all(self, model: SavedModel) -> list[StoredCalibration]:
         """Return the model's calibrations by name."""
         names = {path.rsplit("/", 1)[-1].removesuffix(".json") for path in self._blobs.paths(_folder(model))}
         if MODEL_FILE in model.card.files:
@@ -105,7 +107,7 @@ class Calibrations:
         with self._lock:
             self._known.pop(path, None)
 
-    def _get(self, model: SavedModel, name: str) -> Named | None:
+    def _get(self, model: SavedModel, name: str) -> StoredCalibration | None:
         path = _path(model, name)
         now = time.monotonic()
         with self._lock:
@@ -134,18 +136,20 @@ class Calibrations:
 
 def validation_file(calibration: Calibration) -> bytes:
     """Return the contents of MODEL_FILE for the calibration made with a model."""
-    return dump(calibration, **_about(Named(VALIDATION, calibration, int(time.time()), "held-out text")))
+    return dump(
+        calibration, **_about(StoredCalibration(VALIDATION, calibration, int(time.time()), "held-out text"))
+    )
 
 
-def _about(named: Named) -> dict[str, Any]:
+def _about(named: StoredCalibration) -> dict[str, Any]:
     return {"created_at": named.created_at, "source": named.source}
 
 
-def _named(data: bytes | None, *, where: str, name: str) -> Named | None:
+def _named(data: bytes | None, *, where: str, name: str) -> StoredCalibration | None:
     if data is None:
         return None
     calibration, about = load(data, where=where)
-    return Named(name, calibration, int(about["created_at"]), str(about["source"]))
+    return StoredCalibration(name, calibration, int(about["created_at"]), str(about["source"]))
 
 
 def _folder(model: SavedModel) -> str:

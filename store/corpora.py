@@ -25,8 +25,8 @@ from typing import IO, Any, Literal, Self
 import numpy as np
 
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
-from models.log_lines import LineSample, TextKind, recognize
-from models.vocabulary import Alphabet, Normalizer, code_points
+from models.text.log_lines import LineSample, TextKind, recognize
+from models.text.vocabulary import Alphabet, Normalizer, code_points
 from store.blobs import Blobs, translated
 from store.corpus_owners import CorpusOwners
 from store.ids import check_name, is_id
@@ -56,7 +56,7 @@ class Corpus:
     encoding: Encoding = "utf-8"
     kind: TextKind | None = None  # None: a record from before kinds were recognized, or bytes
     suggested_masks: list[str] = field(default_factory=list)
-    log_sample: dict[str, Any] | None = None  # of a log: the other fields of models.log_lines.Recognized
+    log_sample: dict[str, Any] | None = None  # of a log: the other fields of models.text.log_lines.Recognized
 
 
 class Corpora:

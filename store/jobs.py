@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from models.config import Mix, NetworkConfig, TrainingConfig
 from models.errors import Conflict, NotFound, Unavailable
-from models.vocabulary import Alphabet
+from models.text.vocabulary import Alphabet
 from store.blobs import Blobs
 from store.ids import is_id, new_id
 

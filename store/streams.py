@@ -145,7 +145,7 @@ class Stream:
     restarted: Literal["new", "model_replaced"] | None
 
 
-class Turn:
+class StreamLock:
     """A call's turn on a stream. `end` it; until then its lock is renewed."""
 
     def __init__(
@@ -206,7 +206,7 @@ class Streams:
     @contextmanager
     def turn(
         self, model: str, stream_id: str, *, size: int, owner: Owner = _NOBODY, wait_s: float = WAIT_S
-    ) -> Iterator[Turn]:
+    ) -> Iterator[StreamLock]:
         """Hold the stream of a model until the block ends; see `begin`. Waits in the calling thread.
 
         Raises:
@@ -222,7 +222,7 @@ class Streams:
         finally:
             turn.end()
 
-    def begin(self, model: str, stream_id: str, *, size: int, owner: Owner = _NOBODY) -> Turn | None:
+    def begin(self, model: str, stream_id: str, *, size: int, owner: Owner = _NOBODY) -> StreamLock | None:
         """Return a turn on a stream, or None while another call has it.
 
         A stream that another version of the model has read begins anew, and says so.
@@ -243,7 +243,7 @@ class Streams:
             with contextlib.suppress(RedisError, OSError):  # else it expires
                 self._redis.eval(_RELEASE, 1, lock, token)
             raise
-        return Turn(
+        return StreamLock(
             self._redis,
             (key, lock),
             token,

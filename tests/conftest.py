@@ -11,11 +11,16 @@ from redis import Redis
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from launcher.valkey import EmbeddedValkey
-from models.compile_cache import use_cache_folder
+from models.kernels.compile_cache import use_cache_folder
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # what tests expect is what CPUs do
 
-use_cache_folder(Path(__file__).parents[1] / "data")  # services that tests start compile nothing twice
+_ROOT = Path(__file__).parents[1]
+os.environ["PYTHONPATH"] = (
+    f"{_ROOT}:{_ROOT / 'clients' / 'python'}"  # programs that tests start run this checkout
+)
+
+use_cache_folder(_ROOT / "data")  # services that tests start compile nothing twice
 
 _TEXTS = Path(__file__).parents[2] / "shared" / "data"
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from app.keys import new_key
 from app.settings import ApiSettings
-from models import compile_cache
+from models.kernels import compile_cache
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ["redis", "api", "worker"]

@@ -21,13 +21,13 @@ def _loaded_by(module: str) -> set[str]:
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("app.main", TRAINING | {"worker", "launcher", "clients"}),
-        ("worker.main", TRAINING | {"app", "launcher", "clients"}),
-        ("worker.pipeline", {"app", "launcher", "clients"}),
+        ("app.main", TRAINING | {"worker", "launcher", "nextchar"}),
+        ("worker.main", TRAINING | {"app", "launcher", "nextchar"}),
+        ("worker.pipeline", {"app", "launcher", "nextchar"}),
         ("models.runtime.engine", TRAINING | {"app", "worker", "store", "fastapi", "redis"}),
         ("models.architectures.stateful_lstm", {"app", "worker", "store", "fastapi", "redis"}),
         ("store.reconcile", TRAINING | {"app", "worker", "fastapi"}),
-        ("clients.python.nextchar.main", TRAINING | {"app", "worker", "store", "models", "launcher"}),
+        ("nextchar.cli.main", TRAINING | {"app", "worker", "store", "models", "launcher"}),
     ],
 )
 def test_a_module_does_not_load_what_is_not_its_business(module: str, forbidden: set[str]) -> None:

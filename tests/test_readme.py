@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nextchar import Client
+from nextchar.answers import FINAL_STATUSES
 
-from clients.python.nextchar import Client
-from clients.python.nextchar.answers import FINAL_STATUSES
 from launcher.stack import Stack
 
 ROOT = Path(__file__).parents[1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from models.masks import Masks
+from models.text.masks import Masks
 
 _SAMPLE_CHARACTERS = 100_000
 _FEWEST_LINES = 50

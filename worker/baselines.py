@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ngram import NgramModel
-from models.vocabulary import Vocabulary
-from worker.texts import Ids
+from models.text.ngram import NgramModel
+from models.text.vocabulary import Vocabulary
+from worker.prepared_text import Ids
 
 NGRAM_ORDERS = 6
 """The n-gram model is tried with contexts of 0 to 5 characters."""

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.anomaly import ngram
+from models.anomaly import ngram_surprisal
 from models.anomaly.calibration import FEWEST_LINES, Calibration, calibrate
 from models.anomaly.precision import higher
 from models.runtime.engine import INT8_FILE
 from models.runtime.scoring import read_lines
 from models.runtime.session import Network, open_network
 from store.calibrations import MODEL_FILE, validation_file
-from worker.texts import Text
+from worker.prepared_text import Text
 
 _CHARACTERS = (
     5_000_000  # of the held-out text, from its end, as later lines are most like it: a minute or two
@@ -32,8 +32,8 @@ def anomaly_files(
     itself, after a newline, in float32 and with the weights `int8`, if there are any. For a log, whose lines
     change with time, see `_older_lines` and `_with_margin`.
     """
-    counted = ngram.ngram_of(text.train[-ngram.MOST_CHARACTERS :], text.vocabulary)
-    files = {ngram.FILE: ngram.dump(counted)}
+    counted = ngram_surprisal.ngram_of(text.train[-ngram_surprisal.MOST_CHARACTERS :], text.vocabulary)
+    files = {ngram_surprisal.FILE: ngram_surprisal.dump(counted)}
     held_out = text.vocabulary.decode(text.validation[-_CHARACTERS:])
     follows_newline = len(text.validation) <= _CHARACTERS and text.vocabulary.decode(text.train[-1:]) == "\n"
     whole = held_out.split("\n")[0 if follows_newline else 1 : -1]
@@ -45,7 +45,7 @@ def anomaly_files(
         if int8:
             network = open_network(INT8_FILE, int8, threads=cores)
             readings = higher(readings, read_lines(network, text.vocabulary, lines, with_end=True))
-        made = calibrate(ngram.with_ngram(readings, lines, counted))
+        made = calibrate(ngram_surprisal.with_ngram(readings, lines, counted))
         files[MODEL_FILE] = validation_file(_with_margin(made) if is_log else made)
     return files
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from models.runtime.decoding import log_softmax
 from models.runtime.scoring import SLICE_LOGITS, unknown_bits
 from models.runtime.session import StepNetwork
-from models.vocabulary import UNKNOWN_ID, Vocabulary
-from worker.texts import Ids
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from worker.prepared_text import Ids
 
 _SLICE = 64  # the most steps whose logits are in memory at a time
 

@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 
 from models.architectures import architecture
+from models.architectures.onnx_graph import quantize, stateful_lstm_weights
 from models.architectures.spec import Trainable
-from models.runtime.graph import quantize, stateful_lstm_weights
 from models.runtime.lstm_network import quantize_lstm
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from models.runtime.decoding import Sampler, uniforms
 from models.runtime.requests import CompletionRequest
 from models.runtime.session import StepNetwork
-from worker.texts import Ids
+from worker.prepared_text import Ids
 
 Array = NDArray[np.int32]
 Rows = Sequence[Array] | Array  # texts by themselves: (R, N), or of unequal lengths

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from models.config import MixTargets
 from models.errors import InvalidInput
 from models.runtime.session import State, StepNetwork
-from models.vocabulary import UNKNOWN_ID, Vocabulary
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from worker.prepared_text import Ids, Text
 from worker.rows import Rows
-from worker.texts import Ids, Text
 
 _TEACHER_STATE = "mix/teacher_state"
 

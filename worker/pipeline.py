@@ -12,10 +12,10 @@ from typing import Any, cast
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
-from models.masks import Masks
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
 from models.runtime.session import open_network
 from models.saved_model import Card, describe_files
+from models.text.masks import Masks
 from store.corpora import Corpora
 from store.jobs import Job, JobRequest
 from store.models import Models
@@ -25,11 +25,11 @@ from worker.checkpoints import Checkpoint
 from worker.evaluation import bits_per_character
 from worker.export import int8_file, saved_files
 from worker.mixing import SecondText
+from worker.prepared_text import Text, characters_of, read_ids, read_text
 from worker.report import write_report
 from worker.settings import PrecisionSetting
-from worker.start import Start
-from worker.texts import Text, characters_of, read_ids, read_text
 from worker.training import Hooks, Result, StopReason, fit
+from worker.warm_start import Start
 
 log = logging.getLogger(__name__)
 

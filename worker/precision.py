@@ -60,15 +60,15 @@ def choose(
     """Return the faster precision on the CPU, measured now or earlier.
 
     Args:
-        config: of a network that the kernels of `models.lstm_ops` train.
+        config: of a network that the kernels of `models.kernels.tensorflow_ops` train.
         rows: B, of the replica of one core.
         window: T.
         vocabulary_size: V.
         kept_in: the folder for what is valid on this kind of machine only; None: nothing is kept.
     """
-    from models import lstm_ops  # imports TensorFlow
+    from models.kernels import tensorflow_ops  # imports TensorFlow
 
-    if not lstm_ops.HAS_BFLOAT16:
+    if not tensorflow_ops.HAS_BFLOAT16:
         return Choice("float32")
     columns = -(-vocabulary_size // _VOCABULARY_STEP) * _VOCABULARY_STEP
     sizes = {
@@ -89,7 +89,7 @@ def choose(
 
 def _measure(sizes: dict[str, int]) -> Seconds:
     """Time both alternately and return the least of each: other work on the machine only adds to it."""
-    from models import lstm_ops
+    from models.kernels import tensorflow_ops
 
     found: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     began = time.monotonic()
@@ -98,7 +98,7 @@ def _measure(sizes: dict[str, int]) -> Seconds:
         if done >= least and time.monotonic() - began > _ENOUGH_S:
             break
         for dtype, seconds in found.items():
-            seconds.append(lstm_ops.window_seconds(**sizes, dtype=dtype))
+            seconds.append(tensorflow_ops.window_seconds(**sizes, dtype=dtype))
     return {dtype: min(seconds) for dtype, seconds in found.items()}
 
 

@@ -1,9 +1,10 @@
 """One optimizer step on all cores: rows split over replicas, gradients averaged.
 
 On a CPU, libraries hardly use a second core for products this small. So each core trains on its share of the
-rows, in a thread of its own: by one single-threaded XLA program, or by the operations of `models.lstm_ops`
-where an architecture has `own_kernels`. One compiled update averages the gradients in a fixed order: the
-result is the same, bit for bit, from run to run. GPUs are another file's, `worker/distributed.py`.
+rows, in a thread of its own: by one single-threaded XLA program, or by the operations of
+`models.kernels.tensorflow_ops` where an architecture has `own_kernels`. One compiled update averages the
+gradients in a fixed order: the result is the same, bit for bit, from run to run. GPUs are another file's,
+`worker/distributed.py`.
 """
 
 import os

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from models.runtime.session import Network
 from worker import baselines, memorization, problems
 from worker.event_files import FILE_NAME, EventFile
-from worker.pictures import curves_svg
+from worker.plots import curves_svg
+from worker.prepared_text import Text
 from worker.report_page import page
-from worker.texts import Text
 
 log = logging.getLogger("nextchar.worker")
 

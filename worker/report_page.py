@@ -84,7 +84,7 @@ def _headline(report: Mapping[str, Any]) -> str:
 def _curves(report: Mapping[str, Any], wide: str | None, narrow: str | None) -> str:
     if not wide or not narrow:
         return ""
-    from worker.pictures import describe
+    from worker.plots import describe
 
     words = shown(describe(report["curve"], report.get("baselines", {})))
     said = [f"The dot marks step {report['best_step']:,}, the best on held-out text: its weights are kept."]

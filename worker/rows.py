@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.texts import Ids
+from worker.prepared_text import Ids
 
 _WINDOWS_A_ROW = 4
 """Rows are made longer, and so fewer, until each holds this many windows."""

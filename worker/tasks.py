@@ -24,8 +24,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from models.compile_cache import machine_folder
 from models.errors import Conflict, DomainError, StorageFull, Unavailable
+from models.kernels.compile_cache import machine_folder
 from models.saved_model import Card
 from store.background import BackgroundLoop
 from store.blobs import Blobs, open_blobs, translated

@@ -26,11 +26,11 @@ from worker.evaluation import bits_per_character, sample
 from worker.export import graph_of
 from worker.mixing import MixedRows, SecondText
 from worker.precision import Choice, choose
+from worker.prepared_text import Text
 from worker.replicas import replicas_of
 from worker.rows import Rows
 from worker.schedule import Schedule, dropout
 from worker.settings import PrecisionSetting
-from worker.texts import Text
 
 EVALUATIONS = 20
 """How often a run looks at held-out text, at most; short runs do so less."""
@@ -405,8 +405,8 @@ class _Fit:
 
     def _rate(self) -> float:
         """Return the learning rate of the next step."""
-        state, first_steps = self.state, self.kind.first_steps
-        gently = min(1.0, (state.step + 1) / first_steps) if first_steps else 1.0
+        state, warmup_steps = self.state, self.kind.warmup_steps
+        gently = min(1.0, (state.step + 1) / warmup_steps) if warmup_steps else 1.0
         return self.training.learning_rate * state.rate_scale * state.schedule.rate(state.step) * gently
 
     def _has_diverged(self, loss: float) -> bool:

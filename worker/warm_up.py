@@ -7,7 +7,7 @@ time on a machine and after an update, and half a second later on. Imports no Te
 import logging
 from pathlib import Path
 
-from models.compile_cache import (
+from models.kernels.compile_cache import (
     RUNTIME_KERNELS,
     TRAINING_KERNELS,
     compile_in_child_process,

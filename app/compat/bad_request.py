@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 
-from app.bodies import DocumentRoute
-from app.errors import refusal
+from app.http.bodies import DocumentRoute
+from app.http.errors import error_answer
 from app.schemas.errors import ErrorAnswer
 from models.errors import InvalidInput
 
@@ -28,7 +28,7 @@ class OpenAIRoute(DocumentRoute):
             try:
                 return await handler(request)
             except (InvalidInput, RequestValidationError) as error:
-                response = await refusal(request, error)
+                response = await error_answer(request, error)
                 if response.status_code == 422:
                     response.status_code = 400
                 return response

@@ -8,7 +8,7 @@ The corpus was made for a job, not uploaded, so it goes when either of its files
 import contextlib
 from collections.abc import Iterator
 
-from app.reach import Reach
+from app.http.access import Reach
 from models.errors import DomainError, InvalidInput, NotFound
 from store.corpora import Corpus, Upload
 
@@ -38,7 +38,7 @@ def joined(reach: Reach, training: Corpus, validation: Corpus) -> Iterator[tuple
     corpus, is_new = _join(reach, training, validation)
     if is_new:  # otherwise the same text was uploaded by a client, whose it is to delete
         for source in (training, validation):
-            reach.parts.blobs.write(_path(source.id, corpus.id), b"")
+            reach.services.blobs.write(_path(source.id, corpus.id), b"")
     try:
         yield corpus, validation.characters / corpus.characters
     except DomainError:
@@ -50,34 +50,34 @@ def joined(reach: Reach, training: Corpus, validation: Corpus) -> Iterator[tuple
 
 def joined_with(reach: Reach, file_id: str) -> list[str]:
     """Return the ids of the corpora that were made of a file and another."""
-    return [path.rpartition("/")[2] for path in reach.parts.blobs.paths(f"openai_joined/{file_id}")]
+    return [path.rpartition("/")[2] for path in reach.services.blobs.paths(f"openai_joined/{file_id}")]
 
 
 def delete_joined(reach: Reach, file_id: str) -> None:
     """Delete the corpora that were made of a file and another. The caller checks that no job needs them."""
-    blobs = reach.parts.blobs
+    blobs = reach.services.blobs
     for corpus_id in joined_with(reach, file_id):
         with contextlib.suppress(NotFound):  # deleted already, or another key's
             reach.delete_corpus(corpus_id)
         with contextlib.suppress(NotFound):
-            reach.parts.corpora.id_of(corpus_id)
+            reach.services.corpora.id_of(corpus_id)
             continue  # another key has it
         blobs.delete(_path(file_id, corpus_id))
 
 
 def _join(reach: Reach, training: Corpus, validation: Corpus) -> tuple[Corpus, bool]:
-    parts = reach.parts
-    spool, limit_bytes = parts.settings.data_dir / "spool", parts.settings.max_corpus_bytes
+    services = reach.services
+    spool, limit_bytes = services.settings.data_dir / "spool", services.settings.max_corpus_bytes
     with Upload(spool, limit_bytes=limit_bytes) as upload:
         last = b""
-        for piece in parts.corpora.stream(training.id):
+        for piece in services.corpora.stream(training.id):
             upload.feed(piece)
             last = piece[-1:] or last
         if last != b"\n":
             upload.feed(b"\n")
-        for piece in parts.corpora.stream(validation.id):
+        for piece in services.corpora.stream(validation.id):
             upload.feed(piece)
-        corpus, is_new = parts.corpora.add(upload)
+        corpus, is_new = services.corpora.add(upload)
     return reach.uploaded(corpus, is_new=is_new)
 
 

@@ -14,15 +14,14 @@ from zlib import crc32
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.bodies import DocumentRoute
 from app.compat.fim import unwrap
 from app.compat.openai_completions import holding
-from app.completing import Completing, prepare
-from app.deps import Parts, PartsDep, client_of
-from app.disconnects import unless_gone
-from app.engines import Loaded
-from app.errors import refusals
-from app.reach import model_or_default
+from app.http.access import model_or_default
+from app.http.bodies import DocumentRoute
+from app.http.dependencies import Services, ServicesDep, client_of
+from app.http.disconnects import cancel_on_disconnect
+from app.http.errors import error_responses
+from app.http.event_streams import Events, EventStream, ServerEvent
 from app.schemas.completions import MAX_PROMPT_CHARACTERS
 from app.schemas.llama_cpp import (
     EXAMPLE,
@@ -35,10 +34,11 @@ from app.schemas.llama_cpp import (
     Props,
     Timings,
 )
-from app.streaming import Events, EventStream, ServerEvent
+from app.services.completion import Completing, prepare
+from app.services.engines import Loaded
 from models.runtime.batcher import ROWS
 from models.runtime.requests import CompletionRequest, Finished, Piece, Usage
-from models.vocabulary import TextDecoder, Vocabulary
+from models.text.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(tags=["llama.cpp"], route_class=DocumentRoute)
 
@@ -65,49 +65,51 @@ ModelInQuery = Annotated[
 ModelInPath = Annotated[str, Path(max_length=128, description="`name` or `name@version`.")]
 
 
-@router.get("/health", responses=refusals())
+@router.get("/health", responses=error_responses())
 async def llama_cpp_health() -> Health:
     """Say that the process lives, where llama.cpp's clients look."""
     return Health()
 
 
-@router.get("/props", responses=refusals(404, 422, 503))
-async def llama_cpp_props(parts: PartsDep, request: Request, model: ModelInQuery = "") -> Props:
+@router.get("/props", responses=error_responses(404, 422, 503))
+async def llama_cpp_props(services: ServicesDep, request: Request, model: ModelInQuery = "") -> Props:
     """Get what llama.cpp's clients want to know of a server and its model."""
-    return await _props(parts, request, model)
+    return await _props(services, request, model)
 
 
-@router.get("/v1/models/{model}/props", responses=refusals(404, 422, 503))
-async def llama_cpp_props_of_model(parts: PartsDep, request: Request, model: ModelInPath) -> Props:
+@router.get("/v1/models/{model}/props", responses=error_responses(404, 422, 503))
+async def llama_cpp_props_of_model(services: ServicesDep, request: Request, model: ModelInPath) -> Props:
     """Get the same of one model, for clients that put /props behind a base address."""
-    return await _props(parts, request, model)
+    return await _props(services, request, model)
 
 
-@router.get("/v1/models/{model}/health", responses=refusals(404, 422, 503))
-async def llama_cpp_health_of_model(parts: PartsDep, request: Request, model: ModelInPath) -> Health:
+@router.get("/v1/models/{model}/health", responses=error_responses(404, 422, 503))
+async def llama_cpp_health_of_model(services: ServicesDep, request: Request, model: ModelInPath) -> Health:
     """Say that a model is there and loads, for clients that put /health behind a base address."""
-    await _props(parts, request, model)
+    await _props(services, request, model)
     return Health()
 
 
 @router.post(
-    "/infill", response_model=Infill, responses=_ANSWER | refusals(400, 404, 413, 415, 422, 429, 503)
+    "/infill", response_model=Infill, responses=_ANSWER | error_responses(400, 404, 413, 415, 422, 429, 503)
 )
-async def infill(parts: PartsDep, request: Request, body: InfillCreate, model: ModelInQuery = "") -> Response:
+async def infill(
+    services: ServicesDep, request: Request, body: InfillCreate, model: ModelInQuery = ""
+) -> Response:
     """Complete the line at the cursor, as llama.cpp's editor plug-ins ask for it."""
-    return await _infill(parts, request, body, model)
+    return await _infill(services, request, body, model)
 
 
 @router.post(
     "/v1/models/{model}/infill",
     response_model=Infill,
-    responses=_ANSWER | refusals(400, 404, 413, 415, 422, 429, 503),
+    responses=_ANSWER | error_responses(400, 404, 413, 415, 422, 429, 503),
 )
 async def infill_with_model(
-    parts: PartsDep, request: Request, body: InfillCreate, model: ModelInPath
+    services: ServicesDep, request: Request, body: InfillCreate, model: ModelInPath
 ) -> Response:
     """Do the same with one model, for editors that put /infill behind a base address."""
-    return await _infill(parts, request, body, model)
+    return await _infill(services, request, body, model)
 
 
 @dataclass
@@ -121,9 +123,9 @@ class _Written:
     usage: Usage | None = None
 
 
-async def _props(parts: Parts, request: Request, model: str) -> Props:
-    name = await model_or_default(parts, request, model)
-    async with holding(parts, name) as loaded:
+async def _props(services: Services, request: Request, model: str) -> Props:
+    name = await model_or_default(services, request, model)
+    async with holding(services, name) as loaded:
         return Props(
             default_generation_settings=GenerationSettings(
                 n_ctx=MAX_PROMPT_CHARACTERS, n_predict=MAX_PREDICT
@@ -135,26 +137,26 @@ async def _props(parts: Parts, request: Request, model: str) -> Props:
         )
 
 
-async def _infill(parts: Parts, request: Request, body: InfillCreate, model: str) -> Response:
-    name = await model_or_default(parts, request, model or body.model)
+async def _infill(services: Services, request: Request, body: InfillCreate, model: str) -> Response:
+    name = await model_or_default(services, request, model or body.model)
     before = unwrap(body.prompt) if body.prompt and not body.input_prefix else body.input_prefix + body.prompt
     prefix = recent(before)
     truncated = len(prefix) < len(before)
-    async with holding(parts, name) as loaded:
+    async with holding(services, name) as loaded:
         written = _Written(time.perf_counter())
         characters, unknown = await prepare(prefix, loaded.vocabulary)
         wanted = _request(body, characters, loaded, client_of(request))
-        held = parts.engines.hold_again(loaded)
+        held = services.engines.hold_again(loaded)
         try:
-            completing = Completing(parts.engines, held, wanted, unknown)
+            completing = Completing(services.engines, held, wanted, unknown)
         except BaseException:
-            parts.engines.give_back(held)
+            services.engines.give_back(held)
             raise
         if body.stream:
             stream = _stream(completing, loaded.vocabulary, body, written, truncated=truncated)
             return EventStream(stream, on_close=completing.close, named=False)
         with completing:
-            await unless_gone(request, _write(completing, loaded.vocabulary, body, written))
+            await cancel_on_disconnect(request, _write(completing, loaded.vocabulary, body, written))
     return _answer(body, _infilled(written, loaded.reference, body, truncated=truncated))
 
 

@@ -21,13 +21,11 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.fim import unwrap
-from app.completing import Completing, Completion, check_size, described, prepare, write
-from app.deps import Parts, PartsDep, client_of
-from app.disconnects import unless_gone
-from app.engines import Engines, Loaded
-from app.errors import refusals
-from app.limited_work import Check, LimitedWork
-from app.reach import model_or_default
+from app.http.access import model_or_default
+from app.http.dependencies import Services, ServicesDep, client_of
+from app.http.disconnects import cancel_on_disconnect
+from app.http.errors import error_responses
+from app.http.event_streams import Events, EventStream, ServerEvent
 from app.schemas.openai import (
     EXAMPLE,
     CachedTokens,
@@ -37,7 +35,9 @@ from app.schemas.openai import (
     OpenAICompletionCreate,
     OpenAIUsage,
 )
-from app.streaming import Events, EventStream, ServerEvent
+from app.services.completion import Completing, Completion, check_size, described, prepare, write
+from app.services.engines import Engines, Loaded
+from app.services.limited_work import Check, LimitedWork
 from models.errors import InvalidInput
 from models.runtime.requests import (
     CharacterLogprobs,
@@ -48,7 +48,7 @@ from models.runtime.requests import (
     Piece,
     Usage,
 )
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["openai"], route_class=OpenAIRoute)
 
@@ -114,44 +114,48 @@ class _Asked:
 @router.post(
     "/v1/completions",
     response_model=OpenAICompletion,
-    responses=_ANSWER | NOT_422 | refusals(404, 413, 415, 429, 503),
+    responses=_ANSWER | NOT_422 | error_responses(404, 413, 415, 429, 503),
 )
-async def create_completion(parts: PartsDep, request: Request, body: OpenAICompletionCreate) -> Response:
+async def create_completion(
+    services: ServicesDep, request: Request, body: OpenAICompletionCreate
+) -> Response:
     """Go on from one prompt or several, in OpenAI's shape. A token is a character."""
-    return await _complete(parts, request, body, body.model)
+    return await _complete(services, request, body, body.model)
 
 
 @router.post(
     "/v1/models/{model}/v1/completions",
     response_model=OpenAICompletion,
-    responses=_ANSWER | NOT_422 | refusals(404, 413, 415, 429, 503),
+    responses=_ANSWER | NOT_422 | error_responses(404, 413, 415, 429, 503),
 )
 async def create_completion_with_model(
-    parts: PartsDep,
+    services: ServicesDep,
     request: Request,
     body: OpenAICompletionCreate,
     model: Annotated[str, Path(max_length=128, description="Wins over the body's.")],
 ) -> Response:
     """Do the same with the model in the path, for clients with one base address and no say in the rest."""
-    return await _complete(parts, request, body, model)
+    return await _complete(services, request, body, model)
 
 
-async def _complete(parts: Parts, request: Request, body: OpenAICompletionCreate, model: str) -> Response:
+async def _complete(
+    services: Services, request: Request, body: OpenAICompletionCreate, model: str
+) -> Response:
     if body.suffix:
         raise InvalidInput(
             "these models read forwards only and cannot fill in before a suffix; leave it out",
             code="suffix_not_supported",
             param="suffix",
         )
-    model = await model_or_default(parts, request, model)
-    async with holding(parts, model) as loaded:
-        asking = _asked(body, loaded, parts.describing, client_of(request))
+    model = await model_or_default(services, request, model)
+    async with holding(services, model) as loaded:
+        asking = _asked(body, loaded, services.describing, client_of(request))
         is_described = body.echo and body.logprobs is not None
-        asked = await (unless_gone(request, asking) if is_described else asking)
+        asked = await (cancel_on_disconnect(request, asking) if is_described else asking)
         if body.stream:
-            started = _start_all(parts.engines, asked)
+            started = _start_all(services.engines, asked)
             return EventStream(_stream(asked, started), on_close=lambda: _close(started), named=False)
-        found = await unless_gone(request, _collect(parts.engines, asked))
+        found = await cancel_on_disconnect(request, _collect(services.engines, asked))
     made = [completion for completions, _ in found for completion in completions]
     echoed = sum(len(prompt.characters) for prompt in asked.prompts) * asked.n if body.echo else 0
     content = await write(partial(_answer, asked, found), made, logprobs=body.logprobs, echoed=echoed)
@@ -159,13 +163,13 @@ async def _complete(parts: Parts, request: Request, body: OpenAICompletionCreate
 
 
 @asynccontextmanager
-async def holding(parts: Parts, model: str) -> AsyncIterator[Loaded]:
+async def holding(services: Services, model: str) -> AsyncIterator[Loaded]:
     """Hold a loaded model; it is loaded beside the event loop if need be. Raises as `Engines.use`."""
-    loaded = await parts.engines.take_async(model)
+    loaded = await services.engines.take_async(model)
     try:
         yield loaded
     finally:
-        parts.engines.give_back(loaded)
+        services.engines.give_back(loaded)
 
 
 # From the body to what the engine is asked

@@ -17,14 +17,14 @@ from starlette.datastructures import Headers
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.joined_files import delete_joined, joined_with
 from app.compat.json_lines import JsonLines
-from app.deps import PartsDep
-from app.errors import refusals
-from app.paging import cut
-from app.reach import Reach, ReachDep
+from app.http.access import Reach, ReachDep
+from app.http.dependencies import ServicesDep
+from app.http.errors import error_responses
+from app.http.paging import paginate
 from app.routes.corpora import delete_corpus, get_text
 from app.schemas.lists import After, Page
 from app.schemas.openai_jobs import FileBody, FileDeleted
-from app.uploads import FormText, receive
+from app.services.uploads import FormText, receive
 from models.errors import InvalidInput
 from store.corpora import Corpus, Upload
 
@@ -64,24 +64,24 @@ _CONTENT_ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("", responses=NOT_422 | refusals(413, 415, 503, 507), openapi_extra=_UPLOAD_BODY)
-async def create_file(parts: PartsDep, reach: ReachDep, request: Request) -> FileBody:
+@router.post("", responses=NOT_422 | error_responses(413, 415, 503, 507), openapi_extra=_UPLOAD_BODY)
+async def create_file(services: ServicesDep, reach: ReachDep, request: Request) -> FileBody:
     """Upload a text to train on. The same bytes are the same file, which keeps its first name and purpose."""
-    limit_bytes = parts.settings.max_corpus_bytes
-    spool = parts.settings.data_dir / "spool"
+    limit_bytes = services.settings.max_corpus_bytes
+    spool = services.settings.data_dir / "spool"
     form = _FileForm(request.headers)
     with await run_in_threadpool(Upload, spool, limit_bytes=limit_bytes) as upload:
         await receive(request, upload, limit_bytes=limit_bytes, decode=form)
-        added, is_new = await run_in_threadpool(parts.corpora.add, upload)
+        added, is_new = await run_in_threadpool(services.corpora.add, upload)
     corpus, is_new = await run_in_threadpool(reach.uploaded, added, is_new=is_new)
     about = json.dumps({"filename": form.filename, "purpose": form.purpose}).encode()
     # What a file that was deleted as a corpus has left is replaced.
-    keep = parts.blobs.write if is_new else parts.blobs.create
+    keep = services.blobs.write if is_new else services.blobs.create
     await run_in_threadpool(keep, _about_path(corpus.id, reach), about)
     return _body(corpus, await run_in_threadpool(_about, reach, corpus))
 
 
-@router.get("", responses=NOT_422 | refusals(503))
+@router.get("", responses=NOT_422 | error_responses(503))
 def list_files(
     reach: ReachDep,
     after: After = None,
@@ -92,13 +92,13 @@ def list_files(
     """List files."""
     files = [_body(corpus, _about(reach, corpus)) for corpus in reach.corpora()]
     wanted = [file for file in files if purpose in (None, file.purpose)]
-    page, has_more = cut(
+    page, has_more = paginate(
         wanted[::-1] if order == "asc" else wanted, lambda file: file.id, after=after, limit=limit
     )
     return Page(data=page, has_more=has_more)
 
 
-@router.get("/{file}", responses=NOT_422 | refusals(404, 503))
+@router.get("/{file}", responses=NOT_422 | error_responses(404, 503))
 def get_file_object(reach: ReachDep, file: str) -> FileBody:
     """Get what is known of a file."""
     corpus = reach.corpus(file)
@@ -108,23 +108,23 @@ def get_file_object(reach: ReachDep, file: str) -> FileBody:
 @router.get(
     "/{file}/content",
     response_class=StreamingResponse,
-    responses=_CONTENT_ANSWER | NOT_422 | refusals(404, 503),
+    responses=_CONTENT_ANSWER | NOT_422 | error_responses(404, 503),
 )
-def get_file_content(parts: PartsDep, reach: ReachDep, file: str) -> StreamingResponse:
+def get_file_content(services: ServicesDep, reach: ReachDep, file: str) -> StreamingResponse:
     """Get a file's text back: of JSON Lines the text that was made of them."""
-    return get_text(parts, reach, file)
+    return get_text(services, reach, file)
 
 
-@router.delete("/{file}", responses=NOT_422 | refusals(404, 409, 503))
-def delete_file(parts: PartsDep, reach: ReachDep, file: str) -> FileDeleted:
+@router.delete("/{file}", responses=NOT_422 | error_responses(404, 409, 503))
+def delete_file(services: ServicesDep, reach: ReachDep, file: str) -> FileDeleted:
     """Delete a file, and so the corpus, and what was made of it and a validation file. Models stay."""
     file_id = reach.corpus_id(file)
     for corpus_id in (file_id, *joined_with(reach, file_id)):
         reach.check_not_needed(corpus_id)
     delete_joined(reach, file_id)
     deleted = delete_corpus(reach, file_id).id
-    of_limited_keys = [] if reach.limited_to else parts.blobs.paths(f"openai_files/{deleted}")
-    parts.blobs.delete(_about_path(deleted, reach), *of_limited_keys)
+    of_limited_keys = [] if reach.limited_to else services.blobs.paths(f"openai_files/{deleted}")
+    services.blobs.delete(_about_path(deleted, reach), *of_limited_keys)
     return FileDeleted(id=deleted)
 
 
@@ -137,7 +137,7 @@ def _about_path(corpus_id: str, reach: Reach) -> str:
 def _about(reach: Reach, corpus: Corpus) -> dict[str, str]:
     """Return name and purpose; a corpus that came by another way has its own name."""
     try:
-        about: dict[str, str] = json.loads(reach.parts.blobs.read(_about_path(corpus.id, reach)))
+        about: dict[str, str] = json.loads(reach.services.blobs.read(_about_path(corpus.id, reach)))
     except (FileNotFoundError, ValueError):  # ValueError: damaged in storage
         return {"filename": f"{corpus.name or corpus.id}.txt", "purpose": PURPOSES[0]}
     return about

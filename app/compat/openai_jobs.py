@@ -16,11 +16,10 @@ from pydantic import BaseModel, ValidationError
 
 from app.compat.bad_request import NOT_422, OpenAIRoute
 from app.compat.joined_files import joined
-from app.deps import Parts, PartsDep
-from app.errors import refusals
-from app.job_events import events_so_far
-from app.paging import cut
-from app.reach import Reach, ReachDep
+from app.http.access import Reach, ReachDep
+from app.http.dependencies import Services, ServicesDep
+from app.http.errors import error_responses
+from app.http.paging import paginate
 from app.routes import jobs as ours
 from app.schemas.jobs import BudgetBody, JobBody, JobCreate, TrainingOverride
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
@@ -35,6 +34,7 @@ from app.schemas.openai_jobs import (
     MethodTold,
     SupervisedTold,
 )
+from app.services.job_events import events_so_far
 from models.config import PRESETS
 from models.errors import DomainError, InvalidInput, NotFound
 from store.corpora import Corpus
@@ -43,7 +43,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=O
 
 _NATS = math.log(2)  # a bit in nats
 
-_CHANGED = NOT_422 | refusals(404, 409, 503, 507)
+_CHANGED = NOT_422 | error_responses(404, 409, 503, 507)
 
 
 class _Beside(BaseModel):
@@ -56,9 +56,9 @@ class _Beside(BaseModel):
     metadata: dict[str, str] | None
 
 
-@router.post("", responses=NOT_422 | refusals(404, 409, 413, 415, 503, 507))
+@router.post("", responses=NOT_422 | error_responses(404, 409, 413, 415, 503, 507))
 def create_fine_tuning_job(
-    parts: PartsDep, reach: ReachDep, request: Request, body: FineTuningJobCreate
+    services: ServicesDep, reach: ReachDep, request: Request, body: FineTuningJobCreate
 ) -> FineTuningJob:
     """Train a model on an uploaded file."""
     wanted = _hyperparameters(body)
@@ -70,7 +70,7 @@ def create_fine_tuning_job(
     with whole as (corpus, held_out):
         try:
             create = _create(body, wanted, corpus.id, held_out)
-            job = ours.create_job(parts, reach, request, create, Response())
+            job = ours.create_job(services, reach, request, create, Response())
         except (InvalidInput, NotFound) as error:
             raise _in_their_words(error) from None
     multiplier = wanted.learning_rate_multiplier
@@ -81,48 +81,52 @@ def create_fine_tuning_job(
         learning_rate_multiplier=None if multiplier == "auto" else multiplier,
         metadata=body.metadata,
     )
-    parts.blobs.write(_beside_path(job.id), beside.model_dump_json().encode())
+    services.blobs.write(_beside_path(job.id), beside.model_dump_json().encode())
     return _told(job, beside)
 
 
-@router.get("", responses=NOT_422 | refusals(503))
+@router.get("", responses=NOT_422 | error_responses(503))
 def list_fine_tuning_jobs(
-    parts: PartsDep, reach: ReachDep, request: Request, after: After = None, limit: Limit = DEFAULT_LIMIT
+    services: ServicesDep,
+    reach: ReachDep,
+    request: Request,
+    after: After = None,
+    limit: Limit = DEFAULT_LIMIT,
 ) -> Page[FineTuningJob]:
     """List jobs, newest first."""
     if any(name.startswith("metadata") for name in request.query_params):
         raise InvalidInput("jobs cannot be looked up by metadata; list them and choose", param="metadata")
-    page = ours.list_jobs(parts, reach, after, limit)
-    return Page(data=[_told(job, _beside(parts, job)) for job in page.data], has_more=page.has_more)
+    page = ours.list_jobs(services, reach, after, limit)
+    return Page(data=[_told(job, _beside(services, job)) for job in page.data], has_more=page.has_more)
 
 
-@router.get("/{job}", responses=NOT_422 | refusals(404, 503))
-def get_fine_tuning_job(parts: PartsDep, reach: ReachDep, job: str) -> FineTuningJob:
+@router.get("/{job}", responses=NOT_422 | error_responses(404, 503))
+def get_fine_tuning_job(services: ServicesDep, reach: ReachDep, job: str) -> FineTuningJob:
     """Get a job."""
-    return _answer(parts, ours.get_job(parts, reach, job))
+    return _answer(services, ours.get_job(services, reach, job))
 
 
 @router.post("/{job}/cancel", responses=_CHANGED)
-def cancel_fine_tuning_job(parts: PartsDep, reach: ReachDep, job: str) -> FineTuningJob:
+def cancel_fine_tuning_job(services: ServicesDep, reach: ReachDep, job: str) -> FineTuningJob:
     """Cancel a job; a running one obeys at its next step."""
-    return _answer(parts, ours.cancel_job(parts, reach, job, Response()))
+    return _answer(services, ours.cancel_job(services, reach, job, Response()))
 
 
 @router.post("/{job}/pause", responses=_CHANGED)
-def pause_fine_tuning_job(parts: PartsDep, reach: ReachDep, job: str) -> FineTuningJob:
+def pause_fine_tuning_job(services: ServicesDep, reach: ReachDep, job: str) -> FineTuningJob:
     """Pause a job; a running one obeys at its next step."""
-    return _answer(parts, ours.pause_job(parts, reach, job, Response()))
+    return _answer(services, ours.pause_job(services, reach, job, Response()))
 
 
 @router.post("/{job}/resume", responses=_CHANGED)
-def resume_fine_tuning_job(parts: PartsDep, reach: ReachDep, job: str) -> FineTuningJob:
+def resume_fine_tuning_job(services: ServicesDep, reach: ReachDep, job: str) -> FineTuningJob:
     """Queue a paused or failed job again."""
-    return _answer(parts, ours.resume_job(parts, reach, job))
+    return _answer(services, ours.resume_job(services, reach, job))
 
 
-@router.get("/{job}/events", responses=NOT_422 | refusals(404, 503))
+@router.get("/{job}/events", responses=NOT_422 | error_responses(404, 503))
 def list_fine_tuning_events(
-    parts: PartsDep,
+    services: ServicesDep,
     reach: ReachDep,
     job: str,
     after: After = None,
@@ -130,15 +134,15 @@ def list_fine_tuning_events(
 ) -> Page[FineTuningEvent]:
     """List what happened to a job, newest first."""
     known = reach.job(job)
-    events = events_so_far(parts.event_log, parts.live, known.id, after=0)
+    events = events_so_far(services.event_log, services.live, known.id, after=0)
     told = [_event(known.id, event) for event in reversed(events)]
-    page, has_more = cut(told, lambda event: event.id, after=after, limit=limit)
+    page, has_more = paginate(told, lambda event: event.id, after=after, limit=limit)
     return Page(data=page, has_more=has_more)
 
 
-@router.get("/{job}/checkpoints", responses=NOT_422 | refusals(404, 503))
+@router.get("/{job}/checkpoints", responses=NOT_422 | error_responses(404, 503))
 def list_fine_tuning_checkpoints(
-    parts: PartsDep,
+    services: ServicesDep,
     reach: ReachDep,
     job: str,
     after: After = None,
@@ -146,10 +150,10 @@ def list_fine_tuning_checkpoints(
 ) -> Page[FineTuningCheckpoint]:
     """List a job's evaluations, newest first. The best weights become its model; no others are kept."""
     known = reach.job(job)
-    events = events_so_far(parts.event_log, parts.live, known.id, after=0)
+    events = events_so_far(services.event_log, services.live, known.id, after=0)
     model = known.model or known.request.name
     told = [_checkpoint(known.id, model, e) for e in reversed(events) if e["type"] == "metrics"]
-    page, has_more = cut(told, lambda checkpoint: checkpoint.id, after=after, limit=limit)
+    page, has_more = paginate(told, lambda checkpoint: checkpoint.id, after=after, limit=limit)
     return Page(data=page, has_more=has_more)
 
 
@@ -222,10 +226,10 @@ def _beside_path(job_id: str) -> str:
     return f"openai_jobs/{job_id}.json"
 
 
-def _beside(parts: Parts, job: JobBody) -> _Beside:
+def _beside(services: Services, job: JobBody) -> _Beside:
     """Return what was kept beside a job, or what can be told of one that was asked for in our own shape."""
     try:
-        return _Beside(**json.loads(parts.blobs.read(_beside_path(job.id))))
+        return _Beside(**json.loads(services.blobs.read(_beside_path(job.id))))
     except FileNotFoundError:
         return _Beside(
             model=job.start_from or job.network.architecture,
@@ -236,8 +240,8 @@ def _beside(parts: Parts, job: JobBody) -> _Beside:
         )
 
 
-def _answer(parts: Parts, job: JobBody) -> FineTuningJob:
-    return _told(job, _beside(parts, job))
+def _answer(services: Services, job: JobBody) -> FineTuningJob:
+    return _told(job, _beside(services, job))
 
 
 def _told(job: JobBody, beside: _Beside) -> FineTuningJob:

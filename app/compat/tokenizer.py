@@ -11,18 +11,18 @@ from typing import Annotated
 import anyio
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.bodies import DocumentRoute
 from app.compat.openai_completions import characters_of, holding
-from app.deps import Parts, PartsDep
-from app.errors import refusals
-from app.reach import model_or_default
+from app.http.access import model_or_default
+from app.http.bodies import DocumentRoute
+from app.http.dependencies import Services, ServicesDep
+from app.http.errors import error_responses
 from app.schemas.completions import MAX_PROMPT_CHARACTERS
 from app.schemas.tokenizer import DetokenizeCreate, Detokenized, TokenizeCreate, TokenizerInfo, Tokens
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["openai"], route_class=DocumentRoute)
 
-_REFUSALS = refusals(400, 404, 413, 415, 422, 503)
+_REFUSALS = error_responses(400, 404, 413, 415, 422, 503)
 
 ModelInQuery = Annotated[
     str, Query(max_length=128, description="`name` or `name@version`; left out, the default model.")
@@ -30,58 +30,60 @@ ModelInQuery = Annotated[
 ModelInPath = Annotated[str, Path(max_length=128, description="`name` or `name@version`.")]
 
 
-@router.get("/tokenizer_info", responses=refusals(404, 422, 503))
-async def tokenizer_info(parts: PartsDep, request: Request, model: ModelInQuery = "") -> TokenizerInfo:
+@router.get("/tokenizer_info", responses=error_responses(404, 422, 503))
+async def tokenizer_info(services: ServicesDep, request: Request, model: ModelInQuery = "") -> TokenizerInfo:
     """Get what a model's characters are."""
-    return await _info(parts, request, model)
+    return await _info(services, request, model)
 
 
-@router.get("/v1/models/{model}/tokenizer_info", responses=refusals(404, 422, 503))
-async def tokenizer_info_of_model(parts: PartsDep, request: Request, model: ModelInPath) -> TokenizerInfo:
+@router.get("/v1/models/{model}/tokenizer_info", responses=error_responses(404, 422, 503))
+async def tokenizer_info_of_model(
+    services: ServicesDep, request: Request, model: ModelInPath
+) -> TokenizerInfo:
     """Get the same of the model in the path."""
-    return await _info(parts, request, model)
+    return await _info(services, request, model)
 
 
 @router.post("/tokenize", response_model=Tokens, responses=_REFUSALS)
 async def tokenize(
-    parts: PartsDep, request: Request, body: TokenizeCreate, model: ModelInQuery = ""
+    services: ServicesDep, request: Request, body: TokenizeCreate, model: ModelInQuery = ""
 ) -> Response:
     """Get the id of each character of a text."""
-    return await _tokenize(parts, request, body, model)
+    return await _tokenize(services, request, body, model)
 
 
 @router.post("/v1/models/{model}/tokenize", response_model=Tokens, responses=_REFUSALS)
 async def tokenize_with_model(
-    parts: PartsDep, request: Request, body: TokenizeCreate, model: ModelInPath
+    services: ServicesDep, request: Request, body: TokenizeCreate, model: ModelInPath
 ) -> Response:
     """Get the same with the model in the path."""
-    return await _tokenize(parts, request, body, model)
+    return await _tokenize(services, request, body, model)
 
 
 @router.post("/detokenize", response_model=Detokenized, responses=_REFUSALS)
 async def detokenize(
-    parts: PartsDep, request: Request, body: DetokenizeCreate, model: ModelInQuery = ""
+    services: ServicesDep, request: Request, body: DetokenizeCreate, model: ModelInQuery = ""
 ) -> Response:
     """Get the text of ids; 0 becomes U+FFFD."""
-    return await _detokenize(parts, request, body, model)
+    return await _detokenize(services, request, body, model)
 
 
 @router.post("/v1/models/{model}/detokenize", response_model=Detokenized, responses=_REFUSALS)
 async def detokenize_with_model(
-    parts: PartsDep, request: Request, body: DetokenizeCreate, model: ModelInPath
+    services: ServicesDep, request: Request, body: DetokenizeCreate, model: ModelInPath
 ) -> Response:
     """Get the same with the model in the path."""
-    return await _detokenize(parts, request, body, model)
+    return await _detokenize(services, request, body, model)
 
 
-async def _vocabulary(parts: Parts, request: Request, model: str) -> tuple[str, Vocabulary]:
-    name = await model_or_default(parts, request, model)
-    async with holding(parts, name) as loaded:
+async def _vocabulary(services: Services, request: Request, model: str) -> tuple[str, Vocabulary]:
+    name = await model_or_default(services, request, model)
+    async with holding(services, name) as loaded:
         return loaded.reference, loaded.vocabulary
 
 
-async def _info(parts: Parts, request: Request, model: str) -> TokenizerInfo:
-    reference, vocabulary = await _vocabulary(parts, request, model)
+async def _info(services: Services, request: Request, model: str) -> TokenizerInfo:
+    reference, vocabulary = await _vocabulary(services, request, model)
     return TokenizerInfo(
         tokenizer_class=vocabulary.alphabet,
         model=reference,
@@ -90,8 +92,8 @@ async def _info(parts: Parts, request: Request, model: str) -> TokenizerInfo:
     )
 
 
-async def _tokenize(parts: Parts, request: Request, body: TokenizeCreate, model: str) -> Response:
-    _, vocabulary = await _vocabulary(parts, request, model or body.model)
+async def _tokenize(services: Services, request: Request, body: TokenizeCreate, model: str) -> Response:
+    _, vocabulary = await _vocabulary(services, request, model or body.model)
     text = body.prompt if body.prompt is not None else body.content or ""
     return await anyio.to_thread.run_sync(partial(_tokens, vocabulary, text))
 
@@ -102,8 +104,8 @@ def _tokens(vocabulary: Vocabulary, text: str) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-async def _detokenize(parts: Parts, request: Request, body: DetokenizeCreate, model: str) -> Response:
-    _, vocabulary = await _vocabulary(parts, request, model or body.model)
+async def _detokenize(services: Services, request: Request, body: DetokenizeCreate, model: str) -> Response:
+    _, vocabulary = await _vocabulary(services, request, model or body.model)
     characters_of(body.tokens, vocabulary, param="tokens")  # refuses ids that are not the model's
     text = vocabulary.to_text(vocabulary.decode(body.tokens))
     return Response(Detokenized(prompt=text, content=text).model_dump_json(), media_type="application/json")

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.errors import refusals
+from app.http.errors import error_responses
 from app.schemas.architectures import ArchitectureBody, PresetBody, Recipe
 from app.schemas.lists import Page
 from models.architectures import DEFAULT, NAMES, architecture
@@ -12,7 +12,7 @@ router = APIRouter(prefix="/v1/architectures", tags=["jobs"])
 
 
 # async, though nothing is awaited: nothing here blocks, and a plain function would be given a thread.
-@router.get("", responses=refusals())
+@router.get("", responses=error_responses())
 async def list_architectures() -> Page[ArchitectureBody]:
     """List all architectures, the default first, then in the order of the lecture notes."""
     return Page(data=[_body(name) for name in NAMES], has_more=False)

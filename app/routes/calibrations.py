@@ -5,22 +5,22 @@ from functools import partial
 
 from fastapi import APIRouter, Request
 
-from app.auth import check_scope
-from app.bodies import DocumentRoute
-from app.deps import Parts, PartsDep
-from app.disconnects import unless_gone
-from app.engines import Loaded
-from app.errors import refusals
-from app.evaluating import evaluate, reads_training_text
-from app.limited_work import Check
-from app.reach import Reach, ReachDep
+from app.http.access import Reach, ReachDep
+from app.http.auth import check_scope
+from app.http.bodies import DocumentRoute
+from app.http.dependencies import Services, ServicesDep
+from app.http.disconnects import cancel_on_disconnect
+from app.http.errors import error_responses
 from app.schemas.lists import Page
 from app.schemas.scores import CalibrateCreate, CalibrationBody, EvaluateCreate, EvaluationBody
-from app.scoring import calibration_body
+from app.services.engines import Loaded
+from app.services.evaluation import evaluate, reads_training_text
+from app.services.limited_work import Check
+from app.services.scoring import calibration_body
 from models.anomaly.calibration import CalibrationLines
 from models.anomaly.precision import higher
 from models.errors import TooLarge
-from models.runtime.scoring import Reading
+from models.runtime.scoring import LineSurprisal
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
@@ -33,42 +33,46 @@ _LINE_CHARACTERS = 20  # that a line counts for beside its own
 
 
 @router.post(
-    "/{model}/calibrate", status_code=201, responses=refusals(400, 404, 409, 413, 415, 422, 429, 503, 507)
+    "/{model}/calibrate",
+    status_code=201,
+    responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503, 507),
 )
 async def make_calibration(
-    parts: PartsDep, reach: ReachDep, request: Request, model: str, body: CalibrateCreate
+    services: ServicesDep, reach: ReachDep, request: Request, model: str, body: CalibrateCreate
 ) -> CalibrationBody:
     """Compare with these normal lines from now on; a calibration of the same name is replaced.
 
     It takes up to some minutes. Few run at a time; where too many wait already, the answer is 429.
     """
-    return await unless_gone(request, parts.calibrating.run(partial(_make, parts, reach, model, body)))
+    return await cancel_on_disconnect(
+        request, services.calibrating.run(partial(_make, services, reach, model, body))
+    )
 
 
-@router.get("/{model}/calibrations", responses=refusals(404, 422, 503))
-def list_calibrations(parts: PartsDep, model: str) -> Page[CalibrationBody]:
+@router.get("/{model}/calibrations", responses=error_responses(404, 422, 503))
+def list_calibrations(services: ServicesDep, model: str) -> Page[CalibrationBody]:
     """List a model's calibrations by name."""
-    found = parts.calibrations.all(parts.models.get(model))
+    found = services.calibrations.all(services.models.get(model))
     return Page(data=[calibration_body(named) for named in found], has_more=False)
 
 
-@router.get("/{model}/calibrations/{name}", responses=refusals(404, 422, 503))
-def get_calibration(parts: PartsDep, model: str, name: str) -> CalibrationBody:
+@router.get("/{model}/calibrations/{name}", responses=error_responses(404, 422, 503))
+def get_calibration(services: ServicesDep, model: str, name: str) -> CalibrationBody:
     """Get what is known of a calibration."""
-    found = parts.calibrations.find(parts.models.get(model), name)
+    found = services.calibrations.find(services.models.get(model), name)
     assert found is not None, "a name was given"
     return calibration_body(found)
 
 
-@router.delete("/{model}/calibrations/{name}", status_code=204, responses=refusals(404, 409, 422, 503))
-def delete_calibration(parts: PartsDep, model: str, name: str) -> None:
+@router.delete("/{model}/calibrations/{name}", status_code=204, responses=error_responses(404, 409, 422, 503))
+def delete_calibration(services: ServicesDep, model: str, name: str) -> None:
     """Delete a calibration; the one made with the model stays."""
-    parts.calibrations.delete(parts.models.get(model), name)
+    services.calibrations.delete(services.models.get(model), name)
 
 
-@router.post("/{model}/evaluate", responses=refusals(400, 404, 413, 415, 422, 429, 503))
+@router.post("/{model}/evaluate", responses=error_responses(400, 404, 413, 415, 422, 429, 503))
 async def evaluate_model(
-    parts: PartsDep, reach: ReachDep, request: Request, model: str, body: EvaluateCreate
+    services: ServicesDep, reach: ReachDep, request: Request, model: str, body: EvaluateCreate
 ) -> EvaluationBody:
     """Judge the model's scores by labelled lines, beside simple scores of the same lines."""
     if reads_training_text(body):
@@ -79,15 +83,17 @@ async def evaluate_model(
             why="with this split the lines are compared with the model's training text; give the split"
             " chronological or random to use only the lines sent",
         )
-    judge = partial(evaluate, parts, model, body, may_read=reach.has_corpus)
-    return await unless_gone(request, parts.evaluating.run(judge))
+    judge = partial(evaluate, services, model, body, may_read=reach.has_corpus)
+    return await cancel_on_disconnect(request, services.evaluating.run(judge))
 
 
-def _make(parts: Parts, reach: Reach, model: str, body: CalibrateCreate, check: Check) -> CalibrationBody:
-    with parts.engines.use(model) as loaded:
+def _make(
+    services: Services, reach: Reach, model: str, body: CalibrateCreate, check: Check
+) -> CalibrationBody:
+    with services.engines.use(model) as loaded:
         if body.corpus is not None:
             corpus = reach.corpus(body.corpus)
-            lines: Iterable[str] = _lines(parts.corpora.pieces(corpus.id, loaded.vocabulary.alphabet))
+            lines: Iterable[str] = _lines(services.corpora.pieces(corpus.id, loaded.vocabulary.alphabet))
             characters = corpus.characters
             source = f"corpus {corpus.id}"
         else:
@@ -105,10 +111,10 @@ def _make(parts: Parts, reach: Reach, model: str, body: CalibrateCreate, check: 
         if body.false_alarms:
             made.thresholds(body.false_alarms)  # or it is refused
         check()  # a client that has gone replaces nothing
-        return calibration_body(parts.calibrations.save(loaded.saved, body.name, made, source=source))
+        return calibration_body(services.calibrations.save(loaded.saved, body.name, made, source=source))
 
 
-def _read(loaded: Loaded, lines: list[str], check: Check, *, in_both: bool) -> list[Reading]:
+def _read(loaded: Loaded, lines: list[str], check: Check, *, in_both: bool) -> list[LineSurprisal]:
     masked = [loaded.masks.apply(line[:_LONGEST_LINE]).text for line in lines]
     readings = loaded.engine.read_lines(masked, fast=True, check=check)
     # JSON is scored in float32: a calibration of few enough lines holds for that, too.

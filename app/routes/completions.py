@@ -9,11 +9,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from app.bodies import DocumentRoute
-from app.completing import Completing, Completion, GivenUp, predict, prepare, start, write
-from app.deps import PartsDep, client_of
-from app.disconnects import unless_gone
-from app.errors import refusals
+from app.http.bodies import DocumentRoute
+from app.http.dependencies import ServicesDep, client_of
+from app.http.disconnects import cancel_on_disconnect
+from app.http.errors import error_responses
+from app.http.event_streams import Events, EventStream, ServerEvent
 from app.schemas.completions import (
     EXAMPLE,
     AlternativeBody,
@@ -29,9 +29,9 @@ from app.schemas.completions import (
     PieceBody,
     UsageBody,
 )
-from app.streaming import Events, EventStream, ServerEvent
+from app.services.completion import Cancelled, Completing, Completion, predict, prepare, start, write
 from models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
-from models.vocabulary import TextDecoder, Vocabulary
+from models.text.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
@@ -54,13 +54,13 @@ _COMPLETION_ANSWER: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/{model}/complete",
     response_model=CompletionBody,
-    responses=_COMPLETION_ANSWER | refusals(400, 404, 413, 415, 422, 429, 503),
+    responses=_COMPLETION_ANSWER | error_responses(400, 404, 413, 415, 422, 429, 503),
 )
-async def complete(parts: PartsDep, request: Request, model: str, body: CompletionCreate) -> Response:
+async def complete(services: ServicesDep, request: Request, model: str, body: CompletionCreate) -> Response:
     """Go on from a prompt, `n` times. Characters the model has never seen are read as unknown and named."""
-    starting = start(parts.engines, parts.describing, model, body, client=client_of(request))
+    starting = start(services.engines, services.describing, model, body, client=client_of(request))
     is_described = body.echo and body.logprobs is not None
-    completing = await (unless_gone(request, starting) if is_described else starting)
+    completing = await (cancel_on_disconnect(request, starting) if is_described else starting)
     if body.stream:
         return EventStream(_stream(completing), on_close=completing.close)
     with completing:
@@ -70,19 +70,21 @@ async def complete(parts: PartsDep, request: Request, model: str, body: Completi
     return Response(await write(answer, completions, logprobs=body.logprobs), media_type="application/json")
 
 
-@router.post("/{model}/next", responses=refusals(400, 404, 413, 415, 422, 429, 503))
-async def next_character(parts: PartsDep, request: Request, model: str, body: NextCreate) -> DistributionBody:
+@router.post("/{model}/next", responses=error_responses(400, 404, 413, 415, 422, 429, 503))
+async def next_character(
+    services: ServicesDep, request: Request, model: str, body: NextCreate
+) -> DistributionBody:
     """Get the distribution of the character after a prompt."""
-    loaded = await parts.engines.take_async(model)
+    loaded = await services.engines.take_async(model)
     try:
         prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
         predicting = predict(
             loaded, prompt, top=body.top, temperature=body.temperature, client=client_of(request)
         )
         is_long = len(prompt) > _SHORT_PROMPT
-        found = await (unless_gone(request, predicting) if is_long else predicting)
+        found = await (cancel_on_disconnect(request, predicting) if is_long else predicting)
     finally:
-        parts.engines.give_back(loaded)
+        services.engines.give_back(loaded)
     label = loaded.vocabulary.label
     return DistributionBody(
         model=loaded.reference,
@@ -99,7 +101,7 @@ async def _unless_gone(request: Request, completing: Completing) -> tuple[list[C
     leaving.add_done_callback(lambda _: completing.give_up())
     try:
         return await completing.completions()
-    except GivenUp:
+    except Cancelled:
         raise ClientDisconnect from None
     finally:
         leaving.cancel()

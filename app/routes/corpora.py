@@ -6,13 +6,13 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from app.deps import PartsDep
-from app.errors import refusals
-from app.paging import cut
-from app.reach import Reach, ReachDep
+from app.http.access import Reach, ReachDep
+from app.http.dependencies import ServicesDep
+from app.http.errors import error_responses
+from app.http.paging import paginate
 from app.schemas.corpora import CorpusBody
 from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
-from app.uploads import receive
+from app.services.uploads import receive
 from store.corpora import Corpus, Encoding, Upload
 from store.ids import check_name
 
@@ -83,11 +83,11 @@ EncodingQuery = Annotated[
 @router.post(
     "",
     status_code=201,
-    responses=_KNOWN | refusals(409, 413, 415, 422, 503, 507),
+    responses=_KNOWN | error_responses(409, 413, 415, 422, 503, 507),
     openapi_extra=_UPLOAD_BODY,
 )
 async def add_corpus(
-    parts: PartsDep,
+    services: ServicesDep,
     reach: ReachDep,
     request: Request,
     response: Response,
@@ -97,20 +97,20 @@ async def add_corpus(
     """Upload a text. The same bytes in the same encoding are the same corpus, whatever they are called."""
     if name is not None:
         reach.check_corpus_name(check_name(name))
-    corpus, is_new = await _upload(parts, reach, request, name, encoding)
+    corpus, is_new = await _upload(services, reach, request, name, encoding)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"{UPLOAD_PATH}/{corpus.id}"
     return CorpusBody.model_validate(corpus)
 
 
-@router.get("", responses=refusals(422, 503))
+@router.get("", responses=error_responses(422, 503))
 def list_corpora(reach: ReachDep, after: After = None, limit: Limit = DEFAULT_LIMIT) -> Page[CorpusBody]:
     """List corpora, newest first."""
-    page, has_more = cut(reach.corpora(), lambda c: c.id, after=after, limit=limit)
+    page, has_more = paginate(reach.corpora(), lambda c: c.id, after=after, limit=limit)
     return Page(data=[CorpusBody.model_validate(c) for c in page], has_more=has_more)
 
 
-@router.get("/{corpus}", responses=refusals(404, 422, 503))
+@router.get("/{corpus}", responses=error_responses(404, 422, 503))
 def get_corpus(reach: ReachDep, corpus: str) -> CorpusBody:
     """Get a corpus's statistics, by id or name."""
     return CorpusBody.model_validate(reach.corpus(corpus))
@@ -119,28 +119,28 @@ def get_corpus(reach: ReachDep, corpus: str) -> CorpusBody:
 @router.get(
     "/{corpus}/text",
     response_class=StreamingResponse,
-    responses=_TEXT_ANSWER | refusals(404, 422, 503),
+    responses=_TEXT_ANSWER | error_responses(404, 422, 503),
 )
-def get_text(parts: PartsDep, reach: ReachDep, corpus: str) -> StreamingResponse:
+def get_text(services: ServicesDep, reach: ReachDep, corpus: str) -> StreamingResponse:
     """Get the text back, byte for byte."""
     known = reach.corpus(corpus)
     headers = {"ETag": f'"{known.sha256}"', "Content-Length": str(known.bytes)}
     kind = "text/plain" if known.encoding == "utf-8" else "application/octet-stream"
-    return StreamingResponse(parts.corpora.stream(known.id), media_type=kind, headers=headers)
+    return StreamingResponse(services.corpora.stream(known.id), media_type=kind, headers=headers)
 
 
-@router.delete("/{corpus}", responses=refusals(404, 409, 422, 503))
+@router.delete("/{corpus}", responses=error_responses(404, 409, 422, 503))
 def delete_corpus(reach: ReachDep, corpus: str) -> Deleted:
     """Delete a corpus and its names. Models trained on it stay, and so does what another key uploaded too."""
     return Deleted(id=reach.delete_corpus(corpus), object="corpus")
 
 
 async def _upload(
-    parts: PartsDep, reach: Reach, request: Request, name: str | None, encoding: Encoding
+    services: ServicesDep, reach: Reach, request: Request, name: str | None, encoding: Encoding
 ) -> tuple[Corpus, bool]:
-    limit_bytes = parts.settings.max_corpus_bytes
-    spool = parts.settings.data_dir / "spool"
+    limit_bytes = services.settings.max_corpus_bytes
+    spool = services.settings.data_dir / "spool"
     with await run_in_threadpool(Upload, spool, limit_bytes=limit_bytes, encoding=encoding) as upload:
         await receive(request, upload, limit_bytes=limit_bytes)
-        corpus, is_new = await run_in_threadpool(parts.corpora.add, upload, name=name)
+        corpus, is_new = await run_in_threadpool(services.corpora.add, upload, name=name)
     return await run_in_threadpool(reach.uploaded, corpus, is_new=is_new)

@@ -5,10 +5,10 @@ from typing import Any
 import anyio
 from fastapi import APIRouter, Response
 
-from app.deps import PartsDep
-from app.errors import refusals
-from app.metrics import CONTENT_TYPE
+from app.http.dependencies import ServicesDep
+from app.http.errors import error_responses
 from app.schemas.health import Alive, BackgroundLoop, Degradation, Readiness
+from app.services.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["operations"])
 
@@ -47,20 +47,20 @@ _EXPOSITION: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/healthz", responses=refusals())
+@router.get("/healthz", responses=error_responses())
 async def healthz() -> Alive:
     """Say that the process lives; nothing else is looked at."""
     return Alive()
 
 
-@router.get("/readyz", responses=refusals() | _NOT_READY)
-async def readyz(parts: PartsDep, response: Response) -> Readiness:
+@router.get("/readyz", responses=error_responses() | _NOT_READY)
+async def readyz(services: ServicesDep, response: Response) -> Readiness:
     """Say whether models can be served, and which parts do not work.
 
     The status is 503 only when the storage cannot be read. Without Redis or a worker jobs wait, and the
     answer is 200 with the status `degraded`.
     """
-    report = await anyio.to_thread.run_sync(parts.readiness.report, limiter=parts.health_threads)
+    report = await anyio.to_thread.run_sync(services.readiness.report, limiter=services.health_threads)
     if not report.is_ready:
         response.status_code = 503
     degraded = [Degradation(part=p.part, problem=p.problem, effect=p.effect) for p in report.problems]
@@ -80,7 +80,7 @@ async def readyz(parts: PartsDep, response: Response) -> Readiness:
     )
 
 
-@router.get("/metrics", response_class=Response, responses=_EXPOSITION | refusals(503))
-def metrics(parts: PartsDep) -> Response:
+@router.get("/metrics", response_class=Response, responses=_EXPOSITION | error_responses(503))
+def metrics(services: ServicesDep) -> Response:
     """Get the metrics for Prometheus."""
-    return Response(parts.metrics.exposition(), media_type=CONTENT_TYPE)
+    return Response(services.metrics.exposition(), media_type=CONTENT_TYPE)

@@ -8,14 +8,12 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import RedisError
 
-from app.auth import check_model
-from app.deps import Parts, PartsDep
-from app.errors import refusals
-from app.job_control import JobControl
-from app.job_events import events_so_far, follow
-from app.paging import cut
-from app.plans import plan
-from app.reach import Reach, ReachDep
+from app.http.access import Reach, ReachDep
+from app.http.auth import check_model
+from app.http.dependencies import Services, ServicesDep
+from app.http.errors import error_responses
+from app.http.event_streams import Events, EventStream, ServerEvent
+from app.http.paging import paginate
 from app.schemas.jobs import (
     EXAMPLE,
     EXAMPLE_EVENT,
@@ -27,7 +25,9 @@ from app.schemas.jobs import (
     ProgressBody,
 )
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
-from app.streaming import Events, EventStream, ServerEvent
+from app.services.job_control import JobControl
+from app.services.job_events import events_so_far, follow
+from app.services.job_plans import plan
 from models.errors import NotFound
 from models.saved_model import Card
 from store.corpora import Corpus
@@ -66,9 +66,9 @@ _EVENTS_ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("", status_code=202, responses=refusals(400, 404, 409, 413, 415, 422, 503, 507))
+@router.post("", status_code=202, responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507))
 def create_job(
-    parts: PartsDep,
+    services: ServicesDep,
     reach: ReachDep,
     incoming: Request,
     body: JobCreate,
@@ -79,47 +79,47 @@ def create_job(
     teacher = body.mix.teacher if body.mix else None
     for model in filter(None, (body.name, body.start_from, teacher)):
         check_model(incoming, model)
-    control, text = _control(parts), body.model_dump_json().encode()
+    control, text = _control(services), body.model_dump_json().encode()
     key = reach.idempotency_key(idempotency_key)
     job = control.submitted(key, text) if key else None
     if job is None:
-        memory = parts.settings.training_memory_bytes
+        memory = services.settings.training_memory_bytes
         request = plan(
             body,
             reach.corpus(body.corpus),
             memory_limit_bytes=memory,
-            start=_card(parts, "start_from", body.start_from),
+            start=_card(services, "start_from", body.start_from),
             second=_second(reach, body),
-            teacher=_card(parts, "mix.teacher", teacher),
+            teacher=_card(services, "mix.teacher", teacher),
         )
         job = control.submit(request, key=key, body=text)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return _body(parts, job, _waiting(parts))
+    return _body(services, job, _waiting(services))
 
 
-@router.get("", responses=refusals(422, 503))
+@router.get("", responses=error_responses(422, 503))
 def list_jobs(
-    parts: PartsDep, reach: ReachDep, after: After = None, limit: Limit = DEFAULT_LIMIT
+    services: ServicesDep, reach: ReachDep, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[JobBody]:
     """List jobs, newest first."""
-    page, has_more = cut(reach.jobs(), lambda j: j.id, after=after, limit=limit)
-    waiting = _waiting(parts)
-    return Page(data=[_body(parts, job, waiting) for job in page], has_more=has_more)
+    page, has_more = paginate(reach.jobs(), lambda j: j.id, after=after, limit=limit)
+    waiting = _waiting(services)
+    return Page(data=[_body(services, job, waiting) for job in page], has_more=has_more)
 
 
-@router.get("/{job}", responses=refusals(404, 422, 503))
-def get_job(parts: PartsDep, reach: ReachDep, job: str) -> JobBody:
+@router.get("/{job}", responses=error_responses(404, 422, 503))
+def get_job(services: ServicesDep, reach: ReachDep, job: str) -> JobBody:
     """Get a job: its state, place in the queue and progress."""
-    return _body(parts, reach.job(job), _waiting(parts))
+    return _body(services, reach.job(job), _waiting(services))
 
 
 @router.get(
     "/{job}/events",
     response_model=Page[EventBody],
-    responses=_EVENTS_ANSWER | refusals(404, 422, 503),
+    responses=_EVENTS_ANSWER | error_responses(404, 422, 503),
 )
 async def get_events(
-    parts: PartsDep,
+    services: ServicesDep,
     reach: ReachDep,
     request: Request,
     job: str,
@@ -131,8 +131,8 @@ async def get_events(
     known = await run_in_threadpool(reach.job, job)
     after = last_event_id if last_event_id is not None else after
     if "text/event-stream" in request.headers.get("accept", ""):
-        return EventStream(_stream(parts, known.id, after))
-    found = await run_in_threadpool(events_so_far, parts.event_log, parts.live, known.id, after=after)
+        return EventStream(_stream(services, known.id, after))
+    found = await run_in_threadpool(events_so_far, services.event_log, services.live, known.id, after=after)
     return Page(
         data=[EventBody(**event) for event in found[:limit]],
         has_more=len(found) > limit,
@@ -146,35 +146,35 @@ _ASKED: dict[int | str, dict[str, Any]] = {
         "content": {"application/json": {"example": EXAMPLE | {"asked": "cancel"}}},
     }
 }
-_CHANGED = _ASKED | refusals(404, 409, 422, 503, 507)
+_CHANGED = _ASKED | error_responses(404, 409, 422, 503, 507)
 
 
-@router.post("/{job}/cancel", responses=_CHANGED | refusals(400, 413, 415))
+@router.post("/{job}/cancel", responses=_CHANGED | error_responses(400, 413, 415))
 def cancel_job(
-    parts: PartsDep, reach: ReachDep, job: str, response: Response, body: CancelBody = None
+    services: ServicesDep, reach: ReachDep, job: str, response: Response, body: CancelBody = None
 ) -> JobBody:
     """Cancel a job. Nothing of it is kept, unless `keep_best` asks for the model it has come to."""
     keep_best = body is not None and body.keep_best
-    return _changed(parts, _control(parts).cancel(reach.job(job).id, keep_best=keep_best), response)
+    return _changed(services, _control(services).cancel(reach.job(job).id, keep_best=keep_best), response)
 
 
 @router.post("/{job}/pause", responses=_CHANGED)
-def pause_job(parts: PartsDep, reach: ReachDep, job: str, response: Response) -> JobBody:
+def pause_job(services: ServicesDep, reach: ReachDep, job: str, response: Response) -> JobBody:
     """Pause a job; `resume` goes on from where it was."""
-    return _changed(parts, _control(parts).pause(reach.job(job).id), response)
+    return _changed(services, _control(services).pause(reach.job(job).id), response)
 
 
-@router.post("/{job}/resume", responses=refusals(404, 409, 422, 503, 507))
-def resume_job(parts: PartsDep, reach: ReachDep, job: str) -> JobBody:
+@router.post("/{job}/resume", responses=error_responses(404, 409, 422, 503, 507))
+def resume_job(services: ServicesDep, reach: ReachDep, job: str) -> JobBody:
     """Queue a paused or failed job again; it goes on from its last checkpoint, if that is kept."""
-    return _body(parts, _control(parts).resume(reach.job(job).id), _waiting(parts))
+    return _body(services, _control(services).resume(reach.job(job).id), _waiting(services))
 
 
-def _card(parts: Parts, field: str, reference: str | None) -> Card | None:
+def _card(services: Services, field: str, reference: str | None) -> Card | None:
     if reference is None:
         return None
     try:
-        return parts.models.get(reference).card
+        return services.models.get(reference).card
     except NotFound as error:
         raise NotFound(f"{field}: {error.message}", code=error.code, param=field) from None
 
@@ -188,46 +188,46 @@ def _second(reach: Reach, body: JobCreate) -> Corpus | None:
         raise NotFound(f"mix.corpus: {error.message}", code=error.code, param="mix.corpus") from None
 
 
-def _control(parts: Parts) -> JobControl:
-    return JobControl(parts.blobs, parts.jobs, parts.live, parts.queue, parts.redis)
+def _control(services: Services) -> JobControl:
+    return JobControl(services.blobs, services.jobs, services.live, services.queue, services.redis)
 
 
-def _changed(parts: Parts, job: Job, response: Response) -> JobBody:
+def _changed(services: Services, job: Job, response: Response) -> JobBody:
     # A queued job that was to be stopped is one that a worker must first make a model of.
     response.status_code = 202 if job.status in (JobStatus.RUNNING, JobStatus.QUEUED) else 200
-    return _body(parts, job, _waiting(parts))
+    return _body(services, job, _waiting(services))
 
 
-async def _stream(parts: Parts, job_id: str, after: int) -> Events:
+async def _stream(services: Services, job_id: str, after: int) -> Events:
     found: AsyncGenerator[dict[str, Any] | Job, None] = follow(
-        parts.jobs,
-        parts.event_log,
-        parts.live,
+        services.jobs,
+        services.event_log,
+        services.live,
         job_id,
         after=after,
-        is_stopping=parts.stopping.is_set,
+        is_stopping=services.stopping.is_set,
     )
     async for event in found:
         if isinstance(event, Job):
-            yield ServerEvent("done", _body(parts, event, []))
+            yield ServerEvent("done", _body(services, event, []))
         else:
             yield ServerEvent(str(event["type"]), EventBody(**event), id=event["id"])
 
 
-def _waiting(parts: Parts) -> list[str]:
+def _waiting(services: Services) -> list[str]:
     try:
-        return parts.queue.waiting()
+        return services.queue.waiting()
     except (RedisError, OSError):
         return []
 
 
-def _body(parts: Parts, job: Job, waiting: list[str]) -> JobBody:
+def _body(services: Services, job: Job, waiting: list[str]) -> JobBody:
     """Merge the record with what Redis knows of the moment; without Redis the record has to do."""
     progress, asked = job.progress, None
     if not job.status.is_final:
         try:
-            progress = parts.live.progress(job.id) or progress
-            asked = parts.live.asked(job.id) if job.status is not JobStatus.PAUSED else None
+            progress = services.live.progress(job.id) or progress
+            asked = services.live.asked(job.id) if job.status is not JobStatus.PAUSED else None
         except (RedisError, OSError):
             pass
     queued = job.status is JobStatus.QUEUED and job.id in waiting

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 
-from app.auth import check_model
-from app.deps import PartsDep
-from app.errors import refusals
-from app.paging import cut
-from app.reach import ReachDep
+from app.http.access import ReachDep
+from app.http.auth import check_model
+from app.http.dependencies import ServicesDep
+from app.http.errors import error_responses
+from app.http.paging import paginate
 from app.schemas.lists import After, Deleted, Limit
 from app.schemas.models import DamagedModel, ModelBody, ModelPage, ModelRename, ModelSummary
 from models.errors import NotFound
@@ -33,55 +33,55 @@ _FILE_ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("", responses=refusals(422, 503))
+@router.get("", responses=error_responses(422, 503))
 def list_models(reach: ReachDep, after: After = None, limit: Limit = _LIMIT) -> ModelPage:
     """List all versions of all models, newest first."""
     cards, damaged = reach.survey_models()
-    page, has_more = cut(cards, lambda card: card.reference, after=after, limit=limit)
+    page, has_more = paginate(cards, lambda card: card.reference, after=after, limit=limit)
     summaries = [ModelSummary(id=c.reference, **c.model_dump(include=_SUMMARY)) for c in page]
     left_out = [DamagedModel(id=one.reference, code=one.code, message=one.reason) for one in damaged]
     return ModelPage(data=summaries, has_more=has_more, damaged=left_out)
 
 
-@router.get("/{model}", responses=refusals(404, 422, 503))
-def get_model(parts: PartsDep, model: str) -> ModelBody:
+@router.get("/{model}", responses=error_responses(404, 422, 503))
+def get_model(services: ServicesDep, model: str) -> ModelBody:
     """Get a model's card; the bare name means its newest version."""
-    card = parts.models.get(model).card
+    card = services.models.get(model).card
     return ModelBody(id=card.reference, **card.model_dump(include=_SUMMARY | _DETAIL))
 
 
-@router.patch("/{model}", responses=refusals(400, 404, 413, 415, 422, 503, 507))
-def rename_model(parts: PartsDep, request: Request, model: str, body: ModelRename) -> ModelBody:
+@router.patch("/{model}", responses=error_responses(400, 404, 413, 415, 422, 503, 507))
+def rename_model(services: ServicesDep, request: Request, model: str, body: ModelRename) -> ModelBody:
     """Rename one version: it becomes the next version of the new name. Its old reference is gone then."""
     check_model(request, body.name)
-    old = parts.models.get(model).card
-    card = parts.models.rename(old.reference, body.name)
+    old = services.models.get(model).card
+    card = services.models.rename(old.reference, body.name)
     if card.reference != old.reference:
-        parts.engines.drop(old.reference)
+        services.engines.drop(old.reference)
     return ModelBody(id=card.reference, **card.model_dump(include=_SUMMARY | _DETAIL))
 
 
-@router.delete("/{model}", responses=refusals(404, 422, 503, 507))
-def delete_model(parts: PartsDep, model: str) -> Deleted:
+@router.delete("/{model}", responses=error_responses(404, 422, 503, 507))
+def delete_model(services: ServicesDep, model: str) -> Deleted:
     """Delete one version: the newest for a bare name, which then means the one before."""
-    deleted = parts.models.delete(model)
-    parts.engines.drop(deleted)
+    deleted = services.models.delete(model)
+    services.engines.drop(deleted)
     return Deleted(id=deleted, object="model")
 
 
 @router.get(
     "/{model}/files/{name}",
     response_class=Response,
-    responses=_FILE_ANSWER | refusals(404, 422, 503),
+    responses=_FILE_ANSWER | error_responses(404, 422, 503),
 )
 def get_file(
-    parts: PartsDep,
+    services: ServicesDep,
     model: str,
     name: str,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Download `model.json` or a file that it names; together they are the whole model."""
-    saved = parts.models.get(model)
+    saved = services.models.get(model)
     data = _file(saved, name)
     headers = {
         "ETag": f'"{hashlib.sha256(data).hexdigest()}"',

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 
-from app.deps import PartsDep
-from app.errors import refusals
+from app.http.dependencies import ServicesDep
+from app.http.errors import error_responses
 from models.errors import NotFound
 from models.saved_model import SavedModel
 
@@ -52,9 +52,9 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/{model}/report", response_class=Response, responses=_ANSWER | refusals(404, 422, 503))
+@router.get("/{model}/report", response_class=Response, responses=_ANSWER | error_responses(404, 422, 503))
 def get_report(
-    parts: PartsDep,
+    services: ServicesDep,
     model: str,
     format_: Annotated[
         Format | None,
@@ -64,7 +64,7 @@ def get_report(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Get what a training run told of itself: figures as JSON, a page to read, or a picture of the curves."""
-    saved = parts.models.get(model)
+    saved = services.models.get(model)
     wanted = format_ or preferred(accept)
     data = _json(saved) if wanted == "json" else _file(saved, f"report.{wanted}")
     headers = _HEADERS | {"ETag": f'"{hashlib.sha256(data).hexdigest()}"'}

@@ -1,7 +1,7 @@
 """/v1/models/{model}/score: how surprised a model is by a text or by lines, and whether they are odd.
 
 A body of JSON is answered as a whole. A body of newline-delimited text or JSON is a stream of lines of any
-length, and the answer is one too: see `app.score_stream`.
+length, and the answer is one too: see `app.services.score_stream`.
 """
 
 import json
@@ -12,13 +12,11 @@ from typing import Annotated, Any
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 
-from app.auth import stream_owner
-from app.bodies import DocumentRoute
-from app.deps import Parts, PartsDep
-from app.disconnects import unless_gone
-from app.engines import Loaded
-from app.errors import refusals
-from app.limited_work import Check
+from app.http.auth import stream_owner
+from app.http.bodies import DocumentRoute
+from app.http.dependencies import Services, ServicesDep
+from app.http.disconnects import cancel_on_disconnect
+from app.http.errors import error_responses
 from app.schemas.scores import (
     EXAMPLE_STREAM,
     LineScore,
@@ -26,10 +24,12 @@ from app.schemas.scores import (
     ScoreCreate,
     StreamQuery,
 )
-from app.score_stream import STREAMED, ScoreStream, is_streamed
-from app.scoring import DECIMALS, Line, Options, Scorer, Where, calibration_body, is_unusual
+from app.services.engines import Loaded
+from app.services.limited_work import Check
+from app.services.score_stream import STREAMED, ScoreStream, is_streamed
+from app.services.scoring import DECIMALS, Line, Options, Scorer, Where, calibration_body, is_unusual
 from models.anomaly.drift import drift
-from store.streams import Turn
+from store.streams import StreamLock
 
 router = APIRouter(prefix="/v1/models", tags=["inference"])
 
@@ -62,28 +62,28 @@ class _StreamedRoute(DocumentRoute):
 @router.post(
     "/{model}/score",
     response_model=ScoreBody,
-    responses=refusals(400, 404, 409, 413, 415, 422, 429, 503),
+    responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503),
     openapi_extra=_STREAMED,
 )
-async def score(parts: PartsDep, request: Request, model: str, body: ScoreCreate) -> Response:
+async def score(services: ServicesDep, request: Request, model: str, body: ScoreCreate) -> Response:
     """Get the surprisal in bits of each character of a text, or of lines, and whether they are odd."""
-    loaded = await parts.engines.take_async(model)
+    loaded = await services.engines.take_async(model)
     try:
         if _is_short(body) and not body.stream_id:
-            short = partial(_score, parts, loaded, body)
-            content = await anyio.to_thread.run_sync(short, limiter=parts.score_threads)
+            short = partial(_score, services, loaded, body)
+            content = await anyio.to_thread.run_sync(short, limiter=services.score_threads)
         else:
-            content = await unless_gone(request, _score_in_turn(parts, request, loaded, body))
+            content = await cancel_on_disconnect(request, _score_in_turn(services, request, loaded, body))
     finally:
-        parts.engines.give_back(loaded)
+        services.engines.give_back(loaded)
     return Response(content, media_type="application/json")
 
 
 async def score_stream(
-    parts: PartsDep, model: str, request: Request, query: Annotated[StreamQuery, Query()]
+    services: ServicesDep, model: str, request: Request, query: Annotated[StreamQuery, Query()]
 ) -> Response:
     """Score lines as they come."""
-    stream = ScoreStream(parts, model, query, request)
+    stream = ScoreStream(services, model, query, request)
     await stream.open()
     return stream
 
@@ -101,10 +101,10 @@ router.routes.insert(
 )
 
 
-@router.delete("/{model}/streams/{stream_id:path}", status_code=204, responses=refusals(404, 422, 503))
-def forget_stream(parts: PartsDep, request: Request, model: str, stream_id: str) -> None:
+@router.delete("/{model}/streams/{stream_id:path}", status_code=204, responses=error_responses(404, 422, 503))
+def forget_stream(services: ServicesDep, request: Request, model: str, stream_id: str) -> None:
     """Forget what a model remembers of a stream; its next call begins anew."""
-    parts.streams.forget(model, stream_id, owner=stream_owner(request))
+    services.streams.forget(model, stream_id, owner=stream_owner(request))
 
 
 def _is_short(body: ScoreCreate) -> bool:
@@ -114,46 +114,46 @@ def _is_short(body: ScoreCreate) -> bool:
     return characters * (10 if body.context == "stream" else 1 + body.expected) <= _SHORT_WORK
 
 
-async def _score_in_turn(parts: Parts, request: Request, loaded: Loaded, body: ScoreCreate) -> bytes:
+async def _score_in_turn(services: Services, request: Request, loaded: Loaded, body: ScoreCreate) -> bytes:
     """Score a long request; or one in a stream that is kept, once it is its turn."""
-    work = partial(_score_in_thread, parts, loaded, body)
+    work = partial(_score_in_thread, services, loaded, body)
     if not body.stream_id:
-        return await parts.long_scores.run(lambda check: work(check=check))
+        return await services.long_scores.run(lambda check: work(check=check))
     size = loaded.engine.state_size
     owner = stream_owner(request)
-    async with parts.stream_turns.turn(loaded.reference, body.stream_id, size=size, owner=owner) as turn:
+    async with services.stream_turns.turn(loaded.reference, body.stream_id, size=size, owner=owner) as turn:
         if _is_short(body):
-            return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=parts.score_threads)
-        return await parts.long_scores.run(lambda check: work(turn=turn, check=check))
+            return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=services.score_threads)
+        return await services.long_scores.run(lambda check: work(turn=turn, check=check))
 
 
 def _score_in_thread(
-    parts: Parts,
+    services: Services,
     loaded: Loaded,
     body: ScoreCreate,
     *,
     check: Check = lambda: None,
-    turn: Turn | None = None,
+    turn: StreamLock | None = None,
 ) -> bytes:
     """Score with a hold of this thread's own: the request may end before it does."""
-    held = parts.engines.hold_again(loaded)
+    held = services.engines.hold_again(loaded)
     try:
-        return _score(parts, held, body, check=check, turn=turn)
+        return _score(services, held, body, check=check, turn=turn)
     finally:
-        parts.engines.give_back(held)
+        services.engines.give_back(held)
 
 
 def _score(
-    parts: Parts,
+    services: Services,
     loaded: Loaded,
     body: ScoreCreate,
     *,
     check: Check = lambda: None,
-    turn: Turn | None = None,
+    turn: StreamLock | None = None,
 ) -> bytes:
     """Return the answer as JSON."""
     options = Options(body.detail, body.expected, body.false_alarms, adapt=body.adapt, explain=body.explain)
-    scorer = Scorer(loaded, parts.calibrations.find(loaded.saved, body.calibration), options, check)
+    scorer = Scorer(loaded, services.calibrations.find(loaded.saved, body.calibration), options, check)
     if body.text is not None:
         return _score_text(scorer, body.text)
     originals = [loaded.vocabulary.to_characters(line) for line in body.lines or []]

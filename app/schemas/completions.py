@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.schemas.base import RequestBody
-from models.runtime.checks import MAX_BEAM
+from models.runtime.request_validation import MAX_BEAM
 from models.runtime.requests import FinishReason, Precision, Until
 
 MAX_PROMPT_CHARACTERS = 1_000_000

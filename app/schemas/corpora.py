@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-from models.log_lines import TextKind
-from models.masks import NAMED
+from models.text.log_lines import TextKind
+from models.text.masks import NAMED
 from store.corpora import Encoding
 
 EXAMPLE: dict[str, Any] = {

@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.base import RequestBody
 from models.config import Architecture, Budget, Mix, NetworkConfig, Preset, TrainingConfig
-from models.masks import LONGEST_PATTERN, MOST_MASKS, NAMED
-from models.vocabulary import Alphabet
+from models.text.masks import LONGEST_PATTERN, MOST_MASKS, NAMED
+from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 from store.jobs import JobStatus
 from store.live import Request
@@ -151,7 +151,7 @@ class JobCreate(RequestBody):
     masks: list[Annotated[str, Field(min_length=1, max_length=LONGEST_PATTERN)]] | None = Field(
         None,
         max_length=MOST_MASKS,
-        description="Parts of the text that say nothing by their value, replaced by one character each:"
+        description="Services of the text that say nothing by their value, replaced by one character each:"
         f" {', '.join(NAMED)}, or RE2 expressions. Lines that the model scores are masked alike."
         " Default: those of the model it starts from or of the teacher; else the corpus's `suggested_masks`,"
         " which only logs have. `[]` masks nothing.",

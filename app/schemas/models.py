@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from app.schemas.base import RequestBody
 from app.schemas.lists import Page
 from models.config import NetworkConfig, TrainingConfig
-from models.vocabulary import Alphabet
+from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 
 EXAMPLE: dict[str, Any] = {

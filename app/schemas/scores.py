@@ -11,7 +11,7 @@ MAX_SCORED_CHARACTERS = 1_000_000
 MAX_LINES = 10_000
 MAX_EXPECTED_CHARACTERS = 50_000
 """Of the texts for which expected characters are told. The size of the answer is bounded, too, once it is
-known what a character is to the model (`app.scoring.Scorer.check_expected`)."""
+known what a character is to the model (`app.services.scoring.Scorer.check_expected`)."""
 
 Context = Literal["line", "stream"]
 Detail = Literal["none", "line", "character"]

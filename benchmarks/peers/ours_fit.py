@@ -11,7 +11,7 @@ from models.config import PRESETS, Budget, Preset
 from models.machine import available_cores
 from models.runtime.session import Network
 from worker.export import graph_of
-from worker.texts import Text
+from worker.prepared_text import Text
 from worker.training import Hooks, fit
 
 

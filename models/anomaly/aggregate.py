@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtime.scoring import Reading
+from models.runtime.scoring import LineSurprisal
 
 WINDOWS = (1, 3, 12)
 """Adjacent characters over which means are taken; beside them the whole line."""
@@ -26,7 +26,7 @@ NGRAM_STATISTICS = tuple(f"ngram_{over}" for over in _MEANS)
 """Those of the columns behind them, of a model with n-grams."""
 
 
-def statistics(readings: Sequence[Reading]) -> NDArray[np.float64]:
+def statistics(readings: Sequence[LineSurprisal]) -> NDArray[np.float64]:
     """Return (n, 8) the STATISTICS of n lines, in bits; the newline behind a line counts as a character.
 
     With the NGRAM_STATISTICS behind them, (n, 12), if all lines were read by n-grams, too. A line shorter
@@ -63,11 +63,11 @@ def peak_bits(bits: NDArray[np.float32], count: int = 2) -> float:
     return float(np.partition(bits, -count)[-count:].mean(dtype=np.float64))
 
 
-def _counted(reading: Reading) -> int:
+def _counted(reading: LineSurprisal) -> int:
     return len(reading.bits) + reading.has_end
 
 
-def _with_end(values: NDArray[np.float32], end: float, reading: Reading) -> NDArray[np.float32]:
+def _with_end(values: NDArray[np.float32], end: float, reading: LineSurprisal) -> NDArray[np.float32]:
     return np.append(values, np.float32(end)) if reading.has_end else values
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ngram import NgramModel
+from models.text.ngram import NgramModel
 
 NAMES = ("length", "punctuation", "ngram_5", "isolation_forest")
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from models.anomaly.aggregate import STATISTICS, WINDOWS, statistics
 from models.anomaly.tail import Tail, fit_tail
 from models.errors import InvalidInput
-from models.runtime.scoring import Reading
+from models.runtime.scoring import LineSurprisal
 
 MOST_KEPT = 100_000
 """Calibration lines whose figures are kept; of more, the quantiles at this many even places."""
@@ -131,7 +131,7 @@ class Calibration:
         """Return whether p-values below that are given."""
         return all(bucket.tail for bucket in self.buckets)
 
-    def score(self, readings: Sequence[Reading]) -> tuple[Floats, Floats]:
+    def score(self, readings: Sequence[LineSurprisal]) -> tuple[Floats, Floats]:
         """Return the scores and p-values, each (n,), of n lines."""
         scores, p = np.zeros(len(readings)), np.ones(len(readings))
         if not readings:
@@ -191,7 +191,7 @@ class CalibrationLines:
         self._characters = 0  # with the newlines that were read
         self.lines = 0
 
-    def add(self, readings: Sequence[Reading]) -> None:
+    def add(self, readings: Sequence[LineSurprisal]) -> None:
         """Add lines; all have been read by the same network, and by n-grams or not."""
         if not readings:
             return
@@ -241,7 +241,7 @@ class CalibrationLines:
         return np.concatenate([share * _EQUAL, (1 - share) * of_ngrams / of_ngrams.sum()])
 
 
-def calibrate(readings: Sequence[Reading], *, buckets: int = 1) -> Calibration:
+def calibrate(readings: Sequence[LineSurprisal], *, buckets: int = 1) -> Calibration:
     """Return the calibration of normal lines that were read together. Raises InvalidInput; see above."""
     lines = CalibrationLines()
     lines.add(readings)

@@ -10,15 +10,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.runtime.scoring import Reading
+from models.runtime.scoring import LineSurprisal
 
 
-def higher(first: Sequence[Reading], second: Sequence[Reading]) -> list[Reading]:
+def higher(first: Sequence[LineSurprisal], second: Sequence[LineSurprisal]) -> list[LineSurprisal]:
     """Return readings of the same lines with the higher surprisal, and the higher excess, of both."""
     return [_higher(a, b) for a, b in zip(first, second, strict=True)]
 
 
-def _higher(a: Reading, b: Reading) -> Reading:
+def _higher(a: LineSurprisal, b: LineSurprisal) -> LineSurprisal:
     bits = np.maximum(a.bits, b.bits)
     end_bits = max(a.end_bits, b.end_bits)
     return replace(

@@ -45,7 +45,7 @@ def check_options(name: str, *, network: Collection[str], training: Collection[s
                 )
 
 
-def settled(network: NetworkConfig, training: TrainingConfig) -> TrainingConfig:
+def resolve_training(network: NetworkConfig, training: TrainingConfig) -> TrainingConfig:
     """Return the recipe with what follows from the network filled in: the length of its windows."""
     if architecture(network.architecture).reads_windows_alone and network.context:
         return training.model_copy(update={"window": network.context})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from models.architectures.lazy import keras, tf
 from models.architectures.spec import Architecture, Weights
-from models.architectures.window import WindowNetwork, floats_a_character, graph
+from models.architectures.window import WindowNetwork, activation_floats_per_character, graph
 from models.config import NetworkConfig, TrainingConfig
 
 
@@ -49,7 +49,7 @@ class NthChar(WindowNetwork):
         return x + begun * tf.tanh(passed_on)
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.window_graph` reads."""
+        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
         layer = self._hidden
         return super().weights() | {"hidden/kernel": layer.kernel.numpy(), "hidden/bias": layer.bias.numpy()}
 
@@ -85,7 +85,7 @@ ARCHITECTURE = Architecture(
     build=NthChar,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
+    activation_floats_per_character=activation_floats_per_character,
     notes_nats=1.80,
     notes_measure="training loss",
 )

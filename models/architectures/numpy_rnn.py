@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from models.architectures.lazy import keras
 from models.architectures.onehot_rnn import parameters, stock_model
 from models.architectures.scan_rnn import first_weights, runtime_weights
-from models.architectures.sequence_rnn import floats_a_character
+from models.architectures.sequence_rnn import activation_floats_per_character
 from models.architectures.spec import Architecture, Weights
 from models.architectures.window import graph
 from models.config import NetworkConfig, TrainingConfig
@@ -113,7 +113,7 @@ class NumpyRNN:
         return forward(self.arrays, np.asarray(ids))[1], state
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.window_graph` reads."""
+        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
         return runtime_weights({name: array.astype(np.float32) for name, array in self.arrays.items()})
 
     def keras_model(self) -> keras.Model:
@@ -166,7 +166,7 @@ ARCHITECTURE = Architecture(
     build=NumpyRNN,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
+    activation_floats_per_character=activation_floats_per_character,
     step=NumpyStep,
     reads_windows_alone=True,
     notes_measure="it learns",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.architectures.lazy import keras, tf
-from models.architectures.sequence_rnn import SequenceRNN, floats_a_character
+from models.architectures.sequence_rnn import SequenceRNN, activation_floats_per_character
 from models.architectures.simple_rnn import FIRST_STEPS, recurrent_layer
 from models.architectures.spec import Architecture
 from models.architectures.window import graph
@@ -67,8 +67,8 @@ ARCHITECTURE = Architecture(
     build=OneHotRNN,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
-    first_steps=FIRST_STEPS,
+    activation_floats_per_character=activation_floats_per_character,
+    warmup_steps=FIRST_STEPS,
     reads_windows_alone=True,
     notes_nats=1.75,
     notes_measure="the same answer as sequence_rnn",

@@ -14,6 +14,6 @@ def product(a: tf.Tensor, b: tf.Tensor, dtype: Any) -> tf.Tensor:
     """
     if tf.config.list_logical_devices("GPU"):
         return tf.cast(tf.matmul(tf.cast(a, dtype), tf.cast(b, dtype)), tf.float32)
-    from models import lstm_ops  # compiles kernels, which a machine with a GPU does not need
+    from models.kernels import tensorflow_ops  # compiles kernels, which a machine with a GPU does not need
 
-    return lstm_ops.product(a, b, dtype)
+    return tensorflow_ops.product(a, b, dtype)

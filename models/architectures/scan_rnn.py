@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.architectures.lazy import keras, tf
 from models.architectures.onehot_rnn import parameters, stock_model
-from models.architectures.sequence_rnn import floats_a_character
+from models.architectures.sequence_rnn import activation_floats_per_character
 from models.architectures.spec import Architecture, Weights
 from models.architectures.window import graph
 from models.config import NetworkConfig, TrainingConfig
@@ -68,7 +68,7 @@ class ScanRNN:
         return logits, state
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.window_graph` reads."""
+        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
         return runtime_weights({name: value.numpy() for name, value in self._weights.items()})
 
     def keras_model(self) -> keras.Model:
@@ -77,7 +77,7 @@ class ScanRNN:
 
 
 def runtime_weights(w: Weights) -> Weights:
-    """Return the five weights by the names that `models.runtime.window_graph` reads."""
+    """Return the five weights by the names that `models.architectures.onnx_window_graph` reads."""
     return {
         "table": w["Wx"] + w["bh"],
         "recurrent/kernel": w["Wh"],
@@ -138,7 +138,7 @@ ARCHITECTURE = Architecture(
     build=ScanRNN,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
+    activation_floats_per_character=activation_floats_per_character,
     step=ScanStep,
     reads_windows_alone=True,
     notes_measure="it learns",

@@ -38,7 +38,7 @@ class SequenceRNN(SimpleRNN):
         return self._stock_model(every_step=True)
 
 
-def floats_a_character(config: NetworkConfig, vocabulary_size: int) -> int:
+def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int) -> int:
     """Return how many numbers training keeps for each character of a window: hidden units and logits."""
     return 6 * config.units + 4 * vocabulary_size
 
@@ -52,8 +52,8 @@ ARCHITECTURE = Architecture(
     build=SequenceRNN,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
-    first_steps=FIRST_STEPS,
+    activation_floats_per_character=activation_floats_per_character,
+    warmup_steps=FIRST_STEPS,
     reads_windows_alone=True,
     notes_nats=1.75,
     notes_measure="training loss of the eighth character",

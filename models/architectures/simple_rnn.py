@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from models.architectures.lazy import keras, tf
 from models.architectures.spec import Architecture, Weights
-from models.architectures.window import WindowNetwork, floats_a_character, graph
+from models.architectures.window import WindowNetwork, activation_floats_per_character, graph
 from models.config import NetworkConfig, TrainingConfig
 
 FIRST_STEPS = 100
@@ -43,7 +43,7 @@ class SimpleRNN(WindowNetwork):
         return tf.nn.relu(x + tf.matmul(h, tf.convert_to_tensor(self._rnn.cell.recurrent_kernel)))
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.window_graph` reads."""
+        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
         return super().weights() | {"recurrent/kernel": self._rnn.cell.recurrent_kernel.numpy()}
 
     def keras_model(self) -> keras.Model:
@@ -91,8 +91,8 @@ ARCHITECTURE = Architecture(
     build=SimpleRNN,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
-    first_steps=FIRST_STEPS,
+    activation_floats_per_character=activation_floats_per_character,
+    warmup_steps=FIRST_STEPS,
     notes_nats=1.64,
     notes_measure="training loss",
 )

@@ -73,13 +73,14 @@ class Architecture:
         build: (config, frequencies (V,), seed=) -> the network with fresh weights.
         graph: (config, weights) -> the serialized ONNX graph.
         parameters: (config, V) -> how many weights there are.
-        floats_a_character: (config, V) -> numbers kept for each character of a window in training.
+        activation_floats_per_character: (config, V) -> numbers kept per character of a window in training.
         step: (network, training, rows=) -> its own training step, or None: that of worker/devices.py.
-        first_steps: over so many the rate rises from nothing, however short the run is.
+        warmup_steps: over so many the rate rises from nothing, however short the run is.
         reads_windows_alone: each window is a text of its own, as long as the network's context.
-        own_kernels: on a CPU the operations of models/lstm_ops.py train it, also in 16 bits, and not XLA.
+        own_kernels: on a CPU the operations of models/kernels/tensorflow_ops.py train it, also in 16 bits,
+            and not XLA.
         loads_weights: its network has `load(weights)`, which undoes `weights()`; so it can be started from.
-        notes_nats: the lecture notes' training loss on Nietzsche in nats a character, if they give one.
+        notes_nats: the lecture notes' training loss on Nietzsche in nats per character, if they give one.
         notes_measure: what that figure is of, or what the notes say instead.
     """
 
@@ -91,9 +92,9 @@ class Architecture:
     build: Callable[..., Trainable]
     graph: Callable[[NetworkConfig, Weights], bytes]
     parameters: Callable[[NetworkConfig, int], int]
-    floats_a_character: Callable[[NetworkConfig, int], int]
+    activation_floats_per_character: Callable[[NetworkConfig, int], int]
     step: Callable[..., TrainingStep] | None = None
-    first_steps: int = 0
+    warmup_steps: int = 0
     reads_windows_alone: bool = False
     own_kernels: bool = False
     loads_weights: bool = False

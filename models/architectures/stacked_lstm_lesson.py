@@ -17,7 +17,7 @@ from models.architectures.lazy import keras, tf
 from models.architectures.precision import product
 from models.architectures.spec import Architecture, Weights
 from models.architectures.stateful_lstm import StatefulLSTM, graph
-from models.architectures.stateful_lstm import floats_a_character as lstm_floats
+from models.architectures.stateful_lstm import activation_floats_per_character as lstm_floats
 from models.architectures.stateful_lstm import parameters as lstm_parameters
 from models.config import NetworkConfig, TrainingConfig
 
@@ -43,7 +43,7 @@ class StackedLSTM(StatefulLSTM):
         return self._dropped(hidden, seed + tf.constant([0, 1009 * self.config.layers]))
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.graph` reads, normalisation folded in."""
+        """Return the weights by names of `models.architectures.onnx_graph`, normalization folded in."""
         layer = self._hidden
         return super().weights() | {"hidden/kernel": layer.kernel.numpy(), "hidden/bias": layer.bias.numpy()}
 
@@ -64,7 +64,7 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
     return lstm_parameters(config, vocabulary_size) + (config.units + 1) * config.units
 
 
-def floats_a_character(config: NetworkConfig, vocabulary_size: int) -> int:
+def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int) -> int:
     """Return how many numbers training keeps for each character of a window."""
     return lstm_floats(config, vocabulary_size) + 4 * config.units
 
@@ -78,7 +78,7 @@ ARCHITECTURE = Architecture(
     build=StackedLSTM,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
+    activation_floats_per_character=activation_floats_per_character,
     own_kernels=True,
     loads_weights=True,
     notes_nats=1.22,

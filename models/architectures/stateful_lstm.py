@@ -37,7 +37,9 @@ class StatefulLSTM:
     """
 
     def __init__(self, config: NetworkConfig, frequencies: NDArray[np.floating], *, seed: int) -> None:
-        from models.lstm import FastLSTM  # a subclass of Keras's layer: it needs Keras to be defined
+        from models.architectures.lstm_layer import (
+            FastLSTM,  # a subclass of Keras's layer: it needs Keras to be defined
+        )
 
         self.lstms_by_keras = bool(tf.config.list_logical_devices("GPU"))
         self.config = config
@@ -100,7 +102,7 @@ class StatefulLSTM:
         return tf.reshape(flat + tf.convert_to_tensor(dense.bias), (t, b, -1)), tuple(after)
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.graph` reads, normalisation folded in."""
+        """Return the weights by names of `models.architectures.onnx_graph`, normalization folded in."""
         found = {"embedding": self._normalized_table().numpy()}
         for i, layer in enumerate(self._lstms):
             found[f"lstm_{i}/kernel"] = layer.cell.kernel.numpy()
@@ -207,7 +209,7 @@ class StatefulLSTM:
 
 def graph(_: NetworkConfig, weights: Weights) -> bytes:
     """Return the ONNX graph."""
-    from models.runtime.graph import stateful_lstm_graph  # needs onnx, which the API does not have
+    from models.architectures.onnx_graph import stateful_lstm_graph  # needs onnx, which the API does not have
 
     return stateful_lstm_graph(weights)
 
@@ -223,7 +225,7 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
     return count + (h + 1) * vocabulary_size
 
 
-def floats_a_character(config: NetworkConfig, vocabulary_size: int) -> int:
+def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int) -> int:
     """Return how many numbers training keeps for each character of a window: gates, states and logits."""
     return config.layers * 12 * config.units + 4 * vocabulary_size
 
@@ -237,7 +239,7 @@ ARCHITECTURE = Architecture(
     build=StatefulLSTM,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
+    activation_floats_per_character=activation_floats_per_character,
     own_kernels=True,
     loads_weights=True,
 )

@@ -5,7 +5,12 @@ normalised. It is the network of `stateful_lstm` in their sizes: embedding 42, 2
 """
 
 from models.architectures.spec import Architecture
-from models.architectures.stateful_lstm import StatefulLSTM, floats_a_character, graph, parameters
+from models.architectures.stateful_lstm import (
+    StatefulLSTM,
+    activation_floats_per_character,
+    graph,
+    parameters,
+)
 from models.config import NetworkConfig, TrainingConfig
 
 ARCHITECTURE = Architecture(
@@ -17,7 +22,7 @@ ARCHITECTURE = Architecture(
     build=StatefulLSTM,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
+    activation_floats_per_character=activation_floats_per_character,
     own_kernels=True,
     loads_weights=True,
     notes_nats=1.69,

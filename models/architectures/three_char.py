@@ -6,7 +6,7 @@ hidden-to-hidden layer. That is `nth_char` with a window of three; the notes wro
 
 from models.architectures.nth_char import NthChar, parameters
 from models.architectures.spec import Architecture
-from models.architectures.window import floats_a_character, graph
+from models.architectures.window import activation_floats_per_character, graph
 from models.config import NetworkConfig, TrainingConfig
 
 ARCHITECTURE = Architecture(
@@ -18,7 +18,7 @@ ARCHITECTURE = Architecture(
     build=NthChar,
     graph=graph,
     parameters=parameters,
-    floats_a_character=floats_a_character,
+    activation_floats_per_character=activation_floats_per_character,
     notes_nats=2.0,
     notes_measure="training loss, about",
 )

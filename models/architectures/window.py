@@ -103,7 +103,7 @@ class WindowNetwork(ABC):
         return tf.reshape(flat, (t, b, -1))
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.runtime.window_graph` reads."""
+        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
         return {
             "table": np.asarray(self._table()),
             "dense/kernel": self._dense.kernel.numpy(),
@@ -117,13 +117,13 @@ class WindowNetwork(ABC):
 
 def graph(config: NetworkConfig, weights: Weights) -> bytes:
     """Return the ONNX graph."""
-    from models.runtime.window_graph import window_graph  # needs onnx, which the API does not have
+    from models.architectures.onnx_window_graph import window_graph  # needs onnx, which the API does not have
 
     assert config.context
     return window_graph(weights, context=config.context)
 
 
-def floats_a_character(config: NetworkConfig, vocabulary_size: int) -> int:
+def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int) -> int:
     """Return how many numbers training keeps for each character: hidden units of each step, and logits."""
     assert config.context
     return config.context * 6 * config.units + 4 * vocabulary_size

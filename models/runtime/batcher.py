@@ -14,7 +14,7 @@ The life of a request:
     8. The last row to leave ends the job with Usage.
 
 An exception inside a turn ends the jobs under way with Failed; the thread goes on with the next ones.
-Knows no HTTP and no files. What a job does with its logits is in `models.runtime.jobs`.
+Knows no HTTP and no files. What a job does with its logits is in `models.runtime.sequences`.
 """
 
 import logging
@@ -29,7 +29,7 @@ import numpy as np
 from models.errors import Busy, Unavailable
 from models.runtime.decoding import Floats
 from models.runtime.fairness import SHORT, by_turns
-from models.runtime.jobs import Job, Row, RowSampler
+from models.runtime.sequences import Job, Row, RowSampler
 from models.runtime.session import ChoosingNetwork, State, StepNetwork
 from models.runtime.state_cache import CHUNK, STRIDE, StateCache
 
@@ -418,7 +418,7 @@ class Batcher:
         # Once in a while the machine does something else in the middle of a step: that tells nothing.
         self._stepping_s[size] = min(one_s, 2 * self._stepping_s.get(size, one_s))
 
-    # Reading
+    # LineSurprisal
 
     def _read(self) -> None:
         """Read a slice of the first few texts; or a good deal of the only one."""

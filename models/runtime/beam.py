@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.decoding import BITS, Ending, Floats, log_softmax
-from models.runtime.jobs import CompletionJob, Row
 from models.runtime.requests import CompletionRequest, Finished, FinishReason, OnEvent, Piece
+from models.runtime.sequences import CompletionJob, Row
 from models.runtime.session import State, StepNetwork
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.requests import CompletionRequest, FinishReason, Until
-from models.vocabulary import is_word_character
+from models.text.vocabulary import is_word_character
 
 Floats = NDArray[Any]
 Choose = Callable[[Floats, Floats, NDArray[np.float64]], NDArray[np.int32]]

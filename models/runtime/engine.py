@@ -20,18 +20,17 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly import ngram
-from models.anomaly.explain import Span, explain
+from models.anomaly import ngram_surprisal
+from models.anomaly.explanation import Span, explain
 from models.errors import InvalidInput, Unavailable
-from models.runtime.adapting import MOST_WEIGHTS, Memory, read_adapting
+from models.runtime.adaptation import MOST_WEIGHTS, Memory, read_adapting
 from models.runtime.batcher import Batcher
 from models.runtime.beam import BeamJob
-from models.runtime.checks import check_bias, check_request
-from models.runtime.jobs import CompletionJob, Job, NextJob
 from models.runtime.lstm_network import LstmNetwork
+from models.runtime.request_validation import check_bias, check_request
 from models.runtime.requests import CharacterLogprobs, CompletionRequest, Distribution, OnEvent
 from models.runtime.scoring import (
-    Reading,
+    LineSurprisal,
     TopCharacters,
     describe_text,
     read_lines,
@@ -40,6 +39,7 @@ from models.runtime.scoring import (
     score_text,
     top_characters,
 )
+from models.runtime.sequences import CompletionJob, Job, NextJob
 from models.runtime.session import CheckedNetwork, StepNetwork, open_network
 from models.runtime.state_cache import StateCache
 from models.saved_model import SavedModel
@@ -98,8 +98,8 @@ class Engine:
         networks = {precision: self._load(name, threads) for precision, name in names.items()}
         self._network = networks["float32"]
         self._ngram = None
-        if ngram.FILE in saved.card.files:
-            self._ngram = ngram.load(saved.file(ngram.FILE), saved.vocabulary)
+        if ngram_surprisal.FILE in saved.card.files:
+            self._ngram = ngram_surprisal.load(saved.file(ngram_surprisal.FILE), saved.vocabulary)
         self.weight_bytes = sum(saved.card.files[name].bytes for name in names.values())
         self.batch_invariant = is_batch_invariant(self._network)
         share = cache_bytes // len(networks)  # states of one precision are of no use to the other
@@ -188,7 +188,9 @@ class Engine:
         """Return `score` of each line, each after the same `context`; many lines are read side by side."""
         return score_lines(self._network, self._vocabulary, lines, context=context)
 
-    def read_lines(self, lines: Sequence[str], *, fast: bool = False, check: Check = _go_on) -> list[Reading]:
+    def read_lines(
+        self, lines: Sequence[str], *, fast: bool = False, check: Check = _go_on
+    ) -> list[LineSurprisal]:
         """Read each line of characters by itself, with the newline behind it, in the calling thread.
 
         In float32; with `fast` in int8, where the model has it and this machine can compile its kernels.
@@ -210,7 +212,7 @@ class Engine:
         *,
         fast: bool = False,
         check: Check = _go_on,
-    ) -> tuple[list[Reading], NDArray[np.float32]]:
+    ) -> tuple[list[LineSurprisal], NDArray[np.float32]]:
         """Read lines one behind the other, from and to a state; see `models.runtime.scoring.read_on`."""
         network = CheckedNetwork(self._reader(fast=fast), check)
         readings, state = read_on(network, self._vocabulary, lines, state)
@@ -218,8 +220,8 @@ class Engine:
 
     def read_adapting(
         self, lines: Sequence[str], memory: Memory | None, *, check: Check = _go_on
-    ) -> tuple[list[Reading], Memory]:
-        """Read lines one behind the other and learn from each; see `models.runtime.adapting`.
+    ) -> tuple[list[LineSurprisal], Memory]:
+        """Read lines one behind the other and learn from each; see `models.runtime.adaptation`.
 
         Raises:
             InvalidInput: as `check_adapting`.
@@ -250,7 +252,7 @@ class Engine:
     def explain(
         self, lines: Sequence[str], *, threshold: float, max_read: int, check: Check = _go_on
     ) -> list[list[Span] | None]:
-        """Return the odd spans of each line of characters; see `models.anomaly.explain.explain`."""
+        """Return the odd spans of each line of characters; see `models.anomaly.explanation.explain`."""
         network = CheckedNetwork(self._network, check)
         return explain(network, self._vocabulary, lines, threshold=threshold, max_read=max_read)
 
@@ -310,8 +312,8 @@ class Engine:
             log.exception("the int8 kernels cannot be compiled here")
             self._cannot_compile = True
 
-    def _with_ngram(self, readings: list[Reading], lines: Sequence[str]) -> list[Reading]:
-        return ngram.with_ngram(readings, lines, self._ngram) if self._ngram else readings
+    def _with_ngram(self, readings: list[LineSurprisal], lines: Sequence[str]) -> list[LineSurprisal]:
+        return ngram_surprisal.with_ngram(readings, lines, self._ngram) if self._ngram else readings
 
     def _reader(self, *, fast: bool) -> StepNetwork:
         if fast and self._compiled:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from models.runtime.jobs import Job
+from models.runtime.sequences import Job
 
 SHORT = 1_000
 """Characters of generation, over all completions of a request, up to which it counts as short."""

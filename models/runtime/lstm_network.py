@@ -10,7 +10,7 @@ for every id of the vocabulary and kept in float32, bias included: looking it up
     dense/kernel (H, V)   dense/scale (V,)   dense/bias (V,)
 
 Gates are in Keras' order i, f, g, o. A row's answer depends on that row alone, to the bit (see
-`models.runtime.kernels`): the same alone and in company, step by step and in one pass.
+`models.kernels.lstm_inference`): the same alone and in company, step by step and in one pass.
 """
 
 import io
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.compile_cache import RUNTIME_KERNELS, compile_kernels
+from models.kernels.compile_cache import RUNTIME_KERNELS, compile_kernels
 from models.runtime import second_thread
 from models.runtime.second_thread import SecondThread
 
@@ -48,7 +48,7 @@ _NEVER = np.zeros(1, np.int64)
 
 
 def quantize_lstm(weights: Mapping[str, Floats]) -> bytes:
-    """Return the int8 file for weights as `models.runtime.graph.stateful_lstm_graph` takes them."""
+    """Return the int8 file for weights named as `onnx_graph.stateful_lstm_graph` takes them."""
     layers = sum(name.startswith("lstm_") and name.endswith("/recurrent") for name in weights)
     arrays: Arrays = {
         "table": weights["embedding"] @ weights["lstm_0/kernel"] + weights["lstm_0/bias"],
@@ -115,7 +115,7 @@ class LstmNetwork:
             if not self.is_ready:
                 try:
                     compile_kernels(RUNTIME_KERNELS)  # waits where another process does it now
-                    from models.runtime import kernels
+                    from models.kernels import lstm_inference as kernels
                 except Exception as error:
                     self._failure = error  # another try would take as long, and end the same
                     raise
@@ -251,7 +251,7 @@ class LstmNetwork:
 
 
 _NO_CHOICES = np.empty(0, np.float32), np.empty((0, 0)), np.empty((0, 0), np.int32)
-_WHOLE: tuple[Any, ...] = (  # as `kernels.run` has it
+_WHOLE: tuple[Any, ...] = (  # as `lstm_inference.run` has it
     0,
     np.empty(0, np.int64),
     np.empty((1, 0, 0), np.uint8),
@@ -318,7 +318,7 @@ def _check_array(arrays: Arrays, name: str, shape: tuple[int, ...], kind: type) 
 def _laid_out(kernels: ModuleType, arrays: Arrays, units: list[int]) -> LaidOut:
     """Return all matrices in one array, all float32 numbers in another, and where each begins.
 
-    The last is layout (L + 1, 6), whose columns `models.runtime.kernels` names.
+    The last is layout (L + 1, 6), whose columns `models.kernels.lstm_inference` names.
     """
     blocks: list[NDArray[np.int8]] = []
     floats: list[Floats] = []

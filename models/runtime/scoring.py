@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.runtime.decoding import BITS, likeliest, log_softmax
 from models.runtime.requests import CharacterLogprobs
 from models.runtime.session import Logits, State, StepNetwork
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 
 SLICE_LOGITS = 1 << 20
 """The most logits of one slice, T * B * V: 4 MB as they come, twice that while in use."""
@@ -34,7 +34,7 @@ UNKNOWN_EXTRA_BITS = 2.0
 
 
 @dataclass(frozen=True)
-class Reading:
+class LineSurprisal:
     """What a network thought of a line of N characters.
 
     `bits` is the surprisal of each, (N,) float32; `entropy` (N,) float32 what it expected to be surprised
@@ -96,14 +96,14 @@ def read_lines(
     *,
     context: str = "\n",
     with_end: bool = False,
-) -> list[Reading]:
+) -> list[LineSurprisal]:
     """Read each NFC line by itself after `context`; `with_end` asks for the newline behind it too.
 
     A line's figures do not depend on the others or on their order.
     """
     logits, state = _read_context(network, vocabulary.encode(context or "\n"))
     end = vocabulary.encode("\n") if with_end and "\n" in vocabulary.characters else vocabulary.encode("")
-    readings: list[Reading] = [_EMPTY] * len(lines)
+    readings: list[LineSurprisal] = [_EMPTY] * len(lines)
     # Sorted, lines that begin alike are neighbours.
     order = sorted(range(len(lines)), key=lines.__getitem__)
     encoded = [np.concatenate([vocabulary.encode(lines[i]), end]) for i in order]
@@ -120,7 +120,7 @@ def read_lines(
 
 def read_on(
     network: StepNetwork, vocabulary: Vocabulary, lines: Sequence[str], state: State | None
-) -> tuple[list[Reading], State]:
+) -> tuple[list[LineSurprisal], State]:
     """Read NFC lines one behind the other, each with its newline, from the state a call before this left.
 
     `state` (1, S) is that before the newline in front of the first line; None stands for the zero state.
@@ -190,14 +190,16 @@ def _predictions(
         rows = logits[-1:, 0]
 
 
-_EMPTY = Reading(np.empty(0, np.float32), np.empty(0, np.float32))
+_EMPTY = LineSurprisal(np.empty(0, np.float32), np.empty(0, np.float32))
 
 
-def _reading(bits: NDArray[np.float32], entropy: NDArray[np.float32], n: int, *, has_end: bool) -> Reading:
+def _reading(
+    bits: NDArray[np.float32], entropy: NDArray[np.float32], n: int, *, has_end: bool
+) -> LineSurprisal:
     """Return the reading of a line of n characters whose figures stand at the front of these arrays."""
     if not has_end:
-        return Reading(bits[:n].copy(), entropy[:n].copy())
-    return Reading(
+        return LineSurprisal(bits[:n].copy(), entropy[:n].copy())
+    return LineSurprisal(
         bits[:n].copy(),
         entropy[:n].copy(),
         has_end=True,

@@ -75,7 +75,7 @@ class Network:
         A small step has no use for a second core.
 
         Raises:
-            ValueError: it is not a graph that `models.runtime.graph` makes.
+            ValueError: it is not a graph that `models.architectures.onnx_graph` makes.
         """
         session = _load(graph, 1)
         inputs = {i.name: i.shape for i in session.get_inputs()}

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.explain import Span
+from models.anomaly.explanation import Span
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import Busy
-from models.runtime.adapting import Memory
+from models.runtime.adaptation import Memory
 from models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
@@ -23,9 +23,9 @@ from models.runtime.requests import (
     Piece,
     Usage,
 )
-from models.runtime.scoring import Reading, TopCharacters
+from models.runtime.scoring import LineSurprisal, TopCharacters
 from models.saved_model import Card, SavedModel, describe_files
-from models.vocabulary import Alphabet, Vocabulary
+from models.text.vocabulary import Alphabet, Vocabulary
 from store.ids import new_id
 from store.models import Models
 
@@ -164,7 +164,7 @@ class FakeEngine:
 
     def read_lines(
         self, lines: Sequence[str], *, fast: bool = False, check: Callable[[], None] = lambda: None
-    ) -> list[Reading]:
+    ) -> list[LineSurprisal]:
         """Return `score` of each line as readings; nothing was expected, and a newline costs half a bit.
 
         A line SLOW takes until `check` raises, or 30 s.
@@ -174,7 +174,7 @@ class FakeEngine:
             self._read_slowly(check)
         check()
         return [
-            Reading(self.score(line).astype(np.float32), np.zeros(len(line), np.float32), True, 0.5)
+            LineSurprisal(self.score(line).astype(np.float32), np.zeros(len(line), np.float32), True, 0.5)
             for line in lines
         ]
 
@@ -198,14 +198,14 @@ class FakeEngine:
         *,
         fast: bool = False,
         check: Callable[[], None] = lambda: None,
-    ) -> tuple[list[Reading], NDArray[np.float32]]:
+    ) -> tuple[list[LineSurprisal], NDArray[np.float32]]:
         """Return `read_lines`; the state counts the lines."""
         before = np.zeros((1, 1), np.float32) if state is None else state
         return self.read_lines(lines, fast=fast, check=check), before + len(lines)
 
     def read_adapting(
         self, lines: Sequence[str], memory: Memory | None, *, check: Callable[[], None] = lambda: None
-    ) -> tuple[list[Reading], Memory]:
+    ) -> tuple[list[LineSurprisal], Memory]:
         """Return `read_lines`; the memory counts the lines."""
         known = memory or Memory(np.zeros((1, 1), np.float32), None)
         change = np.zeros((1, len(self.vocabulary) - 1), np.float32) if known.change is None else known.change

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from nextchar.cli.main import app
 from typer.testing import CliRunner
 
-from clients.python.nextchar.main import app
 from tests.app.fakes import publish
 from tests.app.service import Service
 

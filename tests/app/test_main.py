@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.main import _REDIS_TIMEOUT_S, build_parts, create_app
+from app.main import _REDIS_TIMEOUT_S, build_services, create_app
 from app.settings import ApiSettings
+from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
-from models.runtime.graph import stateful_lstm_graph
 from models.saved_model import Card, describe_files
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 from store.blobs import open_blobs
 from store.ids import new_id
 from store.models import Models
@@ -263,7 +263,7 @@ assert seen.wait(20)
     said = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert said.stdout.split() == ["models.runtime.kernels"]
+    assert said.stdout.split() == ["models.kernels.lstm_inference"]
 
 
 def test_stale_uploads_of_a_killed_process_are_removed(tmp_path: Path, redis_url: str) -> None:
@@ -273,7 +273,7 @@ def test_stale_uploads_of_a_killed_process_are_removed(tmp_path: Path, redis_url
         (spool / name).write_text("x")
     os.utime(spool / "upload-old", (0, 0))
     settings = ApiSettings(data_dir=tmp_path, redis_url=redis_url)
-    build_parts(settings, lambda _: None, threading.Event())  # type: ignore[arg-type,return-value]
+    build_services(settings, lambda _: None, threading.Event())  # type: ignore[arg-type,return-value]
     assert [path.name for path in spool.iterdir()] == ["upload-new"]
 
 
@@ -282,12 +282,12 @@ def test_a_redis_that_hangs_is_waited_for_once(tmp_path: Path) -> None:
         silent.bind(str(tmp_path / "redis"))
         silent.listen()
         settings = ApiSettings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/redis")
-        parts = build_parts(settings, lambda _: None, threading.Event())  # type: ignore[arg-type,return-value]
+        services = build_services(settings, lambda _: None, threading.Event())  # type: ignore[arg-type,return-value]
         began = time.monotonic()
         with pytest.raises(RedisTimeoutError):
-            parts.redis.ping()
+            services.redis.ping()
         assert time.monotonic() - began < 1.5 * _REDIS_TIMEOUT_S
-        parts.redis.close()
+        services.redis.close()
 
 
 # OpenAPI

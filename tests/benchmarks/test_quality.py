@@ -11,7 +11,7 @@ import pytest
 from benchmarks.quality import main
 from benchmarks.texts import HELD_OUT, Halves
 from models.config import PRESETS
-from worker.texts import Text
+from worker.prepared_text import Text
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 

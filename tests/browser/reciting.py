@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
-from models.runtime.graph import stateful_lstm_graph
 from models.saved_model import Card, SavedModel, describe_files
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 
 Followers = Mapping[str, Mapping[str, float]]
 

@@ -16,7 +16,7 @@ from app.keys import new_key
 from app.main import create_app
 from app.settings import ApiSettings
 from launcher.stack import Stack
-from models.masks import Masks
+from models.text.masks import Masks
 from store.blobs import open_blobs
 from store.jobs import JobError, JobStatus
 from store.live import Live

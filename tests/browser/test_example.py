@@ -123,7 +123,7 @@ def test_service_that_asks_for_a_key_says_so(page: Page, site: Site) -> None:
 
 def test_module_works_under_the_consoles_policy(browser: Browser, site: Site) -> None:
     """Under the strictest Content-Security-Policy: no markup is parsed, no style is written as text."""
-    from app.web import POLICY
+    from app.routes.console import POLICY
 
     context = browser.new_context()
     page = context.new_page()

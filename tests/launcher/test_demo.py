@@ -5,10 +5,10 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from nextchar import Client
+from nextchar.answers import OddSpan
 from rich.console import Console
 
-from clients.python.nextchar import Client
-from clients.python.nextchar.answers import OddSpan
 from launcher import demo
 from launcher.stack import Stack
 

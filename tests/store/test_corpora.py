@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
-from models.vocabulary import normalize
+from models.text.vocabulary import normalize
 from store.blobs import open_blobs
 from store.corpora import Corpora, Corpus, Encoding, Upload
 from tests.logs import syslog

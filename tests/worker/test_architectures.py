@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.architectures import NAMES, architecture, settled
+from models.architectures import NAMES, architecture, resolve_training
 from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Failed, Finished, Usage
@@ -53,7 +53,10 @@ def job(name: str, blobs: Blobs, scratch: Path, *, steps: int) -> Job:
     }
     config = NetworkConfig(**network)
     request = JobRequest(
-        corpus=corpus.id, name="m", network=config, training=settled(config, TrainingConfig(**training))
+        corpus=corpus.id,
+        name="m",
+        network=config,
+        training=resolve_training(config, TrainingConfig(**training)),
     )
     return Job(id="job_1", created_at=time.time(), updated_at=time.time(), request=request)
 

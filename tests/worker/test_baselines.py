@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 from worker import baselines
 from worker.baselines import Baselines, encoder_of, measure
 

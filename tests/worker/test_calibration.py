@@ -3,18 +3,18 @@ import json
 import numpy as np
 import pytest
 
-from models.anomaly import ngram
+from models.anomaly import ngram_surprisal
 from models.anomaly.calibration import calibrate
-from models.anomaly.record import load
+from models.anomaly.calibration_format import load
+from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.engine import INT8_FILE
-from models.runtime.graph import stateful_lstm_graph
 from models.runtime.scoring import read_lines
 from models.runtime.session import Network, open_network
 from store.calibrations import MODEL_FILE, validation_file
 from tests.models.runtime.networks import random_weights
 from worker.calibration import anomaly_files
 from worker.export import int8_file
-from worker.texts import Text
+from worker.prepared_text import Text
 
 
 def graph_for(text: Text) -> bytes:
@@ -30,8 +30,8 @@ def test_calibration_is_made_of_the_whole_lines_of_the_held_out_text(held_out_ch
     made, about = load(files[MODEL_FILE], where=MODEL_FILE)
     assert made.lines == 20 and about["source"] == "held-out text"
     readings = read_lines(Network(graph), text.vocabulary, lines[-20:], with_end=True)
-    counted = ngram.load(files[ngram.FILE], text.vocabulary)
-    expected = calibrate(ngram.with_ngram(readings, lines[-20:], counted))
+    counted = ngram_surprisal.load(files[ngram_surprisal.FILE], text.vocabulary)
+    expected = calibrate(ngram_surprisal.with_ngram(readings, lines[-20:], counted))
     np.testing.assert_allclose(made.buckets[0].scores, expected.buckets[0].scores, atol=1e-4)
 
 
@@ -43,8 +43,8 @@ def test_calibration_is_made_of_the_newest_lines(monkeypatch: pytest.MonkeyPatch
     files = anomaly_files(graph, text, cores=1)
     made, _ = load(files[MODEL_FILE], where=MODEL_FILE)
     readings = read_lines(Network(graph), text.vocabulary, lines[-11:], with_end=True)
-    counted = ngram.load(files[ngram.FILE], text.vocabulary)
-    expected = calibrate(ngram.with_ngram(readings, lines[-11:], counted))
+    counted = ngram_surprisal.load(files[ngram_surprisal.FILE], text.vocabulary)
+    expected = calibrate(ngram_surprisal.with_ngram(readings, lines[-11:], counted))
     np.testing.assert_allclose(made.buckets[0].scores, expected.buckets[0].scores, atol=1e-4)
 
 
@@ -56,10 +56,10 @@ def test_calibration_holds_for_int8_too() -> None:
     assert name == INT8_FILE
     files = anomaly_files(graph, text, cores=1, int8=int8)
     made, _ = load(files[MODEL_FILE], where=MODEL_FILE)
-    counted = ngram.load(files[ngram.FILE], text.vocabulary)
+    counted = ngram_surprisal.load(files[ngram_surprisal.FILE], text.vocabulary)
     for network in (Network(graph), open_network(INT8_FILE, int8, threads=1)):
         readings = read_lines(network, text.vocabulary, lines[-200:], with_end=True)
-        _, p = made.score(ngram.with_ngram(readings, lines[-200:], counted))
+        _, p = made.score(ngram_surprisal.with_ngram(readings, lines[-200:], counted))
         assert (p <= 0.01).mean() <= 0.01
 
 
@@ -89,7 +89,7 @@ def test_a_log_that_ends_in_a_burst_is_calibrated_on_older_lines_too() -> None:
 
 def test_text_without_lines_has_no_calibration() -> None:
     text = Text.split("all in one line " * 30, validation_fraction=0.1)
-    assert anomaly_files(graph_for(text), text, cores=1).keys() == {ngram.FILE}
+    assert anomaly_files(graph_for(text), text, cores=1).keys() == {ngram_surprisal.FILE}
 
 
 def test_record_is_json() -> None:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from models.runtime.graph import stateful_lstm_graph
+from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.session import Network
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 from worker import evaluation
 from worker.evaluation import bits_per_character, sample
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 from worker import memorization
 from worker.memorization import copies, generate, measure
 

@@ -3,11 +3,11 @@ import pytest
 
 from models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 from worker.checkpoints import Checkpoint
 from worker.mixing import MixedRows, SecondText, Teacher
+from worker.prepared_text import Text, characters_of, read_ids
 from worker.rows import Rows
-from worker.texts import Text, characters_of, read_ids
 from worker.training import Hooks, fit
 
 STUDENT, TEACHER = Vocabulary("abcd"), Vocabulary("bcdz")

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import lstm_ops
 from models.config import Budget, NetworkConfig, TrainingConfig
+from models.kernels import tensorflow_ops
 from worker import precision
 from worker.checkpoints import Checkpoint
 from worker.precision import Choice, choose
+from worker.prepared_text import Text
 from worker.settings import WorkerSettings
-from worker.texts import Text
 from worker.training import Hooks, Result, fit
 
 NETWORK = NetworkConfig(units=16, embedding=5)
@@ -26,8 +26,8 @@ class Processor:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, float32: float, bfloat16: float) -> None:
         self.seconds = {"float32": float32, "bfloat16": bfloat16}
         self.asked: list[str] = []
-        monkeypatch.setattr(lstm_ops, "HAS_BFLOAT16", True)
-        monkeypatch.setattr(lstm_ops, "window_seconds", self._window_seconds)
+        monkeypatch.setattr(tensorflow_ops, "HAS_BFLOAT16", True)
+        monkeypatch.setattr(tensorflow_ops, "window_seconds", self._window_seconds)
 
     def _window_seconds(self, *, dtype: str, **_: int) -> float:
         self.asked.append(dtype)
@@ -53,7 +53,7 @@ def test_the_faster_precision_is_taken_and_float32_where_it_hardly_matters(
 
 def test_a_processor_without_bfloat16_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
-    monkeypatch.setattr(lstm_ops, "HAS_BFLOAT16", False)
+    monkeypatch.setattr(tensorflow_ops, "HAS_BFLOAT16", False)
     assert choose(NETWORK, **SIZES, kept_in=None) == Choice("float32")
     assert processor.asked == []
 
@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(
 
 def test_the_kernels_can_be_timed_in_both_precisions() -> None:
     sizes: dict[str, Any] = {"layers": 2, "units": 5, **SIZES}
-    assert all(lstm_ops.window_seconds(**sizes, dtype=dtype) > 0 for dtype in ("float32", "bfloat16"))
+    assert all(tensorflow_ops.window_seconds(**sizes, dtype=dtype) > 0 for dtype in ("float32", "bfloat16"))
 
 
 def test_by_default_a_worker_measures() -> None:

@@ -11,8 +11,8 @@ from models.runtime.session import Network
 from worker import memorization, report
 from worker.event_files import FILE_NAME
 from worker.export import graph_of
+from worker.prepared_text import Text
 from worker.report import write_report
-from worker.texts import Text
 from worker.training import Hooks, Result, fit
 
 PLANTED = "the sacrifice of the intellect is written here word for word. "

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from worker.pictures import curves_svg
+from worker.plots import curves_svg
 from worker.report_page import page, shown
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[2J\x00\ud800\u202e&\"'"

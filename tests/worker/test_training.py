@@ -16,8 +16,8 @@ from store.blobs import open_blobs
 from worker import training
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.export import graph_of
+from worker.prepared_text import Text
 from worker.replicas import ReplicatedStep
-from worker.texts import Text
 from worker.training import Diverged, Hooks, Result, StopReason, fit
 
 NETWORK = NetworkConfig(units=16, embedding=5)

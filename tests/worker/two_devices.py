@@ -21,8 +21,8 @@ from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.session import Network
 from worker.distributed import DistributedStep, LossScale
 from worker.export import graph_of
+from worker.prepared_text import Text
 from worker.replicas import ReplicatedStep
-from worker.texts import Text
 from worker.training import fit
 
 B, T, V, STEPS = 4, 5, 7, 6

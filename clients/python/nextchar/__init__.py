@@ -2,12 +2,12 @@
 
 Knows nothing of how the service works inside and imports none of its packages.
 
->>> from clients.python.nextchar import Client
+>>> from nextchar import Client
 >>> with Client() as client:  # doctest: +SKIP
 ...     client.complete("nietzsche", "morality equals ")["completions"][0]["text"]
 """
 
-from clients.python.nextchar.client import Client
-from clients.python.nextchar.errors import ClientError, ServerError, ServerUnreachable
+from nextchar.client import Client
+from nextchar.errors import ClientError, ServerError, ServerUnreachable
 
 __all__ = ["Client", "ClientError", "ServerError", "ServerUnreachable"]

@@ -1,6 +1,6 @@
-"""`python -m clients.python.nextchar`: the same as the command `nextchar`."""
+"""`python -m nextchar`: the same as the command `nextchar`."""
 
-from clients.python.nextchar.main import main
+from nextchar.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from clients.python.nextchar.answers import (
+from nextchar.answers import (
     Completion,
     Corpus,
     DamagedModel,
@@ -27,8 +27,8 @@ from clients.python.nextchar.answers import (
     Score,
     StreamEvent,
 )
-from clients.python.nextchar.errors import ClientError, ServerError, ServerUnreachable
-from clients.python.nextchar.sse import ServerSentEvent, parse
+from nextchar.errors import ClientError, ServerError, ServerUnreachable
+from nextchar.sse import ServerSentEvent, parse
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
@@ -169,7 +169,7 @@ class Client:
                         after = data["id"]
                         yield data
             except ClientError as error:
-                if not error.will_pass:
+                if not error.is_retryable:
                     raise
                 gone_since = gone_since or time.monotonic()
                 if time.monotonic() - gone_since > self._patience_s:

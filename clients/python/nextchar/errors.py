@@ -7,7 +7,7 @@ class ClientError(Exception):
     """A call did not work out; `str()` is the sentence to show."""
 
     @property
-    def will_pass(self) -> bool:
+    def is_retryable(self) -> bool:
         """Whether the service, or what stands before it, is busy or away for a while."""
         return False
 
@@ -22,7 +22,7 @@ class ServerError(ClientError):
         self.param = param
 
     @property
-    def will_pass(self) -> bool:
+    def is_retryable(self) -> bool:
         """Whether its status is that of a service that is busy or away."""
         return self.status in _PASSING
 
@@ -31,6 +31,6 @@ class ServerUnreachable(ClientError):
     """Nobody answers at the server's address, or the connection broke."""
 
     @property
-    def will_pass(self) -> bool:
+    def is_retryable(self) -> bool:
         """Yes, or nobody knows."""
         return True

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.plans import plan
 from app.schemas.jobs import JobCreate
+from app.services.job_plans import plan
 from app.settings import ApiSettings
 from models.config import MINIMUM_CHARACTERS, PRESETS
 from store.jobs import JobError, JobStatus

@@ -162,7 +162,9 @@ def test_lines_beyond_the_bound_are_explained_when_they_are_sent_alone(
     body: dict[str, Any] = {"lines": lines, "false_alarms": 0.1, "detail": "line"}
     whole = service.http.post(SCORE, json=body).json()["lines"]
     assert [one["explained"] for one in whole] == [True, True, True, None]
-    monkeypatch.setattr("app.scoring.MAX_EXPLAIN_READ", 14)  # of the fake, those of the two most anomalous
+    monkeypatch.setattr(
+        "app.services.scoring.MAX_EXPLAIN_READ", 14
+    )  # of the fake, those of the two most anomalous
     some = service.http.post(SCORE, json=body).json()["lines"]
     assert [one["explained"] for one in some] == [False, True, True, None]
     assert some[1:] == whole[1:]

@@ -4,20 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.runtime.scoring import Reading
+from models.runtime.scoring import LineSurprisal
 
 
 def reading(
     bits: Sequence[float], entropy: Sequence[float] | None = None, *, end: float | None = None
-) -> Reading:
+) -> LineSurprisal:
     """A line whose characters cost `bits` where nothing, or `entropy`, was expected."""
     expected = np.zeros(len(bits)) if entropy is None else np.array(entropy)
-    return Reading(
+    return LineSurprisal(
         np.array(bits, np.float32), expected.astype(np.float32), has_end=end is not None, end_bits=end or 0.0
     )
 
 
-def drawn(random: np.random.Generator, count: int, *, scale: float = 1.0) -> list[Reading]:
+def drawn(random: np.random.Generator, count: int, *, scale: float = 1.0) -> list[LineSurprisal]:
     """Lines of 5 to 60 characters whose bits are exponential."""
     return [
         reading(random.exponential(scale, n), np.full(n, 0.5), end=0.1) for n in random.integers(5, 60, count)

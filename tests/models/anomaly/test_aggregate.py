@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from models.anomaly.aggregate import STATISTICS, WINDOWS, peak_bits, statistics
-from models.runtime.scoring import Reading
+from models.runtime.scoring import LineSurprisal
 from tests.models.anomaly.readings import drawn, reading
 
 
-def naive(one: Reading) -> list[float]:
+def naive(one: LineSurprisal) -> list[float]:
     """Window by window, from the definition."""
     bits = [*map(float, one.bits), *([one.end_bits] if one.has_end else [])]
     entropy = [*map(float, one.entropy), *([one.end_entropy] if one.has_end else [])]

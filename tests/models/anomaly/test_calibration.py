@@ -6,7 +6,7 @@ import pytest
 
 from models.anomaly import calibration as module
 from models.anomaly.calibration import SAME_SCORE, CalibrationLines, calibrate, lines_needed
-from models.anomaly.record import dump, load
+from models.anomaly.calibration_format import dump, load
 from models.errors import InvalidInput, Unavailable
 from tests.models.anomaly.readings import drawn, reading
 

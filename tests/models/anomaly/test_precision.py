@@ -3,17 +3,20 @@ import numpy as np
 from models.anomaly.aggregate import statistics
 from models.anomaly.calibration import calibrate
 from models.anomaly.precision import higher
-from models.runtime.scoring import Reading
+from models.runtime.scoring import LineSurprisal
 from tests.models.anomaly.readings import drawn
 
 
-def nudged(readings: list[Reading], random: np.random.Generator, by: float) -> list[Reading]:
+def nudged(readings: list[LineSurprisal], random: np.random.Generator, by: float) -> list[LineSurprisal]:
     """The same lines as another precision may read them."""
 
     def off(values: np.ndarray) -> np.ndarray:
         return (values + random.uniform(-by, by, values.shape)).astype(np.float32)
 
-    return [Reading(off(r.bits), off(r.entropy), r.has_end, r.end_bits + by, r.end_entropy) for r in readings]
+    return [
+        LineSurprisal(off(r.bits), off(r.entropy), r.has_end, r.end_bits + by, r.end_entropy)
+        for r in readings
+    ]
 
 
 def test_no_figure_is_below_that_of_either_precision() -> None:

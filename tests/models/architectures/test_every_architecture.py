@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.architectures import NAMES, architecture, check_options, settled
+from models.architectures import NAMES, architecture, check_options, resolve_training
+from models.architectures.onnx_graph import quantize
 from models.architectures.spec import Trainable
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
-from models.runtime.graph import quantize
 from models.runtime.session import Network
 from tests.models.architectures.networks import V, perturbed, small, some_ids
 
@@ -163,7 +163,7 @@ def test_the_default_shape_is_what_the_notes_have_and_is_told_with_one_sentence(
     assert known.description.endswith(".") and known.description.count(".") <= 2
     assert set(known.network_options) <= set(NetworkConfig.model_fields)
     assert set(known.training_options) <= set(TrainingConfig.model_fields)
-    assert settled(known.network, known.training) == known.training
+    assert resolve_training(known.network, known.training) == known.training
     assert importlib.import_module(f"models.architectures.{name}").ARCHITECTURE is known
 
 
@@ -198,7 +198,7 @@ def test_an_option_the_architecture_does_not_have_is_refused_by_name(
 
 def test_networks_that_read_windows_alone_train_on_windows_as_long_as_they_see() -> None:
     network = small("sequence_rnn", context=5)
-    assert settled(network, architecture("sequence_rnn").training).window == 5
+    assert resolve_training(network, architecture("sequence_rnn").training).window == 5
 
 
 def test_some_rows_of_a_window_are_read_as_the_beginning_of_a_text() -> None:

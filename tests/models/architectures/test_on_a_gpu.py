@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.architectures.lstm_layer import FastLSTM
 from models.architectures.spec import Trainable
-from models.lstm import FastLSTM
 from tests.models.architectures.cudnn import pretend_gpu
 from tests.models.architectures.networks import perturbed, small, some_ids
 

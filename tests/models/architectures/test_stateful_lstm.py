@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.architectures.onnx_graph import stateful_lstm_graph
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import NetworkConfig
-from models.runtime.graph import stateful_lstm_graph
 from models.runtime.session import Network
 
 V, B, T = 7, 2, 5

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
-from models.runtime.graph import stateful_lstm_graph
 from models.runtime.lstm_network import quantize_lstm
 from models.saved_model import Card, SavedModel, describe_files
 

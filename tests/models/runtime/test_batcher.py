@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from models.errors import Busy
 from models.runtime.batcher import JOBS, ROWS, Batcher
-from models.runtime.jobs import CompletionJob, Row
 from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
+from models.runtime.sequences import CompletionJob, Row
 from models.runtime.state_cache import CHUNK, StateCache
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 from tests.models.runtime.asking import DEADLINE_S, Answer, Asked
 
 VOCABULARY = Vocabulary("abcdefghij")

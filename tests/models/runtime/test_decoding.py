@@ -17,8 +17,8 @@ from models.runtime.decoding import (
     logprobs_of,
     uniforms,
 )
-from models.runtime.jobs import repeats
 from models.runtime.requests import CompletionRequest
+from models.runtime.sequences import repeats
 
 
 def _request(**options: Any) -> CompletionRequest:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.architectures.onnx_graph import quantize
 from models.errors import InvalidInput, Unavailable
 from models.runtime.engine import Engine
-from models.runtime.graph import quantize
 from models.runtime.lstm_network import LstmNetwork
 from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
 from models.runtime.session import Network

@@ -1,7 +1,7 @@
 from models.runtime.fairness import by_turns
-from models.runtime.jobs import CompletionJob, Job
 from models.runtime.requests import CompletionRequest
-from models.vocabulary import Vocabulary
+from models.runtime.sequences import CompletionJob, Job
+from models.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("ab")
 

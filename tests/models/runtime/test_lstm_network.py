@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numba.core.caching import CacheImpl
 from numpy.typing import NDArray
 
+from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.decoding import Sampler
-from models.runtime.graph import stateful_lstm_graph
 from models.runtime.lstm_network import LstmNetwork, quantize_lstm
 from models.runtime.requests import CompletionRequest
 from models.runtime.session import ChoosingNetwork, Network, open_network
@@ -366,7 +366,7 @@ def test_any_processor_will_do_and_several_processes_may_start_at_once(
 
 
 def test_installation_that_cannot_be_written_compiles_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.compiling import compiled
+    from models.kernels.jit import compiled
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
 

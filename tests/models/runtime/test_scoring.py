@@ -12,7 +12,7 @@ from models.runtime.scoring import (
     unknown_bits,
 )
 from models.runtime.session import Network
-from models.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary
 from tests.models.runtime.networks import CHARACTERS, numpy_step, random_weights, saved_model
 
 

@@ -3,8 +3,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.engine import is_batch_invariant
-from models.runtime.graph import stateful_lstm_graph
 from models.runtime.session import Network
 from tests.models.runtime.networks import random_weights
 

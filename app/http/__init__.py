@@ -1,0 +1,1 @@
+"""What every route shares: bodies, errors, keys, middleware, event streams, paging."""

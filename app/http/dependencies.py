@@ -1,0 +1,83 @@
+"""The long-lived parts of the application, and how routes get at them."""
+
+import threading
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+import anyio
+from fastapi import Depends, Request
+from redis import Redis
+
+from app.http.auth import RateLimits
+from app.http.connections import Connections
+from app.http.incoming_body import BodyMemory
+from app.keys import KeyFile
+from app.services.default_model import DefaultModel
+from app.services.engines import Engines
+from app.services.limited_work import LimitedWork
+from app.services.metrics import Metrics
+from app.services.readiness import ReadinessCheck
+from app.services.stream_locks import StreamLocks
+from app.settings import ApiSettings
+from store.background import BackgroundLoop
+from store.blobs import Blobs
+from store.calibrations import Calibrations
+from store.corpora import Corpora
+from store.jobs import Jobs
+from store.live import EventLog, Live
+from store.models import Models
+from store.queue import TrainingQueue
+from store.streams import Streams
+
+
+@dataclass(frozen=True)
+class Services:
+    """Built once when the application starts; handed to routes as `ServicesDep`."""
+
+    settings: ApiSettings
+    blobs: Blobs
+    redis: Redis
+    corpora: Corpora
+    jobs: Jobs
+    models: Models
+    calibrations: Calibrations
+    streams: Streams
+    live: Live
+    event_log: EventLog
+    queue: TrainingQueue
+    engines: Engines
+    default_model: DefaultModel
+    loops: tuple[BackgroundLoop, ...]  # started and stopped with the application
+    metrics: Metrics
+    readiness: ReadinessCheck
+    keys: KeyFile | None  # None: no API key is asked for
+    rates: RateLimits
+    connections: Connections
+    body_memory: BodyMemory
+    stopping: threading.Event  # set when the server is told to stop; streams without an end then end
+    # Threads of their own for each kind of call that computes, so that none waits behind a longer kind:
+    score_threads: anyio.CapacityLimiter  # for short scores, and some streamed lines
+    line_threads: anyio.CapacityLimiter  # for many streamed lines
+    describing: LimitedWork  # long prompts that are echoed with log-probabilities
+    long_scores: LimitedWork  # scores of many lines or of streams
+    calibrating: LimitedWork
+    evaluating: LimitedWork
+    stream_turns: StreamLocks
+    health_threads: anyio.CapacityLimiter  # so that calls that hang on the storage cannot starve /readyz
+
+
+# async, though nothing is awaited: FastAPI runs plain functions in a worker thread.
+async def get_services(request: Request) -> Services:
+    """Return the parts of the application that serves this request."""
+    return cast(Services, request.state.services)
+
+
+def client_of(request: Request) -> str:
+    """Return who sends a request, by API key or address: clients share a busy model equally."""
+    key = getattr(request.state, "key", None)
+    if key is not None:
+        return f"key {key.name}"
+    return request.client.host if request.client else ""
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]

@@ -1,0 +1,139 @@
+"""Which web pages may reach the service: against DNS rebinding, and against writes from other sites.
+
+A browser lets any page send simple requests anywhere, such as forms and texts. A page whose host name is
+made to point to this machine (DNS rebinding) may read the answers too. Programs other than browsers are not
+affected. Plain ASGI, so that streams and disconnects pass untouched.
+"""
+
+import ipaddress
+import re
+import socket
+from collections.abc import Collection
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.http.errors import error_response
+from app.keys import Forbidden
+
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_MAX_QUOTED = 200  # characters of a header in an error
+
+
+class HostCheck:
+    """Answers 421 when the Host header names another service, which a rebound host name does.
+
+    Allowed are `hosts`, of which `*.example.org` is every name below example.org; this machine's own name;
+    localhost; and every IP address, for an address cannot be rebound.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
+        self._app = app
+        names = {host.lower() for host in hosts if host}
+        self._names = {"localhost", socket.gethostname().lower(), *names}
+        self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+            if not (hosts and all(map(self.allows, hosts))) and not _is_from_old_client(scope, hosts):
+                sentence = (
+                    f"this service is not called {_quoted(hosts)}; if it is, add the name to"
+                    " NEXTCHAR_ALLOWED_HOSTS"
+                )
+                await error_response(HTTPException(421, sentence))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def allows(self, host: str) -> bool:
+        """Return whether a Host header, with a port or without, names this service."""
+        name, _ = split_port(host)
+        name = name.removesuffix(".")
+        return name in self._names or name.endswith(self._suffixes) or _is_address(name)
+
+
+class CrossSiteCheck:
+    """Answers 403 when a page of another origin than `origins` and the service's own would change something.
+
+    That is any method but GET, HEAD and OPTIONS, and the preflight that asks for one. A request that carries
+    an API key is let through: a browser adds none by itself, and asks first (CORS) whether a page may.
+    """
+
+    def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
+        self._app = app
+        self._origins = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            headers = dict(scope["headers"])
+            if not (self._allows(headers) or _is_harmless(scope["method"], headers)):
+                origin = headers.get(b"origin", b"another site").decode("latin-1")
+                error = Forbidden(
+                    f"pages of {_quoted([origin])} may not make this call; to let them, add their origin to"
+                    " NEXTCHAR_ALLOWED_ORIGINS",
+                    code="origin_not_allowed",
+                )
+                await error_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _allows(self, headers: dict[bytes, bytes]) -> bool:
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        site = headers.get(b"sec-fetch-site")
+        if origin in self._origins or site in (b"same-origin", b"none"):
+            return True
+        if site is None:  # no browser, an old one, or one that came by plain HTTP
+            return not origin or is_own_origin(origin, headers.get(b"host", b"").decode("latin-1"))
+        return False
+
+
+def is_own_origin(origin: str, host: str) -> bool:
+    """Return whether an Origin header is that of the service which the Host header names.
+
+    A proxy may have undone TLS, so schemes are not compared, but for the ports that they stand for.
+
+    >>> is_own_origin("https://a.example", "a.example"), is_own_origin("http://localhost", "localhost:8000")
+    (True, False)
+    """
+    scheme, _, authority = origin.partition("://")
+    name, port = split_port(authority)
+    host_name, host_port = split_port(host)
+    default = _DEFAULT_PORTS.get(scheme)
+    return bool(name) and name == host_name and (port or default) == (host_port or default)
+
+
+def split_port(authority: str) -> tuple[str, str]:
+    """Return the name, in lower case and without brackets, and the port, which may be empty.
+
+    >>> split_port("Example.org:8000"), split_port("[::1]"), split_port("a:b")
+    (('example.org', '8000'), ('::1', ''), ('a:b', ''))
+    """
+    found = re.fullmatch(r"(\[[^\]]*\]|[^\[\]:]*)(?::(\d*))?", authority)
+    if found is None:
+        return authority.lower(), ""
+    return found[1].lower().strip("[]"), found[2] or ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_from_old_client(scope: Scope, hosts: list[str]) -> bool:
+    """Whether there is no Host because HTTP/1.0 has none, as in health checks of proxies."""
+    return not hosts and bool(scope["http_version"] == "1.0")
+
+
+def _is_harmless(method: str, headers: dict[bytes, bytes]) -> bool:
+    if method == "OPTIONS":
+        return b"access-control-request-method" not in headers
+    return b"x-api-key" in headers or headers.get(b"authorization", b"")[:7].lower() == b"bearer "
+
+
+def _quoted(values: list[str]) -> str:
+    return " and ".join(repr(value[:_MAX_QUOTED]) for value in values) or "''"

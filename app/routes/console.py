@@ -1,0 +1,73 @@
+"""What a browser gets from here: the console at `/`, the API reference at `/docs`, and their files.
+
+Everything is a file of `app/console/`, sent as it is; nothing is built and nothing comes from another host,
+and the policy sent along makes the browser hold to that. Knows nothing of what the pages do.
+"""
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+_FOLDER = Path(__file__).parents[1] / "console"
+
+# The last two: a text can never become markup, whatever a page does with it.
+POLICY = (
+    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none';"
+    " require-trusted-types-for 'script'; trusted-types 'none'"
+)
+
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    # Names do not change with contents, so a browser asks each time; the ETag makes that cheap.
+    "Cache-Control": "no-cache",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class PageFiles(StaticFiles):
+    """A folder of files for pages under `POLICY`."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return a file, or 304 where the browser has it already. Raises HTTPException 404."""
+        response = await super().get_response(path, scope)
+        response.headers.update(_HEADERS)
+        return response
+
+
+def add_console(app: FastAPI, *, max_corpus_bytes: int) -> None:
+    """Serve the console and the reference. `max_corpus_bytes` is told to it, to refuse before an upload."""
+    files = PageFiles(directory=_FOLDER)
+
+    async def console(request: Request) -> Response:
+        return await files.get_response("index.html", request.scope)
+
+    async def reference(request: Request) -> Response:
+        return await files.get_response("reference.html", request.scope)
+
+    async def about(_: Request) -> Response:
+        return JSONResponse(
+            {"version": app.version, "max_corpus_bytes": max_corpus_bytes},
+            headers={"Cache-Control": "no-cache"},
+        )
+
+    async def sample(_: Request) -> Response:
+        return PlainTextResponse(await run_in_threadpool(sample_text))
+
+    app.add_route("/", console, include_in_schema=False)
+    app.add_route("/docs", reference, include_in_schema=False)
+    app.add_route("/console/about.json", about, include_in_schema=False)
+    app.add_route("/console/sample.txt", sample, include_in_schema=False)
+    app.mount("/console", files, name="console")
+
+
+def sample_text() -> str:
+    """Return the text that a newcomer without one trains on: the language reference that Python carries."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics.values())

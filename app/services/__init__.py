@@ -1,0 +1,1 @@
+"""What routes call: completion, scoring, evaluation, uploads, engines, control of jobs."""

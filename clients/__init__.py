@@ -1,1 +1,0 @@
-"""Programs that use nextchar from outside, over HTTP only."""

@@ -1,0 +1,237 @@
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from app.http.auth import Auth, RateLimits, scopes_for
+from app.keys import KeyFile, new_key, read_keys
+from app.main import create_app
+from app.settings import ApiSettings
+from tests.app.fakes import publish
+from tests.app.service import Service, error_of, serving, until
+
+KEYS = {
+    "reader": new_key("reader", scopes="read"),
+    "typist": new_key("typist", scopes="complete"),
+    "trainer": new_key("trainer", scopes="train"),
+    "owner": new_key("owner", scopes="admin"),
+    "site": new_key("site", scopes="complete,train", models="fake*"),
+    "team": new_key("team", scopes="admin", models="fake*"),
+    "slow": new_key("slow", scopes="read", rate="3/minute"),
+}
+
+
+@pytest.fixture
+def guarded(settings: ApiSettings, tmp_path: Path) -> Iterator[Service]:
+    """The API with keys, and a model."""
+    file = tmp_path / "keys"
+    file.write_text("\n".join(line for _, line in KEYS.values()))
+    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+        publish(running.models)
+        yield running
+
+
+def as_(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {KEYS[name][0]}"}
+
+
+def test_pages_and_health_are_open_and_everything_else_wants_a_key(guarded: Service) -> None:
+    for path in ("/healthz", "/readyz", "/health", "/openapi.json"):
+        assert guarded.http.get(path).status_code == 200, path
+    for path in ("/v1/models", "/v1/jobs", "/metrics", "/props", "/v1/nothing"):
+        answer = guarded.http.get(path)
+        assert error_of(answer, 401)["code"] == "api_key_missing"
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert guarded.http.options("/v1/models").status_code != 401
+
+
+def test_a_key_of_some_models_gives_no_model_a_name_beyond_them(guarded: Service) -> None:
+    refused = guarded.http.patch("/v1/models/fake", json={"name": "prod"}, headers=as_("team"))
+    assert error_of(refused, 403)["code"] == "model_not_permitted"
+    assert guarded.http.get("/v1/models/fake@1", headers=as_("team")).status_code == 200
+    renamed = guarded.http.patch("/v1/models/fake", json={"name": "fake-2"}, headers=as_("team"))
+    assert renamed.json()["id"] == "fake-2@1"
+
+
+def test_every_operation_but_health_checks_needs_a_scope() -> None:
+    paths = create_app(ApiSettings()).openapi()["paths"]
+    open_ones = {
+        path
+        for path, methods in paths.items()
+        if any(scopes_for(method.upper(), path) is None for method in methods)
+    }
+    assert {"/healthz", "/readyz", "/health"} <= open_ones
+    assert all(not path.startswith("/v1") for path in open_ones)
+    assert not open_ones & {"/infill", "/tokenize", "/detokenize", "/tokenizer_info", "/props"}
+
+
+def test_key_may_come_in_either_header_and_a_wrong_one_is_told_apart(guarded: Service) -> None:
+    assert guarded.http.get("/v1/models", headers=as_("reader")).status_code == 200
+    assert guarded.http.get("/v1/models", headers={"X-API-Key": KEYS["reader"][0]}).status_code == 200
+    wrong = guarded.http.get("/v1/models", headers={"Authorization": "Bearer nck_guess"})
+    assert error_of(wrong, 401)["code"] == "api_key_wrong"
+    for header in ("Basic abc", "Bearer", ""):
+        answer = guarded.http.get("/v1/models", headers={"Authorization": header})
+        assert error_of(answer, 401)["code"] == "api_key_missing"
+
+
+COMPLETION = {"prompt": "abc", "max_characters": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "path", "status"),
+    [
+        ("reader", "GET", "/v1/jobs", 200),
+        ("reader", "GET", "/metrics", 200),
+        ("reader", "POST", "/v1/models/fake/complete", 403),
+        ("reader", "DELETE", "/v1/models/fake", 403),
+        ("typist", "POST", "/v1/models/fake/complete", 200),
+        ("typist", "GET", "/v1/models", 200),
+        ("typist", "GET", "/v1/corpora", 403),
+        ("typist", "GET", "/v1/models/fake/files/model.onnx", 403),
+        ("trainer", "GET", "/v1/corpora", 200),
+        ("trainer", "POST", "/v1/models/fake/complete", 403),
+        ("trainer", "DELETE", "/v1/models/fake", 403),
+        ("owner", "POST", "/v1/models/fake/complete", 200),
+        ("owner", "GET", "/v1/fine_tuning/jobs", 200),
+        ("owner", "DELETE", "/v1/models/fake", 200),
+    ],
+)
+def test_scopes_decide_what_a_key_may_do(
+    guarded: Service, name: str, method: str, path: str, status: int
+) -> None:
+    body = COMPLETION if method == "POST" else None
+    answer = guarded.http.request(method, path, headers=as_(name), json=body)
+    assert answer.status_code == status, answer.text
+    if status == 403:
+        assert error_of(answer, 403)["code"] == "scope_missing"
+
+
+def test_patterns_hold_for_models_in_paths_and_in_bodies(guarded: Service) -> None:
+    publish(guarded.models, name="secret")
+    corpus = guarded.http.post("/v1/corpora", content=b"abc\n" * 100, headers=as_("site")).json()["id"]
+    completion = {"prompt": "a", "max_tokens": 2}
+    calls = [
+        ("/v1/models/{}/complete", COMPLETION, "fake", "secret"),
+        ("/v1/completions", completion, "fake@1", "secret@1"),
+        ("/v1/models/{}/v1/completions", completion, "fake", "secret"),
+        ("/infill?model={}", {"prompt": "a"}, "fake", "secret"),
+        ("/tokenize?model={}", {"prompt": "a"}, "fake", "secret"),
+        ("/v1/fine_tuning/jobs", {"training_file": corpus, "model": "tiny"}, "fake2", "mine"),
+        ("/v1/jobs", {"corpus": corpus, "preset": "tiny"}, "fake2", "mine"),
+    ]
+    for path, body, mine, others in calls:
+        for name, is_allowed in ((mine, True), (others, False)):
+            field = {"/v1/fine_tuning/jobs": "suffix", "/v1/jobs": "name"}.get(path, "model")
+            named = body if "{}" in path else body | {field: name}
+            answer = guarded.http.post(path.format(name), json=named, headers=as_("site"))
+            if is_allowed:
+                assert answer.status_code in (200, 202), (path, answer.text)
+            else:
+                assert error_of(answer, 403)["code"] == "model_not_permitted", path
+
+
+def test_revoked_key_is_refused_and_a_bad_file_is_counted(guarded: Service) -> None:
+    file = guarded.settings.api_keys_file
+    assert file is not None
+    assert "nextchar_api_keys_file_errors 0.0" in guarded.http.get("/metrics", headers=as_("reader")).text
+    file.write_text("\n".join(["a typo", *(line for name, (_, line) in KEYS.items() if name != "owner")]))
+    until(lambda: guarded.http.get("/v1/models", headers=as_("owner")).status_code == 401)
+    assert "nextchar_api_keys_file_errors 1.0" in guarded.http.get("/metrics", headers=as_("reader")).text
+    file.unlink()
+    until(lambda: guarded.http.get("/v1/models", headers=as_("reader")).status_code == 401)
+    for headers in ({}, as_("owner"), as_("typist")):
+        assert error_of(guarded.http.get("/v1/models", headers=headers), 401)
+    assert "keys" in [one["part"] for one in guarded.http.get("/readyz").json()["degraded"]]
+    assert guarded.http.get("/healthz").status_code == 200
+
+
+def test_nothing_of_a_refused_body_is_read(guarded: Service) -> None:
+    answer = guarded.http.post("/v1/models/fake/complete", content=b"{" * 1000)
+    assert error_of(answer, 401)["code"] == "api_key_missing"
+
+
+def test_rate_is_counted_across_calls_and_refused_with_a_time_to_come_again(guarded: Service) -> None:
+    answers = [guarded.http.get("/v1/models", headers=as_("slow")) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert error_of(answers[-1], 429)["code"] == "rate_limited"
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
+    assert guarded.http.get("/v1/models", headers=as_("reader")).status_code == 200
+
+
+def test_without_redis_nobody_is_held_back(
+    settings: ApiSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEYS["slow"][1])
+    away = {"api_keys_file": file, "redis_url": f"unix://{tmp_path}/no-such-socket"}
+    with serving(settings.model_copy(update=away)) as running:
+        answers = [running.http.get("/v1/models", headers=as_("slow")).status_code for _ in range(5)]
+    assert answers == [200] * 5
+    assert caplog.text.count("rates are not counted") == 1
+
+
+def test_while_redis_refuses_writes_nobody_is_held_back(guarded: Service) -> None:
+    with Redis.from_url(guarded.settings.redis_url) as redis:
+        redis.config_set("maxmemory", "1")
+        try:
+            answers = [guarded.http.get("/v1/models", headers=as_("slow")).status_code for _ in range(5)]
+        finally:
+            redis.config_set("maxmemory", "0")
+    assert answers == [200] * 5
+
+
+def test_after_a_failure_keystrokes_do_not_wait_for_redis_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEYS["slow"][1])
+    now_s, asked = 1000.0, []
+
+    class Failing:
+        async def hit(self, *_: object) -> bool:
+            asked.append(now_s)
+            raise RedisTimeoutError
+
+    rates = RateLimits("redis://127.0.0.1:1/0", clock=lambda: now_s)
+    monkeypatch.setattr(rates, "_connect", Failing)
+    [key] = read_keys(file)
+    for at_s in (1000.0, 1000.5, 1001.0, 1010.0):
+        now_s = at_s
+        asyncio.run(rates.count(key))
+    assert asked == [1000.0, 1010.0]
+
+
+def test_without_a_file_no_key_is_asked(service: Service) -> None:
+    publish(service.models)
+    assert service.http.post("/v1/models/fake/complete", json=COMPLETION).status_code == 200
+
+
+def test_key_is_checked_in_a_fraction_of_a_keystroke(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("\n".join(line for _, line in KEYS.values()))
+    served = []
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        served.append(1)
+
+    auth = Auth(app, keys=KeyFile(file))  # type: ignore[arg-type]
+    header = (b"authorization", b"Bearer " + KEYS["typist"][0].encode())
+
+    async def run(count: int) -> float:
+        began = time.perf_counter()
+        for _ in range(count):
+            scope = {
+                "type": "http", "method": "POST", "path": "/v1/models/fake/complete",
+                "headers": [(b"host", b"localhost")] * 8 + [header], "state": {},
+            }  # fmt: skip
+            await auth(scope, None, None)  # type: ignore[arg-type]
+        return (time.perf_counter() - began) / count
+
+    asyncio.run(run(10))
+    assert asyncio.run(run(2000)) < 200e-6
+    assert len(served) == 2010

@@ -1,0 +1,115 @@
+import json
+from types import ModuleType
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, Depends, Header, HTTPException, Request
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from app.compat import openai_completions
+from app.http.bodies import LARGE_BYTES, DocumentRoute, _is_plain
+from app.http.dependencies import ServicesDep
+from app.routes import completions
+from tests.app.service import Service, error_of
+
+COMPLETE = "/v1/models/fake/complete"
+
+
+class Asked(BaseModel):
+    text: str
+
+
+class Answered(BaseModel):
+    text: str
+
+
+async def plain(services: ServicesDep, model: str, body: Asked) -> Answered:
+    return Answered(text=body.text)
+
+
+async def checked(_: Request) -> None:
+    raise HTTPException(401)
+
+
+async def reads_a_header(services: ServicesDep, body: Asked, x_key: Annotated[str, Header()]) -> Answered:
+    return Answered(text=body.text + x_key)
+
+
+async def reads_the_query(services: ServicesDep, body: Asked, page: int) -> Answered:
+    return Answered(text=body.text * page)
+
+
+async def wants_a_number(services: ServicesDep, number: int, body: Asked) -> Answered:
+    return Answered(text=body.text * number)
+
+
+async def answers_a_dictionary(services: ServicesDep, body: Asked) -> dict[str, Any]:
+    return {"text": body.text}
+
+
+def blocks(services: ServicesDep, body: Asked) -> Answered:
+    return Answered(text=body.text)
+
+
+def route_of(path: str, function: Any, **options: Any) -> APIRoute:
+    router = APIRouter(route_class=DocumentRoute, **options)
+    router.post(path)(function)
+    (route,) = router.routes
+    assert isinstance(route, APIRoute)
+    return route
+
+
+def test_only_what_needs_nothing_of_the_framework_goes_past_it() -> None:
+    assert _is_plain(route_of("/{model}", plain))
+    assert not _is_plain(route_of("/{model}", plain, dependencies=[Depends(checked)]))
+    for function in (reads_a_header, reads_the_query, answers_a_dictionary, blocks):
+        assert not _is_plain(route_of("/", function)), function
+    assert not _is_plain(route_of("/{number}", wants_a_number))
+
+
+@pytest.mark.parametrize("module", [completions, openai_completions])
+def test_keystrokes_go_past_the_framework(module: ModuleType) -> None:
+    keystrokes = {"/v1/models/{model}/complete", "/v1/models/{model}/next", "/v1/completions"}
+    routes = [route for route in module.router.routes if route.path in keystrokes]
+    assert routes and all(_is_plain(route) for route in routes)
+
+
+@pytest.fixture
+def http(service: Service) -> httpx.Client:
+    from tests.app.fakes import publish
+
+    publish(service.models)
+    return service.http
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8"])
+def test_both_ways_give_the_same_answer(http: httpx.Client, kind: str) -> None:
+    long = "a" * LARGE_BYTES  # too long for the direct way
+    answers = []
+    for prompt in ("abc", long):
+        content = json.dumps({"prompt": prompt, "max_characters": 3})
+        answer = http.post(COMPLETE, content=content, headers={"content-type": kind})
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == "application/json"
+        answers.append(answer.json()["completions"])
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "code"),
+    [
+        (b"{", "application/json", 400, "malformed_json"),
+        (b"[]", "application/json", 422, "invalid_field"),
+        (b'{"prompt": 3}', "application/json", 422, "invalid_field"),
+        (b'{"prompt": "a", "bad": 1}', "application/json", 422, "unknown_field"),
+        (b'{"prompt": "a"}', "text/plain", 415, "unsupported_media_type"),
+        (b"", "application/json", 422, "invalid_field"),
+    ],
+)
+def test_wrong_bodies_are_named_as_everywhere(
+    http: httpx.Client, content: bytes, kind: str, status: int, code: str
+) -> None:
+    answer = http.post(COMPLETE, content=content, headers={"content-type": kind})
+    assert error_of(answer, status)["code"] == code

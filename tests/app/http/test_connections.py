@@ -1,0 +1,237 @@
+"""Slow clients over real sockets: what they may hold, for how long, and that others are answered."""
+
+import contextlib
+import json
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from app.http.connections import default_max_connections, raise_open_files_limit
+from app.settings import ApiSettings
+from tests.app.fakes import publish
+from tests.app.raw_http import answer_in, connected, read_all
+from tests.app.service import Service, error_of, serving, until
+
+COMPLETE = "/v1/models/fake/complete"
+IS_JSON = {"content-type": "application/json"}
+HALF_HEADER = b"POST /v1/models/fake/complete HTTP/1.1\r\nHost: localhost\r\nX-"
+
+
+@contextlib.contextmanager
+def service_with(settings: ApiSettings, **changes: Any) -> Iterator[Service]:
+    """The API with other limits, and a model."""
+    with serving(settings.model_copy(update=changes)) as running:
+        publish(running.models)
+        yield running
+
+
+def request(path: str, body: bytes, *, length: int | None = None, kind: str = "application/json") -> bytes:
+    """The bytes of a POST; with a `length` that is greater than the body, of half of one."""
+    header = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+    return f"{header}Content-Length: {length or len(body)}\r\n\r\n".encode() + body
+
+
+def is_closed(client: socket.socket) -> bool:
+    client.settimeout(0)
+    try:
+        return client.recv(65536) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def test_a_keystroke_is_answered_while_1100_requests_are_half_sent(settings: ApiSettings) -> None:
+    raise_open_files_limit()
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 4000:
+        pytest.skip("this system lets no process open 4000 files")
+    with service_with(settings, max_connections=100) as service, contextlib.ExitStack() as all_of_them:
+        assert service.http.post(COMPLETE, json={"prompt": "a"}).status_code == 200
+        clients = [all_of_them.enter_context(connected(service, HALF_HEADER)) for _ in range(1100)]
+        with httpx.Client(base_url=service.http.base_url, timeout=30) as http:
+            for _ in range(3):
+                began = time.monotonic()
+                assert http.post(COMPLETE, json={"prompt": "a"}).status_code == 200
+                assert time.monotonic() - began < 2
+        until(lambda: sum(map(is_closed, clients)) >= 1000)
+
+
+def test_header_that_does_not_come_ends_the_connection(settings: ApiSettings) -> None:
+    with (
+        service_with(settings, header_timeout_s=0.3) as service,
+        connected(service) as silent,
+        connected(service, HALF_HEADER) as slow,
+    ):
+        assert read_all(silent) == b""
+        answer = answer_in(read_all(slow))
+        assert answer.status_code == 408 and answer.json()["error"]["code"] == "request_timeout"
+        assert answer.headers["connection"] == "close"
+
+
+def test_header_that_comes_byte_by_byte_does_not_last_longer(settings: ApiSettings) -> None:
+    with service_with(settings, header_timeout_s=0.3) as service, connected(service, HALF_HEADER) as slow:
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while not is_closed(slow):
+                slow.sendall(b"x")
+                assert time.monotonic() - began < 10
+
+
+def test_connection_that_is_idle_between_requests_is_kept(settings: ApiSettings) -> None:
+    get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with service_with(settings, header_timeout_s=0.3) as service, connected(service, get) as idle:
+        assert answer_in(idle.recv(65536)).status_code == 200
+        with connected(service) as silent:
+            assert read_all(silent) == b""  # by now it has been idle for longer than a header may take
+        idle.sendall(get)
+        assert answer_in(idle.recv(65536)).status_code == 200
+        idle.sendall(get[:-10])  # the next one is as bound as the first
+        assert answer_in(read_all(idle)).status_code == 408
+
+
+def test_header_without_an_end_is_refused(settings: ApiSettings) -> None:
+    with service_with(settings) as service, connected(service, HALF_HEADER) as client:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(40):
+                client.sendall(b"x" * 10_000)
+        until(lambda: is_closed(client))
+
+
+def test_client_without_a_header_gives_way_first_and_one_being_served_never(settings: ApiSettings) -> None:
+    with service_with(settings, max_connections=3) as service:
+        job = service.submit()
+        service.http.close()
+        watch = f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+        with (
+            connected(service, watch.encode()) as served,
+            connected(service, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") as idle,
+        ):
+            assert answer_in(served.recv(4096)).status_code == 200
+            assert answer_in(idle.recv(4096)).status_code == 200
+            with connected(service, HALF_HEADER) as slow, connected(service, HALF_HEADER) as newer:
+                until(lambda: is_closed(slow))
+                assert not is_closed(newer) and not is_closed(idle)
+                with connected(service, watch.encode()) as second:
+                    until(lambda: is_closed(newer))
+                    assert answer_in(second.recv(4096)).status_code == 200
+                    with connected(service, watch.encode()) as third:
+                        until(lambda: is_closed(idle))
+                        assert answer_in(third.recv(4096)).status_code == 200
+                        with connected(service) as refused:
+                            answer = answer_in(read_all(refused))
+                        assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+                        assert not is_closed(served)
+
+
+def test_place_of_a_client_that_has_left_is_free(settings: ApiSettings) -> None:
+    with service_with(settings, max_connections=2) as service:
+        job = service.submit()
+        service.http.close()
+        watch = f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+        for _ in range(3):
+            with connected(service, watch.encode()) as one, connected(service, watch.encode()) as other:
+                assert answer_in(one.recv(4096)).status_code == 200
+                assert answer_in(other.recv(4096)).status_code == 200
+            until(lambda: _is_answered(service))
+
+
+def _is_answered(service: Service) -> bool:
+    try:
+        return httpx.get(f"{service.http.base_url}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_body_that_stops_is_answered_408(settings: ApiSettings) -> None:
+    with service_with(settings, body_timeout_s=0.3) as service:
+        for path, kind in ((COMPLETE, "application/json"), ("/v1/corpora", "text/plain")):
+            half = request(path, b'{"prompt": ', length=100, kind=kind)
+            with connected(service, half) as slow:
+                answer = answer_in(read_all(slow))
+            assert error_of(answer, 408)["code"] == "request_timeout"
+            assert answer.headers["connection"] == "close"
+        until(lambda: service.spooled == [])
+
+
+def test_json_body_that_never_ends_is_answered_408(settings: ApiSettings) -> None:
+    with service_with(settings, body_timeout_s=0.3) as service:
+        endless = request(COMPLETE, b'{"prompt": "', length=30_000_000)
+        with connected(service, endless) as client:
+            began = time.monotonic()
+            client.settimeout(0.05)
+            while time.monotonic() - began < 10:
+                client.sendall(b"a" * 20_000)
+                with contextlib.suppress(TimeoutError):
+                    answer = answer_in(client.recv(65536))
+                    break
+            assert error_of(answer, 408)["code"] == "request_timeout"
+            assert time.monotonic() - began > 1.1  # four times the timeout
+
+
+def test_slow_but_steady_upload_is_not_cut(settings: ApiSettings) -> None:
+    piece = b"the quick brown fox\n" * 1000
+    with (
+        service_with(settings, body_timeout_s=0.3, header_timeout_s=0.3) as service,
+        connected(service, request("/v1/corpora", b"", length=20 * len(piece), kind="text/plain")) as client,
+    ):
+        for _ in range(20):
+            client.sendall(piece)
+            time.sleep(0.1)
+        assert answer_in(client.recv(65536)).status_code == 201
+
+
+def test_quiet_stream_of_lines_is_not_cut(settings: ApiSettings) -> None:
+    with service_with(settings, body_timeout_s=0.3, header_timeout_s=0.3) as service:
+        header = "POST /v1/models/fake/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+        start = header.encode() + b"Transfer-Encoding: chunked\r\n\r\n"
+        with connected(service, start) as stream:
+            lines = stream.makefile("rb")
+            for line in (b"abc\n", b"def\n"):
+                stream.sendall(b"%x\r\n%b\r\n" % (len(line), line))
+                until(lambda: b"score.line" in lines.readline())
+                with connected(service, request(COMPLETE, b"{", length=9)) as slow:
+                    assert answer_in(read_all(slow)).status_code == 408  # by now it is late
+            stream.sendall(b"0\r\n\r\n")
+            until(lambda: b"score.end" in lines.readline())
+
+
+def test_half_read_bodies_share_a_bound_and_the_oldest_gives_way(settings: ApiSettings) -> None:
+    body = json.dumps({"prompt": "a" * 900_000, "max_characters": 1}).encode()
+    with service_with(settings, body_memory_bytes=2 << 20) as service, contextlib.ExitStack() as held:
+        half = request(COMPLETE, body[:-1], length=len(body))
+        clients = [held.enter_context(connected(service, half)) for _ in range(6)]
+        first = answer_in(clients[0].recv(65536))
+        assert error_of(first, 503)["code"] == "overloaded" and first.headers["retry-after"] == "1"
+        assert "NEXTCHAR_BODY_MEMORY_BYTES" in first.json()["error"]["message"]
+        # One that sends its body at once gets through, and so does any keystroke.
+        assert (
+            service.http.post(
+                COMPLETE, content=body, headers={"content-type": "application/json"}
+            ).status_code
+            == 200
+        )
+        assert service.http.post(COMPLETE, json={"prompt": "a"}).status_code == 200
+
+
+def test_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(900, soft), hard))
+        assert default_max_connections() <= 300
+        raise_open_files_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(hard, 65_536)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_request_to_upgrade_is_answered_as_any_other(service: Service) -> None:
+    for protocol in ("websocket", "h2c"):
+        upgrade = f"Connection: Upgrade\r\nUpgrade: {protocol}\r\nSec-WebSocket-Version: 13\r\n"
+        get = f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{upgrade}Sec-WebSocket-Key: AAAA\r\n\r\n"
+        with connected(service, get.encode()) as client:
+            assert answer_in(client.recv(65536)).status_code == 200

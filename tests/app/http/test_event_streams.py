@@ -1,0 +1,116 @@
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+from pydantic import BaseModel
+
+from app.http import event_streams
+from app.http.event_streams import EventStream, ServerEvent, frame
+from models.errors import Unavailable
+
+
+class Body(BaseModel):
+    text: str
+
+
+def sent_by(stream: EventStream) -> list[bytes]:
+    """Return the chunks that a stream sends to a client that stays."""
+    chunks: list[bytes] = []
+
+    async def receive() -> dict[str, str]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: dict[str, object]) -> None:
+        body = message.get("body", b"")
+        assert isinstance(body, bytes)
+        if body:
+            chunks.append(body)
+
+    asyncio.run(stream({"type": "http"}, receive, send))  # type: ignore[arg-type]
+    return chunks
+
+
+def test_newlines_in_data_cannot_end_an_event() -> None:
+    framed = frame(ServerEvent("piece", Body(text="a\n\nevent: fake\r\n"), id=7))
+    assert framed == b'id: 7\nevent: piece\ndata: {"text":"a\\n\\nevent: fake\\r\\n"}\n\n'
+
+
+def test_other_protocols_have_no_names_and_plain_texts() -> None:
+    async def events() -> AsyncGenerator[ServerEvent, None]:
+        yield ServerEvent("piece", Body(text="a"))
+        yield ServerEvent("", "[DONE]")
+        raise Unavailable("the model is gone", code="model_gone")
+
+    chunks = sent_by(EventStream(events(), named=False))
+    assert chunks[:2] == [b'data: {"text":"a"}\n\n', b"data: [DONE]\n\n"]
+    assert chunks[2].startswith(b'data: {"error":')
+
+
+def test_error_in_mid_stream_is_the_last_event() -> None:
+    async def events() -> AsyncGenerator[ServerEvent, None]:
+        yield ServerEvent("piece", Body(text="a"))
+        raise Unavailable("the model is gone", code="model_gone")
+
+    closed: list[bool] = []
+    chunks = sent_by(EventStream(events(), on_close=lambda: closed.append(True)))
+    assert chunks[0].startswith(b"event: piece\n")
+    assert chunks[1].startswith(b"event: error\n") and b'"code":"model_gone"' in chunks[1]
+    assert len(chunks) == 2 and closed == [True]
+
+
+def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_streams, "PING_S", 0.01)
+
+    async def events() -> AsyncGenerator[ServerEvent, None]:
+        await asyncio.sleep(0.1)
+        yield ServerEvent("piece", Body(text="a"))
+
+    chunks = sent_by(EventStream(events()))
+    assert chunks[0] == b": ping\n\n" and chunks[-1].startswith(b"event: piece")
+
+
+def test_client_that_leaves_closes_the_events() -> None:
+    ended: list[str] = []
+
+    async def events() -> AsyncGenerator[ServerEvent, None]:
+        try:
+            while True:
+                yield ServerEvent("piece", Body(text="a"))
+                await asyncio.sleep(0)
+        finally:
+            ended.append("events")
+
+    async def receive() -> dict[str, str]:
+        await asyncio.sleep(0.02)
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, object]) -> None:
+        await asyncio.sleep(0)
+
+    stream = EventStream(events(), on_close=lambda: ended.append("close"))
+    asyncio.run(stream({"type": "http"}, receive, send))  # type: ignore[arg-type]
+    assert sorted(ended) == ["close", "events"]
+
+
+def test_client_that_reads_nothing_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_streams, "PING_S", 0.01)
+    monkeypatch.setattr(event_streams, "UNREAD_S", 0.05)
+
+    async def events() -> AsyncGenerator[ServerEvent, None]:
+        yield ServerEvent("piece", Body(text="a"))
+
+    async def receive() -> dict[str, str]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: dict[str, object]) -> None:
+        if message.get("body"):
+            await asyncio.Event().wait()
+
+    async def serve(stream: EventStream) -> None:
+        await asyncio.wait_for(stream({"type": "http"}, receive, send), 20)  # type: ignore[arg-type]
+
+    closed: list[bool] = []
+    asyncio.run(serve(EventStream(events(), on_close=lambda: closed.append(True))))
+    assert closed == [True]

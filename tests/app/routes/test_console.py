@@ -1,0 +1,65 @@
+import re
+from pathlib import Path
+
+import httpx
+
+from app.routes.console import POLICY
+from tests.app.service import Service, error_of
+
+CONSOLE = Path(__file__).parents[3] / "app" / "console"
+
+
+def test_console_and_reference_come_under_a_policy_that_allows_this_host_only(service: Service) -> None:
+    for path in ("/", "/docs"):
+        answer = service.http.get(path)
+        assert answer.status_code == 200 and answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.headers["content-security-policy"] == POLICY
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'self'" in POLICY and "unsafe" not in POLICY
+    assert service.http.get("/redoc").status_code == 404
+
+
+def test_a_page_that_a_browser_has_is_not_sent_again(service: Service) -> None:
+    for path in ("/", "/console/app.js"):
+        first = service.http.get(path)
+        assert first.headers["cache-control"] == "no-cache"
+        again = service.http.get(path, headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == first.headers["etag"]
+
+
+def test_what_is_no_file_of_the_console_is_404(service: Service) -> None:
+    for path in ("/console/nothing.js", "/console/..%2fmain.py", "/console/views", "/console/"):
+        error_of(service.http.get(path), 404)
+    error_of(service.http.post("/console/app.js"), 405)
+
+
+def test_console_is_told_the_cap_on_corpora(service: Service) -> None:
+    about = service.http.get("/console/about.json").json()
+    assert about["max_corpus_bytes"] == service.settings.max_corpus_bytes
+
+
+def test_the_sample_text_is_enough_to_train_on(service: Service) -> None:
+    answer = service.http.get("/console/sample.txt")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    corpus = service.http.post("/v1/corpora", content=answer.content).json()
+    assert corpus["characters"] > 100_000 and corpus["warnings"] == []
+
+
+def test_no_file_names_another_host_or_writes_markup() -> None:
+    markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\("
+    for path in CONSOLE.rglob("*.*"):
+        text = path.read_text()
+        assert set(re.findall(r"https?://[^/\"' ]+", text)) <= {"http://www.w3.org"}, path.name
+        assert not re.search(markup, text), path.name
+
+
+def test_every_module_that_is_imported_is_there() -> None:
+    for path in CONSOLE.rglob("*.js"):
+        for name in re.findall(r'from "(\.[^"]+)"', path.read_text()):
+            assert (path.parent / name).resolve().is_file(), f"{path.name} imports {name}"
+
+
+def test_head_is_answered(service: Service) -> None:
+    answer = httpx.head(str(service.http.base_url) + "/")
+    assert answer.status_code == 200 and answer.content == b""

@@ -1,0 +1,86 @@
+"""What a client asks of a job at the moment in which its worker leaves it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from app.services.job_control import JobControl
+from store.blobs import open_blobs
+from store.jobs import Job, JobError, Jobs, JobStatus
+from store.live import Live
+from store.queue import TrainingQueue
+from tests.store.test_jobs import REQUEST
+
+FULL = JobError(code="storage_full", message="the storage is full")
+
+
+class LeftWhileAsked(Live):
+    """Has the worker leave the job, just before the request could be seen."""
+
+    def __init__(self, redis: Redis, jobs: Jobs, job: Job, to: JobStatus, **changes: Any) -> None:
+        super().__init__(redis)
+        self._leave = lambda: jobs.move(job, to, **changes)
+
+    def ask(self, job_id: str, request: Any) -> None:
+        self._leave()
+        self._leave = lambda: pytest.fail("asked twice")
+        super().ask(job_id, request)
+
+
+class Desk:
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.blobs = open_blobs(folder.as_uri())
+        self.jobs = Jobs(self.blobs)
+        self.redis = Redis.from_url(redis_url, decode_responses=True)
+        self.queue = TrainingQueue(Redis.from_url(redis_url))
+        self.live = Live(self.redis)
+        self.job = self.jobs.move(self.jobs.create(REQUEST), JobStatus.RUNNING, attempt=1)
+
+    def control(self, live: Live | None = None) -> JobControl:
+        return JobControl(self.blobs, self.jobs, live or self.live, self.queue, self.redis)
+
+    def left(self, to: JobStatus, **changes: Any) -> JobControl:
+        return self.control(LeftWhileAsked(self.redis, self.jobs, self.job, to, **changes))
+
+
+@pytest.fixture
+def desk(tmp_path: Path, clean_redis_url: str) -> Desk:
+    return Desk(tmp_path, clean_redis_url)
+
+
+@pytest.mark.parametrize(
+    ("to", "changes"),
+    [(JobStatus.PAUSED, {"pause_reason": FULL}), (JobStatus.PAUSED, {}), (JobStatus.QUEUED, {})],
+    ids=["for storage", "by its owner", "given back"],
+)
+def test_job_that_its_worker_leaves_while_it_is_asked_is_changed_here(
+    desk: Desk, to: JobStatus, changes: dict[str, Any]
+) -> None:
+    cancelled = desk.left(to, **changes).cancel(desk.job.id)
+    assert cancelled.status is JobStatus.CANCELLED
+    assert desk.jobs.get(desk.job.id) == cancelled
+    assert desk.live.asked(desk.job.id) is None
+
+
+@pytest.mark.parametrize("changes", [{"pause_reason": FULL}, {}], ids=["for storage", "by its owner"])
+def test_pause_of_a_job_that_is_paused_meanwhile_stands_and_is_not_asked_of_the_next_worker(
+    desk: Desk, changes: dict[str, Any]
+) -> None:
+    paused = desk.left(JobStatus.PAUSED, **changes).pause(desk.job.id)
+    assert (paused.status, paused.pause_reason) == (JobStatus.PAUSED, None)
+    assert desk.live.asked(desk.job.id) is None
+
+
+def test_job_that_is_paused_while_its_best_model_is_asked_for_is_queued_to_make_it(desk: Desk) -> None:
+    desk.left(JobStatus.PAUSED).cancel(desk.job.id, keep_best=True)
+    assert desk.jobs.get(desk.job.id).status is JobStatus.QUEUED
+    assert desk.live.asked(desk.job.id) == "cancel_keep_best"
+
+
+def test_pause_that_redis_could_not_forget_does_not_pause_a_resumed_job(desk: Desk) -> None:
+    desk.live.ask(desk.job.id, "pause")
+    desk.jobs.move(desk.job, JobStatus.PAUSED)
+    assert desk.control().resume(desk.job.id).status is JobStatus.QUEUED
+    assert desk.live.asked(desk.job.id) is None

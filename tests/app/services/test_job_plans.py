@@ -1,0 +1,163 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+import pytest
+from pydantic import BaseModel
+
+from app.schemas.jobs import JobCreate, NetworkOverride, TrainingOverride
+from app.services.job_plans import plan
+from models.config import PRESETS, NetworkConfig, TrainingConfig
+from models.errors import InvalidInput
+from models.saved_model import Card
+from store.corpora import Corpus, Encoding, Upload
+from store.jobs import JobRequest
+from tests.logs import syslog
+
+
+@pytest.mark.parametrize(
+    ("override", "config"), [(NetworkOverride, NetworkConfig), (TrainingOverride, TrainingConfig)]
+)
+def test_overrides_have_the_limits_of_what_they_change(
+    override: type[BaseModel], config: type[BaseModel]
+) -> None:
+    def limits(model: type[BaseModel], name: str) -> list[object]:
+        kinds = (annotated_types.Ge, annotated_types.Gt, annotated_types.Le, annotated_types.Lt)
+        return [m for m in model.model_fields[name].metadata if isinstance(m, kinds)]
+
+    for name in override.model_fields:
+        assert limits(override, name) == limits(config, name) != []
+
+
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
+START = Card(
+    id="model_0197c2a1b3c4d5e6f7a8b",
+    name="fox",
+    version=3,
+    created_at=0,
+    network=NetworkConfig(layers=2, units=48, embedding=8, dropout=0.1),
+    training=TrainingConfig(),
+    characters="abc",
+    parameters=1,
+    files={},
+)
+
+
+def _corpus(tmp_path: Path, data: bytes = TEXT.encode(), *, encoding: Encoding = "utf-8") -> Corpus:
+    with Upload(tmp_path, limit_bytes=10**6, encoding=encoding) as upload:
+        upload.feed(data)
+        return upload.finish()
+
+
+def _plan(corpus: Corpus, *, start: Card | None = None, memory: int = 8 << 30, **body: Any) -> JobRequest:
+    asked = JobCreate.model_validate({"corpus": corpus.id, "name": "new"} | body)
+    return plan(asked, corpus, memory_limit_bytes=memory, start=start)
+
+
+def test_a_job_that_starts_from_a_model_has_its_shape_and_the_presets_recipe(tmp_path: Path) -> None:
+    request = _plan(_corpus(tmp_path), start=START, start_from="fox", preset="medium")
+    assert request.start_from == "fox@3"
+    assert request.network == START.network
+    assert request.training.learning_rate == PRESETS["medium"][1].learning_rate
+
+
+def test_what_is_no_shape_may_differ_from_the_model_that_is_started_from(tmp_path: Path) -> None:
+    network = {"units": 48, "layers": 2, "dropout": 0.3}
+    request = _plan(_corpus(tmp_path), start=START, start_from="fox", network=network)
+    assert request.network == START.network.model_copy(update={"dropout": 0.3})
+
+
+def test_what_contradicts_the_model_that_is_started_from_is_named_field_by_field(tmp_path: Path) -> None:
+    network = {"units": 64, "embedding": 8, "layers": 1}
+    with pytest.raises(InvalidInput) as caught:
+        _plan(_corpus(tmp_path), start=START, start_from="fox", network=network, alphabet="bytes")
+    assert (caught.value.code, caught.value.param) == ("contradicts_start_from", "network.layers")
+    for told in ("network.layers is 1 here and 2 there", "network.units is 64 here and 48 there", "alphabet"):
+        assert told in caught.value.message
+    assert "embedding" not in caught.value.message
+
+
+def test_a_model_of_bytes_goes_on_with_bytes_and_one_of_characters_cannot(tmp_path: Path) -> None:
+    raw = _corpus(tmp_path, bytes(range(256)) * 2, encoding="bytes")
+    assert _plan(raw, start=START.model_copy(update={"alphabet": "bytes"})).alphabet == "bytes"
+    with pytest.raises(InvalidInput) as caught:
+        _plan(raw, start=START)
+    assert (caught.value.code, caught.value.param) == ("contradicts_corpus", "start_from")
+
+
+def test_an_architecture_whose_weights_do_not_come_back_cannot_be_started_from(tmp_path: Path) -> None:
+    other = START.model_copy(update={"network": NetworkConfig(architecture="simple_rnn")})
+    with pytest.raises(InvalidInput, match="simple_rnn, which cannot be started from") as caught:
+        _plan(_corpus(tmp_path), start=other)
+    assert caught.value.param == "start_from"
+
+
+def test_a_split_that_holds_next_to_nothing_out_is_refused_with_one_that_would_do(tmp_path: Path) -> None:
+    corpus = _corpus(tmp_path, TEXT.encode()[:400])
+    with pytest.raises(InvalidInput, match=r"holds 4 of 400 characters out.* take 0.05 or more") as caught:
+        _plan(corpus, validation_fraction=0.01)
+    assert caught.value.param == "validation_fraction"
+    assert _plan(corpus, validation_fraction=0.05)
+
+
+def test_the_memory_of_a_vocabulary_that_grows_counts_both(tmp_path: Path) -> None:
+    corpus = _corpus(tmp_path)
+    many = START.model_copy(update={"characters": "".join(map(chr, range(0x4E00, 0x4E00 + 20_000)))})
+    limit = 800_000_000
+    assert _plan(corpus, start=START, memory=limit)
+    with pytest.raises(InvalidInput) as caught:
+        _plan(corpus, start=many, memory=limit)
+    assert caught.value.code == "network_too_large"
+
+
+def test_masks_of_bytes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="leave them out") as caught:
+        _plan(_corpus(tmp_path), alphabet="bytes", masks=["numbers"])
+    assert (caught.value.code, caught.value.param) == ("masks_of_bytes", "masks")
+
+
+LOG = "".join(line + "\n" for line in syslog(400)).encode()
+
+
+def test_a_log_is_masked_by_default_and_the_request_says_why(tmp_path: Path) -> None:
+    request = _plan(_corpus(tmp_path, LOG))
+    assert request.masks == ("timestamp", "ip", "long_numbers")
+    assert request.masked_by_default
+    for told in ("timestamp (400)", "of 400 sampled lines", "ⓣ ⓘ ⓛ", '"masks": []'):
+        assert told in request.masked_by_default
+
+
+@pytest.mark.parametrize("masks", [[], ["timestamp"]])
+def test_masks_that_are_given_are_the_masks(tmp_path: Path, masks: list[str]) -> None:
+    request = _plan(_corpus(tmp_path, LOG), masks=masks)
+    assert (request.masks, request.masked_by_default) == (tuple(masks), None)
+
+
+def test_what_is_no_log_is_not_masked_by_default(tmp_path: Path) -> None:
+    request = _plan(_corpus(tmp_path))
+    assert (request.masks, request.masked_by_default) == ((), None)
+
+
+def test_bytes_cannot_be_masked_and_are_not_by_default(tmp_path: Path) -> None:
+    assert _plan(_corpus(tmp_path, LOG), alphabet="bytes").masks == ()
+    assert _plan(_corpus(tmp_path, LOG, encoding="bytes")).masks == ()
+
+
+def test_a_log_that_masks_would_leave_too_little_of_is_not_masked(tmp_path: Path) -> None:
+    times = "".join(f"2024-05-01T{i // 60:02}:{i % 60:02}:00\n" for i in range(120)).encode()
+    corpus = _corpus(tmp_path, times)
+    assert corpus.suggested_masks == ["timestamp"]
+    assert _plan(corpus).masks == ()
+
+
+@pytest.mark.parametrize("masks", [(), ("numbers",)])
+def test_a_job_that_starts_from_a_model_has_its_masks(tmp_path: Path, masks: tuple[str, ...]) -> None:
+    start = START.model_copy(update={"masks": masks})
+    assert _plan(_corpus(tmp_path, LOG), start=start).masks == masks
+    assert _plan(_corpus(tmp_path, LOG), start=start, masks=["ip"]).masks == ("ip",)
+
+
+def test_a_log_from_before_there_were_suggestions_is_not_masked(tmp_path: Path) -> None:
+    old = replace(_corpus(tmp_path, LOG), kind=None, suggested_masks=[], log_sample=None)
+    assert _plan(old).masks == ()

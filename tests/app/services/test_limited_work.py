@@ -1,0 +1,75 @@
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any
+
+import pytest
+
+from app.services.limited_work import Check, LimitedWork
+from models.errors import Busy
+
+DEADLINE_S = 20
+
+
+def in_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run an asynchronous test in an event loop of its own."""
+
+    @wraps(test)
+    def run() -> None:
+        asyncio.run(test())
+
+    return run
+
+
+@in_a_loop
+async def test_more_than_may_wait_are_refused_and_the_rest_come_in_turn() -> None:
+    work, go_on = LimitedWork("sums", running=1, waiting=2, retry_after_s=7), threading.Event()
+
+    def wait(_: Check) -> str:
+        assert go_on.wait(DEADLINE_S)
+        return threading.current_thread().name
+
+    under_way = [asyncio.create_task(work.run(wait)) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy, match="3 sums are under way or wait") as refused:
+        await work.run(wait)
+    assert refused.value.retry_after_s == 7
+    go_on.set()
+    assert set(await asyncio.gather(*under_way)) == {"sums_0"}
+    assert await work.run(lambda _: 5) == 5
+    work.close()
+
+
+@in_a_loop
+async def test_work_that_is_cancelled_never_begins_or_ends_at_its_next_check() -> None:
+    work = LimitedWork("sums", running=1, waiting=1, retry_after_s=1)
+    begun, ended = threading.Event(), threading.Event()
+
+    def go_on(check: Check) -> None:
+        begun.set()
+        try:
+            while True:
+                check()
+                time.sleep(0.002)
+        finally:
+            ended.set()
+
+    running = asyncio.create_task(work.run(go_on))
+    waiting = asyncio.create_task(work.run(lambda _: pytest.fail("nobody waits for it")))
+    assert await asyncio.to_thread(begun.wait, DEADLINE_S)
+    waiting.cancel()
+    running.cancel()
+    await asyncio.gather(running, waiting, return_exceptions=True)
+    assert await asyncio.to_thread(ended.wait, DEADLINE_S)
+    assert await asyncio.wait_for(work.run(lambda _: "free again"), DEADLINE_S) == "free again"
+    work.close()
+
+
+@in_a_loop
+async def test_what_work_raises_is_raised_where_it_is_waited_for() -> None:
+    work = LimitedWork("sums", running=1, waiting=0, retry_after_s=1)
+    with pytest.raises(ZeroDivisionError):
+        await work.run(lambda _: 1 // 0)
+    work.close()

@@ -1,0 +1,315 @@
+import asyncio
+import gzip
+import http.client
+import json
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import redis
+from starlette.types import Message
+
+from app.services.score_stream import MAX_LINE_CHARACTERS, Splitter, _Body
+from app.services.scoring import Scorer
+from app.services.uploads import Gunzip
+from store.streams import Streams
+from tests.app.fakes import publish
+from tests.app.service import Service, error_of
+
+SCORE = "/v1/models/fake/score"
+
+
+@pytest.fixture(autouse=True)
+def model(service: Service) -> None:
+    publish(service.models)
+
+
+def stream(service: Service, data: bytes, kind: str = "text/plain", **query: Any) -> list[dict[str, Any]]:
+    """Send lines; return the records."""
+    answer = service.http.post(SCORE, content=data, headers={"Content-Type": kind}, params=query)
+    return records(answer)
+
+
+def records(answer: httpx.Response) -> list[dict[str, Any]]:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    found = [json.loads(line) for line in answer.text.split("\n") if line]
+    assert found[0]["object"] == "score.start" and found[-1]["object"] == "score.end"
+    return found
+
+
+def scored(service: Service, data: bytes, kind: str = "text/plain", **query: Any) -> list[dict[str, Any]]:
+    return stream(service, data, kind, **query)[1:-1]
+
+
+def calibrate(service: Service) -> None:
+    lines = ["ab" * (1 + i % 9) for i in range(120)]
+    assert service.http.post("/v1/models/fake/calibrate", json={"lines": lines}).status_code == 201
+
+
+def test_each_line_is_answered_with_its_number_and_place(service: Service) -> None:
+    found = scored(service, "ab\n\né→\nlast".encode())
+    assert [(one["line"], one["offset"], one["characters"], one["total_bits"]) for one in found] == [
+        (1, 0, 2, 2.0), (2, 3, 0, 0.0), (3, 4, 2, 16.0), (4, 10, 4, 4.0)
+    ]  # fmt: skip
+
+
+def test_stream_and_json_say_the_same_of_a_line(service: Service) -> None:
+    calibrate(service)
+    lines = ["abab", "ab→ab", ""]
+    body = {"lines": lines, "detail": "character"}
+    whole = service.http.post(SCORE, json=body).json()["lines"]
+    found = scored(service, "\n".join(lines).encode() + b"\n", detail="character", explain=True)
+    for one, other in zip(found, whole, strict=False):
+        told = {name: value for name, value in other.items() if value is not None}
+        assert {name: one[name] for name in told} == told
+
+
+def test_only_anomalous_lines_are_answered_when_that_is_asked(service: Service) -> None:
+    calibrate(service)
+    start, *found, end = stream(service, "ab\nab→→→\nba\n".encode(), only="anomalous", echo=True)
+    assert [(one["line"], one["text"], one["anomalous"]) for one in found] == [(2, "ab→→→", True)]
+    assert (end["lines"], end["anomalous"], end["characters"]) == (3, 1, 9)
+    assert start["calibration"]["lines"] == 120 and start["model"] == "fake@1"
+
+
+def test_stream_that_is_no_longer_like_the_calibration_ends_with_what_to_do(service: Service) -> None:
+    calibrate(service)
+    end = stream(service, "ab→→ab→\n".encode() * 150, only="anomalous")[-1]
+    assert (end["unusual"], end["lines"]) == (150, 150) and "calibrate on recent" in end["drift"]
+    end = stream(service, b"abab\n" * 150, only="anomalous")[-1]
+    assert end["unusual"] == 0 and "drift" not in end
+
+
+def test_json_lines_carry_their_ids(service: Service) -> None:
+    data = b'"ab"\n{"line": "abc", "id": [7]}\n{"text": "x"}\nnone\n"a\\u0301"\n'
+    found = scored(service, data, "application/x-ndjson")
+    assert [one.get("characters") for one in found] == [2, 3, None, None, 1]
+    assert found[1]["id"] == [7]
+    assert {one["error"]["code"] for one in found[2:4]} == {"malformed_line"}
+
+
+def test_bytes_that_are_not_utf8_are_flagged_where_they_are_and_are_the_end_of_nothing(
+    service: Service,
+) -> None:
+    found = stream(service, b"ab\nca\xe9fe\n\xff\xfe\nab\n")
+    assert [one.get("not_utf8") for one in found[1:-1]] == [
+        None, {"offset": 5, "byte": "0xe9"}, {"offset": 9, "byte": "0xff"}, None
+    ]  # fmt: skip
+    assert found[2]["characters"] == 5 and found[-1]["not_utf8"] == 2
+
+
+def test_carriage_returns_at_the_end_of_lines_are_no_part_of_them(service: Service) -> None:
+    found = scored(service, b"ab\r\na\rb\r\n")
+    assert [(one["characters"], one["total_bits"]) for one in found] == [(2, 2.0), (3, 10.0)]
+
+
+def test_a_line_without_end_is_cut_and_says_so(service: Service) -> None:
+    long = b"a" * (MAX_LINE_CHARACTERS + 5) + b"\n" + b"b" * 10_000_000 + b"\nab\n"
+    found = scored(service, long)
+    assert [(one["characters"], one.get("truncated")) for one in found] == [
+        (MAX_LINE_CHARACTERS, True), (MAX_LINE_CHARACTERS, True), (2, None)
+    ]  # fmt: skip
+    assert found[2]["offset"] == MAX_LINE_CHARACTERS + 6 + 10_000_001
+
+
+def test_a_cut_through_a_character_is_no_encoding_error(service: Service) -> None:
+    found = scored(service, b"a" + "→".encode() * 200_000 + b"\n")
+    assert found[0]["truncated"] and "not_utf8" not in found[0]
+
+
+def test_gzip_is_undone_and_broken_gzip_ends_the_stream_with_an_error(service: Service) -> None:
+    packed = gzip.compress(b"ab\nabc\n")
+    headers = {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
+    found = records(service.http.post(SCORE, content=packed, headers=headers))
+    assert [one["characters"] for one in found[1:-1]] == [2, 3]
+    found = records(service.http.post(SCORE, content=packed[:-6], headers=headers))
+    assert found[-2]["error"]["code"] == "gzip_broken"
+
+
+def test_a_stream_of_more_than_a_body_may_have_is_taken(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.http.middleware.MAX_JSON_BYTES", 10_000)
+    line = b"abcdefghij" * 10 + b"\n"
+    end = stream(service, line * 3_000, only="anomalous")[-1]
+    assert (end["lines"], end["characters"]) == (3_000, 300_000)
+    assert error_of(service.http.post(SCORE, json={"text": "a" * 20_000}), 413)["code"] == "body_too_large"
+
+
+def test_lines_are_answered_while_more_are_sent(service: Service) -> None:
+    place = urlsplit(str(service.http.base_url))
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
+    connection.putrequest("POST", SCORE)
+    connection.putheader("Content-Type", "text/plain")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders()
+
+    def send(data: bytes) -> None:
+        connection.send(b"%x\r\n%s\r\n" % (len(data), data))
+
+    send(b"ab\nabc")
+    answer = connection.getresponse()
+    assert json.loads(answer.readline())["object"] == "score.start"
+    assert json.loads(answer.readline())["characters"] == 2
+    send(b"d\n")
+    assert json.loads(answer.readline())["characters"] == 4
+    send(b"")
+    assert json.loads(answer.readline())["object"] == "score.end"
+    connection.close()
+
+
+def test_stream_with_an_id_is_shared_with_other_calls(service: Service) -> None:
+    query = {"context": "stream", "stream_id": "s"}
+    assert stream(service, b"ab\nab\n", **query)[-1]["stream"] == {"id": "s", "lines": 2, "restarted": "new"}
+    assert stream(service, b"ab\n", **query)[-1]["stream"] == {"id": "s", "lines": 3, "restarted": None}
+
+
+def test_a_client_that_goes_away_is_let_go(service: Service) -> None:
+    place = urlsplit(str(service.http.base_url))
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
+    connection.putrequest("POST", SCORE)
+    connection.putheader("Content-Type", "text/plain")
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders()
+    connection.send(b"ab\n")
+    connection.getresponse().readline()
+    connection.close()
+    assert threading.active_count() < 100
+    assert len(scored(service, b"ab\n")) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ({"detail": "much"}, "detail"),
+        ({"false_alarms": 2}, "false_alarms"),
+        ({"stream_id": "s"}, "query"),
+        ({"expected": 3}, "query"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_stream_begins(
+    service: Service, query: dict[str, Any], param: str
+) -> None:
+    answer = service.http.post(SCORE, content=b"a\n", headers={"Content-Type": "text/plain"}, params=query)
+    assert error_of(answer, 422)["param"] == param
+
+
+def test_what_is_not_there_is_refused_before_the_stream_begins(service: Service) -> None:
+    headers = {"Content-Type": "text/plain"}
+    answer = service.http.post("/v1/models/nobody/score", content=b"a\n", headers=headers)
+    assert error_of(answer, 404)["code"] == "model_not_found"
+    answer = service.http.post(SCORE, content=b"a\n", headers=headers, params={"calibration": "x"})
+    assert error_of(answer, 404)["code"] == "calibration_not_found"
+    answer = service.http.post(SCORE, content=b"a\n", headers=headers | {"Content-Encoding": "br"})
+    assert error_of(answer, 415)["code"] == "unsupported_encoding"
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_splitter_does_not_care_where_pieces_end(cut: int) -> None:
+    data = b"ab\n\nlonger\nx"
+    whole, parts = Splitter(longest=4), Splitter(longest=4)
+    expected = [*whole.feed(data), *whole.finish()]
+    assert [*parts.feed(data[:cut]), *parts.feed(data[cut:]), *parts.finish()] == expected
+    assert [line.data for line in expected] == [b"ab", b"", b"long", b"x"]
+
+
+def test_half_a_character_in_json_is_read_as_the_replacement_character(service: Service) -> None:
+    publish(service.models, name="masked", masks=("numbers",))
+    content = rb'"a\ud800 12"' + b"\n" + rb'"\ud83d\ude00"'
+    answer = service.http.post(
+        "/v1/models/masked/score", content=content, headers={"Content-Type": "application/x-ndjson"}
+    )
+    assert [one["characters"] for one in records(answer)[1:-1]] == [5, 1]
+
+
+def test_a_stream_without_redis_ends_with_an_error_that_says_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*_: object, **__: object) -> None:
+        raise redis.ConnectionError("nobody there")
+
+    monkeypatch.setattr(Streams, "begin", begin)
+    *_, error, _ = stream(service, b"ab\n", context="stream", stream_id="s")
+    assert error["object"] == "error" and error["error"]["code"] == "queue_unavailable"
+
+
+def test_a_mistake_of_ours_ends_the_stream_as_promised(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Scorer, "read", broken)
+    *_, error, _ = stream(service, b"ab\n")
+    assert error["object"] == "error" and error["error"]["code"] == "internal_error"
+
+
+def test_expected_characters_are_told_in_short_pieces_and_not_of_long_lines(service: Service) -> None:
+    data = ("ab\n" * 3000 + "a" * 6000 + "\n").encode()
+    *short, long = scored(service, data, detail="character", expected=2)
+    assert len(short) == 3000
+    assert all(len(line["expected"]) == 2 and line["expected"][0] for line in short)
+    assert "expected" not in long and len(long["bits"]) == 6000
+
+
+def test_an_id_that_is_no_number_of_json_makes_its_line_malformed(service: Service) -> None:
+    first, second = scored(
+        service, b'{"line": "a", "id": 1e999}\n{"line": "a", "id": [1, "x"]}\n', "application/x-ndjson"
+    )
+    assert first["error"]["code"] == "malformed_line" and "id" not in first
+    assert second["id"] == [1, "x"]
+
+
+@pytest.mark.parametrize("depth", [101, 3_000, 9_991, 60_000])
+def test_id_that_is_nested_too_deeply_is_that_lines_error(service: Service, depth: int) -> None:
+    deep = b'{"line": "a", "id": ' + b"[" * depth + b"]" * depth + b"}\n"
+    fine = b'{"line": "a", "id": ' + b"[" * 100 + b"]" * 100 + b"}\n"
+    first, second = scored(service, deep + fine, "application/x-ndjson")
+    assert first["error"]["code"] == "malformed_line" and "id" not in first
+    assert second["characters"] == 1 and json.dumps(second["id"]) == "[" * 100 + "]" * 100
+
+
+def test_empty_members_of_gzip_do_not_keep_the_event_loop() -> None:
+    body, turns = gzip.compress(b"") * 50_000, 0
+
+    async def receive() -> Message:
+        nonlocal body
+        if not body:
+            await asyncio.Event().wait()
+        sent, body = body, b""
+        return {"type": "http.request", "body": sent, "more_body": False}
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def read() -> None:
+        counting = asyncio.ensure_future(count_turns())
+        await asyncio.sleep(0)
+        lines = _Body(receive, Gunzip(), threading.Event())
+        reading = asyncio.ensure_future(lines.read_all())
+        assert await lines.take(lambda: False, 1) == (b"", True)
+        reading.cancel()
+        counting.cancel()
+
+    asyncio.run(read())
+    assert turns > 10
+
+
+def test_body_that_breaks_in_an_unforeseen_way_is_not_waited_for() -> None:
+    async def receive() -> Message:
+        raise ZeroDivisionError
+
+    async def read() -> None:
+        body = _Body(receive, None, threading.Event())
+        await body.read_all()
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(body.take(lambda: False, 1), 10)
+
+    asyncio.run(read())

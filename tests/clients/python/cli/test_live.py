@@ -1,0 +1,123 @@
+"""The live view: what stands at the bottom, what scrolls by, and where it ends."""
+
+import io
+
+import pytest
+from nextchar import Client
+from nextchar.answers import Progress
+from nextchar.cli import live
+from rich.cells import cell_len
+from rich.console import Console
+
+from tests.clients.python.fake_server import FakeServer, FakeTraining
+from tests.clients.python.terminal import Terminal, run_in_terminal
+
+_PROGRESS = Progress(
+    step=812,
+    steps=2400,
+    epoch=1.7,
+    characters_per_second=61200,
+    seconds_left=66.0,
+    train_bits_per_character=2.11,
+    validation_bits_per_character=2.19,
+)
+
+
+def _lines(picture: live.Picture, width: int, *, time_s: float = 0.0, ascii_only: bool = False) -> list[str]:
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    with console.capture() as captured:
+        console.print(live.frame(picture, time_s, width=width, ascii_only=ascii_only))
+    return captured.get().rstrip("\n").split("\n")
+
+
+def test_the_frame_says_all_that_is_known() -> None:
+    picture = live.Picture(name="nietzsche", status="running", progress=_PROGRESS, curve=[3.0, 2.5, 2.11])
+    shown = "\n".join(_lines(picture, 99))
+    for part in ("nietzsche", "34%", "1:06 left", "step 812 of 2,400", "epoch 1.7", "61,200 characters/s"):
+        assert part in shown
+    assert "train 2.11  validation 2.19" in shown
+    assert "█▄▁" in shown
+
+
+@pytest.mark.parametrize("progress", [_PROGRESS, Progress(step=0), Progress()])
+@pytest.mark.parametrize("width", [10, 24, 39, 59, 79, 199])
+def test_no_line_is_wider_than_the_terminal(width: int, progress: Progress) -> None:
+    picture = live.Picture(name="n" * 64, status="running", progress=progress, curve=[3.0] * 200)
+    assert max(map(cell_len, _lines(picture, width))) <= width
+
+
+def test_the_bar_moves_on_between_reports() -> None:
+    picture = live.Picture(status="running", progress=_PROGRESS, progress_at_s=100.0)
+    assert picture.share_done(133.0) == pytest.approx(812 / 2400 + (1 - 812 / 2400) / 2)
+    assert picture.seconds_left(133.0) == 33.0
+    assert picture.share_done(1e6) == 1.0
+    assert picture.seconds_left(1e6) == 0.0
+
+
+def test_ascii_terminals_get_ascii() -> None:
+    picture = live.Picture(name="n", status="running", progress=_PROGRESS, curve=[3.0, 2.0])
+    assert "\n".join(_lines(picture, 60, ascii_only=True)).replace("·", "").isascii()
+
+
+def test_samples_are_trimmed_and_harmless() -> None:
+    text = "\x1b[2Jfirst\n\n" + "long " * 50 + "\n3\n4\n5\n6"
+    lines = live.sample_text({"step": 7, "text": text}, _PROGRESS, width=40).plain.split("\n")
+    assert lines[:3] == ["", "step 7 · 2.19 bits per character", "│ ␛[2Jfirst"]
+    assert len(lines) == 2 + live.SAMPLE_LINES
+    assert max(map(cell_len, lines)) <= 40
+
+
+def _follow_plainly(server: FakeServer) -> tuple[str, str]:
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    with Client(server.url) as client, console.capture() as captured:
+        job = live.follow(client, "job_1", console)
+    return captured.get(), job["status"]
+
+
+def test_without_a_terminal_plain_lines_tell_every_evaluation(server: FakeServer) -> None:
+    server.training = FakeTraining(seconds=0.4, queued_s=0.2, evaluations=3)
+    shown, status = _follow_plainly(server)
+    assert status == "succeeded"
+    assert "\x1b" not in shown
+    assert "number 2 in the queue" in shown
+    assert shown.count("validation") == shown.count("│ ") == 3
+    assert "the corpus is cut into 16 rows" in shown
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_following_ends_however_the_job_ends(server: FakeServer, status: str) -> None:
+    server.training = FakeTraining(seconds=0.1, ends_as=status)
+    assert _follow_plainly(server)[1] == status
+
+
+def test_following_ends_when_the_job_is_paused(server: FakeServer) -> None:
+    server.training = FakeTraining(seconds=60, status_asked="paused")
+    assert _follow_plainly(server)[1] == "paused"
+
+
+@pytest.mark.parametrize(("columns", "no_color"), [(100, ""), (60, ""), (60, "1")])
+def test_a_terminal_shows_the_bar_and_keeps_the_samples(
+    server: FakeServer, columns: int, no_color: str
+) -> None:
+    server.training = FakeTraining(seconds=1.0, evaluations=3)
+    environment = {
+        "NEXTCHAR_SERVER": server.url,
+        "TERM": "xterm-256color",
+        "NO_COLOR": no_color,
+        "COLUMNS": "",
+    }
+    arguments = ["-m", "nextchar", "train", "corpus_1", "--name", "fake"]
+    written, status = run_in_terminal(arguments, columns=columns, environment=environment)
+    terminal = Terminal(columns)
+    terminal.feed(written)
+    assert status == 0
+    assert ("\x1b[36m" in written) is not bool(no_color)
+    assert "characters/s" in written
+    assert [row for row in terminal.rows if row.startswith("step")] == [
+        "step 800 · 4.90 bits per character",
+        "step 1,600 · 2.80 bits per character",
+        "step 2,400 · 2.10 bits per character",
+    ]
+    assert not [row for row in terminal.rows if "characters/s" in row or "━" in row]  # the bar has gone
+    assert "fake@1 is trained" in "\n".join(terminal.rows[-4:])
+    assert not terminal.cursor_is_hidden

@@ -1,0 +1,81 @@
+"""The training report in a terminal, through a pipe and as a page."""
+
+import io
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nextchar.cli.report import show
+from rich.console import Console
+
+from tests.clients.python.conftest import Run
+from tests.clients.python.fake_server import REPORT, REPORT_PAGE
+
+
+def _shown(report: dict[str, Any], *, width: int = 80, encoding: str = "utf-8") -> str:
+    file = io.TextIOWrapper(io.BytesIO(), encoding)
+    console = Console(file=file, force_terminal=True, width=width, no_color=True, highlight=False)
+    show(console, report)
+    file.seek(0)
+    return file.read()
+
+
+def test_model_stands_among_its_baselines_in_order_of_bits() -> None:
+    shown = _shown({**REPORT, "model": "fake@2"})
+    places = [shown.index(name) for name in ("this model", "5-gram", "xz", "unigram")]
+    assert places == sorted(places)
+    assert "█▁ 6.00 to 2.25" in shown
+    assert "after step 1,200" in shown
+    assert "12.5%" in shown
+
+
+def test_what_is_wrong_with_a_model_is_the_last_that_is_said() -> None:
+    problem = "the model has learned next to nothing: give it more seconds"
+    assert _shown({**REPORT, "model": "fake@2", "problems": [problem]}).rstrip().endswith(problem)
+
+
+def test_copied_passages_cannot_command_the_terminal() -> None:
+    shown = _shown({**REPORT, "model": "fake@2"})
+    assert "\x1b[2J" not in shown
+    assert "never␛[2J written" in shown
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    report = {**REPORT, "model": "fake@2", "problems": []}
+    plain = _shown(report, width=width).replace("\x1b[0m", "").replace("\x1b[1m", "").replace("\x1b[2m", "")
+    assert max(map(len, plain.splitlines())) <= width
+
+
+def test_report_fits_a_terminal_that_knows_ascii_alone() -> None:
+    short = {**REPORT, "model": "fake@2", "memorization": None}
+    shown = _shown(short, encoding="ascii")
+    assert "6.00 to 2.25" in shown
+    assert "###" in shown
+
+
+def test_parts_that_are_missing_are_left_out() -> None:
+    bare = {"model": "old@1", "network": REPORT["network"], "validation_bits_per_character": 2.0}
+    shown = _shown(bare)
+    assert "2.00" in shown
+    assert "predictors" not in shown
+
+
+def test_page_is_written_where_it_is_wanted(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    outcome = run("report", "fake", "--html", str(file))
+    assert (outcome.status, outcome.out.strip()) == (0, str(file))
+    assert file.read_bytes() == REPORT_PAGE
+
+
+def test_page_is_shown_in_a_browser(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) is None)
+    outcome = run("report", "fake", "--open")
+    assert outcome.status == 0
+    written = Path(outcome.out.strip())
+    assert opened == [written.as_uri()]
+    assert written.read_bytes() == REPORT_PAGE
+    written.unlink()
+    written.parent.rmdir()

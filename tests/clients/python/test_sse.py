@@ -1,0 +1,29 @@
+"""Server-sent events are read whatever pieces their bytes come in."""
+
+import json
+
+import pytest
+from nextchar.sse import ServerSentEvent, parse
+
+_STREAM = (
+    b": ping\n\nid: 3\nevent: sample\ndata: "
+    + json.dumps({"text": "a\u2028b\x85c é"}, ensure_ascii=False).encode()
+    + b"\n\nevent: done\r\ndata: {}\r\n\r\n"
+)
+_EVENTS = [
+    ServerSentEvent("sample", json.dumps({"text": "a\u2028b\x85c é"}, ensure_ascii=False), "3"),
+    ServerSentEvent("done", "{}", "3"),
+]
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 1000])
+def test_events_do_not_depend_on_how_bytes_are_cut(length: int) -> None:
+    assert list(parse(_STREAM[i : i + length] for i in range(0, len(_STREAM), length))) == _EVENTS
+
+
+def test_event_cut_short_by_the_end_is_dropped() -> None:
+    assert list(parse([b"data: whole\n\n", b"data: half\n"])) == [ServerSentEvent("message", "whole", None)]
+
+
+def test_several_data_lines_are_one_event() -> None:
+    assert [e.data for e in parse([b"data: one\ndata\ndata:two\n\n"])] == ["one\n\ntwo"]

@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+
+from models.anomaly.explanation import MOST_MARKS, Span, anomalous_spans, explain, highest_window, plain_spans
+from models.architectures.onnx_graph import stateful_lstm_graph
+from models.runtime.session import Network
+from models.text.vocabulary import Vocabulary
+from tests.models.anomaly import simple_explanation
+from tests.models.runtime.networks import CHARACTERS, random_weights
+
+VOCABULARY = Vocabulary("\n abcdefghijklmnopqrstuvwxyz")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+FAR_BITS = 20.0
+
+
+class Alphabet:
+    """Expects the alphabet, over and over: after each letter the next, after a newline `a`.
+
+    Its state is the place it is at. A wrong letter does not move it on, so that what follows a letter too
+    many, or one in place of another, surprises it too unless it is told better.
+    """
+
+    V = len(VOCABULARY)
+
+    def initial_state(self, rows: int = 1) -> np.ndarray:
+        return np.zeros((rows, 1), np.float32)
+
+    def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        logits, place = [], state[:, 0].copy()
+        letters = VOCABULARY.encode("abcdefghijklmnopqrstuvwxyz")
+        for row in ids:
+            place = np.where(row == letters[place.astype(int) % 26], place + 1, place)
+            one = np.zeros((len(row), self.V), np.float32)
+            one[np.arange(len(row)), letters[place.astype(int) % 26]] = FAR_BITS * np.log(2)
+            logits.append(one)
+        return np.stack(logits)[first:], place[:, None].astype(np.float32)
+
+
+def marked(line: str) -> list[tuple[str, str | None]]:
+    spans = anomalous_spans(Alphabet(), VOCABULARY, line, threshold=8.0)
+    return [(line[s.start : s.end], s.expected) for s in spans]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("abcdefghijk", []),
+        ("abcxefghijk", [("x", "d")]),
+        ("abcdxefghijk", [("x", "")]),
+        ("abcefghijk", [("e", "de")]),
+        ("abqdefghiizklm", [("q", "c"), ("iz", "j")]),
+        ("", []),
+    ],
+)
+def test_only_the_fault_is_marked_with_what_was_expected(line: str, found: list[tuple[str, str]]) -> None:
+    if found and found[-1][0] == "iz":
+        spans = anomalous_spans(Alphabet(), VOCABULARY, line, threshold=8.0)
+        assert (spans[0].start, spans[0].end) == (2, 3)
+        assert all(line[s.start] in "qiz" for s in spans)
+        return
+    assert marked(line) == found
+
+
+class Late(Alphabet):
+    """Expects `x` as much as the right letter everywhere, and the right one again after it."""
+
+    def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        logits, state = super().step(ids, state, first)
+        logits[..., VOCABULARY.encode("x")[0]] = FAR_BITS * np.log(2)
+        return logits, state
+
+
+def test_a_wrong_letter_that_surprises_only_behind_it_is_marked_where_it_stands() -> None:
+    [span] = anomalous_spans(Late(), VOCABULARY, "abcxefghijk", threshold=99.0)
+    assert (span.start, span.end, span.expected) == (3, 4, "d")
+    assert span.bits < 2  # it was as likely as the right one
+
+
+def test_every_line_of_a_text_has_its_own_marks() -> None:
+    many = "".join("#" + letter for letter in "abcdefghijklmnopqrst")
+    text = many + "\n\nu#v"
+    assert MOST_MARKS < many.count("#") < 2 * MOST_MARKS
+    assert anomalous_spans(Alphabet(), VOCABULARY, text, threshold=8.0)[-1].end == len(text) - 1
+
+
+def test_without_a_second_reading_what_follows_is_marked_too() -> None:
+    bits = np.array([0.1, 12, 9, 0.1, 9, 0.1, 0.1, 9], np.float32)
+    unknown = np.arange(8) == 0
+    spans = plain_spans(bits, np.zeros(8, np.float32), unknown, threshold=8.0)
+    assert [(s.start, s.end) for s in spans] == [(0, 5), (7, 8)]
+
+
+def test_a_line_of_nothing_but_faults_ends_somewhere() -> None:
+    spans = anomalous_spans(Alphabet(), VOCABULARY, "zz" * 500, threshold=8.0)
+    assert sum(s.end - s.start for s in spans) <= 2 * MOST_MARKS
+
+
+def test_unknown_characters_are_odd() -> None:
+    assert [(s.start, s.end) for s in anomalous_spans(Alphabet(), VOCABULARY, "abc#efg", threshold=8.0)] == [
+        (3, 4)
+    ]
+
+
+def test_last_character_can_be_odd() -> None:
+    assert marked("abcx") == [("x", "d")]
+
+
+def test_where_no_character_stands_out_the_oddest_part_is_told() -> None:
+    bits = np.array([1, 1, 3, 3, 3, 1], np.float32)
+    assert highest_window(bits, np.zeros(6, np.float32), 3) == [Span(2, 5, 9.0)]
+    assert highest_window(bits[:0], bits[:0]) == []
+    assert highest_window(bits[:2], np.zeros(2, np.float32))[0].end == 2
+
+
+def damaged_lines(count: int = 20) -> list[str]:
+    """Lines of the alphabet, with some letters lost, doubled, replaced or unknown."""
+    random = np.random.default_rng(3)
+    lines = []
+    for length in random.integers(0, 60, count):
+        line = [*(LETTERS * 3)[:length]]
+        for place in random.integers(0, max(1, length), 4 * (length > 10)):
+            line[place] = str(random.choice(["", "q#", "zz", "é", "x"]))
+        lines.append("".join(line))
+    return lines
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    weights = random_weights(len(CHARACTERS) + 1, 5, [9, 7])
+    weights["dense/kernel"] *= 6  # so that it is sure of what comes, and surprised by what does
+    return Network(stateful_lstm_graph(weights))
+
+
+def test_many_lines_have_the_spans_that_the_simple_way_finds_in_each(network: Network) -> None:
+    known = Vocabulary(CHARACTERS)
+    lines = [*damaged_lines(), "a" * 300, "é#" * 40]
+    together = explain(network, known, lines, threshold=6.0)
+    assert together == [
+        simple_explanation.anomalous_spans(network, known, line, threshold=6.0) for line in lines
+    ]
+    spans = [span for found in together for span in found or ()]
+    assert len(spans) > 50 and sum(span.expected is not None for span in spans) > 15
+
+
+def test_spans_are_the_same_alone_and_in_any_company(network: Network) -> None:
+    known, lines = Vocabulary(CHARACTERS), damaged_lines()
+    together = explain(network, known, lines, threshold=6.0)
+    assert together == [anomalous_spans(network, known, line, threshold=6.0) for line in lines]
+    assert together == explain(network, known, lines[::-1], threshold=6.0)[::-1]
+
+
+class Counting(Alphabet):
+    """Counts the characters that it has read."""
+
+    read = 0
+
+    def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        self.read += ids.size
+        return super().step(ids, state, first)
+
+
+def test_so_much_is_read_and_the_first_lines_are_explained() -> None:
+    lines = [f"abcdefgh{wrong}jklmnop" for wrong in "qrstuvwxyz" * 20]
+    network, limit = Counting(), 10_000
+    spans = explain(network, VOCABULARY, lines, threshold=8.0, max_read=limit)
+    whole = explain(Alphabet(), VOCABULARY, lines, threshold=8.0)
+    explained = [i for i, found in enumerate(spans) if found is not None]
+    assert 8 < len(explained) < 100 and explained == list(range(len(explained)))
+    assert [spans[i] for i in explained] == [whole[i] for i in explained]
+    assert network.read < 4 * limit  # some steps are padded
+    assert spans == explain(Alphabet(), VOCABULARY, lines, threshold=8.0, max_read=limit)
+
+
+def test_a_text_that_takes_too_long_is_given_up() -> None:
+    network = Counting()
+    assert explain(network, VOCABULARY, ["zq" * 5_000 + "\n" * 900], threshold=8.0, max_read=3_000) == [None]
+    assert network.read < 12_000

@@ -1,0 +1,93 @@
+import time
+
+import pytest
+
+from models.errors import InvalidInput
+from models.text.masks import MOST_MASKS, NAMED, Masks
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "masked"),
+    [
+        ("numbers", "port 40454 ssh2, 3.5", "port ⓝ ssh2, ⓝ.ⓝ"),
+        ("ip", "from 173.234.31.186:22 to fe80::1ff:fe23:4567:890a", "from ⓘ:22 to ⓘ"),
+        ("hex", "at 0xDEADBEEF in 00105e94, feed me", "at ⓗ in ⓗ, feed me"),
+        ("uuid", "id=123e4567-e89b-12d3-a456-426614174000;", "id=ⓤ;"),
+        ("timestamp", "Dec 10 06:55:46 up", "ⓣ up"),
+        ("timestamp", "2005-06-03-15.42.50.675872 R02", "ⓣ R02"),
+        ("timestamp", "[2026-11-25T03:00:50Z] x", "[ⓣ] x"),
+        ("date", '- [30/Jan/2024:21:04:18 +0000] "GET', '- [ⓓ] "GET'),
+        ("date", "[Sat Dec 30 09:00:01.123 2023] x", "[ⓓ] x"),
+        ("date", "17/06/09 20:10:40 INFO", "ⓓ INFO"),
+        ("date", "03-17 16:13:00.117  1702", "ⓓ  1702"),
+        ("date", "Mon, 9 Jun 2025 10:11:12 a May 4 may", "ⓓ a May 4 may"),
+        ("date", "I0930 18:00:03.654321  2731 scope.go:110] x", "Iⓓ  2731 scope.go:110] x"),
+        ("date", "20171223-22:15:29:606|Step", "ⓓ|Step"),
+        ("date", "Dec 10, 2023 6:55:46 AM x", "ⓓ x"),
+        ("date", "1/2 of 3-4, 10.30", "1/2 of 3-4, 10.30"),
+        ("long_numbers", "blk_-1608 rdd_26 x12345y", "blk_-ⓛ rdd_26 xⓛy"),
+        ("digits", "rdd_26_7 R02", "rdd_ⓖ_ⓖ Rⓖ"),
+        ("sshd\\[[0-9]+\\]", "LabSZ sshd[24200]: hi", "LabSZ ⓞ: hi"),
+    ],
+)
+def test_masks_replace_what_they_name(name: str, text: str, masked: str) -> None:
+    assert Masks([name]).apply(text).text == masked
+
+
+def test_the_first_mask_that_begins_first_wins() -> None:
+    assert Masks(["timestamp", "ip", "numbers"]).apply("10.0.0.1 at 12:00:01 7").text == "ⓘ at ⓣ ⓝ"
+    assert Masks(["numbers", "ip"]).apply("10.0.0.1").text == "ⓝ.ⓝ.ⓝ.ⓝ"
+
+
+def test_every_character_knows_where_it_was() -> None:
+    text = "é 10.0.0.1 and 22\nport 7"
+    masked = Masks(["ip", "numbers"]).apply(text)
+    assert masked.text == "é ⓘ and ⓝ\nport ⓝ"
+    for place, character in enumerate(masked.text):
+        if character not in "ⓘⓝ":
+            assert text[masked.origin(place)] == character
+    assert text[masked.origin(2) : masked.origin(3)] == "10.0.0.1"
+    assert masked.origin(len(masked.text)) == len(text)
+
+
+def test_no_masks_change_nothing() -> None:
+    masks = Masks([])
+    assert not masks and masks.apply("7").text == "7" and masks.apply("7").origin(1) == 1
+
+
+def test_pieces_are_masked_line_by_line_wherever_they_are_cut() -> None:
+    text = "port 404\nat 5\n\nlast 66"
+    for cut in range(len(text)):
+        pieces = Masks(["numbers"]).apply_to_pieces([text[:cut], text[cut:]])
+        assert "".join(pieces) == "port ⓝ\nat ⓝ\n\nlast ⓝ"
+
+
+def test_matches_stay_within_a_line() -> None:
+    assert Masks([r"a\s*b"]).apply("a b a\nb").text == "ⓞ a\nb"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a", "a*", r"(a)\1", "(?=a)", "x" * 501, "((a{90}){90}){90}", "(?P<a", ""]
+)
+def test_expressions_that_cannot_be_masks_are_refused(pattern: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Masks([pattern])
+    assert (caught.value.code, caught.value.param) == ("invalid_mask", "masks")
+
+
+def test_too_many_masks_are_refused() -> None:
+    with pytest.raises(InvalidInput, match=f"there may be {MOST_MASKS}"):
+        Masks(["numbers"] * (MOST_MASKS + 1))
+
+
+def test_an_expression_that_would_take_forever_elsewhere_takes_no_time() -> None:
+    masks = Masks(["(a+)+b", "([a-z]+)*c"])
+    began = time.monotonic()
+    masks.apply("a" * 20_000 + "!")
+    assert time.monotonic() - began < 2
+
+
+def test_named_masks_stand_for_one_character_each() -> None:
+    characters = [character for character, _ in NAMED.values()]
+    assert len(set(characters)) == len(characters) and all(len(c) == 1 for c in characters)
+    Masks(list(NAMED))

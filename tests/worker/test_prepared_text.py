@@ -1,0 +1,125 @@
+"""From text to ids, in pieces and on disk."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import StorageFull, Unavailable
+from models.text.vocabulary import Vocabulary
+from worker.prepared_text import Text, read_text
+
+ROOT = Path(__file__).parents[2]
+WORDS = "a bit of text, in pieces. " * 10
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_ids_do_not_depend_on_the_pieces(size: int) -> None:
+    pieces = [WORDS[at : at + size] for at in range(0, len(WORDS), size)]
+    text = read_text(lambda: pieces, characters=len(WORDS), validation_fraction=0.1)
+    known = Vocabulary(WORDS[:-26])
+    assert text.vocabulary == known
+    assert text.train[:].tolist() == known.encode(WORDS[:-26]).tolist()
+    assert text.validation[:].tolist() == known.encode(WORDS[-26:]).tolist()
+    assert text.prompt == WORDS[:-26][-100:]
+    np.testing.assert_allclose(text.frequencies(), np.bincount(text.train[:]) / len(text.train))
+
+
+@pytest.mark.parametrize(("distinct", "bytes_an_id"), [(255, 1), (256, 2), (65535, 2), (65536, 4)])
+def test_ids_take_no_more_room_than_their_number_needs(distinct: int, bytes_an_id: int) -> None:
+    characters = "".join(map(chr, range(0x20000, 0x20000 + distinct)))
+    text = Text.split(characters + characters[:20], validation_fraction=20 / (distinct + 20))
+    assert text.train.mapped.itemsize == bytes_an_id
+    assert text.train[-1:].tolist() == [distinct]
+    assert text.train[:3].dtype == np.int32
+
+
+def test_ids_on_disk_go_wherever_an_array_goes() -> None:
+    text = Text.split(WORDS, validation_fraction=0.1)
+    assert np.concatenate([text.validation, [1]]).dtype.kind == "i"
+    assert np.bincount(text.train).sum() == len(text.train)
+
+
+def test_rare_characters_beyond_the_coverage_are_unknown_and_reported() -> None:
+    common, rare = "ab" * 500, "xyz"
+    text = Text.split(common + rare + "abqx" * 25, validation_fraction=100 / 1103, coverage=0.995)
+    assert text.vocabulary.characters == "ab"
+    assert text.train[-3:].tolist() == [0, 0, 0]
+    assert text.unknown == {"characters": 3, "train_share": 3 / 1003, "validation_share": 0.5}
+    assert text.frequencies()[0] == 3 / 1003
+
+
+def test_of_equally_rare_characters_the_first_ones_are_known() -> None:
+    text = Text.split("a" * 96 + "zyxw" + "a" * 11, validation_fraction=11 / 111, coverage=0.98)
+    assert text.vocabulary.characters == "awx"
+
+
+def test_full_coverage_knows_every_character_of_the_training_part() -> None:
+    distinct = "".join(map(chr, range(33, 33 + 301)))
+    text = Text.split(distinct * 3, validation_fraction=0.1, coverage=1.0)
+    assert text.vocabulary.characters == distinct
+    assert text.unknown["train_share"] == 0
+
+
+def test_characters_of_the_model_that_is_started_from_are_known_though_they_do_not_occur() -> None:
+    text = Text.split(WORDS, validation_fraction=0.1, known="é!", coverage=0.9)
+    assert {"é", "!", "a"} <= set(text.vocabulary.characters)
+    assert text.frequencies()[text.vocabulary.encode("!")[0]] == 0
+    assert "x" not in text.vocabulary.characters
+
+
+def test_a_text_that_is_not_as_long_as_its_record_says_is_damaged() -> None:
+    with pytest.raises(Unavailable, match="upload it again") as caught:
+        read_text(lambda: ["ab"], characters=3, validation_fraction=0.1)
+    assert caught.value.code == "corpus_damaged"
+
+
+def test_nothing_lies_in_the_scratch_folder_even_while_the_text_is_used(tmp_path: Path) -> None:
+    text = Text.split(WORDS, validation_fraction=0.1, scratch=tmp_path / "scratch")
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert len(text.train[:]) == 234
+
+
+def test_a_full_disk_is_said_to_be_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "r+b"))  # noqa: PTH123, SIM115
+    with pytest.raises(StorageFull):
+        Text.split("ab" * 10**6, validation_fraction=0.1)
+
+
+_BOUNDED = """
+import resource, sys
+from pathlib import Path
+from store.blobs import open_blobs
+from store.corpora import Corpora, Upload
+from worker.prepared_text import read_text
+
+folder = Path(sys.argv[1])
+piece = ("The same few words, öfter als einmal. " * 30_000).encode()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+corpora = Corpora(open_blobs((folder / "store").as_uri()))
+with Upload(folder / "spool", limit_bytes=10**9) as upload:
+    for _ in range(50):
+        upload.feed(piece)
+    corpus, _ = corpora.add(upload)
+uploaded = peak()
+text = read_text(
+    lambda: corpora.pieces(corpus.id), characters=corpus.characters, validation_fraction=0.1,
+    scratch=folder / "scratch",
+)
+print(corpus.bytes >> 20, round(uploaded - before), round(peak() - before), len(text.train))
+"""
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", _BOUNDED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    mebibytes, uploading, reading, trained = map(int, ran.stdout.split())
+    assert mebibytes > 50
+    assert trained > 50 * 10**6
+    assert uploading < 45
+    assert reading < 45
