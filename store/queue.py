@@ -19,16 +19,22 @@ WORKER_SILENT_S = 45
 """A worker that was not heard of for this long counts as gone. An idle one says something every 15 s."""
 
 QUEUE_NAME = "nextchar-training"
-TASK = "worker.tasks.train"
+TASK = __package__.removesuffix("store") + "worker.tasks.train"
+_TASK_NAMES = {"worker.tasks.train", "nextchar.worker.tasks.train"}  # in a checkout, and installed
 
 
 class AllowedJob(RQJob):
     """An RQ job that can call `TASK` and nothing else, whatever a writer to Redis put into it."""
 
     def restore(self, raw_data: Any) -> Any:
-        """Read the job's fields. Raises PermissionError for anything but a plain call of TASK."""
+        """Read the job's fields. Raises PermissionError for anything but a plain call of TASK.
+
+        A message sent by the other kind of install calls TASK of this one.
+        """
         result = super().restore(raw_data)
         callbacks = (self._success_callback_name, self._failure_callback_name, self._stopped_callback_name)
+        if self.func_name in _TASK_NAMES:
+            self.func_name = TASK
         if self.func_name != TASK or self.instance is not None or any(callbacks):
             raise PermissionError(f"message {self.id} names a function that is not allowed")
         return result
