@@ -1,6 +1,6 @@
 """Completions in OpenAI's shape. A token is a character; lengths are in characters.
 
-docs/openai.md says of every field whether it is supported, approximated or refused.
+docs/reference/openai-api.md says of every field whether it is supported, approximated or refused.
 """
 
 from typing import Annotated, Any, Literal, Self

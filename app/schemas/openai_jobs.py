@@ -1,6 +1,6 @@
 """Files and fine-tuning jobs in OpenAI's shapes. A token is a character; losses are in nats a character.
 
-docs/openai.md says of every field whether it is supported, approximated or refused.
+docs/reference/openai-api.md says of every field whether it is supported, approximated or refused.
 """
 
 from typing import Annotated, Any, Literal
