@@ -17,7 +17,7 @@ RUN = ("sh", "python")
 
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 _SHORTER = {  # budgets and a text that suit a test
-    r"--seconds \d+": "--steps 4",
+    r"--(seconds|steps) \d+": "--steps 4",
     r'"seconds": \d+': '"steps": 4',
     r"topics\.values\(\)": "list(topics.values())[:12]",
 }
