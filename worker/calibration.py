@@ -17,7 +17,7 @@ from worker.prepared_text import Text
 _CHARACTERS = (
     5_000_000  # of the held-out text, from its end, as later lines are most like it: a minute or two
 )
-_MARGIN_BITS = 1.0  # of a log: a line must be twice as rare; docs/engineering/anomaly-study.md
+_MARGIN_BITS = 1.0  # of a log: a line must be twice as rare. docs/anomalies.md has the figures
 _MIN_DISTINCT = 0.1  # of the held-out lines of a log, or older ones are taken, too
 _OLDER = 3  # times as many characters as are held out
 _LONGEST_LINE = 50_000  # longer ones are no lines
