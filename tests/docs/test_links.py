@@ -54,6 +54,17 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize(
+    "folder", ["app", "benchmarks", "clients", "deploy", "launcher", "models", "store", "docker-compose.yml"]
+)
+def test_every_page_that_code_names_exists(folder: str) -> None:
+    files = (ROOT / folder).rglob("*") if (ROOT / folder).is_dir() else [ROOT / folder]
+    for file in files:
+        if file.suffix in {".py", ".js", ".ts", ".md", ".yml"} and "node_modules" not in file.parts:
+            for page in re.findall(r"\bdocs/[\w/-]+\.md\b", file.read_text("utf-8")):
+                assert (ROOT / page).exists(), f"{file.relative_to(ROOT)} names {page}"
+
+
 def test_every_page_is_in_the_menu_of_the_site() -> None:
     menu = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text("utf-8")))
     assert menu == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
