@@ -1,6 +1,6 @@
 """Completions in OpenAI's shape. A token is a character; lengths are in characters.
 
-The documentation lists for every field whether it is supported, approximated or refused.
+docs/reference/openai-api.md lists for every field whether it is supported, approximated or refused.
 """
 
 from typing import Annotated, Any, Literal, Self

@@ -1,6 +1,6 @@
 """Files and fine-tuning jobs in OpenAI's shapes. A token is a character; losses are in nats per character.
 
-The documentation lists for every field whether it is supported, approximated or refused.
+docs/reference/openai-api.md lists for every field whether it is supported, approximated or refused.
 """
 
 from typing import Annotated, Any, Literal

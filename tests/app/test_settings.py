@@ -7,7 +7,7 @@ from app.keys import new_key
 from app.settings import ApiSettings, machine_memory_bytes, physical_memory_bytes
 
 ANY = "0.0.0.0"  # noqa: S104  the address of every interface
-DOCUMENTED = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+DOCUMENTED = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text()
 
 
 @pytest.mark.parametrize("field", sorted(ApiSettings.model_fields))
