@@ -29,7 +29,7 @@ from worker.prepared_text import Text, characters_of, read_ids, read_text
 from worker.report import write_report
 from worker.settings import PrecisionSetting
 from worker.training import Hooks, Result, StopReason, fit
-from worker.warm_start import Start
+from worker.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def train_model(
         if sentence:
             on_event("message", {"text": sentence})
     # A job that goes on has its weights and characters in its checkpoint.
-    start = Start.load(models, request.start_from) if request.start_from and not resume else None
+    start = WarmStart.load(models, request.start_from) if request.start_from and not resume else None
     known = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
     if request.mix:
         more = _pieces(request, corpora, request.mix.corpus)
@@ -112,7 +112,7 @@ def train_model(
         cores=cores,
         precision=precision,
         measurements=measurements,
-        start=start.grown(text.vocabulary) if start else None,
+        start=start.expand(text.vocabulary) if start else None,
         second=_second_text(request, corpora, models, text, scratch=scratch, cores=cores, tell=on_event),
         resume=resume,
         hooks=Hooks(
@@ -246,13 +246,13 @@ def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> dict[s
         "rows": result.rows.rows,
         "window": result.rows.window,
         "dropout": result.dropout,
-        "precision": result.choice.precision,
-        "bfloat16_speedup": result.choice.bfloat16_speedup,
+        "precision": result.precision.precision,
+        "bfloat16_speedup": result.precision.bfloat16_speedup,
         "steps": result.steps,
         "epochs": result.epochs,
         "best_step": result.best_step,
-        "validation_turned_at_step": result.best_step if result.has_turned else None,
-        "validation_turned_at_epoch": best["epoch"] if result.has_turned else None,
+        "validation_turned_at_step": result.best_step if result.has_overfitted else None,
+        "validation_turned_at_epoch": best["epoch"] if result.has_overfitted else None,
         # The kept model is the best one; this is how much worse the last one was.
         "bits_lost_after_best": last["validation_bits_per_character"] - best["validation_bits_per_character"],
         "characters_trained": result.characters,

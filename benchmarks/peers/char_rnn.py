@@ -93,7 +93,7 @@ class Recipe:
     def step(self) -> float:
         """Train on the next window; return its loss in nats a character."""
         epoch, k = divmod(self.steps, self.rows.windows_per_epoch)
-        x, y = (torch.from_numpy(part).long() for part in self.rows.at(epoch=epoch, k=k))
+        x, y = (torch.from_numpy(part).long() for part in self.rows.window_at(epoch=epoch, index=k))
         logits, (h, c) = self.network(x, self.state)
         loss = cross_entropy(logits.flatten(0, 1), y.flatten())
         self.optimizer.zero_grad()

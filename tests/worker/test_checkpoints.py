@@ -63,7 +63,7 @@ def test_without_checkpoints_there_is_nothing_to_load() -> None:
     assert Jobs(blobs).checkpoint_step("job_1") is None
 
 
-def test_the_one_that_a_divergence_goes_back_to_is_kept_and_comes_along() -> None:
+def test_the_rollback_checkpoint_is_kept_and_loaded() -> None:
     blobs = open_blobs("memory:///")
     checkpoints = Checkpoints(blobs, "job_1")
     for step in (1, 2, 3, 4):
@@ -72,10 +72,10 @@ def test_the_one_that_a_divergence_goes_back_to_is_kept_and_comes_along() -> Non
         checkpoints.save(checkpoint)
     assert [int(path[-9:-4]) for path in blobs.paths("checkpoints")] == [1, 3, 4]
     loaded, _ = checkpoints.load()
-    assert loaded and loaded.safe and loaded.safe.step == 1
+    assert loaded and loaded.rollback and loaded.rollback.step == 1
     blobs.write("checkpoints/job_1/0000000001.npz", b"damaged")
     loaded, problems = checkpoints.load()
-    assert loaded and loaded.safe is None and problems == []
+    assert loaded and loaded.rollback is None and problems == []
 
 
 def test_storage_that_does_not_answer_damages_no_checkpoint() -> None:

@@ -41,12 +41,14 @@ def test_rows_of_both_texts_keep_their_order_and_begin_on_their_own():
         Rows.cut(np.arange(17), rows=2, window=2), Rows.cut(100 + np.arange(5), rows=1, window=2)
     )
     assert (mixed.rows, mixed.window, mixed.windows_per_epoch) == (3, 2, 4)
-    assert [mixed.at(epoch=0, k=k)[0].tolist() for k in range(3)] == [
+    assert [mixed.window_at(epoch=0, index=k)[0].tolist() for k in range(3)] == [
         [[0, 8, 102], [1, 9, 103]],
         [[2, 10, 100], [3, 11, 101]],
         [[4, 12, 102], [5, 13, 103]],
     ]
-    begins = [list(mixed.beginning(epoch=e, k=k)) for e, k in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]]
+    begins = [
+        list(mixed.starting_rows(epoch=e, index=k)) for e, k in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]
+    ]
     assert begins == [[slice(0, 2)], [slice(2, 3)], [], [slice(2, 3)], [slice(0, 2)]]
 
 
@@ -54,9 +56,9 @@ def test_rows_of_both_texts_keep_their_order_and_begin_on_their_own():
 def test_a_text_mixed_with_itself_is_nowhere_read_twice_at_a_time(fraction):
     ids = np.arange(2000)
     text = Text(STUDENT, ids, ids[:9], "")
-    mixed = SecondText(ids, fraction, "text").beside(text, rows=12, window=8, seed=1)
+    mixed = SecondText(ids, fraction, "text").mix_into(text, rows=12, window=8, seed=1)
     for k in range(mixed.windows_per_epoch):
-        inputs, _ = mixed.at(epoch=0, k=k)
+        inputs, _ = mixed.window_at(epoch=0, index=k)
         assert len(np.unique(inputs)) == inputs.size
 
 
@@ -114,7 +116,7 @@ def test_a_teacher_of_other_letters_is_refused():
 def test_a_second_text_without_room_for_its_rows_is_refused():
     text = Text.split("abcd" * 200, validation_fraction=0.1)
     with pytest.raises(InvalidInput, match="cannot be filled"):
-        SecondText(np.arange(9), 0.5, "text").beside(text, rows=8, window=4, seed=1)
+        SecondText(np.arange(9), 0.5, "text").mix_into(text, rows=8, window=4, seed=1)
 
 
 @pytest.mark.parametrize(
