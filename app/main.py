@@ -61,13 +61,13 @@ from app.settings import ApiSettings
 from models.kernels.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
 from models.runtime.engine import Engine
 from store.background import BackgroundLoop
-from store.blobs import open_blobs
 from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.logs import log_uncaught, logging_config
 from store.models import Models
+from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
 from store.retention import Retention, RetentionPeriods, remove_stale_uploads

@@ -21,8 +21,8 @@ from launcher.ports import free_port
 from launcher.processes import start_bound, stop
 from launcher.valkey import EmbeddedValkey
 from models.saved_model import SavedModel
-from store.blobs import open_blobs
 from store.models import Models
+from store.open_blobs import open_blobs
 
 ROOT = Path(__file__).parents[1]
 START_S = 60

@@ -27,7 +27,7 @@ import numpy as np
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
 from models.text.log_lines import LineSample, TextKind, recognize
 from models.text.vocabulary import Alphabet, Normalizer, code_points
-from store.blobs import Blobs, translated
+from store.blobs import Blobs, as_domain_error
 from store.corpus_owners import CorpusOwners
 from store.ids import check_name, is_id
 
@@ -158,7 +158,7 @@ class Corpora:
         self._blobs.delete(*names)
         self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
         self._blobs.delete(f"corpora/{corpus_id}/text")
-        self.owners.forget(corpus_id)
+        self.owners.remove_all(corpus_id)
         return corpus_id
 
     def names(self, is_wanted: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
@@ -249,7 +249,7 @@ class Upload:
         try:
             descriptor, name = tempfile.mkstemp(prefix="upload-", dir=folder)
         except OSError as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error
         self.path = Path(name)
         self._file: IO[bytes] = os.fdopen(descriptor, "wb")
 
@@ -281,7 +281,7 @@ class Upload:
         try:
             self._file.write(data)
         except OSError as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error
 
     def finish(self) -> Corpus:
         """Return the record of what was fed. Raises InvalidInput if that is empty or breaks off."""
@@ -293,7 +293,7 @@ class Upload:
         try:
             self._file.flush()
         except OSError as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error
         digest = identity = self._sha256.hexdigest()
         if self.encoding == "bytes":
             identity = hashlib.sha256(f"bytes {digest}".encode()).hexdigest()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.errors import Unavailable
 from models.text.vocabulary import UNKNOWN_ID, Alphabet, Vocabulary, code_points
-from store.blobs import translated
+from store.blobs import as_domain_error
 
 _UNICODE_POINTS = 0x110000
 _PROMPT_CHARACTERS = 100
@@ -186,4 +186,4 @@ def _write(
             file.flush()
             return np.memmap(file, kind, mode="r"), unknown_at_end
     except OSError as error:
-        raise translated(error) from error
+        raise as_domain_error(error) from error

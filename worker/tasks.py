@@ -28,12 +28,13 @@ from models.errors import Conflict, DomainError, StorageFull, Unavailable
 from models.kernels.compile_cache import machine_folder
 from models.saved_model import Card
 from store.background import BackgroundLoop
-from store.blobs import Blobs, open_blobs, translated
+from store.blobs import Blobs, as_domain_error
 from store.corpora import Corpora
 from store.jobs import STORAGE_CODES, Job, JobError, Jobs, JobStatus
 from store.live import EventLog, Live
 from store.logs import set_job
 from store.models import Models
+from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.event_files import FILE_NAME, LiveLog
@@ -77,7 +78,7 @@ def train(job_id: str) -> None:
     live = Live(_connect(settings.redis_url))
     blobs = open_blobs(settings.blobs_url)
     token = secrets.token_hex(8)
-    if not live.hold(job_id, token):
+    if not live.acquire_lease(job_id, token):
         log.info("%s is held by another worker", job_id)
         return
     try:
@@ -88,7 +89,7 @@ def train(job_id: str) -> None:
             attempt.run()
     finally:
         with contextlib.suppress(RedisError):  # then it runs out
-            live.release(job_id, token)
+            live.release_lease(job_id, token)
     if attempt.given_back:
         try:
             TrainingQueue(Redis.from_url(settings.redis_url)).send(attempt.job, at_front=True)
@@ -128,7 +129,7 @@ def storage_problem(error: Exception) -> DomainError | None:
     Such errors pass, or somebody makes room: they are no reason to end a job.
     """
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
-        error = translated(error)
+        error = as_domain_error(error)
     is_storage = isinstance(error, StorageFull | Unavailable) and error.code in STORAGE_CODES
     return error if is_storage else None  # type: ignore[return-value]
 
@@ -248,7 +249,7 @@ class Attempt:
 
     def _is_still_ours(self) -> bool:
         """Return whether the job is this process's by its record, and by its lease where Redis answers."""
-        if self._redis(lambda: self.live.hold(self.job.id, self.token)) is False:
+        if self._redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:
             self._lost.set()
         return not self._lost.is_set() and self._has_newest_record()
 
@@ -299,13 +300,13 @@ class Attempt:
         is_open = self.job.waits_for_storage and self._asked == "cancel_keep_best"
         if self.job.status is JobStatus.PAUSED and self._asked and not is_open:
             done = self._asked  # what is asked from now on is not this process's
-            self._redis(lambda: self.live.obeyed(self.job.id, done))
+            self._redis(lambda: self.live.acknowledge_stop(self.job.id, done))
         elif self.job.status.is_final:
-            self._redis(lambda: self.live.obeyed(self.job.id))
+            self._redis(lambda: self.live.acknowledge_stop(self.job.id))
 
     def _obey_what_came_last(self) -> None:
         """Cancel a job that is paused, if that was asked while it was running by its record."""
-        self._asked = self._redis(lambda: self.live.asked(self.job.id)) or self._asked
+        self._asked = self._redis(lambda: self.live.pending_stop(self.job.id)) or self._asked
         if self._asked == "cancel":
             to = JobStatus.CANCELLED
         elif self._asked == "cancel_keep_best" and not self.job.waits_for_storage:
@@ -435,9 +436,9 @@ class Attempt:
         self._redis(lambda: self.live.set_progress(self.job.id, progress))
 
     def _beat(self) -> None:
-        if self._redis(lambda: self.live.hold(self.job.id, self.token)) is False:
+        if self._redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:
             self._lost.set()
-        asked = self._redis(lambda: self.live.asked(self.job.id) or "")
+        asked = self._redis(lambda: self.live.pending_stop(self.job.id) or "")
         if asked is not None:
             self._asked = asked or None
 

@@ -227,7 +227,7 @@ def _body(services: Services, job: Job, waiting: list[str]) -> JobBody:
     if not job.status.is_final:
         try:
             progress = services.live.progress(job.id) or progress
-            asked = services.live.asked(job.id) if job.status is not JobStatus.PAUSED else None
+            asked = services.live.pending_stop(job.id) if job.status is not JobStatus.PAUSED else None
         except (RedisError, OSError):
             pass
     queued = job.status is JobStatus.QUEUED and job.id in waiting

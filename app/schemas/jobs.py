@@ -10,7 +10,7 @@ from models.text.masks import LONGEST_PATTERN, MOST_MASKS, NAMED
 from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 from store.jobs import JobStatus
-from store.live import Request
+from store.live import StopRequest
 
 EXAMPLE_CREATE: dict[str, Any] = {
     "corpus": "nietzsche",
@@ -229,7 +229,7 @@ class JobBody(BaseModel):
     queue_position: int | None = Field(
         description="1 for the next job to be trained; null when it is not waiting or Redis is down."
     )
-    asked: Request | None = Field(description="What has been asked of the job and not yet been done.")
+    asked: StopRequest | None = Field(description="What has been asked of the job and not yet been done.")
     model: str | None = Field(
         description="`name@version`, once the job has succeeded, or was cancelled with `keep_best`."
     )

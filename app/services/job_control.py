@@ -87,8 +87,8 @@ class JobControl:
         Raises as `cancel`.
         """
         with contextlib.suppress(RedisError, OSError):
-            if self.live.asked(job_id) == "pause":  # which has been done, and Redis could not forget
-                self.live.obeyed(job_id)
+            if self.live.pending_stop(job_id) == "pause":  # which has been done, and Redis could not forget
+                self.live.acknowledge_stop(job_id)
         return self._queue_again(job_id)
 
     def _queue_again(self, job_id: str) -> Job:
@@ -97,7 +97,7 @@ class JobControl:
         if job.status not in (JobStatus.PAUSED, JobStatus.FAILED):
             raise Conflict(f"job {job.id} is {job.status}, not paused or failed", code=f"job_{job.status}")
         moved = self.jobs.move(
-            job, JobStatus.QUEUED, fruitless_attempts=0, stepless_attempts=0, storage_pauses=0
+            job, JobStatus.QUEUED, attempts_without_progress=0, stepless_attempts=0, storage_pauses=0
         )
         self._send(moved)
         return moved
@@ -107,7 +107,7 @@ class JobControl:
         job = self.jobs.get(job_id)
         if job.attempt == 0 or job.status.is_final:  # nothing learned yet, or too late
             return self._stop(job_id, JobStatus.CANCELLED)
-        self.live.ask(job.id, "cancel_keep_best")
+        self.live.request_stop(job.id, "cancel_keep_best")
         job = self.jobs.get(job_id)  # its worker may have left it meanwhile
         return self._queue_again(job_id) if job.status is JobStatus.PAUSED else job
 
@@ -115,7 +115,7 @@ class JobControl:
         for race in range(_RACES):
             job = self.jobs.get(job_id)
             if has_asked := job.status is JobStatus.RUNNING:
-                self.live.ask(job.id, "cancel" if to is JobStatus.CANCELLED else "pause")
+                self.live.request_stop(job.id, "cancel" if to is JobStatus.CANCELLED else "pause")
                 job = self.jobs.get(job_id)
                 if job.status is JobStatus.RUNNING:
                     return job  # if its worker leaves it from here on, it sees what was asked
@@ -163,7 +163,7 @@ class JobControl:
     def _forget(self, job: Job) -> None:
         """Forget what was asked of a worker that had left the job before: it has been done here."""
         with contextlib.suppress(RedisError, OSError):
-            self.live.obeyed(job.id)
+            self.live.acknowledge_stop(job.id)
 
     def _withdraw(self, job: Job) -> None:
         # On failure a worker gets the message, finds the job moved, and does nothing.

@@ -29,7 +29,7 @@ class StreamLocks:
 
     @asynccontextmanager
     async def turn(self, model: str, stream_id: str, *, size: int, owner: Owner) -> AsyncIterator[StreamLock]:
-        """Hold a stream until the block ends; see `Streams.begin`.
+        """Hold a stream until the block ends; see `Streams.try_lock`.
 
         Raises:
             Busy: too many calls wait for streams.
@@ -39,7 +39,7 @@ class StreamLocks:
         try:
             yield turn
         finally:
-            ending = asyncio.ensure_future(anyio.to_thread.run_sync(turn.end, limiter=self._threads))
+            ending = asyncio.ensure_future(anyio.to_thread.run_sync(turn.release, limiter=self._threads))
             with contextlib.suppress(RedisError, OSError):  # then the lock expires
                 await asyncio.shield(ending)
 
@@ -52,7 +52,7 @@ class StreamLocks:
         self._waiting += 1
         try:
             deadline, pause_s = time.monotonic() + WAIT_S, RETRY_S
-            begin = partial(self._streams.begin, model, stream_id, size=size, owner=owner)
+            begin = partial(self._streams.try_lock, model, stream_id, size=size, owner=owner)
             while (turn := await self._begin(begin)) is None:
                 if time.monotonic() > deadline:
                     raise stream_busy(stream_id, WAIT_S)
@@ -75,4 +75,4 @@ class StreamLocks:
 def _end_unused(beginning: asyncio.Future[StreamLock | None]) -> None:
     turn = None if beginning.cancelled() or beginning.exception() else beginning.result()
     if turn:
-        threading.Thread(target=turn.end, name="end of a turn").start()
+        threading.Thread(target=turn.release, name="end of a turn").start()

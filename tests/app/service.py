@@ -16,11 +16,12 @@ from redis import Redis
 from app.main import Server, create_app, server_config
 from app.settings import ApiSettings
 from models.saved_model import SavedModel
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.app.fakes import FakeEngine
 
 MAX_CORPUS_BYTES = 3_000_000

@@ -17,9 +17,9 @@ from app.main import create_app
 from app.settings import ApiSettings
 from launcher.stack import Stack
 from models.text.masks import Masks
-from store.blobs import open_blobs
 from store.jobs import JobError, JobStatus
 from store.live import Live
+from store.open_blobs import open_blobs
 from tests.app.service import served
 from tests.browser.furnished import LINE, MARKUP, House, calibrate, furnished
 from tests.browser.reciting import reciting
@@ -162,7 +162,7 @@ def test_a_job_that_waits_for_storage_says_so(house: House, open_window: Open) -
     job = house.jobs.move(house.jobs.get(house.queue()), JobStatus.RUNNING, attempt=1)
     with Redis.from_url(house.settings.redis_url, decode_responses=True) as redis:
         live = Live(redis)
-        live.hold(job.id, "some worker")  # or the reconciler would queue it again
+        live.acquire_lease(job.id, "some worker")  # or the reconciler would queue it again
         live.set_progress(job.id, progress)
         page = settled(open_window(f"{house.url}/#/jobs/{job.id}"))
         expect(page.locator(".box.warning")).to_contain_text(

@@ -5,7 +5,8 @@ import obstore
 import pytest
 
 from models.errors import StorageFull, Unavailable
-from store.blobs import Blobs, open_blobs, translated
+from store.blobs import Blobs, as_domain_error
+from store.open_blobs import open_blobs
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -62,7 +63,7 @@ def test_a_folder_tells_its_free_room(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_a_storage_full() -> None:
-    assert isinstance(translated(OSError(errno.ENOSPC, "no space")), StorageFull)
+    assert isinstance(as_domain_error(OSError(errno.ENOSPC, "no space")), StorageFull)
     generic = obstore.exceptions.GenericError("Unable to copy data: No space left on device (os error 28)")
-    assert isinstance(translated(generic), StorageFull)
-    assert isinstance(translated(obstore.exceptions.GenericError("timed out\nmore")), Unavailable)
+    assert isinstance(as_domain_error(generic), StorageFull)
+    assert isinstance(as_domain_error(obstore.exceptions.GenericError("timed out\nmore")), Unavailable)

@@ -7,8 +7,9 @@ from models.anomaly.calibration import calibrate
 from models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from models.saved_model import SavedModel, describe_files
 from store import calibrations as module
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.calibrations import MODEL_FILE, Calibrations, validation_file
+from store.open_blobs import open_blobs
 from tests.models.anomaly.readings import drawn
 from tests.models.runtime.networks import saved_model
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
 from models.text.vocabulary import normalize
-from store.blobs import open_blobs
 from store.corpora import Corpora, Corpus, Encoding, Upload
+from store.open_blobs import open_blobs
 from tests.logs import syslog
 
 

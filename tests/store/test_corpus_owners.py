@@ -1,7 +1,8 @@
 import pytest
 
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.corpus_owners import CorpusOwners
+from store.open_blobs import open_blobs
 
 ONE, TWO = "corpus_000000000001", "corpus_000000000002"
 
@@ -25,7 +26,7 @@ def test_corpus_belongs_to_each_key_that_uploaded_it(owners: CorpusOwners) -> No
     assert not owners.is_only(ONE, "a") and owners.uploaded_at(TWO, "a") is None
     owners.remove(ONE, "a")
     assert owners.is_only(ONE, "b") and owners.corpora_of("a") == set()
-    owners.forget(ONE)
+    owners.remove_all(ONE)
     assert owners.corpora_of("b") == {TWO}
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from models.config import Mix, NetworkConfig, TrainingConfig
 from models.errors import Conflict, NotFound, Unavailable
-from store.blobs import open_blobs
 from store.jobs import TRANSITIONS, JobRequest, Jobs, JobStatus
+from store.open_blobs import open_blobs
 
 REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
 

@@ -3,8 +3,8 @@ import time
 import pytest
 from redis import Redis
 
-from store.blobs import open_blobs
 from store.live import LEASE_S, EventLog, Live
+from store.open_blobs import open_blobs
 
 
 @pytest.fixture
@@ -13,35 +13,35 @@ def live(clean_redis_url: str) -> Live:
 
 
 def test_a_lease_is_held_by_one_and_renewed_by_it_alone(live: Live) -> None:
-    assert not live.is_held("job_1")
-    assert live.hold("job_1", "me")
-    assert not live.hold("job_1", "you")
-    assert live.hold("job_1", "me")
-    live.release("job_1", "you")
-    assert live.is_held("job_1")
-    live.release("job_1", "me")
-    assert live.hold("job_1", "you")
+    assert not live.has_lease("job_1")
+    assert live.acquire_lease("job_1", "me")
+    assert not live.acquire_lease("job_1", "you")
+    assert live.acquire_lease("job_1", "me")
+    live.release_lease("job_1", "you")
+    assert live.has_lease("job_1")
+    live.release_lease("job_1", "me")
+    assert live.acquire_lease("job_1", "you")
 
 
 def test_a_lease_runs_out(live: Live, clean_redis_url: str) -> None:
-    live.hold("job_1", "me")
+    live.acquire_lease("job_1", "me")
     with Redis.from_url(clean_redis_url) as redis:
         assert 0 < redis.ttl("nextchar:job:job_1:lease") <= LEASE_S
 
 
 def test_a_cancel_outranks_a_pause(live: Live) -> None:
-    live.ask("job_1", "pause")
-    assert live.asked("job_1") == "pause"
-    live.ask("job_1", "cancel")
-    live.ask("job_1", "pause")
-    assert live.asked("job_1") == "cancel"
-    live.obeyed("job_1", "pause")  # which is not what is asked now
-    assert live.asked("job_1") == "cancel"
-    live.obeyed("job_1", "cancel")
-    assert live.asked("job_1") is None
-    live.ask("job_1", "pause")
-    live.obeyed("job_1")
-    assert live.asked("job_1") is None
+    live.request_stop("job_1", "pause")
+    assert live.pending_stop("job_1") == "pause"
+    live.request_stop("job_1", "cancel")
+    live.request_stop("job_1", "pause")
+    assert live.pending_stop("job_1") == "cancel"
+    live.acknowledge_stop("job_1", "pause")  # which is not what is asked now
+    assert live.pending_stop("job_1") == "cancel"
+    live.acknowledge_stop("job_1", "cancel")
+    assert live.pending_stop("job_1") is None
+    live.request_stop("job_1", "pause")
+    live.acknowledge_stop("job_1")
+    assert live.pending_stop("job_1") is None
 
 
 def test_progress_is_the_newest(live: Live) -> None:

@@ -11,9 +11,10 @@ import pytest
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import InvalidInput, NotFound, StorageFull, Unavailable
 from models.saved_model import Card, describe_files, load_folder
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.local_blobs import Disk, LocalBlobs
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 
 FILES = {"model.onnx": b"graph", "model.keras": b"layers"}

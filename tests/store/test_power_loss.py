@@ -12,11 +12,12 @@ import pytest
 
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import NotFound, Unavailable
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.corpora import Corpora, Upload
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.local_blobs import LocalBlobs
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.store.power_loss import POLICIES, DiskThatSyncsNothing, RecordingDisk, left_after
 from tests.worker import fake_training
 from worker.checkpoints import Checkpoint, Checkpoints

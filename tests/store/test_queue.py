@@ -5,8 +5,8 @@ import pytest
 from redis import Redis
 from rq import Queue
 
-from store.blobs import open_blobs
 from store.jobs import Job, Jobs, JobStatus
+from store.open_blobs import open_blobs
 from store.queue import QUEUE_NAME, AllowedJob, TrainingQueue
 from tests.store.test_jobs import REQUEST
 

@@ -9,11 +9,11 @@ from redis.exceptions import RedisError
 
 from models.errors import StorageFull
 from store.background import BackgroundLoop
-from store.blobs import open_blobs
 from store.jobs import Job, JobError, Jobs, JobStatus
 from store.live import Live
+from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
-from store.reconcile import MAXIMUM_FRUITLESS_ATTEMPTS, MAXIMUM_STEPLESS_ATTEMPTS, Reconciler
+from store.reconcile import MAX_ATTEMPTS_WITHOUT_PROGRESS, MAX_STEPLESS_ATTEMPTS, Reconciler
 from tests.conftest import eventually
 from tests.store.refusing import Refusing
 from tests.store.test_jobs import REQUEST
@@ -71,7 +71,7 @@ def test_a_queued_job_whose_message_was_lost_is_sent_again_once(world: World) ->
 
 def test_jobs_that_are_held_waiting_paused_or_over_are_left_alone(world: World) -> None:
     held, waiting = world.running(), world.jobs.create(REQUEST)
-    world.live.hold(held.id, "me")
+    world.live.acquire_lease(held.id, "me")
     world.queue.send(waiting)
     paused = world.jobs.move(world.running(), JobStatus.PAUSED)
     over = world.jobs.move(world.running(), JobStatus.SUCCEEDED)
@@ -84,10 +84,10 @@ def test_jobs_that_are_held_waiting_paused_or_over_are_left_alone(world: World) 
 @pytest.mark.parametrize(("asked", "status"), [("cancel", JobStatus.CANCELLED), ("pause", JobStatus.PAUSED)])
 def test_what_was_asked_of_a_lost_worker_is_done_for_it(world: World, asked: str, status: JobStatus) -> None:
     job = world.running()
-    world.live.ask(job.id, asked)  # type: ignore[arg-type]
+    world.live.request_stop(job.id, asked)  # type: ignore[arg-type]
     world.look_patiently()
     assert world.jobs.get(job.id).status is status
-    assert world.live.asked(job.id) is None
+    assert world.live.pending_stop(job.id) is None
     assert world.queue.waiting() == []
 
 
@@ -95,11 +95,11 @@ def test_cancel_that_comes_while_a_lost_job_is_paused_is_done(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = world.running()
-    world.live.ask(job.id, "pause")
+    world.live.request_stop(job.id, "pause")
     move = Jobs.move
 
     def ask_and_move(self: Jobs, *arguments: Any, **changes: Any) -> Job:
-        world.live.ask(job.id, "cancel")
+        world.live.request_stop(job.id, "cancel")
         return move(self, *arguments, **changes)
 
     monkeypatch.setattr(Jobs, "move", ask_and_move)
@@ -111,18 +111,21 @@ def test_a_lost_job_whose_best_model_is_to_be_kept_gets_another_worker_that_is_a
     world: World,
 ) -> None:
     job = world.running()
-    world.live.ask(job.id, "cancel_keep_best")
+    world.live.request_stop(job.id, "cancel_keep_best")
     world.look_patiently()
     assert world.jobs.get(job.id).status is JobStatus.QUEUED
     assert world.queue.waiting() == [job.id]
-    assert world.live.asked(job.id) == "cancel_keep_best"
+    assert world.live.pending_stop(job.id) == "cancel_keep_best"
 
 
 @pytest.mark.parametrize(
     ("counts", "where"),
     [
-        ({"stepless_attempts": MAXIMUM_STEPLESS_ATTEMPTS - 1}, "5 times before its first step"),
-        ({"fruitless_attempts": MAXIMUM_FRUITLESS_ATTEMPTS - 1}, "20 times before its next checkpoint"),
+        ({"stepless_attempts": MAX_STEPLESS_ATTEMPTS - 1}, "5 times before its first step"),
+        (
+            {"attempts_without_progress": MAX_ATTEMPTS_WITHOUT_PROGRESS - 1},
+            "20 times before its next checkpoint",
+        ),
     ],
 )
 def test_a_job_that_gets_no_further_is_paused_with_what_is_known_and_keeps_its_checkpoint(
@@ -144,8 +147,8 @@ def test_a_job_that_gets_no_further_is_paused_with_what_is_known_and_keeps_its_c
 
 
 def test_memory_is_named_only_where_the_kernel_counted_a_kill_for_want_of_it(world: World) -> None:
-    job = world.running(stepless_attempts=MAXIMUM_STEPLESS_ATTEMPTS - 1)
-    for n in range(MAXIMUM_STEPLESS_ATTEMPTS):
+    job = world.running(stepless_attempts=MAX_STEPLESS_ATTEMPTS - 1)
+    for n in range(MAX_STEPLESS_ATTEMPTS):
         world.live.add_kill(job.id, {"at": 1.0, "signal": 9, "out_of_memory": n == 0})
     world.suspect_for_long(job)
     reason = world.jobs.get(job.id).pause_reason
@@ -156,7 +159,7 @@ def test_memory_is_named_only_where_the_kernel_counted_a_kill_for_want_of_it(wor
 
 
 def test_attempts_count_against_a_job_only_if_they_came_no_further(world: World) -> None:
-    counts = {"stepless_attempts": 2, "fruitless_attempts": 2}
+    counts = {"stepless_attempts": 2, "attempts_without_progress": 2}
     for step, checkpoint, expected in ((None, None, (3, 3)), (9, None, (0, 3)), (9, 7, (0, 0))):
         job = world.running(**counts)
         if step is not None:
@@ -166,7 +169,7 @@ def test_attempts_count_against_a_job_only_if_they_came_no_further(world: World)
         world.suspect_for_long(job)
         queued = world.jobs.get(job.id)
         assert queued.status is JobStatus.QUEUED
-        assert (queued.stepless_attempts, queued.fruitless_attempts) == expected
+        assert (queued.stepless_attempts, queued.attempts_without_progress) == expected
 
 
 def test_progress_of_an_earlier_attempt_is_not_taken_for_that_of_the_last(world: World) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from models.errors import Unavailable
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.ids import new_id, time_of_id
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.models import Models
+from store.open_blobs import open_blobs
 from store.retention import Retention, RetentionPeriods
 from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing, unavailable

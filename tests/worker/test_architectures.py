@@ -15,10 +15,11 @@ from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Failed, Finished, Usage
 from models.saved_model import SavedModel
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.corpora import Corpora, Upload
 from store.jobs import Job, JobRequest
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.models.architectures.networks import perturbed, small
 from worker.checkpoints import Checkpoint
 from worker.export import graph_of, int8_file

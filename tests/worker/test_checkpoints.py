@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from models.errors import Unavailable
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.jobs import Jobs
+from store.open_blobs import open_blobs
 from tests.store.refusing import Refusing, unavailable
 from worker.checkpoints import Checkpoint, Checkpoints
 

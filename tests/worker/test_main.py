@@ -147,15 +147,15 @@ def test_job_trains_on_while_redis_refuses_writes_and_is_done_at_its_first_attem
         lambda: outage.log.read_text().count("training goes on") >= 3, within_s=20, what="RQ has been refused"
     )
     if kind == "no replicas":  # without memory a lease can still be renewed
-        eventually(lambda: not outage.live.is_held(job.id), within_s=20, what="the lease has run out")
+        eventually(lambda: not outage.live.has_lease(job.id), within_s=20, what="the lease has run out")
     for _ in range(3):
         with pytest.raises(RedisError):
             outage.reconciler.run()
     assert outage.jobs.get(job.id).status is JobStatus.RUNNING
     outage.take_writes()
-    eventually(lambda: outage.live.is_held(job.id), within_s=20, what="the lease is taken again")
+    eventually(lambda: outage.live.has_lease(job.id), within_s=20, what="the lease is taken again")
     assert outage.status(job) is JobStatus.RUNNING
-    outage.live.ask(job.id, "cancel_keep_best")  # so that it ends now
+    outage.live.request_stop(job.id, "cancel_keep_best")  # so that it ends now
     done = outage.finished(job)
     assert (done.model, done.attempt) == ("fox@1", 1)
     assert worker.poll() is None

@@ -92,7 +92,7 @@ def test_a_full_disk_is_said_to_be_full(monkeypatch: pytest.MonkeyPatch) -> None
 _BOUNDED = """
 import resource, sys
 from pathlib import Path
-from store.blobs import open_blobs
+from store.open_blobs import open_blobs
 from store.corpora import Corpora, Upload
 from worker.prepared_text import read_text
 

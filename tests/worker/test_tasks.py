@@ -18,11 +18,11 @@ from redis import Redis
 
 from models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput, NotFound, Unavailable
-from store.blobs import open_blobs
 from store.corpora import Corpora, Upload
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.live import EventLog, Live
 from store.models import Models
+from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
 from tests.conftest import eventually
@@ -219,7 +219,7 @@ def test_a_worker_told_to_stop_gives_its_job_back_at_once(world: World) -> None:
     given_back = world.jobs.get(job.id)
     assert given_back.status is JobStatus.QUEUED
     assert world.queue.waiting() == [job.id]
-    assert not world.live.is_held(job.id)
+    assert not world.live.has_lease(job.id)
     assert world.blobs.paths(f"checkpoints/{job.id}")
 
 
@@ -230,7 +230,7 @@ def test_a_running_job_does_what_is_asked_of_it(world: World, request_: Any, sta
     world.start_worker()
     job = world.send(Budget(seconds=60))
     world.trained(job, steps=20)
-    world.live.ask(job.id, request_)
+    world.live.request_stop(job.id, request_)
     eventually(lambda: world.status(job) is status, within_s=15, what=f"the job is {status}")
     # The record first, then the files: a job that is cut short between the two must not seem to go on.
     kept = status is JobStatus.PAUSED
@@ -244,7 +244,7 @@ def test_a_job_cancelled_with_the_best_kept_leaves_that_as_a_model(world: World)
     world.start_worker()
     job = world.send(Budget(seconds=60))
     world.trained(job, steps=20)
-    world.live.ask(job.id, "cancel_keep_best")
+    world.live.request_stop(job.id, "cancel_keep_best")
     done = world.finished(job)
     assert (done.status, done.model) == (JobStatus.CANCELLED, "fox@1")
     eventually(
@@ -260,7 +260,7 @@ def test_a_lost_job_that_was_cancelled_with_the_best_kept_still_becomes_a_model(
     worker = world.start_worker()
     job = world.send(Budget(seconds=60))
     world.trained(job, steps=20)
-    world.live.ask(job.id, "cancel_keep_best")
+    world.live.request_stop(job.id, "cancel_keep_best")
     worker.kill()
     worker.wait()
     world.forget_lease(job)
@@ -401,7 +401,7 @@ class Desk:
 
         self.monkeypatch.setattr(Attempt, "_outcome", train)
         token = "me"
-        assert self.live.hold(self.job.id, token)
+        assert self.live.acquire_lease(self.job.id, token)
         attempt = tasks._take(self.job.id, self.settings, self.live, self.storage, token)
         assert attempt is not None
         with ThreadPoolExecutor(1) as pool:
@@ -409,7 +409,7 @@ class Desk:
             attempt.run()
             if done:
                 done.result()
-        self.live.release(self.job.id, token)
+        self.live.release_lease(self.job.id, token)
 
     def attempt_after_wait(self, outcome: Callable[[Attempt], Any] = trained) -> None:
         """Have the reconciler look when the job has waited long enough, and take the job again."""
@@ -517,7 +517,7 @@ def test_checkpoint_that_cannot_be_kept_does_not_stop_training(desk: Desk) -> No
 
 def test_worker_keeps_its_job_until_the_storage_takes_its_record(desk: Desk) -> None:
     def make_room(attempt: Attempt) -> None:
-        assert desk.live.is_held(desk.job.id)
+        assert desk.live.has_lease(desk.job.id)
         assert desk.now.status is JobStatus.RUNNING
         desk.storage.refuse_writes()
 
@@ -544,7 +544,7 @@ def test_worker_that_waits_for_storage_does_what_it_is_asked(
     desk: Desk, asked: Any, status: JobStatus, kept: bool
 ) -> None:
     def ask(attempt: Attempt) -> None:
-        desk.live.ask(desk.job.id, asked)
+        desk.live.request_stop(desk.job.id, asked)
         attempt._beat()
         desk.storage.refuse_writes()
 
@@ -564,14 +564,14 @@ def test_worker_that_waits_for_storage_ends_when_told_to(desk: Desk) -> None:
 
     desk.attempt(outcome, meanwhile=lambda attempt: attempt._shutdown.set())
     assert desk.now.status is JobStatus.RUNNING
-    assert not desk.live.is_held(desk.job.id)
+    assert not desk.live.has_lease(desk.job.id)
     desk.reconciler.run()
     assert desk.now.status is JobStatus.QUEUED
     assert desk.jobs.checkpoint_step(desk.job.id) == 7
 
 
 def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage(desk: Desk) -> None:
-    desk.live.ask(desk.job.id, "cancel_keep_best")
+    desk.live.request_stop(desk.job.id, "cancel_keep_best")
 
     def outcome(attempt: Attempt) -> Any:
         attempt._beat()
@@ -583,7 +583,7 @@ def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage
     desk.storage.refuse_writes()
     desk.attempt_after_wait(outcome)
     assert (desk.now.status, desk.now.model) == (JobStatus.CANCELLED, "fox@1")
-    assert desk.live.asked(desk.job.id) is None
+    assert desk.live.pending_stop(desk.job.id) is None
 
 
 @pytest.mark.parametrize("why", ["storage", "owner"])
@@ -600,7 +600,7 @@ def test_cancel_that_comes_while_a_pause_is_recorded_is_done(
     write_record = Attempt._write_record
 
     def ask_and_write(attempt: Attempt, *arguments: Any) -> Job:
-        desk.live.ask(desk.job.id, asked)  # of a job that is still running, so the API leaves it at that
+        desk.live.request_stop(desk.job.id, asked)  # the record says running, so the API only asks
         return write_record(attempt, *arguments)
 
     desk.monkeypatch.setattr(Attempt, "_write_record", ask_and_write)
@@ -609,7 +609,7 @@ def test_cancel_that_comes_while_a_pause_is_recorded_is_done(
         desk.attempt(trained)
     else:
         desk.attempt(lambda attempt: trained(attempt, stopped="pause"))
-    assert desk.live.asked(desk.job.id) == left
+    assert desk.live.pending_stop(desk.job.id) == left
     if desk.now.waits_for_storage:
         assert asked == "cancel_keep_best"  # which is done when the storage works again
     else:
@@ -624,7 +624,7 @@ def test_lease_is_released_where_there_is_nothing_to_do(
     monkeypatch.setattr(tasks, "_die_with_parent", lambda: None)
     desk.jobs.move(desk.job, JobStatus.PAUSED)
     tasks.train(desk.job.id)
-    assert not desk.live.is_held(desk.job.id)
+    assert not desk.live.has_lease(desk.job.id)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there children are told of their parent's death")

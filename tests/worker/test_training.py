@@ -11,7 +11,7 @@ import pytest
 from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.scoring import unknown_bits
 from models.runtime.session import Network
-from store.blobs import open_blobs
+from store.open_blobs import open_blobs
 from worker import evaluator
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.divergence import Diverged

@@ -9,9 +9,10 @@ import pytest
 from redis import Redis
 
 from models.config import NetworkConfig, TrainingConfig
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 from tests.worker import fake_training
 from worker.checkpoints import Checkpoint

@@ -11,8 +11,8 @@ from models.errors import NotFound, Unavailable
 from models.runtime.session import Network
 from models.saved_model import Card, describe_files
 from models.text.vocabulary import Vocabulary
-from store.blobs import open_blobs
 from store.models import Models
+from store.open_blobs import open_blobs
 from worker.evaluation import bits_per_character
 from worker.export import graph_of, saved_files
 from worker.prepared_text import Text

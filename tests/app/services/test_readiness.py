@@ -22,7 +22,7 @@ from app.services.readiness import (
 )
 from models.errors import StorageFull, Unavailable
 from store.background import BackgroundLoop
-from store.blobs import open_blobs
+from store.open_blobs import open_blobs
 from store.queue import WORKER_SILENT_S, TrainingQueue, rq_queue
 from tests.conftest import eventually
 
