@@ -25,7 +25,7 @@ from worker.checkpoints import Checkpoint
 from worker.evaluation import bits_per_character
 from worker.export import int8_file, saved_files
 from worker.mixing import SecondText
-from worker.prepared_text import Text, characters_of, read_ids, read_text
+from worker.prepared_text import Text, covering_characters, read_ids, read_text
 from worker.report import write_report
 from worker.settings import PrecisionSetting
 from worker.training import Hooks, Result, StopReason, fit
@@ -95,14 +95,14 @@ def train_model(
     known = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
     if request.mix:
         more = _pieces(request, corpora, request.mix.corpus)
-        known += characters_of(more, coverage=request.coverage)
+        known += covering_characters(more, coverage=request.coverage)
     text = read_text(
         pieces,
         characters=characters,
         validation_fraction=request.training.validation_fraction,
         alphabet=request.alphabet,
         coverage=request.coverage,
-        known=known,
+        required=known,
         scratch=scratch,
     )
     result = fit(

@@ -13,7 +13,8 @@ from app.http.paging import paginate
 from app.schemas.corpora import CorpusBody
 from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
 from app.services.uploads import receive
-from store.corpora import Corpus, Encoding, Upload
+from store.corpora import Corpus, Upload
+from store.corpus_statistics import Encoding
 from store.ids import check_name
 
 router = APIRouter(prefix="/v1/corpora", tags=["corpora"])

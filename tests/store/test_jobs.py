@@ -70,7 +70,7 @@ def test_an_unknown_job_is_not_found(jobs: Jobs, job_id: str) -> None:
 
 def test_an_id_is_given_once(jobs: Jobs) -> None:
     job = jobs.create(REQUEST)
-    with pytest.raises(Conflict, match="exists already"):
+    with pytest.raises(Conflict, match="already exists"):
         jobs.create(REQUEST, job_id=job.id)
 
 

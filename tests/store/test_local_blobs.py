@@ -24,7 +24,7 @@ def test_a_path_that_could_lie_outside_the_folder_is_refused(tmp_path: Path, pat
         lambda: blobs.paths(path),
     ]
     for call in calls:
-        with pytest.raises(ValueError, match="cannot be the path"):
+        with pytest.raises(ValueError, match="not a valid object path"):
             call()
 
 

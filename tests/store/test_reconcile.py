@@ -153,7 +153,7 @@ def test_memory_is_named_only_where_the_kernel_counted_a_kill_for_want_of_it(wor
     world.suspect_for_long(job)
     reason = world.jobs.get(job.id).pause_reason
     assert reason is not None
-    assert "was killed 5 times (signal 9) before its first step; the kernel killed for want of memory" in (
+    assert "was killed 5 times (signal 9) before its first step; the kernel ran out of memory" in (
         reason.message
     )
 

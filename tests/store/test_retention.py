@@ -175,7 +175,7 @@ def test_finished_job_keeps_its_newest_record_alone_and_its_number_stays_taken(a
     assert attic.blobs.paths(f"jobs/{done.id}") == [f"jobs/{done.id}/000002.json"]
     assert Jobs(attic.blobs).get(done.id) == done
     for stale in (queued, running):  # as a process knows it that stood still
-        with pytest.raises(Exception, match="has been changed") as caught:
+        with pytest.raises(Exception, match="was changed") as caught:
             attic.jobs.move(stale, CANCELLED)
         assert caught.value.code == "job_moved"  # type: ignore[attr-defined]
 

@@ -6,7 +6,7 @@ from models.errors import InvalidInput
 from models.text.vocabulary import Vocabulary
 from worker.checkpoints import Checkpoint
 from worker.mixing import MixedRows, SecondText, Teacher
-from worker.prepared_text import Text, characters_of, read_ids
+from worker.prepared_text import Text, covering_characters, read_ids
 from worker.rows import Rows
 from worker.training import Hooks, fit
 
@@ -144,7 +144,7 @@ OWN, OTHER = "the cat sat on the mat. " * 30, "dogs and cats and mats. " * 30
 
 
 def train(second, *, resume=None, hooks=None, steps=12):
-    text = Text.split(OWN, validation_fraction=0.1, known=characters_of([OTHER]))
+    text = Text.split(OWN, validation_fraction=0.1, required=covering_characters([OTHER]))
     recipe = TrainingConfig(rows=4, window=8, budget=Budget(steps=steps), weight_decay=0)
     ids = read_ids([OTHER], text.vocabulary)
     return fit(NETWORK, recipe, text, cores=2, second=second(ids), resume=resume, hooks=hooks)
@@ -189,7 +189,7 @@ def test_a_second_text_is_learned_from():
         from worker.evaluation import bits_per_character
         from worker.export import graph_of
 
-        known = Text.split(OWN, validation_fraction=0.1, known=characters_of([OTHER])).vocabulary
+        known = Text.split(OWN, validation_fraction=0.1, required=covering_characters([OTHER])).vocabulary
         ids = known.encode(only.vocabulary.decode(only.validation))
         return bits_per_character(Network(graph_of(result.network)), ids, before=ids[:50], warm_up=10)
 

@@ -65,7 +65,7 @@ def test_full_coverage_knows_every_character_of_the_training_part() -> None:
 
 
 def test_characters_of_the_model_that_is_started_from_are_known_though_they_do_not_occur() -> None:
-    text = Text.split(WORDS, validation_fraction=0.1, known="é!", coverage=0.9)
+    text = Text.split(WORDS, validation_fraction=0.1, required="é!", coverage=0.9)
     assert {"é", "!", "a"} <= set(text.vocabulary.characters)
     assert text.frequencies()[text.vocabulary.encode("!")[0]] == 0
     assert "x" not in text.vocabulary.characters

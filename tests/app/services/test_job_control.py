@@ -23,10 +23,10 @@ class LeftWhileAsked(Live):
         super().__init__(redis)
         self._leave = lambda: jobs.move(job, to, **changes)
 
-    def ask(self, job_id: str, request: Any) -> None:
+    def request_stop(self, job_id: str, request: Any) -> None:
         self._leave()
         self._leave = lambda: pytest.fail("asked twice")
-        super().ask(job_id, request)
+        super().request_stop(job_id, request)
 
 
 class Desk:
