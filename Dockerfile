@@ -1,7 +1,7 @@
 # Two images from one file:
 #   docker build --target api .      the HTTP API, without TensorFlow
 #   docker build --target worker .   the training process; --build-arg REQUIREMENTS=gpu for NVIDIA GPUs
-# Dependencies are installed before the code is copied, so a change of code rebuilds one small layer.
+# Dependencies are installed before the wheel of the code, so a change of code rebuilds one small layer.
 
 FROM python:3.13-slim AS base
 ENV PYTHONUNBUFFERED=1 \
@@ -19,32 +19,41 @@ WORKDIR /srv/nextchar
 STOPSIGNAL SIGTERM
 VOLUME /data
 
+FROM base AS wheel
+COPY requirements/build.txt requirements/
+RUN pip --python /opt/venv/bin/python install --require-hashes --no-deps -r requirements/build.txt
+COPY pyproject.toml setup.py README.md LICENSE ./
+COPY clients/ clients/
+COPY launcher/ launcher/
+COPY models/ models/
+COPY store/ store/
+COPY worker/ worker/
+COPY app/ app/
+RUN python -m build --wheel --no-isolation --outdir /dist .
+
 FROM base AS api
 COPY requirements/api.txt requirements/
 RUN pip --python /opt/venv/bin/python install --require-hashes --no-deps -r requirements/api.txt
 COPY deploy/healthcheck.py deploy/
-COPY models/ models/
-COPY store/ store/
-COPY clients/js/ clients/js/
-COPY app/ app/
+COPY --from=wheel /dist/ /dist/
+RUN pip --python /opt/venv/bin/python install --no-deps --no-index /dist/*.whl
 USER nextchar
 # Inside a container loopback reaches nobody; the publisher of the port decides who may call.
 ENV NEXTCHAR_HOST=0.0.0.0 NEXTCHAR_PORT=8000
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "deploy/healthcheck.py", "api"]
-CMD ["python", "-m", "app.main"]
+CMD ["python", "-m", "nextchar.app.main"]
 
 FROM base AS worker
 ARG REQUIREMENTS=worker
 COPY requirements/${REQUIREMENTS}.txt requirements/
 RUN pip --python /opt/venv/bin/python install --require-hashes --no-deps -r requirements/${REQUIREMENTS}.txt
 COPY deploy/healthcheck.py deploy/
-COPY models/ models/
-COPY store/ store/
-COPY worker/ worker/
+COPY --from=wheel /dist/ /dist/
+RUN pip --python /opt/venv/bin/python install --no-deps --no-index /dist/*.whl
 USER nextchar
 # Keras and Matplotlib want folders of their own to write to.
 ENV KERAS_HOME=/tmp/keras MPLCONFIGDIR=/tmp/matplotlib TF_CPP_MIN_LOG_LEVEL=1
 # At the first start it compiles before Redis knows it: a minute, or some where many do that on one machine.
 HEALTHCHECK --interval=30s --timeout=15s --start-period=300s --retries=3 CMD ["python", "deploy/healthcheck.py", "worker"]
-CMD ["python", "-m", "worker.main"]
+CMD ["python", "-m", "nextchar.worker.main"]

@@ -7,27 +7,28 @@ SHELL := /bin/sh
 
 VENV := .venv
 BIN := $(VENV)/bin
-export PYTHONPATH := $(CURDIR)/clients/python
 PYTHONS := python3.13 python3.12 python3.11 python3 python
 IS_SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
-ROLES := api worker local dev gpu
+# This checkout under the name nextchar; setuptools is in the lock files.
+PIP_EDITABLE := -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+ROLES := api worker serve build dev gpu
 
 .PHONY: help
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
-setup: $(VENV)/.local ## Make .venv with what demo and serve need, and compile the kernels
+setup: $(VENV)/.serve ## Make .venv with the nextchar command and all that it needs; compile the kernels
 	@$(BIN)/python -m worker.warm_up
 
 .PHONY: demo
-demo: $(VENV)/.local ## Train on a text, complete and score it, stop; CORPUS=file for your own text
-	@$(BIN)/python -m launcher.demo $(if $(CORPUS),"$(CORPUS)")
+demo: $(VENV)/.serve ## Train on a text, complete and score it, stop; CORPUS=file for your own text
+	@$(BIN)/nextchar demo $(if $(CORPUS),"$(CORPUS)")
 
 .PHONY: serve
-serve: $(VENV)/.local ## Run the whole service on this machine until Ctrl-C
-	@exec $(BIN)/python launcher/die_with_parent.py $$PPID $(BIN)/python -m launcher.stack
+serve: $(VENV)/.serve ## Run the whole service on this machine until Ctrl-C
+	@exec $(BIN)/python launcher/die_with_parent.py $$PPID $(BIN)/nextchar serve
 
 .PHONY: test
 test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Run every test; ARGS="-k name" for some
@@ -52,15 +53,15 @@ bench-quality: $(VENV)/.torch ## Measure loss against seconds beside char-rnn; A
 	@$(BIN)/python -m benchmarks.quality $(ARGS)
 
 .PHONY: bench-lesson6
-bench-lesson6: $(VENV)/.local ## Train every network of the lecture notes; ARGS="nietzsche.txt --only nth_char"
+bench-lesson6: $(VENV)/.serve ## Train every network of the lecture notes; ARGS="nietzsche.txt --only nth_char"
 	@$(BIN)/python -m benchmarks.lesson6 $(ARGS)
 
 .PHONY: bench-mixing
-bench-mixing: $(VENV)/.local ## What a second text and a teacher are worth, over seeds; ARGS="--seeds 3"
+bench-mixing: $(VENV)/.serve ## What a second text and a teacher are worth, over seeds; ARGS="--seeds 3"
 	@$(BIN)/python -m benchmarks.mixing $(ARGS)
 
 .PHONY: bench-lm-eval
-bench-lm-eval: $(VENV)/.local $(VENV)/.lm-eval ## Compare our bits with lm-evaluation-harness's; ARGS="--text file"
+bench-lm-eval: $(VENV)/.serve $(VENV)/.lm-eval ## Compare our bits with lm-evaluation-harness's; ARGS="--text file"
 	@$(BIN)/python -m benchmarks.lm_eval $(ARGS)
 
 .PHONY: bench-anomaly
@@ -68,11 +69,11 @@ bench-anomaly: $(VENV)/.torch ## Measure how odd lines are found, and how fast; 
 	@$(BIN)/python -m benchmarks.anomaly $(ARGS)
 
 .PHONY: bench-raw-logs
-bench-raw-logs: $(VENV)/.local ## How many later lines of raw logs are flagged by default; ARGS="FILE --seconds 60"
+bench-raw-logs: $(VENV)/.serve ## How many later lines of raw logs are flagged by default; ARGS="FILE --seconds 60"
 	@$(BIN)/python -m benchmarks.raw_logs $(ARGS)
 
 .PHONY: bench-keystrokes
-bench-keystrokes: $(VENV)/.local ## Keys saved by suggestions, beside a 5-gram; ARGS="--seconds 120"
+bench-keystrokes: $(VENV)/.serve ## Keys saved by suggestions, beside a 5-gram; ARGS="--seconds 120"
 	@$(BIN)/python -m benchmarks.keystrokes $(ARGS)
 
 .PHONY: bench-keystroke-latency
@@ -80,10 +81,19 @@ bench-keystroke-latency: $(VENV)/.dev ## From a key to painted ghost text in a b
 	@$(BIN)/python -m benchmarks.keystroke_latency $(ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.dev ## Check style, formatting and types
+lint: $(VENV)/.dev ## Check style, formatting, types and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: docs
+docs: $(VENV)/.dev ## Build the documentation's site into build/site
+	@$(BIN)/mkdocs build --strict --quiet && echo "open build/site/index.html"
+
+.PHONY: dist
+dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/
+	@$(BIN)/python -m build --no-isolation --outdir dist .
 
 .PHONY: format
 format: $(VENV)/.dev ## Format the code and mend what can be mended by itself
@@ -101,19 +111,21 @@ lock: $(VENV)/.uv ## Write requirements/*.txt anew from pyproject.toml (keeps ve
 
 .PHONY: clean
 clean: ## Remove .venv and caches; data/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +
 
 # A stamp is newer than the lock file it was made from, or the packages are installed again.
-$(VENV)/.local: requirements/local.txt | $(VENV)/.made
-	@echo "installing requirements/local.txt (TensorFlow is large; this happens once)"
+$(VENV)/.serve: requirements/serve.txt | $(VENV)/.made
+	@echo "installing requirements/serve.txt (TensorFlow is large; this happens once)"
 	@$(BIN)/python $(PIP_INSTALL) -r $<
+	@$(BIN)/python $(PIP_EDITABLE)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/.made
 	@echo "installing requirements/dev.txt"
 	@$(BIN)/python $(PIP_INSTALL) -r $<
-	@touch $@ $(VENV)/.local # dev.txt holds all of local.txt, at the same versions
+	@$(BIN)/python $(PIP_EDITABLE)
+	@touch $@ $(VENV)/.serve # dev.txt holds all of serve.txt, at the same versions
 
 # Tests that need a package that is not there are skipped, each by the package's name.
 $(VENV)/.node: tests/node/package.json | $(VENV)/.made
@@ -121,7 +133,7 @@ $(VENV)/.node: tests/node/package.json | $(VENV)/.made
 	@npm install --prefix $(VENV)/node --no-package-lock --no-audit --no-fund --silent && touch $@ || \
 	  echo "npm could not install what tests/node/package.json names; going on without it" >&2
 
-$(VENV)/.torch: | $(VENV)/.local
+$(VENV)/.torch: | $(VENV)/.serve
 	@echo "installing torch, for benchmarks (large; this happens once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.9"
 	@touch $@

@@ -4,7 +4,7 @@
     laptop   sha256=9f86d081…     scopes=read,complete
     website  sha256=60303ae2…     scopes=complete         models=names,sku-*   rate=600/minute
 
-A key is 256 random bits, so a plain hash of it cannot be guessed back. `python -m app.keys new website
+A key is 256 random bits, so a plain hash of it cannot be guessed back. `nextchar keys new website
 --scopes complete >> keys.txt` makes one: the line goes to the file, the key to the terminal, once. The file
 is read again every second, and a key that is not on a good line of it is not valid. Knows no HTTP; what a
 call needs is in `app.http.auth`.
@@ -229,15 +229,15 @@ def new_key(name: str, *, scopes: str, models: str = "", rate: str = "") -> tupl
     return secret, " ".join(fields)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Make a key: its line to standard output, the key itself to standard error."""
-    parser = argparse.ArgumentParser(prog="python -m app.keys", description="Make API keys.")
+    parser = argparse.ArgumentParser(prog="nextchar keys", description="Make API keys.")
     new = parser.add_subparsers(required=True, metavar="new").add_parser("new", help="make a key")
     new.add_argument("name", help="whose it is; shown in no answer")
     new.add_argument("--scopes", default="read,complete", help=f"some of {','.join(SCOPES)}")
     new.add_argument("--models", default="", help="patterns of model names, as names,sku-*; default: all")
     new.add_argument("--rate", default="", help="as 600/minute; default: no limit")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     try:
         secret, line = new_key(given.name, scopes=given.scopes, models=given.models, rate=given.rate)
     except ValueError as error:

@@ -5,6 +5,7 @@ Imports no TensorFlow, no Keras and nothing of `worker`; a test keeps it so.
 
 import asyncio
 import gc
+import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -73,8 +74,6 @@ from store.reconcile import Reconciler
 from store.retention import Retention, RetentionPeriods, remove_stale_uploads
 from store.streams import Limits, Streams
 
-VERSION = "0.1.0"
-
 _REDIS_TIMEOUT_S = 2.0
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
@@ -102,7 +101,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     keys = KeyFile(settings.api_keys_file) if settings.api_keys_file else None
     app = FastAPI(
         title="nextchar",
-        version=VERSION,
+        version=installed_version(),
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
         lifespan=_lifespan(settings, load, stopping, keys),
         docs_url=None,  # app/routes/console.py has a reference that needs no other host
@@ -210,7 +209,7 @@ def main() -> None:
     settings = ApiSettings.load()
     raise_open_files_limit()
     config = server_config(
-        "app.main:application",
+        f"{__package__}.main:application",
         factory=True,
         host=settings.host,
         port=settings.port,
@@ -225,6 +224,14 @@ def main() -> None:
     server = uvicorn.Server(config)
     server.run()
     raise SystemExit(0 if server.started else 1)
+
+
+def installed_version() -> str:
+    """Return the version that pyproject.toml names, or "unknown" where nextchar is not installed."""
+    try:
+        return importlib.metadata.version("nextchar")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def server_config(app: FastAPI | str, **options: Any) -> uvicorn.Config:

@@ -32,7 +32,7 @@ class ApiSettings(StoreSettings):
     # Before `published_address` and `host`, whose checks look at both.
     api_keys_file: Path | None = Field(
         None,
-        description="The API keys, a line each; `python -m app.keys new` makes one. Without, none is asked.",
+        description="The API keys, a line each; `nextchar keys new` makes one. Without, none is asked.",
     )
     allow_anonymous: bool = Field(
         False,
@@ -155,7 +155,7 @@ class ApiSettings(StoreSettings):
     def _has_keys(cls, path: Path | None) -> Path | None:
         try:
             if path is not None and not read_keys(path):
-                raise ValueError("there is no key in this file; make one with `python -m app.keys new NAME`")
+                raise ValueError("there is no key in this file; make one with `nextchar keys new NAME`")
         except OSError as error:
             raise ValueError(f"the file of API keys cannot be read: {error.strerror}") from None
         return path

@@ -1,6 +1,4 @@
-"""`make demo`: the whole way on real text, in about two minutes, and then everything is stopped.
-
-    python -m launcher.demo [FILE]
+"""`nextchar demo [FILE]`: train on real text, complete and score, in about two minutes, then stop everything.
 
 Starts the stack on a free port, uploads a text (left out: the Python language reference that the
 standard library carries), trains on it for a minute in view, completes prompts from the held-out tenth,
@@ -14,7 +12,7 @@ import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -53,11 +51,13 @@ class Damage:
     now: str
 
 
-def main() -> int:
-    """Run the demonstration; return the exit status."""
-    parser = argparse.ArgumentParser(prog="make demo", description="Train on a text, complete it, score it.")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demonstration; return the exit status. `arguments` default to those of the process."""
+    parser = argparse.ArgumentParser(
+        prog="nextchar demo", description="Train on a text, complete it, score it."
+    )
     parser.add_argument("file", nargs="?", type=Path, help="a UTF-8 text instead of the Python reference")
-    file: Path | None = parser.parse_args().file
+    file: Path | None = parser.parse_args(arguments).file
     settings = LauncherSettings.load().model_copy(update={"port": 0})
     console = console_on(sys.stdout)
     begun = time.monotonic()
@@ -76,7 +76,7 @@ def main() -> int:
         print("nextchar: stopped", file=sys.stderr)
         return 130
     _head(console, f"all stopped after {clock(time.monotonic() - begun)}; the model is kept")
-    _say(console, "go on with `make serve`, then `.venv/bin/python -m nextchar --help`")
+    _say(console, "continue with `nextchar serve`, then `nextchar --help`")
     return 0
 
 

@@ -1,6 +1,6 @@
 """The whole service on one machine: an embedded Valkey, the API and one worker, until told to stop.
 
-    python -m launcher.stack          what `make serve` runs
+    nextchar serve                    what `make serve` runs
     with Stack(settings) as stack:    what the demo and the end-to-end tests use
 
 Each part is a child process that cannot outlive us. One that dies is started again, after a pause that grows
@@ -33,7 +33,9 @@ from launcher.processes import LauncherError, start_bound
 from launcher.settings import LauncherSettings
 from launcher.valkey import EmbeddedValkey
 
-_ROOT = Path(__file__).resolve().parent.parent
+# In a checkout the service's packages are top-level; installed they are in `nextchar`, which is on the path.
+_PACKAGES = __package__.removesuffix("launcher")
+_SEARCH_PATH = "" if _PACKAGES else str(Path(__file__).resolve().parent.parent)
 _POLL_S = 0.1
 _READY_S = 90.0  # the first start on a cold disk reads a gigabyte of TensorFlow
 _API_STOP_S = 10.0
@@ -144,7 +146,7 @@ class Stack:
         environment = self._environment(port)
         self._worker, self._api = programs = [
             self._program(name, module, environment)
-            for name, module in (("worker", "worker.main"), ("API", "app.main"))
+            for name, module in (("worker", f"{_PACKAGES}worker.main"), ("API", f"{_PACKAGES}app.main"))
         ]
         try:
             while not self._stopping.is_set():
@@ -172,7 +174,7 @@ class Stack:
         return self._part(name, partial(start_bound, command, log=log, environment=environment), log)
 
     def _environment(self, port: int) -> dict[str, str]:
-        path = os.pathsep.join(p for p in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if p)
+        path = os.pathsep.join(p for p in (_SEARCH_PATH, os.environ.get("PYTHONPATH", "")) if p)
         given = self._settings.model_dump(mode="json", include=self._settings.model_fields_set)
         return {
             **os.environ,

@@ -50,7 +50,7 @@ def configure_logging(settings: StoreSettings) -> None:
 def logging_config(settings: StoreSettings) -> dict[str, Any]:
     """Return the configuration for `logging.config.dictConfig`; uvicorn takes it as `log_config`."""
     level = settings.log_level
-    formatter = "store.logs.JsonFormatter" if settings.log_format == "json" else "store.logs.TextFormatter"
+    formatter = f"{__name__}.{'Json' if settings.log_format == 'json' else 'Text'}Formatter"
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -19,16 +19,22 @@ WORKER_SILENT_S = 45
 """A worker without a heartbeat for this long counts as dead. An idle worker sends one every 15 s."""
 
 QUEUE_NAME = "nextchar-training"
-TASK = "worker.tasks.train"
+TASK = __package__.removesuffix("store") + "worker.tasks.train"
+_TASK_NAMES = {"worker.tasks.train", "nextchar.worker.tasks.train"}  # in a checkout, and installed
 
 
 class AllowedJob(RQJob):
     """An RQ job that can only call `TASK`, even if an attacker can write to Redis."""
 
     def restore(self, raw_data: Any) -> Any:
-        """Read the job's fields. Raises PermissionError for anything but a plain call of TASK."""
+        """Read the job's fields. Raises PermissionError for anything but a plain call of TASK.
+
+        A message sent by the other kind of install calls TASK of this one.
+        """
         result = super().restore(raw_data)
         callbacks = (self._success_callback_name, self._failure_callback_name, self._stopped_callback_name)
+        if self.func_name in _TASK_NAMES:
+            self.func_name = TASK
         if self.func_name != TASK or self.instance is not None or any(callbacks):
             raise PermissionError(f"message {self.id} names a function that is not allowed")
         return result

@@ -29,11 +29,11 @@ from typing import IO
 
 log = logging.getLogger("nextchar.kernels")
 
-RUNTIME_KERNELS = "models.kernels.lstm_inference"
-TRAINING_KERNELS = "models.kernels.lstm_training"
+RUNTIME_KERNELS = f"{__package__}.lstm_inference"
+TRAINING_KERNELS = f"{__package__}.lstm_training"
 
-_ROOT = Path(__file__).resolve().parents[2]
-_SOURCES = ("models/kernels/jit.py", "models/kernels/lstm_training.py", "models/kernels/lstm_inference.py")
+_FOLDER = Path(__file__).resolve().parent
+_SOURCES = ("jit.py", "lstm_training.py", "lstm_inference.py")
 _UNUSED_S = 30 * 24 * 3600.0
 _LOCKED_S = 120.0  # another process compiles for so long at most; then we do it too
 _LOG_S = 2.0  # loading what was compiled before takes less
@@ -79,7 +79,7 @@ def fingerprint() -> str:
     """Return 16 hexadecimal digits that change with the kernels' source, the compiler and the processor."""
     from llvmlite import binding  # takes 40 ms
 
-    parts = [(_ROOT / source).read_bytes() for source in _SOURCES]
+    parts = [(_FOLDER / source).read_bytes() for source in _SOURCES]
     parts += [importlib.metadata.version(package).encode() for package in ("numba", "llvmlite", "numpy")]
     parts += [str(sys.implementation.cache_tag).encode(), binding.get_process_triple().encode()]
     parts += [binding.get_host_cpu_name().encode()]
@@ -119,9 +119,9 @@ def compile_in_child_process(*modules: str) -> None:
     missing = [module for module in modules if not _is_compiled(module)]
     if not missing:
         return
-    command = [sys.executable, "-m", "models.kernels.compile_cache", *missing]
+    command = [sys.executable, "-m", f"{__package__}.compile_cache", *missing]
     done = subprocess.run(
-        command, cwd=_ROOT, check=False, stderr=subprocess.PIPE, text=True, errors="replace"
+        command, cwd=_FOLDER.parents[1], check=False, stderr=subprocess.PIPE, text=True, errors="replace"
     )
     if printed := done.stderr.strip():
         log.log(logging.WARNING if done.returncode else logging.INFO, "%s", printed)

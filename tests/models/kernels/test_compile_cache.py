@@ -52,8 +52,8 @@ def test_a_change_of_any_kernel_source_takes_another_folder(
     before = fingerprint()
     for name in compile_cache._SOURCES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    monkeypatch.setattr(compile_cache, "_ROOT", tmp_path)
+        shutil.copy(compile_cache._FOLDER / name, tmp_path / name)
+    monkeypatch.setattr(compile_cache, "_FOLDER", tmp_path)
     assert fingerprint() == before
     with (tmp_path / source).open("a") as file:
         file.write("# changed")

@@ -29,6 +29,7 @@ from nextchar.cli.render import (
     whole,
 )
 from nextchar.cli.repl import write_together
+from nextchar.cli.service import add_service_commands
 from nextchar.cli.session import Session, command, fail
 from nextchar.cli.watch import watch
 
@@ -41,6 +42,7 @@ models_app = typer.Typer(invoke_without_command=True, help="List models, or look
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
+add_service_commands(app)
 
 
 class Preset(StrEnum):

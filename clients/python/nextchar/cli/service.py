@@ -1,0 +1,87 @@
+"""Commands that run the service itself: `serve`, `demo` and `keys`. They need the extra `nextchar[serve]`."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextchar.cli.session import fail
+
+
+def add_service_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to the command line."""
+    app.command()(serve)
+    app.command()(demo)
+    # Its own parser reads the arguments, `--help` included.
+    context = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(context_settings=context)(keys)
+
+
+def serve(
+    host: Annotated[
+        str | None,
+        typer.Option(envvar="NEXTCHAR_HOST", help="The address to listen on.", show_default="127.0.0.1"),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(envvar="NEXTCHAR_PORT", help="The port; 0 takes a free one.", show_default="8000"),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="NEXTCHAR_DATA_DIR", help="The folder for texts, jobs and models.", show_default="./data"
+        ),
+    ] = None,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C: the API with its console, a worker, and Valkey.
+
+    Example: nextchar serve --port 9000
+    """
+    with _service_packages():
+        from launcher import stack
+    for name, value in (("HOST", host), ("PORT", port), ("DATA_DIR", data_dir)):
+        if value is not None:
+            os.environ[f"NEXTCHAR_{name}"] = str(value)
+    raise typer.Exit(stack.main())
+
+
+def demo(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="A UTF-8 text; left out: Python's language reference.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Train on a text for a minute, complete and score it, and stop: about two minutes.
+
+    Example: nextchar demo notes.txt
+    """
+    with _service_packages():
+        from launcher import demo as demonstration
+    raise typer.Exit(demonstration.main([str(file)] if file else []))
+
+
+def keys(context: typer.Context) -> None:
+    """Make API keys for a service.
+
+    Example: nextchar keys new laptop --scopes read,complete >> keys.txt
+    """
+    with _service_packages():
+        from app import keys as api_keys
+    api_keys.main(context.args)
+
+
+@contextlib.contextmanager
+def _service_packages() -> Iterator[None]:
+    """Turn an import that fails into a sentence that says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise fail(
+            f"this command runs the service itself and needs {error.name}; install all of it with:"
+            " pip install 'nextchar[serve]'"
+        ) from None
