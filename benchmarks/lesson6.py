@@ -36,8 +36,9 @@ from models.machine import available_cores
 from models.runtime.session import Network
 from models.text.vocabulary import normalize
 from worker.evaluation import bits_per_character
+from worker.hooks import Hooks
 from worker.prepared_text import Text
-from worker.training import Hooks, Result, fit
+from worker.training import Result, fit
 
 DEFAULT_TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"
 HELD_OUT = 0.1

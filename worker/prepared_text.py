@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Unavailable
+from models.report import UnknownCharacters
 from models.text.character_counts import CharacterCounts
 from models.text.vocabulary import UNKNOWN_ID, Alphabet, Vocabulary, code_points
 from store.blobs import as_domain_error
@@ -51,7 +52,7 @@ class Text:
     train: Ids
     validation: Ids
     prompt: str  # the end of the training part; samples continue it
-    unknown: dict[str, Any] = field(default_factory=dict)
+    unknown: UnknownCharacters = field(default_factory=UnknownCharacters)
     """The number of distinct training characters outside of the vocabulary (`coverage`), and the shares of
     unknown characters in both parts."""
     counts: NDArray[np.int64] | None = None  # (V,) of each id in the training part

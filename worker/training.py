@@ -1,11 +1,10 @@
 """`fit`: train a network on the ids of a text, by truncated back-propagation through time."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from worker.checkpoints import Checkpoint, CheckpointSaver
 from worker.devices import gpus, network_and_step
 from worker.divergence import MAX_RETRIES, Diverged, LossBound
 from worker.evaluator import PATIENCE, Evaluator
+from worker.hooks import Hooks, StopReason
 from worker.mixing import MixedRows, SecondText
 from worker.pacing import MIN_EVALUATION_CHARACTERS, Clock, Pace, plan_evaluations, seconds_per_step
 from worker.precision import PrecisionChoice, choose_precision
@@ -31,23 +31,6 @@ _LONG_PREPARATION_S = 10.0  # about 4 s is usual on an idle machine
 _PROGRESS_EVERY_S = 0.3
 _PROGRESS_STEPS = 50  # whose losses are averaged for the progress
 _NATS_PER_BIT = float(np.log(2))
-
-StopReason = Literal["cancel", "cancel_keep_best", "pause", "shutdown"]
-
-
-def _ignore(*_: Any) -> None:
-    return None
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """Callbacks of `fit`, which are called in the training thread and should return at once."""
-
-    progress: Callable[[dict[str, Any]], None] = _ignore
-    event: Callable[[str, dict[str, Any]], None] = _ignore  # type, data
-    checkpoint: Callable[[Checkpoint], None] = _ignore
-    stop: Callable[[], StopReason | None] = _ignore
-    checkpoint_every_s: float = 10.0
 
 
 @dataclass(frozen=True)

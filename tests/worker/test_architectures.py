@@ -23,6 +23,7 @@ from store.open_blobs import open_blobs
 from tests.models.architectures.networks import perturbed, small
 from worker.checkpoints import Checkpoint
 from worker.export import graph_of, int8_file
+from worker.hooks import Hooks, StopReason
 from worker.pipeline import Outcome, train_model
 
 TEXT = "the cat sat on the mat; the dog sat on the log.\n" * 12
@@ -67,11 +68,15 @@ def train(
     blobs: Blobs,
     scratch: Path,
     *,
-    stop: Callable[[], str | None] = lambda: None,
+    stop: Callable[[], StopReason | None] = lambda: None,
     resume: Checkpoint | None = None,
 ) -> tuple[Outcome, list[Checkpoint], list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
     checkpoints: list[Checkpoint] = []
+
+    def event(kind: str, data: dict[str, Any]) -> None:
+        events.append({"id": len(events) + 1, "at": 0.0, "type": kind, "data": data})
+
     outcome = train_model(
         asked,
         corpora=Corpora(blobs),
@@ -79,13 +84,7 @@ def train(
         scratch=scratch,
         cores=1,
         resume=resume,
-        hooks_stop=stop,
-        on_event=lambda kind, data: events.append(
-            {"id": len(events) + 1, "at": 0.0, "type": kind, "data": data}
-        ),
-        on_progress=lambda _: None,
-        on_checkpoint=checkpoints.append,
-        checkpoint_every_s=1000,
+        hooks=Hooks(event=event, checkpoint=checkpoints.append, stop=stop, checkpoint_every_s=1000),
         events=events,
     )
     return outcome, checkpoints, events

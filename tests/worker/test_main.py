@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[2]
 
 # As production runs it, but for how long it waits between looks.
 START = """
-import store.live, worker.main, worker.tasks
-store.live.LEASE_S, worker.tasks._RENEW_S = 2, 0.3
+import store.live, worker.attempt, worker.main, worker.tasks
+store.live.LEASE_S, worker.attempt._RENEW_S = 2, 0.3
 worker.main._WORKER_TTL_S = 16  # so that it looks every second
 worker.main._MONITORING_S, worker.main._LOG_EVERY_S, worker.main._MAX_WAIT_S = 1, 0.0, 0.3
 worker.main.main()

@@ -5,10 +5,11 @@ from models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
 from models.text.vocabulary import Vocabulary
 from worker.checkpoints import Checkpoint
+from worker.hooks import Hooks
 from worker.mixing import MixedRows, SecondText, Teacher
 from worker.prepared_text import Text, covering_characters, read_ids
 from worker.rows import Rows
-from worker.training import Hooks, fit
+from worker.training import fit
 
 STUDENT, TEACHER = Vocabulary("abcd"), Vocabulary("bcdz")
 

@@ -10,10 +10,11 @@ from models.config import Budget, NetworkConfig, TrainingConfig
 from models.kernels import tensorflow_ops
 from worker import precision
 from worker.checkpoints import Checkpoint
+from worker.hooks import Hooks
 from worker.precision import PrecisionChoice, choose_precision
 from worker.prepared_text import Text
 from worker.settings import WorkerSettings
-from worker.training import Hooks, Result, fit
+from worker.training import Result, fit
 
 NETWORK = NetworkConfig(units=16, embedding=5)
 SIZES: dict[str, Any] = {"rows": 2, "window": 3, "vocabulary_size": 21}

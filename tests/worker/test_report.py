@@ -11,9 +11,10 @@ from models.runtime.session import Network
 from worker import memorization, report
 from worker.event_files import FILE_NAME
 from worker.export import graph_of
+from worker.hooks import Hooks
 from worker.prepared_text import Text
 from worker.report import write_report
-from worker.training import Hooks, Result, fit
+from worker.training import Result, fit
 
 PLANTED = "the sacrifice of the intellect is written here word for word. "
 _RANDOM = np.random.default_rng(1)
@@ -82,7 +83,7 @@ def test_passage_learned_by_heart_is_found_and_its_network_said_to_copy() -> Non
     result, _ = _fitted(text, rows=4, steps=250)
     fresh = text.vocabulary.encode(_prose(300, seed=7))
     found = memorization.measure(Network(graph_of(result.network)), text.train, fresh, seed=1, seconds=10)
-    told = found.told(text.train, text.vocabulary.decode)
+    told = found.report(text.train, text.vocabulary.decode)
     assert told["verdict"] == "copies"
     assert told["repeated"]["training"] > 0.8
     assert told["repeated"]["held_out"] == 0.0
@@ -120,7 +121,7 @@ def test_well_trained_network_is_mostly_new_and_its_report_is_whole(
 @pytest.mark.parametrize(
     ("part", "missing", "key"),
     [
-        ("_copying", "memorization", "memorization"),
+        ("_memorization", "memorization", "memorization"),
         ("_baselines", "baselines", "baselines"),
         ("_picture", "picture", None),
         ("_event_file", "TensorBoard log", None),
@@ -137,8 +138,8 @@ def test_part_that_fails_is_missed_and_told_and_nothing_else_is_lost(
     def broken(*_: object, **__: object) -> None:
         raise MemoryError
 
-    if part != "_copying":  # the slowest; it need not run each time
-        monkeypatch.setattr(report, "_copying", lambda *_: {})
+    if part != "_memorization":  # the slowest; it need not run each time
+        monkeypatch.setattr(report, "_memorization", lambda *_: {})
     monkeypatch.setattr(report, part, broken)
     card, files = _written(learned)
     told = json.loads(files["report.json"])

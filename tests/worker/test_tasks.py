@@ -29,11 +29,12 @@ from tests.conftest import eventually
 from tests.store.refusing import Refusing, full, unavailable
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card
+from worker import attempt as attempt_module
 from worker import tasks
+from worker.attempt import Attempt
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.event_files import FILE_NAME
 from worker.settings import WorkerSettings
-from worker.tasks import Attempt
 
 ROOT = Path(__file__).parents[2]
 NETWORK = NetworkConfig(units=32, embedding=8)
@@ -185,7 +186,7 @@ def test_a_killed_worker_loses_nothing_and_changes_no_bit(world: World) -> None:
     assert [sample["step"] for sample in told["samples"]] == [point["step"] for point in told["curve"]]
     logs = (world.folder / "tensorboard" / "broken" / job.id).iterdir()
     assert sorted(log.name for log in logs) == [f"{FILE_NAME}.{attempt:03d}" for attempt in (1, 2, 3)]
-    assert any("going on from the checkpoint" in str(event["data"]) for event in world.events(job))
+    assert any("continuing from the checkpoint" in str(event["data"]) for event in world.events(job))
 
 
 @pytest.mark.timeout(600)  # 40 s of processor time: a machine with other work needs longer
@@ -366,9 +367,9 @@ class Desk:
     """One attempt at a job, run in this process, at training that is over at once."""
 
     def __init__(self, folder: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tasks, "_QUICK_RETRIES_S", (0.0, 0.0))
-        monkeypatch.setattr(tasks, "_MAX_RETRY_S", 0.2)
-        monkeypatch.setattr(tasks, "_MAX_SHUTDOWN_RETRY_S", 0.1)
+        monkeypatch.setattr(attempt_module, "_QUICK_RETRIES_S", (0.0, 0.0))
+        monkeypatch.setattr(attempt_module, "_MAX_RETRY_S", 0.2)
+        monkeypatch.setattr(attempt_module, "_MAX_SHUTDOWN_RETRY_S", 0.1)
         self.monkeypatch = monkeypatch
         self.storage = Refusing(open_blobs((folder / "store").as_uri()))
         self.blobs = self.storage.blobs
@@ -454,7 +455,7 @@ def test_a_model_that_cannot_be_published_pauses_its_job_and_keeps_the_checkpoin
     assert paused.pause_reason.message in str(error())
     assert paused.needed_bytes >= sum(map(len, FILES.values()))
     assert desk.jobs.checkpoint_step(desk.job.id) == 7
-    assert "goes on by itself" in desk.messages[-1]
+    assert "continues when the storage works" in desk.messages[-1]
     desk.storage.refuse_writes()
     desk.attempt_after_wait()
     assert (desk.now.status, desk.now.model, desk.now.pause_reason) == (JobStatus.SUCCEEDED, "fox@1", None)
@@ -545,7 +546,7 @@ def test_worker_that_waits_for_storage_does_what_it_is_asked(
 ) -> None:
     def ask(attempt: Attempt) -> None:
         desk.live.request_stop(desk.job.id, asked)
-        attempt._beat()
+        attempt._renew_lease()
         desk.storage.refuse_writes()
 
     def outcome(attempt: Attempt) -> Any:
@@ -574,7 +575,7 @@ def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage
     desk.live.request_stop(desk.job.id, "cancel_keep_best")
 
     def outcome(attempt: Attempt) -> Any:
-        attempt._beat()
+        attempt._renew_lease()
         return trained(attempt, stopped="cancel_keep_best")
 
     desk.storage.refuse_writes("model_files")

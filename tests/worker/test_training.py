@@ -16,9 +16,10 @@ from worker import evaluator
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.divergence import Diverged
 from worker.export import graph_of
+from worker.hooks import Hooks, StopReason
 from worker.prepared_text import Text
 from worker.replicas import ReplicatedStep
-from worker.training import Hooks, Result, StopReason, fit
+from worker.training import Result, fit
 
 NETWORK = NetworkConfig(units=16, embedding=5)
 DEEP = NetworkConfig(layers=2, units=6, embedding=5, dropout=0.1)

@@ -16,6 +16,7 @@ from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 from tests.worker import fake_training
 from worker.checkpoints import Checkpoint
+from worker.hooks import Hooks
 
 REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
 
@@ -90,11 +91,11 @@ def test_a_trainer_whose_job_was_taken_for_lost_stops_at_its_next_checkpoint_and
     world = World(tmp_path, clean_redis_url)
     stops = []
 
-    def train(job: Job, hooks: dict[str, Any]) -> Mapping[str, bytes]:
+    def train(job: Job, hooks: Hooks) -> Mapping[str, bytes]:
         moved = world.jobs.move(job, status)  # by the reconciler, while it stood still
-        stops.append(hooks["hooks_stop"]())
-        hooks["on_checkpoint"](Checkpoint(7, {}, {"step": 7}))
-        stops.append(hooks["hooks_stop"]())
+        stops.append(hooks.stop())
+        hooks.checkpoint(Checkpoint(7, {}, {"step": 7}))
+        stops.append(hooks.stop())
         assert world.jobs.get(job.id) == moved
         return {"model.onnx": b"not to be published"}
 

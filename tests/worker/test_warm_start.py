@@ -15,8 +15,9 @@ from store.models import Models
 from store.open_blobs import open_blobs
 from worker.evaluation import bits_per_character
 from worker.export import graph_of, saved_files
+from worker.hooks import Hooks
 from worker.prepared_text import Text
-from worker.training import Hooks, Result, fit
+from worker.training import Result, fit
 from worker.warm_start import WarmStart
 
 NETWORK = NetworkConfig(layers=2, units=24, embedding=5)
