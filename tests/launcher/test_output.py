@@ -45,10 +45,10 @@ def test_traceback_goes_with_its_line() -> None:
 def test_text_names_who_speaks_and_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     of_part = json.dumps({"time": AT, "level": "WARNING", "logger": "nextchar.api", "message": "y"})
     Output("text").say("ready")
-    Output("text").repeat(f"{AT} ERROR nextchar.api x", who="API")
+    Output("text").repeat(f"{AT} ERROR nextchar.api x", source="API")
     Output("json").say("the worker ended", level="WARNING")
-    Output("json").repeat(of_part, who="API")
-    Output("json").repeat("a library's\x1b[2J words", who="worker")
+    Output("json").repeat(of_part, source="API")
+    Output("json").repeat("a library's\x1b[2J words", source="worker")
     first, second, *objects = capsys.readouterr().err.splitlines()
     assert (first, second) == ("nextchar: ready", f"API: {AT} ERROR nextchar.api x")
     assert [(o["level"], o["logger"], o["message"]) for o in map(json.loads, objects)] == [

@@ -71,8 +71,8 @@ def test_part_that_keeps_dying_is_tried_again_and_stops_neither_the_stack_nor_th
         assert stack.api_pid == api
         assert is_ready(stack)
     said = capfd.readouterr().err
-    assert "was killed by signal 9; starting it again in 0.01 s" in said
-    assert "was killed by signal 9; starting it again in 0.32 s" in said  # the pause doubles
+    assert "was killed by signal 9; restarting it in 0.01 s" in said
+    assert "was killed by signal 9; restarting it in 0.32 s" in said  # the pause doubles
     assert said.count("4 times in a row; the end of") == 1
 
 
