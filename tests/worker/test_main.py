@@ -144,7 +144,9 @@ def test_job_trains_on_while_redis_refuses_writes_and_is_done_at_its_first_attem
     outage.trained(job, steps=20)
     outage.refuse_writes(kind)
     eventually(
-        lambda: outage.log.read_text().count("training goes on") >= 3, within_s=20, what="RQ has been refused"
+        lambda: outage.log.read_text().count("training continues") >= 3,
+        within_s=20,
+        what="RQ has been refused",
     )
     if kind == "no replicas":  # without memory a lease can still be renewed
         eventually(lambda: not outage.live.has_lease(job.id), within_s=20, what="the lease has run out")
@@ -201,7 +203,7 @@ worker.main.main()
 """
 
 
-def test_worker_that_is_told_to_stop_while_kernels_are_compiled_ends_with_the_compiler(
+def test_worker_that_is_stopping_while_kernels_are_compiled_ends_with_the_compiler(
     tmp_path: Path,
 ) -> None:
     environment = {**os.environ, "NEXTCHAR_DATA_DIR": str(tmp_path)}
@@ -252,7 +254,7 @@ def test_worker_does_not_wait_for_the_answer_of_a_redis_that_hangs(
     assert "waiting for Redis: Timeout" in caplog.text
 
 
-def test_child_that_is_forked_while_the_worker_is_told_to_stop_is_told_as_well(
+def test_child_that_is_forked_while_the_worker_is_stopping_is_told_as_well(
     clean_redis_url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     own = signal.signal(main.STOP_SIGNAL, signal.SIG_DFL)  # a test before this one may have set another
