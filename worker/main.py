@@ -4,7 +4,7 @@ The parent receives messages and supervises the child that trains. It imports no
 storage, because the child is forked and obstore's threads do not survive a fork. It compiles the kernels
 (`worker.warm_up`) before it takes a job.
 
-If Redis does not work (unavailable, loading, full, read-only), the parent waits, and the child keeps training.
+If Redis does not work (unavailable, loading, full, read-only), the parent waits and the child keeps training.
 On SIGTERM or Ctrl-C the child saves a checkpoint and gives its job back to the queue; then both exit.
 """
 

@@ -11,7 +11,7 @@ from launcher import processes
 from launcher.output import Output
 from launcher.processes import LauncherError
 from launcher.supervised_process import SupervisedProcess
-from tests.launcher.watching import wait_for
+from tests.waiting import eventually
 
 
 def a_process(code: str) -> "subprocess.Popen[bytes]":
@@ -29,7 +29,7 @@ def keep_until(part: SupervisedProcess, condition: Callable[[], bool]) -> None:
         part.keep_running()
         return condition()
 
-    wait_for(kept)
+    eventually(kept)
 
 
 def test_part_that_cannot_be_started_for_a_while_is_tried_again(tmp_path, monkeypatch, capsys):

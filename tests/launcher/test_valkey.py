@@ -10,7 +10,8 @@ from redis.exceptions import AuthenticationError, OutOfMemoryError
 from launcher import valkey as valkey_module
 from launcher.processes import LauncherError
 from launcher.valkey import EmbeddedValkey, server_binary
-from tests.launcher.watching import is_alive, wait_for
+from tests.launcher.processes import is_alive
+from tests.waiting import eventually
 
 _HOLD_A_SERVER = """
 import sys, threading
@@ -42,7 +43,7 @@ def test_data_is_back_after_kill_9_of_the_server(tmp_path):
         url = valkey.url
         write(valkey, "kept", "yes")
         os.kill(valkey.pid, signal.SIGKILL)
-        wait_for(lambda: not valkey.is_running)
+        eventually(lambda: not valkey.is_running)
         valkey.start()
         assert valkey.url == url
         assert read(valkey, "kept") == b"yes"

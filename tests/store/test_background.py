@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from store.background import LOG_EVERY_S, BackgroundLoop, ErrorLog
-from tests.conftest import eventually
+from tests.waiting import eventually
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

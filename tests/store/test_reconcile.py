@@ -14,9 +14,9 @@ from store.live import Live
 from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import MAX_ATTEMPTS_WITHOUT_PROGRESS, MAX_STEPLESS_ATTEMPTS, Reconciler
-from tests.conftest import eventually
 from tests.store.refusing import Refusing
 from tests.store.test_jobs import REQUEST
+from tests.waiting import eventually
 
 PATIENCE_S = 0.05
 

@@ -8,7 +8,7 @@ from redis import Redis
 
 from models.errors import Conflict
 from store.streams import TTL_S, Limits, Owner, Streams
-from tests.conftest import eventually
+from tests.waiting import eventually
 
 STATE = np.array([[0.5, -1.5]], np.float32)
 

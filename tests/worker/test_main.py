@@ -18,7 +18,7 @@ from launcher.valkey import EmbeddedValkey
 from models.config import Budget
 from store.jobs import Job, JobStatus
 from store.queue import TASK, rq_queue
-from tests.conftest import eventually
+from tests.waiting import eventually
 from tests.worker.test_tasks import World, _children
 from worker import main
 from worker.main import memory_kills

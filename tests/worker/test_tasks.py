@@ -25,10 +25,10 @@ from store.models import Models
 from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
-from tests.conftest import eventually
 from tests.store.refusing import Refusing, full, unavailable
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card
+from tests.waiting import eventually
 from worker import attempt as attempt_module
 from worker import tasks
 from worker.attempt import Attempt
