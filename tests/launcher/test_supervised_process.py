@@ -69,8 +69,8 @@ def test_pause_grows_to_a_limit_and_a_long_life_ends_the_series(tmp_path, monkey
     part, pauses = supervised(tmp_path / "log"), []
     for lived_s in [0.0] * 8 + [part_module._STABLE_S]:
         part._started_at_s = now_s - lived_s
-        part._note_failure("was killed", now_s)
-        pauses.append(part._start_at_s - now_s)
+        part._record_failure("was killed", now_s)
+        pauses.append(part._next_start_s - now_s)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 0.5]
     part.close()
 

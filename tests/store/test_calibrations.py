@@ -49,7 +49,7 @@ def test_a_model_without_any_has_none(blobs: Blobs) -> None:
 def test_what_another_process_saved_is_seen(
     blobs: Blobs, model: SavedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_FRESH_S", 0.0)
+    monkeypatch.setattr(module, "_CACHE_S", 0.0)
     ours, theirs = Calibrations(blobs), Calibrations(blobs)
     ours.find(model, None)
     theirs.save(model, "default", OTHER, source="lines")

@@ -232,7 +232,7 @@ def test_damaged_record_hides_no_other_corpus_and_uploading_or_deleting_mends_it
     whole, _ = _add(corpora, tmp_path, b"another")
     blobs.write(f"corpora/{broken.id}/corpus.json", record)
     assert corpora.all() == [whole]
-    for read in (corpora.get, corpora.stream, corpora.text):
+    for read in (corpora.get, corpora.stream, corpora.pieces):
         with pytest.raises(Unavailable, match="is damaged; upload it again") as caught:
             read("mine")
         assert caught.value.code == "corpus_damaged"

@@ -39,7 +39,7 @@ class World:
 
     def suspect_for_long(self, job: Job) -> None:
         """Look at a job that has been without a worker for ten minutes."""
-        self.reconciler._suspects = {(job.id, job.sequence): time.monotonic() - 600}
+        self.reconciler._lost_since_s = {(job.id, job.sequence): time.monotonic() - 600}
         self.reconciler.run()
 
     def look_patiently(self) -> None:

@@ -36,7 +36,7 @@ def test_calibration_is_made_of_the_whole_lines_of_the_held_out_text(held_out_ch
 
 
 def test_calibration_is_made_of_the_newest_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.calibration._CHARACTERS", 57)
+    monkeypatch.setattr("worker.calibration._MAX_CHARACTERS", 57)
     lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(100)]
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.4)
     graph = graph_for(text)

@@ -132,13 +132,13 @@ def test_generated_text_repeats_with_its_seed_and_never_has_the_unknown_characte
 def test_what_is_told_is_json_with_the_passages_as_text() -> None:
     vocabulary = Vocabulary("abcdefghijklmnopqrstuvwxyz")
     found = measure(Fake(TEXT, 12.0), TEXT, TEXT[:400], seed=1, seconds=20)
-    told = found.told(TEXT, vocabulary.decode)
-    passage = told["generated"][0]["passages"][0]
+    part = found.report(TEXT, vocabulary.decode)
+    passage = part["generated"][0]["passages"][0]
     whole = vocabulary.decode(TEXT.tolist())
     assert passage["text"] == whole[passage["offset"] : passage["offset"] + passage["length"]]
-    assert told["held_out"]["copied"] == 1.0
-    assert set(told["held_out"]["novel"]) == {"4", "8", "16", "32", "64"}
-    assert len(told["generated"][0]["text"]) == 5000 // 4
+    assert part["held_out"]["copied"] == 1.0
+    assert set(part["held_out"]["novel"]) == {"4", "8", "16", "32", "64"}
+    assert len(part["generated"][0]["text"]) == 5000 // 4
 
 
 def test_held_out_text_of_two_characters_is_enough() -> None:
