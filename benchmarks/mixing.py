@@ -1,9 +1,9 @@
-"""What batch mixing is worth: held-out bits with it and without, in the same number of steps.
+"""The gain of batch mixing: held-out bits with and without it, in the same number of steps.
 
-    distilling    a small network, alone, and with half of its rows trained towards the distribution of a
-                  large one that read the same text
-    unlabelled    a network on a small in-domain text, alone, and with half of its rows on another stretch of
-                  the same author: as it is, and as a teacher labels it that knows the small text alone
+    distilling    a small network, alone, and with half of its rows trained on the distribution of a large
+                  one that was trained on the same text
+    unlabelled    a network on a small in-domain text, alone, and with half of its rows on another text of
+                  the same author: as it is, and labeled by a teacher that was trained on the small text
 
 The last tenth of the text is held out and read once in order. Several seeds, each for all contestants.
 Prints a table and one JSON line.
@@ -39,7 +39,7 @@ STEPS = {"large": 1500, "student": 2000, "domain": 1000}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train all of them and print what they reached."""
+    """Train all contestants and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--text", type=Path, default=DEFAULT_TEXT, help="a UTF-8 file")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions, each with another seed")
@@ -83,7 +83,7 @@ def contestants(whole: str, steps: dict[str, int], seed: int) -> list[tuple[str,
     """Return what to train, in order: each call trains one network and returns its held-out bits."""
     text = Text.split(whole, validation_fraction=HELD_OUT)
     ids = text.train[:]
-    # The small corpus is the end of the training part, and the other stretch all before it.
+    # The small corpus is the end of the training part; the other text is everything before it.
     small = Text(text.vocabulary, ids[-int(SMALL_SHARE * len(ids)) :], text.validation, text.prompt)
     other = ids[: len(ids) - len(small.train)]
     teachers: dict[str, Network] = {}
