@@ -89,7 +89,7 @@ def measure(task: LabeledLines, options: argparse.Namespace) -> dict[str, Any]:
     scores, p_values = calibration.score(readings)
     quality = judge(scores, anomalous)
     simple = baseline_scores(train, lines)
-    normal = [reading for reading, is_odd in zip(readings, anomalous, strict=True) if not is_odd]
+    normal = [reading for reading, is_anomalous in zip(readings, anomalous, strict=True) if not is_anomalous]
     return {
         "auroc": round(quality.auroc, 4),
         "average_precision": round(quality.average_precision, 4),

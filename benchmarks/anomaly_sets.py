@@ -62,8 +62,8 @@ def sshd(data: Path) -> LabeledLines:
         anomalous.append(
             head + mark + (draw.choice(strange) if draw.random() < 0.35 else _broken(message, draw))
         )
-    labelled = _mixed(lines[:cut], lines[cut:], [line for line in anomalous if line not in set(lines)])
-    return replace(labelled, masks=("timestamp",))
+    labeled = _mixed(lines[:cut], lines[cut:], [line for line in anomalous if line not in set(lines)])
+    return replace(labeled, masks=("timestamp",))
 
 
 def blocks(_: Path) -> LabeledLines:

@@ -35,7 +35,7 @@ def test_prompts_and_sentence_are_held_out(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", _TEXTS.values(), ids=_TEXTS)
-def test_damage_changes_a_few_characters_and_says_which(text: str) -> None:
+def test_damage_replaces_a_few_characters_and_returns_which(text: str) -> None:
     start, end = demo.sentence(text, len(text) * 9 // 10)
     sentence = text[start:end]
     damaged, damages = demo.damage(sentence, alphabet=demo.letters(text), known=text)
@@ -80,7 +80,7 @@ def test_verdict_hides_nothing(
     assert demo.verdict({1, 4}, spans(before), spans(after)) == sentence
 
 
-def test_demonstration_goes_the_whole_way(stack: Stack) -> None:
+def test_the_demo_trains_completes_and_scores(stack: Stack) -> None:
     """And flags the damaged characters, and nothing else: with so many steps on any machine."""
     console = Console(file=io.StringIO(), width=100, color_system=None)
     text = unicodedata.normalize("NFD", _PROSE.replace("anybody", "sömebody"))

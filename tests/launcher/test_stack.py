@@ -42,7 +42,7 @@ def is_ready(stack: Stack) -> bool:
         return False
 
 
-def test_stack_serves_restarts_what_dies_and_stops_without_a_trace(tmp_path):
+def test_the_stack_serves_restarts_dead_processes_and_stops_cleanly(tmp_path):
     with Stack(settings(tmp_path)) as stack:
         assert is_ready(stack)
         for part in ("api_pid", "worker_pid", "valkey_pid"):
@@ -222,7 +222,7 @@ def test_warnings_of_the_parts_come_to_the_terminal_and_old_ones_do_not(tmp_path
     assert "nothing much" not in seen
 
 
-def test_taken_port_is_refused_naming_the_setting(tmp_path):
+def test_a_used_port_is_refused_with_the_setting_to_change(tmp_path):
     with Stack(settings(tmp_path / "one")) as stack:
         port = int(stack.url.rpartition(":")[2])
         with pytest.raises(LauncherError, match=f"port {port}.*in use.*NEXTCHAR_PORT"):

@@ -94,7 +94,7 @@ def test_large_log_is_set_aside_while_its_process_writes_and_no_warning_is_misse
     assert numbers == list(range(numbers[0], 100)) and len(numbers) > 15
 
 
-def test_traceback_with_a_blank_line_is_repeated_whole(tmp_path, capsys):
+def test_a_traceback_with_a_blank_line_is_repeated_completely(tmp_path, capsys):
     part = supervised(tmp_path / "log")
     with part.log.open("ab", buffering=0) as writer:
         writer.write(b"2026-11-26T17:40:03.123Z ERROR nextchar.api x\n    one\n    \n    two\nthree\n")

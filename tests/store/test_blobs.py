@@ -14,7 +14,7 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
     return open_blobs(tmp_path.as_uri() if request.param == "file" else "memory:///")
 
 
-def test_what_is_written_is_read_and_listed(blobs: Blobs) -> None:
+def test_written_objects_can_be_read_and_listed(blobs: Blobs) -> None:
     blobs.write("a/2", b"two")
     blobs.write("a/b/1", b"one")
     assert blobs.read("a/b/1") == b"one"
@@ -31,7 +31,7 @@ def test_of_two_creators_one_wins(blobs: Blobs) -> None:
     assert blobs.read("x") == b"first"
 
 
-def test_a_copy_is_made_once_and_outlives_what_it_was_made_of(blobs: Blobs) -> None:
+def test_a_copy_is_created_once_and_outlives_its_source(blobs: Blobs) -> None:
     blobs.write("a/x", b"first")
     assert blobs.copy("a/x", "b/y")
     assert not blobs.copy("a/x", "b/y")
@@ -43,7 +43,7 @@ def test_a_copy_is_made_once_and_outlives_what_it_was_made_of(blobs: Blobs) -> N
         blobs.copy("a/x", "b/z")
 
 
-def test_what_is_not_there_is_a_file_not_found(blobs: Blobs) -> None:
+def test_missing_objects_raise_file_not_found(blobs: Blobs) -> None:
     with pytest.raises(FileNotFoundError):
         blobs.read("nothing")
     with pytest.raises(FileNotFoundError):

@@ -73,9 +73,7 @@ def test_characters_are_counted_after_nfc_however_the_bytes_are_cut(
     assert corpus.lines == text.count("\n") + (not text.endswith("\n"))
 
 
-def test_the_text_comes_back_as_uploaded_and_is_trained_on_after_nfc(
-    corpora: Corpora, tmp_path: Path
-) -> None:
+def test_the_text_is_stored_as_uploaded_and_read_after_nfc(corpora: Corpora, tmp_path: Path) -> None:
     data = unicodedata.normalize("NFD", "é" * 10).encode()
     corpus, _ = _add(corpora, tmp_path, data)
     assert b"".join(corpora.stream(corpus.id)) == data
@@ -132,7 +130,7 @@ def test_a_deleted_corpus_is_gone_and_its_name_is_free(corpora: Corpora, tmp_pat
     _add(corpora, tmp_path, b"two", name="mine")
 
 
-def test_names_can_be_taken_from_a_corpus_which_stays(corpora: Corpora, tmp_path: Path) -> None:
+def test_removing_names_keeps_the_corpus(corpora: Corpora, tmp_path: Path) -> None:
     corpus, _ = _add(corpora, tmp_path, b"one", name="mine")
     _add(corpora, tmp_path, b"one", name="another")
     assert corpora.names() == {"another": corpus.id, "mine": corpus.id}
@@ -144,7 +142,7 @@ def test_names_can_be_taken_from_a_corpus_which_stays(corpora: Corpora, tmp_path
 
 
 @pytest.mark.parametrize("reference", ["nothing", "corpus_0123456789ab", "../jobs", ""])
-def test_a_reference_to_nothing_is_not_found(corpora: Corpora, reference: str) -> None:
+def test_an_unknown_reference_is_not_found(corpora: Corpora, reference: str) -> None:
     with pytest.raises(NotFound):
         corpora.get(reference)
     with pytest.raises(NotFound):
@@ -161,7 +159,7 @@ def test_a_reference_to_nothing_is_not_found(corpora: Corpora, reference: str) -
         ("a\ufffd", "replacement"),
     ],
 )
-def test_what_is_odd_about_a_text_is_said(corpora: Corpora, tmp_path: Path, text: str, warning: str) -> None:
+def test_unusual_texts_get_warnings(corpora: Corpora, tmp_path: Path, text: str, warning: str) -> None:
     corpus, _ = _add(corpora, tmp_path, text.encode())
     assert any(warning in w for w in corpus.warnings)
 
@@ -194,7 +192,7 @@ def test_bytes_that_are_all_the_same_are_warned_of(corpora: Corpora, tmp_path: P
     assert corpus.warnings == ["the bytes are all the same; there is nothing to learn"]
 
 
-def test_marks_without_end_are_no_text(tmp_path: Path) -> None:
+def test_a_million_combining_marks_are_refused(tmp_path: Path) -> None:
     marks = "\u0301".encode() * 200_000
     with Upload(tmp_path, limit_bytes=10**8) as upload:
         upload.feed(marks)  # what normalization holds back, it can hold
@@ -204,7 +202,7 @@ def test_marks_without_end_are_no_text(tmp_path: Path) -> None:
     assert caught.value.code == "corpus_not_text"
 
 
-def test_a_text_that_rotted_in_storage_is_said_to_be_damaged(tmp_path: Path) -> None:
+def test_a_text_damaged_in_storage_is_reported(tmp_path: Path) -> None:
     blobs = open_blobs("memory:///")
     corpora = Corpora(blobs)
     corpus, _ = _add(corpora, tmp_path, b"a good text")
@@ -244,9 +242,7 @@ def test_damaged_record_hides_no_other_corpus_and_uploading_or_deleting_mends_it
 
 
 @pytest.mark.parametrize("text", [None, b"a gaad text", b"a good"])
-def test_text_that_is_lost_or_rotted_is_whole_again_once_uploaded_again(
-    tmp_path: Path, text: bytes | None
-) -> None:
+def test_uploading_again_repairs_a_lost_or_damaged_text(tmp_path: Path, text: bytes | None) -> None:
     blobs = open_blobs("memory:///")
     corpora = Corpora(blobs)
     corpus, _ = _add(corpora, tmp_path, b"a good text")
@@ -261,7 +257,7 @@ def test_text_that_is_lost_or_rotted_is_whole_again_once_uploaded_again(
 
 
 @pytest.mark.parametrize("record", [b"", b"\xff\xfe", b"corpus_", b"corpus_0123456789abcdef01234567"])
-def test_name_whose_record_names_no_corpus_is_free(tmp_path: Path, record: bytes) -> None:
+def test_a_name_with_a_damaged_record_is_free(tmp_path: Path, record: bytes) -> None:
     blobs = open_blobs("memory:///")
     corpora = Corpora(blobs)
     blobs.write("corpus_names/fox", record)
@@ -278,7 +274,7 @@ def test_name_whose_record_names_no_corpus_is_free(tmp_path: Path, record: bytes
     assert blobs.paths("corpus_names") == []
 
 
-def test_a_log_is_recognized_and_its_record_keeps_what_to_mask(corpora: Corpora, tmp_path: Path) -> None:
+def test_a_log_is_recognized_and_its_record_has_suggested_masks(corpora: Corpora, tmp_path: Path) -> None:
     log = "".join(line + "\n" for line in syslog(300)).encode()
     corpus, _ = _add(corpora, tmp_path, log[:1000], log[1000:], name="sshd")
     assert (corpus.kind, corpus.suggested_masks) == ("log", ["timestamp", "ip", "long_numbers"])

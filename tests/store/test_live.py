@@ -12,7 +12,7 @@ def live(clean_redis_url: str) -> Live:
     return Live(Redis.from_url(clean_redis_url, decode_responses=True))
 
 
-def test_a_lease_is_held_by_one_and_renewed_by_it_alone(live: Live) -> None:
+def test_only_the_holder_renews_a_lease(live: Live) -> None:
     assert not live.has_lease("job_1")
     assert live.acquire_lease("job_1", "me")
     assert not live.acquire_lease("job_1", "you")
@@ -60,7 +60,7 @@ def test_events_are_read_from_a_number_on(live: Live) -> None:
     assert live.events("job_1", after=2) == events[2:]
 
 
-def test_the_event_log_keeps_what_it_is_given() -> None:
+def test_the_event_log_returns_what_was_written() -> None:
     log = EventLog(open_blobs("memory:///"))
     assert log.read("job_1") == []
     events = [{"id": 1, "data": {"text": "two\nlines"}}, {"id": 2, "data": {}}]

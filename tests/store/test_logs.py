@@ -97,7 +97,7 @@ def test_record_about_a_job_names_it_in_a_process_that_trains_none() -> None:
         "\x00",
     ],
 )
-def test_nothing_in_a_message_or_an_exception_can_look_like_another_record(forged: str) -> None:
+def test_messages_and_exceptions_cannot_imitate_a_record(forged: str) -> None:
     for formatter in (TextFormatter(), JsonFormatter()):
         line = formatter.format(record("name %s", forged))
         assert len(line.splitlines()) == 1
@@ -122,7 +122,7 @@ def test_very_long_messages_and_tracebacks_lose_their_middle() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_configuration_covers_our_loggers_others_warnings_and_what_ends_a_thread(log_format: str) -> None:
+def test_configuration_covers_our_loggers_warnings_of_others_and_uncaught_exceptions(log_format: str) -> None:
     program = """
 import logging, sys, threading, warnings
 from store.logs import configure_logging

@@ -176,7 +176,7 @@ def _wrong_models(models: Models, told: Acknowledged) -> Iterator[str]:
             yield f"a listed model is damaged: {error}"
 
 
-def test_power_lost_at_any_moment_loses_nothing_that_was_acknowledged(
+def test_a_power_loss_at_any_time_loses_no_acknowledged_write(
     record: Callable[[RecordingDisk], Life],
 ) -> None:
     life = record(RecordingDisk())

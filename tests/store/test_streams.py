@@ -18,7 +18,7 @@ def redis(clean_redis_url: str) -> Redis:
     return Redis.from_url(clean_redis_url, decode_responses=True)
 
 
-def test_state_comes_back_through_any_process(redis: Redis) -> None:
+def test_the_state_is_shared_by_all_processes(redis: Redis) -> None:
     with Streams(redis).locked("m@1", "s", size=2) as turn:
         assert (turn.stream.state, turn.stream.restarted, turn.stream.lines) == (None, "new", 0)
         turn.save(STATE, lines=3, change=np.ones((2, 4), np.float32))
@@ -30,14 +30,14 @@ def test_state_comes_back_through_any_process(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize(("model", "size"), [("m@2", 2), ("m@1", 3)])
-def test_another_model_begins_anew_and_says_so(redis: Redis, model: str, size: int) -> None:
+def test_a_stream_restarts_with_another_model_version(redis: Redis, model: str, size: int) -> None:
     with Streams(redis).locked("m@1", "s", size=2) as turn:
         turn.save(STATE, lines=1)
     with Streams(redis).locked(model, "s", size=size) as turn:
         assert (turn.stream.state, turn.stream.restarted) == (None, "model_replaced")
 
 
-def test_turns_come_one_after_the_other(redis: Redis) -> None:
+def test_calls_on_one_stream_are_serialized(redis: Redis) -> None:
     entered = threading.Event()
 
     def second() -> None:
@@ -54,7 +54,7 @@ def test_turns_come_one_after_the_other(redis: Redis) -> None:
     assert redis.hget("nextchar:stream:m:s", "lines") == "2"
 
 
-def test_who_waits_too_long_is_told(redis: Redis) -> None:
+def test_waiting_too_long_is_a_conflict(redis: Redis) -> None:
     with Streams(redis).locked("m@1", "s", size=2):
         with pytest.raises(Conflict) as caught, Streams(redis).locked("m@1", "s", size=2, wait_s=0.05):
             pytest.fail("two turns at once")
@@ -79,7 +79,7 @@ def test_turns_end_when_their_block_fails(redis: Redis) -> None:
     eventually(lambda: not redis.exists("nextchar:stream-lock:m:s"), within_s=1, what="the lock is gone")
 
 
-def test_forgotten_streams_begin_anew(redis: Redis) -> None:
+def test_deleted_streams_restart(redis: Redis) -> None:
     streams = Streams(redis)
     with streams.locked("m@1", "s", size=2) as turn:
         turn.save(STATE, lines=1)
@@ -152,7 +152,7 @@ def test_the_least_recently_used_streams_of_a_key_are_evicted_and_those_of_other
         assert turn.stream.restarted == "new"
 
 
-def test_so_many_streams_are_kept_whoever_uses_them(redis: Redis) -> None:
+def test_the_number_of_streams_is_limited_in_total(redis: Redis) -> None:
     streams = Streams(redis, Limits(max_streams=20, owner_share=0.25))
     for owner in "abcdef":
         use(streams, *(f"{owner}{i}" for i in range(9)), owner=owner, numbers=2)
@@ -168,7 +168,7 @@ def test_memory_of_redis_stays_about_within_the_bound(redis: Redis) -> None:
     assert 1_000_000 < grown < 3_000_000
 
 
-def test_streams_that_are_forgotten_or_have_expired_are_not_counted(redis: Redis) -> None:
+def test_deleted_and_expired_streams_are_not_counted(redis: Redis) -> None:
     streams = Streams(redis)
     use(streams, "a", "b", "c", owner="k")
     assert streams.forget("m", "b")
@@ -189,7 +189,7 @@ def test_stream_larger_than_all_bounds_is_kept_while_it_is_the_last(redis: Redis
     assert kept(redis) == {"b"}
 
 
-def test_stream_that_was_kept_as_base64_goes_on(redis: Redis) -> None:
+def test_streams_stored_in_base64_can_be_continued(redis: Redis) -> None:
     numbers = base64.b64encode(STATE.astype("<f4").tobytes()).decode()
     old = {"model": "m@1", "state": numbers, "change": numbers, "lines": "7"}
     redis.hset("nextchar:stream:m:s", mapping=old)

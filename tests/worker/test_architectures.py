@@ -126,7 +126,7 @@ def complete(engine: Engine, prompt: str) -> str:
     return text
 
 
-def test_the_int8_kernels_are_not_given_a_layer_that_they_do_not_have() -> None:
+def test_int8_of_an_unsupported_layer_uses_onnx() -> None:
     network = perturbed(small("stacked_lstm_lesson"))
     assert int8_file(graph_of(network))[0] == "model.int8.onnx"
 

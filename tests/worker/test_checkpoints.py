@@ -21,7 +21,7 @@ def _saved(*steps: int) -> tuple[Blobs, Checkpoints]:
     return blobs, checkpoints
 
 
-def test_a_checkpoint_comes_back_as_it_was() -> None:
+def test_a_checkpoint_is_loaded_as_saved() -> None:
     _, checkpoints = _saved(7)
     loaded, problems = checkpoints.load()
     assert loaded is not None
@@ -36,7 +36,7 @@ def test_only_the_newest_two_are_kept() -> None:
     assert Jobs(blobs).checkpoint_step("job_1") == 300
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so() -> None:
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before_with_a_message() -> None:
     blobs, checkpoints = _saved(1, 2)
     path = "checkpoints/job_1/0000000002.npz"
     data = bytearray(blobs.read(path))

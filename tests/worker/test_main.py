@@ -101,7 +101,7 @@ def outage(tmp_path: Path) -> Iterator[Outage]:
             worker.wait()
 
 
-def test_idle_worker_waits_for_a_redis_that_refuses_and_ends_when_told(outage: Outage) -> None:
+def test_an_idle_worker_waits_for_redis_and_stops_on_a_signal(outage: Outage) -> None:
     outage.refuse_writes("no memory")
     worker = outage.start()
     outage.waits(2)
@@ -254,7 +254,7 @@ def test_worker_does_not_wait_for_the_answer_of_a_redis_that_hangs(
     assert "waiting for Redis: Timeout" in caplog.text
 
 
-def test_child_that_is_forked_while_the_worker_is_stopping_is_told_as_well(
+def test_a_child_forked_during_shutdown_gets_the_stop_signal(
     clean_redis_url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     own = signal.signal(main.STOP_SIGNAL, signal.SIG_DFL)  # a test before this one may have set another

@@ -37,7 +37,7 @@ def letters(ids):
     return [STUDENT.decode(column) for column in ids.T]
 
 
-def test_rows_of_both_texts_keep_their_order_and_begin_on_their_own():
+def test_rows_of_both_texts_keep_their_order_and_restart_independently():
     mixed = MixedRows(
         Rows.cut(np.arange(17), rows=2, window=2), Rows.cut(100 + np.arange(5), rows=1, window=2)
     )
@@ -66,26 +66,28 @@ def test_a_text_mixed_with_itself_is_nowhere_read_twice_at_a_time(fraction):
 @pytest.mark.parametrize("targets", ["argmax", "sampled"])
 def test_labels_are_the_teachers_in_the_students_ids(targets):
     ids = STUDENT.encode("bcdbcd").reshape(3, 2)
-    labels = teacher(targets).targets(ids, begins=True, at=0)
+    labels = teacher(targets).targets(ids, is_start=True, window_number=0)
     assert labels.dtype == np.int32
     assert letters(labels) == letters(STUDENT.encode("cdbcdb").reshape(3, 2))
 
 
-def test_a_distribution_sums_to_one_and_spares_what_the_teacher_does_not_know():
-    full = teacher("distribution").targets(STUDENT.encode("bcdb").reshape(2, 2), begins=True, at=0)
+def test_a_distribution_sums_to_one_without_unknown_characters():
+    full = teacher("distribution").targets(
+        STUDENT.encode("bcdb").reshape(2, 2), is_start=True, window_number=0
+    )
     assert full.shape == (2, 2, len(STUDENT))
     np.testing.assert_allclose(full.sum(-1), 1, rtol=1e-6)
     assert not full[:, :, [0, 1]].any()  # id 0 and the letter a
 
 
-def test_draws_depend_on_the_seed_and_the_window_alone():
+def test_draws_depend_only_on_the_seed_and_the_window():
     class Unsure(NextLetter):
         def step(self, ids, state, first=0):
             return np.zeros((*ids.shape, self.V), np.float32)[first:], state
 
     def draw(seed, at):
         drawn = Teacher(Unsure(), TEACHER, student=STUDENT, targets="sampled", rows=2, seed=seed)
-        return drawn.targets(np.ones((40, 2), np.int32), begins=False, at=at)
+        return drawn.targets(np.ones((40, 2), np.int32), is_start=False, window_number=at)
 
     np.testing.assert_array_equal(draw(1, 3), draw(1, 3))
     assert (draw(1, 3) != draw(1, 4)).any()
@@ -93,18 +95,18 @@ def test_draws_depend_on_the_seed_and_the_window_alone():
     assert set(np.unique(draw(1, 3))) == {2, 3, 4}
 
 
-def test_the_teachers_state_goes_on_begins_anew_and_is_restored():
+def test_the_teachers_state_continues_restarts_and_is_restored():
     one, ids = teacher("argmax"), np.ones((3, 2), np.int32)
-    one.targets(ids, begins=True, at=0)
-    one.targets(ids, begins=False, at=1)
+    one.targets(ids, is_start=True, window_number=0)
+    one.targets(ids, is_start=False, window_number=1)
     kept = one.arrays()
-    one.targets(ids, begins=False, at=2)
+    one.targets(ids, is_start=False, window_number=2)
     other = teacher("argmax")
     other.restore(kept)
-    other.targets(ids, begins=False, at=2)
+    other.targets(ids, is_start=False, window_number=2)
     assert one.arrays()["mix/teacher_state"].tolist() == [[9], [9]]
     np.testing.assert_array_equal(*(t.arrays()["mix/teacher_state"] for t in (one, other)))
-    one.targets(ids, begins=True, at=3)
+    one.targets(ids, is_start=True, window_number=3)
     assert one.arrays()["mix/teacher_state"].tolist() == [[3], [3]]
 
 

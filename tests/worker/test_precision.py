@@ -43,7 +43,7 @@ class Processor:
         (0.97, "float32", "1.03 times"),
     ],
 )
-def test_the_faster_precision_is_taken_and_float32_where_it_hardly_matters(
+def test_the_faster_precision_is_used_and_float32_if_the_gain_is_small(
     bfloat16_s: float, chosen: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Processor(monkeypatch, float32=1.0, bfloat16=bfloat16_s)
@@ -65,7 +65,7 @@ def test_both_are_measured_alternately(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processor.asked[:4] == ["float32", "bfloat16"] * 2
 
 
-def test_later_jobs_of_the_same_shape_choose_alike_without_measuring(
+def test_later_jobs_of_the_same_shape_reuse_the_measurement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Processor(monkeypatch, float32=1.0, bfloat16=0.5)
@@ -135,7 +135,7 @@ def _fit(recorder: Recorder, **options: Any) -> Result:
     return fit(NETWORK, training, TEXT, cores=2, hooks=recorder.hooks, **options)
 
 
-def test_a_run_that_leaves_it_open_says_what_it_chose_and_a_resumed_one_keeps_that(
+def test_the_measured_precision_is_reported_and_kept_by_a_resumed_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = _fit(Recorder(), precision="float32")
@@ -151,7 +151,7 @@ def test_a_run_that_leaves_it_open_says_what_it_chose_and_a_resumed_one_keeps_th
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
-def test_a_checkpoint_from_before_there_was_a_choice_goes_on_as_it_began(
+def test_an_older_checkpoint_continues_in_mixed_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder = Recorder(stop_at=3)
@@ -164,7 +164,7 @@ def test_a_checkpoint_from_before_there_was_a_choice_goes_on_as_it_began(
 
 
 @pytest.mark.parametrize("forced", ["mixed", "float32"])
-def test_a_precision_that_is_given_is_taken_unmeasured(forced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_precision_is_not_measured(forced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
     recorder = Recorder()
     assert _fit(recorder, precision=forced).precision == PrecisionChoice(forced)

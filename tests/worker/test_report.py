@@ -77,7 +77,7 @@ def _written(learned: tuple[Result, Text, list[dict[str, Any]]]) -> tuple[dict[s
     )
 
 
-def test_passage_learned_by_heart_is_found_and_its_network_said_to_copy() -> None:
+def test_a_memorized_passage_is_found_with_the_verdict_copies() -> None:
     page = _prose(100, seed=1) + PLANTED
     text = Text.split(page * 6, validation_fraction=1 / 6)
     result, _ = _fitted(text, rows=4, steps=250)
@@ -91,7 +91,7 @@ def test_passage_learned_by_heart_is_found_and_its_network_said_to_copy() -> Non
     assert told["held_out"]["longest"] < 25
 
 
-def test_well_trained_network_is_mostly_new_and_its_report_is_whole(
+def test_a_well_trained_network_is_novel_and_its_report_is_complete(
     learned: tuple[Result, Text, list[dict[str, Any]]],
 ) -> None:
     card, files = _written(learned)
@@ -128,7 +128,7 @@ def test_well_trained_network_is_mostly_new_and_its_report_is_whole(
         ("page", "page", None),
     ],
 )
-def test_part_that_fails_is_missed_and_told_and_nothing_else_is_lost(
+def test_a_part_that_fails_is_reported_and_the_others_are_written(
     learned: tuple[Result, Text, list[dict[str, Any]]],
     monkeypatch: pytest.MonkeyPatch,
     part: str,
@@ -150,7 +150,7 @@ def test_part_that_fails_is_missed_and_told_and_nothing_else_is_lost(
     assert set(files) == {"report.json", "report.html", "report.svg", FILE_NAME} - lost
 
 
-def test_samples_of_steps_done_twice_are_told_once(
+def test_samples_of_repeated_steps_appear_once(
     learned: tuple[Result, Text, list[dict[str, Any]]],
 ) -> None:
     result, _, events = learned

@@ -133,7 +133,7 @@ def _children(pid: int) -> list[int]:
     return [int(line) for line in found.stdout.split()]
 
 
-def test_a_job_becomes_a_model_once_though_its_message_comes_twice(world: World) -> None:
+def test_a_job_becomes_one_model_if_its_message_is_delivered_twice(world: World) -> None:
     job = world.send(Budget(steps=150))
     world.queue.send(job.model_copy(update={"sequence": 99}))
     world.start_worker()
@@ -211,7 +211,7 @@ def test_ten_kills_at_random_steps_change_no_bit(world: World) -> None:
     assert hashes[0] == hashes[1]
 
 
-def test_a_worker_told_to_stop_gives_its_job_back_at_once(world: World) -> None:
+def test_a_stopped_worker_gives_its_job_back_at_once(world: World) -> None:
     worker = world.start_worker()
     job = world.send(Budget(seconds=30))
     world.trained(job, steps=20)
@@ -227,7 +227,7 @@ def test_a_worker_told_to_stop_gives_its_job_back_at_once(world: World) -> None:
 @pytest.mark.parametrize(
     ("request_", "status"), [("cancel", JobStatus.CANCELLED), ("pause", JobStatus.PAUSED)]
 )
-def test_a_running_job_does_what_is_asked_of_it(world: World, request_: Any, status: JobStatus) -> None:
+def test_a_running_job_applies_stop_requests(world: World, request_: Any, status: JobStatus) -> None:
     world.start_worker()
     job = world.send(Budget(seconds=60))
     world.trained(job, steps=20)
@@ -257,7 +257,7 @@ def test_a_job_cancelled_with_the_best_kept_leaves_that_as_a_model(world: World)
     assert report["validation_bits_per_character"] < report["curve"][0]["validation_bits_per_character"]
 
 
-def test_a_lost_job_that_was_cancelled_with_the_best_kept_still_becomes_a_model(world: World) -> None:
+def test_a_lost_job_with_cancel_keep_best_still_becomes_a_model(world: World) -> None:
     worker = world.start_worker()
     job = world.send(Budget(seconds=60))
     world.trained(job, steps=20)
@@ -302,7 +302,7 @@ def test_a_second_text_is_mixed_in_under_a_teacher_and_the_card_says_so(world: W
     )
 
 
-def test_a_job_whose_model_to_start_from_is_gone_says_so(world: World) -> None:
+def test_a_deleted_start_model_fails_the_job(world: World) -> None:
     job = world.send(Budget(steps=10), start_from="fox@7")
     world.start_worker()
     done = world.finished(job)
@@ -310,7 +310,7 @@ def test_a_job_whose_model_to_start_from_is_gone_says_so(world: World) -> None:
     assert (done.status, done.error.code) == (JobStatus.FAILED, "start_from_deleted")
 
 
-def test_bytes_that_are_no_text_are_trained_on(world: World) -> None:
+def test_bytes_that_are_not_text_can_be_trained_on(world: World) -> None:
     with Upload(world.folder / "spool", limit_bytes=10**6, encoding="bytes") as upload:
         upload.feed(bytes(range(250)) * 40 + b"\xff\xfe" * 500)
         corpus, _ = Corpora(world.blobs).add(upload)
@@ -491,9 +491,7 @@ def test_scratch_folder_that_fails_pauses_the_job(desk: Desk, number: int) -> No
         (RuntimeError("a bug"), "internal_error"),
     ],
 )
-def test_what_is_no_fault_of_the_storage_fails_the_job_and_keeps_its_checkpoint(
-    desk: Desk, error: Exception, code: str
-) -> None:
+def test_other_errors_fail_the_job_and_keep_its_checkpoint(desk: Desk, error: Exception, code: str) -> None:
     desk.attempt(cannot_train(error))
     failed = desk.now
     assert failed.error is not None
@@ -516,7 +514,7 @@ def test_checkpoint_that_cannot_be_kept_does_not_stop_training(desk: Desk) -> No
     assert sum("no checkpoint at step 7" in text for text in desk.messages) == 1
 
 
-def test_worker_keeps_its_job_until_the_storage_takes_its_record(desk: Desk) -> None:
+def test_a_worker_keeps_its_job_until_its_record_is_stored(desk: Desk) -> None:
     def make_room(attempt: Attempt) -> None:
         assert desk.live.has_lease(desk.job.id)
         assert desk.now.status is JobStatus.RUNNING
@@ -541,7 +539,7 @@ def test_worker_keeps_its_job_until_the_storage_takes_its_record(desk: Desk) -> 
 @pytest.mark.parametrize(
     ("asked", "status", "kept"), [("cancel", JobStatus.CANCELLED, False), ("pause", JobStatus.PAUSED, True)]
 )
-def test_worker_that_waits_for_storage_does_what_it_is_asked(
+def test_a_worker_waiting_for_storage_applies_stop_requests(
     desk: Desk, asked: Any, status: JobStatus, kept: bool
 ) -> None:
     def ask(attempt: Attempt) -> None:
@@ -558,7 +556,7 @@ def test_worker_that_waits_for_storage_does_what_it_is_asked(
     assert (desk.jobs.checkpoint_step(desk.job.id) is not None) == kept
 
 
-def test_worker_that_waits_for_storage_ends_when_told_to(desk: Desk) -> None:
+def test_a_worker_waiting_for_storage_stops_on_shutdown(desk: Desk) -> None:
     def outcome(attempt: Attempt) -> Any:
         desk.storage.refuse_writes("jobs", "events", "model_files")
         return trained(attempt)
@@ -595,7 +593,7 @@ def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage
         ("cancel_keep_best", JobStatus.QUEUED, "cancel_keep_best"),
     ],
 )
-def test_cancel_that_comes_while_a_pause_is_recorded_is_done(
+def test_a_cancel_during_a_pause_is_applied(
     desk: Desk, why: str, asked: Any, status: JobStatus, left: str | None
 ) -> None:
     write_record = Attempt._write_record

@@ -133,7 +133,7 @@ def test_default_dropout_depends_on_epochs_is_reported_and_survives_a_resume() -
         np.testing.assert_allclose(default, given, atol=2e-3)
 
 
-def test_a_budget_too_short_for_anything_still_gives_a_model() -> None:
+def test_a_very_short_budget_still_gives_a_model() -> None:
     result = fit(NETWORK, _training(budget=Budget(seconds=1)), TEXT)
     assert result.stopped is None
     assert result.steps >= 1

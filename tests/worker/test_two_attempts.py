@@ -45,7 +45,7 @@ class World:
         Redis.from_url(self.redis_url).delete(f"nextchar:job:{self.job.id}:lease")
 
 
-def test_of_two_attempts_at_one_job_one_publishes_wherever_the_first_stands_still(
+def test_of_two_attempts_at_a_job_one_publishes_wherever_the_first_is_suspended(
     tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for at in itertools.count():
@@ -69,7 +69,7 @@ def test_of_two_attempts_at_one_job_one_publishes_wherever_the_first_stands_stil
             return
 
 
-def test_a_trainer_whose_lease_is_in_other_hands_publishes_nothing(
+def test_an_attempt_without_the_lease_publishes_nothing(
     tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(tmp_path, clean_redis_url)
@@ -85,7 +85,7 @@ def test_a_trainer_whose_lease_is_in_other_hands_publishes_nothing(
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.CANCELLED])
-def test_a_trainer_whose_job_was_taken_for_lost_stops_at_its_next_checkpoint_and_keeps_none(
+def test_an_attempt_whose_job_was_restarted_stops_at_its_next_checkpoint(
     tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch, status: JobStatus
 ) -> None:
     world = World(tmp_path, clean_redis_url)
