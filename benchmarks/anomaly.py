@@ -67,7 +67,7 @@ def main() -> None:
         print_table(heads, rows)
     fast = speed(options.network) if options.network else {}
     for name, value in fast.items():
-        print(f"{options.network} {name}: {value:,.0f} characters a second of one core")
+        print(f"{options.network} {name}: {value:,.0f} characters per second and core")
     print_json_line(
         "anomaly",
         preset=options.preset,

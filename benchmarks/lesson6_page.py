@@ -59,7 +59,7 @@ def result(run: dict[str, Any]) -> str:
     theirs = "" if run["theirs"] is None else f", theirs {run['theirs']:.2f}"
     figures = (
         f"Training loss {measure} **{run['ours']:.3f}** nats{theirs}; held out {run['held_out_bits']:.3f}"
-        f" bits a character; {run['epochs']:g} epochs in {run['seconds']:,.0f} s."
+        f" bits per character; {run['epochs']:g} epochs in {run['seconds']:,.0f} s."
     )
     lines = [figures, "", "| epoch | what it writes |", "|---|---|"]
     lines += [f"| {s['epoch']:.2f} | {_code(s['text'][:_SAMPLE_CHARACTERS])} |" for s in run["samples"]]
@@ -90,14 +90,14 @@ def draw_curves(runs: Runs, path: Path) -> Path:
             axis.set_visible(False)
         axes[0].legend(frameon=False)
         figure.supxlabel("epochs")
-        figure.supylabel("nats a character")
+        figure.supylabel("nats per character")
         figure.savefig(path, metadata={"Date": None})
     return path
 
 
-def _line(axis: Any, points: list[dict[str, Any]], key: str, colour: str, label: str) -> None:
+def _line(axis: Any, points: list[dict[str, Any]], key: str, color: str, label: str) -> None:
     measured = [(point["epoch"], point[key]) for point in points if point[key] is not None]
-    axis.plot(*zip(*measured, strict=True), color=colour, linewidth=1.2, label=label)
+    axis.plot(*zip(*measured, strict=True), color=color, linewidth=1.2, label=label)
 
 
 def _code(text: str) -> str:

@@ -29,7 +29,7 @@ START_S = 60
 
 
 class Client:
-    """One kept-alive connection. Knows just enough of HTTP for the answers of our own server."""
+    """A keep-alive connection with a minimal HTTP client for the answers of our server."""
 
     def __init__(self, port: int, *, timeout_s: float = 120) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)

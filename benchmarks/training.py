@@ -48,7 +48,7 @@ ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "
 OURS = "ours"
 SGEMM_ONE, SGEMM_ALL = "sgemm, one thread", "sgemm, all threads"
 
-Rates = dict[str, list[float]]  # by contestant: steps a second, one figure a turn
+Rates = dict[str, list[float]]  # by contestant: steps per second, one figure per turn
 
 
 @dataclass(frozen=True)
