@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
-from models.text.log_lines import TextKind
+from models.text.log_detection import TextKind
 from models.text.vocabulary import Alphabet, Normalizer
 from store.blobs import Blobs, as_domain_error
 from store.corpus_owners import CorpusOwners
@@ -49,7 +49,7 @@ class Corpus:
     encoding: Encoding = "utf-8"
     kind: TextKind | None = None  # None: bytes, or an older record
     suggested_masks: list[str] = field(default_factory=list)
-    log_sample: dict[str, Any] | None = None  # for logs: the other fields of models.text.log_lines.Recognized
+    log_sample: dict[str, Any] | None = None  # of a log: the rest of its LogDetection
 
 
 class Corpora:

@@ -8,7 +8,7 @@ import numpy as np
 
 from models.errors import InvalidInput
 from models.text.character_counts import CharacterCounts
-from models.text.log_lines import LineSample, recognize
+from models.text.log_detection import LineSample, detect_log
 from models.text.vocabulary import Normalizer
 
 Encoding = Literal["utf-8", "bytes"]
@@ -101,7 +101,7 @@ class CorpusStatistics:
     def _recognized(self) -> dict[str, Any]:
         if self._is_bytes:
             return {}
-        recognized = recognize(self._lines.lines())
+        recognized = detect_log(self._lines.lines())
         if recognized.kind != "log":
             return {"kind": recognized.kind}
         fields = asdict(recognized)

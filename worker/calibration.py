@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 
 from models.anomaly import ngram_surprisal
-from models.anomaly.calibration import FEWEST_LINES, Calibration, calibrate
+from models.anomaly.calibration import MIN_LINES, Calibration, calibrate
 from models.anomaly.precision import higher
 from models.runtime.engine import INT8_FILE
-from models.runtime.scoring import read_lines
 from models.runtime.session import Network, open_network
+from models.runtime.surprisal import line_surprisal
 from store.calibrations import MODEL_FILE, validation_file
 from worker.prepared_text import Text
 
@@ -30,7 +30,7 @@ def anomaly_files(
     each after a newline, in float32 and with the `int8` weights if there are any. For logs, whose lines
     change with time, see `_older_lines` and `_with_margin`.
     """
-    ngram = ngram_surprisal.ngram_of(text.train[-ngram_surprisal.MOST_CHARACTERS :], text.vocabulary)
+    ngram = ngram_surprisal.ngram_of(text.train[-ngram_surprisal.MAX_CHARACTERS :], text.vocabulary)
     files = {ngram_surprisal.FILE: ngram_surprisal.dump(ngram)}
     held_out = text.vocabulary.decode(text.validation[-_MAX_CHARACTERS:])
     follows_newline = (
@@ -40,11 +40,11 @@ def anomaly_files(
     lines = [line for line in complete_lines if len(line) <= _MAX_LINE_CHARACTERS]
     if is_log:
         lines = _older_lines(text, lines) + lines
-    if len(lines) >= FEWEST_LINES:
-        readings = read_lines(Network(graph, threads=cores), text.vocabulary, lines, with_end=True)
+    if len(lines) >= MIN_LINES:
+        readings = line_surprisal(Network(graph, threads=cores), text.vocabulary, lines, with_end=True)
         if int8:
             network = open_network(INT8_FILE, int8, threads=cores)
-            readings = higher(readings, read_lines(network, text.vocabulary, lines, with_end=True))
+            readings = higher(readings, line_surprisal(network, text.vocabulary, lines, with_end=True))
         calibration = calibrate(ngram_surprisal.with_ngram(readings, lines, ngram))
         files[MODEL_FILE] = validation_file(_with_margin(calibration) if is_log else calibration)
     return files

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from models.architectures.memory import count_parameters
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
@@ -166,7 +167,7 @@ def _origin(job: Job, *, vocabulary_size: int) -> Report:
         "started_from": request.start_from,
         "masks": list(request.masks),
         "mix": request.mix.model_dump(mode="json") if request.mix else None,
-        "parameters": request.network.parameters(vocabulary_size),
+        "parameters": count_parameters(request.network, vocabulary_size),
     }
 
 

@@ -1,7 +1,6 @@
-"""The JavaScript client, `clients/js/`, as web pages load it; and which other hosts' pages may call the API.
+"""The JavaScript client, `clients/js/`, as static files, and the CORS headers of the API.
 
-The files are public and every page may read them: a script of another host is a CORS request too. The API's
-answers are for the pages of the hosts that are allowed, which is none unless the settings name some.
+Pages of every origin may load the files. Only pages of the allowed origins may call the API; by default none.
 """
 
 from collections.abc import Sequence
@@ -16,28 +15,31 @@ from starlette.types import Scope
 PATH = "/clients/js"
 
 _FOLDER = Path(__file__).parents[2] / "clients" / "js"
-_TYPES = {  # not those of the machine, of which some take `.ts` for a film
+_TYPES = {  # `mimetypes` depends on the machine; on some `.ts` is a video
     ".js": "text/javascript; charset=utf-8",
     ".ts": "text/plain; charset=utf-8",
     ".md": "text/plain; charset=utf-8",
+    ".jsx": "text/plain; charset=utf-8",
+    ".vue": "text/plain; charset=utf-8",
+    ".svelte": "text/plain; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".json": "application/json",
 }
 _HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Cross-Origin-Resource-Policy": "cross-origin",
-    # Names do not change with contents, so a browser asks each time; the ETag makes that cheap.
+    # A file keeps its name when its content changes, so a browser revalidates it each time, by its ETag.
     "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
 }
-_PREFLIGHT_S = 24 * 3600  # for so long a browser need not ask again whether it may call
+_PREFLIGHT_S = 24 * 3600  # how long a browser may cache a preflight response
 
 
 class ModuleFiles(StaticFiles):
-    """A folder of modules for the pages of any host."""
+    """A folder of modules that pages of any origin may load."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Return a file, or 304 where the browser has it already. Raises HTTPException 404."""
+        """Return a file, or 304 if the browser has it. Raises HTTPException 404."""
         response = await super().get_response(path, scope)
         response.headers.update(_HEADERS)
         if "content-type" in response.headers:
@@ -48,7 +50,7 @@ class ModuleFiles(StaticFiles):
 def add_js_client(app: FastAPI, *, allowed_origins: Sequence[str]) -> None:
     """Serve the client; let pages of `allowed_origins` call the API, with keys but without cookies.
 
-    To be called after other middleware is added: a browser asks whether it may send a key without the key.
+    Call it after other middleware is added, so that CORS is handled first: a preflight request has no key.
     """
     app.mount(PATH, ModuleFiles(directory=_FOLDER), name="js_client")
     if allowed_origins:

@@ -1,6 +1,7 @@
-/** Ghost text in CodeMirror 6: an extension. The page gives the libraries, so nothing is imported twice. */
+/** Ghost text in CodeMirror 6: an extension. The page passes its own libraries, so none is loaded twice. */
 
-import { Nextchar, Suggester, firstWord, promptOf } from "./nextchar.js";
+import { Nextchar } from "./client.js";
+import { Suggester, firstWord, promptOf } from "./suggester.js";
 
 export function codemirror(options, { state, view }) {
   const { Prec, StateEffect, StateField } = state;
@@ -20,7 +21,7 @@ export function codemirror(options, { state, view }) {
       for (const effect of transaction.effects) if (effect.is(show)) return effect.value;
       if (!transaction.docChanged) return transaction.selection ? "" : text;
       const prompt = transaction.isUserEvent("input") ? promptIn(transaction.state) : null;
-      return (prompt !== null && suggester.recall(prompt)) || ""; // what is typed along stays, with no request
+      return (prompt !== null && suggester.recall(prompt)) || ""; // stays while one types along, with no request
     },
     provide: (field) =>
       EditorView.decorations.compute([field, "selection"], (now) => {
@@ -69,7 +70,7 @@ export function codemirror(options, { state, view }) {
     },
     destroy: () => suggester.abort(),
   }), {
-    // What an input method commits is often what it has shown: nothing changes then but that it is done.
+    // An input method often commits the text that it already shows, so the document does not change.
     eventHandlers: { compositionend: (_, editor) => void setTimeout(() => ask(editor)) },
   });
 

@@ -1,10 +1,11 @@
 /** Ghost text in Monaco, by its own inline suggestions: Tab accepts, Ctrl + right arrow a word, Escape dismisses. */
 
-import { Nextchar, Suggester, promptOf } from "./nextchar.js";
+import { Nextchar } from "./client.js";
+import { Suggester, promptOf } from "./suggester.js";
 
 export function monaco(options, { languages }, selector = "*") {
   const client = options.client ?? new Nextchar(options);
-  const suggesters = new WeakMap(); // one for each text, so that editors side by side do not overtake each other
+  const suggesters = new WeakMap(); // by text, so that editors side by side do not cancel each other's requests
 
   return languages.registerInlineCompletionsProvider(selector, {
     async provideInlineCompletions(model, { lineNumber, column }, _, token) {
@@ -19,7 +20,7 @@ export function monaco(options, { languages }, selector = "*") {
       if (!insertText) return none;
       return { items: [{ insertText, range: { ...range, startLineNumber: lineNumber, startColumn: column } }] };
     },
-    freeInlineCompletions() {}, // by its name before Monaco 0.54
+    freeInlineCompletions() {}, // the name before Monaco 0.54
     disposeInlineCompletions() {},
   });
 }

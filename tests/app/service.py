@@ -21,7 +21,7 @@ from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
 from store.open_blobs import open_blobs
-from tests.app.fakes import FakeEngine
+from tests.app.fakes import FakeEngine, FakeScorer
 from tests.waiting import eventually
 
 MAX_CORPUS_BYTES = 3_000_000
@@ -68,9 +68,9 @@ def serving(settings: ApiSettings) -> Iterator[Service]:
     """Run the API with a fake engine until the block ends."""
     engines: list[FakeEngine] = []
 
-    def load(saved: SavedModel) -> FakeEngine:
+    def load(saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
         engines.append(FakeEngine(saved))
-        return engines[-1]
+        return engines[-1], FakeScorer(engines[-1], saved)
 
     with served(create_app(settings, load_engine=load)) as url:  # type: ignore[arg-type]
         blobs = open_blobs(settings.blobs_url)

@@ -1,4 +1,4 @@
-"""The client class for programs, in a real browser against the real service."""
+"""The class `Nextchar` in a real browser, against the real service."""
 
 import json
 import time
@@ -46,7 +46,23 @@ def test_complete_next_and_score_answer_as_the_api_does(run: Callable[[str], Any
     assert len(run("return client.score('line', ['lazy', 'fox'])")["lines"]) == 2
 
 
-def test_stream_gives_pieces_and_at_last_done(run: Callable[[str], Any]) -> None:
+def test_models_are_those_of_the_api_on_all_pages(run: Callable[[str], Any], page: Page, site: Site) -> None:
+    listed = page.request.get(f"{site.url}/v1/models").json()["data"]
+    assert run("return client.models()") == listed and {"line", "names"} <= {one["name"] for one in listed}
+
+    def one_by_one(route: Route) -> None:
+        route.continue_(url=route.request.url + ("&" if "?" in route.request.url else "?") + "limit=1")
+
+    page.route("**/v1/models*", one_by_one)
+    assert run("return client.models()") == listed
+
+
+def test_models_of_an_empty_service_are_none(run: Callable[[str], Any], page: Page) -> None:
+    page.route("**/v1/models", lambda route: route.fulfill(json={"data": [], "has_more": False}))
+    assert run("return client.models()") == []
+
+
+def test_stream_yields_pieces_and_ends_with_done(run: Callable[[str], Any]) -> None:
     events = run(
         "const all = [];"
         "const fields = { temperature: 0, max_characters: 10 };"
@@ -58,7 +74,9 @@ def test_stream_gives_pieces_and_at_last_done(run: Callable[[str], Any]) -> None
     assert events[-1]["usage"]["completion_characters"] == 10
 
 
-def test_who_stops_listening_frees_the_place(run: Callable[[str], Any], site: Site, page: Page) -> None:
+def test_leaving_a_streams_loop_stops_the_completion(
+    run: Callable[[str], Any], site: Site, page: Page
+) -> None:
     run("for await (const e of client.stream('line', 'la', { max_characters: 10_000 })) break")
     deadline = time.monotonic() + 10
     while 'nextchar_engine_active{model="line@1"} 0.0' not in page.request.get(f"{site.url}/metrics").text():
@@ -66,7 +84,7 @@ def test_who_stops_listening_frees_the_place(run: Callable[[str], Any], site: Si
         page.wait_for_timeout(20)
 
 
-def test_refusal_is_an_error_with_the_apis_code_and_sentence(run: Callable[[str], Any]) -> None:
+def test_error_has_the_apis_code_status_and_message(run: Callable[[str], Any]) -> None:
     assert run("return client.complete('nobody', 'a')") == [
         "model_not_found",
         404,
@@ -85,13 +103,13 @@ def test_error_inside_a_stream_is_thrown(run: Callable[[str], Any], page: Page) 
     assert run("for await (const e of client.stream('line', 'a')) {}")[0] == "closing"
 
 
-def test_stream_that_breaks_off_is_an_error(run: Callable[[str], Any], page: Page) -> None:
+def test_stream_that_ends_without_done_is_an_error(run: Callable[[str], Any], page: Page) -> None:
     body = 'event: piece\ndata: {"index": 0, "text": "a"}\n\n'
     page.route("**/complete", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
     assert run("for await (const e of client.stream('line', 'a')) {}")[0] == "unreachable"
 
 
-def test_busy_service_is_asked_again_after_as_long_as_it_says(run: Callable[[str], Any], page: Page) -> None:
+def test_busy_service_is_called_again_after_its_retry_after(run: Callable[[str], Any], page: Page) -> None:
     asked: list[float] = []
     error = {"type": "rate_limit_error", "code": "busy", "message": "busy", "param": None}
 
@@ -115,11 +133,14 @@ def test_signal_and_timeout_end_a_call(run: Callable[[str], Any], page: Page) ->
     assert run("return client.next('line', 'l', { timeout: 50 })")[0] == "timeout"
 
 
-def test_nobody_there_is_an_error_of_its_own(run: Callable[[str], Any]) -> None:
+def test_service_that_does_not_run_is_unreachable(run: Callable[[str], Any], page: Page) -> None:
     assert run("return new Nextchar({ url: 'http://127.0.0.1:9' }).next('line', 'l')")[0] == "unreachable"
+    page.route("**/next", lambda route: route.abort())
+    code, _, message = run("return client.next('line', 'l')")
+    assert code == "unreachable" and message.endswith(" does not answer: check that the service runs")
 
 
-def test_key_goes_along(run: Callable[[str], Any], page: Page) -> None:
+def test_key_is_sent(run: Callable[[str], Any], page: Page) -> None:
     with page.expect_request("**/next") as request:
         run("return new Nextchar({ key: 'secret' }).next('line', 'l')")
     assert request.value.headers["authorization"] == "Bearer secret"
@@ -138,12 +159,12 @@ def test_key_goes_along(run: Callable[[str], Any], page: Page) -> None:
         ("é\u0301te x", "é\u0301te"),
     ],
 )
-def test_word_to_accept(run: Callable[[str], Any], text: str, word: str) -> None:
+def test_first_word(run: Callable[[str], Any], text: str, word: str) -> None:
     call = f"return (await import('/clients/js/nextchar.js')).firstWord({json.dumps(text)})"
     assert run(call) == word
 
 
-def test_word_of_a_script_without_spaces_is_not_the_whole_line(run: Callable[[str], Any]) -> None:
+def test_first_word_of_a_script_without_spaces_is_not_the_whole_line(run: Callable[[str], Any]) -> None:
     text = "我们今天去学校"
     word = run(f"return (await import('/clients/js/nextchar.js')).firstWord({json.dumps(text)})")
     assert text.startswith(word) and 0 < len(word) < len(text)

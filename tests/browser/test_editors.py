@@ -1,14 +1,14 @@
-"""Ghost text in CodeMirror and Monaco, as they come from npm; skipped by name where they are not there."""
+"""Ghost text in CodeMirror and Monaco from npm; skipped by name where a package is not installed."""
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-PACKAGES = Path(__file__).parents[2] / ".venv" / "node" / "node_modules"
+from tests.clients.js.node import PACKAGES, require_packages
+
 TYPES = {".js": "text/javascript", ".css": "text/css", ".ttf": "font/ttf"}
 
 Visit = Callable[[str], Page]
@@ -20,10 +20,8 @@ CODEMIRROR = ("@codemirror/state", "@codemirror/view", "@codemirror/commands", "
 
 
 def serve_packages(page: Page, *names: str) -> None:
-    """Serve npm's packages below /node/, or skip the test by the name of one that is missing."""
-    for name in names:
-        if not (PACKAGES / name / "package.json").exists():
-            pytest.skip(f"the npm package {name} is not installed (tests/node)")
+    """Serve npm's packages below /node/, or skip the test by the name of a missing one."""
+    require_packages(*names)
 
     def answer(route: Route) -> None:
         path = PACKAGES / route.request.url.partition("/node/")[2].partition("?")[0]
@@ -66,14 +64,14 @@ def cm_text(page: Page, text: str) -> None:
 
 
 def cm_ghost(page: Page, text: str) -> None:
-    """Wait until this is the ghost text; "" is for none."""
+    """Wait until this is the ghost text; "" for none."""
     if text:
         expect(page.locator(".nextchar-ghost")).to_have_text(text)
     else:
         expect(page.locator(".nextchar-ghost")).to_have_count(0)
 
 
-def test_codemirror_shows_it_and_tab_takes_it(codemirror: Page) -> None:
+def test_codemirror_shows_ghost_text_and_tab_accepts_it(codemirror: Page) -> None:
     codemirror.keyboard.type("la")
     cm_ghost(codemirror, "zy-fox bug")
     codemirror.keyboard.press("Tab")
@@ -82,16 +80,16 @@ def test_codemirror_shows_it_and_tab_takes_it(codemirror: Page) -> None:
     cm_text(codemirror, "la")
 
 
-def test_codemirror_asks_once_an_input_method_is_done(codemirror: Page, asked: Asked) -> None:
+def test_codemirror_asks_when_an_input_method_commits(codemirror: Page, asked: Asked) -> None:
     method = codemirror.context.new_cdp_session(codemirror)
     method.send("Input.imeSetComposition", {"text": "la", "selectionStart": 2, "selectionEnd": 2})
     cm_text(codemirror, "la")
     assert asked == []
-    method.send("Input.insertText", {"text": "la"})  # what has been shown, so the text does not change
+    method.send("Input.insertText", {"text": "la"})  # what is shown already, so the text does not change
     cm_ghost(codemirror, "zy-fox bug")
 
 
-def test_codemirror_keeps_it_along_with_no_request(codemirror: Page, asked: Asked) -> None:
+def test_codemirror_keeps_the_rest_of_what_is_typed_without_a_request(codemirror: Page, asked: Asked) -> None:
     codemirror.keyboard.type("l")
     cm_ghost(codemirror, "azy-fox bug")
     asked.clear()
@@ -100,7 +98,7 @@ def test_codemirror_keeps_it_along_with_no_request(codemirror: Page, asked: Aske
     assert asked == []
 
 
-def test_codemirror_takes_a_word_dismisses_and_lets_tab_be_tab(codemirror: Page) -> None:
+def test_codemirror_accepts_a_word_dismisses_and_then_tab_indents(codemirror: Page) -> None:
     codemirror.keyboard.type("la")
     cm_ghost(codemirror, "zy-fox bug")
     codemirror.keyboard.press("Control+ArrowRight")
@@ -112,7 +110,7 @@ def test_codemirror_takes_a_word_dismisses_and_lets_tab_be_tab(codemirror: Page)
     cm_text(codemirror, "  lazy")
 
 
-def test_codemirror_right_arrow_takes_it_at_the_end_only(codemirror: Page) -> None:
+def test_codemirror_right_arrow_accepts_at_the_end_only(codemirror: Page) -> None:
     codemirror.keyboard.type("la")
     cm_ghost(codemirror, "zy-fox bug")
     codemirror.keyboard.press("ArrowRight")
@@ -137,7 +135,7 @@ def monaco(page: Page, visit: Visit) -> Page:
           nextchar({ model: "line" }, monaco);
           window.editor = monaco.editor.create(here, { language: "plaintext", quickSuggestions: false,
             wordBasedSuggestions: "off" });
-          editor.getContribution("editor.contrib.inlineCompletionsController"); // else made later
+          editor.getContribution("editor.contrib.inlineCompletionsController"); // otherwise created later
           editor.focus();
         });
         </script>"""
@@ -151,7 +149,7 @@ def monaco_text(page: Page, text: str) -> None:
     page.wait_for_function(f"editor.getValue() === {json.dumps(text)}")
 
 
-def test_monaco_shows_it_and_takes_it_by_word_and_whole(monaco: Page, asked: Asked) -> None:
+def test_monaco_shows_ghost_text_and_accepts_a_word_and_all(monaco: Page, asked: Asked) -> None:
     monaco.keyboard.type("la")
     ghost = monaco.locator(".ghost-text-decoration, .ghost-text").first
     expect(ghost).to_have_text("zy-fox\u00a0bug")

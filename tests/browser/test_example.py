@@ -1,4 +1,4 @@
-"""The example page of the JavaScript client: for everybody, in any window and light, offline."""
+"""The example page of the JavaScript client: it works, is accessible, and loads nothing from other hosts."""
 
 import itertools
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ LOOKS = [*itertools.product(("light", "dark"), (800, 360))]
 
 @pytest.fixture
 def hosts(page: Page) -> list[str]:
-    """The hosts that the page has asked anything of."""
+    """The hosts that the page has sent requests to."""
     asked: list[str] = []
 
     def note(request: Request) -> None:
@@ -29,7 +29,7 @@ def hosts(page: Page) -> list[str]:
 
 @pytest.fixture
 def example(page: Page, site: Site, hosts: list[str]) -> Iterator[Page]:
-    """The page with the model `line` chosen; nothing comes from another host."""
+    """The page with the model `line` selected; no other host gets a request."""
     page.goto(f"{site.url}/clients/js/example.html")
     page.get_by_label("Model").select_option("line")
     yield page
@@ -37,14 +37,14 @@ def example(page: Page, site: Site, hosts: list[str]) -> Iterator[Page]:
 
 
 def in_use(page: Page) -> None:
-    """Bring up ghost text, a list and marks."""
+    """Show ghost text and marks."""
     page.get_by_label("Check").fill("lazy-fzx bug")
-    expect(page.locator("#found")).to_have_text("Odd: “zx”")
+    expect(page.locator("#found")).to_have_text("Anomalous: “zx”")
     page.get_by_label("Write").press_sequentially("la")
     expect(page.locator("[aria-hidden=true] span").last).to_have_text("zy-fox bug")
 
 
-def test_everything_on_it_works(example: Page) -> None:
+def test_ghost_text_list_and_highlighter_work(example: Page) -> None:
     in_use(example)
     example.keyboard.press("Tab")
     expect(example.get_by_label("Write")).to_have_value("lazy-fox bug")
@@ -55,7 +55,7 @@ def test_everything_on_it_works(example: Page) -> None:
 
 
 @pytest.mark.parametrize(("light", "width"), LOOKS)
-def test_axe_finds_nothing_and_nothing_sticks_out(example: Page, light: str, width: int) -> None:
+def test_axe_finds_no_violation_and_nothing_overflows(example: Page, light: str, width: int) -> None:
     example.emulate_media(color_scheme="dark" if light == "dark" else "light")
     example.set_viewport_size({"width": width, "height": 800})
     in_use(example)
@@ -69,27 +69,27 @@ def test_axe_finds_nothing_and_nothing_sticks_out(example: Page, light: str, wid
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
 
 
-def test_ghost_text_can_be_read_in_the_dark(example: Page) -> None:
+def test_ghost_text_has_enough_contrast_in_dark_mode(example: Page) -> None:
     example.emulate_media(color_scheme="dark")
     in_use(example)
     ghost = example.locator("[aria-hidden=true] span").last
     assert contrast(ghost.evaluate("g => getComputedStyle(g).color"), example) >= 4.5
 
 
-def contrast(colour: str, page: Page) -> float:
-    """Return the WCAG contrast of a colour on the textarea's ground, as the browser mixes them."""
+def contrast(color: str, page: Page) -> float:
+    """Return the WCAG contrast of a color on the textarea's background, as the browser blends them."""
     pixels = page.evaluate(
-        """colour => {
-          const ground = getComputedStyle(document.querySelector('#write')).backgroundColor;
+        """color => {
+          const background = getComputedStyle(document.querySelector('#write')).backgroundColor;
           const canvas = Object.assign(document.createElement('canvas'), { width: 1, height: 1 });
           const pen = canvas.getContext('2d');
-          return [ground, colour].map((fill) => {
+          return [background, color].map((fill) => {
             pen.fillStyle = fill;
             pen.fillRect(0, 0, 1, 1);
             return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
           });
         }""",
-        colour,
+        color,
     )
     light = sorted(
         sum(
@@ -101,7 +101,7 @@ def contrast(colour: str, page: Page) -> float:
     return float((light[1] + 0.05) / (light[0] + 0.05))
 
 
-def test_service_without_a_model_says_what_to_do(page: Page, site: Site) -> None:
+def test_page_of_a_service_without_models_says_what_to_do(page: Page, site: Site) -> None:
     page.route(
         "**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": [], "has_more": False})
     )
@@ -109,7 +109,7 @@ def test_service_without_a_model_says_what_to_do(page: Page, site: Site) -> None
     expect(page.locator("#state")).to_contain_text("There is no model yet: train one in the console")
 
 
-def test_service_that_asks_for_a_key_says_so(page: Page, site: Site) -> None:
+def test_page_of_a_service_that_requires_a_key_says_so(page: Page, site: Site) -> None:
     error = {
         "type": "authentication_error",
         "code": "api_key_missing",
@@ -121,7 +121,7 @@ def test_service_that_asks_for_a_key_says_so(page: Page, site: Site) -> None:
     expect(page.locator("#state")).to_have_text("this call needs a key.")
 
 
-def test_module_works_under_the_consoles_policy(browser: Browser, site: Site) -> None:
+def test_module_works_under_the_consoles_content_security_policy(browser: Browser, site: Site) -> None:
     """Under the strictest Content-Security-Policy: no markup is parsed, no style is written as text."""
     from app.routes.console import POLICY
 

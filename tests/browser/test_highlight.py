@@ -1,4 +1,4 @@
-"""The highlighter of what is odd. The model `line` expects "lazy-fox bug"."""
+"""The highlighter of anomalous characters. The model `line` expects "lazy-fox bug"."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +13,11 @@ HIGHLIGHT = """async (options) => {
   window.handle = highlight(document.querySelector('#e'), { model: 'line', ...options });
   return handle.ready;
 }"""
-MARKED = "[...CSS.highlights.get('nextchar-odd') ?? []].map(range => range.toString())"
+MARKED = "[...CSS.highlights.get('nextchar-anomaly') ?? []].map(range => range.toString())"
 
 
 def marked(page: Page, *texts: str) -> None:
-    """Wait until just these texts are marked."""
+    """Wait until these texts, and no others, are marked."""
     page.wait_for_function(f"texts => JSON.stringify({MARKED}) === JSON.stringify(texts)", arg=list(texts))
 
 
@@ -27,10 +27,10 @@ def show(page: Page, **options: Any) -> list[dict[str, Any]]:
     return spans
 
 
-def test_odd_characters_of_any_element_are_marked(visit: Visit) -> None:
+def test_anomalous_characters_of_any_element_are_marked(visit: Visit) -> None:
     page = visit("<div id=e>lazy-<b>fo</b>x bug\nlazy-fzx bug\n\nlazy-fox bug</div>")
     spans = show(page)
-    assert spans == [{"start": 19, "end": 21, "text": "zx"}]  # z is odd after f, and x after z
+    assert spans == [{"start": 19, "end": 21, "text": "zx"}]  # z is anomalous after f, and x after z
     marked(page, "zx")
     page.evaluate("handle.clear()")
     marked(page)
@@ -42,7 +42,7 @@ def test_span_over_several_nodes_is_marked_in_each(visit: Visit) -> None:
     marked(page, "z", "x")
 
 
-def test_places_are_right_after_decomposed_and_astral_characters(visit: Visit) -> None:
+def test_positions_are_right_after_decomposed_and_astral_characters(visit: Visit) -> None:
     page = visit("<p id=e></p>")
     text = "\U0001f600e\u0301lazy-fzx bug"
     page.evaluate("text => { document.querySelector('#e').textContent = text; }", text)
@@ -51,22 +51,22 @@ def test_places_are_right_after_decomposed_and_astral_characters(visit: Visit) -
     marked(page, "zx")
 
 
-def test_without_custom_highlights_marks_are_put_around_and_taken_away(visit: Visit) -> None:
+def test_without_custom_highlights_mark_elements_are_added_and_removed(visit: Visit) -> None:
     page = visit("<p id=e>lazy-f<b>z</b>x bug</p>")
     page.evaluate("delete CSS.highlights; Object.defineProperty(CSS, 'highlights', { value: undefined })")
     show(page)
-    marks = page.locator("mark.nextchar-odd")
+    marks = page.locator("mark.nextchar-anomaly")
     assert marks.all_inner_texts() == ["z", "x"]
     page.evaluate("handle.clear()")
     assert page.locator("#e").inner_html() == "lazy-f<b>z</b>x bug"
 
 
-def test_textarea_is_marked_as_one_types(visit: Visit) -> None:
+def test_textarea_is_marked_while_one_types(visit: Visit) -> None:
     page = visit("<textarea id=e rows=4 cols=40></textarea>")
     show(page, live=True)
     page.locator("#e").press_sequentially("lazy-fzx")
     marked(page, "zx")
-    place = page.evaluate("[...CSS.highlights.get('nextchar-odd')][0].getBoundingClientRect().toJSON()")
+    place = page.evaluate("[...CSS.highlights.get('nextchar-anomaly')][0].getBoundingClientRect().toJSON()")
     field = page.locator("#e").bounding_box()
     assert field
     assert field["x"] < place["x"] < field["x"] + field["width"] and field["y"] < place["y"] < field["y"] + 30
@@ -74,7 +74,7 @@ def test_textarea_is_marked_as_one_types(visit: Visit) -> None:
     marked(page)
 
 
-def test_live_element_is_looked_at_again_when_its_text_changes(visit: Visit) -> None:
+def test_live_element_is_scored_again_when_its_text_changes(visit: Visit) -> None:
     page = visit("<p id=e>lazy-fox</p>")
     show(page, live=True)
     page.evaluate("document.querySelector('#e').firstChild.data = 'lazy-fzx'")
@@ -89,7 +89,7 @@ def test_live_element_is_looked_at_again_when_its_text_changes(visit: Visit) -> 
         ({"spans": None, "bits": [0, 9, 0, 9, 0, 0, 9, 0]}, ["azy", "o"]),
     ],
 )
-def test_calibrated_models_say_themselves_what_is_odd(
+def test_spans_of_a_calibrated_model_are_used(
     visit: Visit, page: Page, line: dict[str, Any], texts: list[str]
 ) -> None:
     page.route("**/score", lambda route: route.fulfill(json={"lines": [line]}))
@@ -98,16 +98,16 @@ def test_calibrated_models_say_themselves_what_is_odd(
     marked(page, *texts)
 
 
-def test_error_is_told_and_given(visit: Visit) -> None:
+def test_error_is_an_event_and_rejects_ready(visit: Visit) -> None:
     page = visit("<p id=e>lazy</p>")
-    page.evaluate("document.addEventListener('nextchar:error', e => window.told = e.detail.error.status)")
+    page.evaluate("document.addEventListener('nextchar:error', e => window.received = e.detail.error.status)")
     caught = page.evaluate(
         f"options => ({HIGHLIGHT})(options).catch(error => error.code)", {"model": "nobody"}
     )
-    assert caught == "model_not_found" and page.evaluate("told") == 404
+    assert caught == "model_not_found" and page.evaluate("received") == 404
 
 
-def test_places_that_count_bytes_are_those_of_characters(visit: Visit, page: Page) -> None:
+def test_positions_in_bytes_become_positions_in_characters(visit: Visit, page: Page) -> None:
     text = "Größe \U0001f600 x y"
     start = len("Größe \U0001f600 ".encode())
     line = {

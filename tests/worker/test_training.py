@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from models.config import Budget, NetworkConfig, TrainingConfig
-from models.runtime.scoring import unknown_bits
 from models.runtime.session import Network
+from models.text.vocabulary import unknown_bits
 from store.open_blobs import open_blobs
 from worker import evaluator
 from worker.checkpoints import Checkpoint, Checkpoints

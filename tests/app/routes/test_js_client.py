@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[3] / "clients" / "js"
 PAGE = "https://shop.example"
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir()))
+@pytest.mark.parametrize("name", sorted(str(p.relative_to(FOLDER)) for p in FOLDER.rglob("*.*")))
 def test_every_file_is_sent_as_what_it_is_and_any_page_may_load_it(service: Service, name: str) -> None:
     answer = service.http.get(f"/clients/js/{name}", headers={"Origin": PAGE})
     assert answer.status_code == 200 and answer.content == (FOLDER / name).read_bytes()

@@ -1,0 +1,136 @@
+/** The HTTP client of a nextchar service. */
+
+export class NextcharError extends Error {
+  constructor(message, { code, status = 0, type = "connection_error", param = null, retryAfter = null, cause } = {}) {
+    super(message, { cause });
+    Object.assign(this, { name: "NextcharError", code, status, type, param, retryAfter });
+  }
+}
+
+// The service this file was loaded from, else this page's origin.
+const DEFAULT_URL = /\/clients\/js\/[^/]*$/.test(import.meta.url)
+  ? new URL("../../", import.meta.url).href
+  : (globalThis.location?.origin ?? "http://127.0.0.1:8000");
+
+export class Nextchar {
+  #base;
+
+  constructor({ url = DEFAULT_URL, key = null, retries = 2, timeout = 30_000 } = {}) {
+    this.#base = String(url).replace(/\/+$/, "");
+    Object.assign(this, { key, retries, timeout });
+  }
+
+  async models(options) {
+    const models = [];
+    for (let path = "", page; !page || page.has_more; path = `?after=${encodeURIComponent(models.at(-1)?.id)}`) {
+      page = await this.#json(path, options);
+      models.push(...page.data);
+    }
+    return models;
+  }
+
+  complete(model, prompt, options) {
+    return this.#json(call(model, "complete"), options, { prompt });
+  }
+
+  next(model, prompt, options) {
+    return this.#json(call(model, "next"), options, { prompt });
+  }
+
+  score(model, text, options) {
+    return this.#json(call(model, "score"), options, Array.isArray(text) ? { lines: text } : { text });
+  }
+
+  async *stream(model, prompt, { signal, retries, ...fields } = {}) {
+    const body = { prompt, ...fields, stream: true };
+    const response = await this.#fetch(call(model, "complete"), body, { signal, retries });
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    try {
+      for (let text = ""; ; ) {
+        const { value, done } = await reader.read().catch((cause) => {
+          throw signal?.aborted ? signal.reason : connectionLost(cause);
+        });
+        if (done) throw connectionLost();
+        const events = (text += value).split(/\r?\n\r?\n/);
+        text = events.pop();
+        for (const event of events) {
+          const type = /^event: ?(.*)$/m.exec(event)?.[1];
+          const data = /^data: ?(.*)$/m.exec(event)?.[1];
+          if (!data) continue; // a comment
+          const body = JSON.parse(data);
+          if (type === "error") throw errorFrom(body, 200);
+          yield { type, ...body };
+          if (type === "done") return;
+        }
+      }
+    } finally {
+      reader.cancel().catch(() => {}); // the service stops generating
+    }
+  }
+
+  async #json(path, { signal, retries, timeout = this.timeout, ...fields } = {}, input) {
+    const deadline = AbortSignal.timeout(timeout);
+    try {
+      const either = signal ? AbortSignal.any([signal, deadline]) : deadline;
+      const response = await this.#fetch(path, input && { ...input, ...fields }, { retries, signal: either });
+      return await response.json();
+    } catch (error) {
+      if (signal?.aborted) throw signal.reason;
+      if (deadline.aborted) throw new NextcharError(`no answer within ${timeout} ms`, { code: "timeout", cause: error });
+      throw error instanceof NextcharError ? error : connectionLost(error);
+    }
+  }
+
+  async #fetch(path, body, { signal, retries = this.retries }) {
+    const headers = {};
+    if (body) headers["Content-Type"] = "application/json";
+    if (this.key) headers.Authorization = `Bearer ${this.key}`;
+    const request = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal };
+    for (let attempt = 0; ; attempt++) {
+      const response = await fetch(`${this.#base}/v1/models${path}`, request).catch(async (cause) => {
+        const error = await this.#diagnose(cause);
+        throw signal?.aborted ? signal.reason : error;
+      });
+      if (response.ok) return response;
+      const retryAfter = Number(response.headers.get("Retry-After")) || null; // seconds
+      const error = errorFrom(await response.json().catch(() => null), response.status, retryAfter);
+      if (response.status !== 429 || attempt >= retries) throw error;
+      await sleep(1000 * (retryAfter ?? 2 ** attempt / 2), signal);
+    }
+  }
+
+  // A browser does not tell a page why a request failed. If the service answers a request without CORS and none
+  // with it, CORS is why.
+  async #diagnose(cause) {
+    const { origin, href } = globalThis.location ?? {};
+    const isCrossOrigin = origin && new URL(this.#base, href).origin !== origin;
+    const setting = `NEXTCHAR_ALLOWED_ORIGINS=${origin === "null" ? "*" : origin}`;
+    const answers = (mode) => fetch(`${this.#base}/healthz`, { mode }).then(() => true, () => false);
+    if (isCrossOrigin && !(await answers("cors")) && (await answers("no-cors"))) {
+      const message = `the page's origin ${origin} may not call ${this.#base}: start the service with ${setting}`;
+      return new NextcharError(message, { code: "origin_not_allowed", cause });
+    }
+    const fix = isCrossOrigin ? `start the service, with ${setting} to allow this page` : "check that the service runs";
+    return new NextcharError(`${this.#base} does not answer: ${fix}`, { code: "unreachable", cause });
+  }
+}
+
+const call = (model, name) => `/${encodeURIComponent(model)}/${name}`;
+
+function errorFrom(body, status, retryAfter = null) {
+  const error = body?.error ?? { code: `http_${status}`, message: `HTTP status ${status}` };
+  return new NextcharError(error.message, { ...error, status, retryAfter });
+}
+
+function connectionLost(cause) {
+  return new NextcharError("the connection to the service was lost", { code: "unreachable", cause });
+}
+
+export function sleep(ms, signal) {
+  return new Promise((resolve, reject) => {
+    const stop = () => (clearTimeout(timer), reject(signal.reason));
+    const timer = setTimeout(() => (signal?.removeEventListener("abort", stop), resolve()), ms);
+    if (signal?.aborted) stop();
+    signal?.addEventListener("abort", stop, { once: true });
+  });
+}

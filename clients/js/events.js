@@ -1,0 +1,16 @@
+/** What a page and its author are told: `nextchar:` events, and warnings in the browser's console. */
+
+const warnings = new Set();
+
+export function emit(element, name, detail) {
+  element.dispatchEvent(new CustomEvent(`nextchar:${name}`, { bubbles: true, composed: true, detail }));
+}
+
+// An error that asking again will not mend is also logged, once, for the page's author.
+export function emitError(element, error, pause) {
+  const { code, status, message } = error;
+  const isTemporary = status ? status === 429 || status >= 500 : code === "unreachable" || code === "timeout";
+  if (!isTemporary && !warnings.has(message)) console.warn(`nextchar: ${message}`);
+  warnings.add(message);
+  emit(element, "error", { error, pause });
+}

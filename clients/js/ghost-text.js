@@ -1,0 +1,168 @@
+/** Ghost text: a suggestion drawn after the caret. */
+
+import { emit } from "./events.js";
+import { FieldHelper, insertText, isEditable, isFocused } from "./field-helper.js";
+import { Mirror, create, style } from "./mirror.js";
+import { Suggester, firstWord, promptOf } from "./suggester.js";
+
+const CHECK_EVERY_MS = 250;
+const IS_MAC = /Mac|iP(?:hone|ad)/.test(globalThis.navigator?.platform ?? "");
+const COLOR = "var(--nextchar-color, color-mix(in srgb, currentColor 62%, transparent))";
+
+const isRightToLeft = (field) => getComputedStyle(field).direction === "rtl";
+const isAtEnd = (field) => field.selectionEnd === field.value.length;
+
+export class GhostText extends FieldHelper {
+  #shown = null; // {text, value, caret}: what is drawn, and for which value and caret of the field
+  #announcedEnd = null; // the field's text with the suggestion that was announced last
+  #checking = null;
+
+  constructor(field, client, options) {
+    super(field, { "aria-autocomplete": "inline" });
+    this.layer = new GhostLayer(field);
+    this.options = options;
+    this.suggester = new Suggester(client, options.model, { ...options, onError: (...what) => this.fail(...what) });
+    this.on(document, "selectionchange", () => this.#shown && this.#isStale() && this.hide(), { capture: true });
+    this.on(field, "scroll", () => this.#shown && this.layer.scroll());
+  }
+
+  async update() {
+    const before = this.#textBefore();
+    if (before === null) return this.hide();
+    const prompt = promptOf(before);
+    const cached = this.suggester.recall(prompt);
+    if (cached) this.#show(cached); // before the key's event ends, so that it does not flicker while one types along
+    else this.#clear();
+    const text = await this.suggester.suggest(prompt);
+    if (text && text !== cached && this.#textBefore() === before) this.#show(text);
+  }
+
+  hide() {
+    this.suggester?.abort();
+    this.#clear();
+  }
+
+  // Returns whether the key was for the suggestion.
+  handleKey({ key, ctrlKey, altKey, shiftKey, metaKey }) {
+    if (!this.#shown || this.#isStale() || shiftKey || metaKey) return false;
+    const forward = isRightToLeft(this.field) ? "ArrowLeft" : "ArrowRight";
+    const isByWord = IS_MAC ? altKey && !ctrlKey : ctrlKey && !altKey;
+    const { text } = this.#shown;
+    if (key === forward && isByWord) this.#accept(firstWord(text));
+    else if (ctrlKey || altKey) return false;
+    else if (key === "Tab" || (key === forward && isAtEnd(this.field))) this.#accept(text);
+    else if (key === "Escape") {
+      this.suggester.forget(); // or the next key would bring it back
+      this.hide();
+    } else return false;
+    return true;
+  }
+
+  // The text before the caret; null where nothing may be suggested.
+  #textBefore() {
+    const { value, selectionStart, selectionEnd, maxLength } = this.field;
+    const isFull = maxLength >= 0 && value.length >= maxLength;
+    if (selectionStart !== selectionEnd || isFull || !isEditable(this.field) || !isFocused(this.field)) return null;
+    const isAllowed = this.options.midline || /^(?:[\r\n]|$)/.test(value.slice(selectionEnd));
+    return isAllowed ? value.slice(0, selectionEnd) : null;
+  }
+
+  // As much of a suggestion as fits.
+  #trim(text) {
+    const { localName, maxLength, value } = this.field;
+    if (localName === "input" || !isAtEnd(this.field)) [text] = text.split(/[\r\n]/, 1);
+    return maxLength >= 0 ? text.slice(0, maxLength - value.length) : text;
+  }
+
+  #accept(text) {
+    const whole = text === this.#shown.text;
+    this.#clear();
+    insertText(this.field, text);
+    emit(this.field, "accept", { text, whole });
+  }
+
+  #show(suggestion) {
+    const text = this.#trim(suggestion);
+    if (!text) return this.#clear();
+    const { value, selectionEnd: caret } = this.field;
+    if (!this.#shown) this.#checking = setInterval(() => this.#check(), CHECK_EVERY_MS);
+    this.#shown = { text, value, caret };
+    this.layer.draw(text);
+    const end = value.slice(0, caret) + text;
+    if (end !== this.#announcedEnd) this.announceLater(this.options.announce(text));
+    this.#announcedEnd = end;
+    emit(this.field, "suggestion", { text });
+  }
+
+  // No event fires when the page changes the value, position or style.
+  #check() {
+    if (this.#isStale() || !isEditable(this.field)) this.hide();
+    else this.layer.draw(this.#shown.text);
+  }
+
+  #isStale() {
+    const { selectionStart, selectionEnd, value } = this.field;
+    const { caret, value: shownFor } = this.#shown;
+    return selectionStart !== caret || selectionEnd !== caret || value !== shownFor;
+  }
+
+  #clear() {
+    if (!this.#shown) return;
+    this.#shown = null;
+    clearInterval(this.#checking);
+    this.layer.clear();
+    this.announceLater("");
+  }
+}
+
+class GhostLayer {
+  #top = 0; // of the text in the mirror, before scrolling
+  #mirror;
+
+  constructor(field) {
+    this.field = field;
+    this.#mirror = new Mirror(field);
+  }
+
+  draw(text) {
+    const mirror = this.#mirror;
+    mirror.fit();
+    const { value, selectionEnd: caret, localName, scrollHeight, clientHeight } = this.field;
+    // A long text is laid out from the caret's line on.
+    const isLong = localName === "textarea" && scrollHeight > clientHeight + 1;
+    const before = create("span", { visibility: "hidden" });
+    before.textContent = value.slice(isLong ? value.lastIndexOf("\n", caret - 1) + 1 : 0, caret);
+    const after = create("span", { visibility: "hidden" });
+    after.textContent = value.slice(caret) + "\u200b"; // gives an empty last line its height
+    mirror.text.replaceChildren(before, after);
+    const padding = parseFloat(mirror.box.style.paddingTop) + parseFloat(mirror.box.style.paddingBottom);
+    this.#top = isLong ? scrollHeight - padding - mirror.text.offsetHeight : 0;
+    const ghost = create("span", { color: COLOR });
+    ghost.textContent = text;
+    if (isAtEnd(this.field)) {
+      // The line may break before the suggestion, so the word before it does not move.
+      after.replaceWith(create("wbr"), ghost);
+    } else {
+      // It must move nothing, so it covers the text after the caret.
+      const anchor = create("span", { position: "relative" });
+      style(ghost, { position: "absolute", top: 0, whiteSpace: "pre", insetInlineStart: 0 });
+      if (!/^[\r\n]/.test(value.slice(caret))) {
+        ghost.style.backgroundColor = getComputedStyle(this.field).backgroundColor;
+      }
+      anchor.append("\u200b", ghost);
+      before.after(anchor);
+    }
+    this.scroll();
+  }
+
+  scroll() {
+    this.#mirror.scroll(this.#top);
+  }
+
+  // A microtask later: in a blur event while a framework removes the field, the layer may be the sibling it visits next.
+  clear() {
+    const { box, text } = this.#mirror;
+    text.replaceChildren();
+    queueMicrotask(() => text.firstChild || box.remove());
+  }
+}

@@ -1,0 +1,54 @@
+/** A layer over a field with the same text in the same places, to draw on. */
+
+const TEXT_PROPERTY =
+  /^(?:font|letter-|word-|line-|text-|white-space|tab-|direction|unicode-|overflow-wrap|hyphen|writing|padding|color$)/;
+let textProperties;
+
+// Styles are set through the CSSOM and no markup is parsed, so the strictest Content-Security-Policy allows it.
+export const style = (element, styles) => Object.assign(element.style, styles);
+
+export function create(name, styles = {}, attributes = {}) {
+  const element = document.createElement(name);
+  style(element, styles);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}
+
+export class Mirror {
+  #left = 0;
+  #top = 0;
+
+  constructor(field) {
+    this.field = field;
+    this.box = create("div", { position: "absolute", overflow: "hidden", pointerEvents: "none", margin: 0, border: 0,
+      background: "none", left: 0, top: 0, boxSizing: "border-box" }, { "aria-hidden": "true" });
+    this.text = create("div", { position: "relative" });
+    this.box.append(this.text);
+  }
+
+  fit() {
+    const { field, box } = this;
+    if (box.previousSibling !== field) field.after(box);
+    const styles = getComputedStyle(field);
+    textProperties ??= [...styles].filter((name) => TEXT_PROPERTY.test(name));
+    for (const name of textProperties) box.style[name] = styles[name];
+    const isLine = field.localName === "input";
+    style(box, isLine ? { whiteSpace: "pre", display: "flex", alignItems: "center" } : { display: "block" });
+    if (isLine) style(this.text, { flex: "1 0 auto" });
+    const frame = field.getBoundingClientRect(); // after the page's transforms
+    const scale = frame.width / field.offsetWidth || 1;
+    const borders = parseFloat(styles.borderLeftWidth) + parseFloat(styles.borderRightWidth);
+    const scrollbar = Math.max(0, Math.round(field.offsetWidth - field.clientWidth - borders));
+    style(box, { width: `${frame.width / scale - borders - scrollbar}px`, height: `${field.clientHeight}px`,
+      zIndex: styles.zIndex });
+    const now = box.getBoundingClientRect();
+    this.#left += (frame.left - now.left) / scale + field.clientLeft;
+    this.#top += (frame.top - now.top) / scale + field.clientTop;
+    style(box, { left: `${this.#left}px`, top: `${this.#top}px` });
+  }
+
+  scroll(top = 0) {
+    const { scrollLeft, scrollTop } = this.field;
+    style(this.text, { transform: `translate(${-scrollLeft}px, ${top - scrollTop}px)` });
+  }
+}

@@ -1,0 +1,159 @@
+"""The wheel, installed into an empty virtual environment, as people get it."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from launcher.ports import free_port
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("dist")
+    _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    [built] = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment that has the wheel, and our environment's packages behind it."""
+    folder = tmp_path_factory.mktemp("environment")
+    _run(sys.executable, "-m", "venv", "--without-pip", folder)
+    [packages] = folder.glob("lib/python*/site-packages")
+    _run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        folder,
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        wheel,
+    )
+    (packages / "dependencies.pth").write_text(_site_packages())
+    return folder / "bin"
+
+
+def test_the_wheel_has_one_top_level_package_and_no_tests(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"nextchar", f"{wheel.name.removesuffix('-py3-none-any.whl')}.dist-info"}
+    for data in ("app/console/index.html", "clients/js/nextchar.js", "py.typed"):
+        assert f"nextchar/{data}" in names
+
+
+def test_a_bare_install_is_the_client_and_the_command(wheel: Path, tmp_path: Path) -> None:
+    _run(sys.executable, "-m", "venv", "--without-pip", tmp_path)
+    pip = (sys.executable, "-m", "pip", "--python", str(tmp_path), "install", "--quiet", str(wheel))
+    done = subprocess.run(pip, env=_environment(), check=False, capture_output=True, text=True)
+    if "No matching distribution" in done.stderr or "Connection" in done.stderr:
+        pytest.skip("no package index can be reached")
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in next(tmp_path.glob("lib/python*/site-packages")).iterdir()}
+    assert "typer" in names and not names & {"numpy", "fastapi", "tensorflow", "redis"}
+    script = "from nextchar import Client; Client('http://127.0.0.1:1').close()"
+    _run(tmp_path / "bin/python", "-c", script)
+    refused = subprocess.run(
+        [tmp_path / "bin/nextchar", "serve"], check=False, capture_output=True, text=True
+    )
+    assert refused.returncode == 1 and "pip install 'nextchar[serve]'" in refused.stderr
+
+
+def test_no_module_of_the_wheel_imports_a_service_package_by_its_bare_name(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as files:
+        sources = {name: files.read(name).decode() for name in files.namelist() if name.endswith(".py")}
+    assert len(sources) > 150
+    bare = re.compile(r"^\s*(?:from|import) (?:app|launcher|models|store|worker)\b", re.MULTILINE)
+    assert not [name for name, source in sources.items() if bare.search(_imports(source))]
+
+
+def test_the_version_is_that_of_the_project(installed: Path) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    script = "from nextchar.app.main import installed_version; print(installed_version())"
+    assert _run(installed / "python", "-c", script).strip() == version
+    assert json.loads((ROOT / "clients/js/package.json").read_text())["version"] == version
+
+
+@pytest.mark.timeout(400)  # it compiles the kernels anew, for they are in another folder
+def test_the_installed_service_trains_and_completes(installed: Path, tmp_path: Path) -> None:
+    port = free_port("127.0.0.1")
+    environment = _environment() | {
+        "NEXTCHAR_SERVER": f"http://127.0.0.1:{port}",
+        "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(tmp_path / "numba")),
+    }
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 200)
+    service = subprocess.Popen(
+        [installed / "nextchar", "serve", "--port", str(port), "--data-dir", tmp_path / "data"],
+        env=environment,
+        cwd=tmp_path,
+    )
+    try:
+
+        def command(*arguments: object) -> str:
+            return _run(installed / "nextchar", *arguments, env=environment, cwd=tmp_path)
+
+        eventually(
+            lambda: _succeeds(installed / "nextchar", "status", env=environment),
+            within_s=90,
+            what="the service is ready",
+        )
+        command("corpus", "add", text, "--name", "foxes")
+        command("train", "foxes", "--name", "foxes", "--preset", "tiny", "--steps", "5")
+        answer = json.loads(command("complete", "foxes", "the ", "--json"))
+        assert answer["model"] == "foxes@1"
+    finally:
+        service.terminate()
+        assert service.wait(60) == 0
+
+
+def _imports(source: str) -> str:
+    return "\n".join(
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def _run(*command: object, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=env or _environment(),
+        cwd=cwd,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _succeeds(*command: object, env: dict[str, str]) -> bool:
+    done = subprocess.run([str(part) for part in command], env=env, check=False, capture_output=True)
+    return done.returncode == 0
+
+
+def _site_packages() -> str:
+    import fastapi
+
+    return str(Path(fastapi.__file__).parents[1])
