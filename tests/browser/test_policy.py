@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page
 
-from benchmarks.accepting import Continuation, Suggestions, first_word, likely_length
+from benchmarks.suggestion_replay import Continuation, Suggestions, first_word, likely_length
 
 Visit = Callable[[str], Page]
 
