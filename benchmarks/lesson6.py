@@ -11,7 +11,7 @@ For networks that predict at every step of a window, the notes give the loss of 
 runtime gives them eight characters of context, so `read again` is compared with the notes for these networks,
 and `last epoch` for the others. Held-out bits are of the last tenth of the text, in one pass.
 
-    python -m benchmarks.lesson6 [FILE] [--only NAME] [--quick] [--pictures docs/images]
+    python -m benchmarks.lesson6 [FILE] [--only NAME] [--quick] [--pictures docs/engineering/images]
 
 With --pictures, results are kept in that folder, the curves drawn there, and the tables and samples of the
 lesson6.md beside it written anew; --redraw does only that.

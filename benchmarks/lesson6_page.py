@@ -1,4 +1,4 @@
-"""Writes the pictures and figures of docs/lesson6.md from the results of benchmarks.lesson6.
+"""Writes the pictures and figures of docs/engineering/lesson6.md from the results of benchmarks.lesson6.
 
 Replaces the parts of the page between two comments:
 
@@ -61,7 +61,7 @@ def result(run: dict[str, Any]) -> str:
         f"Training loss {measure} **{run['ours']:.3f}** nats{theirs}; held out {run['held_out_bits']:.3f}"
         f" bits per character; {run['epochs']:g} epochs in {run['seconds']:,.0f} s."
     )
-    lines = [figures, "", "| epoch | what it writes |", "|---|---|"]
+    lines = [figures, "", "| epoch | sample |", "|---|---|"]
     lines += [f"| {s['epoch']:.2f} | {_code(s['text'][:_SAMPLE_CHARACTERS])} |" for s in run["samples"]]
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,7 @@
 """The settings that every process of nextchar shares: data folder, Redis, storage, logs.
 
-Each field is the environment variable NEXTCHAR_<FIELD>. docs/settings.md lists them all, which a test checks.
-An invalid value stops the start with a message that names the variable.
+Each field is the environment variable NEXTCHAR_<FIELD>. docs/reference/settings.md lists them all, which a
+test checks. An invalid value stops the start with a message that names the variable.
 """
 
 import re

@@ -114,7 +114,7 @@ def _precision_choice(
 ) -> PrecisionChoice:
     """Return the precision to train in; a measurement is reported as a message."""
     kind = architecture(config.architecture)
-    if kind.step or not kind.own_kernels:
+    if kind.step or not kind.uses_kernels:
         return PrecisionChoice("float32")
     if setting != "auto":
         return PrecisionChoice(setting)
@@ -238,7 +238,7 @@ class _Trainer:
     def _set_dropout(self) -> None:
         if self.state.dropout is not None:
             assert isinstance(self.network, StatefulLSTM)
-            self.network.drop(self.state.dropout)
+            self.network.set_dropout(self.state.dropout)
 
     def _start_clock(self) -> None:
         preparation_s = self.pace.start(elapsed_before_s=self.state.elapsed_s)

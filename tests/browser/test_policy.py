@@ -1,4 +1,4 @@
-"""`benchmarks/accepting.py` says in Python what `nextchar.js` does: what is shown, and what a word is."""
+"""`benchmarks/suggestion_replay.py` replays what the module for pages does: what is shown, what a word is."""
 
 import json
 import random
