@@ -28,8 +28,8 @@ from models.text.vocabulary import Vocabulary, normalize
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.app.service import error_of, read_stream, serving_real, until
-from tests.models.runtime.asking import Answer
-from tests.models.runtime.asking import complete as complete_in_process
+from tests.models.runtime.engine_calls import Answer
+from tests.models.runtime.engine_calls import complete as complete_in_process
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
 COMPLETE = "/v1/models/random/complete"
