@@ -436,7 +436,7 @@ def score_lines(
     settings: Settings, model: str, source: LineSource, options: LineOptions
 ) -> Stream[ScoredLine]:
     """Emit the score of each line of a source, in order; lines whose answer broke off are sent again."""
-    query: dict[str, Any] = {"explain": True, **options}
+    query: dict[str, Any] = {"only": "all", "detail": "line", "explain": True, **options}
     own_stream = query.get("context") == "stream" and "stream_id" not in query
     if own_stream:
         query["stream_id"] = f"nextchar-{uuid.uuid4().hex}"
