@@ -98,14 +98,6 @@ class ModelSummary(TypedDict):
     parameters: int
 
 
-class ModelPage(TypedDict):
-    """A page of models, and the versions that are missing from it."""
-
-    data: list[ModelSummary]
-    has_more: bool
-    damaged: NotRequired[list[DamagedModel]]
-
-
 class ModelFile(TypedDict):
     """A file that can be downloaded."""
 
@@ -250,13 +242,6 @@ class Calibration(TypedDict):
     created_at: int
     source: str
     buckets: list[Bucket]
-
-
-class CalibrationList(TypedDict):
-    """A model's calibrations."""
-
-    data: list[Calibration]
-    has_more: bool
 
 
 class Score(TypedDict):

@@ -6,13 +6,14 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
-from nextchar import calls, operations
+from nextchar import calls, operations, scored_lines, training
 from nextchar.answers import Event, Job, Progress, ScoredLine
 from nextchar.async_lines import AsyncLines, ThreadedLines
 from nextchar.async_transport import iterate_async, run_async
 from nextchar.client import DEFAULT_SERVER, as_method
 from nextchar.effects import Operation, Request, Stream
-from nextchar.operations import LineOptions, Settings
+from nextchar.operations import Settings
+from nextchar.options import LineOptions
 from nextchar.transport import http_options, setup_errors
 
 P = ParamSpec("P")
@@ -99,11 +100,11 @@ class AsyncClient:
     download_corpus = _stream(operations.download_corpus)
     delete_corpus = _request(calls.delete_corpus)
 
-    train = _training(operations.train)
+    train = _training(training.train)
     create_job = _request(calls.create_job)
     jobs = _stream(operations.jobs)
     job = _request(calls.job)
-    follow = _stream(operations.follow)
+    follow = _stream(training.follow)
     cancel_job = _request(calls.cancel_job)
     pause_job = _request(calls.pause_job)
     resume_job = _request(calls.resume_job)
@@ -123,7 +124,7 @@ class AsyncClient:
     stream = _stream(operations.stream)
     next = _request(calls.next)
     score = _request(calls.score)
-    score_stream = _stream(operations.score_stream)
+    score_stream = _stream(scored_lines.score_stream)
     forget_stream = _request(calls.forget_stream)
 
     calibrate = _request(calls.calibrate)
@@ -141,7 +142,7 @@ class AsyncClient:
     ) -> AsyncGenerator[ScoredLine, None]:
         """As `Client.score_lines`; an asynchronous iterable is read by a task, any other one by a thread."""
         source = AsyncLines(lines) if isinstance(lines, AsyncIterable) else ThreadedLines(lines)
-        return iterate_async(self._http, operations.score_lines(self._settings, model, source, options))
+        return iterate_async(self._http, scored_lines.score_lines(self._settings, model, source, options))
 
 
 class AsyncTrainingJob:
@@ -168,13 +169,13 @@ class AsyncTrainingJob:
         timeout_s: float | None = None,
     ) -> str:
         """As `TrainingJob.wait`; `on_progress` is an ordinary function."""
-        watched = operations.watch_job(self._client._settings, self.id, timeout_s=timeout_s)
+        watched = training.watch_job(self._client._settings, self.id, timeout_s=timeout_s)
         async with aclosing(iterate_async(self._client._http, watched)) as records:
             async for record in records:
                 self.record = record
                 if on_progress is not None and self.record["progress"]:
                     on_progress(self.record["progress"])
-        return operations.model_of(self.record)
+        return training.model_of(self.record)
 
     async def refresh(self) -> Job:
         """Ask for the job's record and return it."""

@@ -8,7 +8,7 @@ import httpx
 
 from nextchar.effects import Content, Effect, Emit, Head, Open, Operation, Read, Sleep, Stream, Take
 from nextchar.errors import NextcharError
-from nextchar.transport import http_errors, message_of, next_effect
+from nextchar.transport import emitting, http_errors, message_of, next_effect
 
 T = TypeVar("T")
 
@@ -16,27 +16,13 @@ _PIECE_BYTES = 1 << 16
 
 
 async def run_async(http: httpx.AsyncClient, operation: Operation[T]) -> T:
-    """As `run`, without blocking."""
-    connection = _AsyncConnection(http)
-    answer: Any = None
-    error: NextcharError | None = None
-    try:
-        while True:
-            effect = next_effect(operation, answer, error)
-            answer, error = None, None
-            try:
-                answer = await connection.perform(effect)
-            except NextcharError as caught:
-                error = caught
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-    finally:
-        operation.close()
-        await connection.close()
+    """As `transport.run`."""
+    [result] = [value async for value in iterate_async(http, emitting(operation))]
+    return result
 
 
 async def iterate_async(http: httpx.AsyncClient, stream: Stream[T]) -> AsyncGenerator[T, None]:
-    """As `iterate`, without blocking."""
+    """As `transport.iterate`. Leave it early with `contextlib.aclosing`."""
     connection = _AsyncConnection(http)
     answer: Any = None
     error: NextcharError | None = None

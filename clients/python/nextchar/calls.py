@@ -4,60 +4,30 @@ A method of a client has the arguments and the docstring of the function of the 
 the exceptions of `errors`.
 """
 
-import io
-import os
-import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, TypedDict, TypeVar, Unpack
+from typing import IO, Any, Literal, TypeVar, Unpack
 from urllib.parse import quote
 
 from nextchar.answers import (
     Calibration,
-    CalibrationList,
     Completion,
     Corpus,
     Distribution,
     Evaluation,
     Job,
     Model,
-    ModelPage,
     Score,
 )
-from nextchar.effects import Content, Request
+from nextchar.effects import Request
 from nextchar.errors import NextcharError
+from nextchar.options import CompletionOptions
+from nextchar.upload import Text, upload_body
 
 T = TypeVar("T")
 
-Text = str | bytes | Path | IO[bytes] | IO[str] | Iterable[str | bytes]
-"""A text to upload: itself, a file's path, an open file, or pieces of any size."""
-
-_PIECE_BYTES = 1 << 16
 _LONG_TIMEOUT_S = 1800.0  # minutes of work, answered at its end
-
-
-class CompletionOptions(TypedDict, total=False):
-    """The options of a completion; what is left out is as the service has it, see its API reference."""
-
-    max_characters: int
-    n: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    seed: int | None
-    stop: str | Sequence[str] | None
-    until: Literal["word", "line", "confidence"] | None
-    confidence_bits: float
-    logprobs: int | None
-    echo: bool
-    best_of: int | None
-    beam: int | None
-    length_penalty: float
-    no_repeat: int | None
-    precision: Literal["auto", "float32", "int8"]
-    timeout_ms: int | None
 
 
 # Corpora
@@ -80,7 +50,7 @@ def add_corpus(text: Text, *, name: str | None = None, encoding: str | None = No
         "POST",
         "/v1/corpora",
         params=_given(name=name, encoding=encoding),
-        content=_content(text),
+        content=upload_body(text),
         headers={"Content-Type": kind},
     )
 
@@ -140,7 +110,7 @@ def model(model: str) -> Request[Model]:
     return _get(_path("models", model))
 
 
-def model_page(limit: int) -> Request[ModelPage]:
+def model_page(limit: int) -> Request[dict[str, Any]]:
     """Return the first page of the models."""
     return _get("/v1/models", limit=limit)
 
@@ -168,7 +138,7 @@ def import_model(archive: bytes | Path | IO[bytes], *, name: str | None = None) 
         "POST",
         "/v1/models/import",
         params=_given(name=name),
-        content=_content(archive),
+        content=upload_body(archive),
         headers={"Content-Type": "application/x-tar"},
         timeout_s=_LONG_TIMEOUT_S,
     )
@@ -177,6 +147,21 @@ def import_model(archive: bytes | Path | IO[bytes], *, name: str | None = None) 
 def report(model: str) -> Request[dict[str, Any]]:
     """Return the report of a model's training run."""
     return _get(_path("models", model, "report"), format="json")
+
+
+def report_in(model: str, kind: Literal["html", "svg"]) -> Request[bytes]:
+    """Return the report as a page or a picture."""
+    return _get(_path("models", model, "report"), format=kind)
+
+
+def model_file(model: str, file: str) -> Request[bytes]:
+    """Return one file of a model."""
+    return _get(_path("models", model, "files", file))
+
+
+def model_archive(model: str) -> Request[bytes]:
+    """Return a tar archive of a model."""
+    return _get(_path("models", model, "export"))
 
 
 # Completions and scores
@@ -291,7 +276,7 @@ def calibrate(
     return Request("POST", _path("models", model, "calibrate"), json=body, timeout_s=_LONG_TIMEOUT_S)
 
 
-def calibration_list(model: str) -> Request[CalibrationList]:
+def calibration_list(model: str) -> Request[dict[str, Any]]:
     """Return a model's calibrations as the service lists them."""
     return _get(_path("models", model, "calibrations"))
 
@@ -344,36 +329,3 @@ def _get(path: str, **params: str | int) -> Request[Any]:
 
 def _given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _content(text: Text) -> Content:
-    """Return a body that httpx sends with the right length or in chunks."""
-    if isinstance(text, str):
-        return text.encode()
-    if isinstance(text, bytes):
-        return text
-    if isinstance(text, Path):
-        return _file_pieces(text)
-    read: Callable[[int], str | bytes] | None = getattr(text, "read", None)
-    if read is None:
-        return (_encoded(piece) for piece in text if piece)
-    if not isinstance(text, io.TextIOBase) and _is_regular_file(text):
-        return text  # type: ignore[return-value] # opened as binary
-    return iter(lambda: _encoded(read(_PIECE_BYTES)), b"")
-
-
-def _encoded(piece: str | bytes) -> bytes:
-    return piece.encode() if isinstance(piece, str) else piece
-
-
-def _file_pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            yield piece
-
-
-def _is_regular_file(file: Any) -> bool:
-    try:
-        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-    except (OSError, AttributeError):  # an object in memory
-        return False

@@ -9,11 +9,12 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
-from nextchar import calls, operations
+from nextchar import calls, operations, scored_lines, training
 from nextchar.answers import Event, Job, Progress, ScoredLine
 from nextchar.effects import Operation, Request, Stream
 from nextchar.lines import Lines
-from nextchar.operations import LineOptions, Settings
+from nextchar.operations import Settings
+from nextchar.options import LineOptions
 from nextchar.transport import http_options, iterate, run, setup_errors
 
 P = ParamSpec("P")
@@ -120,11 +121,11 @@ class Client:
     download_corpus = _stream(operations.download_corpus)
     delete_corpus = _request(calls.delete_corpus)
 
-    train = _training(operations.train)
+    train = _training(training.train)
     create_job = _request(calls.create_job)
     jobs = _stream(operations.jobs)
     job = _request(calls.job)
-    follow = _stream(operations.follow)
+    follow = _stream(training.follow)
     cancel_job = _request(calls.cancel_job)
     pause_job = _request(calls.pause_job)
     resume_job = _request(calls.resume_job)
@@ -144,7 +145,7 @@ class Client:
     stream = _stream(operations.stream)
     next = _request(calls.next)
     score = _request(calls.score)
-    score_stream = _stream(operations.score_stream)
+    score_stream = _stream(scored_lines.score_stream)
     forget_stream = _request(calls.forget_stream)
 
     calibrate = _request(calls.calibrate)
@@ -175,7 +176,7 @@ class Client:
         >>> for found in client.score_lines("sshd", tail.stdout, only="anomalous", false_alarms=0.001):
         ...     print(found["line"], found["text"])  # doctest: +SKIP
         """
-        return iterate(self._http, operations.score_lines(self._settings, model, Lines(lines), options))
+        return iterate(self._http, scored_lines.score_lines(self._settings, model, Lines(lines), options))
 
 
 class TrainingJob:
@@ -212,12 +213,12 @@ class TrainingJob:
             TrainingFailed: the job failed, was cancelled or was paused.
             Timeout: it was not finished after `timeout_s`; it goes on.
         """
-        watched = operations.watch_job(self._client._settings, self.id, timeout_s=timeout_s)
+        watched = training.watch_job(self._client._settings, self.id, timeout_s=timeout_s)
         for record in iterate(self._client._http, watched):
             self.record = record
             if on_progress is not None and self.record["progress"]:
                 on_progress(self.record["progress"])
-        return operations.model_of(self.record)
+        return training.model_of(self.record)
 
     def refresh(self) -> Job:
         """Ask for the job's record and return it."""

@@ -39,22 +39,8 @@ def setup_errors(server: str) -> Iterator[None]:
 
 def run(http: httpx.Client, operation: Operation[T]) -> T:
     """Carry out an operation; return its result."""
-    connection = _Connection(http)
-    answer: Any = None
-    error: NextcharError | None = None
-    try:
-        while True:
-            effect = next_effect(operation, answer, error)
-            answer, error = None, None
-            try:
-                answer = connection.perform(effect)
-            except NextcharError as caught:
-                error = caught
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
-    finally:
-        operation.close()
-        connection.close()
+    [result] = iterate(http, emitting(operation))
+    return result
 
 
 def iterate(http: httpx.Client, stream: Stream[T]) -> Generator[T, None, None]:
@@ -79,6 +65,11 @@ def iterate(http: httpx.Client, stream: Stream[T]) -> Generator[T, None, None]:
     finally:
         stream.close()
         connection.close()
+
+
+def emitting(operation: Operation[T]) -> Stream[T]:
+    """Emit the result of an operation."""
+    yield Emit((yield from operation))
 
 
 def next_effect(

@@ -28,7 +28,7 @@ def client(server: FakeServer, kind: str) -> Iterator[Any]:
 
 def test_a_text_goes_up_as_it_is(client: Any, server: FakeServer) -> None:
     corpus = client.add_corpus("naïve\n", name="words")
-    assert (corpus["name"], corpus["characters"], corpus["bytes"]) == ("words", 6, 7)
+    assert (corpus["name"], corpus["text pieces"], corpus["bytes"]) == ("words", 6, 7)
     assert client.corpus("words")["id"] == client.add_corpus(io.BytesIO("naïve\n".encode()))["id"]
 
 
@@ -147,7 +147,7 @@ def test_an_error_among_scores_has_the_status_of_its_kind(kind_of_error: str, st
 
 
 @pytest.mark.parametrize(
-    "form", ["str", "bytes", "path", "file", "text file", "memory", "pieces", "characters"]
+    "form", ["str", "bytes", "path", "file", "text file", "memory", "pieces", "text pieces"]
 )
 def test_a_text_may_be_given_in_every_form(
     form: str, client: Any, server: FakeServer, tmp_path: Path
@@ -164,7 +164,7 @@ def test_a_text_may_be_given_in_every_form(
             "text file": text_file,
             "memory": io.BytesIO(text.encode()),
             "pieces": iter([text[:7].encode(), b"", text[7:].encode()]),
-            "characters": iter(["naïve\n"] * 20_000),
+            "text pieces": iter([text[at : at + 999] for at in range(0, len(text), 999)]),
         }
         assert client.add_corpus(forms[form])["bytes"] == len(text.encode())
     assert server.requests[-1][3] == text.encode()

@@ -168,11 +168,11 @@ def test_scores_calibrations_and_evaluations(client: Any, service: Service) -> N
     assert [line["line"] for line in flagged] == [i for i in range(1, 201) if i % 4 in (2, 3)]
     records = list(client.score_stream("fake", [b"abab"], **options))
     assert [record["object"] for record in records] == ["score.start", "score.line", "score.end"]
-    client.forget_stream("fake", "s")
+    assert client.forget_stream("fake", "s") is None
     labels = [False] * 120 + [True] * 40
     judged = client.evaluate("fake", _LINES + [f"ab→→→→{'ab' * i}" for i in range(40)], labels)
     assert judged["model_score"]["auroc"] > judged["baselines"]["length"]["auroc"]
-    client.delete_calibration("fake", "host1")
+    assert client.delete_calibration("fake", "host1") is None
     assert client.calibrations("fake") == []
 
 
