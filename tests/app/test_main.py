@@ -18,15 +18,16 @@ import numpy as np
 import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.main import _REDIS_TIMEOUT_S, build_services, create_app
+from app.composition import REDIS_TIMEOUT_S, build_services
+from app.main import create_app
 from app.settings import ApiSettings
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
 from models.saved_model import Card, describe_files
 from models.text.vocabulary import Vocabulary
-from store.blobs import open_blobs
 from store.ids import new_id
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.app.service import until
 
 ROOT = Path(__file__).parents[2]
@@ -286,7 +287,7 @@ def test_a_redis_that_hangs_is_waited_for_once(tmp_path: Path) -> None:
         began = time.monotonic()
         with pytest.raises(RedisTimeoutError):
             services.redis.ping()
-        assert time.monotonic() - began < 1.5 * _REDIS_TIMEOUT_S
+        assert time.monotonic() - began < 1.5 * REDIS_TIMEOUT_S
         services.redis.close()
 
 

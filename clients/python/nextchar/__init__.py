@@ -1,11 +1,12 @@
-"""nextchar from Python: clients of a running service, and the command line built on them.
+"""nextchar from Python and from the shell: clients over HTTP, and models in this process.
 
 >>> from nextchar import Client
 >>> with Client() as client:  # doctest: +SKIP
 ...     client.complete("nietzsche", "morality equals ")["completions"][0]["text"]
+
+`load` and `train` work without a server and need the extra `nextchar[serve]`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nextchar.client import Client, TrainingJob
@@ -27,6 +28,7 @@ from nextchar.errors import (
 
 if TYPE_CHECKING:
     from nextchar.async_client import AsyncClient, AsyncTrainingJob
+    from nextchar.local import Heatmap, Model, load, train
 
 __all__ = [
     "AsyncClient",
@@ -35,7 +37,9 @@ __all__ = [
     "ClientError",
     "Conflict",
     "Forbidden",
+    "Heatmap",
     "InvalidRequest",
+    "Model",
     "NextcharError",
     "NotFound",
     "RateLimited",
@@ -46,13 +50,27 @@ __all__ = [
     "TrainingJob",
     "Unauthorized",
     "Unavailable",
+    "load",
+    "train",
 ]
 
-_MODULE_OF = {"AsyncClient": "nextchar.async_client", "AsyncTrainingJob": "nextchar.async_client"}
-"""Names that are imported on first use: asyncio would slow each start of the command down."""
+_ASYNCIO = frozenset({"AsyncClient", "AsyncTrainingJob"})
+_LOCAL = frozenset({"Heatmap", "Model", "load", "train"})
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULE_OF:
-        return getattr(import_module(_MODULE_OF[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import what the command does without when it is first used: asyncio, and models in this process."""
+    if name in _ASYNCIO:
+        from nextchar import async_client
+
+        return getattr(async_client, name)
+    if name not in _LOCAL:
+        raise AttributeError(f"module 'nextchar' has no attribute {name!r}")
+    try:
+        from nextchar import local
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"nextchar.{name} needs {error.name}, which is not installed; install all that it needs with:"
+            " pip install 'nextchar[serve]'"
+        ) from error
+    return getattr(local, name)

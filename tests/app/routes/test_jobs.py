@@ -74,7 +74,7 @@ def test_default_budget_is_a_minute_with_the_small_preset(service: Service) -> N
     assert job["training"]["budget"] == {"epochs": None, "steps": None, "seconds": 60}
 
 
-def test_places_in_the_queue_are_told_and_lists_are_paged(service: Service) -> None:
+def test_jobs_have_queue_positions_and_lists_are_paged(service: Service) -> None:
     ids = [service.submit() for _ in range(3)]
     assert [service.http.get(f"/v1/jobs/{i}").json()["queue_position"] for i in ids] == [1, 2, 3]
     page = service.http.get("/v1/jobs?limit=2").json()
@@ -256,14 +256,14 @@ def test_waiting_job_is_cancelled_at_once_and_leaves_the_queue(service: Service)
     assert queued(service) == []
 
 
-def test_running_job_is_asked(service: Service) -> None:
+def test_running_job_gets_a_request(service: Service) -> None:
     job = service.submit()
     run(service, job)
     answer = service.http.post(f"/v1/jobs/{job}/pause")
     assert (answer.status_code, answer.json()["status"], answer.json()["asked"]) == (202, "running", "pause")
     answer = service.http.post(f"/v1/jobs/{job}/cancel")
     assert (answer.status_code, answer.json()["asked"]) == (202, "cancel")
-    assert service.live.asked(job) == "cancel"
+    assert service.live.pending_stop(job) == "cancel"
 
 
 def test_paused_job_goes_back_to_the_queue(service: Service) -> None:
@@ -358,13 +358,13 @@ def test_failed_job_is_resumed_with_its_attempts_forgotten_and_its_events_go_on(
     job = service.submit()
     run(service, job)
     error = JobError(code="diverged", message="take a lower learning_rate")
-    service.jobs.move(service.jobs.get(job), JobStatus.FAILED, error=error, fruitless_attempts=3)
+    service.jobs.move(service.jobs.get(job), JobStatus.FAILED, error=error, attempts_without_progress=3)
     stream = {"headers": {"accept": "text/event-stream"}}
     assert "event: done" in service.http.get(f"/v1/jobs/{job}/events", **stream).text
     resumed = service.http.post(f"/v1/jobs/{job}/resume").json()
     assert (resumed["status"], resumed["error"], resumed["queue_position"]) == ("queued", None, 1)
     assert service.http.get(f"/v1/fine_tuning/jobs/{job}").json()["finished_at"] is None
-    assert service.jobs.get(job).fruitless_attempts == 0
+    assert service.jobs.get(job).attempts_without_progress == 0
     run(service, job)
     service.jobs.move(service.jobs.get(job), JobStatus.SUCCEEDED, model="fox@1")
     assert '"status":"succeeded"' in service.http.get(f"/v1/jobs/{job}/events", **stream).text
@@ -448,7 +448,7 @@ def test_stream_resumes_behind_the_last_event_id(service: Service) -> None:
     assert found == [("3", "metrics"), (None, "done")]
 
 
-def test_watcher_that_leaves_is_let_go(service: Service) -> None:
+def test_disconnected_watcher_is_released(service: Service) -> None:
     job = service.submit()
     headers = {"Accept": "text/event-stream"}
     service.live.add_events(job, [event(1)])

@@ -1,0 +1,36 @@
+"""The route class of OpenAI's calls: status 400 where other routes answer 422, as its SDKs expect."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+
+from app.http.bodies import DocumentRoute
+from app.http.errors import error_answer
+from app.schemas.errors import ErrorAnswer
+from models.errors import InvalidInput
+
+NOT_422: dict[int | str, dict[str, Any]] = {
+    422: {"model": ErrorAnswer, "description": "Never sent: like OpenAI's, this call answers 400 instead."},
+    400: {"model": ErrorAnswer, "description": "The body or a field is invalid; `param` names it."},
+}
+
+
+class OpenAIRoute(DocumentRoute):
+    """Answers an invalid request with 400."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except (InvalidInput, RequestValidationError) as error:
+                response = await error_answer(request, error)
+                if response.status_code == 422:
+                    response.status_code = 400
+                return response
+
+        return handle

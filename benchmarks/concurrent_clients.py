@@ -1,0 +1,92 @@
+"""Concurrent clients without pauses, each with its own connection, driven by one thread."""
+
+import json
+import random
+import selectors
+import socket
+import time
+from dataclasses import dataclass, field
+
+from benchmarks.networks import CHARACTERS, COMPLETED
+
+
+@dataclass
+class _Typist:
+    socket: socket.socket
+    document: str
+    left: int
+    began_s: float = 0.0
+    received: bytearray = field(default_factory=bytearray)
+
+    def send(self, path: str, options: dict[str, object]) -> None:
+        """Type a character and send the request."""
+        self.document += random.choice(CHARACTERS)
+        body = json.dumps({"prompt": self.document, "max_characters": COMPLETED} | options).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        self.received.clear()
+        self.began_s = time.perf_counter()
+        self.socket.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    def receive(self) -> int | None:
+        """Receive data; return the status when the answer is complete."""
+        self.received += self.socket.recv(1 << 16)
+        head, blank, body = self.received.partition(b"\r\n\r\n")
+        lengths = [line[15:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        if not blank or len(body) < int(lengths[0]):
+            return None
+        return int(head[9:12])
+
+
+def crowd(
+    port: int, path: str, clients: int, *, each: int, characters: int, **options: object
+) -> tuple[float, list[float], int]:
+    """Let `clients` type `each` characters into documents; return the total and single seconds, and errors.
+
+    The first answer of every client, for which the document has to be read, is not counted.
+    """
+    selector = selectors.DefaultSelector()
+    typists = []
+    for _ in range(clients):
+        connection = socket.create_connection(("127.0.0.1", port), timeout=120)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        typists.append(_Typist(connection, "".join(random.choices(CHARACTERS, k=characters)), each))
+        selector.register(connection, selectors.EVENT_READ, typists[-1])
+    _run(selector, typists, path, options)
+    for typist in typists:
+        typist.left = each
+    began = time.perf_counter()
+    times, errors = _run(selector, typists, path, options, again=True)
+    took_s = time.perf_counter() - began
+    for typist in typists:
+        typist.socket.close()
+    selector.close()
+    return took_s, times, errors
+
+
+def _run(
+    selector: selectors.BaseSelector,
+    typists: list[_Typist],
+    path: str,
+    options: dict[str, object],
+    *,
+    again: bool = False,
+) -> tuple[list[float], int]:
+    times: list[float] = []
+    errors = 0
+    for typist in typists:
+        typist.send(path, options)
+    waiting = len(typists)
+    while waiting:
+        for key, _ in selector.select():
+            typist = key.data
+            status = typist.receive()
+            if status is None:
+                continue
+            times.append(time.perf_counter() - typist.began_s)
+            errors += status != 200
+            typist.left -= 1
+            if again and typist.left > 0:
+                typist.send(path, options)
+            else:
+                waiting -= 1
+    return times, errors

@@ -1,0 +1,139 @@
+"""Keystrokes saved by suggestions: replays the behavior of `clients/js` for a user who is never wrong.
+
+Suggestions: after each key the completer returns a continuation of up to 40 characters with
+log-probabilities. The prefix that is expected to save the most keys (`likely_length`) is shown, up to the end
+of a line. It stays while the user types along it; the rest of the answer is used before the next request.
+
+The user: Tab accepts the suggestion, Ctrl + right arrow its first word (`first_word`); each is one key, as is
+each character typed. The user knows the text, and accepts all if it is correct, else the first word if that
+is correct and longer than one character, else types a character. Real users are less attentive, so the
+figures are upper bounds, for comparing completers.
+
+    saved = 1 - keys / characters
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+LONGEST = 40  # characters that a completer is asked for
+MIN_SAVED_KEYS = 0.2  # expected, for a suggestion to be shown
+
+_WORD = re.compile(r"\s*(?:[\w'’]+|[^\s\w'’]+)")
+_LINE = re.compile(r"\s*[^\r\n]*")
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A continuation. Without log-probabilities (natural, one per character) all of it is shown."""
+
+    text: str
+    logprobs: Sequence[float] | None = None
+
+
+class Completer(Protocol):
+    """A source of suggestions."""
+
+    def complete(self, prompt: str) -> Continuation:
+        """Return a continuation of `prompt`."""
+
+
+@dataclass
+class Outcome:
+    """The result of writing a text."""
+
+    characters: int = 0
+    keys: int = 0
+    shown: int = 0  # new suggestions
+    whole: int = 0  # accepted by Tab
+    words: int = 0  # accepted by Ctrl + right arrow
+    asked: int = 0  # requests to the completer
+
+    @property
+    def saved(self) -> float:
+        """The share of keys that suggestions saved."""
+        return 1 - self.keys / self.characters
+
+
+def replay(completer: Completer, text: str, *, context: str, worth: float = MIN_SAVED_KEYS) -> Outcome:
+    """Write `text`, which follows `context`, with the suggestions of `completer`."""
+    outcome = Outcome(characters=len(text))
+    suggestions = Suggestions(completer, context=context, worth=worth)
+    at = 0
+    while at < len(text):
+        shown = suggestions.after(text[:at])
+        if shown and text.startswith(shown, at):
+            taken = shown
+            outcome.whole += 1
+        elif (word := first_word(shown)) and len(word) > 1 and text.startswith(word, at):
+            taken = word
+            outcome.words += 1
+        else:
+            taken = text[at]
+        at += len(taken)
+        outcome.keys += 1
+    outcome.shown, outcome.asked = suggestions.shown, suggestions.asked
+    return outcome
+
+
+class Suggestions:
+    """The suggestion after a text, as in `Suggester` of the JavaScript client."""
+
+    def __init__(self, completer: Completer, *, context: str = "", worth: float = MIN_SAVED_KEYS) -> None:
+        self._completer, self._context, self._worth = completer, context, worth
+        self._prompt, self._known, self._end = "", Continuation(""), 0
+        self.shown = self.asked = 0
+
+    def after(self, prompt: str) -> str:
+        """Return the suggestion after `prompt`, or ""."""
+        known = self._recall(prompt)
+        if known is None:
+            self._prompt, self._known, self._end = prompt, self._completer.complete(self._context + prompt), 0
+            self.asked += 1
+            known = self._recall(prompt) or ""
+        return known
+
+    def _recall(self, prompt: str) -> str | None:
+        typed = prompt[len(self._prompt) :]
+        if not (self.asked and prompt.startswith(self._prompt) and self._known.text.startswith(typed)):
+            return None
+        if len(typed) >= self._end:
+            self._end = self._cut(len(typed))
+            self.shown += self._end > len(typed)
+        if typed and self._end <= len(typed):
+            return None
+        return self._known.text[len(typed) : self._end]
+
+    def _cut(self, start: int) -> int:
+        text, logprobs = self._known.text, self._known.logprobs
+        line = _LINE.match(text, start)
+        end = line.end() if line else start
+        return end if logprobs is None else start + likely_length(logprobs[start:end], worth=self._worth)
+
+
+def likely_length(logprobs: Sequence[float], *, worth: float = MIN_SAVED_KEYS) -> int:
+    """Return how many characters to show, so that the expected number of saved keys is highest.
+
+    Taking n characters costs one key, so it saves n - 1, if all of them are right.
+
+    >>> likely_length([math.log(0.9)] * 3), likely_length([math.log(0.1)] * 3)
+    (3, 0)
+    """
+    total, most, length = 0.0, worth, 0
+    for i, logprob in enumerate(logprobs):
+        total += logprob
+        if i * math.exp(total) > most:
+            most, length = i * math.exp(total), i + 1
+    return length
+
+
+def first_word(text: str) -> str:
+    """Return the first word of a suggestion, with the characters before it.
+
+    >>> first_word(" world wide"), first_word("->next")
+    (' world', '->')
+    """
+    found = _WORD.match(text)
+    return found[0] if found else text
