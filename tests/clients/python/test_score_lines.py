@@ -11,7 +11,7 @@ from nextchar import AsyncClient, NextcharError, ServerError, ServerUnreachable,
 
 from tests.clients.python.blocking import KINDS, connected
 from tests.clients.python.fake_server import FakeServer
-from tests.conftest import eventually
+from tests.waiting import eventually
 
 
 @pytest.fixture(params=[*KINDS, "asynchronous lines"])

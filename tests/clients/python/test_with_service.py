@@ -23,8 +23,9 @@ from app.keys import new_key
 from app.settings import ApiSettings
 from store.jobs import JobStatus
 from tests.app.fakes import ENDLESS, FULL, publish
-from tests.app.service import TEXT, Service, serving, until
+from tests.app.service import TEXT, Service, serving
 from tests.clients.python.blocking import KINDS, connected
+from tests.waiting import eventually
 
 _LINES = [("ab" * (1 + i % 9) + "→" * (i % 11 == 0)) for i in range(120)]
 
@@ -125,6 +126,18 @@ def test_models(client: Any, service: Service) -> None:
         list(client.report_file("other", "html"))
 
 
+def test_models_are_exported_and_imported(client: Any, service: Service, tmp_path: Path) -> None:
+    publish(service.models)
+    (tmp_path / "fake.tar").write_bytes(b"".join(client.export_model("fake")))
+    assert client.import_model(tmp_path / "fake.tar")["id"] == "fake@2"
+    with (tmp_path / "fake.tar").open("rb") as archive:
+        assert client.import_model(archive, name="other")["id"] == "other@1"
+    assert b"".join(client.download("other", "model.onnx")) == b"onnx of fake"
+    with pytest.raises(InvalidRequest) as caught:
+        client.import_model(b"no archive")
+    assert caught.value.code == "model_archive_invalid"
+
+
 def test_completions(client: Any, service: Service) -> None:
     publish(service.models)
     answer = client.complete("fake", "ab", max_characters=5, n=2, seed=1)
@@ -146,7 +159,7 @@ def test_leaving_a_stream_stops_the_work_on_the_server(client: Any, service: Ser
     events = client.stream("fake", ENDLESS)
     assert next(events)["event"] == "piece"
     events.close()
-    until(service.engines[0].tickets[0].cancelled.is_set)
+    eventually(service.engines[0].tickets[0].cancelled.is_set, what="the completion is cancelled")
 
 
 def test_scores_calibrations_and_evaluations(client: Any, service: Service) -> None:
