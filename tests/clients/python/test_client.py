@@ -28,7 +28,7 @@ def client(server: FakeServer, kind: str) -> Iterator[Any]:
 
 def test_a_text_goes_up_as_it_is(client: Any, server: FakeServer) -> None:
     corpus = client.add_corpus("naïve\n", name="words")
-    assert (corpus["name"], corpus["text pieces"], corpus["bytes"]) == ("words", 6, 7)
+    assert (corpus["name"], corpus["characters"], corpus["bytes"]) == ("words", 6, 7)
     assert client.corpus("words")["id"] == client.add_corpus(io.BytesIO("naïve\n".encode()))["id"]
 
 

@@ -40,7 +40,7 @@ strict = true
 enable_error_code = unused-coroutine
 error_summary = false
 
-[mypy-httpx.*]
+[mypy-httpx.*,nextchar.local]
 follow_imports = skip
 """
 
