@@ -8,8 +8,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from launcher import part as part_module
 from launcher import stack as stack_module
+from launcher import supervised_process
 from launcher import valkey as valkey_module
 from launcher.ports import free_port, require_free
 from launcher.processes import LauncherError
@@ -61,7 +61,7 @@ def test_the_stack_serves_restarts_dead_processes_and_stops_cleanly(tmp_path):
 def test_part_that_keeps_dying_is_tried_again_and_stops_neither_the_stack_nor_the_api(
     tmp_path, monkeypatch, capfd, part
 ):
-    monkeypatch.setattr(part_module, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(supervised_process, "_FIRST_PAUSE_S", 0.01)
     with Stack(settings(tmp_path)) as stack:
         api = stack.api_pid
         for _ in range(6):
@@ -80,7 +80,7 @@ def test_part_that_keeps_dying_is_tried_again_and_stops_neither_the_stack_nor_th
 def test_completions_go_on_while_redis_refuses_writes_and_the_worker_dies_and_then_jobs_go_through(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(part_module, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(supervised_process, "_FIRST_PAUSE_S", 0.01)
     publish_real(tmp_path)
     with (
         Stack(settings(tmp_path)) as stack,
@@ -174,7 +174,7 @@ def test_a_hangup_that_is_ignored_stays_so(tmp_path, monkeypatch):
 
 
 def test_api_that_does_not_come_up_stops_the_start_and_shows_the_end_of_its_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(part_module, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(supervised_process, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(stack_module, "_MAX_FAILED_STARTS", 2)
     broken = {"NEXTCHAR_STORE_URL": "file:///proc/no/such/folder"}
     expected = r"(?s)the API ended with status \d, 2 times.*the end of .*api.log:\n.*startup failed"

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import part as part_module
-from launcher import processes
+from launcher import processes, supervised_process
 from launcher.output import Output
 from launcher.processes import LauncherError
 from launcher.supervised_process import SupervisedProcess
@@ -24,16 +23,16 @@ def supervised(
     return SupervisedProcess("worker", start, log, Output())
 
 
-def keep_until(part: SupervisedProcess, condition: Callable[[], bool]) -> None:
+def keep_until(process: SupervisedProcess, condition: Callable[[], bool]) -> None:
     def kept() -> bool:
-        part.keep_running()
+        process.keep_running()
         return condition()
 
     eventually(kept)
 
 
 def test_part_that_cannot_be_started_for_a_while_is_tried_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(part_module, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(supervised_process, "_FIRST_PAUSE_S", 0.001)
     refusals = 5
 
     def start() -> "subprocess.Popen[bytes]":
@@ -43,15 +42,15 @@ def test_part_that_cannot_be_started_for_a_while_is_tried_again(tmp_path, monkey
             raise OSError(errno.EMFILE, "Too many open files")
         return a_process("import time; time.sleep(60)")
 
-    part = supervised(tmp_path / "log", start)
-    keep_until(part, lambda: not refusals and part._is_up)
-    part.stop(5)
-    part.close()
+    process = supervised(tmp_path / "log", start)
+    keep_until(process, lambda: not refusals and process._is_up)
+    process.stop(5)
+    process.close()
     assert "could not be started ([Errno 24] Too many open files)" in capsys.readouterr().err
 
 
 def test_wrong_settings_end_the_start_and_not_a_service_that_has_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(part_module, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(supervised_process, "_FIRST_PAUSE_S", 0.001)
     first = supervised(tmp_path / "log", lambda: a_process("raise SystemExit(2)"))
     with pytest.raises(LauncherError, match="ended with status 2"):
         keep_until(first, lambda: False)
@@ -65,28 +64,28 @@ def test_wrong_settings_end_the_start_and_not_a_service_that_has_run(tmp_path, m
 
 def test_pause_grows_to_a_limit_and_a_long_life_ends_the_series(tmp_path, monkeypatch):
     now_s = 1000.0
-    monkeypatch.setattr(part_module.time, "monotonic", lambda: now_s)
-    part, pauses = supervised(tmp_path / "log"), []
-    for lived_s in [0.0] * 8 + [part_module._STABLE_S]:
-        part._started_at_s = now_s - lived_s
-        part._record_failure("was killed", now_s)
-        pauses.append(part._next_start_s - now_s)
+    monkeypatch.setattr(supervised_process.time, "monotonic", lambda: now_s)
+    process, pauses = supervised(tmp_path / "log"), []
+    for lived_s in [0.0] * 8 + [supervised_process._STABLE_S]:
+        process._started_at_s = now_s - lived_s
+        process._record_failure("was killed", now_s)
+        pauses.append(process._next_start_s - now_s)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 0.5]
-    part.close()
+    process.close()
 
 
 def test_large_log_is_set_aside_while_its_process_writes_and_no_warning_is_missed(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(part_module, "LOG_BYTES", 1000)
+    monkeypatch.setattr(supervised_process, "LOG_BYTES", 1000)
     log = tmp_path / "logs" / "worker.log"
-    part = supervised(log)
+    process = supervised(log)
     with log.open("ab", buffering=0) as writer:  # as a child process has it
         for number in range(100):
             writer.write(b"2026-11-26T17:40:03.123Z WARNING nextchar.worker %d\n" % number)
-            part.read_log()
+            process.read_log()
             assert log.stat().st_size < 1200
-    part.close()
+    process.close()
     shown = [line.rpartition(" ")[2] for line in capsys.readouterr().err.splitlines()]
     assert shown == [str(number) for number in range(100)]
     kept = (log.with_name("worker.log.1").read_text() + log.read_text()).splitlines()
@@ -95,11 +94,11 @@ def test_large_log_is_set_aside_while_its_process_writes_and_no_warning_is_misse
 
 
 def test_a_traceback_with_a_blank_line_is_repeated_completely(tmp_path, capsys):
-    part = supervised(tmp_path / "log")
-    with part.log.open("ab", buffering=0) as writer:
+    process = supervised(tmp_path / "log")
+    with process.log.open("ab", buffering=0) as writer:
         writer.write(b"2026-11-26T17:40:03.123Z ERROR nextchar.api x\n    one\n    \n    two\nthree\n")
-        part.read_log()
-    part.close()
+        process.read_log()
+    process.close()
     assert capsys.readouterr().err.splitlines()[1:] == ["worker:     one", "worker:     ", "worker:     two"]
 
 
@@ -108,22 +107,22 @@ def test_log_without_room_for_a_copy_is_left_and_emptied_at_twice_its_size(tmp_p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     now_s = 0.0
-    monkeypatch.setattr(part_module.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(supervised_process.time, "monotonic", lambda: now_s)
     monkeypatch.setattr(processes.shutil, "copyfileobj", no_room)
-    for module in (part_module, processes):
+    for module in (supervised_process, processes):
         monkeypatch.setattr(module, "LOG_BYTES", 1000)
     log = tmp_path / "worker.log"
-    part = supervised(log)
+    process = supervised(log)
     with log.open("ab", buffering=0) as writer:
         writer.write(b"x" * 1500 + b"\n")
-        part.read_log()
+        process.read_log()
         assert log.stat().st_size == 1501
         assert "No space left" in capsys.readouterr().err
-        part.read_log()
+        process.read_log()
         assert capsys.readouterr().err == ""  # not at every look
         writer.write(b"x" * 1500 + b"\n")
-        now_s = part_module._LOG_RETRY_S
-        part.read_log()
+        now_s = supervised_process._LOG_RETRY_S
+        process.read_log()
         assert log.stat().st_size == 0
     assert not log.with_name("worker.log.1").exists()
-    part.close()
+    process.close()

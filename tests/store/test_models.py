@@ -278,7 +278,7 @@ def test_a_damaged_file_makes_that_model_unavailable_and_no_other(blobs: Blobs) 
     assert caught.value.code == "model_damaged"
     assert models.get(fine.reference).file("model.onnx") == b"graph"
     blobs.delete(f"model_files/{damaged.id}/model.onnx")
-    with pytest.raises(Unavailable, match="lost its file"):
+    with pytest.raises(Unavailable, match="is missing"):
         models.get("m").file("model.onnx")
 
 

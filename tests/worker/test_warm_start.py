@@ -85,7 +85,7 @@ def test_the_new_text_does_not_change_what_the_network_computes(
     text = Text.split(
         "the log sat on the cat; " + "aaaa;;;; " * 100,
         validation_fraction=0.1,
-        known=OLD.vocabulary.characters,
+        required=OLD.vocabulary.characters,
     )
     assert text.vocabulary == OLD.vocabulary
     result, _ = _fit(text, steps=1, rate=1e-12, start=start)
@@ -98,7 +98,8 @@ def test_the_new_text_does_not_change_what_the_network_computes(
 
 
 def test_the_grown_vocabulary_keeps_every_old_character_with_its_weights(start: WarmStart) -> None:
-    grown_text = Text.split("ÄÖ" + "the mat " * 40, validation_fraction=0.1, known=OLD.vocabulary.characters)
+    old = OLD.vocabulary.characters
+    grown_text = Text.split("ÄÖ" + "the mat " * 40, validation_fraction=0.1, required=old)
     vocabulary = grown_text.vocabulary
     assert set(vocabulary.characters) == set(OLD.vocabulary.characters) | {"Ä", "Ö"}
     grown, old = start.expand(vocabulary), start.weights
@@ -130,16 +131,14 @@ def test_new_characters_hardly_disturb_the_old_ones(start: WarmStart) -> None:
 
 def test_a_new_text_is_learned_faster_than_from_nothing(start: WarmStart) -> None:
     text = Text.split(
-        NEW.vocabulary.decode(NEW.train[:]), validation_fraction=0.1, known=OLD.vocabulary.characters
+        NEW.vocabulary.decode(NEW.train[:]), validation_fraction=0.1, required=OLD.vocabulary.characters
     )
     (_, ours), (_, fresh) = _fit(text, steps=60, start=start), _fit(text, steps=60)
     assert ours[-1] < fresh[-1] - 0.2
 
 
 def test_a_model_that_is_gone_is_named() -> None:
-    with pytest.raises(
-        NotFound, match="model old@1, from which this job was to start, has been deleted"
-    ) as caught:
+    with pytest.raises(NotFound, match="model old@1, which this job starts from, was deleted") as caught:
         WarmStart.load(Models(open_blobs("memory:///")), "old@1")
     assert caught.value.code == "start_from_deleted"
 
@@ -158,7 +157,7 @@ def test_a_model_that_cannot_be_read_is_refused_by_name(
 ) -> None:
     models = Models(open_blobs("memory:///"))
     reference = _published(models, damaged(saved_files(trained.network)))
-    with pytest.raises(Unavailable, match="old@1 cannot be started from") as caught:
+    with pytest.raises(Unavailable, match="training cannot start from model old@1") as caught:
         WarmStart.load(models, reference)
     assert caught.value.code == "model_damaged"
 
@@ -166,5 +165,5 @@ def test_a_model_that_cannot_be_read_is_refused_by_name(
 def test_a_model_whose_card_has_other_characters_than_its_graph_is_refused(trained: Result) -> None:
     models = Models(open_blobs("memory:///"))
     reference = _published(models, saved_files(trained.network), characters="ab")
-    with pytest.raises(Unavailable, match="its card others"):
+    with pytest.raises(Unavailable, match="its card another number"):
         WarmStart.load(models, reference)
