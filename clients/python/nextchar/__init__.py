@@ -1,4 +1,4 @@
-"""nextchar from Python and from the shell: a client over HTTP, and models in this process.
+"""nextchar from Python and from the shell: clients over HTTP, and models in this process.
 
 >>> from nextchar import Client
 >>> with Client() as client:  # doctest: +SKIP
@@ -9,28 +9,61 @@
 
 from typing import TYPE_CHECKING, Any
 
-from nextchar.client import Client
-from nextchar.errors import ClientError, ServerError, ServerUnreachable
+from nextchar.client import Client, TrainingJob
+from nextchar.errors import (
+    ClientError,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NextcharError,
+    NotFound,
+    RateLimited,
+    ServerError,
+    ServerUnreachable,
+    Timeout,
+    TrainingFailed,
+    Unauthorized,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
+    from nextchar.async_client import AsyncClient, AsyncTrainingJob
     from nextchar.local import Heatmap, Model, load, train
 
 __all__ = [
+    "AsyncClient",
+    "AsyncTrainingJob",
     "Client",
     "ClientError",
+    "Conflict",
+    "Forbidden",
     "Heatmap",
+    "InvalidRequest",
     "Model",
+    "NextcharError",
+    "NotFound",
+    "RateLimited",
     "ServerError",
     "ServerUnreachable",
+    "Timeout",
+    "TrainingFailed",
+    "TrainingJob",
+    "Unauthorized",
+    "Unavailable",
     "load",
     "train",
 ]
 
+_ASYNCIO = frozenset({"AsyncClient", "AsyncTrainingJob"})
 _LOCAL = frozenset({"Heatmap", "Model", "load", "train"})
 
 
 def __getattr__(name: str) -> Any:
-    """Import what runs models in this process when it is first used. The client alone does not need it."""
+    """Import what the command does without when it is first used: asyncio, and models in this process."""
+    if name in _ASYNCIO:
+        from nextchar import async_client
+
+        return getattr(async_client, name)
     if name not in _LOCAL:
         raise AttributeError(f"module 'nextchar' has no attribute {name!r}")
     try:

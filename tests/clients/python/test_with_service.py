@@ -1,0 +1,213 @@
+"""Every method of both clients against the API itself, with an engine whose answers are obvious."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nextchar import (
+    AsyncClient,
+    Client,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NextcharError,
+    NotFound,
+    RateLimited,
+    TrainingFailed,
+    Unauthorized,
+)
+
+from app.keys import new_key
+from app.settings import ApiSettings
+from store.jobs import JobStatus
+from tests.app.fakes import ENDLESS, FULL, publish
+from tests.app.service import TEXT, Service, serving
+from tests.clients.python.blocking import KINDS, connected
+from tests.waiting import eventually
+
+_LINES = [("ab" * (1 + i % 9) + "→" * (i % 11 == 0)) for i in range(120)]
+
+
+@pytest.fixture
+def service(tmp_path: Path, clean_redis_url: str) -> Iterator[Service]:
+    with serving(ApiSettings(data_dir=tmp_path, redis_url=clean_redis_url, port=0)) as running:
+        yield running
+
+
+@pytest.fixture(params=KINDS)
+def client(request: pytest.FixtureRequest, service: Service) -> Iterator[Any]:
+    with connected(request.param, str(service.http.base_url)) as client:
+        yield client
+
+
+def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
+    def methods(client: type) -> dict[str, list[str]]:
+        found = inspect.getmembers(client, inspect.isfunction)
+        return {n: list(inspect.signature(f).parameters) for n, f in found if not n.startswith("_")}
+
+    ours = methods(Client)
+    theirs = methods(AsyncClient)
+    theirs["close"] = theirs.pop("aclose")
+    assert ours == theirs
+    for name in ours:
+        assert getattr(Client, name).__doc__, f"{name} has no docstring"
+
+
+def test_corpora(client: Any, service: Service) -> None:
+    corpus = client.add_corpus(TEXT, name="fox")
+    raw = client.add_corpus(b"\xff\x00" * 200, encoding="bytes")
+    assert [found["id"] for found in client.corpora()] == [raw["id"], corpus["id"]]
+    assert client.corpus("fox")["characters"] == len(TEXT)
+    assert client.corpus_text("fox") == TEXT
+    assert client.corpus_text(raw["id"]) == "\xff\x00" * 200
+    assert b"".join(client.download_corpus(raw["id"])) == b"\xff\x00" * 200
+    assert client.delete_corpus("fox")["deleted"]
+    with pytest.raises(NotFound) as caught:
+        client.corpus("fox")
+    assert caught.value.code == "corpus_not_found"
+    assert caught.value.request_id
+    with pytest.raises(InvalidRequest):
+        client.add_corpus(b"\xff")
+
+
+def test_training(client: Any, service: Service) -> None:
+    card = publish(service.models)
+    job = client.train(text=TEXT, name="fox", preset="tiny", seconds=5)
+    assert [found["id"] for found in client.jobs()] == [job.id]
+    assert client.job(job.id)["training"]["budget"]["seconds"] == 5
+    running = service.jobs.move(service.jobs.get(job.id), JobStatus.RUNNING, attempt=1)
+    service.live.set_progress(job.id, {"step": 3, "attempt": 1})
+    service.live.add_events(job.id, [{"id": 1, "at": 1.5, "type": "metrics", "data": {"step": 3}}])
+
+    def finish(progress: Any) -> None:
+        seen.append(progress)
+        if len(seen) == 1:
+            service.jobs.move(running, JobStatus.SUCCEEDED, model=card.reference)
+
+    seen: list[Any] = []
+    assert job.wait(on_progress=finish) == card.reference
+    assert seen[0]["step"] == 3
+    assert [event["data"] for event in job] == [{"step": 3}]
+
+
+def test_jobs_are_paused_resumed_and_cancelled(client: Any, service: Service) -> None:
+    job = client.train(client.add_corpus(TEXT)["id"], name="fox")
+    assert job.pause()["status"] == "paused"
+    with pytest.raises(TrainingFailed):
+        job.wait()
+    assert job.resume()["status"] == "queued"
+    assert job.cancel()["status"] == "cancelled"
+    with pytest.raises(TrainingFailed) as caught:
+        job.wait()
+    assert caught.value.code == "cancelled"
+    with pytest.raises(Conflict):
+        client.resume_job(job.id)
+    same = [
+        client.create_job({"corpus": job.record["corpus"], "name": "b"}, idempotency_key="k") for _ in "12"
+    ]
+    assert same[0]["id"] == same[1]["id"]
+
+
+def test_models(client: Any, service: Service) -> None:
+    publish(service.models)
+    publish(service.models)
+    assert [found["id"] for found in client.models()] == ["fake@2", "fake@1"]
+    assert client.damaged_models() == []
+    assert client.model("fake")["version"] == 2
+    assert client.report("fake")["validation_bits_per_character"] == 2.0
+    assert b"".join(client.download("fake", "model.onnx")) == b"onnx of fake"
+    assert client.rename_model("fake@1", "other")["id"] == "other@1"
+    assert client.delete_model("fake")["id"] == "fake@2"
+    with pytest.raises(NotFound):
+        client.report("fake")
+    with pytest.raises(NotFound):
+        list(client.report_file("other", "html"))
+
+
+def test_models_are_exported_and_imported(client: Any, service: Service, tmp_path: Path) -> None:
+    publish(service.models)
+    (tmp_path / "fake.tar").write_bytes(b"".join(client.export_model("fake")))
+    assert client.import_model(tmp_path / "fake.tar")["id"] == "fake@2"
+    with (tmp_path / "fake.tar").open("rb") as archive:
+        assert client.import_model(archive, name="other")["id"] == "other@1"
+    assert b"".join(client.download("other", "model.onnx")) == b"onnx of fake"
+    with pytest.raises(InvalidRequest) as caught:
+        client.import_model(b"no archive")
+    assert caught.value.code == "model_archive_invalid"
+
+
+def test_completions(client: Any, service: Service) -> None:
+    publish(service.models)
+    answer = client.complete("fake", "ab", max_characters=5, n=2, seed=1)
+    assert [choice["text"] for choice in answer["completions"]] == ["abcde", "abcde"]
+    events = list(client.stream("fake", "ab", max_characters=5))
+    assert "".join(e["data"]["text"] for e in events if e["event"] == "piece") == "abcde"
+    assert events[-1]["data"]["model"] == "fake@1"
+    assert client.next("fake", "ab", top=2)["candidates"][0] == {"character": "a", "probability": 1.0}
+    with pytest.raises(RateLimited) as caught:
+        client.complete("fake", FULL)
+    assert caught.value.retry_after_s == 2
+    with pytest.raises(InvalidRequest) as refused:
+        client.complete("fake", "ab", max_characters=0)
+    assert refused.value.param == "max_characters"
+
+
+def test_leaving_a_stream_stops_the_work_on_the_server(client: Any, service: Service) -> None:
+    publish(service.models)
+    events = client.stream("fake", ENDLESS)
+    assert next(events)["event"] == "piece"
+    events.close()
+    eventually(service.engines[0].tickets[0].cancelled.is_set, what="the completion is cancelled")
+
+
+def test_scores_calibrations_and_evaluations(client: Any, service: Service) -> None:
+    publish(service.models)
+    assert client.score("fake", "ab→")["bits"] == [1.0, 1.0, 8.0]
+    made = client.calibrate("fake", iter(_LINES), name="host1")
+    assert (made["name"], made["lines"]) == ("host1", 120)
+    assert [found["name"] for found in client.calibrations("fake")] == ["host1"]
+    options = {"calibration": "host1", "false_alarms": 0.02}
+    scores = client.score("fake", ["abab", "ab→→→→ab"], detail="line", **options)
+    assert [line["anomalous"] for line in scores["lines"]] == [False, True]
+    lines = ["abab", "ab→→→→ab", b"ab\xff\xff\xff\xff", "abab\n"] * 50
+    found = list(client.score_lines("fake", lines, **options))
+    assert [line["anomalous"] for line in found] == [False, True, True, False] * 50
+    assert [line["line"] for line in found] == list(range(1, 201))
+    assert found[1]["spans"][0]["start"] == 2
+    assert found[2]["not_utf8"] == {"offset": 2, "byte": "0xff"}
+    flagged = client.score_lines("fake", iter(lines), only="anomalous", context="stream", **options)
+    assert [line["line"] for line in flagged] == [i for i in range(1, 201) if i % 4 in (2, 3)]
+    records = list(client.score_stream("fake", [b"abab"], **options))
+    assert [record["object"] for record in records] == ["score.start", "score.line", "score.end"]
+    assert client.forget_stream("fake", "s") is None
+    labels = [False] * 120 + [True] * 40
+    judged = client.evaluate("fake", _LINES + [f"ab→→→→{'ab' * i}" for i in range(40)], labels)
+    assert judged["model_score"]["auroc"] > judged["baselines"]["length"]["auroc"]
+    assert client.delete_calibration("fake", "host1") is None
+    assert client.calibrations("fake") == []
+
+
+def test_an_iterator_is_for_score_lines(client: Any) -> None:
+    with pytest.raises(NextcharError, match="score_lines"):
+        client.score("fake", iter(["a"]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_is_sent_and_its_limits_are_exceptions(kind: str, tmp_path: Path, clean_redis_url: str) -> None:
+    secret, line = new_key("typist", scopes="complete")
+    (tmp_path / "keys").write_text(line)
+    settings = ApiSettings(
+        data_dir=tmp_path, redis_url=clean_redis_url, port=0, api_keys_file=tmp_path / "keys"
+    )
+    with serving(settings) as service:
+        publish(service.models)
+        url = str(service.http.base_url)
+        with connected(kind, url, api_key=f" {secret}\n") as client:
+            assert client.complete("fake", "a")["model"] == "fake@1"
+            with pytest.raises(Forbidden):
+                client.delete_model("fake@1")
+        with connected(kind, url) as client, pytest.raises(Unauthorized) as caught:
+            list(client.models())
+    assert caught.value.code == "api_key_missing"
