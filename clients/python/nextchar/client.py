@@ -200,6 +200,29 @@ class Client:
         """Return what is known of `name@version`, or of the newest version of `name`."""
         return cast(Model, self._call("GET", f"/v1/models/{_segment(model)}"))
 
+    def rename_model(self, model: str, name: str) -> Model:
+        """Rename one version of a model: it becomes the next version of the new name."""
+        return cast(Model, self._call("PATCH", f"/v1/models/{_segment(model)}", json={"name": name}))
+
+    def export_model(self, model: str) -> Iterator[bytes]:
+        """Yield the bytes of a model's tar archive: its card and every file that the card names."""
+        with self._open("GET", f"/v1/models/{_segment(model)}/export") as response:
+            yield from _pieces(response, self.server)
+
+    def import_model(self, archive: bytes | IO[bytes], *, name: str | None = None) -> Model:
+        """Import an archive of `export_model`: it becomes the next version of its name, or of `name`."""
+        return cast(
+            Model,
+            self._call(
+                "POST",
+                "/v1/models/import",
+                params={"name": name} if name else {},
+                content=_content(archive),
+                headers={"Content-Type": "application/x-tar"},
+                timeout=_LONG_TIMEOUT,
+            ),
+        )
+
     def delete_model(self, model: str) -> dict[str, Any]:
         """Delete one version of a model."""
         return self._call("DELETE", f"/v1/models/{_segment(model)}")

@@ -158,6 +158,7 @@ class FakeServer:
         self.refused_jobs: list[int] = []  # HTTP statuses of the next answers about a job, but for the first
         self._jobs_asked = 0
         self.calibrations = ["validation"]
+        self.imports: list[tuple[dict[str, str], bytes]] = []  # queries and archives
         self.is_ready = True
         self.damaged: set[str] = set()  # files that arrive changed
         self.page = 2  # the most things in a page: few, so that there are several pages
@@ -298,8 +299,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def file(self, model: str, name: str) -> None:
         _resolve(self.fake, model)
-        data = b'{"format_version": 1}' if name == "model.json" else FILES[name]
+        data = (
+            json.dumps({"format_version": 1, "files": _LISTED}).encode()
+            if name == "model.json"
+            else FILES[name]
+        )
         self._raw(data + (b"!" if name in self.fake.damaged else b""))
+
+    def rename_model(self, name: str) -> None:
+        model = _resolve(self.fake, name)
+        renamed = f"{json.loads(self.body)['name']}@1"
+        self.fake.models[self.fake.models.index(model)] = renamed
+        self._json(_model(renamed))
+
+    def export_model(self, name: str) -> None:
+        self._raw(f"archive of {_resolve(self.fake, name)}".encode())
+
+    def import_model(self) -> None:
+        self.fake.imports.append((self.query, self.body))
+        self._json(_model(f"{self.query['name']}@1" if self.query else "fake@3"), status=201)
 
     def report(self, name: str) -> None:
         if self.query.get("format") == "json":
@@ -444,6 +462,9 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", "/v1/models/([^/]+)", _Handler.model),
     ("DELETE", "/v1/models/([^/]+)", _Handler.delete_model),
     ("GET", "/v1/models/([^/]+)/files/([^/]+)", _Handler.file),
+    ("PATCH", "/v1/models/([^/]+)", _Handler.rename_model),
+    ("GET", "/v1/models/([^/]+)/export", _Handler.export_model),
+    ("POST", "/v1/models/import", _Handler.import_model),
     ("GET", "/v1/models/([^/]+)/report", _Handler.report),
     ("POST", "/v1/models/([^/]+)/complete", _Handler.complete),
     ("POST", "/v1/models/([^/]+)/next", _Handler.next),
@@ -462,6 +483,8 @@ def _add_corpus(fake: FakeServer, body: bytes, name: str | None) -> dict[str, An
     except UnicodeDecodeError as error:
         raise _Refused(422, "corpus_not_utf8", f"the text is not UTF-8 at offset {error.start}") from None
     digest = hashlib.sha256(body).hexdigest()
+    if name and any(c["name"] == name and c["sha256"] != digest for c in fake.corpora.values()):
+        raise _Refused(409, "name_taken", f"the name {name!r} is taken")
     fake.corpora[digest] = {
         "id": f"corpus_{digest[:24]}",
         "object": "corpus",

@@ -1,7 +1,6 @@
-"""A job under way as one sequence of updates: its events as they come, its record a few times a second.
+"""A running job as one sequence of updates: its events as they come, its record twice per second.
 
-Events tell what happened, each once; only the record tells the place in the queue and the time left.
-Knows no terminal.
+Events report what happened, each once; only the record has the place in the queue and the time left.
 """
 
 import queue
@@ -16,25 +15,28 @@ from nextchar.errors import ClientError
 
 TICK_S = 0.125
 _RECORD_EVERY_TICKS = 4
-_PAUSES_S = (0.25, 0.5, 1, 2, 4, 8, 16, 32)  # before the last record is asked for again
+_RETRY_DELAYS_S = (0.25, 0.5, 1, 2, 4, 8, 16, 32)  # before the last record is requested again
 
 
 @dataclass(frozen=True)
-class Update:
-    """An event, or the job's newest record, or neither: only time has passed."""
+class JobUpdate:
+    """An event, or the job's newest record, or neither when only time has passed."""
 
     event: Event | None = None
     job: Job | None = None
 
 
-def watch(client: Client, job_id: str, *, after: int = 0) -> Iterator[Update]:
-    """Yield updates until the job is final or paused; the last one is the record that says so.
+def job_updates(client: Client, job_id: str, *, after: int = 0) -> Iterator[JobUpdate]:
+    """Yield updates until the job is final or paused; the last one is the record with that status.
 
-    All events come before that last record. Raises ServerUnreachable when the server stays away for
-    longer than the client's patience, ServerError when the job is not known.
+    All events come before that last record.
+
+    Raises:
+        ServerUnreachable: the service was away for longer than the client retries.
+        ServerError: the job is not known.
     """
     job = client.job(job_id)
-    yield Update(job=job)
+    yield JobUpdate(job=job)
     events: queue.SimpleQueue[Event | ClientError | None] = queue.SimpleQueue()
     threading.Thread(target=_collect, args=(client, job_id, after, events), daemon=True).start()
     ticks = 0
@@ -43,34 +45,34 @@ def watch(client: Client, job_id: str, *, after: int = 0) -> Iterator[Update]:
             event = events.get(timeout=TICK_S)
         except queue.Empty:
             ticks += 1
-            yield Update()
+            yield JobUpdate()
             if ticks % _RECORD_EVERY_TICKS == 0:
                 try:
                     job = client.job(job_id)
                 except ClientError as error:
                     if not error.is_retryable:
                         raise
-                    continue  # the collecting thread decides when it is time to give up
-                yield Update(job=job)
+                    continue  # the collecting thread decides when to give up
+                yield JobUpdate(job=job)
                 if job["status"] == "paused":
                     return
             continue
         if isinstance(event, ClientError):
             raise event
         if event is None:  # the job is final and all its events have come
-            yield Update(job=_last_record(client, job_id))
+            yield JobUpdate(job=_last_record(client, job_id))
             return
-        yield Update(event=event)
+        yield JobUpdate(event=event)
 
 
 def _last_record(client: Client, job_id: str) -> Job:
-    for pause_s in _PAUSES_S:
+    for delay_s in _RETRY_DELAYS_S:
         try:
             return client.job(job_id)
         except ClientError as error:
             if not error.is_retryable:
                 raise
-            time.sleep(pause_s)
+            time.sleep(delay_s)
     return client.job(job_id)
 
 
