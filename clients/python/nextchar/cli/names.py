@@ -56,8 +56,7 @@ def with_suggestion(error: ClientError, client: Client) -> str:
         known = list_names(client)
     except ClientError:  # the key may not list them
         return str(error)
-    has_version = "@" in unknown[1]
-    labels = [label for label in known if has_version or "@" not in label]
+    labels = [label for label in known if ("@" in label) == ("@" in unknown[1])]
     closest = difflib.get_close_matches(unknown[1], labels, n=_MAX_SUGGESTIONS)
     if not closest:
         return str(error)

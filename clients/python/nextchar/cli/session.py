@@ -55,7 +55,7 @@ class Session:
         if self.as_json:
             self.print_json(answer)
         else:
-            self.print_text(f"deleted {answer['id']}")
+            self.print_text(f"deleted {answer.get('id') or answer['name']}")
 
     def describe(self, error: ClientError) -> str:
         """Return the sentence to print for an error, with suggestions for a name that was not found."""

@@ -28,7 +28,7 @@ _COMMANDS = [
     ("jobs", "pause", "job_1"),
     ("models",),
     ("models", "show", "fake"),
-    ("models", "rename", "fake@1", "other"),
+    ("models", "rename", "fake@1", "fake"),
     ("report", "fake"),
     ("calibrate", "fake", "--list"),
     ("models", "rm", "fake"),

@@ -7,7 +7,7 @@ from tests.clients.python.fake_server import FakeServer
 def test_score_marks_characters_of_high_surprisal(run: Run) -> None:
     shown = run("score", "fake", "-", stdin="one Two\nthree\n").out
     lines = shown.split("\n")
-    assert lines[0] == "fake@2: 14 characters, 1.39 bits per character, 20 bits in all"
+    assert lines[0] == "fake@2: 14 characters, 1.39 bits per character, 20 bits in total"
     assert lines[lines.index("one Two⏎") + 1] == "    █"
     assert "13.0 bits  line 1" in shown
 

@@ -12,7 +12,7 @@ from tests.clients.python.fake_server import FakeServer
     ("arguments", "sentence"),
     [
         (("models", "show", "nobody"), "nextchar: there is no model 'nobody'\n"),
-        (("jobs", "show", "job_9"), "nextchar: there is no job 'job_9'\n"),
+        (("jobs", "show", "nothing"), "nextchar: there is no job 'nothing'\n"),
         (("jobs", "resume", "job_1"), "nextchar: job job_1 is running, not paused\n"),
         (("corpus", "add", "/nowhere.txt"), "nextchar: /nowhere.txt: No such file or directory\n"),
         (
