@@ -26,8 +26,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.errors import DomainError
-
 if TYPE_CHECKING:
     from limits import RateLimitItem
 
@@ -44,18 +42,6 @@ WARN_EVERY_S = 60.0
 
 _PREFIX = "nck_"
 _MAX_LOGGED = 10  # problems in one line of the log
-
-
-class Unauthorized(DomainError):
-    """No key, or one that is not in the file."""
-
-    code = "api_key_missing"
-
-
-class Forbidden(DomainError):
-    """The key is good, but not for this."""
-
-    code = "not_permitted"
 
 
 @dataclass(frozen=True)

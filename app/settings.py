@@ -46,6 +46,9 @@ class ApiSettings(StoreSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
     max_corpus_bytes: int = Field(1 << 30, ge=1, description="The largest text accepted, in bytes.")
+    max_model_bytes: int = Field(
+        1 << 30, ge=1, description="The largest archive of a model that can be imported, in bytes."
+    )
     worker_memory: str = Field(
         "",
         description="Memory of the worker's container, as `8g`, if it has a limit that the API's has not;"

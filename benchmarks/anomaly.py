@@ -35,13 +35,14 @@ from models.anomaly.aggregate import STATISTICS
 from models.anomaly.baselines import NAMES, baseline_scores
 from models.anomaly.calibration import Calibration, calibrate
 from models.anomaly.drift import UNUSUAL, drift
-from models.anomaly.metrics import auroc, judge
+from models.anomaly.metrics import auroc, detection_quality
 from models.anomaly.ngram_surprisal import FILE, dump, ngram_of, with_ngram
+from models.anomaly.scorer import ReadPrecision, Scorer
 from models.config import PRESETS, Budget
 from models.machine import available_cores
 from models.runtime.engine import Engine
-from models.runtime.scoring import LineSurprisal, read_lines
 from models.runtime.session import Network
+from models.runtime.surprisal import LineSurprisal, line_surprisal
 from models.text.masks import Masks
 from models.text.ngram import NgramModel
 from models.text.vocabulary import Vocabulary, normalize
@@ -87,7 +88,7 @@ def measure(task: LabelledLines, options: argparse.Namespace) -> dict[str, Any]:
     calibration = calibrate(_read(network, counted, held_out))
     readings = _read(network, counted, lines)
     scores, p_values = calibration.score(readings)
-    quality = judge(scores, odd)
+    quality = detection_quality(scores, odd)
     simple = baseline_scores(train, lines)
     normal = [reading for reading, is_odd in zip(readings, odd, strict=True) if not is_odd]
     return {
@@ -120,10 +121,12 @@ def speed(network: str) -> dict[str, float]:
     characters = sum(map(len, lines))
     found: dict[str, float] = {}
     engine = Engine(saved)
-    for name, fast in (("float32 in process", False), ("int8 in process", True)):
-        engine.read_lines(lines[:50], fast=fast)
+    scorer = Scorer.load(saved, engine)
+    precisions: dict[str, ReadPrecision] = {"float32 in process": "float32", "int8 in process": "fast"}
+    for name, precision in precisions.items():
+        scorer.read(lines[:50], precision=precision)
         began = time.process_time()
-        engine.read_lines(lines, fast=fast)
+        scorer.read(lines, precision=precision)
         found[name] = characters / (time.process_time() - began)
     engine.close()
     with running_api([saved], model_threads=1) as api, httpx.Client(timeout=600) as http:
@@ -161,11 +164,11 @@ def _train(lines: list[str], options: argparse.Namespace) -> tuple[Network, Ngra
 
 def _read(network: Network, counted: NgramModel, lines: list[str]) -> list[LineSurprisal]:
     assert counted.vocabulary is not None
-    return with_ngram(read_lines(network, counted.vocabulary, lines, with_end=True), lines, counted)
+    return with_ngram(line_surprisal(network, counted.vocabulary, lines, with_end=True), lines, counted)
 
 
 def _rate(calibration: Calibration) -> float:
-    return max(_RATE, calibration.usual_rate())
+    return max(_RATE, calibration.default_rate())
 
 
 def _flagged_by_half(normal: list[LineSurprisal], seed: int) -> float:

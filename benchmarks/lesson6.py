@@ -31,6 +31,7 @@ import numpy as np
 
 from benchmarks.report import machine, print_json_line, print_table
 from models.architectures import NAMES, architecture, resolve_training
+from models.architectures.memory import count_parameters
 from models.config import MINIMUM_CHARACTERS, Budget, TrainingConfig
 from models.machine import available_cores
 from models.runtime.session import Network
@@ -126,7 +127,7 @@ def run(name: str, text: Text, *, cores: int, quick: bool) -> dict[str, Any]:
     return {
         "architecture": name,
         "shape": lesson.shape,
-        "parameters": known.network.parameters(len(text.vocabulary)),
+        "parameters": count_parameters(known.network, len(text.vocabulary)),
         "training": training.model_dump(exclude={"budget"}),
         "epochs": result.epochs,
         "steps": result.steps,

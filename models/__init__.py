@@ -1,6 +1,6 @@
-"""What a model is, how it is kept and how it runs. Knows no HTTP and no Redis."""
+"""Models: configuration, text, architectures, kernels, inference, anomaly scores and the saved form."""
 
 import os
 
-# ONNX Runtime reports to its maker unless it is told not to before it is imported.
+# ONNX Runtime sends telemetry to its vendor unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,14 +1,14 @@
-"""The exceptions that a user can cause, one class for each way of answering them.
+"""Exceptions that a user can cause, one class per HTTP status.
 
-`app.http.errors` turns each class into one HTTP status; the worker turns them into a job's named failure.
-What only a programming mistake can cause stays an `assert` or a built-in exception.
+`app.http.errors` maps each class to its status; the worker stores them as the reason of a job's failure.
+Programming errors are asserts or built-in exceptions.
 """
 
 
 class DomainError(Exception):
-    """Something a user asked for that cannot be done, with a sentence they can act on.
+    """A request that cannot be fulfilled, with a message that the user can act on.
 
-    `code` is stable and machine-readable; `param` names the offending field, where there is one.
+    `code` is stable and machine-readable; `param` is the offending field, if there is one.
     """
 
     code = "error"
@@ -21,43 +21,43 @@ class DomainError(Exception):
 
 
 class InvalidInput(DomainError):
-    """The request is well-formed but cannot be right."""
+    """The request is well-formed but invalid."""
 
     code = "invalid_request"
 
 
 class NotFound(DomainError):
-    """No such corpus, job, model or file."""
+    """There is no such corpus, job, model or file."""
 
     code = "not_found"
 
 
 class Conflict(DomainError):
-    """The request contradicts the present state of what it names."""
+    """The request conflicts with the current state of a resource."""
 
     code = "conflict"
 
 
 class TooLarge(DomainError):
-    """More bytes or characters than the limit allows."""
+    """More bytes or characters than a limit allows."""
 
     code = "too_large"
 
 
 class StorageFull(DomainError):
-    """The disk or bucket has no room left."""
+    """The disk or bucket is full."""
 
     code = "storage_full"
 
 
 class Unavailable(DomainError):
-    """A part that the request needs is down or damaged; other requests may still succeed."""
+    """A component or file that the request needs is down or damaged; other requests may succeed."""
 
     code = "unavailable"
 
 
 class Busy(DomainError):
-    """The queue for this model is full; `retry_after_s` seconds from now is a good time to ask again."""
+    """The queue for this model is full; retry after `retry_after_s` seconds."""
 
     code = "busy"
 

@@ -1,4 +1,4 @@
-"""What this process may use of the machine, asked for in a way that works on Linux and on macOS."""
+"""CPU cores and memory of this process, on Linux and macOS."""
 
 import math
 import os
@@ -10,22 +10,22 @@ _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use: by its affinity, and by its container's CPU quota."""
+    """Return how many cores this process may use, given its CPU affinity and its container's CPU quota."""
     has_affinity = hasattr(os, "sched_getaffinity")  # macOS has none
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(1, min(cores, _quota()))
+    return max(1, min(cores, _quota_cores()))
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process has had resident."""
+    """Return the peak resident set size of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB on Linux
 
 
-def _quota() -> int:
-    """Return the cores that a container's CPU quota comes to, rounded up; a large number without one."""
+def _quota_cores() -> int:
+    """Return the container's CPU quota in cores, rounded up; sys.maxsize without a quota."""
     try:
         quota, period = _CGROUP_CPU_MAX.read_text().split()
         return math.ceil(int(quota) / int(period))
-    except (OSError, ValueError, ZeroDivisionError):  # no container, or "max"
+    except (OSError, ValueError, ZeroDivisionError):  # not in a container, or no limit ("max")
         return sys.maxsize

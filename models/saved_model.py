@@ -1,14 +1,14 @@
-"""The saved-model folder: a card that says everything, and the files it names by hash.
+"""The saved-model folder: a model card, and the files that it lists with their hashes.
 
-    model.json    the card, with the format's version first
-    model.keras   stock Keras layers only; states are inputs and outputs
-    model.onnx    (ids (T, B), state (B, S), first) -> (logits (T - first, B, V), state (B, S))
-    model.int8.npz    int8 weights of an LSTM for the kernels; there only if measured to be as good
-    model.int8.onnx   in its place for other architectures
-    ngram.npz         counts of the text's n-grams, which judge lines beside the network
-    calibration.json  what held-out lines score
+    model.json        the card; its first field is the format version
+    model.keras       stock Keras layers only; states are inputs and outputs
+    model.onnx        (ids (T, B), state (B, S), first) -> (logits (T - first, B, V), state (B, S))
+    model.int8.npz    int8 weights of an LSTM for models/kernels; present only if measured to be as good
+    model.int8.onnx   the int8 form of other architectures
+    ngram.npz         n-gram counts of the training text, for anomaly scores
+    calibration.json  score distribution of held-out lines
 
-A reader refuses a format it does not know and a file whose hash differs. Nothing is ever unpickled.
+An unknown format version and a file with another hash are errors. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ FORMAT_VERSION = 1
 
 
 class FileEntry(BaseModel):
-    """One file of a saved model."""
+    """Size and hash of one file."""
 
     bytes: int
     sha256: str
 
 
 class Card(BaseModel):
-    """model.json: what the network is, where it came from, how good it is."""
+    """The contents of model.json: configuration, provenance, report and files of a model version."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,30 +47,34 @@ class Card(BaseModel):
     corpus: str | None = None
     network: NetworkConfig
     training: TrainingConfig
-    started_from: str | None = Field(None, description="The model it was trained on from, `name@version`.")
-    mix: Mix | None = Field(None, description="The second text that shared its batches.")
+    started_from: str | None = Field(
+        None, description="The model that training started from, `name@version`."
+    )
+    mix: Mix | None = Field(None, description="The second text of its training batches.")
     alphabet: Alphabet = "characters"
-    masks: tuple[str, ...] = Field((), description="What was masked in its text, and is in lines it scores.")
+    masks: tuple[str, ...] = Field((), description="Masks of its training text and of the lines it scores.")
     characters: str = Field(description="The vocabulary; the n-th character has id n.")
     parameters: int
-    report: dict[str, Any] = Field(default_factory=dict, description="What the training run told of itself.")
+    report: dict[str, Any] = Field(default_factory=dict, description="The report of the training run.")
     files: dict[str, FileEntry]
     files_folder: str = Field(
-        "", pattern=r"^[A-Za-z0-9_-]*$", description="Where the storage has them, below the id's folder."
+        "",
+        pattern=r"^[A-Za-z0-9_-]*$",
+        description="Subfolder of its files in the storage.",
     )
 
     @property
     def reference(self) -> str:
-        """`name@version`, by which the API knows the model."""
+        """`name@version`, the model's name in the API."""
         return f"{self.name}@{self.version}"
 
     def portable(self) -> bytes:
-        """Return model.json as it is downloaded: without what is true of one storage only."""
+        """Return model.json for a download: without the fields that refer to this storage."""
         return self.model_dump_json(indent=1, exclude={"files_folder"}).encode()
 
 
 class SavedModel:
-    """A card, and its files read through `read` and checked against the card's hashes."""
+    """A card and access to its files; each file that `read` returns is checked against its hash."""
 
     def __init__(self, card: Card, read: Callable[[str], bytes]) -> None:
         self.card = card
@@ -81,30 +85,32 @@ class SavedModel:
         """Return the bytes of one file.
 
         Raises:
-            KeyError: the card names no such file.
-            Unavailable: the file is missing or is not what the card says (code `model_damaged`).
+            KeyError: the card lists no such file.
+            Unavailable: the file is missing or its hash differs (code `model_damaged`).
         """
         entry = self.card.files[name]
         try:
             data = self._read(name)
         except FileNotFoundError:
             raise Unavailable(
-                f"model {self.card.reference} has lost its file {name}; restore it or delete the version",
+                f"file {name} of model {self.card.reference} is missing; restore it or delete the version",
                 code="model_damaged",
             ) from None
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise Unavailable(
-                f"file {name} of model {self.card.reference} is not what its card says: its hash differs",
+                f"file {name} of model {self.card.reference} is damaged: its hash differs from its card;"
+                " restore it or delete the version",
                 code="model_damaged",
             )
         return data
 
 
 def parse_card(data: bytes, *, where: str) -> Card:
-    """Return the card in `data`.
+    """Parse a card read from `where`.
 
     Raises:
-        Unavailable: it is not JSON, lacks a field, or is of a format this program does not know.
+        Unavailable: it is not valid (code `model_damaged`) or of an unknown format version
+            (`model_format_unknown`).
     """
     try:
         raw = _json_object(data)
@@ -123,7 +129,7 @@ def parse_card(data: bytes, *, where: str) -> Card:
 
 
 def describe_files(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
-    """Return the card's `files` for the given contents."""
+    """Return `Card.files` for these contents by name."""
     return {
         name: FileEntry(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
         for name, data in files.items()
@@ -131,7 +137,7 @@ def describe_files(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
 
 
 def load_folder(folder: Path) -> SavedModel:
-    """Return the model saved in a local folder, as a download of all its files leaves it."""
+    """Return the model in a local folder that holds all its files."""
     card = parse_card((folder / "model.json").read_bytes(), where=str(folder / "model.json"))
     return SavedModel(card, lambda name: (folder / name).read_bytes())
 

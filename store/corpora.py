@@ -25,7 +25,7 @@ from typing import IO, Any, Literal, Self
 import numpy as np
 
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
-from models.text.log_lines import LineSample, TextKind, recognize
+from models.text.log_detection import LineSample, TextKind, detect_log
 from models.text.vocabulary import Alphabet, Normalizer, code_points
 from store.blobs import Blobs, translated
 from store.corpus_owners import CorpusOwners
@@ -56,7 +56,7 @@ class Corpus:
     encoding: Encoding = "utf-8"
     kind: TextKind | None = None  # None: a record from before kinds were recognized, or bytes
     suggested_masks: list[str] = field(default_factory=list)
-    log_sample: dict[str, Any] | None = None  # of a log: the other fields of models.text.log_lines.Recognized
+    log_sample: dict[str, Any] | None = None  # of a log: the rest of its LogDetection
 
 
 class Corpora:
@@ -386,7 +386,7 @@ class _Statistics:
     def _recognized(self) -> dict[str, Any]:
         if self._is_bytes:
             return {}
-        found = recognize(self._lines.lines())
+        found = detect_log(self._lines.lines())
         if found.kind != "log":
             return {"kind": found.kind}
         about = asdict(found)

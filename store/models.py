@@ -43,7 +43,8 @@ class Models:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._logged: set[DamagedModel] = set()
-        self._lock = threading.Lock()  # guards the field above
+        self._cards: dict[str, Card] = {}  # by path; a card never changes after it is created
+        self._lock = threading.Lock()  # guards the fields above
 
     def publish(
         self,
@@ -149,17 +150,24 @@ class Models:
     def survey(self) -> tuple[list[Card], list[DamagedModel]]:
         """Return what `all` does, and the versions whose cards are damaged or of a newer format.
 
-        One damaged card must not hide the rest, nor be hidden by them: each is logged once.
+        One damaged card does not hide the others; each is logged once. Cards that have been read before come
+        from memory.
         """
-        cards, damaged = [], []
+        with self._lock:
+            known = self._cards
+        cards: dict[str, Card] = {}
+        damaged = []
         for path in self._listed_paths():
-            with contextlib.suppress(FileNotFoundError):  # deleted just now
-                card = self._readable(path)
+            with contextlib.suppress(FileNotFoundError):  # deleted concurrently
+                card = known.get(path) or self._readable(path)
                 if isinstance(card, Card):
-                    cards.append(card)
+                    cards[path] = card
                 else:
                     damaged.append(card)
-        return sorted(cards, key=lambda c: (c.created_at, c.name, c.version), reverse=True), damaged
+        with self._lock:
+            self._cards = cards
+        newest_first = sorted(cards.values(), key=lambda c: (c.created_at, c.name, c.version), reverse=True)
+        return newest_first, damaged
 
     def delete(self, reference: str) -> str:
         """Delete one version (the newest, for a bare name); return its `name@version`. Raises NotFound."""

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 
 from models.anomaly import ngram_surprisal
-from models.anomaly.calibration import FEWEST_LINES, Calibration, calibrate
+from models.anomaly.calibration import MIN_LINES, Calibration, calibrate
 from models.anomaly.precision import higher
 from models.runtime.engine import INT8_FILE
-from models.runtime.scoring import read_lines
 from models.runtime.session import Network, open_network
+from models.runtime.surprisal import line_surprisal
 from store.calibrations import MODEL_FILE, validation_file
 from worker.prepared_text import Text
 
@@ -32,7 +32,7 @@ def anomaly_files(
     itself, after a newline, in float32 and with the weights `int8`, if there are any. For a log, whose lines
     change with time, see `_older_lines` and `_with_margin`.
     """
-    counted = ngram_surprisal.ngram_of(text.train[-ngram_surprisal.MOST_CHARACTERS :], text.vocabulary)
+    counted = ngram_surprisal.ngram_of(text.train[-ngram_surprisal.MAX_CHARACTERS :], text.vocabulary)
     files = {ngram_surprisal.FILE: ngram_surprisal.dump(counted)}
     held_out = text.vocabulary.decode(text.validation[-_CHARACTERS:])
     follows_newline = len(text.validation) <= _CHARACTERS and text.vocabulary.decode(text.train[-1:]) == "\n"
@@ -40,11 +40,11 @@ def anomaly_files(
     lines = [line for line in whole if len(line) <= _LONGEST_LINE]
     if is_log:
         lines = _older_lines(text, lines) + lines
-    if len(lines) >= FEWEST_LINES:
-        readings = read_lines(Network(graph, threads=cores), text.vocabulary, lines, with_end=True)
+    if len(lines) >= MIN_LINES:
+        readings = line_surprisal(Network(graph, threads=cores), text.vocabulary, lines, with_end=True)
         if int8:
             network = open_network(INT8_FILE, int8, threads=cores)
-            readings = higher(readings, read_lines(network, text.vocabulary, lines, with_end=True))
+            readings = higher(readings, line_surprisal(network, text.vocabulary, lines, with_end=True))
         made = calibrate(ngram_surprisal.with_ngram(readings, lines, counted))
         files[MODEL_FILE] = validation_file(_with_margin(made) if is_log else made)
     return files

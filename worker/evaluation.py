@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime.decoding import log_softmax
-from models.runtime.scoring import SLICE_LOGITS, unknown_bits
 from models.runtime.session import StepNetwork
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from models.runtime.surprisal import SLICE_LOGITS
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 from worker.prepared_text import Ids
 
 _SLICE = 64  # the most steps whose logits are in memory at a time

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from models.architectures.memory import count_parameters
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
@@ -147,7 +148,7 @@ def train_model(
         "started_from": request.start_from,
         "masks": request.masks,
         "mix": request.mix and request.mix.model_dump(mode="json"),
-        "parameters": request.network.parameters(size),
+        "parameters": count_parameters(request.network, size),
     }
     told, report_files = write_report(
         report,

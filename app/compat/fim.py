@@ -1,8 +1,7 @@
-r"""Prompts that editors wrap for models that fill in the middle, unwrapped.
+r"""Extraction of the prompt from fill-in-the-middle prompts, which editors send to code models.
 
-A character model goes on from what is before the cursor and cannot look behind it, so the text before the
-cursor is the prompt, and the text after it is left out. Which markers stand for what is public: each family
-of models has its own three, in an order of its own.
+A character model completes the text before the cursor and ignores the text after it. Each family of code
+models has its own three markers, in its own order.
 
 >>> unwrap("<|fim_prefix|>def f(<|fim_suffix|>):\n<|fim_middle|>x")
 'def f(x'
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class _Markers:
-    prefix: str  # what precedes the text before the cursor
-    suffix: str
-    middle: str | None  # what precedes the text to be written; None: nothing does
-    spaced: bool = False  # a space after the first and before the others belongs to the markers
+    prefix: str  # before the text that precedes the cursor
+    suffix: str  # before the text that follows the cursor
+    middle: str | None  # before the text to be generated; None: the family has no such marker
+    spaced: bool = False  # a space after the first and before the others is part of the markers
 
 
 _FAMILIES = (
@@ -34,17 +33,17 @@ _FAMILIES = (
 
 
 def unwrap(prompt: str) -> str:
-    """Return the text before the cursor of a wrapped prompt, and any other prompt as it is."""
+    """Return the text before the cursor of a fill-in-the-middle prompt; any other prompt unchanged."""
     for markers in _FAMILIES:
         if markers.prefix in prompt and markers.suffix in prompt:
-            found = _before_cursor(prompt, markers)
-            if found is not None:
-                return found
+            text = _before_cursor(prompt, markers)
+            if text is not None:
+                return text
     return prompt
 
 
 def _before_cursor(prompt: str, markers: _Markers) -> str | None:
-    """Return what follows the prefix's marker and the middle's; None when a marker is missing or twice."""
+    """Return the text after the prefix and middle markers; None if a marker is missing or repeated."""
     names = [name for name in (markers.prefix, markers.suffix, markers.middle) if name]
     parts = re.split("(" + "|".join(map(re.escape, names)) + ")", prompt)
     if sorted(parts[1::2]) != sorted(names):

@@ -1,8 +1,7 @@
 """/infill, /health and /props as llama.vim and llama.vscode ask for them.
 
-The models read forwards, so a completion goes on from the lines before the cursor and the cursor's own, up
-to its end: ghost text for one line. What follows the cursor, and what editors gather from other files, is not
-read.
+The models read left to right, so a completion continues the text before the cursor up to the end of the line.
+The text after the cursor, and the context that editors collect from other files, is ignored.
 """
 
 import asyncio
@@ -15,7 +14,6 @@ from zlib import crc32
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.compat.fim import unwrap
-from app.compat.openai_completions import holding
 from app.http.access import model_or_default
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep, client_of
@@ -34,21 +32,21 @@ from app.schemas.llama_cpp import (
     Props,
     Timings,
 )
-from app.services.completion import Completing, prepare
+from app.services.completion import RunningCompletion
 from app.services.engines import Loaded
-from models.runtime.batcher import ROWS
+from app.services.prompts import prepare
+from models.runtime.decode import MAX_BATCH
 from models.runtime.requests import CompletionRequest, Finished, Piece, Usage
-from models.text.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(tags=["llama.cpp"], route_class=DocumentRoute)
 
-ENOUGH_CHARACTERS = 1000
-"""At least so much of a long prefix is read, and less than twice as much."""
+MIN_CONTEXT_CHARACTERS = 1000
+"""Of a longer prefix at least this many characters are read, and less than twice as many."""
 
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "With `stream` server-sent events of pieces; the last is the whole answer, less its"
-        " text. With `response_fields` those alone.",
+        "description": "With `stream` server-sent events of pieces; the last is the whole answer without its"
+        " text. With `response_fields` only those fields.",
         "content": {
             "application/json": {"example": EXAMPLE},
             "text/event-stream": {
@@ -60,32 +58,32 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 ModelInQuery = Annotated[
-    str, Query(max_length=128, description="`name` or `name@version`; left out, the default model.")
+    str, Query(max_length=128, description="`name` or `name@version`; default: the newest model.")
 ]
 ModelInPath = Annotated[str, Path(max_length=128, description="`name` or `name@version`.")]
 
 
 @router.get("/health", responses=error_responses())
 async def llama_cpp_health() -> Health:
-    """Say that the process lives, where llama.cpp's clients look."""
+    """Report that the process is running, at llama.cpp's path."""
     return Health()
 
 
 @router.get("/props", responses=error_responses(404, 422, 503))
 async def llama_cpp_props(services: ServicesDep, request: Request, model: ModelInQuery = "") -> Props:
-    """Get what llama.cpp's clients want to know of a server and its model."""
+    """Get the properties of the server and its model that llama.cpp's clients read."""
     return await _props(services, request, model)
 
 
 @router.get("/v1/models/{model}/props", responses=error_responses(404, 422, 503))
 async def llama_cpp_props_of_model(services: ServicesDep, request: Request, model: ModelInPath) -> Props:
-    """Get the same of one model, for clients that put /props behind a base address."""
+    """Get the same of one model, for clients that append /props to a base URL."""
     return await _props(services, request, model)
 
 
 @router.get("/v1/models/{model}/health", responses=error_responses(404, 422, 503))
 async def llama_cpp_health_of_model(services: ServicesDep, request: Request, model: ModelInPath) -> Health:
-    """Say that a model is there and loads, for clients that put /health behind a base address."""
+    """Report that a model can be loaded, for clients that append /health to a base URL."""
     await _props(services, request, model)
     return Health()
 
@@ -96,7 +94,7 @@ async def llama_cpp_health_of_model(services: ServicesDep, request: Request, mod
 async def infill(
     services: ServicesDep, request: Request, body: InfillCreate, model: ModelInQuery = ""
 ) -> Response:
-    """Complete the line at the cursor, as llama.cpp's editor plug-ins ask for it."""
+    """Complete the line at the cursor, for llama.cpp's editor plug-ins."""
     return await _infill(services, request, body, model)
 
 
@@ -108,16 +106,16 @@ async def infill(
 async def infill_with_model(
     services: ServicesDep, request: Request, body: InfillCreate, model: ModelInPath
 ) -> Response:
-    """Do the same with one model, for editors that put /infill behind a base address."""
+    """Do the same with one model, for editors that append /infill to a base URL."""
     return await _infill(services, request, body, model)
 
 
 @dataclass
-class _Written:
-    """What has come of a completion so far. Times are those of `time.perf_counter`."""
+class _Progress:
+    """What has been generated so far. Times are those of `time.perf_counter`."""
 
-    began_s: float
-    first_s: float | None = None
+    started_s: float
+    first_character_s: float | None = None
     text: str = ""
     reason: str = "timeout"
     usage: Usage | None = None
@@ -125,12 +123,12 @@ class _Written:
 
 async def _props(services: Services, request: Request, model: str) -> Props:
     name = await model_or_default(services, request, model)
-    async with holding(services, name) as loaded:
+    async with services.engines.use_async(name) as loaded:
         return Props(
             default_generation_settings=GenerationSettings(
                 n_ctx=MAX_PROMPT_CHARACTERS, n_predict=MAX_PREDICT
             ),
-            total_slots=ROWS,
+            total_slots=MAX_BATCH,
             model_alias=loaded.reference,
             model_path=loaded.reference,
             build_info="nextchar",
@@ -142,47 +140,42 @@ async def _infill(services: Services, request: Request, body: InfillCreate, mode
     before = unwrap(body.prompt) if body.prompt and not body.input_prefix else body.input_prefix + body.prompt
     prefix = recent(before)
     truncated = len(prefix) < len(before)
-    async with holding(services, name) as loaded:
-        written = _Written(time.perf_counter())
+    async with services.engines.use_async(name) as loaded:
+        progress = _Progress(time.perf_counter())
         characters, unknown = await prepare(prefix, loaded.vocabulary)
-        wanted = _request(body, characters, loaded, client_of(request))
-        held = services.engines.hold_again(loaded)
-        try:
-            completing = Completing(services.engines, held, wanted, unknown)
-        except BaseException:
-            services.engines.give_back(held)
-            raise
+        engine_request = _request(body, characters, loaded, client_of(request))
+        running = RunningCompletion(services.engines, loaded, engine_request, unknown)
         if body.stream:
-            stream = _stream(completing, loaded.vocabulary, body, written, truncated=truncated)
-            return EventStream(stream, on_close=completing.close, named=False)
-        with completing:
-            await cancel_on_disconnect(request, _write(completing, loaded.vocabulary, body, written))
-    return _answer(body, _infilled(written, loaded.reference, body, truncated=truncated))
+            stream = _stream(running, body, progress, truncated=truncated)
+            return EventStream(stream, on_close=running.close, named=False)
+        with running:
+            await cancel_on_disconnect(request, _run(running, body, progress))
+    return _answer(body, _infilled(progress, loaded.reference, body, truncated=truncated))
 
 
 def recent(text: str) -> str:
-    r"""Return the end of a long text from a line's start on: the same start while one types on.
+    r"""Return the end of a long text, from the beginning of a line that stays the same while one types.
 
-    States are remembered by what has been read from a text's start. Editors send a window of lines that moves
-    with the cursor, so its start is no good: of the lines at the right distance, the one with the smallest
-    hash stays the smallest for many lines to come (winnowing; Schleimer, Wilkerson and Aiken 2003).
+    The state cache matches texts by their beginning, but editors send a window of lines that moves with the
+    cursor. So the text begins with the line of the smallest hash at a suitable distance, which remains the
+    smallest over many moves (winnowing; Schleimer, Wilkerson and Aiken 2003).
     """
-    if len(text) <= 2 * ENOUGH_CHARACTERS:
+    if len(text) <= 2 * MIN_CONTEXT_CHARACTERS:
         return text
-    window = text[-2 * ENOUGH_CHARACTERS : -ENOUGH_CHARACTERS]
-    lines = window.split("\n")[1:]  # the first may have lost its beginning
+    window = text[-2 * MIN_CONTEXT_CHARACTERS : -MIN_CONTEXT_CHARACTERS]
+    lines = window.split("\n")[1:]  # the first may be incomplete
     if not lines:
         return text
     hashes = [crc32(line.encode("utf-8", "surrogatepass")) for line in lines[:-1]] or [0]
-    place = hashes.index(min(hashes))
-    return text[len(text) - ENOUGH_CHARACTERS - len("\n".join(lines[place:])) :]
+    first = hashes.index(min(hashes))
+    return text[len(text) - MIN_CONTEXT_CHARACTERS - len("\n".join(lines[first:])) :]
 
 
 def _request(body: InfillCreate, characters: str, loaded: Loaded, client: str) -> CompletionRequest:
-    wanted = MAX_PREDICT if body.n_predict < 0 else min(body.n_predict, MAX_PREDICT)
+    max_characters = MAX_PREDICT if body.n_predict < 0 else min(body.n_predict, MAX_PREDICT)
     return CompletionRequest(
         prompt=characters,
-        max_characters=max(1, wanted),  # reading needs something to be read for
+        max_characters=max(1, max_characters),  # a completion of none would not read the prompt
         temperature=body.temperature or 0.0,
         top_k=body.top_k if body.top_k and body.top_k > 0 else None,
         top_p=body.top_p or None,
@@ -195,21 +188,17 @@ def _request(body: InfillCreate, characters: str, loaded: Loaded, client: str) -
     )
 
 
-async def _write(
-    completing: Completing, vocabulary: Vocabulary, body: InfillCreate, written: _Written
-) -> None:
-    """Gather what is written until it ends or its time is over."""
-    async for _ in _pieces(completing, vocabulary.text_decoder(), body, written):
+async def _run(running: RunningCompletion, body: InfillCreate, progress: _Progress) -> None:
+    """Generate until the completion ends or times out."""
+    async for _ in _pieces(running, body, progress):
         pass
 
 
-async def _pieces(
-    completing: Completing, decoder: TextDecoder, body: InfillCreate, written: _Written
-) -> Events:
-    """Yield what is written, as it comes, and note it; end when its time is over."""
-    events = completing.events()
+async def _pieces(running: RunningCompletion, body: InfillCreate, progress: _Progress) -> Events:
+    """Yield the text as it is generated and record it in `progress`; end at the time limit."""
+    events, decoder = running.events(), running.vocabulary.text_decoder()
     limit_ms = body.t_max_prompt_ms
-    deadline_s = written.began_s + limit_ms / 1000 if limit_ms else None
+    deadline_s = progress.started_s + limit_ms / 1000 if limit_ms else None
     while True:
         left_s = None if deadline_s is None else deadline_s - time.perf_counter()
         try:
@@ -217,39 +206,39 @@ async def _pieces(
         except (TimeoutError, StopAsyncIteration):
             break
         if isinstance(event, Finished):
-            written.reason = event.reason
+            progress.reason = event.reason
         elif isinstance(event, Usage):
-            written.usage = event
+            progress.usage = event
             break
         elif isinstance(event, Piece):
-            if written.first_s is None:
-                written.first_s = time.perf_counter()
+            if progress.first_character_s is None:
+                progress.first_character_s = time.perf_counter()
                 limit_ms = body.t_max_predict_ms
-                deadline_s = written.first_s + limit_ms / 1000 if limit_ms else None
+                deadline_s = progress.first_character_s + limit_ms / 1000 if limit_ms else None
             text = decoder.feed(event.text) if body.n_predict else ""
-            written.text += text
+            progress.text += text
             if text:
                 yield ServerEvent("", InfillPiece(content=text))
 
 
 async def _stream(
-    completing: Completing, vocabulary: Vocabulary, body: InfillCreate, written: _Written, *, truncated: bool
+    running: RunningCompletion, body: InfillCreate, progress: _Progress, *, truncated: bool
 ) -> Events:
-    async for event in _pieces(completing, vocabulary.text_decoder(), body, written):
+    async for event in _pieces(running, body, progress):
         yield event
-    ended = _infilled(written, completing.model, body, truncated=truncated)
-    yield ServerEvent("", ended.model_copy(update={"content": ""}))
+    answer = _infilled(progress, running.model, body, truncated=truncated)
+    yield ServerEvent("", answer.model_copy(update={"content": ""}))
 
 
-def _infilled(written: _Written, model: str, body: InfillCreate, *, truncated: bool) -> Infill:
+def _infilled(progress: _Progress, model: str, body: InfillCreate, *, truncated: bool) -> Infill:
     now_s = time.perf_counter()
-    first_s = now_s if written.first_s is None else written.first_s
-    count = written.usage.completion_characters if written.usage and body.n_predict else len(written.text)
-    read = written.usage.prompt_characters if written.usage else 0
-    cached = written.usage.cached_characters if written.usage else 0
-    stop_type: Literal["limit", "word"] = "word" if written.reason in ("line", "stop") else "limit"
+    first_s = now_s if progress.first_character_s is None else progress.first_character_s
+    count = progress.usage.completion_characters if progress.usage and body.n_predict else len(progress.text)
+    read = progress.usage.prompt_characters if progress.usage else 0
+    cached = progress.usage.cached_characters if progress.usage else 0
+    stop_type: Literal["limit", "word"] = "word" if progress.reason in ("line", "stop") else "limit"
     return Infill(
-        content=written.text,
+        content=progress.text,
         stop_type=stop_type,
         model=model,
         tokens_predicted=count,
@@ -259,7 +248,7 @@ def _infilled(written: _Written, model: str, body: InfillCreate, *, truncated: b
         timings=Timings(
             cache_n=cached,
             prompt_n=read - cached,
-            **_times("prompt", first_s - written.began_s, read - cached),
+            **_times("prompt", first_s - progress.started_s, read - cached),
             predicted_n=count,
             **_times("predicted", now_s - first_s, count),
         ),
@@ -277,10 +266,9 @@ def _times(what: str, seconds: float, count: int) -> dict[str, Any]:
 def _answer(body: InfillCreate, infilled: Infill) -> Response:
     if body.response_fields is None:
         return Response(infilled.model_dump_json(), media_type="application/json")
-    # llama.cpp answers timings/prompt_n under that very name.
-    whole: dict[str, Any] = infilled.model_dump(exclude={"timings"})
-    whole |= {f"timings/{name}": value for name, value in infilled.timings.model_dump().items()}
-    whole["timings"] = infilled.timings.model_dump()
-    chosen = {name: whole[name] for name in body.response_fields if name in whole}
-    # llama.vim looks for `"content":"`, with no space.
-    return Response(json.dumps(chosen, separators=(",", ":")), media_type="application/json")
+    # Like llama.cpp, which keeps the slash in a name such as timings/prompt_n.
+    fields: dict[str, Any] = infilled.model_dump()
+    fields |= {f"timings/{name}": value for name, value in fields["timings"].items()}
+    selected = {name: fields[name] for name in body.response_fields if name in fields}
+    # llama.vim searches for `"content":"`, without a space.
+    return Response(json.dumps(selected, separators=(",", ":")), media_type="application/json")

@@ -1,7 +1,7 @@
-"""/v1/fine_tuning/jobs: OpenAI's shape of our jobs, under the same ids.
+"""/v1/fine_tuning/jobs: training jobs in OpenAI's shape, under the same ids.
 
-Each call is one of ours with its answer put into other words. What only OpenAI's jobs have (metadata, which
-file was the validation's) is kept beside the job. Losses are in nats a character, as OpenAI's are a token.
+What only OpenAI's jobs have (metadata, the validation file) is stored beside the job. Losses are in nats per
+character, as OpenAI's are per token.
 """
 
 import json
@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ValidationError
 
-from app.compat.bad_request import NOT_422, OpenAIRoute
-from app.compat.joined_files import joined
-from app.http.access import Reach, ReachDep
+from app.compat.openai_route import NOT_422, OpenAIRoute
+from app.compat.validation_files import joined_corpus
+from app.http.access import AccessDep
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
+from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
-from app.routes import jobs as ours
 from app.schemas.jobs import BudgetBody, JobBody, JobCreate, TrainingOverride
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from app.schemas.openai_jobs import (
@@ -31,23 +31,28 @@ from app.schemas.openai_jobs import (
     FineTuningJob,
     FineTuningJobCreate,
     Hyperparameters,
-    MethodTold,
-    SupervisedTold,
+    UsedMethod,
+    UsedSupervised,
 )
+from app.services.access import Access
+from app.services.job_creation import create_job
 from app.services.job_events import events_so_far
 from models.config import PRESETS
 from models.errors import DomainError, InvalidInput, NotFound
 from store.corpora import Corpus
+from store.jobs import Job
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)
 
-_NATS = math.log(2)  # a bit in nats
+BODY_RULE = BodyRule(r"/v1/fine_tuning/.*", MAX_SMALL_JSON_BYTES)
+
+_NATS_PER_BIT = math.log(2)
 
 _CHANGED = NOT_422 | error_responses(404, 409, 503, 507)
 
 
-class _Beside(BaseModel):
-    """What is kept beside a job that was asked for in OpenAI's shape."""
+class OpenAIExtras(BaseModel):
+    """What is stored beside a job that was created in OpenAI's shape."""
 
     model: str
     training_file: str
@@ -58,145 +63,151 @@ class _Beside(BaseModel):
 
 @router.post("", responses=NOT_422 | error_responses(404, 409, 413, 415, 503, 507))
 def create_fine_tuning_job(
-    services: ServicesDep, reach: ReachDep, request: Request, body: FineTuningJobCreate
+    services: ServicesDep, access: AccessDep, body: FineTuningJobCreate
 ) -> FineTuningJob:
     """Train a model on an uploaded file."""
-    wanted = _hyperparameters(body)
-    training = _file(reach, body.training_file, param="training_file")
-    whole: AbstractContextManager[tuple[Corpus, float]] = nullcontext((training, 0.1))
+    hyperparameters = _hyperparameters(body)
+    training = _file(access, body.training_file, param="training_file")
+    source: AbstractContextManager[tuple[Corpus, float]] = nullcontext((training, 0.1))
     if body.validation_file is not None:
-        validation = _file(reach, body.validation_file, param="validation_file")
-        whole = joined(reach, training, validation)
-    with whole as (corpus, held_out):
+        validation = _file(access, body.validation_file, param="validation_file")
+        source = joined_corpus(services, access, training, validation)
+    with source as (corpus, held_out):
         try:
-            create = _create(body, wanted, corpus.id, held_out)
-            job = ours.create_job(services, reach, request, create, Response())
+            job = create_job(
+                services.job_control,
+                access,
+                _job_create(body, hyperparameters, corpus.id, held_out),
+                memory_limit_bytes=services.settings.training_memory_bytes,
+            )
         except (InvalidInput, NotFound) as error:
-            raise _in_their_words(error) from None
-    multiplier = wanted.learning_rate_multiplier
-    beside = _Beside(
+            raise _rename_params(error) from None
+    multiplier = hyperparameters.learning_rate_multiplier
+    extras = OpenAIExtras(
         model=body.model,
         training_file=training.id,
         validation_file=body.validation_file,
         learning_rate_multiplier=None if multiplier == "auto" else multiplier,
         metadata=body.metadata,
     )
-    services.blobs.write(_beside_path(job.id), beside.model_dump_json().encode())
-    return _told(job, beside)
+    services.blobs.write(_extras_path(job.id), extras.model_dump_json().encode())
+    return _fine_tuning_job(services.job_bodies.one(job), extras)
 
 
 @router.get("", responses=NOT_422 | error_responses(503))
 def list_fine_tuning_jobs(
     services: ServicesDep,
-    reach: ReachDep,
+    access: AccessDep,
     request: Request,
     after: After = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> Page[FineTuningJob]:
     """List jobs, newest first."""
     if any(name.startswith("metadata") for name in request.query_params):
-        raise InvalidInput("jobs cannot be looked up by metadata; list them and choose", param="metadata")
-    page = ours.list_jobs(services, reach, after, limit)
-    return Page(data=[_told(job, _beside(services, job)) for job in page.data], has_more=page.has_more)
+        raise InvalidInput(
+            "jobs cannot be filtered by metadata; list them and filter the result", param="metadata"
+        )
+    page, has_more = paginate(access.list_jobs(), lambda job: job.id, after=after, limit=limit)
+    bodies = services.job_bodies.many(page)
+    return Page(data=[_fine_tuning_job(body, _extras(services, body)) for body in bodies], has_more=has_more)
 
 
 @router.get("/{job}", responses=NOT_422 | error_responses(404, 503))
-def get_fine_tuning_job(services: ServicesDep, reach: ReachDep, job: str) -> FineTuningJob:
+def get_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Get a job."""
-    return _answer(services, ours.get_job(services, reach, job))
+    return _answer(services, access.get_job(job))
 
 
 @router.post("/{job}/cancel", responses=_CHANGED)
-def cancel_fine_tuning_job(services: ServicesDep, reach: ReachDep, job: str) -> FineTuningJob:
-    """Cancel a job; a running one obeys at its next step."""
-    return _answer(services, ours.cancel_job(services, reach, job, Response()))
+def cancel_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
+    """Cancel a job; a running one stops at its next step."""
+    return _answer(services, services.job_control.cancel(access.get_job(job).id))
 
 
 @router.post("/{job}/pause", responses=_CHANGED)
-def pause_fine_tuning_job(services: ServicesDep, reach: ReachDep, job: str) -> FineTuningJob:
-    """Pause a job; a running one obeys at its next step."""
-    return _answer(services, ours.pause_job(services, reach, job, Response()))
+def pause_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
+    """Pause a job; a running one stops at its next step."""
+    return _answer(services, services.job_control.pause(access.get_job(job).id))
 
 
 @router.post("/{job}/resume", responses=_CHANGED)
-def resume_fine_tuning_job(services: ServicesDep, reach: ReachDep, job: str) -> FineTuningJob:
+def resume_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Queue a paused or failed job again."""
-    return _answer(services, ours.resume_job(services, reach, job))
+    return _answer(services, services.job_control.resume(access.get_job(job).id))
 
 
 @router.get("/{job}/events", responses=NOT_422 | error_responses(404, 503))
 def list_fine_tuning_events(
     services: ServicesDep,
-    reach: ReachDep,
+    access: AccessDep,
     job: str,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = DEFAULT_LIMIT,
 ) -> Page[FineTuningEvent]:
-    """List what happened to a job, newest first."""
-    known = reach.job(job)
-    events = events_so_far(services.event_log, services.live, known.id, after=0)
-    told = [_event(known.id, event) for event in reversed(events)]
-    page, has_more = paginate(told, lambda event: event.id, after=after, limit=limit)
+    """List the events of a job, newest first."""
+    job_id = access.get_job(job).id
+    records = events_so_far(services.event_log, services.live, job_id, after=0)
+    events = [_event(job_id, record) for record in reversed(records)]
+    page, has_more = paginate(events, lambda event: event.id, after=after, limit=limit)
     return Page(data=page, has_more=has_more)
 
 
 @router.get("/{job}/checkpoints", responses=NOT_422 | error_responses(404, 503))
 def list_fine_tuning_checkpoints(
     services: ServicesDep,
-    reach: ReachDep,
+    access: AccessDep,
     job: str,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
 ) -> Page[FineTuningCheckpoint]:
-    """List a job's evaluations, newest first. The best weights become its model; no others are kept."""
-    known = reach.job(job)
-    events = events_so_far(services.event_log, services.live, known.id, after=0)
-    model = known.model or known.request.name
-    told = [_checkpoint(known.id, model, e) for e in reversed(events) if e["type"] == "metrics"]
-    page, has_more = paginate(told, lambda checkpoint: checkpoint.id, after=after, limit=limit)
+    """List a job's evaluations, newest first. Only the best weights are kept, as the job's model."""
+    record = access.get_job(job)
+    records = events_so_far(services.event_log, services.live, record.id, after=0)
+    model = record.model or record.request.name
+    checkpoints = [_checkpoint(record.id, model, r) for r in reversed(records) if r["type"] == "metrics"]
+    page, has_more = paginate(checkpoints, lambda checkpoint: checkpoint.id, after=after, limit=limit)
     return Page(data=page, has_more=has_more)
 
 
-# From OpenAI's job to ours
+# From OpenAI's request to a job's
 
 
 def _hyperparameters(body: FineTuningJobCreate) -> Hyperparameters:
     method = body.method.supervised if body.method else None
-    given = [h for h in (body.hyperparameters, method.hyperparameters if method else None) if h]
-    if len(given) > 1:
+    candidates = [h for h in (body.hyperparameters, method.hyperparameters if method else None) if h]
+    if len(candidates) > 1:
         raise InvalidInput(
-            "hyperparameters are given twice; give them in method.supervised alone", param="hyperparameters"
+            "hyperparameters are given twice; give them only in method.supervised", param="hyperparameters"
         )
-    return given[0] if given else Hyperparameters()
+    return candidates[0] if candidates else Hyperparameters()
 
 
-def _create(body: FineTuningJobCreate, wanted: Hyperparameters, corpus_id: str, held_out: float) -> JobCreate:
+def _job_create(
+    body: FineTuningJobCreate, hyperparameters: Hyperparameters, corpus_id: str, held_out: float
+) -> JobCreate:
     is_preset = body.model in PRESETS
     preset: Any = body.model if is_preset else "small"
     rate = None
-    if wanted.learning_rate_multiplier != "auto":
-        rate = PRESETS[preset][1].learning_rate * wanted.learning_rate_multiplier
-    given: dict[str, Any] = (
-        {} if wanted.n_epochs == "auto" else {"budget": BudgetBody(epochs=wanted.n_epochs)}
-    )
-    given |= {"preset": preset} if is_preset else {"start_from": body.model}
+    if hyperparameters.learning_rate_multiplier != "auto":
+        rate = PRESETS[preset][1].learning_rate * hyperparameters.learning_rate_multiplier
+    epochs, rows = hyperparameters.n_epochs, hyperparameters.batch_size
+    options: dict[str, Any] = {} if epochs == "auto" else {"budget": BudgetBody(epochs=epochs)}
+    options |= {"preset": preset} if is_preset else {"start_from": body.model}
     try:
         return JobCreate(
             corpus=corpus_id,
             name=body.suffix or f"ft-{body.model.partition('@')[0]}"[:64],
-            training=TrainingOverride(
-                rows=None if wanted.batch_size == "auto" else wanted.batch_size, learning_rate=rate
-            ),
+            training=TrainingOverride(rows=None if rows == "auto" else rows, learning_rate=rate),
             validation_fraction=held_out,
             seed=1 if body.seed is None else body.seed % 2**31,
-            **given,
+            **options,
         )
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidInput(first["msg"], code="invalid_field", param=str(first["loc"][-1])) from None
 
 
-_THEIRS = {
+_OPENAI_PARAMS = {
     "name": "suffix",
     "start_from": "model",
     "corpus": "training_file",
@@ -205,33 +216,33 @@ _THEIRS = {
 }
 
 
-def _in_their_words(error: InvalidInput | NotFound) -> DomainError:
-    """Name the field as OpenAI's job has it."""
+def _rename_params(error: InvalidInput | NotFound) -> DomainError:
+    """Return the error with OpenAI's name of the field."""
     message = error.message.removeprefix(f"{error.param}: ")
-    param = _THEIRS.get(error.param or "", error.param)
+    param = _OPENAI_PARAMS.get(error.param or "", error.param)
     return type(error)(f"{param}: {message}", code=error.code, param=param)
 
 
-def _file(reach: Reach, reference: str, *, param: str) -> Corpus:
+def _file(access: Access, reference: str, *, param: str) -> Corpus:
     try:
-        return reach.corpus(reference)
+        return access.get_corpus(reference)
     except NotFound:
         raise NotFound(f"there is no file {reference!r}", code="file_not_found", param=param) from None
 
 
-# From our job to OpenAI's
+# From a job to OpenAI's
 
 
-def _beside_path(job_id: str) -> str:
+def _extras_path(job_id: str) -> str:
     return f"openai_jobs/{job_id}.json"
 
 
-def _beside(services: Services, job: JobBody) -> _Beside:
-    """Return what was kept beside a job, or what can be told of one that was asked for in our own shape."""
+def _extras(services: Services, job: JobBody) -> OpenAIExtras:
+    """Return what is stored beside a job; for one that was not created in OpenAI's shape, defaults."""
     try:
-        return _Beside(**json.loads(services.blobs.read(_beside_path(job.id))))
+        return OpenAIExtras(**json.loads(services.blobs.read(_extras_path(job.id))))
     except FileNotFoundError:
-        return _Beside(
+        return OpenAIExtras(
             model=job.start_from or job.network.architecture,
             training_file=job.corpus,
             validation_file=None,
@@ -240,16 +251,17 @@ def _beside(services: Services, job: JobBody) -> _Beside:
         )
 
 
-def _answer(services: Services, job: JobBody) -> FineTuningJob:
-    return _told(job, _beside(services, job))
+def _answer(services: Services, job: Job) -> FineTuningJob:
+    body = services.job_bodies.one(job)
+    return _fine_tuning_job(body, _extras(services, body))
 
 
-def _told(job: JobBody, beside: _Beside) -> FineTuningJob:
+def _fine_tuning_job(job: JobBody, extras: OpenAIExtras) -> FineTuningJob:
     budget = job.training.budget
     used = Hyperparameters(
         n_epochs="auto" if budget.epochs is None else budget.epochs,
         batch_size=job.training.rows,
-        learning_rate_multiplier=beside.learning_rate_multiplier or "auto",
+        learning_rate_multiplier=extras.learning_rate_multiplier or "auto",
     )
     progress = job.progress
     step = progress.step if progress else None
@@ -261,17 +273,17 @@ def _told(job: JobBody, beside: _Beside) -> FineTuningJob:
         finished_at=job.updated_at if is_final else None,
         estimated_finish=None if left_s is None else int(time.time() + left_s),
         status=job.status,
-        model=beside.model,
+        model=extras.model,
         fine_tuned_model=job.model,
-        training_file=beside.training_file,
-        validation_file=beside.validation_file,
+        training_file=extras.training_file,
+        validation_file=extras.validation_file,
         result_files=[],
         hyperparameters=used,
-        method=MethodTold(supervised=SupervisedTold(hyperparameters=used)),
+        method=UsedMethod(supervised=UsedSupervised(hyperparameters=used)),
         seed=job.training.seed,
         trained_tokens=step * job.training.rows * job.training.window if step and is_final else None,
         integrations=[],
-        metadata=beside.metadata,
+        metadata=extras.metadata,
         error=FineTuningError(code=job.error.code, message=job.error.message) if job.error else None,
     )
 
@@ -280,8 +292,8 @@ def _event(job_id: str, event: dict[str, Any]) -> FineTuningEvent:
     data: dict[str, Any] = event["data"]
     if event["type"] == "metrics":
         losses = _losses(data)
-        said = [f"{what} loss {losses[key]:.4f}" for what, key in _LOSSES if losses[key] is not None]
-        message = f"step {data.get('step')}: {', '.join(said)}"
+        parts = [f"{label} loss {losses[key]:.4f}" for label, key in _LOSSES if losses[key] is not None]
+        message = f"step {data.get('step')}: {', '.join(parts)}"
         data = {"step": data.get("step")} | losses
     else:
         message = str(data.get("text", event["type"]))
@@ -302,7 +314,7 @@ def _losses(data: dict[str, Any]) -> dict[str, float | None]:
         "train_loss": data.get("train_bits_per_character"),
         "valid_loss": data.get("validation_bits_per_character"),
     }
-    return {name: None if value is None else round(value * _NATS, 4) for name, value in bits.items()}
+    return {name: None if value is None else round(value * _NATS_PER_BIT, 4) for name, value in bits.items()}
 
 
 def _checkpoint(job_id: str, model: str, event: dict[str, Any]) -> FineTuningCheckpoint:

@@ -1,8 +1,8 @@
 """/tokenizer_info, /tokenize and /detokenize, in the shapes of vLLM and llama.cpp.
 
-With them lm-evaluation-harness's `local-completions` finds out ids by itself. It cannot name a model there,
-so each call also stands below /v1/models/{model}, and so does /v1/completions: with
-`base_url=…/v1/models/NAME/v1/completions` everything the harness asks goes to one model.
+lm-evaluation-harness's `local-completions` uses them to get token ids. It cannot name a model in these calls,
+so each also exists below /v1/models/{model}, and so does /v1/completions: with
+`base_url=…/v1/models/NAME/v1/completions` all of the harness's requests go to one model.
 """
 
 from functools import partial
@@ -11,7 +11,7 @@ from typing import Annotated
 import anyio
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.compat.openai_completions import characters_of, holding
+from app.compat.token_ids import characters_of
 from app.http.access import model_or_default
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
@@ -22,17 +22,17 @@ from models.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["openai"], route_class=DocumentRoute)
 
-_REFUSALS = error_responses(400, 404, 413, 415, 422, 503)
+_ERRORS = error_responses(400, 404, 413, 415, 422, 503)
 
 ModelInQuery = Annotated[
-    str, Query(max_length=128, description="`name` or `name@version`; left out, the default model.")
+    str, Query(max_length=128, description="`name` or `name@version`; default: the newest model.")
 ]
 ModelInPath = Annotated[str, Path(max_length=128, description="`name` or `name@version`.")]
 
 
 @router.get("/tokenizer_info", responses=error_responses(404, 422, 503))
 async def tokenizer_info(services: ServicesDep, request: Request, model: ModelInQuery = "") -> TokenizerInfo:
-    """Get what a model's characters are."""
+    """Get a description of a model's vocabulary."""
     return await _info(services, request, model)
 
 
@@ -40,11 +40,11 @@ async def tokenizer_info(services: ServicesDep, request: Request, model: ModelIn
 async def tokenizer_info_of_model(
     services: ServicesDep, request: Request, model: ModelInPath
 ) -> TokenizerInfo:
-    """Get the same of the model in the path."""
+    """Get the same with the model in the path."""
     return await _info(services, request, model)
 
 
-@router.post("/tokenize", response_model=Tokens, responses=_REFUSALS)
+@router.post("/tokenize", response_model=Tokens, responses=_ERRORS)
 async def tokenize(
     services: ServicesDep, request: Request, body: TokenizeCreate, model: ModelInQuery = ""
 ) -> Response:
@@ -52,7 +52,7 @@ async def tokenize(
     return await _tokenize(services, request, body, model)
 
 
-@router.post("/v1/models/{model}/tokenize", response_model=Tokens, responses=_REFUSALS)
+@router.post("/v1/models/{model}/tokenize", response_model=Tokens, responses=_ERRORS)
 async def tokenize_with_model(
     services: ServicesDep, request: Request, body: TokenizeCreate, model: ModelInPath
 ) -> Response:
@@ -60,7 +60,7 @@ async def tokenize_with_model(
     return await _tokenize(services, request, body, model)
 
 
-@router.post("/detokenize", response_model=Detokenized, responses=_REFUSALS)
+@router.post("/detokenize", response_model=Detokenized, responses=_ERRORS)
 async def detokenize(
     services: ServicesDep, request: Request, body: DetokenizeCreate, model: ModelInQuery = ""
 ) -> Response:
@@ -68,7 +68,7 @@ async def detokenize(
     return await _detokenize(services, request, body, model)
 
 
-@router.post("/v1/models/{model}/detokenize", response_model=Detokenized, responses=_REFUSALS)
+@router.post("/v1/models/{model}/detokenize", response_model=Detokenized, responses=_ERRORS)
 async def detokenize_with_model(
     services: ServicesDep, request: Request, body: DetokenizeCreate, model: ModelInPath
 ) -> Response:
@@ -78,7 +78,7 @@ async def detokenize_with_model(
 
 async def _vocabulary(services: Services, request: Request, model: str) -> tuple[str, Vocabulary]:
     name = await model_or_default(services, request, model)
-    async with holding(services, name) as loaded:
+    async with services.engines.use_async(name) as loaded:
         return loaded.reference, loaded.vocabulary
 
 
@@ -106,6 +106,6 @@ def _tokens(vocabulary: Vocabulary, text: str) -> Response:
 
 async def _detokenize(services: Services, request: Request, body: DetokenizeCreate, model: str) -> Response:
     _, vocabulary = await _vocabulary(services, request, model or body.model)
-    characters_of(body.tokens, vocabulary, param="tokens")  # refuses ids that are not the model's
+    characters_of(body.tokens, vocabulary, param="tokens")  # raises InvalidInput for unknown ids
     text = vocabulary.to_text(vocabulary.decode(body.tokens))
     return Response(Detokenized(prompt=text, content=text).model_dump_json(), media_type="application/json")

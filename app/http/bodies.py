@@ -1,9 +1,11 @@
-"""JSON bodies that may hold a whole document, read without holding up other requests.
+"""JSON bodies that may contain a whole document: large ones do not block the event loop, small ones are fast.
 
-A keystroke in a long document sends all of it again, so a body of 100 kB must cost next to nothing, and
-one of some megabytes must not keep the event loop. The framework's own reading does neither. Nor should a
-keystroke wait for machinery that it does not need: a right request goes straight to its function, and only
-a wrong one to the framework, which knows how to say what is wrong.
+A client that completes at every keystroke sends its whole document each time. Bodies over LARGE_BYTES are
+parsed in a worker thread. For smaller ones, routes whose function needs only the body, the path and the
+services skip FastAPI's dependency resolution and serialization, which take most of the time of such a call:
+without this fast path a call of /next on an engine that answers at once takes 0.55 ms of processor time
+instead of 0.31 ms, and one of /complete 0.81 ms instead of 0.55 ms. FastAPI handles everything else, including
+every invalid request.
 """
 
 import inspect
@@ -15,7 +17,6 @@ import anyio
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from app.http.dependencies import get_services
@@ -24,98 +25,85 @@ LARGE_BYTES = 256 << 10
 """A larger body is parsed in a worker thread."""
 
 MAX_DOCUMENT_BYTES = 13_000_000
-"""A million characters, each up to 12 bytes as JSON, and the other fields. More is refused unparsed."""
+"""A million characters, each up to 12 bytes as JSON, and the other fields. A larger body is not parsed."""
 
 
 class DocumentRequest(Request):
-    """A request whose JSON is parsed by the faster of two parsers."""
+    """A request whose JSON, if it is large, is parsed in a worker thread."""
 
     async def json(self) -> Any:
-        """Return the parsed body. Raises ValueError as the framework's own does."""
+        """Return the parsed body. Raises ValueError as the superclass does."""
         body = await self.body()
         if len(body) > MAX_DOCUMENT_BYTES:
             raise HTTPException(413)
         if len(body) > LARGE_BYTES:
             return await anyio.to_thread.run_sync(json.loads, body)
-        try:
-            # Three times as fast as json.loads on plain text; slower on escapes, which large bodies may
-            # be full of.
-            return from_json(body)
-        except ValueError:
-            return json.loads(body)  # its errors are those of all other routes; it may also accept it
+        return await super().json()
 
 
 class DocumentRoute(APIRoute):
-    """The route class for calls whose bodies may hold documents."""
+    """The route class of calls whose bodies may contain documents."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the framework's handler, given a DocumentRequest; before it, the direct way."""
+        """Return FastAPI's handler, after the fast path if the route has one."""
         handler = super().get_route_handler()
-        directly = _direct_way(self)
+        fast_path = _fast_path(self) if has_fast_path(self) else None
 
         async def handle(request: Request) -> Response:
             request = DocumentRequest(request.scope, request.receive)
-            answer = await directly(request) if directly else None
+            answer = await fast_path(request) if fast_path else None
             return answer or await handler(request)
 
         return handle
 
 
-Direct = Callable[[Request], Coroutine[Any, Any, Response | None]]
-
-
-def _direct_way(route: APIRoute) -> Direct | None:
-    """Return how to answer a right request to `route` without the framework, or None.
-
-    What is returned answers None where the body is long or anything is wrong with it, having done nothing.
-    """
-    if not _is_plain(route):
-        return None
-    needs = route.dependant
-    body_class, body_name = needs.body_params[0].field_info.annotation, needs.body_params[0].name
+def _fast_path(route: APIRoute) -> Callable[[Request], Coroutine[Any, Any, Response | None]]:
+    """Return a handler for valid small requests; it returns None, without side effects, for all others."""
+    dependant = route.dependant
+    body_class, body_name = dependant.body_params[0].field_info.annotation, dependant.body_params[0].name
     assert body_class is not None
     validate = body_class.model_validate_json
 
-    async def directly(request: Request) -> Response | None:
+    async def handle(request: Request) -> Response | None:
         if request.headers.get("content-type") != "application/json":
             return None
         content = await request.body()
         if len(content) > LARGE_BYTES:
             return None
         try:
-            given = {body_name: validate(content), **request.path_params}
+            arguments = {body_name: validate(content), **request.path_params}
         except ValueError:
             return None
-        for need in needs.dependencies:
-            given[str(need.name)] = await get_services(request)
-        if needs.request_param_name:
-            given[needs.request_param_name] = request
-        answer = await route.endpoint(**given)
+        for dependency in dependant.dependencies:
+            arguments[str(dependency.name)] = await get_services(request)
+        if dependant.request_param_name:
+            arguments[dependant.request_param_name] = request
+        answer = await route.endpoint(**arguments)
         if isinstance(answer, Response):
             return answer
         return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
 
-    return directly
+    return handle
 
 
-def _is_plain(route: APIRoute) -> bool:
-    """Whether a route's function needs the parts, the request, the path and one body, and answers 200.
+def has_fast_path(route: APIRoute) -> bool:
+    """Return whether a route's function needs only services, request, path and one body, and answers 200.
 
-    What depends on more, a check that somebody adds to a router say, is never skipped.
+    A route that depends on anything more, such as a check added to its router, never skips FastAPI.
     """
-    needs, function = route.dependant, route.endpoint
+    dependant, function = route.dependant, route.endpoint
     returned = get_type_hints(function).get("return")
     return (
-        all(need.call is get_services for need in needs.dependencies)
-        and not (needs.query_params or needs.header_params or needs.cookie_params)
-        and all(p.field_info.annotation is str and not p.field_info.metadata for p in needs.path_params)
-        and len(needs.body_params) == 1
-        and _is_class(needs.body_params[0].field_info.annotation, BaseModel)
+        all(dependency.call is get_services for dependency in dependant.dependencies)
+        and not (dependant.query_params or dependant.header_params or dependant.cookie_params)
+        and all(p.field_info.annotation is str and not p.field_info.metadata for p in dependant.path_params)
+        and len(dependant.body_params) == 1
+        and _is_subclass(dependant.body_params[0].field_info.annotation, BaseModel)
         and inspect.iscoroutinefunction(function)
-        and (_is_class(returned, Response) or _is_class(returned, BaseModel))
+        and (_is_subclass(returned, Response) or _is_subclass(returned, BaseModel))
         and route.status_code in (None, 200)
     )
 
 
-def _is_class(kind: object, of: type) -> bool:
+def _is_subclass(kind: object, of: type) -> bool:
     return isinstance(kind, type) and issubclass(kind, of)

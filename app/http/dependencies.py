@@ -8,14 +8,16 @@ import anyio
 from fastapi import Depends, Request
 from redis import Redis
 
-from app.http.auth import RateLimits
 from app.http.connections import Connections
 from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.services.default_model import DefaultModel
 from app.services.engines import Engines
+from app.services.job_bodies import JobBodies
+from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
 from app.services.metrics import Metrics
+from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
@@ -45,6 +47,8 @@ class Services:
     live: Live
     event_log: EventLog
     queue: TrainingQueue
+    job_control: JobControl
+    job_bodies: JobBodies
     engines: Engines
     default_model: DefaultModel
     loops: tuple[BackgroundLoop, ...]  # started and stopped with the application
@@ -58,10 +62,11 @@ class Services:
     # Threads of their own for each kind of call that computes, so that none waits behind a longer kind:
     score_threads: anyio.CapacityLimiter  # for short scores, and some streamed lines
     line_threads: anyio.CapacityLimiter  # for many streamed lines
-    describing: LimitedWork  # long prompts that are echoed with log-probabilities
+    echoing: LimitedWork  # long prompts that are echoed with log-probabilities
     long_scores: LimitedWork  # scores of many lines or of streams
     calibrating: LimitedWork
     evaluating: LimitedWork
+    importing: LimitedWork  # of model archives
     stream_turns: StreamLocks
     health_threads: anyio.CapacityLimiter  # so that calls that hang on the storage cannot starve /readyz
 

@@ -1,4 +1,4 @@
-"""Work that ends with its client."""
+"""Cancellation of work whose client has disconnected."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -11,19 +11,30 @@ T = TypeVar("T")
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns, or cancel it and raise ClientDisconnect as soon as the client is gone.
+    """Return the result of `work`; cancel it and raise ClientDisconnect once the client has disconnected.
 
-    When this ends, so has the work, be it by cleaning up.
+    `work` runs in the calling task and has ended, with its cleanup, when this returns or raises. The
+    request's body must have been read before.
     """
-    working = asyncio.ensure_future(work)
-    # The body has been read, so the next message can only be that the client has gone.
-    leaving = asyncio.ensure_future(request.receive())
+    task = asyncio.current_task()
+    assert task is not None
+    is_disconnected = False
+
+    def cancel_work(_: asyncio.Future[Any]) -> None:
+        nonlocal is_disconnected
+        is_disconnected = True
+        task.cancel()
+
+    # After the body, the next message can only be http.disconnect.
+    disconnect = asyncio.ensure_future(request.receive())
+    disconnect.add_done_callback(cancel_work)
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
+        return await work
+    except BaseException:
+        if not is_disconnected:
+            raise
+        task.uncancel()
+        raise ClientDisconnect from None
     finally:
-        leaving.cancel()
-        working.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        disconnect.remove_done_callback(cancel_work)
+        disconnect.cancel()

@@ -17,9 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from app.keys import Forbidden, Unauthorized
+from app.errors import Forbidden, Unauthorized, UnsupportedMedia
 from app.schemas.errors import ErrorAnswer, ErrorDetail, ErrorType
-from app.services.uploads import UnsupportedMedia
 from models.errors import (
     Busy,
     Conflict,

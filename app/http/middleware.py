@@ -1,11 +1,13 @@
-"""What surrounds every request: its id, a bound on its body, and the last catch for mistakes.
+"""Middleware around every request: its id, its metrics, the limits on its body, and unexpected errors.
 
-Written as plain ASGI, so that streams and disconnects pass through untouched.
+Plain ASGI, so that streams and disconnects pass through unchanged.
 """
 
 import logging
 import re
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import getrandbits
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,20 +16,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.errors import error_response
 from app.http.incoming_body import IncomingBody
-from app.services.score_stream import is_streamed
+from app.services.metrics import Metrics
 from store.logs import REQUEST_ID
 
 log = logging.getLogger("nextchar.api")
 
-MAX_JSON_BYTES = 32 << 20  # a million characters, each up to 12 bytes as JSON, fit with room to spare
-MAX_PLAIN_JSON_BYTES = 1 << 20  # where no document is sent: what is wrong with each field is listed in memory
+MAX_JSON_BYTES = 32 << 20
+"""The default limit: a million characters, each up to 12 bytes as JSON, and room to spare."""
 
-_WITHOUT_BODY = ("GET", "HEAD")  # no route reads a body sent with these
-_SANE_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
+MAX_SMALL_JSON_BYTES = 1 << 20
+"""For calls without documents: validation errors take memory in proportion to a body's fields."""
+
+_METHODS_WITHOUT_BODY = ("GET", "HEAD")  # no route reads a body with these
+_VALID_REQUEST_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
 class RequestId:
-    """Answers with X-Request-Id, the client's own where it is sane, and turns a mistake into a 500."""
+    """Sets X-Request-Id, the client's own if it is valid, and answers 500 to an unexpected error."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -37,15 +42,15 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sent = Headers(scope=scope).get("x-request-id", "")
-        request_id = sent if _SANE_ID.fullmatch(sent) else f"{getrandbits(64):016x}"
-        REQUEST_ID.set(request_id)  # uvicorn serves each request in a context of its own
-        started = False
+        header = Headers(scope=scope).get("x-request-id", "")
+        request_id = header if _VALID_REQUEST_ID.fullmatch(header) else f"{getrandbits(64):016x}"
+        REQUEST_ID.set(request_id)  # uvicorn serves each request in its own context
+        has_started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal has_started
             if message["type"] == "http.response.start":
-                started = True
+                has_started = True
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
@@ -53,46 +58,96 @@ class RequestId:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             log.exception("request %s: %s %s", request_id, scope["method"], scope["path"])
-            if started:
-                raise  # the answer is half sent; the server cuts the connection
+            if has_started:
+                raise  # the answer has begun; the server closes the connection
             await error_response(error)(scope, receive, send_with_id)
 
 
-class BodyLimit:
-    """Refuses bodies that are too long or come too slowly (`app.http.incoming_body`).
+class RequestMetrics:
+    """Counts requests and their duration by route template, so that ids do not become labels."""
 
-    Texts have a limit of their own. Lines that are scored as they come may be hours apart.
-    """
-
-    def __init__(self, app: ASGIApp, *, unlimited_paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._unlimited_paths = unlimited_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY or _streams_lines(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit_bytes = None
-        if scope["path"] not in self._unlimited_paths:
-            limit_bytes = MAX_PLAIN_JSON_BYTES if _has_no_document(scope) else MAX_JSON_BYTES
+        metrics: Metrics = scope["state"]["services"].metrics
+        started_s = time.perf_counter()
+        status = 0
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            metrics.in_flight.dec()
+            route = getattr(scope.get("route"), "path", "unmatched")
+            metrics.requests.labels(scope["method"], route, str(status)).inc()
+            metrics.latency_s.labels(scope["method"], route).observe(time.perf_counter() - started_s)
+
+
+@dataclass(frozen=True)
+class BodyRule:
+    r"""How the bodies of some requests are received; modules with routes declare those of their paths.
+
+    Args:
+        path: matches the whole path, as r"/v1/corpora" or r"/v1/models/[^/]+".
+        max_bytes: the limit of a body that is held in memory; None for one that is streamed.
+        is_endless: its bytes may be hours apart, so it has no deadline either.
+        methods: those it applies to.
+        applies: whether it applies to a request with this path and method.
+    """
+
+    path: str
+    max_bytes: int | None = None
+    is_endless: bool = False
+    methods: Sequence[str] = ("POST",)
+    applies: Callable[[Scope], bool] = lambda _: True
+
+
+class BodyLimit:
+    """Refuses bodies that are too long or arrive too slowly (`app.http.incoming_body`).
+
+    The first of `rules` that applies to a request decides; without one the limit is MAX_JSON_BYTES.
+    """
+
+    def __init__(self, app: ASGIApp, *, rules: Sequence[BodyRule]) -> None:
+        self._app = app
+        self._rules = [(re.compile(rule.path), rule) for rule in rules]
+        self._default = BodyRule("", MAX_JSON_BYTES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["method"] in _METHODS_WITHOUT_BODY:
+            await self._app(scope, receive, send)
+            return
+        rule = self._rule(scope)
+        if rule.is_endless:
+            await self._app(scope, receive, send)
+            return
+        if rule.max_bytes is not None:
             declared = Headers(scope=scope).get("content-length", "0")
-            if declared.isdecimal() and int(declared) > limit_bytes:
+            if declared.isdecimal() and int(declared) > rule.max_bytes:
                 await error_response(HTTPException(413))(scope, receive, send)
                 return
         services = scope["state"]["services"]
-        timeout_s = services.settings.body_timeout_s
-        body = IncomingBody(receive, memory=services.body_memory, timeout_s=timeout_s, max_bytes=limit_bytes)
+        timeout_s, memory = services.settings.body_timeout_s, services.body_memory
+        body = IncomingBody(receive, memory=memory, timeout_s=timeout_s, max_bytes=rule.max_bytes)
         try:
             await self._app(scope, body.receive, send)
         finally:
             body.release()
 
-
-def _has_no_document(scope: Scope) -> bool:
-    return bool(scope["method"] == "PATCH" or scope["path"].startswith(("/v1/jobs", "/v1/fine_tuning/")))
-
-
-def _streams_lines(scope: Scope) -> bool:
-    """Whether lines are sent to be scored as they come, which takes no memory."""
-    return bool(scope["path"].endswith("/score")) and is_streamed(scope)
+    def _rule(self, scope: Scope) -> BodyRule:
+        for path, rule in self._rules:
+            if path.fullmatch(scope["path"]) and scope["method"] in rule.methods and rule.applies(scope):
+                return rule
+        return self._default

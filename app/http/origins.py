@@ -13,8 +13,8 @@ from collections.abc import Collection
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.errors import Forbidden
 from app.http.errors import error_response
-from app.keys import Forbidden
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _MAX_QUOTED = 200  # characters of a header in an error

@@ -6,7 +6,7 @@ from app.http.errors import error_responses
 from app.schemas.architectures import ArchitectureBody, PresetBody, Recipe
 from app.schemas.lists import Page
 from models.architectures import DEFAULT, NAMES, architecture
-from models.config import PRESETS, Architecture, TrainingConfig
+from models.config import PRESETS, ArchitectureName, TrainingConfig
 
 router = APIRouter(prefix="/v1/architectures", tags=["jobs"])
 
@@ -18,7 +18,7 @@ async def list_architectures() -> Page[ArchitectureBody]:
     return Page(data=[_body(name) for name in NAMES], has_more=False)
 
 
-def _body(name: Architecture) -> ArchitectureBody:
+def _body(name: ArchitectureName) -> ArchitectureBody:
     known = architecture(name)
     presets = PRESETS.items() if name == DEFAULT else ()
     return ArchitectureBody(

@@ -1,13 +1,11 @@
-"""/v1/models/{model}/complete and /next: going on from a prompt."""
+"""/v1/models/{model}/complete and /next: completions of a prompt and the next character's distribution."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
 
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import ServicesDep, client_of
@@ -29,17 +27,20 @@ from app.schemas.completions import (
     PieceBody,
     UsageBody,
 )
-from app.services.completion import Cancelled, Completing, Completion, predict, prepare, start, write
+from app.services.completion import Completion, RunningCompletion
+from app.services.completion_requests import serialize, start_completion
+from app.services.prediction import predict
+from app.services.prompts import prepare
 from models.runtime.requests import CharacterLogprobs, Finished, Piece, Usage
 from models.text.vocabulary import TextDecoder, Vocabulary
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
-_SHORT_PROMPT = 10_000  # characters, which are read whether their client has gone or not
+_SHORT_PROMPT = 10_000  # characters; reading a shorter prompt is not cancelled when its client disconnects
 
 _COMPLETION_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "With `stream` the events `piece`, `finished` (one a completion) and `done`.",
+        "description": "With `stream` the events `piece`, `finished` (one per completion) and `done`.",
         "content": {
             "application/json": {"example": EXAMPLE},
             "text/event-stream": {
@@ -57,17 +58,18 @@ _COMPLETION_ANSWER: dict[int | str, dict[str, Any]] = {
     responses=_COMPLETION_ANSWER | error_responses(400, 404, 413, 415, 422, 429, 503),
 )
 async def complete(services: ServicesDep, request: Request, model: str, body: CompletionCreate) -> Response:
-    """Go on from a prompt, `n` times. Characters the model has never seen are read as unknown and named."""
-    starting = start(services.engines, services.describing, model, body, client=client_of(request))
-    is_described = body.echo and body.logprobs is not None
-    completing = await (cancel_on_disconnect(request, starting) if is_described else starting)
+    """Complete a prompt `n` times. Characters outside the vocabulary are read as unknown and listed."""
+    starting = start_completion(services.engines, services.echoing, model, body, client=client_of(request))
+    is_slow = body.echo and body.logprobs is not None
+    running = await (cancel_on_disconnect(request, starting) if is_slow else starting)
     if body.stream:
-        return EventStream(_stream(completing), on_close=completing.close)
-    with completing:
-        completions, usage = await _unless_gone(request, completing)
-    # Written here, not checked and copied by the framework first: that takes longer than the rest.
-    answer = partial(_answer, completing, completions, usage, body)
-    return Response(await write(answer, completions, logprobs=body.logprobs), media_type="application/json")
+        return EventStream(_stream(running), on_close=running.close)
+    with running:
+        completions, usage = await cancel_on_disconnect(request, running.completions())
+    # Serialized here: FastAPI's validation and copy of the answer would take longer than everything else.
+    to_json = partial(_to_json, running, completions, usage, body)
+    content = await serialize(to_json, completions, logprobs=body.logprobs)
+    return Response(content, media_type="application/json")
 
 
 @router.post("/{model}/next", responses=error_responses(400, 404, 413, 415, 422, 429, 503))
@@ -75,105 +77,85 @@ async def next_character(
     services: ServicesDep, request: Request, model: str, body: NextCreate
 ) -> DistributionBody:
     """Get the distribution of the character after a prompt."""
-    loaded = await services.engines.take_async(model)
-    try:
+    async with services.engines.use_async(model) as loaded:
         prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
         predicting = predict(
             loaded, prompt, top=body.top, temperature=body.temperature, client=client_of(request)
         )
         is_long = len(prompt) > _SHORT_PROMPT
-        found = await (cancel_on_disconnect(request, predicting) if is_long else predicting)
-    finally:
-        services.engines.give_back(loaded)
+        distribution = await (cancel_on_disconnect(request, predicting) if is_long else predicting)
     label = loaded.vocabulary.label
     return DistributionBody(
         model=loaded.reference,
-        entropy_bits=found.entropy_bits,
-        candidates=[CandidateBody(character=label(c), probability=p) for c, p in found.candidates],
+        entropy_bits=distribution.entropy_bits,
+        candidates=[CandidateBody(character=label(c), probability=p) for c, p in distribution.candidates],
         unknown_characters=unknown,
     )
 
 
-async def _unless_gone(request: Request, completing: Completing) -> tuple[list[Completion], Usage]:
-    """Give it up as soon as the client is gone. Raises ClientDisconnect then."""
-    # The body has been read, so the next message can only be that the client has gone.
-    leaving = asyncio.ensure_future(request.receive())
-    leaving.add_done_callback(lambda _: completing.give_up())
-    try:
-        return await completing.completions()
-    except Cancelled:
-        raise ClientDisconnect from None
-    finally:
-        leaving.cancel()
-
-
-def _answer(
-    completing: Completing, completions: Sequence[Completion], usage: Usage, body: CompletionCreate
+def _to_json(
+    running: RunningCompletion, completions: Sequence[Completion], usage: Usage, body: CompletionCreate
 ) -> str:
     answer = CompletionBody(
-        model=completing.model,
+        model=running.model,
         completions=[
             CompletionChoice(
                 index=index,
-                text=completing.vocabulary.to_text(one.text),
-                finish_reason=one.reason,
-                bits=one.bits,
-                logprobs=_logprobs(one.logprobs, completing.vocabulary)
+                text=running.vocabulary.to_text(completion.text),
+                finish_reason=completion.reason,
+                bits=completion.bits,
+                logprobs=_logprobs(completion.logprobs, running.vocabulary)
                 if body.logprobs is not None
                 else None,
             )
-            for index, one in enumerate(completions)
+            for index, completion in enumerate(completions)
         ],
         usage=_usage(usage),
-        unknown_characters=completing.unknown,
+        unknown_characters=running.unknown,
     )
     return answer.model_dump_json()
 
 
-async def _stream(completing: Completing) -> Events:
-    vocabulary = completing.vocabulary
-    decoders: defaultdict[int, TextDecoder] = defaultdict(vocabulary.text_decoder)  # one a completion
-    async for event in completing.events():
+async def _stream(running: RunningCompletion) -> Events:
+    vocabulary = running.vocabulary
+    decoders: defaultdict[int, TextDecoder] = defaultdict(vocabulary.text_decoder)  # one per completion
+    async for event in running.events():
         match event:
             case Piece():
                 text = decoders[event.index].feed(event.text)
                 logprobs = _logprobs(event.logprobs, vocabulary) or None
-                if text or logprobs:  # a byte alone may be no text yet
+                if text or logprobs:  # a byte may be the beginning of a character
                     yield ServerEvent("piece", PieceBody(index=event.index, text=text, logprobs=logprobs))
             case Finished():
                 if rest := decoders[event.index].feed("", final=True):
                     yield ServerEvent("piece", PieceBody(index=event.index, text=rest, logprobs=None))
-                ended = FinishedBody(
+                finished = FinishedBody(
                     index=event.index,
                     finish_reason=event.reason,
                     bits=event.bits,
                     characters=event.characters,
                 )
-                yield ServerEvent("finished", ended)
+                yield ServerEvent("finished", finished)
             case Usage():
                 end = CompletionEnd(
-                    model=completing.model,
+                    model=running.model,
                     usage=_usage(event),
-                    unknown_characters=completing.unknown,
+                    unknown_characters=running.unknown,
                 )
                 yield ServerEvent("done", end)
 
 
-def _logprobs(found: tuple[CharacterLogprobs, ...], vocabulary: Vocabulary) -> list[LogprobBody]:
+def _logprobs(logprobs: tuple[CharacterLogprobs, ...], vocabulary: Vocabulary) -> list[LogprobBody]:
     label = vocabulary.label
     return [
         LogprobBody(
-            character=label(one.character),
-            logprob=one.logprob,
-            top=[AlternativeBody(character=label(c), logprob=p) for c, p in one.top],
+            character=label(entry.character),
+            logprob=entry.logprob,
+            top=[AlternativeBody(character=label(c), logprob=p) for c, p in entry.top],
         )
-        for one in found
+        for entry in logprobs
     ]
 
 
 def _usage(usage: Usage) -> UsageBody:
-    return UsageBody(
-        prompt_characters=usage.prompt_characters,
-        cached_characters=usage.cached_characters,
-        completion_characters=usage.completion_characters,
-    )
+    return UsageBody.model_validate(usage, from_attributes=True)

@@ -1,14 +1,14 @@
-"""/v1/models: what has been trained, its card and its files."""
+"""/v1/models: saved models are listed, described, renamed and deleted; their files are downloaded."""
 
 import hashlib
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Response
 
-from app.http.access import ReachDep
-from app.http.auth import check_model
+from app.http.access import AccessDep
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
+from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
 from app.schemas.lists import After, Deleted, Limit
 from app.schemas.models import DamagedModel, ModelBody, ModelPage, ModelRename, ModelSummary
@@ -17,9 +17,11 @@ from models.saved_model import SavedModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
+BODY_RULE = BodyRule(r"/v1/models/[^/]+", MAX_SMALL_JSON_BYTES, methods=("PATCH",))
+
 _CARD = "model.json"
 
-_LIMIT = 1000  # OpenAI's clients ask for one page and take it for all there is
+_LIMIT = 1000  # OpenAI's clients read only the first page
 
 _FILE_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
@@ -29,41 +31,40 @@ _FILE_ANSWER: dict[int | str, dict[str, Any]] = {
             "application/json": {"example": {"format_version": 1, "name": "nietzsche", "version": 1}},
         },
     },
-    304: {"description": "Not changed since the ETag sent along."},
+    304: {"description": "Not changed since the ETag in the request."},
 }
 
 
 @router.get("", responses=error_responses(422, 503))
-def list_models(reach: ReachDep, after: After = None, limit: Limit = _LIMIT) -> ModelPage:
+def list_models(access: AccessDep, after: After = None, limit: Limit = _LIMIT) -> ModelPage:
     """List all versions of all models, newest first."""
-    cards, damaged = reach.survey_models()
+    cards, damaged = access.list_models()
     page, has_more = paginate(cards, lambda card: card.reference, after=after, limit=limit)
-    summaries = [ModelSummary(id=c.reference, **c.model_dump(include=_SUMMARY)) for c in page]
-    left_out = [DamagedModel(id=one.reference, code=one.code, message=one.reason) for one in damaged]
-    return ModelPage(data=summaries, has_more=has_more, damaged=left_out)
+    summaries = [ModelSummary.of(card) for card in page]
+    errors = [DamagedModel(id=d.reference, code=d.code, message=d.reason) for d in damaged]
+    return ModelPage(data=summaries, has_more=has_more, damaged=errors)
 
 
 @router.get("/{model}", responses=error_responses(404, 422, 503))
 def get_model(services: ServicesDep, model: str) -> ModelBody:
     """Get a model's card; the bare name means its newest version."""
-    card = services.models.get(model).card
-    return ModelBody(id=card.reference, **card.model_dump(include=_SUMMARY | _DETAIL))
+    return ModelBody.of(services.models.get(model).card)
 
 
 @router.patch("/{model}", responses=error_responses(400, 404, 413, 415, 422, 503, 507))
-def rename_model(services: ServicesDep, request: Request, model: str, body: ModelRename) -> ModelBody:
-    """Rename one version: it becomes the next version of the new name. Its old reference is gone then."""
-    check_model(request, body.name)
+def rename_model(services: ServicesDep, access: AccessDep, model: str, body: ModelRename) -> ModelBody:
+    """Rename one version: it becomes the next version of the new name."""
+    access.check_model(body.name)
     old = services.models.get(model).card
     card = services.models.rename(old.reference, body.name)
     if card.reference != old.reference:
         services.engines.drop(old.reference)
-    return ModelBody(id=card.reference, **card.model_dump(include=_SUMMARY | _DETAIL))
+    return ModelBody.of(card)
 
 
 @router.delete("/{model}", responses=error_responses(404, 422, 503, 507))
 def delete_model(services: ServicesDep, model: str) -> Deleted:
-    """Delete one version: the newest for a bare name, which then means the one before."""
+    """Delete one version. A bare name means its newest version."""
     deleted = services.models.delete(model)
     services.engines.drop(deleted)
     return Deleted(id=deleted, object="model")
@@ -80,7 +81,7 @@ def get_file(
     name: str,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Download `model.json` or a file that it names; together they are the whole model."""
+    """Download `model.json` or a file that it names; together they are the complete model."""
     saved = services.models.get(model)
     data = _file(saved, name)
     headers = {
@@ -92,10 +93,6 @@ def get_file(
         return Response(status_code=304, headers=headers)
     kind = "application/json" if name == _CARD else "application/octet-stream"
     return Response(data, media_type=kind, headers=headers)
-
-
-_SUMMARY = set(ModelSummary.model_fields) - {"id", "object"}
-_DETAIL = set(ModelBody.model_fields) - set(ModelSummary.model_fields)
 
 
 def _file(saved: SavedModel, name: str) -> bytes:

@@ -1,7 +1,7 @@
-"""/v1/models/{model}/score: how surprised a model is by a text or by lines, and whether they are odd.
+"""/v1/models/{model}/score: the surprisal of a text or of lines, and which lines are anomalous.
 
 A body of JSON is answered as a whole. A body of newline-delimited text or JSON is a stream of lines of any
-length, and the answer is one too: see `app.services.score_stream`.
+length, and so is the answer: see `app.http.line_streams`.
 """
 
 import json
@@ -17,6 +17,8 @@ from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
+from app.http.line_streams import LINE_TYPES, ScoreStreamResponse, is_streamed
+from app.http.middleware import BodyRule
 from app.schemas.scores import (
     EXAMPLE_STREAM,
     LineScore,
@@ -26,35 +28,39 @@ from app.schemas.scores import (
 )
 from app.services.engines import Loaded
 from app.services.limited_work import Check
-from app.services.score_stream import STREAMED, ScoreStream, is_streamed
-from app.services.scoring import DECIMALS, Line, Options, Scorer, Where, calibration_body, is_unusual
+from app.services.scoring import DECIMALS, CalibratedScorer, ScoreOptions, calibration_body, is_unusual
 from models.anomaly.drift import drift
+from models.anomaly.dynamic_evaluation import StreamPosition
+from models.anomaly.scorer import ScoredLine
+from models.runtime.session import no_check
 from store.streams import StreamLock
 
 router = APIRouter(prefix="/v1/models", tags=["inference"])
 
-_SHORT_WORK = 2_000
-"""Up to so many characters, read side by side, a request does not wait for the long ones."""
+BODY_RULE = BodyRule(r"/v1/models/[^/]+/score", is_endless=True, applies=is_streamed)
 
-_NUMBERS_AT_A_TIME = 10_000
+_MAX_SHORT_CHARACTERS = 2_000
+"""Requests of up to this many characters, read side by side, do not wait for longer ones."""
+
+_NUMBERS_PER_PIECE = 10_000
 
 _STREAMED: dict[str, Any] = {
     "requestBody": {
-        "description": "As JSON; or lines, `text/plain` or `application/x-ndjson` (each a string, or an"
-        " object with `line` and an `id` that comes back), in which case the fields are query parameters and"
-        " the answer is `application/x-ndjson`: a `score.start`, a `score.line` each, a `score.end`. Lines"
-        " are answered while more are sent, so read while you write.",
-        "content": {kind: {"schema": {"type": "string"}} for kind in STREAMED},
+        "description": "JSON; or lines, as `text/plain` or `application/x-ndjson` (each a string, or an"
+        " object with `line` and an `id` that is returned). For lines the fields are query parameters and"
+        " the answer is `application/x-ndjson`: a `score.start`, a `score.line` for each line, a"
+        " `score.end`. Lines are answered while more are sent: read while you write.",
+        "content": {content_type: {"schema": {"type": "string"}} for content_type in LINE_TYPES},
     },
     "x-answer-to-lines": EXAMPLE_STREAM,
 }
 
 
 class _StreamedRoute(DocumentRoute):
-    """A route that is there only for requests that stream lines."""
+    """A route that matches only requests that stream lines."""
 
     def matches(self, scope: Any) -> Any:
-        """Match as usual, if the body is declared as lines."""
+        """Match as usual if the content type is one of lines."""
         match, child = super().matches(scope)
         return (match, child) if is_streamed(scope) else (type(match).NONE, {})
 
@@ -66,29 +72,29 @@ class _StreamedRoute(DocumentRoute):
     openapi_extra=_STREAMED,
 )
 async def score(services: ServicesDep, request: Request, model: str, body: ScoreCreate) -> Response:
-    """Get the surprisal in bits of each character of a text, or of lines, and whether they are odd."""
-    loaded = await services.engines.take_async(model)
+    """Get the surprisal in bits of each character of a text or of lines, and which lines are anomalous."""
+    loaded = await services.engines.acquire_async(model)
     try:
         if _is_short(body) and not body.stream_id:
             short = partial(_score, services, loaded, body)
             content = await anyio.to_thread.run_sync(short, limiter=services.score_threads)
         else:
-            content = await cancel_on_disconnect(request, _score_in_turn(services, request, loaded, body))
+            content = await cancel_on_disconnect(request, _score_long(services, request, loaded, body))
     finally:
-        services.engines.give_back(loaded)
+        services.engines.release(loaded)
     return Response(content, media_type="application/json")
 
 
 async def score_stream(
     services: ServicesDep, model: str, request: Request, query: Annotated[StreamQuery, Query()]
 ) -> Response:
-    """Score lines as they come."""
-    stream = ScoreStream(services, model, query, request)
-    await stream.open()
-    return stream
+    """Score lines as they arrive."""
+    response = ScoreStreamResponse(services, model, query, request)
+    await response.open()
+    return response
 
 
-# Before the route above, which takes what this one leaves.
+# Matched before the route above, which takes the other requests.
 router.routes.insert(
     0,
     _StreamedRoute(
@@ -103,19 +109,19 @@ router.routes.insert(
 
 @router.delete("/{model}/streams/{stream_id:path}", status_code=204, responses=error_responses(404, 422, 503))
 def forget_stream(services: ServicesDep, request: Request, model: str, stream_id: str) -> None:
-    """Forget what a model remembers of a stream; its next call begins anew."""
+    """Delete the stored position of a stream; its next call starts from the beginning."""
     services.streams.forget(model, stream_id, owner=stream_owner(request))
 
 
 def _is_short(body: ScoreCreate) -> bool:
-    """Return whether a request takes some tens of milliseconds."""
+    """Return whether a request takes at most some tens of milliseconds."""
     characters = len(body.text or "") + sum(map(len, body.lines or ()))
-    # Lines of a stream are read one behind the other, which is ten times slower than side by side.
-    return characters * (10 if body.context == "stream" else 1 + body.expected) <= _SHORT_WORK
+    # Lines of a stream are read one after the other, ten times slower than side by side.
+    return characters * (10 if body.context == "stream" else 1 + body.expected) <= _MAX_SHORT_CHARACTERS
 
 
-async def _score_in_turn(services: Services, request: Request, loaded: Loaded, body: ScoreCreate) -> bytes:
-    """Score a long request; or one in a stream that is kept, once it is its turn."""
+async def _score_long(services: Services, request: Request, loaded: Loaded, body: ScoreCreate) -> bytes:
+    """Score a long request, or one in a stored stream once it has the stream's lock."""
     work = partial(_score_in_thread, services, loaded, body)
     if not body.stream_id:
         return await services.long_scores.run(lambda check: work(check=check))
@@ -132,15 +138,12 @@ def _score_in_thread(
     loaded: Loaded,
     body: ScoreCreate,
     *,
-    check: Check = lambda: None,
+    check: Check = no_check,
     turn: StreamLock | None = None,
 ) -> bytes:
-    """Score with a hold of this thread's own: the request may end before it does."""
-    held = services.engines.hold_again(loaded)
-    try:
-        return _score(services, held, body, check=check, turn=turn)
-    finally:
-        services.engines.give_back(held)
+    """Score with a hold on the model of this thread's own: the request may end first."""
+    with services.engines.use_again(loaded) as own:
+        return _score(services, own, body, check=check, turn=turn)
 
 
 def _score(
@@ -148,65 +151,61 @@ def _score(
     loaded: Loaded,
     body: ScoreCreate,
     *,
-    check: Check = lambda: None,
+    check: Check = no_check,
     turn: StreamLock | None = None,
 ) -> bytes:
     """Return the answer as JSON."""
-    options = Options(body.detail, body.expected, body.false_alarms, adapt=body.adapt, explain=body.explain)
-    scorer = Scorer(loaded, services.calibrations.find(loaded.saved, body.calibration), options, check)
+    options = ScoreOptions(
+        body.detail, body.expected, body.false_alarms, adapt=body.adapt, explain=body.explain
+    )
+    calibration = services.calibrations.find(loaded.saved, body.calibration)
+    scorer = CalibratedScorer(loaded, calibration, options, check)
     if body.text is not None:
         return _score_text(scorer, body.text)
     originals = [loaded.vocabulary.to_characters(line) for line in body.lines or []]
     scorer.check_expected(originals)
     stream = None
     if turn is not None:
-        lines, stream = scorer.read_in_turn(turn, originals)
+        lines, stream = scorer.read_stored_stream(turn, originals)
     elif body.context == "line":
         lines = scorer.read(originals)
     else:
-        lines, _ = scorer.read_on(originals, Where())
+        lines, _ = scorer.read_stream(originals, StreamPosition())
     written: list[str] = []
     unusual = 0
-    for line, told in zip(lines, scorer.described(lines), strict=True):
-        unusual += is_unusual(told)
-        written.append(_line_json(scorer, line, told))
+    for line, score in zip(lines, scorer.scores(lines), strict=True):
+        unusual += is_unusual(score)
+        written.append(_line_json(scorer, line, score))
     answer = _body(scorer, lines, stream=stream, drift=drift(len(lines), unusual))
-    return _with_large(answer, {"lines": ["[", ",".join(written), "]"]})
+    return _with_large_fields(answer, {"lines": ["[", ",".join(written), "]"]})
 
 
-def _score_text(scorer: Scorer, text: str) -> bytes:
+def _score_text(scorer: CalibratedScorer, text: str) -> bytes:
     original = scorer.loaded.vocabulary.to_characters(text)
     scorer.check_expected([original])
     [line] = scorer.read([original])
-    told = scorer.describe_text(line)
+    score = scorer.text_score(line)
     large: dict[str, list[str]] = {}
     if scorer.options.detail == "character":
         large["bits"] = _numbers_json(scorer.bits(line))
     if scorer.options.expected:
         large["expected"] = [scorer.expected_json(line)]
-    answer = _body(
-        scorer,
-        [line],
-        score=told.score,
-        p_value=told.p_value,
-        anomalous=told.anomalous,
-        spans=told.spans,
-        explained=told.explained,
-    )
-    return _with_large(answer, large)
+    fields = ("score", "p_value", "anomalous", "spans", "explained")
+    answer = _body(scorer, [line], **{name: getattr(score, name) for name in fields})
+    return _with_large_fields(answer, large)
 
 
-def _line_json(scorer: Scorer, line: Line, told: LineScore) -> str:
+def _line_json(scorer: CalibratedScorer, line: ScoredLine, score: LineScore) -> str:
     if not scorer.options.expected:
-        return told.model_dump_json()
-    head = told.model_dump_json(exclude={"expected"})
+        return score.model_dump_json()
+    head = score.model_dump_json(exclude={"expected"})
     return f'{head[:-1]},"expected":{scorer.expected_json(line)}}}'
 
 
-def _with_large(answer: ScoreBody, large: dict[str, list[str]]) -> bytes:
-    """Return an answer as JSON with some fields, which are too large to be made as a whole, in their place.
+def _with_large_fields(answer: ScoreBody, large: dict[str, list[str]]) -> bytes:
+    """Return an answer as JSON, with fields that are given as pieces of JSON.
 
-    The interpreter writes one object without a pause, and the event loop stands still meanwhile.
+    The interpreter writes one object without interruption, which would block the event loop.
     """
     pieces = [answer.model_dump_json(exclude=set(large))[:-1]]
     for name, values in large.items():
@@ -216,15 +215,15 @@ def _with_large(answer: ScoreBody, large: dict[str, list[str]]) -> bytes:
 
 def _numbers_json(numbers: Sequence[float]) -> list[str]:
     """Return pieces of a JSON list."""
-    parts = (numbers[at : at + _NUMBERS_AT_A_TIME] for at in range(0, len(numbers), _NUMBERS_AT_A_TIME))
+    parts = (numbers[at : at + _NUMBERS_PER_PIECE] for at in range(0, len(numbers), _NUMBERS_PER_PIECE))
     return ["[", ",".join(json.dumps(part)[1:-1] for part in parts), "]"]
 
 
-def _body(scorer: Scorer, read: list[Line], **told: Any) -> ScoreBody:
-    characters = sum(len(line.original) for line in read)
-    total = sum(float(line.reading.bits.sum(dtype="float64")) for line in read)
+def _body(scorer: CalibratedScorer, lines: list[ScoredLine], **fields: Any) -> ScoreBody:
+    characters = sum(len(line.original) for line in lines)
+    total = sum(float(line.surprisal.bits.sum(dtype="float64")) for line in lines)
     vocabulary = scorer.loaded.vocabulary
-    unknown = sorted(set().union(*(vocabulary.unknown(line.masked.text) for line in read)))
+    unknown = sorted(set().union(*(vocabulary.unknown(line.masked.text) for line in lines)))
     return ScoreBody(
         model=scorer.loaded.reference,
         characters=characters,
@@ -234,5 +233,5 @@ def _body(scorer: Scorer, read: list[Line], **told: Any) -> ScoreBody:
         threshold=scorer.threshold,
         calibration=calibration_body(scorer.calibration) if scorer.calibration else None,
         unknown_characters=list(map(vocabulary.label, unknown)),
-        **told,
+        **fields,
     )

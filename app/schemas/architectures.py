@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.config import Architecture, NetworkConfig, Preset, TrainingConfig
+from models.config import ArchitectureName, NetworkConfig, Preset, TrainingConfig
 
 EXAMPLE: dict[str, Any] = {
     "id": "nth_char",
@@ -43,7 +43,7 @@ class ArchitectureBody(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
-    id: Architecture = Field(description="What a job names as `architecture`.")
+    id: ArchitectureName = Field(description="What a job names as `architecture`.")
     object: Literal["architecture"] = "architecture"
     description: str = Field(description="One sentence.")
     network: NetworkConfig = Field(description="What is built when a job names nothing else.")

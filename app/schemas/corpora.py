@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-from models.text.log_lines import TextKind
+from models.text.log_detection import TextKind
 from models.text.masks import NAMED
 from store.corpora import Encoding
 

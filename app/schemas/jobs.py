@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.base import RequestBody
-from models.config import Architecture, Budget, Mix, NetworkConfig, Preset, TrainingConfig
-from models.text.masks import LONGEST_PATTERN, MOST_MASKS, NAMED
+from models.config import ArchitectureName, Budget, Mix, NetworkConfig, Preset, TrainingConfig
+from models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
 from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 from store.jobs import JobStatus
@@ -105,7 +105,7 @@ class JobCreate(RequestBody):
         pattern=f"^{NAME_PATTERN}$",
         description="What the model will be called; each finished job adds a version to it.",
     )
-    architecture: Architecture = Field(
+    architecture: ArchitectureName = Field(
         "stateful_lstm", description="The family of networks; `GET /v1/architectures` describes them."
     )
     preset: Preset = Field(
@@ -148,9 +148,9 @@ class JobCreate(RequestBody):
         description="A model, `name` or `name@version`, whose weights and characters training begins with."
         " The network is then that model's, and the preset gives the recipe only.",
     )
-    masks: list[Annotated[str, Field(min_length=1, max_length=LONGEST_PATTERN)]] | None = Field(
+    masks: list[Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS)]] | None = Field(
         None,
-        max_length=MOST_MASKS,
+        max_length=MAX_MASKS,
         description="Services of the text that say nothing by their value, replaced by one character each:"
         f" {', '.join(NAMED)}, or RE2 expressions. Lines that the model scores are masked alike."
         " Default: those of the model it starts from or of the teacher; else the corpus's `suggested_masks`,"

@@ -1,12 +1,13 @@
 """Saved models as the API shows them."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from app.schemas.base import RequestBody
 from app.schemas.lists import Page
 from models.config import NetworkConfig, TrainingConfig
+from models.saved_model import Card
 from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 
@@ -31,9 +32,6 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-_LONG = ("training", "characters", "report", "files")
-
-
 class ModelSummary(BaseModel):
     """One version of a model, in a list."""
 
@@ -56,6 +54,12 @@ class ModelSummary(BaseModel):
     network: NetworkConfig
     parameters: int = Field(description="Number of weights.")
     owned_by: Literal["nextchar"] = Field("nextchar", description="For OpenAI's clients.")
+
+    @classmethod
+    def of(cls, card: Card) -> Self:
+        """Return the description of a card's model."""
+        fields = {name: getattr(card, name) for name in cls.model_fields if name in Card.model_fields}
+        return cls.model_validate(fields | {"id": card.reference}, from_attributes=True)
 
     @computed_field(description="`created_at`, for OpenAI's clients.")  # type: ignore[prop-decorator]
     @property

@@ -93,7 +93,7 @@ class OpenAICompletionCreate(RequestBody):
     )
     presence_penalty: float | None = Field(0.0, ge=-2, le=2)
     frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
-    suffix: str | None = Field(None, description="Refused when not empty: the models read forwards only.")
+    suffix: str | None = Field(None, description="Refused when not empty: the models read left to right.")
     user: str | None = Field(None, description="Accepted and not used.")
     # Beyond OpenAI's; with its Python SDK in `extra_body`.
     top_k: int | None = Field(None, ge=1, le=100_000, description="As in /v1/models/{model}/complete.")

@@ -166,17 +166,17 @@ class FineTuningJobCreate(RequestBody):
     )
 
 
-class SupervisedTold(BaseModel):
+class UsedSupervised(BaseModel):
     """The hyperparameters that were used."""
 
     hyperparameters: Hyperparameters
 
 
-class MethodTold(BaseModel):
+class UsedMethod(BaseModel):
     """How the job trains."""
 
     type: Literal["supervised"] = "supervised"
-    supervised: SupervisedTold
+    supervised: UsedSupervised
 
 
 class FineTuningError(BaseModel):
@@ -204,7 +204,7 @@ class FineTuningJob(BaseModel):
     validation_file: str | None
     result_files: list[str] = Field(description="Always empty: events have the figures.")
     hyperparameters: Hyperparameters
-    method: MethodTold
+    method: UsedMethod
     seed: int
     trained_tokens: int | None = Field(description="Characters that training has read, once it is over.")
     organization_id: Literal["nextchar"] = "nextchar"

@@ -1,31 +1,20 @@
-"""Scores: how surprised a model is by each character. Lengths are in characters after Unicode NFC."""
+"""Scores of texts and lines. Lengths are in characters after Unicode NFC."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.schemas.base import RequestBody
-from store.ids import NAME_PATTERN
+from app.schemas.calibrations import EXAMPLE_CALIBRATION, CalibrationBody, CalibrationName, FalseAlarms, Line
 
 MAX_SCORED_CHARACTERS = 1_000_000
 MAX_LINES = 10_000
 MAX_EXPECTED_CHARACTERS = 50_000
-"""Of the texts for which expected characters are told. The size of the answer is bounded, too, once it is
-known what a character is to the model (`app.services.scoring.Scorer.check_expected`)."""
+"""Of texts for which expected characters are requested; `CalibratedScorer.check_expected` limits the
+size of the answer too, once the model's characters are known."""
 
 Context = Literal["line", "stream"]
 Detail = Literal["none", "line", "character"]
-
-EXAMPLE_CALIBRATION: dict[str, Any] = {
-    "name": "validation",
-    "lines": 812,
-    "kept_lines": 812,
-    "smallest_p_value": 0.00123,
-    "has_tail": True,
-    "created_at": 1795563600,
-    "source": "held-out text",
-    "buckets": [{"longest": None, "lines": 812, "has_tail": True}],
-}
 
 EXAMPLE: dict[str, Any] = {
     "object": "score",
@@ -48,46 +37,27 @@ EXAMPLE: dict[str, Any] = {
     "unknown_characters": [],
 }
 
-Line = Annotated[str, Field(max_length=20_000_000)]
-"""Bounded, and so refused where it holds half a character, as JSON can spell it."""
-
-FalseAlarms = Annotated[
-    float,
-    Field(
-        ge=1e-9,
-        lt=1,
-        description="The share of normal lines that may be flagged. Default: 0.01, or the smallest that the"
-        " calibration's number of lines allows.",
-    ),
-]
-CalibrationName = Annotated[
-    str,
-    Field(
-        pattern=f"^{NAME_PATTERN}$",
-        description="Which of the model's calibrations to compare with. Default: `default` where there is"
-        " one of that name, else `validation`, made with the model.",
-    ),
-]
 StreamId = Annotated[
     str,
     Field(
         pattern=r"^[\w.:/@-]{1,128}$",
-        description="Names a stream of lines: each call goes on where the last one ended. Needs context"
-        " `stream`. Kept a day after the last call.",
+        description="Names a stream of lines: each call continues where the last one ended. Needs context"
+        " `stream`. Stored for a day after the last call.",
     ),
 ]
 
 Adapt = Annotated[
     bool,
     Field(
-        description="Learn from the stream while it is read, so that what has become usual is expected. Needs"
-        " context `stream` and a model of LSTMs. What is learned belongs to this stream alone and fades."
+        description="Learn from the stream while reading it (dynamic evaluation), so that what has become"
+        " frequent is expected. Needs context `stream` and a model of LSTMs. What is learned applies to this"
+        " stream only and decays."
     ),
 ]
 
 
 class ScoreCreate(RequestBody):
-    """Score a text as a whole, or lines each by itself; both start as if after a newline."""
+    """Score a text as a whole, or each of several lines; all are read as if after a newline."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -105,21 +75,19 @@ class ScoreCreate(RequestBody):
     )
     context: Context = Field(
         "line",
-        description="`line`: each line is read as if it were the first. `stream`: each is read after those"
-        " before it.",
+        description="`line`: each line is read by itself. `stream`: each is read after the previous ones.",
     )
     detail: Detail = Field(
         "character",
-        description="`none`: of each line only its score, p-value and flag. `line`: its bits and odd spans"
-        " too. `character`: the bits of each character too.",
+        description="`none`: only score, p-value and flag of each line. `line`: also its bits and anomalous"
+        " spans. `character`: also the bits of each character.",
     )
     expected: int = Field(
         0,
         ge=0,
         le=20,
-        description="Tell so many of the likeliest characters at each place. Needs detail `character`, at"
-        " most 50,000 characters in all, and at most 300,000 probabilities: characters times one more than"
-        " this.",
+        description="Return this many of the likeliest characters at each position. Needs detail `character`;"
+        " at most 50,000 characters in all, and at most 300,000 probabilities: characters * (expected + 1).",
     )
     false_alarms: FalseAlarms | None = None
     calibration: CalibrationName | None = None
@@ -127,9 +95,8 @@ class ScoreCreate(RequestBody):
     adapt: Adapt = False
     explain: bool = Field(
         True,
-        description="Read the most anomalous flagged lines again, as far as about a second goes: then"
-        " characters that are surprising only because of an earlier fault are not marked, and spans say what"
-        " was expected.",
+        description="Explain flagged lines, the most anomalous first, for about a second: characters that are"
+        " surprising only because of an earlier fault are not marked, and spans contain what was expected.",
     )
 
     @model_validator(mode="after")
@@ -142,7 +109,7 @@ class ScoreCreate(RequestBody):
         if self.expected and self.detail != "character":
             raise ValueError("expected needs detail character")
         if self.expected and size > MAX_EXPECTED_CHARACTERS:
-            raise ValueError(f"expected is told of at most {MAX_EXPECTED_CHARACTERS:,} characters")
+            raise ValueError(f"expected takes at most {MAX_EXPECTED_CHARACTERS:,} characters")
         if self.expected and self.context == "stream":
             raise ValueError("expected needs context line")
         if self.context == "stream" and self.lines is None:
@@ -153,160 +120,111 @@ class ScoreCreate(RequestBody):
 
 
 class Span(BaseModel):
-    """Odd characters: line[start:end], counted in characters after NFC."""
+    """Anomalous characters: line[start:end], counted in characters after NFC."""
 
     start: int
     end: int
-    bits: float = Field(description="Surprisal of these characters together.")
+    bits: float = Field(description="Total surprisal of these characters.")
     expected: str | None = Field(
-        description="What the model expected in their place; empty: nothing; null: no one thing."
+        description="What the model expected instead; empty: nothing; null: unknown."
     )
 
 
 class Expected(BaseModel):
-    """One character the model could have expected, with its probability."""
+    """A character that the model expected, with its probability."""
 
     character: str
     probability: float
 
 
 class LineScore(BaseModel):
-    """The score of one line. What was not asked for, or needs a calibration that is not there, is null."""
+    """The score of one line. Fields that were not requested, or need a calibration, are null."""
 
     characters: int
     bits_per_character: float | None = Field(None, description="The mean; 0 for an empty line.")
-    peak_bits: float | None = Field(None, description="The mean of the two highest.")
+    peak_bits: float | None = Field(None, description="The mean of the two highest surprisals.")
     total_bits: float | None = None
     score: float | None = Field(
         None,
-        description="How rare the line is among normal ones, in bits; what its p-value and flag follow from.",
+        description="How rare the line is among normal ones, in bits; p-value and flag are based on it.",
     )
     p_value: float | None = Field(
-        None, description="The share of normal lines that score as high, or 1 / (n + 1) if that is larger."
+        None, description="The share of normal lines with at least this score; at least 1 / (n + 1)."
     )
     anomalous: bool | None = Field(None, description="Whether the p-value is at most `false_alarms`.")
-    spans: list[Span] | None = Field(None, description="The odd characters of an anomalous line.")
+    spans: list[Span] | None = Field(None, description="The anomalous characters of a flagged line.")
     explained: bool | None = Field(
         None,
-        description="Of an anomalous line, whether it was read again: then `spans` leave out what surprises"
-        " only because of an earlier fault, and say what was expected. One answer explains the most anomalous"
-        " lines, as far as about a second goes; send another line alone to have it explained.",
+        description="Whether a flagged line was explained: then `spans` omit characters that are surprising"
+        " only because of an earlier fault, and contain what was expected. One answer explains the most"
+        " anomalous lines, for about a second; send a line alone to have it explained.",
     )
     bits: list[float] | None = Field(None, description="Surprisal of each character, -log2 p.")
-    expected: list[list[Expected]] | None = Field(None, description="The likeliest at each place.")
-
-
-class BucketBody(BaseModel):
-    """Calibration lines of up to `longest` characters; null: the rest."""
-
-    longest: int | None
-    lines: int
-    has_tail: bool
-
-
-class CalibrationBody(BaseModel):
-    """What scores are compared with."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CALIBRATION]})
-
-    name: str
-    lines: int = Field(description="Normal lines it was made from.")
-    kept_lines: int = Field(description="Of more than 100,000, evenly spaced quantiles are kept.")
-    smallest_p_value: float = Field(
-        description="1 / (n + 1): the smallest p-value that needs no assumption. With several buckets, the"
-        " largest of theirs."
+    expected: list[list[Expected]] | None = Field(
+        None, description="The likeliest characters at each position."
     )
-    has_tail: bool = Field(
-        description="Whether smaller ones are given, by a generalised Pareto tail that was found to fit."
-    )
-    created_at: int = Field(description="Unix seconds, UTC.")
-    source: str = Field(description="What it was made from.")
-    buckets: list[BucketBody]
 
 
 class StreamBody(BaseModel):
-    """Where a stream of lines stands."""
+    """The position of a stream of lines."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     id: str
-    lines: int = Field(description="Scored in this stream so far.")
+    lines: int = Field(description="Lines scored in this stream so far.")
     restarted: Literal["new", "model_replaced"] | None = Field(
-        description="Why the model's memory of the stream began anew with this call: `new` where it is not"
-        " known, not any more or not yet; null: it went on."
+        description="Why the stream started from the beginning with this call: `new` if it is not stored, or"
+        " the model was replaced; null: it continued."
     )
 
 
 class ScoreBody(BaseModel):
-    """Surprisal in bits, of the text or of each line, and over everything."""
+    """Surprisal in bits: in total, and of the text or of each line."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     object: Literal["score"] = "score"
-    model: str = Field(description="The `name@version` that answered.")
+    model: str = Field(description="The model as `name@version`.")
     characters: int
     total_bits: float
     bits_per_character: float
-    score: float | None = Field(None, description="Of `text`, if it is one line; see the lines' fields.")
+    score: float | None = Field(None, description="Of `text`, if it is one line; see the fields of a line.")
     p_value: float | None = None
     anomalous: bool | None = None
     spans: list[Span] | None = Field(
-        None, description="The odd characters of `text`, by the calibration's threshold for characters."
+        None, description="The anomalous characters of `text`, by the calibration's threshold for characters."
     )
-    explained: bool | None = Field(None, description="Whether `text` was read again for `spans`.")
+    explained: bool | None = Field(
+        None, description="Whether `text` was explained; see the fields of a line."
+    )
     bits: list[float] | None = Field(
         None,
-        description="Of each character of `text`; null when lines were given or not asked for.",
+        description="Of each character of `text`; null for lines, or if not requested.",
     )
     expected: list[list[Expected]] | None = Field(None, description="At each character of `text`.")
-    lines: list[LineScore] | None = Field(None, description="In the order given; null when text was given.")
+    lines: list[LineScore] | None = Field(None, description="In the order of the request; null for `text`.")
     false_alarms: float | None = Field(None, description="The rate that was used; null without calibration.")
     threshold: float | None = Field(
         None,
-        description="The score above which a line is flagged; null without a calibration, or if it depends on"
+        description="The score above which a line is flagged; null without calibration, or if it depends on"
         " the line's length.",
     )
     calibration: CalibrationBody | None = Field(
-        None, description="Null where the model has none; `POST …/calibrate` makes one."
+        None, description="Null if the model has none; `POST …/calibrate` makes one."
     )
     stream: StreamBody | None = None
     drift: str | None = Field(
         None,
-        description="What is to be done if 100 lines or more are no longer like those of the calibration;"
-        " null: they are, or there are fewer.",
+        description="Advice if 100 or more lines no longer look like the calibration data; else null.",
     )
     unknown_characters: list[str] = Field(
-        description="The distinct characters that the model has never seen. Each costs log2(V - 1) + 2 bits,"
-        " where V - 1 is the number of characters it knows: 2 bits more than guessing blindly."
+        description="The distinct characters that are unknown to the model. Each costs log2(V - 1) + 2 bits,"
+        " where V - 1 is the number of known characters: 2 bits more than a uniform guess."
     )
-
-
-class CalibrateCreate(RequestBody):
-    """Normal lines to compare with: given here, or those of a corpus."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "web-1", "corpus": "access-log", "false_alarms": 0.001}]}
-    )
-
-    name: CalibrationName = "default"
-    lines: Annotated[list[Line], Field(min_length=1, max_length=1_000_000)] | None = Field(
-        None, description="Normal lines without their newlines."
-    )
-    corpus: str | None = Field(None, max_length=128, description="A corpus, all of whose lines are normal.")
-    buckets: int = Field(
-        1, ge=1, le=8, description="Compare lines with those of like length only, in so many buckets."
-    )
-    false_alarms: FalseAlarms | None = Field(
-        None, description="Refuse (422) unless there are enough lines for this rate."
-    )
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if (self.lines is None) == (self.corpus is None):
-            raise ValueError("give exactly one of lines and corpus")
-        return self
 
 
 class StreamQuery(BaseModel):
-    """How the lines of a streamed request are scored; what the fields of JSON say elsewhere."""
+    """How the lines of a streamed request are scored; see the fields of the JSON request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -317,16 +235,16 @@ class StreamQuery(BaseModel):
     calibration: CalibrationName | None = None
     stream_id: StreamId | None = None
     adapt: Adapt = False
-    only: Literal["all", "anomalous"] = Field("all", description="Which lines are answered.")
-    echo: bool = Field(False, description="Give each answered line's text back.")
+    only: Literal["all", "anomalous"] = Field("all", description="Which lines get a record.")
+    echo: bool = Field(False, description="Include the text of each line in its record.")
     explain: bool = Field(
         False,
-        description="Read flagged lines again, of each batch the most anomalous, as far as about a second"
-        " goes (`explained`): then characters that are surprising only because of an earlier fault are not"
-        " marked, and spans say what was expected.",
+        description="Explain flagged lines (`explained`), of each batch the most anomalous first, for about a"
+        " second: characters that are surprising only because of an earlier fault are not marked, and spans"
+        " contain what was expected.",
     )
     precision: Literal["auto", "float32"] = Field(
-        "auto", description="`auto`: int8 where the model has it, within 0.005 nats a character of float32."
+        "auto", description="`auto`: int8 if the model has it, within 0.005 nats per character of float32."
     )
 
     @model_validator(mode="after")
@@ -355,132 +273,4 @@ EXAMPLE_STREAM: list[dict[str, Any]] = [
     },
     {"object": "score.end", "lines": 1, "characters": 91, "anomalous": 1, "unusual": 1, "seconds": 0.02},
 ]
-"""What a streamed request is answered with, one object a line."""
-
-MAX_EVALUATED_LINES = 100_000
-MAX_EVALUATED_CHARACTERS = 5_000_000
-
-
-class EvaluateCreate(RequestBody):
-    """Lines with the truth about them, in the order in which they came."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"lines": ["GET /", "GET /'--"], "anomalous": [False, True], "worst": 5}]
-        }
-    )
-
-    lines: Annotated[list[Line], Field(min_length=2, max_length=MAX_EVALUATED_LINES)] = Field(
-        description="Without their newlines; together at most 5,000,000 characters."
-    )
-    anomalous: Annotated[list[bool | Literal[0, 1]], Field(min_length=2, max_length=MAX_EVALUATED_LINES)] = (
-        Field(description="The truth about each line; both kinds must occur.")
-    )
-    split: Literal["auto", "none", "chronological", "random"] = Field(
-        "auto",
-        description="`none`: all lines are judged; the model's training text is what baselines learn from."
-        " `chronological`: the normal ones among the first `train_fraction` of the lines are for calibration"
-        " and baselines, and the lines after them are judged. `random`: the same with lines drawn at random."
-        " `auto`: `none` while the model's corpus is there and the API key reaches it, else"
-        " `chronological`. `none` and `auto` need a key with the scope `read` or `train` beside `complete`.",
-    )
-    train_fraction: float = Field(0.5, ge=0.05, le=0.95)
-    false_alarms: FalseAlarms | None = None
-    calibration: CalibrationName | None = Field(
-        None, description="Which calibration to judge with, where the split makes none."
-    )
-    worst: int = Field(5, ge=0, le=50, description="So many misses and false alarms are shown.")
-    baselines: bool = Field(True, description="Whether simple scores are judged on the same lines.")
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if len(self.lines) != len(self.anomalous):
-            raise ValueError(f"there are {len(self.lines)} lines and {len(self.anomalous)} truths about them")
-        if sum(map(len, self.lines)) > MAX_EVALUATED_CHARACTERS:
-            raise ValueError(f"the lines have more than {MAX_EVALUATED_CHARACTERS:,} characters together")
-        return self
-
-
-class QualityBody(BaseModel):
-    """How well a score tells odd lines from normal ones, at all thresholds."""
-
-    auroc: float
-    average_precision: float
-    recall_at_false_alarms: dict[str, float] = Field(
-        description="The share of odd lines found at 0.1, 1 and 5 % false alarms on these lines."
-    )
-    roc: list[tuple[float, float]] = Field(description="(false-alarm rate, recall), from (0, 0) to (1, 1).")
-
-
-class FlaggedBody(BaseModel):
-    """What the calibrated threshold did on these lines."""
-
-    threshold: float | None
-    recall: float
-    precision: float | None = Field(description="Null if nothing was flagged.")
-    false_alarm_rate: float
-
-
-class JudgedLine(LineScore):
-    """One line that went wrong."""
-
-    index: int = Field(description="Its place among the lines given, from 0.")
-    text: str
-
-
-class LeaksBody(BaseModel):
-    """Judged lines that the model, or what calibrates it, has seen; they make any figure doubtful."""
-
-    normal: int
-    anomalous: int
-    distinct: int
-
-
-_EXAMPLE_QUALITY: dict[str, Any] = {
-    "auroc": 0.9261,
-    "average_precision": 0.3424,
-    "recall_at_false_alarms": {"0.001": 0.0, "0.01": 0.0, "0.05": 0.5},
-    "roc": [[0.0, 0.0], [0.05, 0.5], [1.0, 1.0]],
-}
-
-EXAMPLE_EVALUATION: dict[str, Any] = {
-    "object": "evaluation",
-    "model": "bgl@1",
-    "split": "none",
-    "lines": 588,
-    "anomalous": 30,
-    "trained_on": 1170,
-    "calibration": EXAMPLE_CALIBRATION,
-    "false_alarms": 0.01,
-    "model_score": _EXAMPLE_QUALITY,
-    "flagged": {"threshold": 6.02, "recall": 0.1, "precision": 0.6, "false_alarm_rate": 0.0036},
-    "baselines": {"length": _EXAMPLE_QUALITY | {"auroc": 0.6411}},
-    "leaks": {"normal": 86, "anomalous": 0, "distinct": 12},
-    "worst_misses": [],
-    "worst_false_alarms": [],
-    "seconds": 2.8,
-}
-
-
-class EvaluationBody(BaseModel):
-    """How well the model tells odd lines from normal ones, beside simple scores on the same lines."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_EVALUATION]})
-
-    object: Literal["evaluation"] = "evaluation"
-    model: str
-    split: Literal["none", "chronological", "random"]
-    lines: int = Field(description="That were judged.")
-    anomalous: int
-    trained_on: int = Field(description="Normal lines that baselines learned from.")
-    calibration: CalibrationBody
-    false_alarms: float
-    model_score: QualityBody
-    flagged: FlaggedBody
-    baselines: dict[str, QualityBody] = Field(
-        description="`length`, `punctuation`, `ngram_5` (Witten-Bell) and `isolation_forest`."
-    )
-    leaks: LeaksBody
-    worst_misses: list[JudgedLine] = Field(description="Odd lines with the lowest scores.")
-    worst_false_alarms: list[JudgedLine] = Field(description="Normal lines with the highest scores.")
-    seconds: float
+"""The answer to a streamed request, one object per line."""

@@ -1,11 +1,11 @@
-"""The loaded models of one API process: loaded on first use, shared, unloaded by memory.
+"""The loaded models of one API process: loaded on first use, shared, evicted by memory.
 
     with engines.use("nietzsche") as model:     # blocks while it loads: call in a worker thread
-        model.engine.next("phil", top=3)
+        model.scorer.read(["philosophy"])
 
-Who uses a model holds it, so neither eviction nor a new version takes it away under a request. What a bare
-name means is looked up again beside the requests: they go on with the version they know until the new one
-is loaded. A damaged model fails its own requests only.
+A model is reference-counted, so that neither eviction nor a new version unloads it during a request. Names
+are resolved again in the background: requests are served by the known version (serve stale) until the newer
+one is loaded. A damaged model fails only its own requests.
 """
 
 import asyncio
@@ -13,62 +13,70 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
+from models.anomaly.scorer import Scorer
 from models.errors import DomainError, NotFound
 from models.runtime.engine import Engine
 from models.saved_model import SavedModel
-from models.text.masks import Masks
 from models.text.vocabulary import Vocabulary
 from store.models import Models
 
 log = logging.getLogger("nextchar.api")
 
 RESOLVE_S = 0.5
-"""After this long it is looked up again which version a name means, and whether it is still there."""
+"""A resolved name older than this is resolved again in the background: its version may be new or deleted."""
 
 STALE_S = 2.0
-"""After this long without a look, a request waits for it."""
+"""A request waits for a name to be resolved if it was last resolved longer ago than this."""
 
 _LOADERS = 8  # threads in which requests wait for models to be loaded
-_REMEMBERED_NAMES = 10_000  # more would be somebody's invention
+_MAX_RESOLVED_NAMES = 10_000  # requests for names that do not exist must not grow the table
 
-LoadEngine = Callable[[SavedModel], Engine]
+LoadEngine = Callable[[SavedModel], tuple[Engine, Scorer]]
 
 
 @dataclass(eq=False)
 class Loaded:
-    """A model in memory. Hold it through `Engines` while you use it."""
+    """A model in memory. Acquire it through `Engines`."""
 
     reference: str
     engine: Engine
     vocabulary: Vocabulary
     bytes: int  # of its weights
     saved: SavedModel
-    masks: Masks
-    holders: int = 0
+    scorer: Scorer
+    users: int = 0  # reference count
     used_at: float = field(default_factory=time.monotonic)
+
+
+def load_model(
+    saved: SavedModel, *, threads: int, cache_bytes: int, max_waiting: int
+) -> tuple[Engine, Scorer]:
+    """Load a saved model. Raises Unavailable: a file is damaged."""
+    engine = Engine(saved, threads=threads, cache_bytes=cache_bytes, max_waiting=max_waiting)
+    return engine, Scorer.load(saved, engine)
 
 
 @dataclass(frozen=True)
 class _Resolved:
-    exact: str
+    exact: str  # name@version
     at: float  # time.monotonic()
     is_refreshing: bool = False
-    next_is_loading: bool = False  # a newer version; this one goes on until it is ready
+    serves_stale: bool = False  # a newer version is being loaded; this one is used until it is ready
 
 
 class Engines:
-    """Finds, loads and unloads models. Safe to use from several threads.
+    """Resolves, loads and evicts models. Safe to use from several threads.
 
     Args:
         models: the registry.
-        load: makes an engine of a saved model.
-        limit_bytes: above this much, the least recently used models that nobody holds are unloaded.
-        pinned: models, by name or `name@version`, that are never unloaded to make room.
+        load: makes the engine and the scorer of a saved model.
+        limit_bytes: above this, the least recently used models without users are evicted.
+        pinned: models, by name or `name@version`, that are never evicted.
     """
 
     def __init__(
@@ -78,79 +86,97 @@ class Engines:
         self._load = load
         self._limit_bytes = limit_bytes
         self._pinned = pinned
-        self._lock = threading.Lock()  # guards the fields below; held for moments only
+        self._lock = threading.Lock()  # guards the fields below; never held while loading or closing
         self._loaded: dict[str, Loaded] = {}
         self._resolved: dict[str, _Resolved] = {}
-        self._loading: dict[str, threading.Lock] = {}
+        self._load_locks: dict[str, threading.Lock] = {}
         self._refresher = ThreadPoolExecutor(1, thread_name_prefix="refresh models")
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load models")
 
     @contextmanager
     def use(self, reference: str) -> Iterator[Loaded]:
-        """Hold the model `name@version`, or the newest version of `name`; it is loaded if need be.
+        """Acquire the model `name@version`, or the newest version of `name`, for a block. Blocks to load it.
 
         Raises:
             NotFound: there is no such model.
             Unavailable: it is damaged, or of a format this program does not know.
         """
-        model = self.take(reference)
+        model = self.acquire(reference)
         try:
             yield model
         finally:
-            self.give_back(model)
+            self.release(model)
 
-    def take(self, reference: str) -> Loaded:
-        """Hold a model until `give_back`. Blocks while it loads; raises as `use`."""
-        ready = self.take_if_ready(reference)
+    @asynccontextmanager
+    async def use_async(self, reference: str) -> AsyncIterator[Loaded]:
+        """Do the same on the event loop; the model is loaded in a thread."""
+        model = await self.acquire_async(reference)
+        try:
+            yield model
+        finally:
+            self.release(model)
+
+    @contextmanager
+    def use_again(self, model: Loaded) -> Iterator[Loaded]:
+        """Retain a model that the caller has acquired for a block that may outlive the caller's use."""
+        self.retain(model)
+        try:
+            yield model
+        finally:
+            self.release(model)
+
+    def acquire(self, reference: str) -> Loaded:
+        """Acquire a model until `release`. Blocks while it loads; raises as `use`."""
+        ready = self.acquire_if_loaded(reference)
         if ready:
             return ready
         exact = self._resolve(reference)
-        model = self._take_exact(exact)
-        self._remember(reference, exact)
+        model = self._acquire_exact(exact)
+        self._set_resolved(reference, exact)
         return model
 
-    async def take_async(self, reference: str) -> Loaded:
-        """Hold a model until `give_back`; it is loaded in a thread, so that the event loop does not block.
+    async def acquire_async(self, reference: str) -> Loaded:
+        """Acquire a model until `release`; it is loaded in a thread, so the event loop does not block.
 
-        When the task is cancelled meanwhile, nothing is held. Raises as `use`.
+        If the task is cancelled meanwhile, the model is released. Raises as `use`.
         """
-        ready = self.take_if_ready(reference)
+        ready = self.acquire_if_loaded(reference)
         if ready:
             return ready
-        taking = self._loaders.submit(self.take, reference)
+        acquiring = self._loaders.submit(self.acquire, reference)
         try:
-            return await asyncio.wrap_future(taking)
+            return await asyncio.wrap_future(acquiring)
         except asyncio.CancelledError:
-            if not taking.cancelled():
-                taking.add_done_callback(self._give_back_unused)
+            if not acquiring.cancelled():
+                acquiring.add_done_callback(self._release_result)
             raise
 
-    def _give_back_unused(self, taking: Future[Loaded]) -> None:
-        if taking.exception() is None:
-            self.give_back(taking.result())
+    def _release_result(self, acquiring: Future[Loaded]) -> None:
+        if acquiring.exception() is None:
+            self.release(acquiring.result())
 
-    def take_if_ready(self, reference: str) -> Loaded | None:
-        """Hold a model without reading storage, or return None: safe on an event loop."""
+    def acquire_if_loaded(self, reference: str) -> Loaded | None:
+        """Acquire a model without reading storage, or return None. Does not block the event loop."""
         now = time.monotonic()
         with self._lock:
             known = self._resolved.get(reference)
-            if known is None or (now - known.at > STALE_S and not known.next_is_loading):
+            if known is None or (now - known.at > STALE_S and not known.serves_stale):
                 return None
             model = self._loaded.get(known.exact)
             if model is None:
                 return None
-            model.holders += 1
+            model.users += 1
             model.used_at = now
-            refresh = now - known.at > RESOLVE_S and not known.is_refreshing
-            if refresh:
+            must_refresh = now - known.at > RESOLVE_S and not known.is_refreshing
+            if must_refresh:
                 self._resolved[reference] = replace(known, is_refreshing=True)
-        if refresh:
-            with contextlib.suppress(RuntimeError):  # the application is ending
+        if must_refresh:
+            with contextlib.suppress(RuntimeError):  # the application is shutting down
                 self._refresher.submit(self._refresh, reference)
         return model
 
     def load_pinned(self) -> None:
-        """Load the pinned models that are there. One that cannot be loaded is a line in the log."""
+        """Load the pinned models that exist. A failure is logged."""
         for reference in self._pinned:
             try:
                 with self.use(reference):
@@ -160,28 +186,28 @@ class Engines:
             except Exception:  # such as too many open files; its first request tries again
                 log.exception("the pinned model %s cannot be loaded now", reference)
 
-    def hold_again(self, model: Loaded) -> Loaded:
-        """Hold once more a model that the caller holds."""
+    def retain(self, model: Loaded) -> Loaded:
+        """Increase the reference count of a model that the caller has acquired; ends with `release`."""
         with self._lock:
-            model.holders += 1
+            model.users += 1
         return model
 
-    def give_back(self, model: Loaded) -> None:
-        """End a hold."""
+    def release(self, model: Loaded) -> None:
+        """Decrease the reference count."""
         with self._lock:
-            model.holders -= 1
+            model.users -= 1
             model.used_at = time.monotonic()
-            dropped = model.holders == 0 and self._loaded.get(model.reference) is not model
-        if dropped:  # closing waits for the engine's thread, and this may be the event loop
+            is_dropped = model.users == 0 and self._loaded.get(model.reference) is not model
+        if is_dropped:  # closing waits for the engine's thread, and this may be the event loop
             threading.Thread(target=model.engine.close, name=f"unload {model.reference}").start()
 
     def drop(self, reference: str) -> None:
-        """Forget a deleted version: unload it once nobody holds it."""
+        """Unload a deleted version once it has no users."""
         with self._lock:
             model = self._loaded.pop(reference, None)
             self._resolved.clear()
-            idle = model is not None and model.holders == 0
-        if model and idle:
+            is_idle = model is not None and model.users == 0
+        if model and is_idle:
             model.engine.close()
 
     def stats(self) -> dict[str, dict[str, float]]:
@@ -190,8 +216,13 @@ class Engines:
             loaded = list(self._loaded.values())
         return {model.reference: model.engine.stats() for model in loaded}
 
+    def check_loadable(self, saved: SavedModel) -> None:
+        """Load a model and close it again. Raises whatever loading it raises."""
+        engine, _ = self._load(saved)
+        engine.close()
+
     def close(self) -> None:
-        """Unload everything; requests under way end with a failure."""
+        """Unload everything; requests in progress fail."""
         self._refresher.shutdown(cancel_futures=True)
         self._loaders.shutdown(wait=False, cancel_futures=True)
         with self._lock:
@@ -201,20 +232,20 @@ class Engines:
             model.engine.close()
 
     def _refresh(self, reference: str) -> None:
-        """Look a name up again, and load what it means now before anybody is sent there."""
+        """Resolve a name again, and load its version before requests are sent there."""
         try:
             exact = self._resolve(reference)
-            self._go_on_with_old(reference, exact)
-            self.give_back(self._take_exact(exact))
-            self._remember(reference, exact)
-        except DomainError:  # the next request finds the same, and says so
+            self._serve_stale(reference, exact)
+            self.release(self._acquire_exact(exact))
+            self._set_resolved(reference, exact)
+        except DomainError:  # the next request finds and reports the same
             self._forget(reference)
-        except Exception:  # storage that hiccups; the next request tries again
-            log.exception("looking model %s up again", reference)
+        except Exception:  # a storage failure; the next request tries again
+            log.exception("resolving the name of model %s", reference)
             self._forget(reference)
 
-    def _go_on_with_old(self, reference: str, new: str) -> None:
-        """Until `new` is loaded, let requests have the version before it, if that is still there."""
+    def _serve_stale(self, reference: str, new: str) -> None:
+        """Until `new` is loaded, serve requests with the version before it, if that still exists."""
         with self._lock:
             known = self._resolved.get(reference)
         if known is None or known.exact == new:
@@ -223,7 +254,7 @@ class Engines:
             self._models.resolve(known.exact)
             with self._lock:
                 if self._resolved.get(reference) == known:
-                    self._resolved[reference] = replace(known, next_is_loading=True)
+                    self._resolved[reference] = replace(known, serves_stale=True)
 
     def _resolve(self, reference: str) -> str:
         try:
@@ -233,66 +264,69 @@ class Engines:
             raise
         return f"{name}@{version}"
 
-    def _remember(self, reference: str, exact: str) -> None:
+    def _set_resolved(self, reference: str, exact: str) -> None:
         with self._lock:
-            if len(self._resolved) >= _REMEMBERED_NAMES:
+            if len(self._resolved) >= _MAX_RESOLVED_NAMES:
                 self._resolved.clear()
             self._resolved[reference] = _Resolved(exact, time.monotonic())
 
     def _forget(self, reference: str) -> None:
-        """Forget what a name meant; a version that is gone from storage is unloaded by and by."""
+        """Forget how a name was resolved. A version that is deleted from storage is evicted later."""
         with self._lock:
             self._resolved.pop(reference, None)
 
-    def _take_exact(self, exact: str) -> Loaded:
-        ready = self._hold(exact)
+    def _acquire_exact(self, exact: str) -> Loaded:
+        ready = self._acquire_loaded(exact)
         if ready:
             return ready
         with self._lock:
-            loading = self._loading.setdefault(exact, threading.Lock())
-        with loading:  # of several first users one loads
-            ready = self._hold(exact)
+            load_lock = self._load_locks.setdefault(exact, threading.Lock())
+        with load_lock:  # of several concurrent first users one loads
+            ready = self._acquire_loaded(exact)
             if ready:
                 return ready
             model = self._read(exact)
-            with self._lock:  # at once: who finds neither the lock nor the model would load it again
-                model.holders += 1
+            # Register it and drop its lock in one step, or another thread could load it a second time.
+            with self._lock:
+                model.users += 1
                 self._loaded[exact] = model
-                self._loading.pop(exact, None)
+                self._load_locks.pop(exact, None)
             self._evict()
             return model
 
     def _read(self, exact: str) -> Loaded:
         saved = self._models.get(exact)
         size = sum(file.bytes for name, file in saved.card.files.items() if name.endswith((".onnx", ".npz")))
-        return Loaded(exact, self._load(saved), saved.vocabulary, size, saved, Masks(saved.card.masks))
+        engine, scorer = self._load(saved)
+        return Loaded(exact, engine, saved.vocabulary, size, saved, scorer)
 
-    def _hold(self, exact: str) -> Loaded | None:
+    def _acquire_loaded(self, exact: str) -> Loaded | None:
         with self._lock:
             model = self._loaded.get(exact)
             if model:
-                model.holders += 1
+                model.users += 1
                 model.used_at = time.monotonic()
             return model
 
     def _evict(self) -> None:
+        """Unload the least recently used models without users until the rest fits into the limit."""
         with self._lock:
             total = sum(model.bytes for model in self._loaded.values())
             idle = sorted(
-                (m for m in self._loaded.values() if not m.holders and not self._is_pinned(m.reference)),
+                (m for m in self._loaded.values() if not m.users and not self._is_pinned(m.reference)),
                 key=lambda m: m.used_at,
             )
-            gone = []
+            evicted = []
             for model in idle:
                 if total <= self._limit_bytes:
                     break
                 total -= model.bytes
-                gone.append(self._loaded.pop(model.reference))
-        for model in gone:
+                evicted.append(self._loaded.pop(model.reference))
+        for model in evicted:
             model.engine.close()
 
     def _is_pinned(self, exact: str) -> bool:
-        """Whether a version is pinned, or is the newest that is loaded of a pinned name."""
+        """Return whether a version is pinned, or is the newest loaded version of a pinned name."""
         if exact in self._pinned:
             return True
         name, _, version = exact.partition("@")

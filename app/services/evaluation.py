@@ -1,7 +1,7 @@
-"""Labelled lines through a model, beside simple scores on the same lines.
+"""Evaluation: how well a model's scores separate labeled anomalous lines from normal ones.
 
-Blocking, and minutes for the largest request. Knows no HTTP. Of lines that have
-been read only the scores are kept, so memory does not grow with what a network says of each character.
+Blocking, and minutes for the largest request. Only the scores of lines are kept, so memory does not grow with
+their surprisal.
 """
 
 import time
@@ -13,8 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.http.dependencies import Services
-from app.schemas.scores import (
+from app.schemas.evaluations import (
     EvaluateCreate,
     EvaluationBody,
     FlaggedBody,
@@ -24,23 +23,24 @@ from app.schemas.scores import (
 )
 from app.services.engines import Loaded
 from app.services.limited_work import Check
-from app.services.scoring import DECIMALS, Options, Scorer, calibration_body
+from app.services.scoring import DECIMALS, CalibratedScorer, ScoreOptions, calibration_body
 from models.anomaly.baselines import baseline_scores
-from models.anomaly.calibration import CalibrationLines
-from models.anomaly.metrics import FALSE_ALARMS, judge, roc
+from models.anomaly.calibration import CalibrationBuilder
+from models.anomaly.metrics import FALSE_ALARMS, detection_quality, roc
 from models.errors import InvalidInput, NotFound
-from store.calibrations import StoredCalibration
+from store.calibrations import Calibrations, StoredCalibration
+from store.corpora import Corpora
 
-_MOST_TRAINING_CHARACTERS = 5_000_000  # of the corpus's end, for the baselines
+_MAX_TRAINING_CHARACTERS = 5_000_000  # at the end of the corpus, for the baselines
 _BATCH = 2_000  # lines read at a time
 
-Split = Literal["none", "chronological", "random"]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class _Division:
-    split: Split
-    judged: NDArray[np.intp]  # places among the lines given
+class _Split:
+    name: Literal["none", "chronological", "random"]
+    test: NDArray[np.intp]  # indices of the test lines
     train: list[str]  # normal lines, masked
     calibration: StoredCalibration
 
@@ -51,182 +51,184 @@ def reads_training_text(body: EvaluateCreate) -> bool:
 
 
 def evaluate(
-    services: Services, model: str, body: EvaluateCreate, check: Check, *, may_read: Callable[[str], bool]
+    loaded: Loaded,
+    body: EvaluateCreate,
+    check: Check,
+    *,
+    calibrations: Calibrations,
+    corpora: Corpora,
+    may_read: Callable[[str], bool],
 ) -> EvaluationBody:
-    """Judge a model by labelled lines. `check` is called between pieces of work; what it raises ends it.
+    """Evaluate a model on labeled lines.
 
-    `may_read` says whether the caller may read the corpus with an id; one that they may not read is treated
-    like one that was deleted.
+    Args:
+        loaded: the model.
+        body: the lines and how they are split.
+        check: called between pieces of work; what it raises ends it.
+        calibrations: where the model's calibration is read from.
+        corpora: where the model's training text is read from.
+        may_read: whether the caller may read the corpus of an id; if not, it is treated like a deleted one.
 
     Raises:
-        InvalidInput: one kind of line only, or too few normal ones to calibrate with.
+        InvalidInput: only one kind of line, or too few normal ones to calibrate with.
     """
-    with services.engines.use(model) as loaded:
-        return _evaluate(services, loaded, body, check, may_read)
-
-
-def _evaluate(
-    services: Services, loaded: Loaded, body: EvaluateCreate, check: Check, may_read: Callable[[str], bool]
-) -> EvaluationBody:
-    began = time.monotonic()
-    truth = np.array(body.anomalous, bool)
+    started = time.monotonic()
+    labels = np.array(body.anomalous, bool)
     originals = [loaded.vocabulary.to_characters(line) for line in body.lines]
-    masked = [loaded.masks.apply(line).text for line in originals]
-    corpus = _training_lines(services, loaded, check, may_read) if reads_training_text(body) else None
-    division = _divide(services, loaded, body, masked, truth, corpus, check)
-    odd = truth[division.judged]
-    if odd.all() or not odd.any():
+    masked = _mask(loaded, originals)
+    corpus = _training_lines(loaded, corpora, check, may_read) if reads_training_text(body) else None
+    if body.split == "none" or (body.split == "auto" and corpus is not None):
+        stored = calibrations.find(loaded.saved, body.calibration)
+        split = _split_off_nothing(loaded, len(masked), corpus or [], stored)
+    else:
+        split = _split(loaded, body, originals, labels, check)
+    anomalous = labels[split.test]
+    if anomalous.all() or not anomalous.any():
         raise InvalidInput(
-            f"of the {len(odd)} lines to be judged {'all' if odd.all() else 'none'} are anomalous; both kinds"
-            " are needed",
+            f"of the {len(anomalous)} test lines {'all' if anomalous.all() else 'none'} are anomalous; both"
+            " kinds are needed",
             code="one_class",
             param="anomalous",
         )
-    scorer = Scorer(
-        loaded, division.calibration, Options("character", false_alarms=body.false_alarms, fast=True), check
-    )
-    judged = [originals[i] for i in division.judged]
-    scores, p_values = _scores(scorer, judged)
+    options = ScoreOptions("character", false_alarms=body.false_alarms, fast=True)
+    scorer = CalibratedScorer(loaded, split.calibration, options, check)
+    test = [originals[i] for i in split.test]
+    scores, p_values = _scores(scorer, test)
     assert scorer.rate is not None
     flagged = p_values <= scorer.rate
-    judged_texts = [masked[i] for i in division.judged]
-    simple: Mapping[str, NDArray[np.float64]] = {}
-    if body.baselines and any(division.train):
-        simple = baseline_scores(division.train, judged_texts, check=check)
+    masked_test = [masked[i] for i in split.test]
+    baselines: Mapping[str, NDArray[np.float64]] = {}
+    if body.baselines and any(split.train):
+        baselines = baseline_scores(split.train, masked_test, check=check)
+
+    def worst(order: NDArray[np.intp], wanted: Flags) -> list[JudgedLine]:
+        chosen = [int(i) for i in order if wanted[i]][: body.worst]
+        return _judged_lines(scorer, {int(split.test[i]): test[i] for i in chosen})
+
     return EvaluationBody(
         model=loaded.reference,
-        split=division.split,
-        lines=len(odd),
-        anomalous=int(odd.sum()),
-        trained_on=len(division.train),
-        calibration=calibration_body(division.calibration),
+        split=split.name,
+        lines=len(anomalous),
+        anomalous=int(anomalous.sum()),
+        trained_on=len(split.train),
+        calibration=calibration_body(split.calibration),
         false_alarms=scorer.rate,
-        model_score=_quality(scores, odd),
+        model_score=_quality(scores, anomalous),
         flagged=FlaggedBody(
             threshold=scorer.threshold,
-            recall=round(float(flagged[odd].mean()), DECIMALS),
-            precision=round(float(odd[flagged].mean()), DECIMALS) if flagged.any() else None,
-            false_alarm_rate=round(float(flagged[~odd].mean()), DECIMALS),
+            recall=round(float(flagged[anomalous].mean()), DECIMALS),
+            precision=round(float(anomalous[flagged].mean()), DECIMALS) if flagged.any() else None,
+            false_alarm_rate=round(float(flagged[~anomalous].mean()), DECIMALS),
         ),
-        baselines={name: _quality(found, odd) for name, found in simple.items()},
-        leaks=_leaks(set(division.train), judged_texts, odd),
-        worst_misses=_shown(
-            scorer, judged, division.judged, np.argsort(scores, kind="stable"), odd, body.worst
-        ),
-        worst_false_alarms=_shown(
-            scorer, judged, division.judged, np.argsort(-scores, kind="stable"), ~odd, body.worst
-        ),
-        seconds=round(time.monotonic() - began, 2),
+        baselines={name: _quality(baseline, anomalous) for name, baseline in baselines.items()},
+        leaks=_leaks(set(split.train), masked_test, anomalous),
+        worst_misses=worst(np.argsort(scores, kind="stable"), anomalous),
+        worst_false_alarms=worst(np.argsort(-scores, kind="stable"), ~anomalous),
+        seconds=round(time.monotonic() - started, 2),
     )
 
 
-def _divide(
-    services: Services,
-    loaded: Loaded,
-    body: EvaluateCreate,
-    masked: Sequence[str],
-    truth: NDArray[np.bool_],
-    corpus: list[str] | None,
-    check: Check,
-) -> _Division:
-    """Say which lines are judged, and what the baselines learn from and the calibration is made of."""
-    split = body.split
-    if split == "auto":
-        split = "none" if corpus is not None else "chronological"
-    if split == "none":
-        found = services.calibrations.find(loaded.saved, body.calibration)
-        if found is None:
-            raise InvalidInput(
-                f"model {loaded.reference} has no calibration; make one with POST …/calibrate, or let a"
-                " split of these lines make one",
-                code="no_calibration",
-                param="split",
-            )
-        return _Division("none", np.arange(len(masked)), corpus or [], found)
-    order = np.arange(len(masked))
-    if split == "random":
+def _split_off_nothing(
+    loaded: Loaded, lines: int, corpus: list[str], calibration: StoredCalibration | None
+) -> _Split:
+    """Test on all lines, with the model's own calibration; baselines are fitted to its training text."""
+    if calibration is None:
+        raise InvalidInput(
+            f"model {loaded.reference} has no calibration; make one with POST …/calibrate, or use the split"
+            " chronological or random to make one from these lines",
+            code="no_calibration",
+            param="split",
+        )
+    return _Split("none", np.arange(lines), corpus, calibration)
+
+
+def _split(
+    loaded: Loaded, body: EvaluateCreate, originals: Sequence[str], labels: Flags, check: Check
+) -> _Split:
+    """Calibrate on, and fit baselines to, the normal ones among the training lines; test on the rest."""
+    order = np.arange(len(originals))
+    if body.split == "random":
         order = np.random.default_rng(0).permutation(order)
     cut = round(body.train_fraction * len(order))
-    train = [masked[i] for i in sorted(order[:cut]) if not truth[i]]
-    known = CalibrationLines()
+    train = [originals[i] for i in sorted(order[:cut]) if not labels[i]]
+    builder = CalibrationBuilder()
     for at in range(0, len(train), _BATCH):
-        known.add(loaded.engine.read_lines(train[at : at + _BATCH], fast=True, check=check))
-    named = StoredCalibration(
-        "split", known.calibration(), int(time.time()), f"{len(train)} of the lines given"
-    )
-    return _Division(split, np.sort(order[cut:]), train, named)
+        scored = loaded.scorer.read(train[at : at + _BATCH], precision="fast", check=check)
+        builder.add([line.surprisal for line in scored])
+    source = f"{len(train)} of the lines given"
+    stored = StoredCalibration("split", builder.build(), int(time.time()), source)
+    name: Literal["random", "chronological"] = "random" if body.split == "random" else "chronological"
+    return _Split(name, np.sort(order[cut:]), _mask(loaded, train), stored)
+
+
+def _mask(loaded: Loaded, lines: Sequence[str]) -> list[str]:
+    return [loaded.scorer.masks.apply(line).text for line in lines]
 
 
 def _training_lines(
-    services: Services, loaded: Loaded, check: Check, may_read: Callable[[str], bool]
+    loaded: Loaded, corpora: Corpora, check: Check, may_read: Callable[[str], bool]
 ) -> list[str] | None:
-    """Return the lines that the model was trained on, the last ones of many, or None if they are gone."""
+    """Return the last lines of the model's training text, masked; None if the corpus is deleted."""
     card = loaded.saved.card
     if card.corpus is None or not may_read(card.corpus):
         return None
     held_out = card.training.validation_fraction
     recent = deque[str]()  # the last pieces of the text
-    kept = total = 0
+    size = total = 0
     try:
-        for piece in services.corpora.pieces(card.corpus, card.alphabet):
+        for piece in corpora.pieces(card.corpus, card.alphabet):
             check()
             recent.append(piece)
             total += len(piece)
-            kept += len(piece)
-            while kept - len(recent[0]) > _MOST_TRAINING_CHARACTERS + total * held_out:
-                kept -= len(recent.popleft())
+            size += len(piece)
+            while size - len(recent[0]) > _MAX_TRAINING_CHARACTERS + total * held_out:
+                size -= len(recent.popleft())
     except NotFound:
         return None
-    trained = "".join(recent)[: -max(1, round(total * held_out))][-_MOST_TRAINING_CHARACTERS:].split("\n")
-    return [loaded.masks.apply(line).text for line in trained]
+    trained = "".join(recent)[: -max(1, round(total * held_out))][-_MAX_TRAINING_CHARACTERS:]
+    return _mask(loaded, trained.split("\n"))
 
 
-def _scores(scorer: Scorer, originals: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _scores(
+    scorer: CalibratedScorer, originals: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the scores and p-values, each (n,), of n lines, which are read some at a time."""
     assert scorer.calibration is not None
-    found = [
-        scorer.calibration.calibration.score(
-            [line.reading for line in scorer.read(originals[at : at + _BATCH])]
-        )
-        for at in range(0, len(originals), _BATCH)
-    ]
-    return np.concatenate([scores for scores, _ in found]), np.concatenate([p for _, p in found])
+    scores, p_values = [], []
+    for at in range(0, len(originals), _BATCH):
+        surprisals = [line.surprisal for line in scorer.read(originals[at : at + _BATCH])]
+        batch_scores, batch_p_values = scorer.calibration.calibration.score(surprisals)
+        scores.append(batch_scores)
+        p_values.append(batch_p_values)
+    return np.concatenate(scores), np.concatenate(p_values)
 
 
-def _quality(scores: NDArray[np.float64], odd: NDArray[np.bool_]) -> QualityBody:
-    found = judge(scores, odd)
+def _quality(scores: NDArray[np.float64], anomalous: Flags) -> QualityBody:
+    quality = detection_quality(scores, anomalous)
     return QualityBody(
-        auroc=round(found.auroc, 6),
-        average_precision=round(found.average_precision, 6),
+        auroc=round(quality.auroc, 6),
+        average_precision=round(quality.average_precision, 6),
         recall_at_false_alarms={
-            f"{rate:g}": round(recall, 6) for rate, recall in zip(FALSE_ALARMS, found.recall, strict=True)
+            f"{rate:g}": round(recall, 6) for rate, recall in zip(FALSE_ALARMS, quality.recall, strict=True)
         },
-        roc=roc(scores, odd),
+        roc=roc(scores, anomalous),
     )
 
 
-def _leaks(train: set[str], judged: Sequence[str], odd: NDArray[np.bool_]) -> LeaksBody:
-    known = np.array([line in train for line in judged])
+def _leaks(train: set[str], test: Sequence[str], anomalous: Flags) -> LeaksBody:
+    in_train = np.array([line in train for line in test])
     return LeaksBody(
-        normal=int((known & ~odd).sum()),
-        anomalous=int((known & odd).sum()),
-        distinct=len({line for line in judged if line in train}),
+        normal=int((in_train & ~anomalous).sum()),
+        anomalous=int((in_train & anomalous).sum()),
+        distinct=len({line for line in test if line in train}),
     )
 
 
-def _shown(
-    scorer: Scorer,
-    originals: Sequence[str],
-    places: NDArray[np.intp],
-    order: NDArray[np.intp],
-    wanted: NDArray[np.bool_],
-    count: int,
-) -> list[JudgedLine]:
-    """Return the first `count` wanted lines in this order, with all that is told of a line."""
-    chosen = [int(i) for i in order if wanted[i]][:count]
-    told = scorer.describe(scorer.read([originals[i] for i in chosen]))
+def _judged_lines(scorer: CalibratedScorer, originals: Mapping[int, str]) -> list[JudgedLine]:
+    """Return the full scores of lines, by their index in the request."""
+    scores = scorer.scores(scorer.read(list(originals.values())))
     to_text = scorer.loaded.vocabulary.to_text
     return [
-        JudgedLine(index=int(places[i]), text=to_text(originals[i]), **one.model_dump())
-        for i, one in zip(chosen, told, strict=True)
+        JudgedLine(index=index, text=to_text(original), **score.model_dump())
+        for (index, original), score in zip(originals.items(), scores, strict=True)
     ]

@@ -1,10 +1,11 @@
-"""From what a client asks to be trained to what a worker is told.
+"""From a client's request for a job to the complete request that a worker executes.
 
-Every default is filled in and every mistake found now. Knows no storage and no queue.
+Every default is filled in and every error is found here, before the job is queued.
 """
 
 from app.schemas.jobs import JobCreate
 from models.architectures import DEFAULT, architecture, check_options, resolve_training
+from models.architectures.memory import check_memory
 from models.config import (
     MINIMUM_CHARACTERS,
     MINIMUM_HELD_OUT_CHARACTERS,
@@ -13,7 +14,6 @@ from models.config import (
     Mix,
     NetworkConfig,
     TrainingConfig,
-    check_memory,
 )
 from models.errors import InvalidInput
 from models.saved_model import Card
@@ -33,16 +33,22 @@ def plan(
     second: Corpus | None = None,
     teacher: Card | None = None,
 ) -> JobRequest:
-    """Return the complete request for a job on `corpus`, which begins with the weights of the model `start`.
+    """Return the complete request for a job on `corpus`.
 
-    `second` and `teacher` are what `body.mix` names.
+    Args:
+        body: the client's request.
+        corpus: the corpus that it names.
+        memory_limit_bytes: the largest estimate of a network's training memory.
+        start: the model in `start_from`, whose weights training starts from.
+        second: the corpus in `mix`.
+        teacher: the model in `mix`.
 
     Raises:
         InvalidInput: the corpus is too small (code `corpus_too_small`), the network too large for the
-            memory (`network_too_large`), the name is not one (`invalid_name`), the architecture does not
-            have an option that is given (`option_not_available`), or what is asked for contradicts the
-            model that it is to start from (`contradicts_start_from`), the corpus (`contradicts_corpus`) or
-            what is to be mixed in (`contradicts_mix`, `mix_has_no_rows`).
+            memory (`network_too_large`), the name invalid (`invalid_name`), an option not available for
+            the architecture (`option_not_available`), or the request contradicts the model that it starts
+            from (`contradicts_start_from`), the corpus (`contradicts_corpus`) or the mix
+            (`contradicts_mix`, `mix_has_no_rows`).
     """
     if start:
         _check_start(body, start)
@@ -79,8 +85,8 @@ def plan(
     )
     if request.masks and alphabet == "bytes":
         raise InvalidInput(
-            "masks put characters of their own into the text, and the alphabet bytes has none to spare;"
-            " leave them out, or train on characters",
+            "masks replace text by characters that the alphabet bytes does not have; leave masks out, or"
+            " train on characters",
             code="masks_of_bytes",
             param="masks",
         )
@@ -97,61 +103,63 @@ def plan(
 def _masks(
     body: JobCreate, corpus: Corpus, alphabet: Alphabet, *, start: Card | None, teacher: Card | None
 ) -> tuple[tuple[str, ...], str | None]:
-    """Return the masks, and if they are the corpus's suggestion a sentence that says so."""
+    """Return the masks, and if they are the corpus's suggestion a message that says so."""
     if body.masks is not None:
         return Masks(body.masks).masks, None
-    if known := start or teacher:
-        return known.masks, None
+    if model := start or teacher:
+        return model.masks, None
     sample = corpus.log_sample
     if alphabet == "bytes" or not sample:
         return (), None
-    left = sample["kept"] * corpus.characters * min(1.0, body.validation_fraction * 10)
-    if left < 2 * MINIMUM_CHARACTERS:  # masked, it might be too short to be trained on
+    masked_characters = sample["kept"] * corpus.characters * min(1.0, body.validation_fraction * 10)
+    if masked_characters < 2 * MINIMUM_CHARACTERS:  # after masking, the text may be too short
         return (), None
     masks = Masks(corpus.suggested_masks).masks
     counts = ", ".join(f"{name} ({sample['lines'][name]:,})" for name in masks)
     placeholders = " ".join(NAMED[name][0] for name in masks)
     return masks, (
-        f"masked by default: {counts} of {sample['sampled_lines']:,} sampled lines, for this is a log and"
-        f" these values change from line to line; completions have {placeholders} in their place. To train on"
-        ' the text as it is, pass "masks": []'
+        f"masked by default: {counts} of {sample['sampled_lines']:,} sampled lines, because this is a log and"
+        f" these values change from line to line; completions contain {placeholders} instead. To train on the"
+        ' unmasked text, pass "masks": []'
     )
 
 
 def _check_start(body: JobCreate, start: Card) -> None:
-    """Refuse what contradicts the model that is started from, field by field."""
+    """Raise InvalidInput if a field contradicts the model that training starts from."""
     if not architecture(start.network.architecture).loads_weights:
         raise InvalidInput(
-            f"start_from: {start.reference} is a {start.network.architecture}, which cannot be started from",
+            f"start_from: {start.reference} is a {start.network.architecture}, whose weights cannot be"
+            " loaded; leave start_from out",
             code="contradicts_start_from",
             param="start_from",
         )
-    asked: dict[str, object] = {
+    requested: dict[str, object] = {
         f"network.{field}": getattr(body.network, field)
         for field in type(body.network).model_fields
-        if field != "dropout"  # it has no part in the shape
+        if field != "dropout"  # it does not affect the shape of the weights
     }
-    asked["architecture"] = body.architecture if "architecture" in body.model_fields_set else None
-    asked["alphabet"] = body.alphabet
-    has = {f"network.{field}": value for field, value in start.network.model_dump().items()}
-    has |= {"architecture": start.network.architecture, "alphabet": start.alphabet}
-    wrong = [field for field, value in asked.items() if value is not None and value != has[field]]
+    requested["architecture"] = body.architecture if "architecture" in body.model_fields_set else None
+    requested["alphabet"] = body.alphabet
+    actual = {f"network.{field}": value for field, value in start.network.model_dump().items()}
+    actual |= {"architecture": start.network.architecture, "alphabet": start.alphabet}
+    wrong = [field for field, value in requested.items() if value is not None and value != actual[field]]
     if wrong:
-        told = ", ".join(f"{field} is {asked[field]} here and {has[field]} there" for field in wrong)
+        differences = ", ".join(f"{field} is {actual[field]}, not {requested[field]}" for field in wrong)
         raise InvalidInput(
-            f"a job has the shape of the model it starts from, {start.reference}: {told}; leave these out",
+            f"a job has the network of the model it starts from; in {start.reference} {differences}: leave"
+            " these fields out",
             code="contradicts_start_from",
             param=wrong[0],
         )
 
 
 def _mix(mix: Mix, request: JobRequest, second: Corpus, teacher: Card | None) -> Mix:
-    """Return what is mixed in, by ids and versions. Raises InvalidInput, naming the field."""
+    """Return the mix with its corpus's id and its teacher's version. Raises InvalidInput."""
     rows = request.training.rows
     if not 0 < round(rows * mix.fraction) < rows:
         raise InvalidInput(
             f"mix.fraction: {mix.fraction:g} of {rows} rows is {round(rows * mix.fraction)}; each text needs"
-            " one at least: take more rows or another fraction",
+            " at least one: use more rows or another fraction",
             code="mix_has_no_rows",
             param="mix.fraction",
         )
@@ -163,8 +171,9 @@ def _mix(mix: Mix, request: JobRequest, second: Corpus, teacher: Card | None) ->
         )
     if teacher and (teacher.alphabet, teacher.masks) != (request.alphabet, request.masks):
         raise InvalidInput(
-            f"mix.teacher: {teacher.reference} reads {teacher.alphabet} with the masks {list(teacher.masks)},"
-            f" and this job {request.alphabet} with {list(request.masks)}; they must be the same",
+            f"mix.teacher: {teacher.reference} has the alphabet {teacher.alphabet} and the masks"
+            f" {list(teacher.masks)}, and this job {request.alphabet} and {list(request.masks)}; they must be"
+            " the same",
             code="contradicts_mix",
             param="mix.teacher",
         )
@@ -178,8 +187,8 @@ def _alphabet(body: JobCreate, corpus: Corpus, start: Card | None) -> Alphabet:
         alphabet = body.alphabet or ("bytes" if corpus.encoding == "bytes" else "characters")
     if corpus.encoding == "bytes" and alphabet == "characters":
         raise InvalidInput(
-            f"corpus {corpus.id} was uploaded as bytes, and the alphabet would be characters; upload it as"
-            " UTF-8, or take the alphabet bytes",
+            f"corpus {corpus.id} was uploaded as bytes, and the alphabet is characters; upload it as UTF-8,"
+            " or use the alphabet bytes",
             code="contradicts_corpus",
             param="start_from" if start else "alphabet",
         )
@@ -187,17 +196,17 @@ def _alphabet(body: JobCreate, corpus: Corpus, start: Card | None) -> Alphabet:
 
 
 def _defaults(body: JobCreate) -> tuple[NetworkConfig, TrainingConfig]:
-    """Return what the changes are made to: the preset, or the one recipe of an architecture without any."""
+    """Return the preset's configurations, or those of an architecture without presets."""
     if body.architecture == DEFAULT:
         return PRESETS[body.preset]
     if "preset" in body.model_fields_set:
         raise InvalidInput(
-            f"preset: presets are of {DEFAULT}; {body.architecture} has one recipe, so leave preset out",
+            f"preset: only {DEFAULT} has presets; leave preset out for {body.architecture}",
             code="option_not_available",
             param="preset",
         )
-    known = architecture(body.architecture)
-    return known.network, known.training
+    defaults = architecture(body.architecture)
+    return defaults.network, defaults.training
 
 
 def _check_length(corpus: Corpus, alphabet: Alphabet, validation_fraction: float) -> None:
@@ -210,10 +219,10 @@ def _check_length(corpus: Corpus, alphabet: Alphabet, validation_fraction: float
         )
     held_out = round(length * validation_fraction)
     if held_out < MINIMUM_HELD_OUT_CHARACTERS:
-        least = MINIMUM_HELD_OUT_CHARACTERS
+        minimum = MINIMUM_HELD_OUT_CHARACTERS
         raise InvalidInput(
-            f"validation_fraction holds {held_out} of {length:,} characters out and at least {least} are"
-            f" needed; take {least / length:.3g} or more",
+            f"validation_fraction holds out {held_out} of {length:,} characters and at least {minimum}"
+            f" are needed; use {minimum / length:.3g} or more",
             code="too_little_held_out",
             param="validation_fraction",
         )

@@ -15,7 +15,6 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.keys import KeyFile
 from app.services.engines import Engines
@@ -211,34 +210,3 @@ class _Damaged:
             )
             family.add_metric(["model"], len(damaged))
             yield family
-
-
-class Measured:
-    """Counts requests and their seconds by route template, so that ids do not become labels."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        metrics: Metrics = scope["state"]["services"].metrics
-        began_s = time.perf_counter()
-        status = 0
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        metrics.in_flight.inc()
-        try:
-            await self._app(scope, receive, noting)
-        finally:
-            metrics.in_flight.dec()
-            route = getattr(scope.get("route"), "path", "unmatched")
-            metrics.requests.labels(scope["method"], route, str(status)).inc()
-            metrics.latency_s.labels(scope["method"], route).observe(time.perf_counter() - began_s)

@@ -1,8 +1,7 @@
-"""Lines through a model and its calibration to the answer: what the JSON and the streamed route share.
+"""Scores of lines by a model and one of its calibrations: shared by the JSON and the streamed route.
 
-Blocking; runs in a worker thread, and ends when its check says that nobody waits. Knows no HTTP. Places in
-a line are characters after NFC, or bytes for a model of bytes, before masking; what the model read was masked
-as the text it was trained on.
+Blocking; runs in a worker thread. Positions in a line are in characters after NFC, or in bytes for a model of
+bytes, before masking; the model reads lines masked like the text it was trained on.
 """
 
 import json
@@ -11,98 +10,80 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from app.schemas.scores import (
-    BucketBody,
-    CalibrationBody,
-    Detail,
-    LineScore,
-    Span,
-    StreamBody,
-)
-from app.services.completion import MAX_LOGPROBS
+from app.schemas.calibrations import BucketBody, CalibrationBody
+from app.schemas.scores import Detail, LineScore, Span, StreamBody
+from app.services.completion_requests import MAX_LOGPROBS
 from app.services.engines import Loaded
 from app.services.limited_work import Check
 from models.anomaly.aggregate import peak_bits
 from models.anomaly.calibration import rounded_up
 from models.anomaly.drift import UNUSUAL
-from models.anomaly.explanation import Span as OddSpan
-from models.anomaly.explanation import highest_window, plain_spans
+from models.anomaly.dynamic_evaluation import StreamPosition
+from models.anomaly.scorer import ReadPrecision, ScoredLine
+from models.anomaly.spans import Span as MaskedSpan
+from models.anomaly.spans import highest_window, threshold_spans
 from models.errors import InvalidInput
-from models.runtime.adaptation import Memory
-from models.runtime.scoring import LineSurprisal
-from models.runtime.session import State
-from models.text.masks import Masked
+from models.runtime.session import no_check
 from models.text.vocabulary import UNKNOWN_ID
 from store.calibrations import StoredCalibration
 from store.streams import StreamLock
 
 DECIMALS = 4
-"""Of bits in an answer; float32 logits do not carry more."""
+"""Of bits in an answer; float32 logits are not more precise."""
 
 _CHARACTER_RATE = 3
-"""Which of CHARACTER_RATES marks a character as odd by itself: 3 in 10,000 normal ones are above it."""
+"""Index into CHARACTER_RATES of the threshold for single characters: 3 in 10,000 normal ones exceed it."""
 
 MAX_EXPLAIN_READ = 50_000
-"""Characters that the network reads to explain the flagged lines of one answer or batch, the most anomalous
-first: about a second. A line takes some hundred to some thousand. See
+"""The most characters that the network reads to explain the flagged lines of one answer or batch, most
+anomalous first: about a second. A line takes some hundred to some thousand characters. See
 `models.anomaly.explanation.explain`."""
 
-_LONGEST_EXPLAINED = 20_000  # characters; a longer line is not read again
-_LINES_AT_A_TIME = 100  # between two checks
-_PLACES_AT_A_TIME = 1_000
+_MAX_EXPLAINED_CHARACTERS = 20_000  # of a line that is explained
+_CHECK_INTERVAL = 100  # lines
+_POSITIONS_PER_PIECE = 1_000
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is to be told of each line."""
+class ScoreOptions:
+    """What a request asks for."""
 
     detail: Detail = "line"
     expected: int = 0
     false_alarms: float | None = None
-    fast: bool = False  # in int8, where the model has it
+    fast: bool = False  # read in int8 if the model has it
     adapt: bool = False  # learn from a stream while reading it
-    explain: bool = True  # read flagged lines again, to tell causes from consequences
+    explain: bool = True  # locate the causes of surprisal in flagged lines
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where a stream stands: the state, and what an adapting one has learned; None at its beginning."""
+class _Scores:
+    """Of n lines: scores, p-values and flags; None without a calibration."""
 
-    state: State | None = None
-    change: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line as it is read: `masked` of the characters of `original`, whose figures are `reading`."""
-
-    original: str
-    masked: Masked
-    reading: LineSurprisal
+    score: Sequence[float | None]
+    p_value: Sequence[float | None]
+    anomalous: Sequence[bool | None]
 
 
-_Explained = dict[str, list[OddSpan]]
-"""The odd spans of masked texts that were read again."""
-
-
-def _go_on() -> None:
-    """Check nothing."""
+_Explanations = dict[str, list[MaskedSpan]]
+"""The anomalous spans of masked texts that were explained."""
 
 
 @dataclass(frozen=True)
-class Scorer:
-    """A model that is held, one of its calibrations or none, and what is to be told.
+class CalibratedScorer:
+    """Scores lines by a loaded model, one of its calibrations (or none) and the options of a request.
 
-    `check` is called between pieces of work; what it raises ends the work. Raises InvalidInput at once where
-    the calibration does not allow the false-alarm rate.
+    `check` is called between pieces of work; what it raises ends the work.
+
+    Raises:
+        InvalidInput: there is no calibration for the false-alarm rate, or it has too few lines.
     """
 
     loaded: Loaded
     calibration: StoredCalibration | None
-    options: Options
-    check: Check = _go_on
+    options: ScoreOptions
+    check: Check = no_check
     rate: float | None = field(init=False)
     thresholds: tuple[float, ...] = field(init=False)
 
@@ -111,120 +92,114 @@ class Scorer:
         thresholds: tuple[float, ...] = ()
         if self.options.false_alarms and not self.calibration:
             raise InvalidInput(
-                f"model {self.loaded.reference} has no calibration, so no false-alarm rate can be kept; make"
-                " one with POST …/calibrate",
+                f"model {self.loaded.reference} has no calibration, which a false-alarm rate needs; make one"
+                " with POST …/calibrate",
                 code="no_calibration",
                 param="false_alarms",
             )
         if self.calibration:
-            known = self.calibration.calibration
-            rate = self.options.false_alarms or known.usual_rate()
-            thresholds = known.thresholds(rate)
+            calibration = self.calibration.calibration
+            rate = self.options.false_alarms or calibration.default_rate()
+            thresholds = calibration.thresholds(rate)
         object.__setattr__(self, "rate", rate)
         object.__setattr__(self, "thresholds", thresholds)
 
     @property
     def threshold(self) -> float | None:
-        """Return the score above which a line is flagged, if it is one for all lengths."""
+        """The score above which lines are flagged; None without calibration or if it depends on length."""
         return self.thresholds[0] if len(self.thresholds) == 1 else None
 
     @cached_property
     def _character_threshold(self) -> float | None:
         return self.calibration.calibration.character_excess[_CHARACTER_RATE] if self.calibration else None
 
-    def read(self, originals: Sequence[str]) -> list[Line]:
+    def read(self, originals: Sequence[str]) -> list[ScoredLine]:
         """Read lines of characters, each by itself."""
-        masked = [self.loaded.masks.apply(line) for line in originals]
-        texts = [m.text for m in masked]
-        readings = self.loaded.engine.read_lines(texts, fast=self.options.fast, check=self.check)
-        return [Line(*parts) for parts in zip(originals, masked, readings, strict=True)]
+        precision: ReadPrecision = "fast" if self.options.fast else "float32"
+        return self.loaded.scorer.read(originals, precision=precision, check=self.check)
 
-    def read_on(self, originals: Sequence[str], where: Where) -> tuple[list[Line], Where]:
-        """Read lines one behind the other, from where a call before this ended."""
-        masked = [self.loaded.masks.apply(line) for line in originals]
-        texts = [m.text for m in masked]
-        engine = self.loaded.engine
-        if self.options.adapt:
-            known = None
-            if where.state is not None:
-                change, width = where.change, len(self.loaded.vocabulary) - 1
-                known = Memory(where.state, None if change is None else change.reshape(-1, width))
-            readings, memory = engine.read_adapting(texts, known, check=self.check)
-            where = Where(memory.state, memory.change)
-        else:
-            readings, state = engine.read_on(texts, where.state, fast=self.options.fast, check=self.check)
-            where = Where(state)
-        return [Line(*parts) for parts in zip(originals, masked, readings, strict=True)], where
+    def read_stream(
+        self, originals: Sequence[str], position: StreamPosition
+    ) -> tuple[list[ScoredLine], StreamPosition]:
+        """Read lines one after the other, from where the previous call ended."""
+        options = self.options
+        return self.loaded.scorer.read_stream(
+            originals, position, fast=options.fast, adapt=options.adapt, check=self.check
+        )
 
-    def read_in_turn(self, turn: StreamLock, originals: Sequence[str]) -> tuple[list[Line], StreamBody]:
-        """Read lines in a stream that is kept, in this call's turn. Raises Conflict if it was lost."""
-        lines, where = self.read_on(originals, Where(turn.stream.state, turn.stream.change))
-        assert where.state is not None
-        self.check()  # a client that has gone leaves the stream where it was
-        now = turn.save(where.state, lines=len(lines), change=where.change)
-        return lines, StreamBody(id=now.id, lines=now.lines, restarted=now.restarted)
+    def read_stored_stream(
+        self, lock: StreamLock, originals: Sequence[str]
+    ) -> tuple[list[ScoredLine], StreamBody]:
+        """Read lines in a stored stream and store its position. Raises Conflict if the lock was lost."""
+        stream = lock.stream
+        lines, position = self.read_stream(originals, StreamPosition(stream.state, stream.change))
+        assert position.state is not None
+        self.check()  # if the client has disconnected, the stream stays where it was
+        saved = lock.save(position.state, lines=len(lines), change=position.delta)
+        return lines, StreamBody.model_validate(saved)
 
-    def describe(self, lines: Sequence[Line]) -> list[LineScore]:
-        """Return what is told of each line, but for expected characters."""
-        return list(self.described(lines))
-
-    def described(self, lines: Sequence[Line]) -> Iterator[LineScore]:
-        """Yield what `describe` returns, made as it is asked for."""
-        scores, p_values, odd = self._judge(lines)
-        flagged = [i for i, is_odd in enumerate(odd) if is_odd and self.options.detail != "none"]
-        flagged.sort(key=lambda i: -(scores[i] or 0.0))
-        explained = self._explain([lines[i].masked.text for i in flagged])
+    def scores(self, lines: Sequence[ScoredLine]) -> Iterator[LineScore]:
+        """Yield the score of each line, without expected characters."""
+        scores = self._score(lines)
+        flagged = [i for i, flag in enumerate(scores.anomalous) if flag and self.options.detail != "none"]
+        flagged.sort(key=lambda i: -(scores.score[i] or 0.0))
+        explanations = self._explain([lines[i].masked.text for i in flagged])
         for i, line in enumerate(lines):
-            if i % _LINES_AT_A_TIME == 0:
+            if i % _CHECK_INTERVAL == 0:
                 self.check()
-            yield self._describe(line, scores[i], p_values[i], odd[i], explained)
+            yield self._line_score(line, scores, i, explanations)
 
-    def describe_text(self, line: Line) -> LineScore:
-        """Return what is told of a text: of one line the score; its odd spans, whether it is flagged or not.
+    def text_score(self, line: ScoredLine) -> LineScore:
+        """Return the spans of a text, flagged or not, and its score if it is one line.
 
-        Calibrations are of lines: a longer text has odd places, but is not odd or normal as a whole.
+        Calibrations are made of lines: a longer text can have anomalous spans, but has no score.
         """
         is_line = "\n" not in line.original
-        [score], [p], [is_odd] = self._judge([line]) if is_line else ([None], [None], [None])
-        told = _told(line, score, p, is_odd)
+        scores = self._score([line]) if is_line else _Scores([None], [None], [None])
+        score = _base_score(line, scores, 0)
         if self.options.detail != "none" and self._character_threshold is not None:
             text = line.masked.text
-            explained = self._explain([text])
-            told.explained = self._is_explained(text, explained)
-            told.spans = [_to_original(span, line.masked) for span in self._odd_spans(line, explained)]
-        return told
+            explanations = self._explain([text])
+            score.explained = self._is_explained(text, explanations)
+            score.spans = _to_original(self._anomalous_spans(line, explanations), line)
+        return score
 
-    def bits(self, line: Line) -> list[float]:
-        """Return the bits of each character of the original; of a masked part, the first has them all."""
-        return [float(value) for value in np.round(self._spread(line.reading.bits, line), DECIMALS)]
+    def bits(self, line: ScoredLine) -> list[float]:
+        """Return the bits of each character of the original; a masked part has them at its first."""
+        bits = line.surprisal.bits
+        if line.masked.starts is not None:
+            spread = np.zeros(len(line.original), np.float32)
+            spread[line.masked.starts[:-1]] = bits
+            bits = spread
+        return [float(value) for value in np.round(bits, DECIMALS)]
 
-    def expected_json(self, line: Line) -> str:
+    def expected_json(self, line: ScoredLine) -> str:
         """Return the likeliest characters at each character of the original, as JSON.
 
-        They are written from arrays: an object for each of hundreds of thousands would take gigabytes.
+        Written from arrays: an object for each of hundreds of thousands of characters would take gigabytes.
         """
         engine = self.loaded.engine
         top = engine.top_characters(line.masked.text, top=self.options.expected, check=self.check)
         heads = self._expected_heads
-        told = ["[]"] * len(line.original)
-        for at in range(0, len(top.ids), _PLACES_AT_A_TIME):
+        expected = ["[]"] * len(line.original)
+        for at in range(0, len(top.ids), _POSITIONS_PER_PIECE):
             self.check()
-            ids = top.ids[at : at + _PLACES_AT_A_TIME].tolist()
-            probabilities = np.exp(top.logprobs[at : at + _PLACES_AT_A_TIME]).tolist()
-            for place, (some, p) in enumerate(zip(ids, probabilities, strict=True), at):
-                likely = (f"{heads[i]}{round(one, 6)!r}}}" for i, one in zip(some, p, strict=True))
-                told[line.masked.origin(place)] = f"[{','.join(likely)}]"
-        return f"[{','.join(told)}]"
+            ids = top.ids[at : at + _POSITIONS_PER_PIECE].tolist()
+            probabilities = np.exp(top.logprobs[at : at + _POSITIONS_PER_PIECE]).tolist()
+            for position, (candidates, p) in enumerate(zip(ids, probabilities, strict=True), at):
+                likely = (f"{heads[i]}{round(value, 6)!r}}}" for i, value in zip(candidates, p, strict=True))
+                expected[line.masked.origin(position)] = f"[{','.join(likely)}]"
+        return f"[{','.join(expected)}]"
 
     def check_expected(self, lines: Iterable[str]) -> None:
-        """Raise InvalidInput where telling expected characters of these would take too large an answer."""
+        """Raise InvalidInput if the expected characters of these lines would make too large an answer."""
         expected, characters = self.options.expected, sum(map(len, lines))
-        wanted = characters * (1 + expected)
-        if expected and wanted > MAX_LOGPROBS:
+        probabilities = characters * (1 + expected)
+        if expected and probabilities > MAX_LOGPROBS:
             raise InvalidInput(
                 f"expected asks for {1 + expected} probabilities at each of {characters:,} characters,"
-                f" {wanted:,} together; one answer has at most {MAX_LOGPROBS:,}: send at most"
-                f" {MAX_LOGPROBS // (1 + expected):,} characters in one call, or ask for fewer at each",
+                f" {probabilities:,} in all; one answer has at most {MAX_LOGPROBS:,}: send at most"
+                f" {MAX_LOGPROBS // (1 + expected):,} characters in one call, or reduce expected",
                 code="answer_too_large",
                 param="expected",
             )
@@ -236,105 +211,97 @@ class Scorer:
         labels = ["", *map(vocabulary.label, vocabulary.characters)]
         return [f'{{"character":{json.dumps(label, ensure_ascii=False)},"probability":' for label in labels]
 
-    def _judge(
-        self, lines: Sequence[Line]
-    ) -> tuple[Sequence[float | None], Sequence[float | None], Sequence[bool | None]]:
+    def _score(self, lines: Sequence[ScoredLine]) -> _Scores:
         if not self.calibration or self.rate is None:
             nothing = [None] * len(lines)
-            return nothing, nothing, nothing
-        scores, p_values = self.calibration.calibration.score([line.reading for line in lines])
-        return scores.tolist(), p_values.tolist(), (p_values <= self.rate).tolist()
+            return _Scores(nothing, nothing, nothing)
+        scores, p_values = self.calibration.calibration.score([line.surprisal for line in lines])
+        return _Scores(scores.tolist(), p_values.tolist(), (p_values <= self.rate).tolist())
 
-    def _describe(
-        self, line: Line, score: float | None, p: float | None, is_odd: bool | None, explained: _Explained
+    def _line_score(
+        self, line: ScoredLine, scores: _Scores, i: int, explanations: _Explanations
     ) -> LineScore:
-        told = _told(line, score, p, is_odd)
+        score = _base_score(line, scores, i)
         if self.options.detail == "none":
-            return told
-        bits = line.reading.bits
+            return score
+        bits = line.surprisal.bits
         total = float(bits.sum(dtype=np.float64))
-        told.total_bits = round(total, DECIMALS)
-        told.bits_per_character = round(total / max(1, len(line.original)), DECIMALS)
-        told.peak_bits = round(peak_bits(bits), DECIMALS)
-        if is_odd is not None:
-            told.spans = self._why(line, explained) if is_odd else []
-            told.explained = self._is_explained(line.masked.text, explained) if is_odd else None
+        score.total_bits = round(total, DECIMALS)
+        score.bits_per_character = round(total / max(1, len(line.original)), DECIMALS)
+        score.peak_bits = round(peak_bits(bits), DECIMALS)
+        if score.anomalous:
+            spans = self._anomalous_spans(line, explanations)
+            # If no character stands out by itself, the most anomalous part of the line is returned.
+            score.spans = _to_original(spans or highest_window(bits, line.surprisal.entropy), line)
+            score.explained = self._is_explained(line.masked.text, explanations)
+        elif score.anomalous is not None:
+            score.spans = []
         if self.options.detail == "character":
-            told.bits = self.bits(line)
-        return told
+            score.bits = self.bits(line)
+        return score
 
-    def _explain(self, texts: Sequence[str]) -> _Explained:
-        """Return the odd spans of those texts that can be explained within the bound, first ones first."""
+    def _explain(self, texts: Sequence[str]) -> _Explanations:
+        """Explain masked texts, in this order, until MAX_EXPLAIN_READ is reached."""
         threshold = self._character_threshold
         if threshold is None or not (texts and self.options.explain):
             return {}
-        short = [text for text in dict.fromkeys(texts) if len(text) <= _LONGEST_EXPLAINED]
-        found = self.loaded.engine.explain(
+        short = [text for text in dict.fromkeys(texts) if len(text) <= _MAX_EXPLAINED_CHARACTERS]
+        spans = self.loaded.scorer.explain(
             short, threshold=threshold, max_read=MAX_EXPLAIN_READ, check=self.check
         )
-        return {text: spans for text, spans in zip(short, found, strict=True) if spans is not None}
+        return {text: found for text, found in zip(short, spans, strict=True) if found is not None}
 
-    def _is_explained(self, text: str, explained: _Explained) -> bool | None:
-        return text in explained if self.options.explain else None
+    def _is_explained(self, text: str, explanations: _Explanations) -> bool | None:
+        return text in explanations if self.options.explain else None
 
-    def _why(self, line: Line, explained: _Explained) -> list[Span]:
-        """Return the spans that made a flagged line odd: odd characters, or else where it is oddest."""
-        spans = self._odd_spans(line, explained) or highest_window(line.reading.bits, line.reading.entropy)
-        return [_to_original(span, line.masked) for span in spans]
-
-    def _odd_spans(self, line: Line, explained: _Explained) -> list[OddSpan]:
+    def _anomalous_spans(self, line: ScoredLine, explanations: _Explanations) -> list[MaskedSpan]:
         threshold = self._character_threshold
         assert threshold is not None
-        text, reading = line.masked.text, line.reading
-        if text in explained:
-            return explained[text]
+        text, surprisal = line.masked.text, line.surprisal
+        if text in explanations:
+            return explanations[text]
         unknown = self.loaded.vocabulary.encode(text) == UNKNOWN_ID
-        return plain_spans(reading.bits, reading.entropy, unknown, threshold=threshold)
-
-    def _spread(self, values: NDArray[np.float32], line: Line) -> NDArray[np.float32]:
-        if line.masked.starts is None:
-            return values
-        spread = np.zeros(len(line.original), np.float32)
-        spread[line.masked.starts[:-1]] = values
-        return spread
+        return threshold_spans(surprisal.bits, surprisal.entropy, unknown, threshold=threshold)
 
 
-def _told(line: Line, score: float | None, p: float | None, is_odd: bool | None) -> LineScore:
+def is_unusual(score: LineScore) -> bool:
+    """Return whether a line is among the most unusual tenth, by the calibration."""
+    return score.p_value is not None and score.p_value <= UNUSUAL
+
+
+def calibration_body(stored: StoredCalibration) -> CalibrationBody:
+    """Return a calibration as it is sent."""
+    calibration = stored.calibration
+    return CalibrationBody(
+        name=stored.name,
+        lines=calibration.lines,
+        kept_lines=calibration.kept_lines,
+        smallest_p_value=rounded_up(calibration.smallest_p_value, 4),  # accepted as a false-alarm rate
+        has_tail=calibration.has_tail,
+        created_at=stored.created_at,
+        source=stored.source,
+        buckets=list(map(BucketBody.model_validate, calibration.buckets)),
+    )
+
+
+def _base_score(line: ScoredLine, scores: _Scores, i: int) -> LineScore:
+    score, p_value = scores.score[i], scores.p_value[i]
     return LineScore(
         characters=len(line.original),
         score=None if score is None else round(score, DECIMALS),
-        p_value=None if p is None else float(f"{p:.4g}"),
-        anomalous=is_odd,
+        p_value=None if p_value is None else float(f"{p_value:.4g}"),
+        anomalous=scores.anomalous[i],
     )
 
 
-def is_unusual(told: LineScore) -> bool:
-    """Return whether a line is among the most unusual tenth, by the calibration."""
-    return told.p_value is not None and told.p_value <= UNUSUAL
-
-
-def calibration_body(named: StoredCalibration) -> CalibrationBody:
-    """Return what is told of a calibration."""
-    known = named.calibration
-    return CalibrationBody(
-        name=named.name,
-        lines=known.lines,
-        kept_lines=sum(bucket.kept for bucket in known.buckets),
-        smallest_p_value=rounded_up(known.smallest_p_value, 4),  # asked for, it has to be enough
-        has_tail=known.has_tail,
-        created_at=named.created_at,
-        source=named.source,
-        buckets=[
-            BucketBody(longest=bucket.longest, lines=bucket.lines, has_tail=bucket.tail is not None)
-            for bucket in known.buckets
-        ],
-    )
-
-
-def _to_original(span: OddSpan, masked: Masked) -> Span:
-    return Span(
-        start=masked.origin(span.start),
-        end=masked.origin(span.end),
-        bits=round(span.bits, DECIMALS),
-        expected=span.expected,
-    )
+def _to_original(spans: Iterable[MaskedSpan], line: ScoredLine) -> list[Span]:
+    origin = line.masked.origin
+    return [
+        Span(
+            start=origin(span.start),
+            end=origin(span.end),
+            bits=round(span.bits, DECIMALS),
+            expected=span.expected,
+        )
+        for span in spans
+    ]

@@ -1,4 +1,4 @@
-"""What anybody would try first: simple scores of lines, to hold ours against.
+"""Baselines: simple scores of lines to compare a model with.
 
 length              characters
 punctuation         characters that are neither letters, digits nor spaces
@@ -15,9 +15,9 @@ from models.text.ngram import NgramModel
 
 NAMES = ("length", "punctuation", "ngram_5", "isolation_forest")
 
-_MOST_LINES = 20_000  # that the forest is grown from
-_MOST_FEATURES = 2_000
-_LONGEST = 2_000  # characters of a line that it sees
+_MAX_LINES = 20_000  # that the forest is fitted to
+_MAX_FEATURES = 2_000
+_MAX_LINE_CHARACTERS = 2_000  # of a line that the forest uses
 _BATCH = 5_000  # lines that it scores at a time
 
 Floats = NDArray[np.float64]
@@ -26,12 +26,12 @@ Floats = NDArray[np.float64]
 def baseline_scores(
     train: Sequence[str], lines: Sequence[str], *, check: Callable[[], None] = lambda: None
 ) -> Mapping[str, Floats]:
-    """Return the scores (n,) of n lines by each of NAMES, high for odd ones.
+    """Return the scores (n,) of n lines by each of NAMES, high for anomalous ones.
 
     Args:
         train: normal lines, at least one of them not empty.
         lines: the lines to score.
-        check: called between pieces of work; what it raises ends it.
+        check: called between pieces of work; what it raises ends the work.
     """
     check()
     length = np.array([len(line) for line in lines], np.float64)
@@ -53,20 +53,20 @@ def _ngram(train: Sequence[str], lines: Sequence[str]) -> Floats:
 
 
 def _isolation_forest(train: Sequence[str], lines: Sequence[str], check: Callable[[], None]) -> Floats:
-    # Half a second to import, and needed by nothing else.
+    # Imported here: it takes half a second, and nothing else needs it.
     from sklearn.ensemble import IsolationForest
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     train = [line for line in train if line]
-    step = -(-len(train) // _MOST_LINES)
+    step = -(-len(train) // _MAX_LINES)
     vectorizer = TfidfVectorizer(
-        analyzer="char", ngram_range=(1, 3), max_features=_MOST_FEATURES, lowercase=False, dtype=np.float32
+        analyzer="char", ngram_range=(1, 3), max_features=_MAX_FEATURES, lowercase=False, dtype=np.float32
     )
-    features = vectorizer.fit_transform([line[:_LONGEST] for line in train[::step]])
+    features = vectorizer.fit_transform([line[:_MAX_LINE_CHARACTERS] for line in train[::step]])
     forest = IsolationForest(random_state=0).fit(features)
     scores = []
     for at in range(0, len(lines), _BATCH):
         check()
-        batch = vectorizer.transform([line[:_LONGEST] for line in lines[at : at + _BATCH]])
+        batch = vectorizer.transform([line[:_MAX_LINE_CHARACTERS] for line in lines[at : at + _BATCH]])
         scores.append(-forest.score_samples(batch))
     return np.concatenate(scores) if scores else np.zeros(0)

@@ -1,16 +1,16 @@
-"""What normal lines score, and from it: one score for a line, its p-value, and a threshold.
+"""Calibration on normal lines: a line's score, its p-value, and a threshold for a false-alarm rate.
 
-**The score.** Each of a line's statistics is compared with those of the calibration lines: the share of
-them at least as high, as in conformal prediction, p = (1 + #{c >= s}) / (n + 1). Above the highest of them,
-p goes on falling as the tail of an exponential distribution does. The score is a weighted mean of the
--log2 p (Fisher's way of combining p-values, 1925), so its unit is bits: how rare the line is among normal
-ones. It takes no labels and no choice by domain: the network's statistics and the n-grams' share the weight
-by which of the two reads the calibration lines in fewer bits (`_weights`).
+**Score.** Each statistic of a line is compared with those of the calibration lines, as in conformal
+prediction: p = (1 + #{c >= s}) / (n + 1), the share of them at least as high. Above the highest of them p
+decreases like the tail of an exponential distribution. The score is a weighted mean of -log2 p (Fisher's
+combination of p-values, 1925), so its unit is bits: how rare the line is among normal ones. It needs no
+labels. The weights of the network's and the n-grams' statistics depend on which of them reads the calibration
+lines in fewer bits (`CalibrationBuilder._weights`).
 
-**The p-value.** The statistics depend on each other, so the score is calibrated again: each calibration line
-is scored against the others, and p = (1 + #{scores >= s}) / (n + 1). If calibration and new lines come from
-one distribution, in any order, at most a share p of normal lines gets one as low as p (Vovk et al. 2005).
-It is never below 1 / (n + 1), unless the scores' tail fits a generalised Pareto distribution (`tail`).
+**P-value.** The statistics are dependent, so the score is calibrated in turn: each calibration line is scored
+against the others, and p = (1 + #{scores >= s}) / (n + 1). If calibration lines and new normal lines are
+exchangeable, at most a share p of the new ones gets a p-value of p or less (Vovk et al. 2005). It is at least
+1 / (n + 1), unless the tail of the scores fits a generalized Pareto distribution (`tail`).
 """
 
 import math
@@ -23,81 +23,96 @@ from numpy.typing import NDArray
 from models.anomaly.aggregate import STATISTICS, WINDOWS, statistics
 from models.anomaly.tail import Tail, fit_tail
 from models.errors import InvalidInput
-from models.runtime.scoring import LineSurprisal
+from models.runtime.surprisal import LineSurprisal
 
-MOST_KEPT = 100_000
-"""Calibration lines whose figures are kept; of more, the quantiles at this many even places."""
+MAX_KEPT = 100_000
+"""Calibration lines whose statistics are kept; of more lines, this many evenly spaced quantiles."""
 
-FEWEST_LINES = 2
+MIN_LINES = 2
 
-DEEPEST = 100
-"""A tail is believed so many times beyond 1 / (n + 1): where it was looked at, it was off by 2 to 3 at 10."""
+MAX_EXTRAPOLATION = 100
+"""A tail's p-values are at least 1 / (n + 1) divided by this; at 10 they were off by a factor of 2 to 3."""
 
 CHARACTER_RATES = (0.01, 0.003, 0.001, 0.0003, 0.0001)
-"""Shares of normal characters whose lowest excess is remembered, for marking odd ones."""
+"""Shares of normal characters whose excess exceeds the quantiles kept as thresholds for characters."""
 
-SAME_BITS = tuple(0.03 / over for over in (*WINDOWS, 10)) * 3
-"""Differences of the statistics that say nothing, in bits. Lines of a log are often alike to the letter,
-above all under masks, and their figures differ by rounding, or by as much as this between float32 and int8:
-without a tolerance half of the likes of a line would not be reached by it, and it would seem rare."""
+BITS_TOLERANCE = tuple(0.03 / over for over in (*WINDOWS, 10)) * 3
+"""Tolerance of each statistic, in bits. Lines of a log are often identical, above all when masked, and their
+statistics differ by rounding, or by this much between float32 and int8: without a tolerance a line would not
+reach the rank of half of its duplicates and would seem rare."""
 
-SAME_SCORE = 0.05
-"""The same for the score, which a step of a few lines in the ranks can move."""
+SCORE_TOLERANCE = 0.05
+"""Tolerance of the score, for changes by a few lines in the ranks."""
 
-NETWORKS_SHARE = (1 / 3, 0.8)
-"""The least and the most weight of the network's statistics beside the n-grams'."""
+NETWORK_WEIGHT = (1 / 3, 0.8)
+"""The minimum and maximum weight of the network's statistics; the rest is that of the n-grams'."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Calibration lines of up to `longest` characters (None: of any length) that no smaller bucket has."""
+    """Calibration lines of similar length.
+
+    Attributes:
+        longest: the maximum length in characters; None: no maximum. Shorter lines are in smaller buckets.
+        statistics: (k, n), each row ascending; k is 8, or 12 with n-grams.
+        spread: (k,) standard deviations of the statistics.
+        weights: (k,) of the statistics in the score; they sum to 1.
+        scores: (n,) ascending, of each line against the others.
+        tail: the tail of the scores, if it fits.
+        lines: how many lines there were, of which n are kept.
+    """
 
     longest: int | None
-    statistics: Floats  # (k, n) ascending, each by itself; k is 8, or 12 with n-grams
-    spread: Floats  # (k,) standard deviations
-    weights: Floats  # (k,) of the statistics in the score; they sum to 1
-    scores: Floats  # (n,) ascending; each line's, against the others
+    statistics: Floats
+    spread: Floats
+    weights: Floats
+    scores: Floats
     tail: Tail | None
-    lines: int  # as many as there were; n of them are kept
+    lines: int
 
     @property
     def kept(self) -> int:
-        """Return n."""
+        """n, the lines that are kept."""
         return len(self.scores)
 
     @property
-    def deepest(self) -> float:
-        """Return the smallest p-value, which a tail has: a hundredth of what the lines alone give."""
-        return 1 / (DEEPEST * (self.kept + 1)) if self.tail else 1 / (self.kept + 1)
+    def has_tail(self) -> bool:
+        """Whether the scores have a tail, which gives p-values below 1 / (n + 1)."""
+        return self.tail is not None
 
-    def score(self, found: Floats) -> Floats:
+    @property
+    def min_p_value(self) -> float:
+        """The smallest possible p-value."""
+        return 1 / (MAX_EXTRAPOLATION * (self.kept + 1)) if self.tail else 1 / (self.kept + 1)
+
+    def score(self, values: Floats) -> Floats:
         """Return (m,) the scores of lines with statistics (m, k)."""
-        return _combine(found, self.statistics, self.spread, self.weights)
+        return _combine(values, self.statistics, self.spread, self.weights)
 
     def p_value(self, scores: Floats) -> Floats:
         """Return (m,) the p-values of scores (m,)."""
-        reached = self.kept - self.scores.searchsorted(scores - SAME_SCORE, "left")
-        p: Floats = (1 + reached) / (self.kept + 1)
+        at_least = self.kept - self.scores.searchsorted(scores - SCORE_TOLERANCE, "left")
+        p: Floats = (1 + at_least) / (self.kept + 1)
         if self.tail:
-            beyond = reached == 0
-            deep = np.maximum(self.tail.probability(scores[beyond]), self.deepest)
-            p[beyond] = np.minimum(p[beyond], deep)
+            beyond = at_least == 0
+            extrapolated = np.maximum(self.tail.probability(scores[beyond]), self.min_p_value)
+            p[beyond] = np.minimum(p[beyond], extrapolated)
         return p
 
     def threshold(self, rate: float) -> float:
         """Return the score that normal lines exceed with probability `rate`. Raises InvalidInput."""
         rank = int(rate * (self.kept + 1) + 1e-9)
         if rank >= 1:
-            return float(self.scores[-rank]) + SAME_SCORE
-        if self.tail and rate >= self.deepest:
-            return max(self.tail.quantile(rate), float(self.scores[-1]) + SAME_SCORE)
+            return float(self.scores[-rank]) + SCORE_TOLERANCE
+        if self.tail and rate >= self.min_p_value:
+            return max(self.tail.quantile(rate), float(self.scores[-1]) + SCORE_TOLERANCE)
         needed = lines_needed(rate)
         raise InvalidInput(
             f"a false-alarm rate of {rate:g} needs at least {needed:,} calibration lines and there are"
             f" {self.kept:,}{'' if self.longest is None else f' of up to {self.longest} characters'};"
-            f" calibrate on more normal lines, or ask for at least {rounded_up(self.deepest, 2):g}",
+            f" calibrate on more normal lines, or use a rate of at least {rounded_up(self.min_p_value, 2):g}",
             code="too_few_calibration_lines",
             param="false_alarms",
         )
@@ -105,7 +120,12 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What normal lines score. `character_excess` are the CHARACTER_RATES' quantiles, in bits."""
+    """The calibration of a model on normal lines.
+
+    Attributes:
+        buckets: by ascending length of their lines. character_excess: of each of CHARACTER_RATES, the excess
+        in bits that this share of characters exceeds. characters: how many characters the lines have.
+    """
 
     buckets: tuple[Bucket, ...]
     character_excess: tuple[float, ...]
@@ -113,48 +133,44 @@ class Calibration:
 
     @property
     def lines(self) -> int:
-        """Return how many lines it was made from."""
+        """The lines that it was made from."""
         return sum(bucket.lines for bucket in self.buckets)
 
     @property
-    def is_thinned(self) -> bool:
-        """Return whether there were too many lines to keep them all."""
-        return any(bucket.kept < bucket.lines for bucket in self.buckets)
+    def kept_lines(self) -> int:
+        """The lines whose statistics are kept."""
+        return sum(bucket.kept for bucket in self.buckets)
 
     @property
     def smallest_p_value(self) -> float:
-        """Return the smallest p-value that needs no assumption on the tail: 1 / (n + 1)."""
+        """The smallest p-value that needs no assumption about the tail: 1 / (n + 1)."""
         return max(1 / (bucket.kept + 1) for bucket in self.buckets)
 
     @property
     def has_tail(self) -> bool:
-        """Return whether p-values below that are given."""
-        return all(bucket.tail for bucket in self.buckets)
+        """Whether there are p-values below that."""
+        return all(bucket.has_tail for bucket in self.buckets)
 
-    def score(self, readings: Sequence[LineSurprisal]) -> tuple[Floats, Floats]:
+    def score(self, lines: Sequence[LineSurprisal]) -> tuple[Floats, Floats]:
         """Return the scores and p-values, each (n,), of n lines."""
-        scores, p = np.zeros(len(readings)), np.ones(len(readings))
-        if not readings:
+        scores, p = np.zeros(len(lines)), np.ones(len(lines))
+        if not lines:
             return scores, p
-        found = statistics(readings)
-        places = self._bucket_of(np.array([len(r.bits) for r in readings], np.intp))
+        values = statistics(lines)
+        bucket_of = self._bucket_of(np.array([len(line.bits) for line in lines], np.intp))
         for i, bucket in enumerate(self.buckets):
-            mine = places == i
-            scores[mine] = bucket.score(found[mine])
-            p[mine] = bucket.p_value(scores[mine])
+            own = bucket_of == i
+            scores[own] = bucket.score(values[own])
+            p[own] = bucket.p_value(scores[own])
         return scores, p
 
-    def usual_rate(self) -> float:
-        """Return the false-alarm rate where none is asked for: 1 %, or the smallest that is honest."""
+    def default_rate(self) -> float:
+        """Return the default false-alarm rate: 1 %, or the smallest rate that the calibration allows."""
         return 0.01 if self.has_tail else max(0.01, self.smallest_p_value)
 
     def thresholds(self, rate: float) -> tuple[float, ...]:
-        """Return the score above which a line is odd, of each bucket. Raises InvalidInput."""
+        """Return for each bucket the score above which a line is anomalous. Raises InvalidInput."""
         return tuple(bucket.threshold(rate) for bucket in self.buckets)
-
-    def threshold_of(self, lengths: NDArray[np.intp], rate: float) -> Floats:
-        """Return (n,) the threshold for each line, by its length in characters. Raises InvalidInput."""
-        return np.array(self.thresholds(rate))[self._bucket_of(lengths)]
 
     def _bucket_of(self, lengths: NDArray[np.intp]) -> NDArray[np.intp]:
         edges = [bucket.longest for bucket in self.buckets[:-1]]
@@ -162,16 +178,16 @@ class Calibration:
 
 
 def lines_needed(rate: float) -> int:
-    """Return how many calibration lines a false-alarm rate needs with no assumption on the tail.
+    """Return how many calibration lines a false-alarm rate needs without an assumption about the tail.
 
     >>> lines_needed(0.01)
     99
     """
-    return max(FEWEST_LINES, int(np.ceil(1 / rate - 1e-9)) - 1)
+    return max(MIN_LINES, int(np.ceil(1 / rate - 1e-9)) - 1)
 
 
 def rounded_up(value: float, digits: int) -> float:
-    """Return a positive value with so many digits, and never less than it is.
+    """Return a positive value rounded up to so many significant digits.
 
     >>> rounded_up(1 / 813, 2), rounded_up(0.25, 2)
     (0.0013, 0.25)
@@ -180,90 +196,91 @@ def rounded_up(value: float, digits: int) -> float:
     return float(f"{math.ceil(value / unit - 1e-9) * unit:.{digits}g}")
 
 
-class CalibrationLines:
-    """Normal lines to calibrate on, added some at a time. Of each its figures are kept, not its reading."""
+class CalibrationBuilder:
+    """Makes a calibration of normal lines that are added in batches, of which only statistics are kept."""
 
     def __init__(self) -> None:
-        self._statistics: list[Floats] = []  # (n, k) of each addition
+        self._statistics: list[Floats] = []  # (n, k) of each batch
         self._lengths: list[NDArray[np.intp]] = []
         self._excess: list[NDArray[np.float32]] = []  # of each character
         self._network_bits = self._ngram_bits = 0.0
         self._characters = 0  # with the newlines that were read
-        self.lines = 0
+        self._lines = 0
 
-    def add(self, readings: Sequence[LineSurprisal]) -> None:
-        """Add lines; all have been read by the same network, and by n-grams or not."""
-        if not readings:
+    def add(self, lines: Sequence[LineSurprisal]) -> None:
+        """Add lines, all read by the same network, and all or none of them by n-grams."""
+        if not lines:
             return
-        self.lines += len(readings)
-        self._statistics.append(statistics(readings))
-        self._lengths.append(np.array([len(r.bits) for r in readings], np.intp))
-        self._excess.append(np.concatenate([r.bits - r.entropy for r in readings]))
+        self._lines += len(lines)
+        self._statistics.append(statistics(lines))
+        self._lengths.append(np.array([len(line.bits) for line in lines], np.intp))
+        self._excess.append(np.concatenate([line.bits - line.entropy for line in lines]))
         self._network_bits += sum(
-            float(r.bits.sum(dtype=np.float64)) + r.has_end * r.end_bits for r in readings
+            float(line.bits.sum(dtype=np.float64)) + line.has_end * line.end_bits for line in lines
         )
         self._ngram_bits += sum(
-            float(r.ngram_bits.sum(dtype=np.float64)) for r in readings if r.ngram_bits is not None
+            float(line.ngram_bits.sum(dtype=np.float64)) for line in lines if line.ngram_bits is not None
         )
-        self._characters += sum(len(r.bits) + r.has_end for r in readings)
+        self._characters += sum(len(line.bits) + line.has_end for line in lines)
 
-    def calibration(self, *, buckets: int = 1) -> Calibration:
-        """Return the calibration, with this many buckets by length of about equal size.
+    def build(self, *, buckets: int = 1) -> Calibration:
+        """Return the calibration, with this many buckets by line length, of about equal size.
 
         Raises:
-            InvalidInput: fewer than two lines, or than two a bucket.
+            InvalidInput: there are fewer than MIN_LINES lines per bucket.
         """
-        if self.lines < FEWEST_LINES * buckets:
+        if self._lines < MIN_LINES * buckets:
             raise InvalidInput(
-                f"calibration needs at least {FEWEST_LINES * buckets} lines and got {self.lines};"
+                f"calibration needs at least {MIN_LINES * buckets} lines and got {self._lines};"
                 f" a false-alarm rate of 1 % needs {lines_needed(0.01) * buckets}",
                 code="too_few_calibration_lines",
                 param="lines",
             )
-        found = np.concatenate(self._statistics)
-        weights = self._weights() if found.shape[1] > len(STATISTICS) else _EQUAL
+        values = np.concatenate(self._statistics)
+        weights = self._weights() if values.shape[1] > len(STATISTICS) else _EQUAL_WEIGHTS
         lengths = np.concatenate(self._lengths)
-        made = [_bucket(found[mine], longest, weights) for mine, longest in _by_length(lengths, buckets)]
+        made = [_bucket(values[own], longest, weights) for own, longest in _by_length(lengths, buckets)]
         excess = np.concatenate(self._excess)
         rates = [1 - rate for rate in CHARACTER_RATES]
         quantiles = np.quantile(excess, rates) if excess.size else np.zeros(len(rates))
         return Calibration(tuple(made), tuple(map(float, quantiles)), int(excess.size))
 
     def _weights(self) -> Floats:
-        """Return (12,) the weights of the statistics: who reads normal lines in fewer bits has more.
+        """Return (12,) the weights of the statistics, larger for the one that needs fewer bits per character.
 
-        A bit per character more or less moves half of the weight, within NETWORKS_SHARE. Of the n-grams' the
-        mean over the line counts three times, for it is where they are best. docs/anomalies.md has the study.
+        One bit per character shifts half of the weight, within NETWORK_WEIGHT. Among the n-grams' statistics
+        the mean over the line counts three times, because it is their best. docs/anomalies.md has the study.
         """
-        lead = (self._ngram_bits - self._network_bits) / (2 * max(1, self._characters))
-        share = np.clip(0.5 + lead, *NETWORKS_SHARE)
-        of_ngrams = np.array([1.0] * len(WINDOWS) + [3.0])
-        return np.concatenate([share * _EQUAL, (1 - share) * of_ngrams / of_ngrams.sum()])
+        advantage = (self._ngram_bits - self._network_bits) / (2 * max(1, self._characters))
+        network_weight = np.clip(0.5 + advantage, *NETWORK_WEIGHT)
+        ngram_weights = np.array([1.0] * len(WINDOWS) + [3.0])
+        ngram_weights = (1 - network_weight) * ngram_weights / ngram_weights.sum()
+        return np.concatenate([network_weight * _EQUAL_WEIGHTS, ngram_weights])
 
 
-def calibrate(readings: Sequence[LineSurprisal], *, buckets: int = 1) -> Calibration:
-    """Return the calibration of normal lines that were read together. Raises InvalidInput; see above."""
-    lines = CalibrationLines()
-    lines.add(readings)
-    return lines.calibration(buckets=buckets)
+def calibrate(lines: Sequence[LineSurprisal], *, buckets: int = 1) -> Calibration:
+    """Return the calibration of normal lines. Raises InvalidInput, as `CalibrationBuilder.build`."""
+    builder = CalibrationBuilder()
+    builder.add(lines)
+    return builder.build(buckets=buckets)
 
 
 def _by_length(lengths: NDArray[np.intp], buckets: int) -> list[tuple[NDArray[np.intp], int | None]]:
-    """Return the places of the lines of each bucket, and the length up to which it goes."""
+    """Return for each bucket the indices of its lines, and their maximum length (None for the last)."""
     edges = [int(e) for e in np.unique(np.quantile(lengths, np.arange(1, buckets) / buckets, method="lower"))]
-    places = np.searchsorted(np.array(edges, np.intp), lengths, "left")
-    filled = [(np.flatnonzero(places == i), edge) for i, edge in enumerate([*edges, None])]
-    kept = [(mine, edge) for mine, edge in filled if len(mine) >= FEWEST_LINES]
-    if len(kept) < len(filled):  # one length dominates: its lines fill several buckets
+    bucket_of = np.searchsorted(np.array(edges, np.intp), lengths, "left")
+    filled = [(np.flatnonzero(bucket_of == i), edge) for i, edge in enumerate([*edges, None])]
+    kept = [(own, edge) for own, edge in filled if len(own) >= MIN_LINES]
+    if len(kept) < len(filled):  # one length dominates: its lines would fill several buckets
         return [(np.arange(len(lengths)), None)] if not kept or kept[-1][1] is not None else kept
     return kept
 
 
-def _bucket(found: Floats, longest: int | None, weights: Floats) -> Bucket:
-    ordered = np.sort(found, 0).T  # (k, n)
-    spread = found.std(0)
-    scores = np.sort(_score_each_by_others(found, ordered, spread, weights))
-    kept = _thin(len(found))
+def _bucket(values: Floats, longest: int | None, weights: Floats) -> Bucket:
+    ordered = np.sort(values, 0).T  # (k, n)
+    spread = values.std(0)
+    scores = np.sort(_leave_one_out_scores(values, ordered, spread, weights))
+    kept = _kept_indices(len(values))
     return Bucket(
         longest,
         np.ascontiguousarray(ordered[:, kept]),
@@ -271,44 +288,44 @@ def _bucket(found: Floats, longest: int | None, weights: Floats) -> Bucket:
         weights,
         scores[kept],
         fit_tail(scores),
-        len(found),
+        len(values),
     )
 
 
-def _thin(lines: int) -> NDArray[np.intp]:
-    if lines <= MOST_KEPT:
+def _kept_indices(lines: int) -> NDArray[np.intp]:
+    if lines <= MAX_KEPT:
         return np.arange(lines)
-    return np.linspace(0, lines - 1, MOST_KEPT).round().astype(np.intp)
+    return np.linspace(0, lines - 1, MAX_KEPT).round().astype(np.intp)
 
 
-def _combine(found: Floats, ordered: Floats, spread: Floats, weights: Floats) -> Floats:
+def _combine(values: Floats, ordered: Floats, spread: Floats, weights: Floats) -> Floats:
     """Return (m,) scores of statistics (m, k), against ordered (k, n)."""
     n = ordered.shape[1]
-    total = np.zeros(len(found))
-    for column, (values, same) in enumerate(zip(ordered, SAME_BITS, strict=False)):
-        mine = found[:, column] - same
-        reached = n - values.searchsorted(mine, "left")
-        total += weights[column] * _bits(reached, n, mine - values[-1], spread[column])
+    total = np.zeros(len(values))
+    for column, (reference, tolerance) in enumerate(zip(ordered, BITS_TOLERANCE, strict=False)):
+        own = values[:, column] - tolerance
+        at_least = n - reference.searchsorted(own, "left")
+        total += weights[column] * _bits(at_least, n, own - reference[-1], spread[column])
     return total
 
 
-def _score_each_by_others(found: Floats, ordered: Floats, spread: Floats, weights: Floats) -> Floats:
-    """Return (n,) what `_combine` gives each calibration line if it is left out of the others."""
-    n = len(found)
+def _leave_one_out_scores(values: Floats, ordered: Floats, spread: Floats, weights: Floats) -> Floats:
+    """Return (n,) the `_combine` of each calibration line against the others."""
+    n = len(values)
     total = np.zeros(n)
-    for column, (values, same) in enumerate(zip(ordered, SAME_BITS, strict=False)):
-        mine = found[:, column] - same
-        reached = n - values.searchsorted(mine, "left") - 1  # but for itself
-        highest = np.where(found[:, column] >= values[-1], values[-2], values[-1])  # of the others
-        total += weights[column] * _bits(reached, n - 1, mine - highest, spread[column])
+    for column, (reference, tolerance) in enumerate(zip(ordered, BITS_TOLERANCE, strict=False)):
+        own = values[:, column] - tolerance
+        at_least = n - reference.searchsorted(own, "left") - 1  # without itself
+        highest = np.where(values[:, column] >= reference[-1], reference[-2], reference[-1])  # of the others
+        total += weights[column] * _bits(at_least, n - 1, own - highest, spread[column])
     return total
 
 
-def _bits(reached: NDArray[np.intp], n: int, beyond: Floats, spread: float) -> Floats:
-    """Return -log2 p where `reached` of n are as high, with the exponential tail beyond the highest."""
-    return -np.log2((1 + reached) / (n + 1)) + np.maximum(beyond, 0.0) / (spread + _LEAST_SPREAD)
+def _bits(at_least: NDArray[np.intp], n: int, beyond: Floats, spread: float) -> Floats:
+    """Return -log2 p where `at_least` of n are as high, with an exponential tail beyond the highest."""
+    return -np.log2((1 + at_least) / (n + 1)) + np.maximum(beyond, 0.0) / (spread + _MIN_SPREAD)
 
 
-_EQUAL = np.full(len(STATISTICS), 1 / len(STATISTICS))
-_LEAST_SPREAD = 0.05
-"""Bits added to a spread, so that where all lines are the same a small difference is not endlessly rare."""
+_EQUAL_WEIGHTS = np.full(len(STATISTICS), 1 / len(STATISTICS))
+_MIN_SPREAD = 0.05
+"""Bits added to a spread, so that a small difference is not extremely rare if all lines are identical."""

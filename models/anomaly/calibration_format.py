@@ -1,4 +1,4 @@
-"""A calibration as one JSON text, for a file of a saved model or a record in storage.
+"""Serialization of a calibration as JSON, for a file of a saved model or a record in storage.
 
 Arrays are float32, little-endian, zlib and base64: a hundred thousand lines take about two megabytes.
 """
@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 
 
 def dump(calibration: Calibration, **about: Any) -> bytes:
-    """Return the record of a calibration; `about` are JSON values that `load` gives back."""
+    """Return the JSON of a calibration; `about` are JSON values that `load` returns."""
     record = {
         "format_version": FORMAT_VERSION,
         "about": about,
@@ -45,7 +45,7 @@ def dump(calibration: Calibration, **about: Any) -> bytes:
 
 
 def load(data: bytes, *, where: str) -> tuple[Calibration, dict[str, Any]]:
-    """Return the calibration and what was said about it.
+    """Return the calibration and the `about` given to `dump`.
 
     Raises:
         Unavailable: it is damaged or of a format this program does not know (code `calibration_damaged`).
@@ -74,7 +74,7 @@ def _bucket(record: dict[str, Any]) -> Bucket:
         record["longest"],
         _unpack(record["statistics"]).reshape(len(spread), len(scores)),
         spread,
-        # From before there were n-grams, records have none: all counted the same.
+        # Records without weights are from before there were n-grams: all statistics counted the same.
         np.array(record.get("weights", [1 / len(spread)] * len(spread)), np.float64),
         scores,
         Tail(**record["tail"]) if record["tail"] else None,
@@ -83,7 +83,7 @@ def _bucket(record: dict[str, Any]) -> Bucket:
 
 
 def _names(count: int) -> tuple[str, ...]:
-    """Return the names of so many statistics."""
+    """Return the names of the statistics, by their number."""
     return STATISTICS if count == len(STATISTICS) else STATISTICS + NGRAM_STATISTICS
 
 

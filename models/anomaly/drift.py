@@ -1,24 +1,24 @@
-"""Whether lines are still like those of the calibration, by which alone p-values mean anything.
+"""Drift detection: whether lines still look like the calibration data.
 
-Of ordinary lines a tenth has a p-value of 0.1 or less, whatever the rate that is asked for. If it is far
-more, the lines have changed, or a large part is odd; which of the two, a person has to say.
+P-values are valid only for lines that do. A tenth of such lines has a p-value of 0.1 or less. If it is far
+more, the lines have changed, or a large part of them is anomalous.
 """
 
 UNUSUAL = 0.1
 """The p-value up to which a line is counted as unusual."""
 
-FEWEST_LINES = 100
-SHARE = 0.3
-"""Of so many lines or more, so large an unusual share is told: chance alone gives it once in a million."""
+MIN_LINES = 100
+MAX_UNUSUAL_SHARE = 0.3
+"""A larger share of at least MIN_LINES lines counts as drift; by chance this happens once in a million."""
 
 
 def drift(lines: int, unusual: int) -> str | None:
-    """Return what is to be said of so many lines of which so many are unusual, or None: nothing is.
+    """Return a warning if too many of `lines` lines are `unusual`, else None.
 
     >>> drift(200, 20), drift(50, 50)
     (None, None)
     """
-    if lines < FEWEST_LINES or unusual <= SHARE * lines:
+    if lines < MIN_LINES or unusual <= MAX_UNUSUAL_SHARE * lines:
         return None
     return (
         f"These lines don't look like the calibration data: {unusual / lines:.0%} of {lines:,} lines are as"

@@ -1,9 +1,8 @@
-"""The n-gram model that reads lines beside the network, and is kept with it as one file.
+"""The n-gram model of a saved model: it reads each line in addition to the network.
 
-A network that was trained for a minute, or on little, finds less than counting does; one that was trained
-well finds more, and still not everything. So both read each line, and the calibration says how much each
-weighs (`models.anomaly.calibration`). It counts the end of the
-training text only, so that its file and its memory are bounded.
+A network trained for a minute or on little text finds fewer anomalies than n-grams do; a well trained one
+finds more, but not all of them. So both read each line, and the calibration weights them
+(`models.anomaly.calibration`). Only the end of the training text is counted, which bounds file and memory.
 """
 
 import io
@@ -16,26 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Unavailable
-from models.runtime.scoring import LineSurprisal
+from models.runtime.surprisal import LineSurprisal
 from models.text.ngram import Ids, NgramModel
 from models.text.vocabulary import Vocabulary
 
 FILE = "ngram.npz"
-"""Its name in a saved model. Models from before there was one, and imported ones, may lack it."""
+"""The name of its file in a saved model. Older and imported models may have none."""
 
 ORDER = 5
-MOST_CHARACTERS = 1_000_000
-"""Of the training text, from its end. A log takes some hundred kilobytes, prose two megabytes."""
+MAX_CHARACTERS = 1_000_000
+"""At the end of the training text. The file of a log is some hundred kilobytes, of prose two megabytes."""
 
 
 def ngram_of(ids: Ids, vocabulary: Vocabulary) -> NgramModel:
-    """Return the model that counts the end of a training text of ids (N,)."""
-    counted = NgramModel.fit_ids(np.asarray(ids[-MOST_CHARACTERS:]), size=len(vocabulary), order=ORDER)
+    """Return the n-gram model of the end of a training text of ids (N,)."""
+    counted = NgramModel.fit_ids(np.asarray(ids[-MAX_CHARACTERS:]), size=len(vocabulary), order=ORDER)
     return counted.for_vocabulary(vocabulary)
 
 
 def dump(model: NgramModel) -> bytes:
-    """Return the contents of FILE: of each order the n-grams, as differences, and their counts."""
+    """Return the contents of FILE: the n-grams of each order, delta-encoded, and their counts."""
     arrays: dict[str, NDArray[np.int64]] = {}
     for n, (grams, counts) in enumerate(model.counted(), 1):
         arrays[f"grams_{n}"] = np.diff(grams, prepend=0)
@@ -46,7 +45,7 @@ def dump(model: NgramModel) -> bytes:
 
 
 def load(data: bytes, vocabulary: Vocabulary) -> NgramModel:
-    """Return the model of a FILE. Raises Unavailable: it is damaged (code `model_damaged`)."""
+    """Return the n-gram model in the contents of FILE. Raises Unavailable if damaged (`model_damaged`)."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             orders = range(1, 1 + len(arrays.files) // 2)
@@ -60,12 +59,12 @@ def load(data: bytes, vocabulary: Vocabulary) -> NgramModel:
 
 
 def with_ngram(
-    readings: Sequence[LineSurprisal], lines: Sequence[str], model: NgramModel
+    surprisals: Sequence[LineSurprisal], lines: Sequence[str], model: NgramModel
 ) -> list[LineSurprisal]:
-    """Return readings of lines with what the n-gram model thought of them, each after a newline."""
-    read = [line + "\n" if one.has_end else line for one, line in zip(readings, lines, strict=True)]
-    bits = model.surprisals(read)
-    return [replace(one, ngram_bits=b.astype(np.float32)) for one, b in zip(readings, bits, strict=True)]
+    """Return the surprisal of lines with `ngram_bits`, each line read after a newline."""
+    texts = [line + "\n" if s.has_end else line for s, line in zip(surprisals, lines, strict=True)]
+    bits = model.surprisals(texts)
+    return [replace(s, ngram_bits=b.astype(np.float32)) for s, b in zip(surprisals, bits, strict=True)]
 
 
 def _narrow(values: NDArray[np.int64]) -> NDArray[np.signedinteger]:

@@ -1,8 +1,8 @@
-"""A line that was read in two precisions as one reading, to calibrate with.
+"""Combines the surprisal of lines read in two precisions, for a calibration that is valid for both.
 
-Streams are scored in int8 and JSON in float32, by one calibration. Under masks many lines of a log are alike
-to the letter, and so are their figures: where int8 makes these a little higher than any that float32 gave,
-all these lines would be above the threshold at once. A calibration of the higher figures holds for both.
+Streams are scored in int8 and JSON in float32, by one calibration. After masking, many lines of a log are
+identical, and so are their figures: if int8 makes them slightly higher than float32 did, all these lines
+would exceed the threshold at once. A calibration on the higher figures is valid for both.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.runtime.scoring import LineSurprisal
+from models.runtime.surprisal import LineSurprisal
 
 
 def higher(first: Sequence[LineSurprisal], second: Sequence[LineSurprisal]) -> list[LineSurprisal]:
-    """Return readings of the same lines with the higher surprisal, and the higher excess, of both."""
+    """Return for the same lines the higher surprisal, and the higher excess over entropy, of both."""
     return [_higher(a, b) for a, b in zip(first, second, strict=True)]
 
 

@@ -1,9 +1,9 @@
-"""The tail of calibration scores beyond the largest seen: a generalised Pareto distribution, if it fits.
+"""The tail of calibration scores beyond the largest observed: a generalized Pareto distribution, if it fits.
 
-Peaks over a threshold u: above it, excesses y follow P(Y > y) = (1 + xi y / sigma)^(-1 / xi), for xi = 0
-exp(-y / sigma) (Pickands 1975). Fitted by probability-weighted moments (Hosking and Wallis 1987), which
-are steady on small samples. Whether it fits is asked by the Anderson-Darling distance, against what data
-from the fitted distribution itself give (a parametric bootstrap), as the parameters were estimated.
+Peaks over threshold: above a threshold u, excesses y follow P(Y > y) = (1 + xi y / sigma)^(-1 / xi), or
+exp(-y / sigma) for xi = 0 (Pickands 1975). Fitted by probability-weighted moments (Hosking and Wallis 1987),
+which are stable on small samples. Goodness of fit is tested by the Anderson-Darling distance with a
+parametric bootstrap, because the parameters are estimated from the same data.
 """
 
 import math
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FEWEST = 50
-"""Excesses below which no tail is fitted: fewer cannot show a bad fit."""
+MIN_EXCESSES = 50
+"""No tail is fitted to fewer: they cannot show a bad fit."""
 
 SHARE = 0.1
-"""Of the scores, at the top, that are fitted; at most MOST of them."""
+"""The share of the highest scores to which the tail is fitted; at most MAX_EXCESSES of them."""
 
-MOST = 2000
+MAX_EXCESSES = 2000
 SIGNIFICANCE = 0.05
-"""A fit is refused when data from the fitted distribution would fit worse less often than this."""
+"""A fit with a smaller p-value is rejected."""
 
 _BOOTSTRAPS = 200
 
@@ -30,17 +30,17 @@ class Tail:
     """P(S > s) = share * (1 + shape * (s - start) / scale)^(-1 / shape) for s above `start`."""
 
     start: float
-    share: float  # of all scores that lie above `start`
+    share: float  # of the scores that exceed `start`
     shape: float  # xi
     scale: float  # sigma
-    fit_p: float  # how often data from the distribution itself fit worse
+    fit_p: float  # p-value of the goodness of fit
 
     def probability(self, s: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return P(S > s) for scores s above `start`."""
         return self.share * _survival(np.maximum(s - self.start, 0.0), self.shape, self.scale)
 
     def quantile(self, probability: float) -> float:
-        """Return the score above which lies `probability`, which is at most `share`."""
+        """Return the score that is exceeded with `probability`, which is at most `share`."""
         ratio = probability / self.share
         if abs(self.shape) < _NEARLY_0:
             return self.start - self.scale * math.log(ratio)
@@ -48,13 +48,13 @@ class Tail:
 
 
 def fit_tail(scores: NDArray[np.float64]) -> Tail | None:
-    """Return the tail of ascending scores (n,), or None: there are too few, or it does not fit."""
-    count = min(int(len(scores) * SHARE), MOST)
-    if count < FEWEST:
+    """Return the tail of ascending scores (n,); None if they are too few or the fit is rejected."""
+    count = min(int(len(scores) * SHARE), MAX_EXCESSES)
+    if count < MIN_EXCESSES:
         return None
     start = float(scores[-count - 1])
     excesses = scores[-count:] - start
-    if excesses[0] <= 0 or len(np.unique(excesses)) < FEWEST // 2:  # mostly ties: not a continuous tail
+    if excesses[0] <= 0 or len(np.unique(excesses)) < MIN_EXCESSES // 2:  # mostly ties: not a continuous tail
         return None
     shape, scale = _fit(excesses)
     distance = _anderson_darling(excesses, shape, scale)
@@ -80,7 +80,7 @@ def _fit(excesses: NDArray[np.float64]) -> tuple[float, float]:
     a1 = float(((1 - (np.arange(1, n + 1) - 0.35) / n) * excesses).mean())
     shape = 2 - mean / (mean - 2 * a1)
     scale = 2 * mean * a1 / (mean - 2 * a1)
-    if shape < 0 and excesses[-1] >= -scale / shape:  # the largest lies beyond the end: no such tail
+    if shape < 0 and excesses[-1] >= -scale / shape:  # the largest lies beyond the end of the distribution
         return 0.0, mean
     return shape, scale
 

@@ -1,6 +1,6 @@
 """The networks that can be trained, one file a family. The only part of `models` that uses Keras.
 
-To add one, write its file, with an ARCHITECTURE in it, and its name into `models.config.Architecture`.
+To add one, write its file, with an ARCHITECTURE in it, and its name into `models.config.ArchitectureName`.
 """
 
 import importlib
@@ -9,12 +9,11 @@ from functools import cache
 from typing import cast, get_args
 
 from models.architectures.spec import Architecture
-from models.config import Architecture as Name
-from models.config import NetworkConfig, TrainingConfig
+from models.config import ArchitectureName, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
 
-NAMES: tuple[Name, ...] = get_args(Name)
-DEFAULT: Name = "stateful_lstm"
+NAMES: tuple[ArchitectureName, ...] = get_args(ArchitectureName)
+DEFAULT: ArchitectureName = "stateful_lstm"
 
 
 @cache

@@ -33,7 +33,6 @@ RUNTIME_KERNELS = f"{__package__}.lstm_inference"
 TRAINING_KERNELS = f"{__package__}.lstm_training"
 
 _FOLDER = Path(__file__).resolve().parent
-_SOURCES = ("jit.py", "lstm_training.py", "lstm_inference.py")
 _UNUSED_S = 30 * 24 * 3600.0
 _LOCKED_S = 120.0  # another process compiles for so long at most; then we do it too
 _LOG_S = 2.0  # loading what was compiled before takes less
@@ -79,7 +78,7 @@ def fingerprint() -> str:
     """Return 16 hexadecimal digits that change with the kernels' source, the compiler and the processor."""
     from llvmlite import binding  # takes 40 ms
 
-    parts = [(_FOLDER / source).read_bytes() for source in _SOURCES]
+    parts = [source.read_bytes() for source in sorted(_FOLDER.glob("*.py"))]
     parts += [importlib.metadata.version(package).encode() for package in ("numba", "llvmlite", "numpy")]
     parts += [str(sys.implementation.cache_tag).encode(), binding.get_process_triple().encode()]
     parts += [binding.get_host_cpu_name().encode()]

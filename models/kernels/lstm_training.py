@@ -21,24 +21,14 @@ from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, overload
 
-from models.kernels.jit import (
-    FLOATS,
-    LANES,
-    Kind,
-    MultiplyAdd,
-    compiled,
-    function,
-    has,
-    part,
-    sigmoid,
-    tanh,
-    tile,
-)
+from models.kernels.activations import sigmoid, tanh
+from models.kernels.jit import compiled, declare_function, has_cpu_feature, inline_jit
+from models.kernels.tile import FLOATS, LANES, MultiplyAdd, ProductFormat, tile
 
 PANEL = 4 * LANES
 """Columns of a packed matrix that are computed together."""
 
-HAS_BFLOAT16 = has(cpu_target.target_context, "avx512bf16")
+HAS_BFLOAT16 = has_cpu_feature(cpu_target.target_context, "avx512bf16")
 """Whether the processor multiplies bfloat16 numbers, twice as many in a step as float32 ones."""
 
 
@@ -66,26 +56,26 @@ def _of_floats(_: Any, builder: Any) -> MultiplyAdd:
 
 
 def _of_pairs(_: Any, builder: Any) -> MultiplyAdd:
-    dot = function(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, [FLOATS, _PAIRS, _PAIRS])
+    dot = declare_function(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, [FLOATS, _PAIRS, _PAIRS])
     return lambda total, x, weights: builder.call(
         dot, [total, builder.bitcast(x, _PAIRS), builder.bitcast(weights, _PAIRS)]
     )
 
 
-def _kind_of(weights: Any) -> Kind:
+def _format_of(weights: Any) -> ProductFormat:
     """Packed matrices are arrays of float32, or of uint32 with two bfloat16 numbers in each."""
     if weights.dtype == types.float32:
-        return Kind(activations=1, weights=1, sums=FLOATS, multiply_add=_of_floats)
-    return Kind(activations=2, weights=1, sums=FLOATS, multiply_add=_of_pairs)
+        return ProductFormat(activations_per_word=1, weights_per_word=1, sums=FLOATS, multiply_add=_of_floats)
+    return ProductFormat(activations_per_word=2, weights_per_word=1, sums=FLOATS, multiply_add=_of_pairs)
 
 
 _tile_1: Any
 _tile_4: Any
 _tile_6: Any
-_tile_1, _tile_4, _tile_6 = (intrinsic(tile(rows, PANEL // LANES, _kind_of)) for rows in (1, 4, 6))
+_tile_1, _tile_4, _tile_6 = (intrinsic(tile(rows, PANEL // LANES, _format_of)) for rows in (1, 4, 6))
 
 
-@part
+@inline_jit
 def _add_product(packed, x, sums):  # type: ignore[no-untyped-def]
     """Add x (M, K) times a packed matrix to sums (M, N), where K and N are as wide as it is."""
     words = packed.shape[1]
@@ -106,7 +96,7 @@ def _add_product(packed, x, sums):  # type: ignore[no-untyped-def]
 # ---- layouts
 
 
-@part
+@inline_jit
 def _bfloat16(value):  # type: ignore[no-untyped-def]
     """Return the bits of the nearest bfloat16 number, ties to even."""
     bits = np.float32(value).view(np.uint32)
@@ -131,7 +121,7 @@ def _put_in(array, row, column, value):  # type: ignore[no-untyped-def]  # noqa:
 # ---- gates
 
 
-@part
+@inline_jit
 def _gates(z, sums, gates, before, c, h):  # type: ignore[no-untyped-def]
     """One step of one row: gates (4H,), the next cell c and output h (H,)."""
     into, forget, cell, out = _four(gates)
@@ -151,7 +141,7 @@ def _gates(z, sums, gates, before, c, h):  # type: ignore[no-untyped-def]
         h[j] = out[j] * tanh(c[j])
 
 
-@part
+@inline_jit
 def _gradients(gates, before, c, d_h, dh, dc, dz):  # type: ignore[no-untyped-def]
     """One step of one row backwards: from the gradients of h and c those of the gates' inputs dz (4H,)."""
     into, forget, cell, out = _four(gates)
@@ -169,7 +159,7 @@ def _gradients(gates, before, c, d_h, dh, dc, dz):  # type: ignore[no-untyped-de
         dc[j] = of_c * f
 
 
-@part
+@inline_jit
 def _four(row):  # type: ignore[no-untyped-def]
     units = len(row) // 4
     return row[:units], row[units : 2 * units], row[2 * units : 3 * units], row[3 * units :]

@@ -1,11 +1,10 @@
 """From logits to the next character: sampling, filters, stop strings, and where a completion ends.
 
-Everything is computed a row at a time in the sense that no row's result depends on the others in the
-batch: with equal logits a request gets the same characters alone and in any company. Randomness is not a
-stream that is drawn from but a function of (seed, completion, position), so order does not matter either.
+The result of a row does not depend on the other rows of the batch: with equal logits a request gets the same
+characters alone and in any batch. Random numbers are a function of (seed, completion, position) instead of a
+stream, so the order of requests does not matter either.
 
-Knows neither networks nor threads. Id 0, the unknown character, is never chosen: it is cut off first, and
-probabilities are over the known characters.
+Id 0, the unknown character, is never chosen; probabilities are over the known characters.
 """
 
 import math
@@ -20,12 +19,12 @@ from models.text.vocabulary import is_word_character
 
 Floats = NDArray[Any]
 Choose = Callable[[Floats, Floats, NDArray[np.float64]], NDArray[np.int32]]
-"""Chooses ids (B,) by logits (B, V), sharpness (B,) and numbers in [0, 1) (B,)."""
+"""Chooses ids (B,) by logits (B, V), inverse temperatures (B,) and random numbers in [0, 1) (B,)."""
 
 BITS = 1 / math.log(2)  # nats times this are bits
 
-# Dividing by less could overflow; it is as good as greedy long before.
-_COLDEST = 1e-6
+# Division by less could overflow; sampling at this temperature is as good as greedy.
+_MIN_TEMPERATURE = 1e-6
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 0xFFFFFFFFFFFFFFFF
@@ -39,7 +38,7 @@ def uniforms(seed: int, index: int, start: int, count: int) -> NDArray[np.float6
     key = _mix(np.array([(seed * _GOLDEN + 1) & _MASK], np.uint64))
     key = _mix(key ^ np.uint64(((index + 1) * 0xD1B54A32D192ED03) & _MASK))
     counters = key + np.arange(start + 1, start + 1 + count, dtype=np.uint64) * np.uint64(_GOLDEN)
-    # 52 bits: with 53, the largest number times a total could round up to the total.
+    # 52 bits: with 53, the product of the largest number and a total could be rounded up to the total.
     return (_mix(counters) >> np.uint64(12)).astype(np.float64) * 2.0**-52
 
 
@@ -50,26 +49,30 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class Sampler:
-    """How each of B rows chooses; made anew whenever a row joins or leaves.
+    """Samples an id for each of B rows, whose options are fixed.
 
-    Filters act on the probabilities at the row's temperature, in this order: the k likeliest; of those
-    the fewest that reach `top_p` of their sum; of those the ones at least `min_p` times as likely as the
-    likeliest. Equally likely characters at a filter's edge are cut by the order of NumPy's sort.
+    Filters apply to the probabilities at the row's temperature, in this order: the k likeliest; the smallest
+    set of those that reaches `top_p` of their sum; those at least `min_p` times as likely as the likeliest.
+    Ties at the edge of a filter are broken by the order of NumPy's sort.
     """
 
     def __init__(
         self, rows: Sequence[CompletionRequest], vocabulary_size: int, *, choose_plain: Choose | None = None
     ) -> None:
-        """`choose_plain` takes over for the rows without filters; it is the network's own, compiled."""
+        """`choose_plain` samples the rows without filters; it is the network's own compiled function."""
         self.B = len(rows)
         self._choose_plain = choose_plain
         self._any_greedy = any(r.temperature == 0 for r in rows)
         self._all_greedy = all(r.temperature == 0 for r in rows)
         self._unit = all(r.temperature == 1 for r in rows)
-        sharpness = [1 / max(r.temperature, _COLDEST) if r.temperature else 0.0 for r in rows]
-        self.sharpness = np.array(sharpness, np.float32)  # (B,), 0 for greedy
-        self._sharpness = np.where(self.sharpness, self.sharpness, np.float32(1))[:, None]  # (B, 1)
-        self._filtered = [i for i, r in enumerate(rows) if r.temperature and _filters(r)]
+        inverse_temperature = [
+            1 / max(r.temperature, _MIN_TEMPERATURE) if r.temperature else 0.0 for r in rows
+        ]
+        self.inverse_temperature = np.array(inverse_temperature, np.float32)  # (B,), 0 for greedy
+        self._inverse_temperature = np.where(
+            self.inverse_temperature, self.inverse_temperature, np.float32(1)
+        )[:, None]  # (B, 1)
+        self._filtered = [i for i, r in enumerate(rows) if r.temperature and _has_filters(r)]
         self.is_plain = not self._filtered
         if self._any_greedy:
             self._greedy = np.array([r.temperature == 0 for r in rows])
@@ -84,7 +87,9 @@ class Sampler:
     def choose(self, logits: Floats, uniform: Sequence[float]) -> list[int]:
         """Choose ids (B,), each at least 1, by logits (B, V) float32 with (B,) numbers in [0, 1)."""
         if self._choose_plain and self.is_plain:
-            return [*map(int, self._choose_plain(logits, self.sharpness, np.array(uniform, np.float64)))]
+            return [
+                *map(int, self._choose_plain(logits, self.inverse_temperature, np.array(uniform, np.float64)))
+            ]
         if self.B == 1 and self.is_plain:
             return [self._choose_one(logits[0, 1:], uniform[0])]
         z = logits[:, 1:]
@@ -92,7 +97,7 @@ class Sampler:
             return [*map(int, z.argmax(1) + 1)]
         u = np.array(uniform)
         z = z - z.max(1, keepdims=True)
-        e = np.exp(z if self._unit else z * self._sharpness)
+        e = np.exp(z if self._unit else z * self._inverse_temperature)
         if self.is_plain:
             chosen = _inverse(e, u)
         else:
@@ -104,24 +109,24 @@ class Sampler:
         chosen += 1
         if self._choose_plain and self._plain:
             plain = self._plain
-            chosen[plain] = self._choose_plain(logits[plain], self.sharpness[plain], u[plain])
+            chosen[plain] = self._choose_plain(logits[plain], self.inverse_temperature[plain], u[plain])
         return [*map(int, chosen)]
 
     def _choose_one(self, z: Floats, u: float) -> int:
-        """The same, operation by operation, for one row without filters: a third of the time."""
+        """`choose` for one row without filters, in a third of the time."""
         if self._all_greedy:
             return int(z.argmax()) + 1
         z = z - _max(z)
         if not self._unit:
-            z *= self._sharpness[0]
+            z *= self._inverse_temperature[0]
         reached = _running_sum(_exp(z, z), dtype=np.float64)
         return int(reached.searchsorted(reached[-1] * u, "right")) + 1
 
     def _choose_filtered(self, e: Floats, u: NDArray[np.float64]) -> NDArray[np.intp]:
-        if e.shape[1] > WIDE:
+        if e.shape[1] > MAX_SORTED_CHARACTERS:
             filters = zip(self._top_k[:, 0], self._top_p[:, 0], self._min_p[:, 0], strict=True)
             return np.array([_choose_wide(*row) for row in zip(e, u, filters, strict=True)], np.intp)
-        order = (-e).argsort(1)  # likeliest first: every filter keeps a prefix
+        order = (-e).argsort(1)  # likeliest first, so every filter keeps a prefix
         e = np.take_along_axis(e, order, 1)
         e[np.arange(e.shape[1]) >= self._top_k] = 0
         reached = e.cumsum(1, dtype=np.float64)
@@ -132,49 +137,49 @@ class Sampler:
         return picked
 
 
-WIDE = 500
-"""Of more characters than this, only those that can be chosen are sorted, a row at a time."""
+MAX_SORTED_CHARACTERS = 500
+"""In larger vocabularies only the characters that can be chosen are sorted, row by row."""
 
 
 def _choose_wide(e: Floats, u: float, filters: tuple[int, float, float]) -> int:
-    """The same for one row (V - 1,): a tenth of the time where the alphabet has thousands of characters."""
+    """Choose an index of one row (V - 1,): a tenth of the time if V is in the thousands."""
     top_k, top_p, min_p = filters
     total = None
     if top_k < len(e):
         floor = np.partition(e, -top_k)[-top_k]
     elif top_p < 1:
-        # All that are less likely than this, and than half of it to be safe, do not make up 1 - top_p.
+        # All characters below this weight together have less than 1 - top_p; halved for safety.
         total = e.sum(dtype=np.float64)
         floor = (1 - top_p) * total / len(e) / 2
     else:
         floor = min_p * e.max()
-    places = np.flatnonzero(e >= floor)
-    places = places[(-e[places]).argsort(kind="stable")[:top_k]]
-    e = e[places]
+    kept = np.flatnonzero(e >= floor)
+    kept = kept[(-e[kept]).argsort(kind="stable")[:top_k]]
+    e = e[kept]
     reached = e.cumsum(dtype=np.float64)
     if total is None:
         total = reached[-1]
     count = np.count_nonzero((reached - e < top_p * total) & (e >= min_p * e[0]))
-    return int(places[reached[:count].searchsorted(reached[count - 1] * u, "right")])
+    return int(kept[reached[:count].searchsorted(reached[count - 1] * u, "right")])
 
 
-def _filters(request: CompletionRequest) -> bool:
+def _has_filters(request: CompletionRequest) -> bool:
     return bool(request.top_k or request.min_p or (request.top_p is not None and request.top_p < 1))
 
 
 def _inverse(weights: Floats, u: Floats) -> NDArray[np.intp]:
-    """Return for each row the first place where the running sum exceeds u times the total."""
+    """Return for each row the first index where the cumulative sum exceeds u times the total."""
     reached = weights.cumsum(1, dtype=np.float64)
-    places: NDArray[np.intp] = (reached <= reached[:, -1:] * u[:, None]).sum(1)
-    return places
+    indices: NDArray[np.intp] = (reached <= reached[:, -1:] * u[:, None]).sum(1)
+    return indices
 
 
-# The methods of an array cost a microsecond more than the ufuncs behind them.
+# Array methods take a microsecond longer than the ufuncs that they call.
 _max, _running_sum, _exp = np.maximum.reduce, np.add.accumulate, np.exp
 
 
 def logprobs_of(logits: Floats, ids: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the natural log-probabilities of ids (..., B), none of them 0, by logits (..., B, V)."""
+    """Return the natural log-probabilities of ids (..., B) >= 1 by logits (..., B, V)."""
     z = logits.reshape(-1, logits.shape[-1])[:, 1:]
     z = z - _max(z, 1, keepdims=True)
     picked = z[np.arange(len(z)), ids.ravel() - 1]
@@ -183,8 +188,8 @@ def logprobs_of(logits: Floats, ids: NDArray[np.intp]) -> NDArray[np.float64]:
 
 
 def log_softmax(logits: Floats, *, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Return natural log-probabilities of the known characters, (..., V) -> (..., V - 1); place 0 is id 1."""
-    z: NDArray[np.float64] = logits[..., 1:].astype(np.float64) / max(temperature, _COLDEST)
+    """Return natural log-probabilities of the known characters, (..., V) -> (..., V - 1); index 0 is id 1."""
+    z: NDArray[np.float64] = logits[..., 1:].astype(np.float64) / max(temperature, _MIN_TEMPERATURE)
     z -= z.max(-1, keepdims=True)
     z -= np.log(np.exp(z).sum(-1, keepdims=True))
     return z
@@ -203,7 +208,7 @@ def likeliest(logprobs: NDArray[np.float64], count: int) -> list[tuple[int, floa
 
 
 class StopMatcher:
-    """Finds stop strings in text that comes a character at a time, by Knuth, Morris and Pratt."""
+    """Finds stop strings in a text, character by character (Knuth, Morris and Pratt 1977)."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [(stop, _borders(stop)) for stop in stops if stop]
@@ -213,10 +218,10 @@ class StopMatcher:
         """Take one more character.
 
         Returns:
-            How many of the last characters may yet belong to a stop string, this one included, and
-            whether they are one: the longest that ends here.
+            How many of the last characters, this one included, may belong to a stop string; and whether they
+            are the longest stop string that ends here.
         """
-        held = found = 0
+        held = matched = 0
         for i, (stop, borders) in enumerate(self._stops):
             n = self._matched[i]
             while n and (n == len(stop) or stop[n] != character):
@@ -226,12 +231,12 @@ class StopMatcher:
             self._matched[i] = n
             held = max(held, n)
             if n == len(stop):
-                found = max(found, n)
-        return (found, True) if found else (held, False)
+                matched = max(matched, n)
+        return (matched, True) if matched else (held, False)
 
 
 def _borders(stop: str) -> list[int]:
-    """For each prefix of `stop`: the length of its longest proper suffix that is also a prefix."""
+    """Return for each prefix of `stop` the length of its longest proper suffix that is also a prefix."""
     borders = [0] * len(stop)
     n = 0
     for i in range(1, len(stop)):
@@ -244,10 +249,10 @@ def _borders(stop: str) -> list[int]:
 
 
 class Ending:
-    """Decides, a character at a time, how far a completion's text is settled and when it is over.
+    """Decides, character by character, how much of a completion's text is settled and when it finishes.
 
-    until "word": before the first character that is not of a word, once there has been one that is, so
-    that a prompt that ends inside a word gets its rest. until "line": before the line break.
+    until "word": before the first character outside a word after one inside a word, so a prompt that ends
+    inside a word is completed to its end. until "line": before the line break.
     """
 
     def __init__(
@@ -267,8 +272,8 @@ class Ending:
         """Take one more character.
 
         Returns:
-            How many of the last characters, this one included, are not settled; and why the completion
-            is over, in which case those are cut off.
+            How many of the last characters, this one included, are not settled; and the finish reason, with
+            which those are cut off, or None.
         """
         if self._line and character in "\n\r":
             return 1, "line"
@@ -279,5 +284,5 @@ class Ending:
                 return 1, "word"
         if self._matcher is None:
             return 0, None
-        held, found = self._matcher.push(character)
-        return held, "stop" if found else None
+        held, is_stop = self._matcher.push(character)
+        return held, "stop" if is_stop else None

@@ -1,47 +1,40 @@
-"""A loaded model, ready to answer: network, state cache and batcher behind four calls.
+"""A loaded model: its networks, state caches and schedulers.
 
-Completions and distributions go through the model's batcher, one thread a precision; scores are read in
-the calling thread, beside it. Knows no HTTP and no storage.
+Completions and distributions run in the scheduler of the model, one thread per precision; surprisal is
+computed in the calling thread.
 
-What is promised of a seed. The same request with the same seed gives the same text alone, in any company,
-and whatever the cache holds: a row's logits are the same bits in every batch and slice, and its choices
-depend on them, the seed, the completion's index and the place only. In float32 this is checked when a model
-is loaded (`stats()["batch_invariant"]` says so); in int8 the products are of integers, and exact. Another
-processor may round otherwise. Only the int8 graphs of models from before there were kernels scale their
-activations by all that is in the call: for those a seed means float32.
+Seeds. The same request with the same seed gives the same text alone and in any batch, whatever the cache
+holds: the logits of a row are bit-identical in every batch and chunk, and its choices depend only on them,
+the seed, the completion's index and the position. For float32 this is checked when a model is loaded
+(`stats()["batch_invariant"]`); int8 products are exact integers. Another processor may round differently. The
+int8 graphs of architectures without kernels scale their activations by the whole batch, so seeded requests
+use float32 there.
 """
 
 import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.anomaly import ngram_surprisal
-from models.anomaly.explanation import Span, explain
 from models.errors import InvalidInput, Unavailable
-from models.runtime.adaptation import MOST_WEIGHTS, Memory, read_adapting
-from models.runtime.batcher import Batcher
-from models.runtime.beam import BeamJob
+from models.runtime.beam import BeamSearch
+from models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
 from models.runtime.lstm_network import LstmNetwork
 from models.runtime.request_validation import check_bias, check_request
 from models.runtime.requests import CharacterLogprobs, CompletionRequest, Distribution, OnEvent
-from models.runtime.scoring import (
+from models.runtime.scheduler import Scheduler
+from models.runtime.session import Check, CheckedNetwork, State, StepNetwork, no_check, open_network
+from models.runtime.state_cache import StateCache
+from models.runtime.surprisal import (
     LineSurprisal,
     TopCharacters,
-    describe_text,
-    read_lines,
-    read_on,
-    score_lines,
-    score_text,
+    line_surprisal,
+    stream_surprisal,
+    text_logprobs,
     top_characters,
 )
-from models.runtime.sequences import CompletionJob, Job, NextJob
-from models.runtime.session import CheckedNetwork, StepNetwork, open_network
-from models.runtime.state_cache import StateCache
 from models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
@@ -49,62 +42,59 @@ log = logging.getLogger(__name__)
 FLOAT32_FILE = "model.onnx"
 INT8_FILE = "model.int8.npz"
 INT8_GRAPH_FILE = "model.int8.onnx"
-"""For architectures that the kernels do not know."""
-
-Check = Callable[[], None]
-
-
-def _go_on() -> None:
-    """Check nothing."""
+"""For architectures without int8 kernels."""
 
 
 class Ticket:
-    """A request under way. Its methods may be called from any thread, also from a listener."""
+    """A running request. Its methods may be called from any thread, including a listener."""
 
-    def __init__(self, batcher: Batcher, job: Job) -> None:
-        self._batcher, self._job = batcher, job
+    def __init__(self, scheduler: Scheduler, request: ScheduledRequest) -> None:
+        self._scheduler, self._request = scheduler, request
 
     def cancel(self) -> None:
-        """End the request before the next step, if it is not over; its events end with Usage."""
-        self._batcher.cancel(self._job)
+        """End the request before the next step, unless it has ended; its last event is Usage."""
+        self._scheduler.cancel(self._request)
 
     def pause(self) -> None:
-        """Generate nothing more of it until `resume`: nobody reads what there is."""
-        self._batcher.pause(self._job)
+        """Stop generating until `resume`."""
+        self._scheduler.pause(self._request)
 
     def resume(self) -> None:
-        """Go on generating."""
-        self._batcher.resume(self._job)
+        """Continue generating."""
+        self._scheduler.resume(self._request)
 
 
 class Engine:
-    """One model. All calls may come from any thread."""
+    """One model. Thread-safe."""
 
     def __init__(
         self, saved: SavedModel, *, threads: int = 1, cache_bytes: int = 64 << 20, max_waiting: int = 256
     ) -> None:
-        """Load the model; `threads` cores work on a large step, which costs the weights' memory twice.
+        """Load the model.
+
+        Args:
+            saved: the model.
+            threads: cores for a large step; more than one takes the memory of the weights twice.
+            cache_bytes: limit of the state caches of all precisions together.
+            max_waiting: see `Scheduler.submit`.
 
         Raises:
             Unavailable: a file is damaged or missing (code `model_damaged`).
         """
         self.saved = saved
-        self._vocabulary = saved.vocabulary
+        self.vocabulary = saved.vocabulary
         self._id_of = {character: i for i, character in enumerate(saved.vocabulary.characters, 1)}
         files = [("float32", FLOAT32_FILE), ("int8", INT8_GRAPH_FILE), ("int8", INT8_FILE)]
         names = {precision: name for precision, name in files if name in saved.card.files}
         if "float32" not in names:
             raise Unavailable(f"model {saved.card.reference} has no {FLOAT32_FILE}", code="model_damaged")
         networks = {precision: self._load(name, threads) for precision, name in names.items()}
-        self._network = networks["float32"]
-        self._ngram = None
-        if ngram_surprisal.FILE in saved.card.files:
-            self._ngram = ngram_surprisal.load(saved.file(ngram_surprisal.FILE), saved.vocabulary)
+        self.network = networks["float32"]
         self.weight_bytes = sum(saved.card.files[name].bytes for name in names.values())
-        self.batch_invariant = is_batch_invariant(self._network)
-        share = cache_bytes // len(networks)  # states of one precision are of no use to the other
-        self._batchers = {
-            precision: Batcher(
+        self.batch_invariant = is_batch_invariant(self.network)
+        share = cache_bytes // len(networks)  # states are not shared between precisions
+        self._schedulers = {
+            precision: Scheduler(
                 network,
                 StateCache(share),
                 max_waiting=max_waiting,
@@ -116,28 +106,31 @@ class Engine:
         self._compiled = int8 if isinstance(int8, LstmNetwork) else None
         self._cannot_compile = False
         if self._compiled:
-            # It takes seconds, the first time on a machine: float32 answers the first requests.
-            compiling = partial(self._compile, self._compiled)
-            threading.Thread(target=compiling, name="compile", daemon=True).start()
+            # The first time on a machine this takes seconds, in which float32 answers.
+            threading.Thread(
+                target=self._compile, args=(self._compiled,), name="compile", daemon=True
+            ).start()
 
     def complete(self, request: CompletionRequest, on_event: OnEvent) -> Ticket:
-        """Start a completion; `on_event` is called from the engine's thread, in order, to Usage or Failed.
+        """Start a completion. `on_event` is called from the scheduler's thread, last with Usage or Failed.
 
         Raises:
-            InvalidInput: the options contradict each other, or ask for what the model does not have.
+            InvalidInput: options are out of range, contradict each other or need what the model lacks.
             Busy: too many requests are waiting.
             Unavailable: the engine is closing.
         """
         check_request(request)
-        check_bias(request, len(self._vocabulary))
-        batcher = self._batcher(request)
+        check_bias(request, len(self.vocabulary))
+        scheduler = self._scheduler(request)
         seed = secrets.randbits(63) if request.seed is None else request.seed
         if request.beam:
-            job: Job = BeamJob(request, self._vocabulary, self._id_of, on_event, batcher.network)
+            scheduled: ScheduledRequest = BeamSearch(
+                request, self.vocabulary, self._id_of, on_event, scheduler.network
+            )
         else:
-            job = CompletionJob(request, self._vocabulary, self._id_of, on_event, seed=seed)
-        batcher.submit(job)
-        return Ticket(batcher, job)
+            scheduled = GenerationRequest(request, self.vocabulary, self._id_of, on_event, seed=seed)
+        scheduler.submit(scheduled)
+        return Ticket(scheduler, scheduled)
 
     def predict(
         self,
@@ -148,147 +141,79 @@ class Engine:
         temperature: float = 1.0,
         client: str = "",
     ) -> Ticket:
-        """Work out the distribution after NFC `prompt`, in float32, with the `top` likeliest characters.
+        """Compute the distribution after NFC `prompt`, in float32, with the `top` likeliest characters.
 
-        `answer` is called with it, or with what went wrong, from the engine's thread; not if it is cancelled.
+        `answer` is called from the scheduler's thread with the distribution or an error, unless the request
+        is cancelled.
 
         Raises:
             Busy: too many requests are waiting.
             Unavailable: the engine is closing.
         """
-        job = NextJob(
-            prompt, self._vocabulary, self._id_of, answer, top=top, temperature=temperature, client=client
+        request = PredictionRequest(
+            prompt, self.vocabulary, self._id_of, answer, top=top, temperature=temperature, client=client
         )
-        self._batchers["float32"].submit(job)
-        return Ticket(self._batchers["float32"], job)
+        scheduler = self._schedulers["float32"]
+        scheduler.submit(request)
+        return Ticket(scheduler, request)
 
-    def next(self, prompt: str, *, top: int, temperature: float = 1.0) -> Distribution:
-        """Return what `predict` answers, once it is there. Raises as `predict`."""
-        answers: list[Distribution | Exception] = []
-        arrived = threading.Event()
-
-        def answer(value: Distribution | Exception) -> None:
-            answers.append(value)
-            arrived.set()
-
-        self.predict(prompt, answer, top=top, temperature=temperature)
-        arrived.wait()
-        if isinstance(answers[0], Exception):
-            raise answers[0]
-        return answers[0]
-
-    def score(self, text: str, *, context: str = "\n") -> NDArray[np.float64]:
-        """Return the surprisal in bits of each character of NFC `text`, (len(text),), after `context`.
-
-        In float32, in the calling thread. See `models.runtime.scoring`.
-        """
-        return score_text(self._network, self._vocabulary, text, context=context)
-
-    def score_lines(self, lines: Sequence[str], *, context: str = "\n") -> list[NDArray[np.float64]]:
-        """Return `score` of each line, each after the same `context`; many lines are read side by side."""
-        return score_lines(self._network, self._vocabulary, lines, context=context)
-
-    def read_lines(
-        self, lines: Sequence[str], *, fast: bool = False, check: Check = _go_on
+    def line_surprisal(
+        self, lines: Sequence[str], *, fast: bool = False, check: Check = no_check
     ) -> list[LineSurprisal]:
-        """Read each line of characters by itself, with the newline behind it, in the calling thread.
+        """Return the surprisal of each line of characters, read by itself and with its newline.
 
-        In float32; with `fast` in int8, where the model has it and this machine can compile its kernels.
-        `check` is called before each step of the network, here and below; what it raises ends the reading.
+        In float32; with `fast` in int8 if the model has it and its kernels compile. Runs in the calling
+        thread. `check` is called before each step of the network, here and below.
         """
-        network = CheckedNetwork(self._reader(fast=fast), check)
-        readings = read_lines(network, self._vocabulary, lines, with_end=True)
-        return self._with_ngram(readings, lines)
+        network = CheckedNetwork(self._network_for(fast=fast), check)
+        return line_surprisal(network, self.vocabulary, lines, with_end=True)
+
+    def stream_surprisal(
+        self, lines: Sequence[str], state: State | None, *, fast: bool = False, check: Check = no_check
+    ) -> tuple[list[LineSurprisal], State]:
+        """Return the surprisal of lines read one after the other; see `models.runtime.surprisal`."""
+        network = CheckedNetwork(self._network_for(fast=fast), check)
+        return stream_surprisal(network, self.vocabulary, lines, state)
 
     @property
     def has_fast(self) -> bool:
-        """Whether `fast` reads in another precision than float32, as far as is known."""
+        """Whether `fast` reads in int8, as far as is known."""
         return self._compiled is not None and not self._cannot_compile
-
-    def read_on(
-        self,
-        lines: Sequence[str],
-        state: NDArray[np.float32] | None,
-        *,
-        fast: bool = False,
-        check: Check = _go_on,
-    ) -> tuple[list[LineSurprisal], NDArray[np.float32]]:
-        """Read lines one behind the other, from and to a state; see `models.runtime.scoring.read_on`."""
-        network = CheckedNetwork(self._reader(fast=fast), check)
-        readings, state = read_on(network, self._vocabulary, lines, state)
-        return self._with_ngram(readings, lines), state
-
-    def read_adapting(
-        self, lines: Sequence[str], memory: Memory | None, *, check: Check = _go_on
-    ) -> tuple[list[LineSurprisal], Memory]:
-        """Read lines one behind the other and learn from each; see `models.runtime.adaptation`.
-
-        Raises:
-            InvalidInput: as `check_adapting`.
-        """
-        self.check_adapting()
-        units = self.saved.card.network.units
-        network = CheckedNetwork(self._network, check)
-        readings, memory = read_adapting(network, self._vocabulary, lines, memory, units=units)
-        return self._with_ngram(readings, lines), memory
-
-    def check_adapting(self) -> None:
-        """Raise InvalidInput if the model is no LSTM, or its output layer is too large (`cannot_adapt`)."""
-        network = self.saved.card.network
-        size = network.units * (self._network.V - 1)
-        if network.context is not None or self.state_size != 2 * network.layers * network.units:
-            raise InvalidInput(
-                f"a {network.architecture} cannot adapt to a stream; stacked LSTMs can",
-                code="cannot_adapt",
-                param="adapt",
-            )
-        if size > MOST_WEIGHTS:
-            raise InvalidInput(
-                f"an output layer of {size:,} weights is too large to adapt; the limit is {MOST_WEIGHTS:,}",
-                code="cannot_adapt",
-                param="adapt",
-            )
-
-    def explain(
-        self, lines: Sequence[str], *, threshold: float, max_read: int, check: Check = _go_on
-    ) -> list[list[Span] | None]:
-        """Return the odd spans of each line of characters; see `models.anomaly.explanation.explain`."""
-        network = CheckedNetwork(self._network, check)
-        return explain(network, self._vocabulary, lines, threshold=threshold, max_read=max_read)
 
     @property
     def state_size(self) -> int:
-        """Return S, the numbers in a state."""
-        return int(self._network.initial_state().shape[1])
+        """S, the numbers in a state."""
+        return int(self.network.initial_state().shape[1])
 
-    def describe(
-        self, text: str, *, top: int, context: str = "\n", check: Check = _go_on
+    def text_logprobs(
+        self, text: str, *, top: int, context: str = "\n", check: Check = no_check
     ) -> list[CharacterLogprobs]:
         """Return each character of NFC `text` with its log-probability and the `top` likeliest there.
 
-        In float32, in the calling thread: what echoing a prompt with log-probabilities needs.
+        In float32, in the calling thread.
         """
-        network = CheckedNetwork(self._network, check)
-        return describe_text(network, self._vocabulary, text, top=top, context=context)
+        return text_logprobs(
+            CheckedNetwork(self.network, check), self.vocabulary, text, top=top, context=context
+        )
 
-    def top_characters(self, text: str, *, top: int, check: Check = _go_on) -> TopCharacters:
-        """Return the `top` likeliest characters at each place of NFC `text`, read after a newline.
+    def top_characters(self, text: str, *, top: int, check: Check = no_check) -> TopCharacters:
+        """Return the `top` likeliest characters at each position of NFC `text`, read after a newline.
 
         In float32, in the calling thread.
         """
-        return top_characters(CheckedNetwork(self._network, check), self._vocabulary, text, top=top)
+        return top_characters(CheckedNetwork(self.network, check), self.vocabulary, text, top=top)
 
     def stats(self) -> dict[str, float]:
-        """Return counters since the start, and what is going on now, over both precisions."""
+        """Return counters since the start and current figures, summed over precisions."""
         totals: dict[str, float] = {
             "weight_bytes": self.weight_bytes,
             "batch_invariant": self.batch_invariant,
         }
-        for batcher in self._batchers.values():
-            cache = batcher.cache
-            figures = batcher.counters | {
-                "active": batcher.active,
-                "waiting": batcher.waiting,
+        for scheduler in self._schedulers.values():
+            cache = scheduler.cache
+            figures = scheduler.counters | {
+                "active": scheduler.active,
+                "waiting": scheduler.waiting,
                 "cache_bytes": cache.bytes,
                 "cache_entries": cache.entries,
                 "cache_lookups": cache.lookups,
@@ -301,27 +226,24 @@ class Engine:
         return totals
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Refuse new requests, let those under way end, and stop; see `Batcher.close`."""
-        for batcher in self._batchers.values():
-            batcher.close(timeout_s)
+        """Refuse new requests and wait for the running ones; see `Scheduler.close`."""
+        for scheduler in self._schedulers.values():
+            scheduler.close(timeout_s)
 
     def _compile(self, network: LstmNetwork) -> None:
         try:
             network.prepare()
-        except Exception:  # whatever a compiler says of a processor nobody here has seen; float32 goes on
-            log.exception("the int8 kernels cannot be compiled here")
+        except Exception:  # any error of the compiler; float32 remains
+            log.exception("the int8 kernels cannot be compiled on this machine")
             self._cannot_compile = True
 
-    def _with_ngram(self, readings: list[LineSurprisal], lines: Sequence[str]) -> list[LineSurprisal]:
-        return ngram_surprisal.with_ngram(readings, lines, self._ngram) if self._ngram else readings
-
-    def _reader(self, *, fast: bool) -> StepNetwork:
+    def _network_for(self, *, fast: bool) -> StepNetwork:
         if fast and self._compiled:
             if not (self._compiled.is_ready or self._cannot_compile):
-                self._compile(self._compiled)  # waits for the thread that does so already
+                self._compile(self._compiled)  # waits for the thread that is compiling
             if not self._cannot_compile:
                 return self._compiled
-        return self._network
+        return self.network
 
     def _load(self, name: str, threads: int) -> StepNetwork:
         reference = self.saved.card.reference
@@ -329,7 +251,7 @@ class Engine:
             network = open_network(name, self.saved.file(name), threads=threads)
         except ValueError as error:
             raise Unavailable(f"model {reference} cannot be loaded: {error}", code="model_damaged") from None
-        vocabulary_size = len(self._vocabulary)
+        vocabulary_size = len(self.vocabulary)
         if vocabulary_size != network.V:
             raise Unavailable(
                 f"model {reference} has {network.V} outputs and {vocabulary_size} ids",
@@ -337,32 +259,32 @@ class Engine:
             )
         return network
 
-    def _batcher(self, request: CompletionRequest) -> Batcher:
+    def _scheduler(self, request: CompletionRequest) -> Scheduler:
         precision = request.precision
         if precision == "auto":
             precision = "int8" if self._prefers_int8(seeded=request.seed is not None) else "float32"
-        if precision not in self._batchers:
+        if precision not in self._schedulers:
             raise InvalidInput(
-                f"model {self.saved.card.reference} has no {precision} form", param="precision"
+                f"model {self.saved.card.reference} has no {precision} weights", param="precision"
             )
         if precision == "int8" and self._cannot_compile:
             raise Unavailable("int8 cannot be compiled on this machine; ask for float32", code="no_compiler")
-        return self._batchers[precision]
+        return self._schedulers[precision]
 
     def _prefers_int8(self, *, seeded: bool) -> bool:
-        """Whether int8 answers a request that leaves the choice to us; for one seed it is always the same."""
+        """Whether "auto" means int8. For requests with a seed the answer never changes."""
         if self._compiled:
             return not self._cannot_compile and (seeded or self._compiled.is_ready)
-        return "int8" in self._batchers and not seeded
+        return "int8" in self._schedulers and not seeded
 
 
 def is_batch_invariant(network: StepNetwork) -> bool:
-    """Return whether a row's results are the same bits alone, in a batch, and in slices of any length.
+    """Return whether a row's results are bit-identical alone, in a batch, and in chunks of any length.
 
-    They are with ONNX Runtime's own matrix kernels, which add up each product in one order whatever the
-    number of rows. Where a build uses others, the same seed could give another text under load.
+    ONNX Runtime's own matrix kernels add up each product in one order whatever the number of rows. With other
+    kernels, the same seed could give another text under load.
     """
-    # In one call each, also of a network that shares larger ones between threads.
+    # Both batches run in one call, also with a network that shares larger ones between threads.
     return all(_is_row_by_row(network, rows, steps) for rows, steps in ((11, 2), (31, 1)))
 
 

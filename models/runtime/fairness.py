@@ -1,29 +1,29 @@
-"""Whose turn it is: how one network is shared between clients, and between their long and short requests.
+"""The order in which requests are served when one network cannot run all of them at once.
 
-Clients take turns (round-robin), so that none gets more by sending more. Among the requests of one client,
-those with the least work left go first (shortest remaining processing time), so that a completion of forty
-characters does not wait for books; but one place is the oldest request's, so that it ends. Work is compared
-by its magnitude, in powers of two: requests of about the same size are served in the order of their arrival.
+Clients take turns (round-robin), so a client gains nothing by sending more requests. Among the requests of
+one client the oldest comes first, so that it finishes; the others are ordered by remaining work (shortest
+remaining processing time), so that a completion of forty characters does not wait for books. Work is compared
+by its order of magnitude, in powers of two; requests of similar size are served in order of arrival.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from models.runtime.sequences import Job
+from models.runtime.generation import ScheduledRequest
 
-SHORT = 1_000
-"""Characters of generation, over all completions of a request, up to which it counts as short."""
+MAX_SHORT_CHARACTERS = 1_000
+"""A request that can generate at most this many characters, over all its completions, counts as short."""
 
 T = TypeVar("T")
 
 
-def by_turns(items: Iterable[T], job_of: Callable[[T], Job]) -> Iterator[T]:
-    """Yield `items`, each of which belongs to a job, in the order in which they should be served."""
-    clients: dict[str, list[T]] = {}
+def fair_order(items: Iterable[T], request_of: Callable[[T], ScheduledRequest]) -> Iterator[T]:
+    """Yield `items`, each of which belongs to a request, in the order in which they should be served."""
+    by_client: dict[str, list[T]] = {}
     for item in items:
-        clients.setdefault(job_of(item).client, []).append(item)
-    queues = deque(deque(_in_order(found, job_of)) for found in clients.values())
+        by_client.setdefault(request_of(item).client, []).append(item)
+    queues = deque(deque(_order_of_client(own, request_of)) for own in by_client.values())
     while queues:
         queue = queues.popleft()
         yield queue.popleft()
@@ -31,8 +31,8 @@ def by_turns(items: Iterable[T], job_of: Callable[[T], Job]) -> Iterator[T]:
             queues.append(queue)
 
 
-def _in_order(items: list[T], job_of: Callable[[T], Job]) -> list[T]:
-    oldest = min(items, key=lambda item: job_of(item).number)
-    jobs = {job_of(item) for item in items}
-    ranks = {job: (job.work_left.bit_length(), job.number) for job in jobs}
-    return sorted(items, key=lambda item: (item is not oldest, ranks[job_of(item)]))
+def _order_of_client(items: list[T], request_of: Callable[[T], ScheduledRequest]) -> list[T]:
+    oldest = min(items, key=lambda item: request_of(item).arrival)
+    requests = {request_of(item) for item in items}
+    ranks = {request: (request.remaining_work.bit_length(), request.arrival) for request in requests}
+    return sorted(items, key=lambda item: (item is not oldest, ranks[request_of(item)]))

@@ -1,9 +1,9 @@
-"""What a request adds to the logits before a character is chosen: a bias by id, and penalties by use.
+"""Changes to the logits before a character is sampled: a bias per id, and penalties for repeated use.
 
     adjusted[id] = logits[id] + bias[id] - frequency * uses[id] - presence * (uses[id] > 0)
 
-`uses` counts the characters that the completion has taken so far, the prompt's not. Log-probabilities are
-reported without it: they are the network's own. Knows one row at a time, so that company changes nothing.
+`uses` counts the characters of the completion so far, not those of the prompt. Reported log-probabilities
+are the network's own, without these changes.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from models.runtime.requests import CompletionRequest
 
 
 class Adjustment:
-    """The bias and the penalties of one completion, and what it has used."""
+    """The bias and the penalties of one completion, and the characters it has used."""
 
     def __init__(self, request: CompletionRequest, vocabulary_size: int) -> None:
         self._presence, self._frequency = request.presence_penalty, request.frequency_penalty
@@ -23,7 +23,7 @@ class Adjustment:
         self._uses = np.zeros(vocabulary_size, np.float32)  # (V,)
 
     def count(self, an_id: int) -> None:
-        """The completion has taken this id."""
+        """Count a character that the completion has taken."""
         self._uses[an_id] += 1
 
     def apply(self, logits: Floats) -> Floats:
@@ -33,7 +33,7 @@ class Adjustment:
 
 
 def adjustment_of(request: CompletionRequest, vocabulary_size: int) -> Adjustment | None:
-    """Return what the request asks for, None if that is nothing."""
+    """Return the adjustment that a request asks for, if any."""
     if request.logit_bias or request.presence_penalty or request.frequency_penalty:
         return Adjustment(request, vocabulary_size)
     return None

@@ -1,16 +1,16 @@
-"""An embedding, stacked LSTMs and a dense layer in int8: float32 weights -> a file -> `step`.
+"""An int8 network of an embedding, stacked LSTMs and a dense layer: its file, and its steps.
 
-The file, `model.int8.npz`, holds plain arrays: for each matrix its int8 weights and a float32 scale for each
-column, so that weights * scale are nearly the float32 ones. The first layer's input product is worked out
-for every id of the vocabulary and kept in float32, bias included: looking it up is all a step has to do.
+The file `model.int8.npz` holds plain arrays: for each matrix the int8 weights and a float32 scale per column,
+such that weights * scale approximate the float32 weights. The input product of the first layer, bias
+included, is precomputed in float32 for every id of the vocabulary, so that a step only looks it up.
 
     table (V, 4H)                                     embedding @ kernel + bias of layer 0
     lstm_{i}/kernel (H, 4H)   lstm_{i}/bias (4H,)     of layers from 1 on
     lstm_{i}/recurrent (H, 4H)   lstm_{i}/scale (4H,) the scale is that of kernel and recurrent together
     dense/kernel (H, V)   dense/scale (V,)   dense/bias (V,)
 
-Gates are in Keras' order i, f, g, o. A row's answer depends on that row alone, to the bit (see
-`models.kernels.lstm_inference`): the same alone and in company, step by step and in one pass.
+Gates are in Keras' order i, f, g, o. The results of a row are bit-identical alone and in any batch, step by
+step and in one pass (see `models.kernels.lstm_inference`).
 """
 
 import io
@@ -19,30 +19,41 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels.compile_cache import RUNTIME_KERNELS, compile_kernels
+from models.kernels.int8_packing import pack, padded_columns, padded_rows
+from models.kernels.lstm_arguments import (
+    COLUMNS,
+    EXPONENTS,
+    LOWER,
+    NO_PIPELINE,
+    NO_SAMPLING,
+    ONE,
+    UPPER,
+    Network,
+    Pipeline,
+    Sampling,
+)
 from models.runtime import second_thread
 from models.runtime.second_thread import SecondThread
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
-LaidOut = tuple[NDArray[np.int8], Floats, NDArray[np.int64]]
 
 ROWS_AT_ONCE = 64
-"""Of T * B rows this many are read in one call, so that what lies between two layers stays in the cache."""
+"""At most this many of T * B rows are read in one call, so that activations stay in the processor's cache."""
 
 ROWS_OF_A_PART = 16
-"""A step of at least two parts of so many rows is shared between two threads."""
+"""A step of at least two parts of this many rows is shared between two threads."""
 
 CACHE_LINE_BYTES = 64
 
 _SLICES_AHEAD = 2
-"""The lower layers are at most so many slices ahead of the upper ones."""
+"""The lower layers are at most this many slices ahead of the upper ones."""
 
 _NEVER = np.zeros(1, np.int64)
 
@@ -78,15 +89,14 @@ def _quantized(weights: Floats) -> tuple[NDArray[np.int8], Floats]:
 class LstmNetwork:
     """A loaded int8 network. S is the length of a state row, V the vocabulary with id 0.
 
-    May be called from several threads at once. The first call of a process compiles the kernels, or takes
-    them from the disk: see `prepare`.
+    Thread-safe. The first call in a process compiles the kernels or loads them from disk: see `prepare`.
     """
 
     def __init__(self, data: bytes) -> None:
         """Load the contents of a `model.int8.npz`.
 
         Raises:
-            ValueError: they are not what `quantize_lstm` makes.
+            ValueError: they are damaged, or not made by `quantize_lstm`.
         """
         arrays = _arrays(data)
         units = _check(arrays)
@@ -97,35 +107,37 @@ class LstmNetwork:
         self._middle = (len(units) + 1) // 2  # the first of the upper layers
         self._no_logits = np.empty((0, 1, self.V), np.float32)
         self.is_ready = False
-        self._preparing = threading.Lock()  # guards all that follows
+        self._preparing = threading.Lock()  # guards the fields below
         self._failure: Exception | None = None
         self._kernels: Any = None
-        self._halves: tuple[LaidOut, LaidOut] | None = None  # None: of one layer
+        self._halves: tuple[Network, Network] | None = None  # None: a single layer
         self._second = SecondThread("int8")
 
     def prepare(self) -> None:
-        """Make the kernels ready: a tenth of a second, or some seconds the first time on a machine.
+        """Load the kernels: a tenth of a second, or some seconds the first time on a machine.
 
         Raises:
-            Exception: whatever the compiler finds wrong with this machine.
+            Exception: the compiler failed, for any reason.
         """
         with self._preparing:
             if self._failure:
                 raise self._failure
             if not self.is_ready:
                 try:
-                    compile_kernels(RUNTIME_KERNELS)  # waits where another process does it now
+                    compile_kernels(RUNTIME_KERNELS)  # waits if another process is compiling
                     from models.kernels import lstm_inference as kernels
                 except Exception as error:
-                    self._failure = error  # another try would take as long, and end the same
+                    self._failure = error  # another attempt would take as long and fail, too
                     raise
-                self._network = _laid_out(kernels, self._arrays, self._units)
-                weights, floats, layout = self._network
+                self._network = _laid_out(self._arrays, self._units)
                 if self._middle < len(self._units):
-                    lower, upper = layout[: self._middle + 1], layout[self._middle :]
-                    self._halves = (weights, floats, lower), (weights, floats, upper)
+                    layout = self._network.layout
+                    self._halves = (
+                        self._network._replace(layout=layout[: self._middle + 1]),
+                        self._network._replace(layout=layout[self._middle :]),
+                    )
                 self._kernels = kernels
-                self._arrays = {}  # the same once more
+                self._arrays = {}  # a second copy of the weights
                 self.is_ready = True
 
     def initial_state(self, rows: int = 1) -> Floats:
@@ -135,7 +147,7 @@ class LstmNetwork:
     def step(self, ids: NDArray[np.int32], state: Floats, first: int = 0) -> tuple[Floats, Floats]:
         """Read ids (T, B) from state (B, S); return logits (T - first, B, V) and the state after them.
 
-        Steps before `first` get no logits. Neither argument is changed.
+        Steps before `first` get no logits. The arguments are not modified.
         """
         if not self.is_ready:
             self.prepare()
@@ -155,7 +167,7 @@ class LstmNetwork:
             end = min(at + at_once, steps)
             begin = min(max(first, at), end)  # of the steps with logits
             asked = logits[max(0, begin - first) : max(0, end - first)]
-            self._run(self._network, ids[at:end], state, begin - at, asked, *_NO_CHOICES, *_WHOLE)
+            self._run(self._network, ids[at:end], state, begin - at, asked)
         return logits, state
 
     def read(
@@ -163,9 +175,11 @@ class LstmNetwork:
     ) -> list[Floats]:
         """Read ids (T,) of a text as `step` does; return the states (1, S) after each of `ends`, ascending.
 
-        Two threads do it: while one reads a slice with the upper half of the layers, the other reads the
-        next with the lower half. They return early where the second thread is busy, and, perhaps with no
-        state at all, where stop (1,) is set to 1.
+        Networks of two or more layers are read layer-parallel by two threads: while one reads a slice with
+        the upper half of the layers, the other reads the next slice with the lower half. With two free cores
+        two layers of 256 to 512 units are read 1.7 to 2.0 times as fast as by one thread (1,000 to 10,000
+        characters, int8). Reading returns early, perhaps with no state at all, if the second thread is busy
+        or stop (1,) is set to 1.
         """
         if not self.is_ready:
             self.prepare()
@@ -174,32 +188,39 @@ class LstmNetwork:
         ids = np.ascontiguousarray(ids[: ends[-1], None])
         if self._halves is None or second_thread.CORES == 1:
             return self._read_alone(ids, ends, state, stop)
-        kernels, (lower, upper) = self._kernels, self._halves
+        lower, upper = self._halves
         longest = max(np.diff(ends, prepend=0))
-        width = -(-self._units[self._middle - 1] // kernels.GROUP) * kernels.GROUP
-        between = np.empty((_SLICES_AHEAD, longest, width), np.uint8)
-        begun = np.empty((_SLICES_AHEAD, longest, upper[2][0, kernels.COLUMNS]), np.int32)
-        progress = np.zeros(4, np.int64)
+        width = padded_rows(self._units[self._middle - 1])
         low, high = np.split(np.array(state, np.float32), [2 * sum(self._units[: self._middle])], axis=1)
-        after = [np.empty((len(ends), half.shape[1]), np.float32) for half in (low, high)]
+        low_part = Pipeline(
+            part=LOWER,
+            ends=np.array(ends),
+            boundary_x=np.empty((_SLICES_AHEAD, longest, width), np.uint8),
+            boundary_sums=np.empty((_SLICES_AHEAD, longest, upper.layout[0, COLUMNS]), np.int32),
+            states=np.empty((len(ends), low.shape[1]), np.float32),
+            slices_done=np.zeros(2, np.int64),
+            has_ended=np.zeros(1, np.int64),
+            upper_started=np.zeros(1, np.int64),
+            stop=stop,
+        )
+        high_part = low_part._replace(part=UPPER, states=np.empty((len(ends), high.shape[1]), np.float32))
 
-        def read_part(part: int, network: LaidOut, state: Floats, states: Floats) -> None:
-            shared = part, np.array(ends), between, begun, states, progress, stop
+        def read_part(network: Network, state: Floats, pipeline: Pipeline) -> None:
             try:
-                self._run(network, ids, state, len(ids), self._no_logits, *_NO_CHOICES, *shared)
+                self._run(network, ids, state, len(ids), self._no_logits, pipeline=pipeline)
             finally:
-                progress[kernels.ENDED] = 1  # or the other would wait for ever
+                pipeline.has_ended[0] = 1  # else the other thread would wait forever
 
-        upper_part = kernels.UPPER, upper, np.ascontiguousarray(high), after[1]
-        other = self._second.begin(read_part, *upper_part)
+        read_upper = partial(read_part, upper, np.ascontiguousarray(high), high_part)
+        other = self._second.begin(read_upper)
         try:
-            read_part(kernels.LOWER, lower, np.ascontiguousarray(low), after[0])
+            read_part(lower, np.ascontiguousarray(low), low_part)
         finally:
             if not other.cancel():
                 other.result()
-        read_part(*upper_part)  # what is left, where the second thread was busy
-        done = progress[kernels.UPPER]
-        return list(np.concatenate([states[:done] for states in after], axis=1)[:, None])
+        read_upper()  # what is left if the second thread was busy
+        done = high_part.slices_done[UPPER]
+        return list(np.concatenate([low_part.states[:done], high_part.states[:done]], axis=1)[:, None])
 
     def _read_alone(
         self, ids: NDArray[np.int32], ends: Sequence[int], state: Floats, stop: NDArray[np.int64]
@@ -212,26 +233,32 @@ class LstmNetwork:
             states.append(state)
         return states
 
-    def choose(self, logits: Floats, sharpness: Floats, uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
+    def choose(
+        self, logits: Floats, inverse_temperature: Floats, uniforms: NDArray[np.float64]
+    ) -> NDArray[np.int32]:
         """Choose an id (B,), at least 1, for each row of logits (B, V).
 
-        By sharpness (B,), 1 / temperature, 0 for the likeliest, and uniforms (B,) in [0, 1).
+        By inverse_temperature (B,), 0 for the most likely id, and uniforms (B,) in [0, 1).
         """
         if not self.is_ready:
             self.prepare()
         chosen = np.empty(len(logits), np.int32)
-        self._kernels.choose(np.ascontiguousarray(logits, np.float32), sharpness, uniforms, chosen)
+        self._kernels.choose(np.ascontiguousarray(logits, np.float32), inverse_temperature, uniforms, chosen)
         return chosen
 
     def generate(
-        self, ids: NDArray[np.int32], state: Floats, sharpness: Floats, uniforms: NDArray[np.float64]
+        self,
+        ids: NDArray[np.int32],
+        state: Floats,
+        inverse_temperature: Floats,
+        uniforms: NDArray[np.float64],
     ) -> tuple[NDArray[np.int32], Floats, Floats]:
         """Do T steps in one call, a choice after each but the last: `step` and `choose` in turn, to the bit.
 
         Args:
             ids: (B,) the last id of each row, not read yet.
             state: (B, S) before it.
-            sharpness: (B,), as for `choose`.
+            inverse_temperature: (B,), as for `choose`.
             uniforms: (T - 1, B), as for `choose`, a row a choice.
 
         Returns:
@@ -242,27 +269,25 @@ class LstmNetwork:
         state = np.array(state, np.float32, order="C")
         logits = np.empty((len(uniforms) + 1, len(ids), self.V), np.float32)
         chosen = np.empty((len(uniforms), len(ids)), np.int32)
-        self._run(self._network, ids[None], state, 0, logits, sharpness, uniforms, chosen, *_WHOLE)
+        sampling = Sampling(inverse_temperature, uniforms, chosen)
+        self._run(self._network, ids[None], state, 0, logits, sampling)
         return chosen, logits, state
 
-    def _run(self, network: LaidOut, *arguments: Any) -> None:
-        if not self._kernels.run(*network, *arguments):
+    def _run(
+        self,
+        network: Network,
+        ids: NDArray[np.int32],
+        state: Floats,
+        first: int,
+        logits: Floats,
+        sampling: Sampling = NO_SAMPLING,
+        pipeline: Pipeline = NO_PIPELINE,
+    ) -> None:
+        if not self._kernels.run(network, ids, state, first, logits, sampling, pipeline):
             raise IndexError(f"ids must be from 0 to {self.V - 1}")
 
 
-_NO_CHOICES = np.empty(0, np.float32), np.empty((0, 0)), np.empty((0, 0), np.int32)
-_WHOLE: tuple[Any, ...] = (  # as `lstm_inference.run` has it
-    0,
-    np.empty(0, np.int64),
-    np.empty((1, 0, 0), np.uint8),
-    np.empty((1, 0, 0), np.int32),
-    np.empty((0, 0), np.float32),
-    np.zeros(4, np.int64),
-    _NEVER,
-)
-
-
-# ---- reading the file
+# ---- loading the file
 
 
 def _arrays(data: bytes) -> Arrays:
@@ -312,14 +337,11 @@ def _check_array(arrays: Arrays, name: str, shape: tuple[int, ...], kind: type) 
         raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {np.dtype(kind)} {shape}")
 
 
-# ---- laying it out for the kernels
+# ---- layout for the kernels
 
 
-def _laid_out(kernels: ModuleType, arrays: Arrays, units: list[int]) -> LaidOut:
-    """Return all matrices in one array, all float32 numbers in another, and where each begins.
-
-    The last is layout (L + 1, 6), whose columns `models.kernels.lstm_inference` names.
-    """
+def _laid_out(arrays: Arrays, units: list[int]) -> Network:
+    """Return the arrays of a file as the kernels read them."""
     blocks: list[NDArray[np.int8]] = []
     floats: list[Floats] = []
     layout: list[list[int]] = []
@@ -330,27 +352,27 @@ def _laid_out(kernels: ModuleType, arrays: Arrays, units: list[int]) -> LaidOut:
         return at
 
     def layer(width: int, matrices: list[NDArray[np.int8]], scale: Floats, base: Floats) -> None:
-        scale = scale / np.float32(kernels.ONE)
-        # Activations are bytes of which 128 is 0.0: that much too much is taken off here, once and for all.
+        scale = scale / np.float32(ONE)
+        # Activations are bytes with 128 for 0.0; the surplus is subtracted here, in the bias.
         surplus = 128 * sum(matrix.sum(axis=0, dtype=np.int64) for matrix in matrices)
         base = base - scale * surplus
         if len(layout) < len(units):
-            factors = np.repeat(kernels.EXPONENTS, width)
+            factors = np.repeat(EXPONENTS, width)
             scale, base = scale * factors, base * factors
         numbers = [place(floats, array.astype(np.float32)) for array in (scale, base)]
-        places = [place(blocks, kernels.pack(matrix)) for matrix in matrices]
-        layout.append([width, places[0], places[-1], *numbers, kernels.padded_columns(len(scale))])
+        places = [place(blocks, pack(matrix)) for matrix in matrices]
+        layout.append([width, places[0], places[-1], *numbers, padded_columns(len(scale))])
 
     for i, h in enumerate(units):
         kernel = [arrays[f"lstm_{i}/kernel"]] if i else []
         base = arrays[f"lstm_{i}/bias"] if i else arrays["table"]
         layer(h, [*kernel, arrays[f"lstm_{i}/recurrent"]], arrays[f"lstm_{i}/scale"], base)
     layer(len(arrays["dense/bias"]), [arrays["dense/kernel"]], arrays["dense/scale"], arrays["dense/bias"])
-    return _aligned(blocks), _aligned(floats), np.array(layout, np.int64)
+    return Network(_aligned(blocks), _aligned(floats), np.array(layout, np.int64))
 
 
 def _aligned(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """Return the concatenation, where no vector register's worth lies in two lines of the cache."""
+    """Return the concatenation, aligned to the cache lines."""
     kind, count = parts[0].dtype, sum(map(len, parts))
     room = np.empty(count * kind.itemsize + CACHE_LINE_BYTES, np.uint8)
     start = -room.ctypes.data % CACHE_LINE_BYTES

@@ -1,4 +1,4 @@
-"""What a completion request must satisfy, whoever sends it: the API's schemas are stricter still."""
+"""Validation of completion requests. The API's schemas have narrower limits."""
 
 import math
 
@@ -9,7 +9,7 @@ MAX_BEAM = 64
 
 
 def check_request(request: CompletionRequest) -> None:
-    """Raise InvalidInput, naming the field, when a request cannot be right."""
+    """Raise InvalidInput, which names the field, if an option is out of range or contradicts another."""
     r = request
     rules = {
         "max_characters": (r.max_characters >= 1, "must be at least 1"),
@@ -33,7 +33,7 @@ def check_request(request: CompletionRequest) -> None:
 
 
 def check_bias(request: CompletionRequest, vocabulary_size: int) -> None:
-    """Raise InvalidInput when `logit_bias` names an id that a model with this many does not generate."""
+    """Raise InvalidInput if `logit_bias` names an id that a model with V ids does not generate."""
     for an_id, _ in request.logit_bias:
         if not 1 <= an_id < vocabulary_size:
             raise InvalidInput(

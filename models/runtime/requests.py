@@ -1,4 +1,4 @@
-"""What is asked of a running model, and the events that answer it: plain values, no threads, no HTTP."""
+"""Completion requests and the events that answer them: plain values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,29 +20,29 @@ class CompletionRequest:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
-    seed: int | None = None  # None: a fresh one
+    seed: int | None = None  # None: a random one
     stop: tuple[str, ...] = ()
     until: Until | None = None
-    confidence_bits: float = 2.0  # `until="confidence"` ends before a step whose entropy exceeds this
-    logprobs: int | None = None  # report log-probabilities, with this many alternatives a character
+    confidence_bits: float = 2.0  # `until="confidence"` finishes before a step whose entropy exceeds this
+    logprobs: int | None = None  # report log-probabilities, with this many alternatives per character
     timeout_s: float | None = None
-    client: str = ""  # whose it is: clients share a busy model equally
-    # "auto": int8 where the model has it, but for a seed only where it does not depend on company.
+    client: str = ""  # clients share a busy model equally
+    # "auto": int8 if the model has it; with a seed, only if its results do not depend on the batch.
     precision: Precision = "auto"
-    stream: bool = True  # False: a completion's text comes as one Piece, when it is over
-    # The n best completions of a beam this wide, greedy in everything else; no temperature, filters or seed.
+    stream: bool = True  # False: a completion's text comes as one Piece when it has finished
+    # Beam width: the n completions of highest probability; excludes temperature, filters and a seed.
     beam: int | None = None
-    length_penalty: float = 1.0  # beams are compared by log-probability / characters ** length_penalty
-    # Never generate a run of this many characters that the completion, or the prompt's end, already has.
+    length_penalty: float = 1.0  # hypotheses are ranked by log-probability / characters ** length_penalty
+    # Never repeat a run of this many characters of the completion or the end of the prompt.
     no_repeat: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()  # added to the logits of these ids
-    presence_penalty: float = 0.0  # taken off the logit of every character the completion has already
-    frequency_penalty: float = 0.0  # and this, as often as it has it
+    presence_penalty: float = 0.0  # subtracted from the logits of characters that the completion has used
+    frequency_penalty: float = 0.0  # subtracted once for each use
 
 
 @dataclass(frozen=True)
 class CharacterLogprobs:
-    """The log-probability (natural) of one generated character, and of the likeliest ones at its place."""
+    """The natural log-probability of one character, and of the likeliest ones at its position."""
 
     character: str
     logprob: float
@@ -51,7 +51,7 @@ class CharacterLogprobs:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some more text of completion `index`; text that may yet be cut by a stop string is held back."""
+    """More text of completion `index`. Text that a stop string may still cut off is held back."""
 
     index: int
     text: str
@@ -60,9 +60,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Finished:
-    """Completion `index` is over. `bits` is the surprisal of its characters together, as the model has it.
+    """Completion `index` has finished. `bits` is the total surprisal of its characters.
 
-    That is at temperature 1 and without filters; what was cut off by `stop` or `until` does not count.
+    Surprisal is at temperature 1 and without filters; text cut off by `stop` or `until` does not count.
     """
 
     index: int
@@ -73,7 +73,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Usage:
-    """The last event of a request: what it cost. After it comes nothing."""
+    """The last event of a successful request: the characters it used."""
 
     prompt_characters: int
     cached_characters: int
@@ -82,7 +82,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Failed:
-    """The engine broke on this request; takes the place of Usage. `error` is what to raise."""
+    """The last event of a failed request. `error` is to be raised."""
 
     error: Exception
 
@@ -93,7 +93,7 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Distribution:
-    """The next character's distribution after a prompt; candidates likeliest first, id 0 excluded."""
+    """The distribution of the next character; candidates likeliest first, id 0 excluded."""
 
     entropy_bits: float
     candidates: tuple[tuple[str, float], ...] = field(default=())

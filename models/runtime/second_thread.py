@@ -1,4 +1,4 @@
-"""A thread beside the one that runs a network: large steps are shared with it."""
+"""A helper thread that shares large steps of a network with the calling thread."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,24 +15,24 @@ Step = Callable[[Ids, Floats], tuple[Floats, Floats]]
 
 
 CORES = available_cores()
-"""On one core nothing is shared."""
+"""With one core, steps are not shared."""
 
 
 class SecondThread:
-    """May be asked from several threads at once; the thread ends with it."""
+    """One worker thread. Thread-safe; the thread ends with the object."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     def begin(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Call `function` in the thread, once that is free."""
+        """Call `function` in the helper thread once it is free."""
         return self._pool.submit(function, *arguments)
 
     def share(self, step: Step, ids: Ids, state: Floats, *, rows: int) -> tuple[Floats, Floats]:
         """Return the logits (., B, V) and states (B, S) of a step for ids (T, B) and state (B, S).
 
-        It is done in parts of `rows` rows, of which each of the two threads takes one after another: where
-        the other gets no core, this one does most or all.
+        The batch is split into parts of `rows` rows, which both threads take from a common queue: if the
+        helper gets no core, the calling thread does most or all of them.
         """
         if CORES == 1:
             return step(ids, state)
@@ -40,15 +40,15 @@ class SecondThread:
         parts: dict[int, tuple[Floats, Floats]] = {}
 
         def do_parts() -> None:
-            for at in starts:  # what one thread takes the other does not get
+            for at in starts:  # each part is taken once
                 part = slice(at, at + rows)
                 parts[at] = step(np.ascontiguousarray(ids[:, part]), state[part])
 
-        other = self.begin(do_parts)
+        helper = self.begin(do_parts)
         try:
             do_parts()
         finally:
-            if not other.cancel():
-                other.result()
+            if not helper.cancel():
+                helper.result()
         logits, states = zip(*(parts[at] for at in sorted(parts)), strict=True)
         return np.concatenate(logits, axis=1), np.concatenate(states)

@@ -1,7 +1,7 @@
-"""What runs a network: `open_network` picks it. Knows no text and no threads.
+"""Networks that can be stepped: `open_network` loads one from a file of a saved model.
 
-A graph of any architecture is run by ONNX Runtime, as a `Network`; int8 LSTMs by kernels of our own, as an
-`LstmNetwork`. The state is an argument and a result, and both can be called from several threads at once.
+A graph of any architecture is run by ONNX Runtime, as a `Network`; int8 LSTMs by our own kernels, as an
+`LstmNetwork`. The state is an argument and a result. Both are thread-safe.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,10 +17,16 @@ from models.runtime.second_thread import SecondThread
 
 Logits = NDArray[np.float32]
 State = NDArray[np.float32]  # (B, S), all layers' h and c in one row: h1 | c1 | h2 | c2 | ...
+Check = Callable[[], None]
+"""Called before each step of the network; what it raises ends the work."""
+
+
+def no_check() -> None:
+    """Do nothing."""
 
 
 class StepNetwork(Protocol):
-    """What a batcher needs of a network; Network is one."""
+    """A network that maps ids and a state to logits and the next state."""
 
     V: int
 
@@ -32,9 +38,9 @@ class StepNetwork(Protocol):
 
 
 class CheckedNetwork:
-    """A network that calls `check` before each step. What it raises ends whatever reads with the network."""
+    """A network that calls `check` before each step."""
 
-    def __init__(self, network: StepNetwork, check: Callable[[], None]) -> None:
+    def __init__(self, network: StepNetwork, check: Check) -> None:
         self._network, self._check = network, check
         self.V = network.V
 
@@ -43,39 +49,44 @@ class CheckedNetwork:
         return self._network.initial_state(rows)
 
     def step(self, ids: NDArray[np.int32], state: State, first: int = 0) -> tuple[Logits, State]:
-        """Check, then do as the network does."""
+        """Check, then step."""
         self._check()
         return self._network.step(ids, state, first)
 
 
 @runtime_checkable
-class ChoosingNetwork(StepNetwork, Protocol):
-    """A network that can also choose, so do many steps in one call, and read with two threads."""
+class GeneratingNetwork(StepNetwork, Protocol):
+    """A network that can also sample, and so run many steps in one call; see `LstmNetwork`."""
 
-    def choose(self, logits: Logits, sharpness: Logits, uniforms: NDArray[np.float64]) -> NDArray[np.int32]:
-        """Return ids (B,); see `models.runtime.lstm_network.LstmNetwork.choose`."""
+    def choose(
+        self, logits: Logits, inverse_temperature: Logits, uniforms: NDArray[np.float64]
+    ) -> NDArray[np.int32]:
+        """Return ids (B,) sampled from logits (B, V)."""
 
     def generate(
-        self, ids: NDArray[np.int32], state: State, sharpness: Logits, uniforms: NDArray[np.float64]
+        self, ids: NDArray[np.int32], state: State, inverse_temperature: Logits, uniforms: NDArray[np.float64]
     ) -> tuple[NDArray[np.int32], Logits, State]:
-        """Return chosen ids (T - 1, B), logits (T, B, V) and state (B, S); see there."""
+        """Return chosen ids (T - 1, B), logits (T, B, V) and state (B, S)."""
 
     def read(
         self, ids: NDArray[np.int32], ends: Sequence[int], state: State, stop: NDArray[np.int64]
     ) -> list[State]:
-        """Read ids (T,); return the states (1, S) after those of `ends` that were reached; see there."""
+        """Read ids (T,); return the states (1, S) at those of `ends` that were reached."""
 
 
 class Network:
     """A loaded graph. S is the length of a state row, V the vocabulary with id 0."""
 
     def __init__(self, graph: bytes, *, threads: int = 1) -> None:
-        """Load `graph`; `threads` of ONNX Runtime work on a large step, two of ours where that is one.
+        """Load `graph`.
 
-        A small step has no use for a second core.
+        Args:
+            graph: an ONNX graph made by `models.architectures.onnx_graph`.
+            threads: ONNX Runtime threads for large steps; with 1, two Python threads share large batches.
+                Small steps always use one.
 
         Raises:
-            ValueError: it is not a graph that `models.architectures.onnx_graph` makes.
+            ValueError: the graph cannot be loaded, or has other inputs and outputs.
         """
         session = _load(graph, 1)
         inputs = {i.name: i.shape for i in session.get_inputs()}
@@ -84,12 +95,12 @@ class Network:
             raise ValueError(f"not a graph of this runtime: it maps {sorted(inputs)} to {sorted(outputs)}")
         self.S = int(inputs["state"][1])
         self.V = int(outputs["logits"][2])
-        # The wrapper's own `run` checks names again in Python on every call: 2 microseconds of 60.
+        # The wrapper's `run` checks names in Python on every call: 2 microseconds of 60.
         self._session, self._run = session, session._sess.run
         self._large_session = session if threads == 1 else _load(graph, threads)
         self._run_large = self._large_session._sess.run
         self._second = SecondThread("float32") if threads == 1 else None
-        self._firsts: dict[int, NDArray[np.int64]] = {}
+        self._first_arrays: dict[int, NDArray[np.int64]] = {}
 
     def initial_state(self, rows: int = 1) -> State:
         """Return zeros, (rows, S)."""
@@ -98,30 +109,30 @@ class Network:
     def step(self, ids: NDArray[np.int32], state: State, first: int = 0) -> tuple[Logits, State]:
         """Read ids (T, B) from state (B, S); return logits (T - first, B, V) and the state after them.
 
-        Steps before `first` get no logits. Neither argument is changed.
+        Steps before `first` get no logits. The arguments are not modified.
         """
         rows = ids.shape[1]
-        if self._second and rows > 1 and ids.size >= SHARED:
+        if self._second and rows > 1 and ids.size >= MIN_SHARED_IDS:
             step = partial(self._step, first=first)
             return self._second.share(step, ids, state, rows=-(-rows // 2))
         return self._step(ids, state, first)
 
     def _step(self, ids: NDArray[np.int32], state: State, first: int) -> tuple[Logits, State]:
-        at = self._firsts.get(first)
-        if at is None:
-            at = np.array(first, np.int64)
-            if len(self._firsts) < 256:
-                self._firsts[first] = at
-        run = self._run if ids.size < LARGE else self._run_large
-        logits, after = run(_OUTPUTS, {"ids": ids, "state": state, "first": at}, None)
+        first_array = self._first_arrays.get(first)
+        if first_array is None:
+            first_array = np.array(first, np.int64)
+            if len(self._first_arrays) < 256:
+                self._first_arrays[first] = first_array
+        run = self._run if ids.size < MIN_LARGE_IDS else self._run_large
+        logits, after = run(_OUTPUTS, {"ids": ids, "state": state, "first": first_array}, None)
         return logits, after
 
 
 def open_network(name: str, data: bytes, *, threads: int = 1) -> StepNetwork:
-    """Return what runs the file `name` of a saved model; `threads` are for a Network.
+    """Return the network in the file `name` of a saved model; `threads` as for Network.
 
     Raises:
-        ValueError: `data` is not what a file of this name holds.
+        ValueError: `data` is damaged or of another format.
     """
     if name.endswith(".npz"):
         return LstmNetwork(data)
@@ -130,17 +141,17 @@ def open_network(name: str, data: bytes, *, threads: int = 1) -> StepNetwork:
 
 _OUTPUTS = ["logits", "next_state"]
 
-LARGE = 8
-"""From this many ids in one call on, T * B, several cores are faster than one."""
+MIN_LARGE_IDS = 8
+"""From this many ids T * B in one call on, several cores are faster than one."""
 
-SHARED = 32
-"""From this many on it pays to share the rows between two threads."""
+MIN_SHARED_IDS = 32
+"""From this many ids T * B in one call on, sharing the rows between two threads is faster."""
 
 
 def _load(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(graph, _options(threads), providers=["CPUExecutionProvider"])
-    except Exception as error:  # each kind of damage has its own private class
+    except Exception as error:  # ONNX Runtime raises a private class for each kind of damage
         raise ValueError(f"ONNX Runtime cannot load the graph: {error}") from error
 
 

@@ -1,20 +1,19 @@
-"""The network's state after texts it has read, so that the same beginning is not read again.
+"""Prefix cache: the network's state after texts it has read, so that a shared prefix is read only once.
 
-A state is a few kilobytes whatever the length of the text before it. The cache is a tree whose edges are
-pieces of text, so a wrong state cannot come from a collision of hashes. Three lengths of edge:
+A state takes a few kilobytes whatever the length of its text. The cache is a radix tree whose edges are
+pieces of text, so no hash collision can return a wrong state. Edges have one of three lengths:
 
     strides  STRIDE characters, from one multiple of STRIDE to the next
-    chunks   CHUNK characters, one after another from a multiple of STRIDE
-    tails    less than a chunk, at the end of a text; nothing comes after a tail
+    chunks   CHUNK characters, consecutive from a multiple of STRIDE
+    tails    less than a chunk, at the end of a text; a tail has no children
 
     root ==4096 characters==> o ==4096==> o --64--> o --64--> o - " wisdom"
      `--64--> o --64--> o - "It was"
 
-So a text of 100,000 characters is found in some tens of look-ups, not 1,600, and a reader may leave out
-the chunks of a document's distant past and keep its strides.
+Matching a text of 100,000 characters takes some tens of lookups instead of 1,600, and a caller may insert
+only the strides of a long document's beginning.
 
-Bounded in bytes. Only leaves are thrown away, the least recently used first. Not safe for use by several
-threads at once.
+Bounded in bytes: the least recently used leaves are evicted first. Not thread-safe.
 """
 
 from collections import OrderedDict
@@ -25,42 +24,45 @@ from numpy.typing import NDArray
 CHUNK = 64
 STRIDE = 64 * CHUNK
 OVERHEAD_BYTES = 700
-"""What a node costs beside its state and its text, roughly: objects, dictionaries, the order of use."""
+"""Approximate cost of a node in addition to its state and text: objects, dictionaries, the LRU list."""
 
 State = NDArray[np.float32]  # (S,)
 
 
 class _Node:
-    __slots__ = ("alive", "children", "depth", "latest", "parent", "state", "text", "used")
+    __slots__ = ("alive", "children", "depth", "last_used", "latest", "parent", "state", "text")
 
     def __init__(self, parent: "_Node | None", text: str, state: State | None) -> None:
         self.parent = parent
         self.text = text  # the edge from the parent
         self.state = state
-        self.depth: int = parent.depth + len(text) if parent else 0  # characters from the start
+        self.depth: int = parent.depth + len(text) if parent else 0  # characters from the root
         self.children: dict[str, _Node] = {}
-        self.latest: _Node | None = None  # of the children, where the last reader went
+        self.latest: _Node | None = None  # the child that was matched last
         self.alive = True
-        self.used = 0
+        self.last_used = 0
 
     @property
-    def cost(self) -> int:
+    def cost_bytes(self) -> int:
         assert self.state is not None
         return self.state.nbytes + 4 * len(self.text) + OVERHEAD_BYTES
 
 
-class Place:
-    """A reader's place in a text: `length` characters were known, with `state` (None: none were)."""
+class PrefixMatch:
+    """The longest cached prefix of a text: its `length` in characters and `state` (None for length 0).
+
+    `StateCache.insert` moves it forward as the text is read.
+    """
 
     __slots__ = ("_chunk", "_stride", "length", "state")
 
-    def __init__(self, stride: _Node, chunk: _Node, found: _Node) -> None:
+    def __init__(self, stride: _Node, chunk: _Node, matched: _Node) -> None:
         self._stride, self._chunk = stride, chunk
-        self.length, self.state = found.depth, found.state
+        self.length, self.state = matched.depth, matched.state
 
 
 class StateCache:
-    """States by the text before them, within `limit_bytes`. The counters count since the start."""
+    """States by the text before them, within `limit_bytes`. Counters are totals since the start."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -74,52 +76,52 @@ class StateCache:
         self.asked_characters = 0
         self.hit_characters = 0
 
-    def find(self, text: str) -> Place:
-        """Return the longest beginning of `text` that is known, and count it as used."""
+    def match(self, text: str) -> PrefixMatch:
+        """Return the longest cached prefix of `text` and mark it as used."""
         stride = self._root
         while len(text) - stride.depth >= STRIDE:
-            farther = _next(stride, text, STRIDE)
-            if farther is None:
+            next_stride = _matching_child(stride, text, STRIDE)
+            if next_stride is None:
                 break
-            stride = farther
+            stride = next_stride
         chunk = stride
         while len(text) - chunk.depth >= CHUNK:
-            next_chunk = _next(chunk, text, CHUNK)
+            next_chunk = _matching_child(chunk, text, CHUNK)
             if next_chunk is None:
                 break
             chunk = next_chunk
-        found = _longest_tail(chunk, text)
-        self._use(found)
+        matched = _longest_tail(chunk, text)
+        self._touch(matched)
         self.lookups += 1
         self.asked_characters += len(text)
-        self.hit_characters += found.depth
-        return Place(stride, chunk, found)
+        self.hit_characters += matched.depth
+        return PrefixMatch(stride, chunk, matched)
 
-    def put(self, place: Place, text: str, at: int, state: State) -> None:
-        """Keep the state (S,) after text[:at]; `place` is where the reader of this text was, and moves on.
+    def insert(self, match: PrefixMatch, text: str, length: int, state: State) -> None:
+        """Cache a copy of the state (S,) after text[:length]; `match` moves forward to it.
 
-        Kept are multiples of STRIDE after the one before, multiples of CHUNK after the one before, and
-        tails of less than a chunk. Anything else, and what follows an entry thrown away since, is not.
+        Cached are the next multiple of STRIDE, the next multiple of CHUNK, and tails of less than a chunk,
+        each counted from the entry before. Other lengths, and descendants of an evicted entry, are ignored.
         """
-        parent = place._chunk
-        ends_stride = at % STRIDE == 0 and at - place._stride.depth == STRIDE
+        parent = match._chunk
+        ends_stride = length % STRIDE == 0 and length - match._stride.depth == STRIDE
         if ends_stride:
-            parent = place._stride
-        if not parent.alive or not (ends_stride or 0 < at - parent.depth <= CHUNK):
+            parent = match._stride
+        if not parent.alive or not (ends_stride or 0 < length - parent.depth <= CHUNK):
             return
-        piece = text[parent.depth : at]
-        node = parent.children.get(piece)
+        edge = text[parent.depth : length]
+        node = parent.children.get(edge)
         if node is None:
-            node = self._add(parent, piece, state)
-        self._use(node)
-        if at % CHUNK == 0:
-            place._chunk = node
+            node = self._add(parent, edge, state)
+        self._touch(node)
+        if length % CHUNK == 0:
+            match._chunk = node
         if ends_stride:
-            place._stride = node
-        self._shrink()
+            match._stride = node
+        self._evict()
 
     def clear(self) -> None:
-        """Forget everything. No garbage collection is needed then, which never looks at what was frozen."""
+        """Remove all entries. Breaks reference cycles: the garbage collector skips frozen objects."""
         nodes = [self._root]
         for node in nodes:
             nodes += node.children.values()
@@ -128,22 +130,22 @@ class StateCache:
         self._leaves.clear()
         self.bytes = self.entries = 0
 
-    def _add(self, parent: _Node, piece: str, state: State) -> _Node:
-        node = _Node(parent, piece, state.copy())
-        parent.children[piece] = node
+    def _add(self, parent: _Node, edge: str, state: State) -> _Node:
+        node = _Node(parent, edge, state.copy())
+        parent.children[edge] = node
         self._leaves.pop(parent, None)
         self._leaves[node] = None
-        self.bytes += node.cost
+        self.bytes += node.cost_bytes
         self.entries += 1
         return node
 
-    def _use(self, node: _Node) -> None:
+    def _touch(self, node: _Node) -> None:
         self._clock += 1
-        node.used = self._clock
+        node.last_used = self._clock
         if node in self._leaves:
             self._leaves.move_to_end(node)
 
-    def _shrink(self) -> None:
+    def _evict(self) -> None:
         while self.bytes > self._limit_bytes:
             node, _ = self._leaves.popitem(last=False)
             parent = node.parent
@@ -152,25 +154,25 @@ class StateCache:
             if parent.latest is node:
                 parent.latest = None
             node.alive = False
-            self.bytes -= node.cost
+            self.bytes -= node.cost_bytes
             self.entries -= 1
             self.evictions += 1
             if not parent.children and parent is not self._root:
-                # What was used through its descendants goes right after the last of them; what was used
-                # itself since then goes to the other end of the queue.
+                # A parent that was used only through its children is evicted next; one that was used
+                # itself after them becomes the most recently used leaf.
                 self._leaves[parent] = None
-                self._leaves.move_to_end(parent, last=parent.used > node.used)
+                self._leaves.move_to_end(parent, last=parent.last_used > node.last_used)
 
 
-def _next(node: _Node, text: str, length: int) -> _Node | None:
+def _matching_child(node: _Node, text: str, length: int) -> _Node | None:
     """Return the child whose edge is the next `length` characters of `text`, if there is one."""
     latest = node.latest
     if latest and len(latest.text) == length and text.startswith(latest.text, node.depth):
-        return latest  # comparing takes a tenth of the time of cutting out and hashing
-    found = node.children.get(text[node.depth : node.depth + length])
-    if found:
-        node.latest = found
-    return found
+        return latest  # comparing takes a tenth of the time of slicing and hashing
+    child = node.children.get(text[node.depth : node.depth + length])
+    if child:
+        node.latest = child
+    return child
 
 
 def _longest_tail(chunk: _Node, text: str) -> _Node:

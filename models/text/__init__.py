@@ -1,1 +1,1 @@
-"""What a text is to a model: characters and ids, masks, and counts of character n-grams."""
+"""Text processing: vocabularies, masks, log detection and character n-grams."""

@@ -1,11 +1,11 @@
-r"""Parts of a text that say nothing by their value, replaced by one character each before it is read.
+r"""Masks: variable parts of a text, such as timestamps, replaced by one placeholder character each.
 
-A mask is a name from NAMED, or a regular expression of one's own. Where several match, the one that begins
-first wins, then the one that is named first. The same masks are applied to the corpus when a model is
-trained and to each line it scores; a masked line remembers where its characters came from.
+A mask is a name from NAMED or a custom regular expression. Of overlapping matches the leftmost wins, then the
+mask that is listed first. The same masks are applied to the corpus of a model and to each line it scores; a
+masked line maps its characters back to the original.
 
-Expressions are run by RE2, in time that grows with the length of the text alone, whatever the expression;
-look-around and back-references do not exist there. A match never spans lines and is never empty.
+Expressions run in RE2, in time linear in the length of the text; RE2 has no look-around and no
+back-references. A match never spans lines and is never empty.
 
 >>> masked = Masks(["numbers"]).apply("port 40454 ssh2")
 >>> masked.text, masked.origin(6)
@@ -55,54 +55,55 @@ NAMED: dict[str, tuple[str, str]] = {
     "long_numbers": ("ⓛ", r"\d{4}\d*"),
     "digits": ("ⓖ", r"\d+"),
 }
-"""Name -> the character that stands for a match, and what matches.
+"""Name -> (placeholder, pattern).
 
-Models are saved with the names of their masks, so a pattern never changes: what it lacks is a new name.
-`numbers` are whole words of digits; `long_numbers` (four digits or more) and `digits` match in words, too.
+Saved models refer to masks by name, so a pattern never changes; an improved one gets a new name.
+`numbers` are whole words of digits; `long_numbers` (four digits or more) and `digits` also match in words.
 """
 
-OWN_CHARACTER = "ⓞ"
-"""Stands for a match of an expression of one's own."""
+CUSTOM_PLACEHOLDER = "ⓞ"
+"""The placeholder of custom expressions."""
 
-MOST_MASKS = 16
-LONGEST_PATTERN = 500
-_LONGEST_LINE = 1 << 24  # characters, in a corpus
-_MEMORY_BYTES = 2 << 20  # of a compiled expression; RE2 refuses a larger one
+MAX_MASKS = 16
+MAX_PATTERN_CHARACTERS = 500
+_MAX_LINE_CHARACTERS = 1 << 24  # in a corpus
+_MAX_COMPILED_BYTES = 2 << 20  # of an expression; RE2 rejects larger ones
 
 
 @dataclass(frozen=True)
 class Masked:
-    """A text after masking. `starts` (N + 1,) are the places in the original that its characters come from.
+    """A masked text of N characters.
 
-    The last is the original's length. None: nothing was masked.
+    `starts` (N + 1,) are the positions of its characters in the original, and the original's length; None if
+    nothing was masked.
     """
 
     text: str
     starts: NDArray[np.intp] | None
 
-    def origin(self, place: int) -> int:
-        """Return where in the original the character at `place`, or the end, was."""
-        return place if self.starts is None else int(self.starts[place])
+    def origin(self, position: int) -> int:
+        """Return the position in the original of the character at `position`, or of the end."""
+        return position if self.starts is None else int(self.starts[position])
 
 
 class Masks:
-    """Masks in the order they are tried.
+    """Compiled masks.
 
     Args:
-        masks: names from NAMED, or expressions.
+        masks: names from NAMED or expressions, in order of precedence.
 
     Raises:
-        InvalidInput: too many, or an expression that RE2 refuses, is too long, or matches the empty text
-            (code `invalid_mask`; the message says which and why).
+        InvalidInput: there are too many, or an expression is invalid in RE2, too long, or matches the empty
+            text (code `invalid_mask`).
     """
 
     def __init__(self, masks: Sequence[str]) -> None:
-        if len(masks) > MOST_MASKS:
-            raise _refusal(f"there are {len(masks)} masks and there may be {MOST_MASKS}")
+        if len(masks) > MAX_MASKS:
+            raise _invalid_mask(f"there are {len(masks)} masks; the maximum is {MAX_MASKS}")
         self.masks = tuple(masks)
-        self._characters = [NAMED[m][0] if m in NAMED else OWN_CHARACTER for m in masks]
+        self._placeholders = [NAMED[m][0] if m in NAMED else CUSTOM_PLACEHOLDER for m in masks]
         patterns = [NAMED[m][1] if m in NAMED else _checked(m) for m in masks]
-        # Our groups are told from those inside the expressions by their names.
+        # Named groups, because the expressions may have groups of their own.
         joined = "|".join(f"(?P<nextchar_{i}>{pattern})" for i, pattern in enumerate(patterns))
         self._pattern = _compile(joined) if masks else None
         self._group_of: dict[int, int] = {}
@@ -114,13 +115,13 @@ class Masks:
         return self._pattern is not None
 
     def apply(self, text: str) -> Masked:
-        """Return a text with each match, within one of its lines, replaced by one character."""
-        found = list(self.matches(text))
-        if not found:
+        """Return a text with each match replaced by its placeholder."""
+        matches = list(self.matches(text))
+        if not matches:
             return Masked(text, None)
         pieces, starts, at = [], [], 0
-        for start, end, mask in found:
-            pieces += [text[at:start], self._characters[mask]]
+        for start, end, mask in matches:
+            pieces += [text[at:start], self._placeholders[mask]]
             starts.append(np.arange(at, start + 1))
             at = end
         pieces.append(text[at:])
@@ -128,14 +129,14 @@ class Masks:
         return Masked("".join(pieces), np.concatenate(starts))
 
     def apply_to_pieces(self, pieces: Iterable[str]) -> Iterator[str]:
-        """Yield a text that comes in pieces with each of its lines masked by itself, in larger pieces."""
+        """Yield the masked text of `pieces`, a text in pieces of any length, in pieces of whole lines."""
         held = ""
         for piece in pieces:
             head, newline, held_next = piece.rpartition("\n")
-            if not newline and len(held) + len(piece) < _LONGEST_LINE:
+            if not newline and len(held) + len(piece) < _MAX_LINE_CHARACTERS:
                 held += piece
                 continue
-            if not newline:  # nobody's line; it is cut so that memory does not grow
+            if not newline:  # split a very long line to bound memory
                 head, held_next = piece, ""
             yield "\n".join(self.apply(line).text for line in (held + head).split("\n")) + newline
             held = held_next
@@ -156,24 +157,28 @@ class Masks:
 
 
 def _checked(pattern: str) -> str:
-    if len(pattern) > LONGEST_PATTERN:
-        raise _refusal(f"an expression has {len(pattern)} characters and may have {LONGEST_PATTERN}")
+    if len(pattern) > MAX_PATTERN_CHARACTERS:
+        raise _invalid_mask(
+            f"an expression has {len(pattern)} characters; the maximum is {MAX_PATTERN_CHARACTERS}"
+        )
     if _compile(pattern).match("") is not None:
-        raise _refusal(f"the expression {pattern!r} matches the empty text")
+        raise _invalid_mask(f"the expression {pattern!r} matches the empty text")
     return pattern
 
 
 def _compile(pattern: str) -> Any:
     options = re2.Options()
     options.log_errors = False
-    options.max_mem = _MEMORY_BYTES
+    options.max_mem = _MAX_COMPILED_BYTES
     try:
         return re2.compile(pattern, options)
     except re2.error as error:
         why = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
         names = ", ".join(NAMED)
-        raise _refusal(f"{pattern[:80]!r} is no mask: {why}; use {names} or an RE2 expression") from None
+        raise _invalid_mask(
+            f"{pattern[:80]!r} is not a mask: {why}; use {names} or an RE2 expression"
+        ) from None
 
 
-def _refusal(message: str) -> InvalidInput:
+def _invalid_mask(message: str) -> InvalidInput:
     return InvalidInput(message, code="invalid_mask", param="masks")

@@ -1,4 +1,4 @@
-"""A character n-gram model: the strongest simple thing to compare a network with.
+"""A character n-gram model: a strong baseline for the networks.
 
 Interpolated Witten-Bell smoothing (Witten and Bell 1991, method C; Chen and Goodman 1999, section 2.5): with
 C(h) the times context h was seen, T(h) the distinct characters seen after it and h' the context without its
@@ -6,9 +6,9 @@ first character,
 
     p(c | h) = (C(hc) + T(h) p(c | h')) / (C(h) + T(h)),
 
-down to the uniform distribution over the known characters. Every order is a sorted array of the n-grams
-that occurred, so that fitting is one count an order and scoring one binary search an order for all
-characters at once. As in the networks, id 0, the unknown character, is read but never predicted.
+down to the uniform distribution over the known characters. Each order is a sorted array of the n-grams
+that occurred: fitting is one count per order, and scoring is one vectorized binary search per order.
+As in the networks, id 0, the unknown character, may be in a context but is never predicted.
 """
 
 from collections.abc import Sequence
@@ -18,27 +18,31 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.runtime.scoring import unknown_bits
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
 Ids = NDArray[np.integer[Any]]
 Counts = NDArray[np.int64]
 
 _UNSEEN = -1
+_CHUNK = 1 << 18  # characters that are scored at a time
 
 
 @dataclass(frozen=True)
 class _Order:
-    """The n-grams of one length, as (number of the n-gram without its last character) * V + last id."""
+    """The n-grams of one length.
 
-    grams: NDArray[np.int64]  # sorted; the place of a gram is its number
-    counts: NDArray[np.int64]  # C(hc) of each gram; 0 where c is the unknown character
-    seen: NDArray[np.int64]  # C(h), by the number of the gram one shorter
-    followers: NDArray[np.int64]  # T(h), likewise
+    An n-gram's key is (index of the n-gram without its last character) * V + last id; its index is the
+    position of its key in `grams`.
+    """
+
+    grams: Counts  # sorted keys
+    counts: Counts  # C(hc) of each n-gram; 0 if c is the unknown character
+    context_counts: Counts  # C(h), by the index of h
+    followers: Counts  # T(h), by the index of h
 
 
 class NgramModel:
-    """Counts of a text's n-grams up to `order` characters.
+    """Counts of a text's n-grams of up to `order` characters.
 
     >>> model = NgramModel.fit("abababac", order=2)
     >>> model.surprisal("ab", context="").round(2).tolist()  # p(a) = (4 + 3/3) / (8 + 3)
@@ -53,12 +57,12 @@ class NgramModel:
 
     @classmethod
     def fit(cls, text: str, *, order: int = 5, vocabulary: Vocabulary | None = None) -> Self:
-        """Count NFC `text`; `order` 1 uses no context, 5 the four characters before.
+        """Count the n-grams of NFC `text`.
 
         Args:
-            text: at least one character; lines come joined by newlines.
-            order: at least 1.
-            vocabulary: the known characters; those of `text` by default.
+            text: at least one character; lines are joined by newlines.
+            order: maximum length of an n-gram, at least 1: the context is the `order - 1` characters before.
+            vocabulary: the known characters; by default those of `text`.
         """
         vocabulary = vocabulary or Vocabulary(text)
         counted = cls.fit_ids(vocabulary.encode(text), size=len(vocabulary), order=order)
@@ -66,19 +70,19 @@ class NgramModel:
 
     @classmethod
     def fit_ids(cls, ids: Ids, *, size: int, order: int = 5) -> Self:
-        """Count ids (N,), of a vocabulary of `size` with id 0; such a model scores ids alone.
+        """Count ids (N,) of a vocabulary of V = `size` ids; the model scores ids only, no text.
 
-        Takes about 100 bytes a character while it counts.
+        Needs about 100 bytes of memory per character.
         """
-        numbers = np.zeros(len(ids) + 1, np.int64)  # of the gram that ends before each place; () is number 0
+        indices = np.zeros(len(ids) + 1, np.int64)  # of the n-gram that ends before each id; () has index 0
         contexts = 1
         orders = []
         for n in range(1, order + 1):
             if len(ids) < n:
                 break
-            # numbers[i] is of the n - 1 characters that end before place i + n - 1.
-            keys = numbers[: len(ids) - n + 1] * size + ids[n - 1 :]
-            grams, numbers, counts = _count(keys, contexts * size)
+            # indices[i] is that of the n - 1 characters before position i + n - 1.
+            keys = indices[: len(ids) - n + 1] * size + ids[n - 1 :]
+            grams, indices, counts = _count(keys, contexts * size)
             counts[grams % size == UNKNOWN_ID] = 0
             orders.append(_order(grams, counts, contexts, size))
             contexts = len(grams)
@@ -86,14 +90,14 @@ class NgramModel:
 
     @classmethod
     def of_counts(cls, counted: Sequence[tuple[Counts, Counts]], vocabulary: Vocabulary) -> Self:
-        """Make the model that gave these by `counted`. Raises ValueError: no model did."""
+        """Return the model with these counts, as `counted` returns them. Raises ValueError if invalid."""
         if not counted:
             raise ValueError("there are no n-grams")
         size, contexts = len(vocabulary), 1
         orders = []
         for grams, counts in counted:
             if len(grams) != len(counts) or not len(grams) or (np.diff(grams) <= 0).any():
-                raise ValueError("the n-grams are not in order")
+                raise ValueError("the n-grams are not sorted")
             if grams[0] < 0 or grams[-1] >= contexts * size or counts.min() < 0:
                 raise ValueError("an n-gram or its count is out of range")
             orders.append(_order(grams, counts, contexts, size))
@@ -101,23 +105,23 @@ class NgramModel:
         return cls(orders, size, vocabulary)
 
     def counted(self) -> list[tuple[Counts, Counts]]:
-        """Return, of each order, the n-grams as numbers, ascending, and how often each was seen."""
+        """Return the n-grams' sorted keys and their counts, for each order."""
         return [(order.grams, order.counts) for order in self._orders]
 
     def for_vocabulary(self, vocabulary: Vocabulary) -> "NgramModel":
-        """Return this model of ids with the characters that they stand for, so that it scores texts."""
+        """Return the same model with a vocabulary of V ids, so that it scores text."""
         assert len(vocabulary) == self.V
         return NgramModel(self._orders, self.V, vocabulary)
 
     def surprisal(self, text: str, *, context: str = "\n") -> NDArray[np.float64]:
         """Return the bits of each character of NFC `text`, (len(text),), after `context`.
 
-        An unknown character costs what it costs a network: `models.runtime.scoring.unknown_bits`.
+        An unknown character costs `models.text.vocabulary.unknown_bits`, as it does for a network.
         """
         return self.surprisals([text], context=context)[0]
 
     def surprisals(self, lines: Sequence[str], *, context: str = "\n") -> list[NDArray[np.float64]]:
-        """Return `surprisal` of each line, each after the same `context`; one pass for all of them."""
+        """Return `surprisal` of each line, all after the same `context`, in one vectorized pass."""
         assert self.vocabulary is not None, "fitted on ids"
         if not lines:
             return []
@@ -129,61 +133,55 @@ class NgramModel:
         return [part[len(context) :] for part in np.split(bits, ends[:-1])]
 
     def bits_by_order(self, ids: Ids, *, before: Ids | None = None) -> NDArray[np.float64]:
-        """Return (order,) the mean bits a character of ids (N,) with contexts of 0, 1, ... characters.
+        """Return (order,): the mean bits per character of ids (N,), N >= 1, for n-grams of length 1, 2, ...
 
-        Args:
-            ids: the text to judge, N at least 1.
-            before: what comes before it and is context only.
+        `before` are ids that precede them, used as context only.
         """
         lead = np.zeros(0, np.int32) if before is None else before[-self.order :]
         sums = np.zeros(self.order)
-        for at in range(0, len(ids), _SLICE):
-            read = np.concatenate([lead, ids[at : at + _SLICE]])
+        for start in range(0, len(ids), _CHUNK):
+            read = np.concatenate([lead, ids[start : start + _CHUNK]])
             sums += self._bits(read, np.arange(len(read)))[:, len(lead) :].sum(1)
             lead = read[-self.order :]
         return sums / len(ids)
 
     def _bits(self, ids: Ids, reach: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return (order, N) bits of ids (N,), of which ids[i] may look back `reach[i]` characters."""
+        """Return bits (order, N) of ids (N,); ids[i] has `reach[i]` characters of context."""
         bits = np.empty((self.order, len(ids)))
         p = np.full(len(ids), 1 / max(1, self.V - 1))
-        context = np.zeros(len(ids), np.int64)  # the number of what stands before each place
+        context = np.zeros(len(ids), np.int64)  # index of the n-gram before each id
         for n, order in enumerate(self._orders, start=1):
-            known = (context != _UNSEEN) & (reach >= n - 1)
-            grams = np.where(known, context * self.V + ids, _UNSEEN)
-            place = np.minimum(order.grams.searchsorted(grams), len(order.grams) - 1)
-            found = order.grams[place] == grams
-            seen = np.where(known, order.seen[context], 0)
-            weight = np.where(known, order.followers[context], 0)
-            counts = np.where(found, order.counts[place], 0)
-            p = np.where(seen > 0, (counts + weight * p) / np.maximum(seen + weight, 1), p)
+            has_context = (context != _UNSEEN) & (reach >= n - 1)
+            keys = np.where(has_context, context * self.V + ids, _UNSEEN)
+            index = np.minimum(order.grams.searchsorted(keys), len(order.grams) - 1)
+            is_seen = order.grams[index] == keys
+            context_counts = np.where(has_context, order.context_counts[context], 0)
+            followers = np.where(has_context, order.followers[context], 0)
+            counts = np.where(is_seen, order.counts[index], 0)
+            interpolated = (counts + followers * p) / np.maximum(context_counts + followers, 1)
+            p = np.where(context_counts > 0, interpolated, p)
             bits[n - 1] = -np.log2(p)
-            context = np.concatenate([[_UNSEEN], np.where(found, place, _UNSEEN)[:-1]])
+            context = np.concatenate([[_UNSEEN], np.where(is_seen, index, _UNSEEN)[:-1]])
         bits[len(self._orders) :] = bits[len(self._orders) - 1]
         bits[:, ids == UNKNOWN_ID] = unknown_bits(self.V)
         return bits
 
 
 def _order(grams: Counts, counts: Counts, contexts: int, size: int) -> _Order:
-    before = grams // size
-    seen = np.bincount(before, weights=counts, minlength=contexts).astype(np.int64)
-    followers = np.bincount(before, weights=counts > 0, minlength=contexts).astype(np.int64)
-    return _Order(grams, counts, seen, followers)
+    context = grams // size
+    context_counts = np.bincount(context, weights=counts, minlength=contexts).astype(np.int64)
+    followers = np.bincount(context, weights=counts > 0, minlength=contexts).astype(np.int64)
+    return _Order(grams, counts, context_counts, followers)
 
 
-_SLICE = 1 << 18  # characters that are scored at a time
+def _count(keys: Counts, bound: int) -> tuple[Counts, Counts, Counts]:
+    """Return the distinct keys, sorted; the index of each of `keys` among them; and their counts.
 
-
-def _count(
-    keys: NDArray[np.int64], bound: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the distinct keys in order, the place of each of `keys` among them, and how often each is there.
-
-    Keys are below `bound`. Where a table of them all is not much longer than the text, it saves sorting.
+    Keys are below `bound`. If a table of that size is not much longer than the text, it replaces sorting.
     """
     if bound > 4 * len(keys):
         return np.unique(keys, return_inverse=True, return_counts=True)
     counts = np.bincount(keys, minlength=bound)
-    grams = np.flatnonzero(counts)
-    places = np.cumsum(counts > 0) - 1
-    return grams, places[keys], counts[grams]
+    distinct = np.flatnonzero(counts)
+    indices = np.cumsum(counts > 0) - 1
+    return distinct, indices[keys], counts[distinct]

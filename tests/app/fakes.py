@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.explanation import Span
+from models.anomaly.dynamic_evaluation import StreamPosition
+from models.anomaly.scorer import Scorer
+from models.anomaly.spans import Span
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import Busy
-from models.runtime.adaptation import Memory
 from models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
@@ -23,8 +24,9 @@ from models.runtime.requests import (
     Piece,
     Usage,
 )
-from models.runtime.scoring import LineSurprisal, TopCharacters
+from models.runtime.surprisal import LineSurprisal, TopCharacters
 from models.saved_model import Card, SavedModel, describe_files
+from models.text.masks import Masks
 from models.text.vocabulary import Alphabet, Vocabulary
 from store.ids import new_id
 from store.models import Models
@@ -32,7 +34,7 @@ from store.models import Models
 CHARACTERS = "\n abcdefghijklmnopqrstuvwxyz"
 
 UTF8 = "ä→".encode().decode("latin-1")
-"""What a model of bytes goes on with: two bytes, then three."""
+"""What a model of bytes generates: characters of two and three bytes."""
 
 FULL = "z full"
 BROKEN = "z broken"
@@ -89,11 +91,9 @@ class FakeTicket:
 
 
 class FakeEngine:
-    """Goes on with a, b, c, …; is surprised by one bit a known character and eight an unknown one.
+    """Generates a, b, c, …, or UTF8 for a model of bytes; known characters have one bit, unknown ones eight.
 
-    A model of bytes goes on with those of UTF8.
-    The prompt FULL finds every slot taken, BROKEN breaks after one piece, ENDLESS gives no answer
-    until it is cancelled.
+    The prompt FULL is Busy, BROKEN fails after one piece, and ENDLESS gets no answer until it is cancelled.
     """
 
     has_fast = True
@@ -105,7 +105,7 @@ class FakeEngine:
         self.closed = threading.Event()
         self.is_reading_slowly = threading.Event()
         self.slow_readers = 0
-        self._lock = threading.Lock()  # guards it
+        self._lock = threading.Lock()  # guards slow_readers
 
     def complete(self, request: CompletionRequest, on_event: OnEvent) -> FakeTicket:
         """Answer from another thread, as a real engine does."""
@@ -153,28 +153,24 @@ class FakeEngine:
             threading.Thread(target=answer, args=(found,), daemon=True).start()
         return ticket
 
-    def score(self, text: str, *, context: str = "\n") -> NDArray[np.float64]:
-        """Return one bit for a known character and eight for an unknown one."""
-        assert context == "\n"
-        return np.where(self.vocabulary.encode(text) > 0, 1.0, 8.0)
-
-    def score_lines(self, lines: Sequence[str], *, context: str = "\n") -> list[NDArray[np.float64]]:
-        """Return `score` of each line."""
-        return [self.score(line, context=context) for line in lines]
-
-    def read_lines(
+    def line_surprisal(
         self, lines: Sequence[str], *, fast: bool = False, check: Callable[[], None] = lambda: None
     ) -> list[LineSurprisal]:
-        """Return `score` of each line as readings; nothing was expected, and a newline costs half a bit.
+        """Return one bit for a known character, eight for an unknown one, and half a bit for a newline.
 
-        A line SLOW takes until `check` raises, or 30 s.
+        All entropies are 0. A line SLOW takes until `check` raises, or 30 s.
         """
         assert fast in (False, True)
         if SLOW in lines:
             self._read_slowly(check)
         check()
         return [
-            LineSurprisal(self.score(line).astype(np.float32), np.zeros(len(line), np.float32), True, 0.5)
+            LineSurprisal(
+                np.where(self.vocabulary.encode(line) > 0, 1, 8).astype(np.float32),
+                np.zeros(len(line), np.float32),
+                has_end=True,
+                end_bits=0.5,
+            )
             for line in lines
         ]
 
@@ -191,7 +187,7 @@ class FakeEngine:
             with self._lock:
                 self.slow_readers -= 1
 
-    def read_on(
+    def stream_surprisal(
         self,
         lines: Sequence[str],
         state: NDArray[np.float32] | None,
@@ -199,45 +195,14 @@ class FakeEngine:
         fast: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> tuple[list[LineSurprisal], NDArray[np.float32]]:
-        """Return `read_lines`; the state counts the lines."""
+        """Return `line_surprisal`; the state counts the lines."""
         before = np.zeros((1, 1), np.float32) if state is None else state
-        return self.read_lines(lines, fast=fast, check=check), before + len(lines)
-
-    def read_adapting(
-        self, lines: Sequence[str], memory: Memory | None, *, check: Callable[[], None] = lambda: None
-    ) -> tuple[list[LineSurprisal], Memory]:
-        """Return `read_lines`; the memory counts the lines."""
-        known = memory or Memory(np.zeros((1, 1), np.float32), None)
-        change = np.zeros((1, len(self.vocabulary) - 1), np.float32) if known.change is None else known.change
-        readings = self.read_lines(lines, check=check)
-        return readings, Memory(known.state + len(lines), change + np.float32(len(lines)))
-
-    def check_adapting(self) -> None:
-        """Always can."""
+        return self.line_surprisal(lines, fast=fast, check=check), before + len(lines)
 
     @property
     def state_size(self) -> int:
         """Return 1."""
         return 1
-
-    def explain(
-        self,
-        lines: Sequence[str],
-        *,
-        threshold: float,
-        max_read: int,
-        check: Callable[[], None] = lambda: None,
-    ) -> list[list[Span] | None]:
-        """Return each unknown character; an `a` was expected. Each character is read once."""
-        assert threshold >= 0
-        check()
-        ends = np.cumsum([len(line) for line in lines])
-        return [
-            [Span(i, i + 1, 8.0, "a") for i, b in enumerate(self.score(line)) if b == 8]
-            if end <= max_read
-            else None
-            for line, end in zip(lines, ends, strict=True)
-        ]
 
     def top_characters(
         self, text: str, *, top: int, check: Callable[[], None] = lambda: None
@@ -248,10 +213,10 @@ class FakeEngine:
         ids = np.maximum(self.vocabulary.encode(text), 1)[:, None]
         return TopCharacters(ids, np.full(ids.shape, -0.5))
 
-    def describe(
+    def text_logprobs(
         self, text: str, *, top: int, context: str = "\n", check: Callable[[], None] = lambda: None
     ) -> list[CharacterLogprobs]:
-        """Return half a nat for every character, which is the likeliest there; of SLOW as `read_lines`."""
+        """Return half a nat for every character, the likeliest there; SLOW as in `line_surprisal`."""
         assert context and top >= 0
         if SLOW in context + text:
             self._read_slowly(check)
@@ -264,6 +229,44 @@ class FakeEngine:
     def close(self) -> None:
         """Remember that it was closed."""
         self.closed.set()
+
+
+class FakeScorer(Scorer):
+    """Scores lines by a FakeEngine; finds each unknown character anomalous and expects an `a` there."""
+
+    def __init__(self, engine: FakeEngine, saved: SavedModel) -> None:
+        super().__init__(engine, Masks(saved.card.masks))  # type: ignore[arg-type]
+
+    def check_can_adapt(self) -> None:
+        """Raise nothing."""
+
+    def _read_adapting(
+        self, texts: Sequence[str], position: StreamPosition, check: Callable[[], None]
+    ) -> tuple[list[LineSurprisal], StreamPosition]:
+        """Read the lines; state and delta count them."""
+        surprisals, state = self.engine.stream_surprisal(texts, position.state, check=check)
+        delta = np.zeros((1, len(self.engine.vocabulary) - 1), np.float32)
+        if position.delta is not None:
+            delta = position.delta.reshape(delta.shape)
+        return surprisals, StreamPosition(state, delta + np.float32(len(texts)))
+
+    def explain(
+        self,
+        texts: Sequence[str],
+        *,
+        threshold: float,
+        max_read: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[list[Span] | None]:
+        """Read each character once."""
+        assert threshold >= 0
+        check()
+        ends = np.cumsum([len(text) for text in texts])
+        unknown = [np.flatnonzero(self.engine.vocabulary.encode(text) == 0) for text in texts]
+        return [
+            [Span(int(i), int(i) + 1, 8.0, "a") for i in positions] if end <= max_read else None
+            for positions, end in zip(unknown, ends, strict=True)
+        ]
 
 
 def _logprobs(text: str) -> tuple[CharacterLogprobs, ...]:

@@ -21,7 +21,7 @@ from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
-from tests.app.fakes import FakeEngine
+from tests.app.fakes import FakeEngine, FakeScorer
 
 MAX_CORPUS_BYTES = 3_000_000
 TRAINING_MEMORY_BYTES = 2_000_000_000
@@ -67,9 +67,9 @@ def serving(settings: ApiSettings) -> Iterator[Service]:
     """Run the API with a fake engine until the block ends."""
     engines: list[FakeEngine] = []
 
-    def load(saved: SavedModel) -> FakeEngine:
+    def load(saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
         engines.append(FakeEngine(saved))
-        return engines[-1]
+        return engines[-1], FakeScorer(engines[-1], saved)
 
     with served(create_app(settings, load_engine=load)) as url:  # type: ignore[arg-type]
         blobs = open_blobs(settings.blobs_url)

@@ -9,11 +9,11 @@ from models.saved_model import SavedModel, describe_files
 from store import calibrations as module
 from store.blobs import Blobs, open_blobs
 from store.calibrations import MODEL_FILE, Calibrations, validation_file
-from tests.models.anomaly.readings import drawn
+from tests.models.anomaly.surprisals import random_lines
 from tests.models.runtime.networks import saved_model
 
-NORMAL = calibrate(drawn(np.random.default_rng(0), 40))
-OTHER = calibrate(drawn(np.random.default_rng(1), 50))
+NORMAL = calibrate(random_lines(np.random.default_rng(0), 40))
+OTHER = calibrate(random_lines(np.random.default_rng(1), 50))
 
 
 @pytest.fixture

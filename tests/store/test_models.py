@@ -47,6 +47,27 @@ def test_each_publication_is_the_next_version_and_the_bare_name_is_the_newest(bl
     assert [c.reference for c in models.all()] == ["m@2", "m@1"]
 
 
+def test_listing_reads_each_card_once(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = Models(blobs)
+    for number in (1, 2, 3):
+        models.publish(_card(number=number), FILES)
+    models.all()
+    reads: list[str] = []
+    read = blobs.read
+
+    def count(path: str) -> bytes:
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(blobs, "read", count)
+    models.delete("m@2")
+    Models(blobs).publish(_card(number=4), FILES)
+    reads.clear()
+    for _ in range(2):
+        assert [card.reference for card in models.all()] == ["m@4", "m@3", "m@1"]
+    assert reads == ["model_cards/m/000004.json"]
+
+
 def test_publishing_a_model_twice_gives_one_version(blobs: Blobs) -> None:
     models = Models(blobs)
     assert models.publish(_card(), FILES) == models.publish(_card(), FILES)
@@ -276,10 +297,10 @@ def test_a_damaged_file_makes_that_model_unavailable_and_no_other(blobs: Blobs) 
 def test_a_card_of_another_format_or_a_damaged_one_is_refused(
     blobs: Blobs, content: dict[str, object] | None, code: str
 ) -> None:
-    models = Models(blobs)
-    card = models.publish(_card(), FILES)
+    card = Models(blobs).publish(_card(), FILES)
     path = "model_cards/m/000001.json"
     blobs.write(path, json.dumps(content and json.loads(blobs.read(path)) | content).encode())
+    models = Models(blobs)
     with pytest.raises(Unavailable) as caught:
         models.get("m")
     assert caught.value.code == code
@@ -295,6 +316,7 @@ def test_a_damaged_card_blocks_neither_its_name_nor_the_others(
     first = models.publish(_card(), FILES)
     second = models.publish(_card(number=2), FILES)
     blobs.write("model_cards/m/000002.json", damage)
+    models = Models(blobs)
     assert models.publish(_card(number=3), FILES, attempt=1).reference == "m@3"
     assert models.rename("m@1", "other").id == first.id
     assert models.rename("other", "m").reference == "m@4"

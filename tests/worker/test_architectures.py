@@ -104,11 +104,13 @@ def test_a_job_becomes_a_model_that_completes_and_scores(name: str, blobs: Blobs
             text = complete(engine, prompt)
             assert len(text) == 12
             assert set(text) <= set(card.characters)
-        bits = engine.score("the dog, né")
+        bits = engine.line_surprisal(["the dog, né"])[0].bits
         assert bits.shape == (11,)
         assert np.isfinite(bits).all() and (bits >= 0).all()
-        one_by_one = [engine.score_lines([line])[0] for line in ("the cat", "a", "")]
-        for ours, theirs in zip(engine.score_lines(["the cat", "a", ""]), one_by_one, strict=True):
+        one_by_one = [engine.line_surprisal([line])[0].bits for line in ("the cat", "a", "")]
+        for ours, theirs in zip(
+            (one.bits for one in engine.line_surprisal(["the cat", "a", ""])), one_by_one, strict=True
+        ):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
     finally:
         engine.close()

@@ -8,8 +8,8 @@ from models.anomaly.calibration import calibrate
 from models.anomaly.calibration_format import load
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.engine import INT8_FILE
-from models.runtime.scoring import read_lines
 from models.runtime.session import Network, open_network
+from models.runtime.surprisal import line_surprisal
 from store.calibrations import MODEL_FILE, validation_file
 from tests.models.runtime.networks import random_weights
 from worker.calibration import anomaly_files
@@ -29,7 +29,7 @@ def test_calibration_is_made_of_the_whole_lines_of_the_held_out_text(held_out_ch
     files = anomaly_files(graph, text, cores=1)
     made, about = load(files[MODEL_FILE], where=MODEL_FILE)
     assert made.lines == 20 and about["source"] == "held-out text"
-    readings = read_lines(Network(graph), text.vocabulary, lines[-20:], with_end=True)
+    readings = line_surprisal(Network(graph), text.vocabulary, lines[-20:], with_end=True)
     counted = ngram_surprisal.load(files[ngram_surprisal.FILE], text.vocabulary)
     expected = calibrate(ngram_surprisal.with_ngram(readings, lines[-20:], counted))
     np.testing.assert_allclose(made.buckets[0].scores, expected.buckets[0].scores, atol=1e-4)
@@ -42,7 +42,7 @@ def test_calibration_is_made_of_the_newest_lines(monkeypatch: pytest.MonkeyPatch
     graph = graph_for(text)
     files = anomaly_files(graph, text, cores=1)
     made, _ = load(files[MODEL_FILE], where=MODEL_FILE)
-    readings = read_lines(Network(graph), text.vocabulary, lines[-11:], with_end=True)
+    readings = line_surprisal(Network(graph), text.vocabulary, lines[-11:], with_end=True)
     counted = ngram_surprisal.load(files[ngram_surprisal.FILE], text.vocabulary)
     expected = calibrate(ngram_surprisal.with_ngram(readings, lines[-11:], counted))
     np.testing.assert_allclose(made.buckets[0].scores, expected.buckets[0].scores, atol=1e-4)
@@ -58,7 +58,7 @@ def test_calibration_holds_for_int8_too() -> None:
     made, _ = load(files[MODEL_FILE], where=MODEL_FILE)
     counted = ngram_surprisal.load(files[ngram_surprisal.FILE], text.vocabulary)
     for network in (Network(graph), open_network(INT8_FILE, int8, threads=1)):
-        readings = read_lines(network, text.vocabulary, lines[-200:], with_end=True)
+        readings = line_surprisal(network, text.vocabulary, lines[-200:], with_end=True)
         _, p = made.score(ngram_surprisal.with_ngram(readings, lines[-200:], counted))
         assert (p <= 0.01).mean() <= 0.01
 

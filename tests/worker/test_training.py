@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from models.config import Budget, NetworkConfig, TrainingConfig
-from models.runtime.scoring import unknown_bits
 from models.runtime.session import Network
+from models.text.vocabulary import unknown_bits
 from store.blobs import open_blobs
 from worker import training
 from worker.checkpoints import Checkpoint, Checkpoints

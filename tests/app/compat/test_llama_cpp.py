@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.compat.llama_cpp import ENOUGH_CHARACTERS, recent
+from app.compat.llama_cpp import MIN_CONTEXT_CHARACTERS, recent
 from app.settings import ApiSettings
 from tests.app.fakes import ENDLESS, publish
 from tests.app.service import Service, error_of, serving_real, until
@@ -161,7 +161,7 @@ def test_long_text_is_read_from_a_line_on() -> None:
     text = "".join(lines)
     found = recent(text)
     assert text.endswith(found) and found.startswith("line ")
-    assert ENOUGH_CHARACTERS <= len(found) <= 2 * ENOUGH_CHARACTERS
+    assert MIN_CONTEXT_CHARACTERS <= len(found) <= 2 * MIN_CONTEXT_CHARACTERS
 
 
 def test_one_endless_line_is_read_whole() -> None:

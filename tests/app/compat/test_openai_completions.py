@@ -243,7 +243,7 @@ def test_wrong_requests_are_400_and_name_the_field(
 
 
 def test_sdk_raises_its_own_classes(sdk: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="forwards only"):
+    with pytest.raises(openai.BadRequestError, match="left to right"):
         sdk.completions.create(model="random", prompt="a", suffix="b")
     with pytest.raises(openai.NotFoundError, match="no model 'nobody'"):
         sdk.completions.create(model="nobody", prompt="a")

@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from app.compat import openai_completions
-from app.http.bodies import LARGE_BYTES, DocumentRoute, _is_plain
+from app.http.bodies import LARGE_BYTES, DocumentRoute, has_fast_path
 from app.http.dependencies import ServicesDep
 from app.routes import completions
 from tests.app.service import Service, error_of
@@ -61,19 +61,19 @@ def route_of(path: str, function: Any, **options: Any) -> APIRoute:
     return route
 
 
-def test_only_what_needs_nothing_of_the_framework_goes_past_it() -> None:
-    assert _is_plain(route_of("/{model}", plain))
-    assert not _is_plain(route_of("/{model}", plain, dependencies=[Depends(checked)]))
+def test_only_routes_that_need_nothing_else_of_fastapi_have_a_fast_path() -> None:
+    assert has_fast_path(route_of("/{model}", plain))
+    assert not has_fast_path(route_of("/{model}", plain, dependencies=[Depends(checked)]))
     for function in (reads_a_header, reads_the_query, answers_a_dictionary, blocks):
-        assert not _is_plain(route_of("/", function)), function
-    assert not _is_plain(route_of("/{number}", wants_a_number))
+        assert not has_fast_path(route_of("/", function)), function
+    assert not has_fast_path(route_of("/{number}", wants_a_number))
 
 
 @pytest.mark.parametrize("module", [completions, openai_completions])
-def test_keystrokes_go_past_the_framework(module: ModuleType) -> None:
+def test_calls_at_every_keystroke_have_a_fast_path(module: ModuleType) -> None:
     keystrokes = {"/v1/models/{model}/complete", "/v1/models/{model}/next", "/v1/completions"}
     routes = [route for route in module.router.routes if route.path in keystrokes]
-    assert routes and all(_is_plain(route) for route in routes)
+    assert routes and all(has_fast_path(route) for route in routes)
 
 
 @pytest.fixture
@@ -85,8 +85,8 @@ def http(service: Service) -> httpx.Client:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8"])
-def test_both_ways_give_the_same_answer(http: httpx.Client, kind: str) -> None:
-    long = "a" * LARGE_BYTES  # too long for the direct way
+def test_fast_path_and_fastapi_give_the_same_answer(http: httpx.Client, kind: str) -> None:
+    long = "a" * LARGE_BYTES  # too long for the fast path
     answers = []
     for prompt in ("abc", long):
         content = json.dumps({"prompt": prompt, "max_characters": 3})
@@ -108,7 +108,7 @@ def test_both_ways_give_the_same_answer(http: httpx.Client, kind: str) -> None:
         (b"", "application/json", 422, "invalid_field"),
     ],
 )
-def test_wrong_bodies_are_named_as_everywhere(
+def test_errors_of_invalid_bodies_are_those_of_other_routes(
     http: httpx.Client, content: bytes, kind: str, status: int, code: str
 ) -> None:
     answer = http.post(COMPLETE, content=content, headers={"content-type": kind})

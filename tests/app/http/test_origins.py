@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from app.http.middleware import MAX_PLAIN_JSON_BYTES
+from app.http.middleware import MAX_SMALL_JSON_BYTES
 from app.http.origins import HostCheck, is_own_origin
 from app.main import create_app
 from app.settings import ApiSettings
@@ -186,7 +186,7 @@ def test_what_is_refused_has_a_request_id_and_is_counted(settings: ApiSettings, 
     }
     with served(create_app(guarded)) as url, httpx.Client(base_url=url) as http:
         for status, headers in refusals.items():
-            answer = http.post("/v1/jobs", headers=headers, content=b" " * (MAX_PLAIN_JSON_BYTES + 1))
+            answer = http.post("/v1/jobs", headers=headers, content=b" " * (MAX_SMALL_JSON_BYTES + 1))
             error_of(answer, status)
             assert answer.headers["x-request-id"]
             assert ("access-control-allow-origin" in answer.headers) == (headers.get("Origin") == PAGE)

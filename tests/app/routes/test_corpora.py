@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.services.uploads import Gunzip
+from app.services.gunzip import Gunzip
 from tests.app.service import MAX_CORPUS_BYTES, TEXT, Service, error_of, until
 
 

@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 from rq.worker import Worker
 
-from app import main as main_module
+from app import composition
 from app.settings import ApiSettings
 from store.queue import rq_queue
 from store.reconcile import Reconciler
@@ -84,7 +84,7 @@ def test_metrics_tell_requests_jobs_queue_and_engines(service: Service) -> None:
 def test_metrics_count_the_errors_of_a_failing_reconciler_and_tell_its_last_beat(
     settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main_module, "_RECONCILE_S", 0.01)
+    monkeypatch.setattr(composition, "RECONCILE_S", 0.01)
     monkeypatch.setattr(Reconciler, "run", _out_of_descriptors)
     with serving(settings) as service:
 

@@ -40,7 +40,7 @@ def test_text_is_scored_character_by_character(service: Service) -> None:
     }
 
 
-def test_lines_are_scored_each_by_itself(service: Service) -> None:
+def test_each_line_is_scored_by_itself(service: Service) -> None:
     answer = service.http.post(SCORE, json={"lines": ["ab", "", "é→"]}).json()
     assert answer["lines"] == [
         line_of(2, 2.0, bits=[1.0, 1.0], peak_bits=1.0),
@@ -63,14 +63,14 @@ def test_calibrated_lines_get_a_p_value_and_a_flag(service: Service) -> None:
     assert (made["name"], made["lines"], made["smallest_p_value"]) == ("default", 120, 0.008265)
     body = {"lines": ["abab", "ab→→→→ab"], "false_alarms": 0.02, "detail": "line"}
     answer = service.http.post(SCORE, json=body).json()
-    normal, odd = answer["lines"]
+    normal, flagged = answer["lines"]
     assert (normal["anomalous"], normal["spans"]) == (False, [])
-    assert odd["anomalous"] and odd["p_value"] == 0.008264 and odd["score"] > answer["threshold"]
-    assert odd["spans"] == [{"start": i, "end": i + 1, "bits": 8.0, "expected": "a"} for i in range(2, 6)]
+    assert flagged["anomalous"] and flagged["p_value"] == 0.008264 and flagged["score"] > answer["threshold"]
+    assert flagged["spans"] == [{"start": i, "end": i + 1, "bits": 8.0, "expected": "a"} for i in range(2, 6)]
     assert answer["calibration"] == made and answer["false_alarms"] == 0.02
 
 
-def test_lines_that_are_no_longer_like_those_of_the_calibration_are_told(service: Service) -> None:
+def test_drift_from_the_calibration_is_reported(service: Service) -> None:
     calibrate(service)
     same, others = ["ab" * (1 + i % 9) for i in range(120)], ["ab→→ab→"] * 120
     answers = [
@@ -81,7 +81,7 @@ def test_lines_that_are_no_longer_like_those_of_the_calibration_are_told(service
     assert "100% of 120 lines" in answers[1]["drift"] and "calibrate on recent" in answers[1]["drift"]
 
 
-def test_text_of_one_line_is_judged_as_a_line_and_a_longer_one_shows_its_odd_places(service: Service) -> None:
+def test_text_of_one_line_gets_a_score_and_a_longer_one_only_spans(service: Service) -> None:
     calibrate(service)
     answer = service.http.post(SCORE, json={"text": "a→"}).json()
     assert answer["p_value"] is not None and answer["spans"][0]["start"] == 1
@@ -89,7 +89,7 @@ def test_text_of_one_line_is_judged_as_a_line_and_a_longer_one_shows_its_odd_pla
     assert answer["p_value"] is None and [s["start"] for s in answer["spans"]] == [5]
 
 
-def test_masked_parts_are_read_as_one_character_and_told_where_they_were(service: Service) -> None:
+def test_masked_parts_are_one_character_and_reported_at_their_position(service: Service) -> None:
     publish(service.models, name="masked", masks=("numbers",), characters=CHARACTERS + "ⓝ")
     line = "ab 40454 c→ 7"
     answer = service.http.post("/v1/models/masked/score", json={"lines": [line]}).json()
@@ -99,11 +99,11 @@ def test_masked_parts_are_read_as_one_character_and_told_where_they_were(service
     normal = ["ab 1 c"] * 99
     service.http.post("/v1/models/masked/calibrate", json={"lines": normal})
     body = {"lines": [line], "false_alarms": 0.01, "detail": "line"}
-    [odd] = service.http.post("/v1/models/masked/score", json=body).json()["lines"]
-    assert odd["anomalous"] and [(s["start"], s["end"]) for s in odd["spans"]] == [(10, 11)]
+    [line] = service.http.post("/v1/models/masked/score", json=body).json()["lines"]
+    assert line["anomalous"] and [(s["start"], s["end"]) for s in line["spans"]] == [(10, 11)]
 
 
-def test_masks_that_are_none_are_refused_with_the_job(service: Service) -> None:
+def test_invalid_masks_are_refused_with_the_job(service: Service) -> None:
     body = {"corpus": service.upload(), "name": "fox", "masks": ["numbers", "(a"]}
     error = error_of(service.http.post("/v1/jobs", json=body), 422)
     assert (error["code"], error["param"]) == ("invalid_mask", "masks")
@@ -111,7 +111,7 @@ def test_masks_that_are_none_are_refused_with_the_job(service: Service) -> None:
     assert service.http.post("/v1/jobs", json=body).json()["masks"] == ["ip", "[a-z]+7"]
 
 
-def test_detail_none_tells_the_flag_alone(service: Service) -> None:
+def test_detail_none_returns_score_p_value_and_flag(service: Service) -> None:
     calibrate(service)
     answer = service.http.post(SCORE, json={"lines": ["ab"], "detail": "none"}).json()["lines"][0]
     assert {name for name, value in answer.items() if value is not None} == {
@@ -119,9 +119,12 @@ def test_detail_none_tells_the_flag_alone(service: Service) -> None:
     }  # fmt: skip
 
 
-def test_expected_characters_are_told(service: Service) -> None:
+def test_expected_characters_are_returned(service: Service) -> None:
     answer = service.http.post(SCORE, json={"lines": ["ab"], "expected": 2}).json()
-    assert [[one["character"] for one in place] for place in answer["lines"][0]["expected"]] == [["a"], ["b"]]
+    assert [[one["character"] for one in position] for position in answer["lines"][0]["expected"]] == [
+        ["a"],
+        ["b"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def test_expected_characters_are_told(service: Service) -> None:
         ({"lines": ["ab" * 50] * 500, "expected": 6}, "42,857"),
     ],
 )
-def test_expected_of_too_much_is_refused_with_what_to_send(
+def test_expected_for_too_many_characters_is_refused_with_the_limit(
     service: Service, body: dict[str, Any], largest: str
 ) -> None:
     error = error_of(service.http.post(SCORE, json=body), 422)
@@ -139,7 +142,7 @@ def test_expected_of_too_much_is_refused_with_what_to_send(
     assert f"send at most {largest} characters" in error["message"]
 
 
-def test_expected_of_a_model_of_bytes_is_counted_in_bytes(service: Service) -> None:
+def test_expected_of_a_model_of_bytes_is_limited_in_bytes(service: Service) -> None:
     publish(service.models, name="raw", characters="".join(map(chr, range(255))), alphabet="bytes")
     body = {"text": "→" * 5_000, "expected": 20}
     error = error_of(service.http.post("/v1/models/raw/score", json=body), 422)
@@ -147,14 +150,16 @@ def test_expected_of_a_model_of_bytes_is_counted_in_bytes(service: Service) -> N
     assert service.http.post(SCORE, json=body).status_code == 200
 
 
-def test_expected_characters_of_a_text_are_told_in_its_order_and_with_their_names(service: Service) -> None:
+def test_expected_characters_of_a_text_are_in_order_and_labeled(service: Service) -> None:
     publish(service.models, name="raw", characters="".join(map(chr, range(255))), alphabet="bytes")
     answer = service.http.post("/v1/models/raw/score", json={"text": 'a"é', "expected": 3}).json()
-    told = [[(one["character"], one["probability"]) for one in place] for place in answer["expected"]]
-    assert told == [[(name, 0.606531)] for name in ("a", '"', "\\xc3", "\\xa9")]
+    expected = [
+        [(one["character"], one["probability"]) for one in position] for position in answer["expected"]
+    ]
+    assert expected == [[(name, 0.606531)] for name in ("a", '"', "\\xc3", "\\xa9")]
 
 
-def test_lines_beyond_the_bound_are_explained_when_they_are_sent_alone(
+def test_lines_beyond_the_limit_are_explained_if_sent_alone(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibrate(service)
@@ -176,7 +181,7 @@ def test_lines_beyond_the_bound_are_explained_when_they_are_sent_alone(
     assert text["explained"] is False and text["spans"][0]["expected"] is None
 
 
-def test_rate_that_the_calibration_does_not_allow_is_refused_with_the_number_needed(service: Service) -> None:
+def test_rate_below_what_the_calibration_allows_is_refused_with_the_number_needed(service: Service) -> None:
     calibrate(service)
     error = error_of(service.http.post(SCORE, json={"lines": ["a"], "false_alarms": 0.001}), 422)
     assert (error["code"], error["param"]) == ("too_few_calibration_lines", "false_alarms")
@@ -197,7 +202,7 @@ def test_calibration_is_chosen_by_name(service: Service) -> None:
     assert error["code"] == "calibration_not_found"
 
 
-def test_stream_goes_on_where_its_last_call_ended(service: Service) -> None:
+def test_stream_continues_where_its_last_call_ended(service: Service) -> None:
     body = {"lines": ["ab", "ba"], "context": "stream", "stream_id": "host-1:/var/log/x"}
     assert service.http.post(SCORE, json=body).json()["stream"] == {
         "id": "host-1:/var/log/x", "lines": 2, "restarted": "new"
@@ -210,7 +215,7 @@ def test_stream_goes_on_where_its_last_call_ended(service: Service) -> None:
     assert service.http.post(SCORE, json=body).json()["stream"]["restarted"] == "new"
 
 
-def test_stream_of_a_model_that_has_been_replaced_begins_anew_and_says_so(service: Service) -> None:
+def test_stream_of_a_replaced_model_restarts_and_reports_it(service: Service) -> None:
     body = {"lines": ["ab"], "context": "stream", "stream_id": "s"}
     service.http.post(SCORE, json=body)
     publish(service.models)
@@ -220,7 +225,7 @@ def test_stream_of_a_model_that_has_been_replaced_begins_anew_and_says_so(servic
     }  # fmt: skip
 
 
-def test_adapting_stream_keeps_what_it_learned(service: Service) -> None:
+def test_adapting_stream_keeps_its_delta(service: Service) -> None:
     body = {"lines": ["ab"], "context": "stream", "stream_id": "s", "adapt": True}
     for count in (1, 2, 3):
         assert service.http.post(SCORE, json=body).json()["stream"]["lines"] == count
@@ -229,7 +234,7 @@ def test_adapting_stream_keeps_what_it_learned(service: Service) -> None:
         assert turn.stream.change is not None and turn.stream.change[0] == 3
 
 
-def test_stream_that_begins_to_adapt_keeps_its_state(service: Service) -> None:
+def test_stream_that_starts_to_adapt_keeps_its_state(service: Service) -> None:
     body = {"lines": ["ab"], "context": "stream", "stream_id": "s"}
     assert service.http.post(SCORE, json=body).status_code == 200
     with Streams(service.live._redis).turn("fake@1", "s", size=1) as turn:
@@ -241,14 +246,14 @@ def test_stream_that_begins_to_adapt_keeps_its_state(service: Service) -> None:
         assert turn.stream.state[0, 0] > before[0, 0]
 
 
-def test_calls_on_one_stream_at_once_all_count(service: Service) -> None:
+def test_concurrent_calls_on_one_stream_are_all_counted(service: Service) -> None:
     body = {"lines": ["ab"] * 3, "context": "stream", "stream_id": "busy"}
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: service.http.post(SCORE, json=body).json(), range(12)))
     assert sorted(a["stream"]["lines"] for a in answers) == [3 * (i + 1) for i in range(12)]
 
 
-def test_detail_line_leaves_characters_out(service: Service) -> None:
+def test_detail_line_omits_characters(service: Service) -> None:
     answer = service.http.post(SCORE, json={"lines": ["ab"], "detail": "line"}).json()
     assert answer["lines"][0]["bits"] is None
     assert service.http.post(SCORE, json={"text": "ab", "detail": "line"}).json()["bits"] is None
@@ -280,7 +285,7 @@ def test_detail_line_leaves_characters_out(service: Service) -> None:
         ({"text": "a", "calibration": "../x"}, "calibration"),
     ],
 )
-def test_wrong_fields_are_named(service: Service, body: dict[str, Any], param: str) -> None:
+def test_invalid_fields_are_named(service: Service, body: dict[str, Any], param: str) -> None:
     assert error_of(service.http.post(SCORE, json=body), 422)["param"] == param
 
 

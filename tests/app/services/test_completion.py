@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.services.completion import MAX_UNREAD_EVENTS, Completing, prepare
+from app.services.completion import MAX_UNREAD_EVENTS, RunningCompletion
 from app.services.engines import Engines, Loaded
+from app.services.prompts import prepare
 from app.settings import ApiSettings
+from models.anomaly.scorer import Scorer
 from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Event
 from models.text.masks import Masks
@@ -300,7 +302,12 @@ def test_stream_whose_client_reads_nothing_is_not_generated_to_its_end(http: htt
 def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
     engine = Engine(saved_model())
     loaded = Loaded(
-        "random@1", engine, engine.saved.vocabulary, engine.weight_bytes, engine.saved, Masks(()), holders=2
+        "random@1",
+        engine,
+        engine.saved.vocabulary,
+        engine.weight_bytes,
+        engine.saved,
+        Scorer(engine, Masks(())),
     )
     request = CompletionRequest(prompt="abc", max_characters=5_000, n=4, seed=1)
 
@@ -309,7 +316,7 @@ def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
 
     async def read_late() -> list[Event]:
         engines = Engines(Models(open_blobs("memory:///")), lambda _: engine, limit_bytes=1 << 30)
-        with Completing(engines, loaded, request, []) as completing:
+        with RunningCompletion(engines, loaded, request, []) as running:
             until(lambda: generated() > MAX_UNREAD_EVENTS)
             # As soon as others are answered, it stands still.
             for _ in range(3):
@@ -317,7 +324,7 @@ def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
             before = generated()
             await asyncio.to_thread(complete_in_process, engine, "abc", max_characters=10)
             assert generated() == before + 10 < 20_000
-            return [event async for event in completing.events()]
+            return [event async for event in running.events()]
 
     events = asyncio.run(read_late())
     alone = complete_in_process(engine, "abc", max_characters=5_000, n=4, seed=1)

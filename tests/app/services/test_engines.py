@@ -13,7 +13,7 @@ from models.errors import NotFound, Unavailable
 from models.saved_model import SavedModel
 from store.blobs import open_blobs
 from store.models import Models
-from tests.app.fakes import FakeEngine, publish
+from tests.app.fakes import FakeEngine, FakeScorer, publish
 from tests.app.service import until
 
 SIZE = len(b"onnx of a")
@@ -32,10 +32,11 @@ class Loader:
         self.loaded: list[str] = []
         self._delay_s = delay_s
 
-    def __call__(self, saved: SavedModel) -> FakeEngine:
+    def __call__(self, saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
         time.sleep(self._delay_s)
         self.loaded.append(saved.card.reference)
-        return FakeEngine(saved)
+        engine = FakeEngine(saved)
+        return engine, FakeScorer(engine, saved)
 
 
 def pool(models: Models, load: Loader, *, limit_bytes: int = 1000, pinned: Sequence[str] = ()) -> Engines:
@@ -46,7 +47,7 @@ def test_model_is_loaded_once_for_all_who_ask_at_once(models: Models) -> None:
     load = Loader(delay_s=0.05)
     engines = pool(models, load)
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(engines.take, ["a", "a@1"] * 4))
+        found = list(threads.map(engines.acquire, ["a", "a@1"] * 4))
     assert load.loaded == ["a@1"] and len(set(map(id, found))) == 1
 
 
@@ -60,13 +61,13 @@ def test_model_that_has_just_been_loaded_is_not_loaded_again(models: Models) -> 
 
         def pop(self, key: str, *_: None) -> threading.Lock:  # type: ignore[override]
             lock = super().pop(key)
-            others.append(threading.Thread(target=engines.take, args=("a",)))
+            others.append(threading.Thread(target=engines.acquire, args=("a",)))
             others[-1].start()
             others[-1].join(0.2)
             return lock
 
-    engines._loading = Loading()
-    engines.take("a")
+    engines._load_locks = Loading()
+    engines.acquire("a")
     for other in others:
         other.join()
     assert load.loaded == ["a@1"]
@@ -99,8 +100,8 @@ def test_model_in_use_is_never_closed(models: Models) -> None:
 def test_unknown_model_fails_and_nothing_is_kept(models: Models) -> None:
     engines = pool(models, Loader())
     with pytest.raises(NotFound):
-        engines.take("nobody")
-    assert engines.take_if_ready("nobody") is None
+        engines.acquire("nobody")
+    assert engines.acquire_if_loaded("nobody") is None
 
 
 def test_damaged_model_fails_every_time_and_loads_once_repaired() -> None:
@@ -112,9 +113,9 @@ def test_damaged_model_fails_every_time_and_loads_once_repaired() -> None:
     engines = pool(Models(blobs), Loader())
     for _ in range(2):
         with pytest.raises(Unavailable):
-            engines.take("a")
+            engines.acquire("a")
     blobs.write(path, good)
-    engines.take("a")
+    engines.acquire("a")
 
 
 def test_new_version_is_found_while_the_old_one_is_in_use(models: Models) -> None:
@@ -138,7 +139,7 @@ def test_pinned_models_are_loaded_at_the_start_and_stay(models: Models) -> None:
 
 def test_pinned_model_that_cannot_be_read_does_not_keep_the_others_from_loading(models: Models) -> None:
     class OutOfFiles(Loader):
-        def __call__(self, saved: SavedModel) -> FakeEngine:
+        def __call__(self, saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
             if saved.card.name == "a":
                 raise OSError(errno.EMFILE, "Too many open files")
             return super().__call__(saved)
@@ -162,7 +163,7 @@ def test_requests_go_on_with_the_old_version_while_the_new_one_loads(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engines = pool(models, Loader(delay_s=0.6), limit_bytes=1000)
-    engines.give_back(engines.take("a"))
+    engines.release(engines.acquire("a"))
     publish(models, name="a")
     longest_s = 0.0
     monkeypatch.setattr(engines_module, "RESOLVE_S", 0.05)
@@ -170,10 +171,10 @@ def test_requests_go_on_with_the_old_version_while_the_new_one_loads(
     seen: list[str] = []
     while "a@2" not in seen:
         began = time.monotonic()
-        model = engines.take("a")
+        model = engines.acquire("a")
         longest_s = max(longest_s, time.monotonic() - began)
         seen.append(model.reference)
-        engines.give_back(model)
+        engines.release(model)
         time.sleep(0.001)
         assert len(seen) < 5000
     assert longest_s < 0.15
@@ -181,12 +182,12 @@ def test_requests_go_on_with_the_old_version_while_the_new_one_loads(
 
 def test_version_deleted_by_another_process_is_soon_unknown(models: Models) -> None:
     engines = pool(models, Loader())
-    engines.give_back(engines.take("b"))
+    engines.release(engines.acquire("b"))
     models.delete("b")
 
     def is_gone() -> bool:
         try:
-            engines.give_back(engines.take("b"))
+            engines.release(engines.acquire("b"))
         except NotFound:
             return True
         return False
@@ -203,7 +204,7 @@ def test_a_model_that_nobody_waits_for_any_more_is_not_held(models: Models) -> N
     go_on = threading.Event()
 
     class Slow(Loader):
-        def __call__(self, saved: SavedModel) -> FakeEngine:
+        def __call__(self, saved: SavedModel) -> tuple[FakeEngine, FakeScorer]:
             assert go_on.wait(20)
             return super().__call__(saved)
 
@@ -211,18 +212,18 @@ def test_a_model_that_nobody_waits_for_any_more_is_not_held(models: Models) -> N
     engines = pool(models, load)
 
     async def leave() -> None:
-        taking = [asyncio.create_task(engines.take_async("a")) for _ in range(9)]  # more than load at a time
+        taking = [asyncio.create_task(engines.acquire_async("a")) for _ in range(9)]  # > _LOADERS
         await asyncio.sleep(0.01)
         for task in taking[1:]:
             task.cancel()
         go_on.set()
-        engines.give_back(await taking[0])
+        engines.release(await taking[0])
 
     asyncio.run(leave())
 
     def is_held_by_nobody_else() -> bool:
         with engines.use("a") as model:
-            return model.holders == 1
+            return model.users == 1
 
     until(is_held_by_nobody_else)
     assert load.loaded == ["a@1"]

@@ -1,4 +1,3 @@
-import asyncio
 import gzip
 import http.client
 import json
@@ -9,11 +8,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import redis
-from starlette.types import Message
 
-from app.services.score_stream import MAX_LINE_CHARACTERS, Splitter, _Body
-from app.services.scoring import Scorer
-from app.services.uploads import Gunzip
+from app.services.line_input import MAX_LINE_CHARACTERS
+from app.services.scoring import CalibratedScorer
 from store.streams import Streams
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
@@ -49,25 +46,25 @@ def calibrate(service: Service) -> None:
     assert service.http.post("/v1/models/fake/calibrate", json={"lines": lines}).status_code == 201
 
 
-def test_each_line_is_answered_with_its_number_and_place(service: Service) -> None:
+def test_record_has_the_number_and_offset_of_its_line(service: Service) -> None:
     found = scored(service, "ab\n\né→\nlast".encode())
     assert [(one["line"], one["offset"], one["characters"], one["total_bits"]) for one in found] == [
         (1, 0, 2, 2.0), (2, 3, 0, 0.0), (3, 4, 2, 16.0), (4, 10, 4, 4.0)
     ]  # fmt: skip
 
 
-def test_stream_and_json_say_the_same_of_a_line(service: Service) -> None:
+def test_stream_and_json_give_a_line_the_same_score(service: Service) -> None:
     calibrate(service)
     lines = ["abab", "ab→ab", ""]
     body = {"lines": lines, "detail": "character"}
     whole = service.http.post(SCORE, json=body).json()["lines"]
     found = scored(service, "\n".join(lines).encode() + b"\n", detail="character", explain=True)
     for one, other in zip(found, whole, strict=False):
-        told = {name: value for name, value in other.items() if value is not None}
-        assert {name: one[name] for name in told} == told
+        fields = {name: value for name, value in other.items() if value is not None}
+        assert {name: one[name] for name in fields} == fields
 
 
-def test_only_anomalous_lines_are_answered_when_that_is_asked(service: Service) -> None:
+def test_only_anomalous_returns_anomalous_lines_only(service: Service) -> None:
     calibrate(service)
     start, *found, end = stream(service, "ab\nab→→→\nba\n".encode(), only="anomalous", echo=True)
     assert [(one["line"], one["text"], one["anomalous"]) for one in found] == [(2, "ab→→→", True)]
@@ -75,7 +72,7 @@ def test_only_anomalous_lines_are_answered_when_that_is_asked(service: Service) 
     assert start["calibration"]["lines"] == 120 and start["model"] == "fake@1"
 
 
-def test_stream_that_is_no_longer_like_the_calibration_ends_with_what_to_do(service: Service) -> None:
+def test_stream_that_has_drifted_from_the_calibration_ends_with_advice(service: Service) -> None:
     calibrate(service)
     end = stream(service, "ab→→ab→\n".encode() * 150, only="anomalous")[-1]
     assert (end["unusual"], end["lines"]) == (150, 150) and "calibrate on recent" in end["drift"]
@@ -83,7 +80,7 @@ def test_stream_that_is_no_longer_like_the_calibration_ends_with_what_to_do(serv
     assert end["unusual"] == 0 and "drift" not in end
 
 
-def test_json_lines_carry_their_ids(service: Service) -> None:
+def test_ids_of_json_lines_are_returned(service: Service) -> None:
     data = b'"ab"\n{"line": "abc", "id": [7]}\n{"text": "x"}\nnone\n"a\\u0301"\n'
     found = scored(service, data, "application/x-ndjson")
     assert [one.get("characters") for one in found] == [2, 3, None, None, 1]
@@ -91,7 +88,7 @@ def test_json_lines_carry_their_ids(service: Service) -> None:
     assert {one["error"]["code"] for one in found[2:4]} == {"malformed_line"}
 
 
-def test_bytes_that_are_not_utf8_are_flagged_where_they_are_and_are_the_end_of_nothing(
+def test_bytes_that_are_not_utf8_are_reported_and_the_stream_continues(
     service: Service,
 ) -> None:
     found = stream(service, b"ab\nca\xe9fe\n\xff\xfe\nab\n")
@@ -101,12 +98,12 @@ def test_bytes_that_are_not_utf8_are_flagged_where_they_are_and_are_the_end_of_n
     assert found[2]["characters"] == 5 and found[-1]["not_utf8"] == 2
 
 
-def test_carriage_returns_at_the_end_of_lines_are_no_part_of_them(service: Service) -> None:
+def test_trailing_carriage_returns_are_removed(service: Service) -> None:
     found = scored(service, b"ab\r\na\rb\r\n")
     assert [(one["characters"], one["total_bits"]) for one in found] == [(2, 2.0), (3, 10.0)]
 
 
-def test_a_line_without_end_is_cut_and_says_so(service: Service) -> None:
+def test_overlong_line_is_truncated_and_marked(service: Service) -> None:
     long = b"a" * (MAX_LINE_CHARACTERS + 5) + b"\n" + b"b" * 10_000_000 + b"\nab\n"
     found = scored(service, long)
     assert [(one["characters"], one.get("truncated")) for one in found] == [
@@ -115,12 +112,12 @@ def test_a_line_without_end_is_cut_and_says_so(service: Service) -> None:
     assert found[2]["offset"] == MAX_LINE_CHARACTERS + 6 + 10_000_001
 
 
-def test_a_cut_through_a_character_is_no_encoding_error(service: Service) -> None:
+def test_truncation_inside_a_character_is_no_encoding_error(service: Service) -> None:
     found = scored(service, b"a" + "→".encode() * 200_000 + b"\n")
     assert found[0]["truncated"] and "not_utf8" not in found[0]
 
 
-def test_gzip_is_undone_and_broken_gzip_ends_the_stream_with_an_error(service: Service) -> None:
+def test_gzip_is_decoded_and_malformed_gzip_ends_the_stream_with_an_error(service: Service) -> None:
     packed = gzip.compress(b"ab\nabc\n")
     headers = {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
     found = records(service.http.post(SCORE, content=packed, headers=headers))
@@ -129,9 +126,7 @@ def test_gzip_is_undone_and_broken_gzip_ends_the_stream_with_an_error(service: S
     assert found[-2]["error"]["code"] == "gzip_broken"
 
 
-def test_a_stream_of_more_than_a_body_may_have_is_taken(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stream_may_be_larger_than_the_body_limit(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.http.middleware.MAX_JSON_BYTES", 10_000)
     line = b"abcdefghij" * 10 + b"\n"
     end = stream(service, line * 3_000, only="anomalous")[-1]
@@ -161,13 +156,13 @@ def test_lines_are_answered_while_more_are_sent(service: Service) -> None:
     connection.close()
 
 
-def test_stream_with_an_id_is_shared_with_other_calls(service: Service) -> None:
+def test_stream_with_an_id_continues_over_calls(service: Service) -> None:
     query = {"context": "stream", "stream_id": "s"}
     assert stream(service, b"ab\nab\n", **query)[-1]["stream"] == {"id": "s", "lines": 2, "restarted": "new"}
     assert stream(service, b"ab\n", **query)[-1]["stream"] == {"id": "s", "lines": 3, "restarted": None}
 
 
-def test_a_client_that_goes_away_is_let_go(service: Service) -> None:
+def test_disconnected_client_frees_its_resources(service: Service) -> None:
     place = urlsplit(str(service.http.base_url))
     connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=20)
     connection.putrequest("POST", SCORE)
@@ -191,14 +186,14 @@ def test_a_client_that_goes_away_is_let_go(service: Service) -> None:
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_wrong_options_are_refused_before_the_stream_begins(
+def test_invalid_options_are_refused_before_the_stream_begins(
     service: Service, query: dict[str, Any], param: str
 ) -> None:
     answer = service.http.post(SCORE, content=b"a\n", headers={"Content-Type": "text/plain"}, params=query)
     assert error_of(answer, 422)["param"] == param
 
 
-def test_what_is_not_there_is_refused_before_the_stream_begins(service: Service) -> None:
+def test_missing_model_or_calibration_is_refused_before_the_stream_begins(service: Service) -> None:
     headers = {"Content-Type": "text/plain"}
     answer = service.http.post("/v1/models/nobody/score", content=b"a\n", headers=headers)
     assert error_of(answer, 404)["code"] == "model_not_found"
@@ -208,16 +203,7 @@ def test_what_is_not_there_is_refused_before_the_stream_begins(service: Service)
     assert error_of(answer, 415)["code"] == "unsupported_encoding"
 
 
-@pytest.mark.parametrize("cut", range(1, 12))
-def test_splitter_does_not_care_where_pieces_end(cut: int) -> None:
-    data = b"ab\n\nlonger\nx"
-    whole, parts = Splitter(longest=4), Splitter(longest=4)
-    expected = [*whole.feed(data), *whole.finish()]
-    assert [*parts.feed(data[:cut]), *parts.feed(data[cut:]), *parts.finish()] == expected
-    assert [line.data for line in expected] == [b"ab", b"", b"long", b"x"]
-
-
-def test_half_a_character_in_json_is_read_as_the_replacement_character(service: Service) -> None:
+def test_unpaired_surrogate_in_json_becomes_the_replacement_character(service: Service) -> None:
     publish(service.models, name="masked", masks=("numbers",))
     content = rb'"a\ud800 12"' + b"\n" + rb'"\ud83d\ude00"'
     answer = service.http.post(
@@ -226,29 +212,29 @@ def test_half_a_character_in_json_is_read_as_the_replacement_character(service: 
     assert [one["characters"] for one in records(answer)[1:-1]] == [5, 1]
 
 
-def test_a_stream_without_redis_ends_with_an_error_that_says_so(
+def test_stream_without_redis_ends_with_queue_unavailable(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin(*_: object, **__: object) -> None:
-        raise redis.ConnectionError("nobody there")
+        raise redis.ConnectionError("connection refused")
 
     monkeypatch.setattr(Streams, "begin", begin)
     *_, error, _ = stream(service, b"ab\n", context="stream", stream_id="s")
     assert error["object"] == "error" and error["error"]["code"] == "queue_unavailable"
 
 
-def test_a_mistake_of_ours_ends_the_stream_as_promised(
+def test_internal_error_ends_the_stream_with_an_error_record(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Scorer, "read", broken)
+    monkeypatch.setattr(CalibratedScorer, "read", broken)
     *_, error, _ = stream(service, b"ab\n")
     assert error["object"] == "error" and error["error"]["code"] == "internal_error"
 
 
-def test_expected_characters_are_told_in_short_pieces_and_not_of_long_lines(service: Service) -> None:
+def test_expected_characters_are_returned_except_for_long_lines(service: Service) -> None:
     data = ("ab\n" * 3000 + "a" * 6000 + "\n").encode()
     *short, long = scored(service, data, detail="character", expected=2)
     assert len(short) == 3000
@@ -256,7 +242,7 @@ def test_expected_characters_are_told_in_short_pieces_and_not_of_long_lines(serv
     assert "expected" not in long and len(long["bits"]) == 6000
 
 
-def test_an_id_that_is_no_number_of_json_makes_its_line_malformed(service: Service) -> None:
+def test_id_with_an_infinite_number_makes_its_line_malformed(service: Service) -> None:
     first, second = scored(
         service, b'{"line": "a", "id": 1e999}\n{"line": "a", "id": [1, "x"]}\n', "application/x-ndjson"
     )
@@ -265,51 +251,9 @@ def test_an_id_that_is_no_number_of_json_makes_its_line_malformed(service: Servi
 
 
 @pytest.mark.parametrize("depth", [101, 3_000, 9_991, 60_000])
-def test_id_that_is_nested_too_deeply_is_that_lines_error(service: Service, depth: int) -> None:
+def test_id_nested_too_deeply_makes_its_line_malformed(service: Service, depth: int) -> None:
     deep = b'{"line": "a", "id": ' + b"[" * depth + b"]" * depth + b"}\n"
     fine = b'{"line": "a", "id": ' + b"[" * 100 + b"]" * 100 + b"}\n"
     first, second = scored(service, deep + fine, "application/x-ndjson")
     assert first["error"]["code"] == "malformed_line" and "id" not in first
     assert second["characters"] == 1 and json.dumps(second["id"]) == "[" * 100 + "]" * 100
-
-
-def test_empty_members_of_gzip_do_not_keep_the_event_loop() -> None:
-    body, turns = gzip.compress(b"") * 50_000, 0
-
-    async def receive() -> Message:
-        nonlocal body
-        if not body:
-            await asyncio.Event().wait()
-        sent, body = body, b""
-        return {"type": "http.request", "body": sent, "more_body": False}
-
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    async def read() -> None:
-        counting = asyncio.ensure_future(count_turns())
-        await asyncio.sleep(0)
-        lines = _Body(receive, Gunzip(), threading.Event())
-        reading = asyncio.ensure_future(lines.read_all())
-        assert await lines.take(lambda: False, 1) == (b"", True)
-        reading.cancel()
-        counting.cancel()
-
-    asyncio.run(read())
-    assert turns > 10
-
-
-def test_body_that_breaks_in_an_unforeseen_way_is_not_waited_for() -> None:
-    async def receive() -> Message:
-        raise ZeroDivisionError
-
-    async def read() -> None:
-        body = _Body(receive, None, threading.Event())
-        await body.read_all()
-        with pytest.raises(ZeroDivisionError):
-            await asyncio.wait_for(body.take(lambda: False, 1), 10)
-
-    asyncio.run(read())

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from app.services.engines import Loaded
-from app.services.scoring import Options, Scorer
+from app.services.scoring import CalibratedScorer, ScoreOptions
+from models.anomaly.scorer import Scorer
 from models.runtime.engine import Engine
 from models.text.masks import Masks
 from tests.models.runtime.networks import CHARACTERS, saved_model
@@ -14,11 +15,12 @@ from tests.models.runtime.networks import CHARACTERS, saved_model
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
     saved = saved_model(units=[12])
-    return Loaded("m@1", Engine(saved), saved.vocabulary, 0, saved, Masks(("numbers",)))
+    engine = Engine(saved)
+    return Loaded("m@1", engine, saved.vocabulary, 0, saved, Scorer(engine, Masks(("numbers",))))
 
 
-def test_the_largest_answer_of_expected_characters_is_written_in_little_memory(loaded: Loaded) -> None:
-    scorer = Scorer(loaded, None, Options("character", expected=20))
+def test_largest_answer_of_expected_characters_needs_little_memory(loaded: Loaded) -> None:
+    scorer = CalibratedScorer(loaded, None, ScoreOptions("character", expected=20))
     text = "".join(np.random.default_rng(0).choice([*CHARACTERS], 14_285))
     scorer.check_expected([text])
     [line] = scorer.read([text])
@@ -27,22 +29,22 @@ def test_the_largest_answer_of_expected_characters_is_written_in_little_memory(l
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(written) > 10_000_000 and peak_bytes < 6 * len(written)
-    told = json.loads(written)
-    assert len(told) == len(text) and {len(place) for place in told} == {20}
+    expected = json.loads(written)
+    assert len(expected) == len(text) and {len(position) for position in expected} == {20}
 
 
-def test_expected_characters_are_those_that_the_engine_describes(loaded: Loaded) -> None:
-    scorer = Scorer(loaded, None, Options("character", expected=3))
+def test_expected_characters_are_those_of_the_engine(loaded: Loaded) -> None:
+    scorer = CalibratedScorer(loaded, None, ScoreOptions("character", expected=3))
     [line] = scorer.read(["ab 123 é#"])
-    told = json.loads(scorer.expected_json(line))
-    described = loaded.engine.describe(line.masked.text, top=3)
-    assert [told[line.masked.origin(place)] for place in range(len(described))] == [
+    expected = json.loads(scorer.expected_json(line))
+    described = loaded.engine.text_logprobs(line.masked.text, top=3)
+    assert [expected[line.masked.origin(position)] for position in range(len(described))] == [
         [{"character": c, "probability": round(float(np.exp(p)), 6)} for c, p in one.top] for one in described
     ]
-    assert told[4:6] == [[], []]  # the rest of the masked part
+    assert expected[4:6] == [[], []]  # the rest of the masked part
 
 
-def test_work_that_nobody_waits_for_ends_at_the_next_step(loaded: Loaded) -> None:
+def test_cancelled_work_ends_at_the_next_step(loaded: Loaded) -> None:
     steps = 0
 
     def check() -> None:
@@ -51,12 +53,12 @@ def test_work_that_nobody_waits_for_ends_at_the_next_step(loaded: Loaded) -> Non
         if steps > 5:
             raise InterruptedError
 
-    scorer = Scorer(loaded, None, Options("character", expected=3), check)
+    scorer = CalibratedScorer(loaded, None, ScoreOptions("character", expected=3), check)
     with pytest.raises(InterruptedError):
         scorer.read(["ab" * 50_000])
     assert steps == 6
     steps = 0
-    [line] = Scorer(loaded, None, Options()).read(["ab" * 50_000])
+    [line] = CalibratedScorer(loaded, None, ScoreOptions()).read(["ab" * 50_000])
     with pytest.raises(InterruptedError):
         scorer.expected_json(line)
     assert steps == 6

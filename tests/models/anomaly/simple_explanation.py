@@ -1,8 +1,4 @@
-"""The spans of one line, found the simple way: every edit of a surprising character is read to its end.
-
-The reference for `models.anomaly.explanation`, which reads many lines side by side and skips
-edits that cannot win.
-"""
+"""Reference for `models.anomaly.explanation`: one line at a time, every hypothesis read to its end."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.explanation import FAULT_BITS, MOST_LOOKED_AT, MOST_MARKS, Span, _joined
+from models.anomaly.noisy_channel import FAULT_BITS, MAX_EXAMINED, MAX_MARKS
+from models.anomaly.spans import Span, merged
 from models.runtime.decoding import BITS, log_softmax
-from models.runtime.scoring import unknown_bits
 from models.runtime.session import State, StepNetwork
-from models.text.vocabulary import UNKNOWN_ID, Vocabulary
+from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 
-_LEAST_EXCESS = 3.0
+_MIN_EXCESS = 3.0
 _LOOK_BACK = 3
 _LOOK_AHEAD = 8
 _CANDIDATES = 6
@@ -29,152 +25,143 @@ def anomalous_spans(
     line: str,
     *,
     threshold: float,
-    context: str = "\n",
-    start: State | None = None,
 ) -> list[Span]:
-    """Return the odd spans of a line of characters, in order.
-
-    Args:
-        network: what reads it.
-        vocabulary: its characters.
-        line: the characters.
-        threshold: excess of surprisal over its expectation, in bits, above which a character is odd; one
-            that the network does not know is odd anyway.
-        context: what is read before the line, from the state `start`.
-        start: (1, S), by default zeros.
-    """
+    """Return the anomalous spans of a line of characters, in order."""
     ids = vocabulary.encode(line)
-    state = network.initial_state() if start is None else start
-    before = vocabulary.encode(context or "\n")
-    state = _read(network, before[:-1], state)
-    last = int(before[-1])  # the character that has not been read yet, by which the next is predicted
+    state = network.initial_state()
+    last = int(vocabulary.encode("\n")[0])  # not read yet
     marks: list[Span] = []
-    most_marks = MOST_MARKS * (1 + line.count("\n"))
-    at = looked_at = 0
-    while at < len(ids) and len(marks) < most_marks:
-        least = min(threshold, _LEAST_EXCESS) if looked_at < MOST_LOOKED_AT else threshold
-        found = _next_odd(network, ids[at:], last, state, least)
+    max_marks = MAX_MARKS * (1 + line.count("\n"))
+    at = examined = 0
+    while at < len(ids) and len(marks) < max_marks:
+        min_excess = min(threshold, _MIN_EXCESS) if examined < MAX_EXAMINED else threshold
+        found = _next_surprising(network, ids[at:], last, state, min_excess)
         if found is None:
             break
-        place = at + found.place
-        best = _best_reading(network, vocabulary, ids, place, found)
-        looked_at += 1
+        position = at + found.position
+        best = _best_hypothesis(network, vocabulary, ids, position, found)
+        examined += 1
         if best.mark:
             marks.append(best.mark)
-        is_odd = found.excess > threshold and not best.mark  # an edit before it explains it, too
-        is_unknown = ids[place] == UNKNOWN_ID and not (best.mark and best.mark.start == place)
-        if is_odd or is_unknown:
-            marks.append(Span(place, place + 1, float(found.bits[-1])))
+        is_above = found.excess > threshold and not best.mark  # an edit before it explains it, too
+        is_unknown = ids[position] == UNKNOWN_ID and not (best.mark and best.mark.start == position)
+        if is_above or is_unknown:
+            marks.append(Span(position, position + 1, float(found.bits[-1])))
         state, last = best.state, best.last
-        at = place + 1
-    return _joined(marks)
+        at = position + 1
+    return merged(marks)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A surprising character, and the few before it that have not been asked about."""
+class _Surprising:
+    """A surprising character, with the few before it that have not been examined."""
 
-    place: int
+    position: int
     excess: float
-    window: NDArray[np.int32]  # (W,) those characters, and it
-    bits: NDArray[np.float64]  # (W,) what they cost
-    logprobs: NDArray[np.float64]  # (W, V - 1) what was predicted
-    state: State  # before them
-    last: int  # the character before them, which has not been read
+    window: NDArray[np.int32]  # (W,) ids, the last of which is the character
+    bits: NDArray[np.float64]  # (W,) their surprisal
+    logprobs: NDArray[np.float64]  # (W, V - 1) the predictions
+    state: State  # before the window
+    last: int  # the unread character before the window
 
 
 @dataclass(frozen=True)
 class _Best:
-    """The best reading of a surprising character, and from where the network reads on."""
+    """The best hypothesis about a surprising character, and where reading continues."""
 
-    mark: Span | None  # the character that is edited; None: all is best left as it is
+    mark: Span | None  # the edited character; None: no edit
     state: State
-    last: int  # the character that has not been read
+    last: int  # the unread character
 
 
-def _next_odd(
-    network: StepNetwork, ids: NDArray[np.int32], last: int, state: State, least_excess: float
-) -> _Found | None:
-    """Find the first character whose excess is above `least_excess`, or that is unknown."""
+def _next_surprising(
+    network: StepNetwork, ids: NDArray[np.int32], last: int, state: State, min_excess: float
+) -> _Surprising | None:
+    """Find the first character whose excess is above `min_excess`, or that is unknown."""
     inputs = np.concatenate([np.array([last], np.int32), ids[:-1]])
     back, before = 0, state  # the beginning of the slice before this one
     for at in range(0, len(ids), _SLICE):
         part = ids[at : at + _SLICE]
         logits, after = network.step(inputs[at : at + _SLICE, None], state)
-        _, excess = _surprise(log_softmax(logits[:, 0]), part, network.V)
-        odd = np.flatnonzero((excess > least_excess) | (part == UNKNOWN_ID))
-        if odd.size:
-            place = at + int(odd[0])
-            first = max(0, place - _LOOK_BACK)
+        _, excess = _surprisal(log_softmax(logits[:, 0]), part, network.V)
+        surprising = np.flatnonzero((excess > min_excess) | (part == UNKNOWN_ID))
+        if surprising.size:
+            position = at + int(surprising[0])
+            first = max(0, position - _LOOK_BACK)
             before = _read(network, inputs[back:first], before)
-            logits, _ = network.step(inputs[first : place + 1, None], before)
-            logprobs, window = log_softmax(logits[:, 0]), ids[first : place + 1]
-            bits, _ = _surprise(logprobs, window, network.V)
-            return _Found(place, float(excess[odd[0]]), window, bits, logprobs, before, int(inputs[first]))
+            logits, _ = network.step(inputs[first : position + 1, None], before)
+            logprobs, window = log_softmax(logits[:, 0]), ids[first : position + 1]
+            bits, _ = _surprisal(logprobs, window, network.V)
+            return _Surprising(
+                position, float(excess[surprising[0]]), window, bits, logprobs, before, int(inputs[first])
+            )
         back, before, state = at, state, after
     return None
 
 
-def _best_reading(
-    network: StepNetwork, vocabulary: Vocabulary, ids: NDArray[np.int32], at: int, found: _Found
+def _best_hypothesis(
+    network: StepNetwork, vocabulary: Vocabulary, ids: NDArray[np.int32], at: int, surprising: _Surprising
 ) -> _Best:
-    window = found.window.tolist()
+    window = surprising.window.tolist()
     ahead = ids[at + 1 : at + 1 + _LOOK_AHEAD]
-    # The place, what is expected there, and what is then read in place of the window. First: all stands.
-    readings: list[tuple[int, str | None, list[int]]] = [(len(window) - 1, None, window)]
+    # Position in the window, what is expected there, and the corrected window; the first has no edit.
+    hypotheses: list[tuple[int, str | None, list[int]]] = [(len(window) - 1, None, window)]
     for i in reversed(range(len(window))):
         is_last = i == len(window) - 1 and not len(ahead)
-        for expected, put in _edits(vocabulary, window[i], found.logprobs[i], is_last=is_last):
-            readings.append((i, expected, [*window[:i], *put, *window[i + 1 :]]))
-    costs = _costs_ahead(network, [put for _, _, put in readings], ahead, found.state, found.last)
+        for expected, edited in _edits(vocabulary, window[i], surprising.logprobs[i], is_last=is_last):
+            hypotheses.append((i, expected, [*window[:i], *edited, *window[i + 1 :]]))
+    costs = _costs_ahead(
+        network, [edited for _, _, edited in hypotheses], ahead, surprising.state, surprising.last
+    )
     best = int(np.argmin(costs))
     if costs[0] - costs[best] <= FAULT_BITS:
         best = 0
-    i, instead, put = readings[best]
+    i, expected, edited = hypotheses[best]
     start = at + 1 - len(window) + i
-    mark = Span(start, start + 1, float(found.bits[i]), instead) if best else None
-    state, last = found.state, found.last
-    if put:
-        state, last = _read(network, np.array([last, *put[:-1]], np.int32), state), put[-1]
+    mark = Span(start, start + 1, float(surprising.bits[i]), expected) if best else None
+    state, last = surprising.state, surprising.last
+    if edited:
+        state, last = _read(network, np.array([last, *edited[:-1]], np.int32), state), edited[-1]
     return _Best(mark, state, last)
 
 
 def _edits(
-    vocabulary: Vocabulary, odd: int, logprobs: NDArray[np.float64], *, is_last: bool
+    vocabulary: Vocabulary, an_id: int, logprobs: NDArray[np.float64], *, is_last: bool
 ) -> Iterator[tuple[str, list[int]]]:
-    """Yield what is expected in place of a character, and its ids: nothing, another, or one more before it.
-
-    Of the last of a line another is expected: nothing behind it tells that from the rest.
-    """
+    """Yield what is expected instead of a character, and its ids."""
     likely = np.argsort(-logprobs, kind="stable")[: _CANDIDATES + 1] + 1
-    candidates = [int(i) for i in likely if i != odd][:_CANDIDATES]
+    candidates = [int(i) for i in likely if i != an_id][:_CANDIDATES]
     yield from ((vocabulary.characters[c - 1], [c]) for c in candidates)
     if not is_last:
         yield "", []
-        yield from ((vocabulary.characters[c - 1] + vocabulary.decode([odd]), [c, odd]) for c in candidates)
+        yield from (
+            (vocabulary.characters[c - 1] + vocabulary.decode([an_id]), [c, an_id]) for c in candidates
+        )
 
 
-def _surprise(
+def _surprisal(
     logprobs: NDArray[np.float64], ids: NDArray[np.int32], size: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return bits and excess (T,) of ids (T,) where logprobs (T, V - 1) were predicted."""
+    """Return bits and excess (T,) of ids (T,) predicted by logprobs (T, V - 1)."""
     bits = _bits(logprobs, ids, size)
     return bits, bits + (np.exp(logprobs) * logprobs).sum(1) * BITS
 
 
 def _costs_ahead(
-    network: StepNetwork, puts: Sequence[Sequence[int]], ahead: NDArray[np.int32], state: State, last: int
+    network: StepNetwork, windows: Sequence[Sequence[int]], ahead: NDArray[np.int32], state: State, last: int
 ) -> NDArray[np.float64]:
-    """Return (n,) the bits, after the last character, of each of `puts` together with `ahead`."""
-    longest = max(map(len, puts)) + len(ahead)
-    rows = np.zeros((longest + 1, len(puts)), np.int32)
-    for column, put in enumerate(puts):
-        row = [last, *put, *ahead]
+    """Return (n,) the bits of each of `windows` together with `ahead`, after the character `last`."""
+    longest = max(map(len, windows)) + len(ahead)
+    rows = np.zeros((longest + 1, len(windows)), np.int32)
+    for column, window_ids in enumerate(windows):
+        row = [last, *window_ids, *ahead]
         rows[: len(row), column] = row
-    logits, _ = network.step(rows[:-1], np.repeat(state, len(puts), 0))
+    logits, _ = network.step(rows[:-1], np.repeat(state, len(windows), 0))
     logprobs = log_softmax(logits)
-    bits = np.stack([_bits(logprobs[:, i], rows[1:, i], network.V) for i in range(len(puts))], 1)
-    return np.array([bits[: len(put) + len(ahead), column].sum() for column, put in enumerate(puts)])
+    bits = np.stack([_bits(logprobs[:, i], rows[1:, i], network.V) for i in range(len(windows))], 1)
+    return np.array(
+        [bits[: len(window_ids) + len(ahead), column].sum() for column, window_ids in enumerate(windows)]
+    )
 
 
 def _bits(logprobs: NDArray[np.float64], ids: NDArray[np.int32], size: int) -> NDArray[np.float64]:

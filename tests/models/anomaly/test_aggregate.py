@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from models.anomaly.aggregate import STATISTICS, WINDOWS, peak_bits, statistics
-from models.runtime.scoring import LineSurprisal
-from tests.models.anomaly.readings import drawn, reading
+from models.runtime.surprisal import LineSurprisal
+from tests.models.anomaly.surprisals import random_lines, surprisal
 
 
 def naive(one: LineSurprisal) -> list[float]:
@@ -19,27 +19,32 @@ def naive(one: LineSurprisal) -> list[float]:
     return found
 
 
-def test_statistics_are_what_their_definitions_say() -> None:
-    lines = [*drawn(np.random.default_rng(0), 50), reading([]), reading([], end=3.0), reading([2.0, 5.0])]
+def test_statistics_agree_with_their_definitions() -> None:
+    lines = [
+        *random_lines(np.random.default_rng(0), 50),
+        surprisal([]),
+        surprisal([], end=3.0),
+        surprisal([2.0, 5.0]),
+    ]
     np.testing.assert_allclose(statistics(lines), [naive(one) for one in lines], atol=1e-5)
 
 
-def test_no_line_needs_another() -> None:
-    lines = drawn(np.random.default_rng(1), 20)
+def test_statistics_of_a_line_do_not_depend_on_others() -> None:
+    lines = random_lines(np.random.default_rng(1), 20)
     together = statistics(lines)
     np.testing.assert_allclose(together, np.concatenate([statistics([one]) for one in lines]), atol=1e-9)
     np.testing.assert_allclose(together[::-1], statistics(lines[::-1]), atol=1e-9)
 
 
-def test_what_was_expected_to_surprise_is_no_excess() -> None:
-    random_id = reading([4.0] * 20, [4.0] * 20)
+def test_surprisal_equal_to_entropy_is_no_excess() -> None:
+    random_id = surprisal([4.0] * 20, [4.0] * 20)
     found = dict(zip(STATISTICS, statistics([random_id])[0], strict=True))
     assert found["bits_line"] == pytest.approx(4.0)
     assert found["excess_line"] == found["excess_1"] == pytest.approx(0.0)
 
 
-def test_lines_of_nothing() -> None:
+def test_empty_lines_have_statistics_of_zero() -> None:
     assert statistics([]).shape == (0, len(STATISTICS))
-    assert not statistics([reading([]), reading([])]).any()
+    assert not statistics([surprisal([]), surprisal([])]).any()
     assert peak_bits(np.empty(0, np.float32)) == 0
     assert peak_bits(np.array([3.0], np.float32)) == 3

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from models.anomaly.explanation import MOST_MARKS, Span, anomalous_spans, explain, highest_window, plain_spans
+from models.anomaly.explanation import explain
+from models.anomaly.noisy_channel import MAX_MARKS
+from models.anomaly.spans import Span, highest_window, threshold_spans
 from models.architectures.onnx_graph import stateful_lstm_graph
-from models.runtime.session import Network
+from models.runtime.session import Network, StepNetwork
 from models.text.vocabulary import Vocabulary
 from tests.models.anomaly import simple_explanation
 from tests.models.runtime.networks import CHARACTERS, random_weights
@@ -14,10 +16,10 @@ FAR_BITS = 20.0
 
 
 class Alphabet:
-    """Expects the alphabet, over and over: after each letter the next, after a newline `a`.
+    """Predicts the alphabet, over and over: after each letter the next, after a newline `a`.
 
-    Its state is the place it is at. A wrong letter does not move it on, so that what follows a letter too
-    many, or one in place of another, surprises it too unless it is told better.
+    Its state is the position in the alphabet. A wrong letter does not advance it, so the letters after an
+    insertion or a substitution are surprising too, unless the fault is corrected.
     """
 
     V = len(VOCABULARY)
@@ -34,6 +36,14 @@ class Alphabet:
             one[np.arange(len(row)), letters[place.astype(int) % 26]] = FAR_BITS * np.log(2)
             logits.append(one)
         return np.stack(logits)[first:], place[:, None].astype(np.float32)
+
+
+def anomalous_spans(
+    network: StepNetwork, vocabulary: Vocabulary, line: str, *, threshold: float
+) -> list[Span]:
+    [spans] = explain(network, vocabulary, [line], threshold=threshold)
+    assert spans is not None
+    return spans
 
 
 def marked(line: str) -> list[tuple[str, str | None]]:
@@ -62,7 +72,7 @@ def test_only_the_fault_is_marked_with_what_was_expected(line: str, found: list[
 
 
 class Late(Alphabet):
-    """Expects `x` as much as the right letter everywhere, and the right one again after it."""
+    """Predicts `x` and the correct letter equally, and the correct letter again after `x`."""
 
     def step(self, ids: np.ndarray, state: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
         logits, state = super().step(ids, state, first)
@@ -70,42 +80,42 @@ class Late(Alphabet):
         return logits, state
 
 
-def test_a_wrong_letter_that_surprises_only_behind_it_is_marked_where_it_stands() -> None:
+def test_fault_that_is_surprising_only_after_it_is_marked_at_its_position() -> None:
     [span] = anomalous_spans(Late(), VOCABULARY, "abcxefghijk", threshold=99.0)
     assert (span.start, span.end, span.expected) == (3, 4, "d")
-    assert span.bits < 2  # it was as likely as the right one
+    assert span.bits < 2  # as likely as the correct letter
 
 
 def test_every_line_of_a_text_has_its_own_marks() -> None:
     many = "".join("#" + letter for letter in "abcdefghijklmnopqrst")
     text = many + "\n\nu#v"
-    assert MOST_MARKS < many.count("#") < 2 * MOST_MARKS
+    assert MAX_MARKS < many.count("#") < 2 * MAX_MARKS
     assert anomalous_spans(Alphabet(), VOCABULARY, text, threshold=8.0)[-1].end == len(text) - 1
 
 
-def test_without_a_second_reading_what_follows_is_marked_too() -> None:
+def test_without_explanation_consequences_are_marked_too() -> None:
     bits = np.array([0.1, 12, 9, 0.1, 9, 0.1, 0.1, 9], np.float32)
     unknown = np.arange(8) == 0
-    spans = plain_spans(bits, np.zeros(8, np.float32), unknown, threshold=8.0)
+    spans = threshold_spans(bits, np.zeros(8, np.float32), unknown, threshold=8.0)
     assert [(s.start, s.end) for s in spans] == [(0, 5), (7, 8)]
 
 
-def test_a_line_of_nothing_but_faults_ends_somewhere() -> None:
+def test_marks_of_a_line_of_faults_are_bounded() -> None:
     spans = anomalous_spans(Alphabet(), VOCABULARY, "zz" * 500, threshold=8.0)
-    assert sum(s.end - s.start for s in spans) <= 2 * MOST_MARKS
+    assert sum(s.end - s.start for s in spans) <= 2 * MAX_MARKS
 
 
-def test_unknown_characters_are_odd() -> None:
+def test_unknown_characters_are_anomalous() -> None:
     assert [(s.start, s.end) for s in anomalous_spans(Alphabet(), VOCABULARY, "abc#efg", threshold=8.0)] == [
         (3, 4)
     ]
 
 
-def test_last_character_can_be_odd() -> None:
+def test_last_character_can_be_anomalous() -> None:
     assert marked("abcx") == [("x", "d")]
 
 
-def test_where_no_character_stands_out_the_oddest_part_is_told() -> None:
+def test_highest_window_is_the_part_with_the_highest_excess() -> None:
     bits = np.array([1, 1, 3, 3, 3, 1], np.float32)
     assert highest_window(bits, np.zeros(6, np.float32), 3) == [Span(2, 5, 9.0)]
     assert highest_window(bits[:0], bits[:0]) == []
@@ -127,11 +137,11 @@ def damaged_lines(count: int = 20) -> list[str]:
 @pytest.fixture(scope="module")
 def network() -> Network:
     weights = random_weights(len(CHARACTERS) + 1, 5, [9, 7])
-    weights["dense/kernel"] *= 6  # so that it is sure of what comes, and surprised by what does
+    weights["dense/kernel"] *= 6  # for confident predictions and high surprisal
     return Network(stateful_lstm_graph(weights))
 
 
-def test_many_lines_have_the_spans_that_the_simple_way_finds_in_each(network: Network) -> None:
+def test_many_lines_have_the_spans_of_the_simple_reference(network: Network) -> None:
     known = Vocabulary(CHARACTERS)
     lines = [*damaged_lines(), "a" * 300, "é#" * 40]
     together = explain(network, known, lines, threshold=6.0)
@@ -142,7 +152,7 @@ def test_many_lines_have_the_spans_that_the_simple_way_finds_in_each(network: Ne
     assert len(spans) > 50 and sum(span.expected is not None for span in spans) > 15
 
 
-def test_spans_are_the_same_alone_and_in_any_company(network: Network) -> None:
+def test_spans_are_the_same_alone_and_in_any_batch(network: Network) -> None:
     known, lines = Vocabulary(CHARACTERS), damaged_lines()
     together = explain(network, known, lines, threshold=6.0)
     assert together == [anomalous_spans(network, known, line, threshold=6.0) for line in lines]
@@ -150,7 +160,7 @@ def test_spans_are_the_same_alone_and_in_any_company(network: Network) -> None:
 
 
 class Counting(Alphabet):
-    """Counts the characters that it has read."""
+    """Counts the characters read."""
 
     read = 0
 
@@ -159,7 +169,7 @@ class Counting(Alphabet):
         return super().step(ids, state, first)
 
 
-def test_so_much_is_read_and_the_first_lines_are_explained() -> None:
+def test_first_lines_are_explained_until_the_limit() -> None:
     lines = [f"abcdefgh{wrong}jklmnop" for wrong in "qrstuvwxyz" * 20]
     network, limit = Counting(), 10_000
     spans = explain(network, VOCABULARY, lines, threshold=8.0, max_read=limit)
@@ -171,7 +181,7 @@ def test_so_much_is_read_and_the_first_lines_are_explained() -> None:
     assert spans == explain(Alphabet(), VOCABULARY, lines, threshold=8.0, max_read=limit)
 
 
-def test_a_text_that_takes_too_long_is_given_up() -> None:
+def test_text_that_exceeds_the_limit_is_abandoned() -> None:
     network = Counting()
     assert explain(network, VOCABULARY, ["zq" * 5_000 + "\n" * 900], threshold=8.0, max_read=3_000) == [None]
     assert network.read < 12_000

@@ -2,34 +2,34 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from models.anomaly.metrics import FALSE_ALARMS, auroc, average_precision, judge, recall_at, roc
+from models.anomaly.metrics import FALSE_ALARMS, auroc, average_precision, detection_quality, recall_at, roc
 
 
 @pytest.mark.parametrize("ties", [True, False])
-def test_figures_agree_with_scikit_learn(ties: bool) -> None:
+def test_metrics_agree_with_scikit_learn(ties: bool) -> None:
     random = np.random.default_rng(0)
-    odd = random.random(500) < 0.1
-    scores = random.normal(0, 1, 500) + 1.5 * odd
+    anomalous = random.random(500) < 0.1
+    scores = random.normal(0, 1, 500) + 1.5 * anomalous
     if ties:
         scores = scores.round()
-    assert auroc(scores, odd) == pytest.approx(roc_auc_score(odd, scores))
-    assert average_precision(scores, odd) == pytest.approx(average_precision_score(odd, scores))
-    false, true, _ = roc_curve(odd, scores)
+    assert auroc(scores, anomalous) == pytest.approx(roc_auc_score(anomalous, scores))
+    assert average_precision(scores, anomalous) == pytest.approx(average_precision_score(anomalous, scores))
+    false, true, _ = roc_curve(anomalous, scores)
     for rate in FALSE_ALARMS:
-        assert recall_at(scores, odd, rate) == pytest.approx(true[false <= rate + 1e-12].max())
+        assert recall_at(scores, anomalous, rate) == pytest.approx(true[false <= rate + 1e-12].max())
 
 
 def test_perfect_and_useless_scores() -> None:
-    odd = np.array([False] * 8 + [True] * 2)
-    found = judge(np.arange(10.0), odd)
+    anomalous = np.array([False] * 8 + [True] * 2)
+    found = detection_quality(np.arange(10.0), anomalous)
     assert (found.auroc, found.average_precision, found.recall) == (1.0, 1.0, (1.0, 1.0, 1.0))
-    same = judge(np.zeros(10), odd)
+    same = detection_quality(np.zeros(10), anomalous)
     assert (same.auroc, same.average_precision, same.recall) == (0.5, 0.2, (0.0, 0.0, 0.0))
 
 
-def test_roc_goes_from_corner_to_corner_and_is_short() -> None:
+def test_roc_runs_from_corner_to_corner_with_few_points() -> None:
     random = np.random.default_rng(0)
-    odd = random.random(5000) < 0.5
-    points = roc(random.normal(0, 1, 5000) + odd, odd)
+    anomalous = random.random(5000) < 0.5
+    points = roc(random.normal(0, 1, 5000) + anomalous, anomalous)
     assert points[0] == (0, 0) and points[-1] == (1, 1) and len(points) <= 200
     assert points == sorted(points)

@@ -1,4 +1,4 @@
-"""The n-grams beside a network: kept as they were counted, and weighed by what they are worth."""
+"""The n-grams of a model: their file, and their weight in the score."""
 
 import io
 import itertools
@@ -8,13 +8,13 @@ import pytest
 
 from models.anomaly import ngram_surprisal
 from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
-from models.anomaly.calibration import NETWORKS_SHARE, calibrate
+from models.anomaly.calibration import NETWORK_WEIGHT, calibrate
 from models.anomaly.calibration_format import dump, load
 from models.errors import Unavailable
-from models.runtime.scoring import LineSurprisal
+from models.runtime.surprisal import LineSurprisal
 from models.text.ngram import NgramModel
 from models.text.vocabulary import Vocabulary
-from tests.models.anomaly.readings import reading
+from tests.models.anomaly.surprisals import surprisal
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 20
 VOCABULARY = Vocabulary(TEXT)
@@ -22,28 +22,28 @@ COUNTED = ngram_surprisal.ngram_of(VOCABULARY.encode(TEXT), VOCABULARY)
 LINES = ["the cat sat on the log", "", "zzz", "a mat on a log"]
 
 
-def readings(lines: list[str], *, bits: float) -> list[LineSurprisal]:
-    """What a network says that is surprised by every character alike, with the newline behind it."""
+def surprisals(lines: list[str], *, bits: float) -> list[LineSurprisal]:
+    """Surprisal by a network for which every character and newline costs `bits`."""
     return ngram_surprisal.with_ngram(
-        [reading([bits] * len(line), end=bits) for line in lines], lines, COUNTED
+        [surprisal([bits] * len(line), end=bits) for line in lines], lines, COUNTED
     )
 
 
-def test_file_gives_back_what_was_counted() -> None:
+def test_file_survives_a_round_trip() -> None:
     again = ngram_surprisal.load(ngram_surprisal.dump(COUNTED), VOCABULARY)
     for a, b in zip(again.surprisals(LINES), COUNTED.surprisals(LINES), strict=True):
         np.testing.assert_array_equal(a, b)
     assert ngram_surprisal.dump(again) == ngram_surprisal.dump(COUNTED)
 
 
-def test_bits_are_those_of_the_line_and_the_newline_behind_it() -> None:
-    [one] = readings(["the cat"], bits=1.0)
+def test_bits_are_those_of_the_line_and_its_newline() -> None:
+    [one] = surprisals(["the cat"], bits=1.0)
     expected = NgramModel.fit(TEXT, order=ngram_surprisal.ORDER).surprisal("the cat\n")
     np.testing.assert_allclose(one.ngram_bits, expected, rtol=1e-6)
 
 
-def test_what_is_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ngram_surprisal, "MOST_CHARACTERS", 46)
+def test_number_of_counted_characters_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ngram_surprisal, "MAX_CHARACTERS", 46)
     ids = VOCABULARY.encode(TEXT)
     assert ngram_surprisal.dump(ngram_surprisal.ngram_of(ids, VOCABULARY)) == ngram_surprisal.dump(
         ngram_surprisal.ngram_of(ids[-46:], VOCABULARY)
@@ -67,37 +67,37 @@ def test_damaged_files_are_refused(cut: int) -> None:
         {"grams_1": np.array([1]), "other": np.array([1])},
     ],
 )
-def test_files_that_no_counting_gives_are_refused(arrays: dict[str, np.ndarray]) -> None:
+def test_impossible_counts_are_refused(arrays: dict[str, np.ndarray]) -> None:
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     with pytest.raises(Unavailable, match="damaged"):
         ngram_surprisal.load(file.getvalue(), VOCABULARY)
 
 
-def test_statistics_have_the_n_grams_behind_the_networks() -> None:
-    found = statistics(readings(LINES, bits=2.0))
+def test_statistics_of_n_grams_follow_those_of_the_network() -> None:
+    found = statistics(surprisals(LINES, bits=2.0))
     assert found.shape == (len(LINES), len(STATISTICS) + len(NGRAM_STATISTICS))
-    plain = [reading([2.0] * len(line), end=2.0) for line in LINES]
+    plain = [surprisal([2.0] * len(line), end=2.0) for line in LINES]
     np.testing.assert_allclose(found[:, : len(STATISTICS)], statistics(plain))
     mean = [one.mean() for one in COUNTED.surprisals([line + "\n" for line in LINES])]
     np.testing.assert_allclose(found[:, -1], mean, rtol=1e-6)
 
 
-def test_who_reads_normal_lines_in_fewer_bits_weighs_more() -> None:
+def test_the_better_predictor_of_normal_lines_weighs_more() -> None:
     lines = [" ".join(words) for words in itertools.permutations(["the cat", "sat on", "the mat", "the log"])]
     ngrams = np.concatenate(COUNTED.surprisals([line + "\n" for line in lines])).mean()
     shares = [
-        calibrate(readings(lines, bits=ngrams + more)).buckets[0].weights[:8].sum()
+        calibrate(surprisals(lines, bits=ngrams + more)).buckets[0].weights[:8].sum()
         for more in (-0.9, -0.2, 0.0, 0.2, 0.9)
     ]
-    least, most = NETWORKS_SHARE
+    least, most = NETWORK_WEIGHT
     np.testing.assert_allclose(shares, [most, 0.6, 0.5, 0.4, least], rtol=1e-3)
-    weights = calibrate(readings(lines, bits=1.0)).buckets[0].weights
+    weights = calibrate(surprisals(lines, bits=1.0)).buckets[0].weights
     assert weights.sum() == pytest.approx(1.0) and (weights > 0).all()
 
 
-def test_a_network_that_knows_nothing_leaves_the_judgement_to_the_n_grams() -> None:
+def test_n_grams_find_anomalies_that_a_useless_network_misses() -> None:
     lines = [line for line in TEXT.split("\n") if line] * 5
-    known, _ = load(dump(calibrate(readings(lines, bits=4.0))), where="a test")
-    scores, p = known.score(readings(["the cat sat on the mat", "tac eht tas no eht tam"], bits=4.0))
+    known, _ = load(dump(calibrate(surprisals(lines, bits=4.0))), where="a test")
+    scores, p = known.score(surprisals(["the cat sat on the mat", "tac eht tas no eht tam"], bits=4.0))
     assert p[0] > 0.3 and p[1] < 0.01 and scores[1] > scores[0]

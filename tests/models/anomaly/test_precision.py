@@ -3,35 +3,34 @@ import numpy as np
 from models.anomaly.aggregate import statistics
 from models.anomaly.calibration import calibrate
 from models.anomaly.precision import higher
-from models.runtime.scoring import LineSurprisal
-from tests.models.anomaly.readings import drawn
+from models.runtime.surprisal import LineSurprisal
+from tests.models.anomaly.surprisals import random_lines
 
 
-def nudged(readings: list[LineSurprisal], random: np.random.Generator, by: float) -> list[LineSurprisal]:
-    """The same lines as another precision may read them."""
+def perturbed(lines: list[LineSurprisal], random: np.random.Generator, by: float) -> list[LineSurprisal]:
+    """The same lines with the rounding of another precision."""
 
     def off(values: np.ndarray) -> np.ndarray:
         return (values + random.uniform(-by, by, values.shape)).astype(np.float32)
 
     return [
-        LineSurprisal(off(r.bits), off(r.entropy), r.has_end, r.end_bits + by, r.end_entropy)
-        for r in readings
+        LineSurprisal(off(r.bits), off(r.entropy), r.has_end, r.end_bits + by, r.end_entropy) for r in lines
     ]
 
 
-def test_no_figure_is_below_that_of_either_precision() -> None:
+def test_no_statistic_is_below_that_of_either_precision() -> None:
     random = np.random.default_rng(1)
-    first = drawn(random, 40)
-    second = nudged(first, random, 0.3)
+    first = random_lines(random, 40)
+    second = perturbed(first, random, 0.3)
     both = statistics(higher(first, second))
     assert (both >= np.maximum(statistics(first), statistics(second)) - 1e-5).all()
     np.testing.assert_allclose(statistics(higher(first, first)), statistics(first), atol=1e-5)
 
 
-def test_lines_alike_to_the_letter_stay_normal_in_the_other_precision() -> None:
+def test_duplicates_stay_normal_in_the_other_precision() -> None:
     random = np.random.default_rng(2)
-    kinds = drawn(random, 5)
-    int8 = nudged(kinds, random, 0.3)
+    kinds = random_lines(random, 5)
+    int8 = perturbed(kinds, random, 0.3)
     calibration = [i % 5 for i in range(120)]
     alone = calibrate([kinds[i] for i in calibration])
     both = calibrate(higher([kinds[i] for i in calibration], [int8[i] for i in calibration]))

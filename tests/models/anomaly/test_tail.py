@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from models.anomaly.tail import FEWEST, fit_tail
+from models.anomaly.tail import MIN_EXCESSES, fit_tail
 
 
 @pytest.mark.parametrize("shape", [-0.2, 0.0, 0.3])
-def test_tail_of_its_own_distribution_is_found(shape: float) -> None:
+def test_parameters_of_a_pareto_tail_are_recovered(shape: float) -> None:
     random = np.random.default_rng(0)
     u = random.random(20_000)
     scores = -np.log(u) if shape == 0 else (u**-shape - 1) / shape
@@ -23,13 +23,13 @@ def test_probability_and_quantile_are_inverse() -> None:
         assert tail.probability(np.array([tail.quantile(p)]))[0] == pytest.approx(p, rel=1e-6)
 
 
-def test_tail_that_is_of_another_kind_is_refused() -> None:
+def test_tail_that_does_not_fit_is_rejected() -> None:
     random = np.random.default_rng(0)
     two_kinds = np.concatenate([random.normal(0, 1, 9000), random.normal(40, 0.5, 500)])
     assert fit_tail(np.sort(two_kinds)) is None
 
 
 def test_too_few_or_tied_scores_have_no_tail() -> None:
-    scores = np.sort(np.random.default_rng(0).exponential(1.0, 10 * FEWEST - 1))
+    scores = np.sort(np.random.default_rng(0).exponential(1.0, 10 * MIN_EXCESSES - 1))
     assert fit_tail(scores) is None
     assert fit_tail(np.sort(np.random.default_rng(0).integers(0, 5, 2000).astype(float))) is None

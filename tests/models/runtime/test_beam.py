@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from models.runtime.engine import Engine
-from tests.models.runtime.asking import ask, complete
+from tests.models.runtime.engine_calls import bits_of, complete, start
 from tests.models.runtime.networks import saved_model
 
 
@@ -17,11 +17,13 @@ def engine() -> Iterator[Engine]:
 
 def test_beam_wider_than_the_tree_finds_the_best_of_all_texts(engine: Engine) -> None:
     texts = ["".join(t) for t in itertools.product("ab \n", repeat=3)]
-    ranked = sorted(texts, key=lambda t: engine.score(t, context="ab").sum())
+    ranked = sorted(texts, key=lambda t: bits_of(engine, t, context="ab").sum())
     answer = complete(engine, "ab", beam=64, n=5, max_characters=3)
     assert [answer.text(i) for i in range(5)] == ranked[:5]
     for i in range(5):
-        assert answer.finished(i).bits == pytest.approx(engine.score(ranked[i], context="ab").sum(), abs=1e-3)
+        assert answer.finished(i).bits == pytest.approx(
+            bits_of(engine, ranked[i], context="ab").sum(), abs=1e-3
+        )
     assert answer.usage.completion_characters == 15
 
 
@@ -37,7 +39,7 @@ def test_beam_is_at_least_as_likely_as_greedy(engine: Engine) -> None:
         assert beam.finished().bits <= greedy.finished().bits + 1e-4
 
 
-def test_hypotheses_end_each_by_itself(engine: Engine) -> None:
+def test_each_hypothesis_finishes_by_itself(engine: Engine) -> None:
     answer = complete(engine, "ab", beam=8, n=8, max_characters=12, until="line", length_penalty=0)
     for i in range(8):
         finished = answer.finished(i)
@@ -47,7 +49,7 @@ def test_hypotheses_end_each_by_itself(engine: Engine) -> None:
     assert "line" in {answer.finished(i).reason for i in range(8)}
 
 
-def test_length_penalty_favours_longer_texts(engine: Engine) -> None:
+def test_length_penalty_favors_longer_texts(engine: Engine) -> None:
     lengths = [
         complete(engine, "ab", beam=16, max_characters=12, until="line", length_penalty=p)
         .finished()
@@ -57,14 +59,14 @@ def test_length_penalty_favours_longer_texts(engine: Engine) -> None:
     assert lengths[0] < lengths[1]
 
 
-def test_beam_obeys_its_deadline_with_the_best_so_far(engine: Engine) -> None:
+def test_beam_returns_the_best_so_far_at_its_deadline(engine: Engine) -> None:
     answer = complete(engine, "ab", beam=64, max_characters=1_000_000, timeout_s=0.05)
     assert answer.finished().reason == "timeout"
     assert answer.text()
 
 
 def test_beam_can_be_cancelled(engine: Engine) -> None:
-    asked = ask(engine, "ab", beam=64, max_characters=1_000_000)
-    assert asked.ticket is not None
-    asked.ticket.cancel()
-    assert asked.answer().finished().reason == "cancelled"
+    started = start(engine, "ab", beam=64, max_characters=1_000_000)
+    assert started.ticket is not None
+    started.ticket.cancel()
+    assert started.answer().finished().reason == "cancelled"

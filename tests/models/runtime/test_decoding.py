@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.runtime.batch_sampler import repeats
 from models.runtime.decoding import (
-    WIDE,
+    MAX_SORTED_CHARACTERS,
     Ending,
     Sampler,
     StopMatcher,
@@ -18,7 +19,6 @@ from models.runtime.decoding import (
     uniforms,
 )
 from models.runtime.requests import CompletionRequest
-from models.runtime.sequences import repeats
 
 
 def _request(**options: Any) -> CompletionRequest:
@@ -26,7 +26,7 @@ def _request(**options: Any) -> CompletionRequest:
 
 
 def naive_choice(logits: np.ndarray, u: float, request: CompletionRequest) -> set[int]:
-    """The ids that `u` may choose, one character after another; two where `u` is at an edge."""
+    """The ids that `u` may choose; two if `u` is at an edge."""
     if request.temperature == 0:
         return {max(range(1, len(logits)), key=lambda i: logits[i])}
     largest = float(logits[1:].max())
@@ -58,7 +58,7 @@ requests = st.builds(
     _request,
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
     top_k=st.none() | st.integers(1, 12),
-    # Odd shares: no running sum of the weights is just that.
+    # Values that no cumulative sum of the weights equals.
     top_p=st.none() | st.sampled_from([0.123457, 0.618034, 0.912345]),
     min_p=st.none() | st.sampled_from([0.0123457, 0.3123457]),
 )
@@ -81,9 +81,9 @@ def test_large_alphabet_is_filtered_as_a_naive_loop_does(
     seed: int, request: CompletionRequest, spread: float
 ) -> None:
     random = np.random.default_rng(seed)
-    logits = random.normal(0, spread, (1, WIDE + 50)).astype(np.float32)
+    logits = random.normal(0, spread, (1, MAX_SORTED_CHARACTERS + 50)).astype(np.float32)
     u = random.random()
-    (chosen,) = Sampler([request], WIDE + 50).choose(logits, [u])
+    (chosen,) = Sampler([request], MAX_SORTED_CHARACTERS + 50).choose(logits, [u])
     assert chosen in naive_choice(logits[0], u, request)
 
 
@@ -130,7 +130,7 @@ def test_samples_follow_the_distribution() -> None:
     np.testing.assert_allclose(shares, [0.1, 0.2, 0.5, 0.2], atol=0.012)
 
 
-def test_random_numbers_are_uniform_and_unlike_for_each_seed_and_completion() -> None:
+def test_random_numbers_are_uniform_and_uncorrelated_between_seeds_and_completions() -> None:
     streams = np.stack([uniforms(seed, index, 0, 4000) for seed in (0, 1, 2**63 - 1) for index in (0, 1, 2)])
     assert ((streams >= 0) & (streams < 1)).all()
     for stream in streams:
@@ -139,13 +139,13 @@ def test_random_numbers_are_uniform_and_unlike_for_each_seed_and_completion() ->
     assert np.abs(np.corrcoef(streams) - np.eye(9)).max() < 0.07
 
 
-def test_random_numbers_depend_on_their_place_only() -> None:
+def test_random_numbers_depend_on_position_only() -> None:
     whole = uniforms(5, 2, 0, 100)
     np.testing.assert_array_equal(np.concatenate([uniforms(5, 2, 0, 37), uniforms(5, 2, 37, 63)]), whole)
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-40, 1e-6])
-def test_coldest_temperatures_leave_the_likeliest_alone(temperature: float) -> None:
+def test_lowest_temperatures_choose_the_likeliest(temperature: float) -> None:
     logprobs = log_softmax(np.array([[0, -3, 20, 19]], np.float32), temperature=temperature)
     np.testing.assert_array_equal(np.exp(logprobs), [[0, 1, 0]])
     assert str(entropy_bits(logprobs)[0]) == "0.0"
@@ -167,7 +167,7 @@ texts = st.text("ab\n ", max_size=30)
 
 
 @given(texts, st.lists(st.text("ab ", min_size=1, max_size=5), min_size=1, max_size=3))
-def test_stop_strings_are_found_where_a_naive_search_finds_them(text: str, stops: list[str]) -> None:
+def test_stop_strings_agree_with_a_naive_search(text: str, stops: list[str]) -> None:
     matcher = StopMatcher(stops)
     for end, character in enumerate(text, 1):
         held, found = matcher.push(character)
@@ -208,7 +208,7 @@ def test_stop_and_until_work_together() -> None:
 
 
 @given(st.text("ab", max_size=12), st.integers(1, 5))
-def test_repeats_are_the_characters_that_would_complete_a_known_run(text: str, length: int) -> None:
+def test_repeats_are_the_characters_that_would_repeat_a_run(text: str, length: int) -> None:
     runs = {text[i : i + length] for i in range(len(text) - length + 1)}
     end = text[max(0, len(text) - length + 1) :]
     expected = {c for c in "ab" if end + c in runs}

@@ -14,7 +14,7 @@ from models.runtime.requests import CompletionRequest, Event, Failed, Finished, 
 from models.runtime.session import Network
 from models.saved_model import SavedModel, describe_files
 from tests.conftest import eventually
-from tests.models.runtime.asking import ask, complete
+from tests.models.runtime.engine_calls import bits_of, complete, predict, start
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
 
@@ -26,7 +26,7 @@ def engine() -> Iterator[Engine]:
 
 
 def naive_greedy(prompt: str, characters: int) -> str:
-    """Read everything anew for every character."""
+    """Read the whole text for every character."""
     saved = saved_model()
     network = Network(saved.file("model.onnx"))
     text = prompt or "\n"
@@ -46,9 +46,9 @@ def test_greedy_completion_is_the_likeliest_character_each_time(engine: Engine, 
     assert answer.usage.completion_characters == 12
 
 
-def test_bits_and_logprobs_agree_with_the_scorer(engine: Engine) -> None:
+def test_bits_and_log_probabilities_agree_with_the_surprisal(engine: Engine) -> None:
     answer = complete(engine, "ab", max_characters=30, seed=5, temperature=1.7, logprobs=2)
-    expected = engine.score(answer.text(), context="ab")
+    expected = bits_of(engine, answer.text(), context="ab")
     described = [one for e in answer.events if isinstance(e, Piece) for one in e.logprobs]
     assert "".join(one.character for one in described) == answer.text()
     np.testing.assert_allclose([-one.logprob / np.log(2) for one in described], expected, atol=1e-4)
@@ -162,21 +162,21 @@ def test_stop_string_is_held_back_and_cut(engine: Engine) -> None:
     expected = free[: free.index(stop)]
     assert (answer.text(), answer.finished().reason) == (expected, "stop")
     assert answer.finished().characters == len(expected)
-    assert answer.finished().bits == pytest.approx(engine.score(expected, context="q").sum(), abs=1e-3)
-    # What was streamed before the end never went beyond what stays.
+    assert answer.finished().bits == pytest.approx(bits_of(engine, expected, context="q").sum(), abs=1e-3)
+    # Text that was streamed is never cut off later.
     so_far = ""
     for event in answer.events:
         so_far += event.text if isinstance(event, Piece) else ""
         assert expected.startswith(so_far)
 
 
-def test_a_partial_stop_string_is_given_out_at_the_end(engine: Engine) -> None:
+def test_partial_stop_string_is_sent_at_the_end(engine: Engine) -> None:
     free = complete(engine, "q", max_characters=10, seed=11).text()
     answer = complete(engine, "q", max_characters=10, seed=11, stop=(free[-2:] + "#",))
     assert (answer.text(), answer.finished().reason) == (free, "length")
 
 
-def test_until_line_and_word_end_where_they_say(engine: Engine) -> None:
+def test_until_line_and_word_finish_at_their_boundary(engine: Engine) -> None:
     line = complete(engine, "q", max_characters=2000, seed=1, until="line")
     assert line.finished().reason == "line"
     assert "\n" not in line.text()
@@ -185,8 +185,8 @@ def test_until_line_and_word_end_where_they_say(engine: Engine) -> None:
     assert word.text().strip(" \n.,")
 
 
-def test_until_confidence_ends_before_an_unsure_step(engine: Engine) -> None:
-    bound = engine.next("q", top=1).entropy_bits
+def test_until_confidence_finishes_before_an_unsure_step(engine: Engine) -> None:
+    bound = predict(engine, "q", top=1).entropy_bits
     at_once = complete(engine, "q", until="confidence", confidence_bits=bound - 0.01, seed=1)
     assert (at_once.text(), at_once.finished().reason) == ("", "confidence")
     one_more = complete(engine, "q", until="confidence", confidence_bits=bound + 0.01, seed=1)
@@ -207,22 +207,22 @@ def test_without_streaming_each_completion_is_one_piece(engine: Engine) -> None:
     assert sum(isinstance(e, Piece) for e in streamed.events) == 80
 
 
-def test_next_is_the_distribution_that_completions_are_drawn_from(engine: Engine) -> None:
-    distribution = engine.next("hello", top=1000)
+def test_prediction_is_the_distribution_that_completions_are_sampled_from(engine: Engine) -> None:
+    distribution = predict(engine, "hello", top=1000)
     assert len(distribution.candidates) == len(CHARACTERS)
     assert sum(p for _, p in distribution.candidates) == pytest.approx(1)
-    bits = {c: engine.score(c, context="hello")[0] for c, _ in distribution.candidates}
+    bits = {c: bits_of(engine, c, context="hello")[0] for c, _ in distribution.candidates}
     for character, p in distribution.candidates:
         assert -np.log2(p) == pytest.approx(bits[character], abs=1e-4)
     probabilities = np.array([p for _, p in distribution.candidates])
     assert distribution.entropy_bits == pytest.approx(-(probabilities * np.log2(probabilities)).sum())
     assert list(probabilities) == sorted(probabilities, reverse=True)
-    sharper = engine.next("hello", top=1, temperature=0.5)
+    sharper = predict(engine, "hello", top=1, temperature=0.5)
     assert sharper.candidates[0][1] > distribution.candidates[0][1]
     assert sharper.entropy_bits < distribution.entropy_bits
 
 
-def test_prompt_of_unknown_characters_only_is_answered(engine: Engine) -> None:
+def test_prompt_of_unknown_characters_is_answered(engine: Engine) -> None:
     answer = complete(engine, "#@#", max_characters=5, seed=1)
     assert len(answer.text()) == 5
     assert answer.usage.prompt_characters == 3
@@ -245,30 +245,30 @@ def test_prompt_of_unknown_characters_only_is_answered(engine: Engine) -> None:
         ("precision", {"precision": "int8"}),
     ],
 )
-def test_impossible_request_is_refused_by_name(engine: Engine, param: str, options: dict[str, Any]) -> None:
+def test_invalid_request_names_the_field(engine: Engine, param: str, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
         complete(engine, "a", **options)
     assert caught.value.param == param
 
 
 def answered_by(engine: Engine) -> tuple[float, float]:
-    exact, rounded = (engine._batchers[p].counters["requests"] for p in ("float32", "int8"))
+    exact, rounded = (engine._schedulers[p].counters["requests"] for p in ("float32", "int8"))
     return exact, rounded
 
 
-def test_int8_is_taken_unless_float32_is_asked_for() -> None:
+def test_int8_is_used_unless_float32_is_requested() -> None:
     engine = Engine(saved_model(int8=True))
-    seeded = complete(engine, "a", seed=1)  # waits for the compiler, so that it is the same text every time
+    seeded = complete(engine, "a", seed=1)  # waits for the compiler
     assert answered_by(engine) == (0, 1)
     complete(engine, "a")
     assert complete(engine, "a", seed=1, precision="int8").text() == seeded.text()
     complete(engine, "a", precision="float32")
-    engine.next("a", top=1)
+    predict(engine, "a", top=1)
     assert answered_by(engine) == (2, 3)
     engine.close()
 
 
-def test_float32_answers_what_has_no_seed_until_int8_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_answers_unseeded_requests_until_int8_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = threading.Event()
     prepare = LstmNetwork.prepare
 
@@ -280,7 +280,7 @@ def test_float32_answers_what_has_no_seed_until_int8_is_compiled(monkeypatch: py
     engine = Engine(saved_model(int8=True))
     complete(engine, "a")
     assert answered_by(engine) == (1, 0)
-    seeded = ask(engine, "a", seed=1)
+    seeded = start(engine, "a", seed=1)
     compiled.set()
     seeded.answer()
     complete(engine, "a")
@@ -288,7 +288,7 @@ def test_float32_answers_what_has_no_seed_until_int8_is_compiled(monkeypatch: py
     engine.close()
 
 
-def test_float32_goes_on_where_int8_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_answers_if_int8_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: LstmNetwork) -> None:
         raise RuntimeError("no such processor")
 
@@ -303,7 +303,7 @@ def test_float32_goes_on_where_int8_cannot_be_compiled(monkeypatch: pytest.Monke
     engine.close()
 
 
-def test_int8_graph_of_another_architecture_is_taken_when_no_seed_binds() -> None:
+def test_int8_graph_of_another_architecture_is_used_without_a_seed() -> None:
     whole = saved_model()
     files = {"model.onnx": whole.file("model.onnx"), "model.int8.onnx": quantize(whole.file("model.onnx"))}
     card = whole.card.model_copy(update={"files": describe_files(files)})
@@ -343,9 +343,9 @@ def test_damaged_or_foreign_files_make_the_model_unavailable() -> None:
         Engine(bare)
 
 
-def test_closed_engine_finishes_what_runs_and_refuses_what_is_new() -> None:
+def test_closed_engine_finishes_running_requests_and_refuses_new_ones() -> None:
     engine = Engine(saved_model())
-    running = ask(engine, "a", max_characters=500)
+    running = start(engine, "a", max_characters=500)
     running.wait_for(Piece)
     engine.close()
     assert running.answer().finished().characters == 500
@@ -354,9 +354,9 @@ def test_closed_engine_finishes_what_runs_and_refuses_what_is_new() -> None:
     assert caught.value.code == "model_unloading"
 
 
-def test_closing_does_not_wait_for_ever() -> None:
+def test_closing_waits_no_longer_than_its_timeout() -> None:
     engine = Engine(saved_model())
-    running = ask(engine, "a", max_characters=1_000_000)
+    running = start(engine, "a", max_characters=1_000_000)
     running.wait_for(Piece)
     engine.close(timeout_s=0.05)
     failed = running.wait_for(Usage, Failed)

@@ -5,7 +5,7 @@ from models.errors import InvalidInput
 from models.runtime.engine import Engine
 from models.runtime.logits_processors import Adjustment, adjustment_of
 from models.runtime.requests import CompletionRequest
-from tests.models.runtime.asking import complete
+from tests.models.runtime.engine_calls import bits_of, complete
 from tests.models.runtime.networks import CHARACTERS, saved_model
 
 V = 5
@@ -26,11 +26,11 @@ def id_of(character: str) -> int:
     return "".join(sorted(CHARACTERS)).index(character) + 1
 
 
-def test_nothing_asked_is_nothing_done() -> None:
+def test_request_without_options_has_no_adjustment() -> None:
     assert adjustment_of(CompletionRequest(prompt=""), V) is None
 
 
-def test_penalties_are_of_the_formula_worked_by_hand() -> None:
+def test_penalties_agree_with_the_formula() -> None:
     adjustment = adjusting(logit_bias=((2, 1.5), (4, -100)), presence_penalty=0.5, frequency_penalty=0.25)
     for taken in (1, 1, 3):
         adjustment.count(taken)
@@ -46,7 +46,7 @@ def test_bias_bans_and_forces_characters(engine: Engine) -> None:
     assert set(complete(engine, "abc", seed=1, max_characters=60, logit_bias=banned).text()) == {"x", "y"}
 
 
-def test_frequency_penalty_evens_out_what_is_written(engine: Engine) -> None:
+def test_frequency_penalty_evens_out_the_characters(engine: Engine) -> None:
     plain = complete(engine, "abc", temperature=0, max_characters=100).text()
     penalised = complete(engine, "abc", temperature=0, max_characters=100, frequency_penalty=2.0).text()
     assert len(set(penalised)) > len(set(plain))
@@ -54,10 +54,12 @@ def test_frequency_penalty_evens_out_what_is_written(engine: Engine) -> None:
 
 def test_reported_bits_are_the_networks_own(engine: Engine) -> None:
     answer = complete(engine, "\nabc", seed=1, max_characters=8, logit_bias=((id_of("q"), 100),))
-    assert answer.finished().bits == pytest.approx(engine.score("qqqqqqqq", context="\nabc").sum(), abs=1e-3)
+    assert answer.finished().bits == pytest.approx(
+        bits_of(engine, "qqqqqqqq", context="\nabc").sum(), abs=1e-3
+    )
 
 
-def test_company_changes_no_adjusted_completion(engine: Engine) -> None:
+def test_adjusted_completion_is_the_same_in_any_batch(engine: Engine) -> None:
     alone = complete(engine, "abc", seed=3, frequency_penalty=1.0).text()
     together = complete(engine, "abc", seed=3, n=3, frequency_penalty=1.0)
     assert together.text(0) == alone
@@ -65,7 +67,7 @@ def test_company_changes_no_adjusted_completion(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("an_id", [0, len(CHARACTERS) + 1, -1])
-def test_bias_for_an_id_that_is_never_generated_is_refused(engine: Engine, an_id: int) -> None:
+def test_bias_for_an_id_outside_the_vocabulary_is_refused(engine: Engine, an_id: int) -> None:
     with pytest.raises(InvalidInput, match="ids from 1 to") as refused:
         complete(engine, "abc", logit_bias=((an_id, 1.0),))
     assert refused.value.param == "logit_bias"
@@ -74,12 +76,12 @@ def test_bias_for_an_id_that_is_never_generated_is_refused(engine: Engine, an_id
 @pytest.mark.parametrize(
     "options", [{"presence_penalty": float("nan")}, {"logit_bias": ((1, float("inf")),)}]
 )
-def test_numbers_that_are_not_finite_are_refused(engine: Engine, options: dict[str, object]) -> None:
+def test_infinite_numbers_are_refused(engine: Engine, options: dict[str, object]) -> None:
     with pytest.raises(InvalidInput, match="finite"):
         complete(engine, "abc", **options)
 
 
-def test_beam_takes_neither_bias_nor_penalties(engine: Engine) -> None:
+def test_beam_refuses_bias_and_penalties(engine: Engine) -> None:
     for options in ({"logit_bias": ((1, 1.0),)}, {"presence_penalty": 1.0}, {"frequency_penalty": 1.0}):
         with pytest.raises(InvalidInput, match="beam"):
             complete(engine, "abc", beam=2, **options)

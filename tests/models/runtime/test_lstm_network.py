@@ -20,7 +20,7 @@ from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.decoding import Sampler
 from models.runtime.lstm_network import LstmNetwork, quantize_lstm
 from models.runtime.requests import CompletionRequest
-from models.runtime.session import ChoosingNetwork, Network, open_network
+from models.runtime.session import GeneratingNetwork, Network, open_network
 from tests.models.runtime.networks import random_weights
 
 ROOT = Path(__file__).parents[3]
@@ -39,7 +39,7 @@ def written(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
 
 
 def naive_step(data: bytes, ids: NDArray[np.int32], state: Floats) -> tuple[Floats, Floats]:
-    """What an int8 file means, in float64: hidden states are rounded to 1/127 where they are multiplied."""
+    """An int8 file evaluated in float64: hidden states are rounded to 1/127 before products."""
     a = {name: np.asarray(value, np.float64) for name, value in arrays_of(data).items()}
     layers = sum(name.endswith("/recurrent") for name in a)
     widths = [len(a[f"lstm_{i}/recurrent"]) for i in range(layers) for _ in "hc"]
@@ -82,17 +82,17 @@ def networks(draw: st.DrawFn) -> tuple[bytes, int, NDArray[np.int32], Floats]:
 
 @settings(deadline=None, max_examples=40)
 @given(networks())
-def test_step_computes_what_a_plain_loop_does(drawn: tuple[bytes, int, NDArray[np.int32], Floats]) -> None:
+def test_step_agrees_with_a_plain_loop(drawn: tuple[bytes, int, NDArray[np.int32], Floats]) -> None:
     data, v, ids, state = drawn
     logits, after = LstmNetwork(data).step(ids, state)
-    # One step: where the two round a hidden state differently, between two 127ths, later ones differ.
+    # One step only: a hidden state that is rounded differently changes all later ones.
     expected, _ = naive_step(data, ids[:1], state)
     near = np.abs(logits[:1] - expected).max(axis=2)
     assert logits.shape == (*ids.shape, v) and after.shape == state.shape
     assert np.quantile(near, 0.5) < 1e-4 and near.max() < 0.1
 
 
-def test_many_steps_stay_with_the_plain_loop() -> None:
+def test_many_steps_agree_with_a_plain_loop() -> None:
     data = quantize_lstm(random_weights(9, 3, [5, 4]))
     ids = np.random.default_rng(1).integers(0, 9, (40, 3), np.int32)
     logits, after = LstmNetwork(data).step(ids, np.zeros((3, 18), np.float32))
@@ -111,13 +111,13 @@ def test_int8_is_near_the_float32_graph() -> None:
     assert np.abs(near - logits).mean() < 0.1 * logits.std()
 
 
-def test_weights_that_int8_holds_exactly_give_the_float32_answer() -> None:
+def test_weights_that_int8_represents_exactly_give_the_float32_result() -> None:
     weights = random_weights(11, 4, [8, 6])
     for name, value in weights.items():
         if name.endswith(("kernel", "recurrent")):
             weights[name] = np.sign(value) * np.float32(0.5)
     exact, small = Network(stateful_lstm_graph(weights)), LstmNetwork(quantize_lstm(weights))
-    state = exact.initial_state(3)  # and so are the activations: all is 0
+    state = exact.initial_state(3)  # so are the activations, which are 0
     logits, after = exact.step(np.array([[0, 5, 10]], np.int32), state)
     near, near_after = small.step(np.array([[0, 5, 10]], np.int32), state)
     first_layer = slice(0, 16)
@@ -131,7 +131,7 @@ def network() -> LstmNetwork:
 
 
 @pytest.mark.parametrize("rows", [2, 3, 5, 16, 31, 64, 67])
-def test_batched_equals_alone_to_the_bit(network: LstmNetwork, rows: int) -> None:
+def test_batched_is_bit_identical_to_alone(network: LstmNetwork, rows: int) -> None:
     random = np.random.default_rng(rows)
     ids = random.integers(0, 61, (3, rows), np.int32)
     start = random.uniform(-1, 1, (rows, network.S)).astype(np.float32)
@@ -142,7 +142,7 @@ def test_batched_equals_alone_to_the_bit(network: LstmNetwork, rows: int) -> Non
         np.testing.assert_array_equal(alone_state[0], state[row])
 
 
-def test_step_by_step_equals_one_pass_to_the_bit(network: LstmNetwork) -> None:
+def test_step_by_step_is_bit_identical_to_one_pass(network: LstmNetwork) -> None:
     ids = np.random.default_rng(0).integers(0, 61, (150, 2), np.int32)
     logits, state = network.step(ids, network.initial_state(2))
     for length in (1, 7, 64):
@@ -155,7 +155,7 @@ def test_step_by_step_equals_one_pass_to_the_bit(network: LstmNetwork) -> None:
 
 
 @pytest.mark.parametrize("units", [[5], [40, 24], [6, 9, 7], [8, 3, 5, 4]])
-def test_reading_with_two_threads_equals_stepping_to_the_bit(units: list[int]) -> None:
+def test_reading_with_two_threads_is_bit_identical_to_stepping(units: list[int]) -> None:
     network = LstmNetwork(quantize_lstm(random_weights(61, 5, units)))
     random = np.random.default_rng(0)
     ids, ends = random.integers(0, 61, 300, np.int32), [1, 4, 68, 132, 133, 197, 261, 290]
@@ -171,7 +171,7 @@ def test_reading_with_two_threads_equals_stepping_to_the_bit(units: list[int]) -
     assert network.read(ids, [], start) == []
 
 
-def test_reading_ends_before_the_next_slice_once_it_is_told_to(network: LstmNetwork) -> None:
+def test_reading_stops_before_the_next_slice(network: LstmNetwork) -> None:
     ids, ends = np.zeros(64 * 10_000, np.int32), list(range(64, 64 * 10_001, 64))
     stop = np.zeros(1, np.int64)
     with ThreadPoolExecutor(1) as pool:
@@ -185,7 +185,7 @@ def test_reading_ends_before_the_next_slice_once_it_is_told_to(network: LstmNetw
     assert network.read(ids, ends, network.initial_state(), stop) == []
 
 
-def test_reading_alone_does_what_the_other_thread_has_no_time_for(
+def test_calling_thread_reads_what_a_busy_second_thread_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network = LstmNetwork(quantize_lstm(random_weights(61, 5, [6, 9])))
@@ -201,7 +201,7 @@ def test_reading_alone_does_what_the_other_thread_has_no_time_for(
 
 
 def read_all(network: LstmNetwork, ids: np.ndarray, ends: list[int], state: np.ndarray) -> list[np.ndarray]:
-    """Read on where reading ended early, for a thread that got no core."""
+    """Continue where reading ended early because a thread got no core."""
     states: list[np.ndarray] = []
     while len(states) < len(ends):
         start = ends[len(states) - 1] if states else 0
@@ -212,7 +212,7 @@ def read_all(network: LstmNetwork, ids: np.ndarray, ends: list[int], state: np.n
     return states
 
 
-def test_threads_that_read_and_step_at_once_do_not_disturb_each_other(network: LstmNetwork) -> None:
+def test_threads_that_read_and_step_concurrently_are_independent(network: LstmNetwork) -> None:
     random = np.random.default_rng(5)
     ids, many = random.integers(0, 61, 640, np.int32), random.integers(0, 61, (4, 70), np.int32)
     ends, start = list(range(64, 641, 64)), network.initial_state()
@@ -238,43 +238,43 @@ def test_only_steps_from_first_on_get_logits(network: LstmNetwork) -> None:
     assert not start.any()
 
 
-def test_generating_is_stepping_and_choosing_in_turn(network: LstmNetwork) -> None:
+def test_generate_equals_alternating_step_and_choose(network: LstmNetwork) -> None:
     random = np.random.default_rng(3)
     ids, uniforms = random.integers(0, 61, 5, np.int32), random.random((9, 5))
-    sharpness = np.array([0, 1, 2, 0.5, 0], np.float32)
+    inverse_temperature = np.array([0, 1, 2, 0.5, 0], np.float32)
     start = random.uniform(-1, 1, (5, network.S)).astype(np.float32)
-    chosen, logits, state = network.generate(ids, start, sharpness, uniforms)
+    chosen, logits, state = network.generate(ids, start, inverse_temperature, uniforms)
     at, last = start, ids
     for t in range(10):
         now, at = network.step(last[None], at)
         np.testing.assert_array_equal(now[0], logits[t])
         if t < 9:
-            last = network.choose(now[0], sharpness, uniforms[t])
+            last = network.choose(now[0], inverse_temperature, uniforms[t])
             np.testing.assert_array_equal(last, chosen[t])
     np.testing.assert_array_equal(at, state)
-    assert isinstance(network, ChoosingNetwork)
+    assert isinstance(network, GeneratingNetwork)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(2, 300), st.integers(0, 99), st.sampled_from([0.0, 0.3, 1.0, 1.7]))
-def test_choices_are_those_of_the_sampler(v: int, seed: int, temperature: float) -> None:
+def test_choices_agree_with_the_sampler(v: int, seed: int, temperature: float) -> None:
     random = np.random.default_rng(seed)
     logits = random.normal(0, 3, (4, v)).astype(np.float32)
     uniforms = random.random(4)
     plain = Sampler([CompletionRequest(prompt="", temperature=temperature)] * 4, v)
     network = LstmNetwork(quantize_lstm(random_weights(3, 2, [2])))
-    chosen = network.choose(logits, plain.sharpness, uniforms)
+    chosen = network.choose(logits, plain.inverse_temperature, uniforms)
     assert chosen.tolist() == plain.choose(logits, uniforms.tolist())
 
 
-def test_largest_uniform_chooses_a_character_that_can_come(network: LstmNetwork) -> None:
+def test_largest_uniform_chooses_a_possible_character(network: LstmNetwork) -> None:
     logits = np.array([[9.0, 0.0, -200.0, 1.0, -200.0]], np.float32)
     ones = np.ones(1, np.float32)
     assert network.choose(logits, ones, np.array([1 - 2.0**-52])).tolist() == [3]
     assert network.choose(logits, ones, np.zeros(1)).tolist() == [1]
 
 
-def test_ids_that_are_not_of_the_vocabulary_are_refused(network: LstmNetwork) -> None:
+def test_ids_outside_the_vocabulary_are_refused(network: LstmNetwork) -> None:
     for bad in (-1, 61):
         for rows in (1, 40, 100):
             ids = np.zeros((1, rows), np.int32)
@@ -302,7 +302,7 @@ DATA = quantize_lstm(random_weights(7, 3, [5, 4]))
         ({"table": np.array([object()])}, "not a file of int8 weights"),  # nothing is unpickled
     ],
 )
-def test_file_that_does_not_fit_is_refused_by_name(
+def test_file_with_a_wrong_array_is_refused_with_its_name(
     changes: dict[str, NDArray[np.generic]], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -315,7 +315,7 @@ def test_damaged_file_is_refused(data: bytes) -> None:
         LstmNetwork(data)
 
 
-def test_file_that_would_grow_when_it_is_read_is_refused() -> None:
+def test_compressed_file_is_refused() -> None:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as entries:
         entries.writestr("table.npy", bytes(1 << 20))
@@ -323,7 +323,7 @@ def test_file_that_would_grow_when_it_is_read_is_refused() -> None:
         LstmNetwork(file.getvalue())
 
 
-def test_file_is_the_same_each_time() -> None:
+def test_file_is_deterministic() -> None:
     assert quantize_lstm(random_weights(7, 3, [5, 4])) == DATA
 
 
@@ -341,10 +341,10 @@ sys.stdout.buffer.write(logits.tobytes())
 """
 
 
-def test_any_processor_will_do_and_several_processes_may_start_at_once(
+def test_kernels_run_on_a_generic_processor_and_compile_concurrently(
     network: LstmNetwork, tmp_path: Path
 ) -> None:
-    """Processors without the instruction for bytes, two processes, nothing compiled yet."""
+    """Processors without byte instructions, two processes, an empty compile cache."""
     generic = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
     generic["NUMBA_OPT"] = "1"  # compiles faster
     started = [
@@ -365,7 +365,7 @@ def test_any_processor_will_do_and_several_processes_may_start_at_once(
     assert list(tmp_path.rglob("*.nbi"))
 
 
-def test_installation_that_cannot_be_written_compiles_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_installation_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     from models.kernels.jit import compiled
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])

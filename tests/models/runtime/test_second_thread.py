@@ -15,13 +15,13 @@ def step(ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("rows", [1, 3, 5, 10, 64])
-def test_parts_are_put_together_in_order(rows: int) -> None:
+def test_parts_are_concatenated_in_order(rows: int) -> None:
     logits, states = SecondThread("test").share(step, IDS, STATE, rows=rows)
     np.testing.assert_array_equal(logits, IDS[..., None])
     np.testing.assert_array_equal(states, STATE + IDS.sum(axis=0)[:, None])
 
 
-def test_one_thread_does_all_where_the_other_is_busy() -> None:
+def test_calling_thread_does_all_parts_if_the_helper_is_busy() -> None:
     second, free = SecondThread("test"), threading.Event()
     waiting = second.begin(free.wait, 30)
     logits, _ = second.share(step, IDS, STATE, rows=2)
@@ -31,7 +31,7 @@ def test_one_thread_does_all_where_the_other_is_busy() -> None:
 
 
 @pytest.mark.parametrize("bad", [0, 9])
-def test_what_a_part_raises_is_raised_when_both_have_ended(bad: int) -> None:
+def test_error_in_a_part_is_raised_after_both_threads_have_finished(bad: int) -> None:
     def fails(ids: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if bad in ids:
             raise MemoryError("no room")
@@ -43,7 +43,7 @@ def test_what_a_part_raises_is_raised_when_both_have_ended(bad: int) -> None:
     second.share(step, IDS, STATE, rows=2)
 
 
-def test_on_one_core_a_step_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_one_core_a_step_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.runtime.second_thread.CORES", 1)
     seen: list[int] = []
 

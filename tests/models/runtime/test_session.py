@@ -15,7 +15,7 @@ def network(request: pytest.FixtureRequest) -> Network:
     return Network(stateful_lstm_graph(random_weights(61, 19, units)), threads=threads)
 
 
-def test_step_by_step_equals_one_pass_to_the_bit(network: Network) -> None:
+def test_step_by_step_is_bit_identical_to_one_pass(network: Network) -> None:
     ids = np.random.default_rng(0).integers(0, 61, (70, 1), np.int32)
     logits, state = network.step(ids, network.initial_state())
     for length in (1, 3, 64):
@@ -28,7 +28,7 @@ def test_step_by_step_equals_one_pass_to_the_bit(network: Network) -> None:
 
 
 @pytest.mark.parametrize("rows", [2, 5, 16, 31, 64])
-def test_batched_equals_alone_to_the_bit(network: Network, rows: int) -> None:
+def test_batched_is_bit_identical_to_alone(network: Network, rows: int) -> None:
     random = np.random.default_rng(rows)
     ids = random.integers(0, 61, (3, rows), np.int32)
     start = random.uniform(-1, 1, (rows, network.S)).astype(np.float32)
@@ -39,11 +39,11 @@ def test_batched_equals_alone_to_the_bit(network: Network, rows: int) -> None:
         np.testing.assert_array_equal(alone_state[0], state[row])
 
 
-def test_batch_invariance_is_recognised(network: Network) -> None:
+def test_batch_invariance_is_recognized(network: Network) -> None:
     assert is_batch_invariant(network)
 
 
-def test_network_that_rounds_by_batch_size_is_recognised() -> None:
+def test_rounding_by_batch_size_is_recognized() -> None:
     class Rounding(Network):
         def step(self, ids, state, first=0):  # type: ignore[no-untyped-def]
             logits, after = super().step(ids, state, first)
@@ -52,7 +52,7 @@ def test_network_that_rounds_by_batch_size_is_recognised() -> None:
     assert not is_batch_invariant(Rounding(stateful_lstm_graph(random_weights(61, 19, [33]))))
 
 
-def test_bytes_that_are_no_graph_are_refused() -> None:
+def test_bytes_that_are_not_a_graph_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot load"):
         Network(b"not a graph")
 

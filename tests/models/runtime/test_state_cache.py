@@ -6,36 +6,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.runtime.state_cache import CHUNK, OVERHEAD_BYTES, STRIDE, Place, StateCache
+from models.runtime.state_cache import CHUNK, OVERHEAD_BYTES, STRIDE, PrefixMatch, StateCache
 
 S = 3
 
 
 class NaiveCache:
-    """The reference: a dictionary of every beginning that was kept."""
+    """The reference: a dictionary of every prefix that was inserted."""
 
     def __init__(self) -> None:
         self.states: dict[str, np.ndarray] = {}
 
-    def find(self, text: str) -> int:
+    def match(self, text: str) -> int:
         return max((len(known) for known in self.states if text.startswith(known)), default=0)
 
 
 def state_of(text: str) -> np.ndarray:
-    """A state that tells which text it is of."""
+    """A state that identifies its text."""
     return np.array([len(text), hash(text) % 9973, hash(text[::-1]) % 9973], np.float32)
 
 
-def read(cache: StateCache, text: str, naive: NaiveCache | None = None) -> Place:
-    """Read a text as the batcher does: every chunk and the end are kept."""
-    place = cache.find(text)
-    start = place.length
+def read(cache: StateCache, text: str, naive: NaiveCache | None = None) -> PrefixMatch:
+    """Insert every chunk and the end of a text, as prefill does."""
+    match = cache.match(text)
+    start = match.length
     for at in [*range(CHUNK, len(text), CHUNK), len(text)]:
         if at > start:
-            cache.put(place, text, at, state_of(text[:at]))
+            cache.insert(match, text, at, state_of(text[:at]))
             if naive is not None:
                 naive.states[text[:at]] = state_of(text[:at])
-    return place
+    return match
 
 
 def document(length: int, seed: int = 0) -> str:
@@ -44,7 +44,7 @@ def document(length: int, seed: int = 0) -> str:
 
 @st.composite
 def families(draw: st.DrawFn) -> list[str]:
-    """Texts that are beginnings, continuations and edits of each other."""
+    """Texts that are prefixes, continuations and edits of each other."""
     base = document(draw(st.integers(0, 300)), draw(st.integers(0, 3)))
     texts = []
     for _ in range(draw(st.integers(1, 12))):
@@ -56,96 +56,96 @@ def families(draw: st.DrawFn) -> list[str]:
 
 @settings(deadline=None, max_examples=150)
 @given(families())
-def test_unbounded_cache_finds_what_a_dictionary_finds(texts: list[str]) -> None:
+def test_unbounded_cache_matches_what_a_dictionary_matches(texts: list[str]) -> None:
     cache, naive = StateCache(1 << 30), NaiveCache()
     for text in texts:
-        place = cache.find(text)
-        assert place.length == naive.find(text)
-        if place.length:
-            assert place.state is not None
-            np.testing.assert_array_equal(place.state, state_of(text[: place.length]))
+        match = cache.match(text)
+        assert match.length == naive.match(text)
+        if match.length:
+            assert match.state is not None
+            np.testing.assert_array_equal(match.state, state_of(text[: match.length]))
         read(cache, text, naive)
-        assert cache.find(text).length == len(text)
+        assert cache.match(text).length == len(text)
 
 
 @settings(deadline=None, max_examples=150)
 @given(families(), st.integers(0, 20))
-def test_bounded_cache_keeps_its_bound_and_never_gives_a_wrong_state(texts: list[str], entries: int) -> None:
+def test_bounded_cache_keeps_its_limit_and_returns_no_wrong_state(texts: list[str], entries: int) -> None:
     limit = entries * (OVERHEAD_BYTES + 4 * CHUNK + 4 * S)
     cache, naive = StateCache(limit), NaiveCache()
     for text in texts:
-        place = cache.find(text)
-        assert place.length <= naive.find(text)
-        if place.length:
-            assert place.state is not None
-            np.testing.assert_array_equal(place.state, state_of(text[: place.length]))
+        match = cache.match(text)
+        assert match.length <= naive.match(text)
+        if match.length:
+            assert match.state is not None
+            np.testing.assert_array_equal(match.state, state_of(text[: match.length]))
         read(cache, text, naive)
         assert 0 <= cache.bytes <= limit
         assert (cache.bytes == 0) == (cache.entries == 0)
 
 
-def test_two_readers_of_one_text_interleaved() -> None:
+def test_interleaved_inserts_of_one_text() -> None:
     cache, text = StateCache(1 << 20), document(200)
-    places = [cache.find(text), cache.find(text)]
+    matches = [cache.match(text), cache.match(text)]
     for at in (64, 128, 192, 200):
-        for place in places:
-            cache.put(place, text, at, state_of(text[:at]))
-    assert cache.find(text + "x").length == 200
+        for match in matches:
+            cache.insert(match, text, at, state_of(text[:at]))
+    assert cache.match(text + "x").length == 200
     assert cache.entries == 4
 
 
 @pytest.mark.parametrize("length", [STRIDE - 1, STRIDE, STRIDE + 1, 3 * STRIDE + 70])
-def test_long_documents_are_found_across_strides(length: int) -> None:
+def test_long_documents_are_matched_across_strides(length: int) -> None:
     cache, text = StateCache(1 << 30), document(length)
     read(cache, text)
-    assert cache.find(text + "more").length == length
+    assert cache.match(text + "more").length == length
     edited = text[: length - 100] + "X" + text[length - 99 :]
-    assert cache.find(edited).length == (length - 100) // CHUNK * CHUNK
+    assert cache.match(edited).length == (length - 100) // CHUNK * CHUNK
 
 
-def test_chunks_before_the_last_strides_may_be_left_out() -> None:
+def test_chunks_of_early_strides_may_be_omitted() -> None:
     cache, text = StateCache(1 << 30), document(2 * STRIDE + 2 * CHUNK)
-    place = cache.find(text)
+    match = cache.match(text)
     for at in (STRIDE, 2 * STRIDE, 2 * STRIDE + CHUNK, 2 * STRIDE + 2 * CHUNK):
-        cache.put(place, text, at, state_of(text[:at]))
+        cache.insert(match, text, at, state_of(text[:at]))
     assert cache.entries == 4
-    assert cache.find(text).length == len(text)
-    assert cache.find(text[: STRIDE + 500]).length == STRIDE
+    assert cache.match(text).length == len(text)
+    assert cache.match(text[: STRIDE + 500]).length == STRIDE
 
 
-def test_state_after_a_gap_is_not_kept() -> None:
+def test_state_after_a_gap_is_not_inserted() -> None:
     cache, text = StateCache(1 << 20), document(300)
-    place = cache.find(text)
-    cache.put(place, text, 192, state_of(text[:192]))
-    assert (cache.find(text).length, cache.entries) == (0, 0)
+    match = cache.match(text)
+    cache.insert(match, text, 192, state_of(text[:192]))
+    assert (cache.match(text).length, cache.entries) == (0, 0)
 
 
-def test_least_recently_used_goes_first() -> None:
+def test_least_recently_used_is_evicted_first() -> None:
     cache = StateCache(2 * (OVERHEAD_BYTES + 4 * 2 + 4 * S))
     for text in ("aa", "bb"):
         read(cache, text)
-    cache.find("aa")
+    cache.match("aa")
     read(cache, "cc")
-    assert [cache.find(text).length for text in ("aa", "bb", "cc")] == [2, 0, 2]
+    assert [cache.match(text).length for text in ("aa", "bb", "cc")] == [2, 0, 2]
     assert cache.evictions == 1
 
 
-def test_a_document_in_use_outlives_many_others() -> None:
+def test_document_in_use_is_not_evicted_by_many_others() -> None:
     cache = StateCache(60 * (OVERHEAD_BYTES + 4 * CHUNK + 4 * S))
     mine = document(1000)
     read(cache, mine)
     for other in range(1, 200):
         mine += "a"
-        assert cache.find(mine).length == len(mine) - 1
+        assert cache.match(mine).length == len(mine) - 1
         read(cache, mine)
         read(cache, document(300, seed=other))
 
 
-def test_kept_state_is_a_copy() -> None:
+def test_inserted_state_is_a_copy() -> None:
     cache, state = StateCache(1 << 20), np.ones(S, np.float32)
-    cache.put(cache.find("ab"), "ab", 2, state)
+    cache.insert(cache.match("ab"), "ab", 2, state)
     state[:] = 0
-    found = cache.find("ab").state
+    found = cache.match("ab").state
     assert found is not None
     assert found.all()
 
@@ -153,17 +153,17 @@ def test_kept_state_is_a_copy() -> None:
 def test_hits_are_counted_in_characters() -> None:
     cache = StateCache(1 << 20)
     read(cache, "abcd")
-    cache.find("abcdef")
+    cache.match("abcdef")
     assert (cache.lookups, cache.asked_characters, cache.hit_characters) == (2, 10, 4)
 
 
-def test_a_cleared_cache_holds_on_to_nothing_even_where_garbage_is_not_collected() -> None:
+def test_cleared_cache_keeps_no_references_without_garbage_collection() -> None:
     cache = StateCache(1 << 20)
     text = "ab" * 200
-    place = cache.find(text)
+    match = cache.match(text)
     for at in range(CHUNK, len(text), CHUNK):
-        cache.put(place, text, at, np.zeros(4, np.float32))
-    del place
+        cache.insert(match, text, at, np.zeros(4, np.float32))
+    del match
     assert cache.entries == 6
     gc.disable()
     try:
@@ -172,4 +172,4 @@ def test_a_cleared_cache_holds_on_to_nothing_even_where_garbage_is_not_collected
         assert kept() is None
     finally:
         gc.enable()
-    assert (cache.bytes, cache.entries, cache.find(text).length) == (0, 0, 0)
+    assert (cache.bytes, cache.entries, cache.match(text).length) == (0, 0, 0)

@@ -3,7 +3,7 @@ import time
 import pytest
 
 from models.errors import InvalidInput
-from models.text.masks import MOST_MASKS, NAMED, Masks
+from models.text.masks import MAX_MASKS, NAMED, Masks
 
 
 @pytest.mark.parametrize(
@@ -30,22 +30,22 @@ from models.text.masks import MOST_MASKS, NAMED, Masks
         ("sshd\\[[0-9]+\\]", "LabSZ sshd[24200]: hi", "LabSZ ⓞ: hi"),
     ],
 )
-def test_masks_replace_what_they_name(name: str, text: str, masked: str) -> None:
+def test_a_mask_replaces_its_matches(name: str, text: str, masked: str) -> None:
     assert Masks([name]).apply(text).text == masked
 
 
-def test_the_first_mask_that_begins_first_wins() -> None:
+def test_the_leftmost_match_wins_then_the_first_mask() -> None:
     assert Masks(["timestamp", "ip", "numbers"]).apply("10.0.0.1 at 12:00:01 7").text == "ⓘ at ⓣ ⓝ"
     assert Masks(["numbers", "ip"]).apply("10.0.0.1").text == "ⓝ.ⓝ.ⓝ.ⓝ"
 
 
-def test_every_character_knows_where_it_was() -> None:
+def test_every_character_maps_to_its_original_position() -> None:
     text = "é 10.0.0.1 and 22\nport 7"
     masked = Masks(["ip", "numbers"]).apply(text)
     assert masked.text == "é ⓘ and ⓝ\nport ⓝ"
-    for place, character in enumerate(masked.text):
+    for position, character in enumerate(masked.text):
         if character not in "ⓘⓝ":
-            assert text[masked.origin(place)] == character
+            assert text[masked.origin(position)] == character
     assert text[masked.origin(2) : masked.origin(3)] == "10.0.0.1"
     assert masked.origin(len(masked.text)) == len(text)
 
@@ -55,10 +55,10 @@ def test_no_masks_change_nothing() -> None:
     assert not masks and masks.apply("7").text == "7" and masks.apply("7").origin(1) == 1
 
 
-def test_pieces_are_masked_line_by_line_wherever_they_are_cut() -> None:
+def test_masking_does_not_depend_on_the_pieces() -> None:
     text = "port 404\nat 5\n\nlast 66"
-    for cut in range(len(text)):
-        pieces = Masks(["numbers"]).apply_to_pieces([text[:cut], text[cut:]])
+    for boundary in range(len(text)):
+        pieces = Masks(["numbers"]).apply_to_pieces([text[:boundary], text[boundary:]])
         assert "".join(pieces) == "port ⓝ\nat ⓝ\n\nlast ⓝ"
 
 
@@ -69,25 +69,25 @@ def test_matches_stay_within_a_line() -> None:
 @pytest.mark.parametrize(
     "pattern", ["(a", "a*", r"(a)\1", "(?=a)", "x" * 501, "((a{90}){90}){90}", "(?P<a", ""]
 )
-def test_expressions_that_cannot_be_masks_are_refused(pattern: str) -> None:
+def test_invalid_expressions_are_rejected(pattern: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         Masks([pattern])
     assert (caught.value.code, caught.value.param) == ("invalid_mask", "masks")
 
 
-def test_too_many_masks_are_refused() -> None:
-    with pytest.raises(InvalidInput, match=f"there may be {MOST_MASKS}"):
-        Masks(["numbers"] * (MOST_MASKS + 1))
+def test_too_many_masks_are_rejected() -> None:
+    with pytest.raises(InvalidInput, match=f"the maximum is {MAX_MASKS}"):
+        Masks(["numbers"] * (MAX_MASKS + 1))
 
 
-def test_an_expression_that_would_take_forever_elsewhere_takes_no_time() -> None:
+def test_expressions_with_exponential_backtracking_run_in_linear_time() -> None:
     masks = Masks(["(a+)+b", "([a-z]+)*c"])
-    began = time.monotonic()
+    started = time.monotonic()
     masks.apply("a" * 20_000 + "!")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - started < 2
 
 
-def test_named_masks_stand_for_one_character_each() -> None:
-    characters = [character for character, _ in NAMED.values()]
-    assert len(set(characters)) == len(characters) and all(len(c) == 1 for c in characters)
+def test_every_named_mask_has_a_placeholder_of_its_own() -> None:
+    placeholders = [placeholder for placeholder, _ in NAMED.values()]
+    assert len(set(placeholders)) == len(placeholders) and all(len(p) == 1 for p in placeholders)
     Masks(list(NAMED))

@@ -1,4 +1,4 @@
-"""The n-gram model against counting by hand."""
+"""The n-gram model against a naive implementation."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -6,13 +6,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.runtime.scoring import unknown_bits
 from models.text.ngram import NgramModel
-from models.text.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary, unknown_bits
 
 
 def _naive(text: str, context: str, c: str, known: int) -> float:
-    """p(c | context) by the recursion, counting anew each time."""
+    """p(c | context) by the recursion in the module's docstring."""
     lower = _naive(text, context[1:], c, known) if context else 1 / known
     after = Counter(
         text[i + len(context)] for i in range(len(text) - len(context)) if text.startswith(context, i)
@@ -22,14 +21,14 @@ def _naive(text: str, context: str, c: str, known: int) -> float:
 
 
 @pytest.mark.parametrize("alphabet", ["ab", "abcdefghijklmnopqrstuvwxyzäöüß"])
-def test_every_character_costs_what_counting_by_hand_gives(alphabet: str) -> None:
+def test_surprisal_equals_that_of_the_recursion(alphabet: str) -> None:
     rng = np.random.default_rng(3)
     text = "".join(rng.choice(list(alphabet), 150))
     known = len(set(text))
-    judged = "".join(rng.choice(sorted(set(text)), 30))
-    bits = NgramModel.fit(text, order=4).surprisal(judged, context="a")
-    read = "a" + judged
-    for i, c in enumerate(judged, start=1):
+    scored = "".join(rng.choice(sorted(set(text)), 30))
+    bits = NgramModel.fit(text, order=4).surprisal(scored, context="a")
+    read = "a" + scored
+    for i, c in enumerate(scored, start=1):
         assert bits[i - 1] == pytest.approx(-np.log2(_naive(text, read[max(0, i - 3) : i], c, known)))
 
 
@@ -41,7 +40,7 @@ def test_probabilities_of_the_known_characters_sum_to_one() -> None:
         assert sum(p) == pytest.approx(1.0)
 
 
-def test_an_unknown_character_costs_a_fixed_amount_and_is_no_context() -> None:
+def test_an_unknown_character_has_a_fixed_cost_and_is_not_used_as_context() -> None:
     model = NgramModel.fit("abababab", order=3)
     bits = model.surprisal("bxb", context="a")
     assert bits[1] == unknown_bits(model.V)
@@ -55,7 +54,7 @@ def test_unknown_characters_in_the_training_text_are_never_predicted() -> None:
     assert sum(p) == pytest.approx(1.0)
 
 
-def test_lines_scored_together_cost_what_they_cost_alone() -> None:
+def test_scoring_lines_together_equals_scoring_them_alone() -> None:
     model = NgramModel.fit("one line\nand another line\nand one more", order=5)
     lines = ["one more line", "", "x", "another"]
     together = model.surprisals(lines)
@@ -65,20 +64,20 @@ def test_lines_scored_together_cost_what_they_cost_alone() -> None:
     assert model.surprisals([]) == []
 
 
-def test_means_by_order_are_those_of_models_of_each_order() -> None:
+def test_bits_by_order_equal_those_of_a_model_of_each_order() -> None:
     rng = np.random.default_rng(4)
-    train, judged = rng.integers(0, 7, 400, np.int32), rng.integers(0, 7, 90, np.int32)
-    by_order = NgramModel.fit_ids(train, size=7, order=4).bits_by_order(judged, before=train)
+    train, scored = rng.integers(0, 7, 400, np.int32), rng.integers(0, 7, 90, np.int32)
+    by_order = NgramModel.fit_ids(train, size=7, order=4).bits_by_order(scored, before=train)
     for order in range(1, 5):
-        alone = NgramModel.fit_ids(train, size=7, order=order).bits_by_order(judged, before=train)
+        alone = NgramModel.fit_ids(train, size=7, order=order).bits_by_order(scored, before=train)
         assert by_order[order - 1] == pytest.approx(alone[-1])
 
 
-def test_a_text_shorter_than_the_order_is_counted_as_far_as_it_goes() -> None:
+def test_a_text_may_be_shorter_than_the_order() -> None:
     assert NgramModel.fit("ab", order=6).surprisal("abab").shape == (4,)
 
 
-def test_the_order_that_suits_english_is_about_five(real_text: Callable[[str], str]) -> None:
+def test_the_best_order_for_english_is_about_five(real_text: Callable[[str], str]) -> None:
     text = real_text("nietzsche.txt")[:120_000]
     vocabulary = Vocabulary(text)
     ids = vocabulary.encode(text)

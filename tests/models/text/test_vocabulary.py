@@ -3,7 +3,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.text.vocabulary import UNKNOWN_ID, Normalizer, Vocabulary, normalize, starts_anew
+from models.text.vocabulary import UNKNOWN_ID, Normalizer, Vocabulary, is_normalization_boundary, normalize
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
@@ -26,48 +26,50 @@ def test_ids_follow_code_points_and_start_at_one() -> None:
     assert len(vocabulary) == 5
 
 
-def test_unknown_characters_are_named_once_each() -> None:
+def test_unknown_characters_are_listed_once() -> None:
     assert Vocabulary("abc").unknown("azbzy") == ["y", "z"]
 
 
-def test_composed_and_decomposed_text_become_the_same_characters() -> None:
+def test_decomposed_text_is_composed() -> None:
     decomposed = unicodedata.normalize("NFD", "é")
     assert len(decomposed) == 2
     assert normalize(decomposed) == "é"
 
 
-def test_no_character_that_starts_anew_is_ever_joined_with_what_precedes_it() -> None:
+def test_a_normalization_boundary_never_composes_with_what_precedes_it() -> None:
     joining = set()
     for point in range(0x110000):
         parts = unicodedata.decomposition(chr(point)).split()
         if parts and not parts[0].startswith("<"):
             joining.update(int(part, 16) for part in parts[1:])
-    assert [f"U+{p:04X}" for p in sorted(joining) if starts_anew(chr(p))] == []
+    assert [f"U+{p:04X}" for p in sorted(joining) if is_normalization_boundary(chr(p))] == []
     first_of_each = {chr(p): unicodedata.normalize("NFD", chr(p))[0] for p in range(0x110000)}
-    reordered = {c: d for c, d in first_of_each.items() if starts_anew(c) and unicodedata.combining(d)}
+    reordered = {
+        c: d for c, d in first_of_each.items() if is_normalization_boundary(c) and unicodedata.combining(d)
+    }
     assert reordered == {}
 
 
 @given(st.lists(st.text(st.sampled_from("ae\u0301\u0327\u1100\u1161\u11a8\uac00é漢\nか\u3099\u09c7\u09be"))))
-def test_text_in_pieces_is_normalized_as_the_whole_is(pieces: list[str]) -> None:
+def test_normalizing_in_pieces_equals_normalizing_the_whole(pieces: list[str]) -> None:
     normalizer = Normalizer()
-    found = [normalizer.feed(piece) for piece in pieces] + [normalizer.finish()]
-    assert "".join(found) == normalize("".join(pieces))
+    normalized = [normalizer.feed(piece) for piece in pieces] + [normalizer.finish()]
+    assert "".join(normalized) == normalize("".join(pieces))
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 3))
-def test_bytes_become_text_again_with_no_half_of_a_character_on_the_way(text: str, size: int) -> None:
+def test_decoding_bytes_in_pieces_never_splits_a_code_point(text: str, size: int) -> None:
     vocabulary = Vocabulary(map(chr, range(256)), "bytes")
     characters = vocabulary.to_characters(text)
     assert len(characters) == len(text.encode())
     assert vocabulary.decode(vocabulary.encode(characters)) == characters
     decoder = vocabulary.text_decoder()
-    given = [decoder.feed(characters[at : at + size]) for at in range(0, len(characters), size)]
-    assert text.startswith(given[0] if given else "")
-    assert "".join(given) + decoder.feed("", final=True) == text == vocabulary.to_text(characters)
+    decoded = [decoder.feed(characters[start : start + size]) for start in range(0, len(characters), size)]
+    assert text.startswith(decoded[0] if decoded else "")
+    assert "".join(decoded) + decoder.feed("", final=True) == text == vocabulary.to_text(characters)
 
 
-def test_broken_and_unknown_bytes_become_replacement_characters() -> None:
+def test_invalid_and_unknown_bytes_become_replacement_characters() -> None:
     vocabulary = Vocabulary("a\xc3\xa9", "bytes")
     assert vocabulary.to_text("a\xc3") == "a\ufffd"
     assert vocabulary.to_text(vocabulary.decode([1, 0, 3, 2])) == "a\ufffdé"
@@ -75,12 +77,12 @@ def test_broken_and_unknown_bytes_become_replacement_characters() -> None:
     assert [vocabulary.label(c) for c in "a\xc3"] == ["a", "\\xc3"]
 
 
-def test_the_halves_of_a_character_are_of_its_word() -> None:
+def test_all_bytes_of_a_multibyte_letter_are_word_characters() -> None:
     vocabulary = Vocabulary("a", "bytes")
     assert all(map(vocabulary.is_word_character, vocabulary.to_characters("aß_à")))
     assert not vocabulary.is_word_character(" ")
     assert not Vocabulary("a").is_word_character("\xa9")
 
 
-def test_the_same_characters_in_another_alphabet_are_another_vocabulary() -> None:
+def test_vocabularies_of_different_alphabets_differ() -> None:
     assert Vocabulary("ab") != Vocabulary("ab", "bytes")

@@ -1,18 +1,15 @@
 import numpy as np
 import pytest
 
-from models.runtime import scoring
-from models.runtime.scoring import (
-    describe_text,
-    read_lines,
-    read_on,
-    score_lines,
-    score_text,
-    top_characters,
-    unknown_bits,
-)
+from models.runtime import surprisal
 from models.runtime.session import Network
-from models.text.vocabulary import Vocabulary
+from models.runtime.surprisal import (
+    line_surprisal,
+    stream_surprisal,
+    text_logprobs,
+    top_characters,
+)
+from models.text.vocabulary import Vocabulary, unknown_bits
 from tests.models.runtime.networks import CHARACTERS, numpy_step, random_weights, saved_model
 
 
@@ -23,6 +20,14 @@ def network() -> Network:
 
 VOCABULARY = Vocabulary(CHARACTERS)
 UNITS = [12, 12]
+
+
+def score_lines(network: Network, vocabulary: Vocabulary, lines: list[str]) -> list[np.ndarray]:
+    return [one.bits for one in line_surprisal(network, vocabulary, lines)]
+
+
+def score_text(network: Network, vocabulary: Vocabulary, text: str, context: str = "\n") -> np.ndarray:
+    return line_surprisal(network, vocabulary, [text], context=context)[0].bits
 
 
 def naive_bits(text: str, context: str = "\n") -> list[float]:
@@ -47,14 +52,14 @@ def test_bits_are_what_the_formula_says(network: Network, context: str) -> None:
     )
 
 
-def test_unknown_character_costs_two_bits_more_than_a_blind_guess(network: Network) -> None:
+def test_unknown_character_costs_two_bits_more_than_a_uniform_guess(network: Network) -> None:
     text = "ab#c"
     bits = score_text(network, VOCABULARY, text)
     assert bits[2] == pytest.approx(np.log2(len(CHARACTERS)) + 2)
     np.testing.assert_allclose(bits, naive_bits(text), atol=1e-4)
 
 
-def test_lines_side_by_side_score_as_each_alone(network: Network) -> None:
+def test_lines_side_by_side_have_the_bits_of_each_alone(network: Network) -> None:
     random = np.random.default_rng(0)
     lines = ["".join(random.choice(list(CHARACTERS), n)) for n in random.integers(0, 90, 150)] + ["", "a"]
     together = score_lines(network, VOCABULARY, lines)
@@ -65,37 +70,37 @@ def test_lines_side_by_side_score_as_each_alone(network: Network) -> None:
 def test_slices_do_not_change_the_bits(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "all work and no play makes jack a dull boy. " * 20
     whole = score_text(network, VOCABULARY, text)
-    monkeypatch.setattr(scoring, "SLICE_LOGITS", 7 * network.V)
+    monkeypatch.setattr(surprisal, "SLICE_LOGITS", 7 * network.V)
     np.testing.assert_array_equal(score_text(network, VOCABULARY, text), whole)
 
 
 @pytest.mark.parametrize("slice_logits", [1 << 20, 200])
-def test_description_agrees_with_the_bits(
+def test_log_probabilities_agree_with_the_bits(
     network: Network, monkeypatch: pytest.MonkeyPatch, slice_logits: int
 ) -> None:
-    monkeypatch.setattr(scoring, "SLICE_LOGITS", slice_logits)
+    monkeypatch.setattr(surprisal, "SLICE_LOGITS", slice_logits)
     text = "the fox# jumps"
-    described = describe_text(network, VOCABULARY, text, top=3, context="ab")
-    assert "".join(one.character for one in described) == text
-    bits = [-one.logprob / np.log(2) for one in described]
+    predicted = text_logprobs(network, VOCABULARY, text, top=3, context="ab")
+    assert "".join(one.character for one in predicted) == text
+    bits = [-one.logprob / np.log(2) for one in predicted]
     np.testing.assert_allclose(bits, score_text(network, VOCABULARY, text, context="ab"), atol=1e-5)
-    for one in described:
+    for one in predicted:
         assert len(one.top) == 3
         if one.character != "#":
             assert one.logprob <= one.top[0][1]
-    assert describe_text(network, VOCABULARY, "a", top=0)[0].top == ()
-    assert describe_text(network, VOCABULARY, "", top=1) == []
+    assert text_logprobs(network, VOCABULARY, "a", top=0)[0].top == ()
+    assert text_logprobs(network, VOCABULARY, "", top=1) == []
 
 
-def test_likeliest_characters_are_those_of_the_description(
+def test_top_characters_are_those_of_the_log_probabilities(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "SLICE_LOGITS", 5 * network.V)
+    monkeypatch.setattr(surprisal, "SLICE_LOGITS", 5 * network.V)
     text = "the fox# jumps"
     for top in (3, len(CHARACTERS) + 9):
-        described = describe_text(network, VOCABULARY, text, top=top, context="ab")
+        predicted = text_logprobs(network, VOCABULARY, text, top=top, context="ab")
         found = top_characters(network, VOCABULARY, text, top=top, context="ab")
-        for one, ids, logprobs in zip(described, found.ids.tolist(), found.logprobs.tolist(), strict=True):
+        for one, ids, logprobs in zip(predicted, found.ids.tolist(), found.logprobs.tolist(), strict=True):
             assert one.top == tuple(zip(VOCABULARY.decode(ids), logprobs, strict=True))
     assert top_characters(network, VOCABULARY, "", top=2).ids.shape == (0, 2)
 
@@ -111,8 +116,8 @@ def test_no_lines_and_no_characters(network: Network) -> None:
     assert score_text(network, VOCABULARY, "").shape == (0,)
 
 
-def alike() -> list[str]:
-    """Lines that begin alike, up to places on both sides of where rows are compared."""
+def lines_with_common_prefixes() -> list[str]:
+    """Lines with common prefixes, up to positions on both sides of where rows are compared."""
     random = np.random.default_rng(2)
     start = "dec ten the host says in a long line that, "
     ends = ["".join(random.choice(list(CHARACTERS.replace("\n", "")), n)) for n in random.integers(0, 40, 30)]
@@ -124,24 +129,24 @@ def alike() -> list[str]:
     ]
 
 
-def test_lines_that_begin_alike_score_as_each_alone(network: Network) -> None:
-    lines = alike()
-    together = read_lines(network, VOCABULARY, lines, with_end=True)
+def test_lines_with_a_common_prefix_have_the_bits_of_each_alone(network: Network) -> None:
+    lines = lines_with_common_prefixes()
+    together = line_surprisal(network, VOCABULARY, lines, with_end=True)
     for line, one in zip(lines, together, strict=True):
-        [alone] = read_lines(network, VOCABULARY, [line], with_end=True)
+        [alone] = line_surprisal(network, VOCABULARY, [line], with_end=True)
         np.testing.assert_allclose(one.bits, alone.bits, atol=1e-5)
         np.testing.assert_allclose(one.entropy, alone.entropy, atol=1e-5)
         assert (one.end_bits, one.end_entropy) == pytest.approx((alone.end_bits, alone.end_entropy), abs=1e-5)
         np.testing.assert_allclose([*one.bits, one.end_bits], naive_bits(line + "\n"), atol=1e-4)
 
 
-def test_a_line_that_has_ended_lends_nothing_to_those_behind_it(network: Network) -> None:
+def test_line_that_has_ended_is_not_shared_with_the_next(network: Network) -> None:
     lines = ["a" * 18, "b" * 17, "b" * 18]
     for line, bits in zip(lines, score_lines(network, VOCABULARY, lines), strict=True):
         np.testing.assert_allclose(bits, score_text(network, VOCABULARY, line), atol=1e-5)
 
 
-def test_what_begins_alike_is_read_once(network: Network) -> None:
+def test_common_prefix_is_read_once(network: Network) -> None:
     steps = []
 
     class Counting:
@@ -153,32 +158,32 @@ def test_what_begins_alike_is_read_once(network: Network) -> None:
             steps.append(ids.size)
             return network.step(ids, state, first)
 
-    read_lines(Counting(), VOCABULARY, ["a long line, the same for all of them"] * 200)
+    line_surprisal(Counting(), VOCABULARY, ["a long line, the same for all of them"] * 200)
     assert sum(steps) < 2 * 48
 
 
 def test_order_of_lines_changes_nothing(network: Network) -> None:
-    lines = alike()
-    forwards = read_lines(network, VOCABULARY, lines)
-    backwards = read_lines(network, VOCABULARY, lines[::-1])[::-1]
+    lines = lines_with_common_prefixes()
+    forwards = line_surprisal(network, VOCABULARY, lines)
+    backwards = line_surprisal(network, VOCABULARY, lines[::-1])[::-1]
     for one, other in zip(forwards, backwards, strict=True):
         np.testing.assert_allclose(one.bits, other.bits, atol=1e-5)
 
 
 def test_entropy_is_the_expectation_of_the_bits(network: Network) -> None:
-    [one] = read_lines(network, VOCABULARY, ["ab"])
-    described = describe_text(network, VOCABULARY, "ab", top=len(CHARACTERS))
-    for entropy, place in zip(one.entropy, described, strict=True):
+    [one] = line_surprisal(network, VOCABULARY, ["ab"])
+    predicted = text_logprobs(network, VOCABULARY, "ab", top=len(CHARACTERS))
+    for entropy, place in zip(one.entropy, predicted, strict=True):
         p = np.exp([logprob for _, logprob in place.top])
         assert entropy == pytest.approx(-(p * np.log2(p)).sum(), abs=1e-4)
 
 
-def test_reading_on_is_reading_the_whole_text(network: Network) -> None:
+def test_continued_stream_equals_one_text(network: Network) -> None:
     lines = ["the fox", "", "a#b", "jumps " * 60]
     whole = score_text(network, VOCABULARY, "\n".join(lines) + "\n")
-    first, state = read_on(network, VOCABULARY, lines[:2], None)
-    rest, _ = read_on(network, VOCABULARY, lines[2:], state)
+    first, state = stream_surprisal(network, VOCABULARY, lines[:2], None)
+    rest, _ = stream_surprisal(network, VOCABULARY, lines[2:], state)
     bits = np.concatenate([[*one.bits, one.end_bits] for one in (*first, *rest)])
     np.testing.assert_allclose(bits, whole, atol=1e-4)
-    _, same = read_on(network, VOCABULARY, [], state)
+    _, same = stream_surprisal(network, VOCABULARY, [], state)
     np.testing.assert_array_equal(same, state)

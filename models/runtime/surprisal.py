@@ -1,12 +1,10 @@
-"""How surprised a network is by each character of a text, in bits.
+"""Surprisal (-log2 p) and entropy of each character of a text, in bits, by a network.
 
-Many lines are read side by side, in slices of some characters, so memory does not grow with their number
-or length. Lines that begin alike are read once as far as they do: lines of a log share much. Probabilities
-are over the known characters, as when completing. Knows nothing of calibration: what a high figure means
-is decided in `models.anomaly`.
+Many lines are read side by side, in slices of some characters, so memory does not grow with their number or
+length. Common prefixes of lines, which are frequent in logs, are read once. Probabilities are over the known
+characters, as in completions. `models.anomaly` turns surprisal into scores.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,31 +14,33 @@ from numpy.typing import NDArray
 from models.runtime.decoding import BITS, likeliest, log_softmax
 from models.runtime.requests import CharacterLogprobs
 from models.runtime.session import Logits, State, StepNetwork
-from models.text.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary, unknown_bits
 
 SLICE_LOGITS = 1 << 20
-"""The most logits of one slice, T * B * V: 4 MB as they come, twice that while in use."""
+"""The most logits of one slice, T * B * V: 4 MB, and twice that while they are processed."""
 
-ROWS = 512
+MAX_ROWS = 512
 """The most lines read side by side."""
 
 SHARED_STEPS = 16
-"""Lines are compared at every so many characters: those that were alike up to there are one row."""
+"""Lines are compared every so many characters: those with the same characters so far share a row."""
 
-_LONGEST_STEPS = 256
-_GROUP_IDS = 1 << 22  # of lines read side by side, padded to the longest: 16 MB
-
-UNKNOWN_EXTRA_BITS = 2.0
+_MAX_STEPS = 256
+_MAX_GROUP_IDS = 1 << 22  # of lines read side by side, padded to the longest: 16 MB
 
 
 @dataclass(frozen=True)
 class LineSurprisal:
-    """What a network thought of a line of N characters.
+    """The surprisal of a line of N characters, in bits.
 
-    `bits` is the surprisal of each, (N,) float32; `entropy` (N,) float32 what it expected to be surprised
-    by there, in bits. With `has_end`, `end_bits` and `end_entropy` are those of the newline behind the line;
-    otherwise that was not asked for, or the network knows no newline. `ngram_bits`, (N,) float32 or with the
-    newline (N + 1,), is what the model's n-grams were surprised by, where it has them.
+    Attributes:
+        bits: (N,) float32, surprisal of each character.
+        entropy: (N,) float32, entropy of each prediction, that is the expected surprisal.
+        has_end: whether the newline after the line was read too; False if the network knows no newline.
+        end_bits: surprisal of that newline.
+        end_entropy: entropy of its prediction.
+        ngram_bits: (N,) float32, or (N + 1,) with the newline, surprisal under the model's n-grams; None
+            without n-grams.
     """
 
     bits: NDArray[np.float32]
@@ -53,43 +53,18 @@ class LineSurprisal:
 
 @dataclass(frozen=True)
 class TopCharacters:
-    """The K likeliest characters at each of N places, likeliest first.
+    """The K likeliest characters at each of N positions, likeliest first.
 
-    `ids` (N, K) int32, and `logprobs` (N, K) float64, natural logarithms.
+    Attributes:
+        ids: (N, K) int32.
+        logprobs: (N, K) float64, natural.
     """
 
     ids: NDArray[np.int32]
     logprobs: NDArray[np.float64]
 
 
-def unknown_bits(vocabulary_size: int) -> float:
-    """Return what a character costs that the model has never seen: 2 bits more than guessing blindly.
-
-    Guessing blindly among the V - 1 known characters costs log2(V - 1). The network cannot tell the cost
-    itself, for it was never trained to expect id 0.
-    """
-    return math.log2(max(2, vocabulary_size - 1)) + UNKNOWN_EXTRA_BITS
-
-
-def score_text(
-    network: StepNetwork, vocabulary: Vocabulary, text: str, *, context: str = "\n"
-) -> NDArray[np.float64]:
-    """Return the surprisal in bits of each character of NFC `text`, (len(text),), after `context`.
-
-    The state is zero before `context`; an empty context stands for a newline. An unknown character costs
-    `unknown_bits`, and is read as id 0.
-    """
-    return score_lines(network, vocabulary, [text], context=context)[0]
-
-
-def score_lines(
-    network: StepNetwork, vocabulary: Vocabulary, lines: Sequence[str], *, context: str = "\n"
-) -> list[NDArray[np.float64]]:
-    """Return `score_text` of each line, each after the same `context`."""
-    return [r.bits.astype(np.float64) for r in read_lines(network, vocabulary, lines, context=context)]
-
-
-def read_lines(
+def line_surprisal(
     network: StepNetwork,
     vocabulary: Vocabulary,
     lines: Sequence[str],
@@ -97,34 +72,42 @@ def read_lines(
     context: str = "\n",
     with_end: bool = False,
 ) -> list[LineSurprisal]:
-    """Read each NFC line by itself after `context`; `with_end` asks for the newline behind it too.
+    """Return the surprisal of each NFC line, read by itself after `context`.
 
-    A line's figures do not depend on the others or on their order.
+    The state is zero before `context`; an empty context means a newline. An unknown character costs
+    `unknown_bits` and is read as id 0. With `with_end` the newline after each line is read too. The figures
+    of a line do not depend on the other lines or their order.
     """
     logits, state = _read_context(network, vocabulary.encode(context or "\n"))
     end = vocabulary.encode("\n") if with_end and "\n" in vocabulary.characters else vocabulary.encode("")
-    readings: list[LineSurprisal] = [_EMPTY] * len(lines)
-    # Sorted, lines that begin alike are neighbours.
+    surprisals: list[LineSurprisal] = [_EMPTY] * len(lines)
+    # In sorted order, lines with a common prefix are adjacent.
     order = sorted(range(len(lines)), key=lines.__getitem__)
     encoded = [np.concatenate([vocabulary.encode(lines[i]), end]) for i in order]
     for part in _groups(
-        [len(ids) for ids in encoded], most_rows=max(1, min(ROWS, SLICE_LOGITS // network.V))
+        [len(ids) for ids in encoded], max_rows=max(1, min(MAX_ROWS, SLICE_LOGITS // network.V))
     ):
         group = encoded[part]
         bits, entropy = _read_group(network, group, logits, state)
-        for column, (place, ids) in enumerate(zip(order[part], group, strict=True)):
+        for column, (index, ids) in enumerate(zip(order[part], group, strict=True)):
             n = len(ids) - len(end)
-            readings[place] = _reading(bits[:, column], entropy[:, column], n, has_end=len(end) > 0)
-    return readings
+            surprisals[index] = _first(n, bits[:, column], entropy[:, column], has_end=len(end) > 0)
+    return surprisals
 
 
-def read_on(
+def stream_surprisal(
     network: StepNetwork, vocabulary: Vocabulary, lines: Sequence[str], state: State | None
 ) -> tuple[list[LineSurprisal], State]:
-    """Read NFC lines one behind the other, each with its newline, from the state a call before this left.
+    """Return the surprisal of NFC lines read one after the other, each with its newline.
 
-    `state` (1, S) is that before the newline in front of the first line; None stands for the zero state.
-    Returns the readings and the state before the last newline.
+    Args:
+        network: the network.
+        vocabulary: its characters.
+        lines: without their newlines.
+        state: (1, S) the state that the previous call returned; None (zeros) at the beginning of a stream.
+
+    Returns:
+        The surprisal of each line, and the state (1, S) before the last newline.
     """
     state = network.initial_state() if state is None else state
     ids = vocabulary.encode("\n" + "".join(line + "\n" for line in lines))
@@ -133,22 +116,28 @@ def read_on(
     for at in range(0, len(ids) - 1, steps):
         end = min(at + steps, len(ids) - 1)
         logits, state = network.step(ids[at:end, None], state)
-        found = _measure(logits, np.zeros(1, np.intp), ids[at + 1 : end + 1, None])
-        bits[at + 1 : end + 1], entropy[at + 1 : end + 1] = found[0][:, 0], found[1][:, 0]
-    has_end = "\n" in vocabulary.characters
-    readings, at = [], 1
+        part_bits, part_entropy = _measure(logits, np.zeros(1, np.intp), ids[at + 1 : end + 1, None])
+        bits[at + 1 : end + 1], entropy[at + 1 : end + 1] = part_bits[:, 0], part_entropy[:, 0]
+    return split_by_line(lines, bits[1:], entropy[1:], has_end="\n" in vocabulary.characters), state
+
+
+def split_by_line(
+    lines: Sequence[str], bits: NDArray[np.float32], entropy: NDArray[np.float32], *, has_end: bool
+) -> list[LineSurprisal]:
+    """Return the surprisal of each line, from bits and entropy (N,) of the lines with their newlines."""
+    surprisals, at = [], 0
     for line in lines:
-        readings.append(_reading(bits[at:], entropy[at:], len(line), has_end=has_end))
+        surprisals.append(_first(len(line), bits[at:], entropy[at:], has_end=has_end))
         at += len(line) + 1
-    return readings, state
+    return surprisals
 
 
-def describe_text(
+def text_logprobs(
     network: StepNetwork, vocabulary: Vocabulary, text: str, *, top: int, context: str = "\n"
 ) -> list[CharacterLogprobs]:
-    """Return each character of NFC `text` with its log-probability and the `top` likeliest at its place.
+    """Return each character of NFC `text` with its log-probability and the `top` likeliest at its position.
 
-    After `context`, as in `score_text`; an unknown character gets what it costs there.
+    The text is read after `context`, as in `line_surprisal`; an unknown character costs `unknown_bits`.
     """
     described: list[CharacterLogprobs] = []
     for at, ids, logprobs in _predictions(network, vocabulary, text, context):
@@ -162,9 +151,9 @@ def describe_text(
 def top_characters(
     network: StepNetwork, vocabulary: Vocabulary, text: str, *, top: int, context: str = "\n"
 ) -> TopCharacters:
-    """Return the `top` likeliest characters at each place of NFC `text`, after `context`; ties by lower id.
+    """Return the `top` likeliest characters at each position of NFC `text`, ties by lower id.
 
-    The same as `describe_text` tells, in a hundredth of its memory.
+    The same characters as from `text_logprobs`, in a hundredth of the memory.
     """
     count = min(top, network.V - 1)
     ids, logprobs = np.empty((len(text), count), np.int32), np.empty((len(text), count))
@@ -178,7 +167,7 @@ def top_characters(
 def _predictions(
     network: StepNetwork, vocabulary: Vocabulary, text: str, context: str
 ) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.float64]]]:
-    """Yield, for a few characters of the text at a time: their place, ids (T,), and (T, V - 1) logprobs."""
+    """Yield, for a few characters of the text at a time: position, ids (T,) and (T, V - 1) logprobs."""
     ids = vocabulary.encode(text)
     logits, state = _read_context(network, vocabulary.encode(context or "\n"))
     rows = logits[None]  # (T, V) predictions for the characters from `at` on
@@ -193,30 +182,23 @@ def _predictions(
 _EMPTY = LineSurprisal(np.empty(0, np.float32), np.empty(0, np.float32))
 
 
-def _reading(
-    bits: NDArray[np.float32], entropy: NDArray[np.float32], n: int, *, has_end: bool
+def _first(
+    n: int, bits: NDArray[np.float32], entropy: NDArray[np.float32], *, has_end: bool
 ) -> LineSurprisal:
-    """Return the reading of a line of n characters whose figures stand at the front of these arrays."""
-    if not has_end:
-        return LineSurprisal(bits[:n].copy(), entropy[:n].copy())
-    return LineSurprisal(
-        bits[:n].copy(),
-        entropy[:n].copy(),
-        has_end=True,
-        end_bits=float(bits[n]),
-        end_entropy=float(entropy[n]),
-    )
+    """Return the surprisal of a line: the first n figures, and with `has_end` the next, of its newline."""
+    end = (True, float(bits[n]), float(entropy[n])) if has_end else ()
+    return LineSurprisal(bits[:n].copy(), entropy[:n].copy(), *end)
 
 
-def _groups(lengths: Sequence[int], *, most_rows: int) -> Iterator[slice]:
-    """Yield the lines to be read together: consecutive ones, bounded in number and in padded size."""
+def _groups(lengths: Sequence[int], *, max_rows: int) -> Iterator[slice]:
+    """Yield slices of consecutive lines that are read together, bounded in number and padded size."""
     start, longest = 0, 0
-    for place, length in enumerate(lengths):
+    for index, length in enumerate(lengths):
         longest = max(longest, length)
-        rows = place + 1 - start
-        if rows > 1 and (rows > most_rows or rows * longest > _GROUP_IDS):
-            yield slice(start, place)
-            start, longest = place, length
+        rows = index + 1 - start
+        if rows > 1 and (rows > max_rows or rows * longest > _MAX_GROUP_IDS):
+            yield slice(start, index)
+            start, longest = index, length
     if start < len(lengths):
         yield slice(start, len(lengths))
 
@@ -227,24 +209,24 @@ def _read_group(
     """Return bits and entropy (longest, n) of n sorted lines of ids, from state (1, S) and logits (V,)."""
     n, lengths = len(lines), np.array([len(line) for line in lines])
     longest = int(lengths.max())
-    ids = np.zeros((longest, n), np.int32)  # padded at the end, where it cannot change what came before
+    ids = np.zeros((longest, n), np.int32)  # padded at the end
     for column, line in enumerate(lines):
         ids[: len(line), column] = line
-    alike = _common_lengths(ids, lengths)
+    common = _common_lengths(ids, lengths)
     bits, entropy = np.zeros((longest, n), np.float32), np.zeros((longest, n), np.float32)
     if not longest:
         return bits, entropy
-    row_of = np.zeros(n, np.intp)  # which row of `state` read a line so far
+    row_of = np.zeros(n, np.intp)  # the row of `state` that has read each line so far
     bits[:1], entropy[:1] = _measure(first[None, None], row_of, ids[:1])
     at = 0
     while at < longest - 1:
         open_lines = np.flatnonzero(lengths > at + 1)
-        shared = bool((alike > at).any())
+        shared = bool((common > at).any())
         end = min(longest - 1, at + _steps(len(open_lines), network.V, shared=shared))
-        # A line is a row of its own unless the line before it has the same characters up to `end`.
-        leads = (alike < end)[open_lines]
+        # A line needs a row of its own unless it equals the line before it up to `end`.
+        leads = (common < end)[open_lines]
         leads[0] = True
-        leads[1:] |= np.diff(open_lines) > 1  # the one that it was compared with has ended
+        leads[1:] |= np.diff(open_lines) > 1  # the line before it has ended
         rows = open_lines[leads]
         logits, state = network.step(ids[at:end, rows], state[row_of[rows]])
         row_of[open_lines] = np.cumsum(leads) - 1
@@ -257,7 +239,7 @@ def _read_group(
 
 
 def _common_lengths(ids: NDArray[np.int32], lengths: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return (n,) how many first characters each line, a column of ids, shares with the one before it."""
+    """Return (n,) the length of the prefix that each line, a column of ids, shares with the one before."""
     same = np.ones((len(ids) + 1, ids.shape[1]), bool)
     same[:-1, 1:] = ids[:, 1:] == ids[:, :-1]
     same[-1] = False
@@ -269,18 +251,18 @@ def _common_lengths(ids: NDArray[np.int32], lengths: NDArray[np.intp]) -> NDArra
 
 
 def _steps(rows: int, vocabulary_size: int, *, shared: bool) -> int:
-    fitting = _slice_steps(rows * vocabulary_size)
-    return min(SHARED_STEPS, fitting) if shared else fitting
+    steps = _slice_steps(rows * vocabulary_size)
+    return min(SHARED_STEPS, steps) if shared else steps
 
 
-def _slice_steps(logits_a_step: int) -> int:
-    return max(1, min(_LONGEST_STEPS, SLICE_LOGITS // logits_a_step))
+def _slice_steps(logits_per_step: int) -> int:
+    return max(1, min(_MAX_STEPS, SLICE_LOGITS // logits_per_step))
 
 
 def _measure(
     logits: Logits, row_of: NDArray[np.intp], ids: NDArray[np.int32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the bits of ids (T, n), and the entropy there, by logits (T, B, V); line i is row_of[i]."""
+    """Return bits and entropy (T, n) of ids (T, n) by logits (T, B, V); column i belongs to row_of[i]."""
     z = logits[..., 1:]
     z = z - z.max(-1, keepdims=True)
     p = np.exp(z)

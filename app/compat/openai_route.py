@@ -1,4 +1,4 @@
-"""OpenAI's calls answer 400 where ours answer 422; their SDKs have an exception class for each."""
+"""The route class of OpenAI's calls: status 400 where other routes answer 422, as its SDKs expect."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,16 +12,16 @@ from app.schemas.errors import ErrorAnswer
 from models.errors import InvalidInput
 
 NOT_422: dict[int | str, dict[str, Any]] = {
-    422: {"model": ErrorAnswer, "description": "Not sent: like OpenAI's, this call answers 400 instead."},
-    400: {"model": ErrorAnswer, "description": "The body or a field is wrong; `param` names it."},
+    422: {"model": ErrorAnswer, "description": "Never sent: like OpenAI's, this call answers 400 instead."},
+    400: {"model": ErrorAnswer, "description": "The body or a field is invalid; `param` names it."},
 }
 
 
 class OpenAIRoute(DocumentRoute):
-    """The route class of calls in OpenAI's shapes."""
+    """Answers an invalid request with 400."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, with status 400 for what is wrong with a request."""
+        """Return the handler."""
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:

@@ -1,0 +1,181 @@
+"""From OpenAI's completion request to the engine's: defaults, prompts, options.
+
+Echoed log-probabilities are those of a network that reads the prompt from its first character, so the first
+has none: the same as /score reports for the text after its first character.
+"""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+
+from app.compat.fim import unwrap
+from app.compat.openai_logprobs import logprobs_of
+from app.compat.token_ids import UNKNOWN, characters_of, token
+from app.schemas.openai import Logprobs, OpenAIChoice, OpenAICompletion, OpenAICompletionCreate, OpenAIUsage
+from app.services.completion_requests import check_size, run_echo
+from app.services.engines import Loaded
+from app.services.limited_work import Check, LimitedWork
+from app.services.prompts import prepare
+from models.errors import InvalidInput
+from models.runtime.requests import CompletionRequest
+
+_SEED_RANGE = 2**63
+
+
+@dataclass(frozen=True)
+class ResolvedPrompt:
+    """One prompt in the model's characters; choices begin with `echo` and `echo_logprobs`, if requested."""
+
+    characters: str
+    unknown: list[str]
+    echo: str = ""
+    echo_logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True)
+class ResolvedRequest:
+    """A request with its defaults filled in, and the model that answers it."""
+
+    body: OpenAICompletionCreate
+    loaded: Loaded
+    client: str
+    prompts: Sequence[ResolvedPrompt]
+    n: int
+    max_tokens: int
+    id: str
+    created: int
+
+    def answer(self, choices: list[OpenAIChoice], usage: OpenAIUsage | None) -> OpenAICompletion:
+        """Return the answer, or a chunk of it."""
+        model = self.loaded.reference
+        return OpenAICompletion(
+            id=self.id,
+            created=self.created,
+            model=model,
+            system_fingerprint=model,
+            choices=choices,
+            usage=usage,
+        )
+
+    def engine_request(self, prompt: ResolvedPrompt) -> CompletionRequest:
+        """Return the engine's request for one prompt."""
+        body = self.body
+        stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+        return CompletionRequest(
+            prompt=prompt.characters,
+            max_characters=self.max_tokens,
+            n=max(self.n, body.best_of or 0),
+            temperature=1.0 if body.temperature is None else body.temperature,
+            top_k=body.top_k,
+            top_p=body.top_p,
+            min_p=body.min_p,
+            seed=None if body.seed is None else body.seed % _SEED_RANGE,
+            stop=tuple(map(self.loaded.vocabulary.to_characters, stop)),
+            until=body.until,
+            logprobs=body.logprobs,
+            stream=bool(body.stream),
+            client=self.client,
+            timeout_s=None if body.timeout_ms is None else body.timeout_ms / 1000,
+            precision=body.precision,
+            logit_bias=_logit_bias(body.logit_bias or {}),
+            presence_penalty=body.presence_penalty or 0.0,
+            frequency_penalty=body.frequency_penalty or 0.0,
+        )
+
+
+async def resolve(
+    body: OpenAICompletionCreate, loaded: Loaded, echoing: LimitedWork, client: str
+) -> ResolvedRequest:
+    """Return the request with its defaults, and its prompts as characters.
+
+    Raises:
+        InvalidInput: the answer could become too large, or a prompt has an id that the model does not have.
+        Busy: too many long prompts wait for their echoed log-probabilities.
+    """
+    n = 1 if body.n is None else body.n
+    max_tokens = 16 if body.max_tokens is None else body.max_tokens
+    prompts = _prompts(body)
+    check = partial(
+        check_size,
+        n=n,
+        generated=len(prompts) * max(n, body.best_of or 0) * max_tokens,
+        echo=bool(body.echo),
+        logprobs=body.logprobs,
+    )
+    check([*map(len, prompts)])
+    if body.echo and body.logprobs is not None:
+        # A character of the text may be several characters of the model.
+        to_characters = loaded.vocabulary.to_characters
+        check([len(to_characters(prompt) if isinstance(prompt, str) else prompt) for prompt in prompts])
+    return ResolvedRequest(
+        body=body,
+        loaded=loaded,
+        client=client,
+        prompts=[await _resolve_prompt(prompt, body, loaded, echoing) for prompt in prompts],
+        n=n,
+        max_tokens=max_tokens,
+        id=f"cmpl-{secrets.token_hex(12)}",
+        created=int(time.time()),
+    )
+
+
+def _prompts(body: OpenAICompletionCreate) -> Sequence[str | list[int]]:
+    prompt = body.prompt or ""
+    if isinstance(prompt, str):
+        return [prompt]
+    ids = [entry for entry in prompt if isinstance(entry, int)]
+    return [ids] if ids else [entry for entry in prompt if not isinstance(entry, int)]
+
+
+async def _resolve_prompt(
+    prompt: str | list[int], body: OpenAICompletionCreate, loaded: Loaded, echoing: LimitedWork
+) -> ResolvedPrompt:
+    vocabulary = loaded.vocabulary
+    if isinstance(prompt, str):
+        characters, unknown = await prepare(unwrap(prompt), vocabulary)
+    else:
+        characters, unknown = await anyio.to_thread.run_sync(characters_of, prompt, vocabulary), []
+    if not body.echo:
+        return ResolvedPrompt(characters, unknown)
+    text = vocabulary.to_text(characters.replace(UNKNOWN, "\ufffd"))
+    if body.logprobs is None:
+        return ResolvedPrompt(characters, unknown, text)
+    logprobs = await _echo_logprobs(characters, body.logprobs, loaded, echoing)
+    return ResolvedPrompt(characters, unknown, text, logprobs)
+
+
+async def _echo_logprobs(characters: str, top: int, loaded: Loaded, echoing: LimitedWork) -> Logprobs:
+    """Return the log-probabilities of a prompt's characters; the first has none."""
+    if not characters:
+        return Logprobs(tokens=[], token_logprobs=[], top_logprobs=[] if top else None, text_offset=[])
+    return await run_echo(echoing, len(characters), partial(_describe, characters, top, loaded))
+
+
+def _describe(characters: str, top: int, loaded: Loaded, check: Check) -> Logprobs:
+    first, rest = characters[0], characters[1:]
+    described = loaded.engine.text_logprobs(rest, top=top, context=first, check=check)
+    logprobs = logprobs_of(described, loaded.vocabulary, top, start=1)
+    return Logprobs(
+        tokens=[token(first, loaded.vocabulary), *logprobs.tokens],
+        token_logprobs=[None, *logprobs.token_logprobs],
+        top_logprobs=None if logprobs.top_logprobs is None else [None, *logprobs.top_logprobs],
+        text_offset=[0, *logprobs.text_offset],
+    )
+
+
+def _logit_bias(body: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    biases = []
+    for character_id, bias in body.items():
+        if not (character_id.isascii() and character_id.isdecimal()):
+            raise InvalidInput(
+                f"logit_bias has the key {character_id[:40]!r}; keys are character ids, as /tokenize returns",
+                param="logit_bias",
+            )
+        if not -100 <= bias <= 100:
+            raise InvalidInput("a bias in logit_bias is from -100 to 100", param="logit_bias")
+        biases.append((int(character_id[:12]), bias))
+    return tuple(biases)

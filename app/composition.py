@@ -1,0 +1,135 @@
+"""Construction of the application's services from its settings."""
+
+import threading
+import time
+from functools import partial
+
+import anyio
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+
+from app.http.connections import Connections
+from app.http.dependencies import Services
+from app.http.incoming_body import BodyMemory
+from app.keys import KeyFile
+from app.services.default_model import DefaultModel
+from app.services.engines import Engines, LoadEngine
+from app.services.job_bodies import JobBodies
+from app.services.job_control import JobControl
+from app.services.limited_work import LimitedWork
+from app.services.metrics import Metrics
+from app.services.rate_limits import RateLimits
+from app.services.readiness import ReadinessCheck
+from app.services.stream_locks import StreamLocks
+from app.settings import ApiSettings
+from store.background import BackgroundLoop
+from store.blobs import open_blobs
+from store.calibrations import Calibrations
+from store.corpora import Corpora
+from store.jobs import Jobs
+from store.live import EventLog, Live
+from store.models import Models
+from store.queue import TrainingQueue
+from store.reconcile import Reconciler
+from store.retention import Retention, RetentionPeriods, remove_stale_uploads
+from store.streams import Limits, Streams
+
+REDIS_TIMEOUT_S = 2.0
+RECONCILE_S = 5.0
+
+_HEALTH_THREADS = 4
+_SCORE_THREADS = 8
+_LINE_THREADS = 4
+_KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
+_RETENTION_S = 300.0
+
+
+def build_services(
+    settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None = None
+) -> Services:
+    """Return the long-lived parts of the application. Redis need not answer yet.
+
+    Args:
+        settings: those of the environment.
+        load: makes the engine and the scorer of a saved model.
+        stopping: set when the server is told to stop.
+        keys: the file of API keys; None if none are required.
+
+    Raises:
+        OSError, DomainError: the data folder or the storage cannot be used.
+    """
+    blobs = open_blobs(settings.blobs_url)
+    remove_stale_uploads(settings.data_dir / "spool", now=time.time())
+    connect = partial(
+        Redis.from_url,
+        settings.redis_url,
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        # One retry, for a connection that was closed while idle; a connection that hangs would hang again.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    )
+    redis = connect(decode_responses=True)
+    jobs, models, queue = Jobs(blobs), Models(blobs), TrainingQueue(connect())
+    pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
+    engines = Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned)
+    live = Live(redis)
+    retention = Retention(
+        blobs,
+        jobs,
+        periods=RetentionPeriods(
+            failed_checkpoint_days=settings.failed_checkpoint_days,
+            job_days=settings.job_retention_days,
+            idempotency_days=settings.idempotency_retention_days,
+        ),
+        spool=settings.data_dir / "spool",
+    )
+    loops = (
+        BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=RECONCILE_S),
+        BackgroundLoop("retention", retention.sweep, interval_s=_RETENTION_S),
+    )
+    streams = Streams(redis, _stream_limits(settings))
+    return Services(
+        settings=settings,
+        blobs=blobs,
+        redis=redis,
+        corpora=Corpora(blobs),
+        jobs=jobs,
+        models=models,
+        calibrations=Calibrations(blobs),
+        streams=streams,
+        live=live,
+        event_log=EventLog(blobs),
+        queue=queue,
+        job_control=JobControl(blobs, jobs, live, queue, redis),
+        job_bodies=JobBodies(live, queue),
+        engines=engines,
+        default_model=DefaultModel(models, settings.default_model),
+        loops=loops,
+        metrics=Metrics(jobs=jobs, models=models, queue=queue, engines=engines, loops=loops, keys=keys),
+        readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),
+        keys=keys,
+        rates=RateLimits(settings.redis_url),
+        connections=Connections(
+            max_connections=settings.max_connections, header_timeout_s=settings.header_timeout_s
+        ),
+        body_memory=BodyMemory(limit_bytes=settings.body_memory_bytes),
+        stopping=stopping,
+        score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
+        line_threads=anyio.CapacityLimiter(_LINE_THREADS),
+        echoing=LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5),
+        long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
+        calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),
+        evaluating=LimitedWork("evaluations", running=1, waiting=2, retry_after_s=30, code="evaluation_busy"),
+        importing=LimitedWork(
+            "imports of models", running=1, waiting=4, retry_after_s=30, code="import_busy"
+        ),
+        stream_turns=StreamLocks(streams),
+        health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
+    )
+
+
+def _stream_limits(settings: ApiSettings) -> Limits:
+    share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
+    return Limits(settings.max_streams, settings.max_stream_bytes, share)

@@ -1,0 +1,188 @@
+"""Corpora over HTTP: from a request's body, with gzip and forms decoded, to storage, and back.
+
+Only a piece of the text is in memory at a time; file and processor work runs in worker threads.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
+
+from fastapi.responses import StreamingResponse
+from python_multipart.multipart import parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import UnsupportedMedia
+from app.http.dependencies import Services
+from app.services.access import Access
+from app.services.form_data import FormText
+from app.services.gunzip import PIECE_BYTES, Gunzip
+from models.errors import DomainError, TooLarge
+from store.corpora import Corpus, Encoding, Upload
+
+MAX_FORM_OVERHEAD_BYTES = 65536
+"""A form, or gzip, may make a body this much longer than its text."""
+
+_UTF8_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
+_MAX_DRAIN_BYTES = 64 << 20
+_DRAIN_S = 5
+
+
+class Decoder(Protocol):
+    """Decodes a body to text, piece by piece."""
+
+    overhead_bytes: int  # a body may be this much longer than its text
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the text in the next bytes of the body. Raises InvalidInput."""
+        ...
+
+    def finish(self) -> None:
+        """Check that the body is complete. Raises InvalidInput."""
+        ...
+
+
+async def receive_corpus(
+    services: Services,
+    access: Access,
+    request: Request,
+    *,
+    name: str | None = None,
+    encoding: Encoding = "utf-8",
+    decoder: Decoder | None = None,
+) -> tuple[Corpus, bool]:
+    """Store the request's body as a corpus of the caller; return it, and whether it is new to the caller.
+
+    By default gzip and forms are decoded as the request's headers declare them.
+
+    Raises:
+        DomainError: the body is invalid or too large, the name is taken, the storage is full.
+        ClientDisconnect: the client disconnected before the body was complete.
+    """
+    limit_bytes = services.settings.max_corpus_bytes
+    spool = services.settings.data_dir / "spool"
+    with await run_in_threadpool(Upload, spool, limit_bytes=limit_bytes, encoding=encoding) as upload:
+        body = RequestBody(request)
+        try:
+            decoder = decoder or _HeaderDecoder(request.headers, is_text=encoding == "utf-8")
+            await _feed(upload, body, decoder, limit_bytes=limit_bytes)
+        except DomainError:
+            await body.drain()
+            raise
+        corpus, is_new = await run_in_threadpool(services.corpora.add, upload, name=name)
+    return await run_in_threadpool(access.record_upload, corpus, is_new=is_new)
+
+
+def text_response(services: Services, corpus: Corpus) -> StreamingResponse:
+    """Return the corpus's bytes as an answer."""
+    headers = {"ETag": f'"{corpus.sha256}"', "Content-Length": str(corpus.bytes)}
+    media_type = "text/plain" if corpus.encoding == "utf-8" else "application/octet-stream"
+    return StreamingResponse(services.corpora.stream(corpus.id), media_type=media_type, headers=headers)
+
+
+async def _feed(upload: Upload, body: "RequestBody", decoder: Decoder, *, limit_bytes: int) -> None:
+    too_large = TooLarge(
+        f"the body is larger than {limit_bytes:,} bytes, the limit for a corpus", code="corpus_too_large"
+    )
+    max_bytes = limit_bytes + decoder.overhead_bytes
+    if body.declared_bytes > max_bytes:
+        raise too_large
+
+    def feed(piece: bytes) -> None:
+        for text in decoder.feed(piece):
+            upload.feed(text)
+
+    received_bytes = 0
+    async for piece in body.pieces():
+        received_bytes += len(piece)
+        if received_bytes > max_bytes:
+            raise too_large
+        await run_in_threadpool(feed, piece)
+    await run_in_threadpool(decoder.finish)
+
+
+class RequestBody:
+    """A request's body in pieces; it need not be read to its end."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._is_complete = False
+
+    @property
+    def declared_bytes(self) -> int:
+        """The Content-Length, or 0 if it is unknown."""
+        declared = self._request.headers.get("content-length", "")
+        return int(declared) if declared.isdecimal() else 0
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the body in pieces of about 1 MiB, because each costs a switch to another thread."""
+        received = bytearray()
+        while not self._is_complete:
+            received += await self._receive()
+            if len(received) >= PIECE_BYTES:
+                yield bytes(received)
+                received.clear()
+        if received:
+            yield bytes(received)
+
+    async def drain(self) -> None:
+        """Read and discard the rest of a refused body, up to a limit.
+
+        If a connection is closed while the client still writes, its system discards the answer.
+        """
+        if "100-continue" in self._request.headers.get("expect", "").lower():
+            return  # this client has not sent its body yet
+        left_bytes = _MAX_DRAIN_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                while left_bytes > 0 and not self._is_complete:
+                    left_bytes -= len(await self._receive())
+
+    async def _receive(self) -> bytes:
+        message = await self._request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self._is_complete = not message.get("more_body", False)
+        return bytes(message.get("body", b""))
+
+
+class _HeaderDecoder:
+    """Decodes Content-Encoding, then multipart/form-data, as the headers declare them."""
+
+    def __init__(self, headers: Headers, *, is_text: bool) -> None:
+        media_type, options = parse_options_header(headers.get("content-type", ""))
+        charset = options.get(b"charset", b"utf-8").decode("latin-1").lower()
+        if is_text and media_type.startswith(b"text/") and charset not in _UTF8_CHARSETS:
+            raise UnsupportedMedia(
+                f"the text is declared as {charset!r}; convert it to UTF-8 first, as with iconv -t utf-8",
+                code="unsupported_charset",
+                param="body",
+            )
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip", "x-gzip"):
+            raise UnsupportedMedia(
+                f"Content-Encoding {encoding!r} is not supported; send the text unencoded or with gzip",
+                code="unsupported_encoding",
+                param="body",
+            )
+        self._gunzip = Gunzip() if encoding != "identity" else None
+        is_form = media_type == b"multipart/form-data"
+        self._form = FormText(options.get(b"boundary", b"")) if is_form else None
+        self.overhead_bytes = MAX_FORM_OVERHEAD_BYTES if self._form or self._gunzip else 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the text in the next bytes of the body."""
+        decompressed = self._gunzip.feed(data) if self._gunzip else iter((data,))
+        if self._form is None:
+            return decompressed
+        form = self._form
+        return (text for part in decompressed for text in form.feed(part))
+
+    def finish(self) -> None:
+        """Check that the body is complete. Raises InvalidInput."""
+        if self._gunzip:
+            self._gunzip.finish()
+        if self._form:
+            self._form.finish()

@@ -1,0 +1,145 @@
+"""/v1/models/{model}/export and /v1/models/import: a saved model as one file."""
+
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from typing import IO, Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from app.errors import UnsupportedMedia
+from app.http.access import AccessDep
+from app.http.corpus_transfer import RequestBody
+from app.http.dependencies import Services, ServicesDep
+from app.http.errors import error_responses
+from app.http.middleware import BodyRule
+from app.schemas.models import ModelBody
+from app.services import model_archives
+from app.services.model_archives import MEDIA_TYPE
+from models.errors import DomainError, TooLarge
+from store.blobs import translated
+from store.ids import NAME_PATTERN
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+BODY_RULE = BodyRule(r"/v1/models/import")
+
+_PIECE_BYTES = 1 << 20
+_MEDIA_TYPES = (MEDIA_TYPE, "application/octet-stream", "")
+
+_ARCHIVE: dict[str, Any] = {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+_ARCHIVE_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A tar file of `model.json` and the files that it names.", "content": _ARCHIVE},
+}
+_IMPORT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "An uncompressed tar file as `/v1/models/{model}/export` returns it.",
+        "content": _ARCHIVE,
+    },
+}
+
+Name = Annotated[
+    str | None, Query(pattern=f"^{NAME_PATTERN}$", description="The model's name; default: the archive's.")
+]
+
+
+@router.get(
+    "/{model}/export",
+    response_class=StreamingResponse,
+    responses=_ARCHIVE_ANSWER | error_responses(404, 422, 503, 507),
+)
+def export_model(services: ServicesDep, model: str) -> StreamingResponse:
+    """Download a model as one file, which `/v1/models/import` of another service accepts."""
+    saved = services.models.get(model)
+    file = _temporary_file(services)
+    try:
+        size = model_archives.write_archive(saved, file)
+        file.seek(0)
+    except BaseException as error:
+        file.close()
+        if isinstance(error, OSError):
+            raise translated(error) from error
+        raise
+    headers = {
+        "Content-Length": str(size),
+        "Content-Disposition": f'attachment; filename="{saved.card.reference}.tar"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingResponse(_pieces(file), media_type=MEDIA_TYPE, headers=headers)
+
+
+@router.post(
+    "/import",
+    status_code=201,
+    responses=error_responses(413, 415, 422, 429, 503, 507),
+    openapi_extra=_IMPORT_BODY,
+)
+async def import_model(
+    services: ServicesDep, access: AccessDep, request: Request, response: Response, name: Name = None
+) -> ModelBody:
+    """Import a model as the next version of its name. Only weights and JSON files are imported."""
+    body, max_bytes = RequestBody(request), services.settings.max_model_bytes
+    with await run_in_threadpool(_temporary_file, services) as file:
+        try:
+            _check_headers(request)
+            await _receive(body, file, max_bytes=max_bytes)
+        except DomainError:
+            await body.drain()
+            raise
+        importing = partial(
+            model_archives.import_model,
+            services.models,
+            file,
+            max_bytes=max_bytes,
+            check_loadable=services.engines.check_loadable,
+            check_permitted=access.check_model,
+            name=name,
+        )
+        card = await services.importing.run(lambda _: importing())
+    response.headers["Location"] = f"/v1/models/{card.reference}"
+    return ModelBody.of(card)
+
+
+def _temporary_file(services: Services) -> IO[bytes]:
+    folder = services.settings.data_dir / "spool"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=folder)
+    except OSError as error:
+        raise translated(error) from error
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
+
+
+def _check_headers(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if media_type not in _MEDIA_TYPES or encoding != "identity":
+        raise UnsupportedMedia(
+            f"send the model as an uncompressed tar file, with the header Content-Type: {MEDIA_TYPE}",
+            param="body",
+        )
+
+
+async def _receive(body: RequestBody, file: IO[bytes], *, max_bytes: int) -> None:
+    too_large = TooLarge(
+        f"the archive is larger than {max_bytes:,} bytes (NEXTCHAR_MAX_MODEL_BYTES)", code="model_too_large"
+    )
+    if body.declared_bytes > max_bytes:
+        raise too_large
+    received_bytes = 0
+    async for piece in body.pieces():
+        received_bytes += len(piece)
+        if received_bytes > max_bytes:
+            raise too_large
+        try:
+            await run_in_threadpool(file.write, piece)
+        except OSError as error:
+            raise translated(error) from error

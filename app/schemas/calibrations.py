@@ -1,0 +1,99 @@
+"""Calibrations, and the fields that scores and evaluations share with them."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.schemas.base import RequestBody
+from store.ids import NAME_PATTERN
+
+EXAMPLE_CALIBRATION: dict[str, Any] = {
+    "name": "validation",
+    "lines": 812,
+    "kept_lines": 812,
+    "smallest_p_value": 0.00123,
+    "has_tail": True,
+    "created_at": 1795563600,
+    "source": "held-out text",
+    "buckets": [{"longest": None, "lines": 812, "has_tail": True}],
+}
+
+Line = Annotated[str, Field(max_length=20_000_000)]
+"""Bounded in length, by which pydantic also refuses unpaired surrogates."""
+
+FalseAlarms = Annotated[
+    float,
+    Field(
+        ge=1e-9,
+        lt=1,
+        description="The share of normal lines that may be flagged. Default: 0.01, or the smallest rate that"
+        " the calibration allows by its number of lines.",
+    ),
+]
+CalibrationName = Annotated[
+    str,
+    Field(
+        pattern=f"^{NAME_PATTERN}$",
+        description="The calibration to use. Default: `default` if the model has one of that name, else"
+        " `validation`, which was made with the model.",
+    ),
+]
+
+
+class CalibrateCreate(RequestBody):
+    """Normal lines for a calibration: given here, or those of a corpus."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "web-1", "corpus": "access-log", "false_alarms": 0.001}]}
+    )
+
+    name: CalibrationName = "default"
+    lines: Annotated[list[Line], Field(min_length=1, max_length=1_000_000)] | None = Field(
+        None, description="Normal lines without their newlines."
+    )
+    corpus: str | None = Field(None, max_length=128, description="A corpus whose lines are all normal.")
+    buckets: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="The number of buckets: lines are compared with those of similar length only.",
+    )
+    false_alarms: FalseAlarms | None = Field(
+        None, description="Answer 422 unless there are enough lines for this rate."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.lines is None) == (self.corpus is None):
+            raise ValueError("give exactly one of lines and corpus")
+        return self
+
+
+class BucketBody(BaseModel):
+    """Calibration lines of up to `longest` characters; null: longer than those of the other buckets."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    longest: int | None
+    lines: int
+    has_tail: bool
+
+
+class CalibrationBody(BaseModel):
+    """A calibration: the statistics of normal lines, which scores are based on."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CALIBRATION]})
+
+    name: str
+    lines: int = Field(description="The normal lines that it was made from.")
+    kept_lines: int = Field(description="The lines that are kept: at most 100,000 quantiles.")
+    smallest_p_value: float = Field(
+        description="1 / (n + 1), the smallest p-value without an assumption about the tail; with several"
+        " buckets, the largest of theirs."
+    )
+    has_tail: bool = Field(
+        description="Whether there are smaller p-values, by a generalized Pareto tail that fits the scores."
+    )
+    created_at: int = Field(description="Unix seconds, UTC.")
+    source: str = Field(description="What it was made from.")
+    buckets: list[BucketBody]

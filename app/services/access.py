@@ -1,0 +1,217 @@
+"""Access control: which models, jobs and corpora an API key can see and change.
+
+A key without patterns, and a caller without a key, can access everything. A key with patterns is limited to
+the models whose name matches, the jobs that train such a model, and the corpora that it uploaded or whose
+name matches. Everything else is answered with 404, except a model that the request names: that is 403.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from app.errors import Forbidden
+from app.keys import Key
+from models.errors import Conflict, Unavailable
+from models.saved_model import Card
+from store.corpora import Corpora, Corpus, no_such_corpus
+from store.ids import is_id
+from store.jobs import Job, Jobs, no_such_job
+from store.models import DamagedModel, Models
+
+
+@dataclass(frozen=True)
+class Access:
+    """The models, jobs and corpora that one caller can access.
+
+    Args:
+        key: the caller's API key; None without one.
+        models, jobs, corpora: the records that are filtered.
+    """
+
+    key: Key | None
+    models: Models
+    jobs: Jobs
+    corpora: Corpora
+
+    @property
+    def limited_key(self) -> Key | None:
+        """The caller's key if it has patterns, else None."""
+        return self.key if self.key and self.key.models else None
+
+    def check_model(self, reference: str) -> None:
+        """Raise Forbidden if the caller's key does not permit the model that a request names."""
+        if self.key is not None:
+            check_model(self.key, reference)
+
+    def check_scope(self, *scopes: str, why: str) -> None:
+        """Raise Forbidden unless the caller's key has one of `scopes` or `admin`; `why` ends the message."""
+        if self.key is not None and not self.key.scopes & {*scopes, "admin"}:
+            needed = " or ".join(sorted({*scopes, "admin"}))
+            raise Forbidden(f"this call needs a key with the scope {needed}: {why}", code="scope_missing")
+
+    def list_models(self) -> tuple[list[Card], list[DamagedModel]]:
+        """Return the cards of the accessible models, newest first, and the damaged models."""
+        cards, damaged = self.models.survey()
+        return (
+            [card for card in cards if self.allows(card.reference)],
+            [model for model in damaged if self.allows(model.reference)],
+        )
+
+    def get_job(self, job_id: str) -> Job:
+        """Return a job.
+
+        Raises:
+            NotFound: it does not exist or is not accessible.
+            Unavailable: its record is damaged.
+        """
+        try:
+            job = self.jobs.get(job_id)
+        except Unavailable as error:
+            if self.limited_key and error.code == "job_damaged":  # its model's name is unknown
+                raise no_such_job(job_id) from None
+            raise
+        if not self.allows(job.request.name):
+            raise no_such_job(job_id)
+        return job
+
+    def list_jobs(self) -> list[Job]:
+        """Return the accessible jobs, newest first."""
+        return [job for job in self.jobs.all() if self.allows(job.request.name)]
+
+    def scoped_idempotency_key(self, header: str | None) -> str | None:
+        """Return the key under which an Idempotency-Key header is stored: one namespace per API key.
+
+        Without an API key it is the header's value. No header contains a newline, so namespaces are disjoint.
+        """
+        return f"{self.key.name}\n{header}" if self.key and header is not None else header
+
+    def get_corpus(self, reference: str) -> Corpus:
+        """Return a corpus, by id or name.
+
+        Raises:
+            NotFound: it does not exist or is not accessible.
+            Unavailable: its record is damaged.
+        """
+        corpus_id = self.corpus_id(reference)
+        corpus = self.corpora.get(corpus_id)
+        return self._visible_fields(corpus, self._names_of(corpus_id)) if self.limited_key else corpus
+
+    def corpus_id(self, reference: str) -> str:
+        """Return the id of a corpus, even if its record is damaged. Raises NotFound as `get_corpus`."""
+        if self.limited_key and not is_id("corpus", reference) and not self.allows(reference):
+            raise no_such_corpus(reference)
+        corpus_id = self.corpora.id_of(reference)
+        if not self.has_corpus(corpus_id):
+            raise no_such_corpus(reference)
+        return corpus_id
+
+    def has_corpus(self, corpus_id: str) -> bool:
+        """Return whether the corpus with this id is accessible, if it exists."""
+        key = self.limited_key
+        if key is None or self.corpora.owners.uploaded_at(corpus_id, key.name) is not None:
+            return True
+        return bool(self._names_of(corpus_id))
+
+    def list_corpora(self) -> list[Corpus]:
+        """Return the accessible corpora, newest first, without damaged ones."""
+        corpora, key = self.corpora.all(), self.limited_key
+        if key is None:
+            return corpora
+        names: dict[str, list[str]] = {}
+        for name, corpus_id in self.corpora.names(self.allows).items():
+            names.setdefault(corpus_id, []).append(name)
+        uploaded = self.corpora.owners.corpora_of(key.name)
+        visible = [
+            self._visible_fields(corpus, names.get(corpus.id, ()))
+            for corpus in corpora
+            if corpus.id in uploaded or corpus.id in names
+        ]
+        return sorted(visible, key=lambda corpus: (corpus.created_at, corpus.id), reverse=True)
+
+    def check_corpus_name(self, name: str) -> None:
+        """Raise Forbidden if the caller may not give a corpus this name."""
+        if not self.allows(name):
+            raise Forbidden(
+                f"this key may give corpora only names that match its patterns, and {name!r} does not; use"
+                " such a name, or none",
+                code="corpus_name_not_permitted",
+                param="name",
+            )
+
+    def record_upload(self, corpus: Corpus, *, is_new: bool) -> tuple[Corpus, bool]:
+        """Record that this caller uploaded a corpus; return it, and whether it is new to this caller.
+
+        Raises:
+            NotFound: it was deleted concurrently.
+        """
+        if self.key is None:
+            return corpus, is_new
+        owners = self.corpora.owners
+        # A limited key must not learn whether other keys have uploaded the text.
+        is_new_here = owners.uploaded_at(corpus.id, self.key.name) is None if self.limited_key else is_new
+        owners.add(corpus.id, self.key.name, is_new=is_new)
+        return self.get_corpus(corpus.id), is_new_here
+
+    def check_corpus_unused(self, corpus_id: str) -> bool:
+        """Return whether an unfinished job that is not accessible uses a corpus.
+
+        Raises:
+            Conflict: an accessible unfinished job uses it (code `corpus_in_use`).
+        """
+        using = [job for job in self.jobs.unfinished() if corpus_id in job.request.corpora]
+        if accessible := [job.id for job in using if self.allows(job.request.name)]:
+            raise Conflict(
+                f"corpus {corpus_id} is used by {', '.join(accessible)}; cancel the job or wait for its end,"
+                " then delete the corpus",
+                code="corpus_in_use",
+                param="corpus",
+            )
+        return bool(using)
+
+    def delete_corpus(self, reference: str) -> str:
+        """Delete a corpus; return its id.
+
+        A limited key deletes only its own claim and the names that match its patterns, if another key has
+        uploaded the corpus too, or another name or an unfinished job refers to it.
+
+        Raises:
+            NotFound: it does not exist or is not accessible.
+            Conflict: an accessible unfinished job uses it (code `corpus_in_use`).
+        """
+        corpus_id = self.corpus_id(reference)
+        is_used = self.check_corpus_unused(corpus_id)
+        key, corpora = self.limited_key, self.corpora
+        if key is None:
+            return corpora.delete(corpus_id)
+        names = [name for name, target in corpora.names().items() if target == corpus_id]
+        own_names = [name for name in names if self.allows(name)]
+        if not is_used and names == own_names and corpora.owners.is_only(corpus_id, key.name):
+            return corpora.delete(corpus_id)
+        corpora.remove_names(corpus_id, own_names)
+        corpora.owners.remove(corpus_id, key.name)
+        return corpus_id
+
+    def allows(self, name: str) -> bool:
+        """Return whether the caller's key permits a model, or a corpus, with this name."""
+        return self.key is None or self.key.allows(name)
+
+    def _names_of(self, corpus_id: str) -> list[str]:
+        names = self.corpora.names(self.allows)
+        return [name for name, target in names.items() if target == corpus_id]
+
+    def _visible_fields(self, corpus: Corpus, names: Collection[str]) -> Corpus:
+        """Return a corpus as a limited key sees it: with a name that matches, and the key's upload time."""
+        key = self.limited_key
+        assert key is not None
+        uploaded_at = self.corpora.owners.uploaded_at(corpus.id, key.name)
+        name = corpus.name if corpus.name in names else min(names, default=None)
+        return replace(corpus, name=name, created_at=uploaded_at or corpus.created_at)
+
+
+def check_model(key: Key, reference: str) -> None:
+    """Raise Forbidden if a key does not permit the model `name` or `name@version`."""
+    if not key.allows(reference):
+        raise Forbidden(
+            f"this key is not permitted to use the model {reference!r}",
+            code="model_not_permitted",
+            param="model",
+        )

@@ -1,0 +1,159 @@
+"""From the body of a completion's request to the engine: options are checked, the echo is prepared."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from typing import TypeVar
+
+import anyio
+
+from app.schemas.completions import CompletionCreate
+from app.services.completion import Completion, RunningCompletion
+from app.services.engines import Engines, Loaded
+from app.services.limited_work import Check, LimitedWork
+from app.services.prompts import prepare
+from models.errors import InvalidInput
+from models.runtime.requests import CharacterLogprobs, CompletionRequest, Piece
+from models.text.vocabulary import Vocabulary
+
+T = TypeVar("T")
+
+_SAME_FIELDS = {field.name for field in fields(CompletionRequest)} & set(CompletionCreate.model_fields) - {
+    "prompt",
+    "n",
+    "stop",
+}
+_INLINE_LOGPROBS = 2_000  # an answer with more is serialized in a worker thread
+_SHORT_ECHO_CHARACTERS = 2_000  # log-probabilities of a longer prompt wait in a queue
+
+MAX_ECHO_LOGPROBS_CHARACTERS = 50_000
+"""The longest prompt that is echoed with log-probabilities."""
+
+MAX_LOGPROBS = 300_000
+"""The most log-probabilities in one answer; each takes about a hundred bytes of JSON."""
+
+MAX_ECHOED_CHARACTERS = 2_000_000
+"""The most characters echoed in one answer: the prompts, `n` times."""
+
+
+async def start_completion(
+    engines: Engines, echoing: LimitedWork, model: str, body: CompletionCreate, *, client: str = ""
+) -> RunningCompletion:
+    """Start a completion on `model`; `client` identifies the caller for fair scheduling.
+
+    Log-probabilities of a long echoed prompt are computed by `echoing`. A `timeout_ms` counts from here, so
+    that it includes loading the model.
+
+    Raises:
+        InvalidInput, NotFound, Unavailable, Busy: nothing is left behind.
+    """
+    began_s = time.perf_counter()
+    check_options(body)
+    async with engines.use_async(model) as loaded:
+        prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
+        if body.echo:
+            # A character of the text may be several characters of the model.
+            check_options(body, prompt_characters=len(prompt))
+        echoed = await _echo(echoing, loaded, prompt, body.logprobs) if body.echo else None
+        spent_s = time.perf_counter() - began_s
+        request = _request(prompt, body, loaded.vocabulary, spent_s=spent_s, client=client)
+        keep = body.n if body.best_of is not None else None
+        return RunningCompletion(engines, loaded, request, unknown, echoed=echoed, keep=keep)
+
+
+def check_options(body: CompletionCreate, *, prompt_characters: int | None = None) -> None:
+    """Raise InvalidInput for options that contradict each other, naming both; the engine checks the rest.
+
+    `prompt_characters` is the prompt's length in the model's characters, once that is known.
+    """
+    best_of = body.best_of
+    if best_of is not None:
+        if best_of < body.n:
+            raise InvalidInput("best_of, the number of candidates, is less than n", param="best_of")
+        if body.beam is not None:
+            raise InvalidInput("best_of cannot be combined with beam; use one of them", param="best_of")
+        if body.stream:
+            raise InvalidInput(
+                "best_of cannot be combined with stream: the best candidate is only known at the end",
+                param="best_of",
+            )
+    if body.beam is None and "length_penalty" in body.model_fields_set:
+        raise InvalidInput("length_penalty needs beam", param="length_penalty")
+    check_size(
+        [len(body.prompt) if prompt_characters is None else prompt_characters],
+        n=body.n,
+        generated=max(body.n, best_of or 0) * body.max_characters,
+        echo=body.echo,
+        logprobs=body.logprobs,
+    )
+
+
+def check_size(
+    prompt_lengths: Sequence[int], *, n: int, generated: int, echo: bool, logprobs: int | None
+) -> None:
+    """Raise InvalidInput if the answer to prompts of these lengths, in characters, could become too large."""
+    echoed = n * sum(prompt_lengths) if echo else 0
+    if echoed > MAX_ECHOED_CHARACTERS:
+        raise InvalidInput(
+            f"echo would repeat prompt n times, more than {MAX_ECHOED_CHARACTERS:,} characters", param="echo"
+        )
+    if logprobs is None:
+        return
+    if echo and max(prompt_lengths) > MAX_ECHO_LOGPROBS_CHARACTERS:
+        raise InvalidInput(
+            f"echo with logprobs takes a prompt of at most {MAX_ECHO_LOGPROBS_CHARACTERS:,} characters",
+            param="echo",
+        )
+    count = (echoed + generated) * (1 + logprobs)
+    if count > MAX_LOGPROBS:
+        raise InvalidInput(
+            f"logprobs asks for {1 + logprobs} log-probabilities per character, up to {count:,} in all; one"
+            f" answer has at most {MAX_LOGPROBS:,}",
+            param="logprobs",
+        )
+
+
+async def _echo(echoing: LimitedWork, loaded: Loaded, prompt: str, logprobs: int | None) -> Piece:
+    if logprobs is None:
+        return Piece(0, prompt)
+
+    def describe(check: Check) -> list[CharacterLogprobs]:
+        return loaded.engine.text_logprobs(prompt, top=logprobs, check=check)
+
+    return Piece(0, prompt, tuple(await run_echo(echoing, len(prompt), describe)))
+
+
+async def run_echo(echoing: LimitedWork, characters: int, work: Callable[[Check], T]) -> T:
+    """Return the result of `work` on a prompt of this length; a long one is queued. Raises Busy."""
+    if characters <= _SHORT_ECHO_CHARACTERS:
+        return await anyio.to_thread.run_sync(work, lambda: None)
+    return await echoing.run(work)
+
+
+async def serialize(
+    to_json: Callable[[], str],
+    completions: Iterable[Completion],
+    *,
+    logprobs: int | None,
+    echoed_characters: int = 0,
+) -> str:
+    """Return `to_json()`, which is called in a worker thread if there are many log-probabilities."""
+    if logprobs is None:
+        return to_json()
+    characters = echoed_characters + sum(len(completion.logprobs) for completion in completions)
+    is_small = characters * (1 + logprobs) <= _INLINE_LOGPROBS
+    return to_json() if is_small else await anyio.to_thread.run_sync(to_json)
+
+
+def _request(
+    prompt: str, body: CompletionCreate, vocabulary: Vocabulary, *, spent_s: float, client: str
+) -> CompletionRequest:
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    return CompletionRequest(
+        prompt=prompt,
+        n=body.n if body.best_of is None else body.best_of,
+        stop=tuple(map(vocabulary.to_characters, stop)),
+        timeout_s=None if body.timeout_ms is None else max(0.0, body.timeout_ms / 1000 - spent_s),
+        client=client,
+        **{name: getattr(body, name) for name in _SAME_FIELDS},
+    )

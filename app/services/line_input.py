@@ -1,0 +1,162 @@
+"""The lines of a streamed body: splitting bytes into lines, and parsing each as text or JSON.
+
+An error on one line is noted in its `meta`, which is returned in that line's record; the stream continues.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from models.text.vocabulary import Vocabulary
+
+MAX_LINE_CHARACTERS = 50_000
+"""Longer lines are truncated, which their record reports."""
+
+MAX_LINE_BYTES = 4 * MAX_LINE_CHARACTERS
+_MAX_ID_DEPTH = 100  # nested lists and objects; json.dumps fails on some thousands
+
+
+@dataclass(frozen=True)
+class RawLine:
+    """A line of the body: its first bytes and its offset in bytes; `is_truncated` if there were more."""
+
+    offset: int
+    data: bytes
+    is_truncated: bool = False
+
+
+class LineSplitter:
+    r"""Splits a body that arrives in pieces into lines, without their newlines.
+
+    >>> splitter = LineSplitter(max_bytes=4)
+    >>> [(l.offset, l.data, l.is_truncated) for l in splitter.feed(b"ab\ncdefgh\ni")], list(splitter.finish())
+    ([(0, b'ab', False), (3, b'cdef', True)], [RawLine(offset=10, data=b'i', is_truncated=False)])
+    """
+
+    def __init__(self, *, max_bytes: int = MAX_LINE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._held = bytearray()  # the beginning of the current line
+        self._skipped = 0  # its bytes beyond the maximum
+        self._offset = 0  # where it begins
+
+    def feed(self, data: bytes) -> Iterator[RawLine]:
+        """Take the next bytes; yield the lines that end in them."""
+        first, *rest = data.split(b"\n")
+        self._hold(first)
+        for part in rest:
+            yield self._end()
+            self._offset += 1
+            self._hold(part)
+
+    def finish(self) -> Iterator[RawLine]:
+        """Yield the last line, if it has no newline."""
+        if self._held:
+            yield self._end()
+
+    def _hold(self, part: bytes) -> None:
+        room = self._max_bytes - len(self._held)
+        self._held += part[:room]
+        self._skipped += max(0, len(part) - room)
+
+    def _end(self) -> RawLine:
+        line = RawLine(self._offset, bytes(self._held), self._skipped > 0)
+        self._offset += len(self._held) + self._skipped
+        self._held.clear()
+        self._skipped = 0
+        return line
+
+
+@dataclass(frozen=True)
+class InputLine:
+    """A line to be scored. `meta` are fields of its record: the client's id, and errors in the line."""
+
+    number: int
+    offset: int
+    text: str | None  # characters after NFC, or bytes for a model of bytes; None if it cannot be scored
+    meta: dict[str, Any]
+
+
+class LineParser:
+    """Turns raw lines into characters."""
+
+    def __init__(self, vocabulary: Vocabulary, *, is_json: bool) -> None:
+        self._vocabulary = vocabulary
+        self._is_json = is_json
+        self._keeps_cr = "\r" in vocabulary.characters  # the model was trained on carriage returns
+        self._number = 0
+
+    def parse(self, raw: RawLine) -> InputLine:
+        """Return the line as characters after NFC, or as bytes for a model of bytes."""
+        self._number += 1
+        meta: dict[str, Any] = {}
+        data = raw.data
+        if raw.offset == 0:
+            data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
+        if data.endswith(b"\r") and not self._keeps_cr and not raw.is_truncated:
+            data = data[:-1]
+        if self._is_json:
+            text = self._from_json(data, raw, meta)
+        elif self._vocabulary.alphabet == "bytes":
+            text = data.decode("latin-1")
+        else:
+            text = self._vocabulary.to_characters(_decode_utf8(data, raw, meta))
+        if text is not None and (raw.is_truncated or len(text) > MAX_LINE_CHARACTERS):
+            text = text[:MAX_LINE_CHARACTERS]
+            meta["truncated"] = True
+        return InputLine(self._number, raw.offset, text, meta)
+
+    def _from_json(self, data: bytes, raw: RawLine, meta: dict[str, Any]) -> str | None:
+        try:
+            value = json.loads(data) if not raw.is_truncated else None
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict) and _is_writable(value.get("id")):
+            meta |= {"id": value["id"]} if "id" in value else {}
+            value = value.get("line")
+        if not isinstance(value, str):
+            code, message = (
+                ("line_too_long", f"longer than {MAX_LINE_BYTES:,} bytes, the limit for a line of JSON")
+                if raw.is_truncated
+                else ("malformed_line", "neither a JSON string nor an object with a string `line`")
+            )
+            meta["error"] = {"code": code, "message": message}
+            return None
+        if not value.isascii():  # JSON allows unpaired surrogates: they become U+FFFD
+            value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return self._vocabulary.to_characters(value)
+
+
+def _is_writable(value: Any) -> bool:
+    """Whether an id can be written as JSON: not nested too deeply, and all its numbers finite."""
+    if _is_nested_deeper(value, _MAX_ID_DEPTH):
+        return False
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_nested_deeper(value: Any, max_depth: int) -> bool:
+    level = [value]
+    for _ in range(max_depth):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _decode_utf8(data: bytes, raw: RawLine, meta: dict[str, Any]) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        is_cut = raw.is_truncated and error.end == len(data) and error.reason == "unexpected end of data"
+        if not is_cut:
+            meta["not_utf8"] = {"offset": raw.offset + error.start, "byte": f"{data[error.start]:#04x}"}
+        return data.decode("utf-8", "replace")  # U+FFFD, which is unknown to the model

@@ -1,0 +1,33 @@
+"""The distribution of the next character, awaited on the event loop."""
+
+import asyncio
+import contextlib
+
+from app.services.engines import Loaded
+from models.runtime.requests import Distribution
+
+
+async def predict(loaded: Loaded, prompt: str, *, top: int, temperature: float, client: str) -> Distribution:
+    """Return the distribution after a prompt, without occupying a thread. Raises Busy or Unavailable."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Distribution] = loop.create_future()
+
+    def set_answer(result: Distribution | Exception) -> None:
+        if answer.cancelled():
+            return
+        if isinstance(result, Exception):
+            answer.set_exception(result)
+        else:
+            answer.set_result(result)
+
+    def on_result(result: Distribution | Exception) -> None:
+        """Called in the engine's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the application has stopped
+            loop.call_soon_threadsafe(set_answer, result)
+
+    ticket = loaded.engine.predict(prompt, on_result, top=top, temperature=temperature, client=client)
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        ticket.cancel()
+        raise

@@ -1,0 +1,123 @@
+"""A model's scorer: reads lines as the model was trained to read them, and explains anomalous ones.
+
+It composes what a saved model has for this: masks, the network's surprisal (`models.runtime`), the n-grams'
+(`ngram_surprisal`), dynamic evaluation and explanations. Scores are made from its results by a `Calibration`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from models.anomaly import ngram_surprisal
+from models.anomaly.dynamic_evaluation import MAX_WEIGHTS, StreamPosition, read_adapting
+from models.anomaly.explanation import explain
+from models.anomaly.precision import higher
+from models.anomaly.spans import Span
+from models.errors import InvalidInput
+from models.runtime.engine import Engine
+from models.runtime.session import Check, CheckedNetwork, no_check
+from models.runtime.surprisal import LineSurprisal
+from models.saved_model import SavedModel
+from models.text.masks import Masked, Masks
+from models.text.ngram import NgramModel
+
+ReadPrecision = Literal["float32", "fast", "both"]
+"""`fast`: int8 if the model has it. `both`: of each character the higher figure of the two."""
+
+
+@dataclass(frozen=True)
+class ScoredLine:
+    """A line that was read: its characters, the same after masking, and the surprisal of those."""
+
+    original: str
+    masked: Masked
+    surprisal: LineSurprisal
+
+
+class Scorer:
+    """Reads lines of characters (after NFC, or bytes for a model of bytes). Blocking and thread-safe.
+
+    `check` is called before each step of the network; what it raises ends the work.
+    """
+
+    def __init__(self, engine: Engine, masks: Masks, ngram: NgramModel | None = None) -> None:
+        self.engine, self.masks, self._ngram = engine, masks, ngram
+
+    @classmethod
+    def load(cls, saved: SavedModel, engine: Engine) -> "Scorer":
+        """Return the scorer of a saved model. Raises Unavailable: a file is damaged."""
+        ngram = None
+        if ngram_surprisal.FILE in saved.card.files:
+            ngram = ngram_surprisal.load(saved.file(ngram_surprisal.FILE), saved.vocabulary)
+        return cls(engine, Masks(saved.card.masks), ngram)
+
+    def read(
+        self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check
+    ) -> list[ScoredLine]:
+        """Mask and read lines, each by itself, with its newline."""
+        masked = [self.masks.apply(line) for line in originals]
+        texts = [line.text for line in masked]
+        surprisals = self.engine.line_surprisal(texts, fast=precision != "float32", check=check)
+        if precision == "both" and self.engine.has_fast:
+            surprisals = higher(surprisals, self.engine.line_surprisal(texts, check=check))
+        return self._scored(originals, masked, surprisals)
+
+    def read_stream(
+        self,
+        originals: Sequence[str],
+        position: StreamPosition,
+        *,
+        fast: bool = False,
+        adapt: bool = False,
+        check: Check = no_check,
+    ) -> tuple[list[ScoredLine], StreamPosition]:
+        """Mask and read lines one after the other, from a position; with `adapt`, learn from them.
+
+        Raises:
+            InvalidInput: as `check_can_adapt`, with `adapt`.
+        """
+        masked = [self.masks.apply(line) for line in originals]
+        texts = [line.text for line in masked]
+        if adapt:
+            surprisals, position = self._read_adapting(texts, position, check)
+        else:
+            surprisals, state = self.engine.stream_surprisal(texts, position.state, fast=fast, check=check)
+            position = StreamPosition(state)
+        return self._scored(originals, masked, surprisals), position
+
+    def _read_adapting(
+        self, texts: Sequence[str], position: StreamPosition, check: Check
+    ) -> tuple[list[LineSurprisal], StreamPosition]:
+        self.check_can_adapt()
+        network = CheckedNetwork(self.engine.network, check)
+        units = self.engine.saved.card.network.units
+        return read_adapting(network, self.engine.vocabulary, texts, position, units=units)
+
+    def check_can_adapt(self) -> None:
+        """Raise InvalidInput (`cannot_adapt`) unless the model is stacked LSTMs with a small output layer."""
+        engine, network = self.engine, self.engine.saved.card.network
+        weights = network.units * (engine.network.V - 1)
+        if network.context is not None or engine.state_size != 2 * network.layers * network.units:
+            message = f"a {network.architecture} cannot adapt to a stream; use a model of stacked LSTMs"
+        elif weights > MAX_WEIGHTS:
+            message = (
+                f"an output layer of {weights:,} weights is too large to adapt; the limit is {MAX_WEIGHTS:,}"
+            )
+        else:
+            return
+        raise InvalidInput(message, code="cannot_adapt", param="adapt")
+
+    def explain(
+        self, texts: Sequence[str], *, threshold: float, max_read: int, check: Check = no_check
+    ) -> list[list[Span] | None]:
+        """Return the anomalous spans of masked lines, in float32; see `explanation.explain`."""
+        network = CheckedNetwork(self.engine.network, check)
+        return explain(network, self.engine.vocabulary, texts, threshold=threshold, max_read=max_read)
+
+    def _scored(
+        self, originals: Sequence[str], masked: Sequence[Masked], surprisals: Sequence[LineSurprisal]
+    ) -> list[ScoredLine]:
+        if self._ngram:
+            texts = [line.text for line in masked]
+            surprisals = ngram_surprisal.with_ngram(surprisals, texts, self._ngram)
+        return [ScoredLine(*parts) for parts in zip(originals, masked, surprisals, strict=True)]

@@ -1,0 +1,174 @@
+"""Decode: the batch of sequences that each take one character per step."""
+
+import time
+from collections.abc import MutableMapping
+from itertools import islice
+
+import numpy as np
+
+from models.runtime.batch_sampler import BatchSampler
+from models.runtime.decoding import Floats
+from models.runtime.fairness import fair_order
+from models.runtime.generation import ScheduledRequest, Sequence
+from models.runtime.prefill import Prefill
+from models.runtime.session import GeneratingNetwork, State, StepNetwork
+
+MAX_BATCH = 64
+"""The most sequences in one step."""
+
+MIN_PIGGYBACKED = 4
+"""So many prompts may read along in a step of fewer sequences."""
+
+GENERATE_AHEAD_S = 0.5e-3
+"""The approximate maximum time for which the network generates by itself: new requests wait for it."""
+
+
+class Decode:
+    """The batch, and the sequences that wait for a place in it or are paused."""
+
+    def __init__(self, network: StepNetwork, counters: MutableMapping[str, float]) -> None:
+        self.sequences: list[Sequence] = []  # (B,)
+        self.waiting: list[tuple[Sequence, Floats, State]] = []  # with logits (1, V) and state (1, S)
+        self.step_s = 0.0  # duration of the last step
+        self._network, self._counters = network, counters
+        self._generator = network if isinstance(network, GeneratingNetwork) else None
+        self._step_s: dict[int, float] = {}  # of one step, by the bit length of the batch size
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop all sequences."""
+        self.sequences = []
+        self.waiting.clear()
+        self._state = self._network.initial_state(0)  # (B, S)
+        self._logits: Floats = np.zeros((0, self._network.V), np.float32)  # (B, V), of the next characters
+        self._sampler: BatchSampler | None = None  # None after the batch has changed
+
+    def flush(self) -> None:
+        """Compute outstanding log-probabilities: before sequences are finished from outside."""
+        if self._sampler:
+            self._sampler.flush()
+
+    def rebalance(self) -> None:
+        """Decide which sequences are in the batch: all if they fit, else those next in fair order."""
+        if not self.waiting and not any(sequence.request.is_paused for sequence in self.sequences):
+            return
+        every = (*self.sequences, *(sequence for sequence, _, _ in self.waiting))
+        ready = [sequence for sequence in every if not sequence.request.is_paused]
+        if len(ready) > MAX_BATCH:
+            ready = list(islice(fair_order(ready, lambda sequence: sequence.request), MAX_BATCH))
+        selected = set(ready)
+        if leaving := [i for i, sequence in enumerate(self.sequences) if sequence not in selected]:
+            self.flush()
+            self.waiting += [
+                (self.sequences[i], self._logits[i : i + 1], self._state[i : i + 1]) for i in leaving
+            ]
+            self._keep([i for i, sequence in enumerate(self.sequences) if sequence in selected])
+        joining = [item for item in self.waiting if item[0] in selected]
+        if joining:
+            self.waiting = [item for item in self.waiting if item[0] not in selected]
+            self._join(joining)
+
+    def choose(self) -> list[ScheduledRequest] | None:
+        """Let every sequence take a character, and drop finished ones.
+
+        Returns:
+            The requests all of whose sequences have finished; None if no sequence has.
+        """
+        if self._sampler is None:
+            choose_plain = self._generator.choose if self._generator else None
+            self._sampler = BatchSampler(self.sequences, self._network.V, choose_plain=choose_plain)
+        self._counters["generated_characters"] += len(self.sequences)
+        return self._drop(self._sampler.choose(self._logits))
+
+    def step(self, prefill: Prefill, *, may_generate: bool) -> list[ScheduledRequest] | None:
+        """Run one step for all sequences, in which some prompts read along; or several without prompts.
+
+        Args:
+            prefill: the prompts being read.
+            may_generate: whether nothing else is to be done, so that the network may choose characters by
+                itself for GENERATE_AHEAD_S.
+
+        Returns:
+            As `choose`.
+        """
+        if may_generate and (ahead := self._max_ahead()) > 0:
+            return self._generate(ahead)
+        started = time.perf_counter()
+        b = len(self.sequences)
+        piggybacked = prefill.piggybacked(max(MIN_PIGGYBACKED, b)) if prefill.requests else []
+        ids = [sequence.last_id for sequence in self.sequences]
+        state = self._state
+        if piggybacked:
+            ids += [request.next_ids(1)[0] for request in piggybacked]
+            state = np.concatenate([state, *(request.state for request in piggybacked)])
+        logits, state = self._network.step(np.array([ids], np.int32), state)
+        self._logits, self._state = logits[0], state
+        if piggybacked:
+            self._logits, self._state = logits[0, :b], state[:b]
+            for i, request in enumerate(piggybacked, b):
+                prefill.advance(request, 1, logits[0, i : i + 1], state[i : i + 1])
+        self._counters["steps"] += 1
+        self.step_s = time.perf_counter() - started
+        if not piggybacked:
+            self._observe(b, self.step_s)
+        return None
+
+    def remove(self, request: ScheduledRequest) -> None:
+        """Drop the sequences of a request."""
+        self.waiting = [item for item in self.waiting if item[0].request is not request]
+        kept = [i for i, sequence in enumerate(self.sequences) if sequence.request is not request]
+        if len(kept) < len(self.sequences):
+            self._keep(kept)
+
+    def _max_ahead(self) -> int:
+        """How many characters the network can choose by itself within GENERATE_AHEAD_S."""
+        if self._generator is None or self._sampler is None:
+            return 0
+        step_s = self._step_s.get(len(self.sequences).bit_length(), GENERATE_AHEAD_S / 4)
+        return min(int(GENERATE_AHEAD_S / step_s), self._sampler.max_ahead) - 1
+
+    def _generate(self, count: int) -> list[ScheduledRequest] | None:
+        """Let the network run `count` + 1 steps, and choose `count` characters between them."""
+        assert self._generator and self._sampler
+        started = time.perf_counter()
+        b = len(self.sequences)
+        ids = np.array([sequence.last_id for sequence in self.sequences], np.int32)
+        sampling = self._sampler.sampling(count)
+        chosen, logits, self._state = self._generator.generate(ids, self._state, *sampling)
+        self.step_s = time.perf_counter() - started
+        self._observe(b, self.step_s / (count + 1))
+        self._logits = logits[-1]
+        self._counters["steps"] += count + 1
+        self._counters["generated_characters"] += count * b
+        return self._drop(self._sampler.take_ahead(logits[:-1], chosen))
+
+    def _observe(self, batch: int, step_s: float) -> None:
+        size = batch.bit_length()
+        # Bounded by twice the last figure: a step that the operating system interrupted is an outlier.
+        self._step_s[size] = min(step_s, 2 * self._step_s.get(size, step_s))
+
+    def _drop(self, finished: list[int]) -> list[ScheduledRequest] | None:
+        if not finished:
+            return None
+        leaving = [self.sequences[i] for i in finished]
+        self._keep([i for i, sequence in enumerate(self.sequences) if sequence not in leaving])
+        requests = dict.fromkeys(sequence.request for sequence in leaving)
+        return [request for request in requests if request.has_finished()]
+
+    def _join(self, joining: list[tuple[Sequence, Floats, State]]) -> None:
+        self.sequences = self.sequences + [sequence for sequence, _, _ in joining]
+        self._reset_sampler()
+        if len(self.sequences) == 1:
+            _, self._logits, self._state = joining[0]
+            return
+        self._state = np.concatenate([self._state, *(state for _, _, state in joining)])
+        self._logits = np.concatenate([self._logits, *(logits for _, logits, _ in joining)])
+
+    def _keep(self, kept: list[int]) -> None:
+        self.sequences = [self.sequences[i] for i in kept]
+        self._state, self._logits = self._state[kept], self._logits[kept]
+        self._reset_sampler()
+
+    def _reset_sampler(self) -> None:
+        self.flush()
+        self._sampler = None

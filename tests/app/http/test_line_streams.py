@@ -1,0 +1,51 @@
+import asyncio
+import gzip
+import threading
+
+import pytest
+from starlette.types import Message
+
+from app.http.line_streams import BodyBuffer
+from app.services.gunzip import Gunzip
+
+
+def test_empty_members_of_gzip_do_not_block_the_event_loop() -> None:
+    body, turns = gzip.compress(b"") * 50_000, 0
+
+    async def receive() -> Message:
+        nonlocal body
+        if not body:
+            await asyncio.Event().wait()
+        sent, body = body, b""
+        return {"type": "http.request", "body": sent, "more_body": False}
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def read() -> None:
+        counting = asyncio.ensure_future(count_turns())
+        await asyncio.sleep(0)
+        lines = BodyBuffer(receive, Gunzip(), threading.Event())
+        reading = asyncio.ensure_future(lines.read_all())
+        assert await lines.take(lambda: False, 1) == (b"", True)
+        reading.cancel()
+        counting.cancel()
+
+    asyncio.run(read())
+    assert turns > 10
+
+
+def test_unexpected_error_while_reading_is_raised_by_take() -> None:
+    async def receive() -> Message:
+        raise ZeroDivisionError
+
+    async def read() -> None:
+        body = BodyBuffer(receive, None, threading.Event())
+        await body.read_all()
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(body.take(lambda: False, 1), 10)
+
+    asyncio.run(read())

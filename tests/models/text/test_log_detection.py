@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import pytest
+
+from models.text.log_detection import CLASSES, LineSample, LogDetection, detect_log
+from models.text.masks import Masks
+from tests.logs import LOGS, access_log, syslog
+
+ROOT = Path(__file__).parents[3]
+DATA = ROOT.parent / "shared" / "data"
+
+
+def detected(text: str, *, piece: int = 10_000) -> LogDetection:
+    sample = LineSample()
+    for start in range(0, len(text), piece):
+        sample.feed(text[start : start + piece])
+    return detect_log(sample.lines())
+
+
+@pytest.mark.parametrize(
+    ("name", "masks"),
+    [
+        ("syslog", ("timestamp", "ip", "long_numbers")),
+        ("access_log", ("date", "long_numbers")),
+        ("json_log", ("timestamp", "uuid")),
+        ("counting_log", ("long_numbers", "digits")),
+    ],
+)
+def test_masks_are_suggested_for_values_that_change(name: str, masks: tuple[str, ...]) -> None:
+    detection = detected("".join(line + "\n" for line in LOGS[name](600)))
+    assert (detection.kind, detection.masks, detection.sampled_lines) == ("log", masks, 600)
+    assert detection.lines[masks[0]] == 600
+    assert set(masks) <= set(detection.matches)
+
+
+def test_recurring_values_are_not_masked() -> None:
+    detection = detected("\n".join(access_log(600)))
+    line = next(access_log(1)).replace(" 304 ", " 200 ")
+    assert ' HTTP/1.1" 200 ⓛ' in Masks(detection.masks).apply(line).text
+
+
+def test_a_log_may_have_lines_without_a_timestamp() -> None:
+    traced = "".join(f"{line}\n  at module.function\n  at main\n" * (i % 4 == 0) + line + "\n"
+                     for i, line in enumerate(syslog(400)))  # fmt: skip
+    assert detected(traced).masks == ("timestamp", "ip", "long_numbers")
+
+
+def test_a_date_that_is_constant_in_the_text_is_masked() -> None:
+    days = "".join(f"2023-12-10 {line.split(': ', 1)[1]}\n" for line in syslog(300))
+    assert detected(days).masks[0] == "timestamp"
+
+
+def test_digits_of_a_date_before_the_time_are_masked_with_it() -> None:
+    lines = [line.removeprefix("Dec 10 ") for line in syslog(300)]
+    detection = detected("".join(f"I1210 {line}\n" for line in lines))
+    assert Masks(detection.masks).apply(f"I1211 {lines[0]}").text.startswith("Iⓓ LabSZ sshd[ⓛ]: ")
+
+
+def test_few_lines_are_not_a_log() -> None:
+    assert detected("\n".join(syslog(40))).kind == "text"
+    assert detected("") == LogDetection("text", 0)
+
+
+@pytest.mark.parametrize(
+    "file", ["tinyshakespeare.txt", "nietzsche.txt", "lua_c.txt", "names.txt", "chinese_poems.txt"]
+)
+def test_prose_and_names_are_never_masked(file: str) -> None:
+    if not (DATA / file).exists():
+        pytest.skip(f"{file} is not beside the repository")
+    assert detected((DATA / file).read_text("utf-8"), piece=1 << 20).masks == ()
+
+
+def test_request_parameters_are_not_a_log() -> None:
+    file = DATA / "http_params_labelled.tsv"
+    if not file.exists():
+        pytest.skip("the requests are not beside the repository")
+    text = "".join(row.split("\t", 2)[2] for row in file.read_text().splitlines(keepends=True))
+    assert detected(text).kind == "text"
+
+
+def test_code_and_documents_are_never_masked() -> None:
+    packages = ("app", "clients", "docs", "models", "tests", "worker")
+    kinds = ("*.md", "*.py", "*.js")
+    files = [file for package in packages for kind in kinds for file in (ROOT / package).rglob(kind)]
+    suggested = {f: detected(f.read_text("utf-8")).masks for f in [*files, *ROOT.glob("*.md")]}
+    assert len(suggested) > 100
+    assert {f: masks for f, masks in suggested.items() if masks} == {}
+
+
+def test_a_table_with_years_is_not_a_log() -> None:
+    table = "".join(f"{i % 7} works of {1900 + i * 37 % 90}, edition {i % 4}\n" for i in range(400))
+    assert detected(table).kind == "text"
+
+
+def test_a_sample_is_bounded_evenly_spread_and_independent_of_the_pieces() -> None:
+    text = "".join(f"line {i}\n\n" for i in range(100_000))
+    whole, in_pieces = LineSample(), LineSample()
+    whole.feed(text)
+    for start in range(0, len(text), 997):
+        in_pieces.feed(text[start : start + 997])
+    assert whole.lines() == in_pieces.lines()
+    numbers = [int(line.split()[1]) for line in whole.lines()]
+    assert numbers == sorted(numbers)
+    assert 300 < len(numbers) < 2000 and numbers[-1] > 90_000
+    assert sum(number < 50_000 for number in numbers) == pytest.approx(len(numbers) / 2, rel=0.2)
+
+
+def test_a_very_long_line_is_truncated() -> None:
+    sample = LineSample()
+    for _ in range(100):
+        sample.feed("x" * 10_000)
+    assert [len(line) for line in sample.lines()] == [2000]
+
+
+def test_the_matches_are_spans_of_the_example() -> None:
+    detection = detected("\n".join(syslog(300)))
+    for name, spans in detection.matches.items():
+        assert name in CLASSES
+        masked = Masks([name]).apply(detection.example).text
+        assert len(masked) == len(detection.example) - sum(end - start - 1 for start, end in spans)
