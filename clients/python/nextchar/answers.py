@@ -3,7 +3,7 @@
 Only the fields that this package reads are named; the service's OpenAPI document has them all.
 """
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, Required, TypedDict
 
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 """A job in one of these is over; one that failed can be resumed."""
@@ -22,6 +22,7 @@ class Corpus(TypedDict):
     longest_line: int
     sample: str
     warnings: list[str]
+    encoding: NotRequired[Literal["utf-8", "bytes"]]
     suggested_masks: NotRequired[list[str]]  # services from before there were suggestions lack it
 
 
@@ -97,6 +98,14 @@ class ModelSummary(TypedDict):
     parameters: int
 
 
+class ModelPage(TypedDict):
+    """A page of models, and the versions that are missing from it."""
+
+    data: list[ModelSummary]
+    has_more: bool
+    damaged: NotRequired[list[DamagedModel]]
+
+
 class ModelFile(TypedDict):
     """A file that can be downloaded."""
 
@@ -163,23 +172,91 @@ class Distribution(TypedDict):
     unknown_characters: list[str]
 
 
-class LineScore(TypedDict):
-    """The score of one line."""
-
-    characters: int
-    total_bits: float
-    bits_per_character: float
-    bits: list[float] | None
-    expected: list[list[Candidate]] | None
-
-
-class OddSpan(TypedDict):
-    """Odd characters, text[start:end], and what was expected in their place, if one thing was."""
+class AnomalousSpan(TypedDict):
+    """Anomalous characters, text[start:end], and what was expected in their place, if one thing was."""
 
     start: int
     end: int
     bits: float
     expected: str | None
+
+
+OddSpan = AnomalousSpan
+"""The name of `AnomalousSpan` up to version 0.1."""
+
+
+class LineScore(TypedDict):
+    """The score of one line. What was not requested, or needs a calibration, is null.
+
+    `score` is how rare the line is among normal ones, in bits; its p-value and flag follow from it.
+    """
+
+    characters: int
+    total_bits: float
+    bits_per_character: float
+    peak_bits: NotRequired[float | None]
+    score: NotRequired[float | None]
+    p_value: NotRequired[float | None]
+    anomalous: NotRequired[bool | None]
+    spans: NotRequired[list[AnomalousSpan] | None]
+    explained: NotRequired[bool | None]
+    bits: list[float] | None
+    expected: list[list[Candidate]] | None
+
+
+class NotUtf8(TypedDict):
+    """The first byte of a line that is not UTF-8: its offset in the line, and the byte as `0xff`."""
+
+    offset: int
+    byte: str
+
+
+class ScoredLine(TypedDict, total=False):
+    """One line of `score_lines`: its number from 1 among all lines, its text and the fields of its score."""
+
+    line: Required[int]
+    text: Required[str]
+    characters: int
+    total_bits: float
+    bits_per_character: float
+    peak_bits: float
+    score: float | None
+    p_value: float | None
+    anomalous: bool | None
+    spans: list[AnomalousSpan] | None
+    explained: bool | None
+    bits: list[float]
+    expected: list[list[Candidate]]
+    truncated: bool
+    not_utf8: NotUtf8
+
+
+class Bucket(TypedDict):
+    """Calibration lines of up to `longest` characters; null: the rest."""
+
+    longest: int | None
+    lines: int
+    has_tail: bool
+
+
+class Calibration(TypedDict):
+    """The normal lines that scores are compared with."""
+
+    name: str
+    lines: int
+    kept_lines: int
+    smallest_p_value: float
+    has_tail: bool
+    created_at: int
+    source: str
+    buckets: list[Bucket]
+
+
+class CalibrationList(TypedDict):
+    """A model's calibrations."""
+
+    data: list[Calibration]
+    has_more: bool
 
 
 class Score(TypedDict):
@@ -189,7 +266,52 @@ class Score(TypedDict):
     characters: int
     total_bits: float
     bits_per_character: float
+    score: NotRequired[float | None]
+    p_value: NotRequired[float | None]
+    anomalous: NotRequired[bool | None]
     bits: list[float] | None
-    spans: list[OddSpan] | None
+    spans: NotRequired[list[AnomalousSpan] | None]
+    expected: NotRequired[list[list[Candidate]] | None]
     lines: list[LineScore] | None
+    false_alarms: NotRequired[float | None]
+    threshold: NotRequired[float | None]
+    calibration: NotRequired[Calibration | None]
+    drift: NotRequired[str | None]
     unknown_characters: list[str]
+
+
+class Quality(TypedDict):
+    """How well a score tells anomalous lines from normal ones. `roc` is (false-alarm rate, recall)."""
+
+    auroc: float
+    average_precision: float
+    recall_at_false_alarms: dict[str, float]
+    roc: list[tuple[float, float]]
+
+
+class Flagged(TypedDict):
+    """What the calibrated threshold did on the lines."""
+
+    threshold: float | None
+    recall: float
+    precision: float | None
+    false_alarm_rate: float
+
+
+class Evaluation(TypedDict):
+    """How well a model tells anomalous lines from normal ones, beside simple baselines."""
+
+    model: str
+    split: Literal["none", "chronological", "random"]
+    lines: int
+    anomalous: int
+    trained_on: int
+    calibration: Calibration
+    false_alarms: float
+    model_score: Quality
+    flagged: Flagged
+    baselines: dict[str, Quality]
+    leaks: dict[str, int]
+    worst_misses: list[dict[str, Any]]
+    worst_false_alarms: list[dict[str, Any]]
+    seconds: float

@@ -1,36 +1,197 @@
-"""What can go wrong in a call, each with one sentence that its user can act on."""
+"""The exceptions of the client. Each message is a sentence that says what to do.
 
-_PASSING = frozenset({429, 502, 503, 504})
+NextcharError
+  ServerError             the server answered with an error: status, code, param, request_id
+    Unauthorized          401: no API key, or an unknown one
+    Forbidden             403: the key is not for this call or model
+    NotFound              404
+    Conflict              409: the present state of what is named does not allow this
+    InvalidRequest        400, 413, 415, 422: a field or the body is wrong
+    RateLimited           429: retry after `retry_after_s`
+    Unavailable           502, 503, 504, 507: a part of the service is down or its storage is full
+  ServerUnreachable       no connection, or it broke
+    Timeout               no answer in time
+  TrainingFailed          a job ended without a model
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from json import JSONDecodeError, loads
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nextchar.answers import Job
+
+_RETRYABLE = frozenset({429, 502, 503, 504})
 
 
-class ClientError(Exception):
-    """A call did not work out; `str()` is the sentence to show."""
+class NextcharError(Exception):
+    """A call failed; `str()` is a sentence for the user."""
 
     @property
     def is_retryable(self) -> bool:
-        """Whether the service, or what stands before it, is busy or away for a while."""
+        """Whether the same call may succeed a little later."""
         return False
 
 
-class ServerError(ClientError):
-    """The server refused: `status` is HTTP's, `code` is stable and machine-readable."""
+ClientError = NextcharError
+"""The name of `NextcharError` up to version 0.1."""
 
-    def __init__(self, message: str, *, status: int, code: str, param: str | None = None) -> None:
+
+class ServerError(NextcharError):
+    """The server answered with an error.
+
+    Attributes:
+        status: the HTTP status.
+        code: stable and machine-readable, such as `model_not_found`.
+        param: the field that is wrong, dotted for nested ones, where there is one.
+        request_id: finds the request in the server's log.
+        retry_after_s: seconds until the server wants to be asked again, if it said so.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str,
+        param: str | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.param = param
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
 
     @property
     def is_retryable(self) -> bool:
-        """Whether its status is that of a service that is busy or away."""
-        return self.status in _PASSING
+        """Whether the status is that of a service that is busy or down for a moment."""
+        return self.status in _RETRYABLE
 
 
-class ServerUnreachable(ClientError):
-    """Nobody answers at the server's address, or the connection broke."""
+class Unauthorized(ServerError):
+    """The service requires an API key, and none or an unknown one was sent."""
+
+
+class Forbidden(ServerError):
+    """The API key is not for this call or this model."""
+
+
+class NotFound(ServerError):
+    """There is no such corpus, job, model, calibration or file."""
+
+
+class Conflict(ServerError):
+    """The present state of what is named does not allow this."""
+
+
+class InvalidRequest(ServerError):
+    """A field or the body is wrong; `param` names the field."""
+
+
+class RateLimited(ServerError):
+    """Too many requests are waiting; ask again after `retry_after_s`."""
+
+
+class Unavailable(ServerError):
+    """A part that the request needs is down or damaged, or the storage is full."""
+
+
+class ServerUnreachable(NextcharError):
+    """Nothing answers at the server's address, or the connection broke."""
 
     @property
     def is_retryable(self) -> bool:
-        """Yes, or nobody knows."""
+        """Always: the server may be restarting."""
         return True
+
+
+class Timeout(ServerUnreachable):
+    """There was no answer in time, or a job was not finished in time."""
+
+
+class TrainingFailed(NextcharError):
+    """A job ended, or was paused, without a model. `job` is its record and `code` the reason."""
+
+    def __init__(self, message: str, *, job: "Job", code: str) -> None:
+        super().__init__(message)
+        self.job = job
+        self.code = code
+
+
+_CLASS_OF_STATUS: dict[int, type[ServerError]] = {
+    400: InvalidRequest,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    413: InvalidRequest,
+    415: InvalidRequest,
+    422: InvalidRequest,
+    429: RateLimited,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+    507: Unavailable,
+}
+
+_STATUS_OF_TYPE = {
+    "invalid_request_error": 422,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "conflict_error": 409,
+    "rate_limit_error": 429,
+    "server_error": 500,
+}
+"""The HTTP statuses of errors that come within a stream; of other types it is 503."""
+
+
+def error_of_response(status: int, headers: Mapping[str, str], body: bytes) -> ServerError:
+    """Return the exception for an answer whose HTTP status is an error."""
+    try:
+        answer = loads(body)
+    except (JSONDecodeError, UnicodeDecodeError):
+        answer = None
+    return _server_error(
+        answer,
+        status=status,
+        request_id=headers.get("x-request-id"),
+        retry_after_s=_retry_after_s(headers.get("retry-after", "")),
+    )
+
+
+def error_in_stream(answer: Any) -> ServerError:
+    """Return the exception for an error that comes within a stream, whose HTTP status was 200."""
+    kind = answer["error"].get("type")
+    return _server_error(answer, status=_STATUS_OF_TYPE.get(kind, 503))
+
+
+def _server_error(answer: Any, *, status: int, **details: Any) -> ServerError:
+    kind = _CLASS_OF_STATUS.get(status, ServerError)
+    match answer:
+        case {"error": {"message": str(message), "code": str(code)}}:
+            return kind(message, status=status, code=code, param=answer["error"].get("param"), **details)
+        case {"status": "not_ready", "down": [*down]}:
+            names = " and ".join(map(str, down))
+            sentence = f"the service runs but is not ready: no answer from its {names}"
+            return kind(sentence, status=status, code="not_ready", **details)
+    sentence = f"the server answered with HTTP status {status} and no explanation"
+    return kind(sentence, status=status, code="unknown", **details)
+
+
+def _retry_after_s(value: str) -> float | None:
+    """Return the seconds that a Retry-After header names, as a number or a date (RFC 9110, 10.2.3)."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

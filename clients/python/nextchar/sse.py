@@ -1,46 +1,53 @@
-"""Server-sent events: bytes in any pieces -> events. Knows no HTTP and nothing of what events mean."""
+"""Server-sent events, decoded from bytes that come in any pieces."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ServerSentEvent:
-    """One event as it came; `id` is the last one seen on the stream, as the standard has it."""
+    """One event; `id` is the last one seen on the stream, as the standard has it."""
 
     event: str
     data: str
     id: str | None
 
 
-def parse(chunks: Iterable[bytes]) -> Iterator[ServerSentEvent]:
-    r"""Yield the events of a stream; an event that the stream's end cuts short is dropped.
+class EventDecoder:
+    r"""Decodes a stream of server-sent events (WHATWG HTML, 9.2.6).
 
-    Lines end in LF or CR LF, no others: U+2028 and its like are ordinary characters of the data.
+    Lines end in LF or CR LF, no others: U+2028 and its like are ordinary characters of the data. An event
+    that the end of the stream cuts short is dropped.
 
-    >>> [e.data for e in parse([b": ping\n\nid: 4\nda", b"ta: one\ndata: two\n\ndata: cut"])]
+    >>> decoder = EventDecoder()
+    >>> [e.data for piece in (b": ping\n\nid: 4\nda", b"ta: one\ndata: two\n\n") for e in decoder.feed(piece)]
     ['one\ntwo']
     """
-    event, data, last_id = "message", list[str](), None
-    for line in _lines(chunks):
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._event, self._data = "message", list[str]()
+        self._last_id: str | None = None
+
+    def feed(self, piece: bytes) -> Iterator[ServerSentEvent]:
+        """Take the next bytes; yield the events that end in them."""
+        *whole, self._rest = (self._rest + piece).split(b"\n")
+        for line in whole:
+            event = self._take_line(line.removesuffix(b"\r").decode(errors="replace"))
+            if event:
+                yield event
+
+    def _take_line(self, line: str) -> ServerSentEvent | None:
         if not line:
-            if data:
-                yield ServerSentEvent(event, "\n".join(data), last_id)
-            event, data = "message", []
-            continue
+            event, data = self._event, self._data
+            self._event, self._data = "message", []
+            return ServerSentEvent(event, "\n".join(data), self._last_id) if data else None
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if field == "event":
-            event = value
+            self._event = value
         elif field == "data":
-            data.append(value)
+            self._data.append(value)
         elif field == "id" and "\0" not in value:
-            last_id = value
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line.removesuffix(b"\r").decode(errors="replace")
+            self._last_id = value
+        return None

@@ -1,75 +1,88 @@
-"""The client against a server with obvious answers."""
+"""Both clients against a server with obvious answers."""
 
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from nextchar import Client, ClientError, ServerError, ServerUnreachable
-from nextchar.sse import ServerSentEvent
+from nextchar import ClientError, NextcharError, ServerError, ServerUnreachable, Timeout, TrainingFailed
 
+from tests.clients.python.blocking import KINDS, connected
 from tests.clients.python.fake_server import FakeServer, FakeTraining
 
 
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def client(server: FakeServer):
-    with Client(server.url, api_key="secret", patience_s=1.0) as client:
+def client(server: FakeServer, kind: str) -> Iterator[Any]:
+    with connected(kind, server.url, api_key="secret", patience_s=1.0) as client:
         yield client
 
 
-def test_a_text_goes_up_as_it_is(client: Client, server: FakeServer) -> None:
+def test_a_text_goes_up_as_it_is(client: Any, server: FakeServer) -> None:
     corpus = client.add_corpus("naïve\n", name="words")
     assert (corpus["name"], corpus["characters"], corpus["bytes"]) == ("words", 6, 7)
     assert client.corpus("words")["id"] == client.add_corpus(io.BytesIO("naïve\n".encode()))["id"]
 
 
-def test_lists_are_read_to_their_end(client: Client, server: FakeServer) -> None:
+def test_lists_are_read_to_their_end(client: Any, server: FakeServer) -> None:
     server.models = [f"m@{i}" for i in range(5)]
     assert [m["id"] for m in client.models()] == server.models
 
 
-def test_the_key_is_sent(client: Client, server: FakeServer) -> None:
+def test_the_key_is_sent(client: Any, server: FakeServer) -> None:
     client.ready()
     assert server.requests[-1][2]["Authorization"] == "Bearer secret"
 
 
-def test_a_refusal_carries_the_servers_sentence_and_code(client: Client) -> None:
+def test_a_refusal_carries_the_servers_sentence_and_code(client: Any) -> None:
     with pytest.raises(ServerError, match="there is no model 'nobody'") as caught:
         client.model("nobody")
     assert (caught.value.status, caught.value.code) == (404, "model_not_found")
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
-def test_a_name_that_would_be_another_path_is_refused_here(client: Client, name: str) -> None:
+def test_a_name_that_would_be_another_path_is_refused_here(client: Any, name: str) -> None:
     with pytest.raises(ClientError, match="is not a name"):
         client.delete_corpus(name)
 
 
-def test_names_are_quoted(client: Client, server: FakeServer) -> None:
+def test_names_are_quoted(client: Any, server: FakeServer) -> None:
     with pytest.raises(ServerError, match=r"there is no corpus 'a/b\?c#d'"):
         client.corpus("a/b?c#d")
 
 
-def test_another_program_at_the_address_is_told_apart(client: Client) -> None:
-    with pytest.raises(ServerError, match="HTTP status 404"):
-        client._call("GET", "/elsewhere")
+def test_another_program_at_the_address_is_told_apart(kind: str) -> None:
+    page = httpx.MockTransport(lambda _: httpx.Response(200, text="<html>"))
+    with connected(kind, transport=page) as client, pytest.raises(NextcharError, match="is not nextchar"):
+        client.model("fake")
+    missing = httpx.MockTransport(lambda _: httpx.Response(404, text="<html>"))
+    with connected(kind, transport=missing) as client, pytest.raises(ServerError, match="HTTP status 404"):
+        client.model("fake")
 
 
-def test_nobody_at_the_address_says_how_to_start_it() -> None:
-    with Client("http://127.0.0.1:9") as client, pytest.raises(ServerUnreachable, match="make serve"):
+def test_nobody_at_the_address_says_how_to_start_it(kind: str) -> None:
+    with (
+        connected(kind, "http://127.0.0.1:9", max_retries=0) as client,
+        pytest.raises(ServerUnreachable, match="nextchar serve"),
+    ):
         client.ready()
 
 
 @pytest.mark.parametrize("address", ["nonsense", "ftp://host", "http://[::1"])
-def test_what_is_no_address_is_said_to_be_none(address: str) -> None:
-    with pytest.raises(ClientError, match="address"), Client(address) as client:
+def test_what_is_no_address_is_said_to_be_none(address: str, kind: str) -> None:
+    with pytest.raises(ClientError, match="address"), connected(kind, address) as client:
         client.ready()
 
 
-def test_events_come_once_each_though_the_stream_breaks(client: Client, server: FakeServer) -> None:
+def test_events_come_once_each_though_the_stream_breaks(client: Any, server: FakeServer) -> None:
     server.training = FakeTraining(seconds=0.3, evaluations=6)
     server.cut_streams_after = [2, 0, 3]
     events = list(client.follow("job_1"))
@@ -78,63 +91,138 @@ def test_events_come_once_each_though_the_stream_breaks(client: Client, server: 
     assert [h.get("Last-Event-ID") for h in streams] == [None, "2", "2", "5"]
 
 
-def test_following_ends_at_once_for_a_job_that_is_over(client: Client, server: FakeServer) -> None:
+def test_following_ends_at_once_for_a_job_that_is_over(client: Any, server: FakeServer) -> None:
     server.training = FakeTraining(seconds=0.001, evaluations=1)
     assert [e["type"] for e in client.follow("job_1")] == ["message", "metrics", "sample"]
     assert list(client.follow("job_1", after=3)) == []
 
 
-def test_following_gives_up_when_the_server_stays_away(server: FakeServer) -> None:
+def test_following_gives_up_when_the_server_stays_away(kind: str) -> None:
     began = time.monotonic()
-    with Client("http://127.0.0.1:9", patience_s=0.3) as client, pytest.raises(ServerUnreachable):
+    with connected(kind, "http://127.0.0.1:9", patience_s=0.3) as client, pytest.raises(ServerUnreachable):
         list(client.follow("job_1"))
     assert time.monotonic() - began < 5
 
 
-def test_a_streamed_completion_is_the_plain_one_in_pieces(client: Client) -> None:
+def test_a_streamed_completion_is_the_plain_one_in_pieces(client: Any) -> None:
     plain = client.complete("fake", "hello")["completions"][0]["text"]
     events = list(client.stream("fake", "hello"))
     assert "".join(e["data"]["text"] for e in events if e["event"] == "piece") == plain
     assert [e["event"] for e in events[-2:]] == ["finished", "done"]
 
 
-def test_downloads_come_whole(client: Client) -> None:
+def test_downloads_come_whole(client: Any) -> None:
     assert b"".join(client.download("fake@1", "model.keras")) == b"k" * 70_000
 
 
-def test_a_job_is_asked_for_with_a_key_of_its_own(client: Client, server: FakeServer) -> None:
+def test_a_job_is_asked_for_with_a_key_of_its_own(client: Any, server: FakeServer) -> None:
     for _ in range(2):
         client.create_job({"corpus": "c", "name": "n"})
     keys = [headers["Idempotency-Key"] for method, path, headers, _ in server.requests if path == "/v1/jobs"]
     assert len(set(keys)) == 2
 
 
-def test_following_gets_over_a_break_after_a_long_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_following_gets_over_a_break_after_a_long_silence(kind: str) -> None:
     attempts = iter(["silence, and a break", "the end"])
 
-    def stream(_: Client, __: str, ___: int, opened: Callable[[], None]) -> Iterator[ServerSentEvent]:
-        opened()
-        if next(attempts) != "the end":
-            time.sleep(0.3)
-            raise ServerUnreachable("it was restarted")
-        yield ServerSentEvent("done", "{}", None)
+    def answer(_: httpx.Request) -> httpx.Response:
+        is_end = next(attempts) == "the end"
+        return httpx.Response(
+            200, stream=_Pieces([b"event: done\ndata: {}\n\n"] if is_end else [b": ping\n\n", 0.3])
+        )
 
-    monkeypatch.setattr(Client, "_job_stream", stream)
-    with Client("http://127.0.0.1:9", patience_s=0.1) as client:
+    with connected(kind, patience_s=0.1, transport=httpx.MockTransport(answer)) as client:
         assert list(client.follow("job_1")) == []
 
 
-@pytest.mark.parametrize(("kind", "status"), [("invalid_request_error", 422), ("unavailable_error", 503)])
-def test_an_error_among_scores_has_the_status_of_its_kind(
-    kind: str, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = {"object": "error", "error": {"type": kind, "code": "c", "message": "m", "param": None}}
-
-    @contextmanager
-    def opened(*_: object, **__: object) -> Iterator[httpx.Response]:
-        yield httpx.Response(200, content=json.dumps(record).encode() + b"\n")
-
-    monkeypatch.setattr(Client, "_open", opened)
-    with Client("http://127.0.0.1:9") as client, pytest.raises(ServerError) as caught:
+@pytest.mark.parametrize(
+    ("kind_of_error", "status"), [("invalid_request_error", 422), ("unavailable_error", 503)]
+)
+def test_an_error_among_scores_has_the_status_of_its_kind(kind_of_error: str, status: int, kind: str) -> None:
+    record = {"object": "error", "error": {"type": kind_of_error, "code": "c", "message": "m", "param": None}}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=json.dumps(record) + "\n"))
+    with connected(kind, transport=transport) as client, pytest.raises(ServerError) as caught:
         list(client.score_stream("m", [b"a"]))
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    "form", ["str", "bytes", "path", "file", "text file", "memory", "pieces", "characters"]
+)
+def test_a_text_may_be_given_in_every_form(
+    form: str, client: Any, server: FakeServer, tmp_path: Path
+) -> None:
+    text = "naïve\n" * 20_000
+    path = tmp_path / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    with path.open("rb") as file, path.open(encoding="utf-8") as text_file:
+        forms: dict[str, Any] = {
+            "str": text,
+            "bytes": text.encode(),
+            "path": path,
+            "file": file,
+            "text file": text_file,
+            "memory": io.BytesIO(text.encode()),
+            "pieces": iter([text[:7].encode(), b"", text[7:].encode()]),
+            "characters": iter(["naïve\n"] * 20_000),
+        }
+        assert client.add_corpus(forms[form])["bytes"] == len(text.encode())
+    assert server.requests[-1][3] == text.encode()
+
+
+def test_a_job_is_waited_for_with_its_progress(client: Any, server: FakeServer) -> None:
+    server.training = FakeTraining(seconds=1.2)
+    corpus = client.add_corpus("some text")
+    job = client.train(corpus, name="mine", seconds=60, preset="tiny")
+    seen: list[Any] = []
+    assert job.wait(on_progress=seen.append) == "mine@1"
+    assert job.record["status"] == "succeeded"
+    assert seen[-1]["step"] == 2400
+    [body] = server.bodies("POST", "/v1/jobs")
+    assert body == {"corpus": corpus["id"], "name": "mine", "budget": {"seconds": 60}, "preset": "tiny"}
+    assert [event["type"] for event in job][:2] == ["message", "metrics"]
+
+
+def test_a_text_is_uploaded_before_it_is_trained_on(client: Any, server: FakeServer) -> None:
+    client.train(text="new text", name="mine")
+    [body] = server.bodies("POST", "/v1/jobs")
+    assert body == {"corpus": client.corpus(body["corpus"])["id"], "name": "mine"}
+    for wrong in ({}, {"corpus": "c", "text": "t"}, {"corpus": "c", "seconds": 1, "epochs": 1}):
+        with pytest.raises(NextcharError, match="give"):
+            client.train(name="mine", **wrong)
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "paused"])
+def test_a_job_without_a_model_raises(status: str, client: Any, server: FakeServer) -> None:
+    job = client.train("corpus_1", name="mine")
+    server.training.status_asked = status
+    with pytest.raises(TrainingFailed) as caught:
+        job.wait()
+    assert caught.value.code == ("diverged" if status == "failed" else status)
+    assert caught.value.job["id"] == job.id
+
+
+def test_waiting_ends_at_a_deadline_and_the_job_goes_on(client: Any, server: FakeServer) -> None:
+    server.training = FakeTraining(seconds=60)
+    job = client.train("corpus_1", name="mine")
+    with pytest.raises(Timeout, match="not finished"):
+        job.wait(timeout_s=0.1)
+    assert job.refresh()["status"] == "running"
+
+
+class _Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body in pieces; a number is so many seconds of silence and a break after them."""
+
+    def __init__(self, pieces: list[bytes | float]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            if not isinstance(piece, bytes):
+                time.sleep(piece)
+                raise httpx.ReadError("it was restarted")
+            yield piece
+
+    async def __aiter__(self) -> Any:
+        for piece in self:
+            yield piece

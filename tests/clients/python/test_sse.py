@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from nextchar.sse import ServerSentEvent, parse
+from nextchar.sse import EventDecoder, ServerSentEvent
 
 _STREAM = (
     b": ping\n\nid: 3\nevent: sample\ndata: "
@@ -16,14 +16,19 @@ _EVENTS = [
 ]
 
 
+def decoded(*pieces: bytes) -> list[ServerSentEvent]:
+    decoder = EventDecoder()
+    return [event for piece in pieces for event in decoder.feed(piece)]
+
+
 @pytest.mark.parametrize("length", [1, 2, 7, 1000])
 def test_events_do_not_depend_on_how_bytes_are_cut(length: int) -> None:
-    assert list(parse(_STREAM[i : i + length] for i in range(0, len(_STREAM), length))) == _EVENTS
+    assert decoded(*(_STREAM[i : i + length] for i in range(0, len(_STREAM), length))) == _EVENTS
 
 
 def test_event_cut_short_by_the_end_is_dropped() -> None:
-    assert list(parse([b"data: whole\n\n", b"data: half\n"])) == [ServerSentEvent("message", "whole", None)]
+    assert decoded(b"data: whole\n\n", b"data: half\n") == [ServerSentEvent("message", "whole", None)]
 
 
 def test_several_data_lines_are_one_event() -> None:
-    assert [e.data for e in parse([b"data: one\ndata\ndata:two\n\n"])] == ["one\n\ntwo"]
+    assert [e.data for e in decoded(b"data: one\ndata\ndata:two\n\n")] == ["one\n\ntwo"]
