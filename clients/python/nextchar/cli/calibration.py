@@ -11,7 +11,7 @@ from nextchar.cli.flagged_lines import rarity
 from nextchar.cli.formatting import format_integer, format_time, print_fields, print_table
 from nextchar.cli.names import ModelArgument, complete_corpus
 from nextchar.cli.session import Session, command, given
-from nextchar.errors import ClientError
+from nextchar.errors import NextcharError
 
 
 @command
@@ -109,5 +109,5 @@ def _read_lines(file: Path) -> list[str]:
     lines = raw.decode(errors="replace").removesuffix("\n").split("\n")
     lines = [line.removesuffix("\r") for line in lines]
     if lines == [""]:
-        raise ClientError("there are no lines to calibrate on; the text is empty")
+        raise NextcharError("there are no lines to calibrate on; the text is empty")
     return lines

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from nextchar.answers import Event, Job
 from nextchar.client import Client
-from nextchar.errors import ClientError
+from nextchar.errors import NextcharError
 
 TICK_S = 0.125
 _RECORD_EVERY_TICKS = 4
@@ -37,7 +37,7 @@ def job_updates(client: Client, job_id: str, *, after: int = 0) -> Iterator[JobU
     """
     job = client.job(job_id)
     yield JobUpdate(job=job)
-    events: queue.SimpleQueue[Event | ClientError | None] = queue.SimpleQueue()
+    events: queue.SimpleQueue[Event | NextcharError | None] = queue.SimpleQueue()
     threading.Thread(target=_collect, args=(client, job_id, after, events), daemon=True).start()
     ticks = 0
     while True:
@@ -49,7 +49,7 @@ def job_updates(client: Client, job_id: str, *, after: int = 0) -> Iterator[JobU
             if ticks % _RECORD_EVERY_TICKS == 0:
                 try:
                     job = client.job(job_id)
-                except ClientError as error:
+                except NextcharError as error:
                     if not error.is_retryable:
                         raise
                     continue  # the collecting thread decides when to give up
@@ -57,7 +57,7 @@ def job_updates(client: Client, job_id: str, *, after: int = 0) -> Iterator[JobU
                 if job["status"] == "paused":
                     return
             continue
-        if isinstance(event, ClientError):
+        if isinstance(event, NextcharError):
             raise event
         if event is None:  # the job is final and all its events have come
             yield JobUpdate(job=_last_record(client, job_id))
@@ -69,7 +69,7 @@ def _last_record(client: Client, job_id: str) -> Job:
     for delay_s in _RETRY_DELAYS_S:
         try:
             return client.job(job_id)
-        except ClientError as error:
+        except NextcharError as error:
             if not error.is_retryable:
                 raise
             time.sleep(delay_s)
@@ -77,12 +77,12 @@ def _last_record(client: Client, job_id: str) -> Job:
 
 
 def _collect(
-    client: Client, job_id: str, after: int, events: "queue.SimpleQueue[Event | ClientError | None]"
+    client: Client, job_id: str, after: int, events: "queue.SimpleQueue[Event | NextcharError | None]"
 ) -> None:
     try:
         for event in client.follow(job_id, after=after):
             events.put(event)
-    except ClientError as error:
+    except NextcharError as error:
         events.put(error)
     else:
         events.put(None)

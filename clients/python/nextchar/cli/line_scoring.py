@@ -18,7 +18,7 @@ from nextchar.cli.batch_scoring import Totals, score_all
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
 from nextchar.cli.lines import Batches, Line
 from nextchar.cli.session import Session, drop_output, fail
-from nextchar.errors import ClientError
+from nextchar.errors import NextcharError
 
 _MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
 _FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
@@ -81,7 +81,7 @@ def _print_lines(
     client = session.client
     alphabet = client.model(model)["alphabet"]
     if not options.show_all and not client.calibrations(model):
-        raise ClientError(
+        raise NextcharError(
             f"{model} has no calibration, so no line can be called anomalous; make one with"
             f" `nextchar calibrate {model} FILE`, or see all lines with --all"
         )
@@ -157,7 +157,7 @@ def _stream_id(session: Session, model: str, options: Options) -> Iterator[str |
     try:
         yield stream_id
     finally:
-        with suppress(ClientError):  # its state expires within a day
+        with suppress(NextcharError):  # its state expires within a day
             session.client.forget_stream(model, stream_id)
 
 
@@ -174,7 +174,7 @@ def _expected(
         return None
     try:
         answer = session.client.score(model, [text], expected=count)
-    except ClientError:  # the line is shown without them
+    except NextcharError:  # the line is shown without them
         return None
     lines = answer["lines"] or []
     return lines[0]["expected"] if lines else None
@@ -231,7 +231,7 @@ def _errors_exit_with_2(session: Session) -> Iterator[None]:
     """Exit with status 2 on an error, since 1 means that no line was flagged."""
     try:
         yield
-    except ClientError as error:
+    except NextcharError as error:
         raise fail(session.describe(error), status=_ERROR) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

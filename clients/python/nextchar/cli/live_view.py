@@ -22,14 +22,14 @@ from nextchar.cli.training_progress import (
     status_sentence,
 )
 from nextchar.client import Client
-from nextchar.errors import ClientError
+from nextchar.errors import NextcharError
 
 _PLAIN_LINE_EVERY_S = 5.0
 _PLAIN_WIDTH = 100
 
 
 def follow(client: Client, job_id: str, console: Console) -> Job:
-    """Show a job until it is final or paused; return its last record. Raises ClientError."""
+    """Show a job until it is final or paused; return its last record. Raises NextcharError."""
     if console.is_terminal and not console.is_dumb_terminal:
         return _follow_in_terminal(client, job_id, console)
     return _follow_in_plain_lines(client, job_id, console)
@@ -39,7 +39,7 @@ def outcome(client: Client, job: Job) -> Text:
     """Return one line with a finished job's model and the held-out bits per character of its best weights."""
     progress = job["progress"] or Progress()
     measured = progress.get("validation_bits_per_character")  # of the last weights, not of the best
-    with contextlib.suppress(ClientError):  # the model may have been deleted
+    with contextlib.suppress(NextcharError):  # the model may have been deleted
         measured = client.model(str(job["model"]))["report"].get("validation_bits_per_character", measured)
     line = Text()
     line.append(printable(str(job["model"]), inline=True), style="bold green")

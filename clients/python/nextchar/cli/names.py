@@ -11,7 +11,7 @@ import typer
 
 from nextchar.cli.options import shared_option
 from nextchar.client import DEFAULT_SERVER, Client
-from nextchar.errors import ClientError
+from nextchar.errors import NextcharError
 
 _COMPLETION_TIMEOUT_S = 1.0
 _MAX_SUGGESTIONS = 3
@@ -46,7 +46,7 @@ _NAMES_OF_CODE: dict[str, Callable[[Client], Names]] = {
 }
 
 
-def with_suggestion(error: ClientError, client: Client) -> str:
+def with_suggestion(error: NextcharError, client: Client) -> str:
     """Return an error's sentence; where a name was not found, with the known names closest to it."""
     list_names = _NAMES_OF_CODE.get(getattr(error, "code", ""))
     unknown = re.search(r"'(.+)'", str(error))
@@ -54,7 +54,7 @@ def with_suggestion(error: ClientError, client: Client) -> str:
         return str(error)
     try:
         known = list_names(client)
-    except ClientError:  # the key may not list them
+    except NextcharError:  # the key may not list them
         return str(error)
     labels = [label for label in known if ("@" in label) == ("@" in unknown[1])]
     closest = difflib.get_close_matches(unknown[1], labels, n=_MAX_SUGGESTIONS)
@@ -90,7 +90,7 @@ def _completions(context: typer.Context, incomplete: str, list_names: Callable[[
         try:
             with Client(server, api_key=api_key) as client:
                 names.update(list_names(client))
-        except ClientError:
+        except NextcharError:
             pass  # a shell has no place for it
 
     thread = threading.Thread(target=ask, daemon=True)

@@ -23,7 +23,7 @@ from nextchar.cli.formatting import printable
 from nextchar.cli.names import with_suggestion
 from nextchar.cli.options import ApiKey, AsJson, Server, shared_option
 from nextchar.client import DEFAULT_SERVER, Client
-from nextchar.errors import ClientError
+from nextchar.errors import NextcharError
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Session:
         else:
             self.print_text(f"deleted {answer.get('id') or answer['name']}")
 
-    def describe(self, error: ClientError) -> str:
+    def describe(self, error: NextcharError) -> str:
         """Return the sentence to print for an error, with suggestions for a name that was not found."""
         return with_suggestion(error, self.client)
 
@@ -112,7 +112,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         with _open_session(invocation) as session:
             try:
                 function(session, **{p.name: arguments[p.name] for p in own})
-            except ClientError as error:
+            except NextcharError as error:
                 raise fail(session.describe(error)) from None
 
     parameters = [p.replace(kind=keyword) for p in own] + shared
@@ -133,7 +133,7 @@ def _open_session(invocation: typer.Context) -> Iterator[Session]:
             yield Session(
                 client, console(sys.stdout), console(sys.stderr), as_json, invocation.invoked_subcommand
             )
-    except ClientError as error:
+    except NextcharError as error:
         raise fail(str(error)) from None
     except BrokenPipeError:
         drop_output()
