@@ -21,7 +21,7 @@ def calibrate(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]", help="Normal lines. Default, and -: standard input.", show_default=False
+            metavar="FILE", help="Normal lines. Default, and -: standard input.", show_default=False
         ),
     ] = None,
     name: Annotated[

@@ -21,7 +21,7 @@ _SAMPLING = "Sampling"
 PromptArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[PROMPT]",
+        metavar="PROMPT",
         help="Text to continue. Default: standard input without its last newline.",
         show_default=False,
     ),

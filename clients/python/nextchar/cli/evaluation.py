@@ -80,13 +80,17 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Evaluate baselines too.")] = True,
     roc_file: Annotated[
         Path | None,
-        typer.Option("--roc", metavar="FILE.svg", help="Draw the ROC curves.", show_default=False),
+        typer.Option(
+            "--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Evaluate a model on labeled lines, beside baselines on the same lines.
 
     Example: nextchar evaluate app labeled.tsv --roc roc.svg
     """
+    if roc_file is not None and not roc.is_available():
+        raise fail("--roc needs matplotlib; install it with: pip install matplotlib")
     raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     try:
         labeled = read_labeled_lines(raw.decode(errors="replace"), normal=normal or (), has_kinds=kind)
@@ -112,7 +116,10 @@ def evaluate(
         lines, anomalous = format_integer(result["lines"]), format_integer(result["anomalous"])
         title = f"{result['model']} on {file.name}, {lines} lines, {anomalous} anomalous"
         curves = {name: (found["auroc"], found["roc"]) for name, found in _scores(result).items()}
-        roc_file.write_text(roc.svg(title, curves), encoding="utf-8")
+        try:
+            roc.write_plot(roc_file, title, curves)
+        except ValueError as error:
+            raise fail(f"{roc_file}: {error}") from None
         if not session.as_json:
             session.print_note(f"ROC curves written to {roc_file}")
 

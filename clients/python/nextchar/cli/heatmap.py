@@ -49,7 +49,7 @@ def heatmap(
             row.append(shown, style_of(cost) if has_color else None)
             bars += _bar(cost, ascii_only=console.options.ascii_only) * cell_len(shown)
         rows.append(row)
-        if not has_color:
+        if not has_color and bars.strip():
             rows.append(Text(bars.rstrip(), no_wrap=True, overflow="crop"))
     return Group(*rows)
 

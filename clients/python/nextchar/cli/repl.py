@@ -17,7 +17,7 @@ _SHOWN_CHARACTERS = 200  # of the text so far
 
 
 def run_repl(session: Session, model: str, options: dict[str, Any]) -> None:
-    """Take turns until the input ends. The error of a turn is printed; the text stays. Raises NextcharError."""
+    """Take turns until the input ends. An error of one turn is printed, and the text stays as it was."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 -- input() edits lines with it, where there is one
     session.print_note(HELP.format(model=model))

@@ -103,8 +103,10 @@ def show(console: Console, report: Report) -> None:
     _show_baselines(console, report)
     _show_memorization(console, report)
     _show_cost(console, report)
-    for problem in report.get("problems", ()):
-        console.print(Text(printable(problem)), soft_wrap=True)
+    if problems := report.get("problems"):
+        print_heading(console, "Warnings")
+        for problem in problems:
+            console.print(Text(printable(problem)), soft_wrap=not console.is_terminal)
 
 
 def _show_baselines(console: Console, report: Report) -> None:

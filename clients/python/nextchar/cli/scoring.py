@@ -25,7 +25,7 @@ def score(
     model_and_files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL] [FILE]…",
+            metavar="MODEL FILE",
             help="A model and a text; with --model, files of lines. Default, and -: standard input.",
             autocompletion=_complete_first_word,
             show_default=False,

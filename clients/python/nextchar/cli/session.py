@@ -48,7 +48,7 @@ class Session:
 
     def print_note(self, sentence: str) -> None:
         """Print a remark, which is not part of the result, on standard error."""
-        self.err.print(Text(printable(sentence)), soft_wrap=True)
+        _print_sentence(self.err, sentence)
 
     def print_deleted(self, answer: Mapping[str, Any]) -> None:
         """Print what has been deleted."""
@@ -91,8 +91,12 @@ def drop_output() -> None:
 
 def fail(sentence: str, *, status: int = 1) -> typer.Exit:
     """Print one sentence on standard error; raise what this returns to end with a status."""
-    print(f"nextchar: {printable(sentence)}", file=sys.stderr)
+    _print_sentence(console(sys.stderr), f"nextchar: {sentence}")
     return typer.Exit(status)
+
+
+def _print_sentence(stderr: Console, sentence: str) -> None:
+    stderr.print(Text(printable(sentence)), soft_wrap=not stderr.is_terminal)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
