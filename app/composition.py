@@ -125,7 +125,7 @@ def build_services(
         importing=LimitedWork(
             "imports of models", running=1, waiting=4, retry_after_s=30, code="import_busy"
         ),
-        stream_turns=StreamLocks(streams),
+        stream_locks=StreamLocks(streams),
         health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
     )
 

@@ -1,13 +1,13 @@
-"""API keys and the file they are kept in: one line a key, of its hash and never of itself.
+"""API keys and the key file: one line per key, with the key's hash instead of the key.
 
-    # name   SHA-256 of the key   what it may do          on which models      how often
+    # name   SHA-256 of the key   scopes                  model patterns       rate limit
     laptop   sha256=9f86d081…     scopes=read,complete
     website  sha256=60303ae2…     scopes=complete         models=names,sku-*   rate=600/minute
 
-A key is 256 random bits, so a plain hash of it cannot be guessed back. `nextchar keys new website
---scopes complete >> keys.txt` makes one: the line goes to the file, the key to the terminal, once. The file
-is read again every second, and a key that is not on a good line of it is not valid. Knows no HTTP; what a
-call needs is in `app.http.auth`.
+A key has 256 random bits, so an unsalted hash cannot be reversed. `nextchar keys new website
+--scopes complete >> keys.txt` makes one: the line goes to the file, the key is shown once on the terminal.
+The file is read again every second; only keys on its valid lines are valid. `app.http.auth` defines which
+scopes a call needs.
 """
 
 import argparse
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("nextchar.api")
 
 SCOPES = ("read", "complete", "train", "admin")
-"""What keys may do; `admin` is everything."""
+"""What keys can permit; `admin` permits everything."""
 
 RELOAD_S = 1.0
-"""How often the file is read, at most."""
+"""The shortest time between two reads of the file."""
 
 WARN_EVERY_S = 60.0
-"""How often what is wrong with the file is logged while it lasts."""
+"""The time between two log records about a problem of the file that persists."""
 
 _PREFIX = "nck_"
-_MAX_LOGGED = 10  # problems in one line of the log
+_MAX_LOGGED_PROBLEMS = 10  # in one log record
 
 
 @dataclass(frozen=True)
 class Key:
-    """One line of the file. No patterns: every model. No rate: as often as it likes."""
+    """One line of the file. Without patterns it permits every model; without a rate it is not limited."""
 
     name: str
     digest: bytes  # SHA-256 of the key
@@ -55,13 +55,13 @@ class Key:
     rate: "RateLimitItem | None" = None
 
     def allows(self, reference: str) -> bool:
-        """Return whether the key reaches the model `name` or `name@version`."""
+        """Return whether the key permits the model `name` or `name@version`."""
         names = (reference, reference.partition("@")[0])
         return not self.models or any(fnmatchcase(name, p) for p in self.models for name in names)
 
 
 class KeyFile:
-    """The keys in one file, as it is now: those on its good lines, and none while it cannot be read.
+    """The keys on the valid lines of a file, which is read again when it changes; none if it is unreadable.
 
     Safe to use from several threads.
     """
@@ -73,34 +73,34 @@ class KeyFile:
         self._problems: tuple[str, ...] = ()
         self._read_at = -math.inf
         self._warned_at = -math.inf
-        self._reading = threading.Lock()
+        self._lock = threading.Lock()  # held while the file is read
 
     def find(self, secret: str) -> Key | None:
-        """Return whose key `secret` is, or None if it is not in the file now."""
+        """Return the key with this secret, or None if it is not in the file now."""
         self._refresh()
         digest = hashlib.sha256(secret.encode()).digest()
-        found = self._keys.get(digest)
-        return found if found and hmac.compare_digest(found.digest, digest) else None
+        key = self._keys.get(digest)
+        return key if key and hmac.compare_digest(key.digest, digest) else None
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with the file now, a sentence for each bad line; empty if nothing is."""
+        """The file's present problems, a message for each invalid line; empty if there are none."""
         self._refresh()
         return self._problems
 
     def _refresh(self) -> None:
-        """Read the file if that is due. Its time and size are no guide: an edit can leave both the same."""
+        """Read the file if RELOAD_S has passed. An edit can leave its time and size unchanged."""
         now = time.monotonic()
         if now - self._read_at < RELOAD_S:
             return
-        with self._reading:
-            if now - self._read_at < RELOAD_S:  # another thread has just read it
+        with self._lock:
+            if now - self._read_at < RELOAD_S:  # another thread has just done it
                 return
             self._read()
             self._read_at = now
             if self._problems and now - self._warned_at >= WARN_EVERY_S:
                 self._warned_at = now
-                log.error("%s; fix the file of API keys", "; ".join(self._problems[:_MAX_LOGGED]))
+                log.error("%s; fix the file of API keys", "; ".join(self._problems[:_MAX_LOGGED_PROBLEMS]))
 
     def _read(self) -> None:
         had_problems = bool(self._problems)
@@ -115,19 +115,19 @@ class KeyFile:
             keys, problems = parse_keys(contents, where=self._path)
             self._contents, self._keys = contents, {key.digest: key for key in keys}
             if not keys:
-                problems.append(f"{self._path} has no good line, so no API key is valid")
+                problems.append(f"{self._path} has no valid line, so no API key is valid")
         if list(self._problems) != problems:
             self._problems, self._warned_at = tuple(problems), -math.inf
         if had_problems and not problems:
-            log.info("%s is in order again", self._path)
+            log.info("%s has no problems any more", self._path)
 
 
 def read_keys(path: Path) -> list[Key]:
-    """Return the keys in a file, all of whose lines must be good.
+    """Return the keys in a file.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: a line is bad; the message has its number and never its contents.
+        ValueError: a line is invalid; the message has its number and never its contents.
     """
     keys, problems = parse_keys(path.read_bytes(), where=path)
     if problems:
@@ -136,9 +136,10 @@ def read_keys(path: Path) -> list[Key]:
 
 
 def parse_keys(contents: bytes, *, where: Path) -> tuple[list[Key], list[str]]:
-    """Return the keys on the good lines of a file, and a sentence for each bad one.
+    """Return the keys on the valid lines of a file, and a message for each invalid one.
 
-    A sentence has the line's number and never the key's hash. Of two lines with one name the later is bad.
+    A message has the line's number and never the key's hash. Of two lines with the same name the later is
+    invalid.
     """
     keys: dict[str, Key] = {}
     problems: list[str] = []
@@ -147,7 +148,7 @@ def parse_keys(contents: bytes, *, where: Path) -> tuple[list[Key], list[str]]:
         if not fields:
             continue
         try:
-            _check_is_first(fields[0], keys)
+            _check_unique(fields[0], keys)
             keys[fields[0]] = _parse(fields)
         except ValueError as error:
             problems.append(f"line {number} of {where}: {error}")
@@ -161,7 +162,7 @@ def _parse(fields: Sequence[str]) -> Key:
         raise ValueError(f"there is no field {min(unknown)!r}; a line has sha256, scopes, models and rate")
     digest = options.get("sha256", "")
     if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError("sha256= has to be 64 hexadecimal digits")
+        raise ValueError("sha256= must be 64 hexadecimal digits")
     return Key(
         name=name,
         digest=bytes.fromhex(digest),
@@ -172,9 +173,9 @@ def _parse(fields: Sequence[str]) -> Key:
 
 
 def _option(field: str) -> tuple[str, str]:
-    name, is_given, value = field.partition("=")
-    if not is_given:
-        raise ValueError("after the name come fields like scopes=read,complete")
+    name, equals, value = field.partition("=")
+    if not equals:
+        raise ValueError("the name is followed by fields like scopes=read,complete")
     return name, value
 
 
@@ -183,7 +184,7 @@ def _check_name(name: str) -> None:
         raise ValueError("a key's name is 1 to 64 letters, digits, '.', '_' and '-'")
 
 
-def _check_is_first(name: str, keys: Container[str]) -> None:
+def _check_unique(name: str, keys: Container[str]) -> None:
     if name in keys:
         raise ValueError(f"there are two keys named {name!r}, and this is the second")
 
@@ -191,21 +192,21 @@ def _check_is_first(name: str, keys: Container[str]) -> None:
 def _scopes(text: str) -> frozenset[str]:
     scopes = frozenset(filter(None, text.split(",")))
     if not scopes or not scopes <= set(SCOPES):
-        raise ValueError(f"scopes= has to name some of {', '.join(SCOPES)}")
+        raise ValueError(f"scopes= must list some of {', '.join(SCOPES)}")
     return scopes
 
 
 def _rate(text: str) -> "RateLimitItem":
-    from limits import parse  # takes longer than the rest of the program's start, and few keys have a rate
+    from limits import parse  # importing it takes long, and few keys have a rate
 
     try:
         return parse(text)
     except ValueError:
-        raise ValueError(f"rate={text} has to be like 10/second or 600/minute") from None
+        raise ValueError(f"rate={text} must be like 10/second or 600/minute") from None
 
 
 def new_key(name: str, *, scopes: str, models: str = "", rate: str = "") -> tuple[str, str]:
-    """Return a fresh key and its line for the file. Raises ValueError for what the file could not hold."""
+    """Return a new key and its line for the file. Raises ValueError for an invalid option."""
     secret = _PREFIX + secrets.token_urlsafe(32)
     digest = hashlib.sha256(secret.encode()).hexdigest()
     fields = [name, f"sha256={digest}", f"scopes={scopes}"]
@@ -216,16 +217,18 @@ def new_key(name: str, *, scopes: str, models: str = "", rate: str = "") -> tupl
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make a key: its line to standard output, the key itself to standard error."""
+    """Make a key: print its line to standard output, and the key to standard error."""
     parser = argparse.ArgumentParser(prog="nextchar keys", description="Make API keys.")
     new = parser.add_subparsers(required=True, metavar="new").add_parser("new", help="make a key")
-    new.add_argument("name", help="whose it is; shown in no answer")
+    new.add_argument("name", help="a name for the key, used in the file and in logs")
     new.add_argument("--scopes", default="read,complete", help=f"some of {','.join(SCOPES)}")
-    new.add_argument("--models", default="", help="patterns of model names, as names,sku-*; default: all")
-    new.add_argument("--rate", default="", help="as 600/minute; default: no limit")
-    given = parser.parse_args(arguments)
+    new.add_argument(
+        "--models", default="", help="patterns of model names, such as names,sku-*; default: all"
+    )
+    new.add_argument("--rate", default="", help="such as 600/minute; default: no limit")
+    options = parser.parse_args(arguments)
     try:
-        secret, line = new_key(given.name, scopes=given.scopes, models=given.models, rate=given.rate)
+        secret, line = new_key(options.name, scopes=options.scopes, models=options.models, rate=options.rate)
     except ValueError as error:
         raise SystemExit(f"nextchar: {error}") from None
     print(line)

@@ -11,7 +11,7 @@ The notes give the loss of the eighth character for networks that predict at eve
 runtime always shows those the last eight, so for them `read again` is set beside the notes' figure, and
 for the others `last epoch`. Held-out bits are those of the last tenth of the text, in one pass.
 
-    python -m benchmarks.lesson6 [FILE] [--only NAME] [--quick] [--pictures docs/images]
+    python -m benchmarks.lesson6 [FILE] [--only NAME] [--quick] [--pictures docs/engineering/images]
 
 With --pictures, results are kept in that folder, the curves drawn there, and the tables and samples of the
 lesson6.md beside it written anew; --redraw does only that.

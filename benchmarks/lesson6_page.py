@@ -1,4 +1,4 @@
-"""The pictures and figures of docs/lesson6.md, from what benchmarks.lesson6 found.
+"""The pictures and figures of docs/engineering/lesson6.md, from what benchmarks.lesson6 found.
 
 Between two comments of the page stands what is written here, so that no figure in it is typed by hand:
 
@@ -59,9 +59,9 @@ def result(run: dict[str, Any]) -> str:
     theirs = "" if run["theirs"] is None else f", theirs {run['theirs']:.2f}"
     figures = (
         f"Training loss {measure} **{run['ours']:.3f}** nats{theirs}; held out {run['held_out_bits']:.3f}"
-        f" bits a character; {run['epochs']:g} epochs in {run['seconds']:,.0f} s."
+        f" bits per character; {run['epochs']:g} epochs in {run['seconds']:,.0f} s."
     )
-    lines = [figures, "", "| epoch | what it writes |", "|---|---|"]
+    lines = [figures, "", "| epoch | sample |", "|---|---|"]
     lines += [f"| {s['epoch']:.2f} | {_code(s['text'][:_SAMPLE_CHARACTERS])} |" for s in run["samples"]]
     return "\n".join(lines) + "\n"
 

@@ -1,9 +1,9 @@
-"""Pictures of the console for README and docs, from a running service with two models.
+"""Screenshots of the console for README and docs, from a running service with two models.
 
-    python -m docs.screenshots --server URL --writer MODEL --log-model MODEL --log FILE
+    python -m docs.screenshots --server URL --text-model MODEL --log-model MODEL --log FILE
 
-`--all` takes every view, light, dark and 360 pixels wide, to be looked at while working on the console.
-Needs chromium, and what the tests need.
+`--all` takes every view, light, dark and 360 pixels wide, to check while working on the console. Needs
+chromium, and the packages that the tests need.
 """
 
 import argparse
@@ -26,14 +26,14 @@ Prepare = Callable[[Page], None]
 
 
 def main() -> int:
-    """Take the pictures; return the exit status."""
-    parser = argparse.ArgumentParser(description="Take pictures of the console.")
+    """Take the screenshots; return the exit status."""
+    parser = argparse.ArgumentParser(description="Take screenshots of the console.")
     parser.add_argument("--server", default="http://127.0.0.1:8000", help="a running service")
-    parser.add_argument("--writer", required=True, help="the model that writes in the playground")
-    parser.add_argument("--prompt", default=_PROMPT, help="what it goes on from")
-    parser.add_argument("--log-model", required=True, help="the model that looks at log lines")
-    parser.add_argument("--log", type=Path, required=True, help="the lines that it looks at")
-    parser.add_argument("--job", help="the job to show; left out: the newest")
+    parser.add_argument("--text-model", required=True, help="the model in the playground")
+    parser.add_argument("--prompt", default=_PROMPT, help="its prompt")
+    parser.add_argument("--log-model", required=True, help="the model in the anomalies view")
+    parser.add_argument("--log", type=Path, required=True, help="the lines that it scores")
+    parser.add_argument("--job", help="the job to show. Default: the newest")
     parser.add_argument("--all", action="store_true", help="every view, in light, dark and narrow")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "images")
     options = parser.parse_args()
@@ -44,31 +44,31 @@ def main() -> int:
     options.to.mkdir(parents=True, exist_ok=True)
     job = options.job or _first(options.server, "jobs")
     corpus = _first(options.server, "corpora")
-    playground = f"#/playground?model={options.writer}"
+    playground = f"#/playground?model={options.text_model}"
     anomalies = f"#/anomalies?model={options.log_model}"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(_FLAGS))
-        shoot = _shooter(browser, options.server, options.to)
-        write, look = _writing(options.prompt), _looking(options.log.read_text())
-        shoot("console-job.png", f"#/jobs/{job}")
-        shoot("console-playground.png", playground, prepare=write)
-        shoot("console-anomalies.png", anomalies, prepare=look, scheme="dark")
+        take = _camera(browser, options.server, options.to)
+        generate, score = _generate(options.prompt), _score(options.log.read_text())
+        take("console-job.png", f"#/jobs/{job}")
+        take("console-playground.png", playground, prepare=generate)
+        take("console-anomalies.png", anomalies, prepare=score, scheme="dark")
         views = {
             "start": "", "texts": "#/corpora", "text": f"#/corpora/{corpus}", "train": "#/train",
             "jobs": "#/jobs", "job": f"#/jobs/{job}", "models": "#/models", "playground": playground,
-            "model": f"#/models/{options.writer}", "anomalies": anomalies,
-            "compare": f"#/compare?models={options.writer},{options.log_model}",
+            "model": f"#/models/{options.text_model}", "anomalies": anomalies,
+            "compare": f"#/compare?models={options.text_model},{options.log_model}",
         } if options.all else {}  # fmt: skip
         for name, address in views.items():
-            prepare = {"playground": write, "anomalies": look}.get(name, _nothing)
+            prepare = {"playground": generate, "anomalies": score}.get(name, _nothing)
             for mode, scheme, width in (("l", "light", _WIDE), ("d", "dark", _WIDE), ("n", "light", _NARROW)):
-                shoot(f"{name}-{mode}.png", address, prepare=prepare, scheme=scheme, width=width, whole=True)
+                take(f"{name}-{mode}.png", address, prepare=prepare, scheme=scheme, width=width, whole=True)
         browser.close()
     return 0
 
 
-def _shooter(browser: Browser, server: str, folder: Path) -> Callable[..., None]:
-    def shoot(
+def _camera(browser: Browser, server: str, folder: Path) -> Callable[..., None]:
+    def take(
         file: str,
         address: str,
         *,
@@ -88,25 +88,25 @@ def _shooter(browser: Browser, server: str, folder: Path) -> Callable[..., None]
         prepare(page)
         page.wait_for_timeout(800)  # fonts, and what comes after the first paint
         picture = Image.open(io.BytesIO(page.screenshot(full_page=whole)))
-        # A palette is a third of the size, and this way of choosing it keeps thin coloured lines.
+        # A palette is a third of the size, and this way of choosing it keeps thin colored lines.
         small = picture.convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         small.save(folder / file, optimize=True)
         print(f"{folder / file}: {(folder / file).stat().st_size // 1024} KiB")
         context.close()
 
-    return shoot
+    return take
 
 
 def _nothing(_: Page) -> None:
     return
 
 
-def _writing(prompt: str) -> Prepare:
+def _generate(prompt: str) -> Prepare:
     def prepare(page: Page) -> None:
         page.get_by_label("Your text").press_sequentially(prompt, delay=15)
         page.locator(".characters li").first.wait_for()
         page.get_by_label("Seed").fill("1")
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Generate").click()
         page.locator(".continuation:not([aria-busy])").first.wait_for()
         page.get_by_label("Your text").focus()
         page.get_by_label("Your text").press_sequentially(" ")
@@ -115,10 +115,10 @@ def _writing(prompt: str) -> Prepare:
     return prepare
 
 
-def _looking(log: str) -> Prepare:
+def _score(log: str) -> Prepare:
     def prepare(page: Page) -> None:
         page.get_by_label("Log lines").fill(log)
-        page.get_by_role("button", name="Find what is odd").click()
+        page.get_by_role("button", name="Find anomalies").click()
         page.locator(".log-line.anomalous span[class*=heat-6]").first.hover()
         page.locator(".characters li").first.wait_for()
         page.get_by_role("region", name="Lines", exact=True).evaluate("lines => lines.scrollIntoView()")

@@ -121,7 +121,7 @@ class Mix(Frozen):
         return self
 
 
-# How these were found: docs/training.md.
+# How these were found: docs/engineering/training-recipes.md.
 PRESETS: dict[Preset, tuple[NetworkConfig, TrainingConfig]] = {
     "tiny": (NetworkConfig(units=256, dropout=None), TrainingConfig(learning_rate=1e-2)),
     "small": (NetworkConfig(dropout=None), TrainingConfig()),

@@ -1,6 +1,6 @@
 """Where data and Redis are: the settings that every process of nextchar shares.
 
-Each field is the environment variable NEXTCHAR_<FIELD>. docs/settings.md lists them all, and a test
+Each field is the environment variable NEXTCHAR_<FIELD>. docs/reference/settings.md lists them all, and a test
 fails when one is missing there. A wrong value stops start-up and names the variable.
 """
 

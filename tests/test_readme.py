@@ -1,13 +1,11 @@
 """What README shows works: its commands run against the real service, its answers have the shown fields."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import time
-from itertools import pairwise
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +14,11 @@ from nextchar import Client
 from nextchar.answers import FINAL_STATUSES
 
 from launcher.stack import Stack
+from tests.docs.blocks import ROOT, Block, blocks, run
 
-ROOT = Path(__file__).parents[1]
-_README = (ROOT / "README.md").read_text()
-_BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", _README, flags=re.MULTILINE | re.DOTALL)
-_SCRIPTS = [text for language, text in _BLOCKS if language == "sh"]
-
-
-def _run(script: str, url: str) -> str:
-    """Run a block as README has it, but at the stack's address, with a budget that suits a test."""
-    script = script.replace("localhost:8000", url.removeprefix("http://")).replace(
-        '"seconds": 60', '"steps": 10'
-    )
-    script = script.replace(".venv/bin/python", sys.executable).replace("python3 -c", f"{sys.executable} -c")
-    done = subprocess.run(
-        ["bash", "-e", "-o", "pipefail", "-c", "shopt -s expand_aliases\n" + script],
-        cwd=ROOT,
-        env={**os.environ, "NEXTCHAR_SERVER": url, "no_proxy": "*"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+_README = blocks(ROOT / "README.md")
+_COMPLETIONS = blocks(ROOT / "docs" / "reference" / "completions.md")  # its calls use README's model
+_COMMANDS = "".join(block.text for block in _README if block.kind == "console")
 
 
 def _answers(text: str) -> list[Any]:
@@ -80,41 +59,44 @@ def _curl_knows_json() -> bool:
 
 @pytest.mark.skipif(not _curl_knows_json(), reason="needs curl 7.82 or newer, as README's calls do")
 def test_calls_work_and_answer_as_shown(stack: Stack) -> None:
-    ran = 0
-    for (language, script), (answer_language, shown) in pairwise(_BLOCKS):
-        if (language, answer_language) != ("sh", "json"):
+    compared = 0
+    shown = _README + _COMPLETIONS
+    for block, answer in zip_longest(shown, shown[1:], fillvalue=Block("", "")):
+        if block.kind != "sh" or "curl" not in block.text:
             continue
-        real = _answers(_run(script, stack.url))
-        wanted = _answers(shown)
-        assert len(real) == len(wanted)
-        for one, other in zip(wanted, real, strict=True):
-            assert _is_shown_truly(one, other), f"README shows {one}\nand the service answers {other}"
+        real = _answers(run(block, url=stack.url, folder=ROOT))
         _wait_for_jobs(stack.url)
-        ran += 1
-    assert ran == 3
+        if answer.kind != "json":
+            continue
+        expected = _answers(answer.text)
+        assert len(real) == len(expected)
+        for one, other in zip(expected, real, strict=True):
+            assert _is_shown_truly(one, other), f"the page shows {one}\nand the service answers {other}"
+        compared += 1
+    assert compared == 4
 
 
 def test_command_line_works_as_shown(stack: Stack) -> None:
-    [script] = [script for script in _SCRIPTS if "alias nextchar" in script]
-    shown = _run(script, stack.url)
+    [block] = [block for block in _README if block.kind == "sh" and "nextchar train" in block.text]
+    shown = run(block, url=stack.url, folder=ROOT)
     assert "readme@1 is trained" in shown
     assert "readme@1: 10 characters" in shown
 
 
 def test_every_make_target_and_file_that_is_shown_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = re.findall(r"^make (\w+)", "".join(_SCRIPTS), flags=re.MULTILINE)
+    targets = re.findall(r"^\$ make (\w+)", _COMMANDS, flags=re.MULTILINE)
     assert {"demo", "serve", "test", "lint"} <= set(targets)
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
     assert (ROOT / "docker-compose.yml").exists()
-    for link in re.findall(r"\]\(([^)#]+)\)", _README):
-        assert (ROOT / link).exists(), link
 
 
-def test_the_tree_that_is_shown_is_there() -> None:
-    [tree] = [text for language, text in _BLOCKS if not language]
-    folders = re.findall(r"^(\s*)(\w+)/", tree, flags=re.MULTILINE)
-    parent = ""
-    for indentation, name in folders:
-        parent = parent if indentation else name
-        assert (ROOT / (f"{parent}/{name}" if indentation else name)).is_dir(), name
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+def test_the_tree_that_is_shown_is_there(page: str) -> None:
+    [tree] = [block.text for block in blocks(ROOT / page) if not block.kind and "worker/" in block.text]
+    parent = Path()
+    for indentation, names in re.findall(r"^(\s*)((?:\w+/ ?)+)", tree, flags=re.MULTILINE):
+        for name in names.split():
+            folder = ROOT / parent / name if indentation else ROOT / name
+            assert folder.is_dir(), folder
+        parent = parent if indentation else Path(names.strip())

@@ -2,7 +2,7 @@
 
 On a CPU, libraries hardly use a second core for products this small. So each core trains on its share of the
 rows, in a thread of its own: by one single-threaded XLA program, or by the operations of
-`models.kernels.tensorflow_ops` where an architecture has `own_kernels`. One compiled update averages the
+`models.kernels.tensorflow_ops` where an architecture has `uses_kernels`. One compiled update averages the
 gradients in a fixed order: the result is the same, bit for bit, from run to run. GPUs are another file's,
 `worker/distributed.py`.
 """
@@ -42,7 +42,7 @@ class ReplicatedStep:
         self._rows = rows
         self._pool = ThreadPoolExecutor(self.replicas)
         self._optimizer = adamw(training, network.variables)
-        by_xla = not architecture(network.config.architecture).own_kernels
+        by_xla = not architecture(network.config.architecture).uses_kernels
         self._gradient = tf.function(self._replica_gradient, jit_compile=by_xla, autograph=False)
         self._update = tf.function(self._averaged_update, jit_compile=True, autograph=False)
         self._compiled = False

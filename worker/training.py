@@ -200,7 +200,7 @@ class _Fit:
             second.beside(text, **size, seed=training.seed) if second else Rows.cut(text.train, **size)
         )
         self.kind = kind = architecture(config.architecture)
-        if kind.step or not kind.own_kernels:
+        if kind.step or not kind.uses_kernels:
             choice = Choice("float32")
         self.choice = choice or self._chosen(config, cores, measurements)
         build = partial(kind.build, config, text.frequencies(), seed=training.seed)
@@ -317,7 +317,7 @@ class _Fit:
     def _drop(self, state: Run) -> None:
         if state.dropout is not None:
             assert isinstance(self.network, StatefulLSTM)
-            self.network.drop(state.dropout)
+            self.network.set_dropout(state.dropout)
 
     def _plan_evaluations(self, seconds: float) -> None:
         """Do the first evaluation, and from its cost say how many there will be, on how much text."""

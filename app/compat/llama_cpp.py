@@ -54,7 +54,7 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
                 "example": 'data: {"index":0,"content":"q","stop":false}\n\n',
             },
         },
-    },
+    }
 }
 
 ModelInQuery = Annotated[

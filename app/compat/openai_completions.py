@@ -44,7 +44,7 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
                 "example": 'data: {"object":"text_completion","choices":[{"index":0,"text":"t"}]}\n\n',
             },
         },
-    },
+    }
 }
 
 

@@ -55,15 +55,15 @@ _UPLOAD_BODY: dict[str, Any] = {
                     },
                 },
                 "example": {"file": "PREFACE\n\nSUPPOSING that Truth is a woman", "purpose": "fine-tune"},
-            },
+            }
         },
-    },
+    }
 }
 _CONTENT_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The text that a job trains on.",
         "content": {"text/plain": {"schema": {"type": "string"}, "example": "PREFACE\n"}},
-    },
+    }
 }
 
 
@@ -169,8 +169,7 @@ class _FileForm:
         self._form.finish()
         if self.purpose not in PURPOSES:
             raise InvalidInput(
-                f"purpose is {self.purpose!r}; it must be one of {', '.join(PURPOSES)}",
-                param="purpose",
+                f"purpose is {self.purpose!r}; it must be one of {', '.join(PURPOSES)}", param="purpose"
             )
 
     @property

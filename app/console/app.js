@@ -1,9 +1,10 @@
-/** Where the console starts: its views, what is around them, and what is asked for on the way. */
+/** The entry of the console: its routes, and what surrounds the views. */
 
-import { onKeyWanted, pause } from "./api.js";
-import { asked, shown } from "./dialog.js";
-import { h, replace } from "./dom.js";
-import { go, start } from "./router.js";
+import { onKeyRequired } from "./api-key.js";
+import { askForText } from "./components/dialog.js";
+import { enableConnectionBanner } from "./connection-banner.js";
+import { startRouter } from "./router.js";
+import { enableShortcuts } from "./shortcuts.js";
 import { themeButton } from "./theme.js";
 import { anomaliesView } from "./views/anomalies.js";
 import { compareView } from "./views/compare.js";
@@ -20,135 +21,62 @@ import { trainView } from "./views/train.js";
 
 /** @type {import('./router.js').Route[]} */
 const ROUTES = [
-  ["/", "Start", homeView],
-  ["/corpora", "Texts", corporaView],
-  ["/corpora/:corpus", ({ corpus }) => `Text ${corpus}`, corpusView],
-  ["/train", "Train", trainView],
-  ["/jobs", "Training", jobsView],
+  ["/", "Home", homeView],
+  ["/corpora", "Corpora", corporaView],
+  ["/corpora/:corpus", ({ corpus }) => `Corpus ${corpus}`, corpusView],
+  ["/train", "Train a model", trainView],
+  ["/jobs", "Jobs", jobsView],
   ["/jobs/:job", ({ job }) => `Job ${job}`, jobView],
   ["/models", "Models", modelsView],
   ["/models/:model", ({ model }) => model, modelView],
   ["/compare", "Compare models", compareView],
   ["/playground", "Playground", playgroundView],
   ["/anomalies", "Anomalies", anomaliesView],
-  ["/.*", "Not found", notFoundView],
+  ["/.*", "Page not found", notFoundView],
 ];
 
-const SHORTCUTS = [
-  ["s", "/", "Start"],
-  ["t", "/corpora", "Texts"],
-  ["j", "/jobs", "Training"],
-  ["m", "/models", "Models"],
-  ["p", "/playground", "Playground"],
-  ["a", "/anomalies", "Anomalies"],
-  ["n", "/train", "Train a new model"],
-];
+/** Views without a navigation link, and the link that is highlighted for them. */
+const PARENT_SECTIONS = { "#/train": "#/jobs", "#/compare": "#/models" };
 
-const main = /** @type {HTMLElement} */ (document.getElementById("main"));
-const banner = /** @type {HTMLElement} */ (document.getElementById("banner"));
+const main = byId("main");
+const showAgain = startRouter(main, ROUTES, highlightNavigation);
 
-const showAgain = start(main, ROUTES, markNavigation);
-
-themeButton(/** @type {HTMLElement} */ (document.getElementById("theme")));
-document.getElementById("shortcuts")?.addEventListener("click", showShortcuts);
-document.getElementById("skip")?.addEventListener("click", (event) => {
-  event.preventDefault(); // its hash is not a view
-  (main.querySelector("h1") ?? main).focus();
+themeButton(byId("theme"));
+enableShortcuts(byId("shortcuts"));
+enableConnectionBanner(byId("banner"), () => {
+  // Reload a view that failed to load; leave others alone, the user may be writing.
+  if (main.querySelector(":scope > .view > .box.danger")) showAgain();
 });
-
-onKeyWanted((wasWrong) =>
-  asked({
-    title: "This service wants an API key",
-    text: wasWrong
-      ? "The key that this tab has is not, or no longer, one of the service’s. Give another."
-      : "Whoever runs it can give you one. It is kept for this tab, until that is closed.",
+onKeyRequired((wasRejected) =>
+  askForText({
+    title: "API key required",
+    text: wasRejected
+      ? "The key of this tab is invalid or was revoked. Enter another one."
+      : "Ask the operator of this service for a key. It is kept until you close this tab.",
     label: "API key",
-    action: "Use it",
+    action: "Use key",
     type: "password",
   }),
 );
 
-/* The service goes away and comes back. */
-
-let isGone = false;
-
-window.addEventListener("nextchar:gone", async () => {
-  if (isGone) return;
-  isGone = true;
-  replace(
-    banner,
-    h("p", { class: "banner" }, "The service does not answer. Nothing of your work here is lost; trying again…"),
-  );
-  while (isGone) {
-    await pause(1500);
-    const answer = await fetch("/healthz").catch(() => null);
-    if (answer?.ok) back();
-  }
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the link's hash is not a view
+  (main.querySelector("h1") ?? main).focus();
 });
-window.addEventListener("nextchar:back", back);
 
-function back() {
-  if (!isGone) return;
-  isGone = false;
-  replace(banner);
-  // A view that could not be shown is shown now; what is being written elsewhere stays.
-  if (main.querySelector(":scope > .view > .box.danger")) showAgain();
-}
-
-/* A file that misses its place must not replace the page. */
-
+// A file dropped outside a drop zone must not replace the page.
 for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
 
-/* Keys: g and a letter; ? lists them. */
-
-let wasG = false;
-
-window.addEventListener("keydown", (event) => {
-  const writes = event.target instanceof Element && event.target.closest("input, textarea, select, [contenteditable]");
-  if (writes || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  const shortcut = wasG && SHORTCUTS.find(([key]) => key === event.key);
-  wasG = event.key === "g";
-  if (shortcut) {
-    event.preventDefault();
-    go(shortcut[1]);
-  } else if (event.key === "?") {
-    event.preventDefault();
-    showShortcuts();
-  }
-});
-
-function showShortcuts() {
-  const key = (text) => h("kbd", {}, text);
-  shown(
-    "Keyboard shortcuts",
-    h(
-      "dl",
-      { class: "keys" },
-      SHORTCUTS.map(([letter, , label]) => [h("dt", {}, key("g"), " ", key(letter)), h("dd", {}, label)]),
-      [
-        ["?", "This list"],
-        ["Tab", "Accept ghost text"],
-        ["Ctrl →", "Accept a word of it"],
-        ["Esc", "Dismiss it"],
-        ["← →", "Read a chart, or walk along a line of the heat map"],
-        ["↑ ↓", "The line before, or the next"],
-      ].map(([keys, label]) => [
-        h(
-          "dt",
-          {},
-          keys.split(" ").map((one) => key(one)),
-        ),
-        h("dd", {}, label),
-      ]),
-    ),
-  );
-}
-
-function markNavigation(path) {
+function highlightNavigation(path) {
   const section = `#/${path.split("/")[1]}`;
-  const belongs = { "#/train": "#/jobs", "#/compare": "#/models" }[section] ?? section;
+  const current = PARENT_SECTIONS[section] ?? section;
   for (const link of document.querySelectorAll("#nav a")) {
-    if (link.getAttribute("href") === belongs) link.setAttribute("aria-current", "page");
+    if (link.getAttribute("href") === current) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+}
+
+/** @param {string} id @returns {HTMLElement} */
+function byId(id) {
+  return /** @type {HTMLElement} */ (document.getElementById(id));
 }

@@ -1,21 +1,21 @@
-/** Numbers, sizes, times and characters as people read them. */
+/** Numbers, sizes, times and characters as text for people. */
 
-const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
-const DASH = "–";
+const INTEGER = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const NO_VALUE = "–";
 
 /** 1234567 -> "1,234,567". @param {number | null | undefined} value */
-export function whole(value) {
-  return value === null || value === undefined ? DASH : WHOLE.format(value);
+export function integer(value) {
+  return isMissing(value) ? NO_VALUE : INTEGER.format(value);
 }
 
-/** Bits a character with two places. @param {number | null | undefined} value */
+/** Bits with two decimals. @param {number | null | undefined} value */
 export function bits(value) {
-  return value === null || value === undefined ? DASH : value.toFixed(2);
+  return isMissing(value) ? NO_VALUE : value.toFixed(2);
 }
 
-/** At most `digits` places, no trailing zeros. @param {number | null | undefined} value */
+/** At most `digits` decimals, no trailing zeros. @param {number | null | undefined} value */
 export function decimal(value, digits = 2) {
-  return value === null || value === undefined ? DASH : String(Number(value.toFixed(digits)));
+  return isMissing(value) ? NO_VALUE : String(Number(value.toFixed(digits)));
 }
 
 /** 0.0312 -> "3.1 %". @param {number} share */
@@ -26,26 +26,26 @@ export function percent(share) {
 }
 
 /** 1536 -> "1.5 KiB". @param {number | null | undefined} bytes */
-export function size(bytes) {
-  if (bytes === null || bytes === undefined) return DASH;
+export function byteSize(bytes) {
+  if (isMissing(bytes)) return NO_VALUE;
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  const step = Math.min(units.length - 1, Math.floor(Math.log2(Math.max(1, bytes)) / 10));
-  const value = bytes / 1024 ** step;
-  return `${step && value < 10 ? value.toFixed(1) : value.toFixed(0)} ${units[step]}`;
+  const power = Math.min(units.length - 1, Math.floor(Math.log2(Math.max(1, bytes)) / 10));
+  const value = bytes / 1024 ** power;
+  return `${power && value < 10 ? value.toFixed(1) : value.toFixed(0)} ${units[power]}`;
 }
 
 /** Seconds as "1:05" or "2:03:04". @param {number | null | undefined} seconds */
-export function clock(seconds) {
-  if (seconds === null || seconds === undefined) return DASH;
-  const left = Math.max(0, Math.round(seconds));
-  const two = (number) => String(number).padStart(2, "0");
-  const [hours, minutes] = [Math.floor(left / 3600), Math.floor(left / 60) % 60];
-  return hours ? `${hours}:${two(minutes)}:${two(left % 60)}` : `${minutes}:${two(left % 60)}`;
+export function duration(seconds) {
+  if (isMissing(seconds)) return NO_VALUE;
+  const total = Math.max(0, Math.round(seconds));
+  const twoDigits = (number) => String(number).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(total / 3600), Math.floor(total / 60) % 60];
+  return hours ? `${hours}:${twoDigits(minutes)}:${twoDigits(total % 60)}` : `${minutes}:${twoDigits(total % 60)}`;
 }
 
-/** Unix seconds as a short local date and time. @param {number} at */
-export function moment(at) {
-  const date = new Date(at * 1000);
+/** Unix seconds as a local date and time; today's as the time alone. @param {number} timestamp */
+export function dateTime(timestamp) {
+  const date = new Date(timestamp * 1000);
   const isToday = date.toDateString() === new Date().toDateString();
   return date.toLocaleString(
     [],
@@ -55,30 +55,35 @@ export function moment(at) {
   );
 }
 
-/** One character that can be seen: a space, a newline and controls have signs of their own. */
-export function visible(character) {
-  const signs = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽" };
-  if (signs[character]) return signs[character];
-  const point = character.codePointAt(0);
-  if (point < 32) return String.fromCodePoint(0x2400 + point);
+/** "1 line", "2 lines". */
+export function count(number, noun) {
+  return `${integer(number)} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/** A printable form of one character: whitespace and control characters are shown as symbols. */
+export function visibleCharacter(character) {
+  const symbols = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽" };
+  if (symbols[character]) return symbols[character];
+  const codePoint = character.codePointAt(0);
+  if (codePoint < 32) return String.fromCodePoint(0x2400 + codePoint);
   return /[\p{Cc}\p{Cf}\p{Mn}\p{Zs}]/u.test(character)
-    ? `U+${point.toString(16).toUpperCase().padStart(4, "0")}`
+    ? `U+${codePoint.toString(16).toUpperCase().padStart(4, "0")}`
     : character;
 }
 
-/** A character's name for a screen reader. */
-export function spoken(character) {
+/** The name of a character for screen readers. */
+export function characterName(character) {
   const names = { " ": "space", "\n": "new line", "\t": "tab", "\r": "carriage return" };
-  return names[character] ?? visible(character);
+  return names[character] ?? visibleCharacter(character);
 }
 
-/** The end of a text, cut between characters. @param {string} text */
-export function tail(text, length) {
-  const characters = Array.from(text.slice(-2 * length));
+/** The last `length` characters of a text. @param {string} text */
+export function lastCharacters(text, length) {
+  const characters = Array.from(text.slice(-2 * length)); // a character has at most two UTF-16 units
   return characters.slice(-length).join("");
 }
 
-/** "1 line", "2 lines". */
-export function count(number, noun) {
-  return `${whole(number)} ${noun}${number === 1 ? "" : "s"}`;
+/** @returns {value is null | undefined} */
+function isMissing(value) {
+  return value === null || value === undefined;
 }

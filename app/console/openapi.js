@@ -1,24 +1,15 @@
-/** The service's own description, asked for once: what it can be asked for, with units and limits. */
+/** The service's OpenAPI document, requested once. */
 
 import { get } from "./api.js";
 
-let asked = null;
+/** @type {Promise<any> | null} */
+let pending = null;
 
 /** @returns {Promise<any>} */
 export function openapi() {
-  asked ??= get("/openapi.json").catch((error) => {
-    asked = null;
+  pending ??= get("/openapi.json").catch((error) => {
+    pending = null;
     throw error;
   });
-  return asked;
-}
-
-/** Return the named schema's properties, empty if there is no such schema. @param {string} schema */
-export async function properties(schema) {
-  return (await openapi()).components.schemas[schema]?.properties ?? {};
-}
-
-/** Whether the service has a call, as ('post', '/v1/models/{model}/score'). */
-export async function has(method, path) {
-  return Boolean((await openapi()).paths[path]?.[method]);
+  return pending;
 }

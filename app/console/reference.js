@@ -1,286 +1,211 @@
-/** The API reference, drawn from the service's own description: every call, field, limit, status and example. */
+/**
+ * The API reference: Swagger UI on the service's OpenAPI document, with a search over operations and fields.
+ *
+ * The key of this browser tab is shared with the console. It is sent in a header and never in a URL.
+ */
 
+import { apiKey, setApiKey } from "./api-key.js";
 import { get } from "./api.js";
-import { h, prose, replace } from "./dom.js";
-import { resolved } from "./fields.js";
-import { failure } from "./notice.js";
+import { errorBox } from "./components/notice.js";
+import { replace } from "./dom.js";
 import { themeButton } from "./theme.js";
 
+const SCHEME = "API key";
+
+const root = document.documentElement;
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));
-const contents = /** @type {HTMLElement} */ (document.getElementById("contents"));
-const DEEPEST = 5; // levels of fields inside fields
+const reference = /** @type {HTMLElement} */ (document.getElementById("reference"));
+const intro = /** @type {HTMLElement} */ (document.getElementById("intro"));
+const search = /** @type {HTMLInputElement} */ (document.getElementById("search"));
+const found = /** @type {HTMLElement} */ (document.getElementById("found"));
 
 themeButton(/** @type {HTMLElement} */ (document.getElementById("theme")));
-draw();
+followTheme();
+new MutationObserver(followTheme).observe(root, { attributeFilter: ["data-theme"] });
 
-async function draw() {
+document.getElementById("skip")?.addEventListener("click", (event) => {
+  event.preventDefault(); // the hash names an operation
+  search.focus();
+});
+window.addEventListener("keydown", (event) => {
+  const isWriting = event.target instanceof Element && event.target.closest("input, textarea, select");
+  if (event.key !== "/" || isWriting || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  search.focus();
+});
+
+show();
+
+async function show() {
   let spec;
   try {
     spec = await get("/openapi.json");
   } catch (error) {
-    replace(main, h("h1", {}, "API reference"), failure(error, { retry: draw }));
+    replace(reference, errorBox(error, { retry: show }));
     return;
+  } finally {
+    main.removeAttribute("aria-busy");
   }
-  const groups = grouped(spec);
-  const search = h("input", {
-    type: "search",
-    placeholder: "Find a call or a field",
-    "aria-label": "Find a call or a field",
-    oninput: () => find(search.value),
+  intro.textContent = `${spec.info.summary} Version ${spec.info.version}.`;
+  // All errors have the one shape that the page shows above: without it at each status an operation fits a screen.
+  for (const response of errorResponses(spec)) delete response.content;
+  const texts = searchTexts(spec);
+  // Swagger UI asks for a key only where the document says how it is sent.
+  spec.components.securitySchemes = { [SCHEME]: { type: "http", scheme: "bearer" } };
+  spec.security = [{ [SCHEME]: [] }];
+  const ui = /** @type {any} */ (window).SwaggerUIBundle({
+    spec,
+    domNode: reference,
+    deepLinking: true,
+    displayRequestDuration: true,
+    defaultModelsExpandDepth: -1,
+    filter: true,
+    syntaxHighlight: { activated: false },
+    validatorUrl: "none", // by default the document's address is sent to a public validator
+    plugins: [searchPlugin(texts), keyPlugin, partsPlugin, resolverPlugin],
+    onComplete: () => {
+      const key = apiKey();
+      if (key) ui.preauthorizeApiKey(SCHEME, key);
+    },
   });
-  replace(
-    contents,
-    search,
-    h(
-      "div",
-      { class: "calls" },
-      [...groups].map(([tag, calls]) =>
-        h(
-          "div",
-          { "data-group": true },
-          h("h2", {}, tag),
-          h(
-            "ul",
-            {},
-            calls.map((call) =>
-              h(
-                "li",
-                { "data-call": call.id },
-                h("a", { href: `#${call.id}` }, method(call), call.path.replace("/v1", "")),
-              ),
-            ),
-          ),
-        ),
-      ),
-    ),
-  );
-  replace(
-    main,
-    h(
-      "div",
-      { class: "view" },
-      h(
-        "div",
-        { class: "stack tight" },
-        h("h1", {}, "API reference"),
-        h("p", { class: "lead" }, spec.info.summary),
-        h(
-          "p",
-          { class: "muted" },
-          `Version ${spec.info.version}. JSON in and out; times are Unix seconds, lengths characters after Unicode NFC. `,
-          "Every error has one shape: ",
-          h("code", {}, '{"error": {"type", "code", "message", "param"}}'),
-          ".",
-        ),
-      ),
-      [...groups.values()].map((calls) => calls.map((call) => operation(call, spec))),
-    ),
-  );
-  // The address named a place before there was one.
-  document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  search.addEventListener("input", () => {
+    ui.layoutActions.updateFilter(search.value);
+    const count = matching(texts, search.value).size;
+    found.textContent = search.value.trim() ? `${count} of ${texts.size} operations` : "";
+  });
 }
 
-function grouped(spec) {
-  const groups = new Map();
+function errorResponses(spec) {
+  return Object.values(spec.paths)
+    .flatMap((methods) => Object.values(methods))
+    .flatMap(({ responses }) => Object.entries(responses))
+    .filter(([status]) => Number(status) >= 400)
+    .map(([, response]) => response);
+}
+
+/** Give Swagger UI the page's theme. */
+function followTheme() {
+  root.classList.toggle("dark-mode", root.dataset.theme === "dark");
+}
+
+/* Search */
+
+/**
+ * Return a text in lower case for each "method path": its path, summary and descriptions, and the names and
+ * descriptions of all fields that a request or a response may have.
+ *
+ * @returns {Map<string, string>}
+ */
+function searchTexts(spec) {
+  const texts = new Map();
   for (const [path, methods] of Object.entries(spec.paths)) {
-    for (const [verb, about] of Object.entries(methods)) {
-      const tag = about.tags?.[0] ?? "other";
-      if (!groups.has(tag)) groups.set(tag, []);
-      groups.get(tag).push({ verb, path, about, id: about.operationId });
+    for (const [method, operation] of Object.entries(methods)) {
+      const words = [method, path, ...wordsOf(operation, spec, new Set())];
+      texts.set(`${method} ${path}`, words.join("\n").toLowerCase());
     }
   }
-  return groups;
+  return texts;
 }
 
-/** Show only what has the words in it. */
-function find(words) {
-  const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
-  for (const section of /** @type {NodeListOf<HTMLElement>} */ (main.querySelectorAll(".operation"))) {
-    const text = section.textContent?.toLowerCase() ?? "";
-    const isFound = wanted.every((word) => text.includes(word));
-    section.hidden = !isFound;
-    contents.querySelector(`[data-call="${CSS.escape(section.id)}"]`)?.toggleAttribute("hidden", !isFound);
-  }
-  for (const group of /** @type {NodeListOf<HTMLElement>} */ (contents.querySelectorAll("[data-group]")))
-    group.hidden = !group.querySelector("[data-call]:not([hidden])");
+/** Return the keys and strings of a value and of the schemas it refers to, each schema once. */
+function wordsOf(value, spec, schemas) {
+  if (typeof value === "string") return [value];
+  if (typeof value !== "object" || value === null) return [];
+  return Object.entries(value).flatMap(([key, inner]) => {
+    if (key !== "$ref") return [key, ...wordsOf(inner, spec, schemas)];
+    if (schemas.has(inner)) return [];
+    schemas.add(inner);
+    return wordsOf(referenced(inner, spec), spec, schemas);
+  });
 }
 
-function method({ verb }) {
-  return h("span", { class: `method ${verb}` }, verb.toUpperCase().replace("DELETE", "DEL"));
+function referenced(reference, spec) {
+  return within(reference.slice(2).split("/"), spec);
 }
 
-function operation(call, spec) {
-  const { about, verb, path, id } = call;
-  const parameters = about.parameters ?? [];
-  const body = about.requestBody?.content ?? {};
-  return h(
-    "section",
-    { class: "card operation", id, "aria-label": `${verb.toUpperCase()} ${path}` },
-    h("h2", {}, h("span", { class: `method ${verb}` }, verb.toUpperCase()), h("a", { href: `#${id}` }, path)),
-    h("p", {}, prose(about.description ?? about.summary)),
-    parameters.length > 0 && [
-      h("h3", {}, "Parameters"),
-      h(
-        "ul",
-        { class: "members" },
-        parameters.map((one) =>
-          member(one.name, { ...one.schema, description: one.description ?? one.schema?.description }, spec, {
-            isNeeded: one.required,
-            where: one.in,
-          }),
-        ),
-      ),
-    ],
-    Object.entries(body).map(([kind, content]) => [
-      h("h3", {}, "Body, ", h("code", {}, kind)),
-      about.requestBody.description && h("p", { class: "muted" }, prose(about.requestBody.description)),
-      fieldsOf(content.schema, spec),
-      exampleOf(
-        content,
-        spec,
-        `curl ${verb === "post" ? "" : `-X ${verb.toUpperCase()} `}${location.origin}${path.replace(/\{(\w+)\}/g, "$1")}`,
-        kind,
-      ),
-    ]),
-    h("h3", {}, "Answers"),
-    h(
-      "ul",
-      { class: "members" },
-      Object.entries(about.responses)
-        .sort()
-        .map(([status, answer]) => response(status, answer, spec)),
-    ),
-  );
+function within(path, value) {
+  return path.reduce((found, name) => found?.[name], value);
 }
 
-function response(status, answer, spec) {
-  const contents = Object.entries(answer.content ?? {});
-  const isError = Number(status) >= 400;
-  return h(
-    "li",
-    {},
-    h(
-      "div",
-      { class: "member-head" },
-      h("span", { class: "status" }, status),
-      h("span", {}, prose(answer.description)),
-    ),
-    !isError &&
-      contents.map(([kind, content]) =>
-        h(
-          "details",
-          { class: "small" },
-          h("summary", {}, kind),
-          fieldsOf(content.schema, spec),
-          exampleOf(content, spec),
-        ),
-      ),
-  );
+/** Return which "method path" have every word of `phrase`. @returns {Set<string>} */
+function matching(texts, phrase) {
+  const words = phrase.toLowerCase().split(/\s+/);
+  return new Set([...texts.keys()].filter((id) => words.every((word) => texts.get(id).includes(word))));
 }
 
-function fieldsOf(schema, spec, depth = 0) {
-  const found = inner(schema, spec);
-  const entries = Object.entries(found.properties ?? {});
-  if (!entries.length || depth > DEEPEST) return null;
-  return h(
-    "ul",
-    { class: "members" },
-    entries.map(([name, property]) =>
-      member(name, property, spec, { isNeeded: found.required?.includes(name) && !("default" in property), depth }),
-    ),
-  );
+/* Plugins of Swagger UI */
+
+/** Filters by `texts`, where Swagger UI looks at tags and paths only; the search box and the head are the page's. */
+function searchPlugin(texts) {
+  return () => ({
+    components: { FilterContainer: () => null, InfoContainer: () => null },
+    fn: {
+      opsFilter: (groups, phrase) => {
+        const ids = matching(texts, phrase);
+        return groups
+          .map((group) =>
+            group.update("operations", (operations) =>
+              operations.filter((one) => ids.has(`${one.get("method")} ${one.get("path")}`)),
+            ),
+          )
+          .filter((group) => group.get("operations").size > 0);
+      },
+    },
+  });
 }
 
-/** A list is described by what it is a list of. */
-function inner(schema, spec) {
-  const found = resolved(schema, spec);
-  return found.type === "array" ? inner(found.items, spec) : found;
-}
-
-function member(name, schema, spec, { isNeeded = false, where = "", depth = 0 }) {
-  const found = resolved(schema, spec);
-  return h(
-    "li",
-    {},
-    h(
-      "div",
-      { class: "member-head" },
-      h("span", { class: "name" }, name),
-      h("span", { class: "type" }, typeOf(schema, spec), where && `, in the ${where}`),
-      isNeeded && h("span", { class: "needed" }, "required"),
-      found.default !== undefined &&
-        found.default !== null &&
-        typeof found.default !== "object" &&
-        h("span", { class: "type" }, "default ", h("code", {}, JSON.stringify(found.default))),
-    ),
-    (schema.description ?? found.description) &&
-      h("p", { class: "small" }, prose(schema.description ?? found.description)),
-    fieldsOf(schema, spec, depth + 1),
-  );
-}
-
-/** A type in words, with its limits: "integer, 1 to 64, or null". */
-function typeOf(schema, spec) {
-  if (!schema) return "anything";
-  if (schema.$ref) return typeOf(resolved(schema, spec), spec);
-  const choices = schema.anyOf ?? schema.oneOf;
-  if (choices) return choices.map((one) => typeOf(one, spec)).join(" or ");
-  if (schema.const !== undefined) return JSON.stringify(schema.const);
-  if (schema.enum) return schema.enum.map((one) => JSON.stringify(one)).join(" | ");
-  if (schema.type === "array")
-    return `list of ${typeOf(schema.items, spec)}${limits(schema.minItems, schema.maxItems, "items")}`;
-  if (schema.type === "string") return `string${limits(schema.minLength, schema.maxLength, "characters")}`;
-  return `${schema.type ?? "anything"}${limits(schema.minimum, schema.maximum)}${
-    schema.exclusiveMinimum === undefined ? "" : `, above ${schema.exclusiveMinimum}`
-  }${schema.exclusiveMaximum === undefined ? "" : `, below ${schema.exclusiveMaximum}`}`;
-}
-
-function limits(low, high, unit = "") {
-  const what = unit && ` ${unit}`;
-  const number = (value) => value.toLocaleString("en", { maximumFractionDigits: 6 });
-  if (low !== undefined && high !== undefined) return `, ${number(low)} to ${number(high)}${what}`;
-  if (high !== undefined) return `, at most ${number(high)}${what}`;
-  return low === undefined ? "" : `, at least ${number(low)}${what}`;
-}
-
-/** An example, and for a request the command that sends it. */
-function exampleOf(content, spec, command = "", kind = "") {
-  const schema = resolved(content.schema, spec);
-  const example = content.example ?? Object.values(content.examples ?? {})[0]?.value ?? schema.examples?.[0];
-  if (example === undefined) return null;
-  const text = typeof example === "string" ? example : JSON.stringify(example, null, 2);
-  const shown = command && kind === "application/json" ? `${command} --json '${text.replaceAll("'", "'\\''")}'` : text;
-  const said = h("span", { role: "status", class: "small muted" });
-  return h(
-    "div",
-    { class: "stack tight" },
-    h(
-      "div",
-      { class: "example-head" },
-      h("span", { class: "small muted" }, "Example"),
-      h(
-        "span",
-        { class: "row" },
-        said,
-        h(
-          "button",
-          {
-            type: "button",
-            class: "link small",
-            onclick: () =>
-              navigator.clipboard.writeText(shown).then(
-                () => {
-                  said.textContent = "copied";
-                },
-                () => {
-                  said.textContent = "mark it and copy";
-                },
-              ),
+/** Keeps a key that is given or removed in the Authorize dialog for this browser tab. */
+function keyPlugin() {
+  return {
+    statePlugins: {
+      auth: {
+        wrapActions: {
+          authorize: (authorize) => (given) => {
+            setApiKey(given[SCHEME]?.value || null);
+            return authorize(given);
           },
-          "Copy",
-        ),
-      ),
-    ),
-    h("pre", { class: "example", tabindex: 0 }, shown),
-  );
+          logout: (logout) => (names) => {
+            setApiKey(null);
+            return logout(names);
+          },
+        },
+      },
+    },
+  };
+}
+
+/** Parts that need no markup from text, which the page's policy forbids, and that a keyboard and a reader can use. */
+function partsPlugin({ React }) {
+  const e = React.createElement;
+  const paragraph = (text, key) =>
+    e("p", { key }, ...text.split("`").map((part, index) => (index % 2 ? e("code", { key: index }, part) : part)));
+  return {
+    components: {
+      CloseIcon: () => e("span", {}, "Close"),
+      DeepLink: ({ text }) => e("span", {}, text), // a link inside a button; the button sets the hash too
+      Markdown: ({ source }) =>
+        source ? e("div", { className: "renderedMarkdown" }, source.split("\n\n").map(paragraph)) : null,
+      PlainTextViewer: ({ className, children }) => e("pre", { className, tabIndex: 0 }, children),
+    },
+    wrapComponents: {
+      TextArea: (Original) => (props) => e(Original, { "aria-label": "Request body", ...props }),
+    },
+  };
+}
+
+/** Resolves references; Swagger UI's own resolver converts the whole document for each operation, for seconds. */
+function resolverPlugin() {
+  const resolve = async (spec, path) => ({ spec: dereferenced(within(path, spec), spec), errors: [] });
+  return { fn: { resolveSubtree: resolve } };
+}
+
+/** Return a value with what it refers to in place; a schema inside itself is left empty. */
+function dereferenced(value, spec, outer = []) {
+  if (Array.isArray(value)) return value.map((one) => dereferenced(one, spec, outer));
+  if (typeof value !== "object" || value === null) return value;
+  const { $ref, ...own } = value;
+  const entries = Object.entries(own).map(([key, one]) => [key, dereferenced(one, spec, outer)]);
+  if ($ref === undefined) return Object.fromEntries(entries);
+  if (outer.includes($ref)) return {};
+  return { ...dereferenced(referenced($ref, spec), spec, [...outer, $ref]), ...Object.fromEntries(entries) };
 }

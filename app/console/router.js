@@ -1,91 +1,93 @@
 /**
- * Views by the part of the address behind `#`, so that back, forward, reload and bookmarks work.
+ * The router: shows the view of the URL's hash, so that back, forward, reload and bookmarks work.
  *
- * A view is `async (page) => Node`; what it begins it ties to `page.signal`, which is aborted when it is left.
+ * A view is `async (page) => Node`. It ties everything it starts to `page.signal`, which is aborted when it is left.
  */
 
 import { h, replace } from "./dom.js";
-import { failure } from "./notice.js";
+import { errorBox } from "./components/notice.js";
+
+const LOADING_DELAY_MS = 250; // a view that is shown faster needs no loading message
 
 /**
  * @typedef {object} Page
- * @property {Record<string, string>} params what the pattern's `:names` stand for
+ * @property {Record<string, string>} params values of the pattern's `:names`
  * @property {URLSearchParams} query
  * @property {AbortSignal} signal aborted when the view is left
- * @property {() => void} again shows the view anew
+ * @property {() => void} reload shows the view again from the start
  *
  * @typedef {[string, string | ((params: any) => string), (page: Page) => Promise<Node>]} Route pattern, title, view
  */
 
-/** The address inside the page, as `/jobs/job_1?x=y`. */
-export function here() {
+/** Return the path and query in the hash, for example `/jobs/job_1?x=y`. */
+export function currentAddress() {
   return location.hash.startsWith("#/") ? location.hash.slice(1) : "/";
 }
 
-/** Go to another view; `replacing` leaves no step to come back to. @param {string} path */
-export function go(path, { replacing = false } = {}) {
-  if (replacing) {
-    history.replaceState(null, "", `#${path}`);
+/** Go to another view. With `replaces` the current one is dropped from the history. @param {string} address */
+export function navigate(address, { replaces = false } = {}) {
+  if (replaces) {
+    history.replaceState(null, "", `#${address}`);
     window.dispatchEvent(new HashChangeEvent("hashchange"));
   } else {
-    location.hash = path;
+    location.hash = address;
   }
 }
 
-/** Change the query of the address without showing the view anew. @param {Record<string, string>} values */
-export function remember(values) {
-  const [path, query = ""] = here().split("?");
-  const now = new URLSearchParams(query);
+/** Change the query without showing the view again. @param {Record<string, string>} values */
+export function setQuery(values) {
+  const [path, query = ""] = currentAddress().split("?");
+  const parameters = new URLSearchParams(query);
   for (const [name, value] of Object.entries(values)) {
-    if (value) now.set(name, value);
-    else now.delete(name);
+    if (value) parameters.set(name, value);
+    else parameters.delete(name);
   }
-  history.replaceState(null, "", `#${path}${String(now) && `?${now}`}`);
+  history.replaceState(null, "", `#${path}${String(parameters) && `?${parameters}`}`);
 }
 
 /**
- * Show the view of the address in `main`, now and whenever it changes.
+ * Show the view of the current address in `main`, now and whenever the address changes. Returns a function that
+ * shows it again.
  *
  * @param {HTMLElement} main
- * @param {Route[]} routes
- * @param {(path: string) => void} onShown
+ * @param {Route[]} routes the last one is for addresses that no other matches
+ * @param {(path: string) => void} onNavigate
  */
-export function start(main, routes, onShown) {
-  let leaving = new AbortController();
-  /** @type {string | null} */ let shown = null;
+export function startRouter(main, routes, onNavigate) {
+  let current = new AbortController();
+  /** @type {string | null} */ let shownAddress = null;
 
   async function show() {
-    leaving.abort();
-    leaving = new AbortController();
-    const { signal } = leaving;
-    const address = here();
+    current.abort();
+    current = new AbortController();
+    const { signal } = current;
+    const address = currentAddress();
     const [path, query = ""] = address.split("?");
-    const isFirst = shown === null;
-    const isSame = shown === address;
-    shown = address;
-    const [view, title, params] = match(routes, path);
-    onShown(path);
-    document.title = `${title(params)} · nextchar`;
+    const isFirst = shownAddress === null;
+    const isSame = shownAddress === address;
+    shownAddress = address;
+    const { view, title, params } = match(routes, path);
+    onNavigate(path);
+    document.title = `${title} · nextchar`;
     main.setAttribute("aria-busy", "true");
-    // What is quick never flashes a sign of waiting.
-    const waiting = setTimeout(() => replace(main, h("p", { class: "waiting" }, "Loading…")), 250);
-    let found;
+    const timer = setTimeout(() => replace(main, h("p", { class: "loading" }, "Loading…")), LOADING_DELAY_MS);
+    let node;
     try {
-      found = await view({ params, query: new URLSearchParams(query), signal, again: show });
+      node = await view({ params, query: new URLSearchParams(query), signal, reload: show });
     } catch (error) {
-      found = h("div", { class: "view" }, h("h1", {}, title(params)), failure(error, { retry: show }));
+      node = h("div", { class: "view" }, h("h1", {}, title), errorBox(error, { retry: show }));
       if (!signal.aborted && error.status === undefined) console.error(error);
     } finally {
-      clearTimeout(waiting);
+      clearTimeout(timer);
     }
-    if (signal.aborted) return; // somebody went on meanwhile
-    replace(main, found);
+    if (signal.aborted) return; // the user has gone to another view
+    replace(main, node);
     main.removeAttribute("aria-busy");
     const heading = main.querySelector("h1");
     heading?.setAttribute("tabindex", "-1");
     if (isSame || isFirst) return;
     window.scrollTo(0, 0);
-    heading?.focus({ preventScroll: true }); // or a screen reader would not notice the new view
+    heading?.focus({ preventScroll: true }); // so that screen readers announce the new view
   }
 
   window.addEventListener("hashchange", () => {
@@ -95,26 +97,27 @@ export function start(main, routes, onShown) {
   return show;
 }
 
+/** @param {Route[]} routes @param {string} path */
 function match(routes, path) {
   for (const [pattern, title, view] of routes) {
     const names = [];
-    const form = pattern.replace(/:(\w+)/g, (_, name) => {
+    const expression = pattern.replace(/:(\w+)/g, (_, name) => {
       names.push(name);
       return "([^/]+)";
     });
-    const found = new RegExp(`^${form}/?$`).exec(path);
+    const found = new RegExp(`^${expression}/?$`).exec(path);
     if (found) {
       const params = Object.fromEntries(names.map((name, index) => [name, decode(found[index + 1])]));
-      return [view, typeof title === "function" ? title : () => title, params];
+      return { view, params, title: typeof title === "function" ? title(params) : title };
     }
   }
-  return [routes.at(-1)[2], () => "Not found", {}];
+  throw new Error(`no route matches ${path}`);
 }
 
-function decode(text) {
+function decode(segment) {
   try {
-    return decodeURIComponent(text);
+    return decodeURIComponent(segment);
   } catch {
-    return text;
+    return segment;
   }
 }

@@ -1,6 +1,6 @@
-/** Dark and light: the system's choice until one is made here. `early.js` sets it before the first paint. */
+/** The dark or light theme: the system's until the user chooses. `initial-theme.js` sets it before the first paint. */
 
-/** Let `button` switch the theme, and follow the system as long as it has not. @param {HTMLElement} button */
+/** Make `button` toggle the theme; follow the system until it is pressed. @param {HTMLElement} button */
 export function themeButton(button) {
   const root = document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -12,22 +12,22 @@ export function themeButton(button) {
   button.addEventListener("click", () => {
     const theme = root.dataset.theme === "dark" ? "light" : "dark";
     set(theme);
-    keep(theme);
+    store(theme);
   });
   system.addEventListener("change", () => {
-    if (!kept()) set(system.matches ? "dark" : "light");
+    if (!stored()) set(system.matches ? "dark" : "light");
   });
 }
 
-function keep(theme) {
+function store(theme) {
   try {
     localStorage.setItem("nextchar.theme", theme);
   } catch {
-    // Storage is blocked: it holds until the page is left.
+    // Storage is blocked: the choice lasts until the page is closed.
   }
 }
 
-function kept() {
+function stored() {
   try {
     return localStorage.getItem("nextchar.theme");
   } catch {

@@ -1,11 +1,9 @@
-"""How many clients may be connected, and how long one may take to send a request's header.
+"""Limits on connections: their number, and the time until a request's header is complete.
 
-A slow client must not hold what others need. A connection whose header does not come is closed after a
-deadline. When there are as many connections as there may be, a new one takes the place of the one that has
-kept the server waiting longest: first those without a header, then those that are idle, send a body or do not
-read their answer. A connection whose request is complete and being answered is never closed for another.
-
-Bodies have a deadline in `app.http.incoming_body`. Knows nothing of what is served.
+A connection whose header is not complete by a deadline is closed. At the maximum number of connections a new
+one replaces the one that has made the server wait longest: first those without a complete header, then those
+that are idle, send a body or do not read their answer. A connection whose request is being answered is never
+replaced. Bodies have deadlines of their own, in `app.http.incoming_body`.
 """
 
 import asyncio
@@ -29,26 +27,26 @@ log = logging.getLogger("nextchar.api")
 MAX_HEADER_BYTES = 64 << 10
 
 _MAX_UNSENT_BYTES = 16 << 10
-_MAX_OPEN_FILES = (65_536, 10_240)  # macOS says that there is no limit, and allows the second
+_MAX_OPEN_FILES = (65_536, 10_240)  # macOS reports no limit, but allows only the second
 _MAX_DEFAULT_CONNECTIONS = 8192
 _SWEEP_S = 1.0
 _WARN_EVERY_S = 60.0
 
 
 def raise_open_files_limit() -> None:
-    """Let this process, and those it starts, open as many files as the system allows."""
+    """Raise the limit on open files, for this process and its children, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for max_files in _MAX_OPEN_FILES:
-        wanted = max_files if hard == resource.RLIM_INFINITY else min(hard, max_files)
-        if soft == resource.RLIM_INFINITY or soft >= wanted:
+        target = max_files if hard == resource.RLIM_INFINITY else min(hard, max_files)
+        if soft == resource.RLIM_INFINITY or soft >= target:
             return
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
             return
 
 
 def default_max_connections() -> int:
-    """Return a third of the files that may be open: an upload has two, and a burst is accepted at once."""
+    """Return a third of the limit on open files: an upload needs two, and new connections come in bursts."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return _MAX_DEFAULT_CONNECTIONS
@@ -59,31 +57,31 @@ class Connections:
     """The open connections of one process.
 
     Args:
-        max_connections: as many may be open; 0 takes `default_max_connections`.
-        header_timeout_s: a connection without a complete header is closed after so many seconds.
+        max_connections: how many may be open; 0 means `default_max_connections`.
+        header_timeout_s: a connection without a complete header is closed after this many seconds.
     """
 
     def __init__(self, *, max_connections: int, header_timeout_s: float) -> None:
         self._max_connections = max_connections or default_max_connections()
         self._header_timeout_s = header_timeout_s
         self._open = 0
-        # Oldest first; the value is when the wait began.
+        # Oldest first; the value is since when.
         self._without_header: OrderedDict[BoundedHttpProtocol, float] = OrderedDict()
         # Idle, sending a body, or not reading their answer; least recently active first.
         self._waiting: OrderedDict[BoundedHttpProtocol, None] = OrderedDict()
         self._warned_at = -_WARN_EVERY_S
 
     async def watch(self) -> None:
-        """Close connections whose header is late, until cancelled."""
+        """Close connections whose header is overdue, until cancelled."""
         while True:
             await asyncio.sleep(min(_SWEEP_S, self._header_timeout_s / 2))
             try:
-                self._close_late()
-            except Exception:  # without this loop, slow clients would stay for ever
-                log.exception("closing connections whose header is late")
+                self._close_overdue()
+            except Exception:  # this loop must go on, or slow clients would never be disconnected
+                log.exception("closing connections whose header is overdue")
 
     def add(self, connection: "BoundedHttpProtocol") -> None:
-        """Count a new connection; make room for it, or refuse it when every other one is being served."""
+        """Count a new connection; replace another by it, or refuse it if all others are being served."""
         self._open += 1
         if self._open > self._max_connections:
             self._warn()
@@ -99,7 +97,7 @@ class Connections:
         self._waiting.pop(connection, None)
 
     def update(self, connection: "BoundedHttpProtocol") -> None:
-        """Note what a connection is waiting for; to be called when that may have changed."""
+        """Record a connection's state. Call this whenever it may have changed."""
         if connection.needs_header:
             self._waiting.pop(connection, None)
             if connection not in self._without_header:
@@ -112,14 +110,16 @@ class Connections:
             self._waiting[connection] = None
             self._waiting.move_to_end(connection)
 
-    def _close_late(self) -> None:
+    def _close_overdue(self) -> None:
         began_before = time.monotonic() - self._header_timeout_s
         while self._without_header:
             connection, since = next(iter(self._without_header.items()))
             if since > began_before:
                 return
             del self._without_header[connection]
-            self._waiting[connection] = None  # until it is closed: its client may not read what is left
+            self._waiting[connection] = (
+                None  # until it is closed, which takes long if its client does not read
+            )
             connection.refuse(408)
 
     def _evict_oldest(self) -> bool:
@@ -135,14 +135,14 @@ class Connections:
         if now - self._warned_at >= _WARN_EVERY_S:
             self._warned_at = now
             log.warning(
-                "%d connections are open, the most for this process; those that wait for their clients"
-                " longest are closed. NEXTCHAR_MAX_CONNECTIONS raises the limit",
+                "%d connections are open, the maximum for this process; the longest waiting ones are closed."
+                " Set NEXTCHAR_MAX_CONNECTIONS to raise the limit",
                 self._max_connections,
             )
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Uvicorn's HTTP/1.1, counted and timed by the application's `Connections`."""
+    """Uvicorn's HTTP/1.1 protocol, under the limits of the application's `Connections`."""
 
     _connections: Connections
     _is_open = True
@@ -151,28 +151,28 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @property
     def needs_header(self) -> bool:
-        """Whether the next bytes belong to a header, or to the rest of a body that was refused."""
+        """Whether the next bytes belong to a header, or to the rest of a refused body."""
         request = self._request
         has_request = request is not None and not request.response_complete
         return not (has_request or self.timeout_keep_alive_task or self.transport.is_closing())
 
     @property
     def is_being_served(self) -> bool:
-        """Whether there is a complete request whose answer is under way, and the client reads it."""
+        """Whether a complete request is being answered and the client reads the answer."""
         request = self._request
         if request is None or request.response_complete or request.more_body:
             return False
         return not self.flow.write_paused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take up a connection."""
+        """Register a connection."""
         super().connection_made(transport)
         _bound_unsent(transport)
         self._connections = self.app_state["services"].connections
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give up a connection."""
+        """Unregister a connection."""
         self._is_open = False
         self._connections.remove(self)
         super().connection_lost(exc)
@@ -196,23 +196,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request, or wait for one."""
+        """Continue with the next request, or wait for one."""
         super().on_response_complete()
-        if self._is_open:  # or it was lost while an earlier one of several requests was being answered
+        if self._is_open:  # it may have been lost during an earlier one of several requests
             self._connections.update(self)
 
     def pause_writing(self) -> None:
-        """Note that the client reads more slowly than its answer comes."""
+        """Record that the client reads more slowly than its answer is sent."""
         super().pause_writing()
         self._connections.update(self)
 
     def resume_writing(self) -> None:
-        """Note that the client has caught up."""
+        """Record that the client has caught up."""
         super().resume_writing()
         self._connections.update(self)
 
     def refuse(self, status: int, headers: Mapping[str, str] | None = None) -> None:
-        """Close the connection; tell the client why if it has begun a request, or may not begin one."""
+        """Close the connection; send an error if the client has begun a request, or may not connect (503)."""
         has_begun = self._has_sent and not self._sends_refused_body
         if (has_begun or status == 503) and not self.transport.is_closing():
             all_headers = {"Connection": "close"} | dict(headers or {})
@@ -223,7 +223,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Log nothing: a request to upgrade to another protocol may be ignored, and anybody can send many."""
+        """Log nothing: an upgrade request may be ignored, and anyone can send many of them."""
 
     @property
     def _sends_refused_body(self) -> bool:
@@ -232,10 +232,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @property
     def _request(self) -> RequestResponseCycle | None:
-        return cast(RequestResponseCycle | None, self.cycle)  # declared as if there always were one
+        return cast(RequestResponseCycle | None, self.cycle)  # declared as never None
 
     def _take_host_from_target(self) -> None:
-        """Replace the Host header by the host of a target like `http://host/path` (RFC 9112, 3.2.2)."""
+        """Replace the Host header by the host of an absolute-form target (RFC 9112, 3.2.2)."""
         with contextlib.suppress(httptools.HttpParserInvalidURLError):  # the superclass answers 400
             target = httptools.parse_url(self.url)
             if target.host:
@@ -245,11 +245,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 
 def _bound_unsent(transport: asyncio.Transport) -> None:
-    """Let the system take no more than _MAX_UNSENT_BYTES that it cannot send yet.
+    """Limit the kernel's buffer of unsent bytes to _MAX_UNSENT_BYTES.
 
-    By default it takes megabytes, so that a stream whose client does not read goes on for as long.
+    By default it holds megabytes, so a stream would go on for long although its client does not read.
     """
     connection = transport.get_extra_info("socket")
     if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        with contextlib.suppress(OSError):  # a Unix socket, say
+        with contextlib.suppress(OSError):  # such as a Unix socket
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT_BYTES)

@@ -1,4 +1,4 @@
-"""The long-lived parts of the application, and how routes get at them."""
+"""The long-lived services of the application, and the dependency by which routes get them."""
 
 import threading
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ from store.streams import Streams
 
 @dataclass(frozen=True)
 class Services:
-    """Built once when the application starts; handed to routes as `ServicesDep`."""
+    """Built once when the application starts; passed to routes as `ServicesDep`."""
 
     settings: ApiSettings
     blobs: Blobs
@@ -54,31 +54,33 @@ class Services:
     loops: tuple[BackgroundLoop, ...]  # started and stopped with the application
     metrics: Metrics
     readiness: ReadinessCheck
-    keys: KeyFile | None  # None: no API key is asked for
+    keys: KeyFile | None  # None: no API key is required
     rates: RateLimits
     connections: Connections
     body_memory: BodyMemory
-    stopping: threading.Event  # set when the server is told to stop; streams without an end then end
-    # Threads of their own for each kind of call that computes, so that none waits behind a longer kind:
-    score_threads: anyio.CapacityLimiter  # for short scores, and some streamed lines
-    line_threads: anyio.CapacityLimiter  # for many streamed lines
-    echoing: LimitedWork  # long prompts that are echoed with log-probabilities
+    stopping: threading.Event  # set when the server shuts down; endless streams then end
+    # Each kind of call that computes has its own threads, so that none waits for a longer kind:
+    score_threads: anyio.CapacityLimiter  # for short scores and small batches of streamed lines
+    line_threads: anyio.CapacityLimiter  # for batches of many streamed lines
+    echoing: LimitedWork  # log-probabilities of long echoed prompts
     long_scores: LimitedWork  # scores of many lines or of streams
     calibrating: LimitedWork
     evaluating: LimitedWork
     importing: LimitedWork  # of model archives
-    stream_turns: StreamLocks
-    health_threads: anyio.CapacityLimiter  # so that calls that hang on the storage cannot starve /readyz
+    stream_locks: StreamLocks
+    health_threads: (
+        anyio.CapacityLimiter
+    )  # separate, so that calls that hang on the storage do not delay /readyz
 
 
-# async, though nothing is awaited: FastAPI runs plain functions in a worker thread.
+# async although nothing is awaited: FastAPI runs plain functions in a worker thread.
 async def get_services(request: Request) -> Services:
-    """Return the parts of the application that serves this request."""
+    """Return the services of the application that serves this request."""
     return cast(Services, request.state.services)
 
 
 def client_of(request: Request) -> str:
-    """Return who sends a request, by API key or address: clients share a busy model equally."""
+    """Return the client's identity, its API key or address: clients share a busy model equally."""
     key = getattr(request.state, "key", None)
     if key is not None:
         return f"key {key.name}"

@@ -1,6 +1,6 @@
-"""Server-sent events: the only place that frames them.
+"""Server-sent events.
 
-An error in mid-stream cannot change the status any more, so it becomes a last event named `error`.
+An error within a stream cannot change the status, so it becomes the last event, named `error`.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from app.http.errors import answer
 log = logging.getLogger("nextchar.api")
 
 UNREAD_S = 300.0
-"""A client that reads nothing for so long is left."""
+"""The connection of a client that reads nothing for this long is closed."""
 
 PING_S = 15.0
-"""Silence after which a comment is sent, so that proxies keep the connection and a lost one is noticed."""
+"""A comment is sent after this long without an event, to keep the connection open and to detect its loss."""
 
 
 @dataclass(frozen=True)
 class ServerEvent:
-    """One event: its name, its body as JSON (or text as it is), and the id a client may come back with."""
+    """One event: its name, its data (sent as JSON, or verbatim if a string) and its id for Last-Event-ID."""
 
     event: str
     data: BaseModel | str
@@ -37,9 +37,9 @@ Events = AsyncGenerator[ServerEvent, None]
 
 
 class EventStream(Response):
-    """Answers with `events` until they end; `on_close` is called then, or when the client goes away.
+    """Sends `events`; calls `on_close` when they end or the client disconnects.
 
-    `named=False` leaves the events' names out, as other people's protocols do.
+    `named=False` omits the events' names, as other protocols do.
     """
 
     media_type = "text/event-stream"
@@ -52,16 +52,19 @@ class EventStream(Response):
         self._on_close = on_close
         self._sent_at_s = 0.0
         self._is_sending = False
-        # Proxies that buffer would hold single characters back.
+        # X-Accel-Buffering: buffering proxies would delay single characters.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the events."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        # Tasks for the stream as a whole: one an event would cost more than the event.
+        # Tasks per stream, because a task per event would cost more than the event.
         sending = asyncio.ensure_future(self._send_all(send))
-        others = (asyncio.ensure_future(_until_gone(receive)), asyncio.ensure_future(self._ping(send)))
+        others = (
+            asyncio.ensure_future(_wait_for_disconnect(receive)),
+            asyncio.ensure_future(self._ping(send)),
+        )
         try:
             await asyncio.wait((sending, *others), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -70,7 +73,7 @@ class EventStream(Response):
                 task.cancel()
             ended = await asyncio.gather(sending, *others, return_exceptions=True)
             await self._events.aclose()
-        if isinstance(ended[0], Exception) and not isinstance(ended[0], OSError):  # OSError: nobody reads
+        if isinstance(ended[0], Exception) and not isinstance(ended[0], OSError):  # OSError: disconnected
             raise ended[0]
 
     async def _send_all(self, send: Send) -> None:
@@ -82,17 +85,17 @@ class EventStream(Response):
         except Exception as error:
             status, body = answer(error)
             if status == 500:
-                log.exception("a stream broke")
+                log.exception("an event stream failed")
             await self._send(send, frame(ServerEvent("error", body), named=self._named))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _ping(self, send: Send) -> None:
-        """Send a comment after each silence; return when the client has read nothing for UNREAD_S."""
+        """Send a comment after PING_S without an event; return if the client reads nothing for UNREAD_S."""
         while True:
             await asyncio.sleep(PING_S)
             silent_s = time.monotonic() - self._sent_at_s
             if self._is_sending:
-                if silent_s >= UNREAD_S:  # a timeout for each event would cost more than the event
+                if silent_s >= UNREAD_S:  # checked here: a timeout per event would cost too much
                     return
             elif silent_s >= PING_S:
                 async with asyncio.timeout(UNREAD_S):
@@ -105,18 +108,18 @@ class EventStream(Response):
         self._is_sending = False
 
 
-async def _until_gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def frame(event: ServerEvent, *, named: bool = True) -> bytes:
-    r"""Return an event as it goes over the wire; JSON has no raw newlines, so one data line is enough.
+    r"""Return an event's bytes. JSON has no raw newlines, so one data line suffices.
 
     >>> frame(ServerEvent("done", BaseModel(), id=3))
     b'id: 3\nevent: done\ndata: {}\n\n'
     """
-    number = f"id: {event.id}\n" if event.id is not None else ""
-    name = f"event: {event.event}\n" if named else ""
+    id_line = f"id: {event.id}\n" if event.id is not None else ""
+    name_line = f"event: {event.event}\n" if named else ""
     data = event.data if isinstance(event.data, str) else event.data.model_dump_json()
-    return f"{number}{name}data: {data}\n\n".encode()
+    return f"{id_line}{name_line}data: {data}\n\n".encode()

@@ -131,7 +131,7 @@ class ScoreStreamResponse(Response):
         if stream_id is None:
             return await anyio.to_thread.run_sync(work, limiter=threads)
         size = loaded.engine.state_size
-        async with services.stream_turns.turn(
+        async with services.stream_locks.hold(
             loaded.reference, stream_id, size=size, owner=self._owner
         ) as turn:
             return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=threads)

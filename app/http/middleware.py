@@ -122,7 +122,6 @@ class BodyLimit:
     def __init__(self, app: ASGIApp, *, rules: Sequence[BodyRule]) -> None:
         self._app = app
         self._rules = [(re.compile(rule.path), rule) for rule in rules]
-        self._default = BodyRule("", MAX_JSON_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -150,4 +149,4 @@ class BodyLimit:
         for path, rule in self._rules:
             if path.fullmatch(scope["path"]) and scope["method"] in rule.methods and rule.applies(scope):
                 return rule
-        return self._default
+        return BodyRule("", MAX_JSON_BYTES)

@@ -1,8 +1,8 @@
-"""Which web pages may reach the service: against DNS rebinding, and against writes from other sites.
+"""Protection of the service against web pages: DNS rebinding and cross-site request forgery.
 
-A browser lets any page send simple requests anywhere, such as forms and texts. A page whose host name is
-made to point to this machine (DNS rebinding) may read the answers too. Programs other than browsers are not
-affected. Plain ASGI, so that streams and disconnects pass untouched.
+A browser lets any page send simple requests, such as forms and texts, to any host. A page whose host name is
+made to resolve to this machine (DNS rebinding) can also read the answers. Only browsers are affected. Plain
+ASGI, so that streams and disconnects pass through unchanged.
 """
 
 import ipaddress
@@ -17,14 +17,14 @@ from app.errors import Forbidden
 from app.http.errors import error_response
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-_MAX_QUOTED = 200  # characters of a header in an error
+_MAX_QUOTED_CHARACTERS = 200  # of a header in an error
 
 
 class HostCheck:
-    """Answers 421 when the Host header names another service, which a rebound host name does.
+    """Answers 421 if the Host header names another service, as a rebound host name does.
 
-    Allowed are `hosts`, of which `*.example.org` is every name below example.org; this machine's own name;
-    localhost; and every IP address, for an address cannot be rebound.
+    It allows `hosts`, in which `*.example.org` means every name below example.org; this machine's name;
+    localhost; and every IP address, because an address cannot be rebound.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
@@ -38,11 +38,11 @@ class HostCheck:
         if scope["type"] == "http":
             hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
             if not (hosts and all(map(self.allows, hosts))) and not _is_from_old_client(scope, hosts):
-                sentence = (
-                    f"this service is not called {_quoted(hosts)}; if it is, add the name to"
+                message = (
+                    f"{_quoted(hosts)} is not a host name of this service; to allow it, add it to"
                     " NEXTCHAR_ALLOWED_HOSTS"
                 )
-                await error_response(HTTPException(421, sentence))(scope, receive, send)
+                await error_response(HTTPException(421, message))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -54,10 +54,10 @@ class HostCheck:
 
 
 class CrossSiteCheck:
-    """Answers 403 when a page of another origin than `origins` and the service's own would change something.
+    """Answers 403 if a page of an origin other than `origins` and the service's own sends a write request.
 
-    That is any method but GET, HEAD and OPTIONS, and the preflight that asks for one. A request that carries
-    an API key is let through: a browser adds none by itself, and asks first (CORS) whether a page may.
+    That is any method but GET, HEAD and OPTIONS, and the preflight request for it. A request with an API key
+    passes: a browser does not add one by itself, and a page that adds one needs permission by CORS.
     """
 
     def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
@@ -68,10 +68,10 @@ class CrossSiteCheck:
         """Serve one request."""
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
             headers = dict(scope["headers"])
-            if not (self._allows(headers) or _is_harmless(scope["method"], headers)):
+            if not (self._allows(headers) or _needs_no_check(scope["method"], headers)):
                 origin = headers.get(b"origin", b"another site").decode("latin-1")
                 error = Forbidden(
-                    f"pages of {_quoted([origin])} may not make this call; to let them, add their origin to"
+                    f"pages of {_quoted([origin])} may not make this call; to allow it, add their origin to"
                     " NEXTCHAR_ALLOWED_ORIGINS",
                     code="origin_not_allowed",
                 )
@@ -84,15 +84,15 @@ class CrossSiteCheck:
         site = headers.get(b"sec-fetch-site")
         if origin in self._origins or site in (b"same-origin", b"none"):
             return True
-        if site is None:  # no browser, an old one, or one that came by plain HTTP
+        if site is None:  # not a browser, an old one, or plain HTTP
             return not origin or is_own_origin(origin, headers.get(b"host", b"").decode("latin-1"))
         return False
 
 
 def is_own_origin(origin: str, host: str) -> bool:
-    """Return whether an Origin header is that of the service which the Host header names.
+    """Return whether an Origin header is the origin of the service that the Host header names.
 
-    A proxy may have undone TLS, so schemes are not compared, but for the ports that they stand for.
+    A proxy may terminate TLS, so schemes only count for their default ports.
 
     >>> is_own_origin("https://a.example", "a.example"), is_own_origin("http://localhost", "localhost:8000")
     (True, False)
@@ -110,10 +110,10 @@ def split_port(authority: str) -> tuple[str, str]:
     >>> split_port("Example.org:8000"), split_port("[::1]"), split_port("a:b")
     (('example.org', '8000'), ('::1', ''), ('a:b', ''))
     """
-    found = re.fullmatch(r"(\[[^\]]*\]|[^\[\]:]*)(?::(\d*))?", authority)
-    if found is None:
+    match = re.fullmatch(r"(\[[^\]]*\]|[^\[\]:]*)(?::(\d*))?", authority)
+    if match is None:
         return authority.lower(), ""
-    return found[1].lower().strip("[]"), found[2] or ""
+    return match[1].lower().strip("[]"), match[2] or ""
 
 
 def _is_address(name: str) -> bool:
@@ -125,15 +125,15 @@ def _is_address(name: str) -> bool:
 
 
 def _is_from_old_client(scope: Scope, hosts: list[str]) -> bool:
-    """Whether there is no Host because HTTP/1.0 has none, as in health checks of proxies."""
+    """Return whether there is no Host because HTTP/1.0 needs none, as in health checks of proxies."""
     return not hosts and bool(scope["http_version"] == "1.0")
 
 
-def _is_harmless(method: str, headers: dict[bytes, bytes]) -> bool:
+def _needs_no_check(method: str, headers: dict[bytes, bytes]) -> bool:
     if method == "OPTIONS":
         return b"access-control-request-method" not in headers
     return b"x-api-key" in headers or headers.get(b"authorization", b"")[:7].lower() == b"bearer "
 
 
 def _quoted(values: list[str]) -> str:
-    return " and ".join(repr(value[:_MAX_QUOTED]) for value in values) or "''"
+    return " and ".join(repr(value[:_MAX_QUOTED_CHARACTERS]) for value in values) or "''"

@@ -1,4 +1,4 @@
-"""/v1/architectures: the networks that a job can name, and what each starts from."""
+"""/v1/architectures: the network architectures, with their defaults."""
 
 from fastapi import APIRouter
 
@@ -11,29 +11,29 @@ from models.config import PRESETS, ArchitectureName, TrainingConfig
 router = APIRouter(prefix="/v1/architectures", tags=["jobs"])
 
 
-# async, though nothing is awaited: nothing here blocks, and a plain function would be given a thread.
+# async although nothing is awaited: FastAPI runs plain functions in a worker thread.
 @router.get("", responses=error_responses())
 async def list_architectures() -> Page[ArchitectureBody]:
-    """List all architectures, the default first, then in the order of the lecture notes."""
+    """List all architectures: the default, then the others in the order of the lecture notes."""
     return Page(data=[_body(name) for name in NAMES], has_more=False)
 
 
 def _body(name: ArchitectureName) -> ArchitectureBody:
-    known = architecture(name)
+    defaults = architecture(name)
     presets = PRESETS.items() if name == DEFAULT else ()
     return ArchitectureBody(
         id=name,
-        description=known.description,
-        network=known.network,
-        training=_recipe(known.training),
-        network_options=list(known.network_options),
-        training_options=list(known.training_options),
+        description=defaults.description,
+        network=defaults.network,
+        training=_recipe(defaults.training),
+        network_options=list(defaults.network_options),
+        training_options=list(defaults.training_options),
         presets=[
             PresetBody(name=preset, network=network, training=_recipe(training))
             for preset, (network, training) in presets
         ],
-        notes_train_nats=known.notes_nats,
-        notes_measure=known.notes_measure,
+        notes_train_nats=defaults.notes_nats,
+        notes_measure=defaults.notes_measure,
     )
 
 

@@ -48,7 +48,7 @@ _COMPLETION_ANSWER: dict[int | str, dict[str, Any]] = {
                 "example": 'event: piece\ndata: {"index": 0, "text": "t", "logprobs": null}\n\n',
             },
         },
-    },
+    }
 }
 
 
@@ -138,9 +138,7 @@ async def _stream(running: RunningCompletion) -> Events:
                 yield ServerEvent("finished", finished)
             case Usage():
                 end = CompletionEnd(
-                    model=running.model,
-                    usage=_usage(event),
-                    unknown_characters=running.unknown,
+                    model=running.model, usage=_usage(event), unknown_characters=running.unknown
                 )
                 yield ServerEvent("done", end)
 

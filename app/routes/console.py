@@ -21,6 +21,9 @@ POLICY = (
     " require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
+# Swagger UI's style sheet has its icons as data: addresses.
+REFERENCE_POLICY = f"{POLICY}; img-src 'self' data:"
+
 _HEADERS = {
     "Content-Security-Policy": POLICY,
     # Names do not change with contents, so a browser asks each time; the ETag makes that cheap.
@@ -37,6 +40,8 @@ class PageFiles(StaticFiles):
         """Return a file, or 304 where the browser has it already. Raises HTTPException 404."""
         response = await super().get_response(path, scope)
         response.headers.update(_HEADERS)
+        if path.endswith(".gz"):
+            response.headers["Content-Encoding"] = "gzip"
         return response
 
 
@@ -48,7 +53,9 @@ def add_console(app: FastAPI, *, max_corpus_bytes: int) -> None:
         return await files.get_response("index.html", request.scope)
 
     async def reference(request: Request) -> Response:
-        return await files.get_response("reference.html", request.scope)
+        page = await files.get_response("reference.html", request.scope)
+        page.headers["Content-Security-Policy"] = REFERENCE_POLICY
+        return page
 
     async def about(_: Request) -> Response:
         return JSONResponse(

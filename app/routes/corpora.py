@@ -29,10 +29,7 @@ _UPLOAD_BODY: dict[str, Any] = {
         "description": "UTF-8 text, or any bytes with `encoding=bytes`; `Content-Encoding: gzip` is decoded.",
         "content": {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "text/plain": {
-                "schema": {"type": "string", "minLength": 1},
-                "example": _EXAMPLE_TEXT,
-            },
+            "text/plain": {"schema": {"type": "string", "minLength": 1}, "example": _EXAMPLE_TEXT},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -47,11 +44,7 @@ _UPLOAD_BODY: dict[str, Any] = {
         {
             "name": "Content-Encoding",
             "in": "header",
-            "schema": {
-                "type": "string",
-                "enum": ["identity", "gzip"],
-                "default": "identity",
-            },
+            "schema": {"type": "string", "enum": ["identity", "gzip"], "default": "identity"},
         }
     ],
 }
@@ -62,7 +55,7 @@ _TEXT_ANSWER: dict[int | str, dict[str, Any]] = {
             "text/plain": {"schema": {"type": "string"}, "example": _EXAMPLE_TEXT},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
-    },
+    }
 }
 
 _EXISTING: dict[int | str, dict[str, Any]] = {
@@ -70,8 +63,7 @@ _EXISTING: dict[int | str, dict[str, Any]] = {
 }
 
 Name = Annotated[
-    str | None,
-    Query(description="A name for the corpus: up to 64 letters, digits, '.', '_', '-'."),
+    str | None, Query(description="A name for the corpus: up to 64 letters, digits, '.', '_', '-'.")
 ]
 EncodingQuery = Annotated[
     Encoding,

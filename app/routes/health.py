@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /metrics: for the machines that look after this one."""
+"""/healthz, /readyz and /metrics, for monitoring."""
 
 from typing import Any
 
@@ -32,32 +32,27 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
                 }
             }
         },
-    },
+    }
 }
 _EXPOSITION: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Prometheus' text format.",
-        "content": {
-            "text/plain": {
-                "schema": {"type": "string"},
-                "example": "nextchar_redis_up 1.0\n",
-            }
-        },
-    },
+        "content": {"text/plain": {"schema": {"type": "string"}, "example": "nextchar_redis_up 1.0\n"}},
+    }
 }
 
 
 @router.get("/healthz", responses=error_responses())
 async def healthz() -> Alive:
-    """Say that the process lives; nothing else is looked at."""
+    """Report that the process is running; nothing else is checked."""
     return Alive()
 
 
 @router.get("/readyz", responses=error_responses() | _NOT_READY)
 async def readyz(services: ServicesDep, response: Response) -> Readiness:
-    """Say whether models can be served, and which parts do not work.
+    """Report whether models can be served, and which parts do not work.
 
-    The status is 503 only when the storage cannot be read. Without Redis or a worker jobs wait, and the
+    The status is 503 only if the storage cannot be read. Without Redis or a worker jobs wait, and the
     answer is 200 with the status `degraded`.
     """
     report = await anyio.to_thread.run_sync(services.readiness.report, limiter=services.health_threads)

@@ -38,19 +38,13 @@ _EVENTS_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "A list, or with `Accept: text/event-stream` a stream that ends with `done`, the job.",
         "content": {
-            "application/json": {
-                "example": {
-                    "object": "list",
-                    "data": [EXAMPLE_EVENT],
-                    "has_more": False,
-                },
-            },
+            "application/json": {"example": {"object": "list", "data": [EXAMPLE_EVENT], "has_more": False}},
             "text/event-stream": {
                 "schema": {"type": "string"},
                 "example": f"id: 3\nevent: metrics\ndata: {json.dumps(EXAMPLE_EVENT)}\n\n",
             },
         },
-    },
+    }
 }
 
 
@@ -90,9 +84,7 @@ def get_job(services: ServicesDep, access: AccessDep, job: str) -> JobBody:
 
 
 @router.get(
-    "/{job}/events",
-    response_model=Page[EventBody],
-    responses=_EVENTS_ANSWER | error_responses(404, 422, 503),
+    "/{job}/events", response_model=Page[EventBody], responses=_EVENTS_ANSWER | error_responses(404, 422, 503)
 )
 async def get_events(
     services: ServicesDep,

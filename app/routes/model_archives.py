@@ -29,16 +29,18 @@ BODY_RULE = BodyRule(r"/v1/models/import")
 _PIECE_BYTES = 1 << 20
 _MEDIA_TYPES = (MEDIA_TYPE, "application/octet-stream", "")
 
-_ARCHIVE: dict[str, Any] = {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+_ARCHIVE: dict[str, Any] = {
+    MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}, "example": "model.json, model.onnx, …"}
+}
 _ARCHIVE_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"description": "A tar file of `model.json` and the files that it names.", "content": _ARCHIVE},
+    200: {"description": "A tar file of `model.json` and the files that it names.", "content": _ARCHIVE}
 }
 _IMPORT_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "An uncompressed tar file as `/v1/models/{model}/export` returns it.",
         "content": _ARCHIVE,
-    },
+    }
 }
 
 Name = Annotated[
@@ -81,6 +83,8 @@ async def import_model(
     services: ServicesDep, access: AccessDep, request: Request, response: Response, name: Name = None
 ) -> ModelBody:
     """Import a model as the next version of its name. Only weights and JSON files are imported."""
+    if name is not None:
+        access.check_model(name)
     body, max_bytes = RequestBody(request), services.settings.max_model_bytes
     with await run_in_threadpool(_temporary_file, services) as file:
         try:

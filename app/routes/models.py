@@ -71,15 +71,10 @@ def delete_model(services: ServicesDep, model: str) -> Deleted:
 
 
 @router.get(
-    "/{model}/files/{name}",
-    response_class=Response,
-    responses=_FILE_ANSWER | error_responses(404, 422, 503),
+    "/{model}/files/{name}", response_class=Response, responses=_FILE_ANSWER | error_responses(404, 422, 503)
 )
 def get_file(
-    services: ServicesDep,
-    model: str,
-    name: str,
-    if_none_match: Annotated[str | None, Header()] = None,
+    services: ServicesDep, model: str, name: str, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """Download `model.json` or a file that it names; together they are the complete model."""
     saved = services.models.get(model)

@@ -1,4 +1,4 @@
-"""/v1/models/{model}/report: what a training run told of itself, as JSON, a page or a picture."""
+"""/v1/models/{model}/report: a training run's report, as JSON, HTML or SVG."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ _TYPES: dict[Format, str] = {
     "svg": "image/svg+xml",
 }
 
-# The page shows what a corpus says. Should a text ever get out of its escaping, it still can do nothing.
+# The page shows text of the corpus. Even if it were not escaped, the sandbox would keep it from running.
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none';"
@@ -34,7 +34,7 @@ _HEADERS = {
 
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The report, in the form that was asked for.",
+        "description": "The report, in the requested format.",
         "content": {
             "application/json": {
                 "schema": {"type": "object"},
@@ -48,7 +48,7 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
             "image/svg+xml": {"schema": {"type": "string"}},
         },
     },
-    304: {"description": "Not changed since the ETag sent along."},
+    304: {"description": "Not changed since the ETag in the request."},
 }
 
 
@@ -57,24 +57,23 @@ def get_report(
     services: ServicesDep,
     model: str,
     format_: Annotated[
-        Format | None,
-        Query(alias="format", description="By default what the Accept header prefers, or JSON."),
+        Format | None, Query(alias="format", description="Default: what the Accept header prefers, or JSON.")
     ] = None,
     accept: Annotated[str, Header()] = "",
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Get what a training run told of itself: figures as JSON, a page to read, or a picture of the curves."""
+    """Get a training run's report: its results as JSON, a page, or a picture of the training curves."""
     saved = services.models.get(model)
-    wanted = format_ or preferred(accept)
-    data = _json(saved) if wanted == "json" else _file(saved, f"report.{wanted}")
+    format_ = format_ or preferred(accept)
+    data = _json(saved) if format_ == "json" else _file(saved, f"report.{format_}")
     headers = _HEADERS | {"ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    return Response(data, media_type=_TYPES[wanted], headers=headers)
+    return Response(data, media_type=_TYPES[format_], headers=headers)
 
 
 def preferred(accept: str) -> Format:
-    """Return the form that an Accept header likes best; JSON where it likes several alike, or none.
+    """Return the format that an Accept header prefers; JSON if it prefers none.
 
     >>> preferred("text/html,application/xml;q=0.9,*/*;q=0.8"), preferred("*/*"), preferred("image/svg+xml")
     ('html', 'json', 'svg')
@@ -82,13 +81,13 @@ def preferred(accept: str) -> Format:
     ranges = [_media_range(part) for part in accept.split(",")]
     best: Format = "json"
     best_quality = 0.0
-    for form, kind in _TYPES.items():
-        name = kind.partition(";")[0]
+    for candidate, media_type in _TYPES.items():
+        name = media_type.partition(";")[0]
         names = (name, name.partition("/")[0] + "/*", "*/*")
-        matching = [(names.index(wanted), quality) for wanted, quality in ranges if wanted in names]
-        quality = min(matching, default=(0, 0.0))[1]  # the most exact range decides
+        matching = [(names.index(accepted), quality) for accepted, quality in ranges if accepted in names]
+        quality = min(matching, default=(0, 0.0))[1]  # the most specific range decides
         if quality > best_quality:
-            best, best_quality = form, quality
+            best, best_quality = candidate, quality
     return best
 
 
@@ -102,22 +101,21 @@ def _media_range(part: str) -> tuple[str, float]:
 
 
 def _json(saved: SavedModel) -> bytes:
-    """Return report.json, with the model's reference; of a model that has none, what its card tells."""
+    """Return report.json with the model's reference; for a model without one, the card's report."""
     card = saved.card
     if "report.json" in card.files:
-        told = json.loads(saved.file("report.json"))
+        content = json.loads(saved.file("report.json"))
     else:
-        left_out = {"format_version", "id", "version", "files", "files_folder", "report"}
-        told = card.model_dump(mode="json", exclude=left_out)
-        told |= card.report
-    report = {"object": "report", "model": card.reference} | told
+        excluded = {"format_version", "id", "version", "files", "files_folder", "report"}
+        content = card.model_dump(mode="json", exclude=excluded) | card.report
+    report = {"object": "report", "model": card.reference} | content
     return json.dumps(report, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _file(saved: SavedModel, name: str) -> bytes:
     if name not in saved.card.files:
         raise NotFound(
-            f"model {saved.card.reference} has no {name}; ask for format=json, which has what is known of it",
+            f"model {saved.card.reference} has no {name}; use format=json, which every model has",
             code="report_not_found",
             param="format",
         )

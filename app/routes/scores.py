@@ -127,7 +127,7 @@ async def _score_long(services: Services, request: Request, loaded: Loaded, body
         return await services.long_scores.run(lambda check: work(check=check))
     size = loaded.engine.state_size
     owner = stream_owner(request)
-    async with services.stream_turns.turn(loaded.reference, body.stream_id, size=size, owner=owner) as turn:
+    async with services.stream_locks.hold(loaded.reference, body.stream_id, size=size, owner=owner) as turn:
         if _is_short(body):
             return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=services.score_threads)
         return await services.long_scores.run(lambda check: work(turn=turn, check=check))

@@ -1,4 +1,4 @@
-"""The networks that can be asked for, and what each starts from."""
+"""Network architectures and their defaults."""
 
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 class Recipe(BaseModel):
-    """How it is trained unless something else is asked; the budget is the job's."""
+    """The default training options; the budget is the job's."""
 
     rows: int
     window: int
@@ -31,7 +31,7 @@ class Recipe(BaseModel):
 
 
 class PresetBody(BaseModel):
-    """A network and a recipe to start from."""
+    """A named network and recipe."""
 
     name: Preset
     network: NetworkConfig
@@ -39,19 +39,19 @@ class PresetBody(BaseModel):
 
 
 class ArchitectureBody(BaseModel):
-    """One architecture: its defaults, which of them a job may change, and the lecture notes' figure."""
+    """One architecture: its defaults, which of them a job may change, and the lecture notes' result."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     id: ArchitectureName = Field(description="What a job names as `architecture`.")
     object: Literal["architecture"] = "architecture"
     description: str = Field(description="One sentence.")
-    network: NetworkConfig = Field(description="What is built when a job names nothing else.")
+    network: NetworkConfig = Field(description="The default network.")
     training: Recipe
-    network_options: list[str] = Field(description="Fields of a job's `network` that it may change.")
-    training_options: list[str] = Field(description="Fields of a job's `training` that it may change.")
-    presets: list[PresetBody] = Field(description="What a job may name as `preset`; most have none.")
+    network_options: list[str] = Field(description="Fields of a job's `network` that apply to it.")
+    training_options: list[str] = Field(description="Fields of a job's `training` that apply to it.")
+    presets: list[PresetBody] = Field(description="Values of a job's `preset`; most architectures have none.")
     notes_train_nats: float | None = Field(
-        description="The lecture notes' training loss on Nietzsche, nats a character; null: none."
+        description="The lecture notes' training loss on Nietzsche, nats per character; null: none."
     )
-    notes_measure: str = Field(description="What that figure is of.")
+    notes_measure: str = Field(description="What `notes_train_nats` measures.")

@@ -1,9 +1,9 @@
-"""What every request body has in common."""
+"""The base class of request bodies."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class RequestBody(BaseModel):
-    """A request's body: unknown fields are errors, and "40" is not a number."""
+    """A request's body: unknown fields are errors, and strings are not converted to numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)

@@ -42,33 +42,20 @@ EXAMPLE: dict[str, Any] = {
     "object": "completion",
     "model": "nietzsche@1",
     "completions": [
-        {
-            "index": 0,
-            "text": "the same thing as the spirit,",
-            "finish_reason": "line",
-            "bits": 51.2,
-        }
+        {"index": 0, "text": "the same thing as the spirit,", "finish_reason": "line", "bits": 51.2}
     ],
-    "usage": {
-        "prompt_characters": 16,
-        "cached_characters": 15,
-        "completion_characters": 29,
-    },
+    "usage": {"prompt_characters": 16, "cached_characters": 15, "completion_characters": 29},
     "unknown_characters": [],
 }
 
 Prompt = Annotated[
-    str,
-    Field(
-        max_length=MAX_PROMPT_CHARACTERS,
-        description="The text to go on from; it may be empty.",
-    ),
+    str, Field(max_length=MAX_PROMPT_CHARACTERS, description="The text to complete; it may be empty.")
 ]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class CompletionCreate(RequestBody):
-    """Go on from a prompt. Options that contradict each other are refused with a sentence naming both."""
+    """Complete a prompt. Options that contradict each other are refused with a message that names both."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [EXAMPLE_CREATE, EXAMPLE_BEAM, EXAMPLE_DESCRIBED]}
@@ -76,79 +63,72 @@ class CompletionCreate(RequestBody):
 
     prompt: Prompt
     max_characters: int = Field(
-        40,
-        ge=1,
-        le=MAX_COMPLETION_CHARACTERS,
-        description="The longest completion, in characters.",
+        40, ge=1, le=MAX_COMPLETION_CHARACTERS, description="The longest completion, in characters."
     )
     n: int = Field(1, ge=1, le=MAX_COMPLETIONS, description="How many completions.")
     temperature: float = Field(
-        1.0,
-        ge=0,
-        le=10,
-        allow_inf_nan=False,
-        description="0 takes the likeliest character every time.",
+        1.0, ge=0, le=10, allow_inf_nan=False, description="0 always selects the likeliest character."
     )
-    top_k: int | None = Field(None, ge=1, le=100_000, description="Choose among the k likeliest only.")
+    top_k: int | None = Field(None, ge=1, le=100_000, description="Sample from the k likeliest characters.")
     top_p: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="Choose among the likeliest that together reach this probability.",
+        description="Sample from the likeliest characters that together have this probability.",
     )
     min_p: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="Choose among those at least this share as likely as the likeliest.",
+        description="Sample from the characters whose probability is at least this fraction of the highest.",
     )
     seed: int | None = Field(
         None,
         ge=0,
         lt=2**63,
-        description="The same seed gives the same text, alone or under load; another one in another"
-        " `precision`. Null takes a new one.",
+        description="The same seed gives the same text, alone or under load; a different one in another"
+        " `precision`. Null chooses a new one.",
     )
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = Field(
         None,
-        description="End before this text, or before the first of these. One with characters that the model"
-        " has never seen is no error; it cannot come.",
+        description="End before this text, or before the first of these. One with characters outside the"
+        " vocabulary is not an error; it never matches.",
     )
     until: Until | None = Field(
         None,
-        description="End with a word, before the end of the line, or before the model becomes unsure.",
+        description="End with a word, before the end of the line, or before the model becomes uncertain.",
     )
     confidence_bits: float = Field(
         2.0,
         gt=0,
         le=64,
-        description='`"until": "confidence"` ends before a step of more entropy than this.',
+        description='`"until": "confidence"` ends before a character whose entropy exceeds this.',
     )
     logprobs: int | None = Field(
         None,
         ge=0,
         le=20,
         description="Report the natural log-probability of each character, with this many of the likeliest"
-        " at its place; at temperature 1 and without filters.",
+        " alternatives; at temperature 1 and without filters.",
     )
     echo: bool = Field(
         False,
-        description="Begin each completion's text with the prompt, and its `logprobs` with the prompt's"
-        " characters as `/score` has them. `bits` and `usage` are of what was generated all the same.",
+        description="Begin each completion's text with the prompt, and its `logprobs` with those that"
+        " `/score` reports for the prompt. `bits` and `usage` count generated characters only.",
     )
     best_of: int | None = Field(
         None,
         ge=1,
         le=MAX_COMPLETIONS,
-        description="Make this many completions and answer with the `n` that have the fewest bits per"
-        " character. Not with `stream` or `beam`.",
+        description="Generate this many completions, return the `n` with the fewest bits per character."
+        " Not with `stream` or `beam`.",
     )
     beam: int | None = Field(
         None,
         ge=1,
         le=MAX_BEAM,
-        description="Search for the `n` likeliest completions as wholes, keeping this many at each step. Not"
-        " with `seed`, `logprobs`, `no_repeat`, a `temperature` but 0 or 1, or filters.",
+        description="Beam search for the `n` likeliest completions, with this many beams. Not with `seed`,"
+        " `logprobs`, `no_repeat`, filters, or a `temperature` other than 0 or 1.",
     )
     length_penalty: float = Field(
         1.0,
@@ -156,29 +136,29 @@ class CompletionCreate(RequestBody):
         le=10,
         allow_inf_nan=False,
         description="With `beam`: completions are compared by log-probability / characters ** this."
-        " 0 favours short ones.",
+        " 0 favors short ones.",
     )
     no_repeat: int | None = Field(
         None,
         ge=1,
         le=1000,
-        description="Never generate a run of this many characters that the completion, or the last 1,000"
-        " characters of the prompt, already has.",
+        description="Never generate an n-gram of this many characters that already occurs in the completion"
+        " or in the last 1,000 characters of the prompt.",
     )
     precision: Precision = Field(
         "auto",
-        description="`float32`: the network as it was trained. `int8`: faster; the same distribution to"
-        " within the `int8` figure of the model's report. `auto`: int8 where the model has it; but float32"
-        " for a `seed` where int8 depends on what else is computed with it, as in models that are no LSTMs.",
+        description="`float32`: the network as it was trained. `int8`: faster; its loss differs by the `int8`"
+        " figure of the model's report. `auto`: int8 if the model has it; but float32 for a `seed` if int8"
+        " results depend on other requests in the batch, as in architectures other than LSTMs.",
     )
     timeout_ms: int | None = Field(
         None,
         ge=1,
         le=600_000,
-        description="After this long, answer with what there is and the `finish_reason` `timeout`."
+        description="After this long, return what has been generated, with the `finish_reason` `timeout`."
         " Milliseconds from the request's arrival.",
     )
-    stream: bool = Field(False, description="Answer with server-sent events, as the characters come.")
+    stream: bool = Field(False, description="Answer with server-sent events, as characters are generated.")
 
     @model_validator(mode="after")
     def _bounded_work(self) -> Self:
@@ -195,7 +175,7 @@ class AlternativeBody(BaseModel):
 
 
 class LogprobBody(AlternativeBody):
-    """The generated character at one place, and the likeliest ones there."""
+    """A generated character, and the likeliest alternatives to it."""
 
     top: list[AlternativeBody]
 
@@ -206,18 +186,18 @@ class CompletionChoice(BaseModel):
     index: int
     text: str
     finish_reason: FinishReason = Field(
-        description="Why it ends here: `length` is `max_characters`; `stop`, `word`, `line` and `confidence`"
-        " were asked for; `timeout` and `cancelled` are not its end but all that there was time for."
+        description="Why it ended: `length` means `max_characters`; `stop`, `word`, `line` and `confidence`"
+        " refer to the options; `timeout` and `cancelled` mean that it is incomplete."
     )
-    bits: float = Field(description="Surprisal of all generated characters together, -log2 p.")
-    logprobs: list[LogprobBody] | None = Field(None, description="Only when asked for.")
+    bits: float = Field(description="Total surprisal of the generated characters, -log2 p.")
+    logprobs: list[LogprobBody] | None = Field(None, description="Only if requested.")
 
 
 class UsageBody(BaseModel):
-    """What the request cost, in characters."""
+    """The characters that the request processed."""
 
     prompt_characters: int
-    cached_characters: int = Field(description="How much of the prompt was known already.")
+    cached_characters: int = Field(description="How much of the prompt was in the state cache.")
     completion_characters: int
 
 
@@ -231,12 +211,12 @@ class CompletionBody(BaseModel):
     completions: list[CompletionChoice]
     usage: UsageBody
     unknown_characters: list[str] = Field(
-        description="The distinct characters of the prompt that the model has never seen."
+        description="The distinct characters of the prompt that are not in the vocabulary."
     )
 
 
 class PieceBody(BaseModel):
-    """Streamed as event `piece`: some more text of one completion."""
+    """Streamed as event `piece`: the next text of one completion."""
 
     index: int
     text: str
@@ -244,7 +224,7 @@ class PieceBody(BaseModel):
 
 
 class FinishedBody(BaseModel):
-    """Streamed as event `finished`: one completion is over."""
+    """Streamed as event `finished`: one completion has ended."""
 
     index: int
     finish_reason: FinishReason
@@ -261,18 +241,14 @@ class CompletionEnd(BaseModel):
 
 
 class NextCreate(RequestBody):
-    """Ask what the next character may be."""
+    """Request the distribution of the next character."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "phil", "top": 3}]})
 
     prompt: Prompt
-    top: int = Field(10, ge=1, le=1000, description="How many of the likeliest characters.")
+    top: int = Field(10, ge=1, le=1000, description="How many of the likeliest characters to return.")
     temperature: float = Field(
-        1.0,
-        gt=0,
-        le=10,
-        allow_inf_nan=False,
-        description="Divides the logits before the softmax.",
+        1.0, gt=0, le=10, allow_inf_nan=False, description="Divides the logits before the softmax."
     )
 
 

@@ -26,33 +26,37 @@ EXAMPLE: dict[str, Any] = {
 
 
 class LogSampleBody(BaseModel):
-    """What a sample of a log's lines tells of the masks that are suggested."""
+    """How the suggested masks match a sample of a log's lines."""
 
     model_config = ConfigDict(from_attributes=True)
 
     sampled_lines: int
-    lines: dict[str, int] = Field(description="For each suggested mask, how many of these lines it matches.")
+    lines: dict[str, int] = Field(
+        description="For each suggested mask, the number of these lines that it matches."
+    )
     example: str = Field(description="One of these lines.")
     matches: dict[str, list[tuple[int, int]]] = Field(
-        description="Where each mask that there is would match in the example by itself: start and end."
+        description="For every mask, where it alone would match in the example: start and end."
     )
 
-    @computed_field(description="What stands for a match of each of these masks.")  # type: ignore[prop-decorator]
+    @computed_field(description="The character that replaces a match of each of these masks.")  # type: ignore[prop-decorator]
     @property
     def placeholders(self) -> dict[str, str]:
-        """The character for each mask of `matches`."""
+        """The replacement of each mask in `matches`."""
         return {name: NAMED[name][0] for name in self.matches}
 
 
 class CorpusBody(BaseModel):
-    """One uploaded text. All lengths are in characters after Unicode NFC, but for `bytes`."""
+    """One uploaded text. All lengths are in characters after Unicode NFC, except `bytes`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]}, from_attributes=True)
 
-    id: str = Field(description="Follows from the bytes: the same text always has the same id.")
+    id: str = Field(description="Derived from the bytes: the same text always has the same id.")
     object: Literal["corpus"] = "corpus"
-    name: str | None = Field(description="The name it was first uploaded under; usable wherever the id is.")
-    sha256: str = Field(description="Of the uploaded bytes, after any gzip is undone; 64 hexadecimal digits.")
+    name: str | None = Field(
+        description="The name under which it was first uploaded; usable instead of the id."
+    )
+    sha256: str = Field(description="Of the uploaded bytes, after decompression; 64 hexadecimal digits.")
     created_at: int = Field(description="Unix seconds, UTC.")
     bytes: int
     characters: int
@@ -60,15 +64,18 @@ class CorpusBody(BaseModel):
     lines: int
     longest_line: int
     sample: str = Field(description="Its first characters, at most 300.")
-    encoding: Encoding = Field("utf-8", description="What the bytes are: a text, or not to be decoded.")
-    warnings: list[str] = Field(description="What may make it learn badly.")
+    encoding: Encoding = Field(
+        "utf-8", description="`utf-8` for text, `bytes` for bytes that are not decoded."
+    )
+    warnings: list[str] = Field(description="Problems that may impair training.")
     kind: TextKind | None = Field(
         None,
-        description="`log` if most lines carry a timestamp or a rising number, else `text`; null where it was"
-        " not recognized: of bytes, and of texts uploaded before there was this field.",
+        description="`log` if most lines have a timestamp or an increasing number, else `text`; null if not"
+        " determined: for bytes, and for texts uploaded before this field existed.",
     )
     suggested_masks: list[str] = Field(
-        [],
-        description="What changes from line to line of a log. Jobs that give no `masks` use these.",
+        [], description="Masks of the values that change from line to line of a log, the default of `masks`."
     )
-    log_sample: LogSampleBody | None = Field(None, description="Of a log: what the suggestion follows from.")
+    log_sample: LogSampleBody | None = Field(
+        None, description="For a log: the sample on which the suggestion is based."
+    )

@@ -1,4 +1,4 @@
-"""The one shape of every error answer; OpenAI's SDKs can read it too."""
+"""The shape of every error answer, which OpenAI's SDKs can read too."""
 
 from typing import Literal
 
@@ -17,14 +17,13 @@ ErrorType = Literal[
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
+    """An error."""
 
-    type: ErrorType = Field(description="The family of the error; follows from the status.")
+    type: ErrorType = Field(description="The class of the error, determined by the status.")
     code: str = Field(description="Stable and machine-readable.")
-    message: str = Field(description="A sentence that says what to do about it.")
+    message: str = Field(description="What is wrong, and how to correct it.")
     param: str | None = Field(
-        None,
-        description="The offending field, dotted for nested ones, where there is one.",
+        None, description="The invalid field, with dots for nested ones, if there is one."
     )
 
 

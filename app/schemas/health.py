@@ -1,4 +1,4 @@
-"""Whether the service lives and can work."""
+"""Liveness and readiness of the service."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Alive(BaseModel):
-    """The process answers."""
+    """The process is running."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
 
@@ -17,17 +17,17 @@ class Degradation(BaseModel):
     """One part that does not work."""
 
     part: Literal["redis", "storage", "worker", "background", "keys"]
-    problem: str = Field(description="What is wrong with it.")
-    effect: str = Field(description="What that means for users.")
+    problem: str = Field(description="The problem.")
+    effect: str = Field(description="The consequence for users.")
 
 
 class BackgroundLoop(BaseModel):
-    """One of the threads that do something every few seconds."""
+    """One of the periodic background tasks."""
 
     name: str
-    last_beat_s: float = Field(description="Seconds since its last round ended, well or not.")
-    last_success_s: float = Field(description="Seconds since its last round without an error ended.")
-    errors: dict[str, int] = Field(description="Rounds that failed, by the kind of error.")
+    last_beat_s: float = Field(description="Seconds since its last iteration ended, with an error or not.")
+    last_success_s: float = Field(description="Seconds since its last iteration without an error ended.")
+    errors: dict[str, int] = Field(description="Failed iterations, by type of error.")
 
 
 class Readiness(BaseModel):
@@ -49,8 +49,8 @@ class Readiness(BaseModel):
     )
 
     status: Literal["ready", "degraded", "not_ready"] = Field(
-        description="`degraded`: models are served, but something named in `degraded` does not work."
+        description="`degraded`: models are served, but the parts listed in `degraded` do not work."
     )
     down: list[Literal["redis", "storage"]] = Field(description="The parts that do not answer.")
-    degraded: list[Degradation] = Field(default=[], description="Everything that does not work.")
+    degraded: list[Degradation] = Field(default=[], description="All parts that do not work.")
     background: list[BackgroundLoop] = Field(default=[], description="The process's background loops.")

@@ -1,4 +1,4 @@
-"""Training jobs: what is asked for, and what is told of them."""
+"""Training jobs: requests and descriptions."""
 
 from typing import Annotated, Any, Literal
 
@@ -65,34 +65,35 @@ class BudgetBody(Budget):
 
 
 class NetworkOverride(RequestBody):
-    """Changes to the preset's network; what is left out stays as the preset has it."""
+    """Changes to the preset's network; omitted fields keep the preset's values."""
 
     layers: int | None = Field(None, ge=1, le=8, description="Stacked LSTM layers.")
     units: int | None = Field(None, ge=4, le=4096, description="Hidden units of each layer.")
-    embedding: int | None = Field(None, ge=2, le=1024, description="Numbers in a character's embedding.")
+    embedding: int | None = Field(None, ge=2, le=1024, description="Size of a character's embedding.")
     dropout: float | None = Field(
         None,
         ge=0,
         lt=0.95,
-        description="Share of each LSTM output dropped while training; left out, the presets take the more,"
-        " the more often the text is read.",
+        description="Fraction of each LSTM output dropped during training; the presets' default increases"
+        " with the number of epochs.",
     )
-    context: int | None = Field(None, ge=2, le=64, description="Characters that a window model sees.")
+    context: int | None = Field(
+        None, ge=2, le=64, description="Context length of a fixed-window model, in characters."
+    )
 
 
 class TrainingOverride(RequestBody):
-    """Changes to the preset's recipe; what is left out stays as the preset has it."""
+    """Changes to the preset's recipe; omitted fields keep the preset's values."""
 
-    rows: int | None = Field(None, ge=1, le=4096, description="Parallel streams the corpus is cut into.")
+    rows: int | None = Field(
+        None, ge=1, le=4096, description="Parallel streams that the corpus is divided into (the batch size)."
+    )
     window: int | None = Field(
-        None,
-        ge=2,
-        le=4096,
-        description="Steps of truncated back-propagation through time, in characters.",
+        None, ge=2, le=4096, description="Length of truncated back-propagation through time, in characters."
     )
     learning_rate: float | None = Field(None, gt=0, le=1, description="Peak rate of the one-cycle schedule.")
-    weight_decay: float | None = Field(None, ge=0, le=1, description="Decoupled decay of AdamW.")
-    clip_norm: float | None = Field(None, gt=0, le=1000, description="Largest global norm of a gradient.")
+    weight_decay: float | None = Field(None, ge=0, le=1, description="Decoupled weight decay of AdamW.")
+    clip_norm: float | None = Field(None, gt=0, le=1000, description="Maximum global norm of the gradient.")
 
 
 class JobCreate(RequestBody):
@@ -102,63 +103,58 @@ class JobCreate(RequestBody):
 
     corpus: str = Field(max_length=128, description="The id or name of an uploaded corpus.")
     name: str = Field(
-        pattern=f"^{NAME_PATTERN}$",
-        description="What the model will be called; each finished job adds a version to it.",
+        pattern=f"^{NAME_PATTERN}$", description="The model's name; each finished job adds a version to it."
     )
     architecture: ArchitectureName = Field(
-        "stateful_lstm", description="The family of networks; `GET /v1/architectures` describes them."
+        "stateful_lstm", description="The network's architecture; `GET /v1/architectures` lists them."
     )
     preset: Preset = Field(
-        "small",
-        description="The network and recipe to start from; other architectures have one each, no presets.",
+        "small", description="The network and recipe; only the default architecture has presets."
     )
     network: NetworkOverride = Field(NetworkOverride(), description="Changes to the preset's network.")
     training: TrainingOverride = Field(TrainingOverride(), description="Changes to the preset's recipe.")
     budget: BudgetBody = Field(
-        BudgetBody(seconds=60),
-        description="When training ends: exactly one of epochs, steps, seconds.",
+        BudgetBody(seconds=60), description="When training ends: exactly one of epochs, steps, seconds."
     )
     validation_fraction: float = Field(
         0.1,
         ge=0.005,
         le=0.5,
-        description="Share of the text, at its end, that is held out.",
+        description="Fraction of the text, at its end, that is held out for validation.",
     )
     seed: int = Field(
-        1,
-        ge=0,
-        lt=2**31,
-        description="The same seed on the same machine gives the same model.",
+        1, ge=0, lt=2**31, description="The same seed on the same machine gives the same model."
     )
     alphabet: Alphabet | None = Field(
         None,
-        description="What a character is: a code point after NFC, or one byte of the UTF-8. Default: that of"
-        " the model it starts from; else `bytes` for a corpus uploaded as bytes, and `characters`.",
+        description="The unit of text: a code point after NFC, or one byte of the UTF-8. Default: that of the"
+        " model it starts from; else `bytes` for a corpus uploaded as bytes, and `characters` for text.",
     )
     coverage: float = Field(
         1.0,
         ge=0.5,
         le=1,
-        description="Share of the training text that the vocabulary must cover. The rarest characters beyond"
-        " it are unknown to the model: for alphabets of thousands, 0.9995 is a good value.",
+        description="Fraction of the training text that the vocabulary must cover. The rarest characters"
+        " beyond it become unknown: for alphabets of thousands of characters, use 0.9995.",
     )
     start_from: str | None = Field(
         None,
         max_length=128,
-        description="A model, `name` or `name@version`, whose weights and characters training begins with."
-        " The network is then that model's, and the preset gives the recipe only.",
+        description="A model, `name` or `name@version`, whose weights and vocabulary training starts from."
+        " The network is then that model's; the preset only determines the recipe.",
     )
     masks: list[Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS)]] | None = Field(
         None,
         max_length=MAX_MASKS,
-        description="Services of the text that say nothing by their value, replaced by one character each:"
-        f" {', '.join(NAMED)}, or RE2 expressions. Lines that the model scores are masked alike."
+        description="Parts of the text whose value carries no information, each replaced by one character:"
+        f" {', '.join(NAMED)}, or RE2 expressions. Lines that the model scores are masked in the same way."
         " Default: those of the model it starts from or of the teacher; else the corpus's `suggested_masks`,"
-        " which only logs have. `[]` masks nothing.",
+        " which only logs have. `[]` disables masking.",
     )
     mix: Mix | None = Field(
         None,
-        description="A second text in a share of each batch's rows, as it is or as a teacher sees it.",
+        description="A second text in a fraction of each batch's rows, with its own characters or a teacher's"
+        " predictions as targets.",
     )
 
 
@@ -170,27 +166,28 @@ class JobCancel(RequestBody):
     keep_best: bool = Field(
         False,
         description="Publish the best model so far before the job ends as `cancelled`. A job that has not"
-        " been begun has none.",
+        " started has none.",
     )
 
 
 class ProgressBody(BaseModel):
-    """How far training is. A trainer may tell more than these fields; what it does not know yet is null."""
+    """Progress of training. A worker may report further fields; values that are not known yet are null."""
 
     model_config = ConfigDict(extra="allow")
 
     step: int | None = Field(None, description="Optimizer steps done.")
-    steps: int | None = Field(None, description="Optimizer steps in all; null until the speed is known.")
+    steps: int | None = Field(None, description="Total optimizer steps; null until the speed is known.")
     epoch: float | None = Field(None, description="Passes over the training text so far.")
     characters_per_second: float | None = None
     seconds_left: float | None = None
     train_bits_per_character: float | None = None
-    validation_bits_per_character: float | None = Field(None, description="At the newest evaluation.")
-    sample: str | None = Field(None, description="Text generated at the newest evaluation.")
-    attempt: int | None = Field(None, description="The attempt that this progress is of.")
+    validation_bits_per_character: float | None = Field(None, description="At the latest evaluation.")
+    sample: str | None = Field(None, description="Text generated at the latest evaluation.")
+    attempt: int | None = Field(None, description="The attempt that reported it.")
     waiting_for_storage: str | None = Field(
         None,
-        description="What keeps the trainer from writing how its attempt ended. It tries until that works.",
+        description="The storage problem that keeps the worker from recording the end of its attempt. The"
+        " worker retries until that succeeds.",
     )
 
 
@@ -198,13 +195,13 @@ class JobErrorBody(BaseModel):
     """Why a job failed or was paused."""
 
     code: str = Field(
-        description="Stable and machine-readable, as `diverged`, `out_of_memory` or `storage_full`."
+        description="Stable and machine-readable, such as `diverged`, `out_of_memory` or `storage_full`."
     )
-    message: str = Field(description="A sentence that says what to do about it.")
+    message: str = Field(description="The reason, and what to do about it.")
 
 
 class JobBody(BaseModel):
-    """A training job as it stands."""
+    """A training job in its present state."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
@@ -213,45 +210,44 @@ class JobBody(BaseModel):
     status: JobStatus
     created_at: int = Field(description="Unix seconds, UTC.")
     updated_at: int = Field(description="When the status last changed. Unix seconds, UTC.")
-    name: str = Field(description="The name of the model to be.")
+    name: str = Field(description="The name of the model that it trains.")
     corpus: str = Field(description="The id of the corpus.")
     network: NetworkConfig
     training: TrainingConfig
     alphabet: Alphabet = "characters"
     coverage: float = 1.0
     start_from: str | None = Field(None, description="The model it starts from, `name@version`.")
-    masks: tuple[str, ...] = Field((), description="What is masked in the text.")
+    masks: tuple[str, ...] = Field((), description="The masks of the text.")
     masked_by_default: str | None = Field(
-        None, description="If the masks are those suggested for the text: why, and how to do without."
+        None, description="If the masks are those suggested for the text: why, and how to disable them."
     )
     mix: Mix | None = Field(None, description="The second text that shares each batch, and its teacher.")
-    attempt: int = Field(description="How often a worker has begun it.")
+    attempt: int = Field(description="How many times a worker has started it.")
     queue_position: int | None = Field(
-        description="1 for the next job to be trained; null when it is not waiting or Redis is down."
+        description="1 for the next job; null if it is not waiting or Redis is down."
     )
-    asked: Request | None = Field(description="What has been asked of the job and not yet been done.")
+    asked: Request | None = Field(description="A request to the job's worker that it has not followed yet.")
     model: str | None = Field(
         description="`name@version`, once the job has succeeded, or was cancelled with `keep_best`."
     )
     progress: ProgressBody | None
     error: JobErrorBody | None = Field(
-        description="Set when the status is `failed`. `resume` tries again, from the last checkpoint while it"
-        " is kept."
+        description="Set if the status is `failed`. `resume` retries from the last checkpoint, while it is"
+        " kept."
     )
     pause_reason: JobErrorBody | None = Field(
         None,
-        description="Why a job was paused that nobody asked to pause. With a code that starts with `storage_`"
-        " it goes on by itself when the storage works again; `resume` makes it try at once, and `pause` keeps"
-        " it paused.",
+        description="Why the service paused the job. With a code that starts with `storage_` it continues"
+        " automatically when the storage works again; `resume` retries at once, `pause` keeps it paused.",
     )
 
 
 class EventBody(BaseModel):
-    """One thing that happened to a job."""
+    """An event of a job."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_EVENT]})
 
-    id: int = Field(description="Rises with every event of the job; what `Last-Event-ID` and `after` name.")
+    id: int = Field(description="Increases with every event of the job; for `Last-Event-ID` and `after`.")
     at: float = Field(description="When it happened. Unix seconds, UTC.")
-    type: str = Field(description="`metrics`, `sample` or `message`; more may come.")
-    data: dict[str, Any] = Field(description="What there is to tell; depends on the type.")
+    type: str = Field(description="`metrics`, `sample` or `message`; more may be added.")
+    data: dict[str, Any] = Field(description="The content; depends on the type.")

@@ -1,4 +1,4 @@
-"""Lists: a page of things, and whether more follow."""
+"""Pages of lists."""
 
 from typing import Annotated, Generic, Literal, TypeVar
 
@@ -9,23 +9,23 @@ T = TypeVar("T", bound=BaseModel)
 
 After = Annotated[
     str | None,
-    Query(description="The `id` of the last thing of the page before; the list goes on behind it."),
+    Query(description="The `id` of the last item of the previous page; the next page begins after it."),
 ]
-Limit = Annotated[int, Query(ge=1, le=1000, description="The most things in a page.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="The maximum number of items in a page.")]
 
 DEFAULT_LIMIT = 20
 
 
 class Page(BaseModel, Generic[T]):
-    """Some things in order, newest first but for events."""
+    """A page of items, newest first except for events."""
 
     object: Literal["list"] = "list"
     data: list[T]
-    has_more: bool = Field(description="Whether a request with `after` set to the last `id` finds more.")
+    has_more: bool = Field(description="Whether a request with `after` set to the last `id` returns more.")
 
 
 class Deleted(BaseModel):
-    """Says what has been deleted."""
+    """The deleted resource."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"id": "nietzsche@1", "object": "model", "deleted": True}]}

@@ -1,4 +1,4 @@
-"""llama.cpp's /infill as its editor plug-ins use it. Unknown fields are ignored, as llama.cpp does."""
+"""llama.cpp's /infill, as its editor plug-ins use it. Unknown fields are ignored, as in llama.cpp."""
 
 from typing import Annotated, Any, Literal
 
@@ -33,46 +33,46 @@ Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 
 
 class InfillCreate(BaseModel):
-    """What is around the cursor, and how much may be written there. A token is a character."""
+    """The text around the cursor, and limits of the completion. A token is a character."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, json_schema_extra={"examples": [EXAMPLE_CREATE]})
 
     input_prefix: Text = Field("", description="The lines before the cursor's.")
     prompt: Text = Field("", description="The cursor's line up to the cursor.")
     input_suffix: Text = Field(
-        "", description="What follows the cursor. The models do not look at it: they read forwards."
+        "", description="The text after the cursor, which is ignored: the models read left to right."
     )
     n_predict: int = Field(
         -1,
         ge=-1,
-        description="The most characters; 0 only reads the prompt, so that the next call is fast. -1 and"
-        f" what is above {MAX_PREDICT} mean {MAX_PREDICT}.",
+        description="Maximum characters; 0 only reads the prompt, so that the next call is fast. -1 and"
+        f" values above {MAX_PREDICT} mean {MAX_PREDICT}.",
     )
-    t_max_prompt_ms: float = Field(0, ge=0, description="The longest to read the prompt; 0 is no limit.")
+    t_max_prompt_ms: float = Field(0, ge=0, description="Time limit for reading the prompt; 0: none.")
     t_max_predict_ms: float = Field(
-        0, ge=0, description="The longest to write, from the first character on; 0 is no limit."
+        0, ge=0, description="Time limit for generating, from the first character on; 0: none."
     )
     stop: Annotated[list[StopString], Field(max_length=16)] = Field(
-        [], description="End before the first of these. A line's end always ends it."
+        [], description="End before the first of these. A newline always ends it."
     )
     temperature: float | None = Field(
-        None, ge=0, le=10, description="Left out: the likeliest character every time, as ghost text wants."
+        None, ge=0, le=10, description="Default: 0, the likeliest characters, which suits ghost text."
     )
-    top_k: int | None = Field(None, description="0 and less: no limit.")
+    top_k: int | None = Field(None, description="0 or less: no limit.")
     top_p: float | None = Field(None, ge=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
-    seed: int | None = Field(None, description="-1: a new one each time.")
+    seed: int | None = Field(None, description="-1: a new seed each time.")
     stream: bool = False
     model: str = Field(
-        "", max_length=128, description="Empty: that of the query or the path, or the default."
+        "", max_length=128, description="Default: that of the query or the path, or the default model."
     )
     response_fields: list[str] | None = Field(
-        None, description="Answer with these fields only, as content or timings/prompt_n."
+        None, description="Answer with only these fields, such as content or timings/prompt_n."
     )
 
 
 class Timings(BaseModel):
-    """How long it took; a token is a character."""
+    """Durations and rates; a token is a character."""
 
     cache_n: int
     prompt_n: int
@@ -93,17 +93,17 @@ class Infill(BaseModel):
     index: Literal[0] = 0
     content: str
     stop: Literal[True] = True
-    stop_type: Literal["limit", "word"] = Field(description="`word`: a line's end or one of `stop`.")
+    stop_type: Literal["limit", "word"] = Field(description="`word`: a newline or one of `stop`.")
     model: str = Field(description="The `name@version` that answered.")
     tokens_predicted: int
     tokens_evaluated: int
     tokens_cached: int
-    truncated: bool = Field(description="Whether the beginning of a long prefix was left out.")
+    truncated: bool = Field(description="Whether the beginning of a long prefix was omitted.")
     timings: Timings
 
 
 class InfillPiece(BaseModel):
-    """Streamed: some more text."""
+    """Streamed: the next text."""
 
     index: Literal[0] = 0
     content: str
@@ -111,7 +111,7 @@ class InfillPiece(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the server is up, as llama.cpp says it."""
+    """The server is running, in llama.cpp's form."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
 
@@ -119,14 +119,14 @@ class Health(BaseModel):
 
 
 class GenerationSettings(BaseModel):
-    """What a request may use."""
+    """Limits of a request."""
 
-    n_ctx: int = Field(description="The longest prompt, in characters.")
+    n_ctx: int = Field(description="Maximum prompt length, in characters.")
     n_predict: int
 
 
 class Props(BaseModel):
-    """What llama.cpp's clients ask a server about itself."""
+    """Properties of the server, in llama.cpp's form."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -144,7 +144,7 @@ class Props(BaseModel):
     )
 
     default_generation_settings: GenerationSettings
-    total_slots: int = Field(description="Completions that are computed together.")
+    total_slots: int = Field(description="Completions that are computed in parallel.")
     model_alias: str
     model_path: str
     chat_template: Literal[""] = ""

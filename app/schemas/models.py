@@ -1,4 +1,4 @@
-"""Saved models as the API shows them."""
+"""Saved models."""
 
 from typing import Any, Literal, Self
 
@@ -43,14 +43,14 @@ class ModelSummary(BaseModel):
         }
     )
 
-    id: str = Field(description="`name@version`; with the bare name, calls reach the newest version.")
+    id: str = Field(description="`name@version`; in calls, the bare name means the newest version.")
     object: Literal["model"] = "model"
     name: str
     version: int
     created_at: int = Field(description="Unix seconds, UTC.")
     job: str | None = Field(description="The job that trained it.")
-    corpus: str | None = Field(description="The corpus it was trained on; it may be deleted by now.")
-    started_from: str | None = Field(None, description="The model whose weights its training began with.")
+    corpus: str | None = Field(description="The corpus it was trained on, which may have been deleted since.")
+    started_from: str | None = Field(None, description="The model whose weights its training started from.")
     network: NetworkConfig
     parameters: int = Field(description="Number of weights.")
     owned_by: Literal["nextchar"] = Field("nextchar", description="For OpenAI's clients.")
@@ -69,7 +69,7 @@ class ModelSummary(BaseModel):
 
 
 class DamagedModel(BaseModel):
-    """A version that cannot be used, for its card is damaged or of a newer format."""
+    """A version that cannot be used because its card is damaged or of a newer format."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -84,14 +84,16 @@ class DamagedModel(BaseModel):
     )
 
     id: str = Field(description="`name@version`.")
-    code: str = Field(description="As in the error that calls on this version get.")
-    message: str = Field(description="What is wrong. Restore the card from a backup, or delete the version.")
+    code: str = Field(description="The error code of calls with this version.")
+    message: str = Field(description="The problem. Restore the card from a backup, or delete the version.")
 
 
 class ModelPage(Page[ModelSummary]):
-    """A page of models, and what is missing in the list."""
+    """A page of models, and the damaged ones."""
 
-    damaged: list[DamagedModel] = Field([], description="All versions that are left out; on every page.")
+    damaged: list[DamagedModel] = Field(
+        [], description="All damaged versions, which the list omits; the same on every page."
+    )
 
 
 class ModelRename(RequestBody):
@@ -99,7 +101,7 @@ class ModelRename(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "nietzsche-small"}]})
 
-    name: str = Field(pattern=f"^{NAME_PATTERN}$", description="What it will be called.")
+    name: str = Field(pattern=f"^{NAME_PATTERN}$", description="The new name.")
 
 
 class ModelFile(BaseModel):
@@ -110,16 +112,14 @@ class ModelFile(BaseModel):
 
 
 class ModelBody(ModelSummary):
-    """One version of a model, with everything its card tells."""
+    """One version of a model, with all information of its card."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     training: TrainingConfig
     alphabet: Alphabet = Field(
-        "characters", description="What a character is: a code point after NFC, or a byte of the UTF-8."
+        "characters", description="The unit of text: a code point after NFC, or a byte of the UTF-8."
     )
-    characters: str = Field(
-        description="The characters it knows, in code point order; bytes are U+0000 to U+00FF."
-    )
-    report: dict[str, Any] = Field(description="What the training run told of itself.")
+    characters: str = Field(description="Its vocabulary, in code point order; bytes are U+0000 to U+00FF.")
+    report: dict[str, Any] = Field(description="Results of the training run.")
     files: dict[str, ModelFile]

@@ -1,6 +1,6 @@
 """Completions in OpenAI's shape. A token is a character; lengths are in characters.
 
-docs/openai.md says of every field whether it is supported, approximated or refused.
+docs/reference/openai-api.md lists for every field whether it is supported, approximated or refused.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -56,7 +56,7 @@ Prompts = (
 
 
 class StreamOptions(RequestBody):
-    """What a stream tells beside the text."""
+    """Options of a stream."""
 
     include_usage: bool = Field(
         False, description="One more chunk at the end, with no choices and the usage."
@@ -89,13 +89,13 @@ class OpenAICompletionCreate(RequestBody):
     echo: bool | None = False
     logprobs: int | None = Field(None, ge=0, le=20, description="OpenAI's limit is 5.")
     logit_bias: dict[str, float] | None = Field(
-        None, description="Added to the logits, by character id; from -100, never, to 100, always."
+        None, description="Added to the logits, by character id; from -100 (never) to 100 (always)."
     )
     presence_penalty: float | None = Field(0.0, ge=-2, le=2)
     frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
     suffix: str | None = Field(None, description="Refused when not empty: the models read left to right.")
     user: str | None = Field(None, description="Accepted and not used.")
-    # Beyond OpenAI's; with its Python SDK in `extra_body`.
+    # Extensions; in `extra_body` of OpenAI's Python SDK.
     top_k: int | None = Field(None, ge=1, le=100_000, description="As in /v1/models/{model}/complete.")
     min_p: float | None = Field(None, ge=0, le=1, description="As in /v1/models/{model}/complete.")
     until: Until | None = Field(None, description="As in /v1/models/{model}/complete.")
@@ -113,16 +113,16 @@ class OpenAICompletionCreate(RequestBody):
         if made * count * (self.max_tokens or 0) > 100_000:
             raise ValueError("prompts times n (or best_of) times max_tokens may be at most 100,000")
         if self.best_of is not None and self.best_of < (self.n or 1):
-            raise ValueError("best_of, how many are made to choose from, is less than n")
+            raise ValueError("best_of, the number of candidates, is less than n")
         if self.best_of is not None and self.best_of > 1 and self.stream:
-            raise ValueError("best_of cannot be used with stream: the best is known last")
+            raise ValueError("best_of cannot be combined with stream: the best is only known at the end")
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is for stream, which is not asked for")
+            raise ValueError("stream_options needs stream")
         return self
 
 
 class Logprobs(BaseModel):
-    """One list entry a character; natural logarithms, at temperature 1 and without filters."""
+    """One list entry per character; natural logarithms, at temperature 1 and without filters."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -131,7 +131,7 @@ class Logprobs(BaseModel):
 
 
 class OpenAIChoice(BaseModel):
-    """One completion of one prompt, or in a stream some more of it."""
+    """One completion of one prompt, or in a stream the next part of it."""
 
     index: int = Field(description="Prompts in order, and within each its `n` completions.")
     text: str
@@ -140,13 +140,13 @@ class OpenAIChoice(BaseModel):
 
 
 class CachedTokens(BaseModel):
-    """How much of the prompts was known already."""
+    """How much of the prompts was in the state cache."""
 
     cached_tokens: int
 
 
 class OpenAIUsage(BaseModel):
-    """What the request cost, in characters."""
+    """The characters that the request processed."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -163,6 +163,8 @@ class OpenAICompletion(BaseModel):
     object: Literal["text_completion"] = "text_completion"
     created: int = Field(description="Unix seconds, UTC.")
     model: str = Field(description="The `name@version` that answered.")
-    system_fingerprint: str = Field(description="The same: a seed gives the same text as long as it stays.")
+    system_fingerprint: str = Field(
+        description="The same as `model`: while it is unchanged, a seed gives the same text."
+    )
     choices: list[OpenAIChoice]
     usage: OpenAIUsage | None = None

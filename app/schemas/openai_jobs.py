@@ -1,6 +1,6 @@
-"""Files and fine-tuning jobs in OpenAI's shapes. A token is a character; losses are in nats a character.
+"""Files and fine-tuning jobs in OpenAI's shapes. A token is a character; losses are in nats per character.
 
-docs/openai.md says of every field whether it is supported, approximated or refused.
+docs/reference/openai-api.md lists for every field whether it is supported, approximated or refused.
 """
 
 from typing import Annotated, Any, Literal
@@ -81,13 +81,13 @@ Auto = Literal["auto"]
 
 
 class FileBody(BaseModel):
-    """One uploaded text: a corpus of ours, under the same id."""
+    """An uploaded text: a corpus, under the same id."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_FILE]})
 
     id: str
     object: Literal["file"] = "file"
-    bytes: int = Field(description="Of the text; of JSON Lines, of the text made of them.")
+    bytes: int = Field(description="Of the text; for JSON Lines, of the text that they were converted to.")
     created_at: int = Field(description="Unix seconds, UTC.")
     filename: str
     purpose: str
@@ -97,7 +97,7 @@ class FileBody(BaseModel):
 
 
 class FileDeleted(BaseModel):
-    """Says what has been deleted."""
+    """The deleted file."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -111,27 +111,27 @@ class FileDeleted(BaseModel):
 
 
 class Hyperparameters(RequestBody):
-    """How to train; `auto` leaves it to the preset."""
+    """Training options; `auto` uses the preset's."""
 
     n_epochs: Auto | Annotated[float, Field(gt=0, le=10_000)] = Field(
-        "auto", description="Passes over the training text. `auto`: as many as fit into a minute."
+        "auto", description="Passes over the training text. `auto`: as many as fit into one minute."
     )
     batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = Field(
-        "auto", description="Parallel streams that the text is cut into: `training.rows` of our jobs."
+        "auto", description="Parallel streams that the text is divided into: `training.rows` of a job."
     )
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] = Field(
-        "auto", description="Times the preset's peak learning rate."
+        "auto", description="Multiplies the preset's peak learning rate."
     )
 
 
 class SupervisedBody(RequestBody):
-    """The one way to train that there is."""
+    """Options of supervised training."""
 
     hyperparameters: Hyperparameters | None = None
 
 
 class MethodBody(RequestBody):
-    """How to train: `supervised` alone."""
+    """The training method; only `supervised` is available."""
 
     type: Literal["supervised"]
     supervised: SupervisedBody | None = None
@@ -149,20 +149,22 @@ class FineTuningJobCreate(RequestBody):
     )
     training_file: str = Field(max_length=128, description="The id of an uploaded file, or a corpus's name.")
     validation_file: str | None = Field(
-        None, max_length=128, description="Held out in place of the last tenth of the training file."
+        None, max_length=128, description="Held out instead of the last tenth of the training file."
     )
     suffix: str | None = Field(
         None,
         min_length=1,
         max_length=64,
-        description="What the model will be called; left out, `ft-` and what `model` says.",
+        description="The model's name; default: `ft-` and the value of `model`.",
     )
-    seed: int | None = Field(None, description="Left out: 1.")
+    seed: int | None = Field(None, description="Default: 1.")
     method: MethodBody | None = None
-    hyperparameters: Hyperparameters | None = Field(None, description="OpenAI's older place for them.")
-    metadata: dict[str, str] | None = Field(None, max_length=16, description="Kept and told again.")
+    hyperparameters: Hyperparameters | None = Field(
+        None, description="Deprecated by OpenAI in favor of `method`."
+    )
+    metadata: dict[str, str] | None = Field(None, max_length=16, description="Stored and returned unchanged.")
     integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(
-        None, description="There are none: empty or left out."
+        None, description="Not available: must be empty or omitted."
     )
 
 
@@ -173,7 +175,7 @@ class UsedSupervised(BaseModel):
 
 
 class UsedMethod(BaseModel):
-    """How the job trains."""
+    """The method that was used."""
 
     type: Literal["supervised"] = "supervised"
     supervised: UsedSupervised
@@ -188,7 +190,7 @@ class FineTuningError(BaseModel):
 
 
 class FineTuningJob(BaseModel):
-    """A job of ours, under the same id."""
+    """A training job, under the same id."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_JOB]})
 
@@ -197,16 +199,18 @@ class FineTuningJob(BaseModel):
     created_at: int
     finished_at: int | None
     estimated_finish: int | None
-    status: JobStatus = Field(description="OpenAI's, but for `validating_files`: files are checked at once.")
-    model: str = Field(description="What the job was asked to begin with.")
-    fine_tuned_model: str | None = Field(description="`name@version`, once it is there.")
+    status: JobStatus = Field(
+        description="As OpenAI's, without `validating_files`: files are validated at once."
+    )
+    model: str = Field(description="The `model` of the request.")
+    fine_tuned_model: str | None = Field(description="`name@version`, once it exists.")
     training_file: str
     validation_file: str | None
-    result_files: list[str] = Field(description="Always empty: events have the figures.")
+    result_files: list[str] = Field(description="Always empty: the metrics are in the events.")
     hyperparameters: Hyperparameters
     method: UsedMethod
     seed: int
-    trained_tokens: int | None = Field(description="Characters that training has read, once it is over.")
+    trained_tokens: int | None = Field(description="Characters that training has read, after its end.")
     organization_id: Literal["nextchar"] = "nextchar"
     integrations: list[Any]
     metadata: dict[str, str] | None
@@ -214,7 +218,7 @@ class FineTuningJob(BaseModel):
 
 
 class FineTuningEvent(BaseModel):
-    """One thing that happened to a job."""
+    """An event of a job."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_EVENT]})
 
@@ -228,7 +232,7 @@ class FineTuningEvent(BaseModel):
 
 
 class CheckpointMetrics(BaseModel):
-    """Losses in nats a character."""
+    """Losses in nats per character."""
 
     step: int
     train_loss: float | None
@@ -237,7 +241,7 @@ class CheckpointMetrics(BaseModel):
 
 
 class FineTuningCheckpoint(BaseModel):
-    """An evaluation of a job. Its weights are not kept apart: the best become the model."""
+    """An evaluation of a job. Only the best weights are kept, as the model."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CHECKPOINT]})
 
@@ -245,6 +249,6 @@ class FineTuningCheckpoint(BaseModel):
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
     created_at: int
     fine_tuning_job_id: str
-    fine_tuned_model_checkpoint: str = Field(description="The job's model, or the name that it will have.")
+    fine_tuned_model_checkpoint: str = Field(description="The job's model, or its future name.")
     step_number: int
     metrics: CheckpointMetrics

@@ -1,4 +1,4 @@
-"""Texts as ids and back: a token is a character of the model's vocabulary, 0 the unknown one."""
+"""Conversion between texts and ids: a token is a character of the model's vocabulary; 0 is unknown."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +21,7 @@ EXAMPLE_INFO: dict[str, Any] = {
 
 
 class TokenizeCreate(BaseModel):
-    """vLLM calls the text `prompt`, llama.cpp `content`. Fields that mean nothing here are ignored."""
+    """The text is `prompt` (vLLM) or `content` (llama.cpp). Unknown fields are ignored."""
 
     model_config = ConfigDict(
         extra="ignore",
@@ -30,7 +30,7 @@ class TokenizeCreate(BaseModel):
     )
 
     model: str = Field(
-        "", max_length=128, description="Empty: that of the query or the path, or the default."
+        "", max_length=128, description="Default: that of the query or the path, or the default model."
     )
     prompt: Text | None = None
     content: Text | None = None
@@ -43,19 +43,19 @@ class TokenizeCreate(BaseModel):
 
 
 class Tokens(BaseModel):
-    """One id a character, of the text in Unicode NFC."""
+    """One id per character of the text in Unicode NFC."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"count": 4, "max_model_len": 1000000, "tokens": [70, 66, 72, 63]}]}
     )
 
     count: int
-    max_model_len: int = Field(description="The longest prompt, in characters.")
+    max_model_len: int = Field(description="Maximum prompt length, in characters.")
     tokens: list[int]
 
 
 class DetokenizeCreate(BaseModel):
-    """Ids, as /tokenize gives them."""
+    """Ids, as /tokenize returns them."""
 
     model_config = ConfigDict(
         extra="ignore",
@@ -64,13 +64,13 @@ class DetokenizeCreate(BaseModel):
     )
 
     model: str = Field(
-        "", max_length=128, description="Empty: that of the query or the path, or the default."
+        "", max_length=128, description="Default: that of the query or the path, or the default model."
     )
     tokens: list[Annotated[int, Field(ge=0)]] = Field(max_length=MAX_PROMPT_CHARACTERS)
 
 
 class Detokenized(BaseModel):
-    """The text, under vLLM's name and under llama.cpp's."""
+    """The text, as `prompt` (vLLM) and as `content` (llama.cpp)."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "soul", "content": "soul"}]})
 
@@ -79,19 +79,19 @@ class Detokenized(BaseModel):
 
 
 class TokenizerInfo(BaseModel):
-    """What there is to know of a model's characters before using them."""
+    """A description of a model's vocabulary."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_INFO]})
 
     tokenizer_class: Literal["characters", "bytes"] = Field(
-        description="What a token is: a code point after Unicode NFC, or a byte of UTF-8."
+        description="The unit of a token: a code point after Unicode NFC, or a byte of UTF-8."
     )
     model: str
-    vocab_size: int = Field(description="Ids, with 0.")
-    model_max_length: int = Field(description="The longest prompt, in characters.")
+    vocab_size: int = Field(description="The number of ids, including 0.")
+    model_max_length: int = Field(description="Maximum prompt length, in characters.")
     bos_token: None = None
     eos_token: Literal["\n"] = Field(
-        "\n", description="What precedes a text that is scored by itself: a text begins as a line does."
+        "\n", description="The character assumed before a text: a text begins like a line."
     )
     pad_token: None = None
-    unk_token: Literal["\ufffd"] = "\ufffd"  # noqa: S105  a token is no password here
+    unk_token: Literal["\ufffd"] = "\ufffd"  # noqa: S105  not a password

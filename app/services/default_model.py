@@ -1,4 +1,4 @@
-"""The model of calls that name none: the one of the settings, or the newest there is."""
+"""The default model, for calls that name none: the one in the settings, or the newest."""
 
 import asyncio
 import time
@@ -10,43 +10,43 @@ from models.errors import NotFound
 from store.models import Models
 
 REFRESH_S = 2.0
-"""After this long it is looked up again, beside the requests, which model is the newest."""
+"""A list of models older than this is refreshed in the background."""
 
 
 class DefaultModel:
-    """Remembers which models are the newest, so that a keystroke does not wait for the storage."""
+    """Keeps a list of the models, newest first, so that a keystroke does not wait for the storage."""
 
-    def __init__(self, models: Models, given: str) -> None:
+    def __init__(self, models: Models, configured: str) -> None:
         self._models = models
-        self._given = given
+        self._configured = configured
         self._known: list[tuple[str, str]] = []  # name and name@version of each, newest first
-        self._looked_at = 0.0
-        self._looking: asyncio.Task[None] | None = None
+        self._refreshed_at = 0.0
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def name(self, allows: Callable[[str], bool] | None = None) -> str:
-        """Return the default model's name, or the `name@version` if only that is allowed.
+        """Return the default model's name, or its `name@version` if only that is permitted.
 
         Args:
-            allows: whether the caller may use the model with this name; None: every model.
+            allows: returns whether the caller may use a model; None permits every model.
 
         Raises:
-            NotFound: there is no such model (code `model_not_found`).
+            NotFound: there is no permitted model (code `model_not_found`).
         """
-        if self._given and (allows is None or allows(self._given)):
-            return self._given
+        if self._configured and (allows is None or allows(self._configured)):
+            return self._configured
         if not self._known:
-            await self._look()
-        elif time.monotonic() - self._looked_at > REFRESH_S and (
-            self._looking is None or self._looking.done()
+            await self._refresh()
+        elif time.monotonic() - self._refreshed_at > REFRESH_S and (
+            self._refreshing is None or self._refreshing.done()
         ):
-            self._looking = asyncio.create_task(self._look())
+            self._refreshing = asyncio.create_task(self._refresh())
         for references in self._known:
             for reference in references:
                 if allows is None or allows(reference):
                     return reference
         raise NotFound("there is no model yet; train one first", code="model_not_found", param="model")
 
-    async def _look(self) -> None:
-        self._looked_at = time.monotonic()
+    async def _refresh(self) -> None:
+        self._refreshed_at = time.monotonic()
         cards = await anyio.to_thread.run_sync(self._models.all)
         self._known = [(card.name, card.reference) for card in cards]

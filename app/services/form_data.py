@@ -63,9 +63,7 @@ class FormText:
             raise _broken_form("it ends too early")
         if not self._has_file:
             raise InvalidInput(
-                "the form has no field named file; send the text in it",
-                code="form_broken",
-                param="file",
+                "the form has no field named file; send the text in it", code="form_broken", param="file"
             )
 
     def _collect(self, attribute: str, data: bytes, start: int, end: int) -> None:
@@ -110,8 +108,4 @@ class FormText:
 
 
 def _broken_form(why: str) -> InvalidInput:
-    return InvalidInput(
-        f"the body is not valid multipart/form-data: {why}",
-        code="form_broken",
-        param="body",
-    )
+    return InvalidInput(f"the body is not valid multipart/form-data: {why}", code="form_broken", param="body")

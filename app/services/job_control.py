@@ -1,7 +1,7 @@
-"""What a client can do to jobs: submit once, cancel, pause, resume. Knows no HTTP.
+"""What a client can do with jobs: submit, cancel, pause, resume.
 
-A waiting job is moved here and now. A running one is asked, and its trainer obeys at the next step.
-The record in storage decides: whoever writes the next transition first has won.
+The status of a waiting job is changed at once. A running job gets a request through Redis, which its worker
+follows at the next step. The record in storage decides: the first to write the next transition wins.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.live import Live
 from store.queue import TrainingQueue
 
-_RACES = 5  # how often a job may be moved under our hands before we say so
+_MAX_RACES = 5  # transitions by others, during one call, before it raises Conflict
 
 
 @dataclass(frozen=True)
 class JobControl:
-    """The parts that changing jobs needs."""
+    """Changes jobs in the storage and the queue."""
 
     blobs: Blobs
     jobs: Jobs
@@ -39,21 +39,21 @@ class JobControl:
             Conflict: the earlier request had another body (code `idempotency_key_reused`).
         """
         try:
-            kept = json.loads(self.blobs.read(_key_path(key)))
+            record = json.loads(self.blobs.read(_key_path(key)))
         except FileNotFoundError:
             return None
-        _check_same_body(kept, body)
+        _check_same_body(record, body)
         try:
-            return self.jobs.get(kept["job"])
-        except NotFound:  # that request died between its two writes: this one takes its place
+            return self.jobs.get(record["job"])
+        except NotFound:  # that request ended between its two writes; this one completes it
             return None
 
     def submit(self, request: JobRequest, *, key: str | None, body: bytes) -> Job:
-        """Record a job and queue it; with a key, at most once however often it is asked for.
+        """Record a job and queue it; requests with the same key create it only once.
 
         Raises:
             Unavailable: the queue does not answer (code `queue_unavailable`); nothing was written.
-            Conflict: another request has used the key with another body meanwhile.
+            Conflict: a concurrent request has used the key with another body.
         """
         self._check_queue()
         try:
@@ -67,27 +67,32 @@ class JobControl:
         return job
 
     def cancel(self, job_id: str, *, keep_best: bool = False) -> Job:
-        """Cancel a waiting or paused job, ask a running one. Raises NotFound, Conflict, Unavailable.
+        """Cancel a waiting or paused job; request it of a running one.
 
-        With `keep_best`, a worker makes a model of a job that has been begun, and then cancels it: so a
-        paused one is queued once more.
+        With `keep_best`, a worker publishes the best model of a job that has started, then cancels it; a
+        paused job is queued again for that.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the job has ended.
+            Unavailable: Redis does not answer.
         """
         return self._cancel_keeping_best(job_id) if keep_best else self._stop(job_id, JobStatus.CANCELLED)
 
     def pause(self, job_id: str) -> Job:
-        """Pause a waiting job, ask a running one. Raises NotFound, Conflict, Unavailable.
+        """Pause a waiting job; request it of a running one. Raises as `cancel`.
 
-        One that is paused for storage is then paused by its owner, and does not go on by itself.
+        A job that was paused because of the storage is then not resumed automatically.
         """
         return self._stop(job_id, JobStatus.PAUSED)
 
     def resume(self, job_id: str) -> Job:
-        """Queue a paused or failed job again; it goes on from its checkpoint, if that is kept.
+        """Queue a paused or failed job again; it continues from its checkpoint, if that is kept.
 
         Raises as `cancel`.
         """
         with contextlib.suppress(RedisError, OSError):
-            if self.live.asked(job_id) == "pause":  # which has been done, and Redis could not forget
+            if self.live.asked(job_id) == "pause":  # done already, but still in Redis
                 self.live.obeyed(job_id)
         return self._queue_again(job_id)
 
@@ -105,20 +110,20 @@ class JobControl:
     def _cancel_keeping_best(self, job_id: str) -> Job:
         self._check_queue()
         job = self.jobs.get(job_id)
-        if job.attempt == 0 or job.status.is_final:  # nothing learned yet, or too late
+        if job.attempt == 0 or job.status.is_final:  # nothing to keep, or too late
             return self._stop(job_id, JobStatus.CANCELLED)
         self.live.ask(job.id, "cancel_keep_best")
-        job = self.jobs.get(job_id)  # its worker may have left it meanwhile
+        job = self.jobs.get(job_id)  # its worker may have ended the attempt meanwhile
         return self._queue_again(job_id) if job.status is JobStatus.PAUSED else job
 
     def _stop(self, job_id: str, to: JobStatus) -> Job:
-        for race in range(_RACES):
+        for race in range(_MAX_RACES):
             job = self.jobs.get(job_id)
-            if has_asked := job.status is JobStatus.RUNNING:
+            if was_running := job.status is JobStatus.RUNNING:
                 self.live.ask(job.id, "cancel" if to is JobStatus.CANCELLED else "pause")
                 job = self.jobs.get(job_id)
                 if job.status is JobStatus.RUNNING:
-                    return job  # if its worker leaves it from here on, it sees what was asked
+                    return job  # a worker that ends the attempt later sees the request
                 if job.status is to and not job.pause_reason:
                     self._forget(job)
                     return job
@@ -127,11 +132,11 @@ class JobControl:
             try:
                 moved = self.jobs.move(job, to)
             except Conflict as conflict:
-                if conflict.code != "job_moved" or race == _RACES - 1:
+                if conflict.code != "job_moved" or race == _MAX_RACES - 1:
                     raise
-                continue  # a worker took it, or somebody else moved it: look again
+                continue  # a worker or another request changed it
             self._withdraw(job)
-            if has_asked:
+            if was_running:
                 self._forget(job)
             return moved
         raise AssertionError("unreachable")
@@ -140,33 +145,33 @@ class JobControl:
         job_id = new_id("job")
         if key is None:
             return job_id
-        kept = {"body": hashlib.sha256(body).hexdigest(), "job": job_id}
-        if not self.blobs.create(_key_path(key), json.dumps(kept).encode()):
-            kept = json.loads(self.blobs.read(_key_path(key)))
-            _check_same_body(kept, body)
-        return str(kept["job"])
+        record = {"body": hashlib.sha256(body).hexdigest(), "job": job_id}
+        if not self.blobs.create(_key_path(key), json.dumps(record).encode()):
+            record = json.loads(self.blobs.read(_key_path(key)))
+            _check_same_body(record, body)
+        return str(record["job"])
 
     def _check_queue(self) -> None:
         try:
             self.redis.ping()
         except (RedisError, OSError) as error:
             raise Unavailable(
-                "the job queue does not answer; nothing was done, try again in a moment",
+                "the job queue does not answer; nothing was changed; try again in a moment",
                 code="queue_unavailable",
             ) from error
 
     def _send(self, job: Job) -> None:
-        # On failure its record still says queued: the worker's reconciler sends it when the queue is back.
+        # On failure the reconciler sends it later, because its record says queued.
         with contextlib.suppress(RedisError, OSError):
             self.queue.send(job)
 
     def _forget(self, job: Job) -> None:
-        """Forget what was asked of a worker that had left the job before: it has been done here."""
+        """Remove the request to a worker that had already ended its attempt: it is fulfilled here."""
         with contextlib.suppress(RedisError, OSError):
             self.live.obeyed(job.id)
 
     def _withdraw(self, job: Job) -> None:
-        # On failure a worker gets the message, finds the job moved, and does nothing.
+        # On failure a worker gets the message and ignores it, because the record has changed.
         with contextlib.suppress(RedisError, OSError):
             self.queue.withdraw(job)
 
@@ -175,10 +180,10 @@ def _key_path(key: str) -> str:
     return f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-def _check_same_body(kept: dict[str, str], body: bytes) -> None:
-    if kept["body"] != hashlib.sha256(body).hexdigest():
+def _check_same_body(record: dict[str, str], body: bytes) -> None:
+    if record["body"] != hashlib.sha256(body).hexdigest():
         raise Conflict(
-            "this Idempotency-Key was used for another job; take a new key for a new job",
+            "this Idempotency-Key was used for another job; use a new key for a new job",
             code="idempotency_key_reused",
             param="Idempotency-Key",
         )

@@ -1,4 +1,4 @@
-"""A job's events, from the log in storage and from Redis, as one sequence. Knows no HTTP."""
+"""A job's events, from the log in storage and from Redis, as one sequence."""
 
 import contextlib
 import time
@@ -13,31 +13,25 @@ from store.jobs import Job, Jobs
 from store.live import EventLog, Live
 
 POLL_S = 0.25
-_RECORD_S = 1.0  # the record is read less often: it costs a listing of the storage
+_RECORD_POLL_S = 1.0  # reading the record takes a listing of the storage
 
 JsonEvent = dict[str, Any]
 
 
 def events_so_far(event_log: EventLog, live: Live, job_id: str, *, after: int) -> list[JsonEvent]:
-    """Return the known events with numbers above `after`, in order. Redis may be down."""
-    known = {event["id"]: event for event in event_log.read(job_id)}
-    with contextlib.suppress(RedisError, OSError):  # then what the log has will do
-        known |= {event["id"]: event for event in live.events(job_id, after=after)}
-    return [known[number] for number in sorted(known) if number > after]
+    """Return the events with numbers above `after`, in order. Without Redis, those in the log."""
+    events = {event["id"]: event for event in event_log.read(job_id)}
+    with contextlib.suppress(RedisError, OSError):
+        events |= {event["id"]: event for event in live.events(job_id, after=after)}
+    return [events[number] for number in sorted(events) if number > after]
 
 
 async def follow(
-    jobs: Jobs,
-    event_log: EventLog,
-    live: Live,
-    job_id: str,
-    *,
-    after: int,
-    is_stopping: Callable[[], bool],
+    jobs: Jobs, event_log: EventLog, live: Live, job_id: str, *, after: int, is_stopping: Callable[[], bool]
 ) -> AsyncGenerator[JsonEvent | Job, None]:
-    """Yield the events with numbers above `after` as they come, then the job once it is final.
+    """Yield the events with numbers above `after` as they happen, then the job once it is final.
 
-    Ends without the job when `is_stopping()` is true: whoever watches goes on elsewhere.
+    Ends without the job when `is_stopping()` is true; the client reconnects to another process.
     """
     in_thread = anyio.to_thread.run_sync
     new = await in_thread(partial(events_so_far, event_log, live, job_id, after=after))
@@ -50,9 +44,9 @@ async def follow(
         if job and job.status.is_final:
             yield job
             return
-        if time.monotonic() - read_at >= _RECORD_S:
+        if time.monotonic() - read_at >= _RECORD_POLL_S:
             job, read_at = await in_thread(jobs.get, job_id), time.monotonic()
-        if job and job.status.is_final:  # read once more: the last events were written before the end
+        if job and job.status.is_final:  # the last events were written before it became final
             new = await in_thread(partial(events_so_far, event_log, live, job_id, after=after))
             continue
         await anyio.sleep(POLL_S)
@@ -63,4 +57,4 @@ def _new_in_redis(live: Live, job_id: str, after: int) -> list[JsonEvent]:
     try:
         return live.events(job_id, after=after)
     except (RedisError, OSError):
-        return []  # back later; the final look reads the log
+        return []  # the log is read at the end

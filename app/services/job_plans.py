@@ -126,7 +126,7 @@ def _masks(
 
 def _check_start(body: JobCreate, start: Card) -> None:
     """Raise InvalidInput if a field contradicts the model that training starts from."""
-    if not architecture(start.network.architecture).loads_weights:
+    if not architecture(start.network.architecture).can_load_weights:
         raise InvalidInput(
             f"start_from: {start.reference} is a {start.network.architecture}, whose weights cannot be"
             " loaded; leave start_from out",

@@ -1,7 +1,7 @@
-"""Long blocking work, in threads of its own and in bounded number, so that nothing short waits behind it.
+"""Long blocking work in its own threads, a limited number at a time, so that short work never waits for it.
 
-A request waits for its work on the event loop. When its task is cancelled, because the client has gone or the
-server is stopping, work that has not begun is dropped, and work under way ends at its next `check`.
+A request waits for its work on the event loop. If its task is cancelled, because the client has disconnected
+or the server shuts down, queued work is dropped and running work ends at its next `check`.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from models.errors import Busy
 T = TypeVar("T")
 
 Check = Callable[[], None]
-"""Called between pieces of work; raises Cancelled once the client no longer waits for the result."""
+"""Called between steps of the work; raises Cancelled once the client no longer waits for the result."""
 
 
 class Cancelled(Exception):
@@ -23,34 +23,34 @@ class Cancelled(Exception):
 
 
 class LimitedWork:
-    """Runs work of one kind, `running` at a time while `waiting` more wait their turn.
+    """Runs work of one kind, `running` at a time, with a queue of at most `waiting`.
 
     Args:
-        name: of the work, in plural, for threads and messages.
-        running: how many run at once.
-        waiting: how many may wait; above it the answer is Busy.
-        retry_after_s: when a refused client may ask again.
-        code: of the refusal.
+        name: plural name of the work, for threads and messages.
+        running: how many run at a time.
+        waiting: how many may wait; further ones are refused.
+        retry_after_s: when a refused client may retry.
+        code: the error code of a refusal.
     """
 
     def __init__(
         self, name: str, *, running: int, waiting: int, retry_after_s: float, code: str = "busy"
     ) -> None:
         self._name, self._code = name, code
-        self._max_under_way = running + waiting
+        self._max_pending = running + waiting
         self._retry_after_s = retry_after_s
         self._threads = ThreadPoolExecutor(running, thread_name_prefix=name)
-        self._under_way: set[Future[Any]] = set()
+        self._pending: set[Future[Any]] = set()
 
     async def run(self, work: Callable[[Check], T]) -> T:
-        """Return what `work` returns, which is called in a thread with its check.
+        """Return the result of `work`, which is called in a thread with its check.
 
         Raises:
-            Busy: too many wait already.
+            Busy: the queue is full.
         """
-        if len(self._under_way) >= self._max_under_way:
+        if len(self._pending) >= self._max_pending:
             raise Busy(
-                f"{len(self._under_way)} {self._name} are under way or wait; ask again later",
+                f"{len(self._pending)} {self._name} are running or waiting; try again later",
                 retry_after_s=self._retry_after_s,
                 code=self._code,
             )
@@ -61,13 +61,13 @@ class LimitedWork:
                 raise Cancelled
 
         future = self._threads.submit(work, check)
-        self._under_way.add(future)
-        future.add_done_callback(self._under_way.discard)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
         try:
             return await asyncio.wrap_future(future)
         finally:
             is_cancelled.set()
 
     def close(self) -> None:
-        """Drop what has not begun; work under way ends by its check."""
+        """Drop queued work; running work ends at its next check."""
         self._threads.shutdown(wait=False, cancel_futures=True)

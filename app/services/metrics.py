@@ -1,4 +1,4 @@
-"""What Prometheus scrapes. Each application has a registry of its own; nothing is global."""
+"""Metrics for Prometheus. Each application has its own registry."""
 
 import asyncio
 import contextlib
@@ -6,13 +6,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
 
@@ -26,23 +20,7 @@ from store.queue import TrainingQueue
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_BUCKETS_S = (
-    0.001,
-    0.002,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    30,
-    60,
-)
+_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 _LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 _LAG_INTERVAL_S = 0.01
@@ -76,30 +54,28 @@ class Metrics:
             registry=self._registry,
         )
         self.in_flight = Gauge(
-            "nextchar_http_requests_in_flight",
-            "Requests under way.",
-            registry=self._registry,
+            "nextchar_http_requests_in_flight", "Requests in progress.", registry=self._registry
         )
         self.loop_lag_s = Histogram(
             "nextchar_event_loop_lag_seconds",
-            "How late a timer of the event loop was: for that long at least nothing else was answered.",
+            "Delay of a timer of the event loop, during which no other request was served.",
             buckets=_LAG_BUCKETS_S,
             registry=self._registry,
         )
         Gauge(
             "nextchar_process_start_time_seconds",
-            "When this process began to serve; tells several on one port apart. Unix seconds.",
+            "When this process started, in Unix seconds; distinguishes several processes on one port.",
             registry=self._registry,
         ).set(time.time())
-        self._registry.register(_Loops(loops))
-        self._registry.register(_State(jobs, queue, engines))
+        self._registry.register(_LoopCollector(loops))
+        self._registry.register(_StateCollector(jobs, queue, engines))
         if keys:
             Gauge(
                 "nextchar_api_keys_file_errors",
-                "Bad lines in the file of API keys, whose keys are not valid; 1 if it cannot be read.",
+                "Invalid lines in the file of API keys; 1 if it cannot be read.",
                 registry=self._registry,
             ).set_function(lambda: len(keys.problems))
-        self._registry.register(_Damaged(models))
+        self._registry.register(_DamagedCollector(models))
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
@@ -114,45 +90,45 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _Loops:
+class _LoopCollector:
     def __init__(self, loops: Sequence[BackgroundLoop]) -> None:
         self._loops = loops
 
     def describe(self) -> list[Metric]:
-        """Name no metrics in advance."""
+        """Return no metrics: registration must not read the storage."""
         return []
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of the background loops."""
         beat = GaugeMetricFamily(
             "nextchar_background_last_beat_seconds",
-            "Seconds since a background loop's last round ended; grows while the loop hangs.",
+            "Seconds since a background loop's last iteration ended; grows while it hangs.",
             labels=["name"],
         )
         success = GaugeMetricFamily(
             "nextchar_background_last_success_seconds",
-            "Seconds since a background loop's last round ended without an error.",
+            "Seconds since a background loop's last iteration without an error ended.",
             labels=["name"],
         )
         errors = CounterMetricFamily(
             "nextchar_background_errors",
-            "Rounds of a background loop that failed, by the kind of error.",
+            "Failed iterations of a background loop, by type of error.",
             labels=["name", "error"],
         )
         for status in (loop.status() for loop in self._loops):
             beat.add_metric([status.name], status.seconds_since_beat)
             success.add_metric([status.name], status.seconds_since_success)
-            for kind, count in status.errors.items():
-                errors.add_metric([status.name, kind], count)
+            for error, count in status.errors.items():
+                errors.add_metric([status.name, error], count)
         yield from (beat, success, errors)
 
 
-class _State:
+class _StateCollector:
     def __init__(self, jobs: Jobs, queue: TrainingQueue, engines: Engines) -> None:
         self._jobs, self._queue, self._engines = jobs, queue, engines
 
     def describe(self) -> list[Metric]:
-        """Name no metrics in advance: registering must not read storage."""
+        """Return no metrics: registration must not read the storage."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -181,9 +157,7 @@ class _State:
         names = sorted({name for stats in loaded.values() for name in stats})
         for name in names:
             family = GaugeMetricFamily(
-                f"nextchar_engine_{name}",
-                f"{name} of a loaded model.",
-                labels=["model"],
+                f"nextchar_engine_{name}", f"{name} of a loaded model.", labels=["model"]
             )
             for model, stats in loaded.items():
                 if name in stats:
@@ -191,12 +165,12 @@ class _State:
             yield family
 
 
-class _Damaged:
+class _DamagedCollector:
     def __init__(self, models: Models) -> None:
         self._models = models
 
     def describe(self) -> list[Metric]:
-        """Name no metrics in advance."""
+        """Return no metrics: registration must not read the storage."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -205,7 +179,7 @@ class _Damaged:
             damaged = self._models.survey()[1]
             family = GaugeMetricFamily(
                 "nextchar_damaged_records",
-                "Records in storage that cannot be read and are left out of lists.",
+                "Unreadable records in storage, which are omitted from lists.",
                 labels=["kind"],
             )
             family.add_metric(["model"], len(damaged))

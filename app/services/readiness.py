@@ -1,8 +1,8 @@
-"""What works and what does not, for /readyz. Writes as well as reads, and never waits for long.
+"""Readiness checks for /readyz, of reads and writes, with short timeouts.
 
-Serving needs the storage to be readable, and nothing else: without Redis or a worker jobs wait, and
-completions go on. So only a storage that cannot be read makes the service not ready; the rest is degraded.
-Error texts that may name hosts or paths go to the log, for anybody may read the answer.
+Serving only needs readable storage: without Redis or a worker jobs wait, and completions are served. So the
+service is not ready only if the storage cannot be read, and degraded if anything else fails. Error messages
+that may contain hosts or paths go to the log, because /readyz needs no key.
 """
 
 import logging
@@ -24,50 +24,50 @@ from store.queue import TrainingQueue
 log = logging.getLogger("nextchar.api")
 
 FRESH_S = 1.0
-"""Redis and the storage are looked at at most this often."""
+"""Redis and the storage are checked at most once in this time."""
 
 WAIT_S = 1.0
-"""The longest that a caller waits for a check; then the last result counts."""
+"""A caller waits at most this long for a check, then uses the last result."""
 
 HUNG_S = 4.0
-"""After this long a check counts as failed, though it has not ended."""
+"""A check that takes longer counts as failed."""
 
 LOOP_FAILING_S = 60.0
-"""A background loop without a success for this long, after one was due, is reported."""
+"""A background loop without a success for this long after one was due is reported."""
 
 WORKER_START_S = 60.0
-"""For this long after the start a missing worker is not logged: it may be starting, too."""
+"""A missing worker is not logged for this long after the start, because it may be starting too."""
 
 _REDIS_KEY = "nextchar:health"
 _BLOB_PATH = "health/write-test"
 
 _WITHOUT_REDIS = (
-    "jobs wait in storage, running jobs show no progress, streams of lines cannot go on and rates of keys are"
-    " not counted; completions and scores go on"
+    "jobs wait in storage, running jobs show no progress, streams of lines cannot continue and rate limits"
+    " are not enforced; completions and scores are served"
 )
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one part, and what that means for the service's users."""
+    """The problem of one part, and its effect on users."""
 
     part: Literal["redis", "storage", "worker", "background", "keys"]
     problem: str
     effect: str
-    is_down: bool = False  # it does not answer
-    detail: str = ""  # for the log alone
+    is_down: bool = False  # the part does not answer
+    detail: str = ""  # only for the log
 
 
 _BAD_KEYS = Problem(
     "keys",
-    "the file of API keys has bad lines or cannot be read",
-    "the keys on these lines, or all of them, are not valid; the log names the lines",
+    "the file of API keys has invalid lines or cannot be read",
+    "the keys on these lines, or all keys, are not valid; the log lists the lines",
 )
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found."""
+    """The result of all checks."""
 
     problems: list[Problem]
     loops: list[LoopStatus]
@@ -84,7 +84,7 @@ class Report:
 
 
 class ReadinessCheck:
-    """Looks at the parts of one API process. Safe to use from several threads."""
+    """Checks the parts of one API process. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class ReadinessCheck:
         self._started_s = time.monotonic()
 
     def report(self) -> Report:
-        """Return what works now, after about WAIT_S seconds at most."""
+        """Return the present problems, after about WAIT_S seconds at most."""
         for probe in self._probes:
             probe.begin()
         problems = [problem for probe in self._probes for problem in probe.result()]
@@ -117,7 +117,7 @@ class ReadinessCheck:
         return Report(problems, loops)
 
     def _log(self, problems: list[Problem]) -> None:
-        """Log what has changed."""
+        """Log changes since the last report."""
         if time.monotonic() - self._started_s < WORKER_START_S:
             problems = [p for p in problems if p.part != "worker"]
         before, self._logged = self._logged, {(p.part, p.problem) for p in problems}
@@ -130,18 +130,18 @@ class ReadinessCheck:
 
 
 class Probe:
-    """Runs one check in a thread of its own, so that what hangs holds up nobody else.
+    """Runs one check in its own thread, so that a check that hangs delays nothing else.
 
     Args:
         name: of the thread.
-        check: returns what is wrong.
-        hangs: what is wrong while the check does not end.
+        check: returns the problems.
+        hangs: the problem to report while the check does not end.
     """
 
     def __init__(self, name: str, check: Callable[[], list[Problem]], hangs: Problem) -> None:
         self._name, self._check, self._hangs = name, check, hangs
         self._lock = threading.Lock()  # guards the fields below
-        self._begun_at_s = self._ended_at_s = float("-inf")
+        self._started_at_s = self._ended_at_s = float("-inf")
         self._is_running = False
         self._ended = threading.Event()
         self._last: list[Problem] | None = None
@@ -152,54 +152,54 @@ class Probe:
             now = time.monotonic()
             if self._is_running or now - self._ended_at_s < FRESH_S:
                 return
-            self._is_running, self._begun_at_s = True, now
+            self._is_running, self._started_at_s = True, now
             self._ended.clear()
             try:
                 threading.Thread(target=self._run, name=f"check {self._name}", daemon=True).start()
-            except RuntimeError:  # no thread to be had: the last result stays
+            except RuntimeError:  # no thread available: keep the last result
                 self._end([self._hangs] if self._last is None else self._last)
 
     def result(self) -> list[Problem]:
-        """Return the newest result, waiting a moment for the check under way."""
+        """Return the newest result; wait briefly for a running check."""
         wait_s = HUNG_S if self._last is None else WAIT_S
-        self._ended.wait(max(0.0, self._begun_at_s + wait_s - time.monotonic()))
+        self._ended.wait(max(0.0, self._started_at_s + wait_s - time.monotonic()))
         with self._lock:
-            has_hung = self._is_running and time.monotonic() - self._begun_at_s > HUNG_S
+            has_hung = self._is_running and time.monotonic() - self._started_at_s > HUNG_S
             return [self._hangs] if has_hung or self._last is None else self._last
 
     def _run(self) -> None:
         try:
-            found = self._check()
+            problems = self._check()
         except Exception:
             log.exception("the check of %s failed", self._name)
-            found = [self._hangs]
+            problems = [self._hangs]
         with self._lock:
-            self._end(found)
+            self._end(problems)
 
-    def _end(self, found: list[Problem]) -> None:
-        self._last, self._is_running, self._ended_at_s = found, False, time.monotonic()
+    def _end(self, problems: list[Problem]) -> None:
+        self._last, self._is_running, self._ended_at_s = problems, False, time.monotonic()
         self._ended.set()
 
 
 def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
-    """Write to Redis and look for a living worker; return what is wrong."""
+    """Write to Redis and look for a live worker; return the problems."""
     problems = []
     try:
         try:
             redis.set(_REDIS_KEY, "1", ex=60)
-        except ResponseError as error:  # it answers, and its words name no host
+        except ResponseError as error:  # its message contains no host
             problems.append(Problem("redis", f"refuses writes: {error}", _WITHOUT_REDIS))
         workers = queue.live_workers()
     except (RedisError, OSError) as error:
         return [Problem("redis", "does not answer", _WITHOUT_REDIS, is_down=True, detail=str(error))]
     if not workers:
-        effect = "jobs wait until there is one; completions and scores go on"
-        problems.append(Problem("worker", "there is none, or none was heard of lately", effect))
+        effect = "jobs wait until there is one; completions and scores are served"
+        problems.append(Problem("worker", "no worker is running, or none has reported recently", effect))
     return problems
 
 
 def check_storage(blobs: Blobs) -> list[Problem]:
-    """Read the storage and write to it; return what is wrong."""
+    """Read the storage and write to it; return the problems."""
     try:
         blobs.folders("jobs")
     except (DomainError, OSError) as error:
@@ -207,14 +207,14 @@ def check_storage(blobs: Blobs) -> list[Problem]:
     try:
         blobs.write(_BLOB_PATH, b"1")
     except (DomainError, OSError) as error:
-        effect = "uploads, jobs and calibrations are refused; completions and scores go on"
+        effect = "uploads, jobs and calibrations are refused; completions and scores are served"
         problem = "is full" if isinstance(error, StorageFull) else "can be read, but refuses writes"
         return [Problem("storage", problem, effect, detail=str(error))]
     return []
 
 
 def _storage_down(detail: str = "") -> Problem:
-    effect = "models that are not in memory cannot be served, and nothing can be kept"
+    effect = "models that are not in memory cannot be served, and nothing can be stored"
     return Problem("storage", "does not answer", effect, is_down=True, detail=detail)
 
 
@@ -224,8 +224,8 @@ def _failing_after_s(loop: LoopStatus) -> float:
 
 def _failing(loop: LoopStatus) -> Problem:
     effect = {
-        "reconciler": "jobs whose worker or message was lost are not taken up again",
-        "retention": "what has been kept long enough is not deleted",
+        "reconciler": "jobs whose worker or message was lost are not queued again",
+        "retention": "expired data is not deleted",
     }
     errors = ", ".join(sorted(loop.errors)) or "none"
     return Problem(

@@ -1,4 +1,4 @@
-"""Turns on streams of lines, waited for on the event loop: a call that waits holds no thread."""
+"""Locks on streams of lines, acquired on the event loop, so that a waiting call occupies no thread."""
 
 import asyncio
 import contextlib
@@ -16,11 +16,11 @@ from store.streams import RETRY_S, WAIT_S, Owner, StreamLock, Streams, stream_bu
 
 _MAX_WAITING = 64
 _THREADS = 8  # for the short calls to Redis
-_SLOWEST_RETRY_S = 0.25
+_MAX_RETRY_S = 0.25
 
 
 class StreamLocks:
-    """Waits for turns on `streams`, for a bounded number of calls."""
+    """Acquires locks on streams for a bounded number of calls."""
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
@@ -28,51 +28,51 @@ class StreamLocks:
         self._waiting = 0
 
     @asynccontextmanager
-    async def turn(self, model: str, stream_id: str, *, size: int, owner: Owner) -> AsyncIterator[StreamLock]:
-        """Hold a stream until the block ends; see `Streams.begin`.
+    async def hold(self, model: str, stream_id: str, *, size: int, owner: Owner) -> AsyncIterator[StreamLock]:
+        """Hold the lock of a stream until the block ends; see `Streams.begin`.
 
         Raises:
-            Busy: too many calls wait for streams.
-            Conflict: other calls on this stream did not end soon enough (code `stream_busy`).
+            Busy: too many calls wait for locks.
+            Conflict: other calls on this stream held the lock for too long (code `stream_busy`).
         """
-        turn = await self._wait(model, stream_id, size=size, owner=owner)
+        lock = await self._wait(model, stream_id, size=size, owner=owner)
         try:
-            yield turn
+            yield lock
         finally:
-            ending = asyncio.ensure_future(anyio.to_thread.run_sync(turn.end, limiter=self._threads))
+            ending = asyncio.ensure_future(anyio.to_thread.run_sync(lock.end, limiter=self._threads))
             with contextlib.suppress(RedisError, OSError):  # then the lock expires
                 await asyncio.shield(ending)
 
     async def _wait(self, model: str, stream_id: str, *, size: int, owner: Owner) -> StreamLock:
         if self._waiting >= _MAX_WAITING:
             raise Busy(
-                f"{self._waiting} calls wait for their turn on streams of lines; send the lines of one stream"
-                " one call after the other"
+                f"{self._waiting} calls wait for locks of streams; send the lines of one stream in one call"
+                " after the other"
             )
         self._waiting += 1
         try:
             deadline, pause_s = time.monotonic() + WAIT_S, RETRY_S
             begin = partial(self._streams.begin, model, stream_id, size=size, owner=owner)
-            while (turn := await self._begin(begin)) is None:
+            while (lock := await self._begin(begin)) is None:
                 if time.monotonic() > deadline:
                     raise stream_busy(stream_id, WAIT_S)
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _SLOWEST_RETRY_S)
-            return turn
+                pause_s = min(2 * pause_s, _MAX_RETRY_S)
+            return lock
         finally:
             self._waiting -= 1
 
     async def _begin(self, begin: Callable[[], StreamLock | None]) -> StreamLock | None:
-        """Try once, in a thread. A turn that nobody waits for any more is ended."""
+        """Try once, in a thread. A lock acquired after its call was cancelled is released."""
         beginning = asyncio.ensure_future(anyio.to_thread.run_sync(begin, limiter=self._threads))
         try:
             return await asyncio.shield(beginning)
         except asyncio.CancelledError:
-            beginning.add_done_callback(_end_unused)
+            beginning.add_done_callback(_release_unused)
             raise
 
 
-def _end_unused(beginning: asyncio.Future[StreamLock | None]) -> None:
-    turn = None if beginning.cancelled() or beginning.exception() else beginning.result()
-    if turn:
-        threading.Thread(target=turn.end, name="end of a turn").start()
+def _release_unused(beginning: asyncio.Future[StreamLock | None]) -> None:
+    lock = None if beginning.cancelled() or beginning.exception() else beginning.result()
+    if lock:
+        threading.Thread(target=lock.end, name="release stream lock").start()

@@ -5,7 +5,7 @@ characters, a forbidden character one. So there are four aggregates: the highest
 adjacent characters, and the mean over the line. They are taken of the network's surprisal and of its excess
 over the entropy of the prediction, by which a random id, which no model can predict, does not count as
 anomalous; and of the n-grams' surprisal, if the model has n-grams. `models.anomaly.calibration` combines them
-into one score; docs/anomalies.md has the study.
+into one score; docs/engineering/anomaly-study.md has the study.
 """
 
 from collections.abc import Sequence

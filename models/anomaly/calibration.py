@@ -249,7 +249,8 @@ class CalibrationBuilder:
         """Return (12,) the weights of the statistics, larger for the one that needs fewer bits per character.
 
         One bit per character shifts half of the weight, within NETWORK_WEIGHT. Among the n-grams' statistics
-        the mean over the line counts three times, because it is their best. docs/anomalies.md has the study.
+        the mean over the line counts three times, because it is their best
+        (docs/engineering/anomaly-study.md).
         """
         advantage = (self._ngram_bits - self._network_bits) / (2 * max(1, self._characters))
         network_weight = np.clip(0.5 + advantage, *NETWORK_WEIGHT)

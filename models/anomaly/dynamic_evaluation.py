@@ -7,7 +7,7 @@ by one step of gradient descent on its surprisal, from the last layer's h (H,):
 
 D is a weighted sum over the recent past; its norm is at most RATE / DECAY times the largest norm of h, and
 old terms decay. This is cheap, needs no gradient through time, and does not change the model: D belongs to
-one stream. docs/anomalies.md reports its effect.
+one stream. docs/engineering/anomaly-study.md reports its effect.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""The networks that can be trained, one file a family. The only part of `models` that uses Keras.
+"""The network architectures, one module each; the only part of `models` that uses Keras.
 
-To add one, write its file, with an ARCHITECTURE in it, and its name into `models.config.ArchitectureName`.
+To add one, write its module with an ARCHITECTURE in it, and add its name to `models.config.ArchitectureName`.
 """
 
 import importlib
@@ -18,10 +18,10 @@ DEFAULT: ArchitectureName = "stateful_lstm"
 
 @cache
 def architecture(name: str) -> Architecture:
-    """Return what the file of that name says of itself. Raises InvalidInput, with all names."""
+    """Return an architecture by name. Raises InvalidInput, with the list of all names."""
     if name not in NAMES:
         raise InvalidInput(
-            f"there is no architecture {name!r}; there are {', '.join(NAMES)}",
+            f"there is no architecture {name!r}; choose one of {', '.join(NAMES)}",
             code="unknown_architecture",
             param="architecture",
         )
@@ -29,23 +29,23 @@ def architecture(name: str) -> Architecture:
 
 
 def check_options(name: str, *, network: Collection[str], training: Collection[str]) -> None:
-    """Raise InvalidInput, naming the field, when an option is given that the architecture does not have."""
-    known = architecture(name)
-    for part, given, options in (
-        ("network", network, known.network_options),
-        ("training", training, known.training_options),
+    """Raise InvalidInput for a field of `network` or `training` that the architecture has no option for."""
+    spec = architecture(name)
+    for section, fields, options in (
+        ("network", network, spec.network_options),
+        ("training", training, spec.training_options),
     ):
-        for field in given:
+        for field in fields:
             if field not in options:
                 raise InvalidInput(
-                    f"{part}.{field}: {name} has no such option; it has {', '.join(options) or 'none'}",
+                    f"{section}.{field}: {name} has no such option; it has {', '.join(options) or 'none'}",
                     code="option_not_available",
-                    param=f"{part}.{field}",
+                    param=f"{section}.{field}",
                 )
 
 
 def resolve_training(network: NetworkConfig, training: TrainingConfig) -> TrainingConfig:
-    """Return the recipe with what follows from the network filled in: the length of its windows."""
-    if architecture(network.architecture).reads_windows_alone and network.context:
+    """Return `training` with the window length that the network implies, if it implies one."""
+    if architecture(network.architecture).has_independent_windows and network.context:
         return training.model_copy(update={"window": network.context})
     return training

@@ -1,7 +1,6 @@
-"""`keras` and `tf`, loaded when something of them is first used.
+"""Lazy `keras` and `tf`, imported on first use.
 
-An architecture's file also says, to a process without TensorFlow, what the architecture is and which options
-it has. So it takes both libraries from here, and loading the file costs nothing.
+The API reads the options of architectures without TensorFlow, so their modules import both from here.
 """
 
 import importlib
@@ -9,7 +8,7 @@ from typing import Any
 
 
 class _Lazy:
-    """A module that is imported when an attribute of it is first asked for."""
+    """A module that is imported when one of its attributes is first accessed."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,15 +1,14 @@
-"""The fast stateful LSTM: Keras's layer with Keras's weights, and a training path made for long text.
+"""A stateful LSTM layer: Keras's layer and weights with a faster training path on the CPU.
 
-Stock Keras multiplies the input inside the time loop and adds up the weight gradients step by step.
-Here the caller hoists the input product over all steps (`project`), and the steps are run by the kernels of
-`models.kernels.tensorflow_ops`, whose backward pass makes each weight gradient as one product over all steps.
-The layer saves, loads and runs elsewhere as the stock layer it is. On a GPU cuDNN is faster still: `by_keras`
-hands over to Keras, which calls it.
+Stock Keras multiplies the inputs within the time loop and accumulates weight gradients step by step. Here one
+product projects the inputs of all steps (`project`), and `models.kernels.tensorflow_ops` runs the steps; its
+backward pass computes each weight gradient as one product over all steps. The layer is saved and loaded as
+the stock layer. On a GPU `run_keras` uses Keras's implementation, which calls cuDNN and is faster still.
 
-Under a mixed dtype policy the products are done in 16 bits. Gates and states stay float32, where stock Keras
-has them in 16 bits too.
+Under a mixed dtype policy the products are computed in 16 bits, as in stock Keras; gates and states stay
+float32, unlike there.
 
-Time-major throughout: (T, B, …). States enter as arguments and leave as results.
+Arrays are time-major: (T, B, …). States are arguments and results.
 """
 
 import keras
@@ -20,10 +19,10 @@ from models.kernels import tensorflow_ops
 
 
 class FastLSTM(keras.layers.LSTM):
-    """`keras.layers.LSTM` with tanh and sigmoid; training calls `project` and `sequence`, or `by_keras`."""
+    """`keras.layers.LSTM` with tanh and sigmoid; training calls `project` and `sequence`, or `run_keras`."""
 
     def project(self, x: tf.Tensor) -> tf.Tensor:
-        """Return the input's share of the gates: (N, E) -> (N, 4H) float32, for any number N of inputs."""
+        """Project inputs (N, E) to their contribution to the gates (N, 4H), float32."""
         z = product(x, tf.convert_to_tensor(self.cell.kernel), self.compute_dtype)
         return z + tf.convert_to_tensor(self.cell.bias)
 
@@ -34,7 +33,7 @@ class FastLSTM(keras.layers.LSTM):
 
         Args:
             z: (N, 4H) projected inputs; gates in Keras's order i, f, g, o.
-            ids: (T, B) int32, which of them comes where; T and B known when traced.
+            ids: (T, B) int32 rows of z; static shape.
             h: (B, H) the output before the first step.
             c: (B, H) the cell before the first step.
 
@@ -44,8 +43,8 @@ class FastLSTM(keras.layers.LSTM):
         u = tf.convert_to_tensor(self.cell.recurrent_kernel)
         return tensorflow_ops.lstm(z, ids, u, h, c, self.compute_dtype)
 
-    def by_keras(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Run T steps from state (h, c) as Keras does: on a GPU that is one call of cuDNN, without XLA.
+    def run_keras(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Run T steps from state (h, c) by Keras's implementation: on a GPU one call of cuDNN, without XLA.
 
         Args:
             x: (T, B, E) inputs, not projected.
@@ -53,7 +52,7 @@ class FastLSTM(keras.layers.LSTM):
             c: (B, H) the cell before the first step.
 
         Returns:
-            What `sequence` does, float32.
+            As `sequence`, float32.
         """
         hs, h, c = self(tf.transpose(x, (1, 0, 2)), initial_state=[h, c], training=True)
         return (

@@ -1,8 +1,8 @@
-"""The notes' second network: the same recurrence over the eight characters before, written by hand.
+"""The second network of the lecture notes: an explicit recurrence over the last eight characters.
 
 Green arrow: a character's embedding through a dense layer with relu. Orange arrow: the hidden units through a
-dense layer with tanh. The two are added. Blue arrow: the sum through a dense layer to the logits. The same
-three layers at every character: that is what makes the network recurrent.
+dense layer with tanh. The two are added. Blue arrow: the sum through a dense layer to the logits. The layers
+are shared by all characters, which makes the network recurrent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from models.config import NetworkConfig, TrainingConfig
 
 
 class NthChar(WindowNetwork):
-    """An input layer, a hidden-to-hidden layer and an output layer, used for every character of a window."""
+    """An input, a hidden-to-hidden and an output layer, shared by all characters of a window."""
 
     def _build(self) -> None:
         config = self.config
@@ -27,8 +27,8 @@ class NthChar(WindowNetwork):
         self._input = self._add(
             keras.layers.Dense(config.units, activation="relu", name="input"), config.embedding
         )
-        # An orthogonal matrix passes on all it is given, as the identity of the notes does, but mixed, so
-        # the order of the characters counts from the start: it learns faster.
+        # An orthogonal matrix preserves norms, as the identity of the notes does, but also mixes the units:
+        # the order of the characters matters from the start, and training is faster.
         self._hidden = self._add(
             keras.layers.Dense(
                 config.units, activation="tanh", kernel_initializer="orthogonal", name="hidden"
@@ -43,18 +43,18 @@ class NthChar(WindowNetwork):
         )
         return tf.nn.relu(projected + tf.convert_to_tensor(layer.bias))
 
-    def _cell(self, x: tf.Tensor, h: tf.Tensor, begun: tf.Tensor) -> tf.Tensor:
+    def _cell(self, x: tf.Tensor, h: tf.Tensor, has_begun: tf.Tensor) -> tf.Tensor:
         layer = self._hidden
-        passed_on = tf.matmul(h, tf.convert_to_tensor(layer.kernel)) + tf.convert_to_tensor(layer.bias)
-        return x + begun * tf.tanh(passed_on)
+        hidden = tf.matmul(h, tf.convert_to_tensor(layer.kernel)) + tf.convert_to_tensor(layer.bias)
+        return x + has_begun * tf.tanh(hidden)
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
+        """Return the weights, named as in `models.architectures.onnx_window_graph`."""
         layer = self._hidden
         return super().weights() | {"hidden/kernel": layer.kernel.numpy(), "hidden/bias": layer.bias.numpy()}
 
     def keras_model(self) -> keras.Model:
-        """Return the notes' network in Keras's functional API: C inputs (B, 1) of ids -> logits (B, V)."""
+        """Return the network in Keras's functional API: C inputs (B, 1) of ids -> logits (B, V)."""
         stock = {layer.name: layer.__class__.from_config(layer.get_config()) for layer in self.layers}
         characters = [keras.Input((1,), dtype="int32", name=f"character_{i}") for i in range(self.context)]
         flat = keras.layers.Flatten()
@@ -76,8 +76,7 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
 
 
 ARCHITECTURE = Architecture(
-    description="The character after the last eight, by three shared dense layers applied to each of them in"
-    " turn.",
+    description="Predicts from the last eight characters by three dense layers that they share.",
     network=NetworkConfig(architecture="nth_char", units=256, embedding=42, context=8),
     training=TrainingConfig(rows=32, window=8, learning_rate=2e-3, weight_decay=0.0),
     network_options=("units", "embedding", "context"),

@@ -1,16 +1,16 @@
-"""The notes' last network: the RNN of `scan_rnn` in NumPy alone, forward and backward by hand.
+"""The last network of the lecture notes: the RNN of `scan_rnn` in NumPy, with gradients by hand.
 
     h[t] = relu(Wx[x[t]] + h[t-1] Wh + bh)      y[t] = h[t] Wy + by
     loss = mean over t of -log softmax(y[t])[target[t]]
 
-Backward, from the last step to the first, d meaning the loss's derivative:
+Backward, from the last step to the first, with d for the derivative of the loss:
 
     dy[t] = (softmax(y[t]) - onehot(target[t])) / (T B)
-    dh[t] = dy[t] Wy' + dz[t+1] Wh'             what this step's prediction and the next step pass back
+    dh[t] = dy[t] Wy' + dz[t+1] Wh'             from this step's prediction and from the next step
     dz[t] = dh[t] where h[t] > 0                through the relu
 
-A weight's gradient is the sum over t of what entered it times what came back. The tests check every one of
-them against TensorFlow's tape.
+The gradient of a weight is the sum over t of its input times the gradient of its output. The tests compare
+each with TensorFlow's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from models.architectures.lazy import keras
 from models.architectures.onehot_rnn import parameters, stock_model
-from models.architectures.scan_rnn import first_weights, runtime_weights
+from models.architectures.scan_rnn import initial_weights, runtime_weights
 from models.architectures.sequence_rnn import activation_floats_per_character
 from models.architectures.spec import Architecture, Weights
 from models.architectures.window import graph
@@ -32,8 +32,8 @@ Floats = NDArray[np.floating[Any]]
 
 
 def forward(w: dict[str, Floats], ids: NDArray[np.int32]) -> tuple[Floats, Floats]:
-    """Read ids (T, B) from zeros: return the hidden units (T, B, H) and the logits (T, B, V)."""
-    hs = w["Wx"][ids] + w["bh"]  # what each character brings; its row of Wx is its one-hot times Wx
+    """Read ids (T, B) from a zero state: return the hidden units (T, B, H) and the logits (T, B, V)."""
+    hs = w["Wx"][ids] + w["bh"]  # a row of Wx is the product of a one-hot character with Wx
     h = np.zeros_like(hs[0])
     for t in range(len(ids)):
         h = np.maximum(hs[t] + h @ w["Wh"], 0)
@@ -44,16 +44,16 @@ def forward(w: dict[str, Floats], ids: NDArray[np.int32]) -> tuple[Floats, Float
 def backward(
     w: dict[str, Floats], ids: NDArray[np.int32], targets: NDArray[np.int32]
 ) -> tuple[float, dict[str, Floats]]:
-    """Return the mean loss in nats a character of a window (T, B), and each weight's gradient."""
+    """Return the mean loss in nats per character of a window (T, B), and each weight's gradient."""
     hs, logits = forward(w, ids)
     T, B, _ = logits.shape
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
-    at = (*np.indices((T, B)), targets)
-    loss = float(-np.log(p[at]).mean())
+    target_indices = (*np.indices((T, B)), targets)
+    loss = float(-np.log(p[target_indices]).mean())
 
-    dy = p  # (T, B, V), in the place of p
-    dy[at] -= 1
+    dy = p  # (T, B, V), in place
+    dy[target_indices] -= 1
     dy /= T * B
     dhs = dy @ w["Wy"].T
     dz = np.empty_like(hs)
@@ -75,7 +75,7 @@ def backward(
 
 
 class Parameter:
-    """An array that is trained, with the two methods that a training run uses of a variable."""
+    """A trainable array with the methods of a variable that training uses."""
 
     def __init__(self, value: Floats) -> None:
         self.value = value
@@ -86,18 +86,17 @@ class Parameter:
         return self.value.copy()
 
     def assign(self, value: Floats) -> None:
-        """Set it."""
+        """Set the value."""
         self.value[...] = value
 
 
 class NumpyRNN:
-    """The five weights, and the network they make."""
+    """The trainable network."""
 
     def __init__(self, config: NetworkConfig, frequencies: Floats, *, seed: int) -> None:
         self.config = config
         self.vocabulary_size = len(frequencies)
-        fresh = first_weights(self.vocabulary_size, config.units, seed=seed)
-        self.arrays: dict[str, Floats] = dict(fresh)
+        self.arrays: dict[str, Floats] = dict(initial_weights(self.vocabulary_size, config.units, seed=seed))
 
     @property
     def variables(self) -> list[Parameter]:
@@ -105,7 +104,7 @@ class NumpyRNN:
         return [Parameter(array) for array in self.arrays.values()]
 
     def initial_state(self, rows: int) -> tuple[()]:  # noqa: ARG002
-        """Return nothing: every window starts from zeros."""
+        """Return (): every window starts from zeros."""
         return ()
 
     def logits(self, ids: NDArray[np.int32], state: tuple[()], *, seed: Any) -> tuple[Floats, tuple[()]]:  # noqa: ARG002
@@ -113,16 +112,16 @@ class NumpyRNN:
         return forward(self.arrays, np.asarray(ids))[1], state
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
+        """Return the weights, named as in `models.architectures.onnx_window_graph`."""
         return runtime_weights({name: array.astype(np.float32) for name, array in self.arrays.items()})
 
     def keras_model(self) -> keras.Model:
-        """Return the same network of stock layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
+        """Return the network in stock Keras layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
         return stock_model(*(array.astype(np.float32) for array in self.arrays.values()))
 
 
 class NumpyStep:
-    """Stochastic gradient descent on a NumpyRNN; nothing but the weights is kept from step to step."""
+    """Stochastic gradient descent on a NumpyRNN; its only state is the weights."""
 
     def __init__(self, network: NumpyRNN, training: TrainingConfig, *, rows: int) -> None:  # noqa: ARG002
         self._weights = network.arrays
@@ -139,7 +138,7 @@ class NumpyStep:
         step: int,  # noqa: ARG002
         learning_rate: float,
     ) -> float:
-        """Train on one window (T, B); return its mean loss in nats a character."""
+        """Train on one window (T, B); return its mean loss in nats per character."""
         loss, gradients = backward(self._weights, inputs, targets)
         norm = float(np.sqrt(sum(np.vdot(g, g) for g in gradients.values())))
         rate = learning_rate * min(1.0, self._clip_norm / max(norm, 1e-12))
@@ -158,7 +157,7 @@ class NumpyStep:
 
 
 ARCHITECTURE = Architecture(
-    description="The RNN by hand in NumPy: forward, backward and plain SGD, its gradients checked.",
+    description="An RNN in NumPy: forward and backward pass by hand, plain SGD.",
     network=NetworkConfig(architecture="numpy_rnn", units=256, embedding=None, context=8),
     training=TrainingConfig(rows=1, window=8, learning_rate=0.3, weight_decay=0.0, clip_norm=1.0),
     network_options=("units", "context"),
@@ -168,6 +167,6 @@ ARCHITECTURE = Architecture(
     parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
     step=NumpyStep,
-    reads_windows_alone=True,
+    has_independent_windows=True,
     notes_measure="it learns",
 )

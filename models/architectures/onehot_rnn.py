@@ -1,7 +1,7 @@
-"""The notes' fifth network: `sequence_rnn` without an embedding, its characters one-hot.
+"""The fifth network of the lecture notes: `sequence_rnn` with one-hot characters instead of an embedding.
 
-A one-hot character times the input's weights picks one row of them, so a row of Wx takes the place of an
-embedding and its product with Wx. The two networks can compute the same functions, and learn the same.
+A one-hot character times the input weights Wx is a row of Wx, which replaces the product of an embedding with
+Wx. The two networks can compute the same functions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.architectures.lazy import keras, tf
 from models.architectures.sequence_rnn import SequenceRNN, activation_floats_per_character
-from models.architectures.simple_rnn import FIRST_STEPS, recurrent_layer
+from models.architectures.simple_rnn import WARMUP_STEPS, recurrent_layer
 from models.architectures.spec import Architecture
 from models.architectures.window import graph
 from models.config import NetworkConfig, TrainingConfig
@@ -28,7 +28,7 @@ class OneHotRNN(SequenceRNN):
         return tf.convert_to_tensor(cell.kernel) + tf.convert_to_tensor(cell.bias)
 
     def keras_model(self) -> keras.Model:
-        """Return the notes' network of stock layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
+        """Return the network in stock Keras layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
         return stock_model(*self._rnn.get_weights(), *self._dense.get_weights())
 
 
@@ -39,11 +39,11 @@ def stock_model(
     dense_kernel: NDArray[np.float32],
     dense_bias: NDArray[np.float32],
 ) -> keras.Model:
-    """Return an RNN over one-hot characters, of stock layers: ids (B, T) -> logits (B, T, V)."""
+    """Return an RNN over one-hot characters in stock Keras layers: ids (B, T) -> logits (B, T, V)."""
     units, v = dense_kernel.shape
     ids = keras.Input((None,), dtype="int32", name="ids")
     one_hot = keras.layers.CategoryEncoding(v, output_mode="one_hot", name="one_hot")(ids)
-    known = keras.layers.Masking(name="known")(one_hot[..., 1:])  # id 0 is all zeros, and passed over
+    known = keras.layers.Masking(name="known")(one_hot[..., 1:])  # id 0 is all zeros, and skipped
     rnn = recurrent_layer(units, return_sequences=True)
     dense = keras.layers.Dense(v, name="dense")
     model = keras.Model(ids, keras.layers.TimeDistributed(dense, name="predictions")(rnn(known)))
@@ -59,7 +59,7 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
 
 
 ARCHITECTURE = Architecture(
-    description="sequence_rnn on one-hot characters instead of embedded ones: the same answer.",
+    description="As sequence_rnn, with one-hot characters instead of an embedding.",
     network=NetworkConfig(architecture="onehot_rnn", units=256, embedding=None, context=8),
     training=TrainingConfig(rows=32, window=8, learning_rate=6e-3, weight_decay=0.0),
     network_options=("units", "context"),
@@ -68,8 +68,8 @@ ARCHITECTURE = Architecture(
     graph=graph,
     parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
-    warmup_steps=FIRST_STEPS,
-    reads_windows_alone=True,
+    warmup_steps=WARMUP_STEPS,
+    has_independent_windows=True,
     notes_nats=1.75,
     notes_measure="the same answer as sequence_rnn",
 )

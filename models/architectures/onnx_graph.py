@@ -1,13 +1,11 @@
-"""Weights -> the ONNX graph that the runtime executes, and its int8 form.
+"""Conversion of LSTM weights to the ONNX graph that the runtime executes, and to its int8 form.
 
     ids (T, B) int32, state (B, S) float32, first () int64  ->  logits (T - first, B, V), state (B, S)
 
-S = 2 * L * H: the rows of all layers side by side, h1 | c1 | h2 | c2 | ...  Parameters are constants, the
-recurrent state is an argument, T and B are free. Steps before `first` get no logits, so that reading a
-prompt costs no memory for them; first = T gives none at all.
+S = 2 * L * H: h1 | c1 | h2 | c2 | ... of all layers. T and B are dynamic. Steps before `first` get no logits,
+so that prefill needs no memory for them; first = T gives none.
 
-Only the worker imports this module (it needs `onnx`). It knows nothing of training or of Keras, except
-for the order of the gates in a Keras kernel.
+This module needs `onnx`, which only the worker has.
 """
 
 import logging
@@ -23,20 +21,20 @@ from onnx import TensorProto, helper, numpy_helper
 Weights = Mapping[str, NDArray[np.float32]]
 
 OPSET = 17
-IR_VERSION = 8  # what opset 17 was released with: old runtimes read the file too
-TO_THE_END = np.iinfo(np.int64).max
+IR_VERSION = 8  # the one released with opset 17, for old runtimes
+SLICE_END = np.iinfo(np.int64).max
 
 
 def stateful_lstm_graph(weights: Weights) -> bytes:
     """Return the serialized graph of an embedding, stacked LSTMs and a dense layer.
 
-    `weights` holds float32 arrays: `embedding` (V, E), any normalization folded in; for each layer i
-    from 0 `lstm_{i}/kernel` (E or H, 4H), `lstm_{i}/recurrent` (H, 4H), `lstm_{i}/bias` (4H,), gates in
-    Keras' order input, forget, cell, output, with sigmoid and tanh; `dense/kernel` (H, V), `dense/bias` (V,).
-    With `hidden/kernel` (H, H) and `hidden/bias` (H,) a layer with relu comes before the last.
+    `weights` holds float32 arrays: `embedding` (V, E), normalization folded in; for each layer i from 0
+    `lstm_{i}/kernel` (E or H, 4H), `lstm_{i}/recurrent` (H, 4H), `lstm_{i}/bias` (4H,), gates in Keras's
+    order i, f, g, o; `dense/kernel` (H, V), `dense/bias` (V,); optionally `hidden/kernel` (H, H) and
+    `hidden/bias` (H,) of a dense layer with relu before the last.
 
     Raises:
-        ValueError: a weight is missing, left over, or its shape does not fit the others'.
+        ValueError: a weight is missing or unexpected, or its shape does not match the others.
     """
     units = check_weights(weights)
     layers = len(units)
@@ -86,7 +84,7 @@ def stateful_lstm_graph(weights: Weights) -> bytes:
     integers = {
         "zero": [0],
         "one": [1],
-        "end": [TO_THE_END],
+        "end": [SLICE_END],
         "widths": [width for h in units for width in (h, h)],
     }
     return serialized(
@@ -108,7 +106,10 @@ def serialized(
     state_size: int,
     vocabulary_size: int,
 ) -> bytes:
-    """Return a checked graph with the runtime's inputs and outputs: `constants` float32, `integers` int64."""
+    """Return a validated graph with the runtime's inputs and outputs.
+
+    `constants` are stored as float32, `integers` as int64.
+    """
     initializers = [
         numpy_helper.from_array(np.ascontiguousarray(v, np.float32), k) for k, v in constants.items()
     ]
@@ -135,11 +136,11 @@ def serialized(
 
 
 def stateful_lstm_weights(graph: bytes) -> Weights:
-    """Return the weights that `stateful_lstm_graph` was given. Raises ValueError when it made no such one."""
+    """Return the weights in a graph of `stateful_lstm_graph`. Raises ValueError if it is another graph."""
     try:
         initializers = onnx.load_from_string(graph).graph.initializer
         constants = {i.name: numpy_helper.to_array(i) for i in initializers}
-    except Exception as error:  # protobuf has a class of its own for each kind of damage
+    except Exception as error:  # protobuf raises many types
         raise ValueError(f"not an ONNX graph: {error}") from error
     if "embedding" not in constants or "dense_kernel" not in constants or "w0" not in constants:
         raise ValueError("not the graph of a stateful_lstm")
@@ -157,10 +158,10 @@ def stateful_lstm_weights(graph: bytes) -> Weights:
 
 
 def quantize(graph: bytes) -> bytes:
-    """Return the graph with int8 weights in its LSTMs and its dense layer, and float32 between them.
+    """Return the graph with int8 weights in its LSTM and dense layers; the embedding stays float32.
 
-    ONNX Runtime's dynamic quantization: activations get one scale for the whole call, so an answer can
-    depend, by a rounding, on what else is in the batch. The embedding stays float32.
+    ONNX Runtime's dynamic quantization has one activation scale per call, so results may vary with the other
+    rows of a batch by a rounding error.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -177,7 +178,7 @@ def quantize(graph: bytes) -> bytes:
 
 
 def check_weights(weights: Weights) -> list[int]:
-    """Return the units of each layer. Raises ValueError when the weights do not make a network."""
+    """Return the units of each layer. Raises ValueError if the weights are not those of a network."""
     layers = sum(name.startswith("lstm_") and name.endswith("/kernel") for name in weights)
     names = {"embedding", "dense/kernel", "dense/bias"}
     names |= {f"lstm_{i}/{part}" for i in range(layers) for part in ("kernel", "recurrent", "bias")}
@@ -202,7 +203,7 @@ def check_weights(weights: Weights) -> list[int]:
 
 
 def check_shape(weights: Weights, name: str, shape: tuple[int, ...]) -> None:
-    """Raise ValueError when a weight is not of the given shape."""
+    """Raise ValueError if a weight has another shape."""
     if weights[name].shape != shape:
         raise ValueError(f"weight {name} has shape {weights[name].shape}, expected {shape}")
 
@@ -212,24 +213,24 @@ def _layer_constants(weights: Weights, i: int) -> dict[str, NDArray[np.float32]]
     return {
         "w": _onnx_gates(weights[f"lstm_{i}/kernel"])[None],  # (1, 4H, E or H)
         "r": _onnx_gates(weights[f"lstm_{i}/recurrent"])[None],  # (1, 4H, H)
-        "b": np.concatenate([bias[:, 0], np.zeros_like(bias[:, 0])])[None],  # (1, 8H); one bias is enough
+        "b": np.concatenate([bias[:, 0], np.zeros_like(bias[:, 0])])[None],  # (1, 8H); ONNX has two biases
     }
 
 
 def _onnx_gates(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, 4H) with Keras' gates i, f, g, o -> (4H, N) with those of ONNX: i, o, f, g."""
+    """Convert (N, 4H) in Keras's gate order i, f, g, o to (4H, N) in that of ONNX: i, o, f, g."""
     i, f, g, o = np.split(kernel, 4, axis=1)
     return np.concatenate([i, o, f, g], axis=1).T
 
 
 def _keras_gates(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(4H, N) with the gates of ONNX -> (N, 4H) with those of Keras: what `_onnx_gates` was given."""
+    """Convert (4H, N) in ONNX's gate order to (N, 4H) in Keras's: the inverse of `_onnx_gates`."""
     i, o, f, g = np.split(kernel.T, 4, axis=1)
     return np.concatenate([i, f, g, o], axis=1)
 
 
 class _QuietRootLogger:
-    """The quantizer tells the root logger of a pre-processing step that this graph does not need."""
+    """Suppresses the quantizer's warning about a pre-processing step that this graph does not need."""
 
     def __enter__(self) -> None:
         self._level = logging.root.level

@@ -1,19 +1,19 @@
-"""Weights of a network that sees a window of C characters -> the ONNX graph that the runtime executes.
+"""Conversion of the weights of a window network to the ONNX graph that the runtime executes.
 
     ids (T, B) int32, state (B, C - 1) float32, first () int64  ->  logits (T - first, B, V), state (B, C - 1)
 
-The state is the C - 1 ids before, as numbers, zeros where nothing was. Each prediction asked for is worked
-out from its own window, all windows side by side, one character of each after the other:
+The state is the last C - 1 ids, padded with zeros in front. Each prediction is computed from its own window
+of C characters, all windows in parallel:
 
-    h = nothing
+    h = undefined
     for j in 0 .. C - 1:  h = cell(table[id j], h), where id j is not 0
 
-Id 0 changes nothing: a window that begins with zeros is a shorter text. There are two cells:
+Id 0 is skipped, so a window that starts with zeros is a shorter text. There are two cells:
 
-    with `recurrent/kernel`   relu(x + h U)                   the RNN of Keras; nothing is h = 0
-    with `hidden/kernel`      x + tanh(h U + b), x at first   the notes' own; `hidden/bias` is b
+    with `recurrent/kernel`   relu(x + h U), initially relu(x)   Keras's SimpleRNN
+    with `hidden/kernel`      x + tanh(h U + b), initially x     that of the notes; `hidden/bias` is b
 
-Only the worker imports this module (it needs `onnx`).
+This module needs `onnx`, which only the worker has.
 """
 
 from collections.abc import Mapping
@@ -23,24 +23,24 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from models.architectures.onnx_graph import TO_THE_END, check_shape, serialized
+from models.architectures.onnx_graph import SLICE_END, check_shape, serialized
 
 Weights = Mapping[str, NDArray[np.float32]]
 
-_LAST = {"table", "dense/kernel", "dense/bias"}
+_COMMON = {"table", "dense/kernel", "dense/bias"}
 
 
 def window_graph(weights: Weights, *, context: int) -> bytes:
     """Return the serialized graph for windows of `context` characters.
 
-    `weights` holds float32 arrays: `table` (V, H), what each character brings; `recurrent/kernel` (H, H), or
-    `hidden/kernel` (H, H) and `hidden/bias` (H,); `dense/kernel` (H, V), `dense/bias` (V,).
+    `weights` holds float32 arrays: `table` (V, H), the projected input of each character; `recurrent/kernel`
+    (H, H), or `hidden/kernel` (H, H) and `hidden/bias` (H,); `dense/kernel` (H, V), `dense/bias` (V,).
 
     Raises:
-        ValueError: a weight is missing, left over, or its shape does not fit the others'.
+        ValueError: a weight is missing or unexpected, or its shape does not match the others.
     """
     vocabulary_size, units = _check_weights(weights)
-    cell = _added_cell if "hidden/kernel" in weights else _recurrent_cell
+    cell = _hidden_cell if "hidden/kernel" in weights else _recurrent_cell
     nodes = [
         helper.make_node("Cast", ["state"], ["before_rows"], to=TensorProto.INT32),
         helper.make_node("Transpose", ["before_rows"], ["before"]),  # (C - 1, B)
@@ -69,7 +69,7 @@ def window_graph(weights: Weights, *, context: int) -> bytes:
         "axis_0": [0],
         "last_axis": [2],
         "one_number": [1],
-        "end": [TO_THE_END],
+        "end": [SLICE_END],
         "last_begins": [1 - context],
         **{f"offset_{j}": [j] for j in range(context)},
     }
@@ -84,7 +84,7 @@ def window_graph(weights: Weights, *, context: int) -> bytes:
 
 
 def _character(j: int) -> list[onnx.NodeProto]:
-    """Return nodes that make x_j (n, B, H) and known_j (n, B, 1) of the j-th character of each window."""
+    """Return nodes for x_j (n, B, H) and known_j (n, B, 1) of the j-th character of each window."""
     return [
         helper.make_node("Add", ["begin_0", f"offset_{j}"], [f"begins_{j}"]),
         helper.make_node("Add", ["steps", f"offset_{j}"], [f"ends_{j}"]),
@@ -96,7 +96,7 @@ def _character(j: int) -> list[onnx.NodeProto]:
 
 
 def _recurrent_cell(j: int) -> list[onnx.NodeProto]:
-    """Return nodes that make new_j of x_j and h_j: relu(x + h U)."""
+    """Return nodes for new_j = relu(x_j + h_j U)."""
     return [
         helper.make_node("MatMul", [f"h_{j}", "recurrent_kernel"], [f"passed_{j}"], name=f"recurrent_{j}"),
         helper.make_node("Add", [f"x_{j}", f"passed_{j}"], [f"sum_{j}"]),
@@ -104,8 +104,8 @@ def _recurrent_cell(j: int) -> list[onnx.NodeProto]:
     ]
 
 
-def _added_cell(j: int) -> list[onnx.NodeProto]:
-    """Return nodes that make new_j of x_j and h_j: x + tanh(h U + b), but x where it is the first."""
+def _hidden_cell(j: int) -> list[onnx.NodeProto]:
+    """Return nodes for new_j = x_j + tanh(h_j U + b), or x_j if h_j is undefined."""
     if j == 0:
         return [
             helper.make_node("Identity", ["x_0"], ["new_0"]),
@@ -122,8 +122,8 @@ def _added_cell(j: int) -> list[onnx.NodeProto]:
 
 
 def _check_weights(weights: Weights) -> tuple[int, int]:
-    """Return V and H. Raises ValueError when the weights do not make a network."""
-    recurrent, hidden = _LAST | {"recurrent/kernel"}, _LAST | {"hidden/kernel", "hidden/bias"}
+    """Return V and H. Raises ValueError if the weights are not those of a window network."""
+    recurrent, hidden = _COMMON | {"recurrent/kernel"}, _COMMON | {"hidden/kernel", "hidden/bias"}
     if set(weights) not in (recurrent, hidden):
         raise ValueError(f"a window network cannot have the weights {sorted(weights)}")
     vocabulary_size, units = weights["table"].shape

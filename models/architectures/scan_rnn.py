@@ -1,8 +1,7 @@
-"""The notes' sixth network, which they wrote in Theano: the RNN of `onehot_rnn` from raw operations.
+"""The sixth network of the lecture notes, in Theano there: the RNN of `onehot_rnn` without layers.
 
-Nothing here knows layers. There are five weights, a function that takes one step, `tf.scan`, which calls
-it for each character with what it returned for the one before, a tape that finds the gradients, and plain
-stochastic gradient descent, one window at a time.
+Five weights, a step function, `tf.scan` over the characters, gradients by a tape, and plain stochastic
+gradient descent on one window at a time.
 """
 
 from __future__ import annotations
@@ -20,31 +19,31 @@ from models.architectures.window import graph
 from models.config import NetworkConfig, TrainingConfig
 
 
-def first_weights(vocabulary_size: int, units: int, *, seed: int) -> dict[str, NDArray[np.float32]]:
-    """Return fresh weights: Wx (V, H), Wh (H, H) the identity, bh (H,), Wy (H, V), by (V,).
+def initial_weights(vocabulary_size: int, units: int, *, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Return random weights: Wx (V, H), Wh (H, H) the identity, bh (H,), Wy (H, V), by (V,).
 
-    Glorot and Bengio's normal distribution: its variance is 2 / (inputs + outputs).
+    Normal with variance 2 / (inputs + outputs) (Glorot and Bengio 2010).
     """
     random = np.random.default_rng(seed)
-    spread = np.sqrt(2 / (vocabulary_size + units))
-    fresh = {
-        "Wx": random.normal(0, spread, (vocabulary_size, units)),
+    sigma = np.sqrt(2 / (vocabulary_size + units))
+    weights = {
+        "Wx": random.normal(0, sigma, (vocabulary_size, units)),
         "Wh": np.eye(units),
         "bh": np.zeros(units),
-        "Wy": random.normal(0, spread, (units, vocabulary_size)),
+        "Wy": random.normal(0, sigma, (units, vocabulary_size)),
         "by": np.zeros(vocabulary_size),
     }
-    return {name: value.astype(np.float32) for name, value in fresh.items()}
+    return {name: value.astype(np.float32) for name, value in weights.items()}
 
 
 class ScanRNN:
-    """The five weights, and the network they make."""
+    """The trainable network."""
 
     def __init__(self, config: NetworkConfig, frequencies: NDArray[np.floating], *, seed: int) -> None:
         self.config = config
         self.vocabulary_size = len(frequencies)
-        fresh = first_weights(self.vocabulary_size, config.units, seed=seed)
-        self._weights = {name: tf.Variable(value, name=name) for name, value in fresh.items()}
+        weights = initial_weights(self.vocabulary_size, config.units, seed=seed)
+        self._weights = {name: tf.Variable(value, name=name) for name, value in weights.items()}
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -52,7 +51,7 @@ class ScanRNN:
         return list(self._weights.values())
 
     def initial_state(self, rows: int) -> tuple[()]:  # noqa: ARG002
-        """Return nothing: every window starts from zeros."""
+        """Return (): every window starts from zeros."""
         return ()
 
     def logits(self, ids: tf.Tensor, state: tuple[()], *, seed: Any) -> tuple[tf.Tensor, tuple[()]]:  # noqa: ARG002
@@ -63,21 +62,21 @@ class ScanRNN:
             h = tf.nn.relu(tf.matmul(x, w["Wx"]) + tf.matmul(before[0], w["Wh"]) + w["bh"])
             return h, tf.matmul(h, w["Wy"]) + w["by"]
 
-        nothing = (tf.zeros((b, self.config.units)), tf.zeros((b, self.vocabulary_size)))
-        _, logits = tf.scan(step, tf.one_hot(ids, self.vocabulary_size), initializer=nothing)
+        zeros = (tf.zeros((b, self.config.units)), tf.zeros((b, self.vocabulary_size)))
+        _, logits = tf.scan(step, tf.one_hot(ids, self.vocabulary_size), initializer=zeros)
         return logits, state
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
+        """Return the weights, named as in `models.architectures.onnx_window_graph`."""
         return runtime_weights({name: value.numpy() for name, value in self._weights.items()})
 
     def keras_model(self) -> keras.Model:
-        """Return the same network of stock layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
+        """Return the network in stock Keras layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
         return stock_model(*(variable.numpy() for variable in self.variables))
 
 
 def runtime_weights(w: Weights) -> Weights:
-    """Return the five weights by the names that `models.architectures.onnx_window_graph` reads."""
+    """Return the five weights, named as in `models.architectures.onnx_window_graph`."""
     return {
         "table": w["Wx"] + w["bh"],
         "recurrent/kernel": w["Wh"],
@@ -87,12 +86,12 @@ def runtime_weights(w: Weights) -> Weights:
 
 
 class ScanStep:
-    """Stochastic gradient descent on a ScanRNN; nothing but the weights is kept from step to step."""
+    """Stochastic gradient descent on a ScanRNN; its only state is the weights."""
 
     def __init__(self, network: ScanRNN, training: TrainingConfig, *, rows: int) -> None:  # noqa: ARG002
         self._network = network
         self._clip_norm = training.clip_norm
-        self._descend = tf.function(self._step)
+        self._train = tf.function(self._step)
 
     def reset_states(self, rows: slice = slice(None)) -> None:
         """Do nothing: every window starts from zeros."""
@@ -105,8 +104,8 @@ class ScanStep:
         step: int,  # noqa: ARG002
         learning_rate: float,
     ) -> float:
-        """Train on one window (T, B); return its mean loss in nats a character."""
-        return float(self._descend(tf.constant(inputs), tf.constant(targets), tf.constant(learning_rate)))
+        """Train on one window (T, B); return its mean loss in nats per character."""
+        return float(self._train(tf.constant(inputs), tf.constant(targets), tf.constant(learning_rate)))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the weights."""
@@ -129,8 +128,7 @@ class ScanStep:
 
 
 ARCHITECTURE = Architecture(
-    description="The RNN written out: a step function and tf.scan over raw operations, gradients by the tape,"
-    " plain SGD.",
+    description="An RNN without Keras layers: a step function, tf.scan and plain SGD.",
     network=NetworkConfig(architecture="scan_rnn", units=256, embedding=None, context=8),
     training=TrainingConfig(rows=1, window=8, learning_rate=0.3, weight_decay=0.0, clip_norm=1.0),
     network_options=("units", "context"),
@@ -140,6 +138,6 @@ ARCHITECTURE = Architecture(
     parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
     step=ScanStep,
-    reads_windows_alone=True,
+    has_independent_windows=True,
     notes_measure="it learns",
 )

@@ -1,7 +1,7 @@
-"""The notes' third network: `nth_char` as the layer that Keras has for it.
+"""The third network of the lecture notes: `nth_char` with Keras's SimpleRNN.
 
-h = relu(x Wx + b + h U) over the last eight characters, with U the identity at first: the network starts by
-remembering all it has read, and learns what to forget (Le, Jaitly and Hinton, "A Simple Way to Initialize
+h = relu(x Wx + b + h U) over the last eight characters. U is initialized to the identity, so the network
+starts by summing its inputs and learns what to forget (Le, Jaitly and Hinton, "A Simple Way to Initialize
 Recurrent Networks of Rectified Linear Units", 2015).
 """
 
@@ -12,9 +12,9 @@ from models.architectures.spec import Architecture, Weights
 from models.architectures.window import WindowNetwork, activation_floats_per_character, graph
 from models.config import NetworkConfig, TrainingConfig
 
-FIRST_STEPS = 100
-"""Adam's first steps move every weight by the whole rate. A matrix that starts as the identity and is applied
-eight times, to units that are all positive, is torn apart by two such steps in the same direction."""
+WARMUP_STEPS = 100
+"""Adam's first steps change every weight by the full learning rate. Two such steps in the same direction make
+a recurrence that starts as the identity, and is applied eight times to positive units, diverge."""
 
 
 class SimpleRNN(WindowNetwork):
@@ -39,15 +39,15 @@ class SimpleRNN(WindowNetwork):
         table = tf.matmul(tf.convert_to_tensor(self._embedding.embeddings), tf.convert_to_tensor(cell.kernel))
         return table + tf.convert_to_tensor(cell.bias)
 
-    def _cell(self, x: tf.Tensor, h: tf.Tensor, begun: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
+    def _cell(self, x: tf.Tensor, h: tf.Tensor, has_begun: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
         return tf.nn.relu(x + tf.matmul(h, tf.convert_to_tensor(self._rnn.cell.recurrent_kernel)))
 
     def weights(self) -> Weights:
-        """Return the weights by the names that `models.architectures.onnx_window_graph` reads."""
+        """Return the weights, named as in `models.architectures.onnx_window_graph`."""
         return super().weights() | {"recurrent/kernel": self._rnn.cell.recurrent_kernel.numpy()}
 
     def keras_model(self) -> keras.Model:
-        """Return the notes' network of stock layers: ids (B, C) -> logits (B, V); id 0 is masked."""
+        """Return the network in stock Keras layers: ids (B, C) -> logits (B, V); id 0 is masked."""
         return self._stock_model(every_step=False)
 
     def _stock_model(self, *, every_step: bool) -> keras.Model:
@@ -65,7 +65,7 @@ class SimpleRNN(WindowNetwork):
 
 
 def recurrent_layer(units: int, *, return_sequences: bool = False) -> keras.layers.Layer:
-    """Return the SimpleRNN of all networks here: relu, and the identity as first recurrent weights."""
+    """Return a SimpleRNN with relu, and recurrent weights initialized to the identity."""
     return keras.layers.SimpleRNN(
         units,
         activation="relu",
@@ -83,7 +83,7 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
 
 
 ARCHITECTURE = Architecture(
-    description="The same as Keras's SimpleRNN: relu, and a recurrent matrix that starts as the identity.",
+    description="Keras's SimpleRNN over the last eight characters, initialized to the identity.",
     network=NetworkConfig(architecture="simple_rnn", units=256, embedding=42, context=8),
     training=TrainingConfig(rows=32, window=8, learning_rate=6e-3, weight_decay=0.0),
     network_options=("units", "embedding", "context"),
@@ -92,7 +92,7 @@ ARCHITECTURE = Architecture(
     graph=graph,
     parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
-    warmup_steps=FIRST_STEPS,
+    warmup_steps=WARMUP_STEPS,
     notes_nats=1.64,
     notes_measure="training loss",
 )

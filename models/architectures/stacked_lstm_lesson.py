@@ -1,9 +1,9 @@
-"""The notes' largest network: two stacked stateful LSTMs with dropout, and one more dense layer.
+"""The largest network of the lecture notes: two stacked stateful LSTMs with dropout and a hidden dense layer.
 
-    embedding 42, batch normalised -> LSTM 512 -> dropout -> LSTM 512 -> dropout
+    embedding 42, batch-normalized -> LSTM 512 -> dropout -> LSTM 512 -> dropout
     -> dense 512 relu at every step -> dropout -> dense to the logits at every step
 
-It is `stateful_lstm` with two layers and one more dense layer. A dropout mask is drawn once a row and window.
+It is `stateful_lstm` with two layers and a hidden dense layer. Dropout masks are drawn per row and window.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class StackedLSTM(StatefulLSTM):
         return self._dropped(hidden, seed + tf.constant([0, 1009 * self.config.layers]))
 
     def weights(self) -> Weights:
-        """Return the weights by names of `models.architectures.onnx_graph`, normalization folded in."""
+        """Return the weights, named as in `models.architectures.onnx_graph`, normalization folded in."""
         layer = self._hidden
         return super().weights() | {"hidden/kernel": layer.kernel.numpy(), "hidden/bias": layer.bias.numpy()}
 
     def load(self, weights: Weights) -> None:
-        """Take over the weights that another network's `weights` gave."""
+        """Set the weights to those that `weights` returned for another network."""
         super().load(weights)
         self._hidden.set_weights([weights["hidden/kernel"], weights["hidden/bias"]])
 
@@ -65,7 +65,7 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
 
 
 def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int) -> int:
-    """Return how many numbers training keeps for each character of a window."""
+    """Return how many floats training keeps per character of a window."""
     return lstm_floats(config, vocabulary_size) + 4 * config.units
 
 
@@ -79,8 +79,8 @@ ARCHITECTURE = Architecture(
     graph=graph,
     parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
-    own_kernels=True,
-    loads_weights=True,
+    uses_kernels=True,
+    can_load_weights=True,
     notes_nats=1.22,
     notes_measure="training loss after a night, with dropout",
 )

@@ -1,10 +1,9 @@
-"""Our own network: normalised embedding, stacked LSTMs, softmax; the state is every layer's h and c.
+"""The default network: normalized embedding, stacked LSTMs, softmax; the state is the h and c of each layer.
 
-Batch normalisation after the embedding is what made the stateful network of the lecture notes learn.
-An embedding's output depends on the character alone, so its mean and variance over the corpus follow
-from how often each character occurs: they are computed exactly, from the table, instead of being
-estimated from each batch. Training and inference then normalise alike, and the result folds into the
-embedding when the model is saved.
+The stateful network of the lecture notes learned only with batch normalization after the embedding. An
+embedding depends on the character alone, so its mean and variance over the corpus follow from the character
+frequencies. They are computed exactly from the table rather than estimated from batches, are the same in
+training and inference, and are folded into the embedding of a saved model.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.architectures.embedding_lookup import SMALL_TABLE, lookup
 from models.architectures.lazy import keras, tf
 from models.architectures.precision import product
 from models.architectures.spec import Architecture, Weights
-from models.architectures.table import SMALL_TABLE, rows_of
 from models.config import PRESETS, NetworkConfig
 
 _EPSILON = 1e-3
@@ -26,22 +25,18 @@ State = tuple[tuple[Any, Any], ...]  # h and c, (B, H) each, of every layer
 
 
 class StatefulLSTM:
-    """The trainable network.
-
-    Where TensorFlow sees a GPU the LSTMs run as Keras runs them, by cuDNN; elsewhere by kernels of ours.
+    """The trainable network. Its LSTMs use cuDNN if TensorFlow sees a GPU, else models/kernels.
 
     Args:
         config: its shape.
-        frequencies: (V,) float, how often each id occurs in the training text; they sum to 1.
+        frequencies: (V,) float, relative frequency of each id in the training text.
         seed: of the initial weights and the dropout masks.
     """
 
     def __init__(self, config: NetworkConfig, frequencies: NDArray[np.floating], *, seed: int) -> None:
-        from models.architectures.lstm_layer import (
-            FastLSTM,  # a subclass of Keras's layer: it needs Keras to be defined
-        )
+        from models.architectures.lstm_layer import FastLSTM  # imports Keras
 
-        self.lstms_by_keras = bool(tf.config.list_logical_devices("GPU"))
+        self.uses_keras_lstm = bool(tf.config.list_logical_devices("GPU"))
         self.config = config
         self.vocabulary_size = v = len(frequencies)
         self._frequencies = tf.constant(frequencies, tf.float32)
@@ -75,24 +70,24 @@ class StatefulLSTM:
         """Run one window in training.
 
         Args:
-            ids: (T, B) int32, shape known when traced.
-            state: before the window.
-            seed: (2,) int32, of this window's dropout masks.
+            ids: (T, B) int32, static shape.
+            state: the state before the window.
+            seed: (2,) int32, the seed of this window's dropout masks.
 
         Returns:
-            (T, B, V) logits of the character after each one, and the state after the window.
+            (T, B, V) logits of the next character at each step, and the state after the window.
         """
         t, b = ids.shape
         width = self.config.units
         after = []
         hs = None
         for i, layer in enumerate(self._lstms):
-            if self.lstms_by_keras:
-                x = rows_of(self._normalized_table(), tf.reshape(ids, (-1,))) if hs is None else hs
-                hs, h, c = layer.by_keras(tf.reshape(x, (t, b, -1)), *state[i])
+            if self.uses_keras_lstm:
+                x = lookup(self._normalized_table(), tf.reshape(ids, (-1,))) if hs is None else hs
+                hs, h, c = layer.run_keras(tf.reshape(x, (t, b, -1)), *state[i])
             else:
-                z, places = self._projection(layer, ids, hs)
-                hs, h, c = layer.sequence(z, places, *state[i])
+                z, rows_of_z = self._projection(layer, ids, hs)
+                hs, h, c = layer.sequence(z, rows_of_z, *state[i])
             hs = self._dropped(hs, seed + tf.constant([0, 1009 * i]))
             after.append((h, c))
         hs = self._before_dense(hs, seed)
@@ -102,26 +97,26 @@ class StatefulLSTM:
         return tf.reshape(flat + tf.convert_to_tensor(dense.bias), (t, b, -1)), tuple(after)
 
     def weights(self) -> Weights:
-        """Return the weights by names of `models.architectures.onnx_graph`, normalization folded in."""
-        found = {"embedding": self._normalized_table().numpy()}
+        """Return the weights, named as in `models.architectures.onnx_graph`, normalization folded in."""
+        weights = {"embedding": self._normalized_table().numpy()}
         for i, layer in enumerate(self._lstms):
-            found[f"lstm_{i}/kernel"] = layer.cell.kernel.numpy()
-            found[f"lstm_{i}/recurrent"] = layer.cell.recurrent_kernel.numpy()
-            found[f"lstm_{i}/bias"] = layer.cell.bias.numpy()
-        found["dense/kernel"] = self._dense.kernel.numpy()
-        found["dense/bias"] = self._dense.bias.numpy()
-        return found
+            weights[f"lstm_{i}/kernel"] = layer.cell.kernel.numpy()
+            weights[f"lstm_{i}/recurrent"] = layer.cell.recurrent_kernel.numpy()
+            weights[f"lstm_{i}/bias"] = layer.cell.bias.numpy()
+        weights["dense/kernel"] = self._dense.kernel.numpy()
+        weights["dense/bias"] = self._dense.bias.numpy()
+        return weights
 
-    def drop(self, share: float) -> None:
-        """Set the share of the LSTMs' outputs that is dropped from now on, if the config leaves it open."""
+    def set_dropout(self, rate: float) -> None:
+        """Set the dropout rate, if the config does not fix it."""
         if self.config.dropout is None:
-            self._dropout.assign(share)
+            self._dropout.assign(rate)
 
     def load(self, weights: Weights) -> None:
-        """Take over the weights that another network's `weights` gave.
+        """Set the weights to those that `weights` returned for another network.
 
-        The normalisation of a corpus is folded into those. So it is set to undo itself for this corpus: the
-        networks compute the same, but for rounding.
+        The normalization by that network's corpus is folded into them. So this network's is set to the
+        identity: both compute the same up to rounding.
         """
         self._embedding.embeddings.assign(weights["embedding"])
         mean, variance = self._moments()
@@ -132,7 +127,7 @@ class StatefulLSTM:
         self._dense.set_weights([weights["dense/kernel"], weights["dense/bias"]])
 
     def keras_model(self) -> keras.Model:
-        """Return a model of stock layers with copies of the weights.
+        """Return a model of stock Keras layers with copies of the weights.
 
         Inputs: ids (B, T) int32, then h and c (B, H) of each layer. Outputs: logits (B, T, V), then h
         and c of each layer after the last step.
@@ -164,42 +159,42 @@ class StatefulLSTM:
     def _moments(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the mean and variance (E,) of the embedding over the training text."""
         table = tf.convert_to_tensor(self._embedding.embeddings)
-        share = self._frequencies[:, None]
-        mean = tf.reduce_sum(share * table, 0)
-        return mean, tf.reduce_sum(share * tf.square(table - mean), 0)
+        p = self._frequencies[:, None]
+        mean = tf.reduce_sum(p * table, 0)
+        return mean, tf.reduce_sum(p * tf.square(table - mean), 0)
 
     def _normalized_table(self) -> tf.Tensor:
         mean, variance = self._moments()
         scale = tf.convert_to_tensor(self._normalization.gamma) * tf.math.rsqrt(variance + _EPSILON)
-        centred = tf.convert_to_tensor(self._embedding.embeddings) - mean
-        return centred * scale + tf.convert_to_tensor(self._normalization.beta)
+        centered = tf.convert_to_tensor(self._embedding.embeddings) - mean
+        return centered * scale + tf.convert_to_tensor(self._normalization.beta)
 
     def _projection(self, layer: Any, ids: tf.Tensor, hs: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return a layer's projected inputs (N, 4H), and which of them comes where, (T, B).
+        """Return a layer's projected inputs (N, 4H), and the row of each step and sequence, (T, B).
 
-        For the first layer, hs is None, and a small table is projected once instead of once a character.
+        For the first layer hs is None; if V is small the table is projected instead of the embedded text.
         """
         if hs is None and self.vocabulary_size <= SMALL_TABLE:
             return layer.project(self._normalized_table()), ids
         if hs is None:
-            x = rows_of(self._normalized_table(), tf.reshape(ids, (-1,)))
+            x = lookup(self._normalized_table(), tf.reshape(ids, (-1,)))
         else:
             x = tf.reshape(hs, (-1, self.config.units))
         return layer.project(x), tf.reshape(tf.range(x.shape[0]), ids.shape)
 
     def _before_dense(self, hs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
-        """Return what the last layer sees of the LSTMs' outputs (T, B, H): here, them."""
+        """Return the inputs of the output layer for the LSTMs' outputs (T, B, H)."""
         return hs
 
     def _stock_head(self, x: Any) -> Any:
-        """Return the logits of a stock model for the LSTMs' outputs x, with copies of the weights."""
+        """Return the stock layers' logits for the LSTMs' outputs x, with copies of the weights."""
         dense = keras.layers.Dense(self.vocabulary_size, name="dense")
         logits = dense(x)
         dense.set_weights(self._dense.get_weights())
         return logits
 
     def _dropped(self, hs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Drop outputs by one mask a row and window (variational dropout, Gal and Ghahramani 2016)."""
+        """Apply one dropout mask per row and window (variational dropout, Gal and Ghahramani 2016)."""
         if self.config.dropout == 0:
             return hs
         rate = tf.convert_to_tensor(self._dropout)
@@ -209,7 +204,7 @@ class StatefulLSTM:
 
 def graph(_: NetworkConfig, weights: Weights) -> bytes:
     """Return the ONNX graph."""
-    from models.architectures.onnx_graph import stateful_lstm_graph  # needs onnx, which the API does not have
+    from models.architectures.onnx_graph import stateful_lstm_graph  # imports onnx, which the API lacks
 
     return stateful_lstm_graph(weights)
 
@@ -226,12 +221,12 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
 
 
 def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int) -> int:
-    """Return how many numbers training keeps for each character of a window: gates, states and logits."""
+    """Return how many floats training keeps per character of a window: gates, states and logits."""
     return config.layers * 12 * config.units + 4 * vocabulary_size
 
 
 ARCHITECTURE = Architecture(
-    description="Ours and the default: stacked stateful LSTMs over a normalised embedding, in four presets.",
+    description="The default: stacked stateful LSTMs over a normalized embedding, in four presets.",
     network=PRESETS["small"][0],
     training=PRESETS["small"][1],
     network_options=("layers", "units", "embedding", "dropout"),
@@ -240,6 +235,6 @@ ARCHITECTURE = Architecture(
     graph=graph,
     parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
-    own_kernels=True,
-    loads_weights=True,
+    uses_kernels=True,
+    can_load_weights=True,
 )

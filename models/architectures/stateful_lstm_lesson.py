@@ -1,7 +1,7 @@
-"""The first stateful network of the notes that learned: one LSTM over a normalised embedding.
+"""The first stateful network of the lecture notes: one LSTM over a batch-normalized embedding.
 
-They could not train a plain RNN whose state goes on for ever, nor an LSTM, until the embedding was batch
-normalised. It is the network of `stateful_lstm` in their sizes: embedding 42, 256 units, windows of 8.
+In the notes neither a stateful RNN nor a stateful LSTM learned without the batch normalization. It is
+`stateful_lstm` in the sizes of the notes: embedding 42, 256 units, windows of 8.
 """
 
 from models.architectures.spec import Architecture
@@ -14,7 +14,7 @@ from models.architectures.stateful_lstm import (
 from models.config import NetworkConfig, TrainingConfig
 
 ARCHITECTURE = Architecture(
-    description="An LSTM whose state goes on from window to window of 8, after a batch-normalised embedding.",
+    description="A stateful LSTM over a batch-normalized embedding, in windows of 8.",
     network=NetworkConfig(architecture="stateful_lstm_lesson", units=256, embedding=42),
     training=TrainingConfig(rows=32, window=8, learning_rate=5e-3, weight_decay=0.01),
     network_options=("units", "embedding", "dropout"),
@@ -23,8 +23,8 @@ ARCHITECTURE = Architecture(
     graph=graph,
     parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
-    own_kernels=True,
-    loads_weights=True,
+    uses_kernels=True,
+    can_load_weights=True,
     notes_nats=1.69,
     notes_measure="training loss after 12 epochs",
 )

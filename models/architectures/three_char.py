@@ -1,7 +1,7 @@
-"""The notes' first network: the fourth character from the three before it.
+"""The first network of the lecture notes: predicts the fourth character from the three before it.
 
-Three inputs, each embedded, each through the same dense layer, joined one after the other by the same
-hidden-to-hidden layer. That is `nth_char` with a window of three; the notes wrote it out first.
+Each input is embedded and passes through the same dense layer; a shared hidden-to-hidden layer combines them
+one after another. It is `nth_char` with a window of three.
 """
 
 from models.architectures.nth_char import NthChar, parameters
@@ -10,7 +10,7 @@ from models.architectures.window import activation_floats_per_character, graph
 from models.config import NetworkConfig, TrainingConfig
 
 ARCHITECTURE = Architecture(
-    description="The fourth character from the three before it, by three dense layers that they share.",
+    description="Predicts from the last three characters by three dense layers that they share.",
     network=NetworkConfig(architecture="three_char", units=256, embedding=42, context=3),
     training=TrainingConfig(rows=32, window=8, learning_rate=2e-3, weight_decay=0.0),
     network_options=("units", "embedding"),

@@ -1,12 +1,12 @@
-"""Where compiled kernels are kept; `python -m` compiles those that it is given, before they are needed.
+"""The cache of compiled kernels, and a command that compiles kernels in advance.
 
     python -m models.kernels.compile_cache models.kernels.lstm_training
 
-Kernels are compiled for one processor, by one version of the compiler, from a few source files. So they are
-kept in `<data folder>/compiled/<fingerprint>`, where the fingerprint changes with any of these: a folder that
-several machines or versions share holds one folder for each. NUMBA_CACHE_DIR in the environment wins.
+Machine code is valid for one processor type, compiler version and set of sources, so it is cached in
+`<data folder>/compiled/<fingerprint>`, whose fingerprint depends on all of them; machines and versions can
+share a data folder. The environment variable NUMBA_CACHE_DIR takes precedence.
 
-To be called before anything imports numba, which reads that variable once. Imports no numba itself.
+Numba reads that variable when it is imported, so call `use_cache_folder` before anything imports it.
 """
 
 import contextlib
@@ -34,14 +34,14 @@ TRAINING_KERNELS = f"{__package__}.lstm_training"
 
 _FOLDER = Path(__file__).resolve().parent
 _UNUSED_S = 30 * 24 * 3600.0
-_LOCKED_S = 120.0  # another process compiles for so long at most; then we do it too
-_LOG_S = 2.0  # loading what was compiled before takes less
+_LOCK_TIMEOUT_S = 120.0  # longer than compiling takes; after it, this process compiles, too
+_LOG_S = 2.0  # longer than loading from the cache takes
 
 
 def use_cache_folder(data_dir: Path) -> None:
-    """Have numba keep compiled code in the data folder, unless the environment names another folder.
+    """Set NUMBA_CACHE_DIR to a folder in the data folder, unless it is set already.
 
-    Where the folder cannot be used a warning is logged, and numba looks for another place by itself.
+    If that folder cannot be used, a warning is logged and numba uses its default.
     """
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
@@ -50,11 +50,13 @@ def use_cache_folder(data_dir: Path) -> None:
 
 
 def machine_folder(data_dir: Path) -> Path | None:
-    """Return the folder for what is valid on this kind of machine only, or None where it cannot be used.
+    """Create and return the folder for data that is valid for this type of machine only.
 
-    It is made where it is missing. It holds code that this process will run, so it must belong to this
-    user, and nobody else may write to it. Folders of other fingerprints that have not been used for 30 days
-    are deleted.
+    It holds code that this process will run, so it must belong to this user and be writable by no other.
+    Folders of other fingerprints are deleted after 30 days without use.
+
+    Returns:
+        None, after a logged warning, if the folder cannot be used.
     """
     folder = data_dir.resolve() / "compiled" / fingerprint()
     try:
@@ -62,27 +64,29 @@ def machine_folder(data_dir: Path) -> Path | None:
         for private in (folder.parent, folder):
             if private.stat().st_uid == os.geteuid():
                 private.chmod(stat.S_IRWXU)
-            found = private.stat()
-            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
-                raise PermissionError(f"{private} belongs to another user, or others may write to it")
+            status = private.stat()
+            if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
+                raise PermissionError(f"{private} belongs to another user or is writable by others")
         tempfile.TemporaryFile(dir=folder).close()
-        os.utime(folder)  # it is used now
+        os.utime(folder)  # marks it as used
     except OSError as error:
-        log.warning("compiled kernels cannot be kept in %s, so they may be compiled again: %s", folder, error)
+        log.warning(
+            "compiled kernels cannot be cached in %s; every process may compile them: %s", folder, error
+        )
         return None
     _delete_unused(folder.parent)
     return folder
 
 
 def fingerprint() -> str:
-    """Return 16 hexadecimal digits that change with the kernels' source, the compiler and the processor."""
+    """Return 16 hexadecimal digits that depend on the kernels' sources, the compiler and the processor."""
     from llvmlite import binding  # takes 40 ms
 
     parts = [source.read_bytes() for source in sorted(_FOLDER.glob("*.py"))]
     parts += [importlib.metadata.version(package).encode() for package in ("numba", "llvmlite", "numpy")]
     parts += [str(sys.implementation.cache_tag).encode(), binding.get_process_triple().encode()]
     parts += [binding.get_host_cpu_name().encode()]
-    with contextlib.suppress(RuntimeError):  # LLVM does not know them on every system
+    with contextlib.suppress(RuntimeError):  # unknown to LLVM on some systems
         parts += [binding.get_host_cpu_features().flatten().encode()]
     settings = (f"{name}={value}" for name, value in os.environ.items() if name.startswith("NUMBA_"))
     parts += [setting.encode() for setting in sorted(settings) if not setting.startswith("NUMBA_CACHE_DIR=")]
@@ -90,48 +94,48 @@ def fingerprint() -> str:
 
 
 def compile_kernels(*modules: str) -> float:
-    """Import these modules, which compiles them or loads what was compiled before; return the seconds.
+    """Import modules, which compiles their kernels or loads them from the cache; return the seconds taken.
 
-    Processes that start at once do not compile the same module twice: one does, the others wait and load.
+    Of processes that start at the same time one compiles a module; the others wait and load it.
 
     Raises:
-        Exception: whatever the compiler finds wrong with this machine.
+        Exception: the compiler failed on this machine.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     for module in modules:
         with _lock(module):
             _import(module)
-            _note_compiled(module)
-    seconds = time.monotonic() - began
+            _mark_compiled(module)
+    seconds = time.monotonic() - started
     if seconds > _LOG_S:
-        log.info("compiled kernels (once per machine and version; took %.1f s)", seconds)
+        log.info("compiled kernels in %.1f s (once per machine and version)", seconds)
     return seconds
 
 
 def compile_in_child_process(*modules: str) -> None:
-    """Compile what is missing of these modules to disk, in a process of its own, for all others to load.
+    """Compile those of these modules that are not in the cache, in a child process.
 
-    So its memory is freed, it does not hold up our threads, and a crash of the compiler ends only it. A
-    failure is logged and is no error: who needs a module compiles it. What the process prints is logged here,
-    in the format that this process's log has.
+    So the compiler's memory is freed, it does not block this process's threads, and a crash of it ends only
+    the child. A failure is logged and raises nothing: the process that needs a module compiles it. What the
+    child prints is logged in the format of this process.
     """
     missing = [module for module in modules if not _is_compiled(module)]
     if not missing:
         return
     command = [sys.executable, "-m", f"{__package__}.compile_cache", *missing]
-    done = subprocess.run(
+    child = subprocess.run(
         command, cwd=_FOLDER.parents[1], check=False, stderr=subprocess.PIPE, text=True, errors="replace"
     )
-    if printed := done.stderr.strip():
-        log.log(logging.WARNING if done.returncode else logging.INFO, "%s", printed)
-    if done.returncode:
-        log.warning("kernels could not be compiled in advance (exit status %d)", done.returncode)
+    if printed := child.stderr.strip():
+        log.log(logging.WARNING if child.returncode else logging.INFO, "%s", printed)
+    if child.returncode:
+        log.warning("kernels could not be compiled in advance (exit status %d)", child.returncode)
 
 
 def _import(module: str) -> None:
     try:
         importlib.import_module(module)
-    except (EOFError, pickle.UnpicklingError):  # numba does not expect files that are empty or cut off
+    except (EOFError, pickle.UnpicklingError):  # numba does not handle truncated files
         if not (folder := os.environ.get("NUMBA_CACHE_DIR")):
             raise
         log.warning("the compiled kernels in %s are damaged; compiling them again", folder)
@@ -145,15 +149,15 @@ def _is_compiled(module: str) -> bool:
     return folder != "" and Path(folder, f"{module}.compiled").exists()
 
 
-def _note_compiled(module: str) -> None:
-    """Note that a module is compiled, once a loss of power cannot empty the files any more."""
-    if _is_compiled(module) or not (given := os.environ.get("NUMBA_CACHE_DIR")):
+def _mark_compiled(module: str) -> None:
+    """Mark a module as compiled, once its files are synced and survive a power failure."""
+    if _is_compiled(module) or not (cache_dir := os.environ.get("NUMBA_CACHE_DIR")):
         return
-    folder = Path(given)
+    folder = Path(cache_dir)
     with contextlib.suppress(OSError):
         for path in folder.glob("*/*.nb[ci]"):
             _sync(path)
-        with contextlib.suppress(OSError):  # some file systems sync no folders
+        with contextlib.suppress(OSError):  # not supported by every file system
             for path in (*folder.glob("*/"), folder):
                 _sync(path)
         Path(folder, f"{module}.compiled").touch()
@@ -169,7 +173,7 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(module: str) -> Iterator[None]:
-    """Hold a module's lock in the cache folder; without a folder, or after a while, go on without."""
+    """Hold a module's lock in the cache folder; proceed without it if there is none, or after a timeout."""
     with contextlib.ExitStack() as stack:
         if folder := os.environ.get("NUMBA_CACHE_DIR"):
             with contextlib.suppress(OSError):
@@ -178,8 +182,8 @@ def _lock(module: str) -> Iterator[None]:
 
 
 def _wait_for_lock(file: IO[str]) -> None:
-    """Lock a file until it is closed, waiting for at most _LOCKED_S while another process holds it."""
-    deadline = time.monotonic() + _LOCKED_S
+    """Lock a file until it is closed; return without the lock after _LOCK_TIMEOUT_S."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
     while time.monotonic() < deadline:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,7 +10,7 @@ ONE = 127
 """The quantized activation of 1.0; activations are stored as unsigned bytes with 128 for 0.0."""
 
 UNITS, INPUT_WEIGHTS, RECURRENT_WEIGHTS, SCALES, BASE, COLUMNS = range(6)
-"""Columns of `Network.layout`."""
+"""Columns of `PackedNetwork.layout`."""
 
 SIGMOID_EXPONENT, TANH_EXPONENT = -1 / math.log(2), -2 / math.log(2)
 
@@ -21,7 +21,7 @@ LOWER, UPPER, WHOLE = range(3)
 """Values of `Pipeline.part`."""
 
 
-class Network(NamedTuple):
+class PackedNetwork(NamedTuple):
     """The weights of a network, or of some of its consecutive layers."""
 
     weights: NDArray[np.int8]
@@ -74,19 +74,19 @@ class Pipeline(NamedTuple):
     """(1,); LOWER begins no slice once another thread sets it."""
 
 
-def _no(shape: tuple[int, ...], dtype: type) -> NDArray:  # type: ignore[type-arg]
+def _empty(shape: tuple[int, ...], dtype: type) -> NDArray:  # type: ignore[type-arg]
     return np.zeros(shape, dtype)
 
 
-NO_SAMPLING = Sampling(_no((0,), np.float32), _no((0, 0), np.float64), _no((0, 0), np.int32))
+NO_SAMPLING = Sampling(_empty((0,), np.float32), _empty((0, 0), np.float64), _empty((0, 0), np.int32))
 NO_PIPELINE = Pipeline(
     part=WHOLE,
-    ends=_no((0,), np.int64),
-    boundary_x=_no((1, 0, 0), np.uint8),
-    boundary_sums=_no((1, 0, 0), np.int32),
-    states=_no((0, 0), np.float32),
-    slices_done=_no((2,), np.int64),
-    has_ended=_no((1,), np.int64),
-    upper_started=_no((1,), np.int64),
-    stop=_no((1,), np.int64),
+    ends=_empty((0,), np.int64),
+    boundary_x=_empty((1, 0, 0), np.uint8),
+    boundary_sums=_empty((1, 0, 0), np.int32),
+    states=_empty((0, 0), np.float32),
+    slices_done=_empty((2,), np.int64),
+    has_ended=_empty((1,), np.int64),
+    upper_started=_empty((1,), np.int64),
+    stop=_empty((1,), np.int64),
 )

@@ -32,7 +32,7 @@ from models.kernels.lstm_arguments import (
     UNITS,
     UPPER,
     WHOLE,
-    Network,
+    PackedNetwork,
     Pipeline,
     Sampling,
 )
@@ -259,7 +259,7 @@ def _run(network, ids, state, first, logits, sampling, pipeline):  # type: ignor
 
 
 def run(
-    network: Network,
+    network: PackedNetwork,
     ids: NDArray[np.int32],
     state: NDArray[np.float32],
     first: int,
@@ -314,7 +314,7 @@ def _run_flat(  # type: ignore[no-untyped-def]
     upper_started,
     stop,
 ):
-    network = Network(weights, numbers, layout)
+    network = PackedNetwork(weights, numbers, layout)
     sampling = Sampling(inverse_temperature, uniforms, chosen)
     pipeline = Pipeline(
         part, ends, boundary_x, boundary_sums, states, slices_done, has_ended, upper_started, stop

@@ -1,16 +1,13 @@
 """The loops of LSTM training, compiled to machine code when first imported.
 
-    forward    inputs, recurrent weights, state -> gates, cells, outputs
-    backward   those and the gradients of the outputs -> the gradients of inputs and state
-    product    any two matrices
+    forward       inputs, recurrent weights, state -> gates, cells, outputs
+    backward      those and the gradients of the outputs -> the gradients of inputs and state
+    add_product   the product of two matrices
 
-What a general library loses at these sizes is gained here: recurrent weights are laid out once for all steps
-of a window, gates are computed while they are in the cache, and inputs that come from a small table of
-projected embeddings are never written out. Products are of float32, or of bfloat16 with float32 sums where
-HAS_BFLOAT16; all else is float32. A call runs in the thread that makes it and does not hold Python's lock;
-the same arguments give the same bits.
-
-Only `models.kernels.tensorflow_ops` imports this module.
+Faster than general libraries at these sizes: recurrent weights are packed once for all steps of a window,
+gates are computed while their sums are in the cache, and inputs from a small table of projected embeddings
+are never materialized. Products are float32, or bfloat16 with float32 sums if HAS_BFLOAT16; all else is
+float32. A call runs in the calling thread and releases the GIL. Results are bit-identical from run to run.
 """
 
 from typing import Any
@@ -29,14 +26,14 @@ PANEL = 4 * LANES
 """Columns of a packed matrix that are computed together."""
 
 HAS_BFLOAT16 = has_cpu_feature(cpu_target.target_context, "avx512bf16")
-"""Whether the processor multiplies bfloat16 numbers, twice as many in a step as float32 ones."""
+"""Whether the processor has bfloat16 dot products, which have twice the throughput of float32."""
 
 
 # ---- products
 
 
 class _BFloat16(ir.Type):  # type: ignore[misc]
-    """What llvmlite has no name for."""
+    """LLVM's bfloat type, which llvmlite lacks."""
 
     def _to_string(self) -> str:
         return "bfloat"
@@ -45,7 +42,7 @@ class _BFloat16(ir.Type):  # type: ignore[misc]
 _PAIRS = ir.VectorType(_BFloat16(), 2 * LANES)
 
 
-def _of_floats(_: Any, builder: Any) -> MultiplyAdd:
+def _float32_multiply_add(_: Any, builder: Any) -> MultiplyAdd:
     def multiply_add(total: Any, x: Any, weights: Any) -> Any:
         product = builder.fmul(
             builder.bitcast(x, FLOATS), builder.bitcast(weights, FLOATS), flags=("contract",)
@@ -55,7 +52,7 @@ def _of_floats(_: Any, builder: Any) -> MultiplyAdd:
     return multiply_add
 
 
-def _of_pairs(_: Any, builder: Any) -> MultiplyAdd:
+def _bfloat16_multiply_add(_: Any, builder: Any) -> MultiplyAdd:
     dot = declare_function(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, [FLOATS, _PAIRS, _PAIRS])
     return lambda total, x, weights: builder.call(
         dot, [total, builder.bitcast(x, _PAIRS), builder.bitcast(weights, _PAIRS)]
@@ -63,10 +60,14 @@ def _of_pairs(_: Any, builder: Any) -> MultiplyAdd:
 
 
 def _format_of(weights: Any) -> ProductFormat:
-    """Packed matrices are arrays of float32, or of uint32 with two bfloat16 numbers in each."""
+    """Return the format of a packed matrix: float32, or uint32 that hold two bfloat16 numbers each."""
     if weights.dtype == types.float32:
-        return ProductFormat(activations_per_word=1, weights_per_word=1, sums=FLOATS, multiply_add=_of_floats)
-    return ProductFormat(activations_per_word=2, weights_per_word=1, sums=FLOATS, multiply_add=_of_pairs)
+        return ProductFormat(
+            activations_per_word=1, weights_per_word=1, sums=FLOATS, multiply_add=_float32_multiply_add
+        )
+    return ProductFormat(
+        activations_per_word=2, weights_per_word=1, sums=FLOATS, multiply_add=_bfloat16_multiply_add
+    )
 
 
 _tile_1: Any
@@ -77,7 +78,7 @@ _tile_1, _tile_4, _tile_6 = (intrinsic(tile(rows, PANEL // LANES, _format_of)) f
 
 @inline_jit
 def _add_product(packed, x, sums):  # type: ignore[no-untyped-def]
-    """Add x (M, K) times a packed matrix to sums (M, N), where K and N are as wide as it is."""
+    """Add x (M, K) times a packed matrix to sums (M, N); K and N are those of the packed matrix."""
     words = packed.shape[1]
     for panel in range(len(packed)):
         at, column = panel * words * PANEL, panel * PANEL
@@ -93,29 +94,29 @@ def _add_product(packed, x, sums):  # type: ignore[no-untyped-def]
             row += 1
 
 
-# ---- layouts
+# ---- bfloat16
 
 
 @inline_jit
 def _bfloat16(value):  # type: ignore[no-untyped-def]
-    """Return the bits of the nearest bfloat16 number, ties to even."""
+    """Return the bits of the nearest bfloat16 number, rounding ties to even."""
     bits = np.float32(value).view(np.uint32)
     return (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
-def _put(array: Any, row: Any, column: Any, value: Any) -> None:
-    """Write a number into an array of activations, in its own kind."""
+def _store(array: Any, row: Any, column: Any, value: Any) -> None:
+    """Set array[row, column] of activations (float32, or uint16 for bfloat16) to a float32."""
 
 
-@overload(_put, inline="always")
-def _put_in(array, row, column, value):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    def put_float(array, row, column, value):  # type: ignore[no-untyped-def]
+@overload(_store, inline="always")
+def _overload_store(array, row, column, value):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def store_float32(array, row, column, value):  # type: ignore[no-untyped-def]
         array[row, column] = value
 
-    def put_bfloat(array, row, column, value):  # type: ignore[no-untyped-def]
+    def store_bfloat16(array, row, column, value):  # type: ignore[no-untyped-def]
         array[row, column] = np.uint16(_bfloat16(value))
 
-    return put_float if array.dtype == types.float32 else put_bfloat
+    return store_float32 if array.dtype == types.float32 else store_bfloat16
 
 
 # ---- gates
@@ -123,10 +124,10 @@ def _put_in(array, row, column, value):  # type: ignore[no-untyped-def]  # noqa:
 
 @inline_jit
 def _gates(z, sums, gates, before, c, h):  # type: ignore[no-untyped-def]
-    """One step of one row: gates (4H,), the next cell c and output h (H,)."""
-    into, forget, cell, out = _four(gates)
-    z_into, z_forget, z_cell, z_out = _four(z)
-    sum_into, sum_forget, sum_cell, sum_out = _four(sums[: len(z)])
+    """One step of one row: compute gates (4H,), the next cell c and output h (H,); `before` is the last c."""
+    into, forget, cell, out = _split_gates(gates)
+    z_into, z_forget, z_cell, z_out = _split_gates(z)
+    sum_into, sum_forget, sum_cell, sum_out = _split_gates(sums[: len(z)])
     for j in range(len(c)):
         into[j] = sigmoid(z_into[j] + sum_into[j])
     for j in range(len(c)):
@@ -143,93 +144,97 @@ def _gates(z, sums, gates, before, c, h):  # type: ignore[no-untyped-def]
 
 @inline_jit
 def _gradients(gates, before, c, d_h, dh, dc, dz):  # type: ignore[no-untyped-def]
-    """One step of one row backwards: from the gradients of h and c those of the gates' inputs dz (4H,)."""
-    into, forget, cell, out = _four(gates)
-    d_into, d_forget, d_cell, d_out = _four(dz)
+    """One backward step of one row: from the gradients of h and c compute those of the gate inputs dz (4H,).
+
+    dh is passed back by the next step, d_h comes from this step's output; dc becomes that of the last c.
+    """
+    into, forget, cell, out = _split_gates(gates)
+    d_into, d_forget, d_cell, d_out = _split_gates(dz)
     one = np.float32(1)
     for j in range(len(c)):
         tanh_c = tanh(c[j])
-        of_h = dh[j] + d_h[j]
+        grad_h = dh[j] + d_h[j]
         i, f, g, o = into[j], forget[j], cell[j], out[j]
-        of_c = dc[j] + of_h * o * (one - tanh_c * tanh_c)
-        d_into[j] = of_c * g * i * (one - i)
-        d_forget[j] = of_c * before[j] * f * (one - f)
-        d_cell[j] = of_c * i * (one - g * g)
-        d_out[j] = of_h * tanh_c * o * (one - o)
-        dc[j] = of_c * f
+        grad_c = dc[j] + grad_h * o * (one - tanh_c * tanh_c)
+        d_into[j] = grad_c * g * i * (one - i)
+        d_forget[j] = grad_c * before[j] * f * (one - f)
+        d_cell[j] = grad_c * i * (one - g * g)
+        d_out[j] = grad_h * tanh_c * o * (one - o)
+        dc[j] = grad_c * f
 
 
 @inline_jit
-def _four(row):  # type: ignore[no-untyped-def]
+def _split_gates(row):  # type: ignore[no-untyped-def]
     units = len(row) // 4
     return row[:units], row[units : 2 * units], row[2 * units : 3 * units], row[3 * units :]
 
 
-# ---- what is called from outside
+# ---- entry points
 
 
-def _signatures(text: str) -> list[str]:
-    """Return a signature for each kind; P is a packed matrix and X an array of activations."""
-    kinds = [("float32[:,:,::1]", "float32[:,::1]")]
+def _signatures(template: str) -> list[str]:
+    """Return a signature per number format; P is a packed matrix and X an array of activations."""
+    formats = [("float32[:,:,::1]", "float32[:,::1]")]
     if HAS_BFLOAT16:
-        kinds.append(("uint32[:,:,::1]", "uint16[:,::1]"))
-    return [text.replace("P", packed).replace("X", x) for packed, x in kinds]
+        formats.append(("uint32[:,:,::1]", "uint16[:,::1]"))
+    return [template.replace("P", packed).replace("X", x) for packed, x in formats]
 
 
 _F2, _F3, _IDS = "float32[:,::1]", "float32[:,:,::1]", "int32[:,::1]"
 
-
-_BLOCK = 16
-"""Elements of both axes that are read together, for a matrix may be a transposed one."""
+_BLOCK = 16  # matrices are read in square blocks, because they may be transposed
 
 
 @compiled("void(float32[:,:], float32[:,:,::1])")
-def pack_floats(matrix, packed):  # type: ignore[no-untyped-def]
-    """Lay a matrix (K, N) out as panels (N / PANEL, K, PANEL), filled up with zeros."""
+def pack_float32(matrix, packed):  # type: ignore[no-untyped-def]
+    """Write a matrix (K, N) as panels (N / PANEL, K, PANEL), padded with zeros."""
     packed[:] = 0
     for panel in range(len(packed)):
-        some = matrix[:, panel * PANEL : (panel + 1) * PANEL]
-        for first in range(0, len(some), _BLOCK):
-            last = min(first + _BLOCK, len(some))
-            for begin in range(0, some.shape[1], _BLOCK):
-                end = min(begin + _BLOCK, some.shape[1])
-                block, into = some[first:last, begin:end], packed[panel, first:last, begin:end]
+        columns = matrix[:, panel * PANEL : (panel + 1) * PANEL]
+        for first in range(0, len(columns), _BLOCK):
+            last = min(first + _BLOCK, len(columns))
+            for begin in range(0, columns.shape[1], _BLOCK):
+                end = min(begin + _BLOCK, columns.shape[1])
+                block, target = columns[first:last, begin:end], packed[panel, first:last, begin:end]
                 for k in range(len(block)):
                     for j in range(block.shape[1]):
-                        into[k, j] = block[k, j]
+                        target[k, j] = block[k, j]
 
 
 @compiled("void(float32[:,:], uint32[:,:,::1])")
-def pack_bfloats(matrix, packed):  # type: ignore[no-untyped-def]
-    """Lay a matrix (K, N) out as panels (N / PANEL, K / 2, PANEL) of pairs, one number below the other."""
+def pack_bfloat16(matrix, packed):  # type: ignore[no-untyped-def]
+    """Write a matrix (K, N) as panels (N / PANEL, K / 2, PANEL), padded with zeros.
+
+    Each uint32 has the bfloat16 numbers of two consecutive rows.
+    """
     packed[:] = 0
-    whole = matrix.shape[0] // 2
+    pairs = matrix.shape[0] // 2
     for panel in range(len(packed)):
-        some = matrix[:, panel * PANEL : (panel + 1) * PANEL]
-        for first in range(0, whole, _BLOCK // 2):
-            last = min(first + _BLOCK // 2, whole)
-            for begin in range(0, some.shape[1], _BLOCK):
-                end = min(begin + _BLOCK, some.shape[1])
-                block, into = some[2 * first : 2 * last, begin:end], packed[panel, first:last, begin:end]
-                for k in range(len(into)):
+        columns = matrix[:, panel * PANEL : (panel + 1) * PANEL]
+        for first in range(0, pairs, _BLOCK // 2):
+            last = min(first + _BLOCK // 2, pairs)
+            for begin in range(0, columns.shape[1], _BLOCK):
+                end = min(begin + _BLOCK, columns.shape[1])
+                block, target = columns[2 * first : 2 * last, begin:end], packed[panel, first:last, begin:end]
+                for k in range(len(target)):
                     for j in range(block.shape[1]):
-                        into[k, j] = _bfloat16(block[2 * k, j]) | (
+                        target[k, j] = _bfloat16(block[2 * k, j]) | (
                             _bfloat16(block[2 * k + 1, j]) << np.uint32(16)
                         )
         if matrix.shape[0] % 2:
-            for j in range(some.shape[1]):
-                packed[panel, whole, j] = _bfloat16(some[2 * whole, j])
+            for j in range(columns.shape[1]):
+                packed[panel, pairs, j] = _bfloat16(columns[2 * pairs, j])
 
 
 @compiled(*_signatures("void(float32[:,:], X)"))
 def convert(matrix, x):  # type: ignore[no-untyped-def]
-    """Write a matrix (M, K) to activations (M, K or more)."""
+    """Write a float32 matrix (M, K) to activations (M, K or more)."""
     for first in range(0, matrix.shape[0], _BLOCK):
         last = min(first + _BLOCK, matrix.shape[0])
         for begin in range(0, matrix.shape[1], _BLOCK):
             for m in range(first, last):
                 for k in range(begin, min(begin + _BLOCK, matrix.shape[1])):
-                    _put(x, m, k, matrix[m, k])
+                    _store(x, m, k, matrix[m, k])
 
 
 @compiled(*_signatures(f"void(P, X, {_F2})"))
@@ -244,22 +249,22 @@ def forward(z, ids, packed, h0, c0, x, sums, gates, cs, hs):  # type: ignore[no-
 
     Args:
         z: (N, 4H) projected inputs; gates in Keras's order i, f, g, o.
-        ids: (T, B) int32, which of them comes where.
+        ids: (T, B) int32 rows of z.
         packed: the recurrent weights (H, 4H).
         h0: (B, H) the output before the first step.
         c0: (B, H) the cell before the first step.
-        x: (B, H or more) zeros, to work with.
-        sums: (B, 4H or more), to work with.
-        gates: (T, B, 4H), to be filled with the gates' values.
-        cs: (T, B, H), with cells.
-        hs: (T, B, H), with outputs.
+        x: (B, H or more) workspace, zeros.
+        sums: (B, 4H or more) workspace.
+        gates: (T, B, 4H), filled with the gates after their nonlinearities.
+        cs: (T, B, H), filled with the cells.
+        hs: (T, B, H), filled with the outputs.
     """
     units = h0.shape[1]
     for t in range(len(ids)):
         h_before, c_before = (hs[t - 1], cs[t - 1]) if t else (h0, c0)
         for b in range(ids.shape[1]):
             for j in range(units):
-                _put(x, b, j, h_before[b, j])
+                _store(x, b, j, h_before[b, j])
         sums[:] = 0
         _add_product(packed, x, sums)
         for b in range(ids.shape[1]):
@@ -268,33 +273,33 @@ def forward(z, ids, packed, h0, c0, x, sums, gates, cs, hs):  # type: ignore[no-
 
 @compiled(*_signatures(f"void({_F3}, {_F3}, {_F2}, {_F3}, P, X, {_F2}, {_F2}, {_F3})"))
 def backward(gates, cs, c0, d_hs, packed, x, dh, dc, dz):  # type: ignore[no-untyped-def]
-    """Go the T steps of `forward` back.
+    """Back-propagate through the T steps of `forward`.
 
     Args:
-        gates: (T, B, 4H), as `forward` filled it.
-        cs: (T, B, H), the same.
+        gates: (T, B, 4H) from `forward`.
+        cs: (T, B, H) from `forward`.
         c0: (B, H) the cell before the first step.
         d_hs: (T, B, H) the gradient of all outputs.
         packed: the transposed recurrent weights (4H, H).
-        x: (B, 4H or more) zeros, to work with.
-        dh: (B, H or more) the gradient of the last output as the state; becomes that of h0.
-        dc: (B, H) the gradient of the last cell; becomes that of c0.
-        dz: (T, B, 4H), to be filled with the gradient of the projected inputs.
+        x: (B, 4H or more) workspace, zeros.
+        dh: (B, H or more) the gradient of the final output as a state; replaced by that of h0.
+        dc: (B, H) the gradient of the final cell; replaced by that of c0.
+        dz: (T, B, 4H), filled with the gradient of the projected inputs.
     """
-    for back in range(1, len(cs) + 1):
-        t = len(cs) - back
+    for steps_back in range(1, len(cs) + 1):
+        t = len(cs) - steps_back
         before = cs[t - 1] if t else c0
         for b in range(cs.shape[1]):
             _gradients(gates[t, b], before[b], cs[t, b], d_hs[t, b], dh[b], dc[b], dz[t, b])
             for j in range(dz.shape[2]):
-                _put(x, b, j, dz[t, b, j])
+                _store(x, b, j, dz[t, b, j])
         dh[:] = 0
         _add_product(packed, x, dh)
 
 
 @compiled(f"void({_F3}, {_IDS}, {_F2})")
 def add_rows(dz, ids, table):  # type: ignore[no-untyped-def]
-    """Add dz[t, b] to the row ids[t, b] of a table (N, 4H)."""
+    """Add each dz[t, b] to row ids[t, b] of a table (N, 4H)."""
     for t in range(len(ids)):
         for b in range(ids.shape[1]):
             row = table[ids[t, b]]

@@ -1,8 +1,7 @@
-"""TensorFlow operations with gradients, done by the kernels: a window of an LSTM, and products of matrices.
+"""Differentiable TensorFlow operations on the kernels: a window of an LSTM, and matrix products.
 
-They run on the CPU, each in the one thread that TensorFlow gives it, and cannot be part of an XLA program.
-Products are done in `dtype`: bfloat16, where the processor can, or float32. What comes in and goes out, and
-everything in between, is float32.
+They run on the CPU, each in one thread, and cannot be part of an XLA program. Products are computed in
+`dtype`: float32, or bfloat16 if the processor supports it. Inputs, outputs and all else are float32.
 """
 
 import ctypes
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from models.kernels import lstm_training as kernels
 
 HAS_BFLOAT16 = kernels.HAS_BFLOAT16
-"""Whether this processor multiplies bfloat16 numbers; else products in it are done in float32."""
+"""Whether this processor multiplies bfloat16 numbers; if not, float32 is used in its place."""
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]
@@ -29,22 +28,22 @@ def lstm(
 
     Args:
         z: (N, 4H) projected inputs; gates in Keras's order i, f, g, o.
-        ids: (T, B) int32, which of them comes where.
+        ids: (T, B) int32 rows of z.
         u: (H, 4H) recurrent weights.
         h: (B, H) the output before the first step.
         c: (B, H) the cell before the first step.
-        dtype: of the products.
+        dtype: number format of the products.
 
     Returns:
         All outputs (T, B, H), and the state (B, H), (B, H) after the last step.
     """
     steps, (rows, units) = ids.shape[0], h.shape
-    in_pairs = _in_pairs(dtype)
+    use_bfloat16 = _use_bfloat16(dtype)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(z: tf.Tensor, u: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> Any:
         gates, cs, hs = tf.numpy_function(
-            lambda *arrays: _forward(*arrays, in_pairs=in_pairs), [z, ids, u, h, c], [tf.float32] * 3
+            lambda *arrays: _forward(*arrays, use_bfloat16=use_bfloat16), [z, ids, u, h, c], [tf.float32] * 3
         )
         gates.set_shape((steps, rows, 4 * units))
         cs.set_shape((steps, rows, units))
@@ -52,14 +51,14 @@ def lstm(
 
         def gradient(d_hs: tf.Tensor, d_h: tf.Tensor, d_c: tf.Tensor) -> tuple[tf.Tensor, ...]:
             arrays = [gates, cs, hs, ids, u, h, c, d_hs, d_h, d_c]
-            found = tf.numpy_function(
-                lambda *arrays: _backward(*arrays, inputs=z.shape[0], in_pairs=in_pairs),
+            gradients = tf.numpy_function(
+                lambda *arrays: _backward(*arrays, inputs=z.shape[0], use_bfloat16=use_bfloat16),
                 arrays,
                 [tf.float32] * 4,
             )
-            for one, like in zip(found, (z, u, h, c), strict=True):
-                one.set_shape(like.shape)
-            return tuple(found)
+            for d, argument in zip(gradients, (z, u, h, c), strict=True):
+                d.set_shape(argument.shape)
+            return tuple(gradients)
 
         return (hs, hs[-1], cs[-1]), gradient
 
@@ -68,22 +67,22 @@ def lstm(
 
 def product(a: tf.Tensor, b: tf.Tensor, dtype: str) -> tf.Tensor:
     """Return the product (M, N) of matrices (M, K) and (K, N)."""
-    in_pairs = _in_pairs(dtype)
+    use_bfloat16 = _use_bfloat16(dtype)
 
-    def multiplied(a: tf.Tensor, b: tf.Tensor, multiply: Any, shape: tuple[int, int]) -> tf.Tensor:
-        found = tf.numpy_function(multiply, [a, b], tf.float32)
-        found.set_shape(shape)
-        return found
+    def apply(multiply: Any, a: tf.Tensor, b: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
+        result = tf.numpy_function(multiply, [a, b], tf.float32)
+        result.set_shape(shape)
+        return result
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(a: tf.Tensor, b: tf.Tensor) -> Any:
         def gradient(d: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return (
-                multiplied(d, b, lambda d, b: _product(d, b.T, in_pairs), a.shape),
-                multiplied(a, d, lambda a, d: _product(a.T, d, in_pairs), b.shape),
+                apply(lambda d, b: _product(d, b.T, use_bfloat16), d, b, a.shape),
+                apply(lambda a, d: _product(a.T, d, use_bfloat16), a, d, b.shape),
             )
 
-        return multiplied(a, b, lambda a, b: _product(a, b, in_pairs), (a.shape[0], b.shape[1])), gradient
+        return apply(lambda a, b: _product(a, b, use_bfloat16), a, b, (a.shape[0], b.shape[1])), gradient
 
     return run(a, b)
 
@@ -91,47 +90,47 @@ def product(a: tf.Tensor, b: tf.Tensor, dtype: str) -> tf.Tensor:
 def window_seconds(
     *, layers: int, units: int, rows: int, window: int, vocabulary_size: int, dtype: str
 ) -> float:
-    """Return the processor time of the kernels for one window in training, forward and backward.
+    """Measure the CPU time of the kernels for one training window, forward and backward, in one thread.
 
-    Processor time, in one thread: what else the machine does hardly changes it. The arrays hold numbers of no
-    meaning. One layer is timed, and counted as often as there are layers.
+    CPU time is nearly independent of other load on the machine. The arrays are random. One layer is timed and
+    multiplied by the number of layers.
     """
     random = np.random.default_rng(0)
-    in_pairs = _in_pairs(dtype)
+    use_bfloat16 = _use_bfloat16(dtype)
 
-    def numbers(*shape: int) -> Floats:
+    def normal(*shape: int) -> Floats:
         return random.normal(0, 0.1, shape).astype(np.float32)
 
-    z, u = numbers(window * rows, 4 * units), numbers(units, 4 * units)
-    h, c, d_hs = numbers(rows, units), numbers(rows, units), numbers(window, rows, units)
+    z, u = normal(window * rows, 4 * units), normal(units, 4 * units)
+    h, c, d_hs = normal(rows, units), normal(rows, units), normal(window, rows, units)
     ids = np.arange(window * rows, dtype=np.int32).reshape(window, rows)
-    dense, logits = numbers(units, vocabulary_size), numbers(window * rows, vocabulary_size)
+    dense, logits = normal(units, vocabulary_size), normal(window * rows, vocabulary_size)
 
     def multiply(before: Floats, weights: Floats, after: Floats) -> float:
-        """Time a product, and those of its gradients."""
-        began = time.thread_time()
-        _product(before, weights, in_pairs)
-        _product(after, weights.T, in_pairs)
-        _product(before.T, after, in_pairs)
-        return time.thread_time() - began
+        """Time a product and its gradients."""
+        started = time.thread_time()
+        _product(before, weights, use_bfloat16)
+        _product(after, weights.T, use_bfloat16)
+        _product(before.T, after, use_bfloat16)
+        return time.thread_time() - started
 
-    began = time.thread_time()
-    gates, cs, hs = _forward(z, ids, u, h, c, in_pairs=in_pairs)
-    _backward(gates, cs, hs, ids, u, h, c, d_hs, h, c, inputs=len(z), in_pairs=in_pairs)
-    seconds = layers * (time.thread_time() - began)
+    started = time.thread_time()
+    gates, cs, hs = _forward(z, ids, u, h, c, use_bfloat16=use_bfloat16)
+    _backward(gates, cs, hs, ids, u, h, c, d_hs, h, c, inputs=len(z), use_bfloat16=use_bfloat16)
+    seconds = layers * (time.thread_time() - started)
     outputs = hs.reshape(-1, units)
     return seconds + (layers - 1) * multiply(outputs, u, z) + multiply(outputs, dense, logits)
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep what is freed, up to some hundred megabytes, for the next window.
+    """Make malloc keep up to 512 MB of freed memory for the next window.
 
-    Else each window's arrays are new memory, which the kernel fills with zeros a page at a time: a quarter
-    of a step's time.
+    By default it is returned to the system, and the page faults of each window's new arrays take a quarter of
+    a step's time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # not the GNU library
+    except (OSError, AttributeError):  # not glibc
         return
     trim_threshold, mmap_threshold = -1, -3
     mallopt(mmap_threshold, 256 << 20)
@@ -141,13 +140,15 @@ def _keep_freed_memory() -> None:
 _keep_freed_memory()
 
 
-def _in_pairs(dtype: str) -> bool:
+def _use_bfloat16(dtype: str) -> bool:
     return dtype == "bfloat16" and kernels.HAS_BFLOAT16
 
 
-def _forward(z: Floats, ids: Ids, u: Floats, h0: Floats, c0: Floats, *, in_pairs: bool) -> tuple[Floats, ...]:
+def _forward(
+    z: Floats, ids: Ids, u: Floats, h0: Floats, c0: Floats, *, use_bfloat16: bool
+) -> tuple[Floats, ...]:
     """Return gates (T, B, 4H), cells and outputs (T, B, H)."""
-    packed, x, sums = _room(u, len(h0), in_pairs)
+    packed, x, sums = _workspace(u, len(h0), use_bfloat16)
     shape = (*ids.shape, len(u))
     gates, cs, hs = np.empty((*ids.shape, u.shape[1]), np.float32), _empty(shape), _empty(shape)
     kernels.forward(z, ids, packed, h0, c0, x, sums, gates, cs, hs)
@@ -167,10 +168,10 @@ def _backward(
     d_c: Floats,
     *,
     inputs: int,
-    in_pairs: bool,
+    use_bfloat16: bool,
 ) -> tuple[Floats, ...]:
     """Return the gradients of z, u, h0 and c0."""
-    packed, x, dh = _room(u.T, len(h0), in_pairs)
+    packed, x, dh = _workspace(u.T, len(h0), use_bfloat16)
     dh[:, : h0.shape[1]] = d_h
     dc, dz = d_c.copy(), np.empty_like(gates)
     kernels.backward(gates, cs, c0, d_hs, packed, x, dh, dc, dz)
@@ -180,29 +181,29 @@ def _backward(
     if inputs != len(flat):
         d_table = np.zeros((inputs, dz.shape[2]), np.float32)
         kernels.add_rows(dz, ids, d_table)
-    return d_table, _product(h_before.T, flat, in_pairs), np.ascontiguousarray(dh[:, : h0.shape[1]]), dc
+    return d_table, _product(h_before.T, flat, use_bfloat16), np.ascontiguousarray(dh[:, : h0.shape[1]]), dc
 
 
-def _product(a: Floats, b: Floats, in_pairs: bool) -> Floats:
+def _product(a: Floats, b: Floats, use_bfloat16: bool) -> Floats:
     """Return a (M, K) @ b (K, N)."""
-    packed, x, sums = _room(b, len(a), in_pairs)
+    packed, x, sums = _workspace(b, len(a), use_bfloat16)
     kernels.convert(a, x)
     kernels.add_product(packed, x, sums)
     return np.ascontiguousarray(sums[:, : b.shape[1]])
 
 
-def _room(matrix: Floats, rows: int, in_pairs: bool) -> tuple[NDArray[Any], NDArray[Any], Floats]:
-    """Return a matrix (K, N) packed, and zeros as wide as it is: activations (rows, K), sums (rows, N)."""
+def _workspace(matrix: Floats, rows: int, use_bfloat16: bool) -> tuple[NDArray[Any], NDArray[Any], Floats]:
+    """Return a matrix (K, N), packed, and zeroed activations (rows, K) and sums (rows, N), padded alike."""
     k, n = matrix.shape
     panels = -(-n // kernels.PANEL)
-    if in_pairs:
+    if use_bfloat16:
         words = -(-k // 2)
         packed = np.empty((panels, words, kernels.PANEL), np.uint32)
-        kernels.pack_bfloats(matrix, packed)
+        kernels.pack_bfloat16(matrix, packed)
         x: NDArray[Any] = np.zeros((rows, 2 * words), np.uint16)
     else:
         packed = np.empty((panels, k, kernels.PANEL), np.float32)
-        kernels.pack_floats(matrix, packed)
+        kernels.pack_float32(matrix, packed)
         x = np.zeros((rows, k), np.float32)
     return packed, x, np.zeros((rows, panels * kernels.PANEL), np.float32)
 

@@ -34,7 +34,7 @@ from models.kernels.lstm_arguments import (
     NO_SAMPLING,
     ONE,
     UPPER,
-    Network,
+    PackedNetwork,
     Pipeline,
     Sampling,
 )
@@ -110,7 +110,7 @@ class LstmNetwork:
         self._preparing = threading.Lock()  # guards the fields below
         self._failure: Exception | None = None
         self._kernels: Any = None
-        self._halves: tuple[Network, Network] | None = None  # None: a single layer
+        self._halves: tuple[PackedNetwork, PackedNetwork] | None = None  # None: a single layer
         self._second = SecondThread("int8")
 
     def prepare(self) -> None:
@@ -205,7 +205,7 @@ class LstmNetwork:
         )
         high_part = low_part._replace(part=UPPER, states=np.empty((len(ends), high.shape[1]), np.float32))
 
-        def read_part(network: Network, state: Floats, pipeline: Pipeline) -> None:
+        def read_part(network: PackedNetwork, state: Floats, pipeline: Pipeline) -> None:
             try:
                 self._run(network, ids, state, len(ids), self._no_logits, pipeline=pipeline)
             finally:
@@ -275,7 +275,7 @@ class LstmNetwork:
 
     def _run(
         self,
-        network: Network,
+        network: PackedNetwork,
         ids: NDArray[np.int32],
         state: Floats,
         first: int,
@@ -340,7 +340,7 @@ def _check_array(arrays: Arrays, name: str, shape: tuple[int, ...], kind: type) 
 # ---- layout for the kernels
 
 
-def _laid_out(arrays: Arrays, units: list[int]) -> Network:
+def _laid_out(arrays: Arrays, units: list[int]) -> PackedNetwork:
     """Return the arrays of a file as the kernels read them."""
     blocks: list[NDArray[np.int8]] = []
     floats: list[Floats] = []
@@ -368,7 +368,7 @@ def _laid_out(arrays: Arrays, units: list[int]) -> Network:
         base = arrays[f"lstm_{i}/bias"] if i else arrays["table"]
         layer(h, [*kernel, arrays[f"lstm_{i}/recurrent"]], arrays[f"lstm_{i}/scale"], base)
     layer(len(arrays["dense/bias"]), [arrays["dense/kernel"]], arrays["dense/scale"], arrays["dense/bias"])
-    return Network(_aligned(blocks), _aligned(floats), np.array(layout, np.int64))
+    return PackedNetwork(_aligned(blocks), _aligned(floats), np.array(layout, np.int64))
 
 
 def _aligned(parts: list[NDArray[Any]]) -> NDArray[Any]:

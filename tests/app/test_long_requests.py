@@ -79,7 +79,7 @@ def refused(clients: Sequence[socket.socket]) -> int:
         ("score", {"lines": LONG}, 34),
     ],
 )
-def test_forty_long_requests_leave_short_ones_alone_and_end_with_their_clients(
+def test_forty_long_requests_do_not_delay_short_ones_and_end_with_their_clients(
     service: Service, path: str, body: dict[str, Any], served: int
 ) -> None:
     [engine] = service.engines
@@ -137,7 +137,7 @@ def test_a_calibration_without_its_client_replaces_nothing(service: Service) -> 
     assert service.http.get(f"{MODEL}/calibrations").json()["data"] == []
 
 
-def test_calls_that_wait_for_their_turn_on_a_stream_hold_up_nobody(service: Service) -> None:
+def test_calls_that_wait_for_a_streams_lock_delay_no_others(service: Service) -> None:
     body = {"lines": ["ab"], "context": "stream", "stream_id": "s"}
     with Streams(service.live._redis).turn("fake@1", "s", size=1):
         with asking(service, f"{MODEL}/score", json.dumps(body), count=80) as clients:
@@ -150,7 +150,7 @@ def test_calls_that_wait_for_their_turn_on_a_stream_hold_up_nobody(service: Serv
     assert service.http.post(f"{MODEL}/score", json=body).json()["stream"]["lines"] == 1
 
 
-def test_streamed_lines_that_wait_for_their_turn_hold_up_nobody(service: Service) -> None:
+def test_streamed_lines_that_wait_for_a_lock_delay_no_others(service: Service) -> None:
     def send(_: int) -> str:
         query = {"context": "stream", "stream_id": "s"}
         headers = {"Content-Type": "text/plain"}

@@ -7,7 +7,7 @@ from app.keys import new_key
 from app.settings import ApiSettings, machine_memory_bytes, physical_memory_bytes
 
 ANY = "0.0.0.0"  # noqa: S104  the address of every interface
-DOCUMENTED = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+DOCUMENTED = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text()
 
 
 @pytest.mark.parametrize("field", sorted(ApiSettings.model_fields))
@@ -21,16 +21,18 @@ def test_loopback_needs_no_permission(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", [ANY, "::", "192.168.1.5", "example.org", ""])
-def test_open_address_without_keys_is_refused_unless_meant(host: str) -> None:
+def test_public_address_without_keys_is_refused_unless_anonymous_access_is_allowed(host: str) -> None:
     with pytest.raises(ValidationError, match="NEXTCHAR_ALLOW_ANONYMOUS=1"):
         ApiSettings(host=host)
     assert ApiSettings(host=host, allow_anonymous=True).host == host
 
 
 @pytest.mark.parametrize("published", ["0.0.0.0:8000", "8000", "[::]:8000", "192.168.1.5:80", "127.0.0.1"])
-def test_published_to_others_without_keys_is_refused_unless_meant(published: str, tmp_path: Path) -> None:
+def test_published_address_without_keys_is_refused_unless_anonymous_access_is_allowed(
+    published: str, tmp_path: Path
+) -> None:
     with pytest.raises(
-        ValidationError, match="NEXTCHAR_API_KEYS_FILE, set NEXTCHAR_ALLOW_ANONYMOUS=1"
+        ValidationError, match="NEXTCHAR_API_KEYS_FILE to a file of keys, NEXTCHAR_ALLOW_ANONYMOUS=1"
     ) as refused:
         ApiSettings(host=ANY, published_address=published)
     assert refused.value.error_count() == 1
@@ -58,7 +60,7 @@ def test_keys_open_an_address_to_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("contents", "says"),
-    [(None, "cannot be read"), ("# none\n", "no key in this file"), ("laptop sha256=1", "line 1 of")],
+    [(None, "cannot be read"), ("# none\n", "has no key"), ("laptop sha256=1", "line 1 of")],
 )
 def test_file_without_good_keys_stops_start_up_with_one_line(
     tmp_path: Path, contents: str | None, says: str

@@ -52,7 +52,7 @@ def test_it_trains_prints_and_fills_in_the_page(
 
 
 def test_the_page_of_the_documentation_has_a_place_for_every_network() -> None:
-    page = (ROOT / "docs" / "lesson6.md").read_text()
+    page = (ROOT / "docs" / "engineering" / "lesson6.md").read_text()
     run = {
         "shape": "s", "parameters": 1, "epochs": 1, "seconds": 1, "theirs": None, "ours": 1.0,
         "measure": "read_again", "held_out_bits": 1.0, "machine": {"processor": "p", "cores": 1},

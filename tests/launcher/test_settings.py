@@ -11,7 +11,9 @@ from store.settings import StoreSettings
 
 _ROOT = Path(__file__).parents[2]
 _SOURCES = ["app", "clients", "deploy", "launcher", "models", "store", "worker"]
-_DOCUMENTED = set(re.findall(r"^\| `(NEXTCHAR_\w+)`", (_ROOT / "docs/settings.md").read_text(), re.MULTILINE))
+_DOCUMENTED = set(
+    re.findall(r"^\| `(NEXTCHAR_\w+)`", (_ROOT / "docs/reference/settings.md").read_text(), re.MULTILINE)
+)
 
 
 def all_settings() -> list[type[StoreSettings]]:

@@ -1,4 +1,4 @@
-"""The same answers where the system has another name or unit for them."""
+"""Cores and memory of the process, on Linux and macOS."""
 
 import os
 import re
@@ -18,12 +18,12 @@ def _no_quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "_CGROUP_CPU_MAX", tmp_path / "cpu.max")
 
 
-def test_cores_are_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_limited_by_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7}, raising=False)
     assert available_cores() == 3
 
 
-def test_where_the_system_has_no_affinity_all_cores_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_affinity_all_cores_are_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert available_cores() == 8
@@ -35,7 +35,7 @@ def test_where_the_system_has_no_affinity_all_cores_count(monkeypatch: pytest.Mo
     ("contents", "cores"),
     [("150000 100000\n", 2), ("50000 100000\n", 1), ("900000 100000\n", 4), ("max 100000\n", 4), ("", 4)],
 )
-def test_a_container_s_quota_bounds_the_cores(
+def test_cores_are_limited_by_the_quota_of_the_container(
     contents: str, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "cpu.max").write_text(contents)
@@ -44,7 +44,7 @@ def test_a_container_s_quota_bounds_the_cores(
 
 
 @pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
-def test_peak_memory_is_in_bytes_everywhere(
+def test_peak_memory_is_in_bytes_on_every_system(
     platform: str, unit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", platform)
@@ -52,7 +52,7 @@ def test_peak_memory_is_in_bytes_everywhere(
     assert peak_memory_bytes() == 5000 * unit
 
 
-def test_nothing_else_asks_the_system_itself() -> None:
+def test_no_other_module_queries_the_system() -> None:
     root = Path(machine.__file__).parents[1]
     sources = [
         path
@@ -61,5 +61,5 @@ def test_nothing_else_asks_the_system_itself() -> None:
         if path != Path(machine.__file__)
     ]
     assert sources
-    asking = [path for path in sources if re.search(r"sched_getaffinity|ru_maxrss", path.read_text())]
-    assert asking == []
+    querying = [path for path in sources if re.search(r"sched_getaffinity|ru_maxrss", path.read_text())]
+    assert querying == []

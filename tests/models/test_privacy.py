@@ -6,7 +6,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[2]
 
 
-def test_runtime_starts_no_telemetry(tmp_path):
+def test_the_runtime_sends_no_telemetry(tmp_path):
     environment = {
         k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY" and not k.startswith("XDG_")
     }
@@ -17,4 +17,4 @@ def test_runtime_starts_no_telemetry(tmp_path):
         check=True,
         timeout=60,
     )
-    assert list(tmp_path.rglob("*")) == []  # ONNX Runtime's telemetry keeps a device id in the home folder
+    assert list(tmp_path.rglob("*")) == []  # ONNX Runtime's telemetry stores a device id in the home folder

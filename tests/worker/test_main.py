@@ -191,7 +191,7 @@ def test_kernels_are_compiled_before_a_job_is_taken(monkeypatch: pytest.MonkeyPa
 
 COMPILE_FOR_EVER = """
 import subprocess, sys
-from models import compile_cache
+from models.kernels import compile_cache
 import worker.main
 run = subprocess.run
 def compile(*_, **options):

@@ -40,7 +40,7 @@ def network(*, by_keras: bool = False) -> StatefulLSTM:
     """Return two layers with dropout, run by our loop or as Keras runs them."""
     config = NetworkConfig(layers=2, units=6, embedding=3, dropout=0.2)
     made = StatefulLSTM(config, np.full(V, 1 / V), seed=2)
-    made.lstms_by_keras = by_keras
+    made.uses_keras_lstm = by_keras
     return made
 
 

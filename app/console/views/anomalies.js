@@ -1,262 +1,264 @@
-/**
- * Which lines of a log are odd, and where: a heat map by character, lines flagged by a threshold that is chosen
- * by its false alarms, and what was expected at any place instead.
- */
+/** Anomalous lines of a log: a heat map by character, lines flagged at a false-alarm rate, and what was expected. */
 
-import { at, get, post } from "../api.js";
+import { apiPath, get, post } from "../api.js";
+import { maxFalseAlarmRate } from "../components/anomaly-threshold.js";
+import { field, select } from "../components/form-fields.js";
+import { loadModels, missingModel, modelSelect, noModelYet } from "../components/model-picker.js";
+import { emptyState, errorBox, sentence, toast, warningBox } from "../components/notice.js";
+import { scoredLines } from "../components/scored-lines.js";
 import { h, replace } from "../dom.js";
-import { field, select } from "../fields.js";
-import { count, visible, whole } from "../format.js";
-import { MOST_LINES, linesOf, textOf } from "../log.js";
-import { goneModel, modelSelect, modelsFor, noModel } from "../model-picker.js";
-import { empty, failure, toast, warning } from "../notice.js";
-import { scoredLines } from "../scored-lines.js";
-import { highestRate } from "../thresholds.js";
+import { count, integer, visibleCharacter } from "../format.js";
+import { MAX_CHARACTERS, MAX_LINES, readLogFile, splitLines } from "../log-lines.js";
 
-let draft = "";
+const MAX_UNKNOWN = 20;
+
+let draft = ""; // the lines, kept while the console is open
 
 /** @param {import('../router.js').Page} page */
 export async function anomaliesView(page) {
   const { signal } = page;
-  const { models, chosen, missing } = await modelsFor(page);
+  const { models, selected, missing } = await loadModels(page);
   if (!models.length) {
     return h(
       "div",
       { class: "view" },
       h("h1", {}, "Anomalies"),
-      noModel("A model that was trained on ordinary lines is surprised by the odd ones."),
+      noModelYet("A model trained on normal lines finds the anomalous ones."),
     );
   }
-  let model = chosen;
-  /** @type {any} */ let scored = null;
-  let calibration = "";
+  let model = selected;
+  let calibration = ""; // the default one
+  let hasResult = false;
 
   const area = h("textarea", {
     rows: 8,
     spellcheck: "false",
     "aria-label": "Log lines",
-    placeholder: "Paste lines here, or drop a file",
+    placeholder: "Paste log lines, or drop a file",
     value: draft,
     oninput: () => {
       draft = area.value;
     },
   });
-  const said = h("div", { class: "stack tight", "aria-live": "polite" });
-  const result = h("div", { class: "stack" });
-  const calibrations = h("div", {});
-  const picker = field({
+  const messages = h("div", { class: "stack tight", "aria-live": "polite" });
+  const result = h(
+    "div",
+    { class: "stack" },
+    emptyState(
+      "Nothing scored yet",
+      "Each character is colored by its surprisal, the number of bits by which the model did not expect it.",
+    ),
+  );
+  const calibrationField = h("div", {});
+  const modelField = field({
     name: "model",
     label: "Model",
     control: modelSelect(models, model, (id) => {
       model = id;
       calibration = "";
-      known = learn();
-      known.catch(() => {});
-      if (scored) score();
+      reloadModelInfo();
+      if (hasResult) score();
     }),
   });
 
-  /** Ask for the model's calibrations, and whether its lines end in a carriage return. */
-  async function learn() {
-    const asked = model;
-    const [{ data }, { characters }] = await Promise.all([
-      get(at("/v1/models", asked, "calibrations"), { signal }),
-      get(at("/v1/models", asked), { signal }),
-    ]);
-    if (asked === model) drawCalibrations(data);
-    return { calibrations: data, end: characters.includes("\r") ? "\r" : "" };
+  /** The calibrations of the selected model, and what its lines end with. */
+  let modelInfo = loadModelInfo();
+  modelInfo.catch(() => {}); // `score` tries again
+
+  function reloadModelInfo() {
+    modelInfo = loadModelInfo();
+    modelInfo.catch(() => {});
   }
 
-  /** Where there is a choice of ordinary lines, let it be made. */
-  function drawCalibrations(data) {
+  async function loadModelInfo() {
+    const requested = model;
+    const [{ data: calibrations }, { characters }] = await Promise.all([
+      get(apiPath("/v1/models", requested, "calibrations"), { signal }),
+      get(apiPath("/v1/models", requested), { signal }),
+    ]);
+    if (requested === model) drawCalibrationField(calibrations);
+    return { calibrations, lineEnd: characters.includes("\r") ? "\r" : "" };
+  }
+
+  function drawCalibrationField(calibrations) {
+    const options = calibrations.map((one) => [one.name, `${one.name} (${count(one.lines, "line")})`]);
+    const control = select([["", "Default"], ...options], calibration, {
+      onchange: () => {
+        calibration = control.value;
+        if (hasResult) score();
+      },
+    });
     replace(
-      calibrations,
-      data.length > 1 &&
-        field({
-          name: "calibration",
-          label: "Compared with",
-          control: select(
-            [["", "the usual lines"], ...data.map((one) => [one.name, `${one.name} (${count(one.lines, "line")})`])],
-            calibration,
-            {
-              onchange: (event) => {
-                calibration = event.target.value;
-                if (scored) score();
-              },
-            },
-          ),
-        }).node,
+      calibrationField,
+      calibrations.length > 1 && field({ name: "calibration", label: "Calibration", control }).node,
     );
   }
 
-  let known = learn();
-  known.catch(() => {}); // `score` asks again
-  let asking = new AbortController();
-
-  area.addEventListener("drop", async (event) => {
-    if (!event.dataTransfer?.files.length) return;
-    event.preventDefault();
-    await take(event.dataTransfer.files[0]);
-  });
-
-  async function take(file) {
-    replace(said);
-    try {
-      const text = await textOf(file);
-      area.value = text;
-      draft = text;
-      await score();
-    } catch (error) {
-      replace(said, failure(error));
-    }
-  }
+  let running = new AbortController();
 
   async function score() {
-    const { lines, left } = linesOf(area.value);
+    const { lines, omitted } = splitLines(area.value);
     if (!lines.length) {
-      replace(said, warning(h("p", {}, "There is no line to look at. Paste some, or drop a log file.")));
+      replace(messages, warningBox(h("p", {}, "There are no lines to score. Paste some, or choose a log file.")));
       area.focus();
       return;
     }
-    replace(said, h("p", { class: "muted" }, `Reading ${count(lines.length, "line")}…`));
-    asking.abort(); // a newer question overtakes
-    asking = new AbortController();
-    const asked = { model, calibration, signal: AbortSignal.any([signal, asking.signal]) };
+    replace(messages, h("p", { class: "muted" }, `Scoring ${count(lines.length, "line")}…`));
+    running.abort();
+    running = new AbortController();
+    const abort = AbortSignal.any([signal, running.signal]);
+    const requested = { model, calibration };
     try {
-      known = known.catch(learn);
-      const { calibrations, end } = await known;
-      for (const line of lines) line.sent = line.text + end;
-      const compared = calibrations.find(({ name }) => name === (asked.calibration || "default")) ?? calibrations[0];
+      modelInfo = modelInfo.catch(loadModelInfo);
+      const { calibrations, lineEnd } = await modelInfo;
+      for (const line of lines) line.sent = line.text + lineEnd;
+      const used = calibrations.find(({ name }) => name === (requested.calibration || "default")) ?? calibrations[0];
+      // Spans are explained for lines up to this rate, so that the threshold can be moved without another request.
       const query = {
-        ...(compared && { false_alarms: highestRate(compared) }),
-        ...(asked.calibration && { calibration: asked.calibration }),
+        ...(used && { false_alarms: maxFalseAlarmRate(used) }),
+        ...(requested.calibration && { calibration: requested.calibration }),
       };
       const answer = await post(
-        at("/v1/models", asked.model, "score"),
+        apiPath("/v1/models", requested.model, "score"),
         { lines: lines.map((line) => line.sent), detail: "character", ...query },
-        { signal: asked.signal },
+        { signal: abort },
       );
-      scored = answer;
+      hasResult = true;
       replace(
-        said,
-        left > 0 &&
-          warning(
-            h(
-              "p",
-              {},
-              `Of ${whole(left + lines.length)} lines the first ${whole(lines.length)} are shown; one look takes ${whole(MOST_LINES)}.`,
-            ),
-          ),
-        answer.drift &&
-          warning(
-            h("p", {}, answer.drift),
-            h(
-              "div",
-              { class: "row" },
-              h(
-                "button",
-                { type: "button", class: "button small", onclick: () => calibrate(lines) },
-                "Use these lines as normal",
-              ),
-            ),
-          ),
-        answer.unknown_characters.length > 0 &&
-          warning(
-            h(
-              "p",
-              {},
-              "The model has never seen: ",
-              answer.unknown_characters
-                .slice(0, 20)
-                .map((one) => [h("span", { class: "glyph mono" }, visible(one)), " "]),
-            ),
-          ),
+        messages,
+        omitted > 0 && truncationWarning(lines.length, omitted),
+        answer.drift && driftWarning(answer.drift, () => calibrate(lines)),
+        answer.unknown_characters.length > 0 && unknownWarning(answer.unknown_characters),
       );
-      replace(result, scoredLines(answer, lines, { model: asked.model, query, signal, onCalibrate: calibrate }));
+      replace(result, scoredLines(answer, lines, { model: requested.model, query, signal, onCalibrate: calibrate }));
     } catch (error) {
-      if (!asked.signal.aborted) replace(said, failure(error, { retry: score }));
+      if (!abort.aborted) replace(messages, errorBox(error, { retry: score }));
     }
   }
 
+  /** Make these lines the default calibration of the model, and score again. */
   async function calibrate(lines) {
-    replace(said);
     try {
-      await post(at("/v1/models", model, "calibrate"), { lines: lines.map((line) => line.sent) }, { signal });
-      toast("Lines are compared with these from now on.");
-      calibration = ""; // the new one, which is used where none is chosen
-      known = learn();
+      replace(messages);
+      await post(apiPath("/v1/models", model, "calibrate"), { lines: lines.map((line) => line.sent) }, { signal });
+      toast(`Calibrated on ${count(lines.length, "line")}.`);
+      calibration = "";
+      reloadModelInfo();
       await score();
     } catch (error) {
-      if (!signal.aborted) replace(said, failure(error));
+      showError(error);
     }
   }
 
-  const input = h("input", {
+  async function scoreText(text) {
+    area.value = text;
+    draft = text;
+    await score();
+  }
+
+  async function scoreFile(file) {
+    replace(messages);
+    try {
+      await scoreText(await readLogFile(file));
+    } catch (error) {
+      showError(error);
+    }
+  }
+
+  async function scoreExample() {
+    try {
+      await scoreText(await exampleLines(model, signal));
+    } catch (error) {
+      showError(error);
+    }
+  }
+
+  function showError(error) {
+    if (!signal.aborted) replace(messages, errorBox(error));
+  }
+
+  area.addEventListener("drop", (event) => {
+    if (!event.dataTransfer?.files.length) return;
+    event.preventDefault();
+    scoreFile(event.dataTransfer.files[0]);
+  });
+  const fileInput = h("input", {
     type: "file",
-    class: "hidden-label",
+    class: "visually-hidden",
     id: "log-file",
     onchange: () => {
-      if (input.files.length) take(input.files[0]);
-      input.value = "";
+      if (fileInput.files.length) scoreFile(fileInput.files[0]);
+      fileInput.value = ""; // so that the same file can be chosen again
     },
   });
-  replace(
-    result,
-    empty(
-      "Nothing scored yet",
-      "Each character is coloured by its surprise: how many bits it costs a model that has read ordinary lines. Odd lines rise to the top.",
-    ),
-  );
 
   return h(
     "div",
     { class: "view" },
     h("h1", {}, "Anomalies"),
-    goneModel(missing, chosen),
+    missingModel(missing, selected),
     h(
       "section",
-      { class: "card stack", "aria-label": "What to look at" },
-      h("div", { class: "columns" }, picker.node, calibrations),
+      { class: "card stack", "aria-label": "Model and lines" },
+      h("div", { class: "columns" }, modelField.node, calibrationField),
       area,
       h(
         "div",
         { class: "row" },
-        h("button", { type: "button", class: "button primary", onclick: score }, "Find what is odd"),
+        h("button", { type: "button", class: "button primary", onclick: score }, "Find anomalies"),
         h("label", { class: "button", for: "log-file" }, "Choose a file"),
-        input,
-        h(
-          "button",
-          {
-            type: "button",
-            class: "button",
-            onclick: () =>
-              example(model, signal)
-                .then((text) => {
-                  area.value = text;
-                  draft = text;
-                  return score();
-                })
-                .catch((error) => replace(said, failure(error))),
-          },
-          "Try it on its own text",
-        ),
+        fileInput,
+        h("button", { type: "button", class: "button", onclick: scoreExample }, "Try an example"),
       ),
     ),
-    said,
+    messages,
     result,
   );
 }
 
-/** Some lines that the model learned from, the third of them damaged: something to look at for a start. */
-async function example(model, signal) {
-  const { corpus } = await get(at("/v1/models", model), { signal });
-  const { sample } = await get(at("/v1/corpora", corpus), { signal });
+function truncationWarning(scored, omitted) {
+  return warningBox(
+    h(
+      "p",
+      {},
+      `The first ${integer(scored)} of ${integer(scored + omitted)} lines were scored. The limit here is ` +
+        `${integer(MAX_LINES)} lines or ${integer(MAX_CHARACTERS)} characters; use the command line for more.`,
+    ),
+  );
+}
+
+function driftWarning(message, onRecalibrate) {
+  return warningBox(
+    h("p", {}, sentence(message)),
+    h(
+      "div",
+      { class: "row" },
+      h("button", { type: "button", class: "button small", onclick: onRecalibrate }, "Recalibrate on these lines"),
+    ),
+  );
+}
+
+function unknownWarning(characters) {
+  return warningBox(
+    h(
+      "p",
+      {},
+      "Not in the model’s vocabulary: ",
+      characters.slice(0, MAX_UNKNOWN).map((one) => [h("span", { class: "glyph mono" }, visibleCharacter(one)), " "]),
+    ),
+  );
+}
+
+/** Return some lines of the model's corpus, one of them with inserted characters. */
+async function exampleLines(model, signal) {
+  const { corpus } = await get(apiPath("/v1/models", model), { signal });
+  const { sample } = await get(apiPath("/v1/corpora", corpus), { signal });
   const lines = sample
     .split("\n")
     .filter((line) => line.trim())
     .slice(0, 6);
-  const odd = Math.min(2, lines.length - 1);
-  const middle = Math.floor(lines[odd].length / 2);
-  lines[odd] = `${lines[odd].slice(0, middle)}#@!~${lines[odd].slice(middle)}`;
+  const anomalous = Math.min(2, lines.length - 1);
+  const middle = Math.floor(lines[anomalous].length / 2);
+  lines[anomalous] = `${lines[anomalous].slice(0, middle)}#@!~${lines[anomalous].slice(middle)}`;
   return lines.join("\n");
 }

@@ -1,37 +1,38 @@
-/** Several models on one chart, and their figures side by side. */
+/** Several models: their learning curves on one chart, and their figures in a table. */
 
-import { at, get } from "../api.js";
-import { lineChart } from "../chart.js";
-import { AXES, axisOf, runLines } from "../curves.js";
+import { apiPath, get } from "../api.js";
+import { select } from "../components/form-fields.js";
+import { AXES, axisOptions, heldOutCurve } from "../components/learning-curves.js";
+import { lineChart } from "../components/line-chart.js";
+import { emptyState, warningBox } from "../components/notice.js";
 import { h } from "../dom.js";
-import { select } from "../fields.js";
-import { bits, clock, size, whole } from "../format.js";
-import { empty, warning } from "../notice.js";
+import { bits, byteSize, duration, integer } from "../format.js";
 
-const MOST = 6; // lines that can be told apart
+const MAX_MODELS = 6; // as many curves have colors that can be told apart
 
 /** @param {import('../router.js').Page} page */
 export async function compareView({ query, signal }) {
   const ids = (query.get("models") ?? "").split(",").filter(Boolean);
-  const found = await Promise.allSettled(ids.slice(0, MOST).map((id) => get(at("/v1/models", id), { signal })));
-  const models = found.filter((one) => one.status === "fulfilled").map((one) => one.value);
-  const missing = ids.filter((id) => !models.some((model) => model.id === id || model.name === id));
+  const shownIds = ids.slice(0, MAX_MODELS);
+  const results = await Promise.allSettled(shownIds.map((id) => get(apiPath("/v1/models", id), { signal })));
+  const models = results.filter((one) => one.status === "fulfilled").map((one) => one.value);
+  const missing = shownIds.filter((_, index) => results[index].status === "rejected");
   if (!models.length) {
     return h(
       "div",
       { class: "view" },
       h("h1", {}, "Compare models"),
-      empty(
+      emptyState(
         "Nothing to compare",
-        "Choose two or more in the list of models.",
-        h("a", { class: "button primary", href: "#/models" }, "To the models"),
+        "Select two or more models in the list.",
+        h("a", { class: "button primary", href: "#/models" }, "Models"),
       ),
     );
   }
   const chart = lineChart({
-    label: "Held-out bits a character",
-    yLabel: "Bits a character held out",
-    ...axisOf("seconds"),
+    label: "Learning curves",
+    yLabel: "Held-out bits per character",
+    ...axisOptions("seconds"),
   });
   const axis = select(
     Object.entries(AXES).map(([key, { label }]) => [key, label]),
@@ -40,83 +41,72 @@ export async function compareView({ query, signal }) {
   );
 
   function draw() {
-    chart.update(
-      models.flatMap((model, color) =>
-        runLines(model.report.curve ?? [], { axis: axis.value, color, name: model.id, withTraining: false }),
-      ),
-      [],
-      axisOf(axis.value),
+    const curves = models.map(({ id, report }, color) =>
+      heldOutCurve(report.curve ?? [], { name: id, color, axis: axis.value }),
     );
+    chart.update(curves, axisOptions(axis.value));
   }
   draw();
 
   return h(
     "div",
     { class: "view" },
-    h("p", { class: "crumb" }, h("a", { href: "#/models" }, "Models"), " / compare"),
+    h("p", { class: "breadcrumb" }, h("a", { href: "#/models" }, "Models"), " / Compare"),
     h("h1", {}, "Compare models"),
-    missing.length > 0 &&
-      warning(
-        h(
-          "p",
-          {},
-          ids.length > MOST
-            ? `Of ${ids.length} models the first ${MOST} are shown; more lines cannot be told apart.`
-            : `Not there any more: ${missing.join(", ")}.`,
-        ),
-      ),
+    ids.length > MAX_MODELS &&
+      warningBox(h("p", {}, `The first ${MAX_MODELS} of ${ids.length} models are shown. Select fewer models.`)),
+    missing.length > 0 && warningBox(h("p", {}, `Not found: ${missing.join(", ")}. They may have been deleted.`)),
     h(
       "section",
       { class: "card stack" },
       h(
         "div",
         { class: "row apart" },
-        h("h2", {}, "Bits a character, held out"),
-        h("div", { class: "row" }, h("label", { for: "axis", class: "small" }, "Against"), h("div", {}, axis)),
+        h("h2", {}, "Held-out bits per character"),
+        h("div", { class: "row" }, h("label", { for: "axis", class: "small" }, "X axis"), h("div", {}, axis)),
       ),
       chart.node,
       new Set(models.map((model) => model.corpus)).size > 1 &&
         h(
           "p",
           { class: "small muted" },
-          "They were trained on different texts: their bits say little about each other.",
+          "These models were trained on different corpora, so their bits per character are not comparable.",
         ),
     ),
+    h("section", { class: "card" }, figuresTable(models)),
+  );
+}
+
+function figuresTable(models) {
+  const headings = ["Model", "Held-out bits per character", "Network", "Parameters", "Training time", "Size"];
+  return h(
+    "div",
+    { class: "scrollable", tabindex: 0, role: "region", "aria-label": "Figures" },
     h(
-      "section",
-      { class: "card" },
+      "table",
+      {},
       h(
-        "div",
-        { class: "scrolls", tabindex: 0, role: "region", "aria-label": "Figures" },
+        "thead",
+        {},
         h(
-          "table",
+          "tr",
           {},
+          headings.map((heading) => h("th", { scope: "col" }, heading)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        models.map((model) =>
           h(
-            "thead",
+            "tr",
             {},
-            h(
-              "tr",
-              {},
-              ["Model", "Held out", "Network", "Weights", "Trained for", "Size"].map((head) =>
-                h("th", { scope: "col" }, head),
-              ),
-            ),
-          ),
-          h(
-            "tbody",
-            {},
-            models.map((model) =>
-              h(
-                "tr",
-                {},
-                h("th", { scope: "row" }, h("a", { href: `#/models/${encodeURIComponent(model.id)}` }, model.id)),
-                h("td", { class: "number" }, bits(model.report.validation_bits_per_character)),
-                h("td", {}, `${model.network.architecture}, ${model.network.layers} × ${model.network.units}`),
-                h("td", { class: "number" }, whole(model.parameters)),
-                h("td", { class: "number" }, clock(model.report.training_seconds)),
-                h("td", { class: "number" }, size(model.files["model.onnx"]?.bytes)),
-              ),
-            ),
+            h("th", { scope: "row" }, h("a", { href: `#/models/${encodeURIComponent(model.id)}` }, model.id)),
+            h("td", { class: "number" }, bits(model.report.validation_bits_per_character)),
+            h("td", {}, `${model.network.architecture}, ${model.network.layers} × ${model.network.units}`),
+            h("td", { class: "number" }, integer(model.parameters)),
+            h("td", { class: "number" }, duration(model.report.training_seconds)),
+            h("td", { class: "number" }, byteSize(model.files["model.onnx"]?.bytes)),
           ),
         ),
       ),

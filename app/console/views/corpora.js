@@ -1,37 +1,37 @@
-/** All texts: drop one, see what there is. */
+/** All corpora, and a drop zone to upload one. */
 
-import { list } from "../api.js";
+import { listAll } from "../api.js";
+import { dropzone } from "../components/dropzone.js";
+import { emptyState, toast } from "../components/notice.js";
 import { h } from "../dom.js";
-import { dropzone } from "../dropzone.js";
-import { count, moment, size, whole } from "../format.js";
-import { empty, toast } from "../notice.js";
-import { go } from "../router.js";
+import { byteSize, count, dateTime, integer } from "../format.js";
+import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
 export async function corporaView({ signal }) {
-  const corpora = await list("/v1/corpora", { signal });
+  const corpora = await listAll("/v1/corpora", { signal });
   return h(
     "div",
     { class: "view" },
-    h("h1", {}, "Texts"),
+    h("h1", {}, "Corpora"),
     dropzone({
       signal,
       withSample: corpora.length === 0,
-      onDone(corpus, isNew) {
-        if (!isNew) toast(`The service has this text already${corpus.name ? `, as ${corpus.name}` : ""}.`);
-        go(`/corpora/${corpus.id}`);
+      onUploaded(corpus, isNew) {
+        if (!isNew) toast(`This text was uploaded before${corpus.name ? ` as ${corpus.name}` : ""}.`);
+        navigate(`/corpora/${corpus.id}`);
       },
     }),
     corpora.length
-      ? h("div", { class: "list" }, corpora.map(item))
-      : empty(
-          "No text yet",
-          "A text is what a model learns from. Drop one above, or take the sample text to see how it goes.",
+      ? h("div", { class: "list" }, corpora.map(corpusCard))
+      : emptyState(
+          "No corpus yet",
+          "A corpus is one uploaded text that models are trained on. Drop a text file above, or use the sample text.",
         ),
   );
 }
 
-function item(corpus) {
+function corpusCard(corpus) {
   return h(
     "article",
     { class: "item" },
@@ -39,13 +39,13 @@ function item(corpus) {
       "div",
       { class: "row apart" },
       h("h2", {}, h("a", { href: `#/corpora/${corpus.id}` }, corpus.name ?? corpus.id)),
-      h("a", { class: "button small", href: `#/train?corpus=${corpus.id}` }, "Train on it"),
+      h("a", { class: "button small", href: `#/train?corpus=${corpus.id}` }, "Train a model"),
     ),
     h(
       "p",
       { class: "muted small number" },
-      `${whole(corpus.characters)} characters, ${whole(corpus.distinct_characters)} distinct · ${count(corpus.lines, "line")} · ` +
-        `${size(corpus.bytes)} · ${moment(corpus.created_at)}`,
+      `${integer(corpus.characters)} characters, ${integer(corpus.distinct_characters)} distinct · ${count(corpus.lines, "line")} · ` +
+        `${byteSize(corpus.bytes)} · ${dateTime(corpus.created_at)}`,
     ),
     corpus.warnings.length > 0 && h("p", { class: "small" }, count(corpus.warnings.length, "warning")),
   );

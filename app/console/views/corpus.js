@@ -1,39 +1,40 @@
-/** One text: its statistics, how it begins, what may make it learn badly. */
+/** One corpus: its statistics, its first characters, its warnings, and the models trained on it. */
 
-import { at, get, list, remove } from "../api.js";
-import { confirmed } from "../dialog.js";
+import { apiPath, get, listAll, remove } from "../api.js";
+import { confirmAction } from "../components/dialog.js";
+import { fact } from "../components/facts.js";
+import { errorBox, hintBox, toast, warningBox } from "../components/notice.js";
 import { h, replace } from "../dom.js";
-import { moment, size, whole } from "../format.js";
-import { failure, hint, toast, warning } from "../notice.js";
-import { go } from "../router.js";
+import { byteSize, dateTime, integer } from "../format.js";
+import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
 export async function corpusView({ params, signal }) {
-  const corpus = await get(at("/v1/corpora", params.corpus), { signal });
-  const models = (await list("/v1/models", { signal })).filter((model) => model.corpus === corpus.id);
-  const said = h("div", {});
+  const corpus = await get(apiPath("/v1/corpora", params.corpus), { signal });
+  const models = (await listAll("/v1/models", { signal })).filter((model) => model.corpus === corpus.id);
+  const status = h("div", {});
   const name = corpus.name ?? corpus.id;
 
-  async function deleteIt() {
-    const sure = await confirmed({
+  async function deleteCorpus() {
+    const isConfirmed = await confirmAction({
       title: `Delete ${name}?`,
-      text: "The text is gone then. Models that were trained on it stay.",
-      action: "Delete the text",
+      text: "The text is deleted. Models trained on it are kept. This cannot be undone.",
+      action: "Delete the corpus",
     });
-    if (!sure) return;
+    if (!isConfirmed) return;
     try {
-      await remove(at("/v1/corpora", corpus.id));
-      toast(`${name} is deleted.`);
-      go("/corpora", { replacing: true });
+      await remove(apiPath("/v1/corpora", corpus.id));
+      toast(`${name} was deleted.`);
+      navigate("/corpora", { replaces: true });
     } catch (error) {
-      replace(said, failure(error));
+      replace(status, errorBox(error));
     }
   }
 
   return h(
     "div",
     { class: "view" },
-    h("p", { class: "crumb" }, h("a", { href: "#/corpora" }, "Texts"), " / ", name),
+    h("p", { class: "breadcrumb" }, h("a", { href: "#/corpora" }, "Corpora"), " / ", name),
     h(
       "div",
       { class: "row apart" },
@@ -41,15 +42,15 @@ export async function corpusView({ params, signal }) {
       h(
         "div",
         { class: "row" },
-        h("a", { class: "button primary", href: `#/train?corpus=${corpus.id}` }, "Train on it"),
-        h("button", { class: "button danger", type: "button", onclick: deleteIt }, "Delete"),
+        h("a", { class: "button primary", href: `#/train?corpus=${corpus.id}` }, "Train a model"),
+        h("button", { class: "button danger", type: "button", onclick: deleteCorpus }, "Delete"),
       ),
     ),
-    said,
+    status,
     corpus.warnings.length > 0 &&
-      warning(
-        h("p", { class: "strong" }, "What may make it learn badly"),
-        corpus.warnings.map((one) => h("p", {}, one)),
+      warningBox(
+        h("p", { class: "strong" }, "This corpus may train badly"),
+        corpus.warnings.map((text) => h("p", {}, text)),
       ),
     h(
       "section",
@@ -57,40 +58,44 @@ export async function corpusView({ params, signal }) {
       h(
         "dl",
         { class: "facts" },
-        fact("Characters", whole(corpus.characters)),
-        fact("Distinct", whole(corpus.distinct_characters)),
-        fact("Lines", whole(corpus.lines)),
-        fact("Longest line", whole(corpus.longest_line)),
-        fact("Size", size(corpus.bytes)),
-        fact("Uploaded", moment(corpus.created_at)),
+        fact("Characters", integer(corpus.characters)),
+        fact("Distinct characters", integer(corpus.distinct_characters)),
+        fact("Lines", integer(corpus.lines)),
+        fact("Longest line", integer(corpus.longest_line)),
+        fact("Size", byteSize(corpus.bytes)),
+        fact("Uploaded", dateTime(corpus.created_at)),
       ),
     ),
-    corpus.suggested_masks?.length > 0 &&
-      hint(
-        h(
-          "p",
-          {},
-          "This is a log. Training masks what changes from line to line: ",
-          corpus.suggested_masks.map((name) => name.replaceAll("_", " ")).join(", "),
-          ". You can choose otherwise before you train.",
-        ),
-      ),
-    h("section", { class: "stack tight" }, h("h2", {}, "How it begins"), h("div", { class: "sample" }, corpus.sample)),
+    corpus.suggested_masks?.length > 0 && maskHint(corpus.suggested_masks),
+    h(
+      "section",
+      { class: "stack tight" },
+      h("h2", {}, "First characters"),
+      h("div", { class: "sample" }, corpus.sample),
+    ),
     models.length > 0 &&
       h(
         "section",
         { class: "stack tight" },
-        h("h2", {}, "Trained on it"),
+        h("h2", {}, "Models trained on this corpus"),
         h(
           "ul",
           { class: "row" },
           models.map((model) => h("li", {}, h("a", { href: `#/models/${encodeURIComponent(model.id)}` }, model.id))),
         ),
       ),
-    h("p", { class: "muted small" }, "Id ", h("code", {}, corpus.id), " · SHA-256 ", h("code", {}, corpus.sha256)),
+    h("p", { class: "muted small" }, "ID ", h("code", {}, corpus.id), " · SHA-256 ", h("code", {}, corpus.sha256)),
   );
 }
 
-function fact(label, value) {
-  return h("div", {}, h("dt", {}, label), h("dd", {}, value));
+function maskHint(masks) {
+  const names = masks.map((mask) => mask.replaceAll("_", " ")).join(", ");
+  return hintBox(
+    h(
+      "p",
+      {},
+      `This corpus is a log. Training masks the values that change from line to line: ${names}. ` +
+        "You can change the masks before you train.",
+    ),
+  );
 }

@@ -1,34 +1,34 @@
-/** All training jobs, newest first; the list follows what happens. */
+/** All training jobs, newest first, updated while any of them runs. */
 
-import { list } from "../api.js";
+import { listAll } from "../api.js";
+import { FINAL_STATUSES, jobCard } from "../components/job-card.js";
+import { emptyState } from "../components/notice.js";
 import { h, replace } from "../dom.js";
-import { FINAL, jobItem } from "../job-item.js";
-import { empty } from "../notice.js";
 
 const POLL_MS = 2000;
 
 /** @param {import('../router.js').Page} page */
 export async function jobsView({ signal }) {
   const entries = h("div", { class: "list" });
-  let jobs = await list("/v1/jobs", { signal });
+  let jobs = await listAll("/v1/jobs", { signal });
 
   function draw() {
     replace(
       entries,
       jobs.length
-        ? jobs.map((job) => jobItem(job, "h2"))
-        : empty(
-            "No training yet",
-            "A job reads a text for as long as you say and ends as a model.",
+        ? jobs.map((job) => jobCard(job, "h2"))
+        : emptyState(
+            "No job yet",
+            "A job trains a model on a corpus.",
             h("a", { class: "button primary", href: "#/train" }, "Train a model"),
           ),
     );
   }
 
   const timer = setInterval(async () => {
-    if (document.hidden || jobs.every((job) => FINAL.includes(job.status))) return;
+    if (document.hidden || jobs.every((job) => FINAL_STATUSES.includes(job.status))) return;
     const focused = entries.contains(document.activeElement) && document.activeElement?.getAttribute("href");
-    jobs = await list("/v1/jobs", { signal }).catch(() => jobs); // the banner tells; the list waits
+    jobs = await listAll("/v1/jobs", { signal }).catch(() => jobs); // the banner shows that the service is away
     if (signal.aborted) return;
     draw();
     if (focused) entries.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
@@ -42,7 +42,7 @@ export async function jobsView({ signal }) {
     h(
       "div",
       { class: "row apart" },
-      h("h1", {}, "Training"),
+      h("h1", {}, "Jobs"),
       h("a", { class: "button primary", href: "#/train" }, "Train a model"),
     ),
     entries,

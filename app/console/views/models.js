@@ -1,37 +1,34 @@
-/** All models: look at one, write with it, choose some to compare. */
+/** All models: open one, or select some to compare. */
 
-import { at, get, list, remove } from "../api.js";
-import { confirmed } from "../dialog.js";
+import { apiPath, get, listAll, remove } from "../api.js";
+import { confirmAction } from "../components/dialog.js";
+import { emptyState, errorBox, sentence, toast, warningBox } from "../components/notice.js";
 import { h } from "../dom.js";
-import { moment, whole } from "../format.js";
-import { empty, failure, sentence, toast, warning } from "../notice.js";
-import { go } from "../router.js";
+import { dateTime, integer } from "../format.js";
+import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
-export async function modelsView({ signal, again }) {
+export async function modelsView({ signal, reload }) {
   const [models, { damaged = [] }] = await Promise.all([
-    list("/v1/models", { signal }),
+    listAll("/v1/models", { signal }),
     get("/v1/models?limit=1", { signal }),
   ]);
-  const unusable = damaged.length > 0 && damagedModels(damaged, { signal, again });
+  const damagedList = damaged.length > 0 && damagedModels(damaged, { signal, reload });
   if (!models.length) {
     return h(
       "div",
       { class: "view" },
       h("h1", {}, "Models"),
-      unusable,
-      empty(
+      damagedList,
+      emptyState(
         "No model yet",
-        "Models come from training. With the sample text the first one is a minute away.",
-        h("a", { class: "button primary", href: "#/" }, "Make the first one"),
+        "A model is trained on a corpus. With the sample text that takes a minute.",
+        h("a", { class: "button primary", href: "#/" }, "Train a model"),
       ),
     );
   }
-  const compare = h("button", { class: "button", type: "submit", disabled: true }, "Compare");
-
-  function chosen(form) {
-    return new FormData(form).getAll("model").map(String);
-  }
+  const compareButton = h("button", { class: "button", type: "submit", disabled: true }, "Compare");
+  const selectedIn = (form) => new FormData(form).getAll("model").map(String);
 
   return h(
     "div",
@@ -42,70 +39,78 @@ export async function modelsView({ signal, again }) {
         class: "stack",
         "aria-label": "Models",
         onchange: (event) => {
-          const number = chosen(event.currentTarget).length;
-          compare.disabled = number < 2;
-          compare.textContent = number < 2 ? "Compare" : `Compare ${number}`;
+          const number = selectedIn(event.currentTarget).length;
+          compareButton.disabled = number < 2;
+          compareButton.textContent = number < 2 ? "Compare" : `Compare ${number}`;
         },
         onsubmit: (event) => {
           event.preventDefault();
-          go(`/compare?models=${chosen(event.target).map(encodeURIComponent).join(",")}`);
+          navigate(`/compare?models=${selectedIn(event.target).map(encodeURIComponent).join(",")}`);
         },
       },
       h(
         "div",
         { class: "row apart" },
         h("h1", {}, "Models"),
-        h("div", { class: "row" }, compare, h("a", { class: "button primary", href: "#/train" }, "Train another")),
+        h(
+          "div",
+          { class: "row" },
+          compareButton,
+          h("a", { class: "button primary", href: "#/train" }, "Train a model"),
+        ),
       ),
-      unusable,
-      h("div", { class: "list" }, models.map(item)),
+      damagedList,
+      h("div", { class: "list" }, models.map(modelCard)),
     ),
   );
 }
 
-/** Models whose card cannot be read: what is wrong with each, and a way to delete it. */
-function damagedModels(damaged, { signal, again }) {
-  return warning(
-    h("p", { class: "strong" }, damaged.length === 1 ? "One model cannot be used" : `${damaged.length} models cannot be used`),
-    ...damaged.map((model) => {
-      const advice = model.code === "model_damaged" && "Restore its card from a backup, or delete the model.";
-      const row = h(
-        "div",
-        { class: "stack tight" },
-        h("p", {}, h("strong", {}, model.id), ": ", sentence(model.message), " ", advice),
-        h(
-          "div",
-          { class: "row" },
-          h(
-            "button",
-            { type: "button", class: "button small danger", "aria-label": `Delete ${model.id}`, onclick: deleteIt },
-            "Delete",
-          ),
-        ),
-      );
-
-      async function deleteIt() {
-        const sure = await confirmed({
-          title: `Delete ${model.id}?`,
-          text: "A deleted model cannot be restored from its files.",
-          action: "Delete the model",
-        });
-        if (!sure) return;
-        try {
-          await remove(at("/v1/models", model.id));
-          toast(`${model.id} is deleted.`);
-          again();
-        } catch (error) {
-          if (!signal.aborted) row.append(failure(error));
-        }
-      }
-
-      return row;
-    }),
+/** Models whose card cannot be read: what is wrong with each, and a button that deletes it. */
+function damagedModels(damaged, { signal, reload }) {
+  const title = damaged.length === 1 ? "1 model is unusable" : `${damaged.length} models are unusable`;
+  return warningBox(
+    h("p", { class: "strong" }, title),
+    damaged.map((model) => damagedModel(model, { signal, reload })),
   );
 }
 
-function item(model) {
+function damagedModel(model, { signal, reload }) {
+  const advice = model.code === "model_damaged" && "Restore its card from a backup, or delete the model.";
+  const row = h(
+    "div",
+    { class: "stack tight" },
+    h("p", {}, h("strong", {}, model.id), ": ", sentence(model.message), " ", advice),
+    h(
+      "div",
+      { class: "row" },
+      h(
+        "button",
+        { type: "button", class: "button small danger", "aria-label": `Delete ${model.id}`, onclick: deleteModel },
+        "Delete",
+      ),
+    ),
+  );
+
+  async function deleteModel() {
+    const isConfirmed = await confirmAction({
+      title: `Delete ${model.id}?`,
+      text: "A deleted model cannot be restored from its files.",
+      action: "Delete the model",
+    });
+    if (!isConfirmed) return;
+    try {
+      await remove(apiPath("/v1/models", model.id));
+      toast(`${model.id} was deleted.`);
+      reload();
+    } catch (error) {
+      if (!signal.aborted) row.append(errorBox(error));
+    }
+  }
+
+  return row;
+}
+
+function modelCard(model) {
   const id = encodeURIComponent(model.id);
   const { network } = model;
   return h(
@@ -123,14 +128,14 @@ function item(model) {
       h(
         "div",
         { class: "row" },
-        h("a", { class: "button small", href: `#/playground?model=${id}` }, "Write"),
-        h("a", { class: "button small", href: `#/anomalies?model=${id}` }, "Anomalies"),
+        h("a", { class: "button small", href: `#/playground?model=${id}` }, "Open playground"),
+        h("a", { class: "button small", href: `#/anomalies?model=${id}` }, "Find anomalies"),
       ),
     ),
     h(
       "p",
       { class: "muted small number" },
-      `${network.architecture}, ${network.layers} × ${network.units} · ${whole(model.parameters)} weights · ${moment(model.created_at)}`,
+      `${network.architecture}, ${network.layers} × ${network.units} · ${integer(model.parameters)} parameters · ${dateTime(model.created_at)}`,
     ),
   );
 }

@@ -1,17 +1,17 @@
-/** An address that is no view's. */
+/** The view of an address that no route matches. */
 
+import { emptyState } from "../components/notice.js";
 import { h } from "../dom.js";
-import { empty } from "../notice.js";
 
 export async function notFoundView() {
   return h(
     "div",
     { class: "view" },
-    h("h1", {}, "There is nothing here"),
-    empty(
-      "This address is no page of the console",
-      "It may be mistyped, or from another version.",
-      h("a", { class: "button primary", href: "#/" }, "To the start"),
+    h("h1", {}, "Page not found"),
+    emptyState(
+      "The console has no page at this address",
+      "Check the address, or start from the home page.",
+      h("a", { class: "button primary", href: "#/" }, "Home"),
     ),
   );
 }

@@ -1,185 +1,158 @@
-/** A training job, from a preset or in every detail that the service can be told. */
+/** The full training form: a preset and a budget, or every option that `POST /v1/jobs` takes. */
 
-import { get, list, post } from "../api.js";
-import { h, prose, replace } from "../dom.js";
-import { field, given, resolved, schemaFields, select } from "../fields.js";
-import { masksField } from "../masks.js";
-import { whole } from "../format.js";
-import { empty, failure, sentence } from "../notice.js";
+import { get, listAll, post } from "../api.js";
+import { field, select } from "../components/form-fields.js";
+import { maskSelector } from "../components/mask-selector.js";
+import { emptyState, errorBox, sentence } from "../components/notice.js";
+import { filledValues, resolveSchema, schemaFields } from "../components/schema-fields.js";
+import { h, inlineCode, replace } from "../dom.js";
+import { integer } from "../format.js";
 import { openapi } from "../openapi.js";
-import { go } from "../router.js";
+import { navigate } from "../router.js";
 
 const PRESETS = {
-  tiny: "One layer of 256. Fast, for short texts and a first look.",
-  small: "One layer of 512. The best for minutes on a processor.",
-  medium: "Two layers of 512. For an hour, or a graphics card.",
-  large: "Two layers of 1024. For a night, or a graphics card.",
+  tiny: "One layer of 256 units. Fast; for short texts and quick tests.",
+  small: "One layer of 512 units. Best for minutes on a CPU.",
+  medium: "Two layers of 512 units. For an hour, or a GPU.",
+  large: "Two layers of 1,024 units. For a night, or a GPU.",
 };
+const DEFAULT_SECONDS = 60;
 
-const BY_HAND = ["corpus", "name", "preset", "budget", "network", "training", "architecture", "start_from", "mix"];
+/** Properties of the request that have fields of their own below. */
+const CUSTOM_FIELDS = [
+  "corpus",
+  "name",
+  "preset",
+  "budget",
+  "network",
+  "training",
+  "architecture",
+  "start_from",
+  "mix",
+];
 
 /** @param {import('../router.js').Page} page */
 export async function trainView({ query, signal }) {
-  const [corpora, models, spec, architectures] = await Promise.all([
-    list("/v1/corpora", { signal }),
-    list("/v1/models", { signal }),
+  const [corpora, models, spec, { data: architectures }] = await Promise.all([
+    listAll("/v1/corpora", { signal }),
+    listAll("/v1/models", { signal }),
     openapi(),
-    architectureList(signal),
+    get("/v1/architectures", { signal }),
   ]);
   if (!corpora.length) {
     return h(
       "div",
       { class: "view" },
       h("h1", {}, "Train a model"),
-      empty(
-        "First a text",
-        "A model learns from a text, and there is none yet.",
-        h("a", { class: "button primary", href: "#/" }, "Upload one"),
+      emptyState(
+        "No corpus yet",
+        "A model is trained on a corpus, which is one uploaded text.",
+        h("a", { class: "button primary", href: "#/" }, "Upload a text"),
       ),
     );
   }
-  const schemas = spec.components.schemas;
-  const schema = schemas.JobCreate;
+  const schema = spec.components.schemas.JobCreate;
 
   const corpus = field({
     name: "corpus",
-    label: "Text",
+    label: "Corpus",
     control: select(
-      corpora.map((one) => [one.id, `${one.name ?? one.id} (${whole(one.characters)} characters)`]),
+      corpora.map((one) => [one.id, `${one.name ?? one.id} (${integer(one.characters)} characters)`]),
       corpora.find((one) => [one.id, one.name].includes(query.get("corpus")))?.id ?? corpora[0].id,
     ),
   });
-  const suggested = () => corpora.find((one) => one.id === corpus.control.value)?.name ?? "my-text";
-  const name = field({
-    name: "name",
-    label: "Name of the model",
-    help: "If there is one of this name, this will be its next version.",
-    control: h("input", { type: "text", required: true, value: suggested(), spellcheck: "false", autocomplete: "off" }),
-  });
-  let isNamed = false;
-  name.control.addEventListener("input", () => {
-    isNamed = true;
-  });
-  corpus.control.addEventListener("change", () => {
-    if (!isNamed) name.control.value = suggested();
-  });
+  const selectedCorpus = () => corpora.find((one) => one.id === corpus.control.value);
+  const name = nameField(corpus.control, () => selectedCorpus()?.name ?? "my-text");
 
-  const amount = h("input", { type: "number", min: 0, step: "any", value: 60, required: true });
-  const unit = select(
-    [
-      ["seconds", "seconds"],
-      ["epochs", "epochs"],
-      ["steps", "steps"],
-    ],
-    "seconds",
-    { "aria-label": "Unit of how long" },
-  );
-  const budget = field({ name: "budget", label: "How long", control: amount, unit });
+  const amount = h("input", { type: "number", min: 0, step: "any", value: DEFAULT_SECONDS, required: true });
+  const unit = select(["seconds", "epochs", "steps"], "seconds", { "aria-label": "Unit of the budget" });
+  const budget = field({ name: "budget", label: "Budget", control: amount, unit });
 
-  const presets = resolved(schema.properties.preset, spec).enum ?? Object.keys(PRESETS);
-  const presetDefault = schema.properties.preset.default ?? "small";
-
-  const architecture = architectureField(architectures, schema, spec);
+  const architecture = architectureField(architectures, resolveSchema(schema.properties.architecture, spec));
   const start = field({
     name: "start_from",
-    label: "Start from a model",
-    help: prose(resolved(schema.properties.start_from, spec).description),
-    control: select([["", "no, from nothing"], ...models.map((model) => model.id)], query.get("start_from") ?? ""),
+    label: "Start from model",
+    help: inlineCode(resolveSchema(schema.properties.start_from, spec).description),
+    control: select(
+      [["", "None (train from scratch)"], ...models.map((model) => model.id)],
+      query.get("start_from") ?? "",
+    ),
   });
-  const general = schemaFields(schema, spec, { skip: BY_HAND });
-  const masks = masksField();
-  const showMasks = () => masks.show(start.control.value ? null : corpora.find((one) => one.id === corpus.control.value));
+  const masks = maskSelector();
+  const showMasks = () => masks.show(start.control.value ? null : selectedCorpus());
   corpus.control.addEventListener("change", showMasks);
   start.control.addEventListener("change", showMasks);
   showMasks();
+
+  const general = schemaFields(schema, spec, { skip: CUSTOM_FIELDS });
   const network = schemaFields(schema.properties.network, spec, { prefix: "network." });
   const training = schemaFields(schema.properties.training, spec, { prefix: "training." });
-  const mix = schemaFields(schema.properties.mix, spec, { prefix: "mix." });
-  const presetChoice = h(
-    "fieldset",
-    {},
-    h("legend", {}, "Network"),
-    h(
-      "div",
-      { class: "choices" },
-      presets.map((preset) =>
-        h(
-          "label",
-          { class: "choice" },
-          h("input", { type: "radio", name: "preset", value: preset, checked: preset === presetDefault }),
-          h("span", { class: "strong" }, preset),
-          h("span", { class: "muted small" }, PRESETS[preset] ?? ""),
-        ),
-      ),
-    ),
-  );
-  /** An architecture takes some options and not others; only the usual one has presets. Each says what it has. */
-  const fitToArchitecture = () => {
-    const about = architectures?.find((one) => one.id === architecture.control.value);
-    if (!about) return;
-    presetChoice.hidden = about.presets.length === 0;
-    const preset = about.presets.find((one) => one.name === presetChoice.querySelector(":checked").value) ?? about;
-    for (const [part, options] of Object.entries({ network, training })) {
-      for (const { name: full, node, control } of options) {
-        const option = full.split(".")[1];
-        node.hidden = !about[`${part}_options`].includes(option);
-        control.placeholder = preset[part][option] ?? "";
-      }
-    }
-  };
-  architecture.control.addEventListener("change", fitToArchitecture);
-  presetChoice.addEventListener("change", fitToArchitecture);
-  fitToArchitecture();
+  const mix = schemaFields(schema.properties.mix, spec, { prefix: "mix.", labels: { corpus: "Second corpus" } });
   const fields = [corpus, name, budget, architecture, start, ...general, ...network, ...training, ...mix];
 
-  const said = h("div", { "aria-live": "polite" });
-  const button = h("button", { class: "button primary large", type: "submit" }, "Train");
+  const presets = presetField(resolveSchema(schema.properties.preset, spec));
+  const showSupported = () => {
+    const selected = architectures.find((one) => one.id === architecture.control.value);
+    showSupportedOptions(selected, presets, { network, training });
+  };
+  architecture.control.addEventListener("change", showSupported);
+  presets.addEventListener("change", showSupported);
+  showSupported();
 
-  async function submit(event) {
-    event.preventDefault();
-    for (const one of fields) one.refuse(null);
-    replace(said);
-    button.disabled = true;
+  const status = h("div", { "aria-live": "polite" });
+  const submitButton = h("button", { class: "button primary large", type: "submit" }, "Train");
+
+  function requestBody(form) {
     /** @type {Record<string, any>} */
     const body = {
       corpus: corpus.control.value,
       name: name.control.value.trim(),
-      ...(presetChoice.hidden ? {} : { preset: new FormData(event.target).get("preset") }),
+      ...(presets.hidden ? {} : { preset: new FormData(form).get("preset") }),
       budget: { [unit.value]: Number(amount.value) },
-      ...given(general),
+      ...filledValues(general),
     };
-    const changes = {
-      network: given(network),
-      training: given(training),
-      mix: given(mix),
+    const optional = {
+      network: filledValues(network),
+      training: filledValues(training),
+      mix: filledValues(mix),
       architecture: architecture.control.value,
       start_from: start.control.value,
     };
-    for (const [key, value] of Object.entries(changes)) if (value) body[key] = value;
-    const chosen = masks.chosen(); // undefined: as the service suggests
-    const typed = body.masks ?? [];
-    if (typed.length || chosen) body.masks = [...typed, ...(chosen ?? masks.suggested())];
+    for (const [key, value] of Object.entries(optional)) if (value) body[key] = value;
+    const selectedMasks = masks.selected(); // undefined leaves the service's suggestion as it is
+    const typedMasks = body.masks ?? [];
+    if (typedMasks.length || selectedMasks) body.masks = [...typedMasks, ...(selectedMasks ?? masks.suggested())];
+    return body;
+  }
+
+  async function submit(event) {
+    event.preventDefault();
+    for (const one of fields) one.setError(null);
+    replace(status);
+    submitButton.disabled = true;
     try {
-      go(`/jobs/${(await post("/v1/jobs", body)).id}`);
+      navigate(`/jobs/${(await post("/v1/jobs", requestBody(event.target))).id}`);
     } catch (error) {
-      button.disabled = false;
-      tell(error);
+      submitButton.disabled = false;
+      showError(error);
     }
   }
 
-  function tell(error) {
-    const wrong = fields.find((one) => one.name === error.param || error.param?.startsWith(`${one.name}.`));
-    if (!wrong) {
-      replace(said, failure(error));
+  /** Show an error at the field that it names, or else below the form. */
+  function showError(error) {
+    const invalid = fields.find((one) => one.name === error.param || error.param?.startsWith(`${one.name}.`));
+    if (!invalid) {
+      replace(status, errorBox(error));
       return;
     }
-    wrong.refuse(sentence(error.message.replace(`${error.param}: `, "")));
-    const closed = wrong.node.closest("details");
-    if (closed) closed.open = true;
-    wrong.control.focus();
+    invalid.setError(sentence(error.message.replace(`${error.param}: `, "")));
+    const details = invalid.node.closest("details");
+    if (details) details.open = true;
+    invalid.control.focus();
   }
 
-  const hasStart = query.get("start_from");
+  const grid = (...children) => h("div", { class: "grid-fields" }, ...children);
+  const nodesOf = (some) => some.map((one) => one.node);
   return h(
     "div",
     { class: "view" },
@@ -191,67 +164,106 @@ export async function trainView({ query, signal }) {
         "section",
         { class: "card stack" },
         h("div", { class: "columns" }, corpus.node, name.node, budget.node),
-        presetChoice,
+        presets,
         masks.node,
       ),
       h(
         "details",
-        { class: "card", open: Boolean(hasStart) },
-        h("summary", {}, "In every detail"),
+        { class: "card", open: query.has("start_from") },
+        h("summary", {}, "Advanced options"),
         h(
           "div",
           { class: "stack" },
-          h(
-            "div",
-            { class: "grid-fields" },
-            architecture.node,
-            start.node,
-            general.map((one) => one.node),
-          ),
+          grid(architecture.node, start.node, nodesOf(general)),
           h("h2", {}, "Network"),
-          h(
-            "div",
-            { class: "grid-fields" },
-            network.map((one) => one.node),
-          ),
-          h("h2", {}, "Recipe"),
-          h(
-            "div",
-            { class: "grid-fields" },
-            training.map((one) => one.node),
-          ),
-          h("h2", {}, "A second text in the batches"),
-          h(
-            "div",
-            { class: "grid-fields" },
-            mix.map((one) => one.node),
-          ),
+          grid(nodesOf(network)),
+          h("h2", {}, "Training"),
+          grid(nodesOf(training)),
+          h("h2", {}, "Second corpus in each batch"),
+          grid(nodesOf(mix)),
         ),
       ),
-      said,
+      status,
       h(
         "div",
         { class: "row" },
-        button,
-        h("span", { class: "muted small" }, "You can leave the page; the training goes on."),
+        submitButton,
+        h("span", { class: "muted small" }, "Training continues when you leave the page."),
       ),
     ),
   );
 }
 
-async function architectureList(signal) {
-  const spec = await openapi();
-  return spec.paths["/v1/architectures"] ? (await get("/v1/architectures", { signal })).data : null;
+/** Return a field that follows the selected corpus until the user types a name. */
+function nameField(corpusControl, suggest) {
+  const control = h("input", {
+    type: "text",
+    required: true,
+    value: suggest(),
+    spellcheck: "false",
+    autocomplete: "off",
+  });
+  let isEdited = false;
+  control.addEventListener("input", () => {
+    isEdited = true;
+  });
+  corpusControl.addEventListener("change", () => {
+    if (!isEdited) control.value = suggest();
+  });
+  return field({
+    name: "name",
+    label: "Model name",
+    help: "If a model has this name, this becomes its next version.",
+    control,
+  });
 }
 
-function architectureField(listed, schema, spec) {
-  const found = resolved(schema.properties.architecture, spec);
-  const names = listed ? listed.map((one) => one.id) : (found.enum ?? [found.const ?? found.default]);
-  const about = h("span", {});
-  const control = select(names, found.default ?? names[0], {
-    onchange: () => replace(about, describe(control.value)),
-  });
-  const describe = (name) => prose(listed?.find((one) => one.id === name)?.description ?? found.description);
-  replace(about, describe(control.value));
-  return field({ name: "architecture", label: "Architecture", control, help: about });
+function presetField(schema) {
+  return h(
+    "fieldset",
+    {},
+    h("legend", {}, "Network"),
+    h(
+      "div",
+      { class: "choices" },
+      schema.enum.map((preset) =>
+        h(
+          "label",
+          { class: "choice" },
+          h("input", { type: "radio", name: "preset", value: preset, checked: preset === schema.default }),
+          h("span", { class: "strong" }, preset),
+          h("span", { class: "muted small" }, PRESETS[preset]),
+        ),
+      ),
+    ),
+  );
+}
+
+/** Hide the options that an architecture does not take, and show the defaults of those that it does. */
+function showSupportedOptions(architecture, presets, groups) {
+  presets.hidden = architecture.presets.length === 0;
+  const checked = presets.querySelector(":checked").value;
+  const defaults = architecture.presets.find((one) => one.name === checked) ?? architecture;
+  for (const [group, fields] of Object.entries(groups)) {
+    for (const { name, node, control } of fields) {
+      const option = name.split(".")[1];
+      node.hidden = !architecture[`${group}_options`].includes(option);
+      control.placeholder = defaults[group][option] ?? "";
+    }
+  }
+}
+
+function architectureField(architectures, schema) {
+  const help = h("span", {});
+  const describe = () => {
+    const selected = architectures.find((one) => one.id === control.value);
+    replace(help, inlineCode(selected.description));
+  };
+  const control = select(
+    architectures.map((one) => one.id),
+    schema.default,
+    { onchange: describe },
+  );
+  describe();
+  return field({ name: "architecture", label: "Architecture", control, help });
 }

@@ -1,8 +1,10 @@
-"""nextchar from Python: clients of a running service, and the command line built on them.
+"""nextchar from Python: clients of a running service, models in this process, and the command line.
 
 >>> from nextchar import Client
 >>> with Client() as client:  # doctest: +SKIP
 ...     client.complete("nietzsche", "morality equals ")["completions"][0]["text"]
+
+`load` and `train` work without a server and need the extra `nextchar[serve]`.
 """
 
 from importlib import import_module
@@ -27,6 +29,7 @@ from nextchar.errors import (
 
 if TYPE_CHECKING:
     from nextchar.async_client import AsyncClient, AsyncTrainingJob
+    from nextchar.local import Heatmap, Model, load, train
 
 __all__ = [
     "AsyncClient",
@@ -35,7 +38,9 @@ __all__ = [
     "ClientError",
     "Conflict",
     "Forbidden",
+    "Heatmap",
     "InvalidRequest",
+    "Model",
     "NextcharError",
     "NotFound",
     "RateLimited",
@@ -46,13 +51,23 @@ __all__ = [
     "TrainingJob",
     "Unauthorized",
     "Unavailable",
+    "load",
+    "train",
 ]
 
-_MODULE_OF = {"AsyncClient": "nextchar.async_client", "AsyncTrainingJob": "nextchar.async_client"}
-"""Names that are imported on first use: asyncio would slow each start of the command down."""
+_MODULE_OF = dict.fromkeys(("AsyncClient", "AsyncTrainingJob"), "nextchar.async_client")
+_MODULE_OF |= dict.fromkeys(("Heatmap", "Model", "load", "train"), "nextchar.local")
+"""Names that are imported on first use: asyncio would slow each start of the command down, and what runs
+models in this process need not be installed."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULE_OF:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
         return getattr(import_module(_MODULE_OF[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"nextchar.{name} needs {error.name}, which is not installed; install all that it needs with:"
+            " pip install 'nextchar[serve]'"
+        ) from error

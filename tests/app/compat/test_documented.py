@@ -1,4 +1,4 @@
-"""docs/openai.md says of every field that OpenAI's SDK can send what becomes of it."""
+"""docs/reference/openai-api.md says of every field that OpenAI's SDK can send what becomes of it."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from openai.types.fine_tuning.jobs import checkpoint_list_params
 from app.schemas.openai import OpenAICompletionCreate
 from app.schemas.openai_jobs import FineTuningJobCreate
 
-DOCUMENTED = (Path(__file__).parents[3] / "docs" / "openai.md").read_text()
+DOCUMENTED = (Path(__file__).parents[3] / "docs" / "reference" / "openai-api.md").read_text()
 
 SENT: dict[str, Any] = {
     "POST /v1/completions": completion_create_params.CompletionCreateParamsStreaming,

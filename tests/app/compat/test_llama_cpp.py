@@ -112,7 +112,7 @@ def test_stream_is_the_same_text_and_ends_with_the_figures(http: httpx.Client) -
     assert events[-1]["content"] == "" and events[-1]["timings"]["predicted_n"] > 0
 
 
-def test_stop_strings_and_wrapped_prompts_are_heeded(http: httpx.Client) -> None:
+def test_stop_strings_and_wrapped_prompts_are_respected(http: httpx.Client) -> None:
     text = greedy_line(http, "hello\nyou ", 24)
     ended = http.post("/infill", json=FROM_LLAMA_VSCODE | {"stop": [text[3:5]]}).json()
     assert ended["content"] == text[: text.index(text[3:5])] and ended["stop_type"] == "word"
@@ -152,7 +152,7 @@ def test_wrong_fields_are_422_and_named(http: httpx.Client, wrong: dict[str, Any
 # What is read of a long prefix
 
 
-def test_short_text_is_read_whole() -> None:
+def test_short_context_is_complete() -> None:
     assert recent("") == "" and recent("ab\n" * 600) == "ab\n" * 600
 
 
@@ -168,7 +168,7 @@ def test_one_endless_line_is_read_whole() -> None:
     assert recent("x" * 10_000) == "x" * 10_000
 
 
-def test_start_stays_while_one_types_on_and_the_window_moves() -> None:
+def test_context_start_is_stable_while_the_window_moves() -> None:
     chooser = random.Random(1)
     lines = [f"{chooser.getrandbits(60)} {'y' * chooser.randrange(40)}\n" for _ in range(400)]
     starts = []

@@ -258,7 +258,7 @@ def test_null_fields_are_their_defaults(http: httpx.Client) -> None:
     assert len(answer.json()["choices"][0]["text"]) == 16
 
 
-def test_full_and_broken_engines_answer_as_ours_do(service: Service) -> None:
+def test_errors_of_full_and_broken_engines_are_those_of_the_native_api(service: Service) -> None:
     publish(service.models)
     busy = service.http.post(CALL, json={"model": "fake", "prompt": ["a", FULL]})
     assert error_of(busy, 429)["code"] == "busy" and busy.headers["retry-after"] == "2"
@@ -271,7 +271,7 @@ def test_full_and_broken_engines_answer_as_ours_do(service: Service) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_client_that_leaves_frees_every_place(service: Service, stream: bool) -> None:
+def test_disconnect_frees_every_slot(service: Service, stream: bool) -> None:
     publish(service.models)
     service.http.post(CALL, json={"model": "fake", "prompt": "a"})  # so that it is loaded
     body = {"model": "fake", "prompt": ["a", ENDLESS, ENDLESS], "stream": stream}

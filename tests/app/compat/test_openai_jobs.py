@@ -61,13 +61,13 @@ def test_older_place_of_hyperparameters_and_auto_are_understood(service: Service
     assert job.hyperparameters.n_epochs == job.hyperparameters.learning_rate_multiplier == "auto"
 
 
-def test_job_of_our_own_making_is_told_too(service: Service, sdk: openai.OpenAI) -> None:
+def test_job_created_by_the_native_api_is_listed_too(service: Service, sdk: openai.OpenAI) -> None:
     job = sdk.fine_tuning.jobs.retrieve(service.submit())
     assert job.model == "stateful_lstm" and job.metadata is None
     assert job.training_file == service.upload()
 
 
-def test_validation_file_is_what_is_held_out(service: Service, sdk: openai.OpenAI) -> None:
+def test_validation_file_is_held_out(service: Service, sdk: openai.OpenAI) -> None:
     validation = "the lazy dog sleeps, and the fox é jumps\n" * 3
     job = sdk.fine_tuning.jobs.create(
         model="tiny", training_file=service.upload(), validation_file=service.upload(validation)
@@ -125,7 +125,7 @@ def test_text_that_was_uploaded_stays_though_it_is_also_made_of_two_files(
     assert service.corpora.text(whole) == TEXT + validation
 
 
-def test_states_are_told_as_they_come(service: Service, sdk: openai.OpenAI) -> None:
+def test_statuses_follow_the_job(service: Service, sdk: openai.OpenAI) -> None:
     job_id = service.submit()
     assert sdk.fine_tuning.jobs.pause(job_id).status == "paused"
     assert sdk.fine_tuning.jobs.resume(job_id).status == "queued"
@@ -186,7 +186,7 @@ def test_events_come_newest_first_page_by_page_with_losses_in_nats(
         ({"epochs": 3}, 400, "epochs"),
     ],
 )
-def test_wrong_jobs_are_refused_in_openais_words(
+def test_errors_of_invalid_jobs_name_openais_fields(
     service: Service, wrong: dict[str, Any], status: int, param: str | None
 ) -> None:
     body = {"model": "tiny", "training_file": service.upload()} | wrong

@@ -162,6 +162,8 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
     }
     if operation == "add_corpus":
         return [{"content": b"some text", "params": {"name": "owl-log-2"}}]
+    if operation == "import_model":
+        return [{"content": b"archive", "params": {"name": "owl-2"}}]
     if operation == "create_file":
         return [{"files": {"file": ("a.txt", b"mine")}, "data": {"purpose": "evals"}}]
     return [{"json": body} for body in known[operation]]
@@ -196,9 +198,7 @@ def calls(owned: Owned) -> Iterator[tuple[str, str, dict[str, Any]]]:
                     yield "GET", filled, {"params": {}, "headers": {"Accept": "text/event-stream"}}
 
 
-def test_no_call_tells_a_limited_key_of_what_is_anothers_or_changes_it(
-    tenants: Tenants, owned: Owned
-) -> None:
+def test_no_call_shows_or_changes_what_a_limited_key_cannot_access(tenants: Tenants, owned: Owned) -> None:
     tenants.upload("fox", "the quick brown fox\n" * 40, name="fox-log")
     before = the_state(tenants.service)
     count = 0
@@ -218,7 +218,7 @@ def test_no_call_tells_a_limited_key_of_what_is_anothers_or_changes_it(
     assert {path: after.get(path) for path in before} == before
 
 
-def test_what_is_out_of_reach_is_answered_like_what_is_not_there(tenants: Tenants, owned: Owned) -> None:
+def test_inaccessible_resources_are_answered_like_missing_ones(tenants: Tenants, owned: Owned) -> None:
     for path, there, missing in (
         ("/v1/jobs/{}", owned.running, "job_000000000000"),
         ("/v1/jobs/{}/events", owned.running, "job_000000000000"),
@@ -233,7 +233,7 @@ def test_what_is_out_of_reach_is_answered_like_what_is_not_there(tenants: Tenant
         assert hidden.text.replace(there, "…") == none.text.replace(missing, "…")
 
 
-def test_damaged_records_are_out_of_reach_too(tenants: Tenants, owned: Owned) -> None:
+def test_damaged_records_are_inaccessible_too(tenants: Tenants, owned: Owned) -> None:
     blobs = tenants.service.blobs
     blobs.write(blobs.paths(f"jobs/{owned.running}")[-1], b"{")
     blobs.write(f"corpora/{owned.corpus}/corpus.json", b"{")
@@ -257,7 +257,7 @@ def test_keys_that_share_patterns_share_models_jobs_and_named_corpora(tenants: T
     assert tenants.call("owl-twin", "POST", f"/v1/jobs/{owned.queued}/cancel").json()["status"] == "cancelled"
 
 
-def test_default_model_of_a_limited_key_is_the_newest_within_its_reach(tenants: Tenants) -> None:
+def test_default_model_of_a_limited_key_is_its_newest_accessible_model(tenants: Tenants) -> None:
     assert error_of(tenants.call("fox", "GET", "/props"), 404)["code"] == "model_not_found"
     for name in ("fox-1", "fox-2", "owl"):
         publish(tenants.service.models, name=name)
@@ -266,14 +266,14 @@ def test_default_model_of_a_limited_key_is_the_newest_within_its_reach(tenants: 
     assert tenants.call("fox", "POST", "/v1/completions", json={"prompt": "a"}).json()["model"] == "fox-2@1"
 
 
-def test_corpus_of_a_limited_key_takes_no_name_beyond_its_patterns(tenants: Tenants) -> None:
+def test_limited_key_cannot_give_a_corpus_a_name_outside_its_patterns(tenants: Tenants) -> None:
     answer = tenants.call("fox", "POST", "/v1/corpora", content=b"some text", params={"name": "owl-log"})
     assert error_of(answer, 403)["code"] == "corpus_name_not_permitted"
     assert tenants.service.corpora.all() == []
     assert tenants.upload("operator", "some text", name="anything")
 
 
-def test_same_text_of_two_keys_is_seen_by_each_as_its_own(tenants: Tenants) -> None:
+def test_text_uploaded_by_two_keys_looks_to_each_like_its_own(tenants: Tenants) -> None:
     first = tenants.call("owl", "POST", "/v1/corpora", content=TEXT.encode(), params={"name": "owl-log"})
     record = f"corpus_owners/{first.json()['id']}/key-owl"
     tenants.service.blobs.write(record, b"1000000000")  # long ago
@@ -293,7 +293,7 @@ def test_same_text_of_two_keys_is_seen_by_each_as_its_own(tenants: Tenants) -> N
     assert tenants.call("owl", "GET", f"/v1/corpora/{corpus}").json()["name"] == "owl-log"
 
 
-def test_what_a_limited_key_deletes_stays_for_the_others_who_have_it(tenants: Tenants) -> None:
+def test_corpus_deleted_by_a_limited_key_stays_for_other_owners(tenants: Tenants) -> None:
     corpus = tenants.upload("owl", name="owl-log")
     assert tenants.upload("fox", name="fox-log") == corpus
     tenants.train("owl", corpus=corpus, name="owl")
@@ -307,7 +307,7 @@ def test_what_a_limited_key_deletes_stays_for_the_others_who_have_it(tenants: Te
     assert error_of(needed, 409)["code"] == "corpus_in_use"
 
 
-def test_what_a_limited_key_alone_has_is_gone_when_it_is_deleted(tenants: Tenants) -> None:
+def test_corpus_of_one_limited_key_is_deleted_with_its_files(tenants: Tenants) -> None:
     corpus = tenants.upload("fox", name="fox-log")
     assert tenants.call("fox", "DELETE", "/v1/corpora/fox-log").status_code == 200
     assert error_of(tenants.call("operator", "GET", f"/v1/corpora/{corpus}"), 404)
@@ -315,7 +315,7 @@ def test_what_a_limited_key_alone_has_is_gone_when_it_is_deleted(tenants: Tenant
         assert tenants.service.blobs.paths(folder) == []
 
 
-def test_operator_deletes_what_others_have(tenants: Tenants) -> None:
+def test_unlimited_key_deletes_corpora_of_others(tenants: Tenants) -> None:
     corpus = tenants.upload("owl", name="owl-log")
     tenants.upload("fox", name="fox-log")
     assert tenants.call("operator", "DELETE", "/v1/corpora/fox-log").json()["id"] == corpus
@@ -337,7 +337,7 @@ def test_text_from_before_owners_were_recorded_survives_a_limited_key(
     assert tenants.ids("operator", "/v1/corpora") == [old.id]
 
 
-def test_corpus_that_a_job_out_of_reach_needs_stays(tenants: Tenants) -> None:
+def test_corpus_used_by_an_inaccessible_job_stays(tenants: Tenants) -> None:
     corpus = tenants.upload("fox")
     job = tenants.train("operator", corpus=corpus, name="secret")
     deleted = tenants.call("fox", "DELETE", f"/v1/corpora/{corpus}")
@@ -345,7 +345,7 @@ def test_corpus_that_a_job_out_of_reach_needs_stays(tenants: Tenants) -> None:
     assert tenants.service.corpora.text(corpus) == TEXT and tenants.ids("fox", "/v1/corpora") == []
 
 
-def test_each_key_has_file_names_of_its_own(tenants: Tenants) -> None:
+def test_each_key_has_its_own_file_names(tenants: Tenants) -> None:
     made = {}
     for key in ("owl", "fox", "operator"):
         file = {"file": (f"{key}.txt", TEXT.encode())}
@@ -377,7 +377,7 @@ def test_corpus_made_of_two_files_belongs_to_the_key_that_made_it(tenants: Tenan
     assert [corpus.id for corpus in tenants.service.corpora.all()] == [files["owl"][1]]
 
 
-def test_idempotency_keys_of_two_api_keys_are_two(tenants: Tenants) -> None:
+def test_idempotency_keys_are_separate_per_api_key(tenants: Tenants) -> None:
     body = {"corpus": tenants.upload("owl", name="owl-log"), "name": "owl", "preset": "tiny"}
     same = {"headers": {"Idempotency-Key": "1"}, "json": body}
     first, again, other = (
@@ -433,6 +433,6 @@ def test_evaluation_that_reads_the_training_text_needs_a_key_that_may_read_it(te
     assert seen["split"] == "none" and seen["trained_on"] > 0 and seen["leaks"]["normal"] > 0
 
 
-def test_without_keys_nobody_is_recorded_as_an_owner(service: Service) -> None:
+def test_without_keys_no_owner_is_recorded(service: Service) -> None:
     service.upload()
     assert service.blobs.paths("corpus_owners") == []

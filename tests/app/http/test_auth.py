@@ -40,7 +40,7 @@ def as_(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {KEYS[name][0]}"}
 
 
-def test_pages_and_health_are_open_and_everything_else_wants_a_key(guarded: Service) -> None:
+def test_pages_and_health_checks_need_no_key_and_everything_else_does(guarded: Service) -> None:
     for path in ("/healthz", "/readyz", "/health", "/openapi.json"):
         assert guarded.http.get(path).status_code == 200, path
     for path in ("/v1/models", "/v1/jobs", "/metrics", "/props", "/v1/nothing"):
@@ -50,7 +50,7 @@ def test_pages_and_health_are_open_and_everything_else_wants_a_key(guarded: Serv
     assert guarded.http.options("/v1/models").status_code != 401
 
 
-def test_a_key_of_some_models_gives_no_model_a_name_beyond_them(guarded: Service) -> None:
+def test_limited_key_cannot_rename_a_model_to_a_name_outside_its_patterns(guarded: Service) -> None:
     refused = guarded.http.patch("/v1/models/fake", json={"name": "prod"}, headers=as_("team"))
     assert error_of(refused, 403)["code"] == "model_not_permitted"
     assert guarded.http.get("/v1/models/fake@1", headers=as_("team")).status_code == 200
@@ -70,7 +70,7 @@ def test_every_operation_but_health_checks_needs_a_scope() -> None:
     assert not open_ones & {"/infill", "/tokenize", "/detokenize", "/tokenizer_info", "/props"}
 
 
-def test_key_may_come_in_either_header_and_a_wrong_one_is_told_apart(guarded: Service) -> None:
+def test_key_is_accepted_in_either_header_and_an_unknown_one_has_its_own_code(guarded: Service) -> None:
     assert guarded.http.get("/v1/models", headers=as_("reader")).status_code == 200
     assert guarded.http.get("/v1/models", headers={"X-API-Key": KEYS["reader"][0]}).status_code == 200
     wrong = guarded.http.get("/v1/models", headers={"Authorization": "Bearer nck_guess"})
@@ -112,7 +112,7 @@ def test_scopes_decide_what_a_key_may_do(
         assert error_of(answer, 403)["code"] == "scope_missing"
 
 
-def test_patterns_hold_for_models_in_paths_and_in_bodies(guarded: Service) -> None:
+def test_patterns_apply_to_models_in_paths_and_in_bodies(guarded: Service) -> None:
     publish(guarded.models, name="secret")
     corpus = guarded.http.post("/v1/corpora", content=b"abc\n" * 100, headers=as_("site")).json()["id"]
     completion = {"prompt": "a", "max_tokens": 2}
@@ -156,7 +156,7 @@ def test_nothing_of_a_refused_body_is_read(guarded: Service) -> None:
     assert error_of(answer, 401)["code"] == "api_key_missing"
 
 
-def test_rate_is_counted_across_calls_and_refused_with_a_time_to_come_again(guarded: Service) -> None:
+def test_rate_limit_spans_calls_and_answers_with_retry_after(guarded: Service) -> None:
     answers = [guarded.http.get("/v1/models", headers=as_("slow")) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert error_of(answers[-1], 429)["code"] == "rate_limited"
@@ -164,7 +164,7 @@ def test_rate_is_counted_across_calls_and_refused_with_a_time_to_come_again(guar
     assert guarded.http.get("/v1/models", headers=as_("reader")).status_code == 200
 
 
-def test_without_redis_nobody_is_held_back(
+def test_without_redis_no_request_is_limited(
     settings: ApiSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "keys"
@@ -176,7 +176,7 @@ def test_without_redis_nobody_is_held_back(
     assert caplog.text.count("rate limits are not enforced") == 1
 
 
-def test_while_redis_refuses_writes_nobody_is_held_back(guarded: Service) -> None:
+def test_while_redis_refuses_writes_no_request_is_limited(guarded: Service) -> None:
     with Redis.from_url(guarded.settings.redis_url) as redis:
         redis.config_set("maxmemory", "1")
         try:
@@ -207,7 +207,7 @@ def test_after_a_failure_keystrokes_do_not_wait_for_redis_for_a_while(
     assert asked == [1000.0, 1010.0]
 
 
-def test_without_a_file_no_key_is_asked(service: Service) -> None:
+def test_without_a_key_file_no_key_is_required(service: Service) -> None:
     publish(service.models)
     assert service.http.post("/v1/models/fake/complete", json=COMPLETION).status_code == 200
 

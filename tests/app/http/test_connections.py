@@ -61,7 +61,7 @@ def test_a_keystroke_is_answered_while_1100_requests_are_half_sent(settings: Api
         until(lambda: sum(map(is_closed, clients)) >= 1000)
 
 
-def test_header_that_does_not_come_ends_the_connection(settings: ApiSettings) -> None:
+def test_connection_without_a_complete_header_is_closed(settings: ApiSettings) -> None:
     with (
         service_with(settings, header_timeout_s=0.3) as service,
         connected(service) as silent,
@@ -73,7 +73,7 @@ def test_header_that_does_not_come_ends_the_connection(settings: ApiSettings) ->
         assert answer.headers["connection"] == "close"
 
 
-def test_header_that_comes_byte_by_byte_does_not_last_longer(settings: ApiSettings) -> None:
+def test_header_sent_byte_by_byte_has_the_same_deadline(settings: ApiSettings) -> None:
     with service_with(settings, header_timeout_s=0.3) as service, connected(service, HALF_HEADER) as slow:
         began = time.monotonic()
         with contextlib.suppress(ConnectionError):
@@ -102,7 +102,7 @@ def test_header_without_an_end_is_refused(settings: ApiSettings) -> None:
         until(lambda: is_closed(client))
 
 
-def test_client_without_a_header_gives_way_first_and_one_being_served_never(settings: ApiSettings) -> None:
+def test_connections_without_a_header_are_replaced_first_and_served_ones_never(settings: ApiSettings) -> None:
     with service_with(settings, max_connections=3) as service:
         job = service.submit()
         service.http.close()
@@ -128,7 +128,7 @@ def test_client_without_a_header_gives_way_first_and_one_being_served_never(sett
                         assert not is_closed(served)
 
 
-def test_place_of_a_client_that_has_left_is_free(settings: ApiSettings) -> None:
+def test_slot_of_a_closed_connection_is_free(settings: ApiSettings) -> None:
     with service_with(settings, max_connections=2) as service:
         job = service.submit()
         service.http.close()
@@ -200,7 +200,7 @@ def test_quiet_stream_of_lines_is_not_cut(settings: ApiSettings) -> None:
             until(lambda: b"score.end" in lines.readline())
 
 
-def test_half_read_bodies_share_a_bound_and_the_oldest_gives_way(settings: ApiSettings) -> None:
+def test_incomplete_bodies_share_a_memory_limit_and_the_oldest_is_refused(settings: ApiSettings) -> None:
     body = json.dumps({"prompt": "a" * 900_000, "max_characters": 1}).encode()
     with service_with(settings, body_memory_bytes=2 << 20) as service, contextlib.ExitStack() as held:
         half = request(COMPLETE, body[:-1], length=len(body))
@@ -229,7 +229,7 @@ def test_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_request_to_upgrade_is_answered_as_any_other(service: Service) -> None:
+def test_upgrade_request_is_answered_like_any_other(service: Service) -> None:
     for protocol in ("websocket", "h2c"):
         upgrade = f"Connection: Upgrade\r\nUpgrade: {protocol}\r\nSec-WebSocket-Version: 13\r\n"
         get = f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{upgrade}Sec-WebSocket-Key: AAAA\r\n\r\n"

@@ -22,7 +22,7 @@ async def is_gone() -> Message:
     return {"type": "http.disconnect"}
 
 
-def test_work_of_a_client_that_stays_is_returned_or_raises() -> None:
+def test_work_of_a_connected_client_returns_or_raises() -> None:
     async def divide(by: int) -> float:
         await asyncio.sleep(0)
         return 1 / by
@@ -32,7 +32,7 @@ def test_work_of_a_client_that_stays_is_returned_or_raises() -> None:
         asyncio.run(cancel_on_disconnect(request_of(stays), divide(0)))
 
 
-def test_work_has_cleaned_up_when_its_client_is_gone_and_its_error_then_is_nobodys() -> None:
+def test_work_is_cancelled_with_its_cleanup_on_disconnect_and_its_error_is_dropped() -> None:
     cleaned_up: list[bool] = []
     unretrieved: list[object] = []
 

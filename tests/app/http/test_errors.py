@@ -5,7 +5,7 @@ import pytest
 from tests.app.service import Service, error_of
 
 
-def test_unknown_routes_and_methods_have_the_one_shape(service: Service) -> None:
+def test_errors_of_unknown_routes_and_methods_have_the_common_shape(service: Service) -> None:
     for path in ("/nothing", "/v1", "/v1/nothing", "/v1/jobs/x/y/z"):
         error = error_of(service.http.get(path), 404)
         assert (error["code"], error["type"]) == ("no_such_route", "not_found_error")
@@ -35,10 +35,10 @@ def test_body_that_is_not_declared_as_json_is_415(service: Service) -> None:
 
 def test_several_wrong_fields_are_counted(service: Service) -> None:
     answer = service.http.post("/v1/jobs", json={"corpus": 1, "name": 2, "seed": "x"})
-    assert "2 more fields are wrong" in error_of(answer, 422)["message"]
+    assert "2 more fields are invalid" in error_of(answer, 422)["message"]
 
 
-def test_of_very_many_wrong_fields_the_first_is_told(service: Service) -> None:
+def test_of_very_many_invalid_fields_the_first_is_reported(service: Service) -> None:
     fields = {"corpus": "a", "name": "b", **{f"k{i}": 1 for i in range(60_000)}}
     error = error_of(service.http.post("/v1/jobs", json=fields), 422)
     assert error["message"].startswith("k0: there is no such field (999 more")
@@ -58,7 +58,7 @@ def test_body_over_the_limit_is_413(
     assert error_of(answer, 413)["code"] == "body_too_large"
 
 
-def test_every_answer_has_a_request_id_and_a_sane_one_is_kept(service: Service) -> None:
+def test_every_answer_has_a_request_id_and_a_valid_one_is_kept(service: Service) -> None:
     ids = {service.http.get("/healthz").headers["x-request-id"] for _ in range(2)}
     assert len(ids) == 2
     kept = service.http.get("/healthz", headers={"X-Request-Id": "abc-1"})
@@ -67,7 +67,7 @@ def test_every_answer_has_a_request_id_and_a_sane_one_is_kept(service: Service) 
     assert replaced.headers["x-request-id"] not in ("a b<script>", "")
 
 
-def test_mistake_of_ours_is_a_500_without_internals(
+def test_unexpected_error_is_a_500_without_internals(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(self: object) -> None:
@@ -89,7 +89,7 @@ def test_mistake_of_ours_is_a_500_without_internals(
         ({"stop": 5}, "stop", "a valid string or a valid list"),
     ],
 )
-def test_field_of_several_kinds_is_told_what_is_wrong_with_the_kind_it_is(
+def test_error_in_a_union_field_is_about_the_matching_member(
     service: Service, fields: dict[str, object], param: str, message: str
 ) -> None:
     error = error_of(service.http.post("/v1/models/any/complete", json={"prompt": "a", **fields}), 422)
@@ -101,7 +101,7 @@ def test_field_of_several_kinds_is_told_what_is_wrong_with_the_kind_it_is(
     ("name", "param"),
     [("a.b\n<script>", r"'a.b\n<script>'"), ("", "''"), ("ü ü", "'ü ü'"), ("x " * 100, repr("x " * 50))],
 )
-def test_field_of_any_name_is_named_when_it_does_not_exist(service: Service, name: str, param: str) -> None:
+def test_unknown_field_with_any_name_is_named_in_the_error(service: Service, name: str, param: str) -> None:
     error = error_of(service.http.post("/v1/models/any/next", json={"prompt": "a", name: 1}), 422)
     assert (error["code"], error["param"]) == ("unknown_field", param)
     assert error["message"] == f"{param}: there is no such field"

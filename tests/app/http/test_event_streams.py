@@ -36,7 +36,7 @@ def test_newlines_in_data_cannot_end_an_event() -> None:
     assert framed == b'id: 7\nevent: piece\ndata: {"text":"a\\n\\nevent: fake\\r\\n"}\n\n'
 
 
-def test_other_protocols_have_no_names_and_plain_texts() -> None:
+def test_other_protocols_have_unnamed_events_and_plain_text_data() -> None:
     async def events() -> AsyncGenerator[ServerEvent, None]:
         yield ServerEvent("piece", Body(text="a"))
         yield ServerEvent("", "[DONE]")
@@ -47,7 +47,7 @@ def test_other_protocols_have_no_names_and_plain_texts() -> None:
     assert chunks[2].startswith(b'data: {"error":')
 
 
-def test_error_in_mid_stream_is_the_last_event() -> None:
+def test_error_within_a_stream_is_the_last_event() -> None:
     async def events() -> AsyncGenerator[ServerEvent, None]:
         yield ServerEvent("piece", Body(text="a"))
         raise Unavailable("the model is gone", code="model_gone")
@@ -59,7 +59,7 @@ def test_error_in_mid_stream_is_the_last_event() -> None:
     assert len(chunks) == 2 and closed == [True]
 
 
-def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comments_are_sent_while_there_are_no_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_streams, "PING_S", 0.01)
 
     async def events() -> AsyncGenerator[ServerEvent, None]:
@@ -70,7 +70,7 @@ def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch) -> Non
     assert chunks[0] == b": ping\n\n" and chunks[-1].startswith(b"event: piece")
 
 
-def test_client_that_leaves_closes_the_events() -> None:
+def test_disconnect_closes_the_events() -> None:
     ended: list[str] = []
 
     async def events() -> AsyncGenerator[ServerEvent, None]:
@@ -93,7 +93,7 @@ def test_client_that_leaves_closes_the_events() -> None:
     assert sorted(ended) == ["close", "events"]
 
 
-def test_client_that_reads_nothing_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_reads_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_streams, "PING_S", 0.01)
     monkeypatch.setattr(event_streams, "UNREAD_S", 0.05)
 

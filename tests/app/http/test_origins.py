@@ -91,7 +91,7 @@ def test_services_with_keys_have_any_name_unless_names_are_set(settings: ApiSett
 
 @pytest.mark.parametrize("hosts", ["https://example.org", "example.org:80", "*.", "a b", "*example.org"])
 def test_what_is_no_host_name_is_refused(hosts: str) -> None:
-    with pytest.raises(ValidationError, match=r"is no host name: one is written example\.org"):
+    with pytest.raises(ValidationError, match=r"is not a host name; write example\.org"):
         ApiSettings(allowed_hosts=hosts)
 
 
@@ -125,7 +125,7 @@ def test_page_of_another_site_changes_nothing(service: Service, headers: dict[st
     assert service.corpora.all() == [] and len(service.http.get("/v1/models").json()["data"]) == 1
 
 
-def test_browsers_question_before_a_call_is_answered_in_the_same_words(service: Service) -> None:
+def test_preflight_requests_are_answered_with_the_same_error(service: Service) -> None:
     ask = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
     error = error_of(service.http.options("/v1/models/fake/complete", headers=ask), 403)
     assert error["code"] == "origin_not_allowed"
@@ -143,7 +143,9 @@ def test_browsers_question_before_a_call_is_answered_in_the_same_words(service: 
         {"Origin": PAGE, "Sec-Fetch-Site": "cross-site"} | KEY,
     ],
 )
-def test_own_pages_programs_and_calls_with_keys_go_through(service: Service, headers: dict[str, str]) -> None:
+def test_own_pages_programs_and_calls_with_keys_are_allowed(
+    service: Service, headers: dict[str, str]
+) -> None:
     answer = service.http.post("/v1/corpora", content=b"a text", headers=headers)
     assert answer.status_code == 201, answer.text
 
@@ -154,9 +156,7 @@ def test_credentials_that_browsers_add_by_themselves_are_no_key(service: Service
 
 
 @pytest.mark.parametrize("headers", FROM_ANOTHER_PAGE)
-def test_pages_of_other_sites_may_look_as_far_as_browsers_let_them(
-    service: Service, headers: dict[str, str]
-) -> None:
+def test_pages_of_other_sites_may_send_reads(service: Service, headers: dict[str, str]) -> None:
     answer = service.http.get("/v1/corpora", headers=headers)
     assert answer.status_code == 200 and "access-control-allow-origin" not in answer.headers
 
@@ -176,7 +176,7 @@ def test_allowed_origins_may_write(settings: ApiSettings) -> None:
                 assert answer.status_code == status, (origins, origin)
 
 
-def test_what_is_refused_has_a_request_id_and_is_counted(settings: ApiSettings, tmp_path: Path) -> None:
+def test_refused_requests_have_a_request_id_and_are_counted(settings: ApiSettings, tmp_path: Path) -> None:
     guarded = with_keys(settings, tmp_path, allowed_hosts="api.example", allowed_origins=PAGE)
     refusals = {
         421: {"Host": "evil.example"},

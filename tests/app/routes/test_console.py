@@ -1,21 +1,24 @@
+import base64
+import hashlib
 import re
 from pathlib import Path
 
 import httpx
 
-from app.routes.console import POLICY
+from app.routes.console import POLICY, REFERENCE_POLICY
 from tests.app.service import Service, error_of
 
 CONSOLE = Path(__file__).parents[3] / "app" / "console"
 
 
 def test_console_and_reference_come_under_a_policy_that_allows_this_host_only(service: Service) -> None:
-    for path in ("/", "/docs"):
+    for path, policy in (("/", POLICY), ("/docs", REFERENCE_POLICY)):
         answer = service.http.get(path)
         assert answer.status_code == 200 and answer.headers["content-type"] == "text/html; charset=utf-8"
-        assert answer.headers["content-security-policy"] == POLICY
+        assert answer.headers["content-security-policy"] == policy
         assert answer.headers["x-content-type-options"] == "nosniff"
     assert "default-src 'self'" in POLICY and "unsafe" not in POLICY
+    assert f"{POLICY}; img-src 'self' data:" == REFERENCE_POLICY
     assert service.http.get("/redoc").status_code == 404
 
 
@@ -46,9 +49,26 @@ def test_the_sample_text_is_enough_to_train_on(service: Service) -> None:
     assert corpus["characters"] > 100_000 and corpus["warnings"] == []
 
 
+def test_vendored_files_are_those_of_the_package_and_the_page_checks_their_hashes(service: Service) -> None:
+    page = service.http.get("/docs").text
+    [note] = CONSOLE.glob("vendor/*/README.md")
+    hashes = dict(re.findall(r"`([^`]+)` \| `([0-9a-f]{64})`", note.read_text()))
+    assert sorted(hashes) == ["swagger-ui-bundle.js", "swagger-ui.css"]
+    for name, digest in hashes.items():
+        answer = service.http.get(f"/console/vendor/{note.parent.name}/{name}.gz")
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.headers["content-type"].partition(";")[0] in ("text/javascript", "text/css")
+        assert hashlib.sha256(answer.content).hexdigest() == digest
+        assert f'integrity="sha256-{base64.b64encode(bytes.fromhex(digest)).decode()}"' in page
+    assert (note.parent / "LICENSE").is_file()
+    assert sum(path.stat().st_size for path in note.parent.iterdir()) < 1_500_000
+
+
 def test_no_file_names_another_host_or_writes_markup() -> None:
     markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\("
     for path in CONSOLE.rglob("*.*"):
+        if not path.is_file() or CONSOLE / "vendor" in path.parents:
+            continue
         text = path.read_text()
         assert set(re.findall(r"https?://[^/\"' ]+", text)) <= {"http://www.w3.org"}, path.name
         assert not re.search(markup, text), path.name

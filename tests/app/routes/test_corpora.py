@@ -101,7 +101,7 @@ def test_over_the_size_limit_nothing_is_kept(service: Service, declared: bool) -
     assert not service.spooled and not service.blobs.paths("corpora")
 
 
-def test_gzip_that_explodes_is_stopped(service: Service) -> None:
+def test_decompression_bomb_is_stopped(service: Service) -> None:
     bomb = gzip.compress(b"\0" * 50_000_000)
     answer = service.http.post("/v1/corpora", content=bomb, headers={"content-encoding": "gzip"})
     assert error_of(answer, 413)["code"] == "corpus_too_large"

@@ -47,7 +47,7 @@ def test_without_redis_the_service_is_degraded_and_stays_ready_to_serve(settings
         assert "nextchar_redis_up 0.0" in service.http.get("/metrics").text
 
 
-def test_unusable_storage_is_named(service: Service) -> None:
+def test_unusable_storage_is_reported(service: Service) -> None:
     store = Path(service.settings.data_dir) / "store"
     store.rename(store.with_name("elsewhere"))
     store.write_text("a file where the folder was")
@@ -59,7 +59,7 @@ def test_unusable_storage_is_named(service: Service) -> None:
     assert "nextchar_storage_up 0.0" in metrics and "nextchar_background_last_beat_seconds" in metrics
 
 
-def test_metrics_tell_requests_jobs_queue_and_engines(service: Service) -> None:
+def test_metrics_have_requests_jobs_queue_and_engines(service: Service) -> None:
     publish(service.models)
     service.http.post("/v1/models/fake/complete", json={"prompt": ""})
     job = service.submit()

@@ -74,7 +74,7 @@ def test_default_budget_is_a_minute_with_the_small_preset(service: Service) -> N
     assert job["training"]["budget"] == {"epochs": None, "steps": None, "seconds": 60}
 
 
-def test_places_in_the_queue_are_told_and_lists_are_paged(service: Service) -> None:
+def test_jobs_have_queue_positions_and_lists_are_paged(service: Service) -> None:
     ids = [service.submit() for _ in range(3)]
     assert [service.http.get(f"/v1/jobs/{i}").json()["queue_position"] for i in ids] == [1, 2, 3]
     page = service.http.get("/v1/jobs?limit=2").json()
@@ -256,7 +256,7 @@ def test_waiting_job_is_cancelled_at_once_and_leaves_the_queue(service: Service)
     assert queued(service) == []
 
 
-def test_running_job_is_asked(service: Service) -> None:
+def test_running_job_gets_a_request(service: Service) -> None:
     job = service.submit()
     run(service, job)
     answer = service.http.post(f"/v1/jobs/{job}/pause")
@@ -448,7 +448,7 @@ def test_stream_resumes_behind_the_last_event_id(service: Service) -> None:
     assert found == [("3", "metrics"), (None, "done")]
 
 
-def test_watcher_that_leaves_is_let_go(service: Service) -> None:
+def test_disconnected_watcher_is_released(service: Service) -> None:
     job = service.submit()
     headers = {"Accept": "text/event-stream"}
     service.live.add_events(job, [event(1)])

@@ -75,5 +75,5 @@ def test_browser_may_ask_without_a_key_whether_it_may_send_one(settings: ApiSett
     "origins", ["example.org", "https://example.org/", "https://a.example b", "https://"]
 )
 def test_what_is_no_origin_is_refused(origins: str) -> None:
-    with pytest.raises(ValidationError, match=r"is no origin: one is written https://example\.org"):
+    with pytest.raises(ValidationError, match=r"is not an origin; write https://example\.org"):
         ApiSettings(allowed_origins=origins)

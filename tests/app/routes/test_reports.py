@@ -58,7 +58,7 @@ def test_report_comes_in_the_form_asked_for(service: Service, query: str, accept
     assert answer.headers["vary"] == "Accept"
 
 
-def test_page_may_run_nothing_and_reach_nothing(service: Service) -> None:
+def test_report_page_is_sandboxed(service: Service) -> None:
     _publish(service)
     headers = service.http.get("/v1/models/told/report?format=html").headers
     policy = headers["content-security-policy"]
@@ -75,7 +75,7 @@ def test_report_is_not_sent_again_when_it_has_not_changed(service: Service) -> N
     assert other.status_code == 200
 
 
-def test_model_without_a_report_tells_what_its_card_knows(service: Service) -> None:
+def test_model_without_a_report_returns_its_cards_report(service: Service) -> None:
     publish(service.models)
     told = service.http.get("/v1/models/fake/report").json()
     assert (told["model"], told["validation_bits_per_character"]) == ("fake@1", 2.0)
@@ -102,5 +102,5 @@ def test_bad_requests_for_reports_are_named(service: Service) -> None:
         (";;,,=;q=", "json"),
     ],
 )
-def test_most_exact_and_most_liked_range_decides(accept: str, form: str) -> None:
+def test_most_specific_and_preferred_media_range_decides(accept: str, form: str) -> None:
     assert preferred(accept) == form

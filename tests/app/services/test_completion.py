@@ -264,7 +264,7 @@ def test_slot_of_a_client_that_vanished_is_free_within_50_ms(http: httpx.Client,
     assert found and float(found[1]) == 5
 
 
-def test_short_completion_is_answered_beside_hundreds_of_streams_that_nobody_reads(
+def test_short_completion_is_not_delayed_by_hundreds_of_unread_streams(
     http: httpx.Client,
 ) -> None:
     complete(http, prompt="")

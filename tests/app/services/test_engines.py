@@ -200,7 +200,7 @@ def _reference(engines: Engines) -> str:
         return model.reference
 
 
-def test_a_model_that_nobody_waits_for_any_more_is_not_held(models: Models) -> None:
+def test_model_acquired_by_a_cancelled_request_is_released(models: Models) -> None:
     go_on = threading.Event()
 
     class Slow(Loader):

@@ -55,7 +55,7 @@ def desk(tmp_path: Path, clean_redis_url: str) -> Desk:
     [(JobStatus.PAUSED, {"pause_reason": FULL}), (JobStatus.PAUSED, {}), (JobStatus.QUEUED, {})],
     ids=["for storage", "by its owner", "given back"],
 )
-def test_job_that_its_worker_leaves_while_it_is_asked_is_changed_here(
+def test_job_whose_worker_ends_during_a_request_is_changed_directly(
     desk: Desk, to: JobStatus, changes: dict[str, Any]
 ) -> None:
     cancelled = desk.left(to, **changes).cancel(desk.job.id)

@@ -62,23 +62,23 @@ def test_a_job_that_starts_from_a_model_has_its_shape_and_the_presets_recipe(tmp
     assert request.training.learning_rate == PRESETS["medium"][1].learning_rate
 
 
-def test_what_is_no_shape_may_differ_from_the_model_that_is_started_from(tmp_path: Path) -> None:
+def test_options_that_do_not_affect_the_weights_may_differ_from_the_start_model(tmp_path: Path) -> None:
     network = {"units": 48, "layers": 2, "dropout": 0.3}
     request = _plan(_corpus(tmp_path), start=START, start_from="fox", network=network)
     assert request.network == START.network.model_copy(update={"dropout": 0.3})
 
 
-def test_what_contradicts_the_model_that_is_started_from_is_named_field_by_field(tmp_path: Path) -> None:
+def test_fields_that_contradict_the_start_model_are_named(tmp_path: Path) -> None:
     network = {"units": 64, "embedding": 8, "layers": 1}
     with pytest.raises(InvalidInput) as caught:
         _plan(_corpus(tmp_path), start=START, start_from="fox", network=network, alphabet="bytes")
     assert (caught.value.code, caught.value.param) == ("contradicts_start_from", "network.layers")
-    for told in ("network.layers is 1 here and 2 there", "network.units is 64 here and 48 there", "alphabet"):
-        assert told in caught.value.message
+    for difference in ("network.layers is 2, not 1", "network.units is 48, not 64", "alphabet"):
+        assert difference in caught.value.message
     assert "embedding" not in caught.value.message
 
 
-def test_a_model_of_bytes_goes_on_with_bytes_and_one_of_characters_cannot(tmp_path: Path) -> None:
+def test_a_corpus_of_bytes_can_continue_a_model_of_bytes_but_not_one_of_characters(tmp_path: Path) -> None:
     raw = _corpus(tmp_path, bytes(range(256)) * 2, encoding="bytes")
     assert _plan(raw, start=START.model_copy(update={"alphabet": "bytes"})).alphabet == "bytes"
     with pytest.raises(InvalidInput) as caught:
@@ -86,16 +86,16 @@ def test_a_model_of_bytes_goes_on_with_bytes_and_one_of_characters_cannot(tmp_pa
     assert (caught.value.code, caught.value.param) == ("contradicts_corpus", "start_from")
 
 
-def test_an_architecture_whose_weights_do_not_come_back_cannot_be_started_from(tmp_path: Path) -> None:
+def test_an_architecture_that_cannot_load_weights_cannot_be_started_from(tmp_path: Path) -> None:
     other = START.model_copy(update={"network": NetworkConfig(architecture="simple_rnn")})
-    with pytest.raises(InvalidInput, match="simple_rnn, which cannot be started from") as caught:
+    with pytest.raises(InvalidInput, match="simple_rnn, whose weights cannot be loaded") as caught:
         _plan(_corpus(tmp_path), start=other)
     assert caught.value.param == "start_from"
 
 
-def test_a_split_that_holds_next_to_nothing_out_is_refused_with_one_that_would_do(tmp_path: Path) -> None:
+def test_a_validation_fraction_that_is_too_small_is_refused_with_one_that_suffices(tmp_path: Path) -> None:
     corpus = _corpus(tmp_path, TEXT.encode()[:400])
-    with pytest.raises(InvalidInput, match=r"holds 4 of 400 characters out.* take 0.05 or more") as caught:
+    with pytest.raises(InvalidInput, match=r"holds out 4 of 400 characters.* use 0.05 or more") as caught:
         _plan(corpus, validation_fraction=0.01)
     assert caught.value.param == "validation_fraction"
     assert _plan(corpus, validation_fraction=0.05)
@@ -112,7 +112,7 @@ def test_the_memory_of_a_vocabulary_that_grows_counts_both(tmp_path: Path) -> No
 
 
 def test_masks_of_bytes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="leave them out") as caught:
+    with pytest.raises(InvalidInput, match="leave masks out") as caught:
         _plan(_corpus(tmp_path), alphabet="bytes", masks=["numbers"])
     assert (caught.value.code, caught.value.param) == ("masks_of_bytes", "masks")
 
@@ -124,8 +124,8 @@ def test_a_log_is_masked_by_default_and_the_request_says_why(tmp_path: Path) -> 
     request = _plan(_corpus(tmp_path, LOG))
     assert request.masks == ("timestamp", "ip", "long_numbers")
     assert request.masked_by_default
-    for told in ("timestamp (400)", "of 400 sampled lines", "ⓣ ⓘ ⓛ", '"masks": []'):
-        assert told in request.masked_by_default
+    for part in ("timestamp (400)", "of 400 sampled lines", "ⓣ ⓘ ⓛ", '"masks": []'):
+        assert part in request.masked_by_default
 
 
 @pytest.mark.parametrize("masks", [[], ["timestamp"]])

@@ -33,7 +33,7 @@ async def test_more_than_may_wait_are_refused_and_the_rest_come_in_turn() -> Non
 
     under_way = [asyncio.create_task(work.run(wait)) for _ in range(3)]
     await asyncio.sleep(0)
-    with pytest.raises(Busy, match="3 sums are under way or wait") as refused:
+    with pytest.raises(Busy, match="3 sums are running or waiting") as refused:
         await work.run(wait)
     assert refused.value.retry_after_s == 7
     go_on.set()

@@ -70,7 +70,7 @@ def test_redis_that_refuses_writes_is_named_though_it_answers(redis: Redis, queu
     [problem] = check_redis(redis, queue)
     assert (problem.part, problem.is_down) == ("redis", False)
     assert problem.problem.startswith("refuses writes: ")
-    assert "completions and scores go on" in problem.effect
+    assert "completions and scores are served" in problem.effect
 
 
 def test_worker_that_is_not_heard_of_counts_as_gone(
@@ -114,7 +114,7 @@ def test_storage_that_can_be_read_and_not_written_is_degraded_and_not_down(
     assert Report([problem], []).is_ready
 
 
-def test_check_that_hangs_holds_up_nobody_for_long_and_counts_as_down(
+def test_hanging_check_delays_callers_briefly_and_counts_as_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(readiness_module, "FRESH_S", 0.0)
@@ -199,7 +199,7 @@ def test_missing_worker_is_reported_at_once_and_logged_only_after_it_had_time_to
     monkeypatch.setattr(readiness_module, "WORKER_START_S", 0.0)
     check.report()
     [message] = caplog.messages
-    assert message.startswith("worker: there is none")
+    assert message.startswith("worker: no worker is running")
 
 
 def asked(probe: Probe) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Small networks of every architecture, with weights away from zeros and ones, so that each counts."""
+"""Small networks of every architecture, with random weights that all matter."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ V = 7
 
 
 def small(name: str, **changes: object) -> NetworkConfig:
-    """Return the architecture's default shape, made small."""
+    """Return the architecture's default shape with fewer units."""
     network = architecture(name).network
     shape = {"units": 6, "embedding": network.embedding and 3, "dropout": 0.0}
     return network.model_copy(update=shape | changes)
@@ -28,6 +28,6 @@ def perturbed(config: NetworkConfig, *, seed: int = 5) -> Trainable:
     return network
 
 
-def some_ids(steps: int, rows: int, *, least: int = 1) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """Return ids (T, B); with `least` 0 there are unknown characters among them."""
-    return np.random.default_rng(9).integers(least, V, (steps, rows)).astype(np.int32)
+def random_ids(steps: int, rows: int, *, min_id: int = 1) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Return ids (T, B); `min_id` 0 includes unknown characters."""
+    return np.random.default_rng(9).integers(min_id, V, (steps, rows)).astype(np.int32)

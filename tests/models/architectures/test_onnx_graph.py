@@ -12,7 +12,7 @@ def _network(units: list[int]) -> tuple[dict[str, np.ndarray], Network]:
 
 
 @pytest.mark.parametrize("units", [[5], [5, 4], [4, 5, 3]])
-def test_graph_computes_what_plain_numpy_does(units: list[int]) -> None:
+def test_the_graph_equals_numpy(units: list[int]) -> None:
     weights, network = _network(units)
     random = np.random.default_rng(1)
     ids = random.integers(0, 7, (6, 2), np.int32)
@@ -32,13 +32,13 @@ def test_only_steps_from_first_on_get_logits() -> None:
     ids = np.arange(6, dtype=np.int32).reshape(6, 1)
     logits, state = network.step(ids, network.initial_state())
     for first in range(7):
-        some, same_state = network.step(ids, network.initial_state(), first)
-        assert some.shape == (6 - first, 1, 7)
-        np.testing.assert_array_equal(some, logits[first:])
+        last_logits, same_state = network.step(ids, network.initial_state(), first)
+        assert last_logits.shape == (6 - first, 1, 7)
+        np.testing.assert_array_equal(last_logits, logits[first:])
         np.testing.assert_array_equal(same_state, state)
 
 
-def test_step_leaves_its_arguments_as_they_were() -> None:
+def test_a_step_does_not_change_its_arguments() -> None:
     _, network = _network([5])
     ids, state = np.ones((2, 3), np.int32), network.initial_state(3)
     network.step(ids, state)
@@ -46,7 +46,7 @@ def test_step_leaves_its_arguments_as_they_were() -> None:
     assert (ids == 1).all()
 
 
-def test_int8_graph_is_near_the_float32_one_and_smaller() -> None:
+def test_the_int8_graph_is_close_to_the_float32_graph_and_smaller() -> None:
     graph = stateful_lstm_graph(random_weights(50, 32, [64, 64]))
     small = quantize(graph)
     assert len(small) < 0.4 * len(graph)
@@ -61,14 +61,14 @@ def test_int8_graph_is_near_the_float32_one_and_smaller() -> None:
     ("name", "shape"),
     [("dense/bias", (8,)), ("lstm_0/kernel", (4, 20)), ("lstm_0/bias", (5,)), ("surplus", (1,))],
 )
-def test_weights_that_do_not_fit_are_refused_by_name(name: str, shape: tuple[int, ...]) -> None:
+def test_an_error_names_the_weight_that_does_not_fit(name: str, shape: tuple[int, ...]) -> None:
     weights = random_weights(7, 3, [5])
     weights[name] = np.zeros(shape, np.float32)
     with pytest.raises(ValueError, match=name):
         stateful_lstm_graph(weights)
 
 
-def test_missing_weight_is_refused() -> None:
+def test_a_missing_weight_is_an_error() -> None:
     weights = random_weights(7, 3, [5])
     del weights["lstm_0/recurrent"]
     with pytest.raises(ValueError, match="cannot have the weights"):

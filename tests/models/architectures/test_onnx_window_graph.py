@@ -1,4 +1,4 @@
-"""The graph of window networks against a loop over windows."""
+"""The graph of window networks compared with a loop over windows."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def weights(kind: str) -> dict[str, np.ndarray]:
 
 
 def naive(w: dict[str, np.ndarray], window: list[int]) -> np.ndarray:
-    """Return the logits after one window, its zeros left out."""
+    """Return the logits after one window; zeros are skipped."""
     h = None
     for character in filter(None, window):
         x = w["table"][character]
@@ -32,7 +32,7 @@ def naive(w: dict[str, np.ndarray], window: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["recurrent", "hidden"])
-def test_the_graph_computes_a_loop_over_each_window(kind: str) -> None:
+def test_the_graph_equals_a_loop_over_windows(kind: str) -> None:
     w = weights(kind)
     network = Network(window_graph(w, context=C))
     assert (network.S, network.V) == (C - 1, V)
@@ -47,14 +47,14 @@ def test_the_graph_computes_a_loop_over_each_window(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"dense/bias": None}, "cannot have the weights"),
         ({"hidden/kernel": np.zeros((H, H), "f")}, "cannot have the weights"),
         ({"recurrent/kernel": np.zeros((H, V), "f")}, r"weight recurrent/kernel has shape \(5, 7\)"),
     ],
 )
-def test_weights_that_make_no_network_are_refused(change: dict[str, np.ndarray | None], says: str) -> None:
+def test_invalid_weights_are_an_error(change: dict[str, np.ndarray | None], message: str) -> None:
     w = {name: value for name, value in (weights("recurrent") | change).items() if value is not None}
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         window_graph(w, context=C)

@@ -1,4 +1,4 @@
-"""The trainable network, its Keras copy and its ONNX graph are one function."""
+"""The trainable network, its Keras copy and its ONNX graph compute the same function."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def _network(*, vocabulary_size: int = V, layers: int = 2, dropout: float = 0.0)
     frequencies[0] = 0.0
     config = NetworkConfig(layers=layers, units=6, embedding=3, dropout=dropout)
     network = StatefulLSTM(config, frequencies / frequencies.sum(), seed=2)
-    for variable in network.variables:  # away from initial zeros and ones, so that each weight counts
+    for variable in network.variables:  # away from zeros and ones, so that each weight matters
         variable.assign(variable + rng.normal(scale=0.3, size=variable.shape))
     return network
 
@@ -31,18 +31,20 @@ def _ids(vocabulary_size: int = V) -> np.ndarray:
     return np.random.default_rng(9).integers(0, vocabulary_size, (T, B)).astype(np.int32)
 
 
-@pytest.mark.parametrize("vocabulary_size", [V, 300])  # rows looked up by product, and by gathering
+@pytest.mark.parametrize("vocabulary_size", [V, 300])  # lookup by product and by gathering
 def test_runtime_and_keras_give_the_training_logits(vocabulary_size: int) -> None:
     network, ids = _network(vocabulary_size=vocabulary_size), _ids(vocabulary_size)
-    ours, state = network.logits(tf.constant(ids), network.initial_state(B), seed=tf.constant([0, 0]))
+    expected, state = network.logits(tf.constant(ids), network.initial_state(B), seed=tf.constant([0, 0]))
     runtime = Network(stateful_lstm_graph(network.weights()))
-    logits, row = runtime.step(ids, runtime.initial_state(B))
-    np.testing.assert_allclose(logits, ours, atol=1e-5)
-    np.testing.assert_allclose(row, tf.concat([part for pair in state for part in pair], 1), atol=1e-5)
+    logits, packed_state = runtime.step(ids, runtime.initial_state(B))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    np.testing.assert_allclose(
+        packed_state, tf.concat([part for pair in state for part in pair], 1), atol=1e-5
+    )
     zeros = [np.zeros((B, 6), "f")] * 4
     keras_logits, *keras_state = network.keras_model()([ids.T, *zeros])
-    np.testing.assert_allclose(tf.transpose(keras_logits, (1, 0, 2)), ours, atol=1e-5)
-    np.testing.assert_allclose(tf.concat(keras_state, 1), row, atol=1e-5)
+    np.testing.assert_allclose(tf.transpose(keras_logits, (1, 0, 2)), expected, atol=1e-5)
+    np.testing.assert_allclose(tf.concat(keras_state, 1), packed_state, atol=1e-5)
 
 
 def test_step_by_step_equals_one_pass_in_the_runtime() -> None:
@@ -56,7 +58,7 @@ def test_step_by_step_equals_one_pass_in_the_runtime() -> None:
     np.testing.assert_allclose(state, end, atol=1e-5)
 
 
-def test_gathered_rows_have_the_gradient_of_multiplied_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lookup_by_gathering_has_the_same_gradient_as_by_product(monkeypatch: pytest.MonkeyPatch) -> None:
     network, ids = _network(), tf.constant(_ids())
 
     def gradients() -> list[tf.Tensor]:
@@ -65,32 +67,32 @@ def test_gathered_rows_have_the_gradient_of_multiplied_rows(monkeypatch: pytest.
             loss = tf.reduce_sum(tf.square(logits))
         return tape.gradient(loss, [v.value for v in network.variables])
 
-    multiplied = gradients()
-    monkeypatch.setattr("models.architectures.table.SMALL_TABLE", 0)
-    for ours, theirs in zip(gradients(), multiplied, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    by_product = gradients()
+    monkeypatch.setattr("models.architectures.embedding_lookup.SMALL_TABLE", 0)
+    for actual, expected in zip(gradients(), by_product, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_embedding_is_normalised_over_the_corpus() -> None:
+def test_the_embedding_is_normalized_over_the_corpus() -> None:
     rng = np.random.default_rng(1)
     frequencies = rng.dirichlet(np.ones(V))
     network = StatefulLSTM(NetworkConfig(units=4, embedding=3), frequencies, seed=1)
     table = network.weights()["embedding"]
     np.testing.assert_allclose(frequencies @ table, 0, atol=1e-5)
-    assert (frequencies @ np.square(table) < 1).all()  # epsilon keeps it under one
+    assert (frequencies @ np.square(table) < 1).all()  # epsilon keeps it below one
 
 
 def test_a_dropout_mask_is_the_same_at_every_step_and_differs_by_seed() -> None:
     network = _network(layers=1, dropout=0.5)
     hs = tf.ones((T, B, 6))
-    one, again, other = (network._dropped(hs, tf.constant([seed, 0])).numpy() for seed in (1, 1, 2))
-    assert (one == again).all()
-    assert (one == one[:1]).all()
-    assert (one != other).any()
-    assert set(np.unique(one)) == {0.0, 2.0}
+    mask, same, other = (network._dropped(hs, tf.constant([seed, 0])).numpy() for seed in (1, 1, 2))
+    assert (mask == same).all()
+    assert (mask == mask[:1]).all()
+    assert (mask != other).any()
+    assert set(np.unique(mask)) == {0.0, 2.0}
 
 
-def test_the_keras_file_loads_without_our_code_and_gives_the_same_logits(tmp_path: Path) -> None:
+def test_the_keras_file_needs_no_nextchar_code_and_gives_the_same_logits(tmp_path: Path) -> None:
     network, ids = _network(), _ids()
     network.keras_model().save(tmp_path / "model.keras")
     expected, _ = network.logits(tf.constant(ids), network.initial_state(B), seed=tf.constant([0, 0]))
@@ -103,7 +105,7 @@ def test_the_keras_file_loads_without_our_code_and_gives_the_same_logits(tmp_pat
         "np.testing.assert_allclose(logits, case['logits'], atol=1e-5)\n"
         "assert not any(name.split('.')[0] in ('models', 'worker', 'store') for name in sys.modules)\n"
     )
-    done = subprocess.run(
+    child = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert child.returncode == 0, child.stderr

@@ -1,0 +1,65 @@
+/** Horizontal bars: a probability distribution over characters, or a comparison of figures. */
+
+import { h } from "../dom.js";
+import { characterName, percent, visibleCharacter } from "../format.js";
+
+const MIN_WIDTH_PERCENT = 0.4; // so that a bar of nearly zero can be seen
+
+/**
+ * Return the distribution of the next character, the most likely first.
+ *
+ * @param {{character: string, probability: number}[]} candidates
+ * @param {{onChoose?: (character: string) => void}} [options] with `onChoose` each row is a button
+ */
+export function characterDistribution(candidates, { onChoose } = {}) {
+  return h(
+    "ol",
+    { class: "bars characters" },
+    candidates.map(({ character, probability }) => {
+      const content = [
+        h("span", { class: "glyph mono", "aria-hidden": "true" }, visibleCharacter(character)),
+        bar(probability),
+        h("span", { class: "number small", "aria-hidden": "true" }, percent(probability)),
+        h("span", { class: "visually-hidden" }, `${characterName(character)}, ${percent(probability)}`),
+      ];
+      return h(
+        "li",
+        {},
+        onChoose
+          ? h(
+              "button",
+              { type: "button", class: "bar-row", title: "Insert", onclick: () => onChoose(character) },
+              content,
+            )
+          : h("div", { class: "bar-row" }, content),
+      );
+    }),
+  );
+}
+
+/**
+ * Return figures as bars, scaled to the largest.
+ *
+ * @param {{name: string, value: number, label: string, isHighlighted?: boolean}[]} rows `label` is the value as text
+ */
+export function comparisonBars(rows) {
+  const max = Math.max(...rows.map((row) => row.value));
+  return h(
+    "ul",
+    { class: "bars" },
+    rows.map(({ name, value, label, isHighlighted }) =>
+      h(
+        "li",
+        { class: isHighlighted ? "highlighted" : "" },
+        h("span", { class: "row apart" }, h("span", {}, name), h("span", { class: "number" }, label)),
+        bar(value / max),
+      ),
+    ),
+  );
+}
+
+function bar(share) {
+  const fill = h("span", { class: "fill" });
+  fill.style.width = `${Math.max(MIN_WIDTH_PERCENT, Math.min(100, share * 100))}%`;
+  return h("span", { class: "track", "aria-hidden": "true" }, fill);
+}

@@ -1,0 +1,44 @@
+/** The configuration of a job, folded. */
+
+import { h } from "../dom.js";
+import { fact } from "./facts.js";
+
+/** @param {any} job */
+export function jobConfiguration(job) {
+  return h(
+    "details",
+    { class: "card" },
+    h("summary", {}, "Configuration"),
+    h(
+      "div",
+      { class: "stack" },
+      h("p", {}, "Corpus: ", h("a", { href: `#/corpora/${job.corpus}` }, job.corpus)),
+      h("p", {}, "Masks: ", job.masks?.length ? job.masks.join(", ") : "none"),
+      options("Network", job.network),
+      options("Training", job.training),
+    ),
+  );
+}
+
+function options(title, values) {
+  return h(
+    "div",
+    {},
+    h("h3", {}, title),
+    h(
+      "dl",
+      { class: "facts plain" },
+      Object.entries(values).map(([name, value]) => fact(name.replaceAll("_", " "), valueText(value))),
+    ),
+  );
+}
+
+/** Return an option as text; an object, such as a budget, as "60 seconds". */
+function valueText(value) {
+  if (value === null) return "–";
+  if (typeof value !== "object") return String(value);
+  return Object.entries(value)
+    .filter(([, one]) => one !== null)
+    .map(([unit, one]) => `${one} ${unit}`)
+    .join(", ");
+}

@@ -1,0 +1,63 @@
+/** The progress of a job: what it waits for, or its figures. */
+
+import { h } from "../dom.js";
+import { bits, decimal, duration, integer } from "../format.js";
+import { fact } from "./facts.js";
+import { FINAL_STATUSES } from "./job-card.js";
+import { hintBox, sentence, warningBox } from "./notice.js";
+
+/** @param {any} job */
+export function jobProgress(job) {
+  const progress = job.progress ?? {};
+  const hasStarted = progress.step !== undefined;
+  if (job.status === "queued" && !hasStarted) return queuedHint(job);
+  if (job.status === "running" && !hasStarted) {
+    return [
+      hintBox(h("p", {}, "The worker is reading the corpus and building the network. This takes a few seconds.")),
+      h("progress", { "aria-label": "Starting" }),
+    ];
+  }
+  return [
+    job.status === "running" && progress.waiting_for_storage && storageWarning(progress.waiting_for_storage),
+    !FINAL_STATUSES.includes(job.status) && progressBar(progress),
+    figures(job.status, progress),
+  ];
+}
+
+function queuedHint(job) {
+  return hintBox(
+    h(
+      "p",
+      {},
+      job.queue_position
+        ? `Position ${job.queue_position} in the queue. Training starts as soon as a worker is free.`
+        : "Waiting for a worker. If this takes long, check that a worker is running.",
+    ),
+  );
+}
+
+function storageWarning(reason) {
+  return warningBox(
+    h("p", { class: "strong" }, "Waiting for storage"),
+    h("p", {}, sentence(reason)),
+    h("p", {}, "The worker keeps what it has trained and continues when the storage works again."),
+  );
+}
+
+function progressBar({ step, steps }) {
+  return h("progress", { max: steps ?? 1, value: steps ? step : 0, "aria-label": "Progress" });
+}
+
+function figures(status, progress) {
+  const secondsLeft = status === "running" ? progress.seconds_left : null;
+  return h(
+    "dl",
+    { class: "facts card" },
+    fact("Held-out bits per character", bits(progress.validation_bits_per_character)),
+    fact("Training bits per character", bits(progress.train_bits_per_character)),
+    !FINAL_STATUSES.includes(status) && fact("Time left", duration(secondsLeft)),
+    fact("Characters per second", integer(progress.characters_per_second)),
+    fact("Steps", progress.steps ? `${integer(progress.step)} of ${integer(progress.steps)}` : integer(progress.step)),
+    fact("Epochs", decimal(progress.epoch)),
+  );
+}

@@ -1,0 +1,90 @@
+/** Messages to the user: errors with what to do about them, hints, warnings, empty states and toasts. */
+
+import { h, inlineCode } from "../dom.js";
+
+const TOAST_MS = 5000;
+
+/** What to do about an error, by HTTP status; 0 is a service that was not reached. */
+const ADVICE = {
+  0: "Start it with `nextchar serve`, or check the network. This page reconnects by itself.",
+  401: "The service requires an API key. Reload the page and enter one.",
+  403: "The key of this tab has no permission for this. Open the console in a new tab and enter another key.",
+  404: "It may have been deleted.",
+  429: "The service is busy. Try again in a moment.",
+  500: "This is a bug in the service. Its log has the details.",
+  503: "A part of the service is unavailable. Try again in a moment.",
+  507: "Delete corpora or models that you no longer need, or add disk space.",
+};
+
+/**
+ * Return a box with an error and what to do about it.
+ *
+ * @param {any} error
+ * @param {{retry?: () => void, actions?: Node[]}} [options] `retry` adds a button that calls it
+ */
+export function errorBox(error, { retry, actions = [] } = {}) {
+  const advice = ADVICE[error.status];
+  return h(
+    "div",
+    { class: "box danger", role: "alert" },
+    h("p", { class: "strong" }, inlineCode(sentence(error.message || String(error)))),
+    advice && h("p", {}, inlineCode(advice)),
+    (retry || actions.length > 0) &&
+      h(
+        "div",
+        { class: "row" },
+        retry && h("button", { type: "button", class: "button", onclick: retry }, "Try again"),
+        actions,
+      ),
+  );
+}
+
+/** Return a box with a hint. @param {...import('../dom.js').Child} children */
+export function hintBox(...children) {
+  return h("div", { class: "box" }, ...children);
+}
+
+/** Return a box with a warning. @param {...import('../dom.js').Child} children */
+export function warningBox(...children) {
+  return h("div", { class: "box warning" }, ...children);
+}
+
+/**
+ * Return a warning with the problems of a model's report, or null if it has none.
+ *
+ * @param {{problems?: string[]}} report
+ */
+export function problemsBox(report) {
+  if (!report.problems?.length) return null;
+  return warningBox(...report.problems.map((problem) => h("p", {}, sentence(problem))));
+}
+
+/**
+ * Return the message of a view or list that has nothing to show yet, with what to do about it.
+ *
+ * @param {string} title
+ * @param {import('../dom.js').Child} text
+ * @param {...Node} actions
+ */
+export function emptyState(title, text, ...actions) {
+  return h(
+    "div",
+    { class: "empty-state" },
+    h("h2", {}, title),
+    h("p", { class: "muted" }, text),
+    actions.length > 0 && h("div", { class: "row" }, ...actions),
+  );
+}
+
+/** Show a message for five seconds; screen readers announce it. @param {string} text */
+export function toast(text) {
+  const message = h("p", { class: "toast fade-in" }, text);
+  document.getElementById("toasts")?.append(message);
+  setTimeout(() => message.remove(), TOAST_MS);
+}
+
+/** Return a text with a capital letter at its start, unless that is a name, and a full stop. @param {string} text */
+export function sentence(text) {
+  const capitalized = /^[a-z]+\b(?![._@])/.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
+  return /[.!?…]$/.test(capitalized) ? capitalized : `${capitalized}.`;
+}

@@ -1,0 +1,117 @@
+/** The short form of training: upload a corpus, choose a training time, train. */
+
+import { post } from "../api.js";
+import { h, replace } from "../dom.js";
+import { count, integer } from "../format.js";
+import { navigate } from "../router.js";
+import { dropzone } from "./dropzone.js";
+import { errorBox, warningBox } from "./notice.js";
+
+/** Seconds, label, and what a model learns in that time. */
+const BUDGETS = [
+  [20, "20 seconds", "for a quick test"],
+  [60, "1 minute", "learns words"],
+  [300, "5 minutes", "learns phrases"],
+];
+const DEFAULT_SECONDS = 60;
+
+/** Return a drop zone that is replaced by a training form after the upload. @param {{signal: AbortSignal}} options */
+export function quickTrain({ signal }) {
+  const node = h("div", { class: "stack" });
+
+  function showDropzone() {
+    replace(node, dropzone({ signal, withSample: true, onUploaded: showForm }));
+  }
+
+  function showForm(corpus) {
+    const { form, submitButton } = trainingForm(corpus, { onOtherText: showDropzone });
+    replace(node, form);
+    submitButton.focus({ preventScroll: true });
+  }
+
+  showDropzone();
+  return node;
+}
+
+function trainingForm(corpus, { onOtherText }) {
+  const name = h("input", {
+    id: "model-name",
+    type: "text",
+    value: corpus.name ?? "my-text",
+    required: true,
+    spellcheck: "false",
+    pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]{0,63}",
+    autocomplete: "off",
+    "aria-describedby": "model-name-help",
+  });
+  const status = h("div", { "aria-live": "polite" });
+  const submitButton = h("button", { class: "button primary large", type: "submit" }, "Train");
+
+  async function submit(event) {
+    event.preventDefault();
+    submitButton.disabled = true;
+    const seconds = Number(new FormData(event.target).get("budget"));
+    try {
+      const job = await post("/v1/jobs", { corpus: corpus.id, name: name.value, budget: { seconds } });
+      navigate(`/jobs/${job.id}`);
+    } catch (error) {
+      submitButton.disabled = false;
+      replace(status, errorBox(error));
+    }
+  }
+
+  const form = h(
+    "form",
+    { class: "card stack fade-in", onsubmit: submit, "aria-label": "Train on this corpus" },
+    h(
+      "div",
+      { class: "row apart" },
+      h(
+        "p",
+        {},
+        h("span", { class: "strong" }, corpus.name ?? corpus.id),
+        h(
+          "span",
+          { class: "muted" },
+          ` · ${integer(corpus.characters)} characters, ${integer(corpus.distinct_characters)} distinct, ${count(corpus.lines, "line")}`,
+        ),
+      ),
+      h("button", { type: "button", class: "link", onclick: onOtherText }, "Use another text"),
+    ),
+    h("div", { class: "sample" }, corpus.sample.slice(0, 220)),
+    corpus.warnings.length > 0 && warningBox(corpus.warnings.map((text) => h("p", {}, text))),
+    h(
+      "fieldset",
+      {},
+      h("legend", {}, "Training time"),
+      h(
+        "div",
+        { class: "choices" },
+        BUDGETS.map(([seconds, label, description]) =>
+          h(
+            "label",
+            { class: "choice" },
+            h("input", { type: "radio", name: "budget", value: seconds, checked: seconds === DEFAULT_SECONDS }),
+            h("span", { class: "strong" }, label),
+            h("span", { class: "muted small" }, description),
+          ),
+        ),
+      ),
+    ),
+    h(
+      "div",
+      { class: "row ends" },
+      h("div", { class: "field grow" }, h("label", { for: "model-name" }, "Model name"), name),
+      submitButton,
+    ),
+    h(
+      "p",
+      { class: "muted small", id: "model-name-help" },
+      "Letters, digits, “.”, “_” and “-”. ",
+      h("a", { href: `#/train?corpus=${encodeURIComponent(corpus.id)}` }, "Advanced options"),
+      ": network, training, masks, seed.",
+    ),
+    status,
+  );
+  return { form, submitButton };
+}

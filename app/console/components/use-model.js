@@ -1,0 +1,250 @@
+/** "Use this model": a code snippet for each kind of program that completes a prompt with the model. */
+
+import { apiKey } from "../api-key.js";
+import { apiPath, get } from "../api.js";
+import { h, replace } from "../dom.js";
+
+const STORAGE_KEY = "nextchar.use-model"; // of the tab selected last, in localStorage
+const KEY_PLACEHOLDER = "YOUR_API_KEY";
+const MAX_PROMPT_CHARACTERS = 24;
+
+/**
+ * @typedef {{model: string, url: string, prompt: string, key: string | null}} Values `key` is null without API keys
+ * @typedef {{id: string, label: string, code: (values: Values) => string, runsInBrowser?: boolean}} Snippet
+ */
+
+/** @type {Snippet[]} */
+const SNIPPETS = [
+  {
+    id: "html",
+    label: "HTML",
+    runsInBrowser: true,
+    code: ({ model, url, key }) =>
+      [
+        `<script type="module" src="${url}/clients/js/nextchar.js"></script>`,
+        `<textarea data-nextchar="${model}"${key ? ` data-nextchar-key="${key}"` : ""}></textarea>`,
+      ].join("\n"),
+  },
+  {
+    id: "javascript",
+    label: "JavaScript",
+    runsInBrowser: true,
+    code: ({ model, url, prompt, key }) =>
+      [
+        `import { Nextchar } from "${url}/clients/js/nextchar.js";`,
+        "",
+        `const client = new Nextchar(${key ? `{ key: "${key}" }` : ""});`,
+        `const answer = await client.complete("${model}", ${quoted(prompt)});`,
+        "console.log(answer.completions[0].text);",
+      ].join("\n"),
+  },
+  {
+    id: "python",
+    label: "Python",
+    code: ({ model, url, prompt, key }) =>
+      [
+        "# pip install nextchar",
+        "from nextchar import Client",
+        "",
+        `with Client("${url}"${key ? `, api_key="${key}"` : ""}) as client:`,
+        `    answer = client.complete("${model}", ${quoted(prompt)})`,
+        '    print(answer["completions"][0]["text"])',
+      ].join("\n"),
+  },
+  {
+    id: "curl",
+    label: "curl",
+    code: ({ model, url, prompt, key }) =>
+      [
+        `curl ${url}/v1/models/${model}/complete`,
+        ...(key ? [`-H 'Authorization: Bearer ${key}'`] : []),
+        "-H 'Content-Type: application/json'",
+        `-d ${shellQuoted(`{"prompt": ${quoted(prompt)}}`)}`,
+      ].join(" \\\n  "),
+  },
+  {
+    id: "command-line",
+    label: "Command line",
+    code: ({ model, url, prompt, key }) =>
+      [
+        "# pip install nextchar",
+        `export NEXTCHAR_SERVER=${url}`,
+        ...(key ? [`export NEXTCHAR_API_KEY=${key}`] : []),
+        `nextchar complete ${model} ${prompt.startsWith("-") ? "-- " : ""}${shellQuoted(prompt)}`,
+      ].join("\n"),
+  },
+  {
+    id: "openai",
+    label: "openai SDK",
+    code: ({ model, url, prompt, key }) =>
+      [
+        "# pip install openai",
+        "from openai import OpenAI",
+        "",
+        `client = OpenAI(base_url="${url}/v1", api_key="${key ?? "none"}")`,
+        `answer = client.completions.create(model="${model}", prompt=${quoted(prompt)}, max_tokens=40)`,
+        "print(answer.choices[0].text)",
+      ].join("\n"),
+  },
+];
+
+/**
+ * Return a card with one tab per snippet.
+ *
+ * @param {{id: string, name: string, corpus: string | null, characters: string}} model
+ * @param {{signal: AbortSignal}} options
+ */
+export async function useModel(model, { signal }) {
+  const values = {
+    model: model.id,
+    url: location.origin,
+    prompt: await examplePrompt(model, signal),
+    key: apiKey() === null ? null : KEY_PLACEHOLDER,
+  };
+  const tabs = SNIPPETS.map((snippet) =>
+    h(
+      "button",
+      {
+        type: "button",
+        role: "tab",
+        id: `use-model-${snippet.id}`,
+        "aria-controls": "use-model-panel",
+        onclick: () => select(snippet),
+        onkeydown: (event) => selectByKey(event, snippet),
+      },
+      snippet.label,
+    ),
+  );
+  const panel = h("div", { class: "code-panel", role: "tabpanel", id: "use-model-panel", tabindex: 0 });
+
+  function show(selected) {
+    SNIPPETS.forEach((snippet, index) => {
+      tabs[index].setAttribute("aria-selected", String(snippet === selected));
+      tabs[index].tabIndex = snippet === selected ? 0 : -1;
+    });
+    panel.setAttribute("aria-labelledby", `use-model-${selected.id}`);
+    replace(panel, codeBlock(selected.code(values)), notes(selected, values));
+  }
+
+  function select(snippet) {
+    show(snippet);
+    storeTab(snippet.id);
+  }
+
+  function selectByKey(event, snippet) {
+    const last = SNIPPETS.length - 1;
+    const index = SNIPPETS.indexOf(snippet);
+    const next = {
+      ArrowLeft: index === 0 ? last : index - 1,
+      ArrowRight: index === last ? 0 : index + 1,
+      Home: 0,
+      End: last,
+    }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    select(SNIPPETS[next]);
+    tabs[next].focus();
+  }
+
+  show(SNIPPETS.find((snippet) => snippet.id === storedTab()) ?? SNIPPETS[0]);
+  return h(
+    "section",
+    { class: "card stack", "aria-labelledby": "use-model-title" },
+    h("h2", { id: "use-model-title" }, "Use this model"),
+    h("div", { class: "code-tabs", role: "tablist", "aria-labelledby": "use-model-title" }, tabs),
+    panel,
+  );
+}
+
+function codeBlock(code) {
+  const pre = h("pre", {}, code);
+  const status = h("span", { role: "status", class: "small muted" });
+  const onclick = async () => {
+    status.textContent = (await copy(code)) ? "Copied" : "Selected: copy it with Ctrl+C";
+    if (status.textContent !== "Copied") getSelection()?.selectAllChildren(pre);
+  };
+  return [
+    pre,
+    h("div", { class: "row" }, h("button", { type: "button", class: "button small", onclick }, "Copy"), status),
+  ];
+}
+
+function notes(snippet, { model, key }) {
+  const code = (text) => h("code", {}, text);
+  const note = (...children) => h("p", { class: "small muted" }, children);
+  return [
+    key &&
+      note(
+        "Replace ",
+        code(KEY_PLACEHOLDER),
+        " by an API key with the scope “complete”. ",
+        snippet.runsInBrowser && "Everyone who can open the page can read the key, so use one without other scopes.",
+      ),
+    snippet.runsInBrowser &&
+      note(
+        "For a page of another origin than ",
+        code(location.origin),
+        ", start the service with ",
+        code(`NEXTCHAR_ALLOWED_ORIGINS=${location.protocol}//localhost:3000`),
+        " (the origin of your page).",
+      ),
+    note(code(model), " is this version, ", code(model.split("@")[0]), " the newest one."),
+  ];
+}
+
+/** Return the first words of the model's corpus, or one character of its vocabulary if the corpus cannot be read. */
+async function examplePrompt({ corpus, characters }, signal) {
+  const known = Array.from(characters);
+  const letter = known.find((one) => /\p{L}/u.test(one)) ?? known[0] ?? "";
+  if (corpus === null) return letter;
+  const sample = await get(apiPath("/v1/corpora", corpus), { signal }).then(
+    (found) => found.sample,
+    () => "", // deleted, or not permitted for this key
+  );
+  const line = sample.split(/\r?\n/).find((one) => one.trim()) ?? letter;
+  const start = Array.from(line.trim()).slice(0, MAX_PROMPT_CHARACTERS).join("");
+  const words = start.slice(0, Math.max(start.lastIndexOf(" "), 0));
+  return line.trim() === start ? start.slice(0, Math.ceil(start.length / 2)) : words || start;
+}
+
+/** Return a string literal that is valid in JSON, JavaScript and Python. */
+function quoted(text) {
+  return JSON.stringify(text);
+}
+
+function shellQuoted(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** Copy a text; return whether it worked. The clipboard API is not available over plain HTTP to another host. */
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = h("textarea", { class: "visually-hidden", value: text, "aria-hidden": "true", tabindex: -1 });
+    const focused = document.activeElement;
+    document.body.append(area);
+    area.select();
+    const isCopied = document.execCommand("copy");
+    area.remove();
+    if (focused instanceof HTMLElement) focused.focus();
+    return isCopied;
+  }
+}
+
+function storeTab(id) {
+  try {
+    localStorage.setItem(STORAGE_KEY, id);
+  } catch {
+    // Storage is blocked: the first tab is shown again next time.
+  }
+}
+
+function storedTab() {
+  try {
+    return localStorage.getItem(STORAGE_KEY);
+  } catch {
+    return null;
+  }
+}

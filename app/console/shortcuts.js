@@ -1,0 +1,63 @@
+/** Keyboard shortcuts: "g" and a letter go to a view, "?" lists all keys. */
+
+import { showDialog } from "./components/dialog.js";
+import { h } from "./dom.js";
+import { navigate } from "./router.js";
+
+/** The letter after "g", the address it goes to, and its description. */
+const VIEW_SHORTCUTS = [
+  ["h", "/", "Home"],
+  ["c", "/corpora", "Corpora"],
+  ["j", "/jobs", "Jobs"],
+  ["m", "/models", "Models"],
+  ["p", "/playground", "Playground"],
+  ["a", "/anomalies", "Anomalies"],
+  ["t", "/train", "Train a model"],
+];
+
+/** Keys that other modules handle. */
+const OTHER_KEYS = [
+  ["?", "Keyboard shortcuts"],
+  ["Tab", "Accept the ghost text"],
+  ["Ctrl →", "Accept one word of it"],
+  ["Esc", "Dismiss it"],
+  ["Ctrl Enter", "Generate"],
+  ["← →", "Previous or next value of a chart, or character of a line"],
+  ["↑ ↓", "Previous or next line"],
+];
+
+/** Listen for the shortcuts, and open their list when `button` is pressed. @param {HTMLElement} button */
+export function enableShortcuts(button) {
+  let isAfterG = false;
+  button.addEventListener("click", showShortcuts);
+  window.addEventListener("keydown", (event) => {
+    if (isTyping(event) || event.ctrlKey || event.metaKey || event.altKey) return;
+    const shortcut = isAfterG && VIEW_SHORTCUTS.find(([key]) => key === event.key);
+    isAfterG = event.key === "g";
+    if (shortcut) {
+      event.preventDefault();
+      navigate(shortcut[1]);
+    } else if (event.key === "?") {
+      event.preventDefault();
+      showShortcuts();
+    }
+  });
+}
+
+function isTyping({ target }) {
+  const isInField = target instanceof Element && target.closest("input, textarea, select, [contenteditable]");
+  return Boolean(isInField || document.querySelector("dialog[open]"));
+}
+
+function showShortcuts() {
+  const rows = [...VIEW_SHORTCUTS.map(([key, , label]) => [`g ${key}`, label]), ...OTHER_KEYS];
+  const keys = (names) => names.split(" ").map((name) => [h("kbd", {}, name), " "]);
+  showDialog(
+    "Keyboard shortcuts",
+    h(
+      "dl",
+      { class: "shortcut-list" },
+      rows.map(([names, label]) => [h("dt", {}, keys(names)), h("dd", {}, label)]),
+    ),
+  );
+}

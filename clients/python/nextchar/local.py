@@ -1,0 +1,322 @@
+"""Models in this process, without a server: for notebooks and scripts. Needs the extra `nextchar[serve]`.
+
+    model = nextchar.train(Path("notes.txt").read_text(), seconds=60)
+    model.complete("In the ")
+    model.surprisal("In teh ")     # bits per character, as an array
+    model.heatmap("In teh ")       # colored text in a notebook
+    model.save("notes-model")      # a folder, which nextchar.load("notes-model") reads
+
+Training, completion and scores are those of the service, with its defaults.
+"""
+
+import contextlib
+import html
+import os
+import queue
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import BarColumn, Progress, TextColumn
+
+from app.schemas.jobs import JobCreate
+from app.schemas.scores import LineScore
+from app.services.engines import Loaded, load_model
+from app.services.job_plans import plan
+from app.services.scoring import CalibratedScorer, ScoreOptions
+from app.settings import machine_memory_bytes
+from models.errors import InvalidInput, NotFound
+from models.kernels.compile_cache import machine_folder, use_cache_folder
+from models.machine import available_cores
+from models.runtime.requests import CompletionRequest, Distribution, Event, Failed, Finished, Piece
+from models.saved_model import Card, SavedModel, parse_card
+from models.text.vocabulary import normalize
+from store.blobs import open_blobs
+from store.calibrations import Calibrations
+from store.corpora import Corpora, Upload
+from store.jobs import Job, Jobs
+from store.models import Models
+from store.settings import StoreSettings
+
+_CARD_FILE = "model.json"
+_STORE_PREFIX = "store:"
+_CACHE_FOLDER = Path("~/.cache/nextchar")  # compiled kernels, and what was measured on this machine
+_COOL_BITS, _HOT_BITS = 2.0, 12.0  # the ends of a heat map's scale
+
+
+class Model:
+    """A loaded model. Use as a context manager, or `close` it, to stop its threads."""
+
+    def __init__(self, saved: SavedModel, *, threads: int | None = None) -> None:
+        """Load a saved model. Raises Unavailable: a file is damaged."""
+        self._saved = saved
+        engine, scorer = load_model(
+            saved, threads=threads or available_cores(), cache_bytes=64 << 20, max_waiting=256
+        )
+        self._engine, self._scorer = engine, scorer
+        size = sum(entry.bytes for entry in saved.card.files.values())
+        self._loaded = Loaded(saved.card.reference, engine, saved.vocabulary, size, saved, scorer)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._saved.card.name
+
+    @property
+    def characters(self) -> str:
+        """The characters it knows, in the order of their ids, from 1."""
+        return self._saved.card.characters
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What its training run measured: held-out bits per character, baselines and more."""
+        return self._saved.card.report
+
+    def complete(self, prompt: str, *, n: int = 1, **options: Any) -> str | list[str]:
+        """Return a completion of `prompt`; with `n` above 1 a list of them.
+
+        Args:
+            prompt: the text before it.
+            n: how many.
+            options: other fields of `models.runtime.requests.CompletionRequest`, as max_characters,
+                temperature, top_k, top_p, min_p, seed, stop (a tuple of strings), beam, and until ("word",
+                "line" or "confidence").
+
+        Raises:
+            InvalidInput: an option is out of range.
+        """
+        try:
+            request = CompletionRequest(prompt=self._characters_of(prompt), n=n, stream=False, **options)
+        except TypeError as error:
+            raise InvalidInput(str(error).replace("CompletionRequest.__init__()", "complete")) from None
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        ticket = self._engine.complete(request, events.put)
+        texts = [""] * n
+        try:
+            while isinstance(event := events.get(), Piece | Finished):
+                if isinstance(event, Piece):
+                    texts[event.index] += event.text
+        except KeyboardInterrupt:
+            ticket.cancel()
+            raise
+        if isinstance(event, Failed):
+            raise event.error
+        texts = [self._saved.vocabulary.to_text(text) for text in texts]
+        return texts if n > 1 else texts[0]
+
+    def next(self, prompt: str, *, top: int = 10) -> list[tuple[str, float]]:
+        """Return the `top` likeliest next characters after `prompt` with their probabilities."""
+        answers: queue.SimpleQueue[Distribution | Exception] = queue.SimpleQueue()
+        self._engine.predict(self._characters_of(prompt), answers.put, top=top)
+        answer = answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer.candidates)
+
+    def surprisal(self, text: str) -> NDArray[np.float32]:
+        """Return the surprisal -log2 p of each character of `text` after NFC, in bits, (N,) float32.
+
+        What the model masks is masked, and the first character of a masked value has all its bits.
+        """
+        scorer = CalibratedScorer(self._loaded, None, ScoreOptions(detail="none"))
+        [line] = scorer.read([self._characters_of(text)])
+        return np.array(scorer.bits(line), np.float32)
+
+    def score(self, lines: Sequence[str], *, false_alarms: float | None = None) -> list[LineScore]:
+        """Score lines against the calibration made with the model, as the service's `/score` does.
+
+        Args:
+            lines: texts without newlines.
+            false_alarms: the share of normal lines that may be flagged; None: the calibration's default.
+
+        Raises:
+            InvalidInput: the model has no calibration, for it was trained on too few lines.
+        """
+        calibration = Calibrations(open_blobs("memory://")).find(self._saved, None)
+        options = ScoreOptions(detail="line", false_alarms=false_alarms)
+        scorer = CalibratedScorer(self._loaded, calibration, options)
+        return list(scorer.scores(scorer.read([self._characters_of(line) for line in lines])))
+
+    def heatmap(self, text: str) -> "Heatmap":
+        """Return a picture of `text` for a notebook's cell: the more bits a character cost, the hotter."""
+        return Heatmap(normalize(text), self.surprisal(text))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model to a folder that `load`, and `nextchar models import`, read; return the folder.
+
+        Raises:
+            FileExistsError: there is a file, or a folder that is not empty.
+        """
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise FileExistsError(f"{folder} is not empty; choose a new folder")
+        for name in self._saved.card.files:
+            (folder / name).write_bytes(self._saved.file(name))
+        (folder / _CARD_FILE).write_bytes(self._saved.card.portable())  # last: it makes the folder a model
+        return folder
+
+    def close(self) -> None:
+        """Stop the model's threads and free its memory."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        card = self._saved.card
+        bits = self.report.get("validation_bits_per_character")
+        held_out = f", {bits:.2f} bits per character held out" if bits else ""
+        network = f"{card.network.architecture}, {card.parameters:,} parameters"
+        return f"<nextchar.Model {card.name}: {network}{held_out}>"
+
+    def _characters_of(self, text: str) -> str:
+        return self._saved.vocabulary.to_characters(normalize(text))
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """A text and the surprisal of its characters, (N,) bits; a notebook shows it in color."""
+
+    text: str
+    bits: NDArray[np.float32]
+
+    def _repr_html_(self) -> str:
+        cells = "".join(map(self._cell, self.text, self.bits.tolist()))
+        return f'<pre style="white-space:pre-wrap;line-height:1.6">{cells}</pre>'
+
+    @staticmethod
+    def _cell(character: str, bits: float) -> str:
+        heat = min(1.0, max(0.0, (bits - _COOL_BITS) / (_HOT_BITS - _COOL_BITS)))
+        shown = "\u23ce\n" if character == "\n" else html.escape(character)
+        style = f"background:rgb(220 40 30 / {heat:.2f})"
+        return f'<span style="{style}" title="{bits:.1f} bits">{shown}</span>'
+
+
+def load(source: str | Path, *, threads: int | None = None) -> Model:
+    """Load a model from a folder, or from the storage of a service on this machine.
+
+    Args:
+        source: a folder that `Model.save` wrote or that an export was unpacked to; or `store:name` or
+            `store:name@version` for a model in the storage that NEXTCHAR_DATA_DIR (by default ./data) or
+            NEXTCHAR_STORE_URL names.
+        threads: cores for large steps; None: all.
+
+    Raises:
+        NotFound: there is no such folder or model.
+        Unavailable: the model is damaged, or of a version of nextchar that this one cannot read.
+    """
+    use_cache_folder(_CACHE_FOLDER.expanduser())
+    if isinstance(source, str) and source.startswith(_STORE_PREFIX):
+        store = open_blobs(StoreSettings.load().blobs_url)
+        return Model(Models(store).get(source.removeprefix(_STORE_PREFIX)), threads=threads)
+    folder = Path(source)
+    try:
+        data = (folder / _CARD_FILE).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(
+            f"{folder} has no {_CARD_FILE}, so it is not the folder of a model; to load a model of a service"
+            f" on this machine, write {_STORE_PREFIX}{folder.name}",
+            code="model_not_found",
+        ) from None
+    card = parse_card(data, where=str(folder / _CARD_FILE))
+    return Model(SavedModel(card, lambda name: (folder / name).read_bytes()), threads=threads)
+
+
+def train(
+    text: str,
+    *,
+    seconds: float | None = None,
+    name: str = "model",
+    progress: bool = True,
+    threads: int | None = None,
+    **options: Any,
+) -> Model:
+    """Train a model on a text in this process, with a progress bar; interrupt it to stop.
+
+    Args:
+        text: at least some hundred characters; its last tenth is held out.
+        seconds: how long to train, 60 by default; `options` may have another `budget`.
+        name: the model's name.
+        progress: whether to show the bar.
+        threads: cores to train on; None: all.
+        options: other fields of a job, as `POST /v1/jobs` takes them: preset, architecture, network,
+            training, budget ({"steps": 500}), masks, seed, validation_fraction and more.
+
+    Raises:
+        InvalidInput: the text is too short, or an option is wrong or missing.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no notices of TensorFlow's in the notebook
+    from worker.pipeline import train_model
+
+    budget = {"seconds": 60.0 if seconds is None else seconds}
+    cache = _CACHE_FOLDER.expanduser()
+    use_cache_folder(cache)
+    with tempfile.TemporaryDirectory(prefix="nextchar-") as folder, _bar(is_shown=progress) as show:
+        data = Path(folder)
+        blobs = open_blobs((data / "store").as_uri())
+        corpora, models = Corpora(blobs), Models(blobs)
+        with Upload(data / "spool", limit_bytes=1 << 40) as upload:
+            upload.feed(text.encode())
+            corpus, _ = corpora.add(upload)
+        body = _job_body({"budget": budget, **options, "corpus": corpus.id, "name": name})
+        job: Job = Jobs(blobs).create(plan(body, corpus, memory_limit_bytes=machine_memory_bytes()))
+        events: list[dict[str, Any]] = []
+        outcome = train_model(
+            job,
+            corpora=corpora,
+            models=models,
+            scratch=data / "scratch",
+            cores=threads or available_cores(),
+            measurements=machine_folder(cache),
+            resume=None,
+            hooks_stop=lambda: None,
+            on_event=lambda kind, data: events.append({"at": time.time(), "type": kind, "data": data}),
+            on_progress=show,
+            on_checkpoint=lambda _: None,
+            checkpoint_every_s=float("inf"),
+            events=events,
+        )
+    assert outcome.card is not None, "nothing stops this job"
+    card: Card = outcome.card
+    return Model(SavedModel(card, outcome.files.__getitem__), threads=threads)
+
+
+def _job_body(fields: dict[str, Any]) -> JobCreate:
+    try:
+        return JobCreate.model_validate(fields)
+    except ValueError as error:
+        raise InvalidInput(f"train: {error}") from None
+
+
+@contextlib.contextmanager
+def _bar(*, is_shown: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show a progress bar; give a function that takes a job's progress."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
+    with Progress(*columns, disable=not is_shown) as bar:
+        task = bar.add_task("preparing", total=None, figures="")
+
+        def show(progress: dict[str, Any]) -> None:
+            bits = progress.get("validation_bits_per_character")
+            held_out = f"held out {bits:.2f} bits per character  " if bits else ""
+            left = progress.get("seconds_left")
+            bar.update(
+                task,
+                description="training",
+                total=progress.get("steps"),
+                completed=progress.get("step", 0),
+                figures=held_out + (f"{left:.0f} s left" if left is not None else ""),
+            )
+
+        yield show

@@ -1,0 +1,62 @@
+"""The console's view of a job: its actions, failures and pauses."""
+
+from playwright.sync_api import expect
+from redis import Redis
+
+from store.jobs import JobError, JobStatus
+from store.live import Live
+from tests.browser.console.windows import Open, settled
+from tests.browser.populated_service import PopulatedService
+
+
+def test_pause_resume_and_cancel_show_in_two_tabs(service: PopulatedService, open_window: Open) -> None:
+    job = service.queue()
+    one, other = (settled(open_window(f"{service.url}/#/jobs/{job}")) for _ in range(2))
+    one.get_by_role("button", name="Pause").click()
+    for page in (one, other):
+        expect(page.locator(".badge")).to_have_text("paused")
+    other.get_by_role("button", name="Resume").click()
+    expect(one.locator(".badge")).to_have_text("queued")
+    one.get_by_role("button", name="Cancel").click()
+    one.get_by_role("button", name="Go back").click()
+    one.get_by_role("button", name="Cancel").click()
+    one.get_by_role("button", name="Cancel and discard").click()
+    for page in (one, other):
+        expect(page.locator(".badge")).to_have_text("cancelled")
+        expect(page.get_by_text("Cancelled. No model was kept.")).to_be_visible()
+
+
+def test_failed_job_shows_reason_and_advice(service: PopulatedService, open_window: Open) -> None:
+    page = settled(open_window(service.url + service.views["failed job"]))
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("the loss is")
+    expect(alert).to_contain_text("lower learning rate")
+
+
+def test_failed_job_is_resumed_and_followed_again(service: PopulatedService, open_window: Open) -> None:
+    job = service.jobs.move(service.jobs.get(service.queue()), JobStatus.RUNNING, attempt=1)
+    error = JobError(code="internal_error", message="training broke")
+    service.jobs.move(job, JobStatus.FAILED, error=error)
+    page = settled(open_window(f"{service.url}/#/jobs/{job.id}"))
+    expect(page.locator(".badge")).to_have_text("failed")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator(".badge")).to_have_text("queued")
+    reason = JobError(code="storage_full", message="the storage is full")
+    queued = service.jobs.get(job.id)
+    service.jobs.move(queued, JobStatus.PAUSED, pause_reason=reason, storage_pauses=20)  # for some minutes
+    expect(page.locator(".badge")).to_have_text("paused")
+    expect(page.get_by_text("The job resumes by itself when the storage works again")).to_be_visible()
+
+
+def test_job_that_waits_for_storage_shows_a_warning(service: PopulatedService, open_window: Open) -> None:
+    progress = {"step": 50, "steps": 50, "waiting_for_storage": "the storage is full; make room"}
+    job = service.jobs.move(service.jobs.get(service.queue()), JobStatus.RUNNING, attempt=1)
+    with Redis.from_url(service.settings.redis_url, decode_responses=True) as redis:
+        live = Live(redis)
+        live.hold(job.id, "some worker")  # or the reconciler would queue it again
+        live.set_progress(job.id, progress)
+        page = settled(open_window(f"{service.url}/#/jobs/{job.id}"))
+        expect(page.locator(".box.warning")).to_contain_text(
+            "Waiting for storageThe storage is full; make room."
+        )
+    service.jobs.move(job, JobStatus.CANCELLED)

@@ -1,0 +1,68 @@
+"""The console's theme, addresses and keyboard shortcuts."""
+
+from playwright.sync_api import expect
+
+from tests.browser.console.windows import Open, settled
+from tests.browser.populated_service import PopulatedService
+
+
+def test_theme_is_the_systems_until_one_is_chosen(service: PopulatedService, open_window: Open) -> None:
+    page = settled(open_window(service.url, scheme="dark"))
+    root = page.locator("html")
+    expect(root).to_have_attribute("data-theme", "dark")
+    page.emulate_media(color_scheme="light")
+    expect(root).to_have_attribute("data-theme", "light")
+    page.get_by_role("button", name="Dark theme").click()
+    page.reload()
+    expect(root).to_have_attribute("data-theme", "dark")
+    expect(page.get_by_role("button", name="Dark theme")).to_have_attribute("aria-pressed", "true")
+
+
+def test_back_forward_and_reload_follow_the_address(service: PopulatedService, open_window: Open) -> None:
+    page = settled(open_window(service.url + "/#/models"))
+    page.get_by_role("link", name="line@1", exact=True).click()
+    expect(page.locator("h1")).to_have_text("line@1")
+    expect(page).to_have_title("line@1 · nextchar")
+    page.get_by_role("link", name="Open playground").click()
+    expect(page.locator("h1")).to_have_text("Playground")
+    page.go_back()
+    expect(page.locator("h1")).to_have_text("line@1")
+    page.go_back()
+    expect(page.locator("h1")).to_have_text("Models")
+    page.go_forward()
+    page.go_forward()
+    expect(page.locator("h1")).to_have_text("Playground")
+    page.get_by_label("Model", exact=True).select_option("names@1")
+    page.reload()
+    expect(page.get_by_label("Model", exact=True)).to_have_value("names@1")
+
+
+def test_keyboard_alone_is_enough(service: PopulatedService, open_window: Open) -> None:
+    page = settled(open_window(service.url))
+    keys = page.keyboard
+    keys.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    keys.press("Enter")
+    expect(page.locator("h1")).to_be_focused()
+    keys.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
+    keys.press("Escape")
+    keys.type("ga")
+    expect(page.locator("h1")).to_have_text("Anomalies")
+    expect(page.locator("h1")).to_be_focused()
+    page.get_by_label("Model", exact=True).press("Tab")
+    while not page.get_by_label("Log lines").evaluate("area => area === document.activeElement"):
+        keys.press("Tab")
+    keys.insert_text("lazy-fox bug\nlazy-fxx bug")
+    keys.press("Tab")
+    keys.press("Enter")
+    page.locator(".log-line").first.wait_for()
+    while not page.locator(".log-line").first.evaluate("line => line === document.activeElement"):
+        keys.press("Tab")
+    keys.press("ArrowRight")
+    expect(page.get_by_role("heading", name="Line 1, character 1")).to_be_visible()
+    keys.press("ArrowDown")
+    keys.press("End")
+    expect(page.get_by_role("heading", name="Line 2, character 12")).to_be_visible()
+    keys.type("gm")
+    expect(page.locator("h1")).to_have_text("Models")

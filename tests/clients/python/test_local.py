@@ -1,0 +1,96 @@
+"""Models in this process: trained, used, saved and loaded again, with the service's own results."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import nextchar
+import numpy as np
+import pytest
+
+from models.errors import InvalidInput, NotFound
+from store.blobs import open_blobs
+from store.models import Models
+
+TEXT = "the quick brown fox jumps over the lazy dog\nfive boxing wizards jump quickly\n" * 40
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[nextchar.Model]:
+    """A model that has seen three steps."""
+    options = {"preset": "tiny", "budget": {"steps": 3}}
+    with nextchar.train(TEXT, name="foxes", progress=False, **options) as trained:
+        yield trained
+
+
+def test_a_trained_model_knows_its_text_and_its_report(model: nextchar.Model) -> None:
+    assert set(model.characters) == set(TEXT) and model.name == "foxes"
+    assert model.report["steps"] == 3 and model.report["problems"] is not None
+    assert "foxes" in repr(model) and "bits per character" in repr(model)
+
+
+def test_a_seed_gives_the_same_completion_and_n_gives_several(model: nextchar.Model) -> None:
+    first = model.complete("the ", seed=7, max_characters=12)
+    assert isinstance(first, str) and len(first) == 12
+    assert model.complete("the ", seed=7, max_characters=12) == first
+    assert len(model.complete("the ", n=3, max_characters=2)) == 3
+
+
+def test_next_gives_probabilities_likeliest_first(model: nextchar.Model) -> None:
+    candidates = model.next("the quic", top=4)
+    probabilities = [p for _, p in candidates]
+    assert len(candidates) == 4 and probabilities == sorted(probabilities, reverse=True)
+    assert sum(p for _, p in model.next("the quic", top=1000)) == pytest.approx(1)
+
+
+def test_surprisal_is_what_next_gives_the_character_at_each_place(model: nextchar.Model) -> None:
+    text = "the quick"
+    probability = [dict(model.next("\n" + text[:i], top=1000))[text[i]] for i in range(len(text))]
+    assert model.surprisal(text) == pytest.approx(-np.log2(probability), abs=1e-3)
+
+
+def test_strange_lines_score_higher_than_lines_of_the_text(model: nextchar.Model) -> None:
+    usual, strange = model.score(["five boxing wizards jump quickly", "QQQQQQQQQQQQQQQ"], false_alarms=0.05)
+    assert usual.score is not None and strange.score is not None
+    assert usual.score < strange.score and strange.anomalous
+
+
+def test_a_heat_map_shows_text_as_text(model: nextchar.Model) -> None:
+    shown = model.heatmap("a<b>\n")._repr_html_()
+    assert "&lt;" in shown and "<b>" not in shown and shown.count("<span") == 5
+
+
+def test_a_saved_folder_is_the_same_model(model: nextchar.Model, tmp_path: Path) -> None:
+    folder = model.save(tmp_path / "saved")
+    with nextchar.load(folder) as again:
+        assert np.array_equal(again.surprisal(TEXT[:60]), model.surprisal(TEXT[:60]))
+        assert again.complete("the ", seed=3) == model.complete("the ", seed=3)
+    with pytest.raises(FileExistsError, match="not empty"):
+        model.save(folder)
+
+
+def test_a_model_of_a_service_on_this_machine_is_loaded_by_name(
+    model: nextchar.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = model._saved.card
+    files = {name: model._saved.file(name) for name in card.files}
+    Models(open_blobs((tmp_path / "store").as_uri())).publish(card, files)
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
+    with nextchar.load("store:foxes") as loaded:
+        assert loaded.complete("the ", seed=3) == model.complete("the ", seed=3)
+    with pytest.raises(NotFound):
+        nextchar.load("store:bears")
+
+
+def test_what_cannot_be_done_is_said_plainly(model: nextchar.Model, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"has no model\.json.*store:"):
+        nextchar.load(tmp_path)
+    with pytest.raises(InvalidInput, match="5 characters"):
+        nextchar.train("short", progress=False)
+    with pytest.raises(InvalidInput, match="rows_of"):
+        nextchar.train(TEXT, progress=False, rows_of=1)
+    with pytest.raises(InvalidInput, match="wings"):
+        model.complete("the ", wings=2)
+    with pytest.raises(InvalidInput, match="temperature"):
+        model.complete("the ", temperature=-1.0)
+    with pytest.raises(AttributeError, match="no attribute 'loud'"):
+        _ = nextchar.loud  # type: ignore[attr-defined]
