@@ -62,7 +62,9 @@ def evaluate(
     split: Annotated[
         Split | None,
         typer.Option(
-            help="How lines are split into those for training baselines and those evaluated. Default: auto.",
+            metavar="MODE",
+            help="Split into lines for training baselines and lines evaluated: auto (default), none,"
+            " chronological or random.",
             show_default=False,
         ),
     ] = None,

@@ -56,7 +56,11 @@ def train(
     ] = None,
     preset: Annotated[
         Preset | None,
-        typer.Option(help="Network and recipe to start from. Default: small.", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="Network and recipe to start from: tiny, small (default), medium or large.",
+            show_default=False,
+        ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Show progress until the job ends.")

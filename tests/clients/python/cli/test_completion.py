@@ -29,17 +29,17 @@ def test_complete_sends_its_options(run: Run, server: FakeServer) -> None:
 
 
 def test_interactive_mode_completes_the_text_so_far(run: Run, server: FakeServer) -> None:
-    said = run("complete", "fake", "--interactive", "--max-characters", "2", stdin="ab\n\n:new\nxyz")
-    assert said.status == 0 and ":new: start over" in said.err
+    outcome = run("complete", "fake", "--interactive", "--max-characters", "2", stdin="ab\n\n:new\nxyz")
+    assert outcome.status == 0 and ":new: start over" in outcome.err
     assert [b["prompt"] for b in server.bodies("POST", "/v1/models/fake/complete")] == ["ab", "abba", "xyz"]
-    assert said.out.splitlines() == ["abba", "abbaab", "xyzzy"]
-    told = run("complete", "fake", "-i", "--max-characters", "2", "--json", stdin="ab\n\n")
-    assert [json.loads(line)["completions"][0]["text"] for line in told.out.splitlines()] == ["ba", "ab"]
+    assert outcome.out.splitlines() == ["abba", "abbaab", "xyzzy"]
+    outcome = run("complete", "fake", "-i", "--max-characters", "2", "--json", stdin="ab\n\n")
+    assert [json.loads(line)["completions"][0]["text"] for line in outcome.out.splitlines()] == ["ba", "ab"]
 
 
 def test_interactive_mode_ends_without_the_model_but_not_at_a_refusal(run: Run, server: FakeServer) -> None:
-    said = run("complete", "fake", "-i", "--max-characters", "20000", stdin="a\nb\n")
-    assert (said.status, said.err.count("less than or equal")) == (0, 2)
+    outcome = run("complete", "fake", "-i", "--max-characters", "20000", stdin="a\nb\n")
+    assert (outcome.status, outcome.err.count("less than or equal")) == (0, 2)
     assert run("complete", "nobody", "-i", stdin="a\nb\n").status == 1
 
 

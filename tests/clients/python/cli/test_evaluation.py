@@ -16,18 +16,20 @@ _PROGRAM = [sys.executable, "-m", "nextchar"]
 
 def test_evaluate_prints_the_table_and_draws_the_curves(run: Run, server: FakeServer, tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text("0\tfine\n1\tBad\n0\talso\tfine\n")
-    told = run(
+    outcome = run(
         "evaluate", "fake", str(tmp_path / "t.tsv"), "--roc", str(tmp_path / "roc.svg"), "--worst", "2"
     )
-    assert told.status == 0
+    assert outcome.status == 0
     (body,) = server.bodies("POST", "/v1/models/fake/evaluate")
     assert body["lines"] == ["fine", "Bad", "also\tfine"]
     assert (body["anomalous"], body["worst"]) == ([False, True, False], 2)
-    rows = [line.split("\t") for line in told.out.splitlines()]
+    rows = [line.split("\t") for line in outcome.out.splitlines()]
     assert ["fake@2", "1.0000", "1.0000", "100.0%", "100.0%", "100.0%"] in rows
     scores = [row[0] for row in rows if len(row) == 6]
     assert scores == ["fake@2", "5-gram, Witten-Bell", "length"]  # the best first
-    assert "7 normal and 0 anomalous" in told.out and "line 2, score 3.0, 1 in 4 normal lines" in told.out
+    assert (
+        "7 normal and 0 anomalous" in outcome.out and "line 2, score 3.0, 1 in 4 normal lines" in outcome.out
+    )
     picture = ElementTree.fromstring((tmp_path / "roc.svg").read_text())  # noqa: S314 -- our own
     texts = " ".join(picture.itertext())
     assert "fake@2 on t.tsv, 3 lines, 1 anomalous" in texts and "AUROC 0.7500" in texts
@@ -46,9 +48,9 @@ def test_an_evaluation_is_printed_before_its_plot_is_written(
     run: Run, server: FakeServer, tmp_path: Path
 ) -> None:
     (tmp_path / "t.tsv").write_bytes("\ufefflabel\ttext\n0\tfine\n1\tBad\n".encode())
-    told = run("evaluate", "fake", str(tmp_path / "t.tsv"), "--roc", str(tmp_path / "none" / "roc.svg"))
-    assert told.status == 1 and "No such file" in told.err
-    assert "5-gram, Witten-Bell" in told.out
+    outcome = run("evaluate", "fake", str(tmp_path / "t.tsv"), "--roc", str(tmp_path / "none" / "roc.svg"))
+    assert outcome.status == 1 and "No such file" in outcome.err
+    assert "5-gram, Witten-Bell" in outcome.out
     (body,) = server.bodies("POST", "/v1/models/fake/evaluate")
     assert body["lines"] == ["fine", "Bad"]
 

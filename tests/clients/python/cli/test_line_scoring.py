@@ -66,7 +66,7 @@ def test_options_reach_the_service(run: Run, server: FakeServer) -> None:
         "stream_id": "web/1",
         "adapt": "true",
         "only": "anomalous",
-        "detail": "none",  # in a pipe nobody is told why
+        "detail": "none",  # in a pipe the reasons are not needed
         "explain": "false",
         "echo": "true",
     }
