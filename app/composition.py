@@ -25,12 +25,12 @@ from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
 from store.background import BackgroundLoop
-from store.blobs import open_blobs
 from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
+from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
 from store.retention import Retention, RetentionPeriods, remove_stale_uploads

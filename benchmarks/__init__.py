@@ -1,6 +1,6 @@
-"""Measurements of nextchar beside its peers; each module prints one table and one JSON line."""
+"""Benchmarks of nextchar and its peers; each program prints one table and one JSON line."""
 
 import sys
 
-# What torch compiles with, not used here: loaded beside TensorFlow it aborts the process (two LLVMs in one).
+# torch's compiler, not used here: with TensorFlow in the same process it aborts (two copies of LLVM).
 sys.modules.setdefault("triton", None)  # type: ignore[arg-type]

@@ -1,16 +1,16 @@
-"""How well odd lines are found, beside what anybody would try first, and how fast lines are read.
+"""Quality of anomaly detection compared with baselines, and the speed of scoring.
 
-For each set a network is trained on normal lines with the worker's own `fit`, the calibration is made on
-its held-out tail as a job makes it, and the default score judges lines it has not seen, beside length,
-punctuation, a Witten-Bell 5-gram and an isolation forest on the same lines. No label and no choice by set
-goes into any of them; what is masked is masked for all. "flagged" is the share of normal lines at a
-false-alarm rate of 1 %, calibrated on the held-out tail, and on one random half of the judged normal lines
-for the other (ten times). "drift" says whether an answer would warn that normal lines have changed since.
+For each data set a network is trained on normal lines with the worker's `fit`, calibrated on its held-out
+tail like in a job, and evaluated with the default score on new lines. Baselines are length, punctuation, a
+Witten-Bell 5-gram and an isolation forest. No method uses labels or settings per data set; masks are the same
+for all. "flagged" is the share of normal lines at a false-alarm rate of 1 %, calibrated on the held-out tail,
+and on one random half of the test set's normal lines for the other (ten times). "drift" says whether an
+answer would warn that normal lines have changed.
 
-A set takes its seconds of training and some ten more, so all of them take nine minutes.
+Each set takes its training seconds and about ten more; all take nine minutes.
 
-Then the speed of scoring, with a network of random weights: lines of about 100 characters, no two alike, in
-process, over HTTP as a stream, and a batched torch.nn.LSTM that does the network's part alone.
+Then the speed of scoring distinct lines of about 100 characters, with a network of random weights: in
+process, over HTTP as a stream, and the network alone as a batched torch.nn.LSTM.
 
     python -m benchmarks.anomaly [--data ../shared/data] [--sets bgl http] [--preset small]
                                  [--seconds 60 | --epochs 5] [--seed 1] [--network 2x256]
@@ -27,7 +27,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.anomaly_sets import SETS, LabelledLines
+from benchmarks.anomaly_sets import SETS, LabeledLines
 from benchmarks.networks import CHARACTERS, E, V, random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import running_api
@@ -57,9 +57,9 @@ def main() -> None:
     """Measure every set, then the speed, and print the results."""
     options = _arguments()
     found = {name: measure(SETS[name](options.data), options) for name in options.sets}
-    heads = ["set", "ours", *NAMES, "odd", "recall 1 %", "flagged tail", "drift", "flagged half"]
+    heads = ["set", "ours", *NAMES, "anomalous", "recall 1 %", "flagged tail", "drift", "flagged half"]
     rows = [
-        [name, f"{f['auroc']:.4f}", *(f"{f['baselines'][b]:.4f}" for b in NAMES), str(f["odd"]),
+        [name, f"{f['auroc']:.4f}", *(f"{f['baselines'][b]:.4f}" for b in NAMES), str(f["anomalous"]),
          f"{f['recall_at_1_percent']:.3f}", f"{f['flagged_by_tail']:.2%}",
          "yes" if f["drift"] else "no", f"{f['flagged_by_half']:.2%}"]
         for name, f in found.items()
@@ -68,7 +68,7 @@ def main() -> None:
         print_table(heads, rows)
     fast = speed(options.network) if options.network else {}
     for name, value in fast.items():
-        print(f"{options.network} {name}: {value:,.0f} characters a second of one core")
+        print(f"{options.network} {name}: {value:,.0f} characters per second and core")
     print_json_line(
         "anomaly",
         preset=options.preset,
@@ -79,34 +79,34 @@ def main() -> None:
     )
 
 
-def measure(task: LabelledLines, options: argparse.Namespace) -> dict[str, Any]:
+def measure(task: LabeledLines, options: argparse.Namespace) -> dict[str, Any]:
     """Train on one set and return its figures."""
     masks = Masks(task.masks)
     train, lines = ([masks.apply(normalize(line)).text for line in part] for part in (task.train, task.lines))
     network, counted, held_out = _train(train, options)
-    odd = np.array(task.odd)
+    anomalous = np.array(task.anomalous)
     calibration = calibrate(_read(network, counted, held_out))
     readings = _read(network, counted, lines)
     scores, p_values = calibration.score(readings)
-    quality = detection_quality(scores, odd)
+    quality = detection_quality(scores, anomalous)
     simple = baseline_scores(train, lines)
-    normal = [reading for reading, is_odd in zip(readings, odd, strict=True) if not is_odd]
+    normal = [reading for reading, is_anomalous in zip(readings, anomalous, strict=True) if not is_anomalous]
     return {
         "auroc": round(quality.auroc, 4),
         "average_precision": round(quality.average_precision, 4),
         "recall_at_1_percent": round(quality.recall[1], 4),
-        "baselines": {name: round(auroc(found, odd), 4) for name, found in simple.items()},
-        "lines": {"train": len(task.train), "calibration": calibration.lines, "judged": len(odd)},
-        "odd": int(odd.sum()),
-        "flagged_by_tail": round(float((p_values[~odd] <= _rate(calibration)).mean()), 4),
-        "drift": drift(int((~odd).sum()), int((p_values[~odd] <= UNUSUAL).sum())) is not None,
+        "baselines": {name: round(auroc(found, anomalous), 4) for name, found in simple.items()},
+        "lines": {"train": len(task.train), "calibration": calibration.lines, "judged": len(anomalous)},
+        "anomalous": int(anomalous.sum()),
+        "flagged_by_tail": round(float((p_values[~anomalous] <= _rate(calibration)).mean()), 4),
+        "drift": drift(int((~anomalous).sum()), int((p_values[~anomalous] <= UNUSUAL).sum())) is not None,
         "network_share": round(float(calibration.buckets[0].weights[: len(STATISTICS)].sum()), 2),
         "flagged_by_half": round(float(np.mean([_flagged_by_half(normal, i) for i in range(_HALVES)])), 4),
     }
 
 
 def speed(network: str) -> dict[str, float]:
-    """Return characters for each second of one core, for lines of about 100 characters.
+    """Return characters per second and core, for lines of about 100 characters.
 
     Seconds are the process's own, so that a busy machine does not count.
     """
@@ -148,7 +148,7 @@ def _processor_s(pid: int) -> float:
 
 
 def _train(lines: list[str], options: argparse.Namespace) -> tuple[Network, NgramModel, list[str]]:
-    """Train as a job does; return the network, the n-grams and the whole lines of the held-out tail."""
+    """Train as a job does; return the network, the n-grams and the complete lines of the held-out tail."""
     from worker.export import graph_of
     from worker.training import Text, fit
 
@@ -198,7 +198,7 @@ def _torch_speed(layers: int, units: int) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="make bench-anomaly", description="Find odd lines, and read them fast."
+        prog="make bench-anomaly", description="Find anomalous lines, and read them fast."
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of texts")
     parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))

@@ -1,7 +1,7 @@
-"""Labelled lines: two real sets, and others made from rules and real texts, of the kinds people watch.
+"""Labeled lines: two real data sets, and synthetic ones from rules and real texts.
 
-Each is normal lines to learn from, then lines to judge with the truth about them. What is made is made from
-a fixed seed. The rules of the made sets were not chosen by what any score does on them.
+Each has normal lines for training, and labeled lines for the test. Synthetic sets use a fixed seed; their
+rules were not tuned to any score.
 """
 
 import random
@@ -16,36 +16,36 @@ _TRAINED = 0.7  # of the normal lines, the first ones
 
 
 @dataclass(frozen=True)
-class LabelledLines:
-    """Normal lines to learn from; lines to judge, and whether each is odd."""
+class LabeledLines:
+    """Normal training lines, and test lines with the label whether each is anomalous."""
 
     train: list[str]
     lines: list[str]
-    odd: list[bool]
-    masks: tuple[str, ...] = ()  # what an operator would mask: a clock never shows the same time again
+    anomalous: list[bool]
+    masks: tuple[str, ...] = ()  # that an operator would use
 
 
-def bgl(data: Path) -> LabelledLines:
-    """A supercomputer's log in time order, message text only: what comes after 70 % of the normal lines."""
+def bgl(data: Path) -> LabeledLines:
+    """A supercomputer's log in time order, messages only: the test set follows 70 % of the normal lines."""
     rows = [row.split("\t", 2) for row in _lines(data / "bgl_2k_labelled.tsv")]
     places = [i for i, row in enumerate(rows) if row[0] == "0"]
     cut = places[int(_TRAINED * len(places))]
     texts = [row[2].split(" ", 8)[-1] for row in rows]
-    return LabelledLines(
+    return LabeledLines(
         [texts[i] for i in places if i < cut], texts[cut:], [row[0] == "1" for row in rows[cut:]]
     )
 
 
-def http_parameters(data: Path) -> LabelledLines:
-    """Request parameters, normal and attacking; the normal ones in the order of the file."""
+def http_parameters(data: Path) -> LabeledLines:
+    """Request parameters, normal ones and attacks; the normal ones in the order of the file."""
     rows = [row.split("\t", 2) for row in _lines(data / "http_params_labelled.tsv")]
-    normal, odd = ([row[2] for row in rows if row[0] == label] for label in "01")
+    normal, anomalous = ([row[2] for row in rows if row[0] == label] for label in "01")
     cut = int(_TRAINED * len(normal))
-    return _mixed(normal[:cut], normal[cut:], odd)
+    return _mixed(normal[:cut], normal[cut:], anomalous)
 
 
-def sshd(data: Path) -> LabelledLines:
-    """An SSH server's log in time order; odd are lines of it with one fault, and lines of other programs."""
+def sshd(data: Path) -> LabeledLines:
+    """An SSH server's log in time order; anomalies: lines with one error, and lines of other programs."""
     draw = random.Random(1)
     lines = _lines(data / "openssh_2k.log")
     cut = int(_TRAINED * len(lines))
@@ -56,16 +56,18 @@ def sshd(data: Path) -> LabelledLines:
         "Bad protocol version identification 'GET / HTTP/1.1' from 81.1.2.3",
         "segfault at 0 ip 00007f3a sp error 4 in libc",
     )
-    odd = []
+    anomalous = []
     for line in draw.sample(lines[cut:], 200):
         head, mark, message = line.partition("]: ")
-        odd.append(head + mark + (draw.choice(strange) if draw.random() < 0.35 else _broken(message, draw)))
-    labelled = _mixed(lines[:cut], lines[cut:], [line for line in odd if line not in set(lines)])
-    return replace(labelled, masks=("timestamp",))
+        anomalous.append(
+            head + mark + (draw.choice(strange) if draw.random() < 0.35 else _broken(message, draw))
+        )
+    labeled = _mixed(lines[:cut], lines[cut:], [line for line in anomalous if line not in set(lines)])
+    return replace(labeled, masks=("timestamp",))
 
 
-def blocks(_: Path) -> LabelledLines:
-    """Lives of a file system's blocks as event numbers; odd ones break off, lack, repeat or swap events."""
+def blocks(_: Path) -> LabeledLines:
+    """Event sequences of file system blocks; anomalies are truncated, or lack, repeat or swap events."""
     draw = random.Random(2)
 
     def told(events: Sequence[str]) -> str:
@@ -73,7 +75,7 @@ def blocks(_: Path) -> LabelledLines:
 
     train = [told(_block(draw)) for _ in range(4000)]
     normal = [told(_block(draw)) for _ in range(2000)]
-    return _mixed(train, normal, [told(_odd_block(draw)) for _ in range(300)])
+    return _mixed(train, normal, [told(_anomalous_block(draw)) for _ in range(300)])
 
 
 def _block(draw: random.Random) -> list[str]:
@@ -100,7 +102,7 @@ def _block(draw: random.Random) -> list[str]:
     return events
 
 
-def _odd_block(draw: random.Random) -> list[str]:
+def _anomalous_block(draw: random.Random) -> list[str]:
     events, kind = _block(draw), draw.randrange(6)
     place = draw.randrange(4, len(events) - 3)
     match kind:
@@ -119,8 +121,8 @@ def _odd_block(draw: random.Random) -> list[str]:
     return events
 
 
-def system_calls(_: Path) -> LabelledLines:
-    """Traces of ten programs, Markov chains over call numbers; in odd ones another program runs a while."""
+def system_calls(_: Path) -> LabeledLines:
+    """Traces of ten programs, Markov chains over call numbers; anomalies contain another program's calls."""
     draw = random.Random(3)
     calls = [draw.randrange(1, 340) for _ in range(70)]
 
@@ -142,7 +144,7 @@ def system_calls(_: Path) -> LabelledLines:
     def normal() -> list[int]:
         return run(draw.choice(programs), int(draw.lognormvariate(4.3, 0.7)) + 20)
 
-    def odd() -> list[int]:
+    def anomalous() -> list[int]:
         trace = normal()
         place = draw.randrange(len(trace))
         return trace[:place] + run(draw.choice(intruders), draw.randrange(6, 25)) + trace[place:]
@@ -151,11 +153,11 @@ def system_calls(_: Path) -> LabelledLines:
         return " ".join(map(str, trace))
 
     train = [told(normal()) for _ in range(700)]
-    return _mixed(train, [told(normal()) for _ in range(400)], [told(odd()) for _ in range(200)])
+    return _mixed(train, [told(normal()) for _ in range(400)], [told(anomalous()) for _ in range(200)])
 
 
-def domains(data: Path) -> LabelledLines:
-    """Domains of one or two words; odd are ones of random letters, of syllables, or of three words."""
+def domains(data: Path) -> LabeledLines:
+    """Domains of one or two words; anomalies have random letters, syllables, or three words."""
     draw = random.Random(4)
     words = _words(data)
     ends = ["com"] * 10 + ["net", "org", "de", "co.uk", "io", "info", "ru", "fr"]
@@ -171,7 +173,7 @@ def domains(data: Path) -> LabelledLines:
             return word() + word()
         return word() + "-" + word() if kind < 0.9 else word() + str(draw.randrange(1, 1000))
 
-    def odd() -> str:
+    def anomalous() -> str:
         kind = draw.random()
         if kind < 0.5:
             letters = string.ascii_lowercase + string.digits * (kind < 0.2)
@@ -185,11 +187,11 @@ def domains(data: Path) -> LabelledLines:
     def made(name: Callable[[], str], count: int) -> list[str]:
         return [f"{name()}.{draw.choice(ends)}" for _ in range(count)]
 
-    return _mixed(made(normal, 6000), made(normal, 2000), made(odd, 800))
+    return _mixed(made(normal, 6000), made(normal, 2000), made(anomalous, 800))
 
 
-def requests(data: Path) -> LabelledLines:
-    """Requests to a shop; odd are attacks in values, wrong names of fields, and pages that are not there."""
+def requests(data: Path) -> LabeledLines:
+    """Requests to a shop; anomalies: attacks in values, wrong field names, and missing pages."""
     draw = random.Random(5)
     words = _words(data)
     pages = {
@@ -228,7 +230,7 @@ def requests(data: Path) -> LabelledLines:
         asked = "&".join(f"{name}={value}" for name, value in query)
         return f"{draw.choice(['GET', 'GET', 'POST'])} /shop/{page}?{asked} HTTP/1.1"
 
-    def odd() -> str:
+    def anomalous() -> str:
         page, query = fields()
         one = draw.choice(query)
         match draw.randrange(4):
@@ -243,10 +245,10 @@ def requests(data: Path) -> LabelledLines:
         return told(page, query)
 
     train = [told(*fields()) for _ in range(5000)]
-    return _mixed(train, [told(*fields()) for _ in range(2000)], [odd() for _ in range(500)])
+    return _mixed(train, [told(*fields()) for _ in range(2000)], [anomalous() for _ in range(500)])
 
 
-SETS: dict[str, Callable[[Path], LabelledLines]] = {
+SETS: dict[str, Callable[[Path], LabeledLines]] = {
     "bgl": bgl,
     "http": http_parameters,
     "sshd": sshd,
@@ -257,11 +259,11 @@ SETS: dict[str, Callable[[Path], LabelledLines]] = {
 }
 
 
-def _mixed(train: list[str], normal: list[str], odd: list[str]) -> LabelledLines:
-    """Shuffle what is judged."""
-    judged = [(line, False) for line in normal] + [(line, True) for line in odd]
+def _mixed(train: list[str], normal: list[str], anomalous: list[str]) -> LabeledLines:
+    """Shuffle the test lines."""
+    judged = [(line, False) for line in normal] + [(line, True) for line in anomalous]
     random.Random(0).shuffle(judged)
-    return LabelledLines(train, [line for line, _ in judged], [truth for _, truth in judged])
+    return LabeledLines(train, [line for line, _ in judged], [truth for _, truth in judged])
 
 
 def _lines(path: Path) -> list[str]:
@@ -274,7 +276,7 @@ def _words(data: Path) -> list[str]:
 
 
 def _broken(message: str, draw: random.Random) -> str:
-    """Return a message with one fault in one of its words."""
+    """Return a message with an error in one of its words."""
     words = message.split(" ")
     place = draw.randrange(len(words))
     match draw.randrange(5):

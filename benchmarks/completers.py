@@ -1,4 +1,4 @@
-"""What suggestions come from: our service, a character 5-gram, and the most frequent word."""
+"""Sources of suggestions: the service, a character 5-gram, and the most frequent word."""
 
 import math
 import re
@@ -6,23 +6,23 @@ from collections import Counter
 
 from nextchar import Client
 
-from benchmarks.accepting import LONGEST, Continuation
+from benchmarks.suggestion_replay import LONGEST, Continuation
 from models.text.ngram import NgramModel
 
 _WORDS = re.compile(r"[\w'’]+")
 _BEGUN = re.compile(r"[\w'’]+\Z")
-_PROMPT = 2000  # characters before the caret that a completer sees, and up to twice as many
+_PROMPT = 2000  # characters before the caret; up to twice as many are sent
 
 
 class Service:
-    """A model of a running service, asked as the JavaScript client asks."""
+    """A model of a running service, with the requests of the JavaScript client."""
 
     def __init__(self, client: Client, model: str) -> None:
         self._client, self._model = client, model
 
     def complete(self, prompt: str) -> Continuation:
         """Return the likeliest character each time."""
-        # From a place that stays, or the service would know nothing of the text again at each key.
+        # From a fixed start, so that the service can reuse its cached state.
         start = max(0, (len(prompt) // _PROMPT - 1) * _PROMPT)
         options = {"max_characters": LONGEST, "temperature": 0, "logprobs": 0}
         (choice,) = self._client.complete(self._model, prompt[start:], **options)["completions"]
@@ -36,7 +36,7 @@ class Ngram:
         self._model = NgramModel.fit(text, order=order)
         self._characters = self._model.vocabulary.characters if self._model.vocabulary else ""
         self._reach = order - 1
-        self._likeliest: dict[str, tuple[str, float]] = {}  # by what the model sees of the text
+        self._likeliest: dict[str, tuple[str, float]] = {}  # by context
 
     def complete(self, prompt: str) -> Continuation:
         """Return the likeliest character each time."""
@@ -56,7 +56,7 @@ class Ngram:
 
 
 class FrequentWord:
-    """Of the words of the same text that begin as the word at the caret does, the most frequent."""
+    """The most frequent word of the training text with the prefix at the caret."""
 
     def __init__(self, text: str) -> None:
         self._by_beginning: dict[str, str] = {}

@@ -1,8 +1,8 @@
-"""Contestants that cannot share a process, each in one of its own, working only when told to.
+"""Contestants of a benchmark, each in its own process, which run in turns.
 
-What a library does to threads and compiler flags holds for a whole process, so every contestant gets a
-process. It prepares (imports, compiles, warms up), waits on a socket, and works on `go` alone: so turns
-can be interleaved, and nothing runs beside the one being timed. They work on the CPU unless told otherwise.
+A library's threads and compiler flags affect its whole process, so every contestant gets a process. It
+prepares (imports, compiles, warms up), waits on a socket, and runs on `go`. So turns can be interleaved, and
+nothing else runs during a measurement. Contestants run on the CPU by default.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ Turn = Callable[[float], dict[str, Any]]
 
 
 class ContestantDied(RuntimeError):
-    """A contestant's process ended; the message ends with the end of its log.
+    """The process of a contestant ended; the message has the end of its log.
 
     `reason` is the last line of that: of a Python program that an exception ended, the exception.
     """
@@ -46,7 +46,7 @@ class ContestantDied(RuntimeError):
 
 @dataclass(frozen=True)
 class Contestant:
-    """What takes part.
+    """A contestant.
 
     Args:
         name: in tables.
@@ -66,20 +66,20 @@ class Contestant:
 
     @property
     def can_take_part(self) -> bool:
-        """Whether its package is there."""
+        """Whether its package is installed."""
         return not self.package or importlib.util.find_spec(self.package) is not None
 
 
 @contextlib.contextmanager
 def prepared(contestant: Contestant) -> Iterator[Turn]:
-    """Start a contestant, wait until it is ready, give its turns; it is gone afterwards.
+    """Start a contestant, wait until it is ready, and yield its turns; stop it afterwards.
 
     Raises:
         ContestantDied: it died, now or in a turn.
     """
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     if contestant.gpu:
-        environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # else the first takes all memory, and keeps it
+        environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # else the first process allocates all memory
     else:
         environment["CUDA_VISIBLE_DEVICES"] = "-1"
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as open_ends:
@@ -95,7 +95,7 @@ def prepared(contestant: Contestant) -> Iterator[Turn]:
             directory=ROOT,
             keep_open=[there.fileno()],
         )
-        there.close()  # so that its death is our end of file
+        there.close()  # so that its end is seen as end of file
         try:
             channel = open_ends.enter_context(here.makefile("rw"))
 
@@ -108,7 +108,7 @@ def prepared(contestant: Contestant) -> Iterator[Turn]:
 
             def turn(seconds: float) -> dict[str, Any]:
                 began, busy = time.perf_counter(), _busy_cpu_seconds()
-                with contextlib.suppress(ConnectionError):  # it died: no answer comes
+                with contextlib.suppress(ConnectionError):  # it died
                     channel.write(json.dumps({"go": seconds}) + "\n")
                     channel.flush()
                 found = answer()
@@ -121,8 +121,8 @@ def prepared(contestant: Contestant) -> Iterator[Turn]:
             stop(process, grace_s=2)
 
 
-def company(cores: float) -> str:
-    """Return a sentence on how many cores others kept busy, and what to do about it."""
+def other_load(cores: float) -> str:
+    """Return a sentence on how many cores other processes used, with advice."""
     sentence = f"other processes kept {cores:.2f} cores busy meanwhile"
     if cores < _A_LOT or os.environ.get("OMP_WAIT_POLICY"):
         return sentence
@@ -133,7 +133,7 @@ def company(cores: float) -> str:
 
 
 def _busy_cpu_seconds() -> float:
-    """Return the processor time that all processes of this machine have used. Linux only; 0 elsewhere."""
+    """Return the CPU seconds used by all processes of this machine. Linux only; else 0."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0

@@ -1,14 +1,12 @@
-"""From a key to painted ghost text, in a real browser on this machine.
+"""Latency from a key press to painted ghost text, in a real browser on this machine.
 
-    asked    a key that the suggestion did not expect: a request to the service, its answer, a frame
-    along    a key along the suggestion: no request
+    asked    a key that the suggestion did not predict: a request to the service, its answer, a frame
+    along    a key that the suggestion predicted: no request
 
-A textarea with `data-nextchar` on a page of the running service, written in by chromium's own keyboard.
-Counted from the key's own time stamp until the frame with the new ghost text has been drawn; the wait for
-another key (debounce) is switched off, for it is not counted. Keys come at any moment of a frame, as a
-person's do; always at the same one, right after a frame, chromium would draw every answer a frame later, for
-it takes no answer between a key and the frame that shows it. The network has random weights and costs what a
-trained one does. Prints one table and one JSON line.
+Chromium's keyboard types in a textarea with `data-nextchar` on a page of the running service. The time is
+from the key's time stamp until the frame with the new ghost text is drawn, without debounce. Keys are pressed
+at random times within a frame; right after a frame, chromium would draw every answer a frame later. The
+network has random weights, which cost the same as trained ones. Prints one table and one JSON line.
 
     python -m benchmarks.keystroke_latency [--keys 200] [--network 1x512]
 """
@@ -32,8 +30,8 @@ from models.saved_model import SavedModel
 FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run")
 
 _SURENESS = 14_000.0  # over the root of the units: makes one of nearly equal random logits stand out
-_WARM_UP = 10  # keys before those that count
-_PATIENCE = 20  # keys without ghost text, before it is given up
+_WARM_UP = 10  # keys before the measurement
+_PATIENCE = 20  # keys without ghost text before it fails
 _ALONG = 3  # characters typed along each suggestion
 _LETTERS = "etaoinshrdlu"
 _FRAME_S = 1 / 60
@@ -89,14 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def sure_model(layers: int, units: int) -> SavedModel:
-    """Return a random model that is sure of what it says, so that there is something to show."""
+    """Return a random model with confident predictions, so that suggestions are shown."""
     weights = random_weights(layers, units)
     weights["dense/kernel"] *= _SURENESS / math.sqrt(units)
     return saved_model(layers, units, weights)
 
 
 def measure(page: Page, model: str, keys: int) -> tuple[list[float], list[float], float]:
-    """Write; return milliseconds of keys that asked, of keys typed along, and requests for three of those."""
+    """Type; return milliseconds of `asked` and `along` keys, and requests per three of the latter."""
     requests: list[str] = []
     page.on(
         "request", lambda request: requests.append(request.url) if request.url.endswith("/complete") else None
@@ -138,11 +136,11 @@ def measure(page: Page, model: str, keys: int) -> tuple[list[float], list[float]
 
 
 def press(page: Page, key: str) -> tuple[float, str]:
-    """Press a key; return the milliseconds until ghost text was painted, and it; "" if there was none."""
+    """Press a key; return the milliseconds until ghost text was painted, and the ghost text or ""."""
     page.evaluate("painted.length = 0")
     time.sleep(_MOMENTS.uniform(0, _FRAME_S))
     page.keyboard.type(key)
-    # A pause as between two keys; ghost text that comes later than that came too late anyway.
+    # A pause as between two keys; ghost text after that is too late.
     found = page.evaluate(
         """() => new Promise((done) => {
           const began = performance.now();
@@ -155,7 +153,7 @@ def press(page: Page, key: str) -> tuple[float, str]:
 
 
 def summary(times: Sequence[float]) -> dict[str, float]:
-    """Return the figures of milliseconds."""
+    """Return statistics of milliseconds."""
     ordered = sorted(times)
     return {
         "keys": len(ordered),

@@ -1,12 +1,11 @@
 """Keystrokes saved by accepting suggestions, replayed on text that no completer has seen.
 
-    ours            a model trained by a job of the running service, asked over HTTP as the browser asks
-    5-gram          a character 5-gram of the same text, with the same rule of what to show
-    frequent word   the most frequent word with this beginning, shown whole
+    ours            a model trained by a job of the running service, with the requests of the browser client
+    5-gram          a character 5-gram of the same text, with the same rule for suggestions
+    frequent word   the most frequent word with this prefix
 
-What is shown, what the user does and what counts as a key is in `benchmarks/accepting.py`; it is the same
-for all. The last tenth of each text is held out; of that the first characters are written. Prints one table
-and one JSON line.
+`benchmarks/suggestion_replay.py` defines suggestions, user and keys. The last tenth of each text is held out,
+and its first characters are typed. Prints one table and one JSON line.
 
     python -m benchmarks.keystrokes [--seconds 120] [--characters 4000] [FILE ...]
 """
@@ -20,9 +19,9 @@ from pathlib import Path
 
 from nextchar import Client
 
-from benchmarks.accepting import LONGEST, WORTH_SHOWING, Completer, replay
 from benchmarks.completers import FrequentWord, Ngram, Service
 from benchmarks.report import print_json_line, print_table
+from benchmarks.suggestion_replay import LONGEST, MIN_SAVED_KEYS, Completer, replay
 from benchmarks.texts import HELD_OUT
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
@@ -33,7 +32,7 @@ _DATA = Path(__file__).parents[2] / "shared" / "data"
 DEFAULT_TEXTS = [_DATA / name for name in ("names.txt", "lua_c.txt", "nietzsche.txt")]
 
 _CONTEXT = 2000  # characters of the text before the held-out part that stand before the caret at first
-_VALIDATION = 0.02  # of what ours is given, to see how good it has become; the others count that too
+_VALIDATION = 0.02  # of our training text, for evaluation; the others train on it too
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=120.0, help="training time of ours, a text")
     parser.add_argument("--characters", type=int, default=4000, help="held-out characters written, a text")
     parser.add_argument("--preset", default="small", help="of ours")
-    parser.add_argument("--worth", type=float, default=WORTH_SHOWING, help="keys that a suggestion must save")
+    parser.add_argument(
+        "--worth", type=float, default=MIN_SAVED_KEYS, help="keys that a suggestion must save"
+    )
     options = parser.parse_args(arguments)
     texts = {path.stem: _read(parser, path) for path in options.texts}
     results = {}
@@ -111,7 +112,7 @@ def train(client: Client, name: str, text: str, *, seconds: float, preset: str) 
             "validation_fraction": _VALIDATION,
         }
     )
-    for _ in client.follow(job["id"]):  # until it has ended
+    for _ in client.follow(job["id"]):  # until the end
         pass
     job = client.job(job["id"])
     if not job["model"]:

@@ -1,15 +1,15 @@
-"""Every network of the lecture notes, trained on their text: its loss beside theirs.
+"""Trains every network of the lecture notes on their text, and compares the losses.
 
 Each is trained by worker.training.fit, in its default shape and recipe, for a fixed number of passes over
-the text, so that the losses do not depend on how busy the machine is (the seconds do). Losses in nats a
-character, as the notes give them:
+the text, so that the losses do not depend on the load of the machine. Losses in nats per
+character, as in the notes:
 
-    last epoch   mean over the windows of the last pass, while it trains and with dropout, as Keras prints it
+    last epoch   mean training loss over the windows of the last pass, with dropout, as Keras prints it
     read again   of the first 100,000 characters of the training text, by the saved model in the runtime
 
-The notes give the loss of the eighth character for networks that predict at every step of a window; the
-runtime always shows those the last eight, so for them `read again` is set beside the notes' figure, and
-for the others `last epoch`. Held-out bits are those of the last tenth of the text, in one pass.
+For networks that predict at every step of a window, the notes give the loss of the eighth character. The
+runtime gives them eight characters of context, so `read again` is compared with the notes for these networks,
+and `last epoch` for the others. Held-out bits are of the last tenth of the text, in one pass.
 
     python -m benchmarks.lesson6 [FILE] [--only NAME] [--quick] [--pictures docs/engineering/images]
 
@@ -37,8 +37,9 @@ from models.machine import available_cores
 from models.runtime.session import Network
 from models.text.vocabulary import normalize
 from worker.evaluation import bits_per_character
+from worker.hooks import Hooks
 from worker.prepared_text import Text
-from worker.training import Hooks, Result, fit
+from worker.training import Result, fit
 
 DEFAULT_TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"
 HELD_OUT = 0.1
@@ -51,7 +52,7 @@ QUICK_CHARACTERS = 60_000
 
 @dataclass(frozen=True)
 class Lesson:
-    """How long one architecture is trained here, and which of our figures stands beside the notes'."""
+    """How long an architecture is trained, and which figure is compared with the notes."""
 
     shape: str
     epochs: float
@@ -72,7 +73,7 @@ LESSONS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, print, and perhaps draw."""
+    """Train, print, and draw if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("text", type=Path, nargs="?", default=DEFAULT_TEXT, help="Nietzsche, a UTF-8 file")
     parser.add_argument("--only", choices=list(LESSONS), action="append", help="train these; may be repeated")
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(name: str, text: Text, *, cores: int, quick: bool) -> dict[str, Any]:
-    """Train one architecture and return what came of it."""
+    """Train one architecture and return its results."""
     lesson, known = LESSONS[name], architecture(name)
     budget = Budget(steps=QUICK_STEPS) if quick else Budget(epochs=lesson.epochs)
     training = TrainingConfig(**known.training.model_dump() | {"budget": budget.model_dump()})
@@ -159,7 +160,7 @@ def run(name: str, text: Text, *, cores: int, quick: bool) -> dict[str, Any]:
 
 
 def last_epoch_nats(result: Result) -> float:
-    """Return the mean training loss over the last pass, in nats: each figure of the curve by its steps."""
+    """Return the mean training loss over the last pass in nats, weighted by steps."""
     begin = result.steps - result.rows.windows_per_epoch
     total, steps, before = 0.0, 0, 0
     for point in result.curve:
@@ -172,7 +173,7 @@ def last_epoch_nats(result: Result) -> float:
 
 
 def pair_nats(text: Text) -> float:
-    """Return what counting pairs of characters gives: a network that beats it has learned."""
+    """Return the loss of a bigram model in nats: a baseline."""
     ids, size = text.train[:].astype(np.int64), len(text.vocabulary)
     pairs = np.bincount(ids[:-1] * size + ids[1:], minlength=size * size).reshape(size, size)
     p = pairs / np.maximum(pairs.sum(1, keepdims=True), 1)
@@ -180,12 +181,12 @@ def pair_nats(text: Text) -> float:
 
 
 def train_end(text: Text) -> Any:
-    """Return the end of the training text, which comes before the held-out text."""
+    """Return the end of the training text."""
     return text.train[max(0, len(text.train) - 2000) :]
 
 
 def print_results(found: dict[str, dict[str, Any]], *, file: Any = None) -> None:
-    """Print one row for each."""
+    """Print one row per network."""
     heads = ("", "network", "theirs", "ours", "last epoch", "read again", "held-out bits", "seconds", "met")
     rows = [
         [
@@ -220,7 +221,7 @@ def _text(parser: argparse.ArgumentParser, path: Path, most: int | None) -> Text
 
 
 def _draw(folder: Path, found: dict[str, dict[str, Any]]) -> None:
-    """Keep the results with those of earlier calls, and draw them all."""
+    """Save the results with earlier ones, and draw all."""
     from benchmarks.lesson6_page import draw
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -238,7 +239,7 @@ def _nats(bits: float | None) -> float | None:
 
 
 def _spread(samples: list[dict[str, Any]], count: int = 5) -> list[dict[str, Any]]:
-    """Return a few of them: the first two, where most changes, the last, and some between."""
+    """Return a few samples: the first two, the last, and some between."""
     places = sorted({0, 1, *(round(x) for x in np.geomspace(1, len(samples) - 1, count - 1))})
     return [samples[i] for i in places if i < len(samples)]
 

@@ -1,6 +1,6 @@
-"""The pictures and figures of docs/engineering/lesson6.md, from what benchmarks.lesson6 found.
+"""Writes the pictures and figures of docs/engineering/lesson6.md from the results of benchmarks.lesson6.
 
-Between two comments of the page stands what is written here, so that no figure in it is typed by hand:
+Replaces the parts of the page between two comments:
 
     <!-- table --> ... <!-- end -->            all networks beside the notes
     <!-- result nth_char --> ... <!-- end -->  one network's line and its samples
@@ -18,7 +18,7 @@ _TRAIN, _HELD_OUT, _NOTES = "#2f6fb2", "#d1642a", "#777777"
 
 
 def draw(runs: Runs, folder: Path) -> list[Path]:
-    """Write the pictures into `folder`, fill the page beside it if there is one; return what was written."""
+    """Write the pictures into `folder`, update the page in its parent if it exists; return the files."""
     written = [draw_curves(runs, folder / "lesson6-curves.svg")]
     page = folder.parent / "lesson6.md"
     if page.exists():
@@ -28,7 +28,7 @@ def draw(runs: Runs, folder: Path) -> list[Path]:
 
 
 def filled(page: str, runs: Runs) -> str:
-    """Return the page with its generated parts written anew; parts without results stay as they are."""
+    """Return the page with its generated parts updated; parts without results are unchanged."""
 
     def part(match: re.Match[str]) -> str:
         begin, kind, name, end = match.groups()
@@ -40,7 +40,7 @@ def filled(page: str, runs: Runs) -> str:
 
 
 def table(runs: Runs) -> str:
-    """Return all networks beside the notes, in Markdown."""
+    """Return a Markdown table of all networks and the notes."""
     heads = "| name | network | weights | epochs | seconds | theirs | ours | held-out bits |"
     rows = [heads, "|---|---|---|---|---|---|---|---|"]
     for name, run in runs.items():
@@ -54,7 +54,7 @@ def table(runs: Runs) -> str:
 
 
 def result(run: dict[str, Any]) -> str:
-    """Return one network's figures and its samples as it learned, in Markdown."""
+    """Return the figures and samples of one network in Markdown."""
     measure = "of the last epoch" if run["measure"] == "last_epoch" else "of the eighth character"
     theirs = "" if run["theirs"] is None else f", theirs {run['theirs']:.2f}"
     figures = (
@@ -90,14 +90,14 @@ def draw_curves(runs: Runs, path: Path) -> Path:
             axis.set_visible(False)
         axes[0].legend(frameon=False)
         figure.supxlabel("epochs")
-        figure.supylabel("nats a character")
+        figure.supylabel("nats per character")
         figure.savefig(path, metadata={"Date": None})
     return path
 
 
-def _line(axis: Any, points: list[dict[str, Any]], key: str, colour: str, label: str) -> None:
+def _line(axis: Any, points: list[dict[str, Any]], key: str, color: str, label: str) -> None:
     measured = [(point["epoch"], point[key]) for point in points if point[key] is not None]
-    axis.plot(*zip(*measured, strict=True), color=colour, linewidth=1.2, label=label)
+    axis.plot(*zip(*measured, strict=True), color=color, linewidth=1.2, label=label)
 
 
 def _code(text: str) -> str:

@@ -1,13 +1,13 @@
-"""Whether lm-evaluation-harness, as it is, says of a model what our own score says.
+"""Compares the score of lm-evaluation-harness, unmodified, with our own.
 
-A model is trained on a text but for its end; the end, cut into documents, is a task of the harness's without
-any hub: `loglikelihood_rolling` through `local-completions`, which finds out character ids at /tokenize and
-sends them to /v1/completions. Its bits per byte stand beside those of /v1/models/{model}/score. Prints a
-table and one JSON line; ends with status 1 when the two differ.
+A model is trained on a text except its end. The end, split into documents, is a local task of the harness:
+`loglikelihood_rolling` through `local-completions`, which gets character ids from /tokenize and sends them to
+/v1/completions. Its bits per byte are compared with those of /v1/models/{model}/score. Prints a table and one
+JSON line; exits with status 1 if they differ.
 
     python -m benchmarks.lm_eval [--text FILE] [--seconds 20]
 
-The harness is looked for in .venv/lm-eval (`make bench-lm-eval` puts it there), or where --harness says.
+The harness is expected in .venv/lm-eval (installed by `make bench-lm-eval`), or at --harness.
 """
 
 import argparse
@@ -34,7 +34,7 @@ MODEL = "judged"
 TASK = "nextchar_held_out"
 DOCUMENT_CHARACTERS = 1500
 MAX_LENGTH = 20_000  # of the harness's windows: every document is read in one
-TOLERANCE_BITS = 1e-4  # a byte; our score rounds each character's bits to four places
+TOLERANCE_BITS = 1e-4  # per byte; our score rounds each character's bits to four places
 
 _TASK = """\
 task: {task}
@@ -55,7 +55,7 @@ metadata:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, let both judge, print what they say."""
+    """Train, score with both, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--text", type=Path, default=DEFAULT_TEXT, help="a UTF-8 file")
     parser.add_argument("--seconds", type=float, default=20.0, help="training time")
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def split(text: str, count: int) -> tuple[str, list[str]]:
-    """Return what is learned from, and the last `count` documents. Raises ValueError for a short text."""
+    """Return the training text and the last `count` documents. Raises ValueError for a short text."""
     held_out = count * DOCUMENT_CHARACTERS
     if len(text) < 2 * held_out:
         raise ValueError(f"{len(text)} characters, and {2 * held_out} are needed")
@@ -113,7 +113,7 @@ def train(client: Client, text: str, seconds: float) -> None:
 
 
 def scored(client: Client, documents: Sequence[str]) -> dict[str, float]:
-    """Return our own figure: all bits of all documents over all their bytes."""
+    """Return our bits per byte over all documents."""
     began_s = time.perf_counter()
     bits = sum(client.score(MODEL, document)["total_bits"] for document in documents)
     size = sum(len(document.encode()) for document in documents)
@@ -121,7 +121,7 @@ def scored(client: Client, documents: Sequence[str]) -> dict[str, float]:
 
 
 def judged(harness: Path, url: str, folder: Path, documents: Sequence[str]) -> dict[str, Any]:
-    """Return the harness's figure."""
+    """Return the bits per byte of the harness."""
     data, tasks, results = folder / "documents.jsonl", folder / "tasks", folder / "results"
     data.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
     tasks.mkdir()

@@ -1,9 +1,9 @@
-"""What batch mixing is worth: held-out bits with it and without, in the same number of steps.
+"""The gain of batch mixing: held-out bits with and without it, in the same number of steps.
 
-    distilling    a small network, alone, and with half of its rows trained towards the distribution of a
-                  large one that read the same text
-    unlabelled    a network on a small in-domain text, alone, and with half of its rows on another stretch of
-                  the same author: as it is, and as a teacher labels it that knows the small text alone
+    distilling    a small network, alone, and with half of its rows trained on the distribution of a large
+                  one that was trained on the same text
+    unlabeled    a network on a small in-domain text, alone, and with half of its rows on another text of
+                  the same author: as it is, and labeled by a teacher that was trained on the small text
 
 The last tenth of the text is held out and read once in order. Several seeds, each for all contestants.
 Prints a table and one JSON line.
@@ -39,7 +39,7 @@ STEPS = {"large": 1500, "student": 2000, "domain": 1000}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train all of them and print what they reached."""
+    """Train all contestants and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--text", type=Path, default=DEFAULT_TEXT, help="a UTF-8 file")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions, each with another seed")
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found.setdefault(name, []).append(bits)
             print(f"seed {seed}: {name} {bits:.4f} bits", file=sys.stderr, flush=True)
 
-    alone = {"distilling": "distilling: alone", "unlabelled": "unlabelled: alone"}
+    alone = {"distilling": "distilling: alone", "unlabeled": "unlabeled: alone"}
     rows = []
     for name, bits in found.items():
         base = found.get(alone.get(name.split(":")[0], ""))
@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             else ["", ""]
         )
         rows.append([name, f"{statistics.mean(bits):.4f}", f"{min(bits):.4f} to {max(bits):.4f}", *told])
-    print(f"\nHeld-out bits a character on {options.text.name}, {options.seeds} seeds, and what mixing saves")
+    print(
+        f"\nHeld-out bits per character on {options.text.name}, {options.seeds} seeds, and what mixing saves"
+    )
     print_table(("", "bits", "from - to", "saved", "from - to"), rows)
     print_json_line("mixing", text=options.text.name, steps=steps, fraction=FRACTION, bits=found)
 
@@ -83,7 +85,7 @@ def contestants(whole: str, steps: dict[str, int], seed: int) -> list[tuple[str,
     """Return what to train, in order: each call trains one network and returns its held-out bits."""
     text = Text.split(whole, validation_fraction=HELD_OUT)
     ids = text.train[:]
-    # The small corpus is the end of the training part, and the other stretch all before it.
+    # The small corpus is the end of the training part; the other text is everything before it.
     small = Text(text.vocabulary, ids[-int(SMALL_SHARE * len(ids)) :], text.validation, text.prompt)
     other = ids[: len(ids) - len(small.train)]
     teachers: dict[str, Network] = {}
@@ -96,7 +98,7 @@ def contestants(whole: str, steps: dict[str, int], seed: int) -> list[tuple[str,
         teachers[name] = Network(graph_of(result.network), threads=available_cores())
         return bits_per_character(teachers[name], text.validation, before=text.train, warm_up=WARM_UP)
 
-    def labelled(name: str, second: Sequence[int], targets: MixTargets) -> SecondText:
+    def labeled(name: str, second: Sequence[int], targets: MixTargets) -> SecondText:
         return SecondText(second, FRACTION, targets, teachers[name], text.vocabulary)
 
     n = steps["student"]
@@ -106,16 +108,16 @@ def contestants(whole: str, steps: dict[str, int], seed: int) -> list[tuple[str,
         ("distilling: alone", lambda: trained("student", STUDENT, text, n)),
         (
             "distilling: from the teacher",
-            lambda: trained("taught", STUDENT, text, n, labelled("large", ids, "distribution")),
+            lambda: trained("taught", STUDENT, text, n, labeled("large", ids, "distribution")),
         ),
-        ("unlabelled: alone", lambda: trained("small", DOMAIN, small, m)),
+        ("unlabeled: alone", lambda: trained("small", DOMAIN, small, m)),
         (
-            "unlabelled: more text as it is",
+            "unlabeled: more text without a teacher",
             lambda: trained("more", DOMAIN, small, m, SecondText(other, FRACTION, "text")),
         ),
         (
-            "unlabelled: labelled by the small model",
-            lambda: trained("self", DOMAIN, small, m, labelled("small", other, "distribution")),
+            "unlabeled: labeled by the small model",
+            lambda: trained("self", DOMAIN, small, m, labeled("small", other, "distribution")),
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Networks for measuring: random weights of the size that training leaves; they cost what trained ones do."""
+"""Networks with random weights for benchmarks, which cost the same as trained ones."""
 
 import string
 from collections.abc import Mapping

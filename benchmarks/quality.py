@@ -1,11 +1,12 @@
-"""How good a network is after so many seconds of training: held-out loss against wall-clock.
+"""Held-out loss by wall-clock time of training.
 
     ours      worker.training.fit with a preset and the seconds as its budget
-    char-rnn  the recipe of karpathy/char-rnn in torch (benchmarks/peers/char_rnn.py), given the same
+    char-rnn  the recipe of karpathy/char-rnn in torch (benchmarks/peers/char_rnn.py), with the same
+              budget
 
-one after the other, each in a process of its own, on the CPU. The last tenth of the text is held out. The
+in sequence, each in its own process, on the CPU. The last tenth of the text is held out. The
 curves are measured on the first 40,000 characters of it, the final figures on all of it in one contiguous
-pass, by the same code for both, beside trivial predictors. Prints two tables and one JSON line.
+pass, by the same code for both, with trivial predictors for comparison. Prints two tables and one JSON line.
 
     python -m benchmarks.quality [--text FILE] [--seconds 120] [--preset small]
 """
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import ROOT, Contestant, company, prepared
+from benchmarks.contestants import ROOT, Contestant, other_load, prepared
 from benchmarks.report import print_json_line, print_table
 from benchmarks.texts import Halves
 from models.config import MINIMUM_CHARACTERS, PRESETS
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def contestants(text: Path, preset: str) -> list[Contestant]:
-    """Return both, or ours alone where torch is missing, saying so on standard error."""
+    """Return both, or only ours, with a message on standard error, if torch is missing."""
     options = {"text": str(text.resolve())}
     everyone = [
         Contestant("ours", "ours_fit", options | {"preset": preset}),
@@ -80,20 +81,20 @@ def contestants(text: Path, preset: str) -> list[Contestant]:
 
 
 def run(contestant: Contestant, seconds: float) -> dict[str, Any]:
-    """Let one contestant train; return its curve and its end."""
+    """Train one contestant; return its curve and final figures."""
     print(f"{contestant.name} trains for {seconds:g} s ...", file=sys.stderr, flush=True)
     with prepared(contestant) as turn:
         return turn(seconds)
 
 
 def print_curves(runs: dict[str, dict[str, Any]], seconds: float) -> None:
-    """Print what each had reached at the same times, as of its latest evaluation."""
+    """Print the latest evaluation of each at the same times."""
     print("\nNats a character on held-out text (and epochs), by seconds of training")
     rows = []
     for mark in (seconds * (i + 1) / MARKS for i in range(MARKS)):
         row = [f"{mark:.4g}"]
         for found in runs.values():
-            # A run may end a little after its budget.
+            # A run may end slightly after its budget.
             reached = [p for p in found["curve"] if p["seconds"] <= mark or mark >= seconds]
             latest = reached[-1] if reached else None
             row.append(f"{latest['held_out_nats']:.3f} ({latest['epochs']:.1f})" if latest else "-")
@@ -102,7 +103,7 @@ def print_curves(runs: dict[str, dict[str, Any]], seconds: float) -> None:
 
 
 def print_final(runs: dict[str, dict[str, Any]], trivial: dict[str, float]) -> None:
-    """Print the figures of the kept weights on all of the held-out text, and those of trivial predictors."""
+    """Print the final figures on all of the held-out text, and those of trivial predictors."""
     rows = []
     for name, found in runs.items():
         nats = found["held_out_nats"]
@@ -125,7 +126,7 @@ def print_final(runs: dict[str, dict[str, Any]], trivial: dict[str, float]) -> N
     heads = ("", "nats", "bits", "train nats", "seconds", "epochs", "characters/s")
     print_table(heads, rows)
     for name, found in runs.items():
-        print(f"{name}: {company(found['cores_others_kept_busy'])}")
+        print(f"{name}: {other_load(found['cores_others_kept_busy'])}")
 
 
 if __name__ == "__main__":

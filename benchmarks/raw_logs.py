@@ -1,12 +1,12 @@
-"""How many of a raw log's later lines are flagged, with a name, 30 seconds of training and no option set.
+"""The share of flagged lines in the rest of a raw log, after 30 seconds of training with default options.
 
 The whole service is started. Of each file the first 60 % of the lines are uploaded and trained on, and the
 last 30 % are scored at a false-alarm rate of 1 %; all of them are taken to be normal. Each is trained once
-without masks, and once with those that the service suggests. Files whose name ends in `_labelled.tsv` have a
-label, a kind and a line in each row; only rows labelled 0 are taken. A log whose held-out tenth has fewer
-than 99 lines allows no rate of 1 %: the rate that it was judged by is printed.
+without masks, and once with the masks that the service suggests. Files whose name ends in `_labelled.tsv`
+have a label, a kind and a line in each row; only rows labeled 0 are used. A log whose held-out tenth has
+fewer than 99 lines does not support a rate of 1 %: the rate used is printed.
 
-A file takes some fifty seconds for each of the two.
+Each file takes about fifty seconds per run.
 
     python -m benchmarks.raw_logs [FILE…] [--seconds 30] [--default-only]
 """
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def normal_lines(file: Path) -> list[str]:
-    """Return the lines of a log, or the normal ones of a labelled file, in the file's order."""
+    """Return the lines of a log, or the normal ones of a labeled file, in the file's order."""
     lines = [line.removesuffix("\r") for line in file.read_text("utf-8", "replace").split("\n") if line]
     if file.name.endswith("_labelled.tsv"):
         return [line.split("\t", 2)[2] for line in lines if line.startswith("0\t")]

@@ -1,4 +1,4 @@
-"""How benchmarks tell what they found: a table for people, one JSON line for programs."""
+"""Output of benchmarks: a table for people, one JSON line for programs."""
 
 import json
 import platform
@@ -12,7 +12,7 @@ from models.machine import available_cores
 def print_table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1, file: IO[str] | None = None
 ) -> None:
-    """Print rows under heads; the first `words` columns are set left, the others, being figures, right.
+    """Print rows under heads; the first `words` columns are left-aligned, the others right-aligned.
 
     To `file`, by default standard output.
     """
@@ -26,12 +26,12 @@ def print_table(
 
 
 def print_json_line(benchmark: str, **results: Any) -> None:
-    """Print the results, with the machine they are from, on one line."""
+    """Print the results and the machine on one line."""
     print(json.dumps({"benchmark": benchmark, "machine": machine()} | results), flush=True)
 
 
 def machine() -> Mapping[str, Any]:
-    """Return what a figure of speed depends on and a reader can compare."""
+    """Return the properties of this machine that affect speed."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,8 +1,7 @@
-"""Whether a seed gives the same text alone and in a crowd, and whether the event loop keeps turning.
+"""Checks that a seed gives the same text alone and under load, and that the event loop is not blocked.
 
-Requests of all kinds are asked one after the other; then all of them again, in another order, by many
-clients at once. Prints what differed, how late the event loop's timers were in the crowd, and one JSON
-line. Fails if a text differed.
+Sends requests of all kinds in sequence, then all of them in another order by concurrent clients. Prints the
+differences, the delays of the event loop's timers under load, and one JSON line. Fails if a text differed.
 
     python -m benchmarks.seeds [--requests 1000] [--clients 64] [--precision float32] [--network 2x256]
 """
@@ -47,7 +46,7 @@ def main() -> None:
 
 
 def varied_bodies(count: int) -> list[dict[str, Any]]:
-    """Return requests with a seed each: short and long, filtered and not, that end early and do not."""
+    """Return seeded requests: short and long, with and without filters and stops."""
     typist = random.Random(1)
     return [
         {
@@ -67,7 +66,7 @@ def varied_bodies(count: int) -> list[dict[str, Any]]:
 def compare(
     api: Api, path: str, bodies: list[dict[str, Any]], *, clients: int
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Return the bodies whose texts differ alone and in a crowd, and how often timers were late in it."""
+    """Return the requests whose texts differ under load, and the delays of timers."""
     alone = _texts(api, path, bodies)
     order = random.Random(2).sample(range(len(bodies)), len(bodies))
     before = api.metrics()
@@ -85,7 +84,7 @@ def compare(
 
 
 def late_timers(metrics: dict[str, float]) -> dict[str, float]:
-    """Return how many timers of the event loop there were, and how many were late by more than so much."""
+    """Return the number of timers of the event loop, and of those delayed by more than each bound."""
     name = "nextchar_event_loop_lag_seconds"
     total = metrics[f"{name}_count"]
     late = {f"over_{ms}_ms": total - metrics[f'{name}_bucket{{le="{ms / 1000:g}"}}'] for ms in LATE_MS}

@@ -1,4 +1,4 @@
-"""The API as production runs it, in a process of its own, and a client that costs next to nothing.
+"""The API as in production, in its own process, and a client with minimal overhead.
 
 >>> with running_api([saved]) as api, api.client() as client:
 ...     client.post("/v1/models/random-2x256/complete", {"prompt": "to be", "max_characters": 20})
@@ -21,15 +21,15 @@ from launcher.ports import free_port
 from launcher.processes import start_bound, stop
 from launcher.valkey import EmbeddedValkey
 from models.saved_model import SavedModel
-from store.blobs import open_blobs
 from store.models import Models
+from store.open_blobs import open_blobs
 
 ROOT = Path(__file__).parents[1]
 START_S = 60
 
 
 class Client:
-    """One kept-alive connection. Knows just enough of HTTP for the answers of our own server."""
+    """A keep-alive connection with a minimal HTTP client for the answers of our server."""
 
     def __init__(self, port: int, *, timeout_s: float = 120) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
@@ -43,7 +43,7 @@ class Client:
         self.close()
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Send a body, return the answer's. Raises RuntimeError for any status but 200."""
+        """Send a body and return that of the answer. Raises RuntimeError for any status except 200."""
         return self.ask("POST", path, json.dumps(body).encode())
 
     def get(self, path: str) -> bytes:
@@ -55,7 +55,7 @@ class Client:
         return json.loads(self._exchange(method, path, content))
 
     def stream(self, method: str, path: str, content: bytes) -> None:
-        """Send bytes, and wait for the end of an answer in chunks."""
+        """Send bytes and read a chunked answer to its end."""
         self.send(method, path, content)
         while not self._received.endswith(b"0\r\n\r\n"):
             self._receive()
@@ -64,12 +64,12 @@ class Client:
         self._received = b""
 
     def send(self, method: str, path: str, content: bytes) -> None:
-        """Send a request and do not wait."""
+        """Send a request without waiting for the answer."""
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         self._socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def _exchange(self, method: str, path: str, content: bytes) -> bytes:
@@ -100,14 +100,14 @@ class Api:
 
     port: int
     pid: int
-    first_answer_s: float  # from the start of the process to its first completion, the model on disk
+    first_answer_s: float  # from the start of the process to its first completion
 
     def client(self) -> Client:
         """Return a new connection."""
         return Client(self.port)
 
     def resident_bytes(self) -> int:
-        """Return the memory of the process that is in use now. Linux only; 0 elsewhere."""
+        """Return the resident memory of the process. Linux only; else 0."""
         status = Path(f"/proc/{self.pid}/status")
         if not status.exists():
             return 0

@@ -1,15 +1,14 @@
-"""How long a keystroke takes: one new character typed, 20 completed.
+"""The latency of a keystroke: one character typed, 20 completed.
 
-The same random network and weights in four servers, interleaved, so that a busy machine is equally busy
-for all of them:
+Four implementations with the same random weights, interleaved, so that other load affects all equally:
 
     ours over HTTP, ours in process, a Keras tf.function step loop, a torch.nn.LSTM step loop
 
-and `model.predict`, a few times, to show why not. The loops have their state at hand and do nothing else:
-no HTTP, no cache, no batching. Before anything is measured their logits are compared with ours. Then ours
-alone: at the end of a long document, after an edit 1,000 characters before its end, with many clients at
-once, and beside a prompt of a million characters; start, memory, and the floors: an empty route, and what
-the machine's bandwidth and arithmetic allow. Prints one table and one JSON line.
+and a few calls of `model.predict`. The loops only step from a known state: no HTTP, cache or batching. Before
+the measurement their logits are compared with ours. Then ours alone: at the end of a long document, after an
+edit 1,000 characters before its end, with concurrent clients, and during a prompt of a million characters;
+start time, memory, an empty route, and the limits of the machine's bandwidth and arithmetic. Prints one table
+and one JSON line.
 
     python -m benchmarks.serving [--requests 300] [--clients 64] [--networks 2x256 2x512] [--quick]
 """
@@ -26,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.crowd import crowd
-from benchmarks.floors import floor_ms
+from benchmarks.concurrent_clients import crowd
+from benchmarks.hardware_limits import floor_ms
 from benchmarks.networks import CHARACTERS, COMPLETED, random_weights, saved_model
 from benchmarks.seeds import late_timers
 from benchmarks.server import Api, running_api
@@ -97,8 +96,8 @@ def measure(layers: int, units: int, options: argparse.Namespace) -> tuple[Figur
 def _keystrokes(api: Api, saved: SavedModel, others: dict[str, Peer], requests: int) -> Figures:
     path = _path(saved)
     engine = Engine(saved)
-    ours: dict[str, tuple[Keystroke, int, int | None]] = {  # what, the document's length, the place of edits
-        # First, where it alone feels the threads of the contestant before, which may still be spinning.
+    ours: dict[str, tuple[Keystroke, int, int | None]] = {  # function, document length, distance of edits
+        # First, because threads of the contestant before may still be spinning.
         "empty route": (empty_route(api), SHORT, None),
         "ours, HTTP": (over_http(api, path, precision="float32"), SHORT, None),
         "ours, HTTP, int8": (over_http(api, path, precision="int8"), SHORT, None),
@@ -119,7 +118,7 @@ def _keystrokes(api: Api, saved: SavedModel, others: dict[str, Peer], requests: 
         if name in others:
             others[name].read("".join(documents[name]))
         for _ in range(3):
-            keystroke("".join(documents[name]))()  # reads the document, and warms up
+            keystroke("".join(documents[name]))()  # prefills the document and warms up
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(requests):
         for name, (keystroke, _, edit) in contestants.items():
@@ -134,7 +133,7 @@ def _keystrokes(api: Api, saved: SavedModel, others: dict[str, Peer], requests: 
 
 
 def over_http(api: Api, path: str, **options: object) -> Keystroke:
-    """The API, and a client that sends JSON and waits for the end of the answer."""
+    """The API over HTTP."""
     client = api.client()
     ask = client.ask if not options.get("stream") else client.stream
 
@@ -146,13 +145,13 @@ def over_http(api: Api, path: str, **options: object) -> Keystroke:
 
 
 def empty_route(api: Api) -> Keystroke:
-    """A route that does nothing, behind the same middleware."""
+    """An empty route behind the same middleware."""
     client = api.client()
     return lambda _: partial(client.get, "/healthz")
 
 
 def in_process(engine: Engine, **options: Any) -> Keystroke:
-    """The engine, and a caller that waits for the last event."""
+    """The engine in process."""
 
     def complete(prompt: str) -> None:
         over = threading.Event()
@@ -172,7 +171,7 @@ def _last_character(peer: Peer) -> Keystroke:
 
 
 def _clients(api: Api, saved: SavedModel, options: argparse.Namespace, precision: str) -> Figures:
-    """Many clients beside one: characters a second, and the slowest answers."""
+    """Concurrent clients: characters per second, and the slowest answers."""
     each = max(2, options.requests // 20)
 
     def measured(clients: int, times: int) -> tuple[float, list[float], int]:
@@ -195,7 +194,7 @@ def _clients(api: Api, saved: SavedModel, options: argparse.Namespace, precision
 
 
 def _beside_huge(api: Api, saved: SavedModel, options: argparse.Namespace) -> Figures:
-    """Keystrokes alone, and while another client's prompt of a million characters is being read."""
+    """Keystrokes alone, and during the prefill of another client's prompt of a million characters."""
     path, typist = _path(saved), random.Random(2)
     keystroke = over_http(api, path, precision="float32")
     document = "".join(typist.choices(CHARACTERS, k=SHORT))
@@ -215,7 +214,7 @@ def _beside_huge(api: Api, saved: SavedModel, options: argparse.Namespace) -> Fi
     other = api.client()
     other.send("POST", path, json.dumps(body).encode())
     beside = measured()
-    other.close()  # it need not be read to its end
+    other.close()  # cancel it
     return {"characters": options.huge, "alone": alone, "beside": beside}
 
 

@@ -1,8 +1,8 @@
-"""Whether memory stays flat: many completions with ever-changing prompts, of all kinds, over HTTP.
+"""Checks for memory leaks: many completions with changing prompts, of all kinds, over HTTP.
 
 Documents grow, are edited and replaced; requests are plain and streamed, seeded and not, and some clients
-hang up half-way. Prints the API process's memory as it goes, and one JSON line. The state cache is kept
-small, so that it is full soon: what grows after the first tenth is a leak. Fails if that is over 5 %.
+disconnect during the answer. Prints the memory of the API process, and one JSON line. The state cache is
+small, so that it fills soon: growth after the first tenth is a leak. Fails if it exceeds 5 %.
 
     python -m benchmarks.soak [--requests 100000] [--clients 8]
 """
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def soak(api: Api, name: str, *, requests: int, clients: int) -> list[dict[str, float]]:
-    """Ask `requests` times by `clients` at once; return memory and speed at intervals."""
+    """Send `requests` by `clients` concurrently; return memory and speed at intervals."""
     each = max(1, requests // clients)
     done = [0] * clients
     failed: list[BaseException] = []

@@ -1,8 +1,8 @@
-"""What a user would otherwise do: a loop of single steps in Keras or PyTorch, the state at hand.
+"""Peers of the runtime: loops of single steps in Keras or PyTorch from a known state.
 
-Each peer is a class with `read(text)`, which puts the state after a text, and `keystroke(character)`: one
-step for the character typed, and steps enough for COMPLETED characters, sampled by the peer's own means.
-The typed character stays in the state, the completion does not. Nothing is cached, batched or served.
+Each peer is a class with `read(text)`, which sets the state after a text, and `keystroke(character)`: a step
+for the typed character, and steps for COMPLETED characters, sampled with the peer's library. The typed
+character stays in the state, the completion does not. There is no cache, batching or HTTP.
 """
 
 import importlib.util
@@ -22,14 +22,14 @@ class Peer(Protocol):
     """One way to generate text."""
 
     def read(self, text: str) -> NDArray[np.float32]:
-        """Put the state after `text`, read from the start; return the logits (V,) there."""
+        """Set the state after `text`; return the logits (V,) there."""
 
     def keystroke(self, character: str) -> None:
         """Read a character and complete it."""
 
 
 def peers(saved: SavedModel, weights: Weights, layers: int, units: int) -> tuple[dict[str, Peer], list[str]]:
-    """Return the peers that can run here, by name, and what is missing."""
+    """Return the available peers by name, and the missing packages."""
     found: dict[str, Peer] = {"loop on our graph": OurLoop(saved)}
     missing = []
     if importlib.util.find_spec("keras") and importlib.util.find_spec("tensorflow"):
@@ -44,7 +44,7 @@ def peers(saved: SavedModel, weights: Weights, layers: int, units: int) -> tuple
 
 
 class OurLoop:
-    """Our graph and nothing around it: no threads, no cache, no events. The least our runtime could take."""
+    """Our network alone, without threads, cache and events: a lower bound for our runtime."""
 
     def __init__(self, saved: SavedModel) -> None:
         from models.runtime.engine import FLOAT32_FILE
@@ -73,7 +73,7 @@ class OurLoop:
 
 
 class KerasLoop:
-    """Stock Keras layers, one compiled `tf.function` for a step and its sampling."""
+    """Keras layers, with one compiled `tf.function` for a step and its sampling."""
 
     def __init__(self, weights: Weights, layers: int, units: int) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -120,7 +120,7 @@ class KerasLoop:
         return found
 
     def keystroke(self, character: str) -> None:
-        """Sample in the compiled step; every character is brought out, for it is to be shown."""
+        """Sample in the compiled step; return every character to Python."""
         chosen, states = self._step(self._tf.constant([[ID_OF[character]]]), self._states)
         self._states = states
         chosen.numpy()
@@ -129,7 +129,7 @@ class KerasLoop:
             chosen.numpy()
 
     def predict(self, character: str) -> None:
-        """Do the same through `model.predict`, as many do; only to show why not."""
+        """Do the same with `model.predict`."""
         ids, states = np.array([[ID_OF[character]]], np.int32), [s.numpy() for s in self.zeros]
         random = np.random.default_rng(0)
         for _ in range(COMPLETED):
@@ -139,7 +139,7 @@ class KerasLoop:
 
 
 class TorchLoop:
-    """torch.nn.LSTM in inference mode, with as many threads as are the fastest for it."""
+    """torch.nn.LSTM in inference mode, with its fastest number of threads."""
 
     def __init__(self, weights: Weights, layers: int, units: int) -> None:
         import torch
@@ -151,7 +151,7 @@ class TorchLoop:
         with torch.no_grad():
             self._embedding.weight.copy_(torch.from_numpy(weights["embedding"]))
             for i in range(layers):
-                # The gates are in Keras' order, i f g o.
+                # Gates in the order of Keras: i, f, g, o.
                 for name, part in (("weight_ih", "kernel"), ("weight_hh", "recurrent"), ("bias_ih", "bias")):
                     value = torch.from_numpy(weights[f"lstm_{i}/{part}"].T.copy())
                     getattr(self._lstm, f"{name}_l{i}").copy_(value)
@@ -162,7 +162,7 @@ class TorchLoop:
         self._threads = 1
 
     def choose_threads(self, seconds_of: Any) -> None:
-        """Keep the number of threads with which `seconds_of(self)` is least."""
+        """Set the number of threads that minimizes `seconds_of(self)`."""
         tried = {}
         for threads in sorted({1, self._torch.get_num_threads()}):
             self._threads = threads

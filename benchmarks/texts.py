@@ -1,4 +1,4 @@
-"""A text cut into what is learned from and what is held out, as the worker cuts it; without TensorFlow."""
+"""Splits a text into training and held-out parts as the worker does, without TensorFlow."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,17 +1,16 @@
-"""How fast a training step is: forward, backward, clipping, AdamW update, states carried over.
+"""Speed of a training step: forward, backward, clipping, AdamW update, states carried over.
 
-    ours             worker.replicas.ReplicatedStep, as the worker uses it: bfloat16 where the processor can
+    ours             worker.replicas.ReplicatedStep, as the worker uses it: bfloat16 where it is supported
     ours, float32    the same with NEXTCHAR_PRECISION=float32
     Keras            keras.layers.LSTM and tf.function
     Keras, XLA       the same with jit_compile=True
     torch            torch.nn.LSTM, float32
     torch, bfloat16  the same under autocast
 
-Ours also normalises the embedding, which the others are spared. Each contestant has a process; they take
-turns, in another order each round, so that a busy machine is equally busy for all, and NumPy's matrix
-product takes turns with them, on one thread and on all. Everything runs on the CPU, on the cores that
-this process may use (`taskset -c 0` for one). A contestant that cannot run here, such as torch's bfloat16
-on an older processor, is a line that says so.
+Only ours normalizes the embedding. Each contestant has a process; they run in turns, in another order each
+round, so that other load affects all equally, and so does NumPy's matrix product, on one thread and on all.
+Everything runs on the CPU, on the cores of this process (`taskset -c 0` for one). A contestant that cannot
+run here, such as torch's bfloat16 on an older processor, is reported as such.
 
 With --gpu everything runs on GPUs: ours is worker.distributed.DistributedStep, in mixed precision and in
 float32, on all that CUDA_VISIBLE_DEVICES shows; the others use the first. Keras has no XLA there, since cuDNN
@@ -38,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import Contestant, ContestantDied, Turn, company, prepared
+from benchmarks.contestants import Contestant, ContestantDied, Turn, other_load, prepared
 from benchmarks.report import print_json_line, print_table
 
 WINDOW = 64
@@ -49,7 +48,7 @@ ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "
 OURS = "ours"
 SGEMM_ONE, SGEMM_ALL = "sgemm, one thread", "sgemm, all threads"
 
-Rates = dict[str, list[float]]  # by contestant: steps a second, one figure a turn
+Rates = dict[str, list[float]]  # by contestant: steps per second, one figure per turn
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Size:
 
     @property
     def flop_per_character(self) -> int:
-        """FLOP of a training step for one character, by the formula above."""
+        """FLOP of a training step per character, by the formula above."""
         h = self.units
         weights = 4 * h * (EMBEDDING + h) + (self.layers - 1) * 4 * h * (h + h) + h * VOCABULARY
         return 6 * weights
@@ -107,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def contestants(size: Size) -> list[Contestant]:
-    """Return all that take part; those whose package is missing are named on standard error."""
+    """Return the contestants; missing packages are named on standard error."""
     shape = _shape(size)
     return _installed(
         [
@@ -124,7 +123,7 @@ def contestants(size: Size) -> list[Contestant]:
 
 
 def gpu_contestants(size: Size) -> list[Contestant]:
-    """Return all that take part on GPUs."""
+    """Return the contestants on GPUs."""
     shape = _shape(size)
     on_gpu = shape | {"gpu": True}
     exact = on_gpu | {"precision": "float32"}
@@ -160,7 +159,7 @@ def _installed(everyone: list[Contestant]) -> list[Contestant]:
 def measure(
     everyone: Sequence[Contestant], *, rounds: int, seconds: float
 ) -> tuple[Rates, dict[str, str], float]:
-    """Let the contestants take turns. One that dies, now or in a turn, is out.
+    """Run the contestants in turns. One that dies is dropped.
 
     Returns:
         The steps per second of each turn; why contestants could not run, by name; and how many cores other
@@ -189,7 +188,7 @@ def measure(
                 drop(one.name, died)
         names = list(turns)
         for r in range(rounds):
-            first = r % len(names)  # nobody should always follow the same one
+            first = r % len(names)  # vary the predecessor of each
             for name in names[first:] + names[:first]:
                 if name in failed:
                     continue
@@ -204,7 +203,7 @@ def measure(
 
 
 def figures(size: Size, rates: Rates) -> dict[str, Any]:
-    """Return the medians, their spread, the ratios to ours and the shares of the matrix product's rate."""
+    """Return medians, spreads, ratios to ours, and shares of the rate of the matrix product."""
     sgemm_flop = 2 * SGEMM_SIZE**3
     known = [name for name in (SGEMM_ONE, SGEMM_ALL) if name in rates]
     sgemm = {name: [sgemm_flop * rate for rate in rates[name]] for name in known}
@@ -252,7 +251,7 @@ def print_figures(size: Size, found: dict[str, Any]) -> None:
     print_table(heads, rows)
     for name, reason in found["cannot_run"].items():
         print(f"{name} cannot run here: {reason}")
-    print(f"{size}: {company(found['cores_others_kept_busy'])}")
+    print(f"{size}: {other_load(found['cores_others_kept_busy'])}")
 
 
 if __name__ == "__main__":

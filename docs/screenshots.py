@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 _FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run")
-_PROMPT = "What is noble? What does the word "
+_PROMPT = "What is noble? What does the wor"
 _NARROW, _WIDE = 360, 1200
 
 Prepare = Callable[[Page], None]

@@ -1,1 +1,1 @@
-"""Starts the whole of nextchar on one machine. Knows the other parts only as commands to run."""
+"""Starts the whole service on one machine."""

@@ -1,9 +1,8 @@
 """`nextchar demo [FILE]`: train on real text, complete and score, in about two minutes, then stop everything.
 
-Starts the stack on a free port, uploads a text (left out: the Python language reference that the
-standard library carries), trains on it for a minute in view, completes prompts from the held-out tenth,
-and shows how each character of a sentence and of the same one damaged surprises the model, and which it
-flags. What is shown, and all calls, are the command line's own.
+Starts the stack on a free port, uploads a text (by default the Python language reference in the standard
+library), trains on it for a minute, completes prompts from the held-out tenth, and shows the surprisal of
+each character of a sentence, with and without errors, and which are flagged as anomalous.
 """
 
 import argparse
@@ -34,21 +33,21 @@ from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 
 _BUDGET = {"seconds": 60.0}
-_HELD_OUT = 0.1  # the share at the end of the text that training never sees
-_CONTEXT = 500  # characters before a prompt or sentence that the model reads too
+_HELD_OUT = 0.1  # share at the end of the text
+_CONTEXT = 500  # characters that the model reads before a prompt or sentence
 _COMPLETION = 60
 _PROMPTS = 3
 _DAMAGES = 3
-_MOST_COUNTED = 1_000_000  # characters of the text that damage is strange to
+_MAX_COUNTED = 1_000_000  # characters of the text whose trigrams are counted
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One character of a sentence replaced by another."""
+    """A character of a sentence that was replaced."""
 
-    place: int
-    was: str
-    now: str
+    position: int
+    original: str
+    replacement: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file: Path | None = parser.parse_args(arguments).file
     settings = LauncherSettings.load().model_copy(update={"port": 0})
     console = console_on(sys.stdout)
-    begun = time.monotonic()
+    began = time.monotonic()
     try:
         name, text = _read(file)
         _head(console, f"starting the API, a worker and Valkey; data in {settings.data_dir.resolve()}")
@@ -75,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nextchar: stopped", file=sys.stderr)
         return 130
-    _head(console, f"all stopped after {format_duration(time.monotonic() - begun)}; the model is kept")
+    _head(console, f"all stopped after {format_duration(time.monotonic() - began)}; the model is kept")
     _say(console, "continue with `nextchar serve`, then `nextchar --help`")
     return 0
 
@@ -96,7 +95,7 @@ def demonstrate(
     _head(console, "completing prompts from the held-out part")
     for place in prompt_places(text, held_out):
         _show_completion(client, console, model, text, place)
-    _head(console, "how surprising is each character of a held-out sentence, and of the same one damaged?")
+    _head(console, "surprisal of each character of a held-out sentence, and of the same sentence with errors")
     _show_damage(client, console, model, text, sentence(text, held_out), held_out)
 
 
@@ -118,11 +117,11 @@ def _upload(client: Client, name: str, text: str) -> Corpus:
     except ServerError as error:
         if error.code != "name_taken":
             raise
-        return client.add_corpus(text)  # an earlier run had another text of this name; the id will do
+        return client.add_corpus(text)  # the name is taken by another text: use the id
 
 
 def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: Mapping[str, float]) -> str:
-    """Train and show it; return the model's name@version."""
+    """Train and show the progress; return the model's name@version."""
     job = client.create_job(
         {
             "corpus": corpus["id"],
@@ -134,7 +133,7 @@ def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: 
     try:
         job = live_view.follow(client, job["id"], console)
     except KeyboardInterrupt:
-        client.cancel_job(job["id"])  # or the next start would go on with it
+        client.cancel_job(job["id"])  # else the next start would continue it
         raise
     if job["error"]:
         raise ClientError(f"the job failed ({job['error']['code']}): {job['error']['message']}")
@@ -149,12 +148,12 @@ def _show_completion(client: Client, console: Console, model: str, text: str, pl
     prompt = text[max(0, place - _CONTEXT) : place]
     answer = client.complete(model, prompt, max_characters=_COMPLETION, temperature=0.4, seed=1)
     room = max(10, console.width - 14)
-    really = text[place : place + _COMPLETION]
+    actual = text[place : place + _COMPLETION]
     console.print()
     for label, shown, style in (
         ("prompt", "…" + printable(prompt, inline=True)[-min(room - 1, 70) :], "dim"),
         ("completed", printable(answer["completions"][0]["text"], inline=True), "bold green"),
-        ("really", printable(really, inline=True), ""),
+        ("actual", printable(actual, inline=True), ""),
     ):
         line = Text(f"{label:>10}  ", style="dim")
         line.append(shown, style="not dim " + style if style != "dim" else "")
@@ -171,52 +170,52 @@ def _show_damage(
     damaged, damages = damage(whole_sentence, alphabet=letters(text), known=text[:held_out])
     console.print(legend(console), soft_wrap=True)
     bits, spans = [], []
-    for title, shown in (("as it is", whole_sentence), ("damaged", damaged)):
+    for title, shown in (("original", whole_sentence), ("damaged", damaged)):
         answer = client.score(model, context + shown)
         bits.append((answer["bits"] or [])[len(context) :])
-        spans.append(_behind(len(context), answer["spans"] or []))
+        spans.append(_spans_after(len(context), answer["spans"] or []))
         mean = sum(bits[-1]) / len(shown)
         console.print(Text(f"\n{title}: {mean:.2f} bits per character", style="dim"))
         console.print(heatmap(shown, bits[-1], console))
         console.print(Text("flagged: ", style="dim").append(highlighted(shown, spans[-1], console)))
     console.print()
     before, after = bits
-    for one in damages:
-        now, was = printable(one.now, inline=True), printable(one.was, inline=True)
-        line = Text(f"character {one.place + 1}, {now} in place of {was}: ")
-        line.append(f"{after[one.place]:.1f} bits", style="bold")
-        line.append(f" instead of {before[one.place]:.1f}")
+    for error in damages:
+        new, old = printable(error.replacement, inline=True), printable(error.original, inline=True)
+        line = Text(f"character {error.position + 1}, {new} in place of {old}: ")
+        line.append(f"{after[error.position]:.1f} bits", style="bold")
+        line.append(f" instead of {before[error.position]:.1f}")
         _say(console, line)
-    _say(console, verdict({one.place for one in damages}, *spans), style="bold")
+    _say(console, verdict({error.position for error in damages}, *spans), style="bold")
 
 
 def verdict(damaged: set[int], before: list[OddSpan], after: list[OddSpan]) -> str:
-    """Return what was flagged, in words, of the places that are damaged and of others.
+    """Return a summary of which damaged and other characters were flagged.
 
     >>> verdict({1, 4}, [], [{"start": 4, "end": 6, "bits": 20.0, "expected": None}])
-    'flagged: 1 of 2 damaged characters and 1 other; none in the sentence as it is'
+    'flagged: 1 of 2 damaged characters and 1 other; none in the original sentence'
     """
-    places = {i for span in after for i in range(span["start"], span["end"])}
-    if places == damaged and not before:
-        return "flagged: the damaged characters, and nothing else in either sentence"
-    others, falsely = len(places - damaged), sum(span["end"] - span["start"] for span in before)
+    flagged = {i for span in after for i in range(span["start"], span["end"])}
+    if flagged == damaged and not before:
+        return "flagged: the damaged characters, and no others in either sentence"
+    others, false_alarms = len(flagged - damaged), sum(span["end"] - span["start"] for span in before)
     return (
-        f"flagged: {len(places & damaged)} of {len(damaged)} damaged characters and {others or 'no'}"
-        f" other{'' if others == 1 else 's'}; {falsely or 'none'} in the sentence as it is"
+        f"flagged: {len(flagged & damaged)} of {len(damaged)} damaged characters and {others or 'no'}"
+        f" other{'' if others == 1 else 's'}; {false_alarms or 'none'} in the original sentence"
     )
 
 
-def _behind(place: int, spans: list[OddSpan]) -> list[OddSpan]:
-    """Return the spans of what stands behind `place`, with places counted from there."""
+def _spans_after(start: int, spans: list[OddSpan]) -> list[OddSpan]:
+    """Return the spans after `start`, with positions relative to it."""
     return [
-        {**span, "start": max(0, span["start"] - place), "end": span["end"] - place}
+        {**span, "start": max(0, span["start"] - start), "end": span["end"] - start}
         for span in spans
-        if span["end"] > place
+        if span["end"] > start
     ]
 
 
 def prompt_places(text: str, held_out: int) -> list[int]:
-    """Return where prompts end: behind words in the middle of long lines, spread over text[held_out:]."""
+    """Return where prompts end: after words in the middle of long lines, spread over text[held_out:]."""
     spans = [span for span in _lines(text, held_out) if span[1] - span[0] >= 50]
     spans = [span for span in spans if _is_prose(text[slice(*span)])] or spans
     if len(spans) < _PROMPTS:
@@ -232,7 +231,7 @@ def prompt_places(text: str, held_out: int) -> list[int]:
 
 
 def sentence(text: str, held_out: int) -> tuple[int, int]:
-    """Return the start and end of a held-out line to look at: words, of a length that fits a terminal."""
+    """Return the start and end of a held-out line of words that fits a terminal."""
     spans = [(a, b) for a, b in _lines(text, held_out) if 40 <= b - a <= 100 and _is_prose(text[a:b])]
     spans = [(a, b) for a, b in spans if all(c.isalpha() or c in " .,;" for c in text[a:b])] or spans
     if spans:
@@ -242,28 +241,28 @@ def sentence(text: str, held_out: int) -> tuple[int, int]:
 
 
 def _is_prose(line: str) -> bool:
-    """Return whether a line is made of words: no table, no code."""
+    """Return whether a line consists of words: not a table, not code."""
     letters = sum(c.isalpha() or c == " " for c in line)
     return letters >= 0.9 * len(line) and line.count(" ") * 9 >= len(line) and "   " not in line
 
 
 def damage(sentence: str, *, alphabet: str, known: str) -> tuple[str, list[Damage]]:
-    """Return the sentence with a few letters replaced, and which; always the same ones.
+    """Return the sentence with a few letters replaced, and the replacements; deterministic.
 
-    Each becomes the letter that the text `known` has most seldom between such neighbours: no right word by
-    chance.
+    Each becomes the letter that is rarest between such neighbors in the text `known`, so that it makes no
+    correct word.
 
     >>> damage("the quick brown fox", alphabet="abcdefghinopqwxyz", known="the quack and the brawl")[0]
     'the qubck brbwa fox'
     """
     places = [i for i, c in enumerate(sentence) if c in alphabet]
-    # Inside a word, where the right letter is no surprise.
+    # Inside words, where the original letter is predictable.
     places = [i for i in places if i >= 2 and sentence[i - 2 : i].isalpha()] or places
     spread = [len(places) * (2 * i + 1) // (2 * _DAMAGES) for i in range(_DAMAGES)]
     chosen = sorted({places[i] for i in spread}) if places else []
-    known = known[-_MOST_COUNTED:]
-    seen = Counter(known[i : i + 3] for i in range(len(known) - 2))
-    found, characters = [], list(sentence)
+    known = known[-_MAX_COUNTED:]
+    trigrams = Counter(known[i : i + 3] for i in range(len(known) - 2))
+    damages, characters = [], list(sentence)
     for place in chosen:
         before, was, after = (
             "".join(characters[max(0, place - 2) : place]),
@@ -271,15 +270,16 @@ def damage(sentence: str, *, alphabet: str, known: str) -> tuple[str, list[Damag
             sentence[place + 1 : place + 2],
         )
         now = min(
-            (c for c in alphabet if c != was), key=lambda c: seen[before + c] + seen[before[-1:] + c + after]
+            (c for c in alphabet if c != was),
+            key=lambda c: trigrams[before + c] + trigrams[before[-1:] + c + after],
         )
         characters[place] = now
-        found.append(Damage(place, was, now))
-    return "".join(characters), found
+        damages.append(Damage(place, was, now))
+    return "".join(characters), damages
 
 
 def letters(text: str) -> str:
-    """Return the small letters that a text is made of, or whatever it has of them: what damage draws from."""
+    """Return the common lowercase letters of a text, or other common characters: the alphabet of `damage`."""
     counts = Counter(text)
     for is_wanted in (str.islower, str.isalpha, str.isprintable):
         letters = sorted(
@@ -291,7 +291,7 @@ def letters(text: str) -> str:
 
 
 def _lines(text: str, begin: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of whole lines behind `begin`, without their indentation and newline."""
+    """Yield the ranges of complete lines after `begin`, without indentation and newline."""
     start = text.find("\n", begin) + 1
     while 0 < start < len(text):
         end = text.find("\n", start)
@@ -307,7 +307,7 @@ def _head(console: Console, title: str) -> None:
 
 
 def _say(console: Console, sentence: str | Text, *, style: str = "") -> None:
-    """Print a sentence: wrapped between words in a terminal, on one line anywhere else."""
+    """Print a sentence, wrapped between words in a terminal, else on one line."""
     console.print(Text(style=style).append(sentence), soft_wrap=not console.is_terminal)
 
 
@@ -316,5 +316,5 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)  # stop everything in good order
+    signal.signal(signal.SIGTERM, _interrupt)  # stop everything in order
     sys.exit(main())

@@ -1,9 +1,9 @@
-"""Become another program that is killed when the process that started it is gone, even by kill -9.
+"""Runs a program that is killed when its parent process dies, even by kill -9.
 
     python die_with_parent.py PARENT_PID PROGRAM [ARGUMENT ...]
 
-Linux does this itself (prctl). Elsewhere a watcher, two forks away so that the program never sees an
-unknown child, looks every half second. Knows nothing of nextchar and imports only what starts fast.
+Linux does this by prctl. Elsewhere a watcher process checks every half second; it is forked twice, so that
+the program has no unknown child. Imports only what starts fast.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(parent: int, command: list[str], *, platform: str = sys.platform) -> None:
-    """Bind this process to `parent` and become `command`; does not return. Raises OSError if it cannot."""
+    """Bind this process to `parent` and replace it by `command`; does not return. Raises OSError."""
     if platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     else:
         _start_watcher(parent)
-    if os.getppid() != parent:  # it died before we asked to be told
+    if os.getppid() != parent:  # the parent died before prctl
         raise SystemExit(1)
     os.execvp(command[0], command)
 
@@ -37,7 +37,7 @@ def _start_watcher(parent: int) -> None:
         return
     os.setsid()
     if os.fork() == 0:
-        # The watcher must not hold a lock or a pipe that the program's end is to release.
+        # The watcher must not keep open locks or pipes of the program.
         os.closerange(0, 1024)
         while _is_alive(parent) and _is_alive(program):
             time.sleep(0.5)

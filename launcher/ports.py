@@ -1,12 +1,12 @@
-"""TCP ports: is one free, and which one is."""
+"""Finds free TCP ports."""
 
 import random
 import socket
 
 from launcher.processes import LauncherError
 
-# Below what systems hand out for outgoing connections. A client that knocks at a port in that range
-# before its server listens can be given the same port, connect to itself and keep the server out.
+# Below the ephemeral ports. A client that connects to an ephemeral port before the server listens could get
+# the same port as its own, connect to itself, and block the server.
 _RANGE = range(15_000, 30_000)
 _TRIES = 100
 
@@ -20,7 +20,7 @@ def free_port(host: str) -> int:
 
 
 def require_free(host: str, port: int) -> None:
-    """Raise LauncherError, naming the setting to change, if nobody can listen on the port now."""
+    """Raise LauncherError, with the settings to change, if the port cannot be listened on."""
     problem = _problem(host, port)
     if problem is not None:
         raise LauncherError(
@@ -29,8 +29,8 @@ def require_free(host: str, port: int) -> None:
 
 
 def address_to_reach(host: str, port: int) -> str:
-    """Return host:port for a client on this machine, for a server that listens on `host`."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - reads it only
+    """Return host:port for a client on this machine of a server that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - only compared
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -38,7 +38,7 @@ def _problem(host: str, port: int) -> str | None:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
             trial.bind((host, port))
     except OSError as error:
         return error.strerror or str(error)

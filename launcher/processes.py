@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive us, and the ends of their logs. Knows nothing of what they do."""
+"""Child processes that die with this process, and their log files."""
 
 import contextlib
 import os
@@ -11,11 +11,11 @@ from pathlib import Path
 
 _WRAPPER = Path(__file__).with_name("die_with_parent.py")
 LOG_BYTES = 10_000_000
-"""A log larger than this is set aside as <name>.1, at the start and while its process runs."""
+"""A log larger than this is rotated to <name>.1."""
 
 
 class LauncherError(Exception):
-    """Something keeps the stack from running, with a sentence the user can act on."""
+    """The stack cannot run; the message says what to do."""
 
 
 def start_bound(
@@ -27,10 +27,10 @@ def start_bound(
     stdin: bytes = b"",
     keep_open: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Start a program that is killed when the calling thread ends, however it ends.
+    """Start a program that is killed when the calling thread ends.
 
-    Its output is appended to `log`. It has its own session, so Ctrl-C in the terminal reaches us alone
-    and we decide in which order things stop. `keep_open` are file descriptors it inherits.
+    Its output is appended to `log`. It has its own session, so Ctrl-C in the terminal reaches only this
+    process, which stops its children in order. The program inherits the file descriptors `keep_open`.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -44,49 +44,49 @@ def start_bound(
             pass_fds=keep_open,
         )
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it died already; whoever waits for it will say so
+    with contextlib.suppress(BrokenPipeError):  # it has already exited; its exit status is checked later
         process.stdin.write(stdin)
         process.stdin.close()
     return process
 
 
 def prepare_log(log: Path) -> None:
-    """Make a log's folder, and start a new log if the old one has grown large."""
+    """Create the folder of a log, and rotate the log if it is large."""
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > LOG_BYTES:
-        log.replace(_older(log))
+        log.replace(_rotated(log))
 
 
 def rotate(log: Path) -> None:
-    """Copy a log that is being appended to, to <name>.1, and empty it.
+    """Copy a log that is in use to <name>.1, and truncate it.
 
-    Whoever writes keeps the file open, in append mode: so its next line goes to the beginning. A line written
-    in the microseconds between the end of the copy and the emptying is lost; but no writer ever waits for us.
-    On a disk without room for the copy, a log of twice LOG_BYTES is emptied without one.
+    The writer has the file open in append mode, so its next line goes to the start. A line written between
+    the copy and the truncation is lost. Without space for the copy, a log of twice LOG_BYTES is truncated
+    without one.
 
     Raises:
-        OSError: the log could not be copied, and was left as it is.
+        OSError: the log could not be copied, and is unchanged.
     """
-    older = _older(log)
-    older.unlink(missing_ok=True)  # first: it may be the room that the copy needs
+    rotated = _rotated(log)
+    rotated.unlink(missing_ok=True)  # first, to make room for the copy
     try:
-        with log.open("rb") as source, older.open("wb") as copy:
+        with log.open("rb") as source, rotated.open("wb") as copy:
             shutil.copyfileobj(source, copy)
             copy.flush()
             os.truncate(log, 0)
     except OSError:
-        older.unlink(missing_ok=True)
+        rotated.unlink(missing_ok=True)
         if log.stat().st_size < 2 * LOG_BYTES:
             raise
         os.truncate(log, 0)
 
 
-def _older(log: Path) -> Path:
+def _rotated(log: Path) -> Path:
     return log.with_name(log.name + ".1")
 
 
 def stop(process: "subprocess.Popen[bytes]", *, grace_s: float) -> None:
-    """Ask a process to end (SIGTERM) and kill it if it has not after `grace_s` seconds."""
+    """Terminate a process (SIGTERM), and kill it after `grace_s` seconds."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -97,7 +97,7 @@ def stop(process: "subprocess.Popen[bytes]", *, grace_s: float) -> None:
 
 
 def last_lines(log: Path, count: int = 15) -> str:
-    """Return the last lines of a log, indented; at most the last 10,000 bytes are looked at."""
+    """Return the last lines of a log, indented, from at most its last 10,000 bytes."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 10_000))

@@ -1,4 +1,4 @@
-"""What the launcher reads from the environment: the API's settings, checked before anything starts."""
+"""The launcher's settings: those of the API, and its own. Invalid ones stop the start."""
 
 from typing import Self
 
@@ -13,11 +13,11 @@ class LauncherSettings(ApiSettings):
     """Read from the environment by `load`; pass values by keyword in tests."""
 
     stop_grace_s: float = Field(
-        30.0, ge=0, description="Seconds that a worker gets to write a checkpoint when the stack stops."
+        30.0, ge=0, description="Seconds that the worker has to save a checkpoint when the stack stops."
     )
 
     valkey_max_bytes: int = Field(
-        MAX_BYTES, ge=16 << 20, description="Memory that the embedded Valkey may take for data."
+        MAX_BYTES, ge=16 << 20, description="Memory of the embedded Valkey for data."
     )
 
     @model_validator(mode="after")
@@ -25,16 +25,16 @@ class LauncherSettings(ApiSettings):
         if self.given_redis_url is None and self.valkey_max_bytes < 2 * self.max_stream_bytes:
             raise ValueError(
                 f"NEXTCHAR_MAX_STREAM_BYTES={self.max_stream_bytes} is more than half of"
-                f" NEXTCHAR_VALKEY_MAX_BYTES={self.valkey_max_bytes}; the queue needs room beside the streams"
+                f" NEXTCHAR_VALKEY_MAX_BYTES={self.valkey_max_bytes}; the queue needs memory too"
             )
         return self
 
     @property
     def given_redis_url(self) -> str | None:
-        """The Redis the user named, None if an embedded one is to be started."""
+        """The URL of the user's Redis; None: an embedded Valkey is started."""
         return self.redis_url if "redis_url" in self.model_fields_set else None
 
     @classmethod
     def load(cls) -> Self:
-        """Read the environment; on a wrong value print one line a variable and exit with status 2."""
+        """Read the environment; on invalid values print one line per variable and exit with status 2."""
         return load_settings(cls)

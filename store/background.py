@@ -1,12 +1,12 @@
-"""A thread that does one thing every few seconds for as long as its process lives, and survives errors.
+"""A thread that calls a function every few seconds while its process lives, and survives errors.
 
     loop = BackgroundLoop("reconciler", reconciler.run, interval_s=5.0)
     loop.start()
     ...
     loop.status().seconds_since_success
 
-What a thread does not catch ends it, and nobody notices; so nothing is left uncaught here. Each error is
-logged and counted by its kind, and the loop goes on. Knows nothing of what it runs.
+An uncaught exception would end the thread unnoticed. So every error is caught, logged, and counted by its
+class, and the loop continues.
 """
 
 import logging
@@ -18,31 +18,31 @@ from dataclasses import dataclass, field
 from typing import Self
 
 LOG_EVERY_S = 60.0
-"""An error of the same kind is logged at most this often."""
+"""Errors of the same class are logged at most this often."""
 
-_LEAVE_S = 10.0
+_EXIT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
 class LoopStatus:
-    """How a loop is doing. Ages are in seconds."""
+    """The health of a loop."""
 
     name: str
     interval_s: float
-    """Between the end of a round and the beginning of the next."""
+    """Between the end of a round and the start of the next."""
     seconds_since_beat: float
-    """Since the last round ended, well or not. It grows while a round hangs, or when the thread is gone."""
+    """Since the last round ended, with or without an error. It grows while a round hangs."""
     seconds_since_success: float
     """Since the last round ended without an error, or since the start if none has."""
     errors: Mapping[str, int]
-    """Rounds that failed, by the error's class name."""
+    """Failed rounds by the class name of the error."""
 
 
 class BackgroundLoop:
-    """Calls `run` every `interval_s` seconds in a thread of its own, from `start` to `stop`.
+    """Calls `run` every `interval_s` seconds in its own thread, from `start` to `stop`.
 
-    It is also a context: started on entering, stopped on leaving, which waits for the round under way.
-    Any `Exception` of `run` is logged, the first of a kind with its traceback, and counted.
+    As a context manager it starts on entry and stops on exit, after the current round. Any `Exception` of
+    `run` is counted and logged, the first of its class with a traceback.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class BackgroundLoop:
         self._errors = ErrorLog(logging.getLogger("nextchar.background"), clock=clock)
 
     def start(self) -> None:
-        """Start the thread. The first round begins after one interval."""
+        """Start the thread. The first round starts after one interval."""
         self._beat_at_s = self._success_at_s = self._clock()
         self._thread.start()
 
     def stop(self, timeout_s: float = 0.0) -> None:
-        """Begin no other round, and wait up to `timeout_s` seconds for the one under way."""
+        """Start no further round, and wait up to `timeout_s` seconds for the current one."""
         self._stopped.set()
         if timeout_s:
             self._thread.join(timeout_s)
@@ -78,10 +78,10 @@ class BackgroundLoop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop(timeout_s=_LEAVE_S)
+        self.stop(timeout_s=_EXIT_TIMEOUT_S)
 
     def status(self) -> LoopStatus:
-        """Return how the loop is doing now."""
+        """Return the health of the loop now."""
         now = self._clock()
         return LoopStatus(
             name=self.name,
@@ -96,7 +96,7 @@ class BackgroundLoop:
             try:
                 self._run()
             except Exception as error:  # noqa: BLE001 -- logged and counted; the thread must survive
-                self._errors.add(f"the background loop {self.name!r} failed and goes on", error)
+                self._errors.add(f"a round of the background loop {self.name!r} failed", error)
             else:
                 self._success_at_s = self._clock()
             self._beat_at_s = self._clock()
@@ -104,10 +104,10 @@ class BackgroundLoop:
 
 @dataclass
 class ErrorLog:
-    """Counts errors by kind, and logs them without flooding the log.
+    """Counts errors by class, and logs them without flooding the log.
 
-    The first error of a kind is logged with its traceback. Further ones of the same kind are logged in one
-    line each, at most every LOG_EVERY_S seconds.
+    The first error of a class is logged with its traceback, further ones in one line each, at most every
+    LOG_EVERY_S seconds.
     """
 
     log: logging.Logger
@@ -116,7 +116,7 @@ class ErrorLog:
     _logged_at_s: dict[str, float] = field(default_factory=dict)
 
     def add(self, what_failed: str, error: Exception) -> None:
-        """Count an error, and log it if it is time."""
+        """Count an error, and log it if one is due."""
         kind = type(error).__name__
         self.counts[kind] += 1
         now = self.clock()

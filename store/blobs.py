@@ -1,37 +1,23 @@
-"""Named byte strings, in a folder or in an object store.
+"""The storage interface: named byte strings, in a folder or in an object store.
 
-`open_blobs` takes a folder of this machine (store/local_blobs.py) or S3 and its kin (store/object_blobs.py).
-Every write is atomic: a reader sees the whole object or none. `create` is the one primitive the records'
-guarantees rest on: of several writers, one wins. What a call that changes something has done is durable when
-it returns: a loss of power does not undo it.
+Every write is atomic: a reader sees the whole object or none. Records rely on one primitive, `create`: of
+several concurrent writers, exactly one succeeds. A change is durable when its call returns, so a power loss
+does not undo it. Implementations: store/local_blobs.py and store/object_blobs.py.
 """
 
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from models.errors import StorageFull, Unavailable
 
 
-def open_blobs(url: str) -> "Blobs":
-    """Return the storage at `url`: file:///folder (made if missing), memory:///, s3://bucket and its kin."""
-    if url.startswith("file://"):
-        from store.local_blobs import LocalBlobs
-
-        return LocalBlobs(Path(url2pathname(urlsplit(url).path)))
-    from store.object_blobs import ObjectBlobs
-
-    return ObjectBlobs.at(url)
-
-
 class Blobs(ABC):
-    """Named byte strings: what its two implementations have in common.
+    """Named byte strings.
 
-    Paths are slash-separated and relative; they need no folders made. Every method raises Unavailable if the
-    storage does not answer or refuses.
+    Paths are relative and separated by slashes; folders need not be created. Every method raises Unavailable
+    if the storage fails.
     """
 
     @abstractmethod
@@ -44,30 +30,30 @@ class Blobs(ABC):
 
     @abstractmethod
     def write(self, path: str, data: bytes | Path) -> None:
-        """Put `data`, or the contents of a local file, at `path`, replacing what is there.
+        """Write `data`, or the contents of a local file, to `path`, replacing any object there.
 
         Raises:
-            StorageFull: no room; what was at `path` before is still there.
+            StorageFull: no room; an object that was at `path` is unchanged.
         """
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
-        """Put `data` at `path` if nothing is there; return whether it was done. Raises as `write`.
+        """Write `data` to `path` unless an object exists there; return whether it was written.
 
-        What another writer has put there is durable as well when this returns False.
+        If this returns False, the existing object is durable. Raises as `write`.
         """
 
     @abstractmethod
     def copy(self, source: str, path: str) -> bool:
-        """Put what is at `source` at `path` as well, if nothing is there; return whether it was done.
+        """Copy the object at `source` to `path` unless one exists there; return whether it was copied.
 
-        In a folder this takes no room, so that it can be done on a full disk. Raises FileNotFoundError if
-        nothing is at `source`, and as `write`.
+        In a folder this takes no room, so it works on a full disk. Raises FileNotFoundError if there is no
+        object at `source`, and as `write`.
         """
 
     @abstractmethod
     def exists(self, path: str) -> bool:
-        """Return whether something is at `path`."""
+        """Return whether there is an object at `path`."""
 
     @abstractmethod
     def paths(self, prefix: str) -> list[str]:
@@ -81,21 +67,21 @@ class Blobs(ABC):
     def delete(self, *paths: str) -> None:
         """Delete the objects that exist among `paths`.
 
-        A loss of power before this returns may undo the deletion of any of them: where one must go before
-        another, call this twice.
+        A power loss before this returns may undo the deletion of any of them: to delete one before another,
+        call this twice.
         """
 
     def free_bytes(self) -> int | None:
-        """Return how much room the disk of a local storage has; None where the storage is no folder."""
+        """Return the free bytes on the disk of a local storage; None for an object store."""
         return None
 
 
-def translated(error: Exception) -> Exception:
-    """Return the domain error for one of the system's or of obstore's, whose kinds differ in text alone."""
+def as_domain_error(error: Exception) -> Exception:
+    """Return the domain error for an error of the system or of obstore (whose errors differ in text only)."""
     if isinstance(error, FileNotFoundError):
         return error
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or "os error 28" in str(error) or "os error 122" in str(error):
-        return StorageFull("the storage is full; delete corpora or models, or make room, and try again")
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if is_full or "os error 28" in str(error) or "os error 122" in str(error):
+        return StorageFull("the storage is full; delete corpora or models, or free disk space, and try again")
     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
     return Unavailable(f"the storage does not work: {first_line}", code="storage_unavailable")

@@ -1,13 +1,13 @@
-"""Corpora: uploaded texts, immutable, known by the SHA-256 of their bytes.
+"""Corpora: uploaded texts, immutable, identified by the SHA-256 of their bytes.
 
-    corpora/<id>/corpus.json   the record; written last, so that its presence means the text is whole
-    corpora/<id>/text          the bytes as uploaded (after any gzip is undone)
-    corpus_names/<name>        the id that a name stands for
+    corpora/<id>/corpus.json   the record; written last, so the text is complete if it exists
+    corpora/<id>/text          the bytes as uploaded (decompressed)
+    corpus_names/<name>        the id of the corpus with this name
     corpus_owners/<id>/…       who uploaded it: see `store.corpus_owners`
 
-Characters are counted after NFC; the text is given back as it came. What is not UTF-8 can be kept with the
-encoding `bytes`: each byte is then a character, and the same bytes are another corpus than as a text.
-Memory is bounded, however long a text is, but for `Corpora.text`.
+Characters are counted after NFC; the stored text is not changed. Data that is not UTF-8 can be uploaded with
+the encoding `bytes`: each byte is then a character, and the same bytes as a text are another corpus. Memory
+is bounded for texts of any length.
 """
 
 import codecs
@@ -20,27 +20,20 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal, Self
-
-import numpy as np
+from typing import IO, Any, Self
 
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
-from models.text.log_detection import LineSample, TextKind, detect_log
-from models.text.vocabulary import Alphabet, Normalizer, code_points
-from store.blobs import Blobs, translated
+from models.text.log_detection import TextKind
+from models.text.vocabulary import Alphabet, Normalizer
+from store.blobs import Blobs, as_domain_error
 from store.corpus_owners import CorpusOwners
+from store.corpus_statistics import CorpusStatistics, Encoding
 from store.ids import check_name, is_id
-
-Encoding = Literal["utf-8", "bytes"]
-
-_UNICODE_POINTS = 0x110000
-_SAMPLE_CHARACTERS = 300
-_MOST_HELD_CHARACTERS = 1 << 20  # of marks in a row, which normalization must see together
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """One uploaded text's record. Lengths are in characters after NFC but for `bytes`."""
+    """The record of a corpus. Lengths are in characters after NFC, except `bytes`."""
 
     id: str
     name: str | None
@@ -54,7 +47,7 @@ class Corpus:
     sample: str
     warnings: list[str]
     encoding: Encoding = "utf-8"
-    kind: TextKind | None = None  # None: a record from before kinds were recognized, or bytes
+    kind: TextKind | None = None  # None: bytes, or an older record
     suggested_masks: list[str] = field(default_factory=list)
     log_sample: dict[str, Any] | None = None  # of a log: the rest of its LogDetection
 
@@ -67,30 +60,30 @@ class Corpora:
         self.owners = CorpusOwners(blobs)
 
     def add(self, upload: "Upload", *, name: str | None = None) -> tuple[Corpus, bool]:
-        """Keep a finished upload; return its record and whether it is new here.
+        """Save a complete upload; return its record and whether the corpus is new.
 
-        The same bytes are the same corpus; a further name for it is one more way to call it. One whose record
-        or text is damaged or lost in storage becomes whole again by this.
+        The same bytes are the same corpus, which can have several names. If its record or text in storage is
+        damaged or lost, it is replaced.
 
         Raises:
-            InvalidInput: the text is empty, or the name is not one.
+            InvalidInput: the text is empty, or `name` is not a valid name.
             Conflict: another corpus has the name (code `name_taken`).
-            StorageFull: nothing of the text is kept.
+            StorageFull: nothing was saved.
         """
         if name is not None:
             check_name(name)
         corpus = replace(upload.finish(), name=name)
         if name is not None:
             self._check_name_is_free(name, corpus.id)
-        known = None
+        existing = None
         with contextlib.suppress(Unavailable):
-            known = self._read(corpus.id)
-        if known is None or not self._is_whole(known):
+            existing = self._read(corpus.id)
+        if existing is None or not self._is_intact(existing):
             self._blobs.write(f"corpora/{corpus.id}/text", upload.path)
             self._blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(asdict(corpus)).encode())
         if name is not None:
             self._give_name(name, corpus.id)
-        return (corpus, True) if known is None else (known, False)
+        return (corpus, True) if existing is None else (existing, False)
 
     def get(self, reference: str) -> Corpus:
         """Return the corpus with this id or name.
@@ -105,20 +98,20 @@ class Corpora:
         return corpus
 
     def id_of(self, reference: str) -> str:
-        """Return the id of a corpus, be its record damaged or not. Raises NotFound."""
+        """Return the id of a corpus, even if its record is damaged. Raises NotFound."""
         corpus_id = self._resolve(reference)
         if not self._blobs.exists(f"corpora/{corpus_id}/corpus.json"):
             raise no_such_corpus(reference)
         return corpus_id
 
     def all(self) -> list[Corpus]:
-        """Return all corpora, newest first; damaged ones are left out."""
-        found = []
+        """Return all corpora, newest first, except damaged ones."""
+        corpora = []
         for corpus_id in self._blobs.folders("corpora"):
-            # One damaged record must not hide the rest; `get` says what is wrong with it.
+            # One damaged record must not hide the others; `get` raises its error.
             with contextlib.suppress(Unavailable):
-                found.append(self._read(corpus_id))
-        return sorted((c for c in found if c), key=lambda c: (c.created_at, c.id), reverse=True)
+                corpora.append(self._read(corpus_id))
+        return sorted((c for c in corpora if c), key=lambda c: (c.created_at, c.id), reverse=True)
 
     def stream(self, reference: str) -> Iterator[bytes]:
         """Yield the text's bytes in chunks.
@@ -138,7 +131,7 @@ class Corpora:
 
         Raises:
             NotFound: at once.
-            Unavailable: on the way, when what is stored is no longer UTF-8 (code `corpus_damaged`).
+            Unavailable: during iteration, if the stored text is not UTF-8 (code `corpus_damaged`).
         """
         corpus = self.get(reference)
         chunks = self.stream(corpus.id)
@@ -146,31 +139,27 @@ class Corpora:
             return (chunk.decode("latin-1") for chunk in chunks)
         return _normalized(chunks, where=corpus.id)
 
-    def text(self, reference: str, alphabet: Alphabet = "characters") -> str:
-        """Return all of `pieces` as one. Raises as `pieces` does."""
-        return "".join(self.pieces(reference, alphabet))
-
     def delete(self, reference: str) -> str:
-        """Delete a corpus, its names and owners; return its id. The caller checks that no job needs it."""
+        """Delete a corpus, its names and owners; return its id. The caller checks that no job uses it."""
         corpus_id = self.id_of(reference)
         names = [f"corpus_names/{name}" for name, target in self.names().items() if target == corpus_id]
-        # In this order: whenever it is cut short, no name belongs to nothing and no record lacks its text.
+        # In this order, so that no name is ever without a corpus and no record without its text.
         self._blobs.delete(*names)
         self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
         self._blobs.delete(f"corpora/{corpus_id}/text")
-        self.owners.forget(corpus_id)
+        self.owners.remove_all(corpus_id)
         return corpus_id
 
-    def names(self, is_wanted: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
-        """Return the names that are wanted, each with the id of its corpus."""
+    def names(self, is_included: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
+        """Return names with the ids of their corpora: all, or those for which `is_included` is true."""
         names = (path.rpartition("/")[2] for path in self._blobs.paths("corpus_names"))
-        targets = {name: self._name_target(f"corpus_names/{name}") for name in names if is_wanted(name)}
+        targets = {name: self._name_target(f"corpus_names/{name}") for name in names if is_included(name)}
         return {name: target for name, target in targets.items() if target is not None}
 
     def remove_names(self, corpus_id: str, names: Collection[str]) -> None:
-        """Take these names from a corpus, which stays."""
+        """Remove names from a corpus."""
         self._blobs.delete(*(f"corpus_names/{name}" for name in names))
-        with contextlib.suppress(Unavailable):  # a damaged record shows no name
+        with contextlib.suppress(Unavailable):  # a damaged record has no name
             corpus = self._read(corpus_id)
             if corpus and corpus.name in names:
                 record = json.dumps(asdict(replace(corpus, name=None))).encode()
@@ -196,7 +185,7 @@ class Corpora:
         except (ValueError, TypeError):
             raise _damaged(f"{path} is damaged") from None
 
-    def _is_whole(self, corpus: Corpus) -> bool:
+    def _is_intact(self, corpus: Corpus) -> bool:
         digest = hashlib.sha256()
         with contextlib.suppress(FileNotFoundError):
             for chunk in self._blobs.stream(f"corpora/{corpus.id}/text"):
@@ -204,7 +193,7 @@ class Corpora:
         return digest.hexdigest() == corpus.sha256
 
     def _name_target(self, path: str) -> str | None:
-        """Return the id in the record of a name; None if there is no record, or an empty or damaged one."""
+        """Return the id in the record of a name; None if the record is missing, empty or damaged."""
         try:
             target = self._blobs.read(path).decode("utf-8", "replace")
         except FileNotFoundError:
@@ -215,7 +204,7 @@ class Corpora:
         path = f"corpus_names/{name}"
         if not self._blobs.create(path, corpus_id.encode()):
             self._check_name_is_free(name, corpus_id)
-            if self._name_target(path) != corpus_id:  # it names no corpus; of two that replace it one wins
+            if self._name_target(path) != corpus_id:  # the record is damaged: replace it
                 self._blobs.write(path, corpus_id.encode())
 
     def _check_name_is_free(self, name: str, corpus_id: str) -> None:
@@ -229,14 +218,14 @@ class Corpora:
 
 
 class Upload:
-    """A text on its way in: spooled to a local file while it is hashed, decoded and counted.
+    """An upload in progress: spooled to a local file while it is hashed, decoded and counted.
 
-    Use as a context manager; whatever happens, the spool file is gone at the end.
+    Use as a context manager, which deletes the spool file at the end.
 
     Args:
-        folder: where the spool file is made, on a disk with room for `limit_bytes`.
-        limit_bytes: the largest text accepted.
-        encoding: what the bytes are: a text in UTF-8, or bytes that are not to be decoded.
+        folder: the folder of the spool file, on a disk with room for `limit_bytes`.
+        limit_bytes: the maximal size of the text.
+        encoding: of the text; `bytes` are not decoded.
     """
 
     def __init__(self, folder: Path, *, limit_bytes: int, encoding: Encoding = "utf-8") -> None:
@@ -244,12 +233,12 @@ class Upload:
         self._limit_bytes = limit_bytes
         self._bytes = 0
         self._sha256 = hashlib.sha256()
-        self._statistics = _Statistics(encoding)
+        self._statistics = CorpusStatistics(encoding)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             descriptor, name = tempfile.mkstemp(prefix="upload-", dir=folder)
         except OSError as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error
         self.path = Path(name)
         self._file: IO[bytes] = os.fdopen(descriptor, "wb")
 
@@ -257,7 +246,7 @@ class Upload:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # a last flush to a full disk; the file goes anyway
+        with contextlib.suppress(OSError):  # flushing to a full disk; the file is deleted anyway
             self._file.close()
         self.path.unlink(missing_ok=True)
 
@@ -265,9 +254,9 @@ class Upload:
         """Take the next bytes.
 
         Raises:
-            TooLarge: more than the limit in all (code `corpus_too_large`).
-            InvalidInput: not UTF-8; the message names the offset of the first bad byte. Or no text: a
-                million marks in a row that belong to one letter (code `corpus_not_text`).
+            TooLarge: the total exceeds the limit (code `corpus_too_large`).
+            InvalidInput: not UTF-8 (code `corpus_not_utf8`); or not a text: a million consecutive combining
+                marks (code `corpus_not_text`).
             StorageFull: the disk is full.
         """
         self._bytes += len(data)
@@ -281,10 +270,10 @@ class Upload:
         try:
             self._file.write(data)
         except OSError as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error
 
     def finish(self) -> Corpus:
-        """Return the record of what was fed. Raises InvalidInput if that is empty or breaks off."""
+        """Return the record of the complete text. Raises InvalidInput if it is empty or truncated."""
         self._statistics.feed(b"", final=True)
         if not self._statistics.characters:
             raise InvalidInput(
@@ -293,7 +282,7 @@ class Upload:
         try:
             self._file.flush()
         except OSError as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error
         digest = identity = self._sha256.hexdigest()
         if self.encoding == "bytes":
             identity = hashlib.sha256(f"bytes {digest}".encode()).hexdigest()
@@ -308,115 +297,6 @@ class Upload:
         )
 
 
-class _Statistics:
-    """Counts characters of bytes that come in pieces."""
-
-    def __init__(self, encoding: Encoding) -> None:
-        self._is_bytes = encoding == "bytes"
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._decoded_bytes = 0
-        self._normalizer = Normalizer()
-        self._counts = np.zeros(_UNICODE_POINTS, np.int64)
-        self._line = 0
-        self._lines = LineSample()
-        self.characters = 0
-        self.longest_line = 0
-        self.sample = ""
-
-    def feed(self, data: bytes, *, final: bool = False) -> None:
-        if self._is_bytes:
-            self._count(data.decode("latin-1"))
-            return
-        self._count(self._normalizer.feed(self._decoded(data, final=final)))
-        if self._normalizer.held > _MOST_HELD_CHARACTERS:
-            raise InvalidInput(
-                f"around byte {self._decoded_bytes:,} more than {_MOST_HELD_CHARACTERS:,} characters in a row"
-                " are marks that belong to one letter; if this is no text, upload it with encoding=bytes",
-                code="corpus_not_text",
-                param="body",
-            )
-        if final:
-            self._count(self._normalizer.finish())
-
-    def _decoded(self, data: bytes, *, final: bool) -> str:
-        pending = len(self._decoder.getstate()[0])
-        try:
-            text = self._decoder.decode(data, final)
-        except UnicodeDecodeError as error:
-            offset = self._decoded_bytes - pending + error.start
-            raise InvalidInput(
-                f"the text is not UTF-8: byte {error.object[error.start]:#04x} at offset {offset}"
-                f" ({error.reason}); convert it first, for example with iconv -t utf-8, or upload it with"
-                " encoding=bytes",
-                code="corpus_not_utf8",
-                param="body",
-            ) from None
-        self._decoded_bytes += len(data)
-        return text
-
-    def _count(self, text: str) -> None:
-        if not text:
-            return
-        self.characters += len(text)
-        counts = np.bincount(code_points(text))
-        self._counts[: counts.size] += counts
-        if len(self.sample) < _SAMPLE_CHARACTERS:
-            self.sample = (self.sample + text)[:_SAMPLE_CHARACTERS]
-        if not self._is_bytes:
-            self._lines.feed(text)
-        first, *rest = text.split("\n")
-        self.longest_line = max(self.longest_line, self._line + len(first), *map(len, rest))
-        self._line = len(rest[-1]) if rest else self._line + len(first)
-
-    def summary(self) -> dict[str, Any]:
-        newlines = int(self._counts[ord("\n")])
-        sample = self.sample
-        if self._is_bytes:  # made to be read; the half of a character at its end is left out
-            sample = sample.encode("latin-1").decode("utf-8", "replace").removesuffix("\ufffd")
-        return {
-            "characters": self.characters,
-            "distinct_characters": int(np.count_nonzero(self._counts)),
-            "lines": newlines + (self._line > 0),
-            "longest_line": self.longest_line,
-            "sample": sample,
-            "warnings": self._warnings(),
-            **self._recognized(),
-        }
-
-    def _recognized(self) -> dict[str, Any]:
-        if self._is_bytes:
-            return {}
-        found = detect_log(self._lines.lines())
-        if found.kind != "log":
-            return {"kind": found.kind}
-        about = asdict(found)
-        return {"kind": about.pop("kind"), "suggested_masks": list(found.masks), "log_sample": about}
-
-    def _warnings(self) -> list[str]:
-        counts = self._counts
-        found = []
-        if self._is_bytes:
-            return (
-                ["the bytes are all the same; there is nothing to learn"]
-                if np.count_nonzero(counts) == 1
-                else []
-            )
-        if np.count_nonzero(counts) == 1:
-            found.append("the text repeats one character; there is nothing to learn")
-        if self.sample.startswith("\ufeff"):
-            found.append("the text starts with a byte order mark, which counts as a character")
-        if carriage_returns := int(counts[ord("\r")]):
-            found.append(f"{carriage_returns:,} carriage returns; lines end in CR LF or CR")
-        if counts[0]:
-            found.append(f"{counts[0]:,} NUL characters; is this a text?")
-        if counts[0xFFFD]:
-            found.append(f"{counts[0xFFFD]:,} replacement characters (U+FFFD): a conversion lost text")
-        rare = int(np.count_nonzero((counts > 0) & (counts < 5)))
-        if rare > 20:
-            found.append(f"{rare:,} characters occur fewer than five times and will be learned badly")
-        return found
-
-
 def _normalized(chunks: Iterator[bytes], *, where: str) -> Iterator[str]:
     decoder, normalizer = codecs.getincrementaldecoder("utf-8")(), Normalizer()
     try:
@@ -424,13 +304,13 @@ def _normalized(chunks: Iterator[bytes], *, where: str) -> Iterator[str]:
             yield normalizer.feed(decoder.decode(chunk))
         yield normalizer.feed(decoder.decode(b"", final=True)) + normalizer.finish()
     except UnicodeDecodeError as error:
-        raise _damaged(f"the text of {where} is damaged: it is not UTF-8 any more ({error.reason})") from None
+        raise _damaged(f"the text of {where} is damaged: it is not UTF-8 ({error.reason})") from None
 
 
-def _damaged(what: str) -> Unavailable:
-    return Unavailable(f"{what}; upload it again, or delete it", code="corpus_damaged", param="corpus")
+def _damaged(problem: str) -> Unavailable:
+    return Unavailable(f"{problem}; upload it again, or delete it", code="corpus_damaged", param="corpus")
 
 
 def no_such_corpus(reference: str) -> NotFound:
-    """Return the error for a corpus that is not there."""
+    """Return the error for a corpus that does not exist."""
     return NotFound(f"there is no corpus {reference!r}", code="corpus_not_found", param="corpus")

@@ -1,10 +1,10 @@
 """Which API keys uploaded a corpus, by the names of the keys.
 
     corpus_owners/<corpus id>/key-<name>   the Unix time of the key's first upload of these bytes
-    corpus_owners/<corpus id>/unknown      somebody had uploaded them before, and left no name
+    corpus_owners/<corpus id>/unknown      the corpus was first uploaded without a recorded owner
 
-The same bytes are one corpus, so it may have several owners. One without any was uploaded without a key, or
-before owners were recorded; it gets the owner `unknown` beside the first key that uploads it again.
+The same bytes are one corpus, which can have several owners. A corpus without owners was uploaded without a
+key, or before owners were recorded; when a key uploads it again, it gets that key and `unknown` as owners.
 """
 
 import time
@@ -21,16 +21,13 @@ class CorpusOwners:
         self._blobs = blobs
 
     def add(self, corpus_id: str, key_name: str, *, is_new: bool) -> None:
-        """Record that a key uploaded a corpus; `is_new` says whether the upload made the corpus."""
+        """Record that a key uploaded a corpus; `is_new`: this upload created the corpus."""
         if not is_new and not self._blobs.paths(_folder(corpus_id)):
             self._blobs.create(f"{_folder(corpus_id)}/{_UNKNOWN}", b"")
         self._blobs.create(_path(corpus_id, key_name), str(int(time.time())).encode())
 
     def uploaded_at(self, corpus_id: str, key_name: str) -> int | None:
-        """Return when a key first uploaded a corpus, in Unix seconds, or None if it did not.
-
-        0 if the time is lost: that the record is there is what counts.
-        """
+        """Return when a key first uploaded a corpus, in Unix seconds; None if it did not; 0 if unknown."""
         try:
             return int(self._blobs.read(_path(corpus_id, key_name)))
         except FileNotFoundError:
@@ -44,15 +41,15 @@ class CorpusOwners:
         return {corpus_id for _, corpus_id, owner in parts if owner == f"key-{key_name}"}
 
     def is_only(self, corpus_id: str, key_name: str) -> bool:
-        """Return whether a key uploaded a corpus and nobody else did."""
+        """Return whether a key is the only owner of a corpus."""
         return self._blobs.paths(_folder(corpus_id)) == [_path(corpus_id, key_name)]
 
     def remove(self, corpus_id: str, key_name: str) -> None:
-        """Forget that a key uploaded a corpus."""
+        """Remove a key from the owners of a corpus."""
         self._blobs.delete(_path(corpus_id, key_name))
 
-    def forget(self, corpus_id: str) -> None:
-        """Forget all who uploaded a corpus."""
+    def remove_all(self, corpus_id: str) -> None:
+        """Remove all owners of a corpus."""
         self._blobs.delete(*self._blobs.paths(_folder(corpus_id)))
 
 

@@ -1,4 +1,4 @@
-"""Identifiers: a prefix that says what it names, then characters that are safe in paths and URLs."""
+"""Ids: a prefix for the type, then characters that are safe in paths and URLs."""
 
 import re
 import secrets
@@ -7,11 +7,11 @@ import time
 from models.errors import InvalidInput
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-"""Names that people give: they appear in URLs, in paths and before an @."""
+"""Names given by users, which appear in URLs, in paths and before an @."""
 
 
 def new_id(prefix: str) -> str:
-    """Return a fresh id; ids of one prefix sort by the time they were made.
+    """Return a new id; ids of one prefix sort by creation time.
 
     >>> new_id("job").startswith("job_")
     True
@@ -20,7 +20,7 @@ def new_id(prefix: str) -> str:
 
 
 def time_of_id(prefix: str, text: str) -> float | None:
-    """Return when `new_id` made an id, in Unix seconds; None for one that it has not made.
+    """Return the creation time of an id of `new_id`, in Unix seconds; None for other texts.
 
     >>> abs(time_of_id("job", new_id("job")) - time.time()) < 1
     True
@@ -34,14 +34,14 @@ def is_id(prefix: str, text: str) -> bool:
 
 
 def check_name(name: str, *, param: str = "name") -> str:
-    """Return `name` if people may use it as one.
+    """Return `name` if it is a valid name.
 
     Raises:
         InvalidInput: it does not match NAME_PATTERN, or has the form of an id.
     """
     if not re.fullmatch(NAME_PATTERN, name) or re.match(r"(corpus|job|model)_", name):
         raise InvalidInput(
-            f"{name!r} cannot be a name: use 1 to 64 letters, digits, '.', '_' and '-', starting with a"
+            f"{name!r} is not a valid name: use 1 to 64 letters, digits, '.', '_' and '-', starting with a"
             " letter or digit, and not with corpus_, job_ or model_",
             code="invalid_name",
             param=param,

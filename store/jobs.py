@@ -1,9 +1,9 @@
-"""Training jobs: the record that is the truth about them, and the transitions it may make.
+"""Training jobs: their records, and the allowed transitions.
 
     jobs/<id>/<sequence>.json   the whole record after its <sequence>-th transition
 
-A transition creates the next file. Storage creates a file once, so of two writers racing from the same
-state one wins and the other gets a Conflict; nothing else guards a job, and no lost Redis can lose one.
+A transition creates the next file, and the storage creates a file only once: of two concurrent writers one
+succeeds and the other gets a Conflict. There is no other lock, and losing Redis loses no job.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import time
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.config import Mix, NetworkConfig, TrainingConfig
 from models.errors import Conflict, NotFound, Unavailable
@@ -21,7 +21,7 @@ from store.ids import is_id, new_id
 
 
 class JobStatus(StrEnum):
-    """Where a job is in its life."""
+    """The state of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -32,26 +32,26 @@ class JobStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the job is over. Of these states a failed job alone can be resumed."""
+        """Whether the job has ended. Only a failed job can be resumed."""
         return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED}),
-    # Back to queued: its worker was lost or is shutting down; it goes on from its checkpoint.
+    # To queued: its worker was lost or is shutting down; it continues from its checkpoint.
     JobStatus.RUNNING: frozenset(
         {JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
     ),
-    # Paused again: a job that waits for storage stays paused because its owner wants it to.
+    # To paused: its owner pauses a job that waits for storage.
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.CANCELLED}),
     JobStatus.SUCCEEDED: frozenset(),
-    JobStatus.FAILED: frozenset({JobStatus.QUEUED}),  # resumed from the checkpoint that is kept for a while
+    JobStatus.FAILED: frozenset({JobStatus.QUEUED}),  # resumed from its last checkpoint
     JobStatus.CANCELLED: frozenset(),
 }
 
 
 class JobRequest(BaseModel):
-    """What is to be trained, every default filled in."""
+    """What to train, with all defaults filled in."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,21 +63,21 @@ class JobRequest(BaseModel):
     coverage: float = 1.0
     start_from: str | None = None  # name@version
     masks: tuple[str, ...] = ()
-    masked_by_default: str | None = None  # why, if nobody chose the masks
+    masked_by_default: str | None = None  # the reason, if the masks are the default ones
     mix: Mix | None = None  # its corpus is an id, its teacher name@version
 
     @property
     def corpora(self) -> tuple[str, ...]:
-        """The ids of all texts that it reads."""
+        """The ids of all corpora that it reads."""
         return (self.corpus, self.mix.corpus) if self.mix else (self.corpus,)
 
 
 STORAGE_CODES = frozenset({"storage_full", "storage_unavailable"})
-"""Codes of a pause that ends by itself when the storage works again."""
+"""Codes of a pause that ends automatically when the storage works again."""
 
 
 class JobError(BaseModel):
-    """Why a job failed or was paused: a stable code, and a sentence its owner can act on."""
+    """Why a job failed or was paused: a stable code, and a message with what to do."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -88,24 +88,25 @@ class JobError(BaseModel):
 class Job(BaseModel):
     """One job as of its `sequence`-th transition. Times are Unix seconds, UTC."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     id: str
     sequence: int = 0
     status: JobStatus = JobStatus.QUEUED
     created_at: float
     updated_at: float
-    attempt: int = 0  # how often a worker has begun it
-    resumed_at_step: int = 0  # the checkpoint that the last attempt began from
-    fruitless_attempts: int = 0  # in a row, whose worker was lost before the next checkpoint
-    stepless_attempts: int = 0  # in a row, whose worker was lost before its first step
-    storage_pauses: int = 0  # in a row, for storage, without a new checkpoint between them
+    attempt: int = 0  # how often a worker has started it
+    resumed_at_step: int = 0  # the checkpoint that the last attempt started from
+    # Consecutive attempts whose worker was lost before the next checkpoint, and before its first step.
+    attempts_without_progress: int = Field(0, alias="fruitless_attempts")
+    stepless_attempts: int = 0
+    storage_pauses: int = 0  # consecutive, for storage, without a new checkpoint
     request: JobRequest
-    progress: dict[str, Any] | None = None  # the last known, when the record was written
-    model: str | None = None  # name@version, once succeeded, or cancelled with the best so far kept
+    progress: dict[str, Any] | None = None  # as of this record
+    model: str | None = None  # name@version, after success or cancel_keep_best
     error: JobError | None = None  # why it failed
-    pause_reason: JobError | None = None  # why it is paused; None: its owner paused it
-    needed_bytes: int = 0  # what it could not write, roughly, when it was paused for storage
+    pause_reason: JobError | None = None  # None: its owner paused it
+    needed_bytes: int = 0  # estimate of what it could not write when it was paused for storage
 
     @property
     def waits_for_storage(self) -> bool:
@@ -119,7 +120,7 @@ class Jobs:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._known: dict[str, tuple[str, Job]] = {}  # by id: path and contents of the newest record read
+        self._cache: dict[str, tuple[str, Job]] = {}  # by id: path and contents of the newest record read
 
     @property
     def blobs(self) -> Blobs:
@@ -127,48 +128,46 @@ class Jobs:
         return self._blobs
 
     def create(self, request: JobRequest, *, job_id: str | None = None) -> Job:
-        """Record a new job as queued. Enqueueing it is the caller's."""
+        """Record a new job as queued; the caller sends it to the queue."""
         now = time.time()
         job = Job(id=job_id or new_id("job"), created_at=now, updated_at=now, request=request)
         if not self._blobs.create(_path(job), _dump(job)):
-            raise Conflict(f"job {job.id} exists already", code="job_exists")
+            raise Conflict(f"job {job.id} already exists", code="job_exists")
         return job
 
     def get(self, job_id: str) -> Job:
-        """Return the newest record of a job.
-
-        An empty one is passed over for the one before.
+        """Return the newest record of a job; if that is empty, the one before.
 
         Raises:
             NotFound: there is no such job (code `job_not_found`).
             Unavailable: the record is damaged (code `job_damaged`).
         """
-        known = self._known.get(job_id)
-        if known and not TRANSITIONS[known[1].status]:
-            return known[1]
+        cached = self._cache.get(job_id)
+        if cached and not TRANSITIONS[cached[1].status]:
+            return cached[1]
         paths = self._paths(job_id)
         if not paths:
             raise no_such_job(job_id)
         return self._read(job_id, paths[-1])
 
     def all(self) -> list[Job]:
-        """Return all jobs, newest first; those whose record is damaged are left out.
+        """Return all jobs, newest first, except those with a damaged record.
 
         Raises:
-            Unavailable: the storage does not work; a list that lacks jobs would be taken for the whole.
+            Unavailable: the storage does not work; an incomplete list would be misleading.
         """
         newest = {path.split("/")[1]: path for path in self._blobs.paths("jobs")}
-        for job_id in list(self._known):
-            if job_id not in newest:  # deleted, perhaps by another process
-                self._known.pop(job_id, None)
+        for job_id in list(self._cache):
+            if job_id not in newest:  # deleted, possibly by another process
+                self._cache.pop(job_id, None)
         jobs = []
         for job_id in sorted(newest, reverse=True):
             try:
                 jobs.append(self._read(job_id, newest[job_id]))
-            except NotFound:  # deleted meanwhile
+            except NotFound:  # deleted concurrently
                 continue
             except Unavailable as error:
-                # One damaged record must not hide the rest; `get` says what is wrong with it.
+                # One damaged record must not hide the others; `get` raises its error.
                 if error.code != "job_damaged":
                     raise
         return jobs
@@ -178,25 +177,22 @@ class Jobs:
         return [job for job in reversed(self.all()) if not job.status.is_final]
 
     def move(self, job: Job, to: JobStatus, **changes: Any) -> Job:
-        """Write the transition of `job`, as the caller knows it, to state `to`; return the new record.
+        """Write the transition of `job`, as the caller read it, to state `to`; return the new record.
 
-        An error or a reason to be paused is of one state: it goes with the transition unless `changes`
-        give one.
+        The transition clears `error` and `pause_reason` unless `changes` set them.
 
         Raises:
-            Conflict: no such transition (the code is the present state, as in `job_succeeded`), or
+            Conflict: there is no such transition (the code is the current state, as in `job_succeeded`), or
                 another writer has moved the job since the caller read it (`job_moved`).
         """
         if to not in TRANSITIONS[job.status]:
             raise Conflict(f"job {job.id} is {job.status} and cannot become {to}", code=f"job_{job.status}")
         update = {"sequence": job.sequence + 1, "status": to, "updated_at": time.time()}
         moved = job.model_copy(update=update | {"error": None, "pause_reason": None} | changes)
-        # Looked up as well, for the sweep deletes old transitions, and their numbers must stay taken.
+        # Also compare with the newest: the retention sweep deletes old records, whose numbers stay taken.
         is_newest = self._paths(job.id)[-1:] == [_path(job)]
         if not is_newest or not self._blobs.create(_path(moved), _dump(moved)):
-            raise Conflict(
-                f"job {job.id} has been changed by another request meanwhile; read it again", code="job_moved"
-            )
+            raise Conflict(f"job {job.id} was changed by another request; read it again", code="job_moved")
         return moved
 
     def checkpoint_step(self, job_id: str) -> int | None:
@@ -205,33 +201,33 @@ class Jobs:
         return int(paths[-1].rsplit("/", 1)[-1].split(".")[0]) if paths else None
 
     def delete(self, job: Job) -> None:
-        """Delete a finished job's records. Cut short, it leaves the newest, which says that it is over.
+        """Delete the records of a job that has ended, the newest last.
 
-        A record that is newer than `job`, as of one that has just been resumed, stays.
+        A record newer than `job`, for example of a job that has just been resumed, stays.
         """
         self._blobs.delete(*(path for path in self._paths(job.id) if path < _path(job)))
         self._blobs.delete(_path(job))
-        self._known.pop(job.id, None)
+        self._cache.pop(job.id, None)
 
     def delete_old_transitions(self, job: Job) -> None:
         """Delete the records of `job` before the newest. Its number stays taken."""
         paths = self._paths(job.id)
-        with contextlib.suppress(FileNotFoundError):  # another process has just deleted the job
-            if len(paths) > 1 and self._blobs.read(paths[-1]):  # an empty one stands for the one before
+        with contextlib.suppress(FileNotFoundError):  # the job was deleted concurrently
+            if len(paths) > 1 and self._blobs.read(paths[-1]):  # if it is empty, the one before is needed
                 self._blobs.delete(*paths[:-1])
 
     def _paths(self, job_id: str) -> list[str]:
         return self._blobs.paths(f"jobs/{job_id}") if is_id("job", job_id) else []
 
     def _read(self, job_id: str, path: str) -> Job:
-        known = self._known.get(job_id)
-        if known and known[0] == path:  # a record never changes, so it is read once
-            return known[1]
+        cached = self._cache.get(job_id)
+        if cached and cached[0] == path:  # records are immutable
+            return cached[1]
         try:
             job = self._parse(path)
         except FileNotFoundError:  # deleted since it was listed
             raise no_such_job(job_id) from None
-        self._known[job_id] = (path, job)
+        self._cache[job_id] = (path, job)
         return job
 
     def _parse(self, path: str) -> Job:
@@ -247,9 +243,9 @@ class Jobs:
             ) from None
 
     def _before(self, path: str) -> Job | None:
-        """Return the record before an empty one, which a loss of power left before records were synced.
+        """Return the record before an empty one, left by a power loss before records were synced.
 
-        Its sequence is the empty one's, whose number stays taken.
+        It gets the sequence of the empty one, whose number stays taken.
         """
         folder, _, name = path.rpartition("/")
         number = name.removesuffix(".json")
@@ -260,7 +256,7 @@ class Jobs:
 
 
 def no_such_job(job_id: str) -> NotFound:
-    """Return the error for a job that is not there."""
+    """Return the error for a job that does not exist."""
     return NotFound(f"there is no job {job_id!r}", code="job_not_found", param="job")
 
 
@@ -269,4 +265,4 @@ def _path(job: Job) -> str:
 
 
 def _dump(job: Job) -> bytes:
-    return job.model_dump_json().encode()
+    return job.model_dump_json(by_alias=True).encode()

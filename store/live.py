@@ -1,13 +1,13 @@
-"""What Redis knows of jobs under way: who holds them, how far they are, what is asked of them.
+"""The live state of running jobs in Redis: leases, progress, stop requests, events.
 
-    nextchar:job:<id>:lease      the token of the process that trains it; expires unless renewed
+    nextchar:job:<id>:lease      the token of the process that trains the job; expires unless renewed
     nextchar:job:<id>:progress   JSON, the newest progress
-    nextchar:job:<id>:asked      a Request, until the trainer or the reconciler obeys
-    nextchar:job:<id>:events     a stream with one entry an event; entry ids are <number>-0
-    nextchar:job:<id>:kills      a list of JSON, one for each signal that ended a process that trained it
+    nextchar:job:<id>:asked      a StopRequest, until the worker or the reconciler has acted on it
+    nextchar:job:<id>:events     a stream with one entry per event; entry ids are <number>-0
+    nextchar:job:<id>:kills      a list of JSON, one for each signal that killed a process training the job
 
-All of it may be lost: the records in the blob store are enough to go on from. Events are also kept
-at `events/<id>.jsonl` in the blob store, written with each checkpoint and at the end of a job.
+Losing it loses no job: the records in the blob store suffice to continue. Events are also kept in the blob
+store at `events/<id>.jsonl`, written with each checkpoint and at the end of a job.
 """
 
 import contextlib
@@ -19,15 +19,13 @@ from redis import Redis
 
 from store.blobs import Blobs
 
-Request = Literal["cancel", "cancel_keep_best", "pause"]
+StopRequest = Literal["cancel", "cancel_keep_best", "pause"]
 
 LEASE_S = 10
-"""A trainer renews its lease every few seconds; without one for this long it counts as lost."""
+"""A worker that has not renewed its lease for this long counts as lost."""
 
-_KEEP_S = 7 * 86400  # after this much silence Redis forgets a job's events
-
-_MAX_KILLS = 20  # remembered, the newest
-
+_KEEP_S = 7 * 86400  # since the last write
+_MAX_KILLS = 20
 _WRITABLE_KEY = "nextchar:writable"
 
 _RENEW = """
@@ -38,54 +36,54 @@ _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del
 
 
 class Kill(TypedDict):
-    """One process that a signal ended while it trained a job."""
+    """A signal that killed a process while it trained a job."""
 
     at: float  # Unix seconds, UTC
     signal: int
-    out_of_memory: bool  # whether the kernel counted a kill for want of memory meanwhile
+    out_of_memory: bool  # whether the kernel counted an out-of-memory kill at that time
 
 
-def _key(job_id: str, what: str) -> str:
-    return f"nextchar:job:{job_id}:{what}"
+def _key(job_id: str, field: str) -> str:
+    return f"nextchar:job:{job_id}:{field}"
 
 
 class Live:
-    """The live side of jobs on one Redis (with `decode_responses=True`)."""
+    """The live state of jobs in one Redis (with `decode_responses=True`)."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def check_writable(self) -> None:
-        """Raise redis.exceptions.RedisError unless Redis answers and takes writes.
+        """Raise redis.exceptions.RedisError unless Redis accepts writes.
 
-        A Redis that has run out of disk or memory answers reads: no lease is renewed then, and none means
-        that its holder is lost.
+        A Redis without disk space or memory still answers reads, but no lease can be renewed, so an expired
+        lease does not mean that its holder is lost.
         """
         self._redis.set(_WRITABLE_KEY, "1", ex=60)
 
-    def hold(self, job_id: str, token: str) -> bool:
-        """Take or renew the lease; return False if another process holds it."""
+    def acquire_lease(self, job_id: str, token: str) -> bool:
+        """Acquire or renew the lease; return False if another process holds it."""
         return bool(self._redis.eval(_RENEW, 1, _key(job_id, "lease"), token, LEASE_S))
 
-    def release(self, job_id: str, token: str) -> None:
-        """Give the lease up, if it is ours."""
+    def release_lease(self, job_id: str, token: str) -> None:
+        """Release the lease if `token` holds it."""
         self._redis.eval(_RELEASE, 1, _key(job_id, "lease"), token)
 
-    def is_held(self, job_id: str) -> bool:
+    def has_lease(self, job_id: str) -> bool:
         """Return whether a live process trains the job."""
         return bool(self._redis.exists(_key(job_id, "lease")))
 
-    def ask(self, job_id: str, request: Request) -> None:
-        """Ask whoever trains the job to stop; a cancel outranks a pause, and one without a model all."""
-        if request == "cancel" or self.asked(job_id) in (None, "pause"):
+    def request_stop(self, job_id: str, request: StopRequest) -> None:
+        """Ask the job's worker to stop. `cancel` overrides `cancel_keep_best`, which overrides `pause`."""
+        if request == "cancel" or self.pending_stop(job_id) in (None, "pause"):
             self._redis.set(_key(job_id, "asked"), request, ex=_KEEP_S)
 
-    def asked(self, job_id: str) -> Request | None:
-        """Return what has been asked and not yet obeyed."""
-        return cast(Request | None, self._redis.get(_key(job_id, "asked")))
+    def pending_stop(self, job_id: str) -> StopRequest | None:
+        """Return the stop request that is not yet acknowledged, if any."""
+        return cast(StopRequest | None, self._redis.get(_key(job_id, "asked")))
 
-    def obeyed(self, job_id: str, request: str | None = None) -> None:
-        """Forget what was asked, for it has been done; with `request`, only if nothing else is asked now."""
+    def acknowledge_stop(self, job_id: str, request: str | None = None) -> None:
+        """Delete the stop request; with `request`, only if it is still that one."""
         if request is None:
             self._redis.delete(_key(job_id, "asked"))
         else:
@@ -96,7 +94,7 @@ class Live:
         self._redis.set(_key(job_id, "progress"), json.dumps(progress), ex=_KEEP_S)
 
     def progress(self, job_id: str) -> dict[str, Any] | None:
-        """Return the newest progress, if any is known."""
+        """Return the newest progress, if any."""
         raw = self._redis.get(_key(job_id, "progress"))
         return json.loads(cast(str, raw)) if raw else None
 
@@ -106,7 +104,7 @@ class Live:
         return int(newest[0][0].split("-")[0]) if newest else 0
 
     def add_events(self, job_id: str, events: list[dict[str, Any]]) -> None:
-        """Append events; each carries its number as `id`, larger than any before it."""
+        """Append events, whose `id` is their number; numbers must increase."""
         with self._redis.pipeline() as pipe:
             for event in events:
                 pipe.xadd(_key(job_id, "events"), {"event": json.dumps(event)}, id=f"{event['id']}-0")
@@ -119,7 +117,7 @@ class Live:
         return [json.loads(fields["event"]) for _, fields in entries]
 
     def add_kill(self, job_id: str, kill: Kill) -> None:
-        """Remember that a signal ended the process that trained a job."""
+        """Record a signal that killed the process training a job."""
         with self._redis.pipeline() as pipe:
             pipe.rpush(_key(job_id, "kills"), json.dumps(kill))
             pipe.ltrim(_key(job_id, "kills"), -_MAX_KILLS, -1)
@@ -127,36 +125,36 @@ class Live:
             pipe.execute()
 
     def kills(self, job_id: str) -> list[Kill]:
-        """Return what is known of the processes that were killed, the oldest first."""
-        kept = cast(list[str], self._redis.lrange(_key(job_id, "kills"), 0, -1))
-        return [json.loads(kill) for kill in kept]
+        """Return the recorded kills, oldest first."""
+        kills = cast(list[str], self._redis.lrange(_key(job_id, "kills"), 0, -1))
+        return [json.loads(kill) for kill in kills]
 
 
 class EventLog:
-    """A job's events, kept in the blob store, as JSON lines."""
+    """The events of jobs in the blob store, as JSON lines."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
     def write(self, job_id: str, events: list[dict[str, Any]]) -> None:
-        """Keep all events of a job so far."""
+        """Write all events of a job so far."""
         self._blobs.write(f"events/{job_id}.jsonl", "".join(json.dumps(e) + "\n" for e in events).encode())
 
     def read(self, job_id: str) -> list[dict[str, Any]]:
-        """Return the events kept; an empty list if there are none."""
+        """Return the events of a job; an empty list if there are none."""
         try:
             lines = self._blobs.read(f"events/{job_id}.jsonl").decode().splitlines()
         except FileNotFoundError:
             return []
         events = []
         for line in lines:
-            with contextlib.suppress(ValueError):  # a damaged line must not keep the job from its others
+            with contextlib.suppress(ValueError):  # a damaged line must not hide the others
                 events.append(json.loads(line))
         return events
 
 
 def add_message(live: Live, event_log: EventLog, job_id: str, text: str) -> None:
-    """Append a message to the events of a job that nobody trains.
+    """Append a message to the events of a job that no worker trains.
 
     Raises redis.exceptions.RedisError, and as Blobs does.
     """

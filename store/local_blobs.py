@@ -1,11 +1,11 @@
-"""Objects as files of a folder, written so that a loss of power undoes nothing that was acknowledged.
+"""Blobs as files in a folder; a power loss does not undo an acknowledged write.
 
     <folder>/<path>          one object
-    <folder>/.tmp/<random>   an object that is being written; what a killed process left goes later
+    <folder>/.tmp/<random>   an object being written; stale files of killed processes are deleted later
 
-A file is written and synced under a temporary name, gets its own name by a link or a rename, and then its
-folder is synced. Without the first sync the file may be empty after a loss of power, without the second it
-may be absent. A folder that is made is synced in its parent before anything is put into it.
+A file is written and synced under a temporary name, linked or renamed to its own name, and then its folder is
+synced. Without the first sync the file may be empty after a power loss; without the second it may be missing.
+The parent of a new folder is synced before anything is written into the folder.
 """
 
 import contextlib
@@ -23,24 +23,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from models.errors import Unavailable
-from store.blobs import Blobs, translated
+from store.blobs import Blobs, as_domain_error
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _TEMPORARY = ".tmp"
 _STALE_S = 3600
 _CHUNK_BYTES = 1 << 20
-_RETRIES = 50  # how often a folder may be deleted, for being empty, under a write into it
+_RETRIES = 50  # of a write whose folder is deleted concurrently because it is empty
 
-
-_Place = Callable[[Path, int, str], bool]
-"""Gives a file a name in an open folder; returns whether it was done."""
+_Commit = Callable[[Path, int, str], bool]
+"""Gives a file a name in an open folder; returns whether it did."""
 
 
 class Disk:
-    """The calls that change the disk; tests put one that records them in its place."""
+    """The system calls that change the disk; tests substitute a recorder."""
 
     def open_new(self, path: Path) -> int:
-        """Create a file, which must not exist; return its descriptor."""
+        """Create a file that does not exist; return its descriptor."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def open_folder(self, path: Path) -> int:
@@ -49,32 +48,32 @@ class Disk:
 
     def write(self, descriptor: int, data: bytes) -> None:
         """Write all of `data`."""
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
+        remaining = memoryview(data)
+        while remaining:
+            remaining = remaining[os.write(descriptor, remaining) :]
 
     def sync(self, descriptor: int) -> None:
-        """Return when the contents of a file, or the names in a folder, are on the disk."""
-        if sys.platform == "darwin":  # its fsync leaves them in the disk's own cache
-            with contextlib.suppress(OSError):  # some file systems cannot
+        """Flush the contents of a file, or the entries of a folder, to the disk."""
+        if sys.platform == "darwin":  # its fsync does not flush the disk's cache
+            with contextlib.suppress(OSError):  # not supported by every file system
                 fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
                 return
         os.fsync(descriptor)
 
     def link(self, source: Path, folder: int, name: str) -> None:
-        """Give a file a further name, which must be free."""
+        """Give a file another name; raises FileExistsError if it is taken."""
         os.link(source, name, dst_dir_fd=folder)
 
     def replace(self, source: Path, folder: int, name: str) -> None:
-        """Give a file another name, taking it from the file that has it."""
+        """Rename a file, replacing a file of that name."""
         os.replace(source, name, dst_dir_fd=folder)
 
     def unlink(self, folder: int, name: str) -> None:
-        """Delete a name, and the file with its last one."""
+        """Delete a name of a file."""
         os.unlink(name, dir_fd=folder)
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder in one that exists."""
+        """Create a folder in an existing one."""
         path.mkdir()
 
     def remove_folder(self, path: Path) -> None:
@@ -83,17 +82,14 @@ class Disk:
 
 
 class LocalBlobs(Blobs):
-    """The objects in one folder, which must be one file system.
-
-    Any number of threads and processes may use it at once.
-    """
+    """The objects in one folder, on one file system. Safe to use from several threads and processes."""
 
     def __init__(self, folder: Path, *, disk: Disk | None = None) -> None:
         self._folder = folder
         self._temporary = folder / _TEMPORARY
         self._disk = disk or Disk()
-        self._durable: set[Path] = set()  # folders whose names are on the disk
-        with _translating():
+        self._durable: set[Path] = set()  # folders whose entry in their parent is synced
+        with _domain_errors():
             self._make_folder(folder)
         self._delete_stale()
 
@@ -105,31 +101,31 @@ class LocalBlobs(Blobs):
     def stream(self, path: str, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
         """Yield the object in chunks of `chunk_bytes`. Raises FileNotFoundError at once."""
         chunks = self._stream(self._path(path), chunk_bytes)
-        first = next(chunks, b"")  # which opens the file; a generator that has begun closes it, come what may
+        first = next(chunks, b"")  # opens the file; a generator that has started closes it in any case
         return itertools.chain((first,), chunks)
 
     def write(self, path: str, data: bytes | Path) -> None:
-        """Put `data`, or the contents of a local file, at `path`, replacing what is there."""
+        """Write `data`, or the contents of a local file, to `path`, replacing any object there."""
         self._put(path, data, self._replace)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Put `data` at `path` if nothing is there; return whether it was done."""
+        """Write `data` to `path` unless an object exists there; return whether it was written."""
         return self._put(path, data, self._link_if_free)
 
     def copy(self, source: str, path: str) -> bool:
-        """Put what is at `source` at `path` as well, if nothing is there; return whether it was done."""
-        origin, target = self._path(source), self._path(path)
-        with _translating():
+        """Copy the object at `source` to `path` unless one exists there; return whether it was copied."""
+        source_path, target = self._path(source), self._path(path)
+        with _domain_errors():
             while True:
                 try:
-                    return self._place(origin, target, self._link_if_free)
+                    return self._commit(source_path, target, self._link_if_free)
                 except FileNotFoundError:
-                    if not origin.exists():
+                    if not source_path.exists():
                         raise
-                    self._durable.clear()  # the folder was deleted for being empty
+                    self._durable.clear()  # the folder was deleted because it was empty
 
     def exists(self, path: str) -> bool:
-        """Return whether something is at `path`."""
+        """Return whether there is an object at `path`."""
         try:
             with self._reading():
                 return stat.S_ISREG(self._path(path).stat().st_mode)
@@ -139,29 +135,29 @@ class LocalBlobs(Blobs):
     def paths(self, prefix: str) -> list[str]:
         """Return the paths of all objects below `prefix`, sorted."""
         with self._reading():
-            found = sorted(_files(str(self._path(prefix)), prefix))
-            return found or self._nothing()
+            paths = sorted(_files(str(self._path(prefix)), prefix))
+            return paths or self._empty_list()
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly below `prefix` that hold an object, sorted."""
         with self._reading():
             folders = [entry for entry in _entries(str(self._path(prefix))) if entry.is_dir()]
-            found = sorted(entry.name for entry in folders if any(_files(entry.path, "")))
-            return found or self._nothing()
+            names = sorted(entry.name for entry in folders if any(_files(entry.path, "")))
+            return names or self._empty_list()
 
     def delete(self, *paths: str) -> None:
-        """Delete the objects that exist among `paths`, and the folders that are empty then."""
-        names: dict[Path, list[str]] = {}
+        """Delete the objects that exist among `paths`, and the folders that become empty."""
+        names_by_folder: dict[Path, list[str]] = {}
         for path in map(self._path, paths):
-            names.setdefault(path.parent, []).append(path.name)
-        with _translating():
-            for folder, its_names in names.items():
+            names_by_folder.setdefault(path.parent, []).append(path.name)
+        with _domain_errors():
+            for folder, names in names_by_folder.items():
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    self._delete_from(folder, its_names)
+                    self._delete_from(folder, names)
 
     def free_bytes(self) -> int:
-        """Return how much room is left on the disk."""
-        with _translating():
+        """Return the free bytes on the disk."""
+        with _domain_errors():
             return shutil.disk_usage(self._folder).free
 
     def _stream(self, path: Path, chunk_bytes: int) -> Iterator[bytes]:
@@ -170,15 +166,15 @@ class LocalBlobs(Blobs):
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        with _translating():
+        with _domain_errors():
             try:
                 yield
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-                self._nothing()
+                self._empty_list()
                 raise FileNotFoundError(*error.args) from error
 
-    def _nothing(self) -> list[str]:
-        """Return an empty list, unless the whole folder is away: a disk that is not mounted, say."""
+    def _empty_list(self) -> list[str]:
+        """Return an empty list. Raises Unavailable if the storage folder is missing (unmounted)."""
         if self._folder.is_dir():
             return []
         raise Unavailable(
@@ -191,40 +187,40 @@ class LocalBlobs(Blobs):
                 with contextlib.suppress(FileNotFoundError):
                     self._disk.unlink(descriptor, name)
             _sync_folder(self._disk, descriptor)
-        with contextlib.suppress(OSError):  # it is not empty, or somebody has just removed it
+        with contextlib.suppress(OSError):  # not empty, or just removed by another process
             while folder != self._folder:
                 self._durable.discard(folder)
                 self._disk.remove_folder(folder)
                 folder = folder.parent
 
-    def _put(self, path: str, data: bytes | Path, place: _Place) -> bool:
-        """Write and sync a temporary file, and have `place` give it its name; return what that returns."""
+    def _put(self, path: str, data: bytes | Path, commit: _Commit) -> bool:
+        """Write and sync a temporary file, and name it by `commit`; return the result of `commit`."""
         target = self._path(path)
-        with _translating():
+        with _domain_errors():
             for _ in range(_RETRIES):
                 try:
-                    return self._put_once(target, data, place)
-                except FileNotFoundError:  # a folder was deleted for being empty: make it again
+                    return self._put_once(target, data, commit)
+                except FileNotFoundError:  # a folder was deleted because it was empty: create it again
                     self._durable.clear()
         raise Unavailable(
-            f"the storage does not work: the folder of {path} cannot be kept", code="storage_unavailable"
+            f"the storage does not work: the folder of {path} keeps disappearing", code="storage_unavailable"
         )
 
-    def _put_once(self, target: Path, data: bytes | Path, place: _Place) -> bool:
+    def _put_once(self, target: Path, data: bytes | Path, commit: _Commit) -> bool:
         temporary = self._temporary / secrets.token_hex(12)
         self._make_folder(self._temporary)
         try:
             self._write(temporary, data)
-            return self._place(temporary, target, place)
+            return self._commit(temporary, target, commit)
         finally:
-            with contextlib.suppress(OSError):  # its name was taken away, or it goes as a stale one
+            with contextlib.suppress(OSError):  # renamed, or deleted later as stale
                 temporary.unlink()
 
-    def _place(self, source: Path, target: Path, place: _Place) -> bool:
+    def _commit(self, source: Path, target: Path, commit: _Commit) -> bool:
         self._make_folder(target.parent)
-        # The very folder that was opened gets the name and is synced, whatever its path means meanwhile.
+        # By descriptor: the same folder is changed and synced, even if it is replaced concurrently.
         with self._opened(target.parent) as folder:
-            is_done = place(source, folder, target.name)
+            is_done = commit(source, folder, target.name)
             _sync_folder(self._disk, folder)
         return is_done
 
@@ -257,7 +253,7 @@ class LocalBlobs(Blobs):
             os.close(descriptor)
 
     def _make_folder(self, folder: Path) -> None:
-        """Make sure that a folder exists, and will after a loss of power."""
+        """Create a folder durably if it does not exist."""
         if folder in self._durable or folder == folder.parent:
             return
         is_ours = folder == self._folder or self._folder in folder.parents
@@ -271,11 +267,11 @@ class LocalBlobs(Blobs):
                 _sync_folder(self._disk, parent)
         except OSError:
             if self._folder in folder.parents:
-                raise  # above it lie folders of others, which need not let themselves be read
+                raise  # parents of the storage folder may be unreadable
         self._durable.add(folder)
 
     def _delete_stale(self) -> None:
-        """Delete the temporary files of processes that were killed."""
+        """Delete the temporary files of killed processes."""
         oldest_s = time.time() - _STALE_S
         with contextlib.suppress(OSError):
             for path in self._temporary.iterdir():
@@ -284,25 +280,25 @@ class LocalBlobs(Blobs):
                         path.unlink()
 
     def _path(self, path: str) -> Path:
-        """Return where an object is. Raises ValueError for what could lie outside the folder."""
+        """Return the file of an object. Raises ValueError for a path that could leave the folder."""
         if not all(map(_NAME.fullmatch, path.split("/"))):
-            raise ValueError(f"{path!r} cannot be the path of an object")
+            raise ValueError(f"{path!r} is not a valid object path")
         return self._folder / path
 
 
 @contextlib.contextmanager
-def _translating() -> Iterator[None]:
+def _domain_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise translated(error) from error
+        raise as_domain_error(error) from error
 
 
 def _sync_folder(disk: Disk, descriptor: int) -> None:
     try:
         disk.sync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that syncs no folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync folders
             raise
 
 
@@ -313,16 +309,16 @@ def _chunks(path: Path, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def _entries(folder: str) -> list["os.DirEntry[str]"]:
-    """Return what is in a folder, if it exists, but for hidden files and those that obstore was writing."""
+    """Return the entries of a folder, if it exists, except hidden and temporary files."""
     try:
-        with os.scandir(folder) as found:
-            return [entry for entry in found if _NAME.fullmatch(entry.name)]
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if _NAME.fullmatch(entry.name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def _files(folder: str, prefix: str) -> Iterator[str]:
-    """Yield the paths of the files below a folder, beginning with `prefix`."""
+    """Yield the paths of the files below a folder, each after `prefix`."""
     for entry in _entries(folder):
         path = f"{prefix}/{entry.name}"
         if entry.is_dir():

@@ -1,12 +1,12 @@
-"""One form for the log lines of every process, to be read by people (`text`) or by programs (`json`).
+"""The log format of all processes: lines for people (`text`) or JSON objects for programs (`json`).
 
     2026-11-26T17:40:03.123Z WARNING nextchar.api [req=4f2a9c] Redis does not answer: …
         Traceback (most recent call last):
         …
 
-A line that begins with a time begins a record; what belongs to it is indented. Line breaks and control
-characters in a message are escaped, so that nothing a client sends can look like a record of its own.
-Never log a key, a prompt or a text.
+A line that starts with a time starts a record; its further lines are indented. Line breaks and control
+characters in messages are escaped, so that client input cannot imitate a record. Never log a key, a prompt or
+a text.
 """
 
 import json
@@ -23,26 +23,26 @@ from typing import Any
 from store.settings import StoreSettings
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the HTTP request that the current task or thread works for."""
+"""The id of the HTTP request that the current task or thread serves."""
 
 MAX_MESSAGE_CHARACTERS = 8_000
 MAX_EXCEPTION_CHARACTERS = 32_000
 
 _TRACEBACK = "Traceback (most recent call last):"
-# Control characters, the line ends of Unicode, and what reorders the characters around it.
+# Control characters, Unicode line separators, and bidirectional overrides.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_OWN_LOGGERS = ("nextchar", "models")  # of the kernels, which are a library, by module
+_OWN_LOGGERS = ("nextchar", "models")  # the kernels log by module name
 _process_job_id = ""
 
 
 def set_job(job_id: str) -> None:
-    """Name the job that this process trains in every record from now on, whatever its thread."""
-    global _process_job_id  # noqa: PLW0603 -- a process trains one job, and its threads share no context
+    """Set the job id of all further records of this process, in all threads."""
+    global _process_job_id  # noqa: PLW0603 -- a process trains one job; threads share no context
     _process_job_id = job_id
 
 
 def configure_logging(settings: StoreSettings) -> None:
-    """Send all log records of this process to standard error, and what ends a thread or the process too."""
+    """Log all records of this process, and its uncaught exceptions, to standard error."""
     logging.config.dictConfig(logging_config(settings))
     log_uncaught()
 
@@ -68,27 +68,27 @@ def logging_config(settings: StoreSettings) -> dict[str, Any]:
 
 
 def log_uncaught() -> None:
-    """Have the logging record what ends a thread or the process, in place of a bare traceback."""
+    """Log uncaught exceptions of threads and of the process, instead of printing tracebacks."""
     log = logging.getLogger("nextchar.process")
 
-    def of_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def log_process_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
             sys.__excepthook__(kind, error, trace)
         else:
             log.critical("the process ends", exc_info=(kind, error, trace))
 
-    def of_thread(arguments: threading.ExceptHookArgs) -> None:
+    def log_thread_end(arguments: threading.ExceptHookArgs) -> None:
         if arguments.exc_value is not None and not issubclass(arguments.exc_type, SystemExit):
             name = arguments.thread.name if arguments.thread else "unknown"
             trace = (arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
             log.error("the thread %r ends", name, exc_info=trace)
 
-    sys.excepthook = of_process
-    threading.excepthook = of_thread
+    sys.excepthook = log_process_end
+    threading.excepthook = log_thread_end
 
 
 class TextFormatter(logging.Formatter):
-    """One line a record, for people; the traceback of an exception follows, indented."""
+    """One line per record, for people, then the indented traceback of an exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text."""
@@ -106,10 +106,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, for programs: time, level, logger, message, request_id, job_id, exception."""
+    """One JSON object per line: time, level, logger, message, request_id, job_id, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as a line of ASCII."""
+        """Return the record as one line of ASCII."""
         return json.dumps(_fields(record))
 
 
@@ -119,30 +119,30 @@ def escaped(text: str) -> str:
     >>> escaped("a\nb\x1b[31m")
     'a\\nb\\x1b[31m'
     """
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, str]:
-    """Return the parts of a record that there are, in order."""
+    """Return the non-empty fields of a record, in order."""
     message, exception = record.getMessage(), ""
     if record.exc_info:
         exception = logging.Formatter().formatException(record.exc_info)
-    elif message.startswith(_TRACEBACK):  # as uvicorn hands on what broke the start
+    elif message.startswith(_TRACEBACK):  # from uvicorn, when the start fails
         message, exception = "an exception was raised", message
     fields = {
         "time": utc(record.created),
         "level": record.levelname,
         "logger": record.name,
-        "message": _cut(message, MAX_MESSAGE_CHARACTERS),
+        "message": _shortened(message, MAX_MESSAGE_CHARACTERS),
         "request_id": REQUEST_ID.get(),
         "job_id": getattr(record, "job_id", _process_job_id),
-        "exception": _cut(exception, MAX_EXCEPTION_CHARACTERS),
+        "exception": _shortened(exception, MAX_EXCEPTION_CHARACTERS),
     }
     return {name: value for name, value in fields.items() if value}
 
 
 def utc(at_s: float) -> str:
-    """Return a Unix time as logs have it.
+    """Return a Unix time in the format of the logs.
 
     >>> utc(1795714803.1234)
     '2026-11-26T17:40:03.123Z'
@@ -150,9 +150,9 @@ def utc(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _cut(text: str, characters: int) -> str:
-    """Leave out the middle of a text that is too long: what went wrong is mostly at an end."""
+def _shortened(text: str, characters: int) -> str:
+    """Return a text without its middle if it is too long: errors are mostly named at an end."""
     if len(text) <= characters:
         return text
     half = characters // 2
-    return f"{text[:half]} … ({len(text) - 2 * half} characters left out) … {text[-half:]}"
+    return f"{text[:half]} … ({len(text) - 2 * half} characters omitted) … {text[-half:]}"

@@ -2,11 +2,11 @@
 
     model_cards/<name>/<version>.json              the card; written last, so that a listed model is whole
     model_cards/<name>/<version>.gone              a tombstone: the version is deleted, its number stays taken
-    model_files/<model id>/attempt-<n>/<file>      what the card names, by hash; the card names the folder too
+    model_files/<model id>/attempt-<n>/<file>      the files that the card lists with their hashes
     model_files/<model id>/<file>                  the same, of models published without an attempt
 
-Storage creates a card and a tombstone once. So of several publishers of one model, or of several who delete
-or rename one version at the same time, one wins; nothing else guards them.
+The storage creates a card and a tombstone only once. So of several processes that publish one model, or
+delete or rename one version, exactly one succeeds. There is no other lock.
 """
 
 import contextlib
@@ -26,11 +26,12 @@ from store.ids import check_name
 log = logging.getLogger("nextchar.store")
 
 _ATTEMPT = "attempt-"
+_TOMBSTONE = ".gone"
 
 
 @dataclass(frozen=True)
 class DamagedModel:
-    """A version whose card cannot be read, and why."""
+    """A version whose card cannot be read, and the reason."""
 
     reference: str
     code: str
@@ -54,18 +55,18 @@ class Models:
         attempt: int | None = None,
         is_still_ours: Callable[[], bool] = lambda: True,
     ) -> Card:
-        """Keep a model under the next free version of its name; return the card with that version.
+        """Save a model as the next free version of its name; return the card with that version.
 
-        A model is published once: of all who publish its id the first wins, the others get its card, and
-        what they have written goes.
+        An id is published once: the first publisher succeeds, the others get its card and their files are
+        deleted.
 
-        Each `attempt` at a job has files of its own, so that a process that stood still cannot overwrite
-        those of the one that took its place. `is_still_ours` says whether the caller may publish yet; it is
+        Each `attempt` at a job has its own files, so that a process that was suspended cannot overwrite those
+        of its successor. `is_still_ours` returns whether the caller still owns the job; it is
         asked right before the card is written.
 
         Raises:
-            Conflict: `is_still_ours` denied it (code `publish_superseded`); nothing of the attempt is left.
-            StorageFull: nothing of the attempt is left.
+            Conflict: `is_still_ours` returned False (code `publish_superseded`). The files are deleted.
+            StorageFull: the files are deleted.
         """
         check_name(card.name)
         folder = f"{_ATTEMPT}{attempt}" if attempt else ""
@@ -86,18 +87,20 @@ class Models:
             return published
         if list(self._listed_ids()).count(card.id) == 1:
             for other in self._blobs.folders(f"model_files/{card.id}"):
-                if other.startswith(_ATTEMPT) and other != folder:  # of an attempt that was killed in here
+                if (
+                    other.startswith(_ATTEMPT) and other != folder
+                ):  # of an attempt that was killed while it published
                     self._delete_folder(card.id, other)
         return published
 
     def rename(self, reference: str, name: str) -> Card:
         """Move one version to the next free version of another name; return its card. The files stay.
 
-        A process that dies in between leaves the model under both names, and either can be deleted.
+        If the process dies in between, the model has both names, and either can be deleted.
 
         Raises:
-            NotFound: there is no such model, or it is deleted or renamed by somebody else meanwhile.
-            InvalidInput: `name` cannot be one.
+            NotFound: there is no such model, or it was deleted or renamed concurrently.
+            InvalidInput: `name` is not a valid name.
             Unavailable: its card is damaged or of a newer format.
         """
         check_name(name)
@@ -108,8 +111,8 @@ class Models:
             moved = _versioned(card.model_copy(update={"name": name}), self._numbers(name))
             if self._create(moved):
                 break
-        if not self._bury(card.name, card.version):
-            self._bury(moved.name, moved.version)
+        if not self._delete_version(card.name, card.version):
+            self._delete_version(moved.name, moved.version)
             raise _no_such_model(reference)
         return moved
 
@@ -129,37 +132,37 @@ class Models:
         return SavedModel(card, lambda file: self._blobs.read(_file_path(card.id, card.files_folder, file)))
 
     def resolve(self, reference: str) -> tuple[str, int]:
-        """Return the name and version that a reference means now. Raises NotFound."""
-        name, at, wanted = reference.partition("@")
+        """Return the name and version that a reference resolves to now. Raises NotFound."""
+        name, at, number = reference.partition("@")
         try:
             versions = _listed(self._numbers(check_name(name)))
         except InvalidInput:
             raise _no_such_model(reference) from None
         if at:
-            if not (wanted.isascii() and wanted.isdecimal() and len(wanted) < 10 and int(wanted) in versions):
+            if not (number.isascii() and number.isdecimal() and len(number) < 10 and int(number) in versions):
                 raise _no_such_model(reference)
-            return name, int(wanted)
+            return name, int(number)
         if not versions:
             raise _no_such_model(reference)
         return name, versions[-1]
 
     def all(self) -> list[Card]:
-        """Return the cards of all versions of all models, newest first; damaged ones are left out."""
+        """Return the cards of all versions of all models, newest first, except damaged ones."""
         return self.survey()[0]
 
     def survey(self) -> tuple[list[Card], list[DamagedModel]]:
-        """Return what `all` does, and the versions whose cards are damaged or of a newer format.
+        """Return the result of `all`, and the versions whose cards are damaged or of a newer format.
 
         One damaged card does not hide the others; each is logged once. Cards that have been read before come
         from memory.
         """
         with self._lock:
-            known = self._cards
+            cached = self._cards
         cards: dict[str, Card] = {}
         damaged = []
         for path in self._listed_paths():
             with contextlib.suppress(FileNotFoundError):  # deleted concurrently
-                card = known.get(path) or self._readable(path)
+                card = cached.get(path) or self._readable(path)
                 if isinstance(card, Card):
                     cards[path] = card
                 else:
@@ -172,52 +175,52 @@ class Models:
     def delete(self, reference: str) -> str:
         """Delete one version (the newest, for a bare name); return its `name@version`. Raises NotFound."""
         name, version = self.resolve(reference)
-        if not self._bury(name, version):
+        if not self._delete_version(name, version):
             raise _no_such_model(reference)
         return f"{name}@{version}"
 
     def _publish(self, card: Card, is_still_ours: Callable[[], bool]) -> Card:
-        """Write the card of an id that has none under the next free version; return the one it has then.
+        """Write the card of an id that has none under the next free version; return the card of the id.
 
-        Why one model never gets two versions: who reads the numbers, finds the id under none, and is told
-        that the model is still theirs, tries the number that a successor would take or has taken. If that
-        number is gone again, `_create` notices.
+        An id never gets two versions: a process that read the version numbers, found the id under none, and
+        still owns the model, tries to create the same number as its successor would. If that number has been
+        deleted since, `_create` notices.
         """
         while True:
             numbers = self._numbers(card.name)
-            if known := self._published(card):
-                return known
+            if published := self._published(card):
+                return published
             if not is_still_ours():
                 raise Conflict(
-                    f"the model of {card.job or card.id} is published by another attempt at its job, or not"
-                    " at all; this one ends without",
+                    f"the model of {card.job or card.id} belongs to another attempt at its job; this attempt"
+                    " publishes nothing",
                     code="publish_superseded",
                 )
             versioned = _versioned(card, numbers)
             if self._create(versioned):
-                # Another one if a successor had that number, and its model has been renamed since.
+                # Not `versioned` if a successor had created that number and renamed its model since.
                 return self._published(card) or versioned
 
     def _published(self, card: Card) -> Card | None:
-        """Return the card that a model's id has, under whichever name, if any."""
-        return next((known for known in self.all() if known.id == card.id), None)
+        """Return the card of a model's id, under any name, if there is one."""
+        return next((published for published in self.all() if published.id == card.id), None)
 
     def _create(self, card: Card) -> bool:
-        """Write a card with its version, if that is free; return whether it was done."""
+        """Write a card unless its version exists; return whether it was written."""
         path = _card_path(card.name, card.version)
         if not self._blobs.create(path, card.model_dump_json(indent=1).encode()):
             return False
         with contextlib.suppress(FileNotFoundError):
-            buried = _model_id(self._blobs.read(_tombstone(path)))
-            self._blobs.delete(path)  # the number was given and deleted while this process stood still
-            return buried == card.id
+            deleted_id = _model_id(self._blobs.read(_tombstone(path)))
+            self._blobs.delete(path)  # the number was used and deleted while this process was suspended
+            return deleted_id == card.id
         return True
 
-    def _bury(self, name: str, version: int) -> bool:
-        """Delete a version, and its files if nothing else has them; return False if somebody else does it.
+    def _delete_version(self, name: str, version: int) -> bool:
+        """Delete a version, and its files if no other card lists them; return False if it is already deleted.
 
-        The tombstone comes first and decides who deletes. It is at first a copy of the card, which takes no
-        room on a full disk.
+        The tombstone is created first: the process that creates it deletes. At first it is a copy of the
+        card, which takes no room on a full disk.
         """
         path = _card_path(name, version)
         try:
@@ -227,9 +230,9 @@ class Models:
         except FileNotFoundError:
             return False
         self._blobs.delete(path)
-        if model_id and not self._is_listed(model_id):  # it is if it is being renamed
+        if model_id and not self._is_listed(model_id):  # listed while it is being renamed
             self._blobs.delete(*self._blobs.paths(f"model_files/{model_id}"))
-        with contextlib.suppress(StorageFull):  # then the copy stays, which does as well
+        with contextlib.suppress(StorageFull):  # then the copy of the card stays, which works as well
             tombstone = {"model": model_id, "deleted_at": int(time.time())}
             self._blobs.write(_tombstone(path), json.dumps(tombstone).encode())
         return True
@@ -242,7 +245,7 @@ class Models:
         self._blobs.delete(*self._blobs.paths(f"model_files/{model_id}/{folder}"))
 
     def _readable(self, path: str) -> Card | DamagedModel:
-        """Return a card, or what is wrong with it, which is logged once. Raises FileNotFoundError."""
+        """Return a card, or its damage, which is logged once. Raises FileNotFoundError."""
         try:
             return parse_card(self._blobs.read(path), where=path)
         except Unavailable as error:
@@ -253,13 +256,13 @@ class Models:
             is_new = damaged not in self._logged
             self._logged.add(damaged)
         if is_new:
-            log.warning("model %s is passed over: %s", damaged.reference, damaged.reason)
+            log.warning("model %s is skipped: %s", damaged.reference, damaged.reason)
         return damaged
 
     def _listed_paths(self) -> list[str]:
         paths = self._blobs.paths("model_cards")
-        gone = {path for path in paths if path.endswith(".gone")}
-        return [path for path in paths if path.endswith(".json") and _tombstone(path) not in gone]
+        tombstones = {path for path in paths if path.endswith(_TOMBSTONE)}
+        return [path for path in paths if path.endswith(".json") and _tombstone(path) not in tombstones]
 
     def _listed_ids(self) -> Iterator[str | None]:
         for path in self._listed_paths():
@@ -267,18 +270,18 @@ class Models:
                 yield _model_id(self._blobs.read(path))
 
     def _is_listed(self, model_id: str) -> bool:
-        """Look twice: a model that is renamed during one look may be seen under neither name."""
+        """Return whether a card has this id. Lists twice: one listing can miss a model being renamed."""
         return model_id in self._listed_ids() or model_id in self._listed_ids()
 
     def _numbers(self, name: str) -> list[tuple[int, str]]:
-        """Return the versions of a name, each with what is known of it: `json` or `gone`."""
+        """Return the versions of a name, each with the suffix of its file: `json` or `gone`."""
         stems = (path.rsplit("/", 1)[-1].split(".") for path in self._blobs.paths(f"model_cards/{name}"))
-        return [(int(number), kind) for number, kind in stems]
+        return [(int(number), suffix) for number, suffix in stems]
 
 
 def _listed(numbers: list[tuple[int, str]]) -> list[int]:
-    gone = {n for n, kind in numbers if kind == "gone"}
-    return sorted(n for n, kind in numbers if kind == "json" and n not in gone)
+    deleted = {n for n, suffix in numbers if suffix == _TOMBSTONE[1:]}
+    return sorted(n for n, suffix in numbers if suffix == "json" and n not in deleted)
 
 
 def _versioned(card: Card, numbers: list[tuple[int, str]]) -> Card:
@@ -286,12 +289,12 @@ def _versioned(card: Card, numbers: list[tuple[int, str]]) -> Card:
 
 
 def _model_id(card: bytes) -> str | None:
-    """Return the model's id in a card or a tombstone, even one that is damaged or of a newer format."""
+    """Return the model's id in a card or a tombstone, also if it is damaged or of a newer format."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        told = json.loads(card)
-        found = told["id"] if "id" in told else told["model"]
-        if re.fullmatch(r"model_[A-Za-z0-9_-]+", found):
-            return str(found)
+        fields = json.loads(card)
+        model_id = fields["id"] if "id" in fields else fields["model"]
+        if re.fullmatch(r"model_[A-Za-z0-9_-]+", model_id):
+            return str(model_id)
     return None
 
 
@@ -300,7 +303,7 @@ def _card_path(name: str, version: int) -> str:
 
 
 def _tombstone(card_path: str) -> str:
-    return card_path.removesuffix(".json") + ".gone"
+    return card_path.removesuffix(".json") + _TOMBSTONE
 
 
 def _file_path(model_id: str, folder: str, name: str) -> str:

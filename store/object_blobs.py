@@ -1,4 +1,4 @@
-"""Object storage by URL: S3 and its kin, and memory for tests. The only place that knows obstore."""
+"""Blobs in an object store by URL, through obstore: S3 and similar stores, or memory for tests."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,11 +8,11 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore, from_url
 
-from store.blobs import Blobs, translated
+from store.blobs import Blobs, as_domain_error
 
 
 class ObjectBlobs(Blobs):
-    """The objects in one store, which has what it has acknowledged on its disks."""
+    """The objects in one store. What the store acknowledges is durable."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -27,45 +27,45 @@ class ObjectBlobs(Blobs):
         try:
             return bytes(obstore.get(self._store, path).bytes())
         except BaseError as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error
 
     def stream(self, path: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
         """Yield the object in chunks of `chunk_bytes` or more. Raises FileNotFoundError at once."""
         try:
             chunks = obstore.get(self._store, path).stream(min_chunk_size=chunk_bytes)
         except BaseError as error:
-            raise translated(error) from error
-        return _translated(chunks)
+            raise as_domain_error(error) from error
+        return _chunks(chunks)
 
     def write(self, path: str, data: bytes | Path) -> None:
-        """Put `data`, or the contents of a local file, at `path`, replacing what is there."""
+        """Write `data`, or the contents of a local file, to `path`, replacing any object there."""
         try:
             obstore.put(self._store, path, data)
         except (BaseError, OSError) as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error
 
     def create(self, path: str, data: bytes) -> bool:
-        """Put `data` at `path` if nothing is there; return whether it was done."""
+        """Write `data` to `path` unless an object exists there; return whether it was written."""
         try:
             obstore.put(self._store, path, data, mode="create")
         except AlreadyExistsError:
             return False
         except (BaseError, OSError) as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error
         return True
 
     def copy(self, source: str, path: str) -> bool:
-        """Put what is at `source` at `path` as well, if nothing is there; return whether it was done."""
+        """Copy the object at `source` to `path` unless one exists there; return whether it was copied."""
         return self.create(path, self.read(source))
 
     def exists(self, path: str) -> bool:
-        """Return whether something is at `path`."""
+        """Return whether there is an object at `path`."""
         try:
             obstore.head(self._store, path)
         except FileNotFoundError:
             return False
         except BaseError as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error
         return True
 
     def paths(self, prefix: str) -> list[str]:
@@ -73,15 +73,15 @@ class ObjectBlobs(Blobs):
         try:
             return sorted(o["path"] for chunk in obstore.list(self._store, prefix) for o in chunk)
         except BaseError as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly below `prefix`, sorted."""
         try:
-            found = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
+            prefixes = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
         except BaseError as error:
-            raise translated(error) from error
-        return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in found)
+            raise as_domain_error(error) from error
+        return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in prefixes)
 
     def delete(self, *paths: str) -> None:
         """Delete the objects that exist among `paths`."""
@@ -91,12 +91,12 @@ class ObjectBlobs(Blobs):
             except FileNotFoundError:
                 pass
             except BaseError as error:
-                raise translated(error) from error
+                raise as_domain_error(error) from error
 
 
-def _translated(chunks: Iterable[Any]) -> Iterator[bytes]:
+def _chunks(chunks: Iterable[Any]) -> Iterator[bytes]:
     try:
         for chunk in chunks:
             yield bytes(chunk)
-    except BaseError as error:  # the connection broke on the way
-        raise translated(error) from error
+    except BaseError as error:  # the connection broke
+        raise as_domain_error(error) from error

@@ -1,7 +1,7 @@
-"""The queue between the API and the workers: RQ, carrying nothing but job ids.
+"""The queue between the API and the workers: RQ, with job ids as its messages.
 
-RQ is transport. Messages may be lost or come twice: a worker takes a job by moving its record, so the
-second message finds nothing to do, and the reconciler sends a lost one again.
+Messages can be lost or delivered twice. A worker starts a job by moving its record, so a second message has
+no effect, and the reconciler sends a lost message again.
 """
 
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from rq.utils import utcparse
 from store.jobs import Job
 
 WORKER_SILENT_S = 45
-"""A worker that was not heard of for this long counts as gone. An idle one says something every 15 s."""
+"""A worker without a heartbeat for this long counts as dead. An idle worker sends one every 15 s."""
 
 QUEUE_NAME = "nextchar-training"
 TASK = __package__.removesuffix("store") + "worker.tasks.train"
@@ -24,7 +24,7 @@ _TASK_NAMES = {"worker.tasks.train", "nextchar.worker.tasks.train"}  # in a chec
 
 
 class AllowedJob(RQJob):
-    """An RQ job that can call `TASK` and nothing else, whatever a writer to Redis put into it."""
+    """An RQ job that can only call `TASK`, even if an attacker can write to Redis."""
 
     def restore(self, raw_data: Any) -> Any:
         """Read the job's fields. Raises PermissionError for anything but a plain call of TASK.
@@ -41,35 +41,35 @@ class AllowedJob(RQJob):
 
 
 def rq_queue(redis: Redis) -> Queue:
-    """Return RQ's queue on a connection that does not decode responses (RQ's own need)."""
+    """Return RQ's queue on a connection that does not decode responses (RQ requires that)."""
     return Queue(QUEUE_NAME, connection=redis, serializer="json", job_class=AllowedJob)
 
 
 class TrainingQueue:
-    """Sends jobs to the workers and says where they stand."""
+    """Sends jobs to the workers."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._queue = rq_queue(redis)
 
     def send(self, job: Job, *, at_front: bool = False) -> None:
-        """Enqueue a job whose record says queued."""
+        """Enqueue a job whose status is queued."""
         self._queue.enqueue(
             TASK,
             job.id,
             job_id=_message_id(job),
-            job_timeout=-1,  # a budget bounds a job, and its lease tells a live one from a lost one
+            job_timeout=-1,  # no timeout: a budget bounds a job, and its lease shows whether it is alive
             result_ttl=0,
             failure_ttl=86400,
             at_front=at_front,
         )
 
     def waiting(self) -> list[str]:
-        """Return the ids of the jobs in the queue, the next one first."""
+        """Return the ids of the jobs in the queue, next first."""
         return [message.rsplit("-", 1)[0] for message in self._queue.get_job_ids()]
 
     def live_workers(self) -> int:
-        """Return how many workers were heard of within WORKER_SILENT_S seconds."""
+        """Return the number of workers with a heartbeat in the last WORKER_SILENT_S seconds."""
         keys = worker_registration.get_keys(queue=self._queue)
         with self._redis.pipeline(transaction=False) as pipe:
             for key in keys:
@@ -78,7 +78,7 @@ class TrainingQueue:
         return sum((datetime.now(UTC) - beat).total_seconds() < WORKER_SILENT_S for beat in beats)
 
     def withdraw(self, job: Job) -> None:
-        """Take a job's message out of the queue, if it is there."""
+        """Remove the message of a job from the queue, if it is there."""
         try:
             RQJob.fetch(_message_id(job), connection=self._redis, serializer="json").delete()
         except NoSuchJobError:
@@ -86,5 +86,5 @@ class TrainingQueue:
 
 
 def _message_id(job: Job) -> str:
-    # The sequence makes a job that is queued again a new message.
+    # With the sequence, a job that is queued again is a new message.
     return f"{job.id}-{job.sequence}"

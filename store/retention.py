@@ -1,7 +1,7 @@
-"""Deletes what nobody needs any more: checkpoints, old records and keys, uploads and models cut short.
+"""Retention: deletes old checkpoints, jobs and idempotency keys, and leftovers of interrupted operations.
 
-Safe to run in any number of processes at once, and to be cut short anywhere: each sweep begins anew, and
-whatever it looks at is listed before the records that could say that it is still needed.
+Safe to run in several processes at once, and to be killed at any point. Each sweep lists the objects first
+and then the records that reference them, so an object created in between is not deleted.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ log = logging.getLogger("nextchar.retention")
 
 _DAY_S = 86400.0
 _HOUR_S = 3600.0
-_OLD_TRANSITIONS_S = _DAY_S  # a job that has been over for so long keeps its newest record alone
-_ORPHAN_FILES_S = _DAY_S  # nobody takes so long to publish
+_OLD_TRANSITIONS_S = _DAY_S  # after a job has ended: only its newest record is kept
+_ORPHAN_FILES_S = _DAY_S  # longer than any publication takes
 
 
 @dataclass(frozen=True)
 class RetentionPeriods:
-    """How long things are kept, in days; 0 keeps them for ever."""
+    """How long records are kept, in days; 0 keeps them forever."""
 
     failed_checkpoint_days: float = 7.0
     job_days: float = 90.0
@@ -41,21 +41,21 @@ class Retention:
     Args:
         blobs: the storage.
         jobs: the jobs in it.
-        periods: how long things are kept.
-        spool: the folder of uploads under way on this machine, if there is one.
+        periods: how long records are kept.
+        spool: the folder of current uploads on this machine, if any.
     """
 
     def __init__(
         self, blobs: Blobs, jobs: Jobs, *, periods: RetentionPeriods, spool: Path | None = None
     ) -> None:
         self._blobs, self._jobs, self._periods, self._spool = blobs, jobs, periods, spool
-        self._all_swept_at = float("-inf")
+        self._full_sweep_at = float("-inf")
 
     def sweep(self, *, now: float | None = None) -> Counter[str]:
-        """Delete what is due; return how many of each kind.
+        """Delete what is due; return counts by kind.
 
         Args:
-            now: Unix seconds, UTC; by default the clock's.
+            now: Unix seconds; by default the current time.
 
         Raises:
             Unavailable: the storage does not work.
@@ -65,30 +65,32 @@ class Retention:
         if self._spool:
             swept["spooled uploads"] = remove_stale_uploads(self._spool, now=now)
         swept["checkpoints"] = self._sweep_checkpoints(now)
-        if now - self._all_swept_at >= _HOUR_S:  # the rest reads many records
-            self._sweep_the_rest(now, swept)
-            self._all_swept_at = now
+        if now - self._full_sweep_at >= _HOUR_S:  # this part reads many records
+            self._sweep_records(now, swept)
+            self._full_sweep_at = now
         if any(swept.values()):
             log.info("deleted: %s", ", ".join(f"{count} {what}" for what, count in swept.items() if count))
         return +swept
 
-    def _sweep_the_rest(self, now: float, swept: Counter[str]) -> None:
+    def _sweep_records(self, now: float, swept: Counter[str]) -> None:
         swept["model files"] = self._sweep_model_files(now)
         swept["jobs"] = self._sweep_jobs(now)
         swept["idempotency keys"] = self._sweep_idempotency_keys(now)
 
     def _sweep_checkpoints(self, now: float) -> int:
-        """Delete the checkpoints of jobs that are over, and those that belong to no job."""
-        found = self._blobs.folders("checkpoints")  # before the jobs, for those are made first
-        known = set(self._blobs.folders("jobs"))
-        over = {job.id: job for job in self._jobs.all() if job.status.is_final}
+        """Delete the checkpoints of jobs that have ended, and those without a job."""
+        job_ids = self._blobs.folders("checkpoints")  # listed before the jobs, which are created earlier
+        recorded = set(self._blobs.folders("jobs"))
+        ended = {job.id: job for job in self._jobs.all() if job.status.is_final}
         count = 0
-        for job_id in found:
-            is_orphan = bool(known) and job_id not in known  # a damaged record may be restored
-            if not is_orphan and job_id not in over:
+        for job_id in job_ids:
+            is_orphan = (
+                bool(recorded) and job_id not in recorded
+            )  # no records at all may be an unmounted disk
+            if not is_orphan and job_id not in ended:
                 continue
             paths = self._blobs.paths(f"checkpoints/{job_id}")
-            if is_orphan or self._needs_no_checkpoint(over[job_id], now):
+            if is_orphan or self._needs_no_checkpoint(ended[job_id], now):
                 self._blobs.delete(*paths)
                 count += len(paths)
         return count
@@ -96,31 +98,31 @@ class Retention:
     def _needs_no_checkpoint(self, job: Job, now: float) -> bool:
         if job.status is not JobStatus.FAILED:
             return True
-        if not _is_over(job.updated_at, self._periods.failed_checkpoint_days, now):
+        if not _is_due(job.updated_at, self._periods.failed_checkpoint_days, now):
             return False
-        return self._is_still(job)
+        return self._is_unchanged(job)
 
     def _sweep_model_files(self, now: float) -> int:
-        """Delete the files of models whose card never came, or went without them."""
-        found: dict[str, list[str]] = {}  # by model
-        for path in self._blobs.paths("model_files"):  # before the cards, which are written after the files
-            found.setdefault(path.split("/")[1], []).append(path)
-        if not found:
+        """Delete the files of models without a card."""
+        paths_by_model: dict[str, list[str]] = {}
+        for path in self._blobs.paths("model_files"):  # listed before the cards, which are written later
+            paths_by_model.setdefault(path.split("/")[1], []).append(path)
+        if not paths_by_model:
             return 0
         try:
-            # Twice: a model that is renamed during one look may be seen under neither name.
-            needed = self._listed_models() | self._listed_models()
+            # Twice: one listing can miss a model that is being renamed.
+            listed = self._listed_models() | self._listed_models()
         except Unavailable as error:
             log.info("model files are not swept while a card cannot be read: %s", error)
             return 0
         jobs = {job.id.removeprefix("job_"): job for job in self._jobs.all()}
         count = 0
-        for model_id, paths in found.items():
+        for model_id, paths in paths_by_model.items():
             job = jobs.get(model_id.removeprefix("model_"))
             if job and not (job.status.is_final and now - job.updated_at > _ORPHAN_FILES_S):
                 continue
-            made_at = time_of_id("model", model_id)
-            if model_id in needed or made_at is None or now - made_at <= _ORPHAN_FILES_S:
+            created_at = time_of_id("model", model_id)
+            if model_id in listed or created_at is None or now - created_at <= _ORPHAN_FILES_S:
                 continue
             self._blobs.delete(*paths)
             count += len(paths)
@@ -129,21 +131,21 @@ class Retention:
     def _listed_models(self) -> set[str]:
         """Return the ids of the models that have a card. Raises Unavailable: a card cannot be read."""
         paths = self._blobs.paths("model_cards")
-        gone = {path.removesuffix(".gone") for path in paths if path.endswith(".gone")}
-        needed = set()
+        deleted = {path.removesuffix(".gone") for path in paths if path.endswith(".gone")}
+        listed = set()
         for path in paths:
-            if path.endswith(".json") and path.removesuffix(".json") not in gone:
-                with contextlib.suppress(FileNotFoundError):  # deleted just now
-                    needed.add(parse_card(self._blobs.read(path), where=path).id)
-        return needed
+            if path.endswith(".json") and path.removesuffix(".json") not in deleted:
+                with contextlib.suppress(FileNotFoundError):  # deleted concurrently
+                    listed.add(parse_card(self._blobs.read(path), where=path).id)
+        return listed
 
     def _sweep_jobs(self, now: float) -> int:
-        """Delete finished jobs after their time, with all that is kept beside them, and old transitions."""
+        """Delete ended jobs that are due, with their events and checkpoints, and old transitions."""
         count = 0
         for job in self._jobs.all():
             if not job.status.is_final:
                 continue
-            if _is_over(job.updated_at, self._periods.job_days, now) and self._is_still(job):
+            if _is_due(job.updated_at, self._periods.job_days, now) and self._is_unchanged(job):
                 self._blobs.delete(f"events/{job.id}.jsonl", f"openai_jobs/{job.id}.json")
                 self._blobs.delete(*self._blobs.paths(f"checkpoints/{job.id}"))
                 self._jobs.delete(job)
@@ -152,39 +154,39 @@ class Retention:
                 self._jobs.delete_old_transitions(job)
         return count
 
-    def _is_still(self, job: Job) -> bool:
-        """Return whether the job is as it was listed: a failed one may have been resumed since."""
+    def _is_unchanged(self, job: Job) -> bool:
+        """Return whether the job has not moved since it was listed: a failed job can be resumed."""
         try:
             return self._jobs.get(job.id).sequence == job.sequence
-        except NotFound:  # deleted, by another process
+        except NotFound:  # deleted by another process
             return False
 
     def _sweep_idempotency_keys(self, now: float) -> int:
         count = 0
         for path in self._blobs.paths("idempotency"):
             try:
-                kept = json.loads(self._blobs.read(path))
-                made_at = time_of_id("job", kept["job"])
+                record = json.loads(self._blobs.read(path))
+                created_at = time_of_id("job", record["job"])
             except FileNotFoundError:
                 continue
-            except (ValueError, KeyError, TypeError):  # damaged: it refuses its key, and nothing mends it
-                made_at = 0.0
-            if made_at is not None and _is_over(made_at, self._periods.idempotency_days, now):
+            except (ValueError, KeyError, TypeError):  # damaged: the key cannot be used until it is deleted
+                created_at = 0.0
+            if created_at is not None and _is_due(created_at, self._periods.idempotency_days, now):
                 self._blobs.delete(path)
                 count += 1
         return count
 
 
 def remove_stale_uploads(spool: Path, *, now: float) -> int:
-    """Remove what killed processes left; a live upload, perhaps of a sister process, is written to."""
+    """Delete spool files of killed processes: those not written to for an hour. Return their number."""
     count = 0
     for path in spool.glob("upload-*"):
-        with contextlib.suppress(OSError):  # gone already, or not ours
+        with contextlib.suppress(OSError):  # already deleted, or of another user
             if now - path.stat().st_mtime > _HOUR_S:
                 path.unlink()
                 count += 1
     return count
 
 
-def _is_over(since: float, days: float, now: float) -> bool:
+def _is_due(since: float, days: float, now: float) -> bool:
     return days > 0 and now - since > days * _DAY_S

@@ -1,7 +1,7 @@
-"""Where data and Redis are: the settings that every process of nextchar shares.
+"""The settings that every process of nextchar shares: data folder, Redis, storage, logs.
 
-Each field is the environment variable NEXTCHAR_<FIELD>. docs/reference/settings.md lists them all, and a test
-fails when one is missing there. A wrong value stops start-up and names the variable.
+Each field is the environment variable NEXTCHAR_<FIELD>. docs/reference/settings.md lists them all, which a
+test checks. An invalid value stops the start with a message that names the variable.
 """
 
 import re
@@ -18,7 +18,7 @@ class StoreSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="NEXTCHAR_", extra="ignore")
 
-    data_dir: Path = Field(Path("data"), description="Folder for everything kept on this machine.")
+    data_dir: Path = Field(Path("data"), description="Folder for all data on this machine.")
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", description="Queue, progress and leases of running jobs."
     )
@@ -27,17 +27,17 @@ class StoreSettings(BaseSettings):
     )
 
     log_format: Literal["text", "json"] = Field(
-        "text", description="How log lines are written: for people, or one JSON object a line."
+        "text", description="Format of log lines: text, or one JSON object per line."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Log records below this level are left out."
+        "INFO", description="Log records below this level are omitted."
     )
 
     @field_validator("store_url")
     @classmethod
     def _is_a_storage_url(cls, url: str | None) -> str | None:
         if url and not re.match(r"(file|memory|s3a?|gs|az|azure|abfss?)://", url):
-            raise ValueError("not the URL of a storage: file:///folder, s3://bucket/prefix, gs://…, az://…")
+            raise ValueError("not a storage URL: file:///folder, s3://bucket/prefix, gs://…, az://…")
         return url or None
 
     @property
@@ -47,7 +47,7 @@ class StoreSettings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """Read the environment; on a wrong value print one line a variable and exit with status 2."""
+        """Read the environment; on invalid values print one line per variable and exit with status 2."""
         return load_settings(cls)
 
 
@@ -55,7 +55,7 @@ S = TypeVar("S", bound=StoreSettings)
 
 
 def load_settings(kind: type[S]) -> S:
-    """Return `kind` read from the environment, or exit with status 2 and a line a wrong variable."""
+    """Return `kind` read from the environment; on invalid values print them and exit with status 2."""
     try:
         return kind()
     except ValidationError as error:

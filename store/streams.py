@@ -1,22 +1,21 @@
-"""What a model remembers of a stream of lines, between calls, in Redis.
+"""The state of a model on a stream of lines, kept in Redis between calls.
 
     nextchar:stream:<model name>:<id>        a hash: model (name@version), lines, and as raw float32
                                              state_f4 and change_f4
-    nextchar:stream-lock:<model name>:<id>   the token of the call that goes on with it
+    nextchar:stream-lock:<model name>:<id>   the token of the call that reads it
     nextchar:stream-of:<owner>:<model name>:<id>, nextchar:stream-lock-of:<owner>:<model name>:<id>
-                                             the same for an owner whose streams nobody else reaches
-    nextchar:streams                         a sorted set: the hash's key by its last use, in microseconds
-    nextchar:streams:of:<owner>              the same for the streams that one API key used last
+                                             the same for the private streams of an owner
+    nextchar:streams                         a sorted set: keys of hashes by last use, in microseconds
+    nextchar:streams:of:<owner>              the same for the streams last used by one API key
     nextchar:streams:size                    a hash: the hash's key -> "<bytes> <owner>"
     nextchar:streams:bytes                   a hash: "all", or an owner -> the bytes of its streams
 
-Calls on one stream come one after the other, through whichever API process: each waits its turn for a while.
-A state is written only by the call that holds the lock, which is renewed while it lasts; so a call that lost
-it, when Redis was away, changes nothing.
+A lock serializes calls on one stream, across all API processes. Only the call that holds the lock writes
+the state. The lock is renewed during the call; a call that lost it (Redis was unavailable) writes nothing.
 
-Streams are bounded in number and bytes, in all and for each owner. The script that saves one evicts the least
-recently used above that; an evicted stream begins anew. Streams of before, with base64 in the fields `state`
-and `change`, are read, and counted from their next call on.
+The number and bytes of streams are limited, in total and per owner. Saving a stream evicts the least recently
+used ones above the limits; an evicted stream restarts. Streams of older versions, with base64 in the fields
+`state` and `change`, are read, and counted from their next call on.
 """
 
 import base64
@@ -38,15 +37,15 @@ from redis.exceptions import RedisError
 from models.errors import Conflict
 
 TTL_S = 86_400
-"""A stream is forgotten so long after its last call."""
+"""Time from the last call until a stream is deleted."""
 
 WAIT_S = 10.0
-"""How long a call waits for its turn."""
+"""How long a call waits for the lock of a stream."""
 
 RETRY_S = 0.02
-"""How often it looks whether it is its turn."""
+"""Interval between two attempts to acquire the lock."""
 
-_LOCK_S = 30  # how long a process that died keeps others waiting
+_LOCK_S = 30  # until the lock of a dead process expires
 
 _SIZE_KEYS = ("nextchar:streams", "nextchar:streams:size", "nextchar:streams:bytes")
 _OF = "nextchar:streams:of:"
@@ -111,9 +110,9 @@ _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose a stream is: the name of an API key, or "" without keys. It counts against this owner's limits.
+    """The owner of a stream: the name of an API key, or "" without keys. Its limits count the stream.
 
-    Streams that are not private are shared by all owners whose streams are not: an id is one stream to them.
+    The ids of private streams are separate per owner; other streams share one namespace of ids.
     """
 
     name: str = ""
@@ -122,7 +121,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that is kept, in all, and the share of it that the streams of one owner may take."""
+    """The limits in total, and the share of them that the streams of one owner may take."""
 
     max_streams: int = 10_000
     max_bytes: int = 64 << 20
@@ -130,23 +129,23 @@ class Limits:
 
     @property
     def of_owner(self) -> tuple[int, int]:
-        """The most streams and bytes of one owner."""
+        """The maximal number and bytes of streams of one owner."""
         return max(1, int(self.max_streams * self.owner_share)), int(self.max_bytes * self.owner_share)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Where a stream stands: state (1, S) float32, or None at its beginning, and the lines so far."""
+    """The state of a stream: (1, S) float32, None at the start; and the number of lines so far."""
 
     id: str
     state: NDArray[np.float32] | None
-    change: NDArray[np.float32] | None  # (H, V - 1), what an adapting stream has learned
+    change: NDArray[np.float32] | None  # (H, V - 1), the weight delta of an adapting stream
     lines: int
     restarted: Literal["new", "model_replaced"] | None
 
 
 class StreamLock:
-    """A call's turn on a stream. `end` it; until then its lock is renewed."""
+    """The lock of a call on a stream, renewed until `release`."""
 
     def __init__(
         self,
@@ -162,38 +161,38 @@ class StreamLock:
         self._redis, self._keys, self._token = redis, keys, token
         self._model, self._owner, self._limits = model, owner, limits
         self.stream = stream
-        self._is_over = threading.Event()
+        self._released = threading.Event()
         threading.Thread(target=self._renew, name="stream lock", daemon=True).start()
 
     def save(
         self, state: NDArray[np.float32], *, lines: int, change: NDArray[np.float32] | None = None
     ) -> Stream:
-        """Keep the state after `lines` more lines. Raises Conflict (`stream_lost`) if the turn is over."""
+        """Save the state after `lines` more lines. Raises Conflict (`stream_lost`) if the lock was lost."""
         count = self.stream.lines + lines
         values = (self._model, _pack(state), b"" if change is None else _pack(change), count, TTL_S)
         limits = (*self._limits.of_owner, self._limits.max_streams, self._limits.max_bytes)
-        held = self._redis.eval(_SAVE, 2, *self._keys, self._token, *values, self._owner, *limits)
-        if not held:
+        is_saved = self._redis.eval(_SAVE, 2, *self._keys, self._token, *values, self._owner, *limits)
+        if not is_saved:
             raise Conflict(
-                f"the call on stream {self.stream.id!r} lost its turn, for Redis was away or this process"
-                " stood still; nothing of it was kept: send its lines again",
+                f"the call on stream {self.stream.id!r} lost its lock, because Redis was unavailable or this"
+                " process was suspended; its lines were not added: send them again",
                 code="stream_lost",
                 param="stream_id",
             )
         return Stream(self.stream.id, state, change, count, self.stream.restarted)
 
-    def end(self) -> None:
-        """Let the next call go on with the stream."""
-        self._is_over.set()
+    def release(self) -> None:
+        """Let the next call use the stream."""
+        self._released.set()
         self._redis.eval(_RELEASE, 1, self._keys[1], self._token)
 
     def _renew(self) -> None:
-        while not self._is_over.wait(_LOCK_S / 3):
+        while not self._released.wait(_LOCK_S / 3):
             with contextlib.suppress(RedisError, OSError):
                 self._redis.eval(_RENEW, 1, self._keys[1], self._token, str(_LOCK_S))
 
 
-_NOBODY = Owner()
+_NO_OWNER = Owner()
 
 
 class Streams:
@@ -204,48 +203,50 @@ class Streams:
         self._limits = limits or Limits()
 
     @contextmanager
-    def turn(
-        self, model: str, stream_id: str, *, size: int, owner: Owner = _NOBODY, wait_s: float = WAIT_S
+    def locked(
+        self, model: str, stream_id: str, *, size: int, owner: Owner = _NO_OWNER, wait_s: float = WAIT_S
     ) -> Iterator[StreamLock]:
-        """Hold the stream of a model until the block ends; see `begin`. Waits in the calling thread.
+        """Hold the lock of a stream until the block ends; see `try_lock`. Waits in the calling thread.
 
         Raises:
             Conflict: other calls on this stream did not end within `wait_s` (code `stream_busy`).
         """
         deadline = time.monotonic() + wait_s
-        while (turn := self.begin(model, stream_id, size=size, owner=owner)) is None:
+        while (lock := self.try_lock(model, stream_id, size=size, owner=owner)) is None:
             if time.monotonic() > deadline:
                 raise stream_busy(stream_id, wait_s)
             time.sleep(RETRY_S)
         try:
-            yield turn
+            yield lock
         finally:
-            turn.end()
+            lock.release()
 
-    def begin(self, model: str, stream_id: str, *, size: int, owner: Owner = _NOBODY) -> StreamLock | None:
-        """Return a turn on a stream, or None while another call has it.
+    def try_lock(
+        self, model: str, stream_id: str, *, size: int, owner: Owner = _NO_OWNER
+    ) -> StreamLock | None:
+        """Return the lock of a stream, or None while another call holds it.
 
-        A stream that another version of the model has read begins anew, and says so.
+        A stream that was read by another version of the model restarts, which its `restarted` says.
 
         Args:
             model: `name@version`.
-            stream_id: the stream's name among those of the model `name`.
-            size: the numbers in a state of this model.
-            owner: whose it is.
+            stream_id: the id of the stream, per model name.
+            size: the number of floats in a state of this model.
+            owner: of the stream.
         """
-        key, lock = _keys(model, stream_id, owner)
+        key, lock_key = _keys(model, stream_id, owner)
         token = secrets.token_hex(8)
-        if not self._redis.set(lock, token, nx=True, ex=_LOCK_S):
+        if not self._redis.set(lock_key, token, nx=True, ex=_LOCK_S):
             return None
         try:
             stream = self._read(key, model, stream_id, size)
         except BaseException:
-            with contextlib.suppress(RedisError, OSError):  # else it expires
-                self._redis.eval(_RELEASE, 1, lock, token)
+            with contextlib.suppress(RedisError, OSError):  # then the lock expires
+                self._redis.eval(_RELEASE, 1, lock_key, token)
             raise
         return StreamLock(
             self._redis,
-            (key, lock),
+            (key, lock_key),
             token,
             model=model,
             stream=stream,
@@ -253,30 +254,28 @@ class Streams:
             limits=self._limits,
         )
 
-    def forget(self, model: str, stream_id: str, *, owner: Owner = _NOBODY) -> bool:
-        """Forget a stream of the model `name` or `name@version`; return whether there was one."""
+    def forget(self, model: str, stream_id: str, *, owner: Owner = _NO_OWNER) -> bool:
+        """Delete a stream of the model `name` or `name@version`; return whether it existed."""
         key, _ = _keys(model, stream_id, owner)
         return bool(self._redis.eval(_FORGET, 1, key))
 
     def _read(self, key: str, model: str, stream_id: str, size: int) -> Stream:
-        # The client decodes answers, which raw numbers are not.
-        asked: Any = self._redis.execute_command
-        fields = asked("HMGET", key, *_FIELDS, **{NEVER_DECODE: True})
-        known = _Kept(*cast(list[bytes | None], fields))
-        state = known.numbers(known.state_f4, known.state)
-        if known.model is None or state is None:
+        execute: Any = self._redis.execute_command  # without the client's decoding, for raw floats
+        fields = execute("HMGET", key, *_FIELDS, **{NEVER_DECODE: True})
+        stored = _StoredStream(*cast(list[bytes | None], fields))
+        state = stored.floats(stored.state_f4, stored.state)
+        if stored.model is None or state is None:
             return Stream(stream_id, None, None, 0, "new")
-        if known.model.decode() != model or len(state) != size:
+        if stored.model.decode() != model or len(state) != size:
             return Stream(stream_id, None, None, 0, "model_replaced")
-        change = known.numbers(known.change_f4, known.change)
-        return Stream(stream_id, state[None], change, int(known.lines or 0), None)
+        change = stored.floats(stored.change_f4, stored.change)
+        return Stream(stream_id, state[None], change, int(stored.lines or 0), None)
 
 
 def stream_busy(stream_id: str, wait_s: float) -> Conflict:
-    """Return what is to be raised where a call's turn has not come."""
+    """Return the error for a call that could not acquire the lock."""
     return Conflict(
-        f"other calls on stream {stream_id!r} did not end within {wait_s:g} s; send its lines one call after"
-        " the other",
+        f"other calls on stream {stream_id!r} did not end within {wait_s:g} s; send one call at a time",
         code="stream_busy",
         param="stream_id",
     )
@@ -286,8 +285,8 @@ _FIELDS = ("model", "lines", "state_f4", "change_f4", "state", "change")
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """The fields of a stream's hash, as they are."""
+class _StoredStream:
+    """The raw fields of a stream's hash."""
 
     model: bytes | None
     lines: bytes | None
@@ -296,18 +295,18 @@ class _Kept:
     state: bytes | None
     change: bytes | None
 
-    def numbers(self, raw: bytes | None, base64_of: bytes | None) -> NDArray[np.float32] | None:
-        """Return the numbers of one field, or of the one that was kept before; None: there are none."""
+    def floats(self, raw: bytes | None, base64_of: bytes | None) -> NDArray[np.float32] | None:
+        """Return the floats of a field, or of its older form in base64; None if there are none."""
         data = raw or base64.b64decode(base64_of or b"")
         return np.frombuffer(data, "<f4").astype(np.float32) if data else None
 
 
 def _keys(model: str, stream_id: str, owner: Owner) -> tuple[str, str]:
-    """Return the keys of a stream and of its lock. Names of models and of API keys have no colon."""
+    """Return the keys of a stream and of its lock. Names of models and API keys contain no colon."""
     name = model.partition("@")[0]
     if owner.is_private:
-        whose = f"{owner.name}:{name}:{stream_id}"
-        return f"nextchar:stream-of:{whose}", f"nextchar:stream-lock-of:{whose}"
+        path = f"{owner.name}:{name}:{stream_id}"
+        return f"nextchar:stream-of:{path}", f"nextchar:stream-lock-of:{path}"
     return f"nextchar:stream:{name}:{stream_id}", f"nextchar:stream-lock:{name}:{stream_id}"
 
 

@@ -1,7 +1,6 @@
 """What tests of several packages share: a real Valkey, and the texts beside the repository."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,12 +57,3 @@ def real_text() -> Callable[[str], str]:
         return path.read_text(encoding="utf-8")
 
     return read
-
-
-def eventually(condition: Callable[[], bool], *, within_s: float, what: str) -> None:
-    """Wait until `condition` holds; fail with `what` after `within_s` seconds."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {within_s:g} s: {what}")
-        time.sleep(0.02)

@@ -1,15 +1,16 @@
-"""Checkpoints: everything a training run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a training run needs to continue exactly where it stopped.
 
     checkpoints/<job id>/<step>.npz   SHA-256 of the rest, then a NumPy archive (never unpickled)
 
-The newest two are kept, and the one that a divergence of the newest would go back to. One that is damaged is
-passed over for the one before, and said so.
+The newest two are kept, and the one to restore if the loss diverges. A damaged checkpoint is skipped with a
+message, and the one before it is used.
 """
 
 import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,87 +19,126 @@ from numpy.typing import NDArray
 
 from store.blobs import Blobs
 
-_DIGEST = 32  # bytes
+_DIGEST_BYTES = 32
 _KEEP = 2
 _META = "meta"
+_ROLLBACK = "safe"  # the key of the rollback step in the metadata
+_FIRST_INTERVAL_S = 1.0  # early checkpoints are frequent, so that a process that is killed soon loses little
+_MAX_SAVING_SHARE = 0.1  # of the time, while intervals are short
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One moment of a run: named arrays, and plain values that travel as JSON.
+    """One moment of a run: named arrays, and JSON values.
 
-    `safe` is the moment that a divergence goes back to, whose step is meta["safe"]; None: this one.
+    `rollback` is the checkpoint to restore if the loss diverges; None: this one.
     """
 
     step: int
     arrays: dict[str, NDArray[Any]]
     meta: dict[str, Any]
-    safe: "Checkpoint | None" = None
+    rollback: "Checkpoint | None" = None
+
+    @property
+    def rollback_step(self) -> int:
+        """The step of the checkpoint to restore if the loss diverges."""
+        return int(self.meta.get(_ROLLBACK, self.step))
+
+
+class CheckpointSaver:
+    """Decides when a run saves a checkpoint, and which one it restores if the loss diverges.
+
+    Args:
+        save: called with each checkpoint.
+        every_s: the interval; the first ones are shorter, each twice the one before.
+        clock: seconds from any origin.
+    """
+
+    def __init__(
+        self, save: Callable[[Checkpoint], None], every_s: float, clock: Callable[[], float]
+    ) -> None:
+        self.rollback: Checkpoint
+        self._save, self._every_s, self._clock = save, every_s, clock
+        self._interval_s = min(_FIRST_INTERVAL_S, every_s)
+        self._saved_at_s = clock()
+
+    def is_due(self) -> bool:
+        """Return whether the interval since the last checkpoint is over."""
+        return self._clock() - self._saved_at_s > self._interval_s
+
+    def save(self, checkpoint: Checkpoint, *, is_rollback: bool) -> None:
+        """Save a checkpoint; with `is_rollback` it is restored from now on if the loss diverges."""
+        if is_rollback:
+            self.rollback = checkpoint
+        checkpoint.meta[_ROLLBACK] = self.rollback.step
+        began = self._clock()
+        self._save(checkpoint)
+        self._saved_at_s = self._clock()
+        longer_s = max(2 * self._interval_s, (self._saved_at_s - began) / _MAX_SAVING_SHARE)
+        self._interval_s = min(longer_s, self._every_s)
 
 
 class Checkpoints:
-    """The checkpoints of one job."""
+    """The checkpoints of one job in storage."""
 
     def __init__(self, blobs: Blobs, job_id: str) -> None:
         self._blobs = blobs
         self._folder = f"checkpoints/{job_id}"
-        self.newest_bytes = 0  # of the newest checkpoint that was saved or loaded, or that could not be saved
+        self.newest_bytes = 0  # size of the last checkpoint that was saved, loaded, or could not be saved
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint and drop those no longer needed. Raises StorageFull, Unavailable."""
+        """Keep a checkpoint and delete those no longer needed. Raises StorageFull, Unavailable."""
         meta = np.frombuffer(json.dumps(checkpoint.meta).encode(), np.uint8)
-        buffer = io.BytesIO(bytes(_DIGEST))  # which is filled in at last: of large networks every copy counts
-        buffer.seek(_DIGEST)
+        buffer = io.BytesIO(bytes(_DIGEST_BYTES))  # the digest is filled in later, to avoid a copy
+        buffer.seek(_DIGEST_BYTES)
         np.savez(buffer, allow_pickle=False, **{_META: meta}, **checkpoint.arrays)
-        digest = hashlib.sha256(buffer.getbuffer()[_DIGEST:]).digest()
+        digest = hashlib.sha256(buffer.getbuffer()[_DIGEST_BYTES:]).digest()
         buffer.seek(0)
         buffer.write(digest)
         self.newest_bytes = buffer.getbuffer().nbytes
         self._blobs.write(self._path(checkpoint.step), buffer.getvalue())
-        safe = self._path(checkpoint.meta.get("safe", checkpoint.step))
-        self._blobs.delete(*(p for p in self._blobs.paths(self._folder)[:-_KEEP] if p != safe))
+        rollback = self._path(checkpoint.rollback_step)
+        self._blobs.delete(*(p for p in self._blobs.paths(self._folder)[:-_KEEP] if p != rollback))
 
     def load(self) -> tuple[Checkpoint | None, list[str]]:
-        """Return the newest whole checkpoint, if any, and a sentence for each damaged one passed over.
+        """Return the newest undamaged checkpoint, if any, and a message for each damaged one.
 
         Raises:
-            Unavailable: the storage does not work, which says nothing about the checkpoints.
+            Unavailable: the storage does not work; the checkpoints may be fine.
         """
         problems: list[str] = []
         for path in reversed(self._blobs.paths(self._folder)):
             try:
                 data = self._blobs.read(path)
                 self.newest_bytes = len(data)
-                return self._with_safe(_parse(data)), problems
+                return self._with_rollback(_parse(data)), problems
             except (ValueError, KeyError, FileNotFoundError, zipfile.BadZipFile) as error:
                 step = int(path.rsplit("/", 1)[-1].split(".")[0])
-                problems.append(
-                    f"the checkpoint of step {step} is damaged ({error}); going back to the one before"
-                )
+                problems.append(f"the checkpoint of step {step} is damaged ({error}); using the one before")
                 self._blobs.delete(path)
         return None, problems
 
-    def _with_safe(self, checkpoint: Checkpoint) -> Checkpoint:
-        step = checkpoint.meta.get("safe", checkpoint.step)
+    def _with_rollback(self, checkpoint: Checkpoint) -> Checkpoint:
+        step = checkpoint.rollback_step
         try:
-            safe = _parse(self._blobs.read(self._path(step))) if step < checkpoint.step else None
+            rollback = _parse(self._blobs.read(self._path(step))) if step < checkpoint.step else None
         except (ValueError, KeyError, FileNotFoundError, zipfile.BadZipFile):
-            safe = None  # as good as any: it matters only if the run diverges before its next evaluation
-        return replace(checkpoint, safe=safe)
+            rollback = None  # this checkpoint itself will do until the next evaluation
+        return replace(checkpoint, rollback=rollback)
 
     def _path(self, step: int) -> str:
         return f"{self._folder}/{step:010d}.npz"
 
     def delete(self) -> None:
-        """Delete them all: the job is over."""
+        """Delete all checkpoints of the job."""
         self._blobs.delete(*self._blobs.paths(self._folder))
 
 
 def _parse(data: bytes) -> Checkpoint:
-    if hashlib.sha256(memoryview(data)[_DIGEST:]).digest() != data[:_DIGEST]:
+    if hashlib.sha256(memoryview(data)[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
         raise ValueError("its hash differs")
     file = io.BytesIO(data)
-    file.seek(_DIGEST)
+    file.seek(_DIGEST_BYTES)
     with np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     meta = json.loads(arrays.pop(_META).tobytes())

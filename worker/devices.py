@@ -1,4 +1,4 @@
-"""Where a network is trained: on the GPUs that TensorFlow sees, or on the cores of the CPU."""
+"""Chooses the devices for training: the GPUs that TensorFlow sees, or the cores of the CPU."""
 
 from collections.abc import Callable
 
@@ -19,16 +19,14 @@ def network_and_step(
     cores: int,
     precision: Precision = "mixed",
 ) -> tuple[Trainable, TrainingStep]:
-    """Return a network with fresh weights, and what trains it.
-
-    The network is made here, for its weights are to be made where they are trained.
+    """Return a network with random weights on the training devices, and its training step.
 
     Args:
-        build: makes the network.
+        build: builds the network.
         training: the recipe.
         rows: B, the rows of every window.
-        cores: of the CPU, to train on at most, where there is no GPU.
-        precision: of matrix products: 16 bits where the machine has them, or float32.
+        cores: the most CPU cores to use, without a GPU.
+        precision: of matrix products: 16 bits where the machine supports them, or float32.
     """
     if devices := gpus():
         step = DistributedStep(build, training, rows=rows, devices=devices, mixed=precision == "mixed")
@@ -39,5 +37,5 @@ def network_and_step(
 
 
 def gpus() -> list[str]:
-    """Return the names of the GPUs that TensorFlow sees; CUDA_VISIBLE_DEVICES decides that."""
+    """Return the names of the GPUs that TensorFlow sees, which CUDA_VISIBLE_DEVICES can limit."""
     return [f"GPU:{i}" for i, _ in enumerate(tf.config.list_logical_devices("GPU"))]

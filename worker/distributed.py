@@ -1,15 +1,14 @@
-"""One optimizer step on one or several GPUs: rows split over them by `tf.distribute`.
+"""An optimizer step on one or several GPUs: rows are split over them by `tf.distribute`.
 
-Each device has a copy of the weights and a share of the rows with their states; a state enters a step as an
-argument and leaves it as a result, and stays on its device in between. Gradients are averaged over the
-devices before they are clipped, so how many there are changes nothing but rounding and the masks of dropout.
-Nothing is compiled by XLA, with which cuDNN cannot be used.
+Each device has a copy of the weights and a share of the rows with their states, which stay on the device
+between steps. Gradients are averaged over the devices before clipping, so the number of devices changes only
+rounding and dropout masks. XLA is not used, because it cannot use cuDNN.
 
-In mixed precision the products are done in float16, the weights and the optimizer stay float32, and the loss
-is multiplied by a scale so that small gradients are not lost (Micikevicius et al., "Mixed Precision
-Training", 2018). float16 and not bfloat16, since for bfloat16 TensorFlow's cuDNN LSTM computes in float32.
+In mixed precision the products are in float16, weights and optimizer in float32, and the loss is scaled so
+that small gradients do not underflow (Micikevicius et al., "Mixed Precision Training", 2018). For bfloat16
+TensorFlow's cuDNN LSTM would compute in float32.
 
-Checkpoints have the arrays of `worker.replicas`, so a job can go on from one to the other.
+Checkpoints have the arrays of `worker.replicas`, so a job can move between GPUs and CPUs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +31,14 @@ _LOSS_SCALE = "loss_scale"
 
 
 class DistributedStep:
-    """Makes a network on the devices and trains it window by window.
+    """Builds a network on the devices and trains it window by window.
 
     Args:
-        build: makes the network, with fresh weights.
-        training: rate, decay and clipping.
-        rows: B, the rows of every window that will come.
-        devices: their names, as `GPU:0`; the largest divisor of B up to their number is taken.
-        mixed: whether products are done in float16.
+        build: builds the network with random weights.
+        training: learning rate, weight decay and clipping.
+        rows: B, the rows of every window.
+        devices: names such as `GPU:0`; the largest divisor of B up to their number is used.
+        mixed: whether products are in float16.
     """
 
     def __init__(
@@ -59,16 +58,16 @@ class DistributedStep:
         self._clip_norm = training.clip_norm
         self._rows = rows
         self._scale = LossScale() if mixed else None
-        self._states = self._spread([self.network.initial_state(rows // self.replicas)] * self.replicas)
+        self._states = self._distribute([self.network.initial_state(rows // self.replicas)] * self.replicas)
         self._gradient = tf.function(self._averaged_gradient, autograph=False)
         self._update = tf.function(self._applied, autograph=False)
 
     def reset_states(self, rows: slice = slice(None)) -> None:
-        """Set the states of some rows to zero, as at the start of an epoch; by default those of all."""
+        """Set the states of some rows to zero, by default of all."""
         kept = np.ones(self._rows, bool)
         kept[rows] = False
         shares = np.split(kept, self.replicas)
-        self._states = self._spread(
+        self._states = self._distribute(
             [
                 tf.nest.map_structure(lambda part, share=share: tf.where(share[:, None], part, 0.0), state)
                 for state, share in zip(self._gathered_states(), shares, strict=True)
@@ -78,13 +77,13 @@ class DistributedStep:
     def run(
         self, inputs: NDArray[np.int32], targets: NDArray[Any], *, step: int, learning_rate: float
     ) -> float:
-        """Train on one window (T, B); return its mean loss in nats a character.
+        """Train on one window (T, B); return its mean loss in nats per character.
 
-        Targets are ids (T, B), or distributions over them (T, B, V). Gradients that are no numbers change no
+        Targets are ids (T, B), or distributions over them (T, B, V). Gradients that are not finite change no
         weights.
         """
         shares = zip(np.split(inputs, self.replicas, 1), np.split(targets, self.replicas, 1), strict=True)
-        windows = self._spread(
+        windows = self._distribute(
             [
                 (tf.constant(x), tf.constant(y), tf.constant([step, replica], tf.int32))
                 for replica, (x, y) in enumerate(shares)
@@ -103,15 +102,15 @@ class DistributedStep:
         return float(self._strategy.reduce(tf.distribute.ReduceOp.MEAN, losses, axis=None))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return everything a later `restore` needs to go on."""
-        found = {f"weight/{i}": v.numpy() for i, v in enumerate(self.network.variables)}
-        found |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
+        """Return everything that `restore` needs to continue."""
+        arrays = {f"weight/{i}": v.numpy() for i, v in enumerate(self.network.variables)}
+        arrays |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
         states = map(tf.nest.flatten, self._gathered_states())
         for i, shares in enumerate(zip(*states, strict=True)):
-            found[f"state/{i}"] = np.concatenate([share.numpy() for share in shares])
+            arrays[f"state/{i}"] = np.concatenate([share.numpy() for share in shares])
         if self._scale:
-            found[_LOSS_SCALE] = np.array([self._scale.value, self._scale.good_steps])
-        return found
+            arrays[_LOSS_SCALE] = np.array([self._scale.value, self._scale.good_steps])
+        return arrays
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
@@ -119,11 +118,13 @@ class DistributedStep:
             variable.assign(arrays[f"weight/{i}"])
         for i, variable in enumerate(self._optimizer.variables):
             variable.assign(arrays[f"optimizer/{i}"])
-        pattern = self._gathered_states()[0]
-        parts = [np.split(arrays[f"state/{i}"], self.replicas) for i in range(len(tf.nest.flatten(pattern)))]
-        self._states = self._spread(
+        structure = self._gathered_states()[0]
+        parts = [
+            np.split(arrays[f"state/{i}"], self.replicas) for i in range(len(tf.nest.flatten(structure)))
+        ]
+        self._states = self._distribute(
             [
-                tf.nest.pack_sequence_as(pattern, [tf.constant(part[replica]) for part in parts])
+                tf.nest.pack_sequence_as(structure, [tf.constant(part[replica]) for part in parts])
                 for replica in range(self.replicas)
             ]
         )
@@ -131,19 +132,19 @@ class DistributedStep:
             value, good_steps = arrays.get(_LOSS_SCALE, (LossScale.value, 0))
             self._scale = LossScale(float(value), int(good_steps))
 
-    def _spread(self, parts: Sequence[Any]) -> Any:
-        """Return one value of all replicas, which in replica r is `parts[r]`."""
+    def _distribute(self, parts: Sequence[Any]) -> Any:
+        """Return a distributed value, which is `parts[r]` in replica r."""
         return self._strategy.experimental_distribute_values_from_function(
             lambda context: parts[context.replica_id_in_sync_group]
         )
 
     def _gathered_states(self) -> list[Any]:
-        """Return each replica's state: the inverse of `_spread`."""
+        """Return each replica's state: the inverse of `_distribute`."""
         leaves = [self._strategy.experimental_local_results(leaf) for leaf in tf.nest.flatten(self._states)]
         return [tf.nest.pack_sequence_as(self._states, replica) for replica in zip(*leaves, strict=True)]
 
     def _averaged_gradient(self, windows: Any, states: Any, scale: tf.Tensor) -> Any:
-        """Return losses, clipped gradients of the mean loss, whether those are numbers, and states."""
+        """Return losses, clipped gradients of the mean loss, whether they are finite, and states."""
         return self._strategy.run(self._replica_gradient, (windows, states, scale))
 
     def _replica_gradient(self, window: Any, state: Any, scale: tf.Tensor) -> Any:
@@ -161,19 +162,19 @@ class DistributedStep:
         self._strategy.run(self._replica_update, (gradients,))
 
     def _replica_update(self, gradients: list[tf.Tensor]) -> None:
-        # All replicas have the same gradients, and Keras adds up what they give: each gives its share.
+        # All replicas have the same gradients, and Keras sums them: each contributes its share.
         self._optimizer.apply([g / self.replicas for g in gradients], self.network.variables)
 
 
 @dataclass(frozen=True)
 class LossScale:
-    """What the loss is multiplied by: half of it after an overflow, twice as much after 2,000 good steps."""
+    """The dynamic loss scale: halved after an overflow, doubled after 2,000 good steps."""
 
     value: float = 2.0**15
-    good_steps: int = 0  # since it last changed
+    good_steps: int = 0  # since the last change
 
     def after(self, *, is_finite: bool) -> "LossScale":
-        """Return the scale for the next step, after one whose gradients were numbers or were not."""
+        """Return the scale for the next step."""
         if not is_finite:
             return LossScale(max(1.0, self.value / 2))
         if self.good_steps + 1 == 2000:
@@ -183,13 +184,13 @@ class LossScale:
 
 @cache
 def _strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
-    """Return the strategy of these devices: one in a process, for two would number their reductions alike."""
+    """Return the strategy of these devices: one per process, because two would reuse reduction keys."""
     return tf.distribute.MirroredStrategy(devices)
 
 
 @contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Layers that are made here have this policy."""
+    """Use this dtype policy for layers that are built in the context."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:

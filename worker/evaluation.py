@@ -1,7 +1,7 @@
-"""How good a network is, measured with the runtime that will serve it.
+"""Held-out bits per character of a network, and samples, with the runtime that serves models.
 
-Held-out text is contiguous and its predictions are made in order, each from the state after all the text
-before it, as far as `warm_up` reaches back. Bits are -log2 p a character.
+Held-out text is contiguous. Each prediction is made from the state after the text before it, as far back as
+`warm_up`. Bits per character are the mean of -log2 p.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from models.runtime.surprisal import SLICE_LOGITS
 from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 from worker.prepared_text import Ids
 
-_SLICE = 64  # the most steps whose logits are in memory at a time
+_MAX_STEPS = 64  # whose logits are in memory at once
 
 
 def bits_per_character(
@@ -24,17 +24,17 @@ def bits_per_character(
     rows: int = 64,
     warm_up: int = 256,
 ) -> float:
-    """Return the mean surprisal of `ids` in bits a character.
+    """Return the mean surprisal of `ids` in bits per character.
 
-    The text is read as contiguous rows side by side, each after the `warm_up` characters before it, so
-    that one pass costs little; with rows=1 and a long warm-up it is one pass in order.
+    For speed the text is read as contiguous rows in parallel, each after the `warm_up` characters before it.
+    With rows=1 and a long warm-up it is read in one pass.
 
     Args:
-        network: the graph to judge.
+        network: the graph to evaluate.
         ids: (N,) the held-out text.
-        before: the text that comes before it; at least one character.
-        rows: how many parts are read side by side.
-        warm_up: characters that each part is read after.
+        before: the text before it; at least one character.
+        rows: the number of parallel rows.
+        warm_up: characters read before each row.
     """
     length = -(-len(ids) // rows)
     rows = -(-len(ids) // length)
@@ -49,21 +49,23 @@ def bits_per_character(
     counts[: lead - 1] = False
     state = network.initial_state(rows)
     bits = 0.0
-    steps = max(1, min(_SLICE, SLICE_LOGITS // (rows * network.V)))
+    steps = max(1, min(_MAX_STEPS, SLICE_LOGITS // (rows * network.V)))
     for t in range(0, len(inputs), steps):
         part = slice(t, t + steps)
-        first = 0 if counts[part].any() else len(inputs[part])  # the lead-in needs no logits
+        first = 0 if counts[part].any() else len(inputs[part])  # the warm-up needs no logits
         logits, state = network.step(inputs[part], state, first)
         if not first:
-            wanted = targets[part]
-            log_p = np.take_along_axis(log_softmax(logits), np.maximum(wanted - 1, 0)[..., None], -1)[..., 0]
-            cost = np.where(wanted == UNKNOWN_ID, unknown_bits(network.V), -log_p / np.log(2))
+            next_ids = targets[part]
+            log_p = np.take_along_axis(log_softmax(logits), np.maximum(next_ids - 1, 0)[..., None], -1)[
+                ..., 0
+            ]
+            cost = np.where(next_ids == UNKNOWN_ID, unknown_bits(network.V), -log_p / np.log(2))
             bits += float(cost[counts[part]].sum())
     return bits / len(ids)
 
 
 def sample(network: StepNetwork, vocabulary: Vocabulary, *, prompt: str, characters: int, seed: int) -> str:
-    """Return text generated after `prompt` at temperature 1, one character at a time."""
+    """Return text generated after `prompt` at temperature 1."""
     random = np.random.default_rng(seed)
     state = network.initial_state(1)
     logits, state = network.step(vocabulary.encode(prompt)[:, None], state, len(prompt) - 1)

@@ -1,4 +1,4 @@
-"""TensorBoard event files from a job's events. Knows neither queue nor storage."""
+"""TensorBoard event files from a job's events."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 log = logging.getLogger("nextchar.worker")
 
 FILE_NAME = "events.out.tfevents.nextchar"
-"""TensorBoard reads any file whose name contains `tfevents`; ours names no machine."""
+"""TensorBoard reads any file whose name contains `tfevents`; this one names no host."""
 
 _SCALARS = {
     "train_bits_per_character": "bits_per_character/train",
@@ -21,19 +21,15 @@ _SCALARS = {
 
 
 class EventFile:
-    """One event file, written as events come.
-
-    TensorBoard's own writers write from a thread, which a full disk ends silently and which then blocks;
-    here an OSError reaches the caller.
-    """
+    """An event file. Write errors reach the caller; TensorBoard's own writers hide them in a thread."""
 
     def __init__(self, path: Path, *, at: float, from_step: int | None = None) -> None:
-        """Make the file, and folders for it; raises OSError.
+        """Create the file and its folders; raises OSError.
 
         Args:
-            path: where; an older file is replaced.
+            path: of the file, which is replaced if it exists.
             at: Unix seconds.
-            from_step: what other files of the folder tell of later steps is void: the job went back to it.
+            from_step: the step at which the job resumed; later steps in other files of the folder are void.
         """
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.record_writer import RecordWriter
@@ -47,24 +43,24 @@ class EventFile:
             self._write(Event(wall_time=at, step=from_step + 1, session_log=start))
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Write what the event {"at", "type", "data"} has for TensorBoard, and flush. Raises OSError."""
+        """Write an event {"at", "type", "data"} if TensorBoard can show it, and flush. Raises OSError."""
         from tensorboardX import summary
 
         data, at = event["data"], event["at"]
         if event["type"] == "metrics":
-            found = [
+            summaries = [
                 summary.scalar(tag, data[key]) for key, tag in _SCALARS.items() if data.get(key) is not None
             ]
         elif event["type"] == "sample":
-            found = [summary.text("sample", _preformatted(data["text"]))]
+            summaries = [summary.text("sample", _preformatted(data["text"]))]
         else:
             return
-        for one in found:
-            self._write(self._event_class(wall_time=at, step=data["step"], summary=one))
+        for item in summaries:
+            self._write(self._event_class(wall_time=at, step=data["step"], summary=item))
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left and close the file. Raises OSError."""
+        """Flush and close the file. Raises OSError."""
         self._writer.close()
 
     def _write(self, event: Any) -> None:
@@ -72,41 +68,41 @@ class EventFile:
 
 
 class LiveLog:
-    """An event file for those who watch; it may break, and the training goes on.
+    """An event file during training. An error closes it, and training continues.
 
     >>> LiveLog(None, at=0.0).add({"type": "metrics"})
     """
 
     def __init__(self, path: Path | None, *, at: float, from_step: int | None = None) -> None:
-        """Make the file; None keeps no log."""
+        """Create the file; with None nothing is written."""
         self._path = path
         self._file: EventFile | None = None
         if path:
             try:
                 self._file = EventFile(path, at=at, from_step=from_step)
             except OSError as error:
-                self._give_up(error)
+                self._fail(error)
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Write the event. The first time that fails is the last that is tried."""
+        """Write the event. After an error nothing more is written."""
         if self._file:
             try:
                 self._file.add(event)
             except OSError as error:
-                self._give_up(error)
+                self._fail(error)
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file."""
         if self._file:
             file, self._file = self._file, None
-            with contextlib.suppress(OSError):  # what could not be written has been told
+            with contextlib.suppress(OSError):  # the error was logged
                 file.close()
 
-    def _give_up(self, error: OSError) -> None:
+    def _fail(self, error: OSError) -> None:
         log.warning("no TensorBoard log in %s: %s", self._path, error)
         self.close()
 
 
 def _preformatted(text: str) -> str:
-    """Return Markdown that shows `text` as it is: an indented block."""
+    """Return Markdown that shows `text` verbatim: an indented block."""
     return "\n".join("    " + line for line in text.encode("utf-8", "replace").decode().split("\n"))

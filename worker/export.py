@@ -1,4 +1,4 @@
-"""A trained network -> the files of a saved model."""
+"""Exports a trained network to the files of a saved model."""
 
 import tempfile
 from pathlib import Path
@@ -10,7 +10,7 @@ from models.runtime.lstm_network import quantize_lstm
 
 
 def graph_of(network: Trainable) -> bytes:
-    """Return the ONNX graph of the network as it is now."""
+    """Return the ONNX graph of the network with its current weights."""
     return architecture(network.config.architecture).graph(network.config, network.weights())
 
 
@@ -23,11 +23,11 @@ def saved_files(network: Trainable) -> dict[str, bytes]:
 
 
 def int8_file(graph: bytes) -> tuple[str, bytes]:
-    """Return the name and contents of the int8 form of a model.onnx: for our kernels, if they know it."""
+    """Return the name and contents of a model.onnx in int8, for the kernels if they support the network."""
     try:
         weights = stateful_lstm_weights(graph)
-    except ValueError:  # of another architecture
+    except ValueError:  # another architecture
         return "model.int8.onnx", quantize(graph)
-    if "hidden/kernel" in weights:  # a layer that the kernels do not have
+    if "hidden/kernel" in weights:  # a layer that the kernels do not support
         return "model.int8.onnx", quantize(graph)
     return "model.int8.npz", quantize_lstm(weights)

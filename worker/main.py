@@ -1,11 +1,11 @@
-"""Starts one RQ worker: `python -m worker.main`.
+"""The worker process: `python -m worker.main`.
 
-This parent process takes messages and watches over the child that trains. It imports no TensorFlow,
-and it touches no object storage: the child is forked, and obstore's threads would not survive that.
-Before it takes a job, the kernels are compiled (`worker.warm_up`), so that no job waits for that.
+The parent receives messages and supervises the child that trains. It imports no TensorFlow and uses no object
+storage, because the child is forked and obstore's threads do not survive a fork. It compiles the kernels
+(`worker.warm_up`) before it takes a job.
 
-Whatever is wrong with Redis (away, loading, full, read-only), the parent waits for it, and never leaves a
-child that trains. On SIGTERM or Ctrl-C the child keeps a checkpoint and gives its job back, then both leave.
+If Redis does not work (unavailable, loading, full, read-only), the parent waits and the child keeps training.
+On SIGTERM or Ctrl-C the child saves a checkpoint and gives its job back to the queue; then both exit.
 """
 
 import contextlib
@@ -37,84 +37,84 @@ from worker.warm_up import warm_up
 log = logging.getLogger("nextchar.worker")
 
 STOP_SIGNAL = signal.SIGUSR1
-"""Sent to the child: keep a checkpoint, give the job back to the queue, exit."""
+"""Sent to the child: save a checkpoint, give the job back to the queue, exit."""
 
 PARENT_PID = "TRAINING_PARENT_PID"
-"""The environment variable in which the child finds the process id of its parent."""
+"""The environment variable with the parent's process id, for the child."""
 
 _MONITORING_S = 5
 _WORKER_TTL_S = 30
-_FIRST_WAIT_S, _MAX_WAIT_S = 0.5, 10.0  # for Redis, and after an error
-_STABLE_S = 60.0  # a worker that worked for so long ends a series of errors
+_FIRST_WAIT_S, _MAX_WAIT_S = 0.5, 10.0  # for Redis, and after errors
+_STABLE_S = 60.0  # running this long resets the waits
 _LOG_EVERY_S = 60.0
 _REDIS_TIMEOUT_S = 5.0
 
 
 class TrainingWorker(Worker):
-    """RQ's forking worker, with a gentle shutdown.
+    """RQ's forking worker, with a graceful shutdown.
 
-    RQ's bookkeeping may fail: a job's lease, which the child renews, and its record are what counts. So
-    errors of Redis are logged wherever they would end this process, and with it a child that trains.
+    A job depends on its record and its lease, which the child renews, and not on RQ's bookkeeping. So Redis
+    errors in RQ are logged and do not end this process, which would kill the child.
     """
 
-    max_connection_wait_time = _MAX_WAIT_S  # RQ's own, where Redis does not answer
+    max_connection_wait_time = _MAX_WAIT_S  # of RQ's own waiting for Redis
 
     @property
-    def is_told_to_stop(self) -> bool:
-        """Whether a signal has asked this worker to stop."""
+    def is_stopping(self) -> bool:
+        """Whether a signal has requested a shutdown."""
         return self._shutdown_requested_date is not None
 
     def subscribe(self) -> None:
-        """Listen to no commands: nothing sends any, and a writer to Redis could stop jobs with them."""
+        """Do not listen to commands: a writer to Redis could stop jobs with them."""
 
     def unsubscribe(self) -> None:
-        """There is nothing to unsubscribe from."""
+        """Do nothing."""
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[RQJob, Queue] | None:
-        """Wait for a message and return it. Raises StopRequested where Redis refuses."""
-        if self.is_told_to_stop:  # and what a signal handler raised was lost on its way, in a `__del__` say
+        """Wait for a message and return it. Raises StopRequested on Redis errors."""
+        if self.is_stopping:  # the exception of the signal handler was lost, e.g. in a `__del__`
             raise StopRequested
         with _stop_if_redis_fails():
             return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
     def execute_job(self, job: RQJob, queue: Queue) -> None:
-        """Train in a child and wait for its end. Raises StopRequested where Redis refuses before or after."""
+        """Train in a child and wait for it. Raises StopRequested on Redis errors before or after."""
         with _stop_if_redis_fails():
             super().execute_job(job, queue)
 
     def handle_warm_shutdown_request(self) -> None:
-        """Tell the child to give its job back; RQ then waits for it to exit."""
+        """Signal the child to give its job back; RQ then waits for it to exit."""
         super().handle_warm_shutdown_request()
         if self.horse_pid:
             os.kill(self.horse_pid, STOP_SIGNAL)
 
     def set_shutdown_requested_date(self) -> None:
-        """Note in Redis that this worker is to stop."""
-        with _redis_may_fail("this worker's shutdown is not noted"):
+        """Record in Redis that this worker is stopping."""
+        with _redis_may_fail("the shutdown of this worker is not recorded"):
             super().set_shutdown_requested_date()
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Renew this worker's entry in RQ's list."""
-        with _redis_may_fail("this worker's entry is not renewed"):
+        """Renew the entry of this worker in RQ's list."""
+        with _redis_may_fail("the entry of this worker is not renewed"):
             super().heartbeat(timeout, pipeline)
 
     def maintain_heartbeats(self, job: RQJob, execution: Execution) -> None:
         """Renew RQ's entries of the job."""
-        with _redis_may_fail("training goes on"):
+        with _redis_may_fail("training continues"):
             super().maintain_heartbeats(job, execution)
 
     def fork_work_horse(self, job: RQJob, queue: Queue) -> None:
-        """Start the child, and remember how often the kernel has killed for want of memory before."""
+        """Start the child, and remember the number of out-of-memory kills before."""
         self._memory_kills = memory_kills()
         os.environ[PARENT_PID] = str(os.getpid())
         super().fork_work_horse(job, queue)
-        if self.is_told_to_stop:  # before there was a child to tell
+        if self.is_stopping:  # the signal came before the child existed
             os.kill(self.horse_pid, STOP_SIGNAL)
 
     def handle_work_horse_killed(self, job: RQJob, _retpid: int, ret_val: int, _rusage: Any) -> None:
-        """Keep what is known of a child's death, for the one who has to say why its job did not go on."""
+        """Record the death of a child, for the message of the reconciler."""
         if not os.WIFSIGNALED(ret_val) or os.WTERMSIG(ret_val) == STOP_SIGNAL:
             return
         number, out_of_memory = os.WTERMSIG(ret_val), memory_kills() > self._memory_kills
@@ -122,25 +122,25 @@ class TrainingWorker(Worker):
             "%s: the process that trained it was killed by signal %d%s",
             job.args[0],
             number,
-            "; the kernel killed for want of memory meanwhile" if out_of_memory else "",
+            "; the kernel ran out of memory at that time" if out_of_memory else "",
         )
-        with _redis_may_fail("the kill is not remembered"):
+        with _redis_may_fail("the kill is not recorded"):
             Live(self.connection).add_kill(
                 job.args[0], {"at": time.time(), "signal": number, "out_of_memory": out_of_memory}
             )
 
     def handle_job_failure(self, *arguments: Any, **options: Any) -> None:
-        """Note in Redis that a message's job has ended badly."""
-        with _redis_may_fail("the end of a message is not noted"):
+        """Record in Redis that a message failed."""
+        with _redis_may_fail("the failure of a message is not recorded"):
             super().handle_job_failure(*arguments, **options)
 
     def register_death(self) -> None:
-        """Take this worker out of RQ's list."""
-        with _redis_may_fail("this worker's entry runs out by itself"):
+        """Remove this worker from RQ's list."""
+        with _redis_may_fail("the entry of this worker will expire"):
             super().register_death()
 
     def setup_work_horse_signals(self) -> None:
-        """In the child: Ctrl-C reaches the whole group, but only the parent may act on it."""
+        """Ignore SIGTERM and Ctrl-C in the child: only the parent acts on them."""
         super().setup_work_horse_signals()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -155,7 +155,7 @@ def _redis_may_fail(consequence: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_if_redis_fails() -> Iterator[None]:
-    """End RQ's loop quietly: `work` then waits for Redis and begins another."""
+    """End RQ's loop on Redis errors: `work` then waits for Redis and starts another."""
     try:
         yield
     except RedisError as error:
@@ -164,9 +164,9 @@ def _stop_if_redis_fails() -> Iterator[None]:
 
 
 def memory_kills() -> int:
-    """Return how often the kernel has killed a process for want of memory, here or in this container.
+    """Return the number of out-of-memory kills on this machine or in this container; 0 if unknown.
 
-    0 where it does not say. Whom it killed, the count does not tell.
+    The count does not say which processes were killed.
     """
     counts = []
     for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
@@ -190,9 +190,9 @@ def make_worker(redis: Redis) -> TrainingWorker:
 
 
 def work(redis_url: str) -> None:
-    """Work until told to stop by SIGTERM or SIGINT, with a new RQ worker after each that an error has ended.
+    """Work until SIGTERM or SIGINT. After an error, start a new RQ worker.
 
-    One that is ended at once, again and again, is replaced after pauses that grow.
+    The pauses before that grow while workers fail quickly.
     """
     pause_s = _FIRST_WAIT_S
     try:
@@ -203,12 +203,12 @@ def work(redis_url: str) -> None:
             try:
                 with _connect(redis_url) as redis:
                     worker = make_worker(redis)
-                    worker.work(logging_level="WARNING")  # returns when told to stop, and after any error
-                    if worker.is_told_to_stop:
+                    worker.work(logging_level="WARNING")  # returns on shutdown and after errors
+                    if worker.is_stopping:
                         return
             except RedisError as error:
                 log.warning("Redis does not work: %s", error)
-            _stop_on_signals()  # the worker that has ended had its own handlers
+            _stop_on_signals()  # RQ had installed its own handlers
             if time.monotonic() - began_s >= _STABLE_S:
                 pause_s = _FIRST_WAIT_S
             time.sleep(pause_s)
@@ -218,7 +218,7 @@ def work(redis_url: str) -> None:
 
 
 def _wait_for_redis(redis_url: str) -> None:
-    """Return when Redis answers and takes writes."""
+    """Wait until Redis accepts writes."""
     wait_s, logged_at = _FIRST_WAIT_S, -_LOG_EVERY_S
     with _connect(redis_url) as redis:
         while True:
@@ -234,8 +234,7 @@ def _wait_for_redis(redis_url: str) -> None:
 
 
 def _connect(url: str) -> Redis:
-    # One more try at once, for a connection that died while it was idle; waiting is ours. RQ lengthens the
-    # timeout by how long it waits for a message.
+    # One immediate retry, for a connection that died while idle. RQ extends the timeout by its waiting time.
     return Redis.from_url(
         url,
         socket_timeout=_REDIS_TIMEOUT_S,
@@ -255,19 +254,19 @@ def _stop(*_: object) -> None:
 
 
 def main() -> None:
-    """Work until told to stop."""
+    """Run the worker until it is stopped."""
     settings = WorkerSettings.load()
     configure_logging(settings)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
-    # It calls every message whose worker was killed failed; what becomes of the job, the reconciler logs.
+    # It logs messages of killed workers as failed, but the reconciler decides about their jobs.
     logging.getLogger("rq.registry").setLevel(logging.ERROR)
-    log.info("loading kernels; the first time on a machine they are compiled, which can take a minute")
+    log.info("loading kernels; compiling them, the first time on a machine, can take a minute")
     try:
-        _stop_on_signals()  # which ends the compiler as well
+        _stop_on_signals()  # also ends the compiler
         warm_up(settings.data_dir)
     except StopRequested:
         return
-    log.info("waiting for jobs; training on %d cores", settings.cores)
+    log.info("waiting for jobs; will train on %d cores", settings.cores)
     work(settings.redis_url)
 
 

@@ -1,4 +1,4 @@
-"""A job from its record to a model ready to be published: read, train, export, report."""
+"""Runs a training job from its record to a model that can be published: read, train, export, report."""
 
 import logging
 import math
@@ -13,6 +13,7 @@ from models.architectures.memory import count_parameters
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
+from models.report import Evaluation, Int8Measurement, Report
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
 from models.runtime.session import open_network
 from models.saved_model import Card, describe_files
@@ -25,23 +26,24 @@ from worker.calibration import anomaly_files
 from worker.checkpoints import Checkpoint
 from worker.evaluation import bits_per_character
 from worker.export import int8_file, saved_files
+from worker.hooks import Hooks, StopReason
 from worker.mixing import SecondText
-from worker.prepared_text import Text, characters_of, read_ids, read_text
+from worker.prepared_text import Text, covering_characters, read_ids, read_text
 from worker.report import write_report
 from worker.settings import PrecisionSetting
-from worker.training import Hooks, Result, StopReason, fit
-from worker.warm_start import Start
+from worker.training import Result, fit
+from worker.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
-_WARM_UP_CHARACTERS = 2000  # what the held-out text is read after, in the final figure
-_JUDGED_CHARACTERS = 1_000_000  # of the held-out text, from its beginning: a minute for a large network
-_INT8_NATS = 0.005  # a character: what int8 weights may cost on the held-out text to be kept
+_WARM_UP_CHARACTERS = 2000  # read before the held-out text for the final figure
+_JUDGED_CHARACTERS = 1_000_000  # from the beginning of the held-out text: a minute for a large network
+_MAX_INT8_NATS = 0.005  # per character: the highest cost at which int8 weights are kept
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended: stopped early, or not; and a card and its files, if a model came of it."""
+    """How training ended; with the card and files of the model, if there is one."""
 
     stopped: StopReason | None
     card: Card | None = None
@@ -58,25 +60,21 @@ def train_model(
     precision: PrecisionSetting = "mixed",
     measurements: Path | None = None,
     resume: Checkpoint | None,
-    hooks_stop: Callable[[], str | None],
-    on_event: Callable[[str, dict[str, Any]], None],
-    on_progress: Callable[[dict[str, Any]], None],
-    on_checkpoint: Callable[[Checkpoint], None],
-    checkpoint_every_s: float,
+    hooks: Hooks,
     events: Sequence[dict[str, Any]] = (),
 ) -> Outcome:
-    """Train what `job` asks for.
+    """Train the model of a job.
 
-    `measurements` is the folder that keeps what was measured on this machine. `events` are those of the job
-    so far; it grows with each call of `on_event`. The report shows them.
+    `measurements` is the folder that keeps measurements of this machine. `events` are the job's events for
+    the report; the caller appends those of `hooks.event`.
 
     Raises:
         InvalidInput: the corpus cannot be trained on, or training diverged.
-        NotFound: the corpus is gone, or the model that was to be started from.
-        StorageFull: there is no room for the corpus's ids in `scratch`.
+        NotFound: the corpus, or the model to start from, was deleted.
+        StorageFull: `scratch` has no room for the ids of the corpus.
     """
     began = time.monotonic()
-    request = job.request
+    request, on_event = job.request, hooks.event
     corpus = corpora.get(request.corpus)
     characters = corpus.bytes if request.alphabet == "bytes" else corpus.characters
     pieces = partial(_pieces, request, corpora, corpus.id)
@@ -91,19 +89,19 @@ def train_model(
         sentence = advice.timestamps(pieces()) if not request.masks else request.masked_by_default
         if sentence:
             on_event("message", {"text": sentence})
-    # A job that goes on has its weights and characters in its checkpoint.
-    start = Start.load(models, request.start_from) if request.start_from and not resume else None
-    known = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
+    # A resumed job has its weights and its vocabulary in the checkpoint.
+    start = WarmStart.load(models, request.start_from) if request.start_from and not resume else None
+    required = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
     if request.mix:
-        more = _pieces(request, corpora, request.mix.corpus)
-        known += characters_of(more, coverage=request.coverage)
+        second_pieces = _pieces(request, corpora, request.mix.corpus)
+        required += covering_characters(second_pieces, coverage=request.coverage)
     text = read_text(
         pieces,
         characters=characters,
         validation_fraction=request.training.validation_fraction,
         alphabet=request.alphabet,
         coverage=request.coverage,
-        known=known,
+        required=required,
         scratch=scratch,
     )
     result = fit(
@@ -113,16 +111,10 @@ def train_model(
         cores=cores,
         precision=precision,
         measurements=measurements,
-        start=start.grown(text.vocabulary) if start else None,
-        second=_second_text(request, corpora, models, text, scratch=scratch, cores=cores, tell=on_event),
+        start=start.expand(text.vocabulary) if start else None,
+        second=_second_text(request, corpora, models, text, scratch=scratch, cores=cores, on_event=on_event),
         resume=resume,
-        hooks=Hooks(
-            progress=on_progress,
-            event=on_event,
-            checkpoint=on_checkpoint,
-            stop=cast(Callable[[], StopReason | None], hooks_stop),
-            checkpoint_every_s=checkpoint_every_s,
-        ),
+        hooks=hooks,
     )
     if result.stopped and result.stopped != "cancel_keep_best":
         return Outcome(result.stopped)
@@ -136,8 +128,35 @@ def train_model(
         int8=files.get(INT8_FILE),
         is_log=bool(request.masks),
     )
-    size = len(text.vocabulary)
-    about: dict[str, Any] = {
+    origin = _origin(job, vocabulary_size=len(text.vocabulary))
+    report_fields, report_files = write_report(
+        report,
+        origin,
+        text=text,
+        graph=files["model.onnx"],
+        events=events,
+        seed=request.training.seed,
+        cores=cores,
+    )
+    report |= report_fields
+    files |= report_files
+    for problem in report["problems"]:
+        on_event("message", {"text": problem})
+    report["job_seconds"] = round(time.monotonic() - began, 1)
+    card = Card(
+        id="model_" + job.id.removeprefix("job_"),
+        characters=text.vocabulary.characters,
+        report=cast(dict[str, Any], report),
+        files=describe_files(files),
+        **cast(dict[str, Any], origin),
+    )
+    return Outcome(result.stopped, card, files)
+
+
+def _origin(job: Job, *, vocabulary_size: int) -> Report:
+    """Return the fields that the report and the card share."""
+    request = job.request
+    return {
         "name": request.name,
         "created_at": int(time.time()),
         "job": job.id,
@@ -146,36 +165,14 @@ def train_model(
         "training": request.training.model_dump(mode="json"),
         "alphabet": request.alphabet,
         "started_from": request.start_from,
-        "masks": request.masks,
-        "mix": request.mix and request.mix.model_dump(mode="json"),
-        "parameters": count_parameters(request.network, size),
+        "masks": list(request.masks),
+        "mix": request.mix.model_dump(mode="json") if request.mix else None,
+        "parameters": count_parameters(request.network, vocabulary_size),
     }
-    told, report_files = write_report(
-        report,
-        about,
-        text=text,
-        graph=files["model.onnx"],
-        events=events,
-        seed=request.training.seed,
-        cores=cores,
-    )
-    report |= told
-    files |= report_files
-    for problem in report["problems"]:
-        on_event("message", {"text": problem})
-    report["job_seconds"] = round(time.monotonic() - began, 1)
-    card = Card(
-        id="model_" + job.id.removeprefix("job_"),
-        characters=text.vocabulary.characters,
-        report=report,
-        files=describe_files(files),
-        **about,
-    )
-    return Outcome(result.stopped, card, files)
 
 
 def _pieces(request: JobRequest, corpora: Corpora, corpus: str) -> Iterable[str]:
-    """Return a corpus's characters as the job is to see them, a piece at a time."""
+    """Yield the characters of a corpus in pieces, masked if the job has masks."""
     pieces = corpora.pieces(corpus, request.alphabet)
     return Masks(request.masks).apply_to_pieces(pieces) if request.masks else pieces
 
@@ -188,9 +185,9 @@ def _second_text(
     *,
     scratch: Path,
     cores: int,
-    tell: Callable[[str, dict[str, Any]], None],
+    on_event: Callable[[str, dict[str, Any]], None],
 ) -> SecondText | None:
-    """Return what is to be mixed in. Raises NotFound: its corpus or the teacher has been deleted."""
+    """Return the text to mix in. Raises NotFound: its corpus or the teacher was deleted."""
     mix = request.mix
     if mix is None:
         return None
@@ -199,11 +196,9 @@ def _second_text(
         return SecondText(ids, mix.fraction, mix.targets)
     saved = models.get(mix.teacher)
     teacher = saved.vocabulary
-    if strange := teacher.unknown(text.vocabulary.characters):
-        tell(
-            "message",
-            {"text": f"the teacher {mix.teacher} does not know {''.join(strange)!r}: it never asks for them"},
-        )
+    if unknown := "".join(teacher.unknown(text.vocabulary.characters)):
+        message = f"the teacher {mix.teacher} does not know {unknown!r} and never predicts these characters"
+        on_event("message", {"text": message})
     network = open_network(FLOAT32_FILE, saved.file(FLOAT32_FILE), threads=cores)
     return SecondText(ids, mix.fraction, mix.targets, network, teacher)
 
@@ -216,21 +211,21 @@ def _validation_bits(name: str, data: bytes, text: Text, *, cores: int) -> float
 
 def _with_int8(
     files: dict[str, bytes], text: Text, float32_bits: float, *, cores: int
-) -> tuple[dict[str, bytes], dict[str, Any] | None]:
-    """Return the files, with int8 weights among them if these are good enough, and what was measured."""
+) -> tuple[dict[str, bytes], Int8Measurement | None]:
+    """Return the files, with int8 weights if these are accurate enough, and the measurement."""
     try:
         name, data = int8_file(files["model.onnx"])
         bits = _validation_bits(name, data, text, cores=cores)
-    except Exception:  # a compiler may fail on some machine: no reason to lose what was trained
+    except Exception:  # a compiler may fail on some machine: the float32 model is still good
         log.exception("the model has no int8 form")
         return files, None
     lost_nats = (bits - float32_bits) * math.log(2)
-    kept = lost_nats <= _INT8_NATS
-    measured = {"validation_bits_per_character": bits, "lost_nats": lost_nats, "kept": kept}
+    kept = lost_nats <= _MAX_INT8_NATS
+    measured: Int8Measurement = {"validation_bits_per_character": bits, "lost_nats": lost_nats, "kept": kept}
     return (files | {name: data} if kept else files), measured
 
 
-def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> dict[str, Any]:
+def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> Report:
     bits = _validation_bits("model.onnx", graph, text, cores=cores)
     best = next(point for point in result.curve if point["step"] == result.best_step)
     last = result.curve[-1]
@@ -247,17 +242,16 @@ def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> dict[s
         "rows": result.rows.rows,
         "window": result.rows.window,
         "dropout": result.dropout,
-        "precision": result.choice.precision,
-        "bfloat16_speedup": result.choice.bfloat16_speedup,
+        "precision": result.precision.precision,
+        "bfloat16_speedup": result.precision.bfloat16_speedup,
         "steps": result.steps,
         "epochs": result.epochs,
         "best_step": result.best_step,
-        "validation_turned_at_step": result.best_step if result.has_turned else None,
-        "validation_turned_at_epoch": best["epoch"] if result.has_turned else None,
-        # The kept model is the best one; this is how much worse the last one was.
+        "validation_turned_at_step": result.best_step if result.has_overfitted else None,
+        "validation_turned_at_epoch": best["epoch"] if result.has_overfitted else None,
         "bits_lost_after_best": last["validation_bits_per_character"] - best["validation_bits_per_character"],
         "characters_trained": result.characters,
         "training_seconds": round(result.elapsed_s, 1),
         "peak_memory_bytes": peak_memory_bytes(),
-        "curve": result.curve,
+        "curve": cast(list[Evaluation], result.curve),
     }

@@ -1,42 +1,45 @@
-"""The picture of a training run: its curves, with the baselines as lines across, as SVG.
+"""The learning curves of a training run, with baselines as horizontal lines, as SVG.
 
-The same figures give the same bytes. Text stays text. Drawn for a light page; a style sheet inside of the
-SVG turns the colours where the reader prefers dark.
+The same figures give the same bytes, and text stays text. A style sheet in the SVG changes the colors for
+readers who prefer dark pages.
 """
 
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from models.report import Evaluation
 
 _INK, _MUTED, _LINE, _BLUE, _ORANGE = "#1f2328", "#59636e", "#d1d9e0", "#0969da", "#bc4c00"
 _DARK = {_INK: "#f0f6fc", _MUTED: "#9198a1", _LINE: "#3d444d", _BLUE: "#4493f8", _ORANGE: "#f0883e"}
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_POINTS = 72  # an inch; SVG's units here
+_POINTS_PER_INCH = 72  # points are the units of the SVG
 
-CURVES = {
+_Key = Literal["validation_bits_per_character", "train_bits_per_character"]
+
+CURVES: dict[_Key, tuple[str, str]] = {
     "validation_bits_per_character": ("held out", _BLUE),
     "train_bits_per_character": ("training", _ORANGE),
 }
 
 
 def curves_svg(
-    curve: Sequence[Mapping[str, Any]],
+    curve: Sequence[Evaluation],
     baselines: Mapping[str, float],
     *,
     kept_step: int,
     width: int = 720,
     height: int = 400,
 ) -> str:
-    """Return an SVG of bits a character against steps.
+    """Return an SVG of bits per character by step.
 
     Args:
-        curve: the evaluations, each with `step`, `epoch`, `elapsed_seconds` and the bits of CURVES, which
-            may be None.
-        baselines: bits by name; those far above the curves are left out.
+        curve: the evaluations; bits may be None.
+        baselines: bits by name; those far above the curves are omitted.
         kept_step: the step whose weights are kept; it is marked.
-        width: in CSS pixels. Below 500 there are fewer marks on the axis.
-        height: likewise.
+        width: in CSS pixels. Below 500 the axis has fewer ticks.
+        height: in CSS pixels.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -52,7 +55,7 @@ def curves_svg(
     }
     narrow = width < 500
     with mpl.rc_context(settings):
-        figure = Figure(figsize=(width / _POINTS, height / _POINTS))
+        figure = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH))
         FigureCanvasSVG(figure)
         right = 1 - (112 if narrow else 132) / width
         axes = figure.add_axes((34 / width, 62 / height, right - 34 / width, 1 - 100 / height))
@@ -63,45 +66,48 @@ def curves_svg(
         for name, bits in shown.items():
             axes.axhline(bits, color=_MUTED, linewidth=1, dashes=(4, 3), zorder=1)
             labels.append((bits, f"{name} {bits:.2f}", _MUTED))
-        _dress(axes, curve, marks=2 if narrow else 5)
+        _format_axes(axes, curve, ticks=2 if narrow else 5)
         _write_labels(axes, labels, gap=16 / (height - 100) * (top - bottom))
         figure.text(8 / width, 1 - 18 / height, "bits per character", color=_INK, fontsize=13, va="center")
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _finished(file.getvalue(), width, height, describe(curve, shown))
+    return _styled(file.getvalue(), width, height, describe(curve, shown))
 
 
-def _draw_curves(
-    axes: Any, curve: Sequence[Mapping[str, Any]], kept_step: int
-) -> list[tuple[float, str, str]]:
-    """Draw both curves; return what is to be written beside their ends: (bits, text, colour)."""
+def _draw_curves(axes: Any, curve: Sequence[Evaluation], kept_step: int) -> list[tuple[float, str, str]]:
+    """Draw both curves; return the labels of their ends: (bits, text, color)."""
     labels = []
-    for key, (name, colour) in CURVES.items():
-        points = [(p["step"], p[key]) for p in curve if p[key] is not None]
+    for key, (name, color) in CURVES.items():
+        points = _points(curve, key)
         if not points:
             continue
         steps, bits = zip(*points, strict=True)
-        axes.plot(steps, bits, color=colour, linewidth=2, zorder=3, marker="o" if len(points) == 1 else None)
-        labels.append((bits[-1], f"{name} {bits[-1]:.2f}", colour))
+        axes.plot(steps, bits, color=color, linewidth=2, zorder=3, marker="o" if len(points) == 1 else None)
+        labels.append((bits[-1], f"{name} {bits[-1]:.2f}", color))
         if key == "validation_bits_per_character" and kept_step in steps:
             axes.plot(
-                [kept_step], [bits[steps.index(kept_step)]], "o", color=colour, markersize=6, clip_on=False
+                [kept_step], [bits[steps.index(kept_step)]], "o", color=color, markersize=6, clip_on=False
             )
     return labels
 
 
-def _range(curve: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]) -> tuple[float, float]:
-    """Return the top and bottom of the axis: the curves' beginning is cut off above what counting needs."""
-    bits = [p[key] for p in curve for key in CURVES if p[key] is not None]
+def _range(curve: Sequence[Evaluation], baselines: Mapping[str, float]) -> tuple[float, float]:
+    """Return the top and bottom of the axis; the curves are cut off above the unigram baseline."""
+    bits = [value for key in CURVES for _, value in _points(curve, key)]
     top = max(bits, default=1.0)
     if "unigram" in baselines:
-        last = [curve[-1][key] for key in CURVES if curve and curve[-1][key] is not None]
+        last = [value for key in CURVES for _, value in _points(curve[-1:], key)]
         top = min(top, max(baselines["unigram"], *last, 0.0) * 1.04)
     low = min([*bits, *(b for b in baselines.values() if b <= top)], default=0.0)
     return top, max(0.0, low - 0.06 * (top - low) - 0.01)
 
 
-def _dress(axes: Any, curve: Sequence[Mapping[str, Any]], *, marks: int) -> None:
+def _points(curve: Sequence[Evaluation], key: _Key) -> list[tuple[int, float]]:
+    """Return the (step, bits) of a curve."""
+    return [(point["step"], bits) for point in curve if (bits := point[key]) is not None]
+
+
+def _format_axes(axes: Any, curve: Sequence[Evaluation], *, ticks: int) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(_LINE)
@@ -109,8 +115,8 @@ def _dress(axes: Any, curve: Sequence[Mapping[str, Any]], *, marks: int) -> None
     axes.grid(axis="y", color=_LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     last = max((p["step"] for p in curve), default=0)
-    wanted = [last * i / marks for i in range(marks + 1)]
-    places = sorted({min(curve, key=lambda p: abs(p["step"] - w))["step"] for w in wanted}) if curve else []
+    targets = [last * i / ticks for i in range(ticks + 1)]
+    places = sorted({min(curve, key=lambda p: abs(p["step"] - t))["step"] for t in targets}) if curve else []
     by_step = {p["step"]: p for p in curve}
     names = []
     for place in places:
@@ -118,31 +124,31 @@ def _dress(axes: Any, curve: Sequence[Mapping[str, Any]], *, marks: int) -> None
         first = place == places[0]
         names.append(
             f"{'step ' if first else ''}{place:,}\n{'epoch ' if first else ''}{point['epoch']:.3g}"
-            f"\n{_clock(point.get('elapsed_seconds') or 0.0)}"
+            f"\n{_duration(point.get('elapsed_seconds') or 0.0)}"
         )
     axes.set_xticks(places, names)
     axes.set_xlim(0, max(last, 1))
 
 
 def _write_labels(axes: Any, labels: Sequence[tuple[float, str, str]], *, gap: float) -> None:
-    """Write labels at the right, each at its height or as near to it as the others let it be."""
+    """Write labels at the right, each as near to its height as the others allow."""
     ordered = sorted(labels)
     heights = [bits for bits, _, _ in ordered]
-    for _ in range(100):  # neighbours that overlap push each other apart, half each
+    for _ in range(100):  # overlapping neighbors move apart, half each
         for i in range(1, len(heights)):
             missing = gap - (heights[i] - heights[i - 1])
             if missing > 0:
                 heights[i - 1] -= missing / 2
                 heights[i] += missing / 2
-    for place, (_, text, colour) in zip(heights, ordered, strict=True):
+    for place, (_, text, color) in zip(heights, ordered, strict=True):
         axes.annotate(
             text, (1, place), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
-            color=colour, va="center", fontsize=11, annotation_clip=False,
+            color=color, va="center", fontsize=11, annotation_clip=False,
         )  # fmt: skip
 
 
-def _finished(svg: str, width: int, height: int, description: str) -> str:
-    """Return matplotlib's SVG with our fonts, a description, and colours for dark pages."""
+def _styled(svg: str, width: int, height: int, description: str) -> str:
+    """Return matplotlib's SVG with our fonts, a description, and colors for dark pages."""
     svg = re.sub("<metadata>.*</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", _FONTS, svg)
     rules = "".join(
@@ -158,22 +164,22 @@ def _finished(svg: str, width: int, height: int, description: str) -> str:
     return re.sub(r"<svg[^>]*>", f"{head}<title>{description}</title>{sheet}", svg, count=1)
 
 
-def describe(curve: Sequence[Mapping[str, Any]], baselines: Mapping[str, float]) -> str:
-    """Return in words what the picture shows, for those who do not see it."""
-    said = []
+def describe(curve: Sequence[Evaluation], baselines: Mapping[str, float]) -> str:
+    """Return a text alternative of the picture."""
+    parts = []
     for key, (name, _) in CURVES.items():
-        points = [(p["step"], p[key]) for p in curve if p[key] is not None]
+        points = _points(curve, key)
         if points:
             (first, before), (last, after) = points[0], points[-1]
-            said.append(f"{name} from {before:.2f} at step {first} to {after:.2f} at step {last}")
-    said += [f"{name} {bits:.2f}" for name, bits in baselines.items()]
-    return "Bits per character: " + "; ".join(said)
+            parts.append(f"{name} from {before:.2f} at step {first} to {after:.2f} at step {last}")
+    parts += [f"{name} {bits:.2f}" for name, bits in baselines.items()]
+    return "Bits per character: " + "; ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """Return a duration for the axis.
 
-    >>> _clock(8.4), _clock(90), _clock(7500)
+    >>> _duration(8.4), _duration(90), _duration(7500)
     ('8 s', '1.5 min', '2.08 h')
     """
     if seconds < 60:

@@ -1,17 +1,16 @@
-"""One optimizer step on all cores: rows split over replicas, gradients averaged.
+"""An optimizer step on all CPU cores: rows are split over replicas, and gradients averaged.
 
-On a CPU, libraries hardly use a second core for products this small. So each core trains on its share of the
-rows, in a thread of its own: by one single-threaded XLA program, or by the operations of
-`models.kernels.tensorflow_ops` where an architecture has `uses_kernels`. One compiled update averages the
-gradients in a fixed order: the result is the same, bit for bit, from run to run. GPUs are another file's,
-`worker/distributed.py`.
+For products this small, libraries hardly use a second core. So each core trains on its share of the rows in a
+thread: by a single-threaded XLA program, or by the operations of `models.kernels.tensorflow_ops` where an
+architecture has `uses_kernels`. One compiled update averages the gradients in a fixed order, so the result is
+the same bit for bit from run to run. `worker/distributed.py` is the counterpart for GPUs.
 """
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-# Read when TensorFlow is first imported, so set before it: one thread for each XLA program.
+# TensorFlow reads these when it is imported: one thread per XLA program.
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -26,13 +25,13 @@ from models.config import TrainingConfig
 
 
 class ReplicatedStep:
-    """Trains a network window by window; holds the optimizer and every replica's state.
+    """Trains a network window by window; holds the optimizer and the replicas' states.
 
     Args:
-        network: what to train.
-        training: rate, decay and clipping.
-        rows: B, the rows of every window that will come.
-        cores: replicas at most; the largest divisor of B up to it is taken.
+        network: the network to train.
+        training: learning rate, weight decay and clipping.
+        rows: B, the rows of every window.
+        cores: the maximal number of replicas; the largest divisor of B up to it is used.
     """
 
     def __init__(self, network: Trainable, training: TrainingConfig, *, rows: int, cores: int) -> None:
@@ -49,7 +48,7 @@ class ReplicatedStep:
         self._states = [network.initial_state(rows // self.replicas)] * self.replicas
 
     def reset_states(self, rows: slice = slice(None)) -> None:
-        """Set the states of some rows to zero, as at the start of an epoch; by default those of all."""
+        """Set the states of some rows to zero, by default of all."""
         kept = np.ones(self._rows, bool)
         kept[rows] = False
         self._states = [
@@ -60,7 +59,7 @@ class ReplicatedStep:
     def run(
         self, inputs: NDArray[np.int32], targets: NDArray[Any], *, step: int, learning_rate: float
     ) -> float:
-        """Train on one window (T, B); return its mean loss in nats a character.
+        """Train on one window (T, B); return its mean loss in nats per character.
 
         Targets are ids (T, B), or distributions over them (T, B, V).
         """
@@ -73,7 +72,7 @@ class ReplicatedStep:
         ]
         if self._compiled and self.replicas > 1:
             results = list(self._pool.map(lambda call: self._gradient(*call), calls))
-        else:  # one after the other, so that the program is compiled once
+        else:  # in sequence, so that the program is compiled once
             results = [self._gradient(*call) for call in calls]
             self._compiled = True
         self._states = [state for _, _, state in results]
@@ -82,12 +81,12 @@ class ReplicatedStep:
         return float(loss)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return everything a later `restore` needs to go on exactly as if never interrupted."""
-        found = {f"weight/{i}": v.numpy() for i, v in enumerate(self._network.variables)}
-        found |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
+        """Return everything that `restore` needs to continue exactly."""
+        arrays = {f"weight/{i}": v.numpy() for i, v in enumerate(self._network.variables)}
+        arrays |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
         for i, shares in enumerate(zip(*map(tf.nest.flatten, self._states), strict=True)):
-            found[f"state/{i}"] = np.concatenate([share.numpy() for share in shares])
-        return found
+            arrays[f"state/{i}"] = np.concatenate([share.numpy() for share in shares])
+        return arrays
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
@@ -122,7 +121,7 @@ def replicas_of(rows: int, *, at_most: int) -> int:
 
 
 def adamw(training: TrainingConfig, variables: list[Any]) -> keras.optimizers.AdamW:
-    """Return the optimizer, built for `variables`; those that do not multiply are not decayed."""
+    """Return the optimizer, built for `variables`; biases, scales and embeddings are not decayed."""
     optimizer = keras.optimizers.AdamW(
         training.learning_rate, weight_decay=training.weight_decay, beta_2=0.99, epsilon=1e-8
     )
@@ -134,7 +133,7 @@ def adamw(training: TrainingConfig, variables: list[Any]) -> keras.optimizers.Ad
 def mean_loss(
     network: Trainable, x: tf.Tensor, y: tf.Tensor, state: Any, seed: tf.Tensor
 ) -> tuple[tf.Tensor, Any]:
-    """Return the mean loss of a window in nats a character, and the state after it.
+    """Return the mean loss of a window in nats per character, and the state after it.
 
     Targets y are ids (T, B), or distributions over them (T, B, V).
     """

@@ -1,7 +1,7 @@
-"""What a finished job tells of itself: report.json, report.svg, report.html and a TensorBoard event file.
+"""Writes the report of a finished job: report.json, report.svg, report.html and a TensorBoard event file.
 
-Each part is bounded in time and fails by itself: a model is never lost because its report could not be
-written; the report then says what is missing. Knows neither queue nor storage.
+The time of each part is bounded, and each part can fail alone: the model is kept, and the report says what is
+missing.
 """
 
 import json
@@ -10,14 +10,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from models.report import CopyCounts, Evaluation, GeneratedText, Memorization, Report, Sample
 from models.runtime.session import Network
 from worker import baselines, memorization, problems
 from worker.event_files import FILE_NAME, EventFile
 from worker.plots import curves_svg
 from worker.prepared_text import Text
-from worker.report_page import page
+from worker.report_page import baseline_name, page
 
 log = logging.getLogger("nextchar.worker")
 
@@ -25,49 +26,52 @@ T = TypeVar("T")
 
 Event = Mapping[str, Any]
 
-_COPYING_SHARE = 0.1  # of the seconds that training took
-_COPYING_SECONDS = (2.0, 20.0)  # but at least, and at most
-_CARD_PASSAGE = 200  # characters of the longest passage that the card shows
+_MEMORIZATION_SHARE = 0.1  # of the training time
+_MIN_MEMORIZATION_S, _MAX_MEMORIZATION_S = 2.0, 20.0
+_CARD_PASSAGE_CHARACTERS = 200
 _PICTURE_BASELINES = ("unigram", "bigram", "ngram", "gzip", "xz")
 
 
 def write_report(
-    facts: Mapping[str, Any],
-    about: Mapping[str, Any],
+    measured: Report,
+    origin: Report,
     *,
     text: Text,
     graph: bytes,
     events: Iterable[Event],
     seed: int,
     cores: int,
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return what the card's report has beside `facts`, and the report's files by name.
+) -> tuple[Report, dict[str, bytes]]:
+    """Return the fields that the card's report has in addition to `measured`, and the report's files by name.
 
     Args:
-        facts: what training measured: see `worker.pipeline`.
-        about: whose report it is: name, job, corpus, created_at, network, training, parameters.
-        text: what was trained on, and what was held out.
+        measured: the fields measured in training: see `worker.pipeline`.
+        origin: name, job, corpus, created_at, network, training, parameters.
+        text: the training text and the held-out text.
         graph: the network, as ONNX.
-        events: the job's events, with the times at which they came.
-        seed: of the text it writes to be looked at.
-        cores: that training used, and that this may use.
+        events: the job's events.
+        seed: of generated text.
+        cores: used in training, and available here.
     """
     parts = _Parts()
-    report: dict[str, Any] = {"object": "report", **about, **facts}
+    report: Report = {"object": "report", **origin, **measured}
     report["cost"] = {
-        "seconds": facts["training_seconds"],
-        "characters": facts["characters_trained"],
-        "characters_per_second": round(facts["characters_trained"] / max(facts["training_seconds"], 0.1)),
-        "peak_memory_bytes": facts["peak_memory_bytes"],
+        "seconds": measured["training_seconds"],
+        "characters": measured["characters_trained"],
+        "characters_per_second": round(
+            measured["characters_trained"] / max(measured["training_seconds"], 0.1)
+        ),
+        "peak_memory_bytes": measured["peak_memory_bytes"],
         "cores": cores,
     }
     events = list(events)
-    report["samples"] = parts.run("samples", lambda: _samples(events, facts["curve"])) or []
-    report |= parts.run("baselines", lambda: _baselines(text)) or {}
-    parts.problems += problems.found(report)
-    seconds = min(max(_COPYING_SHARE * facts["training_seconds"], _COPYING_SECONDS[0]), _COPYING_SECONDS[1])
-    if copying := parts.run("memorization", lambda: _copying(text, graph, cores, seed, seconds)):
-        report["memorization"] = copying
+    report["samples"] = parts.run("samples", lambda: _samples(events, measured["curve"])) or []
+    report |= parts.run("baselines", lambda: _baselines(text)) or Report()
+    parts.problems += problems.find_problems(report)
+    seconds = _MEMORIZATION_SHARE * measured["training_seconds"]
+    seconds = min(max(seconds, _MIN_MEMORIZATION_S), _MAX_MEMORIZATION_S)
+    if memory := parts.run("memorization", lambda: _memorization(text, graph, cores, seed, seconds)):
+        report["memorization"] = memory
     files: dict[str, bytes] = {}
     wide = parts.run("picture", lambda: _picture(report, width=720, height=400))
     narrow = parts.run("narrow picture", lambda: _picture(report, width=344, height=320))
@@ -78,75 +82,71 @@ def write_report(
     report["parts_seconds"] = parts.seconds
     report["report_seconds"] = round(sum(parts.seconds.values()), 2)
     report["problems"] = parts.problems
-    if written := parts.run("page", lambda: page(report, wide=wide, narrow=narrow)):
-        files["report.html"] = written.encode("utf-8", "replace")
-    if told := parts.run("JSON", lambda: json.dumps(report, ensure_ascii=False, indent=1)):
-        files["report.json"] = told.encode("utf-8", "replace")
+    if html := parts.run("page", lambda: page(report, wide=wide, narrow=narrow)):
+        files["report.html"] = html.encode("utf-8", "replace")
+    if text_json := parts.run("JSON", lambda: json.dumps(report, ensure_ascii=False, indent=1)):
+        files["report.json"] = text_json.encode("utf-8", "replace")
     return _for_card(report), files
 
 
 class _Parts:
-    """Runs the parts of a report one after another; keeps how long each took and what went wrong."""
+    """Runs the parts of a report; records their durations and errors."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.problems: list[str] = []
 
     def run(self, name: str, part: Callable[[], T]) -> T | None:
-        """Return what `part` does, or None when it fails."""
+        """Return the result of `part`, or None if it fails."""
         began = time.monotonic()
         try:
             return part()
         except Exception as error:
             log.exception("the report's part %r failed", name)
             self.problems.append(
-                f"the {name} is missing: {type(error).__name__} while it was made; the worker's log says more"
+                f"the {name} is missing because of an error ({type(error).__name__}); see the worker's log"
             )
             return None
         finally:
             self.seconds[name] = round(time.monotonic() - began, 2)
 
 
-def _baselines(text: Text) -> dict[str, Any]:
-    found = baselines.measure(
+def _baselines(text: Text) -> Report:
+    measured = baselines.measure(
         text.train, text.validation, size=len(text.vocabulary), encode=baselines.encoder_of(text.vocabulary)
     )
     return {
-        "baselines": found.bits,
-        "ngram_order": found.ngram_order,
-        "ngram_orders": found.ngram_orders,
-        "baseline_characters": found.characters,
+        "baselines": measured.bits,
+        "ngram_order": measured.ngram_order,
+        "ngram_orders": measured.ngram_orders,
+        "baseline_characters": measured.characters,
     }
 
 
-def _copying(text: Text, graph: bytes, cores: int, seed: int, seconds: float) -> dict[str, Any]:
+def _memorization(text: Text, graph: bytes, cores: int, seed: int, seconds: float) -> Memorization:
     network = Network(graph, threads=cores)
-    found = memorization.measure(network, text.train, text.validation, seed=seed, seconds=seconds)
-    return found.told(text.train, lambda ids: text.vocabulary.to_text(text.vocabulary.decode(ids)))
+    measured = memorization.measure(network, text.train, text.validation, seed=seed, seconds=seconds)
+    return measured.report(text.train, lambda ids: text.vocabulary.to_text(text.vocabulary.decode(ids)))
 
 
-def _picture(report: Mapping[str, Any], *, width: int, height: int) -> str:
+def _picture(report: Report, *, width: int, height: int) -> str:
     lines = {
-        f"{report['ngram_order']}-gram" if name == "ngram" else name: bits
-        for name, bits in report.get("baselines", {}).items()
-        if name in _PICTURE_BASELINES
+        baseline_name(key, report): bits
+        for key, bits in report.get("baselines", {}).items()
+        if key in _PICTURE_BASELINES
     }
     return curves_svg(report["curve"], lines, kept_step=report["best_step"], width=width, height=height)
 
 
-def _samples(events: Sequence[Event], curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the samples by step with their epochs; of a step that was done twice, the later one."""
+def _samples(events: Sequence[Event], curve: Sequence[Evaluation]) -> list[Sample]:
+    """Return the samples by step with their epochs; the later one of a step that was repeated."""
     epochs = {point["step"]: point["epoch"] for point in curve}
-    found = {
-        event["data"]["step"]: {
-            "step": event["data"]["step"],
-            "epoch": epochs[event["data"]["step"]],
-            "text": event["data"]["text"],
-        }
-        for event in events
-        if event["type"] == "sample" and event["data"]["step"] in epochs
-    }
-    return [found[step] for step in sorted(found)]
+    by_step: dict[int, Sample] = {}
+    for event in events:
+        step = event["data"].get("step")
+        if event["type"] == "sample" and step in epochs:
+            by_step[step] = {"step": step, "epoch": epochs[step], "text": event["data"]["text"]}
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def _event_file(events: Sequence[Event]) -> bytes:
@@ -159,24 +159,29 @@ def _event_file(events: Sequence[Event]) -> bytes:
         return path.read_bytes()
 
 
-def _for_card(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the short form: figures, and of the copied passages the longest one's beginning."""
-    card = {
-        key: report[key]
-        for key in (
-            "baselines", "ngram_order", "ngram_orders", "baseline_characters", "cost", "report_seconds",
-            "parts_seconds", "problems",
-        )
-        if key in report
-    }  # fmt: skip
+def _for_card(report: Report) -> Report:
+    """Return the fields of `write_report` without texts, except the beginnings of copied passages."""
+    keys = (
+        "baselines", "ngram_order", "ngram_orders", "baseline_characters", "cost", "report_seconds",
+        "parts_seconds", "problems",
+    )  # fmt: skip
+    card = cast(Report, {key: value for key, value in report.items() if key in keys})
     if memory := report.get("memorization"):
         texts = [
-            {
-                **{k: text[k] for k in ("temperature", "characters", "novel", "copied", "longest")},
-                "longest_passage": text["passages"][0]["text"][:_CARD_PASSAGE] if text["passages"] else "",
-            }
+            cast(GeneratedText, {"temperature": text["temperature"], **_counts(text)})
             for text in memory["generated"]
         ]
-        held_out = {k: memory["held_out"][k] for k in ("characters", "novel", "copied", "longest")}
-        card["memorization"] = {**memory, "generated": texts, "held_out": held_out}
+        for short, text in zip(texts, memory["generated"], strict=True):
+            longest = text["passages"][0]["text"] if text["passages"] else ""
+            short["longest_passage"] = longest[:_CARD_PASSAGE_CHARACTERS]
+        card["memorization"] = {**memory, "generated": texts, "held_out": _counts(memory["held_out"])}
     return card
+
+
+def _counts(copies: CopyCounts) -> CopyCounts:
+    return {
+        "characters": copies["characters"],
+        "novel": copies["novel"],
+        "copied": copies["copied"],
+        "longest": copies["longest"],
+    }

@@ -1,4 +1,4 @@
-"""Every environment variable that the worker reads, besides those of `store.settings`."""
+"""The worker's settings, in addition to those of `store.settings`."""
 
 from pathlib import Path
 from typing import Literal
@@ -16,19 +16,22 @@ class WorkerSettings(StoreSettings):
     """Read from the environment by `load`."""
 
     training_threads: int = Field(
-        0, ge=0, le=256, description="Cores to train on; 0 means all that this process may use."
+        0, ge=0, le=256, description="Cores to train on; 0: all that this process may use."
     )
     precision: PrecisionSetting = Field(
         "auto",
-        description="Of the matrix products in training: 16 bits where the machine can, or float32;"
-        " by default what a measurement finds to be faster.",
+        description="Of the matrix products in training: 16 bits where the machine supports them, or float32;"
+        " by default the faster one, which is measured.",
     )
     tensorboard_dir: Path | None = Field(
         None,
-        description="Folder for TensorBoard logs that are written while a job trains; by default none are.",
+        description="Folder for TensorBoard logs during training; by default none are written.",
     )
     checkpoint_seconds: float = Field(
-        10.0, gt=0, le=86400, description="How often a running job keeps a checkpoint: the most that is lost."
+        10.0,
+        gt=0,
+        le=86400,
+        description="Seconds between checkpoints of a running job: the most training that can be lost.",
     )
 
     @property

@@ -1,7 +1,7 @@
-"""Starting from an existing model: its weights, read back from its graph, fitted to a larger vocabulary.
+"""Warm start: a network that begins with the weights of a saved model, with a larger vocabulary if needed.
 
-The graph holds the embedding with any normalization folded in, and that is what is started from: before the
-first step the network computes what the old one does, whatever the new corpus. The optimizer starts anew.
+The weights are read from the model's graph, whose embedding has any normalization folded in. So before the
+first step the network computes the same as the saved model. The optimizer's state starts at zero.
 """
 
 from dataclasses import dataclass
@@ -18,26 +18,26 @@ from store.models import Models
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a job starts from: the weights of a saved model, and the characters they are for."""
+class WarmStart:
+    """The weights of a saved model, and their vocabulary."""
 
     vocabulary: Vocabulary
     weights: Weights
 
     @classmethod
-    def load(cls, models: Models, reference: str) -> "Start":
+    def load(cls, models: Models, reference: str) -> "WarmStart":
         """Read the model `name@version`.
 
         Raises:
-            NotFound: it has been deleted since the job was queued (code `start_from_deleted`).
-            Unavailable: a file is damaged, or is no graph of ours (code `model_damaged`).
+            NotFound: it was deleted after the job was queued (code `start_from_deleted`).
+            Unavailable: a file is damaged, or its graph is not of a StatefulLSTM (code `model_damaged`).
         """
         try:
             saved = models.get(reference)
         except NotFound:
             raise NotFound(
-                f"model {reference}, from which this job was to start, has been deleted since it was queued;"
-                " train without start_from, or start from another model",
+                f"model {reference}, which this job starts from, was deleted after the job was queued; train"
+                " without start_from, or start from another model",
                 code="start_from_deleted",
             ) from None
         try:
@@ -45,35 +45,37 @@ class Start:
         except (ValueError, KeyError) as error:
             raise _unusable(reference, str(error)) from None
         if len(weights["embedding"]) != len(saved.vocabulary):
-            raise _unusable(reference, f"its graph has {len(weights['embedding'])} ids and its card others")
+            raise _unusable(
+                reference, f"its graph has {len(weights['embedding'])} ids and its card another number"
+            )
         return cls(saved.vocabulary, weights)
 
-    def grown(self, vocabulary: Vocabulary) -> Weights:
-        """Return the weights for `vocabulary`, which has all the old characters and perhaps more.
+    def expand(self, vocabulary: Vocabulary) -> Weights:
+        """Return the weights for `vocabulary`, which has all old characters and may have more.
 
-        A new character's embedding, and its column of the output, are the means of the old ones. All new
-        ones together begin as likely as one of the least likely old ones, so they hardly disturb those.
+        The embedding and the output column of a new character are the means of the old ones. All new
+        characters together start with the probability of the least likely old one, so the old predictions
+        hardly change.
         """
-        # (V,) where each new id was before; id 0 stays, and -1 stands for a new character
-        before = self.vocabulary.encode(vocabulary.characters)
-        before = np.concatenate([[0], np.where(before > 0, before, -1)])
-        is_new = before < 0
-        old = self.weights
-        bias = old["dense/bias"]
-        rare = bias[1:].min() - np.log(max(1, is_new.sum()))
-        grown = dict(old)
-        grown["embedding"] = _with_new(old["embedding"], before, old["embedding"][1:].mean(0))
-        grown["dense/kernel"] = _with_new(old["dense/kernel"].T, before, old["dense/kernel"][:, 1:].mean(1)).T
-        grown["dense/bias"] = np.where(is_new, rare, bias[before]).astype(np.float32)
-        return grown
+        # (V,) the old id of each new id; id 0 stays, -1 is a new character
+        old_ids = self.vocabulary.encode(vocabulary.characters)
+        old_ids = np.concatenate([[0], np.where(old_ids > 0, old_ids, -1)])
+        is_new = old_ids < 0
+        embedding, kernel, bias = (self.weights[k] for k in ("embedding", "dense/kernel", "dense/bias"))
+        new_bias = bias[1:].min() - np.log(max(1, is_new.sum()))
+        return self.weights | {
+            "embedding": _take_rows(embedding, old_ids, new=embedding[1:].mean(0)),
+            "dense/kernel": _take_rows(kernel.T, old_ids, new=kernel[:, 1:].mean(1)).T,
+            "dense/bias": np.where(is_new, new_bias, bias[old_ids]).astype(np.float32),
+        }
 
 
-def _unusable(reference: str, why: str) -> Unavailable:
-    return Unavailable(f"model {reference} cannot be started from: {why}", code="model_damaged")
+def _unusable(reference: str, reason: str) -> Unavailable:
+    return Unavailable(f"training cannot start from model {reference}: {reason}", code="model_damaged")
 
 
-def _with_new(
-    rows: NDArray[np.float32], before: NDArray[np.integer], new: NDArray[np.float32]
+def _take_rows(
+    rows: NDArray[np.float32], indices: NDArray[np.integer], *, new: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return `rows[before]`, with the row `new` where that is negative."""
-    return np.where(before[:, None] < 0, new, rows[before])
+    """Return `rows[indices]`, with the row `new` where an index is negative."""
+    return np.where(indices[:, None] < 0, new, rows[indices])

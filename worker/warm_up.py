@@ -1,7 +1,7 @@
 """Compiles all kernels for this machine and keeps them on disk: `python -m worker.warm_up`.
 
-`make setup` does this, and so does a worker before it takes its first job. It takes some seconds the first
-time on a machine and after an update, and half a second later on. Imports no TensorFlow.
+`make setup` and the start of a worker do this. It takes some seconds the first time on a machine and after an
+update, else half a second. Imports no TensorFlow.
 """
 
 import logging
@@ -17,7 +17,7 @@ from worker.settings import WorkerSettings
 
 
 def warm_up(data_dir: Path) -> None:
-    """Compile the kernels of training and of completions, where they are not on disk."""
+    """Compile the kernels of training and of completions that are not on disk."""
     use_cache_folder(data_dir)
     compile_in_child_process(TRAINING_KERNELS, RUNTIME_KERNELS)
 

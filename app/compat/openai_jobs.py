@@ -1,19 +1,21 @@
 """/v1/fine_tuning/jobs: training jobs in OpenAI's shape, under the same ids.
 
-What only OpenAI's jobs have (metadata, the validation file) is stored beside the job. Losses are in nats per
-character, as OpenAI's are per token.
+What only OpenAI's jobs have (metadata, the validation file) is stored beside the job.
 """
 
 import json
-import math
-import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from app.compat.openai_job_answers import (
+    OpenAIExtras,
+    fine_tuning_checkpoint,
+    fine_tuning_event,
+    fine_tuning_job,
+)
 from app.compat.openai_route import NOT_422, OpenAIRoute
 from app.compat.validation_files import joined_corpus
 from app.http.access import AccessDep
@@ -24,15 +26,11 @@ from app.http.paging import paginate
 from app.schemas.jobs import BudgetBody, JobBody, JobCreate, TrainingOverride
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from app.schemas.openai_jobs import (
-    CheckpointMetrics,
     FineTuningCheckpoint,
-    FineTuningError,
     FineTuningEvent,
     FineTuningJob,
     FineTuningJobCreate,
     Hyperparameters,
-    UsedMethod,
-    UsedSupervised,
 )
 from app.services.access import Access
 from app.services.job_creation import create_job
@@ -46,19 +44,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=O
 
 BODY_RULE = BodyRule(r"/v1/fine_tuning/.*", MAX_SMALL_JSON_BYTES)
 
-_NATS_PER_BIT = math.log(2)
-
 _CHANGED = NOT_422 | error_responses(404, 409, 503, 507)
-
-
-class OpenAIExtras(BaseModel):
-    """What is stored beside a job that was created in OpenAI's shape."""
-
-    model: str
-    training_file: str
-    validation_file: str | None
-    learning_rate_multiplier: float | None
-    metadata: dict[str, str] | None
 
 
 @router.post("", responses=NOT_422 | error_responses(404, 409, 413, 415, 503, 507))
@@ -91,7 +77,7 @@ def create_fine_tuning_job(
         metadata=body.metadata,
     )
     services.blobs.write(_extras_path(job.id), extras.model_dump_json().encode())
-    return _fine_tuning_job(services.job_bodies.one(job), extras)
+    return fine_tuning_job(services.job_bodies.one(job), extras)
 
 
 @router.get("", responses=NOT_422 | error_responses(503))
@@ -109,7 +95,7 @@ def list_fine_tuning_jobs(
         )
     page, has_more = paginate(access.list_jobs(), lambda job: job.id, after=after, limit=limit)
     bodies = services.job_bodies.many(page)
-    return Page(data=[_fine_tuning_job(body, _extras(services, body)) for body in bodies], has_more=has_more)
+    return Page(data=[fine_tuning_job(body, _extras(services, body)) for body in bodies], has_more=has_more)
 
 
 @router.get("/{job}", responses=NOT_422 | error_responses(404, 503))
@@ -147,7 +133,7 @@ def list_fine_tuning_events(
     """List the events of a job, newest first."""
     job_id = access.get_job(job).id
     records = events_so_far(services.event_log, services.live, job_id, after=0)
-    events = [_event(job_id, record) for record in reversed(records)]
+    events = [fine_tuning_event(job_id, record) for record in reversed(records)]
     page, has_more = paginate(events, lambda event: event.id, after=after, limit=limit)
     return Page(data=page, has_more=has_more)
 
@@ -164,7 +150,9 @@ def list_fine_tuning_checkpoints(
     record = access.get_job(job)
     records = events_so_far(services.event_log, services.live, record.id, after=0)
     model = record.model or record.request.name
-    checkpoints = [_checkpoint(record.id, model, r) for r in reversed(records) if r["type"] == "metrics"]
+    checkpoints = [
+        fine_tuning_checkpoint(record.id, model, r) for r in reversed(records) if r["type"] == "metrics"
+    ]
     page, has_more = paginate(checkpoints, lambda checkpoint: checkpoint.id, after=after, limit=limit)
     return Page(data=page, has_more=has_more)
 
@@ -230,9 +218,6 @@ def _file(access: Access, reference: str, *, param: str) -> Corpus:
         raise NotFound(f"there is no file {reference!r}", code="file_not_found", param=param) from None
 
 
-# From a job to OpenAI's
-
-
 def _extras_path(job_id: str) -> str:
     return f"openai_jobs/{job_id}.json"
 
@@ -253,77 +238,4 @@ def _extras(services: Services, job: JobBody) -> OpenAIExtras:
 
 def _answer(services: Services, job: Job) -> FineTuningJob:
     body = services.job_bodies.one(job)
-    return _fine_tuning_job(body, _extras(services, body))
-
-
-def _fine_tuning_job(job: JobBody, extras: OpenAIExtras) -> FineTuningJob:
-    budget = job.training.budget
-    used = Hyperparameters(
-        n_epochs="auto" if budget.epochs is None else budget.epochs,
-        batch_size=job.training.rows,
-        learning_rate_multiplier=extras.learning_rate_multiplier or "auto",
-    )
-    progress = job.progress
-    step = progress.step if progress else None
-    left_s = progress.seconds_left if progress and job.status == "running" else None
-    is_final = job.status.is_final
-    return FineTuningJob(
-        id=job.id,
-        created_at=job.created_at,
-        finished_at=job.updated_at if is_final else None,
-        estimated_finish=None if left_s is None else int(time.time() + left_s),
-        status=job.status,
-        model=extras.model,
-        fine_tuned_model=job.model,
-        training_file=extras.training_file,
-        validation_file=extras.validation_file,
-        result_files=[],
-        hyperparameters=used,
-        method=UsedMethod(supervised=UsedSupervised(hyperparameters=used)),
-        seed=job.training.seed,
-        trained_tokens=step * job.training.rows * job.training.window if step and is_final else None,
-        integrations=[],
-        metadata=extras.metadata,
-        error=FineTuningError(code=job.error.code, message=job.error.message) if job.error else None,
-    )
-
-
-def _event(job_id: str, event: dict[str, Any]) -> FineTuningEvent:
-    data: dict[str, Any] = event["data"]
-    if event["type"] == "metrics":
-        losses = _losses(data)
-        parts = [f"{label} loss {losses[key]:.4f}" for label, key in _LOSSES if losses[key] is not None]
-        message = f"step {data.get('step')}: {', '.join(parts)}"
-        data = {"step": data.get("step")} | losses
-    else:
-        message = str(data.get("text", event["type"]))
-    return FineTuningEvent(
-        id=f"ftevent-{job_id}-{event['id']}",
-        created_at=int(event["at"]),
-        type="metrics" if event["type"] == "metrics" else "message",
-        message=message,
-        data=data,
-    )
-
-
-_LOSSES: Sequence[tuple[str, str]] = (("train", "train_loss"), ("validation", "valid_loss"))
-
-
-def _losses(data: dict[str, Any]) -> dict[str, float | None]:
-    bits = {
-        "train_loss": data.get("train_bits_per_character"),
-        "valid_loss": data.get("validation_bits_per_character"),
-    }
-    return {name: None if value is None else round(value * _NATS_PER_BIT, 4) for name, value in bits.items()}
-
-
-def _checkpoint(job_id: str, model: str, event: dict[str, Any]) -> FineTuningCheckpoint:
-    losses, step = _losses(event["data"]), int(event["data"].get("step") or 0)
-    return FineTuningCheckpoint(
-        id=f"ftckpt-{job_id}-{event['id']}",
-        created_at=int(event["at"]),
-        fine_tuning_job_id=job_id,
-        fine_tuned_model_checkpoint=model,
-        step_number=step,
-        metrics=CheckpointMetrics(step=step, full_valid_loss=losses["valid_loss"], **losses),
-    )
+    return fine_tuning_job(body, _extras(services, body))

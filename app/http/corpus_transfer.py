@@ -20,7 +20,8 @@ from app.services.access import Access
 from app.services.form_data import FormText
 from app.services.gunzip import PIECE_BYTES, Gunzip
 from models.errors import DomainError, TooLarge
-from store.corpora import Corpus, Encoding, Upload
+from store.corpora import Corpus, Upload
+from store.corpus_statistics import Encoding
 
 MAX_FORM_OVERHEAD_BYTES = 65536
 """A form, or gzip, may make a body this much longer than its text."""

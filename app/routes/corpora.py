@@ -13,7 +13,7 @@ from app.http.middleware import BodyRule
 from app.http.paging import paginate
 from app.schemas.corpora import CorpusBody
 from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
-from store.corpora import Encoding
+from store.corpus_statistics import Encoding
 from store.ids import check_name
 
 router = APIRouter(prefix="/v1/corpora", tags=["corpora"])

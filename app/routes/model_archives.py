@@ -19,7 +19,7 @@ from app.schemas.models import ModelBody
 from app.services import model_archives
 from app.services.model_archives import MEDIA_TYPE
 from models.errors import DomainError, TooLarge
-from store.blobs import translated
+from store.blobs import as_domain_error
 from store.ids import NAME_PATTERN
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -63,7 +63,7 @@ def export_model(services: ServicesDep, model: str) -> StreamingResponse:
     except BaseException as error:
         file.close()
         if isinstance(error, OSError):
-            raise translated(error) from error
+            raise as_domain_error(error) from error
         raise
     headers = {
         "Content-Length": str(size),
@@ -113,7 +113,7 @@ def _temporary_file(services: Services) -> IO[bytes]:
         folder.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=folder)
     except OSError as error:
-        raise translated(error) from error
+        raise as_domain_error(error) from error
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:
@@ -146,4 +146,4 @@ async def _receive(body: RequestBody, file: IO[bytes], *, max_bytes: int) -> Non
         try:
             await run_in_threadpool(file.write, piece)
         except OSError as error:
-            raise translated(error) from error
+            raise as_domain_error(error) from error

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
 from models.errors import NotFound
+from models.report import Report
 from models.saved_model import SavedModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -34,10 +35,10 @@ _HEADERS = {
 
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
+        "model": Report,
         "description": "The report, in the requested format.",
         "content": {
             "application/json": {
-                "schema": {"type": "object"},
                 "example": {
                     "object": "report",
                     "model": "nietzsche@1",

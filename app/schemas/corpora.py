@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from models.text.log_detection import TextKind
 from models.text.masks import NAMED
-from store.corpora import Encoding
+from store.corpus_statistics import Encoding
 
 EXAMPLE: dict[str, Any] = {
     "id": "corpus_98b1f0a4c2d5e6f708192a3b",

@@ -10,7 +10,7 @@ from models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
 from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 from store.jobs import JobStatus
-from store.live import Request
+from store.live import StopRequest
 
 EXAMPLE_CREATE: dict[str, Any] = {
     "corpus": "nietzsche",
@@ -226,7 +226,9 @@ class JobBody(BaseModel):
     queue_position: int | None = Field(
         description="1 for the next job; null if it is not waiting or Redis is down."
     )
-    asked: Request | None = Field(description="A request to the job's worker that it has not followed yet.")
+    asked: StopRequest | None = Field(
+        description="A request to the job's worker that it has not followed yet."
+    )
     model: str | None = Field(
         description="`name@version`, once the job has succeeded, or was cancelled with `keep_best`."
     )

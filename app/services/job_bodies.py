@@ -52,7 +52,7 @@ class JobBodies:
         if not job.status.is_final:
             try:
                 progress = self.live.progress(job.id) or progress
-                asked = self.live.asked(job.id) if job.status is not JobStatus.PAUSED else None
+                asked = self.live.pending_stop(job.id) if job.status is not JobStatus.PAUSED else None
             except (RedisError, OSError):
                 pass
         return JobBody(

@@ -92,8 +92,8 @@ class JobControl:
         Raises as `cancel`.
         """
         with contextlib.suppress(RedisError, OSError):
-            if self.live.asked(job_id) == "pause":  # done already, but still in Redis
-                self.live.obeyed(job_id)
+            if self.live.pending_stop(job_id) == "pause":  # done already, but still in Redis
+                self.live.acknowledge_stop(job_id)
         return self._queue_again(job_id)
 
     def _queue_again(self, job_id: str) -> Job:
@@ -102,7 +102,7 @@ class JobControl:
         if job.status not in (JobStatus.PAUSED, JobStatus.FAILED):
             raise Conflict(f"job {job.id} is {job.status}, not paused or failed", code=f"job_{job.status}")
         moved = self.jobs.move(
-            job, JobStatus.QUEUED, fruitless_attempts=0, stepless_attempts=0, storage_pauses=0
+            job, JobStatus.QUEUED, attempts_without_progress=0, stepless_attempts=0, storage_pauses=0
         )
         self._send(moved)
         return moved
@@ -112,7 +112,7 @@ class JobControl:
         job = self.jobs.get(job_id)
         if job.attempt == 0 or job.status.is_final:  # nothing to keep, or too late
             return self._stop(job_id, JobStatus.CANCELLED)
-        self.live.ask(job.id, "cancel_keep_best")
+        self.live.request_stop(job.id, "cancel_keep_best")
         job = self.jobs.get(job_id)  # its worker may have ended the attempt meanwhile
         return self._queue_again(job_id) if job.status is JobStatus.PAUSED else job
 
@@ -120,7 +120,7 @@ class JobControl:
         for race in range(_MAX_RACES):
             job = self.jobs.get(job_id)
             if was_running := job.status is JobStatus.RUNNING:
-                self.live.ask(job.id, "cancel" if to is JobStatus.CANCELLED else "pause")
+                self.live.request_stop(job.id, "cancel" if to is JobStatus.CANCELLED else "pause")
                 job = self.jobs.get(job_id)
                 if job.status is JobStatus.RUNNING:
                     return job  # a worker that ends the attempt later sees the request
@@ -168,7 +168,7 @@ class JobControl:
     def _forget(self, job: Job) -> None:
         """Remove the request to a worker that had already ended its attempt: it is fulfilled here."""
         with contextlib.suppress(RedisError, OSError):
-            self.live.obeyed(job.id)
+            self.live.acknowledge_stop(job.id)
 
     def _withdraw(self, job: Job) -> None:
         # On failure a worker gets the message and ignores it, because the record has changed.

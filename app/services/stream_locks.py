@@ -29,7 +29,7 @@ class StreamLocks:
 
     @asynccontextmanager
     async def hold(self, model: str, stream_id: str, *, size: int, owner: Owner) -> AsyncIterator[StreamLock]:
-        """Hold the lock of a stream until the block ends; see `Streams.begin`.
+        """Hold the lock of a stream until the block ends; see `Streams.try_lock`.
 
         Raises:
             Busy: too many calls wait for locks.
@@ -39,7 +39,7 @@ class StreamLocks:
         try:
             yield lock
         finally:
-            ending = asyncio.ensure_future(anyio.to_thread.run_sync(lock.end, limiter=self._threads))
+            ending = asyncio.ensure_future(anyio.to_thread.run_sync(lock.release, limiter=self._threads))
             with contextlib.suppress(RedisError, OSError):  # then the lock expires
                 await asyncio.shield(ending)
 
@@ -52,7 +52,7 @@ class StreamLocks:
         self._waiting += 1
         try:
             deadline, pause_s = time.monotonic() + WAIT_S, RETRY_S
-            begin = partial(self._streams.begin, model, stream_id, size=size, owner=owner)
+            begin = partial(self._streams.try_lock, model, stream_id, size=size, owner=owner)
             while (lock := await self._begin(begin)) is None:
                 if time.monotonic() > deadline:
                     raise stream_busy(stream_id, WAIT_S)
@@ -75,4 +75,4 @@ class StreamLocks:
 def _release_unused(beginning: asyncio.Future[StreamLock | None]) -> None:
     lock = None if beginning.cancelled() or beginning.exception() else beginning.result()
     if lock:
-        threading.Thread(target=lock.end, name="release stream lock").start()
+        threading.Thread(target=lock.release, name="release stream lock").start()

@@ -1,1 +1,1 @@
-"""What is measured: each module has a `prepare` that returns a Turn of `benchmarks.contestants`."""
+"""Contestants: each module has a `prepare` that returns a Turn of `benchmarks.contestants`."""

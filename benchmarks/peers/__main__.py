@@ -1,4 +1,4 @@
-"""One contestant's process: prepare, say so, then a turn for every `go`. Ends with the socket.
+"""The process of a contestant: prepares, then runs a turn for every `go`, until the socket closes.
 
 python -m benchmarks.peers DESCRIPTOR MODULE OPTIONS
 """

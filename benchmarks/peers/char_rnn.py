@@ -3,9 +3,9 @@
 Two LSTM layers of 128 on one-hot characters, 50 rows of 50-character windows whose states carry over,
 RMSprop at 2e-3 with smoothing 0.95, the rate times 0.97 after each epoch from the tenth on, no dropout,
 each element of the gradient clipped to 5. The gradient is that of the loss summed over the window and
-averaged over the rows, weights begin uniform within 0.08 and forget biases at 1, as there.
+averaged over the rows, initial weights are uniform within 0.08 and forget biases 1.
 
-Two kindnesses: the best weights are kept as we keep ours, and evaluations do not count as training time.
+In its favor, the best weights are kept, and evaluations do not count as training time.
 """
 
 import copy
@@ -36,7 +36,7 @@ State = tuple[torch.Tensor, torch.Tensor]  # each (L, B, H)
 
 
 class CharRNN(torch.nn.Module):
-    """The network; also what `worker.evaluation` can judge: a StepNetwork."""
+    """The network; also a StepNetwork for `worker.evaluation`."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class CharRNN(torch.nn.Module):
 
 
 class Recipe:
-    """Training, a window at a time."""
+    """Training by windows."""
 
     def __init__(self, halves: Halves) -> None:
         torch.manual_seed(SEED)
@@ -82,18 +82,18 @@ class Recipe:
 
     @property
     def characters(self) -> int:
-        """How many have been trained on."""
+        """Characters trained on."""
         return self.steps * self.rows.rows * self.rows.window
 
     @property
     def epochs(self) -> float:
-        """How often the training text has been read."""
+        """Passes over the training text."""
         return self.steps / self.rows.windows_per_epoch
 
     def step(self) -> float:
-        """Train on the next window; return its loss in nats a character."""
+        """Train on the next window; return its loss in nats per character."""
         epoch, k = divmod(self.steps, self.rows.windows_per_epoch)
-        x, y = (torch.from_numpy(part).long() for part in self.rows.at(epoch=epoch, k=k))
+        x, y = (torch.from_numpy(part).long() for part in self.rows.window_at(epoch=epoch, index=k))
         logits, (h, c) = self.network(x, self.state)
         loss = cross_entropy(logits.flatten(0, 1), y.flatten())
         self.optimizer.zero_grad()

@@ -11,8 +11,9 @@ from models.config import PRESETS, Budget, Preset
 from models.machine import available_cores
 from models.runtime.session import Network
 from worker.export import graph_of
+from worker.hooks import Hooks
 from worker.prepared_text import Text
-from worker.training import Hooks, fit
+from worker.training import fit
 
 
 def prepare(*, text: str, preset: Preset) -> Callable[[float], dict[str, Any]]:

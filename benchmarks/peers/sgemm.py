@@ -1,6 +1,6 @@
-"""A large float32 matrix product in NumPy: the rate that a training step could reach at most in float32.
+"""A large float32 matrix product in NumPy: an upper bound for the rate of a training step in float32.
 
-How many threads work on it is decided by the process's environment.
+The environment of the process sets the number of threads.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What all contestants of the training benchmark share: the windows, the recipe, and the stopwatch."""
+"""Shared by all contestants of the training benchmark: windows, recipe, timing."""
 
 import itertools
 import time
@@ -23,7 +23,7 @@ def windows(*, rows: int, window: int, vocabulary: int) -> Iterator[tuple[NDArra
 
 
 def timed(step: Callable[[], object]) -> Callable[[float], dict[str, Any]]:
-    """Warm `step` up and return the Turn that repeats it; a step has ended when it returns."""
+    """Warm up `step` and return the Turn that repeats it; `step` must be synchronous."""
     for _ in range(_WARM_UP_STEPS):
         step()
 

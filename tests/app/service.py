@@ -3,7 +3,6 @@
 import contextlib
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,14 @@ from redis import Redis
 from app.main import Server, create_app, server_config
 from app.settings import ApiSettings
 from models.saved_model import SavedModel
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.app.fakes import FakeEngine, FakeScorer
+from tests.waiting import eventually
 
 MAX_CORPUS_BYTES = 3_000_000
 TRAINING_MEMORY_BYTES = 2_000_000_000
@@ -138,7 +139,4 @@ def read_stream(lines: Iterator[str]) -> Iterator[tuple[str | None, str, dict[st
 
 def until(condition: Callable[[], object], *, deadline_s: float = 10) -> None:
     """Wait until `condition()` is true; fail after `deadline_s` seconds."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+    eventually(condition, within_s=deadline_s)

@@ -62,3 +62,15 @@ def test_a_model_of_bytes_is_shown_in_characters(run: Run, service: Service) -> 
     shown = run("score", "-m", "raw", "--all", stdin="aé\n")
     assert shown.exit_code == 1
     assert "aé\n █" in shown.stdout
+
+
+def test_models_are_exported_imported_and_renamed(run: Run, service: Service, tmp_path: Path) -> None:
+    publish(service.models)
+    archive, folder = str(tmp_path / "fake.tar"), str(tmp_path / "folder")
+    assert run("models", "export", "fake", "--to", archive).exit_code == 0
+    assert run("models", "download", "fake", "--to", folder).exit_code == 0
+    assert json.loads(run("models", "import", archive, "--json").stdout)["id"] == "fake@2"
+    assert json.loads(run("models", "import", folder, "--name", "copy", "--json").stdout)["id"] == "copy@1"
+    assert run("models", "rename", "fake@2", "other").stdout == "other@1\n"
+    listed = run("models").stdout.splitlines()
+    assert sorted(line.split("\t")[0] for line in listed) == ["copy@1", "fake@1", "other@1"]

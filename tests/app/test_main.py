@@ -25,9 +25,9 @@ from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
 from models.saved_model import Card, describe_files
 from models.text.vocabulary import Vocabulary
-from store.blobs import open_blobs
 from store.ids import new_id
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.app.service import until
 
 ROOT = Path(__file__).parents[2]

@@ -14,16 +14,18 @@ def test_sets_are_the_same_every_time_and_have_both_kinds(name: str, real_text: 
         real_text(text)
     task = SETS[name](DATA)
     assert task == SETS[name](DATA)
-    assert len(task.lines) == len(task.odd) and 0 < sum(task.odd) < len(task.odd)
+    assert len(task.lines) == len(task.anomalous) and 0 < sum(task.anomalous) < len(task.anomalous)
     assert len(task.train) > 500 and not any("\n" in line for line in (*task.train, *task.lines))
 
 
-def test_odd_lines_of_made_sets_are_rarely_normal_ones(real_text: Callable[[str], str]) -> None:
+def test_anomalous_lines_of_made_sets_are_rarely_normal_ones(real_text: Callable[[str], str]) -> None:
     real_text("nietzsche.txt")
     for name in ("calls", "domains", "requests"):
         task = SETS[name](DATA)
-        odd = [line for line, is_odd in zip(task.lines, task.odd, strict=True) if is_odd]
-        assert sum(line in set(task.train) for line in odd) < 0.02 * len(odd)
+        anomalous = [
+            line for line, is_anomalous in zip(task.lines, task.anomalous, strict=True) if is_anomalous
+        ]
+        assert sum(line in set(task.train) for line in anomalous) < 0.02 * len(anomalous)
 
 
 def test_logs_are_judged_on_what_came_later(real_text: Callable[[str], str]) -> None:

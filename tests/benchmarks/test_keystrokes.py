@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from benchmarks.accepting import Continuation, first_word, likely_length, replay
 from benchmarks.completers import FrequentWord, Ngram
+from benchmarks.suggestion_replay import Continuation, first_word, likely_length, replay
 from tests.benchmarks.test_serving import run
 
 TEXT = "one two three, one two three\n" * 3

@@ -18,7 +18,7 @@ def test_every_contestant_trains_and_the_last_line_is_json(
     text.write_text("the quick brown fox jumps over the lazy dog. " * 600)
     mixing.main(["--text", str(text), "--seeds", "1", "--quick"])
     table, line = capsys.readouterr().out.rsplit("\n", 2)[:2]
-    assert "labelled by the small model" in table
+    assert "labeled by the small model" in table
     told = json.loads(line)
     assert len(told["bits"]) == 6
     assert all(0 < bits < 8 for found in told["bits"].values() for bits in found)

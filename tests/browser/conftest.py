@@ -19,8 +19,8 @@ from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
 from app.main import create_app
 from app.settings import ApiSettings
 from models.saved_model import SavedModel
-from store.blobs import open_blobs
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.app.service import served
 from tests.browser.reciting import following, reciting
 

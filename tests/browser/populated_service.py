@@ -15,10 +15,10 @@ from app.main import create_app
 from app.settings import ApiSettings
 from models.config import NetworkConfig, TrainingConfig
 from models.saved_model import SavedModel
-from store.blobs import open_blobs
 from store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
 from store.live import EventLog
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.app.service import served
 from tests.browser.reciting import following, reciting
 

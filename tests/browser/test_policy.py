@@ -1,4 +1,4 @@
-"""`benchmarks/accepting.py` says in Python what `nextchar.js` does: what is shown, and what a word is."""
+"""`benchmarks/suggestion_replay.py` replays what the module for pages does: what is shown, what a word is."""
 
 import json
 import random
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page
 
-from benchmarks.accepting import Continuation, Suggestions, first_word, likely_length
+from benchmarks.suggestion_replay import Continuation, Suggestions, first_word, likely_length
 
 Visit = Callable[[str], Page]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launcher.ports import free_port
-from tests.conftest import eventually
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 

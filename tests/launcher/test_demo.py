@@ -35,40 +35,40 @@ def test_prompts_and_sentence_are_held_out(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", _TEXTS.values(), ids=_TEXTS)
-def test_damage_changes_a_few_characters_and_says_which(text: str) -> None:
+def test_damage_replaces_a_few_characters_and_returns_which(text: str) -> None:
     start, end = demo.sentence(text, len(text) * 9 // 10)
     sentence = text[start:end]
     damaged, damages = demo.damage(sentence, alphabet=demo.letters(text), known=text)
     assert 1 <= len(damages) <= 3
     assert len(damaged) == len(sentence)
     assert [i for i, (a, b) in enumerate(zip(sentence, damaged, strict=True)) if a != b] == [
-        d.place for d in damages
+        d.position for d in damages
     ]
-    assert all((sentence[d.place], damaged[d.place]) == (d.was, d.now) for d in damages)
+    assert all((sentence[d.position], damaged[d.position]) == (d.original, d.replacement) for d in damages)
 
 
 def test_damage_is_always_the_same_and_no_right_word() -> None:
     letters, known = "abcdefghijklmnopqrstuvwxyz", "a list to lift, a lisp, the licks, lie and lid"
     damaged, damages = demo.damage("the list", alphabet=letters, known=known)
     assert (damaged, damages) == demo.damage("the list", alphabet=letters, known=known)
-    assert [one.place for one in damages] == [2, 6, 7] and not set(damaged.split()) & set(known.split())
+    assert [one.position for one in damages] == [2, 6, 7] and not set(damaged.split()) & set(known.split())
 
 
 @pytest.mark.parametrize(
     ("before", "after", "sentence"),
     [
-        ([], [(1, 2), (4, 5)], "flagged: the damaged characters, and nothing else in either sentence"),
+        ([], [(1, 2), (4, 5)], "flagged: the damaged characters, and no others in either sentence"),
         (
             [],
             [(1, 3)],
-            "flagged: 1 of 2 damaged characters and 1 other; none in the sentence as it is",
+            "flagged: 1 of 2 damaged characters and 1 other; none in the original sentence",
         ),
         (
             [(0, 2)],
             [(1, 2), (4, 5)],
-            "flagged: 2 of 2 damaged characters and no others; 2 in the sentence as it is",
+            "flagged: 2 of 2 damaged characters and no others; 2 in the original sentence",
         ),
-        ([], [], "flagged: 0 of 2 damaged characters and no others; none in the sentence as it is"),
+        ([], [], "flagged: 0 of 2 damaged characters and no others; none in the original sentence"),
     ],
 )
 def test_verdict_hides_nothing(
@@ -80,7 +80,7 @@ def test_verdict_hides_nothing(
     assert demo.verdict({1, 4}, spans(before), spans(after)) == sentence
 
 
-def test_demonstration_goes_the_whole_way(stack: Stack) -> None:
+def test_the_demo_trains_completes_and_scores(stack: Stack) -> None:
     """And flags the damaged characters, and nothing else: with so many steps on any machine."""
     console = Console(file=io.StringIO(), width=100, color_system=None)
     text = unicodedata.normalize("NFD", _PROSE.replace("anybody", "sömebody"))
@@ -89,12 +89,12 @@ def test_demonstration_goes_the_whole_way(stack: Stack) -> None:
         # The name is taken by then.
         demo.demonstrate(client, console, "demonstration", text + "more", budget={"seconds": 2})
     shown = captured.get()
-    assert "flagged: the damaged characters, and nothing else in either sentence" in shown
+    assert "flagged: the damaged characters, and no others in either sentence" in shown
     assert "demonstration@1 is trained" in shown
     assert "demonstration@2 is trained" in shown
     assert shown.count("completed") == 6
     assert shown.count("instead of") == 6
-    assert shown.count("as it is: ") == shown.count("damaged: ") == 2
+    assert shown.count("original: ") == shown.count("damaged: ") == 2
 
 
 @pytest.mark.parametrize(

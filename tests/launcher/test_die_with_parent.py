@@ -1,6 +1,7 @@
 import pytest
 
-from tests.launcher.watching import is_alive, wait_for
+from tests.launcher.processes import is_alive
+from tests.waiting import eventually
 
 _START_A_CHILD = """
 import os, subprocess, sys, threading
@@ -18,4 +19,4 @@ def test_child_dies_with_a_killed_parent(platform, run_script):
     child_pid = int(parent.stdout.readline())
     assert is_alive(child_pid)
     parent.kill()
-    wait_for(lambda: not is_alive(child_pid))
+    eventually(lambda: not is_alive(child_pid))

@@ -30,11 +30,11 @@ AT = "2026-11-26T17:40:03.123Z"
         ('{"half', False),
     ],
 )
-def test_warnings_and_errors_are_told_from_the_rest_by_their_level(line: str, expected: bool) -> None:
+def test_warnings_and_errors_are_selected_by_level(line: str, expected: bool) -> None:
     assert is_warning(line) is expected
 
 
-def test_traceback_goes_with_its_line() -> None:
+def test_a_traceback_belongs_to_its_line() -> None:
     chosen = WarningFilter()
     first = [f"{AT} INFO a b", "    not this", f"{AT} ERROR a b", "    Traceback (most recent call last):"]
     assert list(chosen.pick(first)) == first[2:]
@@ -42,13 +42,13 @@ def test_traceback_goes_with_its_line() -> None:
     assert list(chosen.pick(second)) == second[:1]
 
 
-def test_text_names_who_speaks_and_json_is_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_names_the_source_and_json_has_an_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     of_part = json.dumps({"time": AT, "level": "WARNING", "logger": "nextchar.api", "message": "y"})
     Output("text").say("ready")
-    Output("text").repeat(f"{AT} ERROR nextchar.api x", who="API")
+    Output("text").repeat(f"{AT} ERROR nextchar.api x", source="API")
     Output("json").say("the worker ended", level="WARNING")
-    Output("json").repeat(of_part, who="API")
-    Output("json").repeat("a library's\x1b[2J words", who="worker")
+    Output("json").repeat(of_part, source="API")
+    Output("json").repeat("a library's\x1b[2J words", source="worker")
     first, second, *objects = capsys.readouterr().err.splitlines()
     assert (first, second) == ("nextchar: ready", f"API: {AT} ERROR nextchar.api x")
     assert [(o["level"], o["logger"], o["message"]) for o in map(json.loads, objects)] == [

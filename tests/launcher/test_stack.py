@@ -16,7 +16,8 @@ from launcher.processes import LauncherError
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from tests.app.test_main import publish_real
-from tests.launcher.watching import is_alive, wait_for
+from tests.launcher.processes import is_alive
+from tests.waiting import eventually
 
 _RUN_A_STACK = """
 import sys, threading
@@ -41,14 +42,14 @@ def is_ready(stack: Stack) -> bool:
         return False
 
 
-def test_stack_serves_restarts_what_dies_and_stops_without_a_trace(tmp_path):
+def test_the_stack_serves_restarts_dead_processes_and_stops_cleanly(tmp_path):
     with Stack(settings(tmp_path)) as stack:
         assert is_ready(stack)
         for part in ("api_pid", "worker_pid", "valkey_pid"):
             before = getattr(stack, part)
             os.kill(before, signal.SIGKILL)
-            wait_for(lambda part=part, before=before: getattr(stack, part) != before)
-        wait_for(lambda: is_ready(stack))
+            eventually(lambda part=part, before=before: getattr(stack, part) != before)
+        eventually(lambda: is_ready(stack))
         pids = [stack.api_pid, stack.worker_pid, stack.valkey_pid]
         assert all(map(is_alive, pids))
         assert not stack.wait(0)
@@ -66,13 +67,13 @@ def test_part_that_keeps_dying_is_tried_again_and_stops_neither_the_stack_nor_th
         for _ in range(6):
             before = getattr(stack, f"{part}_pid")
             os.kill(before, signal.SIGKILL)
-            wait_for(lambda before=before: getattr(stack, f"{part}_pid") != before)
+            eventually(lambda before=before: getattr(stack, f"{part}_pid") != before)
         assert not stack.wait(0)
         assert stack.api_pid == api
         assert is_ready(stack)
     said = capfd.readouterr().err
-    assert "was killed by signal 9; starting it again in 0.01 s" in said
-    assert "was killed by signal 9; starting it again in 0.32 s" in said  # the pause doubles
+    assert "was killed by signal 9; restarting it in 0.01 s" in said
+    assert "was killed by signal 9; restarting it in 0.32 s" in said  # the pause doubles
     assert said.count("4 times in a row; the end of") == 1
 
 
@@ -87,11 +88,11 @@ def test_completions_go_on_while_redis_refuses_writes_and_the_worker_dies_and_th
         Redis.from_url(stack.redis_url) as redis,
     ):
         redis.config_set("maxmemory", "1")
-        wait_for(lambda: "redis" in degraded(http))
+        eventually(lambda: "redis" in degraded(http))
         for _ in range(6):
             before = stack.worker_pid
             os.kill(before, signal.SIGKILL)
-            wait_for(lambda before=before: stack.worker_pid != before)
+            eventually(lambda before=before: stack.worker_pid != before)
         for path, body in (
             ("complete", {"prompt": "the", "max_characters": 3}),
             ("next", {"prompt": "the"}),
@@ -107,7 +108,7 @@ def test_completions_go_on_while_redis_refuses_writes_and_the_worker_dies_and_th
         assert not stack.wait(0)
 
         redis.config_set("maxmemory", "0")
-        wait_for(lambda: http.get(f"/v1/jobs/{job}").json()["status"] == "succeeded", timeout_s=240)
+        eventually(lambda: http.get(f"/v1/jobs/{job}").json()["status"] == "succeeded", within_s=240)
         assert degraded(http) == set()
 
 
@@ -117,7 +118,7 @@ def test_stack_serves_while_its_valkey_does_not_start_and_takes_it_when_it_does(
         assert "redis" in degraded(http)
         assert "no-such-directive" in capfd.readouterr().err
         monkeypatch.undo()
-        wait_for(lambda: "redis" not in degraded(http), timeout_s=60)
+        eventually(lambda: "redis" not in degraded(http), within_s=60)
 
 
 def degraded(http: httpx.Client) -> set[str]:
@@ -131,7 +132,7 @@ def test_killed_launcher_leaves_no_orphan_and_the_next_one_starts(tmp_path, run_
     pids = [int(pid) for pid in launcher.stdout.readline().split()]
     assert len(pids) == 3 and all(map(is_alive, pids))
     launcher.kill()
-    wait_for(lambda: not any(map(is_alive, pids)))
+    eventually(lambda: not any(map(is_alive, pids)))
     with Stack(settings(tmp_path)) as stack:
         assert is_ready(stack)
 
@@ -146,7 +147,7 @@ def test_a_signal_stops_everything_and_ends_with_status_0(tmp_path, run_script, 
         "from launcher.stack import main; sys.exit(main())"
     )
     log = tmp_path / "logs" / "api.log"
-    wait_for(lambda: log.exists() and "Application startup complete" in log.read_text(), timeout_s=60)
+    eventually(lambda: log.exists() and "Application startup complete" in log.read_text(), within_s=60)
     children = children_of(launcher.pid)
     assert len(children) == 3
     launcher.send_signal(how)
@@ -216,12 +217,12 @@ def test_warnings_of_the_parts_come_to_the_terminal_and_old_ones_do_not(tmp_path
                 "worker:     OSError: gone\n"
             ) in seen
 
-        wait_for(is_shown)
+        eventually(is_shown)
     assert "yesterday" not in seen
     assert "nothing much" not in seen
 
 
-def test_taken_port_is_refused_naming_the_setting(tmp_path):
+def test_a_used_port_is_refused_with_the_setting_to_change(tmp_path):
     with Stack(settings(tmp_path / "one")) as stack:
         port = int(stack.url.rpartition(":")[2])
         with pytest.raises(LauncherError, match=f"port {port}.*in use.*NEXTCHAR_PORT"):

@@ -10,7 +10,8 @@ from redis.exceptions import AuthenticationError, OutOfMemoryError
 from launcher import valkey as valkey_module
 from launcher.processes import LauncherError
 from launcher.valkey import EmbeddedValkey, server_binary
-from tests.launcher.watching import is_alive, wait_for
+from tests.launcher.processes import is_alive
+from tests.waiting import eventually
 
 _HOLD_A_SERVER = """
 import sys, threading
@@ -42,7 +43,7 @@ def test_data_is_back_after_kill_9_of_the_server(tmp_path):
         url = valkey.url
         write(valkey, "kept", "yes")
         os.kill(valkey.pid, signal.SIGKILL)
-        wait_for(lambda: not valkey.is_running)
+        eventually(lambda: not valkey.is_running)
         valkey.start()
         assert valkey.url == url
         assert read(valkey, "kept") == b"yes"
@@ -107,7 +108,7 @@ def test_password_is_private_lasts_and_is_needed(tmp_path):
         assert valkey.url == first
 
 
-def test_paths_too_long_for_a_socket_and_with_odd_characters_work(tmp_path):
+def test_long_paths_and_special_characters_work(tmp_path):
     for name in ("long" * 40, 'sp ace "q" ü%20'):
         with EmbeddedValkey(tmp_path / name) as valkey:
             write(valkey, "kept", name)
@@ -131,7 +132,7 @@ def test_server_that_does_not_start_shows_the_end_of_its_log(tmp_path, monkeypat
         ("redis-server", "Redis server v=6.2.1 sha=00000000:0 malloc=jemalloc", False),
     ],
 )
-def test_server_on_the_path_is_taken_if_it_is_new_enough(tmp_path, monkeypatch, name, version, is_taken):
+def test_a_server_on_the_path_is_used_if_it_is_new_enough(tmp_path, monkeypatch, name, version, is_taken):
     program = tmp_path / name
     program.write_text(f"#!/bin/sh\necho '{version}'\n")
     program.chmod(0o755)

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from launcher.stack import Stack
-from tests.conftest import eventually
+from tests.waiting import eventually
 
 EXAMPLES = "".join(
     json.dumps({"prompt": f"{color} ", "completion": f"{fruit}."}) + "\n"

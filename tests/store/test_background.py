@@ -6,14 +6,14 @@ from collections.abc import Callable
 import pytest
 
 from store.background import LOG_EVERY_S, BackgroundLoop, ErrorLog
-from tests.conftest import eventually
+from tests.waiting import eventually
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
     eventually(condition, within_s=10, what="the condition")
 
 
-def test_loop_survives_every_exception_counts_them_and_goes_on() -> None:
+def test_loop_survives_and_counts_every_exception() -> None:
     errors = [OSError(errno.EMFILE, "Too many open files"), MemoryError(), KeyError("x"), OSError()]
     rounds = 0
     succeeded = threading.Event()

@@ -5,7 +5,8 @@ import obstore
 import pytest
 
 from models.errors import StorageFull, Unavailable
-from store.blobs import Blobs, open_blobs, translated
+from store.blobs import Blobs, as_domain_error
+from store.open_blobs import open_blobs
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -13,7 +14,7 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
     return open_blobs(tmp_path.as_uri() if request.param == "file" else "memory:///")
 
 
-def test_what_is_written_is_read_and_listed(blobs: Blobs) -> None:
+def test_written_objects_can_be_read_and_listed(blobs: Blobs) -> None:
     blobs.write("a/2", b"two")
     blobs.write("a/b/1", b"one")
     assert blobs.read("a/b/1") == b"one"
@@ -30,7 +31,7 @@ def test_of_two_creators_one_wins(blobs: Blobs) -> None:
     assert blobs.read("x") == b"first"
 
 
-def test_a_copy_is_made_once_and_outlives_what_it_was_made_of(blobs: Blobs) -> None:
+def test_a_copy_is_created_once_and_outlives_its_source(blobs: Blobs) -> None:
     blobs.write("a/x", b"first")
     assert blobs.copy("a/x", "b/y")
     assert not blobs.copy("a/x", "b/y")
@@ -42,7 +43,7 @@ def test_a_copy_is_made_once_and_outlives_what_it_was_made_of(blobs: Blobs) -> N
         blobs.copy("a/x", "b/z")
 
 
-def test_what_is_not_there_is_a_file_not_found(blobs: Blobs) -> None:
+def test_missing_objects_raise_file_not_found(blobs: Blobs) -> None:
     with pytest.raises(FileNotFoundError):
         blobs.read("nothing")
     with pytest.raises(FileNotFoundError):
@@ -62,7 +63,7 @@ def test_a_folder_tells_its_free_room(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_a_storage_full() -> None:
-    assert isinstance(translated(OSError(errno.ENOSPC, "no space")), StorageFull)
+    assert isinstance(as_domain_error(OSError(errno.ENOSPC, "no space")), StorageFull)
     generic = obstore.exceptions.GenericError("Unable to copy data: No space left on device (os error 28)")
-    assert isinstance(translated(generic), StorageFull)
-    assert isinstance(translated(obstore.exceptions.GenericError("timed out\nmore")), Unavailable)
+    assert isinstance(as_domain_error(generic), StorageFull)
+    assert isinstance(as_domain_error(obstore.exceptions.GenericError("timed out\nmore")), Unavailable)

@@ -7,8 +7,9 @@ from models.anomaly.calibration import calibrate
 from models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from models.saved_model import SavedModel, describe_files
 from store import calibrations as module
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.calibrations import MODEL_FILE, Calibrations, validation_file
+from store.open_blobs import open_blobs
 from tests.models.anomaly.surprisals import random_lines
 from tests.models.runtime.networks import saved_model
 
@@ -29,7 +30,7 @@ def model() -> SavedModel:
     return SavedModel(plain.card.model_copy(update={"files": describe_files(files)}), files.__getitem__)
 
 
-def test_the_models_own_is_used_until_there_is_a_default(blobs: Blobs, model: SavedModel) -> None:
+def test_the_validation_calibration_is_used_until_there_is_a_default(blobs: Blobs, model: SavedModel) -> None:
     known = Calibrations(blobs)
     assert (found := known.find(model, None)) and (found.name, found.calibration.lines) == ("validation", 40)
     known.save(model, "default", OTHER, source="lines")
@@ -45,10 +46,10 @@ def test_a_model_without_any_has_none(blobs: Blobs) -> None:
     assert Calibrations(blobs).all(saved_model()) == []
 
 
-def test_what_another_process_saved_is_seen(
+def test_calibrations_saved_by_another_process_are_visible(
     blobs: Blobs, model: SavedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_FRESH_S", 0.0)
+    monkeypatch.setattr(module, "_CACHE_S", 0.0)
     ours, theirs = Calibrations(blobs), Calibrations(blobs)
     ours.find(model, None)
     theirs.save(model, "default", OTHER, source="lines")

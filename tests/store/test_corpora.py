@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
 from models.text.vocabulary import normalize
-from store.blobs import open_blobs
-from store.corpora import Corpora, Corpus, Encoding, Upload
+from store.corpora import Corpora, Corpus, Upload
+from store.corpus_statistics import Encoding
+from store.open_blobs import open_blobs
 from tests.logs import syslog
 
 
@@ -39,7 +40,7 @@ def test_the_same_bytes_are_the_same_corpus(corpora: Corpora, tmp_path: Path) ->
     assert (is_new, is_new_again) == (True, False)
     assert first == again
     assert corpora.all() == [first]
-    assert corpora.text(first.id) == "hello\nworld\n"
+    assert "".join(corpora.pieces(first.id)) == "hello\nworld\n"
 
 
 def test_statistics_count_characters_and_lines(corpora: Corpora, tmp_path: Path) -> None:
@@ -72,13 +73,11 @@ def test_characters_are_counted_after_nfc_however_the_bytes_are_cut(
     assert corpus.lines == text.count("\n") + (not text.endswith("\n"))
 
 
-def test_the_text_comes_back_as_uploaded_and_is_trained_on_after_nfc(
-    corpora: Corpora, tmp_path: Path
-) -> None:
+def test_the_text_is_stored_as_uploaded_and_read_after_nfc(corpora: Corpora, tmp_path: Path) -> None:
     data = unicodedata.normalize("NFD", "é" * 10).encode()
     corpus, _ = _add(corpora, tmp_path, data)
     assert b"".join(corpora.stream(corpus.id)) == data
-    assert corpora.text(corpus.id) == "é" * 10
+    assert "".join(corpora.pieces(corpus.id)) == "é" * 10
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,7 @@ def test_a_name_means_one_text(corpora: Corpora, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "corpus_1", "-x", "x" * 65, "naïve"])
 def test_a_name_that_is_none_is_refused(corpora: Corpora, tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidInput, match="cannot be a name"):
+    with pytest.raises(InvalidInput, match="is not a valid name"):
         _add(corpora, tmp_path, b"text", name=name)
 
 
@@ -131,19 +130,19 @@ def test_a_deleted_corpus_is_gone_and_its_name_is_free(corpora: Corpora, tmp_pat
     _add(corpora, tmp_path, b"two", name="mine")
 
 
-def test_names_can_be_taken_from_a_corpus_which_stays(corpora: Corpora, tmp_path: Path) -> None:
+def test_removing_names_keeps_the_corpus(corpora: Corpora, tmp_path: Path) -> None:
     corpus, _ = _add(corpora, tmp_path, b"one", name="mine")
     _add(corpora, tmp_path, b"one", name="another")
     assert corpora.names() == {"another": corpus.id, "mine": corpus.id}
     assert corpora.names(lambda name: name == "mine") == {"mine": corpus.id}
     corpora.remove_names(corpus.id, ["mine"])
     assert corpora.names() == {"another": corpus.id}
-    assert corpora.get("another").name is None and corpora.text(corpus.id) == "one"
+    assert corpora.get("another").name is None and "".join(corpora.pieces(corpus.id)) == "one"
     _add(corpora, tmp_path, b"two", name="mine")
 
 
 @pytest.mark.parametrize("reference", ["nothing", "corpus_0123456789ab", "../jobs", ""])
-def test_a_reference_to_nothing_is_not_found(corpora: Corpora, reference: str) -> None:
+def test_an_unknown_reference_is_not_found(corpora: Corpora, reference: str) -> None:
     with pytest.raises(NotFound):
         corpora.get(reference)
     with pytest.raises(NotFound):
@@ -160,7 +159,7 @@ def test_a_reference_to_nothing_is_not_found(corpora: Corpora, reference: str) -
         ("a\ufffd", "replacement"),
     ],
 )
-def test_what_is_odd_about_a_text_is_said(corpora: Corpora, tmp_path: Path, text: str, warning: str) -> None:
+def test_unusual_texts_get_warnings(corpora: Corpora, tmp_path: Path, text: str, warning: str) -> None:
     corpus, _ = _add(corpora, tmp_path, text.encode())
     assert any(warning in w for w in corpus.warnings)
 
@@ -173,7 +172,7 @@ def test_bytes_are_kept_and_counted_one_by_one_and_are_another_corpus_than_the_t
     assert (corpus.encoding, corpus.bytes, corpus.characters) == ("bytes", 259, 259)
     assert (corpus.distinct_characters, corpus.lines) == (256, 3)
     assert corpus.sample.startswith("é\n")
-    assert corpora.text("raw") == data.decode("latin-1")
+    assert "".join(corpora.pieces("raw")) == data.decode("latin-1")
     same = b"only ascii"
     as_text, _ = _add(corpora, tmp_path, same)
     as_bytes, is_new = _add(corpora, tmp_path, same, encoding="bytes")
@@ -185,7 +184,7 @@ def test_bytes_are_kept_and_counted_one_by_one_and_are_another_corpus_than_the_t
 def test_a_text_can_be_read_as_bytes_and_is_then_not_normalized(corpora: Corpora, tmp_path: Path) -> None:
     data = unicodedata.normalize("NFD", "é").encode()
     corpus, _ = _add(corpora, tmp_path, data)
-    assert corpora.text(corpus.id, "bytes").encode("latin-1") == data
+    assert "".join(corpora.pieces(corpus.id, "bytes")).encode("latin-1") == data
 
 
 def test_bytes_that_are_all_the_same_are_warned_of(corpora: Corpora, tmp_path: Path) -> None:
@@ -193,7 +192,7 @@ def test_bytes_that_are_all_the_same_are_warned_of(corpora: Corpora, tmp_path: P
     assert corpus.warnings == ["the bytes are all the same; there is nothing to learn"]
 
 
-def test_marks_without_end_are_no_text(tmp_path: Path) -> None:
+def test_a_million_combining_marks_are_refused(tmp_path: Path) -> None:
     marks = "\u0301".encode() * 200_000
     with Upload(tmp_path, limit_bytes=10**8) as upload:
         upload.feed(marks)  # what normalization holds back, it can hold
@@ -203,13 +202,13 @@ def test_marks_without_end_are_no_text(tmp_path: Path) -> None:
     assert caught.value.code == "corpus_not_text"
 
 
-def test_a_text_that_rotted_in_storage_is_said_to_be_damaged(tmp_path: Path) -> None:
+def test_a_text_damaged_in_storage_is_reported(tmp_path: Path) -> None:
     blobs = open_blobs("memory:///")
     corpora = Corpora(blobs)
     corpus, _ = _add(corpora, tmp_path, b"a good text")
     blobs.write(f"corpora/{corpus.id}/text", b"\xff\xff")
     with pytest.raises(Unavailable, match="upload it again") as caught:
-        corpora.text(corpus.id)
+        "".join(corpora.pieces(corpus.id))
     assert caught.value.code == "corpus_damaged"
 
 
@@ -231,21 +230,19 @@ def test_damaged_record_hides_no_other_corpus_and_uploading_or_deleting_mends_it
     whole, _ = _add(corpora, tmp_path, b"another")
     blobs.write(f"corpora/{broken.id}/corpus.json", record)
     assert corpora.all() == [whole]
-    for read in (corpora.get, corpora.stream, corpora.text):
+    for read in (corpora.get, corpora.stream, corpora.pieces):
         with pytest.raises(Unavailable, match="is damaged; upload it again") as caught:
             read("mine")
         assert caught.value.code == "corpus_damaged"
     assert _add(corpora, tmp_path, b"a good text")[1]
-    assert corpora.text("mine") == "a good text"
+    assert "".join(corpora.pieces("mine")) == "a good text"
     blobs.write(f"corpora/{broken.id}/corpus.json", record)
     assert corpora.delete("mine") == broken.id
     assert corpora.all() == [whole] and blobs.paths("corpus_names") == []
 
 
 @pytest.mark.parametrize("text", [None, b"a gaad text", b"a good"])
-def test_text_that_is_lost_or_rotted_is_whole_again_once_uploaded_again(
-    tmp_path: Path, text: bytes | None
-) -> None:
+def test_uploading_again_repairs_a_lost_or_damaged_text(tmp_path: Path, text: bytes | None) -> None:
     blobs = open_blobs("memory:///")
     corpora = Corpora(blobs)
     corpus, _ = _add(corpora, tmp_path, b"a good text")
@@ -256,11 +253,11 @@ def test_text_that_is_lost_or_rotted_is_whole_again_once_uploaded_again(
     else:
         blobs.write(f"corpora/{corpus.id}/text", text)
     assert _add(corpora, tmp_path, b"a good text")[0].id == corpus.id
-    assert corpora.text(corpus.id) == "a good text"
+    assert "".join(corpora.pieces(corpus.id)) == "a good text"
 
 
 @pytest.mark.parametrize("record", [b"", b"\xff\xfe", b"corpus_", b"corpus_0123456789abcdef01234567"])
-def test_name_whose_record_names_no_corpus_is_free(tmp_path: Path, record: bytes) -> None:
+def test_a_name_with_a_damaged_record_is_free(tmp_path: Path, record: bytes) -> None:
     blobs = open_blobs("memory:///")
     corpora = Corpora(blobs)
     blobs.write("corpus_names/fox", record)
@@ -277,7 +274,7 @@ def test_name_whose_record_names_no_corpus_is_free(tmp_path: Path, record: bytes
     assert blobs.paths("corpus_names") == []
 
 
-def test_a_log_is_recognized_and_its_record_keeps_what_to_mask(corpora: Corpora, tmp_path: Path) -> None:
+def test_a_log_is_recognized_and_its_record_has_suggested_masks(corpora: Corpora, tmp_path: Path) -> None:
     log = "".join(line + "\n" for line in syslog(300)).encode()
     corpus, _ = _add(corpora, tmp_path, log[:1000], log[1000:], name="sshd")
     assert (corpus.kind, corpus.suggested_masks) == ("log", ["timestamp", "ip", "long_numbers"])

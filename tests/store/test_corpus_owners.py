@@ -1,7 +1,8 @@
 import pytest
 
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.corpus_owners import CorpusOwners
+from store.open_blobs import open_blobs
 
 ONE, TWO = "corpus_000000000001", "corpus_000000000002"
 
@@ -25,7 +26,7 @@ def test_corpus_belongs_to_each_key_that_uploaded_it(owners: CorpusOwners) -> No
     assert not owners.is_only(ONE, "a") and owners.uploaded_at(TWO, "a") is None
     owners.remove(ONE, "a")
     assert owners.is_only(ONE, "b") and owners.corpora_of("a") == set()
-    owners.forget(ONE)
+    owners.remove_all(ONE)
     assert owners.corpora_of("b") == {TWO}
 
 
@@ -35,18 +36,18 @@ def test_time_of_the_first_upload_stays(owners: CorpusOwners, blobs: Blobs) -> N
     assert owners.uploaded_at(ONE, "a") == 1795563600
 
 
-def test_corpus_that_was_there_without_an_owner_is_never_one_keys_alone(owners: CorpusOwners) -> None:
+def test_a_corpus_first_uploaded_without_an_owner_never_has_a_single_owner(owners: CorpusOwners) -> None:
     owners.add(ONE, "a", is_new=False)
     assert owners.corpora_of("a") == {ONE} and not owners.is_only(ONE, "a")
 
 
 @pytest.mark.parametrize("name", ["..", ".", "unknown", "key-a", "a"])
-def test_no_name_of_a_key_is_mistaken_for_something_else(owners: CorpusOwners, name: str) -> None:
+def test_key_names_cannot_collide_with_other_records(owners: CorpusOwners, name: str) -> None:
     owners.add(ONE, name, is_new=True)
     assert owners.is_only(ONE, name) and owners.corpora_of(name) == {ONE}
     assert owners.corpora_of(f"key-{name}") == owners.corpora_of(name.removeprefix("key-") + "x") == set()
 
 
-def test_damaged_record_still_says_whose_a_corpus_is(owners: CorpusOwners, blobs: Blobs) -> None:
+def test_a_damaged_owner_record_still_counts(owners: CorpusOwners, blobs: Blobs) -> None:
     blobs.write(f"corpus_owners/{ONE}/key-a", b"")
     assert owners.uploaded_at(ONE, "a") == 0

@@ -5,8 +5,8 @@ import pytest
 
 from models.config import Mix, NetworkConfig, TrainingConfig
 from models.errors import Conflict, NotFound, Unavailable
-from store.blobs import open_blobs
 from store.jobs import TRANSITIONS, JobRequest, Jobs, JobStatus
+from store.open_blobs import open_blobs
 
 REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
 
@@ -16,7 +16,7 @@ def jobs(tmp_path: Path) -> Jobs:
     return Jobs(open_blobs(tmp_path.as_uri()))
 
 
-def test_a_job_is_what_its_last_transition_says(jobs: Jobs) -> None:
+def test_a_job_has_the_state_of_its_last_transition(jobs: Jobs) -> None:
     job = jobs.create(REQUEST)
     running = jobs.move(job, JobStatus.RUNNING, attempt=1)
     done = jobs.move(running, JobStatus.SUCCEEDED, model="m@1")
@@ -68,13 +68,13 @@ def test_an_unknown_job_is_not_found(jobs: Jobs, job_id: str) -> None:
         jobs.get(job_id)
 
 
-def test_an_id_is_given_once(jobs: Jobs) -> None:
+def test_an_id_is_used_once(jobs: Jobs) -> None:
     job = jobs.create(REQUEST)
-    with pytest.raises(Conflict, match="exists already"):
+    with pytest.raises(Conflict, match="already exists"):
         jobs.create(REQUEST, job_id=job.id)
 
 
-def test_damaged_record_is_said_to_be_and_hides_no_other_job(tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported_and_hides_no_other_job(tmp_path: Path) -> None:
     blobs = open_blobs(tmp_path.as_uri())
     broken, whole = (Jobs(blobs).create(REQUEST) for _ in range(2))
     blobs.write(f"jobs/{broken.id}/000000.json", b'{"id": "job')

@@ -3,8 +3,8 @@ import time
 import pytest
 from redis import Redis
 
-from store.blobs import open_blobs
 from store.live import LEASE_S, EventLog, Live
+from store.open_blobs import open_blobs
 
 
 @pytest.fixture
@@ -12,36 +12,36 @@ def live(clean_redis_url: str) -> Live:
     return Live(Redis.from_url(clean_redis_url, decode_responses=True))
 
 
-def test_a_lease_is_held_by_one_and_renewed_by_it_alone(live: Live) -> None:
-    assert not live.is_held("job_1")
-    assert live.hold("job_1", "me")
-    assert not live.hold("job_1", "you")
-    assert live.hold("job_1", "me")
-    live.release("job_1", "you")
-    assert live.is_held("job_1")
-    live.release("job_1", "me")
-    assert live.hold("job_1", "you")
+def test_only_the_holder_renews_a_lease(live: Live) -> None:
+    assert not live.has_lease("job_1")
+    assert live.acquire_lease("job_1", "me")
+    assert not live.acquire_lease("job_1", "you")
+    assert live.acquire_lease("job_1", "me")
+    live.release_lease("job_1", "you")
+    assert live.has_lease("job_1")
+    live.release_lease("job_1", "me")
+    assert live.acquire_lease("job_1", "you")
 
 
 def test_a_lease_runs_out(live: Live, clean_redis_url: str) -> None:
-    live.hold("job_1", "me")
+    live.acquire_lease("job_1", "me")
     with Redis.from_url(clean_redis_url) as redis:
         assert 0 < redis.ttl("nextchar:job:job_1:lease") <= LEASE_S
 
 
 def test_a_cancel_outranks_a_pause(live: Live) -> None:
-    live.ask("job_1", "pause")
-    assert live.asked("job_1") == "pause"
-    live.ask("job_1", "cancel")
-    live.ask("job_1", "pause")
-    assert live.asked("job_1") == "cancel"
-    live.obeyed("job_1", "pause")  # which is not what is asked now
-    assert live.asked("job_1") == "cancel"
-    live.obeyed("job_1", "cancel")
-    assert live.asked("job_1") is None
-    live.ask("job_1", "pause")
-    live.obeyed("job_1")
-    assert live.asked("job_1") is None
+    live.request_stop("job_1", "pause")
+    assert live.pending_stop("job_1") == "pause"
+    live.request_stop("job_1", "cancel")
+    live.request_stop("job_1", "pause")
+    assert live.pending_stop("job_1") == "cancel"
+    live.acknowledge_stop("job_1", "pause")  # which is not what is asked now
+    assert live.pending_stop("job_1") == "cancel"
+    live.acknowledge_stop("job_1", "cancel")
+    assert live.pending_stop("job_1") is None
+    live.request_stop("job_1", "pause")
+    live.acknowledge_stop("job_1")
+    assert live.pending_stop("job_1") is None
 
 
 def test_progress_is_the_newest(live: Live) -> None:
@@ -60,7 +60,7 @@ def test_events_are_read_from_a_number_on(live: Live) -> None:
     assert live.events("job_1", after=2) == events[2:]
 
 
-def test_the_event_log_keeps_what_it_is_given() -> None:
+def test_the_event_log_returns_what_was_written() -> None:
     log = EventLog(open_blobs("memory:///"))
     assert log.read("job_1") == []
     events = [{"id": 1, "data": {"text": "two\nlines"}}, {"id": 2, "data": {}}]

@@ -97,7 +97,7 @@ def test_record_about_a_job_names_it_in_a_process_that_trains_none() -> None:
         "\x00",
     ],
 )
-def test_nothing_in_a_message_or_an_exception_can_look_like_another_record(forged: str) -> None:
+def test_messages_and_exceptions_cannot_imitate_a_record(forged: str) -> None:
     for formatter in (TextFormatter(), JsonFormatter()):
         line = formatter.format(record("name %s", forged))
         assert len(line.splitlines()) == 1
@@ -117,12 +117,12 @@ def test_traceback_follows_its_line_indented() -> None:
 def test_very_long_messages_and_tracebacks_lose_their_middle() -> None:
     line = TextFormatter().format(record("%s!", "x" * 10**6, error=raised(OSError("y" * 10**6 + "!"))))
     assert len(line) < MAX_MESSAGE_CHARACTERS + MAX_EXCEPTION_CHARACTERS + 1000
-    assert "characters left out" in line
+    assert "characters omitted" in line
     assert line.split("\n")[0].endswith("x!") and line.endswith("y!")
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_configuration_covers_our_loggers_others_warnings_and_what_ends_a_thread(log_format: str) -> None:
+def test_configuration_covers_our_loggers_warnings_of_others_and_uncaught_exceptions(log_format: str) -> None:
     program = """
 import logging, sys, threading, warnings
 from store.logs import configure_logging

@@ -11,9 +11,10 @@ import pytest
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import InvalidInput, NotFound, StorageFull, Unavailable
 from models.saved_model import Card, describe_files, load_folder
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.local_blobs import Disk, LocalBlobs
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 
 FILES = {"model.onnx": b"graph", "model.keras": b"layers"}
@@ -74,7 +75,7 @@ def test_publishing_a_model_twice_gives_one_version(blobs: Blobs) -> None:
     assert len(models.all()) == 1
 
 
-def test_racing_publishers_get_versions_of_their_own(blobs: Blobs) -> None:
+def test_concurrent_publishers_get_different_versions(blobs: Blobs) -> None:
     models = Models(blobs)
     with ThreadPoolExecutor(8) as pool:
         cards = list(pool.map(lambda n: models.publish(_card(number=n), FILES), range(8)))
@@ -93,9 +94,7 @@ def test_a_deleted_version_is_gone_and_its_number_is_not_given_again(blobs: Blob
     assert models.publish(_card(number=3), FILES).version == 3
 
 
-def test_on_a_full_disk_deleting_makes_room_and_ends_well(
-    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deleting_works_on_a_full_disk_and_frees_space(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     models = Models(blobs)
     card = models.publish(_card(), FILES)
     write = LocalBlobs._put_once
@@ -131,9 +130,7 @@ def test_on_a_disk_that_stays_full_deleting_ends_well(blobs: Blobs, monkeypatch:
 @pytest.mark.parametrize(
     ("first", "second"), [("delete", "delete"), ("delete", "a"), ("a", "delete"), ("a", "a"), ("a", "b")]
 )
-def test_of_two_who_delete_or_rename_one_version_one_does_it_wherever_they_meet(
-    first: str, second: str
-) -> None:
+def test_of_two_concurrent_deletions_or_renames_of_a_version_one_succeeds(first: str, second: str) -> None:
     for at in itertools.count():
         blobs, done = open_blobs("memory:///"), []
         card = Models(blobs).publish(_card(), FILES, attempt=1)
@@ -178,7 +175,7 @@ def test_model_that_is_renamed_twice_at_once_keeps_its_files(tmp_path: Path) -> 
     assert at > 5
 
 
-def test_threads_that_rename_and_delete_leave_only_whole_models(blobs: Blobs) -> None:
+def test_concurrent_renames_and_deletions_leave_only_complete_models(blobs: Blobs) -> None:
     models = Models(blobs)
     with ThreadPoolExecutor(2) as pool:
         for number in range(12):
@@ -210,7 +207,7 @@ def _whole(models: Models) -> list[str]:
     return [card.reference for card in models.all()]
 
 
-def test_a_number_that_was_given_and_deleted_meanwhile_is_not_given_again(blobs: Blobs) -> None:
+def test_a_version_number_used_and_deleted_concurrently_is_not_reused(blobs: Blobs) -> None:
     def publish_and_delete() -> None:
         Models(blobs).publish(_card(number=2), FILES)
         Models(blobs).delete("m@1")
@@ -265,7 +262,7 @@ def test_of_two_names_of_one_model_either_can_be_deleted(blobs: Blobs) -> None:
 @pytest.mark.parametrize(
     "reference", ["none", "m@9", "m@x", "m@", "../x", "", "@1", "m@١", "m@" + 5000 * "1"]
 )
-def test_a_reference_to_nothing_is_not_found(blobs: Blobs, reference: str) -> None:
+def test_an_unknown_reference_is_not_found(blobs: Blobs, reference: str) -> None:
     models = Models(blobs)
     models.publish(_card(), FILES)
     with pytest.raises(NotFound):
@@ -341,7 +338,7 @@ def test_of_a_card_of_a_newer_format_the_files_go_with_it(blobs: Blobs) -> None:
     assert blobs.paths("model_files") == [] and models.all() == []
 
 
-def test_attempts_have_files_of_their_own_and_the_winner_clears_up(blobs: Blobs) -> None:
+def test_attempts_have_separate_files_and_the_winner_deletes_the_others(blobs: Blobs) -> None:
     models = Models(blobs)
     for attempt in (1, 2):
         blobs.write(f"model_files/{_card().id}/attempt-{attempt}/model.onnx", b"half")  # killed in the middle
@@ -357,7 +354,7 @@ def test_attempts_have_files_of_their_own_and_the_winner_clears_up(blobs: Blobs)
     assert blobs.paths("model_files") == []
 
 
-def test_attempt_that_wakes_takes_no_files_from_a_successor_whose_model_was_renamed(tmp_path: Path) -> None:
+def test_a_resumed_attempt_deletes_no_files_of_a_successor_whose_model_was_renamed(tmp_path: Path) -> None:
     for at in itertools.count():
         blobs = open_blobs((tmp_path / str(at)).as_uri())
         owners = [1]

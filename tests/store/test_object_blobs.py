@@ -6,7 +6,7 @@ import pytest
 from obstore.exceptions import GenericError
 
 from models.errors import Unavailable
-from store.blobs import open_blobs
+from store.open_blobs import open_blobs
 
 
 def test_stream_that_breaks_on_the_way_is_a_storage_that_does_not_work(

@@ -5,21 +5,22 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import NotFound, Unavailable
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.corpora import Corpora, Upload
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.local_blobs import LocalBlobs
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.store.power_loss import POLICIES, DiskThatSyncsNothing, RecordingDisk, left_after
 from tests.worker import fake_training
 from worker.checkpoints import Checkpoint, Checkpoints
+from worker.hooks import Hooks
 
 TEXT = b"the quick brown fox jumps over the lazy dog\n" * 100
 FILES = {"model.onnx": b"graph" * 500, "report.json": b"{}"}
@@ -84,10 +85,10 @@ class Life:
     def _train(self, jobs: Jobs, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
         """Run a worker's attempt, in which the training itself is two numbers."""
 
-        def train(_: Job, hooks: dict[str, Any]) -> Mapping[str, bytes]:
+        def train(_: Job, hooks: Hooks) -> Mapping[str, bytes]:
             for step in (10, 20, 30, 40):
                 array = np.full(300, step, np.float32)
-                hooks["on_checkpoint"](Checkpoint(step, {"w": array}, {"step": step}))
+                hooks.checkpoint(Checkpoint(step, {"w": array}, {"step": step}))
                 self.note(lambda told, step=step: setattr(told, "step", step))  # type: ignore[misc]
             return FILES
 
@@ -175,7 +176,7 @@ def _wrong_models(models: Models, told: Acknowledged) -> Iterator[str]:
             yield f"a listed model is damaged: {error}"
 
 
-def test_power_lost_at_any_moment_loses_nothing_that_was_acknowledged(
+def test_a_power_loss_at_any_time_loses_no_acknowledged_write(
     record: Callable[[RecordingDisk], Life],
 ) -> None:
     life = record(RecordingDisk())

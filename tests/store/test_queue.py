@@ -5,8 +5,8 @@ import pytest
 from redis import Redis
 from rq import Queue
 
-from store.blobs import open_blobs
 from store.jobs import Job, Jobs, JobStatus
+from store.open_blobs import open_blobs
 from store.queue import QUEUE_NAME, AllowedJob, TrainingQueue
 from tests.store.test_jobs import REQUEST
 
@@ -25,7 +25,7 @@ def _created(jobs: Jobs, n: int) -> list[Job]:
     return [jobs.create(REQUEST) for _ in range(n)]
 
 
-def test_jobs_wait_in_order_and_the_front_goes_first(redis: Any, jobs: Jobs) -> None:
+def test_jobs_wait_in_order_and_the_front_is_next(redis: Any, jobs: Jobs) -> None:
     queue = TrainingQueue(redis)
     a, b, c = _created(jobs, 3)
     queue.send(a)

@@ -9,14 +9,14 @@ from redis.exceptions import RedisError
 
 from models.errors import StorageFull
 from store.background import BackgroundLoop
-from store.blobs import open_blobs
 from store.jobs import Job, JobError, Jobs, JobStatus
 from store.live import Live
+from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
-from store.reconcile import MAXIMUM_FRUITLESS_ATTEMPTS, MAXIMUM_STEPLESS_ATTEMPTS, Reconciler
-from tests.conftest import eventually
+from store.reconcile import MAX_ATTEMPTS_WITHOUT_PROGRESS, MAX_STEPLESS_ATTEMPTS, Reconciler
 from tests.store.refusing import Refusing
 from tests.store.test_jobs import REQUEST
+from tests.waiting import eventually
 
 PATIENCE_S = 0.05
 
@@ -39,7 +39,7 @@ class World:
 
     def suspect_for_long(self, job: Job) -> None:
         """Look at a job that has been without a worker for ten minutes."""
-        self.reconciler._suspects = {(job.id, job.sequence): time.monotonic() - 600}
+        self.reconciler._lost_since_s = {(job.id, job.sequence): time.monotonic() - 600}
         self.reconciler.run()
 
     def look_patiently(self) -> None:
@@ -53,7 +53,7 @@ def world(tmp_path: Path, clean_redis_url: str) -> World:
     return World(tmp_path, clean_redis_url)
 
 
-def test_a_running_job_that_nobody_holds_is_queued_again(world: World) -> None:
+def test_a_running_job_without_a_lease_is_queued_again(world: World) -> None:
     job = world.running()
     world.reconciler.run()
     assert world.jobs.get(job.id).status is JobStatus.RUNNING  # it may be on its way
@@ -69,9 +69,9 @@ def test_a_queued_job_whose_message_was_lost_is_sent_again_once(world: World) ->
     assert world.queue.waiting() == [job.id]
 
 
-def test_jobs_that_are_held_waiting_paused_or_over_are_left_alone(world: World) -> None:
+def test_leased_waiting_paused_and_ended_jobs_are_not_changed(world: World) -> None:
     held, waiting = world.running(), world.jobs.create(REQUEST)
-    world.live.hold(held.id, "me")
+    world.live.acquire_lease(held.id, "me")
     world.queue.send(waiting)
     paused = world.jobs.move(world.running(), JobStatus.PAUSED)
     over = world.jobs.move(world.running(), JobStatus.SUCCEEDED)
@@ -82,24 +82,24 @@ def test_jobs_that_are_held_waiting_paused_or_over_are_left_alone(world: World) 
 
 
 @pytest.mark.parametrize(("asked", "status"), [("cancel", JobStatus.CANCELLED), ("pause", JobStatus.PAUSED)])
-def test_what_was_asked_of_a_lost_worker_is_done_for_it(world: World, asked: str, status: JobStatus) -> None:
+def test_a_stop_request_to_a_lost_worker_is_applied(world: World, asked: str, status: JobStatus) -> None:
     job = world.running()
-    world.live.ask(job.id, asked)  # type: ignore[arg-type]
+    world.live.request_stop(job.id, asked)  # type: ignore[arg-type]
     world.look_patiently()
     assert world.jobs.get(job.id).status is status
-    assert world.live.asked(job.id) is None
+    assert world.live.pending_stop(job.id) is None
     assert world.queue.waiting() == []
 
 
-def test_cancel_that_comes_while_a_lost_job_is_paused_is_done(
+def test_a_cancel_during_the_pause_of_a_lost_job_is_applied(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = world.running()
-    world.live.ask(job.id, "pause")
+    world.live.request_stop(job.id, "pause")
     move = Jobs.move
 
     def ask_and_move(self: Jobs, *arguments: Any, **changes: Any) -> Job:
-        world.live.ask(job.id, "cancel")
+        world.live.request_stop(job.id, "cancel")
         return move(self, *arguments, **changes)
 
     monkeypatch.setattr(Jobs, "move", ask_and_move)
@@ -107,25 +107,28 @@ def test_cancel_that_comes_while_a_lost_job_is_paused_is_done(
     assert world.jobs.get(job.id).status is JobStatus.CANCELLED
 
 
-def test_a_lost_job_whose_best_model_is_to_be_kept_gets_another_worker_that_is_asked_the_same(
+def test_a_lost_job_with_cancel_keep_best_is_queued_with_the_request_pending(
     world: World,
 ) -> None:
     job = world.running()
-    world.live.ask(job.id, "cancel_keep_best")
+    world.live.request_stop(job.id, "cancel_keep_best")
     world.look_patiently()
     assert world.jobs.get(job.id).status is JobStatus.QUEUED
     assert world.queue.waiting() == [job.id]
-    assert world.live.asked(job.id) == "cancel_keep_best"
+    assert world.live.pending_stop(job.id) == "cancel_keep_best"
 
 
 @pytest.mark.parametrize(
     ("counts", "where"),
     [
-        ({"stepless_attempts": MAXIMUM_STEPLESS_ATTEMPTS - 1}, "5 times before its first step"),
-        ({"fruitless_attempts": MAXIMUM_FRUITLESS_ATTEMPTS - 1}, "20 times before its next checkpoint"),
+        ({"stepless_attempts": MAX_STEPLESS_ATTEMPTS - 1}, "5 times before its first step"),
+        (
+            {"attempts_without_progress": MAX_ATTEMPTS_WITHOUT_PROGRESS - 1},
+            "20 times before its next checkpoint",
+        ),
     ],
 )
-def test_a_job_that_gets_no_further_is_paused_with_what_is_known_and_keeps_its_checkpoint(
+def test_a_job_without_progress_is_paused_with_a_reason_and_keeps_its_checkpoint(
     world: World, counts: dict[str, int], where: str
 ) -> None:
     job = world.running(**counts)
@@ -144,19 +147,19 @@ def test_a_job_that_gets_no_further_is_paused_with_what_is_known_and_keeps_its_c
 
 
 def test_memory_is_named_only_where_the_kernel_counted_a_kill_for_want_of_it(world: World) -> None:
-    job = world.running(stepless_attempts=MAXIMUM_STEPLESS_ATTEMPTS - 1)
-    for n in range(MAXIMUM_STEPLESS_ATTEMPTS):
+    job = world.running(stepless_attempts=MAX_STEPLESS_ATTEMPTS - 1)
+    for n in range(MAX_STEPLESS_ATTEMPTS):
         world.live.add_kill(job.id, {"at": 1.0, "signal": 9, "out_of_memory": n == 0})
     world.suspect_for_long(job)
     reason = world.jobs.get(job.id).pause_reason
     assert reason is not None
-    assert "was killed 5 times (signal 9) before its first step; the kernel killed for want of memory" in (
+    assert "was killed 5 times (signal 9) before its first step; the kernel ran out of memory" in (
         reason.message
     )
 
 
 def test_attempts_count_against_a_job_only_if_they_came_no_further(world: World) -> None:
-    counts = {"stepless_attempts": 2, "fruitless_attempts": 2}
+    counts = {"stepless_attempts": 2, "attempts_without_progress": 2}
     for step, checkpoint, expected in ((None, None, (3, 3)), (9, None, (0, 3)), (9, 7, (0, 0))):
         job = world.running(**counts)
         if step is not None:
@@ -166,10 +169,10 @@ def test_attempts_count_against_a_job_only_if_they_came_no_further(world: World)
         world.suspect_for_long(job)
         queued = world.jobs.get(job.id)
         assert queued.status is JobStatus.QUEUED
-        assert (queued.stepless_attempts, queued.fruitless_attempts) == expected
+        assert (queued.stepless_attempts, queued.attempts_without_progress) == expected
 
 
-def test_progress_of_an_earlier_attempt_is_not_taken_for_that_of_the_last(world: World) -> None:
+def test_progress_of_an_earlier_attempt_does_not_count_for_the_last(world: World) -> None:
     job = world.running()
     world.live.set_progress(job.id, {"step": 9, "attempt": 7})
     world.suspect_for_long(job)
@@ -207,7 +210,7 @@ def paused_for_storage(world: World, *, ago_s: float = 3600, **fields: Any) -> J
     return world.jobs.move(world.running(), JobStatus.PAUSED, updated_at=time.time() - ago_s, **fields)
 
 
-def test_a_job_paused_for_storage_goes_on_and_says_so_when_there_is_room(world: World) -> None:
+def test_a_job_paused_for_storage_is_queued_with_a_message_when_there_is_room(world: World) -> None:
     job = paused_for_storage(world)
     world.reconciler.run()
     queued = world.jobs.get(job.id)
@@ -234,9 +237,7 @@ def test_a_job_paused_for_storage_goes_on_and_says_so_when_there_is_room(world: 
         "again and again",
     ],
 )
-def test_jobs_that_have_no_reason_to_go_on_by_themselves_stay_paused(
-    world: World, fields: dict[str, Any]
-) -> None:
+def test_jobs_paused_for_other_reasons_stay_paused(world: World, fields: dict[str, Any]) -> None:
     job = paused_for_storage(world, **fields)
     world.reconciler.run()
     assert world.jobs.get(job.id) == job
@@ -258,7 +259,7 @@ def test_two_reconcilers_send_a_lost_job_once(world: World) -> None:
     assert world.queue.waiting() == [job.id]
 
 
-def test_jobs_are_taken_up_again_after_the_process_has_run_out_of_file_descriptors(
+def test_the_reconciler_recovers_after_running_out_of_file_descriptors(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def out_of_descriptors(*_: object) -> list[str]:
@@ -273,7 +274,7 @@ def test_jobs_are_taken_up_again_after_the_process_has_run_out_of_file_descripto
     assert world.jobs.get(job.id).status is JobStatus.QUEUED
 
 
-def test_a_job_that_cannot_be_put_right_does_not_hold_up_the_others(
+def test_an_error_with_one_lost_job_does_not_delay_the_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = world.running(), world.running()
@@ -292,7 +293,7 @@ def test_a_job_that_cannot_be_put_right_does_not_hold_up_the_others(
     assert world.queue.waiting() == [second.id]
 
 
-def test_a_job_whose_record_the_storage_refuses_holds_up_neither_the_lost_nor_other_paused_ones(
+def test_an_error_with_one_record_does_not_delay_other_jobs(
     world: World,
 ) -> None:
     stuck, paused, lost = paused_for_storage(world), paused_for_storage(world), world.running()

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from models.errors import Unavailable
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.ids import new_id, time_of_id
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.models import Models
+from store.open_blobs import open_blobs
 from store.retention import Retention, RetentionPeriods
 from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing, unavailable
@@ -73,7 +74,7 @@ SUCCEEDED, FAILED, CANCELLED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.
 
 
 @pytest.mark.parametrize("path", [(), (RUNNING,), (RUNNING, PAUSED), (RUNNING, PAUSED, QUEUED)])
-def test_what_an_unfinished_job_needs_is_never_deleted(attic: Attic, path: tuple[JobStatus, ...]) -> None:
+def test_files_of_an_unfinished_job_are_never_deleted(attic: Attic, path: tuple[JobStatus, ...]) -> None:
     attic.job(*path)
     before = attic.everything
     assert attic.sweep(days=10_000) == {}
@@ -159,14 +160,14 @@ def test_deletion_of_a_job_that_is_cut_short_never_brings_it_back(
     assert Jobs(attic.blobs).get(job.id).status is SUCCEEDED
 
 
-def test_record_of_a_job_that_was_resumed_meanwhile_is_not_deleted(attic: Attic) -> None:
+def test_the_record_of_a_concurrently_resumed_job_is_not_deleted(attic: Attic) -> None:
     job = attic.job(RUNNING, FAILED)
     resumed = attic.jobs.move(job, QUEUED)
     attic.jobs.delete(job)
     assert Jobs(attic.blobs).get(job.id) == resumed
 
 
-def test_finished_job_keeps_its_newest_record_alone_and_its_number_stays_taken(attic: Attic) -> None:
+def test_an_ended_job_keeps_only_its_newest_record_and_numbers_stay_taken(attic: Attic) -> None:
     queued = attic.jobs.create(REQUEST)
     running = attic.jobs.move(queued, RUNNING)
     done = attic.jobs.move(running, SUCCEEDED)
@@ -174,7 +175,7 @@ def test_finished_job_keeps_its_newest_record_alone_and_its_number_stays_taken(a
     assert attic.blobs.paths(f"jobs/{done.id}") == [f"jobs/{done.id}/000002.json"]
     assert Jobs(attic.blobs).get(done.id) == done
     for stale in (queued, running):  # as a process knows it that stood still
-        with pytest.raises(Exception, match="has been changed") as caught:
+        with pytest.raises(Exception, match="was changed") as caught:
             attic.jobs.move(stale, CANCELLED)
         assert caught.value.code == "job_moved"  # type: ignore[attr-defined]
 
@@ -236,7 +237,7 @@ def whenever_it_happens(
     assert at > 5
 
 
-def test_files_of_a_model_that_is_renamed_meanwhile_stay(tmp_path: Path) -> None:
+def test_files_of_a_concurrently_renamed_model_stay(tmp_path: Path) -> None:
     def renamed(attic: Attic) -> Callable[[], object]:
         models = Models(attic.blobs)
         models.publish(card("z").model_copy(update={"id": new_id("model")}), FILES, attempt=1)
@@ -245,7 +246,7 @@ def test_files_of_a_model_that_is_renamed_meanwhile_stay(tmp_path: Path) -> None
     whenever_it_happens(tmp_path, renamed, sweeps_at_day=3)
 
 
-def test_files_of_a_failed_job_that_is_resumed_and_published_meanwhile_stay(tmp_path: Path) -> None:
+def test_files_of_a_concurrently_resumed_and_published_job_stay(tmp_path: Path) -> None:
     def resumed(attic: Attic) -> Callable[[], object]:
         failed = attic.job(RUNNING, FAILED)
         model_id = failed.id.replace("job_", "model_")
@@ -262,7 +263,7 @@ def test_files_of_a_failed_job_that_is_resumed_and_published_meanwhile_stay(tmp_
     whenever_it_happens(tmp_path, resumed, sweeps_at_day=3)
 
 
-def test_two_sweeps_at_once_are_no_error(tmp_path: Path) -> None:
+def test_two_concurrent_sweeps_are_no_error(tmp_path: Path) -> None:
     def swept(attic: Attic) -> Callable[[], object]:
         attic.job(RUNNING, FAILED)
         return lambda: attic.sweep(days=100)
@@ -278,7 +279,7 @@ def test_files_of_a_deleted_model_that_were_left_behind_are_deleted(attic: Attic
     assert attic.sweep(days=2) == {"model files": 1}
 
 
-def test_uploads_that_nobody_writes_to_are_removed(attic: Attic) -> None:
+def test_abandoned_uploads_are_removed(attic: Attic) -> None:
     spool = attic.folder / "spool"
     spool.mkdir()
     for name in ("upload-dead", "upload-live", "other"):

@@ -6,7 +6,7 @@ from store.settings import StoreSettings
 from worker.settings import WorkerSettings
 
 
-def test_the_data_folder_holds_the_storage_unless_told_otherwise(tmp_path: Path) -> None:
+def test_the_storage_is_in_the_data_folder_by_default(tmp_path: Path) -> None:
     assert StoreSettings(data_dir=tmp_path).blobs_url == (tmp_path / "store").as_uri()
     assert StoreSettings(store_url="s3://bucket/x").blobs_url == "s3://bucket/x"
 

@@ -1,4 +1,4 @@
-"""Attempts at jobs that run as a worker's do, but for the training itself: that is a function of the test."""
+"""Attempts at jobs as in a worker, except for the training, which is a function of the test."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -13,18 +13,19 @@ from models.saved_model import Card, describe_files
 from store.blobs import Blobs
 from store.jobs import Job, Jobs
 from store.live import Live
+from worker.attempt import Attempt
 from worker.checkpoints import Checkpoints
+from worker.hooks import Hooks
 from worker.settings import WorkerSettings
-from worker.tasks import Attempt
 
-Train = Callable[[Job, dict[str, Any]], Mapping[str, bytes]]
-"""Takes a job and the hooks of `worker.pipeline.train_model`; returns the model's files."""
+Train = Callable[[Job, Hooks], Mapping[str, bytes]]
+"""Replaces training: takes a job and its hooks; returns the model's files."""
 
 
 def use(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have attempts call `train`, without TensorFlow."""
 
-    def train_model(job: Job, **hooks: Any) -> Any:
+    def train_model(job: Job, *, hooks: Hooks, **_: Any) -> Any:
         files = train(job, hooks)
         card = Card(
             id="model_" + job.id.removeprefix("job_"),

@@ -7,12 +7,12 @@ def log(count: int, *, stamped: int) -> str:
     )
 
 
-def test_a_log_with_timestamps_is_told_to_mask_them() -> None:
+def test_masks_are_advised_for_a_log_with_timestamps() -> None:
     told = advice.timestamps([log(100, stamped=90)])
     assert told and '"masks": ["timestamp"]' in told
 
 
-def test_other_texts_are_told_nothing() -> None:
+def test_other_texts_get_no_advice() -> None:
     assert advice.timestamps([log(100, stamped=70)]) is None
     assert advice.timestamps([log(30, stamped=30)]) is None  # too short to tell
     assert advice.timestamps(["", "a text without lines " * 100]) is None

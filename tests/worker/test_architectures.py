@@ -15,13 +15,15 @@ from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Failed, Finished, Usage
 from models.saved_model import SavedModel
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.corpora import Corpora, Upload
 from store.jobs import Job, JobRequest
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.models.architectures.networks import perturbed, small
 from worker.checkpoints import Checkpoint
 from worker.export import graph_of, int8_file
+from worker.hooks import Hooks, StopReason
 from worker.pipeline import Outcome, train_model
 
 TEXT = "the cat sat on the mat; the dog sat on the log.\n" * 12
@@ -66,11 +68,15 @@ def train(
     blobs: Blobs,
     scratch: Path,
     *,
-    stop: Callable[[], str | None] = lambda: None,
+    stop: Callable[[], StopReason | None] = lambda: None,
     resume: Checkpoint | None = None,
 ) -> tuple[Outcome, list[Checkpoint], list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
     checkpoints: list[Checkpoint] = []
+
+    def event(kind: str, data: dict[str, Any]) -> None:
+        events.append({"id": len(events) + 1, "at": 0.0, "type": kind, "data": data})
+
     outcome = train_model(
         asked,
         corpora=Corpora(blobs),
@@ -78,13 +84,7 @@ def train(
         scratch=scratch,
         cores=1,
         resume=resume,
-        hooks_stop=stop,
-        on_event=lambda kind, data: events.append(
-            {"id": len(events) + 1, "at": 0.0, "type": kind, "data": data}
-        ),
-        on_progress=lambda _: None,
-        on_checkpoint=checkpoints.append,
-        checkpoint_every_s=1000,
+        hooks=Hooks(event=event, checkpoint=checkpoints.append, stop=stop, checkpoint_every_s=1000),
         events=events,
     )
     return outcome, checkpoints, events
@@ -128,7 +128,7 @@ def complete(engine: Engine, prompt: str) -> str:
     return text
 
 
-def test_the_int8_kernels_are_not_given_a_layer_that_they_do_not_have() -> None:
+def test_int8_of_an_unsupported_layer_uses_onnx() -> None:
     network = perturbed(small("stacked_lstm_lesson"))
     assert int8_file(graph_of(network))[0] == "model.int8.onnx"
 

@@ -21,7 +21,7 @@ def _of(train: str, validation: str) -> Baselines:
     )
 
 
-def test_each_kind_says_what_it_must_of_a_hand_worked_case() -> None:
+def test_each_baseline_matches_a_hand_worked_case() -> None:
     found = _of("ab" * 50, "abab")
     assert found.bits["uniform"] == pytest.approx(1.0)
     # Witten-Bell with one context: (50 + 2 / 2) / (100 + 2) is a half.
@@ -41,7 +41,7 @@ def test_compressors_have_read_the_training_text() -> None:
         assert fresh.bits[kind] == pytest.approx(np.log2(26), abs=0.6)
 
 
-def test_gzip_forgets_what_lies_farther_back_than_its_window() -> None:
+def test_gzip_uses_only_its_window() -> None:
     rng = np.random.default_rng(2)
     old, new = ("".join(map(chr, rng.integers(97, 123, 40_000))) for _ in range(2))
     found = _of(old + new, old[:4000])
@@ -49,7 +49,7 @@ def test_gzip_forgets_what_lies_farther_back_than_its_window() -> None:
     assert found.bits["xz"] < 0.5
 
 
-def test_a_huge_text_is_read_in_part_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_text_is_read_in_part_with_the_sizes_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, limit in (("_NGRAM_CHARACTERS", 300), ("_COMPRESSED_CHARACTERS", 200)):
         monkeypatch.setattr(baselines, name, limit)
     monkeypatch.setattr(baselines, "_JUDGED_CHARACTERS", 50)

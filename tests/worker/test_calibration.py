@@ -22,7 +22,7 @@ def graph_for(text: Text) -> bytes:
 
 
 @pytest.mark.parametrize("held_out_characters", [100, 102, 104])
-def test_calibration_is_made_of_the_whole_lines_of_the_held_out_text(held_out_characters: int) -> None:
+def test_calibration_uses_complete_held_out_lines(held_out_characters: int) -> None:
     lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(100)]
     text = Text.split("\n".join(lines) + "\n", validation_fraction=held_out_characters / 500)
     graph = graph_for(text)
@@ -35,8 +35,8 @@ def test_calibration_is_made_of_the_whole_lines_of_the_held_out_text(held_out_ch
     np.testing.assert_allclose(made.buckets[0].scores, expected.buckets[0].scores, atol=1e-4)
 
 
-def test_calibration_is_made_of_the_newest_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.calibration._CHARACTERS", 57)
+def test_calibration_uses_the_newest_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.calibration._MAX_CHARACTERS", 57)
     lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(100)]
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.4)
     graph = graph_for(text)

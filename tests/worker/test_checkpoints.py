@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from models.errors import Unavailable
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.jobs import Jobs
+from store.open_blobs import open_blobs
 from tests.store.refusing import Refusing, unavailable
 from worker.checkpoints import Checkpoint, Checkpoints
 
@@ -20,7 +21,7 @@ def _saved(*steps: int) -> tuple[Blobs, Checkpoints]:
     return blobs, checkpoints
 
 
-def test_a_checkpoint_comes_back_as_it_was() -> None:
+def test_a_checkpoint_is_loaded_as_saved() -> None:
     _, checkpoints = _saved(7)
     loaded, problems = checkpoints.load()
     assert loaded is not None
@@ -35,7 +36,7 @@ def test_only_the_newest_two_are_kept() -> None:
     assert Jobs(blobs).checkpoint_step("job_1") == 300
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so() -> None:
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before_with_a_message() -> None:
     blobs, checkpoints = _saved(1, 2)
     path = "checkpoints/job_1/0000000002.npz"
     data = bytearray(blobs.read(path))
@@ -63,7 +64,7 @@ def test_without_checkpoints_there_is_nothing_to_load() -> None:
     assert Jobs(blobs).checkpoint_step("job_1") is None
 
 
-def test_the_one_that_a_divergence_goes_back_to_is_kept_and_comes_along() -> None:
+def test_the_rollback_checkpoint_is_kept_and_loaded() -> None:
     blobs = open_blobs("memory:///")
     checkpoints = Checkpoints(blobs, "job_1")
     for step in (1, 2, 3, 4):
@@ -72,10 +73,10 @@ def test_the_one_that_a_divergence_goes_back_to_is_kept_and_comes_along() -> Non
         checkpoints.save(checkpoint)
     assert [int(path[-9:-4]) for path in blobs.paths("checkpoints")] == [1, 3, 4]
     loaded, _ = checkpoints.load()
-    assert loaded and loaded.safe and loaded.safe.step == 1
+    assert loaded and loaded.rollback and loaded.rollback.step == 1
     blobs.write("checkpoints/job_1/0000000001.npz", b"damaged")
     loaded, problems = checkpoints.load()
-    assert loaded and loaded.safe is None and problems == []
+    assert loaded and loaded.rollback is None and problems == []
 
 
 def test_storage_that_does_not_answer_damages_no_checkpoint() -> None:

@@ -54,14 +54,12 @@ def test_one_device_trains_as_one_core_does(found: Found) -> None:
 
 
 @pytest.mark.parametrize(("run", "whole"), [("compiled_resumed", "compiled"), ("mixed_resumed", "mixed")])
-def test_a_resumed_run_ends_with_the_very_bits_of_an_uninterrupted_one(
-    run: str, whole: str, found: Found
-) -> None:
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(run: str, whole: str, found: Found) -> None:
     _assert_equal(found, run, whole, atol=0)
 
 
 @pytest.mark.parametrize("run", ["cpu_then_devices", "devices_then_cpu"])
-def test_a_job_goes_on_from_cores_to_devices_and_back(run: str, found: Found) -> None:
+def test_a_job_can_move_between_cores_and_devices(run: str, found: Found) -> None:
     _assert_equal(found, run, "cpu", atol=1e-4)
 
 
@@ -92,7 +90,7 @@ def test_the_loss_scale_doubles_after_two_thousand_good_steps_and_is_never_below
     assert scale == LossScale(1.0)
 
 
-def test_a_run_on_devices_learns_and_what_is_served_and_saved_agrees(found: Found) -> None:
+def test_a_run_on_devices_learns_and_its_saved_forms_agree(found: Found) -> None:
     curve = found["fitted/curve"]
     assert curve[-1] < curve[0] - 2
     np.testing.assert_allclose(found["fitted/served"], found["fitted/saved"], atol=1e-4)

@@ -65,7 +65,7 @@ def test_large_alphabets_are_judged_in_smaller_slices(monkeypatch: pytest.Monkey
     assert longest == 3
 
 
-def test_a_held_out_text_shorter_than_the_rows_is_read_whole() -> None:
+def test_a_held_out_text_shorter_than_the_rows_is_read_completely() -> None:
     network = _network()
     before, ids = np.tile(np.array([1, 2], np.int32), 50), np.array([3, 4, 5], np.int32)
     ours = bits_per_character(network, ids, before=before, rows=64)

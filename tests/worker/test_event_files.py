@@ -32,7 +32,7 @@ def _read(path: Path) -> list[Any]:
     return [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
 
 
-def test_figures_and_samples_have_their_steps_and_the_times_at_which_they_came(tmp_path: Path) -> None:
+def test_metrics_and_samples_have_their_steps_and_times(tmp_path: Path) -> None:
     file = EventFile(tmp_path / "deep" / "tfevents", at=AT)
     for event in EVENTS:
         file.add(event)
@@ -71,7 +71,7 @@ def test_live_log_that_cannot_be_written_is_given_up(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
-def test_live_log_on_a_full_disk_is_given_up_and_training_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_closes_the_live_log_and_training_continues(caplog: pytest.LogCaptureFixture) -> None:
     log = LiveLog(Path("/dev/full"), at=AT)
     for event in EVENTS:
         log.add(event)

@@ -18,7 +18,7 @@ from launcher.valkey import EmbeddedValkey
 from models.config import Budget
 from store.jobs import Job, JobStatus
 from store.queue import TASK, rq_queue
-from tests.conftest import eventually
+from tests.waiting import eventually
 from tests.worker.test_tasks import World, _children
 from worker import main
 from worker.main import memory_kills
@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[2]
 
 # As production runs it, but for how long it waits between looks.
 START = """
-import store.live, worker.main, worker.tasks
-store.live.LEASE_S, worker.tasks._RENEW_S = 2, 0.3
+import store.live, worker.attempt, worker.main, worker.tasks
+store.live.LEASE_S, worker.attempt._RENEW_S = 2, 0.3
 worker.main._WORKER_TTL_S = 16  # so that it looks every second
 worker.main._MONITORING_S, worker.main._LOG_EVERY_S, worker.main._MAX_WAIT_S = 1, 0.0, 0.3
 worker.main.main()
@@ -101,7 +101,7 @@ def outage(tmp_path: Path) -> Iterator[Outage]:
             worker.wait()
 
 
-def test_idle_worker_waits_for_a_redis_that_refuses_and_ends_when_told(outage: Outage) -> None:
+def test_an_idle_worker_waits_for_redis_and_stops_on_a_signal(outage: Outage) -> None:
     outage.refuse_writes("no memory")
     worker = outage.start()
     outage.waits(2)
@@ -144,18 +144,20 @@ def test_job_trains_on_while_redis_refuses_writes_and_is_done_at_its_first_attem
     outage.trained(job, steps=20)
     outage.refuse_writes(kind)
     eventually(
-        lambda: outage.log.read_text().count("training goes on") >= 3, within_s=20, what="RQ has been refused"
+        lambda: outage.log.read_text().count("training continues") >= 3,
+        within_s=20,
+        what="RQ has been refused",
     )
     if kind == "no replicas":  # without memory a lease can still be renewed
-        eventually(lambda: not outage.live.is_held(job.id), within_s=20, what="the lease has run out")
+        eventually(lambda: not outage.live.has_lease(job.id), within_s=20, what="the lease has run out")
     for _ in range(3):
         with pytest.raises(RedisError):
             outage.reconciler.run()
     assert outage.jobs.get(job.id).status is JobStatus.RUNNING
     outage.take_writes()
-    eventually(lambda: outage.live.is_held(job.id), within_s=20, what="the lease is taken again")
+    eventually(lambda: outage.live.has_lease(job.id), within_s=20, what="the lease is taken again")
     assert outage.status(job) is JobStatus.RUNNING
-    outage.live.ask(job.id, "cancel_keep_best")  # so that it ends now
+    outage.live.request_stop(job.id, "cancel_keep_best")  # so that it ends now
     done = outage.finished(job)
     assert (done.model, done.attempt) == ("fox@1", 1)
     assert worker.poll() is None
@@ -201,7 +203,7 @@ worker.main.main()
 """
 
 
-def test_worker_that_is_told_to_stop_while_kernels_are_compiled_ends_with_the_compiler(
+def test_worker_that_is_stopping_while_kernels_are_compiled_ends_with_the_compiler(
     tmp_path: Path,
 ) -> None:
     environment = {**os.environ, "NEXTCHAR_DATA_DIR": str(tmp_path)}
@@ -252,7 +254,7 @@ def test_worker_does_not_wait_for_the_answer_of_a_redis_that_hangs(
     assert "waiting for Redis: Timeout" in caplog.text
 
 
-def test_child_that_is_forked_while_the_worker_is_told_to_stop_is_told_as_well(
+def test_a_child_forked_during_shutdown_gets_the_stop_signal(
     clean_redis_url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     own = signal.signal(main.STOP_SIGNAL, signal.SIG_DFL)  # a test before this one may have set another

@@ -67,7 +67,7 @@ def test_lengths_of_copies_are_those_of_a_search_by_hand(size: int) -> None:
         np.testing.assert_array_equal(row[i : i + length], train[offset : offset + length])
 
 
-def test_planted_passage_is_found_with_its_place_and_length() -> None:
+def test_a_planted_passage_is_found_with_its_offset_and_length() -> None:
     rng = np.random.default_rng(3)
     row = rng.integers(1, V, 600).astype(np.int32)
     row[100:180] = TEXT[2000:2080]
@@ -94,13 +94,13 @@ def test_passages_are_found_across_the_blocks_that_a_huge_text_is_sorted_in(
     assert found.novel == dict.fromkeys(memorization.NOVEL_LENGTHS, 0.0)
 
 
-def test_search_that_runs_out_of_time_says_how_much_it_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_runs_out_of_time_reports_how_much_it_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memorization, "_BLOCK_BYTES", 700)
     _, searched = copies([[TEXT[:50]]], TEXT, size=V, deadline=0.0)
     assert searched == 700
 
 
-def test_network_that_follows_its_text_is_said_to_copy_and_one_that_guesses_is_not() -> None:
+def test_a_memorizing_network_copies_and_a_random_one_does_not() -> None:
     rng = np.random.default_rng(4)
     held_out = rng.integers(1, V, 3000).astype(np.int32)
     for place in range(0, 3000, 375):  # the prompts end with what a follower can go on from
@@ -117,7 +117,7 @@ def test_network_that_follows_its_text_is_said_to_copy_and_one_that_guesses_is_n
     assert guesser.repeated["training"] == 0.0
 
 
-def test_generated_text_repeats_with_its_seed_and_never_has_the_unknown_character() -> None:
+def test_generated_text_is_reproducible_and_never_has_the_unknown_character() -> None:
     prompts = TEXT[:12].reshape(4, 3)
     network = Fake(TEXT, 2.0)
     texts = [generate(network, prompts, characters=40, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
@@ -129,16 +129,16 @@ def test_generated_text_repeats_with_its_seed_and_never_has_the_unknown_characte
     assert len(short) == 1
 
 
-def test_what_is_told_is_json_with_the_passages_as_text() -> None:
+def test_the_report_has_passages_as_text() -> None:
     vocabulary = Vocabulary("abcdefghijklmnopqrstuvwxyz")
     found = measure(Fake(TEXT, 12.0), TEXT, TEXT[:400], seed=1, seconds=20)
-    told = found.told(TEXT, vocabulary.decode)
-    passage = told["generated"][0]["passages"][0]
+    part = found.report(TEXT, vocabulary.decode)
+    passage = part["generated"][0]["passages"][0]
     whole = vocabulary.decode(TEXT.tolist())
     assert passage["text"] == whole[passage["offset"] : passage["offset"] + passage["length"]]
-    assert told["held_out"]["copied"] == 1.0
-    assert set(told["held_out"]["novel"]) == {"4", "8", "16", "32", "64"}
-    assert len(told["generated"][0]["text"]) == 5000 // 4
+    assert part["held_out"]["copied"] == 1.0
+    assert set(part["held_out"]["novel"]) == {"4", "8", "16", "32", "64"}
+    assert len(part["generated"][0]["text"]) == 5000 // 4
 
 
 def test_held_out_text_of_two_characters_is_enough() -> None:
@@ -147,7 +147,7 @@ def test_held_out_text_of_two_characters_is_enough() -> None:
     assert (found.lead, found.continuation) == (1, 1)
 
 
-def test_held_out_prose_is_mostly_new_and_quotations_are_found(real_text: Callable[[str], str]) -> None:
+def test_held_out_prose_is_mostly_novel_and_quotations_are_found(real_text: Callable[[str], str]) -> None:
     text = real_text("tinyshakespeare.txt")
     vocabulary = Vocabulary(text)
     ids = vocabulary.encode(text)

@@ -5,10 +5,11 @@ from models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
 from models.text.vocabulary import Vocabulary
 from worker.checkpoints import Checkpoint
+from worker.hooks import Hooks
 from worker.mixing import MixedRows, SecondText, Teacher
-from worker.prepared_text import Text, characters_of, read_ids
+from worker.prepared_text import Text, covering_characters, read_ids
 from worker.rows import Rows
-from worker.training import Hooks, fit
+from worker.training import fit
 
 STUDENT, TEACHER = Vocabulary("abcd"), Vocabulary("bcdz")
 
@@ -36,17 +37,19 @@ def letters(ids):
     return [STUDENT.decode(column) for column in ids.T]
 
 
-def test_rows_of_both_texts_keep_their_order_and_begin_on_their_own():
+def test_rows_of_both_texts_keep_their_order_and_restart_independently():
     mixed = MixedRows(
         Rows.cut(np.arange(17), rows=2, window=2), Rows.cut(100 + np.arange(5), rows=1, window=2)
     )
     assert (mixed.rows, mixed.window, mixed.windows_per_epoch) == (3, 2, 4)
-    assert [mixed.at(epoch=0, k=k)[0].tolist() for k in range(3)] == [
+    assert [mixed.window_at(epoch=0, index=k)[0].tolist() for k in range(3)] == [
         [[0, 8, 102], [1, 9, 103]],
         [[2, 10, 100], [3, 11, 101]],
         [[4, 12, 102], [5, 13, 103]],
     ]
-    begins = [list(mixed.beginning(epoch=e, k=k)) for e, k in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]]
+    begins = [
+        list(mixed.starting_rows(epoch=e, index=k)) for e, k in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]
+    ]
     assert begins == [[slice(0, 2)], [slice(2, 3)], [], [slice(2, 3)], [slice(0, 2)]]
 
 
@@ -54,35 +57,37 @@ def test_rows_of_both_texts_keep_their_order_and_begin_on_their_own():
 def test_a_text_mixed_with_itself_is_nowhere_read_twice_at_a_time(fraction):
     ids = np.arange(2000)
     text = Text(STUDENT, ids, ids[:9], "")
-    mixed = SecondText(ids, fraction, "text").beside(text, rows=12, window=8, seed=1)
+    mixed = SecondText(ids, fraction, "text").mix_into(text, rows=12, window=8, seed=1)
     for k in range(mixed.windows_per_epoch):
-        inputs, _ = mixed.at(epoch=0, k=k)
+        inputs, _ = mixed.window_at(epoch=0, index=k)
         assert len(np.unique(inputs)) == inputs.size
 
 
 @pytest.mark.parametrize("targets", ["argmax", "sampled"])
 def test_labels_are_the_teachers_in_the_students_ids(targets):
     ids = STUDENT.encode("bcdbcd").reshape(3, 2)
-    labels = teacher(targets).targets(ids, begins=True, at=0)
+    labels = teacher(targets).targets(ids, is_start=True, window_number=0)
     assert labels.dtype == np.int32
     assert letters(labels) == letters(STUDENT.encode("cdbcdb").reshape(3, 2))
 
 
-def test_a_distribution_sums_to_one_and_spares_what_the_teacher_does_not_know():
-    full = teacher("distribution").targets(STUDENT.encode("bcdb").reshape(2, 2), begins=True, at=0)
+def test_a_distribution_sums_to_one_without_unknown_characters():
+    full = teacher("distribution").targets(
+        STUDENT.encode("bcdb").reshape(2, 2), is_start=True, window_number=0
+    )
     assert full.shape == (2, 2, len(STUDENT))
     np.testing.assert_allclose(full.sum(-1), 1, rtol=1e-6)
     assert not full[:, :, [0, 1]].any()  # id 0 and the letter a
 
 
-def test_draws_depend_on_the_seed_and_the_window_alone():
+def test_draws_depend_only_on_the_seed_and_the_window():
     class Unsure(NextLetter):
         def step(self, ids, state, first=0):
             return np.zeros((*ids.shape, self.V), np.float32)[first:], state
 
     def draw(seed, at):
         drawn = Teacher(Unsure(), TEACHER, student=STUDENT, targets="sampled", rows=2, seed=seed)
-        return drawn.targets(np.ones((40, 2), np.int32), begins=False, at=at)
+        return drawn.targets(np.ones((40, 2), np.int32), is_start=False, window_number=at)
 
     np.testing.assert_array_equal(draw(1, 3), draw(1, 3))
     assert (draw(1, 3) != draw(1, 4)).any()
@@ -90,18 +95,18 @@ def test_draws_depend_on_the_seed_and_the_window_alone():
     assert set(np.unique(draw(1, 3))) == {2, 3, 4}
 
 
-def test_the_teachers_state_goes_on_begins_anew_and_is_restored():
+def test_the_teachers_state_continues_restarts_and_is_restored():
     one, ids = teacher("argmax"), np.ones((3, 2), np.int32)
-    one.targets(ids, begins=True, at=0)
-    one.targets(ids, begins=False, at=1)
+    one.targets(ids, is_start=True, window_number=0)
+    one.targets(ids, is_start=False, window_number=1)
     kept = one.arrays()
-    one.targets(ids, begins=False, at=2)
+    one.targets(ids, is_start=False, window_number=2)
     other = teacher("argmax")
     other.restore(kept)
-    other.targets(ids, begins=False, at=2)
+    other.targets(ids, is_start=False, window_number=2)
     assert one.arrays()["mix/teacher_state"].tolist() == [[9], [9]]
     np.testing.assert_array_equal(*(t.arrays()["mix/teacher_state"] for t in (one, other)))
-    one.targets(ids, begins=True, at=3)
+    one.targets(ids, is_start=True, window_number=3)
     assert one.arrays()["mix/teacher_state"].tolist() == [[3], [3]]
 
 
@@ -114,7 +119,7 @@ def test_a_teacher_of_other_letters_is_refused():
 def test_a_second_text_without_room_for_its_rows_is_refused():
     text = Text.split("abcd" * 200, validation_fraction=0.1)
     with pytest.raises(InvalidInput, match="cannot be filled"):
-        SecondText(np.arange(9), 0.5, "text").beside(text, rows=8, window=4, seed=1)
+        SecondText(np.arange(9), 0.5, "text").mix_into(text, rows=8, window=4, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +147,7 @@ OWN, OTHER = "the cat sat on the mat. " * 30, "dogs and cats and mats. " * 30
 
 
 def train(second, *, resume=None, hooks=None, steps=12):
-    text = Text.split(OWN, validation_fraction=0.1, known=characters_of([OTHER]))
+    text = Text.split(OWN, validation_fraction=0.1, required=covering_characters([OTHER]))
     recipe = TrainingConfig(rows=4, window=8, budget=Budget(steps=steps), weight_decay=0)
     ids = read_ids([OTHER], text.vocabulary)
     return fit(NETWORK, recipe, text, cores=2, second=second(ids), resume=resume, hooks=hooks)
@@ -187,7 +192,7 @@ def test_a_second_text_is_learned_from():
         from worker.evaluation import bits_per_character
         from worker.export import graph_of
 
-        known = Text.split(OWN, validation_fraction=0.1, known=characters_of([OTHER])).vocabulary
+        known = Text.split(OWN, validation_fraction=0.1, required=covering_characters([OTHER])).vocabulary
         ids = known.encode(only.vocabulary.decode(only.validation))
         return bits_per_character(Network(graph_of(result.network)), ids, before=ids[:50], warm_up=10)
 

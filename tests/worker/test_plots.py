@@ -54,7 +54,7 @@ def test_labels_do_not_overlap(width: int, height: int) -> None:
     assert all(below - above > 11 for above, below in pairwise(labels))
 
 
-def test_dark_pages_get_colours_of_their_own_and_nothing_comes_from_elsewhere() -> None:
+def test_dark_pages_have_their_own_colors_and_no_other_host_is_used() -> None:
     svg = curves_svg(CURVE, BASELINES, kept_step=700)
     assert "@media (prefers-color-scheme: dark)" in svg
     addresses = svg.replace("http://www.w3.org/2000/svg", "").replace("http://www.w3.org/1999/xlink", "")

@@ -10,10 +10,11 @@ from models.config import Budget, NetworkConfig, TrainingConfig
 from models.kernels import tensorflow_ops
 from worker import precision
 from worker.checkpoints import Checkpoint
-from worker.precision import Choice, choose
+from worker.hooks import Hooks
+from worker.precision import PrecisionChoice, choose_precision
 from worker.prepared_text import Text
 from worker.settings import WorkerSettings
-from worker.training import Hooks, Result, fit
+from worker.training import Result, fit
 
 NETWORK = NetworkConfig(units=16, embedding=5)
 SIZES: dict[str, Any] = {"rows": 2, "window": 3, "vocabulary_size": 21}
@@ -42,11 +43,11 @@ class Processor:
         (0.97, "float32", "1.03 times"),
     ],
 )
-def test_the_faster_precision_is_taken_and_float32_where_it_hardly_matters(
+def test_the_faster_precision_is_used_and_float32_if_the_gain_is_small(
     bfloat16_s: float, chosen: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Processor(monkeypatch, float32=1.0, bfloat16=bfloat16_s)
-    choice = choose(NETWORK, **SIZES, kept_in=None)
+    choice = choose_precision(NETWORK, **SIZES, folder=None)
     assert choice.precision == chosen
     assert sentence in choice.sentence
 
@@ -54,26 +55,26 @@ def test_the_faster_precision_is_taken_and_float32_where_it_hardly_matters(
 def test_a_processor_without_bfloat16_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
     monkeypatch.setattr(tensorflow_ops, "HAS_BFLOAT16", False)
-    assert choose(NETWORK, **SIZES, kept_in=None) == Choice("float32")
+    assert choose_precision(NETWORK, **SIZES, folder=None) == PrecisionChoice("float32")
     assert processor.asked == []
 
 
 def test_both_are_measured_alternately(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
-    choose(NETWORK, **SIZES, kept_in=None)
+    choose_precision(NETWORK, **SIZES, folder=None)
     assert processor.asked[:4] == ["float32", "bfloat16"] * 2
 
 
-def test_later_jobs_of_the_same_shape_choose_alike_without_measuring(
+def test_later_jobs_of_the_same_shape_reuse_the_measurement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Processor(monkeypatch, float32=1.0, bfloat16=0.5)
-    first = choose(NETWORK, **SIZES, kept_in=tmp_path)
+    first = choose_precision(NETWORK, **SIZES, folder=tmp_path)
     busy = Processor(monkeypatch, float32=1.0, bfloat16=7.0)
-    assert choose(NETWORK, **SIZES, kept_in=tmp_path) == first
+    assert choose_precision(NETWORK, **SIZES, folder=tmp_path) == first
     assert busy.asked == []
-    assert choose(NETWORK, **SIZES | {"rows": 64}, kept_in=tmp_path).precision == "float32"
-    assert choose(NETWORK, **SIZES, kept_in=tmp_path) == first  # both are kept
+    assert choose_precision(NETWORK, **SIZES | {"rows": 64}, folder=tmp_path).precision == "float32"
+    assert choose_precision(NETWORK, **SIZES, folder=tmp_path) == first  # both are kept
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", '{"layers 1": 3}', '{"layers 1": {"float32": "much"}}'])
@@ -82,16 +83,16 @@ def test_a_damaged_file_of_measurements_is_replaced(
 ) -> None:
     (tmp_path / precision.FILE_NAME).write_text(damaged)
     Processor(monkeypatch, float32=1.0, bfloat16=0.5)
-    assert choose(NETWORK, **SIZES, kept_in=tmp_path).precision == "mixed"
+    assert choose_precision(NETWORK, **SIZES, folder=tmp_path).precision == "mixed"
     Processor(monkeypatch, float32=1.0, bfloat16=7.0)
-    assert choose(NETWORK, **SIZES, kept_in=tmp_path).precision == "mixed"
+    assert choose_precision(NETWORK, **SIZES, folder=tmp_path).precision == "mixed"
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Processor(monkeypatch, float32=1.0, bfloat16=0.5)
-    assert choose(NETWORK, **SIZES, kept_in=tmp_path / "absent").precision == "mixed"
+    assert choose_precision(NETWORK, **SIZES, folder=tmp_path / "absent").precision == "mixed"
 
 
 def test_the_kernels_can_be_timed_in_both_precisions() -> None:
@@ -134,7 +135,7 @@ def _fit(recorder: Recorder, **options: Any) -> Result:
     return fit(NETWORK, training, TEXT, cores=2, hooks=recorder.hooks, **options)
 
 
-def test_a_run_that_leaves_it_open_says_what_it_chose_and_a_resumed_one_keeps_that(
+def test_the_measured_precision_is_reported_and_kept_by_a_resumed_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = _fit(Recorder(), precision="float32")
@@ -144,13 +145,13 @@ def test_a_run_that_leaves_it_open_says_what_it_chose_and_a_resumed_one_keeps_th
     assert recorder.messages[0].startswith("bfloat16: 0.77 times the speed of float32")
     other = Processor(monkeypatch, float32=1.0, bfloat16=0.1)
     resumed = _fit(Recorder(), precision="auto", resume=recorder.checkpoints[-1])
-    assert resumed.choice == Choice("float32", pytest.approx(0.769))  # type: ignore[arg-type]
+    assert resumed.precision == PrecisionChoice("float32", pytest.approx(0.769))  # type: ignore[arg-type]
     assert other.asked == []
     for ours, theirs in zip(resumed.network.variables, whole.network.variables, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
-def test_a_checkpoint_from_before_there_was_a_choice_goes_on_as_it_began(
+def test_an_older_checkpoint_continues_in_mixed_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder = Recorder(stop_at=3)
@@ -158,13 +159,13 @@ def test_a_checkpoint_from_before_there_was_a_choice_goes_on_as_it_began(
     old = recorder.checkpoints[-1]
     del old.meta["precision"]
     processor = Processor(monkeypatch, float32=1.0, bfloat16=7.0)
-    assert _fit(Recorder(), precision="auto", resume=old).choice == Choice("mixed")
+    assert _fit(Recorder(), precision="auto", resume=old).precision == PrecisionChoice("mixed")
     assert processor.asked == []
 
 
 @pytest.mark.parametrize("forced", ["mixed", "float32"])
-def test_a_precision_that_is_given_is_taken_unmeasured(forced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_precision_is_not_measured(forced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
     recorder = Recorder()
-    assert _fit(recorder, precision=forced).choice == Choice(forced)
+    assert _fit(recorder, precision=forced).precision == PrecisionChoice(forced)
     assert processor.asked == recorder.messages == []

@@ -37,7 +37,7 @@ def test_ids_take_no_more_room_than_their_number_needs(distinct: int, bytes_an_i
     assert text.train[:3].dtype == np.int32
 
 
-def test_ids_on_disk_go_wherever_an_array_goes() -> None:
+def test_stored_ids_work_like_an_array() -> None:
     text = Text.split(WORDS, validation_fraction=0.1)
     assert np.concatenate([text.validation, [1]]).dtype.kind == "i"
     assert np.bincount(text.train).sum() == len(text.train)
@@ -52,7 +52,7 @@ def test_rare_characters_beyond_the_coverage_are_unknown_and_reported() -> None:
     assert text.frequencies()[0] == 3 / 1003
 
 
-def test_of_equally_rare_characters_the_first_ones_are_known() -> None:
+def test_of_equally_rare_characters_lower_code_points_are_kept() -> None:
     text = Text.split("a" * 96 + "zyxw" + "a" * 11, validation_fraction=11 / 111, coverage=0.98)
     assert text.vocabulary.characters == "awx"
 
@@ -64,8 +64,8 @@ def test_full_coverage_knows_every_character_of_the_training_part() -> None:
     assert text.unknown["train_share"] == 0
 
 
-def test_characters_of_the_model_that_is_started_from_are_known_though_they_do_not_occur() -> None:
-    text = Text.split(WORDS, validation_fraction=0.1, known="é!", coverage=0.9)
+def test_required_characters_are_in_the_vocabulary() -> None:
+    text = Text.split(WORDS, validation_fraction=0.1, required="é!", coverage=0.9)
     assert {"é", "!", "a"} <= set(text.vocabulary.characters)
     assert text.frequencies()[text.vocabulary.encode("!")[0]] == 0
     assert "x" not in text.vocabulary.characters
@@ -83,7 +83,7 @@ def test_nothing_lies_in_the_scratch_folder_even_while_the_text_is_used(tmp_path
     assert len(text.train[:]) == 234
 
 
-def test_a_full_disk_is_said_to_be_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "r+b"))  # noqa: PTH123, SIM115
     with pytest.raises(StorageFull):
         Text.split("ab" * 10**6, validation_fraction=0.1)
@@ -92,7 +92,7 @@ def test_a_full_disk_is_said_to_be_full(monkeypatch: pytest.MonkeyPatch) -> None
 _BOUNDED = """
 import resource, sys
 from pathlib import Path
-from store.blobs import open_blobs
+from store.open_blobs import open_blobs
 from store.corpora import Corpora, Upload
 from worker.prepared_text import read_text
 

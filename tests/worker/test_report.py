@@ -11,9 +11,10 @@ from models.runtime.session import Network
 from worker import memorization, report
 from worker.event_files import FILE_NAME
 from worker.export import graph_of
+from worker.hooks import Hooks
 from worker.prepared_text import Text
 from worker.report import write_report
-from worker.training import Hooks, Result, fit
+from worker.training import Result, fit
 
 PLANTED = "the sacrifice of the intellect is written here word for word. "
 _RANDOM = np.random.default_rng(1)
@@ -76,13 +77,13 @@ def _written(learned: tuple[Result, Text, list[dict[str, Any]]]) -> tuple[dict[s
     )
 
 
-def test_passage_learned_by_heart_is_found_and_its_network_said_to_copy() -> None:
+def test_a_memorized_passage_is_found_with_the_verdict_copies() -> None:
     page = _prose(100, seed=1) + PLANTED
     text = Text.split(page * 6, validation_fraction=1 / 6)
     result, _ = _fitted(text, rows=4, steps=250)
     fresh = text.vocabulary.encode(_prose(300, seed=7))
     found = memorization.measure(Network(graph_of(result.network)), text.train, fresh, seed=1, seconds=10)
-    told = found.told(text.train, text.vocabulary.decode)
+    told = found.report(text.train, text.vocabulary.decode)
     assert told["verdict"] == "copies"
     assert told["repeated"]["training"] > 0.8
     assert told["repeated"]["held_out"] == 0.0
@@ -90,7 +91,7 @@ def test_passage_learned_by_heart_is_found_and_its_network_said_to_copy() -> Non
     assert told["held_out"]["longest"] < 25
 
 
-def test_well_trained_network_is_mostly_new_and_its_report_is_whole(
+def test_a_well_trained_network_is_novel_and_its_report_is_complete(
     learned: tuple[Result, Text, list[dict[str, Any]]],
 ) -> None:
     card, files = _written(learned)
@@ -120,14 +121,14 @@ def test_well_trained_network_is_mostly_new_and_its_report_is_whole(
 @pytest.mark.parametrize(
     ("part", "missing", "key"),
     [
-        ("_copying", "memorization", "memorization"),
+        ("_memorization", "memorization", "memorization"),
         ("_baselines", "baselines", "baselines"),
         ("_picture", "picture", None),
         ("_event_file", "TensorBoard log", None),
         ("page", "page", None),
     ],
 )
-def test_part_that_fails_is_missed_and_told_and_nothing_else_is_lost(
+def test_a_part_that_fails_is_reported_and_the_others_are_written(
     learned: tuple[Result, Text, list[dict[str, Any]]],
     monkeypatch: pytest.MonkeyPatch,
     part: str,
@@ -137,8 +138,8 @@ def test_part_that_fails_is_missed_and_told_and_nothing_else_is_lost(
     def broken(*_: object, **__: object) -> None:
         raise MemoryError
 
-    if part != "_copying":  # the slowest; it need not run each time
-        monkeypatch.setattr(report, "_copying", lambda *_: {})
+    if part != "_memorization":  # the slowest; it need not run each time
+        monkeypatch.setattr(report, "_memorization", lambda *_: {})
     monkeypatch.setattr(report, part, broken)
     card, files = _written(learned)
     told = json.loads(files["report.json"])
@@ -149,7 +150,7 @@ def test_part_that_fails_is_missed_and_told_and_nothing_else_is_lost(
     assert set(files) == {"report.json", "report.html", "report.svg", FILE_NAME} - lost
 
 
-def test_samples_of_steps_done_twice_are_told_once(
+def test_samples_of_repeated_steps_appear_once(
     learned: tuple[Result, Text, list[dict[str, Any]]],
 ) -> None:
     result, _, events = learned

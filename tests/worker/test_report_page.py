@@ -1,4 +1,4 @@
-"""The page shows what is there, and nothing that a text says can break out of it."""
+"""The page shows the parts of the report, and escapes all texts."""
 
 from html.parser import HTMLParser
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from worker.plots import curves_svg
-from worker.report_page import page, shown
+from worker.report_page import _visible, page
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[2J\x00\ud800\u202e&\"'"
 
@@ -80,7 +80,7 @@ def _page(report: dict[str, Any]) -> str:
     return page(report, wide=svg, narrow=svg)
 
 
-def test_texts_of_a_corpus_are_shown_and_never_obeyed() -> None:
+def test_texts_are_escaped() -> None:
     evil = {**_report(EVIL), "name": EVIL, "job": EVIL, "problems": [EVIL]}
     made, plain = _Elements(_page(evil)).found, _Elements(_page(_report("plain"))).found
     assert [tag for tag, _ in made if tag not in {"li", "ul"}] == [tag for tag, _ in plain]
@@ -90,18 +90,18 @@ def test_texts_of_a_corpus_are_shown_and_never_obeyed() -> None:
     assert "&lt;script&gt;" in written
 
 
-def test_page_needs_nothing_from_elsewhere() -> None:
+def test_page_needs_no_other_host() -> None:
     for tag, attributes in _Elements(_page(_report("plain"))).found:
         assert tag not in {"script", "link", "iframe", "base"}
         for name in ("src", "href", "srcset"):
             assert attributes.get(name, "data:").startswith("data:")
 
 
-def test_page_tells_each_part() -> None:
+def test_page_shows_every_part() -> None:
     written = _page(_report("a sample of text"))
     for words in (
         "0.50 fewer", "5-gram", "After step 100", "a sample of text", "from character 1,234", "1,000 MB",
-        "first 4,000 of them", "6 of 9 are shown", "+0.0010 nats",
+        "first 4,000 characters", "6 of 9 are shown", "+0.0010 nats",
     ):  # fmt: skip
         assert words in written, words
 
@@ -110,10 +110,10 @@ def test_page_tells_each_part() -> None:
     "missing",
     [("memorization",), ("baselines", "ngram_order"), ("samples",), ("int8",), ("memorization", "baselines")],
 )
-def test_missing_parts_leave_a_page(missing: tuple[str, ...]) -> None:
+def test_missing_parts_are_omitted(missing: tuple[str, ...]) -> None:
     report = {key: value for key, value in _report("plain").items() if key not in missing}
     assert "bits per character" in page({**report, "problems": ["it is missing"]}, wide=None, narrow=None)
 
 
-def test_control_characters_become_pictures() -> None:
-    assert shown("a\x1b\x7f\x9b\n\t<") == "a␛␡\ufffd\n\t&lt;"
+def test_control_characters_become_visible_symbols() -> None:
+    assert _visible("a\x1b\x7f\x9b\n\t<") == "a␛␡\ufffd\n\t<"

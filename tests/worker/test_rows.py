@@ -10,33 +10,35 @@ def test_window_k_of_a_row_is_followed_by_window_k_plus_one() -> None:
     rows = Rows.cut(IDS, rows=3, window=7)
     for epoch in range(3):
         for k in range(rows.windows_per_epoch - 1):
-            x, _ = rows.at(epoch=epoch, k=k)
-            after, _ = rows.at(epoch=epoch, k=k + 1)
+            x, _ = rows.window_at(epoch=epoch, index=k)
+            after, _ = rows.window_at(epoch=epoch, index=k + 1)
             assert (after[0] == x[-1] + 1).all()
 
 
 def test_targets_are_the_characters_after_the_inputs() -> None:
     rows = Rows.cut(IDS, rows=3, window=7)
-    x, y = rows.at(epoch=1, k=2)
+    x, y = rows.window_at(epoch=1, index=2)
     assert x.shape == y.shape == (7, 3)
     assert (y == x + 1).all()
 
 
 def test_no_two_rows_read_the_same_character_in_an_epoch() -> None:
     rows = Rows.cut(IDS, rows=3, window=7)
-    seen = np.concatenate([rows.at(epoch=0, k=k)[0].ravel() for k in range(rows.windows_per_epoch)])
+    seen = np.concatenate(
+        [rows.window_at(epoch=0, index=k)[0].ravel() for k in range(rows.windows_per_epoch)]
+    )
     assert len(set(seen)) == len(seen)
 
 
-def test_what_an_epoch_skips_another_one_reads() -> None:
+def test_characters_that_one_epoch_skips_are_read_by_another() -> None:
     rows = Rows.cut(IDS[:100], rows=2, window=12)
     seen = {
         int(i)
         for epoch in range(40)
         for k in range(rows.windows_per_epoch)
-        for i in rows.at(epoch=epoch, k=k)[0].ravel()
+        for i in rows.window_at(epoch=epoch, index=k)[0].ravel()
     }
-    assert seen == set(range(98))  # but for what 99 usable characters leave over in two rows, and the last
+    assert seen == set(range(98))  # all but the last, and the remainder of 99 characters in two rows
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,6 @@ def test_a_small_text_gets_fewer_rows_then_shorter_windows(characters: int, rows
     assert cut.windows_per_epoch >= 1
 
 
-def test_a_text_without_a_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="fewer than three"):
+def test_a_text_too_short_for_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least three"):
         Rows.cut(IDS[:2], rows=1, window=1)

@@ -18,22 +18,23 @@ from redis import Redis
 
 from models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput, NotFound, Unavailable
-from store.blobs import open_blobs
 from store.corpora import Corpora, Upload
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.live import EventLog, Live
 from store.models import Models
+from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
-from tests.conftest import eventually
 from tests.store.refusing import Refusing, full, unavailable
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card
+from tests.waiting import eventually
+from worker import attempt as attempt_module
 from worker import tasks
+from worker.attempt import Attempt
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.event_files import FILE_NAME
 from worker.settings import WorkerSettings
-from worker.tasks import Attempt
 
 ROOT = Path(__file__).parents[2]
 NETWORK = NetworkConfig(units=32, embedding=8)
@@ -132,7 +133,7 @@ def _children(pid: int) -> list[int]:
     return [int(line) for line in found.stdout.split()]
 
 
-def test_a_job_becomes_a_model_once_though_its_message_comes_twice(world: World) -> None:
+def test_a_job_becomes_one_model_if_its_message_is_delivered_twice(world: World) -> None:
     job = world.send(Budget(steps=150))
     world.queue.send(job.model_copy(update={"sequence": 99}))
     world.start_worker()
@@ -185,7 +186,7 @@ def test_a_killed_worker_loses_nothing_and_changes_no_bit(world: World) -> None:
     assert [sample["step"] for sample in told["samples"]] == [point["step"] for point in told["curve"]]
     logs = (world.folder / "tensorboard" / "broken" / job.id).iterdir()
     assert sorted(log.name for log in logs) == [f"{FILE_NAME}.{attempt:03d}" for attempt in (1, 2, 3)]
-    assert any("going on from the checkpoint" in str(event["data"]) for event in world.events(job))
+    assert any("continuing from the checkpoint" in str(event["data"]) for event in world.events(job))
 
 
 @pytest.mark.timeout(600)  # 40 s of processor time: a machine with other work needs longer
@@ -210,7 +211,7 @@ def test_ten_kills_at_random_steps_change_no_bit(world: World) -> None:
     assert hashes[0] == hashes[1]
 
 
-def test_a_worker_told_to_stop_gives_its_job_back_at_once(world: World) -> None:
+def test_a_stopped_worker_gives_its_job_back_at_once(world: World) -> None:
     worker = world.start_worker()
     job = world.send(Budget(seconds=30))
     world.trained(job, steps=20)
@@ -219,18 +220,18 @@ def test_a_worker_told_to_stop_gives_its_job_back_at_once(world: World) -> None:
     given_back = world.jobs.get(job.id)
     assert given_back.status is JobStatus.QUEUED
     assert world.queue.waiting() == [job.id]
-    assert not world.live.is_held(job.id)
+    assert not world.live.has_lease(job.id)
     assert world.blobs.paths(f"checkpoints/{job.id}")
 
 
 @pytest.mark.parametrize(
     ("request_", "status"), [("cancel", JobStatus.CANCELLED), ("pause", JobStatus.PAUSED)]
 )
-def test_a_running_job_does_what_is_asked_of_it(world: World, request_: Any, status: JobStatus) -> None:
+def test_a_running_job_applies_stop_requests(world: World, request_: Any, status: JobStatus) -> None:
     world.start_worker()
     job = world.send(Budget(seconds=60))
     world.trained(job, steps=20)
-    world.live.ask(job.id, request_)
+    world.live.request_stop(job.id, request_)
     eventually(lambda: world.status(job) is status, within_s=15, what=f"the job is {status}")
     # The record first, then the files: a job that is cut short between the two must not seem to go on.
     kept = status is JobStatus.PAUSED
@@ -244,7 +245,7 @@ def test_a_job_cancelled_with_the_best_kept_leaves_that_as_a_model(world: World)
     world.start_worker()
     job = world.send(Budget(seconds=60))
     world.trained(job, steps=20)
-    world.live.ask(job.id, "cancel_keep_best")
+    world.live.request_stop(job.id, "cancel_keep_best")
     done = world.finished(job)
     assert (done.status, done.model) == (JobStatus.CANCELLED, "fox@1")
     eventually(
@@ -256,11 +257,11 @@ def test_a_job_cancelled_with_the_best_kept_leaves_that_as_a_model(world: World)
     assert report["validation_bits_per_character"] < report["curve"][0]["validation_bits_per_character"]
 
 
-def test_a_lost_job_that_was_cancelled_with_the_best_kept_still_becomes_a_model(world: World) -> None:
+def test_a_lost_job_with_cancel_keep_best_still_becomes_a_model(world: World) -> None:
     worker = world.start_worker()
     job = world.send(Budget(seconds=60))
     world.trained(job, steps=20)
-    world.live.ask(job.id, "cancel_keep_best")
+    world.live.request_stop(job.id, "cancel_keep_best")
     worker.kill()
     worker.wait()
     world.forget_lease(job)
@@ -301,7 +302,7 @@ def test_a_second_text_is_mixed_in_under_a_teacher_and_the_card_says_so(world: W
     )
 
 
-def test_a_job_whose_model_to_start_from_is_gone_says_so(world: World) -> None:
+def test_a_deleted_start_model_fails_the_job(world: World) -> None:
     job = world.send(Budget(steps=10), start_from="fox@7")
     world.start_worker()
     done = world.finished(job)
@@ -309,7 +310,7 @@ def test_a_job_whose_model_to_start_from_is_gone_says_so(world: World) -> None:
     assert (done.status, done.error.code) == (JobStatus.FAILED, "start_from_deleted")
 
 
-def test_bytes_that_are_no_text_are_trained_on(world: World) -> None:
+def test_bytes_that_are_not_text_can_be_trained_on(world: World) -> None:
     with Upload(world.folder / "spool", limit_bytes=10**6, encoding="bytes") as upload:
         upload.feed(bytes(range(250)) * 40 + b"\xff\xfe" * 500)
         corpus, _ = Corpora(world.blobs).add(upload)
@@ -366,9 +367,9 @@ class Desk:
     """One attempt at a job, run in this process, at training that is over at once."""
 
     def __init__(self, folder: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tasks, "_QUICK_RETRIES_S", (0.0, 0.0))
-        monkeypatch.setattr(tasks, "_MAX_RETRY_S", 0.2)
-        monkeypatch.setattr(tasks, "_MAX_SHUTDOWN_RETRY_S", 0.1)
+        monkeypatch.setattr(attempt_module, "_QUICK_RETRIES_S", (0.0, 0.0))
+        monkeypatch.setattr(attempt_module, "_MAX_RETRY_S", 0.2)
+        monkeypatch.setattr(attempt_module, "_MAX_SHUTDOWN_RETRY_S", 0.1)
         self.monkeypatch = monkeypatch
         self.storage = Refusing(open_blobs((folder / "store").as_uri()))
         self.blobs = self.storage.blobs
@@ -401,7 +402,7 @@ class Desk:
 
         self.monkeypatch.setattr(Attempt, "_outcome", train)
         token = "me"
-        assert self.live.hold(self.job.id, token)
+        assert self.live.acquire_lease(self.job.id, token)
         attempt = tasks._take(self.job.id, self.settings, self.live, self.storage, token)
         assert attempt is not None
         with ThreadPoolExecutor(1) as pool:
@@ -409,7 +410,7 @@ class Desk:
             attempt.run()
             if done:
                 done.result()
-        self.live.release(self.job.id, token)
+        self.live.release_lease(self.job.id, token)
 
     def attempt_after_wait(self, outcome: Callable[[Attempt], Any] = trained) -> None:
         """Have the reconciler look when the job has waited long enough, and take the job again."""
@@ -454,7 +455,7 @@ def test_a_model_that_cannot_be_published_pauses_its_job_and_keeps_the_checkpoin
     assert paused.pause_reason.message in str(error())
     assert paused.needed_bytes >= sum(map(len, FILES.values()))
     assert desk.jobs.checkpoint_step(desk.job.id) == 7
-    assert "goes on by itself" in desk.messages[-1]
+    assert "continues when the storage works" in desk.messages[-1]
     desk.storage.refuse_writes()
     desk.attempt_after_wait()
     assert (desk.now.status, desk.now.model, desk.now.pause_reason) == (JobStatus.SUCCEEDED, "fox@1", None)
@@ -490,9 +491,7 @@ def test_scratch_folder_that_fails_pauses_the_job(desk: Desk, number: int) -> No
         (RuntimeError("a bug"), "internal_error"),
     ],
 )
-def test_what_is_no_fault_of_the_storage_fails_the_job_and_keeps_its_checkpoint(
-    desk: Desk, error: Exception, code: str
-) -> None:
+def test_other_errors_fail_the_job_and_keep_its_checkpoint(desk: Desk, error: Exception, code: str) -> None:
     desk.attempt(cannot_train(error))
     failed = desk.now
     assert failed.error is not None
@@ -515,9 +514,9 @@ def test_checkpoint_that_cannot_be_kept_does_not_stop_training(desk: Desk) -> No
     assert sum("no checkpoint at step 7" in text for text in desk.messages) == 1
 
 
-def test_worker_keeps_its_job_until_the_storage_takes_its_record(desk: Desk) -> None:
+def test_a_worker_keeps_its_job_until_its_record_is_stored(desk: Desk) -> None:
     def make_room(attempt: Attempt) -> None:
-        assert desk.live.is_held(desk.job.id)
+        assert desk.live.has_lease(desk.job.id)
         assert desk.now.status is JobStatus.RUNNING
         desk.storage.refuse_writes()
 
@@ -540,12 +539,12 @@ def test_worker_keeps_its_job_until_the_storage_takes_its_record(desk: Desk) -> 
 @pytest.mark.parametrize(
     ("asked", "status", "kept"), [("cancel", JobStatus.CANCELLED, False), ("pause", JobStatus.PAUSED, True)]
 )
-def test_worker_that_waits_for_storage_does_what_it_is_asked(
+def test_a_worker_waiting_for_storage_applies_stop_requests(
     desk: Desk, asked: Any, status: JobStatus, kept: bool
 ) -> None:
     def ask(attempt: Attempt) -> None:
-        desk.live.ask(desk.job.id, asked)
-        attempt._beat()
+        desk.live.request_stop(desk.job.id, asked)
+        attempt._renew_lease()
         desk.storage.refuse_writes()
 
     def outcome(attempt: Attempt) -> Any:
@@ -557,24 +556,24 @@ def test_worker_that_waits_for_storage_does_what_it_is_asked(
     assert (desk.jobs.checkpoint_step(desk.job.id) is not None) == kept
 
 
-def test_worker_that_waits_for_storage_ends_when_told_to(desk: Desk) -> None:
+def test_a_worker_waiting_for_storage_stops_on_shutdown(desk: Desk) -> None:
     def outcome(attempt: Attempt) -> Any:
         desk.storage.refuse_writes("jobs", "events", "model_files")
         return trained(attempt)
 
     desk.attempt(outcome, meanwhile=lambda attempt: attempt._shutdown.set())
     assert desk.now.status is JobStatus.RUNNING
-    assert not desk.live.is_held(desk.job.id)
+    assert not desk.live.has_lease(desk.job.id)
     desk.reconciler.run()
     assert desk.now.status is JobStatus.QUEUED
     assert desk.jobs.checkpoint_step(desk.job.id) == 7
 
 
 def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage(desk: Desk) -> None:
-    desk.live.ask(desk.job.id, "cancel_keep_best")
+    desk.live.request_stop(desk.job.id, "cancel_keep_best")
 
     def outcome(attempt: Attempt) -> Any:
-        attempt._beat()
+        attempt._renew_lease()
         return trained(attempt, stopped="cancel_keep_best")
 
     desk.storage.refuse_writes("model_files")
@@ -583,7 +582,7 @@ def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage
     desk.storage.refuse_writes()
     desk.attempt_after_wait(outcome)
     assert (desk.now.status, desk.now.model) == (JobStatus.CANCELLED, "fox@1")
-    assert desk.live.asked(desk.job.id) is None
+    assert desk.live.pending_stop(desk.job.id) is None
 
 
 @pytest.mark.parametrize("why", ["storage", "owner"])
@@ -594,13 +593,13 @@ def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage
         ("cancel_keep_best", JobStatus.QUEUED, "cancel_keep_best"),
     ],
 )
-def test_cancel_that_comes_while_a_pause_is_recorded_is_done(
+def test_a_cancel_during_a_pause_is_applied(
     desk: Desk, why: str, asked: Any, status: JobStatus, left: str | None
 ) -> None:
     write_record = Attempt._write_record
 
     def ask_and_write(attempt: Attempt, *arguments: Any) -> Job:
-        desk.live.ask(desk.job.id, asked)  # of a job that is still running, so the API leaves it at that
+        desk.live.request_stop(desk.job.id, asked)  # the record says running, so the API only asks
         return write_record(attempt, *arguments)
 
     desk.monkeypatch.setattr(Attempt, "_write_record", ask_and_write)
@@ -609,7 +608,7 @@ def test_cancel_that_comes_while_a_pause_is_recorded_is_done(
         desk.attempt(trained)
     else:
         desk.attempt(lambda attempt: trained(attempt, stopped="pause"))
-    assert desk.live.asked(desk.job.id) == left
+    assert desk.live.pending_stop(desk.job.id) == left
     if desk.now.waits_for_storage:
         assert asked == "cancel_keep_best"  # which is done when the storage works again
     else:
@@ -624,7 +623,7 @@ def test_lease_is_released_where_there_is_nothing_to_do(
     monkeypatch.setattr(tasks, "_die_with_parent", lambda: None)
     desk.jobs.move(desk.job, JobStatus.PAUSED)
     tasks.train(desk.job.id)
-    assert not desk.live.is_held(desk.job.id)
+    assert not desk.live.has_lease(desk.job.id)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there children are told of their parent's death")

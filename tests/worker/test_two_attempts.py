@@ -9,12 +9,14 @@ import pytest
 from redis import Redis
 
 from models.config import NetworkConfig, TrainingConfig
-from store.blobs import Blobs, open_blobs
+from store.blobs import Blobs
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 from tests.worker import fake_training
 from worker.checkpoints import Checkpoint
+from worker.hooks import Hooks
 
 REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), training=TrainingConfig())
 
@@ -43,7 +45,7 @@ class World:
         Redis.from_url(self.redis_url).delete(f"nextchar:job:{self.job.id}:lease")
 
 
-def test_of_two_attempts_at_one_job_one_publishes_wherever_the_first_stands_still(
+def test_of_two_attempts_at_a_job_one_publishes_wherever_the_first_is_suspended(
     tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for at in itertools.count():
@@ -67,7 +69,7 @@ def test_of_two_attempts_at_one_job_one_publishes_wherever_the_first_stands_stil
             return
 
 
-def test_a_trainer_whose_lease_is_in_other_hands_publishes_nothing(
+def test_an_attempt_without_the_lease_publishes_nothing(
     tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(tmp_path, clean_redis_url)
@@ -83,17 +85,17 @@ def test_a_trainer_whose_lease_is_in_other_hands_publishes_nothing(
 
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.CANCELLED])
-def test_a_trainer_whose_job_was_taken_for_lost_stops_at_its_next_checkpoint_and_keeps_none(
+def test_an_attempt_whose_job_was_restarted_stops_at_its_next_checkpoint(
     tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch, status: JobStatus
 ) -> None:
     world = World(tmp_path, clean_redis_url)
     stops = []
 
-    def train(job: Job, hooks: dict[str, Any]) -> Mapping[str, bytes]:
+    def train(job: Job, hooks: Hooks) -> Mapping[str, bytes]:
         moved = world.jobs.move(job, status)  # by the reconciler, while it stood still
-        stops.append(hooks["hooks_stop"]())
-        hooks["on_checkpoint"](Checkpoint(7, {}, {"step": 7}))
-        stops.append(hooks["hooks_stop"]())
+        stops.append(hooks.stop())
+        hooks.checkpoint(Checkpoint(7, {}, {"step": 7}))
+        stops.append(hooks.stop())
         assert world.jobs.get(job.id) == moved
         return {"model.onnx": b"not to be published"}
 

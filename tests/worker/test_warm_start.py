@@ -11,13 +11,14 @@ from models.errors import NotFound, Unavailable
 from models.runtime.session import Network
 from models.saved_model import Card, describe_files
 from models.text.vocabulary import Vocabulary
-from store.blobs import open_blobs
 from store.models import Models
+from store.open_blobs import open_blobs
 from worker.evaluation import bits_per_character
 from worker.export import graph_of, saved_files
+from worker.hooks import Hooks
 from worker.prepared_text import Text
-from worker.training import Hooks, Result, fit
-from worker.warm_start import Start
+from worker.training import Result, fit
+from worker.warm_start import WarmStart
 
 NETWORK = NetworkConfig(layers=2, units=24, embedding=5)
 OLD = Text.split("the cat sat on the mat; the dog sat on the log. " * 40, validation_fraction=0.1)
@@ -25,7 +26,7 @@ NEW = Text.split("Ein Hund saß auf der Matte; the cat sat on the mat. " * 40, v
 
 
 def _fit(
-    text: Text, *, steps: int, rate: float = 8e-3, start: Start | None = None
+    text: Text, *, steps: int, rate: float = 8e-3, start: WarmStart | None = None
 ) -> tuple[Result, list[float]]:
     bits: list[float] = []
 
@@ -34,7 +35,7 @@ def _fit(
             bits.append(data["validation_bits_per_character"])
 
     training = TrainingConfig(rows=4, window=10, learning_rate=rate, budget=Budget(steps=steps), seed=3)
-    weights = start.grown(text.vocabulary) if start else None
+    weights = start.expand(text.vocabulary) if start else None
     return fit(NETWORK, training, text, cores=2, start=weights, hooks=Hooks(event=event)), bits
 
 
@@ -44,9 +45,9 @@ def trained() -> Result:
 
 
 @pytest.fixture(scope="module")
-def start(trained: Result) -> Start:
+def start(trained: Result) -> WarmStart:
     models = Models(open_blobs("memory:///"))
-    return Start.load(models, _published(models, saved_files(trained.network)))
+    return WarmStart.load(models, _published(models, saved_files(trained.network)))
 
 
 def _published(models: Models, files: dict[str, bytes], characters: str = OLD.vocabulary.characters) -> str:
@@ -63,7 +64,7 @@ def _published(models: Models, files: dict[str, bytes], characters: str = OLD.vo
     return models.publish(card, files).reference
 
 
-def test_weights_come_back_from_the_graph_as_they_went_in(trained: Result, start: Start) -> None:
+def test_weights_come_back_from_the_graph_as_they_went_in(trained: Result, start: WarmStart) -> None:
     weights = trained.network.weights()
     assert set(start.weights) == set(weights)
     for name, value in start.weights.items():
@@ -71,14 +72,16 @@ def test_weights_come_back_from_the_graph_as_they_went_in(trained: Result, start
 
 
 def test_training_on_the_same_text_begins_with_the_loss_that_the_old_model_ended_with(
-    trained: Result, start: Start
+    trained: Result, start: WarmStart
 ) -> None:
     result, bits = _fit(OLD, steps=2, rate=1e-12, start=start)
     assert bits[0] == pytest.approx(trained.best_bits, abs=1e-4)
     assert result.best_bits == pytest.approx(trained.best_bits, abs=1e-4)
 
 
-def test_another_text_with_other_frequencies_does_not_change_what_the_network_computes(start: Start) -> None:
+def test_the_new_text_does_not_change_what_the_network_computes(
+    start: WarmStart,
+) -> None:
     text = Text.split(
         "the log sat on the cat; " + "aaaa;;;; " * 100,
         validation_fraction=0.1,
@@ -94,11 +97,11 @@ def test_another_text_with_other_frequencies_does_not_change_what_the_network_co
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
-def test_the_grown_vocabulary_keeps_every_old_character_with_its_weights(start: Start) -> None:
+def test_the_grown_vocabulary_keeps_every_old_character_with_its_weights(start: WarmStart) -> None:
     grown_text = Text.split("ÄÖ" + "the mat " * 40, validation_fraction=0.1, known=OLD.vocabulary.characters)
     vocabulary = grown_text.vocabulary
     assert set(vocabulary.characters) == set(OLD.vocabulary.characters) | {"Ä", "Ö"}
-    grown, old = start.grown(vocabulary), start.weights
+    grown, old = start.expand(vocabulary), start.weights
     for character in OLD.vocabulary.characters:
         new_id, old_id = vocabulary.encode(character)[0], OLD.vocabulary.encode(character)[0]
         np.testing.assert_array_equal(grown["embedding"][new_id], old["embedding"][old_id])
@@ -110,11 +113,11 @@ def test_the_grown_vocabulary_keeps_every_old_character_with_its_weights(start: 
         assert grown["dense/bias"][new_id] < old["dense/bias"][1:].min()
 
 
-def test_new_characters_hardly_disturb_the_old_ones(start: Start) -> None:
+def test_new_characters_hardly_disturb_the_old_ones(start: WarmStart) -> None:
     strange = Vocabulary([*OLD.vocabulary.characters, *map(chr, range(0x4E00, 0x4E00 + 3000))])
     before, after = (
         Network(stateful_lstm_graph(start.weights)),
-        Network(stateful_lstm_graph(start.grown(strange))),
+        Network(stateful_lstm_graph(start.expand(strange))),
     )
     ids, new_ids = (
         vocabulary.encode(OLD.vocabulary.decode(OLD.validation[:]))
@@ -125,7 +128,7 @@ def test_new_characters_hardly_disturb_the_old_ones(start: Start) -> None:
     assert -1e-4 < lost < 0.05
 
 
-def test_a_new_text_is_learned_faster_than_from_nothing(start: Start) -> None:
+def test_a_new_text_is_learned_faster_than_from_nothing(start: WarmStart) -> None:
     text = Text.split(
         NEW.vocabulary.decode(NEW.train[:]), validation_fraction=0.1, known=OLD.vocabulary.characters
     )
@@ -137,7 +140,7 @@ def test_a_model_that_is_gone_is_named() -> None:
     with pytest.raises(
         NotFound, match="model old@1, from which this job was to start, has been deleted"
     ) as caught:
-        Start.load(Models(open_blobs("memory:///")), "old@1")
+        WarmStart.load(Models(open_blobs("memory:///")), "old@1")
     assert caught.value.code == "start_from_deleted"
 
 
@@ -156,7 +159,7 @@ def test_a_model_that_cannot_be_read_is_refused_by_name(
     models = Models(open_blobs("memory:///"))
     reference = _published(models, damaged(saved_files(trained.network)))
     with pytest.raises(Unavailable, match="old@1 cannot be started from") as caught:
-        Start.load(models, reference)
+        WarmStart.load(models, reference)
     assert caught.value.code == "model_damaged"
 
 
@@ -164,4 +167,4 @@ def test_a_model_whose_card_has_other_characters_than_its_graph_is_refused(train
     models = Models(open_blobs("memory:///"))
     reference = _published(models, saved_files(trained.network), characters="ab")
     with pytest.raises(Unavailable, match="its card others"):
-        Start.load(models, reference)
+        WarmStart.load(models, reference)

@@ -37,11 +37,11 @@ from models.machine import available_cores
 from models.runtime.requests import CompletionRequest, Distribution, Event, Failed, Finished, Piece
 from models.saved_model import Card, SavedModel, parse_card
 from models.text.vocabulary import normalize
-from store.blobs import open_blobs
 from store.calibrations import Calibrations
 from store.corpora import Corpora, Upload
 from store.jobs import Job, Jobs
 from store.models import Models
+from store.open_blobs import open_blobs
 from store.settings import StoreSettings
 
 _CARD_FILE = "model.json"
@@ -258,6 +258,7 @@ def train(
         InvalidInput: the text is too short, or an option is wrong or missing.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no notices of TensorFlow's in the notebook
+    from worker.hooks import Hooks
     from worker.pipeline import train_model
 
     budget = {"seconds": 60.0 if seconds is None else seconds}
@@ -281,11 +282,13 @@ def train(
             cores=threads or available_cores(),
             measurements=machine_folder(cache),
             resume=None,
-            hooks_stop=lambda: None,
-            on_event=lambda kind, data: events.append({"at": time.time(), "type": kind, "data": data}),
-            on_progress=show,
-            on_checkpoint=lambda _: None,
-            checkpoint_every_s=float("inf"),
+            hooks=Hooks(
+                progress=show,
+                event=lambda kind, data: events.append({"at": time.time(), "type": kind, "data": data}),
+                checkpoint=lambda _: None,
+                stop=lambda: None,
+                checkpoint_every_s=float("inf"),
+            ),
             events=events,
         )
     assert outcome.card is not None, "nothing stops this job"

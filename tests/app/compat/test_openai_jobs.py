@@ -74,7 +74,7 @@ def test_validation_file_is_held_out(service: Service, sdk: openai.OpenAI) -> No
     )
     assert (job.training_file, job.validation_file) == (service.upload(), service.upload(validation))
     request = service.jobs.get(job.id).request
-    whole = service.corpora.text(request.corpus)
+    whole = "".join(service.corpora.pieces(request.corpus))
     assert whole == TEXT + validation
     held_out = round(len(whole) * request.training.validation_fraction)
     assert whole[len(whole) - held_out :] == validation
@@ -85,7 +85,7 @@ def test_validation_begins_on_a_line_of_its_own(service: Service, sdk: openai.Op
     training, held_out = service.upload(TEXT.removesuffix("\n")), service.upload(validation)
     job = sdk.fine_tuning.jobs.create(model="tiny", training_file=training, validation_file=held_out)
     request = service.jobs.get(job.id).request
-    whole = service.corpora.text(request.corpus)
+    whole = "".join(service.corpora.pieces(request.corpus))
     assert whole == TEXT + validation
     assert round(len(whole) * request.training.validation_fraction) == len(validation)
 
@@ -122,7 +122,7 @@ def test_text_that_was_uploaded_stays_though_it_is_also_made_of_two_files(
     assert service.jobs.get(job.id).request.corpus == whole
     sdk.fine_tuning.jobs.cancel(job.id)
     sdk.files.delete(files[0])
-    assert service.corpora.text(whole) == TEXT + validation
+    assert "".join(service.corpora.pieces(whole)) == TEXT + validation
 
 
 def test_statuses_follow_the_job(service: Service, sdk: openai.OpenAI) -> None:

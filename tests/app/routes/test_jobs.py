@@ -263,7 +263,7 @@ def test_running_job_gets_a_request(service: Service) -> None:
     assert (answer.status_code, answer.json()["status"], answer.json()["asked"]) == (202, "running", "pause")
     answer = service.http.post(f"/v1/jobs/{job}/cancel")
     assert (answer.status_code, answer.json()["asked"]) == (202, "cancel")
-    assert service.live.asked(job) == "cancel"
+    assert service.live.pending_stop(job) == "cancel"
 
 
 def test_paused_job_goes_back_to_the_queue(service: Service) -> None:
@@ -358,13 +358,13 @@ def test_failed_job_is_resumed_with_its_attempts_forgotten_and_its_events_go_on(
     job = service.submit()
     run(service, job)
     error = JobError(code="diverged", message="take a lower learning_rate")
-    service.jobs.move(service.jobs.get(job), JobStatus.FAILED, error=error, fruitless_attempts=3)
+    service.jobs.move(service.jobs.get(job), JobStatus.FAILED, error=error, attempts_without_progress=3)
     stream = {"headers": {"accept": "text/event-stream"}}
     assert "event: done" in service.http.get(f"/v1/jobs/{job}/events", **stream).text
     resumed = service.http.post(f"/v1/jobs/{job}/resume").json()
     assert (resumed["status"], resumed["error"], resumed["queue_position"]) == ("queued", None, 1)
     assert service.http.get(f"/v1/fine_tuning/jobs/{job}").json()["finished_at"] is None
-    assert service.jobs.get(job).fruitless_attempts == 0
+    assert service.jobs.get(job).attempts_without_progress == 0
     run(service, job)
     service.jobs.move(service.jobs.get(job), JobStatus.SUCCEEDED, model="fox@1")
     assert '"status":"succeeded"' in service.http.get(f"/v1/jobs/{job}/events", **stream).text

@@ -25,8 +25,8 @@ from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Event
 from models.text.masks import Masks
 from models.text.vocabulary import Vocabulary, normalize
-from store.blobs import open_blobs
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.app.service import error_of, read_stream, serving_real, until
 from tests.models.runtime.asking import Answer
 from tests.models.runtime.asking import complete as complete_in_process

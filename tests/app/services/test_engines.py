@@ -11,8 +11,8 @@ from app.services import engines as engines_module
 from app.services.engines import Engines
 from models.errors import NotFound, Unavailable
 from models.saved_model import SavedModel
-from store.blobs import open_blobs
 from store.models import Models
+from store.open_blobs import open_blobs
 from tests.app.fakes import FakeEngine, FakeScorer, publish
 from tests.app.service import until
 

@@ -7,9 +7,9 @@ import pytest
 from redis import Redis
 
 from app.services.job_control import JobControl
-from store.blobs import open_blobs
 from store.jobs import Job, JobError, Jobs, JobStatus
 from store.live import Live
+from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from tests.store.test_jobs import REQUEST
 
@@ -23,10 +23,10 @@ class LeftWhileAsked(Live):
         super().__init__(redis)
         self._leave = lambda: jobs.move(job, to, **changes)
 
-    def ask(self, job_id: str, request: Any) -> None:
+    def request_stop(self, job_id: str, request: Any) -> None:
         self._leave()
         self._leave = lambda: pytest.fail("asked twice")
-        super().ask(job_id, request)
+        super().request_stop(job_id, request)
 
 
 class Desk:
@@ -61,7 +61,7 @@ def test_job_whose_worker_ends_during_a_request_is_changed_directly(
     cancelled = desk.left(to, **changes).cancel(desk.job.id)
     assert cancelled.status is JobStatus.CANCELLED
     assert desk.jobs.get(desk.job.id) == cancelled
-    assert desk.live.asked(desk.job.id) is None
+    assert desk.live.pending_stop(desk.job.id) is None
 
 
 @pytest.mark.parametrize("changes", [{"pause_reason": FULL}, {}], ids=["for storage", "by its owner"])
@@ -70,17 +70,17 @@ def test_pause_of_a_job_that_is_paused_meanwhile_stands_and_is_not_asked_of_the_
 ) -> None:
     paused = desk.left(JobStatus.PAUSED, **changes).pause(desk.job.id)
     assert (paused.status, paused.pause_reason) == (JobStatus.PAUSED, None)
-    assert desk.live.asked(desk.job.id) is None
+    assert desk.live.pending_stop(desk.job.id) is None
 
 
 def test_job_that_is_paused_while_its_best_model_is_asked_for_is_queued_to_make_it(desk: Desk) -> None:
     desk.left(JobStatus.PAUSED).cancel(desk.job.id, keep_best=True)
     assert desk.jobs.get(desk.job.id).status is JobStatus.QUEUED
-    assert desk.live.asked(desk.job.id) == "cancel_keep_best"
+    assert desk.live.pending_stop(desk.job.id) == "cancel_keep_best"
 
 
 def test_pause_that_redis_could_not_forget_does_not_pause_a_resumed_job(desk: Desk) -> None:
-    desk.live.ask(desk.job.id, "pause")
+    desk.live.request_stop(desk.job.id, "pause")
     desk.jobs.move(desk.job, JobStatus.PAUSED)
     assert desk.control().resume(desk.job.id).status is JobStatus.QUEUED
-    assert desk.live.asked(desk.job.id) is None
+    assert desk.live.pending_stop(desk.job.id) is None

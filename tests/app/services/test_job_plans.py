@@ -11,7 +11,8 @@ from app.services.job_plans import plan
 from models.config import PRESETS, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
 from models.saved_model import Card
-from store.corpora import Corpus, Encoding, Upload
+from store.corpora import Corpus, Upload
+from store.corpus_statistics import Encoding
 from store.jobs import JobRequest
 from tests.logs import syslog
 

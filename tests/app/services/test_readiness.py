@@ -22,9 +22,9 @@ from app.services.readiness import (
 )
 from models.errors import StorageFull, Unavailable
 from store.background import BackgroundLoop
-from store.blobs import open_blobs
+from store.open_blobs import open_blobs
 from store.queue import WORKER_SILENT_S, TrainingQueue, rq_queue
-from tests.conftest import eventually
+from tests.waiting import eventually
 
 HANGS = Problem("storage", "does not answer", "nothing is served", is_down=True)
 WRONG = Problem("storage", "is full", "uploads are refused")

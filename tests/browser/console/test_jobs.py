@@ -53,7 +53,7 @@ def test_job_that_waits_for_storage_shows_a_warning(service: PopulatedService, o
     job = service.jobs.move(service.jobs.get(service.queue()), JobStatus.RUNNING, attempt=1)
     with Redis.from_url(service.settings.redis_url, decode_responses=True) as redis:
         live = Live(redis)
-        live.hold(job.id, "some worker")  # or the reconciler would queue it again
+        live.acquire_lease(job.id, "some worker")  # or the reconciler would queue it again
         live.set_progress(job.id, progress)
         page = settled(open_window(f"{service.url}/#/jobs/{job.id}"))
         expect(page.locator(".box.warning")).to_contain_text(

@@ -612,7 +612,12 @@ def _score(model: str, body: dict[str, Any]) -> dict[str, Any]:
     def line(text: str) -> dict[str, Any]:
         bits = _bits(text)
         mean = sum(bits) / len(bits) if bits else 0.0
-        score = {"characters": len(bits), "total_bits": sum(bits), "bits_per_character": mean, "bits": bits}
+        score: dict[str, Any] = {
+            "characters": len(bits),
+            "total_bits": sum(bits),
+            "bits_per_character": mean,
+            "bits": bits,
+        }
         if count := body.get("expected"):
             score["expected"] = [[{"character": "e", "probability": 0.75}][:count] for _ in text]
         return score

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from models.errors import InvalidInput, NotFound
-from store.blobs import open_blobs
 from store.models import Models
+from store.open_blobs import open_blobs
 
 TEXT = "the quick brown fox jumps over the lazy dog\nfive boxing wizards jump quickly\n" * 40
 

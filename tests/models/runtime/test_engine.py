@@ -13,9 +13,9 @@ from models.runtime.lstm_network import LstmNetwork
 from models.runtime.requests import CompletionRequest, Event, Failed, Finished, Piece, Usage
 from models.runtime.session import Network
 from models.saved_model import SavedModel, describe_files
-from tests.conftest import eventually
 from tests.models.runtime.engine_calls import bits_of, complete, predict, start
 from tests.models.runtime.networks import CHARACTERS, saved_model
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")

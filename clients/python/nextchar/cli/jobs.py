@@ -82,7 +82,7 @@ def cancel(
 
     Example: nextchar jobs cancel job_0123456789abcdef --keep-best
     """
-    _print_request(session, session.client.cancel_job(job, keep_best=keep_best), "cancel")
+    _print_request(session, session.client.cancel_job(job, keep_best=keep_best), "end")
 
 
 @app.command("pause")

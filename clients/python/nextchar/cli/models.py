@@ -232,9 +232,15 @@ def _pack(folder: Path, archive: IO[bytes]) -> None:
         names = list(described["files"])
     except (ValueError, KeyError, TypeError):
         raise fail(f"{card} is not a model's card") from None
-    with tarfile.open(fileobj=archive, mode="w") as tar:
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in (_CARD, *names):
             file = folder / Path(name).name
             if file.is_file():  # the service names a file that is missing
-                tar.add(file.resolve(), arcname=name)
+                tar.add(file.resolve(), arcname=name, filter=_without_owner)
     archive.seek(0)
+
+
+def _without_owner(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry

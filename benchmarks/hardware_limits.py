@@ -1,4 +1,4 @@
-"""What this machine could do at best: the rates that no way of running a network can beat by much."""
+"""Lower bounds of latency from the memory bandwidth and arithmetic of this machine."""
 
 import time
 
@@ -8,7 +8,7 @@ from benchmarks.networks import COMPLETED, Weights
 
 
 def floor_ms(weights: Weights) -> dict[str, float]:
-    """Return the least that COMPLETED characters of one text can take, one core, and what it follows from.
+    """Return the minimal time of COMPLETED characters of one text on one core, with its components.
 
     Each step reads every weight but the embedding's once and does a multiplication and an addition with it.
     The bandwidth is that of copying as many bytes as the weights are, so of the cache that holds them; the
@@ -29,7 +29,7 @@ def floor_ms(weights: Weights) -> dict[str, float]:
 def _copy_bytes_per_s(size: int) -> float:
     source, target = np.ones(size // 4, np.float32), np.empty(size // 4, np.float32)
     took_s = _least(lambda: np.copyto(target, source), times=200)
-    return 2 * size / took_s  # read and written
+    return 2 * size / took_s  # read and write
 
 
 def _sgemm_flops_per_s() -> float:

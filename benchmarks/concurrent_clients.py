@@ -1,4 +1,4 @@
-"""Many clients at once, each with a connection of its own and no pause, driven by one thread."""
+"""Concurrent clients without pauses, each with its own connection, driven by one thread."""
 
 import json
 import random
@@ -19,7 +19,7 @@ class _Typist:
     received: bytearray = field(default_factory=bytearray)
 
     def send(self, path: str, options: dict[str, object]) -> None:
-        """Type a character, ask for the rest."""
+        """Type a character and send the request."""
         self.document += random.choice(CHARACTERS)
         body = json.dumps({"prompt": self.document, "max_characters": COMPLETED} | options).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -28,7 +28,7 @@ class _Typist:
         self.socket.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
     def receive(self) -> int | None:
-        """Take in what has arrived; return the status once the answer is whole."""
+        """Receive data; return the status when the answer is complete."""
         self.received += self.socket.recv(1 << 16)
         head, blank, body = self.received.partition(b"\r\n\r\n")
         lengths = [line[15:] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
@@ -40,7 +40,7 @@ class _Typist:
 def crowd(
     port: int, path: str, clients: int, *, each: int, characters: int, **options: object
 ) -> tuple[float, list[float], int]:
-    """Let `clients` type `each` characters into documents of a length; return all seconds, each's, errors.
+    """Let `clients` type `each` characters into documents; return the total and single seconds, and errors.
 
     The first answer of every client, for which the document has to be read, is not counted.
     """

@@ -9,25 +9,27 @@ import pytest
 from launcher import part as part_module
 from launcher import processes
 from launcher.output import Output
-from launcher.part import Part
 from launcher.processes import LauncherError
-from tests.launcher.watching import wait_for
+from launcher.supervised_process import SupervisedProcess
+from tests.waiting import eventually
 
 
 def a_process(code: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", code])
 
 
-def a_part(log: Path, start: Callable[[], "subprocess.Popen[bytes]"] = lambda: a_process("")) -> Part:
-    return Part("worker", start, log, Output())
+def supervised(
+    log: Path, start: Callable[[], "subprocess.Popen[bytes]"] = lambda: a_process("")
+) -> SupervisedProcess:
+    return SupervisedProcess("worker", start, log, Output())
 
 
-def keep_until(part: Part, condition: Callable[[], bool]) -> None:
+def keep_until(part: SupervisedProcess, condition: Callable[[], bool]) -> None:
     def kept() -> bool:
         part.keep_running()
         return condition()
 
-    wait_for(kept)
+    eventually(kept)
 
 
 def test_part_that_cannot_be_started_for_a_while_is_tried_again(tmp_path, monkeypatch, capsys):
@@ -41,21 +43,21 @@ def test_part_that_cannot_be_started_for_a_while_is_tried_again(tmp_path, monkey
             raise OSError(errno.EMFILE, "Too many open files")
         return a_process("import time; time.sleep(60)")
 
-    part = a_part(tmp_path / "log", start)
+    part = supervised(tmp_path / "log", start)
     keep_until(part, lambda: not refusals and part._is_up)
     part.stop(5)
     part.close()
-    assert "cannot be started ([Errno 24] Too many open files)" in capsys.readouterr().err
+    assert "could not be started ([Errno 24] Too many open files)" in capsys.readouterr().err
 
 
 def test_wrong_settings_end_the_start_and_not_a_service_that_has_run(tmp_path, monkeypatch):
     monkeypatch.setattr(part_module, "_FIRST_PAUSE_S", 0.001)
-    first = a_part(tmp_path / "log", lambda: a_process("raise SystemExit(2)"))
+    first = supervised(tmp_path / "log", lambda: a_process("raise SystemExit(2)"))
     with pytest.raises(LauncherError, match="ended with status 2"):
         keep_until(first, lambda: False)
     first.close()
     codes = iter(["raise SystemExit(1)", *["raise SystemExit(2)"] * 3, "import time; time.sleep(60)"])
-    later = a_part(tmp_path / "log", lambda: a_process(next(codes)))
+    later = supervised(tmp_path / "log", lambda: a_process(next(codes)))
     keep_until(later, lambda: later.failures == 4)
     later.stop(5)
     later.close()
@@ -64,11 +66,11 @@ def test_wrong_settings_end_the_start_and_not_a_service_that_has_run(tmp_path, m
 def test_pause_grows_to_a_limit_and_a_long_life_ends_the_series(tmp_path, monkeypatch):
     now_s = 1000.0
     monkeypatch.setattr(part_module.time, "monotonic", lambda: now_s)
-    part, pauses = a_part(tmp_path / "log"), []
+    part, pauses = supervised(tmp_path / "log"), []
     for lived_s in [0.0] * 8 + [part_module._STABLE_S]:
         part._started_at_s = now_s - lived_s
-        part._note_failure("was killed", now_s)
-        pauses.append(part._start_at_s - now_s)
+        part._record_failure("was killed", now_s)
+        pauses.append(part._next_start_s - now_s)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 0.5]
     part.close()
 
@@ -78,7 +80,7 @@ def test_large_log_is_set_aside_while_its_process_writes_and_no_warning_is_misse
 ):
     monkeypatch.setattr(part_module, "LOG_BYTES", 1000)
     log = tmp_path / "logs" / "worker.log"
-    part = a_part(log)
+    part = supervised(log)
     with log.open("ab", buffering=0) as writer:  # as a child process has it
         for number in range(100):
             writer.write(b"2026-11-26T17:40:03.123Z WARNING nextchar.worker %d\n" % number)
@@ -92,8 +94,8 @@ def test_large_log_is_set_aside_while_its_process_writes_and_no_warning_is_misse
     assert numbers == list(range(numbers[0], 100)) and len(numbers) > 15
 
 
-def test_traceback_with_a_blank_line_is_repeated_whole(tmp_path, capsys):
-    part = a_part(tmp_path / "log")
+def test_a_traceback_with_a_blank_line_is_repeated_completely(tmp_path, capsys):
+    part = supervised(tmp_path / "log")
     with part.log.open("ab", buffering=0) as writer:
         writer.write(b"2026-11-26T17:40:03.123Z ERROR nextchar.api x\n    one\n    \n    two\nthree\n")
         part.read_log()
@@ -111,7 +113,7 @@ def test_log_without_room_for_a_copy_is_left_and_emptied_at_twice_its_size(tmp_p
     for module in (part_module, processes):
         monkeypatch.setattr(module, "LOG_BYTES", 1000)
     log = tmp_path / "worker.log"
-    part = a_part(log)
+    part = supervised(log)
     with log.open("ab", buffering=0) as writer:
         writer.write(b"x" * 1500 + b"\n")
         part.read_log()

@@ -1,14 +1,13 @@
-"""What suggestions save: what `clients/js/nextchar.js` shows, and a user who is never wrong.
+"""Keystrokes saved by suggestions: replays the behavior of `clients/js` for a user who is never wrong.
 
-What is shown. After each key the completer says how the text may go on, up to 40 characters, with a
-log-probability for each. Of that the beginning is shown that can be expected to save the most keys
-(`likely_length`), up to the end of a line. It stays while it is typed along; what of the answer is left then
-is used before the completer is asked again.
+Suggestions: after each key the completer returns a continuation of up to 40 characters with
+log-probabilities. The prefix that is expected to save the most keys (`likely_length`) is shown, up to the end
+of a line. It stays while the user types along it; the rest of the answer is used before the next request.
 
-What the user does. Tab takes all that is shown, Ctrl + right arrow its first word (`first_word`); each is one
-key, as is each character typed. The user knows the text, and takes all if all of it is right, else the first
-word if that is right and longer than the one key, else types a character. Nobody is that attentive, so the
-figures are bounds, and they compare completers, not people.
+The user: Tab accepts the suggestion, Ctrl + right arrow its first word (`first_word`); each is one key, as is
+each character typed. The user knows the text, and accepts all if it is correct, else the first word if that
+is correct and longer than one character, else types a character. Real users are less attentive, so the
+figures are upper bounds, for comparing completers.
 
     saved = 1 - keys / characters
 """
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 LONGEST = 40  # characters that a completer is asked for
-WORTH_SHOWING = 0.2  # keys that a suggestion must be expected to save
+MIN_SAVED_KEYS = 0.2  # expected, for a suggestion to be shown
 
 _WORD = re.compile(r"\s*(?:[\w'’]+|[^\s\w'’]+)")
 _LINE = re.compile(r"\s*[^\r\n]*")
@@ -28,29 +27,29 @@ _LINE = re.compile(r"\s*[^\r\n]*")
 
 @dataclass(frozen=True)
 class Continuation:
-    """How a text may go on. Without log-probabilities (natural, one a character) all of it is shown."""
+    """A continuation. Without log-probabilities (natural, one per character) all of it is shown."""
 
     text: str
     logprobs: Sequence[float] | None = None
 
 
 class Completer(Protocol):
-    """What suggestions come from."""
+    """A source of suggestions."""
 
     def complete(self, prompt: str) -> Continuation:
-        """Return how `prompt` may go on."""
+        """Return a continuation of `prompt`."""
 
 
 @dataclass
 class Outcome:
-    """What a text took to write."""
+    """The result of writing a text."""
 
     characters: int = 0
     keys: int = 0
-    shown: int = 0  # suggestions that appeared, without those typed along
-    whole: int = 0  # of them taken by Tab
-    words: int = 0  # Ctrl + right arrow
-    asked: int = 0  # how often the completer was
+    shown: int = 0  # new suggestions
+    whole: int = 0  # accepted by Tab
+    words: int = 0  # accepted by Ctrl + right arrow
+    asked: int = 0  # requests to the completer
 
     @property
     def saved(self) -> float:
@@ -58,8 +57,8 @@ class Outcome:
         return 1 - self.keys / self.characters
 
 
-def replay(completer: Completer, text: str, *, context: str, worth: float = WORTH_SHOWING) -> Outcome:
-    """Write `text`, which comes after `context`, with the suggestions of `completer`."""
+def replay(completer: Completer, text: str, *, context: str, worth: float = MIN_SAVED_KEYS) -> Outcome:
+    """Write `text`, which follows `context`, with the suggestions of `completer`."""
     outcome = Outcome(characters=len(text))
     suggestions = Suggestions(completer, context=context, worth=worth)
     at = 0
@@ -80,15 +79,15 @@ def replay(completer: Completer, text: str, *, context: str, worth: float = WORT
 
 
 class Suggestions:
-    """What is shown after a text, as `Suggester` of the JavaScript client has it."""
+    """The suggestion after a text, as in `Suggester` of the JavaScript client."""
 
-    def __init__(self, completer: Completer, *, context: str = "", worth: float = WORTH_SHOWING) -> None:
+    def __init__(self, completer: Completer, *, context: str = "", worth: float = MIN_SAVED_KEYS) -> None:
         self._completer, self._context, self._worth = completer, context, worth
         self._prompt, self._known, self._end = "", Continuation(""), 0
         self.shown = self.asked = 0
 
     def after(self, prompt: str) -> str:
-        """Return what is shown after `prompt`; "" for nothing."""
+        """Return the suggestion after `prompt`, or ""."""
         known = self._recall(prompt)
         if known is None:
             self._prompt, self._known, self._end = prompt, self._completer.complete(self._context + prompt), 0
@@ -114,8 +113,8 @@ class Suggestions:
         return end if logprobs is None else start + likely_length(logprobs[start:end], worth=self._worth)
 
 
-def likely_length(logprobs: Sequence[float], *, worth: float = WORTH_SHOWING) -> int:
-    """Return how many characters to show: as many as can be expected to save the most keys.
+def likely_length(logprobs: Sequence[float], *, worth: float = MIN_SAVED_KEYS) -> int:
+    """Return how many characters to show, so that the expected number of saved keys is highest.
 
     Taking n characters costs one key, so it saves n - 1, if all of them are right.
 
@@ -131,7 +130,7 @@ def likely_length(logprobs: Sequence[float], *, worth: float = WORTH_SHOWING) ->
 
 
 def first_word(text: str) -> str:
-    """Return the first word of a suggestion, with what stands before it.
+    """Return the first word of a suggestion, with the characters before it.
 
     >>> first_word(" world wide"), first_word("->next")
     (' world', '->')

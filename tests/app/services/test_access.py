@@ -105,7 +105,7 @@ def owned(tenants: Tenants) -> Owned:
     event = {"id": 1, "at": 1795563600.0, "type": "sample", "data": {"step": 1, "text": SAMPLE}}
     for job_id in (running, succeeded):
         service.live.add_events(job_id, [event])
-        service.live.hold(job_id, "the trainer")
+        service.live.acquire_lease(job_id, "the trainer")
         moved = service.jobs.move(service.jobs.get(job_id), JobStatus.RUNNING)
     service.jobs.move(moved, JobStatus.SUCCEEDED, model="owl@1")
     return Owned(corpus, queued, running, succeeded)
@@ -118,7 +118,7 @@ def stored_files(service: Service) -> list[Path]:
 def the_state(service: Service) -> dict[str, bytes]:
     """Return everything in storage, and what is asked of jobs."""
     state = {str(path): path.read_bytes() for path in stored_files(service)}
-    asked = {job.id: str(service.live.asked(job.id)).encode() for job in service.jobs.all()}
+    asked = {job.id: str(service.live.pending_stop(job.id)).encode() for job in service.jobs.all()}
     return state | asked
 
 
@@ -342,7 +342,7 @@ def test_corpus_used_by_an_inaccessible_job_stays(tenants: Tenants) -> None:
     job = tenants.train("operator", corpus=corpus, name="secret")
     deleted = tenants.call("fox", "DELETE", f"/v1/corpora/{corpus}")
     assert deleted.status_code == 200 and job not in deleted.text
-    assert tenants.service.corpora.text(corpus) == TEXT and tenants.ids("fox", "/v1/corpora") == []
+    assert "".join(tenants.service.corpora.pieces(corpus)) == TEXT and tenants.ids("fox", "/v1/corpora") == []
 
 
 def test_each_key_has_its_own_file_names(tenants: Tenants) -> None:

@@ -1,0 +1,129 @@
+"""Decodes, normalizes and counts the text of a corpus while it is uploaded, with bounded memory."""
+
+import codecs
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+
+from models.errors import InvalidInput
+from models.text.character_counts import CharacterCounts
+from models.text.log_detection import LineSample, detect_log
+from models.text.vocabulary import Normalizer
+
+Encoding = Literal["utf-8", "bytes"]
+
+_SAMPLE_CHARACTERS = 300
+_MAX_HELD_CHARACTERS = 1 << 20  # of consecutive combining marks, which are normalized together
+_RARE = 5  # occurrences
+_MAX_RARE_CHARACTERS = 20
+
+
+class CorpusStatistics:
+    """Statistics of a text whose bytes arrive in pieces."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._is_bytes = encoding == "bytes"
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decoded_bytes = 0
+        self._normalizer = Normalizer()
+        self._counts = CharacterCounts()
+        self._line_characters = 0  # of the line that is not complete
+        self._lines = LineSample()
+        self._longest_line = 0
+        self._sample = ""
+
+    @property
+    def characters(self) -> int:
+        """Characters so far."""
+        return self._counts.total
+
+    def feed(self, data: bytes, *, final: bool = False) -> None:
+        """Take the next bytes. Raises InvalidInput: not UTF-8, or not a text (see `Upload.feed`)."""
+        if self._is_bytes:
+            self._count(data.decode("latin-1"))
+            return
+        self._count(self._normalizer.feed(self._decoded(data, final=final)))
+        if self._normalizer.held > _MAX_HELD_CHARACTERS:
+            raise InvalidInput(
+                f"around byte {self._decoded_bytes:,} more than {_MAX_HELD_CHARACTERS:,} characters in a row"
+                " are marks that belong to one letter; if this is not a text, upload it with encoding=bytes",
+                code="corpus_not_text",
+                param="body",
+            )
+        if final:
+            self._count(self._normalizer.finish())
+
+    def _decoded(self, data: bytes, *, final: bool) -> str:
+        pending = len(self._decoder.getstate()[0])
+        try:
+            text = self._decoder.decode(data, final)
+        except UnicodeDecodeError as error:
+            offset = self._decoded_bytes - pending + error.start
+            raise InvalidInput(
+                f"the text is not UTF-8: byte {error.object[error.start]:#04x} at offset {offset}"
+                f" ({error.reason}); convert it first, for example with iconv -t utf-8, or upload it with"
+                " encoding=bytes",
+                code="corpus_not_utf8",
+                param="body",
+            ) from None
+        self._decoded_bytes += len(data)
+        return text
+
+    def _count(self, text: str) -> None:
+        if not text:
+            return
+        self._counts.add(text)
+        if len(self._sample) < _SAMPLE_CHARACTERS:
+            self._sample = (self._sample + text)[:_SAMPLE_CHARACTERS]
+        if not self._is_bytes:
+            self._lines.feed(text)
+        first, *rest = text.split("\n")
+        first_characters = self._line_characters + len(first)
+        self._longest_line = max(self._longest_line, first_characters, *map(len, rest))
+        self._line_characters = len(rest[-1]) if rest else first_characters
+
+    def summary(self) -> dict[str, Any]:
+        """Return the fields of the corpus record, by name."""
+        sample = self._sample
+        if self._is_bytes:  # shown as text; a partial character at the end is dropped
+            sample = sample.encode("latin-1").decode("utf-8", "replace").removesuffix("\ufffd")
+        return {
+            "characters": self.characters,
+            "distinct_characters": self._counts.distinct,
+            "lines": int(self._counts.by_code_point[ord("\n")]) + (self._line_characters > 0),
+            "longest_line": self._longest_line,
+            "sample": sample,
+            "warnings": self._warnings(),
+            **self._recognized(),
+        }
+
+    def _recognized(self) -> dict[str, Any]:
+        if self._is_bytes:
+            return {}
+        recognized = detect_log(self._lines.lines())
+        if recognized.kind != "log":
+            return {"kind": recognized.kind}
+        fields = asdict(recognized)
+        return {"kind": fields.pop("kind"), "suggested_masks": list(recognized.masks), "log_sample": fields}
+
+    def _warnings(self) -> list[str]:
+        counts = self._counts.by_code_point
+        if self._is_bytes:
+            is_constant = self._counts.distinct == 1
+            return ["the bytes are all the same; there is nothing to learn"] if is_constant else []
+        warnings = []
+        if self._counts.distinct == 1:
+            warnings.append("the text repeats one character; there is nothing to learn")
+        if self._sample.startswith("\ufeff"):
+            warnings.append("the text starts with a byte order mark, which counts as a character")
+        if carriage_returns := int(counts[ord("\r")]):
+            warnings.append(f"{carriage_returns:,} carriage returns; lines end in CR LF or CR")
+        if counts[0]:
+            warnings.append(f"{counts[0]:,} NUL characters; is this a text?")
+        if counts[0xFFFD]:
+            warnings.append(f"{counts[0xFFFD]:,} replacement characters (U+FFFD): a conversion lost text")
+        rare = int(np.count_nonzero((counts > 0) & (counts < _RARE)))
+        if rare > _MAX_RARE_CHARACTERS:
+            warnings.append(f"{rare:,} characters occur fewer than five times and will be learned badly")
+        return warnings

@@ -1,0 +1,17 @@
+"""Opens the storage at a URL."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from store.blobs import Blobs
+from store.local_blobs import LocalBlobs
+
+
+def open_blobs(url: str) -> Blobs:
+    """Return the storage at `url`: file:///folder (made if missing), memory:///, s3://bucket and similar."""
+    if url.startswith("file://"):
+        return LocalBlobs(Path(url2pathname(urlsplit(url).path)))
+    from store.object_blobs import ObjectBlobs  # obstore's threads do not survive the worker's fork
+
+    return ObjectBlobs.at(url)

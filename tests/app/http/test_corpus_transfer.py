@@ -1,0 +1,74 @@
+"""Bodies of uploads, decoded as their headers declare."""
+
+import asyncio
+import gzip
+import random
+
+import pytest
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+from app.errors import UnsupportedMedia
+from app.http.corpus_transfer import RequestBody, _HeaderDecoder
+from models.errors import InvalidInput
+
+FORM = (
+    b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+    b"some text\r\n--edge--\r\n"
+)
+
+
+def decode(body: bytes, *, piece_bytes: int = 7, **headers: str) -> bytes:
+    decoder = _HeaderDecoder(Headers({k.replace("_", "-"): v for k, v in headers.items()}), is_text=True)
+    text = b""
+    for at in range(0, len(body), piece_bytes):
+        text += b"".join(decoder.feed(body[at : at + piece_bytes]))
+    decoder.finish()
+    return text
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 3, 1000])
+def test_gzip_and_forms_are_decoded_in_pieces_of_any_size(piece_bytes: int) -> None:
+    form = "multipart/form-data; boundary=edge"
+    assert decode(b"some text", piece_bytes=piece_bytes) == b"some text"
+    assert decode(FORM, piece_bytes=piece_bytes, content_type=form) == b"some text"
+    packed = gzip.compress(b"some ") + gzip.compress(b"text")
+    assert decode(packed, piece_bytes=piece_bytes, content_encoding="gzip") == b"some text"
+    both = gzip.compress(FORM)
+    assert decode(both, piece_bytes=piece_bytes, content_type=form, content_encoding="gzip") == b"some text"
+
+
+def test_incomplete_bodies_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="gzip"):
+        decode(gzip.compress(random.Random(1).randbytes(100))[:-9], content_encoding="gzip")
+    with pytest.raises(InvalidInput, match="form-data"):
+        decode(FORM[:-20], content_type="multipart/form-data; boundary=edge")
+
+
+def test_other_encodings_and_charsets_are_refused() -> None:
+    for headers in ({"content_encoding": "br"}, {"content_type": "text/plain; charset=latin-1"}):
+        with pytest.raises(UnsupportedMedia):
+            decode(b"a", **headers)
+
+
+def test_a_body_is_read_in_large_pieces_until_it_is_complete_or_the_client_disconnects() -> None:
+    messages: list[Message] = [{"type": "http.request", "body": b"x" * 600_000, "more_body": True}] * 3
+
+    def request() -> Request:
+        left = list(messages)
+
+        async def receive() -> Message:
+            return left.pop(0)
+
+        return Request({"type": "http", "headers": [(b"content-length", b"5")]}, receive)
+
+    async def read() -> list[int]:
+        return [len(piece) async for piece in RequestBody(request()).pieces()]
+
+    messages.append({"type": "http.request", "body": b"y", "more_body": False})
+    assert asyncio.run(read()) == [1_200_000, 600_001]
+    assert RequestBody(request()).declared_bytes == 5
+    messages[-1] = {"type": "http.disconnect"}
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(read())

@@ -1,0 +1,131 @@
+"""Middleware around a fake application."""
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from app.http.incoming_body import BodyMemory
+from app.http.middleware import MAX_JSON_BYTES, BodyLimit, BodyRule, RequestId, RequestMetrics
+
+RULES = (
+    BodyRule(r"/lines/[^/]+", is_endless=True, applies=lambda scope: scope["is_lines"]),
+    BodyRule(r"/small.*", 10, methods=("POST", "PATCH")),
+    BodyRule(r"/streamed"),
+)
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+
+    def labels(self, *labels: str) -> "Counted":
+        self.values.append(labels)
+        return self
+
+    def inc(self) -> None:
+        self.values.append(1)
+
+    def dec(self) -> None:
+        self.values.append(-1)
+
+    def observe(self, seconds: float) -> None:
+        assert seconds >= 0
+
+
+async def reads_its_body(scope: Scope, receive: Receive, send: Send) -> None:
+    body = b""
+    while (message := await receive())["type"] == "http.request":
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+    raise ZeroDivisionError
+
+
+def call(app: Any, path: str, body: Sequence[bytes] = (), **scope: Any) -> tuple[int, dict[str, str], bytes]:
+    """Return the status, headers and body of an answer."""
+    services = SimpleNamespace(
+        settings=SimpleNamespace(body_timeout_s=5),
+        body_memory=BodyMemory(limit_bytes=1 << 20),
+        metrics=scope.pop("metrics", None),
+    )
+    sent: list[Message] = []
+    pieces = list(body)
+
+    async def receive() -> Message:
+        piece = pieces.pop(0) if pieces else b""
+        return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    defaults = {"type": "http", "method": "POST", "path": path, "headers": [], "is_lines": False}
+    asyncio.run(app(defaults | {"state": {"services": services}} | scope, receive, send))
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, b"".join(m.get("body", b"") for m in sent[1:])
+
+
+def declared(length: int) -> list[tuple[bytes, bytes]]:
+    return [(b"content-length", str(length).encode())]
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "is_lines", "length", "status"),
+    [
+        ("/small/one", "POST", False, 10, 200),
+        ("/small/one", "POST", False, 11, 413),
+        ("/small/one", "PATCH", False, 11, 413),
+        ("/small/one", "PUT", False, 11, 200),  # no rule for this method
+        ("/other/small", "POST", False, 11, 200),  # a rule matches whole paths
+        ("/other", "POST", False, MAX_JSON_BYTES, 200),
+        ("/other", "POST", False, MAX_JSON_BYTES + 1, 413),
+        ("/lines/a", "POST", False, MAX_JSON_BYTES + 1, 413),
+        ("/lines/a", "POST", True, MAX_JSON_BYTES + 1, 200),
+        ("/streamed", "POST", False, MAX_JSON_BYTES + 1, 200),
+        ("/small", "GET", False, 11, 200),  # bodies of GET are never read
+    ],
+)
+def test_the_rule_of_a_path_and_method_limits_the_declared_length(
+    path: str, method: str, is_lines: bool, length: int, status: int
+) -> None:
+    app = BodyLimit(reads_its_body, rules=RULES)
+    assert call(app, path, method=method, is_lines=is_lines, headers=declared(length))[0] == status
+
+
+def test_undeclared_bodies_are_counted_and_passed_on() -> None:
+    app = BodyLimit(reads_its_body, rules=RULES)
+    assert call(app, "/small", [b"12345", b"67890"]) == (200, {}, b"1234567890")
+    with pytest.raises(Exception, match="413"):
+        call(app, "/small", [b"12345", b"67890", b"1"])
+
+
+@pytest.mark.parametrize(("header", "is_kept"), [(b"a.b-c_1", True), (b"a b", False), (b"x" * 129, False)])
+def test_valid_request_ids_are_kept_and_others_replaced(header: bytes, is_kept: bool) -> None:
+    _, headers, _ = call(RequestId(reads_its_body), "/", headers=[(b"x-request-id", header)])
+    assert (headers["x-request-id"] == header.decode()) == is_kept
+    assert len(headers["x-request-id"]) >= 7
+
+
+def test_unexpected_error_is_a_500_with_a_request_id() -> None:
+    status, headers, body = call(RequestId(fails), "/")
+    assert status == 500 and headers["x-request-id"] and b"internal_error" in body
+    assert b"ZeroDivisionError" not in body
+
+
+def test_requests_are_counted_by_route_template_and_status() -> None:
+    metrics = SimpleNamespace(in_flight=Counted(), requests=Counted(), latency_s=Counted())
+    call(
+        RequestMetrics(reads_its_body), "/jobs/1", metrics=metrics, route=SimpleNamespace(path="/jobs/{job}")
+    )
+    call(RequestMetrics(reads_its_body), "/nothing", metrics=metrics)
+    assert metrics.in_flight.values == [1, -1] * 2
+    assert metrics.requests.values == [("POST", "/jobs/{job}", "200"), 1, ("POST", "unmatched", "200"), 1]
+    assert metrics.latency_s.values == [("POST", "/jobs/{job}"), ("POST", "unmatched")]

@@ -1,0 +1,364 @@
+"""One attempt of a worker's child process at one job."""
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from redis.exceptions import RedisError
+
+from models.errors import Conflict, DomainError
+from models.kernels.compile_cache import machine_folder
+from models.saved_model import Card
+from store.background import BackgroundLoop
+from store.blobs import Blobs
+from store.corpora import Corpora
+from store.jobs import Job, JobError, Jobs, JobStatus
+from store.live import EventLog, Live
+from store.models import Models
+from worker.checkpoints import Checkpoint, Checkpoints
+from worker.event_files import FILE_NAME, LiveLog
+from worker.hooks import Hooks, StopReason
+from worker.main import STOP_SIGNAL
+from worker.settings import WorkerSettings
+from worker.storage_errors import storage_problem
+
+if TYPE_CHECKING:  # it imports TensorFlow
+    from worker.pipeline import Outcome
+
+log = logging.getLogger("nextchar.worker")
+
+T = TypeVar("T")
+
+_RENEW_S = 2.0
+_QUICK_RETRIES_S = (0.2, 1.0, 2.0)  # after storage errors, before the job is paused
+_FIRST_RETRY_S, _MAX_RETRY_S = 0.2, 30.0  # of a write that must succeed
+_MAX_SHUTDOWN_RETRY_S = 1.0  # a worker that shuts down gives up instead of waiting longer
+
+
+class _NotRecorded(Exception):
+    """The process must end before the storage accepts the record of the attempt's end."""
+
+
+@dataclass
+class Attempt:
+    """One process's attempt at one job."""
+
+    settings: WorkerSettings
+    live: Live
+    blobs: Blobs
+    jobs: Jobs
+    checkpoints: Checkpoints
+    token: str
+    job: Job
+    is_given_back: bool = False
+
+    def __post_init__(self) -> None:
+        self._shutdown = threading.Event()
+        self._lost = threading.Event()  # another process has the lease or has moved the record
+        self._stop_request: str | None = None
+        self._progress: dict[str, Any] | None = None
+        self._unsaved: Checkpoint | None = None  # the newest checkpoint, if it could not be saved
+        self._has_saved = False  # a checkpoint later than the one that this attempt started from
+        self._needed_bytes = 0
+        self._is_waiting = False  # for the storage; a message was sent
+        self._log = EventLog(self.blobs)
+        self._events: list[dict[str, Any]] = []
+        self._unsent: list[dict[str, Any]] = []
+        self._live_log = self._open_live_log()
+
+    def run(self) -> None:
+        """Train, and record how that ended, as soon as the storage works."""
+        signal.signal(STOP_SIGNAL, lambda *_: self._shutdown.set())
+        try:
+            self._train_and_record_errors()
+        except Conflict as error:  # another process moved the record and is responsible now
+            log.warning("%s: %s", self.job.id, error)
+        except _NotRecorded:  # the reconciler restarts the job from its last checkpoint
+            log.warning("%s: the worker stops before the storage accepts its record", self.job.id)
+        finally:
+            self._live_log.close()
+
+    def _train_and_record_errors(self) -> None:
+        try:
+            self._train()
+        except (Conflict, _NotRecorded):
+            raise
+        except MemoryError:
+            self._fail("out_of_memory", "training ran out of memory; use fewer units, layers or rows")
+        except Exception as error:
+            if problem := storage_problem(error):
+                self._pause_for_storage(problem)
+            elif isinstance(error, DomainError):
+                self._fail(error.code, error.message)
+            else:
+                log.exception("%s failed", self.job.id)
+                self._fail("internal_error", f"training failed: {type(error).__name__}; see the worker's log")
+
+    def heartbeat(self) -> BackgroundLoop:
+        """Return a context manager that renews the lease and reads stop requests."""
+        return BackgroundLoop("heartbeat", self._renew_lease, interval_s=_RENEW_S)
+
+    def _train(self) -> None:
+        self._events = self._retry(lambda: self._log.read(self.job.id))
+        resume = self._resume_point()
+        # Retry only before the first step: later, pausing loses less time than starting again.
+        outcome = self._retry(lambda: self._outcome(resume), unless=lambda: self._progress is not None)
+        if outcome.stopped == "shutdown":
+            if not self._lost.is_set():
+                self._save_unsaved()
+                self._finish(JobStatus.QUEUED)
+                self.is_given_back = True
+        elif outcome.stopped == "pause":
+            self._save_unsaved()
+            self._finish(JobStatus.PAUSED)
+        elif outcome.stopped == "cancel":
+            self._finish(JobStatus.CANCELLED)
+        else:
+            assert outcome.card is not None
+            self._needed_bytes = sum(map(len, outcome.files.values()))
+            card = self._retry(lambda: self._publish(outcome))
+            status = JobStatus.CANCELLED if outcome.stopped else JobStatus.SUCCEEDED
+            self._finish(status, model=card.reference)
+
+    def _outcome(self, resume: Checkpoint | None) -> "Outcome":
+        from worker.pipeline import train_model  # imports TensorFlow
+
+        return train_model(
+            self.job,
+            corpora=Corpora(self.blobs),
+            models=Models(self.blobs),
+            scratch=self.settings.data_dir / "scratch",
+            cores=self.settings.cores,
+            precision=self.settings.precision,
+            measurements=machine_folder(self.settings.data_dir),
+            resume=resume,
+            hooks=Hooks(
+                progress=self._set_progress,
+                event=self._event,
+                checkpoint=self._save,
+                stop=self._stop_reason,
+                checkpoint_every_s=self.settings.checkpoint_seconds,
+            ),
+            events=self._events,
+        )
+
+    def _publish(self, outcome: "Outcome") -> Card:
+        assert outcome.card is not None
+        return Models(self.blobs).publish(
+            outcome.card, outcome.files, attempt=self.job.attempt, is_still_ours=self._is_still_ours
+        )
+
+    def _is_still_ours(self) -> bool:
+        """Return whether this process owns the job by its record, and by its lease if Redis answers."""
+        if self._redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:
+            self._lost.set()
+        return not self._lost.is_set() and self._has_newest_record()
+
+    def _has_newest_record(self) -> bool:
+        return self.jobs.get(self.job.id).sequence == self.job.sequence
+
+    def _resume_point(self) -> Checkpoint | None:
+        checkpoint, problems = self._retry(self.checkpoints.load)
+        for sentence in problems:
+            self._event("message", {"text": sentence})
+        if checkpoint:
+            self._event("message", {"text": f"continuing from the checkpoint of step {checkpoint.step}"})
+        return checkpoint
+
+    def _stop_reason(self) -> StopReason | None:
+        if self._shutdown.is_set() or self._lost.is_set():
+            return "shutdown"
+        return cast(StopReason | None, self._stop_request)
+
+    def _pause_for_storage(self, problem: DomainError) -> None:
+        """Pause the job with its newest checkpoint saved; the reconciler queues it again."""
+        self._event("message", {"text": f"{problem.message}; the job continues when the storage works again"})
+        self._save_unsaved()
+        pauses = 1 if self._has_saved else self.job.storage_pauses + 1
+        self._finish(
+            JobStatus.PAUSED,
+            pause_reason=JobError(code=problem.code, message=problem.message),
+            storage_pauses=pauses,
+            needed_bytes=max(self._needed_bytes, 2 * self.checkpoints.newest_bytes),
+        )
+
+    def _fail(self, code: str, message: str) -> None:
+        self._finish(JobStatus.FAILED, error=JobError(code=code, message=message))
+
+    def _finish(self, status: JobStatus, **changes: Any) -> None:
+        """Record how the attempt ended, then delete what is no longer needed."""
+        self.job = self._persist(lambda: self._write_record(status, changes))
+        if self.job.status is JobStatus.PAUSED:
+            self._apply_last_stop_request()
+        if self._is_waiting:
+            self._redis(lambda: self.live.set_progress(self.job.id, self._progress or {}))
+        if self.job.status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED):
+            with contextlib.suppress(DomainError):  # the retention sweep deletes what is left
+                self.checkpoints.delete()
+        # The best model of a job that waits for storage is still to be published.
+        is_open = self.job.waits_for_storage and self._stop_request == "cancel_keep_best"
+        if self.job.status is JobStatus.PAUSED and self._stop_request and not is_open:
+            applied = self._stop_request  # a newer request is for the next worker
+            self._redis(lambda: self.live.acknowledge_stop(self.job.id, applied))
+        elif self.job.status.is_final:
+            self._redis(lambda: self.live.acknowledge_stop(self.job.id))
+
+    def _apply_last_stop_request(self) -> None:
+        """Cancel or queue a paused job if that was requested while its record said running."""
+        self._stop_request = self._redis(lambda: self.live.pending_stop(self.job.id)) or self._stop_request
+        if self._stop_request == "cancel":
+            to = JobStatus.CANCELLED
+        elif self._stop_request == "cancel_keep_best" and not self.job.waits_for_storage:
+            to = JobStatus.QUEUED  # for a worker to publish the model
+        else:
+            return
+        self.job = self._persist(lambda: self.jobs.move(self.job, to, progress=self._progress))
+        self.is_given_back = to is JobStatus.QUEUED
+
+    def _write_record(self, status: JobStatus, changes: dict[str, Any]) -> Job:
+        if (
+            status is JobStatus.PAUSED and self._stop_request == "cancel"
+        ):  # requested while it waited for the storage
+            status, changes = JobStatus.CANCELLED, {}
+        elif status is JobStatus.PAUSED and self._stop_request == "pause":
+            changes = {}
+        self._flush_log()
+        try:
+            return self.jobs.move(self.job, status, progress=self._progress, **changes)
+        except Conflict:
+            newest = self.jobs.get(self.job.id)  # ours, if the storage failed after it wrote
+            is_next = (newest.sequence, newest.attempt) == (self.job.sequence + 1, self.job.attempt)
+            if is_next and newest.status is status and self._is_waiting:
+                return newest
+            raise
+
+    def _save_unsaved(self) -> None:
+        """Save the checkpoint that could not be saved, unless the job is to be cancelled."""
+        if (checkpoint := self._unsaved) is None:
+            return
+        self._persist(lambda: None if self._stop_request == "cancel" else self.checkpoints.save(checkpoint))
+        self._unsaved, self._has_saved = None, True
+
+    def _persist(self, write: Callable[[], T]) -> T:
+        """Return `write()`, repeated while the storage does not work.
+
+        Raises:
+            _NotRecorded: the worker must stop.
+            Conflict: another process has the job.
+        """
+        for wait_s in _retry_waits_s():
+            try:
+                return write()
+            except Exception as error:
+                problem = storage_problem(error)
+                if problem is None:
+                    raise
+                self._wait_for_storage(problem, wait_s)
+        raise AssertionError("unreachable")
+
+    def _wait_for_storage(self, problem: DomainError, wait_s: float) -> None:
+        if not self._is_waiting:
+            self._is_waiting = True
+            log.warning("%s waits for storage: %s", self.job.id, problem.message)
+            self._event("message", {"text": f"waiting for storage: {problem.message}"})
+        progress = {**(self._progress or {}), "waiting_for_storage": problem.message}
+        self._redis(lambda: self.live.set_progress(self.job.id, progress))
+        request, deadline = self._stop_request, time.monotonic() + wait_s
+        while (left_s := deadline - time.monotonic()) > 0 and self._stop_request == request:
+            if self._lost.is_set():
+                raise Conflict(f"another worker has {self.job.id}", code="job_moved")
+            if self._shutdown.is_set() and wait_s > _MAX_SHUTDOWN_RETRY_S:
+                raise _NotRecorded
+            time.sleep(min(left_s, 0.1))
+
+    def _retry(self, call: Callable[[], T], *, unless: Callable[[], bool] = lambda: False) -> T:
+        """Return `call()`, repeated a few times after storage errors, unless `unless()` is true."""
+        for wait_s in _QUICK_RETRIES_S:
+            try:
+                return call()
+            except Exception as error:
+                if storage_problem(error) is None or unless():
+                    raise
+                log.info("%s: retrying in %g s: %s", self.job.id, wait_s, error)
+            self._shutdown.wait(wait_s)
+        return call()
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        """Save a checkpoint. If the storage fails, training continues: stopping would lose more.
+
+        A process that was suspended, and whose job another process has taken since, stops here.
+        """
+        try:
+            if not self._has_newest_record():
+                self._lost.set()
+                return
+            self.checkpoints.save(checkpoint)
+            self._flush_log()
+        except Exception as error:
+            problem = storage_problem(error)
+            if problem is None:
+                raise
+            log.warning("%s: no checkpoint at step %d: %s", self.job.id, checkpoint.step, problem)
+            if self._unsaved is None:
+                text = f"no checkpoint at step {checkpoint.step}: {problem.message}; training continues"
+                self._event("message", {"text": text})
+            self._unsaved = checkpoint
+            return
+        if self._unsaved is not None:
+            self._event("message", {"text": f"checkpoints are saved again, since step {checkpoint.step}"})
+        self._unsaved = None
+        self._has_saved |= checkpoint.step > self.job.resumed_at_step
+
+    def _event(self, kind: str, data: dict[str, Any]) -> None:
+        last = self._events[-1]["id"] if self._events else 0
+        if self.job.attempt > 1:  # an earlier attempt may have sent events that are not in storage
+            last = max(last, self._redis(lambda: self.live.last_event(self.job.id)) or 0)
+        event = {"id": last + 1, "at": round(time.time(), 3), "type": kind, "data": data}
+        self._events.append(event)
+        self._unsent.append(event)
+        self._live_log.add(event)
+        self._redis(self._send_events)
+
+    def _open_live_log(self) -> LiveLog:
+        folder, job = self.settings.tensorboard_dir, self.job
+        path = folder / job.request.name / job.id / f"{FILE_NAME}.{job.attempt:03d}" if folder else None
+        return LiveLog(path, at=time.time(), from_step=job.resumed_at_step if job.attempt > 1 else None)
+
+    def _send_events(self) -> None:
+        self.live.add_events(self.job.id, self._unsent)
+        self._unsent = []
+
+    def _flush_log(self) -> None:
+        self._log.write(self.job.id, self._events)
+
+    def _set_progress(self, progress: dict[str, Any]) -> None:
+        # By the attempt the reconciler knows whether the lost one made progress.
+        self._progress = progress = {**progress, "attempt": self.job.attempt}
+        self._redis(lambda: self.live.set_progress(self.job.id, progress))
+
+    def _renew_lease(self) -> None:
+        if self._redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:
+            self._lost.set()
+        request = self._redis(lambda: self.live.pending_stop(self.job.id) or "")
+        if request is not None:
+            self._stop_request = request or None
+
+    def _redis(self, call: Callable[[], T]) -> T | None:
+        """Return the result of `call`, or None if Redis does not work: training does not depend on it."""
+        try:
+            return call()
+        except (RedisError, OSError) as error:
+            log.debug("Redis does not work: %s", error)
+            return None
+
+
+def _retry_waits_s() -> Iterator[float]:
+    wait_s = _FIRST_RETRY_S
+    while True:
+        yield wait_s
+        wait_s = min(2 * wait_s, _MAX_RETRY_S)

@@ -1,0 +1,24 @@
+"""The callbacks through which training reports, saves and stops."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from worker.checkpoints import Checkpoint
+
+StopReason = Literal["cancel", "cancel_keep_best", "pause", "shutdown"]
+
+
+def _ignore(*_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Callbacks in the training thread, which should return at once."""
+
+    progress: Callable[[dict[str, Any]], None] = _ignore
+    event: Callable[[str, dict[str, Any]], None] = _ignore  # type, data
+    checkpoint: Callable[[Checkpoint], None] = _ignore
+    stop: Callable[[], StopReason | None] = _ignore
+    checkpoint_every_s: float = 10.0

@@ -1,0 +1,119 @@
+"""Fits a run to its budget: how fast it trains, how many steps and evaluations the seconds allow."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.architectures.spec import TrainingStep
+from worker.mixing import MixedRows
+from worker.rows import Rows
+from worker.run_state import EVALUATION_CHARACTERS, MAX_EVALUATIONS, RunState
+from worker.schedule import Schedule
+
+MIN_EVALUATION_CHARACTERS = 10_000  # if a budget in seconds allows no more
+
+_EVALUATION_SHARE = 0.04  # the most of a budget in seconds that evaluations may take
+_RETIME_SHARE = 0.05  # of a budget in seconds: how often its number of steps is computed again
+_MAX_MEASUREMENT_S = 5.0  # a run cannot be stopped while its speed is measured
+_SMOOTHING = 0.02  # weight of the latest step in the moving average of the speed
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """How many evaluations a run has, on how many characters, and how long each takes."""
+
+    count: int
+    characters: int
+    seconds: float
+
+
+def plan_evaluations(budget_s: float, *, first_evaluation_s: float) -> EvaluationPlan:
+    """Return the plan for a budget in seconds.
+
+    `first_evaluation_s` is how long an evaluation of MIN_EVALUATION_CHARACTERS takes.
+    """
+    seconds = max(first_evaluation_s, 1e-3)
+    affordable = _EVALUATION_SHARE * budget_s / seconds  # evaluations of the smallest size
+    count = max(2, min(MAX_EVALUATIONS, int(affordable), int(budget_s / 3)))
+    scale = max(1.0, min(affordable / count, EVALUATION_CHARACTERS / MIN_EVALUATION_CHARACTERS))
+    return EvaluationPlan(count, int(scale * MIN_EVALUATION_CHARACTERS), seconds * scale)
+
+
+def seconds_per_step(
+    step: TrainingStep, rows: Rows | MixedRows, clock: Clock, *, budget_s: float = 0.0
+) -> float:
+    """Measure the median duration of a step, after one that compiles; leave `step` and `rows` as they were.
+
+    Takes at least three steps, and up to 2 % of `budget_s`.
+    """
+    min_duration_s = min(0.02 * budget_s, _MAX_MEASUREMENT_S)
+    before = step.arrays() | rows.arrays()
+    durations: list[float] = []
+    began = clock()
+    while len(durations) < 3 or clock() - began < min_duration_s:
+        window = rows.window_at(epoch=0, index=len(durations) % rows.windows_per_epoch)
+        step_began = clock()
+        step.run(*window, step=0, learning_rate=0.0)
+        durations.append(clock() - step_began)
+        if len(durations) == 1:  # exclude compilation
+            began = clock()
+    step.restore(before)
+    rows.restore(before)
+    return float(np.median(durations[1:]))
+
+
+class Pace:
+    """Time and speed of a run, and the number of steps that fits its budget.
+
+    Args:
+        budget_s: the seconds to train for; None if the budget is in steps or epochs.
+        clock: seconds from any origin.
+    """
+
+    def __init__(self, budget_s: float | None, clock: Clock) -> None:
+        self.clock = clock
+        self.steps_per_second: float | None = None  # a moving average
+        self._budget_s = budget_s
+        self._created_at_s = clock()
+        self._began_at_s: float | None = None  # the first step, minus the duration of earlier attempts
+        self._retimed_at_s = 0.0  # elapsed
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the first step, over all attempts."""
+        return 0.0 if self._began_at_s is None else self.clock() - self._began_at_s
+
+    def start(self, *, elapsed_before_s: float) -> float:
+        """Start to count time, after attempts of `elapsed_before_s`; return the seconds since creation."""
+        now = self.clock()
+        self._began_at_s = now - elapsed_before_s
+        self._retimed_at_s = elapsed_before_s
+        return now - self._created_at_s
+
+    def add_step(self, duration_s: float) -> None:
+        """Take the duration of a step into the average speed."""
+        latest, average = 1 / max(duration_s, 1e-6), self.steps_per_second
+        self.steps_per_second = (
+            latest if average is None else (1 - _SMOOTHING) * average + _SMOOTHING * latest
+        )
+
+    def affordable_end(self, state: RunState, step_s: float) -> int:
+        """Return the step at which a budget in seconds is used up, if a step takes `step_s`."""
+        evaluations_left = max(0, state.evaluations_planned + 1 - state.evaluations)
+        left_s = (self._budget_s or 0.0) - self.elapsed_s - evaluations_left * state.evaluation_s
+        return state.step + max(1, int(left_s / step_s))
+
+    def should_retime(self) -> bool:
+        """Return whether a twentieth of a budget in seconds has passed since the last call of `retimed`."""
+        return self.elapsed_s - self._retimed_at_s > _RETIME_SHARE * (self._budget_s or float("inf"))
+
+    def retimed(self, state: RunState) -> Schedule:
+        """Return the schedule, with its rest fitted to the measured speed if the budget is in seconds."""
+        if self._budget_s is None or self.steps_per_second is None:
+            return state.schedule
+        self._retimed_at_s = self.elapsed_s
+        end = self.affordable_end(state, 1 / self.steps_per_second)
+        return state.schedule.retimed(step=state.step, end=end)

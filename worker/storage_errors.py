@@ -1,0 +1,31 @@
+"""Recognizes errors of the storage and the scratch folder, after which a job can be retried."""
+
+import errno
+
+from models.errors import DomainError, StorageFull, Unavailable
+from store.blobs import as_domain_error
+from store.jobs import STORAGE_CODES
+
+_STORAGE_ERRNOS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ESTALE,
+        errno.ENODEV,
+        errno.ETIMEDOUT,
+    }
+)
+
+
+def storage_problem(error: Exception) -> DomainError | None:
+    """Return a domain error if `error` is a temporary one of the storage or scratch folder, else None."""
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
+        error = as_domain_error(error)
+    is_storage = isinstance(error, StorageFull | Unavailable) and error.code in STORAGE_CODES
+    return error if is_storage else None  # type: ignore[return-value]
