@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_LINE_BYTES = 200_004
-"""The rest of a longer line is dropped: 50,000 characters are scored, and 4 bytes more show the cut."""
+from nextchar.lines import MAX_LINE_BYTES
 
 _CHUNK_BYTES = 1 << 16
 _READ_AHEAD_CHUNKS = 8

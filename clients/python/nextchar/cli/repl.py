@@ -10,7 +10,7 @@ from nextchar.cli.formatting import printable
 from nextchar.cli.session import Session
 from nextchar.errors import ServerError
 
-HELP = "Enter: {model} continues your line; an empty line: it continues; :new: start over; Ctrl-D: end"
+HELP = "Enter a line: {model} continues it. Empty line: continue. :new: start over. Ctrl-D: end."
 
 _INPUT_PROMPT = "› "
 _SHOWN_CHARACTERS = 200  # of the text so far
