@@ -1,7 +1,7 @@
 """The training report: what a finished job measured. Stored as report.json, and in short form in the card.
 
 All fields are optional for readers: reports of older versions lack some, and a part that failed is missing.
-docs/report.md explains the figures.
+docs/reference/report.md explains the figures.
 """
 
 from typing import Annotated, Any, Literal
@@ -126,7 +126,7 @@ class RepeatedContinuations(TypedDict, total=False):
 class Memorization(TypedDict, total=False):
     """How much of what the model writes is copied from the training text."""
 
-    verdict: Annotated[Verdict, Field(description="The summary; docs/report.md defines it.")]
+    verdict: Annotated[Verdict, Field(description="The summary; docs/reference/report.md defines it.")]
     copied_from_characters: Annotated[int, Field(description="The shortest passage that counts as copied.")]
     generated: Annotated[list[GeneratedText], Field(description="Texts of the model, by temperature.")]
     held_out: Annotated[CopyCounts, Field(description="The same for held-out text, as a reference.")]

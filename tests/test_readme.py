@@ -94,9 +94,12 @@ def test_every_make_target_and_file_that_is_shown_exists() -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
 def test_the_tree_that_is_shown_is_there(page: str) -> None:
     [tree] = [block.text for block in blocks(ROOT / page) if not block.kind and "worker/" in block.text]
-    parent = Path()
-    for indentation, names in re.findall(r"^(\s*)((?:\w+/ ?)+)", tree, flags=re.MULTILINE):
+    parents: dict[int, Path] = {}  # by the length of the indentation
+    for indentation, names in re.findall(r"^( *)((?:[\w/]+/ ?)+)", tree, flags=re.MULTILINE):
+        shallower = [path for length, path in parents.items() if length < len(indentation)]
         for name in names.split():
-            folder = ROOT / parent / name if indentation else ROOT / name
+            folder = (shallower[-1] if shallower else ROOT) / name
             assert folder.is_dir(), folder
-        parent = parent if indentation else Path(names.strip())
+            parents = {n: path for n, path in parents.items() if n < len(indentation)} | {
+                len(indentation): folder
+            }

@@ -15,7 +15,7 @@ from store.calibrations import MODEL_FILE, validation_file
 from worker.prepared_text import Text
 
 _MAX_CHARACTERS = 5_000_000  # from the end of the held-out text: a minute or two
-_MARGIN_BITS = 1.0  # for logs: flagged lines must be twice as rare. docs/anomalies.md has the measurements
+_MARGIN_BITS = 1.0  # for logs: flagged lines must be twice as rare. docs/engineering/anomaly-study.md
 _MIN_DISTINCT_SHARE = 0.1  # of the held-out lines of a log; below it, older lines are added
 _OLDER_RATIO = 3  # characters of older lines per held-out character
 _MAX_LINE_CHARACTERS = 50_000  # longer lines are ignored

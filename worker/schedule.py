@@ -12,7 +12,9 @@ _MAX_DROPOUT = 0.5
 
 
 def dropout(epochs: float) -> float:
-    """Return the share of outputs to drop when a text is read `epochs` times. See docs/training.md.
+    """Return the share of outputs to drop when a text is read `epochs` times.
+
+    docs/engineering/training-recipes.md has the measurements.
 
     >>> dropout(4), dropout(6), dropout(20)
     (0.0, 0.2, 0.5)

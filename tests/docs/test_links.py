@@ -55,7 +55,8 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["app", "benchmarks", "clients", "deploy", "launcher", "models", "store", "docker-compose.yml"]
+    "folder",
+    ["app", "benchmarks", "clients", "deploy", "launcher", "models", "store", "worker", "docker-compose.yml"],
 )
 def test_every_page_that_code_names_exists(folder: str) -> None:
     files = (ROOT / folder).rglob("*") if (ROOT / folder).is_dir() else [ROOT / folder]

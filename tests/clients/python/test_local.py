@@ -11,7 +11,7 @@ from models.errors import InvalidInput, NotFound
 from store.models import Models
 from store.open_blobs import open_blobs
 
-TEXT = "the quick brown fox jumps over the lazy dog\nfive boxing wizards jump quickly\n" * 40
+TEXT = "the quick brown fox jumps over the lazy dog\nfive boxing wizards jump quickly\n" * 200
 
 
 @pytest.fixture(scope="module")
