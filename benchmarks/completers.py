@@ -4,10 +4,9 @@ import math
 import re
 from collections import Counter
 
-from nextchar import Client
-
 from benchmarks.suggestion_replay import LONGEST, Continuation
 from models.text.ngram import NgramModel
+from nextchar import Client
 
 _WORDS = re.compile(r"[\w'’]+")
 _BEGUN = re.compile(r"[\w'’]+\Z")

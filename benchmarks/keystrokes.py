@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from nextchar import Client
-
 from benchmarks.completers import FrequentWord, Ngram, Service
 from benchmarks.report import print_json_line, print_table
 from benchmarks.suggestion_replay import LONGEST, MIN_SAVED_KEYS, Completer, replay
@@ -27,6 +25,7 @@ from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from models.config import MINIMUM_CHARACTERS
 from models.text.vocabulary import normalize
+from nextchar import Client
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 DEFAULT_TEXTS = [_DATA / name for name in ("names.txt", "lua_c.txt", "nietzsche.txt")]

@@ -16,14 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from nextchar import Client, ClientError, ServerError
-from nextchar.answers import Corpus, OddSpan
-from nextchar.cli import live
-from nextchar.cli.flagged import marked
-from nextchar.cli.heatmap import heatmap, legend
-from nextchar.cli.main import name_of
-from nextchar.cli.render import clock, visible, whole
-from nextchar.cli.session import console as console_on
 from rich.console import Console
 from rich.text import Text
 
@@ -31,6 +23,14 @@ from app.routes.console import sample_text
 from launcher.processes import LauncherError
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
+from nextchar import Client, ClientError, ServerError
+from nextchar.answers import Corpus, OddSpan
+from nextchar.cli import live_view
+from nextchar.cli.corpora import name_of
+from nextchar.cli.flagged_lines import highlighted
+from nextchar.cli.formatting import format_duration, format_integer, printable
+from nextchar.cli.heatmap import heatmap, legend
+from nextchar.cli.session import console as console_on
 
 _BUDGET = {"seconds": 60.0}
 _HELD_OUT = 0.1  # share at the end of the text
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nextchar: stopped", file=sys.stderr)
         return 130
-    _head(console, f"all stopped after {clock(time.monotonic() - began)}; the model is kept")
+    _head(console, f"all stopped after {format_duration(time.monotonic() - began)}; the model is kept")
     _say(console, "continue with `nextchar serve`, then `nextchar --help`")
     return 0
 
@@ -85,9 +85,8 @@ def demonstrate(
     """Upload, train, complete and score on a running service; `budget` is the job's. Raises ClientError."""
     _head(console, f"uploading {name}")
     corpus = _upload(client, name, text)
-    _say(
-        console, f"{whole(corpus['characters'])} characters, {corpus['distinct_characters']} of them distinct"
-    )
+    characters = format_integer(corpus["characters"])
+    _say(console, f"{characters} characters, {corpus['distinct_characters']} of them distinct")
     [(unit, amount)] = budget.items()
     _head(console, f"training for {amount:.0f} {unit}; the last tenth of the text is held out")
     model = _train(client, console, corpus, name, budget)
@@ -132,7 +131,7 @@ def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: 
         }
     )
     try:
-        job = live.follow(client, job["id"], console)
+        job = live_view.follow(client, job["id"], console)
     except KeyboardInterrupt:
         client.cancel_job(job["id"])  # else the next start would continue it
         raise
@@ -141,7 +140,7 @@ def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: 
     if not job["model"]:
         raise ClientError(f"the job ended as {job['status']}")
     console.print()
-    _say(console, live.outcome(client, job))
+    _say(console, live_view.outcome(client, job))
     return job["model"]
 
 
@@ -152,9 +151,9 @@ def _show_completion(client: Client, console: Console, model: str, text: str, pl
     actual = text[place : place + _COMPLETION]
     console.print()
     for label, shown, style in (
-        ("prompt", "…" + visible(prompt, inline=True)[-min(room - 1, 70) :], "dim"),
-        ("completed", visible(answer["completions"][0]["text"], inline=True), "bold green"),
-        ("actual", visible(actual, inline=True), ""),
+        ("prompt", "…" + printable(prompt, inline=True)[-min(room - 1, 70) :], "dim"),
+        ("completed", printable(answer["completions"][0]["text"], inline=True), "bold green"),
+        ("actual", printable(actual, inline=True), ""),
     ):
         line = Text(f"{label:>10}  ", style="dim")
         line.append(shown, style="not dim " + style if style != "dim" else "")
@@ -178,11 +177,11 @@ def _show_damage(
         mean = sum(bits[-1]) / len(shown)
         console.print(Text(f"\n{title}: {mean:.2f} bits per character", style="dim"))
         console.print(heatmap(shown, bits[-1], console))
-        console.print(Text("flagged: ", style="dim").append(marked(shown, spans[-1], console)))
+        console.print(Text("flagged: ", style="dim").append(highlighted(shown, spans[-1], console)))
     console.print()
     before, after = bits
     for error in damages:
-        new, old = visible(error.replacement, inline=True), visible(error.original, inline=True)
+        new, old = printable(error.replacement, inline=True), printable(error.original, inline=True)
         line = Text(f"character {error.position + 1}, {new} in place of {old}: ")
         line.append(f"{after[error.position]:.1f} bits", style="bold")
         line.append(f" instead of {before[error.position]:.1f}")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nextchar import Client
-from nextchar.answers import FINAL_STATUSES
 
 from launcher.stack import Stack
+from nextchar import Client
+from nextchar.answers import FINAL_STATUSES
 from tests.docs.blocks import ROOT, Block, blocks, run
 
 _README = blocks(ROOT / "README.md")

@@ -5,12 +5,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from nextchar import Client
-from nextchar.answers import OddSpan
 from rich.console import Console
 
 from launcher import demo
 from launcher.stack import Stack
+from nextchar import Client
+from nextchar.answers import OddSpan
 
 _PROSE = "".join(
     f"This is sentence number {i}, and it has some words that anybody can read.\n" for i in range(400)

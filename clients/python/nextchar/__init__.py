@@ -1,4 +1,4 @@
-"""nextchar from Python and from the shell: clients over HTTP, and models in this process.
+"""nextchar from Python: clients of a running service, models in this process, and the command line.
 
 >>> from nextchar import Client
 >>> with Client() as client:  # doctest: +SKIP
@@ -7,6 +7,7 @@
 `load` and `train` work without a server and need the extra `nextchar[serve]`.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nextchar.client import Client, TrainingJob
@@ -54,23 +55,19 @@ __all__ = [
     "train",
 ]
 
-_ASYNCIO = frozenset({"AsyncClient", "AsyncTrainingJob"})
-_LOCAL = frozenset({"Heatmap", "Model", "load", "train"})
+_MODULE_OF = dict.fromkeys(("AsyncClient", "AsyncTrainingJob"), "nextchar.async_client")
+_MODULE_OF |= dict.fromkeys(("Heatmap", "Model", "load", "train"), "nextchar.local")
+"""Names that are imported on first use: asyncio would slow each start of the command down, and what runs
+models in this process need not be installed."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import what the command does without when it is first used: asyncio, and models in this process."""
-    if name in _ASYNCIO:
-        from nextchar import async_client
-
-        return getattr(async_client, name)
-    if name not in _LOCAL:
-        raise AttributeError(f"module 'nextchar' has no attribute {name!r}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from nextchar import local
+        return getattr(import_module(_MODULE_OF[name]), name)
     except ModuleNotFoundError as error:
         raise ImportError(
             f"nextchar.{name} needs {error.name}, which is not installed; install all that it needs with:"
             " pip install 'nextchar[serve]'"
         ) from error
-    return getattr(local, name)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from nextchar.cli.main import app
 from typer.testing import CliRunner
 
+from nextchar.cli.main import app
 from tests.clients.python.fake_server import FakeServer
 
 

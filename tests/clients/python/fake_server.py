@@ -51,7 +51,7 @@ REPORT = {
     "int8": {"lost_nats": 0.0002, "kept": True},
     "problems": ["the picture is missing"],
 }
-BITS_OF_ODD = 13.0
+ANOMALOUS_BITS = 13.0
 _WORDS = "qzxj vrkp the of the spirit and of the same things are in the world of men"
 
 
@@ -158,6 +158,7 @@ class FakeServer:
         self.refused_jobs: list[int] = []  # HTTP statuses of the next answers about a job, but for the first
         self._jobs_asked = 0
         self.calibrations = ["validation"]
+        self.imports: list[tuple[dict[str, str], bytes]] = []  # queries and archives
         self.is_ready = True
         self.damaged: set[str] = set()  # files that arrive changed
         self.page = 2  # the most things in a page: few, so that there are several pages
@@ -212,7 +213,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         """As the base class does, but one method answers all."""
-        self.raw_requestline = self.rfile.readline(65537)
+        try:
+            self.raw_requestline = self.rfile.readline(65537)
+        except ConnectionResetError:  # the client has closed a connection that it no longer needs
+            self.raw_requestline = b""
         if not self.raw_requestline or not self.parse_request():
             self.close_connection = True
             return
@@ -298,8 +302,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def file(self, model: str, name: str) -> None:
         _resolve(self.fake, model)
-        data = b'{"format_version": 1}' if name == "model.json" else FILES[name]
+        data = (
+            json.dumps({"format_version": 1, "files": _LISTED}).encode()
+            if name == "model.json"
+            else FILES[name]
+        )
         self._raw(data + (b"!" if name in self.fake.damaged else b""))
+
+    def rename_model(self, name: str) -> None:
+        model = _resolve(self.fake, name)
+        renamed = f"{json.loads(self.body)['name']}@1"
+        self.fake.models[self.fake.models.index(model)] = renamed
+        self._json(_model(renamed))
+
+    def export_model(self, name: str) -> None:
+        self._raw(f"archive of {_resolve(self.fake, name)}".encode())
+
+    def import_model(self) -> None:
+        self.fake.imports.append((self.query, self.body))
+        self._json(_model(f"{self.query['name']}@1" if self.query else "fake@3"), status=201)
 
     def report(self, name: str) -> None:
         if self.query.get("format") == "json":
@@ -328,12 +349,15 @@ class _Handler(BaseHTTPRequestHandler):
         calibration = _calibration(self.query.get("calibration", "validation"))
         lines = self.body.split(b"\n")[:-1]
         records = [_line_record(number, line, self.query) for number, line in enumerate(lines, 1)]
-        told = [r for r in records if r["anomalous"] or "not_utf8" in r or self.query["only"] == "all"]
+        reported = [r for r in records if r["anomalous"] or "not_utf8" in r or self.query["only"] == "all"]
         unusual = sum(r["p_value"] <= 0.1 for r in records)
-        whole = [{"object": "score.end", "lines": len(lines), "unusual": unusual}]
+        end = [{"object": "score.end", "lines": len(lines), "unusual": unusual}]
         start = {"object": "score.start", "model": model, "false_alarms": 0.01, "threshold": 6.0}
         self._start_stream()
-        for record in [start | {"calibration": calibration}, *(told + whole if cut is None else told[:cut])]:
+        for record in [
+            start | {"calibration": calibration},
+            *(reported + end if cut is None else reported[:cut]),
+        ]:
             self.wfile.write(json.dumps(record).encode() + b"\n")
 
     def calibrate(self, name: str) -> None:
@@ -444,6 +468,9 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", "/v1/models/([^/]+)", _Handler.model),
     ("DELETE", "/v1/models/([^/]+)", _Handler.delete_model),
     ("GET", "/v1/models/([^/]+)/files/([^/]+)", _Handler.file),
+    ("PATCH", "/v1/models/([^/]+)", _Handler.rename_model),
+    ("GET", "/v1/models/([^/]+)/export", _Handler.export_model),
+    ("POST", "/v1/models/import", _Handler.import_model),
     ("GET", "/v1/models/([^/]+)/report", _Handler.report),
     ("POST", "/v1/models/([^/]+)/complete", _Handler.complete),
     ("POST", "/v1/models/([^/]+)/next", _Handler.next),
@@ -462,6 +489,8 @@ def _add_corpus(fake: FakeServer, body: bytes, name: str | None) -> dict[str, An
     except UnicodeDecodeError as error:
         raise _Refused(422, "corpus_not_utf8", f"the text is not UTF-8 at offset {error.start}") from None
     digest = hashlib.sha256(body).hexdigest()
+    if name and any(c["name"] == name and c["sha256"] != digest for c in fake.corpora.values()):
+        raise _Refused(409, "name_taken", f"the name {name!r} is taken")
     fake.corpora[digest] = {
         "id": f"corpus_{digest[:24]}",
         "object": "corpus",
@@ -514,22 +543,24 @@ def _model(model: str) -> dict[str, Any]:
 
 
 def _bits(text: str) -> list[float]:
-    """Capital letters and digits are a surprise, all else is none."""
-    return [BITS_OF_ODD if c.isupper() or c.isdigit() else 0.5 for c in text]
+    """Capital letters and digits have a high surprisal, all else a low one."""
+    return [ANOMALOUS_BITS if c.isupper() or c.isdigit() else 0.5 for c in text]
 
 
 def _line_record(number: int, data: bytes, query: dict[str, str]) -> dict[str, Any]:
-    """A surprise makes a line odd; `?` is expected in its place."""
+    """A character of high surprisal makes a line anomalous; `?` is expected in its place."""
     text = data.decode(errors="replace")
     bits = _bits(text)
-    odd = [i for i, cost in enumerate(bits) if cost == BITS_OF_ODD]
+    places = [i for i, cost in enumerate(bits) if cost == ANOMALOUS_BITS]
     record: dict[str, Any] = {"object": "score.line", "line": number, "offset": 0, "characters": len(text)}
     if "\ufffd" in text:
         record["not_utf8"] = {"offset": data.index(b"\xff"), "byte": "0xff"}
-    record |= {"text": text, "p_value": 0.0005 if odd else 0.5, "anomalous": bool(odd)}
+    record |= {"text": text, "p_value": 0.0005 if places else 0.5, "anomalous": bool(places)}
     if query["detail"] != "none":
         record["bits_per_character"] = sum(bits) / max(1, len(bits))
-        record["spans"] = [{"start": i, "end": i + 1, "bits": BITS_OF_ODD, "expected": "?"} for i in odd]
+        record["spans"] = [
+            {"start": i, "end": i + 1, "bits": ANOMALOUS_BITS, "expected": "?"} for i in places
+        ]
     return record | ({"bits": bits} if query["detail"] == "character" else {})
 
 
@@ -546,8 +577,8 @@ def _calibration(name: str) -> dict[str, Any]:
 
 
 def _evaluation(model: str, lines: list[str], anomalous: list[bool]) -> dict[str, Any]:
-    def worst(*, odd: bool) -> list[dict[str, Any]]:
-        found = [i for i, truth in enumerate(anomalous) if truth == odd][:2]
+    def worst(*, is_anomalous: bool) -> list[dict[str, Any]]:
+        found = [i for i, truth in enumerate(anomalous) if truth == is_anomalous][:2]
         more = {"score": 3.0, "p_value": 0.25}
         return [{"index": i, "text": lines[i], "bits": _bits(lines[i]), **more} for i in found]
 
@@ -571,8 +602,8 @@ def _evaluation(model: str, lines: list[str], anomalous: list[bool]) -> dict[str
         "flagged": {"threshold": 6.0, "recall": 0.5, "precision": None, "false_alarm_rate": 0.125},
         "baselines": {"length": poor, "ngram_5": poor | {"auroc": 0.75}},
         "leaks": {"normal": 7, "anomalous": 0, "distinct": 3},
-        "worst_misses": worst(odd=True),
-        "worst_false_alarms": worst(odd=False),
+        "worst_misses": worst(is_anomalous=True),
+        "worst_false_alarms": worst(is_anomalous=False),
         "seconds": 0.1,
     }
 
@@ -581,10 +612,15 @@ def _score(model: str, body: dict[str, Any]) -> dict[str, Any]:
     def line(text: str) -> dict[str, Any]:
         bits = _bits(text)
         mean = sum(bits) / len(bits) if bits else 0.0
-        told = {"characters": len(bits), "total_bits": sum(bits), "bits_per_character": mean, "bits": bits}
+        score: dict[str, Any] = {
+            "characters": len(bits),
+            "total_bits": sum(bits),
+            "bits_per_character": mean,
+            "bits": bits,
+        }
         if count := body.get("expected"):
-            told["expected"] = [[{"character": "e", "probability": 0.75}][:count] for _ in text]
-        return told
+            score["expected"] = [[{"character": "e", "probability": 0.75}][:count] for _ in text]
+        return score
 
     whole = line(body["text"] if "text" in body else "".join(body["lines"]))
     lines = [line(text) for text in body["lines"]] if "lines" in body else None

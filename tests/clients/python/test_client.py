@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from nextchar import ClientError, NextcharError, ServerError, ServerUnreachable, Timeout, TrainingFailed
 
+from nextchar import ClientError, NextcharError, ServerError, ServerUnreachable, Timeout, TrainingFailed
 from tests.clients.python.blocking import KINDS, connected
 from tests.clients.python.fake_server import FakeServer, FakeTraining
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import nextchar
 import numpy as np
 import pytest
 
+import nextchar
 from models.errors import InvalidInput, NotFound
 from store.models import Models
 from store.open_blobs import open_blobs

@@ -6,8 +6,9 @@ from email.utils import formatdate
 from typing import Any
 
 import httpx
-import nextchar
 import pytest
+
+import nextchar
 from nextchar import (
     NextcharError,
     RateLimited,
@@ -17,7 +18,6 @@ from nextchar import (
     Unavailable,
     operations,
 )
-
 from tests.clients.python.blocking import KINDS, connected
 
 _JOB = {"id": "job_1", "status": "queued", "name": "n"}

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
-from nextchar import AsyncClient, NextcharError, ServerError, ServerUnreachable, scored_lines
 
+from nextchar import AsyncClient, NextcharError, ServerError, ServerUnreachable, scored_lines
 from tests.clients.python.blocking import KINDS, connected
 from tests.clients.python.fake_server import FakeServer
 from tests.waiting import eventually

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from nextchar.sse import EventDecoder, ServerSentEvent
 
 _STREAM = (

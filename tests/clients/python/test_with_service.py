@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from app.keys import new_key
+from app.settings import ApiSettings
 from nextchar import (
     AsyncClient,
     Client,
@@ -18,9 +21,6 @@ from nextchar import (
     TrainingFailed,
     Unauthorized,
 )
-
-from app.keys import new_key
-from app.settings import ApiSettings
 from store.jobs import JobStatus
 from tests.app.fakes import ENDLESS, FULL, publish
 from tests.app.service import TEXT, Service, serving

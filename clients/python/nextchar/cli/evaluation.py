@@ -1,27 +1,24 @@
-"""Labelled lines from a table of tabs, and how a model did on them as it is shown in a terminal.
+"""`nextchar evaluate`: how well a model tells anomalous lines from normal ones, beside baselines."""
 
-Knows no HTTP; takes the service's own evaluation.
-"""
+import sys
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
+import typer
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.cli.flagged import marked, rarity
-from nextchar.cli.heatmap import heatmap, legend, of_characters
-from nextchar.cli.render import print_fields, print_table, visible, whole
+from nextchar.cli import roc
+from nextchar.cli.flagged_lines import highlighted, rarity
+from nextchar.cli.formatting import format_integer, print_fields, print_heading, print_table, printable
+from nextchar.cli.heatmap import character_bits, heatmap, legend
+from nextchar.cli.labeled_lines import InvalidTable, LabeledLines, read_labeled_lines
+from nextchar.cli.names import ModelArgument
+from nextchar.cli.session import Session, command, fail, given
 
-NORMAL_LABELS = frozenset(
-    {"0", "-", "normal", "norm", "ok", "benign", "good", "false", "no", "none", "negative"}
-)
-"""Labels of normal lines, in small letters, where none is named."""
-
-_MOST_KINDS = 50
-_NAMES = {
+_SCORE_NAMES = {
     "length": "length",
     "punctuation": "punctuation",
     "ngram_5": "5-gram, Witten-Bell",
@@ -29,119 +26,149 @@ _NAMES = {
 }
 
 
-class NotATable(ValueError):
-    """A file of labelled lines that cannot be understood, with the sentence that says why."""
+class Split(StrEnum):
+    """Which lines are evaluated."""
+
+    AUTO = "auto"
+    NONE = "none"
+    CHRONOLOGICAL = "chronological"
+    RANDOM = "random"
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Lines in their order, the truth about each, and its kind where the file tells one."""
+@command
+def evaluate(
+    session: Session,
+    model: ModelArgument,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="LABEL TAB TEXT, or LABEL TAB KIND TAB TEXT, one per line."),
+    ],
+    normal: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL",
+            help="A label of normal lines; can be repeated. Default: 0, -, normal, ok and others.",
+            show_default=False,
+        ),
+    ] = None,
+    kind: Annotated[
+        bool | None,
+        typer.Option(
+            "--kind/--no-kind",
+            help="Whether there is a column of kinds. Default: detected.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        Split | None,
+        typer.Option(
+            metavar="MODE",
+            help="Split into lines for training baselines and lines evaluated: auto (default), none,"
+            " chronological or random.",
+            show_default=False,
+        ),
+    ] = None,
+    train_fraction: Annotated[float | None, typer.Option(help="Fraction of the lines to learn from.")] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE", help="False-alarm rate of the threshold. Default: 0.01.", show_default=False
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Calibration to evaluate with.")
+    ] = None,
+    worst: Annotated[int, typer.Option(help="Number of misses and of false alarms to show.")] = 3,
+    baselines: Annotated[bool, typer.Option(help="Evaluate baselines too.")] = True,
+    roc_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Evaluate a model on labeled lines, beside baselines on the same lines.
 
-    lines: list[str]
-    anomalous: list[bool]
-    kinds: list[str] | None
-
-
-def read_labelled(text: str, *, normal: Collection[str] = (), has_kinds: bool | None = None) -> Labelled:
-    r"""Read `label TAB text`, or `label TAB kind TAB text`, a line each. Empty lines are left out.
-
-    Args:
-        text: of the whole file.
-        normal: the labels of normal lines; none: those of NORMAL_LABELS, in any case of letters.
-        has_kinds: whether there is a column of kinds; None: if each line has two tabs or more and there are
-            at most 50 kinds, half as many as lines.
-
-    Raises NotATable.
-
-    >>> read_labelled("ok\tGET /\nbad\tGET /'--\n")
-    Labelled(lines=['GET /', "GET /'--"], anomalous=[False, True], kinds=None)
+    Example: nextchar evaluate app labeled.tsv --roc roc.svg
     """
-    rows = [
-        (n, row.removesuffix("\r").split("\t"))
-        for n, row in enumerate(text.removeprefix("\ufeff").split("\n"), 1)
-        if row.strip()
-    ]
-    if not rows:
-        raise NotATable("the file is empty; each line is a label, a tab and the line's text")
-    least = 3 if has_kinds else 2
-    for number, row in rows:
-        if len(row) < least:
-            raise NotATable(
-                f"line {number} has no {'kind and no ' if has_kinds else ''}text behind its label and a tab"
-            )
-    if rows[0][1][0].lower() == "label":
-        rows = rows[1:]
-    if has_kinds is None:
-        has_kinds = _looks_like_kinds([row for _, row in rows])
-    labels = Counter(row[0] for _, row in rows)
-    known = set(normal) or {label for label in labels if label.strip().lower() in NORMAL_LABELS}
-    if not known & labels.keys() or not labels.keys() - known:
-        found = ", ".join(repr(label) for label, _ in labels.most_common(8))
-        more = " and more" if len(labels) > 8 else ""
-        which = "all of them are" if known & labels.keys() else "none of them is"
-        raise NotATable(
-            f"the labels are {found}{more}: {which} normal{'' if normal else ', as far as is known'};"
-            " name the normal ones with --normal LABEL"
-        )
-    at = 2 if has_kinds else 1
-    return Labelled(
-        lines=["\t".join(row[at:]) for _, row in rows],
-        anomalous=[row[0] not in known for _, row in rows],
-        kinds=[row[1] for _, row in rows] if has_kinds else None,
+    if roc_file is not None and not roc.is_available():
+        raise fail("--roc needs matplotlib; install it with: pip install matplotlib")
+    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    try:
+        labeled = read_labeled_lines(raw.decode(errors="replace"), normal=normal or (), has_kinds=kind)
+    except InvalidTable as error:
+        raise fail(f"{file}: {error}") from None
+    options = given(
+        split=split and split.value,
+        train_fraction=train_fraction,
+        false_alarms=false_alarms,
+        calibration=calibration,
     )
+    alphabet = session.client.model(model)["alphabet"]
+    if not session.as_json and session.err.is_terminal:
+        session.print_note(f"evaluating {len(labeled.lines):,} lines …")
+    result = session.client.evaluate(
+        model, labeled.lines, labeled.anomalous, worst=worst, baselines=baselines, **options
+    )
+    if session.as_json:
+        session.print_json(result)
+    else:
+        _show(session.out, result, labeled, alphabet=alphabet)
+    if roc_file is not None:
+        lines, anomalous = format_integer(result["lines"]), format_integer(result["anomalous"])
+        title = f"{result['model']} on {file.name}, {lines} lines, {anomalous} anomalous"
+        curves = {name: (found["auroc"], found["roc"]) for name, found in _scores(result).items()}
+        try:
+            roc.write_plot(roc_file, title, curves)
+        except ValueError as error:
+            raise fail(f"{roc_file}: {error}") from None
+        if not session.as_json:
+            session.print_note(f"ROC curves written to {roc_file}")
 
 
-def _looks_like_kinds(rows: Sequence[Sequence[str]]) -> bool:
-    if any(len(row) < 3 for row in rows):
-        return False
-    return len({row[1] for row in rows}) <= min(_MOST_KINDS, len(rows) // 2)
+def _scores(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results of the model's score, then those of the baselines, best first, by their names."""
+    baselines = sorted(result["baselines"].items(), key=lambda item: -item[1]["auroc"])
+    named = {_SCORE_NAMES.get(name, name): found for name, found in baselines}
+    return {result["model"]: result["model_score"]} | named
 
 
-def show(console: Console, told: Mapping[str, Any], labelled: Labelled, *, alphabet: str) -> None:
-    """Print an evaluation: the table, what the threshold did, leaks, and the worst lines with their maps."""
-    calibration, flagged, leaks = told["calibration"], told["flagged"], told["leaks"]
-    odd = told["anomalous"]
+def _show(console: Console, result: Mapping[str, Any], labeled: LabeledLines, *, alphabet: str) -> None:
+    calibration, flagged, leaks = result["calibration"], result["flagged"], result["leaks"]
+    lines, anomalous = format_integer(result["lines"]), format_integer(result["anomalous"])
     precision = "–" if flagged["precision"] is None else f"{flagged['precision']:.1%}"
-    judged = f"{whole(told['lines'])} lines, {whole(odd)} of them anomalous; split: {told['split']}"
-    against = f"{calibration['name']}, {whole(calibration['lines'])} lines ({calibration['source']})"
-    found = f"recall {flagged['recall']:.1%}, precision {precision}"
-    did = f"{found}, false alarms {flagged['false_alarm_rate']:.2%}"
-    leaked = "none: no judged line was learned from"
+    leaked = "none: no evaluated line is in the training text"
     if leaks["normal"] or leaks["anomalous"]:
         leaked = (
-            f"{whole(leaks['normal'])} normal and {whole(leaks['anomalous'])} anomalous lines judged were"
-            f" also learned from, {whole(leaks['distinct'])} distinct; trust these figures the less"
+            f"{format_integer(leaks['normal'])} normal and {format_integer(leaks['anomalous'])} anomalous"
+            f" evaluated lines ({format_integer(leaks['distinct'])} distinct) are also in the training text:"
+            " these results are too optimistic"
         )
+    threshold = (
+        f"at a false-alarm rate of {100 * result['false_alarms']:.4g} %: recall {flagged['recall']:.1%},"
+        f" precision {precision}, false alarms {flagged['false_alarm_rate']:.2%}"
+    )
     fields = [
-        ("model", told["model"]),
-        ("judged", judged),
-        ("calibration", against),
-        ("threshold", f"for {100 * told['false_alarms']:.4g} % false alarms: {did}"),
+        ("model", result["model"]),
+        ("evaluated", f"{lines} lines, {anomalous} of them anomalous; split: {result['split']}"),
+        (
+            "calibration",
+            f"{calibration['name']}, {format_integer(calibration['lines'])} lines ({calibration['source']})",
+        ),
+        ("threshold", threshold),
         ("leaks", leaked),
     ]
     print_fields(console, fields)
-    _show_table(console, told)
-    _show_worst(
-        console, "missed: anomalous lines with the lowest scores", told["worst_misses"], labelled, alphabet
-    )
-    _show_worst(
-        console,
-        "false alarms: normal lines with the highest scores",
-        told["worst_false_alarms"],
-        labelled,
-        alphabet,
+    _show_scores(console, result)
+    misses, false_alarms = result["worst_misses"], result["worst_false_alarms"]
+    _show_lines(console, "Misses: anomalous lines with the lowest scores", misses, labeled, alphabet)
+    _show_lines(
+        console, "False alarms: normal lines with the highest scores", false_alarms, labeled, alphabet
     )
 
 
-def name_of(score: str) -> str:
-    """Return what people call a score."""
-    return _NAMES.get(score, score)
-
-
-def _show_table(console: Console, told: Mapping[str, Any]) -> None:
-    rates = list(told["model_score"]["recall_at_false_alarms"])
-    qualities = {told["model"]: told["model_score"]}
-    qualities |= {name_of(name): found for name, found in told["baselines"].items()}
+def _show_scores(console: Console, result: Mapping[str, Any]) -> None:
+    rates = list(result["model_score"]["recall_at_false_alarms"])
     rows = [
         (
             name,
@@ -149,38 +176,34 @@ def _show_table(console: Console, told: Mapping[str, Any]) -> None:
             f"{found['average_precision']:.4f}",
             *(f"{found['recall_at_false_alarms'][rate]:.1%}" for rate in rates),
         )
-        for name, found in sorted(qualities.items(), key=lambda item: -item[1]["auroc"])
+        for name, found in sorted(_scores(result).items(), key=lambda item: -item[1]["auroc"])
     ]
-    heads = ("score", "AUROC", "avg. precision", *(f"recall at {float(rate):.1%}" for rate in rates))
-    _head(console, f"beside simple scores, which learned from {whole(told['trained_on'])} normal lines")
-    print_table(console, heads, rows)
+    header = ("score", "AUROC", "avg. precision", *(f"recall at {float(rate):.1%}" for rate in rates))
+    print_heading(console, f"Baselines, trained on {format_integer(result['trained_on'])} normal lines")
+    print_table(console, header, rows)
 
 
-def _show_worst(
-    console: Console, words: str, worst: Sequence[Mapping[str, Any]], labelled: Labelled, alphabet: str
+def _show_lines(
+    console: Console,
+    heading: str,
+    lines: Sequence[Mapping[str, Any]],
+    labeled: LabeledLines,
+    alphabet: str,
 ) -> None:
-    if not worst:
+    if not lines:
         return
-    _head(console, words)
+    print_heading(console, heading)
     if console.is_terminal:
         console.print(legend(console), soft_wrap=True)
-    for line in worst:
-        kind = f", {visible(labelled.kinds[line['index']], inline=True)}" if labelled.kinds else ""
+    for line in lines:
+        kind = f", {printable(labeled.kinds[line['index']], inline=True)}" if labeled.kinds else ""
         p_value = "" if line["p_value"] is None else f", {rarity(line['p_value'])} normal lines"
         head = f"line {line['index'] + 1:,}{kind}, score {line['score']:.1f}{p_value}"
         console.print(Text(head, style="dim"), soft_wrap=True)
         bits = line["bits"]
         if alphabet == "bytes":
-            bits = of_characters(labelled.lines[line["index"]].encode(), bits)
+            bits = character_bits(labeled.lines[line["index"]].encode(), bits)
         if len(line["text"]) == len(bits):
             console.print(heatmap(line["text"], bits, console))
-        else:  # what stands between is no text of UTF-8, and its places are not known
-            console.print(marked(line["text"], (), console), soft_wrap=True)
-
-
-def _head(console: Console, words: str) -> None:
-    if console.is_terminal:
-        console.print()
-        console.print(Text(words, style="bold"))
-    else:
-        print(f"# {words}", file=console.file)
+        else:  # bytes that are not UTF-8 have no known places in the text
+            console.print(highlighted(line["text"], (), console), soft_wrap=True)

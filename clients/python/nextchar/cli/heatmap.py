@@ -1,7 +1,7 @@
-"""Surprisal by character in the terminal: the more bits a character cost, the hotter its background.
+"""Heat maps of surprisal in a terminal: the more bits a character costs, the hotter its background.
 
-Without colours a row of bars below each row of text says the same. The scale is fixed, so two maps can
-be compared. Knows no HTTP; takes a text and the bits of its characters.
+Without color, a row of bars below each row of text shows the same. The scale is fixed, so that heat maps can
+be compared.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,9 @@ from rich.console import Console, Group, RenderableType
 from rich.style import Style
 from rich.text import Text
 
-from nextchar.cli.render import visible
+from nextchar.cli.formatting import printable
 
-COOL_BITS, HOT_BITS = 4.0, 12.0  # below the first no background; at the second and above the hottest
+COOL_BITS, HOT_BITS = 4.0, 12.0  # no background below the first, the hottest from the second
 _RAMP = ((255, 245, 200), (255, 204, 92), (244, 109, 67), (200, 20, 40), (110, 0, 90))
 _BARS = " ▁▂▃▄▅▆▇█"
 _DIGITS = " 123456789"
@@ -24,7 +24,7 @@ _LEGEND = ((2, "0-4"), (5, "4-6"), (7, "6-8"), (9, "8-10"), (11, "10-12"), (13, 
 
 @dataclass(frozen=True)
 class Peak:
-    """A run of adjacent characters that cost much: text[start:end], and their bits together."""
+    """A run of adjacent characters with high surprisal: text[start:end], and the sum of their bits."""
 
     start: int
     end: int
@@ -34,41 +34,41 @@ class Peak:
 def heatmap(
     text: str, bits: Sequence[float], console: Console, *, width: int | None = None
 ) -> RenderableType:
-    """Return the map of a text for a console: `bits` are its characters', in order.
+    """Return the heat map of a text; `bits` has the surprisal of each of its characters.
 
-    Newlines are shown as ⏎ at the end of their line, because they cost bits too.
+    Newlines are shown as ⏎ at the end of their line, since they have a surprisal too.
     """
     columns = width or min(console.width, 100)
-    coloured = console.color_system is not None and not console.no_color
+    has_color = console.color_system is not None and not console.no_color
     rows: list[Text] = []
     for start, end in _rows(text, columns):
         row = Text(no_wrap=True, overflow="crop")
-        marks = ""
+        bars = ""
         for character, cost in zip(text[start:end], bits[start:end], strict=True):
-            shown = visible(character, inline=True)
-            row.append(shown, style_of(cost) if coloured else None)
-            marks += _mark(cost, ascii_only=console.options.ascii_only) * cell_len(shown)
+            shown = printable(character, inline=True)
+            row.append(shown, style_of(cost) if has_color else None)
+            bars += _bar(cost, ascii_only=console.options.ascii_only) * cell_len(shown)
         rows.append(row)
-        if not coloured:
-            rows.append(Text(marks.rstrip(), no_wrap=True, overflow="crop"))
+        if not has_color and bars.strip():
+            rows.append(Text(bars.rstrip(), no_wrap=True, overflow="crop"))
     return Group(*rows)
 
 
 def legend(console: Console) -> Text:
-    """Return one line that explains the map's colours or bars."""
-    coloured = console.color_system is not None and not console.no_color
+    """Return one line that explains the colors or bars."""
+    has_color = console.color_system is not None and not console.no_color
     line = Text()
     line.append("bits  ", "dim")
     for cost, label in _LEGEND:
-        if coloured:
+        if has_color:
             line.append(f" {label} ", style_of(cost))
         else:
-            line.append(f"{_mark(cost, ascii_only=console.options.ascii_only)} {label}  ")
+            line.append(f"{_bar(cost, ascii_only=console.options.ascii_only)} {label}  ")
     return line
 
 
 def style_of(cost: float) -> Style:
-    """Return the style of a character that cost so many bits."""
+    """Return the style of a character with this surprisal in bits."""
     if cost < COOL_BITS:
         return Style()
     place = min(1.0, (cost - COOL_BITS) / (HOT_BITS - COOL_BITS)) * (len(_RAMP) - 1)
@@ -81,15 +81,15 @@ def style_of(cost: float) -> Style:
     return Style(color=ink, bgcolor=Color.from_rgb(red, green, blue), bold=cost >= HOT_BITS)
 
 
-def peaks(bits: Sequence[float], *, count: int, least_bits: float = 6.0) -> list[Peak]:
-    """Return the most surprising runs of adjacent characters above `least_bits` each, costliest first.
+def peaks(bits: Sequence[float], *, count: int, min_bits: float = 6.0) -> list[Peak]:
+    """Return the runs of adjacent characters of at least `min_bits` each, those with most bits first.
 
     >>> peaks([0.1, 9.0, 7.0, 0.2, 8.0], count=2)
     [Peak(start=1, end=3, bits=16.0), Peak(start=4, end=5, bits=8.0)]
     """
     found: list[Peak] = []
     for place, cost in enumerate(bits):
-        if cost < least_bits:
+        if cost < min_bits:
             continue
         if found and found[-1].end == place:
             found[-1] = Peak(found[-1].start, place + 1, found[-1].bits + cost)
@@ -98,10 +98,10 @@ def peaks(bits: Sequence[float], *, count: int, least_bits: float = 6.0) -> list
     return sorted(found, key=lambda peak: (-peak.bits, peak.start))[:count]
 
 
-def of_characters(data: bytes, bits: Sequence[float]) -> list[float]:
-    """Return the bits of each character of a text from those of its bytes.
+def character_bits(data: bytes, bits: Sequence[float]) -> list[float]:
+    """Return the surprisal of each character of a UTF-8 text from that of its bytes.
 
-    >>> of_characters("é!".encode(), [1.0, 2.0, 4.0])
+    >>> character_bits("é!".encode(), [1.0, 2.0, 4.0])
     [3.0, 4.0]
     """
     found: list[float] = []
@@ -113,7 +113,7 @@ def of_characters(data: bytes, bits: Sequence[float]) -> list[float]:
     return found
 
 
-def _mark(cost: float, *, ascii_only: bool) -> str:
+def _bar(cost: float, *, ascii_only: bool) -> str:
     scale = _DIGITS if ascii_only else _BARS
     if cost < COOL_BITS:
         return " "
@@ -122,12 +122,12 @@ def _mark(cost: float, *, ascii_only: bool) -> str:
 
 
 def _rows(text: str, columns: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of characters that stand in one row, cut behind newlines and, if need be, spaces."""
+    """Yield the range of characters of each row; rows end after a newline, else after a space if possible."""
     start = 0
     while start < len(text):
         end, used, space = start, 0, None
         while end < len(text):
-            used += cell_len(visible(text[end], inline=True))
+            used += cell_len(printable(text[end], inline=True))
             if used > columns and end > start:
                 end = space if space is not None else end
                 break

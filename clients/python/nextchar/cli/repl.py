@@ -1,4 +1,4 @@
-"""`nextchar complete MODEL --interactive`: a text by turns, a line by hand, then some by the model."""
+"""`nextchar complete MODEL --interactive`: a text by turns, a line typed, then a completion of it."""
 
 import contextlib
 import sys
@@ -6,22 +6,23 @@ from typing import Any
 
 from rich.text import Text
 
-from nextchar.cli.render import visible
+from nextchar.cli.formatting import printable
 from nextchar.cli.session import Session
 from nextchar.errors import ServerError
 
-HELP = "Enter lets {model} go on, an empty line lets it go on again, :new begins anew, Ctrl-D ends"
+HELP = "Enter a line: {model} continues it. Empty line: continue. :new: start over. Ctrl-D: end."
 
-_SIGN = "› "
+_INPUT_PROMPT = "› "
+_SHOWN_CHARACTERS = 200  # of the text so far
 
 
-def write_together(session: Session, model: str, options: dict[str, Any]) -> None:
-    """Take turns until the input ends. A refusal is shown and the turn is taken again. Raises ClientError."""
+def run_repl(session: Session, model: str, options: dict[str, Any]) -> None:
+    """Take turns until the input ends. An error of one turn is printed, and the text stays as it was."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 -- input() edits lines with it, where there is one
-    session.say(HELP.format(model=model))
+    session.print_note(HELP.format(model=model))
     text = ""
-    while (line := _line()) is not None:
+    while (line := _read_line()) is not None:
         if line.strip() == ":new":
             text = ""
             continue
@@ -30,28 +31,28 @@ def write_together(session: Session, model: str, options: dict[str, Any]) -> Non
         except ServerError as error:
             if error.status in (401, 403, 404):
                 raise
-            session.say(str(error))
+            session.print_note(str(error))
 
 
-def _line() -> str | None:
+def _read_line() -> str | None:
     try:
-        return input(_SIGN if sys.stdin.isatty() else "")
+        return input(_INPUT_PROMPT if sys.stdin.isatty() else "")
     except EOFError:
         return None
 
 
 def _turn(session: Session, model: str, text: str, options: dict[str, Any]) -> str:
-    """Show how the model goes on from `text`; return both together."""
+    """Show a completion of `text`; return both together."""
     if session.as_json:
         answer = session.client.complete(model, text, **options)
-        session.json(answer, lines=True)
+        session.print_json(answer, lines=True)
         return text + answer["completions"][0]["text"]
-    session.out.print(Text(visible(text[-200:]), style="dim"), end="", soft_wrap=True)
+    session.out.print(Text(printable(text[-_SHOWN_CHARACTERS:]), style="dim"), end="", soft_wrap=True)
     for event in session.client.stream(model, text, **options):
         if event["event"] == "piece":
             piece = event["data"]["text"]
             text += piece
-            session.out.print(Text(visible(piece), style="bold"), end="", soft_wrap=True)
+            session.out.print(Text(printable(piece), style="bold"), end="", soft_wrap=True)
             session.out.file.flush()
     session.out.print()
     return text

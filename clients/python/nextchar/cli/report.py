@@ -1,114 +1,163 @@
-"""A model's training report as it is shown in a terminal. Knows no HTTP."""
+"""`nextchar report`: a model's training report in the terminal, or as a page."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+import tempfile
+import webbrowser
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nextchar.cli.render import bits, print_fields, print_table, size, visible, whole
+from nextchar.cli.formatting import (
+    bar,
+    format_bits,
+    format_integer,
+    format_size,
+    print_fields,
+    print_heading,
+    print_table,
+    printable,
+    sparkline,
+)
+from nextchar.cli.names import ModelArgument
+from nextchar.cli.session import Session, command
 
-_STEPS = "▁▂▃▄▅▆▇█"
-_BAR_CELLS = 30
+_BAR_CELLS, _CURVE_CELLS = 30, 40
+_THIS_MODEL = "This model"
+_BASELINE_NAMES = {
+    "uniform": "Uniform (all characters equally likely)",
+    "unigram": "Unigram (character frequencies)",
+    "bigram": "Bigram (previous character)",
+    "gzip": "gzip compression",
+    "xz": "xz compression",
+}
 _VERDICTS = {
-    "novel": "next to nothing",
-    "repetitive": "much, but held-out text repeats as much",
-    "copies": "more than held-out text repeats",
+    "novel": "the model generates new text",
+    "repetitive": "generated text repeats the training text, as held-out text does",
+    "copies": "the model copies its training text, more than held-out text does",
 }
 
 Report = Mapping[str, Any]
 
 
+@command
+def report(
+    session: Session,
+    model: ModelArgument,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the report as a page instead.", show_default=False),
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser instead.")] = False,
+) -> None:
+    """Show a model's training report: results, learning curves, baselines, memorization, cost.
+
+    Example: nextchar report nietzsche --open
+    """
+    if html or open_:
+        _write_page(session, model, html, is_opened=open_)
+        return
+    content = session.client.report(model)
+    if session.as_json:
+        session.print_json(content)
+    else:
+        show(session.out, content)
+
+
+def _write_page(session: Session, model: str, html: Path | None, *, is_opened: bool) -> None:
+    page = b"".join(session.client.report_file(model, "html"))
+    file = html or Path(tempfile.mkdtemp(prefix="nextchar-")) / "report.html"
+    file.write_bytes(page)
+    if session.as_json:
+        session.print_json({"file": str(file)})
+    else:
+        session.print_text(str(file))
+    if is_opened and not webbrowser.open(file.resolve().as_uri()):
+        session.print_note("no browser could be started; open the file named above")
+
+
 def show(console: Console, report: Report) -> None:
-    """Print what a training run told: figures, curves, baselines, copies, cost. Parts may be missing."""
+    """Print a report: results, curves, baselines, memorization, cost. Missing parts are left out."""
     network = report["network"]
+    measured = format_bits(report.get("validation_bits_per_character"))
     fields = [
         ("model", report["model"]),
         ("network", f"{network['architecture']}, {network['layers']} x {network['units']} units"),
-        ("bits", f"{bits(report.get('validation_bits_per_character'))} per character of held-out text"),
+        ("result", f"{measured} bits per character on held-out text"),
     ]
     for key, name in (
-        ("validation_bits_per_character", "held out"),
+        ("validation_bits_per_character", "held-out"),
         ("train_bits_per_character", "training"),
     ):
         points = [p[key] for p in report.get("curve", ()) if p[key] is not None]
         if points:
-            drawn = "" if console.options.ascii_only else f"{sparkline(points)} "
-            fields.append((name, f"{drawn}{bits(points[0])} to {bits(points[-1])}"))
-    turned = report.get("validation_turned_at_step")
-    if turned is not None:
-        fields.append(("turned", f"after step {whole(turned)} held-out text cost more"))
+            curve = "" if console.options.ascii_only else f"{sparkline(points, _CURVE_CELLS)} "
+            fields.append((name, f"{curve}{format_bits(points[0])} to {format_bits(points[-1])}"))
+    if (best := report.get("validation_turned_at_step")) is not None:
+        fields.append(("overfitting", f"held-out bits rise after step {format_integer(best)}"))
     print_fields(console, fields)
     _show_baselines(console, report)
-    _show_copies(console, report)
+    _show_memorization(console, report)
     _show_cost(console, report)
-    for problem in report.get("problems", ()):
-        console.print(Text(visible(problem)), soft_wrap=True)
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Return values as a row of blocks, the largest as the highest.
-
-    >>> sparkline([8, 4.5, 1, 1])
-    '█▅▁▁'
-    """
-    low, high = min(values), max(values)
-    scale = (len(_STEPS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_STEPS[round((value - low) * scale)] for value in values)
+    if problems := report.get("problems"):
+        print_heading(console, "Warnings")
+        for problem in problems:
+            console.print(Text(printable(problem)), soft_wrap=not console.is_terminal)
 
 
 def _show_baselines(console: Console, report: Report) -> None:
     if not report.get("baselines"):
         return
-    costs = {
-        f"{report['ngram_order']}-gram" if name == "ngram" else name: cost
-        for name, cost in report["baselines"].items()
-    } | {"this model": report["validation_bits_per_character"]}
-    ordered = sorted(costs.items(), key=lambda item: item[1])
-    _head(console, "bits per character, beside simple predictors")
+    order = report.get("ngram_order", 0)
+    names = _BASELINE_NAMES | {"ngram": f"{order}-gram (previous {order - 1} characters)"}
+    results = {names.get(name, name): cost for name, cost in report["baselines"].items()}
+    results[_THIS_MODEL] = report["validation_bits_per_character"]
+    ordered = sorted(results.items(), key=lambda item: item[1])
+    print_heading(console, "Baselines, bits per character on held-out text")
     if not console.is_terminal:
-        print_table(console, ("predictor", "bits"), [(name, bits(cost)) for name, cost in ordered])
+        print_table(console, ("baseline", "bits"), [(name, format_bits(cost)) for name, cost in ordered])
         return
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_column(justify="right")
     table.add_column(no_wrap=True)
-    full = "#" if console.options.ascii_only else "█"
+    width = max(1, min(_BAR_CELLS, console.width - max(map(len, results)) - 8))
     for name, cost in ordered:
-        ours = name == "this model"
-        bar = full * max(1, round(cost / ordered[-1][1] * min(_BAR_CELLS, console.width - 24)))
-        style = "bold" if ours else ""
+        is_model = name == _THIS_MODEL
+        style = "bold" if is_model else ""
         table.add_row(
-            Text(visible(name), style=style),
-            Text(bits(cost), style=style),
-            Text(bar, style="cyan" if ours else "dim"),
+            Text(printable(name), style=style),
+            Text(format_bits(cost), style=style),
+            Text(bar(cost / ordered[-1][1], width, console), style="cyan" if is_model else "dim"),
         )
     console.print(table)
 
 
-def _show_copies(console: Console, report: Report) -> None:
-    memory = report.get("memorization")
-    if not memory:
+def _show_memorization(console: Console, report: Report) -> None:
+    memorization = report.get("memorization")
+    if not memorization:
         return
-    texts = [*memory["generated"], memory["held_out"]]
-    _head(
-        console,
-        f"what it copies: {_VERDICTS.get(memory['verdict'], memory['verdict'])}",
-    )
-    heads = ["at temperature", *(f"{t['temperature']:g}" for t in memory["generated"]), "held out"]
+    generated, held_out = memorization["generated"], memorization["held_out"]
+    texts = [*generated, held_out]
+    verdict = memorization["verdict"]
+    print_heading(console, f"Memorization: {_VERDICTS.get(verdict, verdict)}")
+    header = ["", *(f"temperature {t['temperature']:g}" for t in generated), "held-out"]
     rows = [
         [f"new {n}-grams", *(f"{t['novel'][n]:.0%}" if n in t["novel"] else "–" for t in texts)]
-        for n in memory["held_out"]["novel"]
+        for n in held_out["novel"]
     ]
-    rows.append(["longest copy", *(whole(t["longest"]) for t in texts)])
+    rows.append(["longest copy", *(format_integer(t["longest"]) for t in texts)])
     rows.append(["copied", *(f"{t['copied']:.1%}" for t in texts)])
-    print_table(console, heads, rows)
-    passages = [p for text in memory["generated"] for p in text.get("passages", ())]
+    print_table(console, header, rows)
+    passages = [p for text in generated for p in text.get("passages", ())]
     if passages:
         longest = max(passages, key=lambda p: p["length"])
-        shown = Text("longest  ", style="dim")
-        shown.append(visible(longest["text"], inline=True), style="not dim")
+        shown = Text("longest copy: ", style="dim")
+        shown.append(printable(longest["text"], inline=True), style="not dim")
         console.print(shown, soft_wrap=not console.is_terminal)
 
 
@@ -116,20 +165,15 @@ def _show_cost(console: Console, report: Report) -> None:
     cost = report.get("cost")
     if not cost:
         return
-    _head(console, "what it cost")
+    print_heading(console, "Cost")
     fields = [
-        ("training", f"{whole(cost['seconds'])} s on {cost['cores']} cores"),
-        ("read", f"{whole(cost['characters'])} characters, {report['epochs']:.3g} epochs"),
-        ("speed", f"{whole(cost['characters_per_second'])} characters a second"),
-        ("memory", f"{size(cost['peak_memory_bytes'])} at most"),
+        ("time", f"{format_integer(cost['seconds'])} s on {cost['cores']} cores"),
+        ("text", f"{format_integer(cost['characters'])} characters, {report['epochs']:.3g} epochs"),
+        ("speed", f"{format_integer(cost['characters_per_second'])} characters per second"),
+        ("memory", f"{format_size(cost['peak_memory_bytes'])} at most"),
     ]
     if int8 := report.get("int8"):
+        lost_bits = int8["lost_nats"] / math.log(2)
         kept = "kept" if int8["kept"] else "not kept"
-        fields.append(("int8", f"{int8['lost_nats']:+.4f} nats a character, {kept}"))
+        fields.append(("int8", f"{lost_bits:+.4f} bits per character, {kept}"))
     print_fields(console, fields)
-
-
-def _head(console: Console, words: str) -> None:
-    if console.is_terminal:
-        console.print()
-        console.print(Text(words, style="bold"))

@@ -1,7 +1,7 @@
-"""A few lines at the bottom of the terminal that are redrawn in place, with text scrolling by above.
+"""A few lines at the bottom of the terminal, redrawn in place while text scrolls above them.
 
-Each redraw is one write that overwrites lines instead of erasing them first, so nothing flickers. When
-the terminal has become narrower, the rows that the old lines have been wrapped into are taken back.
+Each redraw is one write that overwrites lines instead of erasing them first, which avoids flicker. When the
+terminal becomes narrower, the rows into which it wrapped the old lines are overwritten too.
 """
 
 from types import TracebackType
@@ -15,11 +15,11 @@ _ERASE_LINE_END, _ERASE_BELOW = "\x1b[K", "\x1b[J"
 
 
 class Screen:
-    """The bottom lines of a terminal. Use as a context manager: the cursor is hidden meanwhile."""
+    """The bottom lines of a terminal. A context manager, which hides the cursor meanwhile."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._drawn: list[int] = []  # widths, in cells, of the lines that stand there now
+        self._drawn: list[int] = []  # widths, in cells, of the lines there now
         self._bottom: list[str] = []
 
     def __enter__(self) -> Self:
@@ -29,7 +29,7 @@ class Screen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the last lines standing and go to the line below them."""
+        """Keep the last lines and move to the line below them."""
         self._write(("\n" if self._drawn else "") + _SHOW_CURSOR)
 
     def draw(self, bottom: RenderableType) -> None:
@@ -37,11 +37,11 @@ class Screen:
         self._redraw([], self._rendered(bottom))
 
     def print_above(self, text: RenderableType) -> None:
-        """Print something that stays, above the bottom lines."""
+        """Print permanent text above the bottom lines."""
         self._redraw(self._rendered(text), self._bottom_lines())
 
     def clear(self) -> None:
-        """Take the bottom lines away."""
+        """Erase the bottom lines."""
         self._redraw([], [])
 
     def _bottom_lines(self) -> list[tuple[str, int]]:
@@ -64,9 +64,9 @@ class Screen:
         return max(0, rows - 1)
 
     def _rendered(self, what: RenderableType) -> list[tuple[str, int]]:
-        """Return the lines of a renderable as they go to the terminal, with their widths in cells."""
+        """Return the lines of a renderable with their control sequences, and their widths in cells."""
         with self._console.capture() as captured:
-            # One column stays free: a full line leaves terminals in doubt where the cursor is.
+            # One column stays free: terminals differ in where the cursor is after a full line.
             self._console.print(what, width=max(1, self._console.width - 1), end="")
         lines = captured.get().removesuffix("\n").split("\n")
         return [(line, Text.from_ansi(line).cell_len) for line in lines]

@@ -32,7 +32,7 @@ def serve(
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            envvar="NEXTCHAR_DATA_DIR", help="The folder for texts, jobs and models.", show_default="./data"
+            envvar="NEXTCHAR_DATA_DIR", help="Folder for corpora, jobs and models.", show_default="./data"
         ),
     ] = None,
 ) -> None:

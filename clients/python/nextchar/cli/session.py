@@ -1,7 +1,7 @@
 """What every command shares: its options, its two outputs, and how an error ends it.
 
-Exit statuses: 0 done, 1 the service refused or could not be reached, 2 wrong usage, 130 Ctrl-C.
-`score --model` has grep's: see `anomalies`.
+Exit statuses: 0 success, 1 the service refused or could not be reached, 2 wrong usage, 130 Ctrl-C.
+`score --model` has those of grep: see `line_scoring`.
 """
 
 import functools
@@ -9,91 +9,144 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.cli.render import visible
+from nextchar.cli.formatting import printable
+from nextchar.cli.names import with_suggestion
+from nextchar.cli.options import ApiKey, AsJson, Server, shared_option
 from nextchar.client import DEFAULT_SERVER, Client
-from nextchar.errors import ClientError
-
-Server = Annotated[
-    str, typer.Option("--server", envvar="NEXTCHAR_SERVER", help="Where the service is.", metavar="URL")
-]
-ApiKey = Annotated[
-    str | None,
-    typer.Option("--api-key", envvar="NEXTCHAR_API_KEY", help="Your key, if it wants one.", show_envvar=True),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own answers, as JSON.")]
+from nextchar.errors import NextcharError
 
 
 @dataclass(frozen=True)
 class Session:
-    """One run of one command."""
+    """What one command works with: a client of the service, standard output and standard error."""
 
     client: Client
     out: Console
     err: Console
     as_json: bool
+    subcommand: str | None = None  # of a group: the command that follows
 
-    def json(self, value: Mapping[str, Any], *, lines: bool = False) -> None:
+    def print_json(self, value: Mapping[str, Any], *, lines: bool = False) -> None:
         """Print an answer as JSON: indented, or on one line where more follow."""
         print(
             json.dumps(value, ensure_ascii=False, indent=None if lines else 1), file=self.out.file, flush=True
         )
 
-    def say(self, sentence: str) -> None:
-        """Tell the person at the terminal something that is no result."""
-        self.err.print(Text(visible(sentence)), soft_wrap=True)
+    def print_text(self, text: str) -> None:
+        """Print a line of the result, unwrapped."""
+        self.out.print(Text(printable(text)), soft_wrap=True)
+
+    def print_note(self, sentence: str) -> None:
+        """Print a remark, which is not part of the result, on standard error."""
+        _print_sentence(self.err, sentence)
+
+    def print_deleted(self, answer: Mapping[str, Any]) -> None:
+        """Print what has been deleted."""
+        if self.as_json:
+            self.print_json(answer)
+        else:
+            self.print_text(f"deleted {answer.get('id') or answer['name']}")
+
+    def describe(self, error: NextcharError) -> str:
+        """Return the sentence to print for an error, with suggestions for a name that was not found."""
+        return with_suggestion(error, self.client)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given; the service has the defaults of the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def read_text(file: Path) -> str:
+    """Return a file's text, or standard input's for `-`. Raises what ends the command if it is not UTF-8."""
+    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise fail(f"the text is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}") from None
+
+
+def print_unknown_characters(session: Session, characters: Sequence[str]) -> None:
+    """Name the characters of a text that the model's vocabulary lacks, if there are any."""
+    if characters:
+        shown = " ".join(printable(c, inline=True) for c in characters[:20])
+        more = f" and {len(characters) - 20} more" if len(characters) > 20 else ""
+        session.print_note(f"not in the model's vocabulary: {shown}{more}")
 
 
 def drop_output() -> None:
-    """Let what is still to be written vanish: its reader has enough, and Python would complain at exit."""
+    """Discard what is still buffered for a closed pipe; Python would report an error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(sentence: str, *, status: int = 1) -> typer.Exit:
     """Print one sentence on standard error; raise what this returns to end with a status."""
-    print(f"nextchar: {visible(sentence)}", file=sys.stderr)
+    _print_sentence(console(sys.stderr), f"nextchar: {sentence}")
     return typer.Exit(status)
 
 
+def _print_sentence(stderr: Console, sentence: str) -> None:
+    stderr.print(Text(printable(sentence)), soft_wrap=not stderr.is_terminal)
+
+
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn a function of a Session and its own arguments into a command with the shared options too."""
+    """Turn a function of a Session and its own arguments into a command that has the shared options too."""
     signature = inspect.signature(function, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.annotation is not Session]
     keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [p for p in signature.parameters.values() if p.annotation is not Session]
     shared = [
-        inspect.Parameter("server", keyword, default=DEFAULT_SERVER, annotation=Server),
+        inspect.Parameter("invocation", keyword, annotation=typer.Context),
+        inspect.Parameter("server", keyword, default=None, annotation=Server),
         inspect.Parameter("api_key", keyword, default=None, annotation=ApiKey),
         inspect.Parameter("as_json", keyword, default=False, annotation=AsJson),
     ]
 
     @functools.wraps(function)
-    def run(*, server: str, api_key: str | None, as_json: bool, **arguments: Any) -> None:
-        try:
-            with Client(server, api_key=api_key) as client:
-                function(Session(client, console(sys.stdout), console(sys.stderr), as_json), **arguments)
-        except ClientError as error:
-            raise fail(str(error)) from None
-        except BrokenPipeError:
-            drop_output()
-            raise typer.Exit(1) from None
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            raise fail(f"{where}{error.strerror or error}") from None
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+    def run(*, invocation: typer.Context, **arguments: Any) -> None:
+        with _open_session(invocation) as session:
+            try:
+                function(session, **{p.name: arguments[p.name] for p in own})
+            except NextcharError as error:
+                raise fail(session.describe(error)) from None
 
     parameters = [p.replace(kind=keyword) for p in own] + shared
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
     del run.__wrapped__
     return run
+
+
+@contextmanager
+def _open_session(invocation: typer.Context) -> Iterator[Session]:
+    """Give a session with the shared options; end with a sentence and an exit status on an error."""
+    server = shared_option(invocation, "server") or DEFAULT_SERVER
+    api_key = shared_option(invocation, "api_key")
+    as_json = bool(shared_option(invocation, "as_json"))
+    try:
+        with Client(server, api_key=api_key) as client:
+            yield Session(
+                client, console(sys.stdout), console(sys.stderr), as_json, invocation.invoked_subcommand
+            )
+    except NextcharError as error:
+        raise fail(str(error)) from None
+    except BrokenPipeError:
+        drop_output()
+        raise typer.Exit(1) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise fail(f"{where}{error.strerror or error}") from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 def console(stream: Any) -> Console:
@@ -105,5 +158,5 @@ def console(stream: Any) -> Console:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to the command, which may have an exit status of its own: called while it is handled."""
-        raise  # noqa: PLE0704
+        """Raise the error again, since the command may have an exit status of its own for it."""
+        raise  # noqa: PLE0704 -- called while the error is being handled

@@ -1,42 +1,65 @@
-"""Tables of labelled lines are read as people write them, and refused when they cannot be understood."""
+"""`nextchar evaluate` prints the results and draws the ROC curves."""
+
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-from nextchar.cli.evaluation import NotATable, read_labelled
+
+from nextchar.cli import roc
+from tests.clients.python.conftest import Run
+from tests.clients.python.fake_server import FakeServer
+
+LOG = b"all is well\nall is Well\r\nall is w\xffll\nroom 9\n"
+_PROGRAM = [sys.executable, "-m", "nextchar"]
 
 
-def test_kinds_are_found_by_their_column() -> None:
-    found = read_labelled("1\tsqli\ta' or 1\n0\tnorm\tplain\n0\tnorm\ta\tb\n1\tsqli\tx\r\n\n")
-    assert found.lines == ["a' or 1", "plain", "a\tb", "x"]
-    assert found.anomalous == [True, False, False, True]
-    assert found.kinds == ["sqli", "norm", "norm", "sqli"]
+def test_evaluate_prints_the_table_and_draws_the_curves(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("0\tfine\n1\tBad\n0\talso\tfine\n")
+    outcome = run(
+        "evaluate", "fake", str(tmp_path / "t.tsv"), "--roc", str(tmp_path / "roc.svg"), "--worst", "2"
+    )
+    assert outcome.status == 0
+    (body,) = server.bodies("POST", "/v1/models/fake/evaluate")
+    assert body["lines"] == ["fine", "Bad", "also\tfine"]
+    assert (body["anomalous"], body["worst"]) == ([False, True, False], 2)
+    rows = [line.split("\t") for line in outcome.out.splitlines()]
+    assert ["fake@2", "1.0000", "1.0000", "100.0%", "100.0%", "100.0%"] in rows
+    scores = [row[0] for row in rows if len(row) == 6]
+    assert scores == ["fake@2", "5-gram, Witten-Bell", "length"]  # the best first
+    assert (
+        "7 normal and 0 anomalous" in outcome.out and "line 2, score 3.0, 1 in 4 normal lines" in outcome.out
+    )
+    picture = ElementTree.fromstring((tmp_path / "roc.svg").read_text())  # noqa: S314 -- our own
+    texts = " ".join(picture.itertext())
+    assert "fake@2 on t.tsv, 3 lines, 1 anomalous" in texts and "AUROC 0.7500" in texts
+    assert run("evaluate", "fake", str(tmp_path / "t.tsv"), "--json").json["object"] == "evaluation"
 
 
-def test_a_tab_in_every_text_is_no_column_of_kinds() -> None:
-    text = "".join(f"{i % 2}\tpart {i}\trest\n" for i in range(20))
-    assert read_labelled(text).lines[3] == "part 3\trest"
-    assert read_labelled(text, has_kinds=True).lines[3] == "rest"
-    assert read_labelled("0\ta\tb\n1\ta\tc\n", has_kinds=False).lines == ["a\tb", "a\tc"]
+def test_a_file_that_is_not_a_table_is_refused(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("no tab at all\n")
+    found = run("evaluate", "fake", str(tmp_path / "log"))
+    assert (found.status, found.err.count("\n")) == (1, 1)
+    assert "line 1 has no text behind its label and a tab" in found.err
+    assert not server.requests
 
 
-@pytest.mark.parametrize("label", ["0", "-", "Normal", "OK", "benign", "False"])
-def test_usual_labels_of_normal_lines_are_known(label: str) -> None:
-    assert read_labelled(f"label\ttext\n{label}\ta\nx\tb\n").anomalous == [False, True]
+def test_an_evaluation_is_printed_before_its_plot_is_written(
+    run: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    (tmp_path / "t.tsv").write_bytes("\ufefflabel\ttext\n0\tfine\n1\tBad\n".encode())
+    outcome = run("evaluate", "fake", str(tmp_path / "t.tsv"), "--roc", str(tmp_path / "none" / "roc.svg"))
+    assert outcome.status == 1 and "No such file" in outcome.err
+    assert "5-gram, Witten-Bell" in outcome.out
+    (body,) = server.bodies("POST", "/v1/models/fake/evaluate")
+    assert body["lines"] == ["fine", "Bad"]
 
 
-def test_named_labels_go_before_the_usual_ones() -> None:
-    assert read_labelled("0\ta\nx\tb\ny\tc\n", normal=["x", "y"]).anomalous == [True, False, False]
-
-
-@pytest.mark.parametrize(
-    ("text", "normal", "sentence"),
-    [
-        ("", (), "empty"),
-        ("0\ta\nonly a label\n", (), "line 2 has no text"),
-        ("good?\ta\nbad\tb\n", (), "none of them is normal, as far as is known"),
-        ("0\ta\nok\tb\n", (), "all of them are normal"),
-        ("0\ta\n1\tb\n", ("2",), "none of them is normal; name"),
-    ],
-)
-def test_what_cannot_be_understood_is_refused(text: str, normal: tuple[str, ...], sentence: str) -> None:
-    with pytest.raises(NotATable, match=sentence):
-        read_labelled(text, normal=normal)
+def test_without_matplotlib_the_plot_is_refused_before_the_evaluation(
+    run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roc, "is_available", lambda: False)
+    (tmp_path / "t.tsv").write_text("0\tfine\n1\tBad\n")
+    outcome = run("evaluate", "fake", str(tmp_path / "t.tsv"), "--roc", str(tmp_path / "roc.svg"))
+    assert outcome.status == 1 and "pip install matplotlib" in outcome.err
+    assert not server.requests

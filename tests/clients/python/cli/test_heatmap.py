@@ -1,22 +1,23 @@
-"""The map shows every character once, in place, and the costly ones apart."""
+"""The heat map shows every character once, in place, and those of high surprisal in color or with bars."""
 
 import io
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nextchar.cli.heatmap import heatmap, legend, peaks, style_of
-from nextchar.cli.render import visible
 from rich.cells import cell_len
 from rich.console import Console
 
+from nextchar.cli.formatting import printable
+from nextchar.cli.heatmap import heatmap, legend, peaks, style_of
 
-def _console(*, colours: bool, columns: int = 30, ascii_only: bool = False) -> Console:
+
+def _console(*, has_color: bool, columns: int = 30, ascii_only: bool = False) -> Console:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii" if ascii_only else "utf-8", errors="replace")
-    system = "truecolor" if colours else None
+    system = "truecolor" if has_color else None
     return Console(
-        file=file, force_terminal=colours, width=columns, color_system=system, no_color=not colours
+        file=file, force_terminal=has_color, width=columns, color_system=system, no_color=not has_color
     )
 
 
@@ -26,50 +27,50 @@ def _shown(console: Console, text: str, bits: list[float]) -> str:
     return captured.get()
 
 
-def test_without_colours_bars_stand_below_costly_characters() -> None:
-    shown = _shown(_console(colours=False), "cat\ndog", [0.1, 12, 0.1, 5, 0.1, 0.1, 7.5])
+def test_without_color_bars_stand_below_characters_of_high_surprisal() -> None:
+    shown = _shown(_console(has_color=False), "cat\ndog", [0.1, 12, 0.1, 5, 0.1, 0.1, 7.5])
     assert shown.split("\n") == ["cat⏎", " █ ▂", "dog", "  ▄", ""]
 
 
-def test_without_colours_and_unicode_digits_do() -> None:
-    shown = _shown(_console(colours=False, ascii_only=True), "cat", [0.1, 12, 7.5])
+def test_without_color_and_unicode_digits_do() -> None:
+    shown = _shown(_console(has_color=False, ascii_only=True), "cat", [0.1, 12, 7.5])
     assert shown.split("\n")[1] == " 95"
 
 
 def test_wide_characters_have_wide_bars() -> None:
-    assert _shown(_console(colours=False), "漢a", [12, 12]).split("\n")[1] == "███"
+    assert _shown(_console(has_color=False), "漢a", [12, 12]).split("\n")[1] == "███"
 
 
-def test_with_colours_nothing_is_added_below() -> None:
-    shown = _shown(_console(colours=True), "cat", [0.1, 12, 0.1])
+def test_with_color_nothing_is_added_below() -> None:
+    shown = _shown(_console(has_color=True), "cat", [0.1, 12, 0.1])
     assert shown.count("\n") == 1
     assert "48;2;110;0;90ma" in shown
 
 
-def test_hotter_means_another_colour_and_cool_none() -> None:
-    colours = [style_of(cost).bgcolor for cost in (0, 3.9, 5, 6, 8, 10, 12)]
-    assert colours[:2] == [None, None]
-    assert len(set(colours[2:])) == 5
+def test_hotter_means_another_color_and_cool_none() -> None:
+    colors = [style_of(cost).bgcolor for cost in (0, 3.9, 5, 6, 8, 10, 12)]
+    assert colors[:2] == [None, None]
+    assert len(set(colors[2:])) == 5
     assert style_of(12) == style_of(50)
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=80), st.integers(4, 40))
 def test_every_character_is_shown_once_and_rows_fit(text: str, columns: int) -> None:
-    console = _console(colours=True, columns=columns)
+    console = _console(has_color=True, columns=columns)
     with console.capture() as captured:
         console.print(heatmap(text, [0.0] * len(text), console))
     rows = captured.get().removesuffix("\n").split("\n")
-    assert "".join(rows) == visible(text, inline=True)
+    assert "".join(rows) == printable(text, inline=True)
     assert all(cell_len(row) <= columns for row in rows)
 
 
-def test_peaks_are_runs_costliest_first() -> None:
+def test_peaks_are_runs_most_bits_first() -> None:
     found = peaks([0, 7, 9, 0, 8, 0, 20], count=2)
     assert [(p.start, p.end, p.bits) for p in found] == [(6, 7, 20), (1, 3, 16)]
 
 
-@pytest.mark.parametrize("colours", [True, False])
-def test_the_legend_names_both_ends(*, colours: bool) -> None:
-    shown = legend(_console(colours=colours)).plain
+@pytest.mark.parametrize("has_color", [True, False])
+def test_the_legend_names_both_ends(*, has_color: bool) -> None:
+    shown = legend(_console(has_color=has_color)).plain
     assert "0-4" in shown
     assert "12+" in shown

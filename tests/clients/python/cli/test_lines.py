@@ -1,4 +1,4 @@
-"""Bytes become the same lines however they come, in flat memory, and none waits for the next one."""
+"""Bytes become the same lines in chunks of any size, in constant memory, and no line waits for the next."""
 
 import os
 from pathlib import Path
@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nextchar.cli.lines import Batches, Cutter, Line
+
+from nextchar.cli.lines import Batches, Line, LineSplitter
 
 _DATA = st.lists(st.sampled_from([b"a", b"b", b"\n", b"\r", b"\xff"]), max_size=30).map(b"".join)
 
 
 @given(_DATA, st.integers(1, 7))
-def test_pieces_of_any_size_give_the_lines_of_the_whole(data: bytes, size: int) -> None:
-    cutter = Cutter("f")
-    pieces = [data[i : i + size] for i in range(0, len(data), size)]
-    lines = [line for piece in pieces for line in cutter.feed(piece)] + list(cutter.finish())
+def test_chunks_of_any_size_give_the_same_lines(data: bytes, size: int) -> None:
+    splitter = LineSplitter("f")
+    chunks = [data[i : i + size] for i in range(0, len(data), size)]
+    lines = [line for chunk in chunks for line in splitter.feed(chunk)] + list(splitter.finish())
     whole = data.split(b"\n")
     assert [line.data for line in lines] == (whole if whole[-1] else whole[:-1])
     assert [line.number for line in lines] == list(range(1, len(lines) + 1))
@@ -23,10 +24,10 @@ def test_pieces_of_any_size_give_the_lines_of_the_whole(data: bytes, size: int) 
 
 
 def test_of_an_endless_line_only_the_beginning_is_kept() -> None:
-    cutter = Cutter("f", longest=5)
+    splitter = LineSplitter("f", max_bytes=5)
     for _ in range(1000):
-        assert not list(cutter.feed(b"xyz"))
-    assert list(cutter.feed(b"\nab\n")) == [Line("f", 1, 0, b"xyzxy"), Line("f", 2, 3001, b"ab")]
+        assert not list(splitter.feed(b"xyz"))
+    assert list(splitter.feed(b"\nab\n")) == [Line("f", 1, 0, b"xyzxy"), Line("f", 2, 3001, b"ab")]
 
 
 def test_batches_are_bounded_and_go_from_file_to_file(tmp_path: Path) -> None:

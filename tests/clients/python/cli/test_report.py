@@ -1,4 +1,4 @@
-"""The training report in a terminal, through a pipe and as a page."""
+"""The training report in a terminal and as a page."""
 
 import io
 import webbrowser
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nextchar.cli.report import show
 from rich.console import Console
 
+from nextchar.cli.report import show
 from tests.clients.python.conftest import Run
 from tests.clients.python.fake_server import REPORT, REPORT_PAGE
 
@@ -21,16 +21,16 @@ def _shown(report: dict[str, Any], *, width: int = 80, encoding: str = "utf-8") 
     return file.read()
 
 
-def test_model_stands_among_its_baselines_in_order_of_bits() -> None:
+def test_the_model_and_its_baselines_are_in_order_of_bits() -> None:
     shown = _shown({**REPORT, "model": "fake@2"})
-    places = [shown.index(name) for name in ("this model", "5-gram", "xz", "unigram")]
+    places = [shown.index(name) for name in ("This model", "5-gram", "xz", "Unigram")]
     assert places == sorted(places)
     assert "█▁ 6.00 to 2.25" in shown
     assert "after step 1,200" in shown
     assert "12.5%" in shown
 
 
-def test_what_is_wrong_with_a_model_is_the_last_that_is_said() -> None:
+def test_problems_of_a_model_are_printed_last() -> None:
     problem = "the model has learned next to nothing: give it more seconds"
     assert _shown({**REPORT, "model": "fake@2", "problems": [problem]}).rstrip().endswith(problem)
 
@@ -48,7 +48,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert max(map(len, plain.splitlines())) <= width
 
 
-def test_report_fits_a_terminal_that_knows_ascii_alone() -> None:
+def test_a_report_in_an_ascii_terminal_is_ascii() -> None:
     short = {**REPORT, "model": "fake@2", "memorization": None}
     shown = _shown(short, encoding="ascii")
     assert "6.00 to 2.25" in shown
@@ -59,17 +59,17 @@ def test_parts_that_are_missing_are_left_out() -> None:
     bare = {"model": "old@1", "network": REPORT["network"], "validation_bits_per_character": 2.0}
     shown = _shown(bare)
     assert "2.00" in shown
-    assert "predictors" not in shown
+    assert "Baselines" not in shown
 
 
-def test_page_is_written_where_it_is_wanted(run: Run, tmp_path: Path) -> None:
+def test_the_page_is_written_to_the_file_named(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     outcome = run("report", "fake", "--html", str(file))
     assert (outcome.status, outcome.out.strip()) == (0, str(file))
     assert file.read_bytes() == REPORT_PAGE
 
 
-def test_page_is_shown_in_a_browser(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_opened_in_a_browser(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) is None)
     outcome = run("report", "fake", "--open")

@@ -1,36 +1,47 @@
-"""The picture of ROC curves is well-formed, true to its points, and safe whatever names are in it."""
+"""The plot of ROC curves has their points, both axes, and names as text."""
 
 import re
-from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
-from nextchar.cli.roc import svg
+import pytest
+
+from nextchar.cli.roc import write_plot
+
+_POINTS = [(0.0, 0.0), (0.001, 0.25), (0.1, 0.5), (1.0, 1.0)]
 
 
-def _paths(picture: str) -> list[list[tuple[float, float]]]:
-    found = re.findall(r'class="curve[^"]*"[^>]* d="M([^"]*)"', picture)
-    return [[(float(x), float(y)) for x, y in (p.split() for p in path.split("L"))] for path in found]
+def _curve(picture: ElementTree.Element, gid: str) -> list[tuple[float, float]]:
+    (group,) = [g for g in picture.iter() if g.get("id") == gid]
+    (path,) = [p.get("d", "") for p in group.iter() if p.tag.endswith("path")]
+    return [(float(x), float(y)) for x, y in re.findall(r"([-\d.e]+) ([-\d.e]+)", path)]
 
 
-def test_curves_go_through_their_points() -> None:
-    points = [(0.0, 0.0), (0.001, 0.25), (0.1, 0.5), (1.0, 1.0)]
-    plain, logarithmic = _paths(svg("t", {"a": (0.75, points)}))
-    (left, bottom), (right, top) = plain[0], plain[-1]
-    side = right - left
-    assert side == bottom - top
-    assert [(round((x - left) / side, 3), round((bottom - y) / side, 3)) for x, y in plain] == [
-        (0, 0), (0.001, 0.25), (0.1, 0.5), (1, 1)
-    ]  # fmt: skip
-    shares = [((x - logarithmic[0][0]) / side, (bottom - y) / side) for x, y in logarithmic]
-    assert shares[0] == (0, 0.25) and shares[-1] == (1, 1)
-    assert any(abs(x - 2 / 3) < 0.001 and y == 0.5 for x, y in shares)  # 0.1 is two of three decades
-    assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(shares))
+def test_curves_go_through_their_points_on_both_axes(tmp_path: Path) -> None:
+    write_plot(tmp_path / "roc.svg", "t", {"a": (0.75, _POINTS)})
+    picture = ElementTree.parse(tmp_path / "roc.svg").getroot()  # noqa: S314 -- our own
+    linear = _curve(picture, "curve-linear-0")
+    (left, bottom), (right, top) = linear[0], linear[-1]
+    shares = [
+        (round((x - left) / (right - left), 3), round((bottom - y) / (bottom - top), 3)) for x, y in linear
+    ]
+    assert shares == _POINTS
+    third, _, last = (x for x, _ in _curve(picture, "curve-log-0")[-3:])  # 0.001, 0.1, 1: three decades
+    second = _curve(picture, "curve-log-0")[-2][0]
+    assert (second - third) / (last - third) == pytest.approx(2 / 3, abs=1e-3)
 
 
-def test_the_first_curve_is_drawn_on_top_and_names_are_no_markup() -> None:
+def test_names_are_text_and_no_markup(tmp_path: Path) -> None:
     diagonal = [(0.0, 0.0), (1.0, 1.0)]
-    picture = svg("<b>&", {"ours <1>": (1.0, diagonal), "other": (0.5, diagonal)})
-    root = ElementTree.fromstring(picture)  # noqa: S314 -- our own
-    assert root[0].text == "<b>&"
-    kinds = re.findall(r'class="(curve[^"]*)"', picture)
-    assert kinds == ["curve", "curve first"] * 2
+    write_plot(tmp_path / "roc.svg", "<b>& $x$", {"ours <1>": (1.0, diagonal), "other": (0.5, diagonal)})
+    picture = ElementTree.parse(tmp_path / "roc.svg").getroot()  # noqa: S314 -- our own
+    texts = " ".join("".join(e.itertext()) for e in picture.iter() if e.tag.endswith("}text"))
+    for text in ("<b>& $x$", "ours <1>, AUROC 1.0000", "other, AUROC 0.5000", "recall"):
+        assert text in texts
+
+
+def test_other_formats_are_written_and_unknown_ones_refused(tmp_path: Path) -> None:
+    write_plot(tmp_path / "roc.png", "t", {"a": (0.75, _POINTS)})
+    assert (tmp_path / "roc.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="xyz"):
+        write_plot(tmp_path / "roc.xyz", "t", {"a": (0.75, _POINTS)})

@@ -3,10 +3,10 @@
 import io
 
 import pytest
-from nextchar.cli.screen import Screen
 from rich.console import Console
 from rich.text import Text
 
+from nextchar.cli.screen import Screen
 from tests.clients.python.terminal import Terminal
 
 

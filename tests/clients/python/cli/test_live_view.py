@@ -1,14 +1,15 @@
-"""The live view: what stands at the bottom, what scrolls by, and where it ends."""
+"""The live view: the lines at the bottom, the samples above them, and the end."""
 
 import io
 
 import pytest
-from nextchar import Client
-from nextchar.answers import Progress
-from nextchar.cli import live
 from rich.cells import cell_len
 from rich.console import Console
 
+from nextchar import Client
+from nextchar.answers import Progress
+from nextchar.cli import live_view, training_progress
+from nextchar.cli.training_progress import TrainingProgress
 from tests.clients.python.fake_server import FakeServer, FakeTraining
 from tests.clients.python.terminal import Terminal, run_in_terminal
 
@@ -23,64 +24,80 @@ _PROGRESS = Progress(
 )
 
 
-def _lines(picture: live.Picture, width: int, *, time_s: float = 0.0, ascii_only: bool = False) -> list[str]:
+def _lines(
+    progress: TrainingProgress, width: int, *, time_s: float = 0.0, ascii_only: bool = False
+) -> list[str]:
     console = Console(file=io.StringIO(), width=200, color_system=None)
     with console.capture() as captured:
-        console.print(live.frame(picture, time_s, width=width, ascii_only=ascii_only))
+        console.print(training_progress.frame(progress, time_s, width=width, ascii_only=ascii_only))
     return captured.get().rstrip("\n").split("\n")
 
 
-def test_the_frame_says_all_that_is_known() -> None:
-    picture = live.Picture(name="nietzsche", status="running", progress=_PROGRESS, curve=[3.0, 2.5, 2.11])
-    shown = "\n".join(_lines(picture, 99))
+def test_the_frame_shows_all_figures() -> None:
+    shown = TrainingProgress(name="nietzsche", status="running", record=_PROGRESS, curve=[3.0, 2.5, 2.11])
+    text = "\n".join(_lines(shown, 99))
     for part in ("nietzsche", "34%", "1:06 left", "step 812 of 2,400", "epoch 1.7", "61,200 characters/s"):
-        assert part in shown
-    assert "train 2.11  validation 2.19" in shown
-    assert "█▄▁" in shown
+        assert part in text
+    assert "training 2.11  held-out 2.19" in text
+    assert "█▄▁" in text
 
 
 @pytest.mark.parametrize("progress", [_PROGRESS, Progress(step=0), Progress()])
 @pytest.mark.parametrize("width", [10, 24, 39, 59, 79, 199])
 def test_no_line_is_wider_than_the_terminal(width: int, progress: Progress) -> None:
-    picture = live.Picture(name="n" * 64, status="running", progress=progress, curve=[3.0] * 200)
-    assert max(map(cell_len, _lines(picture, width))) <= width
+    shown = TrainingProgress(name="n" * 64, status="running", record=progress, curve=[3.0] * 200)
+    assert max(map(cell_len, _lines(shown, width))) <= width
 
 
-def test_the_bar_moves_on_between_reports() -> None:
-    picture = live.Picture(status="running", progress=_PROGRESS, progress_at_s=100.0)
-    assert picture.share_done(133.0) == pytest.approx(812 / 2400 + (1 - 812 / 2400) / 2)
-    assert picture.seconds_left(133.0) == 33.0
-    assert picture.share_done(1e6) == 1.0
-    assert picture.seconds_left(1e6) == 0.0
+def test_the_bar_advances_between_reports() -> None:
+    shown = TrainingProgress(status="running", record=_PROGRESS, record_at_s=100.0)
+    assert shown.share_done(133.0) == pytest.approx(812 / 2400 + (1 - 812 / 2400) / 2)
+    assert shown.seconds_left(133.0) == 33.0
+    assert shown.share_done(1e6) == 1.0
+    assert shown.seconds_left(1e6) == 0.0
 
 
 def test_ascii_terminals_get_ascii() -> None:
-    picture = live.Picture(name="n", status="running", progress=_PROGRESS, curve=[3.0, 2.0])
-    assert "\n".join(_lines(picture, 60, ascii_only=True)).replace("·", "").isascii()
+    shown = TrainingProgress(name="n", status="running", record=_PROGRESS, curve=[3.0, 2.0])
+    assert "\n".join(_lines(shown, 60, ascii_only=True)).replace("·", "").isascii()
 
 
-def test_samples_are_trimmed_and_harmless() -> None:
+def test_samples_are_cut_and_cannot_control_the_terminal() -> None:
     text = "\x1b[2Jfirst\n\n" + "long " * 50 + "\n3\n4\n5\n6"
-    lines = live.sample_text({"step": 7, "text": text}, _PROGRESS, width=40).plain.split("\n")
+    shown = TrainingProgress(evaluated_step=7, evaluated_bits=2.19)
+    lines = training_progress.sample_text({"step": 7, "text": text}, shown, width=40).plain.split("\n")
     assert lines[:3] == ["", "step 7 · 2.19 bits per character", "│ ␛[2Jfirst"]
-    assert len(lines) == 2 + live.SAMPLE_LINES
+    assert len(lines) == 2 + training_progress.SAMPLE_LINES
     assert max(map(cell_len, lines)) <= 40
+
+
+def test_a_sample_has_the_loss_of_its_own_step_and_not_of_a_stale_record() -> None:
+    shown = TrainingProgress()
+    metrics = {"step": 800, "train_bits_per_character": 2.2, "validation_bits_per_character": 2.1}
+    shown.update_from_event({"id": 1, "at": 0.0, "type": "metrics", "data": metrics})
+    stale = Progress(step=790, validation_bits_per_character=4.9)  # polled before the evaluation was written
+    shown.record = stale
+    sample = training_progress.sample_text({"step": 800, "text": "the"}, shown, width=60)
+    assert "step 800 · 2.10 bits per character" in sample.plain
+    assert shown.held_out_bits == 2.1
+    earlier = training_progress.sample_text({"step": 400, "text": "thw"}, shown, width=60)
+    assert "bits per character" not in earlier.plain
 
 
 def _follow_plainly(server: FakeServer) -> tuple[str, str]:
     console = Console(file=io.StringIO(), width=80, color_system=None)
     with Client(server.url) as client, console.capture() as captured:
-        job = live.follow(client, "job_1", console)
+        job = live_view.follow(client, "job_1", console)
     return captured.get(), job["status"]
 
 
-def test_without_a_terminal_plain_lines_tell_every_evaluation(server: FakeServer) -> None:
+def test_without_a_terminal_plain_lines_report_every_evaluation(server: FakeServer) -> None:
     server.training = FakeTraining(seconds=0.4, queued_s=0.2, evaluations=3)
     shown, status = _follow_plainly(server)
     assert status == "succeeded"
     assert "\x1b" not in shown
     assert "number 2 in the queue" in shown
-    assert shown.count("validation") == shown.count("│ ") == 3
+    assert shown.count("held-out") == shown.count("│ ") == 3
     assert "the corpus is cut into 16 rows" in shown
 
 

@@ -1,4 +1,4 @@
-"""`score --model`, `calibrate` and `evaluate` as a user meets them."""
+"""`nextchar score --model` prints the anomalous lines of files, pipes and endless logs."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -42,7 +41,7 @@ def test_files_are_named_where_there_are_several(run: Run, tmp_path: Path) -> No
     assert run("score", "-m", "fake", files[0]).out == "file A\n"
 
 
-def test_json_is_one_record_a_line_and_the_totals_last(run: Run, server: FakeServer) -> None:
+def test_json_is_one_record_per_line_and_the_totals_last(run: Run, server: FakeServer) -> None:
     found = run("score", "-m", "fake", "--json", "--expected", "1", stdin=LOG)
     first, second, end = map(json.loads, found.out.splitlines())
     assert (first["line"], first["offset"], first["text"]) == (2, 12, "all is Well\r")
@@ -67,13 +66,13 @@ def test_options_reach_the_service(run: Run, server: FakeServer) -> None:
         "stream_id": "web/1",
         "adapt": "true",
         "only": "anomalous",
-        "detail": "none",  # in a pipe nobody is told why
+        "detail": "none",  # in a pipe the reasons are not needed
         "explain": "false",
         "echo": "true",
     }
 
 
-def test_a_stream_without_a_name_is_forgotten_at_its_end(run: Run, server: FakeServer) -> None:
+def test_the_state_of_an_unnamed_stream_is_deleted_at_its_end(run: Run, server: FakeServer) -> None:
     run("score", "-m", "fake", "--context", "stream", stdin="a\n")
     method, path, _, _ = server.requests[-1]
     assert method == "DELETE" and "/v1/models/fake/streams/nextchar-" in path
@@ -99,7 +98,7 @@ def test_options_that_contradict_are_wrong_usage(
     assert not server.requests
 
 
-def test_without_a_calibration_it_is_said_how_to_make_one(run: Run, server: FakeServer) -> None:
+def test_without_a_calibration_the_error_says_how_to_make_one(run: Run, server: FakeServer) -> None:
     server.calibrations = []
     found = run("score", "-m", "fake", stdin="A\n")
     assert (found.status, found.out) == (2, "")
@@ -107,7 +106,7 @@ def test_without_a_calibration_it_is_said_how_to_make_one(run: Run, server: Fake
     assert "line 1" in run("score", "-m", "fake", "--all", stdin="A\n").out
 
 
-def test_a_terminal_shows_odd_characters_in_colour(server: FakeServer, tmp_path: Path) -> None:
+def test_a_terminal_shows_anomalous_characters_in_color(server: FakeServer, tmp_path: Path) -> None:
     file = tmp_path / "log"
     file.write_bytes(b"all is Well\r\n" + b"x" * 2000 + b"Y" + b"x" * 2000 + b"\nfine\n")
     arguments = ["-m", "nextchar", "score", "-m", "fake", str(file)]
@@ -124,7 +123,7 @@ def test_a_terminal_shows_odd_characters_in_colour(server: FakeServer, tmp_path:
     assert "all is ⟦W⟧ell" in plain
 
 
-def test_a_line_is_shown_while_the_log_goes_on_and_ctrl_c_sums_up(server: FakeServer) -> None:
+def test_lines_are_printed_as_they_come_and_ctrl_c_prints_totals(server: FakeServer) -> None:
     with subprocess.Popen(
         [*_PROGRAM, "score", "-m", "fake"],
         stdin=subprocess.PIPE,
@@ -147,7 +146,7 @@ def test_a_line_is_shown_while_the_log_goes_on_and_ctrl_c_sums_up(server: FakeSe
 
 @pytest.mark.parametrize("options", ["", "--json", "--json --all", "--all"])
 @pytest.mark.parametrize("lines", [1, 20_000])
-def test_a_reader_with_enough_ends_it_quietly(
+def test_a_closed_pipe_ends_scoring_quietly(
     server: FakeServer, tmp_path: Path, options: str, lines: int
 ) -> None:
     (tmp_path / "log").write_text("ODD LINE OF SOME LENGTH\n" * lines)
@@ -156,63 +155,6 @@ def test_a_reader_with_enough_ends_it_quietly(
     assert "pipe" not in done.stderr
 
 
-def test_calibrations_are_made_listed_and_deleted(run: Run, server: FakeServer, tmp_path: Path) -> None:
-    (tmp_path / "normal").write_bytes(b"one\r\ntwo\n\nthree\n")
-    made = run("calibrate", "fake", str(tmp_path / "normal"), "--name", "host1", "--false-alarms", "0.01")
-    assert made.status == 0 and "1 in 2,000, rarer by a fitted tail" in made.out
-    run("calibrate", "fake", "--corpus", "words", "--buckets", "2", "--json")
-    assert server.bodies("POST", "/v1/models/fake/calibrate") == [
-        {"name": "host1", "false_alarms": 0.01, "lines": ["one", "two", "", "three"]},
-        {"corpus": "words", "buckets": 2},
-    ]
-    listed = run("calibrate", "fake", "--list").out.splitlines()
-    assert [line.split("\t")[0] for line in listed] == ["validation", "host1", "default"]
-    assert len(run("calibrate", "fake", "--list", "--json").json["data"]) == 3
-    assert run("calibrate", "fake", "--delete", "host1").out == "deleted host1\n"
-    assert run("calibrate", "fake", "--delete", "default", "--json").json["deleted"] is True
-    assert server.calibrations == ["validation"]
-    assert run("calibrate", "fake", stdin="").status == 1
-
-
-def test_evaluate_prints_the_table_and_draws_the_curves(run: Run, server: FakeServer, tmp_path: Path) -> None:
-    (tmp_path / "t.tsv").write_text("0\tfine\n1\tBad\n0\talso\tfine\n")
-    told = run(
-        "evaluate", "fake", str(tmp_path / "t.tsv"), "--roc", str(tmp_path / "roc.svg"), "--worst", "2"
-    )
-    assert told.status == 0
-    (body,) = server.bodies("POST", "/v1/models/fake/evaluate")
-    assert body["lines"] == ["fine", "Bad", "also\tfine"]
-    assert (body["anomalous"], body["worst"]) == ([False, True, False], 2)
-    rows = [line.split("\t") for line in told.out.splitlines()]
-    assert ["fake@2", "1.0000", "1.0000", "100.0%", "100.0%", "100.0%"] in rows
-    scores = [row[0] for row in rows if len(row) == 6]
-    assert scores == ["fake@2", "5-gram, Witten-Bell", "length"]  # the best first
-    assert "7 normal and 0 anomalous" in told.out and "line 2, score 3.0, 1 in 4 normal lines" in told.out
-    picture = ElementTree.fromstring((tmp_path / "roc.svg").read_text())  # noqa: S314 -- our own
-    texts = " ".join(picture.itertext())
-    assert "fake@2 on t.tsv, 3 lines, 1 anomalous" in texts and "AUROC 0.7500" in texts
-    assert run("evaluate", "fake", str(tmp_path / "t.tsv"), "--json").json["object"] == "evaluation"
-
-
-def test_a_file_that_is_no_table_is_refused(run: Run, server: FakeServer, tmp_path: Path) -> None:
-    (tmp_path / "log").write_text("no tab at all\n")
-    found = run("evaluate", "fake", str(tmp_path / "log"))
-    assert (found.status, found.err.count("\n")) == (1, 1)
-    assert "line 1 has no text behind its label and a tab" in found.err
-    assert not server.requests
-
-
-def test_a_closed_standard_input_is_told(server: FakeServer) -> None:
+def test_a_closed_standard_input_is_an_error(server: FakeServer) -> None:
     done = in_shell(server, "score -m fake <&-")
     assert done.returncode == 2 and "standard input is closed" in done.stderr
-
-
-def test_an_evaluation_is_told_before_its_picture_is_written(
-    run: Run, server: FakeServer, tmp_path: Path
-) -> None:
-    (tmp_path / "t.tsv").write_bytes("\ufefflabel\ttext\n0\tfine\n1\tBad\n".encode())
-    told = run("evaluate", "fake", str(tmp_path / "t.tsv"), "--roc", str(tmp_path / "none" / "roc.svg"))
-    assert told.status == 1 and "No such file" in told.err
-    assert "5-gram, Witten-Bell" in told.out
-    (body,) = server.bodies("POST", "/v1/models/fake/evaluate")
-    assert body["lines"] == ["fine", "Bad"]

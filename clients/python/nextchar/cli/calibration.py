@@ -1,0 +1,113 @@
+"""`nextchar calibrate`: make, list and delete a model's calibrations."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nextchar.cli.flagged_lines import rarity
+from nextchar.cli.formatting import format_integer, format_time, print_fields, print_table
+from nextchar.cli.names import ModelArgument, complete_corpus
+from nextchar.cli.session import Session, command, given
+from nextchar.errors import NextcharError
+
+
+@command
+def calibrate(
+    session: Session,
+    model: ModelArgument,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE", help="Normal lines. Default, and -: standard input.", show_default=False
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the calibration, such as a host's. Default: default, which is used where none is"
+            " named.",
+            show_default=False,
+        ),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(metavar="CORPUS", help="Take the lines of this corpus.", autocompletion=complete_corpus),
+    ] = None,
+    buckets: Annotated[
+        int | None, typer.Option(help="Compare lines of similar length only, in this many buckets.")
+    ] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="Refuse if there are too few lines for this false-alarm rate."),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the model's calibrations.")] = False,
+    delete: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Delete the calibration of this name.")
+    ] = None,
+) -> None:
+    """Calibrate a model on normal lines, so that it can say how rare a line's score is.
+
+    Example: nextchar calibrate app normal.log --name host1
+    """
+    if list_:
+        _list(session, model)
+    elif delete is not None:
+        session.client.delete_calibration(model, delete)
+        session.print_deleted({"object": "calibration", "name": delete, "deleted": True})
+    else:
+        if corpus is not None and file is not None:
+            raise typer.BadParameter("give a file or --corpus, not both")
+        body = given(name=name, corpus=corpus, buckets=buckets, false_alarms=false_alarms)
+        if corpus is None:
+            body["lines"] = _read_lines(file or Path("-"))
+        _print_calibration(session, session.client.calibrate(model, **body))
+
+
+def _list(session: Session, model: str) -> None:
+    found = session.client.calibrations(model)
+    if session.as_json:
+        session.print_json({"object": "list", "data": found})
+        return
+    rows = [
+        (c["name"], format_integer(c["lines"]), _rarest(c), c["source"], format_time(c["created_at"]))
+        for c in found
+    ]
+    print_table(session.out, ("name", "lines", "rarest score", "source", "created"), rows)
+    if not rows:
+        session.print_note(f"there is no calibration yet; make one with `nextchar calibrate {model} FILE`")
+
+
+def _print_calibration(session: Session, made: Mapping[str, Any]) -> None:
+    if session.as_json:
+        session.print_json(made)
+        return
+    fields = [
+        ("name", made["name"]),
+        ("lines", format_integer(made["lines"])),
+        ("rarest score", _rarest(made)),
+        ("source", made["source"]),
+    ]
+    if len(made["buckets"]) > 1:
+        buckets = made["buckets"]
+        lengths = ("longer" if b["longest"] is None else f"up to {b['longest']} characters" for b in buckets)
+        counts = (format_integer(b["lines"]) for b in buckets)
+        fields.append(("buckets", ", ".join(f"{a}: {b} lines" for a, b in zip(lengths, counts, strict=True))))
+    print_fields(session.out, fields)
+
+
+def _rarest(calibration: Mapping[str, Any]) -> str:
+    """Return how rare a score it can tell."""
+    beyond = ", rarer by a fitted tail" if calibration["has_tail"] else ""
+    return f"{rarity(calibration['smallest_p_value'])}{beyond}"
+
+
+def _read_lines(file: Path) -> list[str]:
+    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    lines = raw.decode(errors="replace").removesuffix("\n").split("\n")
+    lines = [line.removesuffix("\r") for line in lines]
+    if lines == [""]:
+        raise NextcharError("there are no lines to calibrate on; the text is empty")
+    return lines

@@ -1,0 +1,188 @@
+"""`nextchar complete` and `nextchar next`: completions of a prompt, and the next character's distribution."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from nextchar.answers import Distribution
+from nextchar.cli.formatting import bar, printable
+from nextchar.cli.names import ModelArgument
+from nextchar.cli.repl import run_repl
+from nextchar.cli.session import Session, command, given, print_unknown_characters, read_text
+
+_SHOWN_PROMPT = 200  # characters of a prompt's end
+_SAMPLING = "Sampling"
+
+PromptArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PROMPT",
+        help="Text to continue. Default: standard input without its last newline.",
+        show_default=False,
+    ),
+]
+
+
+class Until(StrEnum):
+    """What else may end a completion."""
+
+    WORD = "word"
+    LINE = "line"
+    CONFIDENCE = "confidence"
+
+
+@command
+def complete(
+    session: Session,
+    model: ModelArgument,
+    prompt: PromptArgument = None,
+    max_characters: Annotated[
+        int | None, typer.Option(help="Maximum length. Default: 40.", show_default=False)
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", help="Number of completions. Default: 1.", show_default=False)
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; can be repeated.")] = None,
+    until: Annotated[
+        Until | None, typer.Option(help="Stop at the end of a word or line, or at low confidence.")
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print characters as they are generated.")] = False,
+    interactive: Annotated[
+        bool,
+        typer.Option("--interactive", "-i", help="Read lines and complete each; default without a prompt."),
+    ] = False,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="0: always the most probable character. Default: 1.", rich_help_panel=_SAMPLING),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Sample from the k most probable.", rich_help_panel=_SAMPLING)
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Sample from the most probable that together reach this probability.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Sample from those with at least this fraction of the highest probability.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same text.", rich_help_panel=_SAMPLING)
+    ] = None,
+) -> None:
+    """Complete a prompt; in a terminal without a prompt, read it line by line.
+
+    In a terminal the prompt is printed first, dimmed; into a pipe, the completions alone.
+
+    Example: nextchar complete nietzsche "morality is " --temperature 0.7
+    """
+    options = given(
+        max_characters=max_characters,
+        n=n,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        stop=stop or None,
+        until=until.value if until else None,
+    )
+    if interactive or (prompt is None and sys.stdin.isatty()):
+        if prompt is not None or options.get("n", 1) != 1:
+            raise typer.BadParameter("--interactive reads the prompt line by line; leave out PROMPT and --n")
+        run_repl(session, model, options)
+        return
+    text = _read_prompt(prompt)
+    if stream:
+        _stream(session, model, text, options)
+        return
+    answer = session.client.complete(model, text, **options)
+    if session.as_json:
+        session.print_json(answer)
+        return
+    for choice in answer["completions"]:
+        if session.out.is_terminal:
+            shown = Text(printable(text[-_SHOWN_PROMPT:]), style="dim")
+            shown.append(printable(choice["text"]), style="not dim bold")
+            session.out.print(shown, soft_wrap=True)
+        else:
+            print(choice["text"], file=session.out.file)
+    print_unknown_characters(session, answer["unknown_characters"])
+
+
+@command
+def next_character(
+    session: Session,
+    model: ModelArgument,
+    prompt: PromptArgument = None,
+    top: Annotated[int, typer.Option(help="Number of characters.")] = 10,
+    temperature: Annotated[float, typer.Option(help="Divisor of the logits.")] = 1.0,
+) -> None:
+    """Show the distribution of the next character, and its entropy.
+
+    Example: nextchar next nietzsche "morality is " --top 5
+    """
+    answer = session.client.next(model, _read_prompt(prompt), top=top, temperature=temperature)
+    if session.as_json:
+        session.print_json(answer)
+        return
+    if session.out.is_terminal:
+        session.out.print(_distribution(answer, session.out))
+    else:
+        for candidate in answer["candidates"]:
+            character = printable(candidate["character"], inline=True)
+            print(character, f"{candidate['probability']:.6f}", sep="\t", file=session.out.file)
+    print_unknown_characters(session, answer["unknown_characters"])
+
+
+def _stream(session: Session, model: str, prompt: str, options: dict[str, Any]) -> None:
+    if options.get("n", 1) != 1 and not session.as_json:
+        raise typer.BadParameter("--stream prints one completion; leave out --n, or add --json")
+    in_terminal = session.out.is_terminal and not session.as_json
+    if in_terminal:
+        session.out.print(Text(printable(prompt[-_SHOWN_PROMPT:]), style="dim"), end="", soft_wrap=True)
+    for event in session.client.stream(model, prompt, **options):
+        if session.as_json:
+            session.print_json(event, lines=True)
+        elif event["event"] == "piece":
+            text = event["data"]["text"]
+            if in_terminal:
+                session.out.print(Text(printable(text), style="bold"), end="", soft_wrap=True)
+            else:
+                print(text, end="", file=session.out.file)
+            session.out.file.flush()
+        elif event["event"] == "done":
+            print(file=session.out.file)
+            print_unknown_characters(session, event["data"]["unknown_characters"])
+
+
+def _distribution(answer: Distribution, console: Console) -> RenderableType:
+    """Return the most probable next characters, with bars."""
+    cells = max(4, min(50, console.width - 20))
+    rows = [Text(f"{answer['model']}: entropy {answer['entropy_bits']:.2f} bits", style="dim")]
+    for candidate in answer["candidates"]:
+        character = printable(candidate["character"], inline=True)
+        if character == " " and not console.options.ascii_only:
+            character = "␣"
+        row = Text(f"  {character}  {candidate['probability']:7.2%}  ")
+        row.append(bar(candidate["probability"], cells, console), style="cyan")
+        rows.append(row)
+    return Group(*rows)
+
+
+def _read_prompt(prompt: str | None) -> str:
+    if prompt is not None:
+        return prompt
+    # A command that silently waits for input at a terminal looks as if it hung.
+    return "" if sys.stdin.isatty() else read_text(Path("-")).removesuffix("\n")

@@ -1,0 +1,132 @@
+"""`nextchar corpus`: upload, list, show and delete corpora."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from nextchar.answers import Corpus
+from nextchar.cli.formatting import (
+    format_integer,
+    format_size,
+    format_time,
+    print_fields,
+    print_table,
+    printable,
+)
+from nextchar.cli.names import CorpusArgument
+from nextchar.cli.session import Session, command
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Upload, list, show and delete corpora: the texts that models are trained on.\n\n"
+    "Example: nextchar corpus add notes.txt",
+)
+
+
+@app.command("add")
+@command
+def add(
+    session: Session,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A UTF-8 text file; - is standard input.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the corpus. Default: the file's name.", show_default=False)
+    ] = None,
+    as_bytes: Annotated[
+        bool, typer.Option("--bytes", help="The file is not UTF-8 text: each byte is a character.")
+    ] = False,
+) -> None:
+    """Upload a text. Uploading the same bytes again, under any name, gives the same corpus.
+
+    Example: nextchar corpus add notes.txt --name notes
+    """
+    _print_corpus_or_json(session, upload(session, file, name, encoding="bytes" if as_bytes else None))
+
+
+@app.command("list")
+@command
+def list_(session: Session) -> None:
+    """List all corpora, newest first.
+
+    Example: nextchar corpus list
+    """
+    corpora = list(session.client.corpora())
+    if session.as_json:
+        session.print_json({"object": "list", "data": corpora})
+        return
+    rows = [
+        (
+            c["name"] or "",
+            c["id"],
+            format_integer(c["characters"]),
+            format_integer(c["distinct_characters"]),
+            format_time(c["created_at"]),
+        )
+        for c in corpora
+    ]
+    print_table(session.out, ("name", "id", "characters", "distinct", "created"), rows)
+    if not rows:
+        session.print_note("there is no corpus yet; upload one with `nextchar corpus add FILE`")
+
+
+@app.command("show")
+@command
+def show(session: Session, corpus: CorpusArgument) -> None:
+    """Show a corpus's statistics, warnings and first characters.
+
+    Example: nextchar corpus show notes
+    """
+    found = session.client.corpus(corpus)
+    _print_corpus_or_json(session, found)
+    if session.out.is_terminal and not session.as_json:
+        session.out.print()
+        session.out.print(Text(printable(found["sample"])), style="dim")
+
+
+@app.command("rm")
+@command
+def rm(session: Session, corpus: CorpusArgument) -> None:
+    """Delete a corpus. Models that were trained on it stay.
+
+    Example: nextchar corpus rm notes
+    """
+    session.print_deleted(session.client.delete_corpus(corpus))
+
+
+def upload(session: Session, file: Path, name: str | None, *, encoding: str | None = None) -> Corpus:
+    """Upload a file, or standard input for `-`; the default name is the file's. Raises OSError."""
+    if str(file) == "-":
+        return session.client.add_corpus(sys.stdin.buffer, name=name, encoding=encoding)
+    with file.open("rb") as text:
+        return session.client.add_corpus(text, name=name or name_of(file), encoding=encoding)
+
+
+def name_of(file: Path) -> str | None:
+    """Return a corpus name made from a file's name; None when nothing usable is left of it.
+
+    >>> name_of(Path("My notes (2).txt")), name_of(Path("…"))
+    ('My-notes-2', None)
+    """
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else " " for c in file.stem)
+    return "-".join(kept.split()).strip("._-")[:64] or None
+
+
+def _print_corpus_or_json(session: Session, corpus: Corpus) -> None:
+    if session.as_json:
+        session.print_json(corpus)
+        return
+    characters, distinct = format_integer(corpus["characters"]), format_integer(corpus["distinct_characters"])
+    lines, longest = format_integer(corpus["lines"]), format_integer(corpus["longest_line"])
+    fields = [
+        ("name", corpus["name"] or "–"),
+        ("id", corpus["id"]),
+        ("characters", f"{characters}, {distinct} of them distinct"),
+        ("lines", f"{lines}, the longest has {longest} characters"),
+        ("size", format_size(corpus["bytes"])),
+        ("created", format_time(corpus["created_at"])),
+    ]
+    if corpus.get("suggested_masks"):
+        fields.append(("masks", f"{', '.join(corpus['suggested_masks'])} (default for this log)"))
+    print_fields(session.out, fields + [("warning", warning) for warning in corpus["warnings"]])

@@ -1,0 +1,211 @@
+"""`nextchar jobs`: list, show, follow, cancel, pause and resume training jobs."""
+
+from typing import Annotated
+
+import typer
+
+from nextchar.answers import Job
+from nextchar.cli import live_view
+from nextchar.cli.formatting import (
+    format_bits,
+    format_integer,
+    format_time,
+    print_fields,
+    print_table,
+    printable,
+)
+from nextchar.cli.job_updates import job_updates
+from nextchar.cli.names import JobArgument
+from nextchar.cli.session import Session, command, fail
+
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
+@command
+def list_(session: Session) -> None:
+    """List training jobs, newest first; show, follow, cancel, pause or resume one.
+
+    Example: nextchar jobs
+    """
+    if session.subcommand is not None:
+        return
+    jobs = list(session.client.jobs())
+    if session.as_json:
+        session.print_json({"object": "list", "data": jobs})
+        return
+    rows = [
+        (
+            job["id"],
+            job["name"],
+            status_of(job),
+            format_bits((job["progress"] or {}).get("validation_bits_per_character")),
+            format_time(job["created_at"]),
+        )
+        for job in jobs
+    ]
+    print_table(session.out, ("id", "name", "status", "bits/char", "created"), rows)
+    if not rows:
+        session.print_note("there is no job yet; start one with `nextchar train FILE`")
+
+
+@app.command("show")
+@command
+def show(session: Session, job: JobArgument) -> None:
+    """Show a job's configuration and progress.
+
+    Example: nextchar jobs show job_0123456789abcdef
+    """
+    _print_job(session, session.client.job(job))
+
+
+@app.command("follow")
+@command
+def follow_job(session: Session, job: JobArgument) -> None:
+    """Show a job's progress until it ends. Ctrl-C ends the view; training continues.
+
+    Example: nextchar jobs follow job_0123456789abcdef
+    """
+    follow(session, job)
+
+
+@app.command("cancel")
+@command
+def cancel(
+    session: Session,
+    job: JobArgument,
+    keep_best: Annotated[
+        bool, typer.Option("--keep-best", help="Publish the best model so far before the job ends.")
+    ] = False,
+) -> None:
+    """Cancel a job, without a model or with the best one so far.
+
+    Example: nextchar jobs cancel job_0123456789abcdef --keep-best
+    """
+    _print_request(session, session.client.cancel_job(job, keep_best=keep_best), "end")
+
+
+@app.command("pause")
+@command
+def pause(session: Session, job: JobArgument) -> None:
+    """Pause a job at a checkpoint.
+
+    Example: nextchar jobs pause job_0123456789abcdef
+    """
+    _print_request(session, session.client.pause_job(job), "pause")
+
+
+@app.command("resume")
+@command
+def resume(session: Session, job: JobArgument) -> None:
+    """Queue a paused or failed job again; it continues from its checkpoint.
+
+    Example: nextchar jobs resume job_0123456789abcdef
+    """
+    _print_request(session, session.client.resume_job(job), "resume")
+
+
+def follow(session: Session, job_id: str) -> None:
+    """Show a job's progress until it ends, then its outcome. Ends with status 1 where there is no model."""
+    try:
+        if session.as_json:
+            job = _print_events(session, job_id)
+        else:
+            job = live_view.follow(session.client, job_id, session.out)
+    except KeyboardInterrupt:
+        session.print_note(f"training continues; follow it again with `nextchar jobs follow {job_id}`")
+        raise
+    resume_command = f"`nextchar jobs resume {job_id}`"
+    match job["status"]:
+        case "succeeded" if not session.as_json:
+            session.out.print()
+            outcome = live_view.outcome(session.client, job)
+            session.out.print(outcome, soft_wrap=not session.out.is_terminal)
+            session.print_note(f'try it: nextchar complete {job["model"]} "…"')
+        case "succeeded":
+            pass
+        case "failed" if job["error"]:
+            raise fail(
+                f"the job failed ({job['error']['code']}): {job['error']['message']};"
+                f" retry from its checkpoint with {resume_command}"
+            )
+        case "paused" if reason := job.get("pause_reason"):
+            raise fail(
+                f"the job is paused ({reason['code']}): {reason['message']}; retry now with {resume_command}"
+            )
+        case "paused":
+            raise fail(f"the job is paused; continue it with {resume_command}")
+        case status if job["model"]:
+            session.print_note(f"the job was {status}; its best model so far is {job['model']}")
+        case status:
+            raise fail(f"the job was {status}; there is no model")
+
+
+def status_of(job: Job) -> str:
+    """Return a job's status, with how far it is while it runs and its place while it is queued."""
+    progress = job["progress"] or {}
+    step, steps = progress.get("step"), progress.get("steps")
+    match job["status"]:
+        case "running" if progress.get("waiting_for_storage"):
+            return "running, waiting for storage"
+        case "running" if step is not None and steps:
+            return f"running, {step / steps:.0%}"
+        case "queued" if job["queue_position"]:
+            return f"queued, number {job['queue_position']}"
+    return job["status"]
+
+
+def _print_events(session: Session, job_id: str) -> Job:
+    job = session.client.job(job_id)
+    for update in job_updates(session.client, job_id):
+        if update.event:
+            session.print_json(update.event, lines=True)
+        job = update.job or job
+    session.print_json(job, lines=True)
+    return job
+
+
+def _print_request(session: Session, job: Job, action: str) -> None:
+    """Print a job after a request to change it; a running one does so at its next step."""
+    if session.as_json:
+        session.print_json(job)
+    elif job["status"] == "running":
+        session.print_text(f"{job['id']} will {action} at its next step")
+    else:
+        session.print_text(f"{job['id']} is {job['status']}")
+
+
+def _print_job(session: Session, job: Job) -> None:
+    if session.as_json:
+        session.print_json(job)
+        return
+    network, training = job["network"], job["training"]
+    budget = next((f"{v:g} {k}" for k, v in training["budget"].items() if v is not None), "–")
+    fields = [
+        ("id", job["id"]),
+        ("name", job["name"]),
+        ("status", status_of(job)),
+        ("corpus", job["corpus"]),
+        ("network", f"{network['architecture']}, {network['layers']} x {network['units']} units"),
+        ("budget", budget),
+        ("masks", ", ".join(printable(mask, inline=True) for mask in job.get("masks", ())) or "none"),
+        ("created", format_time(job["created_at"])),
+    ]
+    progress = job["progress"] or {}
+    if progress.get("step") is not None:
+        training_bits = format_bits(progress.get("train_bits_per_character"))
+        held_out_bits = format_bits(progress.get("validation_bits_per_character"))
+        fields += [
+            ("step", f"{format_integer(progress['step'])} of {format_integer(progress.get('steps'))}"),
+            ("training", f"{training_bits} bits per character"),
+            ("held-out", f"{held_out_bits} bits per character"),
+        ]
+    if job["model"]:
+        fields.append(("model", job["model"]))
+    if job["error"]:
+        fields.append(("error", f"{job['error']['code']}: {job['error']['message']}"))
+    if reason := job.get("pause_reason"):
+        fields.append(("paused", f"{reason['code']}: {reason['message']}"))
+    if waiting := progress.get("waiting_for_storage"):
+        fields.append(("waiting", waiting))
+    print_fields(session.out, fields)

@@ -1,0 +1,238 @@
+"""`nextchar score --model MODEL [FILE]…`: print the anomalous lines of a log as they come, as grep does."""
+
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from types import FrameType
+from typing import Any
+
+import typer
+
+from nextchar.answers import Candidate
+from nextchar.cli.batch_scoring import Totals, score_all
+from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
+from nextchar.cli.lines import Batches, Line
+from nextchar.cli.session import Session, drop_output, fail
+from nextchar.errors import NextcharError
+
+_MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
+_FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
+
+
+class Context(StrEnum):
+    """What the model has read before a line."""
+
+    LINE = "line"
+    STREAM = "stream"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How lines are scored and shown."""
+
+    show_all: bool = False
+    false_alarms: float | None = None
+    calibration: str | None = None
+    context: Context = Context.LINE
+    stream_id: str | None = None
+    adapt: bool = False
+    expected: int = 0
+    patience_s: float = 300.0
+
+
+def print_anomalous_lines(session: Session, model: str, files: Sequence[str], options: Options) -> None:
+    """Score lines as they come and print the flagged ones. Always raises typer.Exit, with grep's status."""
+    if options.expected and options.context is Context.STREAM:
+        raise typer.BadParameter("--expected needs --context line")
+    if (options.stream_id or options.adapt) and options.context is Context.LINE:
+        raise typer.BadParameter("--stream-id and --adapt need --context stream")
+    with _errors_exit_with_2(session):
+        totals = Totals()
+        try:
+            _print_lines(session, model, files, options, totals)
+        except KeyboardInterrupt:
+            with _closed_pipe_ignored():
+                _print_totals(session, totals)
+            raise
+        except BrokenPipeError:
+            drop_output()
+        else:
+            with _closed_pipe_ignored():
+                _print_totals(session, totals)
+    raise typer.Exit(_FLAGGED if totals.anomalous else _NONE_FLAGGED)
+
+
+@contextmanager
+def _closed_pipe_ignored() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        drop_output()
+
+
+def _print_lines(
+    session: Session, model: str, files: Sequence[str], options: Options, totals: Totals
+) -> None:
+    client = session.client
+    alphabet = client.model(model)["alphabet"]
+    if not options.show_all and not client.calibrations(model):
+        raise NextcharError(
+            f"{model} has no calibration, so no line can be called anomalous; make one with"
+            f" `nextchar calibrate {model} FILE`, or see all lines with --all"
+        )
+    batches = Batches(files)
+    with _interruptible(batches), _stream_id(session, model, options) as stream_id:
+        query = _query(options, stream_id, explain=session.as_json or session.out.is_terminal)
+        scored = score_all(
+            client, model, batches, query, totals, notify=session.print_note, patience_s=options.patience_s
+        )
+        view: LineView | None = None
+        for line, record in scored:
+            if options.expected and record.get("anomalous") and record.get("spans"):
+                record["expected"] = _expected(session, model, line, options.expected, alphabet)
+            _warn(session, line, record)
+            if session.as_json:
+                _print_record(session, line, record, options, several=len(files) > 1)
+                continue
+            view = view or LineView(
+                session.out, alphabet=alphabet, has_several_files=len(files) > 1, show_all=options.show_all
+            )
+            view.show(line, record)
+            view.flush()
+
+
+@contextmanager
+def _interruptible(batches: Batches) -> Iterator[None]:
+    """Make Ctrl-C end reading even while Python cannot raise an exception: in the finalizer of an object."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # another handler is set, or the signal is ignored
+        return
+    report = sys.unraisablehook
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        batches.interrupt()
+        signal.default_int_handler(number, frame)
+
+    def report_unless_interrupted(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            report(unraisable)
+
+    signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = report_unless_interrupted
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = report
+
+
+def _query(options: Options, stream_id: str | None, *, explain: bool) -> dict[str, str | float | bool]:
+    query: dict[str, str | float | bool | None] = {
+        "detail": "character" if options.show_all else "line" if explain else "none",
+        "only": "all" if options.show_all else "anomalous",
+        "echo": True,
+        "explain": explain,
+        "false_alarms": options.false_alarms,
+        "calibration": options.calibration,
+        "context": options.context.value,
+        "stream_id": stream_id,
+        "adapt": options.adapt or None,
+    }
+    return {name: value for name, value in query.items() if value is not None}
+
+
+@contextmanager
+def _stream_id(session: Session, model: str, options: Options) -> Iterator[str | None]:
+    """Give the name of the stream: the one requested, or a new one whose state is deleted at the end."""
+    if options.context is Context.LINE or options.stream_id:
+        yield options.stream_id
+        return
+    stream_id = f"nextchar-{uuid.uuid4().hex}"
+    try:
+        yield stream_id
+    finally:
+        with suppress(NextcharError):  # its state expires within a day
+            session.client.forget_stream(model, stream_id)
+
+
+def _expected(
+    session: Session, model: str, line: Line, count: int, alphabet: Alphabet
+) -> list[list[Candidate]] | None:
+    """Return the most probable characters at each place of a flagged line; None where they are not known."""
+    try:
+        text = line.data.decode() if alphabet == "bytes" else normalized(line)
+    except UnicodeDecodeError:  # JSON cannot express it
+        return None
+    text = text.removesuffix("\r")
+    if len(text) > _MAX_EXPLAINED_CHARACTERS:
+        return None
+    try:
+        answer = session.client.score(model, [text], expected=count)
+    except NextcharError:  # the line is shown without them
+        return None
+    lines = answer["lines"] or []
+    return lines[0]["expected"] if lines else None
+
+
+def _print_record(
+    session: Session, line: Line, record: Mapping[str, Any], options: Options, *, several: bool
+) -> None:
+    if options.show_all or record.get("anomalous") or "error" in record:
+        session.print_json({**record, "file": line.file} if several else record, lines=True)
+
+
+def _warn(session: Session, line: Line, record: Mapping[str, Any]) -> None:
+    if session.as_json:
+        return
+    where = "line" if line.file == "-" else f"{line.file}, line"
+    if invalid := record.get("not_utf8"):
+        session.print_note(
+            f"{where} {line.number:,} is not UTF-8: byte {invalid['byte']} at offset {invalid['offset']:,}"
+        )
+    if record.get("truncated"):
+        session.print_note(
+            f"{where} {line.number:,} is very long; only its first 50,000 characters were scored"
+        )
+
+
+def _print_totals(session: Session, totals: Totals) -> None:
+    start = totals.start
+    if session.as_json:
+        summary = {
+            "object": "score.end",
+            "model": start.get("model"),
+            "calibration": start.get("calibration"),
+        }
+        summary |= {"false_alarms": start.get("false_alarms"), "threshold": start.get("threshold")}
+        summary |= {"lines": totals.lines, "anomalous": totals.anomalous}
+        session.print_json(
+            {**summary, "not_utf8": totals.not_utf8, "truncated": totals.truncated}, lines=True
+        )
+        return
+    counts = f"{totals.lines:,} line{'s' if totals.lines != 1 else ''}, {totals.anomalous:,} flagged"
+    if totals.not_utf8:
+        counts += f", {totals.not_utf8:,} not UTF-8"
+    if calibration := start.get("calibration"):
+        counts += (
+            f"; {start['model']}, calibration {calibration['name']} of {calibration['lines']:,} lines,"
+            f" {100 * start['false_alarms']:.4g} % false-alarm rate"
+        )
+    session.print_note(counts)
+
+
+@contextmanager
+def _errors_exit_with_2(session: Session) -> Iterator[None]:
+    """Exit with status 2 on an error, since 1 means that no line was flagged."""
+    try:
+        yield
+    except NextcharError as error:
+        raise fail(session.describe(error), status=_ERROR) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise fail(f"{where}{error.strerror or error}", status=_ERROR) from None

@@ -1,0 +1,121 @@
+"""The live view of a training job: progress at the bottom of the terminal, samples above it.
+
+Without a terminal, plain lines.
+"""
+
+import contextlib
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from nextchar.answers import FINAL_STATUSES, Event, Job, Progress
+from nextchar.cli.formatting import format_bits, format_duration, printable
+from nextchar.cli.job_updates import JobUpdate, job_updates
+from nextchar.cli.screen import Screen
+from nextchar.cli.training_progress import (
+    TrainingProgress,
+    frame,
+    sample_text,
+    speed_parts,
+    status_sentence,
+)
+from nextchar.client import Client
+from nextchar.errors import NextcharError
+
+_PLAIN_LINE_EVERY_S = 5.0
+_PLAIN_WIDTH = 100
+
+
+def follow(client: Client, job_id: str, console: Console) -> Job:
+    """Show a job until it is final or paused; return its last record. Raises NextcharError."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        return _follow_in_terminal(client, job_id, console)
+    return _follow_in_plain_lines(client, job_id, console)
+
+
+def outcome(client: Client, job: Job) -> Text:
+    """Return one line with a finished job's model and the held-out bits per character of its best weights."""
+    progress = job["progress"] or Progress()
+    measured = progress.get("validation_bits_per_character")  # of the last weights, not of the best
+    with contextlib.suppress(NextcharError):  # the model may have been deleted
+        measured = client.model(str(job["model"]))["report"].get("validation_bits_per_character", measured)
+    line = Text()
+    line.append(printable(str(job["model"]), inline=True), style="bold green")
+    line.append(f" is trained: {format_bits(measured)} bits per character on held-out text")
+    if (epoch := progress.get("epoch")) is not None:
+        line.append(f", after {epoch:.1f} epochs")
+    return line
+
+
+def _follow_in_terminal(client: Client, job_id: str, console: Console) -> Job:
+    progress = TrainingProgress()
+    last: Job | None = None
+    ascii_only = console.options.ascii_only
+    with Screen(console) as screen:
+        for update in job_updates(client, job_id):
+            now = time.monotonic()
+            _apply(update, progress, now)
+            last = update.job or last
+            if text := _permanent_text(update, progress, width=console.width - 1, ascii_only=ascii_only):
+                screen.print_above(text)
+            screen.draw(frame(progress, now, width=console.width - 1, ascii_only=ascii_only))
+        screen.clear()
+    assert last is not None
+    return last
+
+
+def _follow_in_plain_lines(client: Client, job_id: str, console: Console) -> Job:
+    progress = TrainingProgress()
+    last: Job | None = None
+    printed_at_s, printed_status, printed_bits = 0.0, "", None
+    for update in job_updates(client, job_id):
+        now = time.monotonic()
+        _apply(update, progress, now)
+        last = update.job or last
+        if progress.status != printed_status and progress.status not in FINAL_STATUSES:
+            printed_status, printed_at_s = progress.status, now
+            console.print(Text(status_sentence(progress)), soft_wrap=True)
+        if text := _permanent_text(
+            update, progress, width=_PLAIN_WIDTH, ascii_only=console.options.ascii_only
+        ):
+            console.print(text, soft_wrap=True)
+        if update.event and update.event["type"] == "metrics":
+            measured = update.event["data"].get("validation_bits_per_character")
+            if measured not in (None, printed_bits) or now - printed_at_s >= _PLAIN_LINE_EVERY_S:
+                printed_at_s, printed_bits = now, measured or printed_bits
+                console.print(Text(_metrics_line(progress, update.event)), soft_wrap=True)
+    assert last is not None
+    return last
+
+
+def _apply(update: JobUpdate, progress: TrainingProgress, now_s: float) -> None:
+    if update.job:
+        progress.update_from_job(update.job, now_s)
+    if update.event:
+        progress.update_from_event(update.event)
+
+
+def _permanent_text(
+    update: JobUpdate, progress: TrainingProgress, *, width: int, ascii_only: bool
+) -> Text | None:
+    """Return what an event leaves on the screen: a sample, a message, or nothing."""
+    if update.event is None:
+        return None
+    data = update.event["data"]
+    if update.event["type"] == "sample":
+        return sample_text(data, progress, width=width, ascii_only=ascii_only)
+    if update.event["type"] == "message":
+        return Text(printable(str(data.get("text", ""))), style="yellow")
+    return None
+
+
+def _metrics_line(progress: TrainingProgress, event: Event) -> str:
+    known: dict[str, Any] = {**progress.record, **{k: v for k, v in event["data"].items() if v is not None}}
+    training_bits = format_bits(known.get("train_bits_per_character"))
+    held_out_bits = format_bits(known.get("validation_bits_per_character"))
+    parts = [*speed_parts(known), f"training {training_bits}", f"held-out {held_out_bits} bits per character"]
+    if (left_s := known.get("seconds_left")) is not None:
+        parts.append(f"{format_duration(left_s)} left")
+    return " · ".join(parts)

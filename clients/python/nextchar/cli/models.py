@@ -1,0 +1,246 @@
+"""`nextchar models`: list, show, rename, delete, download, export and import models."""
+
+import hashlib
+import json
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from nextchar.answers import Model
+from nextchar.cli.formatting import (
+    format_bits,
+    format_integer,
+    format_size,
+    format_time,
+    print_fields,
+    print_table,
+)
+from nextchar.cli.names import ModelArgument
+from nextchar.cli.session import Session, command, fail
+
+app = typer.Typer(invoke_without_command=True)
+
+_CARD = "model.json"
+_SPOOL_BYTES = 1 << 24  # an archive up to this size stays in memory
+
+
+@app.callback()
+@command
+def list_(session: Session) -> None:
+    """List models, newest first; show, rename, delete, download, export or import one.
+
+    Example: nextchar models
+    """
+    if session.subcommand is not None:
+        return
+    models = list(session.client.models())
+    damaged = session.client.damaged_models()
+    if session.as_json:
+        session.print_json({"object": "list", "data": models, "damaged": damaged})
+        return
+    rows = [
+        (
+            m["id"],
+            f"{m['network']['layers']} x {m['network']['units']}",
+            format_integer(m["parameters"]),
+            format_time(m["created_at"]),
+        )
+        for m in models
+    ]
+    print_table(session.out, ("model", "network", "parameters", "created"), rows)
+    for model in damaged:
+        restore = "restore its card from a backup, or " if model["code"] == "model_damaged" else ""
+        session.print_note(
+            f"{model['id']} cannot be used: {model['message']}; {restore}delete it with"
+            f" `nextchar models rm {model['id']}`"
+        )
+    if not rows:
+        session.print_note("there is no model yet; train one with `nextchar train FILE`")
+
+
+@app.command("show")
+@command
+def show(session: Session, model: ModelArgument) -> None:
+    """Show a model's network, corpus, results and files.
+
+    Example: nextchar models show nietzsche@2
+    """
+    _print_model(session, session.client.model(model))
+
+
+@app.command("rename")
+@command
+def rename(
+    session: Session,
+    model: ModelArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")],
+) -> None:
+    """Rename one version of a model: it becomes the next version of the new name.
+
+    Example: nextchar models rename nietzsche@2 zarathustra
+    """
+    renamed = session.client.rename_model(model, name)
+    if session.as_json:
+        session.print_json(renamed)
+    else:
+        session.print_text(renamed["id"])
+
+
+@app.command("rm")
+@command
+def rm(session: Session, model: ModelArgument) -> None:
+    """Delete one version of a model: the newest, for a name alone.
+
+    Example: nextchar models rm nietzsche@1
+    """
+    session.print_deleted(session.client.delete_model(model))
+
+
+@app.command("download")
+@command
+def download(
+    session: Session,
+    model: ModelArgument,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder to create. Default: the model's name@version.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Download a model's files: its card, its .keras file, its ONNX graph and others.
+
+    Example: nextchar models download nietzsche --to nietzsche
+    """
+    found = session.client.model(model)
+    folder = to or Path(found["id"])
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (_CARD, *found["files"]):
+        _download_file(session, found, file, folder)
+    if session.as_json:
+        session.print_json({**found, "folder": str(folder)})
+    else:
+        session.print_text(str(folder))
+
+
+@app.command("export")
+@command
+def export(
+    session: Session,
+    model: ModelArgument,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Archive to write. Default: name@version.tar.", show_default=False),
+    ] = None,
+) -> None:
+    """Save a model as one tar archive, which `nextchar models import` reads on another service.
+
+    Example: nextchar models export nietzsche
+    """
+    reference = session.client.model(model)["id"]
+    file = to or Path(f"{reference}.tar")
+    with _written_whole(file) as archive:
+        for piece in session.client.export_model(reference):
+            archive.write(piece)
+    if session.as_json:
+        session.print_json({"model": reference, "file": str(file)})
+    else:
+        session.print_text(str(file))
+
+
+@app.command("import")
+@command
+def import_(
+    session: Session,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER|FILE",
+            help="A folder that `models download` made, or an archive that `models export` made.",
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the imported model. Default: the name in its card.", show_default=False),
+    ] = None,
+) -> None:
+    """Import a model: it becomes the next version of its name. Weights and JSON only; nothing is executed.
+
+    Example: nextchar models import nietzsche@2.tar --name nietzsche
+    """
+    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) if source.is_dir() else source.open("rb") as archive:
+        if source.is_dir():
+            _pack(source, archive)
+        _print_model(session, session.client.import_model(archive, name=name))
+
+
+def _print_model(session: Session, model: Model) -> None:
+    if session.as_json:
+        session.print_json(model)
+        return
+    network = model["network"]
+    fields = [
+        ("model", model["id"]),
+        ("network", f"{network['architecture']}, {network['layers']} x {network['units']} units"),
+        ("parameters", format_integer(model["parameters"])),
+        ("vocabulary", f"{len(model['characters'])} characters"),
+        ("corpus", model["corpus"] or "–"),
+        ("job", model["job"] or "–"),
+        ("created", format_time(model["created_at"])),
+    ]
+    if (measured := model["report"].get("validation_bits_per_character")) is not None:
+        fields.append(("held-out", f"{format_bits(measured)} bits per character"))
+    fields += [("file", f"{name}, {format_size(file['bytes'])}") for name, file in model["files"].items()]
+    print_fields(session.out, fields)
+
+
+def _download_file(session: Session, model: Model, file: str, folder: Path) -> None:
+    if file != Path(file).name:
+        raise fail(f"the model names a file {file!r}, which is a path; it was not written")
+    digest = hashlib.sha256()
+    with _written_whole(folder / file) as out:
+        for piece in session.client.download(model["id"], file):
+            digest.update(piece)
+            out.write(piece)
+        expected = model["files"].get(file)
+        if expected and digest.hexdigest() != expected["sha256"]:
+            raise fail(f"{file} arrived damaged: its hash differs; download it again")
+
+
+@contextmanager
+def _written_whole(file: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write under a temporary name; rename it only when the block ends without an error."""
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        with partial.open("wb") as out:
+            yield out
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _pack(folder: Path, archive: IO[bytes]) -> None:
+    """Write the archive of a model's folder: its card, and of the files that the card names those present."""
+    card = folder / _CARD
+    try:
+        described: Any = json.loads(card.read_bytes())
+        names = list(described["files"])
+    except (ValueError, KeyError, TypeError):
+        raise fail(f"{card} is not a model's card") from None
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in (_CARD, *names):
+            file = folder / Path(name).name
+            if file.is_file():  # the service names a file that is missing
+                tar.add(file.resolve(), arcname=name, filter=_without_owner)
+    archive.seek(0)
+
+
+def _without_owner(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry

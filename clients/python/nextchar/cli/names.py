@@ -1,0 +1,113 @@
+"""Names that the service knows: offered when a shell completes a word, and suggested for an unknown name."""
+
+import difflib
+import os
+import re
+import threading
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from nextchar.cli.options import shared_option
+from nextchar.client import DEFAULT_SERVER, Client
+from nextchar.errors import NextcharError
+
+_COMPLETION_TIMEOUT_S = 1.0
+_MAX_SUGGESTIONS = 3
+
+Names = dict[str, str]
+"""What a user may type -> what to suggest for it."""
+
+
+def corpus_names(client: Client) -> Names:
+    """Return the corpora by name, and by id where they have no name."""
+    labels = [corpus["name"] or corpus["id"] for corpus in client.corpora()]
+    return {label: label for label in labels}
+
+
+def job_names(client: Client) -> Names:
+    """Return the ids of jobs, by id and by the name of the model that each trains; the newest job first."""
+    jobs = list(client.jobs())
+    names = {job["name"]: job["id"] for job in reversed(jobs)}
+    return {job["id"]: job["id"] for job in jobs} | names
+
+
+def model_names(client: Client) -> Names:
+    """Return the names of models, then every `name@version`."""
+    models = list(client.models())
+    return {m["name"]: m["name"] for m in models} | {m["id"]: m["id"] for m in models}
+
+
+_NAMES_OF_CODE: dict[str, Callable[[Client], Names]] = {
+    "corpus_not_found": corpus_names,
+    "job_not_found": job_names,
+    "model_not_found": model_names,
+}
+
+
+def with_suggestion(error: NextcharError, client: Client) -> str:
+    """Return an error's sentence; where a name was not found, with the known names closest to it."""
+    list_names = _NAMES_OF_CODE.get(getattr(error, "code", ""))
+    unknown = re.search(r"'(.+)'", str(error))
+    if list_names is None or unknown is None:
+        return str(error)
+    try:
+        known = list_names(client)
+    except NextcharError:  # the key may not list them
+        return str(error)
+    labels = [label for label in known if ("@" in label) == ("@" in unknown[1])]
+    closest = difflib.get_close_matches(unknown[1], labels, n=_MAX_SUGGESTIONS)
+    if not closest:
+        return str(error)
+    suggestions = dict.fromkeys(repr(known[label]) for label in closest)
+    return f"{error}; did you mean {' or '.join(suggestions)}?"
+
+
+def complete_corpus(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the corpora whose name or id begins with `incomplete`."""
+    return _completions(context, incomplete, corpus_names)
+
+
+def complete_job(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the ids of jobs that begin with `incomplete`."""
+    return _completions(context, incomplete, job_names)
+
+
+def complete_model(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the models whose name begins with `incomplete`; versions, once there is an @."""
+    names = _completions(context, incomplete, model_names)
+    return [name for name in names if ("@" in name) == ("@" in incomplete)]
+
+
+def _completions(context: typer.Context, incomplete: str, list_names: Callable[[Client], Names]) -> list[str]:
+    """Ask the service for a second at most; without an answer there are no completions, and no error."""
+    server = shared_option(context, "server") or os.environ.get("NEXTCHAR_SERVER") or DEFAULT_SERVER
+    api_key = shared_option(context, "api_key") or os.environ.get("NEXTCHAR_API_KEY")
+    names: Names = {}
+
+    def ask() -> None:
+        try:
+            with Client(server, api_key=api_key) as client:
+                names.update(list_names(client))
+        except NextcharError:
+            pass  # a shell has no place for it
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_COMPLETION_TIMEOUT_S)
+    return [name for label, name in names.copy().items() if label == name and name.startswith(incomplete)]
+
+
+CorpusArgument = Annotated[
+    str, typer.Argument(metavar="CORPUS", help="Name or id of a corpus.", autocompletion=complete_corpus)
+]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job.", autocompletion=complete_job)]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="name@version, or the name alone for its newest version.",
+        autocompletion=complete_model,
+    ),
+]

@@ -1,0 +1,278 @@
+"""`nextchar train`: upload a file if need be, queue a training job, and show its progress."""
+
+import os
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nextchar.cli import corpora, jobs
+from nextchar.cli.names import complete_corpus, complete_model
+from nextchar.cli.session import Session, command, given
+from nextchar.errors import ServerError
+
+_BUDGET, _NETWORK, _OPTIMIZATION = "Budget", "Network", "Optimization"
+_TEXT, _MIX = "Vocabulary and masks", "Mixing in a second corpus"
+
+MASK_NAMES = ("timestamp", "date", "uuid", "ip", "hex", "numbers", "long_numbers", "digits")
+
+
+class Preset(StrEnum):
+    """The networks and recipes to start from."""
+
+    TINY = "tiny"
+    SMALL = "small"
+    MEDIUM = "medium"
+    LARGE = "large"
+
+
+class Alphabet(StrEnum):
+    """What a character is."""
+
+    CHARACTERS = "characters"
+    BYTES = "bytes"
+
+
+@command
+def train(
+    session: Session,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|CORPUS",
+            help="A UTF-8 text file, which is uploaded first (- is standard input), or the name or id of a"
+            " corpus. Where there are both, the corpus is taken; write ./NAME for the file.",
+            autocompletion=complete_corpus,
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the model; each job adds a version. Default for a file: the file's name.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(
+            metavar="NAME",
+            help="Network and recipe to start from: tiny, small (default), medium or large.",
+            show_default=False,
+        ),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Show progress until the job ends.")
+    ] = True,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same model.")] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Training time. Default: 60.", show_default=False, rich_help_panel=_BUDGET),
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Or: number of passes over the text.", rich_help_panel=_BUDGET)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Or: number of optimizer steps.", rich_help_panel=_BUDGET)
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="An architecture of the lecture notes, such as nth_char; the error for a wrong name lists"
+            " all. Default: stateful_lstm.",
+            show_default=False,
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Model whose weights and vocabulary to start from.",
+            autocompletion=complete_model,
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="Number of stacked LSTM layers.", rich_help_panel=_NETWORK)
+    ] = None,
+    units: Annotated[
+        int | None, typer.Option(help="Hidden units per layer.", rich_help_panel=_NETWORK)
+    ] = None,
+    embedding: Annotated[
+        int | None, typer.Option(help="Dimensions of a character's embedding.", rich_help_panel=_NETWORK)
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Dropout rate after each layer.", rich_help_panel=_NETWORK)
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            help="Input length of a fixed-window architecture, in characters.", rich_help_panel=_NETWORK
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(help="Batch size: parallel rows the text is cut into.", rich_help_panel=_OPTIMIZATION),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Length of truncated back-propagation through time, in characters.",
+            rich_help_panel=_OPTIMIZATION,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak of the schedule.", rich_help_panel=_OPTIMIZATION)
+    ] = None,
+    validation_fraction: Annotated[
+        float | None,
+        typer.Option(help="Fraction of the text, at its end, held out.", rich_help_panel=_OPTIMIZATION),
+    ] = None,
+    masks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MASKS",
+            help="What to replace by a placeholder: names, such as timestamp,ip,long_numbers, or an RE2"
+            " expression; can be repeated. none: nothing. Default: what the service suggests, for a log.",
+            show_default=False,
+            rich_help_panel=_TEXT,
+        ),
+    ] = None,
+    alphabet: Annotated[
+        Alphabet | None, typer.Option(help="What a character is.", rich_help_panel=_TEXT)
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of the text that the vocabulary covers; the rarest characters are left out.",
+            rich_help_panel=_TEXT,
+        ),
+    ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CORPUS",
+            help="Second corpus, in a fraction of each batch's rows.",
+            autocompletion=complete_corpus,
+            rich_help_panel=_MIX,
+        ),
+    ] = None,
+    mix_fraction: Annotated[
+        float | None, typer.Option(help="That fraction. Default: 0.25.", rich_help_panel=_MIX)
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Model whose predictions are the targets on the second corpus.",
+            autocompletion=complete_model,
+            rich_help_panel=_MIX,
+        ),
+    ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            help="The teacher's distribution (default), sampled or argmax.",
+            rich_help_panel=_MIX,
+        ),
+    ] = None,
+) -> None:
+    """Train a model on a file or a corpus, and show its progress. Ctrl-C ends the view; training continues.
+
+    Example: nextchar train notes.txt --seconds 300
+    """
+    budget = given(seconds=seconds, epochs=epochs, steps=steps)
+    if len(budget) > 1:
+        raise typer.BadParameter("give at most one of --seconds, --epochs and --steps")
+    mixing = given(corpus=mix, fraction=mix_fraction, teacher=teacher, targets=targets)
+    if mixing and not mix:
+        raise typer.BadParameter("--teacher, --targets and --mix-fraction need --mix CORPUS")
+    file = _file_of(session, source)
+    name = name or (corpora.name_of(file) if file else None)
+    if not name:
+        raise typer.BadParameter("name the model with --name")
+    request: dict[str, Any] = {"corpus": _upload(session, file) if file else source, "name": name}
+    request |= given(architecture=architecture, preset=preset and preset.value)
+    request |= given(validation_fraction=validation_fraction, seed=seed)
+    request |= given(start_from=start_from, coverage=coverage, alphabet=alphabet and alphabet.value)
+    sections = {
+        "budget": budget,
+        "network": given(layers=layers, units=units, embedding=embedding, dropout=dropout, context=context),
+        "training": given(rows=rows, window=window, learning_rate=learning_rate),
+        "mix": mixing,
+    }
+    request |= {section: options for section, options in sections.items() if options}
+    if masks:
+        request["masks"] = parse_masks(masks)
+        _note_unknown_masks(session, request["masks"])
+    job = session.client.create_job(request)
+    if follow:
+        jobs.follow(session, job["id"])
+    elif session.as_json:
+        session.print_json(job)
+    else:
+        session.print_text(job["id"])
+        if sentence := job.get("masked_by_default"):
+            session.print_note(sentence)
+
+
+def parse_masks(options: Sequence[str]) -> list[str]:
+    """Return the masks of --masks options: each is a name, names separated by commas, or an expression.
+
+    >>> parse_masks(["timestamp,ip", "id=[a-z]{3,5}"]), parse_masks(["none"])
+    (['timestamp', 'ip', 'id=[a-z]{3,5}'], [])
+    """
+    masks = []
+    for option in options:
+        names = option.split(",")
+        masks += names if all(map(_is_word, names)) else [option]
+    return [] if masks == ["none"] else masks
+
+
+def _note_unknown_masks(session: Session, masks: Sequence[str]) -> None:
+    for mask in masks:
+        if _is_word(mask) and mask not in MASK_NAMES:
+            session.print_note(
+                f"{mask!r} is not the name of a mask, so it is used as an expression and masks this word;"
+                f" the names are {', '.join(MASK_NAMES)}"
+            )
+
+
+def _is_word(mask: str) -> bool:
+    return mask.replace("_", "").isalpha()
+
+
+def _file_of(session: Session, source: str) -> Path | None:
+    """Return the file to upload; None where `source` is the name or id of a corpus.
+
+    What contains a slash is a file. Any other word is a file if there is one and no corpus of that name.
+    """
+    file = Path(source)
+    if source == "-" or os.sep in source:
+        return file
+    if not file.exists():
+        return None
+    try:
+        session.client.corpus(source)
+    except ServerError as error:
+        if error.code != "corpus_not_found":
+            raise
+        return file
+    session.print_note(
+        f"{source} is both a corpus and a file; using the corpus (write ./{source} for the file)"
+    )
+    return None
+
+
+def _upload(session: Session, file: Path) -> str:
+    """Upload a file; return the id of its corpus."""
+    try:
+        return corpora.upload(session, file, None)["id"]
+    except ServerError as error:
+        if error.code != "name_taken":
+            raise
+        with file.open("rb") as text:  # an earlier text of this file has the name
+            return session.client.add_corpus(text)["id"]

@@ -1,0 +1,205 @@
+"""The progress of a training job, and the lines that show it at the bottom of a terminal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from nextchar.answers import Event, Job, Progress
+from nextchar.cli.formatting import (
+    format_bits,
+    format_duration,
+    format_integer,
+    printable,
+    sparkline,
+)
+
+SAMPLE_LINES = 4
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_MAX_CURVE_RATIO = 1.5  # highest value drawn, in multiples of the lowest
+
+
+@dataclass
+class TrainingProgress:
+    """What is known of a running job; `time_s` values are on the caller's clock."""
+
+    name: str = ""
+    status: str = "queued"
+    queue_position: int | None = None
+    attempt: int = 1
+    record: Progress = field(default_factory=Progress)
+    record_at_s: float = 0.0
+    curve: list[float] = field(default_factory=list)  # training bits per character, one per report
+    evaluated_step: int | None = None
+    evaluated_bits: float | None = None  # held-out bits per character at that step
+
+    def update_from_job(self, job: Job, time_s: float) -> None:
+        """Take over the job's newest record."""
+        self.name = job["name"]
+        self.status = job["status"]
+        self.queue_position = job.get("queue_position")
+        self.attempt = job.get("attempt") or 1
+        record = job["progress"]
+        if record and record != self.record:
+            self.record, self.record_at_s = record, time_s
+            self._extend_curve(record.get("train_bits_per_character"))
+
+    def update_from_event(self, event: Event) -> None:
+        """Take over the results of an evaluation; other events change nothing."""
+        if event["type"] != "metrics":
+            return
+        metrics = event["data"]
+        self._extend_curve(metrics.get("train_bits_per_character"))
+        measured = metrics.get("validation_bits_per_character")
+        if measured is not None:
+            self.evaluated_step, self.evaluated_bits = metrics.get("step"), measured
+
+    @property
+    def held_out_bits(self) -> float | None:
+        """Held-out bits per character of the newest evaluation: events are ahead of the job's record."""
+        if self.evaluated_bits is not None:
+            return self.evaluated_bits
+        return self.record.get("validation_bits_per_character")
+
+    def share_done(self, time_s: float) -> float | None:
+        """Return the share of the steps done, 0 to 1, extrapolated since the last report; None if unknown."""
+        step, steps = self.record.get("step"), self.record.get("steps")
+        if step is None or not steps:
+            return None
+        share = step / steps
+        left_s = self.record.get("seconds_left")
+        if left_s:
+            share += (1 - share) * min(1.0, (time_s - self.record_at_s) / left_s)
+        return min(1.0, share)
+
+    def seconds_left(self, time_s: float) -> float | None:
+        """Return the time left, less the time since the last report; None if unknown."""
+        left_s = self.record.get("seconds_left")
+        return None if left_s is None else max(0.0, left_s - (time_s - self.record_at_s))
+
+    def _extend_curve(self, value: float | None) -> None:
+        if value is not None:
+            self.curve.append(value)
+
+
+def frame(progress: TrainingProgress, time_s: float, *, width: int, ascii_only: bool = False) -> Group:
+    """Return the lines to show at the bottom of the terminal, each at most `width` cells wide."""
+    if progress.status != "running" or progress.record.get("step") is None:
+        spinner = "|/-\\" if ascii_only else _SPINNER
+        line = Text(spinner[int(time_s * 8) % len(spinner)] + " ", style="cyan")
+        line.append(status_sentence(progress), style="default")
+        line.truncate(width)
+        return Group(Text(), line)
+    lines = (
+        _bar_line(progress, time_s, width, ascii_only=ascii_only),
+        _join_fitting(speed_parts(progress.record), width),
+        _quality_line(progress, width, ascii_only=ascii_only),
+    )
+    return Group(Text(), *lines)
+
+
+def _bar_line(progress: TrainingProgress, time_s: float, width: int, *, ascii_only: bool) -> Text:
+    share = progress.share_done(time_s)
+    left_s = progress.seconds_left(time_s)
+    tail = ""
+    if share is not None:
+        tail += f"{share:4.0%}"
+    tail += f"  {format_duration(left_s)} left" if left_s is not None else "  measuring the speed"
+    tail = "  " + tail.lstrip()
+    head = Text(printable(progress.name, inline=True), style="bold")
+    head.truncate(
+        max(3, min(width // 3, width - len(tail) - 10)), overflow="crop" if ascii_only else "ellipsis"
+    )
+    room = max(4, width - head.cell_len - len(tail) - 2)
+    line = Text(no_wrap=True, overflow="crop")
+    line.append_text(head)
+    line.append("  ")
+    line.append_text(_bar(share, min(room, 60), time_s, ascii_only=ascii_only))
+    line.append(tail)
+    line.truncate(width)
+    return line
+
+
+def _bar(share: float | None, cells: int, time_s: float, *, ascii_only: bool) -> Text:
+    full, half, empty = ("=", "-", " ") if ascii_only else ("━", "╸", "─")
+    bar = Text()
+    if share is None:  # a moving mark while the number of steps is unknown
+        place = int(time_s * 12) % cells
+        bar.append(empty * place, style="bright_black")
+        bar.append(full, style="cyan")
+        bar.append(empty * (cells - place - 1), style="bright_black")
+        return bar
+    halves = round(share * cells * 2)
+    bar.append(full * (halves // 2) + half * (halves % 2), style="cyan")
+    bar.append(empty * (cells - halves // 2 - halves % 2), style="bright_black")
+    return bar
+
+
+def speed_parts(progress: Mapping[str, Any]) -> list[str]:
+    """Return how far a job is and how fast: step, epoch, characters per second, as far as they are known."""
+    step, steps, epoch = progress.get("step"), progress.get("steps"), progress.get("epoch")
+    parts = [f"step {format_integer(step)}" + (f" of {format_integer(steps)}" if steps else "")]
+    if epoch is not None:
+        parts.append(f"epoch {epoch:.1f}")
+    if (speed := progress.get("characters_per_second")) is not None:
+        parts.append(f"{format_integer(speed)} characters/s")
+    return parts
+
+
+def _join_fitting(parts: Sequence[str], width: int) -> Text:
+    """Return as many of the parts as fit on a line."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(line) + 3 + len(part) <= width:
+            line += f" · {part}"
+    return Text(line[:width], no_wrap=True, overflow="crop")
+
+
+def _quality_line(progress: TrainingProgress, width: int, *, ascii_only: bool) -> Text:
+    line = Text(no_wrap=True, overflow="crop")
+    line.append("bits per character  " if width >= 60 else "bits  ")
+    line.append("training ")
+    line.append(format_bits(progress.record.get("train_bits_per_character")), style="bold")
+    line.append("  held-out ")
+    line.append(format_bits(progress.held_out_bits), style="bold green")
+    room = min(30, width - line.cell_len - 2)
+    if room >= 8 and len(progress.curve) >= 2 and not ascii_only:
+        line.append("  ")
+        line.append(sparkline(progress.curve, room, max_ratio=_MAX_CURVE_RATIO), style="cyan")
+    line.truncate(width)
+    return line
+
+
+def status_sentence(progress: TrainingProgress) -> str:
+    """Return a sentence that says what a job without progress figures is doing."""
+    match progress.status:
+        case "queued" if progress.queue_position and progress.queue_position > 1:
+            return f"{progress.name} is number {progress.queue_position} in the queue"
+        case "queued":
+            return f"{progress.name} is waiting for a worker"
+        case "running" if progress.attempt > 1:
+            return f"{progress.name} continues from its last checkpoint (attempt {progress.attempt})"
+        case "running":
+            return f"{progress.name} is starting to train"
+    return f"{progress.name} is {progress.status}"
+
+
+def sample_text(
+    sample: Mapping[str, Any], progress: TrainingProgress, *, width: int, ascii_only: bool = False
+) -> Text:
+    """Return a sample event's step, the held-out bits per character at that step, and its first lines."""
+    step = sample.get("step")
+    head = f"step {format_integer(step)}"
+    # The job's record, and so any other figure, may be that of the evaluation before.
+    if progress.evaluated_bits is not None and step == progress.evaluated_step:
+        head += f" · {format_bits(progress.evaluated_bits)} bits per character"
+    text = Text("\n" + head, style="dim")
+    lines = [line.rstrip() for line in printable(str(sample.get("text", ""))).expandtabs(4).splitlines()]
+    for line in [line for line in lines if line][:SAMPLE_LINES]:
+        text.append("\n" + ("| " if ascii_only else "│ "), style="not dim cyan")
+        shown = Text(line, style="not dim default")
+        shown.truncate(max(4, width - 2), overflow="ellipsis")
+        text.append_text(shown)
+    return text

@@ -1,0 +1,49 @@
+"""Completions of a prompt: their options, output and interactive mode."""
+
+import json
+
+from tests.clients.python.conftest import Run
+from tests.clients.python.fake_server import FakeServer
+
+
+def test_complete_prints_only_the_completion_into_a_pipe(run: Run, server: FakeServer) -> None:
+    assert run("complete", "fake", "olleh", "--max-characters", "5").out == "hello\n"
+    assert run("complete", "fake", "olleh", "--max-characters", "5", "--stream").out == "hello\n"
+    assert run("complete", "fake", "olleh", "--max-characters", "5", "-n", "2").out == "hello\nhello\n"
+
+
+def test_complete_takes_its_prompt_from_standard_input(run: Run, server: FakeServer) -> None:
+    run("complete", "fake", stdin="one\ntwo\n")
+    run("complete", "fake", stdin="é".encode())
+    run("complete", "fake", "")
+    assert [b["prompt"] for b in server.bodies("POST", "/v1/models/fake/complete")] == ["one\ntwo", "é", ""]
+
+
+def test_complete_sends_its_options(run: Run, server: FakeServer) -> None:
+    options = "--temperature 0 --top-k 3 --top-p 0.9 --min-p 0.1 --seed 4 --stop a --stop b --until line"
+    run("complete", "fake", "p", *options.split())
+    sampling = {"temperature": 0, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "seed": 4}
+    assert server.bodies("POST", "/v1/models/fake/complete") == [
+        {"prompt": "p", **sampling, "stop": ["a", "b"], "until": "line"}
+    ]
+
+
+def test_interactive_mode_completes_the_text_so_far(run: Run, server: FakeServer) -> None:
+    outcome = run("complete", "fake", "--interactive", "--max-characters", "2", stdin="ab\n\n:new\nxyz")
+    assert outcome.status == 0 and ":new: start over" in outcome.err
+    assert [b["prompt"] for b in server.bodies("POST", "/v1/models/fake/complete")] == ["ab", "abba", "xyz"]
+    assert outcome.out.splitlines() == ["abba", "abbaab", "xyzzy"]
+    outcome = run("complete", "fake", "-i", "--max-characters", "2", "--json", stdin="ab\n\n")
+    assert [json.loads(line)["completions"][0]["text"] for line in outcome.out.splitlines()] == ["ba", "ab"]
+
+
+def test_interactive_mode_ends_without_the_model_but_not_at_a_refusal(run: Run, server: FakeServer) -> None:
+    outcome = run("complete", "fake", "-i", "--max-characters", "20000", stdin="a\nb\n")
+    assert (outcome.status, outcome.err.count("less than or equal")) == (0, 2)
+    assert run("complete", "nobody", "-i", stdin="a\nb\n").status == 1
+
+
+def test_unknown_characters_are_named_on_standard_error(run: Run) -> None:
+    outcome = run("complete", "fake", "5 €")
+    assert "not in the model's vocabulary: €" in outcome.err
+    assert "vocabulary" not in outcome.out

@@ -1,0 +1,39 @@
+"""Corpora are named after files, and come from files, pipes and standard input."""
+
+from pathlib import Path
+
+import pytest
+
+from nextchar.cli.corpora import name_of
+from tests.clients.python.conftest import Run, in_shell
+from tests.clients.python.fake_server import FakeServer
+
+
+def test_corpus_add_names_the_corpus_after_its_file(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    file = tmp_path / "My notes (2).txt"
+    file.write_text("naïve\n")
+    assert run("corpus", "add", str(file), "--json").json["name"] == "My-notes-2"
+    assert run("corpus", "add", str(file), "--name", "other", "--json").json["name"] == "other"
+    assert run("corpus", "add", "-", "--json", stdin="abc").json["name"] is None
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("log.2026.txt", "log.2026"), ("…", None), ("x" * 99, "x" * 64), ("-_a", "a")]
+)
+def test_corpus_names_made_of_file_names_are_valid(file: str, name: str | None) -> None:
+    assert name_of(Path(file)) == name
+
+
+def test_bytes_are_sent_as_bytes(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(b"\xff\x00")
+    run("corpus", "add", str(tmp_path / "raw"), "--bytes")
+    _, path, headers, body = server.requests[-1]
+    assert (path, body) == ("/v1/corpora", b"\xff\x00")
+    assert headers["Content-Type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize("source", ["- < <(printf hello)", "<(printf hello) --name x", "- <<< hello"])
+def test_a_corpus_comes_through_a_pipe(server: FakeServer, source: str) -> None:
+    done = in_shell(server, f"corpus add {source}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert server.requests[-1][3].strip() == b"hello"

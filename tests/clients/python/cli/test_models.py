@@ -1,0 +1,59 @@
+"""Models are listed, downloaded, renamed, exported and imported."""
+
+import io
+import tarfile
+from pathlib import Path
+
+from tests.clients.python.conftest import Run
+from tests.clients.python.fake_server import FILES, FakeServer
+
+
+def test_models_reports_damaged_models_and_what_to_do(run: Run, server: FakeServer) -> None:
+    damaged = {"id": "fake@3", "code": "model_damaged", "message": "its card is not JSON"}
+    server.damaged_models = [damaged]
+    listed = run("models")
+    assert "fake@3" not in listed.out
+    assert "fake@3 cannot be used: its card is not JSON; restore" in listed.err
+    assert "nextchar models rm fake@3" in listed.err
+    assert run("models", "--json").json["damaged"] == [damaged]
+
+
+def test_download_keeps_only_files_with_the_right_hash(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    to = tmp_path / "model"
+    assert run("models", "download", "fake", "--to", str(to)).status == 0
+    assert {f.name: f.read_bytes() for f in to.iterdir() if f.name in FILES} == FILES
+    assert (to / "model.json").exists()
+    server.damaged = {"model.onnx"}
+    outcome = run("models", "download", "fake", "--to", str(tmp_path / "second"))
+    assert outcome.status == 1
+    assert "hash" in outcome.err
+    assert not list((tmp_path / "second").glob("model.onnx*"))
+
+
+def test_rename_prints_the_new_reference(run: Run, server: FakeServer) -> None:
+    assert run("models", "rename", "fake@1", "other").out == "other@1\n"
+    assert server.models == ["fake@2", "other@1"]
+
+
+def test_an_exported_archive_is_imported_as_it_is(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    file = tmp_path / "m.tar"
+    assert run("models", "export", "fake", "--to", str(file)).out == f"{file}\n"
+    assert [f.name for f in tmp_path.iterdir()] == ["m.tar"]
+    assert "other@1" in run("models", "import", str(file), "--name", "other").out
+    ((query, body),) = server.imports
+    assert (query, body) == ({"name": "other"}, file.read_bytes())
+
+
+def test_a_downloaded_folder_is_imported_without_files_that_its_card_does_not_name(
+    run: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    run("models", "download", "fake", "--to", str(folder))
+    (folder / "notes.txt").write_text("mine")
+    assert run("models", "import", str(folder), "--json").json["id"] == "fake@3"
+    ((_, body),) = server.imports
+    with tarfile.open(fileobj=io.BytesIO(body)) as archive:
+        assert archive.getnames() == ["model.json", *FILES]
+        assert {n: archive.extractfile(n).read() for n in FILES} == FILES  # type: ignore[union-attr]
+    (folder / "model.json").write_text("{}")
+    assert run("models", "import", str(folder)).err.endswith("model.json is not a model's card\n")

@@ -1,0 +1,128 @@
+"""`nextchar train` sends the options that were given, uploads files, and reports the result."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from models.text.masks import NAMED
+from tests.clients.python.conftest import Run
+from tests.clients.python.fake_server import FakeServer, FakeTraining
+
+
+def test_train_sends_the_given_options_only(run: Run, server: FakeServer) -> None:
+    run("train", "c", "--name", "n", "--no-follow")
+    changes = "--preset tiny --steps 9 --units 64 --rows 4 --seed 3 --validation-fraction 0.2"
+    run("train", "c", "--name", "n", "--no-follow", *changes.split())
+    plain, full = server.bodies("POST", "/v1/jobs")
+    assert plain == {"corpus": "c", "name": "n"}
+    assert full == {
+        "corpus": "c",
+        "name": "n",
+        "preset": "tiny",
+        "validation_fraction": 0.2,
+        "seed": 3,
+        "budget": {"steps": 9},
+        "network": {"units": 64},
+        "training": {"rows": 4},
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "masks"),
+    [
+        ("--masks timestamp,long_numbers", ["timestamp", "long_numbers"]),
+        ("--masks none", []),
+        ("--masks ip --masks id=[a-z]{3,5}", ["ip", "id=[a-z]{3,5}"]),
+    ],
+)
+def test_train_sends_masks(run: Run, server: FakeServer, options: str, masks: list[str]) -> None:
+    run("train", "c", "--name", "n", "--no-follow", *options.split())
+    (body,) = server.bodies("POST", "/v1/jobs")
+    assert body["masks"] == masks
+
+
+def test_train_notes_a_mask_that_is_not_a_name(run: Run) -> None:
+    wrong = run("train", "c", "--name", "n", "--no-follow", "--masks", "timestamps")
+    assert "'timestamps' is not the name of a mask" in wrong.err and "timestamp, date" in wrong.err
+    for right in (",".join(NAMED), "id=[a-z]+", "none"):
+        assert run("train", "c", "--name", "n", "--no-follow", "--masks", right).err == ""
+
+
+def test_train_ends_with_the_result_of_the_best_weights(run: Run) -> None:
+    found = run("train", "c", "--name", "fake")  # its last evaluation finds 2.10
+    assert "fake@1 is trained: 1.96 bits per character" in found.out
+
+
+def test_train_reports_default_masks(run: Run, server: FakeServer) -> None:
+    server.training.more = {"masks": ["timestamp"], "masked_by_default": "masked by default: timestamp (300)"}
+    found = run("train", "c", "--name", "n", "--no-follow")
+    assert found.out == "job_1\n" and "masked by default: timestamp (300)" in found.err
+    assert "timestamp" in run("jobs", "show", "job_1").out
+
+
+def test_train_sends_an_architecture_without_a_preset(run: Run, server: FakeServer) -> None:
+    run("train", "c", "--name", "n", "--no-follow", "--architecture", "nth_char", "--context", "5")
+    (body,) = server.bodies("POST", "/v1/jobs")
+    assert body == {"corpus": "c", "name": "n", "architecture": "nth_char", "network": {"context": 5}}
+
+
+def test_train_sends_the_model_to_start_from_and_the_alphabet(run: Run, server: FakeServer) -> None:
+    options = "--start-from old@2 --coverage 0.999 --alphabet bytes"
+    run("train", "c", "--name", "n", "--no-follow", *options.split())
+    (body,) = server.bodies("POST", "/v1/jobs")
+    assert (body["start_from"], body["coverage"], body["alphabet"]) == ("old@2", 0.999, "bytes")
+
+
+def test_train_as_json_prints_one_event_per_line_and_the_job_last(run: Run, server: FakeServer) -> None:
+    server.training = FakeTraining(seconds=0.2, evaluations=2)
+    lines = [json.loads(line) for line in run("train", "c", "--name", "n", "--json").out.splitlines()]
+    assert [line.get("type") for line in lines[:-1]] == ["message", "metrics", "sample", "metrics", "sample"]
+    assert lines[-1]["model"] == "n@1"
+
+
+def test_train_prints_the_messages_of_the_job(run: Run, server: FakeServer) -> None:
+    server.training = FakeTraining(seconds=0.2)
+    assert "the corpus is cut into 16 rows" in run("train", "c", "--name", "n").out
+
+
+def test_train_uploads_a_file_and_names_corpus_and_model_after_it(
+    run: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "My notes.txt"
+    file.write_text("some words\n")
+    assert "My-notes@1 is trained" in run("train", str(file)).out
+    (corpus,) = server.corpora.values()
+    assert corpus["name"] == "My-notes"
+    assert server.bodies("POST", "/v1/jobs") == [{"corpus": corpus["id"], "name": "My-notes"}]
+
+
+def test_train_uploads_standard_input(run: Run, server: FakeServer) -> None:
+    assert run("train", "-", "--name", "n", "--no-follow", stdin="some words").status == 0
+    (corpus,) = server.corpora.values()
+    assert server.bodies("POST", "/v1/jobs")[0]["corpus"] == corpus["id"]
+
+
+def test_train_takes_the_corpus_where_a_file_has_its_name_and_says_so(
+    run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words").write_text("old words\n")
+    run("corpus", "add", "words")
+    Path("words").write_text("new words\n")
+    found = run("train", "words", "--name", "n", "--no-follow")
+    assert "using the corpus (write ./words for the file)" in found.err
+    run("train", "./words", "--name", "n", "--no-follow")
+    old, new = server.corpora.values()
+    assert [body["corpus"] for body in server.bodies("POST", "/v1/jobs")] == ["words", new["id"]]
+    assert (old["name"], new["name"]) == ("words", None)  # the name is taken by the text before
+
+
+def test_train_takes_a_file_where_no_corpus_has_its_name(
+    run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text("words\n")
+    run("train", "words.txt", "--no-follow")
+    assert [c["name"] for c in server.corpora.values()] == ["words"]
+    assert run("train", "./missing.txt").err == "nextchar: missing.txt: No such file or directory\n"
