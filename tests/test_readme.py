@@ -37,6 +37,8 @@ def _is_shown_truly(shown: Any, real: Any) -> bool:
     if isinstance(shown, dict):
         return all(key in real and _is_shown_truly(value, real[key]) for key, value in shown.items())
     if isinstance(shown, list):
+        if not shown or not real:
+            return shown == real
         return isinstance(real, list) and _is_shown_truly(shown[0], real[0])
     return type(shown) is type(real)
 

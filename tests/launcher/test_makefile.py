@@ -45,7 +45,7 @@ def test_python_that_only_pretends_is_passed_over(tmp_path):
     assert (tmp_path / "venv/bin/python").exists()
 
 
-@pytest.mark.parametrize("role", ["api", "worker", "local"])
+@pytest.mark.parametrize("role", ["api", "build", "serve", "worker"])
 def test_every_lock_file_agrees_with_the_one_that_tests_use(role):
     tested = locked("dev")
     differing = {name: versions for name, versions in locked(role).items() if versions != tested.get(name)}

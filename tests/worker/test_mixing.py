@@ -125,8 +125,8 @@ def test_a_second_text_without_room_for_its_rows_is_refused():
 @pytest.mark.parametrize(
     ("given", "wrong"),
     [
-        ({"teacher": "m@1", "targets": "text"}, "nothing for a teacher"),
-        ({"targets": "argmax"}, "none is given"),
+        ({"teacher": "m@1", "targets": "text"}, "use no teacher"),
+        ({"targets": "argmax"}, "need a `teacher`"),
         ({"fraction": 0}, "greater than 0"),
         ({"fraction": 1}, "less than 1"),
         ({"teacher": "m@1", "targets": "oracle"}, "sampled"),

@@ -215,10 +215,10 @@ def test_unpaired_surrogate_in_json_becomes_the_replacement_character(service: S
 def test_stream_without_redis_ends_with_queue_unavailable(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def begin(*_: object, **__: object) -> None:
+    def try_lock(*_: object, **__: object) -> None:
         raise redis.ConnectionError("connection refused")
 
-    monkeypatch.setattr(Streams, "begin", begin)
+    monkeypatch.setattr(Streams, "try_lock", try_lock)
     *_, error, _ = stream(service, b"ab\n", context="stream", stream_id="s")
     assert error["object"] == "error" and error["error"]["code"] == "queue_unavailable"
 
