@@ -75,7 +75,7 @@ def test_search_finds_operations_by_path_description_and_field(reference: Page) 
     for words, path in (
         ("confidence_bits", COMPLETE),
         ("delete calibrations", "/v1/models/{model}/calibrations/{name}"),
-        ("go on from a prompt, N TIMES", COMPLETE),
+        ("prompt `N` TIMES.", COMPLETE),
     ):
         search.fill(words)
         expect(reference.locator(".opblock")).to_have_count(1)
