@@ -54,7 +54,7 @@ def build_services(
     Args:
         settings: those of the environment.
         load: makes the engine and the scorer of a saved model.
-        stopping: set when the server is told to stop.
+        stopping: set when the server gets a stop signal.
         keys: the file of API keys; None if none are required.
 
     Raises:

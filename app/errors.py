@@ -1,4 +1,4 @@
-"""The errors of API keys and request bodies, beside those of `models.errors`."""
+"""The errors of API keys and request bodies; `models.errors` has the others."""
 
 from models.errors import DomainError
 

@@ -70,12 +70,12 @@ def blocks(_: Path) -> LabeledLines:
     """Event sequences of file system blocks; anomalies are truncated, or lack, repeat or swap events."""
     draw = random.Random(2)
 
-    def told(events: Sequence[str]) -> str:
+    def as_line(events: Sequence[str]) -> str:
         return " ".join("E" + event for event in events)
 
-    train = [told(_block(draw)) for _ in range(4000)]
-    normal = [told(_block(draw)) for _ in range(2000)]
-    return _mixed(train, normal, [told(_anomalous_block(draw)) for _ in range(300)])
+    train = [as_line(_block(draw)) for _ in range(4000)]
+    normal = [as_line(_block(draw)) for _ in range(2000)]
+    return _mixed(train, normal, [as_line(_anomalous_block(draw)) for _ in range(300)])
 
 
 def _block(draw: random.Random) -> list[str]:
@@ -149,11 +149,11 @@ def system_calls(_: Path) -> LabeledLines:
         place = draw.randrange(len(trace))
         return trace[:place] + run(draw.choice(intruders), draw.randrange(6, 25)) + trace[place:]
 
-    def told(trace: list[int]) -> str:
+    def as_line(trace: list[int]) -> str:
         return " ".join(map(str, trace))
 
-    train = [told(normal()) for _ in range(700)]
-    return _mixed(train, [told(normal()) for _ in range(400)], [told(anomalous()) for _ in range(200)])
+    train = [as_line(normal()) for _ in range(700)]
+    return _mixed(train, [as_line(normal()) for _ in range(400)], [as_line(anomalous()) for _ in range(200)])
 
 
 def domains(data: Path) -> LabeledLines:
@@ -226,7 +226,7 @@ def requests(data: Path) -> LabeledLines:
         other = lambda: "+".join(word() for _ in range(draw.randrange(1, 4)))  # noqa: E731
         return page, [[name, values.get(name, other)()] for name in pages[page]]
 
-    def told(page: str, query: list[list[str]]) -> str:
+    def as_line(page: str, query: list[list[str]]) -> str:
         asked = "&".join(f"{name}={value}" for name, value in query)
         return f"{draw.choice(['GET', 'GET', 'POST'])} /shop/{page}?{asked} HTTP/1.1"
 
@@ -242,10 +242,10 @@ def requests(data: Path) -> LabeledLines:
                 one[0] += draw.choice(["A", "1", "B"])
             case _:
                 page += draw.choice([".bak", "~", ".old", ".inc"])
-        return told(page, query)
+        return as_line(page, query)
 
-    train = [told(*fields()) for _ in range(5000)]
-    return _mixed(train, [told(*fields()) for _ in range(2000)], [anomalous() for _ in range(500)])
+    train = [as_line(*fields()) for _ in range(5000)]
+    return _mixed(train, [as_line(*fields()) for _ in range(2000)], [anomalous() for _ in range(500)])
 
 
 SETS: dict[str, Callable[[Path], LabeledLines]] = {

@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train(client: Client, name: str, text: str, *, seconds: float, preset: str) -> str:
-    """Train a model on a text by a job; return its `name@version`. Raises ClientError, RuntimeError."""
+    """Train a model on a text by a job; return its `name@version`. Raises NextcharError, RuntimeError."""
     corpus = client.add_corpus(text, name=name)
     job = client.create_job(
         {

@@ -23,7 +23,7 @@ from app.routes.console import sample_text
 from launcher.processes import LauncherError
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
-from nextchar import Client, ClientError, ServerError
+from nextchar import Client, NextcharError, ServerError
 from nextchar.answers import Corpus, OddSpan
 from nextchar.cli import live_view
 from nextchar.cli.corpora import name_of
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _head(console, f"starting the API, a worker and Valkey; data in {settings.data_dir.resolve()}")
         with Stack(settings) as stack, Client(stack.url) as client:
             demonstrate(client, console, name, text)
-    except (LauncherError, ClientError) as error:
+    except (LauncherError, NextcharError) as error:
         print(f"nextchar: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def demonstrate(
     client: Client, console: Console, name: str, text: str, *, budget: Mapping[str, float] = _BUDGET
 ) -> None:
-    """Upload, train, complete and score on a running service; `budget` is the job's. Raises ClientError."""
+    """Upload, train, complete and score on a running service; `budget` is the job's. Raises NextcharError."""
     _head(console, f"uploading {name}")
     corpus = _upload(client, name, text)
     characters = format_integer(corpus["characters"])
@@ -136,9 +136,9 @@ def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: 
         client.cancel_job(job["id"])  # else the next start would continue it
         raise
     if job["error"]:
-        raise ClientError(f"the job failed ({job['error']['code']}): {job['error']['message']}")
+        raise NextcharError(f"the job failed ({job['error']['code']}): {job['error']['message']}")
     if not job["model"]:
-        raise ClientError(f"the job ended as {job['status']}")
+        raise NextcharError(f"the job ended as {job['status']}")
     console.print()
     _say(console, live_view.outcome(client, job))
     return job["model"]

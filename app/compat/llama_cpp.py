@@ -8,12 +8,13 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from zlib import crc32
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from app.compat.fim import unwrap
+from app.compat.model_parameters import ModelInPath, ModelInQuery
 from app.http.access import model_or_default
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep, client_of
@@ -56,11 +57,6 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
         },
     }
 }
-
-ModelInQuery = Annotated[
-    str, Query(max_length=128, description="`name` or `name@version`; default: the newest model.")
-]
-ModelInPath = Annotated[str, Path(max_length=128, description="`name` or `name@version`.")]
 
 
 @router.get("/health", responses=error_responses())

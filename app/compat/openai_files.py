@@ -1,7 +1,7 @@
 """/v1/files: OpenAI's files are our corpora, under the same ids.
 
 A file named *.jsonl is converted to plain text, which is what a job trains on (app/compat/json_lines.py);
-/content returns that text. The file's name and purpose are stored beside the corpus.
+/content returns that text. The file's name and purpose are stored with the corpus.
 """
 
 import json

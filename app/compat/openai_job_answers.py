@@ -26,7 +26,7 @@ _NATS_PER_BIT = math.log(2)
 
 
 class OpenAIExtras(BaseModel):
-    """What is stored beside a job that was created in OpenAI's shape."""
+    """What is stored with a job that was created in OpenAI's shape."""
 
     model: str
     training_file: str

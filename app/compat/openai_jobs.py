@@ -1,6 +1,6 @@
 """/v1/fine_tuning/jobs: training jobs in OpenAI's shape, under the same ids.
 
-What only OpenAI's jobs have (metadata, the validation file) is stored beside the job.
+What only OpenAI's jobs have (metadata, the validation file) is stored with the job.
 """
 
 import json
@@ -223,7 +223,7 @@ def _extras_path(job_id: str) -> str:
 
 
 def _extras(services: Services, job: JobBody) -> OpenAIExtras:
-    """Return what is stored beside a job; for one that was not created in OpenAI's shape, defaults."""
+    """Return what is stored with a job; for one that was not created in OpenAI's shape, defaults."""
     try:
         return OpenAIExtras(**json.loads(services.blobs.read(_extras_path(job.id))))
     except FileNotFoundError:

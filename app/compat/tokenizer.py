@@ -6,11 +6,11 @@ so each also exists below /v1/models/{model}, and so does /v1/completions: with
 """
 
 from functools import partial
-from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
+from app.compat.model_parameters import ModelInPath, ModelInQuery
 from app.compat.token_ids import characters_of
 from app.http.access import model_or_default
 from app.http.bodies import DocumentRoute
@@ -23,11 +23,6 @@ from models.text.vocabulary import Vocabulary
 router = APIRouter(tags=["openai"], route_class=DocumentRoute)
 
 _ERRORS = error_responses(400, 404, 413, 415, 422, 503)
-
-ModelInQuery = Annotated[
-    str, Query(max_length=128, description="`name` or `name@version`; default: the newest model.")
-]
-ModelInPath = Annotated[str, Path(max_length=128, description="`name` or `name@version`.")]
 
 
 @router.get("/tokenizer_info", responses=error_responses(404, 422, 503))

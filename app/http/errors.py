@@ -139,7 +139,7 @@ async def _handle_expected(_: Request, error: Exception) -> Response:
 
 
 async def _handle_disconnect(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # nobody receives it; nginx's status for its log
+    return Response(status_code=499)  # for the log only, as in nginx: the client has disconnected
 
 
 def _http_error(error: HTTPException) -> tuple[str, str]:

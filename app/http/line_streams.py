@@ -98,7 +98,7 @@ class ScoreStreamResponse(Response):
                 await self._score_all(body, send)
             except (_Disconnected, OSError, TimeoutError):
                 raise
-            except Exception as error:  # reported in the stream, which then ends as usual
+            except Exception as error:  # reported in a record; the end record follows
                 if not isinstance(error, DomainError | RedisError):
                     log.exception("scoring lines by %s", self._model)
                 await self._send(send, json_line({"object": "error"} | answer(error)[1].model_dump()))

@@ -60,7 +60,7 @@ class _StreamedRoute(DocumentRoute):
     """A route that matches only requests that stream lines."""
 
     def matches(self, scope: Any) -> Any:
-        """Match as usual if the content type is one of lines."""
+        """Match a request only if its content type is one of lines."""
         match, child = super().matches(scope)
         return (match, child) if is_streamed(scope) else (type(match).NONE, {})
 

@@ -19,7 +19,7 @@ const DEFAULT_BITS_QUANTILE = 0.9;
  * @property {(line: any) => string} scoreText
  * @property {(a: any, b: any) => number} compare sorts the most anomalous first
  * @property {(flagged: number, total: number) => string} summary
- * @property {() => void} showValue writes the current value beside the label
+ * @property {() => void} showValue writes the current value next to the label
  */
 
 /** Return the largest false-alarm rate that can be chosen. A calibration of few lines supports no small one. */

@@ -8,7 +8,7 @@ import { emptyState, warningBox } from "../components/notice.js";
 import { h } from "../dom.js";
 import { bits, byteSize, duration, integer } from "../format.js";
 
-const MAX_MODELS = 6; // as many curves have colors that can be told apart
+const MAX_MODELS = 6; // the palette has this many distinguishable colors
 
 /** @param {import('../router.js').Page} page */
 export async function compareView({ query, signal }) {
