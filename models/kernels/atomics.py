@@ -7,7 +7,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from models.kernels.jit import declare_function, has_cpu_feature
+from models.kernels.instruction_sets import target_features
+from models.kernels.jit import declare_function
 
 
 def _load_acquire(_: Any, array: Any, index: Any) -> Any:
@@ -36,7 +37,7 @@ def _spin_pause(_: Any) -> Any:
     """Pause for some tens of cycles in a spin loop, on processors with an instruction for it."""
 
     def code(context: Any, builder: Any, *_: Any) -> Any:
-        if has_cpu_feature(context, "sse2"):
+        if "sse2" in target_features():
             builder.call(declare_function(builder, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
         return context.get_dummy_value()
 

@@ -40,12 +40,6 @@ def compiled(*signatures: Any) -> Callable[[Any], Any]:
     return compile_
 
 
-def has_cpu_feature(context: Any, feature: str) -> bool:
-    """Return whether the target processor has a feature, by its LLVM name such as `avx512vnni`."""
-    _, _, features = context.codegen().magic_tuple()
-    return f"+{feature}" in features.split(",")
-
-
 def declare_function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     """Return an external function or LLVM intrinsic of this name and type, declared once per module."""
     declared = builder.module.globals.get(name)

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 ONE = 127
-"""The quantized activation of 1.0; activations are stored as unsigned bytes with 128 for 0.0."""
+"""The quantized activation of 1.0."""
 
-UNITS, INPUT_WEIGHTS, RECURRENT_WEIGHTS, SCALES, BASE, COLUMNS = range(6)
+UNITS, INPUT_WEIGHTS, RECURRENT_WEIGHTS, SCALES, BASE, COLUMNS, CORRECTIONS = range(7)
 """Columns of `PackedNetwork.layout`."""
 
 SIGMOID_EXPONENT, TANH_EXPONENT = -1 / math.log(2), -2 / math.log(2)
@@ -28,8 +28,11 @@ class PackedNetwork(NamedTuple):
     """All matrices, packed by `int8_packing.pack`, one after another."""
     numbers: NDArray[np.float32]
     """Scales and biases of all layers, and the first layer's table of projected inputs (V, 4H)."""
+    corrections: NDArray[np.int32]
+    """Per layer and column of its packed matrices: what sums start from, so that the kernel's zero point of
+    activations cancels out."""
     layout: NDArray[np.int64]
-    """(L + 1, 6) per layer: H, the start of each of its arrays, the columns of its packed matrices.
+    """(L + 1, 7) per layer: H, the start of each of its arrays, the columns of its packed matrices.
 
     The last row is the dense layer, whose units are V and which has no recurrent weights.
     """

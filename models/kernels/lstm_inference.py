@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from models.kernels.activations import exp, exp2
 from models.kernels.atomics import load_acquire, sched_yield, spin_pause, store_release
 from models.kernels.int8_packing import GROUP
-from models.kernels.int8_product import add_product
 from models.kernels.jit import compiled, inline_jit
 from models.kernels.lstm_arguments import (
     BASE,
     COLUMNS,
+    CORRECTIONS,
     INPUT_WEIGHTS,
     LOWER,
     NO_PIPELINE,
@@ -36,6 +36,11 @@ from models.kernels.lstm_arguments import (
     Pipeline,
     Sampling,
 )
+from models.kernels.product_kernels import add_product_of
+from models.kernels.selection import INT8_KERNEL
+
+_add_product = add_product_of(INT8_KERNEL)
+_NEGATIVE = 128 - INT8_KERNEL.zero_point
 
 _MAX_SPINS = 1 << 12  # about 0.1 ms; a thread that waits longer yields its core at every check
 
@@ -75,7 +80,17 @@ def _gates(base, scale, sums, h, c, x):  # type: ignore[no-untyped-def]
 
 @inline_jit
 def _quantize(h):  # type: ignore[no-untyped-def]
-    return np.uint8(np.int32(h * np.float32(ONE) + np.float32(128.5)))
+    """Return h, within [-1, 1], as a byte: rounded to 1/127, plus the kernel's zero point."""
+    return np.uint8(np.int32(h * np.float32(ONE) + np.float32(128.5)) - np.int32(_NEGATIVE))
+
+
+@inline_jit
+def _start_sums(sums, corrections, layer):  # type: ignore[no-untyped-def]
+    """Set every row of sums (., COLUMNS of the layer) to what they start from."""
+    first = layer[CORRECTIONS]
+    for i in range(len(sums)):
+        for j in range(sums.shape[1]):
+            sums[i, j] = corrections[first + j]
 
 
 @inline_jit
@@ -85,7 +100,7 @@ def _steps(network, ids, state, first, logits, part, boundary_x, boundary_sums):
     Layer by layer: the input products of all steps at once, then the recurrent steps one by one.
     LOWER writes `boundary_x` and `boundary_sums`, UPPER reads them.
     """
-    weights, numbers, layout = network.weights, network.numbers, network.layout
+    weights, layout = network.weights, network.layout
     steps, rows = ids.shape
     count, half = steps * rows, steps * rows // 2
     x = boundary_x  # outputs of the layer below, (T * B, its units)
@@ -97,20 +112,24 @@ def _steps(network, ids, state, first, logits, part, boundary_x, boundary_sums):
         if n == 0 and part == UPPER:
             sums, start = boundary_sums, half
         else:
-            sums, start = np.zeros((rows if is_first else count, layer[COLUMNS]), np.int32), zero
+            sums, start = np.empty((rows if is_first else count, layer[COLUMNS]), np.int32), zero
+            if not is_first:
+                _start_sums(sums, network.corrections, layer)
         if not is_first:
-            add_product(weights, layer[INPUT_WEIGHTS], x, sums, start, count - start)
-        x = _layer(weights, numbers, layer, is_first, ids, state, at, sums)
+            _add_product(weights, layer[INPUT_WEIGHTS], x, sums, start, count - start)
+        x = _layer(network, layer, is_first, ids, state, at, sums)
         at += 2 * layer[UNITS]
     after = layout[len(layout) - 1]
     if part == LOWER:
-        boundary_sums[:] = 0
-        add_product(weights, after[INPUT_WEIGHTS], x, boundary_sums, zero, half)
+        _start_sums(boundary_sums, network.corrections, after)
+        _add_product(weights, after[INPUT_WEIGHTS], x, boundary_sums, zero, half)
         boundary_x[:] = x[:count]
     elif steps > first:
         wanted = count - first * rows
-        sums = np.zeros((wanted, after[COLUMNS]), np.int32)
-        add_product(weights, after[INPUT_WEIGHTS], x[count - wanted : count], sums, zero, wanted)
+        numbers = network.numbers
+        sums = np.empty((wanted, after[COLUMNS]), np.int32)
+        _start_sums(sums, network.corrections, after)
+        _add_product(weights, after[INPUT_WEIGHTS], x[count - wanted : count], sums, zero, wanted)
         scale = numbers[after[SCALES] : after[SCALES] + after[UNITS]]
         bias = numbers[after[BASE] : after[BASE] + after[UNITS]]
         for i in range(wanted):
@@ -118,13 +137,15 @@ def _steps(network, ids, state, first, logits, part, boundary_x, boundary_sums):
 
 
 @inline_jit
-def _layer(weights, numbers, layer, is_first, ids, state, at, sums):  # type: ignore[no-untyped-def]
+def _layer(network, layer, is_first, ids, state, at, sums):  # type: ignore[no-untyped-def]
     """Run the T steps of a layer, changing state[:, at : at + 2H]; return its outputs.
 
-    `sums` (T * B, >= 4H) holds the input products; for the first layer, which has none, (B, >= 4H) zeros.
+    `sums` (T * B, >= 4H) holds the input products; for the first layer, which has none, it is workspace
+    (B, >= 4H).
     The result is (T * B + B, H rounded up to GROUP) uint8; its last B rows are the outputs before the first
     step.
     """
+    weights, numbers = network.weights, network.numbers
     steps, rows = ids.shape
     units = layer[UNITS]
     scale = numbers[layer[SCALES] : layer[SCALES] + 4 * units]
@@ -135,11 +156,11 @@ def _layer(weights, numbers, layer, is_first, ids, state, at, sums):  # type: ig
     before = x[steps * rows :]
     now = sums[:rows]
     for t in range(steps):
-        if not is_first:
+        if is_first:
+            _start_sums(now, network.corrections, layer)
+        else:
             now = sums[t * rows : (t + 1) * rows]
-        elif t > 0:
-            now[:] = 0
-        add_product(weights, layer[RECURRENT_WEIGHTS], before, now, np.int64(0), rows)
+        _add_product(weights, layer[RECURRENT_WEIGHTS], before, now, np.int64(0), rows)
         before = x[t * rows : (t + 1) * rows]
         for b in range(rows):
             base = layer[BASE]
@@ -287,7 +308,7 @@ def run(
 # Numba takes 4 us longer to accept the three tuples than their elements. All uses share one compiled
 # function, because it compiles slowly.
 @compiled(
-    "boolean(int8[::1], float32[::1], int64[:,::1],"
+    "boolean(int8[::1], float32[::1], int32[::1], int64[:,::1],"
     "int32[:,::1], float32[:,::1], int64, float32[:,:,::1],"
     "float32[::1], float64[:,::1], int32[:,::1],"
     "int64, int64[::1], uint8[:,:,::1], int32[:,:,::1], float32[:,::1],"
@@ -296,6 +317,7 @@ def run(
 def _run_flat(  # type: ignore[no-untyped-def]
     weights,
     numbers,
+    corrections,
     layout,
     ids,
     state,
@@ -314,7 +336,7 @@ def _run_flat(  # type: ignore[no-untyped-def]
     upper_started,
     stop,
 ):
-    network = PackedNetwork(weights, numbers, layout)
+    network = PackedNetwork(weights, numbers, corrections, layout)
     sampling = Sampling(inverse_temperature, uniforms, chosen)
     pipeline = Pipeline(
         part, ends, boundary_x, boundary_sums, states, slices_done, has_ended, upper_started, stop

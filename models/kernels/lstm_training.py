@@ -13,85 +13,34 @@ float32. A call runs in the calling thread and releases the GIL. Results are bit
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
 from models.kernels.activations import sigmoid, tanh
-from models.kernels.jit import compiled, declare_function, has_cpu_feature, inline_jit
-from models.kernels.tile import FLOATS, LANES, MultiplyAdd, ProductFormat, tile
+from models.kernels.jit import compiled, inline_jit
+from models.kernels.product_kernels import add_product_of
+from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
 
-PANEL = 4 * LANES
-"""Columns of a packed matrix that are computed together."""
+HAS_BFLOAT16 = BFLOAT16_KERNEL is not None
+"""Whether the processor has bfloat16 products."""
 
-HAS_BFLOAT16 = has_cpu_feature(cpu_target.target_context, "avx512bf16")
-"""Whether the processor has bfloat16 dot products, which have twice the throughput of float32."""
-
-
-# ---- products
+_add_float32 = add_product_of(FLOAT32_KERNEL)
+_add_bfloat16 = add_product_of(BFLOAT16_KERNEL or FLOAT32_KERNEL)
 
 
-class _BFloat16(ir.Type):  # type: ignore[misc]
-    """LLVM's bfloat type, which llvmlite lacks."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-
-_PAIRS = ir.VectorType(_BFloat16(), 2 * LANES)
-
-
-def _float32_multiply_add(_: Any, builder: Any) -> MultiplyAdd:
-    def multiply_add(total: Any, x: Any, weights: Any) -> Any:
-        product = builder.fmul(
-            builder.bitcast(x, FLOATS), builder.bitcast(weights, FLOATS), flags=("contract",)
-        )
-        return builder.fadd(total, product, flags=("contract",))
-
-    return multiply_add
-
-
-def _bfloat16_multiply_add(_: Any, builder: Any) -> MultiplyAdd:
-    dot = declare_function(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, [FLOATS, _PAIRS, _PAIRS])
-    return lambda total, x, weights: builder.call(
-        dot, [total, builder.bitcast(x, _PAIRS), builder.bitcast(weights, _PAIRS)]
-    )
-
-
-def _format_of(weights: Any) -> ProductFormat:
-    """Return the format of a packed matrix: float32, or uint32 that hold two bfloat16 numbers each."""
-    if weights.dtype == types.float32:
-        return ProductFormat(
-            activations_per_word=1, weights_per_word=1, sums=FLOATS, multiply_add=_float32_multiply_add
-        )
-    return ProductFormat(
-        activations_per_word=2, weights_per_word=1, sums=FLOATS, multiply_add=_bfloat16_multiply_add
-    )
-
-
-_tile_1: Any
-_tile_4: Any
-_tile_6: Any
-_tile_1, _tile_4, _tile_6 = (intrinsic(tile(rows, PANEL // LANES, _format_of)) for rows in (1, 4, 6))
-
-
-@inline_jit
-def _add_product(packed, x, sums):  # type: ignore[no-untyped-def]
+def _add_product(packed: Any, x: Any, sums: Any) -> None:
     """Add x (M, K) times a packed matrix to sums (M, N); K and N are those of the packed matrix."""
-    words = packed.shape[1]
-    for panel in range(len(packed)):
-        at, column = panel * words * PANEL, panel * PANEL
-        row = 0
-        while len(x) - row >= 10 or len(x) - row == 6:
-            _tile_6(packed, at, x, row, words, sums, column)
-            row += 6
-        while len(x) - row >= 4:
-            _tile_4(packed, at, x, row, words, sums, column)
-            row += 4
-        while row < len(x):
-            _tile_1(packed, at, x, row, words, sums, column)
-            row += 1
+
+
+@overload(_add_product, inline="always")
+def _overload_add_product(packed, x, sums):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def add_float32(packed, x, sums):  # type: ignore[no-untyped-def]
+        _add_float32(packed, 0, x, sums, 0, len(x))
+
+    def add_bfloat16(packed, x, sums):  # type: ignore[no-untyped-def]
+        _add_bfloat16(packed, 0, x, sums, 0, len(x))
+
+    return add_float32 if packed.dtype == types.float32 else add_bfloat16
 
 
 # ---- bfloat16
@@ -187,10 +136,11 @@ _BLOCK = 16  # matrices are read in square blocks, because they may be transpose
 
 @compiled("void(float32[:,:], float32[:,:,::1])")
 def pack_float32(matrix, packed):  # type: ignore[no-untyped-def]
-    """Write a matrix (K, N) as panels (N / PANEL, K, PANEL), padded with zeros."""
+    """Write a matrix (K, N) as panels (N / panel, K, panel), padded with zeros."""
     packed[:] = 0
+    width = packed.shape[2]
     for panel in range(len(packed)):
-        columns = matrix[:, panel * PANEL : (panel + 1) * PANEL]
+        columns = matrix[:, panel * width : (panel + 1) * width]
         for first in range(0, len(columns), _BLOCK):
             last = min(first + _BLOCK, len(columns))
             for begin in range(0, columns.shape[1], _BLOCK):
@@ -203,14 +153,14 @@ def pack_float32(matrix, packed):  # type: ignore[no-untyped-def]
 
 @compiled("void(float32[:,:], uint32[:,:,::1])")
 def pack_bfloat16(matrix, packed):  # type: ignore[no-untyped-def]
-    """Write a matrix (K, N) as panels (N / PANEL, K / 2, PANEL), padded with zeros.
+    """Write a matrix (K, N) as panels (N / panel, K / 2, panel), padded with zeros.
 
     Each uint32 has the bfloat16 numbers of two consecutive rows.
     """
     packed[:] = 0
-    pairs = matrix.shape[0] // 2
+    pairs, width = matrix.shape[0] // 2, packed.shape[2]
     for panel in range(len(packed)):
-        columns = matrix[:, panel * PANEL : (panel + 1) * PANEL]
+        columns = matrix[:, panel * width : (panel + 1) * width]
         for first in range(0, pairs, _BLOCK // 2):
             last = min(first + _BLOCK // 2, pairs)
             for begin in range(0, columns.shape[1], _BLOCK):

@@ -13,6 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from models.kernels import lstm_training as kernels
+from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
 
 HAS_BFLOAT16 = kernels.HAS_BFLOAT16
 """Whether this processor multiplies bfloat16 numbers; if not, float32 is used in its place."""
@@ -195,17 +196,18 @@ def _product(a: Floats, b: Floats, use_bfloat16: bool) -> Floats:
 def _workspace(matrix: Floats, rows: int, use_bfloat16: bool) -> tuple[NDArray[Any], NDArray[Any], Floats]:
     """Return a matrix (K, N), packed, and zeroed activations (rows, K) and sums (rows, N), padded alike."""
     k, n = matrix.shape
-    panels = -(-n // kernels.PANEL)
+    kernel = (BFLOAT16_KERNEL if use_bfloat16 else None) or FLOAT32_KERNEL
+    panels = -(-n // kernel.panel)
     if use_bfloat16:
         words = -(-k // 2)
-        packed = np.empty((panels, words, kernels.PANEL), np.uint32)
+        packed = np.empty((panels, words, kernel.panel), np.uint32)
         kernels.pack_bfloat16(matrix, packed)
         x: NDArray[Any] = np.zeros((rows, 2 * words), np.uint16)
     else:
-        packed = np.empty((panels, k, kernels.PANEL), np.float32)
+        packed = np.empty((panels, k, kernel.panel), np.float32)
         kernels.pack_float32(matrix, packed)
         x = np.zeros((rows, k), np.float32)
-    return packed, x, np.zeros((rows, panels * kernels.PANEL), np.float32)
+    return packed, x, np.zeros((rows, panels * kernel.panel), np.float32)
 
 
 def _empty(shape: tuple[int, ...]) -> Floats:

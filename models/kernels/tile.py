@@ -1,11 +1,11 @@
 """The inner loop of a matrix product as LLVM code: some rows of activations times a panel of a packed matrix.
 
-LLVM's vectorizer uses neither the instructions that add several products per lane (VNNI, bfloat16 dot
-products), nor does it keep the right number of sums in registers. So this one loop is emitted instruction by
-instruction. On a processor without such an instruction the same sums are computed in plain steps.
+LLVM's vectorizer uses neither the instructions that add several products per lane (dot products of bytes or
+of bfloat16 numbers), nor does it keep the right number of sums in registers. So this one loop is emitted
+instruction by instruction.
 
-A panel has LANES * `vectors` columns. Activations and weights are read in 32-bit words; a word holds as many
-consecutive elements of a column as one instruction multiplies per lane.
+Activations and weights are read in 32-bit words; a word holds as many consecutive elements of a column as one
+instruction multiplies per lane.
 """
 
 from collections.abc import Callable
@@ -15,44 +15,46 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 from numba import types
 
-LANES = 16
-"""32-bit sums per vector register."""
-
-INTEGERS = ir.VectorType(ir.IntType(32), LANES)
-FLOATS = ir.VectorType(ir.FloatType(), LANES)
-
 MultiplyAdd = Callable[[Any, Any, Any], Any]
-"""(sums, activations, weights), a vector of LANES words each -> sums."""
+"""(sums, activations, weights), a vector of words each -> sums."""
 
 
-class ProductFormat(NamedTuple):
-    """The element types of one kind of product."""
+class Arithmetic(NamedTuple):
+    """The element types of one kind of product, and the operation on vector registers."""
 
+    lanes: int
+    """32-bit sums per vector register."""
     activations_per_word: int
     """Array elements per 32-bit word."""
     weights_per_word: int
-    sums: Any
-    """LLVM type of a vector of sums."""
-    multiply_add: Callable[[Any, Any], MultiplyAdd]
-    """(numba target context, LLVM builder) -> the operation."""
+    sum_type: Any
+    """LLVM type of one sum."""
+    multiply_add: Callable[[Any], MultiplyAdd]
+    """LLVM builder -> the operation."""
 
 
-def tile(rows: int, vectors: int, format_of: Callable[[Any], ProductFormat]) -> Any:
+def tile(rows: int, vectors: int, panel: int, arithmetic: Arithmetic) -> Any:
     """Return the typing function of an intrinsic that keeps rows * vectors registers of sums.
 
     Args:
         rows: rows of activations.
-        vectors: vectors of LANES columns.
-        format_of: numba type of the weights array -> its format.
+        vectors: registers of columns.
+        panel: columns of a panel of the packed matrix. The tile may be narrower, or as wide as some panels.
+        arithmetic: the operation.
     """
 
     def typed(_: Any, weights: Any, at: Any, x: Any, row: Any, words: Any, sums: Any, column: Any) -> Any:
-        """Add x[row : row + rows] times the panel at weights[at] to sums[row : row + rows, column:]."""
+        """Add x[row : row + rows] times the columns at weights[at] to sums[row : row + rows, column:]."""
         del at, row, words, column
         signature = types.void(weights, types.intp, x, types.intp, types.intp, sums, types.intp)
-        return signature, partial(_emit, rows, vectors, format_of(weights))
+        return signature, partial(_emit, rows, vectors, panel, arithmetic)
 
     return typed
+
+
+def words_of(lanes: int) -> ir.VectorType:
+    """Return the LLVM type of a register of 32-bit words."""
+    return ir.VectorType(ir.IntType(32), lanes)
 
 
 _INDEX = ir.IntType(64)
@@ -61,7 +63,8 @@ _INDEX = ir.IntType(64)
 def _emit(
     rows: int,
     vectors: int,
-    product: ProductFormat,
+    panel: int,
+    arithmetic: Arithmetic,
     context: Any,
     builder: Any,
     signature: Any,
@@ -71,9 +74,11 @@ def _emit(
     weights, x, sums = (
         context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 5)
     )
+    lanes = arithmetic.lanes
+    sums_type = ir.VectorType(arithmetic.sum_type, lanes)
     addresses = [
         [
-            _address(builder, sums, row, r, builder.add(column, _INDEX(v * LANES)), product.sums)
+            _address(builder, sums, row, r, builder.add(column, _INDEX(v * lanes)), sums_type)
             for v in range(vectors)
         ]
         for r in range(rows)
@@ -86,18 +91,21 @@ def _emit(
     builder.position_at_end(loop)
     word = builder.phi(_INDEX)
     word.add_incoming(_INDEX(0), entry)
-    running = [[builder.phi(product.sums) for _ in range(vectors)] for _ in range(rows)]
+    running = [[builder.phi(sums_type) for _ in range(vectors)] for _ in range(rows)]
     activations = []
     for r in range(rows):
-        element = builder.mul(word, _INDEX(product.activations_per_word))
+        element = builder.mul(word, _INDEX(arithmetic.activations_per_word))
         address = _address(builder, x, row, r, element, ir.IntType(32))
-        activations.append(_broadcast(builder, _load(builder, address)))
-    multiply_add = product.multiply_add(context, builder)
-    panel = builder.add(at, builder.mul(word, _INDEX(vectors * LANES * product.weights_per_word)))
+        activations.append(_broadcast(builder, _load(builder, address), lanes))
+    multiply_add = arithmetic.multiply_add(builder)
+    word_size = _INDEX(panel * arithmetic.weights_per_word)
+    at_word, panel_size = builder.add(at, builder.mul(word, word_size)), builder.mul(words, word_size)
     for v in range(vectors):
-        element = builder.add(panel, _INDEX(v * LANES * product.weights_per_word))
+        panels, columns = divmod(v * lanes, panel)
+        element = builder.add(at_word, _INDEX(columns * arithmetic.weights_per_word))
+        element = builder.add(element, builder.mul(panel_size, _INDEX(panels)))
         address = builder.gep(weights.data, [element])
-        column_words = _load(builder, builder.bitcast(address, INTEGERS.as_pointer()))
+        column_words = _load(builder, builder.bitcast(address, words_of(lanes).as_pointer()))
         for r in range(rows):
             running[r][v].add_incoming(totals[r][v], entry)
             totals[r][v] = multiply_add(running[r][v], activations[r], column_words)
@@ -126,8 +134,8 @@ def _load(builder: Any, address: Any, align: int = 1) -> Any:
     return value
 
 
-def _broadcast(builder: Any, value: Any) -> Any:
+def _broadcast(builder: Any, value: Any, lanes: int) -> Any:
     """Return a vector with the 32-bit `value` in every lane."""
-    undefined = ir.Constant(INTEGERS, ir.Undefined)
+    undefined = ir.Constant(words_of(lanes), ir.Undefined)
     first_lane = builder.insert_element(undefined, value, ir.IntType(32)(0))
-    return builder.shuffle_vector(first_lane, undefined, ir.Constant(INTEGERS, [0] * LANES))
+    return builder.shuffle_vector(first_lane, undefined, ir.Constant(words_of(lanes), [0] * lanes))

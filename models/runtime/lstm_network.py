@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ from models.kernels.lstm_arguments import (
 )
 from models.runtime import second_thread
 from models.runtime.second_thread import SecondThread
+
+if TYPE_CHECKING:
+    from models.kernels.product_kernels import ProductKernel  # imports numba
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
@@ -126,10 +129,11 @@ class LstmNetwork:
                 try:
                     compile_kernels(RUNTIME_KERNELS)  # waits if another process is compiling
                     from models.kernels import lstm_inference as kernels
+                    from models.kernels.selection import INT8_KERNEL
                 except Exception as error:
                     self._failure = error  # another attempt would take as long and fail, too
                     raise
-                self._network = _laid_out(self._arrays, self._units)
+                self._network = _laid_out(self._arrays, self._units, INT8_KERNEL)
                 if self._middle < len(self._units):
                     layout = self._network.layout
                     self._halves = (
@@ -340,10 +344,11 @@ def _check_array(arrays: Arrays, name: str, shape: tuple[int, ...], kind: type) 
 # ---- layout for the kernels
 
 
-def _laid_out(arrays: Arrays, units: list[int]) -> PackedNetwork:
-    """Return the arrays of a file as the kernels read them."""
+def _laid_out(arrays: Arrays, units: list[int], kernel: "ProductKernel") -> PackedNetwork:
+    """Return the arrays of a file as a kernel reads them."""
     blocks: list[NDArray[np.int8]] = []
     floats: list[Floats] = []
+    corrections: list[NDArray[np.int32]] = []
     layout: list[list[int]] = []
 
     def place(parts: list[Any], part: NDArray[Any]) -> int:
@@ -353,22 +358,25 @@ def _laid_out(arrays: Arrays, units: list[int]) -> PackedNetwork:
 
     def layer(width: int, matrices: list[NDArray[np.int8]], scale: Floats, base: Floats) -> None:
         scale = scale / np.float32(ONE)
-        # Activations are bytes with 128 for 0.0; the surplus is subtracted here, in the bias.
-        surplus = 128 * sum(matrix.sum(axis=0, dtype=np.int64) for matrix in matrices)
-        base = base - scale * surplus
+        correction = np.zeros(padded_columns(len(scale), kernel.panel), np.int32)
+        for matrix in matrices:
+            correction[: len(scale)] -= kernel.zero_point * matrix.sum(axis=0, dtype=np.int32)
         if len(layout) < len(units):
             factors = np.repeat(EXPONENTS, width)
             scale, base = scale * factors, base * factors
         numbers = [place(floats, array.astype(np.float32)) for array in (scale, base)]
-        places = [place(blocks, pack(matrix)) for matrix in matrices]
-        layout.append([width, places[0], places[-1], *numbers, padded_columns(len(scale))])
+        places = [place(blocks, pack(matrix, kernel.panel)) for matrix in matrices]
+        sums = [len(correction), place(corrections, correction)]
+        layout.append([width, places[0], places[-1], *numbers, *sums])
 
     for i, h in enumerate(units):
-        kernel = [arrays[f"lstm_{i}/kernel"]] if i else []
+        inputs = [arrays[f"lstm_{i}/kernel"]] if i else []
         base = arrays[f"lstm_{i}/bias"] if i else arrays["table"]
-        layer(h, [*kernel, arrays[f"lstm_{i}/recurrent"]], arrays[f"lstm_{i}/scale"], base)
+        layer(h, [*inputs, arrays[f"lstm_{i}/recurrent"]], arrays[f"lstm_{i}/scale"], base)
     layer(len(arrays["dense/bias"]), [arrays["dense/kernel"]], arrays["dense/scale"], arrays["dense/bias"])
-    return PackedNetwork(_aligned(blocks), _aligned(floats), np.array(layout, np.int64))
+    return PackedNetwork(
+        _aligned(blocks), _aligned(floats), np.concatenate(corrections), np.array(layout, np.int64)
+    )
 
 
 def _aligned(parts: list[NDArray[Any]]) -> NDArray[Any]:

@@ -2,14 +2,16 @@
 
 import numpy as np
 
-from models.kernels.int8_packing import GROUP, PANEL, pack, padded_columns, padded_rows
+from models.kernels.int8_packing import GROUP, pack, padded_columns, padded_rows
+
+PANEL = 16
 
 
 def test_a_packed_matrix_has_every_weight_in_its_panel_and_group_and_zeros_elsewhere() -> None:
     k, n = 6, PANEL + 3
     weights = np.random.default_rng(0).integers(-127, 128, (k, n)).astype(np.int8)
-    packed = pack(weights)
-    assert packed.size == padded_rows(k) * padded_columns(n) == 8 * 2 * PANEL
+    packed = pack(weights, PANEL)
+    assert packed.size == padded_rows(k) * padded_columns(n, PANEL) == 8 * 2 * PANEL
     panels = packed.reshape(2, 2, PANEL, GROUP)
     for i in range(k):
         for j in range(n):

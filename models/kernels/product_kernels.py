@@ -1,0 +1,231 @@
+"""The matrix products of this package, in a variant for each kind of processor.
+
+A product adds activations (M, K) times a packed matrix (K, N) to sums (M, N):
+
+    INT8       int8 times int8, int32 sums; a sum of integers is exact in any order, so a row's result depends
+               neither on the batch it is computed in nor on the processor
+    FLOAT32    float32 throughout
+    BFLOAT16   bfloat16 times bfloat16, float32 sums
+
+A packed matrix is a sequence of panels (N / panel, K / k, panel, k), padded with zeros; k consecutive
+elements of a column are a 32-bit word.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba.extending import intrinsic
+
+from models.kernels.int8_packing import GROUP
+from models.kernels.jit import declare_function, inline_jit
+from models.kernels.tile import Arithmetic, MultiplyAdd, tile, words_of
+
+
+@dataclass(frozen=True)
+class ProductKernel:
+    """One way to compute a product."""
+
+    name: str
+    features: frozenset[str]
+    """LLVM names of the features that a processor must have."""
+    arithmetic: Arithmetic
+    panel: int
+    """Columns of a panel."""
+    tiles: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    """(rows, registers of columns) for many, some and single rows. Their sums must fit into registers."""
+    zero_point: int = 0
+    """INT8: what is added to activations, which are unsigned where it is not 0."""
+
+
+# ---- operations on vector registers
+
+
+def _int8(lanes: int, multiply_add: Callable[[Any], MultiplyAdd]) -> Arithmetic:
+    return Arithmetic(lanes, GROUP, GROUP, ir.IntType(32), multiply_add)
+
+
+def _floats(lanes: int) -> Arithmetic:
+    vector = ir.VectorType(ir.FloatType(), lanes)
+
+    def multiply_add(builder: Any) -> MultiplyAdd:
+        def fused(total: Any, x: Any, weights: Any) -> Any:
+            product = builder.fmul(
+                builder.bitcast(x, vector), builder.bitcast(weights, vector), flags=("contract",)
+            )
+            return builder.fadd(total, product, flags=("contract",))
+
+        return fused
+
+    return Arithmetic(lanes, 1, 1, ir.FloatType(), multiply_add)
+
+
+class _BFloat16(ir.Type):  # type: ignore[misc]
+    """LLVM's bfloat type, which llvmlite lacks."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
+def _bfloat16(lanes: int, instruction: str) -> Arithmetic:
+    sums, pairs = ir.VectorType(ir.FloatType(), lanes), ir.VectorType(_BFloat16(), 2 * lanes)
+
+    def multiply_add(builder: Any) -> MultiplyAdd:
+        dot = declare_function(builder, instruction, sums, [sums, pairs, pairs])
+        return lambda total, x, weights: builder.call(
+            dot, [total, builder.bitcast(x, pairs), builder.bitcast(weights, pairs)]
+        )
+
+    return Arithmetic(lanes, 2, 1, ir.FloatType(), multiply_add)
+
+
+def _unsigned_dot(lanes: int) -> Arithmetic:
+    """VNNI: four products of unsigned and signed bytes per lane."""
+    words = words_of(lanes)
+
+    def multiply_add(builder: Any) -> MultiplyAdd:
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        dot = declare_function(builder, name, words, [words] * 3)
+        return lambda total, unsigned, signed: builder.call(dot, [total, unsigned, signed])
+
+    return _int8(lanes, multiply_add)
+
+
+def _signed_dot(builder: Any) -> MultiplyAdd:
+    """ARM: four products of signed bytes per lane."""
+    words, signed = words_of(4), ir.VectorType(ir.IntType(8), 16)
+    dot = declare_function(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", words, [words, signed, signed])
+    return lambda total, x, weights: builder.call(
+        dot, [total, builder.bitcast(x, signed), builder.bitcast(weights, signed)]
+    )
+
+
+def _signs_moved(builder: Any) -> MultiplyAdd:
+    """AVX2: x * w = |x| * (w with the sign of x), since it multiplies unsigned by signed bytes.
+
+    It adds two products in 16 bits with saturation, which 2 * 127 * 127 does not reach. -128 does not occur.
+    """
+    size = 32
+    small, medium, words = (ir.VectorType(ir.IntType(bits), 8 * size // bits) for bits in (8, 16, 32))
+    absolute = declare_function(builder, "llvm.abs.v32i8", small, [small, ir.IntType(1)])
+    sign = declare_function(builder, "llvm.x86.avx2.psign.b", small, [small, small])
+    multiply = declare_function(builder, "llvm.x86.avx2.pmadd.ub.sw", medium, [small, small])
+    add_pairs = declare_function(builder, "llvm.x86.avx2.pmadd.wd", words, [medium, medium])
+    ones = ir.Constant(medium, [1] * (size // 2))
+
+    def multiply_add(total: Any, x: Any, weights: Any) -> Any:
+        x, weights = builder.bitcast(x, small), builder.bitcast(weights, small)
+        unsigned, signed = builder.call(absolute, [x, ir.IntType(1)(0)]), builder.call(sign, [weights, x])
+        pairs = builder.call(multiply, [unsigned, signed])
+        return builder.add(total, builder.call(add_pairs, [pairs, ones]))
+
+    return multiply_add
+
+
+def _plain_dot(builder: Any) -> MultiplyAdd:
+    """Any processor: sign extension, products, and the sums of four by halves."""
+    lanes = 4
+    small, wide = (ir.VectorType(ir.IntType(bits), lanes * GROUP) for bits in (8, 32))
+
+    def multiply_add(total: Any, x: Any, weights: Any) -> Any:
+        x, weights = (builder.sext(builder.bitcast(value, small), wide) for value in (x, weights))
+        products = builder.mul(x, weights)
+        while products.type.count > lanes:
+            half = products.type.count // 2
+            evens, odds = (
+                ir.Constant(ir.VectorType(ir.IntType(32), half), list(range(i, 2 * half, 2))) for i in (0, 1)
+            )
+            products = builder.add(
+                builder.shuffle_vector(products, products, evens),
+                builder.shuffle_vector(products, products, odds),
+            )
+        return builder.add(total, products)
+
+    return multiply_add
+
+
+_DPBF16PS = "llvm.x86.avx512bf16.dpbf16ps.512"
+_BFDOT = "llvm.aarch64.neon.bfdot.v4f32.v8bf16"
+
+
+# ---- variants, the widest first
+
+
+def _kernel(name: str, features: str, *arguments: Any, **named: Any) -> ProductKernel:
+    return ProductKernel(name, frozenset(features.split()), *arguments, **named)
+
+
+INT8 = (
+    _kernel("avx512vnni", "avx512vnni", _unsigned_dot(16), 128, ((3, 8), (2, 8), (1, 8)), zero_point=128),
+    _kernel("avxvnni", "avxvnni", _unsigned_dot(8), 64, ((3, 4), (2, 4), (1, 8)), zero_point=128),
+    _kernel("avx2", "avx2", _int8(8, _signs_moved), 64, ((2, 4), (2, 4), (1, 8))),
+    _kernel("dotprod", "dotprod", _int8(4, _signed_dot), 32, ((3, 8), (2, 8), (1, 8))),
+    _kernel("generic", "", _int8(4, _plain_dot), 16, ((2, 4), (2, 4), (1, 4))),
+)
+FLOAT32 = (
+    _kernel("avx512", "avx512f", _floats(16), 64, ((6, 4), (4, 4), (1, 4))),
+    _kernel("avx2", "avx2 fma", _floats(8), 16, ((6, 2), (4, 2), (1, 2))),
+    _kernel("neon", "neon", _floats(4), 16, ((6, 4), (4, 4), (1, 4))),
+    _kernel("generic", "", _floats(4), 8, ((4, 2), (4, 2), (1, 2))),
+)
+BFLOAT16 = (
+    _kernel(
+        "avx512bf16",
+        "avx512bf16",
+        _bfloat16(16, "llvm.x86.avx512bf16.dpbf16ps.512"),
+        64,
+        ((6, 4), (4, 4), (1, 4)),
+    ),
+    _kernel(
+        "neon",
+        "bf16 neon",
+        _bfloat16(4, "llvm.aarch64.neon.bfdot.v4f32.v8bf16"),
+        16,
+        ((6, 4), (4, 4), (1, 4)),
+    ),
+)
+
+
+def available(kernels: Sequence[ProductKernel], features: frozenset[str]) -> list[ProductKernel]:
+    """Return the variants that a processor with these features can run."""
+    return [kernel for kernel in kernels if kernel.features <= features]
+
+
+def add_product_of(kernel: ProductKernel) -> Any:
+    """Return a function for compiled code: add_product(weights, first, x, sums, start, rows).
+
+    It adds x[start : start + rows] (., K) times the packed matrix at element `first` of `weights`, with
+    sums.shape[1] columns, to the same rows of sums.
+    """
+    arithmetic, panel = kernel.arithmetic, kernel.panel
+    (many, _), (some, _), _ = kernel.tiles
+    columns_of_many, columns_of_some, columns_of_one = (
+        vectors * arithmetic.lanes for _, vectors in kernel.tiles
+    )
+    tile_many, tile_some, tile_one = (
+        intrinsic(tile(rows, vectors, panel, arithmetic)) for rows, vectors in kernel.tiles
+    )
+    per_word, word = arithmetic.activations_per_word, arithmetic.weights_per_word
+
+    @inline_jit
+    def add_product(weights, first, x, sums, start, rows):  # type: ignore[no-untyped-def]
+        words = x.shape[1] // per_word
+        end = start + rows
+        for column in range(0, sums.shape[1], panel):
+            at = first + column * words * word
+            row = start
+            while end - row >= many + some or end - row == many:
+                for c in range(0, panel, columns_of_many):
+                    tile_many(weights, at + c * word, x, row, words, sums, column + c)
+                row += many
+            while end - row >= some:
+                for c in range(0, panel, columns_of_some):
+                    tile_some(weights, at + c * word, x, row, words, sums, column + c)
+                row += some
+            while row < end:
+                for c in range(0, panel, columns_of_one):
+                    tile_one(weights, at + c * word, x, row, words, sums, column + c)
+                row += 1
+
+    return add_product

@@ -1,0 +1,79 @@
+"""The instructions that kernels may use, and NEXTCHAR_ISA."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.kernels import instruction_sets
+from models.kernels.instruction_sets import (
+    UnknownInstructionSetError,
+    available_levels,
+    highest_level,
+    limit_target,
+    target_features,
+)
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _no_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"):
+        monkeypatch.setenv(name, "")  # restores the absence of a variable that is set by the test
+        monkeypatch.delenv(name)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *features: str) -> None:
+    monkeypatch.setattr(instruction_sets.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(instruction_sets, "_host_features", lambda: dict.fromkeys(features, True))
+
+
+def test_without_a_limit_all_features_of_the_processor_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", "auto"):
+        limit_target({"NEXTCHAR_ISA": value})
+    assert "NUMBA_CPU_FEATURES" not in os.environ
+    pretend(monkeypatch, "sse2", "avx2", "avx512f", "amx-tile")
+    assert available_levels() == ["amx", "avx512", "avx2", "generic"]
+    assert highest_level() == "amx"
+
+
+def test_a_level_takes_away_what_is_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(
+        monkeypatch, "sse2", "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vnni", "amx-int8", "avx10.1"
+    )
+    limit_target({"NEXTCHAR_ISA": "avx512"})
+    assert target_features() == {"sse2", "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vnni"}
+    limit_target({"NEXTCHAR_ISA": "avx2"})
+    assert target_features() == {"sse2", "sse4.2", "avx", "avx2", "fma"}
+    assert highest_level() == "avx2"
+    limit_target({"NEXTCHAR_ISA": "generic"})
+    assert target_features() == {"sse2"}
+
+
+@pytest.mark.parametrize("name", ["avx512", "sse5", "AVX2"])
+def test_a_level_that_the_processor_lacks_is_an_error_that_names_what_it_has(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, "sse2", "avx2")
+    with pytest.raises(UnknownInstructionSetError, match=f"NEXTCHAR_ISA={name}: .* has avx2, generic; use"):
+        limit_target({"NEXTCHAR_ISA": name})
+
+
+def test_kernels_are_compiled_for_the_level() -> None:
+    lowest = available_levels()[-1]
+    code = (
+        "from models.kernels import selection;"
+        "print(selection.INT8_KERNEL.name, selection.FLOAT32_KERNEL.name);"
+        "from numba.core.registry import cpu_target;"
+        "print(cpu_target.target_context.codegen().magic_tuple()[2])"
+    )
+    environment = os.environ | {"NEXTCHAR_ISA": lowest}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    )
+    names, features = done.stdout.splitlines()
+    assert names in {"generic generic", "generic neon"}
+    assert "+avx" not in features and "+dotprod" not in features
