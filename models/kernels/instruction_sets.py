@@ -11,12 +11,16 @@ machine shows how another kind of machine would run, and so that faulty instruct
     dotprod     all that there is, on ARM
     neon        without dot products, the base of ARM64
 
+AMX counts as missing where Linux does not give this process the tile registers.
+
 Numba reads its target when it is imported, so `limit_target` is called by this package's `__init__`.
 """
 
+import ctypes
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 
 VARIABLE = "NEXTCHAR_ISA"
 
@@ -54,8 +58,21 @@ class UnknownInstructionSetError(ValueError):
 def target_features() -> frozenset[str]:
     """Return the LLVM names of the features that kernels are compiled for, such as `avx2`."""
     if (flattened := os.environ.get("NUMBA_CPU_FEATURES")) is not None:
-        return frozenset(name[1:] for name in flattened.split(",") if name.startswith("+"))
+        return _permitted(name[1:] for name in flattened.split(",") if name.startswith("+"))
     return frozenset(name for name, present in _host_features().items() if present)
+
+
+@cache
+def has_tile_registers() -> bool:
+    """Ask Linux for AMX's tile registers; return whether this process may use them.
+
+    It must have asked before its first instruction on them. The answer holds for all its threads, but not for
+    programs that it starts. See "Using XSTATE features in user space applications" in Linux's documentation.
+    """
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
 
 
 def available_levels() -> list[str]:
@@ -101,9 +118,18 @@ def _host_features() -> dict[str, bool]:
     from llvmlite import binding  # takes 40 ms
 
     try:
-        return dict(binding.get_host_cpu_features())
+        features = dict(binding.get_host_cpu_features())
     except RuntimeError:  # unknown to LLVM on some systems
         return {}
+    permitted = _permitted(name for name, present in features.items() if present)
+    return {name: name in permitted for name in features}
+
+
+def _permitted(features: Iterable[str]) -> frozenset[str]:
+    names = frozenset(features)
+    if "amx-tile" not in names or has_tile_registers():
+        return names
+    return frozenset(name for name in names if not name.startswith("amx"))
 
 
 def _host_name() -> str:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from llvmlite import binding
 
 from models.kernels import instruction_sets
 from models.kernels.instruction_sets import (
@@ -60,6 +61,31 @@ def test_a_level_that_the_processor_lacks_is_an_error_that_names_what_it_has(
     pretend(monkeypatch, "sse2", "avx2")
     with pytest.raises(UnknownInstructionSetError, match=f"NEXTCHAR_ISA={name}: .* has avx2, generic; use"):
         limit_target({"NEXTCHAR_ISA": name})
+
+
+def test_amx_is_missing_if_linux_denies_the_tile_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = {"sse2": True, "avx512f": True, "amx-tile": True, "amx-int8": True}
+    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: features)
+    monkeypatch.setattr(instruction_sets.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(instruction_sets, "has_tile_registers", lambda: True)
+    assert target_features() == set(features)
+    monkeypatch.setattr(instruction_sets, "has_tile_registers", lambda: False)
+    assert target_features() == {"sse2", "avx512f"}
+    assert available_levels() == ["avx512", "generic"]
+    with pytest.raises(UnknownInstructionSetError, match="this processor has avx512, generic"):
+        limit_target({"NEXTCHAR_ISA": "amx"})
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "+sse2,-avx,+amx-tile,+amx-bf16")
+    assert target_features() == {"sse2"}
+
+
+def test_a_system_without_tile_registers_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_amx = "amx-tile" in binding.get_host_cpu_features()
+    if not has_amx:
+        assert not instruction_sets.has_tile_registers()
+    instruction_sets.has_tile_registers.cache_clear()
+    monkeypatch.setattr(instruction_sets.platform, "system", lambda: "Darwin")
+    assert not instruction_sets.has_tile_registers()
+    instruction_sets.has_tile_registers.cache_clear()
 
 
 def test_kernels_are_compiled_for_the_level() -> None:
