@@ -12,12 +12,13 @@ elements of a column are a 32-bit word.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from models.kernels import amx
 from models.kernels.int8_packing import GROUP
 from models.kernels.jit import declare_function, inline_jit
 from models.kernels.tile import Arithmetic, MultiplyAdd, tile, words_of
@@ -37,6 +38,9 @@ class ProductKernel:
     """(rows, registers of columns) for many, some and single rows. Their sums must fit into registers."""
     zero_point: int = 0
     """INT8: what is added to activations, which are unsigned where it is not 0."""
+    amx_instruction: str = ""
+    """The instruction on AMX's tile registers, for `min_amx_rows` rows or more."""
+    min_amx_rows: int = 8
 
 
 # ---- operations on vector registers
@@ -145,10 +149,6 @@ def _plain_dot(builder: Any) -> MultiplyAdd:
     return multiply_add
 
 
-_DPBF16PS = "llvm.x86.avx512bf16.dpbf16ps.512"
-_BFDOT = "llvm.aarch64.neon.bfdot.v4f32.v8bf16"
-
-
 # ---- variants, the widest first
 
 
@@ -156,8 +156,27 @@ def _kernel(name: str, features: str, *arguments: Any, **named: Any) -> ProductK
     return ProductKernel(name, frozenset(features.split()), *arguments, **named)
 
 
+def _with_amx(kernel: ProductKernel, features: str, instruction: str) -> ProductKernel:
+    """Return a variant with the same packed matrices that multiplies many rows with AMX."""
+    return replace(
+        kernel, name="amx", features=kernel.features.union(features.split()), amx_instruction=instruction
+    )
+
+
+_AVX512_VNNI = _kernel(
+    "avx512vnni", "avx512vnni", _unsigned_dot(16), 128, ((3, 8), (2, 8), (1, 8)), zero_point=128
+)
+_AVX512_BF16 = _kernel(
+    "avx512bf16",
+    "avx512bf16",
+    _bfloat16(16, "llvm.x86.avx512bf16.dpbf16ps.512"),
+    64,
+    ((6, 4), (4, 4), (1, 4)),
+)
+
 INT8 = (
-    _kernel("avx512vnni", "avx512vnni", _unsigned_dot(16), 128, ((3, 8), (2, 8), (1, 8)), zero_point=128),
+    _with_amx(_AVX512_VNNI, "amx-tile amx-int8", "tdpbusd"),
+    _AVX512_VNNI,
     _kernel("avxvnni", "avxvnni", _unsigned_dot(8), 64, ((3, 4), (2, 4), (1, 8)), zero_point=128),
     _kernel("avx2", "avx2", _int8(8, _signs_moved), 64, ((2, 4), (2, 4), (1, 8))),
     _kernel("dotprod", "dotprod", _int8(4, _signed_dot), 32, ((3, 8), (2, 8), (1, 8))),
@@ -170,13 +189,8 @@ FLOAT32 = (
     _kernel("generic", "", _floats(4), 8, ((4, 2), (4, 2), (1, 2))),
 )
 BFLOAT16 = (
-    _kernel(
-        "avx512bf16",
-        "avx512bf16",
-        _bfloat16(16, "llvm.x86.avx512bf16.dpbf16ps.512"),
-        64,
-        ((6, 4), (4, 4), (1, 4)),
-    ),
+    _with_amx(_AVX512_BF16, "amx-tile amx-bf16", "tdpbf16ps"),
+    _AVX512_BF16,
     _kernel(
         "neon",
         "bf16 neon",
@@ -198,6 +212,15 @@ def add_product_of(kernel: ProductKernel) -> Any:
     It adds x[start : start + rows] (., K) times the packed matrix at element `first` of `weights`, with
     sums.shape[1] columns, to the same rows of sums.
     """
+    add_product = _add_product_of_vectors(kernel)
+    if not kernel.amx_instruction:
+        return add_product
+    return amx.add_product_of(
+        kernel.arithmetic, kernel.panel, kernel.amx_instruction, kernel.min_amx_rows, add_product
+    )
+
+
+def _add_product_of_vectors(kernel: ProductKernel) -> Any:
     arithmetic, panel = kernel.arithmetic, kernel.panel
     (many, _), (some, _), _ = kernel.tiles
     columns_of_many, columns_of_some, columns_of_one = (

@@ -78,7 +78,7 @@ def _emit(
     sums_type = ir.VectorType(arithmetic.sum_type, lanes)
     addresses = [
         [
-            _address(builder, sums, row, r, builder.add(column, _INDEX(v * lanes)), sums_type)
+            element_address(builder, sums, row, r, builder.add(column, _INDEX(v * lanes)), sums_type)
             for v in range(vectors)
         ]
         for r in range(rows)
@@ -95,7 +95,7 @@ def _emit(
     activations = []
     for r in range(rows):
         element = builder.mul(word, _INDEX(arithmetic.activations_per_word))
-        address = _address(builder, x, row, r, element, ir.IntType(32))
+        address = element_address(builder, x, row, r, element, ir.IntType(32))
         activations.append(_broadcast(builder, _load(builder, address), lanes))
     multiply_add = arithmetic.multiply_add(builder)
     word_size = _INDEX(panel * arithmetic.weights_per_word)
@@ -121,7 +121,7 @@ def _emit(
     return context.get_dummy_value()
 
 
-def _address(builder: Any, array: Any, row: Any, offset: int, column: Any, element: Any) -> Any:
+def element_address(builder: Any, array: Any, row: Any, offset: int, column: Any, element: Any) -> Any:
     """Return a pointer to [row + offset, column] of a C-contiguous 2-D array, of type `element`."""
     width = builder.extract_value(array.shape, 1)
     start = builder.mul(builder.add(row, _INDEX(offset)), width)
