@@ -14,8 +14,9 @@ from numba import njit
 
 from models.kernels import amx
 from models.kernels.int8_packing import GROUP, pack, padded_columns
+from models.kernels.lstm_training import pack_bfloat16
 from models.kernels.product_kernels import BFLOAT16, INT8, ProductKernel, add_product_of
-from models.kernels.tile import Arithmetic, words_of
+from models.kernels.tile import words_of
 from tests.models.kernels import amx_emulator
 from tests.models.kernels.amx_emulator import Emulator
 
@@ -79,7 +80,6 @@ def expected_blocks(rows: int) -> int:
 @pytest.mark.parametrize("panels", [1, 3])
 def test_int8_products_are_exact_for_every_number_of_rows(panels: int, emulator: Emulator) -> None:
     kernel = with_plain_vectors(INT8_AMX, unsigned_dot)
-    assert isinstance(kernel.arithmetic, Arithmetic)
     add_product = add_product_of(kernel)
 
     @njit("void(int8[::1], int64, uint8[:,::1], int32[:,::1], int64, int64)", nogil=True)
@@ -117,21 +117,30 @@ def test_bfloat16_products_equal_numpy_for_every_number_of_rows(emulator: Emulat
         add_product(packed, 0, x, sums, 0, len(x))
 
     random = np.random.default_rng(0)
-    for k in (2, 30, 32, 34, 128):
-        weights = bfloat16(random.normal(size=(k, 2 * panel)))
-        pairs = weights.reshape(k // 2, 2, 2, panel).transpose(2, 0, 3, 1)
-        packed = np.ascontiguousarray(pairs).view(np.uint32)[..., 0]
+    for k in (2, 31, 32, 37, 128):
+        weights = random.normal(size=(k, 2 * panel - 3)).astype(np.float32)
+        packed = np.empty((2, -(-k // 2), panel), np.uint32)
+        pack_bfloat16(weights, packed)
         for rows in range(1, 41):
-            x = bfloat16(random.normal(size=(rows, k)))
+            x = bfloat16(random.normal(size=(rows, 2 * packed.shape[1])))
+            x[:, k:] = 0
             sums = np.ones((rows, 2 * panel), np.float32)
             run(packed, x, sums)
-            np.testing.assert_allclose(sums, 1 + floats(x) @ floats(weights), rtol=1e-5, atol=1e-5)
+            expected = 1 + floats(x)[:, :k] @ rounded(weights)
+            np.testing.assert_allclose(sums[:, :-3], expected, rtol=1e-5, atol=1e-5)
+            np.testing.assert_array_equal(sums[:, -3:], 1)
     assert emulator.faults == []
     assert emulator.executed["tdpbf16ps"] > 0
 
 
 def bfloat16(x: Any) -> Any:
     return (x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def rounded(x: Any) -> Any:
+    """Return float32 numbers rounded to bfloat16, ties to even."""
+    bits = x.view(np.uint32)
+    return (bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def floats(bits: Any) -> Any:
@@ -141,6 +150,7 @@ def floats(bits: Any) -> Any:
 COMPILE = """
 from numba import njit
 from numba.core.registry import cpu_target
+from models.kernels.lstm_training import pack_bfloat16
 from models.kernels.product_kernels import BFLOAT16, INT8, add_product_of, available
 
 int8, bfloat16 = add_product_of(INT8[0]), add_product_of(BFLOAT16[0])
