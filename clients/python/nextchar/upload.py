@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from nextchar.effects import Content
+Content = bytes | IO[bytes] | Iterable[bytes]
+"""The body of a request."""
 
 Text = str | bytes | Path | IO[bytes] | IO[str] | Iterable[str | bytes]
 """A text to upload: itself, a file's path, an open file, or pieces of any size."""
