@@ -60,5 +60,5 @@ class AsyncClient(ServiceCalls):
     ) -> AsyncGenerator[ScoredLine, None]:
         """As `Client.score_lines`; an asynchronous iterable is read by a task, any other one by a thread."""
         if isinstance(lines, AsyncIterable):
-            return self.score_numbered(model, AsyncLines(lines), options)
-        return self.score_numbered(model, ThreadedLines(map(line_of, count(1), lines)), options)
+            return self._score_numbered(model, AsyncLines(lines), options)
+        return self._score_numbered(model, ThreadedLines(map(line_of, count(1), lines)), options)

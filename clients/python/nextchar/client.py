@@ -171,7 +171,7 @@ class Client:
         ...     print(found["line"], found["text"])  # doctest: +SKIP
         """
         source = Lines(map(line_of, count(1), lines))
-        return iterate(self.awaited.score_numbered(model, source, options))
+        return iterate(self.awaited._score_numbered(model, source, options))
 
 
 class TrainingJob:

@@ -87,7 +87,7 @@ class LineScoring(Calls):
         finally:
             source.close()
 
-    async def score_numbered(
+    async def _score_numbered(
         self, model: str, source: LineSource, options: LineOptions
     ) -> AsyncGenerator[ScoredLine, None]:
         """Yield the scores of the lines of a source as `score_lines` does."""

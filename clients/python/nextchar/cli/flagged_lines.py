@@ -10,7 +10,7 @@ from rich.text import Text
 
 from nextchar.cli.formatting import printable
 from nextchar.cli.heatmap import character_bits, heatmap, legend
-from nextchar.cli.lines import Line
+from nextchar.lines import Line
 
 ANOMALOUS = Style(color="white", bgcolor="rgb(200,20,40)", bold=True)
 """Style of the characters that made a line anomalous."""

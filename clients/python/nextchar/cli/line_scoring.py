@@ -14,13 +14,15 @@ from typing import Any
 import typer
 
 from nextchar.answers import Candidate
-from nextchar.cli.batch_scoring import Totals, score_all
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
-from nextchar.cli.lines import Batches, Line
+from nextchar.cli.line_totals import Totals
+from nextchar.cli.lines import read_lines
 from nextchar.cli.session import Session, drop_output, fail
 from nextchar.errors import NextcharError
+from nextchar.lines import Line, Lines
 
 _MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
+_MIN_INTERVAL_S = 0.05  # between batches, so that lines that trickle in are sent together
 _FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
 
 
@@ -52,7 +54,7 @@ def print_anomalous_lines(session: Session, model: str, files: Sequence[str], op
     if (options.stream_id or options.adapt) and options.context is Context.LINE:
         raise typer.BadParameter("--stream-id and --adapt need --context stream")
     with _errors_exit_with_2(session):
-        totals = Totals()
+        totals = Totals(session.print_note, options.patience_s)
         try:
             _print_lines(session, model, files, options, totals)
         except KeyboardInterrupt:
@@ -85,14 +87,18 @@ def _print_lines(
             f"{model} has no calibration, so no line can be called anomalous; make one with"
             f" `nextchar calibrate {model} FILE`, or see all lines with --all"
         )
-    batches = Batches(files)
-    with _interruptible(batches), _stream_id(session, model, options) as stream_id:
+    source = Lines(read_lines(files))
+    view: LineView | None = None
+    with _interruptible(source) as interruption, _stream_id(session, model, options) as stream_id:
         query = _query(options, stream_id, explain=session.as_json or session.out.is_terminal)
-        scored = score_all(
-            client, model, batches, query, totals, notify=session.print_note, patience_s=options.patience_s
+        scored = client.score_source(
+            model, source, query, patience_s=options.patience_s, min_interval_s=_MIN_INTERVAL_S
         )
-        view: LineView | None = None
-        for line, record in scored:
+        for line, answer in scored:
+            totals.add(answer)
+            if line is None:
+                continue
+            record = _placed(answer, line)
             if options.expected and record.get("anomalous") and record.get("spans"):
                 record["expected"] = _expected(session, model, line, options.expected, alphabet)
             _warn(session, line, record)
@@ -104,19 +110,35 @@ def _print_lines(
             )
             view.show(line, record)
             view.flush()
+        if interruption.is_set():
+            raise KeyboardInterrupt
+
+
+def _placed(record: Mapping[str, Any], line: Line) -> dict[str, Any]:
+    """Return a record with the line's place in its file instead of its place in the request."""
+    placed = {**record, "line": line.number, "offset": line.offset}
+    if "not_utf8" in record:
+        offset = line.offset + record["not_utf8"]["offset"] - record["offset"]
+        placed["not_utf8"] = {**record["not_utf8"], "offset": offset}
+    return placed
 
 
 @contextmanager
-def _interruptible(batches: Batches) -> Iterator[None]:
-    """Make Ctrl-C end reading even while Python cannot raise an exception: in the finalizer of an object."""
+def _interruptible(source: Lines) -> Iterator[threading.Event]:
+    """Make Ctrl-C end reading even while Python cannot raise an exception: in the finalizer of an object.
+
+    Gives an event that is set by Ctrl-C.
+    """
+    interruption = threading.Event()
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # another handler is set, or the signal is ignored
+        yield interruption  # another handler is set, or the signal is ignored
         return
     report = sys.unraisablehook
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        batches.interrupt()
+        interruption.set()
+        source.close()
         signal.default_int_handler(number, frame)
 
     def report_unless_interrupted(unraisable: Any) -> None:
@@ -126,7 +148,7 @@ def _interruptible(batches: Batches) -> Iterator[None]:
     signal.signal(signal.SIGINT, interrupt)
     sys.unraisablehook = report_unless_interrupted
     try:
-        yield
+        yield interruption
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = report
