@@ -19,17 +19,13 @@ def calibrate(
     session: Session,
     model: ModelArgument,
     file: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="FILE", help="Normal lines. Default, and -: standard input.", show_default=False
-        ),
+        Path | None, typer.Argument(metavar="FILE", help="Normal lines. Default, and -: standard input.")
     ] = None,
     name: Annotated[
         str | None,
         typer.Option(
             help="Name of the calibration, such as a host's. Default: default, which is used where none is"
-            " named.",
-            show_default=False,
+            " named."
         ),
     ] = None,
     corpus: Annotated[

@@ -2,6 +2,7 @@
 
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,14 +17,12 @@ from nextchar.cli.repl import run_repl
 from nextchar.cli.session import Session, command, given, print_unknown_characters, read_text
 
 _SHOWN_PROMPT = 200  # characters of a prompt's end
-_SAMPLING = "Sampling"
+_sampling_option = partial(typer.Option, rich_help_panel="Sampling")
 
 PromptArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="PROMPT",
-        help="Text to continue. Default: standard input without its last newline.",
-        show_default=False,
+        metavar="PROMPT", help="Text to continue. Default: standard input without its last newline."
     ),
 ]
 
@@ -41,12 +40,8 @@ def complete(
     session: Session,
     model: ModelArgument,
     prompt: PromptArgument = None,
-    max_characters: Annotated[
-        int | None, typer.Option(help="Maximum length. Default: 40.", show_default=False)
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", "-n", help="Number of completions. Default: 1.", show_default=False)
-    ] = None,
+    max_characters: Annotated[int | None, typer.Option(help="Maximum length. Default: 40.")] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help="Number of completions. Default: 1.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; can be repeated.")] = None,
     until: Annotated[
         Until | None, typer.Option(help="Stop at the end of a word or line, or at low confidence.")
@@ -57,29 +52,18 @@ def complete(
         typer.Option("--interactive", "-i", help="Read lines and complete each; default without a prompt."),
     ] = False,
     temperature: Annotated[
-        float | None,
-        typer.Option(help="0: always the most probable character. Default: 1.", rich_help_panel=_SAMPLING),
+        float | None, _sampling_option(help="0: always the most probable character. Default: 1.")
     ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Sample from the k most probable.", rich_help_panel=_SAMPLING)
-    ] = None,
+    top_k: Annotated[int | None, _sampling_option(help="Sample from the k most probable.")] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(
-            help="Sample from the most probable that together reach this probability.",
-            rich_help_panel=_SAMPLING,
-        ),
+        _sampling_option(help="Sample from the most probable that together reach this probability."),
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option(
-            help="Sample from those with at least this fraction of the highest probability.",
-            rich_help_panel=_SAMPLING,
-        ),
+        _sampling_option(help="Sample from those with at least this fraction of the highest probability."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same text.", rich_help_panel=_SAMPLING)
-    ] = None,
+    seed: Annotated[int | None, _sampling_option(help="The same seed gives the same text.")] = None,
 ) -> None:
     """Complete a prompt; in a terminal without a prompt, read it line by line.
 

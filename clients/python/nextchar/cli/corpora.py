@@ -31,9 +31,7 @@ app = typer.Typer(
 def add(
     session: Session,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A UTF-8 text file; - is standard input.")],
-    name: Annotated[
-        str | None, typer.Option(help="Name of the corpus. Default: the file's name.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the corpus. Default: the file's name.")] = None,
     as_bytes: Annotated[
         bool, typer.Option("--bytes", help="The file is not UTF-8 text: each byte is a character.")
     ] = False,

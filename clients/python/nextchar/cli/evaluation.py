@@ -40,24 +40,18 @@ def evaluate(
     session: Session,
     model: ModelArgument,
     file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="LABEL TAB TEXT, or LABEL TAB KIND TAB TEXT, one per line."),
+        Path, typer.Argument(metavar="FILE", help="LABEL TAB TEXT, or LABEL TAB KIND TAB TEXT, one per line.")
     ],
     normal: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LABEL",
             help="A label of normal lines; can be repeated. Default: 0, -, normal, ok and others.",
-            show_default=False,
         ),
     ] = None,
     kind: Annotated[
         bool | None,
-        typer.Option(
-            "--kind/--no-kind",
-            help="Whether there is a column of kinds. Default: detected.",
-            show_default=False,
-        ),
+        typer.Option("--kind/--no-kind", help="Whether there is a column of kinds. Default: detected."),
     ] = None,
     split: Annotated[
         Split | None,
@@ -65,15 +59,11 @@ def evaluate(
             metavar="MODE",
             help="Split into lines for training baselines and lines evaluated: auto (default), none,"
             " chronological or random.",
-            show_default=False,
         ),
     ] = None,
     train_fraction: Annotated[float | None, typer.Option(help="Fraction of the lines to learn from.")] = None,
     false_alarms: Annotated[
-        float | None,
-        typer.Option(
-            metavar="RATE", help="False-alarm rate of the threshold. Default: 0.01.", show_default=False
-        ),
+        float | None, typer.Option(metavar="RATE", help="False-alarm rate of the threshold. Default: 0.01.")
     ] = None,
     calibration: Annotated[
         str | None, typer.Option(metavar="NAME", help="Calibration to evaluate with.")
@@ -81,10 +71,7 @@ def evaluate(
     worst: Annotated[int, typer.Option(help="Number of misses and of false alarms to show.")] = 3,
     baselines: Annotated[bool, typer.Option(help="Evaluate baselines too.")] = True,
     roc_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.", show_default=False
-        ),
+        Path | None, typer.Option("--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.")
     ] = None,
 ) -> None:
     """Evaluate a model on labeled lines, beside baselines on the same lines.

@@ -108,9 +108,7 @@ def download(
     model: ModelArgument,
     to: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Folder to create. Default: the model's name@version.", show_default=False
-        ),
+        typer.Option(metavar="FOLDER", help="Folder to create. Default: the model's name@version."),
     ] = None,
 ) -> None:
     """Download a model's files: its card, its .keras file, its ONNX graph and others.
@@ -134,8 +132,7 @@ def export(
     session: Session,
     model: ModelArgument,
     to: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Archive to write. Default: name@version.tar.", show_default=False),
+        Path | None, typer.Option(metavar="FILE", help="Archive to write. Default: name@version.tar.")
     ] = None,
 ) -> None:
     """Save a model as one tar archive, which `nextchar models import` reads on another service.
@@ -165,8 +162,7 @@ def import_(
         ),
     ],
     name: Annotated[
-        str | None,
-        typer.Option(help="Name of the imported model. Default: the name in its card.", show_default=False),
+        str | None, typer.Option(help="Name of the imported model. Default: the name in its card.")
     ] = None,
 ) -> None:
     """Import a model: it becomes the next version of its name. Weights and JSON only; nothing is executed.

@@ -49,8 +49,7 @@ def report(
     session: Session,
     model: ModelArgument,
     html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the report as a page instead.", show_default=False),
+        Path | None, typer.Option(metavar="FILE", help="Write the report as a page instead.")
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser instead.")] = False,
 ) -> None:
