@@ -39,8 +39,8 @@ class AsyncClient(ServiceCalls):
     ) -> None:
         server = server.rstrip("/")
         with setup_errors(server):
-            http = httpx.AsyncClient(**http_options(server, api_key), transport=transport)
-        super().__init__(AsyncioTransport(http), server, max_retries, patience_s)
+            self._http = httpx.AsyncClient(**http_options(server, api_key), transport=transport)
+        super().__init__(AsyncioTransport(self._http), server, max_retries, patience_s)
 
     async def __aenter__(self) -> Self:
         return self
@@ -50,7 +50,7 @@ class AsyncClient(ServiceCalls):
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self.transport.aclose()
+        await self._http.aclose()
 
     def score_lines(
         self,

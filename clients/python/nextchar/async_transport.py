@@ -28,10 +28,6 @@ class AsyncioTransport:
         """As `Transport.sleep`."""
         await asyncio.sleep(seconds)
 
-    async def aclose(self) -> None:
-        """As `Transport.aclose`."""
-        await self._http.aclose()
-
 
 async def _in_threads(content: Content) -> AsyncIterator[bytes]:
     """Yield a body that is read by blocking calls, each made in a thread."""

@@ -94,8 +94,8 @@ class Client:
     ) -> None:
         self.server = server.rstrip("/")
         with setup_errors(server):
-            http = httpx.Client(**http_options(self.server, api_key), transport=transport)
-        self.awaited = ServiceCalls(BlockingTransport(http), self.server, max_retries, patience_s)
+            self._http = httpx.Client(**http_options(self.server, api_key), transport=transport)
+        self.awaited = ServiceCalls(BlockingTransport(self._http), self.server, max_retries, patience_s)
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +105,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections; streams that still run end."""
-        run(self.awaited.transport.aclose())
+        self._http.close()
 
     add_corpus = _call(ServiceCalls.add_corpus)
     corpora = _stream(ServiceCalls.corpora)

@@ -1,5 +1,6 @@
 """What all calls share: one request and its retries, lists, downloads and streams of events."""
 
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -116,30 +117,21 @@ class Connection:
             params["after"] = page["data"][-1]["id"]
 
     async def _retry(self, attempt: Callable[[], Awaitable[T]], *, max_retries: int) -> T:
-        retries = 0
-        while True:
+        outage = Outage(math.inf)
+        for _ in range(max_retries):
             try:
                 return await attempt()
             except NextcharError as error:
-                delay_s = _delay_s(error, retries)
-                if retries >= max_retries or delay_s is None:
+                retry_after_s = getattr(error, "retry_after_s", None) or 0.0
+                if isinstance(error, Timeout) or retry_after_s > MAX_RETRY_AFTER_S:
                     raise
-            retries += 1
+                delay_s = outage.delay_s(error)
             await self.transport.sleep(delay_s)
-
-
-def _delay_s(error: NextcharError, retries: int) -> float | None:
-    """Return how long to wait before a retry; None: do not retry."""
-    if not error.is_retryable or isinstance(error, Timeout):
-        return None
-    delay_s: float = min(FIRST_DELAY_S * 2.0**retries, MAX_DELAY_S)
-    if isinstance(error, ServerError) and error.retry_after_s is not None:
-        return max(delay_s, error.retry_after_s) if error.retry_after_s <= MAX_RETRY_AFTER_S else None
-    return delay_s
+        return await attempt()
 
 
 class Outage:
-    """How long to wait before a stream is opened again while its server is away, and when to give up."""
+    """How long to wait before the next attempt while a server is away, and when to give up."""
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s

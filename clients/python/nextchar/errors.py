@@ -30,10 +30,8 @@ _RETRYABLE = frozenset({429, 502, 503, 504})
 class NextcharError(Exception):
     """A call failed; `str()` is a sentence for the user."""
 
-    @property
-    def is_retryable(self) -> bool:
-        """Whether the same call may succeed a little later."""
-        return False
+    is_retryable: bool = False
+    """Whether the same call may succeed a little later."""
 
 
 ClientError = NextcharError
@@ -67,11 +65,7 @@ class ServerError(NextcharError):
         self.param = param
         self.request_id = request_id
         self.retry_after_s = retry_after_s
-
-    @property
-    def is_retryable(self) -> bool:
-        """Whether the status is that of a service that is busy or down for a moment."""
-        return self.status in _RETRYABLE
+        self.is_retryable = status in _RETRYABLE  # the service is busy or down for a moment
 
 
 class Unauthorized(ServerError):
@@ -105,10 +99,7 @@ class Unavailable(ServerError):
 class ServerUnreachable(NextcharError):
     """Nothing answers at the server's address, or the connection broke."""
 
-    @property
-    def is_retryable(self) -> bool:
-        """Always: the server may be restarting."""
-        return True
+    is_retryable = True  # the server may be restarting
 
 
 class Timeout(ServerUnreachable):
@@ -125,19 +116,13 @@ class TrainingFailed(NextcharError):
 
 
 _CLASS_OF_STATUS: dict[int, type[ServerError]] = {
-    400: InvalidRequest,
     401: Unauthorized,
     403: Forbidden,
     404: NotFound,
     409: Conflict,
-    413: InvalidRequest,
-    415: InvalidRequest,
-    422: InvalidRequest,
     429: RateLimited,
-    502: Unavailable,
-    503: Unavailable,
-    504: Unavailable,
-    507: Unavailable,
+    **dict.fromkeys((400, 413, 415, 422), InvalidRequest),
+    **dict.fromkeys((502, 503, 504, 507), Unavailable),
 }
 
 _STATUS_OF_TYPE = {

@@ -27,9 +27,6 @@ class Transport(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 
-    async def aclose(self) -> None:
-        """Close all connections."""
-
 
 class BlockingTransport:
     """Sends requests with blocking calls."""
@@ -46,10 +43,6 @@ class BlockingTransport:
     async def sleep(self, seconds: float) -> None:
         """As `Transport.sleep`."""
         time.sleep(seconds)  # noqa: ASYNC251 - no event loop waits
-
-    async def aclose(self) -> None:
-        """As `Transport.aclose`."""
-        self._http.close()
 
 
 class _AwaitableStream(httpx.AsyncByteStream):

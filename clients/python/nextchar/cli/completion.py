@@ -1,10 +1,9 @@
 """`nextchar complete` and `nextchar next`: completions of a prompt, and the next character's distribution."""
 
 import sys
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -27,14 +26,6 @@ PromptArgument = Annotated[
 ]
 
 
-class Until(StrEnum):
-    """What else may end a completion."""
-
-    WORD = "word"
-    LINE = "line"
-    CONFIDENCE = "confidence"
-
-
 @command
 def complete(
     session: Session,
@@ -44,7 +35,8 @@ def complete(
     n: Annotated[int | None, typer.Option("--n", "-n", help="Number of completions. Default: 1.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; can be repeated.")] = None,
     until: Annotated[
-        Until | None, typer.Option(help="Stop at the end of a word or line, or at low confidence.")
+        Literal["word", "line", "confidence"] | None,
+        typer.Option(help="Stop at the end of a word or line, or at low confidence."),
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print characters as they are generated.")] = False,
     interactive: Annotated[
@@ -80,7 +72,7 @@ def complete(
         min_p=min_p,
         seed=seed,
         stop=stop or None,
-        until=until.value if until else None,
+        until=until,
     )
     if interactive or (prompt is None and sys.stdin.isatty()):
         if prompt is not None or options.get("n", 1) != 1:

@@ -1,10 +1,8 @@
 """`nextchar evaluate`: how well a model tells anomalous lines from normal ones, beside baselines."""
 
-import sys
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -16,7 +14,7 @@ from nextchar.cli.formatting import format_integer, print_fields, print_heading,
 from nextchar.cli.heatmap import character_bits, heatmap, legend
 from nextchar.cli.labeled_lines import InvalidTable, LabeledLines, read_labeled_lines
 from nextchar.cli.names import ModelArgument
-from nextchar.cli.session import Session, command, fail, given
+from nextchar.cli.session import Session, command, fail, given, read_bytes
 
 _SCORE_NAMES = {
     "length": "length",
@@ -24,15 +22,6 @@ _SCORE_NAMES = {
     "ngram_5": "5-gram, Witten-Bell",
     "isolation_forest": "isolation forest",
 }
-
-
-class Split(StrEnum):
-    """Which lines are evaluated."""
-
-    AUTO = "auto"
-    NONE = "none"
-    CHRONOLOGICAL = "chronological"
-    RANDOM = "random"
 
 
 @command
@@ -54,7 +43,7 @@ def evaluate(
         typer.Option("--kind/--no-kind", help="Whether there is a column of kinds. Default: detected."),
     ] = None,
     split: Annotated[
-        Split | None,
+        Literal["auto", "none", "chronological", "random"] | None,
         typer.Option(
             metavar="MODE",
             help="Split into lines for training baselines and lines evaluated: auto (default), none,"
@@ -80,13 +69,13 @@ def evaluate(
     """
     if roc_file is not None and not roc.is_available():
         raise fail("--roc needs matplotlib; install it with: pip install matplotlib")
-    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    text = read_bytes(file).decode(errors="replace")
     try:
-        labeled = read_labeled_lines(raw.decode(errors="replace"), normal=normal or (), has_kinds=kind)
+        labeled = read_labeled_lines(text, normal=normal or (), has_kinds=kind)
     except InvalidTable as error:
         raise fail(f"{file}: {error}") from None
     options = given(
-        split=split and split.value,
+        split=split,
         train_fraction=train_fraction,
         false_alarms=false_alarms,
         calibration=calibration,

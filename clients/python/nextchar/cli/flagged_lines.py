@@ -45,9 +45,6 @@ class LineView:
                 self._show_flagged(line, record)
             else:
                 self._print_unchanged(line)
-
-    def flush(self) -> None:
-        """Flush what was printed."""
         self._console.file.flush()
 
     def _print_unchanged(self, line: Line) -> None:

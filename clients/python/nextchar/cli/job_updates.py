@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from nextchar.answers import Event, Job
 from nextchar.client import Client
+from nextchar.connection import Outage
 from nextchar.errors import NextcharError
 
 TICK_S = 0.125
 _RECORD_EVERY_TICKS = 4
-_RETRY_DELAYS_S = (0.25, 0.5, 1, 2, 4, 8, 16, 32)  # before the last record is requested again
+_PATIENCE_S = 60.0  # for the last record
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,12 @@ def job_updates(client: Client, job_id: str, *, after: int = 0) -> Iterator[JobU
 
 
 def _last_record(client: Client, job_id: str) -> Job:
-    for delay_s in _RETRY_DELAYS_S:
+    outage = Outage(_PATIENCE_S)
+    while True:
         try:
             return client.job(job_id)
         except NextcharError as error:
-            if not error.is_retryable:
-                raise
-            time.sleep(delay_s)
-    return client.job(job_id)
+            time.sleep(outage.delay_s(error))
 
 
 def _collect(

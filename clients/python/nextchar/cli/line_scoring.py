@@ -7,9 +7,8 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -17,7 +16,8 @@ from nextchar.answers import Candidate
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
 from nextchar.cli.line_totals import Totals
 from nextchar.cli.lines import read_lines
-from nextchar.cli.session import Session, drop_output, fail
+from nextchar.cli.names import with_suggestion
+from nextchar.cli.session import Session, drop_output, fail, fail_for
 from nextchar.errors import NextcharError
 from nextchar.lines import Line, Lines
 
@@ -26,11 +26,8 @@ _MIN_INTERVAL_S = 0.05  # between batches, so that lines that trickle in are sen
 _FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
 
 
-class Context(StrEnum):
-    """What the model has read before a line."""
-
-    LINE = "line"
-    STREAM = "stream"
+Context = Literal["line", "stream"]
+"""What the model has read before a line: nothing, or the lines before it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Options:
     show_all: bool = False
     false_alarms: float | None = None
     calibration: str | None = None
-    context: Context = Context.LINE
+    context: Context = "line"
     stream_id: str | None = None
     adapt: bool = False
     expected: int = 0
@@ -49,32 +46,25 @@ class Options:
 
 def print_anomalous_lines(session: Session, model: str, files: Sequence[str], options: Options) -> None:
     """Score lines as they come and print the flagged ones. Always raises typer.Exit, with grep's status."""
-    if options.expected and options.context is Context.STREAM:
+    if options.expected and options.context == "stream":
         raise typer.BadParameter("--expected needs --context line")
-    if (options.stream_id or options.adapt) and options.context is Context.LINE:
+    if (options.stream_id or options.adapt) and options.context == "line":
         raise typer.BadParameter("--stream-id and --adapt need --context stream")
-    with _errors_exit_with_2(session):
-        totals = Totals(session.print_note, options.patience_s)
-        try:
-            _print_lines(session, model, files, options, totals)
-        except KeyboardInterrupt:
-            with _closed_pipe_ignored():
-                _print_totals(session, totals)
-            raise
-        except BrokenPipeError:
-            drop_output()
-        else:
-            with _closed_pipe_ignored():
-                _print_totals(session, totals)
-    raise typer.Exit(_FLAGGED if totals.anomalous else _NONE_FLAGGED)
-
-
-@contextmanager
-def _closed_pipe_ignored() -> Iterator[None]:
+    totals = Totals(session.print_note, options.patience_s)
     try:
-        yield
+        _print_lines(session, model, files, options, totals)
+    except KeyboardInterrupt:
+        _print_totals(session, totals)
+        raise
     except BrokenPipeError:
         drop_output()
+    except NextcharError as error:
+        raise fail(with_suggestion(error, session.client), status=_ERROR) from None
+    except OSError as error:
+        raise fail_for(error, status=_ERROR) from None
+    else:
+        _print_totals(session, totals)
+    raise typer.Exit(_FLAGGED if totals.anomalous else _NONE_FLAGGED)
 
 
 def _print_lines(
@@ -109,7 +99,6 @@ def _print_lines(
                 session.out, alphabet=alphabet, has_several_files=len(files) > 1, show_all=options.show_all
             )
             view.show(line, record)
-            view.flush()
         if interruption.is_set():
             raise KeyboardInterrupt
 
@@ -162,7 +151,7 @@ def _query(options: Options, stream_id: str | None, *, explain: bool) -> dict[st
         "explain": explain,
         "false_alarms": options.false_alarms,
         "calibration": options.calibration,
-        "context": options.context.value,
+        "context": options.context,
         "stream_id": stream_id,
         "adapt": options.adapt or None,
     }
@@ -172,7 +161,7 @@ def _query(options: Options, stream_id: str | None, *, explain: bool) -> dict[st
 @contextmanager
 def _stream_id(session: Session, model: str, options: Options) -> Iterator[str | None]:
     """Give the name of the stream: the one requested, or a new one whose state is deleted at the end."""
-    if options.context is Context.LINE or options.stream_id:
+    if options.context == "line" or options.stream_id:
         yield options.stream_id
         return
     stream_id = f"nextchar-{uuid.uuid4().hex}"
@@ -224,37 +213,25 @@ def _warn(session: Session, line: Line, record: Mapping[str, Any]) -> None:
 
 
 def _print_totals(session: Session, totals: Totals) -> None:
+    try:
+        _print_counts(session, totals)
+    except BrokenPipeError:
+        drop_output()
+
+
+def _print_counts(session: Session, totals: Totals) -> None:
     start = totals.start
     if session.as_json:
-        summary = {
-            "object": "score.end",
-            "model": start.get("model"),
-            "calibration": start.get("calibration"),
-        }
-        summary |= {"false_alarms": start.get("false_alarms"), "threshold": start.get("threshold")}
-        summary |= {"lines": totals.lines, "anomalous": totals.anomalous}
-        session.print_json(
-            {**summary, "not_utf8": totals.not_utf8, "truncated": totals.truncated}, lines=True
-        )
+        about = {key: start.get(key) for key in ("model", "calibration", "false_alarms", "threshold")}
+        counts = {key: getattr(totals, key) for key in ("lines", "anomalous", "not_utf8", "truncated")}
+        session.print_json({"object": "score.end", **about, **counts}, lines=True)
         return
-    counts = f"{totals.lines:,} line{'s' if totals.lines != 1 else ''}, {totals.anomalous:,} flagged"
+    sentence = f"{totals.lines:,} line{'s' if totals.lines != 1 else ''}, {totals.anomalous:,} flagged"
     if totals.not_utf8:
-        counts += f", {totals.not_utf8:,} not UTF-8"
+        sentence += f", {totals.not_utf8:,} not UTF-8"
     if calibration := start.get("calibration"):
-        counts += (
+        sentence += (
             f"; {start['model']}, calibration {calibration['name']} of {calibration['lines']:,} lines,"
             f" {100 * start['false_alarms']:.4g} % false-alarm rate"
         )
-    session.print_note(counts)
-
-
-@contextmanager
-def _errors_exit_with_2(session: Session) -> Iterator[None]:
-    """Exit with status 2 on an error, since 1 means that no line was flagged."""
-    try:
-        yield
-    except NextcharError as error:
-        raise fail(session.describe(error), status=_ERROR) from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise fail(f"{where}{error.strerror or error}", status=_ERROR) from None
+    session.print_note(sentence)

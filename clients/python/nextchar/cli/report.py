@@ -71,10 +71,7 @@ def _write_page(session: Session, model: str, html: Path | None, *, is_opened: b
     page = b"".join(session.client.report_file(model, "html"))
     file = html or Path(tempfile.mkdtemp(prefix="nextchar-")) / "report.html"
     file.write_bytes(page)
-    if session.as_json:
-        session.print_json({"file": str(file)})
-    else:
-        session.print_text(str(file))
+    session.print_answer({"file": str(file)}, str(file))
     if is_opened and not webbrowser.open(file.resolve().as_uri()):
         session.print_note("no browser could be started; open the file named above")
 

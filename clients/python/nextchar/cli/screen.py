@@ -4,7 +4,6 @@ Each redraw is one write that overwrites lines instead of erasing them first, wh
 terminal becomes narrower, the rows into which it wrapped the old lines are overwritten too.
 """
 
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, RenderableType
@@ -26,9 +25,7 @@ class Screen:
         self._write(_HIDE_CURSOR)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Keep the last lines and move to the line below them."""
         self._write(("\n" if self._drawn else "") + _SHOW_CURSOR)
 

@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,20 +22,8 @@ _mix_option = partial(typer.Option, rich_help_panel="Mixing in a second corpus")
 MASK_NAMES = ("timestamp", "date", "uuid", "ip", "hex", "numbers", "long_numbers", "digits")
 
 
-class Preset(StrEnum):
-    """The networks and recipes to start from."""
-
-    TINY = "tiny"
-    SMALL = "small"
-    MEDIUM = "medium"
-    LARGE = "large"
-
-
-class Alphabet(StrEnum):
-    """What a character is."""
-
-    CHARACTERS = "characters"
-    BYTES = "bytes"
+Preset = Literal["tiny", "small", "medium", "large"]
+Alphabet = Literal["characters", "bytes"]
 
 
 @command
@@ -153,9 +140,9 @@ def train(
     if not name:
         raise typer.BadParameter("name the model with --name")
     request: dict[str, Any] = {"corpus": _upload(session, file) if file else source, "name": name}
-    request |= given(architecture=architecture, preset=preset and preset.value)
+    request |= given(architecture=architecture, preset=preset)
     request |= given(validation_fraction=validation_fraction, seed=seed)
-    request |= given(start_from=start_from, coverage=coverage, alphabet=alphabet and alphabet.value)
+    request |= given(start_from=start_from, coverage=coverage, alphabet=alphabet)
     sections = {
         "budget": budget,
         "network": given(layers=layers, units=units, embedding=embedding, dropout=dropout, context=context),
