@@ -25,7 +25,7 @@ from nextchar.answers import (
 )
 from nextchar.connection import Connection
 from nextchar.errors import NextcharError, ServerUnreachable
-from nextchar.options import CompletionOptions
+from nextchar.options import CompletionOptions, ScoreOptions
 from nextchar.upload import Text, upload_body
 
 EVENT_STREAM = {"Accept": "text/event-stream"}
@@ -54,7 +54,7 @@ class Calls(Connection):
             Corpus,
             "POST",
             "/v1/corpora",
-            params=_given(name=name, encoding=encoding),
+            params=given(name=name, encoding=encoding),
             content=upload_body(text),
             headers={"Content-Type": kind},
         )
@@ -163,7 +163,7 @@ class Calls(Connection):
             Model,
             "POST",
             "/v1/models/import",
-            params=_given(name=name),
+            params=given(name=name),
             content=upload_body(archive),
             headers={"Content-Type": "application/x-tar"},
             timeout_s=_LONG_TIMEOUT_S,
@@ -218,20 +218,7 @@ class Calls(Connection):
 
     # Scores
 
-    async def score(
-        self,
-        model: str,
-        text: str | Sequence[str],
-        *,
-        detail: Literal["none", "line", "character"] = "character",
-        expected: int = 0,
-        false_alarms: float | None = None,
-        calibration: str | None = None,
-        context: Literal["line", "stream"] | None = None,
-        stream_id: str | None = None,
-        adapt: bool | None = None,
-        explain: bool | None = None,
-    ) -> Score:
+    async def score(self, model: str, text: str | Sequence[str], **options: Unpack[ScoreOptions]) -> Score:
         """Return the surprisal, in bits, of a text or of up to 10,000 lines, and which lines are anomalous.
 
         `score_lines` takes lines without end. Positions and bits are those of the characters after NFC.
@@ -239,14 +226,7 @@ class Calls(Connection):
         Args:
             model: `name` or `name@version`.
             text: a `str`, scored as a whole, or a list of lines, each scored by itself.
-            detail: `line` leaves out the bits of each character, `none` the spans, too.
-            expected: how many of the most likely characters to return for each position.
-            false_alarms: the share of normal lines that may be flagged.
-            calibration: which normal lines to compare with.
-            context: `stream` scores each line after those before it.
-            stream_id: continues a stream of earlier calls.
-            adapt: learn from the stream.
-            explain: whether spans say what was expected.
+            options: the fields of `ScoreOptions`.
 
         >>> scores = client.score("web", ["GET /", "GET /'--"], false_alarms=0.01)  # doctest: +SKIP
         >>> [line["anomalous"] for line in scores["lines"]]  # doctest: +SKIP
@@ -256,16 +236,7 @@ class Calls(Connection):
             raise NextcharError(
                 "score takes a str or a list of lines; use score_lines for any other iterable"
             )
-        body = _given(
-            detail=detail,
-            expected=expected or None,
-            false_alarms=false_alarms,
-            calibration=calibration,
-            context=context,
-            stream_id=stream_id,
-            adapt=adapt,
-            explain=explain,
-        )
+        body = {"detail": "character"} | given(**options)
         body |= {"text": text} if isinstance(text, str) else {"lines": list(text)}
         return await self._fetch(Score, "POST", path_of("models", model, "score"), json=body)
 
@@ -298,7 +269,7 @@ class Calls(Connection):
         >>> client.calibrate("web", normal_lines, false_alarms=0.001)["lines"]  # doctest: +SKIP
         5000
         """
-        body = _given(
+        body = given(
             lines=None if lines is None else list(lines),
             corpus=corpus,
             name=name,
@@ -348,5 +319,6 @@ def path_of(collection: str, name: str, *more: str) -> str:
     return "/".join(["/v1", collection, *quoted])
 
 
-def _given(**fields: Any) -> dict[str, Any]:
+def given(**fields: Any) -> dict[str, Any]:
+    """Return the fields that were given; the service has the defaults of the others."""
     return {name: value for name, value in fields.items() if value is not None}

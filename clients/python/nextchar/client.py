@@ -177,9 +177,7 @@ class Client:
 class TrainingJob:
     """A job that was queued by `train`. Iterate over it for its events; `wait` for its model.
 
-    Attributes:
-        id: the job's id.
-        record: the job as it was last seen.
+    Its `id` is the job's, and `record` the job as it was last seen.
     """
 
     def __init__(self, awaited: AsyncTrainingJob) -> None:
@@ -195,7 +193,7 @@ class TrainingJob:
 
     @property
     def record(self) -> Job:
-        """The job as it was last seen."""
+        """The job's newest record."""
         return self.awaited.record
 
     wait = _call(AsyncTrainingJob.wait)

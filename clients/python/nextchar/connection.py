@@ -1,5 +1,6 @@
 """What all calls share: one request and its retries, lists, downloads and streams of events."""
 
+import functools
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -65,10 +66,8 @@ class Connection:
 
     async def _download(self, path: str, **params: str) -> AsyncGenerator[bytes, None]:
         """Yield the body of an answer in pieces; only opening it is retried."""
-        opened = await self._retry(
-            lambda: self._open("GET", path, params=params), max_retries=self._max_retries
-        )
-        async with aclosing(opened) as response:
+        attempt = functools.partial(self._open, "GET", path, params=params)
+        async with aclosing(await self._retry(attempt, max_retries=self._max_retries)) as response:
             async for piece in self._pieces(response):
                 yield piece
 
@@ -81,9 +80,8 @@ class Connection:
         """
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
         with http_errors(self.server):
-            response = await self.transport.send(
-                {"method": method, "url": path, "timeout": timeout, **message}
-            )
+            message |= {"method": method, "url": path, "timeout": timeout}
+            response = await self.transport.send(message)
             if response.status_code < 400:
                 return response
             async with aclosing(response):

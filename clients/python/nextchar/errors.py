@@ -1,18 +1,4 @@
-"""The exceptions of the client. Each message is a sentence that says what to do.
-
-NextcharError
-  ServerError             the server answered with an error: status, code, param, request_id
-    Unauthorized          401: no API key, or an unknown one
-    Forbidden             403: the key is not for this call or model
-    NotFound              404
-    Conflict              409: the present state of what is named does not allow this
-    InvalidRequest        400, 413, 415, 422: a field or the body is wrong
-    RateLimited           429: retry after `retry_after_s`
-    Unavailable           502, 503, 504, 507: a part of the service is down or its storage is full
-  ServerUnreachable       no connection, or it broke
-    Timeout               no answer in time
-  TrainingFailed          a job ended without a model
-"""
+"""The exceptions of the client. Each message is a sentence that says what to do."""
 
 import math
 import time
@@ -69,31 +55,31 @@ class ServerError(NextcharError):
 
 
 class Unauthorized(ServerError):
-    """The service requires an API key, and none or an unknown one was sent."""
+    """401: the service requires an API key, and none or an unknown one was sent."""
 
 
 class Forbidden(ServerError):
-    """The API key is not for this call or this model."""
+    """403: the API key is not for this call or this model."""
 
 
 class NotFound(ServerError):
-    """There is no such corpus, job, model, calibration or file."""
+    """404: there is no such corpus, job, model, calibration or file."""
 
 
 class Conflict(ServerError):
-    """The present state of what is named does not allow this."""
+    """409: the present state of what is named does not allow this."""
 
 
 class InvalidRequest(ServerError):
-    """A field or the body is wrong; `param` names the field."""
+    """400, 413, 415, 422: a field or the body is wrong; `param` names the field."""
 
 
 class RateLimited(ServerError):
-    """Too many requests are waiting; ask again after `retry_after_s`."""
+    """429: too many requests are waiting; ask again after `retry_after_s`."""
 
 
 class Unavailable(ServerError):
-    """A part that the request needs is down or damaged, or the storage is full."""
+    """502, 503, 504, 507: a part that the request needs is down or damaged, or the storage is full."""
 
 
 class ServerUnreachable(NextcharError):

@@ -268,7 +268,10 @@ def train(
         with Upload(data / "spool", limit_bytes=1 << 40) as upload:
             upload.feed(text.encode())
             corpus, _ = corpora.add(upload)
-        body = _job_body({"budget": budget, **options, "corpus": corpus.id, "name": name})
+        try:
+            body = JobCreate.model_validate({"budget": budget, **options, "corpus": corpus.id, "name": name})
+        except ValueError as error:
+            raise InvalidInput(f"train: {error}") from None
         job: Job = Jobs(blobs).create(plan(body, corpus, memory_limit_bytes=machine_memory_bytes()))
         events: list[dict[str, Any]] = []
         outcome = train_model(
@@ -291,13 +294,6 @@ def train(
     assert outcome.card is not None, "nothing stops this job"
     card: Card = outcome.card
     return Model(SavedModel(card, outcome.files.__getitem__), threads=threads)
-
-
-def _job_body(fields: dict[str, Any]) -> JobCreate:
-    try:
-        return JobCreate.model_validate(fields)
-    except ValueError as error:
-        raise InvalidInput(f"train: {error}") from None
 
 
 @contextlib.contextmanager

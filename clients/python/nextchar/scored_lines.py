@@ -3,12 +3,12 @@
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from json import loads
 from typing import Any, cast
 
 from nextchar.answers import ScoredLine
-from nextchar.calls import Calls, path_of
+from nextchar.calls import Calls, given, path_of
 from nextchar.connection import Outage
 from nextchar.errors import NextcharError, ServerUnreachable, error_in_stream
 from nextchar.lines import Line, LineSource
@@ -67,8 +67,12 @@ class LineScoring(Calls):
 
         Yields the service's records, each `score.line` with its line, and what happens to the connection:
         `outage.start` with the error and the number of lines that wait, and `outage.end` with its `seconds`.
-        At least `min_interval_s` pass from one batch to the next; `patience_s` replaces the client's.
+        At least `min_interval_s` pass from one batch to the next; `patience_s` replaces the client's. With
+        `context=stream` but no `stream_id`, the stream is forgotten at the end.
         """
+        own_stream = f"nextchar-{uuid.uuid4().hex}"
+        if query.get("context") == "stream":
+            query = {"stream_id": own_stream, **query}
         retry = _Retry(self.patience_s if patience_s is None else patience_s)
         max_bytes = _MIN_BATCH_BYTES
         try:
@@ -86,23 +90,19 @@ class LineScoring(Calls):
                     await self.transport.sleep(min_interval_s - took_s)
         finally:
             source.close()
+            if retry.has_answered and query.get("stream_id") == own_stream:
+                with suppress(NextcharError):  # its state expires within a day
+                    await self.forget_stream(model, own_stream)
 
     async def _score_numbered(
         self, model: str, source: LineSource, options: LineOptions
     ) -> AsyncGenerator[ScoredLine, None]:
         """Yield the scores of the lines of a source as `score_lines` does."""
-        query: dict[str, Any] = {"only": "all", "detail": "line", "explain": True, **options}
-        own_stream = query.get("context") == "stream" and "stream_id" not in query
-        if own_stream:
-            query["stream_id"] = f"nextchar-{uuid.uuid4().hex}"
-        has_answered = False
+        query: dict[str, Any] = {"only": "all", "detail": "line", "explain": True, **given(**options)}
         async with aclosing(self.score_source(model, source, query)) as records:
             async for line, record in records:
-                has_answered = has_answered or record["object"] == "score.start"
                 if line is not None:
                     yield _placed(record, line)
-        if own_stream and has_answered:
-            await self.forget_stream(model, query["stream_id"])
 
     async def _score_batch(
         self, model: str, pending: list[Line], query: Mapping[str, Any], retry: "_Retry"
@@ -142,12 +142,12 @@ class _Retry(Outage):
 
     def __init__(self, patience_s: float) -> None:
         super().__init__(patience_s)
-        self._has_answered = self._has_begun = False
+        self.has_answered = self._has_begun = False
         self._breaks = 0
 
     def begin_answer(self) -> None:
         """Note that an answer begins."""
-        self._has_answered = self._has_begun = True
+        self.has_answered = self._has_begun = True
 
     def end(self) -> float | None:
         """Note that lines were scored; as `Outage.end`."""
@@ -158,7 +158,7 @@ class _Retry(Outage):
         """As `Outage.delay_s`."""
         if isinstance(error, ServerUnreachable):
             self._breaks += self._has_begun
-            if not self._has_answered or self._breaks >= _MAX_BREAKS:
+            if not self.has_answered or self._breaks >= _MAX_BREAKS:
                 raise error
         self._has_begun = False
         return super().delay_s(error)

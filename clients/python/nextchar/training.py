@@ -3,10 +3,10 @@
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Literal, Unpack, cast
+from typing import Unpack, cast
 
 from nextchar.answers import FINAL_STATUSES, Corpus, Event, Job, Progress
-from nextchar.calls import EVENT_STREAM, Calls, path_of
+from nextchar.calls import EVENT_STREAM, Calls, given, path_of
 from nextchar.connection import Outage
 from nextchar.errors import NextcharError, ServerUnreachable, Timeout, TrainingFailed
 from nextchar.options import TrainingOptions
@@ -46,13 +46,12 @@ class TrainingCalls(Calls):
         """
         if (corpus is None) == (text is None):
             raise NextcharError("give exactly one of corpus and text")
-        budgets = {"seconds": seconds, "epochs": epochs, "steps": steps}
-        budget = {unit: amount for unit, amount in budgets.items() if amount is not None}
+        budget = given(seconds=seconds, epochs=epochs, steps=steps)
         if len(budget) > 1:
             raise NextcharError("give at most one of seconds, epochs and steps")
         if text is not None:
-            encoding: Literal["bytes"] | None = "bytes" if options.get("alphabet") == "bytes" else None
-            corpus = await self.add_corpus(text, encoding=encoding)
+            is_bytes = options.get("alphabet") == "bytes"
+            corpus = await self.add_corpus(text, encoding="bytes" if is_bytes else None)
         assert corpus is not None, "there was a corpus or a text"
         body = {
             "corpus": corpus if isinstance(corpus, str) else corpus["id"],
@@ -125,16 +124,15 @@ class AsyncTrainingJob:
             Timeout: it was not finished after `timeout_s`; it goes on.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        seen_at = time.monotonic()
+        outage = Outage(self.client.patience_s)
         last: Job | None = None
         while True:
             try:
                 await self.refresh()
-                seen_at = time.monotonic()
             except NextcharError as error:
-                if not error.is_retryable or time.monotonic() - seen_at > self.client.patience_s:
-                    raise
+                outage.delay_s(error)  # raises it when it is time to give up
             else:
+                outage.end()
                 if self.record != last and self.record["progress"] and on_progress is not None:
                     on_progress(self.record["progress"])
                 last = self.record

@@ -84,11 +84,8 @@ def iterate(values: AsyncGenerator[T, None]) -> Generator[T, None, None]:
 def http_options(server: str, api_key: str | None) -> dict[str, Any]:
     """Return the arguments of httpx's clients for a server. A proxy is not used for this machine itself."""
     headers = {"Authorization": f"Bearer {api_key.strip()}"} if api_key and api_key.strip() else {}
-    return {
-        "base_url": server,
-        "headers": headers,
-        "trust_env": httpx.URL(server).host not in _LOOPBACK,
-    }
+    is_local = httpx.URL(server).host in _LOOPBACK
+    return {"base_url": server, "headers": headers, "trust_env": not is_local}
 
 
 @contextmanager

@@ -38,8 +38,7 @@ def _encoded(piece: str | bytes) -> bytes:
 
 def _file_pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            yield piece
+        yield from iter(lambda: file.read(_PIECE_BYTES), b"")
 
 
 def _is_regular_file(file: Any) -> bool:

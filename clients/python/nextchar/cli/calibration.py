@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from nextchar.answers import Calibration
+from nextchar.calls import given
 from nextchar.cli.flagged_lines import rarity
 from nextchar.cli.formatting import format_integer, format_time, print_fields
 from nextchar.cli.names import ModelArgument, complete_corpus
-from nextchar.cli.session import Session, command, given, read_bytes
+from nextchar.cli.session import Session, command, read_bytes
 from nextchar.errors import NextcharError
 
 

@@ -10,10 +10,11 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from nextchar.answers import Distribution
-from nextchar.cli.formatting import bar, printable
+from nextchar.calls import given
+from nextchar.cli.formatting import bar, print_table, printable
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.repl import run_repl
-from nextchar.cli.session import Session, command, given, print_unknown_characters, read_text
+from nextchar.cli.session import Session, command, print_unknown_characters, read_text
 
 _SHOWN_PROMPT = 200  # characters of a prompt's end
 _sampling_option = partial(typer.Option, rich_help_panel="Sampling")
@@ -116,9 +117,8 @@ def next_character(
     if session.out.is_terminal:
         session.out.print(_distribution(answer, session.out))
     else:
-        for candidate in answer["candidates"]:
-            character = printable(candidate["character"], inline=True)
-            print(character, f"{candidate['probability']:.6f}", sep="\t", file=session.out.file)
+        rows = [(c["character"], f"{c['probability']:.6f}") for c in answer["candidates"]]
+        print_table(session.out, (), rows)
     print_unknown_characters(session, answer["unknown_characters"])
 
 

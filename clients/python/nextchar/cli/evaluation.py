@@ -8,13 +8,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from nextchar.calls import given
 from nextchar.cli import roc
 from nextchar.cli.flagged_lines import highlighted, rarity
 from nextchar.cli.formatting import format_integer, print_fields, print_heading, print_table, printable
 from nextchar.cli.heatmap import character_bits, heatmap, legend
 from nextchar.cli.labeled_lines import InvalidTable, LabeledLines, read_labeled_lines
 from nextchar.cli.names import ModelArgument
-from nextchar.cli.session import Session, command, fail, given, read_bytes
+from nextchar.cli.session import Session, command, fail, read_bytes
 
 _SCORE_NAMES = {
     "length": "length",
@@ -112,6 +113,7 @@ def _scores(result: Mapping[str, Any]) -> dict[str, Any]:
 def _show(console: Console, result: Mapping[str, Any], labeled: LabeledLines, *, alphabet: str) -> None:
     calibration, flagged, leaks = result["calibration"], result["flagged"], result["leaks"]
     lines, anomalous = format_integer(result["lines"]), format_integer(result["anomalous"])
+    calibrated_on = format_integer(calibration["lines"])
     precision = "–" if flagged["precision"] is None else f"{flagged['precision']:.1%}"
     leaked = "none: no evaluated line is in the training text"
     if leaks["normal"] or leaks["anomalous"]:
@@ -127,10 +129,7 @@ def _show(console: Console, result: Mapping[str, Any], labeled: LabeledLines, *,
     fields = [
         ("model", result["model"]),
         ("evaluated", f"{lines} lines, {anomalous} of them anomalous; split: {result['split']}"),
-        (
-            "calibration",
-            f"{calibration['name']}, {format_integer(calibration['lines'])} lines ({calibration['source']})",
-        ),
+        ("calibration", f"{calibration['name']}, {calibrated_on} lines ({calibration['source']})"),
         ("threshold", threshold),
         ("leaks", leaked),
     ]

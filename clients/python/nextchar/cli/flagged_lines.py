@@ -63,8 +63,7 @@ class LineView:
         row.append(f"{rarity(record['p_value']):<{_GUTTER - 9}}", "yellow")
         row.append(highlighted(text, spans, self._console))
         self._console.print(row, soft_wrap=True)
-        for sentence in explain(text, spans, record.get("expected")):
-            self._console.print(Text(" " * _GUTTER + sentence, style="dim"), soft_wrap=True)
+        self._explain(text, spans, record, indent=_GUTTER)
 
     def _show_heat_map(self, line: Line, record: Record) -> None:
         self._show_file_name(line)
@@ -78,8 +77,11 @@ class LineView:
             bits = character_bits(line.data, bits)
         self._console.print(heatmap(text[: len(bits)], bits, self._console))
         if record.get("anomalous"):
-            for sentence in explain(text, spans, record.get("expected")):
-                self._console.print(Text("  " + sentence, style="dim"), soft_wrap=True)
+            self._explain(text, spans, record, indent=2)
+
+    def _explain(self, text: str, spans: Sequence[Record], record: Record, *, indent: int) -> None:
+        for sentence in explain(text, spans, record.get("expected")):
+            self._console.print(Text(" " * indent + sentence, style="dim"), soft_wrap=True)
 
     def _show_file_name(self, line: Line) -> None:
         if self._has_several_files and line.file != self._file:

@@ -27,7 +27,7 @@ class JobUpdate:
     job: Job | None = None
 
 
-def job_updates(client: Client, job_id: str, *, after: int = 0) -> Iterator[JobUpdate]:
+def job_updates(client: Client, job_id: str) -> Iterator[JobUpdate]:
     """Yield updates until the job is final or paused; the last one is the record with that status.
 
     All events come before that last record.
@@ -39,7 +39,7 @@ def job_updates(client: Client, job_id: str, *, after: int = 0) -> Iterator[JobU
     job = client.job(job_id)
     yield JobUpdate(job=job)
     events: queue.SimpleQueue[Event | NextcharError | None] = queue.SimpleQueue()
-    threading.Thread(target=_collect, args=(client, job_id, after, events), daemon=True).start()
+    threading.Thread(target=_collect, args=(client, job_id, events), daemon=True).start()
     ticks = 0
     while True:
         try:
@@ -75,11 +75,9 @@ def _last_record(client: Client, job_id: str) -> Job:
             time.sleep(outage.delay_s(error))
 
 
-def _collect(
-    client: Client, job_id: str, after: int, events: "queue.SimpleQueue[Event | NextcharError | None]"
-) -> None:
+def _collect(client: Client, job_id: str, events: "queue.SimpleQueue[Event | NextcharError | None]") -> None:
     try:
-        for event in client.follow(job_id, after=after):
+        for event in client.follow(job_id):
             events.put(event)
     except NextcharError as error:
         events.put(error)

@@ -3,9 +3,8 @@
 import signal
 import sys
 import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import typer
 
 from nextchar.answers import Candidate
+from nextchar.calls import given
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
 from nextchar.cli.line_totals import Totals
 from nextchar.cli.lines import read_lines
@@ -79,11 +79,14 @@ def _print_lines(
         )
     source = Lines(read_lines(files))
     view: LineView | None = None
-    with _interruptible(source) as interruption, _stream_id(session, model, options) as stream_id:
-        query = _query(options, stream_id, explain=session.as_json or session.out.is_terminal)
-        scored = client.score_source(
-            model, source, query, patience_s=options.patience_s, min_interval_s=_MIN_INTERVAL_S
-        )
+    scored = client.score_source(
+        model,
+        source,
+        _query(options, explain=session.as_json or session.out.is_terminal),
+        patience_s=options.patience_s,
+        min_interval_s=_MIN_INTERVAL_S,
+    )
+    with _interruptible(source) as interruption, closing(scored):
         for line, answer in scored:
             totals.add(answer)
             if line is None:
@@ -93,7 +96,8 @@ def _print_lines(
                 record["expected"] = _expected(session, model, line, options.expected, alphabet)
             _warn(session, line, record)
             if session.as_json:
-                _print_record(session, line, record, options, several=len(files) > 1)
+                if options.show_all or record.get("anomalous") or "error" in record:
+                    session.print_json(record | ({"file": line.file} if len(files) > 1 else {}), lines=True)
                 continue
             view = view or LineView(
                 session.out, alphabet=alphabet, has_several_files=len(files) > 1, show_all=options.show_all
@@ -143,33 +147,18 @@ def _interruptible(source: Lines) -> Iterator[threading.Event]:
         sys.unraisablehook = report
 
 
-def _query(options: Options, stream_id: str | None, *, explain: bool) -> dict[str, str | float | bool]:
-    query: dict[str, str | float | bool | None] = {
-        "detail": "character" if options.show_all else "line" if explain else "none",
-        "only": "all" if options.show_all else "anomalous",
-        "echo": True,
-        "explain": explain,
-        "false_alarms": options.false_alarms,
-        "calibration": options.calibration,
-        "context": options.context,
-        "stream_id": stream_id,
-        "adapt": options.adapt or None,
-    }
-    return {name: value for name, value in query.items() if value is not None}
-
-
-@contextmanager
-def _stream_id(session: Session, model: str, options: Options) -> Iterator[str | None]:
-    """Give the name of the stream: the one requested, or a new one whose state is deleted at the end."""
-    if options.context == "line" or options.stream_id:
-        yield options.stream_id
-        return
-    stream_id = f"nextchar-{uuid.uuid4().hex}"
-    try:
-        yield stream_id
-    finally:
-        with suppress(NextcharError):  # its state expires within a day
-            session.client.forget_stream(model, stream_id)
+def _query(options: Options, *, explain: bool) -> dict[str, Any]:
+    return given(
+        detail="character" if options.show_all else "line" if explain else "none",
+        only="all" if options.show_all else "anomalous",
+        echo=True,
+        explain=explain,
+        false_alarms=options.false_alarms,
+        calibration=options.calibration,
+        context=options.context,
+        stream_id=options.stream_id,
+        adapt=options.adapt or None,
+    )
 
 
 def _expected(
@@ -189,13 +178,6 @@ def _expected(
         return None
     lines = answer["lines"] or []
     return lines[0]["expected"] if lines else None
-
-
-def _print_record(
-    session: Session, line: Line, record: Mapping[str, Any], options: Options, *, several: bool
-) -> None:
-    if options.show_all or record.get("anomalous") or "error" in record:
-        session.print_json({**record, "file": line.file} if several else record, lines=True)
 
 
 def _warn(session: Session, line: Line, record: Mapping[str, Any]) -> None:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from nextchar.calls import given
 from nextchar.cli import line_scoring, score_view
 from nextchar.cli.names import complete_model
-from nextchar.cli.session import Session, command, fail, given, print_unknown_characters, read_text
+from nextchar.cli.session import Session, command, fail, print_unknown_characters, read_text
 
 _heat_map_option = partial(typer.Option, rich_help_panel="Heat map of a text")
 _lines_option = partial(typer.Option, rich_help_panel="Anomalous lines (with --model)")

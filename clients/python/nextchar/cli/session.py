@@ -38,9 +38,8 @@ class Session:
 
     def print_json(self, value: Mapping[str, Any], *, lines: bool = False) -> None:
         """Print an answer as JSON: indented, or on one line where more follow."""
-        print(
-            json.dumps(value, ensure_ascii=False, indent=None if lines else 1), file=self.out.file, flush=True
-        )
+        text = json.dumps(value, ensure_ascii=False, indent=None if lines else 1)
+        print(text, file=self.out.file, flush=True)
 
     def print_text(self, text: str) -> None:
         """Print a line of the result, unwrapped."""
@@ -72,11 +71,6 @@ class Session:
         print_table(self.out, list(columns), [[cell(item) for cell in columns.values()] for item in items])
         if not items:
             self.print_note(if_empty)
-
-
-def given(**options: Any) -> dict[str, Any]:
-    """Return the options that were given; the service has the defaults of the others."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def read_bytes(file: Path) -> bytes:

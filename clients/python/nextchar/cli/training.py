@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from nextchar.calls import given
 from nextchar.cli import corpora, jobs
 from nextchar.cli.names import complete_corpus, complete_model
-from nextchar.cli.session import Session, command, given
+from nextchar.cli.session import Session, command
 from nextchar.errors import ServerError
 
 _budget_option = partial(typer.Option, rich_help_panel="Budget")

@@ -101,9 +101,7 @@ def frame(progress: TrainingProgress, time_s: float, *, width: int, ascii_only: 
 def _bar_line(progress: TrainingProgress, time_s: float, width: int, *, ascii_only: bool) -> Text:
     share = progress.share_done(time_s)
     left_s = progress.seconds_left(time_s)
-    tail = ""
-    if share is not None:
-        tail += f"{share:4.0%}"
+    tail = "" if share is None else f"{share:4.0%}"
     tail += f"  {format_duration(left_s)} left" if left_s is not None else "  measuring the speed"
     tail = "  " + tail.lstrip()
     head = Text(printable(progress.name, inline=True), style="bold")
