@@ -110,14 +110,6 @@ class InfillPiece(BaseModel):
     stop: Literal[False] = False
 
 
-class Health(BaseModel):
-    """The server is running, in llama.cpp's form."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
-
-    status: Literal["ok"] = "ok"
-
-
 class GenerationSettings(BaseModel):
     """Limits of a request."""
 
