@@ -18,7 +18,7 @@ from app.errors import UnsupportedMedia
 from app.http.dependencies import Services
 from app.services.access import Access
 from app.services.form_data import FormText
-from app.services.gunzip import PIECE_BYTES, Gunzip
+from app.services.gunzip import PIECE_BYTES, gunzip_of
 from models.errors import DomainError, TooLarge
 from store.corpora import Corpus, Upload
 from store.corpus_statistics import Encoding
@@ -161,14 +161,7 @@ class _HeaderDecoder:
                 code="unsupported_charset",
                 param="body",
             )
-        encoding = headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", "gzip", "x-gzip"):
-            raise UnsupportedMedia(
-                f"Content-Encoding {encoding!r} is not supported; send the text unencoded or with gzip",
-                code="unsupported_encoding",
-                param="body",
-            )
-        self._gunzip = Gunzip() if encoding != "identity" else None
+        self._gunzip = gunzip_of(headers.get("content-encoding", "identity"))
         is_form = media_type == b"multipart/form-data"
         self._form = FormText(options.get(b"boundary", b"")) if is_form else None
         self.overhead_bytes = MAX_FORM_OVERHEAD_BYTES if self._form or self._gunzip else 0
