@@ -18,7 +18,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import iter_route_contexts
 from uvicorn.supervisors import Multiprocess
 
 from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
@@ -74,7 +74,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         lifespan=_lifespan(settings, load, stopping, keys),
         docs_url=None,  # app/routes/console.py serves a reference that loads nothing from other hosts
         redoc_url=None,
-        generate_unique_id_function=_operation_id,
+        generate_unique_id_function=lambda route: route.name,
     )
     # Routes are matched in order, so those called at every keystroke come first.
     for module in (
@@ -246,10 +246,6 @@ def _on_signal(number: int, callback: Callable[[], None]) -> None:
             previous(received, frame)
 
     signal.signal(number, handle)
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name
 
 
 if __name__ == "__main__":

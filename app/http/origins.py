@@ -37,7 +37,9 @@ class HostCheck:
         """Serve one request."""
         if scope["type"] == "http":
             hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-            if not (hosts and all(map(self.allows, hosts))) and not _is_from_old_client(scope, hosts):
+            # HTTP/1.0 needs no Host header, and health checks of proxies have none.
+            is_allowed = all(map(self.allows, hosts)) if hosts else scope["http_version"] == "1.0"
+            if not is_allowed:
                 message = (
                     f"{_quoted(hosts)} is not a host name of this service; to allow it, add it to"
                     " NEXTCHAR_ALLOWED_HOSTS"
@@ -122,11 +124,6 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_from_old_client(scope: Scope, hosts: list[str]) -> bool:
-    """Return whether there is no Host because HTTP/1.0 needs none, as in health checks of proxies."""
-    return not hosts and bool(scope["http_version"] == "1.0")
 
 
 def _needs_no_check(method: str, headers: dict[bytes, bytes]) -> bool:
