@@ -2,9 +2,9 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, Field, computed_field
 
-from app.schemas.base import RequestBody
+from app.schemas.base import RequestBody, with_examples
 from app.schemas.lists import Page
 from models.config import NetworkConfig, TrainingConfig
 from models.saved_model import Card
@@ -35,12 +35,8 @@ EXAMPLE: dict[str, Any] = {
 class ModelSummary(BaseModel):
     """One version of a model, in a list."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {k: v for k, v in EXAMPLE.items() if k not in ("training", "characters", "report", "files")}
-            ]
-        }
+    model_config = with_examples(
+        {k: v for k, v in EXAMPLE.items() if k not in ("training", "characters", "report", "files")}
     )
 
     id: str = Field(description="`name@version`; in calls, the bare name means the newest version.")
@@ -71,15 +67,11 @@ class ModelSummary(BaseModel):
 class DamagedModel(BaseModel):
     """A version that cannot be used because its card is damaged or of a newer format."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "nietzsche@2",
-                    "code": "model_damaged",
-                    "message": "model_cards/nietzsche/000002.json is damaged: it is not a JSON object",
-                }
-            ]
+    model_config = with_examples(
+        {
+            "id": "nietzsche@2",
+            "code": "model_damaged",
+            "message": "model_cards/nietzsche/000002.json is damaged: it is not a JSON object",
         }
     )
 
@@ -99,7 +91,7 @@ class ModelPage(Page[ModelSummary]):
 class ModelRename(RequestBody):
     """A new name for one version of a model."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "nietzsche-small"}]})
+    model_config = with_examples({"name": "nietzsche-small"})
 
     name: str = Field(pattern=f"^{NAME_PATTERN}$", description="The new name.")
 
@@ -114,7 +106,7 @@ class ModelFile(BaseModel):
 class ModelBody(ModelSummary):
     """One version of a model, with all information of its card."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = with_examples(EXAMPLE)
 
     training: TrainingConfig
     alphabet: Alphabet = Field(

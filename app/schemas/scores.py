@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.schemas.base import RequestBody
+from app.schemas.base import RequestBody, with_examples
 from app.schemas.calibrations import EXAMPLE_CALIBRATION, CalibrationBody, CalibrationName, FalseAlarms, Line
 
 MAX_SCORED_CHARACTERS = 1_000_000
@@ -59,13 +59,8 @@ Adapt = Annotated[
 class ScoreCreate(RequestBody):
     """Score a text as a whole, or each of several lines; all are read as if after a newline."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"text": "the soul"},
-                {"lines": ["GET /", "GET /'--"], "detail": "line", "false_alarms": 0.001},
-            ]
-        }
+    model_config = with_examples(
+        {"text": "the soul"}, {"lines": ["GET /", "GET /'--"], "detail": "line", "false_alarms": 0.001}
     )
 
     text: str | None = Field(None, min_length=1, max_length=MAX_SCORED_CHARACTERS)
@@ -181,7 +176,7 @@ class StreamBody(BaseModel):
 class ScoreBody(BaseModel):
     """Surprisal in bits: in total, and of the text or of each line."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = with_examples(EXAMPLE)
 
     object: Literal["score"] = "score"
     model: str = Field(description="The model as `name@version`.")
