@@ -13,6 +13,7 @@ from functools import partial
 
 import anyio
 from redis.exceptions import RedisError
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -40,10 +41,12 @@ _POLL_S = 0.5  # how often a waiting stream checks whether the server is stoppin
 
 def is_streamed(scope: Scope) -> bool:
     """Return whether a request's content type is one of LINE_TYPES."""
-    for name, value in scope.get("headers", ()):
-        if name == b"content-type":
-            return _content_type(value.decode("latin-1")) in LINE_TYPES
-    return False
+    return content_type(Headers(scope=scope)) in LINE_TYPES
+
+
+def content_type(headers: Headers) -> str:
+    """Return the media type of a body, in lower case and without parameters; empty if it is unknown."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 class ScoreStreamResponse(Response):
@@ -53,7 +56,7 @@ class ScoreStreamResponse(Response):
 
     def __init__(self, services: Services, model: str, query: StreamQuery, request: Request) -> None:
         self._services, self._model, self._query = services, model, query
-        self._is_json = _content_type(request.headers.get("content-type", "")) != "text/plain"
+        self._is_json = content_type(request.headers) != "text/plain"
         self._encoding = request.headers.get("content-encoding", "identity")
         self._owner = stream_owner(request)
         self._loaded: Loaded | None = None
@@ -211,7 +214,3 @@ class BodyBuffer:
         async with self._changed:
             self._error = error
             self._changed.notify_all()
-
-
-def _content_type(header: str) -> str:
-    return header.partition(";")[0].strip().lower()
