@@ -6,7 +6,6 @@ import importlib.metadata
 import multiprocessing
 import os
 import signal
-import socket
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -177,19 +176,6 @@ def application() -> FastAPI:
     if parent:  # one of several processes, which must end with their parent
         threading.Thread(target=_end_after, args=(parent,), name="parent", daemon=True).start()
     return app
-
-
-class Server(uvicorn.Server):
-    """A server for use in a thread, which gets no signals: sets `stopping` when it shuts down."""
-
-    def __init__(self, config: uvicorn.Config, *, stopping: threading.Event) -> None:
-        super().__init__(config)
-        self._stopping = stopping
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop serving."""
-        self._stopping.set()
-        await super().shutdown(sockets)
 
 
 def _lifespan(

@@ -140,18 +140,14 @@ async def _resolve_prompt(
     text = vocabulary.to_text(characters.replace(UNKNOWN, "\ufffd"))
     if body.logprobs is None:
         return ResolvedPrompt(characters, unknown, text)
-    logprobs = await _echo_logprobs(characters, body.logprobs, loaded, echoing)
-    return ResolvedPrompt(characters, unknown, text, logprobs)
-
-
-async def _echo_logprobs(characters: str, top: int, loaded: Loaded, echoing: LimitedWork) -> Logprobs:
-    """Return the log-probabilities of a prompt's characters; the first has none."""
-    if not characters:
-        return Logprobs(tokens=[], token_logprobs=[], top_logprobs=[] if top else None, text_offset=[])
-    return await run_echo(echoing, len(characters), partial(_describe, characters, top, loaded))
+    describe = partial(_describe, characters, body.logprobs, loaded)
+    return ResolvedPrompt(characters, unknown, text, await run_echo(echoing, len(characters), describe))
 
 
 def _describe(characters: str, top: int, loaded: Loaded, check: Check) -> Logprobs:
+    """Return the log-probabilities of a prompt's characters; the first has none."""
+    if not characters:
+        return Logprobs(tokens=[], token_logprobs=[], top_logprobs=[] if top else None, text_offset=[])
     first, rest = characters[0], characters[1:]
     described = loaded.engine.text_logprobs(rest, top=top, context=first, check=check)
     logprobs = logprobs_of(described, loaded.vocabulary, top, start=1)
