@@ -32,5 +32,5 @@ class Deleted(BaseModel):
     model_config = with_examples({"id": "nietzsche@1", "object": "model", "deleted": True})
 
     id: str
-    object: Literal["corpus", "model"]
+    object: Literal["corpus", "file", "model"]
     deleted: Literal[True] = True

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, computed_field
 from app.schemas.base import RequestBody, with_examples
 from app.schemas.lists import Page
 from models.config import NetworkConfig, TrainingConfig
-from models.saved_model import Card
+from models.saved_model import Card, FileEntry
 from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 
@@ -96,13 +96,6 @@ class ModelRename(RequestBody):
     name: str = Field(pattern=f"^{NAME_PATTERN}$", description="The new name.")
 
 
-class ModelFile(BaseModel):
-    """A file that can be downloaded from `/v1/models/{model}/files/{name}`."""
-
-    bytes: int
-    sha256: str
-
-
 class ModelBody(ModelSummary):
     """One version of a model, with all information of its card."""
 
@@ -114,4 +107,6 @@ class ModelBody(ModelSummary):
     )
     characters: str = Field(description="Its vocabulary, in code point order; bytes are U+0000 to U+00FF.")
     report: dict[str, Any] = Field(description="Results of the training run.")
-    files: dict[str, ModelFile]
+    files: dict[str, FileEntry] = Field(
+        description="Those that `/v1/models/{model}/files/{name}` returns, by name."
+    )

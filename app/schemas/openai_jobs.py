@@ -30,6 +30,8 @@ EXAMPLE_CREATE: dict[str, Any] = {
     "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}},
 }
 
+_EXAMPLE_USED = {"n_epochs": 4, "batch_size": 32, "learning_rate_multiplier": "auto"}
+
 EXAMPLE_JOB: dict[str, Any] = {
     "id": "job_0197c2a1b3c4d5e6f7a8b",
     "object": "fine_tuning.job",
@@ -42,13 +44,8 @@ EXAMPLE_JOB: dict[str, Any] = {
     "training_file": "corpus_98b1f0a4c2d5e6f708192a3b",
     "validation_file": None,
     "result_files": [],
-    "hyperparameters": {"n_epochs": 4, "batch_size": 32, "learning_rate_multiplier": "auto"},
-    "method": {
-        "type": "supervised",
-        "supervised": {
-            "hyperparameters": {"n_epochs": 4, "batch_size": 32, "learning_rate_multiplier": "auto"}
-        },
-    },
+    "hyperparameters": _EXAMPLE_USED,
+    "method": {"type": "supervised", "supervised": {"hyperparameters": _EXAMPLE_USED}},
     "seed": 7,
     "trained_tokens": None,
     "organization_id": "nextchar",
@@ -94,16 +91,6 @@ class FileBody(BaseModel):
     status: Literal["processed"] = "processed"
     expires_at: None = None
     status_details: None = None
-
-
-class FileDeleted(BaseModel):
-    """The deleted file."""
-
-    model_config = with_examples({"id": "corpus_98b1f0a4c2d5e6f708192a3b", "object": "file", "deleted": True})
-
-    id: str
-    object: Literal["file"] = "file"
-    deleted: Literal[True] = True
 
 
 class Hyperparameters(RequestBody):
