@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 from fastapi import FastAPI
 from redis import Redis
 
-from app.main import Server, create_app, server_config
+from app.main import create_app, server_config
 from app.settings import ApiSettings
 from models.saved_model import SavedModel
 from store.blobs import Blobs
@@ -61,6 +63,19 @@ class Service:
     def spooled(self) -> list[Path]:
         """Files of uploads under way."""
         return list((self.settings.data_dir / "spool").glob("*"))
+
+
+class Server(uvicorn.Server):
+    """A server for use in a thread, which gets no signals: sets `stopping` when it shuts down."""
+
+    def __init__(self, config: uvicorn.Config, *, stopping: threading.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving."""
+        self._stopping.set()
+        await super().shutdown(sockets)
 
 
 @contextlib.contextmanager
