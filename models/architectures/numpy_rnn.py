@@ -15,17 +15,16 @@ each with TensorFlow's.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.architectures import scan_rnn
 from models.architectures.lazy import keras
-from models.architectures.onehot_rnn import parameters, stock_model
-from models.architectures.scan_rnn import initial_weights, runtime_weights
-from models.architectures.sequence_rnn import activation_floats_per_character
-from models.architectures.spec import Architecture, Weights
-from models.architectures.window import graph
+from models.architectures.onehot_rnn import stock_model
+from models.architectures.spec import Weights
 from models.config import NetworkConfig, TrainingConfig
 
 Floats = NDArray[np.floating[Any]]
@@ -96,7 +95,9 @@ class NumpyRNN:
     def __init__(self, config: NetworkConfig, frequencies: Floats, *, seed: int) -> None:
         self.config = config
         self.vocabulary_size = len(frequencies)
-        self.arrays: dict[str, Floats] = dict(initial_weights(self.vocabulary_size, config.units, seed=seed))
+        self.arrays: dict[str, Floats] = dict(
+            scan_rnn.initial_weights(self.vocabulary_size, config.units, seed=seed)
+        )
 
     @property
     def variables(self) -> list[Parameter]:
@@ -113,7 +114,9 @@ class NumpyRNN:
 
     def weights(self) -> Weights:
         """Return the weights, named as in `models.architectures.onnx_window_graph`."""
-        return runtime_weights({name: array.astype(np.float32) for name, array in self.arrays.items()})
+        return scan_rnn.runtime_weights(
+            {name: array.astype(np.float32) for name, array in self.arrays.items()}
+        )
 
     def keras_model(self) -> keras.Model:
         """Return the network in stock Keras layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
@@ -156,17 +159,10 @@ class NumpyStep:
             array[...] = arrays[f"weight/{name}"]
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = replace(
+    scan_rnn.ARCHITECTURE,
     description="An RNN in NumPy: forward and backward pass by hand, plain SGD.",
     network=NetworkConfig(architecture="numpy_rnn", units=256, embedding=None, context=8),
-    training=TrainingConfig(rows=1, window=8, learning_rate=0.3, weight_decay=0.0, clip_norm=1.0),
-    network_options=("units", "context"),
-    training_options=("learning_rate", "clip_norm"),
     build=NumpyRNN,
-    graph=graph,
-    parameters=parameters,
-    activation_floats_per_character=activation_floats_per_character,
     step=NumpyStep,
-    has_independent_windows=True,
-    notes_measure="it learns",
 )

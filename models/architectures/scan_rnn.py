@@ -6,16 +6,15 @@ gradient descent on one window at a time.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.architectures import onehot_rnn
 from models.architectures.lazy import keras, tf
-from models.architectures.onehot_rnn import parameters, stock_model
-from models.architectures.sequence_rnn import activation_floats_per_character
-from models.architectures.spec import Architecture, Weights
-from models.architectures.window import graph
+from models.architectures.spec import Weights
 from models.config import NetworkConfig, TrainingConfig
 
 
@@ -72,7 +71,7 @@ class ScanRNN:
 
     def keras_model(self) -> keras.Model:
         """Return the network in stock Keras layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
-        return stock_model(*(variable.numpy() for variable in self.variables))
+        return onehot_rnn.stock_model(*(variable.numpy() for variable in self.variables))
 
 
 def runtime_weights(w: Weights) -> Weights:
@@ -127,17 +126,15 @@ class ScanStep:
         return loss
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = replace(
+    onehot_rnn.ARCHITECTURE,
     description="An RNN without Keras layers: a step function, tf.scan and plain SGD.",
     network=NetworkConfig(architecture="scan_rnn", units=256, embedding=None, context=8),
     training=TrainingConfig(rows=1, window=8, learning_rate=0.3, weight_decay=0.0, clip_norm=1.0),
-    network_options=("units", "context"),
     training_options=("learning_rate", "clip_norm"),
     build=ScanRNN,
-    graph=graph,
-    parameters=parameters,
-    activation_floats_per_character=activation_floats_per_character,
     step=ScanStep,
-    has_independent_windows=True,
+    warmup_steps=0,
+    notes_nats=None,
     notes_measure="it learns",
 )
