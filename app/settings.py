@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from app.keys import read_keys
-from store.settings import StoreSettings, load_settings
+from store.settings import StoreSettings
 
 
 def physical_memory_bytes() -> int:
@@ -221,11 +221,6 @@ class ApiSettings(StoreSettings):
     def origins(self) -> list[str]:
         """The allowed origins."""
         return _listed(self.allowed_origins)
-
-    @classmethod
-    def load(cls) -> Self:
-        """Read the environment; for invalid values print one line per variable and exit with status 2."""
-        return load_settings(cls)
 
 
 def _listed(values: str) -> list[str]:
