@@ -17,6 +17,7 @@ from models.saved_model import parse_card
 from store.blobs import Blobs
 from store.ids import time_of_id
 from store.jobs import Job, Jobs, JobStatus
+from store.models import Models
 
 log = logging.getLogger("nextchar.retention")
 
@@ -84,9 +85,8 @@ class Retention:
         ended = {job.id: job for job in self._jobs.all() if job.status.is_final}
         count = 0
         for job_id in job_ids:
-            is_orphan = (
-                bool(recorded) and job_id not in recorded
-            )  # no records at all may be an unmounted disk
+            # No records at all may be an unmounted disk.
+            is_orphan = bool(recorded) and job_id not in recorded
             if not is_orphan and job_id not in ended:
                 continue
             paths = self._blobs.paths(f"checkpoints/{job_id}")
@@ -130,13 +130,10 @@ class Retention:
 
     def _listed_models(self) -> set[str]:
         """Return the ids of the models that have a card. Raises Unavailable: a card cannot be read."""
-        paths = self._blobs.paths("model_cards")
-        deleted = {path.removesuffix(".gone") for path in paths if path.endswith(".gone")}
         listed = set()
-        for path in paths:
-            if path.endswith(".json") and path.removesuffix(".json") not in deleted:
-                with contextlib.suppress(FileNotFoundError):  # deleted concurrently
-                    listed.add(parse_card(self._blobs.read(path), where=path).id)
+        for path in Models(self._blobs).listed_paths():
+            with contextlib.suppress(FileNotFoundError):  # deleted concurrently
+                listed.add(parse_card(self._blobs.read(path), where=path).id)
         return listed
 
     def _sweep_jobs(self, now: float) -> int:

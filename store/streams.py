@@ -22,9 +22,6 @@ import base64
 import contextlib
 import secrets
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -201,25 +198,6 @@ class Streams:
     def __init__(self, redis: Redis, limits: Limits | None = None) -> None:
         self._redis = redis
         self._limits = limits or Limits()
-
-    @contextmanager
-    def locked(
-        self, model: str, stream_id: str, *, size: int, owner: Owner = _NO_OWNER, wait_s: float = WAIT_S
-    ) -> Iterator[StreamLock]:
-        """Hold the lock of a stream until the block ends; see `try_lock`. Waits in the calling thread.
-
-        Raises:
-            Conflict: other calls on this stream did not end within `wait_s` (code `stream_busy`).
-        """
-        deadline = time.monotonic() + wait_s
-        while (lock := self.try_lock(model, stream_id, size=size, owner=owner)) is None:
-            if time.monotonic() > deadline:
-                raise stream_busy(stream_id, wait_s)
-            time.sleep(RETRY_S)
-        try:
-            yield lock
-        finally:
-            lock.release()
 
     def try_lock(
         self, model: str, stream_id: str, *, size: int, owner: Owner = _NO_OWNER

@@ -9,7 +9,7 @@ import contextlib
 import json
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,6 @@ class PrecisionChoice:
 
     precision: Precision
     bfloat16_speedup: float | None = None
-
-    def to_meta(self) -> dict[str, Any]:
-        """Return the choice as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_meta(cls, meta: dict[str, Any]) -> "PrecisionChoice":
-        """Return the choice that `to_meta` returned `meta` for; checkpoints without one are `mixed`."""
-        return cls(meta.get("precision", "mixed"), meta.get("bfloat16_speedup"))
 
     @property
     def sentence(self) -> str:
