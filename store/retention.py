@@ -67,16 +67,13 @@ class Retention:
             swept["spooled uploads"] = remove_stale_uploads(self._spool, now=now)
         swept["checkpoints"] = self._sweep_checkpoints(now)
         if now - self._full_sweep_at >= _HOUR_S:  # this part reads many records
-            self._sweep_records(now, swept)
+            swept["model files"] = self._sweep_model_files(now)
+            swept["jobs"] = self._sweep_jobs(now)
+            swept["idempotency keys"] = self._sweep_idempotency_keys(now)
             self._full_sweep_at = now
         if any(swept.values()):
             log.info("deleted: %s", ", ".join(f"{count} {what}" for what, count in swept.items() if count))
         return +swept
-
-    def _sweep_records(self, now: float, swept: Counter[str]) -> None:
-        swept["model files"] = self._sweep_model_files(now)
-        swept["jobs"] = self._sweep_jobs(now)
-        swept["idempotency keys"] = self._sweep_idempotency_keys(now)
 
     def _sweep_checkpoints(self, now: float) -> int:
         """Delete the checkpoints of jobs that have ended, and those without a job."""

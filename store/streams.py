@@ -240,14 +240,14 @@ class Streams:
     def _read(self, key: str, model: str, stream_id: str, size: int) -> Stream:
         execute: Any = self._redis.execute_command  # without the client's decoding, for raw floats
         fields = execute("HMGET", key, *_FIELDS, **{NEVER_DECODE: True})
-        stored = _StoredStream(*cast(list[bytes | None], fields))
-        state = stored.floats(stored.state_f4, stored.state)
-        if stored.model is None or state is None:
+        stored = dict(zip(_FIELDS, cast(list[bytes | None], fields), strict=True))
+        state = _floats(stored["state_f4"], stored["state"])
+        if stored["model"] is None or state is None:
             return Stream(stream_id, None, None, 0, "new")
-        if stored.model.decode() != model or len(state) != size:
+        if stored["model"].decode() != model or len(state) != size:
             return Stream(stream_id, None, None, 0, "model_replaced")
-        change = stored.floats(stored.change_f4, stored.change)
-        return Stream(stream_id, state[None], change, int(stored.lines or 0), None)
+        change = _floats(stored["change_f4"], stored["change"])
+        return Stream(stream_id, state[None], change, int(stored["lines"] or 0), None)
 
 
 def stream_busy(stream_id: str, wait_s: float) -> Conflict:
@@ -262,21 +262,10 @@ def stream_busy(stream_id: str, wait_s: float) -> Conflict:
 _FIELDS = ("model", "lines", "state_f4", "change_f4", "state", "change")
 
 
-@dataclass(frozen=True)
-class _StoredStream:
-    """The raw fields of a stream's hash."""
-
-    model: bytes | None
-    lines: bytes | None
-    state_f4: bytes | None
-    change_f4: bytes | None
-    state: bytes | None
-    change: bytes | None
-
-    def floats(self, raw: bytes | None, base64_of: bytes | None) -> NDArray[np.float32] | None:
-        """Return the floats of a field, or of its older form in base64; None if there are none."""
-        data = raw or base64.b64decode(base64_of or b"")
-        return np.frombuffer(data, "<f4").astype(np.float32) if data else None
+def _floats(raw: bytes | None, base64_of: bytes | None) -> NDArray[np.float32] | None:
+    """Return the floats of a field, or of its older form in base64; None if there are none."""
+    data = raw or base64.b64decode(base64_of or b"")
+    return np.frombuffer(data, "<f4").astype(np.float32) if data else None
 
 
 def _keys(model: str, stream_id: str, owner: Owner) -> tuple[str, str]:

@@ -78,7 +78,8 @@ def _template() -> Any:
         trim_blocks=True,
         finalize=_visible,
     )
-    environment.filters |= {"number": "{:,}".format, "percent": _percent, "duration": _duration}
+    environment.filters |= {"number": "{:,}".format, "duration": _duration}
+    environment.filters["percent"] = lambda share, digits: f"{share:.{digits}%}"
     return environment.get_template("report.html.j2")
 
 
@@ -125,10 +126,6 @@ def _spread(items: list[Any], count: int) -> list[Any]:
 
 def _data_url(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
-def _percent(share: float, digits: int) -> str:
-    return f"{share:.{digits}%}"
 
 
 def _duration(seconds: float) -> str:
