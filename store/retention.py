@@ -37,14 +37,7 @@ class RetentionPeriods:
 
 
 class Retention:
-    """Call `sweep` every few minutes.
-
-    Args:
-        blobs: the storage.
-        jobs: the jobs in it.
-        periods: how long records are kept.
-        spool: the folder of current uploads on this machine, if any.
-    """
+    """Call `sweep` every few minutes. `spool` is the folder of current uploads on this machine, if any."""
 
     def __init__(
         self, blobs: Blobs, jobs: Jobs, *, periods: RetentionPeriods, spool: Path | None = None
@@ -53,14 +46,7 @@ class Retention:
         self._full_sweep_at = float("-inf")
 
     def sweep(self, *, now: float | None = None) -> Counter[str]:
-        """Delete what is due; return counts by kind.
-
-        Args:
-            now: Unix seconds; by default the current time.
-
-        Raises:
-            Unavailable: the storage does not work.
-        """
+        """Delete what is due at `now` (Unix seconds); return counts by kind. Raises Unavailable."""
         now = time.time() if now is None else now
         swept: Counter[str] = Counter()
         if self._spool:

@@ -204,13 +204,8 @@ class Streams:
     ) -> StreamLock | None:
         """Return the lock of a stream, or None while another call holds it.
 
-        A stream that was read by another version of the model restarts, which its `restarted` says.
-
-        Args:
-            model: `name@version`.
-            stream_id: the id of the stream, per model name.
-            size: the number of floats in a state of this model.
-            owner: of the stream.
+        Ids are per name of the `model`, which is `name@version`; `size` is the number of floats in its state.
+        A stream that was read by another version restarts, which its `restarted` says.
         """
         key, lock_key = _keys(model, stream_id, owner)
         token = secrets.token_hex(8)

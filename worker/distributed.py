@@ -31,14 +31,9 @@ _LOSS_SCALE = "loss_scale"
 
 
 class DistributedStep(SplitStep):
-    """Builds a network on the devices and trains it window by window.
+    """Builds a network on the devices and trains it window by window; `mixed`: with products in float16.
 
-    Args:
-        build: builds the network with random weights.
-        training: learning rate, weight decay and clipping.
-        rows: B, the rows of every window.
-        devices: names such as `GPU:0`; the largest divisor of B up to their number is used.
-        mixed: whether products are in float16.
+    `devices` are names such as `GPU:0`; the largest divisor of B = `rows` up to their number is used.
     """
 
     def __init__(

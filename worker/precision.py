@@ -48,14 +48,10 @@ class PrecisionChoice:
 def choose_precision(
     config: NetworkConfig, *, rows: int, window: int, vocabulary_size: int, folder: Path | None
 ) -> PrecisionChoice:
-    """Return the faster precision on the CPU, measured now or earlier.
+    """Return the faster precision on the CPU for B rows per core, measured now or earlier.
 
-    Args:
-        config: a network that the kernels of `models.kernels.tensorflow_ops` train.
-        rows: B, per core.
-        window: T.
-        vocabulary_size: V.
-        folder: keeps measurements of this kind of machine; None keeps nothing.
+    The network is one that the kernels of `models.kernels.tensorflow_ops` train. `folder` keeps measurements
+    of this kind of machine; None keeps nothing.
     """
     from models.kernels import tensorflow_ops  # imports TensorFlow
 

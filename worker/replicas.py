@@ -68,11 +68,7 @@ class SplitStep:
 class ReplicatedStep(SplitStep):
     """Trains a network window by window; holds the optimizer and the replicas' states.
 
-    Args:
-        network: the network to train.
-        training: learning rate, weight decay and clipping.
-        rows: B, the rows of every window.
-        cores: the maximal number of replicas; the largest divisor of B up to it is used.
+    The largest divisor of B = `rows` up to `cores` is the number of replicas.
     """
 
     def __init__(self, network: Trainable, training: TrainingConfig, *, rows: int, cores: int) -> None:

@@ -40,13 +40,7 @@ _VERDICTS = {
 
 
 def page(report: Report, *, wide: str | None, narrow: str | None) -> str:
-    """Return the page; missing parts of the report are omitted.
-
-    Args:
-        report: report.json.
-        wide: the picture of the curves, as SVG.
-        narrow: the same for phones.
-    """
+    """Return the page with the curves as SVG, `narrow` for phones; missing parts are omitted."""
     bits = report["validation_bits_per_character"]
     baselines = {baseline_name(name, report): cost for name, cost in report.get("baselines", {}).items()}
     best = min(baselines.items(), key=lambda item: item[1], default=None)

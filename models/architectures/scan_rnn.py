@@ -45,7 +45,7 @@ class ScanRNN:
         self._weights = {name: tf.Variable(value, name=name) for name, value in weights.items()}
 
     @property
-    def variables(self) -> list[tf.Variable]:
+    def variables(self) -> list[Any]:
         """Wx, Wh, bh, Wy, by."""
         return list(self._weights.values())
 
@@ -67,21 +67,15 @@ class ScanRNN:
 
     def weights(self) -> Weights:
         """Return the weights, named as in `models.architectures.onnx_window_graph`."""
-        return runtime_weights({name: value.numpy() for name, value in self._weights.items()})
+        wx, wh, bh, wy, by = self._float32()
+        return {"table": wx + bh, "recurrent/kernel": wh, "dense/kernel": wy, "dense/bias": by}
 
     def keras_model(self) -> keras.Model:
         """Return the network in stock Keras layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
-        return onehot_rnn.stock_model(*(variable.numpy() for variable in self.variables))
+        return onehot_rnn.stock_model(*self._float32())
 
-
-def runtime_weights(w: Weights) -> Weights:
-    """Return the five weights, named as in `models.architectures.onnx_window_graph`."""
-    return {
-        "table": w["Wx"] + w["bh"],
-        "recurrent/kernel": w["Wh"],
-        "dense/kernel": w["Wy"],
-        "dense/bias": w["by"],
-    }
+    def _float32(self) -> list[NDArray[np.float32]]:
+        return [variable.numpy().astype(np.float32) for variable in self.variables]
 
 
 class ScanStep:
