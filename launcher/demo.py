@@ -250,11 +250,8 @@ def damage(sentence: str, *, alphabet: str, known: str) -> tuple[str, list[Damag
     trigrams = Counter(known[i : i + 3] for i in range(len(known) - 2))
     damages, characters = [], list(sentence)
     for place in chosen:
-        before, was, after = (
-            "".join(characters[max(0, place - 2) : place]),
-            sentence[place],
-            sentence[place + 1 : place + 2],
-        )
+        before = "".join(characters[max(0, place - 2) : place])
+        was, after = sentence[place], sentence[place + 1 : place + 2]
         now = min(
             (c for c in alphabet if c != was),
             key=lambda c: trigrams[before + c] + trigrams[before[-1:] + c + after],

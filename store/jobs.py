@@ -243,10 +243,10 @@ class Jobs:
         It gets the sequence of the empty one, whose number stays taken.
         """
         folder, _, name = path.rpartition("/")
-        number = name.removesuffix(".json")
         with contextlib.suppress(ValueError, FileNotFoundError):
-            job = self._parse(f"{folder}/{int(number) - 1:06d}.json")
-            return job.model_copy(update={"sequence": int(number)})
+            number = int(name.removesuffix(".json"))
+            job = self._parse(f"{folder}/{number - 1:06d}.json")
+            return job.model_copy(update={"sequence": number})
         return None
 
 
