@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticUseDefault
 
 from app.keys import read_keys
-from store.settings import StoreSettings, load_settings
+from store.settings import StoreSettings
 
 _UNGUARDED = (
     "other machines can reach this address and there are no API keys; set NEXTCHAR_API_KEYS_FILE to a file of"
@@ -216,11 +216,6 @@ class ApiSettings(StoreSettings):
     def origins(self) -> list[str]:
         """The allowed origins."""
         return _listed(self.allowed_origins)
-
-    @classmethod
-    def load(cls) -> Self:
-        """Read the environment; for invalid values print one line per variable and exit with status 2."""
-        return load_settings(cls)
 
 
 def _listed(values: str) -> list[str]:

@@ -53,7 +53,7 @@ def demo(
     """
     with _service_packages():
         from launcher import demo as demonstration
-    raise typer.Exit(demonstration.main([str(file)] if file else []))
+    raise typer.Exit(demonstration.main(file))
 
 
 def keys(context: typer.Context) -> None:
