@@ -86,7 +86,13 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     key_statuses = (401, 403, 429) if statuses else ()
     body_statuses = (408, 503) if 413 in statuses else ()
     declared = (*key_statuses, *body_statuses, *statuses, 421, 431, 500)
-    return {s: {"model": ErrorAnswer, "description": _MEANING[s]} for s in sorted(set(declared))}
+    # One status names the model, the others refer to it: FastAPI compiles a validator for each that names it.
+    reference = {"schema": {"$ref": f"#/components/schemas/{ErrorAnswer.__name__}"}}
+    shape = {"content": {"application/json": reference}}
+    return {
+        status: {"description": _MEANING[status], **({"model": ErrorAnswer} if status == 500 else shape)}
+        for status in sorted(set(declared))
+    }
 
 
 def answer(error: Exception) -> tuple[int, ErrorAnswer]:
