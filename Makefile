@@ -34,9 +34,9 @@ serve: $(VENV)/.serve ## Run the whole service on this machine until Ctrl-C
 test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Run every test; ARGS="-k name" for some
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
-else # two at a time, but for those in a browser, which are about what comes when
+else # two at a time; those in a browser by themselves, for each process of them starts one
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/browser
-	@$(BIN)/python -m pytest tests/browser
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/browser
 endif
 
 # What is measured beside ours and needed by nothing else is in no lock file.

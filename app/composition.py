@@ -51,11 +51,8 @@ def build_services(
 ) -> Services:
     """Return the long-lived parts of the application. Redis need not answer yet.
 
-    Args:
-        settings: those of the environment.
-        load: makes the engine and the scorer of a saved model.
-        stopping: set when the server gets a stop signal.
-        keys: the file of API keys; None if none are required.
+    `load` makes the engine and the scorer of a saved model; `stopping` is set when the server gets a stop
+    signal; `keys` is None if no API key is required.
 
     Raises:
         OSError, DomainError: the data folder or the storage cannot be used.
@@ -89,7 +86,8 @@ def build_services(
         BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=RECONCILE_S),
         BackgroundLoop("retention", retention.sweep, interval_s=_RETENTION_S),
     )
-    streams = Streams(redis, _stream_limits(settings))
+    share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
+    streams = Streams(redis, Limits(settings.max_streams, settings.max_stream_bytes, share))
     return Services(
         settings=settings,
         blobs=blobs,
@@ -128,8 +126,3 @@ def build_services(
         stream_locks=StreamLocks(streams),
         health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
     )
-
-
-def _stream_limits(settings: ApiSettings) -> Limits:
-    share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
-    return Limits(settings.max_streams, settings.max_stream_bytes, share)

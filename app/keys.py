@@ -148,16 +148,19 @@ def parse_keys(contents: bytes, *, where: Path) -> tuple[list[Key], list[str]]:
         if not fields:
             continue
         try:
-            _check_unique(fields[0], keys)
-            keys[fields[0]] = _parse(fields)
+            keys[fields[0]] = _parse(fields, taken=keys)
         except ValueError as error:
             problems.append(f"line {number} of {where}: {error}")
     return list(keys.values()), problems
 
 
-def _parse(fields: Sequence[str]) -> Key:
-    name, options = fields[0], dict(_option(field) for field in fields[1:])
-    _check_name(name)
+def _parse(fields: Sequence[str], taken: Container[str] = ()) -> Key:
+    name = fields[0]
+    if name in taken:
+        raise ValueError(f"there are two keys named {name!r}, and this is the second")
+    options = dict(_option(field) for field in fields[1:])
+    if not re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII):
+        raise ValueError("a key's name is 1 to 64 letters, digits, '.', '_' and '-'")
     if unknown := options.keys() - {"sha256", "scopes", "models", "rate"}:
         raise ValueError(f"there is no field {min(unknown)!r}; a line has sha256, scopes, models and rate")
     digest = options.get("sha256", "")
@@ -177,16 +180,6 @@ def _option(field: str) -> tuple[str, str]:
     if not equals:
         raise ValueError("the name is followed by fields like scopes=read,complete")
     return name, value
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII):
-        raise ValueError("a key's name is 1 to 64 letters, digits, '.', '_' and '-'")
-
-
-def _check_unique(name: str, keys: Container[str]) -> None:
-    if name in keys:
-        raise ValueError(f"there are two keys named {name!r}, and this is the second")
 
 
 def _scopes(text: str) -> frozenset[str]:

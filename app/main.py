@@ -6,7 +6,6 @@ import importlib.metadata
 import multiprocessing
 import os
 import signal
-import socket
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import iter_route_contexts
 from uvicorn.supervisors import Multiprocess
 
 from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
@@ -74,7 +73,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         lifespan=_lifespan(settings, load, stopping, keys),
         docs_url=None,  # app/routes/console.py serves a reference that loads nothing from other hosts
         redoc_url=None,
-        generate_unique_id_function=_operation_id,
+        generate_unique_id_function=lambda route: route.name,
     )
     # Routes are matched in order, so those called at every keystroke come first.
     for module in (
@@ -179,19 +178,6 @@ def application() -> FastAPI:
     return app
 
 
-class Server(uvicorn.Server):
-    """A server for use in a thread, which gets no signals: sets `stopping` when it shuts down."""
-
-    def __init__(self, config: uvicorn.Config, *, stopping: threading.Event) -> None:
-        super().__init__(config)
-        self._stopping = stopping
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop serving."""
-        self._stopping.set()
-        await super().shutdown(sockets)
-
-
 def _lifespan(
     settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None
 ) -> Any:
@@ -246,10 +232,6 @@ def _on_signal(number: int, callback: Callable[[], None]) -> None:
             previous(received, frame)
 
     signal.signal(number, handle)
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name
 
 
 if __name__ == "__main__":

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticUseDefault
 
 from app.keys import read_keys
-from store.settings import StoreSettings, load_settings
+from store.settings import StoreSettings
+
+_UNGUARDED = (
+    "other machines can reach this address and there are no API keys; set NEXTCHAR_API_KEYS_FILE to a file of"
+    " keys, NEXTCHAR_ALLOW_ANONYMOUS=1 to serve anyone, or"
+)
 
 
 def physical_memory_bytes() -> int:
@@ -135,10 +141,12 @@ class ApiSettings(StoreSettings):
         " is answered 503.",
     )
 
-    @field_validator("api_keys_file", mode="before")
+    @field_validator("api_keys_file", "allow_anonymous", mode="before")
     @classmethod
-    def _empty_is_none(cls, path: object) -> object:
-        return path or None
+    def _empty_is_default(cls, value: object) -> object:
+        if value == "":
+            raise PydanticUseDefault
+        return value
 
     @field_validator("api_keys_file")
     @classmethod
@@ -150,21 +158,12 @@ class ApiSettings(StoreSettings):
             raise ValueError(f"the file of API keys cannot be read: {error.strerror}") from None
         return path
 
-    @field_validator("allow_anonymous", mode="before")
-    @classmethod
-    def _empty_is_false(cls, allow: object) -> object:
-        return allow or False
-
     @field_validator("published_address")
     @classmethod
     def _published_needs_keys(cls, published: str, info: ValidationInfo) -> str:
         host = published.rpartition(":")[0].strip("[]")  # empty: every interface
         if published and not (_is_loopback(host) or _is_guarded(info)):
-            raise ValueError(
-                "other machines can reach this address and there are no API keys; set"
-                " NEXTCHAR_API_KEYS_FILE to a file of keys, NEXTCHAR_ALLOW_ANONYMOUS=1 to serve anyone, or"
-                " NEXTCHAR_PUBLISH=127.0.0.1:8000"
-            )
+            raise ValueError(f"{_UNGUARDED} NEXTCHAR_PUBLISH=127.0.0.1:8000")
         return published
 
     @field_validator("worker_memory")
@@ -186,11 +185,7 @@ class ApiSettings(StoreSettings):
         # A published address is checked by its own validator.
         is_published = info.data.get("published_address", "wrong") != ""
         if not (_is_loopback(host) or is_published or _is_guarded(info)):
-            raise ValueError(
-                "other machines can reach this address and there are no API keys; set"
-                " NEXTCHAR_API_KEYS_FILE to a file of keys, NEXTCHAR_ALLOW_ANONYMOUS=1 to serve anyone, or"
-                " listen on 127.0.0.1"
-            )
+            raise ValueError(f"{_UNGUARDED} listen on 127.0.0.1")
         return host
 
     @field_validator("allowed_origins")
@@ -221,11 +216,6 @@ class ApiSettings(StoreSettings):
     def origins(self) -> list[str]:
         """The allowed origins."""
         return _listed(self.allowed_origins)
-
-    @classmethod
-    def load(cls) -> Self:
-        """Read the environment; for invalid values print one line per variable and exit with status 2."""
-        return load_settings(cls)
 
 
 def _listed(values: str) -> list[str]:

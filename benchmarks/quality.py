@@ -46,15 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--text {options.text}: {size} characters, and training needs {MINIMUM_CHARACTERS}")
 
     runs = {one.name: run(one, options.seconds) for one in contestants(options.text, options.preset)}
-    trivial = {
-        name: bits * math.log(2)
-        for name, bits in baselines.measure(
-            halves.train,
-            halves.held_out,
-            size=len(halves.vocabulary),
-            encode=baselines.encoder_of(halves.vocabulary),
-        ).bits.items()
-    }
+    measured = baselines.measure(halves.train, halves.held_out, halves.vocabulary)
+    trivial = {name: bits * math.log(2) for name, bits in measured["baselines"].items()}
     print_curves(runs, options.seconds)
     print_final(runs, trivial)
     print_json_line(

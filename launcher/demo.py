@@ -5,16 +5,13 @@ library), trains on it for a minute, completes prompts from the held-out tenth, 
 each character of a sentence, with and without errors, and which are flagged as anomalous.
 """
 
-import argparse
-import signal
 import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from rich.text import Text
@@ -50,13 +47,8 @@ class Damage:
     replacement: str
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demonstration; return the exit status. `arguments` default to those of the process."""
-    parser = argparse.ArgumentParser(
-        prog="nextchar demo", description="Train on a text, complete it, score it."
-    )
-    parser.add_argument("file", nargs="?", type=Path, help="a UTF-8 text instead of the Python reference")
-    file: Path | None = parser.parse_args(arguments).file
+def main(file: Path | None = None) -> int:
+    """Run the demonstration on a UTF-8 text, by default the Python reference; return the exit status."""
     settings = LauncherSettings.load().model_copy(update={"port": 0})
     console = console_on(sys.stdout)
     began = time.monotonic()
@@ -122,14 +114,8 @@ def _upload(client: Client, name: str, text: str) -> Corpus:
 
 def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: Mapping[str, float]) -> str:
     """Train and show the progress; return the model's name@version."""
-    job = client.create_job(
-        {
-            "corpus": corpus["id"],
-            "name": name,
-            "budget": dict(budget),
-            "validation_fraction": _HELD_OUT,
-        }
-    )
+    request = {"corpus": corpus["id"], "name": name, "budget": dict(budget)}
+    job = client.create_job(request | {"validation_fraction": _HELD_OUT})
     try:
         job = live_view.follow(client, job["id"], console)
     except KeyboardInterrupt:
@@ -264,11 +250,8 @@ def damage(sentence: str, *, alphabet: str, known: str) -> tuple[str, list[Damag
     trigrams = Counter(known[i : i + 3] for i in range(len(known) - 2))
     damages, characters = [], list(sentence)
     for place in chosen:
-        before, was, after = (
-            "".join(characters[max(0, place - 2) : place]),
-            sentence[place],
-            sentence[place + 1 : place + 2],
-        )
+        before = "".join(characters[max(0, place - 2) : place])
+        was, after = sentence[place], sentence[place + 1 : place + 2]
         now = min(
             (c for c in alphabet if c != was),
             key=lambda c: trigrams[before + c] + trigrams[before[-1:] + c + after],
@@ -309,12 +292,3 @@ def _head(console: Console, title: str) -> None:
 def _say(console: Console, sentence: str | Text, *, style: str = "") -> None:
     """Print a sentence, wrapped between words in a terminal, else on one line."""
     console.print(Text(style=style).append(sentence), soft_wrap=not console.is_terminal)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)  # stop everything in order
-    sys.exit(main())

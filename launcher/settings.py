@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from app.settings import ApiSettings
 from launcher.valkey import MAX_BYTES
-from store.settings import load_settings
 
 
 class LauncherSettings(ApiSettings):
@@ -33,8 +32,3 @@ class LauncherSettings(ApiSettings):
     def given_redis_url(self) -> str | None:
         """The URL of the user's Redis; None: an embedded Valkey is started."""
         return self.redis_url if "redis_url" in self.model_fields_set else None
-
-    @classmethod
-    def load(cls) -> Self:
-        """Read the environment; on invalid values print one line per variable and exit with status 2."""
-        return load_settings(cls)

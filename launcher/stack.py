@@ -12,7 +12,6 @@ The processes log to `<data>/logs/<name>.log`; their warnings are repeated on th
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,7 +21,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from launcher.output import Output
@@ -95,9 +93,7 @@ class Stack:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop everything; the worker has `stop_grace_s` seconds to save a checkpoint."""
         self.stop()
 
@@ -125,9 +121,8 @@ class Stack:
         valkey.open()
         try:
             self._valkey, self.redis_url = valkey, valkey.url
-            with contextlib.closing(
-                self._supervised("embedded Valkey", valkey.launch, valkey.log)
-            ) as process:
+            process = SupervisedProcess("embedded Valkey", valkey.launch, valkey.log, self._output)
+            with contextlib.closing(process):
                 process.keep_running()
                 try:
                     valkey.wait_until_it_answers()
@@ -166,15 +161,11 @@ class Stack:
                 process.read_log()
                 process.close()
 
-    def _supervised(
-        self, name: str, start: Callable[[], "subprocess.Popen[bytes]"], log: Path
-    ) -> SupervisedProcess:
-        return SupervisedProcess(name, start, log, self._output)
-
     def _program(self, name: str, module: str, environment: Mapping[str, str]) -> SupervisedProcess:
         log = self._data_dir / "logs" / f"{name.lower()}.log"
         command = [sys.executable, "-m", module]
-        return self._supervised(name, partial(start_bound, command, log=log, environment=environment), log)
+        start = partial(start_bound, command, log=log, environment=environment)
+        return SupervisedProcess(name, start, log, self._output)
 
     def _environment(self, port: int) -> dict[str, str]:
         path = os.pathsep.join(p for p in (_SEARCH_PATH, os.environ.get("PYTHONPATH", "")) if p)

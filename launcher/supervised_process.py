@@ -23,13 +23,9 @@ _INVALID_SETTINGS = 2  # exit status
 
 
 class SupervisedProcess:
-    """A named process, its log, and its consecutive failures.
+    """A named process, its consecutive failures, and `log`, the file that it appends to.
 
-    Args:
-        name: for messages.
-        start: starts the process. It may raise OSError, e.g. if memory is exhausted.
-        log: the file that the process appends to.
-        output: the launcher's output.
+    `start` may raise OSError, e.g. if memory is exhausted.
     """
 
     def __init__(

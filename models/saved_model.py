@@ -113,9 +113,11 @@ def parse_card(data: bytes, *, where: str) -> Card:
             (`model_format_unknown`).
     """
     try:
-        raw = _json_object(data)
+        raw = json.loads(data)
     except ValueError:
-        raise Unavailable(f"{where} is damaged: it is not a JSON object", code="model_damaged") from None
+        raw = None
+    if not isinstance(raw, dict):
+        raise Unavailable(f"{where} is damaged: it is not a JSON object", code="model_damaged")
     if raw.get("format_version") != FORMAT_VERSION:
         raise Unavailable(
             f"{where} has saved-model format {raw.get('format_version')!r} and this program reads"
@@ -140,10 +142,3 @@ def load_folder(folder: Path) -> SavedModel:
     """Return the model in a local folder that holds all its files."""
     card = parse_card((folder / "model.json").read_bytes(), where=str(folder / "model.json"))
     return SavedModel(card, lambda name: (folder / name).read_bytes())
-
-
-def _json_object(data: bytes) -> dict[str, Any]:
-    raw = json.loads(data)
-    if not isinstance(raw, dict):
-        raise ValueError("not an object")
-    return raw

@@ -8,6 +8,7 @@ does not undo it. Implementations: store/local_blobs.py and store/object_blobs.p
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from models.errors import StorageFull, Unavailable
@@ -85,3 +86,12 @@ def as_domain_error(error: Exception) -> Exception:
         return StorageFull("the storage is full; delete corpora or models, or free disk space, and try again")
     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
     return Unavailable(f"the storage does not work: {first_line}", code="storage_unavailable")
+
+
+@contextmanager
+def domain_errors(kinds: type[Exception] | tuple[type[Exception], ...] = OSError) -> Iterator[None]:
+    """Raise errors of these kinds as domain errors: see `as_domain_error`."""
+    try:
+        yield
+    except kinds as error:
+        raise as_domain_error(error) from error

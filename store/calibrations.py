@@ -9,7 +9,6 @@ called `validation`. A call without a name uses `default` if it exists, else `va
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_format import dump, load
@@ -62,7 +61,8 @@ class Calibrations:
                 param="name",
             )
         stored = StoredCalibration(name, calibration, int(time.time()), source)
-        self._blobs.write(_path(model, name), dump(calibration, **_metadata(stored)))
+        data = dump(calibration, created_at=stored.created_at, source=source)
+        self._blobs.write(_path(model, name), data)
         with self._lock:
             self._cache.pop(_path(model, name), None)
         return stored
@@ -117,8 +117,11 @@ class Calibrations:
         data = self._read(model, name, path)
         if cached and cached[1] == data:
             stored = cached[2]
+        elif data is None:
+            stored = None
         else:
-            stored = _parse(data, where=f"calibration {name!r} of {model.card.reference}", name=name)
+            calibration, about = load(data, where=f"calibration {name!r} of {model.card.reference}")
+            stored = StoredCalibration(name, calibration, int(about["created_at"]), str(about["source"]))
         with self._lock:
             if len(self._cache) >= _MAX_CACHED:
                 self._cache.clear()
@@ -136,19 +139,7 @@ class Calibrations:
 
 def validation_file(calibration: Calibration) -> bytes:
     """Return the contents of MODEL_FILE for the calibration made with a model."""
-    stored = StoredCalibration(VALIDATION, calibration, int(time.time()), "held-out text")
-    return dump(calibration, **_metadata(stored))
-
-
-def _metadata(stored: StoredCalibration) -> dict[str, Any]:
-    return {"created_at": stored.created_at, "source": stored.source}
-
-
-def _parse(data: bytes | None, *, where: str, name: str) -> StoredCalibration | None:
-    if data is None:
-        return None
-    calibration, metadata = load(data, where=where)
-    return StoredCalibration(name, calibration, int(metadata["created_at"]), str(metadata["source"]))
+    return dump(calibration, created_at=int(time.time()), source="held-out text")
 
 
 def _folder(model: SavedModel) -> str:

@@ -25,7 +25,7 @@ from typing import IO, Any, Self
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
 from models.text.log_detection import TextKind
 from models.text.vocabulary import Alphabet, Normalizer
-from store.blobs import Blobs, as_domain_error
+from store.blobs import Blobs, domain_errors
 from store.corpus_owners import CorpusOwners
 from store.corpus_statistics import CorpusStatistics, Encoding
 from store.ids import check_name, is_id
@@ -235,10 +235,8 @@ class Upload:
         self._sha256 = hashlib.sha256()
         self._statistics = CorpusStatistics(encoding)
         folder.mkdir(parents=True, exist_ok=True)
-        try:
+        with domain_errors():
             descriptor, name = tempfile.mkstemp(prefix="upload-", dir=folder)
-        except OSError as error:
-            raise as_domain_error(error) from error
         self.path = Path(name)
         self._file: IO[bytes] = os.fdopen(descriptor, "wb")
 
@@ -267,10 +265,8 @@ class Upload:
             )
         self._sha256.update(data)
         self._statistics.feed(data)
-        try:
+        with domain_errors():
             self._file.write(data)
-        except OSError as error:
-            raise as_domain_error(error) from error
 
     def finish(self) -> Corpus:
         """Return the record of the complete text. Raises InvalidInput if it is empty or truncated."""
@@ -279,10 +275,8 @@ class Upload:
             raise InvalidInput(
                 "the text is empty; send it as the body of the request", code="corpus_empty", param="body"
             )
-        try:
+        with domain_errors():
             self._file.flush()
-        except OSError as error:
-            raise as_domain_error(error) from error
         digest = identity = self._sha256.hexdigest()
         if self.encoding == "bytes":
             identity = hashlib.sha256(f"bytes {digest}".encode()).hexdigest()

@@ -119,19 +119,14 @@ class Jobs:
     """The jobs in one storage."""
 
     def __init__(self, blobs: Blobs) -> None:
-        self._blobs = blobs
+        self.blobs = blobs
         self._cache: dict[str, tuple[str, Job]] = {}  # by id: path and contents of the newest record read
-
-    @property
-    def blobs(self) -> Blobs:
-        """The storage."""
-        return self._blobs
 
     def create(self, request: JobRequest, *, job_id: str | None = None) -> Job:
         """Record a new job as queued; the caller sends it to the queue."""
         now = time.time()
         job = Job(id=job_id or new_id("job"), created_at=now, updated_at=now, request=request)
-        if not self._blobs.create(_path(job), _dump(job)):
+        if not self.blobs.create(_path(job), _dump(job)):
             raise Conflict(f"job {job.id} already exists", code="job_exists")
         return job
 
@@ -156,7 +151,7 @@ class Jobs:
         Raises:
             Unavailable: the storage does not work; an incomplete list would be misleading.
         """
-        newest = {path.split("/")[1]: path for path in self._blobs.paths("jobs")}
+        newest = {path.split("/")[1]: path for path in self.blobs.paths("jobs")}
         for job_id in list(self._cache):
             if job_id not in newest:  # deleted, possibly by another process
                 self._cache.pop(job_id, None)
@@ -191,13 +186,13 @@ class Jobs:
         moved = job.model_copy(update=update | {"error": None, "pause_reason": None} | changes)
         # Also compare with the newest: the retention sweep deletes old records, whose numbers stay taken.
         is_newest = self._paths(job.id)[-1:] == [_path(job)]
-        if not is_newest or not self._blobs.create(_path(moved), _dump(moved)):
+        if not is_newest or not self.blobs.create(_path(moved), _dump(moved)):
             raise Conflict(f"job {job.id} was changed by another request; read it again", code="job_moved")
         return moved
 
     def checkpoint_step(self, job_id: str) -> int | None:
         """Return the step of the job's newest checkpoint, if it has one."""
-        paths = self._blobs.paths(f"checkpoints/{job_id}")
+        paths = self.blobs.paths(f"checkpoints/{job_id}")
         return int(paths[-1].rsplit("/", 1)[-1].split(".")[0]) if paths else None
 
     def delete(self, job: Job) -> None:
@@ -205,19 +200,19 @@ class Jobs:
 
         A record newer than `job`, for example of a job that has just been resumed, stays.
         """
-        self._blobs.delete(*(path for path in self._paths(job.id) if path < _path(job)))
-        self._blobs.delete(_path(job))
+        self.blobs.delete(*(path for path in self._paths(job.id) if path < _path(job)))
+        self.blobs.delete(_path(job))
         self._cache.pop(job.id, None)
 
     def delete_old_transitions(self, job: Job) -> None:
         """Delete the records of `job` before the newest. Its number stays taken."""
         paths = self._paths(job.id)
         with contextlib.suppress(FileNotFoundError):  # the job was deleted concurrently
-            if len(paths) > 1 and self._blobs.read(paths[-1]):  # if it is empty, the one before is needed
-                self._blobs.delete(*paths[:-1])
+            if len(paths) > 1 and self.blobs.read(paths[-1]):  # if it is empty, the one before is needed
+                self.blobs.delete(*paths[:-1])
 
     def _paths(self, job_id: str) -> list[str]:
-        return self._blobs.paths(f"jobs/{job_id}") if is_id("job", job_id) else []
+        return self.blobs.paths(f"jobs/{job_id}") if is_id("job", job_id) else []
 
     def _read(self, job_id: str, path: str) -> Job:
         cached = self._cache.get(job_id)
@@ -231,7 +226,7 @@ class Jobs:
         return job
 
     def _parse(self, path: str) -> Job:
-        data = self._blobs.read(path)
+        data = self.blobs.read(path)
         if not data and (before := self._before(path)):
             return before
         try:
@@ -248,10 +243,10 @@ class Jobs:
         It gets the sequence of the empty one, whose number stays taken.
         """
         folder, _, name = path.rpartition("/")
-        number = name.removesuffix(".json")
         with contextlib.suppress(ValueError, FileNotFoundError):
-            job = self._parse(f"{folder}/{int(number) - 1:06d}.json")
-            return job.model_copy(update={"sequence": int(number)})
+            number = int(name.removesuffix(".json"))
+            job = self._parse(f"{folder}/{number - 1:06d}.json")
+            return job.model_copy(update={"sequence": number})
         return None
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from models.errors import Unavailable
-from store.blobs import Blobs, as_domain_error
+from store.blobs import Blobs, domain_errors
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _TEMPORARY = ".tmp"
@@ -89,7 +89,7 @@ class LocalBlobs(Blobs):
         self._temporary = folder / _TEMPORARY
         self._disk = disk or Disk()
         self._durable: set[Path] = set()  # folders whose entry in their parent is synced
-        with _domain_errors():
+        with domain_errors():
             self._make_folder(folder)
         self._delete_stale()
 
@@ -115,7 +115,7 @@ class LocalBlobs(Blobs):
     def copy(self, source: str, path: str) -> bool:
         """Copy the object at `source` to `path` unless one exists there; return whether it was copied."""
         source_path, target = self._path(source), self._path(path)
-        with _domain_errors():
+        with domain_errors():
             while True:
                 try:
                     return self._commit(source_path, target, self._link_if_free)
@@ -150,14 +150,14 @@ class LocalBlobs(Blobs):
         names_by_folder: dict[Path, list[str]] = {}
         for path in map(self._path, paths):
             names_by_folder.setdefault(path.parent, []).append(path.name)
-        with _domain_errors():
+        with domain_errors():
             for folder, names in names_by_folder.items():
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     self._delete_from(folder, names)
 
     def free_bytes(self) -> int:
         """Return the free bytes on the disk."""
-        with _domain_errors():
+        with domain_errors():
             return shutil.disk_usage(self._folder).free
 
     def _stream(self, path: Path, chunk_bytes: int) -> Iterator[bytes]:
@@ -166,7 +166,7 @@ class LocalBlobs(Blobs):
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        with _domain_errors():
+        with domain_errors():
             try:
                 yield
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -196,7 +196,7 @@ class LocalBlobs(Blobs):
     def _put(self, path: str, data: bytes | Path, commit: _Commit) -> bool:
         """Write and sync a temporary file, and name it by `commit`; return the result of `commit`."""
         target = self._path(path)
-        with _domain_errors():
+        with domain_errors():
             for _ in range(_RETRIES):
                 try:
                     return self._put_once(target, data, commit)
@@ -284,14 +284,6 @@ class LocalBlobs(Blobs):
         if not all(map(_NAME.fullmatch, path.split("/"))):
             raise ValueError(f"{path!r} is not a valid object path")
         return self._folder / path
-
-
-@contextlib.contextmanager
-def _domain_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise as_domain_error(error) from error
 
 
 def _sync_folder(disk: Disk, descriptor: int) -> None:

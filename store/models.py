@@ -73,7 +73,8 @@ class Models:
         try:
             published = self._published(card)
             if published is None:
-                self._write_files(card.id, folder, files)
+                for name, data in files.items():
+                    self._blobs.write(_file_path(card.id, folder, name), data)
                 published = self._publish(card.model_copy(update={"files_folder": folder}), is_still_ours)
         except (Conflict, StorageFull):
             with contextlib.suppress(DomainError):
@@ -87,9 +88,8 @@ class Models:
             return published
         if list(self._listed_ids()).count(card.id) == 1:
             for other in self._blobs.folders(f"model_files/{card.id}"):
-                if (
-                    other.startswith(_ATTEMPT) and other != folder
-                ):  # of an attempt that was killed while it published
+                # Those of attempts that were killed while they published.
+                if other.startswith(_ATTEMPT) and other != folder:
                     self._delete_folder(card.id, other)
         return published
 
@@ -160,7 +160,7 @@ class Models:
             cached = self._cards
         cards: dict[str, Card] = {}
         damaged = []
-        for path in self._listed_paths():
+        for path in self.listed_paths():
             with contextlib.suppress(FileNotFoundError):  # deleted concurrently
                 card = cached.get(path) or self._readable(path)
                 if isinstance(card, Card):
@@ -237,10 +237,6 @@ class Models:
             self._blobs.write(_tombstone(path), json.dumps(tombstone).encode())
         return True
 
-    def _write_files(self, model_id: str, folder: str, files: Mapping[str, bytes]) -> None:
-        for name, data in files.items():
-            self._blobs.write(_file_path(model_id, folder, name), data)
-
     def _delete_folder(self, model_id: str, folder: str) -> None:
         self._blobs.delete(*self._blobs.paths(f"model_files/{model_id}/{folder}"))
 
@@ -259,13 +255,14 @@ class Models:
             log.warning("model %s is skipped: %s", damaged.reference, damaged.reason)
         return damaged
 
-    def _listed_paths(self) -> list[str]:
+    def listed_paths(self) -> list[str]:
+        """Return the paths of the cards that have no tombstone."""
         paths = self._blobs.paths("model_cards")
         tombstones = {path for path in paths if path.endswith(_TOMBSTONE)}
         return [path for path in paths if path.endswith(".json") and _tombstone(path) not in tombstones]
 
     def _listed_ids(self) -> Iterator[str | None]:
-        for path in self._listed_paths():
+        for path in self.listed_paths():
             with contextlib.suppress(FileNotFoundError):
                 yield _model_id(self._blobs.read(path))
 

@@ -1,5 +1,6 @@
 """Blobs in an object store by URL, through obstore: S3 and similar stores, or memory for tests."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -8,7 +9,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore, from_url
 
-from store.blobs import Blobs, as_domain_error
+from store.blobs import Blobs, domain_errors
 
 
 class ObjectBlobs(Blobs):
@@ -24,34 +25,26 @@ class ObjectBlobs(Blobs):
 
     def read(self, path: str) -> bytes:
         """Return the object's bytes. Raises FileNotFoundError."""
-        try:
+        with domain_errors(BaseError):
             return bytes(obstore.get(self._store, path).bytes())
-        except BaseError as error:
-            raise as_domain_error(error) from error
 
     def stream(self, path: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
         """Yield the object in chunks of `chunk_bytes` or more. Raises FileNotFoundError at once."""
-        try:
-            chunks = obstore.get(self._store, path).stream(min_chunk_size=chunk_bytes)
-        except BaseError as error:
-            raise as_domain_error(error) from error
-        return _chunks(chunks)
+        with domain_errors(BaseError):
+            return _chunks(obstore.get(self._store, path).stream(min_chunk_size=chunk_bytes))
 
     def write(self, path: str, data: bytes | Path) -> None:
         """Write `data`, or the contents of a local file, to `path`, replacing any object there."""
-        try:
+        with domain_errors((BaseError, OSError)):
             obstore.put(self._store, path, data)
-        except (BaseError, OSError) as error:
-            raise as_domain_error(error) from error
 
     def create(self, path: str, data: bytes) -> bool:
         """Write `data` to `path` unless an object exists there; return whether it was written."""
-        try:
-            obstore.put(self._store, path, data, mode="create")
-        except AlreadyExistsError:
-            return False
-        except (BaseError, OSError) as error:
-            raise as_domain_error(error) from error
+        with domain_errors((BaseError, OSError)):
+            try:
+                obstore.put(self._store, path, data, mode="create")
+            except AlreadyExistsError:
+                return False
         return True
 
     def copy(self, source: str, path: str) -> bool:
@@ -60,43 +53,30 @@ class ObjectBlobs(Blobs):
 
     def exists(self, path: str) -> bool:
         """Return whether there is an object at `path`."""
-        try:
+        with contextlib.suppress(FileNotFoundError), domain_errors(BaseError):
             obstore.head(self._store, path)
-        except FileNotFoundError:
-            return False
-        except BaseError as error:
-            raise as_domain_error(error) from error
-        return True
+            return True
+        return False
 
     def paths(self, prefix: str) -> list[str]:
         """Return the paths of all objects below `prefix`, sorted."""
-        try:
+        with domain_errors(BaseError):
             return sorted(o["path"] for chunk in obstore.list(self._store, prefix) for o in chunk)
-        except BaseError as error:
-            raise as_domain_error(error) from error
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly below `prefix`, sorted."""
-        try:
+        with domain_errors(BaseError):
             prefixes = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
-        except BaseError as error:
-            raise as_domain_error(error) from error
         return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in prefixes)
 
     def delete(self, *paths: str) -> None:
         """Delete the objects that exist among `paths`."""
         for path in paths:
-            try:
+            with contextlib.suppress(FileNotFoundError), domain_errors(BaseError):
                 obstore.delete(self._store, path)
-            except FileNotFoundError:
-                pass
-            except BaseError as error:
-                raise as_domain_error(error) from error
 
 
 def _chunks(chunks: Iterable[Any]) -> Iterator[bytes]:
-    try:
+    with domain_errors(BaseError):  # the connection broke
         for chunk in chunks:
             yield bytes(chunk)
-    except BaseError as error:  # the connection broke
-        raise as_domain_error(error) from error

@@ -17,6 +17,7 @@ from models.saved_model import parse_card
 from store.blobs import Blobs
 from store.ids import time_of_id
 from store.jobs import Job, Jobs, JobStatus
+from store.models import Models
 
 log = logging.getLogger("nextchar.retention")
 
@@ -36,14 +37,7 @@ class RetentionPeriods:
 
 
 class Retention:
-    """Call `sweep` every few minutes.
-
-    Args:
-        blobs: the storage.
-        jobs: the jobs in it.
-        periods: how long records are kept.
-        spool: the folder of current uploads on this machine, if any.
-    """
+    """Call `sweep` every few minutes. `spool` is the folder of current uploads on this machine, if any."""
 
     def __init__(
         self, blobs: Blobs, jobs: Jobs, *, periods: RetentionPeriods, spool: Path | None = None
@@ -52,30 +46,20 @@ class Retention:
         self._full_sweep_at = float("-inf")
 
     def sweep(self, *, now: float | None = None) -> Counter[str]:
-        """Delete what is due; return counts by kind.
-
-        Args:
-            now: Unix seconds; by default the current time.
-
-        Raises:
-            Unavailable: the storage does not work.
-        """
+        """Delete what is due at `now` (Unix seconds); return counts by kind. Raises Unavailable."""
         now = time.time() if now is None else now
         swept: Counter[str] = Counter()
         if self._spool:
             swept["spooled uploads"] = remove_stale_uploads(self._spool, now=now)
         swept["checkpoints"] = self._sweep_checkpoints(now)
         if now - self._full_sweep_at >= _HOUR_S:  # this part reads many records
-            self._sweep_records(now, swept)
+            swept["model files"] = self._sweep_model_files(now)
+            swept["jobs"] = self._sweep_jobs(now)
+            swept["idempotency keys"] = self._sweep_idempotency_keys(now)
             self._full_sweep_at = now
         if any(swept.values()):
             log.info("deleted: %s", ", ".join(f"{count} {what}" for what, count in swept.items() if count))
         return +swept
-
-    def _sweep_records(self, now: float, swept: Counter[str]) -> None:
-        swept["model files"] = self._sweep_model_files(now)
-        swept["jobs"] = self._sweep_jobs(now)
-        swept["idempotency keys"] = self._sweep_idempotency_keys(now)
 
     def _sweep_checkpoints(self, now: float) -> int:
         """Delete the checkpoints of jobs that have ended, and those without a job."""
@@ -84,9 +68,8 @@ class Retention:
         ended = {job.id: job for job in self._jobs.all() if job.status.is_final}
         count = 0
         for job_id in job_ids:
-            is_orphan = (
-                bool(recorded) and job_id not in recorded
-            )  # no records at all may be an unmounted disk
+            # No records at all may be an unmounted disk.
+            is_orphan = bool(recorded) and job_id not in recorded
             if not is_orphan and job_id not in ended:
                 continue
             paths = self._blobs.paths(f"checkpoints/{job_id}")
@@ -130,13 +113,10 @@ class Retention:
 
     def _listed_models(self) -> set[str]:
         """Return the ids of the models that have a card. Raises Unavailable: a card cannot be read."""
-        paths = self._blobs.paths("model_cards")
-        deleted = {path.removesuffix(".gone") for path in paths if path.endswith(".gone")}
         listed = set()
-        for path in paths:
-            if path.endswith(".json") and path.removesuffix(".json") not in deleted:
-                with contextlib.suppress(FileNotFoundError):  # deleted concurrently
-                    listed.add(parse_card(self._blobs.read(path), where=path).id)
+        for path in Models(self._blobs).listed_paths():
+            with contextlib.suppress(FileNotFoundError):  # deleted concurrently
+                listed.add(parse_card(self._blobs.read(path), where=path).id)
         return listed
 
     def _sweep_jobs(self, now: float) -> int:

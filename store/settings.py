@@ -7,7 +7,7 @@ test checks. An invalid value stops the start with a message that names the vari
 import re
 import sys
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -48,18 +48,10 @@ class StoreSettings(BaseSettings):
     @classmethod
     def load(cls) -> Self:
         """Read the environment; on invalid values print one line per variable and exit with status 2."""
-        return load_settings(cls)
-
-
-S = TypeVar("S", bound=StoreSettings)
-
-
-def load_settings(kind: type[S]) -> S:
-    """Return `kind` read from the environment; on invalid values print them and exit with status 2."""
-    try:
-        return kind()
-    except ValidationError as error:
-        for problem in error.errors():
-            variable = "NEXTCHAR_" + str(problem["loc"][0]).upper() if problem["loc"] else "settings"
-            print(f"nextchar: {variable}={problem['input']!r}: {problem['msg']}", file=sys.stderr)
-        raise SystemExit(2) from None
+        try:
+            return cls()
+        except ValidationError as error:
+            for problem in error.errors():
+                variable = "NEXTCHAR_" + str(problem["loc"][0]).upper() if problem["loc"] else "settings"
+                print(f"nextchar: {variable}={problem['input']!r}: {problem['msg']}", file=sys.stderr)
+            raise SystemExit(2) from None

@@ -22,9 +22,6 @@ import base64
 import contextlib
 import secrets
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -202,37 +199,13 @@ class Streams:
         self._redis = redis
         self._limits = limits or Limits()
 
-    @contextmanager
-    def locked(
-        self, model: str, stream_id: str, *, size: int, owner: Owner = _NO_OWNER, wait_s: float = WAIT_S
-    ) -> Iterator[StreamLock]:
-        """Hold the lock of a stream until the block ends; see `try_lock`. Waits in the calling thread.
-
-        Raises:
-            Conflict: other calls on this stream did not end within `wait_s` (code `stream_busy`).
-        """
-        deadline = time.monotonic() + wait_s
-        while (lock := self.try_lock(model, stream_id, size=size, owner=owner)) is None:
-            if time.monotonic() > deadline:
-                raise stream_busy(stream_id, wait_s)
-            time.sleep(RETRY_S)
-        try:
-            yield lock
-        finally:
-            lock.release()
-
     def try_lock(
         self, model: str, stream_id: str, *, size: int, owner: Owner = _NO_OWNER
     ) -> StreamLock | None:
         """Return the lock of a stream, or None while another call holds it.
 
-        A stream that was read by another version of the model restarts, which its `restarted` says.
-
-        Args:
-            model: `name@version`.
-            stream_id: the id of the stream, per model name.
-            size: the number of floats in a state of this model.
-            owner: of the stream.
+        Ids are per name of the `model`, which is `name@version`; `size` is the number of floats in its state.
+        A stream that was read by another version restarts, which its `restarted` says.
         """
         key, lock_key = _keys(model, stream_id, owner)
         token = secrets.token_hex(8)
@@ -262,14 +235,14 @@ class Streams:
     def _read(self, key: str, model: str, stream_id: str, size: int) -> Stream:
         execute: Any = self._redis.execute_command  # without the client's decoding, for raw floats
         fields = execute("HMGET", key, *_FIELDS, **{NEVER_DECODE: True})
-        stored = _StoredStream(*cast(list[bytes | None], fields))
-        state = stored.floats(stored.state_f4, stored.state)
-        if stored.model is None or state is None:
+        stored = dict(zip(_FIELDS, cast(list[bytes | None], fields), strict=True))
+        state = _floats(stored["state_f4"], stored["state"])
+        if stored["model"] is None or state is None:
             return Stream(stream_id, None, None, 0, "new")
-        if stored.model.decode() != model or len(state) != size:
+        if stored["model"].decode() != model or len(state) != size:
             return Stream(stream_id, None, None, 0, "model_replaced")
-        change = stored.floats(stored.change_f4, stored.change)
-        return Stream(stream_id, state[None], change, int(stored.lines or 0), None)
+        change = _floats(stored["change_f4"], stored["change"])
+        return Stream(stream_id, state[None], change, int(stored["lines"] or 0), None)
 
 
 def stream_busy(stream_id: str, wait_s: float) -> Conflict:
@@ -284,21 +257,10 @@ def stream_busy(stream_id: str, wait_s: float) -> Conflict:
 _FIELDS = ("model", "lines", "state_f4", "change_f4", "state", "change")
 
 
-@dataclass(frozen=True)
-class _StoredStream:
-    """The raw fields of a stream's hash."""
-
-    model: bytes | None
-    lines: bytes | None
-    state_f4: bytes | None
-    change_f4: bytes | None
-    state: bytes | None
-    change: bytes | None
-
-    def floats(self, raw: bytes | None, base64_of: bytes | None) -> NDArray[np.float32] | None:
-        """Return the floats of a field, or of its older form in base64; None if there are none."""
-        data = raw or base64.b64decode(base64_of or b"")
-        return np.frombuffer(data, "<f4").astype(np.float32) if data else None
+def _floats(raw: bytes | None, base64_of: bytes | None) -> NDArray[np.float32] | None:
+    """Return the floats of a field, or of its older form in base64; None if there are none."""
+    data = raw or base64.b64decode(base64_of or b"")
+    return np.frombuffer(data, "<f4").astype(np.float32) if data else None
 
 
 def _keys(model: str, stream_id: str, owner: Owner) -> tuple[str, str]:

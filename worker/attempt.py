@@ -221,13 +221,12 @@ class Attempt:
         self.is_given_back = to is JobStatus.QUEUED
 
     def _write_record(self, status: JobStatus, changes: dict[str, Any]) -> Job:
-        if (
-            status is JobStatus.PAUSED and self._stop_request == "cancel"
-        ):  # requested while it waited for the storage
+        # Requests may have come while it waited for the storage.
+        if status is JobStatus.PAUSED and self._stop_request == "cancel":
             status, changes = JobStatus.CANCELLED, {}
         elif status is JobStatus.PAUSED and self._stop_request == "pause":
             changes = {}
-        self._flush_log()
+        self._log.write(self.job.id, self._events)
         try:
             return self.jobs.move(self.job, status, progress=self._progress, **changes)
         except Conflict:
@@ -298,7 +297,7 @@ class Attempt:
                 self._lost.set()
                 return
             self.checkpoints.save(checkpoint)
-            self._flush_log()
+            self._log.write(self.job.id, self._events)
         except Exception as error:
             problem = storage_problem(error)
             if problem is None:
@@ -332,9 +331,6 @@ class Attempt:
     def _send_events(self) -> None:
         self.live.add_events(self.job.id, self._unsent)
         self._unsent = []
-
-    def _flush_log(self) -> None:
-        self._log.write(self.job.id, self._events)
 
     def _set_progress(self, progress: dict[str, Any]) -> None:
         # By the attempt the reconciler knows whether the lost one made progress.

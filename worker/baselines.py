@@ -1,18 +1,17 @@
 """Baselines: the bits per character of simple predictors on the held-out text, after the training text.
 
-Each reads a bounded part of a huge text, so that the report takes little time: see `Baselines.characters`.
+Each reads a bounded part of a huge text, so that the report takes little time: see `baseline_characters`.
 """
 
 import lzma
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.report import BaselineCharacters
+from models.report import Report
 from models.text.ngram import NgramModel
 from models.text.vocabulary import Vocabulary
 from worker.prepared_text import Ids
@@ -26,42 +25,14 @@ _JUDGED_CHARACTERS = 1_000_000  # from the beginning of the held-out text
 _DEFLATE_WINDOW = 32768  # bytes
 
 
-@dataclass(frozen=True)
-class Baselines:
-    """Bits per character by predictor.
+def measure(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Report:
+    """Measure the baselines on `validation` (M,), which follows `train` (N,); both have at least one id.
 
-    Attributes:
-        bits: of `uniform`, `unigram`, `bigram`, `ngram` (counts), `gzip` and `xz` (compression).
-        ngram_orders: of the n-gram models of order 1, 2, ...; `ngram` is their minimum, a choice that favors
-            the baseline.
-        characters: how much training text each kind read, and how much held-out text was measured.
+    Returns:
+        The report's `baselines`, `ngram_orders`, `ngram_order` and `baseline_characters`. The baseline
+        `ngram` is the best of the orders, a choice that favors it.
     """
-
-    bits: dict[str, float]
-    ngram_orders: list[float]
-    characters: BaselineCharacters
-
-    @property
-    def ngram_order(self) -> int:
-        """The order with the fewest bits."""
-        return int(np.argmin(self.ngram_orders)) + 1
-
-
-def measure(
-    train: Ids,
-    validation: Ids,
-    *,
-    size: int,
-    encode: Callable[[NDArray[np.int32]], bytes],
-) -> Baselines:
-    """Measure the baselines on `validation`, which follows `train`.
-
-    Args:
-        train: (N,) ids, at least one.
-        validation: (M,) ids, at least one.
-        size: V, with id 0.
-        encode: converts ids to the bytes of their text; see `encoder_of`.
-    """
+    encode, size = encoder_of(vocabulary), len(vocabulary)
     judged = validation[:_JUDGED_CHARACTERS]
     counted, compressed = train[-_NGRAM_CHARACTERS:], train[-_COMPRESSED_CHARACTERS:]
     before, held_out = encode(compressed), encode(judged)
@@ -72,17 +43,19 @@ def measure(
         orders = ngram.bits_by_order(judged, before=counted).tolist()
         gzip = len(_deflated(held_out, before))
         xz = whole.result() - part.result()
-    bits = {
-        "uniform": float(np.log2(max(2, size - 1))),
-        "unigram": orders[0],
-        "bigram": orders[1],
-        "ngram": min(orders),
-        "gzip": gzip * 8 / len(judged),
-        "xz": xz * 8 / len(judged),
+    return {
+        "baselines": {
+            "uniform": float(np.log2(max(2, size - 1))),
+            "unigram": orders[0],
+            "bigram": orders[1],
+            "ngram": min(orders),
+            "gzip": gzip * 8 / len(judged),
+            "xz": xz * 8 / len(judged),
+        },
+        "ngram_order": int(np.argmin(orders)) + 1,
+        "ngram_orders": orders,
+        "baseline_characters": {"ngram": len(counted), "compressed": len(compressed), "judged": len(judged)},
     }
-    return Baselines(
-        bits, orders, {"ngram": len(counted), "compressed": len(compressed), "judged": len(judged)}
-    )
 
 
 def encoder_of(vocabulary: Vocabulary) -> Callable[[NDArray[np.int32]], bytes]:

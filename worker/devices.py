@@ -19,14 +19,10 @@ def network_and_step(
     cores: int,
     precision: Precision = "mixed",
 ) -> tuple[Trainable, TrainingStep]:
-    """Return a network with random weights on the training devices, and its training step.
+    """Return a network with random weights on the training devices, and its training step for B = `rows`.
 
-    Args:
-        build: builds the network.
-        training: the recipe.
-        rows: B, the rows of every window.
-        cores: the most CPU cores to use, without a GPU.
-        precision: of matrix products: 16 bits where the machine supports them, or float32.
+    Without a GPU it uses at most `cores` CPU cores. `precision` `mixed` means 16 bits where the machine
+    supports them.
     """
     if devices := gpus():
         step = DistributedStep(build, training, rows=rows, devices=devices, mixed=precision == "mixed")

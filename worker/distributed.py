@@ -24,21 +24,16 @@ from numpy.typing import NDArray
 
 from models.architectures.spec import Trainable
 from models.config import TrainingConfig
-from worker.replicas import adamw, mean_loss, replicas_of
+from worker.replicas import SplitStep, adamw, mean_loss, replicas_of
 
 _MIXED = "mixed_float16"
 _LOSS_SCALE = "loss_scale"
 
 
-class DistributedStep:
-    """Builds a network on the devices and trains it window by window.
+class DistributedStep(SplitStep):
+    """Builds a network on the devices and trains it window by window; `mixed`: with products in float16.
 
-    Args:
-        build: builds the network with random weights.
-        training: learning rate, weight decay and clipping.
-        rows: B, the rows of every window.
-        devices: names such as `GPU:0`; the largest divisor of B up to their number is used.
-        mixed: whether products are in float16.
+    `devices` are names such as `GPU:0`; the largest divisor of B = `rows` up to their number is used.
     """
 
     def __init__(
@@ -58,21 +53,9 @@ class DistributedStep:
         self._clip_norm = training.clip_norm
         self._rows = rows
         self._scale = LossScale() if mixed else None
-        self._states = self._distribute([self.network.initial_state(rows // self.replicas)] * self.replicas)
+        self._states = [self.network.initial_state(rows // self.replicas)] * self.replicas
         self._gradient = tf.function(self._averaged_gradient, autograph=False)
         self._update = tf.function(self._applied, autograph=False)
-
-    def reset_states(self, rows: slice = slice(None)) -> None:
-        """Set the states of some rows to zero, by default of all."""
-        kept = np.ones(self._rows, bool)
-        kept[rows] = False
-        shares = np.split(kept, self.replicas)
-        self._states = self._distribute(
-            [
-                tf.nest.map_structure(lambda part, share=share: tf.where(share[:, None], part, 0.0), state)
-                for state, share in zip(self._gathered_states(), shares, strict=True)
-            ]
-        )
 
     def run(
         self, inputs: NDArray[np.int32], targets: NDArray[Any], *, step: int, learning_rate: float
@@ -90,8 +73,8 @@ class DistributedStep:
             ]
         )
         scale = self._scale.value if self._scale else 1.0
-        losses, gradients, finite, self._states = self._gradient(
-            windows, self._states, tf.constant(scale, tf.float32)
+        losses, gradients, finite, self._on_devices = self._gradient(
+            windows, self._on_devices, tf.constant(scale, tf.float32)
         )
         is_finite = bool(self._strategy.experimental_local_results(finite)[0])
         if self._scale:
@@ -103,31 +86,12 @@ class DistributedStep:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything that `restore` needs to continue."""
-        arrays = {f"weight/{i}": v.numpy() for i, v in enumerate(self.network.variables)}
-        arrays |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
-        states = map(tf.nest.flatten, self._gathered_states())
-        for i, shares in enumerate(zip(*states, strict=True)):
-            arrays[f"state/{i}"] = np.concatenate([share.numpy() for share in shares])
-        if self._scale:
-            arrays[_LOSS_SCALE] = np.array([self._scale.value, self._scale.good_steps])
-        return arrays
+        scale = {_LOSS_SCALE: np.array([self._scale.value, self._scale.good_steps])} if self._scale else {}
+        return super().arrays() | scale
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
-        for i, variable in enumerate(self.network.variables):
-            variable.assign(arrays[f"weight/{i}"])
-        for i, variable in enumerate(self._optimizer.variables):
-            variable.assign(arrays[f"optimizer/{i}"])
-        structure = self._gathered_states()[0]
-        parts = [
-            np.split(arrays[f"state/{i}"], self.replicas) for i in range(len(tf.nest.flatten(structure)))
-        ]
-        self._states = self._distribute(
-            [
-                tf.nest.pack_sequence_as(structure, [tf.constant(part[replica]) for part in parts])
-                for replica in range(self.replicas)
-            ]
-        )
+        super().restore(arrays)
         if self._scale:
             value, good_steps = arrays.get(_LOSS_SCALE, (LossScale.value, 0))
             self._scale = LossScale(float(value), int(good_steps))
@@ -138,10 +102,17 @@ class DistributedStep:
             lambda context: parts[context.replica_id_in_sync_group]
         )
 
-    def _gathered_states(self) -> list[Any]:
-        """Return each replica's state: the inverse of `_distribute`."""
-        leaves = [self._strategy.experimental_local_results(leaf) for leaf in tf.nest.flatten(self._states)]
-        return [tf.nest.pack_sequence_as(self._states, replica) for replica in zip(*leaves, strict=True)]
+    _on_devices: Any  # the states as a distributed value
+
+    @property
+    def _states(self) -> list[Any]:
+        results = self._strategy.experimental_local_results
+        leaves = [results(leaf) for leaf in tf.nest.flatten(self._on_devices)]
+        return [tf.nest.pack_sequence_as(self._on_devices, parts) for parts in zip(*leaves, strict=True)]
+
+    @_states.setter
+    def _states(self, states: list[Any]) -> None:
+        self._on_devices = self._distribute(states)
 
     def _averaged_gradient(self, windows: Any, states: Any, scale: tf.Tensor) -> Any:
         """Return losses, clipped gradients of the mean loss, whether they are finite, and states."""

@@ -56,9 +56,8 @@ def bits_per_character(
         logits, state = network.step(inputs[part], state, first)
         if not first:
             next_ids = targets[part]
-            log_p = np.take_along_axis(log_softmax(logits), np.maximum(next_ids - 1, 0)[..., None], -1)[
-                ..., 0
-            ]
+            columns = np.maximum(next_ids - 1, 0)[..., None]
+            log_p = np.take_along_axis(log_softmax(logits), columns, -1)[..., 0]
             cost = np.where(next_ids == UNKNOWN_ID, unknown_bits(network.V), -log_p / np.log(2))
             bits += float(cost[counts[part]].sum())
     return bits / len(ids)

@@ -47,7 +47,7 @@ _WORKER_TTL_S = 30
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.5, 10.0  # for Redis, and after errors
 _STABLE_S = 60.0  # running this long resets the waits
 _LOG_EVERY_S = 60.0
-_REDIS_TIMEOUT_S = 5.0
+_REDIS_TIMEOUT_S = 5.0  # RQ extends it by its waiting time
 
 
 class TrainingWorker(Worker):
@@ -201,7 +201,7 @@ def work(redis_url: str) -> None:
             _wait_for_redis(redis_url)
             began_s = time.monotonic()
             try:
-                with _connect(redis_url) as redis:
+                with connect(redis_url, timeout_s=_REDIS_TIMEOUT_S) as redis:
                     worker = make_worker(redis)
                     worker.work(logging_level="WARNING")  # returns on shutdown and after errors
                     if worker.is_stopping:
@@ -220,7 +220,7 @@ def work(redis_url: str) -> None:
 def _wait_for_redis(redis_url: str) -> None:
     """Wait until Redis accepts writes."""
     wait_s, logged_at = _FIRST_WAIT_S, -_LOG_EVERY_S
-    with _connect(redis_url) as redis:
+    with connect(redis_url, timeout_s=_REDIS_TIMEOUT_S) as redis:
         while True:
             try:
                 Live(redis).check_writable()
@@ -233,12 +233,13 @@ def _wait_for_redis(redis_url: str) -> None:
             wait_s = min(2 * wait_s, _MAX_WAIT_S)
 
 
-def _connect(url: str) -> Redis:
-    # One immediate retry, for a connection that died while idle. RQ extends the timeout by its waiting time.
+def connect(url: str, *, timeout_s: float, decode_responses: bool = False) -> Redis:
+    """Return a client with one immediate retry, for a connection that died while idle."""
     return Redis.from_url(
         url,
-        socket_timeout=_REDIS_TIMEOUT_S,
-        socket_connect_timeout=_REDIS_TIMEOUT_S,
+        decode_responses=decode_responses,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 1),
     )
 

@@ -13,7 +13,7 @@ Copies are found with suffix arrays of blocks of the training text, so memory is
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import report as schema
-from models.report import Verdict
+from models.report import CopyCounts, Memorization, RepeatedContinuations, Verdict
 from models.runtime.decoding import Sampler, uniforms
 from models.runtime.requests import CompletionRequest
 from models.runtime.session import StepNetwork
@@ -81,81 +81,26 @@ class Copies:
     passages: list[Passage]
 
 
-@dataclass(frozen=True)
-class Memorization:
-    """The result of `measure`.
+def measure(
+    network: StepNetwork,
+    train: Ids,
+    validation: Ids,
+    *,
+    decode: Callable[[Sequence[int]], str],
+    seed: int,
+    seconds: float,
+) -> Memorization:
+    """Measure memorization; return that part of the report.
 
-    Attributes:
-        verdict: `copies` if, compared with held-out text, 10 % more of the text generated at temperature 1 is
-            copied, or 10 % more continuations are repeated; `repetitive` if 10 % of it is copied, but as much
-            of held-out text, as in logs; else `novel`.
-        generated: by temperature, the copies in generated text.
-        held_out: the copies in held-out text, in rows of the same length.
-        repeated: the share of places in the training text whose continuation greedy decoding repeats exactly;
-            and the same share for held-out text.
-        lead: characters that the network reads before such a place.
-        continuation: characters to repeat.
-        searched: characters of the training text that were searched, from its beginning.
-        prompt: characters of held-out text before each generated row.
-        texts: by temperature, the first generated row.
-    """
-
-    verdict: Verdict
-    generated: dict[float, Copies]
-    held_out: Copies
-    repeated: dict[str, float]
-    lead: int
-    continuation: int
-    searched: int
-    prompt: int
-    texts: dict[float, Array]
-
-    def report(self, train: Ids, decode: Callable[[Sequence[int]], str]) -> schema.Memorization:
-        """Return the part of the report, with passages and texts decoded by `decode`."""
-
-        def counts(copies: Copies) -> schema.CopyCounts:
-            return {
-                "characters": copies.characters,
-                "novel": {str(n): share for n, share in copies.novel.items()},
-                "copied": copies.copied,
-                "longest": copies.longest,
-                "passages": [
-                    {
-                        "length": p.length,
-                        "offset": p.offset,
-                        "text": decode(train[p.offset : p.offset + p.length].tolist()),
-                    }
-                    for p in copies.passages
-                ],
-            }
-
-        return {
-            "verdict": self.verdict,
-            "copied_from_characters": MIN_COPIED_CHARACTERS,
-            "generated": [
-                {"temperature": t, **counts(copies), "text": decode(self.texts[t].tolist())}  # type: ignore[typeddict-item]
-                for t, copies in self.generated.items()
-            ],
-            "held_out": counts(self.held_out),
-            "repeated": {
-                "training": self.repeated["training"],
-                "held_out": self.repeated["held_out"],
-                "lead": self.lead,
-                "continuation": self.continuation,
-            },
-            "searched_characters": self.searched,
-            "training_characters": len(train),
-            "prompt_characters": self.prompt,
-        }
-
-
-def measure(network: StepNetwork, train: Ids, validation: Ids, *, seed: int, seconds: float) -> Memorization:
-    """Measure memorization.
+    The verdict is `copies` if, compared with held-out text, 10 % more of the text generated at temperature 1
+    is copied, or 10 % more continuations are repeated; `repetitive` if 10 % of it is copied, but as much of
+    held-out text, as in logs; else `novel`.
 
     Args:
         network: trained on `train`.
         train: (N,) ids, at least two.
         validation: (M,) ids of held-out text, at least two; also the source of prompts.
+        decode: converts ids to text.
         seed: of the generated text.
         seconds: the time limit. A slow network writes less, and a huge text is searched in part.
     """
@@ -169,28 +114,38 @@ def measure(network: StepNetwork, train: Ids, validation: Ids, *, seed: int, sec
             network, prompts.T, characters=length, temperature=temperature, seed=seed, deadline=deadline
         )
         written.append(text.T)
-    repeated, lead, continuation = _repeated(
-        network, train, validation, deadline=began + seconds * _PROBES_END
-    )
+    repeated = _repeated(network, train, validation, deadline=began + seconds * _PROBES_END)
     reference = _evenly_spaced(validation, rows=_ROWS, length=CHARACTERS // _ROWS)
     (held_out, *generated), searched = copies(
         [reference, *written], train, size=network.V, deadline=began + seconds
     )
-    return Memorization(
-        verdict=_verdict(generated[0], held_out, repeated if continuation >= _MIN_CONTINUATION else {}),
-        generated=dict(zip(TEMPERATURES, generated, strict=True)),
-        held_out=held_out,
-        repeated=repeated,
-        lead=lead,
-        continuation=continuation,
-        searched=searched,
-        prompt=prompts.shape[1],
-        texts={t: rows[0] for t, rows in zip(TEMPERATURES, written, strict=True)},
-    )
+
+    def counts(found: Copies) -> CopyCounts:
+        passages: list[schema.Passage] = []
+        for p in found.passages:
+            text = decode(train[p.offset : p.offset + p.length].tolist())
+            passages.append({"length": p.length, "offset": p.offset, "text": text})
+        novel = {str(n): share for n, share in found.novel.items()}
+        return {**vars(found), "novel": novel, "passages": passages}  # type: ignore[typeddict-item]
+
+    return {
+        "verdict": _verdict(generated[0], held_out, repeated),
+        "copied_from_characters": MIN_COPIED_CHARACTERS,
+        "generated": [
+            {"temperature": t, **counts(found), "text": decode(rows[0].tolist())}  # type: ignore[typeddict-item]
+            for t, found, rows in zip(TEMPERATURES, generated, written, strict=True)
+        ],
+        "held_out": counts(held_out),
+        "repeated": repeated,
+        "searched_characters": searched,
+        "training_characters": len(train),
+        "prompt_characters": prompts.shape[1],
+    }
 
 
-def _verdict(generated: Copies, held_out: Copies, repeated: Mapping[str, float]) -> Verdict:
-    repeats = bool(repeated) and repeated["training"] > repeated["held_out"] + _MARGIN
+def _verdict(generated: Copies, held_out: Copies, repeated: RepeatedContinuations) -> Verdict:
+    is_long_enough = repeated["continuation"] >= _MIN_CONTINUATION
+    repeats = is_long_enough and repeated["training"] > repeated["held_out"] + _MARGIN
     if repeats or generated.copied > held_out.copied + _MARGIN:
         return "copies"
     return "repetitive" if generated.copied > _MARGIN else "novel"
@@ -349,25 +304,23 @@ def generate(
     return written
 
 
-def _repeated(
-    network: StepNetwork, train: Ids, validation: Ids, *, deadline: float
-) -> tuple[dict[str, float], int, int]:
-    """Return the share of repeated continuations by text, and the lengths of lead and continuation."""
+def _repeated(network: StepNetwork, train: Ids, validation: Ids, *, deadline: float) -> RepeatedContinuations:
+    """Return the share of continuations that greedy decoding repeats exactly, in both texts."""
     length = min(_PROBE_LEAD + _PROBE_LENGTH, len(train), len(validation))
     lead = length // 2
     assert lead, "texts of at least two characters"
-    probes = {
-        name: _evenly_spaced(ids, rows=_PROBES, length=length)
-        for name, ids in (("training", train), ("held_out", validation))
-    }
-    all_probes = np.concatenate([*probes.values()])
+    parts = [_evenly_spaced(ids, rows=_PROBES, length=length) for ids in (train, validation)]
+    probes, count = np.concatenate(parts), len(parts[0])
     written = generate(
-        network, all_probes[:, :lead].T, characters=length - lead, temperature=0.0, seed=0, deadline=deadline
+        network, probes[:, :lead].T, characters=length - lead, temperature=0.0, seed=0, deadline=deadline
     ).T
-    same = (written == all_probes[:, lead : lead + written.shape[1]]).all(1)
-    count = len(probes["training"])
-    shares = {"training": float(same[:count].mean()), "held_out": float(same[count:].mean())}
-    return shares, lead, written.shape[1]
+    same = (written == probes[:, lead : lead + written.shape[1]]).all(1)
+    return {
+        "training": float(same[:count].mean()),
+        "held_out": float(same[count:].mean()),
+        "lead": lead,
+        "continuation": written.shape[1],
+    }
 
 
 def _evenly_spaced(ids: Ids, *, rows: int, length: int) -> Array:

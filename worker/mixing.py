@@ -57,7 +57,6 @@ class Teacher:
                 code="teacher_knows_nothing",
                 param="mix.teacher",
             )
-        self.unknown = "".join(np.array(list(student.characters))[self._id_of[1:] == UNKNOWN_ID])
         self._state: State = network.initial_state(rows)
 
     def targets(self, ids: NDArray[np.int32], *, is_start: bool, window_number: int) -> NDArray[Any]:

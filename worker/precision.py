@@ -9,7 +9,7 @@ import contextlib
 import json
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,6 @@ class PrecisionChoice:
     precision: Precision
     bfloat16_speedup: float | None = None
 
-    def to_meta(self) -> dict[str, Any]:
-        """Return the choice as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_meta(cls, meta: dict[str, Any]) -> "PrecisionChoice":
-        """Return the choice that `to_meta` returned `meta` for; checkpoints without one are `mixed`."""
-        return cls(meta.get("precision", "mixed"), meta.get("bfloat16_speedup"))
-
     @property
     def sentence(self) -> str:
         """The measurement and the choice, for the job's messages."""
@@ -57,14 +48,10 @@ class PrecisionChoice:
 def choose_precision(
     config: NetworkConfig, *, rows: int, window: int, vocabulary_size: int, folder: Path | None
 ) -> PrecisionChoice:
-    """Return the faster precision on the CPU, measured now or earlier.
+    """Return the faster precision on the CPU for B rows per core, measured now or earlier.
 
-    Args:
-        config: a network that the kernels of `models.kernels.tensorflow_ops` train.
-        rows: B, per core.
-        window: T.
-        vocabulary_size: V.
-        folder: keeps measurements of this kind of machine; None keeps nothing.
+    The network is one that the kernels of `models.kernels.tensorflow_ops` train. `folder` keeps measurements
+    of this kind of machine; None keeps nothing.
     """
     from models.kernels import tensorflow_ops  # imports TensorFlow
 

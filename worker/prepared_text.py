@@ -18,7 +18,7 @@ from models.errors import Unavailable
 from models.report import UnknownCharacters
 from models.text.character_counts import CharacterCounts
 from models.text.vocabulary import UNKNOWN_ID, Alphabet, Vocabulary, code_points
-from store.blobs import as_domain_error
+from store.blobs import domain_errors
 
 _PROMPT_CHARACTERS = 100
 
@@ -163,7 +163,7 @@ def _write(
     size = len(vocabulary)
     dtype = np.dtype(np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.int32)
     written = unknown = 0
-    try:
+    with domain_errors():
         if scratch:
             scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=scratch) as file:
@@ -174,5 +174,3 @@ def _write(
                 file.write(ids.astype(dtype).tobytes())
             file.flush()
             return np.memmap(file, dtype, mode="r"), unknown
-    except OSError as error:
-        raise as_domain_error(error) from error

@@ -24,28 +24,14 @@ from models.architectures.spec import Trainable
 from models.config import TrainingConfig
 
 
-class ReplicatedStep:
-    """Trains a network window by window; holds the optimizer and the replicas' states.
+class SplitStep:
+    """What training steps share that split the rows over replicas of the network."""
 
-    Args:
-        network: the network to train.
-        training: learning rate, weight decay and clipping.
-        rows: B, the rows of every window.
-        cores: the maximal number of replicas; the largest divisor of B up to it is used.
-    """
-
-    def __init__(self, network: Trainable, training: TrainingConfig, *, rows: int, cores: int) -> None:
-        self.replicas = replicas_of(rows, at_most=cores)
-        self._network = network
-        self._clip_norm = training.clip_norm
-        self._rows = rows
-        self._pool = ThreadPoolExecutor(self.replicas)
-        self._optimizer = adamw(training, network.variables)
-        by_xla = not architecture(network.config.architecture).uses_kernels
-        self._gradient = tf.function(self._replica_gradient, jit_compile=by_xla, autograph=False)
-        self._update = tf.function(self._averaged_update, jit_compile=True, autograph=False)
-        self._compiled = False
-        self._states = [network.initial_state(rows // self.replicas)] * self.replicas
+    network: Trainable
+    replicas: int
+    _optimizer: keras.optimizers.Optimizer
+    _rows: int
+    _states: list[Any]  # of each replica
 
     def reset_states(self, rows: slice = slice(None)) -> None:
         """Set the states of some rows to zero, by default of all."""
@@ -55,6 +41,48 @@ class ReplicatedStep:
             tf.nest.map_structure(lambda part, share=share: tf.where(share[:, None], part, 0.0), state)
             for state, share in zip(self._states, np.split(kept, self.replicas), strict=True)
         ]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return everything that `restore` needs to continue exactly."""
+        arrays = {f"weight/{i}": v.numpy() for i, v in enumerate(self.network.variables)}
+        arrays |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
+        for i, shares in enumerate(zip(*map(tf.nest.flatten, self._states), strict=True)):
+            arrays[f"state/{i}"] = np.concatenate([share.numpy() for share in shares])
+        return arrays
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
+        for i, variable in enumerate(self.network.variables):
+            variable.assign(arrays[f"weight/{i}"])
+        for i, variable in enumerate(self._optimizer.variables):
+            variable.assign(arrays[f"optimizer/{i}"])
+        structure = self._states[0]
+        parts = range(len(tf.nest.flatten(structure)))
+        shares = [np.split(arrays[f"state/{i}"], self.replicas) for i in parts]
+        self._states = [
+            tf.nest.pack_sequence_as(structure, [tf.constant(share[r]) for share in shares])
+            for r in range(self.replicas)
+        ]
+
+
+class ReplicatedStep(SplitStep):
+    """Trains a network window by window; holds the optimizer and the replicas' states.
+
+    The largest divisor of B = `rows` up to `cores` is the number of replicas.
+    """
+
+    def __init__(self, network: Trainable, training: TrainingConfig, *, rows: int, cores: int) -> None:
+        self.replicas = replicas_of(rows, at_most=cores)
+        self.network = network
+        self._clip_norm = training.clip_norm
+        self._rows = rows
+        self._pool = ThreadPoolExecutor(self.replicas)
+        self._optimizer = adamw(training, network.variables)
+        by_xla = not architecture(network.config.architecture).uses_kernels
+        self._gradient = tf.function(self._replica_gradient, jit_compile=by_xla, autograph=False)
+        self._update = tf.function(self._averaged_update, jit_compile=True, autograph=False)
+        self._compiled = False
+        self._states = [network.initial_state(rows // self.replicas)] * self.replicas
 
     def run(
         self, inputs: NDArray[np.int32], targets: NDArray[Any], *, step: int, learning_rate: float
@@ -80,38 +108,17 @@ class ReplicatedStep:
         loss = self._update([loss for loss, _, _ in results], [gradients for _, gradients, _ in results])
         return float(loss)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return everything that `restore` needs to continue exactly."""
-        arrays = {f"weight/{i}": v.numpy() for i, v in enumerate(self._network.variables)}
-        arrays |= {f"optimizer/{i}": v.numpy() for i, v in enumerate(self._optimizer.variables)}
-        for i, shares in enumerate(zip(*map(tf.nest.flatten, self._states), strict=True)):
-            arrays[f"state/{i}"] = np.concatenate([share.numpy() for share in shares])
-        return arrays
-
-    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
-        for i, variable in enumerate(self._network.variables):
-            variable.assign(arrays[f"weight/{i}"])
-        for i, variable in enumerate(self._optimizer.variables):
-            variable.assign(arrays[f"optimizer/{i}"])
-        parts = len(tf.nest.flatten(self._states[0]))
-        shares = [np.split(arrays[f"state/{i}"], self.replicas) for i in range(parts)]
-        self._states = [
-            tf.nest.pack_sequence_as(self._states[0], [tf.constant(share[r]) for share in shares])
-            for r in range(self.replicas)
-        ]
-
     def _replica_gradient(self, x: tf.Tensor, y: tf.Tensor, state: Any, seed: tf.Tensor) -> Any:
-        variables = [v.value for v in self._network.variables]
+        variables = [v.value for v in self.network.variables]
         with tf.GradientTape() as tape:
-            loss, after = mean_loss(self._network, x, y, state, seed)
+            loss, after = mean_loss(self.network, x, y, state, seed)
         gradients = tape.gradient(loss, variables)
         return loss, [tf.convert_to_tensor(g) for g in gradients], after
 
     def _averaged_update(self, losses: list[tf.Tensor], gradients: list[list[tf.Tensor]]) -> tf.Tensor:
         mean = [tf.add_n(parts) / len(parts) for parts in map(list, zip(*gradients, strict=True))]
         clipped, _ = tf.clip_by_global_norm(mean, self._clip_norm)
-        self._optimizer.apply(clipped, self._network.variables)
+        self._optimizer.apply(clipped, self.network.variables)
         return tf.add_n(losses) / len(losses)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from models.report import CopyCounts, Evaluation, GeneratedText, Memorization, Report, Sample
+from models.report import CopyCounts, Evaluation, GeneratedText, Report, Sample
 from models.runtime.session import Network
 from worker import baselines, memorization, problems
 from worker.event_files import FILE_NAME, EventFile
@@ -53,7 +53,7 @@ def write_report(
         seed: of generated text.
         cores: used in training, and available here.
     """
-    parts = _Parts()
+    parts, vocabulary = _Parts(), text.vocabulary
     report: Report = {"object": "report", **origin, **measured}
     report["cost"] = {
         "seconds": measured["training_seconds"],
@@ -66,11 +66,24 @@ def write_report(
     }
     events = list(events)
     report["samples"] = parts.run("samples", lambda: _samples(events, measured["curve"])) or []
-    report |= parts.run("baselines", lambda: _baselines(text)) or Report()
+    report |= (
+        parts.run("baselines", lambda: baselines.measure(text.train, text.validation, vocabulary)) or Report()
+    )
     parts.problems += problems.find_problems(report)
     seconds = _MEMORIZATION_SHARE * measured["training_seconds"]
     seconds = min(max(seconds, _MIN_MEMORIZATION_S), _MAX_MEMORIZATION_S)
-    if memory := parts.run("memorization", lambda: _memorization(text, graph, cores, seed, seconds)):
+    memory = parts.run(
+        "memorization",
+        lambda: memorization.measure(
+            Network(graph, threads=cores),
+            text.train,
+            text.validation,
+            decode=lambda ids: vocabulary.to_text(vocabulary.decode(ids)),
+            seed=seed,
+            seconds=seconds,
+        ),
+    )
+    if memory:
         report["memorization"] = memory
     files: dict[str, bytes] = {}
     wide = parts.run("picture", lambda: _picture(report, width=720, height=400))
@@ -111,24 +124,6 @@ class _Parts:
             self.seconds[name] = round(time.monotonic() - began, 2)
 
 
-def _baselines(text: Text) -> Report:
-    measured = baselines.measure(
-        text.train, text.validation, size=len(text.vocabulary), encode=baselines.encoder_of(text.vocabulary)
-    )
-    return {
-        "baselines": measured.bits,
-        "ngram_order": measured.ngram_order,
-        "ngram_orders": measured.ngram_orders,
-        "baseline_characters": measured.characters,
-    }
-
-
-def _memorization(text: Text, graph: bytes, cores: int, seed: int, seconds: float) -> Memorization:
-    network = Network(graph, threads=cores)
-    measured = memorization.measure(network, text.train, text.validation, seed=seed, seconds=seconds)
-    return measured.report(text.train, lambda ids: text.vocabulary.to_text(text.vocabulary.decode(ids)))
-
-
 def _picture(report: Report, *, width: int, height: int) -> str:
     lines = {
         baseline_name(key, report): bits
@@ -167,21 +162,13 @@ def _for_card(report: Report) -> Report:
     )  # fmt: skip
     card = cast(Report, {key: value for key, value in report.items() if key in keys})
     if memory := report.get("memorization"):
-        texts = [
-            cast(GeneratedText, {"temperature": text["temperature"], **_counts(text)})
-            for text in memory["generated"]
-        ]
-        for short, text in zip(texts, memory["generated"], strict=True):
-            longest = text["passages"][0]["text"] if text["passages"] else ""
-            short["longest_passage"] = longest[:_CARD_PASSAGE_CHARACTERS]
-        card["memorization"] = {**memory, "generated": texts, "held_out": _counts(memory["held_out"])}
+        texts = [cast(GeneratedText, {**text}) for text in memory["generated"]]
+        for text in texts:
+            del text["text"]
+            longest = next((passage["text"] for passage in text["passages"]), "")
+            text["longest_passage"] = longest[:_CARD_PASSAGE_CHARACTERS]
+        held_out = cast(CopyCounts, {**memory["held_out"]})
+        for copies in (*texts, held_out):
+            del copies["passages"]
+        card["memorization"] = {**memory, "generated": texts, "held_out": held_out}
     return card
-
-
-def _counts(copies: CopyCounts) -> CopyCounts:
-    return {
-        "characters": copies["characters"],
-        "novel": copies["novel"],
-        "copied": copies["copied"],
-        "longest": copies["longest"],
-    }

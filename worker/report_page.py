@@ -40,13 +40,7 @@ _VERDICTS = {
 
 
 def page(report: Report, *, wide: str | None, narrow: str | None) -> str:
-    """Return the page; missing parts of the report are omitted.
-
-    Args:
-        report: report.json.
-        wide: the picture of the curves, as SVG.
-        narrow: the same for phones.
-    """
+    """Return the page with the curves as SVG, `narrow` for phones; missing parts are omitted."""
     bits = report["validation_bits_per_character"]
     baselines = {baseline_name(name, report): cost for name, cost in report.get("baselines", {}).items()}
     best = min(baselines.items(), key=lambda item: item[1], default=None)
@@ -78,7 +72,8 @@ def _template() -> Any:
         trim_blocks=True,
         finalize=_visible,
     )
-    environment.filters |= {"number": "{:,}".format, "percent": _percent, "duration": _duration}
+    environment.filters |= {"number": "{:,}".format, "duration": _duration}
+    environment.filters["percent"] = lambda share, digits: f"{share:.{digits}%}"
     return environment.get_template("report.html.j2")
 
 
@@ -125,10 +120,6 @@ def _spread(items: list[Any], count: int) -> list[Any]:
 
 def _data_url(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
-def _percent(share: float, digits: int) -> str:
-    return f"{share:.{digits}%}"
 
 
 def _duration(seconds: float) -> str:

@@ -14,9 +14,7 @@ import signal
 import sys
 
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from models.errors import DomainError
 from store.blobs import Blobs
@@ -27,7 +25,7 @@ from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from worker.attempt import Attempt
 from worker.checkpoints import Checkpoints
-from worker.main import PARENT_PID
+from worker.main import PARENT_PID, connect
 from worker.settings import WorkerSettings
 
 log = logging.getLogger("nextchar.worker")
@@ -40,7 +38,7 @@ def train(job_id: str) -> None:
     _die_with_parent()
     set_job(job_id)
     settings = WorkerSettings.load()
-    live = Live(_connect(settings.redis_url))
+    live = Live(connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, decode_responses=True))
     blobs = open_blobs(settings.blobs_url)
     token = secrets.token_hex(8)
     if not live.acquire_lease(job_id, token):
@@ -60,16 +58,6 @@ def train(job_id: str) -> None:
             TrainingQueue(Redis.from_url(settings.redis_url)).send(attempt.job, at_front=True)
         except RedisError as error:  # the record says queued: the reconciler sends it
             log.warning("%s is queued, but Redis is unavailable: %s", job_id, error)
-
-
-def _connect(url: str) -> Redis:
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=_REDIS_TIMEOUT_S,
-        socket_connect_timeout=_REDIS_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 1),
-    )
 
 
 def _take(job_id: str, settings: WorkerSettings, live: Live, blobs: Blobs, token: str) -> Attempt | None:

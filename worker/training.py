@@ -1,7 +1,7 @@
 """`fit`: train a network on the ids of a text, by truncated back-propagation through time."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,15 @@ def fit(
     size = {"rows": training.rows, "window": training.window}
     rows = second.mix_into(text, **size, seed=training.seed) if second else Rows.cut(text.train, **size)
     choice = _precision_choice(config, precision, text, rows, cores, measurements, resume, hooks)
-    network, step = _network_and_step(config, training, text, rows, cores, choice)
+    kind = architecture(config.architecture)
+    build = partial(kind.build, config, text.frequencies(), seed=training.seed)
+    step: TrainingStep
+    if kind.step:
+        network = build()
+        step = kind.step(network, training, rows=rows.rows)
+    else:
+        precise = choice.precision
+        network, step = network_and_step(build, training, rows=rows.rows, cores=cores, precision=precise)
     if start is not None:
         assert isinstance(network, StatefulLSTM)
         network.load(start)
@@ -119,7 +127,7 @@ def _precision_choice(
     if setting != "auto":
         return PrecisionChoice(setting)
     if resume:
-        return PrecisionChoice.from_meta(resume.meta.get("precision", {}))
+        return PrecisionChoice(**resume.meta.get("precision", {"precision": "mixed"}))
     if gpus():
         return PrecisionChoice("mixed")
     choice = choose_precision(
@@ -132,22 +140,6 @@ def _precision_choice(
     if choice.bfloat16_speedup is not None:
         hooks.event("message", {"text": choice.sentence})
     return choice
-
-
-def _network_and_step(
-    config: NetworkConfig,
-    training: TrainingConfig,
-    text: Text,
-    rows: Rows | MixedRows,
-    cores: int,
-    choice: PrecisionChoice,
-) -> tuple[Trainable, TrainingStep]:
-    kind = architecture(config.architecture)
-    build = partial(kind.build, config, text.frequencies(), seed=training.seed)
-    if kind.step:
-        network = build()
-        return network, kind.step(network, training, rows=rows.rows)
-    return network_and_step(build, training, rows=rows.rows, cores=cores, precision=choice.precision)
 
 
 class _Trainer:
@@ -355,7 +347,7 @@ class _Trainer:
             "step": self.state.step,
             "run": self.state.to_meta(),
             "losses": self.train_bits[:],
-            "precision": self.precision.to_meta(),
+            "precision": asdict(self.precision),
             "characters": self.text.vocabulary.characters,
         }
         checkpoint = Checkpoint(self.state.step, self.step.arrays() | self.rows.arrays() | best, meta)

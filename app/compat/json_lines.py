@@ -7,8 +7,8 @@ So a model completes a prompt with the completion and ends it with the line.
 """
 
 import json
-from typing import Any
 
+from app.services.line_input import LineSplitter, RawLine
 from models.errors import InvalidInput
 
 MAX_LINE_BYTES = 16 << 20
@@ -24,38 +24,28 @@ class JsonLines:
     """
 
     def __init__(self) -> None:
-        self._rest: list[bytes] = []
-        self._rest_bytes = 0
+        self._lines = LineSplitter(max_bytes=MAX_LINE_BYTES)
         self._line_number = 0
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return the text of complete lines. Raises InvalidInput for an invalid line."""
-        if b"\n" not in data:
-            self._hold(data)
-            return b""
-        *lines, rest = b"".join([*self._rest, data]).split(b"\n")
-        self._rest, self._rest_bytes = [], 0
-        self._hold(rest)
-        return b"".join(map(self._text, lines))
+        text = b"".join(map(self._text, self._lines.feed(data)))
+        if self._lines.is_too_long:  # refused before it ends
+            return text + b"".join(map(self._text, self._lines.finish()))
+        return text
 
     def finish(self) -> bytes:
         """Return the text of a last line without a newline."""
-        rest, self._rest = b"".join(self._rest), []
-        return self._text(rest)
+        return b"".join(map(self._text, self._lines.finish()))
 
-    def _hold(self, data: bytes) -> None:
-        self._rest_bytes += len(data)
-        if self._rest_bytes > MAX_LINE_BYTES:
-            self._line_number += 1
-            raise self._invalid(f"is longer than {MAX_LINE_BYTES:,} bytes")
-        self._rest.append(data)
-
-    def _text(self, line: bytes) -> bytes:
+    def _text(self, line: RawLine) -> bytes:
         self._line_number += 1
-        if not line.strip():
+        if line.is_truncated:
+            raise self._invalid(f"is longer than {MAX_LINE_BYTES:,} bytes")
+        if not line.data.strip():
             return b""
         try:
-            example = json.loads(line)
+            example = json.loads(line.data)
         except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deeply
             raise self._invalid("is not JSON") from None
         match example:
@@ -67,7 +57,8 @@ class JsonLines:
                 raise self._invalid("is a chat, and these models complete texts")
             case _:
                 raise self._invalid("is not an example")
-        return _encoded(text if text.endswith("\n") else text + "\n")
+        text += "" if text.endswith("\n") else "\n"
+        return str(text).encode("utf-8", "surrogatepass")  # uploads refuse a lone surrogate
 
     def _invalid(self, what: str) -> InvalidInput:
         return InvalidInput(
@@ -76,7 +67,3 @@ class JsonLines:
             code="invalid_file_format",
             param="file",
         )
-
-
-def _encoded(text: Any) -> bytes:
-    return str(text).encode("utf-8", "surrogatepass")  # uploads refuse a lone surrogate

@@ -14,19 +14,18 @@ from zlib import crc32
 from fastapi import APIRouter, Request, Response
 
 from app.compat.fim import unwrap
-from app.compat.model_parameters import ModelInPath, ModelInQuery
-from app.http.access import model_or_default
+from app.http.access import ModelReference, model_or_default
 from app.http.bodies import DocumentRoute
-from app.http.dependencies import Services, ServicesDep, client_of
+from app.http.dependencies import ServicesDep, client_of
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
-from app.http.event_streams import Events, EventStream, ServerEvent
+from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from app.schemas.completions import MAX_PROMPT_CHARACTERS
+from app.schemas.health import Alive
 from app.schemas.llama_cpp import (
     EXAMPLE,
     MAX_PREDICT,
     GenerationSettings,
-    Health,
     Infill,
     InfillCreate,
     InfillPiece,
@@ -44,80 +43,33 @@ router = APIRouter(tags=["llama.cpp"], route_class=DocumentRoute)
 MIN_CONTEXT_CHARACTERS = 1000
 """Of a longer prefix at least this many characters are read, and less than twice as many."""
 
-_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "With `stream` server-sent events of pieces; the last is the whole answer without its"
-        " text. With `response_fields` only those fields.",
-        "content": {
-            "application/json": {"example": EXAMPLE},
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'data: {"index":0,"content":"q","stop":false}\n\n',
-            },
-        },
-    }
-}
+_ANSWER = stream_responses(
+    "With `stream` server-sent events of pieces; the last is the whole answer without its text. With"
+    " `response_fields` only those fields.",
+    EXAMPLE,
+    'data: {"index":0,"content":"q","stop":false}\n\n',
+)
+_ERRORS = error_responses(400, 404, 413, 415, 422, 429, 503)
+_READ_ERRORS = error_responses(404, 422, 503)
 
 
 @router.get("/health", responses=error_responses())
-async def llama_cpp_health() -> Health:
+async def llama_cpp_health() -> Alive:
     """Report that the process is running, at llama.cpp's path."""
-    return Health()
+    return Alive()
 
 
-@router.get("/props", responses=error_responses(404, 422, 503))
-async def llama_cpp_props(services: ServicesDep, request: Request, model: ModelInQuery = "") -> Props:
-    """Get the properties of the server and its model that llama.cpp's clients read."""
-    return await _props(services, request, model)
-
-
-@router.get("/v1/models/{model}/props", responses=error_responses(404, 422, 503))
-async def llama_cpp_props_of_model(services: ServicesDep, request: Request, model: ModelInPath) -> Props:
-    """Get the same of one model, for clients that append /props to a base URL."""
-    return await _props(services, request, model)
-
-
-@router.get("/v1/models/{model}/health", responses=error_responses(404, 422, 503))
-async def llama_cpp_health_of_model(services: ServicesDep, request: Request, model: ModelInPath) -> Health:
+@router.get("/v1/models/{model}/health", responses=_READ_ERRORS)
+async def llama_cpp_health_of_model(services: ServicesDep, request: Request, model: ModelReference) -> Alive:
     """Report that a model can be loaded, for clients that append /health to a base URL."""
-    await _props(services, request, model)
-    return Health()
+    await llama_cpp_props(services, request, model)
+    return Alive()
 
 
-@router.post(
-    "/infill", response_model=Infill, responses=_ANSWER | error_responses(400, 404, 413, 415, 422, 429, 503)
-)
-async def infill(
-    services: ServicesDep, request: Request, body: InfillCreate, model: ModelInQuery = ""
-) -> Response:
-    """Complete the line at the cursor, for llama.cpp's editor plug-ins."""
-    return await _infill(services, request, body, model)
-
-
-@router.post(
-    "/v1/models/{model}/infill",
-    response_model=Infill,
-    responses=_ANSWER | error_responses(400, 404, 413, 415, 422, 429, 503),
-)
-async def infill_with_model(
-    services: ServicesDep, request: Request, body: InfillCreate, model: ModelInPath
-) -> Response:
-    """Do the same with one model, for editors that append /infill to a base URL."""
-    return await _infill(services, request, body, model)
-
-
-@dataclass
-class _Progress:
-    """What has been generated so far. Times are those of `time.perf_counter`."""
-
-    started_s: float
-    first_character_s: float | None = None
-    text: str = ""
-    reason: str = "timeout"
-    usage: Usage | None = None
-
-
-async def _props(services: Services, request: Request, model: str) -> Props:
+@router.get("/props", responses=_READ_ERRORS)
+@router.get("/v1/models/{model}/props", responses=_READ_ERRORS, name="llama_cpp_props_of_model")
+async def llama_cpp_props(services: ServicesDep, request: Request, model: ModelReference = "") -> Props:
+    """Get the properties of the server and its model that llama.cpp's clients read."""
     name = await model_or_default(services, request, model)
     async with services.engines.use_async(name) as loaded:
         return Props(
@@ -131,7 +83,14 @@ async def _props(services: Services, request: Request, model: str) -> Props:
         )
 
 
-async def _infill(services: Services, request: Request, body: InfillCreate, model: str) -> Response:
+@router.post("/infill", response_model=Infill, responses=_ANSWER | _ERRORS)
+@router.post(
+    "/v1/models/{model}/infill", response_model=Infill, responses=_ANSWER | _ERRORS, name="infill_with_model"
+)
+async def infill(
+    services: ServicesDep, request: Request, body: InfillCreate, model: ModelReference = ""
+) -> Response:
+    """Complete the line at the cursor, for llama.cpp's editor plug-ins."""
     name = await model_or_default(services, request, model or body.model)
     before = unwrap(body.prompt) if body.prompt and not body.input_prefix else body.input_prefix + body.prompt
     prefix = recent(before)
@@ -147,6 +106,17 @@ async def _infill(services: Services, request: Request, body: InfillCreate, mode
         with running:
             await cancel_on_disconnect(request, _run(running, body, progress))
     return _answer(body, _infilled(progress, loaded.reference, body, truncated=truncated))
+
+
+@dataclass
+class _Progress:
+    """What has been generated so far. Times are those of `time.perf_counter`."""
+
+    started_s: float
+    first_character_s: float | None = None
+    text: str = ""
+    reason: str = "timeout"
+    usage: Usage | None = None
 
 
 def recent(text: str) -> str:

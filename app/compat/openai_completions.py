@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
@@ -16,10 +16,10 @@ from app.compat.openai_answers import Chunks, choice_of, usage_of
 from app.compat.openai_requests import ResolvedPrompt, ResolvedRequest, resolve
 from app.compat.openai_route import NOT_422, OpenAIRoute
 from app.http.access import model_or_default
-from app.http.dependencies import Services, ServicesDep, client_of
+from app.http.dependencies import ServicesDep, client_of
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
-from app.http.event_streams import Events, EventStream, ServerEvent
+from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from app.schemas.openai import EXAMPLE, OpenAICompletion, OpenAICompletionCreate
 from app.services.completion import Completion, RunningCompletion
 from app.services.completion_requests import serialize
@@ -34,57 +34,29 @@ MAX_CONCURRENT_PROMPTS = 16
 
 _QUEUED_EVENTS = 64  # of a stream of several prompts, between the engine and the client
 
-_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "With `stream` chunks of this shape, each a server-sent event; the last is `[DONE]`.",
-        "content": {
-            "application/json": {"example": EXAMPLE},
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'data: {"object":"text_completion","choices":[{"index":0,"text":"t"}]}\n\n',
-            },
-        },
-    }
-}
-
-
-@router.post(
-    "/v1/completions",
-    response_model=OpenAICompletion,
-    responses=_ANSWER | NOT_422 | error_responses(404, 413, 415, 429, 503),
+_ANSWERS = (
+    stream_responses(
+        "With `stream` chunks of this shape, each a server-sent event; the last is `[DONE]`.",
+        EXAMPLE,
+        'data: {"object":"text_completion","choices":[{"index":0,"text":"t"}]}\n\n',
+    )
+    | NOT_422
+    | error_responses(404, 413, 415, 429, 503)
 )
+
+
+@router.post("/v1/completions", response_model=OpenAICompletion, responses=_ANSWERS)
 async def create_completion(
     services: ServicesDep, request: Request, body: OpenAICompletionCreate
 ) -> Response:
     """Complete one prompt or several, in OpenAI's shape. A token is a character."""
-    return await _complete(services, request, body, body.model)
-
-
-@router.post(
-    "/v1/models/{model}/v1/completions",
-    response_model=OpenAICompletion,
-    responses=_ANSWER | NOT_422 | error_responses(404, 413, 415, 429, 503),
-)
-async def create_completion_with_model(
-    services: ServicesDep,
-    request: Request,
-    body: OpenAICompletionCreate,
-    model: Annotated[str, Path(max_length=128, description="Overrides the body's.")],
-) -> Response:
-    """Do the same with the model in the path, for clients that only let one configure a base URL."""
-    return await _complete(services, request, body, model)
-
-
-async def _complete(
-    services: Services, request: Request, body: OpenAICompletionCreate, model: str
-) -> Response:
     if body.suffix:
         raise InvalidInput(
             "these models read left to right and cannot fill in before a suffix; leave it out",
             code="suffix_not_supported",
             param="suffix",
         )
-    model = await model_or_default(services, request, model)
+    model = await model_or_default(services, request, body.model)
     async with services.engines.use_async(model) as loaded:
         resolving = resolve(body, loaded, services.echoing, client_of(request))
         is_slow = body.echo and body.logprobs is not None
@@ -98,6 +70,17 @@ async def _complete(
     to_json = partial(_to_json, resolved, results)
     content = await serialize(to_json, completions, logprobs=body.logprobs, echoed_characters=echoed)
     return Response(content, media_type="application/json")
+
+
+@router.post("/v1/models/{model}/v1/completions", response_model=OpenAICompletion, responses=_ANSWERS)
+async def create_completion_with_model(
+    services: ServicesDep,
+    request: Request,
+    body: OpenAICompletionCreate,
+    model: Annotated[str, Path(max_length=128, description="Overrides the body's.")],
+) -> Response:
+    """Do the same with the model in the path, for clients that only let one configure a base URL."""
+    return await create_completion(services, request, body.model_copy(update={"model": model}))
 
 
 _Result = tuple[list[Completion], Usage]

@@ -23,8 +23,8 @@ from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
 from app.http.middleware import BodyRule
 from app.http.paging import paginate
-from app.schemas.lists import After, Page
-from app.schemas.openai_jobs import FileBody, FileDeleted
+from app.schemas.lists import After, Deleted, Page
+from app.schemas.openai_jobs import FileBody
 from app.services.access import Access
 from app.services.form_data import FormText
 from models.errors import InvalidInput
@@ -114,7 +114,7 @@ def get_file_content(services: ServicesDep, access: AccessDep, file: str) -> Str
 
 
 @router.delete("/{file}", responses=NOT_422 | error_responses(404, 409, 503))
-def delete_file(services: ServicesDep, access: AccessDep, file: str) -> FileDeleted:
+def delete_file(services: ServicesDep, access: AccessDep, file: str) -> Deleted:
     """Delete a file and its corpus, and the corpora made of it and a validation file. Models stay."""
     blobs, file_id = services.blobs, access.corpus_id(file)
     for corpus_id in (file_id, *joined_corpora(blobs, file_id)):
@@ -123,7 +123,7 @@ def delete_file(services: ServicesDep, access: AccessDep, file: str) -> FileDele
     access.delete_corpus(file_id)
     of_limited_keys = [] if access.limited_key else blobs.paths(f"openai_files/{file_id}")
     blobs.delete(_metadata_path(file_id, access), *of_limited_keys)
-    return FileDeleted(id=file_id)
+    return Deleted(id=file_id, object="file")
 
 
 def _metadata_path(corpus_id: str, access: Access) -> str:

@@ -18,8 +18,8 @@ from app.schemas.openai_jobs import (
     FineTuningEvent,
     FineTuningJob,
     Hyperparameters,
-    UsedMethod,
-    UsedSupervised,
+    MethodBody,
+    SupervisedBody,
 )
 
 _NATS_PER_BIT = math.log(2)
@@ -53,18 +53,15 @@ def fine_tuning_job(job: JobBody, extras: OpenAIExtras) -> FineTuningJob:
         finished_at=job.updated_at if is_final else None,
         estimated_finish=None if left_s is None else int(time.time() + left_s),
         status=job.status,
-        model=extras.model,
         fine_tuned_model=job.model,
-        training_file=extras.training_file,
-        validation_file=extras.validation_file,
         result_files=[],
         hyperparameters=used,
-        method=UsedMethod(supervised=UsedSupervised(hyperparameters=used)),
+        method=MethodBody(type="supervised", supervised=SupervisedBody(hyperparameters=used)),
         seed=job.training.seed,
         trained_tokens=step * job.training.rows * job.training.window if step and is_final else None,
         integrations=[],
-        metadata=extras.metadata,
         error=FineTuningError(code=job.error.code, message=job.error.message) if job.error else None,
+        **extras.model_dump(exclude={"learning_rate_multiplier"}),
     )
 
 
@@ -91,10 +88,7 @@ _LOSSES: Sequence[tuple[str, str]] = (("train", "train_loss"), ("validation", "v
 
 
 def _losses(data: dict[str, Any]) -> dict[str, float | None]:
-    bits = {
-        "train_loss": data.get("train_bits_per_character"),
-        "valid_loss": data.get("validation_bits_per_character"),
-    }
+    bits = {name: data.get(f"{label}_bits_per_character") for label, name in _LOSSES}
     return {name: None if value is None else round(value * _NATS_PER_BIT, 4) for name, value in bits.items()}
 
 

@@ -131,9 +131,8 @@ def list_fine_tuning_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = DEFAULT_LIMIT,
 ) -> Page[FineTuningEvent]:
     """List the events of a job, newest first."""
-    job_id = access.get_job(job).id
-    records = events_so_far(services.event_log, services.live, job_id, after=0)
-    events = [fine_tuning_event(job_id, record) for record in reversed(records)]
+    record = access.get_job(job)
+    events = [fine_tuning_event(record.id, event) for event in _newest_events(services, record)]
     page, has_more = paginate(events, lambda event: event.id, after=after, limit=limit)
     return Page(data=page, has_more=has_more)
 
@@ -148,11 +147,9 @@ def list_fine_tuning_checkpoints(
 ) -> Page[FineTuningCheckpoint]:
     """List a job's evaluations, newest first. Only the best weights are kept, as the job's model."""
     record = access.get_job(job)
-    records = events_so_far(services.event_log, services.live, record.id, after=0)
     model = record.model or record.request.name
-    checkpoints = [
-        fine_tuning_checkpoint(record.id, model, r) for r in reversed(records) if r["type"] == "metrics"
-    ]
+    metrics = [event for event in _newest_events(services, record) if event["type"] == "metrics"]
+    checkpoints = [fine_tuning_checkpoint(record.id, model, event) for event in metrics]
     page, has_more = paginate(checkpoints, lambda checkpoint: checkpoint.id, after=after, limit=limit)
     return Page(data=page, has_more=has_more)
 
@@ -216,6 +213,10 @@ def _file(access: Access, reference: str, *, param: str) -> Corpus:
         return access.get_corpus(reference)
     except NotFound:
         raise NotFound(f"there is no file {reference!r}", code="file_not_found", param=param) from None
+
+
+def _newest_events(services: Services, job: Job) -> list[dict[str, Any]]:
+    return events_so_far(services.event_log, services.live, job.id, after=0)[::-1]
 
 
 def _extras_path(job_id: str) -> str:

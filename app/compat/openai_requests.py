@@ -24,6 +24,7 @@ from models.errors import InvalidInput
 from models.runtime.requests import CompletionRequest
 
 _SEED_RANGE = 2**63
+_SAME_FIELDS = {"top_k", "top_p", "min_p", "until", "logprobs", "precision"}
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,15 @@ class ResolvedRequest:
             max_characters=self.max_tokens,
             n=max(self.n, body.best_of or 0),
             temperature=1.0 if body.temperature is None else body.temperature,
-            top_k=body.top_k,
-            top_p=body.top_p,
-            min_p=body.min_p,
             seed=None if body.seed is None else body.seed % _SEED_RANGE,
             stop=tuple(map(self.loaded.vocabulary.to_characters, stop)),
-            until=body.until,
-            logprobs=body.logprobs,
             stream=bool(body.stream),
             client=self.client,
             timeout_s=None if body.timeout_ms is None else body.timeout_ms / 1000,
-            precision=body.precision,
             logit_bias=_logit_bias(body.logit_bias or {}),
             presence_penalty=body.presence_penalty or 0.0,
             frequency_penalty=body.frequency_penalty or 0.0,
+            **body.model_dump(include=_SAME_FIELDS),
         )
 
 
@@ -144,18 +140,14 @@ async def _resolve_prompt(
     text = vocabulary.to_text(characters.replace(UNKNOWN, "\ufffd"))
     if body.logprobs is None:
         return ResolvedPrompt(characters, unknown, text)
-    logprobs = await _echo_logprobs(characters, body.logprobs, loaded, echoing)
-    return ResolvedPrompt(characters, unknown, text, logprobs)
-
-
-async def _echo_logprobs(characters: str, top: int, loaded: Loaded, echoing: LimitedWork) -> Logprobs:
-    """Return the log-probabilities of a prompt's characters; the first has none."""
-    if not characters:
-        return Logprobs(tokens=[], token_logprobs=[], top_logprobs=[] if top else None, text_offset=[])
-    return await run_echo(echoing, len(characters), partial(_describe, characters, top, loaded))
+    describe = partial(_describe, characters, body.logprobs, loaded)
+    return ResolvedPrompt(characters, unknown, text, await run_echo(echoing, len(characters), describe))
 
 
 def _describe(characters: str, top: int, loaded: Loaded, check: Check) -> Logprobs:
+    """Return the log-probabilities of a prompt's characters; the first has none."""
+    if not characters:
+        return Logprobs(tokens=[], token_logprobs=[], top_logprobs=[] if top else None, text_offset=[])
     first, rest = characters[0], characters[1:]
     described = loaded.engine.text_logprobs(rest, top=top, context=first, check=check)
     logprobs = logprobs_of(described, loaded.vocabulary, top, start=1)

@@ -10,9 +10,8 @@ from functools import partial
 import anyio
 from fastapi import APIRouter, Request, Response
 
-from app.compat.model_parameters import ModelInPath, ModelInQuery
 from app.compat.token_ids import characters_of
-from app.http.access import model_or_default
+from app.http.access import ModelReference, model_or_default
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
@@ -22,62 +21,16 @@ from models.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["openai"], route_class=DocumentRoute)
 
+_READ_ERRORS = error_responses(404, 422, 503)
 _ERRORS = error_responses(400, 404, 413, 415, 422, 503)
 
 
-@router.get("/tokenizer_info", responses=error_responses(404, 422, 503))
-async def tokenizer_info(services: ServicesDep, request: Request, model: ModelInQuery = "") -> TokenizerInfo:
-    """Get a description of a model's vocabulary."""
-    return await _info(services, request, model)
-
-
-@router.get("/v1/models/{model}/tokenizer_info", responses=error_responses(404, 422, 503))
-async def tokenizer_info_of_model(
-    services: ServicesDep, request: Request, model: ModelInPath
+@router.get("/tokenizer_info", responses=_READ_ERRORS)
+@router.get("/v1/models/{model}/tokenizer_info", responses=_READ_ERRORS, name="tokenizer_info_of_model")
+async def tokenizer_info(
+    services: ServicesDep, request: Request, model: ModelReference = ""
 ) -> TokenizerInfo:
-    """Get the same with the model in the path."""
-    return await _info(services, request, model)
-
-
-@router.post("/tokenize", response_model=Tokens, responses=_ERRORS)
-async def tokenize(
-    services: ServicesDep, request: Request, body: TokenizeCreate, model: ModelInQuery = ""
-) -> Response:
-    """Get the id of each character of a text."""
-    return await _tokenize(services, request, body, model)
-
-
-@router.post("/v1/models/{model}/tokenize", response_model=Tokens, responses=_ERRORS)
-async def tokenize_with_model(
-    services: ServicesDep, request: Request, body: TokenizeCreate, model: ModelInPath
-) -> Response:
-    """Get the same with the model in the path."""
-    return await _tokenize(services, request, body, model)
-
-
-@router.post("/detokenize", response_model=Detokenized, responses=_ERRORS)
-async def detokenize(
-    services: ServicesDep, request: Request, body: DetokenizeCreate, model: ModelInQuery = ""
-) -> Response:
-    """Get the text of ids; 0 becomes U+FFFD."""
-    return await _detokenize(services, request, body, model)
-
-
-@router.post("/v1/models/{model}/detokenize", response_model=Detokenized, responses=_ERRORS)
-async def detokenize_with_model(
-    services: ServicesDep, request: Request, body: DetokenizeCreate, model: ModelInPath
-) -> Response:
-    """Get the same with the model in the path."""
-    return await _detokenize(services, request, body, model)
-
-
-async def _vocabulary(services: Services, request: Request, model: str) -> tuple[str, Vocabulary]:
-    name = await model_or_default(services, request, model)
-    async with services.engines.use_async(name) as loaded:
-        return loaded.reference, loaded.vocabulary
-
-
-async def _info(services: Services, request: Request, model: str) -> TokenizerInfo:
+    """Get a description of a model's vocabulary."""
     reference, vocabulary = await _vocabulary(services, request, model)
     return TokenizerInfo(
         tokenizer_class=vocabulary.alphabet,
@@ -87,20 +40,43 @@ async def _info(services: Services, request: Request, model: str) -> TokenizerIn
     )
 
 
-async def _tokenize(services: Services, request: Request, body: TokenizeCreate, model: str) -> Response:
+@router.post("/tokenize", response_model=Tokens, responses=_ERRORS)
+@router.post(
+    "/v1/models/{model}/tokenize", response_model=Tokens, responses=_ERRORS, name="tokenize_with_model"
+)
+async def tokenize(
+    services: ServicesDep, request: Request, body: TokenizeCreate, model: ModelReference = ""
+) -> Response:
+    """Get the id of each character of a text."""
     _, vocabulary = await _vocabulary(services, request, model or body.model)
     text = body.prompt if body.prompt is not None else body.content or ""
     return await anyio.to_thread.run_sync(partial(_tokens, vocabulary, text))
+
+
+@router.post("/detokenize", response_model=Detokenized, responses=_ERRORS)
+@router.post(
+    "/v1/models/{model}/detokenize",
+    response_model=Detokenized,
+    responses=_ERRORS,
+    name="detokenize_with_model",
+)
+async def detokenize(
+    services: ServicesDep, request: Request, body: DetokenizeCreate, model: ModelReference = ""
+) -> Response:
+    """Get the text of ids; 0 becomes U+FFFD."""
+    _, vocabulary = await _vocabulary(services, request, model or body.model)
+    characters_of(body.tokens, vocabulary, param="tokens")  # raises InvalidInput for unknown ids
+    text = vocabulary.to_text(vocabulary.decode(body.tokens))
+    return Response(Detokenized(prompt=text, content=text).model_dump_json(), media_type="application/json")
+
+
+async def _vocabulary(services: Services, request: Request, model: str) -> tuple[str, Vocabulary]:
+    name = await model_or_default(services, request, model)
+    async with services.engines.use_async(name) as loaded:
+        return loaded.reference, loaded.vocabulary
 
 
 def _tokens(vocabulary: Vocabulary, text: str) -> Response:
     tokens = vocabulary.encode(vocabulary.to_characters(text)).tolist()
     answer = Tokens(count=len(tokens), max_model_len=MAX_PROMPT_CHARACTERS, tokens=tokens)
     return Response(answer.model_dump_json(), media_type="application/json")
-
-
-async def _detokenize(services: Services, request: Request, body: DetokenizeCreate, model: str) -> Response:
-    _, vocabulary = await _vocabulary(services, request, model or body.model)
-    characters_of(body.tokens, vocabulary, param="tokens")  # raises InvalidInput for unknown ids
-    text = vocabulary.to_text(vocabulary.decode(body.tokens))
-    return Response(Detokenized(prompt=text, content=text).model_dump_json(), media_type="application/json")

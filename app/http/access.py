@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import Depends, Request
+from pydantic import Field
 
 from app.http.dependencies import Services
 from app.services.access import Access
@@ -20,6 +21,12 @@ async def _access(request: Request) -> Access:
 
 
 AccessDep = Annotated[Access, Depends(_access)]
+
+ModelReference = Annotated[
+    str,
+    Field(max_length=128, description="`name` or `name@version`. Default in a query: the newest model."),
+]
+"""A parameter of the path in routes whose path has it, else of the query."""
 
 
 async def model_or_default(services: Services, request: Request, name: str) -> str:

@@ -2,8 +2,7 @@
 
 A call needs one of some scopes, by its method and path. A key with patterns can use only the models that
 match, and the jobs and corpora that `app.services.access` defines. A key with a rate is counted in Redis. The
-files of the console, the API reference and the health checks need no key. Plain ASGI, so that streams and
-disconnects pass through unchanged.
+files of the console, the API reference and the health checks need no key.
 """
 
 from starlette.requests import Request
@@ -11,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Forbidden, Unauthorized
 from app.http.errors import error_response
+from app.http.middleware import HttpMiddleware
 from app.keys import Key, KeyFile
 from app.services.access import check_model
 from models.errors import DomainError
@@ -32,16 +32,15 @@ _ROOT_PATHS = {
 _UNLIMITED_KEYS_ONLY = frozenset({"metrics"})
 
 
-class Auth:
+class Auth(HttpMiddleware):
     """Passes on a request that has the key it needs; answers 401, 403 or 429 otherwise."""
 
     def __init__(self, app: ASGIApp, *, keys: KeyFile) -> None:
-        self._app = app
+        super().__init__(app)
         self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        scopes = scopes_for(scope["method"], scope["path"]) if scope["type"] == "http" else None
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scopes = scopes_for(scope["method"], scope["path"])
         if scopes is not None:
             try:
                 key = self._authorize(scope, scopes)

@@ -18,7 +18,7 @@ from app.errors import UnsupportedMedia
 from app.http.dependencies import Services
 from app.services.access import Access
 from app.services.form_data import FormText
-from app.services.gunzip import PIECE_BYTES, Gunzip
+from app.services.gunzip import PIECE_BYTES, gunzip_of
 from models.errors import DomainError, TooLarge
 from store.corpora import Corpus, Upload
 from store.corpus_statistics import Encoding
@@ -87,19 +87,12 @@ async def _feed(upload: Upload, body: "RequestBody", decoder: Decoder, *, limit_
     too_large = TooLarge(
         f"the body is larger than {limit_bytes:,} bytes, the limit for a corpus", code="corpus_too_large"
     )
-    max_bytes = limit_bytes + decoder.overhead_bytes
-    if body.declared_bytes > max_bytes:
-        raise too_large
 
     def feed(piece: bytes) -> None:
         for text in decoder.feed(piece):
             upload.feed(text)
 
-    received_bytes = 0
-    async for piece in body.pieces():
-        received_bytes += len(piece)
-        if received_bytes > max_bytes:
-            raise too_large
+    async for piece in body.pieces(limit_bytes + decoder.overhead_bytes, too_large):
         await run_in_threadpool(feed, piece)
     await run_in_threadpool(decoder.finish)
 
@@ -111,17 +104,22 @@ class RequestBody:
         self._request = request
         self._is_complete = False
 
-    @property
-    def declared_bytes(self) -> int:
-        """The Content-Length, or 0 if it is unknown."""
-        declared = self._request.headers.get("content-length", "")
-        return int(declared) if declared.isdecimal() else 0
+    async def pieces(self, max_bytes: int, too_large: DomainError) -> AsyncIterator[bytes]:
+        """Yield the body in pieces of about 1 MiB, because each costs a switch to another thread.
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield the body in pieces of about 1 MiB, because each costs a switch to another thread."""
+        Raises `too_large` if its declared or its actual length exceeds `max_bytes`.
+        """
+        declared = self._request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > max_bytes:
+            raise too_large
         received = bytearray()
+        left_bytes = max_bytes
         while not self._is_complete:
-            received += await self._receive()
+            data = await self._receive()
+            left_bytes -= len(data)
+            if left_bytes < 0:
+                raise too_large
+            received += data
             if len(received) >= PIECE_BYTES:
                 yield bytes(received)
                 received.clear()
@@ -161,14 +159,7 @@ class _HeaderDecoder:
                 code="unsupported_charset",
                 param="body",
             )
-        encoding = headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", "gzip", "x-gzip"):
-            raise UnsupportedMedia(
-                f"Content-Encoding {encoding!r} is not supported; send the text unencoded or with gzip",
-                code="unsupported_encoding",
-                param="body",
-            )
-        self._gunzip = Gunzip() if encoding != "identity" else None
+        self._gunzip = gunzip_of(headers.get("content-encoding", "identity"))
         is_form = media_type == b"multipart/form-data"
         self._form = FormText(options.get(b"boundary", b"")) if is_form else None
         self.overhead_bytes = MAX_FORM_OVERHEAD_BYTES if self._form or self._gunzip else 0

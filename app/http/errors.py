@@ -86,7 +86,13 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     key_statuses = (401, 403, 429) if statuses else ()
     body_statuses = (408, 503) if 413 in statuses else ()
     declared = (*key_statuses, *body_statuses, *statuses, 421, 431, 500)
-    return {s: {"model": ErrorAnswer, "description": _MEANING[s]} for s in sorted(set(declared))}
+    # One status names the model, the others refer to it: FastAPI compiles a validator for each that names it.
+    reference = {"schema": {"$ref": f"#/components/schemas/{ErrorAnswer.__name__}"}}
+    shape = {"content": {"application/json": reference}}
+    return {
+        status: {"description": _MEANING[status], **({"model": ErrorAnswer} if status == 500 else shape)}
+        for status in sorted(set(declared))
+    }
 
 
 def answer(error: Exception) -> tuple[int, ErrorAnswer]:
@@ -118,21 +124,15 @@ def error_response(error: Exception) -> JSONResponse:
 
 def add_error_handlers(app: FastAPI) -> None:
     """Make `app` answer every expected exception in this shape."""
-    app.add_exception_handler(DomainError, _handle_expected)
-    app.add_exception_handler(RedisError, _handle_expected)
-    app.add_exception_handler(RequestValidationError, _handle_invalid)
-    app.add_exception_handler(HTTPException, _handle_expected)
+    for kind in (DomainError, RedisError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, error_answer)
     app.add_exception_handler(ClientDisconnect, _handle_disconnect)
 
 
 async def error_answer(request: Request, error: Exception) -> Response:
-    """Return the answer for an invalid request: a domain error or a validation error of FastAPI."""
+    """Return the answer for an expected exception."""
     if isinstance(error, RequestValidationError):
-        return await _handle_invalid(request, error)
-    return await _handle_expected(request, error)
-
-
-async def _handle_expected(_: Request, error: Exception) -> Response:
+        return _invalid_answer(request, error)
     if isinstance(error, RedisError):
         log.warning("Redis does not answer: %s", error)
     return error_response(error)
@@ -160,8 +160,7 @@ def _http_error(error: HTTPException) -> tuple[str, str]:
     return known.get(error.status_code, (f"http_{error.status_code}", str(error.detail)))
 
 
-async def _handle_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+def _invalid_answer(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         position = first["loc"][-1]

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -106,6 +107,13 @@ class EventStream(Response):
         self._is_sending = True
         await send({"type": "http.response.body", "body": data, "more_body": True})
         self._is_sending = False
+
+
+def stream_responses(description: str, example: Any, event: str) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's declaration of an answer that is JSON or a stream, with an example of both."""
+    events = {"schema": {"type": "string"}, "example": event}
+    content = {"application/json": {"example": example}, "text/event-stream": events}
+    return {200: {"description": description, "content": content}}
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -116,7 +116,8 @@ class IncomingBody:
             async with asyncio.timeout(0 if self._is_refused else self._left_s()) as self._waiting:
                 message = await self._receive()
         except TimeoutError:
-            raise (_no_memory() if self._is_refused else _too_slow()) from None
+            too_slow = HTTPException(408, headers={"Connection": "close"})  # the rest is not read
+            raise (_no_memory() if self._is_refused else too_slow) from None
         finally:
             self._waiting = None
         waited_s = time() - began_at
@@ -143,10 +144,6 @@ class IncomingBody:
             self._memory.add(self, self._received_bytes - SMALL_BYTES - counted_before)
             if self._is_refused:
                 raise _no_memory()
-
-
-def _too_slow() -> HTTPException:
-    return HTTPException(408, headers={"Connection": "close"})  # the rest of the body is not read
 
 
 def _no_memory() -> HTTPException:

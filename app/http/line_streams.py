@@ -13,18 +13,18 @@ from functools import partial
 
 import anyio
 from redis.exceptions import RedisError
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.errors import UnsupportedMedia
 from app.http.auth import stream_owner
 from app.http.dependencies import Services
 from app.http.errors import answer
 from app.http.event_streams import UNREAD_S
 from app.schemas.scores import StreamQuery
 from app.services.engines import Loaded
-from app.services.gunzip import Gunzip
+from app.services.gunzip import Gunzip, gunzip_of
 from app.services.score_stream import StreamScorer, json_line
 from models.errors import DomainError
 
@@ -41,10 +41,12 @@ _POLL_S = 0.5  # how often a waiting stream checks whether the server is stoppin
 
 def is_streamed(scope: Scope) -> bool:
     """Return whether a request's content type is one of LINE_TYPES."""
-    for name, value in scope.get("headers", ()):
-        if name == b"content-type":
-            return _content_type(value.decode("latin-1")) in LINE_TYPES
-    return False
+    return content_type(Headers(scope=scope)) in LINE_TYPES
+
+
+def content_type(headers: Headers) -> str:
+    """Return the media type of a body, in lower case and without parameters; empty if it is unknown."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 class ScoreStreamResponse(Response):
@@ -54,8 +56,8 @@ class ScoreStreamResponse(Response):
 
     def __init__(self, services: Services, model: str, query: StreamQuery, request: Request) -> None:
         self._services, self._model, self._query = services, model, query
-        self._is_json = _content_type(request.headers.get("content-type", "")) != "text/plain"
-        self._encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        self._is_json = content_type(request.headers) != "text/plain"
+        self._encoding = request.headers.get("content-encoding", "identity")
         self._owner = stream_owner(request)
         self._loaded: Loaded | None = None
         self._is_gone = threading.Event()
@@ -64,12 +66,7 @@ class ScoreStreamResponse(Response):
 
     async def open(self) -> None:
         """Load the model and its calibration. Raises DomainError."""
-        if self._encoding not in ("identity", "gzip", "x-gzip"):
-            raise UnsupportedMedia(
-                f"Content-Encoding {self._encoding!r} is not supported; send the lines plain or as gzip",
-                code="unsupported_encoding",
-                param="body",
-            )
+        self._gunzip = gunzip_of(self._encoding)
         services = self._services
         loaded = await services.engines.acquire_async(self._model)
         make = partial(
@@ -89,7 +86,7 @@ class ScoreStreamResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the answer."""
         assert self._loaded is not None, "not opened"
-        body = BodyBuffer(receive, Gunzip() if self._encoding != "identity" else None, self._is_gone)
+        body = BodyBuffer(receive, self._gunzip, self._is_gone)
         reading = asyncio.ensure_future(body.read_all())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -217,7 +214,3 @@ class BodyBuffer:
         async with self._changed:
             self._error = error
             self._changed.notify_all()
-
-
-def _content_type(header: str) -> str:
-    return header.partition(";")[0].strip().lower()

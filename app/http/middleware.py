@@ -1,7 +1,4 @@
-"""Middleware around every request: its id, its metrics, the limits on its body, and unexpected errors.
-
-Plain ASGI, so that streams and disconnects pass through unchanged.
-"""
+"""Middleware around every request: its id, its metrics, the limits on its body, and unexpected errors."""
 
 import logging
 import re
@@ -31,17 +28,24 @@ _METHODS_WITHOUT_BODY = ("GET", "HEAD")  # no route reads a body with these
 _VALID_REQUEST_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
-class RequestId:
-    """Sets X-Request-Id, the client's own if it is valid, and answers 500 to an unexpected error."""
+class HttpMiddleware:
+    """The base class: plain ASGI, so that streams and disconnects pass through unchanged."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        """Serve one request; pass on what is no HTTP request."""
+        await (self._serve if scope["type"] == "http" else self._app)(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class RequestId(HttpMiddleware):
+    """Sets X-Request-Id, the client's own if it is valid, and answers 500 to an unexpected error."""
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         header = Headers(scope=scope).get("x-request-id", "")
         request_id = header if _VALID_REQUEST_ID.fullmatch(header) else f"{getrandbits(64):016x}"
         REQUEST_ID.set(request_id)  # uvicorn serves each request in its own context
@@ -63,17 +67,10 @@ class RequestId:
             await error_response(error)(scope, receive, send_with_id)
 
 
-class RequestMetrics:
+class RequestMetrics(HttpMiddleware):
     """Counts requests and their duration by route template, so that ids do not become labels."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         metrics: Metrics = scope["state"]["services"].metrics
         started_s = time.perf_counter()
         status = 0
@@ -113,23 +110,18 @@ class BodyRule:
     applies: Callable[[Scope], bool] = lambda _: True
 
 
-class BodyLimit:
+class BodyLimit(HttpMiddleware):
     """Refuses bodies that are too long or arrive too slowly (`app.http.incoming_body`).
 
     The first of `rules` that applies to a request decides; without one the limit is MAX_JSON_BYTES.
     """
 
     def __init__(self, app: ASGIApp, *, rules: Sequence[BodyRule]) -> None:
-        self._app = app
+        super().__init__(app)
         self._rules = [(re.compile(rule.path), rule) for rule in rules]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http" or scope["method"] in _METHODS_WITHOUT_BODY:
-            await self._app(scope, receive, send)
-            return
-        rule = self._rule(scope)
-        if rule.is_endless:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in _METHODS_WITHOUT_BODY or (rule := self._rule(scope)).is_endless:
             await self._app(scope, receive, send)
             return
         if rule.max_bytes is not None:

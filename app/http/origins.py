@@ -1,8 +1,7 @@
 """Protection of the service against web pages: DNS rebinding and cross-site request forgery.
 
 A browser lets any page send simple requests, such as forms and texts, to any host. A page whose host name is
-made to resolve to this machine (DNS rebinding) can also read the answers. Only browsers are affected. Plain
-ASGI, so that streams and disconnects pass through unchanged.
+made to resolve to this machine (DNS rebinding) can also read the answers. Only browsers are affected.
 """
 
 import ipaddress
@@ -15,12 +14,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Forbidden
 from app.http.errors import error_response
+from app.http.middleware import HttpMiddleware
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _MAX_QUOTED_CHARACTERS = 200  # of a header in an error
 
 
-class HostCheck:
+class HostCheck(HttpMiddleware):
     """Answers 421 if the Host header names another service, as a rebound host name does.
 
     It allows `hosts`, in which `*.example.org` means every name below example.org; this machine's name;
@@ -28,23 +28,23 @@ class HostCheck:
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
-        self._app = app
+        super().__init__(app)
         names = {host.lower() for host in hosts if host}
         self._names = {"localhost", socket.gethostname().lower(), *names}
         self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http":
-            hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-            if not (hosts and all(map(self.allows, hosts))) and not _is_from_old_client(scope, hosts):
-                message = (
-                    f"{_quoted(hosts)} is not a host name of this service; to allow it, add it to"
-                    " NEXTCHAR_ALLOWED_HOSTS"
-                )
-                await error_response(HTTPException(421, message))(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        # HTTP/1.0 needs no Host header, and health checks of proxies have none.
+        is_allowed = all(map(self.allows, hosts)) if hosts else scope["http_version"] == "1.0"
+        if is_allowed:
+            await self._app(scope, receive, send)
+            return
+        message = (
+            f"{_quoted(hosts)} is not a host name of this service; to allow it, add it to"
+            " NEXTCHAR_ALLOWED_HOSTS"
+        )
+        await error_response(HTTPException(421, message))(scope, receive, send)
 
     def allows(self, host: str) -> bool:
         """Return whether a Host header, with a port or without, names this service."""
@@ -53,7 +53,7 @@ class HostCheck:
         return name in self._names or name.endswith(self._suffixes) or _is_address(name)
 
 
-class CrossSiteCheck:
+class CrossSiteCheck(HttpMiddleware):
     """Answers 403 if a page of an origin other than `origins` and the service's own sends a write request.
 
     That is any method but GET, HEAD and OPTIONS, and the preflight request for it. A request with an API key
@@ -61,23 +61,22 @@ class CrossSiteCheck:
     """
 
     def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
-        self._app = app
+        super().__init__(app)
         self._origins = frozenset(origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
-            headers = dict(scope["headers"])
-            if not (self._allows(headers) or _needs_no_check(scope["method"], headers)):
-                origin = headers.get(b"origin", b"another site").decode("latin-1")
-                error = Forbidden(
-                    f"pages of {_quoted([origin])} may not make this call; to allow it, add their origin to"
-                    " NEXTCHAR_ALLOWED_ORIGINS",
-                    code="origin_not_allowed",
-                )
-                await error_response(error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        is_read = scope["method"] in ("GET", "HEAD")
+        if is_read or self._allows(headers) or _needs_no_check(scope["method"], headers):
+            await self._app(scope, receive, send)
+            return
+        origin = headers.get(b"origin", b"another site").decode("latin-1")
+        error = Forbidden(
+            f"pages of {_quoted([origin])} may not make this call; to allow it, add their origin to"
+            " NEXTCHAR_ALLOWED_ORIGINS",
+            code="origin_not_allowed",
+        )
+        await error_response(error)(scope, receive, send)
 
     def _allows(self, headers: dict[bytes, bytes]) -> bool:
         origin = headers.get(b"origin", b"").decode("latin-1")
@@ -122,11 +121,6 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_from_old_client(scope: Scope, hosts: list[str]) -> bool:
-    """Return whether there is no Host because HTTP/1.0 needs none, as in health checks of proxies."""
-    return not hosts and bool(scope["http_version"] == "1.0")
 
 
 def _needs_no_check(method: str, headers: dict[bytes, bytes]) -> bool:

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -11,7 +10,7 @@ from app.http.bodies import DocumentRoute
 from app.http.dependencies import ServicesDep, client_of
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
-from app.http.event_streams import Events, EventStream, ServerEvent
+from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from app.schemas.completions import (
     EXAMPLE,
     AlternativeBody,
@@ -38,25 +37,15 @@ router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=Document
 
 _SHORT_PROMPT = 10_000  # characters; reading a shorter prompt is not cancelled when its client disconnects
 
-_COMPLETION_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "With `stream` the events `piece`, `finished` (one per completion) and `done`.",
-        "content": {
-            "application/json": {"example": EXAMPLE},
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'event: piece\ndata: {"index": 0, "text": "t", "logprobs": null}\n\n',
-            },
-        },
-    }
-}
-
-
-@router.post(
-    "/{model}/complete",
-    response_model=CompletionBody,
-    responses=_COMPLETION_ANSWER | error_responses(400, 404, 413, 415, 422, 429, 503),
+_ERRORS = error_responses(400, 404, 413, 415, 422, 429, 503)
+_COMPLETION_ANSWER = stream_responses(
+    "With `stream` the events `piece`, `finished` (one per completion) and `done`.",
+    EXAMPLE,
+    'event: piece\ndata: {"index": 0, "text": "t", "logprobs": null}\n\n',
 )
+
+
+@router.post("/{model}/complete", response_model=CompletionBody, responses=_COMPLETION_ANSWER | _ERRORS)
 async def complete(services: ServicesDep, request: Request, model: str, body: CompletionCreate) -> Response:
     """Complete a prompt `n` times. Characters outside the vocabulary are read as unknown and listed."""
     starting = start_completion(services.engines, services.echoing, model, body, client=client_of(request))
@@ -72,7 +61,7 @@ async def complete(services: ServicesDep, request: Request, model: str, body: Co
     return Response(content, media_type="application/json")
 
 
-@router.post("/{model}/next", responses=error_responses(400, 404, 413, 415, 422, 429, 503))
+@router.post("/{model}/next", responses=_ERRORS)
 async def next_character(
     services: ServicesDep, request: Request, model: str, body: NextCreate
 ) -> DistributionBody:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
-from app.schemas.health import Alive, BackgroundLoop, Degradation, Readiness
+from app.schemas.health import Alive, Readiness
 from app.services.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["operations"])
@@ -56,23 +56,8 @@ async def readyz(services: ServicesDep, response: Response) -> Readiness:
     answer is 200 with the status `degraded`.
     """
     report = await anyio.to_thread.run_sync(services.readiness.report, limiter=services.health_threads)
-    if not report.is_ready:
-        response.status_code = 503
-    degraded = [Degradation(part=p.part, problem=p.problem, effect=p.effect) for p in report.problems]
-    return Readiness(
-        status="not_ready" if not report.is_ready else "degraded" if degraded else "ready",
-        down=report.down,
-        degraded=degraded,
-        background=[
-            BackgroundLoop(
-                name=loop.name,
-                last_beat_s=round(loop.seconds_since_beat, 1),
-                last_success_s=round(loop.seconds_since_success, 1),
-                errors=dict(loop.errors),
-            )
-            for loop in report.loops
-        ],
-    )
+    response.status_code = 503 if report.status == "not_ready" else 200
+    return report
 
 
 @router.get("/metrics", response_class=Response, responses=_EXPOSITION | error_responses(503))

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from app.http.access import AccessDep
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
-from app.http.event_streams import Events, EventStream, ServerEvent
+from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
 from app.schemas.jobs import EXAMPLE, EXAMPLE_EVENT, EventBody, JobBody, JobCancel, JobCreate
@@ -34,18 +34,11 @@ IdempotencyKey = Annotated[
 
 CancelBody = Annotated[JobCancel | None, Body(examples=[{"keep_best": True}])]
 
-_EVENTS_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "A list, or with `Accept: text/event-stream` a stream that ends with `done`, the job.",
-        "content": {
-            "application/json": {"example": {"object": "list", "data": [EXAMPLE_EVENT], "has_more": False}},
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": f"id: 3\nevent: metrics\ndata: {json.dumps(EXAMPLE_EVENT)}\n\n",
-            },
-        },
-    }
-}
+_EVENTS_ANSWER = stream_responses(
+    "A list, or with `Accept: text/event-stream` a stream that ends with `done`, the job.",
+    {"object": "list", "data": [EXAMPLE_EVENT], "has_more": False},
+    f"id: 3\nevent: metrics\ndata: {json.dumps(EXAMPLE_EVENT)}\n\n",
+)
 
 
 @router.post("", status_code=202, responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507))

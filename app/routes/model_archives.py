@@ -14,6 +14,7 @@ from app.http.access import AccessDep
 from app.http.corpus_transfer import RequestBody
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
+from app.http.line_streams import content_type
 from app.http.middleware import BodyRule
 from app.schemas.models import ModelBody
 from app.services import model_archives
@@ -123,9 +124,8 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _check_headers(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if media_type not in _MEDIA_TYPES or encoding != "identity":
+    if content_type(request.headers) not in _MEDIA_TYPES or encoding != "identity":
         raise UnsupportedMedia(
             f"send the model as an uncompressed tar file, with the header Content-Type: {MEDIA_TYPE}",
             param="body",
@@ -136,13 +136,7 @@ async def _receive(body: RequestBody, file: IO[bytes], *, max_bytes: int) -> Non
     too_large = TooLarge(
         f"the archive is larger than {max_bytes:,} bytes (NEXTCHAR_MAX_MODEL_BYTES)", code="model_too_large"
     )
-    if body.declared_bytes > max_bytes:
-        raise too_large
-    received_bytes = 0
-    async for piece in body.pieces():
-        received_bytes += len(piece)
-        if received_bytes > max_bytes:
-            raise too_large
+    async for piece in body.pieces(max_bytes, too_large):
         try:
             await run_in_threadpool(file.write, piece)
         except OSError as error:

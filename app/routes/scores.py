@@ -122,7 +122,7 @@ def _is_short(body: ScoreCreate) -> bool:
 
 async def _score_long(services: Services, request: Request, loaded: Loaded, body: ScoreCreate) -> bytes:
     """Score a long request, or one in a stored stream once it has the stream's lock."""
-    work = partial(_score_in_thread, services, loaded, body)
+    work = partial(_score, services, loaded, body)
     if not body.stream_id:
         return await services.long_scores.run(lambda check: work(check=check))
     size = loaded.engine.state_size
@@ -133,19 +133,6 @@ async def _score_long(services: Services, request: Request, loaded: Loaded, body
         return await services.long_scores.run(lambda check: work(turn=turn, check=check))
 
 
-def _score_in_thread(
-    services: Services,
-    loaded: Loaded,
-    body: ScoreCreate,
-    *,
-    check: Check = no_check,
-    turn: StreamLock | None = None,
-) -> bytes:
-    """Score with a hold on the model of this thread's own: the request may end first."""
-    with services.engines.use_again(loaded) as own:
-        return _score(services, own, body, check=check, turn=turn)
-
-
 def _score(
     services: Services,
     loaded: Loaded,
@@ -154,15 +141,22 @@ def _score(
     check: Check = no_check,
     turn: StreamLock | None = None,
 ) -> bytes:
-    """Return the answer as JSON."""
-    options = ScoreOptions(
-        body.detail, body.expected, body.false_alarms, adapt=body.adapt, explain=body.explain
-    )
-    calibration = services.calibrations.find(loaded.saved, body.calibration)
-    scorer = CalibratedScorer(loaded, calibration, options, check)
-    if body.text is not None:
-        return _score_text(scorer, body.text)
-    originals = [loaded.vocabulary.to_characters(line) for line in body.lines or []]
+    """Return the answer as JSON. The request may end before this thread, so it retains the model itself."""
+    with services.engines.use_again(loaded):
+        calibration = services.calibrations.find(loaded.saved, body.calibration)
+        scorer = CalibratedScorer(
+            loaded,
+            calibration,
+            ScoreOptions(
+                body.detail, body.expected, body.false_alarms, adapt=body.adapt, explain=body.explain
+            ),
+            check,
+        )
+        return _score_text(scorer, body.text) if body.text is not None else _score_lines(scorer, body, turn)
+
+
+def _score_lines(scorer: CalibratedScorer, body: ScoreCreate, turn: StreamLock | None) -> bytes:
+    originals = [scorer.loaded.vocabulary.to_characters(line) for line in body.lines or []]
     scorer.check_expected(originals)
     stream = None
     if turn is not None:

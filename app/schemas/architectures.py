@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from app.schemas.base import with_examples
 from models.config import ArchitectureName, NetworkConfig, Preset, TrainingConfig
 
 EXAMPLE: dict[str, Any] = {
@@ -41,7 +42,7 @@ class PresetBody(BaseModel):
 class ArchitectureBody(BaseModel):
     """One architecture: its defaults, which of them a job may change, and the lecture notes' result."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = with_examples(EXAMPLE)
 
     id: ArchitectureName = Field(description="What a job names as `architecture`.")
     object: Literal["architecture"] = "architecture"

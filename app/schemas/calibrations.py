@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.schemas.base import RequestBody
+from app.schemas.base import RequestBody, with_examples
 from store.ids import NAME_PATTERN
 
 EXAMPLE_CALIBRATION: dict[str, Any] = {
@@ -43,9 +43,7 @@ CalibrationName = Annotated[
 class CalibrateCreate(RequestBody):
     """Normal lines for a calibration: given here, or those of a corpus."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "web-1", "corpus": "access-log", "false_alarms": 0.001}]}
-    )
+    model_config = with_examples({"name": "web-1", "corpus": "access-log", "false_alarms": 0.001})
 
     name: CalibrationName = "default"
     lines: Annotated[list[Line], Field(min_length=1, max_length=1_000_000)] | None = Field(
@@ -82,7 +80,7 @@ class BucketBody(BaseModel):
 class CalibrationBody(BaseModel):
     """A calibration: the statistics of normal lines, which scores are based on."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CALIBRATION]})
+    model_config = with_examples(EXAMPLE_CALIBRATION)
 
     name: str
     lines: int = Field(description="The normal lines that it was made from.")

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from app.schemas.base import RequestBody
+from app.schemas.base import RequestBody, with_examples
 from models.runtime.request_validation import MAX_BEAM
 from models.runtime.requests import FinishReason, Precision, Until
 
@@ -48,8 +48,11 @@ EXAMPLE: dict[str, Any] = {
     "unknown_characters": [],
 }
 
-Prompt = Annotated[
-    str, Field(max_length=MAX_PROMPT_CHARACTERS, description="The text to complete; it may be empty.")
+Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+Prompt = Annotated[Text, Field(description="The text to complete; it may be empty.")]
+ModelInBody = Annotated[
+    str,
+    Field(max_length=128, description="Default: that of the query or the path, or the default model."),
 ]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -57,9 +60,7 @@ StopString = Annotated[str, Field(min_length=1, max_length=200)]
 class CompletionCreate(RequestBody):
     """Complete a prompt. Options that contradict each other are refused with a message that names both."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [EXAMPLE_CREATE, EXAMPLE_BEAM, EXAMPLE_DESCRIBED]}
-    )
+    model_config = with_examples(EXAMPLE_CREATE, EXAMPLE_BEAM, EXAMPLE_DESCRIBED)
 
     prompt: Prompt
     max_characters: int = Field(
@@ -204,7 +205,7 @@ class UsageBody(BaseModel):
 class CompletionBody(BaseModel):
     """All completions of a prompt."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = with_examples(EXAMPLE)
 
     object: Literal["completion"] = "completion"
     model: str = Field(description="The `name@version` that answered.")
@@ -243,7 +244,7 @@ class CompletionEnd(BaseModel):
 class NextCreate(RequestBody):
     """Request the distribution of the next character."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "phil", "top": 3}]})
+    model_config = with_examples({"prompt": "phil", "top": 3})
 
     prompt: Prompt
     top: int = Field(10, ge=1, le=1000, description="How many of the likeliest characters to return.")
@@ -262,17 +263,13 @@ class CandidateBody(BaseModel):
 class DistributionBody(BaseModel):
     """The distribution of the next character; the likeliest candidates first."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "object": "distribution",
-                    "model": "nietzsche@1",
-                    "entropy_bits": 0.4,
-                    "candidates": [{"character": "o", "probability": 0.93}],
-                    "unknown_characters": [],
-                }
-            ]
+    model_config = with_examples(
+        {
+            "object": "distribution",
+            "model": "nietzsche@1",
+            "entropy_bits": 0.4,
+            "candidates": [{"character": "o", "probability": 0.93}],
+            "unknown_characters": [],
         }
     )
 

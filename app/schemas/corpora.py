@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from app.schemas.base import with_examples
 from models.text.log_detection import TextKind
 from models.text.masks import NAMED
 from store.corpus_statistics import Encoding
@@ -49,7 +50,7 @@ class LogSampleBody(BaseModel):
 class CorpusBody(BaseModel):
     """One uploaded text. All lengths are in characters after Unicode NFC, except `bytes`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]}, from_attributes=True)
+    model_config = with_examples(EXAMPLE, from_attributes=True)
 
     id: str = Field(description="Derived from the bytes: the same text always has the same id.")
     object: Literal["corpus"] = "corpus"

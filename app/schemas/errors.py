@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from app.schemas.base import with_examples
 
 ErrorType = Literal[
     "invalid_request_error",
@@ -30,18 +32,14 @@ class ErrorDetail(BaseModel):
 class ErrorAnswer(BaseModel):
     """The body of every answer whose status is 4xx or 5xx."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "error": {
-                        "type": "not_found_error",
-                        "code": "model_not_found",
-                        "message": "there is no model 'nietsche'",
-                        "param": "model",
-                    }
-                }
-            ]
+    model_config = with_examples(
+        {
+            "error": {
+                "type": "not_found_error",
+                "code": "model_not_found",
+                "message": "there is no model 'nietsche'",
+                "param": "model",
+            }
         }
     )
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from app.schemas.base import RequestBody
+from app.schemas.base import RequestBody, with_examples
 from app.schemas.calibrations import EXAMPLE_CALIBRATION, CalibrationBody, CalibrationName, FalseAlarms, Line
 from app.schemas.scores import LineScore
 
@@ -15,11 +15,7 @@ MAX_EVALUATED_CHARACTERS = 5_000_000
 class EvaluateCreate(RequestBody):
     """Labeled lines, in chronological order."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"lines": ["GET /", "GET /'--"], "anomalous": [False, True], "worst": 5}]
-        }
-    )
+    model_config = with_examples({"lines": ["GET /", "GET /'--"], "anomalous": [False, True], "worst": 5})
 
     lines: Annotated[list[Line], Field(min_length=2, max_length=MAX_EVALUATED_LINES)] = Field(
         description="Without their newlines; together at most 5,000,000 characters."
@@ -117,7 +113,7 @@ EXAMPLE_EVALUATION: dict[str, Any] = {
 class EvaluationBody(BaseModel):
     """How well the model separates anomalous lines from normal ones, compared with baselines."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_EVALUATION]})
+    model_config = with_examples(EXAMPLE_EVALUATION)
 
     object: Literal["evaluation"] = "evaluation"
     model: str

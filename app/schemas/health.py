@@ -2,13 +2,15 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from app.schemas.base import with_examples
 
 
 class Alive(BaseModel):
     """The process is running."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+    model_config = with_examples({"status": "ok"})
 
     status: Literal["ok"] = "ok"
 
@@ -33,18 +35,12 @@ class BackgroundLoop(BaseModel):
 class Readiness(BaseModel):
     """Whether models can be served, and which parts do not work."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "status": "ready",
-                    "down": [],
-                    "degraded": [],
-                    "background": [
-                        {"name": "reconciler", "last_beat_s": 1.2, "last_success_s": 1.2, "errors": {}}
-                    ],
-                }
-            ]
+    model_config = with_examples(
+        {
+            "status": "ready",
+            "down": [],
+            "degraded": [],
+            "background": [{"name": "reconciler", "last_beat_s": 1.2, "last_success_s": 1.2, "errors": {}}],
         }
     )
 

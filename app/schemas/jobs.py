@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas.base import RequestBody
+from app.schemas.base import RequestBody, with_examples
 from models.config import ArchitectureName, Budget, Mix, NetworkConfig, Preset, TrainingConfig
 from models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
 from models.text.vocabulary import Alphabet
@@ -61,7 +61,7 @@ EXAMPLE_EVENT: dict[str, Any] = {
 class BudgetBody(Budget):
     """When training ends: exactly one of the three."""
 
-    model_config = ConfigDict(strict=True, json_schema_extra={"examples": [{"seconds": 120}]})
+    model_config = with_examples({"seconds": 120}, strict=True)
 
 
 class NetworkOverride(RequestBody):
@@ -99,7 +99,7 @@ class TrainingOverride(RequestBody):
 class JobCreate(RequestBody):
     """Train a network on a corpus and publish it as the next version of `name`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CREATE]})
+    model_config = with_examples(EXAMPLE_CREATE)
 
     corpus: str = Field(max_length=128, description="The id or name of an uploaded corpus.")
     name: str = Field(
@@ -161,7 +161,7 @@ class JobCreate(RequestBody):
 class JobCancel(RequestBody):
     """How to end a job."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"keep_best": True}]})
+    model_config = with_examples({"keep_best": True})
 
     keep_best: bool = Field(
         False,
@@ -203,7 +203,7 @@ class JobErrorBody(BaseModel):
 class JobBody(BaseModel):
     """A training job in its present state."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = with_examples(EXAMPLE)
 
     id: str
     object: Literal["job"] = "job"
@@ -247,7 +247,7 @@ class JobBody(BaseModel):
 class EventBody(BaseModel):
     """An event of a job."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_EVENT]})
+    model_config = with_examples(EXAMPLE_EVENT)
 
     id: int = Field(description="Increases with every event of the job; for `Last-Event-ID` and `after`.")
     at: float = Field(description="When it happened. Unix seconds, UTC.")

@@ -3,7 +3,9 @@
 from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from app.schemas.base import with_examples
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -27,10 +29,8 @@ class Page(BaseModel, Generic[T]):
 class Deleted(BaseModel):
     """The deleted resource."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"id": "nietzsche@1", "object": "model", "deleted": True}]}
-    )
+    model_config = with_examples({"id": "nietzsche@1", "object": "model", "deleted": True})
 
     id: str
-    object: Literal["corpus", "model"]
+    object: Literal["corpus", "file", "model"]
     deleted: Literal[True] = True

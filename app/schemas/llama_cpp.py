@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from app.schemas.completions import MAX_PROMPT_CHARACTERS, StopString
+from app.schemas.base import with_examples
+from app.schemas.completions import ModelInBody, StopString, Text
 
 MAX_PREDICT = 2000
 
@@ -29,13 +30,11 @@ EXAMPLE: dict[str, Any] = {
     "timings": {"prompt_n": 1, "predicted_n": 7},
 }
 
-Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
-
 
 class InfillCreate(BaseModel):
     """The text around the cursor, and limits of the completion. A token is a character."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, json_schema_extra={"examples": [EXAMPLE_CREATE]})
+    model_config = with_examples(EXAMPLE_CREATE, extra="ignore", frozen=True)
 
     input_prefix: Text = Field("", description="The lines before the cursor's.")
     prompt: Text = Field("", description="The cursor's line up to the cursor.")
@@ -63,9 +62,7 @@ class InfillCreate(BaseModel):
     min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = Field(None, description="-1: a new seed each time.")
     stream: bool = False
-    model: str = Field(
-        "", max_length=128, description="Default: that of the query or the path, or the default model."
-    )
+    model: ModelInBody = ""
     response_fields: list[str] | None = Field(
         None, description="Answer with only these fields, such as content or timings/prompt_n."
     )
@@ -88,7 +85,7 @@ class Timings(BaseModel):
 class Infill(BaseModel):
     """The answer, and the last event of a stream."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = with_examples(EXAMPLE)
 
     index: Literal[0] = 0
     content: str
@@ -110,14 +107,6 @@ class InfillPiece(BaseModel):
     stop: Literal[False] = False
 
 
-class Health(BaseModel):
-    """The server is running, in llama.cpp's form."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
-
-    status: Literal["ok"] = "ok"
-
-
 class GenerationSettings(BaseModel):
     """Limits of a request."""
 
@@ -128,18 +117,14 @@ class GenerationSettings(BaseModel):
 class Props(BaseModel):
     """Properties of the server, in llama.cpp's form."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "default_generation_settings": {"n_ctx": 1000000, "n_predict": 2000},
-                    "total_slots": 64,
-                    "model_alias": "code@3",
-                    "model_path": "code@3",
-                    "chat_template": "",
-                    "build_info": "nextchar",
-                }
-            ]
+    model_config = with_examples(
+        {
+            "default_generation_settings": {"n_ctx": 1000000, "n_predict": 2000},
+            "total_slots": 64,
+            "model_alias": "code@3",
+            "model_path": "code@3",
+            "chat_template": "",
+            "build_info": "nextchar",
         }
     )
 

@@ -2,12 +2,12 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, Field, computed_field
 
-from app.schemas.base import RequestBody
+from app.schemas.base import RequestBody, with_examples
 from app.schemas.lists import Page
 from models.config import NetworkConfig, TrainingConfig
-from models.saved_model import Card
+from models.saved_model import Card, FileEntry
 from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 
@@ -35,12 +35,8 @@ EXAMPLE: dict[str, Any] = {
 class ModelSummary(BaseModel):
     """One version of a model, in a list."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {k: v for k, v in EXAMPLE.items() if k not in ("training", "characters", "report", "files")}
-            ]
-        }
+    model_config = with_examples(
+        {k: v for k, v in EXAMPLE.items() if k not in ("training", "characters", "report", "files")}
     )
 
     id: str = Field(description="`name@version`; in calls, the bare name means the newest version.")
@@ -71,15 +67,11 @@ class ModelSummary(BaseModel):
 class DamagedModel(BaseModel):
     """A version that cannot be used because its card is damaged or of a newer format."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "nietzsche@2",
-                    "code": "model_damaged",
-                    "message": "model_cards/nietzsche/000002.json is damaged: it is not a JSON object",
-                }
-            ]
+    model_config = with_examples(
+        {
+            "id": "nietzsche@2",
+            "code": "model_damaged",
+            "message": "model_cards/nietzsche/000002.json is damaged: it is not a JSON object",
         }
     )
 
@@ -99,22 +91,15 @@ class ModelPage(Page[ModelSummary]):
 class ModelRename(RequestBody):
     """A new name for one version of a model."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "nietzsche-small"}]})
+    model_config = with_examples({"name": "nietzsche-small"})
 
     name: str = Field(pattern=f"^{NAME_PATTERN}$", description="The new name.")
-
-
-class ModelFile(BaseModel):
-    """A file that can be downloaded from `/v1/models/{model}/files/{name}`."""
-
-    bytes: int
-    sha256: str
 
 
 class ModelBody(ModelSummary):
     """One version of a model, with all information of its card."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = with_examples(EXAMPLE)
 
     training: TrainingConfig
     alphabet: Alphabet = Field(
@@ -122,4 +107,6 @@ class ModelBody(ModelSummary):
     )
     characters: str = Field(description="Its vocabulary, in code point order; bytes are U+0000 to U+00FF.")
     report: dict[str, Any] = Field(description="Results of the training run.")
-    files: dict[str, ModelFile]
+    files: dict[str, FileEntry] = Field(
+        description="Those that `/v1/models/{model}/files/{name}` returns, by name."
+    )

@@ -5,14 +5,15 @@ docs/reference/openai-api.md lists for every field whether it is supported, appr
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from app.schemas.base import RequestBody
+from app.schemas.base import RequestBody, with_examples
 from app.schemas.completions import (
     MAX_COMPLETION_CHARACTERS,
     MAX_COMPLETIONS,
     MAX_PROMPT_CHARACTERS,
     StopString,
+    Text,
 )
 from models.runtime.requests import Precision, Until
 
@@ -44,7 +45,6 @@ EXAMPLE: dict[str, Any] = {
     },
 }
 
-Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 Id = Annotated[int, Field(ge=0)]
 Ids = Annotated[list[Id], Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 Prompts = (
@@ -67,7 +67,7 @@ class StreamOptions(RequestBody):
 class OpenAICompletionCreate(RequestBody):
     """Go on from one prompt or several, as OpenAI's SDKs ask for it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CREATE]})
+    model_config = with_examples(EXAMPLE_CREATE)
 
     model: str = Field("", max_length=128, description="Empty: the default model.")
     prompt: Prompts | None = Field(
@@ -157,7 +157,7 @@ class OpenAIUsage(BaseModel):
 class OpenAICompletion(BaseModel):
     """The answer, and each chunk of a stream."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = with_examples(EXAMPLE)
 
     id: str
     object: Literal["text_completion"] = "text_completion"

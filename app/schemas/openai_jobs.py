@@ -5,9 +5,9 @@ docs/reference/openai-api.md lists for every field whether it is supported, appr
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from app.schemas.base import RequestBody
+from app.schemas.base import RequestBody, with_examples
 from store.jobs import JobStatus
 
 EXAMPLE_FILE: dict[str, Any] = {
@@ -30,6 +30,8 @@ EXAMPLE_CREATE: dict[str, Any] = {
     "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}},
 }
 
+_EXAMPLE_USED = {"n_epochs": 4, "batch_size": 32, "learning_rate_multiplier": "auto"}
+
 EXAMPLE_JOB: dict[str, Any] = {
     "id": "job_0197c2a1b3c4d5e6f7a8b",
     "object": "fine_tuning.job",
@@ -42,13 +44,8 @@ EXAMPLE_JOB: dict[str, Any] = {
     "training_file": "corpus_98b1f0a4c2d5e6f708192a3b",
     "validation_file": None,
     "result_files": [],
-    "hyperparameters": {"n_epochs": 4, "batch_size": 32, "learning_rate_multiplier": "auto"},
-    "method": {
-        "type": "supervised",
-        "supervised": {
-            "hyperparameters": {"n_epochs": 4, "batch_size": 32, "learning_rate_multiplier": "auto"}
-        },
-    },
+    "hyperparameters": _EXAMPLE_USED,
+    "method": {"type": "supervised", "supervised": {"hyperparameters": _EXAMPLE_USED}},
     "seed": 7,
     "trained_tokens": None,
     "organization_id": "nextchar",
@@ -83,7 +80,7 @@ Auto = Literal["auto"]
 class FileBody(BaseModel):
     """An uploaded text: a corpus, under the same id."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_FILE]})
+    model_config = with_examples(EXAMPLE_FILE)
 
     id: str
     object: Literal["file"] = "file"
@@ -94,20 +91,6 @@ class FileBody(BaseModel):
     status: Literal["processed"] = "processed"
     expires_at: None = None
     status_details: None = None
-
-
-class FileDeleted(BaseModel):
-    """The deleted file."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"id": "corpus_98b1f0a4c2d5e6f708192a3b", "object": "file", "deleted": True}]
-        }
-    )
-
-    id: str
-    object: Literal["file"] = "file"
-    deleted: Literal[True] = True
 
 
 class Hyperparameters(RequestBody):
@@ -140,7 +123,7 @@ class MethodBody(RequestBody):
 class FineTuningJobCreate(RequestBody):
     """Train a model on an uploaded file."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CREATE]})
+    model_config = with_examples(EXAMPLE_CREATE)
 
     model: str = Field(
         min_length=1,
@@ -168,19 +151,6 @@ class FineTuningJobCreate(RequestBody):
     )
 
 
-class UsedSupervised(BaseModel):
-    """The hyperparameters that were used."""
-
-    hyperparameters: Hyperparameters
-
-
-class UsedMethod(BaseModel):
-    """The method that was used."""
-
-    type: Literal["supervised"] = "supervised"
-    supervised: UsedSupervised
-
-
 class FineTuningError(BaseModel):
     """Why a job failed."""
 
@@ -192,7 +162,7 @@ class FineTuningError(BaseModel):
 class FineTuningJob(BaseModel):
     """A training job, under the same id."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_JOB]})
+    model_config = with_examples(EXAMPLE_JOB)
 
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -208,7 +178,7 @@ class FineTuningJob(BaseModel):
     validation_file: str | None
     result_files: list[str] = Field(description="Always empty: the metrics are in the events.")
     hyperparameters: Hyperparameters
-    method: UsedMethod
+    method: MethodBody
     seed: int
     trained_tokens: int | None = Field(description="Characters that training has read, after its end.")
     organization_id: Literal["nextchar"] = "nextchar"
@@ -220,7 +190,7 @@ class FineTuningJob(BaseModel):
 class FineTuningEvent(BaseModel):
     """An event of a job."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_EVENT]})
+    model_config = with_examples(EXAMPLE_EVENT)
 
     id: str
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
@@ -243,7 +213,7 @@ class CheckpointMetrics(BaseModel):
 class FineTuningCheckpoint(BaseModel):
     """An evaluation of a job. Only the best weights are kept, as the model."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_CHECKPOINT]})
+    model_config = with_examples(EXAMPLE_CHECKPOINT)
 
     id: str
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"

@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.schemas.base import RequestBody
+from app.schemas.base import RequestBody, with_examples
 from app.schemas.calibrations import EXAMPLE_CALIBRATION, CalibrationBody, CalibrationName, FalseAlarms, Line
+from app.schemas.completions import CandidateBody
 
 MAX_SCORED_CHARACTERS = 1_000_000
 MAX_LINES = 10_000
@@ -59,13 +60,8 @@ Adapt = Annotated[
 class ScoreCreate(RequestBody):
     """Score a text as a whole, or each of several lines; all are read as if after a newline."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"text": "the soul"},
-                {"lines": ["GET /", "GET /'--"], "detail": "line", "false_alarms": 0.001},
-            ]
-        }
+    model_config = with_examples(
+        {"text": "the soul"}, {"lines": ["GET /", "GET /'--"], "detail": "line", "false_alarms": 0.001}
     )
 
     text: str | None = Field(None, min_length=1, max_length=MAX_SCORED_CHARACTERS)
@@ -130,13 +126,6 @@ class Span(BaseModel):
     )
 
 
-class Expected(BaseModel):
-    """A character that the model expected, with its probability."""
-
-    character: str
-    probability: float
-
-
 class LineScore(BaseModel):
     """The score of one line. Fields that were not requested, or need a calibration, are null."""
 
@@ -160,7 +149,7 @@ class LineScore(BaseModel):
         " anomalous lines, for about a second; send a line alone to have it explained.",
     )
     bits: list[float] | None = Field(None, description="Surprisal of each character, -log2 p.")
-    expected: list[list[Expected]] | None = Field(
+    expected: list[list[CandidateBody]] | None = Field(
         None, description="The likeliest characters at each position."
     )
 
@@ -181,7 +170,7 @@ class StreamBody(BaseModel):
 class ScoreBody(BaseModel):
     """Surprisal in bits: in total, and of the text or of each line."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = with_examples(EXAMPLE)
 
     object: Literal["score"] = "score"
     model: str = Field(description="The model as `name@version`.")
@@ -201,7 +190,7 @@ class ScoreBody(BaseModel):
         None,
         description="Of each character of `text`; null for lines, or if not requested.",
     )
-    expected: list[list[Expected]] | None = Field(None, description="At each character of `text`.")
+    expected: list[list[CandidateBody]] | None = Field(None, description="At each character of `text`.")
     lines: list[LineScore] | None = Field(None, description="In the order of the request; null for `text`.")
     false_alarms: float | None = Field(None, description="The rate that was used; null without calibration.")
     threshold: float | None = Field(

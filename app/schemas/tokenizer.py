@@ -2,11 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from app.schemas.completions import MAX_PROMPT_CHARACTERS
-
-Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+from app.schemas.base import with_examples
+from app.schemas.completions import MAX_PROMPT_CHARACTERS, ModelInBody, Text
 
 EXAMPLE_INFO: dict[str, Any] = {
     "tokenizer_class": "characters",
@@ -23,15 +22,9 @@ EXAMPLE_INFO: dict[str, Any] = {
 class TokenizeCreate(BaseModel):
     """The text is `prompt` (vLLM) or `content` (llama.cpp). Unknown fields are ignored."""
 
-    model_config = ConfigDict(
-        extra="ignore",
-        frozen=True,
-        json_schema_extra={"examples": [{"model": "nietzsche", "prompt": "soul"}]},
-    )
+    model_config = with_examples({"model": "nietzsche", "prompt": "soul"}, extra="ignore", frozen=True)
 
-    model: str = Field(
-        "", max_length=128, description="Default: that of the query or the path, or the default model."
-    )
+    model: ModelInBody = ""
     prompt: Text | None = None
     content: Text | None = None
 
@@ -45,9 +38,7 @@ class TokenizeCreate(BaseModel):
 class Tokens(BaseModel):
     """One id per character of the text in Unicode NFC."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"count": 4, "max_model_len": 1000000, "tokens": [70, 66, 72, 63]}]}
-    )
+    model_config = with_examples({"count": 4, "max_model_len": 1000000, "tokens": [70, 66, 72, 63]})
 
     count: int
     max_model_len: int = Field(description="Maximum prompt length, in characters.")
@@ -57,22 +48,18 @@ class Tokens(BaseModel):
 class DetokenizeCreate(BaseModel):
     """Ids, as /tokenize returns them."""
 
-    model_config = ConfigDict(
-        extra="ignore",
-        frozen=True,
-        json_schema_extra={"examples": [{"model": "nietzsche", "tokens": [70, 66, 72, 63]}]},
+    model_config = with_examples(
+        {"model": "nietzsche", "tokens": [70, 66, 72, 63]}, extra="ignore", frozen=True
     )
 
-    model: str = Field(
-        "", max_length=128, description="Default: that of the query or the path, or the default model."
-    )
+    model: ModelInBody = ""
     tokens: list[Annotated[int, Field(ge=0)]] = Field(max_length=MAX_PROMPT_CHARACTERS)
 
 
 class Detokenized(BaseModel):
     """The text, as `prompt` (vLLM) and as `content` (llama.cpp)."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "soul", "content": "soul"}]})
+    model_config = with_examples({"prompt": "soul", "content": "soul"})
 
     prompt: str
     content: str
@@ -81,7 +68,7 @@ class Detokenized(BaseModel):
 class TokenizerInfo(BaseModel):
     """A description of a model's vocabulary."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_INFO]})
+    model_config = with_examples(EXAMPLE_INFO)
 
     tokenizer_class: Literal["characters", "bytes"] = Field(
         description="The unit of a token: a code point after Unicode NFC, or a byte of UTF-8."

@@ -20,12 +20,7 @@ from store.models import DamagedModel, Models
 
 @dataclass(frozen=True)
 class Access:
-    """The models, jobs and corpora that one caller can access.
-
-    Args:
-        key: the caller's API key; None without one.
-        models, jobs, corpora: the records that are filtered.
-    """
+    """The models, jobs and corpora that one caller can access; `key` is None without an API key."""
 
     key: Key | None
     models: Models

@@ -21,12 +21,9 @@ def calibrate(
 ) -> Calibration:
     """Return the calibration of normal lines.
 
-    Args:
-        loaded: the model.
-        lines: as characters of the model, in any number; those of a corpus as they are read.
-        characters: about how many characters the lines have together.
-        buckets: how many, by line length.
-        check: called between pieces of work; what it raises ends it.
+    `lines` are characters of the model, about `characters` of them in all; they are read as they are needed.
+    `buckets` is the number of buckets by line length. What `check`, called between pieces of work, raises
+    ends it.
 
     Raises:
         InvalidInput: there are too few lines.

@@ -92,7 +92,8 @@ class RunningCompletion:
     def _on_event(self, event: Event) -> None:
         """Called in the engine's thread."""
         self._arrived.append(event)
-        if self._has_too_many_unread() and self._ticket:
+        is_behind = self._is_stream and not self._is_paused and len(self._arrived) > MAX_UNREAD_EVENTS
+        if is_behind and self._ticket:
             self._ticket.pause()
             self._is_paused = True  # after pausing, because the event loop resumes what is marked as paused
         elif not isinstance(event, Usage | Failed):
@@ -105,9 +106,6 @@ class RunningCompletion:
             self._is_waking = True  # until the loop has run, further wake-ups are redundant
             with contextlib.suppress(RuntimeError):  # the loop is closed: the application has stopped
                 self._loop.call_soon_threadsafe(self._wake)
-
-    def _has_too_many_unread(self) -> bool:
-        return self._is_stream and not self._is_paused and len(self._arrived) > MAX_UNREAD_EVENTS
 
     def _wake(self) -> None:
         self._is_waking = False  # before the arrived events are read

@@ -61,13 +61,8 @@ def evaluate(
 ) -> EvaluationBody:
     """Evaluate a model on labeled lines.
 
-    Args:
-        loaded: the model.
-        body: the lines and how they are split.
-        check: called between pieces of work; what it raises ends it.
-        calibrations: where the model's calibration is read from.
-        corpora: where the model's training text is read from.
-        may_read: whether the caller may read the corpus of an id; if not, it is treated like a deleted one.
+    `check` is called between pieces of work; what it raises ends it. A corpus that the caller may not read,
+    by `may_read` of its id, is treated like a deleted one.
 
     Raises:
         InvalidInput: only one kind of line, or too few normal ones to calibrate with.

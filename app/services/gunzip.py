@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator
 
+from app.errors import UnsupportedMedia
 from models.errors import InvalidInput
 
 PIECE_BYTES = 1 << 20
@@ -47,6 +48,22 @@ class Gunzip:
         """Check that the last member is complete. Raises InvalidInput."""
         if self._fed and not self._inflate.eof:
             raise _broken_gzip("it ends too early")
+
+
+def gunzip_of(content_encoding: str) -> Gunzip | None:
+    """Return the decoder of a body with this Content-Encoding, None if it is not encoded.
+
+    Raises:
+        UnsupportedMedia: it is neither `identity` nor gzip.
+    """
+    encoding = content_encoding.strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        raise UnsupportedMedia(
+            f"Content-Encoding {encoding!r} is not supported; send the text unencoded or with gzip",
+            code="unsupported_encoding",
+            param="body",
+        )
+    return Gunzip() if encoding != "identity" else None
 
 
 def _broken_gzip(why: str) -> InvalidInput:

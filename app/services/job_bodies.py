@@ -6,22 +6,11 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from app.schemas.jobs import JobBody, JobErrorBody, ProgressBody
-from store.jobs import Job, JobStatus
+from store.jobs import Job, JobRequest, JobStatus
 from store.live import Live
 from store.queue import TrainingQueue
 
-_REQUEST_FIELDS = (
-    "name",
-    "corpus",
-    "network",
-    "training",
-    "alphabet",
-    "coverage",
-    "start_from",
-    "masks",
-    "masked_by_default",
-    "mix",
-)
+_REQUEST_FIELDS = JobBody.model_fields.keys() & JobRequest.model_fields.keys()
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,7 @@ class JobBodies:
             asked=asked,
             model=job.model,
             progress=ProgressBody(**progress) if progress else None,
-            error=JobErrorBody(**job.error.model_dump()) if job.error else None,
-            pause_reason=JobErrorBody(**job.pause_reason.model_dump()) if job.pause_reason else None,
+            error=job.error and JobErrorBody(**job.error.model_dump()),
+            pause_reason=job.pause_reason and JobErrorBody(**job.pause_reason.model_dump()),
             **{field: getattr(job.request, field) for field in _REQUEST_FIELDS},
         )

@@ -1,12 +1,13 @@
 """Creation of a training job: access checks, the plan, the queue."""
 
+import contextlib
+from collections.abc import Iterator
+
 from app.schemas.jobs import JobCreate
 from app.services.access import Access
 from app.services.job_control import JobControl
 from app.services.job_plans import plan
 from models.errors import NotFound
-from models.saved_model import Card
-from store.corpora import Corpus
 from store.jobs import Job
 
 
@@ -34,30 +35,28 @@ def create_job(
     key = access.scoped_idempotency_key(idempotency_key)
     if key and (job := control.submitted(key, text)):
         return job
+    corpus = access.get_corpus(body.corpus)
+    with _as("start_from"):
+        start = access.models.get(body.start_from).card if body.start_from is not None else None
+    with _as("mix.corpus"):
+        second = access.get_corpus(body.mix.corpus) if body.mix else None
+    with _as("mix.teacher"):
+        teacher_card = access.models.get(teacher).card if teacher is not None else None
     request = plan(
         body,
-        access.get_corpus(body.corpus),
+        corpus,
         memory_limit_bytes=memory_limit_bytes,
-        start=_card(access, "start_from", body.start_from),
-        second=_second_corpus(access, body),
-        teacher=_card(access, "mix.teacher", teacher),
+        start=start,
+        second=second,
+        teacher=teacher_card,
     )
     return control.submit(request, key=key, body=text)
 
 
-def _card(access: Access, field: str, reference: str | None) -> Card | None:
-    if reference is None:
-        return None
+@contextlib.contextmanager
+def _as(field: str) -> Iterator[None]:
+    """Name the field of the request in a NotFound."""
     try:
-        return access.models.get(reference).card
+        yield
     except NotFound as error:
         raise NotFound(f"{field}: {error.message}", code=error.code, param=field) from None
-
-
-def _second_corpus(access: Access, body: JobCreate) -> Corpus | None:
-    if body.mix is None:
-        return None
-    try:
-        return access.get_corpus(body.mix.corpus)
-    except NotFound as error:
-        raise NotFound(f"mix.corpus: {error.message}", code=error.code, param="mix.corpus") from None

@@ -50,11 +50,6 @@ async def follow(
             new = await in_thread(partial(events_so_far, event_log, live, job_id, after=after))
             continue
         await anyio.sleep(POLL_S)
-        new = await in_thread(_new_in_redis, live, job_id, after)
-
-
-def _new_in_redis(live: Live, job_id: str, after: int) -> list[JsonEvent]:
-    try:
-        return live.events(job_id, after=after)
-    except (RedisError, OSError):
-        return []  # the log is read at the end
+        new = []
+        with contextlib.suppress(RedisError, OSError):  # the log is read at the end
+            new = await in_thread(partial(live.events, job_id, after=after))

@@ -35,13 +35,8 @@ def plan(
 ) -> JobRequest:
     """Return the complete request for a job on `corpus`.
 
-    Args:
-        body: the client's request.
-        corpus: the corpus that it names.
-        memory_limit_bytes: the largest estimate of a network's training memory.
-        start: the model in `start_from`, whose weights training starts from.
-        second: the corpus in `mix`.
-        teacher: the model in `mix`.
+    `start` is the model in `start_from`, `second` and `teacher` are the corpus and the model in `mix`.
+    `memory_limit_bytes` limits the estimate of a network's training memory.
 
     Raises:
         InvalidInput: the corpus is too small (code `corpus_too_small`), the network too large for the

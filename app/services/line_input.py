@@ -54,13 +54,18 @@ class LineSplitter:
         if self._held:
             yield self._end()
 
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the current line already has more bytes than the maximum."""
+        return self._skipped > 0
+
     def _hold(self, part: bytes) -> None:
         room = self._max_bytes - len(self._held)
         self._held += part[:room]
         self._skipped += max(0, len(part) - room)
 
     def _end(self) -> RawLine:
-        line = RawLine(self._offset, bytes(self._held), self._skipped > 0)
+        line = RawLine(self._offset, bytes(self._held), self.is_too_long)
         self._offset += len(self._held) + self._skipped
         self._held.clear()
         self._skipped = 0
@@ -139,17 +144,8 @@ def _is_writable(value: Any) -> bool:
 
 
 def _is_nested_deeper(value: Any, max_depth: int) -> bool:
-    level = [value]
-    for _ in range(max_depth):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return False
-    return True
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return max_depth == 0 or any(_is_nested_deeper(part, max_depth - 1) for part in inner)
 
 
 def _decode_utf8(data: bytes, raw: RawLine, meta: dict[str, Any]) -> str:

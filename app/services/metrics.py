@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -67,15 +68,7 @@ class Metrics:
             "When this process started, in Unix seconds; distinguishes several processes on one port.",
             registry=self._registry,
         ).set(time.time())
-        self._registry.register(_LoopCollector(loops))
-        self._registry.register(_StateCollector(jobs, queue, engines))
-        if keys:
-            Gauge(
-                "nextchar_api_keys_file_errors",
-                "Invalid lines in the file of API keys; 1 if it cannot be read.",
-                registry=self._registry,
-            ).set_function(lambda: len(keys.problems))
-        self._registry.register(_DamagedCollector(models))
+        self._registry.register(_Collector(jobs, models, queue, engines, loops, keys))
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
@@ -90,16 +83,42 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _LoopCollector:
-    def __init__(self, loops: Sequence[BackgroundLoop]) -> None:
-        self._loops = loops
+@dataclass(eq=False)
+class _Collector:
+    """Reads the gauges when they are scraped; those of a part that does not answer are omitted."""
+
+    jobs: Jobs
+    models: Models
+    queue: TrainingQueue
+    engines: Engines
+    loops: Sequence[BackgroundLoop]
+    keys: KeyFile | None
 
     def describe(self) -> list[Metric]:
         """Return no metrics: registration must not read the storage."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of the background loops."""
+        """Yield the metrics."""
+        yield from self._loops()
+        yield from self._jobs_and_queue()
+        yield from self._engines()
+        if self.keys:
+            yield GaugeMetricFamily(
+                "nextchar_api_keys_file_errors",
+                "Invalid lines in the file of API keys; 1 if it cannot be read.",
+                value=len(self.keys.problems),
+            )
+        with contextlib.suppress(DomainError, OSError):
+            family = GaugeMetricFamily(
+                "nextchar_damaged_records",
+                "Unreadable records in storage, which are omitted from lists.",
+                labels=["kind"],
+            )
+            family.add_metric(["model"], len(self.models.survey()[1]))
+            yield family
+
+    def _loops(self) -> Iterator[Metric]:
         beat = GaugeMetricFamily(
             "nextchar_background_last_beat_seconds",
             "Seconds since a background loop's last iteration ended; grows while it hangs.",
@@ -115,72 +134,37 @@ class _LoopCollector:
             "Failed iterations of a background loop, by type of error.",
             labels=["name", "error"],
         )
-        for status in (loop.status() for loop in self._loops):
+        for status in (loop.status() for loop in self.loops):
             beat.add_metric([status.name], status.seconds_since_beat)
             success.add_metric([status.name], status.seconds_since_success)
             for error, count in status.errors.items():
                 errors.add_metric([status.name, error], count)
         yield from (beat, success, errors)
 
-
-class _StateCollector:
-    def __init__(self, jobs: Jobs, queue: TrainingQueue, engines: Engines) -> None:
-        self._jobs, self._queue, self._engines = jobs, queue, engines
-
-    def describe(self) -> list[Metric]:
-        """Return no metrics: registration must not read the storage."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the gauges."""
+    def _jobs_and_queue(self) -> Iterator[Metric]:
         by_status = GaugeMetricFamily("nextchar_jobs", "Jobs by status.", labels=["status"])
-        try:
-            tally = Tally(job.status for job in self._jobs.all())
+        storage_up = redis_up = 0
+        with contextlib.suppress(DomainError, OSError):
+            tally = Tally(job.status for job in self.jobs.all())
+            storage_up = 1
             for status in JobStatus:
                 by_status.add_metric([status], tally[status])
             yield by_status
-            storage_up = 1
-        except (DomainError, OSError):
-            storage_up = 0
         yield GaugeMetricFamily("nextchar_storage_up", "Whether the storage can be read.", value=storage_up)
-
-        try:
-            depth = len(self._queue.waiting())
-            yield GaugeMetricFamily("nextchar_queue_depth", "Jobs waiting in the queue.", value=depth)
+        with contextlib.suppress(RedisError, OSError):
+            depth = len(self.queue.waiting())
             redis_up = 1
-        except (RedisError, OSError):
-            redis_up = 0
+            yield GaugeMetricFamily("nextchar_queue_depth", "Jobs waiting in the queue.", value=depth)
         yield GaugeMetricFamily("nextchar_redis_up", "Whether Redis answers.", value=redis_up)
 
-        loaded = self._engines.stats()
+    def _engines(self) -> Iterator[Metric]:
+        loaded = self.engines.stats()
         yield GaugeMetricFamily("nextchar_models_loaded", "Models in memory.", value=len(loaded))
-        names = sorted({name for stats in loaded.values() for name in stats})
-        for name in names:
+        for name in sorted({name for stats in loaded.values() for name in stats}):
             family = GaugeMetricFamily(
                 f"nextchar_engine_{name}", f"{name} of a loaded model.", labels=["model"]
             )
             for model, stats in loaded.items():
                 if name in stats:
                     family.add_metric([model], stats[name])
-            yield family
-
-
-class _DamagedCollector:
-    def __init__(self, models: Models) -> None:
-        self._models = models
-
-    def describe(self) -> list[Metric]:
-        """Return no metrics: registration must not read the storage."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the gauge, unless the storage cannot be read."""
-        with contextlib.suppress(DomainError, OSError):
-            damaged = self._models.survey()[1]
-            family = GaugeMetricFamily(
-                "nextchar_damaged_records",
-                "Unreadable records in storage, which are omitted from lists.",
-                labels=["kind"],
-            )
-            family.add_metric(["model"], len(damaged))
             yield family

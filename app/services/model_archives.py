@@ -113,7 +113,7 @@ def read_archive(file: IO[bytes], *, max_bytes: int) -> tuple[Card, Mapping[str,
             raise _invalid(f"it lacks the file {name} that its card names")
     files = _ArchiveFiles(file, {name: entries[name] for name in card.files if name not in _NOT_IMPORTED})
     for name in files:
-        _check_file(files, name, max_bytes)
+        _check_file(files, name, card.files[name].bytes, max_bytes)
     return card, files
 
 
@@ -122,10 +122,6 @@ class _ArchiveFiles(Mapping[str, bytes]):
 
     def __init__(self, file: IO[bytes], entries: Mapping[str, tuple[int, int]]) -> None:
         self._file, self._entries = file, entries
-
-    def size(self, name: str) -> int:
-        """Return an entry's length in bytes."""
-        return self._entries[name][1]
 
     def __getitem__(self, name: str) -> bytes:
         offset, size = self._entries[name]
@@ -201,17 +197,18 @@ def _read_card(file: IO[bytes], entry: tuple[int, int] | None) -> Card:
         raise _invalid(error.message) from None
 
 
-def _check_file(files: "_ArchiveFiles", name: str, max_bytes: int) -> None:
+def _check_file(files: Mapping[str, bytes], name: str, size: int, max_bytes: int) -> None:
     if name.endswith(".npz"):
         _check_npz(files[name], name, max_bytes)
     elif name.endswith(".onnx") and b"location" in files[name]:  # the key of a path to external data
         raise _invalid(f"{name} refers to data outside the file")
     elif name.endswith(".json"):
-        _check_json(files, name)
+        if size > _MAX_JSON_BYTES:
+            raise _invalid(f"{name} is larger than {_MAX_JSON_BYTES:,} bytes")
+        _check_json(files[name], name)
 
 
 def _check_npz(data: bytes, name: str, max_bytes: int) -> None:
-
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
@@ -221,11 +218,9 @@ def _check_npz(data: bytes, name: str, max_bytes: int) -> None:
         raise _invalid(f"{name} would expand to {size:,} bytes; the limit is {max_bytes:,}")
 
 
-def _check_json(files: _ArchiveFiles, name: str) -> None:
-    if files.size(name) > _MAX_JSON_BYTES:
-        raise _invalid(f"{name} is larger than {_MAX_JSON_BYTES:,} bytes")
+def _check_json(data: bytes, name: str) -> None:
     try:
-        value = json.loads(files[name])
+        value = json.loads(data)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

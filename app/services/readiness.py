@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from app.keys import KeyFile
+from app.schemas.health import Readiness
 from models.errors import DomainError, StorageFull
 from store.background import BackgroundLoop, LoopStatus
 from store.blobs import Blobs
@@ -65,24 +66,6 @@ _BAD_KEYS = Problem(
 )
 
 
-@dataclass(frozen=True)
-class Report:
-    """The result of all checks."""
-
-    problems: list[Problem]
-    loops: list[LoopStatus]
-
-    @property
-    def down(self) -> list[Literal["redis", "storage"]]:
-        """The parts that do not answer."""
-        return [p.part for p in self.problems if p.is_down and p.part in ("redis", "storage")]
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether models can be served."""
-        return "storage" not in self.down
-
-
 class ReadinessCheck:
     """Checks the parts of one API process. Safe to use from several threads."""
 
@@ -104,8 +87,8 @@ class ReadinessCheck:
         self._logged: set[tuple[str, str]] = set()
         self._started_s = time.monotonic()
 
-    def report(self) -> Report:
-        """Return the present problems, after about WAIT_S seconds at most."""
+    def report(self) -> Readiness:
+        """Return the present state, after about WAIT_S seconds at most."""
         for probe in self._probes:
             probe.begin()
         problems = [problem for probe in self._probes for problem in probe.result()]
@@ -114,7 +97,7 @@ class ReadinessCheck:
         if self._keys and self._keys.problems:
             problems.append(_BAD_KEYS)
         self._log(problems)
-        return Report(problems, loops)
+        return readiness_of(problems, loops)
 
     def _log(self, problems: list[Problem]) -> None:
         """Log changes since the last report."""
@@ -127,6 +110,24 @@ class ReadinessCheck:
                 log.warning("%s: %s%s; %s", p.part, p.problem, detail, p.effect)
         for part in {part for part, _ in before} - {p.part for p in problems}:
             log.warning("%s: works again", part)
+
+
+def readiness_of(problems: Sequence[Problem], loops: Sequence[LoopStatus]) -> Readiness:
+    """Return what is answered for these problems: not ready only if the storage does not answer."""
+    down = [p.part for p in problems if p.is_down and p.part in ("redis", "storage")]
+    status = "not_ready" if "storage" in down else "degraded" if problems else "ready"
+    background = [
+        {
+            "name": loop.name,
+            "last_beat_s": round(loop.seconds_since_beat, 1),
+            "last_success_s": round(loop.seconds_since_success, 1),
+            "errors": loop.errors,
+        }
+        for loop in loops
+    ]
+    return Readiness.model_validate(
+        {"status": status, "down": down, "degraded": problems, "background": background}, from_attributes=True
+    )
 
 
 class Probe:

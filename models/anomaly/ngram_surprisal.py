@@ -29,8 +29,8 @@ MAX_CHARACTERS = 1_000_000
 
 def ngram_of(ids: Ids, vocabulary: Vocabulary) -> NgramModel:
     """Return the n-gram model of the end of a training text of ids (N,)."""
-    counted = NgramModel.fit_ids(np.asarray(ids[-MAX_CHARACTERS:]), size=len(vocabulary), order=ORDER)
-    return counted.for_vocabulary(vocabulary)
+    counted = np.asarray(ids[-MAX_CHARACTERS:])
+    return NgramModel.fit_ids(counted, size=len(vocabulary), order=ORDER, vocabulary=vocabulary)
 
 
 def dump(model: NgramModel) -> bytes:

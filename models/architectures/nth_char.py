@@ -80,7 +80,6 @@ ARCHITECTURE = Architecture(
     network=NetworkConfig(architecture="nth_char", units=256, embedding=42, context=8),
     training=TrainingConfig(rows=32, window=8, learning_rate=2e-3, weight_decay=0.0),
     network_options=("units", "embedding", "context"),
-    training_options=("rows", "window", "learning_rate", "weight_decay", "clip_norm"),
     build=NthChar,
     graph=graph,
     parameters=parameters,

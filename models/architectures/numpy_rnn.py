@@ -15,17 +15,13 @@ each with TensorFlow's.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures.lazy import keras
-from models.architectures.onehot_rnn import parameters, stock_model
-from models.architectures.scan_rnn import initial_weights, runtime_weights
-from models.architectures.sequence_rnn import activation_floats_per_character
-from models.architectures.spec import Architecture, Weights
-from models.architectures.window import graph
+from models.architectures import scan_rnn
 from models.config import NetworkConfig, TrainingConfig
 
 Floats = NDArray[np.floating[Any]]
@@ -90,34 +86,22 @@ class Parameter:
         self.value[...] = value
 
 
-class NumpyRNN:
-    """The trainable network."""
+class NumpyRNN(scan_rnn.ScanRNN):
+    """The trainable network; `arrays` are its weights."""
 
     def __init__(self, config: NetworkConfig, frequencies: Floats, *, seed: int) -> None:
         self.config = config
-        self.vocabulary_size = len(frequencies)
-        self.arrays: dict[str, Floats] = dict(initial_weights(self.vocabulary_size, config.units, seed=seed))
+        self.vocabulary_size = v = len(frequencies)
+        self.arrays: dict[str, Floats] = dict(scan_rnn.initial_weights(v, config.units, seed=seed))
 
     @property
     def variables(self) -> list[Parameter]:
         """Wx, Wh, bh, Wy, by."""
         return [Parameter(array) for array in self.arrays.values()]
 
-    def initial_state(self, rows: int) -> tuple[()]:  # noqa: ARG002
-        """Return (): every window starts from zeros."""
-        return ()
-
     def logits(self, ids: NDArray[np.int32], state: tuple[()], *, seed: Any) -> tuple[Floats, tuple[()]]:  # noqa: ARG002
         """Predict after each of ids (T, B), from those before it in this window: logits (T, B, V)."""
         return forward(self.arrays, np.asarray(ids))[1], state
-
-    def weights(self) -> Weights:
-        """Return the weights, named as in `models.architectures.onnx_window_graph`."""
-        return runtime_weights({name: array.astype(np.float32) for name, array in self.arrays.items()})
-
-    def keras_model(self) -> keras.Model:
-        """Return the network in stock Keras layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
-        return stock_model(*(array.astype(np.float32) for array in self.arrays.values()))
 
 
 class NumpyStep:
@@ -156,17 +140,10 @@ class NumpyStep:
             array[...] = arrays[f"weight/{name}"]
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = replace(
+    scan_rnn.ARCHITECTURE,
     description="An RNN in NumPy: forward and backward pass by hand, plain SGD.",
     network=NetworkConfig(architecture="numpy_rnn", units=256, embedding=None, context=8),
-    training=TrainingConfig(rows=1, window=8, learning_rate=0.3, weight_decay=0.0, clip_norm=1.0),
-    network_options=("units", "context"),
-    training_options=("learning_rate", "clip_norm"),
     build=NumpyRNN,
-    graph=graph,
-    parameters=parameters,
-    activation_floats_per_character=activation_floats_per_character,
     step=NumpyStep,
-    has_independent_windows=True,
-    notes_measure="it learns",
 )

@@ -6,18 +6,18 @@ Wx. The two networks can compute the same functions.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from models.architectures import sequence_rnn
 from models.architectures.lazy import keras, tf
-from models.architectures.sequence_rnn import SequenceRNN, activation_floats_per_character
-from models.architectures.simple_rnn import WARMUP_STEPS, recurrent_layer
-from models.architectures.spec import Architecture
-from models.architectures.window import graph
-from models.config import NetworkConfig, TrainingConfig
+from models.architectures.simple_rnn import recurrent_layer
+from models.config import NetworkConfig
 
 
-class OneHotRNN(SequenceRNN):
+class OneHotRNN(sequence_rnn.SequenceRNN):
     """A SimpleRNN over one-hot characters."""
 
     def _build(self) -> None:
@@ -58,18 +58,12 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
     return (v + h + 1) * h + (h + 1) * v
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = replace(
+    sequence_rnn.ARCHITECTURE,
     description="As sequence_rnn, with one-hot characters instead of an embedding.",
     network=NetworkConfig(architecture="onehot_rnn", units=256, embedding=None, context=8),
-    training=TrainingConfig(rows=32, window=8, learning_rate=6e-3, weight_decay=0.0),
     network_options=("units", "context"),
-    training_options=("rows", "learning_rate", "weight_decay", "clip_norm"),
     build=OneHotRNN,
-    graph=graph,
     parameters=parameters,
-    activation_floats_per_character=activation_floats_per_character,
-    warmup_steps=WARMUP_STEPS,
-    has_independent_windows=True,
-    notes_nats=1.75,
     notes_measure="the same answer as sequence_rnn",
 )

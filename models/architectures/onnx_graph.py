@@ -24,6 +24,9 @@ OPSET = 17
 IR_VERSION = 8  # the one released with opset 17, for old runtimes
 SLICE_END = np.iinfo(np.int64).max
 
+# Weights that are constants of the graph as they are, with _ in place of /.
+_CONSTANTS = ("embedding", "dense/kernel", "dense/bias", "hidden/kernel", "hidden/bias")
+
 
 def stateful_lstm_graph(weights: Weights) -> bytes:
     """Return the serialized graph of an embedding, stacked LSTMs and a dense layer.
@@ -38,11 +41,9 @@ def stateful_lstm_graph(weights: Weights) -> bytes:
     """
     units = check_weights(weights)
     layers = len(units)
-    constants = {"embedding": weights["embedding"], "dense_kernel": weights["dense/kernel"]}
-    constants["dense_bias"] = weights["dense/bias"]
+    constants = {name.replace("/", "_"): weights[name] for name in _CONSTANTS if name in weights}
     hidden = []
     if "hidden/kernel" in weights:
-        constants |= {"hidden_kernel": weights["hidden/kernel"], "hidden_bias": weights["hidden/bias"]}
         hidden = [
             helper.make_node("MatMul", ["asked", "hidden_kernel"], ["hidden_product"], name="hidden"),
             helper.make_node("Add", ["hidden_product", "hidden_bias"], ["hidden_sum"]),
@@ -144,10 +145,8 @@ def stateful_lstm_weights(graph: bytes) -> Weights:
         raise ValueError(f"not an ONNX graph: {error}") from error
     if "embedding" not in constants or "dense_kernel" not in constants or "w0" not in constants:
         raise ValueError("not the graph of a stateful_lstm")
-    weights = {"embedding": constants["embedding"], "dense/kernel": constants["dense_kernel"]}
-    weights["dense/bias"] = constants["dense_bias"]
-    if "hidden_kernel" in constants:
-        weights |= {"hidden/kernel": constants["hidden_kernel"], "hidden/bias": constants["hidden_bias"]}
+    constant_of = {name: name.replace("/", "_") for name in _CONSTANTS}
+    weights = {name: constants[own] for name, own in constant_of.items() if own in constants}
     for i in range(sum(name[0] == "w" and name[1:].isdecimal() for name in constants)):
         weights[f"lstm_{i}/kernel"] = _keras_gates(constants[f"w{i}"][0])
         weights[f"lstm_{i}/recurrent"] = _keras_gates(constants[f"r{i}"][0])

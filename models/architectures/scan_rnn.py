@@ -6,16 +6,15 @@ gradient descent on one window at a time.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.architectures import onehot_rnn
 from models.architectures.lazy import keras, tf
-from models.architectures.onehot_rnn import parameters, stock_model
-from models.architectures.sequence_rnn import activation_floats_per_character
-from models.architectures.spec import Architecture, Weights
-from models.architectures.window import graph
+from models.architectures.spec import Weights
 from models.config import NetworkConfig, TrainingConfig
 
 
@@ -46,7 +45,7 @@ class ScanRNN:
         self._weights = {name: tf.Variable(value, name=name) for name, value in weights.items()}
 
     @property
-    def variables(self) -> list[tf.Variable]:
+    def variables(self) -> list[Any]:
         """Wx, Wh, bh, Wy, by."""
         return list(self._weights.values())
 
@@ -68,21 +67,15 @@ class ScanRNN:
 
     def weights(self) -> Weights:
         """Return the weights, named as in `models.architectures.onnx_window_graph`."""
-        return runtime_weights({name: value.numpy() for name, value in self._weights.items()})
+        wx, wh, bh, wy, by = self._float32()
+        return {"table": wx + bh, "recurrent/kernel": wh, "dense/kernel": wy, "dense/bias": by}
 
     def keras_model(self) -> keras.Model:
         """Return the network in stock Keras layers: ids (B, T) -> logits (B, T, V); id 0 is masked."""
-        return stock_model(*(variable.numpy() for variable in self.variables))
+        return onehot_rnn.stock_model(*self._float32())
 
-
-def runtime_weights(w: Weights) -> Weights:
-    """Return the five weights, named as in `models.architectures.onnx_window_graph`."""
-    return {
-        "table": w["Wx"] + w["bh"],
-        "recurrent/kernel": w["Wh"],
-        "dense/kernel": w["Wy"],
-        "dense/bias": w["by"],
-    }
+    def _float32(self) -> list[NDArray[np.float32]]:
+        return [variable.numpy().astype(np.float32) for variable in self.variables]
 
 
 class ScanStep:
@@ -127,17 +120,15 @@ class ScanStep:
         return loss
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = replace(
+    onehot_rnn.ARCHITECTURE,
     description="An RNN without Keras layers: a step function, tf.scan and plain SGD.",
     network=NetworkConfig(architecture="scan_rnn", units=256, embedding=None, context=8),
     training=TrainingConfig(rows=1, window=8, learning_rate=0.3, weight_decay=0.0, clip_norm=1.0),
-    network_options=("units", "context"),
     training_options=("learning_rate", "clip_norm"),
     build=ScanRNN,
-    graph=graph,
-    parameters=parameters,
-    activation_floats_per_character=activation_floats_per_character,
     step=ScanStep,
-    has_independent_windows=True,
+    warmup_steps=0,
+    notes_nats=None,
     notes_measure="it learns",
 )

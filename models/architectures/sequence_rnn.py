@@ -7,15 +7,15 @@ as in the figure of the notes.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from models.architectures import simple_rnn
 from models.architectures.embedding_lookup import lookup
 from models.architectures.lazy import keras, tf
-from models.architectures.simple_rnn import WARMUP_STEPS, SimpleRNN, parameters
-from models.architectures.spec import Architecture
-from models.architectures.window import graph
-from models.config import NetworkConfig, TrainingConfig
+from models.config import NetworkConfig
 
 
-class SequenceRNN(SimpleRNN):
+class SequenceRNN(simple_rnn.SimpleRNN):
     """A SimpleRNN that returns its output at every step."""
 
     def initial_state(self, rows: int) -> tuple[()]:  # noqa: ARG002
@@ -43,17 +43,13 @@ def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int)
     return 6 * config.units + 4 * vocabulary_size
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = replace(
+    simple_rnn.ARCHITECTURE,
     description="An RNN that predicts after every character of an independent window.",
     network=NetworkConfig(architecture="sequence_rnn", units=256, embedding=42, context=8),
-    training=TrainingConfig(rows=32, window=8, learning_rate=6e-3, weight_decay=0.0),
-    network_options=("units", "embedding", "context"),
     training_options=("rows", "learning_rate", "weight_decay", "clip_norm"),
     build=SequenceRNN,
-    graph=graph,
-    parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
-    warmup_steps=WARMUP_STEPS,
     has_independent_windows=True,
     notes_nats=1.75,
     notes_measure="training loss of the eighth character",

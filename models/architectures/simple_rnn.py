@@ -7,9 +7,12 @@ Recurrent Networks of Rectified Linear Units", 2015).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from models.architectures import nth_char
 from models.architectures.lazy import keras, tf
-from models.architectures.spec import Architecture, Weights
-from models.architectures.window import WindowNetwork, activation_floats_per_character, graph
+from models.architectures.spec import Weights
+from models.architectures.window import WindowNetwork
 from models.config import NetworkConfig, TrainingConfig
 
 WARMUP_STEPS = 100
@@ -82,17 +85,13 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
     return v * e + (e + h + 1) * h + (h + 1) * v
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = replace(
+    nth_char.ARCHITECTURE,
     description="Keras's SimpleRNN over the last eight characters, initialized to the identity.",
     network=NetworkConfig(architecture="simple_rnn", units=256, embedding=42, context=8),
     training=TrainingConfig(rows=32, window=8, learning_rate=6e-3, weight_decay=0.0),
-    network_options=("units", "embedding", "context"),
-    training_options=("rows", "window", "learning_rate", "weight_decay", "clip_norm"),
     build=SimpleRNN,
-    graph=graph,
     parameters=parameters,
-    activation_floats_per_character=activation_floats_per_character,
     warmup_steps=WARMUP_STEPS,
     notes_nats=1.64,
-    notes_measure="training loss",
 )

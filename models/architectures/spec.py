@@ -89,7 +89,7 @@ class Architecture:
     network: NetworkConfig
     training: TrainingConfig
     network_options: tuple[str, ...]
-    training_options: tuple[str, ...]
+    training_options: tuple[str, ...] = ("rows", "window", "learning_rate", "weight_decay", "clip_norm")
     build: Callable[..., Trainable]
     graph: Callable[[NetworkConfig, Weights], bytes]
     parameters: Callable[[NetworkConfig, int], int]

@@ -8,21 +8,20 @@ It is `stateful_lstm` with two layers and a hidden dense layer. Dropout masks ar
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.architectures import stateful_lstm
 from models.architectures.lazy import keras, tf
 from models.architectures.precision import product
-from models.architectures.spec import Architecture, Weights
-from models.architectures.stateful_lstm import StatefulLSTM, graph
-from models.architectures.stateful_lstm import activation_floats_per_character as lstm_floats
-from models.architectures.stateful_lstm import parameters as lstm_parameters
+from models.architectures.spec import Weights
 from models.config import NetworkConfig, TrainingConfig
 
 
-class StackedLSTM(StatefulLSTM):
+class StackedLSTM(stateful_lstm.StatefulLSTM):
     """Stacked LSTMs with a hidden dense layer before the output."""
 
     def __init__(self, config: NetworkConfig, frequencies: NDArray[np.floating], *, seed: int) -> None:
@@ -61,26 +60,22 @@ class StackedLSTM(StatefulLSTM):
 
 def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
     """Return the number of weights for a vocabulary of V ids."""
-    return lstm_parameters(config, vocabulary_size) + (config.units + 1) * config.units
+    return stateful_lstm.parameters(config, vocabulary_size) + (config.units + 1) * config.units
 
 
 def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int) -> int:
     """Return how many floats training keeps per character of a window."""
-    return lstm_floats(config, vocabulary_size) + 4 * config.units
+    return stateful_lstm.activation_floats_per_character(config, vocabulary_size) + 4 * config.units
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = replace(
+    stateful_lstm.ARCHITECTURE,
     description="Two stacked stateful LSTMs of 512 units with dropout, and a dense layer at every step.",
     network=NetworkConfig(architecture="stacked_lstm_lesson", layers=2, units=512, embedding=42, dropout=0.1),
     training=TrainingConfig(rows=32, window=32, learning_rate=5e-3, weight_decay=0.05),
-    network_options=("layers", "units", "embedding", "dropout"),
-    training_options=("rows", "window", "learning_rate", "weight_decay", "clip_norm"),
     build=StackedLSTM,
-    graph=graph,
     parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
-    uses_kernels=True,
-    can_load_weights=True,
     notes_nats=1.22,
     notes_measure="training loss after a night, with dropout",
 )

@@ -230,7 +230,6 @@ ARCHITECTURE = Architecture(
     network=PRESETS["small"][0],
     training=PRESETS["small"][1],
     network_options=("layers", "units", "embedding", "dropout"),
-    training_options=("rows", "window", "learning_rate", "weight_decay", "clip_norm"),
     build=StatefulLSTM,
     graph=graph,
     parameters=parameters,

@@ -27,6 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from models.kernels import variants
+
 log = logging.getLogger("nextchar.kernels")
 
 RUNTIME_KERNELS = f"{__package__}.lstm_inference"
@@ -102,6 +104,8 @@ def compile_kernels(*modules: str) -> float:
         Exception: the compiler failed on this machine.
     """
     started = time.monotonic()
+    with _lock("variants"):
+        variants.measure()
     for module in modules:
         with _lock(module):
             _import(module)

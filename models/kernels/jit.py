@@ -28,10 +28,16 @@ _OPTIONS: dict[str, Any] = {
 inline_jit = njit(**_OPTIONS)
 
 
-def compiled(*signatures: Any) -> Callable[[Any], Any]:
-    """Return a decorator that compiles a function for these signatures, or loads its cached machine code."""
+def compiled(*signatures: Any, variant: str = "") -> Callable[[Any], Any]:
+    """Return a decorator that compiles a function for these signatures, or loads its cached machine code.
+
+    Args:
+        signatures: numba's.
+        variant: what the code depends on besides its source; each variant has its own machine code.
+    """
 
     def compile_(function: Any) -> Any:
+        function.__qualname__ += f"_{variant}" if variant else ""
         # A folder that is not writable or a damaged cache file must not stop the process.
         with contextlib.suppress(Exception):
             return njit(list(signatures), cache=True, **_OPTIONS)(function)

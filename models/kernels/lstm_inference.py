@@ -312,7 +312,8 @@ def run(
     "int32[:,::1], float32[:,::1], int64, float32[:,:,::1],"
     "float32[::1], float64[:,::1], int32[:,::1],"
     "int64, int64[::1], uint8[:,:,::1], int32[:,:,::1], float32[:,::1],"
-    "int64[::1], int64[::1], int64[::1], int64[::1])"
+    "int64[::1], int64[::1], int64[::1], int64[::1])",
+    variant=INT8_KERNEL.name,
 )
 def _run_flat(  # type: ignore[no-untyped-def]
     weights,

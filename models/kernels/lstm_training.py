@@ -129,6 +129,7 @@ def _signatures(template: str) -> list[str]:
     return [template.replace("P", packed).replace("X", x) for packed, x in formats]
 
 
+_VARIANT = "_".join(kernel.name for kernel in (FLOAT32_KERNEL, BFLOAT16_KERNEL) if kernel)
 _F2, _F3, _IDS = "float32[:,::1]", "float32[:,:,::1]", "int32[:,::1]"
 
 _BLOCK = 16  # matrices are read in square blocks, because they may be transposed
@@ -187,13 +188,15 @@ def convert(matrix, x):  # type: ignore[no-untyped-def]
                     _store(x, m, k, matrix[m, k])
 
 
-@compiled(*_signatures(f"void(P, X, {_F2})"))
+@compiled(*_signatures(f"void(P, X, {_F2})"), variant=_VARIANT)
 def add_product(packed, x, sums):  # type: ignore[no-untyped-def]
     """Add activations (M, K) times a packed matrix to sums (M, N)."""
     _add_product(packed, x, sums)
 
 
-@compiled(*_signatures(f"void({_F2}, {_IDS}, P, {_F2}, {_F2}, X, {_F2}, {_F3}, {_F3}, {_F3})"))
+@compiled(
+    *_signatures(f"void({_F2}, {_IDS}, P, {_F2}, {_F2}, X, {_F2}, {_F3}, {_F3}, {_F3})"), variant=_VARIANT
+)
 def forward(z, ids, packed, h0, c0, x, sums, gates, cs, hs):  # type: ignore[no-untyped-def]
     """Run T steps.
 
@@ -221,7 +224,7 @@ def forward(z, ids, packed, h0, c0, x, sums, gates, cs, hs):  # type: ignore[no-
             _gates(z[ids[t, b]], sums[b], gates[t, b], c_before[b], cs[t, b], hs[t, b])
 
 
-@compiled(*_signatures(f"void({_F3}, {_F3}, {_F2}, {_F3}, P, X, {_F2}, {_F2}, {_F3})"))
+@compiled(*_signatures(f"void({_F3}, {_F3}, {_F2}, {_F3}, P, X, {_F2}, {_F2}, {_F3})"), variant=_VARIANT)
 def backward(gates, cs, c0, d_hs, packed, x, dh, dc, dz):  # type: ignore[no-untyped-def]
     """Back-propagate through the T steps of `forward`.
 

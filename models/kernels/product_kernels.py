@@ -19,6 +19,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from models.kernels import amx
+from models.kernels.instruction_sets import target_features
 from models.kernels.int8_packing import GROUP
 from models.kernels.jit import declare_function, inline_jit
 from models.kernels.tile import Arithmetic, MultiplyAdd, tile, words_of
@@ -201,8 +202,9 @@ BFLOAT16 = (
 )
 
 
-def available(kernels: Sequence[ProductKernel], features: frozenset[str]) -> list[ProductKernel]:
-    """Return the variants that a processor with these features can run."""
+def available(kernels: Sequence[ProductKernel]) -> list[ProductKernel]:
+    """Return the variants for the processor that kernels are compiled for."""
+    features = target_features()
     return [kernel for kernel in kernels if kernel.features <= features]
 
 

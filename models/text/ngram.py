@@ -65,12 +65,11 @@ class NgramModel:
             vocabulary: the known characters; by default those of `text`.
         """
         vocabulary = vocabulary or Vocabulary(text)
-        counted = cls.fit_ids(vocabulary.encode(text), size=len(vocabulary), order=order)
-        return cls(counted._orders, counted.V, vocabulary)
+        return cls.fit_ids(vocabulary.encode(text), size=len(vocabulary), order=order, vocabulary=vocabulary)
 
     @classmethod
-    def fit_ids(cls, ids: Ids, *, size: int, order: int = 5) -> Self:
-        """Count ids (N,) of a vocabulary of V = `size` ids; the model scores ids only, no text.
+    def fit_ids(cls, ids: Ids, *, size: int, order: int = 5, vocabulary: Vocabulary | None = None) -> Self:
+        """Count ids (N,) of V = `size` ids; without their `vocabulary` the model scores ids only, no text.
 
         Needs about 100 bytes of memory per character.
         """
@@ -86,7 +85,7 @@ class NgramModel:
             counts[grams % size == UNKNOWN_ID] = 0
             orders.append(_order(grams, counts, contexts, size))
             contexts = len(grams)
-        return cls(orders, size)
+        return cls(orders, size, vocabulary)
 
     @classmethod
     def of_counts(cls, counted: Sequence[tuple[Counts, Counts]], vocabulary: Vocabulary) -> Self:
@@ -107,11 +106,6 @@ class NgramModel:
     def counted(self) -> list[tuple[Counts, Counts]]:
         """Return the n-grams' sorted keys and their counts, for each order."""
         return [(order.grams, order.counts) for order in self._orders]
-
-    def for_vocabulary(self, vocabulary: Vocabulary) -> "NgramModel":
-        """Return the same model with a vocabulary of V ids, so that it scores text."""
-        assert len(vocabulary) == self.V
-        return NgramModel(self._orders, self.V, vocabulary)
 
     def surprisal(self, text: str, *, context: str = "\n") -> NDArray[np.float64]:
         """Return the bits of each character of NFC `text`, (len(text),), after `context`.

@@ -1,7 +1,10 @@
 """The application behind a real server in this process, and both its sides to look at."""
 
+import asyncio
 import contextlib
 import json
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 from fastapi import FastAPI
 from redis import Redis
 
-from app.main import Server, create_app, server_config
+from app.main import create_app, server_config
 from app.settings import ApiSettings
 from models.saved_model import SavedModel
 from store.blobs import Blobs
@@ -26,6 +30,9 @@ from tests.waiting import eventually
 
 MAX_CORPUS_BYTES = 3_000_000
 TRAINING_MEMORY_BYTES = 2_000_000_000
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients that speak plain HTTP: without it, each of them reads the machine's certificates."""
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 10
 
@@ -63,6 +70,19 @@ class Service:
         return list((self.settings.data_dir / "spool").glob("*"))
 
 
+class Server(uvicorn.Server):
+    """A server for use in a thread, which gets no signals: sets `stopping` when it shuts down."""
+
+    def __init__(self, config: uvicorn.Config, *, stopping: threading.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving."""
+        self._stopping.set()
+        await super().shutdown(sockets)
+
+
 @contextlib.contextmanager
 def serving(settings: ApiSettings) -> Iterator[Service]:
     """Run the API with a fake engine until the block ends."""
@@ -75,7 +95,7 @@ def serving(settings: ApiSettings) -> Iterator[Service]:
     with served(create_app(settings, load_engine=load)) as url:  # type: ignore[arg-type]
         blobs = open_blobs(settings.blobs_url)
         redis = Redis.from_url(settings.redis_url, decode_responses=True)
-        with httpx.Client(base_url=url, timeout=30) as http, redis:
+        with httpx.Client(base_url=url, timeout=30, verify=NO_TLS) as http, redis:
             yield Service(
                 http,
                 settings,
@@ -95,15 +115,25 @@ def serving_real(settings: ApiSettings, *saved: SavedModel) -> Iterator[httpx.Cl
     registry = Models(open_blobs(settings.blobs_url))
     for model in saved:
         registry.publish(model.card, {name: model.file(name) for name in model.card.files})
-    with served(create_app(settings)) as url, httpx.Client(base_url=url, timeout=60) as http:
+    with (
+        served(create_app(settings)) as url,
+        httpx.Client(base_url=url, timeout=60, verify=NO_TLS) as http,
+    ):
         yield http
+
+
+class _PromptServer(Server):
+    async def main_loop(self) -> None:
+        """Look whether to stop every 10 ms, where uvicorn does every 100: a test waits for it."""
+        while not await self.on_tick(0):  # noqa: ASYNC110 -- another thread sets what it looks at
+            await asyncio.sleep(0.01)
 
 
 @contextlib.contextmanager
 def served(app: FastAPI) -> Iterator[str]:
     """Serve `app` on a free port in a thread; yield its URL."""
     config = server_config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
-    server = Server(config, stopping=app.state.stopping)
+    server = _PromptServer(config, stopping=app.state.stopping)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

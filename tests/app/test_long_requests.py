@@ -14,6 +14,7 @@ import pytest
 from store.streams import Streams
 from tests.app.fakes import ENDLESS, SLOW, publish
 from tests.app.service import Service, error_of, until
+from tests.store.locked_streams import locked
 
 MODEL = "/v1/models/fake"
 LONG = [SLOW, *["ab" * 50] * 30]
@@ -139,7 +140,7 @@ def test_a_calibration_without_its_client_replaces_nothing(service: Service) -> 
 
 def test_calls_that_wait_for_a_streams_lock_delay_no_others(service: Service) -> None:
     body = {"lines": ["ab"], "context": "stream", "stream_id": "s"}
-    with Streams(service.live._redis).locked("fake@1", "s", size=1):
+    with locked(Streams(service.live._redis), "fake@1", "s", size=1):
         with asking(service, f"{MODEL}/score", json.dumps(body), count=80) as clients:
             until(lambda: refused(clients) == 80 - 64)
             answers_promptly(service)
@@ -157,7 +158,7 @@ def test_streamed_lines_that_wait_for_a_lock_delay_no_others(service: Service) -
         return service.http.post(f"{MODEL}/score", content=b"ab\n", headers=headers, params=query).text
 
     with ThreadPoolExecutor(20) as pool:
-        with Streams(service.live._redis).locked("fake@1", "s", size=1):
+        with locked(Streams(service.live._redis), "fake@1", "s", size=1):
             waiting = [pool.submit(send, i) for i in range(20)]
             until(lambda: all(future.running() for future in waiting))
             answers_promptly(service)

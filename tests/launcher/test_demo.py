@@ -111,7 +111,6 @@ def test_a_text_that_cannot_be_read_is_one_sentence_and_starts_nothing(
     if content is not None:
         file.write_bytes(content)
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setattr("sys.argv", ["demo", str(file)])
-    assert demo.main() == 1
+    assert demo.main(file) == 1
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "data").exists()

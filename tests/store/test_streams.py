@@ -8,6 +8,7 @@ from redis import Redis
 
 from models.errors import Conflict
 from store.streams import TTL_S, Limits, Owner, Streams
+from tests.store.locked_streams import locked
 from tests.waiting import eventually
 
 STATE = np.array([[0.5, -1.5]], np.float32)
@@ -19,10 +20,10 @@ def redis(clean_redis_url: str) -> Redis:
 
 
 def test_the_state_is_shared_by_all_processes(redis: Redis) -> None:
-    with Streams(redis).locked("m@1", "s", size=2) as turn:
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
         assert (turn.stream.state, turn.stream.restarted, turn.stream.lines) == (None, "new", 0)
         turn.save(STATE, lines=3, change=np.ones((2, 4), np.float32))
-    with Streams(redis).locked("m@1", "s", size=2) as turn:
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
         np.testing.assert_array_equal(turn.stream.state, STATE)
         assert (turn.stream.restarted, turn.stream.lines) == (None, 3)
         assert turn.stream.change is not None and turn.stream.change.tolist() == [1] * 8
@@ -31,9 +32,9 @@ def test_the_state_is_shared_by_all_processes(redis: Redis) -> None:
 
 @pytest.mark.parametrize(("model", "size"), [("m@2", 2), ("m@1", 3)])
 def test_a_stream_restarts_with_another_model_version(redis: Redis, model: str, size: int) -> None:
-    with Streams(redis).locked("m@1", "s", size=2) as turn:
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
         turn.save(STATE, lines=1)
-    with Streams(redis).locked(model, "s", size=size) as turn:
+    with locked(Streams(redis), model, "s", size=size) as turn:
         assert (turn.stream.state, turn.stream.restarted) == (None, "model_replaced")
 
 
@@ -41,11 +42,11 @@ def test_calls_on_one_stream_are_serialized(redis: Redis) -> None:
     entered = threading.Event()
 
     def second() -> None:
-        with Streams(redis).locked("m@1", "s", size=2) as turn:
+        with locked(Streams(redis), "m@1", "s", size=2) as turn:
             entered.set()
             turn.save(STATE, lines=1)
 
-    with Streams(redis).locked("m@1", "s", size=2) as turn:
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
         thread = threading.Thread(target=second)
         thread.start()
         assert not entered.wait(0.1)
@@ -55,16 +56,16 @@ def test_calls_on_one_stream_are_serialized(redis: Redis) -> None:
 
 
 def test_waiting_too_long_is_a_conflict(redis: Redis) -> None:
-    with Streams(redis).locked("m@1", "s", size=2):
-        with pytest.raises(Conflict) as caught, Streams(redis).locked("m@1", "s", size=2, wait_s=0.05):
+    with locked(Streams(redis), "m@1", "s", size=2):
+        with pytest.raises(Conflict) as caught, locked(Streams(redis), "m@1", "s", size=2, wait_s=0.05):
             pytest.fail("two turns at once")
         assert caught.value.code == "stream_busy"
-        with Streams(redis).locked("m@1", "other", size=2):
+        with locked(Streams(redis), "m@1", "other", size=2):
             pass
 
 
 def test_a_turn_that_was_lost_changes_nothing(redis: Redis) -> None:
-    with Streams(redis).locked("m@1", "s", size=2) as turn:
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
         redis.set("nextchar:stream-lock:m:s", "somebody else")
         with pytest.raises(Conflict) as caught:
             turn.save(STATE, lines=1)
@@ -74,30 +75,30 @@ def test_a_turn_that_was_lost_changes_nothing(redis: Redis) -> None:
 
 
 def test_turns_end_when_their_block_fails(redis: Redis) -> None:
-    with pytest.raises(ZeroDivisionError), Streams(redis).locked("m@1", "s", size=2):
+    with pytest.raises(ZeroDivisionError), locked(Streams(redis), "m@1", "s", size=2):
         raise ZeroDivisionError
     eventually(lambda: not redis.exists("nextchar:stream-lock:m:s"), within_s=1, what="the lock is gone")
 
 
 def test_deleted_streams_restart(redis: Redis) -> None:
     streams = Streams(redis)
-    with streams.locked("m@1", "s", size=2) as turn:
+    with locked(streams, "m@1", "s", size=2) as turn:
         turn.save(STATE, lines=1)
     assert streams.forget("m", "s") and not streams.forget("m", "s")
 
 
 def test_a_long_turn_keeps_its_lock(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("store.streams._LOCK_S", 1)
-    with Streams(redis).locked("m@1", "s", size=2) as turn:
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
         time.sleep(1.6)
         turn.save(STATE, lines=1)
     assert redis.hget("nextchar:stream:m:s", "lines") == "1"
 
 
 def test_no_stream_is_another_ones_lock(redis: Redis) -> None:
-    with Streams(redis).locked("m@1", "s:lock", size=2) as turn:
+    with locked(Streams(redis), "m@1", "s:lock", size=2) as turn:
         turn.save(STATE, lines=1)
-    with Streams(redis).locked("m@1", "s", size=2, wait_s=0.0) as turn:
+    with locked(Streams(redis), "m@1", "s", size=2, wait_s=0.0) as turn:
         assert turn.stream.lines == 0
 
 
@@ -107,12 +108,12 @@ def test_private_streams_are_apart_and_the_others_shared(redis: Redis) -> None:
         (Owner(), Owner("a"), Owner("b")),
         (Owner("a", is_private=True), Owner("b", is_private=True)),
     )
-    with streams.locked("m@1", "s", size=2, owner=private[0]) as turn:
+    with locked(streams, "m@1", "s", size=2, owner=private[0]) as turn:
         turn.save(STATE, lines=1)
     for lines, owner in enumerate(shared):
         with (
-            streams.locked("m@1", "s", size=2, owner=owner) as turn,
-            streams.locked("m@1", "s", size=2, owner=private[1]),
+            locked(streams, "m@1", "s", size=2, owner=owner) as turn,
+            locked(streams, "m@1", "s", size=2, owner=private[1]),
         ):
             assert turn.stream.lines == lines
             turn.save(STATE, lines=1)
@@ -124,7 +125,7 @@ def test_private_streams_are_apart_and_the_others_shared(redis: Redis) -> None:
 def use(streams: Streams, *ids: str, owner: str = "", numbers: int = 1000) -> None:
     """Save a state of so many numbers in each stream, in this order."""
     for stream_id in ids:
-        with streams.locked("m@1", stream_id, size=numbers, owner=Owner(owner)) as turn:
+        with locked(streams, "m@1", stream_id, size=numbers, owner=Owner(owner)) as turn:
             turn.save(np.zeros((1, numbers), np.float32), lines=1)
 
 
@@ -146,9 +147,9 @@ def test_the_least_recently_used_streams_of_a_key_are_evicted_and_those_of_other
     assert mine == {str(i) for i in range(530 - len(mine), 530)}
     assert 50 < len(mine) < 250_000 // 4_000
     assert int(redis.hget("nextchar:streams:bytes", "key:a") or 0) <= 250_000
-    with streams.locked("m@1", "theirs", size=1000, owner=Owner("b")) as turn:
+    with locked(streams, "m@1", "theirs", size=1000, owner=Owner("b")) as turn:
         assert turn.stream.restarted is None
-    with streams.locked("m@1", "1", size=1000, owner=Owner("a")) as turn:
+    with locked(streams, "m@1", "1", size=1000, owner=Owner("a")) as turn:
         assert turn.stream.restarted == "new"
 
 
@@ -193,7 +194,7 @@ def test_streams_stored_in_base64_can_be_continued(redis: Redis) -> None:
     numbers = base64.b64encode(STATE.astype("<f4").tobytes()).decode()
     old = {"model": "m@1", "state": numbers, "change": numbers, "lines": "7"}
     redis.hset("nextchar:stream:m:s", mapping=old)
-    with Streams(redis).locked("m@1", "s", size=2) as turn:
+    with locked(Streams(redis), "m@1", "s", size=2) as turn:
         assert (turn.stream.lines, turn.stream.restarted) == (7, None)
         np.testing.assert_array_equal(turn.stream.state, STATE)
         np.testing.assert_array_equal(turn.stream.change, STATE[0])

@@ -54,6 +54,7 @@ class Outage(World):
             **os.environ,
             "NEXTCHAR_DATA_DIR": str(self.folder),
             "NEXTCHAR_REDIS_URL": self.redis_url,
+            "NEXTCHAR_TRAINING_THREADS": "1",  # it trains while a test waits, beside other tests
         }
         with self.log.open("ab") as log:
             worker = subprocess.Popen(

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.report import Memorization
 from models.text.vocabulary import Vocabulary
 from worker import memorization
 from worker.memorization import copies, generate, measure
 
 V = 27
+VOCABULARY = Vocabulary("abcdefghijklmnopqrstuvwxyz")
 TEXT = np.random.default_rng(1).integers(1, V, 5000).astype(np.int32)
 
 
@@ -53,6 +55,10 @@ class Fake:
                     known[b, following] = self._certainty
             logits.append(known)
         return np.stack(logits[first:]), state
+
+
+def _measured(network: Fake, held_out: NDArray[np.int32]) -> Memorization:
+    return measure(network, TEXT, held_out, decode=VOCABULARY.decode, seed=1, seconds=20)
 
 
 @pytest.mark.parametrize("size", [V, 300, 70_000])
@@ -105,16 +111,16 @@ def test_a_memorizing_network_copies_and_a_random_one_does_not() -> None:
     held_out = rng.integers(1, V, 3000).astype(np.int32)
     for place in range(0, 3000, 375):  # the prompts end with what a follower can go on from
         held_out[place + 90 : place + 100] = TEXT[2000:2010]
-    parrot = measure(Fake(TEXT, 12.0), TEXT, held_out, seed=1, seconds=20)
-    assert parrot.verdict == "copies"
-    assert parrot.repeated["training"] > 0.9
-    assert parrot.repeated["held_out"] == 0.0
-    assert parrot.generated[0.5].longest > 100
-    guesser = measure(Fake(TEXT, 0.0), TEXT, held_out, seed=1, seconds=20)
-    assert guesser.verdict == "novel"
-    assert guesser.generated[1.0].longest < 10
-    assert guesser.generated[1.0].novel[8] > 0.99
-    assert guesser.repeated["training"] == 0.0
+    parrot = _measured(Fake(TEXT, 12.0), held_out)
+    assert parrot["verdict"] == "copies"
+    assert parrot["repeated"]["training"] > 0.9
+    assert parrot["repeated"]["held_out"] == 0.0
+    assert parrot["generated"][1]["longest"] > 100
+    guesser = _measured(Fake(TEXT, 0.0), held_out)
+    assert guesser["verdict"] == "novel"
+    assert guesser["generated"][0]["longest"] < 10
+    assert guesser["generated"][0]["novel"]["8"] > 0.99
+    assert guesser["repeated"]["training"] == 0.0
 
 
 def test_generated_text_is_reproducible_and_never_has_the_unknown_character() -> None:
@@ -130,11 +136,9 @@ def test_generated_text_is_reproducible_and_never_has_the_unknown_character() ->
 
 
 def test_the_report_has_passages_as_text() -> None:
-    vocabulary = Vocabulary("abcdefghijklmnopqrstuvwxyz")
-    found = measure(Fake(TEXT, 12.0), TEXT, TEXT[:400], seed=1, seconds=20)
-    part = found.report(TEXT, vocabulary.decode)
+    part = _measured(Fake(TEXT, 12.0), TEXT[:400])
     passage = part["generated"][0]["passages"][0]
-    whole = vocabulary.decode(TEXT.tolist())
+    whole = VOCABULARY.decode(TEXT.tolist())
     assert passage["text"] == whole[passage["offset"] : passage["offset"] + passage["length"]]
     assert part["held_out"]["copied"] == 1.0
     assert set(part["held_out"]["novel"]) == {"4", "8", "16", "32", "64"}
@@ -142,9 +146,9 @@ def test_the_report_has_passages_as_text() -> None:
 
 
 def test_held_out_text_of_two_characters_is_enough() -> None:
-    found = measure(Fake(TEXT, 1.0), TEXT, TEXT[:2], seed=1, seconds=5)
-    assert found.held_out.characters == 2
-    assert (found.lead, found.continuation) == (1, 1)
+    found = _measured(Fake(TEXT, 1.0), TEXT[:2])
+    assert found["held_out"]["characters"] == 2
+    assert (found["repeated"]["lead"], found["repeated"]["continuation"]) == (1, 1)
 
 
 def test_held_out_prose_is_mostly_novel_and_quotations_are_found(real_text: Callable[[str], str]) -> None:

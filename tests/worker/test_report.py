@@ -82,8 +82,8 @@ def test_a_memorized_passage_is_found_with_the_verdict_copies() -> None:
     text = Text.split(page * 6, validation_fraction=1 / 6)
     result, _ = _fitted(text, rows=4, steps=250)
     fresh = text.vocabulary.encode(_prose(300, seed=7))
-    found = memorization.measure(Network(graph_of(result.network)), text.train, fresh, seed=1, seconds=10)
-    told = found.report(text.train, text.vocabulary.decode)
+    network, decode = Network(graph_of(result.network)), text.vocabulary.decode
+    told = memorization.measure(network, text.train, fresh, decode=decode, seed=1, seconds=10)
     assert told["verdict"] == "copies"
     assert told["repeated"]["training"] > 0.8
     assert told["repeated"]["held_out"] == 0.0
@@ -121,8 +121,8 @@ def test_a_well_trained_network_is_novel_and_its_report_is_complete(
 @pytest.mark.parametrize(
     ("part", "missing", "key"),
     [
-        ("_memorization", "memorization", "memorization"),
-        ("_baselines", "baselines", "baselines"),
+        ("memorization.measure", "memorization", "memorization"),
+        ("baselines.measure", "baselines", "baselines"),
         ("_picture", "picture", None),
         ("_event_file", "TensorBoard log", None),
         ("page", "page", None),
@@ -138,9 +138,9 @@ def test_a_part_that_fails_is_reported_and_the_others_are_written(
     def broken(*_: object, **__: object) -> None:
         raise MemoryError
 
-    if part != "_memorization":  # the slowest; it need not run each time
-        monkeypatch.setattr(report, "_memorization", lambda *_: {})
-    monkeypatch.setattr(report, part, broken)
+    if part != "memorization.measure":  # the slowest; it need not run each time
+        monkeypatch.setattr(memorization, "measure", lambda *_, **__: {})
+    monkeypatch.setattr(f"worker.report.{part}", broken)
     card, files = _written(learned)
     told = json.loads(files["report.json"])
     assert any(missing in problem and "MemoryError" in problem for problem in told["problems"])

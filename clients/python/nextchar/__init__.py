@@ -26,9 +26,10 @@ from nextchar.errors import (
     Unauthorized,
     Unavailable,
 )
+from nextchar.training import AsyncTrainingJob
 
 if TYPE_CHECKING:
-    from nextchar.async_client import AsyncClient, AsyncTrainingJob
+    from nextchar.async_client import AsyncClient
     from nextchar.local import Heatmap, Model, load, train
 
 __all__ = [
@@ -55,8 +56,8 @@ __all__ = [
     "train",
 ]
 
-_MODULE_OF = dict.fromkeys(("AsyncClient", "AsyncTrainingJob"), "nextchar.async_client")
-_MODULE_OF |= dict.fromkeys(("Heatmap", "Model", "load", "train"), "nextchar.local")
+_MODULE_OF = dict.fromkeys(("Heatmap", "Model", "load", "train"), "nextchar.local")
+_MODULE_OF["AsyncClient"] = "nextchar.async_client"
 """Names that are imported on first use: asyncio would slow each start of the command down, and what runs
 models in this process need not be installed."""
 

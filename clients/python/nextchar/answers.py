@@ -40,8 +40,8 @@ class Progress(TypedDict, total=False):
     waiting_for_storage: str | None
 
 
-class JobFailure(TypedDict):
-    """Why a job failed or was paused."""
+class Failure(TypedDict):
+    """Why a job failed or was paused, or why a model cannot be used."""
 
     code: str
     message: str
@@ -62,8 +62,8 @@ class Job(TypedDict):
     queue_position: int | None
     model: str | None
     progress: Progress | None
-    error: JobFailure | None
-    pause_reason: NotRequired[JobFailure | None]  # older services do not send it
+    error: Failure | None
+    pause_reason: NotRequired[Failure | None]  # older services do not send it
     masks: NotRequired[list[str]]
     masked_by_default: NotRequired[str | None]
 
@@ -77,12 +77,10 @@ class Event(TypedDict):
     data: dict[str, Any]
 
 
-class DamagedModel(TypedDict):
-    """A version that cannot be used."""
+class DamagedModel(Failure):
+    """A version that cannot be used, and why."""
 
     id: str
-    code: str
-    message: str
 
 
 class ModelSummary(TypedDict):

@@ -1,25 +1,17 @@
 """Lines read ahead for asyncio: as `lines`, with `await`."""
 
 import asyncio
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable
 
-from nextchar.effects import Line
-from nextchar.lines import LineBuffer, Lines
+from nextchar.lines import Line, LineBuffer, Lines, line_of
 
 
-class ThreadedLines:
+class ThreadedLines(Lines):
     """The lines of an iterable for an event loop: both the iterable and the waiting are in threads."""
 
-    def __init__(self, lines: Iterable[str | bytes]) -> None:
-        self._lines = Lines(lines)
-
     async def take(self, max_bytes: int) -> list[Line]:
-        """As `Lines.take`."""
-        return await asyncio.to_thread(self._lines.take, max_bytes)
-
-    def close(self) -> None:
-        """As `Lines.close`; a `take` that waits ends."""
-        self._lines.close()
+        """As `LineSource.take`."""
+        return await asyncio.to_thread(self._take, max_bytes)
 
 
 class AsyncLines:
@@ -33,7 +25,7 @@ class AsyncLines:
         self._task: asyncio.Task[None] | None = None
 
     async def take(self, max_bytes: int) -> list[Line]:
-        """As `Lines.take`."""
+        """As `LineSource.take`."""
         if self._task is None:
             self._task = asyncio.create_task(self._read())
         while not self._buffer and not self._buffer.is_over:
@@ -50,11 +42,13 @@ class AsyncLines:
 
     async def _read(self) -> None:
         try:
-            async for line in self._source:
+            number = 0
+            async for text in self._source:
+                number += 1
                 while self._buffer.is_full:
                     self._has_room.clear()
                     await self._has_room.wait()
-                self._buffer.append(line)
+                self._buffer.append(line_of(number, text))
                 self._has_lines.set()
         except Exception as caught:  # noqa: BLE001 - raised by `take`
             self._buffer.error = caught

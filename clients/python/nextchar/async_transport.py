@@ -1,83 +1,32 @@
-"""Carries out operations over httpx for asyncio: as `transport`, with `await`."""
+"""How calls reach a server from asyncio."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 
-from nextchar.effects import Content, Effect, Emit, Head, Open, Operation, Read, Sleep, Stream, Take
-from nextchar.errors import NextcharError
-from nextchar.transport import emitting, http_errors, message_of, next_effect
-
-T = TypeVar("T")
+from nextchar.upload import Content
 
 _PIECE_BYTES = 1 << 16
 
 
-async def run_async(http: httpx.AsyncClient, operation: Operation[T]) -> T:
-    """As `transport.run`."""
-    [result] = [value async for value in iterate_async(http, emitting(operation))]
-    return result
-
-
-async def iterate_async(http: httpx.AsyncClient, stream: Stream[T]) -> AsyncGenerator[T, None]:
-    """As `transport.iterate`. Leave it early with `contextlib.aclosing`."""
-    connection = _AsyncConnection(http)
-    answer: Any = None
-    error: NextcharError | None = None
-    try:
-        while True:
-            try:
-                effect = next_effect(stream, answer, error)
-            except StopIteration:
-                return
-            answer, error = None, None
-            if isinstance(effect, Emit):
-                yield effect.value
-                continue
-            try:
-                answer = await connection.perform(effect)
-            except NextcharError as caught:
-                error = caught
-    finally:
-        stream.close()
-        await connection.close()
-
-
-class _AsyncConnection:
-    """Performs the effects of one operation, awaiting them."""
+class AsyncioTransport:
+    """Sends requests on the running event loop."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
-        self._response: httpx.Response | None = None
-        self._pieces: AsyncIterator[bytes] | None = None
 
-    async def perform(self, effect: Effect) -> Any:
-        match effect:
-            case Open(request):
-                await self.close()
-                with http_errors(self._http):
-                    message = message_of(request)
-                    if not isinstance(request.content, bytes | None):
-                        message["content"] = _in_threads(request.content)
-                    self._response = await self._http.send(self._http.build_request(**message), stream=True)
-                self._pieces = self._response.aiter_bytes()
-                return Head(self._response.status_code, self._response.headers)
-            case Read():
-                assert self._pieces is not None, "Open comes before Read"
-                with http_errors(self._http):
-                    return await anext(self._pieces, b"")
-            case Take(source, max_bytes):
-                return await source.take(max_bytes)
-            case Sleep(seconds):
-                await asyncio.sleep(seconds)
-        return None
+    async def send(self, message: dict[str, Any]) -> httpx.Response:
+        """As `Transport.send`."""
+        content = message.get("content")
+        if content is not None and not isinstance(content, bytes):
+            message = {**message, "content": _in_threads(content)}
+        return await self._http.send(self._http.build_request(**message), stream=True)
 
-    async def close(self) -> None:
-        if self._response is not None:
-            response, self._response = self._response, None
-            await response.aclose()
+    async def sleep(self, seconds: float) -> None:
+        """As `Transport.sleep`."""
+        await asyncio.sleep(seconds)
 
 
 async def _in_threads(content: Content) -> AsyncIterator[bytes]:

@@ -1,331 +1,324 @@
-"""The calls of the API, each as a function that returns its request. `Client` and `AsyncClient` send them.
+"""The calls of the API that are one request, a list, a download or a streamed completion.
 
-A method of a client has the arguments and the docstring of the function of the same name here. All raise
-the exceptions of `errors`.
+All raise the exceptions of `errors`.
 """
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar, Unpack
+from typing import IO, Any, Literal, Unpack, cast
 from urllib.parse import quote
 
 from nextchar.answers import (
     Calibration,
     Completion,
     Corpus,
+    DamagedModel,
     Distribution,
     Evaluation,
     Job,
     Model,
+    ModelSummary,
     Score,
+    StreamEvent,
 )
-from nextchar.effects import Request
-from nextchar.errors import NextcharError
-from nextchar.options import CompletionOptions
+from nextchar.connection import Connection
+from nextchar.errors import NextcharError, ServerUnreachable
+from nextchar.options import CompletionOptions, ScoreOptions
 from nextchar.upload import Text, upload_body
 
-T = TypeVar("T")
-
+EVENT_STREAM = {"Accept": "text/event-stream"}
 _LONG_TIMEOUT_S = 1800.0  # minutes of work, answered at its end
 
 
-# Corpora
-
-
-def add_corpus(text: Text, *, name: str | None = None, encoding: str | None = None) -> Request[Corpus]:
-    """Upload a text and return its corpus. The same bytes are the same corpus.
-
-    Args:
-        text: a `str` or `bytes` is the text itself; a `Path` is read; a file or an iterable of pieces is
-            streamed, so that it is never in memory whole.
-        name: what to call it; usable wherever the id is.
-        encoding: `bytes` takes anything, and each byte is a character.
-
-    >>> client.add_corpus(Path("nietzsche.txt"), name="nietzsche")["characters"]  # doctest: +SKIP
-    600893
-    """
-    kind = "application/octet-stream" if encoding else "text/plain; charset=utf-8"
-    return Request(
-        "POST",
-        "/v1/corpora",
-        params=_given(name=name, encoding=encoding),
-        content=upload_body(text),
-        headers={"Content-Type": kind},
-    )
-
-
-def corpus(corpus: str) -> Request[Corpus]:
-    """Return a corpus's statistics, by id or name."""
-    return _get(_path("corpora", corpus))
-
-
-def delete_corpus(corpus: str) -> Request[dict[str, Any]]:
-    """Delete a corpus that no unfinished job needs. Models trained on it stay."""
-    return Request("DELETE", _path("corpora", corpus), can_retry=True)
-
-
-def corpus_text(corpus: str) -> Request[bytes]:
-    """Return the text of a corpus as it was uploaded; `download_corpus` gives a large one in pieces."""
-    return _get(_path("corpora", corpus, "text"))
-
-
-# Jobs
-
-
-def create_job(request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Request[Job]:
-    """Queue a training job; `request` is the body of POST /v1/jobs. `train` is more convenient.
-
-    A request with the same `idempotency_key` makes no second job; by default each call has its own key.
-    """
-    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-    return Request("POST", "/v1/jobs", json=dict(request), headers=headers, can_retry=True)
-
-
-def job(job: str) -> Request[Job]:
-    """Return a job: its status, place in the queue and progress."""
-    return _get(_path("jobs", job))
-
-
-def cancel_job(job: str, *, keep_best: bool = False) -> Request[Job]:
-    """Cancel a job. `keep_best` publishes the best model so far."""
-    return Request("POST", _path("jobs", job, "cancel"), json={"keep_best": True} if keep_best else None)
-
-
-def pause_job(job: str) -> Request[Job]:
-    """Stop a job at a checkpoint; `resume_job` continues it."""
-    return Request("POST", _path("jobs", job, "pause"))
-
-
-def resume_job(job: str) -> Request[Job]:
-    """Queue a paused or failed job again; it continues from its last checkpoint."""
-    return Request("POST", _path("jobs", job, "resume"))
-
-
-# Models
-
-
-def model(model: str) -> Request[Model]:
-    """Return the card of `name@version`, or of the newest version of `name`."""
-    return _get(_path("models", model))
-
-
-def model_page(limit: int) -> Request[dict[str, Any]]:
-    """Return the first page of the models."""
-    return _get("/v1/models", limit=limit)
-
-
-def rename_model(model: str, name: str) -> Request[Model]:
-    """Rename one version: it becomes the next version of `name`. Return its card."""
-    return Request("PATCH", _path("models", model), json={"name": name})
-
-
-def delete_model(model: str) -> Request[dict[str, Any]]:
-    """Delete one version of a model: the newest for a bare name."""
-    # For a bare name a second copy of the request would delete the version before.
-    return Request("DELETE", _path("models", model), can_retry="@" in model)
-
-
-def import_model(archive: bytes | Path | IO[bytes], *, name: str | None = None) -> Request[Model]:
-    """Import a model from the tar archive that `export_model` yields, as the next version of its name.
-
-    `name` replaces the name in the archive. Importing twice makes two versions.
-
-    >>> client.import_model(Path("nietzsche@3.tar"), name="philosopher")["id"]  # doctest: +SKIP
-    'philosopher@1'
-    """
-    return Request(
-        "POST",
-        "/v1/models/import",
-        params=_given(name=name),
-        content=upload_body(archive),
-        headers={"Content-Type": "application/x-tar"},
-        timeout_s=_LONG_TIMEOUT_S,
-    )
-
-
-def report(model: str) -> Request[dict[str, Any]]:
-    """Return the report of a model's training run."""
-    return _get(_path("models", model, "report"), format="json")
-
-
-def report_in(model: str, kind: Literal["html", "svg"]) -> Request[bytes]:
-    """Return the report as a page or a picture."""
-    return _get(_path("models", model, "report"), format=kind)
-
-
-def model_file(model: str, file: str) -> Request[bytes]:
-    """Return one file of a model."""
-    return _get(_path("models", model, "files", file))
-
-
-def model_archive(model: str) -> Request[bytes]:
-    """Return a tar archive of a model."""
-    return _get(_path("models", model, "export"))
-
-
-# Completions and scores
-
-
-def complete(model: str, prompt: str, **options: Unpack[CompletionOptions]) -> Request[Completion]:
-    """Complete a prompt.
-
-    >>> answer = client.complete("nietzsche", "morality equals ", until="line", seed=1)  # doctest: +SKIP
-    >>> answer["completions"][0]["text"]  # doctest: +SKIP
-    'the same thing as the spirit,'
-    """
-    return Request("POST", _path("models", model, "complete"), json={"prompt": prompt, **options})
-
-
-def next(model: str, prompt: str, *, top: int = 10, temperature: float = 1.0) -> Request[Distribution]:  # noqa: A001
-    """Return the distribution of the character that follows a prompt: the `top` most likely ones.
-
-    >>> client.next("nietzsche", "phil", top=1)["candidates"]  # doctest: +SKIP
-    [{'character': 'o', 'probability': 0.93}]
-    """
-    body = {"prompt": prompt, "top": top, "temperature": temperature}
-    return Request("POST", _path("models", model, "next"), json=body)
-
-
-def score(
-    model: str,
-    text: str | Sequence[str],
-    *,
-    detail: Literal["none", "line", "character"] = "character",
-    expected: int = 0,
-    false_alarms: float | None = None,
-    calibration: str | None = None,
-    context: Literal["line", "stream"] | None = None,
-    stream_id: str | None = None,
-    adapt: bool | None = None,
-    explain: bool | None = None,
-) -> Request[Score]:
-    """Return the surprisal, in bits, of a text or of up to 10,000 lines, and which lines are anomalous.
-
-    `score_lines` takes lines without end. Positions and bits are those of the characters after Unicode NFC.
-
-    Args:
-        model: `name` or `name@version`.
-        text: a `str`, scored as a whole, or a list of lines, each scored by itself.
-        detail: `line` leaves out the bits of each character, `none` the spans, too.
-        expected: how many of the most likely characters to return for each position.
-        false_alarms: the share of normal lines that may be flagged.
-        calibration: which normal lines to compare with.
-        context: `stream` scores each line after those before it.
-        stream_id: continues a stream of earlier calls.
-        adapt: learn from the stream.
-        explain: whether spans say what was expected.
-
-    >>> scores = client.score("web", ["GET /", "GET /'--"], false_alarms=0.01)  # doctest: +SKIP
-    >>> [line["anomalous"] for line in scores["lines"]]  # doctest: +SKIP
-    [False, True]
-    """
-    if hasattr(text, "__next__"):  # an iterator may have no end
-        raise NextcharError("score takes a str or a list of lines; use score_lines for any other iterable")
-    body = _given(
-        detail=detail,
-        expected=expected or None,
-        false_alarms=false_alarms,
-        calibration=calibration,
-        context=context,
-        stream_id=stream_id,
-        adapt=adapt,
-        explain=explain,
-    )
-    body |= {"text": text} if isinstance(text, str) else {"lines": list(text)}
-    return Request("POST", _path("models", model, "score"), json=body)
-
-
-def forget_stream(model: str, stream_id: str) -> Request[None]:
-    """Delete what a model remembers of a stream of lines."""
-    return Request("DELETE", _path("models", model, "streams", stream_id), can_retry=True)
-
-
-# Calibrations
-
-
-def calibrate(
-    model: str,
-    lines: Iterable[str] | None = None,
-    *,
-    corpus: str | None = None,
-    name: str | None = None,
-    buckets: int | None = None,
-    false_alarms: float | None = None,
-) -> Request[Calibration]:
-    """Compare a model's scores with those of normal lines from now on.
-
-    Args:
-        model: `name` or `name@version`.
-        lines: normal lines; or
-        corpus: a corpus, all of whose lines are normal.
-        name: what to call the calibration; without one it is the model's default.
-        buckets: compare lines with those of like length only, in so many buckets.
-        false_alarms: raise InvalidRequest unless there are enough lines for this rate.
-
-    >>> client.calibrate("web", normal_lines, false_alarms=0.001)["lines"]  # doctest: +SKIP
-    5000
-    """
-    body = _given(
-        lines=None if lines is None else list(lines),
-        corpus=corpus,
-        name=name,
-        buckets=buckets,
-        false_alarms=false_alarms,
-    )
-    return Request("POST", _path("models", model, "calibrate"), json=body, timeout_s=_LONG_TIMEOUT_S)
-
-
-def calibration_list(model: str) -> Request[dict[str, Any]]:
-    """Return a model's calibrations as the service lists them."""
-    return _get(_path("models", model, "calibrations"))
-
-
-def delete_calibration(model: str, name: str) -> Request[None]:
-    """Delete a calibration; the one made with the model cannot be deleted."""
-    return Request("DELETE", _path("models", model, "calibrations", name), can_retry=True)
-
-
-def evaluate(
-    model: str, lines: Sequence[str], anomalous: Sequence[bool], **options: Any
-) -> Request[Evaluation]:
-    """Return how well a model tells anomalous lines from normal ones, beside simple baselines.
-
-    `anomalous` is the truth about each line; `options` are the other fields of the request, such as
-    `split="chronological"`.
-
-    >>> client.evaluate("web", lines, labels, worst=5)["model_score"]["auroc"]  # doctest: +SKIP
-    0.987
-    """
-    body = {"lines": list(lines), "anomalous": list(map(bool, anomalous)), **options}
-    return Request("POST", _path("models", model, "evaluate"), json=body, timeout_s=_LONG_TIMEOUT_S)
-
-
-# Health
-
-
-def ready() -> Request[dict[str, Any]]:
-    """Return the service's answer to whether it is ready. Raises Unavailable if it is not."""
-    return Request("GET", "/readyz")
-
-
-# Requests
-
-
-def segment(name: str) -> str:
-    """Return a name quoted as one segment of a path. Raises NextcharError if it cannot be one."""
-    if not name.strip("."):  # an empty one names another route, a dot or two would be resolved away
-        raise NextcharError(f"{name!r} is not a name or an id")
-    return quote(name, safe="@", errors="surrogateescape")
-
-
-def _path(collection: str, name: str, *more: str) -> str:
-    return "/".join(["/v1", collection, *map(segment, (name, *more))])
-
-
-def _get(path: str, **params: str | int) -> Request[Any]:
-    return Request("GET", path, params=params, can_retry=True)
-
-
-def _given(**fields: Any) -> dict[str, Any]:
+class Calls(Connection):
+    """Calls about corpora, jobs, models, completions, scores, calibrations and the service's health."""
+
+    # Corpora
+
+    async def add_corpus(self, text: Text, *, name: str | None = None, encoding: str | None = None) -> Corpus:
+        """Upload a text and return its corpus. The same bytes are the same corpus.
+
+        Args:
+            text: a `str` or `bytes` is the text itself; a `Path` is read; a file or an iterable of pieces is
+                streamed, so that it is never in memory whole.
+            name: what to call it; usable wherever the id is.
+            encoding: `bytes` takes anything, and each byte is a character.
+
+        >>> client.add_corpus(Path("nietzsche.txt"), name="nietzsche")["characters"]  # doctest: +SKIP
+        600893
+        """
+        kind = "application/octet-stream" if encoding else "text/plain; charset=utf-8"
+        return await self._fetch(
+            Corpus,
+            "POST",
+            "/v1/corpora",
+            params=given(name=name, encoding=encoding),
+            content=upload_body(text),
+            headers={"Content-Type": kind},
+        )
+
+    def corpora(self) -> AsyncGenerator[Corpus, None]:
+        """Yield all corpora, newest first."""
+        return self._pages("/v1/corpora")
+
+    async def corpus(self, corpus: str) -> Corpus:
+        """Return a corpus's statistics, by id or name."""
+        return await self._get(Corpus, path_of("corpora", corpus))
+
+    async def corpus_text(self, corpus: str) -> str:
+        """Return the text of a corpus; one uploaded as bytes comes with one character for each byte.
+
+        `download_corpus` yields the bytes of a large one.
+        """
+        known = await self.corpus(corpus)
+        body = await self._fetch_bytes("GET", path_of("corpora", known["id"], "text"), can_retry=True)
+        return body.decode("latin-1" if known.get("encoding") == "bytes" else "utf-8")
+
+    def download_corpus(self, corpus: str) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of a corpus as they were uploaded, in pieces."""
+        return self._download(path_of("corpora", corpus, "text"))
+
+    async def delete_corpus(self, corpus: str) -> dict[str, Any]:
+        """Delete a corpus that no unfinished job needs. Models trained on it stay."""
+        return await self._fetch(dict[str, Any], "DELETE", path_of("corpora", corpus), can_retry=True)
+
+    # Jobs
+
+    async def create_job(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Queue a training job; `request` is the body of POST /v1/jobs. `train` is more convenient.
+
+        A request with the same `idempotency_key` makes no second job; by default each call has its own key.
+        """
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return await self._fetch(Job, "POST", "/v1/jobs", json=dict(request), headers=headers, can_retry=True)
+
+    def jobs(self) -> AsyncGenerator[Job, None]:
+        """Yield all jobs, newest first."""
+        return self._pages("/v1/jobs")
+
+    async def job(self, job: str) -> Job:
+        """Return a job: its status, place in the queue and progress."""
+        return await self._get(Job, path_of("jobs", job))
+
+    async def cancel_job(self, job: str, *, keep_best: bool = False) -> Job:
+        """Cancel a job. `keep_best` publishes the best model so far."""
+        body = {"keep_best": True} if keep_best else None
+        return await self._fetch(Job, "POST", path_of("jobs", job, "cancel"), json=body)
+
+    async def pause_job(self, job: str) -> Job:
+        """Stop a job at a checkpoint; `resume_job` continues it."""
+        return await self._fetch(Job, "POST", path_of("jobs", job, "pause"))
+
+    async def resume_job(self, job: str) -> Job:
+        """Queue a paused or failed job again; it continues from its last checkpoint."""
+        return await self._fetch(Job, "POST", path_of("jobs", job, "resume"))
+
+    # Models
+
+    def models(self) -> AsyncGenerator[ModelSummary, None]:
+        """Yield all versions of all models, newest first."""
+        return self._pages("/v1/models")
+
+    async def damaged_models(self) -> list[DamagedModel]:
+        """Return the versions that are missing from the list because their cards cannot be read."""
+        page = await self._get(dict[str, Any], "/v1/models", limit=1)
+        return cast(list[DamagedModel], page.get("damaged", []))
+
+    async def model(self, model: str) -> Model:
+        """Return the card of `name@version`, or of the newest version of `name`."""
+        return await self._get(Model, path_of("models", model))
+
+    async def rename_model(self, model: str, name: str) -> Model:
+        """Rename one version: it becomes the next version of `name`. Return its card."""
+        return await self._fetch(Model, "PATCH", path_of("models", model), json={"name": name})
+
+    async def delete_model(self, model: str) -> dict[str, Any]:
+        """Delete one version of a model: the newest for a bare name."""
+        # For a bare name a second copy of the request would delete the version before.
+        return await self._fetch(dict[str, Any], "DELETE", path_of("models", model), can_retry="@" in model)
+
+    def download(self, model: str, file: str) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of one file of a model, in pieces."""
+        return self._download(path_of("models", model, "files", file))
+
+    def export_model(self, model: str) -> AsyncGenerator[bytes, None]:
+        """Yield a tar archive of a model, in pieces; `import_model` takes it.
+
+        >>> with open("nietzsche.tar", "wb") as file:  # doctest: +SKIP
+        ...     file.writelines(client.export_model("nietzsche"))
+        """
+        return self._download(path_of("models", model, "export"))
+
+    async def import_model(self, archive: bytes | Path | IO[bytes], *, name: str | None = None) -> Model:
+        """Import a model from the tar archive that `export_model` yields, as the next version of its name.
+
+        `name` replaces the name in the archive. Importing twice makes two versions.
+
+        >>> client.import_model(Path("nietzsche@3.tar"), name="philosopher")["id"]  # doctest: +SKIP
+        'philosopher@1'
+        """
+        return await self._fetch(
+            Model,
+            "POST",
+            "/v1/models/import",
+            params=given(name=name),
+            content=upload_body(archive),
+            headers={"Content-Type": "application/x-tar"},
+            timeout_s=_LONG_TIMEOUT_S,
+        )
+
+    async def report(self, model: str) -> dict[str, Any]:
+        """Return the report of a model's training run."""
+        return await self._get(dict[str, Any], path_of("models", model, "report"), format="json")
+
+    def report_file(self, model: str, kind: Literal["html", "svg"]) -> AsyncGenerator[bytes, None]:
+        """Yield the report of a model as a page, or its curves as a picture, in pieces."""
+        return self._download(path_of("models", model, "report"), format=kind)
+
+    # Completions
+
+    async def complete(self, model: str, prompt: str, **options: Unpack[CompletionOptions]) -> Completion:
+        """Complete a prompt.
+
+        >>> answer = client.complete("nietzsche", "morality equals ", until="line", seed=1)  # doctest: +SKIP
+        >>> answer["completions"][0]["text"]  # doctest: +SKIP
+        'the same thing as the spirit,'
+        """
+        body = {"prompt": prompt, **options}
+        return await self._fetch(Completion, "POST", path_of("models", model, "complete"), json=body)
+
+    async def stream(
+        self, model: str, prompt: str, **options: Unpack[CompletionOptions]
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Complete a prompt and yield the text as it comes: `piece` events, `finished`, then `done`.
+
+        >>> for event in client.stream("nietzsche", "morality equals "):  # doctest: +SKIP
+        ...     if event["event"] == "piece":
+        ...         print(event["data"]["text"], end="", flush=True)
+        """
+        path, body = path_of("models", model, "complete"), {"prompt": prompt, **options, "stream": True}
+        opened = await self._open("POST", path, json=body, headers=EVENT_STREAM)
+        async with aclosing(opened) as response:
+            async for kind, data in self._events(response):
+                yield {"event": cast(Literal["piece", "finished", "done"], kind), "data": data}
+                if kind == "done":
+                    return
+        raise ServerUnreachable(f"{self.server} broke off in the middle of a completion; ask again")
+
+    async def next(self, model: str, prompt: str, *, top: int = 10, temperature: float = 1.0) -> Distribution:
+        """Return the distribution of the character that follows a prompt: the `top` most likely ones.
+
+        >>> client.next("nietzsche", "phil", top=1)["candidates"]  # doctest: +SKIP
+        [{'character': 'o', 'probability': 0.93}]
+        """
+        body = {"prompt": prompt, "top": top, "temperature": temperature}
+        return await self._fetch(Distribution, "POST", path_of("models", model, "next"), json=body)
+
+    # Scores
+
+    async def score(self, model: str, text: str | Sequence[str], **options: Unpack[ScoreOptions]) -> Score:
+        """Return the surprisal, in bits, of a text or of up to 10,000 lines, and which lines are anomalous.
+
+        `score_lines` takes lines without end. Positions and bits are those of the characters after NFC.
+
+        Args:
+            model: `name` or `name@version`.
+            text: a `str`, scored as a whole, or a list of lines, each scored by itself.
+            options: the fields of `ScoreOptions`.
+
+        >>> scores = client.score("web", ["GET /", "GET /'--"], false_alarms=0.01)  # doctest: +SKIP
+        >>> [line["anomalous"] for line in scores["lines"]]  # doctest: +SKIP
+        [False, True]
+        """
+        if hasattr(text, "__next__"):  # an iterator may have no end
+            raise NextcharError(
+                "score takes a str or a list of lines; use score_lines for any other iterable"
+            )
+        body = {"detail": "character"} | given(**options)
+        body |= {"text": text} if isinstance(text, str) else {"lines": list(text)}
+        return await self._fetch(Score, "POST", path_of("models", model, "score"), json=body)
+
+    async def forget_stream(self, model: str, stream_id: str) -> None:
+        """Delete what a model remembers of a stream of lines."""
+        await self._fetch(dict, "DELETE", path_of("models", model, "streams", stream_id), can_retry=True)
+
+    # Calibrations
+
+    async def calibrate(
+        self,
+        model: str,
+        lines: Iterable[str] | None = None,
+        *,
+        corpus: str | None = None,
+        name: str | None = None,
+        buckets: int | None = None,
+        false_alarms: float | None = None,
+    ) -> Calibration:
+        """Compare a model's scores with those of normal lines from now on.
+
+        Args:
+            model: `name` or `name@version`.
+            lines: normal lines; or
+            corpus: a corpus, all of whose lines are normal.
+            name: what to call the calibration; without one it is the model's default.
+            buckets: compare lines with those of like length only, in so many buckets.
+            false_alarms: raise InvalidRequest unless there are enough lines for this rate.
+
+        >>> client.calibrate("web", normal_lines, false_alarms=0.001)["lines"]  # doctest: +SKIP
+        5000
+        """
+        body = given(
+            lines=None if lines is None else list(lines),
+            corpus=corpus,
+            name=name,
+            buckets=buckets,
+            false_alarms=false_alarms,
+        )
+        path = path_of("models", model, "calibrate")
+        return await self._fetch(Calibration, "POST", path, json=body, timeout_s=_LONG_TIMEOUT_S)
+
+    async def calibrations(self, model: str) -> list[Calibration]:
+        """Return a model's calibrations by name."""
+        found = await self._get(dict[str, Any], path_of("models", model, "calibrations"))
+        return cast(list[Calibration], found["data"])
+
+    async def delete_calibration(self, model: str, name: str) -> None:
+        """Delete a calibration; the one made with the model cannot be deleted."""
+        await self._fetch(dict, "DELETE", path_of("models", model, "calibrations", name), can_retry=True)
+
+    async def evaluate(
+        self, /, model: str, lines: Sequence[str], anomalous: Sequence[bool], **options: Any
+    ) -> Evaluation:
+        """Return how well a model tells anomalous lines from normal ones, beside simple baselines.
+
+        `anomalous` is the truth about each line; `options` are the other fields of the request, such as
+        `split="chronological"`.
+
+        >>> client.evaluate("web", lines, labels, worst=5)["model_score"]["auroc"]  # doctest: +SKIP
+        0.987
+        """
+        body = {"lines": list(lines), "anomalous": list(map(bool, anomalous)), **options}
+        path = path_of("models", model, "evaluate")
+        return await self._fetch(Evaluation, "POST", path, json=body, timeout_s=_LONG_TIMEOUT_S)
+
+    # Health
+
+    async def ready(self) -> dict[str, Any]:
+        """Return the service's answer to whether it is ready. Raises Unavailable if it is not."""
+        return await self._fetch(dict[str, Any], "GET", "/readyz")
+
+
+def path_of(collection: str, name: str, *more: str) -> str:
+    """Return the path of a resource. Raises NextcharError for a name that cannot be a segment of one."""
+    for part in (name, *more):
+        if not part.strip("."):  # an empty one names another route, a dot or two would be resolved away
+            raise NextcharError(f"{part!r} is not a name or an id")
+    quoted = (quote(part, safe="@", errors="surrogateescape") for part in (name, *more))
+    return "/".join(["/v1", collection, *quoted])
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Return the fields that were given; the service has the defaults of the others."""
     return {name: value for name, value in fields.items() if value is not None}

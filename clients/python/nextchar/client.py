@@ -1,21 +1,19 @@
-"""The blocking client of nextchar's HTTP API.
+"""The blocking client of nextchar's HTTP API: the methods of `AsyncClient`, none of which suspends here."""
 
-Its methods are made from the functions of `calls` and `operations`, which `AsyncClient` shares.
-"""
-
+import functools
 import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator
+from itertools import count
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
-from nextchar import calls, operations, scored_lines, training
-from nextchar.answers import Event, Job, Progress, ScoredLine
-from nextchar.effects import Operation, Request, Stream
-from nextchar.lines import Lines
-from nextchar.operations import Settings
+from nextchar.answers import Event, Job, ScoredLine
+from nextchar.lines import Lines, line_of
 from nextchar.options import LineOptions
-from nextchar.transport import http_options, iterate, run, setup_errors
+from nextchar.scored_lines import LineScoring
+from nextchar.training import AsyncTrainingJob, TrainingCalls
+from nextchar.transport import BlockingTransport, http_options, iterate, run, setup_errors
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,48 +21,43 @@ T = TypeVar("T")
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
-def as_method(method: Callable[..., T], function: Callable[..., Any], *, drop: int) -> Callable[..., T]:
-    """Give a method the name, docstring and parameters of a function, less its first `drop` ones."""
-    method.__name__ = method.__qualname__ = function.__name__
-    method.__doc__ = function.__doc__
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    parameters = [own, *list(inspect.signature(function).parameters.values())[drop:]]
-    method.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+class ServiceCalls(TrainingCalls, LineScoring):
+    """All calls that both clients have."""
+
+
+def _documented(method: Callable[..., T], original: Callable[..., Any]) -> Callable[..., T]:
+    """Give a method the name, docstring and parameters of the asynchronous one that it calls."""
+    functools.update_wrapper(method, original)
+    signature = inspect.signature(original).replace(return_annotation=inspect.Signature.empty)
+    method.__signature__ = signature  # type: ignore[attr-defined]
     return method
 
 
-def _request(build: Callable[P, Request[T]]) -> "Callable[Concatenate[Client, P], T]":
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return run(self._http, operations.fetch(self._settings, build(*args, **kwargs)))
+def _call(
+    original: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Any, P], T]:
+    def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return run(original(self.awaited, *args, **kwargs))
 
-    return as_method(method, build, drop=0)
-
-
-def _operation(
-    begin: Callable[Concatenate[Settings, P], Operation[T]],
-) -> "Callable[Concatenate[Client, P], T]":
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return run(self._http, begin(self._settings, *args, **kwargs))
-
-    return as_method(method, begin, drop=1)
+    return _documented(method, original)
 
 
 def _stream(
-    begin: Callable[Concatenate[Settings, P], Stream[T]],
-) -> "Callable[Concatenate[Client, P], Generator[T, None, None]]":
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
-        return iterate(self._http, begin(self._settings, *args, **kwargs))
+    original: Callable[Concatenate[Any, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Any, P], Generator[T, None, None]]:
+    def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+        return iterate(original(self.awaited, *args, **kwargs))
 
-    return as_method(method, begin, drop=1)
+    return _documented(method, original)
 
 
 def _training(
-    begin: Callable[Concatenate[Settings, P], Operation[Job]],
-) -> "Callable[Concatenate[Client, P], TrainingJob]":
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> "TrainingJob":
-        return TrainingJob(self, run(self._http, begin(self._settings, *args, **kwargs)))
+    original: Callable[Concatenate[Any, P], Coroutine[Any, Any, AsyncTrainingJob]],
+) -> "Callable[Concatenate[Any, P], TrainingJob]":
+    def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> "TrainingJob":
+        return TrainingJob(run(original(self.awaited, *args, **kwargs)))
 
-    return as_method(method, begin, drop=1)
+    return _documented(method, original)
 
 
 class Client:
@@ -100,9 +93,9 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.server = server.rstrip("/")
-        self._settings = Settings(self.server, max_retries, patience_s)
         with setup_errors(server):
             self._http = httpx.Client(**http_options(self.server, api_key), transport=transport)
+        self.awaited = ServiceCalls(BlockingTransport(self._http), self.server, max_retries, patience_s)
 
     def __enter__(self) -> Self:
         return self
@@ -114,46 +107,47 @@ class Client:
         """Close all connections; streams that still run end."""
         self._http.close()
 
-    add_corpus = _request(calls.add_corpus)
-    corpora = _stream(operations.corpora)
-    corpus = _request(calls.corpus)
-    corpus_text = _operation(operations.corpus_text)
-    download_corpus = _stream(operations.download_corpus)
-    delete_corpus = _request(calls.delete_corpus)
+    add_corpus = _call(ServiceCalls.add_corpus)
+    corpora = _stream(ServiceCalls.corpora)
+    corpus = _call(ServiceCalls.corpus)
+    corpus_text = _call(ServiceCalls.corpus_text)
+    download_corpus = _stream(ServiceCalls.download_corpus)
+    delete_corpus = _call(ServiceCalls.delete_corpus)
 
-    train = _training(training.train)
-    create_job = _request(calls.create_job)
-    jobs = _stream(operations.jobs)
-    job = _request(calls.job)
-    follow = _stream(training.follow)
-    cancel_job = _request(calls.cancel_job)
-    pause_job = _request(calls.pause_job)
-    resume_job = _request(calls.resume_job)
+    train = _training(ServiceCalls.train)
+    create_job = _call(ServiceCalls.create_job)
+    jobs = _stream(ServiceCalls.jobs)
+    job = _call(ServiceCalls.job)
+    follow = _stream(ServiceCalls.follow)
+    cancel_job = _call(ServiceCalls.cancel_job)
+    pause_job = _call(ServiceCalls.pause_job)
+    resume_job = _call(ServiceCalls.resume_job)
 
-    models = _stream(operations.models)
-    damaged_models = _operation(operations.damaged_models)
-    model = _request(calls.model)
-    rename_model = _request(calls.rename_model)
-    delete_model = _request(calls.delete_model)
-    download = _stream(operations.download_file)
-    export_model = _stream(operations.export_model)
-    import_model = _request(calls.import_model)
-    report = _request(calls.report)
-    report_file = _stream(operations.report_file)
+    models = _stream(ServiceCalls.models)
+    damaged_models = _call(ServiceCalls.damaged_models)
+    model = _call(ServiceCalls.model)
+    rename_model = _call(ServiceCalls.rename_model)
+    delete_model = _call(ServiceCalls.delete_model)
+    download = _stream(ServiceCalls.download)
+    export_model = _stream(ServiceCalls.export_model)
+    import_model = _call(ServiceCalls.import_model)
+    report = _call(ServiceCalls.report)
+    report_file = _stream(ServiceCalls.report_file)
 
-    complete = _request(calls.complete)
-    stream = _stream(operations.stream)
-    next = _request(calls.next)
-    score = _request(calls.score)
-    score_stream = _stream(scored_lines.score_stream)
-    forget_stream = _request(calls.forget_stream)
+    complete = _call(ServiceCalls.complete)
+    stream = _stream(ServiceCalls.stream)
+    next = _call(ServiceCalls.next)
+    score = _call(ServiceCalls.score)
+    score_stream = _stream(ServiceCalls.score_stream)
+    score_source = _stream(ServiceCalls.score_source)
+    forget_stream = _call(ServiceCalls.forget_stream)
 
-    calibrate = _request(calls.calibrate)
-    calibrations = _operation(operations.calibrations)
-    delete_calibration = _request(calls.delete_calibration)
-    evaluate = _request(calls.evaluate)
+    calibrate = _call(ServiceCalls.calibrate)
+    calibrations = _call(ServiceCalls.calibrations)
+    delete_calibration = _call(ServiceCalls.delete_calibration)
+    evaluate = _call(ServiceCalls.evaluate)
 
-    ready = _request(calls.ready)
+    ready = _call(ServiceCalls.ready)
 
     def score_lines(
         self, model: str, lines: Iterable[str | bytes], **options: Unpack[LineOptions]
@@ -176,66 +170,34 @@ class Client:
         >>> for found in client.score_lines("sshd", tail.stdout, only="anomalous", false_alarms=0.001):
         ...     print(found["line"], found["text"])  # doctest: +SKIP
         """
-        return iterate(self._http, scored_lines.score_lines(self._settings, model, Lines(lines), options))
+        source = Lines(map(line_of, count(1), lines))
+        return iterate(self.awaited._score_numbered(model, source, options))
 
 
 class TrainingJob:
     """A job that was queued by `train`. Iterate over it for its events; `wait` for its model.
 
-    Attributes:
-        id: the job's id.
-        record: the job as it was last seen.
+    Its `id` is the job's, and `record` the job as it was last seen.
     """
 
-    def __init__(self, client: Client, record: Job) -> None:
-        self._client = client
-        self.id = record["id"]
-        self.record = record
+    def __init__(self, awaited: AsyncTrainingJob) -> None:
+        self.awaited = awaited
+        self.id = awaited.id
 
     def __repr__(self) -> str:
-        return f"TrainingJob({self.id!r}, name={self.record['name']!r}, status={self.record['status']!r})"
+        return repr(self.awaited).removeprefix("Async")
 
     def __iter__(self) -> Iterator[Event]:
         """Yield the job's events from its beginning, as they come, until it is over."""
-        return self._client.follow(self.id)
+        return iterate(self.awaited.client.follow(self.id))
 
-    def wait(
-        self,
-        on_progress: Callable[[Progress], object] | None = None,
-        *,
-        timeout_s: float | None = None,
-    ) -> str:
-        """Wait for the job's end and return its model, `name@version`.
+    @property
+    def record(self) -> Job:
+        """The job's newest record."""
+        return self.awaited.record
 
-        `on_progress` is called with the job's progress whenever it has changed.
-
-        Raises:
-            TrainingFailed: the job failed, was cancelled or was paused.
-            Timeout: it was not finished after `timeout_s`; it goes on.
-        """
-        watched = training.watch_job(self._client._settings, self.id, timeout_s=timeout_s)
-        for record in iterate(self._client._http, watched):
-            self.record = record
-            if on_progress is not None and self.record["progress"]:
-                on_progress(self.record["progress"])
-        return training.model_of(self.record)
-
-    def refresh(self) -> Job:
-        """Ask for the job's record and return it."""
-        self.record = self._client.job(self.id)
-        return self.record
-
-    def cancel(self, *, keep_best: bool = False) -> Job:
-        """As `Client.cancel_job`."""
-        self.record = self._client.cancel_job(self.id, keep_best=keep_best)
-        return self.record
-
-    def pause(self) -> Job:
-        """As `Client.pause_job`."""
-        self.record = self._client.pause_job(self.id)
-        return self.record
-
-    def resume(self) -> Job:
-        """As `Client.resume_job`."""
-        self.record = self._client.resume_job(self.id)
-        return self.record
+    wait = _call(AsyncTrainingJob.wait)
+    refresh = _call(AsyncTrainingJob.refresh)
+    cancel = _call(AsyncTrainingJob.cancel)
+    pause = _call(AsyncTrainingJob.pause)
+    resume = _call(AsyncTrainingJob.resume)

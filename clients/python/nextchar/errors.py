@@ -1,18 +1,4 @@
-"""The exceptions of the client. Each message is a sentence that says what to do.
-
-NextcharError
-  ServerError             the server answered with an error: status, code, param, request_id
-    Unauthorized          401: no API key, or an unknown one
-    Forbidden             403: the key is not for this call or model
-    NotFound              404
-    Conflict              409: the present state of what is named does not allow this
-    InvalidRequest        400, 413, 415, 422: a field or the body is wrong
-    RateLimited           429: retry after `retry_after_s`
-    Unavailable           502, 503, 504, 507: a part of the service is down or its storage is full
-  ServerUnreachable       no connection, or it broke
-    Timeout               no answer in time
-  TrainingFailed          a job ended without a model
-"""
+"""The exceptions of the client. Each message is a sentence that says what to do."""
 
 import math
 import time
@@ -30,10 +16,8 @@ _RETRYABLE = frozenset({429, 502, 503, 504})
 class NextcharError(Exception):
     """A call failed; `str()` is a sentence for the user."""
 
-    @property
-    def is_retryable(self) -> bool:
-        """Whether the same call may succeed a little later."""
-        return False
+    is_retryable: bool = False
+    """Whether the same call may succeed a little later."""
 
 
 ClientError = NextcharError
@@ -67,48 +51,41 @@ class ServerError(NextcharError):
         self.param = param
         self.request_id = request_id
         self.retry_after_s = retry_after_s
-
-    @property
-    def is_retryable(self) -> bool:
-        """Whether the status is that of a service that is busy or down for a moment."""
-        return self.status in _RETRYABLE
+        self.is_retryable = status in _RETRYABLE  # the service is busy or down for a moment
 
 
 class Unauthorized(ServerError):
-    """The service requires an API key, and none or an unknown one was sent."""
+    """401: the service requires an API key, and none or an unknown one was sent."""
 
 
 class Forbidden(ServerError):
-    """The API key is not for this call or this model."""
+    """403: the API key is not for this call or this model."""
 
 
 class NotFound(ServerError):
-    """There is no such corpus, job, model, calibration or file."""
+    """404: there is no such corpus, job, model, calibration or file."""
 
 
 class Conflict(ServerError):
-    """The present state of what is named does not allow this."""
+    """409: the present state of what is named does not allow this."""
 
 
 class InvalidRequest(ServerError):
-    """A field or the body is wrong; `param` names the field."""
+    """400, 413, 415, 422: a field or the body is wrong; `param` names the field."""
 
 
 class RateLimited(ServerError):
-    """Too many requests are waiting; ask again after `retry_after_s`."""
+    """429: too many requests are waiting; ask again after `retry_after_s`."""
 
 
 class Unavailable(ServerError):
-    """A part that the request needs is down or damaged, or the storage is full."""
+    """502, 503, 504, 507: a part that the request needs is down or damaged, or the storage is full."""
 
 
 class ServerUnreachable(NextcharError):
     """Nothing answers at the server's address, or the connection broke."""
 
-    @property
-    def is_retryable(self) -> bool:
-        """Always: the server may be restarting."""
-        return True
+    is_retryable = True  # the server may be restarting
 
 
 class Timeout(ServerUnreachable):
@@ -125,19 +102,13 @@ class TrainingFailed(NextcharError):
 
 
 _CLASS_OF_STATUS: dict[int, type[ServerError]] = {
-    400: InvalidRequest,
     401: Unauthorized,
     403: Forbidden,
     404: NotFound,
     409: Conflict,
-    413: InvalidRequest,
-    415: InvalidRequest,
-    422: InvalidRequest,
     429: RateLimited,
-    502: Unavailable,
-    503: Unavailable,
-    504: Unavailable,
-    507: Unavailable,
+    **dict.fromkeys((400, 413, 415, 422), InvalidRequest),
+    **dict.fromkeys((502, 503, 504, 507), Unavailable),
 }
 
 _STATUS_OF_TYPE = {

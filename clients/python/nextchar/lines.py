@@ -7,8 +7,9 @@ and a file is scored in large batches.
 import threading
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
 
-from nextchar.effects import Line
 from nextchar.errors import NextcharError
 
 MAX_LINE_BYTES = 200_004
@@ -18,13 +19,53 @@ _MAX_AHEAD_BYTES = 1 << 20
 _LINE_BYTES = 100  # that a line counts for beside its own, so that empty ones are bounded, too
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line to be scored: its number from 1, the bytes that are sent, the text as it was given.
+
+    Lines of files have no `text`, but the file's name and their offset in it, in bytes.
+    """
+
+    number: int
+    data: bytes
+    text: str | bytes = b""
+    file: str = "-"
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """What it counts for, in bytes, in a batch and in the lines read ahead."""
+        return len(self.data) + _LINE_BYTES
+
+
+def line_of(number: int, text: str | bytes) -> Line:
+    """Return a line with or without its newline. Raises NextcharError if it holds several."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+    data = data.removesuffix(b"\n")
+    if b"\n" in data:
+        raise NextcharError(f"line {number} contains a newline; give each line by itself")
+    return Line(number, data[:MAX_LINE_BYTES], text.removesuffix("\n") if isinstance(text, str) else data)
+
+
+class LineSource(Protocol):
+    """Lines read ahead."""
+
+    async def take(self, max_bytes: int) -> list[Line]:
+        """Wait for a line; return it with those that are there, or an empty list at the end.
+
+        Raises what the source raises, once the lines before that have been returned.
+        """
+
+    def close(self) -> None:
+        """Stop reading."""
+
+
 class LineBuffer:
-    """Numbered lines that wait to be sent."""
+    """Lines that wait to be sent."""
 
     def __init__(self) -> None:
         self._lines: deque[Line] = deque()
         self._bytes = 0
-        self._number = 0
         self.is_over = False
         self.error: BaseException | None = None
 
@@ -36,24 +77,18 @@ class LineBuffer:
         """Whether no more is to be read for now."""
         return self._bytes >= _MAX_AHEAD_BYTES
 
-    def append(self, text: str | bytes) -> None:
-        """Add a line. Raises NextcharError if it holds several."""
-        self._number += 1
-        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
-        data = data.removesuffix(b"\n")
-        text = text.removesuffix("\n") if isinstance(text, str) else data
-        if b"\n" in data:
-            raise NextcharError(f"line {self._number} contains a newline; give each line by itself")
-        self._lines.append(Line(self._number, text, data[:MAX_LINE_BYTES]))
-        self._bytes += self._size(self._lines[-1])
+    def append(self, line: Line) -> None:
+        """Add a line."""
+        self._lines.append(line)
+        self._bytes += line.size
 
     def pop(self, max_bytes: int) -> list[Line]:
         """Return the oldest lines, at least one if there is one, or raise the error that came after them."""
         taken: list[Line] = []
         size = 0
-        while self._lines and (not taken or size + self._size(self._lines[0]) <= max_bytes):
+        while self._lines and (not taken or size + self._lines[0].size <= max_bytes):
             line = self._lines.popleft()
-            size += self._size(line)
+            size += line.size
             taken.append(line)
         self._bytes -= size
         if not taken and self.error is not None:
@@ -61,40 +96,36 @@ class LineBuffer:
             raise error
         return taken
 
-    @staticmethod
-    def _size(line: Line) -> int:
-        return len(line.data) + _LINE_BYTES
-
 
 class Lines:
     """The lines of an iterable, which a thread reads from the first `take` on."""
 
-    def __init__(self, lines: Iterable[str | bytes]) -> None:
+    def __init__(self, lines: Iterable[Line]) -> None:
         self._source = lines
         self._buffer = LineBuffer()
         self._changed = threading.Condition()  # guards the buffer
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
-    def take(self, max_bytes: int) -> list[Line]:
-        """Wait for a line; return it with those that are there, or an empty list at the end.
-
-        Raises what the iterable raises, once the lines before that have been returned.
-        """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._read, name="nextchar-lines", daemon=True)
-            self._thread.start()
-        with self._changed:
-            self._changed.wait_for(lambda: self._buffer or self._buffer.is_over or self._is_closed)
-            taken = self._buffer.pop(max_bytes)
-            self._changed.notify_all()
-            return taken
+    async def take(self, max_bytes: int) -> list[Line]:
+        """As `LineSource.take`; waiting blocks the thread."""
+        return self._take(max_bytes)
 
     def close(self) -> None:
         """Stop reading: at once if the buffer is full, else at the next line."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+
+    def _take(self, max_bytes: int) -> list[Line]:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._read, name="nextchar-lines", daemon=True)
+            self._thread.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._buffer or self._buffer.is_over or self._is_closed)
+            taken = [] if self._is_closed else self._buffer.pop(max_bytes)
+            self._changed.notify_all()
+            return taken
 
     def _read(self) -> None:
         error: BaseException | None = None

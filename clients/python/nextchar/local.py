@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -169,9 +168,7 @@ class Model:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -271,7 +268,10 @@ def train(
         with Upload(data / "spool", limit_bytes=1 << 40) as upload:
             upload.feed(text.encode())
             corpus, _ = corpora.add(upload)
-        body = _job_body({"budget": budget, **options, "corpus": corpus.id, "name": name})
+        try:
+            body = JobCreate.model_validate({"budget": budget, **options, "corpus": corpus.id, "name": name})
+        except ValueError as error:
+            raise InvalidInput(f"train: {error}") from None
         job: Job = Jobs(blobs).create(plan(body, corpus, memory_limit_bytes=machine_memory_bytes()))
         events: list[dict[str, Any]] = []
         outcome = train_model(
@@ -294,13 +294,6 @@ def train(
     assert outcome.card is not None, "nothing stops this job"
     card: Card = outcome.card
     return Model(SavedModel(card, outcome.files.__getitem__), threads=threads)
-
-
-def _job_body(fields: dict[str, Any]) -> JobCreate:
-    try:
-        return JobCreate.model_validate(fields)
-    except ValueError as error:
-        raise InvalidInput(f"train: {error}") from None
 
 
 @contextlib.contextmanager

@@ -43,16 +43,29 @@ class TrainingOptions(TypedDict, total=False):
     mix: Mapping[str, Any] | None
 
 
-class LineOptions(TypedDict, total=False):
+class ScoreOptions(TypedDict, total=False):
+    """The options of `score`; what is left out or None is as the service has it."""
+
+    detail: Literal["none", "line", "character"]
+    """`line` leaves out the bits of each character, `none` the spans, too."""
+    expected: int
+    """How many of the most likely characters to return for each position."""
+    false_alarms: float | None
+    """The share of normal lines that may be flagged."""
+    calibration: str | None
+    """Which normal lines to compare with."""
+    context: Literal["line", "stream"] | None
+    """`stream` scores each line after those before it."""
+    stream_id: str | None
+    """Continues a stream of earlier calls."""
+    adapt: bool | None
+    """Whether to learn from the stream."""
+    explain: bool | None
+    """Whether spans say what was expected."""
+
+
+class LineOptions(ScoreOptions, total=False):
     """The options of `score_lines`."""
 
-    false_alarms: float
-    calibration: str
     only: Literal["all", "anomalous"]
-    detail: Literal["none", "line", "character"]
-    expected: int
-    context: Literal["line", "stream"]
-    stream_id: str
-    adapt: bool
-    explain: bool
     precision: Literal["auto", "float32"]

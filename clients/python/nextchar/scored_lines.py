@@ -2,157 +2,166 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from json import loads
 from typing import Any, cast
 
-from nextchar import calls
 from nextchar.answers import ScoredLine
-from nextchar.calls import segment
-from nextchar.effects import Emit, Line, LineSource, Request, Stream, read, sleep, take
-from nextchar.errors import NextcharError, ServerError, ServerUnreachable, error_in_stream
-from nextchar.operations import FIRST_DELAY_S, MAX_DELAY_S, MAX_RETRY_AFTER_S, Settings, fetch, open_ok
+from nextchar.calls import Calls, given, path_of
+from nextchar.connection import Outage
+from nextchar.errors import NextcharError, ServerUnreachable, error_in_stream
+from nextchar.lines import Line, LineSource
 from nextchar.options import LineOptions
+from nextchar.sse import split_lines
 
 _TIMEOUT_S = 120.0  # with `only="anomalous"` the server is silent about normal lines
 _MIN_BATCH_BYTES, _MAX_BATCH_BYTES = 1 << 16, 1 << 19
 _FAST_S, _SLOW_S = 1.5, 5.0  # a batch answered faster than this makes batches larger, slower: smaller
 _MAX_BREAKS = 5  # of answers that began and then broke off without a line: the lines are at fault
 
-
-def score_stream(
-    settings: Settings, /, model: str, lines: Sequence[bytes], **options: str | float | bool
-) -> Stream[dict[str, Any]]:
-    """Score lines in one request, a mebibyte together at most; yield the service's records as they come.
-
-    They are a `score.start`, a `score.line` for each line that is returned, and a `score.end`; `options`
-    are the request's query parameters. Raises ServerUnreachable when the answer breaks off. `score_lines`
-    is more convenient.
-    """
-    yield from open_ok(_line_request(model, lines, options))
-    decoder = _RecordDecoder()
-    while piece := (yield from read()):
-        for record in decoder.feed(piece):
-            yield Emit(record)
-            if record["object"] == "score.end":
-                return
-    raise ServerUnreachable(f"{settings.server} broke off in the middle of its answer; ask again")
+Record = dict[str, Any]
 
 
-def score_lines(
-    settings: Settings, model: str, source: LineSource, options: LineOptions
-) -> Stream[ScoredLine]:
-    """Emit the score of each line of a source, in order; lines whose answer broke off are sent again."""
-    query: dict[str, Any] = {"only": "all", "detail": "line", "explain": True, **options}
-    own_stream = query.get("context") == "stream" and "stream_id" not in query
-    if own_stream:
-        query["stream_id"] = f"nextchar-{uuid.uuid4().hex}"
-    retry = _Retry(settings)
-    max_bytes = _MIN_BATCH_BYTES
-    try:
-        while batch := (yield from take(source, max_bytes)):
-            began = time.monotonic()
-            yield from _score_batch(settings, model, batch, query, retry)
-            took_s = time.monotonic() - began
-            if took_s > _SLOW_S:
-                max_bytes = max(_MIN_BATCH_BYTES, max_bytes // 2)
-            elif took_s < _FAST_S:
-                max_bytes = min(_MAX_BATCH_BYTES, max_bytes * 2)
-    finally:
-        source.close()
-    if own_stream and retry.has_answered:
-        yield from fetch(settings, calls.forget_stream(model, query["stream_id"]))
+class LineScoring(Calls):
+    """The calls that score lines as they come."""
 
+    async def score_stream(
+        self, /, model: str, lines: Sequence[bytes], **options: str | float | bool
+    ) -> AsyncGenerator[Record, None]:
+        """Score lines in one request, a mebibyte together at most; yield the service's records as they come.
 
-def _score_batch(
-    settings: Settings, model: str, pending: list[Line], query: Mapping[str, Any], retry: "_Retry"
-) -> Stream[ScoredLine]:
-    while pending:
-        done = 0
-        error: NextcharError = ServerUnreachable(f"{settings.server} broke off in the middle of its answer")
+        They are a `score.start`, a `score.line` for each line that is returned, and a `score.end`; `options`
+        are the request's query parameters. Raises ServerUnreachable when the answer breaks off. `score_lines`
+        is more convenient.
+        """
+        opened = await self._open(
+            "POST",
+            path_of("models", model, "score"),
+            params=options,
+            content=b"".join(line + b"\n" for line in lines),
+            headers={"Content-Type": "text/plain; charset=utf-8"},
+            timeout_s=_TIMEOUT_S,
+        )
+        is_whole = False
+        async with aclosing(opened) as response:  # read to its end, so that it can be used again
+            async for line in split_lines(self._pieces(response)):
+                record = loads(line)
+                if record["object"] == "error":
+                    raise error_in_stream(record)
+                is_whole = record["object"] == "score.end"
+                yield record
+        if not is_whole:
+            raise ServerUnreachable(f"{self.server} broke off in the middle of its answer; ask again")
+
+    async def score_source(
+        self,
+        model: str,
+        source: LineSource,
+        query: Mapping[str, Any],
+        *,
+        patience_s: float | None = None,
+        min_interval_s: float = 0.0,
+    ) -> AsyncGenerator[tuple[Line | None, Record], None]:
+        """Score the lines of a source batch by batch; those whose answer broke off are sent again.
+
+        Yields the service's records, each `score.line` with its line, and what happens to the connection:
+        `outage.start` with the error and the number of lines that wait, and `outage.end` with its `seconds`.
+        At least `min_interval_s` pass from one batch to the next; `patience_s` replaces the client's. With
+        `context=stream` but no `stream_id`, the stream is forgotten at the end.
+        """
+        own_stream = f"nextchar-{uuid.uuid4().hex}"
+        if query.get("context") == "stream":
+            query = {"stream_id": own_stream, **query}
+        retry = _Retry(self.patience_s if patience_s is None else patience_s)
+        max_bytes = _MIN_BATCH_BYTES
         try:
-            yield from open_ok(_line_request(model, [line.data for line in pending], query))
-            decoder = _RecordDecoder()
-            while piece := (yield from read()):  # to its end, so that the connection can be used again
-                for record in decoder.feed(piece):
-                    if record["object"] == "score.start":
-                        retry.begin()
-                    elif record["object"] == "score.end":
-                        done = record["lines"]
-                        retry.progress()
-                    else:
-                        done = record["line"]
-                        retry.progress()
-                        yield Emit(_placed(record, pending[done - 1]))
-        except NextcharError as caught:
-            error = caught
-        pending = pending[done:]
-        if pending:
-            yield from sleep(retry.delay_s(error))
+            while batch := await source.take(max_bytes):
+                began = time.monotonic()
+                async with aclosing(self._score_batch(model, batch, query, retry)) as records:
+                    async for line, record in records:
+                        yield line, record
+                took_s = time.monotonic() - began
+                if took_s > _SLOW_S:
+                    max_bytes = max(_MIN_BATCH_BYTES, max_bytes // 2)
+                elif took_s < _FAST_S:
+                    max_bytes = min(_MAX_BATCH_BYTES, max_bytes * 2)
+                if took_s < min_interval_s:
+                    await self.transport.sleep(min_interval_s - took_s)
+        finally:
+            source.close()
+            if retry.has_answered and query.get("stream_id") == own_stream:
+                with suppress(NextcharError):  # its state expires within a day
+                    await self.forget_stream(model, own_stream)
+
+    async def _score_numbered(
+        self, model: str, source: LineSource, options: LineOptions
+    ) -> AsyncGenerator[ScoredLine, None]:
+        """Yield the scores of the lines of a source as `score_lines` does."""
+        query: dict[str, Any] = {"only": "all", "detail": "line", "explain": True, **given(**options)}
+        async with aclosing(self.score_source(model, source, query)) as records:
+            async for line, record in records:
+                if line is not None:
+                    yield _placed(record, line)
+
+    async def _score_batch(
+        self, model: str, pending: list[Line], query: Mapping[str, Any], retry: "_Retry"
+    ) -> AsyncGenerator[tuple[Line | None, Record], None]:
+        while pending:
+            done = 0
+            error: NextcharError = ServerUnreachable("the service is stopping")
+            try:
+                answer = self.score_stream(model, [line.data for line in pending], **query)
+                async with aclosing(answer) as records:
+                    async for record in records:
+                        if record["object"] == "score.start":
+                            retry.begin_answer()
+                            yield None, record
+                            continue
+                        if (away_s := retry.end()) is not None:
+                            yield None, {"object": "outage.end", "seconds": away_s}
+                        if record["object"] == "score.end":
+                            done = record["lines"]
+                            yield None, record
+                        else:
+                            done = record["line"]
+                            yield pending[done - 1], record
+            except NextcharError as caught:
+                error = caught
+            pending = pending[done:]
+            if pending:
+                is_new = retry.began_at is None
+                delay_s = retry.delay_s(error)
+                if is_new:
+                    yield None, {"object": "outage.start", "error": error, "lines": len(pending)}
+                await self.transport.sleep(delay_s)
 
 
-class _Retry:
-    """How long to wait before lines without an answer are sent again, and when to give up."""
+class _Retry(Outage):
+    """When to send lines again: not to a server that never answered, nor lines that break every answer."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._patience_s = settings.patience_s
-        self.has_answered = False
-        self._has_begun = False
-        self._away_since: float | None = None
-        self._delay_s = FIRST_DELAY_S
+    def __init__(self, patience_s: float) -> None:
+        super().__init__(patience_s)
+        self.has_answered = self._has_begun = False
         self._breaks = 0
 
-    def begin(self) -> None:
+    def begin_answer(self) -> None:
         """Note that an answer begins."""
         self.has_answered = self._has_begun = True
 
-    def progress(self) -> None:
-        """Note that lines were scored."""
+    def end(self) -> float | None:
+        """Note that lines were scored; as `Outage.end`."""
         self._has_begun, self._breaks = False, 0
-        self._away_since, self._delay_s = None, FIRST_DELAY_S
+        return super().end()
 
     def delay_s(self, error: NextcharError) -> float:
-        """Return how long to wait; raise the error if it will not pass or has lasted too long."""
-        is_passing = error.is_retryable and (self.has_answered or isinstance(error, ServerError))
-        if self._has_begun and isinstance(error, ServerUnreachable):
-            self._breaks += 1
-            is_passing = is_passing and self._breaks < _MAX_BREAKS
+        """As `Outage.delay_s`."""
+        if isinstance(error, ServerUnreachable):
+            self._breaks += self._has_begun
+            if not self.has_answered or self._breaks >= _MAX_BREAKS:
+                raise error
         self._has_begun = False
-        now = time.monotonic()
-        self._away_since = self._away_since or now
-        if not is_passing or now - self._away_since > self._patience_s:
-            raise error
-        delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, MAX_DELAY_S)
-        if isinstance(error, ServerError) and error.retry_after_s is not None:
-            delay_s = max(delay_s, min(error.retry_after_s, MAX_RETRY_AFTER_S))
-        return delay_s
-
-
-class _RecordDecoder:
-    """Decodes newline-delimited JSON records. Raises ServerError for a record that is an error."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, piece: bytes) -> Iterator[dict[str, Any]]:
-        """Take the next bytes; yield the records that end in them."""
-        *whole, self._rest = (self._rest + piece).split(b"\n")
-        for line in whole:
-            record = loads(line)
-            if record["object"] == "error":
-                raise error_in_stream(record)
-            yield record
-
-
-def _line_request(model: str, lines: Sequence[bytes], query: Mapping[str, Any]) -> Request[Any]:
-    return Request(
-        "POST",
-        f"/v1/models/{segment(model)}/score",
-        params=query,
-        content=b"".join(line + b"\n" for line in lines),
-        headers={"Content-Type": "text/plain; charset=utf-8"},
-        timeout_s=_TIMEOUT_S,
-    )
+        return super().delay_s(error)
 
 
 def _placed(record: dict[str, Any], line: Line) -> ScoredLine:

@@ -1,127 +1,168 @@
-"""Training a model: what it takes to queue a job, to follow its events and to wait for its end."""
+"""Training a model: queue a job, follow its events and wait for its end."""
 
 import time
-from json import loads
-from typing import Literal, Unpack, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Unpack, cast
 
-from nextchar import calls
-from nextchar.answers import FINAL_STATUSES, Corpus, Event, Job
-from nextchar.calls import segment
-from nextchar.effects import Emit, Operation, Stream, read, sleep
-from nextchar.errors import NextcharError, Timeout, TrainingFailed, error_in_stream
-from nextchar.operations import FIRST_DELAY_S, MAX_DELAY_S, Settings, event_stream, fetch, open_ok
+from nextchar.answers import FINAL_STATUSES, Corpus, Event, Job, Progress
+from nextchar.calls import EVENT_STREAM, Calls, given, path_of
+from nextchar.connection import Outage
+from nextchar.errors import NextcharError, ServerUnreachable, Timeout, TrainingFailed
 from nextchar.options import TrainingOptions
-from nextchar.sse import EventDecoder
 from nextchar.upload import Text
 
 _POLL_S = 0.5  # between two looks at a job
 
 
-def train(  # noqa: D417 - a client gives its settings itself
-    settings: Settings,
-    corpus: str | Corpus | None = None,
-    *,
-    name: str,
-    text: Text | None = None,
-    seconds: float | None = None,
-    epochs: float | None = None,
-    steps: int | None = None,
-    **options: Unpack[TrainingOptions],
-) -> Operation[Job]:
-    """Train a model on a corpus, or on a text that is uploaded first. Return the job, which is queued.
+class TrainingCalls(Calls):
+    """The calls that queue a job and follow it."""
 
-    Args:
-        corpus: an id, a name or what `add_corpus` returned; or
-        text: a text, as `add_corpus` takes it.
-        name: what the model will be called; each finished job adds a version to it.
-        seconds: how long to train; or
-        epochs: passes over the text; or
-        steps: optimizer steps. The default is the service's, 60 seconds.
-        options: the other fields of POST /v1/jobs.
+    async def train(
+        self,
+        corpus: str | Corpus | None = None,
+        *,
+        name: str,
+        text: Text | None = None,
+        seconds: float | None = None,
+        epochs: float | None = None,
+        steps: int | None = None,
+        **options: Unpack[TrainingOptions],
+    ) -> "AsyncTrainingJob":
+        """Train a model on a corpus, or on a text that is uploaded first. Return the job, which is queued.
 
-    >>> job = client.train(text=Path("notes.txt"), name="notes", seconds=60)  # doctest: +SKIP
-    >>> model = job.wait(on_progress=lambda p: print(p["step"], "of", p["steps"]))  # doctest: +SKIP
-    >>> client.complete(model, "In the ")["completions"][0]["text"]  # doctest: +SKIP
+        Args:
+            corpus: an id, a name or what `add_corpus` returned; or
+            text: a text, as `add_corpus` takes it.
+            name: what the model will be called; each finished job adds a version to it.
+            seconds: how long to train; or
+            epochs: passes over the text; or
+            steps: optimizer steps. The default is the service's, 60 seconds.
+            options: the other fields of POST /v1/jobs.
+
+        >>> job = client.train(text=Path("notes.txt"), name="notes", seconds=60)  # doctest: +SKIP
+        >>> model = job.wait(on_progress=lambda p: print(p["step"], "of", p["steps"]))  # doctest: +SKIP
+        >>> client.complete(model, "In the ")["completions"][0]["text"]  # doctest: +SKIP
+        """
+        if (corpus is None) == (text is None):
+            raise NextcharError("give exactly one of corpus and text")
+        budget = given(seconds=seconds, epochs=epochs, steps=steps)
+        if len(budget) > 1:
+            raise NextcharError("give at most one of seconds, epochs and steps")
+        if text is not None:
+            is_bytes = options.get("alphabet") == "bytes"
+            corpus = await self.add_corpus(text, encoding="bytes" if is_bytes else None)
+        assert corpus is not None, "there was a corpus or a text"
+        body = {
+            "corpus": corpus if isinstance(corpus, str) else corpus["id"],
+            "name": name,
+            **({"budget": budget} if budget else {}),
+            **options,
+        }
+        return AsyncTrainingJob(self, await self.create_job(body))
+
+    async def follow(self, job: str, *, after: int = 0) -> AsyncGenerator[Event, None]:
+        """Yield a job's events with ids above `after`, each once, as they come, until the job is over.
+
+        A broken connection is opened again behind the last event. Raises ServerUnreachable, or the server's
+        error, when the server stays away or busy for longer than the client's `patience_s`.
+        """
+        path = path_of("jobs", job, "events")
+        outage = Outage(self.patience_s)
+        while True:
+            headers = EVENT_STREAM | ({"Last-Event-ID": str(after)} if after else {})
+            try:
+                async with aclosing(await self._open("GET", path, headers=headers)) as response:
+                    outage.began_at = None
+                    async for kind, data in self._events(response):
+                        outage.end()
+                        if kind == "done":
+                            return
+                        if data["id"] > after:
+                            after = data["id"]
+                            yield cast(Event, data)
+                raise ServerUnreachable(f"{self.server} broke off in the middle of a job's events")
+            except NextcharError as error:
+                delay_s = outage.delay_s(error)
+            await self.transport.sleep(delay_s)
+
+
+class AsyncTrainingJob:
+    """A job that was queued by `train`: as `TrainingJob`, for asyncio.
+
+    Attributes:
+        id: the job's id.
+        record: the job as it was last seen.
     """
-    if (corpus is None) == (text is None):
-        raise NextcharError("give exactly one of corpus and text")
-    budget = {
-        k: v for k, v in {"seconds": seconds, "epochs": epochs, "steps": steps}.items() if v is not None
-    }
-    if len(budget) > 1:
-        raise NextcharError("give at most one of seconds, epochs and steps")
-    if text is not None:
-        encoding: Literal["bytes"] | None = "bytes" if options.get("alphabet") == "bytes" else None
-        corpus = yield from fetch(settings, calls.add_corpus(text, encoding=encoding))
-    assert corpus is not None, "there was a corpus or a text"
-    body = {
-        "corpus": corpus if isinstance(corpus, str) else corpus["id"],
-        "name": name,
-        **({"budget": budget} if budget else {}),
-        **options,
-    }
-    return (yield from fetch(settings, calls.create_job(body)))
 
+    def __init__(self, client: TrainingCalls, record: Job) -> None:
+        self.client = client
+        self.id = record["id"]
+        self.record = record
 
-def follow(settings: Settings, job: str, *, after: int = 0) -> Stream[Event]:
-    """Yield a job's events with ids above `after`, each once, as they come, until the job is over.
+    def __repr__(self) -> str:
+        return (
+            f"AsyncTrainingJob({self.id!r}, name={self.record['name']!r}, status={self.record['status']!r})"
+        )
 
-    A broken connection is opened again behind the last event. Raises ServerUnreachable, or the server's
-    error, when the server stays away or busy for longer than the client's `patience_s`.
-    """
-    path = f"/v1/jobs/{segment(job)}/events"
-    delay_s = FIRST_DELAY_S
-    away_since: float | None = None
-    while True:
-        try:
-            yield from open_ok(event_stream("GET", path, {"Last-Event-ID": str(after)} if after else {}))
-            away_since = None
-            decoder = EventDecoder()
-            while piece := (yield from read()):
-                for event in decoder.feed(piece):
-                    if event.event == "error":
-                        raise error_in_stream(loads(event.data))
-                    delay_s = FIRST_DELAY_S
-                    if event.event == "done":  # a stream that ends without it has broken
-                        return
-                    data = cast(Event, loads(event.data))
-                    if data["id"] > after:
-                        after = data["id"]
-                        yield Emit(data)
-        except NextcharError as error:
-            if not error.is_retryable:
-                raise
-            away_since = away_since or time.monotonic()
-            if time.monotonic() - away_since > settings.patience_s:
-                raise
-        yield from sleep(delay_s)
-        delay_s = min(2 * delay_s, MAX_DELAY_S)
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Yield the job's events from its beginning, as they come, until it is over."""
+        return self.client.follow(self.id)
 
+    async def wait(
+        self,
+        on_progress: Callable[[Progress], object] | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> str:
+        """Wait for the job's end and return its model, `name@version`.
 
-def watch_job(settings: Settings, job: str, *, timeout_s: float | None = None) -> Stream[Job]:
-    """Emit a job's record whenever it has changed; the last one is final, or paused by someone.
+        `on_progress`, an ordinary function, is called with the job's progress whenever it has changed.
 
-    Raises Timeout after `timeout_s`; the job goes on.
-    """
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    seen_at = time.monotonic()
-    last: Job | None = None
-    while True:
-        try:
-            record = yield from fetch(settings, calls.job(job))
-            seen_at = time.monotonic()
-        except NextcharError as error:
-            if not error.is_retryable or time.monotonic() - seen_at > settings.patience_s:
-                raise
-        else:
-            if record != last:
-                yield Emit(record)
-            last = record
-            if record["status"] in FINAL_STATUSES or _is_paused_for_good(record):
-                return
-        if deadline is not None and time.monotonic() >= deadline:
-            raise Timeout(f"job {job} is not finished after {timeout_s:g} s; it goes on, so wait again")
-        yield from sleep(_POLL_S)
+        Raises:
+            TrainingFailed: the job failed, was cancelled or was paused.
+            Timeout: it was not finished after `timeout_s`; it goes on.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        outage = Outage(self.client.patience_s)
+        last: Job | None = None
+        while True:
+            try:
+                await self.refresh()
+            except NextcharError as error:
+                outage.delay_s(error)  # raises it when it is time to give up
+            else:
+                outage.end()
+                if self.record != last and self.record["progress"] and on_progress is not None:
+                    on_progress(self.record["progress"])
+                last = self.record
+                if last["status"] in FINAL_STATUSES or _is_paused_for_good(last):
+                    return model_of(last)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise Timeout(
+                    f"job {self.id} is not finished after {timeout_s:g} s; it goes on, so wait again"
+                )
+            await self.client.transport.sleep(_POLL_S)
+
+    async def refresh(self) -> Job:
+        """Ask for the job's record and return it."""
+        self.record = await self.client.job(self.id)
+        return self.record
+
+    async def cancel(self, *, keep_best: bool = False) -> Job:
+        """As `Client.cancel_job`."""
+        self.record = await self.client.cancel_job(self.id, keep_best=keep_best)
+        return self.record
+
+    async def pause(self) -> Job:
+        """As `Client.pause_job`."""
+        self.record = await self.client.pause_job(self.id)
+        return self.record
+
+    async def resume(self) -> Job:
+        """As `Client.resume_job`."""
+        self.record = await self.client.resume_job(self.id)
+        return self.record
 
 
 def _is_paused_for_good(job: Job) -> bool:

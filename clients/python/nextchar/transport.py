@@ -1,29 +1,91 @@
-"""Carries out operations over httpx with blocking calls. `async_transport` does so for asyncio."""
+"""How calls reach a server over httpx. They are coroutines over a `Transport`, written once for both clients.
+
+Nothing suspends a coroutine over a `BlockingTransport`, so `run` and `iterate` need no event loop.
+`async_transport` has the transport for asyncio.
+"""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import httpx
 
-from nextchar.effects import Effect, Emit, Head, Open, Operation, Read, Request, Sleep, Stream, Take
 from nextchar.errors import NextcharError, ServerUnreachable, Timeout
 
 T = TypeVar("T")
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_CONNECT_TIMEOUT_S = 5.0
+
+
+class Transport(Protocol):
+    """Carries out what a call waits for."""
+
+    async def send(self, message: dict[str, Any]) -> httpx.Response:
+        """Send a request, given as the arguments of httpx's `build_request`; return its open response."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class BlockingTransport:
+    """Sends requests with blocking calls."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+
+    async def send(self, message: dict[str, Any]) -> httpx.Response:
+        """As `Transport.send`."""
+        response = self._http.send(self._http.build_request(**message), stream=True)
+        response.stream = _AwaitableStream(cast(httpx.SyncByteStream, response.stream))
+        return response
+
+    async def sleep(self, seconds: float) -> None:
+        """As `Transport.sleep`."""
+        time.sleep(seconds)  # noqa: ASYNC251 - no event loop waits
+
+
+class _AwaitableStream(httpx.AsyncByteStream):
+    """The body of a response to httpx.Client with the methods of one to httpx.AsyncClient."""
+
+    def __init__(self, stream: httpx.SyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._stream:
+            yield piece
+
+    async def aclose(self) -> None:
+        self._stream.close()
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a coroutine that is never suspended."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        return cast(T, finished.value)
+    raise AssertionError("a call over a blocking transport is not suspended")
+
+
+def iterate(values: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    """Yield the values of a generator that is never suspended. Closing this one closes it."""
+    try:
+        while True:
+            try:
+                value = run(values.__anext__())
+            except StopAsyncIteration:
+                return
+            yield value
+    finally:
+        run(values.aclose())
 
 
 def http_options(server: str, api_key: str | None) -> dict[str, Any]:
     """Return the arguments of httpx's clients for a server. A proxy is not used for this machine itself."""
     headers = {"Authorization": f"Bearer {api_key.strip()}"} if api_key and api_key.strip() else {}
-    return {
-        "base_url": server,
-        "headers": headers,
-        "trust_env": httpx.URL(server).host not in _LOOPBACK,
-    }
+    is_local = httpx.URL(server).host in _LOOPBACK
+    return {"base_url": server, "headers": headers, "trust_env": not is_local}
 
 
 @contextmanager
@@ -37,101 +99,9 @@ def setup_errors(server: str) -> Iterator[None]:
         raise NextcharError(f"the proxy that the environment names cannot be used: {error}") from None
 
 
-def run(http: httpx.Client, operation: Operation[T]) -> T:
-    """Carry out an operation; return its result."""
-    [result] = iterate(http, emitting(operation))
-    return result
-
-
-def iterate(http: httpx.Client, stream: Stream[T]) -> Generator[T, None, None]:
-    """Carry out a stream and yield what it emits. Closing the generator closes the connection."""
-    connection = _Connection(http)
-    answer: Any = None
-    error: NextcharError | None = None
-    try:
-        while True:
-            try:
-                effect = next_effect(stream, answer, error)
-            except StopIteration:
-                return
-            answer, error = None, None
-            if isinstance(effect, Emit):
-                yield effect.value
-                continue
-            try:
-                answer = connection.perform(effect)
-            except NextcharError as caught:
-                error = caught
-    finally:
-        stream.close()
-        connection.close()
-
-
-def emitting(operation: Operation[T]) -> Stream[T]:
-    """Emit the result of an operation."""
-    yield Emit((yield from operation))
-
-
-def next_effect(
-    operation: Generator[Effect | Emit[T], Any, Any], answer: Any, error: NextcharError | None
-) -> Any:
-    """Give an operation the answer to its last effect, or what it failed with; return its next effect."""
-    return operation.throw(error) if error is not None else operation.send(answer)
-
-
-class _Connection:
-    """Performs the effects of one operation."""
-
-    def __init__(self, http: httpx.Client) -> None:
-        self._http = http
-        self._response: httpx.Response | None = None
-        self._pieces: Iterator[bytes] = iter(())
-
-    def perform(self, effect: Effect) -> Any:
-        match effect:
-            case Open(request):
-                self.close()
-                with http_errors(self._http):
-                    message = self._http.build_request(**message_of(request))
-                    self._response = self._http.send(message, stream=True)
-                self._pieces = self._response.iter_bytes()
-                return Head(self._response.status_code, self._response.headers)
-            case Read():
-                with http_errors(self._http):
-                    return next(self._pieces, b"")
-            case Take(source, max_bytes):
-                return source.take(max_bytes)
-            case Sleep(seconds):
-                time.sleep(seconds)
-        return None
-
-    def close(self) -> None:
-        if self._response is not None:
-            self._response.close()
-            self._response = None
-
-
-def message_of(request: Request[Any]) -> dict[str, Any]:
-    """Return the arguments of httpx's `build_request`."""
-    message: dict[str, Any] = {
-        "method": request.method,
-        "url": request.path,
-        "headers": dict(request.headers),
-        "timeout": httpx.Timeout(request.timeout_s, connect=_CONNECT_TIMEOUT_S),
-    }
-    if request.params:
-        message["params"] = dict(request.params)
-    if request.json is not None:
-        message["json"] = request.json
-    if request.content is not None:
-        message["content"] = request.content
-    return message
-
-
 @contextmanager
-def http_errors(http: httpx.Client | httpx.AsyncClient) -> Iterator[None]:
+def http_errors(server: str) -> Iterator[None]:
     """Raise what httpx raises as NextcharError."""
-    server = str(http.base_url).rstrip("/")
     try:
         yield
     except httpx.UnsupportedProtocol:

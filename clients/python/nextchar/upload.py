@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from nextchar.effects import Content
+Content = bytes | IO[bytes] | Iterable[bytes]
+"""The body of a request."""
 
 Text = str | bytes | Path | IO[bytes] | IO[str] | Iterable[str | bytes]
 """A text to upload: itself, a file's path, an open file, or pieces of any size."""
@@ -37,8 +38,7 @@ def _encoded(piece: str | bytes) -> bytes:
 
 def _file_pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            yield piece
+        yield from iter(lambda: file.read(_PIECE_BYTES), b"")
 
 
 def _is_regular_file(file: Any) -> bool:

@@ -11,7 +11,7 @@ from starlette.types import Message
 
 from app.errors import UnsupportedMedia
 from app.http.corpus_transfer import RequestBody, _HeaderDecoder
-from models.errors import InvalidInput
+from models.errors import InvalidInput, TooLarge
 
 FORM = (
     b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
@@ -63,12 +63,15 @@ def test_a_body_is_read_in_large_pieces_until_it_is_complete_or_the_client_disco
 
         return Request({"type": "http", "headers": [(b"content-length", b"5")]}, receive)
 
-    async def read() -> list[int]:
-        return [len(piece) async for piece in RequestBody(request()).pieces()]
+    async def read(max_bytes: int = 1_800_001) -> list[int]:
+        body = RequestBody(request())
+        return [len(piece) async for piece in body.pieces(max_bytes, TooLarge("too large"))]
 
     messages.append({"type": "http.request", "body": b"y", "more_body": False})
     assert asyncio.run(read()) == [1_200_000, 600_001]
-    assert RequestBody(request()).declared_bytes == 5
+    for max_bytes in (1_800_000, 4):  # less than what is sent, and than what is declared
+        with pytest.raises(TooLarge):
+            asyncio.run(read(max_bytes))
     messages[-1] = {"type": "http.disconnect"}
     with pytest.raises(ClientDisconnect):
         asyncio.run(read())

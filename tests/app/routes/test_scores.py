@@ -6,6 +6,7 @@ import pytest
 from store.streams import Streams
 from tests.app.fakes import CHARACTERS, publish
 from tests.app.service import Service, error_of, until
+from tests.store.locked_streams import locked
 
 SCORE = "/v1/models/fake/score"
 
@@ -230,18 +231,18 @@ def test_adapting_stream_keeps_its_delta(service: Service) -> None:
     for count in (1, 2, 3):
         assert service.http.post(SCORE, json=body).json()["stream"]["lines"] == count
     streams = Streams(service.live._redis)
-    with streams.locked("fake@1", "s", size=1) as turn:
+    with locked(streams, "fake@1", "s", size=1) as turn:
         assert turn.stream.change is not None and turn.stream.change[0] == 3
 
 
 def test_stream_that_starts_to_adapt_keeps_its_state(service: Service) -> None:
     body = {"lines": ["ab"], "context": "stream", "stream_id": "s"}
     assert service.http.post(SCORE, json=body).status_code == 200
-    with Streams(service.live._redis).locked("fake@1", "s", size=1) as turn:
+    with locked(Streams(service.live._redis), "fake@1", "s", size=1) as turn:
         before = turn.stream.state
     answer = service.http.post(SCORE, json=body | {"adapt": True}).json()
     assert answer["stream"] == {"id": "s", "lines": 2, "restarted": None}
-    with Streams(service.live._redis).locked("fake@1", "s", size=1) as turn:
+    with locked(Streams(service.live._redis), "fake@1", "s", size=1) as turn:
         assert turn.stream.change is not None and turn.stream.state is not None and before is not None
         assert turn.stream.state[0, 0] > before[0, 0]
 

@@ -16,9 +16,9 @@ from app.services.readiness import (
     Probe,
     Problem,
     ReadinessCheck,
-    Report,
     check_redis,
     check_storage,
+    readiness_of,
 )
 from models.errors import StorageFull, Unavailable
 from store.background import BackgroundLoop
@@ -111,7 +111,7 @@ def test_storage_that_can_be_read_and_not_written_is_degraded_and_not_down(
     monkeypatch.setattr(type(blobs), "write", refuse)
     [problem] = check_storage(blobs)
     assert (problem.problem, problem.is_down) == (sentence, False)
-    assert Report([problem], []).is_ready
+    assert readiness_of([problem], []).status == "degraded"
 
 
 def test_hanging_check_delays_callers_briefly_and_counts_as_down(
@@ -180,7 +180,7 @@ def test_background_loop_is_reported_once_it_is_late_by_its_own_interval(
     check = ReadinessCheck(blobs=open_blobs("memory:///"), redis=redis, queue=queue, loops=loops)
 
     def late() -> list[str]:
-        return [problem.problem.split()[0] for problem in check.report().problems]
+        return [problem.problem.split()[0] for problem in check.report().degraded]
 
     now_s = 5 + LOOP_FAILING_S
     assert late() == []
@@ -194,7 +194,7 @@ def test_missing_worker_is_reported_at_once_and_logged_only_after_it_had_time_to
     redis: Redis, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     check = ReadinessCheck(blobs=open_blobs("memory:///"), redis=redis, queue=queue, loops=[])
-    assert [problem.part for problem in check.report().problems] == ["worker"]
+    assert [problem.part for problem in check.report().degraded] == ["worker"]
     assert caplog.messages == []
     monkeypatch.setattr(readiness_module, "WORKER_START_S", 0.0)
     check.report()

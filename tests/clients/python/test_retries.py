@@ -1,7 +1,7 @@
 """Requests are sent again where that is safe, and nowhere else; errors are exceptions by their kind."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
@@ -16,8 +16,9 @@ from nextchar import (
     ServerUnreachable,
     Timeout,
     Unavailable,
-    operations,
 )
+from nextchar.async_transport import AsyncioTransport
+from nextchar.transport import BlockingTransport
 from tests.clients.python.blocking import KINDS, connected
 
 _JOB = {"id": "job_1", "status": "queued", "name": "n"}
@@ -33,11 +34,11 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the client would have waited for."""
     slept: list[float] = []
 
-    def sleep(seconds: float) -> Iterator[Any]:
+    async def sleep(_: object, seconds: float) -> None:
         slept.append(seconds)
-        yield from ()
 
-    monkeypatch.setattr(operations, "sleep", sleep)
+    monkeypatch.setattr(BlockingTransport, "sleep", sleep)
+    monkeypatch.setattr(AsyncioTransport, "sleep", sleep)
     return slept
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nextchar import AsyncClient, NextcharError, ServerError, ServerUnreachable, scored_lines
+from nextchar import AsyncClient, NextcharError, ServerError, ServerUnreachable, connection
 from tests.clients.python.blocking import KINDS, connected
 from tests.clients.python.fake_server import FakeServer
 from tests.waiting import eventually
@@ -35,7 +35,7 @@ async def asynchronous(lines: Iterable[str | bytes]) -> AsyncIterator[str | byte
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scored_lines, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(connection, "FIRST_DELAY_S", 0.01)
 
 
 def sent(server: FakeServer) -> list[bytes]:

@@ -42,6 +42,9 @@ error_summary = false
 
 [mypy-httpx.*,nextchar.local]
 follow_imports = skip
+
+[mypy-nextchar.*]
+ignore_errors = true
 """
 
 

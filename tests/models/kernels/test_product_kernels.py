@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 from numba import njit
 
-from models.kernels.instruction_sets import target_features
 from models.kernels.int8_packing import GROUP, pack, padded_columns
 from models.kernels.product_kernels import FLOAT32, INT8, ProductKernel, add_product_of, available
 
-FEATURES = target_features()
 
-
-@pytest.mark.parametrize("kernel", available(INT8, FEATURES), ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", available(INT8), ids=lambda kernel: kernel.name)
 def test_int8_products_are_exact_for_every_number_of_rows(kernel: ProductKernel) -> None:
     add_product = add_product_of(kernel)
 
@@ -33,7 +30,7 @@ def test_int8_products_are_exact_for_every_number_of_rows(kernel: ProductKernel)
         np.testing.assert_array_equal(sums, expected)
 
 
-@pytest.mark.parametrize("kernel", available(FLOAT32, FEATURES), ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", available(FLOAT32), ids=lambda kernel: kernel.name)
 def test_float32_products_are_correct_for_every_number_of_rows(kernel: ProductKernel) -> None:
     add_product = add_product_of(kernel)
 

@@ -1,16 +1,17 @@
 """`nextchar calibrate`: make, list and delete a model's calibrations."""
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from nextchar.answers import Calibration
+from nextchar.calls import given
 from nextchar.cli.flagged_lines import rarity
-from nextchar.cli.formatting import format_integer, format_time, print_fields, print_table
+from nextchar.cli.formatting import format_integer, format_time, print_fields
 from nextchar.cli.names import ModelArgument, complete_corpus
-from nextchar.cli.session import Session, command, given
+from nextchar.cli.session import Session, command, read_bytes
 from nextchar.errors import NextcharError
 
 
@@ -19,17 +20,13 @@ def calibrate(
     session: Session,
     model: ModelArgument,
     file: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="FILE", help="Normal lines. Default, and -: standard input.", show_default=False
-        ),
+        Path | None, typer.Argument(metavar="FILE", help="Normal lines. Default, and -: standard input.")
     ] = None,
     name: Annotated[
         str | None,
         typer.Option(
             help="Name of the calibration, such as a host's. Default: default, which is used where none is"
-            " named.",
-            show_default=False,
+            " named."
         ),
     ] = None,
     corpus: Annotated[
@@ -56,7 +53,8 @@ def calibrate(
         _list(session, model)
     elif delete is not None:
         session.client.delete_calibration(model, delete)
-        session.print_deleted({"object": "calibration", "name": delete, "deleted": True})
+        answer = {"object": "calibration", "name": delete, "deleted": True}
+        session.print_answer(answer, f"deleted {delete}")
     else:
         if corpus is not None and file is not None:
             raise typer.BadParameter("give a file or --corpus, not both")
@@ -67,20 +65,18 @@ def calibrate(
 
 
 def _list(session: Session, model: str) -> None:
-    found = session.client.calibrations(model)
-    if session.as_json:
-        session.print_json({"object": "list", "data": found})
-        return
-    rows = [
-        (c["name"], format_integer(c["lines"]), _rarest(c), c["source"], format_time(c["created_at"]))
-        for c in found
-    ]
-    print_table(session.out, ("name", "lines", "rarest score", "source", "created"), rows)
-    if not rows:
-        session.print_note(f"there is no calibration yet; make one with `nextchar calibrate {model} FILE`")
+    columns: dict[str, Callable[[Calibration], str]] = {
+        "name": lambda calibration: calibration["name"],
+        "lines": lambda calibration: format_integer(calibration["lines"]),
+        "rarest score": _rarest,
+        "source": lambda calibration: calibration["source"],
+        "created": lambda calibration: format_time(calibration["created_at"]),
+    }
+    empty = f"there is no calibration yet; make one with `nextchar calibrate {model} FILE`"
+    session.print_list(session.client.calibrations(model), columns, if_empty=empty)
 
 
-def _print_calibration(session: Session, made: Mapping[str, Any]) -> None:
+def _print_calibration(session: Session, made: Calibration) -> None:
     if session.as_json:
         session.print_json(made)
         return
@@ -98,15 +94,14 @@ def _print_calibration(session: Session, made: Mapping[str, Any]) -> None:
     print_fields(session.out, fields)
 
 
-def _rarest(calibration: Mapping[str, Any]) -> str:
+def _rarest(calibration: Calibration) -> str:
     """Return how rare a score it can tell."""
     beyond = ", rarer by a fitted tail" if calibration["has_tail"] else ""
     return f"{rarity(calibration['smallest_p_value'])}{beyond}"
 
 
 def _read_lines(file: Path) -> list[str]:
-    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    lines = raw.decode(errors="replace").removesuffix("\n").split("\n")
+    lines = read_bytes(file).decode(errors="replace").removesuffix("\n").split("\n")
     lines = [line.removesuffix("\r") for line in lines]
     if lines == [""]:
         raise NextcharError("there are no lines to calibrate on; the text is empty")

@@ -1,39 +1,30 @@
 """`nextchar complete` and `nextchar next`: completions of a prompt, and the next character's distribution."""
 
 import sys
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from nextchar.answers import Distribution
-from nextchar.cli.formatting import bar, printable
+from nextchar.calls import given
+from nextchar.cli.formatting import bar, print_table, printable
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.repl import run_repl
-from nextchar.cli.session import Session, command, given, print_unknown_characters, read_text
+from nextchar.cli.session import Session, command, print_unknown_characters, read_text
 
 _SHOWN_PROMPT = 200  # characters of a prompt's end
-_SAMPLING = "Sampling"
+_sampling_option = partial(typer.Option, rich_help_panel="Sampling")
 
 PromptArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="PROMPT",
-        help="Text to continue. Default: standard input without its last newline.",
-        show_default=False,
+        metavar="PROMPT", help="Text to continue. Default: standard input without its last newline."
     ),
 ]
-
-
-class Until(StrEnum):
-    """What else may end a completion."""
-
-    WORD = "word"
-    LINE = "line"
-    CONFIDENCE = "confidence"
 
 
 @command
@@ -41,15 +32,12 @@ def complete(
     session: Session,
     model: ModelArgument,
     prompt: PromptArgument = None,
-    max_characters: Annotated[
-        int | None, typer.Option(help="Maximum length. Default: 40.", show_default=False)
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", "-n", help="Number of completions. Default: 1.", show_default=False)
-    ] = None,
+    max_characters: Annotated[int | None, typer.Option(help="Maximum length. Default: 40.")] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help="Number of completions. Default: 1.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; can be repeated.")] = None,
     until: Annotated[
-        Until | None, typer.Option(help="Stop at the end of a word or line, or at low confidence.")
+        Literal["word", "line", "confidence"] | None,
+        typer.Option(help="Stop at the end of a word or line, or at low confidence."),
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print characters as they are generated.")] = False,
     interactive: Annotated[
@@ -57,29 +45,18 @@ def complete(
         typer.Option("--interactive", "-i", help="Read lines and complete each; default without a prompt."),
     ] = False,
     temperature: Annotated[
-        float | None,
-        typer.Option(help="0: always the most probable character. Default: 1.", rich_help_panel=_SAMPLING),
+        float | None, _sampling_option(help="0: always the most probable character. Default: 1.")
     ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Sample from the k most probable.", rich_help_panel=_SAMPLING)
-    ] = None,
+    top_k: Annotated[int | None, _sampling_option(help="Sample from the k most probable.")] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(
-            help="Sample from the most probable that together reach this probability.",
-            rich_help_panel=_SAMPLING,
-        ),
+        _sampling_option(help="Sample from the most probable that together reach this probability."),
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option(
-            help="Sample from those with at least this fraction of the highest probability.",
-            rich_help_panel=_SAMPLING,
-        ),
+        _sampling_option(help="Sample from those with at least this fraction of the highest probability."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same text.", rich_help_panel=_SAMPLING)
-    ] = None,
+    seed: Annotated[int | None, _sampling_option(help="The same seed gives the same text.")] = None,
 ) -> None:
     """Complete a prompt; in a terminal without a prompt, read it line by line.
 
@@ -96,7 +73,7 @@ def complete(
         min_p=min_p,
         seed=seed,
         stop=stop or None,
-        until=until.value if until else None,
+        until=until,
     )
     if interactive or (prompt is None and sys.stdin.isatty()):
         if prompt is not None or options.get("n", 1) != 1:
@@ -140,9 +117,8 @@ def next_character(
     if session.out.is_terminal:
         session.out.print(_distribution(answer, session.out))
     else:
-        for candidate in answer["candidates"]:
-            character = printable(candidate["character"], inline=True)
-            print(character, f"{candidate['probability']:.6f}", sep="\t", file=session.out.file)
+        rows = [(c["character"], f"{c['probability']:.6f}") for c in answer["candidates"]]
+        print_table(session.out, (), rows)
     print_unknown_characters(session, answer["unknown_characters"])
 
 

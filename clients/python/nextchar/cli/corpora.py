@@ -1,6 +1,7 @@
 """`nextchar corpus`: upload, list, show and delete corpora."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,6 @@ from nextchar.cli.formatting import (
     format_size,
     format_time,
     print_fields,
-    print_table,
     printable,
 )
 from nextchar.cli.names import CorpusArgument
@@ -31,9 +31,7 @@ app = typer.Typer(
 def add(
     session: Session,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A UTF-8 text file; - is standard input.")],
-    name: Annotated[
-        str | None, typer.Option(help="Name of the corpus. Default: the file's name.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the corpus. Default: the file's name.")] = None,
     as_bytes: Annotated[
         bool, typer.Option("--bytes", help="The file is not UTF-8 text: each byte is a character.")
     ] = False,
@@ -52,23 +50,15 @@ def list_(session: Session) -> None:
 
     Example: nextchar corpus list
     """
-    corpora = list(session.client.corpora())
-    if session.as_json:
-        session.print_json({"object": "list", "data": corpora})
-        return
-    rows = [
-        (
-            c["name"] or "",
-            c["id"],
-            format_integer(c["characters"]),
-            format_integer(c["distinct_characters"]),
-            format_time(c["created_at"]),
-        )
-        for c in corpora
-    ]
-    print_table(session.out, ("name", "id", "characters", "distinct", "created"), rows)
-    if not rows:
-        session.print_note("there is no corpus yet; upload one with `nextchar corpus add FILE`")
+    columns: dict[str, Callable[[Corpus], str]] = {
+        "name": lambda corpus: corpus["name"] or "",
+        "id": lambda corpus: corpus["id"],
+        "characters": lambda corpus: format_integer(corpus["characters"]),
+        "distinct": lambda corpus: format_integer(corpus["distinct_characters"]),
+        "created": lambda corpus: format_time(corpus["created_at"]),
+    }
+    empty = "there is no corpus yet; upload one with `nextchar corpus add FILE`"
+    session.print_list(list(session.client.corpora()), columns, if_empty=empty)
 
 
 @app.command("show")
@@ -92,7 +82,8 @@ def rm(session: Session, corpus: CorpusArgument) -> None:
 
     Example: nextchar corpus rm notes
     """
-    session.print_deleted(session.client.delete_corpus(corpus))
+    deleted = session.client.delete_corpus(corpus)
+    session.print_answer(deleted, f"deleted {deleted['id']}")
 
 
 def upload(session: Session, file: Path, name: str | None, *, encoding: str | None = None) -> Corpus:

@@ -1,22 +1,21 @@
 """`nextchar evaluate`: how well a model tells anomalous lines from normal ones, beside baselines."""
 
-import sys
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from nextchar.calls import given
 from nextchar.cli import roc
 from nextchar.cli.flagged_lines import highlighted, rarity
 from nextchar.cli.formatting import format_integer, print_fields, print_heading, print_table, printable
 from nextchar.cli.heatmap import character_bits, heatmap, legend
 from nextchar.cli.labeled_lines import InvalidTable, LabeledLines, read_labeled_lines
 from nextchar.cli.names import ModelArgument
-from nextchar.cli.session import Session, command, fail, given
+from nextchar.cli.session import Session, command, fail, read_bytes
 
 _SCORE_NAMES = {
     "length": "length",
@@ -26,54 +25,35 @@ _SCORE_NAMES = {
 }
 
 
-class Split(StrEnum):
-    """Which lines are evaluated."""
-
-    AUTO = "auto"
-    NONE = "none"
-    CHRONOLOGICAL = "chronological"
-    RANDOM = "random"
-
-
 @command
 def evaluate(
     session: Session,
     model: ModelArgument,
     file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="LABEL TAB TEXT, or LABEL TAB KIND TAB TEXT, one per line."),
+        Path, typer.Argument(metavar="FILE", help="LABEL TAB TEXT, or LABEL TAB KIND TAB TEXT, one per line.")
     ],
     normal: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LABEL",
             help="A label of normal lines; can be repeated. Default: 0, -, normal, ok and others.",
-            show_default=False,
         ),
     ] = None,
     kind: Annotated[
         bool | None,
-        typer.Option(
-            "--kind/--no-kind",
-            help="Whether there is a column of kinds. Default: detected.",
-            show_default=False,
-        ),
+        typer.Option("--kind/--no-kind", help="Whether there is a column of kinds. Default: detected."),
     ] = None,
     split: Annotated[
-        Split | None,
+        Literal["auto", "none", "chronological", "random"] | None,
         typer.Option(
             metavar="MODE",
             help="Split into lines for training baselines and lines evaluated: auto (default), none,"
             " chronological or random.",
-            show_default=False,
         ),
     ] = None,
     train_fraction: Annotated[float | None, typer.Option(help="Fraction of the lines to learn from.")] = None,
     false_alarms: Annotated[
-        float | None,
-        typer.Option(
-            metavar="RATE", help="False-alarm rate of the threshold. Default: 0.01.", show_default=False
-        ),
+        float | None, typer.Option(metavar="RATE", help="False-alarm rate of the threshold. Default: 0.01.")
     ] = None,
     calibration: Annotated[
         str | None, typer.Option(metavar="NAME", help="Calibration to evaluate with.")
@@ -81,10 +61,7 @@ def evaluate(
     worst: Annotated[int, typer.Option(help="Number of misses and of false alarms to show.")] = 3,
     baselines: Annotated[bool, typer.Option(help="Evaluate baselines too.")] = True,
     roc_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.", show_default=False
-        ),
+        Path | None, typer.Option("--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.")
     ] = None,
 ) -> None:
     """Evaluate a model on labeled lines, beside baselines on the same lines.
@@ -93,13 +70,13 @@ def evaluate(
     """
     if roc_file is not None and not roc.is_available():
         raise fail("--roc needs matplotlib; install it with: pip install matplotlib")
-    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    text = read_bytes(file).decode(errors="replace")
     try:
-        labeled = read_labeled_lines(raw.decode(errors="replace"), normal=normal or (), has_kinds=kind)
+        labeled = read_labeled_lines(text, normal=normal or (), has_kinds=kind)
     except InvalidTable as error:
         raise fail(f"{file}: {error}") from None
     options = given(
-        split=split and split.value,
+        split=split,
         train_fraction=train_fraction,
         false_alarms=false_alarms,
         calibration=calibration,
@@ -136,6 +113,7 @@ def _scores(result: Mapping[str, Any]) -> dict[str, Any]:
 def _show(console: Console, result: Mapping[str, Any], labeled: LabeledLines, *, alphabet: str) -> None:
     calibration, flagged, leaks = result["calibration"], result["flagged"], result["leaks"]
     lines, anomalous = format_integer(result["lines"]), format_integer(result["anomalous"])
+    calibrated_on = format_integer(calibration["lines"])
     precision = "–" if flagged["precision"] is None else f"{flagged['precision']:.1%}"
     leaked = "none: no evaluated line is in the training text"
     if leaks["normal"] or leaks["anomalous"]:
@@ -151,10 +129,7 @@ def _show(console: Console, result: Mapping[str, Any], labeled: LabeledLines, *,
     fields = [
         ("model", result["model"]),
         ("evaluated", f"{lines} lines, {anomalous} of them anomalous; split: {result['split']}"),
-        (
-            "calibration",
-            f"{calibration['name']}, {format_integer(calibration['lines'])} lines ({calibration['source']})",
-        ),
+        ("calibration", f"{calibration['name']}, {calibrated_on} lines ({calibration['source']})"),
         ("threshold", threshold),
         ("leaks", leaked),
     ]

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from nextchar.cli.formatting import printable
 from nextchar.cli.heatmap import character_bits, heatmap, legend
-from nextchar.cli.lines import Line
+from nextchar.lines import Line
 
 ANOMALOUS = Style(color="white", bgcolor="rgb(200,20,40)", bold=True)
 """Style of the characters that made a line anomalous."""
@@ -45,9 +45,6 @@ class LineView:
                 self._show_flagged(line, record)
             else:
                 self._print_unchanged(line)
-
-    def flush(self) -> None:
-        """Flush what was printed."""
         self._console.file.flush()
 
     def _print_unchanged(self, line: Line) -> None:
@@ -66,8 +63,7 @@ class LineView:
         row.append(f"{rarity(record['p_value']):<{_GUTTER - 9}}", "yellow")
         row.append(highlighted(text, spans, self._console))
         self._console.print(row, soft_wrap=True)
-        for sentence in explain(text, spans, record.get("expected")):
-            self._console.print(Text(" " * _GUTTER + sentence, style="dim"), soft_wrap=True)
+        self._explain(text, spans, record, indent=_GUTTER)
 
     def _show_heat_map(self, line: Line, record: Record) -> None:
         self._show_file_name(line)
@@ -81,8 +77,11 @@ class LineView:
             bits = character_bits(line.data, bits)
         self._console.print(heatmap(text[: len(bits)], bits, self._console))
         if record.get("anomalous"):
-            for sentence in explain(text, spans, record.get("expected")):
-                self._console.print(Text("  " + sentence, style="dim"), soft_wrap=True)
+            self._explain(text, spans, record, indent=2)
+
+    def _explain(self, text: str, spans: Sequence[Record], record: Record, *, indent: int) -> None:
+        for sentence in explain(text, spans, record.get("expected")):
+            self._console.print(Text(" " * indent + sentence, style="dim"), soft_wrap=True)
 
     def _show_file_name(self, line: Line) -> None:
         if self._has_several_files and line.file != self._file:

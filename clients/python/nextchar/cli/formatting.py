@@ -121,8 +121,7 @@ def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence
 def print_fields(console: Console, fields: Sequence[tuple[str, str]]) -> None:
     """Print names and values, one pair per line; into a pipe, with a tab between."""
     if not console.is_terminal:
-        for name, value in fields:
-            print(name, printable(value, inline=True), sep="\t", file=console.file)
+        print_table(console, (), fields)
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)

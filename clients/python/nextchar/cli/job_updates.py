@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from nextchar.answers import Event, Job
 from nextchar.client import Client
+from nextchar.connection import Outage
 from nextchar.errors import NextcharError
 
 TICK_S = 0.125
 _RECORD_EVERY_TICKS = 4
-_RETRY_DELAYS_S = (0.25, 0.5, 1, 2, 4, 8, 16, 32)  # before the last record is requested again
+_PATIENCE_S = 60.0  # for the last record
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class JobUpdate:
     job: Job | None = None
 
 
-def job_updates(client: Client, job_id: str, *, after: int = 0) -> Iterator[JobUpdate]:
+def job_updates(client: Client, job_id: str) -> Iterator[JobUpdate]:
     """Yield updates until the job is final or paused; the last one is the record with that status.
 
     All events come before that last record.
@@ -38,7 +39,7 @@ def job_updates(client: Client, job_id: str, *, after: int = 0) -> Iterator[JobU
     job = client.job(job_id)
     yield JobUpdate(job=job)
     events: queue.SimpleQueue[Event | NextcharError | None] = queue.SimpleQueue()
-    threading.Thread(target=_collect, args=(client, job_id, after, events), daemon=True).start()
+    threading.Thread(target=_collect, args=(client, job_id, events), daemon=True).start()
     ticks = 0
     while True:
         try:
@@ -66,21 +67,17 @@ def job_updates(client: Client, job_id: str, *, after: int = 0) -> Iterator[JobU
 
 
 def _last_record(client: Client, job_id: str) -> Job:
-    for delay_s in _RETRY_DELAYS_S:
+    outage = Outage(_PATIENCE_S)
+    while True:
         try:
             return client.job(job_id)
         except NextcharError as error:
-            if not error.is_retryable:
-                raise
-            time.sleep(delay_s)
-    return client.job(job_id)
+            time.sleep(outage.delay_s(error))
 
 
-def _collect(
-    client: Client, job_id: str, after: int, events: "queue.SimpleQueue[Event | NextcharError | None]"
-) -> None:
+def _collect(client: Client, job_id: str, events: "queue.SimpleQueue[Event | NextcharError | None]") -> None:
     try:
-        for event in client.follow(job_id, after=after):
+        for event in client.follow(job_id):
             events.put(event)
     except NextcharError as error:
         events.put(error)

@@ -1,5 +1,6 @@
 """`nextchar jobs`: list, show, follow, cancel, pause and resume training jobs."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -11,7 +12,6 @@ from nextchar.cli.formatting import (
     format_integer,
     format_time,
     print_fields,
-    print_table,
     printable,
 )
 from nextchar.cli.job_updates import job_updates
@@ -30,23 +30,15 @@ def list_(session: Session) -> None:
     """
     if session.subcommand is not None:
         return
-    jobs = list(session.client.jobs())
-    if session.as_json:
-        session.print_json({"object": "list", "data": jobs})
-        return
-    rows = [
-        (
-            job["id"],
-            job["name"],
-            status_of(job),
-            format_bits((job["progress"] or {}).get("validation_bits_per_character")),
-            format_time(job["created_at"]),
-        )
-        for job in jobs
-    ]
-    print_table(session.out, ("id", "name", "status", "bits/char", "created"), rows)
-    if not rows:
-        session.print_note("there is no job yet; start one with `nextchar train FILE`")
+    columns: dict[str, Callable[[Job], str]] = {
+        "id": lambda job: job["id"],
+        "name": lambda job: job["name"],
+        "status": status_of,
+        "bits/char": lambda job: format_bits((job["progress"] or {}).get("validation_bits_per_character")),
+        "created": lambda job: format_time(job["created_at"]),
+    }
+    empty = "there is no job yet; start one with `nextchar train FILE`"
+    session.print_list(list(session.client.jobs()), columns, if_empty=empty)
 
 
 @app.command("show")
@@ -167,12 +159,8 @@ def _print_events(session: Session, job_id: str) -> Job:
 
 def _print_request(session: Session, job: Job, action: str) -> None:
     """Print a job after a request to change it; a running one does so at its next step."""
-    if session.as_json:
-        session.print_json(job)
-    elif job["status"] == "running":
-        session.print_text(f"{job['id']} will {action} at its next step")
-    else:
-        session.print_text(f"{job['id']} is {job['status']}")
+    outcome = f"will {action} at its next step" if job["status"] == "running" else f"is {job['status']}"
+    session.print_answer(job, f"{job['id']} {outcome}")
 
 
 def _print_job(session: Session, job: Job) -> None:

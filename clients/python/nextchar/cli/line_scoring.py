@@ -3,32 +3,31 @@
 import signal
 import sys
 import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
 from nextchar.answers import Candidate
-from nextchar.cli.batch_scoring import Totals, score_all
+from nextchar.calls import given
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
-from nextchar.cli.lines import Batches, Line
-from nextchar.cli.session import Session, drop_output, fail
+from nextchar.cli.line_totals import Totals
+from nextchar.cli.lines import read_lines
+from nextchar.cli.names import with_suggestion
+from nextchar.cli.session import Session, drop_output, fail, fail_for
 from nextchar.errors import NextcharError
+from nextchar.lines import Line, Lines
 
 _MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
+_MIN_INTERVAL_S = 0.05  # between batches, so that lines that trickle in are sent together
 _FLAGGED, _NONE_FLAGGED, _ERROR = 0, 1, 2  # exit statuses, as those of grep
 
 
-class Context(StrEnum):
-    """What the model has read before a line."""
-
-    LINE = "line"
-    STREAM = "stream"
+Context = Literal["line", "stream"]
+"""What the model has read before a line: nothing, or the lines before it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Options:
     show_all: bool = False
     false_alarms: float | None = None
     calibration: str | None = None
-    context: Context = Context.LINE
+    context: Context = "line"
     stream_id: str | None = None
     adapt: bool = False
     expected: int = 0
@@ -47,32 +46,25 @@ class Options:
 
 def print_anomalous_lines(session: Session, model: str, files: Sequence[str], options: Options) -> None:
     """Score lines as they come and print the flagged ones. Always raises typer.Exit, with grep's status."""
-    if options.expected and options.context is Context.STREAM:
+    if options.expected and options.context == "stream":
         raise typer.BadParameter("--expected needs --context line")
-    if (options.stream_id or options.adapt) and options.context is Context.LINE:
+    if (options.stream_id or options.adapt) and options.context == "line":
         raise typer.BadParameter("--stream-id and --adapt need --context stream")
-    with _errors_exit_with_2(session):
-        totals = Totals()
-        try:
-            _print_lines(session, model, files, options, totals)
-        except KeyboardInterrupt:
-            with _closed_pipe_ignored():
-                _print_totals(session, totals)
-            raise
-        except BrokenPipeError:
-            drop_output()
-        else:
-            with _closed_pipe_ignored():
-                _print_totals(session, totals)
-    raise typer.Exit(_FLAGGED if totals.anomalous else _NONE_FLAGGED)
-
-
-@contextmanager
-def _closed_pipe_ignored() -> Iterator[None]:
+    totals = Totals(session.print_note, options.patience_s)
     try:
-        yield
+        _print_lines(session, model, files, options, totals)
+    except KeyboardInterrupt:
+        _print_totals(session, totals)
+        raise
     except BrokenPipeError:
         drop_output()
+    except NextcharError as error:
+        raise fail(with_suggestion(error, session.client), status=_ERROR) from None
+    except OSError as error:
+        raise fail_for(error, status=_ERROR) from None
+    else:
+        _print_totals(session, totals)
+    raise typer.Exit(_FLAGGED if totals.anomalous else _NONE_FLAGGED)
 
 
 def _print_lines(
@@ -85,38 +77,61 @@ def _print_lines(
             f"{model} has no calibration, so no line can be called anomalous; make one with"
             f" `nextchar calibrate {model} FILE`, or see all lines with --all"
         )
-    batches = Batches(files)
-    with _interruptible(batches), _stream_id(session, model, options) as stream_id:
-        query = _query(options, stream_id, explain=session.as_json or session.out.is_terminal)
-        scored = score_all(
-            client, model, batches, query, totals, notify=session.print_note, patience_s=options.patience_s
-        )
-        view: LineView | None = None
-        for line, record in scored:
+    source = Lines(read_lines(files))
+    view: LineView | None = None
+    scored = client.score_source(
+        model,
+        source,
+        _query(options, explain=session.as_json or session.out.is_terminal),
+        patience_s=options.patience_s,
+        min_interval_s=_MIN_INTERVAL_S,
+    )
+    with _interruptible(source) as interruption, closing(scored):
+        for line, answer in scored:
+            totals.add(answer)
+            if line is None:
+                continue
+            record = _placed(answer, line)
             if options.expected and record.get("anomalous") and record.get("spans"):
                 record["expected"] = _expected(session, model, line, options.expected, alphabet)
             _warn(session, line, record)
             if session.as_json:
-                _print_record(session, line, record, options, several=len(files) > 1)
+                if options.show_all or record.get("anomalous") or "error" in record:
+                    session.print_json(record | ({"file": line.file} if len(files) > 1 else {}), lines=True)
                 continue
             view = view or LineView(
                 session.out, alphabet=alphabet, has_several_files=len(files) > 1, show_all=options.show_all
             )
             view.show(line, record)
-            view.flush()
+        if interruption.is_set():
+            raise KeyboardInterrupt
+
+
+def _placed(record: Mapping[str, Any], line: Line) -> dict[str, Any]:
+    """Return a record with the line's place in its file instead of its place in the request."""
+    placed = {**record, "line": line.number, "offset": line.offset}
+    if "not_utf8" in record:
+        offset = line.offset + record["not_utf8"]["offset"] - record["offset"]
+        placed["not_utf8"] = {**record["not_utf8"], "offset": offset}
+    return placed
 
 
 @contextmanager
-def _interruptible(batches: Batches) -> Iterator[None]:
-    """Make Ctrl-C end reading even while Python cannot raise an exception: in the finalizer of an object."""
+def _interruptible(source: Lines) -> Iterator[threading.Event]:
+    """Make Ctrl-C end reading even while Python cannot raise an exception: in the finalizer of an object.
+
+    Gives an event that is set by Ctrl-C.
+    """
+    interruption = threading.Event()
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # another handler is set, or the signal is ignored
+        yield interruption  # another handler is set, or the signal is ignored
         return
     report = sys.unraisablehook
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        batches.interrupt()
+        interruption.set()
+        source.close()
         signal.default_int_handler(number, frame)
 
     def report_unless_interrupted(unraisable: Any) -> None:
@@ -126,39 +141,24 @@ def _interruptible(batches: Batches) -> Iterator[None]:
     signal.signal(signal.SIGINT, interrupt)
     sys.unraisablehook = report_unless_interrupted
     try:
-        yield
+        yield interruption
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = report
 
 
-def _query(options: Options, stream_id: str | None, *, explain: bool) -> dict[str, str | float | bool]:
-    query: dict[str, str | float | bool | None] = {
-        "detail": "character" if options.show_all else "line" if explain else "none",
-        "only": "all" if options.show_all else "anomalous",
-        "echo": True,
-        "explain": explain,
-        "false_alarms": options.false_alarms,
-        "calibration": options.calibration,
-        "context": options.context.value,
-        "stream_id": stream_id,
-        "adapt": options.adapt or None,
-    }
-    return {name: value for name, value in query.items() if value is not None}
-
-
-@contextmanager
-def _stream_id(session: Session, model: str, options: Options) -> Iterator[str | None]:
-    """Give the name of the stream: the one requested, or a new one whose state is deleted at the end."""
-    if options.context is Context.LINE or options.stream_id:
-        yield options.stream_id
-        return
-    stream_id = f"nextchar-{uuid.uuid4().hex}"
-    try:
-        yield stream_id
-    finally:
-        with suppress(NextcharError):  # its state expires within a day
-            session.client.forget_stream(model, stream_id)
+def _query(options: Options, *, explain: bool) -> dict[str, Any]:
+    return given(
+        detail="character" if options.show_all else "line" if explain else "none",
+        only="all" if options.show_all else "anomalous",
+        echo=True,
+        explain=explain,
+        false_alarms=options.false_alarms,
+        calibration=options.calibration,
+        context=options.context,
+        stream_id=options.stream_id,
+        adapt=options.adapt or None,
+    )
 
 
 def _expected(
@@ -180,13 +180,6 @@ def _expected(
     return lines[0]["expected"] if lines else None
 
 
-def _print_record(
-    session: Session, line: Line, record: Mapping[str, Any], options: Options, *, several: bool
-) -> None:
-    if options.show_all or record.get("anomalous") or "error" in record:
-        session.print_json({**record, "file": line.file} if several else record, lines=True)
-
-
 def _warn(session: Session, line: Line, record: Mapping[str, Any]) -> None:
     if session.as_json:
         return
@@ -202,37 +195,25 @@ def _warn(session: Session, line: Line, record: Mapping[str, Any]) -> None:
 
 
 def _print_totals(session: Session, totals: Totals) -> None:
+    try:
+        _print_counts(session, totals)
+    except BrokenPipeError:
+        drop_output()
+
+
+def _print_counts(session: Session, totals: Totals) -> None:
     start = totals.start
     if session.as_json:
-        summary = {
-            "object": "score.end",
-            "model": start.get("model"),
-            "calibration": start.get("calibration"),
-        }
-        summary |= {"false_alarms": start.get("false_alarms"), "threshold": start.get("threshold")}
-        summary |= {"lines": totals.lines, "anomalous": totals.anomalous}
-        session.print_json(
-            {**summary, "not_utf8": totals.not_utf8, "truncated": totals.truncated}, lines=True
-        )
+        about = {key: start.get(key) for key in ("model", "calibration", "false_alarms", "threshold")}
+        counts = {key: getattr(totals, key) for key in ("lines", "anomalous", "not_utf8", "truncated")}
+        session.print_json({"object": "score.end", **about, **counts}, lines=True)
         return
-    counts = f"{totals.lines:,} line{'s' if totals.lines != 1 else ''}, {totals.anomalous:,} flagged"
+    sentence = f"{totals.lines:,} line{'s' if totals.lines != 1 else ''}, {totals.anomalous:,} flagged"
     if totals.not_utf8:
-        counts += f", {totals.not_utf8:,} not UTF-8"
+        sentence += f", {totals.not_utf8:,} not UTF-8"
     if calibration := start.get("calibration"):
-        counts += (
+        sentence += (
             f"; {start['model']}, calibration {calibration['name']} of {calibration['lines']:,} lines,"
             f" {100 * start['false_alarms']:.4g} % false-alarm rate"
         )
-    session.print_note(counts)
-
-
-@contextmanager
-def _errors_exit_with_2(session: Session) -> Iterator[None]:
-    """Exit with status 2 on an error, since 1 means that no line was flagged."""
-    try:
-        yield
-    except NextcharError as error:
-        raise fail(session.describe(error), status=_ERROR) from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise fail(f"{where}{error.strerror or error}", status=_ERROR) from None
+    session.print_note(sentence)

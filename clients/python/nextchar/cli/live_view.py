@@ -51,50 +51,38 @@ def outcome(client: Client, job: Job) -> Text:
 
 def _follow_in_terminal(client: Client, job_id: str, console: Console) -> Job:
     progress = TrainingProgress()
-    last: Job | None = None
     ascii_only = console.options.ascii_only
     with Screen(console) as screen:
         for update in job_updates(client, job_id):
             now = time.monotonic()
-            _apply(update, progress, now)
-            last = update.job or last
+            progress.update(update, now)
             if text := _permanent_text(update, progress, width=console.width - 1, ascii_only=ascii_only):
                 screen.print_above(text)
             screen.draw(frame(progress, now, width=console.width - 1, ascii_only=ascii_only))
         screen.clear()
-    assert last is not None
-    return last
+    assert progress.job is not None
+    return progress.job
 
 
 def _follow_in_plain_lines(client: Client, job_id: str, console: Console) -> Job:
     progress = TrainingProgress()
-    last: Job | None = None
+    ascii_only = console.options.ascii_only
     printed_at_s, printed_status, printed_bits = 0.0, "", None
     for update in job_updates(client, job_id):
         now = time.monotonic()
-        _apply(update, progress, now)
-        last = update.job or last
+        progress.update(update, now)
         if progress.status != printed_status and progress.status not in FINAL_STATUSES:
             printed_status, printed_at_s = progress.status, now
             console.print(Text(status_sentence(progress)), soft_wrap=True)
-        if text := _permanent_text(
-            update, progress, width=_PLAIN_WIDTH, ascii_only=console.options.ascii_only
-        ):
+        if text := _permanent_text(update, progress, width=_PLAIN_WIDTH, ascii_only=ascii_only):
             console.print(text, soft_wrap=True)
         if update.event and update.event["type"] == "metrics":
             measured = update.event["data"].get("validation_bits_per_character")
             if measured not in (None, printed_bits) or now - printed_at_s >= _PLAIN_LINE_EVERY_S:
                 printed_at_s, printed_bits = now, measured or printed_bits
                 console.print(Text(_metrics_line(progress, update.event)), soft_wrap=True)
-    assert last is not None
-    return last
-
-
-def _apply(update: JobUpdate, progress: TrainingProgress, now_s: float) -> None:
-    if update.job:
-        progress.update_from_job(update.job, now_s)
-    if update.event:
-        progress.update_from_event(update.event)
+    assert progress.job is not None
+    return progress.job
 
 
 def _permanent_text(

@@ -17,11 +17,11 @@ from nextchar.cli import (
     models,
     report,
     scoring,
+    service,
     status,
     training,
 )
 from nextchar.cli.options import ApiKeyFromEnvironment, AsJson, ServerFromEnvironment
-from nextchar.cli.service import add_service_commands
 from nextchar.client import DEFAULT_SERVER
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -64,7 +64,11 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(corpora.app, name="corpus")
 app.command()(status.status)
 app.command("open")(status.open_console)
-add_service_commands(app)
+app.command()(service.serve)
+app.command()(service.demo)
+# Its own parser reads the arguments, `--help` included.
+_UNPARSED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+app.command(context_settings=_UNPARSED)(service.keys)
 
 
 def main() -> None:

@@ -4,21 +4,20 @@ import hashlib
 import json
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
 
 import typer
 
-from nextchar.answers import Model
+from nextchar.answers import Model, ModelSummary
 from nextchar.cli.formatting import (
     format_bits,
     format_integer,
     format_size,
     format_time,
     print_fields,
-    print_table,
 )
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command, fail
@@ -40,27 +39,20 @@ def list_(session: Session) -> None:
         return
     models = list(session.client.models())
     damaged = session.client.damaged_models()
-    if session.as_json:
-        session.print_json({"object": "list", "data": models, "damaged": damaged})
-        return
-    rows = [
-        (
-            m["id"],
-            f"{m['network']['layers']} x {m['network']['units']}",
-            format_integer(m["parameters"]),
-            format_time(m["created_at"]),
-        )
-        for m in models
-    ]
-    print_table(session.out, ("model", "network", "parameters", "created"), rows)
-    for model in damaged:
+    columns: dict[str, Callable[[ModelSummary], str]] = {
+        "model": lambda model: model["id"],
+        "network": lambda model: f"{model['network']['layers']} x {model['network']['units']}",
+        "parameters": lambda model: format_integer(model["parameters"]),
+        "created": lambda model: format_time(model["created_at"]),
+    }
+    empty = "there is no model yet; train one with `nextchar train FILE`"
+    session.print_list(models, columns, if_empty=empty, damaged=damaged)
+    for model in () if session.as_json else damaged:
         restore = "restore its card from a backup, or " if model["code"] == "model_damaged" else ""
         session.print_note(
             f"{model['id']} cannot be used: {model['message']}; {restore}delete it with"
             f" `nextchar models rm {model['id']}`"
         )
-    if not rows:
-        session.print_note("there is no model yet; train one with `nextchar train FILE`")
 
 
 @app.command("show")
@@ -85,10 +77,7 @@ def rename(
     Example: nextchar models rename nietzsche@2 zarathustra
     """
     renamed = session.client.rename_model(model, name)
-    if session.as_json:
-        session.print_json(renamed)
-    else:
-        session.print_text(renamed["id"])
+    session.print_answer(renamed, renamed["id"])
 
 
 @app.command("rm")
@@ -98,7 +87,8 @@ def rm(session: Session, model: ModelArgument) -> None:
 
     Example: nextchar models rm nietzsche@1
     """
-    session.print_deleted(session.client.delete_model(model))
+    deleted = session.client.delete_model(model)
+    session.print_answer(deleted, f"deleted {deleted['id']}")
 
 
 @app.command("download")
@@ -108,9 +98,7 @@ def download(
     model: ModelArgument,
     to: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Folder to create. Default: the model's name@version.", show_default=False
-        ),
+        typer.Option(metavar="FOLDER", help="Folder to create. Default: the model's name@version."),
     ] = None,
 ) -> None:
     """Download a model's files: its card, its .keras file, its ONNX graph and others.
@@ -122,10 +110,7 @@ def download(
     folder.mkdir(parents=True, exist_ok=True)
     for file in (_CARD, *found["files"]):
         _download_file(session, found, file, folder)
-    if session.as_json:
-        session.print_json({**found, "folder": str(folder)})
-    else:
-        session.print_text(str(folder))
+    session.print_answer({**found, "folder": str(folder)}, str(folder))
 
 
 @app.command("export")
@@ -134,8 +119,7 @@ def export(
     session: Session,
     model: ModelArgument,
     to: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Archive to write. Default: name@version.tar.", show_default=False),
+        Path | None, typer.Option(metavar="FILE", help="Archive to write. Default: name@version.tar.")
     ] = None,
 ) -> None:
     """Save a model as one tar archive, which `nextchar models import` reads on another service.
@@ -147,10 +131,7 @@ def export(
     with _written_whole(file) as archive:
         for piece in session.client.export_model(reference):
             archive.write(piece)
-    if session.as_json:
-        session.print_json({"model": reference, "file": str(file)})
-    else:
-        session.print_text(str(file))
+    session.print_answer({"model": reference, "file": str(file)}, str(file))
 
 
 @app.command("import")
@@ -165,8 +146,7 @@ def import_(
         ),
     ],
     name: Annotated[
-        str | None,
-        typer.Option(help="Name of the imported model. Default: the name in its card.", show_default=False),
+        str | None, typer.Option(help="Name of the imported model. Default: the name in its card.")
     ] = None,
 ) -> None:
     """Import a model: it becomes the next version of its name. Weights and JSON only; nothing is executed.

@@ -1,56 +1,25 @@
 """The options that every command has. They may stand before the command, after its group, or behind it."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from nextchar.client import DEFAULT_SERVER
 
-_PANEL = "Service"
+_service_option = partial(typer.Option, rich_help_panel="Service")
+_server_option = partial(_service_option, "--server", metavar="URL")
+_key_option = partial(_service_option, "--api-key", metavar="KEY", show_default=False)
+_SERVER, _KEY = "Address of the service.", "API key, if the service requires one."
 
 Server = Annotated[
-    str | None,
-    typer.Option(
-        "--server",
-        metavar="URL",
-        help=f"Address of the service. Default: NEXTCHAR_SERVER, or {DEFAULT_SERVER}.",
-        show_default=False,
-        rich_help_panel=_PANEL,
-    ),
+    str | None, _server_option(help=f"{_SERVER} Default: NEXTCHAR_SERVER, or {DEFAULT_SERVER}.")
 ]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key",
-        metavar="KEY",
-        help="API key, if the service requires one. Default: NEXTCHAR_API_KEY.",
-        show_default=False,
-        rich_help_panel=_PANEL,
-    ),
-]
+ApiKey = Annotated[str | None, _key_option(help=f"{_KEY} Default: NEXTCHAR_API_KEY.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answers as JSON.")]
 
-ServerFromEnvironment = Annotated[
-    str,
-    typer.Option(
-        "--server",
-        metavar="URL",
-        envvar="NEXTCHAR_SERVER",
-        help="Address of the service.",
-        rich_help_panel=_PANEL,
-    ),
-]
-ApiKeyFromEnvironment = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key",
-        metavar="KEY",
-        envvar="NEXTCHAR_API_KEY",
-        help="API key, if the service requires one.",
-        show_default=False,
-        rich_help_panel=_PANEL,
-    ),
-]
+ServerFromEnvironment = Annotated[str, _server_option(envvar="NEXTCHAR_SERVER", help=_SERVER)]
+ApiKeyFromEnvironment = Annotated[str | None, _key_option(envvar="NEXTCHAR_API_KEY", help=_KEY)]
 
 
 def shared_option(context: typer.Context, name: str) -> Any:

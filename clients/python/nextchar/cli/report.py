@@ -49,8 +49,7 @@ def report(
     session: Session,
     model: ModelArgument,
     html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the report as a page instead.", show_default=False),
+        Path | None, typer.Option(metavar="FILE", help="Write the report as a page instead.")
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser instead.")] = False,
 ) -> None:
@@ -58,25 +57,17 @@ def report(
 
     Example: nextchar report nietzsche --open
     """
-    if html or open_:
-        _write_page(session, model, html, is_opened=open_)
+    if not html and not open_:
+        content = session.client.report(model)
+        if session.as_json:
+            session.print_json(content)
+        else:
+            show(session.out, content)
         return
-    content = session.client.report(model)
-    if session.as_json:
-        session.print_json(content)
-    else:
-        show(session.out, content)
-
-
-def _write_page(session: Session, model: str, html: Path | None, *, is_opened: bool) -> None:
-    page = b"".join(session.client.report_file(model, "html"))
     file = html or Path(tempfile.mkdtemp(prefix="nextchar-")) / "report.html"
-    file.write_bytes(page)
-    if session.as_json:
-        session.print_json({"file": str(file)})
-    else:
-        session.print_text(str(file))
-    if is_opened and not webbrowser.open(file.resolve().as_uri()):
+    file.write_bytes(b"".join(session.client.report_file(model, "html")))
+    session.print_answer({"file": str(file)}, str(file))
+    if open_ and not webbrowser.open(file.resolve().as_uri()):
         session.print_note("no browser could be started; open the file named above")
 
 
@@ -89,10 +80,8 @@ def show(console: Console, report: Report) -> None:
         ("network", f"{network['architecture']}, {network['layers']} x {network['units']} units"),
         ("result", f"{measured} bits per character on held-out text"),
     ]
-    for key, name in (
-        ("validation_bits_per_character", "held-out"),
-        ("train_bits_per_character", "training"),
-    ):
+    for part, name in (("validation", "held-out"), ("train", "training")):
+        key = f"{part}_bits_per_character"
         points = [p[key] for p in report.get("curve", ()) if p[key] is not None]
         if points:
             curve = "" if console.options.ascii_only else f"{sparkline(points, _CURVE_CELLS)} "

@@ -70,12 +70,9 @@ def show(console: Console, score: Score, lines: Sequence[str], *, top: int | Non
 def scored_lines(score: Score, lines: Sequence[str]) -> list[ScoredLine]:
     """Return each line with its bits, whether the text was scored as a whole or line by line."""
     if score["lines"] is not None:
-        return [
-            ScoredLine(
-                number, line.removesuffix("\n"), _bits_of_text(line.removesuffix("\n"), one["bits"] or [])
-            )
-            for number, (line, one) in enumerate(zip(lines, score["lines"], strict=True), 1)
-        ]
+        texts = [line.removesuffix("\n") for line in lines]
+        answers = enumerate(zip(texts, score["lines"], strict=True), 1)
+        return [ScoredLine(n, text, _bits_of_text(text, one["bits"] or [])) for n, (text, one) in answers]
     bits, start, found = _bits_of_text("".join(lines), score["bits"] or []), 0, []
     for number, line in enumerate(lines, 1):
         found.append(ScoredLine(number, line, bits[start : start + len(line)]))

@@ -1,16 +1,19 @@
 """`nextchar score`: a heat map of a text's surprisal, or the anomalous lines of a log as they come."""
 
 import unicodedata
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nextchar.calls import given
 from nextchar.cli import line_scoring, score_view
 from nextchar.cli.names import complete_model
-from nextchar.cli.session import Session, command, fail, given, print_unknown_characters, read_text
+from nextchar.cli.session import Session, command, fail, print_unknown_characters, read_text
 
-_HEAT_MAP, _LINES = "Heat map of a text", "Anomalous lines (with --model)"
+_heat_map_option = partial(typer.Option, rich_help_panel="Heat map of a text")
+_lines_option = partial(typer.Option, rich_help_panel="Anomalous lines (with --model)")
 
 
 def _complete_first_word(context: typer.Context, incomplete: str) -> list[str]:
@@ -28,7 +31,6 @@ def score(
             metavar="MODEL FILE",
             help="A model and a text; with --model, files of lines. Default, and -: standard input.",
             autocompletion=_complete_first_word,
-            show_default=False,
         ),
     ] = None,
     model: Annotated[
@@ -42,63 +44,39 @@ def score(
         ),
     ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show all lines, in order.")] = False,
-    by_line: Annotated[
-        bool,
-        typer.Option("--lines", help="Score each line by itself.", rich_help_panel=_HEAT_MAP),
-    ] = False,
+    by_line: Annotated[bool, _heat_map_option("--lines", help="Score each line by itself.")] = False,
     top: Annotated[
-        int,
-        typer.Option(
-            help="Number of lines of a long text to show, most anomalous first.", rich_help_panel=_HEAT_MAP
-        ),
+        int, _heat_map_option(help="Number of lines of a long text to show, most anomalous first.")
     ] = 20,
     false_alarms: Annotated[
         float | None,
-        typer.Option(
+        _lines_option(
             metavar="RATE",
             help="False-alarm rate: fraction of normal lines that may be flagged. Default: 0.01.",
-            show_default=False,
-            rich_help_panel=_LINES,
         ),
     ] = None,
     calibration: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Calibration to compare with.", rich_help_panel=_LINES),
+        str | None, _lines_option(metavar="NAME", help="Calibration to compare with.")
     ] = None,
     context: Annotated[
-        line_scoring.Context | None,
-        typer.Option(help="stream: read each line after those before it.", rich_help_panel=_LINES),
+        line_scoring.Context | None, _lines_option(help="stream: read each line after those before it.")
     ] = None,
     stream_id: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="With --context stream: continue the stream of this name.",
-            rich_help_panel=_LINES,
-        ),
+        _lines_option(metavar="NAME", help="With --context stream: continue the stream of this name."),
     ] = None,
     adapt: Annotated[
         bool,
-        typer.Option(
-            "--adapt",
-            help="With --context stream: adapt the model to the lines while reading them.",
-            rich_help_panel=_LINES,
+        _lines_option(
+            "--adapt", help="With --context stream: adapt the model to the lines while reading them."
         ),
     ] = False,
     expected: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=20,
-            help="Number of expected characters to show at each anomalous place.",
-            rich_help_panel=_LINES,
-        ),
+        _lines_option(min=1, max=20, help="Number of expected characters to show at each anomalous place."),
     ] = None,
     patience: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS", help="How long to retry when the service is away.", rich_help_panel=_LINES
-        ),
+        float | None, _lines_option(metavar="SECONDS", help="How long to retry when the service is away.")
     ] = None,
 ) -> None:
     """Show a heat map of a text's surprisal; with --model, print the anomalous lines of a log as they come.

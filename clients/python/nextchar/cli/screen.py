@@ -4,7 +4,6 @@ Each redraw is one write that overwrites lines instead of erasing them first, wh
 terminal becomes narrower, the rows into which it wrapped the old lines are overwritten too.
 """
 
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, RenderableType
@@ -19,18 +18,15 @@ class Screen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._drawn: list[int] = []  # widths, in cells, of the lines there now
-        self._bottom: list[str] = []
+        self._bottom: list[tuple[str, int]] = []  # the lines there now, and their widths in cells
 
     def __enter__(self) -> Self:
         self._write(_HIDE_CURSOR)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Keep the last lines and move to the line below them."""
-        self._write(("\n" if self._drawn else "") + _SHOW_CURSOR)
+        self._write(("\n" if self._bottom else "") + _SHOW_CURSOR)
 
     def draw(self, bottom: RenderableType) -> None:
         """Replace the bottom lines."""
@@ -38,14 +34,11 @@ class Screen:
 
     def print_above(self, text: RenderableType) -> None:
         """Print permanent text above the bottom lines."""
-        self._redraw(self._rendered(text), self._bottom_lines())
+        self._redraw(self._rendered(text), self._bottom)
 
     def clear(self) -> None:
         """Erase the bottom lines."""
         self._redraw([], [])
-
-    def _bottom_lines(self) -> list[tuple[str, int]]:
-        return list(zip(self._bottom, self._drawn, strict=True))
 
     def _redraw(self, above: list[tuple[str, int]], bottom: list[tuple[str, int]]) -> None:
         bottom = bottom[: max(1, self._console.height - 1)]
@@ -54,13 +47,12 @@ class Screen:
         out += "\n".join(line + _ERASE_LINE_END for line, _ in lines) + ("\n" if above and not bottom else "")
         # A \n moves down and, on every terminal in its usual mode, to the first column.
         self._write(out + _ERASE_BELOW)
-        self._bottom = [line for line, _ in bottom]
-        self._drawn = [width for _, width in bottom]
+        self._bottom = bottom
 
     def _rows_up(self) -> int:
         """Return how many rows the cursor, at the end of the last line, is below the first line's row."""
         columns = self._console.width
-        rows = sum(max(1, -(-width // columns)) for width in self._drawn)
+        rows = sum(max(1, -(-width // columns)) for _, width in self._bottom)
         return max(0, rows - 1)
 
     def _rendered(self, what: RenderableType) -> list[tuple[str, int]]:

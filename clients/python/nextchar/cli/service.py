@@ -11,15 +11,6 @@ import typer
 from nextchar.cli.session import fail
 
 
-def add_service_commands(app: typer.Typer) -> None:
-    """Add the commands of this module to the command line."""
-    app.command()(serve)
-    app.command()(demo)
-    # Its own parser reads the arguments, `--help` included.
-    context = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    app.command(context_settings=context)(keys)
-
-
 def serve(
     host: Annotated[
         str | None,
@@ -62,7 +53,7 @@ def demo(
     """
     with _service_packages():
         from launcher import demo as demonstration
-    raise typer.Exit(demonstration.main([str(file)] if file else []))
+    raise typer.Exit(demonstration.main(file))
 
 
 def keys(context: typer.Context) -> None:

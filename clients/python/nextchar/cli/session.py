@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.cli.formatting import printable
+from nextchar.cli.formatting import print_table, printable
 from nextchar.cli.names import with_suggestion
 from nextchar.cli.options import ApiKey, AsJson, Server, shared_option
 from nextchar.client import DEFAULT_SERVER, Client
@@ -38,9 +38,8 @@ class Session:
 
     def print_json(self, value: Mapping[str, Any], *, lines: bool = False) -> None:
         """Print an answer as JSON: indented, or on one line where more follow."""
-        print(
-            json.dumps(value, ensure_ascii=False, indent=None if lines else 1), file=self.out.file, flush=True
-        )
+        text = json.dumps(value, ensure_ascii=False, indent=None if lines else 1)
+        print(text, file=self.out.file, flush=True)
 
     def print_text(self, text: str) -> None:
         """Print a line of the result, unwrapped."""
@@ -50,26 +49,38 @@ class Session:
         """Print a remark, which is not part of the result, on standard error."""
         _print_sentence(self.err, sentence)
 
-    def print_deleted(self, answer: Mapping[str, Any]) -> None:
-        """Print what has been deleted."""
+    def print_answer(self, answer: Mapping[str, Any], text: str) -> None:
+        """Print an answer as JSON, or a line that says the same."""
         if self.as_json:
             self.print_json(answer)
         else:
-            self.print_text(f"deleted {answer.get('id') or answer['name']}")
+            self.print_text(text)
 
-    def describe(self, error: NextcharError) -> str:
-        """Return the sentence to print for an error, with suggestions for a name that was not found."""
-        return with_suggestion(error, self.client)
+    def print_list(
+        self,
+        items: Sequence[Any],
+        columns: Mapping[str, Callable[[Any], str]],
+        *,
+        if_empty: str,
+        **more: Sequence[Any],
+    ) -> None:
+        """Print a list as JSON, with `more` beside it, or as a table of columns; a note if it is empty."""
+        if self.as_json:
+            self.print_json({"object": "list", "data": items, **more})
+            return
+        print_table(self.out, list(columns), [[cell(item) for cell in columns.values()] for item in items])
+        if not items:
+            self.print_note(if_empty)
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """Return the options that were given; the service has the defaults of the others."""
-    return {name: value for name, value in options.items() if value is not None}
+def read_bytes(file: Path) -> bytes:
+    """Return the content of a file, or of standard input for `-`."""
+    return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
 
 
 def read_text(file: Path) -> str:
     """Return a file's text, or standard input's for `-`. Raises what ends the command if it is not UTF-8."""
-    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    raw = read_bytes(file)
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -95,6 +106,12 @@ def fail(sentence: str, *, status: int = 1) -> typer.Exit:
     return typer.Exit(status)
 
 
+def fail_for(error: OSError, *, status: int = 1) -> typer.Exit:
+    """As `fail`, with the sentence for an error of a file."""
+    where = f"{error.filename}: " if error.filename else ""
+    return fail(f"{where}{error.strerror or error}", status=status)
+
+
 def _print_sentence(stderr: Console, sentence: str) -> None:
     stderr.print(Text(printable(sentence)), soft_wrap=not stderr.is_terminal)
 
@@ -117,7 +134,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             try:
                 function(session, **{p.name: arguments[p.name] for p in own})
             except NextcharError as error:
-                raise fail(session.describe(error)) from None
+                raise fail(with_suggestion(error, session.client)) from None
 
     parameters = [p.replace(kind=keyword) for p in own] + shared
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -143,8 +160,7 @@ def _open_session(invocation: typer.Context) -> Iterator[Session]:
         drop_output()
         raise typer.Exit(1) from None
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise fail(f"{where}{error.strerror or error}") from None
+        raise fail_for(error) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

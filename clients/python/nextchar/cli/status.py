@@ -32,9 +32,6 @@ def open_console(session: Session) -> None:
     url = f"{session.client.server}/"
     session.client.ready()  # otherwise a browser would show an empty window
     opened = webbrowser.open(url)
-    if session.as_json:
-        session.print_json({"url": url, "opened": opened})
-        return
-    session.print_text(url)
-    if not opened:
+    session.print_answer({"url": url, "opened": opened}, url)
+    if not opened and not session.as_json:
         session.print_note("there is no browser here; open the address in one")

@@ -2,37 +2,29 @@
 
 import os
 from collections.abc import Sequence
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from nextchar.calls import given
 from nextchar.cli import corpora, jobs
 from nextchar.cli.names import complete_corpus, complete_model
-from nextchar.cli.session import Session, command, given
+from nextchar.cli.session import Session, command
 from nextchar.errors import ServerError
 
-_BUDGET, _NETWORK, _OPTIMIZATION = "Budget", "Network", "Optimization"
-_TEXT, _MIX = "Vocabulary and masks", "Mixing in a second corpus"
+_budget_option = partial(typer.Option, rich_help_panel="Budget")
+_network_option = partial(typer.Option, rich_help_panel="Network")
+_optimization_option = partial(typer.Option, rich_help_panel="Optimization")
+_text_option = partial(typer.Option, rich_help_panel="Vocabulary and masks")
+_mix_option = partial(typer.Option, rich_help_panel="Mixing in a second corpus")
 
 MASK_NAMES = ("timestamp", "date", "uuid", "ip", "hex", "numbers", "long_numbers", "digits")
 
 
-class Preset(StrEnum):
-    """The networks and recipes to start from."""
-
-    TINY = "tiny"
-    SMALL = "small"
-    MEDIUM = "medium"
-    LARGE = "large"
-
-
-class Alphabet(StrEnum):
-    """What a character is."""
-
-    CHARACTERS = "characters"
-    BYTES = "bytes"
+Preset = Literal["tiny", "small", "medium", "large"]
+Alphabet = Literal["characters", "bytes"]
 
 
 @command
@@ -49,135 +41,89 @@ def train(
     ],
     name: Annotated[
         str | None,
-        typer.Option(
-            help="Name of the model; each job adds a version. Default for a file: the file's name.",
-            show_default=False,
-        ),
+        typer.Option(help="Name of the model; each job adds a version. Default for a file: the file's name."),
     ] = None,
     preset: Annotated[
         Preset | None,
         typer.Option(
-            metavar="NAME",
-            help="Network and recipe to start from: tiny, small (default), medium or large.",
-            show_default=False,
+            metavar="NAME", help="Network and recipe to start from: tiny, small (default), medium or large."
         ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Show progress until the job ends.")
     ] = True,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same model.")] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(help="Training time. Default: 60.", show_default=False, rich_help_panel=_BUDGET),
-    ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Or: number of passes over the text.", rich_help_panel=_BUDGET)
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Or: number of optimizer steps.", rich_help_panel=_BUDGET)
-    ] = None,
+    seconds: Annotated[float | None, _budget_option(help="Training time. Default: 60.")] = None,
+    epochs: Annotated[float | None, _budget_option(help="Or: number of passes over the text.")] = None,
+    steps: Annotated[int | None, _budget_option(help="Or: number of optimizer steps.")] = None,
     architecture: Annotated[
         str | None,
-        typer.Option(
+        _network_option(
             metavar="NAME",
             help="An architecture of the lecture notes, such as nth_char; the error for a wrong name lists"
             " all. Default: stateful_lstm.",
-            show_default=False,
-            rich_help_panel=_NETWORK,
         ),
     ] = None,
     start_from: Annotated[
         str | None,
-        typer.Option(
+        _network_option(
             metavar="MODEL",
             help="Model whose weights and vocabulary to start from.",
             autocompletion=complete_model,
-            rich_help_panel=_NETWORK,
         ),
     ] = None,
-    layers: Annotated[
-        int | None, typer.Option(help="Number of stacked LSTM layers.", rich_help_panel=_NETWORK)
-    ] = None,
-    units: Annotated[
-        int | None, typer.Option(help="Hidden units per layer.", rich_help_panel=_NETWORK)
-    ] = None,
-    embedding: Annotated[
-        int | None, typer.Option(help="Dimensions of a character's embedding.", rich_help_panel=_NETWORK)
-    ] = None,
-    dropout: Annotated[
-        float | None, typer.Option(help="Dropout rate after each layer.", rich_help_panel=_NETWORK)
-    ] = None,
+    layers: Annotated[int | None, _network_option(help="Number of stacked LSTM layers.")] = None,
+    units: Annotated[int | None, _network_option(help="Hidden units per layer.")] = None,
+    embedding: Annotated[int | None, _network_option(help="Dimensions of a character's embedding.")] = None,
+    dropout: Annotated[float | None, _network_option(help="Dropout rate after each layer.")] = None,
     context: Annotated[
-        int | None,
-        typer.Option(
-            help="Input length of a fixed-window architecture, in characters.", rich_help_panel=_NETWORK
-        ),
+        int | None, _network_option(help="Input length of a fixed-window architecture, in characters.")
     ] = None,
     rows: Annotated[
-        int | None,
-        typer.Option(help="Batch size: parallel rows the text is cut into.", rich_help_panel=_OPTIMIZATION),
+        int | None, _optimization_option(help="Batch size: parallel rows the text is cut into.")
     ] = None,
     window: Annotated[
         int | None,
-        typer.Option(
-            help="Length of truncated back-propagation through time, in characters.",
-            rich_help_panel=_OPTIMIZATION,
-        ),
+        _optimization_option(help="Length of truncated back-propagation through time, in characters."),
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Peak of the schedule.", rich_help_panel=_OPTIMIZATION)
-    ] = None,
+    learning_rate: Annotated[float | None, _optimization_option(help="Peak of the schedule.")] = None,
     validation_fraction: Annotated[
-        float | None,
-        typer.Option(help="Fraction of the text, at its end, held out.", rich_help_panel=_OPTIMIZATION),
+        float | None, _optimization_option(help="Fraction of the text, at its end, held out.")
     ] = None,
     masks: Annotated[
         list[str] | None,
-        typer.Option(
+        _text_option(
             metavar="MASKS",
             help="What to replace by a placeholder: names, such as timestamp,ip,long_numbers, or an RE2"
             " expression; can be repeated. none: nothing. Default: what the service suggests, for a log.",
-            show_default=False,
-            rich_help_panel=_TEXT,
         ),
     ] = None,
-    alphabet: Annotated[
-        Alphabet | None, typer.Option(help="What a character is.", rich_help_panel=_TEXT)
-    ] = None,
+    alphabet: Annotated[Alphabet | None, _text_option(help="What a character is.")] = None,
     coverage: Annotated[
         float | None,
-        typer.Option(
-            help="Fraction of the text that the vocabulary covers; the rarest characters are left out.",
-            rich_help_panel=_TEXT,
+        _text_option(
+            help="Fraction of the text that the vocabulary covers; the rarest characters are left out."
         ),
     ] = None,
     mix: Annotated[
         str | None,
-        typer.Option(
+        _mix_option(
             metavar="CORPUS",
             help="Second corpus, in a fraction of each batch's rows.",
             autocompletion=complete_corpus,
-            rich_help_panel=_MIX,
         ),
     ] = None,
-    mix_fraction: Annotated[
-        float | None, typer.Option(help="That fraction. Default: 0.25.", rich_help_panel=_MIX)
-    ] = None,
+    mix_fraction: Annotated[float | None, _mix_option(help="That fraction. Default: 0.25.")] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(
+        _mix_option(
             metavar="MODEL",
             help="Model whose predictions are the targets on the second corpus.",
             autocompletion=complete_model,
-            rich_help_panel=_MIX,
         ),
     ] = None,
     targets: Annotated[
-        str | None,
-        typer.Option(
-            help="The teacher's distribution (default), sampled or argmax.",
-            rich_help_panel=_MIX,
-        ),
+        str | None, _mix_option(help="The teacher's distribution (default), sampled or argmax.")
     ] = None,
 ) -> None:
     """Train a model on a file or a corpus, and show its progress. Ctrl-C ends the view; training continues.
@@ -195,9 +141,9 @@ def train(
     if not name:
         raise typer.BadParameter("name the model with --name")
     request: dict[str, Any] = {"corpus": _upload(session, file) if file else source, "name": name}
-    request |= given(architecture=architecture, preset=preset and preset.value)
+    request |= given(architecture=architecture, preset=preset)
     request |= given(validation_fraction=validation_fraction, seed=seed)
-    request |= given(start_from=start_from, coverage=coverage, alphabet=alphabet and alphabet.value)
+    request |= given(start_from=start_from, coverage=coverage, alphabet=alphabet)
     sections = {
         "budget": budget,
         "network": given(layers=layers, units=units, embedding=embedding, dropout=dropout, context=context),

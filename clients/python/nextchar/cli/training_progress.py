@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from nextchar.answers import Event, Job, Progress
+from nextchar.answers import Job, Progress
 from nextchar.cli.formatting import (
     format_bits,
     format_duration,
@@ -15,6 +15,7 @@ from nextchar.cli.formatting import (
     printable,
     sparkline,
 )
+from nextchar.cli.job_updates import JobUpdate
 
 SAMPLE_LINES = 4
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -25,6 +26,7 @@ _MAX_CURVE_RATIO = 1.5  # highest value drawn, in multiples of the lowest
 class TrainingProgress:
     """What is known of a running job; `time_s` values are on the caller's clock."""
 
+    job: Job | None = None
     name: str = ""
     status: str = "queued"
     queue_position: int | None = None
@@ -35,26 +37,22 @@ class TrainingProgress:
     evaluated_step: int | None = None
     evaluated_bits: float | None = None  # held-out bits per character at that step
 
-    def update_from_job(self, job: Job, time_s: float) -> None:
-        """Take over the job's newest record."""
-        self.name = job["name"]
-        self.status = job["status"]
-        self.queue_position = job.get("queue_position")
-        self.attempt = job.get("attempt") or 1
-        record = job["progress"]
-        if record and record != self.record:
-            self.record, self.record_at_s = record, time_s
-            self._extend_curve(record.get("train_bits_per_character"))
-
-    def update_from_event(self, event: Event) -> None:
-        """Take over the results of an evaluation; other events change nothing."""
-        if event["type"] != "metrics":
-            return
-        metrics = event["data"]
-        self._extend_curve(metrics.get("train_bits_per_character"))
-        measured = metrics.get("validation_bits_per_character")
-        if measured is not None:
-            self.evaluated_step, self.evaluated_bits = metrics.get("step"), measured
+    def update(self, update: JobUpdate, time_s: float) -> None:
+        """Take over the job's newest record, or the results of an evaluation."""
+        if job := update.job:
+            self.job, self.name, self.status = job, job["name"], job["status"]
+            self.queue_position = job.get("queue_position")
+            self.attempt = job.get("attempt") or 1
+            record = job["progress"]
+            if record and record != self.record:
+                self.record, self.record_at_s = record, time_s
+                self._extend_curve(record.get("train_bits_per_character"))
+        if update.event and update.event["type"] == "metrics":
+            metrics = update.event["data"]
+            self._extend_curve(metrics.get("train_bits_per_character"))
+            measured = metrics.get("validation_bits_per_character")
+            if measured is not None:
+                self.evaluated_step, self.evaluated_bits = metrics.get("step"), measured
 
     @property
     def held_out_bits(self) -> float | None:
@@ -103,9 +101,7 @@ def frame(progress: TrainingProgress, time_s: float, *, width: int, ascii_only: 
 def _bar_line(progress: TrainingProgress, time_s: float, width: int, *, ascii_only: bool) -> Text:
     share = progress.share_done(time_s)
     left_s = progress.seconds_left(time_s)
-    tail = ""
-    if share is not None:
-        tail += f"{share:4.0%}"
+    tail = "" if share is None else f"{share:4.0%}"
     tail += f"  {format_duration(left_s)} left" if left_s is not None else "  measuring the speed"
     tail = "  " + tail.lstrip()
     head = Text(printable(progress.name, inline=True), style="bold")

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from nextchar.cli.flagged_lines import decode_spans, explain, highlighted
 from nextchar.cli.heatmap import character_bits
-from nextchar.cli.lines import Line
+from nextchar.lines import Line
 
 _PLAIN = Console(file=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), no_color=True, width=80)
 
@@ -30,10 +30,10 @@ def test_a_long_line_is_shown_by_its_beginning_and_its_spans() -> None:
 
 
 def test_spans_of_a_model_of_bytes_become_characters() -> None:
-    line = Line("f", 1, 0, "é→!".encode())
+    line = Line(1, "é→!".encode())
     text, spans = decode_spans(line, {"spans": [_span(2, 5)]}, "bytes")
     assert (text, spans[0]["start"], spans[0]["end"]) == ("é→!", 1, 2)
-    cut = Line("f", 1, 0, b"a\xe2\x86!")  # the beginning of a character
+    cut = Line(1, b"a\xe2\x86!")  # the beginning of a character
     text, spans = decode_spans(cut, {"spans": [_span(2, 4)]}, "bytes")
     assert (text, spans[0]["start"], spans[0]["end"]) == ("a\ufffd\ufffd!", 2, 4)
     assert len(character_bits(cut.data, [1.0] * 4)) == len(text)
@@ -48,7 +48,7 @@ def test_explanations_name_the_expected_text() -> None:
 
 
 def test_expected_characters_are_those_of_the_right_byte() -> None:
-    line = Line("f", 1, 0, "Größe x".encode())
+    line = Line(1, "Größe x".encode())
     text, spans = decode_spans(line, {"spans": [_span(8, 9)]}, "bytes")
     likely = [[{"character": c, "probability": 0.5}] for c in "012345678"]
     assert explain(text, spans, likely) == ["at 'x': '8' 50.0%"]

@@ -55,6 +55,15 @@ def test_json_is_one_record_per_line_and_the_totals_last(run: Run, server: FakeS
     assert [json.loads(line).get("line") for line in everything] == [1, 2, 3, 4, None]
 
 
+def test_line_numbers_and_offsets_are_those_of_the_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"ab\n" * 40_000 + b"cD\xff\n")
+    record, end = map(
+        json.loads, run("score", "-m", "fake", "--json", str(tmp_path / "log")).out.splitlines()
+    )
+    assert (record["line"], record["offset"], record["not_utf8"]["offset"]) == (40_001, 120_000, 120_002)
+    assert end["lines"] == 40_001
+
+
 def test_options_reach_the_service(run: Run, server: FakeServer) -> None:
     options = "--false-alarms 1e-4 --calibration web-1 --context stream --stream-id web/1 --adapt"
     assert run("score", "-m", "fake", *options.split(), stdin="a\n").status == 1

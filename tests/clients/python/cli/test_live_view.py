@@ -9,6 +9,7 @@ from rich.console import Console
 from nextchar import Client
 from nextchar.answers import Progress
 from nextchar.cli import live_view, training_progress
+from nextchar.cli.job_updates import JobUpdate
 from nextchar.cli.training_progress import TrainingProgress
 from tests.clients.python.fake_server import FakeServer, FakeTraining
 from tests.clients.python.terminal import Terminal, run_in_terminal
@@ -74,7 +75,7 @@ def test_samples_are_cut_and_cannot_control_the_terminal() -> None:
 def test_a_sample_has_the_loss_of_its_own_step_and_not_of_a_stale_record() -> None:
     shown = TrainingProgress()
     metrics = {"step": 800, "train_bits_per_character": 2.2, "validation_bits_per_character": 2.1}
-    shown.update_from_event({"id": 1, "at": 0.0, "type": "metrics", "data": metrics})
+    shown.update(JobUpdate({"id": 1, "at": 0.0, "type": "metrics", "data": metrics}), 0.0)
     stale = Progress(step=790, validation_bits_per_character=4.9)  # polled before the evaluation was written
     shown.record = stale
     sample = training_progress.sample_text({"step": 800, "text": "the"}, shown, width=60)

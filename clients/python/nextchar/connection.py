@@ -1,0 +1,154 @@
+"""What all calls share: one request and its retries, lists, downloads and streams of events."""
+
+import functools
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from json import JSONDecodeError, loads
+from typing import Any, TypeVar, cast
+
+import httpx
+
+from nextchar.errors import NextcharError, ServerError, Timeout, error_in_stream, error_of_response
+from nextchar.sse import decode_events
+from nextchar.transport import Transport, http_errors
+
+T = TypeVar("T")
+
+FIRST_DELAY_S = 0.25
+MAX_DELAY_S = 4.0
+MAX_RETRY_AFTER_S = 30.0  # a longer wait is for the caller to decide
+_CONNECT_TIMEOUT_S = 5.0
+_TIMEOUT_S = 60.0  # for the next bytes of an answer; streams of events have pings in between
+_PAGE = 100  # items in one page of a list
+
+
+class Connection:
+    """Requests to one server.
+
+    Attributes:
+        server: the service's address.
+        patience_s: for how long a stream tries to get back to a server that is away.
+    """
+
+    def __init__(self, transport: Transport, server: str, max_retries: int, patience_s: float) -> None:
+        self.server = server
+        self.patience_s = patience_s
+        self.transport = transport
+        self._max_retries = max_retries
+
+    async def _fetch(
+        self, _kind: type[T], method: str, path: str, *, can_retry: bool = False, **message: Any
+    ) -> T:
+        """Return the JSON of an answer, of type `_kind`; None for the empty answer to a DELETE.
+
+        `can_retry` says whether a second copy of the request does no harm; `message` is as for `_open`.
+        """
+        body = await self._fetch_bytes(method, path, can_retry=can_retry, **message)
+        if not body and method == "DELETE":
+            return cast(T, None)
+        try:
+            return cast(T, loads(body))
+        except (JSONDecodeError, UnicodeDecodeError):
+            raise NextcharError(f"what answers at {self.server} is not nextchar; give its address") from None
+
+    async def _get(self, kind: type[T], path: str, **params: str | int) -> T:
+        return await self._fetch(kind, "GET", path, params=params, can_retry=True)
+
+    async def _fetch_bytes(self, method: str, path: str, *, can_retry: bool, **message: Any) -> bytes:
+        async def attempt() -> bytes:
+            async with aclosing(await self._open(method, path, **message)) as response:
+                with http_errors(self.server):
+                    return await response.aread()
+
+        return await self._retry(attempt, max_retries=self._max_retries if can_retry else 0)
+
+    async def _download(self, path: str, **params: str) -> AsyncGenerator[bytes, None]:
+        """Yield the body of an answer in pieces; only opening it is retried."""
+        attempt = functools.partial(self._open, "GET", path, params=params)
+        async with aclosing(await self._retry(attempt, max_retries=self._max_retries)) as response:
+            async for piece in self._pieces(response):
+                yield piece
+
+    async def _open(
+        self, method: str, path: str, *, timeout_s: float = _TIMEOUT_S, **message: Any
+    ) -> httpx.Response:
+        """Send a request; `message` are arguments of httpx's `build_request`. Return the open response.
+
+        Raises ServerError for a response whose status is an error.
+        """
+        timeout = httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
+        with http_errors(self.server):
+            message |= {"method": method, "url": path, "timeout": timeout}
+            response = await self.transport.send(message)
+            if response.status_code < 400:
+                return response
+            async with aclosing(response):
+                body = await response.aread()
+        raise error_of_response(response.status_code, response.headers, body)
+
+    async def _pieces(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+        pieces = response.aiter_bytes()
+        while True:
+            with http_errors(self.server):
+                piece = await anext(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+    async def _events(self, response: httpx.Response) -> AsyncGenerator[tuple[str, Any], None]:
+        """Yield the kind and the JSON of server-sent events. Raises ServerError for one that is an error."""
+        async for kind, data in decode_events(self._pieces(response)):
+            if kind == "error":
+                raise error_in_stream(loads(data))
+            yield kind, loads(data)
+
+    async def _pages(self, path: str) -> AsyncGenerator[Any, None]:
+        params: dict[str, str | int] = {"limit": _PAGE}
+        while True:
+            page = await self._get(dict[str, Any], path, **params)
+            for item in page["data"]:
+                yield item
+            if not page["has_more"] or not page["data"]:
+                return
+            params["after"] = page["data"][-1]["id"]
+
+    async def _retry(self, attempt: Callable[[], Awaitable[T]], *, max_retries: int) -> T:
+        outage = Outage(math.inf)
+        for _ in range(max_retries):
+            try:
+                return await attempt()
+            except NextcharError as error:
+                retry_after_s = getattr(error, "retry_after_s", None) or 0.0
+                if isinstance(error, Timeout) or retry_after_s > MAX_RETRY_AFTER_S:
+                    raise
+                delay_s = outage.delay_s(error)
+            await self.transport.sleep(delay_s)
+        return await attempt()
+
+
+class Outage:
+    """How long to wait before the next attempt while a server is away, and when to give up."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._delay_s = FIRST_DELAY_S
+        self.began_at: float | None = None  # by time.monotonic; None: the server is not away
+
+    def end(self) -> float | None:
+        """Note that the server works; return for how many seconds it was away, if it was."""
+        away_s = None if self.began_at is None else time.monotonic() - self.began_at
+        self.began_at, self._delay_s = None, FIRST_DELAY_S
+        return away_s
+
+    def delay_s(self, error: NextcharError) -> float:
+        """Return how long to wait; raise the error if it will not pass or the server is away for too long."""
+        now = time.monotonic()
+        self.began_at = self.began_at or now
+        if not error.is_retryable or now - self.began_at > self._patience_s:
+            raise error
+        delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, MAX_DELAY_S)
+        if isinstance(error, ServerError) and error.retry_after_s is not None:
+            delay_s = max(delay_s, min(error.retry_after_s, MAX_RETRY_AFTER_S))
+        return delay_s

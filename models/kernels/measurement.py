@@ -1,0 +1,110 @@
+"""Checks and times the variants of the products on this processor: run by `models.kernels.variants`.
+
+    python -m models.kernels.measurement [PRODUCT:VARIANT to skip …]
+
+Prints a `variants.Measurement` as a JSON line before each variant, so that a crash can be attributed, and
+another one after it. The variants for any processor are only run if no other passed.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from models.kernels.product_kernels import BFLOAT16, FLOAT32, INT8, ProductKernel, add_product_of, available
+from models.kernels.variants import Measurement
+
+PRODUCTS = {"int8": INT8, "float32": FLOAT32, "bfloat16": BFLOAT16}
+
+_K, _N = 256, 1024  # the recurrent weights of 256 units
+_CHECKED_ROWS = 11  # some of each kind of tile
+_TIMED_ROWS = {"int8": (1, 16), "float32": (16,), "bfloat16": (16,)}
+_SECONDS = 0.02  # per number of rows
+
+_SIGNATURES = {
+    "int8": "void(int8[::1], uint8[:,::1], int32[:,::1])",
+    "float32": "void(float32[::1], float32[:,::1], float32[:,::1])",
+    "bfloat16": "void(uint32[::1], uint16[:,::1], float32[:,::1])",
+}
+
+
+def main(skipped: list[str]) -> None:
+    """Print the measurements of the available variants but the skipped ones."""
+    for product, kernels in PRODUCTS.items():
+        has_passed = False
+        for kernel in available(kernels):
+            if f"{product}:{kernel.name}" in skipped or (has_passed and not kernel.features):
+                continue
+            _print(Measurement(product, kernel.name))
+            measurement = measured(product, kernel)
+            has_passed = has_passed or not measurement.failure
+            _print(measurement)
+
+
+def measured(product: str, kernel: ProductKernel) -> Measurement:
+    """Compile a variant, compare it with NumPy and time it."""
+    add_product = add_product_of(kernel)
+
+    def run(weights, x, sums):  # type: ignore[no-untyped-def]
+        add_product(weights, 0, x, sums, 0, len(x))
+
+    try:
+        compiled = njit(_SIGNATURES[product], nogil=True)(run)
+    except Exception as failure:  # noqa: BLE001  # of many kinds
+        return Measurement(product, kernel.name, failure=f"it cannot be compiled: {failure}"[:300])
+    weights, x, expected = operands(product, kernel, _CHECKED_ROWS)
+    sums = np.zeros_like(expected)
+    compiled(weights, x, sums)
+    tolerance = 0.0 if product == "int8" else 1e-4
+    error = float(np.abs(sums.astype(np.float64) - expected).max() / np.abs(expected).max())
+    if not error <= tolerance:
+        return Measurement(product, kernel.name, failure=f"its products are wrong by {error:.1g}")
+    speeds = {}
+    for rows in _TIMED_ROWS[product]:
+        weights, x, sums = operands(product, kernel, rows)
+        seconds = _fastest(lambda: compiled(weights, x, sums))  # noqa: B023
+        speeds[str(rows)] = round(rows * _K * _N / seconds / 1e9, 1)
+    return Measurement(product, kernel.name, giga_per_s=speeds)
+
+
+def operands(product: str, kernel: ProductKernel, rows: int) -> tuple[Any, Any, Any]:
+    """Return random packed weights, activations and their product, (rows, N), as one variant takes them."""
+    random = np.random.default_rng(0)
+    k = kernel.arithmetic.activations_per_word
+    if product == "int8":
+        units, bytes_ = (random.integers(-127, 128, shape, np.int32) for shape in ((rows, _K), (_K, _N)))
+        units += kernel.zero_point
+        return _packed(bytes_.astype(np.int8), kernel.panel, k), units.astype(np.uint8), units @ bytes_
+    x, weights = (random.normal(size=shape).astype(np.float32) for shape in ((rows, _K), (_K, _N)))
+    if product == "float32":
+        return _packed(weights, kernel.panel, k), x, x @ weights
+    x_bits, bits = ((array.view(np.uint32) >> 16).astype(np.uint16) for array in (x, weights))
+    x, weights = ((array.astype(np.uint32) << 16).view(np.float32) for array in (x_bits, bits))
+    return _packed(bits, kernel.panel, k).view(np.uint32), x_bits, x @ weights
+
+
+def _packed(weights: Any, panel: int, k: int) -> Any:
+    """Return (K, N) as panels (N / panel, K / k, panel, k), flat."""
+    return np.ascontiguousarray(weights.reshape(_K // k, k, _N // panel, panel).transpose(2, 0, 3, 1)).ravel()
+
+
+def _fastest(call: Callable[[], Any]) -> float:
+    """Return the seconds of the fastest of many calls, which other load on the machine changes least."""
+    best, deadline = float("inf"), time.perf_counter() + _SECONDS
+    while (started := time.perf_counter()) < deadline:
+        call()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _print(measurement: Measurement) -> None:
+    print(json.dumps(asdict(measurement)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,108 @@
+"""The measured choice between variants of the products."""
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.kernels import measurement, variants
+from models.kernels.product_kernels import INT8, available
+from models.kernels.variants import Measurement, chosen
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_the_fastest_variant_that_passed_is_chosen() -> None:
+    measurements = [
+        Measurement("int8", "wide", giga_per_s={"1": 40.0, "16": 90.0}),
+        Measurement("int8", "narrow", giga_per_s={"1": 70.0, "16": 70.0}),
+        Measurement("int8", "broken", failure="its products are wrong by 0.5"),
+        Measurement("float32", "broken", failure="its process ended with status -4"),
+    ]
+    assert chosen(measurements) == {"int8": "narrow"}
+
+
+def test_this_machine_is_measured_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variants.measure()
+    measurements = variants.load()
+    assert {"int8", "float32"} <= chosen(measurements).keys()
+    assert all(one.speed > 0 for one in measurements if not one.failure)
+    monkeypatch.setattr(sys, "executable", "/bin/no-such-program")
+    variants.measure()
+    assert variants.load() == measurements
+
+
+def test_a_damaged_file_is_measured_again(folder: Path) -> None:
+    (folder / variants.FILE_NAME).write_text('[{"product": 1')
+    assert variants.load() == []
+    variants.measure()
+    assert variants.load() != []
+
+
+def interpreter(folder: Path, script: str) -> str:
+    """Return a program in place of Python; its arguments are `-m models.kernels.measurement SKIPPED…`."""
+    program = folder / "python"
+    program.write_text("#!/bin/sh\n" + script)
+    program.chmod(0o755)
+    return str(program)
+
+
+def line(product: str, variant: str, **fields: object) -> str:
+    return f"echo '{json.dumps(asdict(replace(Measurement(product, variant), **fields)))}'\n"  # type: ignore[arg-type]
+
+
+def test_a_variant_that_crashes_is_not_used_and_the_others_are_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = (
+        'case "$*" in *int8:wide*) ;; *)\n'
+        + line("int8", "wide")
+        + "kill -ILL $$ ;;\nesac\n"
+        + line("int8", "narrow")
+        + line("int8", "narrow", giga_per_s={"1": 5.0})
+    )
+    monkeypatch.setattr(sys, "executable", interpreter(folder, script))
+    variants.measure()
+    assert chosen(variants.load()) == {"int8": "narrow"}
+    (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.startswith("the wide variant of int8 products is not used on this machine: its process")
+    assert "-4" in warning
+
+
+def test_an_interpreter_that_fails_at_once_is_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", interpreter(folder, "echo no module >&2; exit 1\n"))
+    variants.measure()
+    assert chosen(variants.load()) == {}
+    assert "kernels could not be measured: its process ended with status 1 no module" in caplog.text
+
+
+def test_a_variant_with_wrong_products_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = available(INT8)[-1]
+    assert not measurement.measured("int8", kernel).failure
+    weights, x, expected = measurement.operands("int8", kernel, 11)
+    monkeypatch.setattr(measurement, "operands", lambda *_: (weights, x, expected + np.int32(1)))
+    assert measurement.measured("int8", kernel).failure.startswith("its products are wrong by ")
+
+
+def test_a_failed_variant_is_not_selected(folder: Path) -> None:
+    widest = available(INT8)[0].name
+    (folder / variants.FILE_NAME).write_text(
+        json.dumps([asdict(Measurement("int8", widest, failure="broken"))])
+    )
+    code = "from models.kernels.selection import INT8_KERNEL; print(INT8_KERNEL.name)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == available(INT8)[1].name
