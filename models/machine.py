@@ -1,8 +1,12 @@
-"""CPU cores and memory of this process, on Linux and macOS."""
+"""The processor of this machine, and the cores and the memory of this process, on Linux and macOS."""
 
+import contextlib
 import math
 import os
+import platform
+import re
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +18,18 @@ def available_cores() -> int:
     has_affinity = hasattr(os, "sched_getaffinity")  # macOS has none
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return max(1, min(cores, _quota_cores()))
+
+
+def processor_name() -> str:
+    """Return the processor's model name, or its architecture if the system does not tell."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if sys.platform == "darwin":
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        fields = dict(re.findall(r"^(.+?)\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+        if name := fields.get("model name"):
+            return f"{name} (family {fields.get('cpu family')}, model {fields.get('model')})"
+    return platform.machine()
 
 
 def peak_memory_bytes() -> int:

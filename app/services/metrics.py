@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from app.keys import KeyFile
 from app.services.engines import Engines
 from models.errors import DomainError
+from models.kernels import variants
 from store.background import BackgroundLoop
 from store.jobs import Jobs, JobStatus
 from store.models import Models
@@ -103,6 +104,7 @@ class _Collector:
         yield from self._loops()
         yield from self._jobs_and_queue()
         yield from self._engines()
+        yield from _kernels()
         if self.keys:
             yield GaugeMetricFamily(
                 "nextchar_api_keys_file_errors",
@@ -168,3 +170,24 @@ class _Collector:
                 if name in stats:
                     family.add_metric([model], stats[name])
             yield family
+
+
+def _kernels() -> Iterator[Metric]:
+    measurements = variants.load()
+    used = variants.chosen(measurements)
+    speed = GaugeMetricFamily(
+        "nextchar_kernel_giga_operations_per_second",
+        "Multiply-adds per second on one core when the variant in use was measured, in 10**9.",
+        labels=["product", "variant"],
+    )
+    failed = GaugeMetricFamily(
+        "nextchar_kernel_failed",
+        "1 for a variant that failed its check on this machine and is not used.",
+        labels=["product", "variant"],
+    )
+    for one in measurements:
+        if one.failure:
+            failed.add_metric([one.product, one.variant], 1)
+        elif used[one.product] == one.variant:
+            speed.add_metric([one.product, one.variant], one.speed)
+    yield from (speed, failed)

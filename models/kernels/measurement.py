@@ -22,7 +22,7 @@ from models.kernels.variants import Measurement
 PRODUCTS = {"int8": INT8, "float32": FLOAT32, "bfloat16": BFLOAT16}
 
 _K, _N = 256, 1024  # the recurrent weights of 256 units
-_CHECKED_ROWS = 11  # some of each kind of tile
+_CHECKED = ((11, 260), (39, 260))  # rows and K that need every kind of tile, whole and in part
 _TIMED_ROWS = {"int8": (1, 16), "float32": (16,), "bfloat16": (16,)}
 _SECONDS = 0.02  # per number of rows
 
@@ -57,30 +57,33 @@ def measured(product: str, kernel: ProductKernel) -> Measurement:
         compiled = njit(_SIGNATURES[product], nogil=True)(run)
     except Exception as failure:  # noqa: BLE001  # of many kinds
         return Measurement(product, kernel.name, failure=f"it cannot be compiled: {failure}"[:300])
-    weights, x, expected = operands(product, kernel, _CHECKED_ROWS)
-    sums = np.zeros_like(expected)
-    compiled(weights, x, sums)
     tolerance = 0.0 if product == "int8" else 1e-4
-    error = float(np.abs(sums.astype(np.float64) - expected).max() / np.abs(expected).max())
-    if not error <= tolerance:
-        return Measurement(product, kernel.name, failure=f"its products are wrong by {error:.1g}")
+    for rows, k in _CHECKED:
+        weights, x, expected = operands(product, kernel, rows, k)
+        sums = np.zeros_like(expected)
+        compiled(weights, x, sums)
+        error = float(np.abs(sums.astype(np.float64) - expected).max() / np.abs(expected).max())
+        if not error <= tolerance:
+            return Measurement(product, kernel.name, failure=f"its products are wrong by {error:.1g}")
     speeds = {}
     for rows in _TIMED_ROWS[product]:
-        weights, x, sums = operands(product, kernel, rows)
+        weights, x, sums = operands(product, kernel, rows, _K)
         seconds = _fastest(lambda: compiled(weights, x, sums))  # noqa: B023
         speeds[str(rows)] = round(rows * _K * _N / seconds / 1e9, 1)
     return Measurement(product, kernel.name, giga_per_s=speeds)
 
 
-def operands(product: str, kernel: ProductKernel, rows: int) -> tuple[Any, Any, Any]:
-    """Return random packed weights, activations and their product, (rows, N), as one variant takes them."""
+def operands(product: str, kernel: ProductKernel, rows: int, depth: int) -> tuple[Any, Any, Any]:
+    """Return random packed weights (depth, N), activations and their product, as one variant takes them."""
     random = np.random.default_rng(0)
     k = kernel.arithmetic.activations_per_word
     if product == "int8":
-        units, bytes_ = (random.integers(-127, 128, shape, np.int32) for shape in ((rows, _K), (_K, _N)))
+        units, bytes_ = (
+            random.integers(-127, 128, shape, np.int32) for shape in ((rows, depth), (depth, _N))
+        )
         units += kernel.zero_point
         return _packed(bytes_.astype(np.int8), kernel.panel, k), units.astype(np.uint8), units @ bytes_
-    x, weights = (random.normal(size=shape).astype(np.float32) for shape in ((rows, _K), (_K, _N)))
+    x, weights = (random.normal(size=shape).astype(np.float32) for shape in ((rows, depth), (depth, _N)))
     if product == "float32":
         return _packed(weights, kernel.panel, k), x, x @ weights
     x_bits, bits = ((array.view(np.uint32) >> 16).astype(np.uint16) for array in (x, weights))
@@ -90,7 +93,9 @@ def operands(product: str, kernel: ProductKernel, rows: int) -> tuple[Any, Any, 
 
 def _packed(weights: Any, panel: int, k: int) -> Any:
     """Return (K, N) as panels (N / panel, K / k, panel, k), flat."""
-    return np.ascontiguousarray(weights.reshape(_K // k, k, _N // panel, panel).transpose(2, 0, 3, 1)).ravel()
+    depth, columns = weights.shape
+    panels = weights.reshape(depth // k, k, columns // panel, panel).transpose(2, 0, 3, 1)
+    return np.ascontiguousarray(panels).ravel()
 
 
 def _fastest(call: Callable[[], Any]) -> float:

@@ -83,15 +83,16 @@ def measure() -> None:
                 one.failure,
             )
     for product, variant in chosen(measurements).items():
-        rivals = ", ".join(_described(one) for one in measurements if one.product == product)
+        rivals = ", ".join(described(one) for one in measurements if one.product == product)
         log.info("%s products use %s; measured: %s", product, variant, rivals)
     with contextlib.suppress(OSError):
         _write(Path(folder), measurements)
 
 
-def _described(one: Measurement) -> str:
+def described(one: Measurement) -> str:
+    """Return the variant and its speed, for a log."""
     if one.failure:
-        return f"{one.variant} failed"
+        return f"{one.variant} failed ({one.failure})"
     speeds = ", ".join(f"{rows} rows {speed:.0f}" for rows, speed in one.giga_per_s.items())
     return f"{one.variant} {speeds} G/s"
 

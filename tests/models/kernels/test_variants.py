@@ -92,7 +92,7 @@ def test_an_interpreter_that_fails_at_once_is_a_warning(
 def test_a_variant_with_wrong_products_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = available(INT8)[-1]
     assert not measurement.measured("int8", kernel).failure
-    weights, x, expected = measurement.operands("int8", kernel, 11)
+    weights, x, expected = measurement.operands("int8", kernel, 11, 260)
     monkeypatch.setattr(measurement, "operands", lambda *_: (weights, x, expected + np.int32(1)))
     assert measurement.measured("int8", kernel).failure.startswith("its products are wrong by ")
 

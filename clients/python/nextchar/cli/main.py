@@ -66,6 +66,7 @@ app.command()(status.status)
 app.command("open")(status.open_console)
 app.command()(service.serve)
 app.command()(service.demo)
+app.command()(service.doctor)
 # Its own parser reads the arguments, `--help` included.
 _UNPARSED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command(context_settings=_UNPARSED)(service.keys)

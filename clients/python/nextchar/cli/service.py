@@ -1,4 +1,4 @@
-"""Commands that run the service itself: `serve`, `demo` and `keys`. They need the extra `nextchar[serve]`."""
+"""Commands of the service itself: `serve`, `demo`, `doctor` and `keys`. They need `nextchar[serve]`."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nextchar.cli.session import fail
+from nextchar.cli.session import Session, command, fail
 
 
 def serve(
@@ -54,6 +54,28 @@ def demo(
     with _service_packages():
         from launcher import demo as demonstration
     raise typer.Exit(demonstration.main(file))
+
+
+@command
+def doctor(session: Session) -> None:
+    """Examine this machine: what the service would use here, and what would stop it.
+
+    Exits with 1 if something would. Kernels that are not on disk yet are compiled first.
+
+    Example: nextchar doctor
+    """
+    with _service_packages():
+        from launcher.doctor import examine
+        from launcher.settings import LauncherSettings
+    findings = []
+    for finding in examine(LauncherSettings.load()):
+        findings.append(finding)
+        if not session.as_json:
+            session.print_text(f"{finding.state:8}{finding.name:18}{finding.detail}")
+    if session.as_json:
+        session.print_json({"findings": [finding._asdict() for finding in findings]})
+    if any(finding.state == "error" for finding in findings):
+        raise typer.Exit(1)
 
 
 def keys(context: typer.Context) -> None:
