@@ -34,7 +34,7 @@ class OneDnn:
     isa: str
     """The instructions that it may use, such as Intel AVX2."""
     main_primitive: str
-    """The kind and implementation that took most of the time, such as `rnn brgemm:avx512_core_amx`."""
+    """The kind and implementation that took most time, such as `rnn brgemm:avx512_core_amx`; no reorder."""
     share: float
     """Of the time in primitives."""
 
@@ -60,7 +60,8 @@ def parse(lines: Iterable[str]) -> OneDnn | None:
             took_ms[" ".join(fields[place + 2 : place + 4]).strip()] += _number(fields[-1])
     if not isa:
         return None
-    main = max(took_ms, key=lambda name: took_ms[name], default="")
+    computing = [name for name in took_ms if not name.startswith("reorder")] or list(took_ms)
+    main = max(computing, key=lambda name: took_ms[name], default="")
     return OneDnn(version, isa, main, took_ms[main] / (sum(took_ms.values()) or 1.0) if main else 0.0)
 
 
