@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import ROOT, busy_cpu_seconds
 from launcher.processes import last_lines, start_bound, stop
-
-ROOT = Path(__file__).parents[1]
 
 _A_LOT = 0.2  # cores
 
@@ -107,12 +106,12 @@ def prepared(contestant: Contestant) -> Iterator[Turn]:
                 raise ContestantDied(contestant.name, last_lines(log))
 
             def turn(seconds: float) -> dict[str, Any]:
-                began, busy = time.perf_counter(), _busy_cpu_seconds()
+                began, busy = time.perf_counter(), busy_cpu_seconds()
                 with contextlib.suppress(ConnectionError):  # it died
                     channel.write(json.dumps({"go": seconds}) + "\n")
                     channel.flush()
                 found = answer()
-                others_s = max(0.0, _busy_cpu_seconds() - busy - found.pop("cpu_seconds"))
+                others_s = max(0.0, busy_cpu_seconds() - busy - found.pop("cpu_seconds"))
                 return found | {"cores_others_kept_busy": others_s / (time.perf_counter() - began)}
 
             answer()  # ready
@@ -130,12 +129,3 @@ def other_load(cores: float) -> str:
         f"{sentence}; torch's threads wait for each other in a loop and suffer most from that:"
         " OMP_WAIT_POLICY=PASSIVE in the environment is fairer to them"
     )
-
-
-def _busy_cpu_seconds() -> float:
-    """Return the CPU seconds used by all processes of this machine. Linux only; else 0."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return 0.0
-    user, nice, system = map(int, stat.read_text().split()[1:4])
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK")

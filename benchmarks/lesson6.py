@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import machine, print_json_line, print_table
+from benchmarks.machine import machine
+from benchmarks.report import print_json_line, print_table
 from models.architectures import NAMES, architecture, resolve_training
 from models.architectures.memory import count_parameters
 from models.config import MINIMUM_CHARACTERS, Budget, TrainingConfig

@@ -1,12 +1,12 @@
-"""Output of benchmarks: a table for people, one JSON line for programs."""
+"""Output of benchmarks: what runs and a table for people, one JSON line for programs."""
 
+import contextlib
+import importlib.metadata
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
 
-from models.machine import available_cores
+from benchmarks import machine, our_kernels, peer_kernels
 
 
 def print_table(
@@ -25,19 +25,32 @@ def print_table(
         print("  ".join(cells).rstrip(), flush=True, file=file)
 
 
+def print_what_runs(
+    isa: str, *, ours: Mapping[str, Any] | None, peers: Mapping[str, tuple[str, Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Print the machine, its other load, and the kernels of ours and of peers; return the same.
+
+    Args:
+        isa: the value of --isa.
+        ours: what `our_kernels.our_kernels` returned; None: ours does not run on the CPU.
+        peers: by name the module in `benchmarks.peers`, which has `versions`, and its options.
+    """
+    limited = "" if isa == "auto" else f"; ours and the peers are limited to {isa}"
+    print(f"{machine.described(machine.machine())}{limited}")
+    busy = machine.other_cores_busy()
+    print(f"other processes keep {busy:.2f} cores busy")
+    if ours:
+        print(*our_kernels.described(ours), sep="\n", flush=True)
+    found = {}
+    for name, (module, options) in peers.items():
+        found[name] = peer_kernels.peer_kernels(module, options, machine.limits(isa))
+        print(f"{name}: {found[name]}", flush=True)
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found["ONNX Runtime"] = importlib.metadata.version("onnxruntime")
+        print(f"ONNX Runtime: {found['ONNX Runtime']}, which cannot be limited")
+    return {"isa": isa, "other_cores_busy": busy, "ours": ours, "peers": found}
+
+
 def print_json_line(benchmark: str, **results: Any) -> None:
     """Print the results and the machine on one line."""
-    print(json.dumps({"benchmark": benchmark, "machine": machine()} | results), flush=True)
-
-
-def machine() -> Mapping[str, Any]:
-    """Return the properties of this machine that affect speed."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": available_cores(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-    }
+    print(json.dumps({"benchmark": benchmark, "machine": machine.machine()} | results), flush=True)

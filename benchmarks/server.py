@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any, Self
 from launcher.ports import free_port
 from launcher.processes import start_bound, stop
 from launcher.valkey import EmbeddedValkey
+from models.kernels.instruction_sets import VARIABLE
 from models.saved_model import SavedModel
 from store.models import Models
 from store.open_blobs import open_blobs
@@ -29,11 +31,13 @@ START_S = 60
 
 
 class Client:
-    """A keep-alive connection with a minimal HTTP client for the answers of our server."""
+    """A keep-alive connection with a minimal HTTP client for the answers of our server.
+
+    It connects when it first sends, for the server closes connections that send nothing for some seconds.
+    """
 
     def __init__(self, port: int, *, timeout_s: float = 120) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._port, self._timeout_s = port, timeout_s
         self._received = b""
 
     def __enter__(self) -> Self:
@@ -70,7 +74,14 @@ class Client:
 
     def close(self) -> None:
         """Close the connection."""
-        self._socket.close()
+        if "_socket" in vars(self):
+            self._socket.close()
+
+    @functools.cached_property
+    def _socket(self) -> socket.socket:
+        connected = socket.create_connection(("127.0.0.1", self._port), timeout=self._timeout_s)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connected
 
     def _exchange(self, method: str, path: str, content: bytes) -> bytes:
         self.send(method, path, content)
@@ -122,13 +133,16 @@ class Api:
 
 @contextlib.contextmanager
 def running_api(saved: Sequence[SavedModel], **settings: object) -> Iterator[Api]:
-    """Serve models from an empty folder, with NEXTCHAR_ settings given by their lower-case names."""
+    """Serve models from an empty folder, with NEXTCHAR_ settings given by their lower-case names.
+
+    Of the settings in the environment only NEXTCHAR_ISA counts.
+    """
     with tempfile.TemporaryDirectory() as folder, EmbeddedValkey(Path(folder)) as valkey:
         registry = Models(open_blobs((Path(folder) / "store").as_uri()))
         for model in saved:
             registry.publish(model.card, {name: model.file(name) for name in model.card.files})
         port = free_port("127.0.0.1")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCHAR_")}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCHAR_") or k == VARIABLE}
         given = {"data_dir": folder, "redis_url": valkey.url, "port": port} | settings
         environment |= {f"NEXTCHAR_{name.upper()}": str(value) for name, value in given.items()}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -7,16 +7,20 @@ Four implementations with the same random weights, interleaved, so that other lo
 and a few calls of `model.predict`. The loops only step from a known state: no HTTP, cache or batching. Before
 the measurement their logits are compared with ours. Then ours alone: at the end of a long document, after an
 edit 1,000 characters before its end, with concurrent clients, and during a prompt of a million characters;
-start time, memory, an empty route, and the limits of the machine's bandwidth and arithmetic. Prints one table
-and one JSON line.
+start time, memory, an empty route, and the limits of the machine's bandwidth and arithmetic. Prints the
+machine and the kernels that run, one table and one JSON line. --isa limits ours and the loops to the
+instructions of an older processor.
 
-    python -m benchmarks.serving [--requests 300] [--clients 64] [--networks 2x256 2x512] [--quick]
+    python -m benchmarks.serving [--requests 300] [--clients 64] [--networks 2x256 2x512] [--isa avx2]
+                                 [--quick]
 """
 
 import argparse
+import importlib.util
 import json
-import platform
+import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,11 +31,13 @@ import numpy as np
 
 from benchmarks.concurrent_clients import crowd
 from benchmarks.hardware_limits import floor_ms
+from benchmarks.machine import add_isa_argument, limits
 from benchmarks.networks import CHARACTERS, COMPLETED, random_weights, saved_model
+from benchmarks.our_kernels import our_kernels
+from benchmarks.report import print_json_line, print_what_runs
 from benchmarks.seeds import late_timers
 from benchmarks.server import Api, running_api
-from benchmarks.step_loops import ID_OF, KerasLoop, Peer, TorchLoop, peers
-from models.machine import available_cores
+from benchmarks.step_loops import ID_OF, KERAS, TORCH, KerasLoop, Peer, TorchLoop, peers
 from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Event, Failed, Usage
 from models.saved_model import SavedModel
@@ -51,35 +57,46 @@ Figures = dict[str, Any]
 def main() -> None:
     """Measure every network and print the results."""
     options = _arguments()
+    variables = limits(options.isa)
+    ours = our_kernels(variables)
+    if ours["folder"]:
+        variables["NUMBA_CACHE_DIR"] = ours["folder"]
+    if any(os.environ.get(name) != value for name, value in variables.items()):
+        # Again, for libraries have read the environment while they were imported.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **variables})
+    layers, units = _network(options.networks[0])
+    loops = {
+        name: ("step_loop", {"library": library, "layers": layers, "units": units})
+        for name, library in ((KERAS, "keras"), (TORCH, "torch"))
+        if importlib.util.find_spec(library)
+    }
+    ran = print_what_runs(options.isa, ours=ours, peers=loops)
     results: Figures = {}
     missing: list[str] = []
-    print(f"{'network':8} {'':34} {'p50 ms':>9} {'p99 ms':>9} {'/ HTTP':>8}")
+    print(f"\n{'network':8} {'':34} {'p50 ms':>9} {'p99 ms':>9} {'/ HTTP':>8}")
     for network in options.networks:
-        layers, units = map(int, network.split("x"))
-        results[network], missing = measure(layers, units, options)
+        results[network], missing = measure(*_network(network), options)
         _print(network, results[network])
     for name in missing:
         print(f"left out, for it is not installed: {name}")
-    cores = available_cores()
-    machine = {"machine": platform.machine(), "cores": cores, "missing": missing}
-    print(json.dumps({"benchmark": "serving", **machine, "results": results}))
+    print_json_line("serving", ran=ran, missing=missing, results=results)
 
 
 def measure(layers: int, units: int, options: argparse.Namespace) -> tuple[Figures, list[str]]:
     """Return all figures of one network, and the peers that are not installed."""
     weights = random_weights(layers, units)
     saved = saved_model(layers, units, weights)
-    others, missing = peers(saved, weights, layers, units)
+    known = peers(saved, weights, layers, units)
+    others = known.loops
     _check_that_all_agree(others)
     for peer in others.values():
         if isinstance(peer, TorchLoop):
-            peer.read(CHARACTERS)
             peer.choose_threads(lambda one: _seconds(lambda: one.keystroke("a"), times=10))
+    figures: Figures = {"floor": floor_ms(weights), "cannot_run": known.cannot_run}
     with running_api([saved], model_threads=options.threads) as api:
-        figures: Figures = {"floor": floor_ms(weights)}
         figures["first_answer_s"] = api.first_answer_s
         figures["keystrokes"] = _keystrokes(api, saved, others, options.requests)
-        keras = others.get("Keras tf.function loop")
+        keras = others.get(KERAS)
         if isinstance(keras, KerasLoop):
             keras.predict("a")  # traces
             took = [_seconds(lambda: keras.predict("a"), times=1) for _ in range(options.predicts)]
@@ -90,7 +107,7 @@ def measure(layers: int, units: int, options: argparse.Namespace) -> tuple[Figur
         figures["beside_a_huge_prompt"] = _beside_huge(api, saved, options)
         figures["resident_mb"] = api.resident_bytes() / 1e6
         figures["event_loop"] = late_timers(api.metrics())
-    return figures, missing
+    return figures, known.missing
 
 
 def _keystrokes(api: Api, saved: SavedModel, others: dict[str, Peer], requests: int) -> Figures:
@@ -254,6 +271,8 @@ def _print(network: str, figures: Figures) -> None:
     rows |= {"before a huge prompt": huge["alone"], "beside a huge prompt": huge["beside"]}
     for name, row in rows.items():
         print(f"{network:8} {name:34} {row['p50_ms']:9.2f} {row['p99_ms']:9.2f} {row['p50_ms'] / base:8.2f}")
+    for name, reason in figures["cannot_run"].items():
+        print(f"{network:8} {name} cannot run here: {reason}")
     for precision, crowded in figures["clients"].items():
         print(
             f"{network:8} {crowded['clients']} clients, {precision}:"
@@ -269,6 +288,11 @@ def _print(network: str, figures: Figures) -> None:
     )
 
 
+def _network(text: str) -> tuple[int, int]:
+    layers, units = map(int, text.split("x"))
+    return layers, units
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--requests", type=int, default=300, help="keystrokes for each figure")
@@ -276,6 +300,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="NEXTCHAR_MODEL_THREADS")
     parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="LAYERSxUNITS")
     parser.add_argument("--quick", action="store_true", help="only to see that it runs")
+    add_isa_argument(parser)
     options = parser.parse_args()
     options.huge, options.predicts = HUGE, 5
     if options.quick:

@@ -7,6 +7,7 @@ character stays in the state, the completion does not. There is no cache, batchi
 
 import importlib.util
 import os
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.networks import CHARACTERS, COMPLETED, E, V, Weights
 from models.saved_model import SavedModel
 
+KERAS, TORCH = "Keras tf.function loop", "torch.nn.LSTM loop"
 ID_OF = {character: i for i, character in enumerate(CHARACTERS, 1)}
 
 
@@ -28,19 +30,37 @@ class Peer(Protocol):
         """Read a character and complete it."""
 
 
-def peers(saved: SavedModel, weights: Weights, layers: int, units: int) -> tuple[dict[str, Peer], list[str]]:
-    """Return the available peers by name, and the missing packages."""
-    found: dict[str, Peer] = {"loop on our graph": OurLoop(saved)}
-    missing = []
-    if importlib.util.find_spec("keras") and importlib.util.find_spec("tensorflow"):
-        found["Keras tf.function loop"] = KerasLoop(weights, layers, units)
-    else:
-        missing.append("keras and tensorflow")
-    if importlib.util.find_spec("torch"):
-        found["torch.nn.LSTM loop"] = TorchLoop(weights, layers, units)
-    else:
-        missing.append("torch")
-    return found, missing
+@dataclass(frozen=True)
+class Peers:
+    """The peers that are here."""
+
+    loops: dict[str, Peer]
+    """By name."""
+    missing: list[str]
+    """The packages that are not installed."""
+    cannot_run: dict[str, str]
+    """By name: the error of a peer that fails on this machine."""
+
+
+def peers(saved: SavedModel, weights: Weights, layers: int, units: int) -> Peers:
+    """Make the peers whose packages are installed, and try each with a keystroke."""
+    found = Peers({"loop on our graph": OurLoop(saved)}, [], {})
+    for name, packages, kind in (
+        (KERAS, ("keras", "tensorflow"), KerasLoop),
+        (TORCH, ("torch",), TorchLoop),
+    ):
+        if not all(map(importlib.util.find_spec, packages)):
+            found.missing.append(" and ".join(packages))
+            continue
+        try:
+            loop: Peer = kind(weights, layers, units)
+            loop.read(CHARACTERS)
+            loop.keystroke("a")
+        except Exception as error:  # noqa: BLE001  # of many kinds, of libraries
+            found.cannot_run[name] = f"{type(error).__name__}: {error}"
+        else:
+            found.loops[name] = loop
+    return found
 
 
 class OurLoop:

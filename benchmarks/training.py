@@ -22,23 +22,27 @@ gradient of the weight, a product and a sum each,
     6 (4H (E + H) + (L - 1) 4H (H + H) + H V)
 
 whatever a contestant really executes. The share is that rate over the matrix product's, on all threads or
-on one, whichever is faster. Prints a table for each network and one JSON line.
+on one, whichever is faster. Prints the machine and the kernels that run, a table for each network and one
+JSON line. --isa limits all contestants to the instructions of an older processor.
 
-    python -m benchmarks.training [--quick] [--gpu] [--networks 1x256/32 2x256/64]
+    python -m benchmarks.training [--quick] [--gpu | --isa avx2] [--networks 1x256/32 2x256/64]
 """
 
 import argparse
 import contextlib
+import functools
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.contestants import Contestant, ContestantDied, Turn, other_load, prepared
-from benchmarks.report import print_json_line, print_table
+from benchmarks.machine import add_isa_argument, limits
+from benchmarks.our_kernels import our_kernels
+from benchmarks.report import print_json_line, print_table, print_what_runs
 
 WINDOW = 64
 EMBEDDING = 64
@@ -46,6 +50,7 @@ VOCABULARY = 65
 SGEMM_SIZE = 1024
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "VECLIB", "BLIS")}
 OURS = "ours"
+_PEERS = {"keras_step", "torch_step"}  # modules that say what they used
 SGEMM_ONE, SGEMM_ALL = "sgemm, one thread", "sgemm, all threads"
 
 Rates = dict[str, list[float]]  # by contestant: steps per second, one figure per turn
@@ -89,24 +94,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn")
     parser.add_argument("--quick", action="store_true", help="two short turns: to see that it works")
     parser.add_argument("--gpu", action="store_true", help="on GPUs instead of the CPU")
+    add_isa_argument(parser)
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: at least one")
     if options.quick:
         options.rounds, options.seconds = 2, 0.3
+    everyone = {
+        size: gpu_contestants(size) if options.gpu else contestants(size) for size in options.networks
+    }
+    environment = limits(options.isa)
+    ours = None if options.gpu else our_kernels(environment)
+    if ours and ours["folder"]:
+        environment["NUMBA_CACHE_DIR"] = ours["folder"]
+    peers = {
+        one.name: (one.module, one.options)
+        for one in everyone[options.networks[0]]
+        if one.module in _PEERS and not options.gpu
+    }
+    ran = print_what_runs(options.isa, ours=ours, peers=peers)
     results = {}
     for size in options.networks:
-        everyone = gpu_contestants(size) if options.gpu else contestants(size)
-        rates, failed, others = measure(everyone, rounds=options.rounds, seconds=options.seconds)
+        limited = [replace(one, environment={**one.environment, **environment}) for one in everyone[size]]
+        rates, failed, others = measure(limited, rounds=options.rounds, seconds=options.seconds)
         results[str(size)] = figures(size, rates) | {"cannot_run": failed, "cores_others_kept_busy": others}
         print_figures(size, results[str(size)])
     print_json_line(
-        "training", gpu=options.gpu, rounds=options.rounds, turn_seconds=options.seconds, networks=results
+        "training",
+        ran=ran,
+        gpu=options.gpu,
+        rounds=options.rounds,
+        turn_seconds=options.seconds,
+        networks=results,
     )
 
 
 def contestants(size: Size) -> list[Contestant]:
-    """Return the contestants; missing packages are named on standard error."""
+    """Return the contestants; missing packages are named on standard error, once."""
     shape = _shape(size)
     return _installed(
         [
@@ -151,9 +175,15 @@ def _shape(size: Size) -> dict[str, Any]:
 
 
 def _installed(everyone: list[Contestant]) -> list[Contestant]:
-    for absent in (one for one in everyone if not one.can_take_part):
-        print(f"{absent.name} is left out: {absent.package} is not installed", file=sys.stderr)
+    for one in everyone:
+        if not one.can_take_part:
+            _say_absent(one.name, one.package)
     return [one for one in everyone if one.can_take_part]
+
+
+@functools.cache
+def _say_absent(name: str, package: str) -> None:
+    print(f"{name} is left out: {package} is not installed", file=sys.stderr)
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""The settings that every process of nextchar shares: data folder, Redis, storage, logs.
+"""The settings that every process of nextchar shares: data folder, Redis, storage, logs, instructions.
 
 Each field is the environment variable NEXTCHAR_<FIELD>. docs/reference/settings.md lists them all, which a
 test checks. An invalid value stops the start with a message that names the variable.
@@ -11,6 +11,8 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.kernels.instruction_sets import check_level
 
 
 class StoreSettings(BaseSettings):
@@ -32,6 +34,18 @@ class StoreSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Log records below this level are omitted."
     )
+
+    isa: str = Field(
+        "auto",
+        description="The highest instruction set that kernels may use, such as avx2. `models.kernels` reads"
+        " the variable.",
+    )
+
+    @field_validator("isa")
+    @classmethod
+    def _is_available(cls, level: str) -> str:
+        check_level(level)
+        return level
 
     @field_validator("store_url")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from benchmarks.peers.steps import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, timed, windows
+from benchmarks.peers.steps import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, keras_versions, timed, windows
 
 
 def prepare(
@@ -49,3 +49,8 @@ def prepare(
         return float(loss)
 
     return timed(step)
+
+
+def versions(**_: object) -> str:
+    """Return the versions of the libraries."""
+    return keras_versions()

@@ -1,4 +1,4 @@
-"""Shared by all contestants of the training benchmark: windows, recipe, timing."""
+"""Shared by contestants: windows, recipe, timing, versions."""
 
 import itertools
 import time
@@ -37,3 +37,18 @@ def timed(step: Callable[[], object]) -> Callable[[float], dict[str, Any]]:
                 return {"steps": count, "seconds": elapsed}
 
     return turn
+
+
+def torch_versions() -> str:
+    """Return torch's version, and the instructions that its own kernels (ATen) use."""
+    import torch
+
+    return f"torch {torch.__version__}, ATen {torch.backends.cpu.get_cpu_capability()}"
+
+
+def keras_versions() -> str:
+    """Return the versions of Keras and TensorFlow."""
+    import keras
+    import tensorflow as tf
+
+    return f"Keras {keras.__version__}, TensorFlow {tf.__version__}"

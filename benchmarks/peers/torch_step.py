@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.steps import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, timed, windows
+from benchmarks.peers.steps import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, timed, torch_versions, windows
 
 
 def prepare(
@@ -51,3 +51,8 @@ def prepare(
         return loss.item()
 
     return timed(step)
+
+
+def versions(**_: object) -> str:
+    """Return the versions of the libraries."""
+    return torch_versions()

@@ -1,5 +1,8 @@
 """Compiled loops: recurrent steps for training and inference, and how they are compiled and cached."""
 
-from models.kernels.instruction_sets import limit_target
+import contextlib
 
-limit_target()
+from models.kernels.instruction_sets import UnknownInstructionSetError, limit_target
+
+with contextlib.suppress(UnknownInstructionSetError):  # `store.settings` stops the start, with a message
+    limit_target()

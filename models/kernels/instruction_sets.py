@@ -52,7 +52,7 @@ _ABOVE = {
 
 
 class UnknownInstructionSetError(ValueError):
-    """NEXTCHAR_ISA names no level of this processor."""
+    """A value of NEXTCHAR_ISA names no level of this processor."""
 
 
 def target_features() -> frozenset[str]:
@@ -87,6 +87,18 @@ def highest_level() -> str:
     return next((level for level, feature in _levels().items() if feature in features), "generic")
 
 
+def check_level(level: str) -> None:
+    """Check a value of NEXTCHAR_ISA; "" is auto.
+
+    Raises:
+        UnknownInstructionSetError: it is no level, or one that this processor lacks.
+    """
+    if level not in {"", "auto"} and level not in available_levels():
+        raise UnknownInstructionSetError(
+            f"this processor has {', '.join(available_levels())}; use one of these, or auto"
+        )
+
+
 def limit_target(environment: Mapping[str, str] = os.environ) -> None:
     """Apply NEXTCHAR_ISA to this process and its children. Must be called before numba is imported.
 
@@ -94,13 +106,9 @@ def limit_target(environment: Mapping[str, str] = os.environ) -> None:
         UnknownInstructionSetError: it names no level, or one that this processor lacks.
     """
     level = environment.get(VARIABLE, "")
+    check_level(level)
     if level in {"", "auto"}:
         return
-    if level not in available_levels():
-        levels = ", ".join(available_levels())
-        raise UnknownInstructionSetError(
-            f"{VARIABLE}={level}: this processor has {levels}; use one of these, or auto"
-        )
     features = (
         f"{'+' if present and not name.startswith(_ABOVE[level]) else '-'}{name}"
         for name, present in sorted(_host_features().items())

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import step_loops
+from benchmarks.networks import random_weights, saved_model
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,7 +32,25 @@ def test_serving_is_measured_beside_the_peers_that_are_installed() -> None:
     if not has_torch:
         assert "left out, for it is not installed: torch" in table
     assert all(row["p50_ms"] > 0 for row in rows.values())
+    ran = found["ran"]
+    assert f"instruction set: {ran['ours']['level']}" in table  # type: ignore[index]
+    keras = ran["peers"]["Keras tf.function loop"]  # type: ignore[index]
+    assert f"Keras tf.function loop: {keras}" in table
     assert figures["clients"]["float32"]["errors"] == 0
+
+
+class BrokenLoop:
+    def __init__(self, *_: object) -> None:
+        raise OSError("no such instruction")
+
+
+def test_a_loop_that_cannot_run_is_named_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_loops, "KerasLoop", BrokenLoop)
+    weights = random_weights(1, 5)
+    found = step_loops.peers(saved_model(1, 5, weights), weights, 1, 5)
+    assert found.cannot_run == {step_loops.KERAS: "OSError: no such instruction"}
+    assert step_loops.KERAS not in found.loops
+    assert "loop on our graph" in found.loops
 
 
 def test_soak_finds_memory_flat_and_no_request_left_behind() -> None:

@@ -29,6 +29,10 @@ def test_everybody_takes_part_and_the_last_line_is_json(capsys: pytest.CaptureFi
     assert all(len(one["rounds"]) == 2 and min(one["rounds"]) > 0 for one in network["contestants"].values())
     assert network["contestants"]["ours"]["ours_over_it"] == 1
     assert ("torch is left out: torch is not installed" in printed.err) is not has_torch
+    ran = result["ran"]
+    assert set(ran["peers"]) - {"ONNX Runtime"} == {"Keras", "Keras, XLA"} | (THEIRS if has_torch else set())
+    assert f"\ninstruction set: {ran['ours']['level']}\n" in printed.out
+    assert f"\nKeras: {ran['peers']['Keras']}\n" in printed.out
 
 
 def test_ratios_are_of_turns_in_the_same_round() -> None:

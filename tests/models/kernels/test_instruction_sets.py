@@ -59,7 +59,7 @@ def test_a_level_that_the_processor_lacks_is_an_error_that_names_what_it_has(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, "sse2", "avx2")
-    with pytest.raises(UnknownInstructionSetError, match=f"NEXTCHAR_ISA={name}: .* has avx2, generic; use"):
+    with pytest.raises(UnknownInstructionSetError, match="this processor has avx2, generic; use one"):
         limit_target({"NEXTCHAR_ISA": name})
 
 
