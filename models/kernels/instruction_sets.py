@@ -8,7 +8,7 @@ machine shows how another kind of machine would run, and so that faulty instruct
     avxvnni     without AVX-512
     avx2        without dot products of bytes
     generic     SSE2, the base of x86-64
-    dotprod     all that there is, on ARM
+    dotprod     all that there is, on ARM64
     neon        without dot products, the base of ARM64
 
 Numba reads its target when it is imported, so `limit_target` is called by this package's `__init__`.
@@ -17,6 +17,7 @@ Numba reads its target when it is imported, so `limit_target` is called by this 
 import os
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 
 VARIABLE = "NEXTCHAR_ISA"
 
@@ -46,6 +47,11 @@ _ABOVE = {
 }
 """By level: how the names of the features begin that it takes away."""
 
+_LINUX_NAMES = {"neon": "asimd", "dotprod": "asimddp", "i8mm": "i8mm", "bf16": "bf16"}
+"""ARM64: LLVM's and Linux's names of features. Of these LLVM 22 detects neon only."""
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
 
 class UnknownInstructionSetError(ValueError):
     """NEXTCHAR_ISA names no level of this processor."""
@@ -73,13 +79,17 @@ def highest_level() -> str:
 def limit_target(environment: Mapping[str, str] = os.environ) -> None:
     """Apply NEXTCHAR_ISA to this process and its children. Must be called before numba is imported.
 
+    Without a limit, numba compiles for what LLVM detects; on ARM64, what Linux reports is added.
+
     Raises:
         UnknownInstructionSetError: it names no level, or one that this processor lacks.
     """
     level = environment.get(VARIABLE, "")
     if level in {"", "auto"}:
-        return
-    if level not in available_levels():
+        if "NUMBA_CPU_FEATURES" in environment or not _arm_features():
+            return
+        level = available_levels()[0]
+    elif level not in available_levels():
         levels = ", ".join(available_levels())
         raise UnknownInstructionSetError(
             f"{VARIABLE}={level}: this processor has {levels}; use one of these, or auto"
@@ -93,17 +103,29 @@ def limit_target(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def _levels() -> Mapping[str, str]:
-    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    return LEVELS.get(machine, {})
+    return LEVELS.get(_machine(), {})
+
+
+def _machine() -> str:
+    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 
 
 def _host_features() -> dict[str, bool]:
     from llvmlite import binding  # takes 40 ms
 
     try:
-        return dict(binding.get_host_cpu_features())
+        return dict(binding.get_host_cpu_features()) | _arm_features()
     except RuntimeError:  # unknown to LLVM on some systems
+        return _arm_features()
+
+
+def _arm_features() -> dict[str, bool]:
+    """Return what Linux reports on ARM64; nothing elsewhere."""
+    if _machine() != "aarch64" or not _CPU_INFO.exists():
         return {}
+    lines = _CPU_INFO.read_text().splitlines()
+    names = {name for line in lines if line.startswith("Features") for name in line.split()}
+    return {feature: name in names for feature, name in _LINUX_NAMES.items()}
 
 
 def _host_name() -> str:
