@@ -8,7 +8,7 @@ machine shows how another kind of machine would run, and so that faulty instruct
     avxvnni     without AVX-512
     avx2        without dot products of bytes
     generic     SSE2, the base of x86-64
-    dotprod     all that there is, on ARM
+    dotprod     all that there is, on ARM64
     neon        without dot products, the base of ARM64
 
 AMX counts as missing where Linux does not give this process the tile registers.
@@ -21,6 +21,7 @@ import os
 import platform
 from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 
 VARIABLE = "NEXTCHAR_ISA"
 
@@ -49,6 +50,11 @@ _ABOVE = {
     "neon": ("dotprod", "i8mm", "bf16", "fullfp16", "fp16fml", "sve", "sme"),
 }
 """By level: how the names of the features begin that it takes away."""
+
+_LINUX_NAMES = {"neon": "asimd", "dotprod": "asimddp", "i8mm": "i8mm", "bf16": "bf16"}
+"""ARM64: LLVM's and Linux's names of features. Of these LLVM 22 detects neon only."""
+
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 class UnknownInstructionSetError(ValueError):
@@ -102,13 +108,17 @@ def check_level(level: str) -> None:
 def limit_target(environment: Mapping[str, str] = os.environ) -> None:
     """Apply NEXTCHAR_ISA to this process and its children. Must be called before numba is imported.
 
+    Without a limit, numba compiles for what LLVM detects; on ARM64, what Linux reports is added.
+
     Raises:
         UnknownInstructionSetError: it names no level, or one that this processor lacks.
     """
     level = environment.get(VARIABLE, "")
     check_level(level)
     if level in {"", "auto"}:
-        return
+        if "NUMBA_CPU_FEATURES" in environment or not _arm_features():
+            return
+        level = available_levels()[0]
     features = (
         f"{'+' if present and not name.startswith(_ABOVE[level]) else '-'}{name}"
         for name, present in sorted(_host_features().items())
@@ -118,8 +128,11 @@ def limit_target(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def _levels() -> Mapping[str, str]:
-    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    return LEVELS.get(machine, {})
+    return LEVELS.get(_machine(), {})
+
+
+def _machine() -> str:
+    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 
 
 def _host_features() -> dict[str, bool]:
@@ -128,12 +141,22 @@ def _host_features() -> dict[str, bool]:
     try:
         features = dict(binding.get_host_cpu_features())
     except RuntimeError:  # unknown to LLVM on some systems
-        return {}
+        return _arm_features()
     permitted = _permitted(name for name, present in features.items() if present)
-    return {name: name in permitted for name in features}
+    return {name: name in permitted for name in features} | _arm_features()
+
+
+def _arm_features() -> dict[str, bool]:
+    """Return what Linux reports on ARM64; nothing elsewhere."""
+    if _machine() != "aarch64" or not _CPU_INFO.exists():
+        return {}
+    lines = _CPU_INFO.read_text().splitlines()
+    names = {name for line in lines if line.startswith("Features") for name in line.split()}
+    return {feature: name in names for feature, name in _LINUX_NAMES.items()}
 
 
 def _permitted(features: Iterable[str]) -> frozenset[str]:
+    """Return these features without AMX's, unless Linux gives this process tile registers."""
     names = frozenset(features)
     if "amx-tile" not in names or has_tile_registers():
         return names

@@ -160,6 +160,7 @@ def test_a_job_becomes_one_model_if_its_message_is_delivered_twice(world: World)
     assert world.blobs.paths("checkpoints") == []
 
 
+@pytest.mark.timeout(300)  # three starts of a worker, and two leases that must expire
 def test_a_killed_worker_loses_nothing_and_changes_no_bit(world: World) -> None:
     worker = world.start_worker()
     whole = world.finished(world.send(Budget(steps=1200), name="whole"))

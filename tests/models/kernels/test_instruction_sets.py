@@ -33,12 +33,29 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *features: str) -> None:
 
 
 def test_without_a_limit_all_features_of_the_processor_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "sse2", "avx2", "avx512f", "amx-tile")
     for value in ("", "auto"):
         limit_target({"NEXTCHAR_ISA": value})
     assert "NUMBA_CPU_FEATURES" not in os.environ
-    pretend(monkeypatch, "sse2", "avx2", "avx512f", "amx-tile")
     assert available_levels() == ["amx", "avx512", "avx2", "generic"]
     assert highest_level() == "amx"
+
+
+def test_on_arm64_the_features_that_linux_reports_are_added(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text("processor\t: 0\nFeatures\t: fp asimd atomics asimddp bf16\nCPU part\t: 0x051\n")
+    monkeypatch.setattr(instruction_sets, "_CPU_INFO", cpu_info)
+    monkeypatch.setattr(instruction_sets.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: {"neon": True, "sve": False})
+    limit_target({"NEXTCHAR_ISA": "neon"})
+    assert target_features() == {"neon"}
+    limit_target({})
+    assert target_features() == {"neon", "dotprod", "bf16"}
+    assert highest_level() == "dotprod"
+    limit_target({"NUMBA_CPU_FEATURES": "+neon"})  # set by the user: kept
+    assert target_features() == {"neon", "dotprod", "bf16"}
 
 
 def test_a_level_takes_away_what_is_above_it(monkeypatch: pytest.MonkeyPatch) -> None:

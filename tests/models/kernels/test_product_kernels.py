@@ -1,11 +1,17 @@
-"""Every variant of the matrix products that this processor can run, compared with NumPy."""
+"""Every variant of the matrix products that this processor can run, compared with NumPy.
+
+Those for ARM64 are compiled on every processor.
+"""
 
 import numpy as np
 import pytest
-from numba import njit
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.core.registry import cpu_target
 
 from models.kernels.int8_packing import GROUP, pack, padded_columns
-from models.kernels.product_kernels import FLOAT32, INT8, ProductKernel, add_product_of, available
+from models.kernels.product_kernels import BFLOAT16, FLOAT32, INT8, ProductKernel, add_product_of, available
+from models.kernels.tile import tile
 
 
 @pytest.mark.parametrize("kernel", available(INT8), ids=lambda kernel: kernel.name)
@@ -46,3 +52,76 @@ def test_float32_products_are_correct_for_every_number_of_rows(kernel: ProductKe
         sums = np.ones((rows, 2 * kernel.panel), np.float32)
         run(packed, x, sums)
         np.testing.assert_allclose(sums, 1 + x @ weights, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", available(BFLOAT16), ids=lambda kernel: kernel.name)
+def test_bfloat16_products_are_correct_for_every_number_of_rows(kernel: ProductKernel) -> None:
+    add_product = add_product_of(kernel)
+
+    @njit("void(uint32[:,:,::1], uint16[:,::1], float32[:,::1])")
+    def run(packed, x, sums):  # type: ignore[no-untyped-def]
+        add_product(packed, 0, x, sums, 0, len(x))
+
+    random = np.random.default_rng(0)
+    pairs, n = 7, 2 * kernel.panel
+    weights, weight_bits = bfloat16(random.normal(size=(2 * pairs, n)))
+    packed = weight_bits.reshape(pairs, 2, 2, kernel.panel).transpose(2, 0, 3, 1)
+    for rows in range(1, 14):
+        x, x_bits = bfloat16(random.normal(size=(rows, 2 * pairs)))
+        sums = np.ones((rows, n), np.float32)
+        run(np.ascontiguousarray(packed).view(np.uint32)[..., 0], x_bits, sums)
+        np.testing.assert_allclose(sums, 1 + x @ weights, rtol=1e-5, atol=1e-5)
+
+
+def bfloat16(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers truncated to bfloat16, as float32 and as uint16."""
+    bits = numbers.astype(np.float32).view(np.uint32) >> 16
+    return (bits << 16).view(np.float32), bits.astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "name", "instruction", "element_types"),
+    [
+        (INT8, "dotprod", "sdot", (types.int8, types.uint8, types.int32)),
+        (FLOAT32, "neon", "fmla", (types.float32, types.float32, types.float32)),
+        (BFLOAT16, "neon", "bfdot", (types.uint32, types.uint16, types.float32)),
+    ],
+)
+def test_tiles_for_arm64_use_its_instructions_and_keep_sums_in_registers(
+    kernels: tuple[ProductKernel, ...], name: str, instruction: str, element_types: tuple[types.Type, ...]
+) -> None:
+    (kernel,) = (kernel for kernel in kernels if kernel.name == name)
+    for rows, vectors in kernel.tiles:
+        assembly = arm64_assembly(kernel, rows, vectors, element_types)
+        _, loop = assembly.split(".LBB0_1:")
+        loop, _ = loop.split("b.", 1)
+        assert loop.count(f"\t{instruction}\t") == rows * vectors
+        assert "[sp" not in loop
+
+
+def arm64_assembly(
+    kernel: ProductKernel, rows: int, vectors: int, element_types: tuple[types.Type, ...]
+) -> str:
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    target = binding.Target.from_triple("aarch64-unknown-linux-gnu")
+    weights, x, sums = (
+        types.Array(element, dimensions, "C")
+        for element, dimensions in zip(element_types, (1, 2, 2), strict=True)
+    )
+    index = types.intp
+    signature, emit = tile(rows, vectors, kernel.panel, kernel.arithmetic)(
+        None, weights, index, x, index, index, sums, index
+    )
+    context, module = cpu_target.target_context, ir.Module()
+    arguments = [context.get_value_type(argument) for argument in signature.args]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), "tile")
+    builder = ir.IRBuilder(function.append_basic_block())
+    emit(context, builder, signature, function.args)
+    builder.ret_void()
+    features = ",".join(f"+{feature}" for feature in kernel.features)
+    machine = target.create_target_machine(features=features, opt=3)
+    parsed = binding.parse_assembly(str(module))
+    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(parsed, passes)
+    return str(machine.emit_assembly(parsed))
