@@ -9,7 +9,7 @@ instruction multiplies per lane.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -92,24 +92,29 @@ def _emit(
     word = builder.phi(_INDEX)
     word.add_incoming(_INDEX(0), entry)
     running = [[builder.phi(sums_type) for _ in range(vectors)] for _ in range(rows)]
-    activations = []
-    for r in range(rows):
+
+    @cache
+    def activations_of(r: int) -> Any:
         element = builder.mul(word, _INDEX(arithmetic.activations_per_word))
         address = element_address(builder, x, row, r, element, ir.IntType(32))
-        activations.append(_broadcast(builder, _load(builder, address), lanes))
-    multiply_add = arithmetic.multiply_add(builder)
+        return _broadcast(builder, _load(builder, address), lanes)
+
     word_size = _INDEX(panel * arithmetic.weights_per_word)
     at_word, panel_size = builder.add(at, builder.mul(word, word_size)), builder.mul(words, word_size)
-    for v in range(vectors):
+
+    @cache
+    def weights_of(v: int) -> Any:
         panels, columns = divmod(v * lanes, panel)
         element = builder.add(at_word, _INDEX(columns * arithmetic.weights_per_word))
         element = builder.add(element, builder.mul(panel_size, _INDEX(panels)))
         address = builder.gep(weights.data, [element])
-        column_words = _load(builder, builder.bitcast(address, words_of(lanes).as_pointer()))
-        for r in range(rows):
-            running[r][v].add_incoming(totals[r][v], entry)
-            totals[r][v] = multiply_add(running[r][v], activations[r], column_words)
-            running[r][v].add_incoming(totals[r][v], loop)
+        return _load(builder, builder.bitcast(address, words_of(lanes).as_pointer()))
+
+    multiply_add = arithmetic.multiply_add(builder)
+    for r, v in _order(rows, vectors):
+        running[r][v].add_incoming(totals[r][v], entry)
+        totals[r][v] = multiply_add(running[r][v], activations_of(r), weights_of(v))
+        running[r][v].add_incoming(totals[r][v], loop)
     next_word = builder.add(word, _INDEX(1))
     word.add_incoming(next_word, loop)
     builder.cbranch(builder.icmp_signed("<", next_word, words), loop, end)
@@ -119,6 +124,13 @@ def _emit(
         for address, value in zip(of_row, values, strict=True):
             builder.store(value, address).align = 4
     return context.get_dummy_value()
+
+
+def _order(rows: int, vectors: int) -> list[tuple[int, int]]:
+    """Return the (row, vector) of all sums so that few operands wait in registers, beside the sums."""
+    if rows <= vectors:
+        return [(r, v) for v in range(vectors) for r in range(rows)]
+    return [(r, v) for r in range(rows) for v in range(vectors)]
 
 
 def element_address(builder: Any, array: Any, row: Any, offset: int, column: Any, element: Any) -> Any:
