@@ -135,49 +135,47 @@ _F2, _F3, _IDS = "float32[:,::1]", "float32[:,:,::1]", "int32[:,::1]"
 _BLOCK = 16  # matrices are read in square blocks, because they may be transposed
 
 
-@compiled("void(float32[:,:], float32[:,:,::1])")
+_LAYOUTS = ("float32[:,::1]", "float32[::1,:]")  # rows or columns are contiguous: each has its own code
+
+
+@compiled(*(f"void({matrix}, float32[:,:,::1])" for matrix in _LAYOUTS))
 def pack_float32(matrix, packed):  # type: ignore[no-untyped-def]
     """Write a matrix (K, N) as panels (N / panel, K, panel), padded with zeros."""
-    packed[:] = 0
     width = packed.shape[2]
-    for panel in range(len(packed)):
-        columns = matrix[:, panel * width : (panel + 1) * width]
-        for first in range(0, len(columns), _BLOCK):
-            last = min(first + _BLOCK, len(columns))
-            for begin in range(0, columns.shape[1], _BLOCK):
-                end = min(begin + _BLOCK, columns.shape[1])
-                block, target = columns[first:last, begin:end], packed[panel, first:last, begin:end]
-                for k in range(len(block)):
-                    for j in range(block.shape[1]):
-                        target[k, j] = block[k, j]
+    for first in range(0, len(matrix), _BLOCK):
+        last = min(first + _BLOCK, len(matrix))
+        for panel in range(len(packed)):
+            columns = matrix[first:last, panel * width : (panel + 1) * width]
+            target = packed[panel, first:last]
+            for k in range(len(columns)):
+                for j in range(columns.shape[1]):
+                    target[k, j] = columns[k, j]
+                for j in range(columns.shape[1], width):
+                    target[k, j] = 0
 
 
-@compiled("void(float32[:,:], uint32[:,:,::1])")
+@compiled(*(f"void({matrix}, uint32[:,:,::1])" for matrix in _LAYOUTS))
 def pack_bfloat16(matrix, packed):  # type: ignore[no-untyped-def]
     """Write a matrix (K, N) as panels (N / panel, K / 2, panel), padded with zeros.
 
     Each uint32 has the bfloat16 numbers of two consecutive rows.
     """
-    packed[:] = 0
     pairs, width = matrix.shape[0] // 2, packed.shape[2]
     for panel in range(len(packed)):
         columns = matrix[:, panel * width : (panel + 1) * width]
-        for first in range(0, pairs, _BLOCK // 2):
-            last = min(first + _BLOCK // 2, pairs)
-            for begin in range(0, columns.shape[1], _BLOCK):
-                end = min(begin + _BLOCK, columns.shape[1])
-                block, target = columns[2 * first : 2 * last, begin:end], packed[panel, first:last, begin:end]
-                for k in range(len(target)):
-                    for j in range(block.shape[1]):
-                        target[k, j] = _bfloat16(block[2 * k, j]) | (
-                            _bfloat16(block[2 * k + 1, j]) << np.uint32(16)
-                        )
+        target = packed[panel]
+        if columns.shape[1] < width:
+            target[:] = 0
+        for k in range(pairs):
+            for j in range(columns.shape[1]):
+                upper = _bfloat16(columns[2 * k + 1, j]) << np.uint32(16)
+                target[k, j] = _bfloat16(columns[2 * k, j]) | upper
         if matrix.shape[0] % 2:
             for j in range(columns.shape[1]):
-                packed[panel, pairs, j] = _bfloat16(columns[2 * pairs, j])
+                target[pairs, j] = _bfloat16(columns[2 * pairs, j])
 
 
-@compiled(*_signatures("void(float32[:,:], X)"))
+@compiled(*(s.replace("M,", f"{m},") for m in _LAYOUTS for s in _signatures("void(M, X)")))
 def convert(matrix, x):  # type: ignore[no-untyped-def]
     """Write a float32 matrix (M, K) to activations (M, K or more)."""
     for first in range(0, matrix.shape[0], _BLOCK):

@@ -201,6 +201,12 @@ BFLOAT16 = (
     ),
 )
 
+_BLOCK_WORDS = 256
+"""Words of a column that are read at once: a block of a panel stays in the L1 cache for all rows."""
+
+_BLOCK_ROWS = 48
+"""Rows of activations that are read at once, which stay in the L2 cache for all panels."""
+
 
 def available(kernels: Sequence[ProductKernel]) -> list[ProductKernel]:
     """Return the variants for the processor that kernels are compiled for."""
@@ -223,7 +229,26 @@ def add_product_of(kernel: ProductKernel) -> Any:
 
 
 def _add_product_of_vectors(kernel: ProductKernel) -> Any:
-    arithmetic, panel = kernel.arithmetic, kernel.panel
+    per_word, word = kernel.arithmetic.activations_per_word, kernel.arithmetic.weights_per_word
+    panel, add_block = kernel.panel, _add_block_of(kernel)
+
+    @inline_jit
+    def add_product(weights, first, x, sums, start, rows):  # type: ignore[no-untyped-def]
+        words = x.shape[1] // per_word
+        for begin in range(start, start + rows, _BLOCK_ROWS):
+            end = min(begin + _BLOCK_ROWS, start + rows)
+            for column in range(0, sums.shape[1], panel):
+                for k in range(0, words, _BLOCK_WORDS):
+                    at = first + (column * words + k * panel) * word
+                    count = min(_BLOCK_WORDS, words - k)
+                    add_block(weights, at, x, begin, end, k, count, sums, column)
+
+    return add_product
+
+
+def _add_block_of(kernel: ProductKernel) -> Any:
+    """Return a function for compiled code that adds `words` words from k on, of some rows, for one panel."""
+    arithmetic, panel, word = kernel.arithmetic, kernel.panel, kernel.arithmetic.weights_per_word
     (many, _), (some, _), _ = kernel.tiles
     columns_of_many, columns_of_some, columns_of_one = (
         vectors * arithmetic.lanes for _, vectors in kernel.tiles
@@ -231,26 +256,20 @@ def _add_product_of_vectors(kernel: ProductKernel) -> Any:
     tile_many, tile_some, tile_one = (
         intrinsic(tile(rows, vectors, panel, arithmetic)) for rows, vectors in kernel.tiles
     )
-    per_word, word = arithmetic.activations_per_word, arithmetic.weights_per_word
 
     @inline_jit
-    def add_product(weights, first, x, sums, start, rows):  # type: ignore[no-untyped-def]
-        words = x.shape[1] // per_word
-        end = start + rows
-        for column in range(0, sums.shape[1], panel):
-            at = first + column * words * word
-            row = start
-            while end - row >= many + some or end - row == many:
-                for c in range(0, panel, columns_of_many):
-                    tile_many(weights, at + c * word, x, row, words, sums, column + c)
-                row += many
-            while end - row >= some:
-                for c in range(0, panel, columns_of_some):
-                    tile_some(weights, at + c * word, x, row, words, sums, column + c)
-                row += some
-            while row < end:
-                for c in range(0, panel, columns_of_one):
-                    tile_one(weights, at + c * word, x, row, words, sums, column + c)
-                row += 1
+    def add_block(weights, at, x, row, end, k, words, sums, column):  # type: ignore[no-untyped-def]
+        while end - row >= many + some or end - row == many:
+            for c in range(0, panel, columns_of_many):
+                tile_many(weights, at + c * word, x, row, k, words, sums, column + c)
+            row += many
+        while end - row >= some:
+            for c in range(0, panel, columns_of_some):
+                tile_some(weights, at + c * word, x, row, k, words, sums, column + c)
+            row += some
+        while row < end:
+            for c in range(0, panel, columns_of_one):
+                tile_one(weights, at + c * word, x, row, k, words, sums, column + c)
+            row += 1
 
-    return add_product
+    return add_block

@@ -188,13 +188,19 @@ def _backward(
 def _product(a: Floats, b: Floats, use_bfloat16: bool) -> Floats:
     """Return a (M, K) @ b (K, N)."""
     packed, x, sums = _workspace(b, len(a), use_bfloat16)
-    kernels.convert(a, x)
+    if x.dtype == a.dtype and a.flags.c_contiguous:
+        x = a
+    else:
+        kernels.convert(a, x)
     kernels.add_product(packed, x, sums)
     return np.ascontiguousarray(sums[:, : b.shape[1]])
 
 
 def _workspace(matrix: Floats, rows: int, use_bfloat16: bool) -> tuple[NDArray[Any], NDArray[Any], Floats]:
-    """Return a matrix (K, N), packed, and zeroed activations (rows, K) and sums (rows, N), padded alike."""
+    """Return a matrix (K, N), packed, and activations (rows, K) and zeroed sums (rows, N), padded alike.
+
+    Activations are not initialized, but for their padding.
+    """
     k, n = matrix.shape
     kernel = (BFLOAT16_KERNEL if use_bfloat16 else None) or FLOAT32_KERNEL
     panels = -(-n // kernel.panel)
@@ -206,7 +212,7 @@ def _workspace(matrix: Floats, rows: int, use_bfloat16: bool) -> tuple[NDArray[A
     else:
         packed = np.empty((panels, k, kernel.panel), np.float32)
         kernels.pack_float32(matrix, packed)
-        x = np.zeros((rows, k), np.float32)
+        x = _empty((rows, k))
     return packed, x, np.zeros((rows, panels * kernel.panel), np.float32)
 
 

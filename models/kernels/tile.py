@@ -39,14 +39,20 @@ def tile(rows: int, vectors: int, panel: int, arithmetic: Arithmetic) -> Any:
     Args:
         rows: rows of activations.
         vectors: registers of columns.
-        panel: columns of a panel of the packed matrix. The tile may be narrower, or as wide as some panels.
+        panel: columns of a panel of the packed matrix, at least those of the tile.
         arithmetic: the operation.
     """
 
-    def typed(_: Any, weights: Any, at: Any, x: Any, row: Any, words: Any, sums: Any, column: Any) -> Any:
-        """Add x[row : row + rows] times the columns at weights[at] to sums[row : row + rows, column:]."""
-        del at, row, words, column
-        signature = types.void(weights, types.intp, x, types.intp, types.intp, sums, types.intp)
+    def typed(
+        _: Any, weights: Any, at: Any, x: Any, row: Any, first: Any, words: Any, sums: Any, column: Any
+    ) -> Any:
+        """Add words first to first + words of x[row : row + rows] times the columns at weights[at].
+
+        To sums[row : row + rows, column:]. `at` is the element of the first word.
+        """
+        del at, row, first, words, column
+        place = types.intp
+        signature = types.void(weights, place, x, place, place, place, sums, place)
         return signature, partial(_emit, rows, vectors, panel, arithmetic)
 
     return typed
@@ -70,9 +76,9 @@ def _emit(
     signature: Any,
     arguments: Any,
 ) -> Any:
-    _, at, _, row, words, _, column = arguments
+    _, at, _, row, first, words, _, column = arguments
     weights, x, sums = (
-        context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 5)
+        context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 6)
     )
     lanes = arithmetic.lanes
     sums_type = ir.VectorType(arithmetic.sum_type, lanes)
@@ -95,18 +101,16 @@ def _emit(
 
     @cache
     def activations_of(r: int) -> Any:
-        element = builder.mul(word, _INDEX(arithmetic.activations_per_word))
+        element = builder.mul(builder.add(first, word), _INDEX(arithmetic.activations_per_word))
         address = element_address(builder, x, row, r, element, ir.IntType(32))
         return _broadcast(builder, _load(builder, address), lanes)
 
     word_size = _INDEX(panel * arithmetic.weights_per_word)
-    at_word, panel_size = builder.add(at, builder.mul(word, word_size)), builder.mul(words, word_size)
+    at_word = builder.add(at, builder.mul(word, word_size))
 
     @cache
     def weights_of(v: int) -> Any:
-        panels, columns = divmod(v * lanes, panel)
-        element = builder.add(at_word, _INDEX(columns * arithmetic.weights_per_word))
-        element = builder.add(element, builder.mul(panel_size, _INDEX(panels)))
+        element = builder.add(at_word, _INDEX(v * lanes * arithmetic.weights_per_word))
         address = builder.gep(weights.data, [element])
         return _load(builder, builder.bitcast(address, words_of(lanes).as_pointer()))
 

@@ -111,7 +111,7 @@ def arm64_assembly(
     )
     index = types.intp
     signature, emit = tile(rows, vectors, kernel.panel, kernel.arithmetic)(
-        None, weights, index, x, index, index, sums, index
+        None, weights, index, x, index, index, index, sums, index
     )
     context, module = cpu_target.target_context, ir.Module()
     arguments = [context.get_value_type(argument) for argument in signature.args]
