@@ -131,7 +131,7 @@ def _emit(
 
 
 def _order(rows: int, vectors: int) -> list[tuple[int, int]]:
-    """Return the (row, vector) of all sums so that few operands wait in registers, beside the sums."""
+    """Return the (row, vector) of all sums so that few operands need registers at the same time."""
     if rows <= vectors:
         return [(r, v) for v in range(vectors) for r in range(rows)]
     return [(r, v) for r in range(rows) for v in range(vectors)]

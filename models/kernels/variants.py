@@ -1,9 +1,9 @@
-"""Which variant of each product is used on this machine: measured once, kept beside the compiled code.
+"""Which variant of each product is used on this machine: measured once, kept with the compiled code.
 
 `measure` runs every variant that the processor should be able to run in a child process, where an illegal
-instruction or a wrong result harms nobody. The fastest one that passes is chosen, and the result is kept in
-`variants.json` in the folder of `models.kernels.compile_cache`, which is specific to a processor, a compiler
-and these sources. Without a folder the variants are not measured, and the widest one is used.
+instruction or a wrong result cannot harm the service. The fastest one that passes is chosen, and the result
+is kept in `variants.json` in the folder of `models.kernels.compile_cache`, which is specific to a processor,
+a compiler and these sources. Without a folder the variants are not measured, and the widest one is used.
 """
 
 import contextlib
