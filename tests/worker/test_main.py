@@ -54,7 +54,7 @@ class Outage(World):
             **os.environ,
             "NEXTCHAR_DATA_DIR": str(self.folder),
             "NEXTCHAR_REDIS_URL": self.redis_url,
-            "NEXTCHAR_TRAINING_THREADS": "1",  # it trains while a test waits, beside other tests
+            "NEXTCHAR_TRAINING_THREADS": "1",  # other tests run at the same time
         }
         with self.log.open("ab") as log:
             worker = subprocess.Popen(

@@ -83,12 +83,12 @@ def test_a_memorized_passage_is_found_with_the_verdict_copies() -> None:
     result, _ = _fitted(text, rows=4, steps=250)
     fresh = text.vocabulary.encode(_prose(300, seed=7))
     network, decode = Network(graph_of(result.network)), text.vocabulary.decode
-    told = memorization.measure(network, text.train, fresh, decode=decode, seed=1, seconds=10)
-    assert told["verdict"] == "copies"
-    assert told["repeated"]["training"] > 0.8
-    assert told["repeated"]["held_out"] == 0.0
-    assert any(PLANTED in passage["text"] for text in told["generated"] for passage in text["passages"])
-    assert told["held_out"]["longest"] < 25
+    measured = memorization.measure(network, text.train, fresh, decode=decode, seed=1, seconds=10)
+    assert measured["verdict"] == "copies"
+    assert measured["repeated"]["training"] > 0.8
+    assert measured["repeated"]["held_out"] == 0.0
+    assert any(PLANTED in passage["text"] for text in measured["generated"] for passage in text["passages"])
+    assert measured["held_out"]["longest"] < 25
 
 
 def test_a_well_trained_network_is_novel_and_its_report_is_complete(
@@ -96,18 +96,22 @@ def test_a_well_trained_network_is_novel_and_its_report_is_complete(
 ) -> None:
     card, files = _written(learned)
     assert set(files) == {"report.json", "report.html", "report.svg", FILE_NAME}
-    told = json.loads(files["report.json"])
-    assert told["problems"] == []
-    copying = told["memorization"]
+    report = json.loads(files["report.json"])
+    assert report["problems"] == []
+    copying = report["memorization"]
     assert copying["verdict"] == "novel"
     assert copying["generated"][0]["characters"] == 5000
     assert copying["generated"][0]["novel"]["32"] > 0.95
-    assert told["validation_bits_per_character"] < told["baselines"]["bigram"] < told["baselines"]["unigram"]
-    steps = [sample["step"] for sample in told["samples"]]
-    assert steps == [point["step"] for point in told["curve"]]
-    assert told["samples"][-1]["epoch"] == told["curve"][-1]["epoch"]
-    assert told["cost"]["characters"] == 300 * 8 * 32
-    assert set(told["parts_seconds"]) >= {"baselines", "memorization", "picture"}
+    assert (
+        report["validation_bits_per_character"]
+        < report["baselines"]["bigram"]
+        < report["baselines"]["unigram"]
+    )
+    steps = [sample["step"] for sample in report["samples"]]
+    assert steps == [point["step"] for point in report["curve"]]
+    assert report["samples"][-1]["epoch"] == report["curve"][-1]["epoch"]
+    assert report["cost"]["characters"] == 300 * 8 * 32
+    assert set(report["parts_seconds"]) >= {"baselines", "memorization", "picture"}
     # The card has the figures and not the texts.
     assert card["memorization"]["generated"][0]["longest"] == copying["generated"][0]["longest"]
     assert (

@@ -327,7 +327,7 @@ def test_stream_that_is_not_read_stops_computing_until_it_is() -> None:
             return [event async for event in running.events()]
 
     events = asyncio.run(read_late())
-    # Nobody uses the model any more, and no name means it: it has been unloaded.
+    # The model is in use by no request and no name refers to it, so it has been unloaded.
     alone = complete_in_process(Engine(saved_model()), "abc", max_characters=5_000, n=4, seed=1)
     engine.close()
     assert [Answer(events).text(i) for i in range(4)] == [alone.text(i) for i in range(4)]
