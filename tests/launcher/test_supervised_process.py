@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_wrong_settings_end_the_start_and_not_a_service_that_has_run(tmp_path, m
 
 def test_pause_grows_to_a_limit_and_a_long_life_ends_the_series(tmp_path, monkeypatch):
     now_s = 1000.0
-    monkeypatch.setattr(supervised_process.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(supervised_process, "time", SimpleNamespace(monotonic=lambda: now_s))
     process, pauses = supervised(tmp_path / "log"), []
     for lived_s in [0.0] * 8 + [supervised_process._STABLE_S]:
         process._started_at_s = now_s - lived_s
@@ -107,7 +108,7 @@ def test_log_without_room_for_a_copy_is_left_and_emptied_at_twice_its_size(tmp_p
         raise OSError(errno.ENOSPC, "No space left on device")
 
     now_s = 0.0
-    monkeypatch.setattr(supervised_process.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(supervised_process, "time", SimpleNamespace(monotonic=lambda: now_s))
     monkeypatch.setattr(processes.shutil, "copyfileobj", no_room)
     for module in (supervised_process, processes):
         monkeypatch.setattr(module, "LOG_BYTES", 1000)

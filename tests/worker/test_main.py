@@ -5,9 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from redis import Redis
@@ -221,6 +223,11 @@ def test_worker_that_is_stopping_while_kernels_are_compiled_ends_with_the_compil
         os.kill(compiler, 0)
 
 
+def replace_sleep(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], None]) -> None:
+    """Replace `time.sleep` in `worker.main` alone: threads of other tests may still be sleeping."""
+    monkeypatch.setattr(main, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+
+
 def test_worker_that_is_ended_at_once_again_and_again_is_replaced_after_longer_and_longer_pauses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -237,7 +244,7 @@ def test_worker_that_is_ended_at_once_again_and_again_is_replaced_after_longer_a
     monkeypatch.setattr(main, "_stop_on_signals", lambda: None)
     monkeypatch.setattr(main, "_wait_for_redis", lambda _: None)
     monkeypatch.setattr(main, "make_worker", refuse)
-    monkeypatch.setattr(main.time, "sleep", pause)
+    replace_sleep(monkeypatch, pause)
     main.work("redis://127.0.0.1:1/0")
     assert pauses_s == [0.5, 1, 2, 4, 8, 10, 10]
 
@@ -249,7 +256,7 @@ def test_worker_does_not_wait_for_the_answer_of_a_redis_that_hangs(
         raise StopRequested
 
     monkeypatch.setattr(main, "_REDIS_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(main.time, "sleep", stop)
+    replace_sleep(monkeypatch, stop)
     with socket.create_server(("127.0.0.1", 0)) as hangs, pytest.raises(StopRequested):
         main._wait_for_redis(f"redis://127.0.0.1:{hangs.getsockname()[1]}/0")
     assert "waiting for Redis: Timeout" in caplog.text
