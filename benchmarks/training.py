@@ -1,6 +1,6 @@
 """Speed of a training step: forward, backward, clipping, AdamW update, states carried over.
 
-    ours             worker.replicas.ReplicatedStep, as the worker uses it: bfloat16 where it is supported
+    ours             worker.kernel_step.KernelStep, as the worker uses it: bfloat16 where it is supported
     ours, float32    the same with NEXTCHAR_PRECISION=float32
     Keras            keras.layers.LSTM and tf.function
     Keras, XLA       the same with jit_compile=True

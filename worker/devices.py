@@ -1,37 +1,73 @@
 """Chooses the devices for training: the GPUs that TensorFlow sees, or the cores of the CPU."""
 
-from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import tensorflow as tf
+from numpy.typing import NDArray
 
+from models.architectures import architecture
 from models.architectures.spec import Trainable, TrainingStep
-from models.config import TrainingConfig
-from worker.distributed import DistributedStep, dtype_policy
-from worker.replicas import ReplicatedStep
+from models.config import NetworkConfig, TrainingConfig
 from worker.settings import Precision
+
+_GPU_DEVICES = ("nvidiactl", "nvidia0", "dxg", "kfd")  # of NVIDIA, of Windows' subsystem for Linux, of AMD
 
 
 def network_and_step(
-    build: Callable[[], Trainable],
+    config: NetworkConfig,
     training: TrainingConfig,
+    frequencies: NDArray[Any],
     *,
+    seed: int,
     rows: int,
     cores: int,
     precision: Precision = "mixed",
 ) -> tuple[Trainable, TrainingStep]:
     """Return a network with random weights on the training devices, and its training step for B = `rows`.
 
-    Without a GPU it uses at most `cores` CPU cores. `precision` `mixed` means 16 bits where the machine
-    supports them.
+    Args:
+        config: the network's shape.
+        training: the recipe.
+        frequencies: (V,) relative frequency of each id in the training text.
+        seed: of the weights.
+        rows: B.
+        cores: the most CPU cores to use, where there is no GPU.
+        precision: `mixed` means 16 bits where the machine supports them.
     """
+    kind = architecture(config.architecture)
+    if kind.step:
+        network = kind.build(config, frequencies, seed=seed)
+        return network, kind.step(network, training, rows=rows)
     if devices := gpus():
-        step = DistributedStep(build, training, rows=rows, devices=devices, mixed=precision == "mixed")
+        from worker.distributed import DistributedStep
+
+        step = DistributedStep(
+            lambda: kind.build(config, frequencies, seed=seed),
+            training,
+            rows=rows,
+            devices=devices,
+            mixed=precision == "mixed",
+        )
         return step.network, step
-    with dtype_policy("mixed_bfloat16" if precision == "mixed" else "float32"):
-        network = build()
+    if kind.build_for_kernels:
+        from worker.kernel_step import KernelStep  # compiles kernels
+
+        lstm = kind.build_for_kernels(config, frequencies, seed=seed)
+        dtype = "bfloat16" if precision == "mixed" else "float32"
+        return lstm, KernelStep(lstm, training, rows=rows, cores=cores, dtype=dtype)
+    from worker.replicas import ReplicatedStep
+
+    network = kind.build(config, frequencies, seed=seed)
     return network, ReplicatedStep(network, training, rows=rows, cores=cores)
 
 
 def gpus() -> list[str]:
-    """Return the names of the GPUs that TensorFlow sees, which CUDA_VISIBLE_DEVICES can limit."""
+    """Return the names of the GPUs that TensorFlow sees, which CUDA_VISIBLE_DEVICES can limit.
+
+    Without any device file of a GPU TensorFlow is not asked: importing it takes seconds.
+    """
+    if not any(Path("/dev", name).exists() for name in _GPU_DEVICES):
+        return []
+    import tensorflow as tf
+
     return [f"GPU:{i}" for i, _ in enumerate(tf.config.list_logical_devices("GPU"))]

@@ -22,9 +22,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from models.architectures.spec import Trainable
+from models.architectures.spec import Differentiable
 from models.config import TrainingConfig
-from worker.replicas import SplitStep, adamw, mean_loss, replicas_of
+from worker.replicas import SplitStep, adamw, mean_loss
+from worker.rows import replicas_of
 
 _MIXED = "mixed_float16"
 _LOSS_SCALE = "loss_scale"
@@ -38,7 +39,7 @@ class DistributedStep(SplitStep):
 
     def __init__(
         self,
-        build: Callable[[], Trainable],
+        build: Callable[[], Differentiable],
         training: TrainingConfig,
         *,
         rows: int,

@@ -9,11 +9,15 @@ import contextlib
 import json
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from models.config import NetworkConfig
+from models.kernels.lstm_weights import LSTMShape, LSTMWeights
 from worker.settings import Precision
 
 FILE_NAME = "precision.json"
@@ -50,42 +54,65 @@ def choose_precision(
 ) -> PrecisionChoice:
     """Return the faster precision on the CPU for B rows per core, measured now or earlier.
 
-    The network is one that the kernels of `models.kernels.tensorflow_ops` train. `folder` keeps measurements
+    The network is one that the kernels of `models.kernels.lstm_window` train. `folder` keeps measurements
     of this kind of machine; None keeps nothing.
     """
-    from models.kernels import tensorflow_ops  # imports TensorFlow
+    from models.kernels import lstm_training  # compiles
 
-    if not tensorflow_ops.HAS_BFLOAT16:
+    if not lstm_training.HAS_BFLOAT16:
         return PrecisionChoice("float32")
     rounded_size = -(-vocabulary_size // _VOCABULARY_STEP) * _VOCABULARY_STEP
-    sizes = {
-        "layers": config.layers,
-        "units": config.units,
-        "rows": rows,
-        "window": min(window, _MAX_WINDOW),
-        "vocabulary_size": rounded_size,
-    }
-    key = ", ".join(f"{name} {value}" for name, value in sizes.items())
+    shape = LSTMShape(config.layers, config.units, config.embedding or 0, rounded_size)
+    window = min(window, _MAX_WINDOW)
+    key = ", ".join(f"{name} {value}" for name, value in asdict(shape).items())
+    key += f", rows {rows}, window {window}"
     seconds = _load_measurements(folder).get(key)
     if seconds is None:
-        seconds = _measure(sizes)
+        seconds = _measure(shape, rows=rows, window=window)
         _save_measurement(folder, key, seconds)
     speedup = seconds["float32"] / seconds["bfloat16"]
     return PrecisionChoice("mixed" if speedup >= _MIN_SPEEDUP else "float32", round(speedup, 3))
 
 
-def _measure(sizes: dict[str, int]) -> Seconds:
+def _measure(shape: LSTMShape, *, rows: int, window: int) -> Seconds:
     """Time both alternately and return the minimum of each, which other load on the machine changes least."""
-    from models.kernels import tensorflow_ops
-
-    durations: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    timers = {
+        dtype: _timer(shape, rows=rows, window=window, dtype=dtype) for dtype in ("float32", "bfloat16")
+    }
+    durations: dict[str, list[float]] = {dtype: [] for dtype in timers}
     began = time.monotonic()
     for round_number in range(_MAX_ROUNDS):
         if round_number >= _MIN_ROUNDS and time.monotonic() - began > _MEASUREMENT_S:
             break
         for dtype, seconds in durations.items():
-            seconds.append(tensorflow_ops.window_seconds(**sizes, dtype=dtype))
+            seconds.append(timers[dtype]())
     return {dtype: min(seconds) for dtype, seconds in durations.items()}
+
+
+def _timer(shape: LSTMShape, *, rows: int, window: int, dtype: str) -> Callable[[], float]:
+    """Return a function that computes the gradients of a window and returns the CPU seconds it took.
+
+    CPU time is nearly independent of other load on the machine. All weights and the text are random.
+    """
+    from models.kernels.lstm_window import LSTMWindow  # compiles
+
+    random = np.random.default_rng(0)
+    frequencies = np.full(shape.vocabulary_size, 1 / shape.vocabulary_size, np.float32)
+    timed = LSTMWindow(shape, frequencies, rows=rows, window=window, dtype=dtype)
+    weights, gradient = LSTMWeights(shape), LSTMWeights(shape)
+    weights.flat[:] = random.normal(0, 0.1, weights.flat.size)
+    ids = random.integers(0, shape.vocabulary_size, (window, rows)).astype(np.int32)
+    state = [
+        (np.zeros((rows, shape.units), np.float32), np.zeros((rows, shape.units), np.float32))
+        for _ in range(shape.layers)
+    ]
+
+    def seconds() -> float:
+        started = time.thread_time()
+        timed.run(weights, ids, ids, state, gradient)
+        return time.thread_time() - started
+
+    return seconds
 
 
 def _load_measurements(folder: Path | None) -> dict[str, Seconds]:

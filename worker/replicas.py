@@ -1,9 +1,9 @@
 """An optimizer step on all CPU cores: rows are split over replicas, and gradients averaged.
 
 For products this small, libraries hardly use a second core. So each core trains on its share of the rows in a
-thread: by a single-threaded XLA program, or by the operations of `models.kernels.tensorflow_ops` where an
-architecture has `uses_kernels`. One compiled update averages the gradients in a fixed order, so the result is
-the same bit for bit from run to run. `worker/distributed.py` is the counterpart for GPUs.
+thread, by a single-threaded XLA program. One compiled update averages the gradients in a fixed order, so the
+result is the same bit for bit from run to run. `worker/kernel_step.py` does the same for the LSTM networks
+without TensorFlow, and `worker/distributed.py` is the counterpart for GPUs.
 """
 
 import os
@@ -19,15 +19,16 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from models.architectures import architecture
-from models.architectures.spec import Trainable
+from models.architectures.spec import Differentiable
 from models.config import TrainingConfig
+from worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
+from worker.rows import replicas_of
 
 
 class SplitStep:
     """What training steps share that split the rows over replicas of the network."""
 
-    network: Trainable
+    network: Differentiable
     replicas: int
     _optimizer: keras.optimizers.Optimizer
     _rows: int
@@ -71,15 +72,14 @@ class ReplicatedStep(SplitStep):
     The largest divisor of B = `rows` up to `cores` is the number of replicas.
     """
 
-    def __init__(self, network: Trainable, training: TrainingConfig, *, rows: int, cores: int) -> None:
+    def __init__(self, network: Differentiable, training: TrainingConfig, *, rows: int, cores: int) -> None:
         self.replicas = replicas_of(rows, at_most=cores)
         self.network = network
         self._clip_norm = training.clip_norm
         self._rows = rows
         self._pool = ThreadPoolExecutor(self.replicas)
         self._optimizer = adamw(training, network.variables)
-        by_xla = not architecture(network.config.architecture).uses_kernels
-        self._gradient = tf.function(self._replica_gradient, jit_compile=by_xla, autograph=False)
+        self._gradient = tf.function(self._replica_gradient, jit_compile=True, autograph=False)
         self._update = tf.function(self._averaged_update, jit_compile=True, autograph=False)
         self._compiled = False
         self._states = [network.initial_state(rows // self.replicas)] * self.replicas
@@ -122,23 +122,22 @@ class ReplicatedStep(SplitStep):
         return tf.add_n(losses) / len(losses)
 
 
-def replicas_of(rows: int, *, at_most: int) -> int:
-    """Return the largest number of replicas that gives each the same number of rows."""
-    return max(n for n in range(1, at_most + 1) if rows % n == 0)
-
-
 def adamw(training: TrainingConfig, variables: list[Any]) -> keras.optimizers.AdamW:
     """Return the optimizer, built for `variables`; biases, scales and embeddings are not decayed."""
     optimizer = keras.optimizers.AdamW(
-        training.learning_rate, weight_decay=training.weight_decay, beta_2=0.99, epsilon=1e-8
+        training.learning_rate,
+        weight_decay=training.weight_decay,
+        beta_1=BETA_1,
+        beta_2=BETA_2,
+        epsilon=EPSILON,
     )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "embeddings"])
+    optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))
     optimizer.build(variables)
     return optimizer
 
 
 def mean_loss(
-    network: Trainable, x: tf.Tensor, y: tf.Tensor, state: Any, seed: tf.Tensor
+    network: Differentiable, x: tf.Tensor, y: tf.Tensor, state: Any, seed: tf.Tensor
 ) -> tuple[tf.Tensor, Any]:
     """Return the mean loss of a window in nats per character, and the state after it.
 

@@ -72,3 +72,8 @@ class Rows:
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Do nothing: there is no state."""
+
+
+def replicas_of(rows: int, *, at_most: int) -> int:
+    """Return the largest number of replicas that gives each the same number of rows."""
+    return max(n for n in range(1, at_most + 1) if rows % n == 0)

@@ -2,13 +2,13 @@
 
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.architectures import architecture
+from models.architectures.kernel_lstm import KernelLSTM
 from models.architectures.spec import Trainable, TrainingStep, Weights
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import NetworkConfig, TrainingConfig
@@ -21,8 +21,7 @@ from worker.mixing import MixedRows, SecondText
 from worker.pacing import MIN_EVALUATION_CHARACTERS, Clock, Pace, plan_evaluations, seconds_per_step
 from worker.precision import PrecisionChoice, choose_precision
 from worker.prepared_text import Text
-from worker.replicas import replicas_of
-from worker.rows import Rows
+from worker.rows import Rows, replicas_of
 from worker.run_state import RunState
 from worker.schedule import Schedule, dropout
 from worker.settings import PrecisionSetting
@@ -95,17 +94,17 @@ def fit(
     size = {"rows": training.rows, "window": training.window}
     rows = second.mix_into(text, **size, seed=training.seed) if second else Rows.cut(text.train, **size)
     choice = _precision_choice(config, precision, text, rows, cores, measurements, resume, hooks)
-    kind = architecture(config.architecture)
-    build = partial(kind.build, config, text.frequencies(), seed=training.seed)
-    step: TrainingStep
-    if kind.step:
-        network = build()
-        step = kind.step(network, training, rows=rows.rows)
-    else:
-        precise = choice.precision
-        network, step = network_and_step(build, training, rows=rows.rows, cores=cores, precision=precise)
+    network, step = network_and_step(
+        config,
+        training,
+        text.frequencies(),
+        seed=training.seed,
+        rows=rows.rows,
+        cores=cores,
+        precision=choice.precision,
+    )
     if start is not None:
-        assert isinstance(network, StatefulLSTM)
+        assert isinstance(network, StatefulLSTM | KernelLSTM)
         network.load(start)
     return _Trainer(training, text, rows, network, step, choice, pace, hooks).run(resume)
 
@@ -122,7 +121,7 @@ def _precision_choice(
 ) -> PrecisionChoice:
     """Return the precision to train in; a measurement is reported as a message."""
     kind = architecture(config.architecture)
-    if kind.step or not kind.uses_kernels:
+    if kind.step or not kind.build_for_kernels:
         return PrecisionChoice("float32")
     if setting != "auto":
         return PrecisionChoice(setting)
@@ -214,7 +213,7 @@ class _Trainer:
             state.schedule = Schedule(end=self.pace.affordable_end(state, step_s))
         else:
             self._evaluate()
-        if isinstance(self.network, StatefulLSTM) and self.network.config.dropout is None:
+        if isinstance(self.network, StatefulLSTM | KernelLSTM) and self.network.config.dropout is None:
             self._choose_dropout()
 
     def _choose_dropout(self) -> None:
@@ -229,7 +228,7 @@ class _Trainer:
 
     def _set_dropout(self) -> None:
         if self.state.dropout is not None:
-            assert isinstance(self.network, StatefulLSTM)
+            assert isinstance(self.network, StatefulLSTM | KernelLSTM)
             self.network.set_dropout(self.state.dropout)
 
     def _start_clock(self) -> None:

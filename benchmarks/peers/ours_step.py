@@ -2,13 +2,11 @@
 
 import itertools
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.peers.steps import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, timed, windows
-from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import NetworkConfig, TrainingConfig
 from models.machine import available_cores
 from worker.devices import gpus, network_and_step
@@ -38,8 +36,10 @@ def prepare(
         clip_norm=CLIP_NORM,
     )
     _, trainer = network_and_step(
-        partial(StatefulLSTM, config, np.full(vocabulary, 1 / vocabulary), seed=0),
+        config,
         training,
+        np.full(vocabulary, 1 / vocabulary),
+        seed=0,
         rows=rows,
         cores=available_cores(),
         precision=precision,

@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.architectures import scan_rnn
+from models.architectures.parameter import Floats, Parameter
 from models.config import NetworkConfig, TrainingConfig
-
-Floats = NDArray[np.floating[Any]]
 
 
 def forward(w: dict[str, Floats], ids: NDArray[np.int32]) -> tuple[Floats, Floats]:
@@ -68,22 +67,6 @@ def backward(
         "Wy": np.einsum("tbi,tbj->ij", hs, dy, optimize=True),
         "by": dy.sum((0, 1)),
     }
-
-
-class Parameter:
-    """A trainable array with the methods of a variable that training uses."""
-
-    def __init__(self, value: Floats) -> None:
-        self.value = value
-        self.shape = value.shape
-
-    def numpy(self) -> Floats:
-        """Return a copy."""
-        return self.value.copy()
-
-    def assign(self, value: Floats) -> None:
-        """Set the value."""
-        self.value[...] = value
 
 
 class NumpyRNN(scan_rnn.ScanRNN):

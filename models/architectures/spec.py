@@ -13,7 +13,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 class Trainable(Protocol):
-    """A network in training; its state is an argument and a result."""
+    """A network in training."""
 
     config: NetworkConfig
     vocabulary_size: int
@@ -21,6 +21,16 @@ class Trainable(Protocol):
     @property
     def variables(self) -> list[Any]:
         """All trainable variables, in a fixed order; each has `numpy()`, `assign(array)` and `shape`."""
+
+    def weights(self) -> Weights:
+        """Return the weights, named as the architecture's `graph` expects."""
+
+    def keras_model(self) -> Any:
+        """Return a model of stock Keras layers with copies of the weights."""
+
+
+class Differentiable(Trainable, Protocol):
+    """A network whose gradients TensorFlow computes; its state is an argument and a result."""
 
     def initial_state(self, rows: int) -> Any:
         """Return the state at the start of a text: tensors with B rows, in nested tuples."""
@@ -30,12 +40,6 @@ class Trainable(Protocol):
 
         `seed` (2,) int32 is the random seed of this window.
         """
-
-    def weights(self) -> Weights:
-        """Return the weights, named as the architecture's `graph` expects."""
-
-    def keras_model(self) -> Any:
-        """Return a model of stock Keras layers with copies of the weights."""
 
 
 class TrainingStep(Protocol):
@@ -77,8 +81,8 @@ class Architecture:
         step: (network, training, rows=) -> its training step; None: the step of worker/devices.py.
         warmup_steps: minimum length of the learning rate's linear warm-up.
         has_independent_windows: windows carry no state and are as long as the network's context.
-        uses_kernels: on a CPU it is trained by models/kernels/tensorflow_ops.py, possibly in 16 bits, instead
-            of XLA.
+        build_for_kernels: as `build`, but the KernelLSTM that models/kernels trains on a CPU, possibly in 16
+            bits. None: `build`'s is trained there, too, by XLA.
         can_load_weights: its network has `load(weights)`, the inverse of `weights()`, so training can start
             from a saved model.
         notes_nats: the lecture notes' training loss on Nietzsche in nats per character, if they give one.
@@ -90,14 +94,14 @@ class Architecture:
     training: TrainingConfig
     network_options: tuple[str, ...]
     training_options: tuple[str, ...] = ("rows", "window", "learning_rate", "weight_decay", "clip_norm")
-    build: Callable[..., Trainable]
+    build: Callable[..., Differentiable]
     graph: Callable[[NetworkConfig, Weights], bytes]
     parameters: Callable[[NetworkConfig, int], int]
     activation_floats_per_character: Callable[[NetworkConfig, int], int]
     step: Callable[..., TrainingStep] | None = None
     warmup_steps: int = 0
     has_independent_windows: bool = False
-    uses_kernels: bool = False
+    build_for_kernels: Callable[..., Any] | None = None
     can_load_weights: bool = False
     notes_nats: float | None = None
     notes_measure: str = ""

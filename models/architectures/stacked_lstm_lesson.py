@@ -9,12 +9,14 @@ It is `stateful_lstm` with two layers and a hidden dense layer. Dropout masks ar
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.architectures import stateful_lstm
+from models.architectures.kernel_lstm import KernelLSTM
 from models.architectures.lazy import keras, tf
 from models.architectures.precision import product
 from models.architectures.spec import Weights
@@ -74,6 +76,7 @@ ARCHITECTURE = replace(
     network=NetworkConfig(architecture="stacked_lstm_lesson", layers=2, units=512, embedding=42, dropout=0.1),
     training=TrainingConfig(rows=32, window=32, learning_rate=5e-3, weight_decay=0.05),
     build=StackedLSTM,
+    build_for_kernels=partial(KernelLSTM, has_hidden=True),
     parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
     notes_nats=1.22,

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.architectures.embedding_lookup import SMALL_TABLE, lookup
+from models.architectures.embedding_lookup import lookup
+from models.architectures.kernel_lstm import KernelLSTM
 from models.architectures.lazy import keras, tf
 from models.architectures.precision import product
 from models.architectures.spec import Architecture, Weights
@@ -25,7 +26,7 @@ State = tuple[tuple[Any, Any], ...]  # h and c, (B, H) each, of every layer
 
 
 class StatefulLSTM:
-    """The trainable network. Its LSTMs use cuDNN if TensorFlow sees a GPU, else models/kernels.
+    """The network in Keras, whose LSTMs use cuDNN on a GPU; on CPUs `KernelLSTM` is trained instead.
 
     Args:
         config: its shape.
@@ -34,9 +35,6 @@ class StatefulLSTM:
     """
 
     def __init__(self, config: NetworkConfig, frequencies: NDArray[np.floating], *, seed: int) -> None:
-        from models.architectures.lstm_layer import FastLSTM  # imports Keras
-
-        self.uses_keras_lstm = bool(tf.config.list_logical_devices("GPU"))
         self.config = config
         self.vocabulary_size = v = len(frequencies)
         self._frequencies = tf.constant(frequencies, tf.float32)
@@ -47,7 +45,9 @@ class StatefulLSTM:
         self._normalization.build((None, None, config.embedding))
         self._lstms, width = [], config.embedding
         for i in range(config.layers):
-            layer = FastLSTM(config.units, return_sequences=True, return_state=True, name=f"lstm_{i}")
+            layer = keras.layers.LSTM(
+                config.units, return_sequences=True, return_state=True, name=f"lstm_{i}"
+            )
             layer.build((None, None, width))
             self._lstms.append(layer)
             width = config.units
@@ -80,14 +80,9 @@ class StatefulLSTM:
         t, b = ids.shape
         width = self.config.units
         after = []
-        hs = None
+        hs = tf.reshape(lookup(self._normalized_table(), tf.reshape(ids, (-1,))), (t, b, -1))
         for i, layer in enumerate(self._lstms):
-            if self.uses_keras_lstm:
-                x = lookup(self._normalized_table(), tf.reshape(ids, (-1,))) if hs is None else hs
-                hs, h, c = layer.run_keras(tf.reshape(x, (t, b, -1)), *state[i])
-            else:
-                z, rows_of_z = self._projection(layer, ids, hs)
-                hs, h, c = layer.sequence(z, rows_of_z, *state[i])
+            hs, h, c = _run(layer, hs, *state[i])
             hs = self._dropped(hs, seed + tf.constant([0, 1009 * i]))
             after.append((h, c))
         hs = self._before_dense(hs, seed)
@@ -169,19 +164,6 @@ class StatefulLSTM:
         centered = tf.convert_to_tensor(self._embedding.embeddings) - mean
         return centered * scale + tf.convert_to_tensor(self._normalization.beta)
 
-    def _projection(self, layer: Any, ids: tf.Tensor, hs: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return a layer's projected inputs (N, 4H), and the row of each step and sequence, (T, B).
-
-        For the first layer hs is None; if V is small the table is projected instead of the embedded text.
-        """
-        if hs is None and self.vocabulary_size <= SMALL_TABLE:
-            return layer.project(self._normalized_table()), ids
-        if hs is None:
-            x = lookup(self._normalized_table(), tf.reshape(ids, (-1,)))
-        else:
-            x = tf.reshape(hs, (-1, self.config.units))
-        return layer.project(x), tf.reshape(tf.range(x.shape[0]), ids.shape)
-
     def _before_dense(self, hs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
         """Return the inputs of the output layer for the LSTMs' outputs (T, B, H)."""
         return hs
@@ -200,6 +182,26 @@ class StatefulLSTM:
         rate = tf.convert_to_tensor(self._dropout)
         kept = tf.random.stateless_uniform((1, *hs.shape[1:]), seed) >= rate
         return hs * (tf.cast(kept, tf.float32) / (1 - rate))
+
+
+def _run(layer: Any, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Run T steps of a Keras LSTM: on a GPU one call of cuDNN, without XLA.
+
+    Args:
+        layer: the layer, which may compute in 16 bits.
+        x: (T, B, E) inputs.
+        h: (B, H) the output before the first step.
+        c: (B, H) the cell before the first step.
+
+    Returns:
+        All outputs (T, B, H), and the state (B, H), (B, H) after the last step, float32.
+    """
+    hs, h, c = layer(tf.transpose(x, (1, 0, 2)), initial_state=[h, c], training=True)
+    return (
+        tf.cast(tf.transpose(hs, (1, 0, 2)), tf.float32),
+        tf.cast(h, tf.float32),
+        tf.cast(c, tf.float32),
+    )
 
 
 def graph(_: NetworkConfig, weights: Weights) -> bytes:
@@ -231,9 +233,9 @@ ARCHITECTURE = Architecture(
     training=PRESETS["small"][1],
     network_options=("layers", "units", "embedding", "dropout"),
     build=StatefulLSTM,
+    build_for_kernels=KernelLSTM,
     graph=graph,
     parameters=parameters,
     activation_floats_per_character=activation_floats_per_character,
-    uses_kernels=True,
     can_load_weights=True,
 )

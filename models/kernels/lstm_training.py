@@ -1,13 +1,19 @@
 """The loops of LSTM training, compiled to machine code when first imported.
 
-    forward       inputs, recurrent weights, state -> gates, cells, outputs
-    backward      those and the gradients of the outputs -> the gradients of inputs and state
-    add_product   the product of two matrices
+    forward                   inputs, weights, state -> gates, cells, outputs
+    backward                  those and the gradients of the outputs -> the gradients of inputs and biases
+    add_product               the product of activations and a matrix
+    add_transposed_product    the gradient of a matrix
+    cross_entropy             logits, targets -> loss and gradient
 
-Faster than general libraries at these sizes: recurrent weights are packed once for all steps of a window,
-gates are computed while their sums are in the cache, and inputs from a small table of projected embeddings
-are never materialized. Products are float32, or bfloat16 with float32 sums if HAS_BFLOAT16; all else is
-float32. A call runs in the calling thread and releases the GIL. Results are bit-identical from run to run.
+Faster than general libraries at these sizes: weights are packed once for all steps of a window, gates are
+computed while their sums are in the cache, and every array is written in the number format and the order in
+which the next product reads it. Products are float32, or bfloat16 with float32 sums if HAS_BFLOAT16; all else
+is float32. A call runs in the calling thread and releases the GIL. Results are bit-identical from run to run.
+
+Arrays of activations are factors of products: float32, or uint16 for bfloat16. Packed matrices are those of
+`models.kernels.product_kernels`: (N / panel, words, panel), float32, or uint32 for pairs of bfloat16 numbers.
+Both may be padded with zeros.
 """
 
 from typing import Any
@@ -16,9 +22,9 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from models.kernels.activations import sigmoid, tanh
+from models.kernels.activations import exp, sigmoid, tanh
 from models.kernels.jit import compiled, inline_jit
-from models.kernels.product_kernels import add_product_of
+from models.kernels.product_kernels import add_product_of, add_transposed_product_of
 from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
 
 HAS_BFLOAT16 = BFLOAT16_KERNEL is not None
@@ -26,6 +32,8 @@ HAS_BFLOAT16 = BFLOAT16_KERNEL is not None
 
 _add_float32 = add_product_of(FLOAT32_KERNEL)
 _add_bfloat16 = add_product_of(BFLOAT16_KERNEL or FLOAT32_KERNEL)
+_add_transposed_float32 = add_transposed_product_of(FLOAT32_KERNEL)
+_add_transposed_bfloat16 = add_transposed_product_of(BFLOAT16_KERNEL or FLOAT32_KERNEL)
 
 
 def _add_product(packed: Any, x: Any, sums: Any) -> None:
@@ -43,7 +51,22 @@ def _overload_add_product(packed, x, sums):  # type: ignore[no-untyped-def]  # n
     return add_float32 if packed.dtype == types.float32 else add_bfloat16
 
 
-# ---- bfloat16
+def _add_transposed(x: Any, packed: Any, sums: Any) -> None:
+    """Add X' W to sums (M, N), where X (K, M) and W (K, N) are packed."""
+
+
+@overload(_add_transposed, inline="always")
+def _overload_add_transposed(x, packed, sums):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def add_float32(x, packed, sums):  # type: ignore[no-untyped-def]
+        _add_transposed_float32(x, packed, sums)
+
+    def add_bfloat16(x, packed, sums):  # type: ignore[no-untyped-def]
+        _add_transposed_bfloat16(x, packed, sums)
+
+    return add_float32 if packed.dtype == types.float32 else add_bfloat16
+
+
+# ---- number formats
 
 
 @inline_jit
@@ -53,38 +76,112 @@ def _bfloat16(value):  # type: ignore[no-untyped-def]
     return (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
-def _store(array: Any, row: Any, column: Any, value: Any) -> None:
-    """Set array[row, column] of activations (float32, or uint16 for bfloat16) to a float32."""
+def _store(row: Any, j: Any, value: Any) -> None:
+    """Set row[j] of activations to a float32."""
 
 
 @overload(_store, inline="always")
-def _overload_store(array, row, column, value):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    def store_float32(array, row, column, value):  # type: ignore[no-untyped-def]
-        array[row, column] = value
+def _overload_store(row, j, value):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def store_float32(row, j, value):  # type: ignore[no-untyped-def]
+        row[j] = value
 
-    def store_bfloat16(array, row, column, value):  # type: ignore[no-untyped-def]
-        array[row, column] = np.uint16(_bfloat16(value))
+    def store_bfloat16(row, j, value):  # type: ignore[no-untyped-def]
+        row[j] = np.uint16(_bfloat16(value))
 
-    return store_float32 if array.dtype == types.float32 else store_bfloat16
+    return store_float32 if row.dtype == types.float32 else store_bfloat16
+
+
+def _pack_rows(x: Any, packed: Any, word: Any) -> None:
+    """Write activations x (R, N) as rows of a packed matrix, from this word on."""
+
+
+@overload(_pack_rows, inline="always")
+def _overload_pack_rows(x, packed, word):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    return _pack_float32_rows if packed.dtype == types.float32 else _pack_bfloat16_rows
+
+
+def _pack_float32_rows(x, packed, word):  # type: ignore[no-untyped-def]
+    width = packed.shape[2]
+    for panel in range(len(packed)):
+        for r in range(len(x)):
+            row, target = x[r, panel * width : (panel + 1) * width], packed[panel, word + r]
+            for j in range(len(row)):
+                target[j] = row[j]
+
+
+def _pack_bfloat16_rows(x, packed, word):  # type: ignore[no-untyped-def]
+    width = packed.shape[2]
+    for panel in range(len(packed)):
+        for r in range(0, len(x), 2):
+            row, target = x[r, panel * width : (panel + 1) * width], packed[panel, word + r // 2]
+            if r + 1 < len(x):
+                upper = x[r + 1, panel * width : (panel + 1) * width]
+                for j in range(len(row)):
+                    target[j] = np.uint32(upper[j]) << np.uint32(16) | np.uint32(row[j])
+            else:
+                for j in range(len(row)):
+                    target[j] = np.uint32(row[j])
+
+
+def _pack_word(matrix: Any, word: Any, first: Any, last: Any, target: Any) -> None:
+    """Write the columns first to last of one word of a float32 matrix (K, N), to one row of a panel."""
+
+
+@overload(_pack_word, inline="always")
+def _overload_pack_word(matrix, word, first, last, target):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def pack_float32(matrix, word, first, last, target):  # type: ignore[no-untyped-def]
+        row = matrix[word, first:last]
+        for j in range(len(row)):
+            target[j] = row[j]
+
+    def pack_bfloat16(matrix, word, first, last, target):  # type: ignore[no-untyped-def]
+        row = matrix[2 * word, first:last]
+        if 2 * word + 1 < len(matrix):
+            upper = matrix[2 * word + 1, first:last]
+            for j in range(len(row)):
+                target[j] = _bfloat16(upper[j]) << np.uint32(16) | _bfloat16(row[j])
+        else:
+            for j in range(len(row)):
+                target[j] = _bfloat16(row[j])
+
+    return pack_float32 if target.dtype == types.float32 else pack_bfloat16
+
+
+def _pack_column(values: Any, panel: Any, column: Any) -> None:
+    """Write float32 values (K,) as a column of a panel (words, columns)."""
+
+
+@overload(_pack_column, inline="always")
+def _overload_pack_column(values, panel, column):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def pack_float32(values, panel, column):  # type: ignore[no-untyped-def]
+        for k in range(len(values)):
+            panel[k, column] = values[k]
+
+    def pack_bfloat16(values, panel, column):  # type: ignore[no-untyped-def]
+        for k in range(0, len(values) - 1, 2):
+            panel[k // 2, column] = _bfloat16(values[k + 1]) << np.uint32(16) | _bfloat16(values[k])
+        if len(values) % 2:
+            panel[len(values) // 2, column] = _bfloat16(values[len(values) - 1])
+
+    return pack_float32 if panel.dtype == types.float32 else pack_bfloat16
 
 
 # ---- gates
 
 
 @inline_jit
-def _gates(z, sums, gates, before, c, h):  # type: ignore[no-untyped-def]
+def _gates(z, gates, before, c, h):  # type: ignore[no-untyped-def]
     """One step of one row: compute gates (4H,), the next cell c and output h (H,); `before` is the last c."""
     into, forget, cell, out = _split_gates(gates)
     z_into, z_forget, z_cell, z_out = _split_gates(z)
-    sum_into, sum_forget, sum_cell, sum_out = _split_gates(sums[: len(z)])
     for j in range(len(c)):
-        into[j] = sigmoid(z_into[j] + sum_into[j])
+        into[j] = sigmoid(z_into[j])
     for j in range(len(c)):
-        forget[j] = sigmoid(z_forget[j] + sum_forget[j])
+        forget[j] = sigmoid(z_forget[j])
     for j in range(len(c)):
-        cell[j] = tanh(z_cell[j] + sum_cell[j])
+        cell[j] = tanh(z_cell[j])
     for j in range(len(c)):
-        out[j] = sigmoid(z_out[j] + sum_out[j])
+        out[j] = sigmoid(z_out[j])
     for j in range(len(c)):
         c[j] = forget[j] * before[j] + into[j] * cell[j]
     for j in range(len(c)):
@@ -92,7 +189,7 @@ def _gates(z, sums, gates, before, c, h):  # type: ignore[no-untyped-def]
 
 
 @inline_jit
-def _gradients(gates, before, c, d_h, dh, dc, dz):  # type: ignore[no-untyped-def]
+def _gradients(gates, before, c, d_h, mask, dh, dc, dz):  # type: ignore[no-untyped-def]
     """One backward step of one row: from the gradients of h and c compute those of the gate inputs dz (4H,).
 
     dh is passed back by the next step, d_h comes from this step's output; dc becomes that of the last c.
@@ -102,7 +199,7 @@ def _gradients(gates, before, c, d_h, dh, dc, dz):  # type: ignore[no-untyped-de
     one = np.float32(1)
     for j in range(len(c)):
         tanh_c = tanh(c[j])
-        grad_h = dh[j] + d_h[j]
+        grad_h = dh[j] + d_h[j] * mask[j]
         i, f, g, o = into[j], forget[j], cell[j], out[j]
         grad_c = dc[j] + grad_h * o * (one - tanh_c * tanh_c)
         d_into[j] = grad_c * g * i * (one - i)
@@ -118,72 +215,96 @@ def _split_gates(row):  # type: ignore[no-untyped-def]
     return row[:units], row[units : 2 * units], row[2 * units : 3 * units], row[3 * units :]
 
 
+# ---- losses
+
+
+@inline_jit
+def _softmax(z, logit):  # type: ignore[no-untyped-def]
+    """Replace logits z (V,) by probabilities; return -log of the probability that belongs to `logit`."""
+    largest = z[0]
+    for i in range(1, len(z)):
+        largest = max(largest, z[i])
+    for i in range(len(z)):
+        z[i] = exp(z[i] - largest)
+    total = 0.0
+    for i in range(len(z)):
+        total += z[i]
+    inverse = np.float32(1 / total)
+    for i in range(len(z)):
+        z[i] *= inverse
+    return np.log(total) - (logit - largest)
+
+
+@inline_jit
+def _write_gradient(gradient, scale, d, d_bias):  # type: ignore[no-untyped-def]
+    for i in range(len(gradient)):
+        scaled = gradient[i] * scale
+        d_bias[i] += scaled
+        gradient[i] = scaled
+    for i in range(len(gradient)):
+        _store(d, i, gradient[i])
+
+
 # ---- entry points
 
 
 def _signatures(template: str) -> list[str]:
-    """Return a signature per number format; P is a packed matrix and X an array of activations."""
-    formats = [("float32[:,:,::1]", "float32[:,::1]")]
+    """Return a signature per number format; P is a packed matrix, X and X3 are arrays of activations."""
+    formats = [("float32[:,:,::1]", "float32[:,:,::1]", "float32[:,::1]")]
     if HAS_BFLOAT16:
-        formats.append(("uint32[:,:,::1]", "uint16[:,::1]"))
-    return [template.replace("P", packed).replace("X", x) for packed, x in formats]
+        formats.append(("uint32[:,:,::1]", "uint16[:,:,::1]", "uint16[:,::1]"))
+    return [template.replace("P", p).replace("X3", x3).replace("X", x) for p, x3, x in formats]
 
 
 _VARIANT = "_".join(kernel.name for kernel in (FLOAT32_KERNEL, BFLOAT16_KERNEL) if kernel)
-_F2, _F3, _IDS = "float32[:,::1]", "float32[:,:,::1]", "int32[:,::1]"
-
-_BLOCK = 16  # matrices are read in square blocks, because they may be transposed
+_F1, _F2, _F3, _IDS = "float32[::1]", "float32[:,::1]", "float32[:,:,::1]", "int32[:,::1]"
 
 
-_LAYOUTS = ("float32[:,::1]", "float32[::1,:]")  # rows or columns are contiguous: each has its own code
-
-
-@compiled(*(f"void({matrix}, float32[:,:,::1])" for matrix in _LAYOUTS))
-def pack_float32(matrix, packed):  # type: ignore[no-untyped-def]
-    """Write a matrix (K, N) as panels (N / panel, K, panel), padded with zeros."""
+@compiled(*_signatures(f"void({_F2}, P)"))
+def pack(matrix, packed):  # type: ignore[no-untyped-def]
+    """Write a float32 matrix (K, N) as a packed matrix."""
     width = packed.shape[2]
-    for first in range(0, len(matrix), _BLOCK):
-        last = min(first + _BLOCK, len(matrix))
-        for panel in range(len(packed)):
-            columns = matrix[first:last, panel * width : (panel + 1) * width]
-            target = packed[panel, first:last]
-            for k in range(len(columns)):
-                for j in range(columns.shape[1]):
-                    target[k, j] = columns[k, j]
-                for j in range(columns.shape[1], width):
-                    target[k, j] = 0
-
-
-@compiled(*(f"void({matrix}, uint32[:,:,::1])" for matrix in _LAYOUTS))
-def pack_bfloat16(matrix, packed):  # type: ignore[no-untyped-def]
-    """Write a matrix (K, N) as panels (N / panel, K / 2, panel), padded with zeros.
-
-    Each uint32 has the bfloat16 numbers of two consecutive rows.
-    """
-    pairs, width = matrix.shape[0] // 2, packed.shape[2]
     for panel in range(len(packed)):
-        columns = matrix[:, panel * width : (panel + 1) * width]
-        target = packed[panel]
-        if columns.shape[1] < width:
-            target[:] = 0
-        for k in range(pairs):
-            for j in range(columns.shape[1]):
-                upper = _bfloat16(columns[2 * k + 1, j]) << np.uint32(16)
-                target[k, j] = _bfloat16(columns[2 * k, j]) | upper
-        if matrix.shape[0] % 2:
-            for j in range(columns.shape[1]):
-                target[pairs, j] = _bfloat16(columns[2 * pairs, j])
+        first, last = panel * width, (panel + 1) * width
+        for word in range(packed.shape[1]):
+            _pack_word(matrix, word, first, last, packed[panel, word])
 
 
-@compiled(*(s.replace("M,", f"{m},") for m in _LAYOUTS for s in _signatures("void(M, X)")))
-def convert(matrix, x):  # type: ignore[no-untyped-def]
-    """Write a float32 matrix (M, K) to activations (M, K or more)."""
-    for first in range(0, matrix.shape[0], _BLOCK):
-        last = min(first + _BLOCK, matrix.shape[0])
-        for begin in range(0, matrix.shape[1], _BLOCK):
-            for m in range(first, last):
-                for k in range(begin, min(begin + _BLOCK, matrix.shape[1])):
-                    _store(x, m, k, matrix[m, k])
+@compiled(*_signatures(f"void({_F2}, P)"))
+def pack_transposed(matrix, packed):  # type: ignore[no-untyped-def]
+    """Write the transpose of a float32 matrix (N, K) as a packed matrix."""
+    width = packed.shape[2]
+    for n in range(len(matrix)):
+        panel, column = n // width, n % width
+        _pack_column(matrix[n], packed[panel], column)
+
+
+@compiled(*_signatures("void(X3, P)"))
+def pack_steps(x, packed):  # type: ignore[no-untyped-def]
+    """Write activations (T, B, N) as a packed matrix (T * B, N), with whole words for every step."""
+    words = packed.shape[1] // len(x)
+    for t in range(len(x)):
+        _pack_rows(x[t], packed, t * words)
+
+
+@compiled(*_signatures(f"void({_F2}, {_IDS}, X3)"))
+def gather(table, ids, x):  # type: ignore[no-untyped-def]
+    """Write rows ids[t, b] of a table (N, E) to x[t, b, :E] of activations (T, B, E or more)."""
+    for t in range(len(ids)):
+        for b in range(ids.shape[1]):
+            row, target = table[ids[t, b]], x[t, b]
+            for j in range(len(row)):
+                _store(target, j, row[j])
+
+
+@compiled(f"void({_F3}, {_IDS}, {_F2})")
+def add_rows(d, ids, table):  # type: ignore[no-untyped-def]
+    """Add each d[t, b, :E] to row ids[t, b] of a table (N, E)."""
+    for t in range(len(ids)):
+        for b in range(ids.shape[1]):
+            row, added = table[ids[t, b]], d[t, b]
+            for j in range(len(row)):
+                row[j] += added[j]
 
 
 @compiled(*_signatures(f"void(P, X, {_F2})"), variant=_VARIANT)
@@ -192,67 +313,221 @@ def add_product(packed, x, sums):  # type: ignore[no-untyped-def]
     _add_product(packed, x, sums)
 
 
+@compiled(*_signatures(f"void(P, P, {_F2})"), variant=_VARIANT)
+def add_transposed_product(x, packed, sums):  # type: ignore[no-untyped-def]
+    """Add X' W to sums (M, N), where X (K, M) and W (K, N) are packed."""
+    _add_transposed(x, packed, sums)
+
+
 @compiled(
-    *_signatures(f"void({_F2}, {_IDS}, P, {_F2}, {_F2}, X, {_F2}, {_F3}, {_F3}, {_F3})"), variant=_VARIANT
+    *_signatures(f"void({_F2}, {_IDS}, P, X3, int64, X3, {_F2}, {_F2}, {_F2}, {_F2}, {_F3}, {_F3})"),
+    variant=_VARIANT,
 )
-def forward(z, ids, packed, h0, c0, x, sums, gates, cs, hs):  # type: ignore[no-untyped-def]
-    """Run T steps.
+def forward(start, ids, packed, xs, inputs, above, mask, h, c0, sums, gates, cs):  # type: ignore[no-untyped-def]
+    """Run T steps of a layer.
 
     Args:
-        z: (N, 4H) projected inputs; gates in Keras's order i, f, g, o.
-        ids: (T, B) int32 rows of z.
-        packed: the recurrent weights (H, 4H).
-        h0: (B, H) the output before the first step.
+        start: (N, 4H) what the sums of the gates start from: projected characters, or only the biases.
+            Gates are in Keras's order i, f, g, o.
+        ids: (T, B) int32 rows of `start`.
+        packed: the weights (I + H, 4H) of the inputs and of the outputs before.
+        xs: (T, B, I + H or more) activations: the inputs; the outputs before are filled in.
+        inputs: I, 0 for a layer whose inputs are all in `start`.
+        above: (T, B, H or more) activations, filled with the outputs times `mask`.
+        mask: (B, H).
+        h: (B, H) the output before the first step; replaced by that of the last one.
         c0: (B, H) the cell before the first step.
-        x: (B, H or more) workspace, zeros.
         sums: (B, 4H or more) workspace.
         gates: (T, B, 4H), filled with the gates after their nonlinearities.
         cs: (T, B, H), filled with the cells.
-        hs: (T, B, H), filled with the outputs.
     """
-    units = h0.shape[1]
+    units = h.shape[1]
     for t in range(len(ids)):
-        h_before, c_before = (hs[t - 1], cs[t - 1]) if t else (h0, c0)
-        for b in range(ids.shape[1]):
-            for j in range(units):
-                _store(x, b, j, h_before[b, j])
-        sums[:] = 0
-        _add_product(packed, x, sums)
-        for b in range(ids.shape[1]):
-            _gates(z[ids[t, b]], sums[b], gates[t, b], c_before[b], cs[t, b], hs[t, b])
+        c_before = cs[t - 1] if t else c0
+        for b in range(len(h)):
+            z, first, output, x = sums[b], start[ids[t, b]], h[b], xs[t, b, inputs : inputs + units]
+            for j in range(len(first)):
+                z[j] = first[j]
+            for j in range(len(output)):
+                _store(x, j, output[j])
+        _add_product(packed, xs[t], sums)
+        for b in range(len(h)):
+            output, dropped, factor = h[b], above[t, b], mask[b]
+            _gates(sums[b, : 4 * units], gates[t, b], c_before[b], cs[t, b], output)
+            for j in range(len(output)):
+                _store(dropped, j, output[j] * factor[j])
 
 
-@compiled(*_signatures(f"void({_F3}, {_F3}, {_F2}, {_F3}, P, X, {_F2}, {_F2}, {_F3})"), variant=_VARIANT)
-def backward(gates, cs, c0, d_hs, packed, x, dh, dc, dz):  # type: ignore[no-untyped-def]
+@compiled(
+    *_signatures(
+        f"void({_F3}, {_F3}, {_F2}, {_F3}, {_F2}, P, int64, X, {_F2}, {_F3}, {_F2}, {_F2}, {_IDS}, {_F2}, P)"
+    ),
+    variant=_VARIANT,
+)
+def backward(  # type: ignore[no-untyped-def]
+    gates, cs, c0, d_above, mask, packed, inputs, x, dz, d_xs, dh, dc, ids, d_start, packed_dz
+):
     """Back-propagate through the T steps of `forward`.
 
     Args:
         gates: (T, B, 4H) from `forward`.
         cs: (T, B, H) from `forward`.
         c0: (B, H) the cell before the first step.
-        d_hs: (T, B, H) the gradient of all outputs.
-        packed: the transposed recurrent weights (4H, H).
-        x: (B, 4H or more) workspace, zeros.
-        dh: (B, H or more) the gradient of the final output as a state; replaced by that of h0.
+        d_above: (T, B, H or more) the gradient of the outputs times `mask`.
+        mask: (B, H).
+        packed: the transposed weights (4H, I + H).
+        inputs: I.
+        x: (B, 4H or more) activations, zeros; workspace.
+        dz: (B, 4H) workspace.
+        d_xs: (T, B, I + H or more), filled with the gradient of inputs and of outputs before; (1, B, ...) if
+            it is not wanted.
+        dh: (B, H) the gradient of the final output as a state; replaced by that of the first.
         dc: (B, H) the gradient of the final cell; replaced by that of c0.
-        dz: (T, B, 4H), filled with the gradient of the projected inputs.
+        ids: (T, B) int32 rows of `d_start`.
+        d_start: (N, 4H), to which the gradient of `start` is added.
+        packed_dz: the gradients of the gates (T * B, 4H), with whole words for every step; filled.
     """
+    words = packed_dz.shape[1] // len(cs)
     for steps_back in range(1, len(cs) + 1):
         t = len(cs) - steps_back
-        before = cs[t - 1] if t else c0
-        for b in range(cs.shape[1]):
-            _gradients(gates[t, b], before[b], cs[t, b], d_hs[t, b], dh[b], dc[b], dz[t, b])
-            for j in range(dz.shape[2]):
-                _store(x, b, j, dz[t, b, j])
-        dh[:] = 0
-        _add_product(packed, x, dh)
+        c_before = cs[t - 1] if t else c0
+        for b in range(len(dh)):
+            d = dz[b]
+            _gradients(gates[t, b], c_before[b], cs[t, b], d_above[t, b], mask[b], dh[b], dc[b], d)
+            row, total = x[b], d_start[ids[t, b]]
+            for j in range(len(d)):
+                total[j] += d[j]
+            for j in range(len(d)):
+                _store(row, j, d[j])
+        _pack_rows(x, packed_dz, t * words)
+        d_x = d_xs[t % len(d_xs)]
+        d_x[:] = 0
+        _add_product(packed, x, d_x)
+        for b in range(len(dh)):
+            d, passed = dh[b], d_x[b, inputs:]
+            for j in range(len(d)):
+                d[j] = passed[j]
 
 
-@compiled(f"void({_F3}, {_IDS}, {_F2})")
-def add_rows(dz, ids, table):  # type: ignore[no-untyped-def]
-    """Add each dz[t, b] to row ids[t, b] of a table (N, 4H)."""
-    for t in range(len(ids)):
-        for b in range(ids.shape[1]):
-            row = table[ids[t, b]]
-            for j in range(len(row)):
-                row[j] += dz[t, b, j]
+@compiled(*_signatures(f"float64({_F2}, int32[::1], float32, X, {_F1})"))
+def cross_entropy(logits, targets, scale, d, d_bias):  # type: ignore[no-untyped-def]
+    """Return the summed loss of R predictions, in nats, and write its gradient times `scale`.
+
+    Args:
+        logits: (R, V or more); overwritten.
+        targets: (R,) int32 ids.
+        scale: what gradients are multiplied by.
+        d: (R, V or more) activations, filled with the gradient of the logits.
+        d_bias: (V,), to which the gradient of the biases is added.
+    """
+    loss = 0.0
+    for r in range(len(targets)):
+        p, target = logits[r, : len(d_bias)], targets[r]
+        loss += _softmax(p, p[target])
+        p[target] -= np.float32(1)
+        _write_gradient(p, scale, d[r], d_bias)
+    return loss
+
+
+@compiled(*_signatures(f"float64({_F2}, {_F2}, float32, X, {_F1})"))
+def soft_cross_entropy(logits, targets, scale, d, d_bias):  # type: ignore[no-untyped-def]
+    """As `cross_entropy`, for targets (R, V) that are distributions over the ids."""
+    loss = 0.0
+    for r in range(len(targets)):
+        p, target = logits[r, : len(d_bias)], targets[r]
+        mean = np.float32(0)
+        for i in range(len(p)):
+            mean += target[i] * p[i]
+        loss += _softmax(p, mean)
+        for i in range(len(p)):
+            p[i] -= target[i]
+        _write_gradient(p, scale, d[r], d_bias)
+    return loss
+
+
+@compiled(*_signatures(f"void({_F2}, {_F2}, X)"))
+def relu(z, mask, x):  # type: ignore[no-untyped-def]
+    """Write max(z, 0) times a mask to activations.
+
+    Args:
+        z: (T * B, N or more).
+        mask: (B, N).
+        x: (T * B, N or more), filled.
+    """
+    for r in range(len(x)):
+        row, target, factor = z[r], x[r], mask[r % len(mask)]
+        for j in range(len(factor)):
+            _store(target, j, max(row[j], np.float32(0)) * factor[j])
+
+
+@compiled(*_signatures(f"void({_F2}, {_F2}, {_F2}, X, {_F1})"))
+def relu_gradient(z, mask, d_above, d, d_bias):  # type: ignore[no-untyped-def]
+    """Back-propagate through `relu`.
+
+    Args:
+        z: (T * B, N or more) what `relu` was given; overwritten.
+        mask: (B, N).
+        d_above: (T * B, N or more) the gradient of what `relu` wrote.
+        d: (T * B, N or more) activations, filled with the gradient of z.
+        d_bias: (N,), to which the gradient of the biases is added.
+    """
+    for r in range(len(d)):
+        row, above, factor = z[r, : len(d_bias)], d_above[r], mask[r % len(mask)]
+        for j in range(len(row)):
+            row[j] = above[j] * factor[j] if row[j] > 0 else np.float32(0)
+        _write_gradient(row, np.float32(1), d[r], d_bias)
+
+
+# ---- the optimizer
+
+_LANES = 16
+
+
+@compiled(f"float64({_F2}, {_F1}, int64, int64)")
+def average(parts, mean, first, last):  # type: ignore[no-untyped-def]
+    """Write the mean of `parts` (R, N) to mean[first:last]; return the sum of its squares."""
+    inverse = np.float32(1 / len(parts))
+    mean = mean[first:last]
+    for i in range(len(mean)):
+        mean[i] = 0
+    for r in range(len(parts)):
+        part = parts[r, first:last]
+        for i in range(len(mean)):
+            mean[i] += part[i] * inverse
+    squares = np.zeros(_LANES)  # summed in lanes, which the compiler vectorizes without reordering a sum
+    whole = len(mean) // _LANES * _LANES
+    for i in range(0, whole, _LANES):
+        lanes = mean[i : i + _LANES]
+        for j in range(_LANES):
+            squares[j] += np.float64(lanes[j]) * np.float64(lanes[j])
+    total = 0.0
+    for i in range(whole, len(mean)):
+        total += np.float64(mean[i]) * np.float64(mean[i])
+    for j in range(_LANES):
+        total += squares[j]
+    return total
+
+
+@compiled(f"void({_F1}, {_F1}, {_F1}, {_F1}, float32, float32, float32, float32, float32, float32)")
+def adamw(values, gradient, m, v, scale, rate, decay, beta_1, beta_2, epsilon):  # type: ignore[no-untyped-def]
+    """Take a step of AdamW (Loshchilov and Hutter 2019), as Keras does; all arrays are (N,).
+
+    Args:
+        values: the weights.
+        gradient: their gradient.
+        m: its running mean.
+        v: the running mean of its squares.
+        scale: what the gradient is multiplied by, for clipping.
+        rate: the learning rate, corrected for the bias of m and v.
+        decay: the share that weights lose.
+        beta_1: the decay of m.
+        beta_2: the decay of v.
+        epsilon: added to the root of v.
+    """
+    one = np.float32(1)
+    for i in range(len(values)):
+        g = gradient[i] * scale
+        m[i] += (g - m[i]) * (one - beta_1)
+        v[i] += (g * g - v[i]) * (one - beta_2)
+        values[i] -= values[i] * decay
+        values[i] -= m[i] * rate / (np.sqrt(v[i]) + epsilon)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
@@ -228,48 +229,99 @@ def add_product_of(kernel: ProductKernel) -> Any:
     )
 
 
+def add_transposed_product_of(kernel: ProductKernel) -> Any:
+    """Return a function for compiled code: add_transposed_product(x, weights, sums).
+
+    It adds the product of X' (M, K) and W (K, N) to sums (M, N or more). X (K, M) and W are packed matrices,
+    with 32-bit elements: (M / panel, words, panel) and (N / panel, words, panel).
+    """
+    if kernel.amx_instruction:
+        return _add_transposed_product_of_amx(kernel)
+    panel, add_block = kernel.panel, _add_block_of(kernel, is_x_packed=True)
+
+    @inline_jit
+    def add_transposed_product(x, weights, sums):  # type: ignore[no-untyped-def]
+        words = weights.shape[1]
+        flat_x, flat_weights = x.reshape(x.size), weights.reshape(weights.size)
+        for column in range(0, sums.shape[1], panel):
+            for k in range(0, words, _BLOCK_WORDS):
+                at = column * words + k * panel
+                count = min(_BLOCK_WORDS, words - k)
+                for row in range(0, len(sums), panel):
+                    end = min(row + panel, len(sums))
+                    x_at = row * words + k * panel
+                    add_block(flat_weights, at, flat_x, x_at, 1, count, sums, row, end, column)
+
+    return add_transposed_product
+
+
+def _add_transposed_product_of_amx(kernel: ProductKernel) -> Any:
+    """As above, but rows of activations are made contiguous first, as tile registers need them."""
+    panel, add_product = kernel.panel, add_product_of(kernel)
+
+    @inline_jit
+    def add_transposed_product(x, weights, sums):  # type: ignore[no-untyped-def]
+        words = weights.shape[1]
+        rows = np.empty((len(sums), words), x.dtype)
+        for m in range(len(rows)):
+            for k in range(words):
+                rows[m, k] = x[m // panel, k, m % panel]
+        add_product(weights.reshape(weights.size), 0, rows.view(np.uint16), sums, 0, len(sums))
+
+    return add_transposed_product
+
+
 def _add_product_of_vectors(kernel: ProductKernel) -> Any:
     per_word, word = kernel.arithmetic.activations_per_word, kernel.arithmetic.weights_per_word
     panel, add_block = kernel.panel, _add_block_of(kernel)
 
     @inline_jit
     def add_product(weights, first, x, sums, start, rows):  # type: ignore[no-untyped-def]
-        words = x.shape[1] // per_word
+        width = x.shape[1]
+        words = width // per_word
         for begin in range(start, start + rows, _BLOCK_ROWS):
             end = min(begin + _BLOCK_ROWS, start + rows)
             for column in range(0, sums.shape[1], panel):
                 for k in range(0, words, _BLOCK_WORDS):
                     at = first + (column * words + k * panel) * word
                     count = min(_BLOCK_WORDS, words - k)
-                    add_block(weights, at, x, begin, end, k, count, sums, column)
+                    x_at = begin * width + k * per_word
+                    add_block(weights, at, x, x_at, width, count, sums, begin, end, column)
 
     return add_product
 
 
-def _add_block_of(kernel: ProductKernel) -> Any:
-    """Return a function for compiled code that adds `words` words from k on, of some rows, for one panel."""
+def _add_block_of(kernel: ProductKernel, *, is_x_packed: bool = False) -> Any:
+    """Return a function for compiled code that adds `words` words for some rows and one panel.
+
+    Activations of `row` begin at element x_at of x, those of the next row `width` elements later.
+    """
     arithmetic, panel, word = kernel.arithmetic, kernel.panel, kernel.arithmetic.weights_per_word
     (many, _), (some, _), _ = kernel.tiles
     columns_of_many, columns_of_some, columns_of_one = (
         vectors * arithmetic.lanes for _, vectors in kernel.tiles
     )
     tile_many, tile_some, tile_one = (
-        intrinsic(tile(rows, vectors, panel, arithmetic)) for rows, vectors in kernel.tiles
+        intrinsic(tile(rows, vectors, panel, arithmetic, is_x_packed=is_x_packed))
+        for rows, vectors in kernel.tiles
     )
 
     @inline_jit
-    def add_block(weights, at, x, row, end, k, words, sums, column):  # type: ignore[no-untyped-def]
+    def add_block(weights, at, x, x_at, width, words, sums, row, end, column):  # type: ignore[no-untyped-def]
         while end - row >= many + some or end - row == many:
             for c in range(0, panel, columns_of_many):
-                tile_many(weights, at + c * word, x, row, k, words, sums, column + c)
+                tile_many(weights, at + c * word, x, x_at, words, sums, row, column + c)
             row += many
+            x_at += many * width
         while end - row >= some:
             for c in range(0, panel, columns_of_some):
-                tile_some(weights, at + c * word, x, row, k, words, sums, column + c)
+                tile_some(weights, at + c * word, x, x_at, words, sums, row, column + c)
             row += some
+            x_at += some * width
         while row < end:
             for c in range(0, panel, columns_of_one):
-                tile_one(weights, at + c * word, x, row, k, words, sums, column + c)
+                tile_one(weights, at + c * word, x, x_at, words, sums, row, column + c)
             row += 1
+            x_at += width
 
     return add_block

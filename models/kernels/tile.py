@@ -33,7 +33,7 @@ class Arithmetic(NamedTuple):
     """LLVM builder -> the operation."""
 
 
-def tile(rows: int, vectors: int, panel: int, arithmetic: Arithmetic) -> Any:
+def tile(rows: int, vectors: int, panel: int, arithmetic: Arithmetic, *, is_x_packed: bool = False) -> Any:
     """Return the typing function of an intrinsic that keeps rows * vectors registers of sums.
 
     Args:
@@ -41,19 +41,21 @@ def tile(rows: int, vectors: int, panel: int, arithmetic: Arithmetic) -> Any:
         vectors: registers of columns.
         panel: columns of a panel of the packed matrix, at least those of the tile.
         arithmetic: the operation.
+        is_x_packed: activations are transposed: rows of x are columns of a packed matrix, of one panel.
     """
 
     def typed(
-        _: Any, weights: Any, at: Any, x: Any, row: Any, first: Any, words: Any, sums: Any, column: Any
+        _: Any, weights: Any, at: Any, x: Any, x_at: Any, words: Any, sums: Any, row: Any, column: Any
     ) -> Any:
-        """Add words first to first + words of x[row : row + rows] times the columns at weights[at].
+        """Add words of activations from element x_at on times the columns from weights[at] on.
 
-        To sums[row : row + rows, column:]. `at` is the element of the first word.
+        To sums[row : row + rows, column:]. The array elements `at` and `x_at` are those of the first row
+        and word.
         """
-        del at, row, first, words, column
+        del at, x_at, words, row, column
         place = types.intp
-        signature = types.void(weights, place, x, place, place, place, sums, place)
-        return signature, partial(_emit, rows, vectors, panel, arithmetic)
+        signature = types.void(weights, place, x, place, place, sums, place, place)
+        return signature, partial(_emit, rows, vectors, panel, arithmetic, is_x_packed)
 
     return typed
 
@@ -71,14 +73,15 @@ def _emit(
     vectors: int,
     panel: int,
     arithmetic: Arithmetic,
+    is_x_packed: bool,
     context: Any,
     builder: Any,
     signature: Any,
     arguments: Any,
 ) -> Any:
-    _, at, _, row, first, words, _, column = arguments
+    _, at, _, x_at, words, _, row, column = arguments
     weights, x, sums = (
-        context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 6)
+        context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 5)
     )
     lanes = arithmetic.lanes
     sums_type = ir.VectorType(arithmetic.sum_type, lanes)
@@ -99,10 +102,13 @@ def _emit(
     word.add_incoming(_INDEX(0), entry)
     running = [[builder.phi(sums_type) for _ in range(vectors)] for _ in range(rows)]
 
+    x_word = builder.mul(word, _INDEX(panel if is_x_packed else arithmetic.activations_per_word))
+    x_row = _INDEX(1) if is_x_packed else builder.extract_value(x.shape, 1)
+
     @cache
     def activations_of(r: int) -> Any:
-        element = builder.mul(builder.add(first, word), _INDEX(arithmetic.activations_per_word))
-        address = element_address(builder, x, row, r, element, ir.IntType(32))
+        element = builder.add(builder.add(x_at, builder.mul(x_row, _INDEX(r))), x_word)
+        address = builder.bitcast(builder.gep(x.data, [element]), ir.IntType(32).as_pointer())
         return _broadcast(builder, _load(builder, address), lanes)
 
     word_size = _INDEX(panel * arithmetic.weights_per_word)

@@ -1,5 +1,6 @@
 """The precision that a run takes by itself: the faster one, the same again later."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from models.config import Budget, NetworkConfig, TrainingConfig
-from models.kernels import tensorflow_ops
+from models.kernels import lstm_training
+from models.kernels.lstm_weights import LSTMShape
 from worker import precision
 from worker.checkpoints import Checkpoint
 from worker.hooks import Hooks
@@ -27,12 +29,15 @@ class Processor:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, float32: float, bfloat16: float) -> None:
         self.seconds = {"float32": float32, "bfloat16": bfloat16}
         self.asked: list[str] = []
-        monkeypatch.setattr(tensorflow_ops, "HAS_BFLOAT16", True)
-        monkeypatch.setattr(tensorflow_ops, "window_seconds", self._window_seconds)
+        monkeypatch.setattr(lstm_training, "HAS_BFLOAT16", True)
+        monkeypatch.setattr(precision, "_timer", self._timer)
 
-    def _window_seconds(self, *, dtype: str, **_: int) -> float:
-        self.asked.append(dtype)
-        return self.seconds[dtype]
+    def _timer(self, _: LSTMShape, *, dtype: str, **__: int) -> Callable[[], float]:
+        def seconds() -> float:
+            self.asked.append(dtype)
+            return self.seconds[dtype]
+
+        return seconds
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,7 @@ def test_the_faster_precision_is_used_and_float32_if_the_gain_is_small(
 
 def test_a_processor_without_bfloat16_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
-    monkeypatch.setattr(tensorflow_ops, "HAS_BFLOAT16", False)
+    monkeypatch.setattr(lstm_training, "HAS_BFLOAT16", False)
     assert choose_precision(NETWORK, **SIZES, folder=None) == PrecisionChoice("float32")
     assert processor.asked == []
 
@@ -95,9 +100,10 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(
     assert choose_precision(NETWORK, **SIZES, folder=tmp_path / "absent").precision == "mixed"
 
 
-def test_the_kernels_can_be_timed_in_both_precisions() -> None:
-    sizes: dict[str, Any] = {"layers": 2, "units": 5, **SIZES}
-    assert all(tensorflow_ops.window_seconds(**sizes, dtype=dtype) > 0 for dtype in ("float32", "bfloat16"))
+def test_a_window_can_be_timed_in_both_precisions() -> None:
+    shape = LSTMShape(layers=2, units=5, embedding=3, vocabulary_size=64)
+    for dtype in ("float32", "bfloat16"):
+        assert precision._timer(shape, rows=2, window=3, dtype=dtype)() > 0
 
 
 def test_by_default_a_worker_measures() -> None:

@@ -17,8 +17,8 @@ from worker.checkpoints import Checkpoint, Checkpoints
 from worker.divergence import Diverged
 from worker.export import graph_of
 from worker.hooks import Hooks, StopReason
+from worker.kernel_step import KernelStep
 from worker.prepared_text import Text
-from worker.replicas import ReplicatedStep
 from worker.training import Result, fit
 
 NETWORK = NetworkConfig(units=16, embedding=5)
@@ -233,13 +233,13 @@ def test_a_small_text_is_trained_in_fewer_rows_with_a_message() -> None:
 
 def _with_losses(monkeypatch: pytest.MonkeyPatch, replaced: Callable[[int, float], float]) -> None:
     """Let each call of a training step return `replaced(call, loss)` instead of its loss."""
-    real, calls = ReplicatedStep.run, itertools.count()
+    real, calls = KernelStep.run, itertools.count()
 
-    def run(self: ReplicatedStep, *args: np.ndarray, step: int, learning_rate: float) -> float:
+    def run(self: KernelStep, *args: np.ndarray, step: int, learning_rate: float) -> float:
         loss = real(self, *args, step=step, learning_rate=learning_rate)
         return replaced(next(calls), loss)
 
-    monkeypatch.setattr(ReplicatedStep, "run", run)
+    monkeypatch.setattr(KernelStep, "run", run)
 
 
 def test_divergence_rolls_back_and_halves_the_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,13 @@ import tensorflow as tf
 
 import worker.devices
 from models.architectures import NAMES, architecture
-from models.architectures.spec import TrainingStep
+from models.architectures.spec import Trainable, TrainingStep
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import Budget, NetworkConfig, TrainingConfig
 from models.runtime.session import Network
 from worker.distributed import DistributedStep, LossScale
 from worker.export import graph_of
+from worker.kernel_step import KernelStep
 from worker.prepared_text import Text
 from worker.replicas import ReplicatedStep
 from worker.training import fit
@@ -36,24 +37,32 @@ TEXT = Text.split("the cat sat on the mat; the dog sat on the log. " * 40, valid
 Make = Callable[[], TrainingStep]
 
 
-def network(*, by_keras: bool = False) -> StatefulLSTM:
-    """Return two layers with dropout, run by our loop or as Keras runs them."""
-    config = NetworkConfig(layers=2, units=6, embedding=3, dropout=0.2)
-    made = StatefulLSTM(config, np.full(V, 1 / V), seed=2)
-    made.uses_keras_lstm = by_keras
-    return made
+def network(*, dropout: float = 0.0) -> StatefulLSTM:
+    """Return two layers."""
+    config = NetworkConfig(layers=2, units=6, embedding=3, dropout=dropout)
+    return StatefulLSTM(config, np.full(V, 1 / V), seed=2)
 
 
-def replicated(*, cores: int = 2) -> ReplicatedStep:
+def by_kernels(keras_network: Trainable, *, cores: int = 2) -> KernelStep:
+    """Return the step that CPUs use, for a network with these weights."""
+    build = architecture(keras_network.config.architecture).build_for_kernels
+    assert build
+    copy = build(keras_network.config, np.full(V, 1 / V), seed=1)
+    for variable, original in zip(copy.variables, keras_network.variables, strict=True):
+        variable.assign(original.numpy())
+    return KernelStep(copy, TRAINING, rows=B, cores=cores, dtype="float32")
+
+
+def on_cpu(*, cores: int = 2) -> KernelStep:
     """Return the step that CPUs use."""
-    return ReplicatedStep(network(), TRAINING, rows=B, cores=cores)
+    return by_kernels(network(), cores=cores)
 
 
 def distributed(
-    *, by_keras: bool = True, devices: Sequence[str] = DEVICES, mixed: bool = False
+    *, dropout: float = 0.0, devices: Sequence[str] = DEVICES, mixed: bool = False
 ) -> DistributedStep:
     """Return the step that GPUs use."""
-    build = partial(network, by_keras=by_keras)
+    build = partial(network, dropout=dropout)
     return DistributedStep(build, TRAINING, rows=B, devices=devices, mixed=mixed)
 
 
@@ -123,8 +132,13 @@ def every_architecture() -> dict[str, Any]:
         shape = {"units": 6, "embedding": kind.network.embedding and 3, "dropout": 0.0}
         config = kind.network.model_copy(update=shape | ({"context": T} if kind.network.context else {}))
         build = partial(kind.build, config, np.full(V, 1 / V), seed=2)
+        on_cores = (
+            by_kernels(build())
+            if kind.build_for_kernels
+            else ReplicatedStep(build(), TRAINING, rows=B, cores=2)
+        )
         steps: list[TrainingStep] = [
-            ReplicatedStep(build(), TRAINING, rows=B, cores=2),
+            on_cores,
             DistributedStep(build, TRAINING, rows=B, devices=DEVICES, mixed=False),
         ]
         found[name] = [losses(step, range(2)) for step in steps]
@@ -136,23 +150,24 @@ def main() -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     mixed = partial(distributed, mixed=True)
+    dropped = partial(distributed, dropout=0.2)
     results = {
         "compiled": whole(distributed),
-        "compiled_resumed": resumed(distributed, distributed),
+        "dropped": whole(dropped),
+        "dropped_resumed": resumed(dropped, dropped),
         "fitted": fitted(),
     }
     tf.config.run_functions_eagerly(run_eagerly=True)
     results |= {
-        "cpu": whole(replicated),
-        "cpu_one_core": whole(partial(replicated, cores=1)),
-        "own_loop": whole(partial(distributed, by_keras=False)),
-        "by_keras": whole(distributed),
+        "cpu": whole(on_cpu),
+        "cpu_one_core": whole(partial(on_cpu, cores=1)),
+        "eager": whole(distributed),
         "one_device": whole(partial(distributed, devices=DEVICES[:1])),
-        "cpu_then_devices": resumed(replicated, distributed),
-        "devices_then_cpu": resumed(distributed, replicated),
+        "cpu_then_devices": resumed(on_cpu, distributed),
+        "devices_then_cpu": resumed(distributed, on_cpu),
         "mixed": whole(mixed),
         "mixed_resumed": resumed(mixed, mixed),
-        "cpu_then_mixed": resumed(replicated, mixed),
+        "cpu_then_mixed": resumed(on_cpu, mixed),
         "overflown": overflown(),
         "architectures": every_architecture(),
     }

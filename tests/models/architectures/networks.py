@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from models.architectures import architecture
-from models.architectures.spec import Trainable
+from models.architectures.spec import Differentiable
 from models.config import NetworkConfig
 
 V = 7
@@ -18,7 +18,7 @@ def small(name: str, **changes: object) -> NetworkConfig:
     return network.model_copy(update=shape | changes)
 
 
-def perturbed(config: NetworkConfig, *, seed: int = 5) -> Trainable:
+def perturbed(config: NetworkConfig, *, seed: int = 5) -> Differentiable:
     """Return a network of random weights."""
     random = np.random.default_rng(seed)
     frequencies = random.dirichlet(np.ones(V))

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.architectures.lstm_layer import FastLSTM
-from models.architectures.spec import Trainable
+from models.architectures.spec import Differentiable
 from tests.models.architectures.fake_cudnn import fake_gpu
 from tests.models.architectures.networks import perturbed, random_ids, small
 
@@ -25,12 +24,12 @@ def _restored_policy() -> Iterator[None]:
     keras.config.set_dtype_policy("float32")
 
 
-def _network(name: str) -> Trainable:
+def _network(name: str) -> Differentiable:
     layers = 1 if name == "stateful_lstm_lesson" else 2
     return perturbed(small(name, layers=layers, dropout=0.2))
 
 
-def _logits_and_gradients(network: Trainable) -> list[np.ndarray]:
+def _logits_and_gradients(network: Differentiable) -> list[np.ndarray]:
     """Return the logits, state and gradients of two windows."""
     variables = [v.value for v in network.variables]
     ids, seed = tf.constant(random_ids(T, B)), tf.constant([4, 0])
@@ -75,8 +74,3 @@ def test_in_mixed_precision_only_cudnn_gets_float16(
     for actual, expected in zip(mixed, exact, strict=True):
         assert actual.dtype == np.float32
         np.testing.assert_allclose(actual, expected, atol=0.02 * np.abs(expected).max())
-
-
-def test_without_a_gpu_the_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FastLSTM, "run_keras", lambda *_: pytest.fail("Keras's implementation was run"))
-    assert _logits_and_gradients(_network("stateful_lstm"))

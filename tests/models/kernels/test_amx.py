@@ -15,8 +15,13 @@ from numba import njit
 from models.kernels import amx
 from models.kernels.instruction_sets import target_features
 from models.kernels.int8_packing import GROUP, pack, padded_columns
-from models.kernels.lstm_training import pack_bfloat16
-from models.kernels.product_kernels import BFLOAT16, INT8, ProductKernel, add_product_of
+from models.kernels.product_kernels import (
+    BFLOAT16,
+    INT8,
+    ProductKernel,
+    add_product_of,
+    add_transposed_product_of,
+)
 from models.kernels.tile import words_of
 from tests.models.kernels import amx_emulator
 from tests.models.kernels.amx_emulator import Emulator
@@ -128,8 +133,7 @@ def test_bfloat16_products_equal_numpy_for_every_number_of_rows(emulator: Emulat
     random = np.random.default_rng(0)
     for k in (2, 31, 32, 37, 128):
         weights = random.normal(size=(k, 2 * panel - 3)).astype(np.float32)
-        packed = np.empty((2, -(-k // 2), panel), np.uint32)
-        pack_bfloat16(weights, packed)
+        packed = packed_bfloat16(weights, panel)
         for rows in range(1, 41):
             x = bfloat16(random.normal(size=(rows, 2 * packed.shape[1])))
             x[:, k:] = 0
@@ -147,6 +151,34 @@ def bfloat16(x: Any) -> Any:
     return (x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
+def test_a_transposed_bfloat16_product_equals_one_of_rounded_factors(emulator: Emulator | None) -> None:
+    kernel = with_plain_vectors(BFLOAT16_AMX, bfloat16_dot) if emulator else BFLOAT16_AMX
+    add_transposed_product = add_transposed_product_of(kernel)
+
+    @njit("void(uint32[:,:,::1], uint32[:,:,::1], float32[:,::1])", nogil=True)
+    def run(x, packed, sums):  # type: ignore[no-untyped-def]
+        add_transposed_product(x, packed, sums)
+
+    random = np.random.default_rng(0)
+    for k, m in ((2, 70), (37, 5), (128, 64)):
+        x = random.normal(size=(k, m)).astype(np.float32)
+        weights = random.normal(size=(k, kernel.panel)).astype(np.float32)
+        sums = np.ones((m, kernel.panel), np.float32)
+        run(packed_bfloat16(x, kernel.panel), packed_bfloat16(weights, kernel.panel), sums)
+        np.testing.assert_allclose(sums, 1 + rounded(x).T @ rounded(weights), rtol=1e-5, atol=1e-5)
+    if emulator:
+        assert emulator.faults == []
+
+
+def packed_bfloat16(matrix: Any, panel: int) -> Any:
+    """Return a float32 matrix (K, N) as a packed matrix of bfloat16 pairs."""
+    k, n = matrix.shape
+    padded = np.zeros((-(-k // 2), 2, -(-n // panel), panel), np.float32)
+    padded.reshape(2 * len(padded), -1)[:k, :n] = matrix
+    pairs = np.ascontiguousarray(bfloat16(rounded(padded)).transpose(2, 0, 3, 1))
+    return pairs.view(np.uint32)[..., 0]
+
+
 def rounded(x: Any) -> Any:
     """Return float32 numbers rounded to bfloat16, ties to even."""
     bits = x.view(np.uint32)
@@ -159,7 +191,6 @@ def floats(bits: Any) -> Any:
 
 COMPILE = """
 from numba import njit
-from models.kernels.lstm_training import pack_bfloat16
 from models.kernels.product_kernels import BFLOAT16, INT8, add_product_of
 
 int8, bfloat16 = add_product_of(INT8[0]), add_product_of(BFLOAT16[0])

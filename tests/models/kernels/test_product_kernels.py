@@ -10,7 +10,15 @@ from numba import njit, types
 from numba.core.registry import cpu_target
 
 from models.kernels.int8_packing import GROUP, pack, padded_columns
-from models.kernels.product_kernels import BFLOAT16, FLOAT32, INT8, ProductKernel, add_product_of, available
+from models.kernels.product_kernels import (
+    BFLOAT16,
+    FLOAT32,
+    INT8,
+    ProductKernel,
+    add_product_of,
+    add_transposed_product_of,
+    available,
+)
 from models.kernels.tile import tile
 
 
@@ -73,6 +81,46 @@ def test_bfloat16_products_are_correct_for_every_number_of_rows(kernel: ProductK
         np.testing.assert_allclose(sums, 1 + x @ weights, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", available(FLOAT32), ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("rows", [1, 6, 70])
+def test_transposed_float32_products_are_correct(kernel: ProductKernel, rows: int) -> None:
+    add_transposed_product = add_transposed_product_of(kernel)
+
+    @njit("void(float32[:,:,::1], float32[:,:,::1], float32[:,::1])")
+    def run(x, packed, sums):  # type: ignore[no-untyped-def]
+        add_transposed_product(x, packed, sums)
+
+    random, panel, k = np.random.default_rng(0), kernel.panel, 300
+    x, weights = (random.normal(size=(k, n * panel)).astype("f") for n in (-(-rows // panel), 2))
+    packed_x, packed = (
+        np.ascontiguousarray(one.reshape(k, -1, panel).transpose(1, 0, 2)) for one in (x, weights)
+    )
+    sums = np.ones((rows, 2 * panel), np.float32)
+    run(packed_x, packed, sums)
+    np.testing.assert_allclose(sums, 1 + x[:, :rows].T @ weights, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", available(BFLOAT16), ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("rows", [1, 6, 70])
+def test_transposed_bfloat16_products_are_correct(kernel: ProductKernel, rows: int) -> None:
+    add_transposed_product = add_transposed_product_of(kernel)
+
+    @njit("void(uint32[:,:,::1], uint32[:,:,::1], float32[:,::1])")
+    def run(x, packed, sums):  # type: ignore[no-untyped-def]
+        add_transposed_product(x, packed, sums)
+
+    random, panel, pairs = np.random.default_rng(0), kernel.panel, 300
+    (x, packed_x), (weights, packed) = (
+        (numbers, bits.reshape(pairs, 2, -1, panel).transpose(2, 0, 3, 1))
+        for numbers, bits in (
+            bfloat16(random.normal(size=(2 * pairs, n * panel))) for n in (-(-rows // panel), 2)
+        )
+    )
+    sums = np.ones((rows, 2 * panel), np.float32)
+    run(*(np.ascontiguousarray(one).view(np.uint32)[..., 0] for one in (packed_x, packed)), sums)
+    np.testing.assert_allclose(sums, 1 + x[:, :rows].T @ weights, rtol=1e-4, atol=1e-3)
+
+
 def bfloat16(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return numbers truncated to bfloat16, as float32 and as uint16."""
     bits = numbers.astype(np.float32).view(np.uint32) >> 16
@@ -111,7 +159,7 @@ def arm64_assembly(
     )
     index = types.intp
     signature, emit = tile(rows, vectors, kernel.panel, kernel.arithmetic)(
-        None, weights, index, x, index, index, index, sums, index
+        None, weights, index, x, index, index, sums, index, index
     )
     context, module = cpu_target.target_context, ir.Module()
     arguments = [context.get_value_type(argument) for argument in signature.args]

@@ -1,0 +1,77 @@
+"""The weights of the stateful LSTM in NumPy arrays. Compiles nothing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+EPSILON = 1e-3
+"""Added to the variance of the embedding."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LSTMShape:
+    """The sizes of a network, and the names and shapes of its weights."""
+
+    layers: int
+    units: int
+    embedding: int
+    vocabulary_size: int
+    has_hidden: bool = False
+    """Whether a dense relu layer of `units` is before the output."""
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each weight, in the order of the trainable variables."""
+        e, h, v = self.embedding, self.units, self.vocabulary_size
+        shapes: dict[str, tuple[int, ...]] = {"embedding": (v, e), "gamma": (e,), "beta": (e,)}
+        for i in range(self.layers):
+            inputs = h if i else e
+            shapes |= {f"lstm_{i}/kernel": (inputs, 4 * h), f"lstm_{i}/recurrent": (h, 4 * h)}
+            shapes |= {f"lstm_{i}/bias": (4 * h,)}
+        shapes |= {"dense/kernel": (h, v), "dense/bias": (v,)}
+        if self.has_hidden:
+            shapes |= {"hidden/kernel": (h, h), "hidden/bias": (h,)}
+        return shapes
+
+
+class LSTMWeights:
+    """Named arrays that are parts of one vector, `flat`, one after the other."""
+
+    def __init__(self, shape: LSTMShape, flat: Floats | None = None) -> None:
+        shapes = shape.weights()
+        sizes = [int(np.prod(one)) for one in shapes.values()]
+        self.flat: Floats = np.zeros(sum(sizes), np.float32) if flat is None else flat
+        ends = np.cumsum(sizes).tolist()
+        self.parts = {
+            name: slice(end - size, end) for name, size, end in zip(shapes, sizes, ends, strict=True)
+        }
+        self.arrays: dict[str, Floats] = {
+            name: self.flat[self.parts[name]].reshape(one) for name, one in shapes.items()
+        }
+
+    def __getitem__(self, name: str) -> Floats:
+        return self.arrays[name]
+
+    def layer_matrix(self, layer: int) -> Floats:
+        """Return the adjacent weights (I + H, 4H) of a layer's inputs and of its outputs before."""
+        first, last = (self.parts[f"lstm_{layer}/{part}"] for part in ("kernel", "recurrent"))
+        return self.flat[first.start : last.stop].reshape(-1, self[f"lstm_{layer}/kernel"].shape[1])
+
+
+def normalized(weights: LSTMWeights, frequencies: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return the embedding normalized over the training text.
+
+    Args:
+        weights: its table (V, E), gamma and beta.
+        frequencies: (V,) relative frequency of each id.
+
+    Returns:
+        The table (V, E); before gamma and beta; and the reciprocal deviation (E,).
+    """
+    table = weights["embedding"]
+    centered = table - frequencies @ table
+    inverse = 1 / np.sqrt(frequencies @ np.square(centered) + np.float32(EPSILON))
+    unscaled = centered * inverse
+    return unscaled * weights["gamma"] + weights["beta"], unscaled, inverse

@@ -1,0 +1,301 @@
+"""Loss and gradients of a training window of the stateful LSTM, by the kernels of `lstm_training` alone.
+
+    embedding, normalized -> LSTM layers, each with dropout -> optional dense relu layer -> dense, softmax
+
+One `LSTMWindow` belongs to one thread: it keeps all arrays between windows, so nothing is allocated and no
+page is touched for the first time during a step. Gradients are computed by hand; the tests compare each with
+TensorFlow's.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels import lstm_training as kernels
+from models.kernels.lstm_weights import Floats, LSTMShape, LSTMWeights, normalized
+from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
+
+PROJECTED_VOCABULARY = 256
+"""Up to this size each character's input to the gates is computed once for a window, not at each step."""
+
+Ids = NDArray[np.int32]
+State = list[tuple[Floats, Floats]]
+"""h and c, (B, H) each, of every layer."""
+
+
+class LSTMWindow:
+    """Computes gradients for windows of T steps and B rows; products in `dtype`, float32 or bfloat16.
+
+    Args:
+        shape: the network's.
+        frequencies: (V,) relative frequency of each id in the training text.
+        rows: B.
+        window: T.
+        dtype: number format of the products; float32 is used if the processor has no bfloat16 products.
+    """
+
+    def __init__(
+        self, shape: LSTMShape, frequencies: Floats, *, rows: int, window: int, dtype: str = "float32"
+    ) -> None:
+        formats = _Format(dtype)
+        self._shape, self._frequencies, self._rows, self._window = shape, frequencies, rows, window
+        self._is_projected = shape.vocabulary_size <= PROJECTED_VOCABULARY
+        self._layers = []
+        for i in range(shape.layers):
+            inputs = shape.units if i else 0 if self._is_projected else shape.embedding
+            starts = shape.vocabulary_size if i == 0 and self._is_projected else 1
+            self._layers.append(_Layer(formats, rows, window, inputs, shape.units, starts))
+        count = rows * window
+        self._hidden = _Dense(formats, count, shape.units, shape.units) if shape.has_hidden else None
+        self._dense = _Dense(formats, count, shape.units, shape.vocabulary_size)
+
+    def run(
+        self,
+        weights: LSTMWeights,
+        ids: Ids,
+        targets: NDArray[Any],
+        state: State,
+        gradient: LSTMWeights,
+        masks: Sequence[Floats] | None = None,
+    ) -> float:
+        """Return the mean loss of a window in nats per character.
+
+        Args:
+            weights: of the network.
+            ids: (T, B) int32.
+            targets: ids (T, B), or distributions over them (T, B, V) float32.
+            state: before the window; replaced by that after it.
+            gradient: filled with the gradients of the weights.
+            masks: (B, H) what the outputs of each layer, then of the hidden layer, are multiplied by.
+        """
+        ids = np.ascontiguousarray(ids, np.int32)
+        masks = masks or [np.ones((self._rows, self._shape.units), np.float32)] * (len(self._layers) + 1)
+        gradient.flat[:] = 0
+        table, unscaled, inverse = normalized(weights, self._frequencies)
+        first, outputs = self._layers[0], self._dense.x if self._hidden is None else self._hidden.x
+        if not self._is_projected:
+            kernels.gather(table, ids, first.xs)
+        for i, layer in enumerate(self._layers):
+            matrix, bias = weights.layer_matrix(i), weights[f"lstm_{i}/bias"]
+            if i == 0 and self._is_projected:
+                kernel = weights["lstm_0/kernel"]
+                start, rows_of_start, matrix = _product(table, kernel) + bias, ids, matrix[len(kernel) :]
+            else:
+                start, rows_of_start = bias[None], np.zeros_like(ids)
+            above = (
+                self._layers[i + 1].xs
+                if i + 1 < len(self._layers)
+                else outputs.reshape(self._window, self._rows, -1)
+            )
+            layer.forward(matrix, start, rows_of_start, above, masks[i], *state[i])
+        loss, d_outputs = self._head(weights, targets, gradient, masks[-1])
+        d_above = d_outputs.reshape(self._window, self._rows, -1)
+        for i, layer in reversed(list(enumerate(self._layers))):
+            d_matrix = gradient.layer_matrix(i)
+            if i == 0 and self._is_projected:
+                d_matrix = d_matrix[len(weights["lstm_0/kernel"]) :]
+            d_start = layer.backward(d_above, masks[i], d_matrix)
+            gradient[f"lstm_{i}/bias"][:] = d_start.sum(0)
+            d_above = layer.d_xs
+        if self._is_projected:
+            d_table = _product(d_start, weights["lstm_0/kernel"].T)
+            gradient["lstm_0/kernel"][:] = _product(table.T, d_start)
+        else:
+            d_table = np.zeros_like(table)
+            kernels.add_rows(first.d_xs, ids, d_table)
+        self._normalization_gradient(weights, gradient, d_table, unscaled, inverse)
+        for (h, c), layer in zip(state, self._layers, strict=True):
+            h[:], c[:] = layer.h, layer.cs[-1]
+        return loss
+
+    def _head(
+        self, weights: LSTMWeights, targets: NDArray[Any], gradient: LSTMWeights, mask: Floats
+    ) -> tuple[float, Floats]:
+        """Return the mean loss, and the gradient (T * B, H or more) of the last layer's outputs."""
+        dense, hidden = self._dense, self._hidden
+        if hidden:
+            hidden.forward(weights["hidden/kernel"], weights["hidden/bias"])
+            kernels.relu(hidden.sums, mask, dense.x)
+        dense.forward(weights["dense/kernel"], weights["dense/bias"])
+        count = self._rows * self._window
+        loss_of = kernels.soft_cross_entropy if targets.ndim == 3 else kernels.cross_entropy
+        flat = np.ascontiguousarray(targets.reshape(count, *targets.shape[2:]))
+        loss = loss_of(dense.sums, flat, np.float32(1 / count), dense.d, gradient["dense/bias"])
+        d = dense.backward(weights["dense/kernel"], gradient["dense/kernel"])
+        if hidden:
+            kernels.relu_gradient(hidden.sums, mask, d, hidden.d, gradient["hidden/bias"])
+            d = hidden.backward(weights["hidden/kernel"], gradient["hidden/kernel"])
+        return loss / count, d
+
+    def _normalization_gradient(
+        self, weights: LSTMWeights, gradient: LSTMWeights, d_table: Floats, unscaled: Floats, inverse: Floats
+    ) -> None:
+        """Back-propagate through `normalized`."""
+        d = d_table * weights["gamma"]
+        gradient["gamma"][:] = (d_table * unscaled).sum(0)
+        gradient["beta"][:] = d_table.sum(0)
+        correction = d.sum(0) + unscaled * (d * unscaled).sum(0)
+        gradient["embedding"][:] = inverse * (d - self._frequencies[:, None] * correction)
+
+
+class _Format:
+    """Makes arrays for products in one number format."""
+
+    def __init__(self, dtype: str) -> None:
+        self.is_bfloat16 = dtype == "bfloat16" and kernels.HAS_BFLOAT16
+        kernel = (BFLOAT16_KERNEL if self.is_bfloat16 else None) or FLOAT32_KERNEL
+        self.panel, self.per_word = kernel.panel, 2 if self.is_bfloat16 else 1
+
+    def activations(self, *shape: int) -> NDArray[Any]:
+        """Return zeros (..., K), with whole words."""
+        width = -(-shape[-1] // self.per_word) * self.per_word
+        return np.zeros((*shape[:-1], width), np.uint16 if self.is_bfloat16 else np.float32)
+
+    def packed(self, k: int, n: int, *, steps: int = 1) -> NDArray[Any]:
+        """Return a packed matrix (steps * K, N) of zeros, with whole words for every step."""
+        shape = -(-n // self.panel), steps * -(-k // self.per_word), self.panel
+        return np.zeros(shape, np.uint32 if self.is_bfloat16 else np.float32)
+
+    def sums(self, *shape: int) -> Floats:
+        """Return zeros (..., N), with whole panels."""
+        return np.zeros((*shape[:-1], -(-shape[-1] // self.panel) * self.panel), np.float32)
+
+
+class _Gradient:
+    """The gradient of a matrix (K, N) of the weights, from packed factors (T * B, K) and (T * B, N)."""
+
+    def __init__(self, formats: _Format, k: int, n: int) -> None:
+        self._padded = formats.sums(k, n) if n % formats.panel else None
+
+    def __call__(self, x: NDArray[Any], d: NDArray[Any], gradient: Floats) -> None:
+        """Write the product to `gradient`, which is zeros."""
+        if self._padded is None:
+            kernels.add_transposed_product(x, d, gradient)
+        else:
+            self._padded[:] = 0
+            kernels.add_transposed_product(x, d, self._padded)
+            gradient[:] = self._padded[:, : gradient.shape[1]]
+
+
+class _Layer:
+    """One LSTM layer: its arrays for a window. `inputs` is I, `starts` the rows of `start`."""
+
+    def __init__(
+        self, formats: _Format, rows: int, window: int, inputs: int, units: int, starts: int
+    ) -> None:
+        width = inputs + units
+        self._inputs = inputs
+        self._packed, self._packed_transposed = (
+            formats.packed(width, 4 * units),
+            formats.packed(4 * units, width),
+        )
+        self.xs = formats.activations(window, rows, width)
+        self._packed_xs = formats.packed(rows, width, steps=window)
+        self._packed_dz = formats.packed(rows, 4 * units, steps=window)
+        self._gradient = _Gradient(formats, width, 4 * units)
+        self.h, self._c0 = np.zeros((rows, units), np.float32), np.zeros((rows, units), np.float32)
+        self._dh, self._dc = np.zeros_like(self.h), np.zeros_like(self.h)
+        self._sums, self._gates = (
+            formats.sums(rows, 4 * units),
+            np.zeros((window, rows, 4 * units), np.float32),
+        )
+        self.cs = np.zeros((window, rows, units), np.float32)
+        self._x, self._dz = formats.activations(rows, 4 * units), np.zeros((rows, 4 * units), np.float32)
+        self.d_xs = formats.sums(window if inputs else 1, rows, width)
+        self._d_start = np.zeros((starts, 4 * units), np.float32)
+
+    def forward(
+        self,
+        matrix: Floats,
+        start: Floats,
+        ids: Ids,
+        above: NDArray[Any],
+        mask: Floats,
+        h: Floats,
+        c: Floats,
+    ) -> None:
+        """Run the steps from state h, c (B, H); see `kernels.forward`. `matrix` is (I + H, 4H)."""
+        self._matrix, self._ids = matrix, ids
+        self.h[:], self._c0[:] = h, c
+        kernels.pack(matrix, self._packed)
+        kernels.forward(
+            start,
+            ids,
+            self._packed,
+            self.xs,
+            self._inputs,
+            above,
+            mask,
+            self.h,
+            self._c0,
+            self._sums,
+            self._gates,
+            self.cs,
+        )
+
+    def backward(self, d_above: Floats, mask: Floats, gradient: Floats) -> Floats:
+        """Add to the gradient of the matrix, fill `d_xs`; return the gradient of `start`."""
+        kernels.pack_transposed(self._matrix, self._packed_transposed)
+        for array in (self._dh, self._dc, self._d_start):
+            array[:] = 0
+        kernels.backward(
+            self._gates,
+            self.cs,
+            self._c0,
+            d_above,
+            mask,
+            self._packed_transposed,
+            self._inputs,
+            self._x,
+            self._dz,
+            self.d_xs,
+            self._dh,
+            self._dc,
+            self._ids,
+            self._d_start,
+            self._packed_dz,
+        )
+        kernels.pack_steps(self.xs, self._packed_xs)
+        self._gradient(self._packed_xs, self._packed_dz, gradient)
+        return self._d_start
+
+
+class _Dense:
+    """A dense layer over R = T * B rows; `x` are its inputs, `sums` its outputs, `d` their gradient."""
+
+    def __init__(self, formats: _Format, count: int, inputs: int, outputs: int) -> None:
+        self._packed, self._packed_transposed = (
+            formats.packed(inputs, outputs),
+            formats.packed(outputs, inputs),
+        )
+        self.x, self.d = formats.activations(count, inputs), formats.activations(count, outputs)
+        self._packed_x, self._packed_d = formats.packed(count, inputs), formats.packed(count, outputs)
+        self._gradient = _Gradient(formats, inputs, outputs)
+        self.sums, self._d_x = formats.sums(count, outputs), formats.sums(count, inputs)
+
+    def forward(self, matrix: Floats, bias: Floats) -> None:
+        """Fill `sums` (R, N)."""
+        kernels.pack(matrix, self._packed)
+        self.sums[:, : len(bias)] = bias
+        kernels.add_product(self._packed, self.x, self.sums)
+
+    def backward(self, matrix: Floats, gradient: Floats) -> Floats:
+        """Fill the gradient (K, N) of the matrix from `x` and `d`; return that of `x` (R, K or more)."""
+        kernels.pack_transposed(matrix, self._packed_transposed)
+        self._d_x[:] = 0
+        kernels.add_product(self._packed_transposed, self.d, self._d_x)
+        kernels.pack_steps(self.x[None], self._packed_x)
+        kernels.pack_steps(self.d[None], self._packed_d)
+        self._gradient(self._packed_x, self._packed_d, gradient)
+        return self._d_x
+
+
+def _product(a: Floats, b: Floats) -> Floats:
+    """Return a (M, K) times b (K, N), small float32 matrices, computed in this thread."""
+    formats = _Format("float32")
+    packed, sums = formats.packed(*b.shape), formats.sums(len(a), b.shape[1])
+    kernels.pack(np.ascontiguousarray(b), packed)
+    kernels.add_product(packed, np.ascontiguousarray(a), sums)
+    return np.ascontiguousarray(sums[:, : b.shape[1]])

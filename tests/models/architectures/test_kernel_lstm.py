@@ -1,0 +1,92 @@
+"""The network that the kernels train, its Keras copy and its ONNX graph compute the same function."""
+
+import numpy as np
+import pytest
+
+from models.architectures import architecture
+from models.architectures.kernel_lstm import KernelLSTM
+from models.kernels.lstm_window import LSTMWindow
+from models.runtime.session import Network
+from tests.models.architectures.networks import V, random_ids, small
+from worker.export import graph_of
+
+B, T = 2, 5
+LSTMS = ["stateful_lstm", "stateful_lstm_lesson", "stacked_lstm_lesson"]
+
+
+def network(name: str, *, seed: int = 2) -> KernelLSTM:
+    """Return a small network with random weights that all matter."""
+    build = architecture(name).build_for_kernels
+    assert build
+    random = np.random.default_rng(5)
+    made: KernelLSTM = build(small(name), random.dirichlet(np.ones(V)), seed=seed)
+    made.arrays.flat[:] += random.normal(scale=0.3, size=made.arrays.flat.size)
+    return made
+
+
+def nats(logits: np.ndarray, targets: np.ndarray) -> float:
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return float(-np.take_along_axis(log_p, targets[..., None], -1).mean())
+
+
+def training_nats(lstm: KernelLSTM, ids: np.ndarray, targets: np.ndarray) -> float:
+    window = LSTMWindow(lstm.shape, lstm.frequencies, rows=B, window=T)
+    zeros = [(np.zeros((B, lstm.config.units), "f"), np.zeros((B, lstm.config.units), "f"))]
+    return window.run(
+        lstm.arrays, ids, targets, zeros * lstm.config.layers, lstm.arrays.__class__(lstm.shape)
+    )
+
+
+@pytest.mark.parametrize("name", LSTMS)
+def test_runtime_and_keras_predict_as_training_does(name: str) -> None:
+    lstm, ids, targets = network(name), random_ids(T, B), random_ids(T, B)[::-1]
+    expected = training_nats(lstm, ids, np.ascontiguousarray(targets))
+    runtime = Network(graph_of(lstm))
+    logits, _ = runtime.step(ids, runtime.initial_state(B))
+    assert nats(logits, targets) == pytest.approx(expected, abs=1e-5)
+    zeros = [np.zeros((B, lstm.config.units), "f")] * 2 * lstm.config.layers
+    keras_logits, *_ = lstm.keras_model()([ids.T, *zeros])
+    assert nats(np.transpose(keras_logits, (1, 0, 2)), targets) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", LSTMS)
+def test_its_weights_are_those_of_the_keras_network_in_the_same_order(name: str) -> None:
+    keras_network = architecture(name).build(small(name), np.full(V, 1 / V), seed=1)
+    assert [v.shape for v in network(name).variables] == [tuple(v.shape) for v in keras_network.variables]
+
+
+@pytest.mark.parametrize("name", LSTMS)
+def test_loaded_weights_compute_the_same_for_another_text(name: str) -> None:
+    lstm, other = network(name), network(name, seed=3)
+    other.frequencies = np.full(V, 1 / V, "f")
+    other.load(lstm.weights())
+    for part, expected in lstm.weights().items():
+        np.testing.assert_allclose(other.weights()[part], expected, atol=1e-5, err_msg=part)
+
+
+def test_the_embedding_is_normalized_over_the_corpus() -> None:
+    frequencies = np.random.default_rng(1).dirichlet(np.ones(V))
+    table = KernelLSTM(small("stateful_lstm"), frequencies, seed=1).weights()["embedding"]
+    np.testing.assert_allclose(frequencies @ table, 0, atol=1e-5)
+    assert (frequencies @ np.square(table) < 1).all()  # epsilon keeps it below one
+
+
+def test_initial_weights_are_distributed_as_those_of_keras() -> None:
+    config = small("stateful_lstm", units=64, embedding=32, layers=2)
+    frequencies = np.full(V, 1 / V)
+    ours = KernelLSTM(config, frequencies, seed=1).variables
+    theirs = architecture("stateful_lstm").build(config, frequencies, seed=1).variables
+    for one, other in zip(ours, theirs, strict=True):
+        a, b = one.numpy(), other.numpy()
+        assert a.mean() == pytest.approx(b.mean(), abs=0.02)
+        assert a.std() == pytest.approx(b.std(), rel=0.1)
+        assert np.abs(a).max() == pytest.approx(np.abs(b).max(), rel=0.15)
+    recurrent = KernelLSTM(config, frequencies, seed=1).arrays["lstm_0/recurrent"]
+    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(64), atol=1e-5)
+
+
+def test_a_seed_gives_the_same_weights() -> None:
+    config, frequencies = small("stateful_lstm"), np.full(V, 1 / V)
+    first, same, other = (KernelLSTM(config, frequencies, seed=seed).arrays.flat for seed in (1, 1, 2))
+    assert (first == same).all()
+    assert (first != other).any()

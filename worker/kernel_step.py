@@ -1,0 +1,162 @@
+"""An optimizer step of the LSTM networks on CPU cores, by the kernels of `models.kernels`.
+
+For products this small, libraries hardly use a second core. So each core computes the gradients of its share
+of the rows in a thread. They are averaged in a fixed order, so the result is the same bit for bit from run to
+run. The optimizer and the arrays of a checkpoint are those of `worker.replicas`.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.architectures.kernel_lstm import KernelLSTM
+from models.config import TrainingConfig
+from models.kernels import lstm_training as kernels
+from models.kernels.lstm_weights import Floats, LSTMWeights
+from models.kernels.lstm_window import LSTMWindow, State
+from worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
+from worker.rows import replicas_of
+
+
+class KernelStep:
+    """Trains a network window by window; holds the optimizer and the states of the rows.
+
+    Args:
+        network: the network, whose weights are changed in place.
+        training: the recipe.
+        rows: B. Its largest divisor up to `cores` is the number of replicas.
+        cores: the most threads to use.
+        dtype: number format of matrix products, float32 or bfloat16.
+    """
+
+    def __init__(
+        self, network: KernelLSTM, training: TrainingConfig, *, rows: int, cores: int, dtype: str
+    ) -> None:
+        self.network, self.replicas = network, replicas_of(rows, at_most=cores)
+        self._training, self._dtype, self._rows = training, dtype, rows // self.replicas
+        self._pool = ThreadPoolExecutor(self.replicas)
+        size = network.arrays.flat.size
+        self._momentum, self._velocity = (LSTMWeights(network.shape) for _ in range(2))
+        self._parts = np.zeros((self.replicas, size), np.float32)
+        self._gradients = [LSTMWeights(network.shape, part) for part in self._parts]
+        self._mean = LSTMWeights(network.shape)
+        self._steps, self._learning_rate = 0, training.learning_rate
+        shape = self._rows, network.config.units
+        self._states: list[State] = [
+            [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(network.config.layers)]
+            for _ in range(self.replicas)
+        ]
+        self._windows: list[LSTMWindow] = []
+        self._length = 0  # T of the windows
+
+    def reset_states(self, rows: slice = slice(None)) -> None:
+        """Set the states of some rows to zero, by default of all."""
+        for row in range(*rows.indices(self._rows * self.replicas)):
+            for part in _flat(self._states[row // self._rows]):
+                part[row % self._rows] = 0
+
+    def run(
+        self, inputs: NDArray[np.int32], targets: NDArray[Any], *, step: int, learning_rate: float
+    ) -> float:
+        """Train on one window (T, B); return its mean loss in nats per character.
+
+        Targets are ids (T, B), or distributions over them (T, B, V).
+        """
+        if self._length != len(inputs):
+            self._set_length(len(inputs))
+        losses = list(
+            self._pool.map(
+                lambda replica, ids, wanted: self._windows[replica].run(
+                    self.network.arrays,
+                    ids,
+                    wanted,
+                    self._states[replica],
+                    self._gradients[replica],
+                    self._masks(step, replica),
+                ),
+                range(self.replicas),
+                np.split(inputs, self.replicas, 1),
+                np.split(targets, self.replicas, 1),
+            )
+        )
+        self._update(learning_rate)
+        return sum(losses) / len(losses)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return everything that `restore` needs to continue exactly."""
+        arrays: dict[str, NDArray[Any]] = {
+            f"weight/{i}": array.copy() for i, array in enumerate(self.network.arrays.arrays.values())
+        }
+        arrays["optimizer/0"] = np.array(self._steps, np.int64)
+        arrays["optimizer/1"] = np.array(self._learning_rate, np.float32)
+        arrays |= {f"optimizer/{i}": array.copy() for i, array in enumerate(self._moments(), 2)}
+        for i, shares in enumerate(zip(*map(_flat, self._states), strict=True)):
+            arrays[f"state/{i}"] = np.concatenate(shares)
+        return arrays
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
+        for i, array in enumerate(self.network.arrays.arrays.values()):
+            array[...] = arrays[f"weight/{i}"]
+        self._steps, self._learning_rate = int(arrays["optimizer/0"]), float(arrays["optimizer/1"])
+        for i, array in enumerate(self._moments(), 2):
+            array[...] = arrays[f"optimizer/{i}"]
+        for i, shares in enumerate(zip(*map(_flat, self._states), strict=True)):
+            for share, part in zip(shares, np.split(arrays[f"state/{i}"], self.replicas), strict=True):
+                share[...] = part
+
+    def _set_length(self, window: int) -> None:
+        self._windows = [
+            LSTMWindow(
+                self.network.shape,
+                self.network.frequencies,
+                rows=self._rows,
+                window=window,
+                dtype=self._dtype,
+            )
+            for _ in range(self.replicas)
+        ]
+        self._length = window
+
+    def _masks(self, step: int, replica: int) -> list[Floats] | None:
+        """Return what outputs are multiplied by: one mask per row and window (Gal and Ghahramani 2016)."""
+        rate = self.network.dropout
+        if not rate:
+            return None
+        random = np.random.default_rng([self._training.seed, step, replica])
+        shape = self.network.config.layers + 1, self._rows, self.network.config.units
+        kept = random.random(shape, np.float32) >= rate
+        return list(kept.astype(np.float32) / np.float32(1 - rate))
+
+    def _update(self, learning_rate: float) -> None:
+        """Take an optimizer step with the mean of the gradients, clipped."""
+        mean = self._mean
+        norm = kernels.average(self._parts, mean.flat, 0, mean.flat.size) ** 0.5
+        clip_norm = self._training.clip_norm
+        scale = clip_norm / max(norm, clip_norm)
+        self._steps, self._learning_rate = self._steps + 1, learning_rate
+        rate = learning_rate * (1 - BETA_2**self._steps) ** 0.5 / (1 - BETA_1**self._steps)
+        for name, part in mean.parts.items():
+            is_decayed = not any(word in name for word in NOT_DECAYED)
+            kernels.adamw(
+                *(array.flat[part] for array in (self.network.arrays, mean, self._momentum, self._velocity)),
+                scale,
+                rate,
+                learning_rate * self._training.weight_decay if is_decayed else 0.0,
+                BETA_1,
+                BETA_2,
+                EPSILON,
+            )
+
+    def _moments(self) -> Iterator[Floats]:
+        """Yield both moments of each weight, in the order of Keras's optimizer."""
+        for name in self.network.arrays.arrays:
+            yield self._momentum[name]
+            yield self._velocity[name]
+
+
+def _flat(state: State) -> list[Floats]:
+    return [part for pair in state for part in pair]
