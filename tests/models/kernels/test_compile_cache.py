@@ -200,6 +200,10 @@ def test_warming_up_compiles_for_all_later_processes() -> None:
 
     first = warm_up()
     names = {path.name for path in first}
-    for function in ("lstm_training.forward_", "lstm_inference._run_flat_"):
+    for function in (
+        "lstm_training.forward_",
+        "lstm_inference._run_flat-",
+        "compiled_products.int8_product_",
+    ):
         assert any(name.startswith(function) for name in names)
     assert warm_up() == first
