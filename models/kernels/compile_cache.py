@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -104,8 +104,7 @@ def compile_kernels(*modules: str) -> float:
         Exception: the compiler failed on this machine.
     """
     started = time.monotonic()
-    with _lock("variants"):
-        variants.measure()
+    _choose_variants(modules)
     for module in modules:
         with _lock(module):
             _import(module)
@@ -116,15 +115,29 @@ def compile_kernels(*modules: str) -> float:
     return seconds
 
 
+def _choose_variants(modules: Iterable[str]) -> None:
+    """Find the variants of the products that these modules use, unless they are known.
+
+    Float32 results depend on the variant, so it is final before the first training. int8 results do not, so a
+    first completion need not wait until all are measured.
+    """
+    if TRAINING_KERNELS in modules:
+        with _lock("variants"):
+            variants.measure()
+    elif RUNTIME_KERNELS in modules and not variants.is_checked("int8"):
+        with _lock("variants"):
+            variants.check("int8")
+
+
 def compile_in_child_process(*modules: str) -> None:
-    """Compile those of these modules that are not in the cache, in a child process.
+    """Compile those of these modules that are not in the cache, and measure all variants, in a child process.
 
     So the compiler's memory is freed, it does not block this process's threads, and a crash of it ends only
     the child. A failure is logged and raises nothing: the process that needs a module compiles it. What the
     child prints is logged in the format of this process.
     """
     missing = [module for module in modules if not _is_compiled(module)]
-    if not missing:
+    if not missing and variants.is_complete():
         return
     command = [sys.executable, "-m", f"{__package__}.compile_cache", *missing]
     child = subprocess.run(
@@ -205,3 +218,5 @@ def _delete_unused(folder: Path) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     compile_kernels(*sys.argv[1:])
+    with _lock("variants"):
+        variants.measure()

@@ -14,6 +14,8 @@ import pytest
 
 from models.kernels import compile_cache, variants
 from models.kernels.compile_cache import (
+    RUNTIME_KERNELS,
+    TRAINING_KERNELS,
     compile_in_child_process,
     compile_kernels,
     fingerprint,
@@ -28,6 +30,7 @@ ROOT = Path(__file__).parents[3]
 def _no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR")
     monkeypatch.setattr(variants, "measure", lambda: None)  # has its own tests
+    monkeypatch.setattr(variants, "is_complete", lambda: True)
 
 
 def test_compiled_code_is_cached_in_a_private_folder_of_the_data_folder(tmp_path: Path) -> None:
@@ -127,6 +130,37 @@ def test_cached_modules_start_no_child_process(tmp_path: Path, monkeypatch: pyte
         compile_in_child_process("json", "models.there_is_no_such_module")
 
 
+def test_variants_that_are_not_measured_are_measured_in_a_child_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    compile_kernels("json")
+    monkeypatch.setattr(variants, "is_complete", lambda: False)
+    monkeypatch.setattr(sys, "executable", "/bin/no-such-program")
+    with pytest.raises(FileNotFoundError):
+        compile_in_child_process("json")
+
+
+@pytest.mark.parametrize(
+    ("modules", "expected"),
+    [
+        ([RUNTIME_KERNELS], ["check int8"]),
+        ([TRAINING_KERNELS, RUNTIME_KERNELS], ["measure"]),
+        (["json"], []),
+    ],
+)
+def test_only_training_waits_for_the_measurement_of_all_variants(
+    modules: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(variants, "measure", lambda: done.append("measure"))
+    monkeypatch.setattr(variants, "check", lambda product: done.append(f"check {product}"))
+    monkeypatch.setattr(variants, "is_checked", lambda _: False)
+    monkeypatch.setattr(compile_cache, "_import", lambda _: None)
+    compile_kernels(*modules)
+    assert done == expected
+
+
 KERNEL = """
 from numba import int64, njit
 
@@ -152,7 +186,7 @@ def test_truncated_cache_files_are_compiled_again(kind: str, tmp_path: Path) -> 
 
     cache.mkdir()
     compile_kernel()
-    (truncated,) = cache.glob(f"*/*.{kind}")
+    (truncated,) = cache.glob(f"*/kernel_of_test.*.{kind}")
     truncated.write_bytes(b"")
     assert "are damaged; compiling them again" in compile_kernel()
     written = truncated.stat()
