@@ -34,6 +34,8 @@ log = logging.getLogger("nextchar.kernels")
 RUNTIME_KERNELS = f"{__package__}.lstm_inference"
 TRAINING_KERNELS = f"{__package__}.lstm_training"
 
+_KERNELS = (RUNTIME_KERNELS, TRAINING_KERNELS)
+_VARIANTS = "variants"  # the name of the lock
 _FOLDER = Path(__file__).resolve().parent
 _UNUSED_S = 30 * 24 * 3600.0
 _LOCK_TIMEOUT_S = 120.0  # longer than compiling takes; after it, this process compiles, too
@@ -115,6 +117,22 @@ def compile_kernels(*modules: str) -> float:
     return seconds
 
 
+def needs_compiling(data_dir: Path) -> bool:
+    """Return whether kernels are not in the cache yet, so that the first processes compile them."""
+    folder = os.environ.get("NUMBA_CACHE_DIR") or machine_folder(data_dir)
+    return not all(folder and _mark(folder, module).exists() for module in _KERNELS)
+
+
+def is_compiling() -> bool:
+    """Return whether a process of this machine compiles or measures kernels that are not in the cache yet."""
+    if not (folder := os.environ.get("NUMBA_CACHE_DIR")):
+        return False
+    names = [module for module in _KERNELS if not _is_compiled(module)]
+    if not variants.is_complete():
+        names.append(_VARIANTS)
+    return any(_is_locked(Path(folder, f"{name}.lock")) for name in names)
+
+
 def _choose_variants(modules: Iterable[str]) -> None:
     """Find the variants of the products that these modules use, unless they are known.
 
@@ -122,10 +140,10 @@ def _choose_variants(modules: Iterable[str]) -> None:
     first completion need not wait until all are measured.
     """
     if TRAINING_KERNELS in modules:
-        with _lock("variants"):
+        with _lock(_VARIANTS):
             variants.measure()
     elif RUNTIME_KERNELS in modules and not variants.is_checked("int8"):
-        with _lock("variants"):
+        with _lock(_VARIANTS):
             variants.check("int8")
 
 
@@ -163,7 +181,11 @@ def _import(module: str) -> None:
 
 def _is_compiled(module: str) -> bool:
     folder = os.environ.get("NUMBA_CACHE_DIR", "")
-    return folder != "" and Path(folder, f"{module}.compiled").exists()
+    return folder != "" and _mark(folder, module).exists()
+
+
+def _mark(folder: str | Path, module: str) -> Path:
+    return Path(folder, f"{module}.compiled")
 
 
 def _mark_compiled(module: str) -> None:
@@ -177,7 +199,7 @@ def _mark_compiled(module: str) -> None:
         with contextlib.suppress(OSError):  # not supported by every file system
             for path in (*folder.glob("*/"), folder):
                 _sync(path)
-        Path(folder, f"{module}.compiled").touch()
+        _mark(folder, module).touch()
 
 
 def _sync(path: Path) -> None:
@@ -208,6 +230,15 @@ def _wait_for_lock(file: IO[str]) -> None:
         time.sleep(0.1)
 
 
+def _is_locked(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError), path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _delete_unused(folder: Path) -> None:
     for other in folder.iterdir():
         with contextlib.suppress(OSError):
@@ -218,5 +249,5 @@ def _delete_unused(folder: Path) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     compile_kernels(*sys.argv[1:])
-    with _lock("variants"):
+    with _lock(_VARIANTS):
         variants.measure()

@@ -19,7 +19,9 @@ from models.kernels.compile_cache import (
     compile_in_child_process,
     compile_kernels,
     fingerprint,
+    is_compiling,
     machine_folder,
+    needs_compiling,
     use_cache_folder,
 )
 
@@ -102,6 +104,34 @@ def test_one_of_several_processes_compiles_a_module(tmp_path: Path, monkeypatch:
         threading.Thread(target=lambda: (compile_kernels("json"), done.set()), daemon=True).start()
         assert not done.wait(0.5)
     assert done.wait(20)
+
+
+def test_compiling_is_seen_by_other_processes_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_compiling()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert not is_compiling()
+    with (tmp_path / f"{RUNTIME_KERNELS}.lock").open("w") as held:  # as if by another process
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert is_compiling()
+        (tmp_path / f"{RUNTIME_KERNELS}.compiled").touch()
+        assert not is_compiling()  # it only loads them
+    with (tmp_path / "variants.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert not is_compiling()
+        monkeypatch.setattr(variants, "is_complete", lambda: False)
+        assert is_compiling()
+
+
+def test_a_folder_needs_compiling_until_all_kernels_are_in_it(tmp_path: Path) -> None:
+    assert needs_compiling(tmp_path)
+    folder = machine_folder(tmp_path)
+    assert folder
+    for module in (RUNTIME_KERNELS, TRAINING_KERNELS):
+        assert needs_compiling(tmp_path)
+        (folder / f"{module}.compiled").touch()
+    assert not needs_compiling(tmp_path)
 
 
 def test_waiting_for_the_lock_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
