@@ -53,13 +53,14 @@ def _described(one: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Measure the variants, if this machine has no measurements, and print what is used."""
-    from models.kernels.compile_cache import compile_kernels, use_cache_folder
+    from models.kernels import variants
+    from models.kernels.compile_cache import use_cache_folder
     from store.settings import StoreSettings
 
     use_cache_folder(StoreSettings.load().data_dir)  # before numba is imported
-    compile_kernels()
+    variants.measure()
 
-    from models.kernels import selection, variants
+    from models.kernels import selection
     from models.kernels.instruction_sets import highest_level
 
     kernels = {

@@ -29,6 +29,7 @@ from launcher.processes import LauncherError, start_bound
 from launcher.settings import LauncherSettings
 from launcher.supervised_process import SupervisedProcess
 from launcher.valkey import EmbeddedValkey
+from models.kernels.compile_cache import needs_compiling
 
 # In a checkout the service's packages are top-level; installed they are in `nextchar`, which is on the path.
 _PACKAGES = __package__.removesuffix("launcher")
@@ -212,6 +213,11 @@ def main() -> int:
             signal.signal(number, interrupt)
     try:
         say(f"starting; data in {settings.data_dir.resolve()}")
+        if needs_compiling(settings.data_dir):
+            say(
+                "compiling kernels in the background (once per machine and version); jobs wait for it, and"
+                " until then completions are computed in float32"
+            )
         with Stack(settings) as stack:
             say(f"ready on {stack.url} (Ctrl-C stops it; logs in {settings.data_dir / 'logs'})")
             stack.wait()

@@ -261,7 +261,7 @@ def main() -> None:
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
     # It logs messages of killed workers as failed, but the reconciler decides about their jobs.
     logging.getLogger("rq.registry").setLevel(logging.ERROR)
-    log.info("loading kernels; compiling them, the first time on a machine, can take a minute")
+    log.info("loading kernels; compiling them takes some seconds the first time on a machine")
     try:
         _stop_on_signals()  # also ends the compiler
         warm_up(settings.data_dir)

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError, ResponseError
 from app.keys import KeyFile
 from app.schemas.health import Readiness
 from models.errors import DomainError, StorageFull
+from models.kernels.compile_cache import is_compiling
 from store.background import BackgroundLoop, LoopStatus
 from store.blobs import Blobs
 from store.queue import TrainingQueue
@@ -194,8 +195,11 @@ def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
     except (RedisError, OSError) as error:
         return [Problem("redis", "does not answer", _WITHOUT_REDIS, is_down=True, detail=str(error))]
     if not workers:
+        problem = "no worker is running, or none has reported recently"
+        if is_compiling():
+            problem = "no worker is running yet; kernels are being compiled (once per machine and version)"
         effect = "jobs wait until there is one; completions and scores are served"
-        problems.append(Problem("worker", "no worker is running, or none has reported recently", effect))
+        problems.append(Problem("worker", problem, effect))
     return problems
 
 

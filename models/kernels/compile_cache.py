@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -34,6 +34,8 @@ log = logging.getLogger("nextchar.kernels")
 RUNTIME_KERNELS = f"{__package__}.lstm_inference"
 TRAINING_KERNELS = f"{__package__}.lstm_training"
 
+_KERNELS = (RUNTIME_KERNELS, TRAINING_KERNELS)
+_VARIANTS = "variants"  # the name of the lock
 _FOLDER = Path(__file__).resolve().parent
 _UNUSED_S = 30 * 24 * 3600.0
 _LOCK_TIMEOUT_S = 120.0  # longer than compiling takes; after it, this process compiles, too
@@ -104,8 +106,7 @@ def compile_kernels(*modules: str) -> float:
         Exception: the compiler failed on this machine.
     """
     started = time.monotonic()
-    with _lock("variants"):
-        variants.measure()
+    _choose_variants(modules)
     for module in modules:
         with _lock(module):
             _import(module)
@@ -116,15 +117,45 @@ def compile_kernels(*modules: str) -> float:
     return seconds
 
 
+def needs_compiling(data_dir: Path) -> bool:
+    """Return whether kernels are not in the cache yet, so that the first processes compile them."""
+    folder = os.environ.get("NUMBA_CACHE_DIR") or machine_folder(data_dir)
+    return not all(folder and _mark(folder, module).exists() for module in _KERNELS)
+
+
+def is_compiling() -> bool:
+    """Return whether a process of this machine compiles or measures kernels that are not in the cache yet."""
+    if not (folder := os.environ.get("NUMBA_CACHE_DIR")):
+        return False
+    names = [module for module in _KERNELS if not _is_compiled(module)]
+    if not variants.is_complete():
+        names.append(_VARIANTS)
+    return any(_is_locked(Path(folder, f"{name}.lock")) for name in names)
+
+
+def _choose_variants(modules: Iterable[str]) -> None:
+    """Find the variants of the products that these modules use, unless they are known.
+
+    Float32 results depend on the variant, so it is final before the first training. int8 results do not, so a
+    first completion need not wait until all are measured.
+    """
+    if TRAINING_KERNELS in modules:
+        with _lock(_VARIANTS):
+            variants.measure()
+    elif RUNTIME_KERNELS in modules and not variants.is_checked("int8"):
+        with _lock(_VARIANTS):
+            variants.check("int8")
+
+
 def compile_in_child_process(*modules: str) -> None:
-    """Compile those of these modules that are not in the cache, in a child process.
+    """Compile those of these modules that are not in the cache, and measure all variants, in a child process.
 
     So the compiler's memory is freed, it does not block this process's threads, and a crash of it ends only
     the child. A failure is logged and raises nothing: the process that needs a module compiles it. What the
     child prints is logged in the format of this process.
     """
     missing = [module for module in modules if not _is_compiled(module)]
-    if not missing:
+    if not missing and variants.is_complete():
         return
     command = [sys.executable, "-m", f"{__package__}.compile_cache", *missing]
     child = subprocess.run(
@@ -150,7 +181,11 @@ def _import(module: str) -> None:
 
 def _is_compiled(module: str) -> bool:
     folder = os.environ.get("NUMBA_CACHE_DIR", "")
-    return folder != "" and Path(folder, f"{module}.compiled").exists()
+    return folder != "" and _mark(folder, module).exists()
+
+
+def _mark(folder: str | Path, module: str) -> Path:
+    return Path(folder, f"{module}.compiled")
 
 
 def _mark_compiled(module: str) -> None:
@@ -164,7 +199,7 @@ def _mark_compiled(module: str) -> None:
         with contextlib.suppress(OSError):  # not supported by every file system
             for path in (*folder.glob("*/"), folder):
                 _sync(path)
-        Path(folder, f"{module}.compiled").touch()
+        _mark(folder, module).touch()
 
 
 def _sync(path: Path) -> None:
@@ -195,6 +230,15 @@ def _wait_for_lock(file: IO[str]) -> None:
         time.sleep(0.1)
 
 
+def _is_locked(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError), path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _delete_unused(folder: Path) -> None:
     for other in folder.iterdir():
         with contextlib.suppress(OSError):
@@ -205,3 +249,5 @@ def _delete_unused(folder: Path) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     compile_kernels(*sys.argv[1:])
+    with _lock(_VARIANTS):
+        variants.measure()

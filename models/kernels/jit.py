@@ -1,6 +1,9 @@
 """Compiles functions of arrays to machine code with numba.
 
-`compiled` is for functions that other code calls, `inline_jit` for functions that only compiled ones call.
+`compiled` is for functions with machine code of their own, `inline_jit` for small ones that become part of
+each function that calls them. Compiled functions call each other by address, so none is compiled twice. A
+call takes some tens of nanoseconds, an inlined copy some tenths of a second of compiling.
+
 Machine code is cached on disk for the next process: in the folder of `models.kernels.compile_cache`, in
 NUMBA_CACHE_DIR, or else in `__pycache__`. If nothing can be written, every process compiles, which takes
 seconds.
@@ -13,37 +16,64 @@ Every function has explicit signatures, so that processes that start at the same
 """
 
 import contextlib
+import copy
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import njit
 
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
+    "no_cfunc_wrapper": True,  # callbacks for C, which nobody calls
     "fastmath": {"contract", "nsz"},  # allows fused multiply-add; never reorders a sum
     "error_model": "numpy",  # division by zero raises nothing: loops that may raise are not vectorized
 }
 
-inline_jit = njit(**_OPTIONS)
+_INTERNAL: dict[str, Any] = _OPTIONS | {"no_cpython_wrapper": True}  # no conversion of Python's objects
+
+inline_jit = njit(**_INTERNAL)
+"""Inline a function into compiled ones. A call from Python would crash the process."""
 
 
-def compiled(*signatures: Any, variant: str = "") -> Callable[[Any], Any]:
+def compiled(*signatures: Any, variant: str = "", is_internal: bool = False) -> Callable[[Any], Any]:
     """Return a decorator that compiles a function for these signatures, or loads its cached machine code.
 
     Args:
         signatures: numba's.
         variant: what the code depends on besides its source; each variant has its own machine code.
+        is_internal: only compiled functions call it, which compiles faster. A call from Python would crash
+            the process.
     """
+    options = _INTERNAL if is_internal else _OPTIONS
 
     def compile_(function: Any) -> Any:
         function.__qualname__ += f"_{variant}" if variant else ""
+        dispatcher = None
         # A folder that is not writable or a damaged cache file must not stop the process.
         with contextlib.suppress(Exception):
-            return njit(list(signatures), cache=True, **_OPTIONS)(function)
-        return njit(list(signatures), **_OPTIONS)(function)
+            dispatcher = njit(list(signatures), cache=True, **options)(function)
+        dispatcher = dispatcher or njit(list(signatures), **options)(function)
+        _call_by_address(dispatcher)
+        return dispatcher
 
     return compile_
+
+
+def _call_by_address(dispatcher: Any) -> None:
+    """Have functions that are compiled from now on call this one, instead of having a copy of it.
+
+    The callers' code is cached, so the name by which they find it must be the same in every process, and with
+    every variant.
+    """
+    function, context = dispatcher.py_func, dispatcher.targetctx
+    for n, overload in enumerate(dispatcher.overloads.values()):
+        callee = copy.copy(overload.fndesc)
+        callee.mangled_name = f"nextchar.{function.__module__}.{function.__name__}.{n}"
+        address = overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
+        binding.add_symbol(callee.mangled_name, address)
+        context.remove_user_function(overload.entry_point)
+        context.insert_user_function(overload.entry_point, callee)
 
 
 def declare_function(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 ONE = 127
 """The quantized activation of 1.0."""
 
-UNITS, INPUT_WEIGHTS, RECURRENT_WEIGHTS, SCALES, BASE, COLUMNS, CORRECTIONS = range(7)
+UNITS, INPUT_WEIGHTS, RECURRENT_WEIGHTS, SCALES, BASE, COLUMNS, CORRECTIONS, ZERO_POINT = range(8)
 """Columns of `PackedNetwork.layout`."""
 
 SIGMOID_EXPONENT, TANH_EXPONENT = -1 / math.log(2), -2 / math.log(2)
@@ -32,7 +32,8 @@ class PackedNetwork(NamedTuple):
     """Per layer and column of its packed matrices: what sums start from, so that the kernel's zero point of
     activations cancels out."""
     layout: NDArray[np.int64]
-    """(L + 1, 7) per layer: H, the start of each of its arrays, the columns of its packed matrices.
+    """(L + 1, 8) per layer: H, the start of each of its arrays, the columns of its packed matrices, and
+    the zero point of the kernel's activations.
 
     The last row is the dense layer, whose units are V and which has no recurrent weights.
     """

@@ -11,10 +11,12 @@ computed row by row, so a row's result is bit-identical in any batch.
 import gc
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
 from models.kernels.activations import exp, exp2
 from models.kernels.atomics import load_acquire, sched_yield, spin_pause, store_release
+from models.kernels.compiled_products import compiled_product
 from models.kernels.int8_packing import GROUP
 from models.kernels.jit import compiled, inline_jit
 from models.kernels.lstm_arguments import (
@@ -32,17 +34,21 @@ from models.kernels.lstm_arguments import (
     UNITS,
     UPPER,
     WHOLE,
+    ZERO_POINT,
     PackedNetwork,
     Pipeline,
     Sampling,
 )
-from models.kernels.product_kernels import add_product_of
 from models.kernels.selection import INT8_KERNEL
 
-_add_product = add_product_of(INT8_KERNEL)
-_NEGATIVE = 128 - INT8_KERNEL.zero_point
-
 _MAX_SPINS = 1 << 12  # about 0.1 ms; a thread that waits longer yields its core at every check
+
+_NETWORK = types.NamedTuple(  # type: ignore[no-untyped-call]
+    (types.int8[::1], types.float32[::1], types.int32[::1], types.int64[:, ::1]), PackedNetwork
+)
+_LAYER = types.int64[::1]
+
+_add_product = compiled_product("int8", INT8_KERNEL)
 
 
 # ---- a step
@@ -55,33 +61,9 @@ def _dequantize(z, bias, scale, sums):  # type: ignore[no-untyped-def]
 
 
 @inline_jit
-def _gates(base, scale, sums, h, c, x):  # type: ignore[no-untyped-def]
-    """One step of one row: from sums (4H,) compute h (H,) and c (H,), in place, and quantized h as x (H,).
-
-    Gates are negative exponents of two, see EXPONENTS: sigmoid(z) = 1 / (1 + 2**gate) and
-    tanh(z) = (1 - 2**gate) / (1 + 2**gate). Fractions that are added or multiplied share one division.
-    """
-    units = len(h)
-    one = np.float32(1)
-    for j in range(units):
-        f, g = units + j, 2 * units + j
-        into = one + exp2(base[j] + scale[j] * np.float32(sums[j]))
-        forget = one + exp2(base[f] + scale[f] * np.float32(sums[f]))
-        cell = exp2(base[g] + scale[g] * np.float32(sums[g]))
-        other = into * (one + cell)
-        c[j] = np.float32(c[j] * other + (one - cell) * forget) / np.float32(other * forget)
-    for j in range(units):
-        o = 3 * units + j
-        out = one + exp2(base[o] + scale[o] * np.float32(sums[o]))
-        cell = exp2(np.float32(TANH_EXPONENT) * c[j])
-        h[j] = np.float32(one - cell) / np.float32(out * (one + cell))
-        x[j] = _quantize(h[j])
-
-
-@inline_jit
-def _quantize(h):  # type: ignore[no-untyped-def]
-    """Return h, within [-1, 1], as a byte: rounded to 1/127, plus the kernel's zero point."""
-    return np.uint8(np.int32(h * np.float32(ONE) + np.float32(128.5)) - np.int32(_NEGATIVE))
+def _quantize(h, zero_point):  # type: ignore[no-untyped-def]
+    """Return h, within [-1, 1], as a byte: rounded to 1/127, plus the zero point."""
+    return np.uint8(np.int32(h * np.float32(ONE) + np.float32(128.5)) - np.int32(128) + zero_point)
 
 
 @inline_jit
@@ -93,7 +75,101 @@ def _start_sums(sums, corrections, layer):  # type: ignore[no-untyped-def]
             sums[i, j] = corrections[first + j]
 
 
-@inline_jit
+@compiled(
+    types.void(
+        _NETWORK,
+        _LAYER,
+        types.boolean,
+        types.int32[::1],
+        types.float32[:, ::1],
+        types.int64,
+        types.int32[:, ::1],
+        types.uint8[:, ::1],
+    ),
+    is_internal=True,
+)
+def _gates(network, layer, is_first, ids, state, at, sums, x):  # type: ignore[no-untyped-def]
+    """One step: from sums (B, >= 4H) compute h and c, state[:, at : at + 2H], and quantized h as x (B, >= H).
+
+    Gates are negative exponents of two, see EXPONENTS: sigmoid(z) = 1 / (1 + 2**gate) and
+    tanh(z) = (1 - 2**gate) / (1 + 2**gate). Fractions that are added or multiplied share one division.
+    """
+    units, zero_point = layer[UNITS], np.int32(layer[ZERO_POINT])
+    scale = network.numbers[layer[SCALES] : layer[SCALES] + 4 * units]
+    one = np.float32(1)
+    for b in range(len(x)):
+        first = layer[BASE]
+        if is_first:
+            first += ids[b] * 4 * units  # the id's row of the table
+        base = network.numbers[first : first + 4 * units]
+        h, c, row = state[b, at : at + units], state[b, at + units : at + 2 * units], sums[b]
+        for j in range(units):
+            f, g = units + j, 2 * units + j
+            into = one + exp2(base[j] + scale[j] * np.float32(row[j]))
+            forget = one + exp2(base[f] + scale[f] * np.float32(row[f]))
+            cell = exp2(base[g] + scale[g] * np.float32(row[g]))
+            other = into * (one + cell)
+            c[j] = np.float32(c[j] * other + (one - cell) * forget) / np.float32(other * forget)
+        for j in range(units):
+            o = 3 * units + j
+            out = one + exp2(base[o] + scale[o] * np.float32(row[o]))
+            cell = exp2(np.float32(TANH_EXPONENT) * c[j])
+            h[j] = np.float32(one - cell) / np.float32(out * (one + cell))
+            x[b, j] = _quantize(h[j], zero_point)
+
+
+@compiled(
+    types.uint8[:, ::1](
+        _NETWORK,
+        _LAYER,
+        types.boolean,
+        types.int32[:, ::1],
+        types.float32[:, ::1],
+        types.int64,
+        types.int32[:, ::1],
+    ),
+    is_internal=True,
+)
+def _layer(network, layer, is_first, ids, state, at, sums):  # type: ignore[no-untyped-def]
+    """Run the T steps of a layer, changing state[:, at : at + 2H]; return its outputs.
+
+    `sums` (T * B, >= 4H) holds the input products; for the first layer, which has none, it is workspace
+    (B, >= 4H).
+    The result is (T * B + B, H rounded up to GROUP) uint8; its last B rows are the outputs before the first
+    step.
+    """
+    steps, rows = ids.shape
+    units, zero_point = layer[UNITS], np.int32(layer[ZERO_POINT])
+    x = np.zeros((steps * rows + rows, -(-units // GROUP) * GROUP), np.uint8)
+    for b in range(rows):
+        for j in range(units):
+            x[steps * rows + b, j] = _quantize(state[b, at + j], zero_point)
+    before = x[steps * rows :]
+    now = sums[:rows]
+    for t in range(steps):
+        if is_first:
+            _start_sums(now, network.corrections, layer)
+        else:
+            now = sums[t * rows : (t + 1) * rows]
+        _add_product(network.weights, layer[RECURRENT_WEIGHTS], before, now, 0, rows)
+        before = x[t * rows : (t + 1) * rows]
+        _gates(network, layer, is_first, ids[t], state, at, now, before)
+    return x
+
+
+@compiled(
+    types.void(
+        _NETWORK,
+        types.int32[:, ::1],
+        types.float32[:, ::1],
+        types.int64,
+        types.float32[:, :, ::1],
+        types.int64,
+        types.uint8[:, ::1],
+        types.int32[:, ::1],
+    ),
+    is_internal=True,
+)
 def _steps(network, ids, state, first, logits, part, boundary_x, boundary_sums):  # type: ignore[no-untyped-def]
     """Read ids (T, B), changing state (B, S); write logits (T - first, B, V). Allocates for T * B rows.
 
@@ -104,15 +180,14 @@ def _steps(network, ids, state, first, logits, part, boundary_x, boundary_sums):
     steps, rows = ids.shape
     count, half = steps * rows, steps * rows // 2
     x = boundary_x  # outputs of the layer below, (T * B, its units)
-    zero = np.int64(0)  # a literal 0 would have its own type, and everything be compiled twice
-    at = zero
+    at = 0
     for n in range(len(layout) - 1):
         layer = layout[n]
         is_first = n == 0 and part != UPPER
         if n == 0 and part == UPPER:
             sums, start = boundary_sums, half
         else:
-            sums, start = np.empty((rows if is_first else count, layer[COLUMNS]), np.int32), zero
+            sums, start = np.empty((rows if is_first else count, layer[COLUMNS]), np.int32), 0
             if not is_first:
                 _start_sums(sums, network.corrections, layer)
         if not is_first:
@@ -122,14 +197,16 @@ def _steps(network, ids, state, first, logits, part, boundary_x, boundary_sums):
     after = layout[len(layout) - 1]
     if part == LOWER:
         _start_sums(boundary_sums, network.corrections, after)
-        _add_product(weights, after[INPUT_WEIGHTS], x, boundary_sums, zero, half)
-        boundary_x[:] = x[:count]
+        _add_product(weights, after[INPUT_WEIGHTS], x, boundary_sums, 0, half)
+        for i in range(count):  # slice assignment would compile slowly
+            for j in range(x.shape[1]):
+                boundary_x[i, j] = x[i, j]
     elif steps > first:
         wanted = count - first * rows
         numbers = network.numbers
         sums = np.empty((wanted, after[COLUMNS]), np.int32)
         _start_sums(sums, network.corrections, after)
-        _add_product(weights, after[INPUT_WEIGHTS], x[count - wanted : count], sums, zero, wanted)
+        _add_product(weights, after[INPUT_WEIGHTS], x[count - wanted : count], sums, 0, wanted)
         scale = numbers[after[SCALES] : after[SCALES] + after[UNITS]]
         bias = numbers[after[BASE] : after[BASE] + after[UNITS]]
         for i in range(wanted):
@@ -137,43 +214,54 @@ def _steps(network, ids, state, first, logits, part, boundary_x, boundary_sums):
 
 
 @inline_jit
-def _layer(network, layer, is_first, ids, state, at, sums):  # type: ignore[no-untyped-def]
-    """Run the T steps of a layer, changing state[:, at : at + 2H]; return its outputs.
-
-    `sums` (T * B, >= 4H) holds the input products; for the first layer, which has none, it is workspace
-    (B, >= 4H).
-    The result is (T * B + B, H rounded up to GROUP) uint8; its last B rows are the outputs before the first
-    step.
-    """
-    weights, numbers = network.weights, network.numbers
-    steps, rows = ids.shape
-    units = layer[UNITS]
-    scale = numbers[layer[SCALES] : layer[SCALES] + 4 * units]
-    x = np.zeros((steps * rows + rows, -(-units // GROUP) * GROUP), np.uint8)
-    for b in range(rows):
-        for j in range(units):
-            x[steps * rows + b, j] = _quantize(state[b, at + j])
-    before = x[steps * rows :]
-    now = sums[:rows]
-    for t in range(steps):
-        if is_first:
-            _start_sums(now, network.corrections, layer)
-        else:
-            now = sums[t * rows : (t + 1) * rows]
-        _add_product(weights, layer[RECURRENT_WEIGHTS], before, now, np.int64(0), rows)
-        before = x[t * rows : (t + 1) * rows]
-        for b in range(rows):
-            base = layer[BASE]
-            if is_first:
-                base += ids[t, b] * 4 * units  # the id's row of the table
-            h, c = state[b, at : at + units], state[b, at + units : at + 2 * units]
-            _gates(numbers[base : base + 4 * units], scale, now[b], h, c, before[b])
-    return x
+def _any_out_of_range(ids, vocabulary_size):  # type: ignore[no-untyped-def]
+    for t in range(len(ids)):
+        for b in range(ids.shape[1]):
+            if ids[t, b] < 0 or ids[t, b] >= vocabulary_size:
+                return True
+    return False
 
 
 @inline_jit
-def _choose(logits, inverse_temperature, uniform, chosen):  # type: ignore[no-untyped-def]
-    """Write an id (B,) for each row of logits (B, V): the most likely, or sampled."""
+def _wait_for_slice(  # type: ignore[no-untyped-def]
+    part, n, slices_ahead, slices_done, has_ended, upper_started, stop
+):
+    """Wait until this part can read slice n; return False if it never can, or UPPER has not started."""
+    spins = 0
+    while True:
+        if part == LOWER:
+            if load_acquire(stop, 0) != 0 or load_acquire(has_ended, 0) != 0:
+                return False
+            if n - load_acquire(slices_done, UPPER) < slices_ahead:
+                return True
+            if spins >= _MAX_SPINS and load_acquire(upper_started, 0) == 0:
+                return False  # the other thread is busy with something else
+        else:
+            is_last = load_acquire(has_ended, 0) != 0  # must be loaded before slices_done
+            if n < load_acquire(slices_done, LOWER):
+                return True
+            if is_last:
+                return False
+        spins += 1
+        if spins < _MAX_SPINS:
+            spin_pause()
+        else:
+            sched_yield()
+
+
+# ---- entry points
+
+
+@compiled("void(float32[:,::1], float32[::1], float64[::1], int32[::1])")
+def choose(logits, inverse_temperature, uniforms, chosen):  # type: ignore[no-untyped-def]
+    """Choose an id, at least 1, for each row.
+
+    Args:
+        logits: (B, V) float32.
+        inverse_temperature: (B,) float32; 0 takes the most likely id.
+        uniforms: (B,) float64 in [0, 1).
+        chosen: (B,) int32, filled.
+    """
     weights = np.empty(logits.shape[1], np.float32)
     for b in range(len(chosen)):
         z = logits[b]
@@ -188,95 +276,12 @@ def _choose(logits, inverse_temperature, uniform, chosen):  # type: ignore[no-un
             total = 0.0
             for i in range(1, len(z)):
                 total += weights[i]
-            target, cumulative = uniform[b] * total, 0.0
+            target, cumulative = uniforms[b] * total, 0.0
             for i in range(1, len(z)):
                 cumulative += weights[i]
                 if cumulative > target:
                     chosen[b] = i
                     break
-
-
-@inline_jit
-def _any_out_of_range(ids, vocabulary_size):  # type: ignore[no-untyped-def]
-    for t in range(len(ids)):
-        for b in range(ids.shape[1]):
-            if ids[t, b] < 0 or ids[t, b] >= vocabulary_size:
-                return True
-    return False
-
-
-@inline_jit
-def _wait_for_slice(pipeline, n):  # type: ignore[no-untyped-def]
-    """Wait until this part can read slice n; return False if it never can, or UPPER has not started."""
-    spins = 0
-    while True:
-        if pipeline.part == LOWER:
-            if load_acquire(pipeline.stop, 0) != 0 or load_acquire(pipeline.has_ended, 0) != 0:
-                return False
-            if n - load_acquire(pipeline.slices_done, UPPER) < len(pipeline.boundary_x):
-                return True
-            if spins >= _MAX_SPINS and load_acquire(pipeline.upper_started, 0) == 0:
-                return False  # the other thread is busy with something else
-        else:
-            has_ended = load_acquire(pipeline.has_ended, 0) != 0  # must be loaded before slices_done
-            if n < load_acquire(pipeline.slices_done, LOWER):
-                return True
-            if has_ended:
-                return False
-        spins += 1
-        if spins < _MAX_SPINS:
-            spin_pause()
-        else:
-            sched_yield()
-
-
-@inline_jit
-def _run(network, ids, state, first, logits, sampling, pipeline):  # type: ignore[no-untyped-def]
-    if _any_out_of_range(ids, logits.shape[2]):
-        return False
-    part = pipeline.part
-    if part == UPPER:
-        store_release(pipeline.upper_started, 0, 1)
-    rounds = len(sampling.uniforms) + 1 if part == WHOLE else len(pipeline.ends)
-    logits_per_round = len(logits) // rounds if part == WHOLE else 0
-    now = ids.copy()
-    done = 0 if part == WHOLE else pipeline.slices_done[part]
-    start = 0 if done == 0 else pipeline.ends[done - 1]
-    end = len(ids)
-    for n in range(done, rounds):
-        if part != WHOLE:
-            if not _wait_for_slice(pipeline, n):
-                break
-            end = pipeline.ends[n]
-        elif n > 0:
-            _choose(
-                logits[n - 1],
-                sampling.inverse_temperature,
-                sampling.uniforms[n - 1],
-                sampling.chosen[n - 1],
-            )
-            for b in range(len(sampling.inverse_temperature)):  # slice assignment would compile slowly
-                now[0, b] = sampling.chosen[n - 1, b]
-        slot = n % len(pipeline.boundary_x)
-        _steps(
-            network,
-            now[start:end],
-            state,
-            first,
-            logits[n * logits_per_round : (n + 1) * logits_per_round],
-            part,
-            pipeline.boundary_x[slot, : end - start],
-            pipeline.boundary_sums[slot, : end - start],
-        )
-        if part != WHOLE:
-            for j in range(state.shape[1]):
-                pipeline.states[n, j] = state[0, j]
-            store_release(pipeline.slices_done, part, n + 1)
-            start = end
-    return True
-
-
-# ---- entry points
 
 
 def run(
@@ -305,15 +310,13 @@ def run(
     return bool(_run_flat(*network, ids, state, first, logits, *sampling, *pipeline))
 
 
-# Numba takes 4 us longer to accept the three tuples than their elements. All uses share one compiled
-# function, because it compiles slowly.
+# Numba takes 4 us longer to accept the three tuples than their elements.
 @compiled(
     "boolean(int8[::1], float32[::1], int32[::1], int64[:,::1],"
     "int32[:,::1], float32[:,::1], int64, float32[:,:,::1],"
     "float32[::1], float64[:,::1], int32[:,::1],"
     "int64, int64[::1], uint8[:,:,::1], int32[:,:,::1], float32[:,::1],"
-    "int64[::1], int64[::1], int64[::1], int64[::1])",
-    variant=INT8_KERNEL.name,
+    "int64[::1], int64[::1], int64[::1], int64[::1])"
 )
 def _run_flat(  # type: ignore[no-untyped-def]
     weights,
@@ -338,24 +341,42 @@ def _run_flat(  # type: ignore[no-untyped-def]
     stop,
 ):
     network = PackedNetwork(weights, numbers, corrections, layout)
-    sampling = Sampling(inverse_temperature, uniforms, chosen)
-    pipeline = Pipeline(
-        part, ends, boundary_x, boundary_sums, states, slices_done, has_ended, upper_started, stop
-    )
-    return _run(network, ids, state, first, logits, sampling, pipeline)
-
-
-@compiled("void(float32[:,::1], float32[::1], float64[::1], int32[::1])")
-def choose(logits, inverse_temperature, uniforms, chosen):  # type: ignore[no-untyped-def]
-    """Choose an id, at least 1, for each row.
-
-    Args:
-        logits: (B, V) float32.
-        inverse_temperature: (B,) float32; 0 takes the most likely id.
-        uniforms: (B,) float64 in [0, 1).
-        chosen: (B,) int32, filled.
-    """
-    _choose(logits, inverse_temperature, uniforms, chosen)
+    if _any_out_of_range(ids, logits.shape[2]):
+        return False
+    if part == UPPER:
+        store_release(upper_started, 0, 1)
+    rounds = len(uniforms) + 1 if part == WHOLE else len(ends)
+    logits_per_round = len(logits) // rounds if part == WHOLE else 0
+    now = ids.copy()
+    done = 0 if part == WHOLE else slices_done[part]
+    start = 0 if done == 0 else ends[done - 1]
+    end = len(ids)
+    for n in range(done, rounds):
+        if part != WHOLE:
+            if not _wait_for_slice(part, n, len(boundary_x), slices_done, has_ended, upper_started, stop):
+                break
+            end = ends[n]
+        elif n > 0:
+            choose(logits[n - 1], inverse_temperature, uniforms[n - 1], chosen[n - 1])
+            for b in range(len(inverse_temperature)):
+                now[0, b] = chosen[n - 1, b]
+        slot = n % len(boundary_x)
+        _steps(
+            network,
+            now[start:end],
+            state,
+            first,
+            logits[n * logits_per_round : (n + 1) * logits_per_round],
+            part,
+            boundary_x[slot, : end - start],
+            boundary_sums[slot, : end - start],
+        )
+        if part != WHOLE:
+            for j in range(state.shape[1]):
+                states[n, j] = state[0, j]
+            store_release(slices_done, part, n + 1)
+            start = end
+    return True
 
 
 # The compiler leaves some hundred thousand live objects. Scanning them in a garbage collection would stop the

@@ -1,22 +1,23 @@
 """Checks and times the variants of the products on this processor: run by `models.kernels.variants`.
 
-    python -m models.kernels.measurement [PRODUCT:VARIANT to skip …]
+    python -m models.kernels.measurement [--first PRODUCT] [PRODUCT:VARIANT to skip …]
 
 Prints a `variants.Measurement` as a JSON line before each variant, so that a crash can be attributed, and
-another one after it. The variants for any processor are only run if no other passed.
+another one after it. The variants for any processor are only run if no other passed. With `--first` only one
+product is run, until a variant passes. What is compiled here is cached for the kernels.
 """
 
+import argparse
 import json
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from models.kernels.product_kernels import BFLOAT16, FLOAT32, INT8, ProductKernel, add_product_of, available
+from models.kernels.compiled_products import compiled_product
+from models.kernels.product_kernels import BFLOAT16, FLOAT32, INT8, ProductKernel, available
 from models.kernels.variants import Measurement
 
 PRODUCTS = {"int8": INT8, "float32": FLOAT32, "bfloat16": BFLOAT16}
@@ -26,49 +27,51 @@ _CHECKED = ((11, 260), (39, 260))  # rows and K that need every kind of tile, wh
 _TIMED_ROWS = {"int8": (1, 16), "float32": (16,), "bfloat16": (16,)}
 _SECONDS = 0.02  # per number of rows
 
-_SIGNATURES = {
-    "int8": "void(int8[::1], uint8[:,::1], int32[:,::1])",
-    "float32": "void(float32[::1], float32[:,::1], float32[:,::1])",
-    "bfloat16": "void(uint32[::1], uint16[:,::1], float32[:,::1])",
-}
 
+def main(skipped: list[str], first: str | None = None) -> None:
+    """Print the measurements of the available variants but the skipped ones.
 
-def main(skipped: list[str]) -> None:
-    """Print the measurements of the available variants but the skipped ones."""
+    Args:
+        skipped: of the form PRODUCT:VARIANT.
+        first: the only product; the first of its variants that passes is the last.
+    """
     for product, kernels in PRODUCTS.items():
-        has_passed = False
-        for kernel in available(kernels):
-            if f"{product}:{kernel.name}" in skipped or (has_passed and not kernel.features):
-                continue
-            _print(Measurement(product, kernel.name))
-            measurement = measured(product, kernel)
-            has_passed = has_passed or not measurement.failure
-            _print(measurement)
+        if first in {product, None}:
+            _measure_product(product, kernels, skipped, only_first=first is not None)
+
+
+def _measure_product(
+    product: str, kernels: Sequence[ProductKernel], skipped: list[str], *, only_first: bool
+) -> None:
+    has_passed = False
+    for kernel in available(kernels):
+        is_superfluous = has_passed and (only_first or not kernel.features)
+        if is_superfluous or f"{product}:{kernel.name}" in skipped:
+            continue
+        _print(Measurement(product, kernel.name))
+        measurement = measured(product, kernel)
+        has_passed = has_passed or not measurement.failure
+        _print(measurement)
 
 
 def measured(product: str, kernel: ProductKernel) -> Measurement:
     """Compile a variant, compare it with NumPy and time it."""
-    add_product = add_product_of(kernel)
-
-    def run(weights, x, sums):  # type: ignore[no-untyped-def]
-        add_product(weights, 0, x, sums, 0, len(x))
-
     try:
-        compiled = njit(_SIGNATURES[product], nogil=True)(run)
+        add_product = compiled_product(product, kernel)
     except Exception as failure:  # noqa: BLE001  # of many kinds
         return Measurement(product, kernel.name, failure=f"it cannot be compiled: {failure}"[:300])
     tolerance = 0.0 if product == "int8" else 1e-4
     for rows, k in _CHECKED:
         weights, x, expected = operands(product, kernel, rows, k)
         sums = np.zeros_like(expected)
-        compiled(weights, x, sums)
+        add_product(weights, 0, x, sums, 0, rows)
         error = float(np.abs(sums.astype(np.float64) - expected).max() / np.abs(expected).max())
         if not error <= tolerance:
             return Measurement(product, kernel.name, failure=f"its products are wrong by {error:.1g}")
     speeds = {}
     for rows in _TIMED_ROWS[product]:
         weights, x, sums = operands(product, kernel, rows, _K)
-        seconds = _fastest(lambda: compiled(weights, x, sums))  # noqa: B023
+        seconds = _fastest(lambda: add_product(weights, 0, x, sums, 0, rows))  # noqa: B023
         speeds[str(rows)] = round(rows * _K * _N / seconds / 1e9, 1)
     return Measurement(product, kernel.name, giga_per_s=speeds)
 
@@ -112,4 +115,7 @@ def _print(measurement: Measurement) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--first", choices=PRODUCTS)
+    parser.add_argument("skipped", nargs="*")
+    main(**vars(parser.parse_args()))

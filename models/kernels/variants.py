@@ -1,9 +1,11 @@
 """Which variant of each product is used on this machine: measured once, kept with the compiled code.
 
-`measure` runs every variant that the processor should be able to run in a child process, where an illegal
-instruction or a wrong result cannot harm the service. The fastest one that passes is chosen, and the result
-is kept in `variants.json` in the folder of `models.kernels.compile_cache`, which is specific to a processor,
-a compiler and these sources. Without a folder the variants are not measured, and the widest one is used.
+Variants run in a child process first, where an illegal instruction or a wrong result cannot harm the service.
+`measure` runs every variant that the processor should be able to run, and the fastest one that passes is
+chosen. `check` takes the widest one that passes, which is nearly always the same and needs a quarter of the
+time. The result is kept in `variants.json` in the folder of `models.kernels.compile_cache`, which is specific
+to a processor, a compiler and these sources; a process uses what was chosen when it loaded its kernels.
+Without a folder the widest variants are used, unchecked.
 """
 
 import contextlib
@@ -48,12 +50,27 @@ class Measurement:
 
 def load() -> list[Measurement]:
     """Return the measurements on this machine; none if there are none, or the file is damaged."""
+    return _stored()[0]
+
+
+def is_complete() -> bool:
+    """Return whether all variants were measured on this machine."""
+    return _stored()[1]
+
+
+def is_checked(product: str) -> bool:
+    """Return whether variants of a product were run on this machine."""
+    return any(one.product == product for one in load())
+
+
+def _stored() -> tuple[list[Measurement], bool]:
+    """Return the measurements, and whether they are of all variants."""
     if not (folder := os.environ.get("NUMBA_CACHE_DIR")):
-        return []
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        return [], False
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
         stored: Any = json.loads(Path(folder, FILE_NAME).read_bytes())
-        return [Measurement(**one) for one in stored]
-    return []
+        return [Measurement(**one) for one in stored["measurements"]], bool(stored["is_complete"])
+    return [], False
 
 
 def chosen(measurements: Iterable[Measurement]) -> dict[str, str]:
@@ -66,14 +83,40 @@ def chosen(measurements: Iterable[Measurement]) -> dict[str, str]:
 
 
 def measure() -> None:
-    """Measure the variants, unless this machine's folder has measurements. Takes some seconds.
+    """Measure all variants, unless this machine's folder has their measurements. Takes some seconds.
 
     A failure is logged and raises nothing.
     """
-    folder = os.environ.get("NUMBA_CACHE_DIR")
-    if not folder or not Path(folder).is_dir() or load():
+    folder = _folder()
+    if not folder or is_complete():
         return
     measurements = _measured_in_child()
+    _log_failures(measurements)
+    for product, variant in chosen(measurements).items():
+        rivals = ", ".join(described(one) for one in measurements if one.product == product)
+        log.info("%s products use %s; measured: %s", product, variant, rivals)
+    _write(folder, measurements, is_complete=bool(measurements))
+
+
+def check(product: str) -> None:
+    """Find a variant of a product that works, unless this machine's folder has one. Takes about a second.
+
+    A failure is logged and raises nothing.
+    """
+    folder = _folder()
+    if not folder or is_checked(product):
+        return
+    measurements = _measured_in_child("--first", product)
+    _log_failures(measurements)
+    _write(folder, load() + measurements, is_complete=False)
+
+
+def _folder() -> Path | None:
+    folder = os.environ.get("NUMBA_CACHE_DIR")
+    return Path(folder) if folder and Path(folder).is_dir() else None
+
+
+def _log_failures(measurements: Iterable[Measurement]) -> None:
     for one in measurements:
         if one.failure:
             log.warning(
@@ -82,11 +125,6 @@ def measure() -> None:
                 one.product,
                 one.failure,
             )
-    for product, variant in chosen(measurements).items():
-        rivals = ", ".join(described(one) for one in measurements if one.product == product)
-        log.info("%s products use %s; measured: %s", product, variant, rivals)
-    with contextlib.suppress(OSError):
-        _write(Path(folder), measurements)
 
 
 def described(one: Measurement) -> str:
@@ -97,12 +135,12 @@ def described(one: Measurement) -> str:
     return f"{one.variant} {speeds} G/s"
 
 
-def _measured_in_child() -> list[Measurement]:
+def _measured_in_child(*options: str) -> list[Measurement]:
     """Run `models.kernels.measurement`, again without a variant that crashed it."""
     measurements: list[Measurement] = []
     while True:
         known = [f"{one.product}:{one.variant}" for one in measurements]
-        command = [sys.executable, "-m", f"{__package__}.measurement", *known]
+        command = [sys.executable, "-m", f"{__package__}.measurement", *options, *known]
         try:
             child = subprocess.run(
                 command, cwd=_ROOT, check=False, capture_output=True, text=True, timeout=_TIMEOUT_S
@@ -128,9 +166,11 @@ def _measured_in_child() -> list[Measurement]:
         measurements.append(replace(running, failure=ended))
 
 
-def _write(folder: Path, measurements: list[Measurement]) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-        json.dump([asdict(one) for one in measurements], file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(folder / FILE_NAME)
+def _write(folder: Path, measurements: list[Measurement], *, is_complete: bool) -> None:
+    content = {"is_complete": is_complete, "measurements": [asdict(one) for one in measurements]}
+    with contextlib.suppress(OSError):
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(folder / FILE_NAME)

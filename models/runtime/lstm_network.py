@@ -367,7 +367,7 @@ def _laid_out(arrays: Arrays, units: list[int], kernel: "ProductKernel") -> Pack
         numbers = [place(floats, array.astype(np.float32)) for array in (scale, base)]
         places = [place(blocks, pack(matrix, kernel.panel)) for matrix in matrices]
         sums = [len(correction), place(corrections, correction)]
-        layout.append([width, places[0], places[-1], *numbers, *sums])
+        layout.append([width, places[0], places[-1], *numbers, *sums, kernel.zero_point])
 
     for i, h in enumerate(units):
         inputs = [arrays[f"lstm_{i}/kernel"]] if i else []

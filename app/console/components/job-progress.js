@@ -31,7 +31,8 @@ function queuedHint(job) {
       {},
       job.queue_position
         ? `Position ${job.queue_position} in the queue. Training starts as soon as a worker is free.`
-        : "Waiting for a worker. If this takes long, check that a worker is running.",
+        : "Waiting for a worker. At its first start on a machine a worker compiles kernels, which takes some " +
+            "seconds (once per machine and version). If this takes longer, check that a worker is running.",
     ),
   );
 }

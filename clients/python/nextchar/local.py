@@ -14,6 +14,7 @@ import html
 import os
 import queue
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,13 @@ from app.services.job_plans import plan
 from app.services.scoring import CalibratedScorer, ScoreOptions
 from app.settings import machine_memory_bytes
 from models.errors import InvalidInput, NotFound
-from models.kernels.compile_cache import machine_folder, use_cache_folder
+from models.kernels.compile_cache import (
+    RUNTIME_KERNELS,
+    TRAINING_KERNELS,
+    compile_in_child_process,
+    machine_folder,
+    use_cache_folder,
+)
 from models.machine import available_cores
 from models.runtime.requests import CompletionRequest, Distribution, Event, Failed, Finished, Piece
 from models.saved_model import Card, SavedModel, parse_card
@@ -215,6 +222,9 @@ def load(source: str | Path, *, threads: int | None = None) -> Model:
         Unavailable: the model is damaged, or of a version of nextchar that this one cannot read.
     """
     use_cache_folder(_CACHE_FOLDER.expanduser())
+    threading.Thread(
+        target=compile_in_child_process, args=(RUNTIME_KERNELS,), name="compile kernels", daemon=True
+    ).start()
     if isinstance(source, str) and source.startswith(_STORE_PREFIX):
         store = open_blobs(StoreSettings.load().blobs_url)
         return Model(Models(store).get(source.removeprefix(_STORE_PREFIX)), threads=threads)
@@ -262,6 +272,9 @@ def train(
     cache = _CACHE_FOLDER.expanduser()
     use_cache_folder(cache)
     with tempfile.TemporaryDirectory(prefix="nextchar-") as folder, _bar(is_shown=progress) as show:
+        show({"phase": "compiling kernels (once per machine and version)"})
+        compile_in_child_process(TRAINING_KERNELS)
+        show({"phase": "preparing"})
         data = Path(folder)
         blobs = open_blobs((data / "store").as_uri())
         corpora, models = Corpora(blobs), Models(blobs)
@@ -298,7 +311,7 @@ def train(
 
 @contextlib.contextmanager
 def _bar(*, is_shown: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a progress bar; give a function that takes a job's progress."""
+    """Show a progress bar; give a function that takes a job's progress, or its `phase` before it trains."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
     with Progress(*columns, disable=not is_shown) as bar:
         task = bar.add_task("preparing", total=None, figures="")
@@ -309,7 +322,7 @@ def _bar(*, is_shown: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
             left = progress.get("seconds_left")
             bar.update(
                 task,
-                description="training",
+                description=progress.get("phase", "training"),
                 total=progress.get("steps"),
                 completed=progress.get("step", 0),
                 figures=held_out + (f"{left:.0f} s left" if left is not None else ""),

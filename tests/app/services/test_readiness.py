@@ -85,6 +85,15 @@ def test_worker_that_is_not_heard_of_counts_as_gone(
     assert [problem.part for problem in check_redis(redis, queue)] == ["worker"]
 
 
+def test_missing_worker_is_explained_while_kernels_are_compiled(
+    redis: Redis, queue: TrainingQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness_module, "is_compiling", lambda: True)
+    [problem] = check_redis(redis, queue)
+    assert (problem.part, problem.is_down) == ("worker", False)
+    assert "kernels are being compiled (once per machine and version)" in problem.problem
+
+
 def test_answer_names_no_path_or_host_of_a_redis_that_is_away(tmp_path: Path) -> None:
     redis = Redis.from_url(f"unix://{tmp_path}/secret-place")
     [problem] = check_redis(redis, TrainingQueue(redis))

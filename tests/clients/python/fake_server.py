@@ -160,6 +160,7 @@ class FakeServer:
         self.calibrations = ["validation"]
         self.imports: list[tuple[dict[str, str], bytes]] = []  # queries and archives
         self.is_ready = True
+        self.degraded: list[dict[str, str]] = []
         self.damaged: set[str] = set()  # files that arrive changed
         self.page = 2  # the most things in a page: few, so that there are several pages
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -254,7 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def ready(self) -> None:
         if self.fake.is_ready:
-            self._json({"status": "ready", "down": []})
+            status = "degraded" if self.fake.degraded else "ready"
+            self._json({"status": status, "down": [], "degraded": self.fake.degraded})
         else:
             self._json({"status": "not_ready", "down": ["redis"]}, status=503)
 

@@ -14,10 +14,14 @@ import pytest
 
 from models.kernels import compile_cache, variants
 from models.kernels.compile_cache import (
+    RUNTIME_KERNELS,
+    TRAINING_KERNELS,
     compile_in_child_process,
     compile_kernels,
     fingerprint,
+    is_compiling,
     machine_folder,
+    needs_compiling,
     use_cache_folder,
 )
 
@@ -28,6 +32,7 @@ ROOT = Path(__file__).parents[3]
 def _no_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR")
     monkeypatch.setattr(variants, "measure", lambda: None)  # has its own tests
+    monkeypatch.setattr(variants, "is_complete", lambda: True)
 
 
 def test_compiled_code_is_cached_in_a_private_folder_of_the_data_folder(tmp_path: Path) -> None:
@@ -101,6 +106,34 @@ def test_one_of_several_processes_compiles_a_module(tmp_path: Path, monkeypatch:
     assert done.wait(20)
 
 
+def test_compiling_is_seen_by_other_processes_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_compiling()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert not is_compiling()
+    with (tmp_path / f"{RUNTIME_KERNELS}.lock").open("w") as held:  # as if by another process
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert is_compiling()
+        (tmp_path / f"{RUNTIME_KERNELS}.compiled").touch()
+        assert not is_compiling()  # it only loads them
+    with (tmp_path / "variants.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert not is_compiling()
+        monkeypatch.setattr(variants, "is_complete", lambda: False)
+        assert is_compiling()
+
+
+def test_a_folder_needs_compiling_until_all_kernels_are_in_it(tmp_path: Path) -> None:
+    assert needs_compiling(tmp_path)
+    folder = machine_folder(tmp_path)
+    assert folder
+    for module in (RUNTIME_KERNELS, TRAINING_KERNELS):
+        assert needs_compiling(tmp_path)
+        (folder / f"{module}.compiled").touch()
+    assert not needs_compiling(tmp_path)
+
+
 def test_waiting_for_the_lock_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compile_cache, "_LOCK_TIMEOUT_S", 0.2)
@@ -125,6 +158,37 @@ def test_cached_modules_start_no_child_process(tmp_path: Path, monkeypatch: pyte
     compile_in_child_process("json")
     with pytest.raises(FileNotFoundError):
         compile_in_child_process("json", "models.there_is_no_such_module")
+
+
+def test_variants_that_are_not_measured_are_measured_in_a_child_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    compile_kernels("json")
+    monkeypatch.setattr(variants, "is_complete", lambda: False)
+    monkeypatch.setattr(sys, "executable", "/bin/no-such-program")
+    with pytest.raises(FileNotFoundError):
+        compile_in_child_process("json")
+
+
+@pytest.mark.parametrize(
+    ("modules", "expected"),
+    [
+        ([RUNTIME_KERNELS], ["check int8"]),
+        ([TRAINING_KERNELS, RUNTIME_KERNELS], ["measure"]),
+        (["json"], []),
+    ],
+)
+def test_only_training_waits_for_the_measurement_of_all_variants(
+    modules: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(variants, "measure", lambda: done.append("measure"))
+    monkeypatch.setattr(variants, "check", lambda product: done.append(f"check {product}"))
+    monkeypatch.setattr(variants, "is_checked", lambda _: False)
+    monkeypatch.setattr(compile_cache, "_import", lambda _: None)
+    compile_kernels(*modules)
+    assert done == expected
 
 
 KERNEL = """
@@ -152,7 +216,7 @@ def test_truncated_cache_files_are_compiled_again(kind: str, tmp_path: Path) -> 
 
     cache.mkdir()
     compile_kernel()
-    (truncated,) = cache.glob(f"*/*.{kind}")
+    (truncated,) = cache.glob(f"*/kernel_of_test.*.{kind}")
     truncated.write_bytes(b"")
     assert "are damaged; compiling them again" in compile_kernel()
     written = truncated.stat()
@@ -200,6 +264,10 @@ def test_warming_up_compiles_for_all_later_processes() -> None:
 
     first = warm_up()
     names = {path.name for path in first}
-    for function in ("lstm_training.forward_", "lstm_inference._run_flat_"):
+    for function in (
+        "lstm_training.forward_",
+        "lstm_inference._run_flat-",
+        "compiled_products.int8_product_",
+    ):
         assert any(name.startswith(function) for name in names)
     assert warm_up() == first

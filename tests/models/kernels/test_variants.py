@@ -44,14 +44,49 @@ def test_this_machine_is_measured_once(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_damaged_file_is_measured_again(folder: Path) -> None:
-    (folder / variants.FILE_NAME).write_text('[{"product": 1')
+    (folder / variants.FILE_NAME).write_text('{"measurements": [{"product": 1')
     assert variants.load() == []
     variants.measure()
     assert variants.load() != []
 
 
+def test_a_check_measures_the_widest_variant_of_one_product(folder: Path) -> None:
+    variants.check("int8")
+    (one,) = variants.load()
+    assert (one.product, one.variant, one.failure) == ("int8", available(INT8)[0].name, "")
+    assert variants.is_checked("int8")
+    assert not variants.is_checked("float32")
+    assert not variants.is_complete()
+    variants.measure()
+    assert variants.is_complete()
+    assert {one.product for one in variants.load()} >= {"int8", "float32"}
+
+
+def test_a_check_goes_on_to_the_next_variant_after_one_that_crashes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        'case "$*" in *"--first int8 int8:wide"*) ;; *)\n'
+        + line("int8", "wide")
+        + "kill -ILL $$ ;;\nesac\n"
+        + line("int8", "narrow")
+        + line("int8", "narrow", giga_per_s={"1": 5.0})
+    )
+    monkeypatch.setattr(sys, "executable", interpreter(folder, script))
+    variants.check("int8")
+    assert [bool(one.failure) for one in variants.load()] == [True, False]
+    assert chosen(variants.load()) == {"int8": "narrow"}
+    monkeypatch.setattr(sys, "executable", "/bin/no-such-program")
+    variants.check("int8")  # runs nothing
+
+
+def test_what_is_measured_is_cached_for_the_kernels(folder: Path) -> None:
+    variants.check("int8")
+    assert list(folder.glob(f"*/compiled_products.int8_product_{available(INT8)[0].name}-*.nbc"))
+
+
 def interpreter(folder: Path, script: str) -> str:
-    """Return a program in place of Python; its arguments are `-m models.kernels.measurement SKIPPED…`."""
+    """Return a program in place of Python; its arguments are `-m MODULE OPTIONS SKIPPED…`."""
     program = folder / "python"
     program.write_text("#!/bin/sh\n" + script)
     program.chmod(0o755)
@@ -99,9 +134,9 @@ def test_a_variant_with_wrong_products_fails_the_check(monkeypatch: pytest.Monke
 
 def test_a_failed_variant_is_not_selected(folder: Path) -> None:
     widest = available(INT8)[0].name
-    (folder / variants.FILE_NAME).write_text(
-        json.dumps([asdict(Measurement("int8", widest, failure="broken"))])
-    )
+    failed = asdict(Measurement("int8", widest, failure="broken"))
+    content = {"is_complete": False, "measurements": [failed]}
+    (folder / variants.FILE_NAME).write_text(json.dumps(content))
     code = "from models.kernels.selection import INT8_KERNEL; print(INT8_KERNEL.name)"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)

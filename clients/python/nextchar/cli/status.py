@@ -19,6 +19,8 @@ def status(session: Session) -> None:
         return
     unfinished = [job for job in session.client.jobs() if job["status"] not in FINAL_STATUSES]
     session.print_text(f"{session.client.server} is {answer['status']}")
+    for part in answer["degraded"]:
+        session.print_text(f"{part['part']}: {part['problem']}; {part['effect']}")
     for job in unfinished:
         session.print_text(f"{job['id']}  {job['name']}  {status_of(job)}")
 

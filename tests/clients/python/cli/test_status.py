@@ -15,6 +15,14 @@ def test_status_reports_what_is_down(run: Run, server: FakeServer) -> None:
     )
 
 
+def test_status_explains_what_does_not_work(run: Run, server: FakeServer) -> None:
+    server.degraded = [{"part": "worker", "problem": "kernels are being compiled", "effect": "jobs wait"}]
+    assert run("status").out.splitlines()[:2] == [
+        f"{server.url} is degraded",
+        "worker: kernels are being compiled; jobs wait",
+    ]
+
+
 def test_open_opens_the_console(run: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda url: not opened.append(url))
