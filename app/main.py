@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -46,6 +45,7 @@ from app.routes.js_client import add_js_client
 from app.services.engines import LoadEngine, load_model
 from app.settings import ApiSettings
 from models.kernels.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
+from models.version import installed_version
 from store.logs import log_uncaught, logging_config
 
 _SHUTDOWN_S = 5
@@ -133,14 +133,6 @@ def main() -> None:
     server = uvicorn.Server(config)
     server.run()
     raise SystemExit(0 if server.started else 1)
-
-
-def installed_version() -> str:
-    """Return the version that pyproject.toml names, or "unknown" where nextchar is not installed."""
-    try:
-        return importlib.metadata.version("nextchar")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def server_config(app: FastAPI | str, **options: Any) -> uvicorn.Config:

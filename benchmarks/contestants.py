@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -34,13 +35,17 @@ Turn = Callable[[float], dict[str, Any]]
 class ContestantDied(RuntimeError):
     """The process of a contestant ended; the message has the end of its log.
 
-    `reason` is the last line of that: of a Python program that an exception ended, the exception.
+    `reason` is the signal that killed it, such as SIGILL for an instruction that the processor lacks; else
+    the last line of the log: of a Python program that an exception ended, the exception.
     """
 
-    def __init__(self, name: str, log: str) -> None:
+    def __init__(self, name: str, log: str, status: int = 1) -> None:
+        """`status` is that of `subprocess`: negative for a signal."""
         super().__init__(f"{name} died; its log ends:\n{log}")
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         self.reason = lines[-1] if lines else "its log is empty"
+        if status < 0:
+            self.reason = killed_by(status)
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,8 @@ def prepared(contestant: Contestant) -> Iterator[Turn]:
                 with contextlib.suppress(ConnectionError):
                     if line := channel.readline():
                         return dict(json.loads(line))
-                process.wait()
-                raise ContestantDied(contestant.name, last_lines(log))
+                status = process.wait()
+                raise ContestantDied(contestant.name, last_lines(log), status)
 
             def turn(seconds: float) -> dict[str, Any]:
                 began, busy = time.perf_counter(), busy_cpu_seconds()
@@ -118,6 +123,11 @@ def prepared(contestant: Contestant) -> Iterator[Turn]:
             yield turn
         finally:
             stop(process, grace_s=2)
+
+
+def killed_by(status: int) -> str:
+    """Return how a process ended with this negative status of `subprocess`."""
+    return f"its process was killed by {signal.Signals(-status).name}"
 
 
 def other_load(cores: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from models.kernels.instruction_sets import VARIABLE, UnknownInstructionSetError, check_level
-from models.machine import available_cores
+from models.machine import Processor, available_cores, processor
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,27 +29,16 @@ _PEERS_LIMITS = {
 
 def machine() -> dict[str, Any]:
     """Return the properties of this machine and of this checkout that affect speed, and the date."""
+    name, family, model = processor()
     return {
-        **processor(),
+        "processor": name,
+        **({"family": family, "model": model} if family and model else {}),
         "cores": available_cores(),
         "system": platform.system(),
         "python": platform.python_version(),
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "commit": _commit(),
     }
-
-
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """Return the `processor`'s name, and on x86-64 its `family` and `model`."""
-    if cpuinfo.exists():
-        fields = [line.partition(":") for line in cpuinfo.read_text().split("\n\n")[0].splitlines()]
-        said = {key.strip(): value.strip() for key, _, value in fields}
-        name, family, model = (said.get(key, "") for key in ("model name", "cpu family", "model"))
-    else:
-        keys = ("brand_string", "family", "model")
-        name, family, model = (_output("sysctl", "-n", f"machdep.cpu.{key}") for key in keys)
-    found = {"processor": name or platform.processor() or platform.machine()}
-    return found | ({"family": family, "model": model} if family and model else {})
 
 
 def other_cores_busy() -> float:
@@ -111,10 +100,10 @@ def limits(level: str, environment: Mapping[str, str] = os.environ) -> dict[str,
 
 def described(found: Mapping[str, Any]) -> str:
     """Return `machine()` as a line."""
-    kind = f" (family {found['family']}, model {found['model']})" if "family" in found else ""
+    kind = Processor(found["processor"], found.get("family", ""), found.get("model", ""))
     commit = f", commit {found['commit']}" if found["commit"] else ""
     return (
-        f"{found['processor']}{kind}, {found['cores']} cores, {found['system']},"
+        f"{kind}, {found['cores']} cores, {found['system']},"
         f" Python {found['python']}; {found['date']}{commit}"
     )
 
@@ -123,12 +112,8 @@ def _commit() -> str | None:
     """Return the commit of this checkout, with -dirty if files differ from it; None if it is none."""
     if not (ROOT / ".git").exists():
         return None
-    return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*") or None
-
-
-def _output(*command: str) -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
     except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
+        return None

@@ -4,8 +4,9 @@ Four implementations with the same random weights, interleaved, so that other lo
 
     ours over HTTP, ours in process, a Keras tf.function step loop, a torch.nn.LSTM step loop
 
-and a few calls of `model.predict`. The loops only step from a known state: no HTTP, cache or batching. Before
-the measurement their logits are compared with ours. Then ours alone: at the end of a long document, after an
+and a few calls of `model.predict`. The loops only step from a known state: no HTTP, cache or batching. A loop
+that cannot run here, such as one with instructions that the processor lacks, is reported as such. Before the
+measurement the loops' logits are compared with ours. Then ours alone: at the end of a long document, after an
 edit 1,000 characters before its end, with concurrent clients, and during a prompt of a million characters;
 start time, memory, an empty route, and the limits of the machine's bandwidth and arithmetic. Prints the
 machine and the kernels that run, one table and one JSON line. --isa limits ours and the loops to the

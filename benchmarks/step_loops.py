@@ -7,12 +7,14 @@ character stays in the state, the completion does not. There is no cache, batchi
 
 import importlib.util
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.contestants import Contestant, ContestantDied, prepared
 from benchmarks.networks import CHARACTERS, COMPLETED, E, V, Weights
 from models.saved_model import SavedModel
 
@@ -39,27 +41,31 @@ class Peers:
     missing: list[str]
     """The packages that are not installed."""
     cannot_run: dict[str, str]
-    """By name: the error of a peer that fails on this machine."""
+    """By name: the error, or the signal, that ends a peer on this machine."""
 
 
 def peers(saved: SavedModel, weights: Weights, layers: int, units: int) -> Peers:
-    """Make the peers whose packages are installed, and try each with a keystroke."""
+    """Make the peers whose packages are installed.
+
+    Each is tried in a process of its own before, which an instruction that the processor lacks would kill.
+    """
     found = Peers({"loop on our graph": OurLoop(saved)}, [], {})
-    for name, packages, kind in (
-        (KERAS, ("keras", "tensorflow"), KerasLoop),
-        (TORCH, ("torch",), TorchLoop),
-    ):
+    kinds: dict[str, tuple[str, tuple[str, ...], Callable[[Weights, int, int], Peer]]] = {
+        KERAS: ("keras", ("keras", "tensorflow"), KerasLoop),
+        TORCH: ("torch", ("torch",), TorchLoop),
+    }
+    for name, (library, packages, kind) in kinds.items():
         if not all(map(importlib.util.find_spec, packages)):
             found.missing.append(" and ".join(packages))
             continue
+        options = {"library": library, "layers": layers, "units": units}
         try:
-            loop: Peer = kind(weights, layers, units)
-            loop.read(CHARACTERS)
-            loop.keystroke("a")
-        except Exception as error:  # noqa: BLE001  # of many kinds, of libraries
-            found.cannot_run[name] = f"{type(error).__name__}: {error}"
+            with prepared(Contestant(name, "step_loop", options)):
+                pass
+        except ContestantDied as died:
+            found.cannot_run[name] = died.reason
         else:
-            found.loops[name] = loop
+            found.loops[name] = kind(weights, layers, units)
     return found
 
 

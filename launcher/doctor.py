@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,7 +24,8 @@ from models.kernels.compile_cache import (
     use_cache_folder,
 )
 from models.kernels.instruction_sets import available_levels, highest_level
-from models.machine import available_cores, processor_name
+from models.machine import available_cores, processor
+from models.version import installed_version
 
 _MIN_FREE_BYTES = 2 << 30
 _MIN_MEMORY_BYTES = 2 << 30
@@ -54,12 +54,10 @@ def examine(settings: LauncherSettings) -> Iterator[Finding]:
 
 
 def _software() -> Finding:
-    try:
-        installed = version("nextchar")
-    except PackageNotFoundError:
-        installed = "not installed"
     supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    detail = f"nextchar {installed}, Python {platform.python_version()}, {platform.platform(terse=True)}"
+    detail = (
+        f"nextchar {installed_version()}, Python {platform.python_version()}, {platform.platform(terse=True)}"
+    )
     if not supported:
         return Finding("software", "error", f"{detail}; use Python 3.11, 3.12 or 3.13")
     return Finding("software", "ok", detail)
@@ -68,7 +66,7 @@ def _software() -> Finding:
 def _processor() -> Finding:
     limit = os.environ.get("NEXTCHAR_ISA", "auto")
     levels = ", ".join(available_levels()) or "unknown"
-    detail = f"{processor_name()}, {available_cores()} cores for this process; has {levels}"
+    detail = f"{processor()}, {available_cores()} cores for this process; has {levels}"
     if limit not in {"", "auto"}:
         detail += f"; NEXTCHAR_ISA limits it to {highest_level()}"
     return Finding("processor", "ok", detail)

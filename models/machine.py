@@ -1,14 +1,13 @@
 """The processor of this machine, and the cores and the memory of this process, on Linux and macOS."""
 
-import contextlib
 import math
 import os
 import platform
-import re
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
@@ -20,22 +19,43 @@ def available_cores() -> int:
     return max(1, min(cores, _quota_cores()))
 
 
-def processor_name() -> str:
-    """Return the processor's model name, or its architecture if the system does not tell."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        if sys.platform == "darwin":
-            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-        fields = dict(re.findall(r"^(.+?)\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
-        if name := fields.get("model name"):
-            return f"{name} (family {fields.get('cpu family')}, model {fields.get('model')})"
-    return platform.machine()
+class Processor(NamedTuple):
+    """A kind of processor; family and model are empty where they do not identify it, as on ARM."""
+
+    name: str
+    family: str
+    model: str
+
+    def __str__(self) -> str:
+        kind = f" (family {self.family}, model {self.model})" if self.family and self.model else ""
+        return self.name + kind
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
+    """Return the processor of this machine; its name is its architecture if the system tells none."""
+    try:
+        lines = [line.partition(":") for line in cpuinfo.read_text().split("\n\n")[0].splitlines()]
+    except OSError:  # macOS has none
+        name, family, model = map(_sysctl, ("brand_string", "family", "model"))
+    else:
+        fields = {key.strip(): value.strip() for key, _, value in lines}
+        name, family, model = (fields.get(key, "") for key in ("model name", "cpu family", "model"))
+    return Processor(name or platform.processor() or platform.machine(), family, model)
 
 
 def peak_memory_bytes() -> int:
     """Return the peak resident set size of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB on Linux
+
+
+def _sysctl(key: str) -> str:
+    """Return what macOS says about its processor; "" if it does not, and elsewhere."""
+    command = ["/usr/sbin/sysctl", "-n", f"machdep.cpu.{key}"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _quota_cores() -> int:

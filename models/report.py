@@ -56,6 +56,30 @@ class Int8Measurement(TypedDict, total=False):
     kept: Annotated[bool, Field(description="Whether the model has int8 weights.")]
 
 
+class Numerics(TypedDict, total=False):
+    """What decides the last bits of the weights, from one step on.
+
+    Training again with the same gives the same bits, on a CPU and with a budget in steps or epochs.
+    """
+
+    from_step: Annotated[int, Field(description="Optimizer steps before it.")]
+    product: Annotated[
+        str, Field(description="Number format of matrix products: `float32`, `bfloat16` or `float16`.")
+    ]
+    variant: Annotated[
+        str,
+        Field(
+            description="The kernel that computed them; or `library-` and the processor's instruction set:"
+            " TensorFlow or NumPy; or the name of a GPU."
+        ),
+    ]
+    replicas: Annotated[int, Field(description="Replicas of the network that the rows were split over.")]
+    tensorflow: Annotated[
+        str | None, Field(description="The version of TensorFlow; null: it did not take part.")
+    ]
+    nextchar: Annotated[str, Field(description="The version of nextchar.")]
+
+
 class Cost(TypedDict, total=False):
     """Time and memory of the training."""
 
@@ -170,6 +194,10 @@ class Report(TypedDict, total=False):
     precision: Annotated[str, Field(description="Of matrix products in training: `mixed` or `float32`.")]
     bfloat16_speedup: Annotated[
         float | None, Field(description="Measured speed of bfloat16 relative to float32; null: not measured.")
+    ]
+    numerics: Annotated[
+        list[Numerics],
+        Field(description="What decides the last bits; one more after each resume that changed it."),
     ]
     steps: Annotated[int, Field(description="Optimizer steps.")]
     epochs: Annotated[float, Field(description="Passes over the training text.")]

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from models.architectures.memory import count_parameters
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
-from models.report import Evaluation, Int8Measurement, Report
+from models.report import Evaluation, Int8Measurement, Numerics, Report
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
 from models.runtime.session import open_network
 from models.saved_model import Card, describe_files
@@ -244,6 +244,7 @@ def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> Report
         "dropout": result.dropout,
         "precision": result.precision.precision,
         "bfloat16_speedup": result.precision.bfloat16_speedup,
+        "numerics": [cast(Numerics, asdict(one)) for one in result.numerics],
         "steps": result.steps,
         "epochs": result.epochs,
         "best_step": result.best_step,

@@ -18,6 +18,7 @@ from worker.divergence import MAX_RETRIES, Diverged, LossBound
 from worker.evaluator import PATIENCE, Evaluator
 from worker.hooks import Hooks, StopReason
 from worker.mixing import MixedRows, SecondText
+from worker.numerics import Numerics, numerics_here
 from worker.pacing import MIN_EVALUATION_CHARACTERS, Clock, Pace, plan_evaluations, seconds_per_step
 from worker.precision import PrecisionChoice, choose_precision
 from worker.prepared_text import Text
@@ -47,6 +48,7 @@ class Result:
     elapsed_s: float
     dropout: float  # the share of the LSTMs' outputs that was dropped
     precision: PrecisionChoice
+    numerics: list[Numerics]  # those of the first step, and one more after each resume that changed them
     curve: list[dict[str, Any]]
     rows: Rows | MixedRows
 
@@ -82,7 +84,8 @@ def fit(
         measurements: the folder that keeps measurements of this machine; None keeps nothing.
         start: initial weights, by the names of the network's `weights`; by default random ones.
         second: a text that shares the batches.
-        resume: the checkpoint to continue from; the result is bit for bit that of an uninterrupted run.
+        resume: the checkpoint to continue from; the result is bit for bit that of an uninterrupted run, if
+            the numerics are the same. Else a message says what has changed.
         hooks: callbacks; by default none.
         clock: seconds from any origin.
 
@@ -106,7 +109,8 @@ def fit(
     if start is not None:
         assert isinstance(network, StatefulLSTM | KernelLSTM)
         network.load(start)
-    return _Trainer(training, text, rows, network, step, choice, pace, hooks).run(resume)
+    numerics = numerics_here(config, choice.precision, rows=rows.rows, cores=cores)
+    return _Trainer(training, text, rows, network, step, choice, numerics, pace, hooks).run(resume)
 
 
 def _precision_choice(
@@ -152,11 +156,13 @@ class _Trainer:
         network: Trainable,
         step: TrainingStep,
         precision: PrecisionChoice,
+        numerics: Numerics,
         pace: Pace,
         hooks: Hooks,
     ) -> None:
         self.training, self.text, self.rows, self.precision = training, text, rows, precision
         self.network, self.step, self.pace, self.hooks = network, step, pace, hooks
+        self.numerics_here, self.numerics = numerics, list[Numerics]()
         self.warmup_steps = architecture(network.config.architecture).warmup_steps
         self.characters_per_step = rows.rows * rows.window
         self.evaluator = Evaluator(network, text, seed=training.seed)
@@ -176,6 +182,7 @@ class _Trainer:
             if not RunState.from_meta(resume.meta["run"]).is_finished:
                 seconds_per_step(self.step, self.rows, self.pace.clock)  # compiles
             self._restore(resume)
+            self._report_other_numerics()
             self.checkpoints.rollback = resume.rollback or resume
         else:
             self._initialize()
@@ -231,6 +238,17 @@ class _Trainer:
             assert isinstance(self.network, StatefulLSTM | KernelLSTM)
             self.network.set_dropout(self.state.dropout)
 
+    def _report_other_numerics(self) -> None:
+        if self.state.is_finished or not self.numerics or self.numerics[-1] == self.numerics_here:
+            return
+        before = self.numerics[-1]
+        self._message(self.numerics_here.sentence_after(before, has_dropout=self._dropout > 0))
+
+    @property
+    def _dropout(self) -> float:
+        chosen = self.state.dropout
+        return chosen if chosen is not None else self.network.config.dropout or 0.0
+
     def _start_clock(self) -> None:
         preparation_s = self.pace.start(elapsed_before_s=self.state.elapsed_s)
         budget_s = self.training.budget.seconds
@@ -242,6 +260,8 @@ class _Trainer:
 
     def _train_one_window(self) -> None:
         state = self.state
+        if self.numerics[-1:] != [self.numerics_here]:
+            self.numerics.append(replace(self.numerics_here, from_step=state.step))
         place = {"epoch": state.epoch, "index": state.window_index}
         for rows in self.rows.starting_rows(**place):
             self.step.reset_states(rows)
@@ -347,6 +367,7 @@ class _Trainer:
             "run": self.state.to_meta(),
             "losses": self.train_bits[:],
             "precision": asdict(self.precision),
+            "numerics": [asdict(one) for one in self.numerics],
             "characters": self.text.vocabulary.characters,
         }
         checkpoint = Checkpoint(self.state.step, self.step.arrays() | self.rows.arrays() | best, meta)
@@ -358,6 +379,7 @@ class _Trainer:
         self.rows.restore(checkpoint.arrays)
         self.evaluator.best = [checkpoint.arrays[f"best/{i}"] for i in range(len(self.network.variables))]
         self.train_bits = list(checkpoint.meta["losses"])
+        self.numerics = [Numerics(**one) for one in checkpoint.meta.get("numerics", ())]
         self._set_dropout()
 
     def _characters_per_second(self) -> float | None:
@@ -383,8 +405,9 @@ class _Trainer:
             evaluations_since_best=state.evaluations_since_best,
             characters=state.step * self.characters_per_step,
             elapsed_s=self.pace.elapsed_s,
-            dropout=state.dropout if state.dropout is not None else self.network.config.dropout or 0.0,
+            dropout=self._dropout,
             precision=self.precision,
+            numerics=self.numerics,
             curve=state.curve,
             rows=self.rows,
         )

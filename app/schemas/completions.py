@@ -87,8 +87,8 @@ class CompletionCreate(RequestBody):
         None,
         ge=0,
         lt=2**63,
-        description="The same seed gives the same text, alone or under load; a different one in another"
-        " `precision`. Null chooses a new one.",
+        description="The same seed gives the same text on the same kind of processor, alone or under load; a"
+        " different one in another `precision`. Null chooses a new one.",
     )
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = Field(
         None,

@@ -123,7 +123,11 @@ class JobCreate(RequestBody):
         description="Fraction of the text, at its end, that is held out for validation.",
     )
     seed: int = Field(
-        1, ge=0, lt=2**31, description="The same seed on the same machine gives the same model."
+        1,
+        ge=0,
+        lt=2**31,
+        description="The same seed gives the same model, if the report's `numerics` are the same and the"
+        " budget is in steps or epochs.",
     )
     alphabet: Alphabet | None = Field(
         None,

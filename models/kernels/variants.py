@@ -25,7 +25,11 @@ log = logging.getLogger("nextchar.kernels")
 
 FILE_NAME = "variants.json"
 
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 300.0
+"""Of one run of the child, which takes about 5 s of processor time, under an emulator many times that.
+
+Not longer, because a worker waits, and a container's health check gives it that time to start.
+"""
 _ROOT = Path(__file__).resolve().parents[2]
 
 

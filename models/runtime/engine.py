@@ -6,9 +6,9 @@ computed in the calling thread.
 Seeds. The same request with the same seed gives the same text alone and in any batch, whatever the cache
 holds: the logits of a row are bit-identical in every batch and chunk, and its choices depend only on them,
 the seed, the completion's index and the position. For float32 this is checked when a model is loaded
-(`stats()["batch_invariant"]`); int8 products are exact integers. Another processor may round differently. The
-int8 graphs of architectures without kernels scale their activations by the whole batch, so seeded requests
-use float32 there.
+(`stats()["batch_invariant"]`); int8 products are exact integers. Another kernel may round differently: ONNX
+Runtime's on another kind of processor, or ours between the int8 products. The int8 graphs of architectures
+without kernels scale their activations by the whole batch, so seeded requests use float32 there.
 """
 
 import logging

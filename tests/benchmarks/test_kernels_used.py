@@ -1,6 +1,7 @@
 """What benchmarks say about the kernels of ours and of peers."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def test_a_library_without_onednn_prints_nothing() -> None:
 def test_a_peer_that_cannot_run_says_so_in_its_line() -> None:
     said = peer_kernels("sgemm", {"size": "many"}, {})
     assert said.startswith("cannot run here: TypeError: ")
+
+
+def test_a_peer_that_a_signal_kills_names_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keras.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    said = peer_kernels("step_loop", {"library": "keras", "layers": 1, "units": 5}, {})
+    assert said == "cannot run here: its process was killed by SIGILL"
 
 
 def test_our_kernels_are_those_of_the_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,39 +1,11 @@
 """What benchmarks say about the machine, and how they are limited to a level of instructions."""
 
 import argparse
-from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import add_isa_argument, described, limits, machine, processor
+from benchmarks.machine import add_isa_argument, described, limits, machine
 from models.kernels.instruction_sets import available_levels
-
-XEON = """processor\t: 0
-vendor_id\t: GenuineIntel
-cpu family\t: 6
-model\t\t: 207
-model name\t: INTEL(R) XEON(R) PLATINUM 8581C CPU @ 2.10GHz
-flags\t\t: fpu: vme
-
-processor\t: 1
-model name\t: another
-"""
-
-
-def test_the_processor_is_named_with_its_family_and_model(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text(XEON)
-    assert processor(tmp_path / "cpuinfo") == {
-        "processor": "INTEL(R) XEON(R) PLATINUM 8581C CPU @ 2.10GHz",
-        "family": "6",
-        "model": "207",
-    }
-
-
-def test_a_processor_without_a_model_name_has_a_name(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nCPU implementer\t: 0x41\n")
-    for file in ("cpuinfo", "absent"):
-        found = processor(tmp_path / file)
-        assert found["processor"]
 
 
 def test_the_line_on_the_machine_has_processor_date_and_commit() -> None:

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,16 +40,21 @@ def test_serving_is_measured_beside_the_peers_that_are_installed() -> None:
     assert figures["clients"]["float32"]["errors"] == 0
 
 
-class BrokenLoop:
-    def __init__(self, *_: object) -> None:
-        raise OSError("no such instruction")
-
-
-def test_a_loop_that_cannot_run_is_named_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_loops, "KerasLoop", BrokenLoop)
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "its process was killed by SIGILL"),
+        ("raise OSError('no such instruction')", "OSError: no such instruction"),
+    ],
+)
+def test_a_loop_that_cannot_run_is_named_with_its_error(
+    code: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keras.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
     weights = random_weights(1, 5)
     found = step_loops.peers(saved_model(1, 5, weights), weights, 1, 5)
-    assert found.cannot_run == {step_loops.KERAS: "OSError: no such instruction"}
+    assert found.cannot_run == {step_loops.KERAS: reason}
     assert step_loops.KERAS not in found.loops
     assert "loop on our graph" in found.loops
 

@@ -10,7 +10,18 @@ from types import SimpleNamespace
 import pytest
 
 from models import machine
-from models.machine import available_cores, peak_memory_bytes
+from models.machine import Processor, available_cores, peak_memory_bytes, processor
+
+XEON = """processor\t: 0
+vendor_id\t: GenuineIntel
+cpu family\t: 6
+model\t\t: 207
+model name\t: INTEL(R) XEON(R) PLATINUM 8581C CPU @ 2.10GHz
+flags\t\t: fpu: vme
+
+processor\t: 1
+model name\t: another
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +63,20 @@ def test_peak_memory_is_in_bytes_on_every_system(
     assert peak_memory_bytes() == 5000 * unit
 
 
+def test_the_processor_is_named_with_its_family_and_model(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(XEON)
+    found = processor(tmp_path / "cpuinfo")
+    assert found == Processor("INTEL(R) XEON(R) PLATINUM 8581C CPU @ 2.10GHz", "6", "207")
+    assert str(found) == f"{found.name} (family 6, model 207)"
+
+
+def test_a_processor_without_a_model_name_has_a_name(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nCPU implementer\t: 0x41\n")
+    found = processor(tmp_path / "cpuinfo")
+    assert found.name and str(found) == found.name
+    assert processor(tmp_path / "absent").name
+
+
 def test_no_other_module_queries_the_system() -> None:
     root = Path(machine.__file__).parents[1]
     sources = [
@@ -61,5 +86,6 @@ def test_no_other_module_queries_the_system() -> None:
         if path != Path(machine.__file__)
     ]
     assert sources
-    querying = [path for path in sources if re.search(r"sched_getaffinity|ru_maxrss", path.read_text())]
+    system_calls = r"sched_getaffinity|ru_maxrss|machdep.cpu"
+    querying = [path for path in sources if re.search(system_calls, path.read_text())]
     assert querying == []

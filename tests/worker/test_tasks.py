@@ -18,6 +18,7 @@ from redis import Redis
 
 from models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput, NotFound, Unavailable
+from models.kernels.instruction_sets import available_levels
 from store.corpora import Corpora, Upload
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.live import EventLog, Live
@@ -57,9 +58,12 @@ class World:
             self.corpus, _ = Corpora(self.blobs).add(upload)
 
     def start_worker(
-        self, *, is_warm: bool = False, checkpoint_seconds: float = 0.5
+        self, *, is_warm: bool = False, checkpoint_seconds: float = 0.5, isa: str = ""
     ) -> "subprocess.Popen[bytes]":
-        """Start `worker.main`; a warm one has TensorFlow loaded, so that its children begin at once."""
+        """Start `worker.main`; a warm one has TensorFlow loaded, so that its children begin at once.
+
+        One that is limited by NEXTCHAR_ISA compiles its own kernels.
+        """
         environment = {
             **os.environ,
             "NEXTCHAR_DATA_DIR": str(self.folder),
@@ -67,6 +71,9 @@ class World:
             "NEXTCHAR_CHECKPOINT_SECONDS": str(checkpoint_seconds),
             "NEXTCHAR_TENSORBOARD_DIR": str(self.folder / "tensorboard"),
         }
+        if isa:
+            environment["NEXTCHAR_ISA"] = isa
+            environment.pop("NUMBA_CACHE_DIR", None)
         warm = ["-c", "import worker.pipeline, worker.main; worker.main.main()"]
         arguments = warm if is_warm else ["-m", "worker.main"]
         worker = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment)
@@ -223,6 +230,28 @@ def test_a_stopped_worker_gives_its_job_back_at_once(world: World) -> None:
     assert world.queue.waiting() == [job.id]
     assert not world.live.has_lease(job.id)
     assert world.blobs.paths(f"checkpoints/{job.id}")
+
+
+@pytest.mark.timeout(300)  # compiles kernels of another kind
+def test_a_job_that_moves_to_another_processor_says_so_and_succeeds(world: World) -> None:
+    levels = available_levels()
+    if len(levels) < 2:
+        pytest.skip("this processor has one level of instructions only")
+    old = world.start_worker(isa=levels[-1])
+    job = world.send(Budget(steps=1200))
+    world.trained(job, steps=100)
+    old.terminate()
+    assert old.wait(timeout=30) == 0
+    world.start_worker()
+    done = world.finished(job)
+    assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
+    before, after = world.models.get("fox").card.report["numerics"]
+    assert before["from_step"] == 0 < after["from_step"]
+    (sentence,) = [
+        event["data"]["text"] for event in world.events(job) if "other kernels" in str(event["data"])
+    ]
+    names = [f"{one['product']} {one['variant']}" for one in (before, after)]
+    assert f"other kernels (from {names[0]} to {names[1]})" in sentence
 
 
 @pytest.mark.parametrize(

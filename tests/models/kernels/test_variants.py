@@ -115,6 +115,15 @@ def test_a_variant_that_crashes_is_not_used_and_the_others_are_measured(
     assert "-4" in warning
 
 
+def test_a_variant_that_hangs_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = 'case "$*" in *int8:wide*) exit ;; esac\n' + line("int8", "wide") + "exec sleep 60\n"
+    monkeypatch.setattr(sys, "executable", interpreter(folder, script))
+    monkeypatch.setattr(variants, "_TIMEOUT_S", 1.0)
+    variants.measure()
+    (measured,) = variants.load()
+    assert (measured.variant, measured.failure) == ("wide", "it took longer than 1 s")
+
+
 def test_an_interpreter_that_fails_at_once_is_a_warning(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

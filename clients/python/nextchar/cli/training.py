@@ -52,7 +52,12 @@ def train(
     follow: Annotated[
         bool, typer.Option("--follow/--no-follow", help="Show progress until the job ends.")
     ] = True,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same model.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="The same seed gives the same model on the same machine, with --epochs or --steps."
+        ),
+    ] = None,
     seconds: Annotated[float | None, _budget_option(help="Training time. Default: 60.")] = None,
     epochs: Annotated[float | None, _budget_option(help="Or: number of passes over the text.")] = None,
     steps: Annotated[int | None, _budget_option(help="Or: number of optimizer steps.")] = None,
