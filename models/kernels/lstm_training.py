@@ -23,17 +23,19 @@ from numba import types
 from numba.extending import overload
 
 from models.kernels.activations import exp, sigmoid, tanh
+from models.kernels.compiled_products import compiled_product, compiled_transposed_product
 from models.kernels.jit import compiled, inline_jit
-from models.kernels.product_kernels import add_product_of, add_transposed_product_of
 from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
 
 HAS_BFLOAT16 = BFLOAT16_KERNEL is not None
 """Whether the processor has bfloat16 products."""
 
-_add_float32 = add_product_of(FLOAT32_KERNEL)
-_add_bfloat16 = add_product_of(BFLOAT16_KERNEL or FLOAT32_KERNEL)
-_add_transposed_float32 = add_transposed_product_of(FLOAT32_KERNEL)
-_add_transposed_bfloat16 = add_transposed_product_of(BFLOAT16_KERNEL or FLOAT32_KERNEL)
+_add_float32 = compiled_product("float32", FLOAT32_KERNEL)
+_add_bfloat16 = compiled_product("bfloat16", BFLOAT16_KERNEL) if BFLOAT16_KERNEL else _add_float32
+_add_transposed_float32 = compiled_transposed_product("float32", FLOAT32_KERNEL)
+_add_transposed_bfloat16 = (
+    compiled_transposed_product("bfloat16", BFLOAT16_KERNEL) if BFLOAT16_KERNEL else _add_transposed_float32
+)
 
 
 def _add_product(packed: Any, x: Any, sums: Any) -> None:
@@ -43,10 +45,10 @@ def _add_product(packed: Any, x: Any, sums: Any) -> None:
 @overload(_add_product, inline="always")
 def _overload_add_product(packed, x, sums):  # type: ignore[no-untyped-def]  # noqa: ARG001
     def add_float32(packed, x, sums):  # type: ignore[no-untyped-def]
-        _add_float32(packed, 0, x, sums, 0, len(x))
+        _add_float32(packed.reshape(packed.size), 0, x, sums, 0, len(x))
 
     def add_bfloat16(packed, x, sums):  # type: ignore[no-untyped-def]
-        _add_bfloat16(packed, 0, x, sums, 0, len(x))
+        _add_bfloat16(packed.reshape(packed.size), 0, x, sums, 0, len(x))
 
     return add_float32 if packed.dtype == types.float32 else add_bfloat16
 
@@ -67,6 +69,20 @@ def _overload_add_transposed(x, packed, sums):  # type: ignore[no-untyped-def]  
 
 
 # ---- number formats
+
+
+def _signatures(template: str) -> list[str]:
+    """Return a signature per number format; P is a packed matrix, X1, X and X3 are arrays of activations."""
+    formats = [("float32", "float32")]
+    if HAS_BFLOAT16:
+        formats.append(("uint32", "uint16"))
+    shapes = {"P": "{0}[:,:,::1]", "X3": "{1}[:,:,::1]", "X1": "{1}[::1]", "X": "{1}[:,::1]"}
+    for name, shape in shapes.items():
+        template = template.replace(name, shape)
+    return [template.format(*one) for one in formats]
+
+
+_F1, _F2, _F3, _IDS = "float32[::1]", "float32[:,::1]", "float32[:,:,::1]", "int32[:,::1]"
 
 
 @inline_jit
@@ -91,12 +107,12 @@ def _overload_store(row, j, value):  # type: ignore[no-untyped-def]  # noqa: ARG
     return store_float32 if row.dtype == types.float32 else store_bfloat16
 
 
-def _pack_rows(x: Any, packed: Any, word: Any) -> None:
+def _rows_packed(x: Any, packed: Any, word: Any) -> None:
     """Write activations x (R, N) as rows of a packed matrix, from this word on."""
 
 
-@overload(_pack_rows, inline="always")
-def _overload_pack_rows(x, packed, word):  # type: ignore[no-untyped-def]  # noqa: ARG001
+@overload(_rows_packed, inline="always")
+def _overload_rows_packed(x, packed, word):  # type: ignore[no-untyped-def]  # noqa: ARG001
     return _pack_float32_rows if packed.dtype == types.float32 else _pack_bfloat16_rows
 
 
@@ -121,6 +137,11 @@ def _pack_bfloat16_rows(x, packed, word):  # type: ignore[no-untyped-def]
             else:
                 for j in range(len(row)):
                     target[j] = np.uint32(row[j])
+
+
+@compiled(*_signatures("void(X, P, int64)"), is_internal=True)
+def _pack_rows(x, packed, word):  # type: ignore[no-untyped-def]
+    _rows_packed(x, packed, word)
 
 
 def _pack_word(matrix: Any, word: Any, first: Any, last: Any, target: Any) -> None:
@@ -170,55 +191,70 @@ def _overload_pack_column(values, panel, column):  # type: ignore[no-untyped-def
 
 
 @inline_jit
-def _gates(z, gates, before, c, h):  # type: ignore[no-untyped-def]
-    """One step of one row: compute gates (4H,), the next cell c and output h (H,); `before` is the last c."""
-    into, forget, cell, out = _split_gates(gates)
-    z_into, z_forget, z_cell, z_out = _split_gates(z)
-    for j in range(len(c)):
-        into[j] = sigmoid(z_into[j])
-    for j in range(len(c)):
-        forget[j] = sigmoid(z_forget[j])
-    for j in range(len(c)):
-        cell[j] = tanh(z_cell[j])
-    for j in range(len(c)):
-        out[j] = sigmoid(z_out[j])
-    for j in range(len(c)):
-        c[j] = forget[j] * before[j] + into[j] * cell[j]
-    for j in range(len(c)):
-        h[j] = out[j] * tanh(c[j])
+def _split_gates(row, units):  # type: ignore[no-untyped-def]
+    return (
+        row[:units],
+        row[units : 2 * units],
+        row[2 * units : 3 * units],
+        row[3 * units : 4 * units],
+    )
 
 
-@inline_jit
-def _gradients(gates, before, c, d_h, mask, dh, dc, dz):  # type: ignore[no-untyped-def]
-    """One backward step of one row: from the gradients of h and c compute those of the gate inputs dz (4H,).
+@compiled(f"void({_F2}, {_F2}, {_F2}, {_F2}, {_F2})", is_internal=True)
+def _gates(zs, gates, before, cs, hs):  # type: ignore[no-untyped-def]
+    """One step: from zs (B, 4H or more) compute gates (B, 4H), the next cells cs and outputs hs (B, H).
 
-    dh is passed back by the next step, d_h comes from this step's output; dc becomes that of the last c.
+    `before` are the cells before.
     """
-    into, forget, cell, out = _split_gates(gates)
-    d_into, d_forget, d_cell, d_out = _split_gates(dz)
+    units = hs.shape[1]
+    for b in range(len(hs)):
+        into, forget, cell, out = _split_gates(gates[b], units)
+        z_into, z_forget, z_cell, z_out = _split_gates(zs[b], units)
+        c, c_before, h = cs[b], before[b], hs[b]
+        for j in range(units):
+            into[j] = sigmoid(z_into[j])
+            forget[j] = sigmoid(z_forget[j])
+            cell[j] = tanh(z_cell[j])
+            out[j] = sigmoid(z_out[j])
+            c[j] = forget[j] * c_before[j] + into[j] * cell[j]
+        for j in range(units):
+            h[j] = out[j] * tanh(c[j])
+
+
+@compiled(
+    f"void({_F2}, {_F2}, {_F2}, {_F2}, {_F2}, {_F2}, {_F2}, {_F2}, int32[::1], {_F2})", is_internal=True
+)
+def _gradients(gates, before, cs, d_hs, masks, dhs, dcs, dzs, ids, d_start):  # type: ignore[no-untyped-def]
+    """One backward step: from the gradients of h and c compute those of the gate inputs dzs (B, 4H).
+
+    dhs (B, H) are passed back by the next step, d_hs (B, H or more) come from this step's outputs; dcs
+    become those of the cells before. Each row of dzs is added to the row of d_start that its id names.
+    """
+    units = dhs.shape[1]
     one = np.float32(1)
-    for j in range(len(c)):
-        tanh_c = tanh(c[j])
-        grad_h = dh[j] + d_h[j] * mask[j]
-        i, f, g, o = into[j], forget[j], cell[j], out[j]
-        grad_c = dc[j] + grad_h * o * (one - tanh_c * tanh_c)
-        d_into[j] = grad_c * g * i * (one - i)
-        d_forget[j] = grad_c * before[j] * f * (one - f)
-        d_cell[j] = grad_c * i * (one - g * g)
-        d_out[j] = grad_h * tanh_c * o * (one - o)
-        dc[j] = grad_c * f
-
-
-@inline_jit
-def _split_gates(row):  # type: ignore[no-untyped-def]
-    units = len(row) // 4
-    return row[:units], row[units : 2 * units], row[2 * units : 3 * units], row[3 * units :]
+    for b in range(len(dhs)):
+        into, forget, cell, out = _split_gates(gates[b], units)
+        d_into, d_forget, d_cell, d_out = _split_gates(dzs[b], units)
+        c_before, c, d_h, mask, dh, dc = before[b], cs[b], d_hs[b], masks[b], dhs[b], dcs[b]
+        for j in range(units):
+            tanh_c = tanh(c[j])
+            grad_h = dh[j] + d_h[j] * mask[j]
+            i, f, g, o = into[j], forget[j], cell[j], out[j]
+            grad_c = dc[j] + grad_h * o * (one - tanh_c * tanh_c)
+            d_into[j] = grad_c * g * i * (one - i)
+            d_forget[j] = grad_c * c_before[j] * f * (one - f)
+            d_cell[j] = grad_c * i * (one - g * g)
+            d_out[j] = grad_h * tanh_c * o * (one - o)
+            dc[j] = grad_c * f
+        row, total = dzs[b], d_start[ids[b]]
+        for j in range(len(row)):
+            total[j] += row[j]
 
 
 # ---- losses
 
 
-@inline_jit
+@compiled(f"float64({_F1}, float32)", is_internal=True)
 def _softmax(z, logit):  # type: ignore[no-untyped-def]
     """Replace logits z (V,) by probabilities; return -log of the probability that belongs to `logit`."""
     largest = z[0]
@@ -235,12 +271,12 @@ def _softmax(z, logit):  # type: ignore[no-untyped-def]
     return np.log(total) - (logit - largest)
 
 
-@inline_jit
+@compiled(*_signatures(f"void({_F1}, float32, X1, {_F1})"), is_internal=True)
 def _write_gradient(gradient, scale, d, d_bias):  # type: ignore[no-untyped-def]
+    """Write a gradient (N,) times `scale` to activations, and add it to that of the biases (N,)."""
     for i in range(len(gradient)):
-        scaled = gradient[i] * scale
-        d_bias[i] += scaled
-        gradient[i] = scaled
+        gradient[i] *= scale
+        d_bias[i] += gradient[i]
     for i in range(len(gradient)):
         _store(d, i, gradient[i])
 
@@ -248,16 +284,7 @@ def _write_gradient(gradient, scale, d, d_bias):  # type: ignore[no-untyped-def]
 # ---- entry points
 
 
-def _signatures(template: str) -> list[str]:
-    """Return a signature per number format; P is a packed matrix, X and X3 are arrays of activations."""
-    formats = [("float32[:,:,::1]", "float32[:,:,::1]", "float32[:,::1]")]
-    if HAS_BFLOAT16:
-        formats.append(("uint32[:,:,::1]", "uint16[:,:,::1]", "uint16[:,::1]"))
-    return [template.replace("P", p).replace("X3", x3).replace("X", x) for p, x3, x in formats]
-
-
 _VARIANT = "_".join(kernel.name for kernel in (FLOAT32_KERNEL, BFLOAT16_KERNEL) if kernel)
-_F1, _F2, _F3, _IDS = "float32[::1]", "float32[:,::1]", "float32[:,:,::1]", "int32[:,::1]"
 
 
 @compiled(*_signatures(f"void({_F2}, P)"))
@@ -351,9 +378,9 @@ def forward(start, ids, packed, xs, inputs, above, mask, h, c0, sums, gates, cs)
             for j in range(len(output)):
                 _store(x, j, output[j])
         _add_product(packed, xs[t], sums)
+        _gates(sums, gates[t], c_before, cs[t], h)
         for b in range(len(h)):
             output, dropped, factor = h[b], above[t, b], mask[b]
-            _gates(sums[b, : 4 * units], gates[t, b], c_before[b], cs[t, b], output)
             for j in range(len(output)):
                 _store(dropped, j, output[j] * factor[j])
 
@@ -391,12 +418,9 @@ def backward(  # type: ignore[no-untyped-def]
     for steps_back in range(1, len(cs) + 1):
         t = len(cs) - steps_back
         c_before = cs[t - 1] if t else c0
+        _gradients(gates[t], c_before, cs[t], d_above[t], mask, dh, dc, dz, ids[t], d_start)
         for b in range(len(dh)):
-            d = dz[b]
-            _gradients(gates[t, b], c_before[b], cs[t, b], d_above[t, b], mask[b], dh[b], dc[b], d)
-            row, total = x[b], d_start[ids[t, b]]
-            for j in range(len(d)):
-                total[j] += d[j]
+            d, row = dz[b], x[b]
             for j in range(len(d)):
                 _store(row, j, d[j])
         _pack_rows(x, packed_dz, t * words)
