@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from models.text.kind_detection import TextKind
+
 Verdict = Literal["novel", "repetitive", "copies"]
 
 _READ_ALL = ConfigDict(extra="allow")  # fields of other versions
@@ -150,6 +152,7 @@ class Report(TypedDict, total=False):
     network: Annotated[dict[str, Any], Field(description="The network's configuration.")]
     training: Annotated[dict[str, Any], Field(description="The training configuration.")]
     alphabet: Annotated[Literal["characters", "bytes"], Field(description="What a character is.")]
+    kind: Annotated[TextKind | None, Field(description="What the text is; null: not known.")]
     started_from: Annotated[str | None, Field(description="The model that it was trained from.")]
     masks: Annotated[list[str], Field(description="The masks of its text.")]
     mix: Annotated[dict[str, Any] | None, Field(description="The second text of the batches.")]
