@@ -4,6 +4,7 @@ import { post } from "../api.js";
 import { h, replace } from "../dom.js";
 import { count, integer } from "../format.js";
 import { navigate } from "../router.js";
+import { corpusKind } from "./corpus-kind.js";
 import { dropzone } from "./dropzone.js";
 import { errorBox, warningBox } from "./notice.js";
 
@@ -80,6 +81,7 @@ function trainingForm(corpus, { onOtherText }) {
     ),
     h("div", { class: "sample" }, corpus.sample.slice(0, 220)),
     corpus.warnings.length > 0 && warningBox(corpus.warnings.map((text) => h("p", {}, text))),
+    corpusKind(corpus),
     h(
       "fieldset",
       {},
