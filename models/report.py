@@ -68,6 +68,13 @@ class Cost(TypedDict, total=False):
     cores: Annotated[int, Field(description="CPU cores for training.")]
 
 
+class HeldOutLines(TypedDict, total=False):
+    """Held-out records that the training text has too."""
+
+    compared: Annotated[int, Field(description="The number of held-out lines compared with training lines.")]
+    repeated_share: Annotated[float, Field(description="The share of them that are also training lines.")]
+
+
 class Sample(TypedDict, total=False):
     """A text that the network wrote at an evaluation, at temperature 1 after the training text."""
 
@@ -197,6 +204,7 @@ class Report(TypedDict, total=False):
     ngram_order: Annotated[int, Field(description="The order of the best n-gram model.")]
     ngram_orders: Annotated[list[float], Field(description="Bits per character of the orders from 1.")]
     baseline_characters: BaselineCharacters
+    held_out_lines: Annotated[HeldOutLines, Field(description="Held-out lines, if the kind is `records`.")]
     memorization: Memorization
     parts_seconds: Annotated[dict[str, float], Field(description="Duration of each part of the report.")]
     report_seconds: Annotated[float, Field(description="Duration of the report.")]

@@ -352,6 +352,9 @@ def test_records_are_shuffled_by_the_seed_alone_and_their_model_says_so(world: W
     ]
     assert any("shuffled with the job's seed" in text for text in messages[0])
     assert not any("shuffled" in text for text in messages[2])
+    assert whole.report["held_out_lines"]["repeated_share"] == 0
+    assert whole.report["held_out_lines"]["compared"] == pytest.approx(63, abs=1)
+    assert "held_out_lines" not in in_order.report
     # The end of the alphabet is all that the sorted text holds out: its first letter is new to the model.
     assert whole.report["baselines"]["ngram"] < in_order.report["baselines"]["ngram"]
 
