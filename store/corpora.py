@@ -152,6 +152,9 @@ class Corpora:
             return
         corpus = replace(self.get(corpus_id), kind=kind, kind_reason=CHOSEN)
         self._blobs.write(f"corpora/{corpus_id}/corpus.json", json.dumps(asdict(corpus)).encode())
+        if not self._blobs.exists(f"corpora/{corpus_id}/text"):  # it was deleted concurrently
+            self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
+            raise no_such_corpus(corpus_id)
 
     def kind_for(self, corpus_id: str, key_name: str) -> TextKind | None:
         """Return the kind that an API key has set for a corpus; None if it has set none."""
@@ -160,6 +163,10 @@ class Corpora:
         except FileNotFoundError:
             return None
         return next((known for known in get_args(TextKind) if known == kind), None)
+
+    def remove_kind(self, corpus_id: str, key_name: str) -> None:
+        """Forget the kind that an API key has set."""
+        self._blobs.delete(_kind_path(corpus_id, key_name))
 
     def delete(self, reference: str) -> str:
         """Delete a corpus, its names and owners; return its id. The caller checks that no job uses it."""

@@ -193,6 +193,7 @@ class Access:
         if not is_used and names == own_names and corpora.owners.is_only(corpus_id, key.name):
             return corpora.delete(corpus_id)
         corpora.remove_names(corpus_id, own_names)
+        corpora.remove_kind(corpus_id, key.name)
         corpora.owners.remove(corpus_id, key.name)
         return corpus_id
 

@@ -286,6 +286,26 @@ def test_a_log_is_recognized_and_its_record_has_suggested_masks(corpora: Corpora
     assert short.kind == "text" and "too few" in str(short.kind_reason)
 
 
+def test_the_kind_of_a_corpus_that_is_deleted_meanwhile_leaves_no_record(
+    corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, _ = _add(corpora, tmp_path, b"hello\nworld\n")
+    corpora.set_kind(corpus.id, "records")
+    assert corpora.get(corpus.id).kind == "records"
+    assert _add(corpora, tmp_path, b"hello\nworld\n") == (corpora.get(corpus.id), False)
+    get = corpora.get
+
+    def get_and_delete(reference: str) -> Corpus:
+        found = get(reference)
+        corpora.delete(reference)
+        return found
+
+    monkeypatch.setattr(corpora, "get", get_and_delete)
+    with pytest.raises(NotFound):
+        corpora.set_kind(corpus.id, "text")
+    assert corpora.all() == [] and corpora._blobs.paths("corpora") == []
+
+
 def test_a_record_from_before_kinds_were_recognized_still_loads(corpora: Corpora, tmp_path: Path) -> None:
     corpus, _ = _add(corpora, tmp_path, b"hello\nworld\n")
     old = {

@@ -307,6 +307,11 @@ def test_limited_key_sets_the_kind_of_a_corpus_for_itself_alone(tenants: Tenants
     job = tenants.call("fox", "POST", "/v1/jobs", json={"corpus": corpus, "name": "fox"}).json()
     assert job["kind"] == "code"
     assert tenants.call("owl", "GET", path).json() == before
+    tenants.call("fox", "POST", f"/v1/jobs/{job['id']}/cancel")
+    assert tenants.call("fox", "DELETE", path).status_code == 200
+    assert tenants.service.blobs.paths("corpus_kinds") == []
+    assert tenants.upload("fox") == corpus
+    tenants.call("fox", "PATCH", path, json={"kind": "code"})
     tenants.service.corpora.delete(corpus)
     assert tenants.service.blobs.paths("corpus_kinds") == []
 
