@@ -31,7 +31,8 @@ _MAX_EMPTY = 0.02  # fraction of empty lines: stanzas and paragraphs have more
 _MAX_INDENTED = 0.05
 _MAX_BRACKETED = 0.5  # fraction of the lines that start with a bracket
 _MIN_DISTINCT = 0.6  # fraction of distinct lines: a text with one word per line repeats its frequent words
-_MIN_LETTERS = 0.4  # fraction of letters among the characters; lines with fewer may be measurements
+_MIN_LETTERS = 0.15  # fraction of letters among the characters; lines with fewer may be measurements
+_MIN_DIFFERENT = 0.3  # fraction of lines that are distinct apart from their numbers, for the same reason
 _MIN_SPACED = 0.9  # fraction of the letters from scripts that put spaces between words
 _MIN_SORTED = 0.95  # fraction of the neighbors in order, and of the distinct ones strictly
 _MIN_SINGLE = 0.9  # fraction of the lines of one word
@@ -55,6 +56,7 @@ _MIN_RARE_LETTERS = 4
 _CLAUSE_ENDS = tuple(".,;:!?\u2026\u2014\u3002\uff0c\uff01\uff1f\uff1b\uff1a\u3001")
 _CLOSING = "\"')]\u201d\u2019\u00bb"  # after the punctuation of a clause
 _BRACKETS = tuple("{[(<")
+_NUMBER = re.compile(r"[\d.,+-]*\d")
 _PUNCTUATION = re.compile(r"[^\w\s]+")
 _NO_LETTERS = ".,;:!?\"'()[]"
 _LABEL = re.compile(r"<([^<>\s][^<>]{0,30})>\s|([^\s:][^:]{0,30}):\s")
@@ -131,9 +133,11 @@ def _is_tokenized(lines: _Lines) -> bool:
     return lines.share(lambda line: _PUNCTUATION.fullmatch(line) is not None) > _MAX_EMPTY
 
 
-def _letters(lines: Sequence[str]) -> float:
-    text = "".join(lines)
-    return sum(map(str.isalpha, text)) / max(1, len(text))
+def _is_numeric(lines: _Lines) -> bool:
+    text = "".join(lines.stripped)
+    letters = sum(map(str.isalpha, text)) / max(1, len(text))
+    without_numbers = {_NUMBER.sub("", line) for line in lines.stripped}
+    return letters < _MIN_LETTERS or len(without_numbers) < _MIN_DIFFERENT * len(lines.raw)
 
 
 def _spaced(lines: Sequence[str]) -> float:
@@ -162,14 +166,16 @@ def _is_sorted(lines: Sequence[str]) -> bool:
 
 
 def _is_table(lines: Sequence[str]) -> bool:
-    """Return whether most lines have the same columns, and a column of numbers."""
+    """Return whether most lines have the same columns: three or more, or two of which one has numbers."""
     for delimiter in "\t,;|":
         width, count = Counter(line.count(delimiter) + 1 for line in lines).most_common(1)[0]
         if width > 1 and count >= _MIN_ROWS * len(lines):
             rows = [line.split(delimiter) for line in lines if line.count(delimiter) + 1 == width]
-            return any(
-                sum(map(_is_number, column)) >= _MIN_ROWS * len(rows) for column in zip(*rows, strict=True)
-            )
+            is_prose = any(cell.startswith(" ") for row in rows for cell in row)  # as in an address
+            if width > 2 and not is_prose:
+                return True
+            columns = zip(*rows, strict=True)
+            return any(sum(map(_is_number, column)) >= _MIN_ROWS * len(rows) for column in columns)
     return False
 
 
@@ -245,8 +251,8 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     (lambda a: a.empty > _MAX_EMPTY, "text", "empty lines divide it into parts"),
     (_is_indented, "text", "lines are indented"),
     (_is_repetitive, "text", "many of its lines are repeated"),
-    (lambda a: _letters(a.stripped) < _MIN_LETTERS, "text", "its lines are mostly digits and signs"),
-    (lambda a: _is_table(a.stripped), "text", "its lines are rows of a table with numbers"),
+    (_is_numeric, "text", "its lines differ in little but numbers"),
+    (lambda a: _is_table(a.stripped), "text", "its lines are rows of a table"),
     (lambda a: _is_dialogue(a.stripped), "text", "its lines start with recurring labels, as of speakers"),
     (lambda a: _is_wrapped(a.stripped), "text", "its lines have the same length, as if wrapped"),
     (lambda a: _is_sorted(a.stripped), "records", "its lines are sorted"),
