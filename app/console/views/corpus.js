@@ -56,7 +56,7 @@ export async function corpusView({ params, signal }) {
       ),
     h(
       "section",
-      { class: "card", "aria-label": "Statistics" },
+      { class: "card stack", "aria-label": "Statistics" },
       h(
         "dl",
         { class: "facts" },
