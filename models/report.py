@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from models.text.kind_detection import TextKind
+
 Verdict = Literal["novel", "repetitive", "copies"]
 
 _READ_ALL = ConfigDict(extra="allow")  # fields of other versions
@@ -88,6 +90,13 @@ class Cost(TypedDict, total=False):
     characters_per_second: Annotated[int, Field(description="The quotient of both.")]
     peak_memory_bytes: Annotated[int, Field(description="Peak memory of the process.")]
     cores: Annotated[int, Field(description="CPU cores for training.")]
+
+
+class HeldOutLines(TypedDict, total=False):
+    """Held-out records that the training text has too."""
+
+    compared: Annotated[int, Field(description="The number of held-out lines compared with training lines.")]
+    repeated_share: Annotated[float, Field(description="The share of them that are also training lines.")]
 
 
 class Sample(TypedDict, total=False):
@@ -174,6 +183,7 @@ class Report(TypedDict, total=False):
     network: Annotated[dict[str, Any], Field(description="The network's configuration.")]
     training: Annotated[dict[str, Any], Field(description="The training configuration.")]
     alphabet: Annotated[Literal["characters", "bytes"], Field(description="What a character is.")]
+    kind: Annotated[TextKind | None, Field(description="What the text is; null: not known.")]
     started_from: Annotated[str | None, Field(description="The model that it was trained from.")]
     masks: Annotated[list[str], Field(description="The masks of its text.")]
     mix: Annotated[dict[str, Any] | None, Field(description="The second text of the batches.")]
@@ -222,6 +232,7 @@ class Report(TypedDict, total=False):
     ngram_order: Annotated[int, Field(description="The order of the best n-gram model.")]
     ngram_orders: Annotated[list[float], Field(description="Bits per character of the orders from 1.")]
     baseline_characters: BaselineCharacters
+    held_out_lines: Annotated[HeldOutLines, Field(description="Held-out lines, if the kind is `records`.")]
     memorization: Memorization
     parts_seconds: Annotated[dict[str, float], Field(description="Duration of each part of the report.")]
     report_seconds: Annotated[float, Field(description="Duration of the report.")]

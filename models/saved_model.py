@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.config import Mix, NetworkConfig, TrainingConfig
 from models.errors import Unavailable
+from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet, Vocabulary
 
 FORMAT_VERSION = 1
@@ -52,6 +53,10 @@ class Card(BaseModel):
     )
     mix: Mix | None = Field(None, description="The second text of its training batches.")
     alphabet: Alphabet = "characters"
+    kind: TextKind | None = Field(
+        None,
+        description="What its training text is; the model of `records` begins prompts at a line's start.",
+    )
     masks: tuple[str, ...] = Field((), description="Masks of its training text and of the lines it scores.")
     characters: str = Field(description="The vocabulary; the n-th character has id n.")
     parameters: int

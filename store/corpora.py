@@ -4,6 +4,7 @@
     corpora/<id>/text          the bytes as uploaded (decompressed)
     corpus_names/<name>        the id of the corpus with this name
     corpus_owners/<id>/…       who uploaded it: see `store.corpus_owners`
+    corpus_kinds/<id>/key-<…>  the kind that a key limited to models has chosen for it
 
 Characters are counted after NFC; the stored text is not changed. Data that is not UTF-8 can be uploaded with
 the encoding `bytes`: each byte is then a character, and the same bytes as a text are another corpus. Memory
@@ -20,10 +21,10 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, get_args
 
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
-from models.text.log_detection import TextKind
+from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet, Normalizer
 from store.blobs import Blobs, domain_errors
 from store.corpus_owners import CorpusOwners
@@ -48,8 +49,13 @@ class Corpus:
     warnings: list[str]
     encoding: Encoding = "utf-8"
     kind: TextKind | None = None  # None: bytes, or an older record
+    kind_reason: str | None = None  # a clause; None like the kind, and for texts of older records
     suggested_masks: list[str] = field(default_factory=list)
     log_sample: dict[str, Any] | None = None  # of a log: the rest of its LogDetection
+
+
+CHOSEN = "it was chosen, not detected"
+"""The reason of a kind that a request has set."""
 
 
 class Corpora:
@@ -139,6 +145,29 @@ class Corpora:
             return (chunk.decode("latin-1") for chunk in chunks)
         return _normalized(chunks, where=corpus.id)
 
+    def set_kind(self, corpus_id: str, kind: TextKind, *, key_name: str | None = None) -> None:
+        """Set the kind of a corpus; with `key_name` only as that API key sees it. Raises NotFound."""
+        if key_name is not None:
+            self._blobs.write(_kind_path(corpus_id, key_name), kind.encode())
+            return
+        corpus = replace(self.get(corpus_id), kind=kind, kind_reason=CHOSEN)
+        self._blobs.write(f"corpora/{corpus_id}/corpus.json", json.dumps(asdict(corpus)).encode())
+        if not self._blobs.exists(f"corpora/{corpus_id}/text"):  # it was deleted concurrently
+            self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
+            raise no_such_corpus(corpus_id)
+
+    def kind_for(self, corpus_id: str, key_name: str) -> TextKind | None:
+        """Return the kind that an API key has set for a corpus; None if it has set none."""
+        try:
+            kind = self._blobs.read(_kind_path(corpus_id, key_name)).decode("utf-8", "replace")
+        except FileNotFoundError:
+            return None
+        return next((known for known in get_args(TextKind) if known == kind), None)
+
+    def remove_kind(self, corpus_id: str, key_name: str) -> None:
+        """Forget the kind that an API key has set."""
+        self._blobs.delete(_kind_path(corpus_id, key_name))
+
     def delete(self, reference: str) -> str:
         """Delete a corpus, its names and owners; return its id. The caller checks that no job uses it."""
         corpus_id = self.id_of(reference)
@@ -147,6 +176,7 @@ class Corpora:
         self._blobs.delete(*names)
         self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
         self._blobs.delete(f"corpora/{corpus_id}/text")
+        self._blobs.delete(*self._blobs.paths(f"corpus_kinds/{corpus_id}"))
         self.owners.remove_all(corpus_id)
         return corpus_id
 
@@ -299,6 +329,10 @@ def _normalized(chunks: Iterator[bytes], *, where: str) -> Iterator[str]:
         yield normalizer.feed(decoder.decode(b"", final=True)) + normalizer.finish()
     except UnicodeDecodeError as error:
         raise _damaged(f"the text of {where} is damaged: it is not UTF-8 ({error.reason})") from None
+
+
+def _kind_path(corpus_id: str, key_name: str) -> str:
+    return f"corpus_kinds/{corpus_id}/key-{key_name}"
 
 
 def _damaged(problem: str) -> Unavailable:

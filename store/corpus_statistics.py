@@ -8,7 +8,8 @@ import numpy as np
 
 from models.errors import InvalidInput
 from models.text.character_counts import CharacterCounts
-from models.text.log_detection import LineSample, detect_log
+from models.text.kind_detection import detect_kind
+from models.text.log_detection import LineSample
 from models.text.vocabulary import Normalizer
 
 Encoding = Literal["utf-8", "bytes"]
@@ -101,11 +102,14 @@ class CorpusStatistics:
     def _recognized(self) -> dict[str, Any]:
         if self._is_bytes:
             return {}
-        recognized = detect_log(self._lines.lines())
-        if recognized.kind != "log":
-            return {"kind": recognized.kind}
-        fields = asdict(recognized)
-        return {"kind": fields.pop("kind"), "suggested_masks": list(recognized.masks), "log_sample": fields}
+        detected = detect_kind(self._lines)
+        kind = {"kind": detected.kind, "kind_reason": detected.reason}
+        if detected.kind != "log":
+            return kind
+        log_sample = asdict(detected.log)
+        for field in ("kind", "is_chronological"):
+            del log_sample[field]
+        return kind | {"suggested_masks": list(detected.log.masks), "log_sample": log_sample}
 
     def _warnings(self) -> list[str]:
         counts = self._counts.by_code_point

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.config import Mix, NetworkConfig, TrainingConfig
 from models.errors import Conflict, NotFound, Unavailable
+from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet
 from store.blobs import Blobs
 from store.ids import is_id, new_id
@@ -60,6 +61,7 @@ class JobRequest(BaseModel):
     network: NetworkConfig
     training: TrainingConfig
     alphabet: Alphabet = "characters"
+    kind: TextKind | None = None  # None: of an older record or not known, split like `text`
     coverage: float = 1.0
     start_from: str | None = None  # name@version
     masks: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from models.text.masks import Masks
 from store.corpora import Corpora
 from store.jobs import Job, JobRequest
 from store.models import Models
+from store.shuffled_lines import ShuffledLines
 from worker import advice
 from worker.calibration import anomaly_files
 from worker.checkpoints import Checkpoint
@@ -28,7 +29,7 @@ from worker.evaluation import bits_per_character
 from worker.export import int8_file, saved_files
 from worker.hooks import Hooks, StopReason
 from worker.mixing import SecondText
-from worker.prepared_text import Text, covering_characters, read_ids, read_text
+from worker.prepared_text import Text, covering_characters, read_ids, read_text, trained_characters
 from worker.report import write_report
 from worker.settings import PrecisionSetting
 from worker.training import Result, fit
@@ -38,6 +39,10 @@ log = logging.getLogger(__name__)
 
 _WARM_UP_CHARACTERS = 2000  # read before the held-out text for the final figure
 _JUDGED_CHARACTERS = 1_000_000  # from the beginning of the held-out text: a minute for a large network
+_SHUFFLED = (
+    "the lines are records: they are shuffled with the job's seed, and lines drawn at random are held out; if"
+    ' their order matters, train with "kind": "text"'
+)
 _MAX_INT8_NATS = 0.005  # per character: the highest cost at which int8 weights are kept
 
 
@@ -86,8 +91,7 @@ def train_model(
             code="corpus_too_small",
         )
     if not resume:
-        sentence = advice.timestamps(pieces()) if not request.masks else request.masked_by_default
-        if sentence:
+        for sentence in _notes(request, pieces):
             on_event("message", {"text": sentence})
     # A resumed job has its weights and its vocabulary in the checkpoint.
     start = WarmStart.load(models, request.start_from) if request.start_from and not resume else None
@@ -95,12 +99,11 @@ def train_model(
     if request.mix:
         second_pieces = _pieces(request, corpora, request.mix.corpus)
         required += covering_characters(second_pieces, coverage=request.coverage)
-    text = read_text(
+    text = _read(
+        request,
         pieces,
         characters=characters,
-        validation_fraction=request.training.validation_fraction,
-        alphabet=request.alphabet,
-        coverage=request.coverage,
+        size_bytes=corpus.bytes,
         required=required,
         scratch=scratch,
     )
@@ -153,6 +156,15 @@ def train_model(
     return Outcome(result.stopped, card, files)
 
 
+def _notes(request: JobRequest, pieces: Callable[[], Iterable[str]]) -> Iterator[str]:
+    """Yield sentences about how the text is read."""
+    about_values = request.masked_by_default if request.masks else advice.timestamps(pieces())
+    if about_values:
+        yield about_values
+    if request.kind == "records":
+        yield _SHUFFLED
+
+
 def _origin(job: Job, *, vocabulary_size: int) -> Report:
     """Return the fields that the report and the card share."""
     request = job.request
@@ -164,11 +176,46 @@ def _origin(job: Job, *, vocabulary_size: int) -> Report:
         "network": request.network.model_dump(mode="json"),
         "training": request.training.model_dump(mode="json"),
         "alphabet": request.alphabet,
+        "kind": request.kind,
         "started_from": request.start_from,
         "masks": list(request.masks),
         "mix": request.mix.model_dump(mode="json") if request.mix else None,
         "parameters": count_parameters(request.network, vocabulary_size),
     }
+
+
+def _read(
+    request: JobRequest,
+    pieces: Callable[[], Iterable[str]],
+    *,
+    characters: int,
+    size_bytes: int,
+    required: str,
+    scratch: Path,
+) -> Text:
+    """Return the text of a job as ids; of records, its lines in an order that depends on the seed alone.
+
+    Raises:
+        InvalidInput: records have too few lines.
+    """
+    fraction = request.training.validation_fraction
+    options: dict[str, Any] = {
+        "alphabet": request.alphabet,
+        "coverage": request.coverage,
+        "required": required,
+        "scratch": scratch,
+    }
+    if request.kind != "records":
+        trained = trained_characters(characters, fraction)
+        return read_text(pieces, characters=characters, trained=trained, **options)
+    with ShuffledLines(
+        pieces(),
+        size_bytes=size_bytes,
+        validation_fraction=fraction,
+        seed=request.training.seed,
+        scratch=scratch,
+    ) as lines:
+        return read_text(lines.pieces, characters=lines.characters, trained=lines.trained, **options)
 
 
 def _pieces(request: JobRequest, corpora: Corpora, corpus: str) -> Iterable[str]:

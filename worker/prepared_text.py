@@ -46,7 +46,7 @@ Ids = NDArray[np.int32] | StoredIds
 
 @dataclass(frozen=True)
 class Text:
-    """A corpus as ids; the held-out part is its contiguous end."""
+    """A corpus as ids; the held-out part is its contiguous end. Of records both are lines in random order."""
 
     vocabulary: Vocabulary
     train: Ids
@@ -59,10 +59,9 @@ class Text:
 
     @classmethod
     def split(cls, text: str, *, validation_fraction: float, **options: Any) -> "Text":
-        """Split a text in memory; the options are those of `read_text`."""
-        return read_text(
-            lambda: [text], characters=len(text), validation_fraction=validation_fraction, **options
-        )
+        """Hold out this share of a text in memory, at its end; the options are those of `read_text`."""
+        trained = trained_characters(len(text), validation_fraction)
+        return read_text(lambda: [text], characters=len(text), trained=trained, **options)
 
     def frequencies(self) -> NDArray[np.float64]:
         """Return (V,) the relative frequency of each id in the training part."""
@@ -76,7 +75,7 @@ def read_text(
     pieces: Callable[[], Iterable[str]],
     *,
     characters: int,
-    validation_fraction: float,
+    trained: int,
     alphabet: Alphabet = "characters",
     coverage: float = 1.0,
     required: str = "",
@@ -87,7 +86,7 @@ def read_text(
     Args:
         pieces: returns the text's characters from the start; called twice.
         characters: the length of the text.
-        validation_fraction: the share at the end that is held out.
+        trained: the length of the part that is trained on; what follows is held out.
         alphabet: what a character is.
         coverage: the share of the training part that the vocabulary must cover; rarer characters are unknown.
         required: characters that the vocabulary has in any case.
@@ -97,8 +96,7 @@ def read_text(
         Unavailable: the text does not have `characters` characters (code `corpus_damaged`).
         StorageFull: the scratch folder has no room; nothing is left there.
     """
-    held_out = max(1, round(characters * validation_fraction))
-    trained = characters - held_out
+    held_out = characters - trained
     counts, total = _count(pieces(), first=trained)
     if total != characters:
         raise Unavailable(
@@ -123,6 +121,11 @@ def read_text(
         },
         counts=id_counts,
     )
+
+
+def trained_characters(characters: int, validation_fraction: float) -> int:
+    """Return the length of the part of a text before the share at its end that is held out."""
+    return characters - max(1, round(characters * validation_fraction))
 
 
 def read_ids(pieces: Iterable[str], vocabulary: Vocabulary, *, scratch: Path | None = None) -> StoredIds:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from models.report import CopyCounts, Evaluation, GeneratedText, Report, Sample
 from models.runtime.session import Network
-from worker import baselines, memorization, problems
+from worker import baselines, memorization, problems, repeated_lines
 from worker.event_files import FILE_NAME, EventFile
 from worker.plots import curves_svg
 from worker.prepared_text import Text
@@ -69,6 +69,12 @@ def write_report(
     report |= (
         parts.run("baselines", lambda: baselines.measure(text.train, text.validation, vocabulary)) or Report()
     )
+    if origin.get("kind") == "records" and (
+        lines := parts.run(
+            "held-out lines", lambda: repeated_lines.measure(text.train, text.validation, vocabulary)
+        )
+    ):
+        report["held_out_lines"] = lines
     parts.problems += problems.find_problems(report)
     seconds = _MEMORIZATION_SHARE * measured["training_seconds"]
     seconds = min(max(seconds, _MIN_MEMORIZATION_S), _MAX_MEMORIZATION_S)
@@ -157,8 +163,8 @@ def _event_file(events: Sequence[Event]) -> bytes:
 def _for_card(report: Report) -> Report:
     """Return the fields of `write_report` without texts, except the beginnings of copied passages."""
     keys = (
-        "baselines", "ngram_order", "ngram_orders", "baseline_characters", "cost", "report_seconds",
-        "parts_seconds", "problems",
+        "baselines", "ngram_order", "ngram_orders", "baseline_characters", "held_out_lines", "cost",
+        "report_seconds", "parts_seconds", "problems",
     )  # fmt: skip
     card = cast(Report, {key: value for key, value in report.items() if key in keys})
     if memory := report.get("memorization"):

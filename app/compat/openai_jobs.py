@@ -37,6 +37,7 @@ from app.services.job_creation import create_job
 from app.services.job_events import events_so_far
 from models.config import PRESETS
 from models.errors import DomainError, InvalidInput, NotFound
+from models.text.kind_detection import TextKind
 from store.corpora import Corpus
 from store.jobs import Job
 
@@ -59,11 +60,13 @@ def create_fine_tuning_job(
         validation = _file(access, body.validation_file, param="validation_file")
         source = joined_corpus(services, access, training, validation)
     with source as (corpus, held_out):
+        # The validation file is the end of the corpus only in the order of its lines.
+        keeps_order = body.validation_file is not None and corpus.kind == "records"
         try:
             job = create_job(
                 services.job_control,
                 access,
-                _job_create(body, hyperparameters, corpus.id, held_out),
+                _job_create(body, hyperparameters, corpus.id, held_out, kind="text" if keeps_order else None),
                 memory_limit_bytes=services.settings.training_memory_bytes,
             )
         except (InvalidInput, NotFound) as error:
@@ -168,7 +171,12 @@ def _hyperparameters(body: FineTuningJobCreate) -> Hyperparameters:
 
 
 def _job_create(
-    body: FineTuningJobCreate, hyperparameters: Hyperparameters, corpus_id: str, held_out: float
+    body: FineTuningJobCreate,
+    hyperparameters: Hyperparameters,
+    corpus_id: str,
+    held_out: float,
+    *,
+    kind: TextKind | None,
 ) -> JobCreate:
     is_preset = body.model in PRESETS
     preset: Any = body.model if is_preset else "small"
@@ -184,6 +192,7 @@ def _job_create(
             name=body.suffix or f"ft-{body.model.partition('@')[0]}"[:64],
             training=TrainingOverride(rows=None if rows == "auto" else rows, learning_rate=rate),
             validation_fraction=held_out,
+            kind=kind,
             seed=1 if body.seed is None else body.seed % 2**31,
             **options,
         )

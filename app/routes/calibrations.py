@@ -106,4 +106,5 @@ def _evaluate(
             calibrations=services.calibrations,
             corpora=services.corpora,
             may_read=access.has_corpus,
+            scratch=services.settings.data_dir / "spool",
         )

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from app.http.access import AccessDep
 from app.http.corpus_transfer import receive_corpus, text_response
@@ -11,8 +12,9 @@ from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
 from app.http.middleware import BodyRule
 from app.http.paging import paginate
-from app.schemas.corpora import CorpusBody
+from app.schemas.corpora import CorpusBody, CorpusChange
 from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
+from models.text.kind_detection import TextKind
 from store.corpus_statistics import Encoding
 from store.ids import check_name
 
@@ -73,6 +75,14 @@ EncodingQuery = Annotated[
     ),
 ]
 
+KindQuery = Annotated[
+    TextKind | None,
+    Query(
+        description="What the text is, if it is known; by default the service detects it. See the answer's"
+        " `kind`."
+    ),
+]
+
 
 @router.post(
     "",
@@ -87,11 +97,14 @@ async def add_corpus(
     response: Response,
     name: Name = None,
     encoding: EncodingQuery = "utf-8",
+    kind: KindQuery = None,
 ) -> CorpusBody:
     """Upload a text. The same bytes in the same encoding are the same corpus, whatever its name."""
     if name is not None:
         access.check_corpus_name(check_name(name))
     corpus, is_new = await receive_corpus(services, access, request, name=name, encoding=encoding)
+    if kind is not None and kind != corpus.kind:
+        corpus = await run_in_threadpool(access.set_corpus_kind, corpus.id, kind)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"{_PATH}/{corpus.id}"
     return CorpusBody.model_validate(corpus)
@@ -108,6 +121,12 @@ def list_corpora(access: AccessDep, after: After = None, limit: Limit = DEFAULT_
 def get_corpus(access: AccessDep, corpus: str) -> CorpusBody:
     """Get a corpus's statistics, by id or name."""
     return CorpusBody.model_validate(access.get_corpus(corpus))
+
+
+@router.patch("/{corpus}", responses=error_responses(400, 404, 413, 415, 422, 503, 507))
+def change_corpus(access: AccessDep, corpus: str, body: CorpusChange) -> CorpusBody:
+    """Set the kind of a corpus, which decides how jobs that name none split it. The text stays."""
+    return CorpusBody.model_validate(access.set_corpus_kind(corpus, body.kind))
 
 
 @router.get(

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-from app.schemas.base import with_examples
-from models.text.log_detection import TextKind
+from app.schemas.base import RequestBody, with_examples
+from models.text.kind_detection import TextKind
 from models.text.masks import NAMED
 from store.corpus_statistics import Encoding
 
@@ -23,6 +23,8 @@ EXAMPLE: dict[str, Any] = {
     "sample": "PREFACE\n\n\nSUPPOSING that Truth is a woman--what then?",
     "encoding": "utf-8",
     "warnings": [],
+    "kind": "text",
+    "kind_reason": "empty lines divide it into parts",
 }
 
 
@@ -71,12 +73,24 @@ class CorpusBody(BaseModel):
     warnings: list[str] = Field(description="Problems that may impair training.")
     kind: TextKind | None = Field(
         None,
-        description="`log` if most lines have a timestamp or an increasing number, else `text`; null if not"
-        " determined: for bytes, and for texts uploaded before this field existed.",
+        description="What the text is. `records`: each line stands alone, as in a list of names, terms or"
+        " requests; training shuffles the lines. `log`: lines in order of time, with timestamps or increasing"
+        " numbers. `code`, and `text` for all else or in doubt. Detected from a sample of the lines unless a"
+        " request has set it; null if not determined: for bytes, and for texts uploaded before this field"
+        " existed, which are trained on like `text`.",
     )
+    kind_reason: str | None = Field(None, description="Why it has this kind, as a clause.")
     suggested_masks: list[str] = Field(
         [], description="Masks of the values that change from line to line of a log, the default of `masks`."
     )
     log_sample: LogSampleBody | None = Field(
         None, description="For a log: the sample on which the suggestion is based."
     )
+
+
+class CorpusChange(RequestBody):
+    """What to change about a corpus."""
+
+    model_config = with_examples({"kind": "records"})
+
+    kind: TextKind = Field(description="What the text is; the default of a job's `kind`.")

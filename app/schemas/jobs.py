@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.base import RequestBody, with_examples
 from models.config import ArchitectureName, Budget, Mix, NetworkConfig, Preset, TrainingConfig
+from models.text.kind_detection import TextKind
 from models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
 from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
@@ -120,7 +121,8 @@ class JobCreate(RequestBody):
         0.1,
         ge=0.005,
         le=0.5,
-        description="Fraction of the text, at its end, that is held out for validation.",
+        description="Fraction of the text that is held out for validation: its end, or of `records` lines"
+        " drawn at random.",
     )
     seed: int = Field(
         1,
@@ -133,6 +135,12 @@ class JobCreate(RequestBody):
         None,
         description="The unit of text: a code point after NFC, or one byte of the UTF-8. Default: that of the"
         " model it starts from; else `bytes` for a corpus uploaded as bytes, and `characters` for text.",
+    )
+    kind: TextKind | None = Field(
+        None,
+        description="What the text is; default: the corpus's `kind`. The lines of `records` are shuffled once"
+        " with the job's seed, held-out lines are drawn at random, and the model begins prompts at the start"
+        " of a line. Every other kind keeps its order.",
     )
     coverage: float = Field(
         1.0,
@@ -153,7 +161,7 @@ class JobCreate(RequestBody):
         description="Parts of the text whose value carries no information, each replaced by one character:"
         f" {', '.join(NAMED)}, or RE2 expressions. Lines that the model scores are masked in the same way."
         " Default: those of the model it starts from or of the teacher; else the corpus's `suggested_masks`,"
-        " which only logs have. `[]` disables masking.",
+        " if its kind is `log`. `[]` disables masking.",
     )
     mix: Mix | None = Field(
         None,
@@ -219,6 +227,9 @@ class JobBody(BaseModel):
     network: NetworkConfig
     training: TrainingConfig
     alphabet: Alphabet = "characters"
+    kind: TextKind | None = Field(
+        None, description="What the text is, which decides how it is split; null: split like `text`."
+    )
     coverage: float = 1.0
     start_from: str | None = Field(None, description="The model it starts from, `name@version`.")
     masks: tuple[str, ...] = Field((), description="The masks of the text.")

@@ -8,6 +8,7 @@ from app.schemas.base import RequestBody, with_examples
 from app.schemas.lists import Page
 from models.config import NetworkConfig, TrainingConfig
 from models.saved_model import Card, FileEntry
+from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
 
@@ -26,6 +27,7 @@ EXAMPLE: dict[str, Any] = {
     "training": TrainingConfig().model_dump(),
     "started_from": None,
     "alphabet": "characters",
+    "kind": "text",
     "characters": "\n !(),-.:;?ABCabc",
     "report": {"validation_bits_per_character": 1.96},
     "files": {"model.onnx": {"bytes": 1428000, "sha256": "0f" * 32}},
@@ -36,7 +38,7 @@ class ModelSummary(BaseModel):
     """One version of a model, in a list."""
 
     model_config = with_examples(
-        {k: v for k, v in EXAMPLE.items() if k not in ("training", "characters", "report", "files")}
+        {k: v for k, v in EXAMPLE.items() if k not in ("training", "kind", "characters", "report", "files")}
     )
 
     id: str = Field(description="`name@version`; in calls, the bare name means the newest version.")
@@ -104,6 +106,11 @@ class ModelBody(ModelSummary):
     training: TrainingConfig
     alphabet: Alphabet = Field(
         "characters", description="The unit of text: a code point after NFC, or a byte of the UTF-8."
+    )
+    kind: TextKind | None = Field(
+        None,
+        description="What its training text is. A model of `records` reads each prompt after a newline. Null:"
+        " not known, as for older models.",
     )
     characters: str = Field(description="Its vocabulary, in code point order; bytes are U+0000 to U+00FF.")
     report: dict[str, Any] = Field(description="Results of the training run.")

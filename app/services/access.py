@@ -12,7 +12,8 @@ from app.errors import Forbidden
 from app.keys import Key
 from models.errors import Conflict, Unavailable
 from models.saved_model import Card
-from store.corpora import Corpora, Corpus, no_such_corpus
+from models.text.kind_detection import TextKind
+from store.corpora import CHOSEN, Corpora, Corpus, no_such_corpus
 from store.ids import is_id
 from store.jobs import Job, Jobs, no_such_job
 from store.models import DamagedModel, Models
@@ -89,6 +90,16 @@ class Access:
         corpus_id = self.corpus_id(reference)
         corpus = self.corpora.get(corpus_id)
         return self._visible_fields(corpus, self._names_of(corpus_id)) if self.limited_key else corpus
+
+    def set_corpus_kind(self, reference: str, kind: TextKind) -> Corpus:
+        """Set the kind of a corpus and return it. A limited key sets only the kind that it sees itself.
+
+        Raises:
+            NotFound: it does not exist or is not accessible.
+        """
+        corpus_id, key = self.corpus_id(reference), self.limited_key
+        self.corpora.set_kind(corpus_id, kind, key_name=key.name if key else None)
+        return self.get_corpus(corpus_id)
 
     def corpus_id(self, reference: str) -> str:
         """Return the id of a corpus, even if its record is damaged. Raises NotFound as `get_corpus`."""
@@ -182,6 +193,7 @@ class Access:
         if not is_used and names == own_names and corpora.owners.is_only(corpus_id, key.name):
             return corpora.delete(corpus_id)
         corpora.remove_names(corpus_id, own_names)
+        corpora.remove_kind(corpus_id, key.name)
         corpora.owners.remove(corpus_id, key.name)
         return corpus_id
 
@@ -194,12 +206,14 @@ class Access:
         return [name for name, target in names.items() if target == corpus_id]
 
     def _visible_fields(self, corpus: Corpus, names: Collection[str]) -> Corpus:
-        """Return a corpus as a limited key sees it: with a name that matches, and the key's upload time."""
+        """Return a corpus as a limited key sees it: with a name that matches, and its own time and kind."""
         key = self.limited_key
         assert key is not None
         uploaded_at = self.corpora.owners.uploaded_at(corpus.id, key.name)
         name = corpus.name if corpus.name in names else min(names, default=None)
-        return replace(corpus, name=name, created_at=uploaded_at or corpus.created_at)
+        corpus = replace(corpus, name=name, created_at=uploaded_at or corpus.created_at)
+        kind = self.corpora.kind_for(corpus.id, key.name)
+        return replace(corpus, kind=kind, kind_reason=CHOSEN) if kind else corpus
 
 
 def check_model(key: Key, reference: str) -> None:

@@ -6,8 +6,9 @@ their surprisal.
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ from models.anomaly.metrics import FALSE_ALARMS, detection_quality, roc
 from models.errors import InvalidInput, NotFound
 from store.calibrations import Calibrations, StoredCalibration
 from store.corpora import Corpora
+from store.shuffled_lines import ShuffledLines
 
 _MAX_TRAINING_CHARACTERS = 5_000_000  # at the end of the corpus, for the baselines
 _BATCH = 2_000  # lines read at a time
@@ -58,11 +60,12 @@ def evaluate(
     calibrations: Calibrations,
     corpora: Corpora,
     may_read: Callable[[str], bool],
+    scratch: Path,
 ) -> EvaluationBody:
     """Evaluate a model on labeled lines.
 
     `check` is called between pieces of work; what it raises ends it. A corpus that the caller may not read,
-    by `may_read` of its id, is treated like a deleted one.
+    by `may_read` of its id, is treated like a deleted one. `scratch` is a folder for temporary files.
 
     Raises:
         InvalidInput: only one kind of line, or too few normal ones to calibrate with.
@@ -71,7 +74,7 @@ def evaluate(
     labels = np.array(body.anomalous, bool)
     originals = [loaded.vocabulary.to_characters(line) for line in body.lines]
     masked = _mask(loaded, originals)
-    corpus = _training_lines(loaded, corpora, check, may_read) if reads_training_text(body) else None
+    corpus = _training_lines(loaded, corpora, check, may_read, scratch) if reads_training_text(body) else None
     if body.split == "none" or (body.split == "auto" and corpus is not None):
         stored = calibrations.find(loaded.saved, body.calibration)
         split = _split_off_nothing(loaded, len(masked), corpus or [], stored)
@@ -161,27 +164,49 @@ def _mask(loaded: Loaded, lines: Sequence[str]) -> list[str]:
 
 
 def _training_lines(
-    loaded: Loaded, corpora: Corpora, check: Check, may_read: Callable[[str], bool]
+    loaded: Loaded, corpora: Corpora, check: Check, may_read: Callable[[str], bool], scratch: Path
 ) -> list[str] | None:
     """Return the last lines of the model's training text, masked; None if the corpus is deleted."""
     card = loaded.saved.card
     if card.corpus is None or not may_read(card.corpus):
         return None
     held_out = card.training.validation_fraction
-    recent = deque[str]()  # the last pieces of the text
-    size = total = 0
     try:
-        for piece in corpora.pieces(card.corpus, card.alphabet):
-            check()
-            recent.append(piece)
-            total += len(piece)
-            size += len(piece)
-            while size - len(recent[0]) > _MAX_TRAINING_CHARACTERS + total * held_out:
-                size -= len(recent.popleft())
+        corpus = corpora.get(card.corpus)
+        pieces = _checked(corpora.pieces(corpus.id, card.alphabet), check)
+        if card.kind != "records":
+            return _mask(loaded, _before_held_out(pieces, held_out).split("\n"))
+        masks = loaded.scorer.masks
+        with ShuffledLines(
+            masks.apply_to_pieces(pieces) if masks else pieces,
+            size_bytes=corpus.bytes,
+            validation_fraction=held_out,
+            seed=card.training.seed,
+            scratch=scratch,
+        ) as lines:
+            held_out = 1 - lines.trained / lines.characters
+            return _before_held_out(_checked(lines.pieces(), check), held_out).split("\n")
     except NotFound:
         return None
-    trained = "".join(recent)[: -max(1, round(total * held_out))][-_MAX_TRAINING_CHARACTERS:]
-    return _mask(loaded, trained.split("\n"))
+
+
+def _checked(pieces: Iterable[str], check: Check) -> Iterator[str]:
+    for piece in pieces:
+        check()
+        yield piece
+
+
+def _before_held_out(pieces: Iterable[str], share: float) -> str:
+    """Return the last characters of a text before the share at its end that is held out."""
+    recent = deque[str]()  # the last pieces of the text
+    size = total = 0
+    for piece in pieces:
+        recent.append(piece)
+        total += len(piece)
+        size += len(piece)
+        while size - len(recent[0]) > _MAX_TRAINING_CHARACTERS + total * share:
+            size -= len(recent.popleft())
+    return "".join(recent)[: -max(1, round(total * share))][-_MAX_TRAINING_CHARACTERS:]
 
 
 def _scores(

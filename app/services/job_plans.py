@@ -17,6 +17,7 @@ from models.config import (
 )
 from models.errors import InvalidInput
 from models.saved_model import Card
+from models.text.kind_detection import TextKind
 from models.text.masks import NAMED, Masks
 from models.text.vocabulary import Alphabet
 from store.corpora import Corpus
@@ -39,11 +40,11 @@ def plan(
     `memory_limit_bytes` limits the estimate of a network's training memory.
 
     Raises:
-        InvalidInput: the corpus is too small (code `corpus_too_small`), the network too large for the
-            memory (`network_too_large`), the name invalid (`invalid_name`), an option not available for
-            the architecture (`option_not_available`), or the request contradicts the model that it starts
-            from (`contradicts_start_from`), the corpus (`contradicts_corpus`) or the mix
-            (`contradicts_mix`, `mix_has_no_rows`).
+        InvalidInput: the corpus is too small (code `corpus_too_small`) or has a single record
+            (`too_few_records`), the network too large for the memory (`network_too_large`), the name invalid
+            (`invalid_name`), an option not available for the architecture (`option_not_available`), or the
+            request contradicts the model that it starts from (`contradicts_start_from`), the corpus
+            (`contradicts_corpus`) or the mix (`contradicts_mix`, `mix_has_no_rows`).
     """
     if start:
         _check_start(body, start)
@@ -57,7 +58,8 @@ def plan(
         network=body.network.model_dump(exclude_none=True),
         training=body.training.model_dump(exclude_none=True),
     )
-    masks, masked_by_default = _masks(body, corpus, alphabet, start=start, teacher=teacher)
+    kind = body.kind or corpus.kind
+    masks, masked_by_default = _masks(body, corpus, kind, alphabet, start=start, teacher=teacher)
     request = JobRequest(
         corpus=corpus.id,
         name=check_name(body.name),
@@ -73,6 +75,7 @@ def plan(
             budget=Budget(**body.budget.model_dump()),
         ),
         alphabet=alphabet,
+        kind=kind,
         coverage=body.coverage,
         start_from=start.reference if start else None,
         masks=masks,
@@ -87,6 +90,7 @@ def plan(
         )
     request = request.model_copy(update={"training": resolve_training(request.network, request.training)})
     _check_length(corpus, alphabet, body.validation_fraction)
+    _check_lines(corpus, kind)
     if body.mix and second:
         request = request.model_copy(update={"mix": _mix(body.mix, request, second, teacher)})
     distinct = corpus.distinct_characters if alphabet == "characters" else 256
@@ -96,7 +100,13 @@ def plan(
 
 
 def _masks(
-    body: JobCreate, corpus: Corpus, alphabet: Alphabet, *, start: Card | None, teacher: Card | None
+    body: JobCreate,
+    corpus: Corpus,
+    kind: TextKind | None,
+    alphabet: Alphabet,
+    *,
+    start: Card | None,
+    teacher: Card | None,
 ) -> tuple[tuple[str, ...], str | None]:
     """Return the masks, and if they are the corpus's suggestion a message that says so."""
     if body.masks is not None:
@@ -104,7 +114,7 @@ def _masks(
     if model := start or teacher:
         return model.masks, None
     sample = corpus.log_sample
-    if alphabet == "bytes" or not sample:
+    if kind != "log" or alphabet == "bytes" or not sample:
         return (), None
     masked_characters = sample["kept"] * corpus.characters * min(1.0, body.validation_fraction * 10)
     if masked_characters < 2 * MINIMUM_CHARACTERS:  # after masking, the text may be too short
@@ -220,4 +230,14 @@ def _check_length(corpus: Corpus, alphabet: Alphabet, validation_fraction: float
             f" are needed; use {minimum / length:.3g} or more",
             code="too_little_held_out",
             param="validation_fraction",
+        )
+
+
+def _check_lines(corpus: Corpus, kind: TextKind | None) -> None:
+    if kind == "records" and corpus.lines < 2:
+        raise InvalidInput(
+            f"the kind is records, of which some lines are held out, and the corpus has {corpus.lines} line;"
+            ' use the kind "text", or a corpus with more lines',
+            code="too_few_records",
+            param="kind",
         )

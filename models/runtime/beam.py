@@ -48,8 +48,10 @@ class BeamSearch(GenerationRequest):
         id_of: dict[str, int],
         on_event: OnEvent,
         network: StepNetwork,
+        *,
+        starts_line: bool = False,
     ) -> None:
-        super().__init__(options, vocabulary, id_of, on_event, seed=0)
+        super().__init__(options, vocabulary, id_of, on_event, seed=0, starts_line=starts_line)
         self._network = network
         self._width = options.beam or 1
         ending = Ending(

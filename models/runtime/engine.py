@@ -3,6 +3,8 @@
 Completions and distributions run in the scheduler of the model, one thread per precision; surprisal is
 computed in the calling thread.
 
+Prompts. The model of independent records, as its card says, reads every prompt as the beginning of a line.
+
 Seeds. The same request with the same seed gives the same text alone and in any batch, whatever the cache
 holds: the logits of a row are bit-identical in every batch and chunk, and its choices depend only on them,
 the seed, the completion's index and the position. For float32 this is checked when a model is loaded
@@ -84,6 +86,7 @@ class Engine:
         self.saved = saved
         self.vocabulary = saved.vocabulary
         self._id_of = {character: i for i, character in enumerate(saved.vocabulary.characters, 1)}
+        self._starts_line = saved.card.kind == "records"
         files = [("float32", FLOAT32_FILE), ("int8", INT8_GRAPH_FILE), ("int8", INT8_FILE)]
         names = {precision: name for precision, name in files if name in saved.card.files}
         if "float32" not in names:
@@ -125,10 +128,17 @@ class Engine:
         seed = secrets.randbits(63) if request.seed is None else request.seed
         if request.beam:
             scheduled: ScheduledRequest = BeamSearch(
-                request, self.vocabulary, self._id_of, on_event, scheduler.network
+                request,
+                self.vocabulary,
+                self._id_of,
+                on_event,
+                scheduler.network,
+                starts_line=self._starts_line,
             )
         else:
-            scheduled = GenerationRequest(request, self.vocabulary, self._id_of, on_event, seed=seed)
+            scheduled = GenerationRequest(
+                request, self.vocabulary, self._id_of, on_event, seed=seed, starts_line=self._starts_line
+            )
         scheduler.submit(scheduled)
         return Ticket(scheduler, scheduled)
 
@@ -151,7 +161,14 @@ class Engine:
             Unavailable: the engine is closing.
         """
         request = PredictionRequest(
-            prompt, self.vocabulary, self._id_of, answer, top=top, temperature=temperature, client=client
+            prompt,
+            self.vocabulary,
+            self._id_of,
+            answer,
+            top=top,
+            temperature=temperature,
+            client=client,
+            starts_line=self._starts_line,
         )
         scheduler = self._schedulers["float32"]
         scheduler.submit(request)

@@ -40,8 +40,9 @@ from models.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
-EMPTY_PROMPT = "\n"
-"""What an empty prompt is replaced by: a text begins like a line."""
+LINE_START = "\n"
+"""What an empty prompt is replaced by, because a text begins like a line; and what the model of independent
+records reads before every prompt."""
 
 UNIFORMS = 64  # random numbers drawn per batch
 
@@ -57,9 +58,18 @@ class ScheduledRequest(ABC):
     state: State  # (1, S) after text[:position]
 
     def __init__(
-        self, text: str, id_of: dict[str, int], timeout_s: float | None = None, client: str = ""
+        self,
+        text: str,
+        id_of: dict[str, int],
+        timeout_s: float | None = None,
+        client: str = "",
+        *,
+        starts_line: bool = False,
     ) -> None:
-        self.text = text or EMPTY_PROMPT
+        """Take NFC `text`; with `starts_line` it is read as the beginning of a line."""
+        if starts_line and not text.startswith(LINE_START):
+            text = LINE_START + text
+        self.text = text or LINE_START
         self._id_of = id_of
         self.client = client
         self.arrival = 0  # sequence number, set by the scheduler
@@ -120,8 +130,9 @@ class PredictionRequest(ScheduledRequest):
         top: int,
         temperature: float,
         client: str = "",
+        starts_line: bool = False,
     ) -> None:
-        super().__init__(text, id_of, client=client)
+        super().__init__(text, id_of, client=client, starts_line=starts_line)
         self._vocabulary, self._answer = vocabulary, answer
         self._top, self._temperature = top, temperature
 
@@ -151,8 +162,9 @@ class GenerationRequest(ScheduledRequest):
         on_event: OnEvent,
         *,
         seed: int,
+        starts_line: bool = False,
     ) -> None:
-        super().__init__(options.prompt, id_of, options.timeout_s, options.client)
+        super().__init__(options.prompt, id_of, options.timeout_s, options.client, starts_line=starts_line)
         self.options, self.characters, self.seed = options, vocabulary.characters, seed
         self.is_word_character = vocabulary.is_word_character
         self._on_event = on_event
@@ -200,7 +212,8 @@ class GenerationRequest(ScheduledRequest):
     def end(self) -> None:
         """Send Usage."""
         prompt = len(self.options.prompt)
-        self.emit(Usage(prompt, min(self.cached, prompt), self._generated))
+        added = len(self.text) - prompt  # by us, at the start of the line
+        self.emit(Usage(prompt, max(0, self.cached - added), self._generated))
 
     def fail(self, error: Exception) -> None:
         """Send Failed instead of Usage."""

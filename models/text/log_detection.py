@@ -16,8 +16,6 @@ from typing import Literal
 
 from models.text.masks import Masks
 
-TextKind = Literal["log", "text"]
-
 CLASSES = ("timestamp", "date", "uuid", "ip", "hex", "long_numbers", "digits")
 """The masks that can be suggested, in order of precedence."""
 
@@ -49,14 +47,16 @@ class LogDetection:
         example: one of the lines.
         matches: spans in `example` that each of CLASSES matches when applied alone.
         kept: fraction of the sample's characters left after the suggested masks are applied.
+        is_chronological: whether most lines have a timestamp, or a number that increases from line to line.
     """
 
-    kind: TextKind
+    kind: Literal["log", "text"]
     sampled_lines: int
     lines: dict[str, int] = field(default_factory=dict)
     example: str = ""
     matches: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     kept: float = 1.0
+    is_chronological: bool = False
 
     @property
     def masks(self) -> tuple[str, ...]:
@@ -85,6 +85,11 @@ class LineSample:
         """Return the sampled lines in order, without empty ones."""
         last = [self._held] if self._is_sampled() else []
         return [line for block in [*self._blocks, last] for line in block if line.strip()]
+
+    def empty_share(self) -> float:
+        """Return the fraction of the sampled lines that are empty."""
+        lines = [line for block in self._blocks for line in block]
+        return sum(not line.strip() for line in lines) / max(1, len(lines))
 
     def _is_sampled(self) -> bool:
         return self._line_number // _BLOCK_LINES % self._stride == 0
@@ -123,16 +128,14 @@ class _Value:
 
 def detect_log(lines: Sequence[str]) -> LogDetection:
     """Return whether the text that these lines are sampled from, in order, is a log, and masks for it."""
-    plain_text = LogDetection("text", len(lines))
-    if len(lines) < _MIN_LINES:
-        return plain_text
     values = [value for number, line in enumerate(lines) for value in _values(number, line)]
     timestamped = len({v.line for v in values if v.mask in _TIMESTAMPS})
-    if timestamped < _MIN_TIMESTAMPED * len(lines) and not _has_counter(values, len(lines)):
-        return plain_text
+    is_timestamped = bool(lines) and timestamped >= _MIN_TIMESTAMPED * len(lines)
+    if not is_timestamped and not _has_counter(values, len(lines)):
+        return LogDetection("text", len(lines))
     suggested = Masks([m for m in CLASSES if _is_suggested(m, values, len(lines))])
-    if not suggested:
-        return plain_text
+    if not suggested or len(lines) < _MIN_LINES:
+        return LogDetection("text", len(lines), is_chronological=True)
     matched_lines = dict.fromkeys(suggested.masks, 0)
     for line in lines:
         for mask in {mask for _, _, mask in suggested.matches(line)}:
@@ -141,7 +144,13 @@ def detect_log(lines: Sequence[str]) -> LogDetection:
     matches = {m: [(start, end) for start, end, _ in Masks([m]).matches(example)] for m in CLASSES}
     kept = sum(len(suggested.apply(line).text) for line in lines) / sum(map(len, lines))
     return LogDetection(
-        "log", len(lines), matched_lines, example, {m: spans for m, spans in matches.items() if spans}, kept
+        "log",
+        len(lines),
+        matched_lines,
+        example,
+        {m: spans for m, spans in matches.items() if spans},
+        kept,
+        is_chronological=True,
     )
 
 
@@ -165,7 +174,7 @@ def _has_counter(values: Sequence[_Value], lines: int) -> bool:
             by_line[value.line].append(value.text)
     for i in range(_COUNTER_POSITIONS):
         numbers = [int(texts[i][:18]) for _, texts in sorted(by_line.items()) if len(texts) > i]
-        if len(numbers) < _MIN_COUNTED * lines:
+        if len(numbers) < max(2, _MIN_COUNTED * lines):
             continue
         steps = [after - before for before, after in pairwise(numbers)]
         rising, falling = sum(step > 0 for step in steps), sum(step < 0 for step in steps)

@@ -26,6 +26,7 @@ from models.runtime.requests import (
 )
 from models.runtime.surprisal import LineSurprisal, TopCharacters
 from models.saved_model import Card, SavedModel, describe_files
+from models.text.kind_detection import TextKind
 from models.text.masks import Masks
 from models.text.vocabulary import Alphabet, Vocabulary
 from store.ids import new_id
@@ -50,6 +51,7 @@ def publish(
     alphabet: Alphabet = "characters",
     masks: tuple[str, ...] = (),
     corpus: str | None = None,
+    kind: TextKind | None = None,
 ) -> Card:
     """Publish a model whose files are no real networks."""
     files = {"model.onnx": b"onnx of " + name.encode(), "model.keras": b"keras of " + name.encode()}
@@ -63,6 +65,7 @@ def publish(
         masks=masks,
         alphabet=alphabet,
         corpus=corpus,
+        kind=kind,
         parameters=123,
         report={"validation_bits_per_character": 2.0},
         files=describe_files(files),

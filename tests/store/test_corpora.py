@@ -282,11 +282,36 @@ def test_a_log_is_recognized_and_its_record_has_suggested_masks(corpora: Corpora
     assert corpora.get("sshd").suggested_masks == corpus.suggested_masks
     as_bytes, _ = _add(corpora, tmp_path, log, encoding="bytes")
     assert (as_bytes.kind, as_bytes.suggested_masks, as_bytes.log_sample) == (None, [], None)
-    assert _add(corpora, tmp_path, b"hello\nworld\n")[0].kind == "text"
+    short, _ = _add(corpora, tmp_path, b"hello\nworld\n")
+    assert short.kind == "text" and "too few" in str(short.kind_reason)
+
+
+def test_the_kind_of_a_corpus_that_is_deleted_meanwhile_leaves_no_record(
+    corpora: Corpora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, _ = _add(corpora, tmp_path, b"hello\nworld\n")
+    corpora.set_kind(corpus.id, "records")
+    assert corpora.get(corpus.id).kind == "records"
+    assert _add(corpora, tmp_path, b"hello\nworld\n") == (corpora.get(corpus.id), False)
+    get = corpora.get
+
+    def get_and_delete(reference: str) -> Corpus:
+        found = get(reference)
+        corpora.delete(reference)
+        return found
+
+    monkeypatch.setattr(corpora, "get", get_and_delete)
+    with pytest.raises(NotFound):
+        corpora.set_kind(corpus.id, "text")
+    assert corpora.all() == [] and corpora._blobs.paths("corpora") == []
 
 
 def test_a_record_from_before_kinds_were_recognized_still_loads(corpora: Corpora, tmp_path: Path) -> None:
     corpus, _ = _add(corpora, tmp_path, b"hello\nworld\n")
-    old = {k: v for k, v in asdict(corpus).items() if k not in ("kind", "suggested_masks", "log_sample")}
+    old = {
+        k: v
+        for k, v in asdict(corpus).items()
+        if k not in ("kind", "kind_reason", "suggested_masks", "log_sample")
+    }
     corpora._blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(old).encode())
     assert (corpora.get(corpus.id).kind, corpora.get(corpus.id).suggested_masks) == (None, [])

@@ -10,7 +10,7 @@ import pytest
 
 from models.errors import StorageFull, Unavailable
 from models.text.vocabulary import Vocabulary
-from worker.prepared_text import Text, read_text
+from worker.prepared_text import Text, read_text, trained_characters
 
 ROOT = Path(__file__).parents[2]
 WORDS = "a bit of text, in pieces. " * 10
@@ -19,7 +19,7 @@ WORDS = "a bit of text, in pieces. " * 10
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_the_ids_do_not_depend_on_the_pieces(size: int) -> None:
     pieces = [WORDS[at : at + size] for at in range(0, len(WORDS), size)]
-    text = read_text(lambda: pieces, characters=len(WORDS), validation_fraction=0.1)
+    text = read_text(lambda: pieces, characters=len(WORDS), trained=trained_characters(len(WORDS), 0.1))
     known = Vocabulary(WORDS[:-26])
     assert text.vocabulary == known
     assert text.train[:].tolist() == known.encode(WORDS[:-26]).tolist()
@@ -73,7 +73,7 @@ def test_required_characters_are_in_the_vocabulary() -> None:
 
 def test_a_text_that_is_not_as_long_as_its_record_says_is_damaged() -> None:
     with pytest.raises(Unavailable, match="upload it again") as caught:
-        read_text(lambda: ["ab"], characters=3, validation_fraction=0.1)
+        read_text(lambda: ["ab"], characters=3, trained=2)
     assert caught.value.code == "corpus_damaged"
 
 
@@ -107,7 +107,7 @@ with Upload(folder / "spool", limit_bytes=10**9) as upload:
     corpus, _ = corpora.add(upload)
 uploaded = peak()
 text = read_text(
-    lambda: corpora.pieces(corpus.id), characters=corpus.characters, validation_fraction=0.1,
+    lambda: corpora.pieces(corpus.id), characters=corpus.characters, trained=corpus.characters * 9 // 10,
     scratch=folder / "scratch",
 )
 print(corpus.bytes >> 20, round(uploaded - before), round(peak() - before), len(text.train))

@@ -353,6 +353,41 @@ def test_bytes_that_are_not_text_can_be_trained_on(world: World) -> None:
     assert card.report["unknown"]["validation_share"] > 0.9
 
 
+def test_records_are_shuffled_by_the_seed_alone_and_their_model_says_so(world: World) -> None:
+    words = "".join(f"{a}{b}{c}{d}\n" for a in "abdefg" for b in "aeiou" for c in "klmnrst" for d in "aeo")
+    with Upload(world.folder / "spool", limit_bytes=10**6) as upload:
+        upload.feed(words.encode())
+        corpus, _ = Corpora(world.blobs).add(upload)
+    assert corpus.kind == "records"
+    worker = world.start_worker(is_warm=True, checkpoint_seconds=0.05)
+    network, budget = NetworkConfig(units=8, embedding=4), Budget(steps=600)
+    options: dict[str, Any] = {"network": network, "corpus": corpus.id}
+    broken = world.send(budget, name="broken", kind="records", **options)
+    world.trained(broken, steps=100)
+    (child,) = _children(worker.pid)
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{child}/exe").exists(), within_s=10, what="the child is dead")
+    world.forget_lease(broken)
+    jobs = [broken, world.send(budget, name="whole", kind="records", **options)]
+    jobs.append(world.send(budget, name="sorted", **options))
+    assert [world.finished(job).status for job in jobs] == [JobStatus.SUCCEEDED] * 3
+    assert world.jobs.get(broken.id).attempt == 2
+    interrupted, whole, in_order = (world.models.get(name).card for name in ("broken", "whole", "sorted"))
+    assert interrupted.files["model.onnx"] == whole.files["model.onnx"]
+    assert (whole.kind, in_order.kind) == ("records", None)
+    messages = [
+        [e["data"]["text"] for e in EventLog(world.blobs).read(job.id) if e["type"] == "message"]
+        for job in jobs
+    ]
+    assert any("shuffled with the job's seed" in text for text in messages[0])
+    assert not any("shuffled" in text for text in messages[2])
+    assert whole.report["held_out_lines"]["repeated_share"] == 0
+    assert whole.report["held_out_lines"]["compared"] == pytest.approx(63, abs=1)
+    assert "held_out_lines" not in in_order.report
+    # The end of the alphabet is all that the sorted text holds out: its first letter is new to the model.
+    assert whole.report["baselines"]["ngram"] < in_order.report["baselines"]["ngram"]
+
+
 @pytest.mark.parametrize(
     ("breakage", "code"),
     [

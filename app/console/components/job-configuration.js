@@ -13,6 +13,7 @@ export function jobConfiguration(job) {
       "div",
       { class: "stack" },
       h("p", {}, "Corpus: ", h("a", { href: `#/corpora/${job.corpus}` }, job.corpus)),
+      job.kind && h("p", {}, "Kind: ", job.kind),
       h("p", {}, "Masks: ", job.masks?.length ? job.masks.join(", ") : "none"),
       options("Network", job.network),
       options("Training", job.training),

@@ -41,7 +41,7 @@ export function maskSelector() {
   return {
     node,
     show(corpus) {
-      sample = corpus?.log_sample ?? null;
+      sample = corpus?.kind === "log" ? corpus.log_sample : null;
       suggestion = sample ? corpus.suggested_masks : [];
       node.hidden = sample === null;
       if (!sample) return;

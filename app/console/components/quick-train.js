@@ -4,6 +4,7 @@ import { post } from "../api.js";
 import { h, replace } from "../dom.js";
 import { count, integer } from "../format.js";
 import { navigate } from "../router.js";
+import { corpusKind } from "./corpus-kind.js";
 import { dropzone } from "./dropzone.js";
 import { errorBox, warningBox } from "./notice.js";
 
@@ -14,6 +15,8 @@ const BUDGETS = [
   [300, "5 minutes", "learns phrases"],
 ];
 const DEFAULT_SECONDS = 60;
+const SAMPLE_CHARACTERS = 220;
+const SAMPLE_LINES = 8;
 
 /** Return a drop zone that is replaced by a training form after the upload. @param {{signal: AbortSignal}} options */
 export function quickTrain({ signal }) {
@@ -78,8 +81,9 @@ function trainingForm(corpus, { onOtherText }) {
       ),
       h("button", { type: "button", class: "link", onclick: onOtherText }, "Use another text"),
     ),
-    h("div", { class: "sample" }, corpus.sample.slice(0, 220)),
+    h("div", { class: "sample" }, beginning(corpus.sample)),
     corpus.warnings.length > 0 && warningBox(corpus.warnings.map((text) => h("p", {}, text))),
+    corpusKind(corpus),
     h(
       "fieldset",
       {},
@@ -114,4 +118,9 @@ function trainingForm(corpus, { onOtherText }) {
     status,
   );
   return { form, submitButton };
+}
+
+/** Return the first lines of a sample, so that those of a list leave the form on the screen. */
+function beginning(sample) {
+  return sample.slice(0, SAMPLE_CHARACTERS).split("\n").slice(0, SAMPLE_LINES).join("\n");
 }

@@ -1,6 +1,7 @@
 /** One corpus: its statistics, its first characters, its warnings, and the models trained on it. */
 
 import { apiPath, get, listAll, remove } from "../api.js";
+import { corpusKind } from "../components/corpus-kind.js";
 import { confirmAction } from "../components/dialog.js";
 import { fact } from "../components/facts.js";
 import { errorBox, hintBox, toast, warningBox } from "../components/notice.js";
@@ -13,6 +14,7 @@ export async function corpusView({ params, signal }) {
   const corpus = await get(apiPath("/v1/corpora", params.corpus), { signal });
   const models = (await listAll("/v1/models", { signal })).filter((model) => model.corpus === corpus.id);
   const status = h("div", {});
+  const masks = h("div", {}, maskHint(corpus));
   const name = corpus.name ?? corpus.id;
 
   async function deleteCorpus() {
@@ -54,7 +56,7 @@ export async function corpusView({ params, signal }) {
       ),
     h(
       "section",
-      { class: "card", "aria-label": "Statistics" },
+      { class: "card stack", "aria-label": "Statistics" },
       h(
         "dl",
         { class: "facts" },
@@ -65,8 +67,9 @@ export async function corpusView({ params, signal }) {
         fact("Size", byteSize(corpus.bytes)),
         fact("Uploaded", dateTime(corpus.created_at)),
       ),
+      corpusKind(corpus, (changed) => replace(masks, maskHint(changed))),
     ),
-    corpus.suggested_masks?.length > 0 && maskHint(corpus.suggested_masks),
+    masks,
     h(
       "section",
       { class: "stack tight" },
@@ -88,7 +91,8 @@ export async function corpusView({ params, signal }) {
   );
 }
 
-function maskHint(masks) {
+function maskHint({ kind, suggested_masks: masks }) {
+  if (kind !== "log" || !masks?.length) return null;
   const names = masks.map((mask) => mask.replaceAll("_", " ")).join(", ");
   return hintBox(
     h(

@@ -9,6 +9,10 @@ FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 """A job in one of these is over; one that failed can be resumed."""
 
 
+TextKind = Literal["log", "records", "code", "text"]
+"""What a text is; the lines of `records` are independent of each other."""
+
+
 class Corpus(TypedDict):
     """One uploaded text. Lengths are in characters but for `bytes`."""
 
@@ -23,6 +27,8 @@ class Corpus(TypedDict):
     sample: str
     warnings: list[str]
     encoding: NotRequired[Literal["utf-8", "bytes"]]
+    kind: NotRequired[TextKind | None]  # null: not known
+    kind_reason: NotRequired[str | None]  # a clause; older services lack it
     suggested_masks: NotRequired[list[str]]  # services from before there were suggestions lack it
 
 
@@ -64,6 +70,7 @@ class Job(TypedDict):
     progress: Progress | None
     error: Failure | None
     pause_reason: NotRequired[Failure | None]  # older services do not send it
+    kind: NotRequired[TextKind | None]
     masks: NotRequired[list[str]]
     masked_by_default: NotRequired[str | None]
 

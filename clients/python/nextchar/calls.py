@@ -22,6 +22,7 @@ from nextchar.answers import (
     ModelSummary,
     Score,
     StreamEvent,
+    TextKind,
 )
 from nextchar.connection import Connection
 from nextchar.errors import NextcharError, ServerUnreachable
@@ -37,7 +38,14 @@ class Calls(Connection):
 
     # Corpora
 
-    async def add_corpus(self, text: Text, *, name: str | None = None, encoding: str | None = None) -> Corpus:
+    async def add_corpus(
+        self,
+        text: Text,
+        *,
+        name: str | None = None,
+        encoding: str | None = None,
+        kind: TextKind | None = None,
+    ) -> Corpus:
         """Upload a text and return its corpus. The same bytes are the same corpus.
 
         Args:
@@ -45,18 +53,20 @@ class Calls(Connection):
                 streamed, so that it is never in memory whole.
             name: what to call it; usable wherever the id is.
             encoding: `bytes` takes anything, and each byte is a character.
+            kind: what the text is; by default the service detects it. The lines of `records` are independent,
+                as in a list of names, and training shuffles them.
 
         >>> client.add_corpus(Path("nietzsche.txt"), name="nietzsche")["characters"]  # doctest: +SKIP
         600893
         """
-        kind = "application/octet-stream" if encoding else "text/plain; charset=utf-8"
+        media_type = "application/octet-stream" if encoding else "text/plain; charset=utf-8"
         return await self._fetch(
             Corpus,
             "POST",
             "/v1/corpora",
-            params=given(name=name, encoding=encoding),
+            params=given(name=name, encoding=encoding, kind=kind),
             content=upload_body(text),
-            headers={"Content-Type": kind},
+            headers={"Content-Type": media_type},
         )
 
     def corpora(self) -> AsyncGenerator[Corpus, None]:
@@ -79,6 +89,11 @@ class Calls(Connection):
     def download_corpus(self, corpus: str) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a corpus as they were uploaded, in pieces."""
         return self._download(path_of("corpora", corpus, "text"))
+
+    async def set_corpus_kind(self, corpus: str, kind: TextKind) -> Corpus:
+        """Set what a corpus is, the default of a job's `kind`; return the corpus."""
+        body = {"kind": kind}
+        return await self._fetch(Corpus, "PATCH", path_of("corpora", corpus), json=body, can_retry=True)
 
     async def delete_corpus(self, corpus: str) -> dict[str, Any]:
         """Delete a corpus that no unfinished job needs. Models trained on it stay."""

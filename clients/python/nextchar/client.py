@@ -112,6 +112,7 @@ class Client:
     corpus = _call(ServiceCalls.corpus)
     corpus_text = _call(ServiceCalls.corpus_text)
     download_corpus = _stream(ServiceCalls.download_corpus)
+    set_corpus_kind = _call(ServiceCalls.set_corpus_kind)
     delete_corpus = _call(ServiceCalls.delete_corpus)
 
     train = _training(ServiceCalls.train)

@@ -253,13 +253,15 @@ def train(
     """Train a model on a text in this process, with a progress bar; interrupt it to stop.
 
     Args:
-        text: at least some hundred characters; its last tenth is held out.
+        text: at least some hundred characters; its last tenth is held out, or of a list
+            of names, terms or requests a tenth of the lines.
         seconds: how long to train, 60 by default; `options` may have another `budget`.
         name: the model's name.
         progress: whether to show the bar.
         threads: cores to train on; None: all.
         options: other fields of a job, as `POST /v1/jobs` takes them: preset, architecture, network,
-            training, budget ({"steps": 500}), masks, seed, validation_fraction and more.
+            training, budget ({"steps": 500}), masks, kind, seed, validation_fraction and
+            more.
 
     Raises:
         InvalidInput: the text is too short, or an option is wrong or missing.

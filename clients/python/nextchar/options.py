@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from nextchar.answers import TextKind
+
 
 class CompletionOptions(TypedDict, total=False):
     """The options of a completion; what is left out is as the service has it, see its API reference."""
@@ -37,6 +39,7 @@ class TrainingOptions(TypedDict, total=False):
     validation_fraction: float
     seed: int
     alphabet: Literal["characters", "bytes"] | None
+    kind: TextKind | None
     coverage: float
     start_from: str | None
     masks: Sequence[str] | None

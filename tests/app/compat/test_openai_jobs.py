@@ -90,6 +90,18 @@ def test_validation_begins_on_a_line_of_its_own(service: Service, sdk: openai.Op
     assert round(len(whole) * request.training.validation_fraction) == len(validation)
 
 
+def test_validation_file_is_held_out_of_records_too(service: Service, sdk: openai.OpenAI) -> None:
+    words = [f"{a}{b}{c}" for a in "abdefg" for b in "aeiou" for c in "klmnrst"]
+    training, validation = "\n".join(words[:160]) + "\n", "\n".join(words[160:]) + "\n"
+    job = sdk.fine_tuning.jobs.create(
+        model="tiny", training_file=service.upload(training), validation_file=service.upload(validation)
+    )
+    request = service.jobs.get(job.id).request
+    assert service.corpora.get(request.corpus).kind == "records" and request.kind == "text"
+    job = sdk.fine_tuning.jobs.create(model="tiny", training_file=service.upload(training))
+    assert service.jobs.get(job.id).request.kind == "records"
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_corpus_made_for_a_validation_file_goes_with_either_file(
     service: Service, sdk: openai.OpenAI, which: int

@@ -154,6 +154,41 @@ def test_impossible_names_are_refused(service: Service, name: str) -> None:
     assert error_of(answer, 422)["code"] == "invalid_name"
 
 
+NAMES = "".join(f"{a}{b}{c}\n" for a in "abdefg" for b in "aeiou" for c in "klmnrst")
+
+
+def test_kind_is_detected_with_its_reason_and_can_be_changed(service: Service) -> None:
+    corpus = service.http.get(f"/v1/corpora/{service.upload(NAMES)}").json()
+    assert (corpus["kind"], corpus["kind_reason"]) == ("records", "its lines are sorted")
+    path = f"/v1/corpora/{corpus['id']}"
+    changed = service.http.patch(path, json={"kind": "text"})
+    assert changed.status_code == 200
+    assert (changed.json()["kind"], changed.json()["kind_reason"]) == ("text", "it was chosen, not detected")
+    assert service.http.get(path).json() == changed.json()
+    assert service.http.get("/v1/corpora").json()["data"] == [changed.json()]
+    assert service.http.post("/v1/corpora", content=NAMES.encode()).json()["kind"] == "text"  # as it was set
+    assert error_of(service.http.patch(path, json={"kind": "poem"}), 422)["param"] == "kind"
+    assert error_of(service.http.patch(path, json={}), 422)["param"] == "kind"
+    error_of(service.http.patch("/v1/corpora/nothing", json={"kind": "text"}), 404)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "bytes"])
+def test_kind_can_be_given_with_the_upload(service: Service, encoding: str) -> None:
+    params = {"kind": "records", "encoding": encoding}
+    for status in (201, 200):
+        answer = service.http.post("/v1/corpora", params=params, content=TEXT.encode())
+        assert (answer.status_code, answer.json()["kind"]) == (status, "records")
+    answer = service.http.post("/v1/corpora", params={"kind": "poem"}, content=TEXT.encode())
+    assert error_of(answer, 422)["param"] == "kind"
+
+
+def test_job_has_the_kind_of_the_corpus_or_its_own(service: Service) -> None:
+    corpus = service.upload(NAMES)
+    for given, kind in ({}, "records"), ({"kind": "text"}, "text"), ({"kind": None}, "records"):
+        job = service.submit(corpus=corpus, **given)
+        assert service.http.get(f"/v1/jobs/{job}").json()["kind"] == kind
+
+
 def test_unknown_corpora_are_404(service: Service) -> None:
     for call in ("/v1/corpora/corpus_000000000000", "/v1/corpora/nobody", "/v1/corpora/nobody/text"):
         assert error_of(service.http.get(call), 404)["code"] == "corpus_not_found"

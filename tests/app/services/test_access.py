@@ -134,6 +134,7 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
         "make_calibration": [{"corpus": corpus}, {"lines": ["a"] * 20}],
         "evaluate_model": [lines, lines | {"split": "random"}],
         "rename_model": [{"name": "fox-2"}],
+        "change_corpus": [{"kind": "records"}],
         "create_completion": [{"prompt": "a"}, {"prompt": "a", "model": "owl"}],
         "create_completion_with_model": [{"prompt": "a"}],
         "infill": [{"prompt": "a"}, {"prompt": "a", "model": "owl@1"}],
@@ -291,6 +292,28 @@ def test_text_uploaded_by_two_keys_looks_to_each_like_its_own(tenants: Tenants) 
     again = tenants.call("fox", "POST", "/v1/corpora", content=TEXT.encode(), params={"name": "fox-log"})
     assert again.status_code == 200 and again.json()["name"] == "fox-log"
     assert tenants.call("owl", "GET", f"/v1/corpora/{corpus}").json()["name"] == "owl-log"
+
+
+def test_limited_key_sets_the_kind_of_a_corpus_for_itself_alone(tenants: Tenants) -> None:
+    corpus = tenants.upload("owl", name="owl-log")
+    path = f"/v1/corpora/{corpus}"
+    before = tenants.call("owl", "GET", path).json()
+    assert before["kind"] == "text"
+    params = {"kind": "records"}
+    uploaded = tenants.call("fox", "POST", "/v1/corpora", content=TEXT.encode(), params=params).json()
+    assert (uploaded["id"], uploaded["kind"]) == (corpus, "records")
+    assert tenants.call("fox", "PATCH", path, json={"kind": "code"}).json()["kind"] == "code"
+    assert tenants.call("fox", "GET", path).json()["kind_reason"] == "it was chosen, not detected"
+    job = tenants.call("fox", "POST", "/v1/jobs", json={"corpus": corpus, "name": "fox"}).json()
+    assert job["kind"] == "code"
+    assert tenants.call("owl", "GET", path).json() == before
+    tenants.call("fox", "POST", f"/v1/jobs/{job['id']}/cancel")
+    assert tenants.call("fox", "DELETE", path).status_code == 200
+    assert tenants.service.blobs.paths("corpus_kinds") == []
+    assert tenants.upload("fox") == corpus
+    tenants.call("fox", "PATCH", path, json={"kind": "code"})
+    tenants.service.corpora.delete(corpus)
+    assert tenants.service.blobs.paths("corpus_kinds") == []
 
 
 def test_corpus_deleted_by_a_limited_key_stays_for_other_owners(tenants: Tenants) -> None:

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from store.shuffled_lines import ShuffledLines
 from tests.app.fakes import publish
 from tests.app.routes.test_calibrations import MODEL, lines
 from tests.app.service import Service, error_of
@@ -46,6 +47,21 @@ def test_test_lines_seen_in_training_are_counted_as_leaks(service: Service) -> N
     evaluation = service.http.post(f"{MODEL}/evaluate", json={"lines": texts, "anomalous": labels}).json()
     assert evaluation["leaks"]["normal"] >= 4 and evaluation["leaks"]["anomalous"] >= 1
     assert evaluation["leaks"]["distinct"] < evaluation["leaks"]["normal"] + evaluation["leaks"]["anomalous"]
+
+
+def test_of_records_the_lines_drawn_as_held_out_are_no_leaks(service: Service) -> None:
+    words = [f"{a}{b}{c}" for a in "abdefg" for b in "aeiou" for c in "klmnrst"]
+    text = "\n".join(words) + "\n"
+    publish(service.models, name="words", corpus=service.upload(text), kind="records")
+    service.http.post("/v1/models/words/calibrate", json={"lines": words})
+    body = {"lines": [*words, "→→→"], "anomalous": [0] * len(words) + [1], "baselines": False}
+    answer = service.http.post("/v1/models/words/evaluate", json=body)
+    assert answer.status_code == 200, answer.text
+    with ShuffledLines([text], size_bytes=len(text), validation_fraction=0.1, seed=1) as lines:
+        trained = lines.lines - "".join(lines.pieces())[lines.trained :].count("\n")
+    assert 0 < trained < len(words)
+    assert answer.json()["leaks"]["normal"] == trained
+    assert not service.spooled
 
 
 def test_split_none_tests_on_all_lines(service: Service) -> None:

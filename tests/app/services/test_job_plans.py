@@ -159,6 +159,32 @@ def test_a_job_that_starts_from_a_model_has_its_masks(tmp_path: Path, masks: tup
     assert _plan(_corpus(tmp_path, LOG), start=start, masks=["ip"]).masks == ("ip",)
 
 
+WORDS = "".join(f"{a}{b}{c}\n" for a in "abdefg" for b in "aeiou" for c in "klmnrst").encode()
+
+
+def test_a_job_has_the_kind_of_its_corpus_unless_it_names_another(tmp_path: Path) -> None:
+    assert _plan(_corpus(tmp_path)).kind == "text"
+    words = _corpus(tmp_path, WORDS)
+    assert _plan(words).kind == "records"
+    assert _plan(words, kind="text").kind == "text"
+    assert _plan(_corpus(tmp_path, WORDS, encoding="bytes")).kind is None
+    assert _plan(_corpus(tmp_path, WORDS, encoding="bytes"), kind="records").kind == "records"
+
+
+def test_only_a_log_is_masked_by_default(tmp_path: Path) -> None:
+    log = _corpus(tmp_path, LOG)
+    assert _plan(log, kind="log").masks == _plan(log).masks != ()
+    assert _plan(log, kind="records").masks == _plan(replace(log, kind="text")).masks == ()
+
+
+def test_records_of_one_line_are_refused(tmp_path: Path) -> None:
+    line = _corpus(tmp_path, b"x" * 5000)
+    assert _plan(line).kind == "text"
+    with pytest.raises(InvalidInput, match="has 1 line") as refused:
+        _plan(line, kind="records")
+    assert (refused.value.code, refused.value.param) == ("too_few_records", "kind")
+
+
 def test_a_log_from_before_there_were_suggestions_is_not_masked(tmp_path: Path) -> None:
     old = replace(_corpus(tmp_path, LOG), kind=None, suggested_masks=[], log_sample=None)
     assert _plan(old).masks == ()

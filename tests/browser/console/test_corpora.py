@@ -29,6 +29,24 @@ def test_file_becomes_a_corpus_and_a_repeated_upload_is_reported(
     expect(page.get_by_role("link", name="my-words")).to_have_count(0)
 
 
+def test_kind_of_a_corpus_is_shown_and_can_be_changed(
+    service: PopulatedService, open_window: Open, tmp_path: Path
+) -> None:
+    page = settled(open_window(service.url + service.views["corpora"]))
+    file = tmp_path / "short words.txt"
+    file.write_text("".join(f"{a}{b}{c}\n" for a in "abdefg" for b in "aeiou" for c in "klmnrst"))
+    page.set_input_files("#file", file)
+    kind = page.get_by_label("Kind")
+    expect(kind).to_have_value("records")
+    expect(page.get_by_text("Its lines are sorted. Training shuffles the lines")).to_be_visible()
+    kind.select_option("text")
+    expect(page.get_by_text("It was chosen, not detected. Training keeps the order")).to_be_visible()
+    assert httpx.get(f"{service.url}/v1/corpora/short-words").json()["kind"] == "text"
+    page.route("**/v1/corpora/*", lambda route: route.abort())
+    kind.select_option("code")
+    expect(page.locator(".field-error")).to_contain_text("The service")
+
+
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [

@@ -46,6 +46,7 @@ def test_sample_text_can_be_used_instead_of_a_file(service: PopulatedService, op
     page = settled(open_window(service.url))
     page.get_by_role("button", name="Use the sample text").click()
     expect(page.get_by_label("Model name")).to_have_value("python-reference")
+    expect(page.get_by_label("Kind")).to_have_value("text")
     expect(page.get_by_role("radio", name="1 minute")).to_be_checked()
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_focused()
 

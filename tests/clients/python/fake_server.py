@@ -261,13 +261,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"status": "not_ready", "down": ["redis"]}, status=503)
 
     def add_corpus(self) -> None:
-        self._json(_add_corpus(self.fake, self.body, self.query.get("name")), status=201)
+        corpus = _add_corpus(self.fake, self.body, self.query.get("name"))
+        corpus |= {"kind": kind, "kind_reason": "chosen"} if (kind := self.query.get("kind")) else {}
+        self._json(corpus, status=201)
 
     def corpora(self) -> None:
         self._page(list(self.fake.corpora.values()))
 
     def corpus(self, name: str) -> None:
         self._json(_corpus(self.fake, name))
+
+    def change_corpus(self, name: str) -> None:
+        corpus = _corpus(self.fake, name)
+        corpus |= json.loads(self.body) | {"kind_reason": "chosen"}
+        self._json(corpus)
 
     def delete_corpus(self, name: str) -> None:
         self._json({"id": _corpus(self.fake, name)["id"], "object": "corpus", "deleted": True})
@@ -460,6 +467,7 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", "/v1/corpora", _Handler.add_corpus),
     ("GET", "/v1/corpora", _Handler.corpora),
     ("GET", "/v1/corpora/([^/]+)", _Handler.corpus),
+    ("PATCH", "/v1/corpora/([^/]+)", _Handler.change_corpus),
     ("DELETE", "/v1/corpora/([^/]+)", _Handler.delete_corpus),
     ("POST", "/v1/jobs", _Handler.create_job),
     ("GET", "/v1/jobs", _Handler.jobs),
@@ -506,6 +514,8 @@ def _add_corpus(fake: FakeServer, body: bytes, name: str | None) -> dict[str, An
         "longest_line": max(map(len, text.split("\n"))),
         "sample": text[:300],
         "warnings": [],
+        "kind": "text",
+        "kind_reason": "empty lines divide it into parts",
     }
     return fake.corpora[digest]
 

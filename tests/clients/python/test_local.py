@@ -59,6 +59,30 @@ def test_a_heat_map_shows_text_as_text(model: nextchar.Model) -> None:
     assert "&lt;" in shown and "<b>" not in shown and shown.count("<span") == 5
 
 
+WORDS = [f"{a}{b}{c}" for a in "abdefg" for b in "aeiou" for c in "klmnrst"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\r\n".join(WORDS), "\n\n".join(WORDS), "same line\n" * 60, "\n".join(c * 3000 for c in "abc")],
+    ids=["CRLF", "empty lines", "equal lines", "long lines"],
+)
+def test_records_of_every_form_are_trained_on(text: str) -> None:
+    options = {"kind": "records", "budget": {"steps": 3}, "network": {"units": 8}}
+    with nextchar.train(text, progress=False, **options) as trained:
+        characters = trained.report["characters"]
+        shuffled = sum(len(line) + 1 for line in text.split("\n") if line)
+        assert characters["train"] + characters["validation"] == shuffled
+        assert trained.next("a") == trained.next("\na")
+
+
+def test_records_without_lines_are_refused() -> None:
+    for text in ("x" * 900, "\n" * 900 + "ab"):
+        with pytest.raises(InvalidInput, match="records") as refused:
+            nextchar.train(text, progress=False, kind="records", budget={"steps": 3})
+        assert refused.value.code == "too_few_records"
+
+
 def test_a_saved_folder_is_the_same_model(model: nextchar.Model, tmp_path: Path) -> None:
     folder = model.save(tmp_path / "saved")
     with nextchar.load(folder) as again:

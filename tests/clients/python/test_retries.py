@@ -81,6 +81,7 @@ _SAFE: dict[str, Callable[[Any], object]] = {
     "training": lambda client: client.train("c", name="n"),
     "DELETE of a version": lambda client: client.delete_model("fake@1"),
     "DELETE of a corpus": lambda client: client.delete_corpus("c"),
+    "PATCH of a corpus": lambda client: client.set_corpus_kind("c", "records"),
 }
 _UNSAFE: dict[str, Callable[[Any], object]] = {
     "an upload": lambda client: client.add_corpus("text"),

@@ -63,6 +63,8 @@ def test_corpora(client: Any, service: Service) -> None:
     assert client.corpus_text("fox") == TEXT
     assert client.corpus_text(raw["id"]) == "\xff\x00" * 200
     assert b"".join(client.download_corpus(raw["id"])) == b"\xff\x00" * 200
+    assert client.set_corpus_kind("fox", "records")["kind"] == client.corpus("fox")["kind"] == "records"
+    assert client.add_corpus(TEXT, kind="text")["kind"] == "text"
     assert client.delete_corpus("fox")["deleted"]
     with pytest.raises(NotFound) as caught:
         client.corpus("fox")

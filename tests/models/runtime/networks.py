@@ -10,6 +10,7 @@ from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
 from models.runtime.lstm_network import quantize_lstm
 from models.saved_model import Card, SavedModel, describe_files
+from models.text.kind_detection import TextKind
 
 CHARACTERS = "\n " + string.ascii_lowercase + "'.,é"
 Floats = NDArray[np.float32]
@@ -51,7 +52,12 @@ def numpy_step(weights: Mapping[str, Floats], ids: NDArray[np.int32], state: Flo
 
 
 def saved_model(
-    *, units: list[int] | None = None, characters: str = CHARACTERS, int8: bool = False, seed: int = 0
+    *,
+    units: list[int] | None = None,
+    characters: str = CHARACTERS,
+    int8: bool = False,
+    seed: int = 0,
+    kind: TextKind | None = None,
 ) -> SavedModel:
     units = units or [12, 12]
     characters = "".join(sorted(characters))
@@ -67,6 +73,7 @@ def saved_model(
         network=NetworkConfig(layers=len(units), units=units[0], embedding=5),
         training=TrainingConfig(),
         characters=characters,
+        kind=kind,
         parameters=1,
         files=describe_files(files),
     )

@@ -46,6 +46,28 @@ def test_greedy_completion_is_the_likeliest_character_each_time(engine: Engine, 
     assert answer.usage.completion_characters == 12
 
 
+@pytest.mark.parametrize("beam", [None, 3])
+def test_the_model_of_records_reads_prompts_at_the_start_of_a_line(engine: Engine, beam: int | None) -> None:
+    options: dict[str, Any] = {"temperature": 0, "max_characters": 12}
+    if beam:
+        options = {"temperature": 1, "max_characters": 12, "beam": beam}
+    records = Engine(saved_model(kind="records"))
+    try:
+        for prompt in ("", "a", "hello wor", "ab\ncd", "the quick brown fox " * 15):
+            for _ in range(2):  # the second time from the cache
+                answer = complete(records, prompt, **options)
+                assert answer.text() == complete(engine, "\n" + prompt, **options).text()
+                usage = answer.usage
+                assert usage.prompt_characters == len(prompt)
+                assert 0 <= usage.cached_characters <= len(prompt)
+            assert predict(records, prompt, top=5) == predict(engine, "\n" + prompt, top=5)
+        same = complete(records, "\nab", **options)
+        assert same.text() == complete(engine, "\nab", **options).text()  # it has its newline already
+        assert same.usage.prompt_characters == 3
+    finally:
+        records.close()
+
+
 def test_bits_and_log_probabilities_agree_with_the_surprisal(engine: Engine) -> None:
     answer = complete(engine, "ab", max_characters=30, seed=5, temperature=1.7, logprobs=2)
     expected = bits_of(engine, answer.text(), context="ab")

@@ -1,4 +1,4 @@
-"""`nextchar corpus`: upload, list, show and delete corpora."""
+"""`nextchar corpus`: upload, list, show, change and delete corpora."""
 
 import sys
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from nextchar.answers import Corpus
+from nextchar.answers import Corpus, TextKind
 from nextchar.cli.formatting import (
     format_integer,
     format_size,
@@ -21,9 +21,17 @@ from nextchar.cli.session import Session, command
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Upload, list, show and delete corpora: the texts that models are trained on.\n\n"
+    help="Upload, list, show, change and delete corpora: the texts that models are trained on.\n\n"
     "Example: nextchar corpus add notes.txt",
 )
+
+KIND_HELP = (
+    "What the text is: records (independent lines, as of a list of names, which training shuffles), log, code"
+    " or text."
+)
+KindOption = Annotated[
+    TextKind | None, typer.Option(metavar="KIND", help=KIND_HELP + " Default: what the service detects.")
+]
 
 
 @app.command("add")
@@ -35,12 +43,14 @@ def add(
     as_bytes: Annotated[
         bool, typer.Option("--bytes", help="The file is not UTF-8 text: each byte is a character.")
     ] = False,
+    kind: KindOption = None,
 ) -> None:
     """Upload a text. Uploading the same bytes again, under any name, gives the same corpus.
 
     Example: nextchar corpus add notes.txt --name notes
     """
-    _print_corpus_or_json(session, upload(session, file, name, encoding="bytes" if as_bytes else None))
+    corpus = upload(session, file, name, encoding="bytes" if as_bytes else None, kind=kind)
+    _print_corpus_or_json(session, corpus)
 
 
 @app.command("list")
@@ -54,6 +64,7 @@ def list_(session: Session) -> None:
         "name": lambda corpus: corpus["name"] or "",
         "id": lambda corpus: corpus["id"],
         "characters": lambda corpus: format_integer(corpus["characters"]),
+        "kind": lambda corpus: corpus.get("kind") or "",
         "distinct": lambda corpus: format_integer(corpus["distinct_characters"]),
         "created": lambda corpus: format_time(corpus["created_at"]),
     }
@@ -75,6 +86,20 @@ def show(session: Session, corpus: CorpusArgument) -> None:
         session.out.print(Text(printable(found["sample"])), style="dim")
 
 
+@app.command("set")
+@command
+def set_(
+    session: Session,
+    corpus: CorpusArgument,
+    kind: Annotated[TextKind, typer.Option(metavar="KIND", help=KIND_HELP)],
+) -> None:
+    """Change what a corpus is said to be, if the service was wrong.
+
+    Example: nextchar corpus set names --kind records
+    """
+    _print_corpus_or_json(session, session.client.set_corpus_kind(corpus, kind))
+
+
 @app.command("rm")
 @command
 def rm(session: Session, corpus: CorpusArgument) -> None:
@@ -86,12 +111,19 @@ def rm(session: Session, corpus: CorpusArgument) -> None:
     session.print_answer(deleted, f"deleted {deleted['id']}")
 
 
-def upload(session: Session, file: Path, name: str | None, *, encoding: str | None = None) -> Corpus:
+def upload(
+    session: Session,
+    file: Path,
+    name: str | None,
+    *,
+    encoding: str | None = None,
+    kind: TextKind | None = None,
+) -> Corpus:
     """Upload a file, or standard input for `-`; the default name is the file's. Raises OSError."""
     if str(file) == "-":
-        return session.client.add_corpus(sys.stdin.buffer, name=name, encoding=encoding)
+        return session.client.add_corpus(sys.stdin.buffer, name=name, encoding=encoding, kind=kind)
     with file.open("rb") as text:
-        return session.client.add_corpus(text, name=name or name_of(file), encoding=encoding)
+        return session.client.add_corpus(text, name=name or name_of(file), encoding=encoding, kind=kind)
 
 
 def name_of(file: Path) -> str | None:
@@ -118,6 +150,9 @@ def _print_corpus_or_json(session: Session, corpus: Corpus) -> None:
         ("size", format_size(corpus["bytes"])),
         ("created", format_time(corpus["created_at"])),
     ]
+    if kind := corpus.get("kind"):
+        reason = corpus.get("kind_reason")
+        fields.append(("kind", f"{kind}: {reason}" if reason else kind))
     if corpus.get("suggested_masks"):
         fields.append(("masks", f"{', '.join(corpus['suggested_masks'])} (default for this log)"))
     print_fields(session.out, fields + [("warning", warning) for warning in corpus["warnings"]])

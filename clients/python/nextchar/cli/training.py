@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from nextchar.answers import TextKind
 from nextchar.calls import given
 from nextchar.cli import corpora, jobs
 from nextchar.cli.names import complete_corpus, complete_model
@@ -93,7 +94,12 @@ def train(
     ] = None,
     learning_rate: Annotated[float | None, _optimization_option(help="Peak of the schedule.")] = None,
     validation_fraction: Annotated[
-        float | None, _optimization_option(help="Fraction of the text, at its end, held out.")
+        float | None,
+        _optimization_option(help="Fraction of the text held out: its end, or random records."),
+    ] = None,
+    kind: Annotated[
+        TextKind | None,
+        _text_option(metavar="KIND", help=corpora.KIND_HELP + " Default: the corpus's."),
     ] = None,
     masks: Annotated[
         list[str] | None,
@@ -148,7 +154,7 @@ def train(
     request: dict[str, Any] = {"corpus": _upload(session, file) if file else source, "name": name}
     request |= given(architecture=architecture, preset=preset)
     request |= given(validation_fraction=validation_fraction, seed=seed)
-    request |= given(start_from=start_from, coverage=coverage, alphabet=alphabet)
+    request |= given(start_from=start_from, coverage=coverage, alphabet=alphabet, kind=kind)
     sections = {
         "budget": budget,
         "network": given(layers=layers, units=units, embedding=embedding, dropout=dropout, context=context),

@@ -32,6 +32,16 @@ def test_bytes_are_sent_as_bytes(run: Run, server: FakeServer, tmp_path: Path) -
     assert headers["Content-Type"] == "application/octet-stream"
 
 
+def test_the_kind_is_shown_sent_and_changed(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("anna\nben\n")
+    assert "text: empty lines divide it into parts" in run("corpus", "add", str(file)).out
+    assert run("corpus", "add", str(file), "--kind", "records", "--json").json["kind"] == "records"
+    assert run("corpus", "set", "names", "--kind", "log", "--json").json["kind"] == "log"
+    assert server.bodies("PATCH", "/v1/corpora/names") == [{"kind": "log"}]
+    assert run("corpus", "add", str(file), "--kind", "poem").status == 2
+
+
 @pytest.mark.parametrize("source", ["- < <(printf hello)", "<(printf hello) --name x", "- <<< hello"])
 def test_a_corpus_comes_through_a_pipe(server: FakeServer, source: str) -> None:
     done = in_shell(server, f"corpus add {source}")

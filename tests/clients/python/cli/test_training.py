@@ -12,7 +12,7 @@ from tests.clients.python.fake_server import FakeServer, FakeTraining
 
 def test_train_sends_the_given_options_only(run: Run, server: FakeServer) -> None:
     run("train", "c", "--name", "n", "--no-follow")
-    changes = "--preset tiny --steps 9 --units 64 --rows 4 --seed 3 --validation-fraction 0.2"
+    changes = "--preset tiny --steps 9 --units 64 --rows 4 --seed 3 --validation-fraction 0.2 --kind records"
     run("train", "c", "--name", "n", "--no-follow", *changes.split())
     plain, full = server.bodies("POST", "/v1/jobs")
     assert plain == {"corpus": "c", "name": "n"}
@@ -21,6 +21,7 @@ def test_train_sends_the_given_options_only(run: Run, server: FakeServer) -> Non
         "name": "n",
         "preset": "tiny",
         "validation_fraction": 0.2,
+        "kind": "records",
         "seed": 3,
         "budget": {"steps": 9},
         "network": {"units": 64},

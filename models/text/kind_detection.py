@@ -1,0 +1,299 @@
+"""Detects what a text is, from a sample of its lines: a log, independent records, code, or text.
+
+Records are lines in no particular order: names, words, domains, requests. Shuffling the lines of another text
+would destroy it, so a text is records only if its lines show it:
+
+- they are sorted, which lines in an order of their own are not; or
+- each is a single word, as a domain is, and most differ; or
+- they are short, unlike sentences, and neighbors have no more words in common than distant lines.
+
+In doubt it is text.
+"""
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
+
+from models.text.log_detection import LineSample, LogDetection, detect_log
+
+TextKind = Literal["log", "records", "code", "text"]
+
+_MIN_LINES = 20  # fewer are not enough to tell
+_MIN_UNSORTED_LINES = 100  # of several words each: the least that shows whether neighbors are related
+
+_MAX_EMPTY = 0.02  # fraction of empty lines: stanzas and paragraphs have more
+_MAX_INDENTED = 0.05
+_MAX_BRACKETED = 0.5  # fraction of the lines that start with a bracket
+_MIN_DISTINCT = 0.6  # fraction of distinct lines: a text with one word per line repeats its frequent words
+_MIN_LETTERS = 0.15  # fraction of letters among the characters; lines with fewer may be measurements
+_MIN_DIFFERENT = 0.3  # fraction of lines that are distinct apart from their numbers, for the same reason
+_MIN_SPACED = 0.9  # fraction of the letters from scripts that put spaces between words
+_MIN_SORTED = 0.95  # fraction of the neighbors in order, and of the distinct ones strictly
+_MIN_SINGLE = 0.9  # fraction of the lines of one word
+_MIN_CODE = 0.4  # fraction of the lines that look like code
+_MIN_ROWS = 0.9  # fraction of the lines with the same columns
+_MIN_LABELED = 0.5  # fraction of the lines that start with a label, as of a speaker
+_MAX_LABELS = 0.2  # distinct labels per line
+_MIN_WRAPPED = 0.8  # fraction of the lines of exactly the same length
+_WRAPPED_CHARACTERS = 40  # a shorter line is not a wrapped one
+
+_MAX_SENTENCE_ENDS = 0.1  # fraction of the lines that end like a clause
+_MAX_FUNCTION_WORDS = 0.1  # fraction of the words that are short and frequent: in running text, 0.2 and more
+_FUNCTION_WORD_LETTERS = 3
+_MIN_FUNCTION_WORD = 0.004  # of the words: the frequency from which on a short word counts
+_MAX_MEDIAN_WORDS = 12
+_MAX_RELATED = 1.3  # words that neighbors have in common, per those that distant lines have
+_NEIGHBORS = 3  # lines after each that it is compared with
+_RARE = 0.02  # of the lines: words in more of them are no sign of a subject
+_MIN_RARE_LETTERS = 4
+
+_CLAUSE_ENDS = tuple(".,;:!?\u2026\u2014\u3002\uff0c\uff01\uff1f\uff1b\uff1a\u3001")
+_CLOSING = "\"')]\u201d\u2019\u00bb"  # after the punctuation of a clause
+_BRACKETS = tuple("{[(<")
+_NUMBER = re.compile(r"[\d.,+-]*\d")
+_PUNCTUATION = re.compile(r"[^\w\s]+")
+_NO_LETTERS = ".,;:!?\"'()[]"
+_LABEL = re.compile(r"<([^<>\s][^<>]{0,30})>\s|([^\s:][^:]{0,30}):\s")
+_CODE = re.compile(
+    r"[;{}\[(\\]$|^[#@<}\])]|^(?://|/\*|\*|--)|^</?\w|\w\(|[=!<>]=|[-=]>|::|\+=|&&|\|\||"
+    r"^(?:def|class|import|from|return|if|elif|else|for|while|try|except|with|function|local)\b.*:$|"
+    r"^\w+(?:\.\w+)* = |^(?:import|from|return|break|pass|end|else)\b[^,.]*$"
+)
+# Scripts without spaces between words, by the beginning of the names of their letters.
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+
+
+@dataclass(frozen=True)
+class KindDetection:
+    """The kind of a text, and the reason as a clause; of a log also its masks."""
+
+    kind: TextKind
+    reason: str
+    log: LogDetection
+
+
+def detect_kind(sample: LineSample) -> KindDetection:
+    """Return the kind of the text that this is a sample of: the first of the rules that holds decides."""
+    raw = sample.lines()
+    log = detect_log(raw)
+    if log.kind == "log":
+        return KindDetection("log", "most lines have a timestamp, or a number that increases", log)
+    lines = _Lines(raw, [line.strip() for line in raw], sample.empty_share(), log.is_chronological)
+    kind, reason = next((kind, reason) for holds, kind, reason in _RULES if holds(lines))
+    return KindDetection(kind, reason, log)
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """The sampled lines that are not empty."""
+
+    raw: list[str]
+    stripped: list[str]  # without spaces at both ends
+    empty: float  # the fraction of empty lines
+    is_chronological: bool
+
+    def share(self, holds: Callable[[str], bool]) -> float:
+        """Return the fraction of the lines, without spaces at both ends, for which `holds`."""
+        return _share(self.stripped, holds)
+
+    @cached_property
+    def words(self) -> list[list[str]]:
+        """The words of each line: what is between spaces, without punctuation around it."""
+        return [[word.strip(_NO_LETTERS) for word in line.split()] for line in self.stripped]
+
+
+def _share(lines: Sequence[str], holds: Callable[[str], bool]) -> float:
+    return sum(map(holds, lines)) / max(1, len(lines))
+
+
+def _has_no_space(line: str) -> bool:
+    return not any(map(str.isspace, line))
+
+
+def _looks_like_code(lines: _Lines) -> bool:
+    return lines.share(lambda line: _CODE.search(line) is not None) >= _MIN_CODE
+
+
+def _is_indented(lines: _Lines) -> bool:
+    return _share(lines.raw, lambda line: line[0].isspace()) > _MAX_INDENTED
+
+
+def _is_repetitive(lines: _Lines) -> bool:
+    return len(set(lines.raw)) < _MIN_DISTINCT * len(lines.raw)
+
+
+def _is_tokenized(lines: _Lines) -> bool:
+    """Return whether punctuation marks are lines of their own, as in a text with one token per line."""
+    return lines.share(lambda line: _PUNCTUATION.fullmatch(line) is not None) > _MAX_EMPTY
+
+
+def _is_numeric(lines: _Lines) -> bool:
+    text = "".join(lines.stripped)
+    letters = sum(map(str.isalpha, text)) / max(1, len(text))
+    without_numbers = {_NUMBER.sub("", line) for line in lines.stripped}
+    return letters < _MIN_LETTERS or len(without_numbers) < _MIN_DIFFERENT * len(lines.raw)
+
+
+def _spaced(lines: Sequence[str]) -> float:
+    """Return the fraction of letters from scripts that put spaces between words."""
+    counts = Counter(filter(str.isalpha, "".join(lines)))
+    spaced = sum(n for c, n in counts.items() if not unicodedata.name(c, "").startswith(_UNSPACED))
+    return spaced / max(1, counts.total())
+
+
+def _is_sorted(lines: Sequence[str]) -> bool:
+    """Return whether lines that start with a letter are in alphabetical order, by one of the usual rules."""
+    if _share(lines, lambda line: line[:1].isalpha()) < _MIN_SORTED:
+        return False
+    keys: list[Callable[[str], str]] = [
+        str,
+        str.casefold,
+        lambda line: "".join(filter(str.isalnum, line.casefold())),
+    ]
+    for key in keys:
+        pairs = [(a, b) for a, b in pairwise(map(key, lines)) if a != b]
+        if len(pairs) >= _MIN_DISTINCT * len(lines) and sum(a < b for a, b in pairs) >= _MIN_SORTED * len(
+            pairs
+        ):
+            return True
+    return False
+
+
+def _is_table(lines: Sequence[str]) -> bool:
+    """Return whether most lines have the same columns: three or more, or two of which one has numbers."""
+    for delimiter in "\t,;|":
+        width, count = Counter(line.count(delimiter) + 1 for line in lines).most_common(1)[0]
+        if width > 1 and count >= _MIN_ROWS * len(lines):
+            rows = [line.split(delimiter) for line in lines if line.count(delimiter) + 1 == width]
+            is_prose = any(cell.startswith(" ") for row in rows for cell in row)  # as in an address
+            if width > 2 and not is_prose:
+                return True
+            columns = zip(*rows, strict=True)
+            return any(sum(map(_is_number, column)) >= _MIN_ROWS * len(rows) for column in columns)
+    return False
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[\s\"]*[-+]?[\d.,]*\d[\d.,]*(?:[eE][-+]?\d+)?%?[\s\"]*", cell) is not None
+
+
+def _is_dialogue(lines: Sequence[str]) -> bool:
+    labels = [match[0] for match in map(_LABEL.match, lines) if match]
+    return len(labels) >= _MIN_LABELED * len(lines) and len(set(labels)) <= _MAX_LABELS * len(lines)
+
+
+def _is_wrapped(lines: Sequence[str]) -> bool:
+    length, count = Counter(map(len, lines)).most_common(1)[0]
+    return length > _WRAPPED_CHARACTERS and count >= _MIN_WRAPPED * len(lines)
+
+
+def _starts_with_bracket(line: str) -> bool:
+    return line.startswith(_BRACKETS)
+
+
+def _ends_like_clause(line: str) -> bool:
+    return line.rstrip(_CLOSING).endswith(_CLAUSE_ENDS)
+
+
+def _median_words(lines: Sequence[Sequence[str]]) -> int:
+    return sorted(map(len, lines))[len(lines) // 2]
+
+
+def _function_words(lines: Sequence[Sequence[str]]) -> float:
+    """Return the fraction of words, given line by line, that are short and frequent."""
+    counts = Counter(word for line in lines for word in line)
+    total = counts.total()
+    frequent = (
+        n
+        for word, n in counts.items()
+        if len(word) <= _FUNCTION_WORD_LETTERS
+        and word.isalpha()
+        and word.islower()
+        and n >= max(3, _MIN_FUNCTION_WORD * total)
+    )
+    return sum(frequent) / max(1, total)
+
+
+def _relatedness(lines: Sequence[Sequence[str]]) -> float:
+    """Return how many rare words neighbors have in common, relative to what any two lines have."""
+    n = len(lines)
+    long_words = [{word.casefold() for word in line if len(word) >= _MIN_RARE_LETTERS} for line in lines]
+    counts = Counter(word for words in long_words for word in words)
+    rare = {word for word, count in counts.items() if 2 <= count <= max(2, _RARE * n)}
+    rare_words = [words & rare for words in long_words]
+    observed = sum(len(a & b) for a, b in _neighbors(rare_words))
+    neighbors = sum(1 for _ in _neighbors(rare_words))
+    expected = neighbors * sum(counts[word] * (counts[word] - 1) for word in rare) / (n * (n - 1))
+    noise = 3 * math.sqrt(max(1.0, expected))  # three standard deviations of a Poisson variable
+    return max(0.0, observed - noise) / max(1.0, expected)
+
+
+def _neighbors(lines: Sequence[set[str]]) -> Iterator[tuple[set[str], set[str]]]:
+    for distance in range(1, _NEIGHBORS + 1):
+        yield from zip(lines, lines[distance:], strict=False)
+
+
+_RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
+    (lambda a: a.is_chronological, "text", "its lines have timestamps or numbers that increase"),
+    (
+        lambda a: _looks_like_code(a) and (_is_indented(a) or _is_repetitive(a)),
+        "code",
+        "most lines look like source code or markup",
+    ),
+    (lambda a: len(a.raw) < _MIN_LINES, "text", f"fewer than {_MIN_LINES} lines are too few to tell more"),
+    # Signs that the order of the lines matters
+    (lambda a: a.empty > _MAX_EMPTY, "text", "empty lines divide it into parts"),
+    (_is_indented, "text", "lines are indented"),
+    (_is_repetitive, "text", "many of its lines are repeated"),
+    (_is_numeric, "text", "its lines differ in little but numbers"),
+    (lambda a: _is_table(a.stripped), "text", "its lines are rows of a table"),
+    (lambda a: _is_dialogue(a.stripped), "text", "its lines start with recurring labels, as of speakers"),
+    (lambda a: _is_wrapped(a.stripped), "text", "its lines have the same length, as if wrapped"),
+    (lambda a: _is_sorted(a.stripped), "records", "its lines are sorted"),
+    (lambda a: a.share(_starts_with_bracket) > _MAX_BRACKETED, "text", "its lines are structured data"),
+    (_looks_like_code, "text", "its lines look like code"),
+    (
+        lambda a: _spaced(a.stripped) < _MIN_SPACED,
+        "text",
+        "in a script without spaces a list cannot be told from sentences",
+    ),
+    (_is_tokenized, "text", "it has one word or punctuation mark per line"),
+    (
+        lambda a: a.share(_has_no_space) >= _MIN_SINGLE,
+        "records",
+        "its lines are single words or identifiers, and most differ",
+    ),
+    # Lines of several words
+    (
+        lambda a: len(a.raw) < _MIN_UNSORTED_LINES,
+        "text",
+        f"its lines have several words, are not sorted, and fewer than {_MIN_UNSORTED_LINES}",
+    ),
+    (
+        lambda a: a.share(_ends_like_clause) > _MAX_SENTENCE_ENDS,
+        "text",
+        "many of its lines end like sentences or clauses",
+    ),
+    (
+        lambda a: _function_words(a.words) > _MAX_FUNCTION_WORDS,
+        "text",
+        "its lines have the frequent short words of sentences",
+    ),
+    (lambda a: _median_words(a.words) > _MAX_MEDIAN_WORDS, "text", "its lines are as long as sentences"),
+    (
+        lambda a: _relatedness(a.words) > _MAX_RELATED,
+        "text",
+        "neighboring lines have more words in common than distant ones",
+    ),
+    (
+        lambda _: True,
+        "records",
+        "its lines are short, not sentences, and neighbors are no more alike than distant ones",
+    ),
+)

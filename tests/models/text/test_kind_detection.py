@@ -1,0 +1,156 @@
+import html.entities
+import inspect
+import keyword
+import random
+import sys
+import textwrap
+import zoneinfo
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from models.text.kind_detection import KindDetection, detect_kind
+from models.text.log_detection import LineSample
+from tests.logs import LOGS, syslog
+
+ROOT = Path(__file__).parents[3]
+DATA = ROOT.parent / "shared" / "data"
+ZONES = sorted(zoneinfo.available_timezones())
+
+SENTENCES = [
+    "i do not know what you mean by that",
+    "the door is open and the light is on",
+    "we can go to the shop in an hour",
+    "he said that he was not to be had",
+]
+
+
+def detected(text: str, *, piece: int = 10_000) -> KindDetection:
+    sample = LineSample()
+    for start in range(0, len(text), piece):
+        sample.feed(text[start : start + piece])
+    return detect_kind(sample)
+
+
+def shuffled(lines: list[str]) -> list[str]:
+    return random.Random(1).sample(lines, len(lines))
+
+
+def words(count: int, *, letters: int = 6) -> list[str]:
+    random_ = random.Random(2)
+    return ["".join(random_.choices("abdeiklmnorstu", k=letters)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param(keyword.kwlist, id="keywords"),
+        pytest.param(ZONES, id="time zones"),
+        pytest.param(shuffled(ZONES), id="time zones in random order"),
+        pytest.param(shuffled([z.rpartition("/")[2].replace("_", " ") for z in ZONES]), id="cities"),
+        pytest.param(sorted(html.entities.html5), id="entities, which end like code"),
+        pytest.param(sorted(sys.stdlib_module_names), id="modules"),
+        pytest.param([f"{word}.{end}" for word in words(200) for end in ("com", "org")], id="domains"),
+        pytest.param([f"id={i * 7919 % 1000}&q={w}" for i, w in enumerate(words(300))], id="queries"),
+        pytest.param([f"{w.title()} Street, {w[::-1].title()}, Utah" for w in words(300)], id="addresses"),
+        pytest.param([f"{random.Random(i).getrandbits(128):032x}" for i in range(300)], id="hashes"),
+        pytest.param([f"GET /{a}/{b}.html HTTP/1.1" for a, b in zip(words(300), words(300, letters=4),
+                     strict=True)], id="requests"),
+        pytest.param([f"{a.title()} {b.title()}" for a, b in zip(words(300), shuffled(words(300, letters=5)),
+                     strict=True)], id="names of two words"),
+        pytest.param(sorted(f"{kind} {word} of the {side} {part}" for kind in ("acute", "chronic")
+                     for word in words(9) for side in ("left", "right") for part in ("arm", "eye")),
+                     id="sorted terms, which have the words of sentences"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lists_are_records(lines: list[str], end: str) -> None:
+    for text in (end.join(lines), end.join(lines) + end):
+        assert detected(text).kind == "records", detected(text).reason
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["To be or not to be,", "That is the question:", "Whether 'tis nobler"] * 8, "repeated"),
+        ([f"{line} {word}," for line, word in zip(SENTENCES * 60, words(240), strict=True)], "clauses"),
+        ([f"{line} {word}" for line, word in zip(SENTENCES * 60, words(240), strict=True)], "short words"),
+        ([f"{'ann' if i % 3 else 'bob'}: {w} {w[::-1]}" for i, w in enumerate(words(300))], "labels"),
+        ([line for w in words(120) for line in (w, "")], "empty lines"),
+        ([f"    {w} {w[::-1]}" for w in words(120)], "indented"),
+        (inspect.getsource(textwrap).split()[:4000], "repeated"),
+        ([f"{17 + i * 37 % 11}.{i * 7919 % 100:02}" for i in range(300)], "numbers"),
+        ([f"temp={17 + i * 37 % 11}.{i * 7919 % 100:02}" for i in range(300)], "numbers"),
+        ([f"sensor {w},{i * 37 % 11},{i * 7919 % 100}" for i, w in enumerate(words(300))], "table"),
+        ([f"{w},{w[::-1]},{'north' if i % 3 else 'south'}" for i, w in enumerate(words(300))], "table"),
+        ([f"week {i},{w}" for i, w in enumerate(words(40))], "increase"),
+        (["".join(random.Random(i).choices("ACGT", k=60)) for i in range(300)], "same length"),
+        ([f"{chr(0x4E00 + i * 37 % 300)}{chr(0x5E00 + i)}月明" for i in range(300)], "script"),
+        ([f'{{"user":"{w}"}}' for w in words(300)], "structured"),
+        ([f"{a} meets {b}" for a, b in zip([w for w in words(60) for _ in range(3)],
+                                           words(180, letters=5), strict=True)], "in common"),
+        (["hello"] * 300, "repeated"),
+        (["one line without an end"], "too few"),
+        ([], "too few"),
+    ],
+)  # fmt: skip
+def test_the_lines_of_other_texts_have_an_order(lines: list[str], reason: str) -> None:
+    detection = detected("\n".join(lines))
+    assert detection.kind == "text" and reason in detection.reason
+
+
+def test_a_short_list_of_several_words_is_text_unless_sorted() -> None:
+    names = [f"{a.title()} {b.title()}" for a, b in zip(words(60), words(60, letters=5), strict=True)]
+    assert detected("\n".join(names)).kind == "text"
+    assert detected("\n".join(sorted(names))).kind == "records"
+
+
+def test_rows_in_order_of_time_are_never_records() -> None:
+    days = [date(2024, 1, 1) + timedelta(days=i) for i in range(300)]
+    for count in (30, 300):
+        rows = [f"{day},{i * 7919 % 100}" for i, day in enumerate(days[:count])]
+        assert detected("\n".join(["day,value", *rows])).kind in ("log", "text")
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_logs_are_logs(name: str) -> None:
+    assert detected("\n".join(LOGS[name](300))).kind == "log"
+    assert "timestamp" in detected("\n".join(syslog(300))).reason
+
+
+def test_source_code_is_code() -> None:
+    for module in (textwrap, inspect, html.entities, random):
+        assert detected(inspect.getsource(module)).kind == ("code" if module is not html.entities else "text")
+    for file in ("app/console/base.css", "app/console/app.js", "app/console/index.html"):
+        assert detected((ROOT / file).read_text()).kind == "code"
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("names.txt", "records"),
+        ("tinyshakespeare.txt", "text"),
+        ("nietzsche.txt", "text"),
+        ("chinese_poems.txt", "text"),
+        ("lua_c.txt", "code"),
+        ("openssh_2k.log", "log"),
+    ],
+)
+def test_real_texts(file: str, kind: str) -> None:
+    if not (DATA / file).exists():
+        pytest.skip(f"{file} is not beside the repository")
+    text = (DATA / file).read_text("utf-8")
+    assert detected(text, piece=1 << 20).kind == kind
+    if file == "tinyshakespeare.txt":  # its verses alone, without a sign but their words
+        verses = [line for line in text.split("\n") if line and not line.endswith(":")]
+        plain = "".join(c for c in "\n".join(verses).lower() if c.isalpha() or c in " \n")
+        assert detected(plain).kind == detected(plain[:10_000]).kind == "text"
+
+
+def test_normal_request_parameters_are_records() -> None:
+    file = DATA / "http_params_labelled.tsv"
+    if not file.exists():
+        pytest.skip("the requests are not beside the repository")
+    rows = [row.split("\t", 2) for row in file.read_text().splitlines(keepends=True)]
+    assert detected("".join(text for label, _, text in rows if label == "0")).kind == "records"

@@ -1,0 +1,8 @@
+from worker.prepared_text import Text
+from worker.repeated_lines import measure
+
+
+def test_held_out_lines_that_are_training_lines_are_counted() -> None:
+    train, held_out = "anna\nben\nanna\ncarla\n", "anna\nann\nben\ndora\n"
+    text = Text.split(train + held_out, validation_fraction=len(held_out) / len(train + held_out))
+    assert measure(text.train, text.validation, text.vocabulary) == {"compared": 4, "repeated_share": 0.5}
