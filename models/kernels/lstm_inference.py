@@ -70,11 +70,12 @@ def _start_sums(sums, corrections, layer):  # type: ignore[no-untyped-def]
 
 
 @compiled(
-    "void(float32[::1], int64[::1], boolean, int32[::1], float32[:,::1], int64, int32[:,::1], uint8[:,::1])",
+    "void(float32[::1], int64[::1], boolean, int32[:,::1], int64, float32[:,::1], int64,"
+    "int32[:,::1], uint8[:,::1])",
     is_internal=True,
 )
-def _gates(numbers, layer, is_first, ids, state, at, sums, x):  # type: ignore[no-untyped-def]
-    """One step: from sums (B, >= 4H) compute h and c, state[:, at : at + 2H], and quantized h as x (B, >= H).
+def _gates(numbers, layer, is_first, ids, t, state, at, sums, x):  # type: ignore[no-untyped-def]
+    """Step t: from sums (B, >= 4H) compute h and c, state[:, at : at + 2H], and quantized h as x (B, >= H).
 
     Gates are negative exponents of two, see EXPONENTS: sigmoid(z) = 1 / (1 + 2**gate) and
     tanh(z) = (1 - 2**gate) / (1 + 2**gate). Fractions that are added or multiplied share one division.
@@ -85,7 +86,7 @@ def _gates(numbers, layer, is_first, ids, state, at, sums, x):  # type: ignore[n
     for b in range(len(x)):
         first = layer[BASE]
         if is_first:
-            first += ids[b] * 4 * units  # the id's row of the table
+            first += ids[t, b] * 4 * units  # the id's row of the table
         base = numbers[first : first + 4 * units]
         h, c, row = state[b, at : at + units], state[b, at + units : at + 2 * units], sums[b]
         for j in range(units):
@@ -133,7 +134,7 @@ def _layer(  # type: ignore[no-untyped-def]
             now = sums[t * rows : (t + 1) * rows]
         _add_product(weights, layer[RECURRENT_WEIGHTS], before, now, 0, rows)
         before = x[t * rows : (t + 1) * rows]
-        _gates(numbers, layer, is_first, ids[t], state, at, now, before)
+        _gates(numbers, layer, is_first, ids, t, state, at, now, before)
     return x
 
 
