@@ -11,7 +11,6 @@ computed row by row, so a row's result is bit-identical in any batch.
 import gc
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
 from models.kernels.activations import exp, exp2
@@ -43,11 +42,6 @@ from models.kernels.selection import INT8_KERNEL
 
 _MAX_SPINS = 1 << 12  # about 0.1 ms; a thread that waits longer yields its core at every check
 
-_NETWORK = types.NamedTuple(  # type: ignore[no-untyped-call]
-    (types.int8[::1], types.float32[::1], types.int32[::1], types.int64[:, ::1]), PackedNetwork
-)
-_LAYER = types.int64[::1]
-
 _add_product = compiled_product("int8", INT8_KERNEL)
 
 
@@ -76,32 +70,24 @@ def _start_sums(sums, corrections, layer):  # type: ignore[no-untyped-def]
 
 
 @compiled(
-    types.void(
-        _NETWORK,
-        _LAYER,
-        types.boolean,
-        types.int32[::1],
-        types.float32[:, ::1],
-        types.int64,
-        types.int32[:, ::1],
-        types.uint8[:, ::1],
-    ),
+    "void(float32[::1], int64[::1], boolean, int32[:,::1], int64, float32[:,::1], int64,"
+    "int32[:,::1], uint8[:,::1])",
     is_internal=True,
 )
-def _gates(network, layer, is_first, ids, state, at, sums, x):  # type: ignore[no-untyped-def]
-    """One step: from sums (B, >= 4H) compute h and c, state[:, at : at + 2H], and quantized h as x (B, >= H).
+def _gates(numbers, layer, is_first, ids, t, state, at, sums, x):  # type: ignore[no-untyped-def]
+    """Step t: from sums (B, >= 4H) compute h and c, state[:, at : at + 2H], and quantized h as x (B, >= H).
 
     Gates are negative exponents of two, see EXPONENTS: sigmoid(z) = 1 / (1 + 2**gate) and
     tanh(z) = (1 - 2**gate) / (1 + 2**gate). Fractions that are added or multiplied share one division.
     """
-    units, zero_point = layer[UNITS], np.int32(layer[ZERO_POINT])
-    scale = network.numbers[layer[SCALES] : layer[SCALES] + 4 * units]
+    units, zero_point, scales = layer[UNITS], np.int32(layer[ZERO_POINT]), layer[SCALES]
+    scale = numbers[scales : scales + 4 * units]
     one = np.float32(1)
     for b in range(len(x)):
         first = layer[BASE]
         if is_first:
-            first += ids[b] * 4 * units  # the id's row of the table
-        base = network.numbers[first : first + 4 * units]
+            first += ids[t, b] * 4 * units  # the id's row of the table
+        base = numbers[first : first + 4 * units]
         h, c, row = state[b, at : at + units], state[b, at + units : at + 2 * units], sums[b]
         for j in range(units):
             f, g = units + j, 2 * units + j
@@ -119,18 +105,13 @@ def _gates(network, layer, is_first, ids, state, at, sums, x):  # type: ignore[n
 
 
 @compiled(
-    types.uint8[:, ::1](
-        _NETWORK,
-        _LAYER,
-        types.boolean,
-        types.int32[:, ::1],
-        types.float32[:, ::1],
-        types.int64,
-        types.int32[:, ::1],
-    ),
+    "uint8[:,::1](int8[::1], float32[::1], int32[::1], int64[::1], boolean,"
+    "int32[:,::1], float32[:,::1], int64, int32[:,::1])",
     is_internal=True,
 )
-def _layer(network, layer, is_first, ids, state, at, sums):  # type: ignore[no-untyped-def]
+def _layer(  # type: ignore[no-untyped-def]
+    weights, numbers, corrections, layer, is_first, ids, state, at, sums
+):
     """Run the T steps of a layer, changing state[:, at : at + 2H]; return its outputs.
 
     `sums` (T * B, >= 4H) holds the input products; for the first layer, which has none, it is workspace
@@ -148,35 +129,28 @@ def _layer(network, layer, is_first, ids, state, at, sums):  # type: ignore[no-u
     now = sums[:rows]
     for t in range(steps):
         if is_first:
-            _start_sums(now, network.corrections, layer)
+            _start_sums(now, corrections, layer)
         else:
             now = sums[t * rows : (t + 1) * rows]
-        _add_product(network.weights, layer[RECURRENT_WEIGHTS], before, now, 0, rows)
+        _add_product(weights, layer[RECURRENT_WEIGHTS], before, now, 0, rows)
         before = x[t * rows : (t + 1) * rows]
-        _gates(network, layer, is_first, ids[t], state, at, now, before)
+        _gates(numbers, layer, is_first, ids, t, state, at, now, before)
     return x
 
 
 @compiled(
-    types.void(
-        _NETWORK,
-        types.int32[:, ::1],
-        types.float32[:, ::1],
-        types.int64,
-        types.float32[:, :, ::1],
-        types.int64,
-        types.uint8[:, ::1],
-        types.int32[:, ::1],
-    ),
+    "void(int8[::1], float32[::1], int32[::1], int64[:,::1], int32[:,::1], float32[:,::1], int64,"
+    "float32[:,:,::1], int64, uint8[:,::1], int32[:,::1])",
     is_internal=True,
 )
-def _steps(network, ids, state, first, logits, part, boundary_x, boundary_sums):  # type: ignore[no-untyped-def]
+def _steps(  # type: ignore[no-untyped-def]
+    weights, numbers, corrections, layout, ids, state, first, logits, part, boundary_x, boundary_sums
+):
     """Read ids (T, B), changing state (B, S); write logits (T - first, B, V). Allocates for T * B rows.
 
     Layer by layer: the input products of all steps at once, then the recurrent steps one by one.
     LOWER writes `boundary_x` and `boundary_sums`, UPPER reads them.
     """
-    weights, layout = network.weights, network.layout
     steps, rows = ids.shape
     count, half = steps * rows, steps * rows // 2
     x = boundary_x  # outputs of the layer below, (T * B, its units)
@@ -189,26 +163,25 @@ def _steps(network, ids, state, first, logits, part, boundary_x, boundary_sums):
         else:
             sums, start = np.empty((rows if is_first else count, layer[COLUMNS]), np.int32), 0
             if not is_first:
-                _start_sums(sums, network.corrections, layer)
+                _start_sums(sums, corrections, layer)
         if not is_first:
             _add_product(weights, layer[INPUT_WEIGHTS], x, sums, start, count - start)
-        x = _layer(network, layer, is_first, ids, state, at, sums)
+        x = _layer(weights, numbers, corrections, layer, is_first, ids, state, at, sums)
         at += 2 * layer[UNITS]
     after = layout[len(layout) - 1]
     if part == LOWER:
-        _start_sums(boundary_sums, network.corrections, after)
+        _start_sums(boundary_sums, corrections, after)
         _add_product(weights, after[INPUT_WEIGHTS], x, boundary_sums, 0, half)
         for i in range(count):  # slice assignment would compile slowly
             for j in range(x.shape[1]):
                 boundary_x[i, j] = x[i, j]
     elif steps > first:
         wanted = count - first * rows
-        numbers = network.numbers
         sums = np.empty((wanted, after[COLUMNS]), np.int32)
-        _start_sums(sums, network.corrections, after)
+        _start_sums(sums, corrections, after)
         _add_product(weights, after[INPUT_WEIGHTS], x[count - wanted : count], sums, 0, wanted)
-        scale = numbers[after[SCALES] : after[SCALES] + after[UNITS]]
-        bias = numbers[after[BASE] : after[BASE] + after[UNITS]]
+        units, scales, biases = after[UNITS], after[SCALES], after[BASE]
+        scale, bias = numbers[scales : scales + units], numbers[biases : biases + units]
         for i in range(wanted):
             _dequantize(logits[i // rows, i % rows], bias, scale, sums[i])
 
@@ -340,14 +313,13 @@ def _run_flat(  # type: ignore[no-untyped-def]
     upper_started,
     stop,
 ):
-    network = PackedNetwork(weights, numbers, corrections, layout)
     if _any_out_of_range(ids, logits.shape[2]):
         return False
     if part == UPPER:
         store_release(upper_started, 0, 1)
     rounds = len(uniforms) + 1 if part == WHOLE else len(ends)
     logits_per_round = len(logits) // rounds if part == WHOLE else 0
-    now = ids.copy()
+    now = ids
     done = 0 if part == WHOLE else slices_done[part]
     start = 0 if done == 0 else ends[done - 1]
     end = len(ids)
@@ -358,18 +330,20 @@ def _run_flat(  # type: ignore[no-untyped-def]
             end = ends[n]
         elif n > 0:
             choose(logits[n - 1], inverse_temperature, uniforms[n - 1], chosen[n - 1])
-            for b in range(len(inverse_temperature)):
-                now[0, b] = chosen[n - 1, b]
+            now = chosen[n - 1 : n]
         slot = n % len(boundary_x)
         _steps(
-            network,
+            weights,
+            numbers,
+            corrections,
+            layout,
             now[start:end],
             state,
             first,
             logits[n * logits_per_round : (n + 1) * logits_per_round],
             part,
-            boundary_x[slot, : end - start],
-            boundary_sums[slot, : end - start],
+            boundary_x[slot],
+            boundary_sums[slot],
         )
         if part != WHOLE:
             for j in range(state.shape[1]):
