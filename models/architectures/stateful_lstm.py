@@ -223,8 +223,11 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
 
 
 def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int) -> int:
-    """Return how many floats training keeps per character of a window: gates, states and logits."""
-    return config.layers * 12 * config.units + 4 * vocabulary_size
+    """Return how many floats training keeps per character of a window.
+
+    Per layer inputs, gates, cells and the gradients of inputs and gates, packed copies included; logits.
+    """
+    return (config.layers * 15 + 3) * config.units + 5 * vocabulary_size
 
 
 ARCHITECTURE = Architecture(

@@ -44,8 +44,9 @@ class LSTMWindow:
         self._is_projected = shape.vocabulary_size <= PROJECTED_VOCABULARY
         self._layers = []
         for i in range(shape.layers):
-            inputs = shape.units if i else 0 if self._is_projected else shape.embedding
-            starts = shape.vocabulary_size if i == 0 and self._is_projected else 1
+            is_projected = self._starts_projected(i)
+            inputs = 0 if is_projected else shape.units if i else shape.embedding
+            starts = shape.vocabulary_size if is_projected else 1
             self._layers.append(_Layer(formats, rows, window, inputs, shape.units, starts))
         count = rows * window
         self._hidden = _Dense(formats, count, shape.units, shape.units) if shape.has_hidden else None
@@ -74,41 +75,62 @@ class LSTMWindow:
         masks = masks or [np.ones((self._rows, self._shape.units), np.float32)] * (len(self._layers) + 1)
         gradient.flat[:] = 0
         table, unscaled, inverse = normalized(weights, self._frequencies)
-        first, outputs = self._layers[0], self._dense.x if self._hidden is None else self._hidden.x
-        if not self._is_projected:
-            kernels.gather(table, ids, first.xs)
-        for i, layer in enumerate(self._layers):
-            matrix, bias = weights.layer_matrix(i), weights[f"lstm_{i}/bias"]
-            if i == 0 and self._is_projected:
-                kernel = weights["lstm_0/kernel"]
-                start, rows_of_start, matrix = _product(table, kernel) + bias, ids, matrix[len(kernel) :]
-            else:
-                start, rows_of_start = bias[None], np.zeros_like(ids)
-            above = (
-                self._layers[i + 1].xs
-                if i + 1 < len(self._layers)
-                else outputs.reshape(self._window, self._rows, -1)
-            )
-            layer.forward(matrix, start, rows_of_start, above, masks[i], *state[i])
+        self._forward(weights, ids, table, state, masks)
         loss, d_outputs = self._head(weights, targets, gradient, masks[-1])
-        d_above = d_outputs.reshape(self._window, self._rows, -1)
-        for i, layer in reversed(list(enumerate(self._layers))):
-            d_matrix = gradient.layer_matrix(i)
-            if i == 0 and self._is_projected:
-                d_matrix = d_matrix[len(weights["lstm_0/kernel"]) :]
-            d_start = layer.backward(d_above, masks[i], d_matrix)
-            gradient[f"lstm_{i}/bias"][:] = d_start.sum(0)
-            d_above = layer.d_xs
-        if self._is_projected:
-            d_table = _product(d_start, weights["lstm_0/kernel"].T)
-            gradient["lstm_0/kernel"][:] = _product(table.T, d_start)
-        else:
-            d_table = np.zeros_like(table)
-            kernels.add_rows(first.d_xs, ids, d_table)
+        d_table = self._backward(weights, ids, table, d_outputs, masks, gradient)
         self._normalization_gradient(weights, gradient, d_table, unscaled, inverse)
         for (h, c), layer in zip(state, self._layers, strict=True):
             h[:], c[:] = layer.h, layer.cs[-1]
         return loss
+
+    def _forward(
+        self, weights: LSTMWeights, ids: Ids, table: Floats, state: State, masks: Sequence[Floats]
+    ) -> None:
+        """Run all layers from `state` on characters of a table (V, E); the last fills what the head reads."""
+        head = self._hidden or self._dense
+        above = [layer.xs for layer in self._layers[1:]] + [head.x.reshape(self._window, self._rows, -1)]
+        if not self._is_projected:
+            kernels.gather(table, ids, self._layers[0].xs)
+        for i, layer in enumerate(self._layers):
+            start, rows_of_start = weights[f"lstm_{i}/bias"][None], np.zeros_like(ids)
+            if self._starts_projected(i):
+                start, rows_of_start = start + _product(table, weights["lstm_0/kernel"]), ids
+            matrix = self._matrix(weights, i)
+            layer.forward(matrix, start, rows_of_start, above[i], masks[i], *state[i])
+
+    def _backward(
+        self,
+        weights: LSTMWeights,
+        ids: Ids,
+        table: Floats,
+        d_outputs: Floats,
+        masks: Sequence[Floats],
+        gradient: LSTMWeights,
+    ) -> Floats:
+        """Write the gradients of all layers; return that of the table (V, E).
+
+        `d_outputs` (T * B, H or more) is the gradient of the last layer's outputs.
+        """
+        d_above = d_outputs.reshape(self._window, self._rows, -1)
+        for i, layer in reversed(list(enumerate(self._layers))):
+            d_start = layer.backward(d_above, masks[i], self._matrix(gradient, i))
+            gradient[f"lstm_{i}/bias"][:] = d_start.sum(0)
+            d_above = layer.d_xs
+        if self._is_projected:
+            gradient["lstm_0/kernel"][:] = _product(table.T, d_start)
+            return _product(d_start, weights["lstm_0/kernel"].T)
+        d_table = np.zeros_like(table)
+        kernels.add_rows(d_above, ids, d_table)
+        return d_table
+
+    def _starts_projected(self, layer: int) -> bool:
+        """Return whether a layer's steps start from projected characters, so that it has no other inputs."""
+        return layer == 0 and self._is_projected
+
+    def _matrix(self, weights: LSTMWeights, layer: int) -> Floats:
+        """Return what a layer's steps multiply by, (I + H, 4H), or its gradient."""
+        matrix = weights.layer_matrix(layer)
+        return matrix[-self._shape.units :] if self._starts_projected(layer) else matrix
 
     def _head(
         self, weights: LSTMWeights, targets: NDArray[Any], gradient: LSTMWeights, mask: Floats
