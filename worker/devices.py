@@ -1,5 +1,6 @@
 """Chooses the devices for training: the GPUs that TensorFlow sees, or the cores of the CPU."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from models.architectures.spec import Trainable, TrainingStep
 from models.config import NetworkConfig, TrainingConfig
 from worker.settings import Precision
 
+_DEVICES = Path("/dev")
 _GPU_DEVICES = ("nvidiactl", "nvidia0", "dxg", "kfd")  # of NVIDIA, of Windows' subsystem for Linux, of AMD
 
 
@@ -64,9 +66,9 @@ def network_and_step(
 def gpus() -> list[str]:
     """Return the names of the GPUs that TensorFlow sees, which CUDA_VISIBLE_DEVICES can limit.
 
-    Without any device file of a GPU TensorFlow is not asked: importing it takes seconds.
+    On Linux TensorFlow is not asked if there is no device file of a GPU: importing it takes seconds.
     """
-    if not any(Path("/dev", name).exists() for name in _GPU_DEVICES):
+    if sys.platform == "linux" and not any((_DEVICES / name).exists() for name in _GPU_DEVICES):
         return []
     import tensorflow as tf
 
