@@ -141,9 +141,11 @@ def test_killed_launcher_leaves_no_orphan_and_the_next_one_starts(tmp_path, run_
 def test_a_signal_stops_everything_and_ends_with_status_0(tmp_path, run_script, monkeypatch, how):
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("NEXTCHAR_PORT", "0")
-    # In the background of a shell tests inherit an ignored SIGINT, which the launcher leaves ignored.
+    # Tests may inherit ignored signals, which the launcher leaves ignored: SIGINT in the background of a
+    # shell, SIGHUP under nohup.
     launcher = run_script(
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL);"
         "from launcher.stack import main; sys.exit(main())"
     )
     log = tmp_path / "logs" / "api.log"
