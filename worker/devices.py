@@ -1,5 +1,6 @@
 """Chooses the devices for training: the GPUs that TensorFlow sees, or the cores of the CPU."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from models.architectures import architecture
 from models.architectures.spec import Trainable, TrainingStep
 from models.config import NetworkConfig, TrainingConfig
 from worker.settings import Precision
+
+# TensorFlow reads these when it is imported: one thread per XLA program, and no notices.
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _DEVICES = Path("/dev")
 _GPU_DEVICES = ("nvidiactl", "nvidia0", "dxg", "kfd")  # of NVIDIA, of Windows' subsystem for Linux, of AMD

@@ -6,13 +6,8 @@ result is the same bit for bit from run to run. `worker/kernel_step.py` does the
 without TensorFlow, and `worker/distributed.py` is the counterpart for GPUs.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-# TensorFlow reads these when it is imported: one thread per XLA program.
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false " + os.environ.get("XLA_FLAGS", "")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
