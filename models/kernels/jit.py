@@ -25,7 +25,7 @@ from numba import njit
 
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
-    "no_cfunc_wrapper": True,  # callbacks for C, which nobody calls
+    "no_cfunc_wrapper": True,  # entry points for C, which are not called
     "fastmath": {"contract", "nsz"},  # allows fused multiply-add; never reorders a sum
     "error_model": "numpy",  # division by zero raises nothing: loops that may raise are not vectorized
 }

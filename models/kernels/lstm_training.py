@@ -284,9 +284,6 @@ def _write_gradient(gradient, scale, d, d_bias):  # type: ignore[no-untyped-def]
 # ---- entry points
 
 
-_VARIANT = "_".join(kernel.name for kernel in (FLOAT32_KERNEL, BFLOAT16_KERNEL) if kernel)
-
-
 @compiled(*_signatures(f"void({_F2}, P)"))
 def pack(matrix, packed):  # type: ignore[no-untyped-def]
     """Write a float32 matrix (K, N) as a packed matrix."""
@@ -334,13 +331,13 @@ def add_rows(d, ids, table):  # type: ignore[no-untyped-def]
                 row[j] += added[j]
 
 
-@compiled(*_signatures(f"void(P, X, {_F2})"), variant=_VARIANT)
+@compiled(*_signatures(f"void(P, X, {_F2})"))
 def add_product(packed, x, sums):  # type: ignore[no-untyped-def]
     """Add activations (M, K) times a packed matrix to sums (M, N)."""
     _add_product(packed, x, sums)
 
 
-@compiled(*_signatures(f"void(P, P, {_F2})"), variant=_VARIANT)
+@compiled(*_signatures(f"void(P, P, {_F2})"))
 def add_transposed_product(x, packed, sums):  # type: ignore[no-untyped-def]
     """Add X' W to sums (M, N), where X (K, M) and W (K, N) are packed."""
     _add_transposed(x, packed, sums)
@@ -348,7 +345,6 @@ def add_transposed_product(x, packed, sums):  # type: ignore[no-untyped-def]
 
 @compiled(
     *_signatures(f"void({_F2}, {_IDS}, P, X3, int64, X3, {_F2}, {_F2}, {_F2}, {_F2}, {_F3}, {_F3})"),
-    variant=_VARIANT,
 )
 def forward(start, ids, packed, xs, inputs, above, mask, h, c0, sums, gates, cs):  # type: ignore[no-untyped-def]
     """Run T steps of a layer.
@@ -389,7 +385,6 @@ def forward(start, ids, packed, xs, inputs, above, mask, h, c0, sums, gates, cs)
     *_signatures(
         f"void({_F3}, {_F3}, {_F2}, {_F3}, {_F2}, P, int64, X, {_F2}, {_F3}, {_F2}, {_F2}, {_IDS}, {_F2}, P)"
     ),
-    variant=_VARIANT,
 )
 def backward(  # type: ignore[no-untyped-def]
     gates, cs, c0, d_above, mask, packed, inputs, x, dz, d_xs, dh, dc, ids, d_start, packed_dz

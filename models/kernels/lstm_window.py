@@ -2,8 +2,8 @@
 
     embedding, normalized -> LSTM layers, each with dropout -> optional dense relu layer -> dense, softmax
 
-One `LSTMWindow` belongs to one thread: it keeps all arrays between windows, so nothing is allocated and no
-page is touched for the first time during a step. Gradients are computed by hand; the tests compare each with
+One `LSTMWindow` belongs to one thread: it keeps all large arrays between windows, so no page is touched for
+the first time during a step. Gradients are computed by hand; the tests compare each with
 TensorFlow's.
 """
 
@@ -51,6 +51,8 @@ class LSTMWindow:
         count = rows * window
         self._hidden = _Dense(formats, count, shape.units, shape.units) if shape.has_hidden else None
         self._dense = _Dense(formats, count, shape.units, shape.vocabulary_size)
+        self._no_masks = [np.ones((rows, shape.units), np.float32)] * (shape.layers + 1)
+        self._row_of_biases = np.zeros((window, rows), np.int32)
 
     def run(
         self,
@@ -72,7 +74,7 @@ class LSTMWindow:
             masks: (B, H) what the outputs of each layer, then of the hidden layer, are multiplied by.
         """
         ids = np.ascontiguousarray(ids, np.int32)
-        masks = masks or [np.ones((self._rows, self._shape.units), np.float32)] * (len(self._layers) + 1)
+        masks = masks or self._no_masks
         gradient.flat[:] = 0
         table, unscaled, inverse = normalized(weights, self._frequencies)
         self._forward(weights, ids, table, state, masks)
@@ -92,7 +94,7 @@ class LSTMWindow:
         if not self._is_projected:
             kernels.gather(table, ids, self._layers[0].xs)
         for i, layer in enumerate(self._layers):
-            start, rows_of_start = weights[f"lstm_{i}/bias"][None], np.zeros_like(ids)
+            start, rows_of_start = weights[f"lstm_{i}/bias"][None], self._row_of_biases
             if self._starts_projected(i):
                 start, rows_of_start = start + _product(table, weights["lstm_0/kernel"]), ids
             matrix = self._matrix(weights, i)

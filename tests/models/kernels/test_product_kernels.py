@@ -81,34 +81,36 @@ def test_bfloat16_products_are_correct_for_every_number_of_rows(kernel: ProductK
         np.testing.assert_allclose(sums, 1 + x @ weights, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", available(FLOAT32), ids=lambda kernel: kernel.name)
-@pytest.mark.parametrize("rows", [1, 6, 70])
-def test_transposed_float32_products_are_correct(kernel: ProductKernel, rows: int) -> None:
+def sums_with_transposed_product(
+    kernel: ProductKernel, x: np.ndarray, packed: np.ndarray, *, rows: int
+) -> np.ndarray:
+    """Return ones to which X' W was added, for packed X and W."""
     add_transposed_product = add_transposed_product_of(kernel)
 
-    @njit("void(float32[:,:,::1], float32[:,:,::1], float32[:,::1])")
+    @njit
     def run(x, packed, sums):  # type: ignore[no-untyped-def]
         add_transposed_product(x, packed, sums)
 
+    sums = np.ones((rows, len(packed) * kernel.panel), np.float32)
+    run(x, packed, sums)
+    return sums
+
+
+@pytest.mark.parametrize("kernel", available(FLOAT32), ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("rows", [1, 6, 70])
+def test_transposed_float32_products_are_correct(kernel: ProductKernel, rows: int) -> None:
     random, panel, k = np.random.default_rng(0), kernel.panel, 300
     x, weights = (random.normal(size=(k, n * panel)).astype("f") for n in (-(-rows // panel), 2))
     packed_x, packed = (
         np.ascontiguousarray(one.reshape(k, -1, panel).transpose(1, 0, 2)) for one in (x, weights)
     )
-    sums = np.ones((rows, 2 * panel), np.float32)
-    run(packed_x, packed, sums)
+    sums = sums_with_transposed_product(kernel, packed_x, packed, rows=rows)
     np.testing.assert_allclose(sums, 1 + x[:, :rows].T @ weights, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kernel", available(BFLOAT16), ids=lambda kernel: kernel.name)
 @pytest.mark.parametrize("rows", [1, 6, 70])
 def test_transposed_bfloat16_products_are_correct(kernel: ProductKernel, rows: int) -> None:
-    add_transposed_product = add_transposed_product_of(kernel)
-
-    @njit("void(uint32[:,:,::1], uint32[:,:,::1], float32[:,::1])")
-    def run(x, packed, sums):  # type: ignore[no-untyped-def]
-        add_transposed_product(x, packed, sums)
-
     random, panel, pairs = np.random.default_rng(0), kernel.panel, 300
     (x, packed_x), (weights, packed) = (
         (numbers, bits.reshape(pairs, 2, -1, panel).transpose(2, 0, 3, 1))
@@ -116,8 +118,8 @@ def test_transposed_bfloat16_products_are_correct(kernel: ProductKernel, rows: i
             bfloat16(random.normal(size=(2 * pairs, n * panel))) for n in (-(-rows // panel), 2)
         )
     )
-    sums = np.ones((rows, 2 * panel), np.float32)
-    run(*(np.ascontiguousarray(one).view(np.uint32)[..., 0] for one in (packed_x, packed)), sums)
+    words = (np.ascontiguousarray(one).view(np.uint32)[..., 0] for one in (packed_x, packed))
+    sums = sums_with_transposed_product(kernel, *words, rows=rows)
     np.testing.assert_allclose(sums, 1 + x[:, :rows].T @ weights, rtol=1e-4, atol=1e-3)
 
 

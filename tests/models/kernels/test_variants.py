@@ -65,13 +65,7 @@ def test_a_check_measures_the_widest_variant_of_one_product(folder: Path) -> Non
 def test_a_check_goes_on_to_the_next_variant_after_one_that_crashes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = (
-        'case "$*" in *"--first int8 int8:wide"*) ;; *)\n'
-        + line("int8", "wide")
-        + "kill -ILL $$ ;;\nesac\n"
-        + line("int8", "narrow")
-        + line("int8", "narrow", giga_per_s={"1": 5.0})
-    )
+    script = script_that_crashes_unless("--first int8 int8:wide")
     monkeypatch.setattr(sys, "executable", interpreter(folder, script))
     variants.check("int8")
     assert [bool(one.failure) for one in variants.load()] == [True, False]
@@ -97,16 +91,21 @@ def line(product: str, variant: str, **fields: object) -> str:
     return f"echo '{json.dumps(asdict(replace(Measurement(product, variant), **fields)))}'\n"  # type: ignore[arg-type]
 
 
-def test_a_variant_that_crashes_is_not_used_and_the_others_are_measured(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    script = (
-        'case "$*" in *int8:wide*) ;; *)\n'
+def script_that_crashes_unless(arguments: str) -> str:
+    """Return a script that is killed in the variant `wide`, unless its arguments say to skip it."""
+    return (
+        f'case "$*" in *"{arguments}"*) ;; *)\n'
         + line("int8", "wide")
         + "kill -ILL $$ ;;\nesac\n"
         + line("int8", "narrow")
         + line("int8", "narrow", giga_per_s={"1": 5.0})
     )
+
+
+def test_a_variant_that_crashes_is_not_used_and_the_others_are_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = script_that_crashes_unless("int8:wide")
     monkeypatch.setattr(sys, "executable", interpreter(folder, script))
     variants.measure()
     assert chosen(variants.load()) == {"int8": "narrow"}
