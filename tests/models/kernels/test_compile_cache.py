@@ -265,7 +265,7 @@ def test_warming_up_compiles_for_all_later_processes() -> None:
     first = warm_up()
     names = {path.name for path in first}
     for function in (
-        "lstm_training.forward_",
+        "lstm_training.forward-",
         "lstm_inference._run_flat-",
         "compiled_products.int8_product_",
     ):
