@@ -296,8 +296,9 @@ class Attempt:
             if not self._has_newest_record():
                 self._lost.set()
                 return
-            self.checkpoints.save(checkpoint)
+            # In this order: a process killed between them repeats events, instead of losing them.
             self._log.write(self.job.id, self._events)
+            self.checkpoints.save(checkpoint)
         except Exception as error:
             problem = storage_problem(error)
             if problem is None:
