@@ -44,7 +44,7 @@ from app.routes.console import add_console
 from app.routes.js_client import add_js_client
 from app.services.engines import LoadEngine, load_model
 from app.settings import ApiSettings
-from models.kernels.compile_cache import RUNTIME_KERNELS, compile_in_child_process, use_cache_folder
+from models.kernels.compile_cache import SERVING, compile_in_child_process, use_cache_folder
 from models.version import installed_version
 from store.logs import log_uncaught, logging_config
 
@@ -159,7 +159,7 @@ def application() -> FastAPI:
     settings = ApiSettings.load()
     use_cache_folder(settings.data_dir)
     threading.Thread(
-        target=compile_in_child_process, args=(RUNTIME_KERNELS,), name="compile kernels", daemon=True
+        target=compile_in_child_process, args=SERVING, name="compile kernels", daemon=True
     ).start()
     app = create_app(settings)
     for number in (signal.SIGINT, signal.SIGTERM):

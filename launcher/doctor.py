@@ -18,8 +18,8 @@ from launcher.settings import LauncherSettings
 from launcher.valkey import server_binary
 from models.kernels import variants
 from models.kernels.compile_cache import (
-    RUNTIME_KERNELS,
-    TRAINING_KERNELS,
+    SERVING,
+    TRAINING,
     compile_in_child_process,
     use_cache_folder,
 )
@@ -49,7 +49,7 @@ def examine(settings: LauncherSettings) -> Iterator[Finding]:
     yield _data_folder(settings.data_dir)
     yield _redis(settings)
     use_cache_folder(settings.data_dir)
-    compile_in_child_process(RUNTIME_KERNELS, TRAINING_KERNELS)
+    compile_in_child_process(*SERVING, *TRAINING)
     yield from _kernels()
 
 

@@ -50,6 +50,15 @@ class UnknownCharacters(TypedDict, total=False):
     validation_share: Annotated[float, Field(description="Share of the held-out text.")]
 
 
+class Experts(TypedDict, total=False):
+    """Bits per character of the held-out text, by each expert and by their mixture."""
+
+    mixture: Annotated[float, Field(description="By all experts together.")]
+    lstm: Annotated[float, Field(description="By the network alone.")]
+    ngram: Annotated[float, Field(description="By the n-grams alone.")]
+    without_matches: Annotated[float, Field(description="By network and n-grams together.")]
+
+
 class Int8Measurement(TypedDict, total=False):
     """The cost of int8 weights."""
 
@@ -190,7 +199,16 @@ class Report(TypedDict, total=False):
     parameters: Annotated[int, Field(description="Number of weights.")]
 
     validation_bits_per_character: Annotated[
-        float, Field(description="Mean -log2 p of the held-out text, measured with the serving runtime.")
+        float,
+        Field(
+            description="Mean -log2 p of the second half of the held-out text, which had no part in training,"
+            " by what the model predicts with."
+        ),
+    ]
+    experts: Experts
+    mixture_weights: Annotated[
+        Literal["learned", "default"],
+        Field(description="Whether the weights of the experts were learned on held-out text."),
     ]
     train_bits_per_character: Annotated[
         float | None, Field(description="Training loss before the best evaluation.")

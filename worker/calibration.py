@@ -1,16 +1,16 @@
-"""The files with which a model scores lines: n-gram counts, and a calibration on its held-out lines."""
+"""The calibration with which a model scores lines, made on its held-out lines."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from models.anomaly import ngram_surprisal
 from models.anomaly.calibration import MIN_LINES, Calibration, calibrate
+from models.anomaly.ngram_surprisal import with_ngram
 from models.anomaly.precision import higher
-from models.runtime.engine import INT8_FILE
-from models.runtime.session import Network, open_network
+from models.runtime.session import StepNetwork
 from models.runtime.surprisal import line_surprisal
+from models.text.ngram import NgramModel
 from store.calibrations import MODEL_FILE, validation_file
 from worker.prepared_text import Text
 
@@ -21,17 +21,20 @@ _OLDER_RATIO = 3  # characters of older lines per held-out character
 _MAX_LINE_CHARACTERS = 50_000  # longer lines are ignored
 
 
-def anomaly_files(
-    graph: bytes, text: Text, *, cores: int, int8: bytes | None = None, is_log: bool = False
+def calibration_file(
+    network: StepNetwork,
+    text: Text,
+    ngram: NgramModel,
+    *,
+    int8: StepNetwork | None = None,
+    is_log: bool = False,
 ) -> dict[str, bytes]:
-    """Return the files for scores: n-gram counts, and a calibration if there are enough lines.
+    """Return the file of a calibration, if there are enough lines.
 
-    The calibration is made on the newest complete lines of the held-out text, scored like lines of a request:
-    each after a newline, in float32 and with the `int8` weights if there are any. For logs, whose lines
-    change with time, see `_older_lines` and `_with_margin`.
+    It is made on the newest complete lines of the held-out text, scored like lines of a request: each after a
+    newline, by `network` in float32 and in `int8` if the model has that. For logs, whose lines change with
+    time, see `_older_lines` and `_with_margin`.
     """
-    ngram = ngram_surprisal.ngram_of(text.train[-ngram_surprisal.MAX_CHARACTERS :], text.vocabulary)
-    files = {ngram_surprisal.FILE: ngram_surprisal.dump(ngram)}
     held_out = text.vocabulary.decode(text.validation[-_MAX_CHARACTERS:])
     follows_newline = (
         len(text.validation) <= _MAX_CHARACTERS and text.vocabulary.decode(text.train[-1:]) == "\n"
@@ -40,14 +43,13 @@ def anomaly_files(
     lines = [line for line in complete_lines if len(line) <= _MAX_LINE_CHARACTERS]
     if is_log:
         lines = _older_lines(text, lines) + lines
-    if len(lines) >= MIN_LINES:
-        readings = line_surprisal(Network(graph, threads=cores), text.vocabulary, lines, with_end=True)
-        if int8:
-            network = open_network(INT8_FILE, int8, threads=cores)
-            readings = higher(readings, line_surprisal(network, text.vocabulary, lines, with_end=True))
-        calibration = calibrate(ngram_surprisal.with_ngram(readings, lines, ngram))
-        files[MODEL_FILE] = validation_file(_with_margin(calibration) if is_log else calibration)
-    return files
+    if len(lines) < MIN_LINES:
+        return {}
+    readings = line_surprisal(network, text.vocabulary, lines, with_end=True)
+    if int8:
+        readings = higher(readings, line_surprisal(int8, text.vocabulary, lines, with_end=True))
+    calibration = calibrate(with_ngram(readings, lines, ngram))
+    return {MODEL_FILE: validation_file(_with_margin(calibration) if is_log else calibration)}
 
 
 def _older_lines(text: Text, lines: Sequence[str]) -> list[str]:

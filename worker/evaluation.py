@@ -1,14 +1,18 @@
-"""Held-out bits per character of a network, and samples, with the runtime that serves models.
+"""Held-out bits per character of a network or a mixture, and samples, with the runtime that serves models.
 
 Held-out text is contiguous. Each prediction is made from the state after the text before it, as far back as
 `warm_up`. Bits per character are the mean of -log2 p.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
+from models.kernels.mixture_arguments import STATE_COLUMNS, Experts
 from models.runtime.decoding import log_softmax
-from models.runtime.session import StepNetwork
+from models.runtime.mixture import mix_logits
+from models.runtime.session import Logits, StepNetwork
 from models.runtime.surprisal import SLICE_LOGITS
 from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 from worker.prepared_text import Ids
@@ -24,13 +28,27 @@ def bits_per_character(
     rows: int = 64,
     warm_up: int = 256,
 ) -> float:
-    """Return the mean surprisal of `ids` in bits per character.
+    """Return the mean surprisal of `ids` in bits per character; see `bits_by_expert`."""
+    return bits_by_expert(network, {}, ids, before=before, rows=rows, warm_up=warm_up)["lstm"]
+
+
+def bits_by_expert(
+    network: StepNetwork,
+    mixtures: Mapping[str, Experts],
+    ids: NDArray[np.int32],
+    *,
+    before: Ids,
+    rows: int = 64,
+    warm_up: int = 256,
+) -> dict[str, float]:
+    """Return the mean surprisal of `ids` in bits per character by the network, `lstm`, and by its mixtures.
 
     For speed the text is read as contiguous rows in parallel, each after the `warm_up` characters before it.
     With rows=1 and a long warm-up it is read in one pass.
 
     Args:
         network: the graph to evaluate.
+        mixtures: by name, experts to mix it with.
         ids: (N,) the held-out text.
         before: the text before it; at least one character.
         rows: the number of parallel rows.
@@ -48,19 +66,27 @@ def bits_per_character(
     counts = (positions >= lead - 1) & (positions + 1 < len(text))
     counts[: lead - 1] = False
     state = network.initial_state(rows)
-    bits = 0.0
+    read = {name: np.zeros((rows, STATE_COLUMNS), np.float32) for name in mixtures}
+    bits = dict.fromkeys(("lstm", *mixtures), 0.0)
     steps = max(1, min(_MAX_STEPS, SLICE_LOGITS // (rows * network.V)))
     for t in range(0, len(inputs), steps):
         part = slice(t, t + steps)
         first = 0 if counts[part].any() else len(inputs[part])  # the warm-up needs no logits
         logits, state = network.step(inputs[part], state, first)
+        of_experts = {"lstm": logits} | {name: logits.copy() for name in mixtures}
+        for name, experts in mixtures.items():
+            mix_logits(experts, inputs[part], read[name], first, of_experts[name])
         if not first:
-            next_ids = targets[part]
-            columns = np.maximum(next_ids - 1, 0)[..., None]
-            log_p = np.take_along_axis(log_softmax(logits), columns, -1)[..., 0]
-            cost = np.where(next_ids == UNKNOWN_ID, unknown_bits(network.V), -log_p / np.log(2))
-            bits += float(cost[counts[part]].sum())
-    return bits / len(ids)
+            for name, of_expert in of_experts.items():
+                bits[name] += float(_surprisal(of_expert, targets[part])[counts[part]].sum())
+    return {name: total / len(ids) for name, total in bits.items()}
+
+
+def _surprisal(logits: Logits, ids: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return the surprisal of ids (T, B) in bits, by logits (T, B, V)."""
+    columns = np.maximum(ids - 1, 0)[..., None]
+    log_p = np.take_along_axis(log_softmax(logits), columns, -1)[..., 0]
+    return np.where(ids == UNKNOWN_ID, unknown_bits(logits.shape[-1]), -log_p / np.log(2))
 
 
 def sample(network: StepNetwork, vocabulary: Vocabulary, *, prompt: str, characters: int, seed: int) -> str:

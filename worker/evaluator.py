@@ -32,7 +32,7 @@ class Evaluator:
     def evaluate(self, state: RunState) -> float:
         """Return the held-out bits per character of the network now; note in `state` if they are the best."""
         self._graph = Network(graph_of(self._network), threads=2)
-        held_out = self._text.validation[: state.evaluation_characters]
+        held_out = self._text.selection[: state.evaluation_characters]
         bits = bits_per_character(self._graph, held_out, before=self._text.train, rows=32, warm_up=64)
         state.evaluations_since_best += bits > state.best_bits
         if bits < state.best_bits or self.best is None:

@@ -13,9 +13,10 @@ from models.architectures.memory import count_parameters
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
-from models.report import Evaluation, Int8Measurement, Numerics, Report
+from models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
-from models.runtime.session import open_network
+from models.runtime.mixture import with_experts
+from models.runtime.session import StepNetwork, open_network
 from models.saved_model import Card, describe_files
 from models.text.masks import Masks
 from store.corpora import Corpora
@@ -23,9 +24,10 @@ from store.jobs import Job, JobRequest
 from store.models import Models
 from store.shuffled_lines import ShuffledLines
 from worker import advice
-from worker.calibration import anomaly_files
+from worker.calibration import calibration_file
 from worker.checkpoints import Checkpoint
 from worker.evaluation import bits_per_character
+from worker.experts import Mixture
 from worker.export import int8_file, saved_files
 from worker.hooks import Hooks, StopReason
 from worker.mixing import SecondText
@@ -122,13 +124,20 @@ def train_model(
     if result.stopped and result.stopped != "cancel_keep_best":
         return Outcome(result.stopped)
     files = saved_files(result.network)
-    report = _measured(result, text, files["model.onnx"], cores=cores)
-    files, report["int8"] = _with_int8(files, text, report["validation_bits_per_character"], cores=cores)
-    files |= anomaly_files(
-        files["model.onnx"],
+    network = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
+    mixture = Mixture.make(network, text, is_records=request.kind == "records")
+    files |= mixture.files
+    report = _measured(result, text, network, mixture)
+    int8, int8_files, report["int8"] = _int8(
+        files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores
+    )
+    files |= int8_files
+    predictor = with_experts(network, mixture.experts)
+    files |= calibration_file(
+        predictor,
         text,
-        cores=cores,
-        int8=files.get(INT8_FILE),
+        mixture.ngram,
+        int8=int8 and with_experts(int8, mixture.experts),
         is_log=bool(request.masks),
     )
     origin = _origin(job, vocabulary_size=len(text.vocabulary))
@@ -136,7 +145,7 @@ def train_model(
         report,
         origin,
         text=text,
-        graph=files["model.onnx"],
+        network=predictor,
         events=events,
         seed=request.training.seed,
         cores=cores,
@@ -250,39 +259,40 @@ def _second_text(
     return SecondText(ids, mix.fraction, mix.targets, network, teacher)
 
 
-def _validation_bits(name: str, data: bytes, text: Text, *, cores: int) -> float:
-    network = open_network(name, data, threads=cores)
-    judged = text.validation[:_JUDGED_CHARACTERS]
-    return bits_per_character(network, judged, before=text.train, warm_up=_WARM_UP_CHARACTERS)
-
-
-def _with_int8(
-    files: dict[str, bytes], text: Text, float32_bits: float, *, cores: int
-) -> tuple[dict[str, bytes], Int8Measurement | None]:
-    """Return the files, with int8 weights if these are accurate enough, and the measurement."""
+def _int8(
+    graph: bytes, text: Text, float32_bits: float, *, cores: int
+) -> tuple[StepNetwork | None, dict[str, bytes], Int8Measurement | None]:
+    """Return the int8 network and its file, if it is accurate enough, and the measurement."""
     try:
-        name, data = int8_file(files["model.onnx"])
-        bits = _validation_bits(name, data, text, cores=cores)
+        name, data = int8_file(graph)
+        network = open_network(name, data, threads=cores)
+        bits = bits_per_character(
+            network, text.test[:_JUDGED_CHARACTERS], before=text.before_test, warm_up=_WARM_UP_CHARACTERS
+        )
     except Exception:  # a compiler may fail on some machine: the float32 model is still good
         log.exception("the model has no int8 form")
-        return files, None
+        return None, {}, None
     lost_nats = (bits - float32_bits) * math.log(2)
     kept = lost_nats <= _MAX_INT8_NATS
     measured: Int8Measurement = {"validation_bits_per_character": bits, "lost_nats": lost_nats, "kept": kept}
-    return (files | {name: data} if kept else files), measured
+    # The graphs of other architectures scale their activations by the batch, so lines are not read with them.
+    reads_lines = kept and name == INT8_FILE
+    return (network if reads_lines else None), ({name: data} if kept else {}), measured
 
 
-def _measured(result: Result, text: Text, graph: bytes, *, cores: int) -> Report:
-    bits = _validation_bits("model.onnx", graph, text, cores=cores)
+def _measured(result: Result, text: Text, network: StepNetwork, mixture: Mixture) -> Report:
+    bits = mixture.bits(network, text.test[:_JUDGED_CHARACTERS], before=text.before_test)
     best = next(point for point in result.curve if point["step"] == result.best_step)
     last = result.curve[-1]
     return {
-        "validation_bits_per_character": bits,
+        "validation_bits_per_character": bits["mixture"],
+        "experts": cast(Experts, bits),
+        "mixture_weights": "learned" if mixture.has_learned_weights else "default",
         "train_bits_per_character": best["train_bits_per_character"],
         "characters": {
             "train": len(text.train),
             "validation": len(text.validation),
-            "judged": min(len(text.validation), _JUDGED_CHARACTERS),
+            "judged": min(len(text.test), _JUDGED_CHARACTERS),
         },
         "unknown": text.unknown,
         "stopped": result.stopped,

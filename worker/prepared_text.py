@@ -44,9 +44,17 @@ class StoredIds:
 Ids = NDArray[np.int32] | StoredIds
 
 
+MIN_DIVIDED_CHARACTERS = 1000
+"""Held-out text shorter than this is not divided."""
+
+
 @dataclass(frozen=True)
 class Text:
-    """A corpus as ids; the held-out part is its contiguous end. Of records both are lines in random order."""
+    """A corpus as ids; the held-out part is its contiguous end. Of records both are lines in random order.
+
+    The first half of the held-out part is for choices: when training ends, the weights of the mixture. The
+    other half, `test`, is what the report judges by.
+    """
 
     vocabulary: Vocabulary
     train: Ids
@@ -63,12 +71,40 @@ class Text:
         trained = trained_characters(len(text), validation_fraction)
         return read_text(lambda: [text], characters=len(text), trained=trained, **options)
 
+    @property
+    def selection(self) -> Ids:
+        """The first half of the held-out part; all of it, if it is short."""
+        return self.validation if self.is_undivided else _part(self.validation, end=self._middle)
+
+    @property
+    def test(self) -> Ids:
+        """The second half of the held-out part; all of it, if it is short."""
+        return self.validation if self.is_undivided else _part(self.validation, start=self._middle)
+
+    @property
+    def before_test(self) -> Ids:
+        """The text before `test`."""
+        return self.train if self.is_undivided else self.selection
+
+    @property
+    def is_undivided(self) -> bool:
+        """Whether the held-out part is too short to be divided."""
+        return len(self.validation) < MIN_DIVIDED_CHARACTERS
+
+    @property
+    def _middle(self) -> int:
+        return len(self.validation) // 2
+
     def frequencies(self) -> NDArray[np.float64]:
         """Return (V,) the relative frequency of each id in the training part."""
         counts = self.counts
         if counts is None:
             counts = np.bincount(self.train[:], minlength=len(self.vocabulary))
         return counts / len(self.train)
+
+
+def _part(ids: Ids, *, start: int = 0, end: int | None = None) -> Ids:
+    return StoredIds(ids.mapped[start:end]) if isinstance(ids, StoredIds) else ids[start:end]
 
 
 def read_text(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from models.report import CopyCounts, Evaluation, GeneratedText, Report, Sample
-from models.runtime.session import Network
+from models.runtime.session import StepNetwork
 from worker import baselines, memorization, problems, repeated_lines
 from worker.event_files import FILE_NAME, EventFile
 from worker.plots import curves_svg
@@ -37,7 +37,7 @@ def write_report(
     origin: Report,
     *,
     text: Text,
-    graph: bytes,
+    network: StepNetwork,
     events: Iterable[Event],
     seed: int,
     cores: int,
@@ -48,7 +48,7 @@ def write_report(
         measured: the fields measured in training: see `worker.pipeline`.
         origin: name, job, corpus, created_at, network, training, parameters.
         text: the training text and the held-out text.
-        graph: the network, as ONNX.
+        network: what the model predicts with.
         events: the job's events.
         seed: of generated text.
         cores: used in training, and available here.
@@ -66,9 +66,7 @@ def write_report(
     }
     events = list(events)
     report["samples"] = parts.run("samples", lambda: _samples(events, measured["curve"])) or []
-    report |= (
-        parts.run("baselines", lambda: baselines.measure(text.train, text.validation, vocabulary)) or Report()
-    )
+    report |= parts.run("baselines", lambda: baselines.measure(text.train, text.test, vocabulary)) or Report()
     if origin.get("kind") == "records" and (
         lines := parts.run(
             "held-out lines", lambda: repeated_lines.measure(text.train, text.validation, vocabulary)
@@ -81,7 +79,7 @@ def write_report(
     memory = parts.run(
         "memorization",
         lambda: memorization.measure(
-            Network(graph, threads=cores),
+            network,
             text.train,
             text.validation,
             decode=lambda ids: vocabulary.to_text(vocabulary.decode(ids)),

@@ -8,8 +8,8 @@ import logging
 from pathlib import Path
 
 from models.kernels.compile_cache import (
-    RUNTIME_KERNELS,
-    TRAINING_KERNELS,
+    SERVING,
+    TRAINING,
     compile_in_child_process,
     use_cache_folder,
 )
@@ -19,7 +19,7 @@ from worker.settings import WorkerSettings
 def warm_up(data_dir: Path) -> None:
     """Compile the kernels of training and of completions that are not on disk."""
     use_cache_folder(data_dir)
-    compile_in_child_process(TRAINING_KERNELS, RUNTIME_KERNELS)
+    compile_in_child_process(*TRAINING, *SERVING)
 
 
 if __name__ == "__main__":

@@ -1,61 +1,20 @@
-"""The n-gram model of a saved model: it reads each line in addition to the network.
+"""The surprisal of lines by a model's n-grams, which read each line in addition to the network.
 
 A network trained for a minute or on little text finds fewer anomalies than n-grams do; a well trained one
 finds more, but not all of them. So both read each line, and the calibration weights them
-(`models.anomaly.calibration`). Only the end of the training text is counted, which bounds file and memory.
+(`models.anomaly.calibration`).
 """
 
-import io
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.errors import Unavailable
 from models.runtime.surprisal import LineSurprisal
-from models.text.ngram import Ids, NgramModel
-from models.text.vocabulary import Vocabulary
-
-FILE = "ngram.npz"
-"""The name of its file in a saved model. Older and imported models may have none."""
+from models.text.ngram import NgramModel
 
 ORDER = 5
-MAX_CHARACTERS = 1_000_000
-"""At the end of the training text. The file of a log is some hundred kilobytes, of prose two megabytes."""
-
-
-def ngram_of(ids: Ids, vocabulary: Vocabulary) -> NgramModel:
-    """Return the n-gram model of the end of a training text of ids (N,)."""
-    counted = np.asarray(ids[-MAX_CHARACTERS:])
-    return NgramModel.fit_ids(counted, size=len(vocabulary), order=ORDER, vocabulary=vocabulary)
-
-
-def dump(model: NgramModel) -> bytes:
-    """Return the contents of FILE: the n-grams of each order, delta-encoded, and their counts."""
-    arrays: dict[str, NDArray[np.int64]] = {}
-    for n, (grams, counts) in enumerate(model.counted(), 1):
-        arrays[f"grams_{n}"] = np.diff(grams, prepend=0)
-        arrays[f"counts_{n}"] = counts
-    file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **{name: _narrow(a) for name, a in arrays.items()})
-    return file.getvalue()
-
-
-def load(data: bytes, vocabulary: Vocabulary) -> NgramModel:
-    """Return the n-gram model in the contents of FILE. Raises Unavailable if damaged (`model_damaged`)."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            orders = range(1, 1 + len(arrays.files) // 2)
-            counted = [
-                (arrays[f"grams_{n}"].astype(np.int64).cumsum(), arrays[f"counts_{n}"].astype(np.int64))
-                for n in orders
-            ]
-        return NgramModel.of_counts(counted, vocabulary)
-    except (ValueError, KeyError, IndexError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
+"""Length of the n-grams; longer ones find fewer anomalies."""
 
 
 def with_ngram(
@@ -63,10 +22,5 @@ def with_ngram(
 ) -> list[LineSurprisal]:
     """Return the surprisal of lines with `ngram_bits`, each line read after a newline."""
     texts = [line + "\n" if s.has_end else line for s, line in zip(surprisals, lines, strict=True)]
-    bits = model.surprisals(texts)
+    bits = model.up_to(ORDER).surprisals(texts)
     return [replace(s, ngram_bits=b.astype(np.float32)) for s, b in zip(surprisals, bits, strict=True)]
-
-
-def _narrow(values: NDArray[np.int64]) -> NDArray[np.signedinteger]:
-    is_small = not values.size or values.max() <= np.iinfo(np.int32).max
-    return values.astype(np.int32) if is_small else values

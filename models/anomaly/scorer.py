@@ -45,11 +45,8 @@ class Scorer:
 
     @classmethod
     def load(cls, saved: SavedModel, engine: Engine) -> "Scorer":
-        """Return the scorer of a saved model. Raises Unavailable: a file is damaged."""
-        ngram = None
-        if ngram_surprisal.FILE in saved.card.files:
-            ngram = ngram_surprisal.load(saved.file(ngram_surprisal.FILE), saved.vocabulary)
-        return cls(engine, Masks(saved.card.masks), ngram)
+        """Return the scorer of a saved model."""
+        return cls(engine, Masks(saved.card.masks), engine.ngram)
 
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check

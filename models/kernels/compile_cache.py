@@ -32,9 +32,18 @@ from models.kernels import variants
 log = logging.getLogger("nextchar.kernels")
 
 RUNTIME_KERNELS = f"{__package__}.lstm_inference"
+MIXTURE_KERNELS = f"{__package__}.mixture"
+GENERATION_KERNELS = f"{__package__}.mixture_generation"
 TRAINING_KERNELS = f"{__package__}.lstm_training"
+WEIGHTS_KERNELS = f"{__package__}.mixture_training"
 
-_KERNELS = (RUNTIME_KERNELS, TRAINING_KERNELS)
+SERVING = (RUNTIME_KERNELS, MIXTURE_KERNELS, GENERATION_KERNELS)
+"""What the API's processes need."""
+
+TRAINING = (TRAINING_KERNELS, MIXTURE_KERNELS, WEIGHTS_KERNELS)
+"""What a training needs."""
+
+_KERNELS = tuple(dict.fromkeys((*SERVING, *TRAINING)))
 _VARIANTS = "variants"  # the name of the lock
 _FOLDER = Path(__file__).resolve().parent
 _UNUSED_S = 30 * 24 * 3600.0

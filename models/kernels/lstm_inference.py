@@ -143,7 +143,7 @@ def _layer(  # type: ignore[no-untyped-def]
     "float32[:,:,::1], int64, uint8[:,::1], int32[:,::1])",
     is_internal=True,
 )
-def _steps(  # type: ignore[no-untyped-def]
+def read_steps(  # type: ignore[no-untyped-def]
     weights, numbers, corrections, layout, ids, state, first, logits, part, boundary_x, boundary_sums
 ):
     """Read ids (T, B), changing state (B, S); write logits (T - first, B, V). Allocates for T * B rows.
@@ -332,7 +332,7 @@ def _run_flat(  # type: ignore[no-untyped-def]
             choose(logits[n - 1], inverse_temperature, uniforms[n - 1], chosen[n - 1])
             now = chosen[n - 1 : n]
         slot = n % len(boundary_x)
-        _steps(
+        read_steps(
             weights,
             numbers,
             corrections,

@@ -1,7 +1,8 @@
 """A loaded model: its networks, state caches and schedulers.
 
-Completions and distributions run in the scheduler of the model, one thread per precision; surprisal is
-computed in the calling thread.
+A model predicts with a mixture of its network and other experts (`models.runtime.mixture`), unless a request
+asks for the network alone. Completions and distributions run in a scheduler of the model, one thread per
+precision and expert; surprisal is computed in the calling thread.
 
 Prompts. The model of independent records, as its card says, reads every prompt as the beginning of a line.
 
@@ -21,11 +22,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from models.errors import InvalidInput, Unavailable
+from models.kernels.mixture_arguments import Experts
+from models.runtime import mixture
 from models.runtime.beam import BeamSearch
 from models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
 from models.runtime.lstm_network import LstmNetwork
 from models.runtime.request_validation import check_bias, check_request
-from models.runtime.requests import CharacterLogprobs, CompletionRequest, Distribution, OnEvent
+from models.runtime.requests import CharacterLogprobs, CompletionRequest, Distribution, Expert, OnEvent
 from models.runtime.scheduler import Scheduler
 from models.runtime.session import Check, CheckedNetwork, State, StepNetwork, no_check, open_network
 from models.runtime.state_cache import StateCache
@@ -38,6 +41,8 @@ from models.runtime.surprisal import (
     top_characters,
 )
 from models.saved_model import SavedModel
+from models.text import ngram_file
+from models.text.ngram import NgramModel
 
 log = logging.getLogger(__name__)
 
@@ -92,19 +97,24 @@ class Engine:
         if "float32" not in names:
             raise Unavailable(f"model {saved.card.reference} has no {FLOAT32_FILE}", code="model_damaged")
         networks = {precision: self._load(name, threads) for precision, name in names.items()}
-        self.network = networks["float32"]
         self.weight_bytes = sum(saved.card.files[name].bytes for name in names.values())
-        self.batch_invariant = is_batch_invariant(self.network)
-        share = cache_bytes // len(networks)  # states are not shared between precisions
-        self._schedulers = {
-            precision: Scheduler(
-                network,
-                StateCache(share),
-                max_waiting=max_waiting,
-                name=f"{saved.card.reference}-{precision}",
-            )
-            for precision, network in networks.items()
-        }
+        self.batch_invariant = is_batch_invariant(networks["float32"])
+        self.ngram: NgramModel | None = None
+        if ngram_file.FILE in saved.card.files:
+            self.ngram = ngram_file.load(saved.file(ngram_file.FILE), saved.vocabulary)
+        experts = self._load_experts()
+        self._networks: dict[tuple[str, Expert], StepNetwork] = {}
+        for precision, network in networks.items():
+            self._networks[precision, "lstm"] = network
+            if experts:
+                self._networks[precision, "mixture"] = mixture.with_experts(network, experts)
+        self._has_mixture = experts is not None
+        self.network = self._network("float32", "mixture")
+        self._max_waiting = max_waiting
+        self._cache_share = cache_bytes // len(self._networks)
+        self._schedulers: dict[tuple[str, Expert], Scheduler] = {}  # of the networks that requests have used
+        self._starting = threading.Lock()  # guards the dict above and the next field
+        self._is_closing = False
         int8 = networks.get("int8")
         self._compiled = int8 if isinstance(int8, LstmNetwork) else None
         self._cannot_compile = False
@@ -124,7 +134,7 @@ class Engine:
         """
         check_request(request)
         check_bias(request, len(self.vocabulary))
-        scheduler = self._scheduler(request)
+        scheduler = self._scheduler(self._precision(request), request.expert)
         seed = secrets.randbits(63) if request.seed is None else request.seed
         if request.beam:
             scheduled: ScheduledRequest = BeamSearch(
@@ -150,6 +160,7 @@ class Engine:
         top: int,
         temperature: float = 1.0,
         client: str = "",
+        expert: Expert = "mixture",
     ) -> Ticket:
         """Compute the distribution after NFC `prompt`, in float32, with the `top` likeliest characters.
 
@@ -170,26 +181,37 @@ class Engine:
             client=client,
             starts_line=self._starts_line,
         )
-        scheduler = self._schedulers["float32"]
+        scheduler = self._scheduler("float32", expert)
         scheduler.submit(request)
         return Ticket(scheduler, request)
 
     def line_surprisal(
-        self, lines: Sequence[str], *, fast: bool = False, check: Check = no_check
+        self,
+        lines: Sequence[str],
+        *,
+        fast: bool = False,
+        expert: Expert = "mixture",
+        check: Check = no_check,
     ) -> list[LineSurprisal]:
         """Return the surprisal of each line of characters, read by itself and with its newline.
 
         In float32; with `fast` in int8 if the model has it and its kernels compile. Runs in the calling
         thread. `check` is called before each step of the network, here and below.
         """
-        network = CheckedNetwork(self._network_for(fast=fast), check)
+        network = CheckedNetwork(self._network_for(expert, fast=fast), check)
         return line_surprisal(network, self.vocabulary, lines, with_end=True)
 
     def stream_surprisal(
-        self, lines: Sequence[str], state: State | None, *, fast: bool = False, check: Check = no_check
+        self,
+        lines: Sequence[str],
+        state: State | None,
+        *,
+        fast: bool = False,
+        expert: Expert = "mixture",
+        check: Check = no_check,
     ) -> tuple[list[LineSurprisal], State]:
         """Return the surprisal of lines read one after the other; see `models.runtime.surprisal`."""
-        network = CheckedNetwork(self._network_for(fast=fast), check)
+        network = CheckedNetwork(self._network_for(expert, fast=fast), check)
         return stream_surprisal(network, self.vocabulary, lines, state)
 
     @property
@@ -203,30 +225,38 @@ class Engine:
         return int(self.network.initial_state().shape[1])
 
     def text_logprobs(
-        self, text: str, *, top: int, context: str = "\n", check: Check = no_check
+        self,
+        text: str,
+        *,
+        top: int,
+        context: str = "\n",
+        expert: Expert = "mixture",
+        check: Check = no_check,
     ) -> list[CharacterLogprobs]:
         """Return each character of NFC `text` with its log-probability and the `top` likeliest there.
 
         In float32, in the calling thread.
         """
-        return text_logprobs(
-            CheckedNetwork(self.network, check), self.vocabulary, text, top=top, context=context
-        )
+        network = CheckedNetwork(self._network("float32", expert), check)
+        return text_logprobs(network, self.vocabulary, text, top=top, context=context)
 
-    def top_characters(self, text: str, *, top: int, check: Check = no_check) -> TopCharacters:
+    def top_characters(
+        self, text: str, *, top: int, expert: Expert = "mixture", check: Check = no_check
+    ) -> TopCharacters:
         """Return the `top` likeliest characters at each position of NFC `text`, read after a newline.
 
         In float32, in the calling thread.
         """
-        return top_characters(CheckedNetwork(self.network, check), self.vocabulary, text, top=top)
+        network = CheckedNetwork(self._network("float32", expert), check)
+        return top_characters(network, self.vocabulary, text, top=top)
 
     def stats(self) -> dict[str, float]:
-        """Return counters since the start and current figures, summed over precisions."""
+        """Return counters since the start and current figures, summed over precisions and experts."""
         totals: dict[str, float] = {
             "weight_bytes": self.weight_bytes,
             "batch_invariant": self.batch_invariant,
         }
-        for scheduler in self._schedulers.values():
+        for scheduler in list(self._schedulers.values()):
             cache = scheduler.cache
             figures = scheduler.counters | {
                 "active": scheduler.active,
@@ -244,6 +274,8 @@ class Engine:
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Refuse new requests and wait for the running ones; see `Scheduler.close`."""
+        with self._starting:
+            self._is_closing = True
         for scheduler in self._schedulers.values():
             scheduler.close(timeout_s)
 
@@ -254,13 +286,28 @@ class Engine:
             log.exception("the int8 kernels cannot be compiled on this machine")
             self._cannot_compile = True
 
-    def _network_for(self, *, fast: bool) -> StepNetwork:
+    def _network_for(self, expert: Expert, *, fast: bool) -> StepNetwork:
         if fast and self._compiled:
             if not (self._compiled.is_ready or self._cannot_compile):
                 self._compile(self._compiled)  # waits for the thread that is compiling
             if not self._cannot_compile:
-                return self._compiled
-        return self.network
+                return self._network("int8", expert)
+        return self._network("float32", expert)
+
+    def _load_experts(self) -> Experts | None:
+        """Return the experts beside the network, if the model has them."""
+        if mixture.FILE not in self.saved.card.files or self.ngram is None:
+            return None
+        data = self.saved.file(mixture.FILE)
+        try:
+            experts = mixture.load(data, self.ngram)
+        except Unavailable:
+            raise
+        except Exception:  # any error of the compiler; the network remains
+            log.exception("the kernels of the mixture cannot be compiled; the network predicts alone")
+            return None
+        self.weight_bytes += sum(array.nbytes for array in experts)
+        return experts
 
     def _load(self, name: str, threads: int) -> StepNetwork:
         reference = self.saved.card.reference
@@ -276,23 +323,44 @@ class Engine:
             )
         return network
 
-    def _scheduler(self, request: CompletionRequest) -> Scheduler:
-        precision = request.precision
+    def _precision(self, request: CompletionRequest) -> str:
+        precision: str = request.precision
         if precision == "auto":
             precision = "int8" if self._prefers_int8(seeded=request.seed is not None) else "float32"
-        if precision not in self._schedulers:
+        if (precision, "lstm") not in self._networks:
             raise InvalidInput(
                 f"model {self.saved.card.reference} has no {precision} weights", param="precision"
             )
         if precision == "int8" and self._cannot_compile:
             raise Unavailable("int8 cannot be compiled on this machine; ask for float32", code="no_compiler")
-        return self._schedulers[precision]
+        return precision
+
+    def _network(self, precision: str, expert: Expert) -> StepNetwork:
+        return self._networks[precision, expert if self._has_mixture else "lstm"]
+
+    def _scheduler(self, precision: str, expert: Expert) -> Scheduler:
+        """Return the scheduler of a network; it starts with the first request."""
+        key: tuple[str, Expert] = (precision, expert if self._has_mixture else "lstm")
+        with self._starting:
+            if key not in self._schedulers:
+                reference = self.saved.card.reference
+                if self._is_closing:
+                    raise Unavailable(
+                        f"model {reference} is being unloaded; try again", code="model_unloading"
+                    )
+                self._schedulers[key] = Scheduler(
+                    self._networks[key],
+                    StateCache(self._cache_share),
+                    max_waiting=self._max_waiting,
+                    name="-".join((reference, *key)),
+                )
+            return self._schedulers[key]
 
     def _prefers_int8(self, *, seeded: bool) -> bool:
         """Whether "auto" means int8. For requests with a seed the answer never changes."""
         if self._compiled:
             return not self._cannot_compile and (seeded or self._compiled.is_ready)
-        return "int8" in self._schedulers and not seeded
+        return ("int8", "lstm") in self._networks and not seeded
 
 
 def is_batch_invariant(network: StepNetwork) -> bool:

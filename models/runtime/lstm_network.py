@@ -144,6 +144,13 @@ class LstmNetwork:
                 self._arrays = {}  # a second copy of the weights
                 self.is_ready = True
 
+    @property
+    def packed(self) -> PackedNetwork:
+        """The weights as the kernels read them."""
+        if not self.is_ready:
+            self.prepare()
+        return self._network
+
     def initial_state(self, rows: int = 1) -> Floats:
         """Return zeros, (rows, S)."""
         return np.zeros((rows, self.S), np.float32)

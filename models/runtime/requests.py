@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Precision = Literal["auto", "float32", "int8"]
+Expert = Literal["mixture", "lstm"]
+"""Which predictor answers: the network with the other experts beside it, or the network alone."""
 Until = Literal["word", "line", "confidence"]
 FinishReason = Literal["length", "stop", "word", "line", "confidence", "timeout", "cancelled"]
 
@@ -29,6 +31,7 @@ class CompletionRequest:
     client: str = ""  # clients share a busy model equally
     # "auto": int8 if the model has it; with a seed, only if its results do not depend on the batch.
     precision: Precision = "auto"
+    expert: Expert = "mixture"  # of a model without a mixture both are the network
     stream: bool = True  # False: a completion's text comes as one Piece when it has finished
     # Beam width: the n completions of highest probability; excludes temperature, filters and a seed.
     beam: int | None = None

@@ -3,18 +3,32 @@ import json
 import numpy as np
 import pytest
 
-from models.anomaly import ngram_surprisal
 from models.anomaly.calibration import calibrate
 from models.anomaly.calibration_format import load
+from models.anomaly.ngram_surprisal import with_ngram
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.engine import INT8_FILE
 from models.runtime.session import Network, open_network
 from models.runtime.surprisal import line_surprisal
+from models.text.ngram import NgramModel
+from models.text.ngram_file import ngram_of
 from store.calibrations import MODEL_FILE, validation_file
 from tests.models.runtime.networks import random_weights
-from worker.calibration import anomaly_files
+from worker.calibration import calibration_file
 from worker.export import int8_file
 from worker.prepared_text import Text
+
+
+def files_for(text: Text, int8: bytes | None = None, *, is_log: bool = False) -> dict[str, bytes]:
+    """The files of a calibration by an untrained network and the n-grams of the text."""
+    quantized = int8 and open_network(INT8_FILE, int8, threads=1)
+    return calibration_file(
+        Network(graph_for(text)), text, counted_in(text), int8=quantized or None, is_log=is_log
+    )
+
+
+def counted_in(text: Text) -> NgramModel:
+    return ngram_of(text.train[:], text.vocabulary)
 
 
 def graph_for(text: Text) -> bytes:
@@ -26,12 +40,12 @@ def test_calibration_uses_complete_held_out_lines(held_out_characters: int) -> N
     lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(100)]
     text = Text.split("\n".join(lines) + "\n", validation_fraction=held_out_characters / 500)
     graph = graph_for(text)
-    files = anomaly_files(graph, text, cores=1)
+    files = files_for(text)
     made, about = load(files[MODEL_FILE], where=MODEL_FILE)
     assert made.lines == 20 and about["source"] == "held-out text"
     readings = line_surprisal(Network(graph), text.vocabulary, lines[-20:], with_end=True)
-    counted = ngram_surprisal.load(files[ngram_surprisal.FILE], text.vocabulary)
-    expected = calibrate(ngram_surprisal.with_ngram(readings, lines[-20:], counted))
+    counted = counted_in(text)
+    expected = calibrate(with_ngram(readings, lines[-20:], counted))
     np.testing.assert_allclose(made.buckets[0].scores, expected.buckets[0].scores, atol=1e-4)
 
 
@@ -40,11 +54,11 @@ def test_calibration_uses_the_newest_lines(monkeypatch: pytest.MonkeyPatch) -> N
     lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(100)]
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.4)
     graph = graph_for(text)
-    files = anomaly_files(graph, text, cores=1)
+    files = files_for(text)
     made, _ = load(files[MODEL_FILE], where=MODEL_FILE)
     readings = line_surprisal(Network(graph), text.vocabulary, lines[-11:], with_end=True)
-    counted = ngram_surprisal.load(files[ngram_surprisal.FILE], text.vocabulary)
-    expected = calibrate(ngram_surprisal.with_ngram(readings, lines[-11:], counted))
+    counted = counted_in(text)
+    expected = calibrate(with_ngram(readings, lines[-11:], counted))
     np.testing.assert_allclose(made.buckets[0].scores, expected.buckets[0].scores, atol=1e-4)
 
 
@@ -54,12 +68,12 @@ def test_calibration_holds_for_int8_too() -> None:
     graph = graph_for(text)
     name, int8 = int8_file(graph)
     assert name == INT8_FILE
-    files = anomaly_files(graph, text, cores=1, int8=int8)
+    files = files_for(text, int8)
     made, _ = load(files[MODEL_FILE], where=MODEL_FILE)
-    counted = ngram_surprisal.load(files[ngram_surprisal.FILE], text.vocabulary)
+    counted = counted_in(text)
     for network in (Network(graph), open_network(INT8_FILE, int8, threads=1)):
         readings = line_surprisal(network, text.vocabulary, lines[-200:], with_end=True)
-        _, p = made.score(ngram_surprisal.with_ngram(readings, lines[-200:], counted))
+        _, p = made.score(with_ngram(readings, lines[-200:], counted))
         assert (p <= 0.01).mean() <= 0.01
 
 
@@ -67,9 +81,8 @@ def test_a_line_of_a_log_must_be_rarer_by_a_margin_to_be_flagged() -> None:
     random = np.random.default_rng(1)
     lines = ["".join(random.choice(list("abcd"), random.integers(3, 9))) for _ in range(3000)]
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.4)
-    graph = graph_for(text)
-    plain, _ = load(anomaly_files(graph, text, cores=1)[MODEL_FILE], where="plain")
-    moved, _ = load(anomaly_files(graph, text, cores=1, is_log=True)[MODEL_FILE], where="moved")
+    plain, _ = load(files_for(text)[MODEL_FILE], where="plain")
+    moved, _ = load(files_for(text, is_log=True)[MODEL_FILE], where="moved")
     assert moved.thresholds(0.02)[0] == pytest.approx(plain.thresholds(0.02)[0] + 1.0, abs=1e-4)
     assert moved.thresholds(0.2) == plain.thresholds(0.2)
     if plain.has_tail:
@@ -80,20 +93,19 @@ def test_a_line_of_a_log_must_be_rarer_by_a_margin_to_be_flagged() -> None:
 def test_a_log_that_ends_in_a_burst_is_calibrated_on_older_lines_too() -> None:
     lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(300)] + ["abad"] * 100
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.25)
-    graph = graph_for(text)
-    made, _ = load(anomaly_files(graph, text, cores=1, is_log=True)[MODEL_FILE], where="log")
+    made, _ = load(files_for(text, is_log=True)[MODEL_FILE], where="log")
     assert 390 <= made.lines <= 400  # the burst, and three times as much before it
-    made, _ = load(anomaly_files(graph, text, cores=1)[MODEL_FILE], where="text")
+    made, _ = load(files_for(text)[MODEL_FILE], where="text")
     assert made.lines == 100
 
 
 def test_text_without_lines_has_no_calibration() -> None:
     text = Text.split("all in one line " * 30, validation_fraction=0.1)
-    assert anomaly_files(graph_for(text), text, cores=1).keys() == {ngram_surprisal.FILE}
+    assert files_for(text) == {}
 
 
 def test_record_is_json() -> None:
     text = Text.split("ab\ncd\n" * 50, validation_fraction=0.2)
-    record = anomaly_files(graph_for(text), text, cores=1)[MODEL_FILE]
+    record = files_for(text)[MODEL_FILE]
     assert json.loads(record)["format_version"] == 1
     assert validation_file(load(record, where="x")[0])

@@ -72,8 +72,9 @@ def learned() -> tuple[Result, Text, list[dict[str, Any]]]:
 
 def _written(learned: tuple[Result, Text, list[dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, bytes]]:
     result, text, events = learned
+    network = Network(graph_of(result.network))
     return write_report(
-        _facts(result, text), ABOUT, text=text, graph=graph_of(result.network), events=events, seed=1, cores=1
+        _facts(result, text), ABOUT, text=text, network=network, events=events, seed=1, cores=1
     )
 
 

@@ -33,8 +33,8 @@ from app.services.scoring import CalibratedScorer, ScoreOptions
 from app.settings import machine_memory_bytes
 from models.errors import InvalidInput, NotFound
 from models.kernels.compile_cache import (
-    RUNTIME_KERNELS,
-    TRAINING_KERNELS,
+    SERVING,
+    TRAINING,
     compile_in_child_process,
     machine_folder,
     use_cache_folder,
@@ -223,7 +223,7 @@ def load(source: str | Path, *, threads: int | None = None) -> Model:
     """
     use_cache_folder(_CACHE_FOLDER.expanduser())
     threading.Thread(
-        target=compile_in_child_process, args=(RUNTIME_KERNELS,), name="compile kernels", daemon=True
+        target=compile_in_child_process, args=SERVING, name="compile kernels", daemon=True
     ).start()
     if isinstance(source, str) and source.startswith(_STORE_PREFIX):
         store = open_blobs(StoreSettings.load().blobs_url)
@@ -275,7 +275,7 @@ def train(
     use_cache_folder(cache)
     with tempfile.TemporaryDirectory(prefix="nextchar-") as folder, _bar(is_shown=progress) as show:
         show({"phase": "compiling kernels (once per machine and version)"})
-        compile_in_child_process(TRAINING_KERNELS)
+        compile_in_child_process(*TRAINING)
         show({"phase": "preparing"})
         data = Path(folder)
         blobs = open_blobs((data / "store").as_uri())

@@ -1,6 +1,5 @@
-"""The n-grams of a model: their file, and their weight in the score."""
+"""The n-grams of a model: their surprisal, and its weight in the score."""
 
-import io
 import itertools
 
 import numpy as np
@@ -10,15 +9,15 @@ from models.anomaly import ngram_surprisal
 from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
 from models.anomaly.calibration import NETWORK_WEIGHT, calibrate
 from models.anomaly.calibration_format import dump, load
-from models.errors import Unavailable
 from models.runtime.surprisal import LineSurprisal
+from models.text import ngram_file
 from models.text.ngram import NgramModel
 from models.text.vocabulary import Vocabulary
 from tests.models.anomaly.surprisals import surprisal
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n" * 20
 VOCABULARY = Vocabulary(TEXT)
-COUNTED = ngram_surprisal.ngram_of(VOCABULARY.encode(TEXT), VOCABULARY)
+COUNTED = ngram_file.ngram_of(VOCABULARY.encode(TEXT), VOCABULARY).up_to(ngram_surprisal.ORDER)
 LINES = ["the cat sat on the log", "", "zzz", "a mat on a log"]
 
 
@@ -29,49 +28,10 @@ def surprisals(lines: list[str], *, bits: float) -> list[LineSurprisal]:
     )
 
 
-def test_file_survives_a_round_trip() -> None:
-    again = ngram_surprisal.load(ngram_surprisal.dump(COUNTED), VOCABULARY)
-    for a, b in zip(again.surprisals(LINES), COUNTED.surprisals(LINES), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert ngram_surprisal.dump(again) == ngram_surprisal.dump(COUNTED)
-
-
 def test_bits_are_those_of_the_line_and_its_newline() -> None:
     [one] = surprisals(["the cat"], bits=1.0)
     expected = NgramModel.fit(TEXT, order=ngram_surprisal.ORDER).surprisal("the cat\n")
     np.testing.assert_allclose(one.ngram_bits, expected, rtol=1e-6)
-
-
-def test_number_of_counted_characters_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ngram_surprisal, "MAX_CHARACTERS", 46)
-    ids = VOCABULARY.encode(TEXT)
-    assert ngram_surprisal.dump(ngram_surprisal.ngram_of(ids, VOCABULARY)) == ngram_surprisal.dump(
-        ngram_surprisal.ngram_of(ids[-46:], VOCABULARY)
-    )
-
-
-@pytest.mark.parametrize("cut", [0, 10, -1])
-def test_damaged_files_are_refused(cut: int) -> None:
-    with pytest.raises(Unavailable, match="damaged"):
-        ngram_surprisal.load(ngram_surprisal.dump(COUNTED)[:cut], VOCABULARY)
-
-
-@pytest.mark.parametrize(
-    "arrays",
-    [
-        {},
-        {"grams_1": np.array([3, -1]), "counts_1": np.array([1, 1])},
-        {"grams_1": np.array([1, 900]), "counts_1": np.array([1, 1])},
-        {"grams_1": np.array([1]), "counts_1": np.array([-1])},
-        {"grams_1": np.array([1]), "counts_1": np.array([1, 2])},
-        {"grams_1": np.array([1]), "other": np.array([1])},
-    ],
-)
-def test_impossible_counts_are_refused(arrays: dict[str, np.ndarray]) -> None:
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
-    with pytest.raises(Unavailable, match="damaged"):
-        ngram_surprisal.load(file.getvalue(), VOCABULARY)
 
 
 def test_statistics_of_n_grams_follow_those_of_the_network() -> None:

@@ -1,0 +1,272 @@
+"""A mixture of a network with n-grams and two match models, compiled when first imported.
+
+The probability of a character c is proportional to
+
+    exp(w network(c) + v log n-gram(c) + boosts of c),
+
+the logarithmic opinion pool that PAQ calls mixing in the logistic domain (Mahoney 2005). A match model finds
+the last occurrence of the characters just read, in the training text or in what the row itself has read, and
+boosts the character that followed there. The weights w and v depend on the longest context that the n-grams
+know, a boost on the length of its match. That they also depend on the network's confidence changes nothing
+(docs/engineering/mixture.md).
+
+Everything is computed row by row, so a row's result is bit-identical in any batch.
+"""
+
+import numpy as np
+
+from models.kernels.activations import log
+from models.kernels.jit import compiled, inline_jit
+from models.kernels.mixture_arguments import (
+    BY_CONTEXT,
+    FEATURES,
+    HISTORY,
+    LENGTHS,
+    MATCH_AT,
+    MATCH_BOOSTS,
+    MATCH_BUCKET,
+    MATCH_CHARACTERS,
+    MATCH_ID,
+    MATCH_LENGTH,
+    MAX_MATCH,
+    NODES,
+    ORDER,
+    PAST,
+    REPEAT_BOOSTS,
+    REPEAT_BUCKET,
+    REPEAT_CHARACTERS,
+    REPEAT_DISTANCE,
+    REPEAT_ID,
+    REPEAT_LENGTH,
+)
+
+_BLOCK = 64
+_MAX_ID = 65535
+
+EXPERTS = (
+    "int32[::1], int32[::1], float32[::1], float32[::1], float32[:,::1], int32[::1], int32[::1], float32[::1]"
+)
+"""Signature of the fields of `Experts`."""
+
+
+# ---- what has been read
+
+
+@inline_jit
+def _child(first_child, node_ids, node, c):  # type: ignore[no-untyped-def]
+    """Return the child of a node with this id, or 0."""
+    start, end = first_child[node], first_child[node + 1]
+    last = end
+    while start < end:
+        middle = (start + end) >> 1
+        if node_ids[middle] < c:
+            start = middle + 1
+        else:
+            end = middle
+    return start if start < last and node_ids[start] == c else np.int32(0)
+
+
+@inline_jit
+def hash_of(ids, end):  # type: ignore[no-untyped-def]
+    """Return a hash (uint64) of the MATCH_CHARACTERS ids before position `end`."""
+    h = np.uint64(0)
+    for j in range(MATCH_CHARACTERS):
+        h = (h ^ np.uint64(ids[end - 1 - j])) * np.uint64(0x9E3779B97F4A7C15)
+        h ^= h >> np.uint64(29)
+    return h
+
+
+@inline_jit
+def _common_length(text, at, past):  # type: ignore[no-untyped-def]
+    """Return how many known characters before text[at] are also the last of `past`, up to MAX_MATCH."""
+    length = 0
+    while length < MAX_MATCH and length < at:
+        c = text[at - 1 - length]
+        if c == 0 or c != past[HISTORY - 1 - length]:
+            break
+        length += 1
+    return length
+
+
+@inline_jit
+def _follow_match(text, positions, row, past, c):  # type: ignore[no-untyped-def]
+    """Move the match in the training text beyond c, the last of `past`; or find one."""
+    at = row[MATCH_AT]
+    if at > 0 and text[at] == c:
+        row[MATCH_AT] = at + 1
+        row[MATCH_LENGTH] = min(row[MATCH_LENGTH] + 1, MAX_MATCH)
+    else:
+        at = positions[np.int64(hash_of(past, HISTORY) & np.uint64(len(positions) - 1))]
+        length = _common_length(text, at, past)
+        is_match = length >= MATCH_CHARACTERS
+        row[MATCH_AT] = at if is_match else 0
+        row[MATCH_LENGTH] = length if is_match else 0
+    if row[MATCH_AT] >= len(text):
+        row[MATCH_AT] = row[MATCH_LENGTH] = 0
+
+
+@inline_jit
+def _repeated_length(past, i):  # type: ignore[no-untyped-def]
+    """Return how many known characters up to past[i] are also the last of `past`, up to MAX_MATCH."""
+    length = 0
+    while length < MAX_MATCH and length <= i:
+        if past[i - length] == 0 or past[i - length] != past[HISTORY - 1 - length]:
+            break
+        length += 1
+    return length
+
+
+@inline_jit
+def _find_repeat(row, past):  # type: ignore[no-untyped-def]
+    """Set the match in the history to the longest, and of equals the newest."""
+    row[REPEAT_DISTANCE] = row[REPEAT_LENGTH] = 0
+    c0, c1, c2, c3 = past[HISTORY - 1], past[HISTORY - 2], past[HISTORY - 3], past[HISTORY - 4]
+    for block in range(HISTORY // _BLOCK):
+        # Most blocks have no such place: a loop without branches finds out.
+        end = HISTORY - 1 - block * _BLOCK
+        start = max(end - _BLOCK, REPEAT_CHARACTERS - 1)
+        found = False
+        for i in range(start, end):
+            found |= (past[i] == c0) & (past[i - 1] == c1) & (past[i - 2] == c2) & (past[i - 3] == c3)
+        if not found:
+            continue
+        for i in range(end - 1, start - 1, -1):
+            length = _repeated_length(past, i)
+            if length >= REPEAT_CHARACTERS and length > row[REPEAT_LENGTH]:
+                row[REPEAT_DISTANCE], row[REPEAT_LENGTH] = HISTORY - 1 - i, length
+        if row[REPEAT_LENGTH] >= MAX_MATCH // 2:
+            return
+
+
+@compiled(
+    "void(int32[::1], int32[::1], int32[::1], int32[::1], int32[::1], uint16[::1], int64)", is_internal=True
+)
+def read_character(first_child, node_ids, text, positions, row, past, c):  # type: ignore[no-untyped-def]
+    """Read id c: change the state of a row, as int32, and its history `past`, as uint16."""
+    for n in range(ORDER - 2, 0, -1):
+        before = row[NODES + n - 1]
+        row[NODES + n] = _child(first_child, node_ids, before, c) if before > 0 else 0
+    row[NODES] = _child(first_child, node_ids, 0, c)
+    # Nodes of the last level have no children, so none of them is in the state.
+    short = np.uint16(c if c <= _MAX_ID else 0)
+    distance = row[REPEAT_DISTANCE]
+    was_predicted = distance > 0 and short != 0 and past[HISTORY - distance] == short
+    for i in range(HISTORY - 1):
+        past[i] = past[i + 1]
+    past[HISTORY - 1] = short
+    if len(text) > 0:
+        _follow_match(text, positions, row, past, c)
+    if was_predicted:
+        row[REPEAT_LENGTH] = min(row[REPEAT_LENGTH] + 1, MAX_MATCH)
+    else:
+        _find_repeat(row, past)
+
+
+@inline_jit
+def _length_bucket(length):  # type: ignore[no-untyped-def]
+    """Return 0 without a match, else 1 to LENGTHS - 1."""
+    if length < 16:
+        return (length + 1) >> 1
+    if length < 32:
+        return 5 + length // 4
+    return min(LENGTHS - 1, 12 + length // 32)
+
+
+@compiled("void(int32[::1], int32[::1], uint16[::1], int32[::1])", is_internal=True)
+def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
+    """Write what the experts know after the characters read into features (FEATURES,)."""
+    for n in range(ORDER - 1):
+        features[n] = row[NODES + n]
+    at, distance = row[MATCH_AT], row[REPEAT_DISTANCE]
+    features[MATCH_ID] = text[at] if at > 0 else 0
+    features[MATCH_BUCKET] = _length_bucket(row[MATCH_LENGTH])
+    features[REPEAT_ID] = past[HISTORY - distance] if distance > 0 else 0
+    features[REPEAT_BUCKET] = _length_bucket(row[REPEAT_LENGTH])
+
+
+# ---- what comes next
+
+
+@compiled(
+    "int64(int32[::1], int32[::1], float32[::1], float32[::1], float32[:,::1], int32[::1], float32[::1],"
+    "float32[:,::1])",
+    is_internal=True,
+)
+def write_ngrams(  # type: ignore[no-untyped-def]
+    first_child, node_ids, counts, totals, unigrams, features, logprobs, scratch
+):
+    """Write log p(c) by the n-grams, up to a constant, into logprobs (V,); return the context's bucket.
+
+    Interpolated Witten-Bell smoothing, as `models.text.ngram`. Only characters that follow the last one
+    somewhere differ from the unigrams; `scratch` (2, V) holds their probabilities.
+    """
+    for c in range(len(logprobs)):
+        logprobs[c] = unigrams[1, c]
+    if features[0] == 0:
+        return 0
+    start, end = first_child[features[0]], first_child[features[0] + 1]
+    p, compact = scratch[0], scratch[1]
+    for i in range(start, end):
+        p[node_ids[i]] = unigrams[0, node_ids[i]]
+    scale, bucket = np.float32(1), 0  # the probability is scale * p
+    for n in range(ORDER - 1):
+        node = features[n]
+        if node == 0 or totals[node] == 0:
+            break
+        first, last, total = first_child[node], first_child[node + 1], totals[node]
+        distinct = np.float32(last - first - (1 if node_ids[first] == 0 else 0))
+        scale *= distinct / (total + distinct)
+        factor = np.float32(1) / ((total + distinct) * scale)
+        for i in range(first, last):
+            p[node_ids[i]] += counts[i] * factor
+        few = 0 if distinct == 1 else (1 if distinct <= 3 else 2)
+        is_frequent = total > (2 if distinct == 1 else 3 * distinct)
+        bucket = 6 * (n + 1) + 2 * few + (1 if is_frequent else 0)
+    for i in range(start, end):
+        compact[i - start] = log(p[node_ids[i]])
+    for i in range(start, end):
+        logprobs[node_ids[i]] = compact[i - start]
+    return bucket
+
+
+@inline_jit
+def mix_row(weights, context, features, ngrams, logits):  # type: ignore[no-untyped-def]
+    """Replace the network's logits (V,) by those of the mixture."""
+    network_weight, ngram_weight = weights[BY_CONTEXT + 2 * context], weights[BY_CONTEXT + 2 * context + 1]
+    for c in range(len(logits)):
+        logits[c] = network_weight * logits[c] + ngram_weight * ngrams[c]
+    if features[MATCH_ID] > 0:
+        logits[features[MATCH_ID]] += weights[MATCH_BOOSTS + features[MATCH_BUCKET]]
+    if features[REPEAT_ID] > 0:
+        logits[features[REPEAT_ID]] += weights[REPEAT_BOOSTS + features[REPEAT_BUCKET]]
+
+
+@compiled(f"void({EXPERTS}, int32[:,::1], int32[:,::1], uint16[:,::1], int64, float32[:,:,::1])")
+def mix(  # type: ignore[no-untyped-def]
+    first_child, node_ids, counts, totals, unigrams, text, positions, weights, ids, state, history, first,
+    logits,
+):  # fmt: skip
+    """Read ids (T, B); turn logits (T - first, B, V) of the network after them into the mixture's, in place.
+
+    `first_child` to `weights` are the fields of `Experts`. `state` (B, STATE_COLUMNS) is what the experts
+    keep, changed in place; `history` is the same memory. Steps before `first` have no logits.
+    """
+    features = np.empty(FEATURES, np.int32)
+    scratch = np.empty((3, logits.shape[2]), np.float32)
+    ngrams = scratch[2]
+    for b in range(ids.shape[1]):
+        row, past = state[b], history[b, 2 * PAST :]
+        for t in range(len(ids)):
+            read_character(first_child, node_ids, text, positions, row, past, ids[t, b])
+            if t < first:
+                continue
+            write_features(text, row, past, features)
+            context = write_ngrams(first_child, node_ids, counts, totals, unigrams, features, ngrams, scratch)
+            mix_row(weights, context, features, ngrams, logits[t - first, b])
+
+
+@compiled("void(int32[::1], int32[::1])")
+def index_text(text, positions):  # type: ignore[no-untyped-def]
+    """Fill `positions` (a power of two), zeros at first, for a text; see `Experts`."""
+    for end in range(MATCH_CHARACTERS, len(text)):
+        positions[np.int64(hash_of(text, end) & np.uint64(len(positions) - 1))] = end

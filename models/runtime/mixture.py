@@ -1,0 +1,200 @@
+"""A network together with other experts: n-grams, and matches in the training text and in what was read.
+
+`MixtureNetwork` is a network like any other: it maps ids and a state to logits and the next state, so
+sampling, scoring, state caches and streams need not know of it. A row of its state (S + STATE_COLUMNS) is the
+network's, followed by what the experts have read (`models.kernels.mixture_arguments`), which are int32 in the
+memory of float32: states may be copied, but not computed with.
+
+The file `mixture.npz` has the end of the training text and the weights of the experts. The n-grams are those
+of `models.text.ngram_file`.
+"""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import Unavailable
+from models.kernels.compile_cache import GENERATION_KERNELS, MIXTURE_KERNELS, compile_kernels
+from models.kernels.mixture_arguments import (
+    MATCH_CHARACTERS,
+    ORDER,
+    STATE_COLUMNS,
+    WEIGHTS,
+    Experts,
+)
+from models.runtime.lstm_network import LstmNetwork
+from models.runtime.session import Logits, State, StepNetwork
+from models.text.ngram import Ids, NgramModel
+
+FILE = "mixture.npz"
+"""The name of its file in a saved model. Older models have none."""
+
+MAX_CHARACTERS = 2_000_000
+"""Of the training text, from its end, that the file keeps for matches."""
+
+_FILE_ERRORS = (ValueError, KeyError, IndexError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+
+Floats = NDArray[np.float32]
+
+
+def experts_of(text: Ids, ngram: NgramModel, weights: Floats) -> Experts:
+    """Return the experts for a training text.
+
+    Args:
+        text: (N,) its ids, or those of its end.
+        ngram: its n-grams of up to ORDER characters.
+        weights: (WEIGHTS,)
+    """
+    compile_kernels(MIXTURE_KERNELS)  # waits if another process is compiling
+    from models.kernels.mixture import index_text
+
+    kept: NDArray[np.int32] = np.asarray(text, np.int32)
+    bits = max(1, int(len(kept) - 1).bit_length()) + 1 if len(kept) else 1
+    positions = np.zeros(1 << bits, np.int32)
+    if len(kept) > MATCH_CHARACTERS:
+        index_text(kept, positions)
+    first_child, node_ids, counts, totals, unigrams = _tree(ngram)
+    weights = np.ascontiguousarray(weights, np.float32)
+    return Experts(first_child, node_ids, counts, totals, unigrams, kept, positions, weights)
+
+
+def _tree(ngram: NgramModel) -> tuple[NDArray[Any], ...]:
+    """Return the n-grams as the first five fields of Experts."""
+    size, counted = ngram.V, ngram.counted()[:ORDER]
+    levels = [1, *(len(grams) for grams, _ in counted)]
+    inner = sum(levels[:ORDER])
+    first_child = np.full(inner + 1, sum(levels), np.int32)
+    totals = np.zeros(inner, np.float32)
+    start, end = 0, 1  # of the level above
+    for grams, counts in counted:
+        contexts = np.arange(end - start)
+        first_child[start:end] = end + grams.searchsorted(contexts * size)
+        totals[start:end] = np.bincount(grams // size, weights=counts, minlength=end - start)
+        start, end = end, end + len(grams)
+    node_ids = np.concatenate([[0], *(grams % size for grams, _ in counted)]).astype(np.int32)
+    counts = np.concatenate([[0], *(counts for _, counts in counted)]).astype(np.float32)
+    unigrams = np.zeros(size)
+    grams, of_characters = counted[0]
+    unigrams[grams] = of_characters
+    distinct = np.count_nonzero(of_characters)
+    unigrams = (unigrams + distinct / max(1, size - 1)) / (unigrams.sum() + distinct)
+    return first_child, node_ids, counts, totals, np.stack([unigrams, np.log(unigrams)]).astype(np.float32)
+
+
+def dump(text: Ids, weights: Floats) -> bytes:
+    """Return the contents of FILE for the ids (N,) of a training text, and weights (WEIGHTS,)."""
+    text = np.asarray(text[-MAX_CHARACTERS:])
+    kind = np.min_scalar_type(int(text.max(initial=0)))
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, text=text.astype(kind), weights=weights.astype(np.float32))
+    return file.getvalue()
+
+
+def load(data: bytes, ngram: NgramModel) -> Experts:
+    """Return the experts in the contents of FILE. Raises Unavailable if damaged (`model_damaged`)."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            text, weights = arrays["text"].astype(np.int32), arrays["weights"]
+        if text.ndim != 1 or text.min(initial=0) < 0 or text.max(initial=0) >= ngram.V:
+            raise ValueError("an id is out of range")
+        if weights.shape != (WEIGHTS,) or not np.isfinite(weights).all():
+            raise ValueError("the weights are invalid")
+    except _FILE_ERRORS as error:
+        raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
+    return experts_of(text, ngram, weights)
+
+
+def with_experts(network: StepNetwork, experts: Experts) -> "MixtureNetwork":
+    """Return the mixture of a network and experts."""
+    if isinstance(network, LstmNetwork):
+        return GeneratingMixture(network, experts)
+    return MixtureNetwork(network, experts)
+
+
+def mix_logits(experts: Experts, ids: NDArray[np.int32], read: Floats, first: int, logits: Logits) -> None:
+    """Let the experts read ids (T, B); turn logits (T - first, B, V) of a network into the mixture's.
+
+    Both `logits` and `read` (B, STATE_COLUMNS), what the experts have read, are changed in place.
+    """
+    from models.kernels.mixture import mix
+
+    ids = np.ascontiguousarray(ids)
+    mix(*experts, ids, read.view(np.int32), read.view(np.uint16), first, logits)
+
+
+class MixtureNetwork:
+    """A network and the experts beside it. Thread-safe. The first call compiles or loads the kernels."""
+
+    def __init__(self, network: StepNetwork, experts: Experts) -> None:
+        self.network, self.experts = network, experts
+        self.V = network.V
+        self._network_size = network.initial_state(0).shape[1]
+
+    def initial_state(self, rows: int = 1) -> State:
+        """Return zeros, (rows, S + STATE_COLUMNS)."""
+        return np.zeros((rows, self._network_size + STATE_COLUMNS), np.float32)
+
+    def step(self, ids: NDArray[np.int32], state: State, first: int = 0) -> tuple[Logits, State]:
+        """Read ids (T, B) from a state (B, S + STATE_COLUMNS); return logits (T - first, B, V) and the next.
+
+        Steps before `first` get no logits. The arguments are not modified.
+        """
+        network_state, read = self._split(state)
+        logits, network_state = self.network.step(ids, network_state, first)
+        mix_logits(self.experts, ids, read, first, logits)
+        return logits, np.concatenate([network_state, read], axis=1)
+
+    def _split(self, state: State) -> tuple[State, Floats]:
+        """Return copies of the network's state (B, S) and of the experts' (B, STATE_COLUMNS)."""
+        return state[:, : self._network_size].copy(), state[:, self._network_size :].copy()
+
+
+class GeneratingMixture(MixtureNetwork):
+    """A mixture with an int8 LSTM network, which can choose characters by itself."""
+
+    network: LstmNetwork
+
+    def choose(
+        self, logits: Floats, inverse_temperature: Floats, uniforms: NDArray[np.float64]
+    ) -> NDArray[np.int32]:
+        """Choose an id for each row; see `LstmNetwork.choose`."""
+        return self.network.choose(logits, inverse_temperature, uniforms)
+
+    def generate(
+        self,
+        ids: NDArray[np.int32],
+        state: State,
+        inverse_temperature: Floats,
+        uniforms: NDArray[np.float64],
+    ) -> tuple[NDArray[np.int32], Logits, State]:
+        """Do T steps in one call, a choice after each but the last; see `LstmNetwork.generate`."""
+        compile_kernels(GENERATION_KERNELS)
+        from models.kernels.mixture_generation import generate
+
+        network_state, read = self._split(state)
+        logits = np.empty((len(uniforms) + 1, len(ids), self.V), np.float32)
+        chosen = np.empty((len(uniforms), len(ids)), np.int32)
+        generate(
+            *self.network.packed, *self.experts, ids[None], network_state, read.view(np.int32),
+            read.view(np.uint16), logits, inverse_temperature, uniforms, chosen,
+        )  # fmt: skip
+        return chosen, logits, np.concatenate([network_state, read], axis=1)
+
+    def read(
+        self, ids: NDArray[np.int32], ends: Sequence[int], state: State, stop: NDArray[np.int64]
+    ) -> list[State]:
+        """Read ids (T,); return the states at those of `ends` that were reached; see `LstmNetwork.read`."""
+        network_state, read = self._split(state)
+        states: list[State] = []
+        no_logits = np.empty((0, 1, self.V), np.float32)
+        network_states = self.network.read(ids, ends, network_state, stop)
+        for (start, end), network_state in zip(pairwise([0, *ends]), network_states, strict=False):
+            mix_logits(self.experts, ids[start:end, None], read, end - start, no_logits)
+            states.append(np.concatenate([network_state, read], axis=1))
+        return states

@@ -1,0 +1,58 @@
+"""The n-grams of a saved model: their file, read by the mixture and by anomaly scores.
+
+Only the end of the training text is counted, which bounds file and memory.
+"""
+
+import io
+import zipfile
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import Unavailable
+from models.text.ngram import Ids, NgramModel
+from models.text.vocabulary import Vocabulary
+
+FILE = "ngram.npz"
+"""The name of its file in a saved model. Older and imported models may have none."""
+
+ORDER = 6
+MAX_CHARACTERS = 1_000_000
+"""At the end of the training text. The file of a log is some hundred kilobytes, of prose three megabytes."""
+
+
+def ngram_of(ids: Ids, vocabulary: Vocabulary) -> NgramModel:
+    """Return the n-gram model of the end of a training text of ids (N,)."""
+    counted = np.asarray(ids[-MAX_CHARACTERS:])
+    return NgramModel.fit_ids(counted, size=len(vocabulary), order=ORDER, vocabulary=vocabulary)
+
+
+def dump(model: NgramModel) -> bytes:
+    """Return the contents of FILE: the n-grams of each order, delta-encoded, and their counts."""
+    arrays: dict[str, NDArray[np.int64]] = {}
+    for n, (grams, counts) in enumerate(model.counted(), 1):
+        arrays[f"grams_{n}"] = np.diff(grams, prepend=0)
+        arrays[f"counts_{n}"] = counts
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **{name: _narrow(a) for name, a in arrays.items()})
+    return file.getvalue()
+
+
+def load(data: bytes, vocabulary: Vocabulary) -> NgramModel:
+    """Return the n-gram model in the contents of FILE. Raises Unavailable if damaged (`model_damaged`)."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            orders = range(1, 1 + len(arrays.files) // 2)
+            counted = [
+                (arrays[f"grams_{n}"].astype(np.int64).cumsum(), arrays[f"counts_{n}"].astype(np.int64))
+                for n in orders
+            ]
+        return NgramModel.of_counts(counted, vocabulary)
+    except (ValueError, KeyError, IndexError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
+
+
+def _narrow(values: NDArray[np.int64]) -> NDArray[np.signedinteger]:
+    is_small = not values.size or values.max() <= np.iinfo(np.int32).max
+    return values.astype(np.int32) if is_small else values

@@ -1,0 +1,137 @@
+"""Weights of a mixture, learned on held-out text."""
+
+import numpy as np
+import pytest
+
+from models.architectures.onnx_graph import stateful_lstm_graph
+from models.kernels.mixture_arguments import (
+    BY_CONTEXT,
+    CONTEXTS,
+    FEATURES,
+    MATCH_BOOSTS,
+    REPEAT_BOOSTS,
+    WEIGHTS,
+    Experts,
+)
+from models.runtime.mixture import experts_of
+from models.runtime.session import Network
+from models.text.ngram_file import ngram_of
+from tests.models.runtime.networks import random_weights
+from worker.evaluation import bits_by_expert, bits_per_character
+from worker.experts import Mixture
+from worker.mixture_weights import MIN_CHARACTERS, _features, _logits, default_weights, learned_weights
+from worker.prepared_text import MIN_DIVIDED_CHARACTERS, Text
+
+random = np.random.default_rng(0)
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon"]
+PROSE = " ".join(random.choice(WORDS, 4000))
+
+
+def text_of(text: str = PROSE) -> Text:
+    return Text.split(text, validation_fraction=0.2)
+
+
+def network_for(text: Text) -> Network:
+    """An untrained network."""
+    return Network(stateful_lstm_graph(random_weights(len(text.vocabulary), 4, [6])))
+
+
+def experts_for(text: Text) -> Experts:
+    return experts_of(text.train[:], ngram_of(text.train[:], text.vocabulary), default_weights())
+
+
+def test_learned_weights_predict_better_than_the_defaults_and_each_expert() -> None:
+    text = text_of()
+    bits = {}
+    for name in ("default", "learned"):
+        network, experts = network_for(text), experts_for(text)
+        if name == "learned":
+            weights = learned_weights(network, experts, text.selection, before=text.train)
+            experts = experts._replace(weights=weights)
+        bits |= {
+            "lstm": bits_per_character(network, text.test[:], before=text.before_test),
+            name: bits_by_expert(network, {"": experts}, text.test[:], before=text.before_test)[""],
+        }
+    bits["ngram"] = ngram_of(text.train[:], text.vocabulary).bits_by_order(text.test[:])[-1]
+    assert bits["learned"] < bits["default"] - 0.1
+    assert bits["learned"] < bits["ngram"] + 0.04  # the best predictor of random words
+    assert bits["learned"] < bits["lstm"] / 2  # of an untrained network
+
+
+def test_gradients_are_those_of_the_loss() -> None:
+    from models.kernels.mixture_training import add_gradients
+
+    text = text_of(PROSE[:3000] * 2)
+    experts, ids = experts_for(text), text.selection[:300]
+    logits = _logits(network_for(text), text.train[-50:], ids)
+    features = _features(experts, text.train[-50:], ids)
+    assert features.shape == (300, FEATURES)
+    assert features[:, -4].any() and features[:, -2].any()  # both kinds of matches
+    weights = random.uniform(0.1, 1, WEIGHTS)
+
+    def loss(weights: np.ndarray, gradients: np.ndarray) -> float:
+        arguments = (*experts[:5], weights.astype(np.float32), features, np.arange(300), logits, ids)
+        return float(add_gradients(*arguments, gradients))
+
+    gradients = np.zeros(WEIGHTS)
+    loss(weights, gradients)
+    checked = np.flatnonzero(np.abs(gradients) > 0.5)
+    assert len(checked) > 10
+    for parts in (range(CONTEXTS * 2), range(MATCH_BOOSTS, REPEAT_BOOSTS), range(REPEAT_BOOSTS, WEIGHTS)):
+        assert set(parts) & set(checked.tolist())
+    for i in checked:
+        step = np.zeros(WEIGHTS)
+        step[i] = 0.01
+        numeric = loss(weights + step, np.zeros(WEIGHTS)) - loss(weights - step, np.zeros(WEIGHTS))
+        assert gradients[i] == pytest.approx(numeric / 0.02, rel=0.02, abs=0.05)
+
+
+def test_unknown_targets_do_not_count() -> None:
+    text = text_of()
+    experts, network = experts_for(text), network_for(text)
+    ids = text.selection[: 2 * MIN_CHARACTERS].copy()
+    ids[::2] = 0
+    weights = learned_weights(network, experts, ids, before=text.train)
+    assert np.isfinite(weights).all()
+
+
+def test_logits_of_the_held_out_text_follow_the_text_before() -> None:
+    text = text_of()
+    network, lead, ids = network_for(text), text.train[-300:], text.selection[:700]
+    logits = _logits(network, lead, ids)
+    whole = np.concatenate([lead, ids])[:-1, None]
+    expected, _ = network.step(whole, network.initial_state())
+    np.testing.assert_allclose(logits, expected[-700:, 0], atol=1e-5)
+
+
+def test_short_texts_keep_the_default_weights() -> None:
+    text = Text.split(PROSE[: 4 * MIN_DIVIDED_CHARACTERS], validation_fraction=0.2)
+    assert text.is_undivided and len(text.test) == len(text.selection) == len(text.validation)
+    made = Mixture.make(network_for(text), text, is_records=False)
+    assert not made.has_learned_weights
+    np.testing.assert_array_equal(made.experts.weights, default_weights())
+    bits = made.bits(network_for(text), text.test, before=text.before_test)
+    assert bits["mixture"] < bits["lstm"]
+
+
+def test_records_have_no_repetitions() -> None:
+    text = text_of(PROSE.replace(" ", "\n"))
+    made = Mixture.make(network_for(text), text, is_records=True)
+    assert made.has_learned_weights
+    assert not made.experts.weights[REPEAT_BOOSTS:].any()
+    assert made.experts.weights[:MATCH_BOOSTS].all()
+    assert BY_CONTEXT == 0
+
+
+def test_text_of_one_character() -> None:
+    text = text_of("a" * 10_000)
+    made = Mixture.make(network_for(text), text, is_records=False)
+    bits = made.bits(network_for(text), text.test, before=text.before_test)
+    assert all(np.isfinite(b) and b < 0.2 for b in bits.values())
+
+
+def test_parts_of_the_held_out_text() -> None:
+    text = text_of()
+    np.testing.assert_array_equal(np.concatenate([text.selection, text.test]), text.validation)
+    assert len(text.test) == -(-len(text.validation) // 2)
+    np.testing.assert_array_equal(text.before_test, text.selection)

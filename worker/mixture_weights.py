@@ -1,0 +1,136 @@
+"""Learns the weights of a mixture (`models.kernels.mixture`) on held-out text.
+
+Adam (Kingma and Ba 2015) on the mean surprisal of the first half of the held-out text, which the network was
+not trained on. A penalty draws the weights to their defaults, which a text too short to learn from keeps.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels.mixture_arguments import (
+    BY_CONTEXT,
+    CONTEXTS,
+    FEATURES,
+    HISTORY,
+    LENGTHS,
+    MATCH_BOOSTS,
+    REPEAT_BOOSTS,
+    STATE_COLUMNS,
+    WEIGHTS,
+    Experts,
+)
+from models.runtime.session import StepNetwork
+from worker.prepared_text import Ids
+
+MIN_CHARACTERS = 500
+"""A shorter text is too short to learn weights on."""
+
+_MAX_CHARACTERS = 40_000
+_MAX_LOGITS = 1 << 25  # 128 MB
+_MIN_EPOCHS, _MIN_STEPS = 4, 400
+_BATCH = 256
+_LEARNING_RATE = 0.03
+_PENALTY = 4.0  # of the squared distance from the defaults, in characters
+_SLICE_CHARACTERS = 256
+
+Floats = NDArray[np.float32]
+
+
+def default_weights(*, has_repeats: bool = True) -> Floats:
+    """Return weights (WEIGHTS,) for any text; without repeats, those of matches in the history are zero."""
+    weights = np.zeros(WEIGHTS, np.float32)
+    by_context = weights[BY_CONTEXT : BY_CONTEXT + 2 * CONTEXTS].reshape(-1, 2)
+    by_context[:] = 0.55, 0.35
+    boosts = 0.25 * np.arange(LENGTHS)
+    weights[MATCH_BOOSTS : MATCH_BOOSTS + LENGTHS] = np.maximum(0, boosts - 0.5)
+    if has_repeats:
+        weights[REPEAT_BOOSTS : REPEAT_BOOSTS + LENGTHS] = boosts
+    return weights
+
+
+def learned_weights(
+    network: StepNetwork, experts: Experts, ids: Ids, *, before: Ids, has_repeats: bool = True
+) -> Floats:
+    """Return the weights (WEIGHTS,) that predict `ids` best.
+
+    Args:
+        network: the trained network.
+        experts: the other experts; their weights are ignored.
+        ids: (N,) held-out text; the beginning of a longer one is read.
+        before: the text before it.
+        has_repeats: whether matches in the history may count: not for records, which stand alone.
+    """
+    defaults = default_weights(has_repeats=has_repeats)
+    targets = ids[: min(_MAX_CHARACTERS, _MAX_LOGITS // network.V)]
+    if len(targets) < MIN_CHARACTERS:
+        return defaults
+    lead = before[-HISTORY:]
+    logits = _logits(network, lead, targets)
+    features = _features(experts, lead, targets)
+    fixed = np.zeros(WEIGHTS, bool)
+    fixed[REPEAT_BOOSTS:] = not has_repeats
+    return _descend(experts, features, logits, targets, defaults, fixed)
+
+
+def _logits(network: StepNetwork, lead: NDArray[np.int32], ids: NDArray[np.int32]) -> Floats:
+    """Return the network's logits (N, V) for each of ids (N,), after the characters `lead`."""
+    text = np.concatenate([lead, ids])[:-1, None]
+    logits = np.empty((len(ids), network.V), np.float32)
+    state = network.initial_state()
+    first = len(lead) - 1  # the step whose logits are for ids[0]
+    for at in range(0, len(text), _SLICE_CHARACTERS):
+        piece = text[at : at + _SLICE_CHARACTERS]
+        skipped = min(max(0, first - at), len(piece))
+        part, state = network.step(piece, state, skipped)
+        begin = at + skipped - first
+        logits[begin : begin + len(part)] = part[:, 0]
+    return logits
+
+
+def _features(experts: Experts, lead: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the features (N, FEATURES) of the experts before each of ids (N,)."""
+    from models.kernels.mixture_training import collect_features
+
+    text = np.concatenate([lead, ids])
+    state = np.zeros(STATE_COLUMNS, np.int32)
+    features = np.empty((len(text), FEATURES), np.int32)
+    tree = (experts.first_child, experts.node_ids)
+    history = state.view(np.uint16)
+    collect_features(*tree, experts.text, experts.positions, text, state, history, features)
+    return features[len(lead) :].copy()
+
+
+def _descend(
+    experts: Experts,
+    features: NDArray[np.int32],
+    logits: Floats,
+    targets: NDArray[np.int32],
+    defaults: Floats,
+    fixed: NDArray[np.bool_],
+) -> Floats:
+    from models.kernels.mixture_training import add_gradients
+
+    ngrams = experts[:5]
+    weights = defaults.astype(np.float64)
+    mean, square = np.zeros(WEIGHTS), np.zeros(WEIGHTS)
+    random = np.random.default_rng(0)
+    batches = -(-len(targets) // _BATCH)
+    epochs = max(_MIN_EPOCHS, -(-_MIN_STEPS // batches))
+    step, steps = 0, epochs * batches
+    for _ in range(epochs):
+        order = random.permutation(len(targets))
+        for at in range(0, len(order), _BATCH):
+            chosen = order[at : at + _BATCH]
+            gradients = np.zeros(WEIGHTS)
+            current = weights.astype(np.float32)
+            add_gradients(*ngrams, current, features, chosen, logits, targets, gradients)
+            gradients /= len(chosen)
+            gradients += _PENALTY / len(targets) * (weights - defaults)
+            gradients[fixed] = 0
+            step += 1
+            mean += 0.1 * (gradients - mean)
+            square += 0.01 * (gradients**2 - square)
+            rate = _LEARNING_RATE * (1 - step / (steps + 1))
+            scale = np.sqrt(square / (1 - 0.99**step)) + 1e-4
+            weights -= rate * mean / (1 - 0.9**step) / scale
+    return weights.astype(np.float32)
