@@ -1,7 +1,7 @@
 """The state of a model on a stream of lines, kept in Redis between calls.
 
     nextchar:stream:<model name>:<id>        a hash: model (name@version), lines, and as raw float32
-                                             state_f4 and change_f4
+                                             state_f4
     nextchar:stream-lock:<model name>:<id>   the token of the call that reads it
     nextchar:stream-of:<owner>:<model name>:<id>, nextchar:stream-lock-of:<owner>:<model name>:<id>
                                              the same for the private streams of an owner
@@ -14,8 +14,9 @@ A lock serializes calls on one stream, across all API processes. Only the call t
 the state. The lock is renewed during the call; a call that lost it (Redis was unavailable) writes nothing.
 
 The number and bytes of streams are limited, in total and per owner. Saving a stream evicts the least recently
-used ones above the limits; an evicted stream restarts. Streams of older versions, with base64 in the fields
-`state` and `change`, are read, and counted from their next call on.
+used ones above the limits; an evicted stream restarts. Streams of older versions are read: with base64 in the
+field `state` they are counted from their next call on, and a field `change` or `change_f4`, what an adapted
+output layer had learned, is dropped.
 """
 
 import base64
@@ -64,10 +65,10 @@ _SAVE = (
     _UNCOUNT
     + f"""
 local stream, lock = KEYS[1], KEYS[2]
-local token, model, state, change, lines, ttl_s, owner = unpack(ARGV, 1, 7)
+local token, model, state, lines, ttl_s, owner = unpack(ARGV, 1, 6)
 if redis.call('get', lock) ~= token then return 0 end
 redis.call('del', stream)
-redis.call('hset', stream, 'model', model, 'state_f4', state, 'change_f4', change, 'lines', lines)
+redis.call('hset', stream, 'model', model, 'state_f4', state, 'lines', lines)
 redis.call('expire', stream, ttl_s)
 
 local time = redis.call('time')
@@ -76,7 +77,7 @@ local expired = redis.call(
   'zrangebyscore', '{_SIZE_KEYS[0]}', '-inf', now_us - ttl_s * 1000000, 'limit', 0, 100)
 for _, other in ipairs(expired) do uncount(other) end
 uncount(stream)
-local bytes = #state + #change + 3 * #stream + 2 * #owner + 400
+local bytes = #state + 3 * #stream + 2 * #owner + 400
 redis.call('hset', '{_SIZE_KEYS[1]}', stream, bytes .. ' ' .. owner)
 redis.call('zadd', '{_SIZE_KEYS[0]}', now_us, stream)
 redis.call('zadd', '{_OF}' .. owner, now_us, stream)
@@ -92,8 +93,8 @@ local function evict(whose, of, max_streams, max_bytes)
     uncount(oldest)
   end
 end
-evict(owner, '{_OF}' .. owner, tonumber(ARGV[8]), tonumber(ARGV[9]))
-evict('all', '{_SIZE_KEYS[0]}', tonumber(ARGV[10]), tonumber(ARGV[11]))
+evict(owner, '{_OF}' .. owner, tonumber(ARGV[7]), tonumber(ARGV[8]))
+evict('all', '{_SIZE_KEYS[0]}', tonumber(ARGV[9]), tonumber(ARGV[10]))
 return 1
 """
 )
@@ -136,7 +137,6 @@ class Stream:
 
     id: str
     state: NDArray[np.float32] | None
-    change: NDArray[np.float32] | None  # (H, V - 1), the weight delta of an adapting stream
     lines: int
     restarted: Literal["new", "model_replaced"] | None
 
@@ -161,12 +161,10 @@ class StreamLock:
         self._released = threading.Event()
         threading.Thread(target=self._renew, name="stream lock", daemon=True).start()
 
-    def save(
-        self, state: NDArray[np.float32], *, lines: int, change: NDArray[np.float32] | None = None
-    ) -> Stream:
+    def save(self, state: NDArray[np.float32], *, lines: int) -> Stream:
         """Save the state after `lines` more lines. Raises Conflict (`stream_lost`) if the lock was lost."""
         count = self.stream.lines + lines
-        values = (self._model, _pack(state), b"" if change is None else _pack(change), count, TTL_S)
+        values = (self._model, _pack(state), count, TTL_S)
         limits = (*self._limits.of_owner, self._limits.max_streams, self._limits.max_bytes)
         is_saved = self._redis.eval(_SAVE, 2, *self._keys, self._token, *values, self._owner, *limits)
         if not is_saved:
@@ -176,7 +174,7 @@ class StreamLock:
                 code="stream_lost",
                 param="stream_id",
             )
-        return Stream(self.stream.id, state, change, count, self.stream.restarted)
+        return Stream(self.stream.id, state, count, self.stream.restarted)
 
     def release(self) -> None:
         """Let the next call use the stream."""
@@ -238,11 +236,10 @@ class Streams:
         stored = dict(zip(_FIELDS, cast(list[bytes | None], fields), strict=True))
         state = _floats(stored["state_f4"], stored["state"])
         if stored["model"] is None or state is None:
-            return Stream(stream_id, None, None, 0, "new")
+            return Stream(stream_id, None, 0, "new")
         if stored["model"].decode() != model or len(state) != size:
-            return Stream(stream_id, None, None, 0, "model_replaced")
-        change = _floats(stored["change_f4"], stored["change"])
-        return Stream(stream_id, state[None], change, int(stored["lines"] or 0), None)
+            return Stream(stream_id, None, 0, "model_replaced")
+        return Stream(stream_id, state[None], int(stored["lines"] or 0), None)
 
 
 def stream_busy(stream_id: str, wait_s: float) -> Conflict:
@@ -254,7 +251,7 @@ def stream_busy(stream_id: str, wait_s: float) -> Conflict:
     )
 
 
-_FIELDS = ("model", "lines", "state_f4", "change_f4", "state", "change")
+_FIELDS = ("model", "lines", "state_f4", "state")
 
 
 def _floats(raw: bytes | None, base64_of: bytes | None) -> NDArray[np.float32] | None:

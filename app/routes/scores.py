@@ -30,7 +30,6 @@ from app.services.engines import Loaded
 from app.services.limited_work import Check
 from app.services.scoring import DECIMALS, CalibratedScorer, ScoreOptions, calibration_body, is_unusual
 from models.anomaly.drift import drift
-from models.anomaly.dynamic_evaluation import StreamPosition
 from models.anomaly.scorer import ScoredLine
 from models.runtime.session import no_check
 from store.streams import StreamLock
@@ -147,9 +146,7 @@ def _score(
         scorer = CalibratedScorer(
             loaded,
             calibration,
-            ScoreOptions(
-                body.detail, body.expected, body.false_alarms, adapt=body.adapt, explain=body.explain
-            ),
+            ScoreOptions(body.detail, body.expected, body.false_alarms, explain=body.explain),
             check,
         )
         return _score_text(scorer, body.text) if body.text is not None else _score_lines(scorer, body, turn)
@@ -164,7 +161,7 @@ def _score_lines(scorer: CalibratedScorer, body: ScoreCreate, turn: StreamLock |
     elif body.context == "line":
         lines = scorer.read(originals)
     else:
-        lines, _ = scorer.read_stream(originals, StreamPosition())
+        lines, _ = scorer.read_stream(originals, None)
     written: list[str] = []
     unusual = 0
     for line, score in zip(lines, scorer.scores(lines), strict=True):

@@ -47,15 +47,6 @@ StreamId = Annotated[
     ),
 ]
 
-Adapt = Annotated[
-    bool,
-    Field(
-        description="Learn from the stream while reading it (dynamic evaluation), so that what has become"
-        " frequent is expected. Needs context `stream` and a model of LSTMs. What is learned applies to this"
-        " stream only and decays."
-    ),
-]
-
 
 class ScoreCreate(RequestBody):
     """Score a text as a whole, or each of several lines; all are read as if after a newline."""
@@ -88,7 +79,6 @@ class ScoreCreate(RequestBody):
     false_alarms: FalseAlarms | None = None
     calibration: CalibrationName | None = None
     stream_id: StreamId | None = None
-    adapt: Adapt = False
     explain: bool = Field(
         True,
         description="Explain flagged lines, the most anomalous first, for about a second: characters that are"
@@ -110,8 +100,8 @@ class ScoreCreate(RequestBody):
             raise ValueError("expected needs context line")
         if self.context == "stream" and self.lines is None:
             raise ValueError("context stream needs lines")
-        if (self.stream_id or self.adapt) and self.context != "stream":
-            raise ValueError("stream_id and adapt need context stream")
+        if self.stream_id and self.context != "stream":
+            raise ValueError("stream_id needs context stream")
         return self
 
 
@@ -223,7 +213,6 @@ class StreamQuery(BaseModel):
     false_alarms: FalseAlarms | None = None
     calibration: CalibrationName | None = None
     stream_id: StreamId | None = None
-    adapt: Adapt = False
     only: Literal["all", "anomalous"] = Field("all", description="Which lines get a record.")
     echo: bool = Field(False, description="Include the text of each line in its record.")
     explain: bool = Field(
@@ -240,8 +229,8 @@ class StreamQuery(BaseModel):
     def _consistent(self) -> Self:
         if self.expected and (self.detail != "character" or self.context == "stream"):
             raise ValueError("expected needs detail character and context line")
-        if (self.stream_id or self.adapt) and self.context != "stream":
-            raise ValueError("stream_id and adapt need context stream")
+        if self.stream_id and self.context != "stream":
+            raise ValueError("stream_id needs context stream")
         return self
 
 

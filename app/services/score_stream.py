@@ -13,8 +13,8 @@ from app.services.limited_work import Check
 from app.services.line_input import InputLine, LineParser, LineSplitter
 from app.services.scoring import CalibratedScorer, ScoreOptions, calibration_body, is_unusual
 from models.anomaly.drift import drift
-from models.anomaly.dynamic_evaluation import StreamPosition
 from models.anomaly.scorer import ScoredLine
+from models.runtime.session import State
 from store.calibrations import Calibrations
 from store.streams import StreamLock
 
@@ -39,19 +39,16 @@ class StreamScorer:
             query.expected,
             query.false_alarms,
             fast=query.precision == "auto",
-            adapt=query.adapt,
             explain=query.explain,
         )
         calibration = calibrations.find(loaded.saved, query.calibration)
-        if query.adapt:
-            loaded.scorer.check_can_adapt()
         self._scorer = CalibratedScorer(loaded, calibration, options, check)
         self._query = query
         self._splitter = LineSplitter()
         self._parser = LineParser(loaded.vocabulary, is_json=is_json)
         self._cache: dict[str, LineScore] = {}
         self._expected: dict[str, str] = {}  # of the lines of this batch, as JSON
-        self._position = StreamPosition()
+        self._state: State | None = None
         self._stream: StreamBody | None = None
         self._started = time.monotonic()
         self._totals = {
@@ -120,7 +117,7 @@ class StreamScorer:
 
     def _read_stream(self, texts: list[str], turn: StreamLock | None) -> list[ScoredLine]:
         if turn is None:
-            lines, self._position = self._scorer.read_stream(texts, self._position)
+            lines, self._state = self._scorer.read_stream(texts, self._state)
             return lines
         lines, stream = self._scorer.read_stored_stream(turn, texts)
         # The last record reports whether the first batch restarted the stream.

@@ -19,12 +19,11 @@ from app.services.limited_work import Check
 from models.anomaly.aggregate import peak_bits
 from models.anomaly.calibration import rounded_up
 from models.anomaly.drift import UNUSUAL
-from models.anomaly.dynamic_evaluation import StreamPosition
 from models.anomaly.scorer import ReadPrecision, ScoredLine
 from models.anomaly.spans import Span as MaskedSpan
 from models.anomaly.spans import highest_window, threshold_spans
 from models.errors import InvalidInput
-from models.runtime.session import no_check
+from models.runtime.session import State, no_check
 from models.text.vocabulary import UNKNOWN_ID
 from store.calibrations import StoredCalibration
 from store.streams import StreamLock
@@ -53,7 +52,6 @@ class ScoreOptions:
     expected: int = 0
     false_alarms: float | None = None
     fast: bool = False  # read in int8 if the model has it
-    adapt: bool = False  # learn from a stream while reading it
     explain: bool = True  # locate the causes of surprisal in flagged lines
 
 
@@ -118,24 +116,17 @@ class CalibratedScorer:
         precision: ReadPrecision = "fast" if self.options.fast else "float32"
         return self.loaded.scorer.read(originals, precision=precision, check=self.check)
 
-    def read_stream(
-        self, originals: Sequence[str], position: StreamPosition
-    ) -> tuple[list[ScoredLine], StreamPosition]:
+    def read_stream(self, originals: Sequence[str], state: State | None) -> tuple[list[ScoredLine], State]:
         """Read lines one after the other, from where the previous call ended."""
-        options = self.options
-        return self.loaded.scorer.read_stream(
-            originals, position, fast=options.fast, adapt=options.adapt, check=self.check
-        )
+        return self.loaded.scorer.read_stream(originals, state, fast=self.options.fast, check=self.check)
 
     def read_stored_stream(
         self, lock: StreamLock, originals: Sequence[str]
     ) -> tuple[list[ScoredLine], StreamBody]:
         """Read lines in a stored stream and store its position. Raises Conflict if the lock was lost."""
-        stream = lock.stream
-        lines, position = self.read_stream(originals, StreamPosition(stream.state, stream.change))
-        assert position.state is not None
+        lines, state = self.read_stream(originals, lock.stream.state)
         self.check()  # if the client has disconnected, the stream stays where it was
-        saved = lock.save(position.state, lines=len(lines), change=position.delta)
+        saved = lock.save(state, lines=len(lines))
         return lines, StreamBody.model_validate(saved)
 
     def scores(self, lines: Sequence[ScoredLine]) -> Iterator[LineScore]:

@@ -147,8 +147,6 @@ export interface ScoreFields {
   calibration?: string | null;
   /** With `context: "stream"`: continues the stream of this name. */
   stream_id?: string | null;
-  /** With `context: "stream"`: adapts the model to this stream. */
-  adapt?: boolean;
   /** Scores the most anomalous lines again to say what was expected instead. */
   explain?: boolean;
 }

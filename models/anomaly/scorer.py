@@ -1,7 +1,7 @@
 """A model's scorer: reads lines as the model was trained to read them, and explains anomalous ones.
 
 It composes what a saved model has for this: masks, the network's surprisal (`models.runtime`), the n-grams'
-(`ngram_surprisal`), dynamic evaluation and explanations. Scores are made from its results by a `Calibration`.
+(`ngram_surprisal`) and explanations. Scores are made from its results by a `Calibration`.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from models.anomaly import ngram_surprisal
-from models.anomaly.dynamic_evaluation import MAX_WEIGHTS, StreamPosition, read_adapting
 from models.anomaly.explanation import explain
 from models.anomaly.precision import higher
 from models.anomaly.spans import Span
-from models.errors import InvalidInput
 from models.runtime.engine import Engine
-from models.runtime.session import Check, CheckedNetwork, no_check
+from models.runtime.session import Check, CheckedNetwork, State, no_check
 from models.runtime.surprisal import LineSurprisal
 from models.saved_model import SavedModel
 from models.text.masks import Masked, Masks
@@ -62,47 +60,16 @@ class Scorer:
     def read_stream(
         self,
         originals: Sequence[str],
-        position: StreamPosition,
+        state: State | None,
         *,
         fast: bool = False,
-        adapt: bool = False,
         check: Check = no_check,
-    ) -> tuple[list[ScoredLine], StreamPosition]:
-        """Mask and read lines one after the other, from a position; with `adapt`, learn from them.
-
-        Raises:
-            InvalidInput: as `check_can_adapt`, with `adapt`.
-        """
+    ) -> tuple[list[ScoredLine], State]:
+        """Mask and read lines one after the other; see `models.runtime.surprisal.stream_surprisal`."""
         masked = [self.masks.apply(line) for line in originals]
         texts = [line.text for line in masked]
-        if adapt:
-            surprisals, position = self._read_adapting(texts, position, check)
-        else:
-            surprisals, state = self.engine.stream_surprisal(texts, position.state, fast=fast, check=check)
-            position = StreamPosition(state)
-        return self._scored(originals, masked, surprisals), position
-
-    def _read_adapting(
-        self, texts: Sequence[str], position: StreamPosition, check: Check
-    ) -> tuple[list[LineSurprisal], StreamPosition]:
-        self.check_can_adapt()
-        network = CheckedNetwork(self.engine.network, check)
-        units = self.engine.saved.card.network.units
-        return read_adapting(network, self.engine.vocabulary, texts, position, units=units)
-
-    def check_can_adapt(self) -> None:
-        """Raise InvalidInput (`cannot_adapt`) unless the model is stacked LSTMs with a small output layer."""
-        engine, network = self.engine, self.engine.saved.card.network
-        weights = network.units * (engine.network.V - 1)
-        if network.context is not None or engine.state_size != 2 * network.layers * network.units:
-            message = f"a {network.architecture} cannot adapt to a stream; use a model of stacked LSTMs"
-        elif weights > MAX_WEIGHTS:
-            message = (
-                f"an output layer of {weights:,} weights is too large to adapt; the limit is {MAX_WEIGHTS:,}"
-            )
-        else:
-            return
-        raise InvalidInput(message, code="cannot_adapt", param="adapt")
+        surprisals, state = self.engine.stream_surprisal(texts, state, fast=fast, check=check)
+        return self._scored(originals, masked, surprisals), state
 
     def explain(
         self, texts: Sequence[str], *, threshold: float, max_read: int, check: Check = no_check

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.dynamic_evaluation import StreamPosition
 from models.anomaly.scorer import Scorer
 from models.anomaly.spans import Span
 from models.config import NetworkConfig, TrainingConfig
@@ -239,19 +238,6 @@ class FakeScorer(Scorer):
 
     def __init__(self, engine: FakeEngine, saved: SavedModel) -> None:
         super().__init__(engine, Masks(saved.card.masks))  # type: ignore[arg-type]
-
-    def check_can_adapt(self) -> None:
-        """Raise nothing."""
-
-    def _read_adapting(
-        self, texts: Sequence[str], position: StreamPosition, check: Callable[[], None]
-    ) -> tuple[list[LineSurprisal], StreamPosition]:
-        """Read the lines; state and delta count them."""
-        surprisals, state = self.engine.stream_surprisal(texts, position.state, check=check)
-        delta = np.zeros((1, len(self.engine.vocabulary) - 1), np.float32)
-        if position.delta is not None:
-            delta = position.delta.reshape(delta.shape)
-        return surprisals, StreamPosition(state, delta + np.float32(len(texts)))
 
     def explain(
         self,

@@ -61,8 +61,6 @@ class ScoreOptions(TypedDict, total=False):
     """`stream` scores each line after those before it."""
     stream_id: str | None
     """Continues a stream of earlier calls."""
-    adapt: bool | None
-    """Whether to learn from the stream."""
     explain: bool | None
     """Whether spans say what was expected."""
 

@@ -3,10 +3,8 @@ from typing import Any
 
 import pytest
 
-from store.streams import Streams
 from tests.app.fakes import CHARACTERS, publish
 from tests.app.service import Service, error_of, until
-from tests.store.locked_streams import locked
 
 SCORE = "/v1/models/fake/score"
 
@@ -226,27 +224,6 @@ def test_stream_of_a_replaced_model_restarts_and_reports_it(service: Service) ->
     }  # fmt: skip
 
 
-def test_adapting_stream_keeps_its_delta(service: Service) -> None:
-    body = {"lines": ["ab"], "context": "stream", "stream_id": "s", "adapt": True}
-    for count in (1, 2, 3):
-        assert service.http.post(SCORE, json=body).json()["stream"]["lines"] == count
-    streams = Streams(service.live._redis)
-    with locked(streams, "fake@1", "s", size=1) as turn:
-        assert turn.stream.change is not None and turn.stream.change[0] == 3
-
-
-def test_stream_that_starts_to_adapt_keeps_its_state(service: Service) -> None:
-    body = {"lines": ["ab"], "context": "stream", "stream_id": "s"}
-    assert service.http.post(SCORE, json=body).status_code == 200
-    with locked(Streams(service.live._redis), "fake@1", "s", size=1) as turn:
-        before = turn.stream.state
-    answer = service.http.post(SCORE, json=body | {"adapt": True}).json()
-    assert answer["stream"] == {"id": "s", "lines": 2, "restarted": None}
-    with locked(Streams(service.live._redis), "fake@1", "s", size=1) as turn:
-        assert turn.stream.change is not None and turn.stream.state is not None and before is not None
-        assert turn.stream.state[0, 0] > before[0, 0]
-
-
 def test_concurrent_calls_on_one_stream_are_all_counted(service: Service) -> None:
     body = {"lines": ["ab"] * 3, "context": "stream", "stream_id": "busy"}
     with ThreadPoolExecutor(6) as pool:
@@ -277,7 +254,7 @@ def test_detail_line_omits_characters(service: Service) -> None:
         ({"text": "a", "threshold": 1}, "threshold"),
         ({"text": "a", "context": "stream"}, "body"),
         ({"lines": ["a"], "stream_id": "s"}, "body"),
-        ({"lines": ["a"], "adapt": True}, "body"),
+        ({"lines": ["a"], "context": "stream", "adapt": True}, "adapt"),  # of version 0.1
         ({"lines": ["a"], "context": "stream", "stream_id": "a b"}, "stream_id"),
         ({"lines": ["a"], "expected": 1, "detail": "line"}, "body"),
         ({"text": "a" * 60_000, "expected": 1}, "body"),

@@ -39,7 +39,6 @@ class Options:
     calibration: str | None = None
     context: Context = "line"
     stream_id: str | None = None
-    adapt: bool = False
     expected: int = 0
     patience_s: float = 300.0
 
@@ -48,8 +47,8 @@ def print_anomalous_lines(session: Session, model: str, files: Sequence[str], op
     """Score lines as they come and print the flagged ones. Always raises typer.Exit, with grep's status."""
     if options.expected and options.context == "stream":
         raise typer.BadParameter("--expected needs --context line")
-    if (options.stream_id or options.adapt) and options.context == "line":
-        raise typer.BadParameter("--stream-id and --adapt need --context stream")
+    if options.stream_id and options.context == "line":
+        raise typer.BadParameter("--stream-id needs --context stream")
     totals = Totals(session.print_note, options.patience_s)
     try:
         _print_lines(session, model, files, options, totals)
@@ -157,7 +156,6 @@ def _query(options: Options, *, explain: bool) -> dict[str, Any]:
         calibration=options.calibration,
         context=options.context,
         stream_id=options.stream_id,
-        adapt=options.adapt or None,
     )
 
 

@@ -65,12 +65,6 @@ def score(
         str | None,
         _lines_option(metavar="NAME", help="With --context stream: continue the stream of this name."),
     ] = None,
-    adapt: Annotated[
-        bool,
-        _lines_option(
-            "--adapt", help="With --context stream: adapt the model to the lines while reading them."
-        ),
-    ] = False,
     expected: Annotated[
         int | None,
         _lines_option(min=1, max=20, help="Number of expected characters to show at each anomalous place."),
@@ -94,7 +88,6 @@ def score(
         stream_id=stream_id,
         expected=expected,
         patience_s=patience,
-        adapt=adapt or None,
     )
     words = model_and_files or []
     if model is not None:

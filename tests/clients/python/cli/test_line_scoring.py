@@ -65,7 +65,7 @@ def test_line_numbers_and_offsets_are_those_of_the_file(run: Run, tmp_path: Path
 
 
 def test_options_reach_the_service(run: Run, server: FakeServer) -> None:
-    options = "--false-alarms 1e-4 --calibration web-1 --context stream --stream-id web/1 --adapt"
+    options = "--false-alarms 1e-4 --calibration web-1 --context stream --stream-id web/1"
     assert run("score", "-m", "fake", *options.split(), stdin="a\n").status == 1
     (query,) = server.queries
     assert query == {
@@ -73,7 +73,6 @@ def test_options_reach_the_service(run: Run, server: FakeServer) -> None:
         "calibration": "web-1",
         "context": "stream",
         "stream_id": "web/1",
-        "adapt": "true",
         "only": "anomalous",
         "detail": "none",  # in a pipe the reasons are not needed
         "explain": "false",
