@@ -48,8 +48,8 @@ def add_gradients(  # type: ignore[no-untyped-def]
 ):
     """Add the gradients of the loss at some positions; return the sum of their losses, in nats.
 
-    `first_child` to `weights` are fields of `Experts`. `features` (N, FEATURES), the network's `logits` (N, V)
-    and `targets` (N,) are those of all positions. Those in `chosen` (n,) count, except unknown targets.
+    `first_child` to `weights` are fields of `Experts`. `features` (N, FEATURES), `logits` (N, V) of the
+    network and `targets` (N,) are those of all positions. Those in `chosen` (n,) count, except unknown targets.
     """
     size = logits.shape[1]
     scratch = np.empty((3, size), np.float32)
