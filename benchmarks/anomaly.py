@@ -36,7 +36,7 @@ from models.anomaly.baselines import NAMES, baseline_scores
 from models.anomaly.calibration import Calibration, calibrate
 from models.anomaly.drift import UNUSUAL, drift
 from models.anomaly.metrics import auroc, detection_quality
-from models.anomaly.ngram_surprisal import FILE, dump, ngram_of, with_ngram
+from models.anomaly.ngram_surprisal import with_ngram
 from models.anomaly.scorer import ReadPrecision, Scorer
 from models.config import PRESETS, Budget
 from models.machine import available_cores
@@ -45,6 +45,7 @@ from models.runtime.session import Network
 from models.runtime.surprisal import LineSurprisal, line_surprisal
 from models.text.masks import Masks
 from models.text.ngram import NgramModel
+from models.text.ngram_file import FILE, dump, ngram_of
 from models.text.vocabulary import Vocabulary, normalize
 
 _RATE = 0.01

@@ -94,9 +94,8 @@ def _features(experts: Experts, lead: NDArray[np.int32], ids: NDArray[np.int32])
     text = np.concatenate([lead, ids])
     state = np.zeros(STATE_COLUMNS, np.int32)
     features = np.empty((len(text), FEATURES), np.int32)
-    tree = (experts.first_child, experts.node_ids)
     history = state.view(np.uint16)
-    collect_features(*tree, experts.text, experts.positions, text, state, history, features)
+    collect_features(*experts[:2], experts.text, experts.positions, text, state, history, features)
     return features[len(lead) :].copy()
 
 
@@ -110,7 +109,7 @@ def _descend(
 ) -> Floats:
     from models.kernels.mixture_training import add_gradients
 
-    ngrams = experts[:5]
+    ngrams = experts[:3]
     weights = defaults.astype(np.float64)
     mean, square = np.zeros(WEIGHTS), np.zeros(WEIGHTS)
     random = np.random.default_rng(0)

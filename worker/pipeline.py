@@ -16,7 +16,7 @@ from models.machine import peak_memory_bytes
 from models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
 from models.runtime.mixture import with_experts
-from models.runtime.session import StepNetwork, open_network
+from models.runtime.session import SharedNetwork, StepNetwork, open_network
 from models.saved_model import Card, describe_files
 from models.text.masks import Masks
 from store.corpora import Corpora
@@ -132,20 +132,13 @@ def train_model(
         files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores
     )
     files |= int8_files
-    predictor = with_experts(network, mixture.experts)
-    files |= calibration_file(
-        predictor,
-        text,
-        mixture.ngram,
-        int8=int8 and with_experts(int8, mixture.experts),
-        is_log=bool(request.masks),
-    )
+    files |= calibration_file(network, text, mixture.ngram, int8=int8, is_log=bool(request.masks))
     origin = _origin(job, vocabulary_size=len(text.vocabulary))
     report_fields, report_files = write_report(
         report,
         origin,
         text=text,
-        network=predictor,
+        network=with_experts(network, mixture.experts),
         events=events,
         seed=request.training.seed,
         cores=cores,
@@ -261,7 +254,7 @@ def _second_text(
 
 def _int8(
     graph: bytes, text: Text, float32_bits: float, *, cores: int
-) -> tuple[StepNetwork | None, dict[str, bytes], Int8Measurement | None]:
+) -> tuple[SharedNetwork | None, dict[str, bytes], Int8Measurement | None]:
     """Return the int8 network and its file, if it is accurate enough, and the measurement."""
     try:
         name, data = int8_file(graph)

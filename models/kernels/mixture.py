@@ -19,8 +19,11 @@ from models.kernels.activations import log
 from models.kernels.jit import compiled, inline_jit
 from models.kernels.mixture_arguments import (
     BY_CONTEXT,
+    COUNT,
     FEATURES,
+    FIRST_CHILD,
     HISTORY,
+    ID,
     LENGTHS,
     MATCH_AT,
     MATCH_BOOSTS,
@@ -38,14 +41,13 @@ from models.kernels.mixture_arguments import (
     REPEAT_DISTANCE,
     REPEAT_ID,
     REPEAT_LENGTH,
+    TOTAL,
 )
 
-_BLOCK = 64
+_BLOCK = 64  # positions of the history that are compared at once; the oldest ones do not fill a block
 _MAX_ID = 65535
 
-EXPERTS = (
-    "int32[::1], int32[::1], float32[::1], float32[::1], float32[:,::1], int32[::1], int32[::1], float32[::1]"
-)
+EXPERTS = "int32[:,::1], int32[:,::1], float32[:,::1], int32[::1], int32[::1], float32[::1]"
 """Signature of the fields of `Experts`."""
 
 
@@ -53,17 +55,17 @@ EXPERTS = (
 
 
 @inline_jit
-def _child(first_child, node_ids, node, c):  # type: ignore[no-untyped-def]
+def _child(contexts, nodes, node, c):  # type: ignore[no-untyped-def]
     """Return the child of a node with this id, or 0."""
-    start, end = first_child[node], first_child[node + 1]
+    start, end = contexts[node, FIRST_CHILD], contexts[node + 1, FIRST_CHILD]
     last = end
     while start < end:
         middle = (start + end) >> 1
-        if node_ids[middle] < c:
+        if nodes[middle, ID] < c:
             start = middle + 1
         else:
             end = middle
-    return start if start < last and node_ids[start] == c else np.int32(0)
+    return start if start < last and nodes[start, ID] == c else np.int32(0)
 
 
 @inline_jit
@@ -117,20 +119,32 @@ def _repeated_length(past, i):  # type: ignore[no-untyped-def]
 
 
 @inline_jit
+def _has_repeat(past, start):  # type: ignore[no-untyped-def]
+    """Return whether the last four of `past` are also those up to one of _BLOCK positions from `start` on.
+
+    Without branches, and with unsigned indices, which need no test for being negative: so the compiler
+    vectorizes the loop.
+    """
+    c0, c1, c2, c3 = past[HISTORY - 1], past[HISTORY - 2], past[HISTORY - 3], past[HISTORY - 4]
+    found = False
+    for k in range(_BLOCK):
+        i = np.uint64(start + k)
+        newest = np.uint16(past[i] ^ c0) | np.uint16(past[i - np.uint64(1)] ^ c1)
+        older = np.uint16(past[i - np.uint64(2)] ^ c2) | np.uint16(past[i - np.uint64(3)] ^ c3)
+        found |= (newest | older) == 0
+    return found
+
+
+@inline_jit
 def _find_repeat(row, past):  # type: ignore[no-untyped-def]
     """Set the match in the history to the longest, and of equals the newest."""
     row[REPEAT_DISTANCE] = row[REPEAT_LENGTH] = 0
-    c0, c1, c2, c3 = past[HISTORY - 1], past[HISTORY - 2], past[HISTORY - 3], past[HISTORY - 4]
-    for block in range(HISTORY // _BLOCK):
-        # Most blocks have no such place: a loop without branches finds out.
-        end = HISTORY - 1 - block * _BLOCK
-        start = max(end - _BLOCK, REPEAT_CHARACTERS - 1)
-        found = False
-        for i in range(start, end):
-            found |= (past[i] == c0) & (past[i - 1] == c1) & (past[i - 2] == c2) & (past[i - 3] == c3)
-        if not found:
+    for block in range(1, HISTORY // _BLOCK):
+        start = HISTORY - 1 - block * _BLOCK
+        if not _has_repeat(past, start):
             continue
-        for i in range(end - 1, start - 1, -1):
+        for k in range(_BLOCK):
+            i = start + _BLOCK - 1 - k
             length = _repeated_length(past, i)
             if length >= REPEAT_CHARACTERS and length > row[REPEAT_LENGTH]:
                 row[REPEAT_DISTANCE], row[REPEAT_LENGTH] = HISTORY - 1 - i, length
@@ -139,14 +153,15 @@ def _find_repeat(row, past):  # type: ignore[no-untyped-def]
 
 
 @compiled(
-    "void(int32[::1], int32[::1], int32[::1], int32[::1], int32[::1], uint16[::1], int64)", is_internal=True
+    "void(int32[:,::1], int32[:,::1], int32[::1], int32[::1], int32[::1], uint16[::1], int64)",
+    is_internal=True,
 )
-def read_character(first_child, node_ids, text, positions, row, past, c):  # type: ignore[no-untyped-def]
+def read_character(contexts, nodes, text, positions, row, past, c):  # type: ignore[no-untyped-def]
     """Read id c: change the state of a row, as int32, and its history `past`, as uint16."""
     for n in range(ORDER - 2, 0, -1):
         before = row[NODES + n - 1]
-        row[NODES + n] = _child(first_child, node_ids, before, c) if before > 0 else 0
-    row[NODES] = _child(first_child, node_ids, 0, c)
+        row[NODES + n] = _child(contexts, nodes, before, c) if before > 0 else 0
+    row[NODES] = _child(contexts, nodes, 0, c)
     # Nodes of the last level have no children, so none of them is in the state.
     short = np.uint16(c if c <= _MAX_ID else 0)
     distance = row[REPEAT_DISTANCE]
@@ -178,7 +193,7 @@ def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
     for n in range(ORDER - 1):
         features[n] = row[NODES + n]
     at, distance = row[MATCH_AT], row[REPEAT_DISTANCE]
-    features[MATCH_ID] = text[at] if at > 0 else 0
+    features[MATCH_ID] = text[at] if 0 < at < len(text) else 0
     features[MATCH_BUCKET] = _length_bucket(row[MATCH_LENGTH])
     features[REPEAT_ID] = past[HISTORY - distance] if distance > 0 else 0
     features[REPEAT_BUCKET] = _length_bucket(row[REPEAT_LENGTH])
@@ -187,14 +202,30 @@ def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
 # ---- what comes next
 
 
+@inline_jit
+def _context_bucket(length, total, distinct):  # type: ignore[no-untyped-def]
+    """Return the row of the weights by context, for one that occurs `total` times."""
+    few = 0 if distinct == 1 else (1 if distinct <= 3 else 2)
+    is_frequent = total > (2 if distinct == 1 else 3 * distinct)
+    return 6 * length + 2 * few + (1 if is_frequent else 0)
+
+
+@inline_jit
+def _write_logs(nodes, start, end, p, compact, logprobs):  # type: ignore[no-untyped-def]
+    """Set logprobs[c] to log p[c] for the ids c of nodes from `start` to `end`."""
+    for i in range(start, end):
+        compact[i - start] = p[nodes[i, ID]]
+    for i in range(end - start):
+        compact[i] = log(compact[i])
+    for i in range(start, end):
+        logprobs[nodes[i, ID]] = compact[i - start]
+
+
 @compiled(
-    "int64(int32[::1], int32[::1], float32[::1], float32[::1], float32[:,::1], int32[::1], float32[::1],"
-    "float32[:,::1])",
+    "int64(int32[:,::1], int32[:,::1], float32[:,::1], int32[::1], float32[::1], float32[:,::1])",
     is_internal=True,
 )
-def write_ngrams(  # type: ignore[no-untyped-def]
-    first_child, node_ids, counts, totals, unigrams, features, logprobs, scratch
-):
+def write_ngrams(contexts, nodes, unigrams, features, logprobs, scratch):  # type: ignore[no-untyped-def]
     """Write log p(c) by the n-grams, up to a constant, into logprobs (V,); return the context's bucket.
 
     Interpolated Witten-Bell smoothing, as `models.text.ngram`. Only characters that follow the last one
@@ -204,28 +235,25 @@ def write_ngrams(  # type: ignore[no-untyped-def]
         logprobs[c] = unigrams[1, c]
     if features[0] == 0:
         return 0
-    start, end = first_child[features[0]], first_child[features[0] + 1]
-    p, compact = scratch[0], scratch[1]
+    start, end = contexts[features[0], FIRST_CHILD], contexts[features[0] + 1, FIRST_CHILD]
+    p = scratch[0]
     for i in range(start, end):
-        p[node_ids[i]] = unigrams[0, node_ids[i]]
+        p[nodes[i, ID]] = unigrams[0, nodes[i, ID]]
     scale, bucket = np.float32(1), 0  # the probability is scale * p
     for n in range(ORDER - 1):
         node = features[n]
-        if node == 0 or totals[node] == 0:
+        if node == 0 or contexts[node, TOTAL] == 0:
             break
-        first, last, total = first_child[node], first_child[node + 1], totals[node]
-        distinct = np.float32(last - first - (1 if node_ids[first] == 0 else 0))
+        first, last = contexts[node, FIRST_CHILD], contexts[node + 1, FIRST_CHILD]
+        total, distinct = np.float32(contexts[node, TOTAL]), np.float32(last - first)
+        if nodes[first, ID] == 0:
+            distinct -= np.float32(1)
         scale *= distinct / (total + distinct)
         factor = np.float32(1) / ((total + distinct) * scale)
         for i in range(first, last):
-            p[node_ids[i]] += counts[i] * factor
-        few = 0 if distinct == 1 else (1 if distinct <= 3 else 2)
-        is_frequent = total > (2 if distinct == 1 else 3 * distinct)
-        bucket = 6 * (n + 1) + 2 * few + (1 if is_frequent else 0)
-    for i in range(start, end):
-        compact[i - start] = log(p[node_ids[i]])
-    for i in range(start, end):
-        logprobs[node_ids[i]] = compact[i - start]
+            p[nodes[i, ID]] += np.float32(nodes[i, COUNT]) * factor
+        bucket = _context_bucket(n + 1, total, distinct)
+    _write_logs(nodes, start, end, p, scratch[1], logprobs)
     return bucket
 
 
@@ -243,12 +271,11 @@ def mix_row(weights, context, features, ngrams, logits):  # type: ignore[no-unty
 
 @compiled(f"void({EXPERTS}, int32[:,::1], int32[:,::1], uint16[:,::1], int64, float32[:,:,::1])")
 def mix(  # type: ignore[no-untyped-def]
-    first_child, node_ids, counts, totals, unigrams, text, positions, weights, ids, state, history, first,
-    logits,
-):  # fmt: skip
+    contexts, nodes, unigrams, text, positions, weights, ids, state, history, first, logits
+):
     """Read ids (T, B); turn logits (T - first, B, V) of the network after them into the mixture's, in place.
 
-    `first_child` to `weights` are the fields of `Experts`. `state` (B, STATE_COLUMNS) is what the experts
+    `contexts` to `weights` are the fields of `Experts`. `state` (B, STATE_COLUMNS) is what the experts
     keep, changed in place; `history` is the same memory. Steps before `first` have no logits.
     """
     features = np.empty(FEATURES, np.int32)
@@ -257,11 +284,11 @@ def mix(  # type: ignore[no-untyped-def]
     for b in range(ids.shape[1]):
         row, past = state[b], history[b, 2 * PAST :]
         for t in range(len(ids)):
-            read_character(first_child, node_ids, text, positions, row, past, ids[t, b])
+            read_character(contexts, nodes, text, positions, row, past, ids[t, b])
             if t < first:
                 continue
             write_features(text, row, past, features)
-            context = write_ngrams(first_child, node_ids, counts, totals, unigrams, features, ngrams, scratch)
+            context = write_ngrams(contexts, nodes, unigrams, features, ngrams, scratch)
             mix_row(weights, context, features, ngrams, logits[t - first, b])
 
 

@@ -12,7 +12,7 @@ MATCH_CHARACTERS = 7
 """A match in the training text begins when so many characters are the same."""
 
 REPEAT_CHARACTERS = 4
-"""A match in a row's own history begins when so many characters are the same."""
+"""A match in a row's own history begins when so many characters are the same; `mixture` compares four."""
 
 HISTORY = 2048
 """Characters of its own history that a row keeps."""
@@ -55,20 +55,24 @@ REPEAT_BOOSTS = MATCH_BOOSTS + LENGTHS
 WEIGHTS = REPEAT_BOOSTS + LENGTHS
 
 
+FIRST_CHILD, TOTAL = 0, 1
+"""Columns of `Experts.contexts`."""
+
+ID, COUNT = 0, 1
+"""Columns of `Experts.nodes`."""
+
+
 class Experts(NamedTuple):
     """The experts beside the network. The n-grams are a tree whose nodes are numbered level by level.
 
     Node 0 is the root. A node's children are consecutive and sorted by id.
     """
 
-    first_child: NDArray[np.int32]
-    """(inner nodes + 1,) the first child of each node above the last level, and the number of all nodes."""
-    node_ids: NDArray[np.int32]
-    """(nodes,) the last id of each n-gram."""
-    counts: NDArray[np.float32]
-    """(nodes,) how often it occurs; 0 if its last id is unknown."""
-    totals: NDArray[np.float32]
-    """(inner nodes,) the sum of the counts of its children."""
+    contexts: NDArray[np.int32]
+    """(inner nodes + 1, 2) of each node above the last level the first child, and the sum of its children's
+    counts; the last row has the number of all nodes."""
+    nodes: NDArray[np.int32]
+    """(nodes, 2) the last id of each n-gram, and how often it occurs: 0 times if that id is unknown."""
     unigrams: NDArray[np.float32]
     """(2, V) probability of each character without context, and its natural logarithm."""
     text: NDArray[np.int32]

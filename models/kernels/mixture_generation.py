@@ -15,12 +15,12 @@ from models.kernels.mixture import EXPERTS, mix
 )
 def generate(  # type: ignore[no-untyped-def]
     packed, numbers, corrections, layout,
-    first_child, node_ids, counts, totals, unigrams, text, positions, weights,
+    contexts, nodes, unigrams, text, positions, weights,
     ids, network_state, state, history, logits, inverse_temperature, uniforms, chosen,
 ):  # fmt: skip
     """Alternate N + 1 steps and N choices.
 
-    `packed` to `layout` are the fields of `PackedNetwork`, `first_child` to `weights` those of `Experts`. Ids
+    `packed` to `layout` are the fields of `PackedNetwork`, `contexts` to `weights` those of `Experts`. Ids
     (1, B) from 0 to V - 1 are not read yet. `network_state` (B, S) and `state`, as for `mix`, are changed in
     place, `logits` (1 + N, B, V) filled with those of the mixture. The rest are the fields of `Sampling`.
     """
@@ -35,6 +35,5 @@ def generate(  # type: ignore[no-untyped-def]
             packed, numbers, corrections, layout, now, network_state, 0, step_logits, WHOLE, no_x, no_sums
         )
         mix(
-            first_child, node_ids, counts, totals, unigrams, text, positions, weights, now, state, history, 0,
-            step_logits,
+            contexts, nodes, unigrams, text, positions, weights, now, state, history, 0, step_logits,
         )  # fmt: skip

@@ -23,33 +23,34 @@ from models.kernels.mixture_arguments import (
 
 
 @compiled(
-    "void(int32[::1], int32[::1], int32[::1], int32[::1], int32[::1], int32[::1], uint16[::1], int32[:,::1])"
+    "void(int32[:,::1], int32[:,::1], int32[::1], int32[::1], int32[::1], int32[::1], uint16[::1],"
+    "int32[:,::1])"
 )
 def collect_features(  # type: ignore[no-untyped-def]
-    first_child, node_ids, text, positions, ids, state, history, features
+    contexts, nodes, text, positions, ids, state, history, features
 ):
     """Write the features before each of ids (N,) into features (N, FEATURES).
 
-    `first_child` to `positions` are fields of `Experts`. `state` (STATE_COLUMNS,) is changed in place;
+    `contexts` to `positions` are fields of `Experts`. `state` (STATE_COLUMNS,) is changed in place;
     `history` is the same memory.
     """
     past = history[2 * PAST :]
     for i in range(len(ids)):
         write_features(text, state, past, features[i])
-        read_character(first_child, node_ids, text, positions, state, past, ids[i])
+        read_character(contexts, nodes, text, positions, state, past, ids[i])
 
 
 @compiled(
-    "float64(int32[::1], int32[::1], float32[::1], float32[::1], float32[:,::1], float32[::1],"
-    "int32[:,::1], int64[::1], float32[:,::1], int32[::1], float64[::1])"
+    "float64(int32[:,::1], int32[:,::1], float32[:,::1], float32[::1], int32[:,::1], int64[::1],"
+    "float32[:,::1], int32[::1], float64[::1])"
 )
 def add_gradients(  # type: ignore[no-untyped-def]
-    first_child, node_ids, counts, totals, unigrams, weights, features, chosen, logits, targets, gradients
+    contexts, nodes, unigrams, weights, features, chosen, logits, targets, gradients
 ):
     """Add the gradients of the loss at some positions; return the sum of their losses, in nats.
 
-    `first_child` to `weights` are fields of `Experts`. `features` (N, FEATURES), `logits` (N, V) of the
-    network and `targets` (N,) are those of all positions. Those in `chosen` (n,) count, except unknown targets.
+    `contexts` to `weights` are fields of `Experts`. `features` (N, FEATURES), `logits` (N, V) of the network
+    and `targets` (N,) are those of all positions; those in `chosen` (n,) count, except unknown targets.
     """
     size = logits.shape[1]
     scratch = np.empty((3, size), np.float32)
@@ -59,7 +60,7 @@ def add_gradients(  # type: ignore[no-untyped-def]
         target, known, z = targets[i], features[i], logits[i]
         if target == 0:
             continue
-        context = write_ngrams(first_child, node_ids, counts, totals, unigrams, known, ngrams, scratch)
+        context = write_ngrams(contexts, nodes, unigrams, known, ngrams, scratch)
         for c in range(size):
             mixed[c] = z[c]
         mix_row(weights, context, known, ngrams, mixed)

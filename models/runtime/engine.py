@@ -1,8 +1,9 @@
 """A loaded model: its networks, state caches and schedulers.
 
 A model predicts with a mixture of its network and other experts (`models.runtime.mixture`), unless a request
-asks for the network alone. Completions and distributions run in a scheduler of the model, one thread per
-precision and expert; surprisal is computed in the calling thread.
+asks for the network alone. Anomaly scores are made from the surprisal of the network alone, because a mixture
+finds fewer anomalies (docs/engineering/anomaly-study.md). Completions and distributions run in a scheduler of
+the model, one thread per precision and expert; surprisal is computed in the calling thread.
 
 Prompts. The model of independent records, as its card says, reads every prompt as the beginning of a line.
 
@@ -30,7 +31,15 @@ from models.runtime.lstm_network import LstmNetwork
 from models.runtime.request_validation import check_bias, check_request
 from models.runtime.requests import CharacterLogprobs, CompletionRequest, Distribution, Expert, OnEvent
 from models.runtime.scheduler import Scheduler
-from models.runtime.session import Check, CheckedNetwork, State, StepNetwork, no_check, open_network
+from models.runtime.session import (
+    Check,
+    CheckedNetwork,
+    SharedNetwork,
+    State,
+    StepNetwork,
+    no_check,
+    open_network,
+)
 from models.runtime.state_cache import StateCache
 from models.runtime.surprisal import (
     LineSurprisal,
@@ -109,7 +118,7 @@ class Engine:
             if experts:
                 self._networks[precision, "mixture"] = mixture.with_experts(network, experts)
         self._has_mixture = experts is not None
-        self.network = self._network("float32", "mixture")
+        self.network = networks["float32"]
         self._max_waiting = max_waiting
         self._cache_share = cache_bytes // len(self._networks)
         self._schedulers: dict[tuple[str, Expert], Scheduler] = {}  # of the networks that requests have used
@@ -186,32 +195,21 @@ class Engine:
         return Ticket(scheduler, request)
 
     def line_surprisal(
-        self,
-        lines: Sequence[str],
-        *,
-        fast: bool = False,
-        expert: Expert = "mixture",
-        check: Check = no_check,
+        self, lines: Sequence[str], *, fast: bool = False, check: Check = no_check
     ) -> list[LineSurprisal]:
-        """Return the surprisal of each line of characters, read by itself and with its newline.
+        """Return the network's surprisal of each line of characters, read by itself and with its newline.
 
         In float32; with `fast` in int8 if the model has it and its kernels compile. Runs in the calling
         thread. `check` is called before each step of the network, here and below.
         """
-        network = CheckedNetwork(self._network_for(expert, fast=fast), check)
+        network = CheckedNetwork(self._network_for(fast=fast), check)
         return line_surprisal(network, self.vocabulary, lines, with_end=True)
 
     def stream_surprisal(
-        self,
-        lines: Sequence[str],
-        state: State | None,
-        *,
-        fast: bool = False,
-        expert: Expert = "mixture",
-        check: Check = no_check,
+        self, lines: Sequence[str], state: State | None, *, fast: bool = False, check: Check = no_check
     ) -> tuple[list[LineSurprisal], State]:
-        """Return the surprisal of lines read one after the other; see `models.runtime.surprisal`."""
-        network = CheckedNetwork(self._network_for(expert, fast=fast), check)
+        """Return the network's surprisal of lines read in turn; see `models.runtime.surprisal`."""
+        network = CheckedNetwork(self._network_for(fast=fast), check)
         return stream_surprisal(network, self.vocabulary, lines, state)
 
     @property
@@ -240,15 +238,12 @@ class Engine:
         network = CheckedNetwork(self._network("float32", expert), check)
         return text_logprobs(network, self.vocabulary, text, top=top, context=context)
 
-    def top_characters(
-        self, text: str, *, top: int, expert: Expert = "mixture", check: Check = no_check
-    ) -> TopCharacters:
-        """Return the `top` likeliest characters at each position of NFC `text`, read after a newline.
+    def top_characters(self, text: str, *, top: int, check: Check = no_check) -> TopCharacters:
+        """Return the network's `top` likeliest characters at each position of NFC `text`, after a newline.
 
         In float32, in the calling thread.
         """
-        network = CheckedNetwork(self._network("float32", expert), check)
-        return top_characters(network, self.vocabulary, text, top=top)
+        return top_characters(CheckedNetwork(self.network, check), self.vocabulary, text, top=top)
 
     def stats(self) -> dict[str, float]:
         """Return counters since the start and current figures, summed over precisions and experts."""
@@ -286,13 +281,13 @@ class Engine:
             log.exception("the int8 kernels cannot be compiled on this machine")
             self._cannot_compile = True
 
-    def _network_for(self, expert: Expert, *, fast: bool) -> StepNetwork:
+    def _network_for(self, *, fast: bool) -> StepNetwork:
         if fast and self._compiled:
             if not (self._compiled.is_ready or self._cannot_compile):
                 self._compile(self._compiled)  # waits for the thread that is compiling
             if not self._cannot_compile:
-                return self._network("int8", expert)
-        return self._network("float32", expert)
+                return self._compiled
+        return self.network
 
     def _load_experts(self) -> Experts | None:
         """Return the experts beside the network, if the model has them."""
@@ -309,7 +304,7 @@ class Engine:
         self.weight_bytes += sum(array.nbytes for array in experts)
         return experts
 
-    def _load(self, name: str, threads: int) -> StepNetwork:
+    def _load(self, name: str, threads: int) -> SharedNetwork:
         reference = self.saved.card.reference
         try:
             network = open_network(name, self.saved.file(name), threads=threads)

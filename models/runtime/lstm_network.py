@@ -164,11 +164,14 @@ class LstmNetwork:
             self.prepare()
         rows = ids.shape[1]
         if rows < 2 * ROWS_OF_A_PART:
-            return self._step(ids, state, first)
-        step = partial(self._step, first=first)
+            return self.step_alone(ids, state, first)
+        step = partial(self.step_alone, first=first)
         return self._second.share(step, ids, state, rows=ROWS_OF_A_PART)
 
-    def _step(self, ids: NDArray[np.int32], state: Floats, first: int) -> tuple[Floats, Floats]:
+    def step_alone(self, ids: NDArray[np.int32], state: Floats, first: int) -> tuple[Floats, Floats]:
+        """`step` in the calling thread only."""
+        if not self.is_ready:
+            self.prepare()
         steps, rows = ids.shape
         state = np.array(state, np.float32, order="C")
         logits = np.empty((steps - first, rows, self.V), np.float32)
@@ -240,7 +243,7 @@ class LstmNetwork:
         for start, end in pairwise([0, *ends]):
             if stop[0]:
                 break
-            _, state = self._step(ids[start:end], state, end - start)
+            _, state = self.step_alone(ids[start:end], state, end - start)
             states.append(state)
         return states
 

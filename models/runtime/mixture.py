@@ -12,9 +12,9 @@ of `models.text.ngram_file`.
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,19 @@ from numpy.typing import NDArray
 from models.errors import Unavailable
 from models.kernels.compile_cache import GENERATION_KERNELS, MIXTURE_KERNELS, compile_kernels
 from models.kernels.mixture_arguments import (
+    COUNT,
+    FIRST_CHILD,
+    ID,
     MATCH_CHARACTERS,
     ORDER,
     STATE_COLUMNS,
+    TOTAL,
     WEIGHTS,
     Experts,
 )
-from models.runtime.lstm_network import LstmNetwork
-from models.runtime.session import Logits, State, StepNetwork
+from models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
+from models.runtime.second_thread import SecondThread
+from models.runtime.session import Logits, SharedNetwork, State
 from models.text.ngram import Ids, NgramModel
 
 FILE = "mixture.npz"
@@ -59,32 +64,35 @@ def experts_of(text: Ids, ngram: NgramModel, weights: Floats) -> Experts:
     positions = np.zeros(1 << bits, np.int32)
     if len(kept) > MATCH_CHARACTERS:
         index_text(kept, positions)
-    first_child, node_ids, counts, totals, unigrams = _tree(ngram)
     weights = np.ascontiguousarray(weights, np.float32)
-    return Experts(first_child, node_ids, counts, totals, unigrams, kept, positions, weights)
+    return Experts(*_tree(ngram), _unigrams(ngram), kept, positions, weights)
 
 
-def _tree(ngram: NgramModel) -> tuple[NDArray[Any], ...]:
-    """Return the n-grams as the first five fields of Experts."""
+def _tree(ngram: NgramModel) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the n-grams as `Experts.contexts` and `Experts.nodes`."""
     size, counted = ngram.V, ngram.counted()[:ORDER]
     levels = [1, *(len(grams) for grams, _ in counted)]
-    inner = sum(levels[:ORDER])
-    first_child = np.full(inner + 1, sum(levels), np.int32)
-    totals = np.zeros(inner, np.float32)
+    contexts = np.zeros((sum(levels[:ORDER]) + 1, 2), np.int32)
+    contexts[:, FIRST_CHILD] = sum(levels)
+    nodes = np.zeros((sum(levels), 2), np.int32)
     start, end = 0, 1  # of the level above
     for grams, counts in counted:
-        contexts = np.arange(end - start)
-        first_child[start:end] = end + grams.searchsorted(contexts * size)
-        totals[start:end] = np.bincount(grams // size, weights=counts, minlength=end - start)
-        start, end = end, end + len(grams)
-    node_ids = np.concatenate([[0], *(grams % size for grams, _ in counted)]).astype(np.int32)
-    counts = np.concatenate([[0], *(counts for _, counts in counted)]).astype(np.float32)
-    unigrams = np.zeros(size)
-    grams, of_characters = counted[0]
-    unigrams[grams] = of_characters
-    distinct = np.count_nonzero(of_characters)
-    unigrams = (unigrams + distinct / max(1, size - 1)) / (unigrams.sum() + distinct)
-    return first_child, node_ids, counts, totals, np.stack([unigrams, np.log(unigrams)]).astype(np.float32)
+        own = slice(end, end + len(grams))
+        nodes[own, ID], nodes[own, COUNT] = grams % size, counts
+        contexts[start:end, FIRST_CHILD] = end + grams.searchsorted(np.arange(end - start) * size)
+        contexts[start:end, TOTAL] = np.bincount(grams // size, weights=counts, minlength=end - start)
+        start, end = end, own.stop
+    return contexts, nodes
+
+
+def _unigrams(ngram: NgramModel) -> Floats:
+    """Return `Experts.unigrams`."""
+    (grams, counts), *_ = ngram.counted()
+    p = np.zeros(ngram.V)
+    p[grams] = counts
+    distinct = np.count_nonzero(counts)
+    p = (p + distinct / max(1, ngram.V - 1)) / (p.sum() + distinct)
+    return np.stack([p, np.log(p)]).astype(np.float32)
 
 
 def dump(text: Ids, weights: Floats) -> bytes:
@@ -110,11 +118,30 @@ def load(data: bytes, ngram: NgramModel) -> Experts:
     return experts_of(text, ngram, weights)
 
 
-def with_experts(network: StepNetwork, experts: Experts) -> "MixtureNetwork":
+def with_experts(network: SharedNetwork, experts: Experts) -> "MixtureNetwork":
     """Return the mixture of a network and experts."""
     if isinstance(network, LstmNetwork):
         return GeneratingMixture(network, experts)
     return MixtureNetwork(network, experts)
+
+
+@cache
+def _mix() -> Callable[..., None]:
+    """Return the kernel; an import statement would take a microsecond a call."""
+    compile_kernels(MIXTURE_KERNELS)  # waits if another process is compiling
+    from models.kernels.mixture import mix
+
+    kernel: Callable[..., None] = mix
+    return kernel
+
+
+@cache
+def _generate() -> Callable[..., None]:
+    compile_kernels(GENERATION_KERNELS)
+    from models.kernels.mixture_generation import generate
+
+    kernel: Callable[..., None] = generate
+    return kernel
 
 
 def mix_logits(experts: Experts, ids: NDArray[np.int32], read: Floats, first: int, logits: Logits) -> None:
@@ -122,19 +149,18 @@ def mix_logits(experts: Experts, ids: NDArray[np.int32], read: Floats, first: in
 
     Both `logits` and `read` (B, STATE_COLUMNS), what the experts have read, are changed in place.
     """
-    from models.kernels.mixture import mix
-
     ids = np.ascontiguousarray(ids)
-    mix(*experts, ids, read.view(np.int32), read.view(np.uint16), first, logits)
+    _mix()(*experts, ids, read.view(np.int32), read.view(np.uint16), first, logits)
 
 
 class MixtureNetwork:
     """A network and the experts beside it. Thread-safe. The first call compiles or loads the kernels."""
 
-    def __init__(self, network: StepNetwork, experts: Experts) -> None:
+    def __init__(self, network: SharedNetwork, experts: Experts) -> None:
         self.network, self.experts = network, experts
         self.V = network.V
         self._network_size = network.initial_state(0).shape[1]
+        self._second = SecondThread("mixture")
 
     def initial_state(self, rows: int = 1) -> State:
         """Return zeros, (rows, S + STATE_COLUMNS)."""
@@ -145,8 +171,17 @@ class MixtureNetwork:
 
         Steps before `first` get no logits. The arguments are not modified.
         """
+        if ids.shape[1] >= 2 * ROWS_OF_A_PART:
+            # The logits of a part are mixed while they are in the processor's cache.
+            step = partial(self._step, self.network.step_alone, first)
+            return self._second.share(step, ids, state, rows=ROWS_OF_A_PART)
+        return self._step(self.network.step, first, ids, state)
+
+    def _step(
+        self, step: Callable[..., tuple[Logits, State]], first: int, ids: NDArray[np.int32], state: State
+    ) -> tuple[Logits, State]:
         network_state, read = self._split(state)
-        logits, network_state = self.network.step(ids, network_state, first)
+        logits, network_state = step(ids, network_state, first)
         mix_logits(self.experts, ids, read, first, logits)
         return logits, np.concatenate([network_state, read], axis=1)
 
@@ -174,13 +209,10 @@ class GeneratingMixture(MixtureNetwork):
         uniforms: NDArray[np.float64],
     ) -> tuple[NDArray[np.int32], Logits, State]:
         """Do T steps in one call, a choice after each but the last; see `LstmNetwork.generate`."""
-        compile_kernels(GENERATION_KERNELS)
-        from models.kernels.mixture_generation import generate
-
         network_state, read = self._split(state)
         logits = np.empty((len(uniforms) + 1, len(ids), self.V), np.float32)
         chosen = np.empty((len(uniforms), len(ids)), np.int32)
-        generate(
+        _generate()(
             *self.network.packed, *self.experts, ids[None], network_state, read.view(np.int32),
             read.view(np.uint16), logits, inverse_temperature, uniforms, chosen,
         )  # fmt: skip

@@ -37,6 +37,13 @@ class StepNetwork(Protocol):
         """Read ids (T, B) from state (B, S); return logits (T - first, B, V) and the state after them."""
 
 
+class SharedNetwork(StepNetwork, Protocol):
+    """A network that shares large steps with a second thread."""
+
+    def step_alone(self, ids: NDArray[np.int32], state: State, first: int) -> tuple[Logits, State]:
+        """`step` in the calling thread only."""
+
+
 class CheckedNetwork:
     """A network that calls `check` before each step."""
 
@@ -113,11 +120,12 @@ class Network:
         """
         rows = ids.shape[1]
         if self._second and rows > 1 and ids.size >= MIN_SHARED_IDS:
-            step = partial(self._step, first=first)
+            step = partial(self.step_alone, first=first)
             return self._second.share(step, ids, state, rows=-(-rows // 2))
-        return self._step(ids, state, first)
+        return self.step_alone(ids, state, first)
 
-    def _step(self, ids: NDArray[np.int32], state: State, first: int) -> tuple[Logits, State]:
+    def step_alone(self, ids: NDArray[np.int32], state: State, first: int) -> tuple[Logits, State]:
+        """`step` without a second thread of this object."""
         first_array = self._first_arrays.get(first)
         if first_array is None:
             first_array = np.array(first, np.int64)
@@ -128,7 +136,7 @@ class Network:
         return logits, after
 
 
-def open_network(name: str, data: bytes, *, threads: int = 1) -> StepNetwork:
+def open_network(name: str, data: bytes, *, threads: int = 1) -> SharedNetwork:
     """Return the network in the file `name` of a saved model; `threads` as for Network.
 
     Raises:

@@ -15,6 +15,8 @@ import pytest
 from models.kernels import compile_cache, variants
 from models.kernels.compile_cache import (
     RUNTIME_KERNELS,
+    SERVING,
+    TRAINING,
     TRAINING_KERNELS,
     compile_in_child_process,
     compile_kernels,
@@ -128,7 +130,7 @@ def test_a_folder_needs_compiling_until_all_kernels_are_in_it(tmp_path: Path) ->
     assert needs_compiling(tmp_path)
     folder = machine_folder(tmp_path)
     assert folder
-    for module in (RUNTIME_KERNELS, TRAINING_KERNELS):
+    for module in {*SERVING, *TRAINING}:
         assert needs_compiling(tmp_path)
         (folder / f"{module}.compiled").touch()
     assert not needs_compiling(tmp_path)
