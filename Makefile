@@ -52,6 +52,10 @@ bench-serving: $(VENV)/.torch ## Measure completions beside Keras and torch; ARG
 bench-quality: $(VENV)/.torch ## Measure loss against seconds beside char-rnn; ARGS="--text file"
 	@$(BIN)/python -m benchmarks.quality $(ARGS)
 
+.PHONY: bench-mixture
+bench-mixture: $(VENV)/.serve ## Bits of the mixture, its experts and baselines, by seconds; ARGS="FILE --seconds 10 60"
+	@$(BIN)/python -m benchmarks.mixture $(ARGS)
+
 .PHONY: bench-lesson6
 bench-lesson6: $(VENV)/.serve ## Train every network of the lecture notes; ARGS="nietzsche.txt --only nth_char"
 	@$(BIN)/python -m benchmarks.lesson6 $(ARGS)

@@ -31,6 +31,7 @@ from app.services.engines import Loaded, load_model
 from app.services.job_plans import plan
 from app.services.scoring import CalibratedScorer, ScoreOptions
 from app.settings import machine_memory_bytes
+from models.config import NetworkConfig
 from models.errors import InvalidInput, NotFound
 from models.kernels.compile_cache import (
     SERVING,
@@ -78,6 +79,11 @@ class Model:
     def characters(self) -> str:
         """The characters it knows, in the order of their ids, from 1."""
         return self._saved.card.characters
+
+    @property
+    def network(self) -> NetworkConfig:
+        """The shape of its network."""
+        return self._saved.card.network
 
     @property
     def report(self) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""The mixture beside its experts and the baselines, for budgets of some seconds, with default options.
+
+For each text, budget and seed a model is trained as a job is. Printed are the bits per character of the second
+half of its held-out text: of the mixture that the model predicts with, of the network and of the n-grams alone,
+and of the best baseline of the report (n-grams of the best order, gzip, xz), with the network that was trained.
+A machine of half the speed makes in as many seconds what this one makes in half of them: --speed 0.5.
+
+    python -m benchmarks.mixture [--seconds 10 30] [--seeds 1] [--threads 1] [--speed 0.5] [FILE ...]
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import print_json_line, print_table
+from models.config import MINIMUM_CHARACTERS
+from nextchar import local
+
+_DATA = Path(__file__).parents[2] / "shared" / "data"
+DEFAULT_TEXTS = [
+    _DATA / name
+    for name in ("nietzsche.txt", "lua_c.txt", "names.txt", "openssh_2k.log", "chinese_poems.txt")
+]
+
+
+def main() -> None:
+    """Train, and print one table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("texts", nargs="*", type=Path, default=DEFAULT_TEXTS, help="UTF-8 files")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 30.0])
+    parser.add_argument("--seeds", type=int, default=1, help="how many; medians are printed")
+    parser.add_argument("--threads", type=int, default=None, help="cores to train on; by default all")
+    parser.add_argument("--speed", type=float, default=1.0, help="of the machine that is simulated")
+    options = parser.parse_args()
+    texts = {path.name: path.read_text(errors="replace") for path in options.texts}
+    if short := [name for name, text in texts.items() if len(text) < MINIMUM_CHARACTERS]:
+        parser.error(f"too short to train on: {', '.join(short)}")
+    found = {
+        name: {f"{seconds:g}": measure(text, seconds, options) for seconds in options.seconds}
+        for name, text in texts.items()
+    }
+    heads = ("text", "s", "mixture", "LSTM", "n-grams", "best baseline", "", "network", "steps")
+    rows = [
+        [name, seconds, f"{f['mixture']:.3f}", f"{f['lstm']:.3f}", f"{f['ngram']:.3f}",
+         f"{f['best_baseline']:.3f}", f["baseline"], f["network"], f"{f['steps']:,}"]
+        for name, by_seconds in found.items()
+        for seconds, f in by_seconds.items()
+    ]  # fmt: skip
+    print_table(heads, rows)
+    worse = sum(f["mixture"] > f["best_baseline"] for by in found.values() for f in by.values())
+    print(f"the mixture is worse than the best baseline in {worse} of {len(rows)}")
+    print_json_line("mixture", seeds=options.seeds, threads=options.threads, speed=options.speed, texts=found)
+
+
+def measure(text: str, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the medians over seeds, and the spread of the mixture's figure."""
+    runs = []
+    for seed in range(1, options.seeds + 1):
+        with local.train(
+            text,
+            seconds=max(1.0, seconds * options.speed),
+            progress=False,
+            threads=options.threads,
+            training={"seed": seed},
+        ) as model:
+            runs.append(_figures(model))
+    figures: dict[str, Any] = {
+        key: round(statistics.median(run[key] for run in runs), 4)
+        for key in ("mixture", "lstm", "ngram", "best_baseline", "steps")
+    }
+    mixtures = [run["mixture"] for run in runs]
+    return figures | {
+        "baseline": runs[0]["baseline"],
+        "network": runs[0]["network"],
+        "spread": round(max(mixtures) - min(mixtures), 4),
+        "steps": int(figures["steps"]),
+    }
+
+
+def _figures(model: local.Model) -> dict[str, Any]:
+    report, network = model.report, model.network
+    baseline = min(report["baselines"], key=report["baselines"].__getitem__)
+    return {
+        **{key: report["experts"][key] for key in ("mixture", "lstm", "ngram")},
+        "best_baseline": report["baselines"][baseline],
+        "baseline": baseline,
+        "network": f"{network.layers}x{network.units}",
+        "steps": report["steps"],
+    }
+
+
+if __name__ == "__main__":
+    main()
