@@ -6,34 +6,46 @@ docs/engineering/auto-preset.md.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from models.config import PRESETS, Frozen, NetworkConfig, Preset, TrainingConfig
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A preset is chosen from `min_steps` of its own steps on; `changes` are made to its recipe."""
+    """A preset is chosen from `min_steps` of its own steps on, for a training text of `min_characters`.
+
+    `units` and `learning_rate` replace those of the preset.
+    """
 
     preset: Preset
     min_steps: int
-    changes: Mapping[str, float] = field(default_factory=dict)
+    min_characters: int = 0
+    units: int | None = None
+    learning_rate: float | None = None
 
     @property
-    def recipe(self) -> TrainingConfig:
+    def network(self) -> NetworkConfig:
+        """The preset's network with the changes."""
+        network = PRESETS[self.preset][0]
+        return network.model_copy(update={"units": self.units or network.units})
+
+    @property
+    def training(self) -> TrainingConfig:
         """The preset's recipe with the changes."""
-        return PRESETS[self.preset][1].model_copy(update=self.changes)
+        training = PRESETS[self.preset][1]
+        return training.model_copy(update={"learning_rate": self.learning_rate or training.learning_rate})
 
 
 RULES = (
-    Rule("tiny", 0, {"rows": 16, "learning_rate": 2e-2}),  # more steps, and larger ones
-    Rule("tiny", 400),
-    Rule("small", 1000),
-    Rule("medium", 2500),
-    Rule("large", 8000),
+    Rule("tiny", 0, units=128, learning_rate=4e-2),
+    Rule("tiny", 800),
+    Rule("small", 1000, min_characters=50_000),
+    Rule("medium", 2500, min_characters=300_000),
+    Rule("large", 8000, min_characters=2_000_000),
 )
-"""From the smallest to the largest; `auto` chooses the last that has enough steps."""
+"""From the smallest to the largest; `auto` chooses the last for which steps and text suffice."""
 
 WITHOUT_SECONDS: Preset = "small"
 """Chosen for a budget in steps or epochs, which leaves no time to fit."""
@@ -44,6 +56,7 @@ class Candidate(Frozen):
 
     preset: Preset
     min_steps: int
+    min_characters: int = 0
     network: NetworkConfig
     training: TrainingConfig
 
@@ -76,13 +89,17 @@ def nearest_presets(*, layers: int | None, units: int | None) -> list[Preset]:
 
 
 def choose(
-    candidates: Sequence[Candidate], budget_s: float, seconds_per_step: Callable[[Candidate], float]
+    candidates: Sequence[Candidate],
+    budget_s: float,
+    characters: int,
+    seconds_per_step: Callable[[Candidate], float],
 ) -> Choice:
-    """Return the largest candidate that can take its `min_steps` in the budget, or else the smallest.
+    """Return the largest candidate that the steps and the text suffice for, or else the smallest.
 
     Args:
         candidates: at least one, smallest first.
         budget_s: the seconds to train for.
+        characters: the length of the training text.
         seconds_per_step: measures a candidate. It is not called for one that cannot have enough steps,
             because a larger network is never faster.
     """
@@ -90,6 +107,9 @@ def choose(
     for larger in candidates[1:]:
         needed = larger.min_steps
         rest = f"; {_name(larger, chosen)} needs {needed:,} of its own"
+        if characters < larger.min_characters:
+            rest = f"; {larger.preset} needs a training text of {larger.min_characters:,} characters"
+            break
         if budget_s / step_s < needed:
             break
         larger_step_s = seconds_per_step(larger)
@@ -112,7 +132,7 @@ def describe(preset: Preset, network: NetworkConfig, training: TrainingConfig) -
 def _name(candidate: Candidate, smaller: Candidate) -> str:
     if candidate.preset != smaller.preset:
         return candidate.preset
-    return f"{candidate.preset} with {candidate.training.rows} rows"
+    return f"{candidate.preset} with {candidate.network.units} units"
 
 
 def _description(preset: Preset, network: NetworkConfig, training: TrainingConfig) -> str:

@@ -44,4 +44,4 @@ def choose_preset(
 
     budget_s = candidates[0].training.budget.seconds
     assert budget_s is not None
-    return choose(candidates, budget_s, measure)
+    return choose(candidates, budget_s, len(text.train), measure)

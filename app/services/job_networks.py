@@ -6,7 +6,7 @@ from app.schemas.jobs import JobCreate
 from models.architectures import DEFAULT, architecture, resolve_training
 from models.architectures.memory import check_memory, estimate_training_bytes
 from models.auto_preset import RULES, WITHOUT_SECONDS, Candidate, Rule, nearest_presets
-from models.config import PRESETS, Budget, NetworkConfig, TrainingConfig
+from models.config import Budget, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
 from models.saved_model import Card
 
@@ -42,10 +42,16 @@ def network_and_recipe(
     candidates = []
     for rule in _rules(body, start):
         network, training = _with_overrides(
-            body, start, PRESETS[rule.preset][0], rule.recipe, learning_rate_multiplier
+            body, start, rule.network, rule.training, learning_rate_multiplier
         )
         candidates.append(
-            Candidate(preset=rule.preset, min_steps=rule.min_steps, network=network, training=training)
+            Candidate(
+                preset=rule.preset,
+                min_steps=rule.min_steps,
+                min_characters=rule.min_characters,
+                network=network,
+                training=training,
+            )
         )
     first, *larger = candidates
     check_memory(first.network, first.training, vocabulary_size, memory_limit_bytes)
@@ -68,10 +74,7 @@ def _rules(body: JobCreate, start: Card | None) -> list[Rule]:
         return [Rule(nearest_presets(layers=start.network.layers, units=start.network.units)[0], 0)]
     nearest = nearest_presets(layers=body.network.layers, units=body.network.units)
     if body.budget.seconds is not None:
-        # A mix may take so small a share of the rows that fewer have none of it.
-        return [
-            rule for rule in RULES if rule.preset in nearest and not (body.mix and "rows" in rule.changes)
-        ]
+        return [rule for rule in RULES if rule.preset in nearest]
     return [Rule(WITHOUT_SECONDS if WITHOUT_SECONDS in nearest else nearest[0], 0)]
 
 

@@ -9,15 +9,18 @@ CANDIDATES = [
     Candidate(
         preset=rule.preset,
         min_steps=rule.min_steps,
-        network=PRESETS[rule.preset][0],
-        training=rule.recipe,
+        min_characters=rule.min_characters,
+        network=rule.network,
+        training=rule.training,
     )
     for rule in RULES
 ]
-FAST = (0.004, 0.006, 0.016, 0.04, 0.6)  # seconds per step of each
+FAST = (0.003, 0.006, 0.016, 0.04, 0.6)  # seconds per step of each
 
 
-def _chosen(budget_s: float, seconds: Sequence[float] = FAST) -> tuple[int, str, list[int]]:
+def _chosen(
+    budget_s: float, seconds: Sequence[float] = FAST, *, characters: int = 10**9
+) -> tuple[int, str, list[int]]:
     """Return the index of the candidate that was chosen, the sentence and what was measured."""
     measured: list[int] = []
 
@@ -25,16 +28,17 @@ def _chosen(budget_s: float, seconds: Sequence[float] = FAST) -> tuple[int, str,
         measured.append(CANDIDATES.index(candidate))
         return seconds[measured[-1]]
 
-    choice = choose(CANDIDATES, budget_s, step_s)
+    choice = choose(CANDIDATES, budget_s, characters, step_s)
     return CANDIDATES.index(choice.candidate), choice.sentence, measured
 
 
 def test_the_table_has_every_preset_in_order_of_size() -> None:
     assert list(dict.fromkeys(rule.preset for rule in RULES)) == list(PRESETS)
-    steps = [rule.min_steps for rule in RULES]
-    assert steps == sorted(steps) and steps[0] == 0
+    for minimum in ([rule.min_steps for rule in RULES], [rule.min_characters for rule in RULES]):
+        assert minimum == sorted(minimum) and minimum[0] == 0
     for rule in RULES[1:]:
-        assert rule.recipe == PRESETS[rule.preset][1]
+        assert (rule.network, rule.training) == PRESETS[rule.preset]
+    assert (RULES[0].network.units, RULES[0].training.learning_rate) == (128, 4e-2)
 
 
 @pytest.mark.parametrize("index", range(1, len(RULES)))
@@ -48,8 +52,8 @@ def test_a_larger_network_is_not_measured_if_a_smaller_one_is_too_slow_for_it() 
     index, sentence, measured = _chosen(1)
     assert (index, measured) == (0, [0])
     assert sentence == (
-        "auto: preset tiny, 1 layer of 256 units, 16 rows of 32-character windows; this machine makes 250"
-        f" steps per second, about 250 in 1 s; tiny with 32 rows needs {RULES[1].min_steps:,} of its own"
+        "auto: preset tiny, 1 layer of 128 units, 32 rows of 32-character windows; this machine makes 333"
+        f" steps per second, about 333 in 1 s; tiny with 256 units needs {RULES[1].min_steps:,} of its own"
     )
     index, sentence, measured = _chosen(1, (30.0, 50.0, 90.0, 200.0, 5000.0))
     assert (index, measured) == (0, [0])
@@ -63,6 +67,15 @@ def test_a_network_that_was_measured_and_is_too_slow_is_named() -> None:
     assert sentence.endswith(f"small needs {RULES[2].min_steps:,} of its own and would make {steps:,}")
 
 
+@pytest.mark.parametrize("index", range(2, len(RULES)))
+def test_a_short_text_gets_a_small_network_and_no_larger_one_is_measured(index: int) -> None:
+    enough = RULES[index].min_characters
+    assert _chosen(1e6, characters=enough)[0] >= index
+    chosen, sentence, measured = _chosen(1e6, characters=enough - 1)
+    assert (chosen, measured) == (index - 1, list(range(index)))
+    assert sentence.endswith(f"; {RULES[index].preset} needs a training text of {enough:,} characters")
+
+
 def test_the_largest_network_needs_no_further_explanation() -> None:
     index, sentence, measured = _chosen(1e6)
     assert (index, measured) == (len(RULES) - 1, list(range(len(RULES))))
@@ -70,7 +83,7 @@ def test_the_largest_network_needs_no_further_explanation() -> None:
 
 
 def test_a_single_candidate_is_the_choice() -> None:
-    assert choose(CANDIDATES[2:3], 1, lambda _: 10.0).candidate == CANDIDATES[2]
+    assert choose(CANDIDATES[2:3], 1, 1, lambda _: 10.0).candidate == CANDIDATES[2]
 
 
 def test_a_choice_without_a_measurement_is_described() -> None:

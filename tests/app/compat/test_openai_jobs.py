@@ -50,7 +50,7 @@ def test_model_auto_is_the_preset_that_the_worker_chooses(service: Service, sdk:
     )
     request = service.jobs.get(job.id).request
     assert (job.model, request.preset, request.name) == ("auto", "auto", "ft-auto")
-    rates = [rule.recipe.learning_rate / 2 for rule in RULES]
+    rates = [rule.training.learning_rate / 2 for rule in RULES]
     assert [one.training.learning_rate for one in request.candidates] == rates
 
 

@@ -199,18 +199,10 @@ def test_auto_has_all_presets_as_candidates_with_the_jobs_own_fields(tmp_path: P
     assert (request.preset, request.chosen_preset) == ("auto", None)
     for one, rule in zip(request.candidates, RULES, strict=True):
         assert (one.preset, one.min_steps) == (rule.preset, rule.min_steps)
-        assert one.network == PRESETS[rule.preset][0].model_copy(update={"dropout": 0.2})
-        assert one.training == rule.recipe.model_copy(update={"rows": 8, "seed": 7})
+        assert one.network == rule.network.model_copy(update={"dropout": 0.2})
+        assert one.training == rule.training.model_copy(update={"rows": 8, "seed": 7})
     first = request.candidates[0]
     assert (request.network, request.training) == (first.network, first.training)
-
-
-def test_a_mix_has_the_rows_of_the_presets_in_every_candidate(tmp_path: Path) -> None:
-    corpus = _corpus(tmp_path)
-    mix = {"corpus": corpus.id, "fraction": 0.02}
-    body = JobCreate.model_validate({"corpus": corpus.id, "name": "new", "mix": mix})
-    request = plan(body, corpus, memory_limit_bytes=8 << 30, second=corpus)
-    assert [one.training.rows for one in request.candidates] == [32, 32, 32, 64]
 
 
 def test_auto_does_not_choose_networks_that_need_more_memory_than_the_limit(tmp_path: Path) -> None:
@@ -219,7 +211,7 @@ def test_auto_does_not_choose_networks_that_need_more_memory_than_the_limit(tmp_
     assert [one.preset for one in limited.candidates] == ["tiny", "tiny", "small", "medium"]
     smallest = _plan(corpus, memory=640_000_000)
     assert (smallest.candidates, smallest.chosen_preset) == ((), "tiny")
-    assert smallest.network == PRESETS["tiny"][0]
+    assert smallest.network == RULES[0].network
     with pytest.raises(InvalidInput) as caught:
         _plan(corpus, memory=600_000_000)
     assert caught.value.code == "network_too_large"
@@ -268,7 +260,7 @@ def test_the_multiplier_of_the_learning_rate_applies_to_each_candidate(tmp_path:
     corpus = _corpus(tmp_path)
     body = JobCreate.model_validate({"corpus": corpus.id, "name": "new"})
     request = plan(body, corpus, memory_limit_bytes=8 << 30, learning_rate_multiplier=0.5)
-    rates = [rule.recipe.learning_rate / 2 for rule in RULES]
+    rates = [rule.training.learning_rate / 2 for rule in RULES]
     assert [one.training.learning_rate for one in request.candidates] == rates
     with pytest.raises(InvalidInput) as caught:
         plan(body, corpus, memory_limit_bytes=8 << 30, learning_rate_multiplier=900)
