@@ -1,9 +1,9 @@
 """Preset `auto` against every fixed preset: held-out loss by budget, and the study behind its rules.
 
-For each text and budget in seconds, every recipe of models/auto_preset.py is trained by worker.training.fit,
-and `auto` is the run of the recipe that worker.auto_preset chooses. What `auto` loses is the difference to
-the best run. For a budget in steps, which takes no account of speed, the table has the recipes alone: these
-figures do not depend on the load of the machine, and the rules are fitted to them.
+For each text and budget in seconds, every preset and every recipe of models/auto_preset.py is trained by
+worker.training.fit, and `auto` is the run of the recipe that worker.auto_preset chooses. What `auto` loses is
+the difference to the best run. For a budget in steps, which takes no account of speed, the table has the
+recipes alone: these figures do not depend on the load of the machine, and the rules are fitted to them.
 
 The last tenth of each text is held out and read once by the runtime that serves models. Prints one table and
 one JSON line.
@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.contestants import ROOT
 from benchmarks.report import print_json_line, print_table
 from models.auto_preset import RULES, Candidate, Rule
-from models.config import MINIMUM_CHARACTERS, Budget
+from models.config import MINIMUM_CHARACTERS, PRESETS, Budget
 from models.machine import available_cores
 from models.runtime.session import Network
 from models.text.vocabulary import normalize
@@ -39,11 +39,14 @@ WARM_UP = 2000
 
 
 def name_of(rule: Rule) -> str:
-    """Return the preset's name, with a star for a rule that changes it."""
-    return f"{rule.preset}*" if (rule.units or rule.learning_rate) else rule.preset
+    """Return the name of the preset; with changes also units and rate: `tiny-128-0.04`."""
+    network, training = rule.network, rule.training
+    is_preset = (network, training) == PRESETS[rule.preset]
+    return rule.preset if is_preset else f"{rule.preset}-{network.units}-{training.learning_rate:g}"
 
 
-RECIPES = {name_of(rule): rule for rule in RULES}
+AUTO = {name_of(rule): rule for rule in RULES}
+RECIPES = AUTO | {preset: Rule(preset, 0) for preset in PRESETS if preset not in AUTO}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,17 +89,18 @@ def compare(text: Text, budget: Budget, rules: dict[str, Rule]) -> dict[str, Any
     }
     cores = available_cores()
     result: dict[str, Any] = {"budget": budget.model_dump(exclude_none=True)}
-    if budget.seconds is not None:
+    of_auto = {name: one for name, one in candidates.items() if name in AUTO}
+    if budget.seconds is not None and of_auto:
         began = time.monotonic()
-        choice = choose_preset(list(candidates.values()), text, cores=cores)
-        chosen = next(name for name, one in candidates.items() if one == choice.candidate)
+        choice = choose_preset(list(of_auto.values()), text, cores=cores)
+        chosen = next(name for name, one in of_auto.items() if one == choice.candidate)
         result |= {
             "auto": chosen,
             "sentence": choice.sentence,
             "choice_seconds": round(time.monotonic() - began, 2),
         }
     result["runs"] = runs = {name: train(text, one, cores=cores) for name, one in candidates.items()}
-    if budget.seconds is not None:
+    if "auto" in result:
         best = min(run["bits"] for run in runs.values())
         result["auto_lost_bits"] = round(runs[result["auto"]]["bits"] - best, 4)
     return result
@@ -127,7 +131,7 @@ def print_results(found: Sequence[dict[str, Any]], recipes: Sequence[str]) -> No
         ]
         for one in found
     ]
-    print("held-out bits per character (steps); * as changed for few steps")
+    print("held-out bits per character (steps)")
     print_table(("text", "budget", *recipes, "auto", "it loses"), rows, words=1)
     timed = [one for one in found if "auto" in one]
     if not timed:

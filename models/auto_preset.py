@@ -40,10 +40,10 @@ class Rule:
 
 RULES = (
     Rule("tiny", 0, units=128, learning_rate=4e-2),
-    Rule("tiny", 800),
-    Rule("small", 1000, min_characters=50_000),
+    Rule("tiny", 600, learning_rate=2e-2),
+    Rule("small", 1000, min_characters=20_000),
     Rule("medium", 2500, min_characters=300_000),
-    Rule("large", 8000, min_characters=2_000_000),
+    Rule("large", 5000, min_characters=2_000_000),
 )
 """From the smallest to the largest; `auto` chooses the last for which steps and text suffice."""
 

@@ -36,9 +36,10 @@ def test_the_table_has_every_preset_in_order_of_size() -> None:
     assert list(dict.fromkeys(rule.preset for rule in RULES)) == list(PRESETS)
     for minimum in ([rule.min_steps for rule in RULES], [rule.min_characters for rule in RULES]):
         assert minimum == sorted(minimum) and minimum[0] == 0
-    for rule in RULES[1:]:
+    for rule in RULES[2:]:
         assert (rule.network, rule.training) == PRESETS[rule.preset]
     assert (RULES[0].network.units, RULES[0].training.learning_rate) == (128, 4e-2)
+    assert (RULES[1].network, RULES[1].training.learning_rate) == (PRESETS["tiny"][0], 2e-2)
 
 
 @pytest.mark.parametrize("index", range(1, len(RULES)))
