@@ -41,7 +41,7 @@ class Rule:
 RULES = (
     Rule("tiny", 0, units=128, learning_rate=4e-2),
     Rule("tiny", 600, learning_rate=2e-2),
-    Rule("small", 1000, min_characters=20_000),
+    Rule("small", 1200, min_characters=20_000),
     Rule("medium", 2500, min_characters=300_000),
     Rule("large", 5000, min_characters=2_000_000),
 )

@@ -27,7 +27,7 @@ def choose_preset(
     """Return the choice among candidates, whose budgets are in seconds, by their measured seconds per step.
 
     The other arguments are those of `worker.training.fit`. A large network is measured only if the smaller
-    ones are fast enough, so this takes about a second in most cases.
+    ones are fast enough.
     """
 
     def measure(candidate: Candidate) -> float:

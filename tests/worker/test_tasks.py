@@ -757,3 +757,24 @@ def test_training_that_is_over_is_not_done_again_when_it_can_be_published(world:
     steps = [event["data"]["step"] for event in world.events(worker_job) if event["type"] == "metrics"]
     assert steps == sorted(set(steps))
     assert any("the storage works again" in str(event["data"]) for event in world.events(worker_job))
+
+
+def test_a_process_that_has_lost_the_job_does_not_record_what_auto_chose(desk: Desk) -> None:
+    def outcome(attempt: Attempt) -> Any:
+        desk.jobs.move(desk.now, JobStatus.QUEUED)
+        attempt._set_request(attempt.job.request.model_copy(update={"chosen_preset": "tiny"}))
+        raise AssertionError("unreachable")
+
+    desk.attempt(outcome)
+    assert (desk.now.status, desk.now.request) == (JobStatus.QUEUED, desk.job.request)
+
+
+def test_a_choice_that_the_storage_refused_is_recorded_when_it_is_repeated(desk: Desk) -> None:
+    def outcome(attempt: Attempt) -> Any:
+        if not attempt.job.request.chosen_preset:
+            desk.storage.refuse_writes(*(["jobs"] if desk.outcomes == 1 else []))
+            attempt._set_request(attempt.job.request.model_copy(update={"chosen_preset": "tiny"}))
+        return trained(attempt)
+
+    desk.attempt(outcome)
+    assert (desk.now.status, desk.now.request.chosen_preset) == (JobStatus.SUCCEEDED, "tiny")
