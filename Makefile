@@ -60,6 +60,10 @@ bench-mixture: $(VENV)/.serve ## Bits of the mixture, its experts and baselines,
 bench-lesson6: $(VENV)/.serve ## Train every network of the lecture notes; ARGS="nietzsche.txt --only nth_char"
 	@$(BIN)/python -m benchmarks.lesson6 $(ARGS)
 
+.PHONY: bench-presets
+bench-presets: $(VENV)/.serve ## Preset auto beside every fixed preset; ARGS="--seconds 10 30 --recipes tiny small"
+	@$(BIN)/python -m benchmarks.presets $(ARGS)
+
 .PHONY: bench-mixing
 bench-mixing: $(VENV)/.serve ## What a second text and a teacher are worth, over seeds; ARGS="--seeds 3"
 	@$(BIN)/python -m benchmarks.mixing $(ARGS)

@@ -1,9 +1,10 @@
 """The mixture beside its experts and the baselines, for budgets of some seconds, with default options.
 
-For each text, budget and seed a model is trained as a job is. Printed are the bits per character of the second
-half of its held-out text: of the mixture that the model predicts with, of the network and of the n-grams alone,
-and of the best baseline of the report (n-grams of the best order, gzip, xz), with the network that was trained.
-A machine of half the speed makes in as many seconds what this one makes in half of them: --speed 0.5.
+For each text, budget and seed a model is trained as a job is. Printed are the bits per character of the
+second half of its held-out text: of the mixture that the model predicts with, of the network and of the
+n-grams alone, and of the best baseline of the report (n-grams of the best order, gzip, xz), with the network
+that was trained. A machine of half the speed makes in as many seconds what this one makes in half of them:
+--speed 0.5.
 
     python -m benchmarks.mixture [--seconds 10 30] [--seeds 1] [--threads 1] [--speed 0.5] [FILE ...]
 """

@@ -22,6 +22,9 @@ ArchitectureName = Literal[
     "numpy_rnn",
 ]
 Preset = Literal["tiny", "small", "medium", "large"]
+PresetOption = Literal["auto", "tiny", "small", "medium", "large"]
+"""A preset, or `auto`: models/auto_preset.py chooses one."""
+
 MixTargets = Literal["text", "sampled", "argmax", "distribution"]
 
 

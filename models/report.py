@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from models.config import Preset, PresetOption
 from models.text.kind_detection import TextKind
 
 Verdict = Literal["novel", "repetitive", "copies"]
@@ -189,6 +190,10 @@ class Report(TypedDict, total=False):
     created_at: Annotated[int, Field(description="Unix seconds, UTC.")]
     job: Annotated[str | None, Field(description="The id of the job.")]
     corpus: Annotated[str | None, Field(description="The id of the corpus.")]
+    preset: Annotated[
+        PresetOption | None, Field(description="The preset of the job; null: the architecture has none.")
+    ]
+    chosen_preset: Annotated[Preset | None, Field(description="What preset `auto` chose.")]
     network: Annotated[dict[str, Any], Field(description="The network's configuration.")]
     training: Annotated[dict[str, Any], Field(description="The training configuration.")]
     alphabet: Annotated[Literal["characters", "bytes"], Field(description="What a character is.")]

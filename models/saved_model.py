@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.config import Mix, NetworkConfig, TrainingConfig
+from models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
 from models.errors import Unavailable
 from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet, Vocabulary
@@ -46,6 +46,10 @@ class Card(BaseModel):
     created_at: int = Field(description="Unix seconds, UTC.")
     job: str | None = None
     corpus: str | None = None
+    preset: PresetOption | None = Field(
+        None, description="The preset of its job; null: the architecture has none, or not known."
+    )
+    chosen_preset: Preset | None = Field(None, description="What preset `auto` chose.")
     network: NetworkConfig
     training: TrainingConfig
     started_from: str | None = Field(

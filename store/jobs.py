@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.config import Mix, NetworkConfig, TrainingConfig
+from models.auto_preset import Candidate
+from models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
 from models.errors import Conflict, NotFound, Unavailable
 from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet
@@ -40,9 +41,8 @@ class JobStatus(StrEnum):
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED}),
     # To queued: its worker was lost or is shutting down; it continues from its checkpoint.
-    JobStatus.RUNNING: frozenset(
-        {JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
-    ),
+    # To running: its worker has chosen the preset of `auto`.
+    JobStatus.RUNNING: frozenset(JobStatus),
     # To paused: its owner pauses a job that waits for storage.
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.CANCELLED}),
     JobStatus.SUCCEEDED: frozenset(),
@@ -52,14 +52,20 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 
 
 class JobRequest(BaseModel):
-    """What to train, with all defaults filled in."""
+    """What to train, with all defaults filled in.
+
+    A job of preset `auto` has the candidates instead of one network, until its worker has chosen.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     corpus: str
     name: str
-    network: NetworkConfig
-    training: TrainingConfig
+    network: NetworkConfig  # until the worker has chosen from `candidates`: that of the first
+    training: TrainingConfig  # likewise
+    preset: PresetOption | None = None  # None: of an older record, or of an architecture without presets
+    candidates: tuple[Candidate, ...] = ()  # of preset `auto`, until the worker has chosen
+    chosen_preset: Preset | None = None  # by preset `auto`
     alphabet: Alphabet = "characters"
     kind: TextKind | None = None  # None: of an older record or not known, split like `text`
     coverage: float = 1.0
@@ -67,6 +73,17 @@ class JobRequest(BaseModel):
     masks: tuple[str, ...] = ()
     masked_by_default: str | None = None  # the reason, if the masks are the default ones
     mix: Mix | None = None  # its corpus is an id, its teacher name@version
+
+    def with_choice(self, candidate: Candidate) -> "JobRequest":
+        """Return the request with the network and recipe of a candidate, and no further candidates."""
+        return self.model_copy(
+            update={
+                "network": candidate.network,
+                "training": candidate.training,
+                "candidates": (),
+                "chosen_preset": candidate.preset,
+            }
+        )
 
     @property
     def corpora(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from models.saved_model import Card
 from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.corpora import Corpora
-from store.jobs import Job, JobError, Jobs, JobStatus
+from store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
 from store.live import EventLog, Live
 from store.models import Models
 from worker.checkpoints import Checkpoint, Checkpoints
@@ -140,12 +140,17 @@ class Attempt:
             hooks=Hooks(
                 progress=self._set_progress,
                 event=self._event,
+                request=self._set_request,
                 checkpoint=self._save,
                 stop=self._stop_reason,
                 checkpoint_every_s=self.settings.checkpoint_seconds,
             ),
             events=self._events,
         )
+
+    def _set_request(self, request: JobRequest) -> None:
+        """Record what preset `auto` has chosen, before the first checkpoint: later attempts keep it."""
+        self.job = self.jobs.move(self.job, JobStatus.RUNNING, request=request)
 
     def _publish(self, outcome: "Outcome") -> Card:
         assert outcome.card is not None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from store.jobs import JobRequest
 from worker.checkpoints import Checkpoint
 
 StopReason = Literal["cancel", "cancel_keep_best", "pause", "shutdown"]
@@ -19,6 +20,7 @@ class Hooks:
 
     progress: Callable[[dict[str, Any]], None] = _ignore
     event: Callable[[str, dict[str, Any]], None] = _ignore  # type, data
+    request: Callable[[JobRequest], None] = _ignore  # preset `auto` has chosen: the request with the choice
     checkpoint: Callable[[Checkpoint], None] = _ignore
     stop: Callable[[], StopReason | None] = _ignore
     checkpoint_every_s: float = 10.0

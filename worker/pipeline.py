@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from models.architectures.memory import count_parameters
+from models.auto_preset import describe
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
@@ -24,6 +25,7 @@ from store.jobs import Job, JobRequest
 from store.models import Models
 from store.shuffled_lines import ShuffledLines
 from worker import advice
+from worker.auto_preset import choose_preset
 from worker.calibration import calibration_file
 from worker.checkpoints import Checkpoint
 from worker.evaluation import bits_per_character
@@ -109,17 +111,27 @@ def train_model(
         required=required,
         scratch=scratch,
     )
+    options: dict[str, Any] = {
+        "cores": cores,
+        "precision": precision,
+        "measurements": measurements,
+        "second": _second_text(
+            request, corpora, models, text, scratch=scratch, cores=cores, on_event=on_event
+        ),
+    }
+    if request.candidates:
+        choice = choose_preset(request.candidates, text, **options)
+        on_event("message", {"text": choice.sentence})
+        request = request.with_choice(choice.candidate)
+        hooks.request(request)
     result = fit(
         request.network,
         request.training,
         text,
-        cores=cores,
-        precision=precision,
-        measurements=measurements,
         start=start.expand(text.vocabulary) if start else None,
-        second=_second_text(request, corpora, models, text, scratch=scratch, cores=cores, on_event=on_event),
         resume=resume,
         hooks=hooks,
+        **options,
     )
     if result.stopped and result.stopped != "cancel_keep_best":
         return Outcome(result.stopped)
@@ -133,7 +145,7 @@ def train_model(
     )
     files |= int8_files
     files |= calibration_file(network, text, mixture.ngram, int8=int8, is_log=bool(request.masks))
-    origin = _origin(job, vocabulary_size=len(text.vocabulary))
+    origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
     report_fields, report_files = write_report(
         report,
         origin,
@@ -165,16 +177,19 @@ def _notes(request: JobRequest, pieces: Callable[[], Iterable[str]]) -> Iterator
         yield about_values
     if request.kind == "records":
         yield _SHUFFLED
+    if request.chosen_preset:
+        yield describe(request.chosen_preset, request.network, request.training)
 
 
-def _origin(job: Job, *, vocabulary_size: int) -> Report:
+def _origin(job: Job, request: JobRequest, *, vocabulary_size: int) -> Report:
     """Return the fields that the report and the card share."""
-    request = job.request
     return {
         "name": request.name,
         "created_at": int(time.time()),
         "job": job.id,
         "corpus": request.corpus,
+        "preset": request.preset,
+        "chosen_preset": request.chosen_preset,
         "network": request.network.model_dump(mode="json"),
         "training": request.training.model_dump(mode="json"),
         "alphabet": request.alphabet,

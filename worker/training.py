@@ -58,6 +58,16 @@ class Result:
         return self.evaluations_since_best >= PATIENCE
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs before its first step."""
+
+    rows: Rows | MixedRows
+    precision: PrecisionChoice
+    network: Trainable
+    step: TrainingStep
+
+
 def fit(
     config: NetworkConfig,
     training: TrainingConfig,
@@ -94,9 +104,42 @@ def fit(
     """
     pace = Pace(training.budget.seconds, clock)
     hooks = hooks or Hooks()
+    run = prepare(
+        config,
+        training,
+        text,
+        cores=cores,
+        precision=precision,
+        measurements=measurements,
+        second=second,
+        resume=resume,
+    )
+    if run.precision.bfloat16_speedup is not None and not resume:
+        hooks.event("message", {"text": run.precision.sentence})
+    if start is not None:
+        assert isinstance(run.network, StatefulLSTM | KernelLSTM)
+        run.network.load(start)
+    numerics = numerics_here(config, run.precision.precision, rows=run.rows.rows, cores=cores)
+    return _Trainer(
+        training, text, run.rows, run.network, run.step, run.precision, numerics, pace, hooks
+    ).run(resume)
+
+
+def prepare(
+    config: NetworkConfig,
+    training: TrainingConfig,
+    text: Text,
+    *,
+    cores: int,
+    precision: PrecisionSetting,
+    measurements: Path | None,
+    second: SecondText | None,
+    resume: Checkpoint | None = None,
+) -> Prepared:
+    """Return a network with random weights, ready to train; the arguments are those of `fit`."""
     size = {"rows": training.rows, "window": training.window}
     rows = second.mix_into(text, **size, seed=training.seed) if second else Rows.cut(text.train, **size)
-    choice = _precision_choice(config, precision, text, rows, cores, measurements, resume, hooks)
+    choice = _precision_choice(config, precision, text, rows, cores, measurements, resume)
     network, step = network_and_step(
         config,
         training,
@@ -106,11 +149,7 @@ def fit(
         cores=cores,
         precision=choice.precision,
     )
-    if start is not None:
-        assert isinstance(network, StatefulLSTM | KernelLSTM)
-        network.load(start)
-    numerics = numerics_here(config, choice.precision, rows=rows.rows, cores=cores)
-    return _Trainer(training, text, rows, network, step, choice, numerics, pace, hooks).run(resume)
+    return Prepared(rows, choice, network, step)
 
 
 def _precision_choice(
@@ -121,9 +160,8 @@ def _precision_choice(
     cores: int,
     measurements: Path | None,
     resume: Checkpoint | None,
-    hooks: Hooks,
 ) -> PrecisionChoice:
-    """Return the precision to train in; a measurement is reported as a message."""
+    """Return the precision to train in, which may be measured."""
     kind = architecture(config.architecture)
     if kind.step or not kind.build_for_kernels:
         return PrecisionChoice("float32")
@@ -133,16 +171,13 @@ def _precision_choice(
         return PrecisionChoice(**resume.meta.get("precision", {"precision": "mixed"}))
     if gpus():
         return PrecisionChoice("mixed")
-    choice = choose_precision(
+    return choose_precision(
         config,
         rows=rows.rows // replicas_of(rows.rows, at_most=cores),
         window=rows.window,
         vocabulary_size=len(text.vocabulary),
         folder=measurements,
     )
-    if choice.bfloat16_speedup is not None:
-        hooks.event("message", {"text": choice.sentence})
-    return choice
 
 
 class _Trainer:

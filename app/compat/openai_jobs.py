@@ -5,7 +5,7 @@ What only OpenAI's jobs have (metadata, the validation file) is stored with the 
 
 import json
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
@@ -35,7 +35,7 @@ from app.schemas.openai_jobs import (
 from app.services.access import Access
 from app.services.job_creation import create_job
 from app.services.job_events import events_so_far
-from models.config import PRESETS
+from models.config import PresetOption
 from models.errors import DomainError, InvalidInput, NotFound
 from models.text.kind_detection import TextKind
 from store.corpora import Corpus
@@ -54,6 +54,7 @@ def create_fine_tuning_job(
 ) -> FineTuningJob:
     """Train a model on an uploaded file."""
     hyperparameters = _hyperparameters(body)
+    multiplier = hyperparameters.learning_rate_multiplier
     training = _file(access, body.training_file, param="training_file")
     source: AbstractContextManager[tuple[Corpus, float]] = nullcontext((training, 0.1))
     if body.validation_file is not None:
@@ -68,10 +69,10 @@ def create_fine_tuning_job(
                 access,
                 _job_create(body, hyperparameters, corpus.id, held_out, kind="text" if keeps_order else None),
                 memory_limit_bytes=services.settings.training_memory_bytes,
+                learning_rate_multiplier=1.0 if multiplier == "auto" else multiplier,
             )
         except (InvalidInput, NotFound) as error:
             raise _rename_params(error) from None
-    multiplier = hyperparameters.learning_rate_multiplier
     extras = OpenAIExtras(
         model=body.model,
         training_file=training.id,
@@ -178,19 +179,15 @@ def _job_create(
     *,
     kind: TextKind | None,
 ) -> JobCreate:
-    is_preset = body.model in PRESETS
-    preset: Any = body.model if is_preset else "small"
-    rate = None
-    if hyperparameters.learning_rate_multiplier != "auto":
-        rate = PRESETS[preset][1].learning_rate * hyperparameters.learning_rate_multiplier
+    is_preset = body.model in get_args(PresetOption)
     epochs, rows = hyperparameters.n_epochs, hyperparameters.batch_size
     options: dict[str, Any] = {} if epochs == "auto" else {"budget": BudgetBody(epochs=epochs)}
-    options |= {"preset": preset} if is_preset else {"start_from": body.model}
+    options |= {"preset": body.model} if is_preset else {"start_from": body.model}
     try:
         return JobCreate(
             corpus=corpus_id,
             name=body.suffix or f"ft-{body.model.partition('@')[0]}"[:64],
-            training=TrainingOverride(rows=None if rows == "auto" else rows, learning_rate=rate),
+            training=TrainingOverride(rows=None if rows == "auto" else rows),
             validation_fraction=held_out,
             kind=kind,
             seed=1 if body.seed is None else body.seed % 2**31,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.base import RequestBody, with_examples
-from models.config import ArchitectureName, Budget, Mix, NetworkConfig, Preset, TrainingConfig
+from models.config import ArchitectureName, Budget, Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
 from models.text.kind_detection import TextKind
 from models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
 from models.text.vocabulary import Alphabet
@@ -16,8 +16,8 @@ from store.live import StopRequest
 EXAMPLE_CREATE: dict[str, Any] = {
     "corpus": "nietzsche",
     "name": "nietzsche",
-    "preset": "small",
-    "network": {"layers": 1, "units": 384},
+    "preset": "auto",
+    "network": {"dropout": 0.1},
     "budget": {"seconds": 120},
     "validation_fraction": 0.1,
     "seed": 7,
@@ -31,6 +31,9 @@ EXAMPLE: dict[str, Any] = {
     "updated_at": 1795563602,
     "name": "nietzsche",
     "corpus": "corpus_98b1f0a4c2d5e6f708192a3b",
+    "preset": "auto",
+    "chosen_preset": "small",
+    "candidates": [],
     "network": NetworkConfig().model_dump(),
     "training": TrainingConfig(budget=Budget(seconds=120), seed=7).model_dump(),
     "attempt": 1,
@@ -109,8 +112,12 @@ class JobCreate(RequestBody):
     architecture: ArchitectureName = Field(
         "stateful_lstm", description="The network's architecture; `GET /v1/architectures` lists them."
     )
-    preset: Preset = Field(
-        "small", description="The network and recipe; only the default architecture has presets."
+    preset: PresetOption = Field(
+        "auto",
+        description="The network and recipe; only the default architecture has presets. `auto`: the worker"
+        " measures the seconds per training step of the presets and takes the largest that can make enough"
+        " steps in a budget in seconds; with one in steps or epochs it is `small`. If `network` has `layers`"
+        " or `units`, it chooses only among the presets nearest to them.",
     )
     network: NetworkOverride = Field(NetworkOverride(), description="Changes to the preset's network.")
     training: TrainingOverride = Field(TrainingOverride(), description="Changes to the preset's recipe.")
@@ -153,7 +160,8 @@ class JobCreate(RequestBody):
         None,
         max_length=128,
         description="A model, `name` or `name@version`, whose weights and vocabulary training starts from."
-        " The network is then that model's; the preset only determines the recipe.",
+        " The network is then that model's; the preset only determines the recipe, `auto` that of the preset"
+        " nearest in size.",
     )
     masks: list[Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS)]] | None = Field(
         None,
@@ -224,6 +232,17 @@ class JobBody(BaseModel):
     updated_at: int = Field(description="When the status last changed. Unix seconds, UTC.")
     name: str = Field(description="The name of the model that it trains.")
     corpus: str = Field(description="The id of the corpus.")
+    preset: PresetOption | None = Field(
+        None, description="The preset that was requested; null: the architecture has none, or not known."
+    )
+    chosen_preset: Preset | None = Field(
+        None, description="What preset `auto` has chosen; the job's messages explain it."
+    )
+    candidates: list[Preset] = Field(
+        [],
+        description="What preset `auto` chooses from when training starts; empty once it has. Until then"
+        " `network` and `training` are those of the first.",
+    )
     network: NetworkConfig
     training: TrainingConfig
     alphabet: Alphabet = "characters"

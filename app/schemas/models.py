@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field, computed_field
 
 from app.schemas.base import RequestBody, with_examples
 from app.schemas.lists import Page
-from models.config import NetworkConfig, TrainingConfig
+from models.config import NetworkConfig, Preset, PresetOption, TrainingConfig
 from models.saved_model import Card, FileEntry
 from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet
@@ -103,6 +103,10 @@ class ModelBody(ModelSummary):
 
     model_config = with_examples(EXAMPLE)
 
+    preset: PresetOption | None = Field(
+        None, description="The preset of its job; null: the architecture has none, or not known."
+    )
+    chosen_preset: Preset | None = Field(None, description="What preset `auto` chose.")
     training: TrainingConfig
     alphabet: Alphabet = Field(
         "characters", description="The unit of text: a code point after NFC, or a byte of the UTF-8."

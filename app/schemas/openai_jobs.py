@@ -103,7 +103,7 @@ class Hyperparameters(RequestBody):
         "auto", description="Parallel streams that the text is divided into: `training.rows` of a job."
     )
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] = Field(
-        "auto", description="Multiplies the preset's peak learning rate."
+        "auto", description="Multiplies the peak learning rate of the preset."
     )
 
 

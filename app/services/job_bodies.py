@@ -10,7 +10,7 @@ from store.jobs import Job, JobRequest, JobStatus
 from store.live import Live
 from store.queue import TrainingQueue
 
-_REQUEST_FIELDS = JobBody.model_fields.keys() & JobRequest.model_fields.keys()
+_REQUEST_FIELDS = (JobBody.model_fields.keys() & JobRequest.model_fields.keys()) - {"candidates"}
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,6 @@ class JobBodies:
             progress=ProgressBody(**progress) if progress else None,
             error=job.error and JobErrorBody(**job.error.model_dump()),
             pause_reason=job.pause_reason and JobErrorBody(**job.pause_reason.model_dump()),
+            candidates=list(dict.fromkeys(one.preset for one in job.request.candidates)),
             **{field: getattr(job.request, field) for field in _REQUEST_FIELDS},
         )

@@ -17,9 +17,12 @@ def create_job(
     body: JobCreate,
     *,
     memory_limit_bytes: int,
+    learning_rate_multiplier: float = 1.0,
     idempotency_key: str | None = None,
 ) -> Job:
     """Queue a job of this caller; return it, or the one that the idempotency key has created before.
+
+    `learning_rate_multiplier` multiplies the rate of the preset.
 
     Raises:
         Forbidden: the caller may not use a model that the request names.
@@ -49,6 +52,7 @@ def create_job(
         start=start,
         second=second,
         teacher=teacher_card,
+        learning_rate_multiplier=learning_rate_multiplier,
     )
     return control.submit(request, key=key, body=text)
 

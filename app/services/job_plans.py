@@ -4,17 +4,9 @@ Every default is filled in and every error is found here, before the job is queu
 """
 
 from app.schemas.jobs import JobCreate
-from models.architectures import DEFAULT, architecture, check_options, resolve_training
-from models.architectures.memory import check_memory
-from models.config import (
-    MINIMUM_CHARACTERS,
-    MINIMUM_HELD_OUT_CHARACTERS,
-    PRESETS,
-    Budget,
-    Mix,
-    NetworkConfig,
-    TrainingConfig,
-)
+from app.services.job_networks import network_and_recipe
+from models.architectures import architecture, check_options
+from models.config import MINIMUM_CHARACTERS, MINIMUM_HELD_OUT_CHARACTERS, Mix
 from models.errors import InvalidInput
 from models.saved_model import Card
 from models.text.kind_detection import TextKind
@@ -33,11 +25,13 @@ def plan(
     start: Card | None = None,
     second: Corpus | None = None,
     teacher: Card | None = None,
+    learning_rate_multiplier: float = 1.0,
 ) -> JobRequest:
     """Return the complete request for a job on `corpus`.
 
     `start` is the model in `start_from`, `second` and `teacher` are the corpus and the model in `mix`.
-    `memory_limit_bytes` limits the estimate of a network's training memory.
+    `memory_limit_bytes` limits the estimate of a network's training memory: preset `auto` does not choose a
+    network that needs more. `learning_rate_multiplier` multiplies the rate of the preset.
 
     Raises:
         InvalidInput: the corpus is too small (code `corpus_too_small`) or has a single record
@@ -50,9 +44,6 @@ def plan(
         _check_start(body, start)
         body = body.model_copy(update={"architecture": start.network.architecture})
     alphabet = _alphabet(body, corpus, start)
-    network, training = _defaults(body)
-    if start:
-        network = start.network
     check_options(
         body.architecture,
         network=body.network.model_dump(exclude_none=True),
@@ -60,19 +51,17 @@ def plan(
     )
     kind = body.kind or corpus.kind
     masks, masked_by_default = _masks(body, corpus, kind, alphabet, start=start, teacher=teacher)
+    distinct = corpus.distinct_characters if alphabet == "characters" else 256
+    known = len(start.characters) if start and alphabet == "characters" else 0
     request = JobRequest(
         corpus=corpus.id,
         name=check_name(body.name),
-        network=NetworkConfig(
-            **network.model_dump()
-            | body.network.model_dump(exclude_none=True)
-            | {"architecture": body.architecture}
-        ),
-        training=TrainingConfig(
-            **training.model_dump(exclude={"budget"})
-            | body.training.model_dump(exclude_none=True)
-            | {"validation_fraction": body.validation_fraction, "seed": body.seed},
-            budget=Budget(**body.budget.model_dump()),
+        **network_and_recipe(
+            body,
+            start,
+            vocabulary_size=distinct + known + 1,
+            memory_limit_bytes=memory_limit_bytes,
+            learning_rate_multiplier=learning_rate_multiplier,
         ),
         alphabet=alphabet,
         kind=kind,
@@ -88,14 +77,10 @@ def plan(
             code="masks_of_bytes",
             param="masks",
         )
-    request = request.model_copy(update={"training": resolve_training(request.network, request.training)})
     _check_length(corpus, alphabet, body.validation_fraction)
     _check_lines(corpus, kind)
     if body.mix and second:
         request = request.model_copy(update={"mix": _mix(body.mix, request, second, teacher)})
-    distinct = corpus.distinct_characters if alphabet == "characters" else 256
-    known = len(start.characters) if start and alphabet == "characters" else 0
-    check_memory(request.network, request.training, distinct + known + 1, memory_limit_bytes)
     return request
 
 
@@ -198,20 +183,6 @@ def _alphabet(body: JobCreate, corpus: Corpus, start: Card | None) -> Alphabet:
             param="start_from" if start else "alphabet",
         )
     return alphabet
-
-
-def _defaults(body: JobCreate) -> tuple[NetworkConfig, TrainingConfig]:
-    """Return the preset's configurations, or those of an architecture without presets."""
-    if body.architecture == DEFAULT:
-        return PRESETS[body.preset]
-    if "preset" in body.model_fields_set:
-        raise InvalidInput(
-            f"preset: only {DEFAULT} has presets; leave preset out for {body.architecture}",
-            code="option_not_available",
-            param="preset",
-        )
-    defaults = architecture(body.architecture)
-    return defaults.network, defaults.training
 
 
 def _check_length(corpus: Corpus, alphabet: Alphabet, validation_fraction: float) -> None:

@@ -1,9 +1,11 @@
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from models.config import Mix, NetworkConfig, TrainingConfig
+from models.auto_preset import Candidate
+from models.config import PRESETS, Mix, NetworkConfig, TrainingConfig
 from models.errors import Conflict, NotFound, Unavailable
 from store.jobs import TRANSITIONS, JobRequest, Jobs, JobStatus
 from store.open_blobs import open_blobs
@@ -98,6 +100,34 @@ def test_an_empty_record_hides_not_the_one_before_and_keeps_its_number(tmp_path:
     blobs.write(f"jobs/{jobs.create(REQUEST, job_id='job_' + 12 * '0').id}/000000.json", b"")
     with pytest.raises(Unavailable, match=r"000000\.json is damaged"):
         jobs.get("job_" + 12 * "0")
+
+
+def test_a_record_from_before_there_was_auto_is_read(jobs: Jobs) -> None:
+    job = jobs.create(REQUEST)
+    path = f"jobs/{job.id}/000000.json"
+    record = json.loads(jobs.blobs.read(path))
+    for field in ("preset", "candidates", "chosen_preset"):
+        del record["request"][field]
+    jobs.blobs.write(path, json.dumps(record).encode())
+    assert Jobs(jobs.blobs).get(job.id) == job
+
+
+def test_a_running_job_keeps_the_choice_of_its_preset(jobs: Jobs) -> None:
+    candidates = tuple(
+        Candidate(preset=preset, min_steps=0, network=network, training=training)
+        for preset, (network, training) in PRESETS.items()
+    )
+    job = jobs.create(REQUEST.model_copy(update={"preset": "auto", "candidates": candidates}))
+    running = jobs.move(job, JobStatus.RUNNING, attempt=1)
+    request = job.request.with_choice(candidates[2])
+    chosen = jobs.move(running, JobStatus.RUNNING, request=request)
+    again = Jobs(jobs.blobs).get(job.id)
+    assert again == chosen and again.attempt == 1
+    assert (again.request.preset, again.request.chosen_preset) == ("auto", "medium")
+    assert (again.request.network, again.request.candidates) == (PRESETS["medium"][0], ())
+    with pytest.raises(Conflict) as caught:
+        jobs.move(running, JobStatus.RUNNING, request=job.request.with_choice(candidates[0]))
+    assert caught.value.code == "job_moved"
 
 
 def test_job_reads_its_corpus_and_the_one_mixed_in() -> None:

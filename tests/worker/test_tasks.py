@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from models.auto_preset import Candidate
 from models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput, NotFound, Unavailable
 from models.kernels.instruction_sets import available_levels
@@ -217,6 +218,41 @@ def test_ten_kills_at_random_steps_change_no_bit(world: World) -> None:
     assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 11)
     hashes = [world.models.get(name).card.files["model.onnx"].sha256 for name in ("whole", "broken")]
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.timeout(300)  # two starts of a worker
+def test_what_auto_has_chosen_survives_a_kill(world: World) -> None:
+    budget = Budget(seconds=8)
+    candidates = tuple(
+        Candidate(
+            preset=preset,
+            min_steps=min_steps,
+            network=NetworkConfig(units=units, embedding=8),
+            training=TrainingConfig(rows=8, window=16, budget=budget),
+        )
+        for preset, units, min_steps in (("tiny", 16, 0), ("small", 24, 500), ("medium", 32, 2000))
+    )
+    worker = world.start_worker()
+    job = world.send(budget, network=candidates[0].network, preset="auto", candidates=candidates)
+    world.trained(job, steps=1)
+    chosen = world.jobs.get(job.id)
+    assert chosen.status is JobStatus.RUNNING and chosen.request.chosen_preset
+    eventually(
+        lambda: bool(world.blobs.paths(f"checkpoints/{job.id}")), within_s=20, what="there is a checkpoint"
+    )
+    worker.kill()
+    worker.wait()
+    world.forget_lease(job)
+    world.start_worker()
+    done = world.finished(job)
+    assert (done.status, done.attempt, done.request) == (JobStatus.SUCCEEDED, 2, chosen.request)
+    card = world.models.get("fox").card
+    assert (card.preset, card.chosen_preset) == ("auto", chosen.request.chosen_preset)
+    assert (card.network, card.training) == (chosen.request.network, chosen.request.training)
+    assert json.loads(world.models.get("fox").file("report.json"))["chosen_preset"] == card.chosen_preset
+    sentences = [str(event["data"]) for event in world.events(job) if event["type"] == "message"]
+    assert sum("auto: preset" in sentence for sentence in sentences) == 1
+    assert any("continuing from the checkpoint" in sentence for sentence in sentences)
 
 
 def test_a_stopped_worker_gives_its_job_back_at_once(world: World) -> None:
@@ -721,3 +757,24 @@ def test_training_that_is_over_is_not_done_again_when_it_can_be_published(world:
     steps = [event["data"]["step"] for event in world.events(worker_job) if event["type"] == "metrics"]
     assert steps == sorted(set(steps))
     assert any("the storage works again" in str(event["data"]) for event in world.events(worker_job))
+
+
+def test_a_process_that_has_lost_the_job_does_not_record_what_auto_chose(desk: Desk) -> None:
+    def outcome(attempt: Attempt) -> Any:
+        desk.jobs.move(desk.now, JobStatus.QUEUED)
+        attempt._set_request(attempt.job.request.model_copy(update={"chosen_preset": "tiny"}))
+        raise AssertionError("unreachable")
+
+    desk.attempt(outcome)
+    assert (desk.now.status, desk.now.request) == (JobStatus.QUEUED, desk.job.request)
+
+
+def test_a_choice_that_the_storage_refused_is_recorded_when_it_is_repeated(desk: Desk) -> None:
+    def outcome(attempt: Attempt) -> Any:
+        if not attempt.job.request.chosen_preset:
+            desk.storage.refuse_writes(*(["jobs"] if desk.outcomes == 1 else []))
+            attempt._set_request(attempt.job.request.model_copy(update={"chosen_preset": "tiny"}))
+        return trained(attempt)
+
+    desk.attempt(outcome)
+    assert (desk.now.status, desk.now.request.chosen_preset) == (JobStatus.SUCCEEDED, "tiny")

@@ -15,10 +15,19 @@ export function jobConfiguration(job) {
       h("p", {}, "Corpus: ", h("a", { href: `#/corpora/${job.corpus}` }, job.corpus)),
       job.kind && h("p", {}, "Kind: ", job.kind),
       h("p", {}, "Masks: ", job.masks?.length ? job.masks.join(", ") : "none"),
-      options("Network", job.network),
-      options("Training", job.training),
+      job.preset && h("p", {}, "Preset: ", presetText(job)),
+      isChosen(job) && options("Network", job.network),
+      isChosen(job) ? options("Training", job.training) : options("Training", { budget: job.training.budget }),
     ),
   );
+}
+
+/** Whether the network is known: preset auto is decided when training starts. */
+const isChosen = (job) => !job.candidates?.length;
+
+function presetText({ preset, chosen_preset: chosen, candidates }) {
+  if (candidates?.length) return `${preset}, which chooses when training starts: ${candidates.join(", ")}`;
+  return chosen ? `${preset}, which chose ${chosen}` : preset;
 }
 
 function options(title, values) {

@@ -22,6 +22,7 @@ export async function jobView({ params, signal }) {
   /** @type {any[]} */ const samples = [];
   /** @type {string[]} */ const log = [];
   let outcomeStatus = "";
+  let drawnPreset = "";
 
   const chart = lineChart({ label: "Learning curves", yLabel: "Bits per character", ...axisOptions("seconds") });
   const sections = {
@@ -31,15 +32,28 @@ export async function jobView({ params, signal }) {
     progress: h("div", { class: "stack" }),
     samples: h("div", { class: "stack" }),
     log: h("div", { class: "stack tight" }),
+    configuration: h("div", {}),
   };
 
   function drawJob() {
     drawHead();
     replace(sections.progress, jobProgress(job));
+    drawConfiguration();
     // The outcome is drawn once for each status: the user may be writing in it.
     if (outcomeStatus === job.status) return;
     outcomeStatus = job.status;
     replace(sections.outcome, jobOutcome(job, signal));
+  }
+
+  /** Draw the configuration, again once preset auto has chosen. */
+  function drawConfiguration() {
+    const preset = `${job.preset} ${job.chosen_preset}`;
+    if (drawnPreset === preset) return;
+    drawnPreset = preset;
+    const isOpen = sections.configuration.querySelector("details")?.open ?? false;
+    const details = jobConfiguration(job);
+    details.open = isOpen;
+    replace(sections.configuration, details);
   }
 
   function drawHead() {
@@ -139,6 +153,6 @@ export async function jobView({ params, signal }) {
       h("section", { class: "card stack" }, h("h2", {}, "Samples"), sections.samples),
     ),
     sections.log,
-    jobConfiguration(job),
+    sections.configuration,
   );
 }

@@ -11,8 +11,9 @@ import { openapi } from "../openapi.js";
 import { navigate } from "../router.js";
 
 const PRESETS = {
+  auto: "The largest of these for which the seconds, this machine and the text suffice.",
   tiny: "One layer of 256 units. Fast; for short texts and quick tests.",
-  small: "One layer of 512 units. Best for minutes on a CPU.",
+  small: "One layer of 512 units. For minutes on a CPU.",
   medium: "Two layers of 512 units. For an hour, or a GPU.",
   large: "Two layers of 1,024 units. For a night, or a GPU.",
 };
@@ -243,7 +244,10 @@ function presetField(schema) {
 function showSupportedOptions(architecture, presets, groups) {
   presets.hidden = architecture.presets.length === 0;
   const checked = presets.querySelector(":checked").value;
-  const defaults = architecture.presets.find((one) => one.name === checked) ?? architecture;
+  const isAuto = checked === "auto" && architecture.presets.length > 0;
+  const defaults = isAuto
+    ? commonDefaults(architecture.presets)
+    : (architecture.presets.find((one) => one.name === checked) ?? architecture);
   for (const [group, fields] of Object.entries(groups)) {
     for (const { name, node, control } of fields) {
       const option = name.split(".")[1];
@@ -251,6 +255,18 @@ function showSupportedOptions(architecture, presets, groups) {
       control.placeholder = defaults[group][option] ?? "";
     }
   }
+}
+
+/** Return the defaults that all presets share; where they differ, "auto". */
+function commonDefaults(presets) {
+  const common = (group) =>
+    Object.fromEntries(
+      Object.entries(presets[0][group]).map(([option, value]) => [
+        option,
+        presets.every((one) => one[group][option] === value) ? value : "auto",
+      ]),
+    );
+  return { network: common("network"), training: common("training") };
 }
 
 function architectureField(architectures, schema) {

@@ -62,6 +62,9 @@ class Job(TypedDict):
     updated_at: int
     name: str
     corpus: str
+    preset: NotRequired[str | None]  # older services do not send it, nor the next two
+    chosen_preset: NotRequired[str | None]
+    candidates: NotRequired[list[str]]
     network: dict[str, Any]
     training: dict[str, Any]
     attempt: int
@@ -114,6 +117,8 @@ class Model(ModelSummary):
     """One version of a model with everything its card tells."""
 
     training: dict[str, Any]
+    preset: NotRequired[str | None]  # older services do not send it, nor the next one
+    chosen_preset: NotRequired[str | None]
     characters: str
     alphabet: Literal["characters", "bytes"]
     report: dict[str, Any]

@@ -32,7 +32,7 @@ class CompletionOptions(TypedDict, total=False):
 class TrainingOptions(TypedDict, total=False):
     """The options of `train`; what is left out is as the service has it, see its API reference."""
 
-    preset: Literal["tiny", "small", "medium", "large"]
+    preset: Literal["auto", "tiny", "small", "medium", "large"]
     architecture: str
     network: Mapping[str, Any]
     training: Mapping[str, Any]

@@ -4,6 +4,7 @@ from typing import Any
 import openai
 import pytest
 
+from models.auto_preset import RULES
 from models.config import PRESETS
 from store.jobs import JobError, JobStatus
 from tests.app.service import TEXT, Service, error_of
@@ -41,6 +42,16 @@ def test_job_is_ours_under_the_same_id(service: Service, sdk: openai.OpenAI) -> 
     assert request.training.learning_rate == PRESETS["tiny"][1].learning_rate / 2
     assert sdk.fine_tuning.jobs.retrieve(job.id) == job
     assert list(sdk.fine_tuning.jobs.list()) == [job]
+
+
+def test_model_auto_is_the_preset_that_the_worker_chooses(service: Service, sdk: openai.OpenAI) -> None:
+    job = sdk.fine_tuning.jobs.create(
+        model="auto", training_file=service.upload(), hyperparameters={"learning_rate_multiplier": 0.5}
+    )
+    request = service.jobs.get(job.id).request
+    assert (job.model, request.preset, request.name) == ("auto", "auto", "ft-auto")
+    rates = [rule.training.learning_rate / 2 for rule in RULES]
+    assert [one.training.learning_rate for one in request.candidates] == rates
 
 
 def test_a_log_is_masked_by_default_here_too(service: Service, sdk: openai.OpenAI) -> None:

@@ -68,10 +68,17 @@ def test_a_log_is_masked_by_default_and_the_job_says_so(service: Service) -> Non
     assert (plain["masks"], plain["masked_by_default"]) == ([], None)
 
 
-def test_default_budget_is_a_minute_with_the_small_preset(service: Service) -> None:
+def test_default_budget_is_a_minute_with_the_preset_that_the_worker_chooses(service: Service) -> None:
     job = service.http.post("/v1/jobs", json={"corpus": service.upload(), "name": "fox"}).json()
-    assert job["network"] == PRESETS["small"][0].model_dump()
+    assert (job["preset"], job["chosen_preset"], job["candidates"]) == ("auto", None, list(PRESETS))
     assert job["training"]["budget"] == {"epochs": None, "steps": None, "seconds": 60}
+    run(service, job["id"])
+    record = service.jobs.get(job["id"])
+    request = record.request.with_choice(record.request.candidates[3])
+    service.jobs.move(record, JobStatus.RUNNING, request=request)
+    job = service.http.get(f"/v1/jobs/{job['id']}").json()
+    assert (job["preset"], job["chosen_preset"], job["candidates"]) == ("auto", "medium", [])
+    assert job["network"] == PRESETS["medium"][0].model_dump()
 
 
 def test_jobs_have_queue_positions_and_lists_are_paged(service: Service) -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from app.schemas.jobs import JobCreate, NetworkOverride, TrainingOverride
 from app.services.job_plans import plan
+from models.auto_preset import RULES
 from models.config import PRESETS, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
 from models.saved_model import Card
@@ -188,3 +189,79 @@ def test_records_of_one_line_are_refused(tmp_path: Path) -> None:
 def test_a_log_from_before_there_were_suggestions_is_not_masked(tmp_path: Path) -> None:
     old = replace(_corpus(tmp_path, LOG), kind=None, suggested_masks=[], log_sample=None)
     assert _plan(old).masks == ()
+
+
+# Preset auto
+
+
+def test_auto_has_all_presets_as_candidates_with_the_jobs_own_fields(tmp_path: Path) -> None:
+    request = _plan(_corpus(tmp_path), network={"dropout": 0.2}, training={"rows": 8}, seed=7)
+    assert (request.preset, request.chosen_preset) == ("auto", None)
+    for one, rule in zip(request.candidates, RULES, strict=True):
+        assert (one.preset, one.min_steps) == (rule.preset, rule.min_steps)
+        assert one.network == rule.network.model_copy(update={"dropout": 0.2})
+        assert one.training == rule.training.model_copy(update={"rows": 8, "seed": 7})
+    first = request.candidates[0]
+    assert (request.network, request.training) == (first.network, first.training)
+
+
+def test_auto_does_not_choose_networks_that_need_more_memory_than_the_limit(tmp_path: Path) -> None:
+    corpus = _corpus(tmp_path)
+    limited = _plan(corpus, memory=900_000_000)
+    assert [one.preset for one in limited.candidates] == ["tiny", "tiny", "small", "medium"]
+    smallest = _plan(corpus, memory=640_000_000)
+    assert (smallest.candidates, smallest.chosen_preset) == ((), "tiny")
+    assert smallest.network == RULES[0].network
+    with pytest.raises(InvalidInput) as caught:
+        _plan(corpus, memory=600_000_000)
+    assert caught.value.code == "network_too_large"
+
+
+def test_auto_is_small_for_a_budget_without_seconds(tmp_path: Path) -> None:
+    request = _plan(_corpus(tmp_path), budget={"steps": 5})
+    assert (request.preset, request.chosen_preset, request.candidates) == ("auto", "small", ())
+    assert request.network == PRESETS["small"][0]
+
+
+@pytest.mark.parametrize(
+    ("network", "budget", "presets"),
+    [
+        ({"units": 512}, {"seconds": 60}, ["small", "medium"]),
+        ({"units": 512}, {"steps": 5}, ["small"]),
+        ({"units": 128}, {"seconds": 60}, ["tiny", "tiny"]),
+        ({"layers": 2}, {"seconds": 60}, ["medium", "large"]),
+        ({"layers": 2}, {"epochs": 1}, ["medium"]),
+        ({"layers": 3, "units": 700}, {"seconds": 60}, ["medium"]),
+    ],
+)
+def test_auto_chooses_among_the_presets_nearest_to_the_layers_and_units_given(
+    tmp_path: Path, network: dict[str, int], budget: dict[str, int], presets: list[str]
+) -> None:
+    request = _plan(_corpus(tmp_path), network=network, budget=budget)
+    found = [one.preset for one in request.candidates] or [request.chosen_preset]
+    assert found == presets
+    assert request.network.model_dump().items() >= network.items()
+
+
+def test_auto_gives_a_job_that_starts_from_a_model_the_recipe_of_the_nearest_preset(tmp_path: Path) -> None:
+    wide = START.model_copy(update={"network": NetworkConfig(layers=2, units=1000)})
+    request = _plan(_corpus(tmp_path), start=wide, start_from="fox")
+    assert (request.network, request.candidates, request.chosen_preset) == (wide.network, (), "large")
+    assert request.training.learning_rate == PRESETS["large"][1].learning_rate
+
+
+def test_an_architecture_without_presets_has_none(tmp_path: Path) -> None:
+    for preset in ({}, {"preset": "auto"}):
+        request = _plan(_corpus(tmp_path), architecture="nth_char", **preset)
+        assert (request.preset, request.chosen_preset, request.candidates) == (None, None, ())
+
+
+def test_the_multiplier_of_the_learning_rate_applies_to_each_candidate(tmp_path: Path) -> None:
+    corpus = _corpus(tmp_path)
+    body = JobCreate.model_validate({"corpus": corpus.id, "name": "new"})
+    request = plan(body, corpus, memory_limit_bytes=8 << 30, learning_rate_multiplier=0.5)
+    rates = [rule.training.learning_rate / 2 for rule in RULES]
+    assert [one.training.learning_rate for one in request.candidates] == rates
+    with pytest.raises(InvalidInput) as caught:
+        plan(body, corpus, memory_limit_bytes=8 << 30, learning_rate_multiplier=900)
+    assert caught.value.param == "learning_rate"

@@ -60,3 +60,19 @@ def test_job_that_waits_for_storage_shows_a_warning(service: PopulatedService, o
             "Waiting for storageThe storage is full; make room."
         )
     service.jobs.move(job, JobStatus.CANCELLED)
+
+
+def test_the_configuration_follows_the_choice_of_preset_auto(
+    service: PopulatedService, open_window: Open
+) -> None:
+    job = service.jobs.get(service.queue())
+    page = open_window(f"{service.url}/#/jobs/{job.id}")
+    page.get_by_text("Configuration").click()
+    details = page.locator("details", has_text="Configuration")
+    expect(details).to_contain_text("auto, which chooses when training starts: tiny, small, medium, large")
+    expect(details).not_to_contain_text("units")
+    running = service.jobs.move(job, JobStatus.RUNNING, attempt=1)
+    request = running.request.with_choice(running.request.candidates[-1])
+    service.jobs.move(running, JobStatus.RUNNING, request=request)
+    expect(details).to_contain_text("auto, which chose large", timeout=10_000)
+    expect(details.locator("dl").first).to_contain_text("1024")

@@ -56,7 +56,9 @@ def test_every_option_is_sent_and_an_invalid_one_is_marked(
 ) -> None:
     page = settled(open_window(f"{service.url}/#/train?corpus=foxes"))
     page.get_by_text("Advanced options").click()
-    expect(page.get_by_label("Units", exact=True)).to_have_attribute("placeholder", "512")
+    expect(page.get_by_role("radio", name="auto")).to_be_checked()
+    expect(page.get_by_label("Units", exact=True)).to_have_attribute("placeholder", "auto")
+    expect(page.get_by_label("Weight decay", exact=True)).to_have_attribute("placeholder", "0.2")
     page.get_by_text("tiny").click()
     expect(page.get_by_label("Units", exact=True)).to_have_attribute("placeholder", "256")
     page.get_by_label("Units", exact=True).fill("2")

@@ -1,8 +1,9 @@
 """Numbers, times, bars, curves, tables and untrusted text, formatted for a terminal."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +28,25 @@ def printable(text: str, *, inline: bool = False) -> str:
     ('a␛[2J\n', 'a⏎→b')
     """
     return text.translate(_INLINE if inline else _BLOCK)
+
+
+def format_network(described: Mapping[str, Any]) -> str:
+    """Return the network of a job, a model or a report, with its preset if that is known.
+
+    >>> network = {"architecture": "stateful_lstm", "layers": 1, "units": 256}
+    >>> format_network({"network": network, "preset": "auto", "chosen_preset": "tiny"})
+    'stateful_lstm, 1 x 256 units (preset auto: tiny)'
+    >>> format_network({"network": network, "preset": "auto", "candidates": ["tiny", "small"]})
+    'chosen when training starts (preset auto: tiny or small)'
+    """
+    network, preset = described["network"], described.get("preset")
+    candidates, chosen = described.get("candidates"), described.get("chosen_preset")
+    if candidates:
+        return f"chosen when training starts (preset {preset}: {' or '.join(candidates)})"
+    shape = f"{network['architecture']}, {network['layers']} x {network['units']} units"
+    if chosen:
+        return f"{shape} (preset {preset}: {chosen})"
+    return f"{shape} (preset {preset})" if preset else shape
 
 
 def format_integer(number: float | None) -> str:

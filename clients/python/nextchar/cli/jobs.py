@@ -10,6 +10,7 @@ from nextchar.cli import live_view
 from nextchar.cli.formatting import (
     format_bits,
     format_integer,
+    format_network,
     format_time,
     print_fields,
     printable,
@@ -167,14 +168,13 @@ def _print_job(session: Session, job: Job) -> None:
     if session.as_json:
         session.print_json(job)
         return
-    network, training = job["network"], job["training"]
-    budget = next((f"{v:g} {k}" for k, v in training["budget"].items() if v is not None), "–")
+    budget = next((f"{v:g} {k}" for k, v in job["training"]["budget"].items() if v is not None), "–")
     fields = [
         ("id", job["id"]),
         ("name", job["name"]),
         ("status", status_of(job)),
         ("corpus", job["corpus"]),
-        ("network", f"{network['architecture']}, {network['layers']} x {network['units']} units"),
+        ("network", format_network(job)),
         ("budget", budget),
         ("masks", ", ".join(printable(mask, inline=True) for mask in job.get("masks", ())) or "none"),
         ("created", format_time(job["created_at"])),

@@ -15,6 +15,7 @@ from nextchar.answers import Model, ModelSummary
 from nextchar.cli.formatting import (
     format_bits,
     format_integer,
+    format_network,
     format_size,
     format_time,
     print_fields,
@@ -163,10 +164,9 @@ def _print_model(session: Session, model: Model) -> None:
     if session.as_json:
         session.print_json(model)
         return
-    network = model["network"]
     fields = [
         ("model", model["id"]),
-        ("network", f"{network['architecture']}, {network['layers']} x {network['units']} units"),
+        ("network", format_network(model)),
         ("parameters", format_integer(model["parameters"])),
         ("vocabulary", f"{len(model['characters'])} characters"),
         ("corpus", model["corpus"] or "–"),

@@ -16,6 +16,7 @@ from nextchar.cli.formatting import (
     bar,
     format_bits,
     format_integer,
+    format_network,
     format_size,
     print_fields,
     print_heading,
@@ -73,11 +74,10 @@ def report(
 
 def show(console: Console, report: Report) -> None:
     """Print a report: results, curves, baselines, memorization, cost. Missing parts are left out."""
-    network = report["network"]
     measured = format_bits(report.get("validation_bits_per_character"))
     fields = [
         ("model", report["model"]),
-        ("network", f"{network['architecture']}, {network['layers']} x {network['units']} units"),
+        ("network", format_network(report)),
         ("result", f"{measured} bits per character on held-out text"),
     ]
     for part, name in (("validation", "held-out"), ("train", "training")):

@@ -24,7 +24,7 @@ _mix_option = partial(typer.Option, rich_help_panel="Mixing in a second corpus")
 MASK_NAMES = ("timestamp", "date", "uuid", "ip", "hex", "numbers", "long_numbers", "digits")
 
 
-Preset = Literal["tiny", "small", "medium", "large"]
+Preset = Literal["auto", "tiny", "small", "medium", "large"]
 Alphabet = Literal["characters", "bytes"]
 
 
@@ -47,7 +47,9 @@ def train(
     preset: Annotated[
         Preset | None,
         typer.Option(
-            metavar="NAME", help="Network and recipe to start from: tiny, small (default), medium or large."
+            metavar="NAME",
+            help="Network and recipe to start from: tiny, small, medium or large; auto (default) takes the"
+            " largest for which this machine and the seconds suffice.",
         ),
     ] = None,
     follow: Annotated[

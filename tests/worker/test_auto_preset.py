@@ -1,0 +1,60 @@
+import pytest
+
+from models.auto_preset import Candidate
+from models.config import Budget, NetworkConfig, Preset, TrainingConfig
+from worker.auto_preset import choose_preset
+from worker.mixing import SecondText
+from worker.prepared_text import Text
+
+SIZES: dict[Preset, tuple[int, int]] = {"tiny": (4, 0), "small": (8, 100), "medium": (16, 300)}
+"""Units and the least number of steps."""
+
+
+def _candidates(seconds: float) -> list[Candidate]:
+    return [
+        Candidate(
+            preset=preset,
+            min_steps=min_steps,
+            network=NetworkConfig(units=units, embedding=4, dropout=None),
+            training=TrainingConfig(rows=4, window=8, budget=Budget(seconds=seconds)),
+        )
+        for preset, (units, min_steps) in SIZES.items()
+    ]
+
+
+class Clock:
+    """Each reading is `step_s` later than the one before."""
+
+    def __init__(self, step_s: float) -> None:
+        self.step_s, self.now = step_s, 0.0
+
+    def __call__(self) -> float:
+        self.now += self.step_s
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("step_s", "preset"),
+    [
+        (100.0, "tiny"),
+        (60 / 101, "small"),
+        (60 / 301, "medium"),
+    ],
+)
+def test_the_choice_depends_on_the_measured_seconds_per_step(step_s: float, preset: Preset) -> None:
+    text = Text.split("the quick brown fox " * 100, validation_fraction=0.1)
+    choice = choose_preset(_candidates(60), text, clock=Clock(step_s))
+    assert choice.candidate.preset == preset
+    assert f"about {round(60 / step_s) or 1:,} in 60 s" in choice.sentence
+
+
+@pytest.mark.parametrize("text", ["ab" * 100, "a" * 200])
+def test_short_and_uniform_texts_are_measured(text: str) -> None:
+    choice = choose_preset(_candidates(1), Text.split(text, validation_fraction=0.1))
+    assert choice.candidate.preset in SIZES
+
+
+def test_a_second_text_takes_part_in_the_measurement() -> None:
+    text = Text.split("the quick brown fox " * 100, validation_fraction=0.1)
+    second = SecondText(text.train, 0.5, "text")
+    assert choose_preset(_candidates(1), text, second=second).candidate.preset in SIZES

@@ -1,0 +1,47 @@
+"""Measures the presets that `auto` chooses from on this machine, and chooses one."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.auto_preset import Candidate, Choice, choose
+from worker.mixing import SecondText
+from worker.pacing import Clock, seconds_per_step
+from worker.prepared_text import Text
+from worker.settings import PrecisionSetting
+from worker.training import prepare
+
+_BUDGET_S = 15.0  # measure as for this budget: 0.3 seconds, and at least three steps
+
+
+def choose_preset(
+    candidates: Sequence[Candidate],
+    text: Text,
+    *,
+    second: SecondText | None = None,
+    cores: int = 1,
+    precision: PrecisionSetting = "mixed",
+    measurements: Path | None = None,
+    clock: Clock = time.monotonic,
+) -> Choice:
+    """Return the choice among candidates, whose budgets are in seconds, by their measured seconds per step.
+
+    The other arguments are those of `worker.training.fit`. A large network is measured only if the smaller
+    ones are fast enough.
+    """
+
+    def measure(candidate: Candidate) -> float:
+        prepared = prepare(
+            candidate.network,
+            candidate.training,
+            text,
+            second=second,
+            cores=cores,
+            precision=precision,
+            measurements=measurements,
+        )
+        return seconds_per_step(prepared.step, prepared.rows, clock, budget_s=_BUDGET_S)
+
+    budget_s = candidates[0].training.budget.seconds
+    assert budget_s is not None
+    return choose(candidates, budget_s, len(text.train), measure)
