@@ -19,7 +19,9 @@ from worker.prepared_text import Ids
 NGRAM_ORDERS = 6
 """n-gram models are measured with contexts of 0 to 5 characters."""
 
-_NGRAM_CHARACTERS = 5_000_000  # from the end of the training text: 2 s of one core
+MAX_CHARACTERS = 5_000_000
+"""At the end of the text before, which the n-gram models are counted in: 2 s of one core."""
+
 _COMPRESSED_CHARACTERS = 2_000_000  # from its end: xz compresses 1 MB per second and core, twice
 _JUDGED_CHARACTERS = 1_000_000  # from the beginning of the held-out text
 _DEFLATE_WINDOW = 32768  # bytes
@@ -34,7 +36,7 @@ def measure(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Report:
     """
     encode, size = encoder_of(vocabulary), len(vocabulary)
     judged = validation[:_JUDGED_CHARACTERS]
-    counted, compressed = train[-_NGRAM_CHARACTERS:], train[-_COMPRESSED_CHARACTERS:]
+    counted, compressed = train[-MAX_CHARACTERS:], train[-_COMPRESSED_CHARACTERS:]
     before, held_out = encode(compressed), encode(judged)
     with ThreadPoolExecutor(2) as threads:  # lzma releases the interpreter lock
         whole = threads.submit(lambda: len(lzma.compress(before + held_out)))

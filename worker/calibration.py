@@ -1,4 +1,4 @@
-"""The calibration with which a model scores lines, made on its held-out lines."""
+"""The files with which a model scores lines: n-gram counts, and a calibration on its held-out lines."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from models.anomaly.ngram_surprisal import with_ngram
 from models.anomaly.precision import higher
 from models.runtime.session import StepNetwork
 from models.runtime.surprisal import line_surprisal
-from models.text.ngram import NgramModel
+from models.text import ngram_file
 from store.calibrations import MODEL_FILE, validation_file
 from worker.prepared_text import Text
 
@@ -21,20 +21,18 @@ _OLDER_RATIO = 3  # characters of older lines per held-out character
 _MAX_LINE_CHARACTERS = 50_000  # longer lines are ignored
 
 
-def calibration_file(
-    network: StepNetwork,
-    text: Text,
-    ngram: NgramModel,
-    *,
-    int8: StepNetwork | None = None,
-    is_log: bool = False,
+def anomaly_files(
+    network: StepNetwork, text: Text, *, int8: StepNetwork | None = None, is_log: bool = False
 ) -> dict[str, bytes]:
-    """Return the file of a calibration, if there are enough lines.
+    """Return the files for scores: n-gram counts, and a calibration if there are enough lines.
 
-    It is made on the newest complete lines of the held-out text, scored like lines of a request: each after a
-    newline, by `network` in float32 and in `int8` if the model has that. For logs, whose lines change with
-    time, see `_older_lines` and `_with_margin`.
+    The n-grams are those of the training text alone. The calibration is made on the newest complete lines of
+    the held-out text, scored like lines of a request: each after a newline, by `network` in float32 and in
+    `int8` if the model has that. For logs, whose lines change with time, see `_older_lines` and
+    `_with_margin`.
     """
+    ngram = ngram_file.ngram_of(text.train[-ngram_file.MAX_CHARACTERS :], text.vocabulary)
+    files = {ngram_file.FILE: ngram_file.dump(ngram)}
     held_out = text.vocabulary.decode(text.validation[-_MAX_CHARACTERS:])
     follows_newline = (
         len(text.validation) <= _MAX_CHARACTERS and text.vocabulary.decode(text.train[-1:]) == "\n"
@@ -44,12 +42,13 @@ def calibration_file(
     if is_log:
         lines = _older_lines(text, lines) + lines
     if len(lines) < MIN_LINES:
-        return {}
+        return files
     readings = line_surprisal(network, text.vocabulary, lines, with_end=True)
     if int8:
         readings = higher(readings, line_surprisal(int8, text.vocabulary, lines, with_end=True))
     calibration = calibrate(with_ngram(readings, lines, ngram))
-    return {MODEL_FILE: validation_file(_with_margin(calibration) if is_log else calibration)}
+    files[MODEL_FILE] = validation_file(_with_margin(calibration) if is_log else calibration)
+    return files
 
 
 def _older_lines(text: Text, lines: Sequence[str]) -> list[str]:

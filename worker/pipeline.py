@@ -16,6 +16,7 @@ from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
 from models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
+from models.runtime.mixture import FILE as MIXTURE_FILE
 from models.runtime.mixture import with_experts
 from models.runtime.session import SharedNetwork, StepNetwork, open_network
 from models.saved_model import Card, describe_files
@@ -26,7 +27,7 @@ from store.models import Models
 from store.shuffled_lines import ShuffledLines
 from worker import advice
 from worker.auto_preset import choose_preset
-from worker.calibration import calibration_file
+from worker.calibration import anomaly_files
 from worker.checkpoints import Checkpoint
 from worker.evaluation import bits_per_character
 from worker.experts import Mixture
@@ -138,13 +139,13 @@ def train_model(
     files = saved_files(result.network)
     network = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
     mixture = Mixture.make(network, text, is_records=request.kind == "records")
-    files |= mixture.files
+    files[MIXTURE_FILE] = mixture.file
     report = _measured(result, text, network, mixture)
     int8, int8_files, report["int8"] = _int8(
         files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores
     )
     files |= int8_files
-    files |= calibration_file(network, text, mixture.ngram, int8=int8, is_log=bool(request.masks))
+    files |= anomaly_files(network, text, int8=int8, is_log=bool(request.masks))
     origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
     report_fields, report_files = write_report(
         report,
@@ -275,7 +276,10 @@ def _int8(
         name, data = int8_file(graph)
         network = open_network(name, data, threads=cores)
         bits = bits_per_character(
-            network, text.test[:_JUDGED_CHARACTERS], before=text.before_test, warm_up=_WARM_UP_CHARACTERS
+            network,
+            text.test[:_JUDGED_CHARACTERS],
+            before=text.before_test(_WARM_UP_CHARACTERS),
+            warm_up=_WARM_UP_CHARACTERS,
         )
     except Exception:  # a compiler may fail on some machine: the float32 model is still good
         log.exception("the model has no int8 form")
@@ -289,7 +293,7 @@ def _int8(
 
 
 def _measured(result: Result, text: Text, network: StepNetwork, mixture: Mixture) -> Report:
-    bits = mixture.bits(network, text.test[:_JUDGED_CHARACTERS], before=text.before_test)
+    bits = mixture.bits(network, text, characters=_JUDGED_CHARACTERS)
     best = next(point for point in result.curve if point["step"] == result.best_step)
     last = result.curve[-1]
     return {

@@ -81,10 +81,13 @@ class Text:
         """The second half of the held-out part; all of it, if it is short."""
         return self.validation if self.is_undivided else _part(self.validation, start=self._middle)
 
-    @property
-    def before_test(self) -> Ids:
-        """The text before `test`."""
-        return self.train if self.is_undivided else self.selection
+    def before_test(self, characters: int) -> NDArray[np.int32]:
+        """Return the last so many ids, or fewer, of the text before `test`."""
+        if self.is_undivided:
+            return self.train[-characters:]
+        selection = self.selection[-characters:]
+        missing = characters - len(selection)
+        return np.concatenate([self.train[len(self.train) - min(missing, len(self.train)) :], selection])
 
     @property
     def is_undivided(self) -> bool:

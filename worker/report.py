@@ -66,7 +66,13 @@ def write_report(
     }
     events = list(events)
     report["samples"] = parts.run("samples", lambda: _samples(events, measured["curve"])) or []
-    report |= parts.run("baselines", lambda: baselines.measure(text.train, text.test, vocabulary)) or Report()
+    report |= (
+        parts.run(
+            "baselines",
+            lambda: baselines.measure(text.before_test(baselines.MAX_CHARACTERS), text.test, vocabulary),
+        )
+        or Report()
+    )
     if origin.get("kind") == "records" and (
         lines := parts.run(
             "held-out lines", lambda: repeated_lines.measure(text.train, text.validation, vocabulary)

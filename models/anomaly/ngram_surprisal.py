@@ -13,14 +13,11 @@ import numpy as np
 from models.runtime.surprisal import LineSurprisal
 from models.text.ngram import NgramModel
 
-ORDER = 5
-"""Length of the n-grams; longer ones find fewer anomalies."""
-
 
 def with_ngram(
     surprisals: Sequence[LineSurprisal], lines: Sequence[str], model: NgramModel
 ) -> list[LineSurprisal]:
     """Return the surprisal of lines with `ngram_bits`, each line read after a newline."""
     texts = [line + "\n" if s.has_end else line for s, line in zip(surprisals, lines, strict=True)]
-    bits = model.up_to(ORDER).surprisals(texts)
+    bits = model.surprisals(texts)
     return [replace(s, ngram_bits=b.astype(np.float32)) for s, b in zip(surprisals, bits, strict=True)]

@@ -16,6 +16,7 @@ from models.runtime.engine import Engine
 from models.runtime.session import Check, CheckedNetwork, State, no_check
 from models.runtime.surprisal import LineSurprisal
 from models.saved_model import SavedModel
+from models.text import ngram_file
 from models.text.masks import Masked, Masks
 from models.text.ngram import NgramModel
 
@@ -43,8 +44,11 @@ class Scorer:
 
     @classmethod
     def load(cls, saved: SavedModel, engine: Engine) -> "Scorer":
-        """Return the scorer of a saved model."""
-        return cls(engine, Masks(saved.card.masks), engine.ngram)
+        """Return the scorer of a saved model. Raises Unavailable: a file is damaged."""
+        ngram = None
+        if ngram_file.FILE in saved.card.files:
+            ngram = ngram_file.load(saved.file(ngram_file.FILE), saved.vocabulary)
+        return cls(engine, Masks(saved.card.masks), ngram)
 
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check

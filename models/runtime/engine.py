@@ -50,8 +50,6 @@ from models.runtime.surprisal import (
     top_characters,
 )
 from models.saved_model import SavedModel
-from models.text import ngram_file
-from models.text.ngram import NgramModel
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +106,6 @@ class Engine:
         networks = {precision: self._load(name, threads) for precision, name in names.items()}
         self.weight_bytes = sum(saved.card.files[name].bytes for name in names.values())
         self.batch_invariant = is_batch_invariant(networks["float32"])
-        self.ngram: NgramModel | None = None
-        if ngram_file.FILE in saved.card.files:
-            self.ngram = ngram_file.load(saved.file(ngram_file.FILE), saved.vocabulary)
         experts = self._load_experts()
         self._networks: dict[tuple[str, Expert], StepNetwork] = {}
         for precision, network in networks.items():
@@ -291,11 +286,11 @@ class Engine:
 
     def _load_experts(self) -> Experts | None:
         """Return the experts beside the network, if the model has them."""
-        if mixture.FILE not in self.saved.card.files or self.ngram is None:
+        if mixture.FILE not in self.saved.card.files:
             return None
         data = self.saved.file(mixture.FILE)
         try:
-            experts = mixture.load(data, self.ngram)
+            experts = mixture.load(data, size=len(self.vocabulary))
         except Unavailable:
             raise
         except Exception:  # any error of the compiler; the network remains

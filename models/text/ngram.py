@@ -103,10 +103,6 @@ class NgramModel:
             contexts = len(grams)
         return cls(orders, size, vocabulary)
 
-    def up_to(self, order: int) -> "NgramModel":
-        """Return the model of n-grams of at most `order` characters."""
-        return NgramModel(self._orders[:order], self.V, self.vocabulary)
-
     def counted(self) -> list[tuple[Counts, Counts]]:
         """Return the n-grams' sorted keys and their counts, for each order."""
         return [(order.grams, order.counts) for order in self._orders]

@@ -1,4 +1,4 @@
-"""The n-grams of a saved model: their file, read by the mixture and by anomaly scores.
+"""The n-grams of a saved model that anomaly scores are made with: their file.
 
 Only the end of the training text is counted, which bounds file and memory.
 """
@@ -17,9 +17,9 @@ from models.text.vocabulary import Vocabulary
 FILE = "ngram.npz"
 """The name of its file in a saved model. Older and imported models may have none."""
 
-ORDER = 6
+ORDER = 5
 MAX_CHARACTERS = 1_000_000
-"""At the end of the training text. The file of a log is some hundred kilobytes, of prose three megabytes."""
+"""At the end of the training text. The file of a log is some hundred kilobytes, of prose two megabytes."""
 
 
 def ngram_of(ids: Ids, vocabulary: Vocabulary) -> NgramModel:

@@ -46,7 +46,7 @@ def test_gzip_uses_only_its_window() -> None:
 
 
 def test_a_huge_text_is_read_in_part_with_the_sizes_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, limit in (("_NGRAM_CHARACTERS", 300), ("_COMPRESSED_CHARACTERS", 200)):
+    for name, limit in (("MAX_CHARACTERS", 300), ("_COMPRESSED_CHARACTERS", 200)):
         monkeypatch.setattr(baselines, name, limit)
     monkeypatch.setattr(baselines, "_JUDGED_CHARACTERS", 50)
     found = _of("abc" * 500, "abc" * 100)

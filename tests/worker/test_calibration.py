@@ -11,20 +11,18 @@ from models.runtime.engine import INT8_FILE
 from models.runtime.session import Network, open_network
 from models.runtime.surprisal import line_surprisal
 from models.text.ngram import NgramModel
-from models.text.ngram_file import ngram_of
+from models.text.ngram_file import FILE, ngram_of
 from store.calibrations import MODEL_FILE, validation_file
 from tests.models.runtime.networks import random_weights
-from worker.calibration import calibration_file
+from worker.calibration import anomaly_files
 from worker.export import int8_file
 from worker.prepared_text import Text
 
 
 def files_for(text: Text, int8: bytes | None = None, *, is_log: bool = False) -> dict[str, bytes]:
-    """The files of a calibration by an untrained network and the n-grams of the text."""
+    """The files for an untrained network."""
     quantized = int8 and open_network(INT8_FILE, int8, threads=1)
-    return calibration_file(
-        Network(graph_for(text)), text, counted_in(text), int8=quantized or None, is_log=is_log
-    )
+    return anomaly_files(Network(graph_for(text)), text, int8=quantized or None, is_log=is_log)
 
 
 def counted_in(text: Text) -> NgramModel:
@@ -101,7 +99,7 @@ def test_a_log_that_ends_in_a_burst_is_calibrated_on_older_lines_too() -> None:
 
 def test_text_without_lines_has_no_calibration() -> None:
     text = Text.split("all in one line " * 30, validation_fraction=0.1)
-    assert files_for(text) == {}
+    assert files_for(text).keys() == {FILE}
 
 
 def test_record_is_json() -> None:

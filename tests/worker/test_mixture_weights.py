@@ -13,9 +13,8 @@ from models.kernels.mixture_arguments import (
     WEIGHTS,
     Experts,
 )
-from models.runtime.mixture import experts_of
+from models.runtime.mixture import experts_of, ngrams_of
 from models.runtime.session import Network
-from models.text.ngram_file import ngram_of
 from tests.models.runtime.networks import random_weights
 from worker.evaluation import bits_by_expert, bits_per_character
 from worker.experts import Mixture
@@ -37,7 +36,7 @@ def network_for(text: Text) -> Network:
 
 
 def experts_for(text: Text) -> Experts:
-    return experts_of(text.train[:], ngram_of(text.train[:], text.vocabulary), default_weights())
+    return experts_of(text.train[:], default_weights(), size=len(text.vocabulary))
 
 
 def test_learned_weights_predict_better_than_the_defaults_and_each_expert() -> None:
@@ -49,10 +48,10 @@ def test_learned_weights_predict_better_than_the_defaults_and_each_expert() -> N
             weights = learned_weights(network, experts, text.selection, before=text.train)
             experts = experts._replace(weights=weights)
         bits |= {
-            "lstm": bits_per_character(network, text.test[:], before=text.before_test),
-            name: bits_by_expert(network, {"": experts}, text.test[:], before=text.before_test)[""],
+            "lstm": bits_per_character(network, text.test[:], before=text.before_test(100)),
+            name: bits_by_expert(network, {"": experts}, text.test[:], before=text.before_test(100))[""],
         }
-    bits["ngram"] = ngram_of(text.train[:], text.vocabulary).bits_by_order(text.test[:])[-1]
+    bits["ngram"] = ngrams_of(text.train[:], size=network.V).bits_by_order(text.test[:])[-1]
     assert bits["learned"] < bits["default"] - 0.1
     assert bits["learned"] < bits["ngram"] + 0.04  # the best predictor of random words
     assert bits["learned"] < bits["lstm"] / 2  # of an untrained network
@@ -110,8 +109,16 @@ def test_short_texts_keep_the_default_weights() -> None:
     made = Mixture.make(network_for(text), text, is_records=False)
     assert not made.has_learned_weights
     np.testing.assert_array_equal(made.experts.weights, default_weights())
-    bits = made.bits(network_for(text), text.test, before=text.before_test)
+    bits = made.bits(network_for(text), text, characters=1000)
     assert bits["mixture"] < bits["lstm"]
+
+
+def test_the_mixture_knows_the_text_its_weights_were_learned_on() -> None:
+    text = text_of(PROSE[:8000] + "".join(random.choice(list("alphbetgmdsion "), 4000)))
+    made = Mixture.make(network_for(text), text, is_records=False)
+    np.testing.assert_array_equal(
+        made.experts.text, np.concatenate([text.train, text.selection]).astype(np.int32)
+    )
 
 
 def test_records_have_no_repetitions() -> None:
@@ -126,7 +133,7 @@ def test_records_have_no_repetitions() -> None:
 def test_text_of_one_character() -> None:
     text = text_of("a" * 10_000)
     made = Mixture.make(network_for(text), text, is_records=False)
-    bits = made.bits(network_for(text), text.test, before=text.before_test)
+    bits = made.bits(network_for(text), text, characters=1000)
     assert all(np.isfinite(b) and b < 0.2 for b in bits.values())
 
 
@@ -134,4 +141,6 @@ def test_parts_of_the_held_out_text() -> None:
     text = text_of()
     np.testing.assert_array_equal(np.concatenate([text.selection, text.test]), text.validation)
     assert len(text.test) == -(-len(text.validation) // 2)
-    np.testing.assert_array_equal(text.before_test, text.selection)
+    before = np.concatenate([text.train, text.selection])
+    for characters in (10, len(text.selection), len(text.selection) + 10, 10**9):
+        np.testing.assert_array_equal(text.before_test(characters), before[-characters:])

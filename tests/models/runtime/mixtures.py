@@ -18,7 +18,7 @@ from models.kernels.mixture_arguments import (
     Experts,
 )
 from models.runtime.mixture import experts_of
-from models.text.ngram_file import ngram_of
+from models.text.ngram import NgramModel
 from models.text.vocabulary import Vocabulary
 
 
@@ -27,8 +27,7 @@ def random_mixture_weights(seed: int = 0) -> NDArray[np.float32]:
 
 
 def experts_for(text: str, vocabulary: Vocabulary, *, seed: int = 0) -> Experts:
-    ids = vocabulary.encode(text)
-    return experts_of(ids, ngram_of(ids, vocabulary), random_mixture_weights(seed))
+    return experts_of(vocabulary.encode(text), random_mixture_weights(seed), size=len(vocabulary))
 
 
 def length_bucket(length: int) -> int:
@@ -49,7 +48,7 @@ class SlowMixture:
 
     def __init__(self, text: str, vocabulary: Vocabulary, weights: NDArray[np.float32]) -> None:
         self.text, self.vocabulary, self.weights = text, vocabulary, weights
-        self.ngram = ngram_of(vocabulary.encode(text), vocabulary)
+        self.ngram = NgramModel.fit(text, order=ORDER, vocabulary=vocabulary)
         self.read = ""
         self.match, self.repeat = (0, 0), (0, 0)  # position or distance, and length
 

@@ -14,7 +14,6 @@ from models.runtime import mixture
 from models.runtime.lstm_network import LstmNetwork, quantize_lstm
 from models.runtime.mixture import GeneratingMixture, MixtureNetwork, with_experts
 from models.runtime.session import Network
-from models.text.ngram_file import ngram_of
 from models.text.vocabulary import Vocabulary
 from tests.models.runtime.mixtures import SlowMixture, experts_for, random_mixture_weights
 from tests.models.runtime.networks import random_weights
@@ -162,7 +161,7 @@ def file_of(text: str = TEXT) -> bytes:
 
 
 def test_file_survives_a_round_trip() -> None:
-    again = mixture.load(file_of(), ngram_of(VOCABULARY.encode(TEXT), VOCABULARY))
+    again = mixture.load(file_of(), size=V)
     for ours, theirs in zip(again, experts_for(TEXT, VOCABULARY), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -188,13 +187,14 @@ def damaged(**changes: Any) -> bytes:
         damaged(weights=None),
         damaged(text=np.array([1, V])),
         damaged(text=np.array([[1]])),
+        damaged(text=np.zeros(0, np.int32)),
         damaged(weights=np.zeros(WEIGHTS - 1, np.float32)),
         damaged(weights=np.full(WEIGHTS, np.nan, np.float32)),
     ],
 )
 def test_damaged_files_are_refused(data: bytes) -> None:
     with pytest.raises(Unavailable, match="damaged"):
-        mixture.load(data, ngram_of(VOCABULARY.encode(TEXT), VOCABULARY))
+        mixture.load(data, size=V)
 
 
 def test_pickled_arrays_are_never_loaded(tmp_path: Path) -> None:
@@ -205,5 +205,5 @@ def test_pickled_arrays_are_never_loaded(tmp_path: Path) -> None:
     file = io.BytesIO()
     np.savez(file, text=np.array([Hostile()], object), weights=random_mixture_weights())
     with pytest.raises(Unavailable, match="damaged"):
-        mixture.load(file.getvalue(), ngram_of(VOCABULARY.encode(TEXT), VOCABULARY))
+        mixture.load(file.getvalue(), size=V)
     assert not (tmp_path / "hacked").exists()
