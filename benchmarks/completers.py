@@ -1,4 +1,4 @@
-"""Sources of suggestions: the service, a character 5-gram, and the most frequent word."""
+"""Sources of suggestions: the service, character n-grams, and the most frequent word."""
 
 import math
 import re
@@ -29,7 +29,7 @@ class Service:
 
 
 class Ngram:
-    """A character 5-gram of the same text (`models/text/ngram.py`)."""
+    """Character n-grams of the same text (`models/text/ngram.py`)."""
 
     def __init__(self, text: str, *, order: int = 5) -> None:
         self._model = NgramModel.fit(text, order=order)

@@ -1,16 +1,19 @@
 """Keystrokes saved by accepting suggestions, replayed on text that no completer has seen.
 
     ours            a model trained by a job of the running service, with the requests of the browser client
-    5-gram          a character 5-gram of the same text, with the same rule for suggestions
+    n-gram          character n-grams of the same text, with the same rule for suggestions; the order that
+                    saves the most keys at the end of the training text
     frequent word   the most frequent word with this prefix
 
 `benchmarks/suggestion_replay.py` defines suggestions, user and keys. The last tenth of each text is held out,
-and its first characters are typed. Prints one table and one JSON line.
+and its first characters are typed. The lines of a text that is a list of records are shuffled first: the end of
+a sorted list is the end of the alphabet. Prints one table and one JSON line.
 
     python -m benchmarks.keystrokes [--seconds 120] [--characters 4000] [FILE ...]
 """
 
 import argparse
+import random
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +27,8 @@ from benchmarks.texts import HELD_OUT
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from models.config import MINIMUM_CHARACTERS
+from models.text.kind_detection import detect_kind
+from models.text.log_detection import LineSample
 from models.text.vocabulary import normalize
 from nextchar import Client
 
@@ -31,6 +36,8 @@ _DATA = Path(__file__).parents[2] / "shared" / "data"
 DEFAULT_TEXTS = [_DATA / name for name in ("names.txt", "lua_c.txt", "nietzsche.txt")]
 
 _CONTEXT = 2000  # characters of the text before the held-out part that stand before the caret at first
+_ORDERS = (3, 4, 5, 6, 7, 9)
+_CHOICE = 1500  # characters at the end of the training text, on which the order is chosen
 _VALIDATION = 0.02  # of our training text, for evaluation; the others train on it too
 
 
@@ -40,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("texts", nargs="*", type=Path, default=DEFAULT_TEXTS, help="UTF-8 files")
     parser.add_argument("--seconds", type=float, default=120.0, help="training time of ours, a text")
     parser.add_argument("--characters", type=int, default=4000, help="held-out characters written, a text")
-    parser.add_argument("--preset", default="small", help="of ours")
+    parser.add_argument("--preset", default="auto", help="of ours")
     parser.add_argument(
         "--worth", type=float, default=MIN_SAVED_KEYS, help="keys that a suggestion must save"
     )
@@ -59,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bits[name] = client.model(model)["report"]["validation_bits_per_character"]
                 completers: dict[str, Completer] = {
                     "ours": Service(client, model),
-                    "5-gram": Ngram(before),
+                    "n-gram": best_ngram(before),
                     "frequent word": FrequentWord(before),
                 }
                 results[name] = {
@@ -126,7 +133,23 @@ def _read(parser: argparse.ArgumentParser, path: Path) -> str:
         parser.error(f"{path}: {error}")
     if len(text) < 2 * MINIMUM_CHARACTERS:
         parser.error(f"{path}: {len(text)} characters, and {2 * MINIMUM_CHARACTERS} are needed")
+    sample = LineSample()
+    sample.feed(text)
+    if detect_kind(sample).kind == "records":
+        lines = text.split("\n")
+        random.Random(1).shuffle(lines)
+        text = "\n".join(lines)
     return text
+
+
+def best_ngram(text: str) -> Ngram:
+    """Return the n-grams of a text, of the order that saves the most keys at its end."""
+    cut = max(len(text) - _CHOICE, len(text) // 2)
+    before, end = text[:cut], text[cut:]
+    saved = {
+        order: replay(Ngram(before, order=order), end, context=before[-_CONTEXT:]).saved for order in _ORDERS
+    }
+    return Ngram(text, order=max(saved, key=saved.__getitem__))
 
 
 if __name__ == "__main__":
