@@ -6,8 +6,8 @@
     frequent word   the most frequent word with this prefix
 
 `benchmarks/suggestion_replay.py` defines suggestions, user and keys. The last tenth of each text is held out,
-and its first characters are typed. The lines of a text that is a list of records are shuffled first: the end of
-a sorted list is the end of the alphabet. Prints one table and one JSON line.
+and its first characters are typed. The lines of a text that is a list of records are shuffled first: the end
+of a sorted list is the end of the alphabet. Prints one table and one JSON line.
 
     python -m benchmarks.keystrokes [--seconds 120] [--characters 4000] [FILE ...]
 """
