@@ -48,6 +48,20 @@ def test_surprisal_is_what_next_gives_the_character_at_each_place(model: nextcha
     assert model.surprisal(text) == pytest.approx(-np.log2(probability), abs=1e-3)
 
 
+def test_the_network_alone_answers_if_asked_for(model: nextchar.Model) -> None:
+    text = "the quick brown fox jumps"
+    network, mixture = model.surprisal(text, expert="lstm"), model.surprisal(text)
+    assert network.mean() > 2 * mixture.mean()  # after three steps the n-grams are far better
+    assert model.next("the quic", top=1) == model.next("the quic", top=1, expert="mixture")
+    probability = dict(model.next("\nthe quic", top=1000, expert="lstm"))["k"]
+    assert network[len("the quic")] == pytest.approx(-np.log2(probability), abs=1e-3)
+    same = model.complete("the quic", temperature=0, max_characters=9)
+    assert model.complete("the quic", temperature=0, max_characters=9, expert="lstm") != same
+    for ask in (model.surprisal, model.complete, model.next):
+        with pytest.raises(InvalidInput, match="'rnn'"):
+            ask("the ", expert="rnn")  # type: ignore[arg-type, operator]
+
+
 def test_strange_lines_score_higher_than_lines_of_the_text(model: nextchar.Model) -> None:
     usual, strange = model.score(["five boxing wizards jump quickly", "QQQQQQQQQQQQQQQ"], false_alarms=0.05)
     assert usual.score is not None and strange.score is not None
