@@ -274,8 +274,8 @@ def train(
         progress: whether to show the bar.
         threads: cores to train on; None: all.
         options: other fields of a job, as `POST /v1/jobs` takes them: preset, architecture, network,
-            training, budget ({"steps": 500}), masks, kind, seed, validation_fraction and
-            more.
+            training, budget ({"steps": 500}), masks, kind, mixture (False: the network alone),
+            seed, validation_fraction and more.
 
     Raises:
         InvalidInput: the text is too short, or an option is wrong or missing.

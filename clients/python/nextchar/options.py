@@ -47,6 +47,7 @@ class TrainingOptions(TypedDict, total=False):
     coverage: float
     start_from: str | None
     masks: Sequence[str] | None
+    mixture: bool
     mix: Mapping[str, Any] | None
 
 

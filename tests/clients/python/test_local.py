@@ -73,6 +73,18 @@ def test_a_heat_map_shows_text_as_text(model: nextchar.Model) -> None:
     assert "&lt;" in shown and "<b>" not in shown and shown.count("<span") == 5
 
 
+def test_a_model_without_a_mixture_predicts_with_its_network(model: nextchar.Model) -> None:
+    options = {"preset": "tiny", "budget": {"steps": 3}, "mixture": False}
+    with nextchar.train(TEXT, name="foxes", progress=False, **options) as alone:
+        assert set(model._saved.card.files) - set(alone._saved.card.files) == {"mixture.npz"}
+        report = alone.report
+        assert set(report["experts"]) == {"lstm", "ngram"} and "mixture_weights" not in report
+        assert report["validation_bits_per_character"] == report["experts"]["lstm"]
+        assert report["experts"]["lstm"] == pytest.approx(model.report["experts"]["lstm"])
+        assert np.array_equal(alone.surprisal("the quick"), alone.surprisal("the quick", expert="lstm"))
+        assert alone.surprisal("the quick") == pytest.approx(model.surprisal("the quick", expert="lstm"))
+
+
 WORDS = [f"{a}{b}{c}" for a in "abdefg" for b in "aeiou" for c in "klmnrst"]
 
 

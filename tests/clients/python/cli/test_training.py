@@ -13,7 +13,7 @@ from tests.clients.python.fake_server import FakeServer, FakeTraining
 def test_train_sends_the_given_options_only(run: Run, server: FakeServer) -> None:
     run("train", "c", "--name", "n", "--no-follow")
     changes = "--preset tiny --steps 9 --units 64 --rows 4 --seed 3 --validation-fraction 0.2 --kind records"
-    run("train", "c", "--name", "n", "--no-follow", *changes.split())
+    run("train", "c", "--name", "n", "--no-follow", "--no-mixture", *changes.split())
     plain, full = server.bodies("POST", "/v1/jobs")
     assert plain == {"corpus": "c", "name": "n"}
     assert full == {
@@ -22,6 +22,7 @@ def test_train_sends_the_given_options_only(run: Run, server: FakeServer) -> Non
         "preset": "tiny",
         "validation_fraction": 0.2,
         "kind": "records",
+        "mixture": False,
         "seed": 3,
         "budget": {"steps": 9},
         "network": {"units": 64},
