@@ -196,6 +196,9 @@ class Model:
         card = self._saved.card
         bits = self.report.get("validation_bits_per_character")
         held_out = f", {bits:.2f} bits per character held out" if bits else ""
+        experts = self.report.get("experts", {})
+        if "mixture" in experts:
+            held_out += f" (LSTM alone {experts['lstm']:.2f})"
         network = f"{card.network.architecture}, {card.parameters:,} parameters"
         return f"<nextchar.Model {card.name}: {network}{held_out}>"
 
