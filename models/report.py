@@ -26,7 +26,7 @@ class Evaluation(TypedDict, total=False):
         float | None, Field(description="Mean training loss since the evaluation before; null at the first.")
     ]
     validation_bits_per_character: Annotated[
-        float, Field(description="Loss on the beginning of the held-out text.")
+        float, Field(description="Loss of the network on the beginning of the held-out text.")
     ]
     learning_rate: Annotated[float, Field(description="Learning rate of the next step.")]
     characters_per_second: Annotated[

@@ -72,6 +72,7 @@ class JobRequest(BaseModel):
     start_from: str | None = None  # name@version
     masks: tuple[str, ...] = ()
     masked_by_default: str | None = None  # the reason, if the masks are the default ones
+    mixture: bool = True  # whether the model predicts with a mixture
     mix: Mix | None = None  # its corpus is an id, its teacher name@version
 
     def with_choice(self, candidate: Candidate) -> "JobRequest":

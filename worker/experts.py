@@ -1,13 +1,13 @@
-"""Makes the mixture that a trained model predicts with, and measures its experts."""
+"""Makes what a trained model predicts with, a mixture or the network alone, and measures the experts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from models.kernels.compile_cache import WEIGHTS_KERNELS, compile_kernels
 from models.kernels.mixture_arguments import REPEAT_BOOSTS, Experts
 from models.runtime import mixture
-from models.runtime.session import StepNetwork
+from models.runtime.session import SharedNetwork, StepNetwork
 from worker.evaluation import bits_by_expert
 from worker.mixture_weights import default_weights, learned_weights
 from worker.prepared_text import Text
@@ -20,14 +20,14 @@ class Mixture:
     """The experts beside a network.
 
     Attributes:
-        experts: with their weights; they know all text before `Text.test`.
+        experts: with their weights; they know all text before `Text.test`. None: the network predicts alone.
         has_learned_weights: False if the held-out text is too short for that.
-        file: the contents of `mixture.FILE`.
+        files: the file of the model that holds them.
     """
 
-    experts: Experts
-    has_learned_weights: bool
-    file: bytes
+    experts: Experts | None = None
+    has_learned_weights: bool = False
+    files: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def make(cls, network: StepNetwork, text: Text, *, is_records: bool) -> "Mixture":
@@ -49,19 +49,26 @@ class Mixture:
             )
         kept = text.before_test(mixture.MAX_CHARACTERS)
         experts = mixture.experts_of(kept, weights, size=size)
-        return cls(experts, not text.is_undivided, mixture.dump(kept, weights))
+        return cls(experts, not text.is_undivided, {mixture.FILE: mixture.dump(kept, weights)})
+
+    def with_network(self, network: SharedNetwork) -> StepNetwork:
+        """Return the mixture with a network, or the network alone."""
+        return mixture.with_experts(network, self.experts) if self.experts else network
 
     def bits(self, network: StepNetwork, text: Text, *, characters: int) -> dict[str, float]:
         """Return the bits per character of so many characters of `text.test`, by each expert.
 
-        `lstm` is the network, `ngram` the n-grams, `without_matches` the mixture of both.
+        `mixture` is the mixture, `lstm` the network, `ngram` the n-grams, `without_matches` the mixture of
+        both. Without experts there are only `lstm` and `ngram`.
         """
-        weights = self.experts.weights.copy()
-        weights[REPEAT_BOOSTS:] = 0
-        without = self.experts._replace(text=np.zeros(0, np.int32), weights=weights)
-        mixtures = {"mixture": self.experts, "without_matches": without}
+        mixtures: dict[str, Experts] = {}
+        if self.experts:
+            weights = self.experts.weights.copy()
+            weights[REPEAT_BOOSTS:] = 0
+            without = self.experts._replace(text=np.zeros(0, np.int32), weights=weights)
+            mixtures = {"mixture": self.experts, "without_matches": without}
         ids, before = text.test[:characters], text.before_test(_WARM_UP_CHARACTERS)
         bits = bits_by_expert(network, mixtures, ids, before=before, warm_up=_WARM_UP_CHARACTERS)
-        ngrams = mixture.ngrams_of(self.experts.text, size=network.V)
+        ngrams = mixture.ngrams_of(text.before_test(mixture.NGRAM_CHARACTERS), size=network.V)
         bits["ngram"] = float(ngrams.bits_by_order(ids, before=before)[-1])
         return bits

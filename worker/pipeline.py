@@ -16,8 +16,6 @@ from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
 from models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
-from models.runtime.mixture import FILE as MIXTURE_FILE
-from models.runtime.mixture import with_experts
 from models.runtime.session import SharedNetwork, StepNetwork, open_network
 from models.saved_model import Card, describe_files
 from models.text.masks import Masks
@@ -138,8 +136,10 @@ def train_model(
         return Outcome(result.stopped)
     files = saved_files(result.network)
     network = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
-    mixture = Mixture.make(network, text, is_records=request.kind == "records")
-    files[MIXTURE_FILE] = mixture.file
+    mixture = Mixture()
+    if request.mixture:
+        mixture = Mixture.make(network, text, is_records=request.kind == "records")
+    files |= mixture.files
     report = _measured(result, text, network, mixture)
     int8, int8_files, report["int8"] = _int8(
         files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores
@@ -151,7 +151,7 @@ def train_model(
         report,
         origin,
         text=text,
-        network=with_experts(network, mixture.experts),
+        network=mixture.with_network(network),
         events=events,
         seed=request.training.seed,
         cores=cores,
@@ -296,10 +296,9 @@ def _measured(result: Result, text: Text, network: StepNetwork, mixture: Mixture
     bits = mixture.bits(network, text, characters=_JUDGED_CHARACTERS)
     best = next(point for point in result.curve if point["step"] == result.best_step)
     last = result.curve[-1]
-    return {
-        "validation_bits_per_character": bits["mixture"],
+    report: Report = {
+        "validation_bits_per_character": bits.get("mixture", bits["lstm"]),
         "experts": cast(Experts, bits),
-        "mixture_weights": "learned" if mixture.has_learned_weights else "default",
         "train_bits_per_character": best["train_bits_per_character"],
         "characters": {
             "train": len(text.train),
@@ -325,3 +324,6 @@ def _measured(result: Result, text: Text, network: StepNetwork, mixture: Mixture
         "peak_memory_bytes": peak_memory_bytes(),
         "curve": cast(list[Evaluation], result.curve),
     }
+    if mixture.experts:
+        report["mixture_weights"] = "learned" if mixture.has_learned_weights else "default"
+    return report

@@ -1,4 +1,4 @@
-"""The learning curves of a training run, with baselines as horizontal lines, as SVG.
+"""The learning curves of a training run, with baselines and the mixture as horizontal lines, as SVG.
 
 The same figures give the same bytes, and text stays text. A style sheet in the SVG changes the colors for
 readers who prefer dark pages.
@@ -16,6 +16,8 @@ _DARK = {_INK: "#f0f6fc", _MUTED: "#9198a1", _LINE: "#3d444d", _BLUE: "#4493f8",
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _POINTS_PER_INCH = 72  # points are the units of the SVG
 
+_MIXTURE = "mixture"
+
 _Key = Literal["validation_bits_per_character", "train_bits_per_character"]
 
 CURVES: dict[_Key, tuple[str, str]] = {
@@ -29,6 +31,7 @@ def curves_svg(
     baselines: Mapping[str, float],
     *,
     kept_step: int,
+    mixture: float | None = None,
     width: int = 720,
     height: int = 400,
 ) -> str:
@@ -38,6 +41,7 @@ def curves_svg(
         curve: the evaluations; bits may be None.
         baselines: bits by name; those far above the curves are omitted.
         kept_step: the step whose weights are kept; it is marked.
+        mixture: bits of the mixture that the model predicts with. The curves are of the network alone.
         width: in CSS pixels. Below 500 the axis has fewer ticks.
         height: in CSS pixels.
     """
@@ -60,18 +64,25 @@ def curves_svg(
         right = 1 - (112 if narrow else 132) / width
         axes = figure.add_axes((34 / width, 62 / height, right - 34 / width, 1 - 100 / height))
         labels = _draw_curves(axes, curve, kept_step)
-        top, bottom = _range(curve, baselines)
+        lines = with_mixture(baselines, mixture)
+        top, bottom = _range(curve, lines)
         axes.set_ylim(bottom, top)
-        shown = {name: bits for name, bits in baselines.items() if bits <= top}
+        shown = {name: bits for name, bits in lines.items() if bits <= top}
         for name, bits in shown.items():
-            axes.axhline(bits, color=_MUTED, linewidth=1, dashes=(4, 3), zorder=1)
-            labels.append((bits, f"{name} {bits:.2f}", _MUTED))
+            color = _BLUE if name == _MIXTURE else _MUTED
+            axes.axhline(bits, color=color, linewidth=1, dashes=(4, 3), zorder=1)
+            labels.append((bits, f"{name} {bits:.2f}", color))
         _format_axes(axes, curve, ticks=2 if narrow else 5)
         _write_labels(axes, labels, gap=16 / (height - 100) * (top - bottom))
         figure.text(8 / width, 1 - 18 / height, "bits per character", color=_INK, fontsize=13, va="center")
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _styled(file.getvalue(), width, height, describe(curve, shown))
+
+
+def with_mixture(baselines: Mapping[str, float], mixture: float | None) -> dict[str, float]:
+    """Return the horizontal lines of the picture: bits by name."""
+    return {**({} if mixture is None else {_MIXTURE: mixture}), **baselines}
 
 
 def _draw_curves(axes: Any, curve: Sequence[Evaluation], kept_step: int) -> list[tuple[float, str, str]]:

@@ -140,7 +140,14 @@ def _picture(report: Report, *, width: int, height: int) -> str:
         for key, bits in report.get("baselines", {}).items()
         if key in _PICTURE_BASELINES
     }
-    return curves_svg(report["curve"], lines, kept_step=report["best_step"], width=width, height=height)
+    return curves_svg(
+        report["curve"],
+        lines,
+        kept_step=report["best_step"],
+        mixture=report.get("experts", {}).get("mixture"),
+        width=width,
+        height=height,
+    )
 
 
 def _samples(events: Sequence[Event], curve: Sequence[Evaluation]) -> list[Sample]:

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from models.report import Passage, Report
-from worker.plots import describe
+from worker.plots import describe, with_mixture
 
 # Control characters become pictures of themselves, other unprintable ones U+FFFD.
 _VISIBLE = {c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"} | {0x7F: 0x2421}
@@ -30,6 +30,12 @@ _MEANINGS = {
     "ngram": "previous {context} characters",
     "gzip": "compression, with the 32 kB before",
     "xz": "compression, with the text before",
+}
+_EXPERTS = {
+    "mixture": "Mixture (what the model predicts with)",
+    "lstm": "LSTM alone",
+    "ngram": "n-grams alone",
+    "without_matches": "LSTM and n-grams",
 }
 _VERDICTS = {
     "novel": "The model writes new text.",
@@ -51,10 +57,14 @@ def page(report: Report, *, wide: str | None, narrow: str | None) -> str:
         created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(report["created_at"])),
         best_baseline=best and {"name": best[0], "bits": best[1]},
         predictors=_predictors(report, bits) if baselines else [],
+        experts=_experts(report),
         verdicts=_VERDICTS,
         passages=_distinct(passages)[:_MAX_PASSAGES],
         samples=_spread(report.get("samples", []), _MAX_SAMPLES),
-        description=describe(report["curve"], report.get("baselines", {})),
+        description=describe(
+            report["curve"],
+            with_mixture(report.get("baselines", {}), report.get("experts", {}).get("mixture")),
+        ),
         wide=wide and _data_url(wide),
         narrow=narrow and _data_url(narrow),
     )
@@ -100,6 +110,14 @@ def _predictors(report: Report, bits: float) -> list[dict[str, Any]]:
         for key, cost in report["baselines"].items()
     ]
     return sorted(rows, key=lambda row: row["bits"])
+
+
+def _experts(report: Report) -> list[dict[str, Any]]:
+    """Return the rows of the table of experts; none for a report without them."""
+    measured = dict(report.get("experts", {}))
+    return [
+        {"key": key, "name": name, "bits": measured[key]} for key, name in _EXPERTS.items() if key in measured
+    ]
 
 
 def _distinct(passages: Iterable[Passage]) -> list[Passage]:

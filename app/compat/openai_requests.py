@@ -1,7 +1,7 @@
 """From OpenAI's completion request to the engine's: defaults, prompts, options.
 
 Echoed log-probabilities are those of a network that reads the prompt from its first character, so the first
-has none: the same as /score reports for the text after its first character.
+has none. Those of the expert `lstm` are what /score reports for the text after its first character.
 """
 
 import secrets
@@ -21,10 +21,10 @@ from app.services.engines import Loaded
 from app.services.limited_work import Check, LimitedWork
 from app.services.prompts import prepare
 from models.errors import InvalidInput
-from models.runtime.requests import CompletionRequest
+from models.runtime.requests import CompletionRequest, Expert
 
 _SEED_RANGE = 2**63
-_SAME_FIELDS = {"top_k", "top_p", "min_p", "until", "logprobs", "precision"}
+_SAME_FIELDS = {"top_k", "top_p", "min_p", "until", "logprobs", "precision", "expert"}
 
 
 @dataclass(frozen=True)
@@ -140,16 +140,16 @@ async def _resolve_prompt(
     text = vocabulary.to_text(characters.replace(UNKNOWN, "\ufffd"))
     if body.logprobs is None:
         return ResolvedPrompt(characters, unknown, text)
-    describe = partial(_describe, characters, body.logprobs, loaded)
+    describe = partial(_describe, characters, body.logprobs, loaded, body.expert)
     return ResolvedPrompt(characters, unknown, text, await run_echo(echoing, len(characters), describe))
 
 
-def _describe(characters: str, top: int, loaded: Loaded, check: Check) -> Logprobs:
+def _describe(characters: str, top: int, loaded: Loaded, expert: Expert, check: Check) -> Logprobs:
     """Return the log-probabilities of a prompt's characters; the first has none."""
     if not characters:
         return Logprobs(tokens=[], token_logprobs=[], top_logprobs=[] if top else None, text_offset=[])
     first, rest = characters[0], characters[1:]
-    described = loaded.engine.text_logprobs(rest, top=top, context=first, check=check)
+    described = loaded.engine.text_logprobs(rest, top=top, context=first, expert=expert, check=check)
     logprobs = logprobs_of(described, loaded.vocabulary, top, start=1)
     return Logprobs(
         tokens=[token(first, loaded.vocabulary), *logprobs.tokens],

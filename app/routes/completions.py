@@ -69,7 +69,12 @@ async def next_character(
     async with services.engines.use_async(model) as loaded:
         prompt, unknown = await prepare(body.prompt, loaded.vocabulary)
         predicting = predict(
-            loaded, prompt, top=body.top, temperature=body.temperature, client=client_of(request)
+            loaded,
+            prompt,
+            top=body.top,
+            temperature=body.temperature,
+            client=client_of(request),
+            expert=body.expert,
         )
         is_long = len(prompt) > _SHORT_PROMPT
         distribution = await (cancel_on_disconnect(request, predicting) if is_long else predicting)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from app.schemas.base import RequestBody, with_examples
 from models.runtime.request_validation import MAX_BEAM
-from models.runtime.requests import FinishReason, Precision, Until
+from models.runtime.requests import Expert, FinishReason, Precision, Until
 
 MAX_PROMPT_CHARACTERS = 1_000_000
 MAX_COMPLETION_CHARACTERS = 10_000
@@ -53,6 +53,13 @@ Prompt = Annotated[Text, Field(description="The text to complete; it may be empt
 ModelInBody = Annotated[
     str,
     Field(max_length=128, description="Default: that of the query or the path, or the default model."),
+]
+ExpertField = Annotated[
+    Expert,
+    Field(
+        description="`mixture`: what the model predicts with, its network together with n-grams and matches."
+        " `lstm`: the network alone. Older models have only the network, which then answers both."
+    ),
 ]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -114,8 +121,8 @@ class CompletionCreate(RequestBody):
     )
     echo: bool = Field(
         False,
-        description="Begin each completion's text with the prompt, and its `logprobs` with those that"
-        " `/score` reports for the prompt. `bits` and `usage` count generated characters only.",
+        description="Begin each completion's text with the prompt, and its `logprobs` with those of the"
+        " prompt, read from the start of a line. `bits` and `usage` count generated characters only.",
     )
     best_of: int | None = Field(
         None,
@@ -152,6 +159,7 @@ class CompletionCreate(RequestBody):
         " figure of the model's report. `auto`: int8 if the model has it; but float32 for a `seed` if int8"
         " results depend on other requests in the batch, as in architectures other than LSTMs.",
     )
+    expert: ExpertField = "mixture"
     timeout_ms: int | None = Field(
         None,
         ge=1,
@@ -251,6 +259,7 @@ class NextCreate(RequestBody):
     temperature: float = Field(
         1.0, gt=0, le=10, allow_inf_nan=False, description="Divides the logits before the softmax."
     )
+    expert: ExpertField = "mixture"
 
 
 class CandidateBody(BaseModel):

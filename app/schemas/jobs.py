@@ -171,6 +171,11 @@ class JobCreate(RequestBody):
         " Default: those of the model it starts from or of the teacher; else the corpus's `suggested_masks`,"
         " if its kind is `log`. `[]` disables masking.",
     )
+    mixture: bool = Field(
+        True,
+        description="Predict with the network together with n-grams and matches in the training text, whose"
+        " end the model then contains. `false`: with the network alone.",
+    )
     mix: Mix | None = Field(
         None,
         description="A second text in a fraction of each batch's rows, with its own characters or a teacher's"
@@ -254,6 +259,9 @@ class JobBody(BaseModel):
     masks: tuple[str, ...] = Field((), description="The masks of the text.")
     masked_by_default: str | None = Field(
         None, description="If the masks are those suggested for the text: why, and how to disable them."
+    )
+    mixture: bool = Field(
+        True, description="Whether the model predicts with a mixture; false: with the network alone."
     )
     mix: Mix | None = Field(None, description="The second text that shares each batch, and its teacher.")
     attempt: int = Field(description="How many times a worker has started it.")

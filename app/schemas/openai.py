@@ -15,7 +15,7 @@ from app.schemas.completions import (
     StopString,
     Text,
 )
-from models.runtime.requests import Precision, Until
+from models.runtime.requests import Expert, Precision, Until
 
 MAX_PROMPTS = 1024
 
@@ -100,6 +100,7 @@ class OpenAICompletionCreate(RequestBody):
     min_p: float | None = Field(None, ge=0, le=1, description="As in /v1/models/{model}/complete.")
     until: Until | None = Field(None, description="As in /v1/models/{model}/complete.")
     precision: Precision = Field("auto", description="As in /v1/models/{model}/complete.")
+    expert: Expert = Field("mixture", description="As in /v1/models/{model}/complete.")
     timeout_ms: int | None = Field(
         None, ge=1, le=600_000, description="As in /v1/models/{model}/complete, for each prompt."
     )

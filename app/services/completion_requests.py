@@ -54,7 +54,7 @@ async def start_completion(
         if body.echo:
             # A character of the text may be several characters of the model.
             check_options(body, prompt_characters=len(prompt))
-        echoed = await _echo(echoing, loaded, prompt, body.logprobs) if body.echo else None
+        echoed = await _echo(echoing, loaded, prompt, body) if body.echo else None
         spent_s = time.perf_counter() - began_s
         request = _request(prompt, body, loaded.vocabulary, spent_s=spent_s, client=client)
         keep = body.n if body.best_of is not None else None
@@ -113,12 +113,13 @@ def check_size(
         )
 
 
-async def _echo(echoing: LimitedWork, loaded: Loaded, prompt: str, logprobs: int | None) -> Piece:
+async def _echo(echoing: LimitedWork, loaded: Loaded, prompt: str, body: CompletionCreate) -> Piece:
+    logprobs = body.logprobs
     if logprobs is None:
         return Piece(0, prompt)
 
     def describe(check: Check) -> list[CharacterLogprobs]:
-        return loaded.engine.text_logprobs(prompt, top=logprobs, check=check)
+        return loaded.engine.text_logprobs(prompt, top=logprobs, expert=body.expert, check=check)
 
     return Piece(0, prompt, tuple(await run_echo(echoing, len(prompt), describe)))
 

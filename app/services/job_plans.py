@@ -69,6 +69,7 @@ def plan(
         start_from=start.reference if start else None,
         masks=masks,
         masked_by_default=masked_by_default,
+        mixture=body.mixture,
     )
     if request.masks and alphabet == "bytes":
         raise InvalidInput(

@@ -4,10 +4,18 @@ import asyncio
 import contextlib
 
 from app.services.engines import Loaded
-from models.runtime.requests import Distribution
+from models.runtime.requests import Distribution, Expert
 
 
-async def predict(loaded: Loaded, prompt: str, *, top: int, temperature: float, client: str) -> Distribution:
+async def predict(
+    loaded: Loaded,
+    prompt: str,
+    *,
+    top: int,
+    temperature: float,
+    client: str,
+    expert: Expert = "mixture",
+) -> Distribution:
     """Return the distribution after a prompt, without occupying a thread. Raises Busy or Unavailable."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Distribution] = loop.create_future()
@@ -25,7 +33,9 @@ async def predict(loaded: Loaded, prompt: str, *, top: int, temperature: float, 
         with contextlib.suppress(RuntimeError):  # the loop is closed: the application has stopped
             loop.call_soon_threadsafe(set_answer, result)
 
-    ticket = loaded.engine.predict(prompt, on_result, top=top, temperature=temperature, client=client)
+    ticket = loaded.engine.predict(
+        prompt, on_result, top=top, temperature=temperature, client=client, expert=expert
+    )
     try:
         return await answer
     except asyncio.CancelledError:

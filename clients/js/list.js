@@ -42,8 +42,9 @@ export class List extends FieldHelper {
     const { value } = field;
     if (!isEditable(field) || field.selectionEnd !== value.length || !(value || isRequested)) return this.hide();
     this.#show(value ? this.#values.filter((one) => one !== value && one.startsWith(value)) : []);
-    const { count, max, temperature } = options;
+    const { count, max, temperature, expert } = options;
     const search = temperature ? { n: 2 * count, temperature } : { n: count, beam: Math.max(8, count) };
+    if (expert) search.expert = expert;
     const answer = await this.completer.complete("\n" + value, { ...search, until: "line", max_characters: max });
     if (!answer || field.value !== value || !isFocused(field)) return;
     const found = answer.completions.filter(({ text }) => text.trim()).sort((a, b) => a.bits - b.bits);

@@ -55,6 +55,9 @@ export interface Network {
 
 export type Precision = "auto" | "float32" | "int8";
 
+/** `mixture`: the network together with n-grams and matches. `lstm`: the network alone. Default `mixture`. */
+export type Expert = "mixture" | "lstm";
+
 export type FinishReason = "length" | "stop" | "word" | "line" | "confidence" | "timeout" | "cancelled";
 
 /** The fields of `POST …/complete` other than the prompt. */
@@ -79,6 +82,7 @@ export interface CompletionFields {
   length_penalty?: number;
   no_repeat?: number | null;
   precision?: Precision;
+  expert?: Expert;
   timeout_ms?: number | null;
 }
 
@@ -261,7 +265,7 @@ export class Nextchar {
   next(
     model: string,
     prompt: string,
-    options?: { top?: number; temperature?: number } & CallOptions,
+    options?: { top?: number; temperature?: number; expert?: Expert } & CallOptions,
   ): Promise<Distribution>;
   /** The surprisal of a text. */
   score(model: string, text: string, options?: ScoreFields & CallOptions): Promise<Score & { lines: null }>;
@@ -311,6 +315,7 @@ export interface SuggestionOptions {
   max?: number;
   /** Above 0, suggestions are sampled. Default 0: always the most likely character. */
   temperature?: number;
+  expert?: Expert;
   /** Milliseconds to wait for another key before a request. Default: the service's latency, at most 250. */
   debounce?: number | null;
 }

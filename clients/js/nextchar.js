@@ -11,7 +11,7 @@ export { highlight } from "./lazy.js";
 export { Suggester, firstWord, likelyLength, promptOf } from "./suggester.js";
 
 const RANGES = { max: [1, 10_000], temperature: [0, 10], debounce: [0, 10_000], count: [1, 32] };
-const OPTIONS = ["url", "key", "mode", "until", "midline", ...Object.keys(RANGES)];
+const OPTIONS = ["url", "key", "mode", "until", "expert", "midline", ...Object.keys(RANGES)];
 const helpers = new WeakMap(); // by field
 
 export function attach(field, options = {}) {

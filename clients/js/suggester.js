@@ -41,9 +41,10 @@ export class Suggester {
   #completer;
   #cached = null; // {prompt, text, logprobs or null, end}: text.slice(0, end) is what was suggested
 
-  constructor(client, model, { until = "likely", max = 40, temperature = 0, debounce = null, onError } = {}) {
+  constructor(client, model, { until = "likely", max = 40, temperature = 0, expert, debounce = null, onError } = {}) {
     this.#completer = new DebouncedCompleter(client, model, { debounce, onError });
     this.fields = { max_characters: max, temperature, ...(until === "likely" ? { logprobs: 0 } : { until }) };
+    if (expert) this.fields.expert = expert;
   }
 
   recall(prompt) {

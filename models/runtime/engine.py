@@ -19,6 +19,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import numpy as np
 
@@ -326,11 +327,17 @@ class Engine:
         return precision
 
     def _network(self, precision: str, expert: Expert) -> StepNetwork:
-        return self._networks[precision, expert if self._has_mixture else "lstm"]
+        return self._networks[self._key(precision, expert)]
+
+    def _key(self, precision: str, expert: Expert) -> tuple[str, Expert]:
+        """Return the key of the network for an expert. Raises InvalidInput: there is no such expert."""
+        if expert not in get_args(Expert):
+            raise InvalidInput(f'expert is {expert!r}; it can be "mixture" or "lstm"', param="expert")
+        return precision, expert if self._has_mixture else "lstm"
 
     def _scheduler(self, precision: str, expert: Expert) -> Scheduler:
         """Return the scheduler of a network; it starts with the first request."""
-        key: tuple[str, Expert] = (precision, expert if self._has_mixture else "lstm")
+        key = self._key(precision, expert)
         with self._starting:
             if key not in self._schedulers:
                 reference = self.saved.card.reference

@@ -17,6 +17,7 @@ from models.runtime.requests import (
     CharacterLogprobs,
     CompletionRequest,
     Distribution,
+    Expert,
     Failed,
     Finished,
     OnEvent,
@@ -144,9 +145,10 @@ class FakeEngine:
         top: int,
         temperature: float = 1.0,
         client: str = "",
+        expert: Expert = "mixture",
     ) -> FakeTicket:
         """Answer "a" for certain, and others for no reason, from another thread; nothing to ENDLESS."""
-        assert client
+        assert client and expert
         ticket = FakeTicket()
         found = Distribution(0.0 * temperature, (("a", 1.0), ("b", 0.0), ("c", 0.0))[:top])
         if prompt.startswith(ENDLESS):
@@ -216,10 +218,16 @@ class FakeEngine:
         return TopCharacters(ids, np.full(ids.shape, -0.5))
 
     def text_logprobs(
-        self, text: str, *, top: int, context: str = "\n", check: Callable[[], None] = lambda: None
+        self,
+        text: str,
+        *,
+        top: int,
+        context: str = "\n",
+        expert: Expert = "mixture",
+        check: Callable[[], None] = lambda: None,
     ) -> list[CharacterLogprobs]:
         """Return half a nat for every character, the likeliest there; SLOW as in `line_surprisal`."""
-        assert context and top >= 0
+        assert context and expert and top >= 0
         if SLOW in context + text:
             self._read_slowly(check)
         return list(_logprobs(text))

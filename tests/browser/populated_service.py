@@ -44,6 +44,8 @@ REPORT: dict[str, Any] = {
     "train_bits_per_character": 0.66,
     "training_seconds": 15.0,
     "curve": _CURVE,
+    "experts": {"mixture": 0.75, "lstm": 0.85, "ngram": 0.95, "without_matches": 0.8},
+    "mixture_weights": "default",
     "ngram_order": 5,
     "baselines": {"uniform": 4.2, "unigram": 3.1, "bigram": 1.9, "ngram": 0.9, "xz": 1.4},
     "problems": [f"the model is worse than {MARKUP}"],

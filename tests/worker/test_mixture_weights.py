@@ -121,6 +121,15 @@ def test_the_mixture_knows_the_text_its_weights_were_learned_on() -> None:
     )
 
 
+def test_without_experts_the_network_predicts_alone() -> None:
+    text, alone = text_of(), Mixture()
+    network = network_for(text)
+    assert alone.with_network(network) is network and not alone.files
+    bits = alone.bits(network, text, characters=500)
+    mixed = Mixture.make(network, text, is_records=False).bits(network, text, characters=500)
+    assert bits == {name: mixed[name] for name in ("lstm", "ngram")}
+
+
 def test_records_have_no_repetitions() -> None:
     text = text_of(PROSE.replace(" ", "\n"))
     made = Mixture.make(network_for(text), text, is_records=True)

@@ -45,6 +45,14 @@ def test_text_is_text_and_names_curves_and_baselines() -> None:
     assert not any("uniform" in word for word in words)  # far above the curves
 
 
+def test_the_mixture_is_a_line_beside_the_curves_of_the_network() -> None:
+    without, picture = (curves_svg(CURVE, BASELINES, kept_step=700, mixture=bits) for bits in (None, 1.52))
+    assert "mixture" not in without
+    assert "mixture 1.52" in {text for _, text in _texts(picture)}
+    assert "mixture 1.52" in picture[: picture.index("</title>")]
+    assert "mixture" not in curves_svg(CURVE, BASELINES, kept_step=700, mixture=8.9)  # far above the curves
+
+
 @pytest.mark.parametrize(("width", "height"), [(720, 400), (344, 320)])
 def test_labels_do_not_overlap(width: int, height: int) -> None:
     svg = curves_svg(CURVE, BASELINES, kept_step=700, width=width, height=height)

@@ -155,6 +155,30 @@ def test_a_part_that_fails_is_reported_and_the_others_are_written(
     assert set(files) == {"report.json", "report.html", "report.svg", FILE_NAME} - lost
 
 
+def test_the_page_has_the_experts_if_there_are_any(
+    learned: tuple[Result, Text, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memorization, "measure", lambda *_, **__: {})
+    result, text, events = learned
+    network = Network(graph_of(result.network))
+    measured = {"mixture": 0.512, "lstm": 0.612, "ngram": 0.712, "without_matches": 0.562}
+
+    def page_of(**more: Any) -> str:
+        facts = _facts(result, text) | more
+        _, files = write_report(facts, ABOUT, text=text, network=network, events=events, seed=1, cores=1)
+        return files["report.html"].decode()
+
+    older = page_of()
+    assert "Experts" not in older and "mixture" not in older
+    shown = page_of(experts=measured, mixture_weights="learned")
+    names = ["Mixture (what the model predicts with)", "LSTM alone", "n-grams alone", "LSTM and n-grams"]
+    assert all(f">{name}</th>" in shown for name in names)
+    assert "0.51<" in shown and "curves are of the network alone" in shown and "default weights" not in shown
+    assert "default weights are used" in page_of(experts=measured, mixture_weights="default")
+    alone = page_of(experts={"lstm": 0.612, "ngram": 0.712})
+    assert "LSTM alone" in alone and "Mixture" not in alone and "curves are of" not in alone
+
+
 def test_samples_of_repeated_steps_appear_once(
     learned: tuple[Result, Text, list[dict[str, Any]]],
 ) -> None:

@@ -15,6 +15,7 @@ export function jobConfiguration(job) {
       h("p", {}, "Corpus: ", h("a", { href: `#/corpora/${job.corpus}` }, job.corpus)),
       job.kind && h("p", {}, "Kind: ", job.kind),
       h("p", {}, "Masks: ", job.masks?.length ? job.masks.join(", ") : "none"),
+      job.mixture === false && h("p", {}, "Mixture: none, the network predicts alone"),
       job.preset && h("p", {}, "Preset: ", presetText(job)),
       isChosen(job) && options("Network", job.network),
       isChosen(job) ? options("Training", job.training) : options("Training", { budget: job.training.budget }),

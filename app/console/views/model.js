@@ -3,6 +3,7 @@
 import { apiPath, get, patch, remove } from "../api.js";
 import { baselines } from "../components/baselines.js";
 import { askForText, confirmAction } from "../components/dialog.js";
+import { experts } from "../components/experts.js";
 import { fact } from "../components/facts.js";
 import { axisOptions, learningCurves } from "../components/learning-curves.js";
 import { lineChart } from "../components/line-chart.js";
@@ -97,7 +98,7 @@ export async function modelView({ params, signal }) {
       ),
     ),
     usage,
-    h("div", { class: "columns" }, curves(report), baselines(report)),
+    h("div", { class: "columns" }, curves(report), baselines(report), experts(report)),
     memorization(report),
     h("div", { class: "columns" }, quantization(report), calibrationList(calibrations, id), provenance(model)),
     h("div", { class: "columns" }, modelFiles(model, attempt), vocabulary(model)),

@@ -76,6 +76,7 @@ class Job(TypedDict):
     kind: NotRequired[TextKind | None]
     masks: NotRequired[list[str]]
     masked_by_default: NotRequired[str | None]
+    mixture: NotRequired[bool]
 
 
 class Event(TypedDict):

@@ -26,7 +26,7 @@ from nextchar.answers import (
 )
 from nextchar.connection import Connection
 from nextchar.errors import NextcharError, ServerUnreachable
-from nextchar.options import CompletionOptions, ScoreOptions
+from nextchar.options import CompletionOptions, Expert, ScoreOptions
 from nextchar.upload import Text, upload_body
 
 EVENT_STREAM = {"Accept": "text/event-stream"}
@@ -222,13 +222,21 @@ class Calls(Connection):
                     return
         raise ServerUnreachable(f"{self.server} broke off in the middle of a completion; ask again")
 
-    async def next(self, model: str, prompt: str, *, top: int = 10, temperature: float = 1.0) -> Distribution:
+    async def next(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        top: int = 10,
+        temperature: float = 1.0,
+        expert: Expert | None = None,
+    ) -> Distribution:
         """Return the distribution of the character that follows a prompt: the `top` most likely ones.
 
         >>> client.next("nietzsche", "phil", top=1)["candidates"]  # doctest: +SKIP
         [{'character': 'o', 'probability': 0.93}]
         """
-        body = {"prompt": prompt, "top": top, "temperature": temperature}
+        body = {"prompt": prompt, "top": top, "temperature": temperature} | given(expert=expert)
         return await self._fetch(Distribution, "POST", path_of("models", model, "next"), json=body)
 
     # Scores

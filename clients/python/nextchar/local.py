@@ -11,6 +11,7 @@ Training, completion and scores are those of the service, with its defaults.
 
 import contextlib
 import html
+import math
 import os
 import queue
 import tempfile
@@ -41,7 +42,7 @@ from models.kernels.compile_cache import (
     use_cache_folder,
 )
 from models.machine import available_cores
-from models.runtime.requests import CompletionRequest, Distribution, Event, Failed, Finished, Piece
+from models.runtime.requests import CompletionRequest, Distribution, Event, Expert, Failed, Finished, Piece
 from models.saved_model import Card, SavedModel, parse_card
 from models.text.vocabulary import normalize
 from store.calibrations import Calibrations
@@ -97,8 +98,8 @@ class Model:
             prompt: the text before it.
             n: how many.
             options: other fields of `models.runtime.requests.CompletionRequest`, as max_characters,
-                temperature, top_k, top_p, min_p, seed, stop (a tuple of strings), beam, and until ("word",
-                "line" or "confidence").
+                temperature, top_k, top_p, min_p, seed, stop (a tuple of strings), beam, until ("word",
+                "line" or "confidence"), and expert ("lstm": the network alone).
 
         Raises:
             InvalidInput: an option is out of range.
@@ -122,23 +123,30 @@ class Model:
         texts = [self._saved.vocabulary.to_text(text) for text in texts]
         return texts if n > 1 else texts[0]
 
-    def next(self, prompt: str, *, top: int = 10) -> list[tuple[str, float]]:
+    def next(self, prompt: str, *, top: int = 10, expert: Expert = "mixture") -> list[tuple[str, float]]:
         """Return the `top` likeliest next characters after `prompt` with their probabilities."""
         answers: queue.SimpleQueue[Distribution | Exception] = queue.SimpleQueue()
-        self._engine.predict(self._characters_of(prompt), answers.put, top=top)
+        self._engine.predict(self._characters_of(prompt), answers.put, top=top, expert=expert)
         answer = answers.get()
         if isinstance(answer, Exception):
             raise answer
         return list(answer.candidates)
 
-    def surprisal(self, text: str) -> NDArray[np.float32]:
+    def surprisal(self, text: str, *, expert: Expert = "mixture") -> NDArray[np.float32]:
         """Return the surprisal -log2 p of each character of `text` after NFC, in bits, (N,) float32.
 
-        What the model masks is masked, and the first character of a masked value has all its bits.
+        The text is read after a newline. What the model masks is masked, and the first character of a masked
+        value has all its bits. The expert "lstm" is the network alone, from which scores are made.
         """
-        scorer = CalibratedScorer(self._loaded, None, ScoreOptions(detail="none"))
-        [line] = scorer.read([self._characters_of(text)])
-        return np.array(scorer.bits(line), np.float32)
+        characters = self._characters_of(text)
+        masked = self._scorer.masks.apply(characters)
+        described = self._engine.text_logprobs(masked.text, top=0, expert=expert)
+        bits = np.array([-entry.logprob / math.log(2) for entry in described], np.float32)
+        if masked.starts is None:
+            return bits
+        spread = np.zeros(len(characters), np.float32)
+        spread[masked.starts[:-1]] = bits
+        return spread
 
     def score(self, lines: Sequence[str], *, false_alarms: float | None = None) -> list[LineScore]:
         """Score lines against the calibration made with the model, as the service's `/score` does.
@@ -188,6 +196,9 @@ class Model:
         card = self._saved.card
         bits = self.report.get("validation_bits_per_character")
         held_out = f", {bits:.2f} bits per character held out" if bits else ""
+        experts = self.report.get("experts", {})
+        if "mixture" in experts:
+            held_out += f" (LSTM alone {experts['lstm']:.2f})"
         network = f"{card.network.architecture}, {card.parameters:,} parameters"
         return f"<nextchar.Model {card.name}: {network}{held_out}>"
 
@@ -266,8 +277,8 @@ def train(
         progress: whether to show the bar.
         threads: cores to train on; None: all.
         options: other fields of a job, as `POST /v1/jobs` takes them: preset, architecture, network,
-            training, budget ({"steps": 500}), masks, kind, seed, validation_fraction and
-            more.
+            training, budget ({"steps": 500}), masks, kind, mixture (False: the network alone),
+            seed, validation_fraction and more.
 
     Raises:
         InvalidInput: the text is too short, or an option is wrong or missing.

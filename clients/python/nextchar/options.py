@@ -5,6 +5,9 @@ from typing import Any, Literal, TypedDict
 
 from nextchar.answers import TextKind
 
+Expert = Literal["mixture", "lstm"]
+"""What predicts: the network together with n-grams and matches, or the network alone."""
+
 
 class CompletionOptions(TypedDict, total=False):
     """The options of a completion; what is left out is as the service has it, see its API reference."""
@@ -26,6 +29,7 @@ class CompletionOptions(TypedDict, total=False):
     length_penalty: float
     no_repeat: int | None
     precision: Literal["auto", "float32", "int8"]
+    expert: Expert
     timeout_ms: int | None
 
 
@@ -43,6 +47,7 @@ class TrainingOptions(TypedDict, total=False):
     coverage: float
     start_from: str | None
     masks: Sequence[str] | None
+    mixture: bool
     mix: Mapping[str, Any] | None
 
 

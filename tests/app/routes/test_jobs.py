@@ -313,8 +313,10 @@ def test_job_that_was_not_begun_has_no_model_to_keep(service: Service) -> None:
 def test_job_starts_from_the_version_that_a_name_means_when_it_is_queued(service: Service) -> None:
     publish(service.models)
     body = {"corpus": service.upload(), "name": "fox", "start_from": "fake", "coverage": 0.999}
+    body["mixture"] = False
     job = service.http.post("/v1/jobs", json=body).json()
     assert (job["start_from"], job["coverage"], job["network"]["units"]) == ("fake@1", 0.999, 4)
+    assert job["mixture"] is False
     error = error_of(service.http.post("/v1/jobs", json=body | {"start_from": "nothing"}), 404)
     assert (error["code"], error["param"]) == ("model_not_found", "start_from")
     error = error_of(service.http.post("/v1/jobs", json=body | {"network": {"units": 8}}), 422)

@@ -1,5 +1,7 @@
 """Models in the console: rename, download, delete, compare."""
 
+import re
+
 import httpx
 import pytest
 from playwright.sync_api import expect
@@ -50,6 +52,25 @@ def test_chart_narrower_than_its_margins_has_no_negative_width(
     chart = page.get_by_role("figure", name="Learning curves")
     chart.evaluate("figure => { figure.style.width = '20px'; }")
     expect(chart.locator("clipPath rect")).to_have_attribute("width", "0")
+
+
+def test_experts_of_a_model_are_compared(service: PopulatedService, open_window: Open) -> None:
+    page = settled(open_window(f"{service.url}/#/models/line@1"))
+    card = page.locator("section", has=page.get_by_role("heading", name="Experts"))
+    expect(card.locator("li")).to_have_text(
+        [
+            re.compile(r"Mixture \(what the model predicts with\)\s*0\.75"),
+            re.compile(r"LSTM alone\s*0\.85"),
+            re.compile(r"n-grams alone\s*0\.95"),
+            re.compile(r"LSTM and n-grams\s*0\.80"),
+        ]
+    )
+    expect(card).to_contain_text("default weights are used")
+    older = {"validation_bits_per_character": 1.0, "baselines": {"unigram": 3.0}}
+    service.publish(reciting("older", LINE), report=older)
+    page = settled(open_window(f"{service.url}/#/models/older@1"))
+    expect(page.get_by_role("heading", name="Baselines")).to_be_visible()
+    expect(page.get_by_role("heading", name="Experts")).to_have_count(0)
 
 
 @pytest.mark.parametrize("view", ["model", "job"])

@@ -50,7 +50,7 @@ const field = document.createElement("textarea");
 field.addEventListener("nextchar:error", ({ detail }) => detail.error instanceof NextcharError);
 export const end: () => void = attach(field, { model: "m", mode: "list", announce: (text) => text });
 export const found: Promise<AnomalousSpan[]> = highlight(field, { model: "m", live: true }).ready;
-export const suggester = new Suggester(client, "m", { until: "confidence" });
+export const suggester = new Suggester(client, "m", { until: "confidence", expert: "lstm" });
 // @ts-expect-error: there is no such mode
 attach(field, { mode: "menu" });
 // @ts-expect-error: there is no such field

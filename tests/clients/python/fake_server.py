@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 FILES = {"model.keras": b"k" * 70_000, "model.onnx": b"o" * 5_000}
 _LISTED = {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in FILES.items()}
+EXPERTS = {"mixture": 1.96, "lstm": 2.0, "ngram": 2.5, "without_matches": 1.98}
 REPORT_PAGE = b"<!doctype html><title>fake</title>"
 REPORT = {
     "object": "report",
@@ -26,6 +27,8 @@ REPORT = {
         {"step": 0, "validation_bits_per_character": 6.0, "train_bits_per_character": None},
         {"step": 2400, "validation_bits_per_character": 2.25, "train_bits_per_character": 2.0},
     ],
+    "experts": {"mixture": 2.25, "lstm": 2.375, "ngram": 2.625, "without_matches": 2.3125},
+    "mixture_weights": "learned",
     "baselines": {"unigram": 4.4, "ngram": 2.5, "xz": 2.75},
     "ngram_order": 5,
     "memorization": {
@@ -549,7 +552,7 @@ def _model(model: str) -> dict[str, Any]:
         "training": {},
         "characters": "\n abc",
         "alphabet": "characters",
-        "report": {"validation_bits_per_character": 1.96},
+        "report": {"validation_bits_per_character": 1.96, "experts": EXPERTS},
         "files": _LISTED,
     }
 

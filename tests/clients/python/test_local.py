@@ -26,6 +26,7 @@ def test_a_trained_model_knows_its_text_and_its_report(model: nextchar.Model) ->
     assert set(model.characters) == set(TEXT) and model.name == "foxes"
     assert model.report["steps"] == 3 and model.report["problems"] is not None
     assert "foxes" in repr(model) and "bits per character" in repr(model)
+    assert "(LSTM alone " in repr(model)
 
 
 def test_a_seed_gives_the_same_completion_and_n_gives_several(model: nextchar.Model) -> None:
@@ -48,6 +49,20 @@ def test_surprisal_is_what_next_gives_the_character_at_each_place(model: nextcha
     assert model.surprisal(text) == pytest.approx(-np.log2(probability), abs=1e-3)
 
 
+def test_the_network_alone_answers_if_asked_for(model: nextchar.Model) -> None:
+    text = "the quick brown fox jumps"
+    network, mixture = model.surprisal(text, expert="lstm"), model.surprisal(text)
+    assert network.mean() > 2 * mixture.mean()  # after three steps the n-grams are far better
+    assert model.next("the quic", top=1) == model.next("the quic", top=1, expert="mixture")
+    probability = dict(model.next("\nthe quic", top=1000, expert="lstm"))["k"]
+    assert network[len("the quic")] == pytest.approx(-np.log2(probability), abs=1e-3)
+    same = model.complete("the quic", temperature=0, max_characters=9)
+    assert model.complete("the quic", temperature=0, max_characters=9, expert="lstm") != same
+    for ask in (model.surprisal, model.complete, model.next):
+        with pytest.raises(InvalidInput, match="'rnn'"):
+            ask("the ", expert="rnn")  # type: ignore[arg-type, operator]
+
+
 def test_strange_lines_score_higher_than_lines_of_the_text(model: nextchar.Model) -> None:
     usual, strange = model.score(["five boxing wizards jump quickly", "QQQQQQQQQQQQQQQ"], false_alarms=0.05)
     assert usual.score is not None and strange.score is not None
@@ -57,6 +72,19 @@ def test_strange_lines_score_higher_than_lines_of_the_text(model: nextchar.Model
 def test_a_heat_map_shows_text_as_text(model: nextchar.Model) -> None:
     shown = model.heatmap("a<b>\n")._repr_html_()
     assert "&lt;" in shown and "<b>" not in shown and shown.count("<span") == 5
+
+
+def test_a_model_without_a_mixture_predicts_with_its_network(model: nextchar.Model) -> None:
+    options = {"preset": "tiny", "budget": {"steps": 3}, "mixture": False}
+    with nextchar.train(TEXT, name="foxes", progress=False, **options) as alone:
+        assert set(model._saved.card.files) - set(alone._saved.card.files) == {"mixture.npz"}
+        report = alone.report
+        assert "LSTM alone" not in repr(alone)
+        assert set(report["experts"]) == {"lstm", "ngram"} and "mixture_weights" not in report
+        assert report["validation_bits_per_character"] == report["experts"]["lstm"]
+        assert report["experts"]["lstm"] == pytest.approx(model.report["experts"]["lstm"])
+        assert np.array_equal(alone.surprisal("the quick"), alone.surprisal("the quick", expert="lstm"))
+        assert alone.surprisal("the quick") == pytest.approx(model.surprisal("the quick", expert="lstm"))
 
 
 WORDS = [f"{a}{b}{c}" for a in "abdefg" for b in "aeiou" for c in "klmnrst"]

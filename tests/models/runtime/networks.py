@@ -8,9 +8,13 @@ from numpy.typing import NDArray
 
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
+from models.kernels.mixture_arguments import WEIGHTS
+from models.runtime import mixture
 from models.runtime.lstm_network import quantize_lstm
 from models.saved_model import Card, SavedModel, describe_files
+from models.text import ngram_file
 from models.text.kind_detection import TextKind
+from models.text.vocabulary import Vocabulary
 
 CHARACTERS = "\n " + string.ascii_lowercase + "'.,é"
 Floats = NDArray[np.float32]
@@ -58,16 +62,24 @@ def saved_model(
     int8: bool = False,
     seed: int = 0,
     kind: TextKind | None = None,
+    name: str = "random",
+    mixed_text: str | None = None,
 ) -> SavedModel:
+    """Return a model of a random network; with `mixed_text`, mixed with the experts of that text."""
     units = units or [12, 12]
     characters = "".join(sorted(characters))
     weights = random_weights(len(characters) + 1, 5, units, seed=seed)
     files = {"model.onnx": stateful_lstm_graph(weights)}
     if int8:
         files["model.int8.npz"] = quantize_lstm(weights)
+    if mixed_text is not None:
+        vocabulary = Vocabulary(characters)
+        ids = vocabulary.encode(mixed_text)
+        files[ngram_file.FILE] = ngram_file.dump(ngram_file.ngram_of(ids, vocabulary))
+        files[mixture.FILE] = mixture.dump(ids, np.full(WEIGHTS, 0.5, np.float32))
     card = Card(
-        id="model_1",
-        name="random",
+        id=f"model_{name}",
+        name=name,
         version=1,
         created_at=0,
         network=NetworkConfig(layers=len(units), units=units[0], embedding=5),

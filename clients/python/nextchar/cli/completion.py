@@ -15,10 +15,15 @@ from nextchar.cli.formatting import bar, print_table, printable
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.repl import run_repl
 from nextchar.cli.session import Session, command, print_unknown_characters, read_text
+from nextchar.options import Expert
 
 _SHOWN_PROMPT = 200  # characters of a prompt's end
 _sampling_option = partial(typer.Option, rich_help_panel="Sampling")
 
+ExpertOption = Annotated[
+    Expert | None,
+    typer.Option(help="lstm: the network alone. Default: mixture, what the model predicts with."),
+]
 PromptArgument = Annotated[
     str | None,
     typer.Argument(
@@ -57,6 +62,7 @@ def complete(
         _sampling_option(help="Sample from those with at least this fraction of the highest probability."),
     ] = None,
     seed: Annotated[int | None, _sampling_option(help="The same seed gives the same text.")] = None,
+    expert: ExpertOption = None,
 ) -> None:
     """Complete a prompt; in a terminal without a prompt, read it line by line.
 
@@ -74,6 +80,7 @@ def complete(
         seed=seed,
         stop=stop or None,
         until=until,
+        expert=expert,
     )
     if interactive or (prompt is None and sys.stdin.isatty()):
         if prompt is not None or options.get("n", 1) != 1:
@@ -105,12 +112,13 @@ def next_character(
     prompt: PromptArgument = None,
     top: Annotated[int, typer.Option(help="Number of characters.")] = 10,
     temperature: Annotated[float, typer.Option(help="Divisor of the logits.")] = 1.0,
+    expert: ExpertOption = None,
 ) -> None:
     """Show the distribution of the next character, and its entropy.
 
     Example: nextchar next nietzsche "morality is " --top 5
     """
-    answer = session.client.next(model, _read_prompt(prompt), top=top, temperature=temperature)
+    answer = session.client.next(model, _read_prompt(prompt), top=top, temperature=temperature, expert=expert)
     if session.as_json:
         session.print_json(answer)
         return

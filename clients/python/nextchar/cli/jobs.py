@@ -179,6 +179,8 @@ def _print_job(session: Session, job: Job) -> None:
         ("masks", ", ".join(printable(mask, inline=True) for mask in job.get("masks", ())) or "none"),
         ("created", format_time(job["created_at"])),
     ]
+    if job.get("mixture") is False:
+        fields.append(("mixture", "none, the network predicts alone"))
     progress = job["progress"] or {}
     if progress.get("step") is not None:
         training_bits = format_bits(progress.get("train_bits_per_character"))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from nextchar.answers import FINAL_STATUSES, Event, Job, Progress
+from nextchar.cli import experts
 from nextchar.cli.formatting import format_bits, format_duration, printable
 from nextchar.cli.job_updates import JobUpdate, job_updates
 from nextchar.cli.screen import Screen
@@ -36,16 +37,21 @@ def follow(client: Client, job_id: str, console: Console) -> Job:
 
 
 def outcome(client: Client, job: Job) -> Text:
-    """Return one line with a finished job's model and the held-out bits per character of its best weights."""
+    """Return a finished job's model, its held-out bits per character, and below those of its experts."""
     progress = job["progress"] or Progress()
     measured = progress.get("validation_bits_per_character")  # of the last weights, not of the best
+    measured_alone = ""
     with contextlib.suppress(NextcharError):  # the model may have been deleted
-        measured = client.model(str(job["model"]))["report"].get("validation_bits_per_character", measured)
+        report = client.model(str(job["model"]))["report"]
+        measured = report.get("validation_bits_per_character", measured)
+        measured_alone = experts.sentence(report)
     line = Text()
     line.append(printable(str(job["model"]), inline=True), style="bold green")
     line.append(f" is trained: {format_bits(measured)} bits per character on held-out text")
     if (epoch := progress.get("epoch")) is not None:
         line.append(f", after {epoch:.1f} epochs")
+    if measured_alone:
+        line.append(f"\n{measured_alone}", style="dim")
     return line
 
 

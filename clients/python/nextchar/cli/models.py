@@ -12,6 +12,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from nextchar.answers import Model, ModelSummary
+from nextchar.cli import experts
 from nextchar.cli.formatting import (
     format_bits,
     format_integer,
@@ -175,6 +176,8 @@ def _print_model(session: Session, model: Model) -> None:
     ]
     if (measured := model["report"].get("validation_bits_per_character")) is not None:
         fields.append(("held-out", f"{format_bits(measured)} bits per character"))
+    if measured_alone := experts.sentence(model["report"]):
+        fields.append(("experts", measured_alone))
     fields += [("file", f"{name}, {format_size(file['bytes'])}") for name, file in model["files"].items()]
     print_fields(session.out, fields)
 

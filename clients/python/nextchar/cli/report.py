@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nextchar.cli import experts
 from nextchar.cli.formatting import (
     bar,
     format_bits,
@@ -89,6 +90,7 @@ def show(console: Console, report: Report) -> None:
     if (best := report.get("validation_turned_at_step")) is not None:
         fields.append(("overfitting", f"held-out bits rise after step {format_integer(best)}"))
     print_fields(console, fields)
+    _show_experts(console, report)
     _show_baselines(console, report)
     _show_memorization(console, report)
     _show_cost(console, report)
@@ -96,6 +98,15 @@ def show(console: Console, report: Report) -> None:
         print_heading(console, "Warnings")
         for problem in problems:
             console.print(Text(printable(problem)), soft_wrap=not console.is_terminal)
+
+
+def _show_experts(console: Console, report: Report) -> None:
+    if not (rows := experts.rows(report)):
+        return
+    print_heading(console, "Experts, bits per character on held-out text")
+    print_table(console, ("expert", "bits"), [(name, format_bits(bits)) for name, bits in rows])
+    if report.get("mixture_weights") == "default":
+        console.print(Text(experts.DEFAULT_WEIGHTS), soft_wrap=not console.is_terminal)
 
 
 def _show_baselines(console: Console, report: Report) -> None:

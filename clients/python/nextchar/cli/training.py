@@ -99,6 +99,14 @@ def train(
         float | None,
         _optimization_option(help="Fraction of the text held out: its end, or random records."),
     ] = None,
+    mixture: Annotated[
+        bool | None,
+        typer.Option(
+            "--mixture/--no-mixture",
+            help="Predict with n-grams and matches beside the network; the model then contains the end of"
+            " the text. Default: yes.",
+        ),
+    ] = None,
     kind: Annotated[
         TextKind | None,
         _text_option(metavar="KIND", help=corpora.KIND_HELP + " Default: the corpus's."),
@@ -157,6 +165,7 @@ def train(
     request |= given(architecture=architecture, preset=preset)
     request |= given(validation_fraction=validation_fraction, seed=seed)
     request |= given(start_from=start_from, coverage=coverage, alphabet=alphabet, kind=kind)
+    request |= given(mixture=mixture)
     sections = {
         "budget": budget,
         "network": given(layers=layers, units=units, embedding=embedding, dropout=dropout, context=context),

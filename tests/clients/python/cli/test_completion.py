@@ -21,11 +21,19 @@ def test_complete_takes_its_prompt_from_standard_input(run: Run, server: FakeSer
 
 def test_complete_sends_its_options(run: Run, server: FakeServer) -> None:
     options = "--temperature 0 --top-k 3 --top-p 0.9 --min-p 0.1 --seed 4 --stop a --stop b --until line"
-    run("complete", "fake", "p", *options.split())
-    sampling = {"temperature": 0, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "seed": 4}
+    run("complete", "fake", "p", *options.split(), "--expert", "lstm")
+    sampling = {"temperature": 0, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "seed": 4, "expert": "lstm"}
     assert server.bodies("POST", "/v1/models/fake/complete") == [
         {"prompt": "p", **sampling, "stop": ["a", "b"], "until": "line"}
     ]
+
+
+def test_next_sends_its_options(run: Run, server: FakeServer) -> None:
+    run("next", "fake", "p", "--top", "3", "--expert", "lstm")
+    run("next", "fake", "p")
+    first, second = server.bodies("POST", "/v1/models/fake/next")
+    assert first == {"prompt": "p", "top": 3, "temperature": 1.0, "expert": "lstm"}
+    assert "expert" not in second  # services of older versions do not know it
 
 
 def test_interactive_mode_completes_the_text_so_far(run: Run, server: FakeServer) -> None:

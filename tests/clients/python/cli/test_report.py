@@ -30,6 +30,18 @@ def test_the_model_and_its_baselines_are_in_order_of_bits() -> None:
     assert "12.5%" in shown
 
 
+def test_experts_are_shown_in_their_order() -> None:
+    shown = _shown({**REPORT, "model": "fake@2"})
+    names = ["Mixture (what the model predicts with)", "LSTM alone", "n-grams alone", "LSTM and n-grams"]
+    places = [shown.index(name) for name in names]
+    assert places == sorted(places) and "2.31" in shown
+    assert "default weights" not in shown
+    report = {**REPORT, "model": "fake@2", "mixture_weights": "default"}
+    assert "default weights are used" in _shown(report, width=120)
+    alone = _shown({**REPORT, "model": "fake@2", "experts": {"lstm": 2.25, "ngram": 2.5}})
+    assert "LSTM alone" in alone and "Mixture" not in alone
+
+
 def test_problems_of_a_model_are_printed_last() -> None:
     problem = "the model has learned next to nothing: give it more seconds"
     assert _shown({**REPORT, "model": "fake@2", "problems": [problem]}).rstrip().endswith(problem)
@@ -59,7 +71,7 @@ def test_parts_that_are_missing_are_left_out() -> None:
     bare = {"model": "old@1", "network": REPORT["network"], "validation_bits_per_character": 2.0}
     shown = _shown(bare)
     assert "2.00" in shown
-    assert "Baselines" not in shown
+    assert "Baselines" not in shown and "Experts" not in shown
 
 
 def test_the_page_is_written_to_the_file_named(run: Run, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.clients.python.fake_server import FakeServer, FakeTraining
 def test_train_sends_the_given_options_only(run: Run, server: FakeServer) -> None:
     run("train", "c", "--name", "n", "--no-follow")
     changes = "--preset tiny --steps 9 --units 64 --rows 4 --seed 3 --validation-fraction 0.2 --kind records"
-    run("train", "c", "--name", "n", "--no-follow", *changes.split())
+    run("train", "c", "--name", "n", "--no-follow", "--no-mixture", *changes.split())
     plain, full = server.bodies("POST", "/v1/jobs")
     assert plain == {"corpus": "c", "name": "n"}
     assert full == {
@@ -22,6 +22,7 @@ def test_train_sends_the_given_options_only(run: Run, server: FakeServer) -> Non
         "preset": "tiny",
         "validation_fraction": 0.2,
         "kind": "records",
+        "mixture": False,
         "seed": 3,
         "budget": {"steps": 9},
         "network": {"units": 64},
@@ -53,6 +54,7 @@ def test_train_notes_a_mask_that_is_not_a_name(run: Run) -> None:
 def test_train_ends_with_the_result_of_the_best_weights(run: Run) -> None:
     found = run("train", "c", "--name", "fake")  # its last evaluation finds 2.10
     assert "fake@1 is trained: 1.96 bits per character" in found.out
+    assert "LSTM alone 2.00, n-grams alone 2.50, LSTM and n-grams 1.98\n" in found.out
 
 
 def test_train_reports_default_masks(run: Run, server: FakeServer) -> None:

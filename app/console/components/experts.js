@@ -1,0 +1,38 @@
+/** Bits per character of a model's mixture and of its experts, on the same held-out text. */
+
+import { h } from "../dom.js";
+import { bits } from "../format.js";
+import { comparisonBars } from "./bar-chart.js";
+
+const NAMES = {
+  mixture: "Mixture (what the model predicts with)",
+  lstm: "LSTM alone",
+  ngram: "n-grams alone",
+  without_matches: "LSTM and n-grams",
+};
+
+/** Return nothing for a report without experts, as of an older model. @param {any} report */
+export function experts({ experts: measured, mixture_weights: weights }) {
+  const rows = Object.entries(NAMES)
+    .filter(([key]) => Number.isFinite(measured?.[key]))
+    .map(([key, name]) => ({
+      name,
+      value: measured[key],
+      label: bits(measured[key]),
+      isHighlighted: key === "mixture",
+    }));
+  if (!rows.length) return null;
+  return h(
+    "section",
+    { class: "card stack" },
+    h("h2", {}, "Experts"),
+    h("p", { class: "muted small" }, "Bits per character on the same held-out text; lower is better."),
+    comparisonBars(rows),
+    weights === "default" &&
+      h(
+        "p",
+        { class: "muted small" },
+        "The held-out text is too short to learn the weights of the experts; default weights are used.",
+      ),
+  );
+}
