@@ -69,6 +69,6 @@ class Mixture:
             mixtures = {"mixture": self.experts, "without_matches": without}
         ids, before = text.test[:characters], text.before_test(_WARM_UP_CHARACTERS)
         bits = bits_by_expert(network, mixtures, ids, before=before, warm_up=_WARM_UP_CHARACTERS)
-        ngrams = mixture.ngrams_of(text.before_test(mixture.NGRAM_CHARACTERS), size=network.V)
+        ngrams = mixture.ngrams_of(text.before_test(mixture.MAX_CHARACTERS), size=network.V)
         bits["ngram"] = float(ngrams.bits_by_order(ids, before=before)[-1])
         return bits
