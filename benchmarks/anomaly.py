@@ -14,6 +14,7 @@ process, over HTTP as a stream, and the network alone as a batched torch.nn.LSTM
 
     python -m benchmarks.anomaly [--data ../shared/data] [--sets bgl http] [--preset small]
                                  [--seconds 60 | --epochs 5] [--seed 1] [--network 2x256]
+                                 [--mixture]
 """
 
 import argparse
@@ -41,7 +42,7 @@ from models.anomaly.scorer import ReadPrecision, Scorer
 from models.config import PRESETS, Budget
 from models.machine import available_cores
 from models.runtime.engine import Engine
-from models.runtime.session import Network
+from models.runtime.session import Network, StepNetwork
 from models.runtime.surprisal import LineSurprisal, line_surprisal
 from models.text.masks import Masks
 from models.text.ngram import NgramModel
@@ -148,8 +149,9 @@ def _processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _train(lines: list[str], options: argparse.Namespace) -> tuple[Network, NgramModel, list[str]]:
-    """Train as a job does; return the network, the n-grams and the complete lines of the held-out tail."""
+def _train(lines: list[str], options: argparse.Namespace) -> tuple[StepNetwork, NgramModel, list[str]]:
+    """Train as a job does; return what reads lines, the n-grams and the complete held-out lines."""
+    from worker.experts import Mixture
     from worker.export import graph_of
     from worker.training import Text, fit
 
@@ -160,10 +162,12 @@ def _train(lines: list[str], options: argparse.Namespace) -> tuple[Network, Ngra
     text = Text.split(whole, validation_fraction=training.validation_fraction)
     result = fit(config, training, text, cores=available_cores())
     held_out = text.vocabulary.decode(text.validation[:]).split("\n")[1:-1]
-    return Network(graph_of(result.network)), ngram_of(text.train, text.vocabulary), held_out
+    network = Network(graph_of(result.network))
+    reader = Mixture.make(network, text, is_records=False).predictor(network) if options.mixture else network
+    return reader, ngram_of(text.train, text.vocabulary), held_out
 
 
-def _read(network: Network, counted: NgramModel, lines: list[str]) -> list[LineSurprisal]:
+def _read(network: StepNetwork, counted: NgramModel, lines: list[str]) -> list[LineSurprisal]:
     assert counted.vocabulary is not None
     return with_ngram(line_surprisal(network, counted.vocabulary, lines, with_end=True), lines, counted)
 
@@ -207,6 +211,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, for each set")
     parser.add_argument("--epochs", type=float, help="passes over the text instead")
     parser.add_argument("--seed", type=int, default=1, help="of the weights")
+    parser.add_argument("--mixture", action="store_true", help="read lines by the mixture, not the network")
     parser.add_argument("--network", default="2x256", help="whose speed is measured; empty: none")
     return parser.parse_args()
 
