@@ -1,7 +1,7 @@
 """`nextchar demo [FILE]`: train on real text, complete and score, in about two minutes, then stop everything.
 
 Starts the stack on a free port, uploads a text (by default the Python language reference in the standard
-library), trains on it for a minute, completes prompts from the held-out tenth, and shows the surprisal of
+library), trains on it for a minute, completes prompts from the end of the text, and shows the surprisal of
 each character of a sentence, with and without errors, and which are flagged as anomalous.
 """
 
@@ -31,6 +31,7 @@ from nextchar.cli.session import console as console_on
 
 _BUDGET = {"seconds": 60.0}
 _HELD_OUT = 0.1  # share at the end of the text
+_UNSEEN = _HELD_OUT / 2  # of it the model knows nothing; the mixture knows the first half of the held-out text
 _CONTEXT = 500  # characters that the model reads before a prompt or sentence
 _COMPLETION = 60
 _PROMPTS = 3
@@ -83,8 +84,8 @@ def demonstrate(
     _head(console, f"training for {amount:.0f} {unit}; the last tenth of the text is held out")
     model = _train(client, console, corpus, name, budget)
     text = unicodedata.normalize("NFC", text)
-    held_out = len(text) - int(len(text) * _HELD_OUT)
-    _head(console, "completing prompts from the held-out part")
+    held_out = len(text) - int(len(text) * _UNSEEN)
+    _head(console, "completing prompts from the end of the text, which the model has not seen")
     for place in prompt_places(text, held_out):
         _show_completion(client, console, model, text, place)
     _head(console, "surprisal of each character of a held-out sentence, and of the same sentence with errors")

@@ -87,7 +87,7 @@ def write_report(
         lambda: memorization.measure(
             network,
             text.train,
-            text.validation,
+            text.test,
             decode=lambda ids: vocabulary.to_text(vocabulary.decode(ids)),
             seed=seed,
             seconds=seconds,
