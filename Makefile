@@ -56,6 +56,10 @@ bench-quality: $(VENV)/.torch ## Measure loss against seconds beside char-rnn; A
 bench-mixture: $(VENV)/.serve ## Bits of the mixture, its experts and baselines, by seconds; ARGS="FILE --seconds 10 60"
 	@$(BIN)/python -m benchmarks.mixture $(ARGS)
 
+.PHONY: bench-mixture-latency
+bench-mixture-latency: $(VENV)/.serve ## What the mixture adds to a keystroke, paired; ARGS="--networks 2x256"
+	@$(BIN)/python -m benchmarks.mixture_latency $(ARGS)
+
 .PHONY: bench-lesson6
 bench-lesson6: $(VENV)/.serve ## Train every network of the lecture notes; ARGS="nietzsche.txt --only nth_char"
 	@$(BIN)/python -m benchmarks.lesson6 $(ARGS)

@@ -63,7 +63,7 @@ def measure(text: str, seconds: float, options: argparse.Namespace) -> dict[str,
             seconds=max(1.0, seconds * options.speed),
             progress=False,
             threads=options.threads,
-            training={"seed": seed},
+            seed=seed,
         ) as model:
             runs.append(_figures(model))
     figures: dict[str, Any] = {
