@@ -23,6 +23,7 @@ from app.main import create_app
 from app.settings import ApiSettings
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
+from models.kernels.compile_cache import SERVING
 from models.saved_model import Card, describe_files
 from models.text.vocabulary import Vocabulary
 from store.ids import new_id
@@ -264,7 +265,7 @@ assert seen.wait(20)
     said = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert said.stdout.split() == ["models.kernels.lstm_inference"]
+    assert said.stdout.split() == list(SERVING)
 
 
 def test_stale_uploads_of_a_killed_process_are_removed(tmp_path: Path, redis_url: str) -> None:
