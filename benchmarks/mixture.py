@@ -6,7 +6,7 @@ n-grams alone, and of the best baseline of the report (n-grams of the best order
 that was trained. A machine of half the speed makes in as many seconds what this one makes in half of them:
 --speed 0.5.
 
-    python -m benchmarks.mixture [--seconds 10 30] [--seeds 1] [--threads 1] [--speed 0.5] [FILE ...]
+    python -m benchmarks.mixture [FILE ...] [--seconds 10 30] [--seeds 1] [--threads 1] [--speed 0.5]
 """
 
 import argparse
