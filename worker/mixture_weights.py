@@ -1,7 +1,7 @@
 """Learns the weights of a mixture (`models.kernels.mixture`) on held-out text.
 
 Adam (Kingma and Ba 2015) on the mean surprisal of the first half of the held-out text, which the network was
-not trained on. A penalty draws the weights to their defaults, which a text too short to learn from keeps.
+not trained on. A penalty draws the weights to their defaults, which matters for a short text.
 """
 
 import numpy as np
@@ -21,9 +21,6 @@ from models.kernels.mixture_arguments import (
 )
 from models.runtime.session import StepNetwork
 from worker.prepared_text import Ids
-
-MIN_CHARACTERS = 500
-"""A shorter text is too short to learn weights on."""
 
 _MAX_CHARACTERS = 40_000
 _MAX_LOGITS = 1 << 25  # 128 MB
@@ -62,8 +59,6 @@ def learned_weights(
     """
     defaults = default_weights(has_repeats=has_repeats)
     targets = ids[: min(_MAX_CHARACTERS, _MAX_LOGITS // network.V)]
-    if len(targets) < MIN_CHARACTERS:
-        return defaults
     lead = before[-HISTORY:]
     logits = _logits(network, lead, targets)
     features = _features(experts, lead, targets)

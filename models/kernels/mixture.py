@@ -69,7 +69,7 @@ def _child(contexts, nodes, node, c):  # type: ignore[no-untyped-def]
 
 
 @inline_jit
-def hash_of(ids, end):  # type: ignore[no-untyped-def]
+def _hash_of(ids, end):  # type: ignore[no-untyped-def]
     """Return a hash (uint64) of the MATCH_CHARACTERS ids before position `end`."""
     h = np.uint64(0)
     for j in range(MATCH_CHARACTERS):
@@ -80,7 +80,10 @@ def hash_of(ids, end):  # type: ignore[no-untyped-def]
 
 @inline_jit
 def _common_length(text, at, past):  # type: ignore[no-untyped-def]
-    """Return how many known characters before text[at] are also the last of `past`, up to MAX_MATCH."""
+    """Return how many known characters before text[at] are also the last of `past`, up to MAX_MATCH.
+
+    The text may be `past` itself.
+    """
     length = 0
     while length < MAX_MATCH and length < at:
         c = text[at - 1 - length]
@@ -98,24 +101,13 @@ def _follow_match(text, positions, row, past, c):  # type: ignore[no-untyped-def
         row[MATCH_AT] = at + 1
         row[MATCH_LENGTH] = min(row[MATCH_LENGTH] + 1, MAX_MATCH)
     else:
-        at = positions[np.int64(hash_of(past, HISTORY) & np.uint64(len(positions) - 1))]
+        at = positions[np.int64(_hash_of(past, HISTORY) & np.uint64(len(positions) - 1))]
         length = _common_length(text, at, past)
         is_match = length >= MATCH_CHARACTERS
         row[MATCH_AT] = at if is_match else 0
         row[MATCH_LENGTH] = length if is_match else 0
     if row[MATCH_AT] >= len(text):
         row[MATCH_AT] = row[MATCH_LENGTH] = 0
-
-
-@inline_jit
-def _repeated_length(past, i):  # type: ignore[no-untyped-def]
-    """Return how many known characters up to past[i] are also the last of `past`, up to MAX_MATCH."""
-    length = 0
-    while length < MAX_MATCH and length <= i:
-        if past[i - length] == 0 or past[i - length] != past[HISTORY - 1 - length]:
-            break
-        length += 1
-    return length
 
 
 @inline_jit
@@ -145,7 +137,7 @@ def _find_repeat(row, past):  # type: ignore[no-untyped-def]
             continue
         for k in range(_BLOCK):
             i = start + _BLOCK - 1 - k
-            length = _repeated_length(past, i)
+            length = _common_length(past, i + 1, past)
             if length >= REPEAT_CHARACTERS and length > row[REPEAT_LENGTH]:
                 row[REPEAT_DISTANCE], row[REPEAT_LENGTH] = HISTORY - 1 - i, length
         if row[REPEAT_LENGTH] >= MAX_MATCH // 2:
@@ -296,4 +288,4 @@ def mix(  # type: ignore[no-untyped-def]
 def index_text(text, positions):  # type: ignore[no-untyped-def]
     """Fill `positions` (a power of two), zeros at first, for a text; see `Experts`."""
     for end in range(MATCH_CHARACTERS, len(text)):
-        positions[np.int64(hash_of(text, end) & np.uint64(len(positions) - 1))] = end
+        positions[np.int64(_hash_of(text, end) & np.uint64(len(positions) - 1))] = end

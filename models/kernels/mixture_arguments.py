@@ -29,7 +29,7 @@ MATCH_LENGTH = MATCH_AT + 1
 REPEAT_DISTANCE = MATCH_AT + 2
 """How many characters before the next one the same characters occurred in the history; 0 if nowhere."""
 REPEAT_LENGTH = MATCH_AT + 3
-PAST = MATCH_AT + 5
+PAST = MATCH_AT + 4
 """HISTORY uint16 ids, newest last; 0 for unknown ids and those above 65535."""
 STATE_COLUMNS = PAST + HISTORY // 2
 
@@ -63,7 +63,7 @@ ID, COUNT = 0, 1
 
 
 class Experts(NamedTuple):
-    """The experts beside the network. The n-grams are a tree whose nodes are numbered level by level.
+    """The other experts than the network. The n-grams are a tree whose nodes are numbered level by level.
 
     Node 0 is the root. A node's children are consecutive and sorted by id.
     """
