@@ -65,7 +65,7 @@ bench-lesson6: $(VENV)/.serve ## Train every network of the lecture notes; ARGS=
 	@$(BIN)/python -m benchmarks.lesson6 $(ARGS)
 
 .PHONY: bench-presets
-bench-presets: $(VENV)/.serve ## Preset auto beside every fixed preset; ARGS="--seconds 10 30 --recipes tiny small"
+bench-presets: $(VENV)/.serve ## Preset auto compared with every fixed preset; ARGS="--seconds 10 30 --recipes tiny small"
 	@$(BIN)/python -m benchmarks.presets $(ARGS)
 
 .PHONY: bench-mixing
@@ -85,7 +85,7 @@ bench-raw-logs: $(VENV)/.serve ## How many later lines of raw logs are flagged b
 	@$(BIN)/python -m benchmarks.raw_logs $(ARGS)
 
 .PHONY: bench-keystrokes
-bench-keystrokes: $(VENV)/.serve ## Keys saved by suggestions, beside a 5-gram; ARGS="--seconds 120"
+bench-keystrokes: $(VENV)/.serve ## Keys saved by suggestions, compared with n-grams; ARGS="--seconds 120"
 	@$(BIN)/python -m benchmarks.keystrokes $(ARGS)
 
 .PHONY: bench-keystroke-latency

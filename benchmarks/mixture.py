@@ -1,4 +1,4 @@
-"""The mixture beside its experts and the baselines, for budgets of some seconds, with default options.
+"""The mixture compared with its experts and the baselines, by seconds of training, with default options.
 
 For each text, budget and seed a model is trained as a job is. Printed are the bits per character of the
 second half of its held-out text: of the mixture that the model predicts with, of the network and of the

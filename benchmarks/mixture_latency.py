@@ -1,4 +1,4 @@
-"""What the mixture adds to a keystroke: one character typed, 20 completed, beside the same network alone.
+"""What the mixture adds to a keystroke: one character typed, 20 completed, compared with the network.
 
 Networks of random weights with a mixture of a real text, in which the documents are typed. Both answer
 the same keystrokes in turn, in process and over HTTP, with int8 and float32 weights. Prints one table of

@@ -286,7 +286,7 @@ class Engine:
         return self.network
 
     def _load_experts(self) -> Experts | None:
-        """Return the experts beside the network, if the model has them."""
+        """Return the other experts than the network, if the model has them."""
         if mixture.FILE not in self.saved.card.files:
             return None
         data = self.saved.file(mixture.FILE)

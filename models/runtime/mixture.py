@@ -161,7 +161,7 @@ def mix_logits(experts: Experts, ids: NDArray[np.int32], read: Floats, first: in
 
 
 class MixtureNetwork:
-    """A network and the experts beside it. Thread-safe. The first call compiles or loads the kernels."""
+    """A mixture of a network and other experts. Thread-safe. The first call compiles or loads the kernels."""
 
     def __init__(self, network: SharedNetwork, experts: Experts) -> None:
         self.network, self.experts = network, experts

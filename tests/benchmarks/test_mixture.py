@@ -17,7 +17,7 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def test_mixture_is_measured_beside_its_experts_and_the_best_baseline(text: Path) -> None:
+def test_mixture_is_compared_with_its_experts_and_the_best_baseline(text: Path) -> None:
     table, found = run("benchmarks.mixture", str(text), "--seconds", "1")
     (figures,) = cast(dict[str, dict[str, Any]], found["texts"])["words.txt"].values()
     assert 0 < figures["mixture"] < 1 and 0 < figures["best_baseline"] < 1

@@ -45,7 +45,7 @@ def test_text_is_text_and_names_curves_and_baselines() -> None:
     assert not any("uniform" in word for word in words)  # far above the curves
 
 
-def test_the_mixture_is_a_line_beside_the_curves_of_the_network() -> None:
+def test_the_mixture_is_a_line_of_its_own() -> None:
     without, picture = (curves_svg(CURVE, BASELINES, kept_step=700, mixture=bits) for bits in (None, 1.52))
     assert "mixture" not in without
     assert "mixture 1.52" in {text for _, text in _texts(picture)}

@@ -71,7 +71,7 @@ def test_streams_have_the_text_of_the_whole_answer(http: httpx.Client) -> None:
 def test_scores_are_the_networks(http: httpx.Client, body: dict[str, Any]) -> None:
     scores = asked(http, "mixed", "score", **body)
     alone = asked(http, "alone", "score", **body)
-    # With n-grams beside it the lines have other scores, but the same surprisal.
+    # With n-grams the lines have other scores, but the same surprisal.
     assert scores["total_bits"] == alone["total_bits"]
     if "text" in body:
         text = {"prompt": body["text"], "echo": True, "logprobs": 0, "expert": "lstm"}

@@ -103,7 +103,7 @@ def train(
         bool | None,
         typer.Option(
             "--mixture/--no-mixture",
-            help="Predict with n-grams and matches beside the network; the model then contains the end of"
+            help="Predict with n-grams and matches, not only the network; the model then contains the end of"
             " the text. Default: yes.",
         ),
     ] = None,
