@@ -15,7 +15,7 @@ from models.text.vocabulary import Vocabulary
 
 Followers = Mapping[str, Mapping[str, float]]
 
-_UNLIKELY = 1e-4  # the probability of each character that the table does not name
+_UNLIKELY = 1e-7  # of each character that the table does not name: too little to be sampled
 
 
 def reciting(name: str, text: str) -> SavedModel:
