@@ -49,6 +49,11 @@ class NetworkConfig(Frozen):
         lt=0.95,
         description="Dropout rate of each LSTM's output in training; null: chosen by the number of epochs.",
     )
+    coupled_gates: bool = Field(
+        False,
+        description="Whether the LSTMs' input gate is one minus the forget gate, which has a quarter fewer"
+        " weights to train.",
+    )
     context: int | None = Field(
         None,
         ge=2,
