@@ -81,6 +81,11 @@ class NetworkOverride(RequestBody):
         description="Fraction of each LSTM output dropped during training; the presets' default increases"
         " with the number of epochs.",
     )
+    coupled_gates: bool | None = Field(
+        None,
+        description="Whether the LSTMs' input gate is one minus the forget gate, which trains faster; the"
+        " presets' is.",
+    )
     context: int | None = Field(
         None, ge=2, le=64, description="Context length of a fixed-window model, in characters."
     )

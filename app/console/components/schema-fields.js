@@ -86,7 +86,7 @@ function controlFor(schema, openapi) {
     }
     case "boolean": {
       const options = [
-        ["", `Default (${schema.default ? "yes" : "no"})`],
+        ["", typeof schema.default === "boolean" ? `Default (${schema.default ? "yes" : "no"})` : "Default"],
         ["true", "yes"],
         ["false", "no"],
       ];

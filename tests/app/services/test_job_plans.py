@@ -29,7 +29,8 @@ def test_overrides_have_the_limits_of_what_they_change(
         return [m for m in model.model_fields[name].metadata if isinstance(m, kinds)]
 
     for name in override.model_fields:
-        assert limits(override, name) == limits(config, name) != []
+        assert limits(override, name) == limits(config, name)
+        assert limits(config, name) or config.model_fields[name].annotation is bool
 
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
@@ -234,7 +235,7 @@ def test_auto_does_not_choose_networks_that_need_more_memory_than_the_limit(tmp_
     corpus = _corpus(tmp_path)
     limited = _plan(corpus, memory=900_000_000)
     assert [one.preset for one in limited.candidates] == ["tiny", "tiny", "small", "medium"]
-    smallest = _plan(corpus, memory=640_000_000)
+    smallest = _plan(corpus, memory=620_000_000)
     assert (smallest.candidates, smallest.chosen_preset) == ((), "tiny")
     assert smallest.network == RULES[0].network
     with pytest.raises(InvalidInput) as caught:
