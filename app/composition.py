@@ -24,6 +24,7 @@ from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
+from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.calibrations import Calibrations
 from store.corpora import Corpora
@@ -97,6 +98,7 @@ def build_services(
         models=models,
         calibrations=Calibrations(blobs),
         streams=streams,
+        alerts=Alerts(redis, blobs),
         live=live,
         event_log=EventLog(blobs),
         queue=queue,

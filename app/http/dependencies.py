@@ -21,6 +21,7 @@ from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
+from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.calibrations import Calibrations
@@ -44,6 +45,7 @@ class Services:
     models: Models
     calibrations: Calibrations
     streams: Streams
+    alerts: Alerts
     live: Live
     event_log: EventLog
     queue: TrainingQueue
