@@ -20,16 +20,20 @@ from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
 from app.services.metrics import Metrics
+from app.services.notifications import Notifier
 from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
+from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
+from store.notification_targets import NotificationTarget, NotificationTargets, configured_target
+from store.notifications import Notifications
 from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
@@ -38,6 +42,7 @@ from store.streams import Limits, Streams
 
 REDIS_TIMEOUT_S = 2.0
 RECONCILE_S = 5.0
+NOTIFY_S = 5.0
 
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
@@ -82,9 +87,19 @@ def build_services(
         ),
         spool=settings.data_dir / "spool",
     )
+    alerts, notifications = Alerts(redis, blobs), Notifications(redis)
+    targets = NotificationTargets(blobs, _configured_targets(settings))
+    notifier = Notifier(
+        alerts,
+        targets,
+        notifications,
+        quiet_s=settings.alert_quiet_s,
+        allow_private=settings.allow_private_targets,
+    )
     loops = (
         BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=RECONCILE_S),
         BackgroundLoop("retention", retention.sweep, interval_s=_RETENTION_S),
+        BackgroundLoop("notifications", notifier.run, interval_s=NOTIFY_S),
     )
     share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
     streams = Streams(redis, Limits(settings.max_streams, settings.max_stream_bytes, share))
@@ -97,6 +112,10 @@ def build_services(
         models=models,
         calibrations=Calibrations(blobs),
         streams=streams,
+        alerts=alerts,
+        notification_targets=targets,
+        notifications=notifications,
+        notifier=notifier,
         live=live,
         event_log=EventLog(blobs),
         queue=queue,
@@ -105,7 +124,16 @@ def build_services(
         engines=engines,
         default_model=DefaultModel(models, settings.default_model),
         loops=loops,
-        metrics=Metrics(jobs=jobs, models=models, queue=queue, engines=engines, loops=loops, keys=keys),
+        metrics=Metrics(
+            jobs=jobs,
+            models=models,
+            queue=queue,
+            engines=engines,
+            loops=loops,
+            alerts=alerts,
+            notifications=notifications,
+            keys=keys,
+        ),
         readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),
         keys=keys,
         rates=RateLimits(settings.redis_url),
@@ -126,3 +154,13 @@ def build_services(
         stream_locks=StreamLocks(streams),
         health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
     )
+
+
+def _configured_targets(settings: ApiSettings) -> tuple[NotificationTarget, ...]:
+    targets = []
+    if settings.alertmanager_url:
+        targets.append(configured_target("alertmanager", settings.alertmanager_url))
+    if settings.webhook_url:
+        secret = settings.webhook_secret or None
+        targets.append(configured_target("webhook", settings.webhook_url, secret=secret))
+    return tuple(targets)

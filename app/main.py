@@ -29,6 +29,7 @@ from app.http.middleware import BodyLimit, RequestId, RequestMetrics
 from app.http.origins import CrossSiteCheck, HostCheck
 from app.keys import KeyFile
 from app.routes import (
+    alerts,
     architectures,
     calibrations,
     completions,
@@ -37,6 +38,7 @@ from app.routes import (
     jobs,
     model_archives,
     models,
+    notifications,
     reports,
     scores,
 )
@@ -80,10 +82,12 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         completions,
         scores,
         calibrations,
+        alerts,
         corpora,
         jobs,
         models,
         model_archives,
+        notifications,
         reports,
         architectures,
         health,
@@ -200,6 +204,7 @@ def _lifespan(
                 services.importing,
             ):
                 work.close()
+            await run_in_threadpool(services.notifier.close)
             await run_in_threadpool(services.engines.close)
             await services.rates.close()
             services.redis.close()

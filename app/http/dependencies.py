@@ -17,10 +17,12 @@ from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
 from app.services.metrics import Metrics
+from app.services.notifications import Notifier
 from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
+from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.calibrations import Calibrations
@@ -28,6 +30,8 @@ from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
+from store.notification_targets import NotificationTargets
+from store.notifications import Notifications
 from store.queue import TrainingQueue
 from store.streams import Streams
 
@@ -44,6 +48,10 @@ class Services:
     models: Models
     calibrations: Calibrations
     streams: Streams
+    alerts: Alerts
+    notification_targets: NotificationTargets
+    notifications: Notifications
+    notifier: Notifier
     live: Live
     event_log: EventLog
     queue: TrainingQueue

@@ -15,9 +15,11 @@ from app.keys import KeyFile
 from app.services.engines import Engines
 from models.errors import DomainError
 from models.kernels import variants
+from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.jobs import Jobs, JobStatus
 from store.models import Models
+from store.notifications import Notifications
 from store.queue import TrainingQueue
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,6 +41,8 @@ class Metrics:
         queue: TrainingQueue,
         engines: Engines,
         loops: Sequence[BackgroundLoop],
+        alerts: Alerts,
+        notifications: Notifications,
         keys: KeyFile | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
@@ -69,7 +73,7 @@ class Metrics:
             "When this process started, in Unix seconds; distinguishes several processes on one port.",
             registry=self._registry,
         ).set(time.time())
-        self._registry.register(_Collector(jobs, models, queue, engines, loops, keys))
+        self._registry.register(_Collector(jobs, models, queue, engines, loops, alerts, notifications, keys))
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
@@ -93,6 +97,8 @@ class _Collector:
     queue: TrainingQueue
     engines: Engines
     loops: Sequence[BackgroundLoop]
+    alerts: Alerts
+    notifications: Notifications
     keys: KeyFile | None
 
     def describe(self) -> list[Metric]:
@@ -104,6 +110,7 @@ class _Collector:
         yield from self._loops()
         yield from self._jobs_and_queue()
         yield from self._engines()
+        yield from self._alerts()
         yield from _kernels()
         if self.keys:
             yield GaugeMetricFamily(
@@ -158,6 +165,25 @@ class _Collector:
             redis_up = 1
             yield GaugeMetricFamily("nextchar_queue_depth", "Jobs waiting in the queue.", value=depth)
         yield GaugeMetricFamily("nextchar_redis_up", "Whether Redis answers.", value=redis_up)
+
+    def _alerts(self) -> Iterator[Metric]:
+        """Counters that all API processes share, read from Redis."""
+        lines = CounterMetricFamily(
+            "nextchar_alert_lines", "Flagged lines recorded in alerts.", labels=["model", "severity"]
+        )
+        opened = CounterMetricFamily(
+            "nextchar_alerts_opened", "Alerts, by their first line's severity.", labels=["model", "severity"]
+        )
+        sent = CounterMetricFamily(
+            "nextchar_notifications", "Requests to notification targets.", labels=["target", "outcome"]
+        )
+        with contextlib.suppress(RedisError, OSError):
+            totals = self.alerts.totals()
+            outcomes = self.notifications.outcomes()
+            for family, counts in zip((lines, opened, sent), (*totals, outcomes), strict=True):
+                for labels, count in counts.items():
+                    family.add_metric(labels, count)
+                yield family
 
     def _engines(self) -> Iterator[Metric]:
         loaded = self.engines.stats()

@@ -231,6 +231,7 @@ def _failing(loop: LoopStatus) -> Problem:
     effect = {
         "reconciler": "jobs whose worker or message was lost are not queued again",
         "retention": "expired data is not deleted",
+        "notifications": "alerts are not reported to webhooks and Alertmanagers",
     }
     errors = ", ".join(sorted(loop.errors)) or "none"
     return Problem(
