@@ -16,6 +16,7 @@ from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.services.default_model import DefaultModel
 from app.services.engines import Engines, LoadEngine
+from app.services.ingest import Ingest
 from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
@@ -27,6 +28,7 @@ from app.settings import ApiSettings
 from store.background import BackgroundLoop
 from store.calibrations import Calibrations
 from store.corpora import Corpora
+from store.ingest_stream import FSYNC_WAIT_S, IngestLimits, IngestStreams
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
@@ -42,6 +44,7 @@ RECONCILE_S = 5.0
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
 _LINE_THREADS = 4
+_INGEST_THREADS = 32
 _KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
 _RETENTION_S = 300.0
 
@@ -88,6 +91,20 @@ def build_services(
     )
     share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
     streams = Streams(redis, Limits(settings.max_streams, settings.max_stream_bytes, share))
+    calibrations = Calibrations(blobs)
+    # No command is repeated: what broke the connection may have come after the lines were added.
+    ingest_redis = Redis.from_url(
+        settings.redis_url,
+        socket_timeout=FSYNC_WAIT_S + REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=1,
+    )
+    ingest_streams = IngestStreams(
+        ingest_redis,
+        IngestLimits(settings.max_ingest_lines, settings.max_ingest_bytes),
+        repeat_s=settings.ingest_repeat_s,
+    )
     return Services(
         settings=settings,
         blobs=blobs,
@@ -95,8 +112,9 @@ def build_services(
         corpora=Corpora(blobs),
         jobs=jobs,
         models=models,
-        calibrations=Calibrations(blobs),
+        calibrations=calibrations,
         streams=streams,
+        ingest=Ingest(ingest_streams, models, calibrations),
         live=live,
         event_log=EventLog(blobs),
         queue=queue,
@@ -116,6 +134,7 @@ def build_services(
         stopping=stopping,
         score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),
+        ingest_threads=anyio.CapacityLimiter(_INGEST_THREADS),
         echoing=LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5),
         long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
         calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),

@@ -34,6 +34,7 @@ from app.routes import (
     completions,
     corpora,
     health,
+    ingest,
     jobs,
     model_archives,
     models,
@@ -79,6 +80,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     for module in (
         completions,
         scores,
+        ingest,
         calibrations,
         corpora,
         jobs,
@@ -97,7 +99,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     # The last middleware added is the outermost.
     rules = [
         module.BODY_RULE
-        for module in (scores, corpora, jobs, models, model_archives, openai_files, openai_jobs)
+        for module in (scores, ingest, corpora, jobs, models, model_archives, openai_files, openai_jobs)
     ]
     app.add_middleware(BodyLimit, rules=rules)
     if keys:

@@ -18,6 +18,7 @@ from tests.app.service import Service, error_of, serving, until
 KEYS = {
     "reader": new_key("reader", scopes="read"),
     "typist": new_key("typist", scopes="complete"),
+    "agent": new_key("agent", scopes="ingest"),
     "trainer": new_key("trainer", scopes="train"),
     "owner": new_key("owner", scopes="admin"),
     "site": new_key("site", scopes="complete,train", models="fake*"),
@@ -97,6 +98,12 @@ COMPLETION = {"prompt": "abc", "max_characters": 3}
         ("trainer", "GET", "/v1/corpora", 200),
         ("trainer", "POST", "/v1/models/fake/complete", 403),
         ("trainer", "DELETE", "/v1/models/fake", 403),
+        ("agent", "POST", "/v1/models/fake/ingest", 422),  # permitted, but the model has no calibration
+        ("agent", "GET", "/v1/models/fake/ingest", 403),
+        ("agent", "DELETE", "/v1/models/fake/ingest", 403),
+        ("agent", "POST", "/v1/models/fake/complete", 403),
+        ("typist", "POST", "/v1/models/fake/ingest", 403),
+        ("typist", "POST", "/v1/logs", 403),
         ("owner", "POST", "/v1/models/fake/complete", 200),
         ("owner", "GET", "/v1/fine_tuning/jobs", 200),
         ("owner", "DELETE", "/v1/models/fake", 200),
