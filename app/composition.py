@@ -25,6 +25,7 @@ from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
+from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.calibrations import Calibrations
 from store.corpora import Corpora
@@ -115,6 +116,7 @@ def build_services(
         calibrations=calibrations,
         streams=streams,
         ingest=Ingest(ingest_streams, models, calibrations),
+        alerts=Alerts(redis, blobs),
         live=live,
         event_log=EventLog(blobs),
         queue=queue,

@@ -22,6 +22,7 @@ from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
+from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.calibrations import Calibrations
@@ -46,6 +47,7 @@ class Services:
     calibrations: Calibrations
     streams: Streams
     ingest: Ingest
+    alerts: Alerts
     live: Live
     event_log: EventLog
     queue: TrainingQueue
