@@ -29,6 +29,7 @@ from app.http.middleware import BodyLimit, RequestId, RequestMetrics
 from app.http.origins import CrossSiteCheck, HostCheck
 from app.keys import KeyFile
 from app.routes import (
+    alerts,
     architectures,
     calibrations,
     completions,
@@ -82,6 +83,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         scores,
         ingest,
         calibrations,
+        alerts,
         corpora,
         jobs,
         models,

@@ -14,12 +14,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import re2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.anomaly.alerts import PARAMETER
+from models.anomaly.alerts import PARAMETER, Label
 from models.errors import Conflict, NotFound
 from store.blobs import Blobs
 from store.ids import is_id, new_id
@@ -27,8 +27,6 @@ from store.ids import is_id, new_id
 log = logging.getLogger("nextchar.alerts")
 
 Record = TypeVar("Record", bound=BaseModel)
-
-AlertLabel = Literal["normal", "incident"]
 
 _CACHE_S = 2.0  # a decision of another process is visible after this long
 _MAX_ATTEMPTS = 10
@@ -104,7 +102,7 @@ class Decision(BaseModel):
     changed_by: str | None = None
     acknowledged_at: float | None = None
     acknowledged_by: str | None = None
-    label: AlertLabel | None = None
+    label: Label | None = None
     labeled_at: float | None = None
     labeled_by: str | None = None
     label_score: float = 0.0

@@ -25,12 +25,11 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
 
-from models.anomaly.alerts import Occurrence, Severity, severity_of
+from models.anomaly.alerts import GroupLabel, Label, Occurrence, Severity, severity_of
 from models.errors import NotFound
 from store.alert_decisions import (
     AlertDecisions,
     AlertFigures,
-    AlertLabel,
     Decision,
     Suppression,
     suppressed_until,
@@ -221,7 +220,7 @@ class Alert(BaseModel):
         return severity_of(self.figures.p_value)
 
     @property
-    def label(self) -> AlertLabel | None:
+    def label(self) -> Label | None:
         """What people say that it is."""
         return self.decision.label if self.decision else None
 
@@ -311,7 +310,7 @@ class Alerts:
         """Record that someone takes care of an alert. Raises NotFound and Conflict."""
         return self._decide(model, alert_id, by=by, acknowledged_at=time.time(), acknowledged_by=by)
 
-    def label(self, model: str, alert_id: str, label: AlertLabel | None, *, by: str | None) -> Alert:
+    def label(self, model: str, alert_id: str, label: Label | None, *, by: str | None) -> Alert:
         """Record what an alert is, or with None that nobody knows. Raises NotFound and Conflict."""
         return self._decide(
             model, alert_id, by=by, label=label, labeled_at=time.time() if label else None, labeled_by=by
@@ -323,6 +322,14 @@ class Alerts:
         return self.decisions.suppress(
             model, template=figures.template, span=figures.span, until=until, by=by, alert_id=alert_id
         )
+
+    def labels(self, model: str) -> dict[str, GroupLabel]:
+        """Return the labels of a model's groups by the ids of their alerts. Does not need Redis."""
+        return {
+            alert_id: GroupLabel(decision.label, decision.label_score)
+            for alert_id, decision in self.decisions.all(model).items()
+            if decision.label
+        }
 
     def evicted(self, model: str) -> int:
         """Return how many alerts of a model were evicted because there were too many."""

@@ -20,6 +20,7 @@ from models.anomaly.spans import Span
 from models.text.masks import CUSTOM_PLACEHOLDER, NAMED
 
 Severity = Literal["info", "warning", "critical"]
+Label = Literal["normal", "incident"]
 
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 """From the least to the most severe."""
@@ -94,6 +95,22 @@ class Occurrence:
     def severity(self) -> Severity:
         """How rare the line is."""
         return severity_of(self.p_value)
+
+
+@dataclass(frozen=True)
+class GroupLabel:
+    """What people say that a group is.
+
+    Attributes:
+        score: with label `normal`, the highest score of its lines when it was labeled.
+    """
+
+    label: Label
+    score: float = 0.0
+
+    def lowered(self, score: float) -> float:
+        """Return the score of a line of the group: of a normal one, by how much it exceeds `score`."""
+        return max(0.0, score - self.score) if self.label == "normal" else score
 
 
 def occurrence(

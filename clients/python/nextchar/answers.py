@@ -188,6 +188,9 @@ OddSpan = AnomalousSpan
 """The name of `AnomalousSpan` up to version 0.1."""
 
 
+AlertLabel = Literal["normal", "incident"]
+
+
 class LineScore(TypedDict):
     """The score of one line. What was not requested, or needs a calibration, is null.
 
@@ -203,6 +206,8 @@ class LineScore(TypedDict):
     anomalous: NotRequired[bool | None]
     spans: NotRequired[list[AnomalousSpan] | None]
     explained: NotRequired[bool | None]
+    alert_id: NotRequired[str | None]
+    label: NotRequired[AlertLabel | None]
     bits: list[float] | None
     expected: list[list[Candidate]] | None
 
@@ -228,6 +233,8 @@ class ScoredLine(TypedDict, total=False):
     anomalous: bool | None
     spans: list[AnomalousSpan] | None
     explained: bool | None
+    alert_id: str
+    label: AlertLabel
     bits: list[float]
     expected: list[list[Candidate]]
     truncated: bool
