@@ -17,6 +17,7 @@ from app.keys import KeyFile
 from app.services.default_model import DefaultModel
 from app.services.engines import Engines, LoadEngine
 from app.services.ingest import Ingest
+from app.services.ingest_scoring import INTERVAL_S, IngestScoring
 from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
@@ -86,26 +87,27 @@ def build_services(
         ),
         spool=settings.data_dir / "spool",
     )
-    loops = (
+    calibrations, alerts = Calibrations(blobs), Alerts(redis, blobs)
+    ingest_streams = _ingest_streams(settings)
+    scoring = IngestScoring(
+        ingest_streams,
+        engines,
+        calibrations,
+        alerts,
+        stopping,
+        retention_s=settings.ingest_retention_hours * 3600,
+        claim_after_s=settings.ingest_takeover_s,
+    )
+    loops: tuple[BackgroundLoop, ...] = (
         BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=RECONCILE_S),
         BackgroundLoop("retention", retention.sweep, interval_s=_RETENTION_S),
     )
+    ingest_loop = None
+    if settings.ingest_scoring:
+        ingest_loop = BackgroundLoop("ingest scoring", scoring.run, interval_s=INTERVAL_S)
+        loops = (*loops, ingest_loop)
     share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
     streams = Streams(redis, Limits(settings.max_streams, settings.max_stream_bytes, share))
-    calibrations = Calibrations(blobs)
-    # No command is repeated: what broke the connection may have come after the lines were added.
-    ingest_redis = Redis.from_url(
-        settings.redis_url,
-        socket_timeout=FSYNC_WAIT_S + REDIS_TIMEOUT_S,
-        socket_connect_timeout=REDIS_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=1,
-    )
-    ingest_streams = IngestStreams(
-        ingest_redis,
-        IngestLimits(settings.max_ingest_lines, settings.max_ingest_bytes),
-        repeat_s=settings.ingest_repeat_s,
-    )
     return Services(
         settings=settings,
         blobs=blobs,
@@ -116,7 +118,8 @@ def build_services(
         calibrations=calibrations,
         streams=streams,
         ingest=Ingest(ingest_streams, models, calibrations),
-        alerts=Alerts(redis, blobs),
+        ingest_loop=ingest_loop,
+        alerts=alerts,
         live=live,
         event_log=EventLog(blobs),
         queue=queue,
@@ -125,7 +128,15 @@ def build_services(
         engines=engines,
         default_model=DefaultModel(models, settings.default_model),
         loops=loops,
-        metrics=Metrics(jobs=jobs, models=models, queue=queue, engines=engines, loops=loops, keys=keys),
+        metrics=Metrics(
+            jobs=jobs,
+            models=models,
+            queue=queue,
+            engines=engines,
+            loops=loops,
+            ingest=ingest_streams,
+            keys=keys,
+        ),
         readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),
         keys=keys,
         rates=RateLimits(settings.redis_url),
@@ -147,3 +158,16 @@ def build_services(
         stream_locks=StreamLocks(streams),
         health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
     )
+
+
+def _ingest_streams(settings: ApiSettings) -> IngestStreams:
+    # No command is repeated: what broke the connection may have come after the lines were added.
+    redis = Redis.from_url(
+        settings.redis_url,
+        socket_timeout=FSYNC_WAIT_S + REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=1,
+    )
+    limits = IngestLimits(settings.max_ingest_lines, settings.max_ingest_bytes)
+    return IngestStreams(redis, limits, repeat_s=settings.ingest_repeat_s)

@@ -51,6 +51,7 @@ from models.version import installed_version
 from store.logs import log_uncaught, logging_config
 
 _SHUTDOWN_S = 5
+_FINISH_LINES_S = 3.0
 _KEEP_ALIVE_S = 75  # longer than a pause in typing, and than proxies keep idle connections
 _HEALTHCHECK_S = 60  # a process may be unresponsive while it loads a large model on a busy machine
 
@@ -196,6 +197,8 @@ def _lifespan(
                 task.cancel()
             for loop in services.loops:
                 loop.stop()
+            if services.ingest_loop:  # the lines that it has taken would otherwise wait to be taken over
+                await run_in_threadpool(services.ingest_loop.stop, _FINISH_LINES_S)
             for work in (
                 services.echoing,
                 services.long_scores,

@@ -87,6 +87,12 @@ class ApiSettings(StoreSettings):
         description="Score the lines of log agents in this process; 0: accept them and leave the scoring to"
         " other API processes.",
     )
+    ingest_takeover_s: float = Field(
+        30.0,
+        ge=1,
+        description="Seconds after which lines that a process has taken and not finished are scored by"
+        " another; more than loading a model and scoring 500 lines may take.",
+    )
     max_ingest_lines: int = Field(
         200_000,
         ge=1,

@@ -31,7 +31,7 @@ from models.errors import Busy, Conflict, TooLarge, Unavailable
 GROUP = "scoring"
 """The consumer group."""
 
-MAX_FLAGGED_KEPT = 10_000
+MAX_FLAGGED_KEPT = 5_000
 """Flagged lines that a live view can still read."""
 
 MAX_FAILED_KEPT = 1_000
@@ -401,6 +401,14 @@ class IngestStreams:
     def waiting(self, model: str) -> int:
         """Return how many lines wait, those that are being scored included."""
         return self._redis.xlen(lines_key(model))
+
+    def batch_lines(self, model: str, *, max_lines: int, max_bytes: int) -> int:
+        """Return how many lines take about `max_bytes`, by the average of those that wait; at least 1."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.xlen(lines_key(model))
+            pipe.memory_usage(lines_key(model))
+            waiting, size = pipe.execute()
+        return max(1, min(max_lines, max_bytes * int(waiting) // max(1, int(size or 0))))
 
     def read(self, model: str, consumer: str, *, max_lines: int) -> list[Entry]:
         """Deliver new lines to a consumer."""

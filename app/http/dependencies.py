@@ -47,6 +47,7 @@ class Services:
     calibrations: Calibrations
     streams: Streams
     ingest: Ingest
+    ingest_loop: BackgroundLoop | None  # one of `loops`; None: other processes score
     alerts: Alerts
     live: Live
     event_log: EventLog

@@ -3,6 +3,8 @@
 Lines are answered when they are on disk, and scored afterwards by `app.services.ingest_scoring`.
 """
 
+import json
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,14 +16,26 @@ from app.errors import Forbidden, UnsupportedMedia
 from app.http.access import AccessDep
 from app.http.dependencies import Services, ServicesDep, client_of
 from app.http.errors import answer, error_response, error_responses
+from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from app.http.line_streams import content_type
 from app.http.middleware import BodyRule
-from app.schemas.ingest import IngestBody, IngestDropped, IngestQuery, IngestStatusBody, OtlpQuery
+from app.schemas.ingest import (
+    EXAMPLE_FLAGGED,
+    FlaggedLine,
+    IngestBody,
+    IngestDropped,
+    IngestQuery,
+    IngestStatusBody,
+    OtlpQuery,
+)
+from app.schemas.lists import Page
 from app.services import ingest_lines, otlp_logs
 from app.services.access import Access
 from app.services.gunzip import Gunzip, gunzip_of
 from app.services.ingest import Sender, answer_of, check_any_line, decompressed, messages_of
+from app.services.ingest_events import NumberedEvent, follow_flagged
 from models.errors import DomainError, InvalidInput, NotFound
+from store.ingest_stream import MAX_FLAGGED_KEPT
 
 router = APIRouter(tags=["ingest"])
 
@@ -52,6 +66,11 @@ _LINES_BODY: dict[str, Any] = {
         },
     }
 }
+_EVENTS_ANSWER = stream_responses(
+    "A list, or with `Accept: text/event-stream` a stream without end.",
+    {"object": "list", "data": [EXAMPLE_FLAGGED], "has_more": False},
+    f"id: 17\nevent: flagged\ndata: {json.dumps(EXAMPLE_FLAGGED)}\n\n",
+)
 _OTLP_BODY: dict[str, Any] = {
     "requestBody": {
         "description": "An ExportLogsServiceRequest of OTLP.",
@@ -114,6 +133,35 @@ def drop_ingest(services: ServicesDep, model: str) -> IngestDropped:
     return IngestDropped(model=model, dropped=services.ingest.drop(model))
 
 
+@router.get(
+    "/v1/models/{model}/ingest/events",
+    response_model=Page[FlaggedLine],
+    responses=_EVENTS_ANSWER | error_responses(404, 422, 503),
+)
+async def get_flagged_lines(
+    services: ServicesDep,
+    request: Request,
+    model: str,
+    after: Annotated[
+        int | None,
+        Query(
+            ge=0, description="Only lines with numbers above this. Default: 0, and for a stream the newest."
+        ),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_FLAGGED_KEPT, description="The most lines in a page.")] = 1000,
+    last_event_id: Annotated[int | None, Header(ge=0, description="As `after`, for streams.")] = None,
+) -> Response | Page[FlaggedLine]:
+    """Get the lines that were flagged last, as a list; or as a stream, as they are flagged."""
+    await anyio.to_thread.run_sync(services.ingest.check_known, model)
+    after = last_event_id if last_event_id is not None else after
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return EventStream(_flagged_lines(services, model, after))
+    read = partial(services.ingest.streams.flagged, model, after=after or 0, limit=limit + 1)
+    found = await anyio.to_thread.run_sync(read)
+    lines = [FlaggedLine(id=number, **event) for number, event in found]
+    return Page(data=lines[:limit], has_more=len(lines) > limit)
+
+
 @router.post(
     "/v1/logs",
     response_class=Response,
@@ -150,6 +198,14 @@ async def export_logs(
         status = otlp_logs.status_of(answer(error)[1].error.message)
         return Response(status, refusal.status_code, headers, otlp_logs.PROTOBUF)
     return Response(content, media_type=media_type)
+
+
+async def _flagged_lines(services: Services, model: str, after: int | None) -> Events:
+    events: AsyncGenerator[NumberedEvent, None] = follow_flagged(
+        services.ingest.streams, model, after=after, is_stopping=services.stopping.is_set
+    )
+    async for number, event in events:
+        yield ServerEvent("flagged", FlaggedLine(id=number, **event), id=number)
 
 
 def _accept(

@@ -20,6 +20,7 @@ EXAMPLE_FLAGGED: dict[str, Any] = {
     "source": "web-1",
     "model": "sshd@2",
     "calibration": "web-1",
+    "alert_id": "alert_5f3c09ad1b7e4c2290ab13cd",
     "line": "Failed password for root from 10.0.0.1",
     "score": 9.2,
     "p_value": 0.0004,
@@ -197,7 +198,8 @@ class FlaggedLine(BaseModel):
     source: str | None
     model: str = Field(description="`name@version`.")
     calibration: str
-    line: str
+    alert_id: str = Field(description="The alert that the line belongs to.")
+    line: str = Field(description="Its first 1,000 characters.")
     score: float
     p_value: float
     spans: list[Span] | None

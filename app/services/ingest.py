@@ -66,12 +66,12 @@ class Ingest:
 
     def drop(self, model: str) -> int:
         """Delete the lines that wait. Raises NotFound: there is no such model, and none wait."""
-        self._check_known(model)
+        self.check_known(model)
         return self.streams.drop(model)
 
     def status(self, model: str) -> IngestStatusBody:
         """Return the state of a model's lines. Raises NotFound as `drop`."""
-        is_missing = self._check_known(model)
+        is_missing = self.check_known(model)
         status = self.streams.status(model)
         problem = status.problem if status.waiting else None
         if is_missing:
@@ -95,7 +95,7 @@ class Ingest:
             **{str(name): count for name, count in status.counts.items()},
         )
 
-    def _check_known(self, model: str) -> bool:
+    def check_known(self, model: str) -> bool:
         """Return whether a model is missing that lines were sent to. Raises NotFound: none were."""
         try:
             self.models.resolve(model)
