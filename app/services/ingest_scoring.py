@@ -112,8 +112,9 @@ class IngestScoring:
             with self.engines.use(model) as loaded:
                 if self.calibrations.find(loaded.saved, None) is None:
                     raise _no_calibration()
-                entries = self._take(model, state)
-                self._score_safely(model, loaded, entries)
+                entries, is_behind = self._take(model, state)
+                # Explanations take most of the time: they wait until no lines do.
+                self._score_safely(model, loaded, entries, explain=not is_behind)
         except DomainError as error:  # the lines wait until it has passed
             self.streams.set_problem(model, {"code": error.code, "message": error.message})
             state.has_problem = True
@@ -123,21 +124,23 @@ class IngestScoring:
             state.has_problem = False
         return bool(entries)
 
-    def _take(self, model: str, state: _ModelState) -> list[Entry]:
+    def _take(self, model: str, state: _ModelState) -> tuple[list[Entry], bool]:
+        """Return the next lines, and whether there are as many as a batch may have."""
         limit = self.streams.batch_lines(model, max_lines=_MAX_BATCH_LINES, max_bytes=_MAX_BATCH_BYTES)
         if time.monotonic() >= state.claim_at_s:
             claimed = self.streams.claim(model, self.consumer, idle_s=self.claim_after_s, max_lines=limit)
             if claimed:
-                return claimed
+                return claimed, len(claimed) == limit
             state.claim_at_s = time.monotonic() + _CLAIM_INTERVAL_S
-        return self.streams.read(model, self.consumer, max_lines=limit)
+        entries = self.streams.read(model, self.consumer, max_lines=limit)
+        return entries, len(entries) == limit
 
-    def _score_safely(self, model: str, loaded: Loaded, entries: Sequence[Entry]) -> None:
+    def _score_safely(self, model: str, loaded: Loaded, entries: Sequence[Entry], *, explain: bool) -> None:
         """Score lines; one whose scoring fails unexpectedly is moved to the failed ones."""
         if not entries:
             return
         try:
-            scored = {one.entry.id: one for one in self._scored(loaded, entries)}
+            scored = {one.entry.id: one for one in self._scored(loaded, entries, explain=explain)}
         except (DomainError, RedisError, OSError):
             raise
         except Exception as error:
@@ -146,12 +149,12 @@ class IngestScoring:
                 self.streams.fail(model, [entries[0].id], f"{type(error).__name__} while it was scored")
                 return
             for entry in entries:
-                self._score_safely(model, loaded, [entry])
+                self._score_safely(model, loaded, [entry], explain=explain)
             return
         in_order = [scored[entry.id] for entry in entries]
         self._record(model, entries, [one for one in in_order if one.score.anomalous])
 
-    def _scored(self, loaded: Loaded, entries: Sequence[Entry]) -> Iterator[_Scored]:
+    def _scored(self, loaded: Loaded, entries: Sequence[Entry], *, explain: bool) -> Iterator[_Scored]:
         """Yield the lines with their scores, those of each calibration and rate together."""
         parser = LineParser(loaded.vocabulary, is_json=False)
         groups: dict[tuple[str | None, float | None], list[tuple[Entry, str]]] = {}
@@ -161,14 +164,16 @@ class IngestScoring:
             assert text is not None, "text always has characters"
             groups.setdefault((entry.meta.calibration, entry.meta.false_alarms), []).append((entry, text))
         for (name, rate), group in groups.items():
-            scorer = self._scorer(loaded, name, rate)
+            scorer = self._scorer(loaded, name, rate, explain=explain)
             texts = list(dict.fromkeys(text for _, text in group))
             lines = scorer.read(texts)
             by_text = dict(zip(texts, zip(lines, scorer.scores(lines), strict=True), strict=True))
             for entry, text in group:
                 yield _Scored(entry, scorer, *by_text[text])
 
-    def _scorer(self, loaded: Loaded, name: str | None, rate: float | None) -> CalibratedScorer:
+    def _scorer(
+        self, loaded: Loaded, name: str | None, rate: float | None, *, explain: bool
+    ) -> CalibratedScorer:
         """Return a scorer with the named calibration if it exists and allows the rate, else the default's."""
         default = self.calibrations.find(loaded.saved, None)
         labels = partial(self.alerts.labels, loaded.saved.card.name)
@@ -176,7 +181,7 @@ class IngestScoring:
         for calibration, wanted in ((self._named(loaded, name), rate), (default, rate), (default, None)):
             with suppress(InvalidInput):
                 if calibration:
-                    options = ScoreOptions("line", false_alarms=wanted, fast=True)
+                    options = ScoreOptions("line", false_alarms=wanted, fast=True, explain=explain)
                     return CalibratedScorer(loaded, calibration, options, labels=labels)
         raise _no_calibration()
 
