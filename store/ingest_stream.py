@@ -450,6 +450,10 @@ class IngestStreams:
         claimed = cast(Any, self._redis.xclaim(key, GROUP, consumer, idle_ms, ids))
         return [_entry(one) for one in claimed if one[1]]
 
+    def keep(self, model: str, consumer: str, ids: Sequence[str]) -> None:
+        """Note that a consumer still works on lines, so that no other claims them."""
+        cast(Any, self._redis).xclaim(lines_key(model), GROUP, consumer, 0, list(ids), justid=True)
+
     def acknowledge(self, model: str, ids: Sequence[str]) -> int:
         """Finish lines that are not flagged: delete them. Return how many others had not finished before."""
         return int(cast(int, self._redis.eval(_ACKNOWLEDGE, 1, lines_key(model), model, GROUP, *ids)))

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from app.schemas.scores import LineScore
 from app.services.alerting import occurrence_of
 from app.services.engines import Engines, Loaded
+from app.services.limited_work import Check
 from app.services.line_input import MAX_LINE_BYTES, LineParser, RawLine
 from app.services.scoring import CalibratedScorer, ScoreOptions
 from models.anomaly.alerts import Occurrence
@@ -40,7 +41,7 @@ _ROUND_S = 5.0  # a round ends after this long, so that the health of the loop c
 _CLAIM_INTERVAL_S = 1.0
 _HOUSEKEEPING_S = 30.0
 _MAX_BATCH_LINES = 500
-_MAX_BATCH_BYTES = 1 << 20  # estimated by the average of the lines that wait
+_MAX_BATCH_BYTES = 256 << 10  # estimated by the average of the lines that wait
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,23 @@ class _Scored:
     scorer: CalibratedScorer
     line: ScoredLine
     score: LineScore
+
+
+class _Keeper:
+    """Called while lines are scored; keeps other processes from taking them over."""
+
+    def __init__(
+        self, streams: IngestStreams, model: str, consumer: str, ids: Sequence[str], claim_after_s: float
+    ) -> None:
+        self._keep = partial(streams.keep, model, consumer, ids)
+        self._interval_s = claim_after_s / 4
+        self._kept_at_s = time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._kept_at_s > self._interval_s:
+            self._keep()
+            self._kept_at_s = now
 
 
 @dataclass
@@ -139,8 +157,11 @@ class IngestScoring:
         """Score lines; one whose scoring fails unexpectedly is moved to the failed ones."""
         if not entries:
             return
+        keep = _Keeper(
+            self.streams, model, self.consumer, [entry.id for entry in entries], self.claim_after_s
+        )
         try:
-            scored = {one.entry.id: one for one in self._scored(loaded, entries, explain=explain)}
+            scored = {one.entry.id: one for one in self._scored(loaded, entries, keep, explain=explain)}
         except (DomainError, RedisError, OSError):
             raise
         except Exception as error:
@@ -154,7 +175,9 @@ class IngestScoring:
         in_order = [scored[entry.id] for entry in entries]
         self._record(model, entries, [one for one in in_order if one.score.anomalous])
 
-    def _scored(self, loaded: Loaded, entries: Sequence[Entry], *, explain: bool) -> Iterator[_Scored]:
+    def _scored(
+        self, loaded: Loaded, entries: Sequence[Entry], check: Check, *, explain: bool
+    ) -> Iterator[_Scored]:
         """Yield the lines with their scores, those of each calibration and rate together."""
         parser = LineParser(loaded.vocabulary, is_json=False)
         groups: dict[tuple[str | None, float | None], list[tuple[Entry, str]]] = {}
@@ -164,7 +187,7 @@ class IngestScoring:
             assert text is not None, "text always has characters"
             groups.setdefault((entry.meta.calibration, entry.meta.false_alarms), []).append((entry, text))
         for (name, rate), group in groups.items():
-            scorer = self._scorer(loaded, name, rate, explain=explain)
+            scorer = self._scorer(loaded, name, rate, check, explain=explain)
             texts = list(dict.fromkeys(text for _, text in group))
             lines = scorer.read(texts)
             by_text = dict(zip(texts, zip(lines, scorer.scores(lines), strict=True), strict=True))
@@ -172,7 +195,7 @@ class IngestScoring:
                 yield _Scored(entry, scorer, *by_text[text])
 
     def _scorer(
-        self, loaded: Loaded, name: str | None, rate: float | None, *, explain: bool
+        self, loaded: Loaded, name: str | None, rate: float | None, check: Check, *, explain: bool
     ) -> CalibratedScorer:
         """Return a scorer with the named calibration if it exists and allows the rate, else the default's."""
         default = self.calibrations.find(loaded.saved, None)
@@ -182,7 +205,7 @@ class IngestScoring:
             with suppress(InvalidInput):
                 if calibration:
                     options = ScoreOptions("line", false_alarms=wanted, fast=True, explain=explain)
-                    return CalibratedScorer(loaded, calibration, options, labels=labels)
+                    return CalibratedScorer(loaded, calibration, options, check, labels)
         raise _no_calibration()
 
     def _named(self, loaded: Loaded, name: str | None) -> StoredCalibration | None:

@@ -118,9 +118,8 @@ def test_killed_processes_lose_no_line_and_record_none_twice(tmp_path: Path, cle
         sending.join(300)
         assert not sending.is_alive()
         with httpx.Client(base_url=sender.urls[0], timeout=120) as http:
-            status = http.get(f"{MODEL}/ingest").json
-            eventually(lambda: status()["waiting"] == 0, within_s=120)
-            found = status()
+            eventually(lambda: http.get(f"{MODEL}/ingest").json()["waiting"] == 0, within_s=120)
+            found = http.get(f"{MODEL}/ingest").json()
             expected = flagged_by_score(http)
         assert (found["accepted"], found["scored"], found["failed"]) == (LINES, LINES, 0)
         assert sender.sent == LINES

@@ -18,6 +18,7 @@ from store.calibrations import Calibrations
 from store.ingest_stream import GROUP, Batch, IngestStreams, LineMeta, NewLine, lines_key
 from tests.app.fakes import FakeEngine, FakeScorer, publish
 from tests.app.service import Service
+from tests.waiting import eventually
 
 FLAGGED = "→"
 
@@ -209,3 +210,35 @@ def test_entries_are_acknowledged_with_the_alerts_of_their_lines(start: Callable
     nothing = process.alerts.record([], acknowledge=StreamEntries(lines_key("fake"), GROUP, [entry.id]))
     assert (nothing.occurrences, nothing.entries) == (0, 1)
     assert process.streams.waiting("fake") == 0
+
+
+class SlowEngine(FakeEngine):
+    """Takes a batch `slow` only once another process has tried to take it over."""
+
+    tried = threading.Event()
+
+    def line_surprisal(
+        self, lines: Sequence[str], *, fast: bool = False, check: Callable[[], None] = lambda: None
+    ) -> Any:
+        deadline = time.monotonic() + 20
+        while "slow" in lines and not self.tried.is_set() and time.monotonic() < deadline:
+            check()
+            time.sleep(0.01)
+        return super().line_surprisal(lines, fast=fast, check=check)
+
+
+def test_a_slow_process_keeps_its_lines(start: Callable[..., Process]) -> None:
+    SlowEngine.tried.clear()
+    slow, other = start(engine=SlowEngine), start()
+    slow.scoring.claim_after_s = other.scoring.claim_after_s = 0.4
+    slow.add("slow", FLAGGED)
+    thread = threading.Thread(target=slow.scoring.run)
+    thread.start()
+    eventually(lambda: other.streams.status("fake").consumers, what="the slow process has the lines")
+    until = time.monotonic() + 1.2  # three times what a dead process would have
+    while time.monotonic() < until:
+        assert other.streams.claim("fake", "other", idle_s=0.4, max_lines=10) == []
+        time.sleep(0.05)  # as between the rounds of another process
+    SlowEngine.tried.set()
+    thread.join(30)
+    assert slow.counts == {"accepted": 2, "scored": 2, "flagged": 1}

@@ -163,9 +163,10 @@ def test_a_killed_command_sends_the_same_request_again(
     append(log, "ab", "→")
     first = watch(log, "--from-start")
     first.until_printed("→")
+    [file] = (tmp_path / "state" / "nextchar" / "watch").glob("*.json")
+    first.until(lambda: json.loads(file.read_text())["printed"] == 1)
     first.kill()
     # As if it had been killed between the request and the note that it was answered.
-    [file] = (tmp_path / "state" / "nextchar" / "watch").glob("*.json")
     state = json.loads(file.read_text())
     end = state["position"]["offset"]
     state["position"] |= {
