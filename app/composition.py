@@ -22,6 +22,7 @@ from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
 from app.services.metrics import Metrics
+from app.services.notifications import Notifier
 from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
@@ -34,6 +35,8 @@ from store.ingest_stream import FSYNC_WAIT_S, IngestLimits, IngestStreams
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
+from store.notification_targets import NotificationTarget, NotificationTargets, configured_target
+from store.notifications import Notifications
 from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
@@ -42,6 +45,7 @@ from store.streams import Limits, Streams
 
 REDIS_TIMEOUT_S = 2.0
 RECONCILE_S = 5.0
+NOTIFY_S = 5.0
 
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
@@ -87,7 +91,16 @@ def build_services(
         ),
         spool=settings.data_dir / "spool",
     )
-    calibrations, alerts = Calibrations(blobs), Alerts(redis, blobs)
+    alerts, notifications = Alerts(redis, blobs), Notifications(redis)
+    targets = NotificationTargets(blobs, _configured_targets(settings))
+    notifier = Notifier(
+        alerts,
+        targets,
+        notifications,
+        quiet_s=settings.alert_quiet_s,
+        allow_private=settings.allow_private_targets,
+    )
+    calibrations = Calibrations(blobs)
     ingest_streams = _ingest_streams(settings)
     scoring = IngestScoring(
         ingest_streams,
@@ -101,6 +114,7 @@ def build_services(
     loops: tuple[BackgroundLoop, ...] = (
         BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=RECONCILE_S),
         BackgroundLoop("retention", retention.sweep, interval_s=_RETENTION_S),
+        BackgroundLoop("notifications", notifier.run, interval_s=NOTIFY_S),
     )
     ingest_loop = None
     if settings.ingest_scoring:
@@ -120,6 +134,9 @@ def build_services(
         ingest=Ingest(ingest_streams, models, calibrations),
         ingest_loop=ingest_loop,
         alerts=alerts,
+        notification_targets=targets,
+        notifications=notifications,
+        notifier=notifier,
         live=live,
         event_log=EventLog(blobs),
         queue=queue,
@@ -135,6 +152,8 @@ def build_services(
             engines=engines,
             loops=loops,
             ingest=ingest_streams,
+            alerts=alerts,
+            notifications=notifications,
             keys=keys,
         ),
         readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),
@@ -171,3 +190,13 @@ def _ingest_streams(settings: ApiSettings) -> IngestStreams:
     )
     limits = IngestLimits(settings.max_ingest_lines, settings.max_ingest_bytes)
     return IngestStreams(redis, limits, repeat_s=settings.ingest_repeat_s)
+
+
+def _configured_targets(settings: ApiSettings) -> tuple[NotificationTarget, ...]:
+    targets = []
+    if settings.alertmanager_url:
+        targets.append(configured_target("alertmanager", settings.alertmanager_url))
+    if settings.webhook_url:
+        secret = settings.webhook_secret or None
+        targets.append(configured_target("webhook", settings.webhook_url, secret=secret))
+    return tuple(targets)

@@ -39,6 +39,7 @@ from app.routes import (
     jobs,
     model_archives,
     models,
+    notifications,
     reports,
     scores,
 )
@@ -89,6 +90,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         jobs,
         models,
         model_archives,
+        notifications,
         reports,
         architectures,
         health,
@@ -207,6 +209,7 @@ def _lifespan(
                 services.importing,
             ):
                 work.close()
+            await run_in_threadpool(services.notifier.close)
             await run_in_threadpool(services.engines.close)
             await services.rates.close()
             services.redis.close()

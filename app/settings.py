@@ -10,6 +10,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticUseDefault
 
 from app.keys import read_keys
+from app.services.outbound import check_url
+from models.errors import InvalidInput
+from store.notification_targets import is_secret
 from store.settings import StoreSettings
 
 _UNGUARDED = (
@@ -173,6 +176,41 @@ class ApiSettings(StoreSettings):
         description="Memory for the JSON bodies of all requests together; above it, the oldest incomplete one"
         " is answered 503.",
     )
+
+    alert_quiet_s: float = Field(
+        300.0,
+        ge=10,
+        description="Seconds without a line after which an alert is reported to targets as resolved.",
+    )
+    alertmanager_url: str = Field(
+        "", description="An Alertmanager that gets all alerts, such as `http://alertmanager:9093`."
+    )
+    webhook_url: str = Field("", description="A webhook that gets all alerts.")
+    webhook_secret: str = Field(
+        "", description="Signs the messages to that webhook: `whsec_` and 24 to 64 bytes in base64."
+    )
+    allow_private_targets: bool = Field(
+        False,
+        description="Allow notification targets in private networks, on this machine and at other addresses"
+        " that are not public. Those of settings always may be.",
+    )
+
+    @field_validator("alertmanager_url", "webhook_url")
+    @classmethod
+    def _is_a_url(cls, url: str) -> str:
+        if url:
+            try:
+                check_url(url)
+            except InvalidInput as error:
+                raise ValueError(error.message) from None
+        return url
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_a_secret(cls, secret: str) -> str:
+        if secret and not is_secret(secret):
+            raise ValueError("not `whsec_` and 24 to 64 bytes in base64")
+        return secret
 
     @field_validator("api_keys_file", "allow_anonymous", mode="before")
     @classmethod

@@ -278,17 +278,20 @@ class Alerts:
         An alert that Redis no longer has is included as it was when someone last said something of it.
         """
         ids = cast(list[str], self._redis.zrevrange(_OF + model, 0, -1))
-        with self._redis.pipeline(transaction=False) as pipe:
-            for alert_id in ids:
-                pipe.hgetall(_ALERT + alert_id)
-            stored = pipe.execute()
-        figures = {i: _figures(i, fields) for i, fields in zip(ids, stored, strict=True) if fields}
+        figures = {one.id: one for one in self._read(ids)}
         decisions = self.decisions.all(model)
         for alert_id, decision in decisions.items():
             figures.setdefault(alert_id, decision.figures)
         suppressions = self.decisions.suppressions(model)
         alerts = [_alert(one, decisions.get(one.id), suppressions) for one in figures.values()]
         return sorted(alerts, key=lambda alert: (alert.figures.last_seen, alert.id), reverse=True)
+
+    def seen_since(self, since: float) -> list[Alert]:
+        """Return the alerts of all models that had an occurrence at or after this time, in Unix seconds."""
+        figures = self._read(cast(list[str], self._redis.zrangebyscore(_ALERTS, since, "+inf")))
+        decisions = {model: self.decisions.all(model) for model in {one.model for one in figures}}
+        suppressions = {model: self.decisions.suppressions(model) for model in decisions}
+        return [_alert(one, decisions[one.model].get(one.id), suppressions[one.model]) for one in figures]
 
     def get(self, model: str, alert_id: str) -> Alert:
         """Return one alert. Raises NotFound: it does not exist, or no longer (code `alert_not_found`)."""
@@ -343,6 +346,14 @@ class Alerts:
             for counter in counters
         )
         return lines, opened
+
+    def _read(self, ids: Sequence[str]) -> list[AlertFigures]:
+        """Return the alerts with these ids that have not expired."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for alert_id in ids:
+                pipe.hgetall(_ALERT + alert_id)
+            stored = pipe.execute()
+        return [_figures(alert_id, fields) for alert_id, fields in zip(ids, stored, strict=True) if fields]
 
     def _decide(self, model: str, alert_id: str, *, by: str | None, **fields: Any) -> Alert:
         alert = self.get(model, alert_id)

@@ -28,11 +28,11 @@ _KEEP_S = 7 * 86400  # since the last write
 _MAX_KILLS = 20
 _WRITABLE_KEY = "nextchar:writable"
 
-_RENEW = """
+RENEW_LEASE = """
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('expire', KEYS[1], ARGV[2]) end
 return redis.call('set', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2]) and 1 or 0
 """
-_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+RELEASE_LEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
 
 class Kill(TypedDict):
@@ -63,11 +63,11 @@ class Live:
 
     def acquire_lease(self, job_id: str, token: str) -> bool:
         """Acquire or renew the lease; return False if another process holds it."""
-        return bool(self._redis.eval(_RENEW, 1, _key(job_id, "lease"), token, LEASE_S))
+        return bool(self._redis.eval(RENEW_LEASE, 1, _key(job_id, "lease"), token, LEASE_S))
 
     def release_lease(self, job_id: str, token: str) -> None:
         """Release the lease if `token` holds it."""
-        self._redis.eval(_RELEASE, 1, _key(job_id, "lease"), token)
+        self._redis.eval(RELEASE_LEASE, 1, _key(job_id, "lease"), token)
 
     def has_lease(self, job_id: str) -> bool:
         """Return whether a live process trains the job."""
@@ -87,7 +87,7 @@ class Live:
         if request is None:
             self._redis.delete(_key(job_id, "asked"))
         else:
-            self._redis.eval(_RELEASE, 1, _key(job_id, "asked"), request)
+            self._redis.eval(RELEASE_LEASE, 1, _key(job_id, "asked"), request)
 
     def set_progress(self, job_id: str, progress: dict[str, Any]) -> None:
         """Publish the newest progress."""

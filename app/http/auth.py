@@ -94,7 +94,9 @@ def scopes_for(method: str, path: str) -> frozenset[str] | None:
         return _RESOURCES[resource]
     if resource in ("corpora", "files", "jobs", "fine_tuning"):
         return _TRAIN | _READ if method in ("GET", "HEAD") else _TRAIN
-    return _READ if method in ("GET", "HEAD") else _ADMIN
+    # The URL of a target may be a secret.
+    is_public = method in ("GET", "HEAD") and resource != "notification_targets"
+    return _READ if is_public else _ADMIN
 
 
 def _model_scopes(method: str, below: list[str]) -> frozenset[str]:

@@ -18,6 +18,7 @@ from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
 from app.services.metrics import Metrics
+from app.services.notifications import Notifier
 from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
@@ -30,6 +31,8 @@ from store.corpora import Corpora
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
+from store.notification_targets import NotificationTargets
+from store.notifications import Notifications
 from store.queue import TrainingQueue
 from store.streams import Streams
 
@@ -49,6 +52,9 @@ class Services:
     ingest: Ingest
     ingest_loop: BackgroundLoop | None  # one of `loops`; None: other processes score
     alerts: Alerts
+    notification_targets: NotificationTargets
+    notifications: Notifications
+    notifier: Notifier
     live: Live
     event_log: EventLog
     queue: TrainingQueue

@@ -27,10 +27,13 @@ _CSV: dict[int | str, Any] = {
     200: {"content": {"text/csv": {"schema": {"type": "string"}, "example": "id,model,version\n"}}}
 }
 
+_ERRORS = error_responses(404, 422, 503)
+_WRITING_ERRORS = error_responses(400, 404, 409, 413, 415, 422, 503, 507)
+
 router = APIRouter(prefix="/v1/models", tags=["alerts"])
 
 
-@router.get("/{model}/alerts", responses=error_responses(404, 422, 503))
+@router.get("/{model}/alerts", responses=_ERRORS)
 def list_alerts(
     services: ServicesDep,
     access: AccessDep,
@@ -65,7 +68,7 @@ def list_alerts(
 @router.get(
     "/{model}/alerts/export",
     response_model=AlertsExport,
-    responses=error_responses(404, 422, 503) | _CSV,
+    responses=_ERRORS | _CSV,
 )
 def export_alerts(
     services: ServicesDep,
@@ -85,24 +88,20 @@ def export_alerts(
     return Response(content, media_type=media_type, headers={"Content-Disposition": disposition})
 
 
-@router.get("/{model}/alerts/{alert}", responses=error_responses(404, 422, 503))
+@router.get("/{model}/alerts/{alert}", responses=_ERRORS)
 def get_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
     """Get an alert."""
     return alert_body(services.alerts.get(_name(services, access, model), alert))
 
 
-@router.post(
-    "/{model}/alerts/{alert}/acknowledge", responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507)
-)
+@router.post("/{model}/alerts/{alert}/acknowledge", responses=_WRITING_ERRORS)
 def acknowledge_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
     """Record that you take care of an alert."""
     name = _name(services, access, model)
     return alert_body(services.alerts.acknowledge(name, alert, by=_caller(access)))
 
 
-@router.post(
-    "/{model}/alerts/{alert}/label", responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507)
-)
+@router.post("/{model}/alerts/{alert}/label", responses=_WRITING_ERRORS)
 def label_alert(
     services: ServicesDep, access: AccessDep, model: str, alert: str, body: LabelAlert
 ) -> AlertBody:
@@ -114,7 +113,7 @@ def label_alert(
 @router.post(
     "/{model}/alerts/{alert}/suppress",
     status_code=201,
-    responses=error_responses(400, 404, 413, 415, 422, 503, 507),
+    responses=_WRITING_ERRORS,
 )
 def suppress_alert(
     services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
@@ -125,7 +124,7 @@ def suppress_alert(
     return suppression_body(made)
 
 
-@router.get("/{model}/suppressions", responses=error_responses(404, 422, 503))
+@router.get("/{model}/suppressions", responses=_ERRORS)
 def list_suppressions(
     services: ServicesDep, access: AccessDep, model: str, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[SuppressionBody]:
@@ -135,9 +134,7 @@ def list_suppressions(
     return Page(data=list(map(suppression_body, page)), has_more=has_more)
 
 
-@router.post(
-    "/{model}/suppressions", status_code=201, responses=error_responses(400, 404, 413, 415, 422, 503, 507)
-)
+@router.post("/{model}/suppressions", status_code=201, responses=_WRITING_ERRORS)
 def create_suppression(
     services: ServicesDep, access: AccessDep, model: str, body: SuppressionCreate
 ) -> SuppressionBody:
@@ -152,9 +149,7 @@ def create_suppression(
     return suppression_body(made)
 
 
-@router.delete(
-    "/{model}/suppressions/{suppression}", status_code=204, responses=error_responses(404, 422, 503)
-)
+@router.delete("/{model}/suppressions/{suppression}", status_code=204, responses=_ERRORS)
 def delete_suppression(services: ServicesDep, access: AccessDep, model: str, suppression: str) -> None:
     """End a suppression."""
     services.alerts.decisions.delete_suppression(_name(services, access, model), suppression)

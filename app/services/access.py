@@ -44,6 +44,11 @@ class Access:
             needed = " or ".join(sorted({*scopes, "admin"}))
             raise Forbidden(f"this call needs a key with the scope {needed}: {why}", code="scope_missing")
 
+    def check_is_unlimited(self, why: str) -> None:
+        """Raise Forbidden if the caller's key is limited to some models; `why` ends the message."""
+        if self.limited_key:
+            raise Forbidden(f"this key is limited to some models: {why}", code="model_not_permitted")
+
     def list_models(self) -> tuple[list[Card], list[DamagedModel]]:
         """Return the cards of the accessible models, newest first, and the damaged models."""
         cards, damaged = self.models.survey()

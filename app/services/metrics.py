@@ -15,10 +15,12 @@ from app.keys import KeyFile
 from app.services.engines import Engines
 from models.errors import DomainError
 from models.kernels import variants
+from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.ingest_stream import IngestStreams
 from store.jobs import Jobs, JobStatus
 from store.models import Models
+from store.notifications import Notifications
 from store.queue import TrainingQueue
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -41,6 +43,8 @@ class Metrics:
         engines: Engines,
         loops: Sequence[BackgroundLoop],
         ingest: IngestStreams,
+        alerts: Alerts,
+        notifications: Notifications,
         keys: KeyFile | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
@@ -71,7 +75,9 @@ class Metrics:
             "When this process started, in Unix seconds; distinguishes several processes on one port.",
             registry=self._registry,
         ).set(time.time())
-        self._registry.register(_Collector(jobs, models, queue, engines, loops, ingest, keys))
+        self._registry.register(
+            _Collector(jobs, models, queue, engines, loops, ingest, alerts, notifications, keys)
+        )
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
@@ -96,6 +102,8 @@ class _Collector:
     engines: Engines
     loops: Sequence[BackgroundLoop]
     ingest: IngestStreams
+    alerts: Alerts
+    notifications: Notifications
     keys: KeyFile | None
 
     def describe(self) -> list[Metric]:
@@ -109,6 +117,7 @@ class _Collector:
         yield from self._engines()
         with contextlib.suppress(RedisError, OSError):
             yield from self._ingest()
+        yield from self._alerts()
         yield from _kernels()
         if self.keys:
             yield GaugeMetricFamily(
@@ -187,6 +196,25 @@ class _Collector:
             for gauge, value in zip(gauges.values(), values, strict=True):
                 gauge.add_metric([model], value)
         yield from (lines, *gauges.values())
+
+    def _alerts(self) -> Iterator[Metric]:
+        """Counters that all API processes share, read from Redis."""
+        lines = CounterMetricFamily(
+            "nextchar_alert_lines", "Flagged lines recorded in alerts.", labels=["model", "severity"]
+        )
+        opened = CounterMetricFamily(
+            "nextchar_alerts_opened", "Alerts, by their first line's severity.", labels=["model", "severity"]
+        )
+        sent = CounterMetricFamily(
+            "nextchar_notifications", "Requests to notification targets.", labels=["target", "outcome"]
+        )
+        with contextlib.suppress(RedisError, OSError):
+            totals = self.alerts.totals()
+            outcomes = self.notifications.outcomes()
+            for family, counts in zip((lines, opened, sent), (*totals, outcomes), strict=True):
+                for labels, count in counts.items():
+                    family.add_metric(labels, count)
+                yield family
 
     def _engines(self) -> Iterator[Metric]:
         loaded = self.engines.stats()

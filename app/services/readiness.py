@@ -232,6 +232,7 @@ def _failing(loop: LoopStatus) -> Problem:
         "reconciler": "jobs whose worker or message was lost are not queued again",
         "ingest scoring": "lines of log agents wait to be scored",
         "retention": "expired data is not deleted",
+        "notifications": "alerts are not reported to webhooks and Alertmanagers",
     }
     errors = ", ".join(sorted(loop.errors)) or "none"
     return Problem(

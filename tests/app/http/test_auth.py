@@ -67,6 +67,15 @@ def test_who_scores_cannot_read_alerts_and_who_reads_cannot_judge_them(guarded: 
     assert scored.status_code == 200
 
 
+def test_only_an_unlimited_admin_has_notification_targets(guarded: Service) -> None:
+    path = "/v1/notification_targets"
+    body = {"kind": "webhook", "url": "https://93.184.216.34/"}
+    for name, status in (("reader", 403), ("trainer", 403), ("team", 403), ("owner", 200)):
+        assert guarded.http.get(path, headers=as_(name)).status_code == status
+        made = guarded.http.post(path, json=body, headers=as_(name))
+        assert made.status_code == (201 if status == 200 else 403)
+
+
 def test_who_suppressed_an_alert_is_recorded(guarded: Service) -> None:
     body = {"template": "*", "until": time.time() + 60}
     made = guarded.http.post("/v1/models/fake/suppressions", json=body, headers=as_("site"))

@@ -27,6 +27,8 @@ def metrics(**parts: Any) -> str:
         "engines": SimpleNamespace(stats=lambda: {"a@1": {"active": 2.0}, "b@1": {"other": 1.0}}),
         "loops": [SimpleNamespace(status=lambda: loop)],
         "ingest": SimpleNamespace(models=list),
+        "alerts": SimpleNamespace(totals=lambda: ({("web", "info"): 5}, {("web", "info"): 1})),
+        "notifications": SimpleNamespace(outcomes=lambda: {("t", "failed"): 2}),
         "keys": SimpleNamespace(problems=("a line",)),
     }
     return Metrics(**(defaults | parts)).exposition().decode()
@@ -43,6 +45,9 @@ def test_gauges_are_read_from_jobs_models_queue_engines_loops_and_keys() -> None
         'nextchar_damaged_records{kind="model"} 1.0',
         'nextchar_background_errors_total{error="OSError",name="retention"} 3.0',
         "nextchar_api_keys_file_errors 1.0",
+        'nextchar_alert_lines_total{model="web",severity="info"} 5.0',
+        'nextchar_alerts_opened_total{model="web",severity="info"} 1.0',
+        'nextchar_notifications_total{outcome="failed",target="t"} 2.0',
     } <= set(lines)
     assert not any(line.startswith('nextchar_engine_active{model="b@1"}') for line in lines)
 
@@ -57,6 +62,8 @@ def test_without_storage_or_redis_the_other_gauges_remain() -> None:
     without_redis = metrics(queue=SimpleNamespace(waiting=raising(RedisConnectionError())))
     assert "nextchar_redis_up 0.0" in without_redis and "nextchar_queue_depth" not in without_redis
     assert "nextchar_storage_up 1.0" in without_redis
+    without_alerts = metrics(alerts=SimpleNamespace(totals=raising(RedisConnectionError())))
+    assert "nextchar_alert_lines" not in without_alerts and "nextchar_storage_up 1.0" in without_alerts
 
 
 def test_each_application_has_its_own_registry() -> None:
@@ -68,6 +75,8 @@ def test_each_application_has_its_own_registry() -> None:
             engines=SimpleNamespace(stats=dict),  # type: ignore[arg-type]
             loops=[],
             ingest=SimpleNamespace(models=list),  # type: ignore[arg-type]
+            alerts=SimpleNamespace(totals=lambda: ({}, {})),  # type: ignore[arg-type]
+            notifications=SimpleNamespace(outcomes=dict),  # type: ignore[arg-type]
         )
         for _ in range(2)
     )

@@ -1,0 +1,118 @@
+"""/v1/notification_targets: where alerts are reported to, and messages that have not arrived."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
+
+from app.http.access import AccessDep
+from app.http.dependencies import Services, ServicesDep
+from app.http.errors import error_responses
+from app.http.paging import paginate
+from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
+from app.schemas.notifications import DeliveryBody, TargetBody, TargetCreate
+from app.services.outbound import check_target
+from store.notification_targets import NotificationTarget
+from store.notifications import Delivery
+
+router = APIRouter(prefix="/v1/notification_targets", tags=["alerts"])
+
+_ERRORS = error_responses(404, 422, 503)
+
+
+@router.post("", status_code=201, responses=error_responses(400, 413, 415, 422, 503, 507))
+async def create_target(services: ServicesDep, access: AccessDep, body: TargetCreate) -> TargetBody:
+    """Report alerts to a webhook or an Alertmanager from now on. The answer has a webhook's secret, once."""
+    access.check_is_unlimited("notification targets get the alerts of all models")
+    await check_target(body.url, allow_private=services.settings.allow_private_targets)
+    made = await run_in_threadpool(
+        services.notification_targets.create,
+        body.kind,
+        body.url,
+        models=tuple(body.models),
+        min_severity=body.min_severity,
+    )
+    return await run_in_threadpool(_target_body, services, made, secret=made.secret)
+
+
+@router.get("", responses=error_responses(422, 503))
+def list_targets(
+    services: ServicesDep, access: AccessDep, after: After = None, limit: Limit = DEFAULT_LIMIT
+) -> Page[TargetBody]:
+    """List the notification targets, newest first; those of the service's settings last."""
+    access.check_is_unlimited("notification targets get the alerts of all models")
+    targets = services.notification_targets.all()
+    page, has_more = paginate(targets, lambda target: target.id, after=after, limit=limit)
+    return Page(data=[_target_body(services, target) for target in page], has_more=has_more)
+
+
+@router.get("/{target}", responses=_ERRORS)
+def get_target(services: ServicesDep, access: AccessDep, target: str) -> TargetBody:
+    """Get a notification target, with how it works."""
+    access.check_is_unlimited("notification targets get the alerts of all models")
+    return _target_body(services, services.notification_targets.get(target))
+
+
+@router.delete("/{target}", status_code=204, responses=_ERRORS)
+def delete_target(services: ServicesDep, access: AccessDep, target: str) -> None:
+    """Delete a notification target and the messages that wait for it."""
+    access.check_is_unlimited("notification targets get the alerts of all models")
+    services.notification_targets.delete(target)
+    services.notifications.forget(target)
+
+
+@router.get("/{target}/deliveries", responses=_ERRORS)
+def list_deliveries(
+    services: ServicesDep,
+    access: AccessDep,
+    target: str,
+    status: Literal["waiting", "dead"] = "dead",
+    after: After = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> Page[DeliveryBody]:
+    """List the messages to a webhook that were given up, newest first, or those that wait."""
+    access.check_is_unlimited("notification targets get the alerts of all models")
+    found = services.notification_targets.get(target)
+    notifications = services.notifications
+    deliveries = notifications.dead(found.id) if status == "dead" else notifications.waiting(found.id)
+    page, has_more = paginate(deliveries, lambda delivery: delivery.id, after=after, limit=limit)
+    return Page(data=[_delivery_body(delivery, status) for delivery in page], has_more=has_more)
+
+
+@router.post("/{target}/deliveries/{delivery}/replay", responses=_ERRORS)
+def replay_delivery(services: ServicesDep, access: AccessDep, target: str, delivery: str) -> DeliveryBody:
+    """Send a message again that was given up or waits: it has all its attempts, and is due now."""
+    access.check_is_unlimited("notification targets get the alerts of all models")
+    found = services.notification_targets.get(target)
+    return _delivery_body(services.notifications.replay(found.id, delivery), "waiting")
+
+
+def _target_body(services: Services, target: NotificationTarget, *, secret: str | None = None) -> TargetBody:
+    health = services.notifications.health(target.id)
+    return TargetBody(
+        id=target.id,
+        kind=target.kind,
+        url=target.url,
+        models=list(target.models),
+        min_severity=target.min_severity,
+        created_at=target.created_at,
+        is_setting=target.is_trusted,
+        secret=secret,
+        waiting=health.waiting,
+        dead=health.dead,
+        last_success_at=health.last_success_at,
+        last_error_at=health.last_error_at,
+        last_error=health.last_error,
+    )
+
+
+def _delivery_body(delivery: Delivery, status: Literal["waiting", "dead"]) -> DeliveryBody:
+    return DeliveryBody(
+        id=delivery.id,
+        status=status,
+        body=delivery.body,
+        created_at=delivery.created_at,
+        attempts=delivery.attempts,
+        next_at=delivery.next_at,
+        last_error=delivery.last_error,
+    )

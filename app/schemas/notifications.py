@@ -1,0 +1,100 @@
+"""Notification targets and the messages to them. Times are Unix seconds."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.schemas.base import RequestBody, with_examples
+from models.anomaly.alerts import Severity
+from store.notification_targets import TargetKind
+
+EXAMPLE_TARGET: dict[str, Any] = {
+    "id": "target_019ac5f2b303f6a1c2d4e5",
+    "object": "notification_target",
+    "kind": "webhook",
+    "url": "https://example.org/hooks/nextchar",
+    "models": ["sshd*"],
+    "min_severity": "warning",
+    "created_at": 1795563600.0,
+    "is_setting": False,
+    "secret": None,
+    "waiting": 0,
+    "dead": 0,
+    "last_success_at": 1795563721.5,
+    "last_error_at": None,
+    "last_error": None,
+}
+
+ModelPattern = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class TargetCreate(RequestBody):
+    """Where to report alerts."""
+
+    model_config = with_examples(
+        {"kind": "webhook", "url": "https://example.org/hooks/nextchar", "min_severity": "warning"},
+        {"kind": "alertmanager", "url": "https://alertmanager.example.org", "models": ["sshd*"]},
+    )
+
+    kind: TargetKind = Field(
+        description="`webhook` gets a message per alert that fires, becomes more severe or is resolved;"
+        " `alertmanager` gets all firing alerts every minute, at `/api/v2/alerts` below the URL."
+    )
+    url: str = Field(min_length=1, max_length=2000)
+    models: list[ModelPattern] = Field(
+        default_factory=list,
+        max_length=100,
+        description="Patterns of names of models whose alerts are sent, such as `web-*`; empty: all.",
+    )
+    min_severity: Severity = Field("info", description="Less severe alerts are not sent.")
+
+
+class TargetBody(BaseModel):
+    """A notification target, and how it works."""
+
+    model_config = with_examples(EXAMPLE_TARGET)
+
+    id: str
+    object: Literal["notification_target"] = "notification_target"
+    kind: TargetKind
+    url: str
+    models: list[str]
+    min_severity: Severity
+    created_at: float
+    is_setting: bool = Field(description="Whether it is one of the service's settings.")
+    secret: str | None = Field(
+        None,
+        description="Signs the messages of a webhook, as in Standard Webhooks; only in the answer that makes"
+        " the target.",
+    )
+    waiting: int = Field(description="Messages that wait for their next attempt.")
+    dead: int = Field(description="Messages that were given up.")
+    last_success_at: float | None
+    last_error_at: float | None
+    last_error: str | None
+
+
+class DeliveryBody(BaseModel):
+    """A message to a webhook that has not arrived."""
+
+    model_config = with_examples(
+        {
+            "id": "msg_019ac5f2b303f6a1c2d4e5",
+            "object": "delivery",
+            "status": "dead",
+            "body": '{"type": "alert.firing", "timestamp": "2026-11-26T00:20:00.000Z", "data": {}}',
+            "created_at": 1795563600.0,
+            "attempts": 10,
+            "next_at": None,
+            "last_error": "no answer within 10 s",
+        }
+    )
+
+    id: str = Field(description="The `webhook-id` of every attempt.")
+    object: Literal["delivery"] = "delivery"
+    status: Literal["waiting", "dead"]
+    body: str = Field(description="What is sent: JSON.")
+    created_at: float
+    attempts: int = Field(description="Failed ones so far.")
+    next_at: float | None = Field(description="The next attempt, at the earliest.")
+    last_error: str | None

@@ -1,0 +1,136 @@
+"""Where alerts are reported to.
+
+    notification_targets/<id>.json   one target, until it is deleted
+
+The service's settings may name further ones.
+"""
+
+import base64
+import contextlib
+import logging
+import secrets
+import time
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.anomaly.alerts import SEVERITIES, Severity
+from models.errors import NotFound
+from store.blobs import Blobs
+from store.ids import is_id, new_id
+
+log = logging.getLogger("nextchar.alerts")
+
+TargetKind = Literal["webhook", "alertmanager"]
+
+_SECRET_BYTES = 32  # the specification asks for 24 to 64
+_SECRET_PREFIX = "whsec_"  # noqa: S105 -- what every secret begins with
+
+
+class NotificationTarget(BaseModel):
+    """A receiver of alerts.
+
+    Attributes:
+        url: of a webhook, the address that gets its messages; of an Alertmanager, the one of its server.
+        models: patterns of models' names whose alerts are sent; none: all. secret: signs the messages of a
+        webhook. is_trusted: from the settings, so it may be in a private network.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: TargetKind
+    url: str
+    models: tuple[str, ...] = ()
+    min_severity: Severity = "info"
+    secret: str | None = None
+    created_at: float
+    is_trusted: bool = False
+
+    def wants(self, model: str, severity: Severity) -> bool:
+        """Return whether alerts of a model and a severity are sent to it."""
+        is_severe = SEVERITIES.index(severity) >= SEVERITIES.index(self.min_severity)
+        return is_severe and (not self.models or any(fnmatchcase(model, p) for p in self.models))
+
+
+class NotificationTargets:
+    """The targets in one storage, and those of the settings, which cannot be deleted."""
+
+    def __init__(self, blobs: Blobs, configured: tuple[NotificationTarget, ...] = ()) -> None:
+        self._blobs = blobs
+        self._configured = configured
+
+    def create(
+        self, kind: TargetKind, url: str, *, models: tuple[str, ...], min_severity: Severity
+    ) -> NotificationTarget:
+        """Add a target. A webhook gets a secret. Raises as Blobs does."""
+        target = NotificationTarget(
+            id=new_id("target"),
+            kind=kind,
+            url=url,
+            models=models,
+            min_severity=min_severity,
+            secret=new_secret() if kind == "webhook" else None,
+            created_at=time.time(),
+        )
+        created = self._blobs.create(_path(target.id), target.model_dump_json().encode())
+        assert created, "ids of targets are unique"
+        return target
+
+    def all(self) -> list[NotificationTarget]:
+        """Return all targets, newest first; those of the settings last."""
+        found = []
+        for path in reversed(self._blobs.paths("notification_targets")):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                try:
+                    found.append(NotificationTarget.model_validate_json(self._blobs.read(path)))
+                except ValidationError:  # a damaged record must not stop the other targets
+                    log.warning("the record %s is damaged and is ignored", path)
+        return [*found, *self._configured]
+
+    def get(self, target_id: str) -> NotificationTarget:
+        """Return a target. Raises NotFound."""
+        for target in self.all():
+            if target.id == target_id:
+                return target
+        raise NotFound(f"there is no notification target {target_id!r}", code="target_not_found")
+
+    def delete(self, target_id: str) -> None:
+        """Delete a target. Raises NotFound: there is none, or it is one of the settings."""
+        if not is_id("target", target_id) or not self._blobs.exists(_path(target_id)):
+            hint = "; it is one of the settings" if target_id in {t.id for t in self._configured} else ""
+            raise NotFound(
+                f"there is no notification target {target_id!r} that can be deleted{hint}",
+                code="target_not_found",
+            )
+        self._blobs.delete(_path(target_id))
+
+
+def configured_target(kind: TargetKind, url: str, *, secret: str | None = None) -> NotificationTarget:
+    """Return the target of a setting."""
+    return NotificationTarget(
+        id=f"settings-{kind}", kind=kind, url=url, secret=secret, created_at=0.0, is_trusted=True
+    )
+
+
+def new_secret() -> str:
+    """Return a new signing secret in the form of Standard Webhooks: `whsec_` and base64."""
+    return _SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+
+
+def is_secret(text: str) -> bool:
+    """Return whether a text is a signing secret: `whsec_` and 24 to 64 bytes in base64."""
+    try:
+        return text.startswith(_SECRET_PREFIX) and 24 <= len(secret_bytes(text)) <= 64
+    except ValueError:
+        return False
+
+
+def secret_bytes(secret: str) -> bytes:
+    """Return the key in a signing secret. Raises ValueError: it is not one."""
+    return base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
+
+
+def _path(target_id: str) -> str:
+    return f"notification_targets/{target_id}.json"

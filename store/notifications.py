@@ -1,0 +1,259 @@
+"""Messages to notification targets that wait, and what the targets know: in Redis.
+
+    nextchar:notifications:lease                 the token of the process that sends; expires unless renewed
+    nextchar:notifications:known:<target>        a hash: alert id -> JSON of what the target was last told
+    nextchar:notifications:delivery:<id>         JSON: a message to a webhook
+    nextchar:notifications:due:<target>          a sorted set: deliveries by the time of the next attempt
+    nextchar:notifications:dead:<target>         a sorted set: deliveries that were given up, by time
+    nextchar:notifications:outcomes              a hash: "<target> <outcome>" -> attempts with this outcome
+    nextchar:notifications:health:<target>       a hash: last_success_at, last_error_at, last_error
+
+A delivery is queued in the same step in which the target is noted to know of it, so it is queued once. It is
+delivered at least once, with the same id each time.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast
+
+from redis import Redis
+
+from models.errors import NotFound
+from store.ids import is_id, new_id
+from store.live import RELEASE_LEASE, RENEW_LEASE
+
+LEASE_S = 60
+"""A process that has not renewed its lease for this long lets another one send."""
+
+RETRY_DELAYS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+"""Delays before the next attempt, as Standard Webhooks recommends; after the last one a delivery is dead."""
+
+MAX_WAITING = 1_000
+"""Deliveries that wait for one target; further ones are dead at once."""
+
+MAX_DEAD = 1_000
+"""Dead deliveries kept for one target; the oldest are deleted."""
+
+_P = "nextchar:notifications:"
+
+# KEYS: known, due, dead; ARGV: alert id, what the target knows, what it will know, delivery id, its JSON, its
+# JSON if it is dead at once, now, limits, prefix of deliveries.
+_QUEUE = """
+local known, due, dead = KEYS[1], KEYS[2], KEYS[3]
+local alert, before, after, id, delivery, if_dead, now, max_waiting, max_dead, prefix = unpack(ARGV)
+if (redis.call('hget', known, alert) or '') ~= before then return 0 end
+if after == '' then redis.call('hdel', known, alert) else redis.call('hset', known, alert, after) end
+if redis.call('zcard', due) >= tonumber(max_waiting) then
+  redis.call('set', prefix .. id, if_dead)
+  redis.call('zadd', dead, now, id)
+  while redis.call('zcard', dead) > tonumber(max_dead) do
+    local oldest = redis.call('zpopmin', dead)[1]
+    redis.call('del', prefix .. oldest)
+  end
+  return 2
+end
+redis.call('set', prefix .. id, delivery)
+redis.call('zadd', due, now, id)
+return 1
+"""
+# KEYS: due, dead; ARGV: delivery id, its JSON, now, max_dead, prefix.
+_BURY = """
+if redis.call('zrem', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('set', ARGV[5] .. ARGV[1], ARGV[2])
+redis.call('zadd', KEYS[2], ARGV[3], ARGV[1])
+while redis.call('zcard', KEYS[2]) > tonumber(ARGV[4]) do
+  local oldest = redis.call('zpopmin', KEYS[2])[1]
+  redis.call('del', ARGV[5] .. oldest)
+end
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message to a webhook. Times are Unix seconds.
+
+    Attributes:
+        id: sent with each attempt, so that a receiver can drop duplicates. body: its JSON. attempts: failed
+        ones so far. last_error: why the last one failed.
+    """
+
+    id: str
+    target: str
+    body: str
+    created_at: float
+    attempts: int = 0
+    next_at: float | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a target works; None: never."""
+
+    last_success_at: float | None = None
+    last_error_at: float | None = None
+    last_error: str | None = None
+    waiting: int = 0
+    dead: int = 0
+
+
+@dataclass(frozen=True)
+class Notifications:
+    """The messages in one Redis (with `decode_responses=True`)."""
+
+    redis: Redis = field(repr=False)
+
+    def acquire_lease(self, token: str) -> bool:
+        """Acquire or renew the lease; return False if another process sends."""
+        return bool(self.redis.eval(RENEW_LEASE, 1, f"{_P}lease", token, LEASE_S))
+
+    def release_lease(self, token: str) -> None:
+        """Release the lease if `token` holds it."""
+        self.redis.eval(RELEASE_LEASE, 1, f"{_P}lease", token)
+
+    def known(self, target: str) -> dict[str, Any]:
+        """Return what a target was last told of each alert that it was told of."""
+        stored = cast(dict[str, str], self.redis.hgetall(f"{_P}known:{target}"))
+        return {alert_id: json.loads(value) for alert_id, value in stored.items()}
+
+    def note_known(self, target: str, told: dict[str, Any], forgotten: list[str]) -> None:
+        """Note what a target was told of alerts, and that others are over."""
+        with self.redis.pipeline() as pipe:
+            if told:
+                pipe.hset(f"{_P}known:{target}", mapping={key: _dumps(value) for key, value in told.items()})
+            if forgotten:
+                pipe.hdel(f"{_P}known:{target}", *forgotten)
+            pipe.execute()
+
+    def queue(self, target: str, alert_id: str, *, before: Any, after: Any, body: str, now: float) -> bool:
+        """Queue a message that changes what a target knows of an alert from `before` to `after`.
+
+        None stands for nothing. Return False if it knows something else by now.
+        """
+        delivery = Delivery(new_id("msg"), target, body, now)
+        keys = (f"{_P}known:{target}", f"{_P}due:{target}", f"{_P}dead:{target}")
+        values = ("" if before is None else _dumps(before), "" if after is None else _dumps(after))
+        if_dead = replace(delivery, last_error=f"{MAX_WAITING:,} other messages wait for this target")
+        queued = self.redis.eval(
+            _QUEUE,
+            3,
+            *keys,
+            alert_id,
+            *values,
+            delivery.id,
+            _dumps(asdict(delivery)),
+            _dumps(asdict(if_dead)),
+            str(delivery.created_at),
+            str(MAX_WAITING),
+            str(MAX_DEAD),
+            f"{_P}delivery:",
+        )
+        return bool(queued)
+
+    def due(self, target: str, *, now: float, limit: int) -> list[Delivery]:
+        """Return the deliveries whose next attempt is due, the one due longest first."""
+        ids = cast(list[str], self.redis.zrangebyscore(f"{_P}due:{target}", "-inf", now, 0, limit))
+        return self._deliveries(f"{_P}due:{target}", ids)
+
+    def waiting(self, target: str) -> list[Delivery]:
+        """Return all deliveries that wait, by their next attempt."""
+        return self._deliveries(f"{_P}due:{target}", self._ids(f"{_P}due:{target}"))
+
+    def dead(self, target: str) -> list[Delivery]:
+        """Return the deliveries that were given up, newest first."""
+        return self._deliveries(f"{_P}dead:{target}", self._ids(f"{_P}dead:{target}"))[::-1]
+
+    def succeeded(self, delivery: Delivery) -> None:
+        """Delete a delivery that has arrived."""
+        with self.redis.pipeline() as pipe:
+            pipe.zrem(f"{_P}due:{delivery.target}", delivery.id)
+            pipe.delete(f"{_P}delivery:{delivery.id}")
+            pipe.execute()
+        self.count(delivery.target, None)
+
+    def failed(self, delivery: Delivery, error: str, *, now: float) -> None:
+        """Schedule the next attempt of a delivery, or give it up after the last one."""
+        failed = replace(delivery, attempts=delivery.attempts + 1, last_error=error, next_at=None)
+        due, dead = f"{_P}due:{delivery.target}", f"{_P}dead:{delivery.target}"
+        if failed.attempts > len(RETRY_DELAYS_S):
+            stored = _dumps(asdict(failed))
+            self.redis.eval(_BURY, 2, due, dead, delivery.id, stored, str(now), MAX_DEAD, f"{_P}delivery:")
+        else:
+            next_at = now + RETRY_DELAYS_S[failed.attempts - 1]
+            with self.redis.pipeline() as pipe:
+                pipe.set(
+                    f"{_P}delivery:{delivery.id}", _dumps(asdict(replace(failed, next_at=next_at))), xx=True
+                )
+                pipe.zadd(due, {delivery.id: next_at}, xx=True)  # unless the target was deleted
+                pipe.execute()
+        self.count(delivery.target, error)
+
+    def replay(self, target: str, delivery_id: str) -> Delivery:
+        """Queue a delivery again, now: one that is dead or waits. Raises NotFound."""
+        stored = None
+        if is_id("msg", delivery_id):
+            stored = cast(str | None, self.redis.get(f"{_P}delivery:{delivery_id}"))
+        if stored is None or json.loads(stored)["target"] != target:
+            raise NotFound(
+                f"target {target} has no delivery {delivery_id!r}; it may have arrived",
+                code="delivery_not_found",
+            )
+        delivery = replace(Delivery(**json.loads(stored)), attempts=0, next_at=time.time())
+        with self.redis.pipeline() as pipe:
+            pipe.set(f"{_P}delivery:{delivery_id}", _dumps(asdict(delivery)))
+            pipe.zrem(f"{_P}dead:{target}", delivery_id)
+            pipe.zadd(f"{_P}due:{target}", {delivery_id: delivery.next_at or 0.0})
+            pipe.execute()
+        return delivery
+
+    def count(self, target: str, error: str | None) -> None:
+        """Count an attempt to tell a target something: with its error, or successful."""
+        health = f"{_P}health:{target}"
+        with self.redis.pipeline() as pipe:
+            pipe.hincrby(f"{_P}outcomes", f"{target} {'failed' if error else 'delivered'}", 1)
+            if error:
+                pipe.hset(health, mapping={"last_error_at": time.time(), "last_error": error})
+            else:
+                pipe.hset(health, "last_success_at", str(time.time()))
+            pipe.execute()
+
+    def health(self, target: str) -> Health:
+        """Return how a target works."""
+        stored = cast(dict[str, str], self.redis.hgetall(f"{_P}health:{target}"))
+        times = {name: float(stored[name]) for name in ("last_success_at", "last_error_at") if name in stored}
+        return Health(
+            last_error=stored.get("last_error"),
+            waiting=self.redis.zcard(f"{_P}due:{target}"),
+            dead=self.redis.zcard(f"{_P}dead:{target}"),
+            **times,
+        )
+
+    def outcomes(self) -> dict[tuple[str, str], int]:
+        """Return the attempts so far, by target and outcome."""
+        stored = cast(dict[str, str], self.redis.hgetall(f"{_P}outcomes"))
+        return {(name.split(" ")[0], name.split(" ")[1]): int(count) for name, count in stored.items()}
+
+    def forget(self, target: str) -> None:
+        """Delete all that is stored for a target."""
+        ids = [*self._ids(f"{_P}due:{target}"), *self._ids(f"{_P}dead:{target}")]
+        parts = ("known", "due", "dead", "health")
+        self.redis.delete(*(f"{_P}{part}:{target}" for part in parts), *(f"{_P}delivery:{i}" for i in ids))
+        self.redis.hdel(f"{_P}outcomes", f"{target} failed", f"{target} delivered")
+
+    def _ids(self, key: str) -> list[str]:
+        return cast(list[str], self.redis.zrange(key, 0, -1))
+
+    def _deliveries(self, key: str, ids: list[str]) -> list[Delivery]:
+        if not ids:
+            return []
+        stored = cast(list[str | None], self.redis.mget([f"{_P}delivery:{i}" for i in ids]))
+        if lost := [i for i, value in zip(ids, stored, strict=True) if value is None]:
+            self.redis.zrem(key, *lost)
+        return [Delivery(**json.loads(value)) for value in stored if value is not None]
+
+
+def _dumps(value: Any) -> str:
+    """Return JSON that is the same for the same value: `queue` compares it."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

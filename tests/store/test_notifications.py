@@ -1,0 +1,169 @@
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from models.errors import NotFound
+from store import notifications
+from store.blobs import Blobs
+from store.notification_targets import (
+    NotificationTarget,
+    NotificationTargets,
+    configured_target,
+    is_secret,
+    new_secret,
+    secret_bytes,
+)
+from store.notifications import RETRY_DELAYS_S, Notifications
+from store.open_blobs import open_blobs
+
+
+@pytest.fixture
+def redis(clean_redis_url: str) -> Redis:
+    return Redis.from_url(clean_redis_url, decode_responses=True)
+
+
+@pytest.fixture
+def outbox(redis: Redis) -> Notifications:
+    return Notifications(redis)
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return open_blobs(tmp_path.as_uri())
+
+
+def queue(outbox: Notifications, body: str = "{}", *, alert: str = "a", now: float = 1.0) -> None:
+    assert outbox.queue("t", alert, before=None, after={"severity": "info"}, body=body, now=now)
+
+
+def test_one_process_sends_at_a_time(outbox: Notifications) -> None:
+    assert outbox.acquire_lease("first") and outbox.acquire_lease("first")
+    assert not outbox.acquire_lease("second")
+    outbox.release_lease("second")
+    assert not outbox.acquire_lease("second")
+    outbox.release_lease("first")
+    assert outbox.acquire_lease("second")
+
+
+def test_a_message_is_queued_once_for_what_the_target_knows(outbox: Notifications) -> None:
+    queue(outbox)
+    assert not outbox.queue("t", "a", before=None, after={"severity": "info"}, body="again", now=1.0)
+    assert outbox.known("t") == {"a": {"severity": "info"}}
+    assert outbox.queue("t", "a", before={"severity": "info"}, after=None, body="over", now=2.0)
+    assert outbox.known("t") == {}
+    assert [delivery.body for delivery in outbox.waiting("t")] == ["{}", "over"]
+    assert [delivery.last_error for delivery in outbox.waiting("t")] == [None, None]
+
+
+def test_retries_have_growing_delays_and_end_as_a_dead_letter(outbox: Notifications) -> None:
+    queue(outbox)
+    [delivery] = outbox.due("t", now=4e9, limit=10)
+    now = delivery.created_at
+    for attempt, delay_s in enumerate(RETRY_DELAYS_S, 1):
+        outbox.failed(delivery, "no answer", now=now)
+        assert outbox.due("t", now=now + delay_s - 1, limit=10) == []
+        [delivery] = outbox.due("t", now=now + delay_s, limit=10)
+        assert (delivery.attempts, delivery.next_at) == (attempt, now + delay_s)
+        now += delay_s
+    outbox.failed(delivery, "still no answer", now=now)
+    assert outbox.waiting("t") == []
+    [dead] = outbox.dead("t")
+    assert (dead.id, dead.attempts, dead.last_error) == (
+        delivery.id,
+        len(RETRY_DELAYS_S) + 1,
+        "still no answer",
+    )
+    health = outbox.health("t")
+    assert (health.waiting, health.dead, health.last_error) == (0, 1, "still no answer")
+    assert outbox.outcomes() == {("t", "failed"): len(RETRY_DELAYS_S) + 1}
+
+
+def test_a_dead_letter_can_be_replayed(outbox: Notifications) -> None:
+    queue(outbox)
+    [delivery] = outbox.waiting("t")
+    for _ in range(len(RETRY_DELAYS_S) + 1):
+        outbox.failed(outbox.due("t", now=4e9, limit=1)[0], "no", now=0.0)
+    replayed = outbox.replay("t", delivery.id)
+    assert (replayed.id, replayed.attempts, replayed.body) == (delivery.id, 0, "{}")
+    assert outbox.dead("t") == [] and outbox.due("t", now=4e9, limit=1) == [replayed]
+    outbox.succeeded(replayed)
+    assert outbox.health("t").last_success_at
+    for target, unknown in (("t", delivery.id), ("t", "msg_000000000000"), ("t", "../x")):
+        with pytest.raises(NotFound) as caught:
+            outbox.replay(target, unknown)
+        assert caught.value.code == "delivery_not_found"
+
+
+def test_a_delivery_of_another_target_cannot_be_replayed(outbox: Notifications) -> None:
+    queue(outbox)
+    [delivery] = outbox.waiting("t")
+    with pytest.raises(NotFound):
+        outbox.replay("other", delivery.id)
+
+
+def test_what_waits_for_a_target_is_bounded(outbox: Notifications, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifications, "MAX_WAITING", 2)
+    monkeypatch.setattr(notifications, "MAX_DEAD", 3)
+    for i in range(7):
+        queue(outbox, str(i), alert=str(i), now=float(i))
+    assert [delivery.body for delivery in outbox.waiting("t")] == ["0", "1"]
+    dead = outbox.dead("t")
+    assert [delivery.body for delivery in dead] == ["6", "5", "4"]
+    assert dead[0].last_error == "2 other messages wait for this target"
+    assert len(outbox.redis.keys("nextchar:notifications:delivery:*")) == 5
+
+
+def test_nothing_is_left_of_a_deleted_target(outbox: Notifications) -> None:
+    queue(outbox)
+    [delivery] = outbox.waiting("t")
+    outbox.forget("t")
+    outbox.failed(delivery, "in a round that had begun", now=0.0)
+    assert outbox.waiting("t") == outbox.dead("t") == []
+    assert not outbox.redis.keys("*delivery*")
+
+
+def test_targets_are_kept_in_the_storage(blobs: Blobs) -> None:
+    targets = NotificationTargets(blobs, (configured_target("alertmanager", "http://am:9093"),))
+    made = targets.create("webhook", "https://example.org/x", models=("web-*",), min_severity="warning")
+    assert made.secret and is_secret(made.secret) and len(secret_bytes(made.secret)) == 32
+    assert [target.id for target in targets.all()] == [made.id, "settings-alertmanager"]
+    assert targets.get(made.id) == made
+    blobs.write("notification_targets/target_000000000000.json", b"{")  # damaged
+    assert len(targets.all()) == 2
+    targets.delete(made.id)
+    for gone in (made.id, "settings-alertmanager", "../jobs/x"):
+        with pytest.raises(NotFound) as caught:
+            targets.delete(gone)
+        assert caught.value.code == "target_not_found"
+    assert "one of the settings" in str(targets_error(targets, "settings-alertmanager"))
+
+
+def targets_error(targets: NotificationTargets, target: str) -> Exception:
+    with pytest.raises(NotFound) as caught:
+        targets.delete(target)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("model", "severity", "wanted"),
+    [
+        ("web-1", "critical", True),
+        ("web-1", "warning", True),
+        ("web-1", "info", False),
+        ("db", "critical", False),
+    ],
+)
+def test_a_target_gets_the_alerts_it_wants(model: str, severity: str, wanted: bool) -> None:
+    target = NotificationTarget(
+        id="t", kind="webhook", url="", models=("web-*",), min_severity="warning", created_at=0.0
+    )
+    assert target.wants(model, severity) == wanted  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "whsec_", "whsec_abc", "whsec_!!!!", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
+)
+def test_secrets_have_the_form_of_the_specification(text: str) -> None:
+    assert not is_secret(text)
+    assert is_secret(new_secret())
