@@ -50,7 +50,8 @@ NOTIFY_S = 5.0
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
 _LINE_THREADS = 4
-_INGEST_THREADS = 32
+_PARSE_THREADS = 2
+_INGEST_THREADS = 16
 _KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
 _RETENTION_S = 300.0
 
@@ -166,6 +167,7 @@ def build_services(
         stopping=stopping,
         score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),
+        parse_threads=anyio.CapacityLimiter(_PARSE_THREADS),
         ingest_threads=anyio.CapacityLimiter(_INGEST_THREADS),
         echoing=LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5),
         long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),

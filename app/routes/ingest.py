@@ -4,7 +4,8 @@ Lines are answered when they are on disk, and scored afterwards by `app.services
 """
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ from app.services.access import Access
 from app.services.gunzip import Gunzip, gunzip_of
 from app.services.ingest import Sender, answer_of, check_any_line, decompressed, messages_of
 from app.services.ingest_events import NumberedEvent, follow_flagged
+from app.services.ingest_lines import ParsedLines
 from models.errors import DomainError, InvalidInput, NotFound
 from store.ingest_stream import MAX_FLAGGED_KEPT
 
@@ -117,8 +119,11 @@ async def ingest_lines_of_agent(
     gunzip = gunzip_of(request.headers.get("content-encoding", "identity"))
     media_type, data = content_type(request.headers), await request.body()
     sender = Sender(client_of(request), idempotency_key)
-    work = partial(_accept, services, model, data, gunzip, media_type, query, sender)
-    return await anyio.to_thread.run_sync(work, limiter=services.ingest_threads)
+    parse = partial(_parse, services, model, data, gunzip, media_type, query)
+    body, parsed = await anyio.to_thread.run_sync(parse, limiter=services.parse_threads)
+    accept = partial(services.ingest.accept, {model: parsed}, sender.request(body, model, query))
+    accepted = await anyio.to_thread.run_sync(accept, limiter=services.ingest_threads)
+    return answer_of(model, parsed, accepted)
 
 
 @router.get("/v1/models/{model}/ingest", responses=error_responses(404, 422, 503))
@@ -188,8 +193,12 @@ async def export_logs(
         data = await request.body()
         sender = Sender(client_of(request), idempotency_key)
         default_model = query.model or x_nextchar_model
-        work = partial(_accept_otlp, services, access, data, gunzip, media_type, query, default_model, sender)
-        content = await anyio.to_thread.run_sync(work, limiter=services.ingest_threads)
+        parse = partial(_parse_otlp, services, access, data, gunzip, media_type, query, default_model)
+        parsed = await anyio.to_thread.run_sync(parse, limiter=services.parse_threads)
+        if parsed.lines:
+            accept = partial(services.ingest.accept, parsed.lines, sender.request(parsed.body, "", query))
+            await anyio.to_thread.run_sync(accept, limiter=services.ingest_threads)
+        content = otlp_logs.response_of(parsed.rejected, parsed.message, media_type)
     except (DomainError, RedisError) as error:
         if media_type != otlp_logs.PROTOBUF:
             raise
@@ -208,24 +217,33 @@ async def _flagged_lines(services: Services, model: str, after: int | None) -> E
         yield ServerEvent("flagged", FlaggedLine(id=number, **event), id=number)
 
 
-def _accept(
+def _parse(
     services: Services,
     model: str,
     data: bytes,
     gunzip: Gunzip | None,
     media_type: str,
     query: IngestQuery,
-    sender: Sender,
-) -> IngestBody:
+) -> tuple[bytes, ParsedLines]:
+    """Return the decompressed body and its lines, for a model that can flag them."""
     services.ingest.check(model, query)
     body = decompressed(data, gunzip)
     parsed = ingest_lines.parse_lines(body, media_type, query)
     check_any_line(parsed)
-    accepted = services.ingest.accept({model: parsed}, sender.request(body, model, query))
-    return answer_of(model, parsed, accepted)
+    return body, parsed
 
 
-def _accept_otlp(
+@dataclass(frozen=True)
+class _ParsedOtlp:
+    """The decompressed body, the lines by model, and what was rejected."""
+
+    body: bytes
+    lines: Mapping[str, ParsedLines]
+    rejected: int
+    message: str
+
+
+def _parse_otlp(
     services: Services,
     access: Access,
     data: bytes,
@@ -233,8 +251,7 @@ def _accept_otlp(
     media_type: str,
     query: OtlpQuery,
     default_model: str | None,
-    sender: Sender,
-) -> bytes:
+) -> _ParsedOtlp:
     body = decompressed(data, gunzip)
     found = otlp_logs.parse_otlp(body, media_type, query, default_model)
     if found.without_model and not found.by_model:
@@ -244,8 +261,8 @@ def _accept_otlp(
             code="model_missing",
             param="model",
         )
-    refused = found.without_model
-    messages = [f"{refused} records name no model"] if refused else []
+    rejected = found.without_model
+    messages = [f"{rejected} records name no model"] if rejected else []
     lines = dict(found.by_model)
     for model in list(lines):
         try:
@@ -254,10 +271,8 @@ def _accept_otlp(
         except (Forbidden, InvalidInput, NotFound) as error:  # the others may pass: the agent sends again
             if len(found.by_model) == 1:
                 raise
-            refused += lines.pop(model).records
+            rejected += lines.pop(model).records
             messages.append(error.message)
-    if lines:
-        services.ingest.accept(lines, sender.request(body, "", query))
-    refused += sum(parsed.rejected for parsed in lines.values())
+    rejected += sum(parsed.rejected for parsed in lines.values())
     messages += filter(None, [messages_of(list(lines.values()))])
-    return otlp_logs.response_of(refused, "; ".join(messages), media_type)
+    return _ParsedOtlp(body, lines, rejected, "; ".join(messages))

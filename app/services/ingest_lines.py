@@ -18,7 +18,7 @@ from app.services.line_input import MAX_LINE_BYTES
 from models.errors import InvalidInput, TooLarge
 from store.ingest_stream import LineMeta, NewLine
 
-MAX_BODY_BYTES = 32 << 20
+MAX_BODY_BYTES = 16 << 20
 """Of a request's body after decompression."""
 
 MAX_BATCH_LINES = 100_000
