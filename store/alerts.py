@@ -334,6 +334,16 @@ class Alerts:
             if decision.label
         }
 
+    def labeled_lines(self, model: str) -> list[tuple[str, bool]]:
+        """Return the example lines of labeled alerts, in the order of arrival, and which are of incidents."""
+        labeled = [decision for decision in self.decisions.all(model).values() if decision.label]
+        examples = [
+            (example.time, example.line, decision.label == "incident")
+            for decision in labeled
+            for example in decision.figures.examples
+        ]
+        return [(line, is_incident) for _, line, is_incident in sorted(examples)]
+
     def evicted(self, model: str) -> int:
         """Return how many alerts of a model were evicted because there were too many."""
         return int(cast(str | None, self._redis.hget(_EVICTED, model)) or 0)

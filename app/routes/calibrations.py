@@ -18,6 +18,7 @@ from app.services.calibration import calibrate, lines_of
 from app.services.evaluation import evaluate, reads_training_text
 from app.services.limited_work import Check
 from app.services.scoring import calibration_body
+from models.errors import InvalidInput
 
 router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
@@ -72,6 +73,8 @@ async def evaluate_model(
             why="this split compares the lines with the model's training text; use the split chronological or"
             " random to use only the lines sent",
         )
+    if body.alert_labels:
+        access.check_scope("read", "train", why="it uses the lines of alerts")
     work = partial(_evaluate, services, access, model, body)
     return await cancel_on_disconnect(request, services.evaluating.run(work))
 
@@ -95,10 +98,30 @@ def _make(
         return calibration_body(services.calibrations.save(loaded.saved, body.name, made, source=source))
 
 
+def _with_alerts(services: Services, access: Access, name: str, body: EvaluateCreate) -> EvaluateCreate:
+    """Return the request with the lines of labeled alerts. Raises InvalidInput: there are none."""
+    access.check_model(name)
+    labeled = services.alerts.labeled_lines(name)
+    if not labeled:
+        raise InvalidInput(
+            f"no alert of model {name} has a label; label some with POST …/alerts/{{alert}}/label",
+            code="no_labels",
+            param="alert_labels",
+        )
+    return body.model_copy(
+        update={
+            "lines": [*body.lines, *(line for line, _ in labeled)],
+            "anomalous": [*body.anomalous, *(is_incident for _, is_incident in labeled)],
+        }
+    )
+
+
 def _evaluate(
     services: Services, access: Access, model: str, body: EvaluateCreate, check: Check
 ) -> EvaluationBody:
     with services.engines.use(model) as loaded:
+        if body.alert_labels:
+            body = _with_alerts(services, access, loaded.saved.card.name, body)
         return evaluate(
             loaded,
             body,

@@ -17,11 +17,18 @@ class EvaluateCreate(RequestBody):
 
     model_config = with_examples({"lines": ["GET /", "GET /'--"], "anomalous": [False, True], "worst": 5})
 
-    lines: Annotated[list[Line], Field(min_length=2, max_length=MAX_EVALUATED_LINES)] = Field(
-        description="Without their newlines; together at most 5,000,000 characters."
+    lines: Annotated[list[Line], Field(max_length=MAX_EVALUATED_LINES)] = Field(
+        default_factory=list,
+        description="Without their newlines; together at most 5,000,000 characters. At least 2, unless"
+        " `alert_labels` is set.",
     )
-    anomalous: Annotated[list[bool | Literal[0, 1]], Field(min_length=2, max_length=MAX_EVALUATED_LINES)] = (
-        Field(description="The label of each line; both kinds must occur.")
+    anomalous: Annotated[list[bool | Literal[0, 1]], Field(max_length=MAX_EVALUATED_LINES)] = Field(
+        default_factory=list, description="The label of each line; both kinds must occur."
+    )
+    alert_labels: bool = Field(
+        False,
+        description="Add the example lines of the model's labeled alerts, after `lines`: those of incidents"
+        " are anomalous. Needs a key with the scope `read` or `train`.",
     )
     split: Literal["auto", "none", "chronological", "random"] = Field(
         "auto",
@@ -44,6 +51,8 @@ class EvaluateCreate(RequestBody):
     def _whole(self) -> Self:
         if len(self.lines) != len(self.anomalous):
             raise ValueError(f"there are {len(self.lines)} lines and {len(self.anomalous)} labels")
+        if len(self.lines) < 2 and not self.alert_labels:
+            raise ValueError("give at least 2 lines with their labels, or set alert_labels")
         if sum(map(len, self.lines)) > MAX_EVALUATED_CHARACTERS:
             raise ValueError(f"the lines have more than {MAX_EVALUATED_CHARACTERS:,} characters together")
         return self
@@ -72,7 +81,7 @@ class FlaggedBody(BaseModel):
 class JudgedLine(LineScore):
     """A test line that was misclassified."""
 
-    index: int = Field(description="The index of the line in the request, from 0.")
+    index: int = Field(description="The index of the line in the request, from 0; those of alerts follow.")
     text: str
 
 

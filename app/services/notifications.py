@@ -72,7 +72,10 @@ class Notifier:
         self, targets: Sequence[NotificationTarget], firing: Sequence[Alert], now: float
     ) -> None:
         async with new_client() as client:
-            await asyncio.gather(*(self._tell(client, target, firing, now) for target in targets))
+            telling = (self._tell(client, target, firing, now) for target in targets)
+            for result in await asyncio.gather(*telling, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result  # when all others are done
 
     async def _tell(
         self, client: httpx.AsyncClient, target: NotificationTarget, firing: Sequence[Alert], now: float
@@ -90,7 +93,8 @@ class Notifier:
         known = self.notifications.known(target.id)
         for alert in firing.values():
             before = known.get(alert.id)
-            after = {"severity": alert.severity, "model": alert.figures.model}
+            figures = alert.figures
+            after = {"severity": alert.severity, "model": figures.model, "template": figures.template}
             is_new = before is None and alert.state == "open"
             if is_new or (before and _is_worse(alert.severity, before["severity"])):
                 body = _message("alert.firing", now, alert_body(alert).model_dump())

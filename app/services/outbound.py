@@ -6,8 +6,10 @@ environment is used. The whole request has a deadline, whatever the other side d
 """
 
 import asyncio
+import functools
 import ipaddress
 import socket
+import ssl
 from collections.abc import Mapping
 
 import httpx
@@ -64,7 +66,7 @@ async def check_target(url: str, *, allow_private: bool) -> None:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             addresses = await _resolve(parsed)
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, UnicodeError):  # UnicodeError: a label of the name is too long
         raise InvalidInput(
             f"the host {parsed.host!r} does not resolve; correct the URL",
             code="unresolved_target",
@@ -92,7 +94,7 @@ async def post(
             await _post(client, check_url(url), content, headers, allow_private=allow_private)
     except TimeoutError:
         raise RequestFailed(f"no answer within {TIMEOUT_S:g} s") from None
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx.HTTPError, OSError, UnicodeError) as error:
         raise RequestFailed(str(error) or type(error).__name__) from None
     except InvalidInput as error:
         raise RequestFailed(error.message) from None
@@ -101,11 +103,18 @@ async def post(
 def new_client() -> httpx.AsyncClient:
     """Return a client for `post`. It keeps no connection: the next request may be to another host there."""
     return httpx.AsyncClient(
+        verify=_tls(),
         trust_env=False,
         follow_redirects=False,
         timeout=TIMEOUT_S,
         limits=httpx.Limits(max_keepalive_connections=0),
     )
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Return the settings of TLS; to read the certificates for each client would take milliseconds."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def is_public(address: IpAddress) -> bool:

@@ -150,7 +150,9 @@ class CalibratedScorer:
 
     def group(self, line: ScoredLine) -> Group:
         """Return the group of a flagged line. It does not depend on whether the line is explained."""
-        return group_of(line.masked.text, self._flagged_spans(line, {}))
+        parsed = line.surprisal.parsed
+        pattern = parsed.template.pattern if parsed else None
+        return group_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
 
     def flagged_spans(self, line: ScoredLine) -> list[Span]:
         """Return the anomalous spans of a flagged line, without explaining it."""

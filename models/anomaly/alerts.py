@@ -18,6 +18,7 @@ from typing import Literal
 
 from models.anomaly.spans import Span
 from models.text.masks import CUSTOM_PLACEHOLDER, NAMED
+from models.text.templates import WILDCARD
 
 Severity = Literal["info", "warning", "critical"]
 Label = Literal["normal", "incident"]
@@ -31,7 +32,7 @@ MAX_LINE_CHARACTERS = 1_000
 MAX_TEMPLATE_CHARACTERS = 500
 """Of a template as it is shown; its id is computed from all of it."""
 
-PARAMETER = "<*>"
+PARAMETER = WILDCARD
 """Stands in a template for what changes from line to line."""
 
 _MAX_SPANS = 20  # of an example
@@ -151,13 +152,16 @@ def occurrence(
     )
 
 
-def group_of(text: str, spans: Sequence[Span]) -> Group:
+def group_of(text: str, spans: Sequence[Span], *, template: str | None = None) -> Group:
     """Return the group of a flagged line: its masked text, and the anomalous spans of that text.
+
+    `template` is that of a model with templates (`models.text.templates`), which has as many words as the
+    line, or fewer if the last one stands for several; None: `template_of`.
 
     The anomalous word is the one that shares the most characters with the span of the most bits. Its number
     and its form in the template are stable where its own text is not: every unknown user name is one alert.
     """
-    template = template_of(text)
+    template = template_of(text) if template is None else template
     span = max(spans, key=lambda span: span.bits, default=None)
     if span is None:
         return Group(template, "")
@@ -172,7 +176,7 @@ def group_of(text: str, spans: Sequence[Span]) -> Group:
 
 
 def template_of(text: str) -> str:
-    """Return the template of a masked line. It has as many words as the line."""
+    """Return the template of a masked line by a model without templates: what has digits is a parameter."""
     return " ".join(_VARIABLE.sub(PARAMETER, word) for word in text.split())
 
 

@@ -182,3 +182,25 @@ def test_a_list_says_how_many_alerts_had_no_room(service: Service, alerts: Alert
     answer = service.http.get(PATH).json()
     assert [alert["template"] for alert in answer["data"]] == ["fourth", "third"]
     assert answer["evicted"] == 2
+
+
+def test_an_evaluation_can_take_labels_from_alerts(service: Service, alerts: Alerts) -> None:
+    path, body = "/v1/models/fake/evaluate", {"alert_labels": True, "split": "none", "baselines": False}
+    service.http.post("/v1/models/fake/calibrate", json={"lines": ["ab" * (1 + i % 9) for i in range(120)]})
+    error = error_of(service.http.post(path, json=body), 422)
+    assert (error["code"], error["param"]) == ("no_labels", "alert_labels")
+    service.http.post(f"{PATH}/{id_of('first')}/label", json={"label": "normal"})
+    service.http.post(f"{PATH}/{id_of('second')}/label", json={"label": "incident"})
+    alone = service.http.post(path, json=body).json()
+    assert (alone["lines"], alone["anomalous"]) == (3, 2)
+    given = {"lines": ["ab", "→→→"], "anomalous": [False, True]}
+    together = service.http.post(path, json=body | given).json()
+    assert (together["lines"], together["anomalous"]) == (5, 3)
+    assert {line["text"] for line in together["worst_misses"]} == {"→→→", "a line", "=cmd|' /C calc'"}
+
+
+def test_an_evaluation_needs_lines_or_labels(service: Service, alerts: Alerts) -> None:
+    for lines in ([], ["ab"]):
+        body = {"lines": lines, "anomalous": [False] * len(lines)}
+        error = error_of(service.http.post("/v1/models/fake/evaluate", json=body), 422)
+        assert "at least 2 lines" in error["message"]

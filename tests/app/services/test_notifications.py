@@ -133,7 +133,8 @@ def test_a_webhook_gets_each_change_of_an_alert_once(world: Setting, receiver: R
     world.run(after_s=QUIET_S + 1)
     world.run(after_s=5)
     assert kinds(receiver) == ["alert.firing", "alert.firing", "alert.resolved"]
-    assert messages(receiver)[2]["data"]["id"] == ID
+    resolved = {"id": ID, "model": "sshd", "template": "user <*> failed", "severity": "critical"}
+    assert messages(receiver)[2]["data"] == resolved
     world.record()
     world.run(after_s=5)
     assert kinds(receiver)[3:] == ["alert.firing"], "it fires again"
@@ -221,6 +222,17 @@ def test_a_target_that_hangs_does_not_stop_the_others(
         assert len(hanging.requests) == 1
     assert kinds(receiver) == ["alert.firing"]
     assert world.notifications.health("t-hangs").last_error == "no answer within 0.5 s"
+
+
+def test_a_target_that_cannot_be_called_does_not_stop_the_others(
+    clean_redis_url: str, tmp_path: Path, receiver: Receiver
+) -> None:
+    broken = target(f"http://{'a' * 70}.example/", id="t-broken")
+    world = setting(clean_redis_url, tmp_path, broken, target(receiver.url))
+    world.record()
+    world.run()
+    assert kinds(receiver) == ["alert.firing"]
+    assert world.notifications.health("t-broken").last_error
 
 
 def test_private_targets_get_nothing_when_they_are_not_allowed(world: Setting, receiver: Receiver) -> None:

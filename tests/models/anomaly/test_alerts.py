@@ -9,6 +9,7 @@ from models.anomaly.alerts import (
     template_of,
 )
 from models.anomaly.spans import Span
+from models.text.templates import Templates
 
 
 def span_of(text: str, part: str, bits: float = 10.0) -> Span:
@@ -48,6 +49,24 @@ def test_any_part_of_a_value_that_changes_gives_the_same_group() -> None:
 def test_a_span_that_covers_several_words_is_that_of_the_longest_part() -> None:
     text = "a unexpected b"
     assert group_of(text, [Span(0, len(text), 9.0)]).span == "1:unexpected"
+
+
+def test_the_templates_of_a_model_group_words_that_vary() -> None:
+    logins = [f"login of {name} from home" for name in ("ann", "bob", "eve", "joe")]
+    known = Templates.fit([*logins, "disk full"])
+    groups = {
+        group_of(text, [span_of(text, name)], template=known.template_of(text).pattern)
+        for name in ("mallory", "trudy")
+        for text in [f"login of {name} from home"]
+    }
+    assert groups == {Group("login of <*> from home", "2:<*>")}
+
+
+def test_a_long_line_ends_in_one_parameter() -> None:
+    text = "word " * 300 + "anomalous"
+    pattern = Templates.fit(["word " * 300 + "normal"] * 3).template_of(text).pattern
+    group = group_of(text, [span_of(text, "anomalous")], template=pattern)
+    assert group.span == f"{len(pattern.split()) - 1}:{pattern.split()[-1]}"
 
 
 @pytest.mark.parametrize("text", ["", "   "])

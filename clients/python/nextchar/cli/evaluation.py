@@ -30,8 +30,9 @@ def evaluate(
     session: Session,
     model: ModelArgument,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="LABEL TAB TEXT, or LABEL TAB KIND TAB TEXT, one per line.")
-    ],
+        Path | None,
+        typer.Argument(metavar="FILE", help="LABEL TAB TEXT, or LABEL TAB KIND TAB TEXT, one per line."),
+    ] = None,
     normal: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,6 +59,9 @@ def evaluate(
     calibration: Annotated[
         str | None, typer.Option(metavar="NAME", help="Calibration to evaluate with.")
     ] = None,
+    alerts: Annotated[
+        bool, typer.Option("--alerts", help="Evaluate on the lines of labeled alerts too; no FILE is needed.")
+    ] = False,
     worst: Annotated[int, typer.Option(help="Number of misses and of false alarms to show.")] = 3,
     baselines: Annotated[bool, typer.Option(help="Evaluate baselines too.")] = True,
     roc_file: Annotated[
@@ -70,12 +74,17 @@ def evaluate(
     """
     if roc_file is not None and not roc.is_available():
         raise fail("--roc needs matplotlib; install it with: pip install matplotlib")
-    text = read_bytes(file).decode(errors="replace")
-    try:
-        labeled = read_labeled_lines(text, normal=normal or (), has_kinds=kind)
-    except InvalidTable as error:
-        raise fail(f"{file}: {error}") from None
+    labeled = LabeledLines([], [], None)
+    if file is not None:
+        text = read_bytes(file).decode(errors="replace")
+        try:
+            labeled = read_labeled_lines(text, normal=normal or (), has_kinds=kind)
+        except InvalidTable as error:
+            raise fail(f"{file}: {error}") from None
+    elif not alerts:
+        raise typer.BadParameter("give a file of labeled lines, or --alerts")
     options = given(
+        alert_labels=alerts or None,
         split=split,
         train_fraction=train_fraction,
         false_alarms=false_alarms,
@@ -83,7 +92,8 @@ def evaluate(
     )
     alphabet = session.client.model(model)["alphabet"]
     if not session.as_json and session.err.is_terminal:
-        session.print_note(f"evaluating {len(labeled.lines):,} lines …")
+        also = " and those of labeled alerts" if alerts else ""
+        session.print_note(f"evaluating {len(labeled.lines):,} lines{also} …")
     result = session.client.evaluate(
         model, labeled.lines, labeled.anomalous, worst=worst, baselines=baselines, **options
     )
@@ -93,7 +103,8 @@ def evaluate(
         _show(session.out, result, labeled, alphabet=alphabet)
     if roc_file is not None:
         lines, anomalous = format_integer(result["lines"]), format_integer(result["anomalous"])
-        title = f"{result['model']} on {file.name}, {lines} lines, {anomalous} anomalous"
+        source = file.name if file else "labeled alerts"
+        title = f"{result['model']} on {source}, {lines} lines, {anomalous} anomalous"
         curves = {name: (found["auroc"], found["roc"]) for name, found in _scores(result).items()}
         try:
             roc.write_plot(roc_file, title, curves)
@@ -171,13 +182,17 @@ def _show_lines(
     if console.is_terminal:
         console.print(legend(console), soft_wrap=True)
     for line in lines:
-        kind = f", {printable(labeled.kinds[line['index']], inline=True)}" if labeled.kinds else ""
+        is_of_file = line["index"] < len(labeled.lines)
+        kind = "" if is_of_file else ", of an alert"
+        if is_of_file and labeled.kinds:
+            kind = f", {printable(labeled.kinds[line['index']], inline=True)}"
         p_value = "" if line["p_value"] is None else f", {rarity(line['p_value'])} normal lines"
         head = f"line {line['index'] + 1:,}{kind}, score {line['score']:.1f}{p_value}"
         console.print(Text(head, style="dim"), soft_wrap=True)
         bits = line["bits"]
         if alphabet == "bytes":
-            bits = character_bits(labeled.lines[line["index"]].encode(), bits)
+            text = labeled.lines[line["index"]] if is_of_file else line["text"]
+            bits = character_bits(text.encode(), bits)
         if len(line["text"]) == len(bits):
             console.print(heatmap(line["text"], bits, console))
         else:  # bytes that are not UTF-8 have no known places in the text

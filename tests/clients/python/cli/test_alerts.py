@@ -118,3 +118,14 @@ def test_alerts_are_exported(alerting: Run, tmp_path: Path) -> None:
         assert {row["template"] for row in csv.DictReader(file)} == {"ab →→ <*>", "ab →→→b <*>"}
     assert alerting("alerts", "export", "nothing").status == 1
     assert not (tmp_path / "nothing-alerts.json").exists()
+
+
+def test_labeled_alerts_are_evaluated(alerting: Run) -> None:
+    without = alerting("evaluate", "fake")
+    assert (without.status, "--alerts" in without.err) == (2, True)
+    rows = [line.split("\t") for line in alerting("alerts", "list", "fake").out.splitlines()]
+    for row, label in zip(rows, ("normal", "incident"), strict=True):
+        alerting("alerts", "label", "fake", row[0], label)
+    shown = alerting("evaluate", "fake", "--alerts", "--split", "none", "--no-baselines")
+    assert shown.status == 0, shown.err
+    assert "evaluated\t3 lines" in shown.out and ", of an alert, score" in shown.out
