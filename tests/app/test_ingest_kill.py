@@ -91,12 +91,12 @@ def test_killed_processes_lose_no_line_and_record_none_twice(tmp_path: Path, cle
         def start(folder: Path = tmp_path) -> tuple[subprocess.Popen[bytes], str]:
             running, url = stack.enter_context(started(folder, clean_redis_url, settings, with_model=False))
             with httpx.Client(base_url=url, timeout=5) as http:
-                eventually(lambda: is_ready(http), within_s=60)
+                eventually(lambda: is_ready(http), within_s=120)
             return running, url
 
         first, url = stack.enter_context(started(tmp_path, clean_redis_url, settings))
         http = stack.enter_context(httpx.Client(base_url=url, timeout=60))
-        eventually(lambda: is_ready(http), within_s=60)
+        eventually(lambda: is_ready(http), within_s=120)
         normal = [line(i) for i in range(1, 2_000) if i % 20]
         assert http.post(f"{MODEL}/calibrate", json={"lines": normal}).status_code == 201
         running = {url: first}
