@@ -126,7 +126,7 @@ def test_a_log_is_masked_by_default_and_the_request_says_why(tmp_path: Path) -> 
     request = _plan(_corpus(tmp_path, LOG))
     assert request.masks == ("timestamp", "ip", "long_numbers")
     assert request.masked_by_default
-    for part in ("timestamp (400)", "of 400 sampled lines", "ⓣ ⓘ ⓛ", '"masks": []'):
+    for part in ("timestamp (400 of 400 lines)", "becomes 'ⓣ", '"masks": []'):
         assert part in request.masked_by_default
 
 
@@ -176,6 +176,31 @@ def test_only_a_log_is_masked_by_default(tmp_path: Path) -> None:
     log = _corpus(tmp_path, LOG)
     assert _plan(log, kind="log").masks == _plan(log).masks != ()
     assert _plan(log, kind="records").masks == _plan(replace(log, kind="text")).masks == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "purpose", "is_masked"),
+    [
+        ({}, "anomalies", True),
+        ({"purpose": "both"}, "both", True),
+        ({"purpose": "complete"}, "complete", False),
+        ({"purpose": "complete", "masks": "auto"}, "complete", True),
+        ({"kind": "records"}, "both", False),
+        ({"kind": "records", "purpose": "anomalies"}, "anomalies", True),
+        ({"masks": "auto", "alphabet": "bytes"}, "anomalies", False),
+    ],
+)
+def test_the_purpose_decides_whether_a_log_is_masked(
+    tmp_path: Path, options: dict[str, Any], purpose: str, is_masked: bool
+) -> None:
+    request = _plan(_corpus(tmp_path, LOG), **options)
+    assert (request.purpose, bool(request.masks)) == (purpose, is_masked)
+    assert (request.masked_by_default is not None) == is_masked
+
+
+def test_auto_masks_nothing_where_nothing_changes_from_line_to_line(tmp_path: Path) -> None:
+    request = _plan(_corpus(tmp_path), masks="auto")
+    assert (request.masks, request.masked_by_default) == ((), None)
 
 
 def test_records_of_one_line_are_refused(tmp_path: Path) -> None:
