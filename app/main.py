@@ -35,6 +35,7 @@ from app.routes import (
     completions,
     corpora,
     health,
+    ingest,
     jobs,
     model_archives,
     models,
@@ -51,6 +52,7 @@ from models.version import installed_version
 from store.logs import log_uncaught, logging_config
 
 _SHUTDOWN_S = 5
+_FINISH_LINES_S = 3.0
 _KEEP_ALIVE_S = 75  # longer than a pause in typing, and than proxies keep idle connections
 _HEALTHCHECK_S = 60  # a process may be unresponsive while it loads a large model on a busy machine
 
@@ -81,6 +83,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     for module in (
         completions,
         scores,
+        ingest,
         calibrations,
         alerts,
         corpora,
@@ -101,7 +104,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     # The last middleware added is the outermost.
     rules = [
         module.BODY_RULE
-        for module in (scores, corpora, jobs, models, model_archives, openai_files, openai_jobs)
+        for module in (scores, ingest, corpora, jobs, models, model_archives, openai_files, openai_jobs)
     ]
     app.add_middleware(BodyLimit, rules=rules)
     if keys:
@@ -196,6 +199,8 @@ def _lifespan(
                 task.cancel()
             for loop in services.loops:
                 loop.stop()
+            if services.ingest_loop:  # the lines that it has taken would otherwise wait to be taken over
+                await run_in_threadpool(services.ingest_loop.stop, _FINISH_LINES_S)
             for work in (
                 services.echoing,
                 services.long_scores,

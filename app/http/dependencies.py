@@ -13,6 +13,7 @@ from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.services.default_model import DefaultModel
 from app.services.engines import Engines
+from app.services.ingest import Ingest
 from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
@@ -48,6 +49,8 @@ class Services:
     models: Models
     calibrations: Calibrations
     streams: Streams
+    ingest: Ingest
+    ingest_loop: BackgroundLoop | None  # one of `loops`; None: other processes score
     alerts: Alerts
     notification_targets: NotificationTargets
     notifications: Notifications
@@ -70,6 +73,8 @@ class Services:
     # Each kind of call that computes has its own threads, so that none waits for a longer kind:
     score_threads: anyio.CapacityLimiter  # for short scores and small batches of streamed lines
     line_threads: anyio.CapacityLimiter  # for batches of many streamed lines
+    parse_threads: anyio.CapacityLimiter  # for parsing the requests of log agents, which takes memory
+    ingest_threads: anyio.CapacityLimiter  # for accepting lines, which waits for the disk
     echoing: LimitedWork  # log-probabilities of long echoed prompts
     long_scores: LimitedWork  # scores of many lines or of streams
     calibrating: LimitedWork

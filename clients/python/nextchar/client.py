@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 import httpx
 
 from nextchar.answers import Event, Job, ScoredLine
+from nextchar.ingest import IngestCalls
 from nextchar.lines import Lines, line_of
 from nextchar.options import LineOptions
 from nextchar.scored_lines import LineScoring
@@ -21,7 +22,7 @@ T = TypeVar("T")
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
-class ServiceCalls(TrainingCalls, LineScoring):
+class ServiceCalls(TrainingCalls, LineScoring, IngestCalls):
     """All calls that both clients have."""
 
 
@@ -142,6 +143,11 @@ class Client:
     score_stream = _stream(ServiceCalls.score_stream)
     score_source = _stream(ServiceCalls.score_source)
     forget_stream = _call(ServiceCalls.forget_stream)
+
+    ingest = _call(ServiceCalls.ingest)
+    ingest_status = _call(ServiceCalls.ingest_status)
+    drop_ingested = _call(ServiceCalls.drop_ingested)
+    flagged_lines = _stream(ServiceCalls.flagged_lines)
 
     alerts = _stream(ServiceCalls.alerts)
     alert = _call(ServiceCalls.alert)

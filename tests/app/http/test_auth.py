@@ -18,6 +18,8 @@ from tests.app.service import Service, error_of, serving, until
 KEYS = {
     "reader": new_key("reader", scopes="read"),
     "typist": new_key("typist", scopes="complete"),
+    "agent": new_key("agent", scopes="ingest"),
+    "host": new_key("host", scopes="ingest", models="fake*"),
     "trainer": new_key("trainer", scopes="train"),
     "owner": new_key("owner", scopes="admin"),
     "site": new_key("site", scopes="complete,train", models="fake*"),
@@ -140,6 +142,12 @@ COMPLETION = {"prompt": "abc", "max_characters": 3}
         ("trainer", "GET", "/v1/corpora", 200),
         ("trainer", "POST", "/v1/models/fake/complete", 403),
         ("trainer", "DELETE", "/v1/models/fake", 403),
+        ("agent", "POST", "/v1/models/fake/ingest", 422),  # permitted, but the model has no calibration
+        ("agent", "GET", "/v1/models/fake/ingest", 403),
+        ("agent", "DELETE", "/v1/models/fake/ingest", 403),
+        ("agent", "POST", "/v1/models/fake/complete", 403),
+        ("typist", "POST", "/v1/models/fake/ingest", 403),
+        ("typist", "POST", "/v1/logs", 403),
         ("owner", "POST", "/v1/models/fake/complete", 200),
         ("owner", "GET", "/v1/fine_tuning/jobs", 200),
         ("owner", "DELETE", "/v1/models/fake", 200),
@@ -177,6 +185,14 @@ def test_patterns_apply_to_models_in_paths_and_in_bodies(guarded: Service) -> No
                 assert answer.status_code in (200, 202), (path, answer.text)
             else:
                 assert error_of(answer, 403)["code"] == "model_not_permitted", path
+
+
+def test_patterns_apply_to_the_models_of_otlp_records(guarded: Service) -> None:
+    publish(guarded.models, name="other")
+    logs = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "ab"}}]}]}]}
+    for model, status, code in (("other", 403, "model_not_permitted"), ("fake", 422, "no_calibration")):
+        answer = guarded.http.post("/v1/logs", params={"model": model}, headers=as_("host"), json=logs)
+        assert error_of(answer, status)["code"] == code
 
 
 def test_revoked_key_is_refused_and_a_bad_file_is_counted(guarded: Service) -> None:

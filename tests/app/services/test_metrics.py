@@ -26,6 +26,7 @@ def metrics(**parts: Any) -> str:
         "queue": SimpleNamespace(waiting=lambda: ["job_1"]),
         "engines": SimpleNamespace(stats=lambda: {"a@1": {"active": 2.0}, "b@1": {"other": 1.0}}),
         "loops": [SimpleNamespace(status=lambda: loop)],
+        "ingest": SimpleNamespace(models=list),
         "alerts": SimpleNamespace(totals=lambda: ({("web", "info"): 5}, {("web", "info"): 1})),
         "notifications": SimpleNamespace(outcomes=lambda: {("t", "failed"): 2}),
         "keys": SimpleNamespace(problems=("a line",)),
@@ -73,6 +74,7 @@ def test_each_application_has_its_own_registry() -> None:
             queue=SimpleNamespace(waiting=list),  # type: ignore[arg-type]
             engines=SimpleNamespace(stats=dict),  # type: ignore[arg-type]
             loops=[],
+            ingest=SimpleNamespace(models=list),  # type: ignore[arg-type]
             alerts=SimpleNamespace(totals=lambda: ({}, {})),  # type: ignore[arg-type]
             notifications=SimpleNamespace(outcomes=dict),  # type: ignore[arg-type]
         )

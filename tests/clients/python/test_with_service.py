@@ -211,6 +211,24 @@ def test_scores_calibrations_and_evaluations(client: Any, service: Service) -> N
     assert client.calibrations("fake") == []
 
 
+def test_lines_are_ingested_and_flagged_ones_followed(client: Any, service: Service) -> None:
+    publish(service.models)
+    client.calibrate("fake", _LINES)
+    answer = client.ingest("fake", ["ab", b"\xff\xfe", "→→→→→→→→"], source="web-1", false_alarms=0.05)
+    assert (answer["accepted"], answer["is_repeated"]) == (3, False)
+    for is_repeated in (False, True):
+        answer = client.ingest("fake", b"ab\n", idempotency_key="once")
+        assert answer["is_repeated"] == is_repeated
+    eventually(lambda: client.ingest_status("fake")["scored"] == 4)
+    flagged = client.flagged_lines("fake", after=0)
+    line = next(iter(flagged))
+    flagged.close()
+    assert (line["id"], line["source"]) == (1, "web-1") and line["p_value"] <= 0.05
+    assert client.drop_ingested("fake") == 0
+    with pytest.raises(InvalidRequest, match="calibration"):
+        client.ingest("fake", ["ab"], false_alarms=1e-6)
+
+
 def test_an_iterator_is_for_score_lines(client: Any) -> None:
     with pytest.raises(NextcharError, match="score_lines"):
         client.score("fake", iter(["a"]))

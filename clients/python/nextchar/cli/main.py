@@ -21,6 +21,7 @@ from nextchar.cli import (
     service,
     status,
     training,
+    watch,
 )
 from nextchar.cli.options import ApiKeyFromEnvironment, AsJson, ServerFromEnvironment
 from nextchar.client import DEFAULT_SERVER
@@ -57,6 +58,7 @@ app.command()(training.train)
 app.command()(completion.complete)
 app.command("next")(completion.next_character)
 app.command()(scoring.score)
+app.command()(watch.watch)
 app.command()(calibration.calibrate)
 app.command()(evaluation.evaluate)
 app.add_typer(alerts.app, name="alerts")

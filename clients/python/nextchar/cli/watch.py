@@ -1,0 +1,247 @@
+"""`nextchar watch FILE…`: follow logs, have their lines scored by the service, and print those it flags.
+
+The main thread sends lines, with the offset of each request saved before and after; a second thread prints
+flagged lines. Both wait for a service that is away.
+"""
+
+import hashlib
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.text import Text
+
+from nextchar.cli.flagged_lines import Alphabet, decode_spans, explain, highlighted, rarity
+from nextchar.cli.followed_file import Chunk, FollowedFile
+from nextchar.cli.formatting import format_duration, printable
+from nextchar.cli.names import complete_model
+from nextchar.cli.session import Session, command, drop_output
+from nextchar.cli.watch_state import StateFile
+from nextchar.connection import Outage
+from nextchar.errors import NextcharError
+from nextchar.ingest import FlaggedLine
+from nextchar.lines import Line
+
+T = TypeVar("T")
+
+_POLL_S = 0.25
+_BATCH_BYTES = 256 << 10
+_MAX_SOURCE_CHARACTERS = 200
+_RARITY_COLUMNS = 14
+
+
+@command
+def watch(
+    session: Session,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Logs to follow.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="MODEL", help="The model.", autocompletion=complete_model),
+    ],
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="False-alarm rate. Default: 0.01."),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Calibration to compare with.")
+    ] = None,
+    from_start: Annotated[
+        bool,
+        typer.Option("--from-start", help="Begin a log that was never watched at its start, not its end."),
+    ] = False,
+) -> None:
+    """Follow logs through rotation, and print the lines that the service flags.
+
+    It goes on where it was when it was stopped, and waits while the service is away. Lines are kept by the
+    service until they are scored; its alerts have them too. Ctrl-C ends it with a summary.
+
+    Example: nextchar watch /var/log/auth.log --model sshd
+    """
+    with ExitStack() as stack:
+        logs = [
+            stack.enter_context(closing(_Log(session, model, file.absolute(), from_start=from_start)))
+            for file in dict.fromkeys(files)
+        ]
+        alphabet: Alphabet = _wait_for(session, lambda: session.client.model(model)["alphabet"])
+        watching = _Watching(session, model, logs, alphabet, false_alarms, calibration)
+        with _summary(watching):
+            watching.run()
+
+
+class _Log:
+    """One log: the file, its saved state and its source."""
+
+    def __init__(self, session: Session, model: str, path: Path, *, from_start: bool) -> None:
+        if path.is_dir():
+            raise NextcharError(f"{path} is a folder; name the logs in it")
+        self.path = path
+        self.source = f"{socket.gethostname()}:{path}"[-_MAX_SOURCE_CHARACTERS:]
+        self.state_file = StateFile(session.client.server, model, path)
+        self.state = self.state_file.load()
+        self.file = FollowedFile(path, self.state.position, from_start=from_start, note=session.print_note)
+        self._lock = threading.Lock()  # guards the state, which both threads change
+
+    def read(self) -> Chunk | None:
+        """Return the lines to send next: those that may have been sent before, or new ones."""
+        chunk = None
+        if self.state.sending_to is not None:
+            chunk = self.file.read(_BATCH_BYTES, end=self.state.sending_to)
+        return chunk or self.file.read(_BATCH_BYTES)
+
+    def save(self, **changes: object) -> None:
+        with self._lock:
+            self.state = replace(self.state, **changes)  # type: ignore[arg-type]
+            self.state_file.save(self.state)
+
+    def close(self) -> None:
+        self.file.close()
+        self.state_file.close()
+
+
+@dataclass
+class _Watching:
+    """Sends the lines of logs and prints flagged ones."""
+
+    session: Session
+    model: str
+    logs: Sequence[_Log]
+    alphabet: Alphabet
+    false_alarms: float | None
+    calibration: str | None
+    sent: int = 0
+    flagged: int = 0
+    began_s: float = field(default_factory=time.monotonic)
+    _failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Send lines until Ctrl-C. Raises NextcharError, and OSError for a log that cannot be read."""
+        first = _wait_for(self.session, self._first_number)
+        for log in self.logs:
+            if log.state.printed is None:
+                log.save(printed=first)
+            log.file.open()  # a log that is watched from its end begins now
+            log.save(position=log.file.position)
+        threading.Thread(target=self._print_all, name="flagged lines", daemon=True).start()
+        while True:
+            has_sent = [self._send_some(log) for log in self.logs]
+            if self._failure is not None:
+                raise self._failure
+            if not any(has_sent):
+                time.sleep(_POLL_S)
+
+    def _first_number(self) -> int:
+        return self.session.client.ingest_status(self.model)["flagged"]
+
+    def _send_some(self, log: _Log) -> bool:
+        chunk = log.read()
+        if chunk is None:
+            return False
+        log.save(position=chunk.start, sending_to=chunk.end)
+        answer = _wait_for(
+            self.session,
+            partial(
+                self.session.client.ingest,
+                self.model,
+                chunk.data,
+                source=log.source,
+                calibration=self.calibration,
+                false_alarms=self.false_alarms,
+                idempotency_key=_key(log, chunk),
+            ),
+        )
+        log.file.advance(chunk)
+        log.save(position=log.file.position, sending_to=None)
+        self.sent += answer["accepted"]
+        return True
+
+    def _print_all(self) -> None:
+        try:
+            after = min(log.state.printed or 0 for log in self.logs)
+            by_source = {log.source: log for log in self.logs}
+            lines = self.session.client.flagged_lines(self.model, after=after, is_patient=True)
+            for line in lines:
+                if line["id"] > after + 1:
+                    self.session.print_note(
+                        f"{line['id'] - after - 1:,} flagged lines are no longer kept for this command; the"
+                        " model's alerts count them"
+                    )
+                log = by_source.get(line["source"] or "")
+                if log and (line["id"] > (log.state.printed or 0) or line["id"] <= after):
+                    self._print(line, log)
+                    log.save(printed=line["id"])
+                after = line["id"]
+        except BaseException as error:  # noqa: BLE001 -- raised in the main thread
+            self._failure = error
+
+    def _print(self, line: FlaggedLine, log: _Log) -> None:
+        self.flagged += 1
+        session = self.session
+        if session.as_json:
+            session.print_json(line, lines=True)
+            return
+        name = f"{log.path}:" if len(self.logs) > 1 else ""
+        if not session.out.is_terminal:
+            session.out.file.write(f"{name}{line['line']}\n")
+            session.out.file.flush()
+            return
+        record = {**line, "text": line["line"]}
+        shown = Line(line["id"], line["line"].encode(errors="surrogatepass"))
+        text, spans = decode_spans(shown, record, self.alphabet)
+        row = Text(f"{rarity(line['p_value']):<{_RARITY_COLUMNS}}", "yellow")
+        row.append(printable(name), "bold")
+        row.append(highlighted(text, spans, session.out))
+        session.out.print(row, soft_wrap=True)
+        for sentence in explain(text, spans):
+            session.out.print(Text(" " * _RARITY_COLUMNS + sentence, style="dim"), soft_wrap=True)
+
+
+@contextmanager
+def _summary(watching: _Watching) -> Iterator[None]:
+    """Print a summary at Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        lines, flagged = watching.sent, watching.flagged
+        seconds = time.monotonic() - watching.began_s
+        watching.session.print_note(
+            f"{lines:,} line{'s' if lines != 1 else ''} sent, {flagged:,} flagged in"
+            f" {format_duration(seconds)}; the next `nextchar watch` goes on from here"
+        )
+        raise
+    except BrokenPipeError:
+        drop_output()
+        raise typer.Exit(1) from None
+
+
+def _key(log: _Log, chunk: Chunk) -> str:
+    """Return a key that only the same lines at the same place have."""
+    start = chunk.start
+    place = (log.path, start.device, start.inode, start.generation, start.offset, chunk.end)
+    digest = hashlib.sha256("\n".join(map(str, place)).encode(errors="surrogateescape"))
+    digest.update(hashlib.sha256(chunk.data).digest())
+    return digest.hexdigest()
+
+
+def _wait_for(session: Session, call: Callable[[], T]) -> T:
+    """Return what a call returns, once the service is there. Raises NextcharError if it will not help."""
+    outage = Outage(math.inf)
+    while True:
+        try:
+            answer = call()
+        except NextcharError as error:
+            if outage.began_at is None and error.is_retryable:
+                session.print_note(f"{error}; waiting")
+            delay_s = outage.delay_s(error)
+        else:
+            if (away_s := outage.end()) is not None:
+                session.print_note(f"the service answers again, after {format_duration(away_s)}")
+            return answer
+        time.sleep(delay_s)

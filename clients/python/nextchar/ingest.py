@@ -1,0 +1,150 @@
+"""The calls about lines that are accepted now and scored in the background."""
+
+import math
+import uuid
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import Any, TypedDict, cast
+
+from nextchar.answers import AnomalousSpan
+from nextchar.calls import EVENT_STREAM, Calls, given, path_of
+from nextchar.connection import Outage
+from nextchar.errors import NextcharError, ServerUnreachable
+from nextchar.lines import line_of
+
+
+class RejectedLine(TypedDict):
+    """A line that was not accepted: its number in the request, from 1, and why."""
+
+    line: int
+    code: str
+    message: str
+
+
+class Ingested(TypedDict):
+    """The answer to lines: they are on disk and will be scored."""
+
+    object: str
+    model: str
+    accepted: int
+    rejected: int
+    is_repeated: bool
+    errors: list[RejectedLine]
+
+
+class IngestStatus(TypedDict):
+    """The lines that were sent to one model."""
+
+    object: str
+    model: str
+    waiting: int
+    bytes: int
+    oldest_age_s: float | None
+    accepted: int
+    scored: int
+    flagged: int
+    rejected: int
+    failed: int
+    expired: int
+    dropped: int
+    per_second: dict[str, float]
+    consumers: list[dict[str, Any]]
+    problem: dict[str, str] | None
+
+
+class FlaggedLine(TypedDict):
+    """A flagged line: its number, where it comes from, and its score."""
+
+    id: int
+    entry: str
+    at: float
+    received_at: float
+    time: float | None
+    source: str | None
+    model: str
+    calibration: str
+    alert_id: str
+    line: str
+    score: float
+    p_value: float
+    spans: list[AnomalousSpan] | None
+
+
+class IngestCalls(Calls):
+    """Calls about ingested lines."""
+
+    async def ingest(
+        self,
+        model: str,
+        lines: bytes | Iterable[str | bytes],
+        *,
+        source: str | None = None,
+        calibration: str | None = None,
+        false_alarms: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Ingested:
+        """Send lines to be scored in the background. They are on disk when this returns.
+
+        Args:
+            model: `name` or `name@version`.
+            lines: lines without their newlines, or the bytes of several lines, each with its newline.
+            source: where the lines come from, such as a host.
+            calibration: the calibration to compare with.
+            false_alarms: the false-alarm rate.
+            idempotency_key: a request with the same key counts once, within minutes; by default each call has
+                its own, so that it can be sent again while the server is away.
+
+        >>> client.ingest("sshd", ["Failed password for root"], source="web-1")["accepted"]  # doctest: +SKIP
+        1
+        """
+        if not isinstance(lines, bytes):
+            lines = b"".join(line_of(number, line).data + b"\n" for number, line in enumerate(lines, 1))
+        headers = {"Content-Type": "text/plain", "Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return await self._fetch(
+            Ingested,
+            "POST",
+            path_of("models", model, "ingest"),
+            content=lines,
+            headers=headers,
+            params=given(default_source=source, calibration=calibration, false_alarms=false_alarms),
+            can_retry=True,
+        )
+
+    async def ingest_status(self, model: str) -> IngestStatus:
+        """Return how many lines wait, were scored and flagged, and why if none is scored."""
+        return await self._get(IngestStatus, path_of("models", model, "ingest"))
+
+    async def drop_ingested(self, model: str) -> int:
+        """Delete the lines that wait; return how many."""
+        answer = await self._fetch(dict[str, Any], "DELETE", path_of("models", model, "ingest"))
+        return cast(int, answer["dropped"])
+
+    async def flagged_lines(
+        self, model: str, *, after: int | None = None, is_patient: bool = False
+    ) -> AsyncGenerator[FlaggedLine, None]:
+        """Yield ingested lines that are flagged, each once, as they come, without end.
+
+        Args:
+            model: as in `ingest`, with or without the version as there.
+            after: only lines with ids above this; by default those that are flagged from now on.
+            is_patient: wait for a server that is away as long as it takes, not for the client's `patience_s`.
+
+        >>> for line in client.flagged_lines("sshd"):  # doctest: +SKIP
+        ...     print(line["source"], line["line"])
+        """
+        outage = Outage(math.inf if is_patient else self.patience_s)
+        path = path_of("models", model, "ingest", "events")
+        while True:
+            try:
+                if after is None:
+                    after = (await self.ingest_status(model))["flagged"]
+                headers = EVENT_STREAM | {"Last-Event-ID": str(after)}
+                async with aclosing(await self._open("GET", path, headers=headers)) as response:
+                    outage.end()
+                    async for _, data in self._events(response):
+                        after = data["id"]
+                        yield cast(FlaggedLine, data)
+                raise ServerUnreachable(f"{self.server} broke off in the middle of the flagged lines")
+            except NextcharError as error:
+                delay_s = outage.delay_s(error)
+            await self.transport.sleep(delay_s)
