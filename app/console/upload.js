@@ -29,11 +29,20 @@ export async function uploadFile(file, { signal, onProgress, asBytes = false } =
 }
 
 /** Upload the sample text of the service. @param {UploadOptions} [options] @returns {Promise<Uploaded>} */
-export async function uploadSample({ signal, onProgress } = {}) {
-  const response = await fetch("/console/sample.txt", { signal }).catch(() => {
+export function uploadSampleText(options) {
+  return uploadSample("/console/sample.txt", "python-reference", options);
+}
+
+/** Upload the sample log of the service. @param {UploadOptions} [options] @returns {Promise<Uploaded>} */
+export function uploadSampleLog(options) {
+  return uploadSample("/console/sample.log", "sample-log", options);
+}
+
+async function uploadSample(path, name, { signal, onProgress } = {}) {
+  const response = await fetch(path, { signal }).catch(() => {
     throw connectionError();
   });
-  return send(await response.blob(), { name: "python-reference", signal, onProgress });
+  return send(await response.blob(), { name, signal, onProgress });
 }
 
 /** Return a valid corpus name made from a file name, or null if there is none. @param {string} fileName */

@@ -142,7 +142,7 @@ function sentences({ characters }, spans) {
       {},
       "Found ",
       h("code", {}, characters.slice(start, end).join("")),
-      expected ? [", expected ", h("code", {}, expected)] : ", expected nothing here",
+      expected ? [", expected ", h("code", {}, expected)] : ", where nothing was expected",
       ".",
     ),
   );
