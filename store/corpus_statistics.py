@@ -124,8 +124,8 @@ class CorpusStatistics:
         if carriage_returns := int(counts[ord("\r")]):
             plural = "" if carriage_returns == 1 else "s"
             warnings.append(
-                f"{carriage_returns:,} carriage return{plural}: lines end in CR LF or CR, and the model learns"
-                " the CR as a character. To train without them, convert the file (`dos2unix FILE`, or"
+                f"{carriage_returns:,} carriage return{plural}: lines end in CR LF or CR, and the model"
+                " learns the CR as a character. To train without them, convert the file (`dos2unix FILE`, or"
                 " `tr -d '\\r' < FILE`) and upload it again"
             )
         if counts[0]:
