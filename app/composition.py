@@ -16,6 +16,8 @@ from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.services.default_model import DefaultModel
 from app.services.engines import Engines, LoadEngine
+from app.services.ingest import Ingest
+from app.services.ingest_scoring import INTERVAL_S, IngestScoring
 from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
@@ -24,9 +26,11 @@ from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
+from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.calibrations import Calibrations
 from store.corpora import Corpora
+from store.ingest_stream import FSYNC_WAIT_S, IngestLimits, IngestStreams
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
@@ -42,6 +46,7 @@ RECONCILE_S = 5.0
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
 _LINE_THREADS = 4
+_INGEST_THREADS = 32
 _KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
 _RETENTION_S = 300.0
 
@@ -82,10 +87,25 @@ def build_services(
         ),
         spool=settings.data_dir / "spool",
     )
-    loops = (
+    calibrations, alerts = Calibrations(blobs), Alerts(redis, blobs)
+    ingest_streams = _ingest_streams(settings)
+    scoring = IngestScoring(
+        ingest_streams,
+        engines,
+        calibrations,
+        alerts,
+        stopping,
+        retention_s=settings.ingest_retention_hours * 3600,
+        claim_after_s=settings.ingest_takeover_s,
+    )
+    loops: tuple[BackgroundLoop, ...] = (
         BackgroundLoop("reconciler", Reconciler(jobs, live, queue).run, interval_s=RECONCILE_S),
         BackgroundLoop("retention", retention.sweep, interval_s=_RETENTION_S),
     )
+    ingest_loop = None
+    if settings.ingest_scoring:
+        ingest_loop = BackgroundLoop("ingest scoring", scoring.run, interval_s=INTERVAL_S)
+        loops = (*loops, ingest_loop)
     share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
     streams = Streams(redis, Limits(settings.max_streams, settings.max_stream_bytes, share))
     return Services(
@@ -95,8 +115,11 @@ def build_services(
         corpora=Corpora(blobs),
         jobs=jobs,
         models=models,
-        calibrations=Calibrations(blobs),
+        calibrations=calibrations,
         streams=streams,
+        ingest=Ingest(ingest_streams, models, calibrations),
+        ingest_loop=ingest_loop,
+        alerts=alerts,
         live=live,
         event_log=EventLog(blobs),
         queue=queue,
@@ -105,7 +128,15 @@ def build_services(
         engines=engines,
         default_model=DefaultModel(models, settings.default_model),
         loops=loops,
-        metrics=Metrics(jobs=jobs, models=models, queue=queue, engines=engines, loops=loops, keys=keys),
+        metrics=Metrics(
+            jobs=jobs,
+            models=models,
+            queue=queue,
+            engines=engines,
+            loops=loops,
+            ingest=ingest_streams,
+            keys=keys,
+        ),
         readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),
         keys=keys,
         rates=RateLimits(settings.redis_url),
@@ -116,6 +147,7 @@ def build_services(
         stopping=stopping,
         score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),
+        ingest_threads=anyio.CapacityLimiter(_INGEST_THREADS),
         echoing=LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5),
         long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
         calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),
@@ -126,3 +158,16 @@ def build_services(
         stream_locks=StreamLocks(streams),
         health_threads=anyio.CapacityLimiter(_HEALTH_THREADS),
     )
+
+
+def _ingest_streams(settings: ApiSettings) -> IngestStreams:
+    # No command is repeated: what broke the connection may have come after the lines were added.
+    redis = Redis.from_url(
+        settings.redis_url,
+        socket_timeout=FSYNC_WAIT_S + REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=1,
+    )
+    limits = IngestLimits(settings.max_ingest_lines, settings.max_ingest_bytes)
+    return IngestStreams(redis, limits, repeat_s=settings.ingest_repeat_s)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nextchar.api")
 
-SCOPES = ("read", "complete", "train", "admin")
+SCOPES = ("read", "complete", "ingest", "train", "admin")
 """What keys can permit; `admin` permits everything."""
 
 RELOAD_S = 1.0

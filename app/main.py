@@ -29,11 +29,13 @@ from app.http.middleware import BodyLimit, RequestId, RequestMetrics
 from app.http.origins import CrossSiteCheck, HostCheck
 from app.keys import KeyFile
 from app.routes import (
+    alerts,
     architectures,
     calibrations,
     completions,
     corpora,
     health,
+    ingest,
     jobs,
     model_archives,
     models,
@@ -49,6 +51,7 @@ from models.version import installed_version
 from store.logs import log_uncaught, logging_config
 
 _SHUTDOWN_S = 5
+_FINISH_LINES_S = 3.0
 _KEEP_ALIVE_S = 75  # longer than a pause in typing, and than proxies keep idle connections
 _HEALTHCHECK_S = 60  # a process may be unresponsive while it loads a large model on a busy machine
 
@@ -79,7 +82,9 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     for module in (
         completions,
         scores,
+        ingest,
         calibrations,
+        alerts,
         corpora,
         jobs,
         models,
@@ -97,7 +102,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     # The last middleware added is the outermost.
     rules = [
         module.BODY_RULE
-        for module in (scores, corpora, jobs, models, model_archives, openai_files, openai_jobs)
+        for module in (scores, ingest, corpora, jobs, models, model_archives, openai_files, openai_jobs)
     ]
     app.add_middleware(BodyLimit, rules=rules)
     if keys:
@@ -192,6 +197,8 @@ def _lifespan(
                 task.cancel()
             for loop in services.loops:
                 loop.stop()
+            if services.ingest_loop:  # the lines that it has taken would otherwise wait to be taken over
+                await run_in_threadpool(services.ingest_loop.stop, _FINISH_LINES_S)
             for work in (
                 services.echoing,
                 services.long_scores,

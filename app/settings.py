@@ -82,6 +82,39 @@ class ApiSettings(StoreSettings):
         " start again. With API keys each key may have a quarter.",
     )
     max_stream_bytes: int = Field(64 << 20, ge=1 << 20, description="Redis memory for the states of streams.")
+    ingest_scoring: bool = Field(
+        True,
+        description="Score the lines of log agents in this process; 0: accept them and leave the scoring to"
+        " other API processes.",
+    )
+    ingest_takeover_s: float = Field(
+        30.0,
+        ge=1,
+        description="Seconds after which lines that a process has taken and not finished are scored by"
+        " another; more than loading a model and scoring 500 lines may take.",
+    )
+    max_ingest_lines: int = Field(
+        200_000,
+        ge=1,
+        description="Lines of log agents that may wait to be scored, per model; further ones are answered"
+        " 429.",
+    )
+    max_ingest_bytes: int = Field(
+        64 << 20, ge=1 << 20, description="Redis memory for the lines that wait, of all models together."
+    )
+    ingest_retention_hours: float = Field(
+        72.0,
+        ge=0,
+        description="Hours after which lines that still wait are deleted, as when their model was deleted;"
+        " 0: never.",
+    )
+    ingest_repeat_s: int = Field(
+        600,
+        ge=1,
+        le=86_400,
+        description="Seconds in which a batch of lines that is sent again with the same Idempotency-Key"
+        " counts once.",
+    )
     pinned_models: str = Field(
         "",
         description="Models, by name or `name@version`, separated by commas, that are loaded at the start and"

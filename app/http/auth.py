@@ -18,6 +18,7 @@ from store.streams import Owner
 
 _READ = frozenset({"read"})
 _COMPLETE = frozenset({"complete"})
+_INGEST = frozenset({"ingest"})
 _TRAIN = frozenset({"train"})
 _ADMIN = frozenset({"admin"})
 
@@ -29,6 +30,7 @@ _ROOT_PATHS = {
     "props": _COMPLETE | _READ,
     "metrics": _READ,
 }
+_RESOURCES = {"completions": _COMPLETE, "logs": _INGEST}
 _UNLIMITED_KEYS_ONLY = frozenset({"metrics"})
 
 
@@ -88,19 +90,23 @@ def scopes_for(method: str, path: str) -> frozenset[str] | None:
     resource, *below = rest or [""]
     if resource == "models":
         return _model_scopes(method, below)
-    if resource == "completions":
-        return _COMPLETE
+    if resource in _RESOURCES:
+        return _RESOURCES[resource]
     if resource in ("corpora", "files", "jobs", "fine_tuning"):
         return _TRAIN | _READ if method in ("GET", "HEAD") else _TRAIN
     return _READ if method in ("GET", "HEAD") else _ADMIN
 
 
 def _model_scopes(method: str, below: list[str]) -> frozenset[str]:
+    if len(below) >= 2 and below[1] in ("alerts", "suppressions"):
+        return _TRAIN | _READ if method in ("GET", "HEAD") else _TRAIN
     if method in ("GET", "HEAD"):
         is_description = len(below) < 2 or below[1] in _ROOT_PATHS
         return _READ | _COMPLETE if is_description else _READ
     if method != "POST" or len(below) < 2:  # delete, rename, import
         return _ADMIN
+    if below[1] == "ingest":
+        return _INGEST
     return _TRAIN if below[1].startswith("calibrat") else _COMPLETE
 
 

@@ -13,6 +13,7 @@ from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.services.default_model import DefaultModel
 from app.services.engines import Engines
+from app.services.ingest import Ingest
 from app.services.job_bodies import JobBodies
 from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
@@ -21,6 +22,7 @@ from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
+from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.calibrations import Calibrations
@@ -44,6 +46,9 @@ class Services:
     models: Models
     calibrations: Calibrations
     streams: Streams
+    ingest: Ingest
+    ingest_loop: BackgroundLoop | None  # one of `loops`; None: other processes score
+    alerts: Alerts
     live: Live
     event_log: EventLog
     queue: TrainingQueue
@@ -62,6 +67,7 @@ class Services:
     # Each kind of call that computes has its own threads, so that none waits for a longer kind:
     score_threads: anyio.CapacityLimiter  # for short scores and small batches of streamed lines
     line_threads: anyio.CapacityLimiter  # for batches of many streamed lines
+    ingest_threads: anyio.CapacityLimiter  # for accepting lines, which waits for the disk
     echoing: LimitedWork  # log-probabilities of long echoed prompts
     long_scores: LimitedWork  # scores of many lines or of streams
     calibrating: LimitedWork

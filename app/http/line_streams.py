@@ -70,7 +70,13 @@ class ScoreStreamResponse(Response):
         services = self._services
         loaded = await services.engines.acquire_async(self._model)
         make = partial(
-            StreamScorer, loaded, services.calibrations, self._query, self._check, is_json=self._is_json
+            StreamScorer,
+            loaded,
+            services.calibrations,
+            self._query,
+            self._check,
+            alerts=services.alerts,
+            is_json=self._is_json,
         )
         try:
             self._scorer = await anyio.to_thread.run_sync(make, limiter=services.score_threads)

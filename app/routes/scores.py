@@ -26,6 +26,7 @@ from app.schemas.scores import (
     ScoreCreate,
     StreamQuery,
 )
+from app.services.alerting import occurrences_of
 from app.services.engines import Loaded
 from app.services.limited_work import Check
 from app.services.scoring import DECIMALS, CalibratedScorer, ScoreOptions, calibration_body, is_unusual
@@ -148,11 +149,16 @@ def _score(
             calibration,
             ScoreOptions(body.detail, body.expected, body.false_alarms, explain=body.explain),
             check,
+            partial(services.alerts.labels, loaded.saved.card.name),
         )
-        return _score_text(scorer, body.text) if body.text is not None else _score_lines(scorer, body, turn)
+        if body.text is not None:
+            return _score_text(scorer, body.text)
+        return _score_lines(services, scorer, body, turn)
 
 
-def _score_lines(scorer: CalibratedScorer, body: ScoreCreate, turn: StreamLock | None) -> bytes:
+def _score_lines(
+    services: Services, scorer: CalibratedScorer, body: ScoreCreate, turn: StreamLock | None
+) -> bytes:
     originals = [scorer.loaded.vocabulary.to_characters(line) for line in body.lines or []]
     scorer.check_expected(originals)
     stream = None
@@ -163,10 +169,15 @@ def _score_lines(scorer: CalibratedScorer, body: ScoreCreate, turn: StreamLock |
     else:
         lines, _ = scorer.read_stream(originals, None)
     written: list[str] = []
+    flagged: list[tuple[ScoredLine, LineScore]] = []
     unusual = 0
     for line, score in zip(lines, scorer.scores(lines), strict=True):
         unusual += is_unusual(score)
+        if score.anomalous:
+            flagged.append((line, score))
         written.append(_line_json(scorer, line, score))
+    if body.alerts:
+        services.alerts.record(occurrences_of(scorer, flagged, source=body.source))
     answer = _body(scorer, lines, stream=stream, drift=drift(len(lines), unusual))
     return _with_large_fields(answer, {"lines": ["[", ",".join(written), "]"]})
 
@@ -181,7 +192,7 @@ def _score_text(scorer: CalibratedScorer, text: str) -> bytes:
         large["bits"] = _numbers_json(scorer.bits(line))
     if scorer.options.expected:
         large["expected"] = [scorer.expected_json(line)]
-    fields = ("score", "p_value", "anomalous", "spans", "explained")
+    fields = ("score", "p_value", "anomalous", "spans", "explained", "alert_id", "label")
     answer = _body(scorer, [line], **{name: getattr(score, name) for name in fields})
     return _with_large_fields(answer, large)
 

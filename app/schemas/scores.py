@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.schemas.base import RequestBody, with_examples
 from app.schemas.calibrations import EXAMPLE_CALIBRATION, CalibrationBody, CalibrationName, FalseAlarms, Line
 from app.schemas.completions import CandidateBody
+from models.anomaly.alerts import Label
 
 MAX_SCORED_CHARACTERS = 1_000_000
 MAX_LINES = 10_000
@@ -28,6 +29,8 @@ EXAMPLE: dict[str, Any] = {
     "anomalous": False,
     "spans": [],
     "explained": None,
+    "alert_id": None,
+    "label": None,
     "bits": [4.6, 2.2, 1.9, 0.4],
     "expected": None,
     "lines": None,
@@ -85,6 +88,11 @@ class ScoreCreate(RequestBody):
         " surprising only because of an earlier fault are not marked, and spans contain what was expected.",
     )
 
+    alerts: bool = Field(
+        False, description="Record flagged lines in the model's alerts: GET …/alerts. Needs lines."
+    )
+    source: str = Field("", max_length=200, description="Where the lines come from; kept with the alerts.")
+
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if (self.text is None) == (self.lines is None):
@@ -98,6 +106,8 @@ class ScoreCreate(RequestBody):
             raise ValueError(f"expected takes at most {MAX_EXPECTED_CHARACTERS:,} characters")
         if self.expected and self.context == "stream":
             raise ValueError("expected needs context line")
+        if self.alerts and self.lines is None:
+            raise ValueError("alerts needs lines")
         if self.context == "stream" and self.lines is None:
             raise ValueError("context stream needs lines")
         if self.stream_id and self.context != "stream":
@@ -131,6 +141,16 @@ class LineScore(BaseModel):
         None, description="The share of normal lines with at least this score; at least 1 / (n + 1)."
     )
     anomalous: bool | None = Field(None, description="Whether the p-value is at most `false_alarms`.")
+    alert_id: str | None = Field(
+        None,
+        description="The alert of a flagged line, whether or not it was recorded: lines with the same"
+        " template and anomalous word have the same.",
+    )
+    label: Label | None = Field(
+        None,
+        description="What people say that this alert is. The score of a `normal` one is lowered: it is by how"
+        " much the line exceeds the highest score that the alert had when it was labeled.",
+    )
     spans: list[Span] | None = Field(None, description="The anomalous characters of a flagged line.")
     explained: bool | None = Field(
         None,
@@ -176,6 +196,8 @@ class ScoreBody(BaseModel):
     explained: bool | None = Field(
         None, description="Whether `text` was explained; see the fields of a line."
     )
+    alert_id: str | None = Field(None, description="Of `text`; see the fields of a line.")
+    label: Label | None = None
     bits: list[float] | None = Field(
         None,
         description="Of each character of `text`; null for lines, or if not requested.",
@@ -221,6 +243,8 @@ class StreamQuery(BaseModel):
         " second: characters that are surprising only because of an earlier fault are not marked, and spans"
         " contain what was expected.",
     )
+    alerts: bool = Field(False, description="Record flagged lines in the model's alerts: GET …/alerts.")
+    source: str = Field("", max_length=200, description="Where the lines come from; kept with the alerts.")
     precision: Literal["auto", "float32"] = Field(
         "auto", description="`auto`: int8 if the model has it, within 0.005 nats per character of float32."
     )

@@ -16,6 +16,7 @@ from app.services.engines import Engines
 from models.errors import DomainError
 from models.kernels import variants
 from store.background import BackgroundLoop
+from store.ingest_stream import IngestStreams
 from store.jobs import Jobs, JobStatus
 from store.models import Models
 from store.queue import TrainingQueue
@@ -39,6 +40,7 @@ class Metrics:
         queue: TrainingQueue,
         engines: Engines,
         loops: Sequence[BackgroundLoop],
+        ingest: IngestStreams,
         keys: KeyFile | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
@@ -69,7 +71,7 @@ class Metrics:
             "When this process started, in Unix seconds; distinguishes several processes on one port.",
             registry=self._registry,
         ).set(time.time())
-        self._registry.register(_Collector(jobs, models, queue, engines, loops, keys))
+        self._registry.register(_Collector(jobs, models, queue, engines, loops, ingest, keys))
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
@@ -93,6 +95,7 @@ class _Collector:
     queue: TrainingQueue
     engines: Engines
     loops: Sequence[BackgroundLoop]
+    ingest: IngestStreams
     keys: KeyFile | None
 
     def describe(self) -> list[Metric]:
@@ -104,6 +107,8 @@ class _Collector:
         yield from self._loops()
         yield from self._jobs_and_queue()
         yield from self._engines()
+        with contextlib.suppress(RedisError, OSError):
+            yield from self._ingest()
         yield from _kernels()
         if self.keys:
             yield GaugeMetricFamily(
@@ -158,6 +163,30 @@ class _Collector:
             redis_up = 1
             yield GaugeMetricFamily("nextchar_queue_depth", "Jobs waiting in the queue.", value=depth)
         yield GaugeMetricFamily("nextchar_redis_up", "Whether Redis answers.", value=redis_up)
+
+    def _ingest(self) -> Iterator[Metric]:
+        """Yield what Redis counts for all processes, so that each of them reports the same."""
+        statuses = {model: self.ingest.status(model) for model in self.ingest.models()}
+        lines = CounterMetricFamily(
+            "nextchar_ingest_lines",
+            "Lines of log agents since the first, in all processes together.",
+            labels=["model", "outcome"],
+        )
+        gauges = {
+            name: GaugeMetricFamily(f"nextchar_ingest_{name}", about, labels=["model"])
+            for name, about in (
+                ("waiting_lines", "Lines of log agents that wait to be scored."),
+                ("waiting_bytes", "Their memory in Redis."),
+                ("oldest_seconds", "For how long the oldest of them has waited."),
+            )
+        }
+        for model, status in statuses.items():
+            for outcome, count in status.counts.items():
+                lines.add_metric([model, outcome], count)
+            values = (status.waiting, status.bytes, status.oldest_age_s or 0.0)
+            for gauge, value in zip(gauges.values(), values, strict=True):
+                gauge.add_metric([model], value)
+        yield from (lines, *gauges.values())
 
     def _engines(self) -> Iterator[Metric]:
         loaded = self.engines.stats()

@@ -230,6 +230,7 @@ def _failing_after_s(loop: LoopStatus) -> float:
 def _failing(loop: LoopStatus) -> Problem:
     effect = {
         "reconciler": "jobs whose worker or message was lost are not queued again",
+        "ingest scoring": "lines of log agents wait to be scored",
         "retention": "expired data is not deleted",
     }
     errors = ", ".join(sorted(loop.errors)) or "none"

@@ -5,9 +5,12 @@ The caller feeds pieces of the body; the lines that end in a piece are scored as
 
 import json
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from app.schemas.scores import LineScore, StreamBody, StreamQuery
+from app.services.alerting import occurrences_of
 from app.services.engines import Loaded
 from app.services.limited_work import Check
 from app.services.line_input import InputLine, LineParser, LineSplitter
@@ -15,6 +18,7 @@ from app.services.scoring import CalibratedScorer, ScoreOptions, calibration_bod
 from models.anomaly.drift import drift
 from models.anomaly.scorer import ScoredLine
 from models.runtime.session import State
+from store.alerts import Alerts
 from store.calibrations import Calibrations
 from store.streams import StreamLock
 
@@ -27,7 +31,14 @@ class StreamScorer:
     """Scores pieces of one streamed body, one after the other, in worker threads."""
 
     def __init__(
-        self, loaded: Loaded, calibrations: Calibrations, query: StreamQuery, check: Check, *, is_json: bool
+        self,
+        loaded: Loaded,
+        calibrations: Calibrations,
+        query: StreamQuery,
+        check: Check,
+        *,
+        alerts: Alerts,
+        is_json: bool,
     ) -> None:
         """Find the calibration.
 
@@ -42,7 +53,9 @@ class StreamScorer:
             explain=query.explain,
         )
         calibration = calibrations.find(loaded.saved, query.calibration)
-        self._scorer = CalibratedScorer(loaded, calibration, options, check)
+        labels = partial(alerts.labels, loaded.saved.card.name)
+        self._scorer = CalibratedScorer(loaded, calibration, options, check, labels)
+        self._alerts = alerts
         self._query = query
         self._splitter = LineSplitter()
         self._parser = LineParser(loaded.vocabulary, is_json=is_json)
@@ -98,7 +111,10 @@ class StreamScorer:
 
     def _score_texts(self, texts: list[str], turn: StreamLock | None) -> list[LineScore]:
         if self._query.context == "stream":
-            return list(self._scorer.scores(self._read_stream(texts, turn)))
+            lines = self._read_stream(texts, turn)
+            scores = list(self._scorer.scores(lines))
+            self._record_alerts(list(zip(lines, scores, strict=True)))
+            return scores
         cache = self._cache
         new = [text for text in dict.fromkeys(texts) if text not in cache]
         lines = self._scorer.read(new) if new else []
@@ -109,11 +125,23 @@ class StreamScorer:
             if self._query.expected and len(text) <= _MAX_EXPECTED_CHARACTERS
         }
         scores = [scored.get(text) or cache[text] for text in texts]
+        read = dict(zip(new, lines, strict=True))  # all flagged lines among them: those are not cached
+        self._record_alerts(
+            [(read[text], score) for text, score in zip(texts, scores, strict=True) if score.anomalous]
+        )
         if self._query.detail != "character":
             if len(cache) > _MAX_CACHED_LINES:
                 cache.clear()
-            cache.update((text, s) for text, s in scored.items() if len(text) <= _MAX_CACHED_CHARACTERS)
+            cache.update(
+                (text, score)
+                for text, score in scored.items()
+                if len(text) <= _MAX_CACHED_CHARACTERS and score.alert_id is None  # a label may change
+            )
         return scores
+
+    def _record_alerts(self, scored: Sequence[tuple[ScoredLine, LineScore]]) -> None:
+        if self._query.alerts:
+            self._alerts.record(occurrences_of(self._scorer, scored, source=self._query.source))
 
     def _read_stream(self, texts: list[str], turn: StreamLock | None) -> list[ScoredLine]:
         if turn is None:

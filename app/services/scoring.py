@@ -5,8 +5,8 @@ bytes, before masking; the model reads lines masked like the text it was trained
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,7 @@ from app.services.completion_requests import MAX_LOGPROBS
 from app.services.engines import Loaded
 from app.services.limited_work import Check
 from models.anomaly.aggregate import peak_bits
+from models.anomaly.alerts import Group, GroupLabel, group_of
 from models.anomaly.calibration import rounded_up
 from models.anomaly.drift import UNUSUAL
 from models.anomaly.scorer import ReadPrecision, ScoredLine
@@ -57,11 +58,16 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class _Scores:
-    """Of n lines: scores, p-values and flags; None without a calibration."""
+    """Of n lines: scores, p-values and flags; None without a calibration.
 
-    score: Sequence[float | None]
-    p_value: Sequence[float | None]
-    anomalous: Sequence[bool | None]
+    `groups` has, by index, the id of the alert and the label of each line that is flagged, or would be if its
+    group were not labeled normal.
+    """
+
+    score: list[float | None]
+    p_value: list[float | None]
+    anomalous: list[bool | None]
+    groups: Mapping[int, tuple[str, GroupLabel | None]] = field(default_factory=dict)
 
 
 _Explanations = dict[str, list[MaskedSpan]]
@@ -72,7 +78,8 @@ _Explanations = dict[str, list[MaskedSpan]]
 class CalibratedScorer:
     """Scores lines by a loaded model, one of its calibrations (or none) and the options of a request.
 
-    `check` is called between pieces of work; what it raises ends the work.
+    `check` is called between pieces of work; what it raises ends the work. `labels` returns what people say
+    of groups of flagged lines, by the ids of their alerts; it is called if lines are flagged.
 
     Raises:
         InvalidInput: there is no calibration for the false-alarm rate, or it has too few lines.
@@ -82,6 +89,7 @@ class CalibratedScorer:
     calibration: StoredCalibration | None
     options: ScoreOptions
     check: Check = no_check
+    labels: Callable[[], Mapping[str, GroupLabel]] = dict
     rate: float | None = field(init=False)
     thresholds: tuple[float, ...] = field(init=False)
 
@@ -139,6 +147,14 @@ class CalibratedScorer:
             if i % _CHECK_INTERVAL == 0:
                 self.check()
             yield self._line_score(line, scores, i, explanations)
+
+    def group(self, line: ScoredLine) -> Group:
+        """Return the group of a flagged line. It does not depend on whether the line is explained."""
+        return group_of(line.masked.text, self._flagged_spans(line, {}))
+
+    def flagged_spans(self, line: ScoredLine) -> list[Span]:
+        """Return the anomalous spans of a flagged line, without explaining it."""
+        return _to_original(self._flagged_spans(line, {}), line)
 
     def text_score(self, line: ScoredLine) -> LineScore:
         """Return the spans of a text, flagged or not, and its score if it is one line.
@@ -204,10 +220,28 @@ class CalibratedScorer:
 
     def _score(self, lines: Sequence[ScoredLine]) -> _Scores:
         if not self.calibration or self.rate is None:
-            nothing = [None] * len(lines)
-            return _Scores(nothing, nothing, nothing)
+            return _Scores([None] * len(lines), [None] * len(lines), [None] * len(lines))
         scores, p_values = self.calibration.calibration.score([line.surprisal for line in lines])
-        return _Scores(scores.tolist(), p_values.tolist(), (p_values <= self.rate).tolist())
+        anomalous = p_values <= self.rate
+        found = _Scores(scores.tolist(), p_values.tolist(), anomalous.tolist())
+        flagged = np.flatnonzero(anomalous).tolist()
+        return self._with_labels(lines, found, flagged) if flagged else found
+
+    def _with_labels(self, lines: Sequence[ScoredLine], found: _Scores, flagged: Sequence[int]) -> _Scores:
+        """Return the scores with those of flagged lines whose group is labeled normal lowered."""
+        assert self.calibration is not None and self.rate is not None
+        labels, name = self.labels(), self.loaded.saved.card.name
+        groups: dict[int, tuple[str, GroupLabel | None]] = {}
+        for i in flagged:
+            alert_id = self.group(lines[i]).alert_id(name)
+            label = labels.get(alert_id)
+            groups[i] = alert_id, label
+            if label and label.label == "normal":
+                score = label.lowered(found.score[i] or 0.0)
+                length = len(lines[i].masked.text)
+                p_value = self.calibration.calibration.p_value(score, characters=length)
+                found.score[i], found.p_value[i], found.anomalous[i] = score, p_value, p_value <= self.rate
+        return replace(found, groups=groups)
 
     def _line_score(
         self, line: ScoredLine, scores: _Scores, i: int, explanations: _Explanations
@@ -221,9 +255,7 @@ class CalibratedScorer:
         score.bits_per_character = round(total / max(1, len(line.original)), DECIMALS)
         score.peak_bits = round(peak_bits(bits), DECIMALS)
         if score.anomalous:
-            spans = self._anomalous_spans(line, explanations)
-            # If no character stands out by itself, the most anomalous part of the line is returned.
-            score.spans = _to_original(spans or highest_window(bits, line.surprisal.entropy), line)
+            score.spans = _to_original(self._flagged_spans(line, explanations), line)
             score.explained = self._is_explained(line.masked.text, explanations)
         elif score.anomalous is not None:
             score.spans = []
@@ -244,6 +276,12 @@ class CalibratedScorer:
 
     def _is_explained(self, text: str, explanations: _Explanations) -> bool | None:
         return text in explanations if self.options.explain else None
+
+    def _flagged_spans(self, line: ScoredLine, explanations: _Explanations) -> list[MaskedSpan]:
+        """Return the anomalous spans; if no character stands out by itself, the most anomalous part."""
+        surprisal = line.surprisal
+        spans = self._anomalous_spans(line, explanations)
+        return spans or highest_window(surprisal.bits, surprisal.entropy)
 
     def _anomalous_spans(self, line: ScoredLine, explanations: _Explanations) -> list[MaskedSpan]:
         threshold = self._character_threshold
@@ -277,11 +315,14 @@ def calibration_body(stored: StoredCalibration) -> CalibrationBody:
 
 def _base_score(line: ScoredLine, scores: _Scores, i: int) -> LineScore:
     score, p_value = scores.score[i], scores.p_value[i]
+    alert_id, label = scores.groups.get(i, (None, None))
     return LineScore(
         characters=len(line.original),
         score=None if score is None else round(score, DECIMALS),
         p_value=None if p_value is None else float(f"{p_value:.4g}"),
         anomalous=scores.anomalous[i],
+        alert_id=alert_id,
+        label=label.label if label else None,
     )
 
 

@@ -153,6 +153,10 @@ export interface ScoreFields {
   stream_id?: string | null;
   /** Scores the most anomalous lines again to say what was expected instead. */
   explain?: boolean;
+  /** Counts flagged lines in the model's alerts. */
+  alerts?: boolean;
+  /** Where the lines come from; kept with the alerts. */
+  source?: string;
 }
 
 /** Anomalous characters from `start` up to `end`, counted in characters of the line after NFC. */
@@ -181,6 +185,10 @@ export interface LineScore {
   spans: Span[] | null;
   /** Whether the line was scored again, so that `spans` say what was expected. */
   explained: boolean | null;
+  /** The alert that the line belongs to, if it is flagged; with `alerts` it is counted there. */
+  alert_id: string | null;
+  /** What people say that this alert is; the score of a normal one is lowered. */
+  label: "normal" | "incident" | null;
   /** Surprisal of each character, -log2 p. */
   bits: number[] | null;
   expected: Candidate[][] | null;
@@ -231,6 +239,10 @@ export interface Score {
   anomalous: boolean | null;
   spans: Span[] | null;
   explained: boolean | null;
+  /** The alert that the line belongs to, if it is flagged; with `alerts` it is counted there. */
+  alert_id: string | null;
+  /** What people say that this alert is; the score of a normal one is lowered. */
+  label: "normal" | "incident" | null;
   bits: number[] | null;
   expected: Candidate[][] | null;
   /** In the order of the request; null for a text. */

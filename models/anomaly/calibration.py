@@ -164,6 +164,11 @@ class Calibration:
             p[own] = bucket.p_value(scores[own])
         return scores, p
 
+    def p_value(self, score: float, *, characters: int) -> float:
+        """Return the p-value of a score of a line of so many characters."""
+        [bucket] = self._bucket_of(np.array([characters], np.intp))
+        return float(self.buckets[bucket].p_value(np.array([score]))[0])
+
     def default_rate(self) -> float:
         """Return the default false-alarm rate: 1 %, or the smallest rate that the calibration allows."""
         return 0.01 if self.has_tail else max(0.01, self.smallest_p_value)

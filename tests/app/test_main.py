@@ -71,10 +71,16 @@ def process(tmp_path: Path, redis_url: str) -> Iterator[tuple[subprocess.Popen[b
 
 @contextlib.contextmanager
 def started(
-    data_dir: Path, redis_url: str, settings: dict[str, str], *, open_files: int | None = None
+    data_dir: Path,
+    redis_url: str,
+    settings: dict[str, str],
+    *,
+    open_files: int | None = None,
+    with_model: bool = True,
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run `python -m app.main` with a model on disk; the process and its URL."""
-    publish_real(data_dir)
+    """Run `python -m app.main` with a model on disk, which it publishes first; the process and its URL."""
+    if with_model:
+        publish_real(data_dir)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -188,6 +188,9 @@ OddSpan = AnomalousSpan
 """The name of `AnomalousSpan` up to version 0.1."""
 
 
+AlertLabel = Literal["normal", "incident"]
+
+
 class LineScore(TypedDict):
     """The score of one line. What was not requested, or needs a calibration, is null.
 
@@ -203,6 +206,8 @@ class LineScore(TypedDict):
     anomalous: NotRequired[bool | None]
     spans: NotRequired[list[AnomalousSpan] | None]
     explained: NotRequired[bool | None]
+    alert_id: NotRequired[str | None]
+    label: NotRequired[AlertLabel | None]
     bits: list[float] | None
     expected: list[list[Candidate]] | None
 
@@ -228,6 +233,8 @@ class ScoredLine(TypedDict, total=False):
     anomalous: bool | None
     spans: list[AnomalousSpan] | None
     explained: bool | None
+    alert_id: str
+    label: AlertLabel
     bits: list[float]
     expected: list[list[Candidate]]
     truncated: bool
@@ -240,6 +247,65 @@ class Bucket(TypedDict):
     longest: int | None
     lines: int
     has_tail: bool
+
+
+class AlertExample(TypedDict):
+    """A line of an alert. Times are Unix seconds."""
+
+    line: str
+    score: float
+    p_value: float
+    spans: list[AnomalousSpan]
+    time: float
+    line_time: float | None
+    source: str
+
+
+class Alert(TypedDict):
+    """The flagged lines of a model that have the same template and the same anomalous word.
+
+    `counts` are its lines in each interval of `interval_s` seconds since `first_seen`.
+    """
+
+    id: str
+    model: str
+    version: int
+    state: Literal["open", "acknowledged", "suppressed"]
+    severity: Literal["info", "warning", "critical"]
+    label: AlertLabel | None
+    template: str
+    span: str
+    count: int
+    first_seen: float
+    last_seen: float
+    first_line_time: float | None
+    last_line_time: float | None
+    score: float
+    p_value: float
+    interval_s: float
+    counts: list[int]
+    examples: list[AlertExample]
+    sources: list[str]
+    acknowledged_at: float | None
+    acknowledged_by: str | None
+    labeled_at: float | None
+    labeled_by: str | None
+    suppressed_until: float | None
+
+
+class Suppression(TypedDict):
+    """Alerts that are counted but not reported until a time; `warning` if it is every alert of the model."""
+
+    id: str
+    model: str
+    template: str
+    span: str
+    until: float
+    is_active: bool
+    created_at: float
+    created_by: str | None
+    alert_id: str | None
+    warning: str | None
 
 
 class Calibration(TypedDict):

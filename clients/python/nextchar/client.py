@@ -143,6 +143,16 @@ class Client:
     score_source = _stream(ServiceCalls.score_source)
     forget_stream = _call(ServiceCalls.forget_stream)
 
+    alerts = _stream(ServiceCalls.alerts)
+    alert = _call(ServiceCalls.alert)
+    acknowledge_alert = _call(ServiceCalls.acknowledge_alert)
+    label_alert = _call(ServiceCalls.label_alert)
+    suppress_alert = _call(ServiceCalls.suppress_alert)
+    suppressions = _stream(ServiceCalls.suppressions)
+    suppress = _call(ServiceCalls.suppress)
+    delete_suppression = _call(ServiceCalls.delete_suppression)
+    export_alerts = _call(ServiceCalls.export_alerts)
+
     calibrate = _call(ServiceCalls.calibrate)
     calibrations = _call(ServiceCalls.calibrations)
     delete_calibration = _call(ServiceCalls.delete_calibration)

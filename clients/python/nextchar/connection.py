@@ -53,7 +53,7 @@ class Connection:
         except (JSONDecodeError, UnicodeDecodeError):
             raise NextcharError(f"what answers at {self.server} is not nextchar; give its address") from None
 
-    async def _get(self, kind: type[T], path: str, **params: str | int) -> T:
+    async def _get(self, kind: type[T], path: str, **params: str | float) -> T:
         return await self._fetch(kind, "GET", path, params=params, can_retry=True)
 
     async def _fetch_bytes(self, method: str, path: str, *, can_retry: bool, **message: Any) -> bytes:
@@ -104,8 +104,8 @@ class Connection:
                 raise error_in_stream(loads(data))
             yield kind, loads(data)
 
-    async def _pages(self, path: str) -> AsyncGenerator[Any, None]:
-        params: dict[str, str | int] = {"limit": _PAGE}
+    async def _pages(self, path: str, **filters: str | float) -> AsyncGenerator[Any, None]:
+        params: dict[str, str | float] = {"limit": _PAGE, **filters}
         while True:
             page = await self._get(dict[str, Any], path, **params)
             for item in page["data"]:

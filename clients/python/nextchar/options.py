@@ -68,6 +68,10 @@ class ScoreOptions(TypedDict, total=False):
     """Continues a stream of earlier calls."""
     explain: bool | None
     """Whether spans say what was expected."""
+    alerts: bool | None
+    """Whether to record flagged lines in the model's alerts."""
+    source: str | None
+    """Where the lines come from; kept with the alerts."""
 
 
 class LineOptions(ScoreOptions, total=False):

@@ -18,6 +18,7 @@ from tests.app.service import Service, error_of, serving, until
 KEYS = {
     "reader": new_key("reader", scopes="read"),
     "typist": new_key("typist", scopes="complete"),
+    "agent": new_key("agent", scopes="ingest"),
     "trainer": new_key("trainer", scopes="train"),
     "owner": new_key("owner", scopes="admin"),
     "site": new_key("site", scopes="complete,train", models="fake*"),
@@ -48,6 +49,40 @@ def test_pages_and_health_checks_need_no_key_and_everything_else_does(guarded: S
         assert error_of(answer, 401)["code"] == "api_key_missing"
         assert answer.headers["www-authenticate"] == "Bearer"
     assert guarded.http.options("/v1/models").status_code != 401
+
+
+def test_who_scores_cannot_read_alerts_and_who_reads_cannot_judge_them(guarded: Service) -> None:
+    alerts, label = "/v1/models/fake/alerts", "/v1/models/fake/alerts/alert_000000000000/label"
+    suppressions = "/v1/models/fake/suppressions"
+    for name, reads, judges in (("reader", 200, 403), ("typist", 403, 403), ("trainer", 200, 404)):
+        assert guarded.http.get(alerts, headers=as_(name)).status_code == reads
+        assert guarded.http.get(suppressions, headers=as_(name)).status_code == reads
+        answer = guarded.http.post(label, json={"label": "normal"}, headers=as_(name))
+        assert answer.status_code == judges
+        deleted = guarded.http.delete(f"{suppressions}/suppression_000000000000", headers=as_(name))
+        assert deleted.status_code == judges
+    scored = guarded.http.post(
+        "/v1/models/fake/score", json={"lines": ["a"], "alerts": True}, headers=as_("typist")
+    )
+    assert scored.status_code == 200
+
+
+def test_who_suppressed_an_alert_is_recorded(guarded: Service) -> None:
+    body = {"template": "*", "until": time.time() + 60}
+    made = guarded.http.post("/v1/models/fake/suppressions", json=body, headers=as_("site"))
+    assert made.json()["created_by"] == "site"
+    other = guarded.http.get("/v1/models/other/suppressions", headers=as_("site"))
+    assert error_of(other, 403)["code"] == "model_not_permitted"
+
+
+def test_a_key_for_one_version_cannot_read_alerts_of_all(settings: ApiSettings, tmp_path: Path) -> None:
+    secret, line = new_key("one", scopes="read", models="fake@1")
+    file = tmp_path / "keys"
+    file.write_text(line)
+    with serving(settings.model_copy(update={"api_keys_file": file})) as running:
+        publish(running.models)
+        answer = running.http.get("/v1/models/fake@1/alerts", headers={"Authorization": f"Bearer {secret}"})
+    assert error_of(answer, 403)["code"] == "model_not_permitted"
 
 
 def test_limited_key_cannot_rename_a_model_to_a_name_outside_its_patterns(guarded: Service) -> None:
@@ -97,6 +132,12 @@ COMPLETION = {"prompt": "abc", "max_characters": 3}
         ("trainer", "GET", "/v1/corpora", 200),
         ("trainer", "POST", "/v1/models/fake/complete", 403),
         ("trainer", "DELETE", "/v1/models/fake", 403),
+        ("agent", "POST", "/v1/models/fake/ingest", 422),  # permitted, but the model has no calibration
+        ("agent", "GET", "/v1/models/fake/ingest", 403),
+        ("agent", "DELETE", "/v1/models/fake/ingest", 403),
+        ("agent", "POST", "/v1/models/fake/complete", 403),
+        ("typist", "POST", "/v1/models/fake/ingest", 403),
+        ("typist", "POST", "/v1/logs", 403),
         ("owner", "POST", "/v1/models/fake/complete", 200),
         ("owner", "GET", "/v1/fine_tuning/jobs", 200),
         ("owner", "DELETE", "/v1/models/fake", 200),

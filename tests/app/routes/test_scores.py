@@ -15,7 +15,8 @@ def model(service: Service) -> None:
 
 
 def line_of(characters: int, total: float, **more: Any) -> dict[str, Any]:
-    unset = dict.fromkeys(["score", "p_value", "anomalous", "spans", "explained", "bits", "expected"])
+    decided = ["score", "p_value", "anomalous", "alert_id", "label", "spans", "explained"]
+    unset = dict.fromkeys([*decided, "bits", "expected"])
     return (
         unset
         | {

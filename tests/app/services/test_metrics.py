@@ -26,6 +26,7 @@ def metrics(**parts: Any) -> str:
         "queue": SimpleNamespace(waiting=lambda: ["job_1"]),
         "engines": SimpleNamespace(stats=lambda: {"a@1": {"active": 2.0}, "b@1": {"other": 1.0}}),
         "loops": [SimpleNamespace(status=lambda: loop)],
+        "ingest": SimpleNamespace(models=list),
         "keys": SimpleNamespace(problems=("a line",)),
     }
     return Metrics(**(defaults | parts)).exposition().decode()
@@ -66,6 +67,7 @@ def test_each_application_has_its_own_registry() -> None:
             queue=SimpleNamespace(waiting=list),  # type: ignore[arg-type]
             engines=SimpleNamespace(stats=dict),  # type: ignore[arg-type]
             loops=[],
+            ingest=SimpleNamespace(models=list),  # type: ignore[arg-type]
         )
         for _ in range(2)
     )

@@ -55,6 +55,26 @@ def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
         assert getattr(Client, name).__doc__, f"{name} has no docstring"
 
 
+def test_alerts(client: Any, service: Service) -> None:
+    publish(service.models)
+    client.calibrate("fake", ["ab" * (1 + i % 9) for i in range(120)])
+    [line] = client.score("fake", ["ab →→→b 17"], alerts=True, source="web-1")["lines"]
+    list(client.score_lines("fake", ["ab →→→b 18"], alerts=True))
+    [alert] = client.alerts("fake", state="open", since=1.0)
+    assert (alert["id"], alert["count"], alert["sources"]) == (line["alert_id"], 2, ["web-1"])
+    assert client.alert("fake", alert["id"]) == alert
+    assert client.acknowledge_alert("fake", alert["id"])["state"] == "acknowledged"
+    assert client.label_alert("fake", alert["id"], "incident")["label"] == "incident"
+    made = client.suppress_alert("fake", alert["id"], until=4e9)
+    assert list(client.suppressions("fake")) == [made]
+    assert client.suppress("fake", template="*", until=4e9)["warning"]
+    client.delete_suppression("fake", made["id"])
+    assert [one["template"] for one in client.suppressions("fake")] == ["*"]
+    assert client.export_alerts("fake", "csv").startswith(b"id,model,")
+    with pytest.raises(NotFound, match="has no alert"):
+        client.label_alert("fake", "alert_000000000000", "normal")
+
+
 def test_corpora(client: Any, service: Service) -> None:
     corpus = client.add_corpus(TEXT, name="fox")
     raw = client.add_corpus(b"\xff\x00" * 200, encoding="bytes")

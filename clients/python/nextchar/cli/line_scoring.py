@@ -41,6 +41,8 @@ class Options:
     stream_id: str | None = None
     expected: int = 0
     patience_s: float = 300.0
+    alerts: bool | None = None
+    source: str | None = None
 
 
 def print_anomalous_lines(session: Session, model: str, files: Sequence[str], options: Options) -> None:
@@ -156,6 +158,8 @@ def _query(options: Options, *, explain: bool) -> dict[str, Any]:
         calibration=options.calibration,
         context=options.context,
         stream_id=options.stream_id,
+        alerts=options.alerts,
+        source=options.source,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nextchar.cli import (
+    alerts,
     calibration,
     completion,
     corpora,
@@ -58,6 +59,7 @@ app.command("next")(completion.next_character)
 app.command()(scoring.score)
 app.command()(calibration.calibrate)
 app.command()(evaluation.evaluate)
+app.add_typer(alerts.app, name="alerts")
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.app, name="jobs")

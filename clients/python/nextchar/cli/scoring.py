@@ -69,6 +69,12 @@ def score(
         int | None,
         _lines_option(min=1, max=20, help="Number of expected characters to show at each anomalous place."),
     ] = None,
+    alerts: Annotated[
+        bool, _lines_option("--alerts", help="Record flagged lines in the model's alerts.")
+    ] = False,
+    source: Annotated[
+        str | None, _lines_option(metavar="NAME", help="With --alerts: where the lines come from.")
+    ] = None,
     patience: Annotated[
         float | None, _lines_option(metavar="SECONDS", help="How long to retry when the service is away.")
     ] = None,
@@ -88,6 +94,8 @@ def score(
         stream_id=stream_id,
         expected=expected,
         patience_s=patience,
+        alerts=alerts or None,
+        source=source,
     )
     words = model_and_files or []
     if model is not None:

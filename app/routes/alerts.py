@@ -1,0 +1,171 @@
+"""/v1/models/{model}/alerts and /suppressions: groups of flagged lines, and what people say of them."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+
+from app.http.access import AccessDep
+from app.http.dependencies import Services, ServicesDep
+from app.http.errors import error_responses
+from app.http.paging import paginate
+from app.schemas.alerts import (
+    AlertBody,
+    AlertPage,
+    AlertsExport,
+    LabelAlert,
+    SuppressAlert,
+    SuppressionBody,
+    SuppressionCreate,
+)
+from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
+from app.services.access import Access
+from app.services.alert_answers import alert_body, export_csv, export_json, suppression_body
+from models.anomaly.alerts import SEVERITIES, Label, Severity
+from store.alerts import AlertState
+
+_CSV: dict[int | str, Any] = {
+    200: {"content": {"text/csv": {"schema": {"type": "string"}, "example": "id,model,version\n"}}}
+}
+
+_ERRORS = error_responses(404, 422, 503)
+_WRITING_ERRORS = error_responses(400, 404, 409, 413, 415, 422, 503, 507)
+
+router = APIRouter(prefix="/v1/models", tags=["alerts"])
+
+
+@router.get("/{model}/alerts", responses=_ERRORS)
+def list_alerts(
+    services: ServicesDep,
+    access: AccessDep,
+    model: str,
+    state: AlertState | None = None,
+    severity: Annotated[Severity | None, Query(description="Alerts that are at least as severe.")] = None,
+    label: Annotated[Label | Literal["none"] | None, Query(description="`none`: not labeled.")] = None,
+    since: Annotated[
+        float | None, Query(description="Alerts with a line at or after this time, in Unix seconds.")
+    ] = None,
+    until: Annotated[float | None, Query(description="Alerts with a line at or before this time.")] = None,
+    after: After = None,
+    limit: Limit = DEFAULT_LIMIT,
+) -> AlertPage:
+    """List a model's alerts, the one seen last first."""
+    name = _name(services, access, model)
+    found = [
+        alert
+        for alert in services.alerts.all(name)
+        if (state is None or alert.state == state)
+        and (severity is None or SEVERITIES.index(alert.severity) >= SEVERITIES.index(severity))
+        and (label is None or (alert.label or "none") == label)
+        and (since is None or alert.figures.last_seen >= since)
+        and (until is None or alert.figures.first_seen <= until)
+    ]
+    page, has_more = paginate(found, lambda alert: alert.id, after=after, limit=limit)
+    return AlertPage(
+        data=list(map(alert_body, page)), has_more=has_more, evicted=services.alerts.evicted(name)
+    )
+
+
+@router.get(
+    "/{model}/alerts/export",
+    response_model=AlertsExport,
+    responses=_ERRORS | _CSV,
+)
+def export_alerts(
+    services: ServicesDep,
+    access: AccessDep,
+    model: str,
+    format: Literal["json", "csv"] = "json",  # noqa: A002
+) -> Response:
+    """Get all alerts with acknowledgements and labels; as JSON also the suppressions."""
+    name = _name(services, access, model)
+    alerts = services.alerts.all(name)
+    if format == "csv":
+        content, media_type = export_csv(alerts), "text/csv; charset=utf-8"
+    else:
+        suppressions = services.alerts.decisions.suppressions(name)
+        content, media_type = export_json(name, alerts, suppressions), "application/json"
+    disposition = f'attachment; filename="{name}-alerts.{format}"'
+    return Response(content, media_type=media_type, headers={"Content-Disposition": disposition})
+
+
+@router.get("/{model}/alerts/{alert}", responses=_ERRORS)
+def get_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
+    """Get an alert."""
+    return alert_body(services.alerts.get(_name(services, access, model), alert))
+
+
+@router.post("/{model}/alerts/{alert}/acknowledge", responses=_WRITING_ERRORS)
+def acknowledge_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
+    """Record that you take care of an alert."""
+    name = _name(services, access, model)
+    return alert_body(services.alerts.acknowledge(name, alert, by=_caller(access)))
+
+
+@router.post("/{model}/alerts/{alert}/label", responses=_WRITING_ERRORS)
+def label_alert(
+    services: ServicesDep, access: AccessDep, model: str, alert: str, body: LabelAlert
+) -> AlertBody:
+    """Record what an alert is. `normal` lowers the score of its lines from now on."""
+    name = _name(services, access, model)
+    return alert_body(services.alerts.label(name, alert, body.label, by=_caller(access)))
+
+
+@router.post(
+    "/{model}/alerts/{alert}/suppress",
+    status_code=201,
+    responses=_WRITING_ERRORS,
+)
+def suppress_alert(
+    services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
+) -> SuppressionBody:
+    """Suppress the alerts with this template and anomalous word until a time: they are only counted."""
+    name = _name(services, access, model)
+    made = services.alerts.suppress(name, alert, until=body.until, by=_caller(access))
+    return suppression_body(made)
+
+
+@router.get("/{model}/suppressions", responses=_ERRORS)
+def list_suppressions(
+    services: ServicesDep, access: AccessDep, model: str, after: After = None, limit: Limit = DEFAULT_LIMIT
+) -> Page[SuppressionBody]:
+    """List a model's suppressions, newest first, with those that have ended."""
+    found = services.alerts.decisions.suppressions(_name(services, access, model))
+    page, has_more = paginate(found, lambda suppression: suppression.id, after=after, limit=limit)
+    return Page(data=list(map(suppression_body, page)), has_more=has_more)
+
+
+@router.post("/{model}/suppressions", status_code=201, responses=_WRITING_ERRORS)
+def create_suppression(
+    services: ServicesDep, access: AccessDep, model: str, body: SuppressionCreate
+) -> SuppressionBody:
+    """Suppress the alerts that match patterns, also ones not seen yet, until a time."""
+    made = services.alerts.decisions.suppress(
+        _name(services, access, model),
+        template=body.template,
+        span=body.span,
+        until=body.until,
+        by=_caller(access),
+    )
+    return suppression_body(made)
+
+
+@router.delete("/{model}/suppressions/{suppression}", status_code=204, responses=_ERRORS)
+def delete_suppression(services: ServicesDep, access: AccessDep, model: str, suppression: str) -> None:
+    """End a suppression."""
+    services.alerts.decisions.delete_suppression(_name(services, access, model), suppression)
+
+
+def _name(services: Services, access: Access, model: str) -> str:
+    """Return the name of an existing model.
+
+    Raises:
+        NotFound: it does not exist.
+        Forbidden: the caller's key permits only some of its versions, which share their alerts.
+    """
+    name = services.models.get(model).card.name
+    access.check_model(name)
+    return name
+
+
+def _caller(access: Access) -> str | None:
+    return access.key.name if access.key else None

@@ -1,0 +1,263 @@
+"""/v1/models/{model}/ingest and /v1/logs: lines that log agents send, and what became of them.
+
+Lines are answered when they are on disk, and scored afterwards by `app.services.ingest_scoring`.
+"""
+
+import json
+from collections.abc import AsyncGenerator
+from functools import partial
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Header, Query, Request, Response
+from redis.exceptions import RedisError
+
+from app.errors import Forbidden, UnsupportedMedia
+from app.http.access import AccessDep
+from app.http.dependencies import Services, ServicesDep, client_of
+from app.http.errors import answer, error_response, error_responses
+from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
+from app.http.line_streams import content_type
+from app.http.middleware import BodyRule
+from app.schemas.ingest import (
+    EXAMPLE_FLAGGED,
+    FlaggedLine,
+    IngestBody,
+    IngestDropped,
+    IngestQuery,
+    IngestStatusBody,
+    OtlpQuery,
+)
+from app.schemas.lists import Page
+from app.services import ingest_lines, otlp_logs
+from app.services.access import Access
+from app.services.gunzip import Gunzip, gunzip_of
+from app.services.ingest import Sender, answer_of, check_any_line, decompressed, messages_of
+from app.services.ingest_events import NumberedEvent, follow_flagged
+from models.errors import DomainError, InvalidInput, NotFound
+from store.ingest_stream import MAX_FLAGGED_KEPT
+
+router = APIRouter(tags=["ingest"])
+
+BODY_RULE = BodyRule(r"/v1/(models/[^/]+/ingest|logs)", ingest_lines.MAX_BODY_BYTES)
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="A batch that is sent again with the same key counts once.",
+    ),
+]
+
+_LINES_BODY: dict[str, Any] = {
+    "requestBody": {
+        "description": "Lines of text; or JSON, an object or a string per line, as JSON lines or in a list."
+        " Gzip is accepted.",
+        "required": True,
+        "content": {
+            kind: {"schema": {"type": "string"}, "example": example}
+            for kind, example in zip(
+                ingest_lines.MEDIA_TYPES,
+                ['{"message": "GET /", "host": "web-1"}\n'] * len(ingest_lines.JSON_LINES_TYPES)
+                + ['[{"message": "GET /", "host": "web-1"}]', "GET /\n"],
+                strict=True,
+            )
+        },
+    }
+}
+_EVENTS_ANSWER = stream_responses(
+    "A list, or with `Accept: text/event-stream` a stream without end.",
+    {"object": "list", "data": [EXAMPLE_FLAGGED], "has_more": False},
+    f"id: 17\nevent: flagged\ndata: {json.dumps(EXAMPLE_FLAGGED)}\n\n",
+)
+_OTLP_BODY: dict[str, Any] = {
+    "requestBody": {
+        "description": "An ExportLogsServiceRequest of OTLP.",
+        "required": True,
+        "content": {
+            otlp_logs.PROTOBUF: {"schema": {"type": "string", "format": "binary"}},
+            otlp_logs.JSON: {
+                "schema": {"type": "object"},
+                "example": {
+                    "resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "GET /"}}]}]}]
+                },
+            },
+        },
+    }
+}
+_OTLP_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "An ExportLogsServiceResponse in the type of the request. `partialSuccess` counts"
+        " records that were rejected; the others are on disk.",
+        "content": {
+            "application/json": {
+                "example": {"partialSuccess": {"rejectedLogRecords": "1", "errorMessage": "record 7: …"}}
+            },
+            otlp_logs.PROTOBUF: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/models/{model}/ingest",
+    status_code=202,
+    responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503),
+    openapi_extra=_LINES_BODY,
+)
+async def ingest_lines_of_agent(
+    services: ServicesDep,
+    request: Request,
+    model: str,
+    query: Annotated[IngestQuery, Query()],
+    idempotency_key: IdempotencyKey = None,
+) -> IngestBody:
+    """Accept lines of a log agent, to be scored soon. They are on disk when this is answered."""
+    gunzip = gunzip_of(request.headers.get("content-encoding", "identity"))
+    media_type, data = content_type(request.headers), await request.body()
+    sender = Sender(client_of(request), idempotency_key)
+    work = partial(_accept, services, model, data, gunzip, media_type, query, sender)
+    return await anyio.to_thread.run_sync(work, limiter=services.ingest_threads)
+
+
+@router.get("/v1/models/{model}/ingest", responses=error_responses(404, 422, 503))
+def get_ingest(services: ServicesDep, model: str) -> IngestStatusBody:
+    """Get how many lines wait, for how long, and how many were scored and flagged."""
+    return services.ingest.status(model)
+
+
+@router.delete("/v1/models/{model}/ingest", responses=error_responses(404, 422, 503))
+def drop_ingest(services: ServicesDep, model: str) -> IngestDropped:
+    """Delete the lines that wait."""
+    return IngestDropped(model=model, dropped=services.ingest.drop(model))
+
+
+@router.get(
+    "/v1/models/{model}/ingest/events",
+    response_model=Page[FlaggedLine],
+    responses=_EVENTS_ANSWER | error_responses(404, 422, 503),
+)
+async def get_flagged_lines(
+    services: ServicesDep,
+    request: Request,
+    model: str,
+    after: Annotated[
+        int | None,
+        Query(
+            ge=0, description="Only lines with numbers above this. Default: 0, and for a stream the newest."
+        ),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_FLAGGED_KEPT, description="The most lines in a page.")] = 1000,
+    last_event_id: Annotated[int | None, Header(ge=0, description="As `after`, for streams.")] = None,
+) -> Response | Page[FlaggedLine]:
+    """Get the lines that were flagged last, as a list; or as a stream, as they are flagged."""
+    await anyio.to_thread.run_sync(services.ingest.check_known, model)
+    after = last_event_id if last_event_id is not None else after
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return EventStream(_flagged_lines(services, model, after))
+    read = partial(services.ingest.streams.flagged, model, after=after or 0, limit=limit + 1)
+    found = await anyio.to_thread.run_sync(read)
+    lines = [FlaggedLine(id=number, **event) for number, event in found]
+    return Page(data=lines[:limit], has_more=len(lines) > limit)
+
+
+@router.post(
+    "/v1/logs",
+    response_class=Response,
+    responses=_OTLP_ANSWER | error_responses(400, 404, 409, 413, 415, 422, 429, 503),
+    openapi_extra=_OTLP_BODY,
+)
+async def export_logs(
+    services: ServicesDep,
+    access: AccessDep,
+    request: Request,
+    query: Annotated[OtlpQuery, Query()],
+    x_nextchar_model: Annotated[str | None, Header(max_length=128)] = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Accept OpenTelemetry's log records (OTLP/HTTP). The resource, a header or the query names the model."""
+    media_type = content_type(request.headers)
+    try:
+        if media_type not in (otlp_logs.PROTOBUF, otlp_logs.JSON):
+            raise UnsupportedMedia(
+                f"send OTLP as {otlp_logs.PROTOBUF} or {otlp_logs.JSON}, not as {media_type or 'nothing'}",
+                param="body",
+            )
+        gunzip = gunzip_of(request.headers.get("content-encoding", "identity"))
+        data = await request.body()
+        sender = Sender(client_of(request), idempotency_key)
+        default_model = query.model or x_nextchar_model
+        work = partial(_accept_otlp, services, access, data, gunzip, media_type, query, default_model, sender)
+        content = await anyio.to_thread.run_sync(work, limiter=services.ingest_threads)
+    except (DomainError, RedisError) as error:
+        if media_type != otlp_logs.PROTOBUF:
+            raise
+        refusal = error_response(error)
+        headers = {k: v for k, v in refusal.headers.items() if k not in ("content-length", "content-type")}
+        status = otlp_logs.status_of(answer(error)[1].error.message)
+        return Response(status, refusal.status_code, headers, otlp_logs.PROTOBUF)
+    return Response(content, media_type=media_type)
+
+
+async def _flagged_lines(services: Services, model: str, after: int | None) -> Events:
+    events: AsyncGenerator[NumberedEvent, None] = follow_flagged(
+        services.ingest.streams, model, after=after, is_stopping=services.stopping.is_set
+    )
+    async for number, event in events:
+        yield ServerEvent("flagged", FlaggedLine(id=number, **event), id=number)
+
+
+def _accept(
+    services: Services,
+    model: str,
+    data: bytes,
+    gunzip: Gunzip | None,
+    media_type: str,
+    query: IngestQuery,
+    sender: Sender,
+) -> IngestBody:
+    services.ingest.check(model, query)
+    body = decompressed(data, gunzip)
+    parsed = ingest_lines.parse_lines(body, media_type, query)
+    check_any_line(parsed)
+    accepted = services.ingest.accept({model: parsed}, sender.request(body, model, query))
+    return answer_of(model, parsed, accepted)
+
+
+def _accept_otlp(
+    services: Services,
+    access: Access,
+    data: bytes,
+    gunzip: Gunzip | None,
+    media_type: str,
+    query: OtlpQuery,
+    default_model: str | None,
+    sender: Sender,
+) -> bytes:
+    body = decompressed(data, gunzip)
+    found = otlp_logs.parse_otlp(body, media_type, query, default_model)
+    if found.without_model and not found.by_model:
+        raise InvalidInput(
+            "no record names its model: set the query parameter model, the header X-Nextchar-Model or the"
+            f" resource attribute {otlp_logs.MODEL_ATTRIBUTE}",
+            code="model_missing",
+            param="model",
+        )
+    refused = found.without_model
+    messages = [f"{refused} records name no model"] if refused else []
+    lines = dict(found.by_model)
+    for model in list(lines):
+        try:
+            access.check_model(model)
+            services.ingest.check(model, query)
+        except (Forbidden, InvalidInput, NotFound) as error:  # the others may pass: the agent sends again
+            if len(found.by_model) == 1:
+                raise
+            refused += lines.pop(model).records
+            messages.append(error.message)
+    if lines:
+        services.ingest.accept(lines, sender.request(body, "", query))
+    refused += sum(parsed.rejected for parsed in lines.values())
+    messages += filter(None, [messages_of(list(lines.values()))])
+    return otlp_logs.response_of(refused, "; ".join(messages), media_type)

@@ -1,0 +1,89 @@
+"""Alerts as they are sent: as bodies of answers and as CSV."""
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from app.schemas.alerts import AlertBody, AlertsExport, ExampleBody, SuppressionBody
+from app.schemas.scores import Span
+from store.alert_decisions import Suppression
+from store.alerts import Alert
+
+_CSV_COLUMNS = (
+    *("id", "model", "version", "state", "severity", "label", "template", "span", "count"),
+    *("first_seen", "last_seen", "first_line_time", "last_line_time", "score", "p_value"),
+    *("acknowledged_at", "acknowledged_by", "labeled_at", "labeled_by", "suppressed_until"),
+    *("sources", "example"),
+)
+
+
+def alert_body(alert: Alert) -> AlertBody:
+    """Return an alert as it is sent."""
+    figures, decision = alert.figures, alert.decision
+    examples = [
+        ExampleBody(
+            **example.model_dump(exclude={"spans"}),
+            spans=[Span.model_validate(span.model_dump()) for span in example.spans],
+        )
+        for example in figures.examples
+    ]
+    return AlertBody(
+        **figures.model_dump(exclude={"examples", "template_id"}),
+        examples=examples,
+        state=alert.state,
+        severity=alert.severity,
+        label=alert.label,
+        acknowledged_at=decision.acknowledged_at if decision else None,
+        acknowledged_by=decision.acknowledged_by if decision else None,
+        labeled_at=decision.labeled_at if decision else None,
+        labeled_by=decision.labeled_by if decision else None,
+        suppressed_until=alert.suppressed_until,
+    )
+
+
+def suppression_body(suppression: Suppression) -> SuppressionBody:
+    """Return a suppression as it is sent."""
+    warning = None
+    if suppression.matches_everything:
+        warning = (
+            f"this suppresses every alert of {suppression.model}, also ones never seen; delete it, or give a"
+            " template, unless that is meant"
+        )
+    return SuppressionBody(
+        **suppression.model_dump(), is_active=suppression.until > time.time(), warning=warning
+    )
+
+
+def export_json(model: str, alerts: Sequence[Alert], suppressions: Sequence[Suppression]) -> bytes:
+    """Return all alerts and suppressions as JSON."""
+    export = AlertsExport(
+        model=model,
+        alerts=list(map(alert_body, alerts)),
+        suppressions=list(map(suppression_body, suppressions)),
+    )
+    return export.model_dump_json().encode()
+
+
+def export_csv(alerts: Sequence[Alert]) -> bytes:
+    """Return a table of alerts, one in a row, each with its most anomalous line.
+
+    A text that a spreadsheet would compute, since it begins with one of `= + - @`, gets a `'` before it.
+    """
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for alert in alerts:
+        body = alert_body(alert)
+        fields: dict[str, Any] = body.model_dump()
+        fields["sources"] = " ".join(body.sources)
+        fields["example"] = body.examples[0].line if body.examples else ""
+        writer.writerow([_cell(fields[name]) for name in _CSV_COLUMNS])
+    return table.getvalue().encode()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"}:
+        return f"'{value}"
+    return "" if value is None else value

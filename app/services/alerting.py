@@ -1,0 +1,53 @@
+"""Occurrences of flagged lines, as `store.alerts` records them."""
+
+import time
+from collections.abc import Iterable
+
+from app.schemas.scores import LineScore
+from app.services.scoring import CalibratedScorer
+from models.anomaly import alerts
+from models.anomaly.alerts import Occurrence
+from models.anomaly.scorer import ScoredLine
+from models.anomaly.spans import Span
+from models.text.line_time import line_time
+
+
+def occurrences_of(
+    scorer: CalibratedScorer, scored: Iterable[tuple[ScoredLine, LineScore]], *, source: str = ""
+) -> list[Occurrence]:
+    """Return the occurrences among lines that arrived now: those that are flagged."""
+    return [occurrence_of(scorer, line, score, source=source) for line, score in scored if score.anomalous]
+
+
+def occurrence_of(
+    scorer: CalibratedScorer,
+    line: ScoredLine,
+    score: LineScore,
+    *,
+    arrived: float | None = None,
+    source: str = "",
+    entry: str | None = None,
+) -> Occurrence:
+    """Return the occurrence of one flagged line.
+
+    `arrived` is when it arrived, in Unix seconds, by default now; `source` says where it comes from; `entry`
+    is the id of the entry of a Redis stream that brought it. Positions in it are those of `score`.
+    """
+    assert score.score is not None and score.p_value is not None, "only lines with a calibration are flagged"
+    card = scorer.loaded.saved.card
+    text = scorer.loaded.vocabulary.to_text(line.original)
+    spans = score.spans if score.spans is not None else scorer.flagged_spans(line)
+    arrived = time.time() if arrived is None else arrived
+    return alerts.occurrence(
+        scorer.group(line),
+        model=card.name,
+        version=card.version,
+        line=text,
+        score=score.score,
+        p_value=score.p_value,
+        spans=[Span(span.start, span.end, span.bits, span.expected) for span in spans],
+        time=arrived,
+        line_time=line_time(text, now=arrived),
+        source=source,
+        entry=entry,
+    )

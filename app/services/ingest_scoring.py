@@ -1,0 +1,241 @@
+"""Scoring the lines that agents have sent: a loop in every API process, which share the lines.
+
+A round takes lines of each model in batches and scores them as streams of lines are scored, each line by
+itself. Flagged lines are recorded as alerts by the script that acknowledges their entries. What a process has
+taken and not finished is taken over by another once the first has had it for too long.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from app.schemas.scores import LineScore
+from app.services.alerting import occurrence_of
+from app.services.engines import Engines, Loaded
+from app.services.line_input import MAX_LINE_BYTES, LineParser, RawLine
+from app.services.scoring import CalibratedScorer, ScoreOptions
+from models.anomaly.alerts import Occurrence
+from models.anomaly.scorer import ScoredLine
+from models.errors import DomainError, InvalidInput, NotFound
+from store.alerts import Alerts, StreamEntries
+from store.calibrations import Calibrations, StoredCalibration
+from store.ingest_stream import GROUP, Entry, IngestStreams, lines_key
+
+log = logging.getLogger("nextchar.api")
+
+INTERVAL_S = 0.25
+"""Between two rounds: how long a line waits when there were none."""
+
+_ROUND_S = 5.0  # a round ends after this long, so that the health of the loop can be seen
+_CLAIM_INTERVAL_S = 1.0
+_HOUSEKEEPING_S = 30.0
+_MAX_BATCH_LINES = 500
+_MAX_BATCH_BYTES = 1 << 20  # estimated by the average of the lines that wait
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A line, its score, and what it was scored with."""
+
+    entry: Entry
+    scorer: CalibratedScorer
+    line: ScoredLine
+    score: LineScore
+
+
+@dataclass
+class _ModelState:
+    """What the loop remembers of a model between rounds."""
+
+    claim_at_s: float = 0.0  # by time.monotonic
+    has_problem: bool = True  # one of an earlier process may be stored
+
+
+@dataclass
+class IngestScoring:
+    """Scores the lines that wait. `run` is a round of a background loop; it runs in one thread.
+
+    Args:
+        streams: the lines.
+        engines: the loaded models.
+        calibrations: theirs.
+        alerts: where flagged lines are recorded.
+        stopping: set when the process stops; the batch that is being scored is finished.
+        retention_s: lines that wait for longer are deleted; 0: never.
+        claim_after_s: a process that has not finished a line for this long is taken for dead.
+    """
+
+    streams: IngestStreams
+    engines: Engines
+    calibrations: Calibrations
+    alerts: Alerts
+    stopping: threading.Event
+    retention_s: float = 0.0
+    claim_after_s: float = 30.0
+    consumer: str = field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    )
+    _states: dict[str, _ModelState] = field(default_factory=dict)
+    _housekeeping_at_s: float = 0.0
+
+    def run(self) -> None:
+        """Score lines of all models until none wait, or for some seconds. Raises RedisError."""
+        deadline = time.monotonic() + _ROUND_S
+        models = self.streams.models()
+        if time.monotonic() >= self._housekeeping_at_s:
+            self._keep_house(models)
+        waiting = [model for model in models if self.streams.waiting(model)]
+        while waiting and time.monotonic() < deadline and not self.stopping.is_set():
+            waiting = [model for model in waiting if not self.stopping.is_set() and self._score_batch(model)]
+
+    def _keep_house(self, models: Iterable[str]) -> None:
+        self._housekeeping_at_s = time.monotonic() + _HOUSEKEEPING_S
+        for model in models:
+            if self.retention_s:
+                self.streams.expire(model, before=time.time() - self.retention_s)
+            self.streams.remove_idle_consumers(model)
+
+    def _score_batch(self, model: str) -> bool:
+        """Score some lines of a model; return whether there may be more."""
+        state = self._states.setdefault(model, _ModelState())
+        try:
+            with self.engines.use(model) as loaded:
+                if self.calibrations.find(loaded.saved, None) is None:
+                    raise _no_calibration()
+                entries = self._take(model, state)
+                self._score_safely(model, loaded, entries)
+        except DomainError as error:  # the lines wait until it has passed
+            self.streams.set_problem(model, {"code": error.code, "message": error.message})
+            state.has_problem = True
+            return False
+        if state.has_problem and entries:
+            self.streams.set_problem(model, None)
+            state.has_problem = False
+        return bool(entries)
+
+    def _take(self, model: str, state: _ModelState) -> list[Entry]:
+        limit = self.streams.batch_lines(model, max_lines=_MAX_BATCH_LINES, max_bytes=_MAX_BATCH_BYTES)
+        if time.monotonic() >= state.claim_at_s:
+            claimed = self.streams.claim(model, self.consumer, idle_s=self.claim_after_s, max_lines=limit)
+            if claimed:
+                return claimed
+            state.claim_at_s = time.monotonic() + _CLAIM_INTERVAL_S
+        return self.streams.read(model, self.consumer, max_lines=limit)
+
+    def _score_safely(self, model: str, loaded: Loaded, entries: Sequence[Entry]) -> None:
+        """Score lines; one whose scoring fails unexpectedly is moved to the failed ones."""
+        if not entries:
+            return
+        try:
+            scored = {one.entry.id: one for one in self._scored(loaded, entries)}
+        except (DomainError, RedisError, OSError):
+            raise
+        except Exception as error:
+            if len(entries) == 1:
+                log.exception("scoring an ingested line by %s", loaded.reference)
+                self.streams.fail(model, [entries[0].id], f"{type(error).__name__} while it was scored")
+                return
+            for entry in entries:
+                self._score_safely(model, loaded, [entry])
+            return
+        in_order = [scored[entry.id] for entry in entries]
+        self._record(model, entries, [one for one in in_order if one.score.anomalous])
+
+    def _scored(self, loaded: Loaded, entries: Sequence[Entry]) -> Iterator[_Scored]:
+        """Yield the lines with their scores, those of each calibration and rate together."""
+        parser = LineParser(loaded.vocabulary, is_json=False)
+        groups: dict[tuple[str | None, float | None], list[tuple[Entry, str]]] = {}
+        for entry in entries:
+            raw = RawLine(1, entry.data, is_truncated=len(entry.data) >= MAX_LINE_BYTES)
+            text = parser.parse(raw).text
+            assert text is not None, "text always has characters"
+            groups.setdefault((entry.meta.calibration, entry.meta.false_alarms), []).append((entry, text))
+        for (name, rate), group in groups.items():
+            scorer = self._scorer(loaded, name, rate)
+            texts = list(dict.fromkeys(text for _, text in group))
+            lines = scorer.read(texts)
+            by_text = dict(zip(texts, zip(lines, scorer.scores(lines), strict=True), strict=True))
+            for entry, text in group:
+                yield _Scored(entry, scorer, *by_text[text])
+
+    def _scorer(self, loaded: Loaded, name: str | None, rate: float | None) -> CalibratedScorer:
+        """Return a scorer with the named calibration if it exists and allows the rate, else the default's."""
+        default = self.calibrations.find(loaded.saved, None)
+        labels = partial(self.alerts.labels, loaded.saved.card.name)
+        # The last is for a default that was replaced by one of fewer lines since the line was accepted.
+        for calibration, wanted in ((self._named(loaded, name), rate), (default, rate), (default, None)):
+            with suppress(InvalidInput):
+                if calibration:
+                    options = ScoreOptions("line", false_alarms=wanted, fast=True)
+                    return CalibratedScorer(loaded, calibration, options, labels=labels)
+        raise _no_calibration()
+
+    def _named(self, loaded: Loaded, name: str | None) -> StoredCalibration | None:
+        try:
+            return self.calibrations.find(loaded.saved, name)
+        except (
+            InvalidInput,
+            NotFound,
+        ):  # no name of a calibration, such as an address; or of none that exists
+            return None
+
+    def _record(self, model: str, entries: Sequence[Entry], flagged: Sequence[_Scored]) -> None:
+        """Announce and record flagged lines, and acknowledge all. Can be repeated after any error."""
+        ids = {one.entry.id for one in flagged}
+        if flagged:
+            occurrences = [_occurrence(one) for one in flagged]
+            events = [(one.entry.id, _event(one, of)) for one, of in zip(flagged, occurrences, strict=True)]
+            self.streams.announce(model, events)
+            entries_of_flagged = StreamEntries(lines_key(model), GROUP, list(ids))
+            self.alerts.record(occurrences, acknowledge=entries_of_flagged)
+        if normal := [entry.id for entry in entries if entry.id not in ids]:
+            self.streams.acknowledge(model, normal)
+
+
+def _occurrence(one: _Scored) -> Occurrence:
+    meta = one.entry.meta
+    found = occurrence_of(
+        one.scorer,
+        one.line,
+        one.score,
+        arrived=one.entry.received_at,
+        source=meta.source or "",
+        entry=one.entry.id,
+    )
+    return found if meta.time is None else replace(found, line_time=meta.time)
+
+
+def _event(one: _Scored, occurrence: Occurrence) -> dict[str, Any]:
+    """Return what live views show of a flagged line; see `FlaggedLine`."""
+    calibration = one.scorer.calibration
+    assert calibration is not None, "only lines with a calibration are flagged"
+    return {
+        "at": round(time.time(), 3),
+        "received_at": one.entry.received_at,
+        "time": occurrence.line_time,
+        "source": one.entry.meta.source,
+        "model": one.scorer.loaded.reference,
+        "calibration": calibration.name,
+        "alert_id": occurrence.alert_id,
+        "line": occurrence.line,
+        "score": occurrence.score,
+        "p_value": occurrence.p_value,
+        "spans": [asdict(span) for span in occurrence.spans],
+    }
+
+
+def _no_calibration() -> InvalidInput:
+    return InvalidInput(
+        "the model has no calibration, so that no line can be flagged; make one with POST …/calibrate",
+        code="no_calibration",
+    )

@@ -1,0 +1,193 @@
+"""The log records of an OTLP export request, in protobuf or JSON, as lines per model.
+
+The messages are those of `opentelemetry-proto`. In protobuf, strings are read as bytes: agents send invalid
+UTF-8, which would otherwise refuse the whole request instead of being replaced in one line.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, cast
+
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.message import DecodeError, Message
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
+from opentelemetry.proto.common.v1 import common_pb2
+from opentelemetry.proto.logs.v1 import logs_pb2
+from opentelemetry.proto.resource.v1 import resource_pb2
+
+from app.schemas.ingest import OtlpQuery
+from app.services.ingest_lines import Fields, LineReader, ParsedLines
+from models.errors import InvalidInput
+from store.ingest_stream import LineMeta
+
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+"""The media types of a request; the answer has the same."""
+
+MODEL_ATTRIBUTE = "nextchar.model"
+"""The attribute of a resource that names the model for its records."""
+
+_MAX_DEPTH = 20  # of nested values
+_MAX_STATUS_BYTES = 1_000
+
+
+@dataclass(frozen=True)
+class OtlpLines:
+    """The lines of a request by model, and how many records name no model."""
+
+    by_model: Mapping[str, ParsedLines]
+    without_model: int
+
+
+def parse_otlp(data: bytes, media_type: str, query: OtlpQuery, default_model: str | None) -> OtlpLines:
+    """Return the lines of an export request.
+
+    Raises:
+        InvalidInput: the body is not such a message (code `malformed_otlp`).
+        TooLarge: it has too many lines.
+    """
+    reader = LineReader(query)
+    by_model: dict[str, ParsedLines] = {}
+    without_model = 0
+    for resource, read in _protobuf_records(data) if media_type == PROTOBUF else _json_records(data):
+        model = resource.get(MODEL_ATTRIBUTE)
+        name = (model.decode("utf-8", "replace") if isinstance(model, bytes) else model) or default_model
+        if not isinstance(name, str):
+            without_model += 1
+            continue
+        by_model.setdefault(name, ParsedLines()).add(partial(_line, reader, resource, read))
+    return OtlpLines(by_model, without_model)
+
+
+def response_of(rejected: int, message: str, media_type: str) -> bytes:
+    """Return the ExportLogsServiceResponse, with partial_success if records were rejected."""
+    response = logs_service_pb2.ExportLogsServiceResponse()
+    if rejected or message:
+        response.partial_success.rejected_log_records = rejected
+        response.partial_success.error_message = message
+    if media_type == PROTOBUF:
+        return bytes(response.SerializeToString())
+    return str(json_format.MessageToJson(response, indent=None)).encode()
+
+
+def status_of(message: str) -> bytes:
+    r"""Return an error as google.rpc.Status in protobuf, as OTLP/HTTP requires of answers to protobuf.
+
+    >>> status_of("no")
+    b'\x12\x82\x00no'
+    """
+    text = message.encode()[:_MAX_STATUS_BYTES].decode(errors="ignore").encode()
+    # Field 2, a string, and its length as a varint of two bytes.
+    return b"\x12" + bytes([len(text) & 127 | 128, len(text) >> 7]) + text
+
+
+def _line(reader: LineReader, resource: Fields, read: Callable[[], Message]) -> tuple[bytes, LineMeta]:
+    record: Any = read()
+    fields = {**resource, **_attributes(record.attributes)}
+    body = _value(record.body)
+    if body is None:
+        raise InvalidInput("the record has no body", code="no_line")
+    nanoseconds = record.time_unix_nano or record.observed_time_unix_nano
+    data, meta = reader.line(body, fields)
+    if nanoseconds and not reader.query.time:
+        meta = LineMeta(nanoseconds / 1e9, meta.source, meta.calibration, meta.false_alarms)
+    return data, meta
+
+
+def _protobuf_records(data: bytes) -> Iterator[tuple[Fields, Callable[[], Message]]]:
+    request: Any = _request_of_bytes()()
+    try:
+        request.ParseFromString(data)
+    except DecodeError:
+        raise _malformed("the body is no ExportLogsServiceRequest in protobuf") from None
+    for resource_logs in request.resource_logs:
+        resource = _attributes(resource_logs.resource.attributes)
+        for scope_logs in resource_logs.scope_logs:
+            for record in scope_logs.log_records:
+                yield resource, partial(_same, record)
+
+
+def _json_records(data: bytes) -> Iterator[tuple[Fields, Callable[[], Message]]]:
+    try:
+        request = json.loads(data)
+    except (ValueError, RecursionError):
+        raise _malformed("the body is not JSON") from None
+    for resource_logs in _list_of(request, "resourceLogs", "resource_logs"):
+        scopes = _list_of(resource_logs, "scopeLogs", "scope_logs")
+        resource = resource_pb2.Resource()
+        try:
+            json_format.ParseDict(resource_logs.get("resource") or {}, resource, ignore_unknown_fields=True)
+        except (json_format.ParseError, TypeError, ValueError, RecursionError) as error:
+            raise _malformed(f"a resource cannot be read: {str(error)[:200]}") from None
+        attributes = _attributes(resource.attributes)
+        for scope_logs in scopes:
+            for record in _list_of(scope_logs, "logRecords", "log_records"):
+                yield attributes, partial(_record_of_json, record)
+
+
+def _record_of_json(record: Any) -> Message:
+    if not isinstance(record, dict):
+        raise InvalidInput("the record is not an object", code="malformed_line")
+    # Ids are in hexadecimal, where protobuf's JSON has base64; they are not needed.
+    fields = {
+        name: v for name, v in record.items() if name not in ("traceId", "spanId", "trace_id", "span_id")
+    }
+    try:
+        return json_format.ParseDict(fields, logs_pb2.LogRecord(), ignore_unknown_fields=True)
+    except (json_format.ParseError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"the record cannot be read: {str(error)[:200]}", code="malformed_line") from None
+
+
+def _list_of(value: Any, name: str, other_name: str) -> list[Any]:
+    if not isinstance(value, dict):
+        raise _malformed(f"what should have {name} is not an object")
+    found = value.get(name, value.get(other_name)) or []
+    if not isinstance(found, list):
+        raise _malformed(f"{name} is not a list")
+    return found
+
+
+def _attributes(pairs: Any) -> dict[str, Any]:
+    return {_text(pair.key): _value(pair.value) for pair in pairs}
+
+
+def _value(any_value: Any, depth: int = 0) -> Any:
+    """Return an AnyValue as Python's; None for nothing, and for what is nested too deeply."""
+    kind = any_value.WhichOneof("value")
+    if kind is None or depth > _MAX_DEPTH:
+        return None
+    value = getattr(any_value, kind)
+    if kind == "kvlist_value":
+        return {_text(pair.key): _value(pair.value, depth + 1) for pair in value.values}
+    if kind == "array_value":
+        return [_value(one, depth + 1) for one in value.values]
+    return value
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _same(record: Message) -> Message:
+    return record
+
+
+@cache
+def _request_of_bytes() -> type[Message]:
+    """Return the class of export requests whose strings are bytes, which are the same on the wire."""
+    pool = descriptor_pool.DescriptorPool()
+    for module in (common_pb2, resource_pb2, logs_pb2, logs_service_pb2):
+        file = descriptor_pb2.FileDescriptorProto()
+        module.DESCRIPTOR.CopyToProto(file)
+        for message in file.message_type:
+            for one in message.field:
+                if one.type == one.TYPE_STRING:
+                    one.type = one.TYPE_BYTES
+        pool.Add(file)
+    name = logs_service_pb2.ExportLogsServiceRequest.DESCRIPTOR.full_name
+    return cast(type[Message], message_factory.GetMessageClass(pool.FindMessageTypeByName(name)))
+
+
+def _malformed(why: str) -> InvalidInput:
+    return InvalidInput(why, code="malformed_otlp", param="body")

@@ -1,0 +1,269 @@
+"""`nextchar alerts`: list, show, acknowledge, suppress, label and export groups of flagged lines."""
+
+import re
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.text import Text
+
+from nextchar.answers import Alert, AlertExample, Suppression
+from nextchar.cli.flagged_lines import ANOMALOUS, rarity
+from nextchar.cli.formatting import format_integer, format_time, print_fields, printable, sparkline
+from nextchar.cli.names import ModelArgument
+from nextchar.cli.session import Session, command
+from nextchar.errors import NextcharError
+
+app = typer.Typer(invoke_without_command=True)
+
+AlertArgument = Annotated[
+    str, typer.Argument(metavar="ALERT", help="Id of an alert, or the beginning of one that no other has.")
+]
+
+_SHORT = 8  # characters of an id that tell an alert from the others, in most cases
+_ID = re.compile(r"alert_[0-9a-f]{24}")
+_SPARKLINE_CELLS = 16
+_UNITS_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+@app.callback()
+@command
+def list_open(session: Session) -> None:
+    """List the open alerts of all models; list, show, acknowledge, suppress, label or export those of one.
+
+    Example: nextchar alerts
+    """
+    if session.subcommand is not None:
+        return
+    names = dict.fromkeys(model["name"] for model in session.client.models())
+    found = [alert for name in names for alert in session.client.alerts(name, state="open")]
+    found.sort(key=lambda alert: -alert["last_seen"])
+    _print_alerts(session, found, if_empty="no alert is open", has_models=True)
+
+
+@app.command("list")
+@command
+def list_(
+    session: Session,
+    model: ModelArgument,
+    state: Annotated[
+        Literal["open", "acknowledged", "suppressed"] | None, typer.Option(help="Those in this state.")
+    ] = None,
+    severity: Annotated[
+        Literal["info", "warning", "critical"] | None, typer.Option(help="Those at least as severe.")
+    ] = None,
+    label: Annotated[
+        Literal["normal", "incident", "none"] | None, typer.Option(help="Those with this label.")
+    ] = None,
+) -> None:
+    """List the alerts of a model, the one seen last first.
+
+    Example: nextchar alerts list sshd --state open --severity warning
+    """
+    found = list(session.client.alerts(model, state=state, severity=severity, label=label))
+    empty = f"there is no such alert; `nextchar score --model {model} --alerts` records flagged lines"
+    _print_alerts(session, found, if_empty=empty, has_models=False)
+
+
+@app.command("show")
+@command
+def show(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
+    """Show an alert with its example lines.
+
+    Example: nextchar alerts show sshd 7d3c9a64
+    """
+    _print_alert(session, session.client.alert(model, _id(session, model, alert)))
+
+
+@app.command("ack")
+@command
+def ack(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
+    """Acknowledge an alert: say that somebody takes care of it.
+
+    Example: nextchar alerts ack sshd 7d3c9a64
+    """
+    changed = session.client.acknowledge_alert(model, _id(session, model, alert))
+    session.print_answer(changed, f"acknowledged {changed['id']}")
+
+
+@app.command("label")
+@command
+def label(
+    session: Session,
+    model: ModelArgument,
+    alert: AlertArgument,
+    label: Annotated[
+        Literal["normal", "incident", "none"],
+        typer.Argument(help="normal: score such lines lower from now on. none: withdraw the label."),
+    ],
+) -> None:
+    """Say what an alert is.
+
+    Example: nextchar alerts label sshd 7d3c9a64 normal
+    """
+    wanted = None if label == "none" else label
+    changed = session.client.label_alert(model, _id(session, model, alert), wanted)
+    session.print_answer(changed, f"labeled {changed['id']} {label}")
+
+
+@app.command("suppress")
+@command
+def suppress(
+    session: Session,
+    model: ModelArgument,
+    alert: Annotated[
+        str | None, typer.Argument(metavar="ALERT", help="An alert; or give --template.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Until when, as 2026-12-31 or 2026-12-31T18:00.")
+    ] = None,
+    duration: Annotated[
+        str | None, typer.Option("--for", metavar="DURATION", help="For how long, as 30m, 12h, 7d or 2w.")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="All alerts whose template matches; * stands for any text."),
+    ] = None,
+    span: Annotated[
+        str | None, typer.Option(metavar="PATTERN", help="With --template: and whose anomalous word matches.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the model's suppressions.")] = False,
+    delete: Annotated[
+        str | None, typer.Option(metavar="SUPPRESSION", help="End the suppression with this id.")
+    ] = None,
+) -> None:
+    """Count alerts but do not report them, until a date.
+
+    Example: nextchar alerts suppress sshd 7d3c9a64 --for 7d
+    """
+    client = session.client
+    if list_:
+        _print_suppressions(session, model)
+    elif delete is not None:
+        client.delete_suppression(model, delete)
+        answer = {"object": "suppression", "id": delete, "deleted": True}
+        session.print_answer(answer, f"deleted {delete}")
+    elif (alert is None) == (template is None):
+        raise typer.BadParameter("give an alert, or --template")
+    else:
+        until_s = _until(until, duration)
+        if alert is not None:
+            made = client.suppress_alert(model, _id(session, model, alert), until=until_s)
+        else:
+            made = client.suppress(model, template=template or "", span=span, until=until_s)
+        session.print_answer(made, f"suppressed until {format_time(made['until'])}: {made['id']}")
+        if made["warning"] and not session.as_json:
+            session.print_note(made["warning"])
+
+
+@app.command("export")
+@command
+def export(
+    session: Session,
+    model: ModelArgument,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File to write. Default: MODEL-alerts.json or .csv.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="As a table of alerts.")] = False,
+) -> None:
+    """Save all alerts of a model, with acknowledgements, labels and suppressions.
+
+    Example: nextchar alerts export sshd --csv
+    """
+    kind: Literal["csv", "json"] = "csv" if csv else "json"
+    file = to or Path(f"{model}-alerts.{kind}")
+    content = session.client.export_alerts(model, kind)  # before the file is opened: the model may be unknown
+    file.write_bytes(content)
+    session.print_answer({"model": model, "file": str(file)}, str(file))
+
+
+def _print_alerts(session: Session, found: list[Alert], *, if_empty: str, has_models: bool) -> None:
+    columns: dict[str, Callable[[Alert], str]] = {
+        "alert": lambda alert: alert["id"].removeprefix("alert_")[:_SHORT],
+        **({"model": lambda alert: alert["model"]} if has_models else {}),
+        "severity": lambda alert: alert["severity"],
+        "state": lambda alert: alert["label"] or alert["state"],
+        "lines": lambda alert: format_integer(alert["count"]),
+        "over time": lambda alert: sparkline(alert["counts"], _SPARKLINE_CELLS),
+        "last seen": lambda alert: format_time(alert["last_seen"]),
+        "template": lambda alert: alert["template"],
+    }
+    session.print_list(found, columns, if_empty=if_empty)
+
+
+def _print_alert(session: Session, alert: Alert) -> None:
+    if session.as_json:
+        session.print_json(alert)
+        return
+    fields = [
+        ("alert", alert["id"]),
+        ("template", alert["template"]),
+        ("anomalous", alert["span"] or "–"),
+        ("severity", f"{alert['severity']}, {rarity(alert['p_value'])} normal lines"),
+        ("state", alert["state"]),
+        ("label", alert["label"] or "–"),
+        ("lines", format_integer(alert["count"])),
+        ("over time", sparkline(alert["counts"], len(alert["counts"]))),
+        ("first seen", format_time(alert["first_seen"])),
+        ("last seen", format_time(alert["last_seen"])),
+    ]
+    if alert["sources"]:
+        fields.append(("sources", ", ".join(alert["sources"])))
+    if alert["suppressed_until"]:
+        fields.append(("suppressed", f"until {format_time(alert['suppressed_until'])}"))
+    print_fields(session.out, fields)
+    for example in alert["examples"]:
+        session.out.print(_highlighted(example), soft_wrap=True)
+
+
+def _highlighted(example: AlertExample) -> Text:
+    # Each character is replaced by one character, so positions stay.
+    text = Text(printable(example["line"], inline=True))
+    for span in example["spans"]:
+        text.stylize(ANOMALOUS, span["start"], span["end"])
+    return text
+
+
+def _print_suppressions(session: Session, model: str) -> None:
+    columns: dict[str, Callable[[Suppression], str]] = {
+        "suppression": lambda one: one["id"],
+        "until": lambda one: format_time(one["until"]) if one["is_active"] else "ended",
+        "template": lambda one: one["template"],
+        "anomalous": lambda one: one["span"],
+        "by": lambda one: one["created_by"] or "–",
+    }
+    found = list(session.client.suppressions(model))
+    session.print_list(found, columns, if_empty="there is no suppression")
+
+
+def _id(session: Session, model: str, text: str) -> str:
+    """Return the id of the alert that `text` begins, with or without `alert_`."""
+    if _ID.fullmatch(text):
+        return text
+    beginning = f"alert_{text.removeprefix('alert_')}"
+    found = [alert["id"] for alert in session.client.alerts(model) if alert["id"].startswith(beginning)]
+    if len(found) != 1:
+        many = f"{len(found)} alerts" if found else "no alert"
+        raise NextcharError(
+            f"model {model} has {many} whose id begins with {text!r}; `nextchar alerts list {model} --json`"
+            " prints whole ids"
+        )
+    return str(found[0])
+
+
+def _until(date: str | None, duration: str | None) -> float:
+    """Return the end of a suppression in Unix seconds; dates are in the local time zone."""
+    if (date is None) == (duration is None):
+        raise typer.BadParameter("give --until DATE or --for DURATION")
+    if date is not None:
+        try:
+            return datetime.fromisoformat(date).astimezone().timestamp()
+        except (ValueError, OverflowError):
+            raise typer.BadParameter(f"{date!r} is not a date such as 2026-12-31") from None
+    match = re.fullmatch(r"(\d{1,6})([mhdw])", duration or "")
+    if not match:
+        raise typer.BadParameter(f"{duration!r} is not a duration such as 30m, 12h, 7d or 2w")
+    return time.time() + int(match[1]) * _UNITS_S[match[2]]

@@ -1,0 +1,196 @@
+"""Alerts: flagged lines of one model grouped by their template and by where they are anomalous.
+
+An *occurrence* is one flagged line. Occurrences with the same template and the same anomalous word are one
+*alert*. Its id is a hash of the model's name, the template and that word, so it is the same in every process
+and for every version of the model.
+
+>>> group = group_of("session 4711 opened for root", [Span(22, 26, 9.0)])
+>>> group.template, group.span
+('session <*> opened for root', '4:root')
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from models.anomaly.spans import Span
+from models.text.masks import CUSTOM_PLACEHOLDER, NAMED
+
+Severity = Literal["info", "warning", "critical"]
+Label = Literal["normal", "incident"]
+
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+"""From the least to the most severe."""
+
+MAX_LINE_CHARACTERS = 1_000
+"""Of a line that is kept as an example; the rest is cut off."""
+
+MAX_TEMPLATE_CHARACTERS = 500
+"""Of a template as it is shown; its id is computed from all of it."""
+
+PARAMETER = "<*>"
+"""Stands in a template for what changes from line to line."""
+
+_MAX_SPANS = 20  # of an example
+_MAX_WORD_CHARACTERS = 60  # in a span key
+_WARNING_P, _CRITICAL_P = 1e-3, 1e-4
+_PLACEHOLDERS = "".join({placeholder for placeholder, _ in NAMED.values()} | {CUSTOM_PLACEHOLDER})
+_VARIABLE = re.compile(rf"\b(?:0[xX])?[0-9A-Fa-f]*\d[0-9A-Fa-f]*\b|\d+|[{_PLACEHOLDERS}]")
+_WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class Group:
+    """What the occurrences of one alert share.
+
+    Attributes:
+        template: the line with PARAMETER for what changes. span: the number of the anomalous word in the
+        template, from 0, and the word, as in `4:root`; empty if no word is anomalous.
+    """
+
+    template: str
+    span: str
+
+    @cached_property
+    def template_id(self) -> str:
+        """A hash of the template."""
+        return _digest(self.template)
+
+    def alert_id(self, model: str) -> str:
+        """Return the id of the alert of the model with this name."""
+        return "alert_" + _digest(f"{model}\n{self.template}\n{self.span}")
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """One flagged line.
+
+    Attributes:
+        model: the model's name, without its version. template: as it is shown. span: the span key of its
+        Group. line: the original text. spans: its anomalous characters, as positions in `line`. time: when
+        the line arrived, in Unix seconds. line_time: the time in the line, if it could be parsed. source:
+        where it came from, as far as it is known. entry: the id of the entry of a Redis stream that brought
+        it, if one did.
+    """
+
+    model: str
+    version: int
+    template_id: str
+    template: str
+    span: str
+    line: str
+    score: float
+    p_value: float
+    spans: tuple[Span, ...]
+    time: float
+    alert_id: str
+    line_time: float | None = None
+    source: str = ""
+    entry: str | None = None
+
+    @property
+    def severity(self) -> Severity:
+        """How rare the line is."""
+        return severity_of(self.p_value)
+
+
+@dataclass(frozen=True)
+class GroupLabel:
+    """What people say that a group is.
+
+    Attributes:
+        score: with label `normal`, the highest score of its lines when it was labeled.
+    """
+
+    label: Label
+    score: float = 0.0
+
+    def lowered(self, score: float) -> float:
+        """Return the score of a line of the group: of a normal one, by how much it exceeds `score`."""
+        return max(0.0, score - self.score) if self.label == "normal" else score
+
+
+def occurrence(
+    group: Group,
+    *,
+    model: str,
+    version: int,
+    line: str,
+    score: float,
+    p_value: float,
+    spans: Sequence[Span],
+    time: float,
+    line_time: float | None = None,
+    source: str = "",
+    entry: str | None = None,
+) -> Occurrence:
+    """Return the occurrence of a flagged line, with what is stored of it bounded in size."""
+    shown = [
+        replace(span, end=min(span.end, MAX_LINE_CHARACTERS), expected=(span.expected or "")[:100] or None)
+        for span in spans[:_MAX_SPANS]
+        if span.start < MAX_LINE_CHARACTERS
+    ]
+    return Occurrence(
+        model=model,
+        version=version,
+        template_id=group.template_id,
+        template=_writable(group.template[:MAX_TEMPLATE_CHARACTERS]),
+        span=_writable(group.span),
+        line=_writable(line[:MAX_LINE_CHARACTERS]),
+        score=score,
+        p_value=p_value,
+        spans=tuple(shown),
+        time=time,
+        alert_id=group.alert_id(model),
+        line_time=line_time,
+        source=_writable(source[:200]),
+        entry=entry,
+    )
+
+
+def group_of(text: str, spans: Sequence[Span]) -> Group:
+    """Return the group of a flagged line: its masked text, and the anomalous spans of that text.
+
+    The anomalous word is the one that shares the most characters with the span of the most bits. Its number
+    and its form in the template are stable where its own text is not: every unknown user name is one alert.
+    """
+    template = template_of(text)
+    span = max(spans, key=lambda span: span.bits, default=None)
+    if span is None:
+        return Group(template, "")
+    words = list(_WORD.finditer(text))
+    shared = [min(span.end, word.end()) - max(span.start, word.start()) for word in words]
+    index = max(range(len(words)), key=lambda i: shared[i], default=None)
+    if index is None:
+        return Group(template, "")
+    words_of_template = template.split()
+    index = min(index, len(words_of_template) - 1)  # a template may end in one wildcard for many words
+    return Group(template, f"{index}:{words_of_template[index][:_MAX_WORD_CHARACTERS]}")
+
+
+def template_of(text: str) -> str:
+    """Return the template of a masked line. It has as many words as the line."""
+    return " ".join(_VARIABLE.sub(PARAMETER, word) for word in text.split())
+
+
+def severity_of(p_value: float) -> Severity:
+    """Return the severity of a line, or of the lowest p-value of an alert.
+
+    >>> severity_of(0.01), severity_of(0.001), severity_of(0.0001)
+    ('info', 'warning', 'critical')
+    """
+    if p_value <= _CRITICAL_P:
+        return "critical"
+    return "warning" if p_value <= _WARNING_P else "info"
+
+
+def _writable(text: str) -> str:
+    """Return a text without unpaired surrogates, which no JSON parser but Python's accepts."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]

@@ -1,0 +1,277 @@
+"""What people say of alerts: acknowledgements, labels and suppressions. Records in the blob store.
+
+    alert_decisions/<model name>/<alert id>/<sequence>.json   all that is said of an alert after its
+                                                              <sequence>-th change, and how it was then
+    alert_suppressions/<model name>/<suppression id>.json     one suppression, until it is deleted
+
+A change of an alert's decision creates the next file, which succeeds for one of several writers; the others
+read again and retry. The files before it stay as the history of who said what. They outlive the alert, which
+Redis forgets, and the versions of the model; the model's name is what they belong to.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import re2
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.anomaly.alerts import PARAMETER, Label
+from models.errors import Conflict, NotFound
+from store.blobs import Blobs
+from store.ids import is_id, new_id
+
+log = logging.getLogger("nextchar.alerts")
+
+Record = TypeVar("Record", bound=BaseModel)
+
+_CACHE_S = 2.0  # a decision of another process is visible after this long
+_MAX_ATTEMPTS = 10
+
+
+class SpanRecord(BaseModel):
+    """Anomalous characters line[start:end] of an example."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    start: int
+    end: int
+    bits: float
+    expected: str | None = None
+
+
+class Example(BaseModel):
+    """A line of an alert."""
+
+    model_config = ConfigDict(frozen=True)
+
+    line: str
+    score: float
+    p_value: float
+    spans: tuple[SpanRecord, ...]
+    time: float  # of arrival, Unix seconds
+    line_time: float | None = None
+    source: str = ""
+
+
+class AlertFigures(BaseModel):
+    """An alert without what people say of it. Times are Unix seconds.
+
+    Attributes:
+        version: of the model that flagged its newest line. score, p_value: the highest and the lowest of its
+        lines. examples: the distinct lines with the highest scores, those first. counts: how many lines
+        arrived in each interval of `interval_s` seconds since `first_seen`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    model: str
+    version: int
+    template_id: str
+    template: str
+    span: str
+    count: int
+    first_seen: float
+    last_seen: float
+    first_line_time: float | None
+    last_line_time: float | None
+    score: float
+    p_value: float
+    examples: tuple[Example, ...]
+    interval_s: float
+    counts: tuple[int, ...]
+    sources: tuple[str, ...] = ()
+
+
+class Decision(BaseModel):
+    """All that people have said of one alert, after the `sequence`-th change.
+
+    Attributes:
+        changed_by: the name of the API key that made this change; None without keys. label_score: with label
+        `normal`, the highest score that the group had when it was labeled. figures: the alert at this change.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sequence: int = 0
+    changed_at: float
+    changed_by: str | None = None
+    acknowledged_at: float | None = None
+    acknowledged_by: str | None = None
+    label: Label | None = None
+    labeled_at: float | None = None
+    labeled_by: str | None = None
+    label_score: float = 0.0
+    figures: AlertFigures
+
+
+class Suppression(BaseModel):
+    """Alerts of a model that are counted but not reported until a time, in Unix seconds.
+
+    `template` and `span` are patterns, in which `*` stands for any text, except in `<*>`, which stands for
+    itself. `alert_id` is the alert it was made from, if it was made from one.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    model: str
+    template: str = Field(max_length=1000)
+    span: str = "*"
+    until: float
+    created_at: float
+    created_by: str | None = None
+    alert_id: str | None = None
+
+    def matches(self, template: str, span: str) -> bool:
+        """Return whether alerts with this template and span key are suppressed.
+
+        >>> s = Suppression(id="", model="m", template="Invalid user <*> from *", until=0, created_at=0)
+        >>> s.matches("Invalid user <*> from <*>", "2:<*>"), s.matches("Invalid user", "1:user")
+        (True, False)
+        """
+        return _matches(self.template, template) and _matches(self.span, span)
+
+    @property
+    def matches_everything(self) -> bool:
+        """Whether it suppresses every alert of the model."""
+        return not self.template.strip("*") and not self.span.strip("*")
+
+
+class AlertDecisions:
+    """The decisions and suppressions in one storage. Safe to use from several threads."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._lock = threading.Lock()
+        self._listed: dict[str, tuple[float, list[str]]] = {}  # the paths below a folder, and when
+        self._decisions: dict[str, Decision | None] = {}  # by path; a file never changes
+        self._suppressions: dict[str, Suppression | None] = {}  # None: damaged
+
+    def all(self, model: str) -> dict[str, Decision]:
+        """Return the newest decision on each alert of a model's name that has one, by the alert's id."""
+        newest: dict[str, str] = {}
+        for path in self._paths(f"alert_decisions/{model}"):  # sorted, and sequences have a fixed width
+            newest[path.split("/")[2]] = path
+        found = {alert_id: self._decision(path) for alert_id, path in newest.items()}
+        return {alert_id: decision for alert_id, decision in found.items() if decision}
+
+    def change(
+        self,
+        model: str,
+        alert_id: str,
+        change: Callable[[Decision | None], Decision],
+    ) -> Decision:
+        """Record the next decision on an alert: what `change` makes of the newest one.
+
+        Raises:
+            Conflict: other changes came first, again and again (code `alert_changed`).
+        """
+        folder = f"alert_decisions/{model}"
+        for _ in range(_MAX_ATTEMPTS):
+            paths = self._blobs.paths(f"{folder}/{alert_id}")
+            current = self._decision(paths[-1]) if paths else None
+            number = int(paths[-1].rsplit("/", 1)[1].removesuffix(".json")) + 1 if paths else 0
+            decision = change(current).model_copy(update={"sequence": number})
+            path = f"{folder}/{alert_id}/{number:08d}.json"
+            if self._blobs.create(path, decision.model_dump_json().encode("utf-8", "backslashreplace")):
+                self._forget(folder)
+                return decision
+        raise Conflict(f"alert {alert_id} is being changed by others; try again", code="alert_changed")
+
+    def suppress(
+        self,
+        model: str,
+        *,
+        template: str,
+        span: str,
+        until: float,
+        by: str | None,
+        alert_id: str | None = None,
+    ) -> Suppression:
+        """Suppress the alerts that match, until a time. Raises as Blobs does."""
+        suppression = Suppression(
+            id=new_id("suppression"),
+            model=model,
+            template=template,
+            span=span,
+            until=until,
+            created_at=time.time(),
+            created_by=by,
+            alert_id=alert_id,
+        )
+        folder = f"alert_suppressions/{model}"
+        data = suppression.model_dump_json().encode("utf-8", "backslashreplace")
+        created = self._blobs.create(f"{folder}/{suppression.id}.json", data)
+        assert created, "ids of suppressions are unique"
+        self._forget(folder)
+        return suppression
+
+    def suppressions(self, model: str) -> list[Suppression]:
+        """Return the suppressions of a model's name, newest first, with those that have ended."""
+        found = [self._suppression(path) for path in self._paths(f"alert_suppressions/{model}")]
+        return [suppression for suppression in reversed(found) if suppression]
+
+    def delete_suppression(self, model: str, suppression_id: str) -> None:
+        """End a suppression. Raises NotFound: there is none with this id."""
+        folder = f"alert_suppressions/{model}"
+        path = f"{folder}/{suppression_id}.json"
+        if not is_id("suppression", suppression_id) or not self._blobs.exists(path):
+            raise NotFound(
+                f"model {model} has no suppression {suppression_id!r}; it may have been deleted",
+                code="suppression_not_found",
+            )
+        self._blobs.delete(path)
+        self._forget(folder)
+
+    def _paths(self, folder: str) -> list[str]:
+        now = time.monotonic()
+        with self._lock:
+            listed = self._listed.get(folder)
+        if listed and now - listed[0] < _CACHE_S:
+            return listed[1]
+        paths = self._blobs.paths(folder)
+        with self._lock:
+            self._listed[folder] = (now, paths)
+        return paths
+
+    def _forget(self, folder: str) -> None:
+        with self._lock:
+            self._listed.pop(folder, None)
+
+    def _decision(self, path: str) -> Decision | None:
+        if path not in self._decisions:
+            with contextlib.suppress(FileNotFoundError):
+                self._decisions[path] = _parse(Decision, self._blobs.read(path), path)
+        return self._decisions.get(path)
+
+    def _suppression(self, path: str) -> Suppression | None:
+        if path not in self._suppressions:
+            with contextlib.suppress(FileNotFoundError):  # deleted by another process
+                self._suppressions[path] = _parse(Suppression, self._blobs.read(path), path)
+        return self._suppressions.get(path)
+
+
+def suppressed_until(
+    suppressions: Sequence[Suppression], template: str, span: str, *, now: float
+) -> float | None:
+    """Return until when alerts with this template and span key are suppressed; None if they are not."""
+    until = [s.until for s in suppressions if s.until > now and s.matches(template, span)]
+    return max(until, default=None)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    literal = [".*".join(map(re2.escape, part.split("*"))) for part in pattern.split(PARAMETER)]
+    return re2.fullmatch(f"(?s){re2.escape(PARAMETER).join(literal)}", text) is not None  # in linear time
+
+
+def _parse(kind: type[Record], data: bytes, path: str) -> Record | None:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError:  # a damaged record must not hide the others
+        log.warning("the record %s is damaged and is ignored", path)
+        return None

@@ -1,0 +1,148 @@
+import json
+import threading
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from app.settings import ApiSettings
+from store.alerts import Alerts
+from store.ingest_stream import Batch, IngestStreams, LineMeta, NewLine
+from tests.app.fakes import publish
+from tests.app.service import Service, read_stream, until
+
+INGEST = "/v1/models/fake/ingest"
+JSON_LINES = {"Content-Type": "application/x-ndjson"}
+
+
+@pytest.fixture(autouse=True)
+def model(service: Service) -> None:
+    publish(service.models)
+    calibrate(service)
+
+
+def calibrate(service: Service, lines: list[str] | None = None, **more: Any) -> None:
+    lines = lines or ["ab" * (1 + i % 9) for i in range(120)]
+    answer = service.http.post("/v1/models/fake/calibrate", json={"lines": lines} | more)
+    assert answer.status_code == 201, answer.text
+
+
+def send(service: Service, *lines: str | dict[str, Any], path: str = INGEST, **query: Any) -> httpx.Response:
+    body = "".join(json.dumps(line) + "\n" for line in lines)
+    answer = service.http.post(path, content=body, headers=JSON_LINES, params=query)
+    assert answer.status_code == 202, answer.text
+    return answer
+
+
+def status(service: Service) -> dict[str, Any]:
+    found: dict[str, Any] = service.http.get(INGEST).json()
+    return found
+
+
+def flagged(service: Service) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = service.http.get(f"{INGEST}/events").json()["data"]
+    return found
+
+
+def alerts(settings: ApiSettings, service: Service) -> list[tuple[int, str]]:
+    redis = Redis.from_url(settings.redis_url, decode_responses=True)
+    found = Alerts(redis, service.blobs).all("fake")
+    return sorted((alert.figures.count, alert.figures.template) for alert in found)
+
+
+def until_scored(service: Service, count: int) -> None:
+    until(lambda: status(service)["scored"] == count)
+
+
+def test_lines_are_scored_and_flagged_ones_become_alerts(settings: ApiSettings, service: Service) -> None:
+    send(service, "abab", {"message": "ab→", "host": "web-1", "timestamp": 5}, "ab→", "→→")
+    until_scored(service, 4)
+    assert alerts(settings, service) == [(1, "→→"), (2, "ab→")]
+    found = flagged(service)
+    assert [(line["id"], line["line"], line["source"], line["time"]) for line in found] == [
+        (1, "ab→", "web-1", 5.0),
+        (2, "ab→", None, None),
+        (3, "→→", None, None),
+    ]
+    assert found[0]["spans"][0] | {"bits": 0} == {"start": 2, "end": 3, "bits": 0, "expected": "a"}
+    assert (found[0]["model"], found[0]["calibration"]) == ("fake@1", "default")
+    now = status(service)
+    assert (now["waiting"], now["accepted"], now["flagged"], now["failed"]) == (0, 4, 3, 0)
+    assert now["per_second"]["scored"] == pytest.approx(4 / 60, abs=0.01)
+    assert len(now["consumers"]) == 1 and now["problem"] is None
+
+
+def test_a_line_has_the_score_that_a_stream_of_lines_gives_it(service: Service) -> None:
+    lines = ["ab→ab", "→", "a" * 30 + "→"]
+    send(service, *lines)
+    until_scored(service, 3)
+    body = "".join(line + "\n" for line in lines)
+    answer = service.http.post(
+        "/v1/models/fake/score", content=body.encode(), headers={"Content-Type": "text/plain"}
+    )
+    records = [json.loads(line) for line in answer.text.splitlines()][1:-1]
+    assert [(r["score"], r["p_value"]) for r in records] == [
+        (line["score"], line["p_value"]) for line in flagged(service)
+    ]
+
+
+def test_a_field_chooses_the_calibration_if_there_is_one_of_its_name(service: Service) -> None:
+    calibrate(service, ["→" * (1 + i % 9) for i in range(120)], name="web-1")
+    calibrate(service, ["a→"] * 20, name="small")  # too few lines for the rate
+    hosts = ("web-1", "web-2", "small", "10.0.0.1:80", None)
+    send(
+        service,
+        *({"message": "→→", "host": host} for host in hosts),
+        calibration_by="host",
+        false_alarms=0.01,
+    )
+    until_scored(service, 5)
+    assert [(line["source"], line["calibration"]) for line in flagged(service)] == [
+        ("web-2", "default"), ("small", "default"), ("10.0.0.1:80", "default"), (None, "default")
+    ]  # fmt: skip
+
+
+def test_lines_of_a_model_that_is_deleted_wait_for_the_next(service: Service, settings: ApiSettings) -> None:
+    publish(service.models, name="other")
+    streams = IngestStreams(Redis.from_url(settings.redis_url))
+    streams.accept([Batch("gone", [NewLine(b"ab", LineMeta())])])
+    until(lambda: streams.status("gone").problem)
+    answer = service.http.get("/v1/models/gone/ingest").json()
+    assert (answer["waiting"], answer["problem"]["code"]) == (1, "model_not_found")
+    publish(service.models, name="gone")
+    until(lambda: (streams.status("gone").problem or {}).get("code") == "no_calibration")
+    assert service.http.get("/v1/models/gone/ingest").json()["problem"]["code"] == "no_calibration"
+    lines = ["ab"] * 120
+    assert service.http.post("/v1/models/gone/calibrate", json={"lines": lines}).status_code == 201
+    until(lambda: service.http.get("/v1/models/gone/ingest").json()["scored"] == 1)
+    assert service.http.get("/v1/models/gone/ingest").json()["problem"] is None
+
+
+def test_flagged_lines_are_streamed_from_where_the_client_was(service: Service) -> None:
+    send(service, "→", "→→")
+    until_scored(service, 2)
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": "1"}
+    with service.http.stream("GET", f"{INGEST}/events", headers=headers) as answer:
+        events = read_stream(answer.iter_lines())
+        number, kind, line = next(events)
+        assert (number, kind, line["line"]) == ("2", "flagged", "→→")
+        send(service, "ab", "→→→")
+        number, _, line = next(events)
+        assert (number, line["line"]) == ("3", "→→→")
+
+
+def test_a_stream_of_flagged_lines_begins_now_unless_it_is_told_where(service: Service) -> None:
+    send(service, "→")
+    until_scored(service, 1)
+    with service.http.stream("GET", f"{INGEST}/events", headers={"Accept": "text/event-stream"}) as answer:
+        events = read_stream(answer.iter_lines())
+        threading.Timer(0.3, send, (service, "→→")).start()
+        assert next(events)[2]["line"] == "→→"
+
+
+def test_flagged_lines_are_paged(service: Service) -> None:
+    send(service, *("→" * (1 + i) for i in range(5)))
+    until_scored(service, 5)
+    page = service.http.get(f"{INGEST}/events", params={"after": 1, "limit": 2}).json()
+    assert [line["id"] for line in page["data"]] == [2, 3] and page["has_more"]

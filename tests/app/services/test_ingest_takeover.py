@@ -1,0 +1,211 @@
+"""Several processes share the lines, and what one leaves unfinished is finished by another."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from app.services.engines import Engines
+from app.services.ingest_scoring import IngestScoring
+from app.settings import ApiSettings
+from models.saved_model import SavedModel
+from store.alerts import Alerts, StreamEntries
+from store.calibrations import Calibrations
+from store.ingest_stream import GROUP, Batch, IngestStreams, LineMeta, NewLine, lines_key
+from tests.app.fakes import FakeEngine, FakeScorer, publish
+from tests.app.service import Service
+
+FLAGGED = "→"
+
+
+class FailingEngine(FakeEngine):
+    """Fails at each batch with a line `bad`."""
+
+    def line_surprisal(self, lines: Sequence[str], **options: Any) -> Any:
+        if "bad" in lines:
+            raise ZeroDivisionError
+        return super().line_surprisal(lines, **options)
+
+
+class Process:
+    """The loop of one process, which runs when it is told."""
+
+    def __init__(self, service: Service, engine: Callable[[SavedModel], FakeEngine] = FakeEngine) -> None:
+        def load(saved: SavedModel) -> Any:
+            made = engine(saved)
+            return made, FakeScorer(made, saved)
+
+        self.streams = IngestStreams(Redis.from_url(service.settings.redis_url))
+        self.engines = Engines(service.models, load, limit_bytes=1 << 30)
+        redis = Redis.from_url(service.settings.redis_url, decode_responses=True)
+        self.alerts = Alerts(redis, service.blobs)
+        self.stopping = threading.Event()
+        self.scoring = IngestScoring(
+            self.streams,
+            self.engines,
+            Calibrations(service.blobs),
+            self.alerts,
+            self.stopping,
+            claim_after_s=0.0,
+        )
+
+    def add(self, *lines: str) -> None:
+        self.streams.accept([Batch("fake", [NewLine(line.encode(), LineMeta()) for line in lines])])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {name: count for name, count in self.streams.status("fake").counts.items() if count}
+
+    @property
+    def recorded(self) -> int:
+        return sum(alert.figures.count for alert in self.alerts.all("fake"))
+
+
+@pytest.fixture
+def settings(settings: ApiSettings) -> ApiSettings:
+    """Settings of a process that leaves the scoring to others."""
+    return settings.model_copy(update={"ingest_scoring": False})
+
+
+@pytest.fixture
+def start(service: Service) -> Iterator[Callable[..., Process]]:
+    """A function that starts one more process."""
+    publish(service.models)
+    lines = ["ab" * (1 + i % 9) for i in range(120)]
+    assert service.http.post("/v1/models/fake/calibrate", json={"lines": lines}).status_code == 201
+    started: list[Process] = []
+
+    def start(**options: Any) -> Process:
+        started.append(Process(service, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.engines.close()
+
+
+def test_two_processes_score_each_line_once(start: Callable[..., Process]) -> None:
+    first, second = start(), start()
+    first.scoring.claim_after_s = second.scoring.claim_after_s = 60.0
+    first.add(*["ab", FLAGGED] * 1_500)
+    threads = [threading.Thread(target=one.scoring.run) for one in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert first.counts == {"accepted": 3_000, "scored": 3_000, "flagged": 1_500}
+    assert first.recorded == 1_500
+
+
+def test_only_the_line_that_cannot_be_scored_is_moved_away(start: Callable[..., Process]) -> None:
+    process = start(engine=FailingEngine)
+    process.add("ab", "bad", FLAGGED, "bad")
+    process.scoring.run()
+    assert process.counts == {"accepted": 4, "scored": 2, "flagged": 1, "failed": 2}
+    assert process.recorded == 1
+
+
+@pytest.mark.parametrize("fails_after", ["reading", "announcing", "recording"])
+def test_a_process_that_dies_between_two_steps_leaves_the_rest_to_another(
+    start: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, fails_after: str
+) -> None:
+    dying, other = start(), start()
+    dying.add("ab", FLAGGED, "cd", FLAGGED + FLAGGED)
+
+    def die(*_: object, **__: object) -> None:
+        raise RedisConnectionError
+
+    if fails_after == "reading":
+        monkeypatch.setattr(dying.streams, "announce", die)
+    elif fails_after == "announcing":
+        monkeypatch.setattr(dying.alerts, "record", die)
+    else:
+        monkeypatch.setattr(dying.streams, "acknowledge", die)
+    with pytest.raises(RedisConnectionError):
+        dying.scoring.run()
+    other.scoring.run()
+    assert other.counts == {"accepted": 4, "scored": 4, "flagged": 2}
+    assert other.recorded == 2
+    assert [event["line"] for _, event in other.streams.flagged("fake", after=0, limit=9)] == ["→", "→→"]
+
+
+def test_a_process_that_was_suspended_records_nothing_twice(
+    start: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspended, other = start(), start()
+    suspended.add("ab", FLAGGED)
+    announce = suspended.streams.announce
+
+    def announce_late(*arguments: Any) -> int:
+        other.scoring.run()
+        return announce(*arguments)
+
+    monkeypatch.setattr(suspended.streams, "announce", announce_late)
+    suspended.scoring.run()
+    assert other.counts == {"accepted": 2, "scored": 2, "flagged": 1}
+    assert other.recorded == 1
+
+
+def test_what_is_dropped_while_it_is_scored_is_not_recorded(
+    start: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start()
+    process.add(FLAGGED)
+    announce = process.streams.announce
+
+    def drop_first(*arguments: Any) -> int:
+        process.streams.drop("fake")
+        return announce(*arguments)
+
+    monkeypatch.setattr(process.streams, "announce", drop_first)
+    process.scoring.run()
+    assert process.counts == {"accepted": 1, "dropped": 1}
+    assert process.recorded == 0
+
+
+def test_a_process_that_stops_takes_no_further_lines(start: Callable[..., Process]) -> None:
+    process = start()
+    process.add("ab")
+    process.stopping.set()
+    process.scoring.run()
+    assert process.streams.status("fake").consumers == []
+
+
+def test_lines_that_wait_for_too_long_are_deleted(start: Callable[..., Process]) -> None:
+    process = start()
+    process.add("ab")
+    process.stopping.set()
+    process.scoring.retention_s = 0.001
+    time.sleep(0.01)  # until the line is older
+    process.scoring.run()
+    assert process.counts == {"accepted": 1, "expired": 1}
+
+
+def test_a_stream_of_large_lines_is_read_in_small_batches(start: Callable[..., Process]) -> None:
+    process = start()
+    process.add(*["a" * 100_000] * 30)
+    batches: list[int] = []
+    read = process.streams.read
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        found = read(*arguments, **options)
+        batches.append(len(found))
+        return found
+
+    process.streams.read = counted  # type: ignore[method-assign]
+    process.scoring.run()
+    assert process.counts["scored"] == 30
+    assert max(batches) <= 15
+
+
+def test_entries_are_acknowledged_with_the_alerts_of_their_lines(start: Callable[..., Process]) -> None:
+    process = start()
+    process.add(FLAGGED)
+    [entry] = process.streams.read("fake", "one", max_lines=1)
+    nothing = process.alerts.record([], acknowledge=StreamEntries(lines_key("fake"), GROUP, [entry.id]))
+    assert (nothing.occurrences, nothing.entries) == (0, 1)
+    assert process.streams.waiting("fake") == 0

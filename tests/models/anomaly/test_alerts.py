@@ -1,0 +1,86 @@
+import pytest
+
+from models.anomaly.alerts import (
+    MAX_LINE_CHARACTERS,
+    Group,
+    group_of,
+    occurrence,
+    severity_of,
+    template_of,
+)
+from models.anomaly.spans import Span
+
+
+def span_of(text: str, part: str, bits: float = 10.0) -> Span:
+    start = text.index(part)
+    return Span(start, start + len(part), bits)
+
+
+def test_lines_that_differ_in_numbers_have_one_template() -> None:
+    first, second = "sshd[24200]: port 38926 open", "sshd[7]: port 0x1f open"
+    assert template_of(first) == template_of(second) == "sshd[<*>]: port <*> open"
+
+
+def test_masked_values_are_parameters() -> None:
+    assert template_of("ⓣ login from ⓘ") == "<*> login from <*>"
+
+
+def test_the_anomalous_word_is_part_of_the_group() -> None:
+    text = "user root from nowhere port 22"
+    at_user, at_host = group_of(text, [span_of(text, "root")]), group_of(text, [span_of(text, "nowhere")])
+    assert (at_user.template, at_user.span) == ("user root from nowhere port <*>", "1:root")
+    assert at_host.template_id == at_user.template_id
+    assert at_host.alert_id("m") != at_user.alert_id("m")
+
+
+def test_the_span_with_the_most_bits_decides() -> None:
+    text = "user root from nowhere"
+    spans = [span_of(text, "user", 3.0), span_of(text, "nowhere", 30.0), span_of(text, "root", 5.0)]
+    assert group_of(text, spans).span == "3:nowhere"
+
+
+def test_any_part_of_a_value_that_changes_gives_the_same_group() -> None:
+    first, second = "port 12345 open", "port 999 open"
+    groups = {group_of(first, [Span(7, 9, 5.0)]), group_of(second, [Span(5, 8, 5.0)])}
+    assert groups == {Group("port <*> open", "1:<*>")}
+
+
+def test_a_span_that_covers_several_words_is_that_of_the_longest_part() -> None:
+    text = "a unexpected b"
+    assert group_of(text, [Span(0, len(text), 9.0)]).span == "1:unexpected"
+
+
+@pytest.mark.parametrize("text", ["", "   "])
+def test_a_line_without_words_has_a_group(text: str) -> None:
+    assert group_of(text, [Span(0, len(text), 1.0)]) == Group("", "")
+
+
+def test_an_alert_is_the_same_for_every_version_but_not_for_another_model() -> None:
+    group = Group("a <*>", "0:a")
+    assert group.alert_id("m") == Group("a <*>", "0:a").alert_id("m") != group.alert_id("other")
+
+
+def test_what_is_kept_of_a_line_is_bounded() -> None:
+    line = "é\ud800" + "x" * 5_000
+    kept = occurrence(
+        Group(line, "0:" + line[:60]),
+        model="m",
+        version=1,
+        line=line,
+        score=9.0,
+        p_value=0.001,
+        spans=[Span(4_000, 4_010, 5.0), *(Span(i, 6_000, 1.0) for i in range(100))],
+        time=0.0,
+    )
+    assert len(kept.line) <= MAX_LINE_CHARACTERS
+    kept.line.encode()  # raises with an unpaired surrogate
+    kept.template.encode()
+    assert len(kept.spans) <= 20
+    assert max(span.end for span in kept.spans) <= MAX_LINE_CHARACTERS
+
+
+@pytest.mark.parametrize(
+    ("p_value", "severity"), [(0.5, "info"), (0.0011, "info"), (0.001, "warning"), (0.0001, "critical")]
+)
+def test_the_rarer_the_more_severe(p_value: float, severity: str) -> None:
+    assert severity_of(p_value) == severity

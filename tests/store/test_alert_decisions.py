@@ -1,0 +1,156 @@
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from models.anomaly.alerts import Group
+from models.errors import NotFound
+from store.alert_decisions import Suppression
+from store.alerts import Alerts
+from store.blobs import Blobs
+from store.open_blobs import open_blobs
+from tests.store.interleaving import Interrupted
+from tests.store.test_alerts import GROUP, one
+
+ID = GROUP.alert_id("m")
+TOMORROW = time.time() + 86_400
+
+
+@pytest.fixture
+def redis(clean_redis_url: str) -> Redis:
+    return Redis.from_url(clean_redis_url, decode_responses=True)
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return open_blobs(tmp_path.as_uri())
+
+
+@pytest.fixture
+def alerts(redis: Redis, blobs: Blobs) -> Alerts:
+    return Alerts(redis, blobs)
+
+
+def test_what_people_say_outlives_redis(alerts: Alerts, redis: Redis, blobs: Blobs) -> None:
+    alerts.record([one(score=12.0)])
+    alerts.acknowledge("m", ID, by="ann")
+    alerts.label("m", ID, "normal", by="bob")
+    redis.flushall()
+    [alert] = Alerts(redis, blobs).all("m")
+    assert (alert.state, alert.label, alert.figures.count) == ("acknowledged", "normal", 1)
+    assert alert.decision is not None
+    assert (alert.decision.acknowledged_by, alert.decision.labeled_by) == ("ann", "bob")
+    assert alert.decision.label_score == 12.0
+    assert [example.line for example in alert.figures.examples] == ["user 1 failed"]
+
+
+def test_an_acknowledged_alert_is_still_counted(alerts: Alerts) -> None:
+    alerts.record([one()])
+    assert alerts.acknowledge("m", ID, by=None).state == "acknowledged"
+    alerts.record([one()])
+    assert [(alert.state, alert.figures.count) for alert in alerts.all("m")] == [("acknowledged", 2)]
+
+
+def test_a_label_can_be_changed_and_withdrawn(alerts: Alerts, redis: Redis) -> None:
+    alerts.record([one()])
+    assert alerts.label("m", ID, "incident", by=None).label == "incident"
+    redis.flushall()  # the alert is gone, what was said of it is not
+    assert alerts.label("m", ID, None, by=None).state == "open"
+
+
+def test_every_change_is_kept(alerts: Alerts, blobs: Blobs) -> None:
+    alerts.record([one()])
+    alerts.acknowledge("m", ID, by=None)
+    alerts.label("m", ID, "incident", by=None)
+    assert blobs.paths("alert_decisions") == [f"alert_decisions/m/{ID}/{n:08d}.json" for n in (0, 1)]
+
+
+def test_of_concurrent_changes_none_is_lost(redis: Redis, blobs: Blobs) -> None:
+    """Another process labels the alert before each call of the storage that an acknowledgement makes."""
+    Alerts(redis, blobs).record([one()])
+    for at in range(10):
+        blobs.delete(*blobs.paths("alert_decisions"))
+        other = Alerts(redis, blobs)
+        interrupted = Interrupted(blobs, at, lambda other=other: other.label("m", ID, "incident", by=None))
+        Alerts(redis, interrupted).acknowledge("m", ID, by=None)
+        alert = Alerts(redis, blobs).get("m", ID)
+        assert alert.decision is not None and alert.decision.acknowledged_at
+        assert alert.label == ("incident" if interrupted.was_interrupted else None)
+    assert not interrupted.was_interrupted, "every call was interrupted once"
+
+
+def test_many_threads_can_change_one_alert(redis: Redis, blobs: Blobs) -> None:
+    alerts = Alerts(redis, blobs)
+    alerts.record([one()])
+    threads = [
+        threading.Thread(target=alerts.acknowledge, args=("m", ID), kwargs={"by": str(i)}) for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(blobs.paths("alert_decisions")) == 4
+
+
+@pytest.mark.parametrize("alert_id", ["alert_0123456789ab", "../../x", "", "alert_" + "0" * 24])
+def test_an_alert_that_is_gone_cannot_be_labeled(alerts: Alerts, alert_id: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        alerts.label("m", alert_id, "normal", by=None)
+    assert caught.value.code == "alert_not_found"
+
+
+def test_a_suppressed_alert_is_counted_until_the_suppression_ends(alerts: Alerts) -> None:
+    alerts.record([one()])
+    suppression = alerts.suppress("m", ID, until=TOMORROW, by="ann")
+    alerts.record([one(), one(group=Group("user <*> failed", "0:user"))])
+    states = {
+        alert.id: (alert.state, alert.suppressed_until, alert.figures.count) for alert in alerts.all("m")
+    }
+    assert states.pop(ID) == ("suppressed", TOMORROW, 2)
+    assert [state for state, *_ in states.values()] == ["open"]  # the same template, another word
+    alerts.decisions.delete_suppression("m", suppression.id)
+    assert alerts.get("m", ID).state == "open"
+    with pytest.raises(NotFound) as caught:
+        alerts.decisions.delete_suppression("m", suppression.id)
+    assert caught.value.code == "suppression_not_found"
+
+
+def test_a_suppression_that_has_ended_does_nothing(alerts: Alerts) -> None:
+    alerts.record([one()])
+    alerts.suppress("m", ID, until=time.time() - 1, by=None)
+    assert alerts.get("m", ID).state == "open"
+    assert len(alerts.decisions.suppressions("m")) == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "template", "matches"),
+    [
+        ("a <*> b", "a <*> b", True),
+        ("a <*> b", "a <*> c <*> b", False),  # <*> is a parameter, not a wildcard
+        ("a *", "a <*> c", True),
+        ("*", "anything\nat all", True),
+        ("a.c", "abc", False),
+        ("*a" * 400, "a" * 1_000 + "b", False),  # in linear time
+    ],
+)
+def test_patterns(pattern: str, template: str, matches: bool) -> None:
+    made = Suppression(id="", model="m", template=pattern, until=0.0, created_at=0.0)
+    assert made.matches(template, "1:x") == matches
+
+
+@pytest.mark.parametrize(
+    ("template", "span", "everything"), [("*", "**", True), ("*", "1:*", False), ("a*", "*", False)]
+)
+def test_a_suppression_of_everything_is_recognized(template: str, span: str, everything: bool) -> None:
+    made = Suppression(id="", model="m", template=template, span=span, until=0.0, created_at=0.0)
+    assert made.matches_everything == everything
+
+
+def test_a_damaged_record_does_not_hide_the_others(alerts: Alerts, blobs: Blobs) -> None:
+    alerts.record([one()])
+    alerts.suppress("m", ID, until=TOMORROW, by=None)
+    blobs.write("alert_suppressions/m/suppression_000000000000.json", b"{")
+    blobs.write(f"alert_decisions/m/{'alert_' + '1' * 24}/00000000.json", b"[]")
+    assert [alert.state for alert in alerts.all("m")] == ["suppressed"]

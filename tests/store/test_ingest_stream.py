@@ -1,0 +1,218 @@
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from launcher.valkey import EmbeddedValkey
+from models.errors import Busy, Conflict, TooLarge
+from store.ingest_stream import (
+    GROUP,
+    MAX_DELIVERIES,
+    Batch,
+    Entry,
+    IngestLimits,
+    IngestStreams,
+    LineMeta,
+    NewLine,
+    Request,
+    lines_key,
+)
+
+
+@pytest.fixture
+def redis(clean_redis_url: str) -> Iterator[Redis]:
+    with Redis.from_url(clean_redis_url) as redis:
+        yield redis
+
+
+@pytest.fixture
+def streams(redis: Redis) -> IngestStreams:
+    return IngestStreams(redis, IngestLimits(max_lines=10))
+
+
+def batch(*lines: str, model: str = "m", rejected: int = 0) -> Batch:
+    return Batch(model, [NewLine(line.encode(), LineMeta(source="web")) for line in lines], rejected)
+
+
+def ids(entries: list[Entry]) -> list[str]:
+    return [entry.id for entry in entries]
+
+
+def test_a_line_comes_out_as_it_went_in(streams: IngestStreams) -> None:
+    meta = LineMeta(1.5, "web", "nightly", 0.05)
+    before = time.time()
+    streams.accept([Batch("m", [NewLine(b"a\xff\x00", meta), NewLine(b"", LineMeta())])])
+    first, second = streams.read("m", "c", max_lines=10)
+    assert (first.data, first.meta, second.data, second.meta) == (b"a\xff\x00", meta, b"", LineMeta())
+    assert before - 1 < first.received_at < time.time() + 1
+
+
+def test_each_line_is_delivered_to_one_consumer(streams: IngestStreams) -> None:
+    streams.accept([batch("a", "b", "c")])
+    first, second = streams.read("m", "one", max_lines=2), streams.read("m", "two", max_lines=2)
+    assert [entry.data for entry in first + second] == [b"a", b"b", b"c"]
+    assert streams.read("m", "one", max_lines=2) == []
+
+
+def test_lines_of_a_dead_consumer_are_delivered_again(streams: IngestStreams) -> None:
+    streams.accept([batch("a", "b")])
+    lost = streams.read("m", "dead", max_lines=10)
+    assert streams.claim("m", "alive", idle_s=60, max_lines=10) == []
+    assert ids(streams.claim("m", "alive", idle_s=0, max_lines=10)) == ids(lost)
+
+
+def test_only_the_first_acknowledgment_of_a_line_counts(streams: IngestStreams) -> None:
+    streams.accept([batch("a", "b")])
+    entries = ids(streams.read("m", "one", max_lines=10))
+    assert streams.acknowledge("m", entries[:1]) == 1
+    assert streams.acknowledge("m", entries) == 1
+    assert (streams.waiting("m"), streams.status("m").counts["scored"]) == (0, 2)
+
+
+def test_a_line_that_never_ends_is_delivered_alone_and_then_moved_away(
+    streams: IngestStreams, redis: Redis
+) -> None:
+    streams.accept([batch("good", "bad", "fine")])
+    by_line = {entry.data: entry.id for entry in streams.read("m", "1", max_lines=10)}
+    assert len(streams.claim("m", "2", idle_s=0, max_lines=10)) == 3
+    for delivery in range(3, 20):
+        claimed = streams.claim("m", str(delivery), idle_s=0, max_lines=10)
+        if not claimed:
+            break
+        assert len(claimed) == 1
+        if claimed[0].data != b"bad":  # the process dies of this one
+            streams.acknowledge("m", ids(claimed))
+    status = streams.status("m")
+    assert (status.waiting, status.counts["failed"], status.counts["scored"]) == (0, 1, 2)
+    [(_, failed)] = redis.xrange("nextchar:ingest:m:failed")
+    assert failed[b"line"] == b"bad" and failed[b"entry"].decode() == by_line[b"bad"]
+    assert delivery > MAX_DELIVERIES
+
+
+def test_limits_refuse_a_request_as_a_whole(streams: IngestStreams, redis: Redis) -> None:
+    streams.accept([batch(*"abcdefgh")])
+    with pytest.raises(Busy, match="8 lines wait to be scored by m"):
+        streams.accept([batch("x", model="other"), batch("i", "j", "k")])
+    assert (streams.waiting("m"), streams.waiting("other")) == (8, 0)
+    with pytest.raises(TooLarge, match="11 lines"):
+        streams.accept([batch(*"abcdefghijk", model="other")])
+    small = IngestStreams(redis, IngestLimits(max_bytes=20_000))
+    with pytest.raises(Busy, match=r"take .* bytes"):
+        small.accept([batch("x" * 19_000, model="other")])
+
+
+def test_a_repeated_request_counts_once_within_its_time(streams: IngestStreams, redis: Redis) -> None:
+    request = Request("key", "body")
+    assert not streams.accept([batch("a", "b")], request).is_repeated
+    again = streams.accept([batch("a", "b")], request)
+    assert (again.is_repeated, again.lines, streams.waiting("m")) == (True, 2, 2)
+    with pytest.raises(Conflict, match="another body"):
+        streams.accept([batch("a")], Request("key", "other"))
+    assert 0 < redis.ttl("nextchar:ingest:request:key") <= 600
+
+
+def test_a_flagged_line_is_announced_once(streams: IngestStreams) -> None:
+    streams.accept([batch("a", "b")])
+    first, second = ids(streams.read("m", "one", max_lines=10))
+    assert streams.announce("m", [(first, {"line": "→"})]) == 1
+    assert streams.announce("m", [(first, {"line": "→"}), (second, {"line": "b"})]) == 1
+    assert streams.flagged("m", after=0, limit=10) == [
+        (1, {"line": "→", "entry": first}),
+        (2, {"line": "b", "entry": second}),
+    ]
+    assert streams.flagged("m", after=1, limit=10)[0][0] == streams.last_flagged("m") == 2
+    streams.acknowledge("m", [first, second])
+    assert streams.announce("m", [(first, {})]) == 0  # by a process that was suspended meanwhile
+
+
+def test_what_was_announced_is_forgotten_once_it_cannot_come_again(
+    streams: IngestStreams, redis: Redis
+) -> None:
+    for text in ("a", "b", "c"):
+        time.sleep(0.002)  # entries of one millisecond are forgotten together
+        streams.accept([batch(text)])
+        entries = ids(streams.read("m", "one", max_lines=1))
+        streams.announce("m", [(entries[0], {})])
+        streams.acknowledge("m", entries)
+    streams.accept([batch("d")])
+    streams.announce("m", [(ids(streams.read("m", "one", max_lines=1))[0], {})])
+    assert redis.zcard("nextchar:ingest:m:announced") == 1
+
+
+def test_dropped_lines_are_neither_scored_nor_announced(streams: IngestStreams) -> None:
+    streams.accept([batch("a", "b")])
+    taken = ids(streams.read("m", "one", max_lines=1))
+    assert streams.drop("m") == 2
+    assert streams.acknowledge("m", taken) == 0
+    assert streams.announce("m", [(taken[0], {})]) == 0
+    assert streams.claim("m", "two", idle_s=0, max_lines=10) == []
+    streams.accept([batch("c")])
+    assert [entry.data for entry in streams.read("m", "one", max_lines=10)] == [b"c"]
+    assert streams.status("m").counts["dropped"] == 2
+
+
+def test_lines_that_wait_for_too_long_expire(streams: IngestStreams) -> None:
+    streams.accept([batch("a", "b")])
+    assert streams.expire("m", before=time.time() - 60) == 0
+    assert streams.expire("m", before=time.time() + 60) == 2
+    status = streams.status("m")
+    assert (status.waiting, status.counts["expired"], status.counts["scored"]) == (0, 2, 0)
+
+
+def test_status_of_a_model_without_lines_is_empty(streams: IngestStreams) -> None:
+    status = streams.status("never")
+    assert (status.waiting, status.bytes, status.oldest_age_s, status.consumers) == (0, 0, None, [])
+    assert streams.read("never", "c", max_lines=1) == streams.claim("never", "c", idle_s=0, max_lines=1) == []
+    streams.remove_idle_consumers("never")
+
+
+def test_consumers_are_listed_with_what_they_hold(streams: IngestStreams) -> None:
+    streams.accept([batch("a", "b")])
+    streams.read("m", "one", max_lines=2)
+    [consumer] = streams.status("m").consumers
+    assert (consumer.name, consumer.pending) == ("one", 2)
+    streams.remove_idle_consumers("m")
+    assert len(streams.status("m").consumers) == 1
+
+
+def test_accepted_lines_survive_the_death_of_redis(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as valkey, Redis.from_url(valkey.url, socket_timeout=10) as redis:
+        streams = IngestStreams(redis)
+        for i in range(3):
+            streams.accept([batch(f"line {i}")], Request(f"key {i}", "body"))
+        assert valkey._process is not None
+        valkey._process.kill()
+        valkey._process.wait()
+        with pytest.raises((RedisConnectionError, OSError)):
+            streams.accept([batch("lost")])
+        valkey.start()
+        assert streams.accept([batch("line 2")], Request("key 2", "body")).is_repeated
+        found = [entry.data for entry in streams.read("m", "c", max_lines=10)]
+        assert found == [b"line 0", b"line 1", b"line 2"]
+
+
+def test_group_is_made_again_after_redis_lost_its_data(streams: IngestStreams, redis: Redis) -> None:
+    streams.accept([batch("a")])
+    redis.flushall()
+    assert streams.read("m", "c", max_lines=1) == []
+    streams.accept([batch("b")])
+    assert [entry.data for entry in streams.read("m", "c", max_lines=1)] == [b"b"]
+    assert redis.xinfo_groups(lines_key("m"))[0]["name"] == GROUP.encode()
+
+
+def test_a_redis_without_an_append_only_file_accepts_lines(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as valkey, Redis.from_url(valkey.url, socket_timeout=10) as redis:
+        redis.config_set("appendonly", "no")
+        assert IngestStreams(redis).accept([batch("a")]).lines == 1
+
+
+def test_a_server_that_hangs_is_an_error_in_bounded_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}"
+        with Redis.from_url(url, socket_timeout=0.2) as redis, pytest.raises(RedisTimeoutError):
+            IngestStreams(redis).accept([batch("a")])
