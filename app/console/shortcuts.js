@@ -12,6 +12,7 @@ const VIEW_SHORTCUTS = [
   ["m", "/models", "Models"],
   ["p", "/playground", "Playground"],
   ["a", "/anomalies", "Anomalies"],
+  ["l", "/alerts", "Alerts"],
   ["t", "/train", "Train a model"],
 ];
 

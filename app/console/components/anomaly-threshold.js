@@ -79,7 +79,8 @@ function falseAlarmThreshold(log, { value, onChange }) {
   });
   typed.control.addEventListener("input", () => {
     const wanted = Number(typed.control.value.trim().replace(/\s*%$/, "").replace(",", ".")) / 100;
-    const isUsable = typed.control.value.trim() !== "" && wanted >= minRate * (1 - ROUNDING) && wanted <= maxRate * (1 + ROUNDING);
+    const isUsable =
+      typed.control.value.trim() !== "" && wanted >= minRate * (1 - ROUNDING) && wanted <= maxRate * (1 + ROUNDING);
     typed.setError(
       isUsable ? null : `Between ${decimal(minRate * 100, 4)} and ${decimal(maxRate * 100, 4)} with this calibration.`,
     );
@@ -133,7 +134,10 @@ function bitsThreshold(log, { value, onChange }) {
 
   function refresh() {
     const every = Math.max(1, Math.ceil(log.length / SAMPLED_LINES));
-    const sorted = log.score.subarray(0, log.length).filter((_, row) => row % every === 0).sort();
+    const sorted = log.score
+      .subarray(0, log.length)
+      .filter((_, row) => row % every === 0)
+      .sort();
     if (!sorted.length) return;
     const roundUp = (one) => Math.ceil((one + 0.01) / BITS_STEP) * BITS_STEP;
     const chosen = limit();

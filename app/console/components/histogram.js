@@ -27,9 +27,19 @@ const MIN_DRAG_PX = 4;
  */
 export function histogram({ counts, format, onZoom, signal }) {
   const helpId = uniqueId("histogram-help");
-  const graphic = svg("svg", { class: "chart histogram", tabindex: 0, role: "img", height: HEIGHT, "aria-describedby": helpId });
+  const graphic = svg("svg", {
+    class: "chart histogram",
+    tabindex: 0,
+    role: "img",
+    height: HEIGHT,
+    "aria-describedby": helpId,
+  });
   const readout = h("p", { class: "small number", "aria-live": "polite" });
-  const reset = h("button", { type: "button", class: "button small", hidden: true, onclick: () => zoom(null) }, "Reset zoom");
+  const reset = h(
+    "button",
+    { type: "button", class: "button small", hidden: true, onclick: () => zoom(null) },
+    "Reset zoom",
+  );
   const help = h(
     "p",
     { class: "small muted", id: helpId },
@@ -61,7 +71,10 @@ export function histogram({ counts, format, onZoom, signal }) {
   function rangeOf(first, last) {
     const [from, to] = data.range;
     const perBin = (to - from) / bins();
-    return /** @type {[number, number]} */ ([from + first * perBin, last === bins() - 1 ? to : from + (last + 1) * perBin]);
+    return /** @type {[number, number]} */ ([
+      from + first * perBin,
+      last === bins() - 1 ? to : from + (last + 1) * perBin,
+    ]);
   }
 
   function zoom(range) {
@@ -81,7 +94,10 @@ export function histogram({ counts, format, onZoom, signal }) {
     if (!data) return;
     const peaks = { total: max(data.total), flagged: max(data.flagged) };
     graphic.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    graphic.setAttribute("aria-label", `${label}: ${count(sum(data.total), "line")}, ${integer(sum(data.flagged))} flagged`);
+    graphic.setAttribute(
+      "aria-label",
+      `${label}: ${count(sum(data.total), "line")}, ${integer(sum(data.flagged))} flagged`,
+    );
     const flaggedTop = LABEL_PX + TOTAL_PX + GAP_PX;
     const chosen = selection() ?? (cursor < 0 ? null : [cursor, cursor]);
     replace(
@@ -127,8 +143,7 @@ export function histogram({ counts, format, onZoom, signal }) {
     const [from, to] = rangeOf(chosen[0], chosen[1]);
     const total = sum(data.total.subarray(chosen[0], chosen[1] + 1));
     const flagged = sum(data.flagged.subarray(chosen[0], chosen[1] + 1));
-    readout.textContent =
-      `${format(from, data.range)} to ${format(to, data.range)}: ${count(total, "line")}, ${integer(flagged)} flagged`;
+    readout.textContent = `${format(from, data.range)} to ${format(to, data.range)}: ${count(total, "line")}, ${integer(flagged)} flagged`;
   }
 
   graphic.addEventListener("pointerdown", (event) => {

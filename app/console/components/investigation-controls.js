@@ -12,7 +12,11 @@ const SEARCH_SETTLE_MS = 200;
  */
 export function investigationControls(state, { onChange, onExport, signal }) {
   const checkbox = (name) =>
-    h("input", { type: "checkbox", checked: state[name], onchange: ({ target }) => onChange({ [name]: target.checked }) });
+    h("input", {
+      type: "checkbox",
+      checked: state[name],
+      onchange: ({ target }) => onChange({ [name]: target.checked }),
+    });
   const labeled = (label, control) => h("label", { class: "checkbox-label" }, control, label);
   const grouped = checkbox("grouped");
   let timer = 0;
@@ -46,7 +50,13 @@ export function investigationControls(state, { onChange, onExport, signal }) {
           labeled("Most anomalous first", checkbox("byScore")),
           labeled("Group by template", grouped),
         ),
-        h("div", { class: "row" }, h("span", { class: "small muted" }, "Export"), button("CSV", "csv"), button("JSON", "json")),
+        h(
+          "div",
+          { class: "row" },
+          h("span", { class: "small muted" }, "Export"),
+          button("CSV", "csv"),
+          button("JSON", "json"),
+        ),
       ),
       search,
       template,
@@ -62,7 +72,11 @@ export function investigationControls(state, { onChange, onExport, signal }) {
         template,
         text !== null && [
           h("span", { class: "small" }, "Only lines like ", h("code", {}, text)),
-          h("button", { type: "button", class: "button small", onclick: () => onChange({ like: null }) }, "Show all lines"),
+          h(
+            "button",
+            { type: "button", class: "button small", onclick: () => onChange({ like: null }) },
+            "Show all lines",
+          ),
         ],
       );
     },

@@ -10,11 +10,12 @@ import { searchLog } from "../log/search.js";
 import { countOver, groupRows, selectRows } from "../log/selection.js";
 import { lineTexts } from "../log/texts.js";
 import { anomalyThreshold, maxFalseAlarmRate } from "./anomaly-threshold.js";
+import { calibrationHint } from "./calibration-hint.js";
 import { histogram } from "./histogram.js";
 import { investigationControls } from "./investigation-controls.js";
 import { linePanel } from "./line-panel.js";
 import { charactersPerRow, groupRow, lineRow, NARROW, rowHeight } from "./log-rows.js";
-import { errorBox, hintBox } from "./notice.js";
+import { errorBox } from "./notice.js";
 import { saveFile } from "./save-file.js";
 import { timeText } from "./time-text.js";
 import { virtualList } from "./virtual-list.js";
@@ -54,7 +55,12 @@ export function investigation(run, { query, signal, onCalibrate }) {
   const summary = h("p", { class: "number", role: "status" });
   const messages = h("div", {});
   const none = h("p", { class: "muted", hidden: true }, "No line matches these filters.");
-  const chart = histogram({ counts: countBins, format: positionText, onZoom: (zoom) => change({ zoom }, { isStep: true }), signal });
+  const chart = histogram({
+    counts: countBins,
+    format: positionText,
+    onZoom: (zoom) => change({ zoom }, { isStep: true }),
+    signal,
+  });
   const panel = linePanel({
     log,
     texts,
@@ -106,7 +112,9 @@ export function investigation(run, { query, signal, onCalibrate }) {
   function startSearch() {
     stopSearch.abort();
     stopSearch = new AbortController();
-    search = state.q ? searchLog(log, state.q, { signal: AbortSignal.any([signal, stopSearch.signal]), onProgress: refresh }) : null;
+    search = state.q
+      ? searchLog(log, state.q, { signal: AbortSignal.any([signal, stopSearch.signal]), onProgress: refresh })
+      : null;
     continueSearch();
   }
 
@@ -132,7 +140,9 @@ export function investigation(run, { query, signal, onCalibrate }) {
     const length = state.grouped ? shown.groups.length : shown.rows.length;
     summary.textContent =
       threshold.summary(selected.flagged, selected.total) + (state.grouped ? ` ${count(length, "template")}.` : "");
-    controls.showTemplate(state.like === null ? null : (log.templates.texts[now.template ?? -1] ?? `line ${integer(state.like)}`));
+    controls.showTemplate(
+      state.like === null ? null : (log.templates.texts[now.template ?? -1] ?? `line ${integer(state.like)}`),
+    );
     chart.update({ isZoomed: state.zoom !== null, label: log.hasTimes ? "Lines over time" : "Lines by position" });
     none.hidden = length > 0;
     list.setCount(length);
@@ -192,7 +202,8 @@ export function investigation(run, { query, signal, onCalibrate }) {
       list.fill();
       if (await details.requestForView(lines, abort)) list.fill();
     } catch (error) {
-      if (!isAbort(error) && !abort.aborted) replace(messages, errorBox(error, { retry: () => requestDetails(first, end) }));
+      if (!isAbort(error) && !abort.aborted)
+        replace(messages, errorBox(error, { retry: () => requestDetails(first, end) }));
     }
   }
 
@@ -210,7 +221,12 @@ export function investigation(run, { query, signal, onCalibrate }) {
   async function onExport(format) {
     try {
       const { rows } = selectRows(log, filter());
-      const about = { model: log.start.model, calibration: calibration?.name ?? null, source: run.source.name, threshold: threshold.value() };
+      const about = {
+        model: log.start.model,
+        calibration: calibration?.name ?? null,
+        source: run.source.name,
+        threshold: threshold.value(),
+      };
       saveFile(
         await exportRows(log, rows, { format, isFlagged: threshold.isFlagged, about, signal }),
         `${run.source.isFile ? run.source.name : "lines"}-anomalies.${format}`,
@@ -249,20 +265,4 @@ export function investigation(run, { query, signal, onCalibrate }) {
       continueSearch();
     },
   };
-}
-
-function calibrationHint(onCalibrate) {
-  return hintBox(
-    h(
-      "p",
-      {},
-      "This model is not calibrated, so lines are compared by bits per character. " +
-        "To set a false-alarm rate, calibrate the model on normal lines.",
-    ),
-    h(
-      "div",
-      { class: "row" },
-      h("button", { type: "button", class: "button small", onclick: onCalibrate }, "Calibrate on these lines"),
-    ),
-  );
 }

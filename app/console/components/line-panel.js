@@ -90,7 +90,8 @@ export function linePanel({ log, texts, details, describe, onTemplate, onDetail,
         { class: "log-text whole-line" },
         detail ? heatMap(detail.characters.slice(0, MAX_SHOWN), detail.bits, spans) : text.slice(0, MAX_SHOWN),
       ),
-      text.length > MAX_SHOWN && h("p", { class: "small muted" }, `The first ${integer(MAX_SHOWN)} of ${integer(text.length)} characters.`),
+      text.length > MAX_SHOWN &&
+        h("p", { class: "small muted" }, `The first ${integer(MAX_SHOWN)} of ${integer(text.length)} characters.`),
       detail ? sentences(detail, spans) : h("p", { class: "muted" }, "Requesting the surprisal of each character…"),
       detail?.isComplete && detail.unknown.length > 0 && unknownCharacters(detail.unknown),
       h(

@@ -17,7 +17,12 @@ export function runProgress(run, { onResume, onRecalibrate }) {
   const stop = h("button", { type: "button", class: "button small", onclick: () => run.stop() }, "Stop");
   const resume = h("button", { type: "button", class: "button small", onclick: onResume }, "Resume");
   const notes = h("div", { class: "stack tight" });
-  const progress = h("div", { class: "stack tight" }, bar, h("div", { class: "row apart" }, figures, h("div", { class: "row" }, stop, resume)));
+  const progress = h(
+    "div",
+    { class: "stack tight" },
+    bar,
+    h("div", { class: "row apart" }, figures, h("div", { class: "row" }, stop, resume)),
+  );
   const node = h("div", { class: "stack tight" }, progress, notes);
   let noted = "";
 
@@ -44,10 +49,20 @@ export function runProgress(run, { onResume, onRecalibrate }) {
       run.drift !== null && driftWarning(run.drift, onRecalibrate),
       log.isFull &&
         warningBox(
-          h("p", {}, `The first ${integer(MAX_LOG_LINES)} lines were scored, the limit here. Use \`nextchar score\` for the rest.`),
+          h(
+            "p",
+            {},
+            `The first ${integer(MAX_LOG_LINES)} lines were scored, the limit here. Use \`nextchar score\` for the rest.`,
+          ),
         ),
-      !isRunning && log.notUtf8 > 0 && warningBox(h("p", {}, `${count(log.notUtf8, "line")} not UTF-8: invalid bytes count as unknown characters.`)),
-      !isRunning && log.truncated > 0 && warningBox(h("p", {}, `${count(log.truncated, "line")} longer than 50,000 characters: only the beginning was scored.`)),
+      !isRunning &&
+        log.notUtf8 > 0 &&
+        warningBox(h("p", {}, `${count(log.notUtf8, "line")} not UTF-8: invalid bytes count as unknown characters.`)),
+      !isRunning &&
+        log.truncated > 0 &&
+        warningBox(
+          h("p", {}, `${count(log.truncated, "line")} longer than 50,000 characters: only the beginning was scored.`),
+        ),
       status === "done" && log.length === 0 && warningBox(h("p", {}, "All lines are empty.")),
     );
   }

@@ -64,7 +64,10 @@ export function virtualList({ label, rowHeight, renderRow, onSelect, onOpen, onK
     if (selected >= first && selected < end) node.setAttribute("aria-activedescendant", `${id}-${selected}`);
     else node.removeAttribute("aria-activedescendant");
     clearTimeout(timer);
-    timer = setTimeout(() => onVisible?.(Math.floor(top), Math.min(count, Math.ceil(top + viewHeight() / height))), SETTLE_MS);
+    timer = setTimeout(
+      () => onVisible?.(Math.floor(top), Math.min(count, Math.ceil(top + viewHeight() / height))),
+      SETTLE_MS,
+    );
   }
 
   function addRow(index) {

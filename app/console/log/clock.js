@@ -28,15 +28,9 @@ const CALENDAR_FORMATS = [
     ([mo, d, h, m, s, fraction, y]) => [y ? Number(y) : null, MONTHS.indexOf(mo), d, h, m, s, fraction],
   ],
   // 17/06/09 20:10:40
-  [
-    new RegExp(`^(\\d\\d)/(\\d\\d)/(\\d\\d) ${TIME}`),
-    ([y, mo, d, ...time]) => [2000 + Number(y), mo - 1, d, ...time],
-  ],
+  [new RegExp(`^(\\d\\d)/(\\d\\d)/(\\d\\d) ${TIME}`), ([y, mo, d, ...time]) => [2000 + Number(y), mo - 1, d, ...time]],
   // 081109 203518
-  [
-    /^(\d\d)(\d\d)(\d\d) (\d\d)(\d\d)(\d\d)\b/,
-    ([y, mo, d, ...time]) => [2000 + Number(y), mo - 1, d, ...time],
-  ],
+  [/^(\d\d)(\d\d)(\d\d) (\d\d)(\d\d)(\d\d)\b/, ([y, mo, d, ...time]) => [2000 + Number(y), mo - 1, d, ...time]],
 ];
 
 /** Seconds or milliseconds since 1970, from 2001 to 2033. */

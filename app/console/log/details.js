@@ -78,7 +78,12 @@ export function lineDetails({ model, query, lineEnd }) {
         const taken = withinLimits(wanted);
         if (!taken.length) continue;
         const texts = taken.map(({ text }) => text);
-        await request(taken.map(({ row }) => row), texts, signal, { explain });
+        await request(
+          taken.map(({ row }) => row),
+          texts,
+          signal,
+          { explain },
+        );
         hasNew = true;
       }
       return hasNew;

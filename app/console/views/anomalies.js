@@ -139,7 +139,9 @@ export async function anomaliesView(page) {
       replace(messages, h("p", { class: "muted" }, "Calibrating…"));
       const lines = await calibrationLines(calibrated.log, calibrated.lineEnd);
       await post(apiPath("/v1/models", model, "calibrate"), { lines }, { signal });
-      toast(`Calibrated on ${count(lines.length, "line")}${lines.length < calibrated.log.length ? ", evenly spaced" : ""}.`);
+      toast(
+        `Calibrated on ${count(lines.length, "line")}${lines.length < calibrated.log.length ? ", evenly spaced" : ""}.`,
+      );
       setCalibration("");
       modelInfo = loadModelInfo();
       await scoreAgain();
@@ -209,7 +211,8 @@ export async function anomaliesView(page) {
   const file = query.get("file");
   const isOfLastRun = lastRun && lastRun.model === model && lastRun.calibration === calibration;
   if (lastRun && isOfLastRun && (lastRun.source.isFile ? lastRun.source.name === file : !file)) show(lastRun);
-  else if (file) replace(messages, hintBox(h("p", {}, `Choose the file ${file} again to see it: a page cannot reopen it.`)));
+  else if (file)
+    replace(messages, hintBox(h("p", {}, `Choose the file ${file} again to see it: a page cannot reopen it.`)));
   else if (draft.isScored && draft.text.trim()) score((lineEnd) => pastedSource(draft.text, lineEnd));
   else {
     replace(

@@ -27,6 +27,10 @@ def test_axe_finds_no_violation_in_any_view(
             page.locator(".log-line.anomalous").click()
             page.locator(".whole-line [data-index='3']").hover()
             page.locator(".characters li").first.wait_for()
+        if name == "alerts":
+            page.locator(".alert").first.wait_for()
+        if name == "live lines":
+            page.locator(".live-lines li").first.wait_for()
         if name == "playground":
             page.locator(".characters li").first.wait_for()
         if name == "reference":  # tests/browser/test_reference.py looks into an operation
