@@ -111,6 +111,7 @@ export function alertCard(alert, { signal, onSuppressed }) {
 
 function alertHead(alert) {
   const { severity, state, label, span } = alert;
+  const [first, last] = [dateTime(alert.first_seen), dateTime(alert.last_seen)];
   return [
     h(
       "div",
@@ -130,7 +131,7 @@ function alertHead(alert) {
       "p",
       { class: "small muted number" },
       [
-        `${dateTime(alert.first_seen)} to ${dateTime(alert.last_seen)}`,
+        first === last ? first : `${first} to ${last}`,
         `up to ${rarity(alert.p_value)}`,
         `anomalous word ${span}`,
         alert.sources.length > 0 && `from ${alert.sources.join(", ")}`,

@@ -20,6 +20,7 @@ import { saveFile } from "./save-file.js";
 import { timeText } from "./time-text.js";
 import { virtualList } from "./virtual-list.js";
 
+const MIN_PANEL_PX = 240; // of the details that are on the screen when a line is opened
 const MIN_REFRESH_MS = 250;
 const REFRESH_SHARE = 10; // while lines arrive, at most a tenth of the time is spent on counting them
 
@@ -183,8 +184,11 @@ export function investigation(run, { query, signal, onCalibrate }) {
   }
 
   function open(index) {
-    if (!state.grouped) select(index);
-    else change({ like: log.number[shown.groups[index].top], grouped: false }, { isStep: true });
+    if (!state.grouped) {
+      select(index);
+      // Below the list there is room for the details then.
+      if (panel.node.getBoundingClientRect().top > window.innerHeight - MIN_PANEL_PX) list.node.scrollIntoView();
+    } else change({ like: log.number[shown.groups[index].top], grouped: false }, { isStep: true });
   }
 
   /** Read the texts of the rows in view, then request what explains them. */

@@ -27,6 +27,7 @@ export function sparkline(counts, intervalSeconds) {
       viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
     },
     svg("title", {}, label),
+    svg("path", { d: `M0 ${HEIGHT - 0.5}H${WIDTH}`, class: "axis" }),
     svg("path", { d: bars.join("") }),
   );
 }

@@ -168,7 +168,7 @@ export async function alertsView(page) {
       { class: "card stack", "aria-label": "Filters" },
       h(
         "div",
-        { class: "grid-fields" },
+        { class: "alert-filters" },
         modelField.node,
         filterField("state", "State", STATES),
         filterField("severity", "Severity", SEVERITIES),
@@ -190,7 +190,7 @@ export async function alertsView(page) {
 }
 
 function liveAddress(model) {
-  return `#/live?model=${encodeURIComponent(model)}`;
+  return `#/live?model=${encodeURIComponent(model.split("@")[0])}`; // agents usually name no version
 }
 
 function noAlert({ state, severity, label }) {

@@ -16,7 +16,7 @@ const STATUS_MS = 2000;
 /** @param {import('../router.js').Page} page */
 export async function liveView(page) {
   const { signal } = page;
-  const { models, selected, missing } = await loadModels(page);
+  const { models, selected, missing } = await loadStreams(page);
   if (!models.length) {
     return h(
       "div",
@@ -117,6 +117,23 @@ export async function liveView(page) {
     empty,
     list,
   );
+}
+
+/**
+ * Return what agents can send lines to: a model's name, for the newest version, or one version. Each has its own lines.
+ *
+ * @param {import('../router.js').Page} page
+ */
+async function loadStreams(page) {
+  const { models, selected, missing } = await loadModels(page);
+  const names = [...new Set(models.map(({ name }) => name))];
+  const streams = [...names, ...models.map(({ id }) => id)];
+  const requested = page.query.get("model") ?? "";
+  return {
+    models: streams.map((id) => ({ id })),
+    selected: streams.includes(requested) ? requested : (names[0] ?? selected),
+    missing,
+  };
 }
 
 function lineEntry(line) {

@@ -112,9 +112,10 @@ def test_alerts_are_exported(service: PopulatedService, open_window: Open, model
 def test_flagged_lines_of_agents_are_shown_as_they_are_flagged(
     service: PopulatedService, open_window: Open, model: str
 ) -> None:
-    page = settled(open_window(f"{service.url}/#/live?model={model}"))
+    name = model.split("@")[0]
+    page = settled(open_window(f"{service.url}/#/live?model={name}"))
     expect(page.get_by_role("heading", name="No flagged line yet")).to_be_visible()
-    ingest = f"{service.url}/v1/models/{model}/ingest"
+    ingest = f"{service.url}/v1/models/{name}/ingest"
 
     def send(*lines: str) -> None:
         sent = httpx.post(
@@ -141,3 +142,6 @@ def test_flagged_lines_of_agents_are_shown_as_they_are_flagged(
     expect(lines).to_have_text(["quick brown", "lazxyyy-fox bug"])
     page.get_by_role("link", name="Alerts").last.click()
     expect(page.locator(".alert")).to_have_count(2)
+    page.get_by_role("link", name="Live lines").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value(name)
+    expect(lines).to_have_count(2)

@@ -189,6 +189,8 @@ def test_details_never_cover_the_selected_line(
     page.get_by_role("button", name="Find anomalies").click()
     page.locator(".log-line").nth(4).click()
     expect(page.locator(".whole-line [data-index]").first).to_be_visible()
+    expect(page.locator(".whole-line")).to_be_in_viewport()
+    expect(page.locator(".log-line.current")).to_be_in_viewport()
     for press in ("ArrowDown", "PageDown", "Control+End"):
         page.get_by_role("listbox").press(press)
         row = page.locator(".log-line.current")
