@@ -1,6 +1,6 @@
 /** Lines of a scored log to calibrate a model on: evenly spaced, as many as one quick calibration takes. */
 
-import { lineTexts } from "./texts.js";
+import { textsOf } from "./texts.js";
 
 const MAX_LINES = 10_000;
 const MAX_CHARACTERS = 500_000;
@@ -13,16 +13,9 @@ const MAX_CHARACTERS = 500_000;
  * @returns {Promise<string[]>}
  */
 export async function calibrationLines(log, lineEnd) {
-  const texts = lineTexts(log);
-  const bytesPerLine = log.length ? log.endOf(log.length - 1) / log.length : 1;
+  const bytesPerLine = log.length ? (log.offset[log.length - 1] + 1) / log.length : 1;
   const wanted = Math.max(1, Math.min(log.length, MAX_LINES, Math.floor(MAX_CHARACTERS / bytesPerLine)));
-  const lines = [];
-  let characters = 0;
-  for (let i = 0; i < wanted; i += 1) {
-    const text = await texts.get(Math.floor((i * log.length) / wanted));
-    characters += text.length;
-    if (characters > 2 * MAX_CHARACTERS) break;
-    lines.push(text.normalize("NFC") + lineEnd);
-  }
-  return lines;
+  const rows = Array.from({ length: wanted }, (_, i) => Math.floor((i * log.length) / wanted));
+  const texts = await textsOf(log, rows);
+  return texts.map((text) => text.normalize("NFC") + lineEnd);
 }

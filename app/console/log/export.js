@@ -1,7 +1,7 @@
 /** The shown lines as a file of CSV or JSON. */
 
 import { rarity } from "../format.js";
-import { lineTexts } from "./texts.js";
+import { textsOf } from "./texts.js";
 
 const PART_ROWS = 2_000;
 const COLUMNS = ["line", "time", "p_value", "rarity", "score", "flagged", "template", "text"];
@@ -15,15 +15,13 @@ const COLUMNS = ["line", "time", "p_value", "rarity", "score", "flagged", "templ
  *   `about` is put into JSON beside the lines
  */
 export async function exportRows(log, rows, { format, isFlagged, about, signal }) {
-  const texts = lineTexts(log);
   const write = format === "csv" ? csvLine : (record) => JSON.stringify(record);
   const separator = format === "csv" ? "\r\n" : ",\n";
   const parts = [format === "csv" ? `${COLUMNS.join(",")}\r\n` : `${JSON.stringify(about).slice(0, -1)},"lines":[\n`];
   for (let start = 0; start < rows.length; start += PART_ROWS) {
-    const lines = [];
-    for (let i = start; i < Math.min(rows.length, start + PART_ROWS); i += 1) {
-      lines.push(write(await record(log, rows[i], texts, isFlagged)));
-    }
+    const part = Array.from({ length: Math.min(PART_ROWS, rows.length - start) }, (_, i) => rows[start + i]);
+    const texts = await textsOf(log, part);
+    const lines = part.map((row, i) => write(record(log, row, texts[i], isFlagged)));
     signal.throwIfAborted();
     const isLast = start + PART_ROWS >= rows.length;
     parts.push(lines.join(separator) + (format === "csv" || !isLast ? separator : "\n"));
@@ -32,7 +30,7 @@ export async function exportRows(log, rows, { format, isFlagged, about, signal }
   return new Blob(parts, { type: format === "csv" ? "text/csv" : "application/json" });
 }
 
-async function record(log, row, texts, isFlagged) {
+function record(log, row, text, isFlagged) {
   const pValue = Number(log.pValue[row].toPrecision(4)); // as the service gave it, before it was a float32
   const isCalibrated = !Number.isNaN(pValue);
   return {
@@ -43,7 +41,7 @@ async function record(log, row, texts, isFlagged) {
     score: Number(log.score[row].toFixed(4)),
     flagged: isFlagged(row),
     template: log.templates.texts[log.template[row]],
-    text: await texts.get(row),
+    text,
   };
 }
 

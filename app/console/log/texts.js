@@ -5,6 +5,7 @@ import { lineAt, readLines } from "./source.js";
 const MAX_LINE_BYTES = 200_000; // as many as the service scores
 const MAX_KEPT = 2_000;
 const SCAN_BYTES = 4 << 20;
+const MAX_REGION_BYTES = 8 << 20;
 
 /** Return a reader of the texts of `log`. @param {import('./scored-log.js').ScoredLog} log */
 export function lineTexts(log) {
@@ -26,6 +27,25 @@ export function lineTexts(log) {
     /** The text of a row. @param {number} row @returns {Promise<string>} */
     get: async (row) => kept.get(row) ?? read(row),
   };
+}
+
+/**
+ * Return the texts of some rows. Rows that are near each other in the file are read at once.
+ *
+ * @param {import('./scored-log.js').ScoredLog} log
+ * @param {ArrayLike<number>} rows
+ * @returns {Promise<string[]>}
+ */
+export async function textsOf(log, rows) {
+  const offsets = Array.from(rows, (row) => log.offset[row]);
+  const start = Math.min(...offsets);
+  const end = Math.max(...offsets) + MAX_LINE_BYTES;
+  if (end - start > MAX_REGION_BYTES) {
+    const texts = lineTexts(log);
+    return Promise.all(Array.from(rows, (row) => texts.get(row)));
+  }
+  const data = new Uint8Array(await log.source.blob.slice(start, end).arrayBuffer());
+  return offsets.map((offset) => lineAt(data, offset - start));
 }
 
 /**

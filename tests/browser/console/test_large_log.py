@@ -1,5 +1,6 @@
 """Logs of many lines: sent in pieces, stopped and resumed, in bounded memory."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def test_a_large_file_is_sent_in_pieces_and_only_rows_in_view_are_kept(
     expect(page.locator(f".log-line[aria-posinset='{LINES}'] .log-text")).to_have_text("lazxyyy-fox bug")
     assert page.locator(".log-line").count() < 60
     assert page.locator(".log-line[aria-setsize]").first.get_attribute("aria-setsize") == str(LINES)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="CSV").click()
+    with saved.value.path().open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [row["line"] for row in written] == [str(n) for n in range(1, LINES + 1)]
+    assert {row["text"] for row in written[:-1]} == {LINE.strip()} and written[-1][
+        "text"
+    ] == "lazxyyy-fox bug"
     page.get_by_label("Search in lines").fill("xyyy")
     expect(page.locator(".log-line .line-number")).to_have_text([f"{LINES:,}"])
 
