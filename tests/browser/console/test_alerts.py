@@ -112,7 +112,7 @@ def test_alerts_are_exported(service: PopulatedService, open_window: Open, model
 def test_flagged_lines_of_agents_are_shown_as_they_are_flagged(
     service: PopulatedService, open_window: Open, model: str
 ) -> None:
-    name = model.split("@")[0]
+    name = model.partition("@")[0]
     page = settled(open_window(f"{service.url}/#/live?model={name}"))
     expect(page.get_by_role("heading", name="No flagged line yet")).to_be_visible()
     ingest = f"{service.url}/v1/models/{name}/ingest"
