@@ -7,7 +7,8 @@
 
 `benchmarks/suggestion_replay.py` defines suggestions, user and keys. The last tenth of each text is held out,
 and its first characters are typed. The lines of a text that is a list of records are shuffled first: the end
-of a sorted list is the end of the alphabet. Prints one table and one JSON line.
+of a sorted list is the end of the alphabet. "Seen" and "unseen" are the shares saved after prefixes that
+occur in the training text, and after others. Prints one table and one JSON line.
 
     python -m benchmarks.keystrokes [--seconds 120] [--characters 4000] [FILE ...]
 """
@@ -70,17 +71,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "frequent word": FrequentWord(before),
                 }
                 results[name] = {
-                    who: replay(one, unseen, context=before[-_CONTEXT:], worth=options.worth)
+                    who: replay(
+                        one,
+                        unseen,
+                        context=before[-_CONTEXT:],
+                        training_text=before,
+                        worth=options.worth,
+                    )
                     for who, one in completers.items()
                 }
                 saved = ", ".join(f"{who} {one.saved:.1%}" for who, one in results[name].items())
                 print(f"at {bits[name]:.2f} bits, saved on {name}: {saved}", file=sys.stderr, flush=True)
-    heads = ("text", "completer", "saved", "keys", "of", "shown", "Tab", "Ctrl+right", "asked")
+    heads = (
+        "text",
+        "completer",
+        "saved",
+        "seen",
+        "unseen",
+        "of unseen",
+        "keys",
+        "of",
+        "shown",
+        "Tab",
+        "Ctrl+right",
+        "asked",
+    )
     rows = [
         [
             name,
             who,
             f"{one.saved:.1%}",
+            f"{one.seen.saved:.1%}",
+            f"{one.unseen.saved:.1%}",
+            f"{one.unseen.characters / one.characters:.0%}",
             f"{one.keys:,}",
             f"{one.characters:,}",
             f"{one.shown:,}",
@@ -100,7 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         worth_showing=options.worth,
         bits_per_character_of_ours=bits,
         results={
-            name: {who: asdict(one) | {"saved": one.saved} for who, one in found.items()}
+            name: {
+                who: asdict(one)
+                | {"saved": one.saved, "saved_seen": one.seen.saved, "saved_unseen": one.unseen.saved}
+                for who, one in found.items()
+            }
             for name, found in results.items()
         },
     )

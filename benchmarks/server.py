@@ -1,6 +1,6 @@
 """The API as in production, in its own process, and a client with minimal overhead.
 
->>> with running_api([saved]) as api, api.client() as client:
+>>> with running_api([saved]) as api, api.client() as client:  # doctest: +SKIP
 ...     client.post("/v1/models/random-2x256/complete", {"prompt": "to be", "max_characters": 20})
 """
 

@@ -10,16 +10,21 @@ is correct and longer than one character, else types a character. Real users are
 figures are upper bounds, for comparing completers.
 
     saved = 1 - keys / characters
+
+A lookup table can be right only where it knows the prefix. So characters and keys are also counted apart by
+whether the prefix occurs in the training text: the line up to the caret with the newline before it, of which
+at most the last SEEN_LENGTH characters count.
 """
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 LONGEST = 40  # characters that a completer is asked for
 MIN_SAVED_KEYS = 0.2  # expected, for a suggestion to be shown
+SEEN_LENGTH = 12  # characters of a prefix that is looked up in the training text
 
 _WORD = re.compile(r"\s*(?:[\w'’]+|[^\s\w'’]+)")
 _LINE = re.compile(r"\s*[^\r\n]*")
@@ -41,25 +46,35 @@ class Completer(Protocol):
 
 
 @dataclass
-class Outcome:
-    """The result of writing a text."""
+class Keys:
+    """Characters, and the keys that wrote them."""
 
     characters: int = 0
     keys: int = 0
+
+    @property
+    def saved(self) -> float:
+        """The share of keys that suggestions saved; 0 without characters."""
+        return 1 - self.keys / self.characters if self.characters else 0.0
+
+
+@dataclass
+class Outcome(Keys):
+    """The result of writing a text; `seen` and `unseen` are its parts by prefix."""
+
+    seen: Keys = field(default_factory=Keys)
+    unseen: Keys = field(default_factory=Keys)
     shown: int = 0  # new suggestions
     whole: int = 0  # accepted by Tab
     words: int = 0  # accepted by Ctrl + right arrow
     asked: int = 0  # requests to the completer
 
-    @property
-    def saved(self) -> float:
-        """The share of keys that suggestions saved."""
-        return 1 - self.keys / self.characters
 
-
-def replay(completer: Completer, text: str, *, context: str, worth: float = MIN_SAVED_KEYS) -> Outcome:
+def replay(
+    completer: Completer, text: str, *, context: str, training_text: str = "", worth: float = MIN_SAVED_KEYS
+) -> Outcome:
     """Write `text`, which follows `context`, with the suggestions of `completer`."""
-    outcome = Outcome(characters=len(text))
+    outcome = Outcome()
     suggestions = Suggestions(completer, context=context, worth=worth)
     at = 0
     while at < len(text):
@@ -72,8 +87,12 @@ def replay(completer: Completer, text: str, *, context: str, worth: float = MIN_
             outcome.words += 1
         else:
             taken = text[at]
+        before = (context + text[:at])[-SEEN_LENGTH:]
+        is_seen = before[max(0, before.rfind("\n")) :] in training_text
+        for part in (outcome, outcome.seen if is_seen else outcome.unseen):
+            part.characters += len(taken)
+            part.keys += 1
         at += len(taken)
-        outcome.keys += 1
     outcome.shown, outcome.asked = suggestions.shown, suggestions.asked
     return outcome
 

@@ -49,6 +49,11 @@ class NetworkConfig(Frozen):
         lt=0.95,
         description="Dropout rate of each LSTM's output in training; null: chosen by the number of epochs.",
     )
+    coupled_gates: bool = Field(
+        False,
+        description="Whether the LSTMs' input gate is one minus the forget gate, which has a quarter fewer"
+        " weights to train.",
+    )
     context: int | None = Field(
         None,
         ge=2,
@@ -126,11 +131,17 @@ class Mix(Frozen):
 
 # How these were found: docs/engineering/training-recipes.md.
 PRESETS: dict[Preset, tuple[NetworkConfig, TrainingConfig]] = {
-    "tiny": (NetworkConfig(units=256, dropout=None), TrainingConfig(learning_rate=1e-2)),
-    "small": (NetworkConfig(dropout=None), TrainingConfig()),
-    "medium": (NetworkConfig(layers=2, dropout=None), TrainingConfig(learning_rate=5e-3)),
+    "tiny": (
+        NetworkConfig(units=256, dropout=None, coupled_gates=True),
+        TrainingConfig(learning_rate=1e-2),
+    ),
+    "small": (NetworkConfig(dropout=None, coupled_gates=True), TrainingConfig()),
+    "medium": (
+        NetworkConfig(layers=2, dropout=None, coupled_gates=True),
+        TrainingConfig(learning_rate=5e-3),
+    ),
     "large": (
-        NetworkConfig(layers=2, units=1024, embedding=96, dropout=None),
+        NetworkConfig(layers=2, units=1024, embedding=96, dropout=None, coupled_gates=True),
         TrainingConfig(rows=64, window=64, learning_rate=3e-3),
     ),
 }

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.auto_preset import Candidate
 from models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
 from models.errors import Conflict, NotFound, Unavailable
-from models.text.kind_detection import TextKind
+from models.text.kind_detection import Purpose, TextKind
 from models.text.vocabulary import Alphabet
 from store.blobs import Blobs
 from store.ids import is_id, new_id
@@ -68,10 +68,11 @@ class JobRequest(BaseModel):
     chosen_preset: Preset | None = None  # by preset `auto`
     alphabet: Alphabet = "characters"
     kind: TextKind | None = None  # None: of an older record or not known, split like `text`
+    purpose: Purpose | None = None  # None: of an older record
     coverage: float = 1.0
     start_from: str | None = None  # name@version
     masks: tuple[str, ...] = ()
-    masked_by_default: str | None = None  # the reason, if the masks are the default ones
+    masked_by_default: str | None = None  # what they replace, if they are the suggested ones
     mixture: bool = True  # whether the model predicts with a mixture
     mix: Mix | None = None  # its corpus is an id, its teacher name@version
 

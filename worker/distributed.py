@@ -23,6 +23,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from models.architectures.spec import Differentiable
+from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import TrainingConfig
 from worker.replicas import SplitStep, adamw, mean_loss
 from worker.rows import replicas_of
@@ -127,7 +128,10 @@ class DistributedStep(SplitStep):
             scaled = loss * scale
         gradients = [tf.convert_to_tensor(g) / scale for g in tape.gradient(scaled, variables)]
         mean = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
-        clipped, norm = tf.clip_by_global_norm(mean, self._clip_norm)
+        norm = tf.linalg.global_norm(mean)
+        if isinstance(self.network, StatefulLSTM):
+            mean, norm = self.network.tied(mean)
+        clipped, _ = tf.clip_by_global_norm(mean, self._clip_norm, use_norm=norm)
         return loss, clipped, tf.math.is_finite(norm), after
 
     def _applied(self, gradients: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.architectures.kernel_lstm import KernelLSTM
+from models.architectures.parameter import Parameter
 from models.config import TrainingConfig
 from models.kernels import lstm_training as kernels
 from models.kernels.lstm_weights import Floats, LSTMWeights
@@ -88,22 +89,22 @@ class KernelStep:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything that `restore` needs to continue exactly."""
         arrays: dict[str, NDArray[Any]] = {
-            f"weight/{i}": array.copy() for i, array in enumerate(self.network.arrays.arrays.values())
+            f"weight/{i}": variable.numpy() for i, variable in enumerate(self.network.variables)
         }
         arrays["optimizer/0"] = np.array(self._steps, np.int64)
         arrays["optimizer/1"] = np.array(self._learning_rate, np.float32)
-        arrays |= {f"optimizer/{i}": array.copy() for i, array in enumerate(self._moments(), 2)}
+        arrays |= {f"optimizer/{i}": moment.numpy() for i, moment in enumerate(self._moments(), 2)}
         for i, shares in enumerate(zip(*map(_flat, self._states), strict=True)):
             arrays[f"state/{i}"] = np.concatenate(shares)
         return arrays
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
-        for i, array in enumerate(self.network.arrays.arrays.values()):
-            array[...] = arrays[f"weight/{i}"]
+        for i, variable in enumerate(self.network.variables):
+            variable.assign(arrays[f"weight/{i}"])
         self._steps, self._learning_rate = int(arrays["optimizer/0"]), float(arrays["optimizer/1"])
-        for i, array in enumerate(self._moments(), 2):
-            array[...] = arrays[f"optimizer/{i}"]
+        for i, moment in enumerate(self._moments(), 2):
+            moment.assign(arrays[f"optimizer/{i}"])
         for i, shares in enumerate(zip(*map(_flat, self._states), strict=True)):
             for share, part in zip(shares, np.split(arrays[f"state/{i}"], self.replicas), strict=True):
                 share[...] = part
@@ -151,11 +152,11 @@ class KernelStep:
                 EPSILON,
             )
 
-    def _moments(self) -> Iterator[Floats]:
+    def _moments(self) -> Iterator[Parameter]:
         """Yield both moments of each weight, in the order of Keras's optimizer."""
         for name in self.network.arrays.arrays:
-            yield self._momentum[name]
-            yield self._velocity[name]
+            yield self.network.parameter(name, self._momentum[name])
+            yield self.network.parameter(name, self._velocity[name], sign=1)
 
 
 def _flat(state: State) -> list[Floats]:

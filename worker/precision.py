@@ -62,7 +62,13 @@ def choose_precision(
     if not lstm_training.HAS_BFLOAT16:
         return PrecisionChoice("float32")
     rounded_size = -(-vocabulary_size // _VOCABULARY_STEP) * _VOCABULARY_STEP
-    shape = LSTMShape(config.layers, config.units, config.embedding or 0, rounded_size)
+    shape = LSTMShape(
+        config.layers,
+        config.units,
+        config.embedding or 0,
+        rounded_size,
+        has_coupled_gates=config.coupled_gates,
+    )
     window = min(window, _MAX_WINDOW)
     key = ", ".join(f"{name} {value}" for name, value in asdict(shape).items())
     key += f", rows {rows}, window {window}"

@@ -124,7 +124,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 def frame(event: ServerEvent, *, named: bool = True) -> bytes:
     r"""Return an event's bytes. JSON has no raw newlines, so one data line suffices.
 
-    >>> frame(ServerEvent("done", BaseModel(), id=3))
+    >>> frame(ServerEvent("done", "{}", id=3))
     b'id: 3\nevent: done\ndata: {}\n\n'
     """
     id_line = f"id: {event.id}\n" if event.id is not None else ""

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas.base import RequestBody, with_examples
 from models.config import ArchitectureName, Budget, Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
-from models.text.kind_detection import TextKind
+from models.text.kind_detection import Purpose, TextKind
 from models.text.masks import MAX_MASKS, MAX_PATTERN_CHARACTERS, NAMED
 from models.text.vocabulary import Alphabet
 from store.ids import NAME_PATTERN
@@ -81,6 +81,11 @@ class NetworkOverride(RequestBody):
         description="Fraction of each LSTM output dropped during training; the presets' default increases"
         " with the number of epochs.",
     )
+    coupled_gates: bool | None = Field(
+        None,
+        description="Whether the LSTMs' input gate is one minus the forget gate, which trains faster; the"
+        " presets' is.",
+    )
     context: int | None = Field(
         None, ge=2, le=64, description="Context length of a fixed-window model, in characters."
     )
@@ -149,6 +154,12 @@ class JobCreate(RequestBody):
         " with the job's seed, held-out lines are drawn at random, and the model begins prompts at the start"
         " of a line. Every other kind keeps its order.",
     )
+    purpose: Purpose | None = Field(
+        None,
+        description="What the model is for; default: `anomalies` for a log, `both` for records, `complete`"
+        " for code and other text. Every model completes and scores; the purpose decides whether values that"
+        " change from line to line are masked if `masks` is left out: for `complete` they are not.",
+    )
     coverage: float = Field(
         1.0,
         ge=0.5,
@@ -163,13 +174,20 @@ class JobCreate(RequestBody):
         " The network is then that model's; the preset only determines the recipe, `auto` that of the preset"
         " nearest in size.",
     )
-    masks: list[Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS)]] | None = Field(
+    masks: (
+        Literal["auto"]
+        | Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS)]],
+            Field(max_length=MAX_MASKS),
+        ]
+        | None
+    ) = Field(
         None,
-        max_length=MAX_MASKS,
         description="Parts of the text whose value carries no information, each replaced by one character:"
         f" {', '.join(NAMED)}, or RE2 expressions. Lines that the model scores are masked in the same way."
-        " Default: those of the model it starts from or of the teacher; else the corpus's `suggested_masks`,"
-        " if its kind is `log`. `[]` disables masking.",
+        " `auto`: the corpus's `suggested_masks`, which are found from the text itself. Default: those of the"
+        " model it starts from or of the teacher; else `auto` for a log, unless the purpose is `complete`."
+        " `[]` disables masking.",
     )
     mixture: bool = Field(
         True,
@@ -254,11 +272,16 @@ class JobBody(BaseModel):
     kind: TextKind | None = Field(
         None, description="What the text is, which decides how it is split; null: split like `text`."
     )
+    purpose: Purpose | None = Field(
+        None, description="What its model is for; null: of a job from before there were purposes."
+    )
     coverage: float = 1.0
     start_from: str | None = Field(None, description="The model it starts from, `name@version`.")
     masks: tuple[str, ...] = Field((), description="The masks of the text.")
     masked_by_default: str | None = Field(
-        None, description="If the masks are those suggested for the text: why, and how to disable them."
+        None,
+        description="If the masks are those suggested for the text: what they replace, and in how many"
+        " lines, with an example.",
     )
     mixture: bool = Field(
         True, description="Whether the model predicts with a mixture; false: with the network alone."

@@ -9,12 +9,14 @@ from models.architectures import architecture, check_options
 from models.config import MINIMUM_CHARACTERS, MINIMUM_HELD_OUT_CHARACTERS, Mix
 from models.errors import InvalidInput
 from models.saved_model import Card
-from models.text.kind_detection import TextKind
-from models.text.masks import NAMED, Masks
+from models.text.kind_detection import Purpose, TextKind, default_purpose
+from models.text.masks import Masks
 from models.text.vocabulary import Alphabet
 from store.corpora import Corpus
 from store.ids import check_name
 from store.jobs import JobRequest
+
+_EXAMPLE_CHARACTERS = 160  # of a line
 
 
 def plan(
@@ -50,6 +52,7 @@ def plan(
         training=body.training.model_dump(exclude_none=True),
     )
     kind = body.kind or corpus.kind
+    purpose = body.purpose or default_purpose(kind)
     masks, masked_by_default = _masks(body, corpus, kind, alphabet, start=start, teacher=teacher)
     distinct = corpus.distinct_characters if alphabet == "characters" else 256
     known = len(start.characters) if start and alphabet == "characters" else 0
@@ -65,6 +68,7 @@ def plan(
         ),
         alphabet=alphabet,
         kind=kind,
+        purpose=purpose,
         coverage=body.coverage,
         start_from=start.reference if start else None,
         masks=masks,
@@ -94,25 +98,38 @@ def _masks(
     start: Card | None,
     teacher: Card | None,
 ) -> tuple[tuple[str, ...], str | None]:
-    """Return the masks, and if they are the corpus's suggestion a message that says so."""
-    if body.masks is not None:
+    """Return the masks, and if they are the corpus's suggestion a message that says what they do."""
+    if isinstance(body.masks, list):
         return Masks(body.masks).masks, None
-    if model := start or teacher:
+    if body.masks is None and (model := start or teacher):
         return model.masks, None
     sample = corpus.log_sample
-    if kind != "log" or alphabet == "bytes" or not sample:
+    is_wanted = body.masks == "auto" or _is_masked_by_default(body.purpose, kind)
+    if not is_wanted or alphabet == "bytes" or not sample:
         return (), None
     masked_characters = sample["kept"] * corpus.characters * min(1.0, body.validation_fraction * 10)
     if masked_characters < 2 * MINIMUM_CHARACTERS:  # after masking, the text may be too short
         return (), None
-    masks = Masks(corpus.suggested_masks).masks
-    counts = ", ".join(f"{name} ({sample['lines'][name]:,})" for name in masks)
-    placeholders = " ".join(NAMED[name][0] for name in masks)
-    return masks, (
-        f"masked by default: {counts} of {sample['sampled_lines']:,} sampled lines, because this is a log and"
-        f" these values change from line to line; completions contain {placeholders} instead. To train on the"
-        ' unmasked text, pass "masks": []'
+    masks = Masks(corpus.suggested_masks)
+    lines, example = sample["lines"], sample["example"][:_EXAMPLE_CHARACTERS]
+    counts = ", ".join(
+        f"{name} ({lines[name]:,} of {sample['sampled_lines']:,} lines)" for name in masks.masks
     )
+    return masks.masks, (
+        f"masked, because these values change from line to line in a sample of the text: {counts}. For"
+        f" example {example!r} becomes {masks.apply(example).text!r}. Completions contain the placeholders"
+        ' too; to generate text, pass "purpose": "complete" or "masks": []'
+    )
+
+
+def _is_masked_by_default(purpose: Purpose | None, kind: TextKind | None) -> bool:
+    """Whether a job that does not say which masks it wants gets those suggested for its corpus.
+
+    A log that is said to be another kind gets them only if anomalies are asked for.
+    """
+    if purpose is None:
+        return kind == "log"
+    return purpose != "complete"
 
 
 def _check_start(body: JobCreate, start: Card) -> None:

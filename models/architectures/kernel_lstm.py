@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.architectures import architecture
-from models.architectures.parameter import Parameter
+from models.architectures.parameter import CoupledGates, Parameter
 from models.architectures.spec import Weights
 from models.config import NetworkConfig
 from models.kernels.lstm_weights import EPSILON, Floats, LSTMShape, LSTMWeights, normalized
@@ -42,7 +42,12 @@ class KernelLSTM:
         self.vocabulary_size = len(frequencies)
         self.frequencies: Floats = np.asarray(frequencies, np.float32)
         self.shape = LSTMShape(
-            config.layers, config.units, config.embedding, self.vocabulary_size, has_hidden
+            config.layers,
+            config.units,
+            config.embedding,
+            self.vocabulary_size,
+            has_hidden,
+            config.coupled_gates,
         )
         self.arrays = LSTMWeights(self.shape)
         self.dropout = config.dropout or 0.0
@@ -50,12 +55,20 @@ class KernelLSTM:
 
     @property
     def variables(self) -> list[Parameter]:
-        """All trainable variables, in a fixed order."""
-        return [Parameter(array) for array in self.arrays.arrays.values()]
+        """All trainable variables of the Keras network, in its order."""
+        return [self.parameter(name, array) for name, array in self.arrays.arrays.items()]
+
+    def parameter(self, name: str, array: Floats, *, sign: int = -1) -> Parameter:
+        """Return an array of the shape of a weight as a variable of the Keras network.
+
+        `sign`: see `models.kernels.lstm_weights.with_input_gate`.
+        """
+        is_coupled = self.config.coupled_gates and name.startswith("lstm")
+        return CoupledGates(array, sign=sign) if is_coupled else Parameter(array)
 
     def weights(self) -> Weights:
         """Return the weights, named as in `models.architectures.onnx_graph`, normalization folded in."""
-        copies = {name: array.copy() for name, array in self.arrays.arrays.items()}
+        copies = {name: self.parameter(name, array).numpy() for name, array in self.arrays.arrays.items()}
         del copies["gamma"], copies["beta"]
         return copies | {"embedding": normalized(self.arrays, self.frequencies)[0]}
 
@@ -66,7 +79,7 @@ class KernelLSTM:
         identity: both compute the same up to rounding.
         """
         for name, array in weights.items():
-            self.arrays[name][...] = array
+            self.parameter(name, self.arrays[name]).assign(array)
         table = self.arrays["embedding"]
         mean = self.frequencies @ table
         self.arrays["gamma"][:] = np.sqrt(self.frequencies @ np.square(table - mean) + EPSILON)
@@ -81,8 +94,8 @@ class KernelLSTM:
         """Return a model of stock Keras layers with copies of the weights."""
         build = architecture(self.config.architecture).build
         network = build(self.config, self.frequencies, seed=0)
-        for variable, array in zip(network.variables, self.arrays.arrays.values(), strict=True):
-            variable.assign(array)
+        for target, source in zip(network.variables, self.variables, strict=True):
+            target.assign(source.numpy())
         return network.keras_model()
 
     def _initialize(self, random: np.random.Generator) -> None:
@@ -100,7 +113,7 @@ class KernelLSTM:
                 array[:] = 1
             elif name.startswith("lstm"):  # the bias: gates start by remembering
                 units = self.config.units
-                array[units : 2 * units] = 1
+                array[-3 * units : -2 * units] = 1
 
 
 def _orthogonal(random: np.random.Generator, rows: int, columns: int) -> NDArray[np.float64]:

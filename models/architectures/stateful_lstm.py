@@ -19,6 +19,7 @@ from models.architectures.lazy import keras, tf
 from models.architectures.precision import product
 from models.architectures.spec import Architecture, Weights
 from models.config import PRESETS, NetworkConfig
+from models.kernels.lstm_weights import with_input_gate, without_input_gate
 
 _EPSILON = 1e-3
 
@@ -51,6 +52,9 @@ class StatefulLSTM:
             layer.build((None, None, width))
             self._lstms.append(layer)
             width = config.units
+            if config.coupled_gates:
+                for variable in layer.trainable_variables:
+                    variable.assign(with_input_gate(without_input_gate(variable.numpy())))
         self._dense = keras.layers.Dense(v, name="dense")
         self._dense.build((None, None, width))
         self._dropout: Any = tf.Variable(0.0, trainable=False) if config.dropout is None else config.dropout
@@ -60,6 +64,27 @@ class StatefulLSTM:
         """All trainable variables, in a fixed order."""
         layers = [self._embedding, self._normalization, *self._lstms, self._dense]
         return [variable for layer in layers for variable in layer.trainable_variables]
+
+    def tied(self, gradients: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Return gradients of `variables` under which coupled gates stay coupled, and their global norm.
+
+        The weights of an input gate are those of the forget gate, negated. With gradients that are negated,
+        too, AdamW keeps them so: its steps are odd functions of the gradients and the weights. In the norm,
+        which is for clipping, both count once.
+        """
+        if not self.config.coupled_gates:
+            return gradients, tf.linalg.global_norm(gradients)
+        lstms = {id(variable) for layer in self._lstms for variable in layer.trainable_variables}
+        tied, counted = [], []
+        for variable, gradient in zip(self.variables, gradients, strict=True):
+            if id(variable) in lstms:
+                into, forget, cell, out = tf.split(gradient, 4, -1)
+                tied.append(tf.concat([into - forget, forget - into, cell, out], -1))
+                counted += [forget - into, cell, out]
+            else:
+                tied.append(gradient)
+                counted.append(gradient)
+        return tied, tf.linalg.global_norm(counted)
 
     def initial_state(self, rows: int) -> State:
         """Return zeros: a pair (B, H), (B, H) for each layer."""
@@ -217,7 +242,7 @@ def parameters(config: NetworkConfig, vocabulary_size: int) -> int:
     h, width = config.units, config.embedding
     count = vocabulary_size * width + 4 * width  # embedding, batch normalization
     for _ in range(config.layers):
-        count += 4 * h * (width + h + 1)
+        count += (3 if config.coupled_gates else 4) * h * (width + h + 1)
         width = h
     return count + (h + 1) * vocabulary_size
 
@@ -227,14 +252,14 @@ def activation_floats_per_character(config: NetworkConfig, vocabulary_size: int)
 
     Per layer inputs, gates, cells and the gradients of inputs and gates, packed copies included; logits.
     """
-    return (config.layers * 15 + 3) * config.units + 5 * vocabulary_size
+    return (config.layers * (13 if config.coupled_gates else 15) + 3) * config.units + 5 * vocabulary_size
 
 
 ARCHITECTURE = Architecture(
     description="The default: stacked stateful LSTMs over a normalized embedding, in four presets.",
     network=PRESETS["small"][0],
     training=PRESETS["small"][1],
-    network_options=("layers", "units", "embedding", "dropout"),
+    network_options=("layers", "units", "embedding", "dropout", "coupled_gates"),
     build=StatefulLSTM,
     build_for_kernels=KernelLSTM,
     graph=graph,

@@ -192,31 +192,41 @@ def _overload_pack_column(values, panel, column):  # type: ignore[no-untyped-def
 
 @inline_jit
 def _split_gates(row, units):  # type: ignore[no-untyped-def]
+    """Return the parts i, f, g, o of (4H,), or f, f, g, o of (3H,): coupled gates have no i of their own."""
+    first = len(row) - 3 * units
     return (
         row[:units],
-        row[units : 2 * units],
-        row[2 * units : 3 * units],
-        row[3 * units : 4 * units],
+        row[first : first + units],
+        row[first + units : first + 2 * units],
+        row[first + 2 * units :],
     )
 
 
 @compiled(f"void({_F2}, {_F2}, {_F2}, {_F2}, {_F2})", is_internal=True)
 def _gates(zs, gates, before, cs, hs):  # type: ignore[no-untyped-def]
-    """One step: from zs (B, 4H or more) compute gates (B, 4H), the next cells cs and outputs hs (B, H).
+    """One step: from zs (B, G or more) compute gates (B, G), the next cells cs and outputs hs (B, H).
 
-    `before` are the cells before.
+    `before` are the cells before. G is 4H, or 3H for coupled gates, where i = 1 - f.
     """
-    units = hs.shape[1]
+    units, width = hs.shape[1], gates.shape[1]
+    one = np.float32(1)
     for b in range(len(hs)):
         into, forget, cell, out = _split_gates(gates[b], units)
-        z_into, z_forget, z_cell, z_out = _split_gates(zs[b], units)
+        z_into, z_forget, z_cell, z_out = _split_gates(zs[b, :width], units)
         c, c_before, h = cs[b], before[b], hs[b]
-        for j in range(units):
-            into[j] = sigmoid(z_into[j])
-            forget[j] = sigmoid(z_forget[j])
-            cell[j] = tanh(z_cell[j])
-            out[j] = sigmoid(z_out[j])
-            c[j] = forget[j] * c_before[j] + into[j] * cell[j]
+        if width == 3 * units:
+            for j in range(units):
+                forget[j] = sigmoid(z_forget[j])
+                cell[j] = tanh(z_cell[j])
+                out[j] = sigmoid(z_out[j])
+                c[j] = forget[j] * c_before[j] + (one - forget[j]) * cell[j]
+        else:
+            for j in range(units):
+                into[j] = sigmoid(z_into[j])
+                forget[j] = sigmoid(z_forget[j])
+                cell[j] = tanh(z_cell[j])
+                out[j] = sigmoid(z_out[j])
+                c[j] = forget[j] * c_before[j] + into[j] * cell[j]
         for j in range(units):
             h[j] = out[j] * tanh(c[j])
 
@@ -225,7 +235,7 @@ def _gates(zs, gates, before, cs, hs):  # type: ignore[no-untyped-def]
     f"void({_F2}, {_F2}, {_F2}, {_F2}, {_F2}, {_F2}, {_F2}, {_F2}, int32[::1], {_F2})", is_internal=True
 )
 def _gradients(gates, before, cs, d_hs, masks, dhs, dcs, dzs, ids, d_start):  # type: ignore[no-untyped-def]
-    """One backward step: from the gradients of h and c compute those of the gate inputs dzs (B, 4H).
+    """One backward step: from the gradients of h and c compute those of the gate inputs dzs (B, G).
 
     dhs (B, H) are passed back by the next step, d_hs (B, H or more) come from this step's outputs; dcs
     become those of the cells before. Each row of dzs is added to the row of d_start that its id names.
@@ -236,16 +246,27 @@ def _gradients(gates, before, cs, d_hs, masks, dhs, dcs, dzs, ids, d_start):  # 
         into, forget, cell, out = _split_gates(gates[b], units)
         d_into, d_forget, d_cell, d_out = _split_gates(dzs[b], units)
         c_before, c, d_h, mask, dh, dc = before[b], cs[b], d_hs[b], masks[b], dhs[b], dcs[b]
-        for j in range(units):
-            tanh_c = tanh(c[j])
-            grad_h = dh[j] + d_h[j] * mask[j]
-            i, f, g, o = into[j], forget[j], cell[j], out[j]
-            grad_c = dc[j] + grad_h * o * (one - tanh_c * tanh_c)
-            d_into[j] = grad_c * g * i * (one - i)
-            d_forget[j] = grad_c * c_before[j] * f * (one - f)
-            d_cell[j] = grad_c * i * (one - g * g)
-            d_out[j] = grad_h * tanh_c * o * (one - o)
-            dc[j] = grad_c * f
+        if dzs.shape[1] == 3 * units:
+            for j in range(units):
+                tanh_c = tanh(c[j])
+                grad_h = dh[j] + d_h[j] * mask[j]
+                f, g, o = forget[j], cell[j], out[j]
+                grad_c = dc[j] + grad_h * o * (one - tanh_c * tanh_c)
+                d_forget[j] = grad_c * (c_before[j] - g) * f * (one - f)
+                d_cell[j] = grad_c * (one - f) * (one - g * g)
+                d_out[j] = grad_h * tanh_c * o * (one - o)
+                dc[j] = grad_c * f
+        else:
+            for j in range(units):
+                tanh_c = tanh(c[j])
+                grad_h = dh[j] + d_h[j] * mask[j]
+                i, f, g, o = into[j], forget[j], cell[j], out[j]
+                grad_c = dc[j] + grad_h * o * (one - tanh_c * tanh_c)
+                d_into[j] = grad_c * g * i * (one - i)
+                d_forget[j] = grad_c * c_before[j] * f * (one - f)
+                d_cell[j] = grad_c * i * (one - g * g)
+                d_out[j] = grad_h * tanh_c * o * (one - o)
+                dc[j] = grad_c * f
         row, total = dzs[b], d_start[ids[b]]
         for j in range(len(row)):
             total[j] += row[j]
@@ -350,18 +371,18 @@ def forward(start, ids, packed, xs, inputs, above, mask, h, c0, sums, gates, cs)
     """Run T steps of a layer.
 
     Args:
-        start: (N, 4H) what the sums of the gates start from: projected characters, or only the biases.
-            Gates are in Keras's order i, f, g, o.
+        start: (N, G) what the sums of the gates start from: projected characters, or only the biases.
+            G is 4H, in Keras's order i, f, g, o, or 3H for coupled gates f, g, o, where i = 1 - f.
         ids: (T, B) int32 rows of `start`.
-        packed: the weights (I + H, 4H) of the inputs and of the outputs before.
+        packed: the weights (I + H, G) of the inputs and of the outputs before.
         xs: (T, B, I + H or more) activations: the inputs; the outputs before are filled in.
         inputs: I, 0 for a layer whose inputs are all in `start`.
         above: (T, B, H or more) activations, filled with the outputs times `mask`.
         mask: (B, H).
         h: (B, H) the output before the first step; replaced by that of the last one.
         c0: (B, H) the cell before the first step.
-        sums: (B, 4H or more) workspace.
-        gates: (T, B, 4H), filled with the gates after their nonlinearities.
+        sums: (B, G or more) workspace.
+        gates: (T, B, G), filled with the gates after their nonlinearities.
         cs: (T, B, H), filled with the cells.
     """
     units = h.shape[1]
@@ -392,22 +413,22 @@ def backward(  # type: ignore[no-untyped-def]
     """Back-propagate through the T steps of `forward`.
 
     Args:
-        gates: (T, B, 4H) from `forward`.
+        gates: (T, B, G) from `forward`.
         cs: (T, B, H) from `forward`.
         c0: (B, H) the cell before the first step.
         d_above: (T, B, H or more) the gradient of the outputs times `mask`.
         mask: (B, H).
-        packed: the transposed weights (4H, I + H).
+        packed: the transposed weights (G, I + H).
         inputs: I.
-        x: (B, 4H or more) activations, zeros; workspace.
-        dz: (B, 4H) workspace.
+        x: (B, G or more) activations, zeros; workspace.
+        dz: (B, G) workspace.
         d_xs: (T, B, I + H or more), filled with the gradient of inputs and of outputs before; (1, B, ...) if
             it is not wanted.
         dh: (B, H) the gradient of the final output as a state; replaced by that of the first.
         dc: (B, H) the gradient of the final cell; replaced by that of c0.
         ids: (T, B) int32 rows of `d_start`.
-        d_start: (N, 4H), to which the gradient of `start` is added.
-        packed_dz: the gradients of the gates (T * B, 4H), with whole words for every step; filled.
+        d_start: (N, G), to which the gradient of `start` is added.
+        packed_dz: the gradients of the gates (T * B, G), with whole words for every step; filled.
     """
     words = packed_dz.shape[1] // len(cs)
     for steps_back in range(1, len(cs) + 1):

@@ -21,15 +21,22 @@ class LSTMShape:
     vocabulary_size: int
     has_hidden: bool = False
     """Whether a dense relu layer of `units` is before the output."""
+    has_coupled_gates: bool = False
+    """Whether the input gate is 1 - f, so that there are three gates: f, g, o; else i, f, g, o."""
+
+    @property
+    def gate_count(self) -> int:
+        """How many gates have weights."""
+        return 3 if self.has_coupled_gates else 4
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each weight, in the order of the trainable variables."""
-        e, h, v = self.embedding, self.units, self.vocabulary_size
+        e, h, v, gates = self.embedding, self.units, self.vocabulary_size, self.gate_count * self.units
         shapes: dict[str, tuple[int, ...]] = {"embedding": (v, e), "gamma": (e,), "beta": (e,)}
         for i in range(self.layers):
             inputs = h if i else e
-            shapes |= {f"lstm_{i}/kernel": (inputs, 4 * h), f"lstm_{i}/recurrent": (h, 4 * h)}
-            shapes |= {f"lstm_{i}/bias": (4 * h,)}
+            shapes |= {f"lstm_{i}/kernel": (inputs, gates), f"lstm_{i}/recurrent": (h, gates)}
+            shapes |= {f"lstm_{i}/bias": (gates,)}
         shapes |= {"dense/kernel": (h, v), "dense/bias": (v,)}
         if self.has_hidden:
             shapes |= {"hidden/kernel": (h, h), "hidden/bias": (h,)}
@@ -55,7 +62,7 @@ class LSTMWeights:
         return self.arrays[name]
 
     def layer_matrix(self, layer: int) -> Floats:
-        """Return the adjacent weights (I + H, 4H) of a layer's inputs and of its outputs before."""
+        """Return the adjacent weights (I + H, 4H or 3H) of a layer's inputs and of its outputs before."""
         first, last = (self.parts[f"lstm_{layer}/{part}"] for part in ("kernel", "recurrent"))
         return self.flat[first.start : last.stop].reshape(-1, self[f"lstm_{layer}/kernel"].shape[1])
 
@@ -75,3 +82,19 @@ def normalized(weights: LSTMWeights, frequencies: Floats) -> tuple[Floats, Float
     inverse = 1 / np.sqrt(frequencies @ np.square(centered) + np.float32(EPSILON))
     unscaled = centered * inverse
     return unscaled * weights["gamma"] + weights["beta"], unscaled, inverse
+
+
+def with_input_gate(gates: Floats, *, sign: int = -1) -> Floats:
+    """Return the weights (..., 4H) of all gates from those of coupled ones (..., 3H).
+
+    The input gate 1 - sigmoid(z) is sigmoid(-z), so its weights are those of the forget gate, negated: a
+    stock LSTM with them computes the same. `sign` 1 is for arrays that do not change sign with the weights:
+    squared gradients do not.
+    """
+    forget = gates[..., : gates.shape[-1] // 3]
+    return np.concatenate([sign * forget, gates], -1)
+
+
+def without_input_gate(gates: Floats) -> Floats:
+    """Return the weights (..., 3H) of coupled gates from those of all (..., 4H); see `with_input_gate`."""
+    return gates[..., gates.shape[-1] // 4 :]

@@ -47,7 +47,7 @@ class LSTMWindow:
             is_projected = self._starts_projected(i)
             inputs = 0 if is_projected else shape.units if i else shape.embedding
             starts = shape.vocabulary_size if is_projected else 1
-            self._layers.append(_Layer(formats, rows, window, inputs, shape.units, starts))
+            self._layers.append(_Layer(formats, rows, window, inputs, shape, starts))
         count = rows * window
         self._hidden = _Dense(formats, count, shape.units, shape.units) if shape.has_hidden else None
         self._dense = _Dense(formats, count, shape.units, shape.vocabulary_size)
@@ -130,7 +130,7 @@ class LSTMWindow:
         return layer == 0 and self._is_projected
 
     def _matrix(self, weights: LSTMWeights, layer: int) -> Floats:
-        """Return what a layer's steps multiply by, (I + H, 4H), or its gradient."""
+        """Return what a layer's steps multiply by, (I + H, 4H or 3H), or its gradient."""
         matrix = weights.layer_matrix(layer)
         return matrix[-self._shape.units :] if self._starts_projected(layer) else matrix
 
@@ -207,28 +207,29 @@ class _Layer:
     """One LSTM layer: its arrays for a window. `inputs` is I, `starts` the rows of `start`."""
 
     def __init__(
-        self, formats: _Format, rows: int, window: int, inputs: int, units: int, starts: int
+        self, formats: _Format, rows: int, window: int, inputs: int, shape: LSTMShape, starts: int
     ) -> None:
+        units, gates = shape.units, shape.gate_count * shape.units
         width = inputs + units
         self._inputs = inputs
         self._packed, self._packed_transposed = (
-            formats.packed(width, 4 * units),
-            formats.packed(4 * units, width),
+            formats.packed(width, gates),
+            formats.packed(gates, width),
         )
         self.xs = formats.activations(window, rows, width)
         self._packed_xs = formats.packed(rows, width, steps=window)
-        self._packed_dz = formats.packed(rows, 4 * units, steps=window)
-        self._gradient = _Gradient(formats, width, 4 * units)
+        self._packed_dz = formats.packed(rows, gates, steps=window)
+        self._gradient = _Gradient(formats, width, gates)
         self.h, self._c0 = np.zeros((rows, units), np.float32), np.zeros((rows, units), np.float32)
         self._dh, self._dc = np.zeros_like(self.h), np.zeros_like(self.h)
         self._sums, self._gates = (
-            formats.sums(rows, 4 * units),
-            np.zeros((window, rows, 4 * units), np.float32),
+            formats.sums(rows, gates),
+            np.zeros((window, rows, gates), np.float32),
         )
         self.cs = np.zeros((window, rows, units), np.float32)
-        self._x, self._dz = formats.activations(rows, 4 * units), np.zeros((rows, 4 * units), np.float32)
+        self._x, self._dz = formats.activations(rows, gates), np.zeros((rows, gates), np.float32)
         self.d_xs = formats.sums(window if inputs else 1, rows, width)
-        self._d_start = np.zeros((starts, 4 * units), np.float32)
+        self._d_start = np.zeros((starts, gates), np.float32)
 
     def forward(
         self,
@@ -240,7 +241,7 @@ class _Layer:
         h: Floats,
         c: Floats,
     ) -> None:
-        """Run the steps from state h, c (B, H); see `kernels.forward`. `matrix` is (I + H, 4H)."""
+        """Run the steps from state h, c (B, H); see `kernels.forward`. `matrix` is (I + H, 4H or 3H)."""
         self._matrix, self._ids = matrix, ids
         self.h[:], self._c0[:] = h, c
         kernels.pack(matrix, self._packed)

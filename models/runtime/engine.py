@@ -116,7 +116,7 @@ class Engine:
         self._has_mixture = experts is not None
         self.network = networks["float32"]
         self._max_waiting = max_waiting
-        self._cache_share = cache_bytes // len(self._networks)
+        self._cache_limits = _cache_limits(list(self._networks), cache_bytes)
         self._schedulers: dict[tuple[str, Expert], Scheduler] = {}  # of the networks that requests have used
         self._starting = threading.Lock()  # guards the dict above and the next field
         self._is_closing = False
@@ -347,7 +347,7 @@ class Engine:
                     )
                 self._schedulers[key] = Scheduler(
                     self._networks[key],
-                    StateCache(self._cache_share),
+                    StateCache(self._cache_limits[key]),
                     max_waiting=self._max_waiting,
                     name="-".join((reference, *key)),
                 )
@@ -358,6 +358,19 @@ class Engine:
         if self._compiled:
             return not self._cannot_compile and (seeded or self._compiled.is_ready)
         return ("int8", "lstm") in self._networks and not seeded
+
+
+_MIXTURE_SHARE = 7  # of a cache, in units of that of the network alone, which few requests ask for
+
+
+def _cache_limits(networks: Sequence[tuple[str, Expert]], cache_bytes: int) -> dict[tuple[str, Expert], int]:
+    """Return how many bytes the state cache of each network may have; together at most `cache_bytes`.
+
+    >>> _cache_limits([("int8", "lstm"), ("int8", "mixture")], 800)
+    {('int8', 'lstm'): 100, ('int8', 'mixture'): 700}
+    """
+    shares = {key: _MIXTURE_SHARE if key[1] == "mixture" else 1 for key in networks}
+    return {key: cache_bytes * share // sum(shares.values()) for key, share in shares.items()}
 
 
 def is_batch_invariant(network: StepNetwork) -> bool:

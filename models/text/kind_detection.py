@@ -23,6 +23,8 @@ from typing import Literal
 from models.text.log_detection import LineSample, LogDetection, detect_log
 
 TextKind = Literal["log", "records", "code", "text"]
+Purpose = Literal["complete", "anomalies", "both"]
+"""What a model is trained for. Every model does both; the default masks depend on it."""
 
 _MIN_LINES = 20  # fewer are not enough to tell
 _MIN_UNSORTED_LINES = 100  # of several words each: the least that shows whether neighbors are related
@@ -297,3 +299,14 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
         "its lines are short, not sentences, and neighbors are no more alike than distant ones",
     ),
 )
+
+
+def default_purpose(kind: TextKind | None) -> Purpose:
+    """Return what a model of a text of this kind is usually for; None: not known.
+
+    >>> default_purpose("log"), default_purpose("records"), default_purpose("code")
+    ('anomalies', 'both', 'complete')
+    """
+    if kind == "log":
+        return "anomalies"
+    return "both" if kind == "records" or kind is None else "complete"

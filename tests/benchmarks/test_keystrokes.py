@@ -42,6 +42,19 @@ def test_wrong_saves_nothing_and_costs_nothing() -> None:
     assert outcome.keys == outcome.characters == outcome.shown == outcome.asked and outcome.whole == 0
 
 
+def test_keys_are_counted_apart_by_whether_the_prefix_is_in_the_training_text() -> None:
+    class Twice:
+        def complete(self, prompt: str) -> Continuation:
+            return Continuation("jkl", [0.0] * 3) if prompt.endswith("abcdefghi") else Continuation("")
+
+    text = "abcdefghijklmnopqr"
+    outcome = replay(Twice(), text, context="0123456789", training_text="0123456789abcdefghi")
+    # Nine keys, then one for "jkl", whose prefix is known; then six keys after prefixes that are not.
+    assert (outcome.seen.characters, outcome.seen.keys) == (12, 10)
+    assert (outcome.unseen.characters, outcome.unseen.keys) == (6, 6)
+    assert (outcome.characters, outcome.keys) == (len(text), 16) and outcome.unseen.saved == 0
+
+
 def test_unsure_is_not_shown() -> None:
     outcome = replay(Right(0.3), TEXT, context="")
     assert outcome.shown == 0 and outcome.saved == 0

@@ -63,6 +63,16 @@ def test_a_job_can_move_between_cores_and_devices(run: str, found: Found) -> Non
     _assert_equal(found, run, "cpu", atol=1e-4)
 
 
+@pytest.mark.parametrize("run", ["coupled", "cpu_then_devices_coupled"])
+def test_coupled_gates_train_on_devices_as_on_cores_and_stay_coupled(run: str, found: Found) -> None:
+    _assert_equal(found, run, "cpu_coupled", atol=1e-4)
+    coupled = [array for name, array in _arrays(found, run).items() if array.shape[-1:] == (24,)]
+    weights = [array for array in coupled if (array < 0).any()]  # and momentum; the rest are squares
+    assert len(weights) == 2 * len(coupled) / 3 and len(coupled) == 3 * 6
+    for array in weights:
+        np.testing.assert_allclose(array[..., :6], -array[..., 6:12], atol=1e-6)
+
+
 def test_mixed_precision_trains_as_float32_does_to_three_digits(found: Found) -> None:
     for run in ("mixed", "cpu_then_mixed"):
         losses = found[f"{run}/losses"]

@@ -14,8 +14,10 @@ B, T, V, STEPS = 6, 5, 7, 6
 IDS = np.random.default_rng(3).integers(1, V, (STEPS, T + 1, B)).astype(np.int32)
 
 
-def step(*, cores: int = 2, dropout: float = 0.3, dtype: str = "bfloat16", seed: int = 1) -> KernelStep:
-    config = NetworkConfig(layers=2, units=6, embedding=3, dropout=dropout)
+def step(
+    *, cores: int = 2, dropout: float = 0.3, dtype: str = "bfloat16", seed: int = 1, coupled: bool = False
+) -> KernelStep:
+    config = NetworkConfig(layers=2, units=6, embedding=3, dropout=dropout, coupled_gates=coupled)
     training = TrainingConfig(rows=B, window=T, learning_rate=1e-2, weight_decay=0.2, seed=seed)
     network = KernelLSTM(config, np.full(V, 1 / V), seed=2)
     return KernelStep(network, training, rows=B, cores=cores, dtype=dtype)
@@ -25,8 +27,9 @@ def train(trained: KernelStep, numbers: range = range(STEPS)) -> list[float]:
     return [trained.run(IDS[i, :-1], IDS[i, 1:], step=i + 1, learning_rate=1e-2 / (i + 1)) for i in numbers]
 
 
-def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one() -> None:
-    whole, before, after = step(), step(), step(seed=1)
+@pytest.mark.parametrize("coupled", [False, True])
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(coupled: bool) -> None:
+    whole, before, after = (step(coupled=coupled) for _ in range(3))
     losses = train(whole)
     begun = train(before, range(3))
     after.restore(before.arrays())

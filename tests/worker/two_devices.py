@@ -37,9 +37,9 @@ TEXT = Text.split("the cat sat on the mat; the dog sat on the log. " * 40, valid
 Make = Callable[[], TrainingStep]
 
 
-def network(*, dropout: float = 0.0) -> StatefulLSTM:
+def network(*, dropout: float = 0.0, coupled: bool = False) -> StatefulLSTM:
     """Return two layers."""
-    config = NetworkConfig(layers=2, units=6, embedding=3, dropout=dropout)
+    config = NetworkConfig(layers=2, units=6, embedding=3, dropout=dropout, coupled_gates=coupled)
     return StatefulLSTM(config, np.full(V, 1 / V), seed=2)
 
 
@@ -53,16 +53,20 @@ def by_kernels(keras_network: Trainable, *, cores: int = 2) -> KernelStep:
     return KernelStep(copy, TRAINING, rows=B, cores=cores, dtype="float32")
 
 
-def on_cpu(*, cores: int = 2) -> KernelStep:
+def on_cpu(*, cores: int = 2, coupled: bool = False) -> KernelStep:
     """Return the step that CPUs use."""
-    return by_kernels(network(), cores=cores)
+    return by_kernels(network(coupled=coupled), cores=cores)
 
 
 def distributed(
-    *, dropout: float = 0.0, devices: Sequence[str] = DEVICES, mixed: bool = False
+    *,
+    dropout: float = 0.0,
+    devices: Sequence[str] = DEVICES,
+    mixed: bool = False,
+    coupled: bool = False,
 ) -> DistributedStep:
     """Return the step that GPUs use."""
-    build = partial(network, dropout=dropout)
+    build = partial(network, dropout=dropout, coupled=coupled)
     return DistributedStep(build, TRAINING, rows=B, devices=devices, mixed=mixed)
 
 
@@ -168,6 +172,11 @@ def main() -> None:
         "mixed": whole(mixed),
         "mixed_resumed": resumed(mixed, mixed),
         "cpu_then_mixed": resumed(on_cpu, mixed),
+        "cpu_coupled": whole(partial(on_cpu, coupled=True)),
+        "coupled": whole(partial(distributed, coupled=True)),
+        "cpu_then_devices_coupled": resumed(
+            partial(on_cpu, coupled=True), partial(distributed, coupled=True)
+        ),
         "overflown": overflown(),
         "architectures": every_architecture(),
     }

@@ -14,6 +14,7 @@ export function jobConfiguration(job) {
       { class: "stack" },
       h("p", {}, "Corpus: ", h("a", { href: `#/corpora/${job.corpus}` }, job.corpus)),
       job.kind && h("p", {}, "Kind: ", job.kind),
+      job.purpose && h("p", {}, "Purpose: ", job.purpose),
       h("p", {}, "Masks: ", job.masks?.length ? job.masks.join(", ") : "none"),
       job.mixture === false && h("p", {}, "Mixture: none, the network predicts alone"),
       job.preset && h("p", {}, "Preset: ", presetText(job)),

@@ -36,8 +36,10 @@ export function resolveSchema(schema, openapi) {
     return { ...resolveSchema(target, openapi), ...(schema.description ? { description: schema.description } : {}) };
   }
   const alternatives = (schema.anyOf ?? schema.oneOf ?? []).filter((one) => one.type !== "null");
-  if (alternatives.length === 1) {
-    const only = resolveSchema(alternatives[0], openapi);
+  // Of a word such as "auto" or a list, the list: leaving the field empty is the word.
+  const typed = alternatives.length === 1 ? alternatives[0] : alternatives.find((one) => one.type === "array");
+  if (typed) {
+    const only = resolveSchema(typed, openapi);
     return { ...only, ...schema, type: only.type };
   }
   return schema;
@@ -84,7 +86,7 @@ function controlFor(schema, openapi) {
     }
     case "boolean": {
       const options = [
-        ["", `Default (${schema.default ? "yes" : "no"})`],
+        ["", typeof schema.default === "boolean" ? `Default (${schema.default ? "yes" : "no"})` : "Default"],
         ["true", "yes"],
         ["false", "no"],
       ];

@@ -79,13 +79,14 @@ export async function trainView({ query, signal }) {
       query.get("start_from") ?? "",
     ),
   });
+  const general = schemaFields(schema, spec, { skip: CUSTOM_FIELDS });
+  const purpose = general.find((one) => one.name === "purpose").control;
   const masks = maskSelector();
-  const showMasks = () => masks.show(start.control.value ? null : selectedCorpus());
-  corpus.control.addEventListener("change", showMasks);
-  start.control.addEventListener("change", showMasks);
+  const showMasks = () =>
+    masks.show(start.control.value || purpose.value === "complete" ? null : selectedCorpus());
+  for (const control of [corpus.control, start.control, purpose]) control.addEventListener("change", showMasks);
   showMasks();
 
-  const general = schemaFields(schema, spec, { skip: CUSTOM_FIELDS });
   const network = schemaFields(schema.properties.network, spec, { prefix: "network." });
   const training = schemaFields(schema.properties.training, spec, { prefix: "training." });
   const mix = schemaFields(schema.properties.mix, spec, { prefix: "mix.", labels: { corpus: "Second corpus" } });

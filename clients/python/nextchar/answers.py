@@ -74,6 +74,7 @@ class Job(TypedDict):
     error: Failure | None
     pause_reason: NotRequired[Failure | None]  # older services do not send it
     kind: NotRequired[TextKind | None]
+    purpose: NotRequired[Literal["complete", "anomalies", "both"] | None]
     masks: NotRequired[list[str]]
     masked_by_default: NotRequired[str | None]
     mixture: NotRequired[bool]

@@ -46,7 +46,8 @@ class TrainingOptions(TypedDict, total=False):
     kind: TextKind | None
     coverage: float
     start_from: str | None
-    masks: Sequence[str] | None
+    purpose: Literal["complete", "anomalies", "both"] | None
+    masks: Sequence[str] | Literal["auto"] | None
     mixture: bool
     mix: Mapping[str, Any] | None
 

@@ -114,6 +114,9 @@ def test_masks_are_suggested_shown_on_an_example_and_removed(
     page.get_by_label("Start from model").select_option("line@1", force=True)
     expect(masks).to_be_hidden()
     page.get_by_label("Start from model").select_option("", force=True)
+    page.get_by_label("Purpose").select_option("complete", force=True)
+    expect(masks).to_be_hidden()
+    page.get_by_label("Purpose").select_option("", force=True)
     for box in boxes.values():
         box.uncheck()
     expect(masks.locator("code").nth(1)).to_have_text(example)
@@ -132,4 +135,4 @@ def test_job_on_a_log_shows_the_default_masks(service: PopulatedService, open_wi
     with page.expect_request("**/v1/jobs") as sent:
         page.get_by_role("button", name="Train", exact=True).click()
     assert "masks" not in sent.value.post_data_json
-    expect(page.get_by_text("Masked by default: timestamp (200)")).to_be_visible()
+    expect(page.get_by_text("timestamp (200 of 200 lines)")).to_be_visible()

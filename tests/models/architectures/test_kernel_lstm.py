@@ -5,21 +5,28 @@ import pytest
 
 from models.architectures import architecture
 from models.architectures.kernel_lstm import KernelLSTM
+from models.config import NetworkConfig
 from models.kernels.lstm_window import LSTMWindow
 from models.runtime.session import Network
 from tests.models.architectures.networks import V, random_ids, small
 from worker.export import graph_of
 
 B, T = 2, 5
-LSTMS = ["stateful_lstm", "stateful_lstm_lesson", "stacked_lstm_lesson"]
+LSTMS = ["stateful_lstm", "stateful_lstm_lesson", "stacked_lstm_lesson", "coupled"]
+
+
+def config_of(name: str) -> NetworkConfig:
+    """Return the shape of a small network; `coupled` is the default one with coupled gates."""
+    return small("stateful_lstm", coupled_gates=True) if name == "coupled" else small(name)
 
 
 def network(name: str, *, seed: int = 2) -> KernelLSTM:
     """Return a small network with random weights that all matter."""
-    build = architecture(name).build_for_kernels
+    config = config_of(name)
+    build = architecture(config.architecture).build_for_kernels
     assert build
     random = np.random.default_rng(5)
-    made: KernelLSTM = build(small(name), random.dirichlet(np.ones(V)), seed=seed)
+    made: KernelLSTM = build(config, random.dirichlet(np.ones(V)), seed=seed)
     made.arrays.flat[:] += random.normal(scale=0.3, size=made.arrays.flat.size)
     return made
 
@@ -51,7 +58,8 @@ def test_runtime_and_keras_predict_as_training_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", LSTMS)
 def test_its_weights_are_those_of_the_keras_network_in_the_same_order(name: str) -> None:
-    keras_network = architecture(name).build(small(name), np.full(V, 1 / V), seed=1)
+    config = config_of(name)
+    keras_network = architecture(config.architecture).build(config, np.full(V, 1 / V), seed=1)
     assert [v.shape for v in network(name).variables] == [tuple(v.shape) for v in keras_network.variables]
 
 

@@ -15,6 +15,8 @@ def test_the_parameter_count_is_that_of_the_built_network(name: str) -> None:
     trained = sum(variable.numpy().size for variable in network.variables)
     # The Keras form of a normalization also has its mean and variance.
     moments = 0 if network.config.context else 2 * (network.config.embedding or 0)
+    if network.config.coupled_gates:  # the weights of the input gate are those of the forget gate
+        trained -= sum(v.numpy().size // 4 for v in network.variables if "lstm" in v.path)
     assert count_parameters(network.config, V) == trained + moments
 
 

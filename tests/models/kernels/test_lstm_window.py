@@ -1,5 +1,6 @@
 """Loss and gradients of a training window, compared with TensorFlow's and with each other."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,13 @@ import pytest
 import tensorflow as tf
 
 from models.kernels import lstm_training as kernels
-from models.kernels.lstm_weights import EPSILON, LSTMShape, LSTMWeights
+from models.kernels.lstm_weights import (
+    EPSILON,
+    LSTMShape,
+    LSTMWeights,
+    with_input_gate,
+    without_input_gate,
+)
 from models.kernels.lstm_window import LSTMWindow, State
 
 T = 5
@@ -18,6 +25,18 @@ SHAPES = {
     "one row": (LSTMShape(layers=2, units=4, embedding=2, vocabulary_size=5), 1),
     "many characters": (LSTMShape(layers=1, units=7, embedding=3, vocabulary_size=300), 4),
     "a hidden layer": (LSTMShape(layers=2, units=6, embedding=3, vocabulary_size=8, has_hidden=True), 3),
+    "coupled gates": (
+        LSTMShape(layers=2, units=5, embedding=3, vocabulary_size=9, has_coupled_gates=True),
+        3,
+    ),
+    "coupled gates, many characters": (
+        LSTMShape(layers=1, units=7, embedding=3, vocabulary_size=300, has_coupled_gates=True),
+        4,
+    ),
+    "coupled gates, whole panels": (
+        LSTMShape(layers=2, units=64, embedding=16, vocabulary_size=64, has_coupled_gates=True),
+        16,
+    ),
     "whole panels": (LSTMShape(layers=2, units=64, embedding=16, vocabulary_size=64), 16),
 }
 
@@ -80,8 +99,9 @@ class Case:
             h, c = map(tf.constant, state)
             for t in range(T):
                 z = xs[t] @ w[f"lstm_{i}/kernel"] + h @ w[f"lstm_{i}/recurrent"] + w[f"lstm_{i}/bias"]
-                into, forget, cell, out = tf.split(z, 4, 1)
-                c = tf.sigmoid(forget) * c + tf.sigmoid(into) * tf.tanh(cell)
+                *into, forget, cell, out = tf.split(z, self.shape.gate_count, 1)
+                input_gate = tf.sigmoid(into[0]) if into else 1 - tf.sigmoid(forget)
+                c = tf.sigmoid(forget) * c + input_gate * tf.tanh(cell)
                 h = tf.sigmoid(out) * tf.tanh(c)
                 xs[t] = h * self.masks[i]
             after.append((h, c))
@@ -105,6 +125,24 @@ def test_loss_gradients_and_state_equal_those_of_tensorflow(name: str, dtype: st
     for weight, expected in expected_gradients.items():
         tolerance = 4 * ROUNDOFF[dtype] * np.abs(expected).max()
         np.testing.assert_allclose(gradients[weight], expected, atol=tolerance, err_msg=weight)
+
+
+def test_an_lstm_with_the_negated_forget_gate_computes_what_coupled_gates_do() -> None:
+    case = Case("coupled gates")
+    loss, _, state = case.run(case.window())
+    stock = replace(case.shape, has_coupled_gates=False)
+    weights = LSTMWeights(stock)
+    for name, array in case.weights.arrays.items():
+        weights[name][:] = with_input_gate(array) if name.startswith("lstm") else array
+        if name.startswith("lstm"):
+            np.testing.assert_array_equal(without_input_gate(weights[name]), array)
+    window = LSTMWindow(stock, case.frequencies, rows=case.rows, window=T)
+    after = [(h.copy(), c.copy()) for h, c in case.state]
+    assert window.run(
+        weights, case.ids, case.targets, after, LSTMWeights(stock), case.masks
+    ) == pytest.approx(loss, abs=1e-6)
+    for part, expected in zip(after, state, strict=True):
+        np.testing.assert_allclose(part, expected, atol=1e-6)
 
 
 @pytest.mark.skipif(not kernels.HAS_BFLOAT16, reason="this processor has no bfloat16 products")

@@ -26,6 +26,7 @@ MASK_NAMES = ("timestamp", "date", "uuid", "ip", "hex", "numbers", "long_numbers
 
 Preset = Literal["auto", "tiny", "small", "medium", "large"]
 Alphabet = Literal["characters", "bytes"]
+Purpose = Literal["complete", "anomalies", "both"]
 
 
 @command
@@ -111,12 +112,22 @@ def train(
         TextKind | None,
         _text_option(metavar="KIND", help=corpora.KIND_HELP + " Default: the corpus's."),
     ] = None,
+    purpose: Annotated[
+        Purpose | None,
+        _text_option(
+            "--for",
+            metavar="PURPOSE",
+            help="What the model is for: complete, anomalies or both. Values of a log that change from line"
+            " to line are masked unless it is complete. Default: anomalies for a log.",
+        ),
+    ] = None,
     masks: Annotated[
         list[str] | None,
         _text_option(
             metavar="MASKS",
             help="What to replace by a placeholder: names, such as timestamp,ip,long_numbers, or an RE2"
-            " expression; can be repeated. none: nothing. Default: what the service suggests, for a log.",
+            " expression; can be repeated. none: nothing. auto: what the service finds in the text. Default:"
+            " auto for a log.",
         ),
     ] = None,
     alphabet: Annotated[Alphabet | None, _text_option(help="What a character is.")] = None,
@@ -165,7 +176,7 @@ def train(
     request |= given(architecture=architecture, preset=preset)
     request |= given(validation_fraction=validation_fraction, seed=seed)
     request |= given(start_from=start_from, coverage=coverage, alphabet=alphabet, kind=kind)
-    request |= given(mixture=mixture)
+    request |= given(mixture=mixture, purpose=purpose)
     sections = {
         "budget": budget,
         "network": given(layers=layers, units=units, embedding=embedding, dropout=dropout, context=context),
@@ -174,8 +185,9 @@ def train(
     }
     request |= {section: options for section, options in sections.items() if options}
     if masks:
-        request["masks"] = parse_masks(masks)
-        _note_unknown_masks(session, request["masks"])
+        request["masks"] = "auto" if masks == ["auto"] else parse_masks(masks)
+        if request["masks"] != "auto":
+            _note_unknown_masks(session, request["masks"])
     job = session.client.create_job(request)
     if follow:
         jobs.follow(session, job["id"])
