@@ -119,9 +119,11 @@ def _score(log: str) -> Prepare:
     def prepare(page: Page) -> None:
         page.get_by_label("Log lines").fill(log)
         page.get_by_role("button", name="Find anomalies").click()
-        page.locator(".log-line.anomalous span[class*=heat-6]").first.hover()
+        page.get_by_label("Most anomalous first").check()
+        page.locator(".log-line.anomalous").first.click()
+        page.locator(".whole-line span[class*=heat-6]").first.hover()
         page.locator(".characters li").first.wait_for()
-        page.get_by_role("region", name="Lines", exact=True).evaluate("lines => lines.scrollIntoView()")
+        page.get_by_role("region", name="Threshold and filters").evaluate("one => one.scrollIntoView()")
 
     return prepare
 

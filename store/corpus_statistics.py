@@ -122,7 +122,12 @@ class CorpusStatistics:
         if self._sample.startswith("\ufeff"):
             warnings.append("the text starts with a byte order mark, which counts as a character")
         if carriage_returns := int(counts[ord("\r")]):
-            warnings.append(f"{carriage_returns:,} carriage returns; lines end in CR LF or CR")
+            plural = "" if carriage_returns == 1 else "s"
+            warnings.append(
+                f"{carriage_returns:,} carriage return{plural}: lines end in CR LF or CR, and the model"
+                " learns the CR as a character. To train without them, convert the file (`dos2unix FILE`, or"
+                " `tr -d '\\r' < FILE`) and upload it again"
+            )
         if counts[0]:
             warnings.append(f"{counts[0]:,} NUL characters; is this a text?")
         if counts[0xFFFD]:

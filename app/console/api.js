@@ -57,22 +57,24 @@ export async function listAll(path, { signal, maxItems = 2000 } = {}) {
 
 /**
  * Return the Response of a call if its status is below 400. Raises ApiError; an abort by `signal` raises AbortError.
+ * A body is sent as JSON; bytes are sent as they are, with the content type of `headers`.
  *
  * @param {string} method
  * @param {string} path
  * @param {CallOptions} [options]
  */
 export async function request(method, path, { body, signal, headers = {} } = {}) {
+  const isBinary = body instanceof Uint8Array;
   const send = () =>
     fetchOrFail(path, {
       method,
       signal,
       headers: {
-        ...(body === undefined ? {} : { "Content-Type": "application/json" }),
+        ...(body === undefined || isBinary ? {} : { "Content-Type": "application/json" }),
         ...keyHeaders(),
         ...headers,
       },
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: body === undefined || isBinary ? body : JSON.stringify(body),
     });
   let response = await send();
   while (response.status === 401 && (await requestKey())) response = await send();

@@ -6,6 +6,7 @@ import { enableConnectionBanner } from "./connection-banner.js";
 import { startRouter } from "./router.js";
 import { enableShortcuts } from "./shortcuts.js";
 import { themeButton } from "./theme.js";
+import { alertsView } from "./views/alerts.js";
 import { anomaliesView } from "./views/anomalies.js";
 import { compareView } from "./views/compare.js";
 import { corporaView } from "./views/corpora.js";
@@ -13,6 +14,7 @@ import { corpusView } from "./views/corpus.js";
 import { homeView } from "./views/home.js";
 import { jobView } from "./views/job.js";
 import { jobsView } from "./views/jobs.js";
+import { liveView } from "./views/live.js";
 import { modelView } from "./views/model.js";
 import { modelsView } from "./views/models.js";
 import { notFoundView } from "./views/not-found.js";
@@ -32,11 +34,13 @@ const ROUTES = [
   ["/compare", "Compare models", compareView],
   ["/playground", "Playground", playgroundView],
   ["/anomalies", "Anomalies", anomaliesView],
+  ["/alerts", "Alerts", alertsView],
+  ["/live", "Live lines", liveView],
   ["/.*", "Page not found", notFoundView],
 ];
 
 /** Views without a navigation link, and the link that is highlighted for them. */
-const PARENT_SECTIONS = { "#/train": "#/jobs", "#/compare": "#/models" };
+const PARENT_SECTIONS = { "#/train": "#/jobs", "#/compare": "#/models", "#/live": "#/alerts" };
 
 const main = byId("main");
 const showAgain = startRouter(main, ROUTES, highlightNavigation);

@@ -1,6 +1,8 @@
 /** Numbers, sizes, times and characters as text for people. */
 
 const INTEGER = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+// Python rounds halves to even, too.
+const RARITY = new Intl.NumberFormat("en", /** @type {any} */ ({ maximumFractionDigits: 0, roundingMode: "halfEven" }));
 const NO_VALUE = "–";
 
 /** 1234567 -> "1,234,567". @param {number | null | undefined} value */
@@ -23,6 +25,16 @@ export function percent(share) {
   const value = share * 100;
   if (value > 0 && value < 0.005) return "< 0.01 %";
   return `${value >= 9.95 || value === 0 ? value.toFixed(0) : value.toFixed(value >= 0.095 ? 1 : 2)} %`;
+}
+
+/** Return a share as a percentage that keeps one digit however small it is: "5.0 %", "0.002 %". @param {number} share */
+export function smallPercent(share) {
+  return share >= 0.0001 ? percent(share) : `${Number((share * 100).toPrecision(1))} %`;
+}
+
+/** How rare a p-value is, as the command line writes it: 0.0003125 -> "1 in 3,200". @param {number} pValue */
+export function rarity(pValue) {
+  return `1 in ${RARITY.format(1 / pValue)}`;
 }
 
 /** 1536 -> "1.5 KiB". @param {number | null | undefined} bytes */

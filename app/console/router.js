@@ -34,15 +34,21 @@ export function navigate(address, { replaces = false } = {}) {
   }
 }
 
-/** Change the query without showing the view again. @param {Record<string, string>} values */
-export function setQuery(values) {
+/**
+ * Change the query without showing the view again. With `isStep` the user can go back to the address before.
+ *
+ * @param {Record<string, string>} values
+ */
+export function setQuery(values, { isStep = false } = {}) {
   const [path, query = ""] = currentAddress().split("?");
   const parameters = new URLSearchParams(query);
   for (const [name, value] of Object.entries(values)) {
     if (value) parameters.set(name, value);
     else parameters.delete(name);
   }
-  history.replaceState(null, "", `#${path}${String(parameters) && `?${parameters}`}`);
+  const address = `#${path}${String(parameters) && `?${parameters}`}`;
+  if (isStep && address !== location.hash) history.pushState(null, "", address);
+  else history.replaceState(null, "", address);
 }
 
 /**

@@ -1,4 +1,4 @@
-/** Keyboard shortcuts: "g" and a letter go to a view, "?" lists all keys. */
+/** Keyboard shortcuts: "g" and a letter go to a view, "/" to the search field, "?" lists all keys. */
 
 import { showDialog } from "./components/dialog.js";
 import { h } from "./dom.js";
@@ -12,18 +12,22 @@ const VIEW_SHORTCUTS = [
   ["m", "/models", "Models"],
   ["p", "/playground", "Playground"],
   ["a", "/anomalies", "Anomalies"],
+  ["l", "/alerts", "Alerts"],
   ["t", "/train", "Train a model"],
 ];
 
 /** Keys that other modules handle. */
 const OTHER_KEYS = [
   ["?", "Keyboard shortcuts"],
+  ["/", "Search in lines"],
   ["Tab", "Accept the ghost text"],
   ["Ctrl →", "Accept one word of it"],
   ["Esc", "Dismiss it"],
   ["Ctrl Enter", "Generate"],
   ["← →", "Previous or next value of a chart, or character of a line"],
   ["↑ ↓", "Previous or next line"],
+  ["Page↑ Page↓", "A page of lines up or down; with Ctrl Home and End, the first or last"],
+  ["Enter", "Open a group of lines, or zoom to the selected part of a histogram"],
 ];
 
 /** Listen for the shortcuts, and open their list when `button` is pressed. @param {HTMLElement} button */
@@ -37,6 +41,10 @@ export function enableShortcuts(button) {
     if (shortcut) {
       event.preventDefault();
       navigate(shortcut[1]);
+    } else if (event.key === "/") {
+      /** @type {HTMLElement | null} */ const search = document.querySelector("#main input[type=search]");
+      if (search) event.preventDefault();
+      search?.focus();
     } else if (event.key === "?") {
       event.preventDefault();
       showShortcuts();

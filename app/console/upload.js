@@ -2,22 +2,10 @@
 
 import { keyHeaders, requestKey } from "./api-key.js";
 import { ApiError, connectionError, get } from "./api.js";
+import { isGzip, knownFileType } from "./file-types.js";
 import { byteSize } from "./format.js";
 
 const SNIFFED_BYTES = 65536;
-
-// File types that people drop by mistake: the first bytes, what the file is, and what to do.
-const FILE_TYPES = [
-  ["%PDF", "a PDF", "Extract its text first, for example with `pdftotext`."],
-  ["PK\u0003\u0004", "a ZIP archive or an Office document", "Unpack it, or save the document as plain text."],
-  ["\u0089PNG", "an image", "Choose a text file."],
-  ["\u00ff\u00d8\u00ff", "an image", "Choose a text file."],
-  ["\u007fELF", "a program", "Choose a text file."],
-  ["\u00ff\u00fe", "UTF-16 text", "Convert it first: `iconv -f utf-16 -t utf-8`."],
-  ["\u00fe\u00ff", "UTF-16 text", "Convert it first: `iconv -f utf-16 -t utf-8`."],
-  ["\u00fd7zXZ", "compressed with xz", "Decompress it, or compress it with gzip instead."],
-  ["BZh", "compressed with bzip2", "Decompress it, or compress it with gzip instead."],
-];
 
 /**
  * @typedef {object} UploadOptions
@@ -36,16 +24,25 @@ const FILE_TYPES = [
  * @returns {Promise<Uploaded>}
  */
 export async function uploadFile(file, { signal, onProgress, asBytes = false } = {}) {
-  const isGzip = await checkFile(file, { signal, asBytes });
-  return send(file, { name: corpusNameFor(file.name), isGzip, asBytes, signal, onProgress });
+  const isGzipped = await checkFile(file, { signal, asBytes });
+  return send(file, { name: corpusNameFor(file.name), isGzipped, asBytes, signal, onProgress });
 }
 
 /** Upload the sample text of the service. @param {UploadOptions} [options] @returns {Promise<Uploaded>} */
-export async function uploadSample({ signal, onProgress } = {}) {
-  const response = await fetch("/console/sample.txt", { signal }).catch(() => {
+export function uploadSampleText(options) {
+  return uploadSample("/console/sample.txt", "python-reference", options);
+}
+
+/** Upload the sample log of the service. @param {UploadOptions} [options] @returns {Promise<Uploaded>} */
+export function uploadSampleLog(options) {
+  return uploadSample("/console/sample.log", "sample-log", options);
+}
+
+async function uploadSample(path, name, { signal, onProgress } = {}) {
+  const response = await fetch(path, { signal }).catch(() => {
     throw connectionError();
   });
-  return send(await response.blob(), { name: "python-reference", signal, onProgress });
+  return send(await response.blob(), { name, signal, onProgress });
 }
 
 /** Return a valid corpus name made from a file name, or null if there is none. @param {string} fileName */
@@ -72,11 +69,10 @@ async function checkFile(file, { signal, asBytes }) {
     );
   }
   const start = new Uint8Array(await file.slice(0, SNIFFED_BYTES).arrayBuffer());
-  if (start[0] === 0x1f && start[1] === 0x8b) return true;
+  if (isGzip(start)) return true;
   if (asBytes) return false;
-  const latin1 = String.fromCharCode(...start.subarray(0, 8));
-  const type = FILE_TYPES.find(([magic]) => latin1.startsWith(magic));
-  if (type) throw rejected("corpus_not_text", `${file.name} is ${type[1]}, not plain text. ${type[2]}`);
+  const type = knownFileType(start);
+  if (type) throw rejected("corpus_not_text", `${file.name} is ${type.name}, not plain text. ${type.advice}`);
   if (!isUtf8(start)) {
     throw rejected(
       "corpus_not_utf8",
@@ -109,13 +105,13 @@ async function send(body, options) {
 }
 
 /** POST by XMLHttpRequest, because fetch does not report upload progress. */
-function post(body, { name, isGzip = false, asBytes = false, signal, onProgress }) {
+function post(body, { name, isGzipped = false, asBytes = false, signal, onProgress }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     const query = new URLSearchParams({ ...(name && { name }), ...(asBytes && { encoding: "bytes" }) });
     request.open("POST", `/v1/corpora?${query}`);
     request.setRequestHeader("Content-Type", asBytes ? "application/octet-stream" : "text/plain; charset=utf-8");
-    if (isGzip) request.setRequestHeader("Content-Encoding", "gzip");
+    if (isGzipped) request.setRequestHeader("Content-Encoding", "gzip");
     for (const [header, value] of Object.entries(keyHeaders())) request.setRequestHeader(header, value);
     request.upload.onprogress = (event) => onProgress?.(event.loaded, event.total);
     request.onerror = () => reject(connectionError());

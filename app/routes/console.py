@@ -13,6 +13,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from app.services.sample_log import sample_log
+
 _FOLDER = Path(__file__).parents[1] / "console"
 
 # The last two: a text can never become markup, whatever a page does with it.
@@ -66,10 +68,14 @@ def add_console(app: FastAPI, *, max_corpus_bytes: int) -> None:
     async def sample(_: Request) -> Response:
         return PlainTextResponse(await run_in_threadpool(sample_text))
 
+    async def sample_lines(_: Request) -> Response:
+        return PlainTextResponse(await run_in_threadpool(sample_log))
+
     app.add_route("/", console, include_in_schema=False)
     app.add_route("/docs", reference, include_in_schema=False)
     app.add_route("/console/about.json", about, include_in_schema=False)
     app.add_route("/console/sample.txt", sample, include_in_schema=False)
+    app.add_route("/console/sample.log", sample_lines, include_in_schema=False)
     app.mount("/console", files, name="console")
 
 

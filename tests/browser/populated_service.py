@@ -93,6 +93,8 @@ class PopulatedService:
             "compare": "/#/compare?models=line@1,names@1",
             "playground": "/#/playground?model=line@1",
             "anomalies": "/#/anomalies?model=line@1",
+            "alerts": "/#/alerts?model=line@1",
+            "live lines": "/#/live?model=line@1",
             "not found": "/#/nowhere",
             "reference": "/docs",
         }
@@ -138,6 +140,10 @@ def populated_service(data_dir: Path, redis_url: str, **changes: Any) -> Iterato
             )
         )
         calibrate(url)
+        flagged = {"lines": [f"lazxyyy-fox {MARKUP}"], "alerts": True, "source": MARKUP}
+        httpx.post(f"{url}/v1/models/line@1/score", json=flagged).raise_for_status()
+        ingested = httpx.post(f"{url}/v1/models/line@1/ingest", json=[{"message": f"lazxyyy-fox {MARKUP}"}])
+        assert ingested.status_code == 202, ingested.text
         yield service
 
 

@@ -153,7 +153,7 @@ def test_an_unknown_reference_is_not_found(corpora: Corpora, reference: str) -> 
     ("text", "warning"),
     [
         ("aaaa", "repeats one character"),
-        ("a\r\nb", "1 carriage returns"),
+        ("a\r\nb", "1 carriage return: lines end in CR LF"),
         ("a\0b", "NUL"),
         ("\ufeffab", "byte order mark"),
         ("a\ufffd", "replacement"),

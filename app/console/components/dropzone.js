@@ -3,7 +3,7 @@
 import { isAbort } from "../api.js";
 import { h, replace, svg } from "../dom.js";
 import { byteSize, duration } from "../format.js";
-import { uploadFile, uploadSample } from "../upload.js";
+import { uploadFile, uploadSampleLog, uploadSampleText } from "../upload.js";
 import { errorBox } from "./notice.js";
 
 const FILE_ICON =
@@ -13,7 +13,7 @@ const FILE_ICON =
  * Return a drop zone for one text file.
  *
  * @param {{onUploaded: (corpus: any, isNew: boolean) => void, signal: AbortSignal, withSample?: boolean}} options
- *   `withSample` adds a button that uploads the sample text
+ *   `withSample` adds buttons that upload the sample text and the sample log
  */
 export function dropzone({ onUploaded, signal, withSample = false }) {
   const input = h("input", {
@@ -34,12 +34,10 @@ export function dropzone({ onUploaded, signal, withSample = false }) {
       { class: "row center" },
       h("label", { class: "button", for: "file" }, "Choose a file"),
       input,
-      withSample &&
-        h(
-          "button",
-          { type: "button", class: "button", onclick: () => upload(uploadSample, "the sample text") },
-          "Use the sample text",
-        ),
+      withSample && [
+        sampleButton("Use the sample text", uploadSampleText, "the sample text"),
+        sampleButton("Use the sample log", uploadSampleLog, "the sample log"),
+      ],
     ),
     status,
   );
@@ -54,6 +52,10 @@ export function dropzone({ onUploaded, signal, withSample = false }) {
     zone.classList.remove("drag-over");
     takeFiles(event.dataTransfer.files);
   });
+
+  function sampleButton(label, send, name) {
+    return h("button", { type: "button", class: "button", onclick: () => upload(send, name) }, label);
+  }
 
   function takeFiles(files) {
     if (files.length) {

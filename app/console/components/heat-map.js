@@ -23,9 +23,35 @@ export function heatMap(characters, bits, spans = []) {
         "data-index": index,
         class: `heat-${colorOf(bits[index] ?? 0)}${underlined.has(index) ? " flagged" : ""}`,
       },
-      /[\t ]/.test(character) ? character : visibleCharacter(character),
+      printable(character),
     ),
   );
+}
+
+/**
+ * Return part of a text with one span per run of characters of one color, for rows that are drawn often.
+ *
+ * @param {string[]} characters
+ * @param {number[]} bits
+ * @param {{start: number, end: number}[]} spans
+ * @param {number} from the first character
+ * @param {number} to behind the last character
+ */
+export function heatRuns(characters, bits, spans, from, to) {
+  const runs = [];
+  let name = "";
+  let text = "";
+  for (let index = from; index <= to; index += 1) {
+    const isSpan = spans.some(({ start, end }) => start <= index && index < end);
+    const next = index < to ? `heat-${colorOf(bits[index] ?? 0)}${isSpan ? " flagged" : ""}` : "";
+    if (next !== name && text) {
+      runs.push(name === "heat-0" ? text : h("span", { class: name }, text));
+      text = "";
+    }
+    name = next;
+    if (index < to) text += printable(characters[index]);
+  }
+  return runs;
 }
 
 /** Return the legend of the colors. */
@@ -36,6 +62,10 @@ export function heatMapLegend() {
     h("span", { class: "muted" }, "Surprisal in bits"),
     [0, ...THRESHOLDS].map((bits, index) => h("span", { class: `heat-${index}` }, index ? `${bits}+` : "< 1")),
   );
+}
+
+function printable(character) {
+  return character === " " || character === "\t" ? character : visibleCharacter(character);
 }
 
 /** Return the number of the color, 0 (expected) to 6 (very surprising). @param {number} bits */

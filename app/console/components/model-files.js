@@ -3,8 +3,7 @@
 import { apiPath, request } from "../api.js";
 import { h } from "../dom.js";
 import { byteSize } from "../format.js";
-
-const URL_LIFETIME_MS = 10_000;
+import { saveFile } from "./save-file.js";
 
 /** @param {any} model @param {(action: () => Promise<void>) => void} attempt runs an action and shows its error */
 export function modelFiles(model, attempt) {
@@ -36,7 +35,5 @@ export function modelFiles(model, attempt) {
 /** Download by a call, because a link cannot carry an API key. */
 async function download(model, name) {
   const response = await request("GET", apiPath("/v1/models", model.id, "files", name));
-  const link = h("a", { href: URL.createObjectURL(await response.blob()), download: `${model.id}-${name}` });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), URL_LIFETIME_MS);
+  saveFile(await response.blob(), `${model.id}-${name}`);
 }

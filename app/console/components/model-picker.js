@@ -38,7 +38,7 @@ export function modelSelect(models, value, onChange) {
 export function noModelYet(purpose) {
   return emptyState(
     "No model yet",
-    `${purpose} Train one first; with the sample text that takes a minute.`,
+    `${purpose} Train one first; with the sample text or the sample log that takes a minute.`,
     h("a", { class: "button primary", href: "#/" }, "Train a model"),
   );
 }

@@ -1,12 +1,12 @@
 /** The short form of training: upload a corpus, choose a training time, train. */
 
 import { post } from "../api.js";
-import { h, replace } from "../dom.js";
+import { h, inlineCode, replace } from "../dom.js";
 import { count, integer } from "../format.js";
 import { navigate } from "../router.js";
 import { corpusKind } from "./corpus-kind.js";
 import { dropzone } from "./dropzone.js";
-import { errorBox, warningBox } from "./notice.js";
+import { errorBox, sentence, warningBox } from "./notice.js";
 
 /** Seconds, label, and what a model learns in that time. */
 const BUDGETS = [
@@ -82,7 +82,7 @@ function trainingForm(corpus, { onOtherText }) {
       h("button", { type: "button", class: "link", onclick: onOtherText }, "Use another text"),
     ),
     h("div", { class: "sample" }, beginning(corpus.sample)),
-    corpus.warnings.length > 0 && warningBox(corpus.warnings.map((text) => h("p", {}, text))),
+    corpus.warnings.length > 0 && warningBox(corpus.warnings.map((text) => h("p", {}, inlineCode(sentence(text))))),
     corpusKind(corpus),
     h(
       "fieldset",

@@ -1,22 +1,26 @@
-/** Anomalous lines of a log: a heat map by character, lines flagged at a false-alarm rate, and what was expected. */
+/** Anomalous lines of a log: a file or pasted lines are scored while they are shown. */
 
 import { apiPath, get, post } from "../api.js";
-import { maxFalseAlarmRate } from "../components/anomaly-threshold.js";
 import { field, select } from "../components/form-fields.js";
+import { investigation } from "../components/investigation.js";
 import { loadModels, missingModel, modelSelect, noModelYet } from "../components/model-picker.js";
-import { emptyState, errorBox, sentence, toast, warningBox } from "../components/notice.js";
-import { scoredLines } from "../components/scored-lines.js";
+import { emptyState, errorBox, hintBox, toast, warningBox } from "../components/notice.js";
+import { runProgress } from "../components/run-progress.js";
 import { h, replace } from "../dom.js";
-import { count, integer, visibleCharacter } from "../format.js";
-import { MAX_CHARACTERS, MAX_LINES, readLogFile, splitLines } from "../log-lines.js";
+import { count } from "../format.js";
+import { calibrationLines } from "../log/calibration-lines.js";
+import { loadDraft, saveDraft } from "../log/draft.js";
+import { exampleLines } from "../log/example-lines.js";
+import { ScoringRun } from "../log/run.js";
+import { fileSource, pastedSource } from "../log/source.js";
+import { currentAddress, setQuery } from "../router.js";
 
-const MAX_UNKNOWN = 20;
-
-let draft = ""; // the lines, kept while the console is open
+/** The last run, kept while the console is open. @type {ScoringRun | null} */
+let lastRun = null;
 
 /** @param {import('../router.js').Page} page */
 export async function anomaliesView(page) {
-  const { signal } = page;
+  const { signal, query } = page;
   const { models, selected, missing } = await loadModels(page);
   if (!models.length) {
     return h(
@@ -27,48 +31,36 @@ export async function anomaliesView(page) {
     );
   }
   let model = selected;
-  let calibration = ""; // the default one
-  let hasResult = false;
+  let calibration = query.get("calibration") ?? ""; // "" is the default one
+  /** @type {ScoringRun | null} */ let run = null;
 
+  const draft = loadDraft();
   const area = h("textarea", {
-    rows: 8,
+    rows: 5,
     spellcheck: "false",
     "aria-label": "Log lines",
-    placeholder: "Paste log lines, or drop a file",
-    value: draft,
-    oninput: () => {
-      draft = area.value;
-    },
+    placeholder: "Paste log lines, or drop a file of any size",
+    value: draft.text,
+    oninput: () => saveDraft({ text: area.value, isScored: false }),
   });
   const messages = h("div", { class: "stack tight", "aria-live": "polite" });
-  const result = h(
-    "div",
-    { class: "stack" },
-    emptyState(
-      "Nothing scored yet",
-      "Each character is colored by its surprisal, the number of bits by which the model did not expect it.",
-    ),
-  );
+  const result = h("div", { class: "stack" });
   const calibrationField = h("div", {});
   const modelField = field({
     name: "model",
     label: "Model",
     control: modelSelect(models, model, (id) => {
       model = id;
-      calibration = "";
-      reloadModelInfo();
-      if (hasResult) score();
+      setCalibration("");
+      modelInfo = loadModelInfo();
+      modelInfo.catch(() => {});
+      scoreAgain();
     }),
   });
 
   /** The calibrations of the selected model, and what its lines end with. */
   let modelInfo = loadModelInfo();
   modelInfo.catch(() => {}); // `score` tries again
-
-  function reloadModelInfo() {
-    modelInfo = loadModelInfo();
-    modelInfo.catch(() => {});
-  }
 
   async function loadModelInfo() {
     const requested = model;
@@ -80,12 +72,18 @@ export async function anomaliesView(page) {
     return { calibrations, lineEnd: characters.includes("\r") ? "\r" : "" };
   }
 
+  function setCalibration(name) {
+    calibration = name;
+    setQuery({ calibration });
+  }
+
   function drawCalibrationField(calibrations) {
+    if (!calibrations.some(({ name }) => name === calibration)) setCalibration("");
     const options = calibrations.map((one) => [one.name, `${one.name} (${count(one.lines, "line")})`]);
     const control = select([["", "Default"], ...options], calibration, {
       onchange: () => {
-        calibration = control.value;
-        if (hasResult) score();
+        setCalibration(control.value);
+        scoreAgain();
       },
     });
     replace(
@@ -94,80 +92,98 @@ export async function anomaliesView(page) {
     );
   }
 
-  let running = new AbortController();
+  /** Score a source; `makeSource` gets what the model's lines end with. */
+  async function score(makeSource) {
+    run?.stop();
+    replace(messages, h("p", { class: "muted" }, "Reading the log…"));
+    try {
+      modelInfo = modelInfo.catch(loadModelInfo);
+      const { calibrations, lineEnd } = await modelInfo;
+      const source = await makeSource(lineEnd);
+      lastRun = new ScoringRun(source, { model, calibration, isCalibrated: calibrations.length > 0, lineEnd });
+      show(lastRun);
+      await lastRun.run(signal);
+    } catch (error) {
+      if (!signal.aborted) replace(messages, errorBox(error, { retry: () => score(makeSource) }));
+    }
+  }
 
-  async function score() {
-    const { lines, omitted } = splitLines(area.value);
-    if (!lines.length) {
+  /** Show a run, which may be new, running, or of the last visit. */
+  function show(shownRun) {
+    run = shownRun;
+    replace(messages);
+    /** @type {{node: Node, refresh: () => void} | null} */ let shown = null;
+    const progress = runProgress(run, { onResume: () => shownRun.run(signal), onRecalibrate: calibrate });
+    const body = h("div", {});
+    replace(result, h("div", { "aria-live": "polite" }, progress.node), body);
+    const update = () => {
+      if (signal.aborted || run !== shownRun) return;
+      progress.update();
+      if (shown) shown.refresh();
+      else if (shownRun.log.length > 0) {
+        const address = new URLSearchParams(currentAddress().split("?")[1]);
+        shown = investigation(shownRun, { query: address, signal, onCalibrate: calibrate });
+        replace(body, shown.node);
+      }
+    };
+    shownRun.onChange = update;
+    update();
+  }
+
+  /** Make these lines the default calibration of the model, and score them again. */
+  async function calibrate() {
+    if (!run) return;
+    const calibrated = run;
+    calibrated.stop();
+    try {
+      replace(messages, h("p", { class: "muted" }, "Calibrating…"));
+      const lines = await calibrationLines(calibrated.log, calibrated.lineEnd);
+      await post(apiPath("/v1/models", model, "calibrate"), { lines }, { signal });
+      toast(
+        `Calibrated on ${count(lines.length, "line")}${lines.length < calibrated.log.length ? ", evenly spaced" : ""}.`,
+      );
+      setCalibration("");
+      modelInfo = loadModelInfo();
+      await scoreAgain();
+    } catch (error) {
+      showError(error);
+    }
+  }
+
+  async function scoreAgain() {
+    if (run) {
+      const { source } = run;
+      await score((lineEnd) => (source.isFile ? source : pastedSource(area.value, lineEnd)));
+    }
+  }
+
+  async function scoreText() {
+    if (!area.value.trim()) {
       replace(messages, warningBox(h("p", {}, "There are no lines to score. Paste some, or choose a log file.")));
       area.focus();
       return;
     }
-    replace(messages, h("p", { class: "muted" }, `Scoring ${count(lines.length, "line")}…`));
-    running.abort();
-    running = new AbortController();
-    const abort = AbortSignal.any([signal, running.signal]);
-    const requested = { model, calibration };
-    try {
-      modelInfo = modelInfo.catch(loadModelInfo);
-      const { calibrations, lineEnd } = await modelInfo;
-      for (const line of lines) line.sent = line.text + lineEnd;
-      const used = calibrations.find(({ name }) => name === (requested.calibration || "default")) ?? calibrations[0];
-      // Spans are explained for lines up to this rate, so that the threshold can be moved without another request.
-      const query = {
-        ...(used && { false_alarms: maxFalseAlarmRate(used) }),
-        ...(requested.calibration && { calibration: requested.calibration }),
-      };
-      const answer = await post(
-        apiPath("/v1/models", requested.model, "score"),
-        { lines: lines.map((line) => line.sent), detail: "character", ...query },
-        { signal: abort },
-      );
-      hasResult = true;
-      replace(
-        messages,
-        omitted > 0 && truncationWarning(lines.length, omitted),
-        answer.drift && driftWarning(answer.drift, () => calibrate(lines)),
-        answer.unknown_characters.length > 0 && unknownWarning(answer.unknown_characters),
-      );
-      replace(result, scoredLines(answer, lines, { model: requested.model, query, signal, onCalibrate: calibrate }));
-    } catch (error) {
-      if (!abort.aborted) replace(messages, errorBox(error, { retry: score }));
-    }
-  }
-
-  /** Make these lines the default calibration of the model, and score again. */
-  async function calibrate(lines) {
-    try {
-      replace(messages);
-      await post(apiPath("/v1/models", model, "calibrate"), { lines: lines.map((line) => line.sent) }, { signal });
-      toast(`Calibrated on ${count(lines.length, "line")}.`);
-      calibration = "";
-      reloadModelInfo();
-      await score();
-    } catch (error) {
-      showError(error);
-    }
-  }
-
-  async function scoreText(text) {
-    area.value = text;
-    draft = text;
-    await score();
+    forgetSelection();
+    saveDraft({ text: area.value, isScored: true });
+    await score((lineEnd) => pastedSource(area.value, lineEnd));
   }
 
   async function scoreFile(file) {
-    replace(messages);
-    try {
-      await scoreText(await readLogFile(file));
-    } catch (error) {
-      showError(error);
-    }
+    // After a reload the address still has the selection in this file.
+    if (lastRun || new URLSearchParams(currentAddress().split("?")[1]).get("file") !== file.name) forgetSelection();
+    setQuery({ file: file.name });
+    await score(() => fileSource(file));
+  }
+
+  /** Other lines: what was selected in the last ones means nothing. The threshold and the order stay. */
+  function forgetSelection() {
+    setQuery({ line: "", like: "", from: "", to: "", q: "", file: "" });
   }
 
   async function scoreExample() {
     try {
-      await scoreText(await exampleLines(model, signal));
+      area.value = await exampleLines(model, signal);
+      await scoreText();
     } catch (error) {
       showError(error);
     }
@@ -192,6 +208,22 @@ export async function anomaliesView(page) {
     },
   });
 
+  const file = query.get("file");
+  const isOfLastRun = lastRun && lastRun.model === model && lastRun.calibration === calibration;
+  if (lastRun && isOfLastRun && (lastRun.source.isFile ? lastRun.source.name === file : !file)) show(lastRun);
+  else if (file)
+    replace(messages, hintBox(h("p", {}, `Choose the file ${file} again to see it: a page cannot reopen it.`)));
+  else if (draft.isScored && draft.text.trim()) score((lineEnd) => pastedSource(draft.text, lineEnd));
+  else {
+    replace(
+      result,
+      emptyState(
+        "Nothing scored yet",
+        "Each character is colored by its surprisal, the number of bits by which the model did not expect it.",
+      ),
+    );
+  }
+
   return h(
     "div",
     { class: "view" },
@@ -205,7 +237,7 @@ export async function anomaliesView(page) {
       h(
         "div",
         { class: "row" },
-        h("button", { type: "button", class: "button primary", onclick: score }, "Find anomalies"),
+        h("button", { type: "button", class: "button primary", onclick: scoreText }, "Find anomalies"),
         h("label", { class: "button", for: "log-file" }, "Choose a file"),
         fileInput,
         h("button", { type: "button", class: "button", onclick: scoreExample }, "Try an example"),
@@ -214,51 +246,4 @@ export async function anomaliesView(page) {
     messages,
     result,
   );
-}
-
-function truncationWarning(scored, omitted) {
-  return warningBox(
-    h(
-      "p",
-      {},
-      `The first ${integer(scored)} of ${integer(scored + omitted)} lines were scored. The limit here is ` +
-        `${integer(MAX_LINES)} lines or ${integer(MAX_CHARACTERS)} characters; use the command line for more.`,
-    ),
-  );
-}
-
-function driftWarning(message, onRecalibrate) {
-  return warningBox(
-    h("p", {}, sentence(message)),
-    h(
-      "div",
-      { class: "row" },
-      h("button", { type: "button", class: "button small", onclick: onRecalibrate }, "Recalibrate on these lines"),
-    ),
-  );
-}
-
-function unknownWarning(characters) {
-  return warningBox(
-    h(
-      "p",
-      {},
-      "Not in the model’s vocabulary: ",
-      characters.slice(0, MAX_UNKNOWN).map((one) => [h("span", { class: "glyph mono" }, visibleCharacter(one)), " "]),
-    ),
-  );
-}
-
-/** Return some lines of the model's corpus, one of them with inserted characters. */
-async function exampleLines(model, signal) {
-  const { corpus } = await get(apiPath("/v1/models", model), { signal });
-  const { sample } = await get(apiPath("/v1/corpora", corpus), { signal });
-  const lines = sample
-    .split("\n")
-    .filter((line) => line.trim())
-    .slice(0, 6);
-  const anomalous = Math.min(2, lines.length - 1);
-  const middle = Math.floor(lines[anomalous].length / 2);
-  lines[anomalous] = `${lines[anomalous].slice(0, middle)}#@!~${lines[anomalous].slice(middle)}`;
-  return lines.join("\n");
 }

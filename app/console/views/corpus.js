@@ -4,8 +4,8 @@ import { apiPath, get, listAll, remove } from "../api.js";
 import { corpusKind } from "../components/corpus-kind.js";
 import { confirmAction } from "../components/dialog.js";
 import { fact } from "../components/facts.js";
-import { errorBox, hintBox, toast, warningBox } from "../components/notice.js";
-import { h, replace } from "../dom.js";
+import { errorBox, hintBox, sentence, toast, warningBox } from "../components/notice.js";
+import { h, inlineCode, replace } from "../dom.js";
 import { byteSize, dateTime, integer } from "../format.js";
 import { navigate } from "../router.js";
 
@@ -52,7 +52,7 @@ export async function corpusView({ params, signal }) {
     corpus.warnings.length > 0 &&
       warningBox(
         h("p", { class: "strong" }, "This corpus may train badly"),
-        corpus.warnings.map((text) => h("p", {}, text)),
+        corpus.warnings.map((text) => h("p", {}, inlineCode(sentence(text)))),
       ),
     h(
       "section",

@@ -49,6 +49,16 @@ def test_the_sample_text_is_enough_to_train_on(service: Service) -> None:
     assert corpus["characters"] > 100_000 and corpus["warnings"] == []
 
 
+def test_the_sample_log_is_always_the_same_and_is_taken_for_a_log(service: Service) -> None:
+    answer = service.http.get("/console/sample.log")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    digest = hashlib.sha256(answer.content).hexdigest()
+    assert digest == "c1c5aab4f4dbef64e591ef6dc4c23d515990b60db5af159616d05bbc2dd95b3f"
+    corpus = service.http.post("/v1/corpora", content=answer.content).json()
+    assert (corpus["kind"], corpus["lines"], corpus["warnings"]) == ("log", 1500, [])
+    assert "timestamp" in corpus["suggested_masks"] and "ip" in corpus["suggested_masks"]
+
+
 def test_vendored_files_are_those_of_the_package_and_the_page_checks_their_hashes(service: Service) -> None:
     page = service.http.get("/docs").text
     [note] = CONSOLE.glob("vendor/*/README.md")

@@ -1,21 +1,32 @@
-"""The console's anomalies view: threshold, heat map, calibration, explanations."""
+"""The console's anomalies view: scoring pasted lines and files, threshold, calibration, explanations."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import httpx
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Page, Route, expect
 
+from nextchar.cli.flagged_lines import rarity
 from tests.browser.console.windows import Open, settled
 from tests.browser.populated_service import LINE, PopulatedService, calibrate
 from tests.browser.reciting import reciting
+
+STREAM = "**/score?*"
+"""The route of streamed lines; that of explanations has no query."""
+
+
+def score(page: Page, text: str) -> None:
+    """Paste lines and score them."""
+    page.get_by_label("Log lines").fill(text)
+    page.get_by_role("button", name="Find anomalies").click()
 
 
 def test_anomalous_lines_are_flagged_at_a_false_alarm_rate(
     service: PopulatedService, open_window: Open
 ) -> None:
     page = settled(open_window(service.url + service.views["anomalies"]))
-    page.get_by_label("Log lines").fill("lazy-fox bug\n\nlazy-fox\nlazxyyy-fox bug\n")
-    page.get_by_role("button", name="Find anomalies").click()
+    score(page, "lazy-fox bug\n\nlazy-fox\nlazxyyy-fox bug\n")
     expect(page.locator(".log-line")).to_have_count(3)
     expect(page.locator(".log-line.anomalous .line-number")).to_have_text("4")
     expect(page.get_by_role("status").filter(has_text="flagged")).to_contain_text(
@@ -23,9 +34,38 @@ def test_anomalous_lines_are_flagged_at_a_false_alarm_rate(
     )
     page.get_by_label("Flagged lines only").check()
     expect(page.locator(".log-line")).to_have_count(1)
-    page.locator(".log-line [data-index='3']").hover()
+    page.locator(".log-line").click()
+    page.locator(".whole-line [data-index='3']").hover()
     expect(page.get_by_role("heading", name="Line 4, character 4")).to_be_visible()
     expect(page.locator(".characters li .visually-hidden").first).to_have_text("y, 100 %")
+
+
+def test_rate_is_slid_or_typed_and_shown_in_percent_and_as_one_in_many(
+    service: PopulatedService, open_window: Open
+) -> None:
+    page = settled(open_window(service.url + service.views["anomalies"]))
+    score(page, "lazy-fox bug\nlazxyyy-fox bug\n")
+    typed = page.get_by_label("Rate in percent")
+    typed.fill("5")
+    expect(page.get_by_text("False-alarm rate: 5.0 %, 1 in 20")).to_be_visible()
+    typed.fill("0.001")
+    expect(page.get_by_text("with this calibration.")).to_be_visible()
+    expect(page.get_by_text("False-alarm rate: 5.0 %, 1 in 20")).to_be_visible()
+    page.get_by_label("False-alarm rate").press("End")
+    expect(page.get_by_text("False-alarm rate: 20 %, 1 in 5")).to_be_visible()
+    expect(typed).to_have_value("20")
+    page.reload()
+    expect(page.get_by_text("False-alarm rate: 20 %, 1 in 5")).to_be_visible()
+
+
+def test_rarity_is_written_as_on_the_command_line(service: PopulatedService, open_window: Open) -> None:
+    page = settled(open_window(service.url))
+    p_values = [1.0, 0.4, 0.3, 0.0588, 0.01, 0.0079, 0.0003125, 7.6e-4, 1.234e-6]
+    written = page.evaluate(
+        "async values => values.map((await import('/console/format.js')).rarity)",
+        p_values,
+    )
+    assert written == [rarity(p) for p in p_values]
 
 
 def test_model_is_calibrated_on_a_file_and_a_file_that_is_not_text_is_rejected(
@@ -38,19 +78,37 @@ def test_model_is_calibrated_on_a_file_and_a_file_that_is_not_text_is_rejected(
     expect(page.get_by_text("This model is not calibrated")).to_be_visible()
     page.get_by_role("button", name="Calibrate on these lines").click()
     expect(page.get_by_text("30 normal lines")).to_be_visible()
-    (tmp_path / "bad.log").write_bytes(b"\xff\xfe\x00")
-    page.set_input_files("#log-file", tmp_path / "bad.log")
-    expect(page.get_by_role("alert")).to_contain_text("not UTF-8 text")
+    for content, problem in (
+        (b"\xff\xfea\0", "UTF-16 text"),
+        (b"\x1f\x8b\x08", "compressed with gzip"),
+        (b"a\0b", "NUL"),
+        (b"", "is empty"),
+    ):
+        (tmp_path / "bad.log").write_bytes(content)
+        page.set_input_files("#log-file", tmp_path / "bad.log")
+        expect(page.get_by_role("alert")).to_contain_text(problem)
+
+
+def test_lines_that_are_not_utf8_or_too_long_are_scored_and_counted(
+    service: PopulatedService, open_window: Open, tmp_path: Path
+) -> None:
+    page = settled(open_window(service.url + service.views["anomalies"]))
+    log = b"\xef\xbb\xbflazy-fox bug\r\nlazy\xff-fox bug\n" + b"x" * 2_200_000 + b"\nlazy-fox bug"
+    (tmp_path / "some.log").write_bytes(log)
+    page.set_input_files("#log-file", tmp_path / "some.log")
+    expect(page.get_by_text("1 line not UTF-8")).to_be_visible()
+    expect(page.get_by_text("1 line longer than 50,000 characters")).to_be_visible()
+    expect(page.locator(".log-line .line-number")).to_have_text(["1", "2", "3", "4"])
+    expect(page.locator(".log-line .log-text").first).to_have_text("lazy-fox bug")
+    expect(page.locator(".log-line .log-text").last).to_have_text("lazy-fox bug")
 
 
 def test_calibration_of_few_lines_can_be_used(service: PopulatedService, open_window: Open) -> None:
     service.publish(reciting("few", LINE))
     page = settled(open_window(f"{service.url}/#/anomalies?model=few@1"))
-    page.get_by_label("Log lines").fill("lazy-fox bug\nlazy-fox\n")
-    page.get_by_role("button", name="Find anomalies").click()
+    score(page, "lazy-fox bug\nlazy-fox\n")
     page.get_by_role("button", name="Calibrate on these lines").click()
     expect(page.get_by_text("2 normal lines")).to_be_visible()
-    page.get_by_role("button", name="Find anomalies").click()
     expect(page.locator(".log-line")).to_have_count(2)
     expect(page.get_by_role("alert")).to_have_count(0)
 
@@ -63,7 +121,6 @@ def test_scores_per_byte_show_per_character(service: PopulatedService, open_wind
         "anomalous": True,
     }
     scores = {"score": 9.0, "p_value": 0.001, "bits_per_character": 1.5}
-    page = open_window(service.url + service.views["anomalies"])
     calibration = {
         "name": "validation",
         "lines": 2000,
@@ -71,20 +128,23 @@ def test_scores_per_byte_show_per_character(service: PopulatedService, open_wind
         "has_tail": False,
         "source": "s",
     }
-    answer = {
-        "lines": [line | scores],
-        "calibration": calibration,
-        "unknown_characters": [],
-        "drift": "Logs change.",
-    }
+    answer = {"lines": [line | scores], "calibration": calibration, "unknown_characters": ["v"]}
+    page = open_window(service.url + service.views["anomalies"])
     page.route("**/score", lambda route: route.fulfill(json=answer))
+    records: list[dict[str, Any]] = [
+        {"object": "score.start", "model": "line@1", "calibration": calibration},
+        {"object": "score.line", "line": 1, "offset": 0, "characters": 8} | scores,
+        {"object": "score.end", "lines": 1, "drift": "Logs change."},
+    ]
+    page.route(STREAM, lambda route: route.fulfill(body="".join(json.dumps(r) + "\n" for r in records)))
     settled(page)
-    page.get_by_label("Log lines").fill("naïvexy")  # ï has two bytes
-    page.get_by_role("button", name="Find anomalies").click()
+    score(page, "naïvexy")  # ï has two bytes
     expect(page.locator(".log-line .flagged")).to_have_text("v")
     expect(page.get_by_text("Logs change.")).to_be_visible()
-    page.locator(".log-line [data-index='2']").hover()
+    page.locator(".log-line").click()
+    page.locator(".whole-line [data-index='2']").hover()
     expect(page.get_by_text("surprisal 3.00 bits")).to_be_visible()
+    expect(page.get_by_text("Not in the model’s vocabulary: v")).to_be_visible()
 
 
 def test_drifted_lines_become_normal_by_recalibration(service: PopulatedService, open_window: Open) -> None:
@@ -93,8 +153,7 @@ def test_drifted_lines_become_normal_by_recalibration(service: PopulatedService,
     httpx.post(
         f"{service.url}/v1/models/line@1/calibrate", json={"lines": [LINE.strip()] * 120}
     ).raise_for_status()
-    page.get_by_label("Log lines").fill(changed)
-    page.get_by_role("button", name="Find anomalies").click()
+    score(page, changed)
     expect(page.get_by_text("These lines don't look like the calibration data")).to_be_visible()
     with page.expect_request("**/calibrate") as sent:
         page.get_by_role("button", name="Recalibrate on these lines").click()
@@ -104,7 +163,29 @@ def test_drifted_lines_become_normal_by_recalibration(service: PopulatedService,
     calibrate(service.url)
 
 
-def test_line_without_explanation_is_explained_when_selected(
+def test_only_lines_in_view_are_explained(service: PopulatedService, open_window: Open) -> None:
+    explained: list[dict[str, Any]] = []
+    streamed: list[str] = []
+
+    def note(route: Route) -> None:
+        explained.append(route.request.post_data_json)
+        route.continue_()
+
+    page = settled(open_window(service.url + service.views["anomalies"]))
+    page.route("**/score", note)
+    page.on("request", lambda request: streamed.append(request.url) if "/score?" in request.url else None)
+    score(page, "\n".join(f"lazxy{i}-fox bug" for i in range(700)))
+    expect(page.locator(".log-line .flagged").first).to_be_visible()
+    assert streamed and all("detail=none" in url and "explain" not in url for url in streamed)
+    lines = [line for body in explained for line in body["lines"]]
+    assert 0 < len(lines) < 60
+    page.get_by_role("listbox").press("Control+End")
+    expect(page.locator(".log-line[aria-posinset='700'] .flagged").first).to_be_visible()
+    lines = [line for body in explained for line in body["lines"]]
+    assert len(lines) < 120 and "lazxy699-fox bug" in lines
+
+
+def test_line_without_explanation_is_explained_when_opened(
     service: PopulatedService, open_window: Open
 ) -> None:
     text = "lazxyyy-fox bug"
@@ -118,13 +199,16 @@ def test_line_without_explanation_is_explained_when_selected(
         route.fulfill(json=answer)
 
     page.route("**/score", remove_explanation)
-    page.get_by_label("Log lines").fill(text)
-    page.get_by_role("button", name="Find anomalies").click()
-    expect(page.locator(".log-line .flagged")).to_have_count(len(text))
-    page.locator(".log-line [data-index='3']").hover()
+    score(page, text)
+    row = page.locator(".log-line")
+    marked = "row => [...row.querySelectorAll('.flagged')].map(one => one.textContent).join('')"
+    expect(row.locator(".flagged").first).to_be_visible()
+    assert row.evaluate(marked) == text
+    row.click()
+    page.locator(".whole-line [data-index='3']").hover()
     expect(page.get_by_role("heading", name="Line 1, character 4")).to_be_visible()
     expect(page.get_by_text("Expected here")).to_be_visible()
-    assert 0 < page.locator(".log-line .flagged").count() < len(text)
+    assert 0 < len(row.evaluate(marked)) < len(text)
 
 
 def test_scoring_is_retried_after_a_lost_connection(service: PopulatedService, open_window: Open) -> None:
@@ -132,9 +216,13 @@ def test_scoring_is_retried_after_a_lost_connection(service: PopulatedService, o
     settled(page)
     page.route("**/calibrations", lambda route: route.abort())
     page.reload()
-    page.get_by_label("Log lines").fill("lazy-fox bug")
-    page.get_by_role("button", name="Find anomalies").click()
+    score(page, "lazy-fox bug")
     expect(page.get_by_role("alert")).to_be_visible()
     page.unroute("**/calibrations")
+    page.route(STREAM, lambda route: route.abort())
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_text("Interrupted after 0 B")).to_be_visible()
+    page.unroute(STREAM)
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".log-line")).to_have_count(1)
+    expect(page.get_by_role("alert")).to_have_count(0)

@@ -110,3 +110,14 @@ def test_upload_can_be_cancelled(
     expect(page.get_by_text("Upload cancelled. Nothing was stored.")).to_be_visible()
     for route in stalled:
         route.abort()
+
+
+def test_carriage_returns_come_with_what_to_do_about_them(
+    service: PopulatedService, open_window: Open
+) -> None:
+    text = "".join(f"line {n}\r\n" for n in range(1400)).encode()
+    corpus = httpx.post(f"{service.url}/v1/corpora", content=text).json()["id"]
+    page = settled(open_window(f"{service.url}/#/corpora/{corpus}"))
+    warning = page.get_by_text("1,400 carriage returns")
+    expect(warning).to_contain_text("convert the file")
+    expect(warning.locator("code").first).to_have_text("dos2unix FILE")

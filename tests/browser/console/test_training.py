@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import httpx
+import pytest
 from playwright.sync_api import Route, expect
 
 from launcher.stack import Stack
@@ -42,11 +43,16 @@ def test_file_becomes_model_and_completion_in_two_clicks(
     expect(page.locator(".badge")).to_have_text("succeeded")
 
 
-def test_sample_text_can_be_used_instead_of_a_file(service: PopulatedService, open_window: Open) -> None:
+@pytest.mark.parametrize(
+    ("sample", "name", "kind"), [("text", "python-reference", "text"), ("log", "sample-log", "log")]
+)
+def test_a_sample_can_be_used_instead_of_a_file(
+    service: PopulatedService, open_window: Open, sample: str, name: str, kind: str
+) -> None:
     page = settled(open_window(service.url))
-    page.get_by_role("button", name="Use the sample text").click()
-    expect(page.get_by_label("Model name")).to_have_value("python-reference")
-    expect(page.get_by_label("Kind")).to_have_value("text")
+    page.get_by_role("button", name=f"Use the sample {sample}").click()
+    expect(page.get_by_label("Model name")).to_have_value(name)
+    expect(page.get_by_label("Kind")).to_have_value(kind)
     expect(page.get_by_role("radio", name="1 minute")).to_be_checked()
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_focused()
 

@@ -1,0 +1,84 @@
+/** The controls above the list of lines: what is shown, in which order, search, and export. */
+
+import { h, replace } from "../dom.js";
+
+const SEARCH_SETTLE_MS = 200;
+
+/**
+ * Return the controls. `onChange` gets the changed fields of an Investigation.
+ *
+ * @param {import('../log/investigation.js').Investigation} state
+ * @param {{onChange: (changes: any) => void, onExport: (format: "csv" | "json") => void, signal: AbortSignal}} options
+ */
+export function investigationControls(state, { onChange, onExport, signal }) {
+  const checkbox = (name) =>
+    h("input", {
+      type: "checkbox",
+      checked: state[name],
+      onchange: ({ target }) => onChange({ [name]: target.checked }),
+    });
+  const labeled = (label, control) => h("label", { class: "checkbox-label" }, control, label);
+  const grouped = checkbox("grouped");
+  let timer = 0;
+  const search = h("input", {
+    type: "search",
+    value: state.q,
+    placeholder: "Search in lines",
+    "aria-label": "Search in lines",
+    spellcheck: "false",
+    oninput: () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => onChange({ q: search.value.trim() }), SEARCH_SETTLE_MS);
+    },
+  });
+  signal.addEventListener("abort", () => clearTimeout(timer));
+  const template = h("div", { class: "row", hidden: true });
+  const button = (label, format) =>
+    h("button", { type: "button", class: "button small", onclick: () => onExport(format) }, label);
+
+  return {
+    node: h(
+      "div",
+      { class: "stack tight" },
+      h(
+        "div",
+        { class: "row apart" },
+        h(
+          "div",
+          { class: "row" },
+          labeled("Flagged lines only", checkbox("flagged")),
+          labeled("Most anomalous first", checkbox("byScore")),
+          labeled("Group by template", grouped),
+        ),
+        h(
+          "div",
+          { class: "row" },
+          h("span", { class: "small muted" }, "Export"),
+          button("CSV", "csv"),
+          button("JSON", "json"),
+        ),
+      ),
+      search,
+      template,
+    ),
+    /** @param {boolean} isGrouped */
+    setGrouped(isGrouped) {
+      grouped.checked = isGrouped;
+    },
+    /** Name the template whose lines are shown; null: all are. @param {string | null} text */
+    showTemplate(text) {
+      template.hidden = text === null;
+      replace(
+        template,
+        text !== null && [
+          h("span", { class: "small" }, "Only lines like ", h("code", {}, text)),
+          h(
+            "button",
+            { type: "button", class: "button small", onclick: () => onChange({ like: null }) },
+            "Show all lines",
+          ),
+        ],
+      );
+    },
+  };
+}

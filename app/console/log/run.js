@@ -1,0 +1,94 @@
+/** One scoring of a log: it can be stopped and resumed, and says how far it is. */
+
+import { isAbort } from "../api.js";
+import { ScoredLog } from "./scored-log.js";
+import { scoreLog, startPosition } from "./scoring.js";
+
+/**
+ * @typedef {"running" | "stopped" | "done" | "failed"} Status
+ */
+
+export class ScoringRun {
+  /** @type {Status} */ status = "stopped";
+  /** @type {any} */ error = null;
+  /** Lines and bytes scored so far; empty lines count. */
+  lines = 0;
+  bytes = 0;
+  linesPerSecond = 0;
+  /** The service's advice if most lines do not look like the calibration data. @type {string | null} */
+  drift = null;
+  /** Called when anything here or in `log` has changed. */
+  onChange = () => {};
+
+  #position = startPosition();
+  #abort = new AbortController();
+  #drifted = { lines: 0, largest: 0, message: null };
+  #ended = 0; // lines of pieces that ended
+
+  /**
+   * @param {import('./source.js').LogSource} source
+   * @param {{model: string, calibration: string, isCalibrated: boolean, lineEnd: string}} options `calibration` is ""
+   *   for the default one; `lineEnd` is what the model read before each newline
+   */
+  constructor(source, { model, calibration, isCalibrated, lineEnd }) {
+    this.source = source;
+    this.model = model;
+    this.calibration = calibration;
+    this.lineEnd = lineEnd;
+    this.log = new ScoredLog(source);
+    this.query = { detail: isCalibrated ? "none" : "line", ...(calibration && { calibration }) };
+  }
+
+  /** Score until the end, an error or `stop`; then again from there. @param {AbortSignal} signal stops it, too */
+  async run(signal) {
+    this.#abort = new AbortController();
+    this.#set("running", null);
+    const startedAt = performance.now();
+    const linesBefore = this.lines;
+    try {
+      await scoreLog(this.source.blob, {
+        model: this.model,
+        query: this.query,
+        position: this.#position,
+        signal: AbortSignal.any([signal, this.#abort.signal]),
+        onStart: (start) => {
+          this.log.start ??= start;
+        },
+        onLines: (records, piece) => {
+          this.log.add(records, piece);
+          this.lines = records.at(-1).line;
+          this.bytes = records.at(-1).offset;
+          this.linesPerSecond = ((this.lines - linesBefore) * 1000) / (performance.now() - startedAt);
+          if (this.log.isFull) this.stop();
+          this.onChange();
+        },
+        onEnd: (end) => this.#noteDrift(end),
+      });
+      this.bytes = this.source.blob.size;
+      this.#set("done", null);
+    } catch (error) {
+      if (isAbort(error)) this.#set("stopped", null);
+      else this.#set("failed", error);
+    }
+  }
+
+  stop() {
+    this.#abort.abort();
+  }
+
+  /** The service judges each piece; the advice about the largest one is shown if it is true of most lines. */
+  #noteDrift(end) {
+    this.#ended += end.lines;
+    if (end.drift) {
+      this.#drifted.lines += end.lines;
+      if (end.lines >= this.#drifted.largest) Object.assign(this.#drifted, { largest: end.lines, message: end.drift });
+    }
+    this.drift = this.#drifted.lines * 2 > this.#ended ? this.#drifted.message : null;
+  }
+
+  #set(status, error) {
+    this.status = status;
+    this.error = error;
+    this.onChange();
+  }
+}

@@ -1,0 +1,155 @@
+/** The flagged lines of what log agents send to a model, as they are flagged. */
+
+import { apiPath, delay, get } from "../api.js";
+import { field } from "../components/form-fields.js";
+import { ingestStatus } from "../components/ingest-status.js";
+import { markedLine } from "../components/marked-line.js";
+import { loadModels, missingModel, modelSelect, noModelYet } from "../components/model-picker.js";
+import { emptyState, errorBox } from "../components/notice.js";
+import { h, replace } from "../dom.js";
+import { count, dateTime, rarity } from "../format.js";
+import { followEvents } from "../event-stream.js";
+
+const MAX_LINES = 200; // the newest
+const STATUS_MS = 2000;
+
+/** @param {import('../router.js').Page} page */
+export async function liveView(page) {
+  const { signal } = page;
+  const { models, selected, missing } = await loadStreams(page);
+  if (!models.length) {
+    return h(
+      "div",
+      { class: "view" },
+      h("h1", {}, "Live lines"),
+      noModelYet("A model trained on normal lines finds the anomalous ones."),
+    );
+  }
+  let model = selected;
+  let following = new AbortController();
+  let isPaused = false;
+  /** @type {Node[]} */ let held = []; // lines that came while the list is paused
+
+  const status = h("section", { class: "card stack", "aria-label": "Ingested lines" });
+  const messages = h("div", { "aria-live": "polite" });
+  const list = h("ol", { class: "list live-lines" });
+  const empty = emptyState("No flagged line yet", "Point a log agent at this model: its flagged lines appear here.");
+  const pause = h(
+    "button",
+    { type: "button", class: "button", "aria-pressed": "false", onclick: togglePause },
+    "Pause",
+  );
+  const alerts = h("a", { class: "button" }, "Alerts");
+
+  function togglePause() {
+    isPaused = !isPaused;
+    pause.setAttribute("aria-pressed", String(isPaused));
+    if (!isPaused) add(held.splice(0));
+    showHeld();
+  }
+
+  function showHeld() {
+    pause.textContent = isPaused ? `Continue${held.length ? ` (${count(held.length, "new line")})` : ""}` : "Pause";
+  }
+
+  /** Add lines, the oldest first, to the top of the list. */
+  function add(nodes) {
+    list.prepend(...nodes.reverse());
+    while (list.children.length > MAX_LINES) list.lastChild?.remove();
+    empty.hidden = list.children.length > 0;
+  }
+
+  function follow() {
+    following.abort();
+    following = new AbortController();
+    const abort = AbortSignal.any([signal, following.signal]);
+    alerts.href = `#/alerts?model=${encodeURIComponent(model)}`;
+    held = [];
+    showHeld();
+    replace(list);
+    replace(messages);
+    empty.hidden = false;
+    followLines(model, abort).catch((error) => {
+      if (!abort.aborted) replace(messages, errorBox(error, { retry: follow }));
+    });
+    followStatus(model, abort);
+  }
+
+  async function followLines(followed, abort) {
+    const path = apiPath("/v1/models", followed, "ingest", "events");
+    // All lines that are kept, then those to come.
+    for await (const { event, data } of followEvents(`${path}?after=0`, { signal: abort })) {
+      if (event !== "flagged") continue;
+      const entry = lineEntry(data);
+      if (!isPaused) add([entry]);
+      else if (held.push(entry) > MAX_LINES) held.shift();
+      if (isPaused) showHeld();
+    }
+  }
+
+  async function followStatus(followed, abort) {
+    while (!abort.aborted) {
+      if (!document.hidden) {
+        const answer = await get(apiPath("/v1/models", followed, "ingest"), { signal: abort }).catch(() => null);
+        if (abort.aborted) return;
+        if (answer) replace(status, ingestStatus(answer)); // else the banner shows that the service is away
+      }
+      await delay(STATUS_MS, abort);
+    }
+  }
+
+  follow();
+  return h(
+    "div",
+    { class: "view" },
+    h("div", { class: "row apart" }, h("h1", {}, "Live lines"), h("div", { class: "row" }, pause, alerts)),
+    missingModel(missing, selected),
+    field({
+      name: "model",
+      label: "Model",
+      control: modelSelect(models, model, (id) => {
+        model = id;
+        follow();
+      }),
+    }).node,
+    status,
+    messages,
+    empty,
+    list,
+  );
+}
+
+/**
+ * Return what agents can send lines to: a model's name, for the newest version, or one version. Each has its own lines.
+ *
+ * @param {import('../router.js').Page} page
+ */
+async function loadStreams(page) {
+  const { models, selected, missing } = await loadModels(page);
+  const names = [...new Set(models.map(({ name }) => name))];
+  const streams = [...names, ...models.map(({ id }) => id)];
+  const requested = page.query.get("model") ?? "";
+  return {
+    models: streams.map((id) => ({ id })),
+    selected: streams.includes(requested) ? requested : (names[0] ?? selected),
+    missing,
+  };
+}
+
+function lineEntry(line) {
+  return h(
+    "li",
+    { class: "item" },
+    h(
+      "p",
+      { class: "small number" },
+      h("span", { class: "strong flag" }, rarity(line.p_value)),
+      h(
+        "span",
+        { class: "muted" },
+        ` · ${[dateTime(line.time ?? line.received_at), line.source, line.model].filter(Boolean).join(" · ")}`,
+      ),
+    ),
+    h("p", { class: "log-text mono" }, markedLine(line.line, line.spans)),
+  );
+}

@@ -1,0 +1,147 @@
+"""The console's alerts, and the lines that agents send, as they are flagged."""
+
+import time
+import zlib
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.console.windows import Open, settled
+from tests.browser.populated_service import LINE, MARKUP, PopulatedService
+from tests.browser.reciting import reciting
+
+
+@pytest.fixture
+def model(service: PopulatedService, request: pytest.FixtureRequest) -> str:
+    """A calibrated model of this test alone; alerts belong to its name."""
+    name = f"m{zlib.crc32(request.node.name.encode())}"
+    reference = service.publish(reciting(name, LINE))
+    normal = [LINE.strip()[n % 9 :] for n in range(120)]
+    calibrated = httpx.post(f"{service.url}/v1/models/{name}/calibrate", json={"lines": normal})
+    assert calibrated.status_code == 201, calibrated.text
+    return reference
+
+
+def record(service: PopulatedService, model: str, *lines: str) -> None:
+    """Score lines and record the flagged ones."""
+    body = {"lines": lines, "alerts": True, "source": "web-1"}
+    answer = httpx.post(f"{service.url}/v1/models/{model}/score", json=body)
+    assert answer.status_code == 200 and all(line["anomalous"] for line in answer.json()["lines"])
+
+
+def alerts_of(service: PopulatedService, model: str) -> list[dict[str, Any]]:
+    """The model's alerts."""
+    data: list[dict[str, Any]] = httpx.get(f"{service.url}/v1/models/{model}/alerts").json()["data"]
+    return data
+
+
+def open_alerts(service: PopulatedService, open_window: Open, model: str, **options: Any) -> Page:
+    """The alerts view of a model."""
+    return settled(open_window(f"{service.url}/#/alerts?model={model}", **options))
+
+
+def test_alerts_are_listed_with_their_lines_and_come_while_the_page_is_open(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    page = open_alerts(service, open_window, model)
+    expect(page.get_by_role("heading", name="No open alert")).to_be_visible()
+    record(service, model, f"lazxyyy-fox {MARKUP}", f"lazxyyy-fox {MARKUP}")
+    card = page.locator(".alert").filter(has_text="lazxyyy")
+    expect(card).to_have_count(1)
+    expect(card).to_contain_text("2 lines")
+    expect(card).to_contain_text("from web-1")
+    expect(card.get_by_role("img", name="Lines per minute, up to 2")).to_be_visible()
+    card.get_by_text("Examples").click()
+    expect(card.locator(".examples li")).to_have_count(1)
+    expect(card.locator(".examples mark").first).to_be_visible()
+    expect(card.locator(".examples")).to_contain_text(MARKUP)
+    record(service, model, "quick brown")
+    expect(page.locator(".alert")).to_have_count(2)
+    expect(card.locator(".examples mark").first).to_be_visible()  # what was opened stays so
+    assert page.evaluate("window.ran") is None
+
+
+def test_alert_is_acknowledged_and_labeled(service: PopulatedService, open_window: Open, model: str) -> None:
+    record(service, model, "lazxyyy-fox bug", "quick brown")
+    page = open_alerts(service, open_window, model)
+    page.locator(".alert").nth(1).get_by_role("button", name="Acknowledge").click()
+    expect(page.locator(".alert")).to_have_count(1, timeout=15_000)
+    page.get_by_label("State").select_option("all")
+    expect(page.locator(".alert")).to_have_count(2)
+    acknowledged = next(one for one in alerts_of(service, model) if one["acknowledged_at"])
+    other = next(one for one in alerts_of(service, model) if not one["acknowledged_at"])
+    card = page.locator(f"[data-alert='{other['id']}']")
+    card.get_by_label("Label").select_option("incident")
+    expect(card.locator(".badge", has_text="incident")).to_be_visible()
+    assert {one["id"]: one["label"] for one in alerts_of(service, model)} == {
+        other["id"]: "incident",
+        acknowledged["id"]: None,
+    }
+    page.get_by_label("Label", exact=True).first.select_option("incident")
+    expect(page.locator(".alert")).to_have_count(1)
+    page.reload()
+    expect(page.locator(".alert")).to_have_count(1)
+    expect(page.get_by_label("State")).to_have_value("all")
+
+
+def test_alert_is_suppressed_until_the_suppression_is_ended(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    record(service, model, "quick brown")
+    page = open_alerts(service, open_window, model)
+    page.get_by_label("Suppress for").select_option("86400")
+    expect(page.get_by_role("heading", name="No open alert")).to_be_visible()
+    [alert] = alerts_of(service, model)
+    assert alert["state"] == "suppressed"
+    assert abs(alert["suppressed_until"] - time.time() - 86_400) < 120
+    page.get_by_role("button", name="End").click()
+    expect(page.locator(".alert")).to_have_count(1)
+    expect(page.get_by_role("heading", name="Suppressions")).to_have_count(0)
+
+
+def test_alerts_are_exported(service: PopulatedService, open_window: Open, model: str) -> None:
+    record(service, model, "quick brown")
+    page = open_alerts(service, open_window, model)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="JSON").click()
+    assert alerts_of(service, model)[0]["id"] in saved.value.path().read_text()
+
+
+def test_flagged_lines_of_agents_are_shown_as_they_are_flagged(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    name = model.partition("@")[0]
+    page = settled(open_window(f"{service.url}/#/live?model={name}"))
+    expect(page.get_by_role("heading", name="No flagged line yet")).to_be_visible()
+    ingest = f"{service.url}/v1/models/{name}/ingest"
+
+    def send(*lines: str) -> None:
+        sent = httpx.post(
+            ingest,
+            content="\n".join(lines),
+            headers={"Content-Type": "text/plain"},
+            params={"default_source": "h1"},
+        )
+        assert sent.status_code == 202, sent.text
+
+    send(LINE.strip(), "lazxyyy-fox bug", LINE.strip())
+    lines = page.locator(".live-lines .log-text")
+    expect(lines).to_have_text(["lazxyyy-fox bug"])
+    expect(page.locator(".live-lines mark").first).to_be_visible()
+    expect(page.locator(".live-lines")).to_contain_text("h1")
+    expect(page.get_by_role("region", name="Ingested lines")).to_contain_text("Accepted3")
+    page.get_by_role("button", name="Pause").click()
+    send("quick brown")
+    expect(page.get_by_role("button", name="Continue (1 new line)")).to_be_visible()
+    expect(lines).to_have_count(1)
+    page.get_by_role("button", name="Continue").click()
+    expect(lines).to_have_text(["quick brown", "lazxyyy-fox bug"])
+    page.reload()
+    expect(lines).to_have_text(["quick brown", "lazxyyy-fox bug"])
+    page.get_by_role("link", name="Alerts").last.click()
+    expect(page.locator(".alert")).to_have_count(2)
+    page.get_by_role("link", name="Live lines").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value(name)
+    expect(lines).to_have_count(2)
