@@ -1,0 +1,181 @@
+"""Templates of lines, and their file."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.errors import Unavailable
+from models.text import templates, templates_file
+from models.text.templates import Frequencies, Templates, shape
+
+USERS = ["root", "ann", "bob", "eve", "oscar"]
+SSH = [
+    *(f"Failed password for {user} from 10.0.0.{i} port {4000 + i} ssh2" for i in range(8) for user in USERS),
+    *(f"Connection closed by 10.0.0.{i} [preauth]" for i in range(9)),
+    *(f"Invalid user {user} from 10.0.0.7" for user in USERS),
+    "Server listening on :: port 22.",
+]
+KNOWN = Templates.fit(SSH)
+
+
+def test_values_become_wildcards_and_words_stay() -> None:
+    counts = {known.template.pattern: known.count for known in KNOWN.known}
+    assert counts == {
+        "Failed password for <*> from <*> port <*> ssh2": 40,
+        "Connection closed by <*> [preauth]": 9,
+        "Invalid user <*> from <*>": 5,
+        "Server listening on :: port <*>": 1,
+    }
+    assert KNOWN.lines == 55 and KNOWN.is_complete
+
+
+def test_a_line_has_the_template_and_the_values_of_its_wildcards() -> None:
+    parsed = KNOWN.parse("Failed password for mallory from 192.168.7.7 port 22 ssh2")
+    assert parsed.template.pattern == "Failed password for <*> from <*> port <*> ssh2"
+    assert parsed.template.count == 40 and not parsed.template.is_new
+    assert parsed.parameters == ("mallory", "192.168.7.7", "22")
+
+
+def test_a_new_line_has_a_template_of_its_own_with_the_wildcards_of_the_most_similar_one() -> None:
+    accepted = [
+        KNOWN.template_of(f"Accepted password for {user} from 10.0.0.1 port 7 ssh2") for user in USERS
+    ]
+    assert {one.pattern for one in accepted} == {"Accepted password for <*> from <*> port <*> ssh2"}
+    failed = [KNOWN.template_of(f"Failed publickey for {user} from 10.0.0.1 port 7 ssh2") for user in USERS]
+    assert {one.pattern for one in failed} == {"Failed publickey for <*> from <*> port <*> ssh2"}
+    assert len({one.id for one in failed}) == 1 and all(one.is_new and one.count == 0 for one in failed)
+    assert KNOWN.template_of("disk 7 failed").pattern == "disk <*> failed"
+
+
+def test_masked_values_numbers_and_hashes_are_wildcards_from_the_first_line_on() -> None:
+    known = Templates.fit(["ⓣ job 17 done in 3.5 s, id 0x7f, key deadbeef01, at ⓘ"])
+    assert known.known[0].template.pattern == "<*> job <*> done in <*> s, id <*>, key <*>, at <*>"
+    malformed = known.parse("ⓣ job 17 done in 3.5 s, id 0x7f, key deadbeef01, at 999")
+    normal = known.parse("ⓣ job 17 done in 3.5 s, id 0x7f, key deadbeef01, at ⓘ")
+    assert not malformed.template.is_new and malformed.parameter_bits > normal.parameter_bits
+
+
+def test_a_common_header_does_not_make_different_messages_alike() -> None:
+    lines = [
+        f"host app daemon worker: {a} {b}" for a in ("started", "stopped", "failed") for b in ("jobs", "mail")
+    ]
+    assert Templates.fit(lines * 3).known[0].template.pattern != "host app daemon worker: <*> <*>"
+
+
+def test_rarities_rank_new_rare_and_frequent() -> None:
+    frequent = KNOWN.parse(SSH[0])
+    rare = KNOWN.parse("Server listening on :: port 22.")
+    new = KNOWN.parse("Server shutting down on :: port 22.")
+    assert 0 <= frequent.template_bits < rare.template_bits < new.template_bits
+    assert frequent.word_bits < rare.word_bits < new.word_bits
+    usual = Frequencies(100, 2, {"on": 99, "off": 1})
+    assert usual.rarity("on") == 0 < usual.rarity("off") < usual.rarity("other")
+    assert Frequencies(100, 100, {}).rarity("other") == 0 == Frequencies(0, 0, {}).rarity("any")
+    assert usual.rarity("other") == pytest.approx(5.67, abs=0.01)  # log2(102 / 2)
+
+
+def test_an_unusual_value_of_a_wildcard_is_rare() -> None:
+    known = Templates.fit([f"user={user} status={200 if i else 404}" for user in USERS for i in range(20)])
+    bits = {s: known.parse(f"user=ann status={s}").parameter_bits for s in ("200", "404", "500", "-1")}
+    assert bits["200"] == 0 < bits["404"] < bits["500"] <= bits["-1"]
+    assert shape("v1.20-rc3/x") == "a0.0-a0/a"
+
+
+def test_ids_are_the_same_in_another_process_and_after_a_restart() -> None:
+    code = (
+        "from models.text import templates_file as f; import sys; t = f.load(sys.stdin.buffer.read());"
+        "print(t.template_of('Failed password for z from 3 port 1 ssh2').id, t.template_of('new é line').id)"
+    )
+    data = templates_file.dump(KNOWN)
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
+    expected = [
+        KNOWN.template_of(line).id for line in ("Failed password for q from 1 port 2 ssh2", "new é line")
+    ]
+    assert done.stdout.decode().split() == expected
+    shuffled = random.Random(1).sample(SSH, len(SSH))
+    assert {k.template.id for k in Templates.fit(shuffled).known} == {k.template.id for k in KNOWN.known}
+
+
+def test_an_explosion_of_templates_stops_at_a_limit_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "MAX_TEMPLATES", 30)
+    draw = random.Random(1)
+    lines = ["".join(draw.choices("ab =,;:()", k=40)) for _ in range(500)]
+    known = Templates.fit(lines)
+    assert len(known.known) <= 30 and not known.is_complete
+    assert known.unparsed + sum(one.count for one in known.known) == 500
+    assert templates_file.load(templates_file.dump(known)).unparsed == known.unparsed
+    assert all(known.template_of(line).pattern for line in lines)
+
+
+def test_words_without_end_share_one_template() -> None:
+    draw = random.Random(1)
+    lines = ["".join(draw.choices("abcdefghij", k=12)) for _ in range(2000)]
+    known = Templates.fit(lines)
+    assert known.is_complete and len(known.known) < 200
+    assert not known.template_of("quite" * 3).is_new
+
+
+@pytest.mark.parametrize(
+    "line", ["", " ", "a" * 200_000, "=" * 200_000, "床前明月光", "\ud800", "\x00\xff", "a " * 9999]
+)
+def test_any_line_has_a_template(line: str) -> None:
+    for known in (KNOWN, Templates.fit([]), Templates.fit([line, line])):
+        parsed = known.parse(line)
+        assert len(parsed.template.id) == 16 and len(parsed.template.pattern) < 20_000
+        assert parsed.template_bits >= 0 and parsed.parameter_bits >= 0 and parsed.word_bits >= 0
+    assert not Templates.fit([line, line]).template_of(line).is_new
+    again = templates_file.load(templates_file.dump(Templates.fit([line])))
+    assert again.parse(line) == Templates.fit([line]).parse(line)
+
+
+@given(st.lists(st.text(alphabet="ab1 =,:é", max_size=24), max_size=30))
+def test_every_training_line_matches_its_template_after_a_round_trip(lines: list[str]) -> None:
+    known = Templates.fit(lines)
+    again = templates_file.load(templates_file.dump(known))
+    for line in lines:
+        assert not known.template_of(line).is_new
+        assert again.parse(line) == known.parse(line)
+    assert sum(one.count for one in known.known) == len(lines) == known.lines
+
+
+@pytest.mark.parametrize("cut", [0, 10, -1])
+def test_damaged_files_are_refused(cut: int) -> None:
+    with pytest.raises(Unavailable, match="damaged"):
+        templates_file.load(templates_file.dump(KNOWN)[:cut])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lines": -1},
+        {"lines": "many"},
+        {"words": [1, 2]},
+        {"words": [1, 1, {"a": 5}]},
+        {"common": [1]},
+        {"templates": [{"tokens": ["a", None], "first_word": "a", "count": 1, "slots": []}]},
+        {"templates": [{"tokens": [3], "first_word": "a", "count": 1, "slots": []}]},
+        {"templates": {}},
+    ],
+)
+def test_impossible_files_are_refused(change: dict[str, object]) -> None:
+    record = json.loads(templates_file.dump(KNOWN)) | change
+    if record["templates"] == {}:
+        del record["templates"]
+    with pytest.raises(Unavailable, match="damaged"):
+        templates_file.load(json.dumps(record).encode())
+
+
+def test_a_file_of_another_format_says_so() -> None:
+    record = json.loads(templates_file.dump(KNOWN)) | {"format_version": 99}
+    with pytest.raises(Unavailable, match="format 99"):
+        templates_file.load(json.dumps(record).encode())
+
+
+def test_only_the_end_of_a_long_text_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates_file, "MAX_CHARACTERS", 30)
+    assert templates_file.templates_of("old words here\n" * 50 + "new line\n\nnew line\n").lines == 2
