@@ -36,8 +36,8 @@ from models.anomaly.aggregate import STATISTICS
 from models.anomaly.baselines import NAMES, baseline_scores
 from models.anomaly.calibration import Calibration, calibrate
 from models.anomaly.drift import UNUSUAL, drift
+from models.anomaly.experts import with_experts
 from models.anomaly.metrics import auroc, detection_quality
-from models.anomaly.ngram_surprisal import with_ngram
 from models.anomaly.scorer import ReadPrecision, Scorer
 from models.config import PRESETS, Budget
 from models.machine import available_cores
@@ -47,6 +47,8 @@ from models.runtime.surprisal import LineSurprisal, line_surprisal
 from models.text.masks import Masks
 from models.text.ngram import NgramModel
 from models.text.ngram_file import FILE, dump, ngram_of
+from models.text.templates import Templates
+from models.text.templates_file import templates_of
 from models.text.vocabulary import Vocabulary, normalize
 
 _RATE = 0.01
@@ -85,10 +87,10 @@ def measure(task: LabeledLines, options: argparse.Namespace) -> dict[str, Any]:
     """Train on one set and return its figures."""
     masks = Masks(task.masks)
     train, lines = ([masks.apply(normalize(line)).text for line in part] for part in (task.train, task.lines))
-    network, counted, held_out = _train(train, options)
+    experts, held_out = _train(train, options)
     anomalous = np.array(task.anomalous)
-    calibration = calibrate(_read(network, counted, held_out))
-    readings = _read(network, counted, lines)
+    calibration = calibrate(_read(experts, held_out))
+    readings = _read(experts, lines)
     scores, p_values = calibration.score(readings)
     quality = detection_quality(scores, anomalous)
     simple = baseline_scores(train, lines)
@@ -149,8 +151,11 @@ def _processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _train(lines: list[str], options: argparse.Namespace) -> tuple[StepNetwork, NgramModel, list[str]]:
-    """Train as a job does; return what reads lines, the n-grams and the complete held-out lines."""
+Experts = tuple[StepNetwork, NgramModel, Templates]
+
+
+def _train(lines: list[str], options: argparse.Namespace) -> tuple[Experts, list[str]]:
+    """Train as a job does; return what reads lines, and the complete held-out lines."""
     from worker.experts import Mixture
     from worker.export import graph_of
     from worker.training import Text, fit
@@ -164,12 +169,15 @@ def _train(lines: list[str], options: argparse.Namespace) -> tuple[StepNetwork, 
     held_out = text.vocabulary.decode(text.validation[:]).split("\n")[1:-1]
     network = Network(graph_of(result.network))
     reader = Mixture.make(network, text, is_records=False).predictor(network) if options.mixture else network
-    return reader, ngram_of(text.train, text.vocabulary), held_out
+    trained = text.vocabulary.decode(text.train[:])
+    return (reader, ngram_of(text.train, text.vocabulary), templates_of(trained)), held_out
 
 
-def _read(network: StepNetwork, counted: NgramModel, lines: list[str]) -> list[LineSurprisal]:
+def _read(experts: Experts, lines: list[str]) -> list[LineSurprisal]:
+    network, counted, templates = experts
     assert counted.vocabulary is not None
-    return with_ngram(line_surprisal(network, counted.vocabulary, lines, with_end=True), lines, counted)
+    surprisals = line_surprisal(network, counted.vocabulary, lines, with_end=True)
+    return with_experts(surprisals, lines, counted, templates)
 
 
 def _rate(calibration: Calibration) -> float:

@@ -1,4 +1,4 @@
-"""The files with which a model scores lines: n-gram counts, and a calibration on its held-out lines."""
+"""The files with which a model scores lines: n-grams, templates, and a calibration on its held-out lines."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 
 from models.anomaly.calibration import MIN_LINES, Calibration, calibrate
-from models.anomaly.ngram_surprisal import with_ngram
+from models.anomaly.experts import with_experts
 from models.anomaly.precision import higher
 from models.runtime.session import StepNetwork
 from models.runtime.surprisal import line_surprisal
-from models.text import ngram_file
+from models.text import ngram_file, templates_file
 from store.calibrations import MODEL_FILE, validation_file
 from worker.prepared_text import Text
 
@@ -24,15 +24,18 @@ _MAX_LINE_CHARACTERS = 50_000  # longer lines are ignored
 def anomaly_files(
     network: StepNetwork, text: Text, *, int8: StepNetwork | None = None, is_log: bool = False
 ) -> dict[str, bytes]:
-    """Return the files for scores: n-gram counts, and a calibration if there are enough lines.
+    """Return the files for scores: n-grams, templates, and a calibration if there are enough lines.
 
-    The n-grams are those of the training text alone. The calibration is made on the newest complete lines of
-    the held-out text, scored like lines of a request: each after a newline, by `network` in float32 and in
-    `int8` if the model has that. For logs, whose lines change with time, see `_older_lines` and
-    `_with_margin`.
+    The n-grams and the templates are those of the training text alone. The calibration is made on the newest
+    complete lines of the held-out text, scored like lines of a request: each after a newline, by `network` in
+    float32 and in `int8` if the model has that. For logs, whose lines change with time, see `_older_lines`
+    and `_with_margin`.
     """
     ngram = ngram_file.ngram_of(text.train[-ngram_file.MAX_CHARACTERS :], text.vocabulary)
-    files = {ngram_file.FILE: ngram_file.dump(ngram)}
+    templates = templates_file.templates_of(
+        text.vocabulary.decode(text.train[-templates_file.MAX_CHARACTERS - 1 :])
+    )
+    files = {ngram_file.FILE: ngram_file.dump(ngram), templates_file.FILE: templates_file.dump(templates)}
     held_out = text.vocabulary.decode(text.validation[-_MAX_CHARACTERS:])
     follows_newline = (
         len(text.validation) <= _MAX_CHARACTERS and text.vocabulary.decode(text.train[-1:]) == "\n"
@@ -46,7 +49,7 @@ def anomaly_files(
     readings = line_surprisal(network, text.vocabulary, lines, with_end=True)
     if int8:
         readings = higher(readings, line_surprisal(int8, text.vocabulary, lines, with_end=True))
-    calibration = calibrate(with_ngram(readings, lines, ngram))
+    calibration = calibrate(with_experts(readings, lines, ngram, templates))
     files[MODEL_FILE] = validation_file(_with_margin(calibration) if is_log else calibration)
     return files
 

@@ -25,8 +25,10 @@ MEDIA_TYPE = "application/x-tar"
 
 CARD = "model.json"
 
-_WEIGHTS = ("model.keras", "model.onnx", "model.int8.npz", "model.int8.onnx", "ngram.npz")
-_JSON = ("report.json", "calibration.json")
+_WEIGHTS = (
+    "model.keras", "model.onnx", "model.int8.npz", "model.int8.onnx", "mixture.npz", "ngram.npz"
+)  # fmt: skip
+_JSON = ("report.json", "calibration.json", "templates.json")
 _NOT_IMPORTED = ("report.html", "report.svg", "events.out.tfevents.nextchar")
 _MAX_CARD_BYTES = 16 << 20
 _MAX_JSON_BYTES = 64 << 20

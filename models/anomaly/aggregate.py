@@ -1,11 +1,12 @@
-"""Statistics of a line from the surprisal of its characters: eight of the network, four of the n-grams.
+"""Statistics of a line: eight of the network's surprisal, four of the n-grams', two of its template.
 
 No single aggregate finds every kind of anomaly: foreign text raises the mean, a wrong token some adjacent
 characters, a forbidden character one. So there are four aggregates: the highest mean over 1, 3 and 12
 adjacent characters, and the mean over the line. They are taken of the network's surprisal and of its excess
 over the entropy of the prediction, by which a random id, which no model can predict, does not count as
-anomalous; and of the n-grams' surprisal, if the model has n-grams. `models.anomaly.calibration` combines them
-into one score; docs/engineering/anomaly-study.md has the study.
+anomalous; and of the n-grams' surprisal, if the model has n-grams. If it has templates, there are two more:
+the rarity of the line's template and of its rarest value. `models.anomaly.calibration` combines them into one
+score; docs/engineering/anomaly-study.md has the study.
 """
 
 from collections.abc import Sequence
@@ -25,17 +26,31 @@ STATISTICS = tuple(f"{what}_{over}" for what in ("bits", "excess") for over in _
 NGRAM_STATISTICS = tuple(f"ngram_{over}" for over in _MEANS)
 """The names of the columns after those, for a model with n-grams."""
 
+TEMPLATE_STATISTICS = ("template", "parameter")
+"""The names of the columns after those, for a model with n-grams and templates."""
+
+NEW_TEMPLATE_BITS = 5.0
+"""Added to the rarity of a new template. How probable new templates are is only estimated, from those that
+occurred once; so calibration lines may show them to be rarer than that."""
+
 
 def statistics(lines: Sequence[LineSurprisal]) -> NDArray[np.float64]:
-    """Return (n, 8) the STATISTICS of n lines in bits, or (n, 12) with the NGRAM_STATISTICS.
+    """Return in bits the STATISTICS (n, 8) of n lines, with those of n-grams (n, 12), or all (n, 14).
 
     The newline after a line counts as a character. Lines shorter than a window are padded with characters of
     0 bits; lines without any character get zeros.
     """
     has_ngram = bool(lines) and all(line.ngram_bits is not None for line in lines)
-    names = STATISTICS + NGRAM_STATISTICS if has_ngram else STATISTICS
+    has_templates = has_ngram and all(line.parsed is not None for line in lines)
+    characters = STATISTICS + NGRAM_STATISTICS if has_ngram else STATISTICS
+    names = characters + TEMPLATE_STATISTICS if has_templates else characters
     lengths = np.array([len(line.bits) + line.has_end for line in lines], np.intp)
     result = np.zeros((len(lines), len(names)))
+    if has_templates:
+        parsed = [line.parsed for line in lines if line.parsed is not None]
+        result[:, len(characters) :] = [
+            (p.template_bits + NEW_TEMPLATE_BITS * p.template.is_new, p.parameter_bits) for p in parsed
+        ]
     if not lengths.any():
         return result
     bits = np.concatenate([_with_end(line.bits, line.end_bits, line) for line in lines]).astype(np.float64)
@@ -44,7 +59,7 @@ def statistics(lines: Sequence[LineSurprisal]) -> NDArray[np.float64]:
     if has_ngram:
         ngram_bits = [line.ngram_bits for line in lines if line.ngram_bits is not None]
         measures.append(np.concatenate(ngram_bits, dtype=float))
-    for first, values in zip(range(0, len(names), len(_MEANS)), measures, strict=True):
+    for first, values in zip(range(0, len(characters), len(_MEANS)), measures, strict=True):
         for column, window in enumerate(WINDOWS, first):
             result[:, column] = _highest_means(values, lengths, window)
         result[:, first + len(WINDOWS)] = _sums(values, lengths) / np.maximum(lengths, 1)

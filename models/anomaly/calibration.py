@@ -4,8 +4,8 @@
 prediction: p = (1 + #{c >= s}) / (n + 1), the share of them at least as high. Above the highest of them p
 decreases like the tail of an exponential distribution. The score is a weighted mean of -log2 p (Fisher's
 combination of p-values, 1925), so its unit is bits: how rare the line is among normal ones. It needs no
-labels. The weights of the network's and the n-grams' statistics depend on which of them reads the calibration
-lines in fewer bits (`CalibrationBuilder._weights`).
+labels. The weights depend on how well each expert knows the calibration lines, and on the length of these
+(`CalibrationBuilder._weights`).
 
 **P-value.** The statistics are dependent, so the score is calibrated in turn: each calibration line is scored
 against the others, and p = (1 + #{scores >= s}) / (n + 1). If calibration lines and new normal lines are
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.aggregate import STATISTICS, WINDOWS, statistics
+from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS, WINDOWS, statistics
 from models.anomaly.tail import Tail, fit_tail
 from models.errors import InvalidInput
 from models.runtime.surprisal import LineSurprisal
@@ -36,7 +36,7 @@ MAX_EXTRAPOLATION = 100
 CHARACTER_RATES = (0.01, 0.003, 0.001, 0.0003, 0.0001)
 """Shares of normal characters whose excess exceeds the quantiles kept as thresholds for characters."""
 
-BITS_TOLERANCE = tuple(0.03 / over for over in (*WINDOWS, 10)) * 3
+BITS_TOLERANCE = tuple(0.03 / over for over in (*WINDOWS, 10)) * 3 + (0.001,) * len(TEMPLATE_STATISTICS)
 """Tolerance of each statistic, in bits. Lines of a log are often identical, above all when masked, and their
 statistics differ by rounding, or by this much between float32 and int8: without a tolerance a line would not
 reach the rank of half of its duplicates and would seem rare."""
@@ -45,8 +45,15 @@ SCORE_TOLERANCE = 0.05
 """Tolerance of the score, for changes by a few lines in the ranks."""
 
 NETWORK_WEIGHT = (1 / 3, 0.8)
-"""The minimum and maximum weight of the network's statistics; the rest is that of the n-grams'."""
+"""The minimum and maximum weight of the network, of that of network and n-grams together."""
 
+TEMPLATE_WEIGHTS = (0.3, 0.06)
+"""The weights of the TEMPLATE_STATISTICS if templates left nothing open: they are multiplied by the share of
+the calibration lines' tokens that templates fix."""
+
+MAX_LINE_PER_WINDOW = 40
+"""A window has its full weight in lines of up to so many times its length; in longer ones it has less. A line
+of a thousand characters always has a few surprising ones, and their peak says little."""
 Floats = NDArray[np.float64]
 
 
@@ -56,7 +63,7 @@ class Bucket:
 
     Attributes:
         longest: the maximum length in characters; None: no maximum. Shorter lines are in smaller buckets.
-        statistics: (k, n), each row ascending; k is 8, or 12 with n-grams.
+        statistics: (k, n), each row ascending; k is 8, 12 with n-grams, or 14 with templates too.
         spread: (k,) standard deviations of the statistics.
         weights: (k,) of the statistics in the score; they sum to 1.
         scores: (n,) ascending, of each line against the others.
@@ -89,7 +96,7 @@ class Bucket:
 
     def score(self, values: Floats) -> Floats:
         """Return (m,) the scores of lines with statistics (m, k)."""
-        return _combine(values, self.statistics, self.spread, self.weights)
+        return _rarity(values, self.statistics, self.spread) @ self.weights
 
     def p_value(self, scores: Floats) -> Floats:
         """Return (m,) the p-values of scores (m,)."""
@@ -205,6 +212,7 @@ class CalibrationBuilder:
         self._excess: list[NDArray[np.float32]] = []  # of each character
         self._network_bits = self._ngram_bits = 0.0
         self._characters = 0  # with the newlines that were read
+        self._fixed_shares = 0.0  # of the lines' tokens, those that templates fix
         self._lines = 0
 
     def add(self, lines: Sequence[LineSurprisal]) -> None:
@@ -222,6 +230,7 @@ class CalibrationBuilder:
             float(line.ngram_bits.sum(dtype=np.float64)) for line in lines if line.ngram_bits is not None
         )
         self._characters += sum(len(line.bits) + line.has_end for line in lines)
+        self._fixed_shares += sum(line.parsed.fixed_share for line in lines if line.parsed is not None)
 
     def build(self, *, buckets: int = 1) -> Calibration:
         """Return the calibration, with this many buckets by line length, of about equal size.
@@ -237,26 +246,39 @@ class CalibrationBuilder:
                 param="lines",
             )
         values = np.concatenate(self._statistics)
-        weights = self._weights() if values.shape[1] > len(STATISTICS) else _EQUAL_WEIGHTS
         lengths = np.concatenate(self._lengths)
-        made = [_bucket(values[own], longest, weights) for own, longest in _by_length(lengths, buckets)]
+        made = [
+            _bucket(values[own], longest, self._weights(values.shape[1], float(np.median(lengths[own]))))
+            for own, longest in _by_length(lengths, buckets)
+        ]
         excess = np.concatenate(self._excess)
         rates = [1 - rate for rate in CHARACTER_RATES]
         quantiles = np.quantile(excess, rates) if excess.size else np.zeros(len(rates))
         return Calibration(tuple(made), tuple(map(float, quantiles)), int(excess.size))
 
-    def _weights(self) -> Floats:
-        """Return (12,) the weights of the statistics, larger for the one that needs fewer bits per character.
+    def _weights(self, count: int, length: float) -> Floats:
+        """Return (count,) the weights of the statistics of lines of about `length` characters.
 
-        One bit per character shifts half of the weight, within NETWORK_WEIGHT. Among the n-grams' statistics
-        the mean over the line counts three times, because it is their best
-        (docs/engineering/anomaly-study.md).
+        - Between network and n-grams: larger for the one that needs fewer bits per character. One bit per
+          character shifts half of the weight, within NETWORK_WEIGHT. Among the n-grams' statistics the mean
+          over the line counts three times, because it is their best (docs/engineering/anomaly-study.md).
+        - Among windows: see MAX_LINE_PER_WINDOW.
+        - Of templates: the larger, the more of the lines they fix. Templates of lines without fixed words,
+          such as domains or system calls, say nothing and have no weight.
         """
+        windows = np.minimum(1.0, MAX_LINE_PER_WINDOW * np.array(WINDOWS) / max(length, 1.0))
+        means = np.append(windows, 1.0)
+        network: Floats = np.concatenate([means, means]) / (2 * means.sum())
+        if count == len(STATISTICS):
+            return network
         advantage = (self._ngram_bits - self._network_bits) / (2 * max(1, self._characters))
         network_weight = np.clip(0.5 + advantage, *NETWORK_WEIGHT)
-        ngram_weights = np.array([1.0] * len(WINDOWS) + [3.0])
-        ngram_weights = (1 - network_weight) * ngram_weights / ngram_weights.sum()
-        return np.concatenate([network_weight * _EQUAL_WEIGHTS, ngram_weights])
+        ngram = means * np.array([1.0] * len(WINDOWS) + [3.0])
+        characters = np.concatenate([network_weight * network, (1 - network_weight) * ngram / ngram.sum()])
+        if count == len(STATISTICS) + len(NGRAM_STATISTICS):
+            return characters
+        templates = np.array(TEMPLATE_WEIGHTS) * self._fixed_shares / max(1, self._lines)
+        return np.concatenate([(1 - templates.sum()) * characters, templates])
 
 
 def calibrate(lines: Sequence[LineSurprisal], *, buckets: int = 1) -> Calibration:
@@ -280,7 +302,7 @@ def _by_length(lengths: NDArray[np.intp], buckets: int) -> list[tuple[NDArray[np
 def _bucket(values: Floats, longest: int | None, weights: Floats) -> Bucket:
     ordered = np.sort(values, 0).T  # (k, n)
     spread = values.std(0)
-    scores = np.sort(_leave_one_out_scores(values, ordered, spread, weights))
+    scores = np.sort(_leave_one_out_rarity(values, ordered, spread) @ weights)
     kept = _kept_indices(len(values))
     return Bucket(
         longest,
@@ -299,27 +321,38 @@ def _kept_indices(lines: int) -> NDArray[np.intp]:
     return np.linspace(0, lines - 1, MAX_KEPT).round().astype(np.intp)
 
 
-def _combine(values: Floats, ordered: Floats, spread: Floats, weights: Floats) -> Floats:
-    """Return (m,) scores of statistics (m, k), against ordered (k, n)."""
+def _rarity(values: Floats, ordered: Floats, spread: Floats) -> Floats:
+    """Return (m, k) the -log2 p of statistics (m, k or more), against ordered (k, n)."""
     n = ordered.shape[1]
-    total = np.zeros(len(values))
+    columns = []
     for column, (reference, tolerance) in enumerate(zip(ordered, BITS_TOLERANCE, strict=False)):
         own = values[:, column] - tolerance
         at_least = n - reference.searchsorted(own, "left")
-        total += weights[column] * _bits(at_least, n, own - reference[-1], spread[column])
-    return total
+        columns.append(_bits(at_least, n, own - reference[-1], spread[column]))
+    return _bounded(np.stack(columns, 1), values)
 
 
-def _leave_one_out_scores(values: Floats, ordered: Floats, spread: Floats, weights: Floats) -> Floats:
-    """Return (n,) the `_combine` of each calibration line against the others."""
+def _leave_one_out_rarity(values: Floats, ordered: Floats, spread: Floats) -> Floats:
+    """Return (n, k) the `_rarity` of each calibration line against the others."""
     n = len(values)
-    total = np.zeros(n)
+    columns = []
     for column, (reference, tolerance) in enumerate(zip(ordered, BITS_TOLERANCE, strict=False)):
         own = values[:, column] - tolerance
         at_least = n - reference.searchsorted(own, "left") - 1  # without itself
         highest = np.where(values[:, column] >= reference[-1], reference[-2], reference[-1])  # of the others
-        total += weights[column] * _bits(at_least, n - 1, own - highest, spread[column])
-    return total
+        columns.append(_bits(at_least, n - 1, own - highest, spread[column]))
+    return _bounded(np.stack(columns, 1), values)
+
+
+def _bounded(bits: Floats, values: Floats) -> Floats:
+    """Return bits (m, k) of statistics (m, k or more), those of templates at most the statistics.
+
+    These are -log2 of a share of the training lines: a template that is frequent there may be missing among
+    few calibration lines.
+    """
+    first = len(STATISTICS) + len(NGRAM_STATISTICS)
+    bits[:, first:] = np.minimum(bits[:, first:], values[:, first : bits.shape[1]])
+    return bits
 
 
 def _bits(at_least: NDArray[np.intp], n: int, beyond: Floats, spread: float) -> Floats:
@@ -327,6 +360,5 @@ def _bits(at_least: NDArray[np.intp], n: int, beyond: Floats, spread: float) -> 
     return -np.log2((1 + at_least) / (n + 1)) + np.maximum(beyond, 0.0) / (spread + _MIN_SPREAD)
 
 
-_EQUAL_WEIGHTS = np.full(len(STATISTICS), 1 / len(STATISTICS))
 _MIN_SPREAD = 0.05
 """Bits added to a spread, so that a small difference is not extremely rare if all lines are identical."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS
+from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS
 from models.anomaly.calibration import Bucket, Calibration
 from models.anomaly.tail import Tail
 from models.errors import Unavailable
@@ -84,7 +84,10 @@ def _bucket(record: dict[str, Any]) -> Bucket:
 
 def _names(count: int) -> tuple[str, ...]:
     """Return the names of the statistics, by their number."""
-    return STATISTICS if count == len(STATISTICS) else STATISTICS + NGRAM_STATISTICS
+    if count == len(STATISTICS):
+        return STATISTICS
+    names = STATISTICS + NGRAM_STATISTICS
+    return names if count == len(names) else names + TEMPLATE_STATISTICS
 
 
 def _pack(values: NDArray[np.float64]) -> str:

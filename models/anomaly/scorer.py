@@ -1,14 +1,14 @@
 """A model's scorer: reads lines as the model was trained to read them, and explains anomalous ones.
 
-It composes what a saved model has for this: masks, the network's surprisal (`models.runtime`), the n-grams'
-(`ngram_surprisal`) and explanations. Scores are made from its results by a `Calibration`.
+It composes what a saved model has for this: masks, the network's surprisal (`models.runtime`), the other
+experts (`experts`) and explanations. Scores are made from its results by a `Calibration`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from models.anomaly import ngram_surprisal
+from models.anomaly.experts import with_experts
 from models.anomaly.explanation import explain
 from models.anomaly.precision import higher
 from models.anomaly.spans import Span
@@ -16,9 +16,10 @@ from models.runtime.engine import Engine
 from models.runtime.session import Check, CheckedNetwork, State, no_check
 from models.runtime.surprisal import LineSurprisal
 from models.saved_model import SavedModel
-from models.text import ngram_file
+from models.text import ngram_file, templates_file
 from models.text.masks import Masked, Masks
 from models.text.ngram import NgramModel
+from models.text.templates import Templates
 
 ReadPrecision = Literal["float32", "fast", "both"]
 """`fast`: int8 if the model has it. `both`: of each character the higher figure of the two."""
@@ -39,16 +40,25 @@ class Scorer:
     `check` is called before each step of the network; what it raises ends the work.
     """
 
-    def __init__(self, engine: Engine, masks: Masks, ngram: NgramModel | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        masks: Masks,
+        ngram: NgramModel | None = None,
+        templates: Templates | None = None,
+    ) -> None:
         self.engine, self.masks, self._ngram = engine, masks, ngram
+        self.templates = templates
 
     @classmethod
     def load(cls, saved: SavedModel, engine: Engine) -> "Scorer":
         """Return the scorer of a saved model. Raises Unavailable: a file is damaged."""
-        ngram = None
+        ngram = templates = None
         if ngram_file.FILE in saved.card.files:
             ngram = ngram_file.load(saved.file(ngram_file.FILE), saved.vocabulary)
-        return cls(engine, Masks(saved.card.masks), ngram)
+        if templates_file.FILE in saved.card.files:
+            templates = templates_file.load(saved.file(templates_file.FILE))
+        return cls(engine, Masks(saved.card.masks), ngram, templates)
 
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check
@@ -85,7 +95,6 @@ class Scorer:
     def _scored(
         self, originals: Sequence[str], masked: Sequence[Masked], surprisals: Sequence[LineSurprisal]
     ) -> list[ScoredLine]:
-        if self._ngram:
-            texts = [line.text for line in masked]
-            surprisals = ngram_surprisal.with_ngram(surprisals, texts, self._ngram)
+        texts = [line.text for line in masked]
+        surprisals = with_experts(surprisals, texts, self._ngram, self.templates)
         return [ScoredLine(*parts) for parts in zip(originals, masked, surprisals, strict=True)]

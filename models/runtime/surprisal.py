@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.runtime.decoding import BITS, likeliest, log_softmax
 from models.runtime.requests import CharacterLogprobs
 from models.runtime.session import Logits, State, StepNetwork
+from models.text.templates import ParsedLine
 from models.text.vocabulary import Vocabulary, unknown_bits
 
 SLICE_LOGITS = 1 << 20
@@ -41,6 +42,7 @@ class LineSurprisal:
         end_entropy: entropy of its prediction.
         ngram_bits: (N,) float32, or (N + 1,) with the newline, surprisal under the model's n-grams; None
             without n-grams.
+        parsed: the line's template; None without templates.
     """
 
     bits: NDArray[np.float32]
@@ -49,6 +51,7 @@ class LineSurprisal:
     end_bits: float = 0.0
     end_entropy: float = 0.0
     ngram_bits: NDArray[np.float32] | None = None
+    parsed: ParsedLine | None = None
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ the most similar one, and the count 0.
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from math import log2
 from typing import Self
 
@@ -45,7 +46,6 @@ _MIN_COMPARED = 2  # words; if fewer are neither common nor have digits, all wor
 _COMMON = 0.9  # of the lines: words in more of them do not count as words in common
 _MAX_COMPARED = 200  # templates with which a new line is compared
 _MAX_VALUES = 32  # of a wildcard that are kept, the most frequent ones
-_MAX_WORDS = 5_000  # that are kept, the most frequent ones
 
 _DELIMITERS = re.escape("=,;&|?()[]{}<>\"':")
 _TOKEN = re.compile(rf"(\s*)(?:([^\s{_DELIMITERS}]+)|([{_DELIMITERS}]+))")
@@ -82,42 +82,52 @@ class Template:
 
 @dataclass(frozen=True)
 class Frequencies:
-    """How often values occurred: `distinct` values in `total` places; the most frequent ones are kept."""
+    """How often values occurred in `total` places; only the most frequent values are kept."""
 
     total: int
-    distinct: int
     kept: Mapping[str, int]
 
     @classmethod
     def of(cls, counts: Counter[str], max_kept: int) -> Self:
         """Return those of counted values. Of equally frequent ones the first in order are kept."""
         kept = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:max_kept]
-        return cls(counts.total(), len(counts), dict(kept))
+        return cls(counts.total(), dict(kept))
 
     def rarity(self, value: str) -> float:
-        """Return -log2 of the probability of a value that is as rare, or rarer.
-
-        New values have the probability by Witten and Bell (1991): distinct / (total + distinct).
-        """
-        if not self.total:
-            return 0.0
-        count = self.kept.get(value, 0)
-        more_frequent = self._frequent.get(count)
-        if more_frequent is None:
-            more_frequent = sum(self.kept.values())
-        return log2((self.total + self.distinct) / (self.total - more_frequent + self.distinct))
+        """Return -log2 of the probability of a value that is as rare, or rarer; see `Rarity`."""
+        return self._rarity.bits(self.kept.get(value, 0))
 
     @cached_property
-    def _frequent(self) -> dict[int, int]:
-        """For each count of a kept value, how often the more frequent values occurred together."""
-        by_count = Counter[int]()
+    def _rarity(self) -> "Rarity":
+        places = Counter[int]()
         for count in self.kept.values():
-            by_count[count] += count
-        result, above = {}, 0
-        for count in sorted(by_count, reverse=True):
-            result[count] = above
-            above += by_count[count]
-        return result
+            places[count] += count
+        if not_kept := self.total - sum(self.kept.values()):
+            places[0] = not_kept
+        return Rarity(self.total, places)
+
+
+class Rarity:
+    """How probable values are that occurred a number of times.
+
+    By Good ("The population frequencies of species and the estimation of population parameters", 1953): that
+    the next value is one that occurred c times is as probable as a place whose value occurred c + 1 times.
+
+    Args:
+        total: the places.
+        places: by how often a value occurred, the places that have such values.
+    """
+
+    def __init__(self, total: int, places: Mapping[int, int]) -> None:
+        self._total = total
+        self._counts = sorted(places)
+        self._up_to = list(accumulate(places[count] for count in self._counts))
+
+    def bits(self, count: int) -> float:
+        """Return -log2 of the probability that the next value occurred at most `count` times."""
+        position = bisect_right(self._counts, count + 1)
+        places = self._up_to[position - 1] if position else 0
+        return log2((self._total + 1) / (places + 1))
 
 
 @dataclass(frozen=True)
@@ -163,14 +173,14 @@ class ParsedLine:
         parameters: the values in place of its wildcards.
         template_bits: rarity of the template: -log2 of the share of training lines with one as rare or rarer.
         parameter_bits: rarity of the rarest value among those of the same wildcard; 0 for a new template.
-        word_bits: -log2 of the share of training lines with the line's rarest word.
+        fixed_share: the share of the line's tokens that are not values; 0 for a new template.
     """
 
     template: Template
     parameters: tuple[str, ...]
     template_bits: float
     parameter_bits: float
-    word_bits: float
+    fixed_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -195,7 +205,6 @@ class Templates:
         known: the templates.
         lines: how many training lines there were.
         unparsed: how many of them have no template, because there were too many templates.
-        words: in how many lines each word occurs.
         common: words in most lines.
     """
 
@@ -205,14 +214,17 @@ class Templates:
         *,
         lines: int,
         unparsed: int,
-        words: Frequencies,
         common: frozenset[str],
     ) -> None:
         self.known = tuple(known)
         self.lines, self.unparsed = lines, unparsed
-        self.words, self.common = words, common
-        counts = Counter({str(i): one.count for i, one in enumerate(known)})
-        self._frequencies = Frequencies(lines, len(known) + unparsed, counts)
+        self.common = common
+        by_count = Counter[int]()
+        for one in known:
+            by_count[one.count] += one.count
+        if unparsed:
+            by_count[1] += unparsed
+        self._template_rarity = Rarity(lines, by_count)
         self._tree = _Tree()
         for index, one in enumerate(known):
             self._tree.add(_structure_of(one.tokens), one.first_word, index)
@@ -232,9 +244,8 @@ class Templates:
         for tokens, _ in parsed:
             builder.add(tokens)
         # Once all wildcards are known, the lines are matched again: like lines to be scored.
-        about = Frequencies.of(words, _MAX_WORDS)
         bare = [KnownTemplate(tokens, word, 0, ()) for tokens, word in builder.templates().items()]
-        matcher = cls(bare, lines=total, unparsed=0, words=about, common=common)
+        matcher = cls(bare, lines=total, unparsed=0, common=common)
         filled = [_Filling(one.tokens, one.first_word) for one in bare]
         unparsed = 0
         for tokens, count in parsed:
@@ -244,7 +255,7 @@ class Templates:
             else:
                 filled[index].add(tokens, count)
         known = [one.known() for one in filled if one.count]
-        return cls(known, lines=total, unparsed=unparsed, words=about, common=common)
+        return cls(known, lines=total, unparsed=unparsed, common=common)
 
     @property
     def is_complete(self) -> bool:
@@ -258,7 +269,6 @@ class Templates:
     def parse(self, line: str) -> ParsedLine:
         """Return the template, values and rarities of a masked line."""
         tokens = _tokenize(line)
-        word_bits = max((self._word_bits(token.value) for token in tokens if token.is_word), default=0.0)
         index = self._match(tokens)
         if index is not None:
             known = self.known[index]
@@ -268,15 +278,13 @@ class Templates:
             rarest = max(
                 (slot.rarity(value) for slot, value in zip(known.slots, values, strict=True)), default=0.0
             )
-            rarity = self._frequencies.rarity(str(index))
-            return ParsedLine(known.template, tuple(values), rarity, rarest, word_bits)
+            rarity = self._template_rarity.bits(known.count)
+            fixed = 1 - len(values) / max(1, len(tokens))
+            return ParsedLine(known.template, tuple(values), rarity, rarest, fixed)
         new = self._generalized(tokens)
         values = [token.value for token, own in zip(tokens, new, strict=True) if is_wildcard(own)]
-        rarity = self._frequencies.rarity("")
-        return ParsedLine(Template(_pattern(new), 0), tuple(values), rarity, 0.0, word_bits)
-
-    def _word_bits(self, word: str) -> float:
-        return log2((self.lines + 1) / (self.words.kept.get(word, 0) + 0.5))
+        rarity = self._template_rarity.bits(0)
+        return ParsedLine(Template(_pattern(new), 0), tuple(values), rarity, 0.0)
 
     def _match(self, tokens: Sequence[_Token]) -> int | None:
         """Return the template that the tokens match; of several the one with the fewest wildcards."""
@@ -454,7 +462,9 @@ def _is_delimiters(token: str) -> bool:
 
 
 def _first_word(tokens: Sequence[_Token], common: frozenset[str]) -> str:
-    for token in tokens:
+    for i, token in enumerate(tokens):
+        if i and not token.text.startswith(" "):  # not after a delimiter, as values are
+            continue
         if token.is_word and token.value not in common:
             return "" if _DIGITS.search(token.value) else token.value
     return ""

@@ -17,8 +17,8 @@ MAX_CHARACTERS = 1_000_000
 
 
 def templates_of(text: str) -> Templates:
-    """Return the templates of the lines at the end of a training text; its first line may be incomplete."""
-    lines = text[-MAX_CHARACTERS:].split("\n")
+    """Return the templates of the complete lines at the end of a training text."""
+    lines = text[-MAX_CHARACTERS:].split("\n")[:-1]
     return Templates.fit(line for line in (lines[1:] if len(text) > MAX_CHARACTERS else lines) if line)
 
 
@@ -28,7 +28,6 @@ def dump(templates: Templates) -> bytes:
         "format_version": FORMAT_VERSION,
         "lines": templates.lines,
         "unparsed": templates.unparsed,
-        "words": _frequencies(templates.words),
         "common": sorted(templates.common),
         "templates": [
             {
@@ -62,7 +61,6 @@ def load(data: bytes) -> Templates:
             [_known(one) for one in record["templates"]],
             lines=_count(record["lines"]),
             unparsed=_count(record["unparsed"]),
-            words=_loaded(record["words"]),
             common=frozenset(map(_text, record["common"])),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -78,15 +76,15 @@ def _known(record: dict[str, Any]) -> KnownTemplate:
 
 
 def _frequencies(one: Frequencies) -> Sequence[Any]:
-    return [one.total, one.distinct, dict(one.kept)]
+    return [one.total, dict(one.kept)]
 
 
 def _loaded(record: Sequence[Any]) -> Frequencies:
-    total, distinct, kept = record
+    total, kept = record
     counts = {_text(value): _count(count) for value, count in kept.items()}
-    if sum(counts.values()) > total or not len(counts) <= _count(distinct) <= _count(total):
+    if sum(counts.values()) > _count(total):
         raise ValueError("counts do not add up")
-    return Frequencies(total, distinct, counts)
+    return Frequencies(total, counts)
 
 
 def _count(value: Any) -> int:

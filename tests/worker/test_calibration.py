@@ -1,17 +1,17 @@
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from models.anomaly.calibration import calibrate
 from models.anomaly.calibration_format import load
-from models.anomaly.ngram_surprisal import with_ngram
+from models.anomaly.experts import with_experts
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.engine import INT8_FILE
 from models.runtime.session import Network, open_network
-from models.runtime.surprisal import line_surprisal
-from models.text.ngram import NgramModel
-from models.text.ngram_file import FILE, ngram_of
+from models.runtime.surprisal import LineSurprisal, line_surprisal
+from models.text import ngram_file, templates_file
 from store.calibrations import MODEL_FILE, validation_file
 from tests.models.runtime.networks import random_weights
 from worker.calibration import anomaly_files
@@ -25,8 +25,12 @@ def files_for(text: Text, int8: bytes | None = None, *, is_log: bool = False) ->
     return anomaly_files(Network(graph_for(text)), text, int8=quantized or None, is_log=is_log)
 
 
-def counted_in(text: Text) -> NgramModel:
-    return ngram_of(text.train[:], text.vocabulary)
+def read_by_experts(
+    text: Text, readings: Sequence[LineSurprisal], lines: Sequence[str]
+) -> list[LineSurprisal]:
+    """The surprisal of lines with what the n-grams and the templates of the training text say."""
+    templates = templates_file.templates_of(text.vocabulary.decode(text.train[:]))
+    return with_experts(readings, lines, ngram_file.ngram_of(text.train[:], text.vocabulary), templates)
 
 
 def graph_for(text: Text) -> bytes:
@@ -42,8 +46,7 @@ def test_calibration_uses_complete_held_out_lines(held_out_characters: int) -> N
     made, about = load(files[MODEL_FILE], where=MODEL_FILE)
     assert made.lines == 20 and about["source"] == "held-out text"
     readings = line_surprisal(Network(graph), text.vocabulary, lines[-20:], with_end=True)
-    counted = counted_in(text)
-    expected = calibrate(with_ngram(readings, lines[-20:], counted))
+    expected = calibrate(read_by_experts(text, readings, lines[-20:]))
     np.testing.assert_allclose(made.buckets[0].scores, expected.buckets[0].scores, atol=1e-4)
 
 
@@ -55,8 +58,7 @@ def test_calibration_uses_the_newest_lines(monkeypatch: pytest.MonkeyPatch) -> N
     files = files_for(text)
     made, _ = load(files[MODEL_FILE], where=MODEL_FILE)
     readings = line_surprisal(Network(graph), text.vocabulary, lines[-11:], with_end=True)
-    counted = counted_in(text)
-    expected = calibrate(with_ngram(readings, lines[-11:], counted))
+    expected = calibrate(read_by_experts(text, readings, lines[-11:]))
     np.testing.assert_allclose(made.buckets[0].scores, expected.buckets[0].scores, atol=1e-4)
 
 
@@ -68,10 +70,9 @@ def test_calibration_holds_for_int8_too() -> None:
     assert name == INT8_FILE
     files = files_for(text, int8)
     made, _ = load(files[MODEL_FILE], where=MODEL_FILE)
-    counted = counted_in(text)
     for network in (Network(graph), open_network(INT8_FILE, int8, threads=1)):
         readings = line_surprisal(network, text.vocabulary, lines[-200:], with_end=True)
-        _, p = made.score(with_ngram(readings, lines[-200:], counted))
+        _, p = made.score(read_by_experts(text, readings, lines[-200:]))
         assert (p <= 0.01).mean() <= 0.01
 
 
@@ -99,7 +100,15 @@ def test_a_log_that_ends_in_a_burst_is_calibrated_on_older_lines_too() -> None:
 
 def test_text_without_lines_has_no_calibration() -> None:
     text = Text.split("all in one line " * 30, validation_fraction=0.1)
-    assert files_for(text).keys() == {FILE}
+    assert files_for(text).keys() == {ngram_file.FILE, templates_file.FILE}
+
+
+def test_templates_are_those_of_the_training_lines_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Text.split("login of ann\n" * 90 + "logout of ann\n" * 10, validation_fraction=0.11)
+    known = templates_file.load(files_for(text)[templates_file.FILE])
+    assert [one.template.pattern for one in known.known] == ["login of ann"] and known.lines >= 88
+    monkeypatch.setattr(templates_file, "MAX_CHARACTERS", 30)
+    assert templates_file.load(files_for(text)[templates_file.FILE]).lines == 1
 
 
 def test_record_is_json() -> None:

@@ -78,6 +78,18 @@ def test_a_model_completes_the_same_text_after_export_deletion_and_import(
         assert http.post("/v1/models/random/complete", json=body).json()["completions"] == before
 
 
+def test_the_files_of_all_experts_are_imported(settings: ApiSettings) -> None:
+    with serving_real(settings, saved_model(mixed_text="abc abd\n" * 50)) as http:
+        body = {"prompt": "ab", "max_characters": 5, "seed": 7}
+        before = http.post("/v1/models/random/complete", json=body).json()["completions"]
+        archive = http.get("/v1/models/random/export").content
+        assert {"mixture.npz", "ngram.npz", "templates.json"} < unpacked(archive).keys()
+        assert post(http, archive).json()["id"] == "random@2"
+        assert http.post("/v1/models/random@2/complete", json=body).json()["completions"] == before
+        score = {"lines": ["abc abd"], "detail": "line"}
+        assert http.post("/v1/models/random@2/score", json=score).status_code == 200
+
+
 def test_a_taken_name_gets_the_next_version_and_name_chooses_another(service: Service) -> None:
     archive = packed(exported(service))
     assert post(service.http, archive).json()["id"] == "fake@2"

@@ -12,7 +12,7 @@ from models.kernels.mixture_arguments import WEIGHTS
 from models.runtime import mixture
 from models.runtime.lstm_network import quantize_lstm
 from models.saved_model import Card, SavedModel, describe_files
-from models.text import ngram_file
+from models.text import ngram_file, templates_file
 from models.text.kind_detection import TextKind
 from models.text.vocabulary import Vocabulary
 
@@ -76,6 +76,7 @@ def saved_model(
         vocabulary = Vocabulary(characters)
         ids = vocabulary.encode(mixed_text)
         files[ngram_file.FILE] = ngram_file.dump(ngram_file.ngram_of(ids, vocabulary))
+        files[templates_file.FILE] = templates_file.dump(templates_file.templates_of(mixed_text))
         files[mixture.FILE] = mixture.dump(ids, np.full(WEIGHTS, 0.5, np.float32))
     card = Card(
         id=f"model_{name}",

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from math import log2
 
 import pytest
 from hypothesis import given
@@ -53,7 +54,7 @@ def test_a_new_line_has_a_template_of_its_own_with_the_wildcards_of_the_most_sim
 
 
 def test_masked_values_numbers_and_hashes_are_wildcards_from_the_first_line_on() -> None:
-    known = Templates.fit(["ⓣ job 17 done in 3.5 s, id 0x7f, key deadbeef01, at ⓘ"])
+    known = Templates.fit(["ⓣ job 17 done in 3.5 s, id 0x7f, key deadbeef01, at ⓘ"] * 20)
     assert known.known[0].template.pattern == "<*> job <*> done in <*> s, id <*>, key <*>, at <*>"
     malformed = known.parse("ⓣ job 17 done in 3.5 s, id 0x7f, key deadbeef01, at 999")
     normal = known.parse("ⓣ job 17 done in 3.5 s, id 0x7f, key deadbeef01, at ⓘ")
@@ -71,18 +72,18 @@ def test_rarities_rank_new_rare_and_frequent() -> None:
     frequent = KNOWN.parse(SSH[0])
     rare = KNOWN.parse("Server listening on :: port 22.")
     new = KNOWN.parse("Server shutting down on :: port 22.")
-    assert 0 <= frequent.template_bits < rare.template_bits < new.template_bits
-    assert frequent.word_bits < rare.word_bits < new.word_bits
-    usual = Frequencies(100, 2, {"on": 99, "off": 1})
-    assert usual.rarity("on") == 0 < usual.rarity("off") < usual.rarity("other")
-    assert Frequencies(100, 100, {}).rarity("other") == 0 == Frequencies(0, 0, {}).rarity("any")
-    assert usual.rarity("other") == pytest.approx(5.67, abs=0.01)  # log2(102 / 2)
+    assert 0 == frequent.template_bits < rare.template_bits <= new.template_bits == log2(56 / 2)
+    usual = Frequencies(100, {"on": 97, "off": 2, "odd": 1})
+    assert usual.rarity("on") == 0 < usual.rarity("off") == usual.rarity("odd") < usual.rarity("other")
+    assert usual.rarity("odd") == pytest.approx(log2(101 / 4))  # as those that occurred twice, or once
+    assert usual.rarity("other") == pytest.approx(log2(101 / 2))
+    assert Frequencies(100, {}).rarity("other") == 0 == Frequencies(0, {}).rarity("any")
 
 
 def test_an_unusual_value_of_a_wildcard_is_rare() -> None:
-    known = Templates.fit([f"user={user} status={200 if i else 404}" for user in USERS for i in range(20)])
+    known = Templates.fit([f"user={user} status={200 if i else 404}" for user in USERS for i in range(60)])
     bits = {s: known.parse(f"user=ann status={s}").parameter_bits for s in ("200", "404", "500", "-1")}
-    assert bits["200"] == 0 < bits["404"] < bits["500"] <= bits["-1"]
+    assert bits["200"] == 0 < bits["404"] < bits["500"] == bits["-1"]
     assert shape("v1.20-rc3/x") == "a0.0-a0/a"
 
 
@@ -127,7 +128,7 @@ def test_any_line_has_a_template(line: str) -> None:
     for known in (KNOWN, Templates.fit([]), Templates.fit([line, line])):
         parsed = known.parse(line)
         assert len(parsed.template.id) == 16 and len(parsed.template.pattern) < 20_000
-        assert parsed.template_bits >= 0 and parsed.parameter_bits >= 0 and parsed.word_bits >= 0
+        assert parsed.template_bits >= 0 and parsed.parameter_bits >= 0
     assert not Templates.fit([line, line]).template_of(line).is_new
     again = templates_file.load(templates_file.dump(Templates.fit([line])))
     assert again.parse(line) == Templates.fit([line]).parse(line)
@@ -154,8 +155,6 @@ def test_damaged_files_are_refused(cut: int) -> None:
     [
         {"lines": -1},
         {"lines": "many"},
-        {"words": [1, 2]},
-        {"words": [1, 1, {"a": 5}]},
         {"common": [1]},
         {"templates": [{"tokens": ["a", None], "first_word": "a", "count": 1, "slots": []}]},
         {"templates": [{"tokens": [3], "first_word": "a", "count": 1, "slots": []}]},

@@ -1,0 +1,47 @@
+"""What reads a line in addition to the network: n-grams of characters, and templates of lines.
+
+A network trained for a minute or on little text finds fewer anomalies than n-grams or templates do; a well
+trained one finds more, but not all of them. So all of them read each line, and the calibration weights them
+(`models.anomaly.calibration`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from models.runtime.surprisal import LineSurprisal
+from models.text.ngram import NgramModel
+from models.text.templates import Templates
+
+
+def with_experts(
+    surprisals: Sequence[LineSurprisal],
+    lines: Sequence[str],
+    ngram: NgramModel | None,
+    templates: Templates | None,
+) -> list[LineSurprisal]:
+    """Return the surprisal of masked lines with what the other experts say, where there are any."""
+    result = list(surprisals)
+    if ngram:
+        result = with_ngram(result, lines, ngram)
+    if templates:
+        result = with_templates(result, lines, templates)
+    return result
+
+
+def with_ngram(
+    surprisals: Sequence[LineSurprisal], lines: Sequence[str], model: NgramModel
+) -> list[LineSurprisal]:
+    """Return the surprisal of lines with `ngram_bits`, each line read after a newline."""
+    texts = [line + "\n" if s.has_end else line for s, line in zip(surprisals, lines, strict=True)]
+    bits = model.surprisals(texts)
+    return [replace(s, ngram_bits=b.astype(np.float32)) for s, b in zip(surprisals, bits, strict=True)]
+
+
+def with_templates(
+    surprisals: Sequence[LineSurprisal], lines: Sequence[str], templates: Templates
+) -> list[LineSurprisal]:
+    """Return the surprisal of masked lines with `parsed`, their templates."""
+    parsed = {line: templates.parse(line) for line in set(lines)}
+    return [replace(s, parsed=parsed[line]) for s, line in zip(surprisals, lines, strict=True)]
