@@ -1,6 +1,6 @@
 """The files with which a model scores lines: n-grams, templates, and a calibration on its held-out lines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from models.anomaly.precision import higher
 from models.runtime.session import StepNetwork
 from models.runtime.surprisal import line_surprisal
 from models.text import ngram_file, templates_file
+from models.text.templates import MAX_TEMPLATES
 from store.calibrations import MODEL_FILE, validation_file
 from worker.prepared_text import Text
 
@@ -22,19 +23,29 @@ _MAX_LINE_CHARACTERS = 50_000  # longer lines are ignored
 
 
 def anomaly_files(
-    network: StepNetwork, text: Text, *, int8: StepNetwork | None = None, is_log: bool = False
+    network: StepNetwork,
+    text: Text,
+    *,
+    int8: StepNetwork | None = None,
+    is_log: bool = False,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, bytes]:
     """Return the files for scores: n-grams, templates, and a calibration if there are enough lines.
 
     The n-grams and the templates are those of the training text alone. The calibration is made on the newest
     complete lines of the held-out text, scored like lines of a request: each after a newline, by `network` in
     float32 and in `int8` if the model has that. For logs, whose lines change with time, see `_older_lines`
-    and `_with_margin`.
+    and `_with_margin`. `on_message` gets a sentence if there are too many templates.
     """
     ngram = ngram_file.ngram_of(text.train[-ngram_file.MAX_CHARACTERS :], text.vocabulary)
     templates = templates_file.templates_of(
         text.vocabulary.decode(text.train[-templates_file.MAX_CHARACTERS - 1 :])
     )
+    if not templates.is_complete:
+        on_message(
+            f"there are more than {MAX_TEMPLATES:,} templates: {templates.unparsed:,} of {templates.lines:,}"
+            " lines have none; mask values that vary"
+        )
     files = {ngram_file.FILE: ngram_file.dump(ngram), templates_file.FILE: templates_file.dump(templates)}
     held_out = text.vocabulary.decode(text.validation[-_MAX_CHARACTERS:])
     follows_newline = (

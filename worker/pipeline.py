@@ -145,7 +145,13 @@ def train_model(
         files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores
     )
     files |= int8_files
-    files |= anomaly_files(network, text, int8=int8, is_log=bool(request.masks))
+    files |= anomaly_files(
+        network,
+        text,
+        int8=int8,
+        is_log=bool(request.masks),
+        on_message=lambda sentence: on_event("message", {"text": sentence}),
+    )
     origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
     report_fields, report_files = write_report(
         report,

@@ -135,7 +135,7 @@ class EvaluationBody(BaseModel):
     model_score: QualityBody
     flagged: FlaggedBody
     baselines: dict[str, QualityBody] = Field(
-        description="`length`, `punctuation`, `ngram_5` (Witten-Bell) and `isolation_forest`."
+        description="`length`, `punctuation`, `template`, `ngram_5` (Witten-Bell) and `isolation_forest`."
     )
     leaks: LeaksBody
     worst_misses: list[JudgedLine] = Field(description="Anomalous lines with the lowest scores.")

@@ -2,6 +2,7 @@
 
 length              characters
 punctuation         characters that are neither letters, digits nor spaces
+template            rarity of the line's template (`models.text.templates`) among those of the training lines
 ngram_5             mean surprisal under a Witten-Bell character 5-gram model of the training lines
 isolation_forest    isolation forest (Liu et al. 2008) on tf-idf of character 1- to 3-grams
 """
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.text.ngram import NgramModel
+from models.text.templates import Templates
 
-NAMES = ("length", "punctuation", "ngram_5", "isolation_forest")
+NAMES = ("length", "punctuation", "template", "ngram_5", "isolation_forest")
 
 _MAX_LINES = 20_000  # that the forest is fitted to
 _MAX_FEATURES = 2_000
@@ -37,11 +39,15 @@ def baseline_scores(
     length = np.array([len(line) for line in lines], np.float64)
     punctuation = [sum(not (c.isalnum() or c.isspace()) for c in line) for line in lines]
     check()
+    templates = Templates.fit(line for line in train if line)
+    template = [templates.parse(line).template_bits for line in lines]
+    check()
     ngram = _ngram(train, lines)
     check()
     return {
         "length": length,
         "punctuation": np.array(punctuation, np.float64),
+        "template": np.array(template, np.float64),
         "ngram_5": ngram,
         "isolation_forest": _isolation_forest(train, lines, check),
     }

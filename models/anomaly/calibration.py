@@ -47,6 +47,9 @@ SCORE_TOLERANCE = 0.05
 NETWORK_WEIGHT = (1 / 3, 0.8)
 """The minimum and maximum weight of the network, of that of network and n-grams together."""
 
+NGRAM_WEIGHTS = (0.0, 0.0, 1.0, 1.0)
+"""The relative weights of the n-grams' statistics. A single n-gram is often rare; only many together tell."""
+
 TEMPLATE_WEIGHTS = (0.3, 0.06)
 """The weights of the TEMPLATE_STATISTICS if templates left nothing open: they are multiplied by the share of
 the calibration lines' tokens that templates fix."""
@@ -265,8 +268,7 @@ class CalibrationBuilder:
         """Return (count,) the weights of the statistics of lines of about `length` characters.
 
         - Between network and n-grams: larger for the one that needs fewer bits per character. One bit per
-          character shifts half of the weight, within NETWORK_WEIGHT. Among the n-grams' statistics the mean
-          over the line counts three times, because it is their best (docs/engineering/anomaly-study.md).
+          character shifts half of the weight, within NETWORK_WEIGHT. See also NGRAM_WEIGHTS.
         - Among windows: see MAX_LINE_PER_WINDOW.
         - Of templates: the larger, the more of the lines they fix. Templates of lines without fixed words,
           such as domains or system calls, say nothing and have no weight.
@@ -278,7 +280,7 @@ class CalibrationBuilder:
             return network
         advantage = (self._ngram_bits - self._network_bits) / (2 * max(1, self._characters))
         network_weight = np.clip(0.5 + advantage, *NETWORK_WEIGHT)
-        ngram = means * np.array([1.0] * len(WINDOWS) + [3.0])
+        ngram = means * NGRAM_WEIGHTS
         characters = np.concatenate([network_weight * network, (1 - network_weight) * ngram / ngram.sum()])
         if count == len(STATISTICS) + len(NGRAM_STATISTICS):
             return characters

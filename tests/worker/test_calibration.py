@@ -103,6 +103,15 @@ def test_text_without_lines_has_no_calibration() -> None:
     assert files_for(text).keys() == {ngram_file.FILE, templates_file.FILE}
 
 
+def test_too_many_templates_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.text.templates.MAX_TEMPLATES", 1)
+    text = Text.split("disk full\nlogin, of ann\n" * 50, validation_fraction=0.2)
+    messages: list[str] = []
+    anomaly_files(Network(graph_for(text)), text, on_message=messages.append)
+    [message] = messages
+    assert "40 of 80 lines have none" in message and "mask" in message
+
+
 def test_templates_are_those_of_the_training_lines_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     text = Text.split("login of ann\n" * 90 + "logout of ann\n" * 10, validation_fraction=0.11)
     known = templates_file.load(files_for(text)[templates_file.FILE])

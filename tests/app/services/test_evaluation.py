@@ -26,7 +26,13 @@ def test_evaluation_compares_the_model_with_baselines(service: Service) -> None:
     evaluation = answer.json()
     assert (evaluation["split"], evaluation["lines"], evaluation["anomalous"]) == ("chronological", 200, 20)
     assert evaluation["trained_on"] == 180 and evaluation["calibration"]["lines"] == 180
-    assert set(evaluation["baselines"]) == {"length", "punctuation", "ngram_5", "isolation_forest"}
+    assert set(evaluation["baselines"]) == {
+        "length",
+        "punctuation",
+        "template",
+        "ngram_5",
+        "isolation_forest",
+    }
     for quality in (evaluation["model_score"], *evaluation["baselines"].values()):
         assert 0 <= quality["auroc"] <= 1 and 0 < quality["average_precision"] <= 1
         assert set(quality["recall_at_false_alarms"]) == {"0.001", "0.01", "0.05"}

@@ -19,6 +19,12 @@ def test_every_baseline_finds_its_kind_of_anomaly() -> None:
     assert len(set(found["isolation_forest"])) == 2
 
 
+def test_a_new_template_is_rarer_than_a_frequent_one() -> None:
+    train = [f"disk {i} is full" for i in range(50)] + [f"fan {i} stopped" for i in range(5)]
+    scores = baseline_scores(train, ["disk 99 is full", "fan 7 stopped", "disk 7 is lost"])["template"]
+    assert scores[0] < scores[1] < scores[2]
+
+
 def test_empty_training_lines_are_ignored() -> None:
     train = [line for some in lines(10_001) for line in ("", some)]  # more than a forest is fitted to
     scores = baseline_scores(train, ["the cat sat on a hat", "tac a"])["isolation_forest"]

@@ -20,6 +20,7 @@ from nextchar.cli.session import Session, command, fail, read_bytes
 _SCORE_NAMES = {
     "length": "length",
     "punctuation": "punctuation",
+    "template": "template",
     "ngram_5": "5-gram, Witten-Bell",
     "isolation_forest": "isolation forest",
 }
