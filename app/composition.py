@@ -24,6 +24,7 @@ from app.services.limited_work import LimitedWork
 from app.services.metrics import Metrics
 from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
+from app.services.recalibration import Recalibration
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
 from store.alerts import Alerts
@@ -38,6 +39,7 @@ from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
 from store.retention import Retention, RetentionPeriods, remove_stale_uploads
+from store.rolling import RollingLines
 from store.streams import Limits, Streams
 
 REDIS_TIMEOUT_S = 2.0
@@ -88,12 +90,14 @@ def build_services(
         spool=settings.data_dir / "spool",
     )
     calibrations, alerts = Calibrations(blobs), Alerts(redis, blobs)
+    rolling_lines = RollingLines(redis)
     ingest_streams = _ingest_streams(settings)
     scoring = IngestScoring(
         ingest_streams,
         engines,
         calibrations,
         alerts,
+        Recalibration(calibrations, alerts, rolling_lines),
         stopping,
         retention_s=settings.ingest_retention_hours * 3600,
         claim_after_s=settings.ingest_takeover_s,
@@ -135,6 +139,7 @@ def build_services(
             engines=engines,
             loops=loops,
             ingest=ingest_streams,
+            rolling=rolling_lines,
             keys=keys,
         ),
         readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),

@@ -214,17 +214,24 @@ class LineMeta:
     source: str | None = None
     calibration: str | None = None
     false_alarms: float | None = None
+    is_rolling: bool = False
 
     def dump(self) -> str:
         """Return it as JSON."""
-        fields = {"t": self.time, "s": self.source, "c": self.calibration, "f": self.false_alarms}
+        fields = {
+            "t": self.time,
+            "s": self.source,
+            "c": self.calibration,
+            "f": self.false_alarms,
+            "r": self.is_rolling or None,
+        }
         return json.dumps({name: value for name, value in fields.items() if value is not None})
 
     @classmethod
     def load(cls, data: bytes) -> "LineMeta":
         """Read what `dump` returned."""
         fields = json.loads(data)
-        return cls(fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"))
+        return cls(fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), bool(fields.get("r")))
 
 
 @dataclass(frozen=True)

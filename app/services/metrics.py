@@ -20,6 +20,7 @@ from store.ingest_stream import IngestStreams
 from store.jobs import Jobs, JobStatus
 from store.models import Models
 from store.queue import TrainingQueue
+from store.rolling import RollingLines
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -41,6 +42,7 @@ class Metrics:
         engines: Engines,
         loops: Sequence[BackgroundLoop],
         ingest: IngestStreams,
+        rolling: RollingLines,
         keys: KeyFile | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
@@ -71,7 +73,7 @@ class Metrics:
             "When this process started, in Unix seconds; distinguishes several processes on one port.",
             registry=self._registry,
         ).set(time.time())
-        self._registry.register(_Collector(jobs, models, queue, engines, loops, ingest, keys))
+        self._registry.register(_Collector(jobs, models, queue, engines, loops, ingest, rolling, keys))
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
@@ -96,6 +98,7 @@ class _Collector:
     engines: Engines
     loops: Sequence[BackgroundLoop]
     ingest: IngestStreams
+    rolling: RollingLines
     keys: KeyFile | None
 
     def describe(self) -> list[Metric]:
@@ -186,7 +189,14 @@ class _Collector:
             values = (status.waiting, status.bytes, status.oldest_age_s or 0.0)
             for gauge, value in zip(gauges.values(), values, strict=True):
                 gauge.add_metric([model], value)
-        yield from (lines, *gauges.values())
+        rebuilds = CounterMetricFamily(
+            "nextchar_ingest_recalibrations",
+            "Rolling calibrations: `rebuilt`, or `held` because of drift, in all processes together.",
+            labels=["model", "outcome"],
+        )
+        for labels, count in self.rolling.counts().items():
+            rebuilds.add_metric(labels, count)
+        yield from (lines, rebuilds, *gauges.values())
 
     def _engines(self) -> Iterator[Metric]:
         loaded = self.engines.stats()

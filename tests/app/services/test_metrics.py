@@ -27,6 +27,7 @@ def metrics(**parts: Any) -> str:
         "engines": SimpleNamespace(stats=lambda: {"a@1": {"active": 2.0}, "b@1": {"other": 1.0}}),
         "loops": [SimpleNamespace(status=lambda: loop)],
         "ingest": SimpleNamespace(models=list),
+        "rolling": SimpleNamespace(counts=lambda: {("a", "held"): 2}),
         "keys": SimpleNamespace(problems=("a line",)),
     }
     return Metrics(**(defaults | parts)).exposition().decode()
@@ -43,6 +44,7 @@ def test_gauges_are_read_from_jobs_models_queue_engines_loops_and_keys() -> None
         'nextchar_damaged_records{kind="model"} 1.0',
         'nextchar_background_errors_total{error="OSError",name="retention"} 3.0',
         "nextchar_api_keys_file_errors 1.0",
+        'nextchar_ingest_recalibrations_total{model="a",outcome="held"} 2.0',
     } <= set(lines)
     assert not any(line.startswith('nextchar_engine_active{model="b@1"}') for line in lines)
 
@@ -68,6 +70,7 @@ def test_each_application_has_its_own_registry() -> None:
             engines=SimpleNamespace(stats=dict),  # type: ignore[arg-type]
             loops=[],
             ingest=SimpleNamespace(models=list),  # type: ignore[arg-type]
+            rolling=SimpleNamespace(counts=dict),  # type: ignore[arg-type]
         )
         for _ in range(2)
     )
