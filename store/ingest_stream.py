@@ -207,14 +207,14 @@ class LineMeta:
     Attributes:
         time: of the line, in Unix seconds, if the agent sent it. source: where the line comes from, such as a
         host. calibration: the one to use if it exists. false_alarms: the rate; None: the calibration's
-        default.
+        default. is_rolling: whether the calibration follows the line.
     """
 
     time: float | None = None
     source: str | None = None
     calibration: str | None = None
     false_alarms: float | None = None
-    is_rolling: bool = False
+    is_rolling: bool = True
 
     def dump(self) -> str:
         """Return it as JSON."""
@@ -223,7 +223,7 @@ class LineMeta:
             "s": self.source,
             "c": self.calibration,
             "f": self.false_alarms,
-            "r": self.is_rolling or None,
+            "r": None if self.is_rolling else False,
         }
         return json.dumps({name: value for name, value in fields.items() if value is not None})
 
@@ -231,7 +231,9 @@ class LineMeta:
     def load(cls, data: bytes) -> "LineMeta":
         """Read what `dump` returned."""
         fields = json.loads(data)
-        return cls(fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), bool(fields.get("r")))
+        return cls(
+            fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), bool(fields.get("r", True))
+        )
 
 
 @dataclass(frozen=True)
