@@ -84,6 +84,10 @@ bench-anomaly: $(VENV)/.torch ## Measure how odd lines are found, and how fast; 
 bench-raw-logs: $(VENV)/.serve ## How many later lines of raw logs are flagged by default; ARGS="FILE --seconds 60"
 	@$(BIN)/python -m benchmarks.raw_logs $(ARGS)
 
+.PHONY: bench-month
+bench-month: $(VENV)/.serve ## Alerts and false alarms in a simulated month of a log; ARGS="--lines 1000 --drift 0.005"
+	@$(BIN)/python -m benchmarks.month $(ARGS)
+
 .PHONY: bench-keystrokes
 bench-keystrokes: $(VENV)/.serve ## Keys saved by suggestions, compared with n-grams; ARGS="--seconds 120"
 	@$(BIN)/python -m benchmarks.keystrokes $(ARGS)

@@ -25,6 +25,7 @@ from app.services.metrics import Metrics
 from app.services.notifications import Notifier
 from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
+from app.services.recalibration import Recalibration
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
 from store.alerts import Alerts
@@ -41,6 +42,7 @@ from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
 from store.retention import Retention, RetentionPeriods, remove_stale_uploads
+from store.rolling import RollingLines
 from store.streams import Limits, Streams
 
 REDIS_TIMEOUT_S = 2.0
@@ -102,12 +104,14 @@ def build_services(
         allow_private=settings.allow_private_targets,
     )
     calibrations = Calibrations(blobs)
+    rolling_lines = RollingLines(redis)
     ingest_streams = _ingest_streams(settings)
     scoring = IngestScoring(
         ingest_streams,
         engines,
         calibrations,
         alerts,
+        Recalibration(calibrations, alerts, rolling_lines),
         stopping,
         retention_s=settings.ingest_retention_hours * 3600,
         claim_after_s=settings.ingest_takeover_s,
@@ -155,6 +159,7 @@ def build_services(
             ingest=ingest_streams,
             alerts=alerts,
             notifications=notifications,
+            rolling=rolling_lines,
             keys=keys,
         ),
         readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),

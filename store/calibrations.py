@@ -2,17 +2,28 @@
 
     model_files/<model id>/calibrations/<name>.json   one record; deleted with the model
 
+A *rolling* calibration is what ingested lines have made of another one: `rolling` of the default,
+`rolling-<name>` of a named one. Its record also has the sample of lines that it was made from and what each
+rebuild did (`models.anomaly.rolling`).
+
 The calibration that is made with a model, on the lines of its held-out text, is a file of the model and is
 called `validation`. A call without a name uses `default` if it exists, else `validation`.
 """
 
+import hashlib
+import logging
 import threading
 import time
-from dataclasses import dataclass
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_format import dump, load
-from models.errors import Conflict, NotFound
+from models.anomaly.rolling import Rebuild, Window
+from models.anomaly.rolling_format import dump_window, load_window
+from models.errors import Conflict, NotFound, Unavailable
 from models.saved_model import SavedModel
 from store.blobs import Blobs
 from store.ids import check_name
@@ -20,20 +31,49 @@ from store.ids import check_name
 MODEL_FILE = "calibration.json"
 """The file of a saved model that holds its own calibration."""
 
-VALIDATION, DEFAULT = "validation", "default"
+VALIDATION, DEFAULT, ROLLING = "validation", "default", "rolling"
+
+MAX_REBUILDS = 100
+"""Rebuilds of a rolling calibration that its record describes, the newest."""
+
+log = logging.getLogger("nextchar.calibrations")
 
 _CACHE_S = 1.0  # a calibration from another process is visible after this long
 _MAX_CACHED = 64
 
 
 @dataclass(frozen=True)
+class Rolling:
+    """What a rolling calibration is made from.
+
+    Attributes:
+        base, base_created_at: the stored calibration that it began with. window: its sample of lines.
+        rebuilds: the newest last.
+    """
+
+    base: str
+    base_created_at: int
+    window: Window
+    rebuilds: tuple[Rebuild, ...]
+
+    @property
+    def drift(self) -> str | None:
+        """Why the newest lines were not learned, None if they were."""
+        return self.rebuilds[-1].drift if self.rebuilds else None
+
+
+@dataclass(frozen=True)
 class StoredCalibration:
-    """A calibration with its name, creation time (Unix seconds) and a description of its source."""
+    """A calibration with its name, creation time (Unix seconds) and a description of its source.
+
+    `rolling` is None for one that does not roll.
+    """
 
     name: str
     calibration: Calibration
     created_at: int
     source: str
+    rolling: Rolling | None = None
 
 
 class Calibrations:
@@ -51,9 +91,16 @@ class Calibrations:
 
         Raises:
             InvalidInput: `name` is not a valid name.
-            Conflict: the name is `validation` (code `calibration_reserved`).
+            Conflict: the name is `validation`, or that of a rolling calibration (code
+                `calibration_reserved`).
         """
         check_name(name, param="calibration")
+        if is_rolling_name(name):
+            raise Conflict(
+                f"{name!r} is a name of rolling calibrations, which ingested lines make; use another",
+                code="calibration_reserved",
+                param="name",
+            )
         if name == VALIDATION:
             raise Conflict(
                 f"{VALIDATION!r} was made with the model and cannot be replaced; use another name",
@@ -61,11 +108,46 @@ class Calibrations:
                 param="name",
             )
         stored = StoredCalibration(name, calibration, int(time.time()), source)
-        data = dump(calibration, created_at=stored.created_at, source=source)
-        self._blobs.write(_path(model, name), data)
-        with self._lock:
-            self._cache.pop(_path(model, name), None)
+        self._write(model, stored)
         return stored
+
+    def save_rolling(
+        self,
+        model: SavedModel,
+        base: StoredCalibration,
+        calibration: Calibration,
+        window: Window,
+        rebuilds: Sequence[Rebuild],
+    ) -> StoredCalibration:
+        """Save the rolling calibration of a stored one. Call it from one process at a time."""
+        rolling = Rolling(base.name, base.created_at, window, tuple(rebuilds[-MAX_REBUILDS:]))
+        source = f"ingested lines, from {base.name}"
+        stored = StoredCalibration(rolling_name(base.name), calibration, int(time.time()), source, rolling)
+        self._write(model, stored)
+        return stored
+
+    def find_rolling(self, model: SavedModel, base: StoredCalibration) -> StoredCalibration | None:
+        """Return the rolling calibration of a stored one; None if there is none, or only a damaged one.
+
+        One that began with an earlier calibration of that name counts for nothing.
+        """
+        try:
+            stored = self.get(model, rolling_name(base.name))
+        except Unavailable as error:
+            log.warning("%s; it starts again", error.message)
+            return None
+        rolling = stored and stored.rolling
+        is_of_base = rolling and (rolling.base, rolling.base_created_at) == (base.name, base.created_at)
+        return stored if is_of_base else None
+
+    def _write(self, model: SavedModel, stored: StoredCalibration) -> None:
+        about: dict[str, Any] = {"created_at": stored.created_at, "source": stored.source}
+        if stored.rolling:
+            about["rolling"] = _dump_rolling(stored.rolling)
+        path = _path(model, stored.name)
+        self._blobs.write(path, dump(stored.calibration, **about))
+        with self._lock:
+            self._cache.pop(path, None)
 
     def find(self, model: SavedModel, name: str | None) -> StoredCalibration | None:
         """Return the calibration of this name; without a name `default`, or `validation`, or None.
@@ -75,8 +157,8 @@ class Calibrations:
             Unavailable: it is damaged.
         """
         if name is None:
-            return self._get(model, DEFAULT) or self._get(model, VALIDATION)
-        stored = self._get(model, check_name(name, param="calibration"))
+            return self.get(model, DEFAULT) or self.get(model, VALIDATION)
+        stored = self.get(model, check_name(name, param="calibration"))
         if stored is None:
             raise _not_found(model, name)
         return stored
@@ -86,7 +168,7 @@ class Calibrations:
         names = {path.rsplit("/", 1)[-1].removesuffix(".json") for path in self._blobs.paths(_folder(model))}
         if MODEL_FILE in model.card.files:
             names.add(VALIDATION)
-        return [stored for name in sorted(names) if (stored := self._get(model, name))]
+        return [stored for name in sorted(names) if (stored := self.get(model, name))]
 
     def delete(self, model: SavedModel, name: str) -> None:
         """Delete a calibration.
@@ -107,7 +189,8 @@ class Calibrations:
         with self._lock:
             self._cache.pop(path, None)
 
-    def _get(self, model: SavedModel, name: str) -> StoredCalibration | None:
+    def get(self, model: SavedModel, name: str) -> StoredCalibration | None:
+        """Return the calibration of this name, None if there is none. Raises Unavailable: it is damaged."""
         path = _path(model, name)
         now = time.monotonic()
         with self._lock:
@@ -120,8 +203,12 @@ class Calibrations:
         elif data is None:
             stored = None
         else:
-            calibration, about = load(data, where=f"calibration {name!r} of {model.card.reference}")
-            stored = StoredCalibration(name, calibration, int(about["created_at"]), str(about["source"]))
+            where = f"calibration {name!r} of {model.card.reference}"
+            calibration, about = load(data, where=where)
+            rolling = _load_rolling(about["rolling"], where=where) if "rolling" in about else None
+            stored = StoredCalibration(
+                name, calibration, int(about["created_at"]), str(about["source"]), rolling
+            )
         with self._lock:
             if len(self._cache) >= _MAX_CACHED:
                 self._cache.clear()
@@ -140,6 +227,50 @@ class Calibrations:
 def validation_file(calibration: Calibration) -> bytes:
     """Return the contents of MODEL_FILE for the calibration made with a model."""
     return dump(calibration, created_at=int(time.time()), source="held-out text")
+
+
+def is_rolling_name(name: str) -> bool:
+    """Return whether a name is one of rolling calibrations.
+
+    >>> is_rolling_name("rolling"), is_rolling_name("rolling-web-1"), is_rolling_name("rollings")
+    (True, True, False)
+    """
+    return name == ROLLING or name.startswith(f"{ROLLING}-")
+
+
+def rolling_name(base: str) -> str:
+    """Return the name of the rolling calibration of a stored one.
+
+    >>> rolling_name("validation"), rolling_name("web-1"), len(rolling_name("a" * 64))
+    ('rolling', 'rolling-web-1', 64)
+    """
+    if base in (DEFAULT, VALIDATION):
+        return ROLLING
+    name = f"{ROLLING}-{base}"
+    return name if len(name) <= 64 else f"{name[:51]}-{hashlib.sha256(base.encode()).hexdigest()[:12]}"
+
+
+def _dump_rolling(rolling: Rolling) -> dict[str, Any]:
+    return {
+        "base": rolling.base,
+        "base_created_at": rolling.base_created_at,
+        "window": dump_window(rolling.window),
+        "rebuilds": [asdict(one) for one in rolling.rebuilds],
+    }
+
+
+def _load_rolling(record: dict[str, Any], *, where: str) -> Rolling:
+    try:
+        rebuilds = (
+            Rebuild(**one | {name: tuple(one[name]) for name in ("old_thresholds", "new_thresholds")})
+            for one in record["rebuilds"]
+        )
+        window = load_window(record["window"])
+        return Rolling(record["base"], record["base_created_at"], window, tuple(rebuilds))
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise Unavailable(
+            f"{where} is damaged ({type(error).__name__}); delete it", code="calibration_damaged"
+        ) from None
 
 
 def _folder(model: SavedModel) -> str:

@@ -207,24 +207,33 @@ class LineMeta:
     Attributes:
         time: of the line, in Unix seconds, if the agent sent it. source: where the line comes from, such as a
         host. calibration: the one to use if it exists. false_alarms: the rate; None: the calibration's
-        default.
+        default. is_rolling: whether the calibration follows the line.
     """
 
     time: float | None = None
     source: str | None = None
     calibration: str | None = None
     false_alarms: float | None = None
+    is_rolling: bool = True
 
     def dump(self) -> str:
         """Return it as JSON."""
-        fields = {"t": self.time, "s": self.source, "c": self.calibration, "f": self.false_alarms}
+        fields = {
+            "t": self.time,
+            "s": self.source,
+            "c": self.calibration,
+            "f": self.false_alarms,
+            "r": None if self.is_rolling else False,
+        }
         return json.dumps({name: value for name, value in fields.items() if value is not None})
 
     @classmethod
     def load(cls, data: bytes) -> "LineMeta":
         """Read what `dump` returned."""
         fields = json.loads(data)
-        return cls(fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"))
+        return cls(
+            fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), bool(fields.get("r", True))
+        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ EXAMPLE_CALIBRATION: dict[str, Any] = {
     "created_at": 1795563600,
     "source": "held-out text",
     "buckets": [{"longest": None, "lines": 812, "has_tail": True}],
+    "rolling": None,
 }
 
 Line = Annotated[str, Field(max_length=20_000_000)]
@@ -77,6 +78,31 @@ class BucketBody(BaseModel):
     has_tail: bool
 
 
+class RebuildBody(BaseModel):
+    """What a rolling calibration did with a batch of lines."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    at: float = Field(description="When, in Unix seconds.")
+    lines: int = Field(description="Lines since the last time.")
+    flagged: int = Field(description="Of these, the flagged ones. They are not learned.")
+    learned: int = Field(description="Lines that were learned; 0 if drift was reported.")
+    rate: float = Field(description="The false-alarm rate of the thresholds.")
+    old_thresholds: list[float] = Field(description="Of each bucket.")
+    new_thresholds: list[float]
+    drift: str | None = Field(description="Why nothing was learned.")
+
+
+class RollingBody(BaseModel):
+    """How a rolling calibration came to be."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    base: str = Field(description="The stored calibration that it began with, and whose scores it keeps.")
+    drift: str | None = Field(description="Why the newest lines were not learned; null: they were.")
+    rebuilds: list[RebuildBody] = Field(description="The newest hundred, newest last.")
+
+
 class CalibrationBody(BaseModel):
     """A calibration: the statistics of normal lines, which scores are based on."""
 
@@ -95,3 +121,4 @@ class CalibrationBody(BaseModel):
     created_at: int = Field(description="Unix seconds, UTC.")
     source: str = Field(description="What it was made from.")
     buckets: list[BucketBody]
+    rolling: RollingBody | None = Field(None, description="Null for one that does not roll.")

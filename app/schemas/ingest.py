@@ -60,6 +60,11 @@ class IngestQuery(BaseModel):
         " if there is one, else with `calibration` or the default.",
     )
     false_alarms: FalseAlarms | None = None
+    recalibrate: Literal["never", "rolling"] = Field(
+        "rolling",
+        description="`rolling`: the calibration follows these lines while normal ones drift slowly; flagged"
+        " lines are never learned. `never`: it stays until someone calibrates.",
+    )
     idempotency: Literal["key", "body"] = Field(
         "key",
         description="`key`: a request is counted once per Idempotency-Key. `body`: without that header, an"

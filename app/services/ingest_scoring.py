@@ -24,8 +24,10 @@ from app.services.alerting import occurrence_of
 from app.services.engines import Engines, Loaded
 from app.services.limited_work import Check
 from app.services.line_input import MAX_LINE_BYTES, LineParser, RawLine
+from app.services.recalibration import Recalibration
 from app.services.scoring import CalibratedScorer, ScoreOptions
 from models.anomaly.alerts import Occurrence
+from models.anomaly.rolling import FlaggedGroup
 from models.anomaly.scorer import ScoredLine
 from models.errors import DomainError, InvalidInput, NotFound
 from store.alerts import Alerts, StreamEntries
@@ -88,6 +90,7 @@ class IngestScoring:
         engines: the loaded models.
         calibrations: theirs.
         alerts: where flagged lines are recorded.
+        recalibration: the rolling calibrations.
         stopping: set when the process stops; the batch that is being scored is finished.
         retention_s: lines that wait for longer are deleted; 0: never.
         claim_after_s: a process that has not finished a line for this long is taken for dead.
@@ -97,6 +100,7 @@ class IngestScoring:
     engines: Engines
     calibrations: Calibrations
     alerts: Alerts
+    recalibration: Recalibration
     stopping: threading.Event
     retention_s: float = 0.0
     claim_after_s: float = 30.0
@@ -173,21 +177,23 @@ class IngestScoring:
                 self._score_safely(model, loaded, [entry], explain=explain)
             return
         in_order = [scored[entry.id] for entry in entries]
-        self._record(model, entries, [one for one in in_order if one.score.anomalous])
+        self._record(model, entries, in_order)
 
     def _scored(
         self, loaded: Loaded, entries: Sequence[Entry], check: Check, *, explain: bool
     ) -> Iterator[_Scored]:
         """Yield the lines with their scores, those of each calibration and rate together."""
         parser = LineParser(loaded.vocabulary, is_json=False)
-        groups: dict[tuple[str | None, float | None], list[tuple[Entry, str]]] = {}
+        groups: dict[tuple[str | None, float | None, bool], list[tuple[Entry, str]]] = {}
         for entry in entries:
             raw = RawLine(1, entry.data, is_truncated=len(entry.data) >= MAX_LINE_BYTES)
             text = parser.parse(raw).text
             assert text is not None, "text always has characters"
-            groups.setdefault((entry.meta.calibration, entry.meta.false_alarms), []).append((entry, text))
-        for (name, rate), group in groups.items():
-            scorer = self._scorer(loaded, name, rate, check, explain=explain)
+            meta = entry.meta
+            key = (meta.calibration, meta.false_alarms, meta.is_rolling)
+            groups.setdefault(key, []).append((entry, text))
+        for (name, rate, is_rolling), group in groups.items():
+            scorer = self._scorer(loaded, name, rate, check, explain=explain, is_rolling=is_rolling)
             texts = list(dict.fromkeys(text for _, text in group))
             lines = scorer.read(texts)
             by_text = dict(zip(texts, zip(lines, scorer.scores(lines), strict=True), strict=True))
@@ -195,13 +201,27 @@ class IngestScoring:
                 yield _Scored(entry, scorer, *by_text[text])
 
     def _scorer(
-        self, loaded: Loaded, name: str | None, rate: float | None, check: Check, *, explain: bool
+        self,
+        loaded: Loaded,
+        name: str | None,
+        rate: float | None,
+        check: Check,
+        *,
+        explain: bool,
+        is_rolling: bool,
     ) -> CalibratedScorer:
-        """Return a scorer with the named calibration if it exists and allows the rate, else the default's."""
+        """Return a scorer with the named calibration if it exists and allows the rate, else the default's.
+
+        With `is_rolling` with what it has become, if that allows the rate.
+        """
         default = self.calibrations.find(loaded.saved, None)
         labels = partial(self.alerts.labels, loaded.saved.card.name)
         # The last is for a default that was replaced by one of fewer lines since the line was accepted.
-        for calibration, wanted in ((self._named(loaded, name), rate), (default, rate), (default, None)):
+        choices = [(self._named(loaded, name), rate), (default, rate), (default, None)]
+        if is_rolling:
+            rolled = [(c and self.recalibration.current(loaded.saved, c), wanted) for c, wanted in choices]
+            choices = [choice for pair in zip(rolled, choices, strict=True) for choice in pair]
+        for calibration, wanted in choices:
             with suppress(InvalidInput):
                 if calibration:
                     options = ScoreOptions("line", false_alarms=wanted, fast=True, explain=explain)
@@ -217,17 +237,29 @@ class IngestScoring:
         ):  # no name of a calibration, such as an address; or of none that exists
             return None
 
-    def _record(self, model: str, entries: Sequence[Entry], flagged: Sequence[_Scored]) -> None:
-        """Announce and record flagged lines, and acknowledge all. Can be repeated after any error."""
+    def _record(self, model: str, entries: Sequence[Entry], scored: Sequence[_Scored]) -> None:
+        """Announce and record flagged lines, and acknowledge all. Can be repeated after any error.
+
+        Lines of a rolling calibration are then noted for it.
+        """
+        flagged = [one for one in scored if one.score.anomalous]
         ids = {one.entry.id for one in flagged}
+        occurrences = [_occurrence(one) for one in flagged]
         if flagged:
-            occurrences = [_occurrence(one) for one in flagged]
             events = [(one.entry.id, _event(one, of)) for one, of in zip(flagged, occurrences, strict=True)]
             self.streams.announce(model, events)
             entries_of_flagged = StreamEntries(lines_key(model), GROUP, list(ids))
             self.alerts.record(occurrences, acknowledge=entries_of_flagged)
         if normal := [entry.id for entry in entries if entry.id not in ids]:
             self.streams.acknowledge(model, normal)
+        groups = {
+            one.entry: FlaggedGroup(one.alert_id, one.template, one.span) for one in occurrences if one.entry
+        }
+        self.recalibration.observe(
+            (one.scorer, one.line, one.score, groups.get(one.entry.id))
+            for one in scored
+            if one.entry.meta.is_rolling
+        )
 
 
 def _occurrence(one: _Scored) -> Occurrence:

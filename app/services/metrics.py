@@ -22,6 +22,7 @@ from store.jobs import Jobs, JobStatus
 from store.models import Models
 from store.notifications import Notifications
 from store.queue import TrainingQueue
+from store.rolling import RollingLines
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -45,6 +46,7 @@ class Metrics:
         ingest: IngestStreams,
         alerts: Alerts,
         notifications: Notifications,
+        rolling: RollingLines,
         keys: KeyFile | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
@@ -76,7 +78,7 @@ class Metrics:
             registry=self._registry,
         ).set(time.time())
         self._registry.register(
-            _Collector(jobs, models, queue, engines, loops, ingest, alerts, notifications, keys)
+            _Collector(jobs, models, queue, engines, loops, ingest, alerts, notifications, rolling, keys)
         )
 
     async def watch_loop(self) -> None:
@@ -104,6 +106,7 @@ class _Collector:
     ingest: IngestStreams
     alerts: Alerts
     notifications: Notifications
+    rolling: RollingLines
     keys: KeyFile | None
 
     def describe(self) -> list[Metric]:
@@ -195,7 +198,14 @@ class _Collector:
             values = (status.waiting, status.bytes, status.oldest_age_s or 0.0)
             for gauge, value in zip(gauges.values(), values, strict=True):
                 gauge.add_metric([model], value)
-        yield from (lines, *gauges.values())
+        rebuilds = CounterMetricFamily(
+            "nextchar_ingest_recalibrations",
+            "Rolling calibrations: `rebuilt`, or `held` because of drift, in all processes together.",
+            labels=["model", "outcome"],
+        )
+        for labels, count in self.rolling.counts().items():
+            rebuilds.add_metric(labels, count)
+        yield from (lines, rebuilds, *gauges.values())
 
     def _alerts(self) -> Iterator[Metric]:
         """Counters that all API processes share, read from Redis."""

@@ -6,7 +6,7 @@ UTF-8, which would otherwise refuse the whole request instead of being replaced 
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, cast
 
@@ -91,7 +91,7 @@ def _line(reader: LineReader, resource: Fields, read: Callable[[], Message]) -> 
     nanoseconds = record.time_unix_nano or record.observed_time_unix_nano
     data, meta = reader.line(body, fields)
     if nanoseconds and not reader.query.time:
-        meta = LineMeta(nanoseconds / 1e9, meta.source, meta.calibration, meta.false_alarms)
+        meta = replace(meta, time=nanoseconds / 1e9)
     return data, meta
 
 

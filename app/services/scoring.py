@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from app.schemas.calibrations import BucketBody, CalibrationBody
+from app.schemas.calibrations import BucketBody, CalibrationBody, RollingBody
 from app.schemas.scores import Detail, LineScore, Span, StreamBody
 from app.services.completion_requests import MAX_LOGPROBS
 from app.services.engines import Loaded
@@ -312,6 +312,7 @@ def calibration_body(stored: StoredCalibration) -> CalibrationBody:
         created_at=stored.created_at,
         source=stored.source,
         buckets=list(map(BucketBody.model_validate, calibration.buckets)),
+        rolling=stored.rolling and RollingBody.model_validate(stored.rolling),
     )
 
 

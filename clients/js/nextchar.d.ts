@@ -201,6 +201,19 @@ export interface CalibrationBucket {
   has_tail: boolean;
 }
 
+/** What a rolling calibration did with a batch of lines; `drift` says why it learned none. */
+export interface CalibrationRebuild {
+  /** Unix seconds, UTC. */
+  at: number;
+  lines: number;
+  flagged: number;
+  learned: number;
+  rate: number;
+  old_thresholds: number[];
+  new_thresholds: number[];
+  drift: string | null;
+}
+
 /** The normal lines that scores are compared with. */
 export interface Calibration {
   name: string;
@@ -214,6 +227,8 @@ export interface Calibration {
   created_at: number;
   source: string;
   buckets: CalibrationBucket[];
+  /** Null for a calibration that does not follow ingested lines. */
+  rolling?: { base: string; drift: string | null; rebuilds: CalibrationRebuild[] } | null;
 }
 
 /** The position in a stream of lines. */

@@ -66,7 +66,8 @@ class Bucket:
 
     Attributes:
         longest: the maximum length in characters; None: no maximum. Shorter lines are in smaller buckets.
-        statistics: (k, n), each row ascending; k is 8, 12 with n-grams, or 14 with templates too.
+        statistics: (k, n), each row ascending; k is 8, 12 with n-grams, or 14 with templates too. Of a
+            rolling calibration n differs from that of the scores.
         spread: (k,) standard deviations of the statistics.
         weights: (k,) of the statistics in the score; they sum to 1.
         scores: (n,) ascending, of each line against the others.
@@ -167,7 +168,7 @@ class Calibration:
         if not lines:
             return scores, p
         values = statistics(lines)
-        bucket_of = self._bucket_of(np.array([len(line.bits) for line in lines], np.intp))
+        bucket_of = self.bucket_of(np.array([len(line.bits) for line in lines], np.intp))
         for i, bucket in enumerate(self.buckets):
             own = bucket_of == i
             scores[own] = bucket.score(values[own])
@@ -176,7 +177,7 @@ class Calibration:
 
     def p_value(self, score: float, *, characters: int) -> float:
         """Return the p-value of a score of a line of so many characters."""
-        [bucket] = self._bucket_of(np.array([characters], np.intp))
+        [bucket] = self.bucket_of(np.array([characters], np.intp))
         return float(self.buckets[bucket].p_value(np.array([score]))[0])
 
     def default_rate(self) -> float:
@@ -187,7 +188,8 @@ class Calibration:
         """Return for each bucket the score above which a line is anomalous. Raises InvalidInput."""
         return tuple(bucket.threshold(rate) for bucket in self.buckets)
 
-    def _bucket_of(self, lengths: NDArray[np.intp]) -> NDArray[np.intp]:
+    def bucket_of(self, lengths: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return (n,) the indices of the buckets of lines with lengths (n,) in characters."""
         edges = [bucket.longest for bucket in self.buckets[:-1]]
         return np.searchsorted(np.array(edges, np.intp), lengths, "left")
 

@@ -72,7 +72,7 @@ def _bucket(record: dict[str, Any]) -> Bucket:
     spread = np.array(record["spread"], np.float64)
     return Bucket(
         record["longest"],
-        _unpack(record["statistics"]).reshape(len(spread), len(scores)),
+        _unpack(record["statistics"]).reshape(len(spread), -1),  # more or fewer than scores if it rolls
         spread,
         # Records without weights are from before there were n-grams: all statistics counted the same.
         np.array(record.get("weights", [1 / len(spread)] * len(spread)), np.float64),

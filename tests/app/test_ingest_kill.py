@@ -52,7 +52,7 @@ class Sender:
                     f"{url}{MODEL}/ingest",
                     content=body.encode(),
                     headers=headers,
-                    params={"false_alarms": RATE},
+                    params={"false_alarms": RATE, "recalibrate": "never"},
                     timeout=20,
                 )
                 if answer.status_code == 202:

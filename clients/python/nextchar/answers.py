@@ -309,6 +309,27 @@ class Suppression(TypedDict):
     warning: str | None
 
 
+class Rebuild(TypedDict):
+    """What a rolling calibration did with a batch of lines; `drift` says why it learned none."""
+
+    at: float
+    lines: int
+    flagged: int
+    learned: int
+    rate: float
+    old_thresholds: list[float]
+    new_thresholds: list[float]
+    drift: str | None
+
+
+class Rolling(TypedDict):
+    """How a rolling calibration came to be, the newest rebuild last."""
+
+    base: str
+    drift: str | None
+    rebuilds: list[Rebuild]
+
+
 class Calibration(TypedDict):
     """The normal lines that scores are compared with."""
 
@@ -320,6 +341,7 @@ class Calibration(TypedDict):
     created_at: int
     source: str
     buckets: list[Bucket]
+    rolling: NotRequired[Rolling | None]
 
 
 class Score(TypedDict):

@@ -11,11 +11,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.services.engines import Engines
 from app.services.ingest_scoring import IngestScoring
+from app.services.recalibration import Recalibration
 from app.settings import ApiSettings
 from models.saved_model import SavedModel
 from store.alerts import Alerts, StreamEntries
 from store.calibrations import Calibrations
 from store.ingest_stream import GROUP, Batch, IngestStreams, LineMeta, NewLine, lines_key
+from store.rolling import RollingLines
 from tests.app.fakes import FakeEngine, FakeScorer, publish
 from tests.app.service import Service
 from tests.waiting import eventually
@@ -45,11 +47,13 @@ class Process:
         redis = Redis.from_url(service.settings.redis_url, decode_responses=True)
         self.alerts = Alerts(redis, service.blobs)
         self.stopping = threading.Event()
+        calibrations = Calibrations(service.blobs)
         self.scoring = IngestScoring(
             self.streams,
             self.engines,
-            Calibrations(service.blobs),
+            calibrations,
             self.alerts,
+            Recalibration(calibrations, self.alerts, RollingLines(redis)),
             self.stopping,
             claim_after_s=0.0,
         )

@@ -29,6 +29,7 @@ def metrics(**parts: Any) -> str:
         "ingest": SimpleNamespace(models=list),
         "alerts": SimpleNamespace(totals=lambda: ({("web", "info"): 5}, {("web", "info"): 1})),
         "notifications": SimpleNamespace(outcomes=lambda: {("t", "failed"): 2}),
+        "rolling": SimpleNamespace(counts=lambda: {("a", "held"): 2}),
         "keys": SimpleNamespace(problems=("a line",)),
     }
     return Metrics(**(defaults | parts)).exposition().decode()
@@ -48,6 +49,7 @@ def test_gauges_are_read_from_jobs_models_queue_engines_loops_and_keys() -> None
         'nextchar_alert_lines_total{model="web",severity="info"} 5.0',
         'nextchar_alerts_opened_total{model="web",severity="info"} 1.0',
         'nextchar_notifications_total{outcome="failed",target="t"} 2.0',
+        'nextchar_ingest_recalibrations_total{model="a",outcome="held"} 2.0',
     } <= set(lines)
     assert not any(line.startswith('nextchar_engine_active{model="b@1"}') for line in lines)
 
@@ -77,6 +79,7 @@ def test_each_application_has_its_own_registry() -> None:
             ingest=SimpleNamespace(models=list),  # type: ignore[arg-type]
             alerts=SimpleNamespace(totals=lambda: ({}, {})),  # type: ignore[arg-type]
             notifications=SimpleNamespace(outcomes=dict),  # type: ignore[arg-type]
+            rolling=SimpleNamespace(counts=dict),  # type: ignore[arg-type]
         )
         for _ in range(2)
     )

@@ -67,7 +67,7 @@ def test_threshold_and_p_value_flag_the_same_lines() -> None:
     calibration = calibrate(random_lines(random, 300), buckets=3)
     lines = random_lines(random, 300)
     scores, p = calibration.score(lines)
-    bucket_of = calibration._bucket_of(np.array([len(line.bits) for line in lines]))
+    bucket_of = calibration.bucket_of(np.array([len(line.bits) for line in lines]))
     limits = np.array(calibration.thresholds(0.05))[bucket_of]
     np.testing.assert_array_equal(scores > limits, p <= 0.05)
 

@@ -1,0 +1,288 @@
+"""Rolling calibration: thresholds that follow normal lines while these drift slowly.
+
+The score of a line stays the function that the stored calibration defines; only the distribution of scores
+with which a new one is compared is renewed. It is that of a bounded sample of lines, the newer the likelier
+(forward decay: Cormode et al. 2009), which begins with the scores of the stored calibration.
+
+**Flagged lines are never learned.** Of a flagged line the sample has the threshold that its score exceeded,
+not the score: a right-censored observation. How many there are is known, and what they may be is taken from
+the lines that are not flagged: above the threshold scores decrease like an exponential distribution, whose
+scale is the maximum-likelihood estimate from censored data (Epstein and Sobel 1953). So if more lines are
+flagged than asked, the threshold rises until the rate is right, and if fewer are, it falls.
+
+**Repetition is no evidence of drift.** For raising the threshold, one alert counts for at most a tenth of the
+false alarms that are expected: an incident of many equal lines does not move it. For lowering it, all flagged
+lines count. A difference within the noise, a standard deviation, changes nothing.
+
+**Guard.** Lines are learned in batches. A batch in which alerts, so counted, exceed MAX_EXCESS times the
+expected false alarms is dropped, with its lines that are not flagged; and a threshold that would rise more
+than MAX_RISE_BITS above the stored calibration's is not used. Both are reported as drift.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.anomaly.calibration import SCORE_TOLERANCE, Bucket, Calibration, Floats
+from models.anomaly.tail import fit_tail
+
+WINDOW_LINES = 5_000
+"""Lines in the sample."""
+
+DECAY_S = 2 * 86_400.0
+"""A line's weight in the sample decreases by a factor of e in this time: a day and its night are in it."""
+
+MAX_EXCESS = 3.0
+"""A batch with more flagged lines than this many times the expected ones, and noise, is not learned."""
+
+MAX_RISE_BITS = 4.0
+"""The most by which a threshold may exceed that of the stored calibration: then normal lines that reach it
+were flagged about sixteen times as often. Beyond that, lines are too different for its scores."""
+
+_NOISE = 3.0  # standard deviations above MAX_EXCESS
+_SHARE_OF_ALERT = 0.1  # of the expected false alarms, for one alert
+_MIN_PER_ALERT = 2
+_TAIL_SHARE = 0.1
+_SCALE = (0.2, 1.5)  # the least and the greatest scale of the tail in bits; one bit per halving is 1.44
+
+Verdict = Literal["unknown", "normal", "excluded"]
+"""What people say of an alert: nothing, that it is normal, or that it is an incident or suppressed."""
+
+
+@dataclass(frozen=True)
+class FlaggedGroup:
+    """The alert of a flagged line, by which later labels and suppressions are found."""
+
+    alert_id: str
+    template: str
+    span: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A scored line. `score` of a flagged one is the score that it exceeded; `group` is None for others.
+
+    `rate` is the false-alarm rate that it was judged by, `bucket` the index of its bucket, `time` when it was
+    scored in Unix seconds.
+    """
+
+    time: float
+    score: float
+    bucket: int
+    rate: float
+    group: FlaggedGroup | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sample of lines. `keys` (n,) decide which stay. Those of the stored calibration have rate 0."""
+
+    lines: tuple[Observed, ...]
+    keys: Floats
+
+    def __len__(self) -> int:
+        """Return the number of lines."""
+        return len(self.lines)
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """The result of a batch.
+
+    Attributes:
+        at: when, in Unix seconds. lines, flagged: of the batch. learned: its lines that were not flagged or
+        that people call normal; 0 if it was dropped. rate: the false-alarm rate of the thresholds.
+        old_thresholds, new_thresholds: of each bucket. drift: why nothing was learned, or None.
+    """
+
+    at: float
+    lines: int
+    learned: int
+    flagged: int
+    rate: float
+    old_thresholds: tuple[float, ...]
+    new_thresholds: tuple[float, ...]
+    drift: str | None = None
+
+
+def first_window(stored: Calibration, *, now: float, random: np.random.Generator) -> Window:
+    """Return a sample of the scores of a stored calibration."""
+    lines: list[Observed] = []
+    for index, bucket in enumerate(stored.buckets):
+        share = bucket.kept / stored.kept_lines
+        count = min(bucket.kept, max(1, int(WINDOW_LINES * share)))
+        chosen = bucket.scores[np.linspace(0, bucket.kept - 1, count).round().astype(np.intp)]
+        lines += (Observed(now, score, index, 0.0) for score in chosen.tolist())
+    return _newest(Window((), np.zeros(0)), lines, random)
+
+
+def rebuild(
+    stored: Calibration,
+    current: Calibration,
+    window: Window,
+    batch: Sequence[Observed],
+    *,
+    verdict: Callable[[FlaggedGroup], Verdict],
+    rate: float,
+    now: float,
+    random: np.random.Generator,
+) -> tuple[Calibration, Window, Rebuild]:
+    """Learn a batch of lines, and return the calibration for later ones.
+
+    Args:
+        stored: the calibration that defines scores.
+        current: the one in use.
+        window: of the lines learned so far.
+        batch: the lines since.
+        verdict: what people say of an alert.
+        rate: the false-alarm rate for which thresholds are reported and limited.
+        now: the time, in Unix seconds.
+        random: chooses which lines stay in the sample.
+
+    Raises:
+        InvalidInput: `stored` does not allow the rate.
+    """
+    before = current.thresholds(rate)
+    flagged = sum(line.group is not None for line in batch)
+    verdicts = _verdicts((*window.lines, *batch), verdict)
+    judged = _judged(batch, verdicts)
+    result = Rebuild(now, len(batch), 0, flagged, rate, before, before)
+    if drift := _excess(judged):
+        return current, window, replace(result, drift=drift)
+    kept = [i for i, line in enumerate(window.lines) if _is_kept(line, verdicts)]
+    known = Window(tuple(_judged(window.lines, verdicts)), window.keys[kept])
+    grown = _newest(known, _thinned(judged), random)
+    made = _calibration(stored, grown, rate)
+    after = made.thresholds(rate)
+    limits = [limit + MAX_RISE_BITS for limit in stored.thresholds(rate)]
+    if any(threshold > limit for threshold, limit in zip(after, limits, strict=True)):
+        drift = (
+            f"The threshold would rise more than {MAX_RISE_BITS:g} bits above that of the stored calibration."
+            " If these lines are normal, calibrate on recent ones or train again."
+        )
+        return current, window, replace(result, drift=drift)
+    learned = sum(line.group is None for line in judged)
+    return made, grown, replace(result, learned=learned, new_thresholds=after)
+
+
+def _verdicts(lines: Sequence[Observed], verdict: Callable[[FlaggedGroup], Verdict]) -> Mapping[str, Verdict]:
+    groups = {line.group.alert_id: line.group for line in lines if line.group}
+    return {alert_id: verdict(group) for alert_id, group in groups.items()}
+
+
+def _is_kept(line: Observed, verdicts: Mapping[str, Verdict]) -> bool:
+    return line.group is None or verdicts[line.group.alert_id] != "excluded"
+
+
+def _judged(lines: Sequence[Observed], verdicts: Mapping[str, Verdict]) -> list[Observed]:
+    """Return lines without those of excluded alerts; those of normal ones get the score of their label."""
+    return [
+        replace(line, score=0.0, group=None)
+        if line.group and verdicts[line.group.alert_id] == "normal"
+        else line
+        for line in lines
+        if _is_kept(line, verdicts)
+    ]
+
+
+def _excess(batch: Sequence[Observed]) -> str | None:
+    """Return why a batch is not learned: it has too many alerts."""
+    expected = sum(line.rate for line in batch)
+    counted = len(_limited([line for line in batch if line.group], expected))
+    if counted <= MAX_EXCESS * expected + _NOISE * math.sqrt(max(expected, 1.0)):
+        return None
+    return (
+        f"{counted:,} of {len(batch):,} lines were flagged, lines that are alike counted a few times, where"
+        f" {expected:.0f} were expected: an incident, or lines that have changed. Nothing is learned from"
+        " them. If they are normal, label or suppress their alerts, or calibrate on recent lines."
+    )
+
+
+def _thinned(batch: Sequence[Observed]) -> list[Observed]:
+    """Return the lines of a batch, of flagged ones that repeat only as many as could be false alarms."""
+    flagged = [line for line in batch if line.group]
+    expected = sum(line.rate for line in batch if line.group is None)
+    counted = _first_limited(flagged, expected, math.ceil(expected + 2 * math.sqrt(expected)))
+    return [*(line for line in batch if line.group is None), *counted]
+
+
+def _first_limited(flagged: Sequence[Observed], expected: float, count: int) -> list[Observed]:
+    """Return the `_limited` of flagged lines, and more of them while there are fewer than `count`."""
+    limited = _limited(flagged, expected)
+    chosen = {id(line) for line in limited}
+    others = [line for line in flagged if id(line) not in chosen]
+    return [*limited, *others[: max(0, count - len(limited))]]
+
+
+def _limited(flagged: Sequence[Observed], expected: float) -> list[Observed]:
+    """Return flagged lines, of each alert only the last few."""
+    limit = max(_MIN_PER_ALERT, math.ceil(_SHARE_OF_ALERT * expected))
+    counts: dict[str, int] = {}
+    chosen = []
+    for line in reversed(flagged):
+        assert line.group is not None
+        count = counts[line.group.alert_id] = counts.get(line.group.alert_id, 0) + 1
+        if count <= limit:
+            chosen.append(line)
+    return chosen
+
+
+def _newest(window: Window, lines: Sequence[Observed], random: np.random.Generator) -> Window:
+    """Return a sample of the window and these lines, in which a line's chance is exp(time / DECAY_S)."""
+    times = np.array([line.time for line in lines], np.float64)
+    keys = np.concatenate([window.keys, times / DECAY_S + random.gumbel(size=len(lines))])
+    chosen = np.sort(np.argsort(-keys, kind="stable")[:WINDOW_LINES])
+    every = (*window.lines, *lines)
+    return Window(tuple(every[i] for i in chosen), keys[chosen])
+
+
+def _calibration(stored: Calibration, window: Window, rate: float) -> Calibration:
+    """Return the calibration of a window; a bucket with too few lines for the rate stays the stored one."""
+    buckets = []
+    for index, bucket in enumerate(stored.buckets):
+        made = _bucket(bucket, [line for line in window.lines if line.bucket == index])
+        buckets.append(made if made.kept and made.min_p_value <= rate else bucket)
+    return replace(stored, buckets=tuple(buckets))
+
+
+def _bucket(stored: Bucket, lines: Sequence[Observed]) -> Bucket:
+    """Return a bucket that scores as the stored one and compares with the scores of these lines."""
+    normal = np.sort(np.array([line.score for line in lines if line.group is None], np.float64))
+    levels = np.array([line.score for line in _counted(lines)], np.float64)
+    scores = normal
+    if len(levels):
+        shares = np.arange(len(levels)) / len(levels)
+        excesses = -_tail_scale(normal, levels) * np.log1p(-shares)
+        scores = np.sort(np.concatenate([normal, np.sort(levels) + excesses]))
+    return replace(stored, scores=scores, tail=fit_tail(scores), lines=len(scores))
+
+
+def _counted(lines: Sequence[Observed]) -> list[Observed]:
+    """Return the flagged lines that count as normal: about as many as expected, if that agrees with them."""
+    flagged = [line for line in lines if line.group]
+    expected = sum(line.rate for line in lines)
+    limited = _limited(flagged, expected)
+    noise = math.sqrt(expected)
+    if len(limited) > expected + noise:
+        return limited
+    if len(flagged) < expected - noise:
+        return flagged
+    return _first_limited(flagged, expected, round(expected))[: round(expected)]
+
+
+def _tail_scale(normal: Floats, levels: Floats) -> float:
+    """Return the scale of the exponential tail, from scores and the levels that censored ones exceed."""
+    every = np.concatenate([normal, levels])
+    start = min(float(np.quantile(every, 1 - _TAIL_SHARE)), float(levels.min()))
+    uncensored: NDArray[np.bool_] = normal > start
+    total = float(np.maximum(every - start, 0.0).sum())
+    return float(np.clip(total / max(1, int(uncensored.sum())), *_SCALE))
+
+
+def censored(threshold: float) -> float:
+    """Return the `score` of a flagged Observed, by the threshold of its bucket."""
+    return threshold - SCORE_TOLERANCE

@@ -1,0 +1,114 @@
+"""Lines that rolling calibrations have not learned yet, in Redis, and who learns them.
+
+    nextchar:rolling:<model id>:<calibration>:lines   a list: JSON, the lines of one scored batch each
+    nextchar:rolling:<model id>:<calibration>:state   a hash: lines, how many these are; since, when the first
+                                                      came, in Unix seconds
+    nextchar:rolling:<model id>:<calibration>:lease   the token of the process that rebuilds; expires
+    nextchar:rolling:counts                           a hash: "<outcome> <model name>" -> rebuilds so far
+
+`<calibration>` is the stored calibration that lines are compared with. The oldest lines are dropped above
+MAX_BATCHES. Losing any of this loses lines that would have been learned, no calibration.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from redis import Redis
+
+from models.anomaly.rolling import FlaggedGroup, Observed
+
+Outcome = Literal["rebuilt", "held"]
+
+MAX_BATCHES = 200
+LEASE_S = 60
+"""After this a process that rebuilds is taken for dead."""
+
+_KEEP_S = 7 * 86_400
+_PREFIX = "nextchar:rolling:"
+_COUNTS = f"{_PREFIX}counts"
+_ADD = f"""
+redis.call('rpush', KEYS[1], ARGV[1])
+redis.call('ltrim', KEYS[1], -{MAX_BATCHES}, -1)
+local lines = redis.call('hincrby', KEYS[2], 'lines', ARGV[2])
+redis.call('hsetnx', KEYS[2], 'since', ARGV[3])
+redis.call('expire', KEYS[1], {_KEEP_S})
+redis.call('expire', KEYS[2], {_KEEP_S})
+return {{lines, redis.call('hget', KEYS[2], 'since')}}
+"""
+# Takes all lines, if the lease is still held.
+_TAKE = """
+if redis.call('get', KEYS[3]) ~= ARGV[1] then return false end
+local batches = redis.call('lrange', KEYS[1], 0, -1)
+redis.call('del', KEYS[1], KEYS[2])
+return batches
+"""
+_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How many lines wait to be learned, and since when, in Unix seconds."""
+
+    lines: int
+    since: float
+
+
+class RollingLines:
+    """The lines to be learned in one Redis (with `decode_responses=True`). Its methods raise RedisError."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def add(self, model_id: str, calibration: str, lines: Sequence[Observed]) -> Waiting:
+        """Add scored lines; return what waits now."""
+        keys = [_key(model_id, calibration, name) for name in ("lines", "state")]
+        data = json.dumps([_dump(line) for line in lines])
+        added = self._redis.eval(_ADD, 2, *keys, data, str(len(lines)), repr(time.time()))
+        count, since = cast(list[str], added)
+        return Waiting(int(count), float(since))
+
+    def waiting(self, model_id: str, calibration: str) -> Waiting | None:
+        """Return what waits now, None if nothing does."""
+        state = cast(dict[str, str], self._redis.hgetall(_key(model_id, calibration, "state")))
+        return Waiting(int(state["lines"]), float(state["since"])) if "since" in state else None
+
+    def acquire_lease(self, model_id: str, calibration: str, token: str) -> bool:
+        """Become the one process that rebuilds a calibration; False if another is."""
+        return bool(self._redis.set(_key(model_id, calibration, "lease"), token, nx=True, ex=LEASE_S))
+
+    def release_lease(self, model_id: str, calibration: str, token: str) -> None:
+        """Let others rebuild, if `token` holds the lease."""
+        self._redis.eval(_RELEASE, 1, _key(model_id, calibration, "lease"), token)
+
+    def take(self, model_id: str, calibration: str, token: str) -> list[Observed]:
+        """Remove and return the lines that wait; none if the lease has expired."""
+        keys = [_key(model_id, calibration, name) for name in ("lines", "state", "lease")]
+        batches = cast(list[str] | None, self._redis.eval(_TAKE, 3, *keys, token))
+        return [_load(record) for batch in batches or () for record in json.loads(batch)]
+
+    def count(self, model: str, outcome: Outcome) -> None:
+        """Count a rebuild of a calibration of the model with this name."""
+        self._redis.hincrby(_COUNTS, f"{outcome} {model}", 1)
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return the number of rebuilds so far, by model and outcome."""
+        counts = cast(dict[str, str], self._redis.hgetall(_COUNTS))
+        return {(name.split(" ", 1)[1], name.split(" ", 1)[0]): int(n) for name, n in counts.items()}
+
+
+def _key(model_id: str, calibration: str, name: str) -> str:
+    return f"{_PREFIX}{model_id}:{calibration}:{name}"
+
+
+def _dump(line: Observed) -> list[float | str]:
+    fields: list[float | str] = [round(line.time, 3), line.score, line.bucket, line.rate]
+    group = line.group
+    return [*fields, group.alert_id, group.template, group.span] if group else fields
+
+
+def _load(fields: list[float | str]) -> Observed:
+    at, score, bucket, rate = map(float, fields[:4])
+    return Observed(at, score, int(bucket), rate, FlaggedGroup(*map(str, fields[4:])) if fields[4:] else None)

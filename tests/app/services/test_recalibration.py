@@ -1,0 +1,180 @@
+"""Rolling calibration of ingested lines: what is learned of them, by whom, and how it can be seen."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from redis import Redis
+
+from app.services import recalibration as module
+from app.services.recalibration import Recalibration
+from models.anomaly.calibration import calibrate as calibrate_lines
+from models.anomaly.rolling import FlaggedGroup, Observed, censored
+from models.saved_model import SavedModel
+from store.alerts import Alerts
+from store.calibrations import Calibrations
+from store.open_blobs import open_blobs
+from store.rolling import RollingLines
+from tests.app.fakes import publish
+from tests.app.service import Service, until
+from tests.app.services.test_ingest_scoring import JSON_LINES, calibrate, send, status, until_scored
+from tests.models.anomaly.surprisals import random_lines
+from tests.models.runtime.networks import saved_model
+
+CALIBRATIONS = "/v1/models/fake/calibrations"
+
+
+@pytest.fixture(autouse=True)
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REBUILD_LINES", 100)
+    monkeypatch.setattr(module, "REBUILD_S", 0.0)
+
+
+@pytest.fixture
+def model(service: Service) -> None:
+    publish(service.models)
+    calibrate(service)
+
+
+def rolling(service: Service, name: str = "rolling") -> dict[str, Any] | None:
+    answer = service.http.get(f"{CALIBRATIONS}/{name}")
+    found: dict[str, Any] | None = answer.json()["rolling"] if answer.status_code == 200 else None
+    return found
+
+
+def normal_lines(count: int = 110) -> list[str | dict[str, Any]]:
+    return ["ab" * (1 + i % 9) for i in range(count)]
+
+
+@pytest.mark.usefixtures("model")
+def test_a_rebuild_is_audited_and_counted(service: Service) -> None:
+    send(service, *normal_lines(), "→→")
+    until(lambda: rolling(service))
+    found = rolling(service)
+    assert found and (found["base"], found["drift"]) == ("default", None)
+    [rebuild] = found["rebuilds"]
+    assert (rebuild["lines"], rebuild["flagged"], rebuild["learned"]) == (111, 1, 110)
+    assert rebuild["rate"] == 0.01 and len(rebuild["old_thresholds"]) == len(rebuild["new_thresholds"]) == 1
+    metrics = service.http.get("/metrics").text
+    assert 'nextchar_ingest_recalibrations_total{model="fake",outcome="rebuilt"} 1.0' in metrics
+
+
+@pytest.mark.usefixtures("model")
+def test_later_lines_are_compared_with_it(service: Service) -> None:
+    send(service, *normal_lines(), recalibrate="rolling")
+    until(lambda: rolling(service))
+    send(service, "→→")
+    send(service, "→→→", recalibrate="never")
+    until_scored(service, 112)
+    events = service.http.get("/v1/models/fake/ingest/events").json()["data"]
+    assert [(line["line"], line["calibration"]) for line in events] == [("→→", "rolling"), ("→→→", "default")]
+
+
+@pytest.mark.usefixtures("model")
+def test_each_source_with_a_calibration_has_its_own(service: Service) -> None:
+    calibrate(service, name="web-1")
+    lines: list[Any] = [{"message": line, "host": "web-1"} for line in normal_lines()]
+    send(service, *lines, {"message": "ab", "host": "web-2"}, calibration_by="host", recalibrate="rolling")
+    until(lambda: rolling(service, "rolling-web-1"))
+    until_scored(service, 111)
+    found = rolling(service, "rolling-web-1")
+    assert found and found["base"] == "web-1" and found["rebuilds"][0]["lines"] == 110
+    assert rolling(service) is None
+
+
+@pytest.mark.usefixtures("model")
+def test_with_never_nothing_rolls(service: Service) -> None:
+    send(service, *normal_lines(), recalibrate="never")
+    until_scored(service, 110)
+    assert rolling(service) is None
+    answer = service.http.post(
+        "/v1/models/fake/ingest", content="{}", headers=JSON_LINES, params={"recalibrate": "always"}
+    )
+    assert answer.status_code == 422
+
+
+@pytest.mark.usefixtures("model")
+def test_a_new_calibration_starts_it_again(service: Service) -> None:
+    send(service, *normal_lines(), recalibrate="rolling")
+    until(lambda: rolling(service))
+    stored = Calibrations(service.blobs)
+    [version] = [card for card in service.models.all() if card.name == "fake"]
+    saved = service.models.get(version.reference)
+    default = stored.get(saved, "default")
+    assert default and stored.find_rolling(saved, default)
+    later = default.created_at + 1
+    assert stored.find_rolling(saved, type(default)("default", default.calibration, later, "")) is None
+
+
+@pytest.mark.usefixtures("model")
+def test_its_name_cannot_be_used_for_others(service: Service) -> None:
+    for name in ("rolling", "rolling-web-1"):
+        body = {"lines": ["ab"] * 120, "name": name}
+        answer = service.http.post("/v1/models/fake/calibrate", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "calibration_reserved")
+    assert status(service)["problem"] is None
+
+
+class Replica:
+    """One process, on storage and Redis that it shares with others."""
+
+    def __init__(self, redis_url: str, folder: Path) -> None:
+        redis = Redis.from_url(redis_url, decode_responses=True)
+        blobs = open_blobs(folder.as_uri())
+        self.lines = RollingLines(redis)
+        self.calibrations = Calibrations(blobs)
+        self.recalibration = Recalibration(self.calibrations, Alerts(redis, blobs), self.lines)
+
+
+@pytest.fixture
+def saved() -> SavedModel:
+    return saved_model()
+
+
+def lines_of(scores: Any, *, threshold: float) -> list[Observed]:
+    return [
+        Observed(1.0, score, 0, 0.01)
+        if score <= threshold
+        else Observed(1.0, censored(threshold), 0, 0.01, FlaggedGroup("alert_1", "t", "0:t"))
+        for score in scores
+    ]
+
+
+def test_two_replicas_build_one(clean_redis_url: str, tmp_path: Path, saved: SavedModel) -> None:
+    replicas = [Replica(clean_redis_url, tmp_path) for _ in range(2)]
+    random = np.random.default_rng(0)
+    calibration = calibrate_lines(random_lines(random, 200))
+    stored = replicas[0].calibrations.save(saved, "default", calibration, source="lines")
+    threshold = calibration.thresholds(calibration.default_rate())[0]
+    lines = lines_of(random.exponential(size=200), threshold=threshold)
+    replicas[0].lines.add(saved.card.id, "default", lines)
+    built: list[bool] = []
+    barrier = threading.Barrier(2)
+
+    def work(replica: Replica) -> None:
+        barrier.wait()
+        built.append(replica.recalibration.rebuild(saved, "default"))
+
+    threads = [threading.Thread(target=work, args=(replica,)) for replica in replicas]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(built) == [False, True]
+    found = Replica(clean_redis_url, tmp_path).calibrations.find_rolling(saved, stored)  # after a restart
+    assert found and found.rolling and len(found.rolling.rebuilds) == 1
+    assert found.rolling.rebuilds[0].lines == 200
+    assert replicas[0].lines.counts() == {(saved.card.name, "rebuilt"): 1}
+
+
+def test_a_process_that_has_lost_its_lease_learns_nothing(
+    clean_redis_url: str, tmp_path: Path, saved: SavedModel
+) -> None:
+    replica = Replica(clean_redis_url, tmp_path)
+    replica.lines.add(saved.card.id, "default", lines_of([1.0, 2.0], threshold=5.0))
+    assert replica.lines.acquire_lease(saved.card.id, "default", "another")
+    assert replica.recalibration.rebuild(saved, "default") is False
+    assert replica.lines.take(saved.card.id, "default", "not the holder") == []
+    assert len(replica.lines.take(saved.card.id, "default", "another")) == 2

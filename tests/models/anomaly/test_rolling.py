@@ -1,0 +1,189 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.anomaly.calibration import Calibration, calibrate
+from models.anomaly.rolling import (
+    MAX_RISE_BITS,
+    WINDOW_LINES,
+    FlaggedGroup,
+    Observed,
+    Rebuild,
+    Verdict,
+    Window,
+    censored,
+    first_window,
+    rebuild,
+)
+from tests.models.anomaly.surprisals import random_lines
+
+RATE = 0.01
+
+
+class Stream:
+    """Lines with exponentially distributed scores, judged by a calibration that rolls."""
+
+    def __init__(self, seed: int = 0, *, lines: int = 1000) -> None:
+        self.random = np.random.default_rng(seed)
+        made = calibrate(random_lines(self.random, 50))
+        quantiles = -np.log1p(-(np.arange(lines) + 0.5) / lines)
+        bucket = replace(made.buckets[0], scores=quantiles, tail=None, lines=lines)
+        self.stored = self.current = replace(made, buckets=(bucket,))
+        self.now = 0.0
+        self.window = first_window(self.stored, now=0.0, random=self.random)
+
+    @property
+    def threshold(self) -> float:
+        return threshold(self.current)
+
+    def normal(self, count: int = 1000, *, shift: float = 0.0) -> list[Observed]:
+        """Normal lines, each flagged one with an alert of its own; `shift` is added to the scores."""
+        scores = self.random.exponential(size=count) + shift
+        return [self.line(score, f"normal {self.now} {i}") for i, score in enumerate(scores.tolist())]
+
+    def line(self, score: float, alert: str) -> Observed:
+        if score <= self.threshold:
+            return Observed(self.now, score, 0, RATE)
+        return Observed(self.now, censored(self.threshold), 0, RATE, FlaggedGroup(alert, alert, "0:x"))
+
+    def learn(
+        self, batch: list[Observed], verdict: Callable[[FlaggedGroup], Verdict] = lambda _: "unknown"
+    ) -> Rebuild:
+        self.now += 3600
+        self.current, self.window, result = rebuild(
+            self.stored,
+            self.current,
+            self.window,
+            batch,
+            verdict=verdict,
+            rate=RATE,
+            now=self.now,
+            random=self.random,
+        )
+        return result
+
+
+def threshold(calibration: Calibration) -> float:
+    return calibration.thresholds(RATE)[0]
+
+
+def rate_at(threshold: float, *, shift: float = 0.0) -> float:
+    """The share of normal lines above a threshold."""
+    return float(np.exp(-max(0.0, threshold - shift)))
+
+
+@pytest.mark.parametrize("slope", [0.02, -0.02])
+def test_the_rate_stays_within_a_factor_of_two_while_scores_drift_slowly(slope: float) -> None:
+    stream = Stream()
+    rates = []
+    for i in range(50):
+        rates.append(rate_at(stream.threshold, shift=slope * i))
+        assert stream.learn(stream.normal(shift=slope * i)).drift is None
+    left_alone = rate_at(threshold(stream.stored), shift=slope * 50)
+    assert not RATE / 2 <= left_alone <= RATE * 2
+    assert min(rates) >= RATE / 2 and max(rates) <= RATE * 2
+
+
+def test_without_drift_the_threshold_stays() -> None:
+    stream = Stream(1)
+    for _ in range(20):
+        stream.learn(stream.normal())
+        assert RATE / 1.6 <= rate_at(stream.threshold) <= RATE * 1.6
+
+
+def test_flagged_lines_are_never_learned() -> None:
+    stream, other = Stream(), Stream()
+    batch = stream.normal()
+    stream.learn(batch)
+    for line in other.normal():  # the same lines, those that are flagged with far higher scores
+        if line.group:
+            assert line.score == censored(other.threshold), "the score itself is not in the observation"
+    other.learn(batch)
+    assert threshold(stream.current) == threshold(other.current)
+    kept = [line for line in stream.window.lines if line.group]
+    assert kept and all(line.score <= censored(threshold(stream.stored)) for line in kept)
+
+
+def test_an_incident_of_many_equal_lines_does_not_move_the_threshold() -> None:
+    calm, hit = Stream(), Stream()
+    for i in range(6):
+        calm.learn(calm.normal())
+        incident = [hit.line(50.0, "incident") for _ in range(2000 if i == 4 else 0)]
+        assert hit.learn(hit.normal() + incident).drift is None
+    assert hit.threshold == pytest.approx(calm.threshold, abs=0.2)
+
+
+def test_a_batch_with_many_different_alerts_is_dropped_and_reported() -> None:
+    stream = Stream()
+    stream.learn(stream.normal())
+    before, window = stream.threshold, stream.window
+    result = stream.learn(stream.normal(900) + [stream.line(9.0, f"alert {i}") for i in range(100)])
+    assert result.drift and "expected" in result.drift
+    assert (result.learned, result.lines, stream.threshold) == (0, 1000, before)
+    assert stream.window is window
+
+
+def test_the_threshold_rises_by_a_limited_amount() -> None:
+    stream = Stream()
+    drifts = [stream.learn(stream.normal(shift=0.07 * i)).drift for i in range(90)]
+    assert stream.threshold <= threshold(stream.stored) + MAX_RISE_BITS
+    assert any(drifts[-10:])
+
+
+def test_lines_of_alerts_that_are_incidents_or_suppressed_count_for_nothing() -> None:
+    stream, other = Stream(), Stream()
+    normal = stream.normal()
+    incidents = [stream.line(9.0, f"incident {i}") for i in range(200)]
+
+    def verdict(group: FlaggedGroup) -> Verdict:
+        return "excluded" if group.alert_id.startswith("incident") else "unknown"
+
+    assert stream.learn(normal + incidents, verdict).drift is None
+    other.learn(normal)
+    assert stream.threshold == pytest.approx(other.threshold, abs=0.2)
+    assert not any(line.group and verdict(line.group) == "excluded" for line in stream.window.lines)
+
+
+def test_a_label_that_comes_later_removes_lines_from_the_sample() -> None:
+    stream = Stream()
+    stream.learn([*stream.normal(), stream.line(9.0, "late"), stream.line(9.0, "late")])
+    assert any(line.group and line.group.alert_id == "late" for line in stream.window.lines)
+    stream.learn(stream.normal(), lambda group: "excluded" if group.alert_id == "late" else "unknown")
+    assert not any(line.group and line.group.alert_id == "late" for line in stream.window.lines)
+
+
+def test_lines_of_alerts_labeled_normal_are_learned() -> None:
+    stream = Stream()
+    lines = [stream.line(9.0, f"new version {i}") for i in range(200)]
+    result = stream.learn(stream.normal() + lines, lambda _: "normal")
+    assert result.drift is None and result.learned == 1200
+
+
+def test_the_sample_is_bounded_and_mostly_of_the_newest_lines() -> None:
+    stream = Stream()
+    for _ in range(3):
+        stream.learn(stream.normal(6000))
+        stream.now += 3 * 86_400
+    assert len(stream.window) == WINDOW_LINES
+    times = np.array([line.time for line in stream.window.lines])
+    assert (times > stream.now - 4 * 86_400).mean() > 0.7
+
+
+def test_a_rebuild_reports_what_it_did() -> None:
+    stream = Stream()
+    batch = stream.normal()
+    before = stream.threshold
+    result = stream.learn(batch)
+    flagged = sum(line.group is not None for line in batch)
+    assert (result.at, result.lines, result.flagged) == (stream.now, 1000, flagged)
+    assert (result.learned, result.rate) == (1000 - flagged, RATE)
+    assert (result.old_thresholds, result.new_thresholds) == ((before,), (stream.threshold,))
+
+
+def test_an_empty_batch_changes_nothing_but_the_start() -> None:
+    stream = Stream()
+    assert isinstance(stream.window, Window)
+    result = stream.learn([])
+    assert result.drift is None and stream.threshold == pytest.approx(threshold(stream.stored), abs=0.01)
