@@ -29,5 +29,5 @@ def test_later_lines_of_an_ssh_log_are_rarely_flagged_by_default(
         told = http.get(f"/v1/jobs/{http.get('/v1/jobs').json()['data'][0]['id']}/events").json()["data"]
         unmasked = measure(http, lines, name="unmasked-openssh", seconds=30, masks=[], **_RECIPE)
     assert found["flagged"] <= 0.05 and found["masks"]
-    assert any(e["type"] == "message" and e["data"]["text"].startswith("masked by default") for e in told)
+    assert any(e["type"] == "message" and e["data"]["text"].startswith("masked, because") for e in told)
     assert unmasked["flagged"] > 0.2  # what the masks are for

@@ -49,6 +49,8 @@ export interface Network {
   embedding: number | null;
   /** The share of each layer's outputs dropped in training; null: chosen by the number of epochs. */
   dropout: number | null;
+  /** Whether the LSTMs' input gate is one minus the forget gate. */
+  coupled_gates: boolean;
   /** The characters that a window model sees; null: its state carries all before. */
   context: number | null;
 }

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 
 from app.keys import new_key
 from app.main import create_app
 from app.settings import ApiSettings
+from models.anomaly.alerts import Group, occurrence
+from store.alerts import Alerts
 from store.corpora import Upload
 from store.jobs import JobStatus
 from tests.app.fakes import publish
@@ -32,6 +36,7 @@ TEXT = "the owl's text is a secret of the owl\n" * 20
 SAMPLE = "a sample that only the owl may see"
 FILENAME = "owl-diary.txt"
 METADATA = "the owl's metadata"
+ALERTED = "a flagged line that only the owl may see"
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,15 @@ class Owned:
     queued: str
     running: str
     succeeded: str
+    alert: str
+    suppression: str
 
     @property
     def secrets(self) -> list[str]:
         """Strings that nobody else may be told, unless they sent them."""
         ids = [self.corpus, self.queued, self.running, self.succeeded]
-        return [*ids, "owl", SAMPLE, FILENAME, METADATA, "the owl's text"]
+        ids += [self.alert, self.suppression]
+        return [*ids, "owl", SAMPLE, FILENAME, METADATA, "the owl's text", ALERTED]
 
 
 @pytest.fixture
@@ -108,7 +116,25 @@ def owned(tenants: Tenants) -> Owned:
         service.live.acquire_lease(job_id, "the trainer")
         moved = service.jobs.move(service.jobs.get(job_id), JobStatus.RUNNING)
     service.jobs.move(moved, JobStatus.SUCCEEDED, model="owl@1")
-    return Owned(corpus, queued, running, succeeded)
+    group = Group("the owl hoots", "0:a")
+    alerts = Alerts(Redis.from_url(service.settings.redis_url, decode_responses=True), service.blobs)
+    alerts.record(
+        [
+            occurrence(
+                group,
+                model="owl",
+                version=1,
+                line=ALERTED,
+                score=9.0,
+                p_value=0.005,
+                spans=[],
+                time=time.time(),
+            )
+        ]
+    )
+    pattern = {"template": "of the owl", "until": time.time() + 3600}
+    suppression = tenants.call("owl", "POST", "/v1/models/owl/suppressions", json=pattern).json()["id"]
+    return Owned(corpus, queued, running, succeeded, group.alert_id("owl"), suppression)
 
 
 def stored_files(service: Service) -> list[Path]:
@@ -134,6 +160,10 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
         "make_calibration": [{"corpus": corpus}, {"lines": ["a"] * 20}],
         "evaluate_model": [lines, lines | {"split": "random"}],
         "rename_model": [{"name": "fox-2"}],
+        "label_alert": [{"label": "normal"}],
+        "suppress_alert": [{"until": time.time() + 3600}],
+        "create_suppression": [{"template": "a", "until": time.time() + 3600}],
+        "create_target": [{"kind": "webhook", "url": "https://example.com/hook"}],
         "change_corpus": [{"kind": "records"}],
         "create_completion": [{"prompt": "a"}, {"prompt": "a", "model": "owl"}],
         "create_completion_with_model": [{"prompt": "a"}],
@@ -161,6 +191,11 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
             {"model": "tiny", "suffix": "owl", "training_file": "fox-log"},
         ],
     }
+    if operation == "ingest_lines_of_agent":
+        return [{"content": b"a line\n", "headers": {"Content-Type": "text/plain"}}]
+    if operation == "export_logs":
+        record = {"body": {"stringValue": "a line"}}
+        return [{"json": {"resourceLogs": [{"scopeLogs": [{"logRecords": [record]}]}]}}]
     if operation == "add_corpus":
         return [{"content": b"some text", "params": {"name": "owl-log-2"}}]
     if operation == "import_model":
@@ -180,6 +215,10 @@ def calls(owned: Owned) -> Iterator[tuple[str, str, dict[str, Any]]]:
         "file": (owned.corpus, "owl-log"),
         "name": ("owl-lines", "model.json", "model.onnx"),
         "stream_id": ("s",),
+        "alert": (owned.alert,),
+        "suppression": (owned.suppression,),
+        "target": ("ntarget_0",),
+        "delivery": ("msg_0",),
     }
     for path, operations in create_app(ApiSettings()).openapi()["paths"].items():
         for method, operation in operations.items():
