@@ -40,6 +40,8 @@ class Watch:
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"XDG_STATE_HOME": str(state)},
+            # Tests in the background of a shell inherit that the signal is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         self.lines: list[str] = []
         self.notes: list[str] = []
