@@ -214,7 +214,7 @@ class LineMeta:
     source: str | None = None
     calibration: str | None = None
     false_alarms: float | None = None
-    is_rolling: bool = True
+    is_rolling: bool = False
 
     def dump(self) -> str:
         """Return it as JSON."""
@@ -223,7 +223,7 @@ class LineMeta:
             "s": self.source,
             "c": self.calibration,
             "f": self.false_alarms,
-            "r": None if self.is_rolling else False,
+            "r": self.is_rolling or None,
         }
         return json.dumps({name: value for name, value in fields.items() if value is not None})
 
@@ -231,9 +231,7 @@ class LineMeta:
     def load(cls, data: bytes) -> "LineMeta":
         """Read what `dump` returned."""
         fields = json.loads(data)
-        return cls(
-            fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), bool(fields.get("r", True))
-        )
+        return cls(fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), bool(fields.get("r")))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class IngestQuery(BaseModel):
     )
     false_alarms: FalseAlarms | None = None
     recalibrate: Literal["never", "rolling"] = Field(
-        "rolling",
+        "never",
         description="`rolling`: the calibration follows these lines while normal ones drift slowly; flagged"
         " lines are never learned. `never`: it stays until someone calibrates.",
     )

@@ -50,7 +50,7 @@ def normal_lines(count: int = 110) -> list[str | dict[str, Any]]:
 
 @pytest.mark.usefixtures("model")
 def test_a_rebuild_is_audited_and_counted(service: Service) -> None:
-    send(service, *normal_lines(), "→→")
+    send(service, *normal_lines(), "→→", recalibrate="rolling")
     until(lambda: rolling(service))
     found = rolling(service)
     assert found and (found["base"], found["drift"]) == ("default", None)
@@ -65,8 +65,8 @@ def test_a_rebuild_is_audited_and_counted(service: Service) -> None:
 def test_later_lines_are_compared_with_it(service: Service) -> None:
     send(service, *normal_lines(), recalibrate="rolling")
     until(lambda: rolling(service))
-    send(service, "→→")
-    send(service, "→→→", recalibrate="never")
+    send(service, "→→", recalibrate="rolling")
+    send(service, "→→→")
     until_scored(service, 112)
     events = service.http.get("/v1/models/fake/ingest/events").json()["data"]
     assert [(line["line"], line["calibration"]) for line in events] == [("→→", "rolling"), ("→→→", "default")]
@@ -86,7 +86,7 @@ def test_each_source_with_a_calibration_has_its_own(service: Service) -> None:
 
 @pytest.mark.usefixtures("model")
 def test_with_never_nothing_rolls(service: Service) -> None:
-    send(service, *normal_lines(), recalibrate="never")
+    send(service, *normal_lines())
     until_scored(service, 110)
     assert rolling(service) is None
     answer = service.http.post(
