@@ -127,7 +127,7 @@ class Notifier:
         self, client: httpx.AsyncClient, target: NotificationTarget, firing: Mapping[str, Alert], now: float
     ) -> None:
         known = await asyncio.to_thread(self.notifications.known, target.id)
-        told: dict[str, dict[str, Any]] = {}
+        to_send: dict[str, dict[str, Any]] = {}
         over: list[tuple[str, dict[str, Any]]] = []
         for alert_id, alert in firing.items():
             before = known.get(alert_id)
@@ -137,7 +137,7 @@ class Notifier:
             elif before and now - before["sent_at"] < RESEND_S:
                 continue
             starts_at = before["starts_at"] if before else self._starts_at(alert, now)
-            told[alert_id] = {
+            to_send[alert_id] = {
                 "labels": labels,
                 "annotations": _annotations(alert),
                 "starts_at": starts_at,
@@ -145,8 +145,8 @@ class Notifier:
             }
         over += [(alert_id, before) for alert_id, before in known.items() if alert_id not in firing]
         messages = [(i, _alertmanager_alert(one, ends_at=now)) for i, one in over]
-        first_told = len(messages)
-        messages += [(i, _alertmanager_alert(one, ends_at=now + 4 * RESEND_S)) for i, one in told.items()]
+        first_firing = len(messages)
+        messages += [(i, _alertmanager_alert(one, ends_at=now + 4 * RESEND_S)) for i, one in to_send.items()]
         for at in range(0, len(messages), _MAX_ALERTS_PER_REQUEST):
             batch = messages[at : at + _MAX_ALERTS_PER_REQUEST]
             content = json.dumps([message for _, message in batch]).encode()
@@ -159,8 +159,8 @@ class Notifier:
                 self._not_before[target.id] = self.clock() + backoff_s
                 await asyncio.to_thread(self.notifications.count, target.id, str(error))
                 return
-            ended = [i for i, _ in batch[: max(0, first_told - at)] if i not in told]
-            sent = {i: told[i] for i, _ in batch[max(0, first_told - at) :]}
+            ended = [i for i, _ in batch[: max(0, first_firing - at)] if i not in to_send]
+            sent = {i: to_send[i] for i, _ in batch[max(0, first_firing - at) :]}
             await asyncio.to_thread(self.notifications.note_known, target.id, sent, ended)
             await asyncio.to_thread(self.notifications.count, target.id, None)
             del self._failures[target.id]
@@ -231,11 +231,11 @@ def _annotations(alert: Alert) -> dict[str, str]:
     return annotations
 
 
-def _alertmanager_alert(told: Mapping[str, Any], *, ends_at: float) -> dict[str, Any]:
+def _alertmanager_alert(to_send: Mapping[str, Any], *, ends_at: float) -> dict[str, Any]:
     return {
-        "labels": told["labels"],
-        "annotations": told["annotations"],
-        "startsAt": _rfc3339(min(told["starts_at"], ends_at)),
+        "labels": to_send["labels"],
+        "annotations": to_send["annotations"],
+        "startsAt": _rfc3339(min(to_send["starts_at"], ends_at)),
         "endsAt": _rfc3339(ends_at),
     }
 

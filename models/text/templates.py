@@ -160,7 +160,7 @@ class KnownTemplate:
 
     @cached_property
     def template(self) -> Template:
-        """The template, as it is told."""
+        """The template, as it is shown."""
         return Template(_pattern(self.tokens), self.count)
 
 
