@@ -303,7 +303,7 @@ class Calls(Connection):
         return await self._get(Alert, path_of("models", model, "alerts", alert))
 
     async def acknowledge_alert(self, model: str, alert: str) -> Alert:
-        """Say that somebody takes care of an alert."""
+        """Mark an alert as being handled."""
         return await self._fetch(Alert, "POST", path_of("models", model, "alerts", alert, "acknowledge"))
 
     async def label_alert(self, model: str, alert: str, label: AlertLabel | None) -> Alert:

@@ -81,7 +81,7 @@ def show(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
 @app.command("ack")
 @command
 def ack(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
-    """Acknowledge an alert: say that somebody takes care of it.
+    """Acknowledge an alert: mark it as being handled.
 
     Example: nextchar alerts ack sshd 7d3c9a64
     """
