@@ -3,7 +3,7 @@
 import { apiPath, get, isAbort, request } from "../api.js";
 import { alertCard } from "../components/alert-card.js";
 import { field, select } from "../components/form-fields.js";
-import { loadModels, missingModel, modelSelect, noModelYet } from "../components/model-picker.js";
+import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
 import { emptyState, errorBox } from "../components/notice.js";
 import { saveFile } from "../components/save-file.js";
 import { suppressionList } from "../components/suppressions.js";
@@ -37,14 +37,7 @@ const LABELS = [
 export async function alertsView(page) {
   const { signal, query } = page;
   const { models, selected, missing } = await loadModels(page);
-  if (!models.length) {
-    return h(
-      "div",
-      { class: "view" },
-      h("h1", {}, "Alerts"),
-      noModelYet("A model trained on normal lines finds the anomalous ones."),
-    );
-  }
+  if (!models.length) return viewWithoutModel("Alerts");
   let model = selected;
   let shownCount = PAGE_SIZE;
   let refreshes = 0;

@@ -4,7 +4,7 @@ import { apiPath, delay, get } from "../api.js";
 import { field } from "../components/form-fields.js";
 import { ingestStatus } from "../components/ingest-status.js";
 import { markedLine } from "../components/marked-line.js";
-import { loadModels, missingModel, modelSelect, noModelYet } from "../components/model-picker.js";
+import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
 import { emptyState, errorBox } from "../components/notice.js";
 import { h, replace } from "../dom.js";
 import { count, dateTime, rarity } from "../format.js";
@@ -17,14 +17,7 @@ const STATUS_MS = 2000;
 export async function liveView(page) {
   const { signal } = page;
   const { models, selected, missing } = await loadStreams(page);
-  if (!models.length) {
-    return h(
-      "div",
-      { class: "view" },
-      h("h1", {}, "Live lines"),
-      noModelYet("A model trained on normal lines finds the anomalous ones."),
-    );
-  }
+  if (!models.length) return viewWithoutModel("Live lines");
   let model = selected;
   let following = new AbortController();
   let isPaused = false;
