@@ -74,7 +74,8 @@ class Occurrence:
         Group. line: the original text. spans: its anomalous characters, as positions in `line`. time: when
         the line arrived, in Unix seconds. line_time: the time in the line, if it could be parsed. source:
         where it came from, as far as it is known. entry: the id of the entry of a Redis stream that brought
-        it, if one did.
+        it, if one did. estimated_p: the p-value without the bound that the number of calibration lines sets,
+        if it was estimated.
     """
 
     model: str
@@ -91,11 +92,17 @@ class Occurrence:
     line_time: float | None = None
     source: str = ""
     entry: str | None = None
+    estimated_p: float | None = None
 
     @property
     def severity(self) -> Severity:
         """How rare the line is."""
-        return severity_of(self.p_value)
+        return severity_of(self.rarity)
+
+    @property
+    def rarity(self) -> float:
+        """The estimated p-value, or the p-value if there is no estimate."""
+        return self.p_value if self.estimated_p is None else self.estimated_p
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,7 @@ def occurrence(
     line_time: float | None = None,
     source: str = "",
     entry: str | None = None,
+    estimated_p: float | None = None,
 ) -> Occurrence:
     """Return the occurrence of a flagged line, with what is stored of it bounded in size."""
     shown = [
@@ -149,6 +157,7 @@ def occurrence(
         line_time=line_time,
         source=_writable(source[:200]),
         entry=entry,
+        estimated_p=estimated_p,
     )
 
 
@@ -181,7 +190,7 @@ def template_of(text: str) -> str:
 
 
 def severity_of(p_value: float) -> Severity:
-    """Return the severity of a line, or of the lowest p-value of an alert.
+    """Return the severity of a line, or of the rarest line of an alert, by its estimated p-value.
 
     >>> severity_of(0.01), severity_of(0.001), severity_of(0.0001)
     ('info', 'warning', 'critical')
