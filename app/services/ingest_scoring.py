@@ -253,7 +253,9 @@ class IngestScoring:
         if normal := [entry.id for entry in entries if entry.id not in ids]:
             self.streams.acknowledge(model, normal)
         groups = {
-            one.entry: FlaggedGroup(one.alert_id, one.template, one.span) for one in occurrences if one.entry
+            one.entry: FlaggedGroup(one.alert_id, one.template, one.span, one.value)
+            for one in occurrences
+            if one.entry
         }
         self.streams.note_recent(
             model, [_recent(one) for one in scored if _base(one) in (DEFAULT, VALIDATION)]
