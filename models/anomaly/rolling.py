@@ -14,7 +14,8 @@ flagged than asked, the threshold rises until the rate is right, and if fewer ar
 false alarms that are expected: an incident of many equal lines does not move it. If the anomalous word is a
 value of a known template, such as a user, each value counts for at most half of them: new users are drift,
 and one alone moves nothing. An alert that comes in a burst, or was first seen less than MIN_DRIFT_S ago, has
-no values in this sense. For lowering it, all flagged lines count. A difference within the noise, a standard
+no values in this sense; and if the flagged lines without values come in a burst, whatever their alerts are,
+it is left out. For lowering it, all other flagged lines count. A difference within the noise, a standard
 deviation, changes nothing.
 
 **Guard.** Lines are learned in batches. A batch in which alerts, each counted as at most a tenth, exceed
@@ -169,7 +170,8 @@ def rebuild(
         return current, window, replace(result, drift=drift)
     kept = [i for i, line in enumerate(window.lines) if _is_kept(line, verdicts)]
     known = Window(tuple(_judged(window.lines, verdicts)), window.keys[kept])
-    grown = _newest(known, _thinned(_without_values_of_bursts(judged, window)), random)
+    learnable = _without_burst(_without_values_of_bursts(judged, window))
+    grown = _newest(known, _thinned(learnable), random)
     made = _calibration(stored, grown, rate)
     after = made.thresholds(rate)
     limits = [limit + MAX_RISE_BITS for limit in stored.thresholds(rate)]
@@ -265,6 +267,18 @@ def _without_values_of_bursts(batch: Sequence[Observed], window: Window) -> list
         if _is_burst(own, len(batch)) or batch[own[-1]].time - first_seen[alert_id] < MIN_DRIFT_S
     }
     return [_without_value(line) if line.group and line.group.alert_id in alike else line for line in batch]
+
+
+def _without_burst(batch: Sequence[Observed]) -> list[Observed]:
+    """Return a batch without the burst of flagged lines that are no values, if there is one: an incident."""
+    positions = [i for i, line in enumerate(batch) if line.group and not line.group.value]
+    if not _is_burst(positions, len(batch)):
+        return list(batch)
+    most = len(positions) // 2
+    start, _ = min(zip(positions, positions[most:], strict=False), key=lambda pair: pair[1] - pair[0])
+    end = start + _BURST_SHARE * len(batch)
+    burst = {i for i in positions if start <= i <= end}
+    return [line for i, line in enumerate(batch) if i not in burst]
 
 
 def _without_value(line: Observed) -> Observed:

@@ -225,3 +225,14 @@ def test_many_new_values_of_one_alert_are_learned_and_not_if_they_are_a_burst() 
     assert burst.learn([replace(line, time=86.4 * i) for i, line in enumerate(lines)]).drift is None
     assert spread.threshold > threshold(spread.stored) + 0.5
     assert burst.threshold == pytest.approx(threshold(burst.stored), abs=0.3)
+
+
+def test_an_incident_of_several_new_alerts_does_not_move_the_threshold() -> None:
+    calm, hit = Stream(), Stream()
+    for i in range(6):
+        calm.learn(calm.normal())
+        lines = hit.normal()
+        if i == 4:
+            lines[500:500] = [hit.line(9.0, f"incident {n % 10}") for n in range(40)]
+        assert hit.learn(lines).drift is None
+    assert hit.threshold == pytest.approx(calm.threshold, abs=0.2)
