@@ -88,6 +88,10 @@ bench-raw-logs: $(VENV)/.serve ## How many later lines of raw logs are flagged b
 bench-month: $(VENV)/.serve ## Alerts and false alarms in a simulated month of a log; ARGS="--lines 1000 --drift 0.005"
 	@$(BIN)/python -m benchmarks.month $(ARGS)
 
+.PHONY: bench-console-file
+bench-console-file: $(VENV)/.dev ## Open a log of 200 MB in the console: speed and memory; ARGS="--megabytes 20"
+	@$(BIN)/python -m benchmarks.console_file $(ARGS)
+
 .PHONY: bench-keystrokes
 bench-keystrokes: $(VENV)/.serve ## Keys saved by suggestions, compared with n-grams; ARGS="--seconds 120"
 	@$(BIN)/python -m benchmarks.keystrokes $(ARGS)

@@ -307,7 +307,7 @@ def _scored(
 
 def _group(scorer: CalibratedScorer, line: ScoredLine) -> FlaggedGroup:
     group = scorer.group(line)
-    return FlaggedGroup(group.alert_id("month"), group.template, group.span)
+    return FlaggedGroup(group.alert_id("month"), group.template, group.span, group.value)
 
 
 def _suppression(message: str) -> Suppression:

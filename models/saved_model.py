@@ -7,6 +7,7 @@
     model.int8.onnx   the int8 form of other architectures
     ngram.npz         n-gram counts of the training text, for anomaly scores
     templates.json    templates of its lines, for anomaly scores
+    mask_values.json  what the values that it masks look like; absent: all are masked
     mixture.npz       the end of the text and the weights of the mixture; absent: the network predicts alone
     calibration.json  score distribution of held-out lines
 

@@ -63,7 +63,8 @@ class AlertFigures(BaseModel):
     Attributes:
         version: of the model that flagged its newest line. score, p_value: the highest and the lowest of its
         lines. examples: the distinct lines with the highest scores, those first. counts: how many lines
-        arrived in each interval of `interval_s` seconds since `first_seen`.
+        arrived in each interval of `interval_s` seconds since `first_seen`. estimated_p: the lowest estimated
+        p-value of its lines, which severity is made of; None of an alert from before there was one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -81,6 +82,7 @@ class AlertFigures(BaseModel):
     last_line_time: float | None
     score: float
     p_value: float
+    estimated_p: float | None = None
     examples: tuple[Example, ...]
     interval_s: float
     counts: tuple[int, ...]

@@ -110,7 +110,7 @@ end
 local function record(group)
   local key = '{_ALERT}' .. group.id
   local names = {{'count', 'first_seen', 'last_seen', 'first_line_time', 'last_line_time', 'score', 'p_value',
-    'interval_s'}}
+    'estimated_p', 'interval_s'}}
   local old = {{}}
   for i, value in ipairs(redis.call('hmget', key, unpack(names))) do
     old[names[i]] = tonumber(value or nil)
@@ -133,6 +133,7 @@ local function record(group)
     first_line_time = lowest(old.first_line_time, given(group.first_line_time)),
     last_line_time = highest(old.last_line_time, given(group.last_line_time)),
     score = highest(old.score, group.score), p_value = lowest(old.p_value, group.p_value),
+    estimated_p = lowest(old.estimated_p or old.p_value, group.estimated_p),
     interval_s = interval_s,
   }}
   for name, value in pairs(fields) do redis.call('hset', key, name, string.format('%.17g', value)) end
@@ -217,7 +218,8 @@ class Alert(BaseModel):
     @property
     def severity(self) -> Severity:
         """That of its rarest line."""
-        return severity_of(self.figures.p_value)
+        estimated_p = self.figures.estimated_p
+        return severity_of(self.figures.p_value if estimated_p is None else estimated_p)
 
     @property
     def label(self) -> Label | None:
@@ -421,7 +423,7 @@ def _merged(occurrences: Sequence[Occurrence]) -> dict[str, Any]:
         severities[one.severity] = severities.get(one.severity, 0) + 1
     distinct = {one.line: one for one in sorted(occurrences, key=lambda one: one.score)}
     examples = sorted(distinct.values(), key=lambda one: -one.score)[:MAX_EXAMPLES]
-    p_value = min(one.p_value for one in occurrences)
+    rarest = min(one.rarity for one in occurrences)
     return {
         "id": newest.alert_id,
         "model": newest.model,
@@ -435,8 +437,9 @@ def _merged(occurrences: Sequence[Occurrence]) -> dict[str, Any]:
         "first_line_time": min(line_times, default=None),
         "last_line_time": max(line_times, default=None),
         "score": max(one.score for one in occurrences),
-        "p_value": p_value,
-        "severity": severity_of(p_value),
+        "p_value": min(one.p_value for one in occurrences),
+        "estimated_p": rarest,
+        "severity": severity_of(rarest),
         "severities": severities,
         "times": sorted(times.items()),
         "sources": sorted({one.source for one in occurrences if one.source})[:_MAX_SOURCES],

@@ -8,6 +8,8 @@
     nextchar:ingest:<model>:flagged     a stream of flagged lines for live views; entry ids are <number>-0
     nextchar:ingest:<model>:announced   a sorted set: entries of `lines` that are in `flagged` already
     nextchar:ingest:<model>:failed      a stream of lines that could not be scored (the newest)
+    nextchar:ingest:<model>:recent      a list: the newest scored lines; expires
+    nextchar:ingest:<model>:unusual     a list: of each its calibration, and 1 if it was unusual; expires
     nextchar:ingest:<model>:problem     JSON: why no line is scored now; expires
     nextchar:ingest:request:<hash>      the answer to a request with an idempotency key; expires
 
@@ -37,6 +39,12 @@ MAX_FLAGGED_KEPT = 5_000
 MAX_FAILED_KEPT = 1_000
 """Lines that could not be scored and are kept for inspection."""
 
+MAX_RECENT_LINES = 1_000
+"""The newest scored lines, kept to notice drift and to calibrate on."""
+
+MAX_RECENT_BYTES = 4_000
+"""Longer lines are not kept."""
+
 MAX_DELIVERIES = 5
 """A line that was delivered this often and never finished is moved to the failed lines."""
 
@@ -53,6 +61,7 @@ _PREFIX = "nextchar:ingest:"
 _MODELS = f"{_PREFIX}models"
 _MINUTE_TTL_S = 300
 _PROBLEM_TTL_S = 120
+_RECENT_TTL_S = 7 * 86_400
 _CONSUMER_TTL_MS = 3_600_000
 _LINE_BYTES = 60  # about what an entry takes in addition to its fields
 
@@ -291,6 +300,15 @@ class Consumer:
 
 
 @dataclass(frozen=True)
+class RecentLine:
+    """A line that was scored; `calibration` says with which, `is_unusual` whether it was of the top tenth."""
+
+    data: bytes
+    calibration: str
+    is_unusual: bool
+
+
+@dataclass(frozen=True)
 class IngestLimits:
     """The most lines that wait per model, and their memory in Redis for all models together."""
 
@@ -501,7 +519,8 @@ class IngestStreams:
         return int(cast(int, self._redis.eval(_FAIL, 2, *keys, *arguments)))
 
     def drop(self, model: str) -> int:
-        """Delete the lines that wait and the failed ones; return how many waited."""
+        """Delete the lines that wait, the failed and the recent ones; return how many waited."""
+        self.forget_recent(model)
         keys = (lines_key(model), _key(model, "failed"), _key(model, "announced"))
         return int(cast(int, self._redis.eval(_DROP, 3, *keys, model)))
 
@@ -523,6 +542,38 @@ class IngestStreams:
             self._redis.delete(_key(model, "problem"))
         else:
             self._redis.set(_key(model, "problem"), json.dumps(problem), ex=_PROBLEM_TTL_S)
+
+    def note_recent(self, model: str, lines: Sequence[RecentLine]) -> None:
+        """Keep scored lines in place of older ones."""
+        kept = [line for line in lines if len(line.data) <= MAX_RECENT_BYTES]
+        if not kept:
+            return
+        recent, unusual = _key(model, "recent"), _key(model, "unusual")
+        with self._redis.pipeline() as pipe:
+            pipe.rpush(recent, *(line.data for line in kept))
+            pipe.rpush(unusual, *(f"{line.calibration} {int(line.is_unusual)}" for line in kept))
+            for key in (recent, unusual):
+                pipe.ltrim(key, -MAX_RECENT_LINES, -1)
+                pipe.expire(key, _RECENT_TTL_S)
+            pipe.execute()
+
+    def recent(self, model: str) -> list[bytes]:
+        """Return the newest scored lines, the oldest first."""
+        return cast(list[bytes], self._redis.lrange(_key(model, "recent"), 0, -1))
+
+    def unusual(self, model: str) -> tuple[int, int]:
+        """Return how many recent lines the newest calibration judged, and how many as unusual."""
+        found = cast(list[bytes], self._redis.lrange(_key(model, "unusual"), 0, -1))
+        if not found:
+            return 0, 0
+        newest = found[-1].rpartition(b" ")[0]
+        judged = [one.rpartition(b" ") for one in found]
+        flags = [flag for calibration, _, flag in judged if calibration == newest]
+        return len(flags), flags.count(b"1")
+
+    def forget_recent(self, model: str) -> None:
+        """Forget the recent lines, as after calibrating on them."""
+        self._redis.delete(_key(model, "recent"), _key(model, "unusual"))
 
     def status(self, model: str) -> IngestStatus:
         """Return the state of a model's lines."""

@@ -106,7 +106,7 @@ def _key(model_id: str, calibration: str, name: str) -> str:
 def _dump(line: Observed) -> list[float | str]:
     fields: list[float | str] = [round(line.time, 3), line.score, line.bucket, line.rate]
     group = line.group
-    return [*fields, group.alert_id, group.template, group.span] if group else fields
+    return [*fields, group.alert_id, group.template, group.span, group.value] if group else fields
 
 
 def _load(fields: list[float | str]) -> Observed:

@@ -18,8 +18,10 @@ from models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
 from models.runtime.session import SharedNetwork, StepNetwork, open_network
 from models.saved_model import Card, describe_files
+from models.text import mask_values
+from models.text.mask_values import MaskValues
 from models.text.masks import Masks
-from store.corpora import Corpora
+from store.corpora import Corpora, Corpus
 from store.jobs import Job, JobRequest
 from store.models import Models
 from store.shuffled_lines import ShuffledLines
@@ -152,6 +154,7 @@ def train_model(
         is_log=bool(request.masks),
         on_message=lambda sentence: on_event("message", {"text": sentence}),
     )
+    files |= _mask_values_files(request, corpora, corpus)
     origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
     report_fields, report_files = write_report(
         report,
@@ -246,6 +249,25 @@ def _pieces(request: JobRequest, corpora: Corpora, corpus: str) -> Iterable[str]
     """Yield the characters of a corpus in pieces, masked if the job has masks."""
     pieces = corpora.pieces(corpus, request.alphabet)
     return Masks(request.masks).apply_to_pieces(pieces) if request.masks else pieces
+
+
+def _mask_values_files(request: JobRequest, corpora: Corpora, corpus: Corpus) -> dict[str, bytes]:
+    """Return the file of what the masked values of the corpus look like, if there are masks."""
+    if not request.masks:
+        return {}
+    lines = _last_lines(corpora.pieces(corpus.id, request.alphabet), corpus.characters)
+    return {mask_values.FILE: MaskValues.fit(Masks(request.masks), lines).dump()}
+
+
+def _last_lines(pieces: Iterable[str], characters: int) -> Iterator[str]:
+    """Yield the lines of the last `mask_values.MAX_CHARACTERS` of so many characters."""
+    held, skipped = "", max(0, characters - mask_values.MAX_CHARACTERS)
+    for piece in pieces:
+        kept = piece[skipped:]
+        skipped -= min(skipped, len(piece))
+        *lines, held = (held + kept).split("\n")
+        yield from lines
+    yield held
 
 
 def _second_text(

@@ -88,14 +88,17 @@ def _make(
             lines: Iterable[str] = lines_of(services.corpora.pieces(corpus.id, loaded.vocabulary.alphabet))
             characters, source = corpus.characters, f"corpus {corpus.id}"
         else:
-            given = body.lines or []
+            given = services.ingest.recent_lines(model) if body.ingested else body.lines or []
             lines = map(loaded.vocabulary.to_characters, given)
-            characters, source = sum(map(len, given)), "lines given"
+            characters, source = sum(map(len, given)), "ingested lines" if body.ingested else "lines given"
         made = calibrate(loaded, lines, characters=characters, buckets=body.buckets, check=check)
         if body.false_alarms:
             made.thresholds(body.false_alarms)  # raises InvalidInput if there are too few lines
         check()  # nothing is replaced once the client has disconnected
-        return calibration_body(services.calibrations.save(loaded.saved, body.name, made, source=source))
+        saved = services.calibrations.save(loaded.saved, body.name, made, source=source)
+        if body.ingested:
+            services.ingest.streams.forget_recent(model)  # what was unusual then is not drift now
+        return calibration_body(saved)
 
 
 def _with_alerts(services: Services, access: Access, name: str, body: EvaluateCreate) -> EvaluateCreate:

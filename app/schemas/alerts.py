@@ -83,7 +83,8 @@ class AlertBody(BaseModel):
         " not reported."
     )
     severity: Severity = Field(
-        description="From the lowest p-value: `critical` up to 0.0001, `warning` up to 0.001, else `info`."
+        description="From the lowest p-value of its lines, estimated below 1 / (n + 1) too: `critical` up to"
+        " 0.0001, `warning` up to 0.001, else `info`."
     )
     label: Label | None
     template: str = Field(description="The line with `<*>` for what changes from line to line.")

@@ -42,7 +42,7 @@ CalibrationName = Annotated[
 
 
 class CalibrateCreate(RequestBody):
-    """Normal lines for a calibration: given here, or those of a corpus."""
+    """Normal lines for a calibration: given here, those of a corpus, or the newest that agents have sent."""
 
     model_config = with_examples({"name": "web-1", "corpus": "access-log", "false_alarms": 0.001})
 
@@ -51,6 +51,9 @@ class CalibrateCreate(RequestBody):
         None, description="Normal lines without their newlines."
     )
     corpus: str | None = Field(None, max_length=128, description="A corpus whose lines are all normal.")
+    ingested: bool = Field(
+        False, description="Use the newest lines that agents have sent to this model, at most 1,000."
+    )
     buckets: int = Field(
         1,
         ge=1,
@@ -62,9 +65,9 @@ class CalibrateCreate(RequestBody):
     )
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if (self.lines is None) == (self.corpus is None):
-            raise ValueError("give exactly one of lines and corpus")
+    def _one_of_three(self) -> Self:
+        if (self.lines is not None) + (self.corpus is not None) + self.ingested != 1:
+            raise ValueError("give exactly one of lines, corpus and ingested")
         return self
 
 

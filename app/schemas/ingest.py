@@ -160,6 +160,7 @@ class IngestStatusBody(BaseModel):
             "per_second": {"accepted": 210.5, "scored": 208.1, "flagged": 0.15},
             "consumers": [{"name": "web-7-1f0c", "pending": 120, "idle_s": 0.1}],
             "problem": None,
+            "drift": None,
         }
     )
 
@@ -178,6 +179,11 @@ class IngestStatusBody(BaseModel):
     per_second: IngestRates
     consumers: list[ConsumerBody]
     problem: IngestProblem | None = Field(description="Null: the lines are scored.")
+    drift: str | None = Field(
+        None,
+        description="A warning that the newest lines don't look like the default calibration, or that a"
+        " rolling one does not follow them; null: they do.",
+    )
 
 
 class IngestDropped(BaseModel):

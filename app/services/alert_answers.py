@@ -30,7 +30,7 @@ def alert_body(alert: Alert) -> AlertBody:
         for example in figures.examples
     ]
     return AlertBody(
-        **figures.model_dump(exclude={"examples", "template_id"}),
+        **figures.model_dump(exclude={"examples", "template_id", "estimated_p"}),
         examples=examples,
         state=alert.state,
         severity=alert.severity,

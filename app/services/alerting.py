@@ -45,9 +45,16 @@ def occurrence_of(
         line=text,
         score=score.score,
         p_value=score.p_value,
+        estimated_p=_estimated_p(scorer, line, score.score),
         spans=[Span(span.start, span.end, span.bits, span.expected) for span in spans],
         time=arrived,
         line_time=line_time(text, now=arrived),
         source=source,
         entry=entry,
     )
+
+
+def _estimated_p(scorer: CalibratedScorer, line: ScoredLine, score: float) -> float:
+    assert scorer.calibration is not None, "only lines with a calibration are flagged"
+    calibration = scorer.calibration.calibration
+    return calibration.estimated_p_value(score, characters=len(line.masked.text))

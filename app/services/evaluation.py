@@ -160,7 +160,7 @@ def _split(
 
 
 def _mask(loaded: Loaded, lines: Sequence[str]) -> list[str]:
-    return [loaded.scorer.masks.apply(line).text for line in lines]
+    return [loaded.scorer.mask(line).text for line in lines]
 
 
 def _training_lines(

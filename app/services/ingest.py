@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from app.schemas.ingest import (
@@ -14,7 +15,8 @@ from app.schemas.ingest import (
 )
 from app.services.gunzip import Gunzip
 from app.services.ingest_lines import MAX_BODY_BYTES, ParsedLines
-from models.errors import InvalidInput, NotFound, TooLarge
+from models.anomaly.drift import drift
+from models.errors import DomainError, InvalidInput, NotFound, TooLarge
 from models.saved_model import SavedModel
 from store.calibrations import Calibrations
 from store.ingest_stream import Accepted, Batch, IngestStreams, Request
@@ -92,8 +94,31 @@ class Ingest:
             ),
             consumers=[ConsumerBody.model_validate(one) for one in status.consumers],
             problem=IngestProblem(**problem) if problem else None,
+            drift=None if is_missing else self._drift(model),
             **{str(name): count for name, count in status.counts.items()},
         )
+
+    def recent_lines(self, model: str) -> list[str]:
+        """Return the newest scored lines. Raises InvalidInput: there are none."""
+        found = self.streams.recent(model)
+        if not found:
+            raise InvalidInput(
+                f"no line that was sent to {model} is kept; send lines to POST …/ingest first, or give lines",
+                code="no_ingested_lines",
+                param="ingested",
+            )
+        return [line.decode("utf-8", "replace") for line in found]
+
+    def _drift(self, model: str) -> str | None:
+        """Return a warning if the newest lines don't look like the default calibration, or None."""
+        if found := drift(*self.streams.unusual(model)):
+            return found
+        with suppress(DomainError):  # a damaged file is told when lines are scored
+            saved = self.models.get(model)
+            stored = self.calibrations.find(saved, None)
+            current = stored and self.calibrations.find_rolling(saved, stored)
+            return current.rolling.drift if current and current.rolling else None
+        return None
 
     def check_known(self, model: str) -> bool:
         """Return whether a model is missing that lines were sent to. Raises NotFound: none were."""

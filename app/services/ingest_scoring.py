@@ -25,14 +25,14 @@ from app.services.engines import Engines, Loaded
 from app.services.limited_work import Check
 from app.services.line_input import MAX_LINE_BYTES, LineParser, RawLine
 from app.services.recalibration import Recalibration
-from app.services.scoring import CalibratedScorer, ScoreOptions
+from app.services.scoring import CalibratedScorer, ScoreOptions, is_unusual
 from models.anomaly.alerts import Occurrence
 from models.anomaly.rolling import FlaggedGroup
 from models.anomaly.scorer import ScoredLine
 from models.errors import DomainError, InvalidInput, NotFound
 from store.alerts import Alerts, StreamEntries
-from store.calibrations import Calibrations, StoredCalibration
-from store.ingest_stream import GROUP, Entry, IngestStreams, lines_key
+from store.calibrations import DEFAULT, VALIDATION, Calibrations, StoredCalibration
+from store.ingest_stream import GROUP, Entry, IngestStreams, RecentLine, lines_key
 
 log = logging.getLogger("nextchar.api")
 
@@ -253,13 +253,32 @@ class IngestScoring:
         if normal := [entry.id for entry in entries if entry.id not in ids]:
             self.streams.acknowledge(model, normal)
         groups = {
-            one.entry: FlaggedGroup(one.alert_id, one.template, one.span) for one in occurrences if one.entry
+            one.entry: FlaggedGroup(one.alert_id, one.template, one.span, one.value)
+            for one in occurrences
+            if one.entry
         }
+        self.streams.note_recent(
+            model, [_recent(one) for one in scored if _base(one) in (DEFAULT, VALIDATION)]
+        )
         self.recalibration.observe(
             (one.scorer, one.line, one.score, groups.get(one.entry.id))
             for one in scored
             if one.entry.meta.is_rolling
         )
+
+
+def _base(one: _Scored) -> str:
+    """Return the stored calibration that a line was compared with, or with what has become of it."""
+    calibration = one.scorer.calibration
+    assert calibration is not None, "lines are scored with one"
+    return calibration.rolling.base if calibration.rolling else calibration.name
+
+
+def _recent(one: _Scored) -> RecentLine:
+    calibration = one.scorer.calibration
+    assert calibration is not None
+    identity = f"{one.scorer.loaded.reference} {calibration.name} {calibration.created_at}"
+    return RecentLine(one.entry.data, identity, is_unusual(one.score))
 
 
 def _occurrence(one: _Scored) -> Occurrence:

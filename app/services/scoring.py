@@ -149,10 +149,14 @@ class CalibratedScorer:
             yield self._line_score(line, scores, i, explanations)
 
     def group(self, line: ScoredLine) -> Group:
-        """Return the group of a flagged line. It does not depend on whether the line is explained."""
+        """Return the group of a flagged line. It does not depend on whether the line is explained.
+
+        It has a value if the line's template is known.
+        """
         parsed = line.surprisal.parsed
         pattern = parsed.template.pattern if parsed else None
-        return group_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
+        found = group_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
+        return found if parsed and not parsed.template.is_new else replace(found, value="")
 
     def flagged_spans(self, line: ScoredLine) -> list[Span]:
         """Return the anomalous spans of a flagged line, without explaining it."""

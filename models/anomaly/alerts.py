@@ -12,7 +12,7 @@ and for every version of the model.
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -49,11 +49,13 @@ class Group:
 
     Attributes:
         template: the line with PARAMETER for what changes. span: the number of the anomalous word in the
-        template, from 0, and the word, as in `4:root`; empty if no word is anomalous.
+        template, from 0, and the word, as in `4:root`; empty if no word is anomalous. value: what the line
+        has for the anomalous word if that has a PARAMETER. It is no part of what the group is.
     """
 
     template: str
     span: str
+    value: str = field(default="", compare=False)
 
     @cached_property
     def template_id(self) -> str:
@@ -74,7 +76,8 @@ class Occurrence:
         Group. line: the original text. spans: its anomalous characters, as positions in `line`. time: when
         the line arrived, in Unix seconds. line_time: the time in the line, if it could be parsed. source:
         where it came from, as far as it is known. entry: the id of the entry of a Redis stream that brought
-        it, if one did.
+        it, if one did. estimated_p: the p-value without the bound that the number of calibration lines sets,
+        if it was estimated. value: that of its Group.
     """
 
     model: str
@@ -91,11 +94,18 @@ class Occurrence:
     line_time: float | None = None
     source: str = ""
     entry: str | None = None
+    estimated_p: float | None = None
+    value: str = ""
 
     @property
     def severity(self) -> Severity:
         """How rare the line is."""
-        return severity_of(self.p_value)
+        return severity_of(self.rarity)
+
+    @property
+    def rarity(self) -> float:
+        """The estimated p-value, or the p-value if there is no estimate."""
+        return self.p_value if self.estimated_p is None else self.estimated_p
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,7 @@ def occurrence(
     line_time: float | None = None,
     source: str = "",
     entry: str | None = None,
+    estimated_p: float | None = None,
 ) -> Occurrence:
     """Return the occurrence of a flagged line, with what is stored of it bounded in size."""
     shown = [
@@ -149,6 +160,8 @@ def occurrence(
         line_time=line_time,
         source=_writable(source[:200]),
         entry=entry,
+        estimated_p=estimated_p,
+        value=_writable(group.value),
     )
 
 
@@ -171,8 +184,10 @@ def group_of(text: str, spans: Sequence[Span], *, template: str | None = None) -
     if index is None:
         return Group(template, "")
     words_of_template = template.split()
+    word = words[index][0][:_MAX_WORD_CHARACTERS]
     index = min(index, len(words_of_template) - 1)  # a template may end in one wildcard for many words
-    return Group(template, f"{index}:{words_of_template[index][:_MAX_WORD_CHARACTERS]}")
+    form = words_of_template[index][:_MAX_WORD_CHARACTERS]
+    return Group(template, f"{index}:{form}", word if PARAMETER in form else "")
 
 
 def template_of(text: str) -> str:
@@ -181,7 +196,7 @@ def template_of(text: str) -> str:
 
 
 def severity_of(p_value: float) -> Severity:
-    """Return the severity of a line, or of the lowest p-value of an alert.
+    """Return the severity of a line, or of the rarest line of an alert, by its estimated p-value.
 
     >>> severity_of(0.01), severity_of(0.001), severity_of(0.0001)
     ('info', 'warning', 'critical')

@@ -54,6 +54,8 @@ TEMPLATE_WEIGHTS = (0.3, 0.06)
 """The weights of the TEMPLATE_STATISTICS if templates left nothing open: they are multiplied by the share of
 the calibration lines' tokens that templates fix."""
 
+_TOP_SHARE, _MIN_TOP = 0.1, 10  # of the scores from which a tail that was not fitted is estimated
+
 MAX_LINE_PER_WINDOW = 40
 """A window has its full weight in lines of up to so many times its length; in longer ones it has less. A line
 of a thousand characters always has a few surprising ones, and their peak says little."""
@@ -111,6 +113,21 @@ class Bucket:
             extrapolated = np.maximum(self.tail.probability(scores[beyond]), self.min_p_value)
             p[beyond] = np.minimum(p[beyond], extrapolated)
         return p
+
+    def estimated_p_value(self, scores: Floats) -> Floats:
+        """Return (m,) estimates of the probability of scores (m,), also below the smallest p-value.
+
+        Without a fitted tail, the probability above the highest calibration score decreases exponentially, by
+        the mean excess of the highest tenth, or by half per bit, the unit of scores, if that is slower.
+        """
+        p = self.p_value(scores)
+        if self.tail:
+            return p
+        highest = self.scores[-1]
+        top = self.scores[-max(_MIN_TOP, int(self.kept * _TOP_SHARE)) :]
+        scale = max(float((top - top[0]).mean()), 1 / math.log(2))
+        result: Floats = p * np.exp(-np.maximum(scores - highest - SCORE_TOLERANCE, 0.0) / scale)
+        return result
 
     def threshold(self, rate: float) -> float:
         """Return the score that normal lines exceed with probability `rate`. Raises InvalidInput."""
@@ -179,6 +196,11 @@ class Calibration:
         """Return the p-value of a score of a line of so many characters."""
         [bucket] = self.bucket_of(np.array([characters], np.intp))
         return float(self.buckets[bucket].p_value(np.array([score]))[0])
+
+    def estimated_p_value(self, score: float, *, characters: int) -> float:
+        """Return an estimate of the probability of such a score; see `Bucket.estimated_p_value`."""
+        [bucket] = self.bucket_of(np.array([characters], np.intp))
+        return float(self.buckets[bucket].estimated_p_value(np.array([score]))[0])
 
     def default_rate(self) -> float:
         """Return the default false-alarm rate: 1 %, or the smallest rate that the calibration allows."""

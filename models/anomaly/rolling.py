@@ -11,12 +11,17 @@ scale is the maximum-likelihood estimate from censored data (Epstein and Sobel 1
 flagged than asked, the threshold rises until the rate is right, and if fewer are, it falls.
 
 **Repetition is no evidence of drift.** For raising the threshold, one alert counts for at most a tenth of the
-false alarms that are expected: an incident of many equal lines does not move it. For lowering it, all flagged
-lines count. A difference within the noise, a standard deviation, changes nothing.
+false alarms that are expected: an incident of many equal lines does not move it. If the anomalous word is a
+value of a known template, such as a user, each value counts for at most half of them: new users are drift,
+and one alone moves nothing. An alert that comes in a burst, or was first seen less than MIN_DRIFT_S ago, has
+no values in this sense; and if the flagged lines without values come in a burst, whatever their alerts are,
+it is left out. For lowering it, all other flagged lines count. A difference within the noise, a standard
+deviation, changes nothing.
 
-**Guard.** Lines are learned in batches. A batch in which alerts, so counted, exceed MAX_EXCESS times the
-expected false alarms is dropped, with its lines that are not flagged; and a threshold that would rise more
-than MAX_RISE_BITS above the stored calibration's is not used. Both are reported as drift.
+**Guard.** Lines are learned in batches. A batch in which alerts, each counted as at most a tenth, exceed
+MAX_EXCESS times the expected false alarms is dropped, with its lines that are not flagged; and a threshold
+that would rise more than MAX_RISE_BITS above the stored calibration's is not used. Both are reported as
+drift.
 """
 
 import math
@@ -43,9 +48,15 @@ MAX_RISE_BITS = 4.0
 """The most by which a threshold may exceed that of the stored calibration: then normal lines that reach it
 were flagged about sixteen times as often. Beyond that, lines are too different for its scores."""
 
+MIN_DRIFT_S = 6 * 3600.0
+"""The time after an alert's first line in the sample from which its values count apart."""
+
 _NOISE = 3.0  # standard deviations above MAX_EXCESS
 _SHARE_OF_ALERT = 0.1  # of the expected false alarms, for one alert
+_SHARE_OF_VALUE = 0.5  # for one value of an alert that has values: one alone does not raise a threshold
 _MIN_PER_ALERT = 2
+_BURST_SHARE = 0.1  # of the lines
+_MIN_BURST = 6  # flagged lines
 _TAIL_SHARE = 0.1
 _SCALE = (0.2, 1.5)  # the least and the greatest scale of the tail in bits; one bit per halving is 1.44
 
@@ -55,11 +66,15 @@ Verdict = Literal["unknown", "normal", "excluded"]
 
 @dataclass(frozen=True)
 class FlaggedGroup:
-    """The alert of a flagged line, by which later labels and suppressions are found."""
+    """The alert of a flagged line, by which later labels and suppressions are found.
+
+    `value` is what the anomalous word is in place of a wildcard of a known template; else empty.
+    """
 
     alert_id: str
     template: str
     span: str
+    value: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,7 +170,8 @@ def rebuild(
         return current, window, replace(result, drift=drift)
     kept = [i for i, line in enumerate(window.lines) if _is_kept(line, verdicts)]
     known = Window(tuple(_judged(window.lines, verdicts)), window.keys[kept])
-    grown = _newest(known, _thinned(judged), random)
+    learnable = _without_burst(_without_values_of_bursts(judged, window))
+    grown = _newest(known, _thinned(learnable), random)
     made = _calibration(stored, grown, rate)
     after = made.thresholds(rate)
     limits = [limit + MAX_RISE_BITS for limit in stored.thresholds(rate)]
@@ -192,7 +208,7 @@ def _judged(lines: Sequence[Observed], verdicts: Mapping[str, Verdict]) -> list[
 def _excess(batch: Sequence[Observed]) -> str | None:
     """Return why a batch is not learned: it has too many alerts."""
     expected = sum(line.rate for line in batch)
-    counted = len(_limited([line for line in batch if line.group], expected))
+    counted = len(_limited([_without_value(line) for line in batch], expected))
     if counted <= MAX_EXCESS * expected + _NOISE * math.sqrt(max(expected, 1.0)):
         return None
     return (
@@ -204,31 +220,78 @@ def _excess(batch: Sequence[Observed]) -> str | None:
 
 def _thinned(batch: Sequence[Observed]) -> list[Observed]:
     """Return the lines of a batch, of flagged ones that repeat only as many as could be false alarms."""
-    flagged = [line for line in batch if line.group]
     expected = sum(line.rate for line in batch if line.group is None)
-    counted = _first_limited(flagged, expected, math.ceil(expected + 2 * math.sqrt(expected)))
+    counted = _first_limited(batch, expected, math.ceil(expected + 2 * math.sqrt(expected)))
     return [*(line for line in batch if line.group is None), *counted]
 
 
-def _first_limited(flagged: Sequence[Observed], expected: float, count: int) -> list[Observed]:
-    """Return the `_limited` of flagged lines, and more of them while there are fewer than `count`."""
-    limited = _limited(flagged, expected)
+def _first_limited(lines: Sequence[Observed], expected: float, count: int) -> list[Observed]:
+    """Return the `_limited` of lines, and more flagged ones while there are fewer than `count`."""
+    limited = _limited(lines, expected)
     chosen = {id(line) for line in limited}
-    others = [line for line in flagged if id(line) not in chosen]
+    others = [line for line in lines if line.group and id(line) not in chosen]
     return [*limited, *others[: max(0, count - len(limited))]]
 
 
-def _limited(flagged: Sequence[Observed], expected: float) -> list[Observed]:
-    """Return flagged lines, of each alert only the last few."""
-    limit = max(_MIN_PER_ALERT, math.ceil(_SHARE_OF_ALERT * expected))
-    counts: dict[str, int] = {}
+def _limited(lines: Sequence[Observed], expected: float) -> list[Observed]:
+    """Return flagged ones of lines in order: of each alert the last few, or of each of its values."""
+    of_alert, of_value = (
+        max(_MIN_PER_ALERT, math.ceil(share * expected)) for share in (_SHARE_OF_ALERT, _SHARE_OF_VALUE)
+    )
+    counts: dict[tuple[str, str], int] = {}
     chosen = []
-    for line in reversed(flagged):
-        assert line.group is not None
-        count = counts[line.group.alert_id] = counts.get(line.group.alert_id, 0) + 1
-        if count <= limit:
+    for line in reversed(lines):
+        if not line.group:
+            continue
+        key = line.group.alert_id, line.group.value
+        counts[key] = counts.get(key, 0) + 1
+        if counts[key] <= (of_value if line.group.value else of_alert):
             chosen.append(line)
     return chosen
+
+
+def _without_values_of_bursts(batch: Sequence[Observed], window: Window) -> list[Observed]:
+    """Return a batch in which alerts that are bursts or new have no values, so that each counts as one."""
+    positions: dict[str, list[int]] = {}
+    for i, line in enumerate(batch):
+        if line.group:
+            positions.setdefault(line.group.alert_id, []).append(i)
+    first_seen: dict[str, float] = {}
+    for line in (*window.lines, *batch):
+        if line.group:
+            alert_id = line.group.alert_id
+            first_seen[alert_id] = min(line.time, first_seen.get(alert_id, line.time))
+    alike = {
+        alert_id
+        for alert_id, own in positions.items()
+        if _is_burst(own, len(batch)) or batch[own[-1]].time - first_seen[alert_id] < MIN_DRIFT_S
+    }
+    return [_without_value(line) if line.group and line.group.alert_id in alike else line for line in batch]
+
+
+def _without_burst(batch: Sequence[Observed]) -> list[Observed]:
+    """Return a batch without the burst of flagged lines that are no values, if there is one: an incident."""
+    positions = [i for i, line in enumerate(batch) if line.group and not line.group.value]
+    if not _is_burst(positions, len(batch)):
+        return list(batch)
+    most = len(positions) // 2
+    start, _ = min(zip(positions, positions[most:], strict=False), key=lambda pair: pair[1] - pair[0])
+    end = start + _BURST_SHARE * len(batch)
+    burst = {i for i in positions if start <= i <= end}
+    return [line for i, line in enumerate(batch) if i not in burst]
+
+
+def _without_value(line: Observed) -> Observed:
+    return replace(line, group=replace(line.group, value="")) if line.group else line
+
+
+def _is_burst(positions: Sequence[int], lines: int) -> bool:
+    """Return whether more than half of the ascending positions are within _BURST_SHARE of the lines."""
+    most = len(positions) // 2
+    width = _BURST_SHARE * lines
+    return len(positions) >= _MIN_BURST and any(
+        end - start <= width for start, end in zip(positions, positions[most:], strict=False)
+    )
 
 
 def _newest(window: Window, lines: Sequence[Observed], random: np.random.Generator) -> Window:
@@ -265,13 +328,13 @@ def _counted(lines: Sequence[Observed]) -> list[Observed]:
     """Return the flagged lines that count as normal: about as many as expected, if that agrees with them."""
     flagged = [line for line in lines if line.group]
     expected = sum(line.rate for line in lines)
-    limited = _limited(flagged, expected)
+    limited = _limited(lines, expected)
     noise = math.sqrt(expected)
     if len(limited) > expected + noise:
         return limited
     if len(flagged) < expected - noise:
         return flagged
-    return _first_limited(flagged, expected, round(expected))[: round(expected)]
+    return _first_limited(lines, expected, round(expected))[: round(expected)]
 
 
 def _tail_scale(normal: Floats, levels: Floats) -> float:

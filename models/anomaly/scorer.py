@@ -16,7 +16,8 @@ from models.runtime.engine import Engine
 from models.runtime.session import Check, CheckedNetwork, State, no_check
 from models.runtime.surprisal import LineSurprisal
 from models.saved_model import SavedModel
-from models.text import ngram_file, templates_file
+from models.text import mask_values, ngram_file, templates_file
+from models.text.mask_values import MaskValues
 from models.text.masks import Masked, Masks
 from models.text.ngram import NgramModel
 from models.text.templates import Templates
@@ -46,9 +47,11 @@ class Scorer:
         masks: Masks,
         ngram: NgramModel | None = None,
         templates: Templates | None = None,
+        values: MaskValues | None = None,
     ) -> None:
         self.engine, self.masks, self._ngram = engine, masks, ngram
         self.templates = templates
+        self._is_masked = values.is_well_formed if values else None
 
     @classmethod
     def load(cls, saved: SavedModel, engine: Engine) -> "Scorer":
@@ -58,13 +61,20 @@ class Scorer:
             ngram = ngram_file.load(saved.file(ngram_file.FILE), saved.vocabulary)
         if templates_file.FILE in saved.card.files:
             templates = templates_file.load(saved.file(templates_file.FILE))
-        return cls(engine, Masks(saved.card.masks), ngram, templates)
+        values = None
+        if mask_values.FILE in saved.card.files:
+            values = MaskValues.load(saved.file(mask_values.FILE))
+        return cls(engine, Masks(saved.card.masks), ngram, templates, values)
+
+    def mask(self, line: str) -> Masked:
+        """Return a line with its values masked, except those that are malformed; see `mask_values`."""
+        return self.masks.apply(line, is_masked=self._is_masked)
 
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check
     ) -> list[ScoredLine]:
         """Mask and read lines, each by itself, with its newline."""
-        masked = [self.masks.apply(line) for line in originals]
+        masked = list(map(self.mask, originals))
         texts = [line.text for line in masked]
         surprisals = self.engine.line_surprisal(texts, fast=precision != "float32", check=check)
         if precision == "both" and self.engine.has_fast:
@@ -80,7 +90,7 @@ class Scorer:
         check: Check = no_check,
     ) -> tuple[list[ScoredLine], State]:
         """Mask and read lines one after the other; see `models.runtime.surprisal.stream_surprisal`."""
-        masked = [self.masks.apply(line) for line in originals]
+        masked = list(map(self.mask, originals))
         texts = [line.text for line in masked]
         surprisals, state = self.engine.stream_surprisal(texts, state, fast=fast, check=check)
         return self._scored(originals, masked, surprisals), state

@@ -31,7 +31,6 @@ _MIN_DRIFT = 0.1  # fraction of new values in later lines, in excess of chance
 _MIN_UNIQUE = 0.5  # fraction of values that occur in no other line: ids
 _MIN_VALUES = 20
 _MIN_EARLIER = 5  # earlier values of a field, below which a later one does not count as new
-_CONTEXT = 6  # characters before a value that identify its field
 
 _BLOCK_LINES = 16  # adjacent lines that are sampled together
 _MAX_BLOCKS = 96
@@ -158,12 +157,10 @@ _ALL = Masks(CLASSES)
 
 
 def _values(number: int, line: str) -> list[_Value]:
-    values, before, position = [], "", 0
-    for start, end, mask in _ALL.matches(line):
-        before = (before + line[position:start])[-_CONTEXT:]
-        values.append(_Value(number, CLASSES[mask], f"{CLASSES[mask]} {before}", line[start:end]))
-        before, position = before + "#", end
-    return values
+    return [
+        _Value(number, value.mask, f"{value.mask} {value.before}", value.text)
+        for _, value in _ALL.values(line)
+    ]
 
 
 def _has_counter(values: Sequence[_Value], lines: int) -> bool:

@@ -12,7 +12,7 @@ back-references. A match never spans lines and is never empty.
 ('port ⓝ ssh2', 10)
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,9 @@ Saved models refer to masks by name, so a pattern never changes; an improved one
 CUSTOM_PLACEHOLDER = "ⓞ"
 """The placeholder of custom expressions."""
 
+FIELD_CHARACTERS = 6
+"""Characters before a value that tell which field it is in; `#` stands for each value among them."""
+
 MAX_MASKS = 16
 MAX_PATTERN_CHARACTERS = 500
 _MAX_LINE_CHARACTERS = 1 << 24  # in a corpus
@@ -84,6 +87,21 @@ class Masked:
     def origin(self, position: int) -> int:
         """Return the position in the original of the character at `position`, or of the end."""
         return position if self.starts is None else int(self.starts[position])
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a mask matches in a line.
+
+    Attributes:
+        mask: the mask. text: the match. before: the FIELD_CHARACTERS before it, or fewer. after: the
+        character after it; empty at the end of the text.
+    """
+
+    mask: str
+    text: str
+    before: str
+    after: str
 
 
 class Masks:
@@ -114,9 +132,12 @@ class Masks:
     def __bool__(self) -> bool:
         return self._pattern is not None
 
-    def apply(self, text: str) -> Masked:
-        """Return a text with each match replaced by its placeholder."""
-        matches = list(self.matches(text))
+    def apply(self, text: str, *, is_masked: Callable[[Value], bool] | None = None) -> Masked:
+        """Return a text with each match replaced by its placeholder, if `is_masked` is true for it."""
+        if is_masked:
+            matches = [match for match, value in self.values(text) if is_masked(value)]
+        else:
+            matches = list(self.matches(text))
         if not matches:
             return Masked(text, None)
         pieces, starts, at = [], [], 0
@@ -141,6 +162,16 @@ class Masks:
             yield "\n".join(self.apply(line).text for line in (held + head).split("\n")) + newline
             held = held_next
         yield self.apply(held).text
+
+    def values(self, text: str) -> Iterator[tuple[tuple[int, int, int], Value]]:
+        """Yield each match, as `matches` does, and its value."""
+        before, position = "", 0
+        for match in self.matches(text):
+            start, end, mask = match
+            before = (before + text[max(position, start - FIELD_CHARACTERS) : start])[-FIELD_CHARACTERS:]
+            before = before.rpartition("\n")[2]
+            yield match, Value(self.masks[mask], text[start:end], before, text[end : end + 1])
+            before, position = before + "#", end
 
     def matches(self, text: str) -> Iterator[tuple[int, int, int]]:
         """Yield (start, end, index of the mask) of each match in a text, in order."""

@@ -37,6 +37,7 @@ def one(
     line_time: float | None = None,
     source: str = "",
     entry: str | None = None,
+    estimated_p: float | None = None,
 ) -> Occurrence:
     return occurrence(
         group,
@@ -50,6 +51,7 @@ def one(
         line_time=line_time,
         source=source,
         entry=entry,
+        estimated_p=estimated_p,
     )
 
 
@@ -214,3 +216,16 @@ def test_totals_count_lines_and_alerts_by_severity(alerts: Alerts) -> None:
     lines, opened = alerts.totals()
     assert lines == {("m", "info"): 2, ("m", "critical"): 1, ("n", "warning"): 1}
     assert opened == {("m", "critical"): 1, ("n", "warning"): 1}
+
+
+def test_severity_is_that_of_the_lowest_estimated_p_value(alerts: Alerts, redis: Redis) -> None:
+    alerts.record([one(p_value=0.0074, estimated_p=0.0009), one(p_value=0.0074, estimated_p=0.005)])
+    [alert] = alerts.all("m")
+    assert (alert.figures.p_value, alert.figures.estimated_p, alert.severity) == (0.0074, 0.0009, "warning")
+    assert alerts.totals()[0] == {("m", "warning"): 1, ("m", "info"): 1}
+    alerts.record([one(p_value=0.0074, estimated_p=0.00002)])
+    assert alerts.all("m")[0].severity == "critical"
+    redis.hdel(f"nextchar:alert:{alert.id}", "estimated_p")  # as an earlier version has recorded it
+    assert alerts.all("m")[0].severity == "info"
+    alerts.record([one(p_value=0.0074, estimated_p=0.002)])
+    assert alerts.all("m")[0].figures.estimated_p == 0.002

@@ -87,7 +87,7 @@ def test_damaged_records_are_named(blobs: Blobs, model: SavedModel) -> None:
 def test_a_rolling_calibration_is_read_back_as_it_was_saved(blobs: Blobs, model: SavedModel) -> None:
     known = Calibrations(blobs)
     base = known.save(model, "default", OTHER, source="lines")
-    group = FlaggedGroup("alert_1", "user <*> →", "1:<*>")
+    group = FlaggedGroup("alert_1", "user <*> →", "1:<*>", "ann")
     lines = (Observed(1.5e9, 2.25, 0, 0.0), Observed(1.6e9, 7.5, 0, 0.01, group))
     window = Window(lines, np.array([3.0, 4.0]))
     rebuilds = [Rebuild(float(i), 2, 1, 1, 0.01, (6.0,), (7.0,), "drift") for i in range(MAX_REBUILDS + 5)]

@@ -19,6 +19,7 @@ from store.ingest_stream import (
     IngestStreams,
     LineMeta,
     NewLine,
+    RecentLine,
     Request,
     lines_key,
 )
@@ -216,3 +217,21 @@ def test_a_server_that_hangs_is_an_error_in_bounded_time() -> None:
         url = f"redis://127.0.0.1:{server.getsockname()[1]}"
         with Redis.from_url(url, socket_timeout=0.2) as redis, pytest.raises(RedisTimeoutError):
             IngestStreams(redis).accept([batch("a")])
+
+
+def test_the_newest_lines_are_kept_with_what_the_newest_calibration_said_of_them(
+    streams: IngestStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.ingest_stream.MAX_RECENT_LINES", 4)
+    assert streams.recent("m") == [] and streams.unusual("m") == (0, 0)
+    streams.note_recent("m", [RecentLine(bytes([i]), "m@1 default 7", True) for i in range(5)])
+    assert streams.recent("m") == [b"\1", b"\2", b"\3", b"\4"] and streams.unusual("m") == (4, 4)
+    streams.note_recent(
+        "m", [RecentLine(b"a", "m@1 default 8", True), RecentLine(b"b", "m@1 default 8", False)]
+    )
+    streams.note_recent("m", [RecentLine(b"x" * 4001, "m@1 default 9", True)])  # too long
+    streams.note_recent("m", [])
+    assert streams.recent("m") == [b"\3", b"\4", b"a", b"b"] and streams.unusual("m") == (2, 1)
+    assert streams.recent("other") == []
+    streams.drop("m")
+    assert streams.recent("m") == [] and streams.unusual("m") == (0, 0)

@@ -20,6 +20,7 @@ from models.auto_preset import Candidate
 from models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput, NotFound, Unavailable
 from models.kernels.instruction_sets import available_levels
+from models.text import mask_values
 from store.corpora import Corpora, Upload
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.live import EventLog, Live
@@ -157,6 +158,7 @@ def test_a_job_becomes_one_model_if_its_message_is_delivered_twice(world: World)
     assert report["problems"] == []
     assert report["experts"]["mixture"] == report["validation_bits_per_character"] < report["experts"]["lstm"]
     assert {"mixture.npz", "ngram.npz", "templates.json"} <= set(saved.card.files)
+    assert mask_values.FILE not in saved.card.files  # there are no masks
     assert ("model.int8.npz" in saved.card.files) == report["int8"]["kept"]
     assert abs(report["int8"]["lost_nats"]) < 0.2
     assert saved.file("model.onnx")

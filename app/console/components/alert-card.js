@@ -109,6 +109,11 @@ export function alertCard(alert, { signal, onSuppressed }) {
   return { node, update };
 }
 
+/** Return the address of one alert. @param {string} model @param {string} alert its id */
+export function alertAddress(model, alert) {
+  return `#/alerts?${new URLSearchParams({ model, alert })}`;
+}
+
 function alertHead(alert) {
   const { severity, state, label, span } = alert;
   const [first, last] = [dateTime(alert.first_seen), dateTime(alert.last_seen)];

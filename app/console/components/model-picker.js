@@ -34,12 +34,17 @@ export function modelSelect(models, value, onChange) {
   return control;
 }
 
-/** Return the empty state of a view that needs a model. @param {string} purpose what the view does with one */
-export function noModelYet(purpose) {
-  return emptyState(
-    "No model yet",
-    `${purpose} Train one first; with the sample text or the sample log that takes a minute.`,
-    h("a", { class: "button primary", href: "#/" }, "Train a model"),
+/** Return a view that needs a model, while there is none. @param {string} purpose what the view does with one */
+export function viewWithoutModel(title, purpose = "A model trained on normal lines finds the anomalous ones.") {
+  return h(
+    "div",
+    { class: "view" },
+    h("h1", {}, title),
+    emptyState(
+      "No model yet",
+      `${purpose} Train one first; with the sample text or the sample log that takes a minute.`,
+      h("a", { class: "button primary", href: "#/" }, "Train a model"),
+    ),
   );
 }
 

@@ -3,7 +3,8 @@
 import { h, replace } from "../dom.js";
 import { byteSize, count, duration, integer } from "../format.js";
 import { MAX_LOG_LINES } from "../log/scored-log.js";
-import { errorBox, sentence, warningBox } from "./notice.js";
+import { driftWarning } from "./drift-warning.js";
+import { errorBox, warningBox } from "./notice.js";
 
 /**
  * Return the progress of a run; `update` shows its current state.
@@ -68,15 +69,4 @@ export function runProgress(run, { onResume, onRecalibrate }) {
   }
 
   return { node, update };
-}
-
-function driftWarning(message, onRecalibrate) {
-  return warningBox(
-    h("p", {}, sentence(message)),
-    h(
-      "div",
-      { class: "row" },
-      h("button", { type: "button", class: "button small", onclick: onRecalibrate }, "Recalibrate on these lines"),
-    ),
-  );
 }

@@ -3,7 +3,7 @@
 import { apiPath, get, isAbort, request } from "../api.js";
 import { alertCard } from "../components/alert-card.js";
 import { field, select } from "../components/form-fields.js";
-import { loadModels, missingModel, modelSelect, noModelYet } from "../components/model-picker.js";
+import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
 import { emptyState, errorBox } from "../components/notice.js";
 import { saveFile } from "../components/save-file.js";
 import { suppressionList } from "../components/suppressions.js";
@@ -37,14 +37,7 @@ const LABELS = [
 export async function alertsView(page) {
   const { signal, query } = page;
   const { models, selected, missing } = await loadModels(page);
-  if (!models.length) {
-    return h(
-      "div",
-      { class: "view" },
-      h("h1", {}, "Alerts"),
-      noModelYet("A model trained on normal lines finds the anomalous ones."),
-    );
-  }
+  if (!models.length) return viewWithoutModel("Alerts");
   let model = selected;
   let shownCount = PAGE_SIZE;
   let refreshes = 0;
@@ -54,6 +47,7 @@ export async function alertsView(page) {
     severity: query.get("severity") ?? "",
     label: query.get("label") ?? "",
   };
+  let only = query.get("alert") ?? ""; // the id of the one alert that is shown, if the address names one
 
   const list = h("div", { class: "list" });
   const status = h("div", { "aria-live": "polite" });
@@ -80,9 +74,21 @@ export async function alertsView(page) {
     }),
   });
   const live = h("a", { class: "button", href: liveAddress(model) }, "Live lines");
+  const showAll = h(
+    "div",
+    { class: "row", hidden: !only },
+    h("button", { type: "button", class: "button small", onclick: start }, "Show all alerts"),
+  );
 
-  /** Show the alerts from the start. */
+  /** Show the alerts that match the filters, from the start. */
   function start() {
+    only = "";
+    showAll.hidden = true;
+    setQuery({ alert: "" });
+    load();
+  }
+
+  function load() {
     shownCount = PAGE_SIZE;
     refresh();
     suppressions.load(model);
@@ -99,8 +105,11 @@ export async function alertsView(page) {
     const wanted = new URLSearchParams({ limit: String(shownCount) });
     if (filters.state !== "all") wanted.set("state", filters.state);
     for (const name of ["severity", "label"]) if (filters[name]) wanted.set(name, filters[name]);
+    const path = apiPath("/v1/models", model, "alerts");
     try {
-      const answer = await get(`${apiPath("/v1/models", model, "alerts")}?${wanted}`, { signal });
+      const answer = only
+        ? { data: [await get(`${path}/${encodeURIComponent(only)}`, { signal })] }
+        : await get(`${path}?${wanted}`, { signal });
       if (mine === refreshes) draw(answer);
     } catch (error) {
       if (mine === refreshes && !signal.aborted && !isAbort(error))
@@ -108,13 +117,13 @@ export async function alertsView(page) {
     }
   }
 
-  function draw({ data, has_more: hasMore, evicted }) {
+  function draw({ data, has_more: hasMore = false, evicted = 0 }) {
     // Cards are kept, so that what the user has opened or focused stays.
     cards = new Map(
       data.map((alert) => {
         const card = cards.get(alert.id);
         card?.update(alert);
-        return [alert.id, card ?? alertCard(alert, { signal, onSuppressed: start })];
+        return [alert.id, card ?? alertCard(alert, { signal, onSuppressed: load })];
       }),
     );
     const nodes = [...cards.values()].map((card) => card.node);
@@ -154,7 +163,7 @@ export async function alertsView(page) {
 
   const timer = setInterval(() => document.hidden || refresh(), POLL_MS);
   signal.addEventListener("abort", () => clearInterval(timer));
-  start();
+  load();
 
   const exportButton = (label, format) =>
     h("button", { type: "button", class: "button small", onclick: () => exportAlerts(format) }, label);
@@ -183,6 +192,7 @@ export async function alertsView(page) {
       ),
     ),
     status,
+    showAll,
     list,
     h("div", { class: "row center" }, more),
     suppressions.node,

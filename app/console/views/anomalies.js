@@ -3,7 +3,7 @@
 import { apiPath, get, post } from "../api.js";
 import { field, select } from "../components/form-fields.js";
 import { investigation } from "../components/investigation.js";
-import { loadModels, missingModel, modelSelect, noModelYet } from "../components/model-picker.js";
+import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
 import { emptyState, errorBox, hintBox, toast, warningBox } from "../components/notice.js";
 import { runProgress } from "../components/run-progress.js";
 import { h, replace } from "../dom.js";
@@ -22,14 +22,7 @@ let lastRun = null;
 export async function anomaliesView(page) {
   const { signal, query } = page;
   const { models, selected, missing } = await loadModels(page);
-  if (!models.length) {
-    return h(
-      "div",
-      { class: "view" },
-      h("h1", {}, "Anomalies"),
-      noModelYet("A model trained on normal lines finds the anomalous ones."),
-    );
-  }
+  if (!models.length) return viewWithoutModel("Anomalies");
   let model = selected;
   let calibration = query.get("calibration") ?? ""; // "" is the default one
   /** @type {ScoringRun | null} */ let run = null;

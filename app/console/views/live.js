@@ -1,11 +1,13 @@
 /** The flagged lines of what log agents send to a model, as they are flagged. */
 
-import { apiPath, delay, get } from "../api.js";
+import { apiPath, delay, get, post } from "../api.js";
+import { alertAddress } from "../components/alert-card.js";
+import { driftWarning } from "../components/drift-warning.js";
 import { field } from "../components/form-fields.js";
 import { ingestStatus } from "../components/ingest-status.js";
 import { markedLine } from "../components/marked-line.js";
-import { loadModels, missingModel, modelSelect, noModelYet } from "../components/model-picker.js";
-import { emptyState, errorBox } from "../components/notice.js";
+import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
+import { emptyState, errorBox, toast } from "../components/notice.js";
 import { h, replace } from "../dom.js";
 import { count, dateTime, rarity } from "../format.js";
 import { followEvents } from "../event-stream.js";
@@ -17,14 +19,7 @@ const STATUS_MS = 2000;
 export async function liveView(page) {
   const { signal } = page;
   const { models, selected, missing } = await loadStreams(page);
-  if (!models.length) {
-    return h(
-      "div",
-      { class: "view" },
-      h("h1", {}, "Live lines"),
-      noModelYet("A model trained on normal lines finds the anomalous ones."),
-    );
-  }
+  if (!models.length) return viewWithoutModel("Live lines");
   let model = selected;
   let following = new AbortController();
   let isPaused = false;
@@ -32,6 +27,8 @@ export async function liveView(page) {
 
   const status = h("section", { class: "card stack", "aria-label": "Ingested lines" });
   const messages = h("div", { "aria-live": "polite" });
+  const drift = h("div", { "aria-live": "polite" });
+  let shownDrift = ""; // drawn anew only when it changes: screen readers announce it
   const list = h("ol", { class: "list live-lines" });
   const empty = emptyState("No flagged line yet", "Point a log agent at this model: its flagged lines appear here.");
   const pause = h(
@@ -68,11 +65,31 @@ export async function liveView(page) {
     showHeld();
     replace(list);
     replace(messages);
+    showDrift(null);
     empty.hidden = false;
     followLines(model, abort).catch((error) => {
       if (!abort.aborted) replace(messages, errorBox(error, { retry: follow }));
     });
     followStatus(model, abort);
+  }
+
+  function showDrift(message) {
+    if (shownDrift === (message ?? "")) return;
+    shownDrift = message ?? "";
+    replace(drift, message && driftWarning(message, recalibrate));
+  }
+
+  /** Make the newest lines that were sent the default calibration of the model. */
+  async function recalibrate() {
+    replace(messages, h("p", { class: "muted" }, "Calibrating…"));
+    try {
+      const { lines } = await post(apiPath("/v1/models", model, "calibrate"), { ingested: true }, { signal });
+      toast(`Calibrated on the newest ${count(lines, "line")}.`);
+      replace(messages);
+      showDrift(null);
+    } catch (error) {
+      if (!signal.aborted) replace(messages, errorBox(error));
+    }
   }
 
   async function followLines(followed, abort) {
@@ -92,7 +109,9 @@ export async function liveView(page) {
       if (!document.hidden) {
         const answer = await get(apiPath("/v1/models", followed, "ingest"), { signal: abort }).catch(() => null);
         if (abort.aborted) return;
-        if (answer) replace(status, ingestStatus(answer)); // else the banner shows that the service is away
+        // Without an answer the banner shows that the service is away.
+        if (answer) replace(status, ingestStatus(answer));
+        if (answer) showDrift(answer.drift);
       }
       await delay(STATUS_MS, abort);
     }
@@ -113,6 +132,7 @@ export async function liveView(page) {
       }),
     }).node,
     status,
+    drift,
     messages,
     empty,
     list,
@@ -147,8 +167,9 @@ function lineEntry(line) {
       h(
         "span",
         { class: "muted" },
-        ` · ${[dateTime(line.time ?? line.received_at), line.source, line.model].filter(Boolean).join(" · ")}`,
+        ` · ${[dateTime(line.time ?? line.received_at), line.source, line.model].filter(Boolean).join(" · ")} · `,
       ),
+      h("a", { href: alertAddress(line.model, line.alert_id) }, "Alert"),
     ),
     h("p", { class: "log-text mono" }, markedLine(line.line, line.spans)),
   );

@@ -4,7 +4,7 @@ import { continuationColumns } from "../components/continuations.js";
 import { field } from "../components/form-fields.js";
 import { generationOptions } from "../components/generation-options.js";
 import { ghostTextarea } from "../components/ghost-textarea.js";
-import { loadModels, missingModel, modelSelect, noModelYet } from "../components/model-picker.js";
+import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
 import { nextCharacterPanel } from "../components/next-character.js";
 import { h } from "../dom.js";
 
@@ -14,14 +14,7 @@ let draft = ""; // the text, kept while the console is open
 export async function playgroundView(page) {
   const { signal } = page;
   const { models, selected, missing } = await loadModels(page);
-  if (!models.length) {
-    return h(
-      "div",
-      { class: "view" },
-      h("h1", {}, "Playground"),
-      noModelYet("The playground generates text with a model."),
-    );
-  }
+  if (!models.length) return viewWithoutModel("Playground", "The playground generates text with a model.");
   let model = selected;
 
   const area = ghostTextarea({ model, label: "Your text", value: draft, rows: 8 });

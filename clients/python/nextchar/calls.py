@@ -352,6 +352,7 @@ class Calls(Connection):
         lines: Iterable[str] | None = None,
         *,
         corpus: str | None = None,
+        ingested: bool | None = None,
         name: str | None = None,
         buckets: int | None = None,
         false_alarms: float | None = None,
@@ -361,7 +362,8 @@ class Calls(Connection):
         Args:
             model: `name` or `name@version`.
             lines: normal lines; or
-            corpus: a corpus, all of whose lines are normal.
+            corpus: a corpus, all of whose lines are normal; or
+            ingested: True for the newest lines that log agents have sent to the model, at most 1,000.
             name: what to call the calibration; without one it is the model's default.
             buckets: compare lines with those of like length only, in so many buckets.
             false_alarms: raise InvalidRequest unless there are enough lines for this rate.
@@ -372,6 +374,7 @@ class Calls(Connection):
         body = given(
             lines=None if lines is None else list(lines),
             corpus=corpus,
+            ingested=ingested,
             name=name,
             buckets=buckets,
             false_alarms=false_alarms,

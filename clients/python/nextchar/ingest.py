@@ -50,6 +50,7 @@ class IngestStatus(TypedDict):
     per_second: dict[str, float]
     consumers: list[dict[str, Any]]
     problem: dict[str, str] | None
+    drift: str | None
 
 
 class FlaggedLine(TypedDict):

@@ -139,7 +139,7 @@ class Model:
         value has all its bits. The expert "lstm" is the network alone, from which scores are made.
         """
         characters = self._characters_of(text)
-        masked = self._scorer.masks.apply(characters)
+        masked = self._scorer.mask(characters)
         described = self._engine.text_logprobs(masked.text, top=0, expert=expert)
         bits = np.array([-entry.logprob / math.log(2) for entry in described], np.float32)
         if masked.starts is None:

@@ -66,6 +66,9 @@ def test_flagged_lines_are_recorded_when_asked(service: Service, alerts: Alerts)
     figures = alert.figures
     assert (figures.template, figures.span, figures.count) == ("ab →→→b <*>", "1:→→→b", 2)
     assert (figures.version, figures.sources) == (1, ("web-1",))
+    assert figures.p_value == 0.008264  # 1 / 121: it is far above all calibration lines
+    assert alert.severity == "critical"
+    assert "estimated_p" not in service.http.get(f"/v1/models/fake/alerts/{alert.id}").json()
     assert [example.line for example in figures.examples] == LINES[1:]
     spans = [(span.start, span.end) for span in figures.examples[0].spans]
     assert spans == [(span["start"], span["end"]) for span in scored[1]["spans"]]

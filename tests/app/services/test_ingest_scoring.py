@@ -146,3 +146,45 @@ def test_flagged_lines_are_paged(service: Service) -> None:
     until_scored(service, 5)
     page = service.http.get(f"{INGEST}/events", params={"after": 1, "limit": 2}).json()
     assert [line["id"] for line in page["data"]] == [2, 3] and page["has_more"]
+
+
+def test_lines_that_drift_are_told_and_can_become_the_calibration(service: Service) -> None:
+    send(service, *("ab" * (1 + i % 9) for i in range(120)))
+    until_scored(service, 120)
+    assert status(service)["drift"] is None
+    drifted = ["→a" * (1 + i % 9) for i in range(100)]
+    send(service, *drifted)
+    until_scored(service, 220)
+    told = status(service)["drift"]
+    assert told and "don't look like the calibration data" in told and "of 220 lines" in told
+    made = service.http.post("/v1/models/fake/calibrate", json={"ingested": True})
+    assert made.status_code == 201, made.text
+    assert (made.json()["name"], made.json()["lines"], made.json()["source"]) == (
+        "default", 220, "ingested lines"
+    )  # fmt: skip
+    assert status(service)["drift"] is None
+    send(service, *drifted)
+    until_scored(service, 320)
+    assert status(service)["drift"] is None
+    assert len(flagged(service)) == 100  # those before
+
+
+def test_lines_of_a_named_calibration_do_not_count_as_drift(service: Service) -> None:
+    calibrate(service, name="web-1")
+    send(service, *["→→"] * 150, calibration="web-1")
+    until_scored(service, 150)
+    assert status(service)["drift"] is None
+    refused = service.http.post("/v1/models/fake/calibrate", json={"ingested": True})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "no_ingested_lines")
+
+
+def test_a_rolling_calibration_that_does_not_follow_is_told(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.recalibration.REBUILD_LINES", 100)
+    monkeypatch.setattr("app.services.recalibration.REBUILD_S", 0.0)
+    new = [f"{'→' * (1 + i)}{'ab' * (1 + i % 7)}" for i in range(25)]
+    send(service, *["ab"] * 80, *new, recalibrate="rolling")
+    until_scored(service, 105)
+    until(lambda: status(service)["drift"])
+    assert "Nothing is learned from them" in status(service)["drift"]

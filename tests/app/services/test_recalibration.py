@@ -1,5 +1,6 @@
 """Rolling calibration of ingested lines: what is learned of them, by whom, and how it can be seen."""
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,21 @@ def lines_of(scores: Any, *, threshold: float) -> list[Observed]:
         else Observed(1.0, censored(threshold), 0, 0.01, FlaggedGroup("alert_1", "t", "0:t"))
         for score in scores
     ]
+
+
+def test_waiting_lines_are_read_as_they_were_added_also_those_of_an_earlier_version(
+    clean_redis_url: str, saved: SavedModel
+) -> None:
+    redis = Redis.from_url(clean_redis_url, decode_responses=True)
+    lines = RollingLines(redis)
+    group = FlaggedGroup("alert_1", "user <*>", "1:<*>", "ann →")
+    added = [Observed(1.0, 2.5, 0, 0.01), Observed(2.0, 7.5, 0, 0.01, group)]
+    lines.add(saved.card.id, "default", added)
+    [key] = [key for key in redis.scan_iter() if redis.type(key) == "list"]
+    redis.rpush(key, json.dumps([[3.0, 8.5, 0, 0.01, "alert_1", "user <*>", "1:<*>"]]))
+    assert lines.acquire_lease(saved.card.id, "default", "me")
+    older = Observed(3.0, 8.5, 0, 0.01, FlaggedGroup("alert_1", "user <*>", "1:<*>"))
+    assert lines.take(saved.card.id, "default", "me") == [*added, older]
 
 
 def test_two_replicas_build_one(clean_redis_url: str, tmp_path: Path, saved: SavedModel) -> None:

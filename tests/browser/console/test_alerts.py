@@ -145,3 +145,40 @@ def test_flagged_lines_of_agents_are_shown_as_they_are_flagged(
     page.get_by_role("link", name="Live lines").click()
     expect(page.get_by_label("Model", exact=True)).to_have_value(name)
     expect(lines).to_have_count(2)
+
+
+def test_a_live_line_leads_to_its_alert(service: PopulatedService, open_window: Open, model: str) -> None:
+    record(service, model, "zyx zyx")
+    ingest(service, model, "lazxyyy-fox bug", "quick brown")
+    page = settled(open_window(f"{service.url}/#/live?model={model}"))
+    page.locator(".live-lines li", has_text="lazxyyy").get_by_role("link", name="Alert").click()
+    expect(page.get_by_role("heading", name="Alerts")).to_be_visible()
+    alert = page.locator(".alert")
+    expect(alert).to_have_count(1)
+    alert.get_by_text("Examples").click()
+    expect(alert.locator(".examples")).to_contain_text("lazxyyy-fox bug")
+    page.reload()
+    expect(alert).to_have_count(1)
+    page.get_by_role("button", name="Show all alerts").click()
+    expect(alert).to_have_count(3)
+    assert "alert=" not in page.url
+    page.goto(f"{service.url}/#/alerts?model={model}&alert=alert_{'0' * 24}")
+    expect(page.get_by_role("alert")).to_contain_text("no alert")
+
+
+def test_drift_of_live_lines_is_told_with_what_to_do(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    page = settled(open_window(f"{service.url}/#/live?model={model.partition('@')[0]}"))
+    ingest(service, model.partition("@")[0], *(f"zy{'x' * (1 + n % 9)}-fox" for n in range(120)))
+    expect(page.get_by_text("These lines don't look like the calibration data")).to_be_visible()
+    page.get_by_role("button", name="Recalibrate on these lines").click()
+    expect(page.get_by_text("Calibrated on the newest 120 lines.")).to_be_visible()
+    expect(page.get_by_text("These lines don't look like the calibration data")).to_have_count(0)
+
+
+def ingest(service: PopulatedService, model: str, *lines: str) -> None:
+    """Send lines as an agent does."""
+    headers = {"Content-Type": "text/plain"}
+    sent = httpx.post(f"{service.url}/v1/models/{model}/ingest", content="\n".join(lines), headers=headers)
+    assert sent.status_code == 202, sent.text

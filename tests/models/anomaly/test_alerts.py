@@ -46,6 +46,13 @@ def test_any_part_of_a_value_that_changes_gives_the_same_group() -> None:
     assert groups == {Group("port <*> open", "1:<*>")}
 
 
+def test_the_value_of_the_anomalous_word_is_kept_where_the_template_has_a_parameter() -> None:
+    group = group_of("port 12345 open", [Span(7, 9, 5.0)])
+    assert (group.span, group.value) == ("1:<*>", "12345")
+    assert group_of("port 12345 open", [Span(0, 4, 5.0)]).value == ""
+    assert group.alert_id("m") == group_of("port 7 open", [Span(5, 6, 5.0)]).alert_id("m")
+
+
 def test_a_span_that_covers_several_words_is_that_of_the_longest_part() -> None:
     text = "a unexpected b"
     assert group_of(text, [Span(0, len(text), 9.0)]).span == "1:unexpected"

@@ -176,3 +176,39 @@ def test_builder_keeps_no_surprisals() -> None:
     lines.add(surprisals)
     del surprisals
     assert not any(reference() is not None for reference in kept)
+
+
+@pytest.mark.parametrize("count", [135, 400])
+def test_estimated_p_values_of_normal_lines_are_about_right_below_the_smallest_p_value(count: int) -> None:
+    shares = []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        calibration = calibrate(random_lines(random, count))
+        bucket = calibration.buckets[0]
+        scores, p = calibration.score(random_lines(random, 4000))
+        estimated = bucket.estimated_p_value(scores)
+        assert (estimated <= p).all()
+        np.testing.assert_allclose(estimated[p > 1.5 / (count + 1)], p[p > 1.5 / (count + 1)])
+        shares.append([(estimated <= rate).mean() for rate in (0.001, 0.0001)])
+    warnings, criticals = np.mean(shares, 0)
+    assert 0.0001 < warnings < 0.003 and criticals < 0.0005
+
+
+def test_estimated_p_value_decreases_by_at_most_half_per_bit() -> None:
+    bucket = calibrate(random_lines(np.random.default_rng(0), 135)).buckets[0]
+    assert bucket.tail is None and bucket.min_p_value == 1 / 136
+    beyond = bucket.scores[-1] + SCORE_TOLERANCE + np.array([0.0, 1.0, 2.0, 20.0]) + 1e-9
+    estimated = bucket.estimated_p_value(beyond)
+    assert estimated[0] == pytest.approx(1 / 136)
+    ratios = estimated[1:3] / estimated[:2]
+    assert (ratios >= 0.5 - 1e-9).all() and (ratios < 1).all() and estimated[3] < 1e-4
+    calibration = calibrate(random_lines(np.random.default_rng(0), 135))
+    assert calibration.estimated_p_value(float(beyond[3]), characters=9) == pytest.approx(estimated[3])
+
+
+def test_with_a_fitted_tail_the_estimate_is_the_p_value() -> None:
+    calibration = calibrate(random_lines(np.random.default_rng(0), 3000))
+    bucket = calibration.buckets[0]
+    assert bucket.tail is not None
+    scores = bucket.scores[-1] + np.array([-1.0, 0.0, 1.0, 30.0])
+    np.testing.assert_array_equal(bucket.estimated_p_value(scores), bucket.p_value(scores))

@@ -43,10 +43,18 @@ class Stream:
         scores = self.random.exponential(size=count) + shift
         return [self.line(score, f"normal {self.now} {i}") for i, score in enumerate(scores.tolist())]
 
-    def line(self, score: float, alert: str) -> Observed:
+    def line(self, score: float, alert: str, value: str = "") -> Observed:
         if score <= self.threshold:
             return Observed(self.now, score, 0, RATE)
-        return Observed(self.now, censored(self.threshold), 0, RATE, FlaggedGroup(alert, alert, "0:x"))
+        group = FlaggedGroup(alert, alert, "0:x", value)
+        return Observed(self.now, censored(self.threshold), 0, RATE, group)
+
+    def with_new_values(self, values: int, *, is_burst: bool = False) -> list[Observed]:
+        """Normal lines of a day, and 20 of one alert and template, that have so many values in turn."""
+        lines, at = self.normal(980), 490
+        for i in range(20):
+            lines.insert(at if is_burst else 49 * i, self.line(9.0, "users", f"user {i % values}"))
+        return [replace(line, time=self.now + 86.4 * i) for i, line in enumerate(lines)]
 
     def learn(
         self, batch: list[Observed], verdict: Callable[[FlaggedGroup], Verdict] = lambda _: "unknown"
@@ -187,3 +195,44 @@ def test_an_empty_batch_changes_nothing_but_the_start() -> None:
     assert isinstance(stream.window, Window)
     result = stream.learn([])
     assert result.drift is None and stream.threshold == pytest.approx(threshold(stream.stored), abs=0.01)
+
+
+def test_an_alert_of_several_values_raises_the_threshold_as_many_alerts_do() -> None:
+    many, few, one, burst = Stream(), Stream(), Stream(), Stream()
+    for _ in range(5):
+        assert many.learn(many.with_new_values(20)).drift is None
+        few.learn(few.with_new_values(4))
+        one.learn(one.with_new_values(1))
+        burst.learn(burst.with_new_values(20, is_burst=True))
+    assert min(many.threshold, few.threshold) > threshold(many.stored) + 0.5
+    assert max(one.threshold, burst.threshold) < threshold(one.stored) + 0.35
+
+
+def test_an_alert_of_several_values_must_last_for_hours_to_count_as_drift() -> None:
+    stream, risen = Stream(), []
+    for _ in range(24):  # an hour each
+        batch = [replace(line, time=stream.now) for line in stream.with_new_values(20)]
+        stream.learn(batch)
+        risen.append(stream.threshold - threshold(stream.stored))
+    assert max(risen[:6]) < 0.35 and risen[-1] > 0.5
+
+
+def test_many_new_values_of_one_alert_are_learned_and_not_if_they_are_a_burst() -> None:
+    spread, burst = Stream(), Stream()
+    lines = [line for i in range(100) for line in [*spread.normal(9), spread.line(9.0, "a", f"value {i}")]]
+    assert spread.learn([replace(line, time=86.4 * i) for i, line in enumerate(lines)]).drift is None
+    lines = [*burst.normal(), *(burst.line(9.0, "a", f"value {i}") for i in range(100))]
+    assert burst.learn([replace(line, time=86.4 * i) for i, line in enumerate(lines)]).drift is None
+    assert spread.threshold > threshold(spread.stored) + 0.5
+    assert burst.threshold == pytest.approx(threshold(burst.stored), abs=0.3)
+
+
+def test_an_incident_of_several_new_alerts_does_not_move_the_threshold() -> None:
+    calm, hit = Stream(), Stream()
+    for i in range(6):
+        calm.learn(calm.normal())
+        lines = hit.normal()
+        if i == 4:
+            lines[500:500] = [hit.line(9.0, f"incident {n % 10}") for n in range(40)]
+        assert hit.learn(lines).drift is None
+    assert hit.threshold == pytest.approx(calm.threshold, abs=0.2)

@@ -14,10 +14,10 @@ from nextchar.answers import Alert, AlertExample, Suppression
 from nextchar.cli.flagged_lines import ANOMALOUS, rarity
 from nextchar.cli.formatting import format_integer, format_time, print_fields, printable, sparkline
 from nextchar.cli.names import ModelArgument
-from nextchar.cli.session import Session, command
+from nextchar.cli.session import Session, command, command_of_group
 from nextchar.errors import NextcharError
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer()
 
 AlertArgument = Annotated[
     str, typer.Argument(metavar="ALERT", help="Id of an alert, or the beginning of one that no other has.")
@@ -29,15 +29,12 @@ _SPARKLINE_CELLS = 16
 _UNITS_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
-@app.callback()
-@command
+@command_of_group(app)
 def list_open(session: Session) -> None:
     """List the open alerts of all models; list, show, acknowledge, suppress, label or export those of one.
 
     Example: nextchar alerts
     """
-    if session.subcommand is not None:
-        return
     names = dict.fromkeys(model["name"] for model in session.client.models())
     found = [alert for name in names for alert in session.client.alerts(name, state="open")]
     found.sort(key=lambda alert: -alert["last_seen"])

@@ -17,20 +17,17 @@ from nextchar.cli.formatting import (
 )
 from nextchar.cli.job_updates import job_updates
 from nextchar.cli.names import JobArgument
-from nextchar.cli.session import Session, command, fail
+from nextchar.cli.session import Session, command, command_of_group, fail
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer()
 
 
-@app.callback()
-@command
+@command_of_group(app)
 def list_(session: Session) -> None:
     """List training jobs, newest first; show, follow, cancel, pause or resume one.
 
     Example: nextchar jobs
     """
-    if session.subcommand is not None:
-        return
     columns: dict[str, Callable[[Job], str]] = {
         "id": lambda job: job["id"],
         "name": lambda job: job["name"],

@@ -22,23 +22,20 @@ from nextchar.cli.formatting import (
     print_fields,
 )
 from nextchar.cli.names import ModelArgument
-from nextchar.cli.session import Session, command, fail
+from nextchar.cli.session import Session, command, command_of_group, fail
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer()
 
 _CARD = "model.json"
 _SPOOL_BYTES = 1 << 24  # an archive up to this size stays in memory
 
 
-@app.callback()
-@command
+@command_of_group(app)
 def list_(session: Session) -> None:
     """List models, newest first; show, rename, delete, download, export or import one.
 
     Example: nextchar models
     """
-    if session.subcommand is not None:
-        return
     models = list(session.client.models())
     damaged = session.client.damaged_models()
     columns: dict[str, Callable[[ModelSummary], str]] = {

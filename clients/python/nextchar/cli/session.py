@@ -143,6 +143,20 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def command_of_group(group: typer.Typer) -> Callable[[Callable[[Session], None]], Callable[..., None]]:
+    """Return a decorator that makes a function what a group does if no command follows its name."""
+
+    def register(function: Callable[[Session], None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(session: Session) -> None:
+            if session.subcommand is None:
+                function(session)
+
+        return group.callback(invoke_without_command=True)(command(run))
+
+    return register
+
+
 @contextmanager
 def _open_session(invocation: typer.Context) -> Iterator[Session]:
     """Give a session with the shared options; end with a sentence and an exit status on an error."""
