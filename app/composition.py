@@ -14,6 +14,7 @@ from app.http.connections import Connections
 from app.http.dependencies import Services
 from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
+from app.services.aliases import AliasControl
 from app.services.default_model import DefaultModel
 from app.services.engines import Engines, LoadEngine
 from app.services.ingest import Ingest
@@ -84,9 +85,11 @@ def build_services(
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
     engines = Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned)
     live = Live(redis)
+    alerts, notifications = Alerts(redis, blobs), Notifications(redis)
     retention = Retention(
         blobs,
         jobs,
+        alerts,
         periods=RetentionPeriods(
             failed_checkpoint_days=settings.failed_checkpoint_days,
             job_days=settings.job_retention_days,
@@ -94,7 +97,6 @@ def build_services(
         ),
         spool=settings.data_dir / "spool",
     )
-    alerts, notifications = Alerts(redis, blobs), Notifications(redis)
     targets = NotificationTargets(blobs, _configured_targets(settings))
     notifier = Notifier(
         alerts,
@@ -134,6 +136,7 @@ def build_services(
         corpora=Corpora(blobs),
         jobs=jobs,
         models=models,
+        aliases=AliasControl(models, calibrations, engines),
         calibrations=calibrations,
         streams=streams,
         ingest=Ingest(ingest_streams, models, calibrations),

@@ -30,6 +30,7 @@ from app.http.origins import CrossSiteCheck, HostCheck
 from app.keys import KeyFile
 from app.routes import (
     alerts,
+    aliases,
     architectures,
     calibrations,
     completions,
@@ -89,6 +90,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         corpora,
         jobs,
         models,
+        aliases,
         model_archives,
         notifications,
         reports,
@@ -104,7 +106,17 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     # The last middleware added is the outermost.
     rules = [
         module.BODY_RULE
-        for module in (scores, ingest, corpora, jobs, models, model_archives, openai_files, openai_jobs)
+        for module in (
+            scores,
+            ingest,
+            corpora,
+            jobs,
+            models,
+            aliases,
+            model_archives,
+            openai_files,
+            openai_jobs,
+        )
     ]
     app.add_middleware(BodyLimit, rules=rules)
     if keys:

@@ -120,8 +120,8 @@ class ApiSettings(StoreSettings):
     )
     pinned_models: str = Field(
         "",
-        description="Models, by name or `name@version`, separated by commas, that are loaded at the start and"
-        " never unloaded to free memory; a bare name means its newest version.",
+        description="Models, by name, `name@version` or `name@alias`, separated by commas, that are loaded"
+        " at the start and never unloaded to free memory; a bare name means its newest version.",
     )
     default_model: str = Field(
         "", description="The model for calls that name none, such as those of editors; default: the newest."

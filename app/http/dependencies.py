@@ -11,6 +11,7 @@ from redis import Redis
 from app.http.connections import Connections
 from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
+from app.services.aliases import AliasControl
 from app.services.default_model import DefaultModel
 from app.services.engines import Engines
 from app.services.ingest import Ingest
@@ -47,6 +48,7 @@ class Services:
     corpora: Corpora
     jobs: Jobs
     models: Models
+    aliases: AliasControl
     calibrations: Calibrations
     streams: Streams
     ingest: Ingest

@@ -33,6 +33,11 @@ class Access:
         """The caller's key if it has patterns, else None."""
         return self.key if self.key and self.key.models else None
 
+    @property
+    def key_name(self) -> str | None:
+        """The name of the caller's key, to record who did something."""
+        return self.key.name if self.key else None
+
     def check_model(self, reference: str) -> None:
         """Raise Forbidden if the caller's key does not permit the model that a request names."""
         if self.key is not None:

@@ -106,6 +106,35 @@ class ModelSummary(TypedDict):
     corpus: str | None
     network: dict[str, Any]
     parameters: int
+    aliases: NotRequired[list[str]]  # older services do not send it
+
+
+class AliasCheck(TypedDict):
+    """A requirement that a version met when an alias moved to it."""
+
+    name: str
+    value: float | None
+    limit: float | None
+    note: str | None
+
+
+class Alias(TypedDict):
+    """One move of an alias: the newest is where it points to now. `id` is its name."""
+
+    id: str
+    model: str
+    version: int | None
+    target: str | None
+    action: Literal["set", "rollback", "delete"]
+    moved_at: float
+    moved_by: str | None
+    checks: list[AliasCheck]
+
+
+class AliasWithHistory(Alias):
+    """An alias with all its moves, newest first."""
+
+    history: list[Alias]
 
 
 class ModelFile(TypedDict):
