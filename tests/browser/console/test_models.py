@@ -43,7 +43,7 @@ def test_an_alias_is_set_moved_and_rolled_back(service: PopulatedService, open_w
     card.get_by_role("button", name="Roll back: champion").click()
     expect(card.locator("li")).to_contain_text("champion → aliased@1")
     card.get_by_role("button", name="Roll back: champion").click()
-    expect(page.locator(".box.error")).to_contain_text("has not pointed to another version before")
+    expect(page.locator(".box.danger")).to_contain_text("has not pointed to another version before")
 
 
 def test_damaged_model_is_listed_with_its_problem_and_can_be_deleted(
