@@ -17,6 +17,7 @@ from app.keys import KeyFile
 from app.services.aliases import AliasControl
 from app.services.default_model import DefaultModel
 from app.services.engines import Engines, LoadEngine
+from app.services.event_messages import EventMessages
 from app.services.ingest import Ingest
 from app.services.ingest_scoring import INTERVAL_S, IngestScoring
 from app.services.job_bodies import JobBodies
@@ -33,6 +34,7 @@ from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.calibrations import Calibrations
 from store.corpora import Corpora
+from store.events import Events
 from store.ingest_stream import FSYNC_WAIT_S, IngestLimits, IngestStreams
 from store.jobs import Jobs
 from store.live import EventLog, Live
@@ -102,6 +104,7 @@ def build_services(
         alerts,
         targets,
         notifications,
+        EventMessages(Events(blobs, jobs, models), notifications),
         quiet_s=settings.alert_quiet_s,
         allow_private=settings.allow_private_targets,
     )
@@ -208,5 +211,7 @@ def _configured_targets(settings: ApiSettings) -> tuple[NotificationTarget, ...]
         targets.append(configured_target("alertmanager", settings.alertmanager_url))
     if settings.webhook_url:
         secret = settings.webhook_secret or None
-        targets.append(configured_target("webhook", settings.webhook_url, secret=secret))
+        targets.append(
+            configured_target("webhook", settings.webhook_url, secret=secret, events=settings.event_types)
+        )
     return tuple(targets)
