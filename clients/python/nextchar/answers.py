@@ -338,6 +338,47 @@ class Suppression(TypedDict):
     warning: str | None
 
 
+class NotificationTarget(TypedDict):
+    """Where alerts and other events are reported; `secret` only in the answer that makes it."""
+
+    id: str
+    kind: Literal["webhook", "alertmanager"]
+    url: str
+    models: list[str]
+    min_severity: Literal["info", "warning", "critical"]
+    events: list[str]
+    created_at: float
+    is_setting: bool
+    secret: str | None
+    waiting: int
+    dead: int
+    last_success_at: float | None
+    last_error_at: float | None
+    last_error: str | None
+
+
+class TargetTest(TypedDict):
+    """What a target answered to a test message."""
+
+    delivered: bool
+    status: int | None
+    answer: str | None
+    error: str | None
+    seconds: float
+
+
+class Delivery(TypedDict):
+    """A message to a webhook that has not arrived."""
+
+    id: str
+    status: Literal["waiting", "dead"]
+    body: str
+    created_at: float
+    attempts: int
+    next_at: float | None
+    last_error: str | None
+
+
 class Rebuild(TypedDict):
     """What a rolling calibration did with a batch of lines; `drift` says why it learned none."""
 

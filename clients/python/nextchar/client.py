@@ -164,6 +164,13 @@ class Client:
     delete_suppression = _call(ServiceCalls.delete_suppression)
     export_alerts = _call(ServiceCalls.export_alerts)
 
+    notification_targets = _stream(ServiceCalls.notification_targets)
+    add_notification_target = _call(ServiceCalls.add_notification_target)
+    delete_notification_target = _call(ServiceCalls.delete_notification_target)
+    test_notification_target = _call(ServiceCalls.test_notification_target)
+    deliveries = _stream(ServiceCalls.deliveries)
+    replay_delivery = _call(ServiceCalls.replay_delivery)
+
     calibrate = _call(ServiceCalls.calibrate)
     calibrations = _call(ServiceCalls.calibrations)
     delete_calibration = _call(ServiceCalls.delete_calibration)

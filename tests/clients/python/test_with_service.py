@@ -74,6 +74,18 @@ def test_aliases(client: Any, service: Service) -> None:
     assert client.delete_model("fake@champion", force=True)["id"] == "fake@2"
 
 
+def test_notification_targets(client: Any, service: Service) -> None:
+    made = client.add_notification_target("webhook", "https://93.184.216.34/", events=["job.failed"])
+    assert made["secret"].startswith("whsec_")
+    assert [one["id"] for one in client.notification_targets()] == [made["id"]]
+    assert list(client.deliveries(made["id"])) == list(client.deliveries(made["id"], status="waiting")) == []
+    with pytest.raises(NotFound, match="has no delivery"):
+        client.replay_delivery(made["id"], "msg_000000000000")
+    client.delete_notification_target(made["id"])
+    with pytest.raises(NotFound, match="no notification target"):
+        client.test_notification_target(made["id"])
+
+
 def test_alerts(client: Any, service: Service) -> None:
     publish(service.models)
     client.calibrate("fake", ["ab" * (1 + i % 9) for i in range(120)])

@@ -20,6 +20,7 @@ from nextchar.cli import (
     scoring,
     service,
     status,
+    targets,
     training,
     watch,
 )
@@ -62,6 +63,7 @@ app.command()(watch.watch)
 app.command()(calibration.calibrate)
 app.command()(evaluation.evaluate)
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(targets.app, name="targets")
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.app, name="jobs")
