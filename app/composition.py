@@ -15,7 +15,9 @@ from app.http.dependencies import Services
 from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.services.aliases import AliasControl
+from app.services.concurrency_limits import ConcurrencyLimits
 from app.services.default_model import DefaultModel
+from app.services.disk_watermark import DiskWatermark
 from app.services.engines import Engines, LoadEngine
 from app.services.event_messages import EventMessages
 from app.services.ingest import Ingest
@@ -132,6 +134,7 @@ def build_services(
         loops = (*loops, ingest_loop)
     share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
     streams = Streams(redis, Limits(settings.max_streams, settings.max_stream_bytes, share))
+    watermark = DiskWatermark(blobs, settings.data_dir, settings.min_free_bytes)
     return Services(
         settings=settings,
         blobs=blobs,
@@ -168,9 +171,13 @@ def build_services(
             rolling=rolling_lines,
             keys=keys,
         ),
-        readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),
+        readiness=ReadinessCheck(
+            blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys, watermark=watermark
+        ),
         keys=keys,
         rates=RateLimits(settings.redis_url),
+        concurrency=ConcurrencyLimits(settings.redis_url),
+        watermark=watermark,
         connections=Connections(
             max_connections=settings.max_connections, header_timeout_s=settings.header_timeout_s
         ),

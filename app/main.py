@@ -22,6 +22,7 @@ from uvicorn.supervisors import Multiprocess
 from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
 from app.composition import build_services
 from app.http.auth import Auth
+from app.http.concurrency import ConcurrencyLimit
 from app.http.connections import BoundedHttpProtocol, raise_open_files_limit
 from app.http.dependencies import Services
 from app.http.errors import add_error_handlers
@@ -120,6 +121,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     ]
     app.add_middleware(BodyLimit, rules=rules)
     if keys:
+        app.add_middleware(ConcurrencyLimit)
         app.add_middleware(Auth, keys=keys)
     if "*" not in settings.origins:
         app.add_middleware(CrossSiteCheck, origins=settings.origins)
@@ -224,6 +226,7 @@ def _lifespan(
             await run_in_threadpool(services.notifier.close)
             await run_in_threadpool(services.engines.close)
             await services.rates.close()
+            await services.concurrency.close()
             services.redis.close()
 
     return lifespan

@@ -59,6 +59,11 @@ class ApiSettings(StoreSettings):
     max_model_bytes: int = Field(
         1 << 30, ge=1, description="The largest archive of a model that can be imported, in bytes."
     )
+    min_free_bytes: int = Field(
+        1 << 29,
+        ge=0,
+        description="The disk watermark: uploads and jobs are refused while fewer bytes are free; 0: never.",
+    )
     worker_memory: str = Field(
         "",
         description="Memory limit of the worker's container, such as `8g`, if it has one of its own;"
