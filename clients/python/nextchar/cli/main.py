@@ -76,6 +76,7 @@ app.command()(service.doctor)
 # Its own parser reads the arguments, `--help` included.
 _UNPARSED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command(context_settings=_UNPARSED)(service.keys)
+app.command(context_settings=_UNPARSED)(service.admin)
 
 
 def main() -> None:
