@@ -27,6 +27,7 @@ from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
 from app.services.metrics import Metrics
 from app.services.notifications import Notifier
+from app.services.prompt_recorder import PromptRecorder
 from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.recalibration import Recalibration
@@ -46,6 +47,7 @@ from store.notifications import Notifications
 from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
+from store.recorded_prompts import RecordedPrompts
 from store.retention import Retention, RetentionPeriods, remove_stale_uploads
 from store.rolling import RollingLines
 from store.streams import Limits, Streams
@@ -53,6 +55,7 @@ from store.streams import Limits, Streams
 REDIS_TIMEOUT_S = 2.0
 RECONCILE_S = 5.0
 NOTIFY_S = 5.0
+RECORD_PROMPTS_S = 5.0
 
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
@@ -87,7 +90,15 @@ def build_services(
     redis = connect(decode_responses=True)
     jobs, models, queue = Jobs(blobs), Models(blobs), TrainingQueue(connect())
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
-    engines = Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned)
+    prompts = RecordedPrompts(redis, settings.recorded_prompts)
+    recorder = PromptRecorder(prompts)
+    engines = Engines(
+        models,
+        load,
+        limit_bytes=settings.model_cache_bytes,
+        pinned=pinned,
+        note_prompt=recorder.note if settings.recorded_prompts else None,
+    )
     live = Live(redis)
     alerts, notifications = Alerts(redis, blobs), Notifications(redis)
     retention = Retention(
@@ -128,6 +139,8 @@ def build_services(
         BackgroundLoop("retention", retention.sweep, interval_s=_RETENTION_S),
         BackgroundLoop("notifications", notifier.run, interval_s=NOTIFY_S),
     )
+    if settings.recorded_prompts:
+        loops = (*loops, BackgroundLoop("prompts", recorder.store, interval_s=RECORD_PROMPTS_S))
     ingest_loop = None
     if settings.ingest_scoring:
         ingest_loop = BackgroundLoop("ingest scoring", scoring.run, interval_s=INTERVAL_S)
@@ -142,7 +155,7 @@ def build_services(
         corpora=Corpora(blobs),
         jobs=jobs,
         models=models,
-        aliases=AliasControl(models, calibrations, engines),
+        aliases=AliasControl(models, calibrations, engines, prompts),
         calibrations=calibrations,
         streams=streams,
         ingest=Ingest(ingest_streams, models, calibrations),

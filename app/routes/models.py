@@ -114,7 +114,8 @@ def get_file(
 def _follow(services: Services, name: str) -> None:
     """Let alerts follow a version that is deleted or renamed already, now or at the next retention sweep."""
     try:
-        follow_model(services.models, services.alerts, name)
+        if follow_model(services.models, services.alerts, name):
+            services.aliases.prompts.delete(name)
     except (RedisError, DomainError) as error:
         log.warning("the alerts of the former model %s are deleted or moved later: %s", name, error)
 

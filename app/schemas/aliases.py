@@ -31,6 +31,12 @@ class AliasRequirements(RequestBody):
         ge=0,
         description="By how many bits per character it may be worse than the version where the alias is now.",
     )
+    max_prompt_regression_bits: float | None = Field(
+        None,
+        ge=0,
+        description="A shadow run: by how many bits per character it may predict the recorded prompts of the"
+        " model worse than the version where the alias is now. Needs NEXTCHAR_RECORDED_PROMPTS.",
+    )
     calibration: bool = Field(False, description="Whether it must have a calibration.")
 
 

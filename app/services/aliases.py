@@ -3,6 +3,8 @@
 A rollback checks only that the version still exists: it must work when everything else is wrong.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.schemas.aliases import AliasRequirements
@@ -12,6 +14,7 @@ from models.saved_model import Card, SavedModel
 from store.aliases import AliasMove, Check, check_alias
 from store.calibrations import Calibrations
 from store.models import Models
+from store.recorded_prompts import RecordedPrompts
 
 _FIGURE = "validation_bits_per_character"
 
@@ -23,6 +26,7 @@ class AliasControl:
     models: Models
     calibrations: Calibrations
     engines: Engines
+    prompts: RecordedPrompts
 
     def set(
         self, name: str, alias: str, version: int, require: AliasRequirements, *, by: str | None
@@ -97,6 +101,8 @@ class AliasControl:
             results.append(_check_bits(saved.card, require.max_bits_per_character))
         if require.max_regression_bits is not None and (current := self._target(newest)):
             results.append(_check_regression(saved.card, current, require.max_regression_bits))
+        if require.max_prompt_regression_bits is not None and (current := self._target(newest)):
+            results.append(self._shadow_run(saved.card, current, require.max_prompt_regression_bits))
         if require.calibration:
             has_none = self.calibrations.find(saved, None) is None
             problem = "it has no calibration; make one with POST …/calibrate"
@@ -109,6 +115,32 @@ class AliasControl:
                 param="require",
             )
         return tuple(check for check, _ in results)
+
+    def _shadow_run(self, card: Card, current: Card, limit: float) -> tuple[Check, str | None]:
+        """Compare how two versions predict the recorded prompts; return as `_check_bits`."""
+        prompts = self.prompts.all(card.name)
+        characters = sum(map(len, prompts))
+        if not characters:
+            problem = (
+                f"no prompt of {card.name} is recorded, so there is nothing to compare; set"
+                " NEXTCHAR_RECORDED_PROMPTS and let clients use the model, or leave the requirement out"
+            )
+            return Check(name="max_prompt_regression_bits", limit=limit), problem
+        bits, before = (self._bits_of(one.reference, prompts) / characters for one in (card, current))
+        note = f"on {len(prompts):,} recorded prompts with {characters:,} characters"
+        check = Check(name="max_prompt_regression_bits", value=bits - before, limit=limit, note=note)
+        problem = (
+            f"{note} it costs {bits:.4g} bits per character and {current.reference} {before:.4g}: more than"
+            f" {limit:g} bits worse"
+        )
+        return check, problem if bits - before > limit else None
+
+    def _bits_of(self, reference: str, prompts: Sequence[str]) -> float:
+        """Return the bits that a version assigns to texts, in all."""
+        with self.engines.use(reference) as loaded:
+            texts = map(loaded.vocabulary.to_characters, prompts)
+            logprobs = (one.logprob for text in texts for one in loaded.engine.text_logprobs(text, top=0))
+            return -sum(logprobs) / math.log(2)
 
     def _target(self, move: AliasMove | None) -> Card | None:
         """Return the version where an alias is; None: it is nowhere, or the version is deleted."""

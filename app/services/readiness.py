@@ -240,6 +240,7 @@ def _failing(loop: LoopStatus) -> Problem:
         "reconciler": "jobs whose worker or message was lost are not queued again",
         "ingest scoring": "lines of log agents wait to be scored",
         "retention": "expired data is not deleted",
+        "prompts": "prompts are not recorded for shadow runs",
         "notifications": "alerts are not reported to webhooks and Alertmanagers",
     }
     errors = ", ".join(sorted(loop.errors)) or "none"

@@ -188,6 +188,7 @@ class Calls(Connection):
         *,
         max_bits_per_character: float | None = None,
         max_regression_bits: float | None = None,
+        max_prompt_regression_bits: float | None = None,
         calibration: bool | None = None,
     ) -> Alias:
         """Move an alias of a model's name to a version, or make it.
@@ -198,6 +199,7 @@ class Calls(Connection):
             version: that the alias points to from then on.
             max_bits_per_character: the most that the version's held-out text may cost.
             max_regression_bits: by how many it may be worse than the version where the alias is.
+            max_prompt_regression_bits: likewise on the recorded prompts of the model: a shadow run.
             calibration: whether the version must have a calibration.
 
         Raises:
@@ -207,6 +209,7 @@ class Calls(Connection):
         require = given(
             max_bits_per_character=max_bits_per_character,
             max_regression_bits=max_regression_bits,
+            max_prompt_regression_bits=max_prompt_regression_bits,
             calibration=calibration,
         )
         body = {"version": version, "require": require}

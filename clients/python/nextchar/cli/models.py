@@ -148,6 +148,9 @@ def alias(
         float | None,
         typer.Option(help="Only if it is worse by at most so many bits than the version where the alias is."),
     ] = None,
+    max_prompt_regression: Annotated[
+        float | None, typer.Option(help="Likewise on the recorded prompts of the model: a shadow run.")
+    ] = None,
     calibrated: Annotated[bool, typer.Option("--calibrated", help="Only if it has a calibration.")] = False,
 ) -> None:
     """Move an alias of a model to a version, or make it.
@@ -159,6 +162,7 @@ def alias(
         version,
         max_bits_per_character=max_bits,
         max_regression_bits=max_regression,
+        max_prompt_regression_bits=max_prompt_regression,
         calibration=calibrated or None,
     )
     session.print_answer(moved, f"{alias} is {moved['target']}")
