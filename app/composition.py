@@ -14,8 +14,12 @@ from app.http.connections import Connections
 from app.http.dependencies import Services
 from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
+from app.services.aliases import AliasControl
+from app.services.concurrency_limits import ConcurrencyLimits
 from app.services.default_model import DefaultModel
+from app.services.disk_watermark import DiskWatermark
 from app.services.engines import Engines, LoadEngine
+from app.services.event_messages import EventMessages
 from app.services.ingest import Ingest
 from app.services.ingest_scoring import INTERVAL_S, IngestScoring
 from app.services.job_bodies import JobBodies
@@ -23,6 +27,7 @@ from app.services.job_control import JobControl
 from app.services.limited_work import LimitedWork
 from app.services.metrics import Metrics
 from app.services.notifications import Notifier
+from app.services.prompt_recorder import PromptRecorder
 from app.services.rate_limits import RateLimits
 from app.services.readiness import ReadinessCheck
 from app.services.recalibration import Recalibration
@@ -32,6 +37,7 @@ from store.alerts import Alerts
 from store.background import BackgroundLoop
 from store.calibrations import Calibrations
 from store.corpora import Corpora
+from store.events import Events
 from store.ingest_stream import FSYNC_WAIT_S, IngestLimits, IngestStreams
 from store.jobs import Jobs
 from store.live import EventLog, Live
@@ -41,6 +47,7 @@ from store.notifications import Notifications
 from store.open_blobs import open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
+from store.recorded_prompts import RecordedPrompts
 from store.retention import Retention, RetentionPeriods, remove_stale_uploads
 from store.rolling import RollingLines
 from store.streams import Limits, Streams
@@ -48,6 +55,7 @@ from store.streams import Limits, Streams
 REDIS_TIMEOUT_S = 2.0
 RECONCILE_S = 5.0
 NOTIFY_S = 5.0
+RECORD_PROMPTS_S = 5.0
 
 _HEALTH_THREADS = 4
 _SCORE_THREADS = 8
@@ -82,11 +90,21 @@ def build_services(
     redis = connect(decode_responses=True)
     jobs, models, queue = Jobs(blobs), Models(blobs), TrainingQueue(connect())
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
-    engines = Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned)
+    prompts = RecordedPrompts(redis, settings.recorded_prompts)
+    recorder = PromptRecorder(prompts)
+    engines = Engines(
+        models,
+        load,
+        limit_bytes=settings.model_cache_bytes,
+        pinned=pinned,
+        note_prompt=recorder.note if settings.recorded_prompts else None,
+    )
     live = Live(redis)
+    alerts, notifications = Alerts(redis, blobs), Notifications(redis)
     retention = Retention(
         blobs,
         jobs,
+        alerts,
         periods=RetentionPeriods(
             failed_checkpoint_days=settings.failed_checkpoint_days,
             job_days=settings.job_retention_days,
@@ -94,12 +112,12 @@ def build_services(
         ),
         spool=settings.data_dir / "spool",
     )
-    alerts, notifications = Alerts(redis, blobs), Notifications(redis)
     targets = NotificationTargets(blobs, _configured_targets(settings))
     notifier = Notifier(
         alerts,
         targets,
         notifications,
+        EventMessages(Events(blobs, jobs, models), notifications),
         quiet_s=settings.alert_quiet_s,
         allow_private=settings.allow_private_targets,
     )
@@ -121,12 +139,15 @@ def build_services(
         BackgroundLoop("retention", retention.sweep, interval_s=_RETENTION_S),
         BackgroundLoop("notifications", notifier.run, interval_s=NOTIFY_S),
     )
+    if settings.recorded_prompts:
+        loops = (*loops, BackgroundLoop("prompts", recorder.store, interval_s=RECORD_PROMPTS_S))
     ingest_loop = None
     if settings.ingest_scoring:
         ingest_loop = BackgroundLoop("ingest scoring", scoring.run, interval_s=INTERVAL_S)
         loops = (*loops, ingest_loop)
     share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
     streams = Streams(redis, Limits(settings.max_streams, settings.max_stream_bytes, share))
+    watermark = DiskWatermark(blobs, settings.data_dir, settings.min_free_bytes)
     return Services(
         settings=settings,
         blobs=blobs,
@@ -134,6 +155,7 @@ def build_services(
         corpora=Corpora(blobs),
         jobs=jobs,
         models=models,
+        aliases=AliasControl(models, calibrations, engines, prompts),
         calibrations=calibrations,
         streams=streams,
         ingest=Ingest(ingest_streams, models, calibrations),
@@ -162,9 +184,13 @@ def build_services(
             rolling=rolling_lines,
             keys=keys,
         ),
-        readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),
+        readiness=ReadinessCheck(
+            blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys, watermark=watermark
+        ),
         keys=keys,
         rates=RateLimits(settings.redis_url),
+        concurrency=ConcurrencyLimits(settings.redis_url),
+        watermark=watermark,
         connections=Connections(
             max_connections=settings.max_connections, header_timeout_s=settings.header_timeout_s
         ),
@@ -205,5 +231,7 @@ def _configured_targets(settings: ApiSettings) -> tuple[NotificationTarget, ...]
         targets.append(configured_target("alertmanager", settings.alertmanager_url))
     if settings.webhook_url:
         secret = settings.webhook_secret or None
-        targets.append(configured_target("webhook", settings.webhook_url, secret=secret))
+        targets.append(
+            configured_target("webhook", settings.webhook_url, secret=secret, events=settings.event_types)
+        )
     return tuple(targets)

@@ -1,8 +1,9 @@
 """API keys and the key file: one line per key, with the key's hash instead of the key.
 
-    # name   SHA-256 of the key   scopes                  model patterns       rate limit
+    # name   SHA-256 of the key   scopes                 model patterns      limits
     laptop   sha256=9f86d081…     scopes=read,complete
-    website  sha256=60303ae2…     scopes=complete         models=names,sku-*   rate=600/minute
+    website  sha256=60303ae2…     scopes=complete        models=names,sku-*  rate=600/minute max_streams=8
+    team     sha256=2c26b46b…     scopes=train           models=team-*       max_jobs=3 max_corpus_bytes=10GB
 
 A key has 256 random bits, so an unsalted hash cannot be reversed. `nextchar keys new website
 --scopes complete >> keys.txt` makes one: the line goes to the file, the key is shown once on the terminal.
@@ -41,18 +42,36 @@ WARN_EVERY_S = 60.0
 """The time between two log records about a problem of the file that persists."""
 
 _PREFIX = "nck_"
+_COUNTS = ("max_jobs", "max_streams", "max_requests")
+_FIELDS = ("sha256", "scopes", "models", "rate", "max_corpus_bytes", *_COUNTS)
+_LIMIT_HELP = {
+    "max_corpus_bytes": "of all corpora it uploads together, such as 10GB",
+    "max_jobs": "queued and running at once, such as 3",
+    "max_streams": "in progress at once, such as 8",
+    "max_requests": "in progress at once, such as 32",
+}
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _MAX_LOGGED_PROBLEMS = 10  # in one log record
 
 
 @dataclass(frozen=True)
 class Key:
-    """One line of the file. Without patterns it permits every model; without a rate it is not limited."""
+    """One line of the file. Without patterns it permits every model; a limit that is None is none.
+
+    Attributes:
+        max_corpus_bytes: of all corpora that it uploaded. max_jobs: of its queued and running jobs.
+        max_streams: of its streams in progress. max_requests: of its requests in progress, with the streams.
+    """
 
     name: str
     digest: bytes  # SHA-256 of the key
     scopes: frozenset[str]
     models: tuple[str, ...] = ()
     rate: "RateLimitItem | None" = None
+    max_corpus_bytes: int | None = None
+    max_jobs: int | None = None
+    max_streams: int | None = None
+    max_requests: int | None = None
 
     def allows(self, reference: str) -> bool:
         """Return whether the key permits the model `name` or `name@version`."""
@@ -161,8 +180,8 @@ def _parse(fields: Sequence[str], taken: Container[str] = ()) -> Key:
     options = dict(_option(field) for field in fields[1:])
     if not re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII):
         raise ValueError("a key's name is 1 to 64 letters, digits, '.', '_' and '-'")
-    if unknown := options.keys() - {"sha256", "scopes", "models", "rate"}:
-        raise ValueError(f"there is no field {min(unknown)!r}; a line has sha256, scopes, models and rate")
+    if unknown := options.keys() - set(_FIELDS):
+        raise ValueError(f"there is no field {min(unknown)!r}; a line can have {', '.join(_FIELDS)}")
     digest = options.get("sha256", "")
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError("sha256= must be 64 hexadecimal digits")
@@ -172,6 +191,8 @@ def _parse(fields: Sequence[str], taken: Container[str] = ()) -> Key:
         scopes=_scopes(options.get("scopes", "")),
         models=tuple(filter(None, options.get("models", "").split(","))),
         rate=_rate(options["rate"]) if "rate" in options else None,
+        max_corpus_bytes=_byte_count(options["max_corpus_bytes"]) if "max_corpus_bytes" in options else None,
+        **{name: _count(name, options[name]) for name in _COUNTS if name in options},
     )
 
 
@@ -189,6 +210,24 @@ def _scopes(text: str) -> frozenset[str]:
     return scopes
 
 
+def _count(name: str, text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise ValueError(f"{name}={text} must be a number such as 4")
+    return int(text)
+
+
+def _byte_count(text: str) -> int:
+    """Return a number of bytes.
+
+    >>> _byte_count("10GB"), _byte_count("1.5MB"), _byte_count("500")
+    (10000000000, 1500000, 500)
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)(B|kB|MB|GB|TB)?", text, re.ASCII)
+    if not match:
+        raise ValueError(f"max_corpus_bytes={text} must be like 500MB or 10GB")
+    return int(float(match[1]) * _UNITS[match[2] or "B"])
+
+
 def _rate(text: str) -> "RateLimitItem":
     from limits import parse  # importing it takes long, and few keys have a rate
 
@@ -198,13 +237,16 @@ def _rate(text: str) -> "RateLimitItem":
         raise ValueError(f"rate={text} must be like 10/second or 600/minute") from None
 
 
-def new_key(name: str, *, scopes: str, models: str = "", rate: str = "") -> tuple[str, str]:
+def new_key(
+    name: str, *, scopes: str, models: str = "", rate: str = "", **limits: str | int | None
+) -> tuple[str, str]:
     """Return a new key and its line for the file. Raises ValueError for an invalid option."""
     secret = _PREFIX + secrets.token_urlsafe(32)
     digest = hashlib.sha256(secret.encode()).hexdigest()
     fields = [name, f"sha256={digest}", f"scopes={scopes}"]
     fields += [f"models={models}"] if models else []
     fields += [f"rate={rate}"] if rate else []
+    fields += [f"{limit}={value}" for limit, value in limits.items() if value is not None]
     _parse(fields)
     return secret, " ".join(fields)
 
@@ -219,9 +261,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--models", default="", help="patterns of model names, such as names,sku-*; default: all"
     )
     new.add_argument("--rate", default="", help="such as 600/minute; default: no limit")
+    for limit, help_ in _LIMIT_HELP.items():
+        new.add_argument(f"--{limit.replace('_', '-')}", help=f"{help_}; default: no limit")
     options = parser.parse_args(arguments)
     try:
-        secret, line = new_key(options.name, scopes=options.scopes, models=options.models, rate=options.rate)
+        limits = {limit: getattr(options, limit) for limit in _LIMIT_HELP}
+        secret, line = new_key(
+            options.name, scopes=options.scopes, models=options.models, rate=options.rate, **limits
+        )
     except ValueError as error:
         raise SystemExit(f"nextchar: {error}") from None
     print(line)

@@ -22,6 +22,7 @@ from uvicorn.supervisors import Multiprocess
 from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
 from app.composition import build_services
 from app.http.auth import Auth
+from app.http.concurrency import ConcurrencyLimit
 from app.http.connections import BoundedHttpProtocol, raise_open_files_limit
 from app.http.dependencies import Services
 from app.http.errors import add_error_handlers
@@ -30,6 +31,7 @@ from app.http.origins import CrossSiteCheck, HostCheck
 from app.keys import KeyFile
 from app.routes import (
     alerts,
+    aliases,
     architectures,
     calibrations,
     completions,
@@ -89,6 +91,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         corpora,
         jobs,
         models,
+        aliases,
         model_archives,
         notifications,
         reports,
@@ -104,10 +107,21 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     # The last middleware added is the outermost.
     rules = [
         module.BODY_RULE
-        for module in (scores, ingest, corpora, jobs, models, model_archives, openai_files, openai_jobs)
+        for module in (
+            scores,
+            ingest,
+            corpora,
+            jobs,
+            models,
+            aliases,
+            model_archives,
+            openai_files,
+            openai_jobs,
+        )
     ]
     app.add_middleware(BodyLimit, rules=rules)
     if keys:
+        app.add_middleware(ConcurrencyLimit)
         app.add_middleware(Auth, keys=keys)
     if "*" not in settings.origins:
         app.add_middleware(CrossSiteCheck, origins=settings.origins)
@@ -212,6 +226,7 @@ def _lifespan(
             await run_in_threadpool(services.notifier.close)
             await run_in_threadpool(services.engines.close)
             await services.rates.close()
+            await services.concurrency.close()
             services.redis.close()
 
     return lifespan

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUseDefault
 from app.keys import read_keys
 from app.services.outbound import check_url
 from models.errors import InvalidInput
+from store.events import ALERT_EVENTS, EVENT_TYPES, EventType
 from store.notification_targets import is_secret
 from store.settings import StoreSettings
 
@@ -57,6 +58,11 @@ class ApiSettings(StoreSettings):
     max_corpus_bytes: int = Field(1 << 30, ge=1, description="The largest text accepted, in bytes.")
     max_model_bytes: int = Field(
         1 << 30, ge=1, description="The largest archive of a model that can be imported, in bytes."
+    )
+    min_free_bytes: int = Field(
+        1 << 29,
+        ge=0,
+        description="The disk watermark: uploads and jobs are refused while fewer bytes are free; 0: never.",
     )
     worker_memory: str = Field(
         "",
@@ -120,8 +126,15 @@ class ApiSettings(StoreSettings):
     )
     pinned_models: str = Field(
         "",
-        description="Models, by name or `name@version`, separated by commas, that are loaded at the start and"
-        " never unloaded to free memory; a bare name means its newest version.",
+        description="Models, by name, `name@version` or `name@alias`, separated by commas, that are loaded"
+        " at the start and never unloaded to free memory; a bare name means its newest version.",
+    )
+    recorded_prompts: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Prompts of completions that are recorded per model, for shadow runs before an alias is"
+        " moved; 0: none.",
     )
     default_model: str = Field(
         "", description="The model for calls that name none, such as those of editors; default: the newest."
@@ -189,6 +202,10 @@ class ApiSettings(StoreSettings):
     webhook_secret: str = Field(
         "", description="Signs the messages to that webhook: `whsec_` and 24 to 64 bytes in base64."
     )
+    webhook_events: str = Field(
+        ",".join(ALERT_EVENTS),
+        description="Types of the events that are sent to that webhook, separated by commas.",
+    )
     allow_private_targets: bool = Field(
         False,
         description="Allow notification targets in private networks, on this machine and at other addresses"
@@ -204,6 +221,19 @@ class ApiSettings(StoreSettings):
             except InvalidInput as error:
                 raise ValueError(error.message) from None
         return url
+
+    @field_validator("webhook_events")
+    @classmethod
+    def _are_events(cls, events: str) -> str:
+        if unknown := {name.strip() for name in events.split(",")} - set(EVENT_TYPES):
+            raise ValueError(f"{min(unknown)!r} is no type of event; there are {', '.join(EVENT_TYPES)}")
+        return events
+
+    @property
+    def event_types(self) -> tuple[EventType, ...]:
+        """The types of the events that are sent to the webhook of the settings."""
+        names = {name.strip() for name in self.webhook_events.split(",")}
+        return tuple(event for event in EVENT_TYPES if event in names)
 
     @field_validator("webhook_secret")
     @classmethod

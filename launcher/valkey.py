@@ -78,7 +78,7 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """The URL for redis-py, password included: `unix://:<password>@<path>?db=0`."""
-        return f"unix://:{self._password}@{quote(str(self._socket))}?db=0"
+        return _url(self._password, self._socket)
 
     @property
     def pid(self) -> int:
@@ -167,6 +167,25 @@ class EmbeddedValkey:
         )
 
 
+def running_url(data_dir: Path) -> str | None:
+    """Return the URL of the server that runs on a data folder; None if none does."""
+    folder = data_dir.resolve() / "valkey"
+    try:
+        password = (folder / "password").read_text().strip()
+    except OSError:
+        return None
+    for path in _socket_candidates(folder):
+        url = _url(password, path)
+        with contextlib.suppress(exceptions.RedisError, OSError), Redis.from_url(url) as redis:
+            if path.is_socket() and redis.ping():
+                return url
+    return None
+
+
+def _url(password: str, socket_path: Path) -> str:
+    return f"unix://:{password}@{quote(str(socket_path))}?db=0"
+
+
 def server_binary() -> Path:
     """Return the server program. Raises LauncherError if there is none for this machine."""
     for name in ("valkey-server", "redis-server"):
@@ -235,22 +254,27 @@ def _password(path: Path) -> str:
     return password
 
 
+def _socket_candidates(folder: Path) -> list[Path]:
+    """Return where the socket of a folder may be."""
+    private = f"nextchar-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"
+    parents = (tempfile.gettempdir(), "/tmp")  # noqa: S108 - private: `_socket_path` checks it
+    return [parent / "valkey.sock" for parent in (folder, *(Path(parent) / private for parent in parents))]
+
+
 def _socket_path(folder: Path) -> Path:
     """Return a path for the socket: in the folder, or in a private temporary folder.
 
     The folder's path may be too long for a socket, and some network file systems support no sockets.
     """
-    name = "valkey.sock"
-    if _can_bind(folder / name):
-        return folder / name
-    private = f"nextchar-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"
-    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - private: see the checks
-        short = Path(parent) / private
+    in_folder, *private = _socket_candidates(folder)
+    if _can_bind(in_folder):
+        return in_folder
+    for path in private:
         with contextlib.suppress(OSError):
-            short.mkdir(mode=0o700, exist_ok=True)
-            status = short.lstat()
-            if status.st_uid == os.getuid() and status.st_mode & 0o777 == 0o700 and _can_bind(short / name):
-                return short / name
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            status = path.parent.lstat()
+            if status.st_uid == os.getuid() and status.st_mode & 0o777 == 0o700 and _can_bind(path):
+                return path
     raise OSError(errno.ENAMETOOLONG, "no place for a Unix socket")
 
 

@@ -6,7 +6,8 @@
 
 A change of an alert's decision creates the next file, which succeeds for one of several writers; the others
 read again and retry. The files before it stay as the history of who said what. They outlive the alert, which
-Redis forgets, and the versions of the model; the model's name is what they belong to.
+Redis forgets, and single versions of the model; the model's name is what they belong to. With its last
+version they are deleted or move to another name (`store.model_alerts`).
 """
 
 import contextlib
@@ -229,6 +230,48 @@ class AlertDecisions:
             )
         self._blobs.delete(path)
         self._forget(folder)
+
+    def models(self) -> set[str]:
+        """Return the names of models that have decisions or suppressions."""
+        return {*self._blobs.folders("alert_decisions"), *self._blobs.folders("alert_suppressions")}
+
+    def delete_all(self, model: str) -> None:
+        """Delete all that is said of the alerts of a model's name."""
+        for folder in (f"alert_decisions/{model}", f"alert_suppressions/{model}"):
+            self._blobs.delete(*self._blobs.paths(folder))
+            self._forget(folder)
+
+    def move_all(self, model: str, to: str, new_figures: Callable[[AlertFigures], AlertFigures]) -> None:
+        """Move all that is said of the alerts of a model's name to another name; can be repeated.
+
+        `new_figures` returns an alert as it is under the other name, whose own decisions stay.
+        """
+        ids: dict[str, str] = {}
+        for path in self._blobs.paths(f"alert_decisions/{model}"):
+            decision = _parse(Decision, self._blobs.read(path), path)
+            if decision is None:
+                continue
+            moved = decision.model_copy(update={"figures": new_figures(decision.figures)})
+            data = moved.model_dump_json().encode("utf-8", "backslashreplace")
+            alert_id, folder = decision.figures.id, f"alert_decisions/{to}/{moved.figures.id}"
+            if alert_id not in ids:  # the first of its records; another one there is of the other name
+                ids[alert_id] = moved.figures.id
+                first = f"{folder}/{decision.sequence:08d}.json"
+                is_taken = bool(self._blobs.paths(folder)) and not (
+                    self._blobs.exists(first) and self._blobs.read(first) == data
+                )
+                if is_taken:
+                    ids[alert_id] = ""
+            if ids[alert_id]:
+                self._blobs.create(f"{folder}/{decision.sequence:08d}.json", data)
+        for suppression in self.suppressions(model):
+            made_from = ids.get(suppression.alert_id or "") or None
+            moved_one = suppression.model_copy(update={"model": to, "alert_id": made_from})
+            data = moved_one.model_dump_json().encode("utf-8", "backslashreplace")
+            self._blobs.create(f"alert_suppressions/{to}/{suppression.id}.json", data)
+        self._forget(f"alert_decisions/{to}")
+        self._forget(f"alert_suppressions/{to}")
+        self.delete_all(model)
 
     def _paths(self, folder: str) -> list[str]:
         now = time.monotonic()

@@ -25,7 +25,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
 
-from models.anomaly.alerts import GroupLabel, Label, Occurrence, Severity, severity_of
+from models.anomaly.alerts import Group, GroupLabel, Label, Occurrence, Severity, severity_of
 from models.errors import NotFound
 from store.alert_decisions import (
     AlertDecisions,
@@ -173,6 +173,22 @@ for _, entry in ipairs(batch) do
   end
 end
 return {{lines, entries}}
+"""
+
+
+# ARGV: id, new id, model, new model, version. An alert that the new name has already stays as it is.
+_MOVE = f"""
+local old, new, model, to, version = unpack(ARGV)
+local score = redis.call('zscore', '{_ALERTS}', old)
+local is_there = redis.call('exists', '{_ALERT}' .. old) == 1
+if is_there and score and new ~= '' and redis.call('renamenx', '{_ALERT}' .. old, '{_ALERT}' .. new) == 1 then
+  redis.call('hset', '{_ALERT}' .. new, 'model', to, 'version', version)
+  redis.call('zadd', '{_ALERTS}', score, new)
+  redis.call('zadd', '{_OF}' .. to, score, new)
+end
+redis.call('del', '{_ALERT}' .. old)
+redis.call('zrem', '{_ALERTS}', old)
+redis.call('zrem', '{_OF}' .. model, old)
 """
 
 
@@ -346,6 +362,32 @@ class Alerts:
         ]
         return [(line, is_incident) for _, line, is_incident in sorted(examples)]
 
+    def delete_all(self, model: str) -> None:
+        """Delete the alerts of a model's name, and what people said of them."""
+        self._move_figures(model, "", 0)
+        self.decisions.delete_all(model)
+
+    def move_all(self, model: str, to: str, version: int) -> None:
+        """Move the alerts of a model's name, and what people said of them, to its version of another name.
+
+        An alert's id is a hash of the model's name and the template, so an alert whose template is kept only
+        in part is deleted.
+        """
+
+        def moved(figures: AlertFigures) -> AlertFigures:
+            new_id = _id_under(to, figures) or figures.id
+            return figures.model_copy(update={"id": new_id, "model": to, "version": version})
+
+        self._move_figures(model, to, version)
+        self.decisions.move_all(model, to, moved)
+
+    def _move_figures(self, model: str, to: str, version: int) -> None:
+        ids = cast(list[str], self._redis.zrange(_OF + model, 0, -1))
+        known = {figures.id: figures for figures in self._read(ids)}
+        for alert_id in ids:
+            new_id = _id_under(to, known[alert_id]) if to and alert_id in known else ""
+            self._redis.eval(_MOVE, 0, alert_id, new_id, model, to, str(version))
+
     def evicted(self, model: str) -> int:
         """Return how many alerts of a model were evicted because there were too many."""
         return int(cast(str | None, self._redis.hget(_EVICTED, model)) or 0)
@@ -385,6 +427,12 @@ class Alerts:
 def _alert(figures: AlertFigures, decision: Decision | None, suppressions: Sequence[Suppression]) -> Alert:
     until = suppressed_until(suppressions, figures.template, figures.span, now=time.time())
     return Alert(figures=figures, decision=decision, suppressed_until=until)
+
+
+def _id_under(model: str, figures: AlertFigures) -> str:
+    """Return the id of an alert under another model's name; empty if its whole template is not kept."""
+    group = Group(figures.template, figures.span)
+    return group.alert_id(model) if group.alert_id(figures.model) == figures.id else ""
 
 
 def _figures(alert_id: str, fields: dict[str, str]) -> AlertFigures:

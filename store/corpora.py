@@ -65,8 +65,12 @@ class Corpora:
         self._blobs = blobs
         self.owners = CorpusOwners(blobs)
 
-    def add(self, upload: "Upload", *, name: str | None = None) -> tuple[Corpus, bool]:
+    def add(
+        self, upload: "Upload", *, name: str | None = None, check: Callable[[Corpus], None] = lambda _: None
+    ) -> tuple[Corpus, bool]:
         """Save a complete upload; return its record and whether the corpus is new.
+
+        `check` gets the record before anything is saved, and may raise an exception.
 
         The same bytes are the same corpus, which can have several names. If its record or text in storage is
         damaged or lost, it is replaced.
@@ -79,6 +83,7 @@ class Corpora:
         if name is not None:
             check_name(name)
         corpus = replace(upload.finish(), name=name)
+        check(corpus)
         if name is not None:
             self._check_name_is_free(name, corpus.id)
         existing = None

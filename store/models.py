@@ -5,6 +5,8 @@
     model_files/<model id>/attempt-<n>/<file>      the files that the card lists with their hashes
     model_files/<model id>/<file>                  the same, of models published without an attempt
 
+`store/aliases.py` has the aliases of a name's versions.
+
 The storage creates a card and a tombstone only once. So of several processes that publish one model, or
 delete or rename one version, exactly one succeeds. There is no other lock.
 """
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 
 from models.errors import Conflict, DomainError, InvalidInput, NotFound, StorageFull, Unavailable
 from models.saved_model import Card, SavedModel, parse_card
+from store.aliases import Aliases
 from store.blobs import Blobs
 from store.ids import check_name
 
@@ -43,6 +46,7 @@ class Models:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
+        self.aliases = Aliases(blobs)
         self._logged: set[DamagedModel] = set()
         self._cards: dict[str, Card] = {}  # by path; a card never changes after it is created
         self._lock = threading.Lock()  # guards the fields above
@@ -93,12 +97,14 @@ class Models:
                     self._delete_folder(card.id, other)
         return published
 
-    def rename(self, reference: str, name: str) -> Card:
+    def rename(self, reference: str, name: str, *, force: bool = False) -> Card:
         """Move one version to the next free version of another name; return its card. The files stay.
 
-        If the process dies in between, the model has both names, and either can be deleted.
+        If the process dies in between, the model has both names, and either can be deleted. Aliases stay
+        with the old name.
 
         Raises:
+            Conflict: an alias points to it (code `model_has_alias`), unless `force` is set.
             NotFound: there is no such model, or it was deleted or renamed concurrently.
             InvalidInput: `name` is not a valid name.
             Unavailable: its card is damaged or of a newer format.
@@ -107,6 +113,8 @@ class Models:
         card = self.get(reference).card
         if name == card.name:
             return card
+        if not force:
+            self._check_has_no_alias(card.name, card.version)
         while True:
             moved = _versioned(card.model_copy(update={"name": name}), self._numbers(name))
             if self._create(moved):
@@ -117,10 +125,10 @@ class Models:
         return moved
 
     def get(self, reference: str) -> SavedModel:
-        """Return the model `name@version`, or the newest version of `name`.
+        """Return the model `name@version` or `name@alias`, or the newest version of `name`.
 
         Raises:
-            NotFound: there is none (code `model_not_found`).
+            NotFound: there is none (codes as `resolve`).
             Unavailable: its card is damaged or of a newer format.
         """
         name, version = self.resolve(reference)
@@ -132,12 +140,30 @@ class Models:
         return SavedModel(card, lambda file: self._blobs.read(_file_path(card.id, card.files_folder, file)))
 
     def resolve(self, reference: str) -> tuple[str, int]:
-        """Return the name and version that a reference resolves to now. Raises NotFound."""
+        """Return the name and version that a reference resolves to now.
+
+        Raises:
+            NotFound: there is no such model (code `model_not_found`), or its alias points to a version that
+                is deleted (`alias_target_deleted`).
+            Unavailable: the record of its alias is damaged (code `alias_damaged`).
+        """
         name, at, number = reference.partition("@")
         try:
-            versions = _listed(self._numbers(check_name(name)))
+            check_name(name)
+            # Read before the versions: an alias may be moved to a version that is published meanwhile.
+            move = self.aliases.newest(name, number) if at and not number[:1].isdigit() else None
+            versions = _listed(self._numbers(name))
         except InvalidInput:
             raise _no_such_model(reference) from None
+        if move and move.version is not None:
+            if move.version not in versions:
+                raise NotFound(
+                    f"{reference} points to {move.target}, which is deleted or renamed; roll the alias back,"
+                    " or move it to another version",
+                    code="alias_target_deleted",
+                    param="model",
+                )
+            return name, move.version
         if at:
             if not (number.isascii() and number.isdecimal() and len(number) < 10 and int(number) in versions):
                 raise _no_such_model(reference)
@@ -172,12 +198,47 @@ class Models:
         newest_first = sorted(cards.values(), key=lambda c: (c.created_at, c.name, c.version), reverse=True)
         return newest_first, damaged
 
-    def delete(self, reference: str) -> str:
-        """Delete one version (the newest, for a bare name); return its `name@version`. Raises NotFound."""
+    def delete(self, reference: str, *, force: bool = False) -> str:
+        """Delete one version (the newest, for a bare name); return its `name@version`.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: an alias points to it (code `model_has_alias`), unless `force` is set.
+        """
         name, version = self.resolve(reference)
+        if not force:
+            self._check_has_no_alias(name, version)
         if not self._delete_version(name, version):
             raise _no_such_model(reference)
         return f"{name}@{version}"
+
+    def is_listed(self, name: str, version: int | None = None) -> bool:
+        """Return whether a version exists, or any version of a name."""
+        versions = _listed(self._numbers(name))
+        return bool(versions) if version is None else version in versions
+
+    def is_deleted(self, name: str) -> bool:
+        """Return whether all versions of a name that existed are deleted or renamed."""
+        numbers = self._numbers(name)
+        return bool(numbers) and not _listed(numbers)
+
+    def renamed_to(self, name: str) -> Card | None:
+        """Return what the newest deleted version of a name was renamed to; None if it is deleted."""
+        deleted = [number for number, suffix in self._numbers(name) if suffix == _TOMBSTONE[1:]]
+        if not deleted:
+            return None
+        model_id = _model_id(self._blobs.read(_tombstone(_card_path(name, max(deleted)))))
+        return next((card for card in self.all() if card.id == model_id), None)
+
+    def _check_has_no_alias(self, name: str, version: int) -> None:
+        aliases = [move.alias for move in self.aliases.current(name) if move.version == version]
+        if aliases:
+            raise Conflict(
+                f"{name}@{version} has the alias {' and '.join(aliases)}: move or delete it first, or send"
+                " force=true, after which calls of the alias fail until it is moved",
+                code="model_has_alias",
+                param="model",
+            )
 
     def _publish(self, card: Card, is_still_ours: Callable[[], bool]) -> Card:
         """Write the card of an id that has none under the next free version; return the card of the id.

@@ -1,4 +1,4 @@
-"""Where alerts are reported to.
+"""Where alerts and other events are reported to.
 
     notification_targets/<id>.json   one target, until it is deleted
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from models.anomaly.alerts import SEVERITIES, Severity
 from models.errors import NotFound
 from store.blobs import Blobs
+from store.events import ALERT_EVENTS, EventType
 from store.ids import is_id, new_id
 
 log = logging.getLogger("nextchar.alerts")
@@ -29,11 +30,12 @@ _SECRET_PREFIX = "whsec_"  # noqa: S105 -- what every secret begins with
 
 
 class NotificationTarget(BaseModel):
-    """A receiver of alerts.
+    """A receiver of events.
 
     Attributes:
         url: of a webhook, the address that gets its messages; of an Alertmanager, the one of its server.
-        models: patterns of models' names whose alerts are sent; none: all. secret: signs the messages of a
+        models: patterns of models' names whose events are sent; none: all. min_severity: of alerts. events:
+        the types of events that are sent; an Alertmanager gets alerts only. secret: signs the messages of a
         webhook. is_trusted: from the settings, so it may be in a private network.
     """
 
@@ -44,14 +46,27 @@ class NotificationTarget(BaseModel):
     url: str
     models: tuple[str, ...] = ()
     min_severity: Severity = "info"
+    events: tuple[EventType, ...] = ALERT_EVENTS
     secret: str | None = None
     created_at: float
     is_trusted: bool = False
 
-    def wants(self, model: str, severity: Severity) -> bool:
+    def wants_alert(self, model: str, severity: Severity) -> bool:
         """Return whether alerts of a model and a severity are sent to it."""
         is_severe = SEVERITIES.index(severity) >= SEVERITIES.index(self.min_severity)
-        return is_severe and (not self.models or any(fnmatchcase(model, p) for p in self.models))
+        return is_severe and self._wants_model(model) and not set(ALERT_EVENTS).isdisjoint(self.events)
+
+    def wants(self, event: EventType, model: str) -> bool:
+        """Return whether events of a type and a model are sent to it."""
+        return event in self.events and self._wants_model(model)
+
+    @property
+    def wants_records(self) -> bool:
+        """Whether events other than alerts are sent to it."""
+        return bool(set(self.events) - set(ALERT_EVENTS))
+
+    def _wants_model(self, model: str) -> bool:
+        return not self.models or any(fnmatchcase(model, p) for p in self.models)
 
 
 class NotificationTargets:
@@ -62,7 +77,13 @@ class NotificationTargets:
         self._configured = configured
 
     def create(
-        self, kind: TargetKind, url: str, *, models: tuple[str, ...], min_severity: Severity
+        self,
+        kind: TargetKind,
+        url: str,
+        *,
+        models: tuple[str, ...],
+        min_severity: Severity,
+        events: tuple[EventType, ...] = ALERT_EVENTS,
     ) -> NotificationTarget:
         """Add a target. A webhook gets a secret. Raises as Blobs does."""
         target = NotificationTarget(
@@ -71,6 +92,7 @@ class NotificationTargets:
             url=url,
             models=models,
             min_severity=min_severity,
+            events=events,
             secret=new_secret() if kind == "webhook" else None,
             created_at=time.time(),
         )
@@ -107,10 +129,22 @@ class NotificationTargets:
         self._blobs.delete(_path(target_id))
 
 
-def configured_target(kind: TargetKind, url: str, *, secret: str | None = None) -> NotificationTarget:
+def configured_target(
+    kind: TargetKind,
+    url: str,
+    *,
+    secret: str | None = None,
+    events: tuple[EventType, ...] = ALERT_EVENTS,
+) -> NotificationTarget:
     """Return the target of a setting."""
     return NotificationTarget(
-        id=f"settings-{kind}", kind=kind, url=url, secret=secret, created_at=0.0, is_trusted=True
+        id=f"settings-{kind}",
+        kind=kind,
+        url=url,
+        secret=secret,
+        events=events,
+        created_at=0.0,
+        is_trusted=True,
     )
 
 

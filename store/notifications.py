@@ -7,13 +7,18 @@
     nextchar:notifications:dead:<target>         a sorted set: deliveries that were given up, by time
     nextchar:notifications:outcomes              a hash: "<target> <outcome>" -> attempts with this outcome
     nextchar:notifications:health:<target>       a hash: last_success_at, last_error_at, last_error
+    nextchar:notifications:records               a set: paths of records that were looked at (`store.events`)
 
 A delivery is queued in the same step in which the target is noted to know of it, so it is queued once. It is
-delivered at least once, with the same id each time.
+delivered at least once, with the same id each time. The id of a message about a record is derived from the
+record, and the record is noted only when its messages are queued: a process that is killed in between has
+them queued again under the same id.
 """
 
+import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
@@ -36,14 +41,17 @@ MAX_DEAD = 1_000
 """Dead deliveries kept for one target; the oldest are deleted."""
 
 _P = "nextchar:notifications:"
+_RECORDS = f"{_P}records"
 
-# KEYS: known, due, dead; ARGV: alert id, what the target knows, what it will know, delivery id, its JSON, its
-# JSON if it is dead at once, now, limits, prefix of deliveries.
+# KEYS: known, due, dead; ARGV: alert id (none: of a record), what the target knows, what it will know,
+# delivery id, its JSON, its JSON if it is dead at once, now, limits, prefix of deliveries.
 _QUEUE = """
 local known, due, dead = KEYS[1], KEYS[2], KEYS[3]
 local alert, before, after, id, delivery, if_dead, now, max_waiting, max_dead, prefix = unpack(ARGV)
-if (redis.call('hget', known, alert) or '') ~= before then return 0 end
-if after == '' then redis.call('hdel', known, alert) else redis.call('hset', known, alert, after) end
+if alert == '' then
+  if redis.call('exists', prefix .. id) == 1 then return 0 end
+elseif (redis.call('hget', known, alert) or '') ~= before then return 0
+elseif after == '' then redis.call('hdel', known, alert) else redis.call('hset', known, alert, after) end
 if redis.call('zcard', due) >= tonumber(max_waiting) then
   redis.call('set', prefix .. id, if_dead)
   redis.call('zadd', dead, now, id)
@@ -132,16 +140,28 @@ class Notifications:
 
         None stands for nothing. Return False if it knows something else by now.
         """
-        delivery = Delivery(new_id("msg"), target, body, now)
-        keys = (f"{_P}known:{target}", f"{_P}due:{target}", f"{_P}dead:{target}")
         values = ("" if before is None else _dumps(before), "" if after is None else _dumps(after))
+        return self._queue(Delivery(new_id("msg"), target, body, now), alert_id, *values)
+
+    def queue_event(self, target: str, name: str, body: str, *, now: float) -> bool:
+        """Queue a message about an event with this name, unless it waits already; return whether it did not.
+
+        Its id is the same each time.
+        """
+        digest = hashlib.sha256(f"{target}\n{name}".encode()).hexdigest()[:32]
+        return self._queue(Delivery(f"msg_{digest}", target, body, now))
+
+    def _queue(self, delivery: Delivery, alert_id: str = "", before: str = "", after: str = "") -> bool:
+        target = delivery.target
+        keys = (f"{_P}known:{target}", f"{_P}due:{target}", f"{_P}dead:{target}")
         if_dead = replace(delivery, last_error=f"{MAX_WAITING:,} other messages wait for this target")
         queued = self.redis.eval(
             _QUEUE,
             3,
             *keys,
             alert_id,
-            *values,
+            before,
+            after,
             delivery.id,
             _dumps(asdict(delivery)),
             _dumps(asdict(if_dead)),
@@ -151,6 +171,29 @@ class Notifications:
             f"{_P}delivery:",
         )
         return bool(queued)
+
+    def has_records(self) -> bool:
+        """Return whether any record has been noted since `forget_records`, or since Redis lost its data."""
+        return bool(self.redis.exists(_RECORDS))
+
+    def unseen_records(self, paths: Sequence[str]) -> list[str]:
+        """Return those of the records that have not been noted."""
+        if not paths:
+            return []
+        seen = cast(list[int], self.redis.smismember(_RECORDS, list(paths)))
+        return [path for path, is_seen in zip(paths, seen, strict=True) if not is_seen]
+
+    def note_records(self, paths: Sequence[str], *, gone: Sequence[str] = ()) -> None:
+        """Note records that were looked at; forget those that are gone."""
+        with self.redis.pipeline() as pipe:
+            pipe.sadd(_RECORDS, "", *paths)  # "": also if there is no record yet
+            if gone:
+                pipe.srem(_RECORDS, *gone)
+            pipe.execute()
+
+    def forget_records(self) -> None:
+        """Forget which records were looked at: no target gets messages about them."""
+        self.redis.delete(_RECORDS)
 
     def due(self, target: str, *, now: float, limit: int) -> list[Delivery]:
         """Return the deliveries whose next attempt is due, the one due longest first."""

@@ -1,9 +1,12 @@
 """The queue between the API and the workers: RQ, with job ids as its messages.
 
 Messages can be lost or delivered twice. A worker starts a job by moving its record, so a second message has
-no effect, and the reconciler sends a lost message again.
+no effect, and the reconciler sends a lost message again. Messages are in the order of arrival until the
+reconciler arranges them, so that API keys share the workers.
 """
 
+from collections import Counter, deque
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -21,6 +24,28 @@ WORKER_SILENT_S = 45
 QUEUE_NAME = "nextchar-training"
 TASK = __package__.removesuffix("store") + "worker.tasks.train"
 _TASK_NAMES = {"worker.tasks.train", "nextchar.worker.tasks.train"}  # in a checkout, and installed
+
+
+# KEYS: the queue; ARGV: messages in their new order. Those that a worker has taken meanwhile stay away, and
+# others stay behind.
+_ARRANGE = """
+local present = {}
+local messages = redis.call('lrange', KEYS[1], 0, -1)
+for _, message in ipairs(messages) do present[message] = true end
+redis.call('del', KEYS[1])
+for _, message in ipairs(ARGV) do
+  if present[message] then
+    redis.call('rpush', KEYS[1], message)
+    present[message] = nil
+  end
+end
+for _, message in ipairs(messages) do
+  if present[message] then
+    redis.call('rpush', KEYS[1], message)
+    present[message] = nil
+  end
+end
+"""
 
 
 class AllowedJob(RQJob):
@@ -68,6 +93,15 @@ class TrainingQueue:
         """Return the ids of the jobs in the queue, next first."""
         return [message.rsplit("-", 1)[0] for message in self._queue.get_job_ids()]
 
+    def arrange(self, waiting: Sequence[Job], running: Sequence[Job]) -> None:
+        """Put the messages of waiting jobs in `fair_order`; running ones count for their keys."""
+        messages = self._queue.get_job_ids()
+        by_message = {_message_id(job): job for job in waiting}
+        known = [by_message[message] for message in messages if message in by_message]
+        arranged = [_message_id(job) for job in fair_order(known, running)]
+        if arranged != [message for message in messages if message in by_message]:
+            self._redis.eval(_ARRANGE, 1, self._queue.key, *arranged)
+
     def live_workers(self) -> int:
         """Return the number of workers with a heartbeat in the last WORKER_SILENT_S seconds."""
         keys = worker_registration.get_keys(queue=self._queue)
@@ -83,6 +117,26 @@ class TrainingQueue:
             RQJob.fetch(_message_id(job), connection=self._redis, serializer="json").delete()
         except NoSuchJobError:
             cast(Any, self._queue).remove(_message_id(job))
+
+
+def fair_order(waiting: Sequence[Job], running: Sequence[Job]) -> list[Job]:
+    """Return the waiting jobs so that API keys have workers in turn: round robin over the keys.
+
+    The next job is of the key with the fewest jobs before it, running ones included; of several such keys, of
+    the one whose job has waited longest. Jobs of one key keep their order. Jobs without a key are one key's.
+    """
+    taken = Counter(job.created_by for job in running)
+    left: dict[str | None, deque[tuple[int, Job]]] = {}
+    for place, job in enumerate(waiting):
+        left.setdefault(job.created_by, deque()).append((place, job))
+    ordered = []
+    while left:
+        key = min(left, key=lambda key: (taken[key], left[key][0][0]))
+        ordered.append(left[key].popleft()[1])
+        taken[key] += 1
+        if not left[key]:
+            del left[key]
+    return ordered
 
 
 def _message_id(job: Job) -> str:

@@ -1,5 +1,7 @@
 """The reconciler: queues jobs again whose message or worker was lost, or that waited for storage.
 
+It also arranges the queue so that API keys share the workers.
+
 Safe to run in several processes at once: every change is a job transition, which only one of them can make.
 """
 
@@ -52,6 +54,10 @@ class Reconciler:
         self._live.check_writable()
         waiting = set(self._queue.waiting())
         unfinished = self._jobs.unfinished()
+        self._queue.arrange(
+            [job for job in unfinished if job.status is JobStatus.QUEUED],
+            [job for job in unfinished if job.status is JobStatus.RUNNING],
+        )
         resumable = self._resumable([job for job in unfinished if job.waits_for_storage])
         lost = {
             (job.id, job.sequence): job

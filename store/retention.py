@@ -14,9 +14,11 @@ from pathlib import Path
 
 from models.errors import NotFound, Unavailable
 from models.saved_model import parse_card
+from store.alerts import Alerts
 from store.blobs import Blobs
 from store.ids import time_of_id
 from store.jobs import Job, Jobs, JobStatus
+from store.model_alerts import follow_model
 from store.models import Models
 
 log = logging.getLogger("nextchar.retention")
@@ -40,13 +42,23 @@ class Retention:
     """Call `sweep` every few minutes. `spool` is the folder of current uploads on this machine, if any."""
 
     def __init__(
-        self, blobs: Blobs, jobs: Jobs, *, periods: RetentionPeriods, spool: Path | None = None
+        self,
+        blobs: Blobs,
+        jobs: Jobs,
+        alerts: Alerts,
+        *,
+        periods: RetentionPeriods,
+        spool: Path | None = None,
     ) -> None:
+        self._alerts = alerts
         self._blobs, self._jobs, self._periods, self._spool = blobs, jobs, periods, spool
         self._full_sweep_at = float("-inf")
 
     def sweep(self, *, now: float | None = None) -> Counter[str]:
-        """Delete what is due at `now` (Unix seconds); return counts by kind. Raises Unavailable."""
+        """Delete what is due at `now` (Unix seconds); return counts by kind.
+
+        Raises Unavailable, and redis.exceptions.RedisError if alerts of a former model must be moved.
+        """
         now = time.time() if now is None else now
         swept: Counter[str] = Counter()
         if self._spool:
@@ -55,6 +67,7 @@ class Retention:
         if now - self._full_sweep_at >= _HOUR_S:  # this part reads many records
             swept["model files"] = self._sweep_model_files(now)
             swept["jobs"] = self._sweep_jobs(now)
+            swept["alerts of former models"] = self._sweep_alerts()
             swept["idempotency keys"] = self._sweep_idempotency_keys(now)
             self._full_sweep_at = now
         if any(swept.values()):
@@ -133,6 +146,11 @@ class Retention:
             elif job.sequence and now - job.updated_at > _OLD_TRANSITIONS_S:
                 self._jobs.delete_old_transitions(job)
         return count
+
+    def _sweep_alerts(self) -> int:
+        """Let alerts follow their models where the process that deleted or renamed one was killed."""
+        models = Models(self._blobs)
+        return sum(follow_model(models, self._alerts, name) for name in self._alerts.decisions.models())
 
     def _is_unchanged(self, job: Job) -> bool:
         """Return whether the job has not moved since it was listed: a failed job can be resumed."""

@@ -33,7 +33,7 @@ from app.schemas.openai_jobs import (
     Hyperparameters,
 )
 from app.services.access import Access
-from app.services.job_creation import create_job
+from app.services.job_creation import create_job, resume_job
 from app.services.job_events import events_so_far
 from models.config import PresetOption
 from models.errors import DomainError, InvalidInput, NotFound
@@ -68,6 +68,7 @@ def create_fine_tuning_job(
                 services.job_control,
                 access,
                 _job_create(body, hyperparameters, corpus.id, held_out, kind="text" if keeps_order else None),
+                watermark=services.watermark,
                 memory_limit_bytes=services.settings.training_memory_bytes,
                 learning_rate_multiplier=1.0 if multiplier == "auto" else multiplier,
             )
@@ -123,7 +124,7 @@ def pause_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) ->
 @router.post("/{job}/resume", responses=_CHANGED)
 def resume_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Queue a paused or failed job again."""
-    return _answer(services, services.job_control.resume(access.get_job(job).id))
+    return _answer(services, resume_job(services.job_control, access, job))
 
 
 @router.get("/{job}/events", responses=NOT_422 | error_responses(404, 503))

@@ -69,6 +69,7 @@ def delete_joined(blobs: Blobs, access: Access, file_id: str) -> None:
 
 
 def _join(services: Services, access: Access, training: Corpus, validation: Corpus) -> tuple[Corpus, bool]:
+    services.watermark.check(needed_bytes=training.bytes + validation.bytes)
     spool, limit_bytes = services.settings.data_dir / "spool", services.settings.max_corpus_bytes
     with Upload(spool, limit_bytes=limit_bytes) as upload:
         last = b""
@@ -79,7 +80,7 @@ def _join(services: Services, access: Access, training: Corpus, validation: Corp
             upload.feed(b"\n")
         for piece in services.corpora.stream(validation.id):
             upload.feed(piece)
-        corpus, is_new = services.corpora.add(upload)
+        corpus, is_new = services.corpora.add(upload, check=access.check_corpus_quota)
     return access.record_upload(corpus, is_new=is_new)
 
 

@@ -23,6 +23,7 @@ export class ApiError extends Error {
 
 export const get = (path, options = {}) => requestJson("GET", path, options);
 export const post = (path, body, options = {}) => requestJson("POST", path, { ...options, body });
+export const put = (path, body, options = {}) => requestJson("PUT", path, { ...options, body });
 export const patch = (path, body, options = {}) => requestJson("PATCH", path, { ...options, body });
 export const remove = (path, options = {}) => requestJson("DELETE", path, options);
 

@@ -105,7 +105,7 @@ def _model_scopes(method: str, below: list[str]) -> frozenset[str]:
     if method in ("GET", "HEAD"):
         is_description = len(below) < 2 or below[1] in _ROOT_PATHS
         return _READ | _COMPLETE if is_description else _READ
-    if method != "POST" or len(below) < 2:  # delete, rename, import
+    if method != "POST" or len(below) < 2 or below[1] == "aliases":  # delete, rename, import, move an alias
         return _ADMIN
     if below[1] == "ingest":
         return _INGEST

@@ -59,20 +59,29 @@ async def receive_corpus(
     By default gzip and forms are decoded as the request's headers declare them.
 
     Raises:
-        DomainError: the body is invalid or too large, the name is taken, the storage is full.
+        DomainError: the body is invalid or too large, the name is taken, the storage is nearly full, the
+            caller's key has as many bytes of corpora as it may have.
         ClientDisconnect: the client disconnected before the body was complete.
     """
     limit_bytes = services.settings.max_corpus_bytes
-    spool = services.settings.data_dir / "spool"
-    with await run_in_threadpool(Upload, spool, limit_bytes=limit_bytes, encoding=encoding) as upload:
-        body = RequestBody(request)
+    spool, body = services.settings.data_dir / "spool", RequestBody(request)
+    try:
+        await run_in_threadpool(services.watermark.check, needed_bytes=body.declared_bytes)
+        await run_in_threadpool(access.check_corpus_quota)
+        upload = await run_in_threadpool(Upload, spool, limit_bytes=limit_bytes, encoding=encoding)
+    except DomainError:
+        await body.drain()
+        raise
+    with upload:
         try:
             decoder = decoder or _HeaderDecoder(request.headers, is_text=encoding == "utf-8")
             await _feed(upload, body, decoder, limit_bytes=limit_bytes)
         except DomainError:
             await body.drain()
             raise
-        corpus, is_new = await run_in_threadpool(services.corpora.add, upload, name=name)
+        corpus, is_new = await run_in_threadpool(
+            services.corpora.add, upload, name=name, check=access.check_corpus_quota
+        )
     return await run_in_threadpool(access.record_upload, corpus, is_new=is_new)
 
 
@@ -104,13 +113,18 @@ class RequestBody:
         self._request = request
         self._is_complete = False
 
+    @property
+    def declared_bytes(self) -> int:
+        """The length that the request declares; 0 if it declares none."""
+        declared = self._request.headers.get("content-length", "")
+        return int(declared) if declared.isdecimal() else 0
+
     async def pieces(self, max_bytes: int, too_large: DomainError) -> AsyncIterator[bytes]:
         """Yield the body in pieces of about 1 MiB, because each costs a switch to another thread.
 
         Raises `too_large` if its declared or its actual length exceeds `max_bytes`.
         """
-        declared = self._request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > max_bytes:
+        if self.declared_bytes > max_bytes:
             raise too_large
         received = bytearray()
         left_bytes = max_bytes

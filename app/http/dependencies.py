@@ -11,7 +11,10 @@ from redis import Redis
 from app.http.connections import Connections
 from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
+from app.services.aliases import AliasControl
+from app.services.concurrency_limits import ConcurrencyLimits
 from app.services.default_model import DefaultModel
+from app.services.disk_watermark import DiskWatermark
 from app.services.engines import Engines
 from app.services.ingest import Ingest
 from app.services.job_bodies import JobBodies
@@ -47,6 +50,7 @@ class Services:
     corpora: Corpora
     jobs: Jobs
     models: Models
+    aliases: AliasControl
     calibrations: Calibrations
     streams: Streams
     ingest: Ingest
@@ -67,6 +71,8 @@ class Services:
     readiness: ReadinessCheck
     keys: KeyFile | None  # None: no API key is required
     rates: RateLimits
+    concurrency: ConcurrencyLimits
+    watermark: DiskWatermark
     connections: Connections
     body_memory: BodyMemory
     stopping: threading.Event  # set when the server shuts down; endless streams then end

@@ -61,7 +61,7 @@ _MEANING = {
     304: "Not changed since the ETag in the request.",
     400: "The body is not JSON.",
     401: "The API key is missing or unknown.",
-    403: "The API key, or the origin of the page that sent the request, does not permit this call.",
+    403: "The API key, its quota, or the origin of the page that sent the request does not permit this call.",
     404: "A resource that the path or body names does not exist.",
     408: "The body did not arrive in time.",
     409: "The present state of the resource does not allow this.",
@@ -73,7 +73,7 @@ _MEANING = {
     431: "The request's header is too large.",
     500: "An unexpected error; the log has its details under the request's id.",
     503: "A resource that this request needs is unavailable or damaged, or the service is overloaded.",
-    507: "The storage is full.",
+    507: "The storage is full, or below the disk watermark.",
 }
 
 

@@ -98,7 +98,7 @@ def get_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) 
 def acknowledge_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
     """Record that you take care of an alert."""
     name = _name(services, access, model)
-    return alert_body(services.alerts.acknowledge(name, alert, by=_caller(access)))
+    return alert_body(services.alerts.acknowledge(name, alert, by=access.key_name))
 
 
 @router.post("/{model}/alerts/{alert}/label", responses=_WRITING_ERRORS)
@@ -107,7 +107,7 @@ def label_alert(
 ) -> AlertBody:
     """Record what an alert is. `normal` lowers the score of its lines from now on."""
     name = _name(services, access, model)
-    return alert_body(services.alerts.label(name, alert, body.label, by=_caller(access)))
+    return alert_body(services.alerts.label(name, alert, body.label, by=access.key_name))
 
 
 @router.post(
@@ -120,7 +120,7 @@ def suppress_alert(
 ) -> SuppressionBody:
     """Suppress the alerts with this template and anomalous word until a time: they are only counted."""
     name = _name(services, access, model)
-    made = services.alerts.suppress(name, alert, until=body.until, by=_caller(access))
+    made = services.alerts.suppress(name, alert, until=body.until, by=access.key_name)
     return suppression_body(made)
 
 
@@ -144,7 +144,7 @@ def create_suppression(
         template=body.template,
         span=body.span,
         until=body.until,
-        by=_caller(access),
+        by=access.key_name,
     )
     return suppression_body(made)
 
@@ -165,7 +165,3 @@ def _name(services: Services, access: Access, model: str) -> str:
     name = services.models.get(model).card.name
     access.check_model(name)
     return name
-
-
-def _caller(access: Access) -> str | None:
-    return access.key.name if access.key else None

@@ -41,7 +41,7 @@ _EVENTS_ANSWER = stream_responses(
 )
 
 
-@router.post("", status_code=202, responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507))
+@router.post("", status_code=202, responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503, 507))
 def create_job(
     services: ServicesDep,
     access: AccessDep,
@@ -54,6 +54,7 @@ def create_job(
         services.job_control,
         access,
         body,
+        watermark=services.watermark,
         memory_limit_bytes=services.settings.training_memory_bytes,
         idempotency_key=idempotency_key,
     )
@@ -127,7 +128,7 @@ def pause_job(services: ServicesDep, access: AccessDep, job: str, response: Resp
 @router.post("/{job}/resume", responses=error_responses(404, 409, 422, 503, 507))
 def resume_job(services: ServicesDep, access: AccessDep, job: str) -> JobBody:
     """Queue a paused or failed job again; it continues from its last checkpoint, if that is kept."""
-    return services.job_bodies.one(services.job_control.resume(access.get_job(job).id))
+    return services.job_bodies.one(creation.resume_job(services.job_control, access, job))
 
 
 def _changed(services: Services, job: Job, response: Response) -> JobBody:

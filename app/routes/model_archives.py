@@ -89,6 +89,7 @@ async def import_model(
     body, max_bytes = RequestBody(request), services.settings.max_model_bytes
     with await run_in_threadpool(_temporary_file, services) as file:
         try:
+            await run_in_threadpool(services.watermark.check, needed_bytes=body.declared_bytes)
             _check_headers(request)
             await _receive(body, file, max_bytes=max_bytes)
         except DomainError:

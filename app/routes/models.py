@@ -1,25 +1,32 @@
 """/v1/models: saved models are listed, described, renamed and deleted; their files are downloaded."""
 
 import hashlib
+import logging
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
+from redis.exceptions import RedisError
 
 from app.http.access import AccessDep
-from app.http.dependencies import ServicesDep
+from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
 from app.schemas.lists import After, Deleted, Limit
 from app.schemas.models import DamagedModel, ModelBody, ModelPage, ModelRename, ModelSummary
-from models.errors import NotFound
+from models.errors import DomainError, NotFound
 from models.saved_model import SavedModel
+from store.model_alerts import follow_model
+
+log = logging.getLogger("nextchar.api")
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 BODY_RULE = BodyRule(r"/v1/models/[^/]+", MAX_SMALL_JSON_BYTES, methods=("PATCH",))
 
 _CARD = "model.json"
+
+Force = Annotated[bool, Query(description="Also if an alias points to the version; calls of it then fail.")]
 
 _LIMIT = 1000  # OpenAI's clients read only the first page
 
@@ -36,11 +43,14 @@ _FILE_ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", responses=error_responses(422, 503))
-def list_models(access: AccessDep, after: After = None, limit: Limit = _LIMIT) -> ModelPage:
+def list_models(
+    services: ServicesDep, access: AccessDep, after: After = None, limit: Limit = _LIMIT
+) -> ModelPage:
     """List all versions of all models, newest first."""
     cards, damaged = access.list_models()
     page, has_more = paginate(cards, lambda card: card.reference, after=after, limit=limit)
-    summaries = [ModelSummary.of(card) for card in page]
+    moves = services.models.aliases.current()
+    summaries = [ModelSummary.of(card, moves) for card in page]
     errors = [DamagedModel(id=d.reference, code=d.code, message=d.reason) for d in damaged]
     return ModelPage(data=summaries, has_more=has_more, damaged=errors)
 
@@ -48,25 +58,36 @@ def list_models(access: AccessDep, after: After = None, limit: Limit = _LIMIT) -
 @router.get("/{model}", responses=error_responses(404, 422, 503))
 def get_model(services: ServicesDep, model: str) -> ModelBody:
     """Get a model's card; the bare name means its newest version."""
-    return ModelBody.of(services.models.get(model).card)
+    card = services.models.get(model).card
+    return ModelBody.of(card, services.models.aliases.current(card.name))
 
 
-@router.patch("/{model}", responses=error_responses(400, 404, 413, 415, 422, 503, 507))
-def rename_model(services: ServicesDep, access: AccessDep, model: str, body: ModelRename) -> ModelBody:
-    """Rename one version: it becomes the next version of the new name."""
+@router.patch("/{model}", responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507))
+def rename_model(
+    services: ServicesDep, access: AccessDep, model: str, body: ModelRename, force: Force = False
+) -> ModelBody:
+    """Rename one version: it becomes the next version of the new name.
+
+    If it is the last version of its name, what people said of its alerts goes with it.
+    """
     access.check_model(body.name)
     old = services.models.get(model).card
-    card = services.models.rename(old.reference, body.name)
+    card = services.models.rename(old.reference, body.name, force=force)
     if card.reference != old.reference:
         services.engines.drop(old.reference)
+        _follow(services, old.name)
     return ModelBody.of(card)
 
 
-@router.delete("/{model}", responses=error_responses(404, 422, 503, 507))
-def delete_model(services: ServicesDep, model: str) -> Deleted:
-    """Delete one version. A bare name means its newest version."""
-    deleted = services.models.delete(model)
+@router.delete("/{model}", responses=error_responses(404, 409, 422, 503, 507))
+def delete_model(services: ServicesDep, model: str, force: Force = False) -> Deleted:
+    """Delete one version. A bare name means its newest version.
+
+    With the last version of a name its alerts are deleted, and what people said of them.
+    """
+    deleted = services.models.delete(model, force=force)
     services.engines.drop(deleted)
+    _follow(services, deleted.partition("@")[0])
     return Deleted(id=deleted, object="model")
 
 
@@ -88,6 +109,15 @@ def get_file(
         return Response(status_code=304, headers=headers)
     kind = "application/json" if name == _CARD else "application/octet-stream"
     return Response(data, media_type=kind, headers=headers)
+
+
+def _follow(services: Services, name: str) -> None:
+    """Let alerts follow a version that is deleted or renamed already, now or at the next retention sweep."""
+    try:
+        if follow_model(services.models, services.alerts, name):
+            services.aliases.prompts.delete(name)
+    except (RedisError, DomainError) as error:
+        log.warning("the alerts of the former model %s are deleted or moved later: %s", name, error)
 
 
 def _file(saved: SavedModel, name: str) -> bytes:

@@ -1,5 +1,6 @@
-"""/v1/notification_targets: where alerts are reported to, and messages that have not arrived."""
+"""/v1/notification_targets: where alerts and other events are reported, and messages that did not arrive."""
 
+import time
 from typing import Literal
 
 from fastapi import APIRouter
@@ -10,20 +11,22 @@ from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
 from app.http.paging import paginate
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
-from app.schemas.notifications import DeliveryBody, TargetBody, TargetCreate
-from app.services.outbound import check_target
+from app.schemas.notifications import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
+from app.services.outbound import RequestFailed, check_target
 from store.notification_targets import NotificationTarget
 from store.notifications import Delivery
 
 router = APIRouter(prefix="/v1/notification_targets", tags=["alerts"])
+
+_UNLIMITED = "notification targets get the events of all models"
 
 _ERRORS = error_responses(404, 422, 503)
 
 
 @router.post("", status_code=201, responses=error_responses(400, 413, 415, 422, 503, 507))
 async def create_target(services: ServicesDep, access: AccessDep, body: TargetCreate) -> TargetBody:
-    """Report alerts to a webhook or an Alertmanager from now on. The answer has a webhook's secret, once."""
-    access.check_is_unlimited("notification targets get the alerts of all models")
+    """Report alerts or other events from now on. The answer has a webhook's secret, once."""
+    access.check_is_unlimited(_UNLIMITED)
     await check_target(body.url, allow_private=services.settings.allow_private_targets)
     made = await run_in_threadpool(
         services.notification_targets.create,
@@ -31,6 +34,7 @@ async def create_target(services: ServicesDep, access: AccessDep, body: TargetCr
         body.url,
         models=tuple(body.models),
         min_severity=body.min_severity,
+        events=tuple(body.events),
     )
     return await run_in_threadpool(_target_body, services, made, secret=made.secret)
 
@@ -40,7 +44,7 @@ def list_targets(
     services: ServicesDep, access: AccessDep, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[TargetBody]:
     """List the notification targets, newest first; those of the service's settings last."""
-    access.check_is_unlimited("notification targets get the alerts of all models")
+    access.check_is_unlimited(_UNLIMITED)
     targets = services.notification_targets.all()
     page, has_more = paginate(targets, lambda target: target.id, after=after, limit=limit)
     return Page(data=[_target_body(services, target) for target in page], has_more=has_more)
@@ -49,16 +53,36 @@ def list_targets(
 @router.get("/{target}", responses=_ERRORS)
 def get_target(services: ServicesDep, access: AccessDep, target: str) -> TargetBody:
     """Get a notification target, with how it works."""
-    access.check_is_unlimited("notification targets get the alerts of all models")
+    access.check_is_unlimited(_UNLIMITED)
     return _target_body(services, services.notification_targets.get(target))
 
 
 @router.delete("/{target}", status_code=204, responses=_ERRORS)
 def delete_target(services: ServicesDep, access: AccessDep, target: str) -> None:
     """Delete a notification target and the messages that wait for it."""
-    access.check_is_unlimited("notification targets get the alerts of all models")
+    access.check_is_unlimited(_UNLIMITED)
     services.notification_targets.delete(target)
     services.notifications.forget(target)
+
+
+@router.post("/{target}/test", responses=_ERRORS)
+async def test_target(services: ServicesDep, access: AccessDep, target: str) -> TargetTestBody:
+    """Send a signed test message now, once, and get the target's answer."""
+    access.check_is_unlimited(_UNLIMITED)
+    found = await run_in_threadpool(services.notification_targets.get, target)
+    started = time.monotonic()
+    answer, problem = None, None
+    try:
+        answer = await services.notifier.send_test(found)
+    except RequestFailed as error:
+        answer, problem = error.answer, str(error)
+    return TargetTestBody(
+        delivered=problem is None,
+        status=answer.status if answer else None,
+        answer=answer.beginning if answer else None,
+        error=problem,
+        seconds=round(time.monotonic() - started, 3),
+    )
 
 
 @router.get("/{target}/deliveries", responses=_ERRORS)
@@ -71,7 +95,7 @@ def list_deliveries(
     limit: Limit = DEFAULT_LIMIT,
 ) -> Page[DeliveryBody]:
     """List the messages to a webhook that were given up, newest first, or those that wait."""
-    access.check_is_unlimited("notification targets get the alerts of all models")
+    access.check_is_unlimited(_UNLIMITED)
     found = services.notification_targets.get(target)
     notifications = services.notifications
     deliveries = notifications.dead(found.id) if status == "dead" else notifications.waiting(found.id)
@@ -82,7 +106,7 @@ def list_deliveries(
 @router.post("/{target}/deliveries/{delivery}/replay", responses=_ERRORS)
 def replay_delivery(services: ServicesDep, access: AccessDep, target: str, delivery: str) -> DeliveryBody:
     """Send a message again that was given up or waits: it has all its attempts, and is due now."""
-    access.check_is_unlimited("notification targets get the alerts of all models")
+    access.check_is_unlimited(_UNLIMITED)
     found = services.notification_targets.get(target)
     return _delivery_body(services.notifications.replay(found.id, delivery), "waiting")
 
@@ -95,6 +119,7 @@ def _target_body(services: Services, target: NotificationTarget, *, secret: str 
         url=target.url,
         models=list(target.models),
         min_severity=target.min_severity,
+        events=list(target.events),
         created_at=target.created_at,
         is_setting=target.is_trusted,
         secret=secret,

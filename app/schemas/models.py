@@ -1,5 +1,6 @@
 """Saved models."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, computed_field
@@ -10,6 +11,7 @@ from models.config import NetworkConfig, Preset, PresetOption, TrainingConfig
 from models.saved_model import Card, FileEntry
 from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet
+from store.aliases import AliasMove
 from store.ids import NAME_PATTERN
 
 EXAMPLE: dict[str, Any] = {
@@ -24,6 +26,7 @@ EXAMPLE: dict[str, Any] = {
     "corpus": "corpus_98b1f0a4c2d5e6f708192a3b",
     "network": NetworkConfig().model_dump(),
     "parameters": 356693,
+    "aliases": ["champion"],
     "training": TrainingConfig().model_dump(),
     "started_from": None,
     "alphabet": "characters",
@@ -41,7 +44,10 @@ class ModelSummary(BaseModel):
         {k: v for k, v in EXAMPLE.items() if k not in ("training", "kind", "characters", "report", "files")}
     )
 
-    id: str = Field(description="`name@version`; in calls, the bare name means the newest version.")
+    id: str = Field(
+        description="`name@version`; in calls, the bare name means the newest version, and `name@alias` the"
+        " version that the alias points to."
+    )
     object: Literal["model"] = "model"
     name: str
     version: int
@@ -51,13 +57,15 @@ class ModelSummary(BaseModel):
     started_from: str | None = Field(None, description="The model whose weights its training started from.")
     network: NetworkConfig
     parameters: int = Field(description="Number of weights.")
+    aliases: list[str] = Field([], description="Those that point to this version.")
     owned_by: Literal["nextchar"] = Field("nextchar", description="For OpenAI's clients.")
 
     @classmethod
-    def of(cls, card: Card) -> Self:
-        """Return the description of a card's model."""
+    def of(cls, card: Card, moves: Sequence[AliasMove] = ()) -> Self:
+        """Return the description of a card's model; `moves` has the newest of each alias, of any model."""
         fields = {name: getattr(card, name) for name in cls.model_fields if name in Card.model_fields}
-        return cls.model_validate(fields | {"id": card.reference}, from_attributes=True)
+        aliases = [move.alias for move in moves if move.target == card.reference]
+        return cls.model_validate(fields | {"id": card.reference, "aliases": aliases}, from_attributes=True)
 
     @computed_field(description="`created_at`, for OpenAI's clients.")  # type: ignore[prop-decorator]
     @property

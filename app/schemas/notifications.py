@@ -1,11 +1,12 @@
 """Notification targets and the messages to them. Times are Unix seconds."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from app.schemas.base import RequestBody, with_examples
 from models.anomaly.alerts import Severity
+from store.events import ALERT_EVENTS, EVENT_TYPES, EventType
 from store.notification_targets import TargetKind
 
 EXAMPLE_TARGET: dict[str, Any] = {
@@ -15,6 +16,7 @@ EXAMPLE_TARGET: dict[str, Any] = {
     "url": "https://example.org/hooks/nextchar",
     "models": ["sshd*"],
     "min_severity": "warning",
+    "events": ["alert.firing", "alert.resolved", "job.failed"],
     "created_at": 1795563600.0,
     "is_setting": False,
     "secret": None,
@@ -29,11 +31,12 @@ ModelPattern = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class TargetCreate(RequestBody):
-    """Where to report alerts."""
+    """Where to report alerts and other events."""
 
     model_config = with_examples(
         {"kind": "webhook", "url": "https://example.org/hooks/nextchar", "min_severity": "warning"},
         {"kind": "alertmanager", "url": "https://alertmanager.example.org", "models": ["sshd*"]},
+        {"kind": "webhook", "url": "https://example.org/jobs", "events": ["job.succeeded", "job.failed"]},
     )
 
     kind: TargetKind = Field(
@@ -44,9 +47,21 @@ class TargetCreate(RequestBody):
     models: list[ModelPattern] = Field(
         default_factory=list,
         max_length=100,
-        description="Patterns of names of models whose alerts are sent, such as `web-*`; empty: all.",
+        description="Patterns of names of models whose events are sent, such as `web-*`; empty: all.",
     )
     min_severity: Severity = Field("info", description="Less severe alerts are not sent.")
+    events: list[EventType] = Field(
+        list(ALERT_EVENTS),
+        min_length=1,
+        max_length=len(EVENT_TYPES),
+        description="The types of events that are sent to a webhook.",
+    )
+
+    @model_validator(mode="after")
+    def _check_events(self) -> Self:
+        if self.kind == "alertmanager" and set(self.events) != set(ALERT_EVENTS):
+            raise ValueError("an Alertmanager gets alerts only: leave out `events`, or make a webhook")
+        return self
 
 
 class TargetBody(BaseModel):
@@ -60,6 +75,7 @@ class TargetBody(BaseModel):
     url: str
     models: list[str]
     min_severity: Severity
+    events: list[EventType]
     created_at: float
     is_setting: bool = Field(description="Whether it is one of the service's settings.")
     secret: str | None = Field(
@@ -72,6 +88,28 @@ class TargetBody(BaseModel):
     last_success_at: float | None
     last_error_at: float | None
     last_error: str | None
+
+
+class TargetTestBody(BaseModel):
+    """What a target answered to a test message."""
+
+    model_config = with_examples(
+        {
+            "object": "notification_test",
+            "delivered": False,
+            "status": 401,
+            "answer": "wrong signature",
+            "error": "the answer is 401: wrong signature",
+            "seconds": 0.084,
+        }
+    )
+
+    object: Literal["notification_test"] = "notification_test"
+    delivered: bool = Field(description="Whether the answer was 2xx.")
+    status: int | None = Field(description="The status of the answer; null: there was none.")
+    answer: str | None = Field(description="The beginning of the answer's body.")
+    error: str | None = Field(description="Why it was not delivered.")
+    seconds: float
 
 
 class DeliveryBody(BaseModel):

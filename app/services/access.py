@@ -5,12 +5,13 @@ the models whose name matches, the jobs that train such a model, and the corpora
 name matches. Everything else is answered with 404, except a model that the request names: that is 403.
 """
 
+import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from app.errors import Forbidden
 from app.keys import Key
-from models.errors import Conflict, Unavailable
+from models.errors import Conflict, NotFound, Unavailable
 from models.saved_model import Card
 from models.text.kind_detection import TextKind
 from store.corpora import CHOSEN, Corpora, Corpus, no_such_corpus
@@ -32,6 +33,11 @@ class Access:
     def limited_key(self) -> Key | None:
         """The caller's key if it has patterns, else None."""
         return self.key if self.key and self.key.models else None
+
+    @property
+    def key_name(self) -> str | None:
+        """The name of the caller's key, to record who did something."""
+        return self.key.name if self.key else None
 
     def check_model(self, reference: str) -> None:
         """Raise Forbidden if the caller's key does not permit the model that a request names."""
@@ -157,10 +163,49 @@ class Access:
         if self.key is None:
             return corpus, is_new
         owners = self.corpora.owners
+        is_first = owners.uploaded_at(corpus.id, self.key.name) is None
         # A limited key must not learn whether other keys have uploaded the text.
-        is_new_here = owners.uploaded_at(corpus.id, self.key.name) is None if self.limited_key else is_new
+        is_new_here = is_first if self.limited_key else is_new
         owners.add(corpus.id, self.key.name, is_new=is_new)
+        if is_first:
+            self._check_quota_again(corpus)
         return self.get_corpus(corpus.id), is_new_here
+
+    def check_corpus_quota(self, new: Corpus | None = None) -> None:
+        """Check that the caller's key may have one more corpus; without `new`: any at all.
+
+        Raises:
+            Forbidden: it has as many bytes as it may have (code `corpus_quota_reached`).
+        """
+        if self.key is None or self.key.max_corpus_bytes is None:
+            return
+        sizes = self._corpus_sizes(self.key.name)
+        if new and new.id in sizes:
+            return
+        used, limit = sum(sizes.values()), self.key.max_corpus_bytes
+        if used + (new.bytes if new else 1) > limit:
+            raise _quota_reached(used, limit, new)
+
+    def _check_quota_again(self, corpus: Corpus) -> None:
+        """Take an upload back that exceeds the quota because of another one at the same time."""
+        assert self.key is not None
+        limit = self.key.max_corpus_bytes
+        used = sum(self._corpus_sizes(self.key.name).values()) if limit is not None else 0
+        if limit is None or used <= limit:
+            return
+        if self.corpora.owners.is_only(corpus.id, self.key.name):
+            self.corpora.delete(corpus.id)
+        else:
+            self.corpora.owners.remove(corpus.id, self.key.name)
+        raise _quota_reached(used - corpus.bytes, limit, corpus)
+
+    def _corpus_sizes(self, key_name: str) -> dict[str, int]:
+        """Return the sizes in bytes of the corpora that a key uploaded, by id."""
+        sizes = {}
+        for corpus_id in self.corpora.owners.corpora_of(key_name):
+            with contextlib.suppress(NotFound, Unavailable):  # deleted meanwhile, or damaged
+                sizes[corpus_id] = self.corpora.get(corpus_id).bytes
+        return sizes
 
     def check_corpus_unused(self, corpus_id: str) -> bool:
         """Return whether an unfinished job that is not accessible uses a corpus.
@@ -219,6 +264,14 @@ class Access:
         corpus = replace(corpus, name=name, created_at=uploaded_at or corpus.created_at)
         kind = self.corpora.kind_for(corpus.id, key.name)
         return replace(corpus, kind=kind, kind_reason=CHOSEN) if kind else corpus
+
+
+def _quota_reached(used: int, limit: int, new: Corpus | None) -> Forbidden:
+    more = f", and this one has {new.bytes:,}" if new else ""
+    return Forbidden(
+        f"this key may have {limit:,} bytes of corpora and has {used:,}{more}; delete some that it uploaded",
+        code="corpus_quota_reached",
+    )
 
 
 def check_model(key: Key, reference: str) -> None:

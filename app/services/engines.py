@@ -76,12 +76,20 @@ class Engines:
         models: the registry.
         load: makes the engine and the scorer of a saved model.
         limit_bytes: above this, the least recently used models without users are evicted.
-        pinned: models, by name or `name@version`, that are never evicted.
+        note_prompt: gets the `name@version` and the text of each prompt that is completed, or its end.
+        pinned: models, by name, `name@version` or `name@alias`, that are never evicted.
     """
 
     def __init__(
-        self, models: Models, load: LoadEngine, *, limit_bytes: int, pinned: Sequence[str] = ()
+        self,
+        models: Models,
+        load: LoadEngine,
+        *,
+        limit_bytes: int,
+        pinned: Sequence[str] = (),
+        note_prompt: Callable[[str, str], None] | None = None,
     ) -> None:
+        self.note_prompt = note_prompt
         self._models = models
         self._load = load
         self._limit_bytes = limit_bytes
@@ -95,7 +103,9 @@ class Engines:
 
     @contextmanager
     def use(self, reference: str) -> Iterator[Loaded]:
-        """Acquire the model `name@version`, or the newest version of `name`, for a block. Blocks to load it.
+        """Acquire a model for a block: `name@version`, `name@alias`, or the newest version of `name`.
+
+        Blocks to load it.
 
         Raises:
             NotFound: there is no such model.
@@ -209,6 +219,10 @@ class Engines:
             is_idle = model is not None and model.users == 0
         if model and is_idle:
             model.engine.close()
+
+    def resolve_again(self, reference: str) -> None:
+        """Resolve an alias that has just been moved again, at its next use."""
+        self._forget(reference)
 
     def stats(self) -> dict[str, dict[str, float]]:
         """Return the counters of each loaded model, by `name@version`."""
@@ -327,7 +341,8 @@ class Engines:
 
     def _is_pinned(self, exact: str) -> bool:
         """Return whether a version is pinned, or is the newest loaded version of a pinned name."""
-        if exact in self._pinned:
+        aliases = (self._resolved.get(reference) for reference in self._pinned if "@" in reference)
+        if exact in self._pinned or any(alias is not None and alias.exact == exact for alias in aliases):
             return True
         name, _, version = exact.partition("@")
         if name not in self._pinned:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.errors import Conflict, NotFound, Unavailable
+from models.errors import Busy, Conflict, NotFound, Unavailable
 from store.blobs import Blobs
 from store.ids import new_id
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.live import Live
 from store.queue import TrainingQueue
 
+_QUOTA_RETRY_S = 30.0
 _MAX_RACES = 5  # transitions by others, during one call, before it raises Conflict
 
 
@@ -48,23 +49,59 @@ class JobControl:
         except NotFound:  # that request ended between its two writes; this one completes it
             return None
 
-    def submit(self, request: JobRequest, *, key: str | None, body: bytes) -> Job:
+    def submit(
+        self,
+        request: JobRequest,
+        *,
+        key: str | None,
+        body: bytes,
+        created_by: str | None = None,
+        max_jobs: int | None = None,
+    ) -> Job:
         """Record a job and queue it; requests with the same key create it only once.
 
+        `created_by` is the name of the caller's API key, and `max_jobs` how many queued and running jobs it
+        may have. The jobs are counted before and after the job is recorded, so concurrent requests never
+        exceed it.
+
         Raises:
+            Busy: the API key has that many (code `job_quota_reached`); nothing was written.
             Unavailable: the queue does not answer (code `queue_unavailable`); nothing was written.
             Conflict: a concurrent request has used the key with another body.
         """
         self._check_queue()
+        self.check_quota(created_by, max_jobs)
         try:
-            job = self.jobs.create(request, job_id=self._id_for(key, body))
+            job = self.jobs.create(request, job_id=self._id_for(key, body), created_by=created_by)
         except Conflict:
             earlier = self.submitted(key, body) if key else None
             if earlier is None:
                 raise
             return earlier
+        try:
+            self.check_quota(created_by, max_jobs, but=job)
+        except Busy:
+            self.jobs.delete(job)  # not in the queue yet
+            raise
         self._send(job)
         return job
+
+    def check_quota(self, created_by: str | None, max_jobs: int | None, *, but: Job | None = None) -> None:
+        """Check that one more job of an API key may be queued. Raises Busy (code `job_quota_reached`)."""
+        if max_jobs is None:
+            return
+        active = (JobStatus.QUEUED, JobStatus.RUNNING)
+        count = sum(
+            job.created_by == created_by and job.status in active and job.id != (but.id if but else None)
+            for job in self.jobs.unfinished()
+        )
+        if count >= max_jobs:
+            raise Busy(
+                f"this key has {count} queued and running jobs and may have {max_jobs}; wait for one to end,"
+                " or cancel or pause one",
+                retry_after_s=_QUOTA_RETRY_S,
+                code="job_quota_reached",
+            )
 
     def cancel(self, job_id: str, *, keep_best: bool = False) -> Job:
         """Cancel a waiting or paused job; request it of a running one.

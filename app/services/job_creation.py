@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from app.schemas.jobs import JobCreate
 from app.services.access import Access
+from app.services.disk_watermark import DiskWatermark
 from app.services.job_control import JobControl
 from app.services.job_plans import plan
 from models.errors import NotFound
@@ -16,6 +17,7 @@ def create_job(
     access: Access,
     body: JobCreate,
     *,
+    watermark: DiskWatermark,
     memory_limit_bytes: int,
     learning_rate_multiplier: float = 1.0,
     idempotency_key: str | None = None,
@@ -30,6 +32,8 @@ def create_job(
         InvalidInput: as `plan`.
         Conflict: the idempotency key was used with another body.
         Unavailable: the queue does not answer.
+        Busy: the caller's key has as many jobs as it may have.
+        StorageFull: the disk is nearly full.
     """
     teacher = body.mix.teacher if body.mix else None
     for model in filter(None, (body.name, body.start_from, teacher)):
@@ -38,6 +42,7 @@ def create_job(
     key = access.scoped_idempotency_key(idempotency_key)
     if key and (job := control.submitted(key, text)):
         return job
+    watermark.check()
     corpus = access.get_corpus(body.corpus)
     with _as("start_from"):
         start = access.models.get(body.start_from).card if body.start_from is not None else None
@@ -54,7 +59,19 @@ def create_job(
         teacher=teacher_card,
         learning_rate_multiplier=learning_rate_multiplier,
     )
-    return control.submit(request, key=key, body=text)
+    max_jobs = access.key.max_jobs if access.key else None
+    return control.submit(request, key=key, body=text, created_by=access.key_name, max_jobs=max_jobs)
+
+
+def resume_job(control: JobControl, access: Access, job_id: str) -> Job:
+    """Queue a paused or failed job again; it counts for the key that created it, if that is the caller's.
+
+    Raises as `JobControl.resume`, and Busy as `create_job`.
+    """
+    job = access.get_job(job_id)
+    if access.key and job.created_by == access.key.name:
+        control.check_quota(job.created_by, access.key.max_jobs, but=job)
+    return control.resume(job.id)
 
 
 @contextlib.contextmanager

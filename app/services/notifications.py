@@ -1,9 +1,10 @@
-"""Reports alerts to their targets: a background loop of every API process, of which one at a time sends.
+"""Reports alerts and other events to their targets: a loop of every API process; one at a time sends.
 
 An alert is *firing* while it is open or acknowledged, not labeled normal, and had a line in the last
 `quiet_s` seconds; then it is *resolved*. A webhook gets a message when an alert begins to fire, becomes more
 severe, and is resolved; it gets none about an alert that was acknowledged before. An Alertmanager gets all
 firing alerts every minute, as it expects of its clients, and each resolved one once, with the time.
+`app/services/event_messages.py` queues the messages about jobs, models and aliases.
 """
 
 import asyncio
@@ -17,16 +18,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 from redis.exceptions import RedisError
 
 from app.services.alert_answers import alert_body
-from app.services.outbound import RequestFailed, new_client, post
+from app.services.event_messages import EventMessages, rfc3339
+from app.services.outbound import Answer, RequestFailed, new_client, post
 from models.anomaly.alerts import SEVERITIES
 from store.alerts import Alert, Alerts
+from store.ids import new_id
 from store.notification_targets import NotificationTarget, NotificationTargets, secret_bytes
 from store.notifications import Delivery, Notifications
 
@@ -38,6 +40,7 @@ _MAX_DELIVERIES = 50  # to a webhook in one round
 _ROUND_S = 20.0  # after this long a round sends no more to a target
 _MAX_BACKOFF_S = 300.0  # of an Alertmanager that fails
 _MAX_LABEL_CHARACTERS = 500
+_TEST_ALERT_S = 60.0  # after which an Alertmanager drops the alert that tests it
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Notifier:
     alerts: Alerts
     targets: NotificationTargets
     notifications: Notifications
+    event_messages: EventMessages
     quiet_s: float
     allow_private: bool
     clock: Callable[[], float] = time.time
@@ -58,8 +62,15 @@ class Notifier:
         """Queue and send what is due, if no other process does."""
         if not self.notifications.acquire_lease(self._token):
             return
-        if targets := self.targets.all():
-            now = self.clock()
+        targets = self.targets.all()
+        now = self.clock()
+        try:
+            self.event_messages.queue(targets, now=now)
+        finally:  # alerts are sent whatever is wrong with the records
+            self._report(targets, now)
+
+    def _report(self, targets: Sequence[NotificationTarget], now: float) -> None:
+        if targets:
             firing = [a for a in self.alerts.seen_since(now - self.quiet_s) if _is_firing(a)]
             asyncio.run(self._tell_all(targets, firing, now))
 
@@ -80,7 +91,9 @@ class Notifier:
     async def _tell(
         self, client: httpx.AsyncClient, target: NotificationTarget, firing: Sequence[Alert], now: float
     ) -> None:
-        wanted = {alert.id: alert for alert in firing if target.wants(alert.figures.model, alert.severity)}
+        wanted = {
+            alert.id: alert for alert in firing if target.wants_alert(alert.figures.model, alert.severity)
+        }
         if target.kind == "webhook":
             await asyncio.to_thread(self._queue_messages, target, wanted, now)
             await self._deliver(client, target)
@@ -97,10 +110,16 @@ class Notifier:
             after = {"severity": alert.severity, "model": figures.model, "template": figures.template}
             is_new = before is None and alert.state == "open"
             if is_new or (before and _is_worse(alert.severity, before["severity"])):
+                if "alert.firing" not in target.events:
+                    self.notifications.note_known(target.id, {alert.id: after}, [])
+                    continue
                 body = _message("alert.firing", now, alert_body(alert).model_dump())
                 self.notifications.queue(target.id, alert.id, before=before, after=after, body=body, now=now)
         for alert_id, before in known.items():
             if alert_id not in firing:
+                if "alert.resolved" not in target.events:
+                    self.notifications.note_known(target.id, {}, [alert_id])
+                    continue
                 body = _message("alert.resolved", now, {"id": alert_id, **before})
                 self.notifications.queue(target.id, alert_id, before=before, after=None, body=body, now=now)
 
@@ -120,6 +139,26 @@ class Notifier:
                 await asyncio.to_thread(self.notifications.failed, delivery, str(error), now=self.clock())
                 return  # the others wait, too: a target that fails gets one request per round
             await asyncio.to_thread(self.notifications.succeeded, delivery)
+
+    async def send_test(self, target: NotificationTarget) -> Answer:
+        """Send a message that tests a target, signed as all are; return its answer. Raises RequestFailed."""
+        now = self.clock()
+        if target.kind == "webhook":
+            delivery = Delivery(new_id("msg"), target.id, _message("test", now, {"target": target.id}), now)
+            content, url = delivery.body.encode(), target.url
+            headers = signed_headers(target.secret, delivery, content, now=now)
+        else:
+            test = {"labels": {"alertname": "NextcharTest"}, "annotations": {"summary": "A test of nextchar"}}
+            one = _alertmanager_alert({**test, "starts_at": now}, ends_at=now + _TEST_ALERT_S)
+            content, url, headers = json.dumps([one]).encode(), _alerts_url(target), {}
+        async with new_client() as client:
+            try:
+                answer = await self._post(client, target, url, content, headers)
+            except RequestFailed as error:
+                await asyncio.to_thread(self.notifications.count, target.id, str(error))
+                raise
+        await asyncio.to_thread(self.notifications.count, target.id, None)
+        return answer
 
     # Alertmanagers
 
@@ -150,9 +189,8 @@ class Notifier:
         for at in range(0, len(messages), _MAX_ALERTS_PER_REQUEST):
             batch = messages[at : at + _MAX_ALERTS_PER_REQUEST]
             content = json.dumps([message for _, message in batch]).encode()
-            url = f"{target.url.rstrip('/')}/api/v2/alerts"
             try:
-                await self._post(client, target, url, content, {})
+                await self._post(client, target, _alerts_url(target), content, {})
             except RequestFailed as error:
                 self._failures[target.id] += 1
                 backoff_s = min(_MAX_BACKOFF_S, 5.0 * 2 ** self._failures[target.id])
@@ -177,8 +215,10 @@ class Notifier:
         url: str,
         content: bytes,
         headers: Mapping[str, str],
-    ) -> None:
-        await post(client, url, content, headers, allow_private=self.allow_private or target.is_trusted)
+    ) -> Answer:
+        return await post(
+            client, url, content, headers, allow_private=self.allow_private or target.is_trusted
+        )
 
 
 def signed_headers(secret: str | None, delivery: Delivery, content: bytes, *, now: float) -> dict[str, str]:
@@ -195,6 +235,10 @@ def signed_headers(secret: str | None, delivery: Delivery, content: bytes, *, no
     return headers
 
 
+def _alerts_url(target: NotificationTarget) -> str:
+    return f"{target.url.rstrip('/')}/api/v2/alerts"
+
+
 def _is_firing(alert: Alert) -> bool:
     return alert.state != "suppressed" and alert.label != "normal"
 
@@ -205,7 +249,7 @@ def _is_worse(severity: str, before: str) -> bool:
 
 
 def _message(kind: str, now: float, data: Mapping[str, Any]) -> str:
-    return json.dumps({"type": kind, "timestamp": _rfc3339(now), "data": data}, ensure_ascii=False)
+    return json.dumps({"type": kind, "timestamp": rfc3339(now), "data": data}, ensure_ascii=False)
 
 
 def _labels(alert: Alert) -> dict[str, str]:
@@ -235,10 +279,6 @@ def _alertmanager_alert(to_send: Mapping[str, Any], *, ends_at: float) -> dict[s
     return {
         "labels": to_send["labels"],
         "annotations": to_send["annotations"],
-        "startsAt": _rfc3339(min(to_send["starts_at"], ends_at)),
-        "endsAt": _rfc3339(ends_at),
+        "startsAt": rfc3339(min(to_send["starts_at"], ends_at)),
+        "endsAt": rfc3339(ends_at),
     }
-
-
-def _rfc3339(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

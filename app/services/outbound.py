@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import httpx
 
@@ -25,8 +26,20 @@ _MAX_SHOWN = 200  # characters of an answer that a message of an error quotes
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The status of an answer, and the beginning of its body."""
+
+    status: int
+    beginning: str
+
+
 class RequestFailed(Exception):
-    """A request that did not succeed; its message says why."""
+    """A request that did not succeed; its message says why. `answer` is None if there was none."""
+
+    def __init__(self, message: str, answer: Answer | None = None) -> None:
+        super().__init__(message)
+        self.answer = answer
 
 
 def check_url(url: str) -> httpx.URL:
@@ -83,15 +96,15 @@ async def check_target(url: str, *, allow_private: bool) -> None:
 
 async def post(
     client: httpx.AsyncClient, url: str, content: bytes, headers: Mapping[str, str], *, allow_private: bool
-) -> None:
-    """Send a POST request with a body of JSON. `client` is one of `new_client`.
+) -> Answer:
+    """Send a POST request with a body of JSON; return the answer. `client` is one of `new_client`.
 
     Raises:
         RequestFailed: the answer is not 2xx, there is none in time, or the address is private.
     """
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            await _post(client, check_url(url), content, headers, allow_private=allow_private)
+            return await _post(client, check_url(url), content, headers, allow_private=allow_private)
     except TimeoutError:
         raise RequestFailed(f"no answer within {TIMEOUT_S:g} s") from None
     except (httpx.HTTPError, OSError, UnicodeError) as error:
@@ -139,7 +152,7 @@ async def _post(
     headers: Mapping[str, str],
     *,
     allow_private: bool,
-) -> None:
+) -> Answer:
     addresses = await _resolve(url)
     if not allow_private and (private := _first_private(addresses)):
         raise RequestFailed(f"{url.host!r} is {private}, which is not a public address")
@@ -158,13 +171,14 @@ async def _post(
                 raise
             continue
         try:
-            if response.is_success:
-                return
-            shown = await _beginning(response)
+            answer = Answer(response.status_code, await _beginning(response))
         finally:
             await response.aclose()
-        reason = "redirects are not followed" if response.is_redirect else shown
-        raise RequestFailed(f"the answer is {response.status_code}{f': {reason}' if reason else ''}")
+        if response.is_success:
+            return answer
+        reason = "redirects are not followed" if response.is_redirect else answer.beginning
+        raise RequestFailed(f"the answer is {answer.status}{f': {reason}' if reason else ''}", answer)
+    raise AssertionError("a host that resolves has an address")
 
 
 async def _beginning(response: httpx.Response) -> str:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.keys import KeyFile
 from app.schemas.health import Readiness
+from app.services.disk_watermark import DiskWatermark
 from models.errors import DomainError, StorageFull
 from models.kernels.compile_cache import is_compiling
 from store.background import BackgroundLoop, LoopStatus
@@ -78,12 +79,13 @@ class ReadinessCheck:
         queue: TrainingQueue,
         loops: Sequence[BackgroundLoop],
         keys: KeyFile | None = None,
+        watermark: DiskWatermark | None = None,
     ) -> None:
         self._loops, self._keys = loops, keys
         redis_hangs = Problem("redis", "does not answer", _WITHOUT_REDIS, is_down=True)
         self._probes = [
             Probe("redis", lambda: check_redis(redis, queue), redis_hangs),
-            Probe("storage", lambda: check_storage(blobs), _storage_down()),
+            Probe("storage", lambda: check_storage(blobs, watermark), _storage_down()),
         ]
         self._logged: set[tuple[str, str]] = set()
         self._started_s = time.monotonic()
@@ -203,7 +205,7 @@ def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
     return problems
 
 
-def check_storage(blobs: Blobs) -> list[Problem]:
+def check_storage(blobs: Blobs, watermark: DiskWatermark | None = None) -> list[Problem]:
     """Read the storage and write to it; return the problems."""
     try:
         blobs.folders("jobs")
@@ -215,6 +217,12 @@ def check_storage(blobs: Blobs) -> list[Problem]:
         effect = "uploads, jobs and calibrations are refused; completions and scores are served"
         problem = "is full" if isinstance(error, StorageFull) else "can be read, but refuses writes"
         return [Problem("storage", problem, effect, detail=str(error))]
+    try:
+        if watermark:
+            watermark.check()
+    except StorageFull as error:
+        effect = "uploads and jobs are refused; all else works"
+        return [Problem("storage", "has less space free than the disk watermark", effect, detail=str(error))]
     return []
 
 
@@ -232,6 +240,7 @@ def _failing(loop: LoopStatus) -> Problem:
         "reconciler": "jobs whose worker or message was lost are not queued again",
         "ingest scoring": "lines of log agents wait to be scored",
         "retention": "expired data is not deleted",
+        "prompts": "prompts are not recorded for shadow runs",
         "notifications": "alerts are not reported to webhooks and Alertmanagers",
     }
     errors = ", ".join(sorted(loop.errors)) or "none"

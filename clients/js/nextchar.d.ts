@@ -20,7 +20,7 @@ export interface CallOptions {
 /** One version of a model, as `GET /v1/models` lists it. */
 export interface Model {
   object: "model";
-  /** `name@version`. The bare name means the newest version. */
+  /** `name@version`. The bare name means the newest version, `name@alias` the one of an alias. */
   id: string;
   name: string;
   version: number;
@@ -38,6 +38,8 @@ export interface Model {
   network: Network;
   /** The number of weights. */
   parameters: number;
+  /** The aliases that point to this version. */
+  aliases: string[];
 }
 
 export interface Network {

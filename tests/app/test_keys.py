@@ -63,6 +63,25 @@ def test_patterns_match_names_with_and_without_a_version(tmp_path: Path) -> None
     assert [name for name, yes in allowed.items() if yes] == ["sku-a", "sku-a@3", "names@2"]
 
 
+def test_a_key_can_have_limits(tmp_path: Path) -> None:
+    limits = {"max_corpus_bytes": "1.5GB", "max_jobs": 3, "max_streams": 0, "max_requests": 16}
+    _, line = new_key("team", scopes="train", **limits)
+    [key] = read_keys(write(tmp_path / "keys", line))
+    found = (key.max_corpus_bytes, key.max_jobs, key.max_streams, key.max_requests)
+    assert found == (1_500_000_000, 3, 0, 16)
+    [key] = read_keys(write(tmp_path / "keys", new_key("free", scopes="train")[1]))
+    assert {key.max_corpus_bytes, key.max_jobs, key.max_streams, key.max_requests} == {None}
+    for name, value, problem in (
+        ("max_corpus_bytes", "10 GB", "must be like 500MB"),
+        ("max_corpus_bytes", "10GiB", "must be like 500MB"),
+        ("max_corpus_bytes", "-1", "must be like 500MB"),
+        ("max_jobs", "many", "must be a number"),
+        ("max_streams", "1.5", "must be a number"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            new_key("team", scopes="train", **{name: value})
+
+
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the file read at every look."""

@@ -190,7 +190,7 @@ def test_concurrent_renames_and_deletions_leave_only_complete_models(blobs: Blob
 
 
 def test_a_new_name_that_is_deleted_while_it_is_given_takes_the_files_along(blobs: Blobs) -> None:
-    for at in range(4, 6):  # between the new card and the old one's end
+    for at in range(5, 7):  # between the new card and the old one's end
         Models(blobs).publish(_card(number=at), FILES)
         reference = Models(blobs).all()[0].reference
         interrupted = Interrupted(blobs, at, lambda at=at: Models(blobs).delete(f"new-{at}"))

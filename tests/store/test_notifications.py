@@ -158,7 +158,7 @@ def test_a_target_gets_the_alerts_it_wants(model: str, severity: str, wanted: bo
     target = NotificationTarget(
         id="t", kind="webhook", url="", models=("web-*",), min_severity="warning", created_at=0.0
     )
-    assert target.wants(model, severity) == wanted  # type: ignore[arg-type]
+    assert target.wants_alert(model, severity) == wanted  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

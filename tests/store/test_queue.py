@@ -7,7 +7,7 @@ from rq import Queue
 
 from store.jobs import Job, Jobs, JobStatus
 from store.open_blobs import open_blobs
-from store.queue import QUEUE_NAME, AllowedJob, TrainingQueue
+from store.queue import QUEUE_NAME, AllowedJob, TrainingQueue, fair_order
 from tests.store.test_jobs import REQUEST
 
 
@@ -32,6 +32,68 @@ def test_jobs_wait_in_order_and_the_front_is_next(redis: Any, jobs: Jobs) -> Non
     queue.send(b)
     queue.send(c, at_front=True)
     assert queue.waiting() == [c.id, a.id, b.id]
+
+
+def _of(jobs: Jobs, keys: str) -> list[Job]:
+    """Return jobs that keys named by these letters have created."""
+    return [jobs.create(REQUEST, created_by=None if key == "-" else key) for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "running", "expected"),
+    [
+        ("aaabb", "", "ababa"),
+        ("aaab", "a", "baaa"),
+        ("aabbc", "ab", "cabab"),
+        ("bbaa", "", "baba"),
+        ("aaa", "aa", "aaa"),
+        ("---a", "", "-a--"),
+        ("", "a", ""),
+    ],
+)
+def test_keys_take_turns(jobs: Jobs, waiting: str, running: str, expected: str) -> None:
+    jobs_waiting = _of(jobs, waiting)
+    ordered = fair_order(jobs_waiting, _of(jobs, running))
+    assert "".join(job.created_by or "-" for job in ordered) == expected
+    for key in set(waiting):
+        name = None if key == "-" else key
+        mine = [job.id for job in ordered if job.created_by == name]
+        assert mine == [job.id for job in jobs_waiting if job.created_by == name], "in the order of arrival"
+
+
+def test_a_job_for_each_worker_goes_to_each_key_as_workers_become_free(jobs: Jobs) -> None:
+    """One worker: whoever submits many jobs first does not keep the others waiting for all of them."""
+    waiting, served = _of(jobs, "aaaaaabbc"), ""
+    while waiting:
+        waiting = fair_order(waiting, [])
+        taken = waiting.pop(0)
+        served += taken.created_by or "-"
+        waiting = fair_order(waiting, [taken])
+    assert served == "abcabaaaa"
+
+
+def test_the_queue_is_arranged_and_loses_nothing(redis: Any, jobs: Jobs) -> None:
+    queue = TrainingQueue(redis)
+    a1, a2, a3, b = _of(jobs, "aaab")
+    for job in (a1, a2, a3, b):
+        queue.send(job)
+    queue.arrange([a1, a2, a3, b], [])
+    assert queue.waiting() == [a1.id, b.id, a2.id, a3.id]
+    # A worker has taken one, and another job has come, since the records were read.
+    [late] = _of(jobs, "c")
+    queue.send(late)
+    queue.withdraw(a1)
+    queue.arrange([a1, a2, a3, b], [a1])
+    assert queue.waiting() == [b.id, a2.id, a3.id, late.id]
+
+
+def test_a_message_of_an_unknown_job_stays_in_the_queue(redis: Any, jobs: Jobs) -> None:
+    queue = TrainingQueue(redis)
+    a1, a2, unknown, b = _of(jobs, "aacb")
+    for job in (a1, unknown, a2, b):
+        queue.send(job)
+    queue.arrange([a1, a2, b], [])
+    assert queue.waiting() == [a1.id, b.id, a2.id, unknown.id]
 
 
 def test_a_withdrawn_job_waits_no_more(redis: Any, jobs: Jobs) -> None:

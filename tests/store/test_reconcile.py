@@ -62,6 +62,17 @@ def test_a_running_job_without_a_lease_is_queued_again(world: World) -> None:
     assert world.queue.waiting() == [job.id]
 
 
+def test_the_queue_is_arranged_so_that_keys_share_the_workers(world: World) -> None:
+    mine = [world.jobs.create(REQUEST, created_by="a") for _ in range(3)]
+    running = world.jobs.move(world.jobs.create(REQUEST, created_by="a"), JobStatus.RUNNING)
+    world.live.acquire_lease(running.id, "me")
+    other = world.jobs.create(REQUEST, created_by="b")
+    for job in (*mine, other):
+        world.queue.send(job)
+    world.reconciler.run()
+    assert world.queue.waiting() == [other.id, *(job.id for job in mine)]
+
+
 def test_a_queued_job_whose_message_was_lost_is_sent_again_once(world: World) -> None:
     job = world.jobs.create(REQUEST)
     world.look_patiently()

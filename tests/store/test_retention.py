@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from models.errors import Unavailable
+from store.alerts import Alerts
 from store.blobs import Blobs
 from store.ids import new_id, time_of_id
 from store.jobs import Job, JobRequest, Jobs, JobStatus
@@ -34,7 +36,13 @@ class Attic:
 
     def sweep(self, *, days: float = 0.0) -> dict[str, int]:
         """Sweep as a process does that has just started."""
-        retention = Retention(self.blobs, Jobs(self.blobs), periods=self.periods, spool=self.folder / "spool")
+        retention = Retention(
+            self.blobs,
+            Jobs(self.blobs),
+            Alerts(Redis(), self.blobs),  # not asked: no alert has a decision
+            periods=self.periods,
+            spool=self.folder / "spool",
+        )
         return dict(retention.sweep(now=NOW + days * DAY_S))
 
     def job(self, *path: JobStatus, request: JobRequest = REQUEST) -> Job:

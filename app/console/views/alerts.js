@@ -5,6 +5,7 @@ import { alertCard } from "../components/alert-card.js";
 import { field, select } from "../components/form-fields.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
 import { emptyState, errorBox } from "../components/notice.js";
+import { notificationTargets } from "../components/notification-targets.js";
 import { saveFile } from "../components/save-file.js";
 import { suppressionList } from "../components/suppressions.js";
 import { h, inlineCode, replace } from "../dom.js";
@@ -36,7 +37,7 @@ const LABELS = [
 /** @param {import('../router.js').Page} page */
 export async function alertsView(page) {
   const { signal, query } = page;
-  const { models, selected, missing } = await loadModels(page);
+  const [{ models, selected, missing }, targets] = await Promise.all([loadModels(page), notificationTargets(signal)]);
   if (!models.length) return viewWithoutModel("Alerts");
   let model = selected;
   let shownCount = PAGE_SIZE;
@@ -196,6 +197,7 @@ export async function alertsView(page) {
     list,
     h("div", { class: "row center" }, more),
     suppressions.node,
+    targets,
   );
 }
 

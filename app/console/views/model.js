@@ -1,6 +1,7 @@
 /** One model: its figures and learning curves, how it compares with baselines, what it copies, its files. */
 
 import { apiPath, get, patch, remove } from "../api.js";
+import { aliasList } from "../components/alias-list.js";
 import { baselines } from "../components/baselines.js";
 import { askForText, confirmAction } from "../components/dialog.js";
 import { experts } from "../components/experts.js";
@@ -19,9 +20,10 @@ import { navigate } from "../router.js";
 /** @param {import('../router.js').Page} page */
 export async function modelView({ params, signal }) {
   const model = await get(apiPath("/v1/models", params.model), { signal });
-  const [fullReport, { data: calibrations }, usage] = await Promise.all([
+  const [fullReport, { data: calibrations }, { data: aliases }, usage] = await Promise.all([
     getReport(model.id, signal),
     get(apiPath("/v1/models", model.id, "calibrations"), { signal }),
+    get(apiPath("/v1/models", model.name, "aliases"), { signal }),
     useModel(model, { signal }),
   ]);
   const report = { ...model.report, ...fullReport };
@@ -100,7 +102,7 @@ export async function modelView({ params, signal }) {
     usage,
     h("div", { class: "columns" }, curves(report), baselines(report), experts(report)),
     memorization(report),
-    h("div", { class: "columns" }, quantization(report), calibrationList(calibrations, id), provenance(model)),
+    h("div", { class: "columns" }, quantization(report), calibrationList(calibrations, id), aliasList(model, aliases, attempt), provenance(model)),
     h("div", { class: "columns" }, modelFiles(model, attempt), vocabulary(model)),
   );
 }

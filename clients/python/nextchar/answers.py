@@ -106,6 +106,35 @@ class ModelSummary(TypedDict):
     corpus: str | None
     network: dict[str, Any]
     parameters: int
+    aliases: NotRequired[list[str]]  # older services do not send it
+
+
+class AliasCheck(TypedDict):
+    """A requirement that a version met when an alias moved to it."""
+
+    name: str
+    value: float | None
+    limit: float | None
+    note: str | None
+
+
+class Alias(TypedDict):
+    """One move of an alias: the newest is where it points to now. `id` is its name."""
+
+    id: str
+    model: str
+    version: int | None
+    target: str | None
+    action: Literal["set", "rollback", "delete"]
+    moved_at: float
+    moved_by: str | None
+    checks: list[AliasCheck]
+
+
+class AliasWithHistory(Alias):
+    """An alias with all its moves, newest first."""
+
+    history: list[Alias]
 
 
 class ModelFile(TypedDict):
@@ -307,6 +336,47 @@ class Suppression(TypedDict):
     created_by: str | None
     alert_id: str | None
     warning: str | None
+
+
+class NotificationTarget(TypedDict):
+    """Where alerts and other events are reported; `secret` only in the answer that makes it."""
+
+    id: str
+    kind: Literal["webhook", "alertmanager"]
+    url: str
+    models: list[str]
+    min_severity: Literal["info", "warning", "critical"]
+    events: list[str]
+    created_at: float
+    is_setting: bool
+    secret: str | None
+    waiting: int
+    dead: int
+    last_success_at: float | None
+    last_error_at: float | None
+    last_error: str | None
+
+
+class TargetTest(TypedDict):
+    """What a target answered to a test message."""
+
+    delivered: bool
+    status: int | None
+    answer: str | None
+    error: str | None
+    seconds: float
+
+
+class Delivery(TypedDict):
+    """A message to a webhook that has not arrived."""
+
+    id: str
+    status: Literal["waiting", "dead"]
+    body: str
+    created_at: float
+    attempts: int
+    next_at: float | None
+    last_error: str | None
 
 
 class Rebuild(TypedDict):

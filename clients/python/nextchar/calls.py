@@ -13,18 +13,23 @@ from urllib.parse import quote
 from nextchar.answers import (
     Alert,
     AlertLabel,
+    Alias,
+    AliasWithHistory,
     Calibration,
     Completion,
     Corpus,
     DamagedModel,
+    Delivery,
     Distribution,
     Evaluation,
     Job,
     Model,
     ModelSummary,
+    NotificationTarget,
     Score,
     StreamEvent,
     Suppression,
+    TargetTest,
     TextKind,
 )
 from nextchar.connection import Connection
@@ -145,17 +150,79 @@ class Calls(Connection):
         return cast(list[DamagedModel], page.get("damaged", []))
 
     async def model(self, model: str) -> Model:
-        """Return the card of `name@version`, or of the newest version of `name`."""
+        """Return the card of `name@version`, `name@alias`, or of the newest version of `name`."""
         return await self._get(Model, path_of("models", model))
 
-    async def rename_model(self, model: str, name: str) -> Model:
-        """Rename one version: it becomes the next version of `name`. Return its card."""
-        return await self._fetch(Model, "PATCH", path_of("models", model), json={"name": name})
+    async def rename_model(self, model: str, name: str, *, force: bool = False) -> Model:
+        """Rename one version: it becomes the next version of `name`. Return its card.
 
-    async def delete_model(self, model: str) -> dict[str, Any]:
-        """Delete one version of a model: the newest for a bare name."""
+        `force` renames a version that an alias points to; calls of the alias then fail.
+        """
+        params, body = given(force=force or None), {"name": name}
+        return await self._fetch(Model, "PATCH", path_of("models", model), params=params, json=body)
+
+    async def delete_model(self, model: str, *, force: bool = False) -> dict[str, Any]:
+        """Delete one version of a model: the newest for a bare name.
+
+        `force` deletes a version that an alias points to; calls of the alias then fail.
+        """
         # For a bare name a second copy of the request would delete the version before.
-        return await self._fetch(dict[str, Any], "DELETE", path_of("models", model), can_retry="@" in model)
+        is_exact = model.partition("@")[2].isdecimal()
+        params = given(force=force or None)
+        path = path_of("models", model)
+        return await self._fetch(dict[str, Any], "DELETE", path, params=params, can_retry=is_exact)
+
+    def aliases(self, model: str) -> AsyncGenerator[Alias, None]:
+        """Yield the aliases of a model's name, such as `champion`; calls take them as `name@champion`."""
+        return self._pages(path_of("models", model, "aliases"))
+
+    async def alias(self, model: str, alias: str) -> AliasWithHistory:
+        """Return an alias of a model's name, with its history."""
+        return await self._get(AliasWithHistory, path_of("models", model, "aliases", alias))
+
+    async def set_alias(
+        self,
+        model: str,
+        alias: str,
+        version: int,
+        *,
+        max_bits_per_character: float | None = None,
+        max_regression_bits: float | None = None,
+        max_prompt_regression_bits: float | None = None,
+        calibration: bool | None = None,
+    ) -> Alias:
+        """Move an alias of a model's name to a version, or make it.
+
+        Args:
+            model: the model's name.
+            alias: its alias.
+            version: that the alias points to from then on.
+            max_bits_per_character: the most that the version's held-out text may cost.
+            max_regression_bits: by how many it may be worse than the version where the alias is.
+            max_prompt_regression_bits: likewise on the recorded prompts of the model: a shadow run.
+            calibration: whether the version must have a calibration.
+
+        Raises:
+            Conflict: the version does not meet this (code `alias_check_failed`), or another request moved the
+                alias meanwhile (`alias_moved`).
+        """
+        require = given(
+            max_bits_per_character=max_bits_per_character,
+            max_regression_bits=max_regression_bits,
+            max_prompt_regression_bits=max_prompt_regression_bits,
+            calibration=calibration,
+        )
+        body = {"version": version, "require": require}
+        path = path_of("models", model, "aliases", alias)
+        return await self._fetch(Alias, "PUT", path, json=body, can_retry=True)
+
+    async def roll_back_alias(self, model: str, alias: str) -> Alias:
+        """Move an alias back to what it pointed to before; a second call goes one move further back."""
+        return await self._fetch(Alias, "POST", path_of("models", model, "aliases", alias, "rollback"))
+
+    async def delete_alias(self, model: str, alias: str) -> Alias:
+        """Delete an alias; `roll_back_alias` restores it."""
+        return await self._fetch(Alias, "DELETE", path_of("models", model, "aliases", alias))
 
     def download(self, model: str, file: str) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of one file of a model, in pieces."""
@@ -343,6 +410,57 @@ class Calls(Connection):
         """Return all alerts of a model with labels and suppressions, as JSON, or as a table of alerts."""
         path = path_of("models", model, "alerts", "export")
         return await self._fetch_bytes("GET", path, params={"format": kind}, can_retry=True)
+
+    # Notification targets
+
+    def notification_targets(self) -> AsyncGenerator[NotificationTarget, None]:
+        """Yield the targets that alerts and other events are reported to, those of the settings last."""
+        return self._pages("/v1/notification_targets")
+
+    async def add_notification_target(
+        self,
+        kind: Literal["webhook", "alertmanager"],
+        url: str,
+        *,
+        models: Sequence[str] | None = None,
+        min_severity: Literal["info", "warning", "critical"] | None = None,
+        events: Sequence[str] | None = None,
+    ) -> NotificationTarget:
+        """Report alerts and other events from now on; the answer has a webhook's `secret`, once.
+
+        Args:
+            kind: what is there.
+            url: its address.
+            models: patterns of names of models; by default all.
+            min_severity: of alerts.
+            events: types of events, such as `job.failed`; by default alerts.
+        """
+        more = given(
+            models=list(models) if models is not None else None,
+            min_severity=min_severity,
+            events=list(events) if events is not None else None,
+        )
+        body = {"kind": kind, "url": url} | more
+        return await self._fetch(NotificationTarget, "POST", "/v1/notification_targets", json=body)
+
+    async def delete_notification_target(self, target: str) -> None:
+        """Delete a target, and the messages that wait for it."""
+        await self._fetch(dict, "DELETE", path_of("notification_targets", target))
+
+    async def test_notification_target(self, target: str) -> TargetTest:
+        """Send a signed test message to a target; return what it answered."""
+        return await self._fetch(TargetTest, "POST", path_of("notification_targets", target, "test"))
+
+    def deliveries(
+        self, target: str, *, status: Literal["waiting", "dead"] | None = None
+    ) -> AsyncGenerator[Delivery, None]:
+        """Yield the messages to a webhook that were given up, newest first, or those that wait."""
+        return self._pages(path_of("notification_targets", target, "deliveries"), **given(status=status))
+
+    async def replay_delivery(self, target: str, delivery: str) -> Delivery:
+        """Send a message again that was given up or waits."""
+        path = path_of("notification_targets", target, "deliveries", delivery, "replay")
+        return await self._fetch(Delivery, "POST", path)
 
     # Calibrations
 

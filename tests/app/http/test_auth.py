@@ -68,6 +68,47 @@ def test_who_scores_cannot_read_alerts_and_who_reads_cannot_judge_them(guarded: 
     assert scored.status_code == 200
 
 
+def test_who_completes_does_not_move_aliases(guarded: Service) -> None:
+    aliases, body = "/v1/models/fake/aliases", {"version": 1}
+    for name, reads in (("reader", 200), ("typist", 403), ("agent", 403), ("trainer", 403), ("team", 200)):
+        assert guarded.http.get(aliases, headers=as_(name)).status_code == reads
+    for name in ("reader", "typist", "trainer"):
+        for answer in (
+            guarded.http.put(f"{aliases}/champion", json=body, headers=as_(name)),
+            guarded.http.post(f"{aliases}/champion/rollback", headers=as_(name)),
+            guarded.http.delete(f"{aliases}/champion", headers=as_(name)),
+        ):
+            assert error_of(answer, 403)["code"] == "scope_missing"
+    moved = guarded.http.put(f"{aliases}/champion", json=body, headers=as_("team"))
+    assert moved.json()["moved_by"] == "team"
+    publish(guarded.models, name="other")
+    for path in ("/v1/models/other/aliases/champion", "/v1/models/other/aliases"):
+        answer = guarded.http.put(path, json=body, headers=as_("team"))
+        assert error_of(answer, 403)["code"] == "model_not_permitted"
+
+
+def test_a_key_of_one_alias_follows_it(settings: ApiSettings, tmp_path: Path) -> None:
+    secret, line = new_key("shop", scopes="complete", models="fake@champion")
+    (tmp_path / "keys").write_text(line)
+    with serving(settings.model_copy(update={"api_keys_file": tmp_path / "keys"})) as running:
+        for _ in range(2):
+            publish(running.models)
+        headers = {"Authorization": f"Bearer {secret}"}
+        for version in (1, 2):
+            aliases = running.models.aliases
+            aliases.move("fake", "champion", version, after=aliases.newest("fake", "champion"))
+
+            def version_that_answers() -> str:
+                body = {"prompt": "a"}
+                path = "/v1/models/fake@champion/complete"
+                return str(running.http.post(path, json=body, headers=headers).json()["model"])
+
+            until(lambda version=version: version_that_answers() == f"fake@{version}")  # type: ignore[misc]
+        for model in ("fake", "fake@1", "fake@2", "fake@other"):
+            answer = running.http.post(f"/v1/models/{model}/complete", json={"prompt": "a"}, headers=headers)
+            assert error_of(answer, 403)["code"] == "model_not_permitted"
+
+
 def test_only_an_unlimited_admin_has_notification_targets(guarded: Service) -> None:
     path = "/v1/notification_targets"
     body = {"kind": "webhook", "url": "https://93.184.216.34/"}

@@ -13,6 +13,7 @@ from tests.app.fakes import publish
 from tests.app.receiver import Receiver, receiving
 from tests.app.routes.test_scores import SCORE, calibrate
 from tests.app.service import Service, error_of, serving
+from tests.app.services.test_notifications import verify
 from tests.waiting import eventually
 
 PATH = "/v1/notification_targets"
@@ -90,6 +91,9 @@ def test_targets_are_listed_and_deleted(service: Service) -> None:
         ({"kind": "webhook", "url": "gopher://example.org"}, "invalid_url"),
         ({"kind": "mail", "url": "https://example.org"}, "validation_error"),
         ({"kind": "webhook"}, "validation_error"),
+        ({"kind": "webhook", "url": "https://example.org", "events": []}, "invalid_field"),
+        ({"kind": "webhook", "url": "https://example.org", "events": ["job.done"]}, "invalid_field"),
+        ({"kind": "alertmanager", "url": "https://example.org", "events": ["job.failed"]}, "invalid_field"),
     ],
 )
 def test_targets_that_cannot_be_used_are_refused(service: Service, body: dict[str, str], code: str) -> None:
@@ -123,6 +127,59 @@ def test_messages_that_do_not_arrive_are_shown_and_can_be_replayed(
     eventually(lambda: not outbox.waiting(made["id"]), what="its arrival is noted")
     error = error_of(notifying.http.post(f"{path}/{dead['id']}/replay"), 404)
     assert error["code"] == "delivery_not_found"
+
+
+@pytest.mark.parametrize("kind", ["webhook", "alertmanager"])
+def test_a_test_message_is_signed_and_its_answer_returned(
+    notifying: Service, receiver: Receiver, kind: str
+) -> None:
+    made = create(notifying, receiver.url, kind=kind)
+    receiver.status, receiver.body = 200, b"thank you"
+    answer = notifying.http.post(f"{PATH}/{made['id']}/test").json()
+    fields = (answer["delivered"], answer["status"], answer["answer"], answer["error"])
+    assert fields == (True, 200, "thank you", None)
+    [request] = receiver.requests
+    if kind == "webhook":
+        verify(made["secret"], request.headers, request.body)
+        assert json.loads(request.body)["type"] == "test"
+    else:
+        assert request.path == "/api/v2/alerts"
+        assert json.loads(request.body)[0]["labels"] == {"alertname": "NextcharTest"}
+    receiver.status, receiver.body = 401, b"wrong signature"
+    answer = notifying.http.post(f"{PATH}/{made['id']}/test").json()
+    fields = (answer["delivered"], answer["status"], answer["answer"])
+    assert fields == (False, 401, "wrong signature") and "401" in answer["error"]
+    assert notifying.http.get(f"{PATH}/{made['id']}").json()["last_error"] == answer["error"]
+
+
+def test_a_test_of_a_target_that_does_not_answer_says_so(settings: ApiSettings) -> None:
+    with receiving() as receiver:
+        url = receiver.url
+    with serving(settings.model_copy(update={"webhook_url": url})) as running:
+        answer = running.http.post(f"{PATH}/settings-webhook/test").json()
+        assert (answer["delivered"], answer["status"]) == (False, None) and answer["error"]
+        error = error_of(running.http.post(f"{PATH}/target_000000000000/test"), 404)
+        assert error["code"] == "target_not_found"
+
+
+def test_the_end_of_a_job_arrives_at_a_target_that_wants_it(notifying: Service, receiver: Receiver) -> None:
+    made = create(notifying, receiver.url, events=["job.cancelled", "alias.moved"])
+    assert made["events"] == ["job.cancelled", "alias.moved"]
+    job = notifying.submit()
+    notifying.http.post(f"/v1/jobs/{job}/cancel")
+    notifying.http.put("/v1/models/fake/aliases/champion", json={"version": 1})
+    eventually(lambda: len(receiver.requests) == 2, what="both messages")
+    said = {m["type"]: m["data"]["id"] for m in map(json.loads, (r.body for r in receiver.requests))}
+    assert said == {"job.cancelled": job, "alias.moved": "fake@champion"}
+
+
+def test_a_webhook_of_settings_gets_the_events_of_settings(settings: ApiSettings) -> None:
+    changes = {"webhook_url": "http://127.0.0.1:9/", "webhook_events": "job.failed, alert.firing"}
+    with serving(settings.model_copy(update=changes)) as running:
+        [made] = running.http.get(PATH).json()["data"]
+        assert made["events"] == ["alert.firing", "job.failed"]
+    with pytest.raises(ValueError, match=r"'job\.done' is no type of event"):
+        ApiSettings(webhook_events="job.done")
 
 
 def test_targets_of_settings_are_listed_and_stay(settings: ApiSettings, receiver: Receiver) -> None:

@@ -132,6 +132,7 @@ def owned(tenants: Tenants) -> Owned:
             )
         ]
     )
+    service.models.aliases.move("owl", "champion", 1, after=None)
     pattern = {"template": "of the owl", "until": time.time() + 3600}
     suppression = tenants.call("owl", "POST", "/v1/models/owl/suppressions", json=pattern).json()["id"]
     return Owned(corpus, queued, running, succeeded, group.alert_id("owl"), suppression)
@@ -164,6 +165,7 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
         "suppress_alert": [{"until": time.time() + 3600}],
         "create_suppression": [{"template": "a", "until": time.time() + 3600}],
         "create_target": [{"kind": "webhook", "url": "https://example.com/hook"}],
+        "set_alias": [{"version": 1}],
         "change_corpus": [{"kind": "records"}],
         "create_completion": [{"prompt": "a"}, {"prompt": "a", "model": "owl"}],
         "create_completion_with_model": [{"prompt": "a"}],
@@ -217,6 +219,7 @@ def calls(owned: Owned) -> Iterator[tuple[str, str, dict[str, Any]]]:
         "stream_id": ("s",),
         "alert": (owned.alert,),
         "suppression": (owned.suppression,),
+        "alias": ("champion",),
         "target": ("ntarget_0",),
         "delivery": ("msg_0",),
     }

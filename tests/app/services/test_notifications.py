@@ -19,9 +19,13 @@ import pytest
 from redis import Redis
 
 from app.services import outbound
+from app.services.event_messages import EventMessages
 from app.services.notifications import RESEND_S, Notifier
 from models.anomaly.alerts import Group, occurrence
 from store.alerts import Alerts
+from store.events import Events
+from store.jobs import Jobs
+from store.models import Models
 from store.notification_targets import NotificationTarget, NotificationTargets, new_secret
 from store.notifications import LEASE_S, RETRY_DELAYS_S, Notifications
 from store.open_blobs import open_blobs
@@ -41,6 +45,8 @@ class Setting:
     alerts: Alerts
     notifications: Notifications
     redis: Redis
+    jobs: Jobs
+    models: Models
     now: float
 
     def record(
@@ -74,10 +80,17 @@ def setting(redis_url: str, folder: Path, *targets: NotificationTarget) -> Setti
     blobs = open_blobs(folder.as_uri())
     alerts, notifications = Alerts(redis, blobs), Notifications(redis)
     made = NotificationTargets(blobs, targets)
+    jobs, models = Jobs(blobs), Models(blobs)
     notifier = Notifier(
-        alerts, made, notifications, quiet_s=QUIET_S, allow_private=True, clock=lambda: world.now
+        alerts,
+        made,
+        notifications,
+        EventMessages(Events(blobs, jobs, models), notifications),
+        quiet_s=QUIET_S,
+        allow_private=True,
+        clock=lambda: world.now,
     )
-    world = Setting(notifier, alerts, notifications, redis, time.time())
+    world = Setting(notifier, alerts, notifications, redis, jobs, models, time.time())
     return world
 
 

@@ -42,6 +42,20 @@ def open_alerts(service: PopulatedService, open_window: Open, model: str, **opti
     return settled(open_window(f"{service.url}/#/alerts?model={model}", **options))
 
 
+def test_a_target_is_tested(service: PopulatedService, open_window: Open, model: str) -> None:
+    # A public address that no test reaches: the service answers that the message was not delivered.
+    body = {"kind": "webhook", "url": "http://192.0.0.9:9/hook", "events": ["job.failed"]}
+    made = httpx.post(f"{service.url}/v1/notification_targets", json=body)
+    assert made.status_code == 201, made.text
+    page = open_alerts(service, open_window, model)
+    card = page.locator("section", has=page.get_by_role("heading", name="Notification targets"))
+    expect(card.locator("li").first).to_contain_text("webhook http://192.0.0.9:9/hook")
+    expect(card.locator("li").first).to_contain_text("job.failed")
+    card.get_by_role("button", name="Send test message").click()
+    expect(card.get_by_role("alert")).to_be_visible(timeout=15_000)
+    httpx.delete(f"{service.url}/v1/notification_targets/{made.json()['id']}")
+
+
 def test_alerts_are_listed_with_their_lines_and_come_while_the_page_is_open(
     service: PopulatedService, open_window: Open, model: str
 ) -> None:

@@ -28,6 +28,24 @@ def test_model_is_renamed_downloaded_and_deleted(service: PopulatedService, open
     assert httpx.get(f"{service.url}/v1/models/lasting").status_code == 404
 
 
+def test_an_alias_is_set_moved_and_rolled_back(service: PopulatedService, open_window: Open) -> None:
+    for number in (1, 2):
+        service.publish(reciting("aliased", LINE), id=f"model_aliased{number}")
+    page = settled(open_window(f"{service.url}/#/models/aliased@1"))
+    card = page.locator("section", has=page.get_by_role("heading", name="Aliases"))
+    card.get_by_role("button", name="Set alias…").click()
+    page.get_by_label("Alias", exact=True).press("Enter")
+    expect(card.locator("li")).to_contain_text("champion → aliased@1")
+    page = settled(open_window(f"{service.url}/#/models/aliased@2"))
+    card = page.locator("section", has=page.get_by_role("heading", name="Aliases"))
+    card.get_by_role("button", name="Move here: champion").click()
+    expect(card.locator("li")).to_contain_text("champion → aliased@2")
+    card.get_by_role("button", name="Roll back: champion").click()
+    expect(card.locator("li")).to_contain_text("champion → aliased@1")
+    card.get_by_role("button", name="Roll back: champion").click()
+    expect(page.locator(".box.danger")).to_contain_text("has not pointed to another version before")
+
+
 def test_damaged_model_is_listed_with_its_problem_and_can_be_deleted(
     service: PopulatedService, open_window: Open
 ) -> None:

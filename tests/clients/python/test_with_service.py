@@ -55,6 +55,37 @@ def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
         assert getattr(Client, name).__doc__, f"{name} has no docstring"
 
 
+def test_aliases(client: Any, service: Service) -> None:
+    for _ in range(2):
+        publish(service.models)
+    made = client.set_alias("fake", "champion", 1)
+    assert list(client.aliases("fake")) == [made]
+    client.set_alias("fake", "champion", 2, max_bits_per_character=2.5, max_regression_bits=0.0)
+    assert client.complete("fake@champion", "a")["model"] == "fake@2"
+    assert [m["aliases"] for m in client.models()] == [["champion"], []]
+    with pytest.raises(Conflict, match="no calibration"):
+        client.set_alias("fake", "champion", 1, calibration=True)
+    with pytest.raises(Conflict, match="has the alias champion"):
+        client.delete_model("fake@2")
+    assert client.roll_back_alias("fake", "champion")["version"] == 1
+    assert [one["version"] for one in client.alias("fake", "champion")["history"]] == [1, 2, 1]
+    assert client.delete_alias("fake", "champion")["version"] is None
+    client.set_alias("fake", "champion", 2)
+    assert client.delete_model("fake@champion", force=True)["id"] == "fake@2"
+
+
+def test_notification_targets(client: Any, service: Service) -> None:
+    made = client.add_notification_target("webhook", "https://93.184.216.34/", events=["job.failed"])
+    assert made["secret"].startswith("whsec_")
+    assert [one["id"] for one in client.notification_targets()] == [made["id"]]
+    assert list(client.deliveries(made["id"])) == list(client.deliveries(made["id"], status="waiting")) == []
+    with pytest.raises(NotFound, match="has no delivery"):
+        client.replay_delivery(made["id"], "msg_000000000000")
+    client.delete_notification_target(made["id"])
+    with pytest.raises(NotFound, match="no notification target"):
+        client.test_notification_target(made["id"])
+
+
 def test_alerts(client: Any, service: Service) -> None:
     publish(service.models)
     client.calibrate("fake", ["ab" * (1 + i % 9) for i in range(120)])

@@ -20,6 +20,7 @@ from nextchar.cli import (
     scoring,
     service,
     status,
+    targets,
     training,
     watch,
 )
@@ -62,6 +63,7 @@ app.command()(watch.watch)
 app.command()(calibration.calibrate)
 app.command()(evaluation.evaluate)
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(targets.app, name="targets")
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.app, name="jobs")
@@ -74,6 +76,7 @@ app.command()(service.doctor)
 # Its own parser reads the arguments, `--help` included.
 _UNPARSED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command(context_settings=_UNPARSED)(service.keys)
+app.command(context_settings=_UNPARSED)(service.admin)
 
 
 def main() -> None:

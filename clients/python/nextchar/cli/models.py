@@ -1,4 +1,4 @@
-"""`nextchar models`: list, show, rename, delete, download, export and import models."""
+"""`nextchar models`: list, show, rename, delete, download, export and import models; aliases of versions."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from nextchar.answers import Model, ModelSummary
+from nextchar.answers import Alias, Model, ModelSummary
 from nextchar.cli import experts
 from nextchar.cli.formatting import (
     format_bits,
@@ -21,10 +21,20 @@ from nextchar.cli.formatting import (
     format_time,
     print_fields,
 )
-from nextchar.cli.names import ModelArgument
+from nextchar.cli.names import ModelArgument, complete_model
 from nextchar.cli.session import Session, command, command_of_group, fail
 
 app = typer.Typer()
+
+AliasArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME@ALIAS", help="An alias of a model's versions.", autocompletion=complete_model
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Also if an alias points to the version; calls of it then fail.")
+]
 
 _CARD = "model.json"
 _SPOOL_BYTES = 1 << 24  # an archive up to this size stays in memory
@@ -32,7 +42,7 @@ _SPOOL_BYTES = 1 << 24  # an archive up to this size stays in memory
 
 @command_of_group(app)
 def list_(session: Session) -> None:
-    """List models, newest first; show, rename, delete, download, export or import one.
+    """List models, newest first; show, rename, delete, download, export or import one, or move an alias.
 
     Example: nextchar models
     """
@@ -43,6 +53,7 @@ def list_(session: Session) -> None:
         "network": lambda model: f"{model['network']['layers']} x {model['network']['units']}",
         "parameters": lambda model: format_integer(model["parameters"]),
         "created": lambda model: format_time(model["created_at"]),
+        "aliases": lambda model: ", ".join(model.get("aliases", [])),
     }
     empty = "there is no model yet; train one with `nextchar train FILE`"
     session.print_list(models, columns, if_empty=empty, damaged=damaged)
@@ -70,24 +81,113 @@ def rename(
     session: Session,
     model: ModelArgument,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")],
+    force: Force = False,
 ) -> None:
     """Rename one version of a model: it becomes the next version of the new name.
 
     Example: nextchar models rename nietzsche@2 zarathustra
     """
-    renamed = session.client.rename_model(model, name)
+    renamed = session.client.rename_model(model, name, force=force)
     session.print_answer(renamed, renamed["id"])
 
 
 @app.command("rm")
 @command
-def rm(session: Session, model: ModelArgument) -> None:
+def rm(session: Session, model: ModelArgument, force: Force = False) -> None:
     """Delete one version of a model: the newest, for a name alone.
 
     Example: nextchar models rm nietzsche@1
     """
-    deleted = session.client.delete_model(model)
+    deleted = session.client.delete_model(model, force=force)
     session.print_answer(deleted, f"deleted {deleted['id']}")
+
+
+@app.command("aliases")
+@command
+def aliases(
+    session: Session,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A model's name; or NAME@ALIAS for the alias's history.",
+            autocompletion=complete_model,
+        ),
+    ],
+) -> None:
+    """List the aliases of a model, or all moves of one.
+
+    Example: nextchar models aliases nietzsche
+    """
+    name, _, alias = model.partition("@")
+    columns: dict[str, Callable[[Alias], str]] = {
+        "alias": lambda one: f"{one['model']}@{one['id']}",
+        "version": lambda one: one["target"] or "deleted",
+        "moved": lambda one: format_time(one["moved_at"]),
+        "by": lambda one: one["moved_by"] or "–",
+        "action": lambda one: one["action"],
+    }
+    found = session.client.alias(name, alias)["history"] if alias else list(session.client.aliases(name))
+    empty = f"{name} has no alias; make one with `nextchar models alias {name}@champion VERSION`"
+    session.print_list(found, columns, if_empty=empty)
+
+
+@app.command("alias")
+@command
+def alias(
+    session: Session,
+    alias: AliasArgument,
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="That it points to from now on.")],
+    max_bits: Annotated[
+        float | None, typer.Option(help="Only if its held-out text costs at most so many bits per character.")
+    ] = None,
+    max_regression: Annotated[
+        float | None,
+        typer.Option(help="Only if it is worse by at most so many bits than the version where the alias is."),
+    ] = None,
+    max_prompt_regression: Annotated[
+        float | None, typer.Option(help="Likewise on the recorded prompts of the model: a shadow run.")
+    ] = None,
+    calibrated: Annotated[bool, typer.Option("--calibrated", help="Only if it has a calibration.")] = False,
+) -> None:
+    """Move an alias of a model to a version, or make it.
+
+    Example: nextchar models alias nietzsche@champion 4 --max-regression 0.02
+    """
+    moved = session.client.set_alias(
+        *_name_and_alias(alias),
+        version,
+        max_bits_per_character=max_bits,
+        max_regression_bits=max_regression,
+        max_prompt_regression_bits=max_prompt_regression,
+        calibration=calibrated or None,
+    )
+    session.print_answer(moved, f"{alias} is {moved['target']}")
+    for check in () if session.as_json else moved["checks"]:
+        if check["note"]:
+            session.print_note(check["note"])
+
+
+@app.command("rollback")
+@command
+def rollback(session: Session, alias: AliasArgument) -> None:
+    """Move an alias back to what it pointed to before; again: one move further back.
+
+    Example: nextchar models rollback nietzsche@champion
+    """
+    moved = session.client.roll_back_alias(*_name_and_alias(alias))
+    session.print_answer(moved, f"{alias} is {moved['target']}")
+
+
+@app.command("unalias")
+@command
+def unalias(session: Session, alias: AliasArgument) -> None:
+    """Delete an alias; `models rollback` restores it.
+
+    Example: nextchar models unalias nietzsche@champion
+    """
+    deleted = session.client.delete_alias(*_name_and_alias(alias))
+    session.print_answer(deleted, f"deleted {alias}")
 
 
 @app.command("download")
@@ -158,6 +258,13 @@ def import_(
         _print_model(session, session.client.import_model(archive, name=name))
 
 
+def _name_and_alias(reference: str) -> tuple[str, str]:
+    name, _, alias = reference.partition("@")
+    if not name or not alias:
+        raise typer.BadParameter(f"{reference!r} is not an alias such as {name or 'name'}@champion")
+    return name, alias
+
+
 def _print_model(session: Session, model: Model) -> None:
     if session.as_json:
         session.print_json(model)
@@ -171,6 +278,8 @@ def _print_model(session: Session, model: Model) -> None:
         ("job", model["job"] or "–"),
         ("created", format_time(model["created_at"])),
     ]
+    if names := model.get("aliases"):
+        fields.append(("aliases", ", ".join(names)))
     if (measured := model["report"].get("validation_bits_per_character")) is not None:
         fields.append(("held-out", f"{format_bits(measured)} bits per character"))
     if measured_alone := experts.sentence(model["report"]):

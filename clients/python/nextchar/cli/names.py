@@ -34,9 +34,11 @@ def job_names(client: Client) -> Names:
 
 
 def model_names(client: Client) -> Names:
-    """Return the names of models, then every `name@version`."""
+    """Return the names of models, then every `name@version` and `name@alias`."""
     models = list(client.models())
-    return {m["name"]: m["name"] for m in models} | {m["id"]: m["id"] for m in models}
+    aliases = [f"{m['name']}@{alias}" for m in models for alias in m.get("aliases", [])]
+    exact = [*(m["id"] for m in models), *aliases]
+    return {m["name"]: m["name"] for m in models} | {label: label for label in exact}
 
 
 _NAMES_OF_CODE: dict[str, Callable[[Client], Names]] = {
@@ -107,7 +109,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="name@version, or the name alone for its newest version.",
+        help="name@version, name@alias, or the name alone for its newest version.",
         autocompletion=complete_model,
     ),
 ]

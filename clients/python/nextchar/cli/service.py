@@ -1,4 +1,4 @@
-"""Commands of the service itself: `serve`, `demo`, `doctor` and `keys`. They need `nextchar[serve]`."""
+"""Commands of the service itself: `serve`, `demo`, `doctor`, `keys`, `admin`. They need `nextchar[serve]`."""
 
 import contextlib
 import os
@@ -86,6 +86,16 @@ def keys(context: typer.Context) -> None:
     with _service_packages():
         from app import keys as api_keys
     api_keys.main(context.args)
+
+
+def admin(context: typer.Context) -> None:
+    """Back up a whole installation while it runs, or restore it into an empty one.
+
+    Example: nextchar admin backup nextchar-monday.tar
+    """
+    with _service_packages():
+        from launcher import backup
+    backup.main(context.args)
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ def _commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
 
 @pytest.mark.parametrize("path", list(_commands(typer.main.get_command(app))), ids=" ".join)
 def test_every_help_text_has_an_example_of_its_command(run: Run, path: tuple[str, ...]) -> None:
-    if path == ("keys",):
+    if path in (("keys",), ("admin",)):
         return  # it passes --help on to its own parser
     shown = " ".join(run(*path, "--help").out.split())
     assert re.search(rf"Examples?: (.*\| )?nextchar {' '.join(path)}", shown)

@@ -1,0 +1,72 @@
+/** The aliases of a model's name: where they are, moved here, and rolled back. */
+
+import { apiPath, post, put } from "../api.js";
+import { h, replace } from "../dom.js";
+import { dateTime } from "../format.js";
+import { askForText } from "./dialog.js";
+import { toast } from "./notice.js";
+
+/**
+ * @param {any} model
+ * @param {any[]} aliases of its name
+ * @param {(action: () => Promise<void>) => Promise<void>} attempt runs an action and shows its error
+ */
+export function aliasList(model, aliases, attempt) {
+  const list = h("ul", { class: "list" });
+  const path = (...rest) => apiPath("/v1/models", model.name, "aliases", ...rest);
+
+  function show(moved) {
+    aliases = [...aliases.filter((one) => one.id !== moved.id), moved].sort((a, b) => (a.id < b.id ? -1 : 1));
+    render();
+    toast(`${model.name}@${moved.id} is ${moved.target}.`);
+  }
+
+  const moveHere = (alias) => attempt(async () => show(await put(path(alias), { version: model.version })));
+  const rollBack = (alias) => attempt(async () => show(await post(path(alias, "rollback"))));
+
+  async function add() {
+    const alias = await askForText({
+      title: `Alias for ${model.id}`,
+      label: "Alias",
+      action: "Set alias",
+      value: "champion",
+      text: `Calls of ${model.name}@ALIAS use this version. An alias that exists is moved here.`,
+    });
+    if (alias) await moveHere(alias);
+  }
+
+  function item(one) {
+    const button = (label, action) =>
+      h(
+        "button",
+        { class: "button", type: "button", "aria-label": `${label}: ${one.id}`, onclick: () => action(one.id) },
+        label,
+      );
+    return h(
+      "li",
+      { class: "row apart" },
+      h("span", {}, h("span", { class: "strong" }, one.id), " → ", one.target),
+      h("span", { class: "muted small" }, dateTime(one.moved_at), one.moved_by && ` · ${one.moved_by}`),
+      h(
+        "span",
+        { class: "row" },
+        one.version !== model.version && button("Move here", moveHere),
+        button("Roll back", rollBack),
+      ),
+    );
+  }
+
+  function render() {
+    replace(list, ...aliases.map(item));
+  }
+
+  render();
+  return h(
+    "section",
+    { class: "card stack" },
+    h("h2", {}, "Aliases"),
+    h("p", { class: "muted small" }, "Names of versions that can be moved, for clients to use."),
+    list,
+    h("button", { class: "button", type: "button", onclick: add }, "Set alias…"),
+  );
+}

@@ -1,0 +1,73 @@
+/** Where alerts and other events are reported: whether messages arrive, and a test message to each target. */
+
+import { apiPath, listAll, post } from "../api.js";
+import { h, replace } from "../dom.js";
+import { dateTime } from "../format.js";
+import { errorBox } from "./notice.js";
+
+/**
+ * Return the section, or null if the API key may not see targets.
+ *
+ * @param {AbortSignal} signal
+ */
+export async function notificationTargets(signal) {
+  let targets;
+  try {
+    targets = await listAll("/v1/notification_targets", { signal });
+  } catch (error) {
+    if (error.status === 401 || error.status === 403) return null;
+    throw error;
+  }
+  return h(
+    "section",
+    { class: "card stack" },
+    h("h2", {}, "Notification targets"),
+    targets.length
+      ? h(
+          "ul",
+          { class: "list" },
+          targets.map((target) => item(target, signal)),
+        )
+      : h("p", { class: "muted small" }, "None: `nextchar targets add URL` adds a webhook."),
+  );
+}
+
+function item(target, signal) {
+  const result = h("div", { role: "status" });
+  const button = h("button", { type: "button", class: "button small", onclick: test }, "Send test message");
+
+  async function test() {
+    button.disabled = true;
+    try {
+      const answer = await post(apiPath("/v1/notification_targets", target.id, "test"), undefined, { signal });
+      const said = answer.answer ? `: ${answer.answer}` : "";
+      replace(
+        result,
+        answer.delivered
+          ? h("p", { class: "small" }, `Delivered in ${answer.seconds} s, answer ${answer.status}${said}`)
+          : errorBox(new Error(answer.error)),
+      );
+    } catch (error) {
+      if (!signal.aborted) replace(result, errorBox(error));
+    } finally {
+      button.disabled = false;
+    }
+  }
+
+  const health = target.last_error_at > (target.last_success_at ?? 0) ? `Failed: ${target.last_error}` : "";
+  const success = target.last_success_at ? `last success ${dateTime(target.last_success_at)}` : "no message yet";
+  return h(
+    "li",
+    { class: "stack" },
+    h(
+      "div",
+      { class: "row apart" },
+      h("span", {}, h("span", { class: "strong" }, target.kind), ` ${target.url}`),
+      h("span", { class: "muted small" }, `${target.waiting} waiting · ${target.dead} given up · ${success}`),
+      button,
+    ),
+    h("p", { class: "muted small" }, target.events.join(", ")),
+    health && h("p", { class: "small" }, health),
+    result,
+  );
+}

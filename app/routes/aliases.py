@@ -1,0 +1,75 @@
+"""/v1/models/{model}/aliases: names of versions, such as `names@champion`, that can be moved."""
+
+from fastapi import APIRouter
+
+from app.http.access import AccessDep
+from app.http.dependencies import ServicesDep
+from app.http.errors import error_responses
+from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
+from app.http.paging import paginate
+from app.schemas.aliases import AliasBody, AliasSet, AliasWithHistory
+from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
+from models.errors import InvalidInput, NotFound
+from store.aliases import AliasMove
+from store.ids import check_name
+
+router = APIRouter(prefix="/v1/models/{model}/aliases", tags=["models"])
+
+BODY_RULE = BodyRule(r"/v1/models/[^/]+/aliases/[^/]+", MAX_SMALL_JSON_BYTES, methods=("PUT",))
+
+_ERRORS = error_responses(404, 422, 503)
+_WRITING_ERRORS = error_responses(404, 409, 422, 503, 507)
+
+
+@router.get("", responses=_ERRORS)
+def list_aliases(
+    services: ServicesDep, model: str, after: After = None, limit: Limit = DEFAULT_LIMIT
+) -> Page[AliasBody]:
+    """List the aliases of a model's name, by their names."""
+    name = _name(model)
+    aliases = services.models.aliases.current(name)
+    if not aliases and not services.models.is_listed(name):
+        raise NotFound(f"there is no model {name!r}", code="model_not_found", param="model")
+    page, has_more = paginate(aliases, lambda move: move.alias, after=after, limit=limit)
+    return Page(data=list(map(AliasBody.of, page)), has_more=has_more)
+
+
+@router.get("/{alias}", responses=_ERRORS)
+def get_alias(services: ServicesDep, model: str, alias: str) -> AliasWithHistory:
+    """Get an alias with its history, also if it is deleted."""
+    return _with_history(services.models.aliases.history(_name(model), alias))
+
+
+@router.put("/{alias}", responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507))
+def set_alias(services: ServicesDep, access: AccessDep, model: str, alias: str, body: AliasSet) -> AliasBody:
+    """Move an alias to a version, or make it, if the version meets what is required."""
+    move = services.aliases.set(_name(model), alias, body.version, body.require, by=access.key_name)
+    return AliasBody.of(move)
+
+
+@router.post("/{alias}/rollback", responses=_WRITING_ERRORS)
+def roll_back_alias(services: ServicesDep, access: AccessDep, model: str, alias: str) -> AliasBody:
+    """Move an alias back to what it pointed to before; again: one move further back."""
+    return AliasBody.of(services.aliases.roll_back(_name(model), alias, by=access.key_name))
+
+
+@router.delete("/{alias}", responses=_WRITING_ERRORS)
+def delete_alias(services: ServicesDep, access: AccessDep, model: str, alias: str) -> AliasBody:
+    """Delete an alias. Its history stays, and a rollback restores it."""
+    return AliasBody.of(services.aliases.delete(_name(model), alias, by=access.key_name))
+
+
+def _name(model: str) -> str:
+    """Return a model's name. Raises InvalidInput: it is a reference to one version."""
+    if "@" in model:
+        raise InvalidInput(
+            f"aliases belong to the name of a model: write {model.partition('@')[0]!r}",
+            code="invalid_name",
+            param="model",
+        )
+    return check_name(model, param="model")
+
+
+def _with_history(history: list[AliasMove]) -> AliasWithHistory:
+    bodies = list(map(AliasBody.of, history))
+    return AliasWithHistory(**dict(bodies[0]), history=bodies)

@@ -1,0 +1,48 @@
+"""Records prompts of completions for shadow runs, if a setting says so: noted in memory, stored by a loop.
+
+Someone who types sends each prefix of what they type. Of prompts that extend each other the longest is kept.
+"""
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+
+from store.recorded_prompts import RecordedPrompts
+
+MAX_CHARACTERS = 1_000
+"""Of a prompt that is kept: its end."""
+
+MAX_NOTED_CHARACTERS = 20_000
+"""Of a prompt that is compared with others: its end."""
+
+_COMPARED = 32  # prompts of a model that a new one may extend: those of clients that type at the same time
+
+
+@dataclass
+class PromptRecorder:
+    """Notes prompts and stores them. Safe to use from several threads."""
+
+    prompts: RecordedPrompts
+    _noted: dict[str, deque[str]] = field(default_factory=dict)  # by model name, oldest first
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, model: str, prompt: str) -> None:
+        """Note a prompt of the model `name@version`, of at most MAX_NOTED_CHARACTERS."""
+        if not prompt:
+            return
+        with self._lock:
+            noted = self._noted.setdefault(model.partition("@")[0], deque(maxlen=self.prompts.limit))
+            for i in range(len(noted) - 1, max(-1, len(noted) - 1 - _COMPARED), -1):
+                if prompt.startswith(noted[i]):
+                    noted[i] = prompt
+                    return
+                if noted[i].startswith(prompt):
+                    return
+            noted.append(prompt)
+
+    def store(self) -> None:
+        """Store what was noted. Raises redis.exceptions.RedisError; what was noted is lost then."""
+        with self._lock:
+            noted, self._noted = self._noted, {}
+        for model, prompts in noted.items():
+            self.prompts.add(model, [prompt[-MAX_CHARACTERS:] for prompt in prompts])

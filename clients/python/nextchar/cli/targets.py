@@ -1,0 +1,124 @@
+"""`nextchar targets`: where alerts and other events are reported; test messages, and messages that wait."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import typer
+
+from nextchar.answers import Delivery, NotificationTarget
+from nextchar.cli.formatting import format_time
+from nextchar.cli.session import Session, command, fail
+
+app = typer.Typer(invoke_without_command=True)
+
+TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="Id of a target.")]
+
+
+@app.callback()
+@command
+def list_(session: Session) -> None:
+    """List where alerts and other events are reported; add, test or delete a target.
+
+    Example: nextchar targets
+    """
+    if session.subcommand is not None:
+        return
+    columns: dict[str, Callable[[NotificationTarget], str]] = {
+        "target": lambda one: one["id"],
+        "kind": lambda one: one["kind"],
+        "url": lambda one: one["url"],
+        "events": lambda one: ", ".join(one["events"]),
+        "waiting": lambda one: str(one["waiting"]),
+        "given up": lambda one: str(one["dead"]),
+        "last success": lambda one: (
+            format_time(one["last_success_at"]) if one["last_success_at"] else "never"
+        ),
+    }
+    empty = "there is no target; add one with `nextchar targets add URL`"
+    session.print_list(list(session.client.notification_targets()), columns, if_empty=empty)
+
+
+@app.command("add")
+@command
+def add(
+    session: Session,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Its address.")],
+    kind: Annotated[Literal["webhook", "alertmanager"], typer.Option(help="What is there.")] = "webhook",
+    events: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--event", metavar="TYPE", help="job.failed, alias.moved, …; repeatable. Default: alerts."
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", metavar="PATTERN", help="Names of models, as web-*; repeatable. Default: all."
+        ),
+    ] = None,
+    min_severity: Annotated[
+        Literal["info", "warning", "critical"] | None, typer.Option(help="Alerts at least as severe.")
+    ] = None,
+) -> None:
+    """Report alerts or other events from now on. Prints the secret that signs the messages, once.
+
+    Example: nextchar targets add https://example.org/hook --event job.succeeded --event job.failed
+    """
+    made = session.client.add_notification_target(
+        kind, url, models=models or None, min_severity=min_severity, events=events or None
+    )
+    session.print_answer(made, made["id"])
+    if made["secret"] and not session.as_json:
+        session.print_note(f"the secret, shown this once: {made['secret']}")
+
+
+@app.command("test")
+@command
+def test(session: Session, target: TargetArgument) -> None:
+    """Send a signed test message to a target and print its answer.
+
+    Example: nextchar targets test target_019ac5f2b303f6a1c2d4e5
+    """
+    result = session.client.test_notification_target(target)
+    answer = f": {result['answer']}" if result["answer"] else ""
+    session.print_answer(result, f"delivered in {result['seconds']:g} s, answer {result['status']}{answer}")
+    if not result["delivered"]:
+        raise fail(f"the test message was not delivered: {result['error']}")
+
+
+@app.command("deliveries")
+@command
+def deliveries(
+    session: Session,
+    target: TargetArgument,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Those that wait for an attempt.")] = False,
+    replay: Annotated[str | None, typer.Option(metavar="DELIVERY", help="Send this one again, now.")] = None,
+) -> None:
+    """List the messages to a target that were given up, or send one again.
+
+    Example: nextchar targets deliveries target_019ac5f2b303f6a1c2d4e5
+    """
+    if replay is not None:
+        replayed = session.client.replay_delivery(target, replay)
+        session.print_answer(replayed, f"{replay} is sent again")
+        return
+    columns: dict[str, Callable[[Delivery], str]] = {
+        "delivery": lambda one: one["id"],
+        "created": lambda one: format_time(one["created_at"]),
+        "attempts": lambda one: str(one["attempts"]),
+        "error": lambda one: one["last_error"] or "–",
+    }
+    found = list(session.client.deliveries(target, status="waiting" if waiting else "dead"))
+    session.print_list(found, columns, if_empty="no message " + ("waits" if waiting else "was given up"))
+
+
+@app.command("rm")
+@command
+def rm(session: Session, target: TargetArgument) -> None:
+    """Delete a target, and the messages that wait for it.
+
+    Example: nextchar targets rm target_019ac5f2b303f6a1c2d4e5
+    """
+    session.client.delete_notification_target(target)
+    answer = {"id": target, "object": "notification_target", "deleted": True}
+    session.print_answer(answer, f"deleted {target}")

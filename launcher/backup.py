@@ -1,0 +1,96 @@
+"""`nextchar admin backup` and `restore`: of the installation that the settings name."""
+
+import argparse
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from launcher.processes import LauncherError
+from launcher.settings import LauncherSettings
+from launcher.valkey import EmbeddedValkey, running_url
+from models.errors import DomainError
+from store import backup
+from store.open_blobs import open_blobs
+
+_REDIS_TIMEOUT_S = 30.0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Back up or restore the installation that the environment names; exit with 1 on an error."""
+    parser = argparse.ArgumentParser(
+        prog="nextchar admin",
+        description="Back up or restore a whole installation.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="backup|restore")
+    making = commands.add_parser("backup", help="write one archive of an installation, while it runs")
+    making.add_argument("file", type=Path, metavar="FILE", help="the archive; must not exist")
+    restoring = commands.add_parser("restore", help="restore an archive into an empty, stopped installation")
+    restoring.add_argument("file", type=Path, metavar="FILE", help="an archive that `admin backup` wrote")
+    options = parser.parse_args(arguments)
+    settings = LauncherSettings.load()
+    is_backup = options.command == "backup"
+    try:
+        totals = (back_up_to if is_backup else restore_from)(options.file, settings)
+    except (LauncherError, DomainError, RedisError, OSError) as error:
+        failed = "no backup was written" if is_backup else "not restored"
+        raise SystemExit(f"nextchar: {failed}: {error}") from None
+    print(
+        f"{'backed up to' if is_backup else 'restored'} {options.file}: {totals.objects:,} objects of"
+        f" {totals.bytes:,} bytes, {totals.redis_keys:,} keys of Redis"
+    )
+
+
+def back_up_to(file: Path, settings: LauncherSettings) -> backup.Totals:
+    """Write a backup of the installation to a new file; it may be running.
+
+    Raises:
+        LauncherError: the file exists, or the installation's Redis does not answer or start.
+        redis.exceptions.RedisError, OSError, DomainError: as `store.backup.back_up`; there is no file then.
+    """
+    if file.exists():
+        raise LauncherError(f"{file} exists; name a new file, or delete it first")
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        with _redis_of(settings) as redis, partial.open("wb") as out:
+            totals = backup.back_up(open_blobs(settings.blobs_url), redis, out)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.rename(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return totals
+
+
+def restore_from(file: Path, settings: LauncherSettings) -> backup.Totals:
+    """Restore a backup into the empty installation that the settings name, which must not be running.
+
+    Raises as `back_up_to` and `store.backup.restore`.
+    """
+    with file.open("rb") as source, _redis_of(settings) as redis:
+        return backup.restore(open_blobs(settings.blobs_url), redis, source)
+
+
+@contextlib.contextmanager
+def _redis_of(settings: LauncherSettings) -> Iterator[Redis]:
+    """Connect to the installation's Redis: the one of the settings, or the embedded one, running or not."""
+    url = settings.given_redis_url or running_url(settings.data_dir)
+    if url is not None:
+        with _connected(url) as redis:
+            yield redis
+        return
+    with EmbeddedValkey(settings.data_dir) as valkey, _connected(valkey.url) as redis:
+        yield redis
+
+
+@contextlib.contextmanager
+def _connected(url: str) -> Iterator[Redis]:
+    with Redis.from_url(url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=5.0) as redis:
+        try:
+            redis.ping()
+        except RedisError as error:
+            raise LauncherError(f"the installation's Redis does not answer: {error}") from None
+        yield redis

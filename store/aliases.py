@@ -1,0 +1,245 @@
+"""Aliases: names of versions of a model, such as `names@champion`, which can be moved to another version.
+
+    aliases/<model name>/<alias>/<sequence>.json   one move: the version it points to from then on, and why
+
+A move creates the next file, which succeeds for one of several writers; the others get a Conflict. The files
+before it stay as the history, through which a rollback walks back. An alias belongs to the model's name and
+points to versions of that name only.
+"""
+
+import logging
+import re
+import time
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.errors import Conflict, InvalidInput, NotFound, Unavailable
+from store.blobs import Blobs
+from store.ids import check_name
+
+log = logging.getLogger("nextchar.store")
+
+ALIAS_PATTERN = r"[A-Za-z][A-Za-z0-9._-]{0,31}"
+"""Aliases begin with a letter, so none looks like a version number."""
+
+_VERSION_LIKE = re.compile(r"(?i)v\d+|latest|newest")
+
+Action = Literal["set", "rollback", "delete"]
+
+
+class Check(BaseModel):
+    """What was required of a version before an alias moved to it, with the figure, and that it passed.
+
+    Attributes:
+        name: the field of the requirement. value: the measured figure. limit: that it had to keep. note: what
+        to know about the figure.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    value: float | None = None
+    limit: float | None = None
+    note: str | None = None
+
+
+class AliasMove(BaseModel):
+    """One move of an alias. Times are Unix seconds.
+
+    Attributes:
+        sequence: the number of the move. version: that it points to; None: the alias is deleted. previous:
+        the move that a rollback restores; None: there is none. moved_by: the name of the API key; None
+        without keys. checks: what was required of the version, and passed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    alias: str
+    sequence: int
+    action: Action
+    version: int | None
+    previous: int | None
+    moved_at: float
+    moved_by: str | None = None
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def target(self) -> str | None:
+        """The `name@version` that it points to."""
+        return None if self.version is None else f"{self.model}@{self.version}"
+
+
+class Aliases:
+    """The aliases in one storage. Safe to use from several threads."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._moves: dict[str, AliasMove] = {}  # by path; a file never changes
+
+    def current(self, model: str | None = None) -> list[AliasMove]:
+        """Return the newest move of each alias that is not deleted, of one model's name or of all, sorted.
+
+        A damaged one is logged and skipped.
+        """
+        newest: dict[str, str] = {}
+        for path in self._blobs.paths(f"aliases/{model}" if model else "aliases"):
+            newest[path.rpartition("/")[0]] = path  # sorted, and sequences have a fixed width
+        moves = []
+        for path in newest.values():
+            try:
+                move = self._read(path)
+            except Unavailable as error:
+                if error.code != "alias_damaged":
+                    raise
+                log.warning("an alias is skipped: %s", error.message)
+                continue
+            if move.version is not None:
+                moves.append(move)
+        return moves
+
+    def history(self, model: str, alias: str) -> list[AliasMove]:
+        """Return all moves of an alias, newest first. Raises NotFound: it never existed."""
+        moves = [self._read(path) for path in self._paths(model, alias)]
+        if not moves:
+            raise no_such_alias(model, alias)
+        return moves[::-1]
+
+    def get(self, model: str, alias: str) -> AliasMove:
+        """Return the newest move of an alias. Raises NotFound: there is no such alias, or it is deleted."""
+        move = self.newest(model, alias)
+        if move is None or move.version is None:
+            raise no_such_alias(model, alias)
+        return move
+
+    def newest(self, model: str, alias: str) -> AliasMove | None:
+        """Return the newest move of an alias, also if it is deleted; None: it never existed."""
+        paths = self._paths(model, alias)
+        return self._read(paths[-1]) if paths else None
+
+    def move(
+        self,
+        model: str,
+        alias: str,
+        version: int | None,
+        *,
+        after: AliasMove | None,
+        action: Action = "set",
+        restores: AliasMove | None = None,
+        by: str | None = None,
+        checks: tuple[Check, ...] = (),
+    ) -> AliasMove:
+        """Record the next move of an alias.
+
+        Args:
+            model: its model's name.
+            alias: its name.
+            version: that it points to from now on; None deletes it.
+            after: the newest move, as the caller read it; None: the alias is new.
+            action: what the caller does.
+            restores: of a rollback, the move that it restores.
+            by: the name of the caller's API key.
+            checks: what was required and passed.
+
+        Raises:
+            InvalidInput: the alias's name is not valid (code `invalid_alias`).
+            Conflict: another request has moved it since `after` (code `alias_moved`); the message has where.
+        """
+        check_alias(alias)
+        sequence = after.sequence + 1 if after else 0
+        if restores:
+            previous = restores.previous
+        elif after is None:
+            previous = None
+        else:  # a deletion is nothing that a rollback could restore
+            previous = after.sequence if after.version is not None else after.previous
+        move = AliasMove(
+            model=model,
+            alias=alias,
+            sequence=sequence,
+            action=action,
+            version=version,
+            previous=previous,
+            moved_at=time.time(),
+            moved_by=by,
+            checks=checks,
+        )
+        if not self._blobs.create(_path(model, alias, sequence), move.model_dump_json(indent=1).encode()):
+            current = self.newest(model, alias)
+            where = f"points to {current.target}" if current and current.target else "is deleted"
+            raise Conflict(
+                f"alias {alias} of {model} was moved by another request and {where} now; look at it, and send"
+                " the request again if it should still move",
+                code="alias_moved",
+                param="alias",
+            )
+        return move
+
+    def before(self, newest: AliasMove) -> AliasMove:
+        """Return the move that a rollback restores. A second rollback goes one move further back.
+
+        Raises:
+            Conflict: the alias has not pointed to anything else before (code `alias_not_moved`).
+        """
+        if newest.previous is None:
+            raise Conflict(
+                f"alias {newest.alias} of {newest.model} has not pointed to another version before; move it"
+                " with PUT",
+                code="alias_not_moved",
+                param="alias",
+            )
+        return self._read(_path(newest.model, newest.alias, newest.previous))
+
+    def delete(self, model: str, alias: str, *, by: str | None = None) -> AliasMove:
+        """Delete an alias; its history stays, and a rollback restores it. Raises NotFound, and as `move`."""
+        return self.move(model, alias, None, after=self.get(model, alias), action="delete", by=by)
+
+    def _paths(self, model: str, alias: str) -> list[str]:
+        is_valid = re.fullmatch(ALIAS_PATTERN, alias) is not None
+        return self._blobs.paths(f"aliases/{model}/{alias}") if is_valid and _is_name(model) else []
+
+    def _read(self, path: str) -> AliasMove:
+        if path not in self._moves:
+            self._moves[path] = parse_move(self._blobs.read(path), where=path)
+        return self._moves[path]
+
+
+def parse_move(data: bytes, *, where: str) -> AliasMove:
+    """Parse a move read from `where`. Raises Unavailable: it is damaged (code `alias_damaged`)."""
+    try:
+        return AliasMove.model_validate_json(data)
+    except ValidationError:
+        raise Unavailable(
+            f"{where} is damaged or from another version of nextchar; restore it, or delete it: the alias is"
+            " then where it was before",
+            code="alias_damaged",
+        ) from None
+
+
+def check_alias(alias: str) -> str:
+    """Return an alias's name if it is a valid one. Raises InvalidInput (code `invalid_alias`)."""
+    if not re.fullmatch(ALIAS_PATTERN, alias) or _VERSION_LIKE.fullmatch(alias):
+        raise InvalidInput(
+            f"{alias!r} is not a valid alias: use 1 to 32 letters, digits, '.', '_' and '-', starting with a"
+            " letter, and nothing that looks like a version, such as v3 or latest",
+            code="invalid_alias",
+            param="alias",
+        )
+    return alias
+
+
+def no_such_alias(model: str, alias: str) -> NotFound:
+    """Return the error for an alias that does not exist."""
+    return NotFound(f"model {model} has no alias {alias!r}", code="alias_not_found", param="alias")
+
+
+def _is_name(model: str) -> bool:
+    try:
+        return bool(check_name(model))
+    except InvalidInput:
+        return False
+
+
+def _path(model: str, alias: str, sequence: int) -> str:
+    return f"aliases/{model}/{alias}/{sequence:08d}.json"

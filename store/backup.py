@@ -1,0 +1,277 @@
+"""Backup of a whole installation while it runs, and its restoration into an empty one.
+
+A backup is one tar file:
+
+    nextchar-backup.json    format version, time
+    storage/<path>          the objects of the storage, what is referred to before what refers to it
+    redis.jsonl             of Redis: alerts, notifications, ingested lines, rolling calibrations
+    manifest.jsonl          path, size and SHA-256 of every entry before; last, so a torn backup has none
+
+No lock is needed, because records are created once. The paths of what refers to others are listed first, so
+all that a listed record refers to is listed after it. Contents are copied first: a record that is still
+there when it is copied, last, was not deleted, so neither were its contents, which are deleted after it. What
+is created during the backup is not in it.
+
+Not in it is what Redis can lose: the queue, leases and progress of jobs (the reconciler queues them again
+from their records), rate limits, and the states of streams of lines.
+"""
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from redis import Redis
+
+from models.errors import Conflict, InvalidInput
+from store.blobs import Blobs
+
+FORMAT_VERSION = 1
+
+FOLDERS = (
+    "notification_targets",
+    "alert_suppressions",
+    "alert_decisions",
+    "aliases",
+    "idempotency",
+    "openai_jobs",
+    "openai_joined",
+    "openai_files",
+    "jobs",
+    "model_cards",
+    "corpus_kinds",
+    "corpus_names",
+    "corpus_owners",
+    "corpora",
+    "events",
+    "checkpoints",
+    "model_files",
+)
+"""All folders of the storage: those that refer to others before what they refer to."""
+
+REDIS_KEYS = ("nextchar:alert*", "nextchar:notifications:*", "nextchar:ingest:*", "nextchar:rolling:*")
+_NOT_COPIED = (b"nextchar:notifications:lease",)
+_MAY_EXIST = (*_NOT_COPIED, b"nextchar:notifications:records")  # a service that has just started makes them
+
+_HEADER, _REDIS, _MANIFEST = "nextchar-backup.json", "redis.jsonl", "manifest.jsonl"
+_STORAGE = "storage/"
+_MEMORY_BYTES = 1 << 22  # a larger object is spooled to a file
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass
+class Totals:
+    """What a backup has, or a restoration has written."""
+
+    objects: int = 0
+    bytes: int = 0
+    redis_keys: int = 0
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+
+def back_up(blobs: Blobs, redis: Redis, out: IO[bytes]) -> Totals:
+    """Write a backup of a storage and a Redis (without `decode_responses`) to a file.
+
+    Raises redis.exceptions.RedisError, OSError, and as Blobs does; the file is then no backup.
+    """
+    totals = Totals()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        header = {"format_version": FORMAT_VERSION, "created_at": int(time.time())}
+        _add(tar, totals, _HEADER, [json.dumps(header).encode()])
+        for path in _listed(blobs):
+            with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                chunks = blobs.stream(path, _CHUNK_BYTES)
+                totals.bytes += _add(tar, totals, _STORAGE + path, chunks)
+                totals.objects += 1
+        dumps = list(_redis_dumps(redis))
+        totals.redis_keys = len(dumps)
+        _add(tar, totals, _REDIS, [json.dumps(dump).encode() + b"\n" for dump in dumps])
+        manifest = [json.dumps(entry).encode() + b"\n" for entry in totals.entries]
+        _add(tar, totals, _MANIFEST, manifest)
+    return totals
+
+
+def restore(blobs: Blobs, redis: Redis, file: IO[bytes]) -> Totals:
+    """Restore a backup into an empty storage and Redis. Can be repeated after it was interrupted.
+
+    Nothing is written before the whole backup is checked.
+
+    Raises:
+        InvalidInput: the file is no backup, is damaged or incomplete (code `backup_invalid`), or of a newer
+            format (`backup_format_unknown`).
+        Conflict: the storage or Redis has something else (code `not_empty`); nothing was written.
+    """
+    entries, keys = _verify(file)
+    _check_empty(blobs, redis, entries, keys)
+    totals = Totals()
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for entry in tar:
+            if entry.name.startswith(_STORAGE):
+                _write(blobs, entry.name.removeprefix(_STORAGE), _content(tar, entry))
+                totals.objects += 1
+                totals.bytes += entry.size
+            elif entry.name == _REDIS:
+                totals.redis_keys = _restore_redis(redis, _content(tar, entry))
+    return totals
+
+
+def _listed(blobs: Blobs) -> list[str]:
+    """Return the paths to copy, in the order of copying: the reverse of that of listing."""
+    listed = [blobs.paths(folder) for folder in FOLDERS]
+    everything = {path for paths in listed for path in paths}
+
+    def is_corpus(path: str) -> bool:
+        return path.startswith("corpora/") and path.endswith("/corpus.json")
+
+    def is_whole(path: str) -> bool:  # not if it was uploaded while its folder was listed
+        return not is_corpus(path) or path.replace("/corpus.json", "/text") in everything
+
+    # The text of a corpus before its record.
+    return [path for paths in listed[::-1] for path in sorted(paths, key=is_corpus) if is_whole(path)]
+
+
+def _add(tar: tarfile.TarFile, totals: Totals, name: str, chunks: Iterator[bytes] | list[bytes]) -> int:
+    """Add an entry to the archive and note it for the manifest; return its size in bytes."""
+    digest = hashlib.sha256()
+    with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as spool:
+        for chunk in chunks:
+            digest.update(chunk)
+            spool.write(chunk)
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mtime = spool.tell(), int(time.time())
+        spool.seek(0)
+        tar.addfile(entry, spool)
+    totals.entries.append({"path": name, "bytes": entry.size, "sha256": digest.hexdigest()})
+    return entry.size
+
+
+def _redis_dumps(redis: Redis) -> Iterator[dict[str, Any]]:
+    for pattern in REDIS_KEYS:
+        for key in redis.scan_iter(match=pattern, count=1000):
+            if key in _NOT_COPIED:
+                continue
+            dump, ttl_ms = redis.dump(key), redis.pttl(key)
+            if dump is not None:  # it has expired meanwhile
+                yield {
+                    "key": base64.b64encode(key).decode(),
+                    "ttl_ms": max(0, ttl_ms),
+                    "dump": base64.b64encode(dump).decode(),
+                }
+
+
+def _verify(file: IO[bytes]) -> tuple[set[str], dict[bytes, bytes]]:
+    """Return the names of a backup's entries, and of its keys in Redis. Raises InvalidInput."""
+    found: list[dict[str, Any]] = []
+    manifest: list[dict[str, Any]] | None = None
+    keys: dict[bytes, bytes] = {}
+    file.seek(0)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for entry in tar:
+                if entry.name == _MANIFEST:
+                    manifest = [json.loads(line) for line in _content(tar, entry)]
+                    continue
+                digest = _sha256(_content(tar, entry))
+                found.append({"path": entry.name, "bytes": entry.size, "sha256": digest})
+                if entry.name == _REDIS:
+                    keys = {key: dump for key, dump, _ in _keys(_content(tar, entry))}
+                if len(found) == 1:
+                    _check_header(tar, entry)
+    except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
+        raise _invalid(f"it cannot be read: {error}") from None
+    if manifest is None:
+        raise _invalid("its end is missing, so it is incomplete")
+    if manifest != found:
+        names = {one["path"] for one in manifest if one not in found}
+        raise _invalid(f"{min(names, default='an entry')} is damaged or missing")
+    for one in found:
+        _check_path(one["path"])
+    return {one["path"] for one in found}, keys
+
+
+def _sha256(content: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while chunk := content.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_header(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
+    if entry.name != _HEADER:
+        raise _invalid("it has no header")
+    version = json.load(_content(tar, entry)).get("format_version")
+    if version != FORMAT_VERSION:
+        raise InvalidInput(
+            f"the backup has format {version!r} and this program reads {FORMAT_VERSION}; upgrade nextchar",
+            code="backup_format_unknown",
+        )
+
+
+def _check_path(name: str) -> None:
+    path = name.removeprefix(_STORAGE)
+    is_ours = name in (_HEADER, _REDIS) or (path != name and path.split("/")[0] in FOLDERS)
+    if not is_ours or ".." in path.split("/"):
+        raise _invalid(f"it has an entry {name!r} that no backup has")
+
+
+def _check_empty(blobs: Blobs, redis: Redis, restored: set[str], keys: dict[bytes, bytes]) -> None:
+    """Check that there is nothing but what an interrupted restoration of the same backup has left."""
+    for folder in FOLDERS:
+        for path in blobs.paths(folder):
+            if _STORAGE + path not in restored:
+                raise Conflict(
+                    f"the storage is not empty, it has {path}: restore into an empty one, and stop the"
+                    " service meanwhile",
+                    code="not_empty",
+                )
+    for pattern in REDIS_KEYS:
+        for key in redis.scan_iter(match=pattern, count=1000):
+            if key in _MAY_EXIST or (key in keys and redis.dump(key) == keys[key]):
+                continue
+            raise Conflict(
+                f"Redis is not empty, it has {key.decode(errors='replace')}: restore into an empty one",
+                code="not_empty",
+            )
+
+
+def _write(blobs: Blobs, path: str, content: IO[bytes]) -> None:
+    """Write an object, from a file, so that a large one is not in memory."""
+    with tempfile.NamedTemporaryFile() as spool:
+        while chunk := content.read(_CHUNK_BYTES):
+            spool.write(chunk)
+        spool.flush()
+        blobs.write(path, Path(spool.name))
+
+
+def _restore_redis(redis: Redis, lines: IO[bytes]) -> int:
+    count = 0
+    for key, dump, ttl_ms in _keys(lines):
+        redis.restore(key, ttl_ms, dump, replace=True)
+        count += 1
+    return count
+
+
+def _keys(lines: IO[bytes]) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield keys of Redis with their dumps and what is left of their time, in ms; 0: no end."""
+    for line in lines:
+        stored = json.loads(line)
+        yield base64.b64decode(stored["key"]), base64.b64decode(stored["dump"]), stored["ttl_ms"]
+
+
+def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    if not entry.isfile():
+        raise _invalid(f"it has an entry {entry.name!r} that is no file")
+    return tar.extractfile(entry) or io.BytesIO()
+
+
+def _invalid(problem: str) -> InvalidInput:
+    return InvalidInput(f"this is not a backup that can be restored: {problem}", code="backup_invalid")

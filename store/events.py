@@ -1,0 +1,169 @@
+"""Events: what happened to jobs, models and aliases, as their records in the storage say.
+
+An event is derived from a record that is created once and never changed, and is named by the record's path,
+so it exists exactly if what it tells has happened, and no crash in between can lose or invent one:
+
+    jobs/<id>/<n>.json                  job.succeeded, job.failed, job.cancelled, job.paused
+    model_cards/<name>/<version>.json   model.published, also of a renamed or imported version
+    model_cards/<name>/<version>.gone   model.deleted, also of a renamed version
+    aliases/<name>/<alias>/<n>.json     alias.moved, also to nothing
+
+A version that is published and deleted before anyone looks leaves only its deletion.
+"""
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from pydantic import ValidationError
+
+from models.errors import NotFound, Unavailable
+from models.saved_model import parse_card
+from store.aliases import parse_move
+from store.blobs import Blobs
+from store.jobs import Job, Jobs, JobStatus
+from store.models import Models
+
+log = logging.getLogger("nextchar.store")
+
+EventType = Literal[
+    "alert.firing",
+    "alert.resolved",
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
+    "job.paused",
+    "model.published",
+    "model.deleted",
+    "alias.moved",
+    "fine_tuning.job.succeeded",
+    "fine_tuning.job.failed",
+    "fine_tuning.job.cancelled",
+]
+"""What a message can be about. Those of `fine_tuning` are the job's, named as OpenAI's clients know them."""
+
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+ALERT_EVENTS: tuple[EventType, ...] = ("alert.firing", "alert.resolved")
+
+_OF_JOB: dict[JobStatus, tuple[EventType, ...]] = {
+    JobStatus.SUCCEEDED: ("job.succeeded", "fine_tuning.job.succeeded"),
+    JobStatus.FAILED: ("job.failed", "fine_tuning.job.failed"),
+    JobStatus.CANCELLED: ("job.cancelled", "fine_tuning.job.cancelled"),
+    JobStatus.PAUSED: ("job.paused",),
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one record says has happened.
+
+    Attributes:
+        path: of the record. types: the names of the event. model: the name of the model that it is about.
+        at: when it happened, in Unix seconds. data: what a message says of it.
+    """
+
+    path: str
+    types: tuple[EventType, ...]
+    model: str
+    at: float
+    data: dict[str, Any]
+
+
+class Events:
+    """The events of one storage."""
+
+    def __init__(self, blobs: Blobs, jobs: Jobs, models: Models) -> None:
+        self._blobs, self._jobs, self._models = blobs, jobs, models
+
+    def paths(self) -> list[str]:
+        """Return the paths of all records that may be events."""
+        return [path for folder in ("jobs", "model_cards", "aliases") for path in self._blobs.paths(folder)]
+
+    def may_be_since(self, path: str, since: float) -> bool:
+        """Return False if a record is surely older than a time, without reading it again and again."""
+        folder, owner, _ = path.split("/", 2)
+        if folder != "jobs":
+            return True
+        try:
+            return self._jobs.get(owner).updated_at >= since
+        except (NotFound, Unavailable):
+            return True
+
+    def read(self, path: str) -> Event | None:
+        """Return the event of a record; None if it is none, or is deleted or damaged.
+
+        Raises Unavailable if the storage does not work.
+        """
+        try:
+            data = self._blobs.read(path)
+            if path.startswith("jobs/"):
+                return _of_job(path, data)
+            if path.startswith("aliases/"):
+                return _of_move(path, data)
+            return self._of_version(path, data)
+        except FileNotFoundError:
+            return None
+        except (ValidationError, Unavailable) as error:
+            if isinstance(error, Unavailable) and error.code == "storage_unavailable":
+                raise
+            log.warning("%s is damaged, so no message says what it is about", path)
+            return None
+
+    def _of_version(self, path: str, data: bytes) -> Event:
+        _, name, number = path.split("/")
+        version = int(number.split(".")[0])
+        about = {"id": f"{name}@{version}", "name": name, "version": version}
+        if path.endswith(".gone"):
+            renamed = next((c for c in self._models.all() if c.id == _model_id(data)), None)
+            about |= {"renamed_to": renamed.reference if renamed else None}
+            return Event(path, ("model.deleted",), name, _deleted_at(data), about)
+        card = parse_card(data, where=path)
+        about |= {"job": card.job, "corpus": card.corpus, "created_at": card.created_at}
+        return Event(path, ("model.published",), name, float(card.created_at), about)
+
+
+def _of_job(path: str, data: bytes) -> Event | None:
+    if not data:  # left by a power loss before records were synced
+        return None
+    job = Job.model_validate_json(data)
+    if job.status not in _OF_JOB:
+        return None
+    reason = job.error or job.pause_reason
+    about = {
+        "id": job.id,
+        "name": job.request.name,
+        "status": job.status.value,
+        "model": job.model,
+        "corpus": job.request.corpus,
+        "attempt": job.attempt,
+        "created_at": job.created_at,
+        "error": reason.model_dump() if reason else None,
+    }
+    return Event(path, _OF_JOB[job.status], job.request.name, job.updated_at, about)
+
+
+def _of_move(path: str, data: bytes) -> Event:
+    move = parse_move(data, where=path)
+    fields = {"model", "alias", "version", "target", "action", "moved_by"}
+    about = {"id": f"{move.model}@{move.alias}"} | move.model_dump(include=fields) | {"target": move.target}
+    return Event(path, ("alias.moved",), move.model, move.moved_at, about)
+
+
+def _deleted_at(tombstone: bytes) -> float:
+    fields = _fields(tombstone)
+    return float(fields["deleted_at"]) if "deleted_at" in fields else time.time()  # a copy of the card
+
+
+def _model_id(tombstone: bytes) -> str | None:
+    fields = _fields(tombstone)
+    return fields.get("model") or fields.get("id")
+
+
+def _fields(tombstone: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(tombstone)
+    except ValueError:  # a copy of a damaged card
+        return {}
+    return fields if isinstance(fields, dict) else {}

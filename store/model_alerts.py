@@ -1,0 +1,23 @@
+"""Alerts follow their model: they are deleted or renamed with the last version of its name.
+
+While a name has a version, they stay with it. Both steps can be repeated, so that the retention sweep
+completes what a killed process has begun.
+"""
+
+from store.alerts import Alerts
+from store.models import Models
+
+
+def follow_model(models: Models, alerts: Alerts, name: str) -> bool:
+    """Delete or move the alerts of a name if it has no version any more; return whether it did.
+
+    Raises redis.exceptions.RedisError, and as Blobs does.
+    """
+    if not models.is_deleted(name):
+        return False
+    renamed = models.renamed_to(name)
+    if renamed is None:
+        alerts.delete_all(name)
+    else:
+        alerts.move_all(name, renamed.name, renamed.version)
+    return True

@@ -1,0 +1,80 @@
+"""A running service is backed up by the command, and restored into an empty folder, where it goes on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from launcher.settings import LauncherSettings
+from launcher.stack import Stack
+from tests.app.test_main import publish_real
+from tests.waiting import eventually
+
+
+def admin(data_dir: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCHAR_")}
+    return subprocess.run(
+        [sys.executable, "-m", "nextchar", "admin", *map(str, arguments)],
+        env=environment | {"NEXTCHAR_DATA_DIR": str(data_dir)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def settings(data_dir: Path) -> LauncherSettings:
+    return LauncherSettings.model_validate({"data_dir": data_dir, "port": 0})
+
+
+@pytest.mark.timeout(300)
+def test_a_running_service_is_backed_up_and_goes_on_where_it_is_restored(tmp_path: Path) -> None:
+    file, old, new = tmp_path / "backup.tar", tmp_path / "old", tmp_path / "new"
+    lines = [f"{chr(97 + i % 26)}{chr(97 + i // 26)}abcdefgh" for i in range(200)]
+    with Stack(settings(old)) as stack, httpx.Client(base_url=stack.url, timeout=60) as http:
+        publish_real(old)
+        assert http.put("/v1/models/real/aliases/champion", json={"version": 1}).status_code == 200
+        assert http.post("/v1/models/real/calibrate", json={"lines": lines}).status_code == 201
+        ingested = "".join(json.dumps(f"{chr(97 + i)}b" + "→" * 40) + "\n" for i in range(5))
+        headers = {"Content-Type": "application/x-ndjson"}
+        rate = {"false_alarms": "0.05"}
+        sent = http.post("/v1/models/real/ingest", content=ingested, headers=headers, params=rate)
+        assert sent.status_code == 202, sent.text
+        corpus = http.post("/v1/corpora", content="a text\n" * 100).json()["id"]
+        eventually(lambda: http.get("/v1/models/real/alerts").json()["data"], within_s=60)
+        alerts = http.get("/v1/models/real/alerts").json()["data"]
+        http.post(f"/v1/models/real/alerts/{alerts[0]['id']}/label", json={"label": "incident"})
+        completed = http.post("/v1/models/real/complete", json={"prompt": "a", "seed": 1}).json()
+        made = admin(old, "backup", file)
+        assert made.returncode == 0 and "objects of" in made.stdout, made.stderr
+        again = admin(old, "backup", file)
+        assert again.returncode == 1 and "exists" in again.stderr
+        later = http.post("/v1/corpora", content="another text\n" * 100).json()["id"]
+        refused = admin(old, "restore", file)
+        assert refused.returncode == 1 and f"not empty, it has corpora/{later}" in refused.stderr
+        assert http.get("/readyz").status_code == 200, "the service was not disturbed"
+    restored = admin(new, "restore", file)
+    assert restored.returncode == 0, restored.stderr
+    with Stack(settings(new)) as stack, httpx.Client(base_url=stack.url, timeout=60) as http:
+        same = http.post("/v1/models/real@champion/complete", json={"prompt": "a", "seed": 1}).json()
+        assert same["completions"] == completed["completions"]
+        assert http.get(f"/v1/corpora/{corpus}/text").text == "a text\n" * 100
+        found = {alert["id"]: alert for alert in http.get("/v1/models/real/alerts").json()["data"]}
+        assert found.keys() == {alert["id"] for alert in alerts}
+        assert found[alerts[0]["id"]]["label"] == "incident"
+        scored = http.post("/v1/models/real/score", json={"lines": ["zzz"], "false_alarms": 0.05}).json()
+        assert scored["lines"][0]["p_value"] is not None, "the calibration was restored"
+
+
+def test_what_cannot_be_backed_up_or_restored_is_said(tmp_path: Path) -> None:
+    missing = admin(tmp_path / "data", "restore", tmp_path / "missing.tar")
+    assert missing.returncode == 1 and "missing.tar" in missing.stderr
+    torn = tmp_path / "torn.tar"
+    torn.write_bytes(b"abc")
+    refused = admin(tmp_path / "data", "restore", torn)
+    assert refused.returncode == 1 and "not a backup" in refused.stderr
+    assert admin(tmp_path / "data", "dump").returncode == 2

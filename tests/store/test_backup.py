@@ -1,0 +1,311 @@
+"""An installation is backed up while it changes, and restored into an empty one."""
+
+import io
+import json
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from models.errors import Conflict, InvalidInput
+from store.alerts import Alerts
+from store.backup import FOLDERS, back_up, restore
+from store.blobs import Blobs
+from store.corpora import Corpora, Upload
+from store.jobs import Jobs, JobStatus
+from store.models import Models
+from store.notification_targets import NotificationTargets
+from store.open_blobs import open_blobs
+from tests.app.fakes import publish
+from tests.store.interleaving import Interrupted
+from tests.store.test_alerts import GROUP, one
+from tests.store.test_jobs import REQUEST
+
+
+class Installation:
+    """Some of everything, in one storage and one Redis."""
+
+    def __init__(self, blobs: Blobs, redis_url: str, spool: Path) -> None:
+        self.blobs, self.spool = blobs, spool
+        self.redis = Redis.from_url(redis_url)
+        self.jobs, self.models, self.corpora = Jobs(blobs), Models(blobs), Corpora(blobs)
+        self.alerts = Alerts(Redis.from_url(redis_url, decode_responses=True), blobs)
+
+    def fill(self) -> None:
+        corpus = self.upload(b"a text\n" * 100)
+        self.corpora.owners.add(corpus, "ann", is_new=True)
+        job = self.jobs.move(self.jobs.create(REQUEST), JobStatus.RUNNING)
+        self.blobs.write(f"checkpoints/{job.id}/0000000007.npz", b"checkpoint")
+        self.blobs.write(f"events/{job.id}.jsonl", b"{}\n")
+        for _ in range(2):
+            publish(self.models)
+        self.models.aliases.move("fake", "champion", 1, after=None)
+        NotificationTargets(self.blobs).create("webhook", "http://x", models=(), min_severity="info")
+        self.alerts.record([one(model="fake")])
+        self.alerts.label("fake", GROUP.alert_id("fake"), "incident", by="ann")
+        self.redis.xadd("nextchar:ingest:fake", {"lines": b"\x00\xff"})
+        self.redis.xgroup_create("nextchar:ingest:fake", "scoring", "0")
+        self.redis.set("nextchar:job:x:lease", "process")
+
+    def upload(self, text: bytes) -> str:
+        with Upload(self.spool, limit_bytes=1 << 20) as upload:
+            upload.feed(text)
+            return self.corpora.add(upload, name=None)[0].id
+
+    def check_references(self, *, deleted: frozenset[str] = frozenset()) -> None:
+        """Check that all that a record refers to is there; aliases may be of `deleted` versions."""
+        for card in self.models.all():
+            saved = self.models.get(card.reference)
+            for name in card.files:
+                saved.file(name)
+        for move in self.models.aliases.current():
+            assert move.target in deleted or self.models.get(move.target or "")
+        for corpus in self.corpora.all():
+            assert b"".join(self.corpora.stream(corpus.id))
+        for job in self.jobs.all():
+            assert self.jobs.get(job.id)
+
+
+@pytest.fixture
+def source(tmp_path: Path, clean_redis_url: str) -> Iterator[Installation]:
+    made = Installation(open_blobs((tmp_path / "source").as_uri()), clean_redis_url, tmp_path)
+    made.fill()
+    yield made
+    made.redis.select(0)
+
+
+@pytest.fixture
+def empty(tmp_path: Path, clean_redis_url: str) -> Installation:
+    """Another installation, on another database of the same Redis server."""
+    url = clean_redis_url.replace("db=0", "db=1").removesuffix("/0")
+    url = url if "db=1" in url else f"{url}/1"
+    made = Installation(open_blobs("memory:///"), url, tmp_path)
+    made.redis.flushdb()
+    return made
+
+
+def backup_of(installation: Installation) -> io.BytesIO:
+    file = io.BytesIO()
+    back_up(installation.blobs, installation.redis, file)
+    return file
+
+
+def contents(blobs: Blobs) -> dict[str, bytes]:
+    return {path: blobs.read(path) for folder in FOLDERS for path in blobs.paths(folder)}
+
+
+def test_a_restored_installation_is_as_the_one_that_was_backed_up(
+    source: Installation, empty: Installation
+) -> None:
+    file = backup_of(source)
+    totals = restore(empty.blobs, empty.redis, file)
+    assert contents(empty.blobs) == contents(source.blobs)
+    assert totals.objects == len(contents(source.blobs))
+    empty.check_references()
+    assert empty.models.resolve("fake@champion") == ("fake", 1)
+    [alert] = empty.alerts.all("fake")
+    assert (alert.label, alert.figures.count) == ("incident", 1)
+    assert empty.redis.xlen("nextchar:ingest:fake") == 1
+    [group] = empty.redis.xinfo_groups("nextchar:ingest:fake")  # type: ignore[misc]
+    assert group["name"] == b"scoring"
+    assert not empty.redis.exists("nextchar:job:x:lease"), "what a process held is not restored"
+    ttl_s = empty.redis.ttl(f"nextchar:alert:{GROUP.alert_id('fake')}")
+    assert 0 < ttl_s <= 30 * 86_400  # type: ignore[operator]
+
+
+def test_every_folder_of_a_storage_is_backed_up(source: Installation, tmp_path: Path) -> None:
+    kept = {folder.name for folder in (tmp_path / "source").iterdir() if not folder.name.startswith(".")}
+    assert kept <= set(FOLDERS)
+
+
+class Busy(Blobs):
+    """A storage in which something happens before each of its reads and listings."""
+
+    def __init__(self, blobs: Blobs, meanwhile: Callable[[], None]) -> None:
+        self._blobs, self._meanwhile = blobs, meanwhile
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_"):
+            return object.__getattribute__(self, name)
+        if name in ("paths", "stream"):
+            self._meanwhile()
+        return getattr(self._blobs, name)
+
+
+Busy.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+def test_what_changes_during_a_backup_leaves_no_record_without_what_it_refers_to(
+    source: Installation, empty: Installation
+) -> None:
+    changes = iter(range(10_000))
+
+    def change() -> None:
+        number = next(changes)
+        publish(source.models, name=f"new{number}")
+        source.models.aliases.move(f"new{number}", "champion", 1, after=None)
+        source.upload(f"text {number}\n".encode() * 50)
+        if number % 3 == 0 and number:
+            source.models.delete(f"new{number - 1}", force=True)
+            [newest, *_] = source.corpora.all()
+            source.corpora.delete(newest.id)
+        source.jobs.move(source.jobs.create(REQUEST), JobStatus.CANCELLED)
+
+    before = {card.reference for card in source.models.all()}
+    jobs = {job.id for job in source.jobs.all()}
+    file = io.BytesIO()
+    back_up(Busy(source.blobs, change), source.redis, file)
+    assert next(changes) > 20
+    restore(empty.blobs, empty.redis, file)
+    gone = {f"new{number}@1" for number in range(next(changes))}
+    gone -= {card.reference for card in source.models.all()}
+    empty.check_references(deleted=frozenset(gone))
+    assert {card.reference for card in empty.models.all()} >= before
+    assert {job.id for job in empty.jobs.all()} >= jobs
+
+
+def test_what_is_deleted_during_a_backup_is_not_in_it_or_whole(
+    source: Installation, tmp_path: Path, clean_redis_url: str
+) -> None:
+    """At each of its steps a model and a corpus are deleted."""
+    for at in range(0, 60, 3):
+        publish(source.models, name="doomed")
+        corpus = source.upload(b"doomed\n" * 90)
+
+        def doom(corpus: str = corpus) -> None:
+            source.models.delete("doomed")
+            source.corpora.delete(corpus)
+
+        interrupted = Interrupted(source.blobs, at, doom)
+        file = io.BytesIO()
+        back_up(interrupted, source.redis, file)
+        restored = Installation(open_blobs("memory:///"), clean_redis_url, tmp_path)
+        source.redis.flushdb()
+        restore(restored.blobs, restored.redis, file)
+        restored.check_references()
+        if not interrupted.was_interrupted:
+            return
+    pytest.fail("the backup had more steps than were tried")
+
+
+def test_a_restoration_that_was_interrupted_can_be_repeated(
+    source: Installation, empty: Installation
+) -> None:
+    file = backup_of(source)
+
+    class Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    for at in range(len(FOLDERS) + 1, 100, 5):
+        interrupted = Interrupted(empty.blobs, at, die)
+        try:
+            restore(interrupted, empty.redis, file)
+        except Killed:
+            empty.check_references()
+            continue
+        break
+    restore(empty.blobs, empty.redis, file)
+    assert contents(empty.blobs) == contents(source.blobs)
+
+
+def test_nothing_is_restored_over_anything_else(source: Installation, empty: Installation) -> None:
+    file = backup_of(source)
+    publish(empty.models, name="mine")
+    before = contents(empty.blobs)
+    with pytest.raises(Conflict) as caught:
+        restore(empty.blobs, empty.redis, file)
+    assert caught.value.code == "not_empty" and contents(empty.blobs) == before
+    source.alerts.record([one(model="fake")])
+    with pytest.raises(Conflict, match="Redis is not empty"):
+        restore(open_blobs("memory:///"), source.redis, file)
+
+
+def repacked(file: io.BytesIO, change: Callable[[tarfile.TarInfo, bytes], bytes | None]) -> io.BytesIO:
+    """Return an archive with other contents of its entries."""
+    out = io.BytesIO()
+    file.seek(0)
+    with tarfile.open(fileobj=file) as old, tarfile.open(fileobj=out, mode="w") as new:
+        for entry in old:
+            content = old.extractfile(entry)
+            assert content is not None
+            data = change(entry, content.read())
+            if data is not None:
+                entry.size = len(data)
+                new.addfile(entry, io.BytesIO(data))
+    return out
+
+
+def test_a_damaged_backup_is_refused_before_anything_is_written(
+    source: Installation, empty: Installation
+) -> None:
+    whole = backup_of(source)
+    size = len(whole.getvalue())
+    name = "model_files/"
+    changed = repacked(whole, lambda e, data: data[::-1] if name in e.name else data)
+    without = repacked(whole, lambda e, data: None if name in e.name else data)
+    newer = repacked(
+        whole, lambda e, data: json.dumps({"format_version": 9}).encode() if "nextchar-b" in e.name else data
+    )
+    bad = {
+        "incomplete": io.BytesIO(whole.getvalue()[: size // 2]),
+        "damaged or missing": changed,
+        "is damaged or": without,
+        "format 9": newer,
+        "cannot be read": io.BytesIO(b"a text\n" * 1000),
+        "no header": repacked(whole, lambda e, data: None if "nextchar-b" in e.name else data),
+    }
+    for problem, file in bad.items():
+        file.seek(0)
+        with pytest.raises(InvalidInput) as caught:
+            restore(empty.blobs, empty.redis, file)
+        assert problem in caught.value.message or problem == "incomplete", problem
+        assert contents(empty.blobs) == {}
+
+
+@pytest.mark.parametrize("path", ["storage/../../etc/passwd", "storage/other/x", "etc/passwd", "/etc/passwd"])
+def test_an_archive_writes_nowhere_else(empty: Installation, path: str) -> None:
+    from store import backup
+
+    file = io.BytesIO()
+    totals = backup.Totals()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        header = json.dumps({"format_version": 1}).encode()
+        backup._add(tar, totals, "nextchar-backup.json", [header])
+        backup._add(tar, totals, path, [b"x"])
+        lines = [json.dumps(entry).encode() + b"\n" for entry in totals.entries]
+        backup._add(tar, totals, "manifest.jsonl", lines)
+    file.seek(0)
+    with pytest.raises(InvalidInput, match="no backup has"):
+        restore(empty.blobs, empty.redis, file)
+
+
+def test_a_backup_is_written_while_others_write(source: Installation, empty: Installation) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.wait(0.002):
+            number += 1
+            publish(source.models, name=f"busy{number % 7}")
+            if number % 5 == 0:
+                source.models.delete(f"busy{number % 7}")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        began = time.monotonic()
+        while time.monotonic() - began < 1.0:
+            file = backup_of(source)
+    finally:
+        stop.set()
+        writer.join()
+    restore(empty.blobs, empty.redis, file)
+    empty.check_references()

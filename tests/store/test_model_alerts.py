@@ -1,0 +1,129 @@
+import contextlib
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from models.anomaly.alerts import Group
+from store.alerts import Alerts
+from store.blobs import Blobs
+from store.jobs import Jobs
+from store.model_alerts import follow_model
+from store.models import Models
+from store.open_blobs import open_blobs
+from store.retention import Retention, RetentionPeriods
+from tests.store.interleaving import Interrupted
+from tests.store.test_alerts import GROUP, one
+from tests.store.test_models import FILES
+from tests.store.test_models import _card as card
+
+OTHER = Group("disk <*> failed", "1:<*>")
+
+
+class World:
+    """Two versions of m with two alerts, of which one is labeled; and a suppression."""
+
+    def __init__(self, redis_url: str, blobs: Blobs) -> None:
+        self.redis = Redis.from_url(redis_url, decode_responses=True)
+        self.blobs = blobs
+        self.models, self.alerts = Models(blobs), Alerts(self.redis, blobs)
+        for number in (1, 2):
+            self.models.publish(card(number=number), FILES)
+        self.alerts.record([one(score=12.0), one(group=OTHER)])
+        self.alerts.acknowledge("m", GROUP.alert_id("m"), by="ann")
+        self.alerts.label("m", GROUP.alert_id("m"), "normal", by="bob")
+        self.alerts.decisions.suppress("m", template="x *", span="*", until=time.time() + 1000, by="cem")
+
+    def everything(self, name: str) -> tuple[list[str], list[str], list[str]]:
+        """Return what is stored of a name's alerts: decisions and suppressions, and ids in Redis."""
+        return (
+            self.blobs.paths(f"alert_decisions/{name}"),
+            self.blobs.paths(f"alert_suppressions/{name}"),
+            sorted(self.redis.zrange(f"nextchar:alerts:of:{name}", 0, -1)),  # type: ignore[type-var, arg-type]
+        )
+
+
+@pytest.fixture
+def world(clean_redis_url: str, tmp_path: Path) -> World:
+    return World(clean_redis_url, open_blobs(tmp_path.as_uri()))
+
+
+def test_alerts_stay_while_their_name_has_a_version(world: World) -> None:
+    before = world.everything("m")
+    world.models.delete("m@2")
+    assert not follow_model(world.models, world.alerts, "m")
+    assert world.everything("m") == before
+    assert not follow_model(world.models, world.alerts, "unknown")
+
+
+def test_alerts_are_deleted_with_the_last_version(world: World) -> None:
+    for version in (1, 2):
+        world.models.delete(f"m@{version}")
+    assert follow_model(world.models, world.alerts, "m")
+    assert world.everything("m") == ([], [], [])
+    assert world.redis.keys("nextchar:alert:*") == []
+    world.models.publish(card(number=3), FILES)
+    world.alerts.record([one()])
+    [alert] = world.alerts.all("m")
+    assert (alert.state, alert.label) == ("open", None), "the new model begins without the old labels"
+
+
+def test_alerts_move_with_a_name_that_is_renamed(world: World) -> None:
+    world.models.delete("m@1")
+    world.models.rename("m", "n")
+    follow_model(world.models, world.alerts, "m")
+    assert world.everything("m") == ([], [], [])
+    alerts = {alert.id: alert for alert in world.alerts.all("n")}
+    assert alerts.keys() == {GROUP.alert_id("n"), OTHER.alert_id("n")}
+    labeled = alerts[GROUP.alert_id("n")]
+    assert (labeled.label, labeled.figures.model, labeled.figures.version) == ("normal", "n", 1)
+    assert labeled.decision is not None and labeled.decision.acknowledged_by == "ann"
+    assert len(world.blobs.paths(f"alert_decisions/n/{labeled.id}")) == 2, "with its history"
+    assert world.alerts.labels("n").keys() == {labeled.id}
+    assert [s.template for s in world.alerts.decisions.suppressions("n")] == ["x *"]
+    world.alerts.record([one(model="n")])
+    assert world.alerts.get("n", labeled.id).figures.count == 2, "further lines are counted there"
+
+
+def test_what_the_other_name_has_already_stays(world: World) -> None:
+    world.models.publish(card("n", number=4), FILES)
+    world.alerts.record([one(model="n", score=3.0)])
+    world.alerts.label("n", GROUP.alert_id("n"), "incident", by="dee")
+    world.models.delete("m@1")
+    world.models.rename("m", "n")
+    follow_model(world.models, world.alerts, "m")
+    alert = world.alerts.get("n", GROUP.alert_id("n"))
+    assert (alert.label, alert.figures.score, alert.figures.count) == ("incident", 3.0, 1)
+    assert OTHER.alert_id("n") in {alert.id for alert in world.alerts.all("n")}
+
+
+def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
+    clean_redis_url: str, tmp_path: Path
+) -> None:
+    for calls in itertools.count():
+        folder = tmp_path / str(calls)
+        Redis.from_url(clean_redis_url).flushdb()
+        world = World(clean_redis_url, open_blobs(folder.as_uri()))
+        world.models.delete("m@1")
+        world.models.rename("m", "n")
+        interrupted = Interrupted(world.blobs, calls, _die)
+        with contextlib.suppress(_Killed):
+            follow_model(Models(interrupted), Alerts(world.redis, interrupted), "m")
+        alerts = Alerts(world.redis, world.blobs)
+        Retention(world.blobs, Jobs(world.blobs), alerts, periods=RetentionPeriods()).sweep()
+        assert world.everything("m") == ([], [], [])
+        assert Alerts(world.redis, world.blobs).labels("n").keys() == {GROUP.alert_id("n")}
+        assert len(world.blobs.paths("alert_suppressions/n")) == 1
+        if not interrupted.was_interrupted:
+            assert calls > 10
+            return
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _die() -> None:
+    raise _Killed
