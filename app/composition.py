@@ -125,6 +125,7 @@ def build_services(
     if settings.ingest_scoring:
         ingest_loop = BackgroundLoop("ingest scoring", scoring.run, interval_s=INTERVAL_S)
         loops = (*loops, ingest_loop)
+    rates = RateLimits(settings.redis_url)
     share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
     streams = Streams(redis, Limits(settings.max_streams, settings.max_stream_bytes, share))
     return Services(
@@ -152,9 +153,12 @@ def build_services(
         loops=loops,
         metrics=Metrics(
             jobs=jobs,
+            live=live,
             models=models,
             queue=queue,
             engines=engines,
+            rates=rates,
+            data_dir=settings.data_dir,
             loops=loops,
             ingest=ingest_streams,
             alerts=alerts,
@@ -164,7 +168,7 @@ def build_services(
         ),
         readiness=ReadinessCheck(blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys),
         keys=keys,
-        rates=RateLimits(settings.redis_url),
+        rates=rates,
         connections=Connections(
             max_connections=settings.max_connections, header_timeout_s=settings.header_timeout_s
         ),

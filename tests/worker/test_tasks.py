@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -541,6 +542,23 @@ def cannot_train(error: Exception) -> Callable[[Attempt], Any]:
 @pytest.fixture
 def desk(tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Desk:
     return Desk(tmp_path, clean_redis_url, monkeypatch)
+
+
+def test_attempts_are_counted_and_progress_has_checkpoint_and_memory(desk: Desk) -> None:
+    began = time.time()
+    desk.storage.refuse_writes("model_files")
+    desk.attempt(trained)
+    progress = desk.live.progress(desk.job.id)
+    assert progress is not None and began <= progress["checkpoint_at"] <= time.time()
+    assert progress["peak_memory_bytes"] > 1 << 20
+    desk.storage.refuse_writes()
+    desk.attempt_after_wait()
+    counted = desk.live.attempts()
+    assert {key: count for key, (count, _) in counted.items()} == {
+        ("paused", "storage_full"): 1,
+        ("succeeded", ""): 1,
+    }
+    assert all(0 <= seconds < 60 for _, seconds in counted.values())
 
 
 @pytest.mark.parametrize("error", [full, unavailable])
