@@ -15,6 +15,7 @@ from models.errors import Conflict, DomainError
 from models.kernels.compile_cache import machine_folder
 from models.machine import peak_memory_bytes
 from models.saved_model import Card
+from store import tracing
 from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.corpora import Corpora
@@ -28,7 +29,9 @@ from worker.main import STOP_SIGNAL
 from worker.settings import WorkerSettings
 from worker.storage_errors import storage_problem
 
-if TYPE_CHECKING:  # it imports TensorFlow
+if TYPE_CHECKING:  # heavy
+    from opentelemetry.trace import Span
+
     from worker.pipeline import Outcome
 
 log = logging.getLogger("nextchar.worker")
@@ -78,13 +81,30 @@ class Attempt:
         """Train, and record how that ended, as soon as the storage works."""
         signal.signal(STOP_SIGNAL, lambda *_: self._shutdown.set())
         try:
-            self._train_and_record_errors()
+            with self._span() as span:
+                self._train_and_record_errors()
+                if span:
+                    span.set_attribute("nextchar.job.status", self.job.status.value)
+                    if self.job.error:
+                        tracing.mark_failed(span, self.job.error.code)
         except Conflict as error:  # another process moved the record and is responsible now
             log.warning("%s: %s", self.job.id, error)
         except _NotRecorded:  # the reconciler restarts the job from its last checkpoint
             log.warning("%s: the worker stops before the storage accepts its record", self.job.id)
         finally:
             self._live_log.close()
+
+    def _span(self) -> contextlib.AbstractContextManager["Span | None"]:
+        return tracing.span(
+            "run job",
+            parent=self.job.traceparent,
+            kind="CONSUMER",
+            attributes={
+                "nextchar.job.id": self.job.id,
+                "nextchar.job.attempt": self.job.attempt,
+                "nextchar.model": self.job.request.name,
+            },
+        )
 
     def _train_and_record_errors(self) -> None:
         try:
@@ -124,7 +144,8 @@ class Attempt:
         else:
             assert outcome.card is not None
             self._needed_bytes = sum(map(len, outcome.files.values()))
-            card = self._retry(lambda: self._publish(outcome))
+            with tracing.span("publish"):
+                card = self._retry(lambda: self._publish(outcome))
             status = JobStatus.CANCELLED if outcome.stopped else JobStatus.SUCCEEDED
             self._finish(status, model=card.reference)
 
