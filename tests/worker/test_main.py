@@ -226,7 +226,7 @@ def test_kernels_are_compiled_before_a_job_is_taken(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(main, "_stop_on_signals", lambda: None)
     monkeypatch.setattr(main, "warm_up", done.append)
-    monkeypatch.setattr(main, "work", lambda _, max_jobs: done.append("works"))
+    monkeypatch.setattr(main, "work", lambda *_, **__: done.append("works"))
     main.main()
     assert done == [tmp_path, "works"]
 

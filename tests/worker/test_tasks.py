@@ -60,7 +60,12 @@ class World:
             self.corpus, _ = Corpora(self.blobs).add(upload)
 
     def start_worker(
-        self, *, is_warm: bool = False, checkpoint_seconds: float = 0.5, isa: str = ""
+        self,
+        *,
+        is_warm: bool = False,
+        checkpoint_seconds: float = 0.5,
+        isa: str = "",
+        max_jobs: int = 0,
     ) -> "subprocess.Popen[bytes]":
         """Start `worker.main`; a warm one has TensorFlow loaded, so that its children begin at once.
 
@@ -72,6 +77,7 @@ class World:
             "NEXTCHAR_REDIS_URL": self.redis_url,
             "NEXTCHAR_CHECKPOINT_SECONDS": str(checkpoint_seconds),
             "NEXTCHAR_TENSORBOARD_DIR": str(self.folder / "tensorboard"),
+            "NEXTCHAR_MAX_JOBS": str(max_jobs),
         }
         if isa:
             environment["NEXTCHAR_ISA"] = isa
@@ -443,6 +449,22 @@ def test_a_job_that_cannot_be_done_fails_by_name(
     assert done.status is JobStatus.FAILED
     assert done.error is not None
     assert done.error.code == code
+
+
+def test_a_pod_per_job_that_is_evicted_gives_its_job_to_the_next_with_its_checkpoint(world: World) -> None:
+    job, other = world.send(Budget(steps=1500)), world.send(Budget(steps=5), name="other")
+    pod = world.start_worker(max_jobs=1)
+    world.trained(job, steps=300)
+    pod.send_signal(signal.SIGTERM)
+    assert pod.wait(timeout=60) == 0
+    assert world.jobs.get(job.id).status is JobStatus.QUEUED
+    assert world.queue.waiting() == [job.id, other.id]
+    assert (world.jobs.checkpoint_step(job.id) or 0) >= 300
+    assert world.start_worker(max_jobs=1).wait(timeout=100) == 0
+    done = world.jobs.get(job.id)
+    assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
+    assert done.resumed_at_step >= 300
+    assert world.queue.waiting() == [other.id]  # one job per pod
 
 
 def test_a_damaged_checkpoint_costs_some_steps_and_not_the_job(world: World) -> None:
