@@ -8,6 +8,7 @@ spans of every attempt at it belong to that request's trace. The API's request s
 """
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
 _FLUSH_S = 5.0  # at most, at the end of a process
 _NAME = "nextchar"
 
@@ -31,6 +33,23 @@ def is_requested() -> bool:
     is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     has_exporter = os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() != "none"
     return has_exporter and not is_disabled and any(os.environ.get(name) for name in _ENDPOINTS)
+
+
+def check_environment() -> None:
+    """Raise ValueError, naming the variable, if the environment asks for what is not possible."""
+    if not is_requested():
+        return
+    for name in _ENDPOINTS:
+        url = os.environ.get(name)
+        if url and not re.match(r"https?://[^/\s]+", url):
+            raise ValueError(f"{name}={url!r}: not an HTTP URL; write http://collector:4318")
+    for name in _PROTOCOLS:
+        protocol = os.environ.get(name, "http/protobuf")
+        if protocol != "http/protobuf":
+            raise ValueError(
+                f"{name}={protocol!r}: traces are sent by http/protobuf only; collectors listen for that on"
+                " port 4318"
+            )
 
 
 def start(service: str) -> None:
