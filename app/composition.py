@@ -145,6 +145,7 @@ def build_services(
     if settings.ingest_scoring:
         ingest_loop = BackgroundLoop("ingest scoring", scoring.run, interval_s=INTERVAL_S)
         loops = (*loops, ingest_loop)
+    rates = RateLimits(settings.redis_url)
     share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
     streams = Streams(redis, Limits(settings.max_streams, settings.max_stream_bytes, share))
     watermark = DiskWatermark(blobs, settings.data_dir, settings.min_free_bytes)
@@ -174,9 +175,12 @@ def build_services(
         loops=loops,
         metrics=Metrics(
             jobs=jobs,
+            live=live,
             models=models,
             queue=queue,
             engines=engines,
+            rates=rates,
+            data_dir=settings.data_dir,
             loops=loops,
             ingest=ingest_streams,
             alerts=alerts,
@@ -188,7 +192,7 @@ def build_services(
             blobs=blobs, redis=redis, queue=queue, loops=loops, keys=keys, watermark=watermark
         ),
         keys=keys,
-        rates=RateLimits(settings.redis_url),
+        rates=rates,
         concurrency=ConcurrencyLimits(settings.redis_url),
         watermark=watermark,
         connections=Connections(

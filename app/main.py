@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import iter_route_contexts
+from fastapi.telemetry import TelemetryConfig
 from uvicorn.supervisors import Multiprocess
 
 from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
@@ -51,11 +52,20 @@ from app.services.engines import LoadEngine, load_model
 from app.settings import ApiSettings
 from models.kernels.compile_cache import SERVING, compile_in_child_process, use_cache_folder
 from models.version import installed_version
+from store import tracing
 from store.logs import log_uncaught, logging_config
 
 _SHUTDOWN_S = 5
 _FINISH_LINES_S = 3.0
 _KEEP_ALIVE_S = 75  # longer than a pause in typing, and than proxies keep idle connections
+_UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
+_TELEMETRY: TelemetryConfig = {  # request spans, if `store.tracing` has started; nothing else of FastAPI's
+    "auto_configure": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "exclude": lambda scope: scope.get("path") in _UNTRACED,
+}
 _HEALTHCHECK_S = 60  # a process may be unresponsive while it loads a large model on a busy machine
 
 
@@ -77,6 +87,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         version=installed_version(),
         summary="Trains stateful character LSTMs on your text; serves completion and anomaly scores.",
         lifespan=_lifespan(settings, load, stopping, keys),
+        telemetry=_TELEMETRY,
         docs_url=None,  # app/routes/console.py serves a reference that loads nothing from other hosts
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
@@ -178,6 +189,7 @@ def application() -> FastAPI:
     """
     log_uncaught()
     settings = ApiSettings.load()
+    tracing.start("nextchar-api")
     use_cache_folder(settings.data_dir)
     threading.Thread(
         target=compile_in_child_process, args=SERVING, name="compile kernels", daemon=True
@@ -228,6 +240,7 @@ def _lifespan(
             await services.rates.close()
             await services.concurrency.close()
             services.redis.close()
+            await run_in_threadpool(tracing.stop)
 
     return lifespan
 

@@ -124,6 +124,8 @@ class Job(BaseModel):
     storage_pauses: int = 0  # consecutive, for storage, without a new checkpoint
     request: JobRequest
     created_by: str | None = None  # the name of the API key; None without keys, or of an older record
+    request_id: str | None = None  # of the HTTP call that created it
+    traceparent: str | None = None  # that call's trace context, if it is traced
     progress: dict[str, Any] | None = None  # as of this record
     model: str | None = None  # name@version, after success or cancel_keep_best
     error: JobError | None = None  # why it failed
@@ -144,7 +146,15 @@ class Jobs:
         self.blobs = blobs
         self._cache: dict[str, tuple[str, Job]] = {}  # by id: path and contents of the newest record read
 
-    def create(self, request: JobRequest, *, job_id: str | None = None, created_by: str | None = None) -> Job:
+    def create(
+        self,
+        request: JobRequest,
+        *,
+        job_id: str | None = None,
+        created_by: str | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Job:
         """Record a new job as queued; the caller sends it to the queue."""
         now = time.time()
         job = Job(
@@ -153,6 +163,8 @@ class Jobs:
             updated_at=now,
             request=request,
             created_by=created_by,
+            request_id=request_id,
+            traceparent=traceparent,
         )
         if not self.blobs.create(_path(job), _dump(job)):
             raise Conflict(f"job {job.id} already exists", code="job_exists")

@@ -5,6 +5,8 @@
     nextchar:job:<id>:asked      a StopRequest, until the worker or the reconciler has acted on it
     nextchar:job:<id>:events     a stream with one entry per event; entry ids are <number>-0
     nextchar:job:<id>:kills      a list of JSON, one for each signal that killed a process training the job
+    nextchar:attempts            counters of the attempts that have ended, for metrics; their seconds are in
+    nextchar:attempt_seconds     the other; the fields of both are `<outcome> <code>`
 
 Losing it loses no job: the records in the blob store suffice to continue. Events are also kept in the blob
 store at `events/<id>.jsonl`, written with each checkpoint and at the end of a job.
@@ -27,12 +29,17 @@ LEASE_S = 10
 _KEEP_S = 7 * 86400  # since the last write
 _MAX_KILLS = 20
 _WRITABLE_KEY = "nextchar:writable"
+_ATTEMPTS_KEY, _ATTEMPT_SECONDS_KEY = "nextchar:attempts", "nextchar:attempt_seconds"
 
 RENEW_LEASE = """
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('expire', KEYS[1], ARGV[2]) end
 return redis.call('set', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2]) and 1 or 0
 """
 RELEASE_LEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+
+
+AttemptOutcome = Literal["succeeded", "failed", "cancelled", "paused", "queued", "lost"]
+"""How a worker's attempt at a job ended: with this status of the job, or because the worker was lost."""
 
 
 class Kill(TypedDict):
@@ -128,6 +135,27 @@ class Live:
         """Return the recorded kills, oldest first."""
         kills = cast(list[str], self._redis.lrange(_key(job_id, "kills"), 0, -1))
         return [json.loads(kill) for kill in kills]
+
+    def count_attempt(self, outcome: AttemptOutcome, *, code: str = "", seconds: float = 0.0) -> None:
+        """Count an attempt that has ended, with the code of its error or pause.
+
+        It is counted after it is recorded, so one whose process is killed in between is not counted.
+        """
+        field = f"{outcome} {code}"
+        with self._redis.pipeline() as pipe:
+            pipe.hincrby(_ATTEMPTS_KEY, field, 1)
+            pipe.hincrbyfloat(_ATTEMPT_SECONDS_KEY, field, round(seconds, 3))
+            pipe.execute()
+
+    def attempts(self) -> dict[tuple[str, str], tuple[int, float]]:
+        """Return the number and the seconds of the attempts that have ended, by outcome and code."""
+        counts = cast(dict[str, str], self._redis.hgetall(_ATTEMPTS_KEY))
+        seconds = cast(dict[str, str], self._redis.hgetall(_ATTEMPT_SECONDS_KEY))
+        found = {}
+        for field, count in counts.items():
+            outcome, _, code = field.partition(" ")
+            found[outcome, code] = (int(count), float(seconds.get(field, 0)))
+        return found
 
 
 class EventLog:

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+from store import tracing
 from store.settings import StoreSettings
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
@@ -32,13 +33,18 @@ _TRACEBACK = "Traceback (most recent call last):"
 # Control characters, Unicode line separators, and bidirectional overrides.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _OWN_LOGGERS = ("nextchar", "models")  # the kernels log by module name
-_process_job_id = ""
+_process_ids: dict[str, str] = {}
 
 
-def set_job(job_id: str) -> None:
-    """Set the job id of all further records of this process, in all threads."""
-    global _process_job_id  # noqa: PLW0603 -- a process trains one job; threads share no context
-    _process_job_id = job_id
+def set_job(job_id: str, *, request_id: str | None = None, traceparent: str | None = None) -> None:
+    """Set the job id of all further records of this process, in all threads.
+
+    `request_id` and `traceparent` are those of the request that created the job. A process trains one job,
+    and threads share no context.
+    """
+    ids = {"job_id": job_id, "request_id": request_id, "trace_id": tracing.trace_id_of(traceparent)}
+    _process_ids.clear()
+    _process_ids.update({name: value for name, value in ids.items() if value})
 
 
 def configure_logging(settings: StoreSettings) -> None:
@@ -106,7 +112,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, request_id, job_id, exception."""
+    """One JSON object per line: time, level, logger, message, the ids that there are, exception.
+
+    The ids are request_id, job_id and trace_id.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line of ASCII."""
@@ -134,8 +143,9 @@ def _fields(record: logging.LogRecord) -> dict[str, str]:
         "level": record.levelname,
         "logger": record.name,
         "message": _shortened(message, MAX_MESSAGE_CHARACTERS),
-        "request_id": REQUEST_ID.get(),
-        "job_id": getattr(record, "job_id", _process_job_id),
+        "request_id": REQUEST_ID.get() or _process_ids.get("request_id", ""),
+        "job_id": getattr(record, "job_id", _process_ids.get("job_id", "")),
+        "trace_id": tracing.trace_id() or _process_ids.get("trace_id", ""),
         "exception": _shortened(exception, MAX_EXCEPTION_CHARACTERS),
     }
     return {name: value for name, value in fields.items() if value}

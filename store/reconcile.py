@@ -110,10 +110,17 @@ class Reconciler:
             progress = self._live.progress(job.id)
             paused = self._jobs.move(job, JobStatus.PAUSED, pause_reason=reason, progress=progress)
             log.warning("%s is paused: %s", job.id, reason.message, extra={"job_id": job.id})
+            self._count_loss()
             self._add_message(paused, reason.message)
             return
         log.warning("the worker of %s was lost; queued again", job.id, extra={"job_id": job.id})
-        self._queue.send(self._jobs.move(job, JobStatus.QUEUED, **attempts), at_front=True)
+        queued = self._jobs.move(job, JobStatus.QUEUED, **attempts)
+        self._count_loss()
+        self._queue.send(queued, at_front=True)
+
+    def _count_loss(self) -> None:
+        with contextlib.suppress(RedisError, OSError):  # a metric must not keep the job waiting
+            self._live.count_attempt("lost", code="worker_lost")
 
     def _attempts_after_loss(self, job: Job) -> dict[str, int]:
         """Return the counts of consecutive failed attempts, including this one."""

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.kernels.instruction_sets import check_level
+from store import tracing
 
 
 class StoreSettings(BaseSettings):
@@ -62,6 +63,11 @@ class StoreSettings(BaseSettings):
     @classmethod
     def load(cls) -> Self:
         """Read the environment; on invalid values print one line per variable and exit with status 2."""
+        try:
+            tracing.check_environment()
+        except ValueError as error:
+            print(f"nextchar: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
         try:
             return cls()
         except ValidationError as error:

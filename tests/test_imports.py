@@ -1,5 +1,6 @@
 """Who may import whom; each case in a fresh process, for what is imported stays imported."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,22 @@ def _loaded_by(module: str) -> set[str]:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["app.main", "worker.main", "worker.tasks"])
+def test_what_sends_traces_is_loaded_only_if_they_are_on(module: str) -> None:
+    script = f"""
+import sys, {module}
+from store import tracing
+tracing.start("test")
+with tracing.span("nothing"):
+    assert tracing.traceparent() is None
+# redis-py imports opentelemetry.sdk.metrics wherever it is installed.
+forbidden = ("opentelemetry.sdk.trace", "opentelemetry.exporter", "requests")
+assert [name for name in sys.modules if name.startswith(forbidden)] == []
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,14 @@ from redis.exceptions import RedisError
 
 from models.errors import Conflict, DomainError
 from models.kernels.compile_cache import machine_folder
+from models.machine import peak_memory_bytes
 from models.saved_model import Card
+from store import tracing
 from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.corpora import Corpora
 from store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
-from store.live import EventLog, Live
+from store.live import AttemptOutcome, EventLog, Live
 from store.models import Models
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.event_files import FILE_NAME, LiveLog
@@ -27,7 +29,9 @@ from worker.main import STOP_SIGNAL
 from worker.settings import WorkerSettings
 from worker.storage_errors import storage_problem
 
-if TYPE_CHECKING:  # it imports TensorFlow
+if TYPE_CHECKING:  # heavy
+    from opentelemetry.trace import Span
+
     from worker.pipeline import Outcome
 
 log = logging.getLogger("nextchar.worker")
@@ -66,6 +70,8 @@ class Attempt:
         self._has_saved = False  # a checkpoint later than the one that this attempt started from
         self._needed_bytes = 0
         self._is_waiting = False  # for the storage; a message was sent
+        self._began_s = time.monotonic()
+        self._checkpoint_at: float | None = None  # when a checkpoint was last saved, in Unix seconds
         self._log = EventLog(self.blobs)
         self._events: list[dict[str, Any]] = []
         self._unsent: list[dict[str, Any]] = []
@@ -75,13 +81,30 @@ class Attempt:
         """Train, and record how that ended, as soon as the storage works."""
         signal.signal(STOP_SIGNAL, lambda *_: self._shutdown.set())
         try:
-            self._train_and_record_errors()
+            with self._span() as span:
+                self._train_and_record_errors()
+                if span:
+                    span.set_attribute("nextchar.job.status", self.job.status.value)
+                    if self.job.error:
+                        tracing.mark_failed(span, self.job.error.code)
         except Conflict as error:  # another process moved the record and is responsible now
             log.warning("%s: %s", self.job.id, error)
         except _NotRecorded:  # the reconciler restarts the job from its last checkpoint
             log.warning("%s: the worker stops before the storage accepts its record", self.job.id)
         finally:
             self._live_log.close()
+
+    def _span(self) -> contextlib.AbstractContextManager["Span | None"]:
+        return tracing.span(
+            "run job",
+            parent=self.job.traceparent,
+            kind="CONSUMER",
+            attributes={
+                "nextchar.job.id": self.job.id,
+                "nextchar.job.attempt": self.job.attempt,
+                "nextchar.model": self.job.request.name,
+            },
+        )
 
     def _train_and_record_errors(self) -> None:
         try:
@@ -121,7 +144,8 @@ class Attempt:
         else:
             assert outcome.card is not None
             self._needed_bytes = sum(map(len, outcome.files.values()))
-            card = self._retry(lambda: self._publish(outcome))
+            with tracing.span("publish"):
+                card = self._retry(lambda: self._publish(outcome))
             status = JobStatus.CANCELLED if outcome.stopped else JobStatus.SUCCEEDED
             self._finish(status, model=card.reference)
 
@@ -200,6 +224,7 @@ class Attempt:
         self.job = self._persist(lambda: self._write_record(status, changes))
         if self.job.status is JobStatus.PAUSED:
             self._apply_last_stop_request()
+        self._count()
         if self._is_waiting:
             self._redis(lambda: self.live.set_progress(self.job.id, self._progress or {}))
         if self.job.status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED):
@@ -212,6 +237,15 @@ class Attempt:
             self._redis(lambda: self.live.acknowledge_stop(self.job.id, applied))
         elif self.job.status.is_final:
             self._redis(lambda: self.live.acknowledge_stop(self.job.id))
+
+    def _count(self) -> None:
+        """Count this attempt in the metrics, by the status that it has left the job in."""
+        reason = self.job.error or self.job.pause_reason
+        outcome = cast(AttemptOutcome, self.job.status.value)
+        seconds = time.monotonic() - self._began_s
+        self._redis(
+            lambda: self.live.count_attempt(outcome, code=reason.code if reason else "", seconds=seconds)
+        )
 
     def _apply_last_stop_request(self) -> None:
         """Cancel or queue a paused job if that was requested while its record said running."""
@@ -316,7 +350,7 @@ class Attempt:
             return
         if self._unsaved is not None:
             self._event("message", {"text": f"checkpoints are saved again, since step {checkpoint.step}"})
-        self._unsaved = None
+        self._unsaved, self._checkpoint_at = None, time.time()
         self._has_saved |= checkpoint.step > self.job.resumed_at_step
 
     def _event(self, kind: str, data: dict[str, Any]) -> None:
@@ -340,7 +374,13 @@ class Attempt:
 
     def _set_progress(self, progress: dict[str, Any]) -> None:
         # By the attempt the reconciler knows whether the lost one made progress.
-        self._progress = progress = {**progress, "attempt": self.job.attempt}
+        self._progress = progress = {
+            **progress,
+            "attempt": self.job.attempt,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        if self._checkpoint_at is not None:
+            progress["checkpoint_at"] = round(self._checkpoint_at, 3)
         self._redis(lambda: self.live.set_progress(self.job.id, progress))
 
     def _renew_lease(self) -> None:

@@ -6,6 +6,7 @@ storage, because the child is forked and obstore's threads do not survive a fork
 
 If Redis does not work (unavailable, loading, full, read-only), the parent waits and the child keeps training.
 On SIGTERM or Ctrl-C the child saves a checkpoint and gives its job back to the queue; then both exit.
+With NEXTCHAR_MAX_JOBS the parent exits by itself, for platforms that start a worker per job.
 """
 
 import contextlib
@@ -58,6 +59,8 @@ class TrainingWorker(Worker):
     """
 
     max_connection_wait_time = _MAX_WAIT_S  # of RQ's own waiting for Redis
+    jobs_taken = 0
+    has_lost_redis = False  # its loop ended because of that
 
     @property
     def is_stopping(self) -> bool:
@@ -76,13 +79,24 @@ class TrainingWorker(Worker):
         """Wait for a message and return it. Raises StopRequested on Redis errors."""
         if self.is_stopping:  # the exception of the signal handler was lost, e.g. in a `__del__`
             raise StopRequested
-        with _stop_if_redis_fails():
+        with self._stop_if_redis_fails():
             return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
     def execute_job(self, job: RQJob, queue: Queue) -> None:
         """Train in a child and wait for it. Raises StopRequested on Redis errors before or after."""
-        with _stop_if_redis_fails():
+        self.jobs_taken += 1
+        with self._stop_if_redis_fails():
             super().execute_job(job, queue)
+
+    @contextlib.contextmanager
+    def _stop_if_redis_fails(self) -> Iterator[None]:
+        """End RQ's loop on Redis errors: `work` then waits for Redis and starts another."""
+        try:
+            yield
+        except RedisError as error:
+            self.has_lost_redis = True
+            log.warning("Redis does not work: %s", error)
+            raise StopRequested from error
 
     def handle_warm_shutdown_request(self) -> None:
         """Signal the child to give its job back; RQ then waits for it to exit."""
@@ -153,16 +167,6 @@ def _redis_may_fail(consequence: str) -> Iterator[None]:
         log.info("Redis does not work (%s); %s", error, consequence)
 
 
-@contextlib.contextmanager
-def _stop_if_redis_fails() -> Iterator[None]:
-    """End RQ's loop on Redis errors: `work` then waits for Redis and starts another."""
-    try:
-        yield
-    except RedisError as error:
-        log.warning("Redis does not work: %s", error)
-        raise StopRequested from error
-
-
 def memory_kills() -> int:
     """Return the number of out-of-memory kills on this machine or in this container; 0 if unknown.
 
@@ -189,12 +193,12 @@ def make_worker(redis: Redis) -> TrainingWorker:
     )
 
 
-def work(redis_url: str) -> None:
-    """Work until SIGTERM or SIGINT. After an error, start a new RQ worker.
+def work(redis_url: str, *, max_jobs: int = 0) -> None:
+    """Work until SIGTERM or SIGINT; with `max_jobs` until so many jobs are done or none waits.
 
-    The pauses before that grow while workers fail quickly.
+    After an error, start a new RQ worker. The pauses before that grow while workers fail quickly.
     """
-    pause_s = _FIRST_WAIT_S
+    pause_s, jobs_left = _FIRST_WAIT_S, max_jobs
     try:
         while True:
             _stop_on_signals()
@@ -203,8 +207,11 @@ def work(redis_url: str) -> None:
             try:
                 with connect(redis_url, timeout_s=_REDIS_TIMEOUT_S) as redis:
                     worker = make_worker(redis)
-                    worker.work(logging_level="WARNING")  # returns on shutdown and after errors
-                    if worker.is_stopping:
+                    # Returns on shutdown, after errors, and with `max_jobs` when it is done.
+                    worker.work(logging_level="WARNING", burst=max_jobs > 0, max_jobs=jobs_left or None)
+                    jobs_left -= worker.jobs_taken
+                    is_done = max_jobs > 0 and (jobs_left <= 0 or not worker.has_lost_redis)
+                    if worker.is_stopping or is_done:
                         return
             except RedisError as error:
                 log.warning("Redis does not work: %s", error)
@@ -268,7 +275,7 @@ def main() -> None:
     except StopRequested:
         return
     log.info("waiting for jobs; will train on %d cores", settings.cores)
-    work(settings.redis_url)
+    work(settings.redis_url, max_jobs=settings.max_jobs)
 
 
 if __name__ == "__main__":

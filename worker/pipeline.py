@@ -21,6 +21,7 @@ from models.saved_model import Card, describe_files
 from models.text import mask_values
 from models.text.mask_values import MaskValues
 from models.text.masks import Masks
+from store import tracing
 from store.corpora import Corpora, Corpus
 from store.jobs import Job, JobRequest
 from store.models import Models
@@ -104,14 +105,15 @@ def train_model(
     if request.mix:
         second_pieces = _pieces(request, corpora, request.mix.corpus)
         required += covering_characters(second_pieces, coverage=request.coverage)
-    text = _read(
-        request,
-        pieces,
-        characters=characters,
-        size_bytes=corpus.bytes,
-        required=required,
-        scratch=scratch,
-    )
+    with tracing.span("prepare text"):
+        text = _read(
+            request,
+            pieces,
+            characters=characters,
+            size_bytes=corpus.bytes,
+            required=required,
+            scratch=scratch,
+        )
     options: dict[str, Any] = {
         "cores": cores,
         "precision": precision,
@@ -125,50 +127,52 @@ def train_model(
         on_event("message", {"text": choice.sentence})
         request = request.with_choice(choice.candidate)
         hooks.request(request)
-    result = fit(
-        request.network,
-        request.training,
-        text,
-        start=start.expand(text.vocabulary) if start else None,
-        resume=resume,
-        hooks=hooks,
-        **options,
-    )
+    with tracing.span("train"):
+        result = fit(
+            request.network,
+            request.training,
+            text,
+            start=start.expand(text.vocabulary) if start else None,
+            resume=resume,
+            hooks=hooks,
+            **options,
+        )
     if result.stopped and result.stopped != "cancel_keep_best":
         return Outcome(result.stopped)
-    files = saved_files(result.network)
-    network = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
-    mixture = Mixture()
-    if request.mixture:
-        mixture = Mixture.make(network, text, is_records=request.kind == "records")
-    files |= mixture.files
-    report = _measured(result, text, network, mixture)
-    int8, int8_files, report["int8"] = _int8(
-        files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores
-    )
-    files |= int8_files
-    files |= anomaly_files(
-        network,
-        text,
-        int8=int8,
-        is_log=bool(request.masks),
-        on_message=lambda sentence: on_event("message", {"text": sentence}),
-    )
-    files |= _mask_values_files(request, corpora, corpus)
-    origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
-    report_fields, report_files = write_report(
-        report,
-        origin,
-        text=text,
-        network=mixture.with_network(network),
-        events=events,
-        seed=request.training.seed,
-        cores=cores,
-    )
-    report |= report_fields
-    files |= report_files
-    for problem in report["problems"]:
-        on_event("message", {"text": problem})
+    with tracing.span("evaluate model"):
+        files = saved_files(result.network)
+        network = open_network(FLOAT32_FILE, files[FLOAT32_FILE], threads=cores)
+        mixture = Mixture()
+        if request.mixture:
+            mixture = Mixture.make(network, text, is_records=request.kind == "records")
+        files |= mixture.files
+        report = _measured(result, text, network, mixture)
+        int8, int8_files, report["int8"] = _int8(
+            files[FLOAT32_FILE], text, report["experts"]["lstm"], cores=cores
+        )
+        files |= int8_files
+        files |= anomaly_files(
+            network,
+            text,
+            int8=int8,
+            is_log=bool(request.masks),
+            on_message=lambda sentence: on_event("message", {"text": sentence}),
+        )
+        files |= _mask_values_files(request, corpora, corpus)
+        origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
+        report_fields, report_files = write_report(
+            report,
+            origin,
+            text=text,
+            network=mixture.with_network(network),
+            events=events,
+            seed=request.training.seed,
+            cores=cores,
+        )
+        report |= report_fields
+        files |= report_files
+        for problem in report["problems"]:
+            on_event("message", {"text": problem})
     report["job_seconds"] = round(time.monotonic() - began, 1)
     card = Card(
         id="model_" + job.id.removeprefix("job_"),

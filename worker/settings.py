@@ -34,6 +34,12 @@ class WorkerSettings(StoreSettings):
         description="Seconds between checkpoints of a running job: the most training that can be lost.",
     )
 
+    max_jobs: int = Field(
+        0,
+        ge=0,
+        description="Exit after so many jobs, or when none waits; 0: work until stopped.",
+    )
+
     @property
     def cores(self) -> int:
         """The number of cores to train on."""

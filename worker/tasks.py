@@ -17,6 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.errors import DomainError
+from store import tracing
 from store.blobs import Blobs
 from store.jobs import Jobs, JobStatus
 from store.live import Live
@@ -37,7 +38,14 @@ def train(job_id: str) -> None:
     """Train one job until it ends or is given back to the queue."""
     _die_with_parent()
     set_job(job_id)
-    settings = WorkerSettings.load()
+    tracing.start("nextchar-worker")
+    try:
+        _train(job_id, WorkerSettings.load())
+    finally:
+        tracing.stop()
+
+
+def _train(job_id: str, settings: WorkerSettings) -> None:
     live = Live(connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, decode_responses=True))
     blobs = open_blobs(settings.blobs_url)
     token = secrets.token_hex(8)
@@ -48,8 +56,10 @@ def train(job_id: str) -> None:
         attempt = _take(job_id, settings, live, blobs, token)
         if attempt is None:
             return
+        log.info("attempt %d at %s begins", attempt.job.attempt, job_id)
         with attempt.heartbeat():
             attempt.run()
+        log.info("%s is %s", job_id, attempt.job.status)
     finally:
         with contextlib.suppress(RedisError):  # then the lease expires
             live.release_lease(job_id, token)
@@ -68,6 +78,12 @@ def _take(job_id: str, settings: WorkerSettings, live: Live, blobs: Blobs, token
         if job.status is not JobStatus.QUEUED:
             log.info("%s is %s: nothing to do", job_id, job.status)
             return None
+        set_job(job_id, request_id=job.request_id, traceparent=job.traceparent)
+        about = {"nextchar.job.id": job_id}
+        with tracing.span(
+            "wait in queue", parent=job.traceparent, started_at=job.updated_at, attributes=about
+        ):
+            pass
         step = jobs.checkpoint_step(job_id) or 0
         job = jobs.move(job, JobStatus.RUNNING, attempt=job.attempt + 1, resumed_at_step=step)
     except DomainError as error:  # after a storage error, the reconciler sends the job again

@@ -12,6 +12,7 @@ from models.architectures.kernel_lstm import KernelLSTM
 from models.architectures.spec import Trainable, TrainingStep, Weights
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import NetworkConfig, TrainingConfig
+from store import tracing
 from worker.checkpoints import Checkpoint, CheckpointSaver
 from worker.devices import gpus, network_and_step
 from worker.divergence import MAX_RETRIES, Diverged, LossBound
@@ -348,7 +349,8 @@ class _Trainer:
 
     def _evaluate(self) -> None:
         state = self.state
-        bits = self.evaluator.evaluate(state)
+        with tracing.span("evaluate", attributes={"nextchar.step": state.step}):
+            bits = self.evaluator.evaluate(state)
         metrics = {
             "step": state.step,
             "epoch": self._epochs(),

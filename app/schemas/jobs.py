@@ -227,6 +227,12 @@ class ProgressBody(BaseModel):
     validation_bits_per_character: float | None = Field(None, description="At the latest evaluation.")
     sample: str | None = Field(None, description="Text generated at the latest evaluation.")
     attempt: int | None = Field(None, description="The attempt that reported it.")
+    checkpoint_at: float | None = Field(
+        None, description="When the attempt last saved a checkpoint. Unix seconds, UTC."
+    )
+    peak_memory_bytes: int | None = Field(
+        None, description="Peak memory of the process that trains, in bytes."
+    )
     waiting_for_storage: str | None = Field(
         None,
         description="The storage problem that keeps the worker from recording the end of its attempt. The"

@@ -83,6 +83,8 @@ class RunningCompletion:
         self._is_paused = False
         self._woken_at_s = 0.0
         self._is_stream = request.stream
+        self._started_s = time.perf_counter()
+        self._has_begun = False  # to generate
         self._ticket: Ticket | None = None  # events may arrive before it is assigned
         try:
             self._ticket = loaded.engine.complete(request, self._on_event)
@@ -96,6 +98,9 @@ class RunningCompletion:
     def _on_event(self, event: Event) -> None:
         """Called in the engine's thread."""
         self._arrived.append(event)
+        if not self._has_begun and isinstance(event, Piece):
+            self._has_begun = True
+            self._engines.first_character_s.observe(time.perf_counter() - self._started_s)
         is_behind = self._is_stream and not self._is_paused and len(self._arrived) > MAX_UNREAD_EVENTS
         if is_behind and self._ticket:
             self._ticket.pause()

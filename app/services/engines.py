@@ -18,6 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
+from prometheus_client import Histogram
+
 from models.anomaly.scorer import Scorer
 from models.errors import DomainError, NotFound
 from models.runtime.engine import Engine
@@ -35,6 +37,8 @@ STALE_S = 2.0
 
 _LOADERS = 8  # threads in which requests wait for models to be loaded
 _MAX_RESOLVED_NAMES = 10_000  # requests for names that do not exist must not grow the table
+
+_FIRST_CHARACTER_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 LoadEngine = Callable[[SavedModel], tuple[Engine, Scorer]]
 
@@ -100,6 +104,12 @@ class Engines:
         self._load_locks: dict[str, threading.Lock] = {}
         self._refresher = ThreadPoolExecutor(1, thread_name_prefix="refresh models")
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load models")
+        self.first_character_s = Histogram(
+            "nextchar_completion_first_character_seconds",
+            "Seconds from the start of a completion on a loaded model to its first character.",
+            buckets=_FIRST_CHARACTER_BUCKETS_S,
+            registry=None,
+        )
 
     @contextmanager
     def use(self, reference: str) -> Iterator[Loaded]:
@@ -226,9 +236,15 @@ class Engines:
 
     def stats(self) -> dict[str, dict[str, float]]:
         """Return the counters of each loaded model, by `name@version`."""
+        return {model.reference: model.engine.stats() for model in self._all_loaded()}
+
+    def steps_by_batch_size(self) -> dict[str, list[int]]:
+        """Return, of each loaded model, how many steps had 0, 1, 2, … sequences."""
+        return {model.reference: model.engine.steps_by_batch_size() for model in self._all_loaded()}
+
+    def _all_loaded(self) -> list[Loaded]:
         with self._lock:
-            loaded = list(self._loaded.values())
-        return {model.reference: model.engine.stats() for model in loaded}
+            return list(self._loaded.values())
 
     def check_loadable(self, saved: SavedModel) -> None:
         """Load a model and close it again. Raises whatever loading it raises."""

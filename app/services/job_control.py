@@ -7,17 +7,22 @@ follows at the next step. The record in storage decides: the first to write the 
 import contextlib
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from models.errors import Busy, Conflict, NotFound, Unavailable
+from store import tracing
 from store.blobs import Blobs
 from store.ids import new_id
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.live import Live
+from store.logs import REQUEST_ID
 from store.queue import TrainingQueue
+
+log = logging.getLogger("nextchar.api")
 
 _QUOTA_RETRY_S = 30.0
 _MAX_RACES = 5  # transitions by others, during one call, before it raises Conflict
@@ -72,7 +77,13 @@ class JobControl:
         self._check_queue()
         self.check_quota(created_by, max_jobs)
         try:
-            job = self.jobs.create(request, job_id=self._id_for(key, body), created_by=created_by)
+            job = self.jobs.create(
+                request,
+                job_id=self._id_for(key, body),
+                created_by=created_by,
+                request_id=REQUEST_ID.get() or None,
+                traceparent=tracing.traceparent(),
+            )
         except Conflict:
             earlier = self.submitted(key, body) if key else None
             if earlier is None:
@@ -83,6 +94,7 @@ class JobControl:
         except Busy:
             self.jobs.delete(job)  # not in the queue yet
             raise
+        log.info("%s is queued", job.id, extra={"job_id": job.id})
         self._send(job)
         return job
 
@@ -199,7 +211,10 @@ class JobControl:
 
     def _send(self, job: Job) -> None:
         # On failure the reconciler sends it later, because its record says queued.
-        with contextlib.suppress(RedisError, OSError):
+        with (
+            contextlib.suppress(RedisError, OSError),
+            tracing.span("send job", kind="PRODUCER", attributes={"nextchar.job.id": job.id}),
+        ):
             self.queue.send(job)
 
     def _forget(self, job: Job) -> None:

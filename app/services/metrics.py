@@ -1,24 +1,41 @@
-"""Metrics for Prometheus. Each application has its own registry."""
+"""Metrics for Prometheus. Each application has its own registry.
+
+Parts that count something in a hot path make their metric themselves, without a registry; `Metrics` registers
+it. docs/reference/metrics.md lists all of them, which a test checks.
+"""
 
 import asyncio
 import contextlib
+import shutil
 import time
-from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
 
 from app.keys import KeyFile
+from app.services.engine_metrics import EngineCollector
 from app.services.engines import Engines
+from app.services.rate_limits import RateLimits
+from app.services.training_metrics import TrainingCollector
 from models.errors import DomainError
 from models.kernels import variants
 from store.alerts import Alerts
 from store.background import BackgroundLoop
+from store.blobs import Blobs
 from store.ingest_stream import IngestStreams
-from store.jobs import Jobs, JobStatus
+from store.jobs import Jobs
+from store.live import Live
 from store.models import Models
 from store.notifications import Notifications
 from store.queue import TrainingQueue
@@ -39,15 +56,19 @@ class Metrics:
         self,
         *,
         jobs: Jobs,
+        live: Live,
         models: Models,
         queue: TrainingQueue,
         engines: Engines,
+        rates: RateLimits,
+        data_dir: Path,
         loops: Sequence[BackgroundLoop],
         ingest: IngestStreams,
         alerts: Alerts,
         notifications: Notifications,
         rolling: RollingLines,
         keys: KeyFile | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
@@ -77,9 +98,15 @@ class Metrics:
             "When this process started, in Unix seconds; distinguishes several processes on one port.",
             registry=self._registry,
         ).set(time.time())
-        self._registry.register(
-            _Collector(jobs, models, queue, engines, loops, ingest, alerts, notifications, rolling, keys)
-        )
+        ProcessCollector(registry=self._registry)
+        for collector in (
+            engines.first_character_s,
+            rates.limited,
+            EngineCollector(engines),
+            TrainingCollector(jobs, live, queue, clock),
+            _Collector(models, jobs.blobs, data_dir, loops, ingest, alerts, notifications, rolling, keys),
+        ):
+            self._registry.register(collector)
 
     async def watch_loop(self) -> None:
         """Measure the event loop's lag until cancelled."""
@@ -98,10 +125,9 @@ class Metrics:
 class _Collector:
     """Reads the gauges when they are scraped; those of a part that does not answer are omitted."""
 
-    jobs: Jobs
     models: Models
-    queue: TrainingQueue
-    engines: Engines
+    blobs: Blobs
+    data_dir: Path
     loops: Sequence[BackgroundLoop]
     ingest: IngestStreams
     alerts: Alerts
@@ -116,8 +142,7 @@ class _Collector:
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         yield from self._loops()
-        yield from self._jobs_and_queue()
-        yield from self._engines()
+        yield from self._disk()
         with contextlib.suppress(RedisError, OSError):
             yield from self._ingest()
         yield from self._alerts()
@@ -160,21 +185,19 @@ class _Collector:
                 errors.add_metric([status.name, error], count)
         yield from (beat, success, errors)
 
-    def _jobs_and_queue(self) -> Iterator[Metric]:
-        by_status = GaugeMetricFamily("nextchar_jobs", "Jobs by status.", labels=["status"])
-        storage_up = redis_up = 0
+    def _disk(self) -> Iterator[Metric]:
+        free = GaugeMetricFamily(
+            "nextchar_disk_free_bytes",
+            "Free bytes on the disk of the `data` folder, and of the `storage` if that is a folder.",
+            labels=["of"],
+        )
+        with contextlib.suppress(OSError):
+            free.add_metric(["data"], shutil.disk_usage(self.data_dir).free)
         with contextlib.suppress(DomainError, OSError):
-            tally = Tally(job.status for job in self.jobs.all())
-            storage_up = 1
-            for status in JobStatus:
-                by_status.add_metric([status], tally[status])
-            yield by_status
-        yield GaugeMetricFamily("nextchar_storage_up", "Whether the storage can be read.", value=storage_up)
-        with contextlib.suppress(RedisError, OSError):
-            depth = len(self.queue.waiting())
-            redis_up = 1
-            yield GaugeMetricFamily("nextchar_queue_depth", "Jobs waiting in the queue.", value=depth)
-        yield GaugeMetricFamily("nextchar_redis_up", "Whether Redis answers.", value=redis_up)
+            storage_bytes = self.blobs.free_bytes()
+            if storage_bytes is not None:  # not an object store
+                free.add_metric(["storage"], storage_bytes)
+        yield free
 
     def _ingest(self) -> Iterator[Metric]:
         """Yield what Redis counts for all processes, so that each of them reports the same."""
@@ -225,18 +248,6 @@ class _Collector:
                 for labels, count in counts.items():
                     family.add_metric(labels, count)
                 yield family
-
-    def _engines(self) -> Iterator[Metric]:
-        loaded = self.engines.stats()
-        yield GaugeMetricFamily("nextchar_models_loaded", "Models in memory.", value=len(loaded))
-        for name in sorted({name for stats in loaded.values() for name in stats}):
-            family = GaugeMetricFamily(
-                f"nextchar_engine_{name}", f"{name} of a loaded model.", labels=["model"]
-            )
-            for model, stats in loaded.items():
-                if name in stats:
-                    family.add_metric([model], stats[name])
-            yield family
 
 
 def _kernels() -> Iterator[Metric]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import Counter
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
@@ -29,6 +30,12 @@ class RateLimits:
         self._limiter: Any = None
         self._warned_at = -_WARN_EVERY_S
         self._failed_at = -_PAUSE_S
+        self.limited = Counter(
+            "nextchar_rate_limited_requests_total",
+            "Requests that were refused because their API key has exceeded its rate.",
+            ("key",),
+            registry=None,
+        )
 
     async def count(self, key: Key) -> None:
         """Count one request. Raises Busy if the key has exceeded its rate."""
@@ -45,6 +52,7 @@ class RateLimits:
             self._failed_at = self._clock()
             self._warn(error)
             return
+        self.limited.labels(key.name).inc()
         raise Busy(
             f"this key may make {key.rate} requests; wait a moment",
             retry_after_s=max(1.0, window.reset_time - time.time()),

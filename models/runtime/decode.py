@@ -30,6 +30,7 @@ class Decode:
         self.sequences: list[Sequence] = []  # (B,)
         self.waiting: list[tuple[Sequence, Floats, State]] = []  # with logits (1, V) and state (1, S)
         self.step_s = 0.0  # duration of the last step
+        self.steps_by_batch_size = [0] * (MAX_BATCH + 1)  # [B]
         self._network, self._counters = network, counters
         self._generator = network if isinstance(network, GeneratingNetwork) else None
         self._step_s: dict[int, float] = {}  # of one step, by the bit length of the batch size
@@ -108,6 +109,7 @@ class Decode:
             for i, request in enumerate(piggybacked, b):
                 prefill.advance(request, 1, logits[0, i : i + 1], state[i : i + 1])
         self._counters["steps"] += 1
+        self.steps_by_batch_size[b] += 1
         self.step_s = time.perf_counter() - started
         if not piggybacked:
             self._observe(b, self.step_s)
@@ -139,6 +141,7 @@ class Decode:
         self._observe(b, self.step_s / (count + 1))
         self._logits = logits[-1]
         self._counters["steps"] += count + 1
+        self.steps_by_batch_size[b] += count + 1
         self._counters["generated_characters"] += count * b
         return self._drop(self._sampler.take_ahead(logits[:-1], chosen))
 

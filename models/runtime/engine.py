@@ -263,6 +263,11 @@ class Engine:
                 totals[name] = totals.get(name, 0) + value
         return totals
 
+    def steps_by_batch_size(self) -> list[int]:
+        """Return how many steps had 0, 1, 2, … MAX_BATCH sequences."""
+        schedulers = list(self._schedulers.values())
+        return [sum(steps) for steps in zip(*(s.steps_by_batch_size for s in schedulers), strict=True)]
+
     def close(self, timeout_s: float = 30.0) -> None:
         """Refuse new requests and wait for the running ones; see `Scheduler.close`."""
         with self._starting:

@@ -103,6 +103,11 @@ class Scheduler:
         return decoding + len(self._prefill.requests) + len(self._self_stepping)
 
     @property
+    def steps_by_batch_size(self) -> list[int]:
+        """How many steps had 0, 1, 2, … sequences."""
+        return self._decode.steps_by_batch_size
+
+    @property
     def waiting(self) -> int:
         """The requests that wait to be admitted."""
         return self._backlog.waiting

@@ -236,6 +236,10 @@ class FakeEngine:
         """Return one counter."""
         return {"requests": float(len(self.tickets))}
 
+    def steps_by_batch_size(self) -> list[int]:
+        """Return two steps of one sequence and one of three."""
+        return [0, 2, 0, 1]
+
     def close(self) -> None:
         """Remember that it was closed."""
         self.closed.set()

@@ -66,3 +66,11 @@ def test_the_event_log_returns_what_was_written() -> None:
     events = [{"id": 1, "data": {"text": "two\nlines"}}, {"id": 2, "data": {}}]
     log.write("job_1", events)
     assert log.read("job_1") == events
+
+
+def test_ended_attempts_are_counted_by_outcome_and_code(live: Live) -> None:
+    assert live.attempts() == {}
+    live.count_attempt("succeeded", seconds=1.5)
+    live.count_attempt("succeeded", seconds=2.25)
+    live.count_attempt("failed", code="diverged", seconds=60)
+    assert live.attempts() == {("succeeded", ""): (2, 3.75), ("failed", "diverged"): (1, 60.0)}

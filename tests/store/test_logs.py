@@ -68,7 +68,7 @@ def test_json_line_has_the_same_and_the_exception() -> None:
 
 
 def test_records_of_a_training_process_name_its_job_in_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_process_job_id", "")
+    monkeypatch.setattr(logs, "_process_ids", {})
     set_job("job_1")
     lines: list[str] = []
     thread = threading.Thread(target=lambda: lines.append(TextFormatter().format(record("step"))))
@@ -76,6 +76,19 @@ def test_records_of_a_training_process_name_its_job_in_every_thread(monkeypatch:
     thread.join()
     assert lines[0].endswith("nextchar.api [job=job_1] step")
     assert json.loads(JsonFormatter().format(record("step")))["job_id"] == "job_1"
+
+
+def test_records_of_a_training_process_name_the_request_that_created_its_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "_process_ids", {})
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    set_job("job_1", request_id="4f2a", traceparent=f"00-{trace}-b7ad6b7169203331-01")
+    fields = json.loads(JsonFormatter().format(record("step")))
+    assert (fields["job_id"], fields["request_id"], fields["trace_id"]) == ("job_1", "4f2a", trace)
+    assert "[req=4f2a job=job_1]" in TextFormatter().format(record("step"))
+    set_job("job_2")  # of an older record
+    assert "request_id" not in json.loads(JsonFormatter().format(record("step")))
 
 
 def test_record_about_a_job_names_it_in_a_process_that_trains_none() -> None:

@@ -73,6 +73,12 @@ def test_the_queue_is_arranged_so_that_keys_share_the_workers(world: World) -> N
     assert world.queue.waiting() == [other.id, *(job.id for job in mine)]
 
 
+def test_lost_attempts_are_counted_also_the_last_before_a_pause(world: World) -> None:
+    world.suspect_for_long(world.running())
+    world.suspect_for_long(world.running(stepless_attempts=MAX_STEPLESS_ATTEMPTS - 1))
+    assert world.live.attempts() == {("lost", "worker_lost"): (2, 0.0)}
+
+
 def test_a_queued_job_whose_message_was_lost_is_sent_again_once(world: World) -> None:
     job = world.jobs.create(REQUEST)
     world.look_patiently()

@@ -51,12 +51,13 @@ class Outage(World):
         self.redis = Redis.from_url(redis_url)
         self.log = folder / "worker.log"
 
-    def start(self) -> "subprocess.Popen[bytes]":
+    def start(self, **settings: str) -> "subprocess.Popen[bytes]":
         environment = {
             **os.environ,
             "NEXTCHAR_DATA_DIR": str(self.folder),
             "NEXTCHAR_REDIS_URL": self.redis_url,
             "NEXTCHAR_TRAINING_THREADS": "1",  # other tests run at the same time
+            **settings,
         }
         with self.log.open("ab") as log:
             worker = subprocess.Popen(
@@ -124,6 +125,42 @@ def test_an_idle_worker_waits_for_redis_and_stops_on_a_signal(outage: Outage) ->
     assert worker.wait(timeout=20) == 0
 
 
+def test_a_worker_for_one_job_takes_one_and_exits(outage: Outage) -> None:
+    first, second = outage.already_over(), outage.already_over()
+    assert outage.queue.waiting() == [first.id, second.id]
+    assert outage.start(NEXTCHAR_MAX_JOBS="1").wait(timeout=60) == 0
+    assert outage.queue.waiting() == [second.id]
+
+
+def test_a_worker_for_some_jobs_exits_when_none_waits(outage: Outage) -> None:
+    job = outage.already_over()
+    assert outage.start(NEXTCHAR_MAX_JOBS="5").wait(timeout=60) == 0
+    assert job.id not in outage.queue.waiting()
+
+
+def test_a_worker_for_some_jobs_does_the_rest_after_it_has_lost_redis(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[int | None] = []
+    ends = [(0, True), (1, True), (1, False)]  # jobs taken, whether Redis was lost
+
+    def make_worker(_: Redis) -> SimpleNamespace:
+        taken, has_lost_redis = ends[len(limits)]
+
+        def work(*, logging_level: str, burst: bool, max_jobs: int) -> None:
+            assert burst
+            limits.append(max_jobs)
+
+        return SimpleNamespace(work=work, jobs_taken=taken, has_lost_redis=has_lost_redis, is_stopping=False)
+
+    monkeypatch.setattr(main, "_stop_on_signals", lambda: None)
+    monkeypatch.setattr(main, "_wait_for_redis", lambda _: None)
+    monkeypatch.setattr(main, "make_worker", make_worker)
+    replace_sleep(monkeypatch, lambda _: None)
+    main.work("redis://127.0.0.1:1/0", max_jobs=2)
+    assert limits == [2, 2, 1]
+
+
 def test_worker_waits_for_a_redis_that_is_not_there_yet(tmp_path: Path) -> None:
     with EmbeddedValkey(tmp_path) as valkey:
         outage = Outage(tmp_path, valkey.url)
@@ -189,7 +226,7 @@ def test_kernels_are_compiled_before_a_job_is_taken(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(main, "_stop_on_signals", lambda: None)
     monkeypatch.setattr(main, "warm_up", done.append)
-    monkeypatch.setattr(main, "work", lambda _: done.append("works"))
+    monkeypatch.setattr(main, "work", lambda *_, **__: done.append("works"))
     main.main()
     assert done == [tmp_path, "works"]
 

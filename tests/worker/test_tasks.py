@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,7 +61,12 @@ class World:
             self.corpus, _ = Corpora(self.blobs).add(upload)
 
     def start_worker(
-        self, *, is_warm: bool = False, checkpoint_seconds: float = 0.5, isa: str = ""
+        self,
+        *,
+        is_warm: bool = False,
+        checkpoint_seconds: float = 0.5,
+        isa: str = "",
+        max_jobs: int = 0,
     ) -> "subprocess.Popen[bytes]":
         """Start `worker.main`; a warm one has TensorFlow loaded, so that its children begin at once.
 
@@ -72,6 +78,7 @@ class World:
             "NEXTCHAR_REDIS_URL": self.redis_url,
             "NEXTCHAR_CHECKPOINT_SECONDS": str(checkpoint_seconds),
             "NEXTCHAR_TENSORBOARD_DIR": str(self.folder / "tensorboard"),
+            "NEXTCHAR_MAX_JOBS": str(max_jobs),
         }
         if isa:
             environment["NEXTCHAR_ISA"] = isa
@@ -446,6 +453,22 @@ def test_a_job_that_cannot_be_done_fails_by_name(
     assert done.error.code == code
 
 
+def test_a_pod_per_job_that_is_evicted_gives_its_job_to_the_next_with_its_checkpoint(world: World) -> None:
+    job, other = world.send(Budget(steps=1500)), world.send(Budget(steps=5), name="other")
+    pod = world.start_worker(max_jobs=1)
+    world.trained(job, steps=300)
+    pod.send_signal(signal.SIGTERM)
+    assert pod.wait(timeout=60) == 0
+    assert world.jobs.get(job.id).status is JobStatus.QUEUED
+    assert world.queue.waiting() == [job.id, other.id]
+    assert (world.jobs.checkpoint_step(job.id) or 0) >= 300
+    assert world.start_worker(max_jobs=1).wait(timeout=100) == 0
+    done = world.jobs.get(job.id)
+    assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
+    assert done.resumed_at_step >= 300
+    assert world.queue.waiting() == [other.id]  # one job per pod
+
+
 def test_a_damaged_checkpoint_costs_some_steps_and_not_the_job(world: World) -> None:
     worker = world.start_worker()
     job = world.send(Budget(steps=1500))
@@ -543,6 +566,23 @@ def cannot_train(error: Exception) -> Callable[[Attempt], Any]:
 @pytest.fixture
 def desk(tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Desk:
     return Desk(tmp_path, clean_redis_url, monkeypatch)
+
+
+def test_attempts_are_counted_and_progress_has_checkpoint_and_memory(desk: Desk) -> None:
+    began = time.time()
+    desk.storage.refuse_writes("model_files")
+    desk.attempt(trained)
+    progress = desk.live.progress(desk.job.id)
+    assert progress is not None and began <= progress["checkpoint_at"] <= time.time()
+    assert progress["peak_memory_bytes"] > 1 << 20
+    desk.storage.refuse_writes()
+    desk.attempt_after_wait()
+    counted = desk.live.attempts()
+    assert {key: count for key, (count, _) in counted.items()} == {
+        ("paused", "storage_full"): 1,
+        ("succeeded", ""): 1,
+    }
+    assert all(0 <= seconds < 60 for _, seconds in counted.values())
 
 
 @pytest.mark.parametrize("error", [full, unavailable])

@@ -262,6 +262,8 @@ def test_rate_limit_spans_calls_and_answers_with_retry_after(guarded: Service) -
     assert error_of(answers[-1], 429)["code"] == "rate_limited"
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
     assert guarded.http.get("/v1/models", headers=as_("reader")).status_code == 200
+    metrics = guarded.http.get("/metrics", headers=as_("reader")).text
+    assert 'nextchar_rate_limited_requests_total{key="slow"} 1.0' in metrics
 
 
 def test_without_redis_no_request_is_limited(

@@ -74,7 +74,7 @@ def test_metrics_have_requests_jobs_queue_and_engines(service: Service) -> None:
     assert values["nextchar_queue_depth"] == "1.0"
     assert values["nextchar_redis_up"] == "1.0"
     assert values["nextchar_models_loaded"] == "1.0"
-    assert values['nextchar_engine_requests{model="fake@1"}'] == "1.0"
+    assert values['nextchar_engine_requests_total{model="fake@1"}'] == "1.0"
     route = 'method="POST",route="/v1/jobs/{job}/cancel",status="200"'
     assert values[f"nextchar_http_requests_total{{{route}}}"] == "1.0"
     assert 'nextchar_http_requests_total{method="GET",route="unmatched",status="404"}' in values

@@ -63,7 +63,24 @@ def active(http: httpx.Client) -> float:
 
 
 def generated(http: httpx.Client) -> float:
-    return engine_metric(http, "generated_characters")
+    return engine_metric(http, "generated_characters_total")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_time_to_the_first_character_is_observed_once_per_completion(
+    http: httpx.Client, stream: bool
+) -> None:
+    def observed() -> float:
+        pattern = r"nextchar_completion_first_character_seconds_count (\S+)"
+        found = re.search(pattern, http.get("/metrics").text)
+        assert found
+        return float(found[1])
+
+    before = observed()
+    body = {"prompt": "the ", "max_characters": 9, "n": 2, "stream": stream}
+    http.post(COMPLETE, json=body).raise_for_status()
+    http.post(COMPLETE, json=body | {"max_characters": 0, "stream": False})
+    assert observed() == before + 1
 
 
 def test_beam_gives_the_engines_likeliest_first(http: httpx.Client) -> None:
@@ -260,7 +277,7 @@ def test_slot_of_a_client_that_vanished_is_free_within_50_ms(http: httpx.Client,
         until(lambda: active(http) == 0)
         taken_s.append(time.monotonic() - left)
     assert min(taken_s) < 0.05, taken_s  # the least busy moment of a machine that does other things too
-    found = re.search(r'nextchar_engine_cancelled\{model="random@1"\} (\S+)', http.get("/metrics").text)
+    found = re.search(r'nextchar_engine_cancelled_total\{model="random@1"\} (\S+)', http.get("/metrics").text)
     assert found and float(found[1]) == 5
 
 

@@ -1,14 +1,21 @@
 """Metrics from the parts of an API process."""
 
+import re
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from app.services.engines import Engines
 from app.services.metrics import Metrics
+from app.services.rate_limits import RateLimits
 from models.errors import Unavailable
 from store.background import LoopStatus
 from store.jobs import JobStatus
+from store.models import Models
+from store.open_blobs import open_blobs
 
 
 def raising(error: Exception) -> Any:
@@ -18,32 +25,69 @@ def raising(error: Exception) -> Any:
     return fail
 
 
-def metrics(**parts: Any) -> str:
+RUNNING = SimpleNamespace(
+    id="job_1", status=JobStatus.RUNNING, attempt=2, updated_at=900.0, request=SimpleNamespace(name="fox")
+)
+QUEUED = SimpleNamespace(id="job_2", status=JobStatus.QUEUED, updated_at=940.0)
+PROGRESS = {
+    "attempt": 2,
+    "step": 30,
+    "steps": 120,
+    "characters_per_second": 61200,
+    "train_bits_per_character": 2.5,
+    "validation_bits_per_character": 3.5,
+    "checkpoint_at": 990.0,
+    "peak_memory_bytes": 1 << 30,
+}
+
+
+def made(**parts: Any) -> Metrics:
+    """The metrics of parts that each have one of everything."""
     loop = LoopStatus("retention", 300.0, 1.5, 2.5, {"OSError": 3})
+    ingested = SimpleNamespace(counts={"scored": 4}, waiting=3, bytes=200, oldest_age_s=1.5)
+    engines = Engines(Models(open_blobs("memory:///")), raising(AssertionError()), limit_bytes=0)
+    engines.stats = lambda: {"a@1": {"active": 2.0, "requests": 5}, "b@1": {}}  # type: ignore[method-assign]
+    engines.steps_by_batch_size = lambda: {"a@1": [0, 2, 0, 1]}  # type: ignore[method-assign]
     defaults: dict[str, Any] = {
-        "jobs": SimpleNamespace(all=lambda: [SimpleNamespace(status=JobStatus.RUNNING)] * 2),
+        "jobs": SimpleNamespace(
+            all=lambda: [RUNNING, QUEUED], blobs=SimpleNamespace(free_bytes=lambda: 1 << 30)
+        ),
+        "live": SimpleNamespace(
+            progress={"job_1": PROGRESS}.get, attempts=lambda: {("failed", "diverged"): (2, 61.5)}
+        ),
         "models": SimpleNamespace(survey=lambda: ([], ["damaged"])),
-        "queue": SimpleNamespace(waiting=lambda: ["job_1"]),
-        "engines": SimpleNamespace(stats=lambda: {"a@1": {"active": 2.0}, "b@1": {"other": 1.0}}),
+        "queue": SimpleNamespace(waiting=lambda: ["job_1"], live_workers=lambda: 3),
+        "engines": engines,
+        "rates": RateLimits("redis://127.0.0.1:1/0"),
+        "data_dir": Path("/"),
         "loops": [SimpleNamespace(status=lambda: loop)],
-        "ingest": SimpleNamespace(models=list),
+        "ingest": SimpleNamespace(models=lambda: ["a"], status=lambda _: ingested),
         "alerts": SimpleNamespace(totals=lambda: ({("web", "info"): 5}, {("web", "info"): 1})),
         "notifications": SimpleNamespace(outcomes=lambda: {("t", "failed"): 2}),
         "rolling": SimpleNamespace(counts=lambda: {("a", "held"): 2}),
         "keys": SimpleNamespace(problems=("a line",)),
+        "clock": lambda: 1000.0,
     }
-    return Metrics(**(defaults | parts)).exposition().decode()
+    return Metrics(**(defaults | parts))
+
+
+def metrics(**parts: Any) -> str:
+    return made(**parts).exposition().decode()
 
 
 def test_gauges_are_read_from_jobs_models_queue_engines_loops_and_keys() -> None:
     lines = metrics().splitlines()
     assert {
-        'nextchar_jobs{status="running"} 2.0',
-        'nextchar_jobs{status="queued"} 0.0',
+        'nextchar_jobs{status="running"} 1.0',
+        'nextchar_jobs{status="paused"} 0.0',
         "nextchar_queue_depth 1.0",
+        "nextchar_queue_oldest_seconds 60.0",
+        "nextchar_workers 3.0",
         "nextchar_models_loaded 2.0",
         'nextchar_engine_active{model="a@1"} 2.0',
+        'nextchar_engine_requests_total{model="a@1"} 5.0',
         'nextchar_damaged_records{kind="model"} 1.0',
+        'nextchar_disk_free_bytes{of="storage"} 1.073741824e+09',
         'nextchar_background_errors_total{error="OSError",name="retention"} 3.0',
         "nextchar_api_keys_file_errors 1.0",
         'nextchar_alert_lines_total{model="web",severity="info"} 5.0',
@@ -54,9 +98,63 @@ def test_gauges_are_read_from_jobs_models_queue_engines_loops_and_keys() -> None
     assert not any(line.startswith('nextchar_engine_active{model="b@1"}') for line in lines)
 
 
+def test_a_running_job_has_its_workers_figures() -> None:
+    job = 'job_id="job_1",model="fox"'
+    assert {
+        f"nextchar_training_running_seconds{{{job}}} 100.0",
+        f"nextchar_training_characters_per_second{{{job}}} 61200.0",
+        f"nextchar_training_progress_ratio{{{job}}} 0.25",
+        f'nextchar_training_bits_per_character{{{job},of="train"}} 2.5',
+        f'nextchar_training_bits_per_character{{{job},of="validation"}} 3.5',
+        f"nextchar_training_checkpoint_age_seconds{{{job}}} 10.0",
+        f"nextchar_training_peak_memory_bytes{{{job}}} 1.073741824e+09",
+        f"nextchar_training_waiting_for_storage{{{job}}} 0.0",
+        'nextchar_training_attempts_total{code="diverged",outcome="failed"} 2.0',
+        'nextchar_training_attempt_seconds_total{code="diverged",outcome="failed"} 61.5',
+    } <= set(metrics().splitlines())
+
+
+def test_figures_of_an_earlier_attempt_are_not_those_of_this_one() -> None:
+    stale = PROGRESS | {"attempt": 1, "waiting_for_storage": "the storage is full"}
+    found = metrics(live=SimpleNamespace(progress=lambda _: stale, attempts=dict))
+    job = 'job_id="job_1",model="fox"'
+    assert f"nextchar_training_characters_per_second{{{job}}}" not in found
+    assert f"nextchar_training_checkpoint_age_seconds{{{job}}} 100.0" in found
+    assert f"nextchar_training_waiting_for_storage{{{job}}} 0.0" in found
+    waits = stale | {"attempt": 2}
+    found = metrics(live=SimpleNamespace(progress=lambda _: waits, attempts=dict))
+    assert f"nextchar_training_waiting_for_storage{{{job}}} 1.0" in found
+
+
+def test_steps_are_counted_by_batch_size() -> None:
+    lines = set(metrics().splitlines())
+    for size, count in (("1.0", 2), ("2.0", 2), ("4.0", 3), ("64.0", 3), ("+Inf", 3)):
+        assert f'nextchar_engine_batch_size_bucket{{le="{size}",model="a@1"}} {count:.1f}' in lines
+    assert 'nextchar_engine_batch_size_sum{model="a@1"} 5.0' in lines
+    assert 'nextchar_engine_batch_size_count{model="a@1"} 3.0' in lines
+
+
+def test_every_metric_is_documented_with_its_type_and_labels() -> None:
+    collected = {}
+    for collector in made()._registry._collector_to_names:
+        for family in collector.collect():
+            labels = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", ())
+            name = family.name + ("_total" if family.type == "counter" else "")
+            collected[name] = (family.type, frozenset(labels))
+    documented = {}
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text()
+    for name, kind, labels in re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", page, re.MULTILINE):
+        assert name not in documented, f"{name} is documented twice"
+        documented[name] = (kind, frozenset(re.findall(r"`(\w+)`", labels)))
+    if sys.platform != "linux":  # prometheus_client reads these from /proc
+        documented = {name: about for name, about in documented.items() if not name.startswith("process_")}
+    assert documented == collected
+
+
 def test_without_storage_or_redis_the_other_gauges_remain() -> None:
+    gone = Unavailable("gone")
     without_storage = metrics(
-        jobs=SimpleNamespace(all=raising(Unavailable("gone"))),
+        jobs=SimpleNamespace(all=raising(gone), blobs=SimpleNamespace(free_bytes=raising(gone))),
         models=SimpleNamespace(survey=raising(OSError())),
     )
     assert "nextchar_storage_up 0.0" in without_storage and "nextchar_queue_depth 1.0" in without_storage
@@ -69,20 +167,7 @@ def test_without_storage_or_redis_the_other_gauges_remain() -> None:
 
 
 def test_each_application_has_its_own_registry() -> None:
-    first, second = (
-        Metrics(
-            jobs=SimpleNamespace(all=list),  # type: ignore[arg-type]
-            models=SimpleNamespace(survey=lambda: ([], [])),  # type: ignore[arg-type]
-            queue=SimpleNamespace(waiting=list),  # type: ignore[arg-type]
-            engines=SimpleNamespace(stats=dict),  # type: ignore[arg-type]
-            loops=[],
-            ingest=SimpleNamespace(models=list),  # type: ignore[arg-type]
-            alerts=SimpleNamespace(totals=lambda: ({}, {})),  # type: ignore[arg-type]
-            notifications=SimpleNamespace(outcomes=dict),  # type: ignore[arg-type]
-            rolling=SimpleNamespace(counts=dict),  # type: ignore[arg-type]
-        )
-        for _ in range(2)
-    )
+    first, second = made(), made()
     first.requests.labels("GET", "/", "200").inc()
     assert b'nextchar_http_requests_total{method="GET"' in first.exposition()
     assert b'nextchar_http_requests_total{method="GET"' not in second.exposition()

@@ -1,0 +1,187 @@
+"""deploy/prometheus and deploy/grafana: checked by promtool, and by a Prometheus that scrapes an API."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from app.keys import new_key
+from app.settings import ApiSettings
+from tests.app.fakes import publish
+from tests.app.service import Service, serving, until
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "prometheus"
+DASHBOARD = ROOT / "deploy" / "grafana" / "nextchar.json"
+PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
+
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
+
+_SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((RULES / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def dashboard_queries() -> list[str]:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", ())]
+
+
+def names_in(text: str) -> set[str]:
+    return set(re.findall(r"\b(?:nextchar|process)_\w+\b", text))
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, clean_redis_url: str) -> Iterator[tuple[Service, str]]:
+    """The API with API keys, a model and a job; and a key that may read."""
+    secret, line = new_key("prometheus", scopes="read")
+    trainer, trainers_line = new_key("trainer", scopes="admin")
+    keys = tmp_path / "keys"
+    keys.write_text(f"{line}\n{trainers_line}\n")
+    settings = ApiSettings(data_dir=tmp_path, redis_url=clean_redis_url, port=0, api_keys_file=keys)
+    with serving(settings) as service:
+        service.http.headers["Authorization"] = f"Bearer {trainer}"
+        publish(service.models)
+        service.http.post("/v1/models/fake/complete", json={"prompt": ""}).raise_for_status()
+        service.submit()
+        yield service, secret
+
+
+def test_every_metric_that_is_named_is_in_an_exposition(guarded: tuple[Service, str]) -> None:
+    service, _ = guarded
+    types = re.findall(r"^# TYPE (\w+) (\w+)$", service.http.get("/metrics").text, re.MULTILINE)
+    exposed = {name + suffix for name, kind in types for suffix in _SUFFIXES[kind]}
+    rules = (RULES / "alerts.yml").read_text() + (RULES / "alerts_test.yml").read_text()
+    for named in (names_in(rules), names_in(" ".join(dashboard_queries()))):
+        assert len(named) > 10 and named <= exposed, named - exposed
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    "check", [("check", "rules", "alerts.yml"), ("check", "config", "prometheus.yml"),
+              ("test", "rules", "alerts_test.yml")], ids=" ".join,
+)  # fmt: skip
+def test_promtool_finds_no_fault(check: tuple[str, ...]) -> None:
+    assert PROMTOOL
+    done = subprocess.run([PROMTOOL, *check], cwd=RULES, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "FAILED" not in done.stdout, done.stdout + done.stderr
+
+
+def test_every_alert_is_tested_firing_and_quiet_and_is_explained() -> None:
+    tested: dict[str, set[bool]] = {}
+    for test in yaml.safe_load((RULES / "alerts_test.yml").read_text())["tests"]:
+        for case in test["alert_rule_test"]:
+            tested.setdefault(case["alertname"], set()).add(bool(case["exp_alerts"]))
+    assert tested == {alert["alert"]: {True, False} for alert in alerts()}
+    page = (ROOT / "docs" / "how-to" / "operate.md").read_text()
+    assert set(re.findall(r"`(Nextchar\w+)`", page)) == set(tested)
+    for alert in alerts():
+        assert set(alert["annotations"]) == {"summary", "description"}
+        assert alert["labels"]["severity"] in ("critical", "warning")
+
+
+def test_panels_of_the_dashboard_do_not_overlap_and_use_its_data_source() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource"]
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(ids) == len(set(ids))
+    cells = set()
+    for panel in dashboard["panels"]:
+        place = panel["gridPos"]
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                assert (x, y) not in cells and x < 24, panel["title"]
+                cells.add((x, y))
+        for target in panel.get("targets", ()):
+            assert target["datasource"]["uid"] == panel["datasource"]["uid"] == "${datasource}"
+
+
+@dataclass
+class Prometheus:
+    http: httpx.Client
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        answer = self.http.get("/api/v1/query", params={"query": expression})
+        assert answer.status_code == 200, f"{expression}: {answer.text}"
+        result: list[dict[str, Any]] = answer.json()["data"]["result"]
+        return result
+
+    def value(self, expression: str) -> float | None:
+        found = self.query(expression)
+        return float(found[0]["value"][1]) if found else None
+
+
+@pytest.fixture
+def prometheus(guarded: tuple[Service, str], tmp_path: Path) -> Iterator[Prometheus]:
+    """A Prometheus with our configuration, but for the address of the API and how often it is scraped."""
+    if PROMETHEUS is None:
+        pytest.skip("prometheus is not installed")
+    service, secret = guarded
+    folder = tmp_path / "prometheus"
+    shutil.copytree(RULES, folder)
+    (folder / "key").write_text(secret)
+    configuration = yaml.safe_load((folder / "prometheus.yml").read_text())
+    del configuration["alerting"]
+    configuration["global"] = {"scrape_interval": "200ms", "evaluation_interval": "200ms"}
+    (scrape,) = configuration["scrape_configs"]
+    scrape["static_configs"][0]["targets"] = [f"{service.http.base_url.host}:{service.http.base_url.port}"]
+    scrape["authorization"] = {"credentials_file": str(folder / "key")}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with (folder / "log").open("wb") as log:
+        running = subprocess.Popen(
+            [
+                PROMETHEUS,
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address={address}",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with httpx.Client(base_url=f"http://{address}", timeout=30) as http:
+            until(lambda: _is_ready(http) or running.poll() is not None, deadline_s=60)
+            assert running.poll() is None, (folder / "log").read_text()
+            yield Prometheus(http)
+    finally:
+        running.terminate()
+        running.wait(30)
+
+
+def _is_ready(http: httpx.Client) -> bool:
+    try:
+        return http.get("/-/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_prometheus_scrapes_the_api_and_evaluates_rules_and_dashboard(prometheus: Prometheus) -> None:
+    until(lambda: prometheus.value('up{job="nextchar"}') == 1, deadline_s=60)
+    until(lambda: prometheus.value('nextchar_jobs{status="queued"}') == 1)
+    assert prometheus.value("nextchar_queue_depth") == 1
+    assert prometheus.value("nextchar_engine_requests_total") == 1
+    assert (prometheus.value("process_resident_memory_bytes") or 0) > 1 << 20
+    assert (prometheus.value('nextchar_disk_free_bytes{of="data"}') or 0) > 0
+    queries = [query.replace("$__rate_interval", "1m") for query in dashboard_queries()]
+    assert sum(bool(prometheus.query(query)) for query in queries) > 15
+
+    def health() -> set[str]:
+        groups = prometheus.http.get("/api/v1/rules").json()["data"]["groups"]
+        return {rule["health"] for group in groups for rule in group["rules"]}
+
+    until(lambda: health() == {"ok"}, deadline_s=30)
