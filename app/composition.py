@@ -33,12 +33,13 @@ from store.background import BackgroundLoop
 from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.ingest_stream import FSYNC_WAIT_S, IngestLimits, IngestStreams
+from store.installation import RENEW_S, Installation
 from store.jobs import Jobs
 from store.live import EventLog, Live
 from store.models import Models
 from store.notification_targets import NotificationTarget, NotificationTargets, configured_target
 from store.notifications import Notifications
-from store.open_blobs import open_blobs
+from store.open_blobs import is_object_store, open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
 from store.retention import Retention, RetentionPeriods, remove_stale_uploads
@@ -125,6 +126,9 @@ def build_services(
     if settings.ingest_scoring:
         ingest_loop = BackgroundLoop("ingest scoring", scoring.run, interval_s=INTERVAL_S)
         loops = (*loops, ingest_loop)
+    if is_object_store(settings.blobs_url):
+        renew = Installation(blobs, redis).renew
+        loops = (*loops, BackgroundLoop("installation", renew, interval_s=RENEW_S))
     share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
     streams = Streams(redis, Limits(settings.max_streams, settings.max_stream_bytes, share))
     return Services(

@@ -17,9 +17,10 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -139,17 +140,17 @@ class ObjectBlobs(Blobs):
 
         A file is uploaded in parts, of which `PARALLEL_PARTS` are in memory.
         """
-        part_bytes = PART_BYTES
         with _domain_errors():
-            if isinstance(data, Path):
-                part_bytes = max(PART_BYTES, -(-data.stat().st_size // _MAX_PARTS))
-            try:
-                self._put(path, data, part_bytes)
-            except FileNotFoundError as error:
-                if is_missing_bucket(error):
-                    raise
-                # The answer to the end of an upload was lost; the store does not know the upload any more.
-                self._put(path, data, part_bytes)
+            if not isinstance(data, Path):
+                obstore.put(self._store, path, data, use_multipart=False)
+                return
+            part_bytes = max(PART_BYTES, -(-data.stat().st_size // _MAX_PARTS))
+
+            def upload() -> None:
+                obstore.put(self._store, path, data, chunk_size=part_bytes, max_concurrency=PARALLEL_PARTS)
+
+            # If the answer to its last request was lost, the store may not know the upload any more.
+            _twice(upload, is_repeatable=lambda error: not is_missing_bucket(error))
 
     def create(self, path: str, data: bytes) -> bool:
         """Write `data` to `path` unless an object exists there; return whether it was written."""
@@ -179,7 +180,8 @@ class ObjectBlobs(Blobs):
         """
         with _domain_errors():
             try:
-                obstore.copy(self._store, source, path, overwrite=False)
+                copy = partial(obstore.copy, self._store, source, path, overwrite=False)
+                _twice(copy, is_repeatable=_may_be_repeated)
             except AlreadyExistsError:
                 return False
         return True
@@ -206,7 +208,7 @@ class ObjectBlobs(Blobs):
         """Delete the objects that exist among `paths`."""
         for path in paths:
             with contextlib.suppress(FileNotFoundError), _domain_errors():
-                obstore.delete(self._store, path)
+                _twice(partial(obstore.delete, self._store, path), is_repeatable=_may_be_repeated)
 
     def check(self) -> None:
         """Check that the store can be used, and that it creates and copies an object only once.
@@ -232,9 +234,6 @@ class ObjectBlobs(Blobs):
         except Unavailable as error:
             reason = _refusal(str(error.__cause__))
             raise (StorageRefused(reason) if reason else error) from error
-
-    def _put(self, path: str, data: bytes | Path, part_bytes: int) -> None:
-        obstore.put(self._store, path, data, chunk_size=part_bytes, max_concurrency=PARALLEL_PARTS)
 
     def _nonce_of(self, path: str, failure: BaseError) -> str | None:
         """Return the nonce of the object at `path`, "" if it has none; None: there is no object.
@@ -278,6 +277,20 @@ class ObjectBlobs(Blobs):
         return obstore.get(self._store, path, options={"range": {"offset": offset}, "if_match": etag})
 
 
+def _twice(call: Callable[[], object], *, is_repeatable: Callable[[Exception], bool]) -> None:
+    """Call once more after an error of a request that obstore does not repeat, such as a deletion."""
+    try:
+        call()
+    except (BaseError, FileNotFoundError) as error:
+        if not is_repeatable(error):
+            raise
+        call()
+
+
+def _may_be_repeated(error: Exception) -> bool:
+    return isinstance(error, GenericError)
+
+
 def _open(url: str, limits: RetryLimits, environment: Mapping[str, str]) -> ObjectStore:
     provider = _ENVIRONMENTS.get(urlsplit(url).scheme)
     if provider is None:  # memory
@@ -299,8 +312,10 @@ def _open(url: str, limits: RetryLimits, environment: Mapping[str, str]) -> Obje
         "retry_timeout": timedelta(seconds=limits.request_s),
     }
     options: dict[str, Any] = {"client_options": client | given, "retry_config": retries}
-    if provider == "AWS" and "AWS_COPY_IF_NOT_EXISTS" not in environment:
-        options["copy_if_not_exists"] = "multipart"  # the conditional copy of S3 itself
+    if provider == "AWS":
+        options["disable_bulk_delete"] = True  # not every store has bulk deletion
+        if "AWS_COPY_IF_NOT_EXISTS" not in environment:
+            options["copy_if_not_exists"] = "multipart"  # the conditional copy of S3 itself
     return from_url(url, **options)
 
 
@@ -342,7 +357,7 @@ def describe(error: Exception) -> str:
         return f"it answers {status[1].strip()} {error_code(error)}".strip()
     if "kind: Timeout" in text or "TimedOut" in text:
         return "it does not answer in time"
-    if "kind: Connect" in text:
+    if "kind: Connect," in text:
         return "it cannot be reached"
     if "HTTP error" in text:
         return "the connection broke"

@@ -233,6 +233,7 @@ def _failing(loop: LoopStatus) -> Problem:
         "ingest scoring": "lines of log agents wait to be scored",
         "retention": "expired data is not deleted",
         "notifications": "alerts are not reported to webhooks and Alertmanagers",
+        "installation": "another installation may be using the storage, and its records",
     }
     errors = ", ".join(sorted(loop.errors)) or "none"
     return Problem(

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +166,38 @@ def test_upload_whose_end_has_no_answer_is_complete(
     proxy.faults.append(Fault(lost_answer=True))
     store.write("file", tmp_path / "file")
     assert store.read("file") == content
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "GET"])
+@pytest.mark.parametrize("faults", [[Fault(lost_answer=True)], [Fault(status=503), Fault(lost_answer=True)]])
+def test_every_operation_survives_a_lost_answer(
+    store: ObjectBlobs, proxy: FaultProxy, tmp_path: Path, method: str, faults: list[Fault]
+) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 2 * PART_BYTES)
+    proxy.is_affected = lambda request: request.method == method
+    proxy.faults.extend(faults)
+
+    def fail_again() -> None:
+        proxy.faults.clear()
+        proxy.faults.extend(faults)
+
+    operations: list[tuple[Callable[[], object], object]] = [
+        (lambda: store.write("folder/file", tmp_path / "file"), None),
+        (lambda: store.write("folder/record", b"1"), None),
+        (lambda: store.create("folder/new", b"2"), True),
+        (lambda: store.read("folder/new"), b"2"),
+        (lambda: store.exists("folder/new"), True),
+        (lambda: store.paths("folder"), ["folder/file", "folder/new", "folder/record"]),
+        (lambda: store.folders(""), ["folder"]),
+        (lambda: store.delete("folder/new", "folder/file", "folder/none"), None),
+        (lambda: store.paths("folder"), ["folder/record"]),
+    ]
+    for operation, expected in operations:
+        fail_again()
+        assert operation() == expected
+    proxy.is_affected = lambda request: request.path.endswith("?uploads=")
+    fail_again()
+    assert store.copy("folder/record", "copy")
 
 
 def test_copy_downloads_nothing(store: ObjectBlobs, proxy: FaultProxy) -> None:
