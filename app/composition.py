@@ -36,6 +36,7 @@ from store.ingest_stream import FSYNC_WAIT_S, IngestLimits, IngestStreams
 from store.installation import RENEW_S, Installation
 from store.jobs import Jobs
 from store.live import EventLog, Live
+from store.model_file_cache import ModelFileCache
 from store.models import Models
 from store.notification_targets import NotificationTarget, NotificationTargets, configured_target
 from store.notifications import Notifications
@@ -81,7 +82,8 @@ def build_services(
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
     redis = connect(decode_responses=True)
-    jobs, models, queue = Jobs(blobs), Models(blobs), TrainingQueue(connect())
+    jobs, queue = Jobs(blobs), TrainingQueue(connect())
+    models = Models(blobs, cache=ModelFileCache.of(settings))
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
     engines = Engines(models, load, limit_bytes=settings.model_cache_bytes, pinned=pinned)
     live = Live(redis)

@@ -138,19 +138,17 @@ class ObjectBlobs(Blobs):
     def write(self, path: str, data: bytes | Path) -> None:
         """Write `data`, or the contents of a local file, to `path`, replacing any object there.
 
-        A file is uploaded in parts, of which `PARALLEL_PARTS` are in memory.
+        More than `PART_BYTES` are uploaded in parts. Of a file `PARALLEL_PARTS` are in memory.
         """
         with _domain_errors():
-            if not isinstance(data, Path):
-                obstore.put(self._store, path, data, use_multipart=False)
-                return
-            part_bytes = max(PART_BYTES, -(-data.stat().st_size // _MAX_PARTS))
-
-            def upload() -> None:
-                obstore.put(self._store, path, data, chunk_size=part_bytes, max_concurrency=PARALLEL_PARTS)
-
+            size = data.stat().st_size if isinstance(data, Path) else len(data)
+            part_bytes = max(PART_BYTES, -(-size // _MAX_PARTS))
+            upload = partial(obstore.put, self._store, path, data)
             # If the answer to its last request was lost, the store may not know the upload any more.
-            _twice(upload, is_repeatable=lambda error: not is_missing_bucket(error))
+            _twice(
+                partial(upload, chunk_size=part_bytes, max_concurrency=PARALLEL_PARTS),
+                is_repeatable=lambda error: not is_missing_bucket(error),
+            )
 
     def create(self, path: str, data: bytes) -> bool:
         """Write `data` to `path` unless an object exists there; return whether it was written."""
