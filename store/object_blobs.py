@@ -82,7 +82,7 @@ _REFUSALS = {
         " AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN)"
     ),
     r"<Code>(RequestTimeTooSkewed)<": "the clock of this machine is wrong; set it (for example with NTP)",
-    r"<Code>(AuthorizationHeaderMalformed|PermanentRedirect)<|status code: (301)": (
+    r"<Code>(AuthorizationHeaderMalformed|PermanentRedirect)<|(redirect) without LOCATION": (
         "the bucket is in another region ({}); set AWS_REGION to its region"
     ),
     r"<Code>(NotImplemented)<|status code: (501)|(does not support)": _NO_CREATE_ONCE,
@@ -359,7 +359,7 @@ def describe(error: Exception) -> str:
         return "it cannot be reached"
     if "HTTP error" in text:
         return "the connection broke"
-    return text.splitlines()[0] if text else type(error).__name__
+    return re.sub(r"https?://\S+", "…", text.splitlines()[0]) if text else type(error).__name__
 
 
 def _refusal(text: str) -> str | None:

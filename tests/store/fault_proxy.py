@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 from urllib.parse import urlsplit
 
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 _CHUNK_BYTES = 1 << 16
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive"}
 
@@ -22,7 +21,7 @@ class Fault:
     """What happens to one request.
 
     Args:
-        status: answer with this status instead of forwarding the request.
+        status: answer with this status, and the error code `code`, instead of forwarding the request.
         lost_answer: forward the request and close the connection without the answer.
         cut_after: close the connection after so many bytes of the answer's body.
         stall_after: send nothing after so many bytes of the answer's body until the proxy stops.
@@ -30,6 +29,7 @@ class Fault:
     """
 
     status: int | None = None
+    code: str = "SlowDown"
     lost_answer: bool = False
     cut_after: int | None = None
     stall_after: int | None = None
@@ -99,8 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.proxy.fault_for(Request(self.command, self.path, dict(self.headers.items())))
         if fault.status:
-            self._send_head(fault.status, [("Content-Length", str(len(SLOW_DOWN)))])
-            self.wfile.write(SLOW_DOWN)
+            content = b"" if self.command == "HEAD" else f"<Error><Code>{fault.code}</Code></Error>".encode()
+            self._send_head(fault.status, [("Content-Length", str(len(content)))])
+            self.wfile.write(content)
             return
         headers = {name: value for name, value in self.headers.items() if name.lower() != fault.without}
         with contextlib.closing(http.client.HTTPConnection(self.proxy.upstream, timeout=60)) as connection:

@@ -304,6 +304,24 @@ def test_plain_http_is_refused_unless_it_is_allowed(s3_url: str, monkeypatch: py
     assert "AWS_ALLOW_HTTP=true" in refused(s3_url)
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault(status=403, code="AccessDenied"), "do not permit a call (403); allow ListBucket"),
+        (Fault(status=403, code="RequestTimeTooSkewed"), "the clock of this machine is wrong"),
+        (Fault(status=400, code="AuthorizationHeaderMalformed"), "set AWS_REGION to its region"),
+        (Fault(status=301, code="PermanentRedirect"), "set AWS_REGION to its region"),
+        (Fault(status=400, code="ExpiredToken"), "does not accept the credentials (ExpiredToken)"),
+    ],
+    ids=lambda value: value.code if isinstance(value, Fault) else "",
+)
+def test_answers_that_only_a_change_of_the_setup_can_end_are_refusals(
+    proxy: FaultProxy, s3_url: str, fault: Fault, message: str
+) -> None:
+    proxy.always = fault
+    assert message in refused(s3_url)
+
+
 def test_store_that_does_not_answer_is_not_refused_but_unavailable(
     s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
