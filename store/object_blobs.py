@@ -18,7 +18,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from obstore.exceptions import (
     PermissionDeniedError,
     PreconditionError,
 )
-from obstore.store import ObjectStore, from_url
+from obstore.store import MemoryStore, ObjectStore, from_url
 
 from models.errors import Unavailable
 from store.blobs import Blobs, StorageRefused, as_domain_error
@@ -103,9 +103,11 @@ class RetryLimits:
 
     connect_s: float = 5.0
     stall_s: float = 20.0
-    """Without a byte from the store, or for sending one part; then the request is repeated."""
+    """Without a byte from the store; then the request is repeated."""
     request_s: float = 45.0
     """After this a failed request is not repeated."""
+    upload_s: float = 120.0
+    """Without an answer while a part of an upload is sent, or an object is made of its parts or copied."""
     stream_s: float = 120.0
     """Without a byte of a download, over all its requests."""
 
@@ -113,15 +115,20 @@ class RetryLimits:
 class ObjectBlobs(Blobs):
     """The objects in one store. Safe to use from several threads."""
 
-    def __init__(self, store: ObjectStore, limits: RetryLimits | None = None) -> None:
-        self._store, self._limits = store, limits or RetryLimits()
+    def __init__(self, store: ObjectStore, uploads: ObjectStore, limits: RetryLimits) -> None:
+        """Use `store`, and for requests that take longer `uploads`, which is the same store."""
+        self._store, self._uploads, self._limits = store, uploads, limits
 
     @classmethod
     def at(cls, url: str, limits: RetryLimits | None = None) -> Self:
         """Return the storage at `url`. Raises ValueError: obstore cannot use the URL or the environment."""
         limits = limits or RetryLimits()
         try:
-            return cls(_open(url, limits, os.environ), limits)
+            store = _open(url, limits, os.environ)
+            if isinstance(store, MemoryStore):
+                return cls(store, store, limits)
+            patient = replace(limits, stall_s=limits.upload_s, request_s=2 * limits.upload_s)
+            return cls(store, _open(url, patient, os.environ), limits)
         except BaseError as error:
             raise ValueError(str(error).splitlines()[0]) from None
 
@@ -143,7 +150,7 @@ class ObjectBlobs(Blobs):
         with _domain_errors():
             size = data.stat().st_size if isinstance(data, Path) else len(data)
             part_bytes = max(PART_BYTES, -(-size // _MAX_PARTS))
-            upload = partial(obstore.put, self._store, path, data)
+            upload = partial(obstore.put, self._uploads if size > PART_BYTES else self._store, path, data)
             # If the answer to its last request was lost, the store may not know the upload any more.
             _twice(
                 partial(upload, chunk_size=part_bytes, max_concurrency=PARALLEL_PARTS),
@@ -178,7 +185,7 @@ class ObjectBlobs(Blobs):
         """
         with _domain_errors():
             try:
-                copy = partial(obstore.copy, self._store, source, path, overwrite=False)
+                copy = partial(obstore.copy, self._uploads, source, path, overwrite=False)
                 _twice(copy, is_repeatable=_may_be_repeated)
             except AlreadyExistsError:
                 return False

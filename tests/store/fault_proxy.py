@@ -22,6 +22,7 @@ class Fault:
 
     Args:
         status: answer with this status, and the error code `code`, instead of forwarding the request.
+        delay_s: wait for so many seconds before the request is forwarded.
         lost_answer: forward the request and close the connection without the answer.
         cut_after: close the connection after so many bytes of the answer's body.
         stall_after: send nothing after so many bytes of the answer's body until the proxy stops.
@@ -30,6 +31,7 @@ class Fault:
 
     status: int | None = None
     code: str = "SlowDown"
+    delay_s: float = 0.0
     lost_answer: bool = False
     cut_after: int | None = None
     stall_after: int | None = None
@@ -103,6 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_head(fault.status, [("Content-Length", str(len(content)))])
             self.wfile.write(content)
             return
+        self.proxy.stopping.wait(fault.delay_s)
         headers = {name: value for name, value in self.headers.items() if name.lower() != fault.without}
         with contextlib.closing(http.client.HTTPConnection(self.proxy.upstream, timeout=60)) as connection:
             connection.request(self.command, self.path, body=body, headers=headers)

@@ -16,8 +16,8 @@ from store.object_blobs import PARALLEL_PARTS, PART_BYTES, ObjectBlobs, RetryLim
 from tests.s3_server import S3Server
 from tests.store.fault_proxy import Fault, FaultProxy, Request
 
-PATIENT = RetryLimits(connect_s=2, stall_s=1, request_s=20, stream_s=20)
-HASTY = replace(PATIENT, stall_s=0.5, request_s=0.2, stream_s=1)
+PATIENT = RetryLimits(connect_s=2, stall_s=1, request_s=20, upload_s=20, stream_s=20)
+HASTY = replace(PATIENT, stall_s=0.5, request_s=0.2, upload_s=0.5, stream_s=1)
 MIB = 1 << 20
 
 
@@ -156,6 +156,17 @@ def test_file_is_uploaded_in_parts_with_lost_answers(
     store.write("file", tmp_path / "file")
     assert store.read("file") == content
     assert sum("partNumber" in request.path for request in proxy.requests) == 4 + 3
+
+
+def test_upload_may_take_longer_than_a_download_may_stall(
+    store: ObjectBlobs, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(content := os.urandom(2 * PART_BYTES))
+    proxy.is_affected = is_end_of_upload
+    proxy.faults.append(Fault(delay_s=2 * PATIENT.stall_s))
+    store.write("file", tmp_path / "file")
+    assert sum(map(is_end_of_upload, proxy.requests)) == 1
+    assert store.read("file") == content
 
 
 def test_upload_whose_end_has_no_answer_is_complete(
