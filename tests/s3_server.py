@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-import boto3
-
 from launcher.ports import free_port
 from tests.waiting import eventually
 
@@ -46,6 +44,8 @@ class S3Server:
 
     def client(self, service: str = "s3", **options: Any) -> Any:
         """Return a boto3 client of the server."""
+        import boto3  # imports much, and most tests need no S3
+
         keys = {"aws_access_key_id": "any", "aws_secret_access_key": "any", "region_name": "us-east-1"}
         return boto3.client(service, endpoint_url=self.url, **(keys | options))
 

@@ -46,6 +46,7 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.timeout(400)  # a training job, and two starts of the API
 def test_corpus_job_model_and_scores_live_in_s3_through_throttling_and_a_killed_api(
     tmp_path: Path, s3_server: S3Server
 ) -> None:
@@ -90,6 +91,7 @@ def test_corpus_job_model_and_scores_live_in_s3_through_throttling_and_a_killed_
     assert kept >= {"installation", "jobs", "model_cards"}
     assert kept.isdisjoint({"corpora", "corpus_names", "checkpoints", "model_files"})
     assert not (tmp_path / "store").exists()
+    assert len(files_in(tmp_path / "model_files")) > 2
     assert files_in(tmp_path / "scratch") == files_in(tmp_path / "spool") == []
 
 
