@@ -90,7 +90,7 @@ class Installation:
         If Redis has lost its data, it gets its id again.
         """
         if not self._is_claimed:  # Redis did not work at the start
-            self.claim(wait_s=0.0)
+            self.claim()
             return
         before = self._redis_id
         try:

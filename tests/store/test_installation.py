@@ -109,14 +109,14 @@ def test_redis_that_loses_its_data_stays_that_of_the_installation(blobs: Blobs, 
 def test_installation_whose_redis_did_not_work_at_the_start_is_claimed_later(
     blobs: Blobs, redis: Redis, other_redis: Redis
 ) -> None:
-    late = Installation(blobs, redis)
-    late.renew()
-    with pytest.raises(StorageRefused):
-        renewed = renewing(late)
-        try:
-            Installation(blobs, other_redis).claim(wait_s=30)
-        finally:
-            renewed()
+    first, late = Installation(blobs, redis), Installation(blobs, other_redis)
+    first.renew()
+    stop = renewing(first)
+    try:
+        with pytest.raises(StorageRefused, match="another installation is using this storage"):
+            late.renew()
+    finally:
+        stop()
 
 
 def test_one_redis_does_not_work_for_two_storages(redis: Redis) -> None:
