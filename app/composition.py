@@ -39,12 +39,14 @@ from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.events import Events
 from store.ingest_stream import FSYNC_WAIT_S, IngestLimits, IngestStreams
+from store.installation import RENEW_S, Installation
 from store.jobs import Jobs
 from store.live import EventLog, Live
+from store.model_file_cache import ModelFileCache
 from store.models import Models
 from store.notification_targets import NotificationTarget, NotificationTargets, configured_target
 from store.notifications import Notifications
-from store.open_blobs import open_blobs
+from store.open_blobs import is_object_store, open_blobs
 from store.queue import TrainingQueue
 from store.reconcile import Reconciler
 from store.recorded_prompts import RecordedPrompts
@@ -88,7 +90,8 @@ def build_services(
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
     redis = connect(decode_responses=True)
-    jobs, models, queue = Jobs(blobs), Models(blobs), TrainingQueue(connect())
+    jobs, queue = Jobs(blobs), TrainingQueue(connect())
+    models = Models(blobs, cache=ModelFileCache.of(settings))
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
     prompts = RecordedPrompts(redis, settings.recorded_prompts)
     recorder = PromptRecorder(prompts)
@@ -146,6 +149,9 @@ def build_services(
         ingest_loop = BackgroundLoop("ingest scoring", scoring.run, interval_s=INTERVAL_S)
         loops = (*loops, ingest_loop)
     rates = RateLimits(settings.redis_url)
+    if is_object_store(settings.blobs_url):
+        renew = Installation(blobs, redis).renew
+        loops = (*loops, BackgroundLoop("installation", renew, interval_s=RENEW_S))
     share = _KEYS_SHARE_OF_STREAMS if settings.api_keys_file else 1.0
     streams = Streams(redis, Limits(settings.max_streams, settings.max_stream_bytes, share))
     watermark = DiskWatermark(blobs, settings.data_dir, settings.min_free_bytes)

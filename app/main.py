@@ -53,7 +53,8 @@ from app.settings import ApiSettings
 from models.kernels.compile_cache import SERVING, compile_in_child_process, use_cache_folder
 from models.version import installed_version
 from store import tracing
-from store.logs import log_uncaught, logging_config
+from store.installation import check_storage
+from store.logs import configure_logging, log_uncaught, logging_config
 
 _SHUTDOWN_S = 5
 _FINISH_LINES_S = 3.0
@@ -149,6 +150,8 @@ def main() -> None:
     """Serve with the settings of the environment until a signal stops it."""
     settings = ApiSettings.load()
     raise_open_files_limit()
+    configure_logging(settings)
+    check_storage(settings)
     config = server_config(
         f"{__package__}.main:application",
         factory=True,

@@ -14,6 +14,10 @@ from pathlib import Path
 from models.errors import StorageFull, Unavailable
 
 
+class StorageRefused(Exception):
+    """The storage cannot be used as it is configured; the message says why and what to do."""
+
+
 class Blobs(ABC):
     """Named byte strings.
 
@@ -48,8 +52,8 @@ class Blobs(ABC):
     def copy(self, source: str, path: str) -> bool:
         """Copy the object at `source` to `path` unless one exists there; return whether it was copied.
 
-        In a folder this takes no room, so it works on a full disk. Raises FileNotFoundError if there is no
-        object at `source`, and as `write`.
+        Nothing is read into memory. In a folder this takes no room, so it works on a full disk. Raises
+        FileNotFoundError if there is no object at `source`, and as `write`.
         """
 
     @abstractmethod
@@ -70,6 +74,14 @@ class Blobs(ABC):
 
         A power loss before this returns may undo the deletion of any of them: to delete one before another,
         call this twice.
+        """
+
+    def check(self) -> None:  # noqa: B027 -- a folder needs no check
+        """Check at start that the storage can be used; a folder is checked when it is opened.
+
+        Raises:
+            StorageRefused: it cannot be used as it is set up.
+            Unavailable: it does not work now.
         """
 
     def free_bytes(self) -> int | None:

@@ -25,6 +25,7 @@ from models.saved_model import Card, SavedModel, parse_card
 from store.aliases import Aliases
 from store.blobs import Blobs
 from store.ids import check_name
+from store.model_file_cache import ModelFileCache
 
 log = logging.getLogger("nextchar.store")
 
@@ -44,8 +45,9 @@ class DamagedModel:
 class Models:
     """The saved models in one storage."""
 
-    def __init__(self, blobs: Blobs) -> None:
-        self._blobs = blobs
+    def __init__(self, blobs: Blobs, *, cache: ModelFileCache | None = None) -> None:
+        """Keep models in `blobs`, and copies of the files that are read in `cache`."""
+        self._blobs, self._cache = blobs, cache
         self.aliases = Aliases(blobs)
         self._logged: set[DamagedModel] = set()
         self._cards: dict[str, Card] = {}  # by path; a card never changes after it is created
@@ -137,7 +139,7 @@ class Models:
             card = parse_card(self._blobs.read(path), where=path)
         except FileNotFoundError:
             raise _no_such_model(reference) from None
-        return SavedModel(card, lambda file: self._blobs.read(_file_path(card.id, card.files_folder, file)))
+        return SavedModel(card, lambda file: self._read_file(card, file))
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """Return the name and version that a reference resolves to now.
@@ -239,6 +241,12 @@ class Models:
                 code="model_has_alias",
                 param="model",
             )
+
+    def _read_file(self, card: Card, name: str) -> bytes:
+        path = _file_path(card.id, card.files_folder, name)
+        if self._cache is None:
+            return self._blobs.read(path)
+        return self._cache.read(card.files[name].sha256, lambda: self._blobs.stream(path))
 
     def _publish(self, card: Card, is_still_ours: Callable[[], bool]) -> Card:
         """Write the card of an id that has none under the next free version; return the card of the id.

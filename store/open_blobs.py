@@ -8,8 +8,16 @@ from store.blobs import Blobs
 from store.local_blobs import LocalBlobs
 
 
+def is_object_store(url: str) -> bool:
+    """Return whether `url` is that of an object store, which several machines can use."""
+    return not url.startswith(("file://", "memory://"))
+
+
 def open_blobs(url: str) -> Blobs:
-    """Return the storage at `url`: file:///folder (made if missing), memory:///, s3://bucket and similar."""
+    """Return the storage at `url`: file:///folder (made if missing), memory:///, s3://bucket and similar.
+
+    Raises ValueError if an object store cannot be opened with this URL and the environment.
+    """
     if url.startswith("file://"):
         return LocalBlobs(Path(url2pathname(urlsplit(url).path)))
     from store.object_blobs import ObjectBlobs  # obstore's threads do not survive the worker's fork

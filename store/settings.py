@@ -29,6 +29,12 @@ class StoreSettings(BaseSettings):
         None, description="Object storage for corpora, jobs and models; default: a folder in the data folder."
     )
 
+    model_file_cache_bytes: int = Field(
+        4 << 30,
+        ge=0,
+        description="Disk space for copies of the model files in an object store; 0: no copies.",
+    )
+
     log_format: Literal["text", "json"] = Field(
         "text", description="Format of log lines: text, or one JSON object per line."
     )

@@ -11,6 +11,7 @@ from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from launcher.valkey import EmbeddedValkey
 from models.kernels.compile_cache import use_cache_folder
+from tests.s3_server import S3Server
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # what tests expect is what CPUs do
 
@@ -37,6 +38,13 @@ def clean_redis_url(redis_url: str) -> str:
     with Redis.from_url(redis_url) as redis:
         redis.flushall()
     return redis_url
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Moto's S3 server for the session."""
+    with S3Server(tmp_path_factory.mktemp("s3") / "moto.log") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

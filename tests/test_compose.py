@@ -102,3 +102,18 @@ def test_worker_is_not_unhealthy_while_it_compiles() -> None:
     compiling_s = 60
     # It may first wait for another process that compiles, and then do it itself.
     assert int(check) >= compile_cache._LOCK_TIMEOUT_S + 2 * compiling_s
+
+
+def test_object_store_and_its_variables_reach_the_api_and_the_worker() -> None:
+    services = yaml.safe_load((ROOT / "deploy" / "docker-compose.s3.yml").read_text())["services"]
+    assert set(services) == {"api", "worker"}
+    guide = (ROOT / "docs/how-to/deploy.md").read_text()
+    table = guide[guide.index("### Credentials and endpoint") : guide.index("`gs://bucket/prefix` takes")]
+    # Those of roles are set by the platform.
+    documented = set(re.findall(r"`(AWS_\w+)`", table))
+    documented -= {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"}
+    for service in services.values():
+        passed = service["environment"]
+        assert documented == {name for name in passed if name.startswith("AWS_")}
+        assert passed["NEXTCHAR_STORE_URL"].startswith("${NEXTCHAR_STORE_URL:?")
+        assert all(value is None for name, value in passed.items() if name != "NEXTCHAR_STORE_URL")

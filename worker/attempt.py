@@ -21,6 +21,7 @@ from store.blobs import Blobs
 from store.corpora import Corpora
 from store.jobs import Job, JobError, JobRequest, Jobs, JobStatus
 from store.live import AttemptOutcome, EventLog, Live
+from store.model_file_cache import ModelFileCache
 from store.models import Models
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.event_files import FILE_NAME, LiveLog
@@ -155,7 +156,7 @@ class Attempt:
         return train_model(
             self.job,
             corpora=Corpora(self.blobs),
-            models=Models(self.blobs),
+            models=Models(self.blobs, cache=ModelFileCache.of(self.settings)),
             scratch=self.settings.data_dir / "scratch",
             cores=self.settings.cores,
             precision=self.settings.precision,

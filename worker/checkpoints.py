@@ -3,24 +3,29 @@
     checkpoints/<job id>/<step>.npz   SHA-256 of the rest, then a NumPy archive (never unpickled)
 
 The newest two are kept, and the one to restore if the loss diverges. A damaged checkpoint is skipped with a
-message, and the one before it is used.
+message, and the one before it is used. A large one is in a file in the scratch folder while it is written and
+read, so that memory holds its arrays only.
 """
 
 import hashlib
 import io
 import json
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store.blobs import Blobs
+from store.blobs import Blobs, domain_errors
 
 _DIGEST_BYTES = 32
 _KEEP = 2
+_IN_MEMORY_BYTES = 64 << 20
+_PIECE_BYTES = 1 << 20
 _META = "meta"
 _ROLLBACK = "safe"  # the key of the rollback step in the metadata
 _FIRST_INTERVAL_S = 1.0  # early checkpoints are frequent, so that a process that is killed soon loses little
@@ -81,22 +86,26 @@ class CheckpointSaver:
 class Checkpoints:
     """The checkpoints of one job in storage."""
 
-    def __init__(self, blobs: Blobs, job_id: str) -> None:
-        self._blobs = blobs
+    def __init__(self, blobs: Blobs, job_id: str, *, scratch: Path | None = None) -> None:
+        """Keep checkpoints in `blobs`. `scratch`: by default the system's temporary folder."""
+        self._blobs, self._scratch = blobs, scratch
         self._folder = f"checkpoints/{job_id}"
         self.newest_bytes = 0  # size of the last checkpoint that was saved, loaded, or could not be saved
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep a checkpoint and delete those no longer needed. Raises StorageFull, Unavailable."""
         meta = np.frombuffer(json.dumps(checkpoint.meta).encode(), np.uint8)
-        buffer = io.BytesIO(bytes(_DIGEST_BYTES))  # the digest is filled in later, to avoid a copy
-        buffer.seek(_DIGEST_BYTES)
-        np.savez(buffer, allow_pickle=False, **{_META: meta}, **checkpoint.arrays)
-        digest = hashlib.sha256(buffer.getbuffer()[_DIGEST_BYTES:]).digest()
-        buffer.seek(0)
-        buffer.write(digest)
-        self.newest_bytes = buffer.getbuffer().nbytes
-        self._blobs.write(self._path(checkpoint.step), buffer.getvalue())
+        self.newest_bytes = sum(array.nbytes for array in checkpoint.arrays.values())
+        with domain_errors(), self._file(self.newest_bytes) as file:
+            file.write(bytes(_DIGEST_BYTES))
+            np.savez(file, allow_pickle=False, **{_META: meta}, **checkpoint.arrays)
+            self.newest_bytes = file.tell()
+            digest = _digest(file)
+            file.seek(0)
+            file.write(digest)
+            file.flush()
+            data = file.getvalue() if isinstance(file, io.BytesIO) else Path(file.name)
+            self._blobs.write(self._path(checkpoint.step), data)
         rollback = self._path(checkpoint.rollback_step)
         self._blobs.delete(*(p for p in self._blobs.paths(self._folder)[:-_KEEP] if p != rollback))
 
@@ -109,9 +118,7 @@ class Checkpoints:
         problems: list[str] = []
         for path in reversed(self._blobs.paths(self._folder)):
             try:
-                data = self._blobs.read(path)
-                self.newest_bytes = len(data)
-                return self._with_rollback(_parse(data)), problems
+                return self._with_rollback(self._read(path)), problems
             except (ValueError, KeyError, FileNotFoundError, zipfile.BadZipFile) as error:
                 step = int(path.rsplit("/", 1)[-1].split(".")[0])
                 problems.append(f"the checkpoint of step {step} is damaged ({error}); using the one before")
@@ -121,10 +128,32 @@ class Checkpoints:
     def _with_rollback(self, checkpoint: Checkpoint) -> Checkpoint:
         step = checkpoint.rollback_step
         try:
-            rollback = _parse(self._blobs.read(self._path(step))) if step < checkpoint.step else None
+            rollback = self._read(self._path(step)) if step < checkpoint.step else None
         except (ValueError, KeyError, FileNotFoundError, zipfile.BadZipFile):
             rollback = None  # this checkpoint itself will do until the next evaluation
         return replace(checkpoint, rollback=rollback)
+
+    def _read(self, path: str) -> Checkpoint:
+        with domain_errors():
+            chunks = self._blobs.stream(path)
+            self._make_scratch()
+            scratch = str(self._scratch) if self._scratch else None
+            with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES, dir=scratch) as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                self.newest_bytes = file.tell()
+                return _parse(file)
+
+    def _file(self, size: int) -> IO[bytes]:
+        """Open a file for a checkpoint of about `size` bytes, in memory if it is small."""
+        if size <= _IN_MEMORY_BYTES:
+            return io.BytesIO()
+        self._make_scratch()
+        return tempfile.NamedTemporaryFile(dir=self._scratch, prefix="checkpoint-")
+
+    def _make_scratch(self) -> None:
+        if self._scratch:
+            self._scratch.mkdir(parents=True, exist_ok=True)
 
     def _path(self, step: int) -> str:
         return f"{self._folder}/{step:010d}.npz"
@@ -134,12 +163,21 @@ class Checkpoints:
         self._blobs.delete(*self._blobs.paths(self._folder))
 
 
-def _parse(data: bytes) -> Checkpoint:
-    if hashlib.sha256(memoryview(data)[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
+def _parse(file: IO[bytes]) -> Checkpoint:
+    computed = _digest(file)
+    file.seek(0)
+    if file.read(_DIGEST_BYTES) != computed:
         raise ValueError("its hash differs")
-    file = io.BytesIO(data)
-    file.seek(_DIGEST_BYTES)
     with np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     meta = json.loads(arrays.pop(_META).tobytes())
     return Checkpoint(step=meta["step"], arrays=arrays, meta=meta)
+
+
+def _digest(file: IO[bytes]) -> bytes:
+    """Return the SHA-256 of what follows the place of the digest in a file."""
+    digest = hashlib.sha256()
+    file.seek(_DIGEST_BYTES)
+    while piece := file.read(_PIECE_BYTES):
+        digest.update(piece)
+    return digest.digest()

@@ -13,6 +13,8 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ from rq.worker import Worker
 
 from store.live import Live
 from store.logs import configure_logging
+from store.open_blobs import is_object_store
 from store.queue import AllowedJob, rq_queue
 from worker.settings import WorkerSettings
 from worker.warm_up import warm_up
@@ -180,6 +183,15 @@ def memory_kills() -> int:
     return sum(counts)
 
 
+def _check_storage(settings: WorkerSettings) -> None:
+    """Check the object store, if it is one, in a child process; exit with its status if that is not 0."""
+    if not is_object_store(settings.blobs_url):
+        return
+    _wait_for_redis(settings.redis_url)
+    if status := subprocess.run([sys.executable, "-m", "store.installation"], check=False).returncode:
+        raise SystemExit(status)
+
+
 def make_worker(redis: Redis) -> TrainingWorker:
     """Return a worker for the training queue on a connection that does not decode responses."""
     return TrainingWorker(
@@ -271,6 +283,7 @@ def main() -> None:
     log.info("loading kernels; compiling them takes some seconds the first time on a machine")
     try:
         _stop_on_signals()  # also ends the compiler
+        _check_storage(settings)
         warm_up(settings.data_dir)
     except StopRequested:
         return

@@ -72,7 +72,8 @@ def _train(job_id: str, settings: WorkerSettings) -> None:
 
 def _take(job_id: str, settings: WorkerSettings, live: Live, blobs: Blobs, token: str) -> Attempt | None:
     """Move a queued job to running and return an attempt at it; None if that is not possible."""
-    jobs, checkpoints = Jobs(blobs), Checkpoints(blobs, job_id)
+    jobs = Jobs(blobs)
+    checkpoints = Checkpoints(blobs, job_id, scratch=settings.data_dir / "scratch")
     try:
         job = jobs.get(job_id)
         if job.status is not JobStatus.QUEUED:

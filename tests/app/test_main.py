@@ -30,6 +30,7 @@ from store.ids import new_id
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.app.service import until
+from tests.s3_server import S3Server
 
 ROOT = Path(__file__).parents[2]
 V, E, H = 28, 8, 16
@@ -349,3 +350,22 @@ def _has_example(content: dict[str, Any]) -> bool:
         return True
     properties = schema.get("properties", {})  # a page of things: they have examples
     return "data" in properties and _has_example({"schema": properties["data"]["items"]})
+
+
+def test_process_does_not_start_on_a_store_that_cannot_be_used(
+    tmp_path: Path, redis_url: str, s3_server: S3Server
+) -> None:
+    variables = s3_server.environment() | {
+        "NEXTCHAR_STORE_URL": "s3://no-such-bucket/prefix",
+        "NEXTCHAR_DATA_DIR": str(tmp_path),
+        "NEXTCHAR_REDIS_URL": redis_url,
+    }
+    command = [sys.executable, "-m", "app.main"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | variables, check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "nextchar: NEXTCHAR_STORE_URL='s3://no-such-bucket/prefix': the bucket does not exist; create it, or"
+        " correct the URL\n"
+    )

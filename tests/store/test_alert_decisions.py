@@ -1,6 +1,5 @@
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -10,7 +9,6 @@ from models.errors import NotFound
 from store.alert_decisions import Suppression
 from store.alerts import Alerts
 from store.blobs import Blobs
-from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
 from tests.store.test_alerts import GROUP, one
 
@@ -21,11 +19,6 @@ TOMORROW = time.time() + 86_400
 @pytest.fixture
 def redis(clean_redis_url: str) -> Redis:
     return Redis.from_url(clean_redis_url, decode_responses=True)
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return open_blobs(tmp_path.as_uri())
 
 
 @pytest.fixture

@@ -9,11 +9,6 @@ from store.blobs import Blobs, as_domain_error
 from store.open_blobs import open_blobs
 
 
-@pytest.fixture(params=["file", "memory"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
-    return open_blobs(tmp_path.as_uri() if request.param == "file" else "memory:///")
-
-
 def test_written_objects_can_be_read_and_listed(blobs: Blobs) -> None:
     blobs.write("a/2", b"two")
     blobs.write("a/b/1", b"one")

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,17 +8,11 @@ from models.saved_model import SavedModel, describe_files
 from store import calibrations as module
 from store.blobs import Blobs
 from store.calibrations import MAX_REBUILDS, MODEL_FILE, Calibrations, validation_file
-from store.open_blobs import open_blobs
 from tests.models.anomaly.surprisals import random_lines
 from tests.models.runtime.networks import saved_model
 
 NORMAL = calibrate(random_lines(np.random.default_rng(0), 40))
 OTHER = calibrate(random_lines(np.random.default_rng(1), 50))
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return open_blobs(f"file://{tmp_path}")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
 from models.text.vocabulary import normalize
+from store.blobs import Blobs
 from store.corpora import Corpora, Corpus, Upload
 from store.corpus_statistics import Encoding
 from store.open_blobs import open_blobs
@@ -16,8 +17,8 @@ from tests.logs import syslog
 
 
 @pytest.fixture
-def corpora() -> Corpora:
-    return Corpora(open_blobs("memory:///"))
+def corpora(blobs: Blobs) -> Corpora:
+    return Corpora(blobs)
 
 
 def _add(

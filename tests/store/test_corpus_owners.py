@@ -2,14 +2,8 @@ import pytest
 
 from store.blobs import Blobs
 from store.corpus_owners import CorpusOwners
-from store.open_blobs import open_blobs
 
 ONE, TWO = "corpus_000000000001", "corpus_000000000002"
-
-
-@pytest.fixture
-def blobs() -> Blobs:
-    return open_blobs("memory:///")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from models.auto_preset import Candidate
 from models.config import PRESETS, Mix, NetworkConfig, TrainingConfig
 from models.errors import Conflict, NotFound, Unavailable
+from store.blobs import Blobs
 from store.jobs import TRANSITIONS, JobRequest, Jobs, JobStatus
 from store.open_blobs import open_blobs
 
@@ -14,8 +15,8 @@ REQUEST = JobRequest(corpus="corpus_1", name="m", network=NetworkConfig(), train
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> Jobs:
-    return Jobs(open_blobs(tmp_path.as_uri()))
+def jobs(blobs: Blobs) -> Jobs:
+    return Jobs(blobs)
 
 
 def test_a_job_has_the_state_of_its_last_transition(jobs: Jobs) -> None:

@@ -20,11 +20,6 @@ from tests.store.interleaving import Interrupted
 FILES = {"model.onnx": b"graph", "model.keras": b"layers"}
 
 
-@pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return open_blobs(tmp_path.as_uri())
-
-
 def _card(name: str = "m", *, number: int = 1) -> Card:
     return Card(
         id=f"model_{number:021x}",
@@ -94,6 +89,7 @@ def test_a_deleted_version_is_gone_and_its_number_is_not_given_again(blobs: Blob
     assert models.publish(_card(number=3), FILES).version == 3
 
 
+@pytest.mark.parametrize("blobs", ["file"], indirect=True)
 def test_deleting_works_on_a_full_disk_and_frees_space(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     models = Models(blobs)
     card = models.publish(_card(), FILES)
@@ -379,6 +375,7 @@ def test_a_resumed_attempt_deletes_no_files_of_a_successor_whose_model_was_renam
     assert at > len(FILES)
 
 
+@pytest.mark.parametrize("blobs", ["file"], indirect=True)
 def test_a_full_disk_leaves_nothing_of_a_publication(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
     models, put = Models(blobs), LocalBlobs._put_once
 

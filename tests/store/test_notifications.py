@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 from redis import Redis
 
@@ -15,7 +13,6 @@ from store.notification_targets import (
     secret_bytes,
 )
 from store.notifications import RETRY_DELAYS_S, Notifications
-from store.open_blobs import open_blobs
 
 
 @pytest.fixture
@@ -26,11 +23,6 @@ def redis(clean_redis_url: str) -> Redis:
 @pytest.fixture
 def outbox(redis: Redis) -> Notifications:
     return Notifications(redis)
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return open_blobs(tmp_path.as_uri())
 
 
 def queue(outbox: Notifications, body: str = "{}", *, alert: str = "a", now: float = 1.0) -> None:

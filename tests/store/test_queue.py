@@ -1,12 +1,11 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 from rq import Queue
 
+from store.blobs import Blobs
 from store.jobs import Job, Jobs, JobStatus
-from store.open_blobs import open_blobs
 from store.queue import QUEUE_NAME, AllowedJob, TrainingQueue, fair_order
 from tests.store.test_jobs import REQUEST
 
@@ -17,8 +16,8 @@ def redis(clean_redis_url: str) -> Any:
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> Jobs:
-    return Jobs(open_blobs(tmp_path.as_uri()))
+def jobs(blobs: Blobs) -> Jobs:
+    return Jobs(blobs)
 
 
 def _created(jobs: Jobs, n: int) -> list[Job]:

@@ -73,8 +73,8 @@ class Attic:
 
 
 @pytest.fixture
-def attic(tmp_path: Path) -> Attic:
-    return Attic(tmp_path)
+def attic(tmp_path: Path, blobs: Blobs) -> Attic:
+    return Attic(tmp_path, blobs=blobs)
 
 
 RUNNING, PAUSED, QUEUED = JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.QUEUED

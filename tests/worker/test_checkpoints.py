@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,7 @@ from store.blobs import Blobs
 from store.jobs import Jobs
 from store.open_blobs import open_blobs
 from tests.store.refusing import Refusing, unavailable
+from worker import checkpoints as checkpoints_module
 from worker.checkpoints import Checkpoint, Checkpoints
 
 
@@ -85,3 +88,30 @@ def test_storage_that_does_not_answer_damages_no_checkpoint() -> None:
     with pytest.raises(Unavailable):
         Checkpoints(refusing, "job_1").load()
     assert len(blobs.paths("checkpoints")) == 2
+
+
+def test_a_large_checkpoint_is_written_and_read_through_the_scratch_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints_module, "_IN_MEMORY_BYTES", 1000)
+    scratch, blobs = tmp_path / "scratch", open_blobs(f"{tmp_path.as_uri()}/store")
+    written: list[object] = []
+    write = type(blobs).write
+    monkeypatch.setattr(
+        type(blobs), "write", lambda self, path, data: (written.append(data), write(self, path, data))[1]
+    )
+    checkpoints = Checkpoints(blobs, "job_1", scratch=scratch)
+    array = np.arange(10_000, dtype=np.float32)
+    checkpoints.save(Checkpoint(3, {"weight/0": array}, {"step": 3}))
+    assert [type(data) for data in written] == [type(scratch)]
+    assert list(scratch.iterdir()) == []
+    size = checkpoints.newest_bytes
+    assert size == (tmp_path / "store/checkpoints/job_1/0000000003.npz").stat().st_size
+    loaded, problems = Checkpoints(blobs, "job_1", scratch=scratch).load()
+    assert loaded is not None and problems == []
+    np.testing.assert_array_equal(loaded.arrays["weight/0"], array)
+    scratch.rmdir()
+    scratch.write_bytes(b"")  # a scratch folder that does not work
+    with pytest.raises(Unavailable):
+        checkpoints.save(Checkpoint(4, {"weight/0": array}, {"step": 4}))
+    assert checkpoints.newest_bytes == array.nbytes

@@ -644,7 +644,7 @@ def test_other_errors_fail_the_job_and_keep_its_checkpoint(desk: Desk, error: Ex
 
 def test_checkpoint_that_cannot_be_read_pauses_the_job_and_is_kept(desk: Desk) -> None:
     Checkpoints(desk.blobs, desk.job.id).save(Checkpoint(5, {}, {"step": 5}))
-    desk.storage.refused["read"] = {"checkpoints"}
+    desk.storage.refused["stream"] = {"checkpoints"}
     desk.attempt(trained)
     assert (desk.now.waits_for_storage, desk.outcomes) == (True, 0)
     assert desk.jobs.checkpoint_step(desk.job.id) == 5

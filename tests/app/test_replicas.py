@@ -1,0 +1,170 @@
+"""Two API processes behind HAProxy, with deploy/haproxy.cfg."""
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.keys import new_key
+from launcher.ports import free_port
+from tests.app.test_main import ROOT, is_ready, publish_real, started
+from tests.waiting import eventually
+
+HAPROXY = shutil.which("haproxy")
+
+pytestmark = [
+    pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed"),
+    pytest.mark.timeout(300),  # two starts of the API on a busy machine
+]
+
+PROMPT = "the quick brown fox jumps over the lazy dog " * 3
+KEYS = {
+    "owner": new_key("owner", scopes="read,complete,train"),
+    "slow": new_key("slow", scopes="read,complete", rate="5/minute"),
+}
+
+
+@dataclass
+class Replicas:
+    """The two processes by the names that HAProxy has for them, and a client of HAProxy."""
+
+    http: httpx.Client
+    processes: dict[str, "subprocess.Popen[bytes]"]
+    socket: Path
+
+    def command(self, text: str) -> None:
+        """Send a command to HAProxy's socket."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.socket))
+            connection.sendall(text.encode() + b"\n")
+            assert connection.recv(1000).strip() == b""
+
+    def complete(self, document: str, *, key: str = "owner", prompt: str = PROMPT) -> httpx.Response:
+        """Complete a prompt in a document."""
+        headers = {"X-Document": document} | as_(key)
+        body = {"prompt": prompt, "max_characters": 4, "seed": 1}
+        return self.http.post("/v1/models/real/complete", json=body, headers=headers)
+
+    def is_used(self, name: str) -> bool:
+        """Whether HAProxy sends requests to a process."""
+        answers = (self.complete(f"document {number}") for number in range(20))
+        return any(served_by(answer) == name for answer in answers)
+
+
+def as_(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {KEYS[key][0]}"}
+
+
+def served_by(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    return str(answer.headers["x-served-by"])
+
+
+@contextlib.contextmanager
+def haproxy(urls: dict[str, str], folder: Path) -> Iterator[str]:
+    """Run HAProxy in front of two processes; yield its URL."""
+    address = f"127.0.0.1:{free_port('127.0.0.1')}"
+    variables = {f"NEXTCHAR_{name.upper().replace('API', 'API_')}": url[7:] for name, url in urls.items()}
+    variables |= {"NEXTCHAR_BIND": address, "NEXTCHAR_HAPROXY_SOCKET": str(folder / "haproxy.sock")}
+    assert HAPROXY is not None
+    command = [HAPROXY, "-db", "-f", str(ROOT / "deploy" / "haproxy.cfg")]
+    with (folder / "haproxy.log").open("wb") as log:
+        running = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
+    try:
+        yield f"http://{address}"
+    finally:
+        running.kill()
+        running.wait()
+
+
+@pytest.fixture
+def replicas(tmp_path: Path, clean_redis_url: str) -> Iterator[Replicas]:
+    (tmp_path / "keys").write_text("\n".join(line for _, line in KEYS.values()))
+    publish_real(tmp_path)
+    settings = {"NEXTCHAR_API_KEYS_FILE": str(tmp_path / "keys")}
+    with contextlib.ExitStack() as stack:
+        processes, urls = {}, {}
+        for name in ("api1", "api2"):
+            api = stack.enter_context(started(tmp_path, clean_redis_url, settings, with_model=False))
+            processes[name], urls[name] = api
+        for url in urls.values():
+            with httpx.Client(base_url=url) as http:
+                eventually(lambda http=http: is_ready(http), within_s=120, what="the API is ready")
+        url = stack.enter_context(haproxy(urls, tmp_path))
+        http = stack.enter_context(httpx.Client(base_url=url, timeout=60))
+        running = Replicas(http, processes, tmp_path / "haproxy.sock")
+        eventually(lambda: is_ready(http), within_s=60, what="HAProxy passes requests on")
+        eventually(lambda: running.is_used("api1") and running.is_used("api2"), what="both are used")
+        yield running
+
+
+def test_documents_stay_with_their_process_and_limits_and_idempotency_hold_over_both(
+    replicas: Replicas,
+) -> None:
+    for number in range(10):
+        first, *others = (replicas.complete(f"document {number}") for _ in range(3))
+        assert {served_by(answer) for answer in others} == {served_by(first)}
+        usage = others[-1].json()["usage"]
+        assert usage["cached_characters"] >= usage["prompt_characters"] - 1
+
+    answers = [replicas.complete(f"document {number}", key="slow") for number in range(8)]
+    assert [answer.status_code for answer in answers].count(429) == 3
+    assert len({served_by(answer) for answer in answers if answer.status_code == 200}) == 2
+
+    text = ("the quick brown fox\n" * 50).encode()
+    corpus = replicas.http.post("/v1/corpora", content=text, headers=as_("owner")).json()["id"]
+    body = {"corpus": corpus, "name": "fox", "preset": "tiny", "budget": {"steps": 2}}
+
+    def submit(number: int) -> httpx.Response:
+        headers = as_("owner") | {"Idempotency-Key": "once", "X-Document": f"document {number}"}
+        return replicas.http.post("/v1/jobs", json=body, headers=headers)
+
+    with ThreadPoolExecutor(8) as pool:
+        jobs = list(pool.map(submit, range(8)))
+    assert {job.status_code for job in jobs} <= {200, 202}, [job.text for job in jobs]
+    assert len({job.json()["id"] for job in jobs}) == 1
+    assert len({job.headers["x-served-by"] for job in jobs}) == 2
+
+    replicas.command("set server api/api1 state drain")
+    assert not replicas.is_used("api1")
+    replicas.command("set server api/api1 state ready")
+    assert replicas.is_used("api1")
+
+
+def test_killed_process_fails_no_request_that_is_sent_once_more(replicas: Replicas) -> None:
+    stopping = threading.Event()
+
+    def type_into(document: str) -> list[Any]:
+        failures: list[Any] = []
+        while not stopping.is_set():
+            for attempt in (1, 2):
+                try:
+                    answer = replicas.complete(document)
+                    if answer.status_code == 200:
+                        break
+                    problem: object = (attempt, answer.status_code, answer.text[:200])
+                except httpx.TransportError as error:
+                    problem = (attempt, repr(error))
+                failures.append(problem)
+        return failures
+
+    with ThreadPoolExecutor(6) as pool:
+        typing = [pool.submit(type_into, f"document {number}") for number in range(6)]
+        victim = served_by(replicas.complete("document 0"))
+        survivor = {"api1": "api2", "api2": "api1"}[victim]
+        replicas.processes[victim].send_signal(signal.SIGKILL)
+        eventually(lambda: served_by(replicas.complete("document 0")) == survivor)
+        eventually(lambda: not replicas.is_used(victim), what="all documents are with the survivor")
+        stopping.set()
+        failures = [failure for typist in typing for failure in typist.result()]
+    assert not [failure for failure in failures if failure[0] == 2], failures

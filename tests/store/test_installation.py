@@ -1,0 +1,192 @@
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from launcher.valkey import EmbeddedValkey
+from store.blobs import Blobs, StorageRefused
+from store.installation import Installation, check_storage
+from store.open_blobs import open_blobs
+from store.settings import StoreSettings
+
+WAIT_S = 0.2
+
+
+@pytest.fixture(scope="module")
+def other_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A second Valkey."""
+    with EmbeddedValkey(tmp_path_factory.mktemp("other")) as valkey:
+        yield valkey.url
+
+
+@pytest.fixture
+def redis(clean_redis_url: str) -> Redis:
+    return Redis.from_url(clean_redis_url, decode_responses=True)
+
+
+@pytest.fixture
+def other_redis(other_redis_url: str) -> Redis:
+    other = Redis.from_url(other_redis_url, decode_responses=True)
+    other.flushall()
+    return other
+
+
+def renewing(installation: Installation) -> Callable[[], None]:
+    """Renew an installation's record in a thread, until the returned function is called."""
+    stopped = threading.Event()
+
+    def renew() -> None:
+        while not stopped.wait(WAIT_S / 10):
+            installation.renew()
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+
+    def stop() -> None:
+        stopped.set()
+        thread.join()
+
+    return stop
+
+
+def test_processes_of_one_installation_share_the_storage_and_it_can_start_again(
+    blobs: Blobs, redis: Redis
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: Installation(blobs, redis).claim(wait_s=0), range(8)))
+    again = Installation(blobs, redis)
+    again.claim(wait_s=0)
+    again.renew()
+    assert len(blobs.paths("installation")) == 2
+
+
+def test_second_installation_on_a_prefix_is_refused_while_the_first_runs(
+    blobs: Blobs, redis: Redis, other_redis: Redis
+) -> None:
+    first = Installation(blobs, redis)
+    first.claim()
+    stop = renewing(first)
+    try:
+        with pytest.raises(StorageRefused, match="another installation is using this storage"):
+            Installation(blobs, other_redis).claim(wait_s=30)
+    finally:
+        stop()
+    first.renew()
+
+
+def test_storage_of_an_installation_that_no_longer_runs_is_taken_over(
+    blobs: Blobs, redis: Redis, other_redis: Redis
+) -> None:
+    first, second = Installation(blobs, redis), Installation(blobs, other_redis)
+    first.claim()
+    second.claim(wait_s=WAIT_S)
+    second.renew()
+    with pytest.raises(StorageRefused, match="has taken over"):
+        first.renew()
+
+
+def test_redis_that_loses_its_data_stays_that_of_the_installation(blobs: Blobs, redis: Redis) -> None:
+    first, second = Installation(blobs, redis), Installation(blobs, redis)
+    first.claim()
+    second.claim()
+    redis.flushall()
+    first.renew()
+    second.renew()
+    redis.flushall()
+    restarted = Installation(blobs, redis)  # this gives Redis another id, before a running process renews
+    stop = renewing(first)
+    try:
+        restarted.claim(wait_s=30)
+    finally:
+        stop()
+    second.renew()
+    restarted.renew()
+
+
+def test_installation_whose_redis_did_not_work_at_the_start_is_claimed_later(
+    blobs: Blobs, redis: Redis, other_redis: Redis
+) -> None:
+    first, late = Installation(blobs, redis), Installation(blobs, other_redis)
+    first.renew()
+    stop = renewing(first)
+    try:
+        with pytest.raises(StorageRefused, match="another installation is using this storage"):
+            late.renew()
+    finally:
+        stop()
+
+
+def test_one_redis_does_not_work_for_two_storages(redis: Redis) -> None:
+    Installation(open_blobs("memory:///"), redis).claim()
+    with pytest.raises(StorageRefused, match="redis-cli DEL nextchar:installation"):
+        Installation(open_blobs("memory:///"), redis).claim()
+    redis.delete("nextchar:installation")
+    Installation(open_blobs("memory:///"), redis).claim()
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (b'{"format_version": 2, "id": "installation_1"}', "format version 2 and this program reads 1"),
+        (b"not JSON", "damaged"),
+        (b"[]", "damaged"),
+    ],
+)
+def test_storage_of_an_unknown_or_damaged_format_is_refused(
+    blobs: Blobs, redis: Redis, record: bytes, message: str
+) -> None:
+    blobs.write("installation/format.json", record)
+    with pytest.raises(StorageRefused, match=message):
+        Installation(blobs, redis).claim()
+
+
+def test_start_with_a_store_that_works_says_nothing(
+    s3_url: str, clean_redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_storage(StoreSettings(store_url=s3_url, redis_url=clean_redis_url))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "variables", "status", "message"),
+    [
+        (
+            "s3://no-such-bucket/x",
+            {},
+            2,
+            "URL='s3://no-such-bucket/x': the bucket does not exist",
+        ),
+        ("az://container/x", {}, 2, "Account must be specified"),
+        (None, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, 1, "cannot be reached; check the endpoint"),
+    ],
+)
+def test_start_with_a_store_that_cannot_be_used_ends_with_a_sentence(
+    s3_url: str,
+    clean_redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    url: str | None,
+    variables: dict[str, str],
+    status: int,
+    message: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as caught:
+        check_storage(StoreSettings(store_url=url or s3_url, redis_url=clean_redis_url))
+    assert caught.value.code == status
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+def test_start_without_redis_is_possible(s3_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    check_storage(StoreSettings(store_url=s3_url, redis_url="redis://127.0.0.1:1/0"))
+    assert "checked when Redis works" in caplog.text
+
+
+def test_folder_is_not_checked(tmp_path: Path, clean_redis_url: str) -> None:
+    check_storage(StoreSettings(data_dir=tmp_path, redis_url=clean_redis_url))
+    assert list(tmp_path.iterdir()) == []
