@@ -89,6 +89,11 @@ class TrainingConfig(Frozen):
     learning_rate: float = Field(8e-3, gt=0, le=1, description="Peak rate of the one-cycle schedule.")
     weight_decay: float = Field(0.2, ge=0, le=1, description="Decoupled weight decay of AdamW.")
     clip_norm: float = Field(1.0, gt=0, le=1000, description="Gradients are clipped to this global norm.")
+    preconditioning: bool = Field(
+        False,
+        description="Whether the gradients of recurrent weights are preconditioned (one-sided Shampoo) before"
+        " AdamW.",
+    )
     budget: Budget = Budget(seconds=60)
     validation_fraction: float = Field(
         0.1, ge=0.005, le=0.5, description="Fraction of the text, at its end, held out for validation."
