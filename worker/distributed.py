@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from models.architectures.spec import Differentiable
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import TrainingConfig
-from worker.preconditioner import Preconditioner, arrays_of, is_observed, restore
+from worker import preconditioner
+from worker.preconditioner import Preconditioner
 from worker.replicas import SplitStep, adamw, mean_loss
 from worker.rows import replicas_of
 
@@ -99,12 +100,12 @@ class DistributedStep(SplitStep):
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything that `restore` needs to continue."""
         scale = {_LOSS_SCALE: np.array([self._scale.value, self._scale.good_steps])} if self._scale else {}
-        return super().arrays() | scale | arrays_of(self._preconditioners)
+        return super().arrays() | scale | preconditioner.arrays_of(self._preconditioners)
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
         super().restore(arrays)
-        restore(self._preconditioners, arrays)
+        preconditioner.restore(self._preconditioners, arrays)
         self._set_roots()
         if self._scale:
             value, good_steps = arrays.get(_LOSS_SCALE, (LossScale.value, 0))
@@ -149,10 +150,13 @@ class DistributedStep(SplitStep):
     def _observe(self, gradients: Any) -> None:
         """Give the preconditioners the gradients of the next step."""
         step = int(self._optimizer.iterations.numpy()) + 1
-        if not is_observed(step):
+        if not preconditioner.is_observed(step):
             return
         changed = False
         for i, one in zip(self._recurrent, self._preconditioners, strict=True):
+            if step == preconditioner.START:
+                for moment in self._optimizer.variables[2 + 2 * i : 4 + 2 * i]:
+                    moment.assign(tf.zeros_like(moment))
             gradient = self._strategy.experimental_local_results(gradients[i])[0]
             # The input gate that is tied to the forget gate, at the front, counts once.
             columns = gradient[:, -self._gate_columns :]

@@ -18,9 +18,9 @@ from models.config import TrainingConfig
 from models.kernels import lstm_training as kernels
 from models.kernels.lstm_weights import Floats, LSTMWeights
 from models.kernels.lstm_window import LSTMWindow, State
+from worker import preconditioner
 from worker.kernel_preconditioner import KernelPreconditioner, slices
 from worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
-from worker.preconditioner import arrays_of, restore
 from worker.rows import replicas_of
 
 
@@ -103,7 +103,7 @@ class KernelStep:
         arrays |= {f"optimizer/{i}": moment.numpy() for i, moment in enumerate(self._moments(), 2)}
         for i, shares in enumerate(zip(*map(_flat, self._states), strict=True)):
             arrays[f"state/{i}"] = np.concatenate(shares)
-        return arrays | arrays_of(one.preconditioner for one in self._preconditioners.values())
+        return arrays | preconditioner.arrays_of(one.preconditioner for one in self._preconditioners.values())
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
@@ -115,7 +115,7 @@ class KernelStep:
         for i, shares in enumerate(zip(*map(_flat, self._states), strict=True)):
             for share, part in zip(shares, np.split(arrays[f"state/{i}"], self.replicas), strict=True):
                 share[...] = part
-        restore((one.preconditioner for one in self._preconditioners.values()), arrays)
+        preconditioner.restore((one.preconditioner for one in self._preconditioners.values()), arrays)
         for one in self._preconditioners.values():
             one.restored()
 
@@ -151,6 +151,8 @@ class KernelStep:
         self._steps, self._learning_rate = self._steps + 1, learning_rate
         rate = learning_rate * (1 - BETA_2**self._steps) ** 0.5 / (1 - BETA_1**self._steps)
         for name, one in self._preconditioners.items():
+            if self._steps == preconditioner.START:
+                self._momentum[name][:] = self._velocity[name][:] = 0
             one.apply(mean[name], step=self._steps, scale=scale, parallel=self._pool.map, parts=self.replicas)
 
         def update(some: slice) -> None:

@@ -2,10 +2,10 @@
 
 An LSTM's outputs are correlated, so the gradient of the weights they are multiplied by is large in few
 directions of the inputs, which AdamW, scaling each element by itself, cannot correct. So AdamW gets R G in
-place of the gradient G (H, N), where A (H, H) is the running mean of G G' / N and R is
-A^(-1/2) (tr A / H)^(1/2): the rows of R G are nearly uncorrelated, and its mean square is that of G. This is
-the preconditioner of one side in Shampoo (Gupta, Koren, Singer 2018: "Shampoo: Preconditioned Stochastic
-Tensor Optimization"). docs/engineering/training-recipes.md has the measurements.
+place of the gradient G (H, N), where A (H, H) is the running mean of G G' / N and R is A^(-1/2): the rows of
+R G are nearly uncorrelated, with a mean square of nearly 1. This is the preconditioner of one side in
+Shampoo (Gupta, Koren, Singer 2018: "Shampoo: Preconditioned Stochastic Tensor Optimization").
+docs/engineering/training-recipes.md has the measurements.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from models.kernels.lstm_weights import Floats
 
 START = 10
-"""The first step whose gradient is preconditioned."""
+"""The first step whose gradient is preconditioned. The moments of AdamW are set to zero before it: gradients
+until then have another scale, and the first ones are by far the largest."""
 
 _DECAY = 0.99  # of the running mean, per observation
 _OBSERVED_EVERY = 4  # steps, after START
@@ -49,7 +50,7 @@ class Preconditioner:
         scale = values.mean()
         if not scale > 0:
             return False
-        values = np.maximum(values / scale, 0) + _EPSILON
+        values = np.maximum(values, 0) + _EPSILON * scale
         self.root[...] = (vectors * values**-0.5) @ vectors.T
         return True
 
