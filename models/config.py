@@ -82,13 +82,18 @@ class Budget(Frozen):
 
 
 class TrainingConfig(Frozen):
-    """How a network is trained. The defaults are the recipe of the `small` preset."""
+    """How a network is trained."""
 
     rows: int = Field(32, ge=1, le=4096, description="Parallel streams the corpus is cut into (B).")
     window: int = Field(32, ge=2, le=4096, description="Steps of truncated back-propagation (T).")
     learning_rate: float = Field(8e-3, gt=0, le=1, description="Peak rate of the one-cycle schedule.")
     weight_decay: float = Field(0.2, ge=0, le=1, description="Decoupled weight decay of AdamW.")
     clip_norm: float = Field(1.0, gt=0, le=1000, description="Gradients are clipped to this global norm.")
+    preconditioning: bool = Field(
+        False,
+        description="Whether the gradients of recurrent weights are preconditioned (one-sided Shampoo) before"
+        " AdamW.",
+    )
     budget: Budget = Budget(seconds=60)
     validation_fraction: float = Field(
         0.1, ge=0.005, le=0.5, description="Fraction of the text, at its end, held out for validation."
@@ -133,16 +138,19 @@ class Mix(Frozen):
 PRESETS: dict[Preset, tuple[NetworkConfig, TrainingConfig]] = {
     "tiny": (
         NetworkConfig(units=256, dropout=None, coupled_gates=True),
-        TrainingConfig(learning_rate=1e-2),
+        TrainingConfig(learning_rate=1e-2, preconditioning=True),
     ),
-    "small": (NetworkConfig(dropout=None, coupled_gates=True), TrainingConfig()),
+    "small": (
+        NetworkConfig(dropout=None, coupled_gates=True),
+        TrainingConfig(learning_rate=1.2e-2, preconditioning=True),
+    ),
     "medium": (
         NetworkConfig(layers=2, dropout=None, coupled_gates=True),
-        TrainingConfig(learning_rate=5e-3),
+        TrainingConfig(learning_rate=8e-3, preconditioning=True),
     ),
     "large": (
         NetworkConfig(layers=2, units=1024, embedding=96, dropout=None, coupled_gates=True),
-        TrainingConfig(rows=64, window=64, learning_rate=3e-3),
+        TrainingConfig(rows=64, window=64, learning_rate=3e-3, preconditioning=True),
     ),
 }
 

@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from models.architectures.spec import Differentiable
 from models.architectures.stateful_lstm import StatefulLSTM
 from models.config import TrainingConfig
+from worker import preconditioner
+from worker.preconditioner import Preconditioner
 from worker.replicas import SplitStep, adamw, mean_loss
 from worker.rows import replicas_of
 
@@ -54,6 +56,14 @@ class DistributedStep(SplitStep):
             self._optimizer = adamw(training, self.network.variables)
         self._clip_norm = training.clip_norm
         self._rows = rows
+        self._recurrent: list[int] = []  # indices of the variables whose gradients are preconditioned
+        if training.preconditioning and isinstance(self.network, StatefulLSTM):
+            self._recurrent = self.network.recurrent()
+        units = self.network.config.units
+        self._preconditioners = [Preconditioner(units) for _ in self._recurrent]
+        self._gate_columns = (3 if self.network.config.coupled_gates else 4) * units
+        self._roots: list[tf.Tensor] = []
+        self._set_roots()
         self._scale = LossScale() if mixed else None
         self._states = [self.network.initial_state(rows // self.replicas)] * self.replicas
         self._gradient = tf.function(self._averaged_gradient, autograph=False)
@@ -83,17 +93,20 @@ class DistributedStep(SplitStep):
             self._scale = self._scale.after(is_finite=is_finite)
         if is_finite:
             self._optimizer.learning_rate.assign(learning_rate)
-            self._update(gradients)
+            self._observe(gradients)
+            self._update(gradients, self._roots)
         return float(self._strategy.reduce(tf.distribute.ReduceOp.MEAN, losses, axis=None))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return everything that `restore` needs to continue."""
         scale = {_LOSS_SCALE: np.array([self._scale.value, self._scale.good_steps])} if self._scale else {}
-        return super().arrays() | scale
+        return super().arrays() | scale | preconditioner.arrays_of(self._preconditioners)
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
         super().restore(arrays)
+        preconditioner.restore(self._preconditioners, arrays)
+        self._set_roots()
         if self._scale:
             value, good_steps = arrays.get(_LOSS_SCALE, (LossScale.value, 0))
             self._scale = LossScale(float(value), int(good_steps))
@@ -134,10 +147,34 @@ class DistributedStep(SplitStep):
         clipped, _ = tf.clip_by_global_norm(mean, self._clip_norm, use_norm=norm)
         return loss, clipped, tf.math.is_finite(norm), after
 
-    def _applied(self, gradients: Any) -> None:
-        self._strategy.run(self._replica_update, (gradients,))
+    def _observe(self, gradients: Any) -> None:
+        """Give the preconditioners the gradients of the next step."""
+        step = int(self._optimizer.iterations.numpy()) + 1
+        if not preconditioner.is_observed(step):
+            return
+        changed = False
+        for i, one in zip(self._recurrent, self._preconditioners, strict=True):
+            if step == preconditioner.START:
+                for moment in self._optimizer.variables[2 + 2 * i : 4 + 2 * i]:
+                    moment.assign(tf.zeros_like(moment))
+            gradient = self._strategy.experimental_local_results(gradients[i])[0]
+            # The input gate that is tied to the forget gate, at the front, counts once.
+            columns = gradient[:, -self._gate_columns :]
+            product = tf.matmul(columns, columns, transpose_b=True) / self._gate_columns
+            changed |= one.observe(product.numpy(), step)
+        if changed:
+            self._set_roots()
 
-    def _replica_update(self, gradients: list[tf.Tensor]) -> None:
+    def _set_roots(self) -> None:
+        self._roots = [tf.constant(one.root) for one in self._preconditioners]
+
+    def _applied(self, gradients: Any, roots: list[tf.Tensor]) -> None:
+        self._strategy.run(self._replica_update, (gradients, roots))
+
+    def _replica_update(self, gradients: list[tf.Tensor], roots: list[tf.Tensor]) -> None:
+        gradients = list(gradients)
+        for i, root in zip(self._recurrent, roots, strict=True):
+            gradients[i] = tf.matmul(root, gradients[i])
         # All replicas have the same gradients, and Keras sums them: each contributes its share.
         self._optimizer.apply([g / self.replicas for g in gradients], self.network.variables)
 

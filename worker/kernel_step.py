@@ -18,6 +18,8 @@ from models.config import TrainingConfig
 from models.kernels import lstm_training as kernels
 from models.kernels.lstm_weights import Floats, LSTMWeights
 from models.kernels.lstm_window import LSTMWindow, State
+from worker import preconditioner
+from worker.kernel_preconditioner import KernelPreconditioner, slices
 from worker.optimizer import BETA_1, BETA_2, EPSILON, NOT_DECAYED
 from worker.rows import replicas_of
 
@@ -44,6 +46,11 @@ class KernelStep:
         self._parts = np.zeros((self.replicas, size), np.float32)
         self._gradients = [LSTMWeights(network.shape, part) for part in self._parts]
         self._mean = LSTMWeights(network.shape)
+        self._preconditioners = {
+            name: KernelPreconditioner(array.shape, dtype)
+            for name, array in self._mean.arrays.items()
+            if training.preconditioning and name.endswith("recurrent")
+        }
         self._steps, self._learning_rate = 0, training.learning_rate
         shape = self._rows, network.config.units
         self._states: list[State] = [
@@ -96,7 +103,7 @@ class KernelStep:
         arrays |= {f"optimizer/{i}": moment.numpy() for i, moment in enumerate(self._moments(), 2)}
         for i, shares in enumerate(zip(*map(_flat, self._states), strict=True)):
             arrays[f"state/{i}"] = np.concatenate(shares)
-        return arrays
+        return arrays | preconditioner.arrays_of(one.preconditioner for one in self._preconditioners.values())
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Set weights, optimizer and states to what `arrays` returned. Raises KeyError, ValueError."""
@@ -108,6 +115,9 @@ class KernelStep:
         for i, shares in enumerate(zip(*map(_flat, self._states), strict=True)):
             for share, part in zip(shares, np.split(arrays[f"state/{i}"], self.replicas), strict=True):
                 share[...] = part
+        preconditioner.restore((one.preconditioner for one in self._preconditioners.values()), arrays)
+        for one in self._preconditioners.values():
+            one.restored()
 
     def _set_length(self, window: int) -> None:
         self._windows = [
@@ -140,17 +150,31 @@ class KernelStep:
         scale = clip_norm / max(norm, clip_norm)
         self._steps, self._learning_rate = self._steps + 1, learning_rate
         rate = learning_rate * (1 - BETA_2**self._steps) ** 0.5 / (1 - BETA_1**self._steps)
-        for name, part in mean.parts.items():
-            is_decayed = not any(word in name for word in NOT_DECAYED)
-            kernels.adamw(
-                *(array.flat[part] for array in (self.network.arrays, mean, self._momentum, self._velocity)),
-                scale,
-                rate,
-                learning_rate * self._training.weight_decay if is_decayed else 0.0,
-                BETA_1,
-                BETA_2,
-                EPSILON,
-            )
+        for name, one in self._preconditioners.items():
+            if self._steps == preconditioner.START:
+                self._momentum[name][:] = self._velocity[name][:] = 0
+            one.apply(mean[name], step=self._steps, scale=scale, parallel=self._pool.map, parts=self.replicas)
+
+        def update(some: slice) -> None:
+            for name, part in mean.parts.items():
+                is_decayed = not any(word in name for word in NOT_DECAYED)
+                own = slice(max(part.start, some.start), min(part.stop, some.stop))
+                if own.start >= own.stop:
+                    continue
+                kernels.adamw(
+                    *(
+                        array.flat[own]
+                        for array in (self.network.arrays, mean, self._momentum, self._velocity)
+                    ),
+                    scale,
+                    rate,
+                    learning_rate * self._training.weight_decay if is_decayed else 0.0,
+                    BETA_1,
+                    BETA_2,
+                    EPSILON,
+                )
+
+        list(self._pool.map(update, slices(mean.flat.size, self.replicas)))
 
     def _moments(self) -> Iterator[Parameter]:
         """Yield both moments of each weight, in the order of Keras's optimizer."""

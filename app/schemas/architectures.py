@@ -29,6 +29,7 @@ class Recipe(BaseModel):
     learning_rate: float
     weight_decay: float
     clip_norm: float
+    preconditioning: bool
 
 
 class PresetBody(BaseModel):

@@ -103,6 +103,11 @@ class TrainingOverride(RequestBody):
     learning_rate: float | None = Field(None, gt=0, le=1, description="Peak rate of the one-cycle schedule.")
     weight_decay: float | None = Field(None, ge=0, le=1, description="Decoupled weight decay of AdamW.")
     clip_norm: float | None = Field(None, gt=0, le=1000, description="Maximum global norm of the gradient.")
+    preconditioning: bool | None = Field(
+        None,
+        description="Whether the gradients of recurrent weights are preconditioned before AdamW, which learns"
+        " more per step; the presets' are.",
+    )
 
 
 class JobCreate(RequestBody):

@@ -17,9 +17,12 @@ def estimate_training_bytes(network: NetworkConfig, training: TrainingConfig, vo
 
     Sixteen copies of the weights: weights, gradients of two replicas, two AdamW moments and the best weights
     (6); a checkpoint's weights and moments, in memory and as a file (7); the checkpoint for a rollback (3).
-    Activations are the gates, states and logits of one window, forward and backward.
+    Preconditioning has two (H, H) arrays per layer, six with those of checkpoints, and as much again while it
+    multiplies. Activations are the gates, states and logits of one window, forward and backward.
     """
     weights = 16 * count_parameters(network, vocabulary_size)
+    if training.preconditioning:
+        weights += 12 * network.layers * network.units**2
     floats = architecture(network.architecture).activation_floats_per_character(network, vocabulary_size)
     activations = training.rows * training.window * floats
     return 4 * (weights + activations) + _PROCESS_BYTES

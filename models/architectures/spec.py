@@ -64,6 +64,10 @@ class TrainingStep(Protocol):
         """Set the state that `arrays` returned."""
 
 
+TRAINING_OPTIONS = ("rows", "window", "learning_rate", "weight_decay", "clip_norm")
+"""Fields of TrainingConfig that can be set for most architectures."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """One architecture. Each module of this package defines one as ARCHITECTURE.
@@ -93,7 +97,7 @@ class Architecture:
     network: NetworkConfig
     training: TrainingConfig
     network_options: tuple[str, ...]
-    training_options: tuple[str, ...] = ("rows", "window", "learning_rate", "weight_decay", "clip_norm")
+    training_options: tuple[str, ...] = TRAINING_OPTIONS
     build: Callable[..., Differentiable]
     graph: Callable[[NetworkConfig, Weights], bytes]
     parameters: Callable[[NetworkConfig, int], int]

@@ -17,7 +17,7 @@ from models.architectures.embedding_lookup import lookup
 from models.architectures.kernel_lstm import KernelLSTM
 from models.architectures.lazy import keras, tf
 from models.architectures.precision import product
-from models.architectures.spec import Architecture, Weights
+from models.architectures.spec import TRAINING_OPTIONS, Architecture, Weights
 from models.config import PRESETS, NetworkConfig
 from models.kernels.lstm_weights import with_input_gate, without_input_gate
 
@@ -85,6 +85,11 @@ class StatefulLSTM:
                 tied.append(gradient)
                 counted.append(gradient)
         return tied, tf.linalg.global_norm(counted)
+
+    def recurrent(self) -> list[int]:
+        """Return the indices in `variables` of the weights (H, 4H) of the LSTMs' outputs before."""
+        recurrent = {id(layer.cell.recurrent_kernel) for layer in self._lstms}
+        return [i for i, variable in enumerate(self.variables) if id(variable) in recurrent]
 
     def initial_state(self, rows: int) -> State:
         """Return zeros: a pair (B, H), (B, H) for each layer."""
@@ -260,6 +265,7 @@ ARCHITECTURE = Architecture(
     network=PRESETS["small"][0],
     training=PRESETS["small"][1],
     network_options=("layers", "units", "embedding", "dropout", "coupled_gates"),
+    training_options=(*TRAINING_OPTIONS, "preconditioning"),
     build=StatefulLSTM,
     build_for_kernels=KernelLSTM,
     graph=graph,

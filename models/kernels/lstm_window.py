@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.kernels import lstm_training as kernels
 from models.kernels.lstm_weights import Floats, LSTMShape, LSTMWeights, normalized
-from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
+from models.kernels.product_format import ProductFormat
 
 PROJECTED_VOCABULARY = 256
 """Up to this size each character's input to the gates is computed once for a window, not at each step."""
@@ -39,7 +39,7 @@ class LSTMWindow:
     def __init__(
         self, shape: LSTMShape, frequencies: Floats, *, rows: int, window: int, dtype: str = "float32"
     ) -> None:
-        formats = _Format(dtype)
+        formats = ProductFormat(dtype)
         self._shape, self._frequencies, self._rows, self._window = shape, frequencies, rows, window
         self._is_projected = shape.vocabulary_size <= PROJECTED_VOCABULARY
         self._layers = []
@@ -164,33 +164,10 @@ class LSTMWindow:
         gradient["embedding"][:] = inverse * (d - self._frequencies[:, None] * correction)
 
 
-class _Format:
-    """Makes arrays for products in one number format."""
-
-    def __init__(self, dtype: str) -> None:
-        self.is_bfloat16 = dtype == "bfloat16" and kernels.HAS_BFLOAT16
-        kernel = (BFLOAT16_KERNEL if self.is_bfloat16 else None) or FLOAT32_KERNEL
-        self.panel, self.per_word = kernel.panel, 2 if self.is_bfloat16 else 1
-
-    def activations(self, *shape: int) -> NDArray[Any]:
-        """Return zeros (..., K), with whole words."""
-        width = -(-shape[-1] // self.per_word) * self.per_word
-        return np.zeros((*shape[:-1], width), np.uint16 if self.is_bfloat16 else np.float32)
-
-    def packed(self, k: int, n: int, *, steps: int = 1) -> NDArray[Any]:
-        """Return a packed matrix (steps * K, N) of zeros, with whole words for every step."""
-        shape = -(-n // self.panel), steps * -(-k // self.per_word), self.panel
-        return np.zeros(shape, np.uint32 if self.is_bfloat16 else np.float32)
-
-    def sums(self, *shape: int) -> Floats:
-        """Return zeros (..., N), with whole panels."""
-        return np.zeros((*shape[:-1], -(-shape[-1] // self.panel) * self.panel), np.float32)
-
-
 class _Gradient:
     """The gradient of a matrix (K, N) of the weights, from packed factors (T * B, K) and (T * B, N)."""
 
-    def __init__(self, formats: _Format, k: int, n: int) -> None:
+    def __init__(self, formats: ProductFormat, k: int, n: int) -> None:
         self._padded = formats.sums(k, n) if n % formats.panel else None
 
     def __call__(self, x: NDArray[Any], d: NDArray[Any], gradient: Floats) -> None:
@@ -207,7 +184,7 @@ class _Layer:
     """One LSTM layer: its arrays for a window. `inputs` is I, `starts` the rows of `start`."""
 
     def __init__(
-        self, formats: _Format, rows: int, window: int, inputs: int, shape: LSTMShape, starts: int
+        self, formats: ProductFormat, rows: int, window: int, inputs: int, shape: LSTMShape, starts: int
     ) -> None:
         units, gates = shape.units, shape.gate_count * shape.units
         width = inputs + units
@@ -290,7 +267,7 @@ class _Layer:
 class _Dense:
     """A dense layer over R = T * B rows; `x` are its inputs, `sums` its outputs, `d` their gradient."""
 
-    def __init__(self, formats: _Format, count: int, inputs: int, outputs: int) -> None:
+    def __init__(self, formats: ProductFormat, count: int, inputs: int, outputs: int) -> None:
         self._packed, self._packed_transposed = (
             formats.packed(inputs, outputs),
             formats.packed(outputs, inputs),
@@ -319,7 +296,7 @@ class _Dense:
 
 def _product(a: Floats, b: Floats) -> Floats:
     """Return a (M, K) times b (K, N), small float32 matrices, computed in this thread."""
-    formats = _Format("float32")
+    formats = ProductFormat("float32")
     packed, sums = formats.packed(*b.shape), formats.sums(len(a), b.shape[1])
     kernels.pack(np.ascontiguousarray(b), packed)
     kernels.add_product(packed, np.ascontiguousarray(a), sums)

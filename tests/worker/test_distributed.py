@@ -36,11 +36,11 @@ def _arrays(found: Found, run: str) -> Found:
     }
 
 
-def _assert_equal(found: Found, run: str, other: str, *, atol: float) -> None:
+def _assert_equal(found: Found, run: str, other: str, *, atol: float, rtol: float = 0) -> None:
     ours, theirs = _arrays(found, run), _arrays(found, other)
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():
-        np.testing.assert_allclose(array, theirs[name], rtol=0, atol=atol, err_msg=name)
+        np.testing.assert_allclose(array, theirs[name], rtol=rtol, atol=atol, err_msg=name)
 
 
 # Six windows with decay and clipping; some rows begin anew at the fourth, two have soft targets.
@@ -71,6 +71,15 @@ def test_coupled_gates_train_on_devices_as_on_cores_and_stay_coupled(run: str, f
     assert len(weights) == 2 * len(coupled) / 3 and len(coupled) == 3 * 6
     for array in weights:
         np.testing.assert_allclose(array[..., :6], -array[..., 6:12], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "run",
+    ["preconditioned", "cpu_then_devices_preconditioned", "devices_then_cpu_preconditioned"],
+)
+def test_gradients_are_preconditioned_on_devices_as_on_cores(run: str, found: Found) -> None:
+    _assert_equal(found, run, "cpu_preconditioned", atol=1e-4, rtol=1e-3)
+    assert (found[f"{run}/losses"] != found["cpu_coupled/losses"]).any()
 
 
 def test_mixed_precision_trains_as_float32_does_to_three_digits(found: Found) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import worker.devices
+import worker.preconditioner
 from models.architectures import NAMES, architecture
 from models.architectures.spec import Trainable, TrainingStep
 from models.architectures.stateful_lstm import StatefulLSTM
@@ -29,6 +30,7 @@ from worker.training import fit
 B, T, V, STEPS = 4, 5, 7, 6
 DEVICES = ["CPU:0", "CPU:1"]
 TRAINING = TrainingConfig(rows=B, window=T, learning_rate=1e-2, weight_decay=0.2)
+PRECONDITIONED = TRAINING.model_copy(update={"preconditioning": True})
 RANDOM = np.random.default_rng(3)
 IDS = RANDOM.integers(1, V, (STEPS, T + 1, B)).astype(np.int32)
 DISTRIBUTIONS = RANDOM.dirichlet(np.ones(V), (STEPS, T, B)).astype(np.float32)
@@ -43,19 +45,21 @@ def network(*, dropout: float = 0.0, coupled: bool = False) -> StatefulLSTM:
     return StatefulLSTM(config, np.full(V, 1 / V), seed=2)
 
 
-def by_kernels(keras_network: Trainable, *, cores: int = 2) -> KernelStep:
+def by_kernels(
+    keras_network: Trainable, *, cores: int = 2, training: TrainingConfig = TRAINING
+) -> KernelStep:
     """Return the step that CPUs use, for a network with these weights."""
     build = architecture(keras_network.config.architecture).build_for_kernels
     assert build
     copy = build(keras_network.config, np.full(V, 1 / V), seed=1)
     for variable, original in zip(copy.variables, keras_network.variables, strict=True):
         variable.assign(original.numpy())
-    return KernelStep(copy, TRAINING, rows=B, cores=cores, dtype="float32")
+    return KernelStep(copy, training, rows=B, cores=cores, dtype="float32")
 
 
-def on_cpu(*, cores: int = 2, coupled: bool = False) -> KernelStep:
+def on_cpu(*, cores: int = 2, coupled: bool = False, training: TrainingConfig = TRAINING) -> KernelStep:
     """Return the step that CPUs use."""
-    return by_kernels(network(coupled=coupled), cores=cores)
+    return by_kernels(network(coupled=coupled), cores=cores, training=training)
 
 
 def distributed(
@@ -64,10 +68,11 @@ def distributed(
     devices: Sequence[str] = DEVICES,
     mixed: bool = False,
     coupled: bool = False,
+    training: TrainingConfig = TRAINING,
 ) -> DistributedStep:
     """Return the step that GPUs use."""
     build = partial(network, dropout=dropout, coupled=coupled)
-    return DistributedStep(build, TRAINING, rows=B, devices=devices, mixed=mixed)
+    return DistributedStep(build, training, rows=B, devices=devices, mixed=mixed)
 
 
 def losses(step: TrainingStep, numbers: Sequence[int] = range(STEPS)) -> list[float]:
@@ -109,6 +114,19 @@ def overflown() -> dict[str, Any]:
         if name.startswith(("weight", "optimizer")) and (before[name] != after[name]).any()
     ]
     return {"losses": loss, "changed": len(changed), "loss_scale": after["loss_scale"]}
+
+
+def preconditioned() -> dict[str, Any]:
+    """Train with preconditioned gradients, of all steps but the first."""
+    worker.preconditioner.START = 2
+    options: dict[str, Any] = {"coupled": True, "training": PRECONDITIONED}
+    cores, devices = partial(on_cpu, **options), partial(distributed, **options)
+    return {
+        "cpu_preconditioned": whole(cores),
+        "preconditioned": whole(devices),
+        "cpu_then_devices_preconditioned": resumed(cores, devices),
+        "devices_then_cpu_preconditioned": resumed(devices, cores),
+    }
 
 
 def fitted() -> dict[str, Any]:
@@ -178,6 +196,7 @@ def main() -> None:
             partial(on_cpu, coupled=True), partial(distributed, coupled=True)
         ),
         "overflown": overflown(),
+        **preconditioned(),
         "architectures": every_architecture(),
     }
     flat = {f"{name}/{key}": value for name, found in results.items() for key, value in found.items()}
