@@ -198,7 +198,9 @@ class ApiSettings(StoreSettings):
     alertmanager_url: str = Field(
         "", description="An Alertmanager that gets all alerts, such as `http://alertmanager:9093`."
     )
-    webhook_url: str = Field("", description="A webhook that gets all alerts.")
+    webhook_url: str = Field(
+        "", description="A webhook that gets all alerts, or the events of NEXTCHAR_WEBHOOK_EVENTS."
+    )
     webhook_secret: str = Field(
         "", description="Signs the messages to that webhook: `whsec_` and 24 to 64 bytes in base64."
     )

@@ -11,7 +11,7 @@ import urllib.request
 
 
 def api() -> bool:
-    """Return whether the API on this machine answers /healthz with 200; raises OSError if it is silent."""
+    """Return whether the API on this machine answers /healthz with 200; raises OSError without an answer."""
     port = os.environ.get("NEXTCHAR_PORT", "8000")
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # Docker may set one for all
     with direct.open(f"http://127.0.0.1:{port}/healthz", timeout=4) as answer:
@@ -19,7 +19,7 @@ def api() -> bool:
 
 
 def worker() -> bool:
-    """Return whether a worker of this host is known to Redis; raises RedisError if Redis is silent."""
+    """Return whether a worker of this host is known to Redis; raises RedisError if Redis does not answer."""
     from redis import Redis
     from rq import Worker
 

@@ -189,7 +189,15 @@ class Aliases:
                 code="alias_not_moved",
                 param="alias",
             )
-        return self._read(_path(newest.model, newest.alias, newest.previous))
+        try:
+            return self._read(_path(newest.model, newest.alias, newest.previous))
+        except FileNotFoundError:
+            raise Conflict(
+                f"the record of what alias {newest.alias} of {newest.model} pointed to before is deleted;"
+                " move the alias with PUT",
+                code="alias_not_moved",
+                param="alias",
+            ) from None
 
     def delete(self, model: str, alias: str, *, by: str | None = None) -> AliasMove:
         """Delete an alias; its history stays, and a rollback restores it. Raises NotFound, and as `move`."""

@@ -52,10 +52,11 @@ FOLDERS = (
     "corpus_owners",
     "corpora",
     "events",
-    "checkpoints",
     "model_files",
+    "checkpoints",
 )
-"""All folders of the storage: those that refer to others before what they refer to."""
+"""All folders of the storage: those that refer to others before what they refer to. Checkpoints are listed
+last and copied first, because running jobs replace them all the time."""
 
 REDIS_KEYS = ("nextchar:alert*", "nextchar:notifications:*", "nextchar:ingest:*", "nextchar:rolling:*")
 _NOT_COPIED = (b"nextchar:notifications:lease",)

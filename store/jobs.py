@@ -273,7 +273,7 @@ class Jobs:
             return Job.model_validate_json(data)
         except ValueError:
             raise Unavailable(
-                f"{path} is damaged or from another version of nextchar; restore it, or delete its folder",
+                f"{path} is damaged or from a newer version of nextchar: restore it, or upgrade this process",
                 code="job_damaged",
             ) from None
 

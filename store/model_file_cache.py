@@ -65,6 +65,8 @@ class ModelFileCache:
                     self._evict()
                 else:
                     part.unlink()
+                    if _sha256(data) != sha256:  # perhaps another process wrote to the file, too
+                        data = b"".join(download())
             except OSError as error:  # of the disk: errors of the storage are others, once it is opened
                 log.warning("the copy of a model file cannot be kept in %s: %s", self._folder, error)
                 with contextlib.suppress(OSError):

@@ -66,7 +66,7 @@ redis.call('zadd', due, now, id)
 return 1
 """
 # KEYS: due, dead; ARGV: delivery id, its JSON, now, max_dead, prefix.
-_BURY = """
+_MOVE_TO_DEAD = """
 if redis.call('zrem', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call('set', ARGV[5] .. ARGV[1], ARGV[2])
 redis.call('zadd', KEYS[2], ARGV[3], ARGV[1])
@@ -191,6 +191,10 @@ class Notifications:
                 pipe.srem(_RECORDS, *gone)
             pipe.execute()
 
+    def noted_records(self) -> set[str]:
+        """Return the records that have been noted."""
+        return {path for path in cast(set[str], self.redis.smembers(_RECORDS)) if path}
+
     def forget_records(self) -> None:
         """Forget which records were looked at: no target gets messages about them."""
         self.redis.delete(_RECORDS)
@@ -222,7 +226,9 @@ class Notifications:
         due, dead = f"{_P}due:{delivery.target}", f"{_P}dead:{delivery.target}"
         if failed.attempts > len(RETRY_DELAYS_S):
             stored = _dumps(asdict(failed))
-            self.redis.eval(_BURY, 2, due, dead, delivery.id, stored, str(now), MAX_DEAD, f"{_P}delivery:")
+            self.redis.eval(
+                _MOVE_TO_DEAD, 2, due, dead, delivery.id, stored, str(now), MAX_DEAD, f"{_P}delivery:"
+            )
         else:
             next_at = now + RETRY_DELAYS_S[failed.attempts - 1]
             with self.redis.pipeline() as pipe:

@@ -79,5 +79,6 @@ class StoreSettings(BaseSettings):
         except ValidationError as error:
             for problem in error.errors():
                 variable = "NEXTCHAR_" + str(problem["loc"][0]).upper() if problem["loc"] else "settings"
-                print(f"nextchar: {variable}={problem['input']!r}: {problem['msg']}", file=sys.stderr)
+                value = "" if variable.endswith("_SECRET") else f"={problem['input']!r}"
+                print(f"nextchar: {variable}{value}: {problem['msg']}", file=sys.stderr)
             raise SystemExit(2) from None

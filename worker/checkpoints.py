@@ -7,10 +7,12 @@ message, and the one before it is used. A large one is in a file in the scratch 
 read, so that memory holds its arrays only.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +28,8 @@ _DIGEST_BYTES = 32
 _KEEP = 2
 _IN_MEMORY_BYTES = 64 << 20
 _PIECE_BYTES = 1 << 20
+_PREFIX = "checkpoint-"  # of files in the scratch folder
+_STALE_S = 3600.0  # after which such a file belongs to a process that was killed
 _META = "meta"
 _ROLLBACK = "safe"  # the key of the rollback step in the metadata
 _FIRST_INTERVAL_S = 1.0  # early checkpoints are frequent, so that a process that is killed soon loses little
@@ -149,11 +153,15 @@ class Checkpoints:
         if size <= _IN_MEMORY_BYTES:
             return io.BytesIO()
         self._make_scratch()
-        return tempfile.NamedTemporaryFile(dir=self._scratch, prefix="checkpoint-")
+        return tempfile.NamedTemporaryFile(dir=self._scratch, prefix=_PREFIX)
 
     def _make_scratch(self) -> None:
         if self._scratch:
             self._scratch.mkdir(parents=True, exist_ok=True)
+            for path in self._scratch.glob(f"{_PREFIX}*"):  # of processes that were killed
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime > _STALE_S:
+                        path.unlink()
 
     def _path(self, step: int) -> str:
         return f"{self._folder}/{step:010d}.npz"

@@ -45,8 +45,8 @@ class KernelPreconditioner:
             _multiply(self._root, self._packed, self._sums, parallel, rows)
             gradient[:] = self._sums[:, : gradient.shape[1]]
 
-    def restored(self) -> None:
-        """Take note that the arrays of `preconditioner` were restored."""
+    def load_root(self) -> None:
+        """Copy R, after the arrays of `preconditioner` were restored."""
         _to_activations(self.preconditioner.root, self._root)
 
     def _observe(

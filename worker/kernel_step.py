@@ -117,7 +117,7 @@ class KernelStep:
                 share[...] = part
         preconditioner.restore((one.preconditioner for one in self._preconditioners.values()), arrays)
         for one in self._preconditioners.values():
-            one.restored()
+            one.load_root()
 
     def _set_length(self, window: int) -> None:
         self._windows = [

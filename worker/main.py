@@ -31,6 +31,7 @@ from rq.executions import Execution
 from rq.job import Job as RQJob
 from rq.worker import Worker
 
+from store import installation
 from store.live import Live
 from store.logs import configure_logging
 from store.open_blobs import is_object_store
@@ -188,7 +189,7 @@ def _check_storage(settings: WorkerSettings) -> None:
     if not is_object_store(settings.blobs_url):
         return
     _wait_for_redis(settings.redis_url)
-    if status := subprocess.run([sys.executable, "-m", "store.installation"], check=False).returncode:
+    if status := subprocess.run([sys.executable, "-m", installation.__name__], check=False).returncode:
         raise SystemExit(status)
 
 

@@ -2,8 +2,9 @@
 
 The sum of float32 numbers depends on their order. One kernel keeps it; others have another order, another
 number format of factors, or no fused multiply-add. Replicas split the rows over which gradients are summed.
-Another version of nextchar, or of TensorFlow where it trains, may compute differently. The number of threads
-changes nothing.
+Another version of nextchar, or of TensorFlow where it trains, may compute differently. So may, where
+gradients are preconditioned, another version of NumPy or kind of processor. The number of threads changes
+nothing.
 """
 
 import platform

@@ -40,7 +40,12 @@ class Preconditioner:
         self.root: Floats = np.eye(size, dtype=np.float32)
 
     def observe(self, product: Floats, step: int) -> bool:
-        """Take G G' / N (H, H) of a step that `is_observed`; return whether R has changed."""
+        """Take G G' / N (H, H) of a step that `is_observed`; return whether R has changed.
+
+        What is not finite is ignored.
+        """
+        if not np.isfinite(product).all():
+            return False  # the loss tells
         self.second_moment += (product - self.second_moment) * np.float32(1 - _DECAY)
         if step != START and step % _ROOT_EVERY:
             return False

@@ -52,6 +52,8 @@ IdempotencyKey = Annotated[
     ),
 ]
 
+_MAX_MODELS = 100  # whose records one request may have: each is looked up
+
 _LINES_BODY: dict[str, Any] = {
     "requestBody": {
         "description": "Lines of text; or JSON, an object or a string per line, as JSON lines or in a list."
@@ -260,6 +262,12 @@ def _parse_otlp(
             f" resource attribute {otlp_logs.MODEL_ATTRIBUTE}",
             code="model_missing",
             param="model",
+        )
+    if len(found.by_model) > _MAX_MODELS:
+        raise InvalidInput(
+            f"a request has records of at most {_MAX_MODELS} models; send smaller batches",
+            code="too_many_models",
+            param="body",
         )
     rejected = found.without_model
     messages = [f"{rejected} records name no model"] if rejected else []

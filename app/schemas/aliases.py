@@ -24,18 +24,18 @@ class AliasRequirements(RequestBody):
     """What a version must meet for an alias to be moved to it."""
 
     max_bits_per_character: float | None = Field(
-        None, gt=0, description="The most bits per character that its held-out text may cost, by its report."
+        None, gt=0, description="Maximum bits per character of its held-out text, by its report."
     )
     max_regression_bits: float | None = Field(
         None,
         ge=0,
-        description="By how many bits per character it may be worse than the version where the alias is now.",
+        description="Maximum increase in bits per character over the version where the alias is now.",
     )
     max_prompt_regression_bits: float | None = Field(
         None,
         ge=0,
-        description="A shadow run: by how many bits per character it may predict the recorded prompts of the"
-        " model worse than the version where the alias is now. Needs NEXTCHAR_RECORDED_PROMPTS.",
+        description="A shadow run: maximum increase in bits per character of the model's recorded prompts"
+        " over the version where the alias is now. Needs NEXTCHAR_RECORDED_PROMPTS.",
     )
     calibration: bool = Field(False, description="Whether it must have a calibration.")
 

@@ -11,7 +11,7 @@ from app.schemas.aliases import AliasRequirements
 from app.services.engines import Engines
 from models.errors import Conflict, NotFound
 from models.saved_model import Card, SavedModel
-from store.aliases import AliasMove, Check, check_alias
+from store.aliases import AliasMove, Check, check_alias, no_such_alias
 from store.calibrations import Calibrations
 from store.models import Models
 from store.recorded_prompts import RecordedPrompts
@@ -71,7 +71,9 @@ class AliasControl:
                 (`alias_target_deleted`), or another request moved the alias meanwhile (`alias_moved`).
         """
         aliases = self.models.aliases
-        newest = aliases.history(name, alias)[0]
+        newest = aliases.newest(name, alias)
+        if newest is None:
+            raise no_such_alias(name, alias)
         before = aliases.before(newest)
         if before.version is not None and not self.models.is_listed(name, before.version):
             raise Conflict(

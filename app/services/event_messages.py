@@ -45,7 +45,9 @@ class EventMessages:
             self._seen.clear()
         paths = self.events.paths()
         present = set(paths)
-        gone = [path for path in self._seen if path not in present]
+        # In its first round a process looks at what others have noted: a restored backup may lack some of it.
+        noted = self._seen or self.notifications.noted_records()
+        gone = [path for path in noted if path not in present]
         new = [path for path in paths if path not in self._seen]
         if not is_first:
             new = self._unseen(new)

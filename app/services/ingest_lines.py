@@ -64,9 +64,8 @@ class ParsedLines:
                 self.errors.append(RejectedLine(line=self.records, code=error.code, message=error.message))
         else:
             # A record may be several lines, such as a stack trace; models are trained on single ones.
-            self.lines += (
-                NewLine(part[:MAX_LINE_BYTES], meta) for part in data.removesuffix(b"\n").split(b"\n")
-            )
+            parts = data.removesuffix(b"\n").split(b"\n", MAX_BATCH_LINES)
+            self.lines += (NewLine(part[:MAX_LINE_BYTES], meta) for part in parts)
         if len(self.lines) + self.rejected > MAX_BATCH_LINES:
             raise TooLarge(
                 f"a request has at most {MAX_BATCH_LINES:,} lines; send smaller batches",

@@ -56,7 +56,7 @@ class _Scored:
     score: LineScore
 
 
-class _Keeper:
+class _ClaimRenewer:
     """Called while lines are scored; keeps other processes from taking them over."""
 
     def __init__(
@@ -115,12 +115,12 @@ class IngestScoring:
         deadline = time.monotonic() + _ROUND_S
         models = self.streams.models()
         if time.monotonic() >= self._housekeeping_at_s:
-            self._keep_house(models)
+            self._drop_old(models)
         waiting = [model for model in models if self.streams.waiting(model)]
         while waiting and time.monotonic() < deadline and not self.stopping.is_set():
             waiting = [model for model in waiting if not self.stopping.is_set() and self._score_batch(model)]
 
-    def _keep_house(self, models: Iterable[str]) -> None:
+    def _drop_old(self, models: Iterable[str]) -> None:
         self._housekeeping_at_s = time.monotonic() + _HOUSEKEEPING_S
         for model in models:
             if self.retention_s:
@@ -161,7 +161,7 @@ class IngestScoring:
         """Score lines; one whose scoring fails unexpectedly is moved to the failed ones."""
         if not entries:
             return
-        keep = _Keeper(
+        keep = _ClaimRenewer(
             self.streams, model, self.consumer, [entry.id for entry in entries], self.claim_after_s
         )
         try:

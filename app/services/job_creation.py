@@ -8,7 +8,7 @@ from app.services.access import Access
 from app.services.disk_watermark import DiskWatermark
 from app.services.job_control import JobControl
 from app.services.job_plans import plan
-from models.errors import NotFound
+from models.errors import Busy, DomainError, NotFound
 from store.jobs import Job
 
 
@@ -69,9 +69,17 @@ def resume_job(control: JobControl, access: Access, job_id: str) -> Job:
     Raises as `JobControl.resume`, and Busy as `create_job`.
     """
     job = access.get_job(job_id)
-    if access.key and job.created_by == access.key.name:
-        control.check_quota(job.created_by, access.key.max_jobs, but=job)
-    return control.resume(job.id)
+    if access.key is None or job.created_by != access.key.name:
+        return control.resume(job.id)
+    control.check_quota(job.created_by, access.key.max_jobs, but=job)
+    resumed = control.resume(job.id)
+    try:
+        control.check_quota(job.created_by, access.key.max_jobs, but=resumed)
+    except Busy:  # of several concurrent requests for the last place
+        with contextlib.suppress(DomainError):  # it runs already
+            control.pause(resumed.id)
+        raise
+    return resumed
 
 
 @contextlib.contextmanager

@@ -24,10 +24,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from redis.exceptions import RedisError
 
 from app.keys import KeyFile
+from app.services.bounded_read import BoundedRead
 from app.services.engine_metrics import EngineCollector
 from app.services.engines import Engines
 from app.services.rate_limits import RateLimits
-from app.services.training_metrics import TrainingCollector
+from app.services.training_metrics import STORAGE_READ_S, TrainingCollector
 from models.errors import DomainError
 from models.kernels import variants
 from store.alerts import Alerts
@@ -135,6 +136,9 @@ class _Collector:
     rolling: RollingLines
     keys: KeyFile | None
 
+    def __post_init__(self) -> None:
+        self._survey = BoundedRead(self.models.survey, STORAGE_READ_S)
+
     def describe(self) -> list[Metric]:
         """Return no metrics: registration must not read the storage."""
         return []
@@ -159,7 +163,7 @@ class _Collector:
                 "Unreadable records in storage, which are omitted from lists.",
                 labels=["kind"],
             )
-            family.add_metric(["model"], len(self.models.survey()[1]))
+            family.add_metric(["model"], len(self._survey()[1]))
             yield family
 
     def _loops(self) -> Iterator[Metric]:

@@ -72,23 +72,23 @@ class Notifier:
     def _report(self, targets: Sequence[NotificationTarget], now: float) -> None:
         if targets:
             firing = [a for a in self.alerts.seen_since(now - self.quiet_s) if _is_firing(a)]
-            asyncio.run(self._tell_all(targets, firing, now))
+            asyncio.run(self._notify_all(targets, firing, now))
 
     def close(self) -> None:
         """Let another process send at once. Call it when no round runs any more, or is the last one."""
         with contextlib.suppress(RedisError, OSError):
             self.notifications.release_lease(self._token)
 
-    async def _tell_all(
+    async def _notify_all(
         self, targets: Sequence[NotificationTarget], firing: Sequence[Alert], now: float
     ) -> None:
         async with new_client() as client:
-            telling = (self._tell(client, target, firing, now) for target in targets)
-            for result in await asyncio.gather(*telling, return_exceptions=True):
+            notifying = (self._notify(client, target, firing, now) for target in targets)
+            for result in await asyncio.gather(*notifying, return_exceptions=True):
                 if isinstance(result, BaseException):
                     raise result  # when all others are done
 
-    async def _tell(
+    async def _notify(
         self, client: httpx.AsyncClient, target: NotificationTarget, firing: Sequence[Alert], now: float
     ) -> None:
         wanted = {
@@ -193,7 +193,7 @@ class Notifier:
                 await self._post(client, target, _alerts_url(target), content, {})
             except RequestFailed as error:
                 self._failures[target.id] += 1
-                backoff_s = min(_MAX_BACKOFF_S, 5.0 * 2 ** self._failures[target.id])
+                backoff_s = min(_MAX_BACKOFF_S, 5.0 * 2 ** min(self._failures[target.id], 10))
                 self._not_before[target.id] = self.clock() + backoff_s
                 await asyncio.to_thread(self.notifications.count, target.id, str(error))
                 return

@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from redis.exceptions import RedisError
 
+from app.services.bounded_read import BoundedRead
 from models.errors import DomainError
 from store.jobs import Job, Jobs, JobStatus
 from store.live import Live
 from store.queue import TrainingQueue
+
+STORAGE_READ_S = 4.0
+"""Reads of a storage that hangs are given up after this long: a scraper waits ten seconds for all metrics."""
 
 _JOB = ("job_id", "model")
 
@@ -32,6 +36,9 @@ class TrainingCollector:
     queue: TrainingQueue
     clock: Callable[[], float] = time.time
 
+    def __post_init__(self) -> None:
+        self._all_jobs = BoundedRead(self.jobs.all, STORAGE_READ_S)
+
     def describe(self) -> list[Metric]:
         """Return no metrics: registration must not read the storage."""
         return []
@@ -40,7 +47,7 @@ class TrainingCollector:
         """Yield the metrics."""
         jobs = None
         with contextlib.suppress(DomainError, OSError):
-            jobs = self.jobs.all()
+            jobs = self._all_jobs()
             yield from self._of_records(jobs)
         yield GaugeMetricFamily(
             "nextchar_storage_up", "Whether the storage can be read.", value=jobs is not None

@@ -81,6 +81,8 @@ def test_no_module_of_the_wheel_imports_a_service_package_by_its_bare_name(wheel
     assert len(sources) > 150
     bare = re.compile(r"^\s*(?:from|import) (?:app|launcher|models|store|worker)\b", re.MULTILINE)
     assert not [name for name, source in sources.items() if bare.search(_imports(source))]
+    started = re.compile(r'"-m", "(?:app|launcher|models|store|worker)\b')  # as another process
+    assert not [name for name, source in sources.items() if started.search(source)]
 
 
 def test_the_version_is_that_of_the_project(installed: Path) -> None:

@@ -144,6 +144,18 @@ def test_a_damaged_record_fails_its_alias_only(models: Models, blobs: Blobs) -> 
     assert fresh.resolve("m@stable") == ("m", 2)
 
 
+def test_a_rollback_to_a_move_whose_record_is_gone_is_refused(models: Models, blobs: Blobs) -> None:
+    put(models.aliases, 1)
+    put(models.aliases, 2)
+    blobs.delete("aliases/m/champion/00000000.json")
+    fresh = Models(blobs).aliases
+    newest = fresh.newest("m", "champion")
+    assert newest
+    with pytest.raises(Conflict) as caught:
+        fresh.before(newest)
+    assert caught.value.code == "alias_not_moved"
+
+
 def test_an_alias_of_no_model_is_unknown(models: Models) -> None:
     for reference in ("m@champion", "n@champion", "../m@champion", "m@", "@champion"):
         with pytest.raises(DomainError) as caught:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,9 @@ def test_a_large_checkpoint_is_written_and_read_through_the_scratch_folder(
 ) -> None:
     monkeypatch.setattr(checkpoints_module, "_IN_MEMORY_BYTES", 1000)
     scratch, blobs = tmp_path / "scratch", open_blobs(f"{tmp_path.as_uri()}/store")
+    scratch.mkdir()
+    (scratch / "checkpoint-of-a-killed-process").write_bytes(b"half")
+    os.utime(scratch / "checkpoint-of-a-killed-process", (0, 0))
     written: list[object] = []
     write = type(blobs).write
     monkeypatch.setattr(

@@ -143,6 +143,7 @@ def test_the_good_half_of_a_batch_is_kept(service: Service, redis: Redis) -> Non
         (b"ab\n", "application/xml", 415, "unsupported_media_type"),
         (b"ab\n" * 1_001, "text/plain", 413, "batch_too_large"),
         (b"\n" * 100_001, "text/plain", 413, "batch_too_large"),
+        (b'{"message": "' + rb"\n" * 200_001 + b'"}', JSON_LINES, 413, "batch_too_large"),
     ],
 )
 def test_a_body_without_lines_is_refused(
