@@ -236,12 +236,36 @@ def _check_empty(blobs: Blobs, redis: Redis, restored: set[str], keys: dict[byte
                 )
     for pattern in REDIS_KEYS:
         for key in redis.scan_iter(match=pattern, count=1000):
-            if key in _MAY_EXIST or (key in keys and redis.dump(key) == keys[key]):
+            if key in _MAY_EXIST or (key in keys and _is_same(redis, key, keys[key])):
                 continue
             raise Conflict(
                 f"Redis is not empty, it has {key.decode(errors='replace')}: restore into an empty one",
                 code="not_empty",
             )
+
+
+def _is_same(redis: Redis, key: bytes, dump: bytes) -> bool:
+    """Return whether a key has the value of a dump. Equal hashes and sets may have different dumps."""
+    if redis.dump(key) == dump:
+        return True
+    copy = b"nextchar:restore:" + key
+    redis.restore(copy, 60_000, dump, replace=True)
+    try:
+        return redis.type(key) == redis.type(copy) and _value(redis, key) == _value(redis, copy)
+    finally:
+        redis.delete(copy)
+
+
+def _value(redis: Redis, key: bytes) -> Any:
+    match redis.type(key):
+        case b"hash":
+            return redis.hgetall(key)
+        case b"set":
+            return redis.smembers(key)
+        case b"zset":
+            return redis.zrange(key, 0, -1, withscores=True)
+        case _:
+            return redis.dump(key)  # of strings, lists and streams, whose order is fixed
 
 
 def _write(blobs: Blobs, path: str, content: IO[bytes]) -> None:

@@ -178,7 +178,8 @@ def test_a_prometheus_scrapes_the_api_and_evaluates_rules_and_dashboard(promethe
     assert (prometheus.value("process_resident_memory_bytes") or 0) > 1 << 20
     assert (prometheus.value('nextchar_disk_free_bytes{of="data"}') or 0) > 0
     queries = [query.replace("$__rate_interval", "1m") for query in dashboard_queries()]
-    assert sum(bool(prometheus.query(query)) for query in queries) > 15
+    # Rates need two scrapes.
+    until(lambda: sum(bool(prometheus.query(query)) for query in queries) > 15)
 
     def health() -> set[str]:
         groups = prometheus.http.get("/api/v1/rules").json()["data"]["groups"]

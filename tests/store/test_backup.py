@@ -216,6 +216,20 @@ def test_a_restoration_that_was_interrupted_can_be_repeated(
     assert contents(empty.blobs) == contents(source.blobs)
 
 
+def test_a_hash_that_is_dumped_in_another_order_is_the_same(
+    source: Installation, empty: Installation
+) -> None:
+    fields = {f"field {i}": "x" * 100 for i in range(600)}
+    source.redis.hset("nextchar:alert:one", mapping=fields)
+    file = backup_of(source)
+    empty.redis.hset("nextchar:alert:one", mapping=dict(reversed(fields.items())))
+    assert source.redis.dump("nextchar:alert:one") != empty.redis.dump("nextchar:alert:one")
+    restore(empty.blobs, empty.redis, file)
+    empty.redis.hset("nextchar:alert:one", "field 1", "y")
+    with pytest.raises(Conflict, match="Redis is not empty"):
+        restore(empty.blobs, empty.redis, file)
+
+
 def test_nothing_is_restored_over_anything_else(source: Installation, empty: Installation) -> None:
     file = backup_of(source)
     publish(empty.models, name="mine")
