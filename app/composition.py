@@ -165,7 +165,7 @@ def build_services(
         aliases=AliasControl(models, calibrations, engines, prompts),
         calibrations=calibrations,
         streams=streams,
-        ingest=Ingest(ingest_streams, models, calibrations),
+        ingest=Ingest(ingest_streams, models, calibrations, rolling_lines),
         ingest_loop=ingest_loop,
         alerts=alerts,
         notification_targets=targets,

@@ -187,6 +187,11 @@ redis.call('del', KEYS[2], KEYS[3])
 return waiting
 """
 )
+_FORGET = f"""
+if redis.call('xlen', KEYS[1]) > 0 then return 0 end
+redis.call('del', unpack(KEYS))
+return redis.call('srem', '{_MODELS}', ARGV[1])
+"""
 _EXPIRE = (
     _COUNT
     + """
@@ -523,6 +528,12 @@ class IngestStreams:
         self.forget_recent(model)
         keys = (lines_key(model), _key(model, "failed"), _key(model, "announced"))
         return int(cast(int, self._redis.eval(_DROP, 3, *keys, model)))
+
+    def forget(self, model: str) -> bool:
+        """Delete everything of a model that is gone, unless lines wait; return whether it was deleted."""
+        names = ("failed", "announced", "flagged", "counts", "problem", "recent", "unusual")
+        keys = (lines_key(model), *(_key(model, name) for name in names))
+        return bool(self._redis.eval(_FORGET, len(keys), *keys, model))
 
     def expire(self, model: str, *, before: float) -> int:
         """Delete lines that were accepted before a time, in Unix seconds; return how many."""

@@ -89,6 +89,10 @@ class RollingLines:
         batches = cast(list[str] | None, self._redis.eval(_TAKE, 3, *keys, token))
         return [_load(record) for batch in batches or () for record in json.loads(batch)]
 
+    def forget(self, model_id: str, calibration: str) -> None:
+        """Drop the lines that wait, because the calibration that they were compared with is replaced."""
+        self._redis.delete(*(_key(model_id, calibration, name) for name in ("lines", "state")))
+
     def count(self, model: str, outcome: Outcome) -> None:
         """Count a rebuild of a calibration of the model with this name."""
         self._redis.hincrby(_COUNTS, f"{outcome} {model}", 1)

@@ -1,15 +1,18 @@
 """/v1/models/{model}/aliases: names of versions, such as `names@champion`, that can be moved."""
 
-from fastapi import APIRouter
+import anyio
+from fastapi import APIRouter, Request
 
 from app.http.access import AccessDep
 from app.http.dependencies import ServicesDep
+from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
 from app.schemas.aliases import AliasBody, AliasSet, AliasWithHistory
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from models.errors import InvalidInput, NotFound
+from models.runtime.session import Check, no_check
 from store.aliases import AliasMove
 from store.ids import check_name
 
@@ -40,11 +43,22 @@ def get_alias(services: ServicesDep, model: str, alias: str) -> AliasWithHistory
     return _with_history(services.models.aliases.history(_name(model), alias))
 
 
-@router.put("/{alias}", responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507))
-def set_alias(services: ServicesDep, access: AccessDep, model: str, alias: str, body: AliasSet) -> AliasBody:
-    """Move an alias to a version, or make it, if the version meets what is required."""
-    move = services.aliases.set(_name(model), alias, body.version, body.require, by=access.key_name)
-    return AliasBody.of(move)
+@router.put("/{alias}", responses=error_responses(400, 404, 409, 413, 415, 422, 429, 503, 507))
+async def set_alias(
+    request: Request, services: ServicesDep, access: AccessDep, model: str, alias: str, body: AliasSet
+) -> AliasBody:
+    """Move an alias to a version, or make it, if the version meets what is required.
+
+    A shadow run is long: it is limited as evaluations are, and ends when the client disconnects.
+    """
+    name = _name(model)
+
+    def work(check: Check = no_check) -> AliasMove:
+        return services.aliases.set(name, alias, body.version, body.require, by=access.key_name, check=check)
+
+    if body.require.max_prompt_regression_bits is None:
+        return AliasBody.of(await anyio.to_thread.run_sync(work))
+    return AliasBody.of(await cancel_on_disconnect(request, services.evaluating.run(work)))
 
 
 @router.post("/{alias}/rollback", responses=_WRITING_ERRORS)

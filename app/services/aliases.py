@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from app.schemas.aliases import AliasRequirements
 from app.services.engines import Engines
 from models.errors import Conflict, NotFound
+from models.runtime.session import Check as RunCheck
+from models.runtime.session import no_check
 from models.saved_model import Card, SavedModel
 from store.aliases import AliasMove, Check, check_alias, no_such_alias
 from store.calibrations import Calibrations
@@ -29,7 +31,14 @@ class AliasControl:
     prompts: RecordedPrompts
 
     def set(
-        self, name: str, alias: str, version: int, require: AliasRequirements, *, by: str | None
+        self,
+        name: str,
+        alias: str,
+        version: int,
+        require: AliasRequirements,
+        *,
+        by: str | None,
+        check: RunCheck = no_check,
     ) -> AliasMove:
         """Move an alias to a version, or make it; return the move, or the newest one if it is there already.
 
@@ -45,7 +54,8 @@ class AliasControl:
         saved = self.models.get(f"{name}@{version}")
         if newest and newest.version == version:
             return newest
-        checks = self._check(saved, newest, require)
+        checks = self._check(saved, newest, require, check)
+        check()
         # Loaded before the move: it can be, and the first call after the move does not wait.
         with self.engines.use(saved.card.reference):
             move = self.models.aliases.move(name, alias, version, after=newest, by=by, checks=checks)
@@ -95,7 +105,11 @@ class AliasControl:
         return move
 
     def _check(
-        self, saved: SavedModel, newest: AliasMove | None, require: AliasRequirements
+        self,
+        saved: SavedModel,
+        newest: AliasMove | None,
+        require: AliasRequirements,
+        check: RunCheck,
     ) -> tuple[Check, ...]:
         """Return the requirements that a version meets. Raises Conflict with all that it does not meet."""
         results: list[tuple[Check, str | None]] = []
@@ -104,7 +118,8 @@ class AliasControl:
         if require.max_regression_bits is not None and (current := self._target(newest)):
             results.append(_check_regression(saved.card, current, require.max_regression_bits))
         if require.max_prompt_regression_bits is not None and (current := self._target(newest)):
-            results.append(self._shadow_run(saved.card, current, require.max_prompt_regression_bits))
+            limit = require.max_prompt_regression_bits
+            results.append(self._shadow_run(saved.card, current, limit, check))
         if require.calibration:
             has_none = self.calibrations.find(saved, None) is None
             problem = "it has no calibration; make one with POST …/calibrate"
@@ -118,7 +133,9 @@ class AliasControl:
             )
         return tuple(check for check, _ in results)
 
-    def _shadow_run(self, card: Card, current: Card, limit: float) -> tuple[Check, str | None]:
+    def _shadow_run(
+        self, card: Card, current: Card, limit: float, run_check: RunCheck
+    ) -> tuple[Check, str | None]:
         """Compare how two versions predict the recorded prompts; return as `_check_bits`."""
         prompts = self.prompts.all(card.name)
         characters = sum(map(len, prompts))
@@ -128,7 +145,9 @@ class AliasControl:
                 " NEXTCHAR_RECORDED_PROMPTS and let clients use the model, or leave the requirement out"
             )
             return Check(name="max_prompt_regression_bits", limit=limit), problem
-        bits, before = (self._bits_of(one.reference, prompts) / characters for one in (card, current))
+        bits, before = (
+            self._bits_of(one.reference, prompts, run_check) / characters for one in (card, current)
+        )
         note = f"on {len(prompts):,} recorded prompts with {characters:,} characters"
         check = Check(name="max_prompt_regression_bits", value=bits - before, limit=limit, note=note)
         problem = (
@@ -137,11 +156,13 @@ class AliasControl:
         )
         return check, problem if bits - before > limit else None
 
-    def _bits_of(self, reference: str, prompts: Sequence[str]) -> float:
+    def _bits_of(self, reference: str, prompts: Sequence[str], check: RunCheck) -> float:
         """Return the bits that a version assigns to texts, in all."""
         with self.engines.use(reference) as loaded:
             texts = map(loaded.vocabulary.to_characters, prompts)
-            logprobs = (one.logprob for text in texts for one in loaded.engine.text_logprobs(text, top=0))
+            logprobs = (
+                one.logprob for text in texts for one in loaded.engine.text_logprobs(text, top=0, check=check)
+            )
             return -sum(logprobs) / math.log(2)
 
     def _target(self, move: AliasMove | None) -> Card | None:

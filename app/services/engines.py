@@ -230,6 +230,14 @@ class Engines:
         if model and is_idle:
             model.engine.close()
 
+    def exists(self, reference: str) -> bool:
+        """Return whether there is such a model. Raises Unavailable."""
+        try:
+            self._models.resolve(reference)
+        except NotFound:
+            return False
+        return True
+
     def resolve_again(self, reference: str) -> None:
         """Resolve an alias that has just been moved again, at its next use."""
         self._forget(reference)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from redis.exceptions import RedisError
+
 from app.schemas.ingest import (
     ConsumerBody,
     IngestBody,
@@ -21,6 +23,7 @@ from models.saved_model import SavedModel
 from store.calibrations import Calibrations
 from store.ingest_stream import Accepted, Batch, IngestStreams, Request
 from store.models import Models
+from store.rolling import RollingLines
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Ingest:
     streams: IngestStreams
     models: Models
     calibrations: Calibrations
+    rolling: RollingLines
 
     def check(self, model: str, query: IngestQuery) -> None:
         """Check that a model can flag lines.
@@ -108,6 +112,17 @@ class Ingest:
                 param="ingested",
             )
         return [line.decode("utf-8", "replace") for line in found]
+
+    def calibrated(self, model: str, model_id: str, calibration: str, *, on_recent: bool) -> None:
+        """Forget the lines that were compared with a calibration that is replaced; without Redis they expire.
+
+        Their scores must not be learned, and with `on_recent` they are what the new calibration is made of:
+        what was unusual then is not drift now.
+        """
+        with suppress(RedisError):
+            self.rolling.forget(model_id, calibration)
+            if on_recent:
+                self.streams.forget_recent(model)
 
     def _drift(self, model: str) -> str | None:
         """Return a warning if the newest lines don't look like the default calibration, or None."""

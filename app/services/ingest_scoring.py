@@ -126,6 +126,9 @@ class IngestScoring:
             if self.retention_s:
                 self.streams.expire(model, before=time.time() - self.retention_s)
             self.streams.remove_idle_consumers(model)
+            with suppress(DomainError):  # of the storage
+                if not self.streams.waiting(model) and not self.engines.exists(model):
+                    self.streams.forget(model)
 
     def _score_batch(self, model: str) -> bool:
         """Score some lines of a model; return whether there may be more."""

@@ -235,3 +235,15 @@ def test_the_newest_lines_are_kept_with_what_the_newest_calibration_said_of_them
     assert streams.recent("other") == []
     streams.drop("m")
     assert streams.recent("m") == [] and streams.unusual("m") == (0, 0)
+
+
+def test_a_model_is_forgotten_once_no_line_of_it_waits(streams: IngestStreams, redis: Redis) -> None:
+    streams.accept([batch("a"), batch("b", model="n")])
+    streams.announce("m", [("1-1", {"line": "a"})])
+    streams.set_problem("m", {"code": "c", "message": "m"})
+    assert not streams.forget("m") and streams.waiting("m") == 1
+    streams.acknowledge("m", ids(streams.read("m", "c", max_lines=1)))
+    assert streams.forget("m") and streams.models() == ["n"]
+    assert [key for key in redis.keys("nextchar:ingest:m:*") if b":minute:" not in key] == []
+    assert not streams.forget("m")
+    assert streams.accept([batch("c")]) and streams.waiting("m") == 1

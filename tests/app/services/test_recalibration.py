@@ -156,6 +156,9 @@ def test_waiting_lines_are_read_as_they_were_added_also_those_of_an_earlier_vers
     assert lines.acquire_lease(saved.card.id, "default", "me")
     older = Observed(3.0, 8.5, 0, 0.01, FlaggedGroup("alert_1", "user <*>", "1:<*>"))
     assert lines.take(saved.card.id, "default", "me") == [*added, older]
+    lines.add(saved.card.id, "default", added)
+    lines.forget(saved.card.id, "default")
+    assert lines.waiting(saved.card.id, "default") is None
 
 
 def test_two_replicas_build_one(clean_redis_url: str, tmp_path: Path, saved: SavedModel) -> None:
