@@ -82,7 +82,7 @@ class Budget(Frozen):
 
 
 class TrainingConfig(Frozen):
-    """How a network is trained."""
+    """How a network is trained. The defaults are the recipe of the `small` preset."""
 
     rows: int = Field(32, ge=1, le=4096, description="Parallel streams the corpus is cut into (B).")
     window: int = Field(32, ge=2, le=4096, description="Steps of truncated back-propagation (T).")
@@ -138,19 +138,16 @@ class Mix(Frozen):
 PRESETS: dict[Preset, tuple[NetworkConfig, TrainingConfig]] = {
     "tiny": (
         NetworkConfig(units=256, dropout=None, coupled_gates=True),
-        TrainingConfig(learning_rate=1e-2, preconditioning=True),
+        TrainingConfig(learning_rate=1e-2),
     ),
-    "small": (
-        NetworkConfig(dropout=None, coupled_gates=True),
-        TrainingConfig(learning_rate=1.2e-2, preconditioning=True),
-    ),
+    "small": (NetworkConfig(dropout=None, coupled_gates=True), TrainingConfig()),
     "medium": (
         NetworkConfig(layers=2, dropout=None, coupled_gates=True),
         TrainingConfig(learning_rate=8e-3, preconditioning=True),
     ),
     "large": (
         NetworkConfig(layers=2, units=1024, embedding=96, dropout=None, coupled_gates=True),
-        TrainingConfig(rows=64, window=64, learning_rate=3e-3, preconditioning=True),
+        TrainingConfig(rows=64, window=64, learning_rate=3e-3),
     ),
 }
 

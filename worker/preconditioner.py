@@ -9,10 +9,12 @@ docs/engineering/training-recipes.md has the measurements.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from models.kernels.lstm_weights import Floats
 
@@ -22,7 +24,8 @@ until then have another scale, and the first ones are by far the largest."""
 
 _DECAY = 0.99  # of the running mean, per observation
 _OBSERVED_EVERY = 4  # steps, after START
-_ROOT_EVERY = 48  # steps
+_FIRST_ROOTS = (START, 24, 48)  # the steps after which R is computed, and every 96th
+_ROOT_EVERY = 96
 _EPSILON = 1e-3  # added to the eigenvalues, of their mean
 _ARRAYS = ("second_moment", "root")  # that a checkpoint keeps
 
@@ -47,17 +50,25 @@ class Preconditioner:
         if not np.isfinite(product).all():
             return False  # the loss tells
         self.second_moment += (product - self.second_moment) * np.float32(1 - _DECAY)
-        if step != START and step % _ROOT_EVERY:
+        if step not in _FIRST_ROOTS and step % _ROOT_EVERY:
             return False
         late = step // _OBSERVED_EVERY - START // _OBSERVED_EVERY
-        mean = self.second_moment.astype(np.float64) / (1 - _DECAY ** (min(step, START) + late))
-        values, vectors = np.linalg.eigh(mean)
-        scale = values.mean()
-        if not scale > 0:
-            return False
-        values = np.maximum(values, 0) + _EPSILON * scale
-        self.root[...] = (vectors * values**-0.5) @ vectors.T
+        mean = self.second_moment / np.float32(1 - _DECAY ** (min(step, START) + late))
+        # With several threads the bits would depend on their number, and threads that wait keep cores busy.
+        with _libraries().limit(limits=1, user_api="blas"):
+            values, vectors = np.linalg.eigh(mean)
+            scale = values.mean()
+            if not scale > 0:
+                return False
+            values = np.maximum(values, 0) + _EPSILON * scale
+            self.root[...] = (vectors * values ** np.float32(-0.5)) @ vectors.T
         return True
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Return the libraries whose threads can be limited; finding them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def arrays_of(preconditioners: Iterable[Preconditioner]) -> dict[str, NDArray[Any]]:

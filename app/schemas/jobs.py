@@ -105,8 +105,8 @@ class TrainingOverride(RequestBody):
     clip_norm: float | None = Field(None, gt=0, le=1000, description="Maximum global norm of the gradient.")
     preconditioning: bool | None = Field(
         None,
-        description="Whether the gradients of recurrent weights are preconditioned before AdamW, which learns"
-        " more per step; the presets' are.",
+        description="Whether the gradients of recurrent weights are preconditioned before AdamW: steps are"
+        " longer and learn more. Of the presets `medium` has it.",
     )
 
 

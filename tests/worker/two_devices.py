@@ -119,6 +119,7 @@ def overflown() -> dict[str, Any]:
 def preconditioned() -> dict[str, Any]:
     """Train with preconditioned gradients, of all steps but the first."""
     worker.preconditioner.START = 2
+    worker.preconditioner._FIRST_ROOTS = (2,)
     options: dict[str, Any] = {"coupled": True, "training": PRECONDITIONED}
     cores, devices = partial(on_cpu, **options), partial(distributed, **options)
     return {
