@@ -63,7 +63,8 @@ def test_without_dropout_threads_change_only_rounding(cores: int, replicas: int,
     assert several.replicas == replicas
     np.testing.assert_allclose(train(several), train(one), atol=1e-5)
     for name, array in one.arrays().items():
-        np.testing.assert_allclose(several.arrays()[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
+        tolerance = 1e-4 + 1e-3 * np.abs(array).max(initial=0) if "preconditioner" in name else 1e-4
+        np.testing.assert_allclose(several.arrays()[name], array, rtol=0, atol=tolerance, err_msg=name)
 
 
 def test_dropout_masks_are_of_rows_and_differ_by_step_thread_and_seed() -> None:
