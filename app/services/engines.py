@@ -230,13 +230,9 @@ class Engines:
         if model and is_idle:
             model.engine.close()
 
-    def exists(self, reference: str) -> bool:
-        """Return whether there is such a model. Raises Unavailable."""
-        try:
-            self._models.resolve(reference)
-        except NotFound:
-            return False
-        return True
+    def is_deleted(self, reference: str) -> bool:
+        """Return whether there were versions of this name and all are deleted or renamed. Raises Unavailable."""
+        return self._models.is_deleted(reference.partition("@")[0])
 
     def resolve_again(self, reference: str) -> None:
         """Resolve an alias that has just been moved again, at its next use."""

@@ -127,7 +127,7 @@ class IngestScoring:
                 self.streams.expire(model, before=time.time() - self.retention_s)
             self.streams.remove_idle_consumers(model)
             with suppress(DomainError):  # of the storage
-                if not self.streams.waiting(model) and not self.engines.exists(model):
+                if not self.streams.waiting(model) and self.engines.is_deleted(model):
                     self.streams.forget(model)
 
     def _score_batch(self, model: str) -> bool:
