@@ -231,7 +231,7 @@ class Engines:
             model.engine.close()
 
     def is_deleted(self, reference: str) -> bool:
-        """Return whether there were versions of this name and all are deleted or renamed. Raises Unavailable."""
+        """Return whether all versions of a name that existed are deleted or renamed. Raises Unavailable."""
         return self._models.is_deleted(reference.partition("@")[0])
 
     def resolve_again(self, reference: str) -> None:
