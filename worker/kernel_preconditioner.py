@@ -26,6 +26,7 @@ class KernelPreconditioner:
         self._root, self._gradient = formats.activations(h, h), formats.activations(h, n)
         self._packed, self._packed_transposed = formats.packed(h, n), formats.packed(n, h)
         self._sums, self._squares = formats.sums(h, n), formats.sums(h, h)
+        self.load_root()
 
     def apply(self, gradient: Floats, *, step: int, scale: float, parallel: Map, parts: int) -> None:
         """Replace a gradient (H, N) by its preconditioned one.
@@ -46,7 +47,7 @@ class KernelPreconditioner:
             gradient[:] = self._sums[:, : gradient.shape[1]]
 
     def load_root(self) -> None:
-        """Copy R, after the arrays of `preconditioner` were restored."""
+        """Copy R of `preconditioner`, as after its arrays were restored."""
         _to_activations(self.preconditioner.root, self._root)
 
     def _observe(

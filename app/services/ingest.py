@@ -128,7 +128,7 @@ class Ingest:
         """Return a warning if the newest lines don't look like the default calibration, or None."""
         if found := drift(*self.streams.unusual(model)):
             return found
-        with suppress(DomainError):  # a damaged file is told when lines are scored
+        with suppress(DomainError):  # a damaged file is reported when lines are scored
             saved = self.models.get(model)
             stored = self.calibrations.find(saved, None)
             current = stored and self.calibrations.find_rolling(saved, stored)

@@ -61,7 +61,7 @@ def test_keys_take_turns(jobs: Jobs, waiting: str, running: str, expected: str) 
 
 
 def test_a_job_for_each_worker_goes_to_each_key_as_workers_become_free(jobs: Jobs) -> None:
-    """One worker: whoever submits many jobs first does not keep the others waiting for all of them."""
+    """One worker: a key that submits many jobs first does not keep the others waiting for all of them."""
     waiting, served = _of(jobs, "aaaaaabbc"), ""
     while waiting:
         waiting = fair_order(waiting, [])

@@ -1,4 +1,4 @@
-"""Messages about jobs, models and aliases arrive at a real HTTP server, whoever dies in between."""
+"""Messages about jobs, models and aliases arrive at a real HTTP server, whichever process is killed."""
 
 import json
 from collections.abc import Iterator
@@ -194,7 +194,7 @@ def test_a_new_target_does_not_get_what_was_before(
         receiver.requests.clear()
         world.notifier.targets.delete(made.id)
         finish(world, JobStatus.CANCELLED)
-        world.run()  # nobody wants it
+        world.run()  # no target wants it
 
 
 def test_alerts_are_sent_while_records_cannot_be_read(

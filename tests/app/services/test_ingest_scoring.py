@@ -155,8 +155,8 @@ def test_lines_that_drift_are_told_and_can_become_the_calibration(service: Servi
     drifted = ["→a" * (1 + i % 9) for i in range(100)]
     send(service, *drifted)
     until_scored(service, 220)
-    told = status(service)["drift"]
-    assert told and "don't look like the calibration data" in told and "of 220 lines" in told
+    warning = status(service)["drift"]
+    assert warning and "don't look like the calibration data" in warning and "of 220 lines" in warning
     made = service.http.post("/v1/models/fake/calibrate", json={"ingested": True})
     assert made.status_code == 201, made.text
     assert (made.json()["name"], made.json()["lines"], made.json()["source"]) == (
