@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import httpx
 import pytest
@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 from app.main import create_app
 from tests.app.service import served
 from tests.browser.conftest import Site
+from tests.http_server import QuietHTTPServer
 
 # What README shows, and the errors that the page gets.
 PAGE = """<!doctype html><html lang=en><meta charset=utf-8><title>t</title><body>
@@ -35,7 +36,7 @@ def origin() -> Iterator[str]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+    with QuietHTTPServer(("127.0.0.1", 0), Answer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"

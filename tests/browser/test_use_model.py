@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
@@ -21,6 +21,7 @@ from app.main import create_app
 from tests.app.service import served
 from tests.browser.conftest import Site
 from tests.browser.reciting import reciting
+from tests.http_server import QuietHTTPServer
 
 CLIENT = Path(__file__).parents[2] / "clients" / "python"
 LINE = "I'm \"so&<$up>\n"
@@ -73,7 +74,7 @@ def host() -> Iterator[Host]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+    with QuietHTTPServer(("127.0.0.1", 0), Answer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
 

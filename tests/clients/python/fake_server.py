@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.http_server import QuietHTTPServer
 
 FILES = {"model.keras": b"k" * 70_000, "model.onnx": b"o" * 5_000}
 _LISTED = {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in FILES.items()}
@@ -201,8 +203,7 @@ class _Refused(Exception):
         self.status, self.code, self.message = status, code, message
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(QuietHTTPServer):
     fake: FakeServer
 
 
