@@ -29,6 +29,9 @@ log = logging.getLogger("nextchar.api")
 FRESH_S = 1.0
 """Redis and the storage are checked at most once in this time."""
 
+OBJECT_STORE_FRESH_S = 10.0
+"""An object store that works is checked at most once in this time, because each check costs two requests."""
+
 WAIT_S = 1.0
 """A caller waits at most this long for a check, then uses the last result."""
 
@@ -85,7 +88,12 @@ class ReadinessCheck:
         redis_hangs = Problem("redis", "does not answer", _WITHOUT_REDIS, is_down=True)
         self._probes = [
             Probe("redis", lambda: check_redis(redis, queue), redis_hangs),
-            Probe("storage", lambda: check_storage(blobs, watermark), _storage_down()),
+            Probe(
+                "storage",
+                lambda: check_storage(blobs, watermark),
+                _storage_down(),
+                works_for_s=OBJECT_STORE_FRESH_S if blobs.free_bytes() is None else None,
+            ),
         ]
         self._logged: set[tuple[str, str]] = set()
         self._started_s = time.monotonic()
@@ -140,10 +148,18 @@ class Probe:
         name: of the thread.
         check: returns the problems.
         hangs: the problem to report while the check does not end.
+        works_for_s: how long a result without problems counts; FRESH_S if None, as for all other results.
     """
 
-    def __init__(self, name: str, check: Callable[[], list[Problem]], hangs: Problem) -> None:
-        self._name, self._check, self._hangs = name, check, hangs
+    def __init__(
+        self,
+        name: str,
+        check: Callable[[], list[Problem]],
+        hangs: Problem,
+        *,
+        works_for_s: float | None = None,
+    ) -> None:
+        self._name, self._check, self._hangs, self._works_for_s = name, check, hangs, works_for_s
         self._lock = threading.Lock()  # guards the fields below
         self._started_at_s = self._ended_at_s = float("-inf")
         self._is_running = False
@@ -154,7 +170,8 @@ class Probe:
         """Start the check, unless it runs or has just ended."""
         with self._lock:
             now = time.monotonic()
-            if self._is_running or now - self._ended_at_s < FRESH_S:
+            fresh_s = self._works_for_s if self._works_for_s is not None and self._last == [] else FRESH_S
+            if self._is_running or now - self._ended_at_s < fresh_s:
                 return
             self._is_running, self._started_at_s = True, now
             self._ended.clear()

@@ -162,6 +162,24 @@ def test_checks_are_made_once_for_callers_at_the_same_time(monkeypatch: pytest.M
     assert len(calls) == 1
 
 
+def test_working_object_store_is_asked_less_often_and_a_failing_one_as_often_as_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readiness_module, "FRESH_S", 0.0)
+    problems: list[Problem] = [WRONG]
+    calls: list[int] = []
+
+    def check() -> list[Problem]:
+        calls.append(1)
+        return list(problems)
+
+    probe = Probe("storage", check, HANGS, works_for_s=60.0)
+    assert [asked(probe) for _ in range(2)] == [[WRONG]] * 2
+    problems.clear()
+    assert [asked(probe) for _ in range(3)] == [[]] * 3
+    assert len(calls) == 3, "two that failed and the first that did not"
+
+
 def test_check_that_raises_counts_as_down() -> None:
     def check() -> list[Problem]:
         raise KeyError("nobody expected this")
