@@ -88,6 +88,14 @@ bench-raw-logs: $(VENV)/.serve ## How many later lines of raw logs are flagged b
 bench-month: $(VENV)/.serve ## Alerts and false alarms in a simulated month of a log; ARGS="--lines 1000 --drift 0.005"
 	@$(BIN)/python -m benchmarks.month $(ARGS)
 
+.PHONY: bench-outage
+bench-outage: $(VENV)/.dev ## Kill APIs, workers, Redis and HAProxy under load: is anything lost? ARGS="--lines 10000"
+	@$(BIN)/python -m benchmarks.outage $(ARGS)
+
+.PHONY: bench-capacity
+bench-capacity: $(VENV)/.serve ## What a deployment needs for so many completions per second; ARGS="--network 2x256"
+	@$(BIN)/python -m benchmarks.capacity $(ARGS)
+
 .PHONY: bench-console-file
 bench-console-file: $(VENV)/.dev ## Open a log of 200 MB in the console: speed and memory; ARGS="--megabytes 20"
 	@$(BIN)/python -m benchmarks.console_file $(ARGS)

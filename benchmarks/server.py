@@ -137,7 +137,10 @@ def running_api(saved: Sequence[SavedModel], **settings: object) -> Iterator[Api
 
     Of the settings in the environment only NEXTCHAR_ISA counts.
     """
-    with tempfile.TemporaryDirectory() as folder, EmbeddedValkey(Path(folder)) as valkey:
+    temporary = tempfile.TemporaryDirectory(
+        ignore_cleanup_errors=True
+    )  # kernels may still be compiled into it
+    with temporary as folder, EmbeddedValkey(Path(folder)) as valkey:
         registry = Models(open_blobs((Path(folder) / "store").as_uri()))
         for model in saved:
             registry.publish(model.card, {name: model.file(name) for name in model.card.files})
