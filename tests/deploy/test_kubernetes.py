@@ -76,6 +76,8 @@ def check_schemas(found: list[Manifest], version: str) -> None:
             metadata = {"name": manifest["metadata"]["name"]}
             job = {"kind": "Job", "apiVersion": "batch/v1", "metadata": metadata}
             validator.validate(job | {"spec": manifest["spec"]["jobTargetRef"]}, version, strict=True)
+        elif manifest["kind"] == "ScaledObject":  # KEDA's; it makes an autoscaler of it
+            assert manifest["spec"]["scaleTargetRef"]["name"] == "nextchar-api"
         elif manifest["kind"] == "TriggerAuthentication":
             (reference,) = manifest["spec"]["secretTargetRef"]
             assert set(reference) == {"parameter", "name", "key"}
@@ -116,6 +118,26 @@ def test_an_overlay_renders_to_valid_manifests_with_pushed_images(overlay: str) 
     for name in ("api", "worker"):
         assert re.fullmatch(r"registry\.example\.org/nextchar-[a-z-]+:[\d.]+", images[name])
     assert images["worker"].endswith("worker-gpu:0.2.0") == (overlay == "gpu")
+
+
+@needs_kubectl
+def test_queue_time_replaces_the_use_of_the_processor_as_what_scales_the_api(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    overlay = tmp_path / "kubernetes" / "overlays" / "s3" / "kustomization.yaml"
+    overlay.write_text(overlay.read_text() + "components: [../../components/queue-time]\n")
+    before = rendered("overlays/s3")
+    found = rendered(str(overlay.parent))
+    assert named(before, "HorizontalPodAutoscaler", "nextchar-api")["spec"]["minReplicas"] == 2
+    assert not [m for m in found if m["kind"] == "HorizontalPodAutoscaler"]
+    scaler = named(found, "ScaledObject", "nextchar-api")
+    assert scaler["metadata"]["namespace"] == "nextchar"
+    assert named(found, "Deployment", scaler["spec"]["scaleTargetRef"]["name"])
+    queue_time, processor = scaler["spec"]["triggers"]
+    assert (queue_time["type"], queue_time["metricType"]) == ("prometheus", "Value")
+    assert (processor["type"], processor["metricType"]) == ("cpu", "Utilization")
+    histogram = re.findall(r"nextchar_\w+(?=_bucket)", queue_time["metadata"]["query"])
+    documented = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    assert len(histogram) == 1 and f"| `{histogram[0]}` | histogram |" in documented
 
 
 @needs_kubectl
