@@ -33,6 +33,10 @@ def calibrate(
         str | None,
         typer.Option(metavar="CORPUS", help="Take the lines of this corpus.", autocompletion=complete_corpus),
     ] = None,
+    ingested: Annotated[
+        bool,
+        typer.Option("--ingested", help="Take the newest lines that log agents have sent, at most 1,000."),
+    ] = False,
     buckets: Annotated[
         int | None, typer.Option(help="Compare lines of similar length only, in this many buckets.")
     ] = None,
@@ -56,10 +60,12 @@ def calibrate(
         answer = {"object": "calibration", "name": delete, "deleted": True}
         session.print_answer(answer, f"deleted {delete}")
     else:
-        if corpus is not None and file is not None:
-            raise typer.BadParameter("give a file or --corpus, not both")
-        body = given(name=name, corpus=corpus, buckets=buckets, false_alarms=false_alarms)
-        if corpus is None:
+        if (corpus is not None) + (file is not None) + ingested > 1:
+            raise typer.BadParameter("give one of a file, --corpus and --ingested")
+        body = given(
+            name=name, corpus=corpus, ingested=ingested or None, buckets=buckets, false_alarms=false_alarms
+        )
+        if corpus is None and not ingested:
             body["lines"] = _read_lines(file or Path("-"))
         _print_calibration(session, session.client.calibrate(model, **body))
 

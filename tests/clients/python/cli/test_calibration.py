@@ -19,6 +19,9 @@ def test_calibrations_are_made_listed_and_deleted(run: Run, server: FakeServer, 
         {"name": "host1", "false_alarms": 0.01, "lines": ["one", "two", "", "three"]},
         {"corpus": "words", "buckets": 2},
     ]
+    run("calibrate", "fake", "--ingested", "--name", "recent")
+    assert server.bodies("POST", "/v1/models/fake/calibrate")[-1] == {"name": "recent", "ingested": True}
+    run("calibrate", "fake", "--delete", "recent")
     listed = run("calibrate", "fake", "--list").out.splitlines()
     assert [line.split("\t")[0] for line in listed] == ["validation", "host1", "default"]
     assert len(run("calibrate", "fake", "--list", "--json").json["data"]) == 3

@@ -96,6 +96,7 @@ def test_the_state_of_an_unnamed_stream_is_deleted_at_its_end(run: Run, server: 
         ("score", "-m", "fake", "--stream-id", "s"),
         ("score", "-m", "fake", "--expected", "1", "--context", "stream"),
         ("calibrate", "fake", "file", "--corpus", "words"),
+        ("calibrate", "fake", "file", "--ingested"),
     ],
     ids=" ".join,
 )
