@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, replay and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("texts", nargs="*", type=Path, default=DEFAULT_TEXTS, help="UTF-8 files")
-    parser.add_argument("--seconds", type=float, default=120.0, help="training time of ours, a text")
-    parser.add_argument("--characters", type=int, default=4000, help="held-out characters written, a text")
+    parser.add_argument("--seconds", type=float, default=120.0, help="training seconds per text")
+    parser.add_argument("--characters", type=int, default=4000, help="held-out characters typed per text")
     parser.add_argument("--preset", default="auto", help="of ours")
     parser.add_argument(
         "--worth", type=float, default=MIN_SAVED_KEYS, help="keys that a suggestion must save"

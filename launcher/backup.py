@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"nextchar: {failed}: {error}") from None
     print(
         f"{'backed up to' if is_backup else 'restored'} {options.file}: {totals.objects:,} objects of"
-        f" {totals.bytes:,} bytes, {totals.redis_keys:,} keys of Redis"
+        f" {totals.bytes:,} bytes, {totals.redis_keys:,} Redis keys"
     )
 
 

@@ -32,7 +32,7 @@ class Processor(NamedTuple):
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
-    """Return the processor of this machine; its name is its architecture if the system tells none."""
+    """Return the processor of this machine; its name is its architecture if the system reports none."""
     try:
         lines = [line.partition(":") for line in cpuinfo.read_text().split("\n\n")[0].splitlines()]
     except OSError:  # macOS has none
@@ -50,7 +50,7 @@ def peak_memory_bytes() -> int:
 
 
 def _sysctl(key: str) -> str:
-    """Return what macOS says about its processor; "" if it does not, and elsewhere."""
+    """Return what macOS reports about its processor; "" if it does not, and elsewhere."""
     command = ["/usr/sbin/sysctl", "-n", f"machdep.cpu.{key}"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

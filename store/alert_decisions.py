@@ -1,11 +1,11 @@
-"""What people say of alerts: acknowledgements, labels and suppressions. Records in the blob store.
+"""Decisions about alerts: acknowledgements, labels and suppressions. Records in the blob store.
 
-    alert_decisions/<model name>/<alert id>/<sequence>.json   all that is said of an alert after its
+    alert_decisions/<model name>/<alert id>/<sequence>.json   the decision on an alert after its
                                                               <sequence>-th change, and how it was then
     alert_suppressions/<model name>/<suppression id>.json     one suppression, until it is deleted
 
 A change of an alert's decision creates the next file, which succeeds for one of several writers; the others
-read again and retry. The files before it stay as the history of who said what. They outlive the alert, which
+read again and retry. The files before it stay as the history of decisions. They outlive the alert, which
 Redis forgets, and single versions of the model; the model's name is what they belong to. With its last
 version they are deleted or move to another name (`store.model_alerts`).
 """
@@ -59,7 +59,7 @@ class Example(BaseModel):
 
 
 class AlertFigures(BaseModel):
-    """An alert without what people say of it. Times are Unix seconds.
+    """An alert without its decision. Times are Unix seconds.
 
     Attributes:
         version: of the model that flagged its newest line. score, p_value: the highest and the lowest of its
@@ -91,7 +91,7 @@ class AlertFigures(BaseModel):
 
 
 class Decision(BaseModel):
-    """All that people have said of one alert, after the `sequence`-th change.
+    """The decision on one alert, after the `sequence`-th change.
 
     Attributes:
         changed_by: the name of the API key that made this change; None without keys. label_score: with label
@@ -236,13 +236,13 @@ class AlertDecisions:
         return {*self._blobs.folders("alert_decisions"), *self._blobs.folders("alert_suppressions")}
 
     def delete_all(self, model: str) -> None:
-        """Delete all that is said of the alerts of a model's name."""
+        """Delete the decisions on the alerts of a model's name."""
         for folder in (f"alert_decisions/{model}", f"alert_suppressions/{model}"):
             self._blobs.delete(*self._blobs.paths(folder))
             self._forget(folder)
 
     def move_all(self, model: str, to: str, new_figures: Callable[[AlertFigures], AlertFigures]) -> None:
-        """Move all that is said of the alerts of a model's name to another name; can be repeated.
+        """Move the decisions on the alerts of a model's name to another name; can be repeated.
 
         `new_figures` returns an alert as it is under the other name, whose own decisions stay.
         """

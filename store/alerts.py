@@ -1,4 +1,4 @@
-"""Alerts: the occurrences of each group of flagged lines, counted in Redis, and what people say of them.
+"""Alerts: the occurrences of each group of flagged lines, counted in Redis, and the decisions on them.
 
     nextchar:alert:<id>              a hash: the fields of an alert; expires a while after its last occurrence
     nextchar:alerts                  a sorted set: all alerts by their last occurrence, in Unix seconds
@@ -194,7 +194,7 @@ redis.call('zrem', '{_OF}' .. model, old)
 
 @dataclass(frozen=True)
 class Limits:
-    """The most alerts that are kept."""
+    """Limits on the number of alerts."""
 
     max_alerts: int = 10_000
     max_per_model: int = 1_000
@@ -218,7 +218,7 @@ class Recorded:
 
 
 class Alert(BaseModel):
-    """An alert with what people say of it; its fields besides `figures` are explained in `Decision`."""
+    """An alert with its decision; its fields besides `figures` are explained in `Decision`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -239,7 +239,7 @@ class Alert(BaseModel):
 
     @property
     def label(self) -> Label | None:
-        """What people say that it is."""
+        """The label that a user has set."""
         return self.decision.label if self.decision else None
 
     @property
@@ -291,9 +291,9 @@ class Alerts:
         return Recorded(lines, entries)
 
     def all(self, model: str) -> list[Alert]:
-        """Return the alerts of the model with this name, the one seen last first.
+        """Return the alerts of the model with this name, most recently seen first.
 
-        An alert that Redis no longer has is included as it was when someone last said something of it.
+        An alert that Redis no longer has is included as recorded with its last decision.
         """
         ids = cast(list[str], self._redis.zrevrange(_OF + model, 0, -1))
         figures = {one.id: one for one in self._read(ids)}
@@ -321,8 +321,7 @@ class Alerts:
         if not figures or figures.model != model:
             raise NotFound(
                 f"model {model} has no alert {alert_id!r}; an alert is deleted {TTL_S // 86_400} days after"
-                " its last line, or when many newer ones need its place, unless someone has acknowledged or"
-                " labeled it",
+                " its last line, or when there are too many; acknowledged and labeled alerts are kept",
                 code="alert_not_found",
             )
         return _alert(figures, decision, self.decisions.suppressions(model))
@@ -363,12 +362,12 @@ class Alerts:
         return [(line, is_incident) for _, line, is_incident in sorted(examples)]
 
     def delete_all(self, model: str) -> None:
-        """Delete the alerts of a model's name, and what people said of them."""
+        """Delete the alerts of a model's name, and the decisions on them."""
         self._move_figures(model, "", 0)
         self.decisions.delete_all(model)
 
     def move_all(self, model: str, to: str, version: int) -> None:
-        """Move the alerts of a model's name, and what people said of them, to its version of another name.
+        """Move the alerts of a model's name, and the decisions on them, to its version of another name.
 
         An alert's id is a hash of the model's name and the template, so an alert whose template is kept only
         in part is deleted.

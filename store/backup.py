@@ -1,4 +1,4 @@
-"""Backup of a whole installation while it runs, and its restoration into an empty one.
+"""Backup of a whole installation while it runs, and restoring it into an empty one.
 
 A backup is one tar file:
 
@@ -70,7 +70,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass
 class Totals:
-    """What a backup has, or a restoration has written."""
+    """Counts of a backup or a restore."""
 
     objects: int = 0
     bytes: int = 0
@@ -106,7 +106,7 @@ def restore(blobs: Blobs, redis: Redis, file: IO[bytes]) -> Totals:
     Nothing is written before the whole backup is checked.
 
     Raises:
-        InvalidInput: the file is no backup, is damaged or incomplete (code `backup_invalid`), or of a newer
+        InvalidInput: not a backup, or damaged or incomplete (code `backup_invalid`), or of a newer
             format (`backup_format_unknown`).
         Conflict: the storage or Redis has something else (code `not_empty`); nothing was written.
     """
@@ -286,7 +286,7 @@ def _restore_redis(redis: Redis, lines: IO[bytes]) -> int:
 
 
 def _keys(lines: IO[bytes]) -> Iterator[tuple[bytes, bytes, int]]:
-    """Yield keys of Redis with their dumps and what is left of their time, in ms; 0: no end."""
+    """Yield Redis keys with their dumps and what is left of their time, in ms; 0: no end."""
     for line in lines:
         stored = json.loads(line)
         yield base64.b64decode(stored["key"]), base64.b64decode(stored["dump"]), stored["ttl_ms"]

@@ -1,14 +1,14 @@
 """Events: what happened to jobs, models and aliases, as their records in the storage say.
 
 An event is derived from a record that is created once and never changed, and is named by the record's path,
-so it exists exactly if what it tells has happened, and no crash in between can lose or invent one:
+so an event exists if and only if the record does, whatever crashes:
 
     jobs/<id>/<n>.json                  job.succeeded, job.failed, job.cancelled, job.paused
     model_cards/<name>/<version>.json   model.published, also of a renamed or imported version
     model_cards/<name>/<version>.gone   model.deleted, also of a renamed version
-    aliases/<name>/<alias>/<n>.json     alias.moved, also to nothing
+    aliases/<name>/<alias>/<n>.json     alias.moved, including deletions
 
-A version that is published and deleted before anyone looks leaves only its deletion.
+A version that is published and deleted between two rounds is reported only as deleted.
 """
 
 import json

@@ -216,7 +216,7 @@ return removed
 
 @dataclass(frozen=True)
 class LineMeta:
-    """What is known of a line beside its text.
+    """Metadata of a line.
 
     Attributes:
         time: of the line, in Unix seconds, if the agent sent it. source: where the line comes from, such as a
@@ -315,7 +315,7 @@ class RecentLine:
 
 @dataclass(frozen=True)
 class IngestLimits:
-    """The most lines that wait per model, and their memory in Redis for all models together."""
+    """Limits on waiting lines per model and on their memory in Redis for all models together."""
 
     max_lines: int = 200_000
     max_bytes: int = 64 << 20

@@ -1,7 +1,7 @@
-"""Messages to notification targets that wait, and what the targets know: in Redis.
+"""Messages to notification targets that wait, and the state last sent to each target: in Redis.
 
     nextchar:notifications:lease                 the token of the process that sends; expires unless renewed
-    nextchar:notifications:known:<target>        a hash: alert id -> JSON of what the target was last told
+    nextchar:notifications:known:<target>        a hash: alert id -> JSON of the state last sent to the target
     nextchar:notifications:delivery:<id>         JSON: a message to a webhook
     nextchar:notifications:due:<target>          a sorted set: deliveries by the time of the next attempt
     nextchar:notifications:dead:<target>         a sorted set: deliveries that were given up, by time
@@ -122,12 +122,12 @@ class Notifications:
         self.redis.eval(RELEASE_LEASE, 1, f"{_P}lease", token)
 
     def known(self, target: str) -> dict[str, Any]:
-        """Return what a target was last told of each alert that it was told of."""
+        """Return the state last sent to a target, by alert id."""
         stored = cast(dict[str, str], self.redis.hgetall(f"{_P}known:{target}"))
         return {alert_id: json.loads(value) for alert_id, value in stored.items()}
 
     def note_known(self, target: str, told: dict[str, Any], forgotten: list[str]) -> None:
-        """Note what a target was told of alerts, and that others are over."""
+        """Record the states sent to a target, and remove alerts that have ended."""
         with self.redis.pipeline() as pipe:
             if told:
                 pipe.hset(f"{_P}known:{target}", mapping={key: _dumps(value) for key, value in told.items()})
@@ -144,7 +144,7 @@ class Notifications:
         return self._queue(Delivery(new_id("msg"), target, body, now), alert_id, *values)
 
     def queue_event(self, target: str, name: str, body: str, *, now: float) -> bool:
-        """Queue a message about an event with this name, unless it waits already; return whether it did not.
+        """Queue a message about an event, unless it is queued already; return whether it was queued.
 
         Its id is the same each time.
         """
@@ -258,7 +258,7 @@ class Notifications:
         return delivery
 
     def count(self, target: str, error: str | None) -> None:
-        """Count an attempt to tell a target something: with its error, or successful."""
+        """Count a delivery attempt, with its error or as successful."""
         health = f"{_P}health:{target}"
         with self.redis.pipeline() as pipe:
             pipe.hincrby(f"{_P}outcomes", f"{target} {'failed' if error else 'delivered'}", 1)

@@ -76,11 +76,11 @@ class RollingLines:
         return Waiting(int(state["lines"]), float(state["since"])) if "since" in state else None
 
     def acquire_lease(self, model_id: str, calibration: str, token: str) -> bool:
-        """Become the one process that rebuilds a calibration; False if another is."""
+        """Acquire the lease to rebuild a calibration; return whether it was acquired."""
         return bool(self._redis.set(_key(model_id, calibration, "lease"), token, nx=True, ex=LEASE_S))
 
     def release_lease(self, model_id: str, calibration: str, token: str) -> None:
-        """Let others rebuild, if `token` holds the lease."""
+        """Release the lease if `token` holds it."""
         self._redis.eval(_RELEASE, 1, _key(model_id, calibration, "lease"), token)
 
     def take(self, model_id: str, calibration: str, token: str) -> list[Observed]:

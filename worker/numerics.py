@@ -45,7 +45,7 @@ class Numerics:
             names["another version of TensorFlow"] = [f"{one.tensorflow}" for one in (before, self)]
         changes = [f"{name} (from {old} to {new})" for name, (old, new) in names.items() if old != new]
         sentence = (
-            f"the run goes on with {' and '.join(changes)}, so its result can differ in the last bits from"
+            f"the run continues with {' and '.join(changes)}, so its result can differ in the last bits from"
             " that of an uninterrupted run"
         )
         if has_dropout and (self.replicas != before.replicas or len({*is_tensorflow}) > 1):

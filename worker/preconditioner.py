@@ -45,10 +45,10 @@ class Preconditioner:
     def observe(self, product: Floats, step: int) -> bool:
         """Take G G' / N (H, H) of a step that `is_observed`; return whether R has changed.
 
-        What is not finite is ignored.
+        Non-finite products are ignored.
         """
         if not np.isfinite(product).all():
-            return False  # the loss tells
+            return False  # divergence is detected from the loss
         self.second_moment += (product - self.second_moment) * np.float32(1 - _DECAY)
         if step not in _FIRST_ROOTS and step % _ROOT_EVERY:
             return False

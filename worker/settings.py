@@ -37,7 +37,7 @@ class WorkerSettings(StoreSettings):
     max_jobs: int = Field(
         0,
         ge=0,
-        description="Exit after so many jobs, or when none waits; 0: work until stopped.",
+        description="Exit after this many jobs, or when the queue is empty; 0: work until stopped.",
     )
 
     @property

@@ -111,7 +111,7 @@ async function errorOfResponse(response) {
   );
 }
 
-/** Return the ApiError of a service that does not respond, and tell the window. */
+/** Return the ApiError of a service that does not respond, and notify the window. */
 export function connectionError() {
   window.dispatchEvent(new Event("nextchar:unreachable"));
   return new ApiError(0, { code: "unreachable", message: "The service does not respond." });

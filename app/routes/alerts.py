@@ -1,4 +1,4 @@
-"""/v1/models/{model}/alerts and /suppressions: groups of flagged lines, and what people say of them."""
+"""/v1/models/{model}/alerts and /suppressions: groups of flagged lines, and the decisions on them."""
 
 from typing import Annotated, Any, Literal
 
@@ -48,7 +48,7 @@ def list_alerts(
     after: After = None,
     limit: Limit = DEFAULT_LIMIT,
 ) -> AlertPage:
-    """List a model's alerts, the one seen last first."""
+    """List a model's alerts, most recently seen first."""
     name = _name(services, access, model)
     found = [
         alert
@@ -96,7 +96,7 @@ def get_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) 
 
 @router.post("/{model}/alerts/{alert}/acknowledge", responses=_WRITING_ERRORS)
 def acknowledge_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
-    """Record that you take care of an alert."""
+    """Acknowledge an alert: mark it as being handled."""
     name = _name(services, access, model)
     return alert_body(services.alerts.acknowledge(name, alert, by=access.key_name))
 

@@ -80,7 +80,7 @@ def add_console(app: FastAPI, *, max_corpus_bytes: int) -> None:
 
 
 def sample_text() -> str:
-    """Return the text that a newcomer without one trains on: the language reference that Python carries."""
+    """Return the text for users without a text of their own: Python's language reference."""
     from pydoc_data.topics import topics
 
     return "\n\n".join(topics.values())

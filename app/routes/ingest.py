@@ -71,7 +71,7 @@ _LINES_BODY: dict[str, Any] = {
     }
 }
 _EVENTS_ANSWER = stream_responses(
-    "A list, or with `Accept: text/event-stream` a stream without end.",
+    "A list, or with `Accept: text/event-stream` an unbounded stream.",
     {"object": "list", "data": [EXAMPLE_FLAGGED], "has_more": False},
     f"id: 17\nevent: flagged\ndata: {json.dumps(EXAMPLE_FLAGGED)}\n\n",
 )

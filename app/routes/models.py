@@ -26,7 +26,9 @@ BODY_RULE = BodyRule(r"/v1/models/[^/]+", MAX_SMALL_JSON_BYTES, methods=("PATCH"
 
 _CARD = "model.json"
 
-Force = Annotated[bool, Query(description="Also if an alias points to the version; calls of it then fail.")]
+Force = Annotated[
+    bool, Query(description="Proceed even if an alias points to the version; calls of that alias then fail.")
+]
 
 _LIMIT = 1000  # OpenAI's clients read only the first page
 
@@ -68,7 +70,7 @@ def rename_model(
 ) -> ModelBody:
     """Rename one version: it becomes the next version of the new name.
 
-    If it is the last version of its name, what people said of its alerts goes with it.
+    If it is the last version of its name, the decisions on its alerts move with it.
     """
     access.check_model(body.name)
     old = services.models.get(model).card
@@ -83,7 +85,7 @@ def rename_model(
 def delete_model(services: ServicesDep, model: str, force: Force = False) -> Deleted:
     """Delete one version. A bare name means its newest version.
 
-    With the last version of a name its alerts are deleted, and what people said of them.
+    With the last version of a name its alerts are deleted, and the decisions on them.
     """
     deleted = services.models.delete(model, force=force)
     services.engines.drop(deleted)

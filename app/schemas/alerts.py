@@ -1,4 +1,4 @@
-"""Alerts, and what people say of them. Times are Unix seconds."""
+"""Alerts, and the decisions on them. Times are Unix seconds."""
 
 import time
 from typing import Annotated, Any, Literal, Self
@@ -108,7 +108,7 @@ class AlertBody(BaseModel):
 
 
 class AlertPage(Page[AlertBody]):
-    """A page of alerts, the one seen last first."""
+    """A page of alerts, most recently seen first."""
 
     evicted: int = Field(
         description="Alerts of the model that were deleted so far because there were too many: the ones not"

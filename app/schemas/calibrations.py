@@ -82,7 +82,7 @@ class BucketBody(BaseModel):
 
 
 class RebuildBody(BaseModel):
-    """What a rolling calibration did with a batch of lines."""
+    """Result of one rebuild."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -97,7 +97,7 @@ class RebuildBody(BaseModel):
 
 
 class RollingBody(BaseModel):
-    """How a rolling calibration came to be."""
+    """History of a rolling calibration."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -124,4 +124,4 @@ class CalibrationBody(BaseModel):
     created_at: int = Field(description="Unix seconds, UTC.")
     source: str = Field(description="What it was made from.")
     buckets: list[BucketBody]
-    rolling: RollingBody | None = Field(None, description="Null for one that does not roll.")
+    rolling: RollingBody | None = Field(None, description="Null unless the calibration is rolling.")

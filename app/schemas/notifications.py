@@ -91,7 +91,7 @@ class TargetBody(BaseModel):
 
 
 class TargetTestBody(BaseModel):
-    """What a target answered to a test message."""
+    """The target's response to a test message."""
 
     model_config = with_examples(
         {
@@ -134,5 +134,5 @@ class DeliveryBody(BaseModel):
     body: str = Field(description="What is sent: JSON.")
     created_at: float
     attempts: int = Field(description="Failed ones so far.")
-    next_at: float | None = Field(description="The next attempt, at the earliest.")
+    next_at: float | None = Field(description="Earliest time of the next attempt.")
     last_error: str | None

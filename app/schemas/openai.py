@@ -65,7 +65,7 @@ class StreamOptions(RequestBody):
 
 
 class OpenAICompletionCreate(RequestBody):
-    """Go on from one prompt or several, as OpenAI's SDKs ask for it."""
+    """Complete one or several prompts (OpenAI's completion request)."""
 
     model_config = with_examples(EXAMPLE_CREATE)
 
@@ -78,7 +78,10 @@ class OpenAICompletionCreate(RequestBody):
     )
     n: int | None = Field(1, ge=1, le=MAX_COMPLETIONS, description="Completions of each prompt.")
     best_of: int | None = Field(
-        None, ge=1, le=MAX_COMPLETIONS, description="Make so many and answer with the likeliest `n`."
+        None,
+        ge=1,
+        le=MAX_COMPLETIONS,
+        description="Generate this many candidates and return the most likely `n`.",
     )
     temperature: float | None = Field(1.0, ge=0, le=10, allow_inf_nan=False)
     top_p: float | None = Field(1.0, gt=0, le=1)

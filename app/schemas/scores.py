@@ -148,8 +148,8 @@ class LineScore(BaseModel):
     )
     label: Label | None = Field(
         None,
-        description="What people say that this alert is. The score of a `normal` one is lowered: it is by how"
-        " much the line exceeds the highest score that the alert had when it was labeled.",
+        description="The alert's label. If it is `normal`, the score is lowered to the amount by which the"
+        " line exceeds the highest score that the alert had when it was labeled.",
     )
     spans: list[Span] | None = Field(None, description="The anomalous characters of a flagged line.")
     explained: bool | None = Field(

@@ -187,7 +187,7 @@ class Access:
             raise _quota_reached(used, limit, new)
 
     def _check_quota_again(self, corpus: Corpus) -> None:
-        """Take an upload back that exceeds the quota because of another one at the same time."""
+        """Undo an upload if a concurrent one made both exceed the quota."""
         assert self.key is not None
         limit = self.key.max_corpus_bytes
         used = sum(self._corpus_sizes(self.key.name).values()) if limit is not None else 0

@@ -48,8 +48,8 @@ def suppression_body(suppression: Suppression) -> SuppressionBody:
     warning = None
     if suppression.matches_everything:
         warning = (
-            f"this suppresses every alert of {suppression.model}, also ones never seen; delete it, or give a"
-            " template, unless that is meant"
+            f"this suppresses every alert of {suppression.model}, including future ones; if that is"
+            " not intended, delete it and set a template"
         )
     return SuppressionBody(
         **suppression.model_dump(), is_active=suppression.until > time.time(), warning=warning

@@ -1,4 +1,4 @@
-"""The lines in the body of a request from a log agent, and what is known of each beside its text.
+"""The lines in the body of a request from a log agent, and their metadata.
 
 A body of JSON has an object or a string per line, as JSON lines or in a list; a body of text has the lines
 themselves. What is wrong with one line is reported and does not affect the others.

@@ -105,7 +105,7 @@ def read_archive(file: IO[bytes], *, max_bytes: int) -> tuple[Card, Mapping[str,
     entries = _entries(file)
     card = _read_card(file, entries.pop(CARD, None))
     if unknown := card.files.keys() - {*_WEIGHTS, *_JSON, *_NOT_IMPORTED}:
-        raise _invalid(f"its card names a file {min(unknown)!r}, which is no part of a saved model")
+        raise _invalid(f"its card names a file {min(unknown)!r}, which is not part of a saved model")
     if extra := entries.keys() - card.files.keys():
         raise _invalid(f"it has an entry {min(extra)!r} that its card does not name")
     for name, entry in card.files.items():

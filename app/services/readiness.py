@@ -238,7 +238,7 @@ def check_storage(blobs: Blobs, watermark: DiskWatermark | None = None) -> list[
         if watermark:
             watermark.check()
     except StorageFull as error:
-        effect = "uploads and jobs are refused; all else works"
+        effect = "uploads and jobs are refused; everything else works"
         return [Problem("storage", "has less space free than the disk watermark", effect, detail=str(error))]
     return []
 

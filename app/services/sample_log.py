@@ -1,4 +1,4 @@
-"""A log for a newcomer who has none at hand: a day of a small web shop, written by this program.
+"""A sample log for users without one: a day of a small web shop, written by this program.
 
 It is the same text in every call and on every machine.
 """

@@ -58,7 +58,7 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class _Scores:
-    """Of n lines: scores, p-values and flags; None without a calibration.
+    """Scores, p-values and flags of n lines; None without a calibration.
 
     `groups` has, by index, the id of the alert and the label of each line that is flagged, or would be if its
     group were not labeled normal.

@@ -1,4 +1,4 @@
-/** What a page and its author are told: `nextchar:` events, and warnings in the browser's console. */
+/** Notifications to the page and its developer: `nextchar:` events, and warnings in the browser's console. */
 
 const warnings = new Set();
 
@@ -6,7 +6,7 @@ export function emit(element, name, detail) {
   element.dispatchEvent(new CustomEvent(`nextchar:${name}`, { bubbles: true, composed: true, detail }));
 }
 
-// An error that asking again will not mend is also logged, once, for the page's author.
+// An error that a retry cannot fix is also logged, once, for the page's author.
 export function emitError(element, error, pause) {
   const { code, status, message } = error;
   const isTemporary = status ? status === 429 || status >= 500 : code === "unreachable" || code === "timeout";

@@ -1,4 +1,4 @@
-/** What ghost text and the list share: a field's events, its attributes, screen readers, and asking again. */
+/** What ghost text and the list share: a field's events, its attributes, screen readers, and retries. */
 
 import { emitError } from "./events.js";
 import { create } from "./mirror.js";

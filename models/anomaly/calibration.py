@@ -48,7 +48,7 @@ NETWORK_WEIGHT = (1 / 3, 0.8)
 """The minimum and maximum weight of the network, of that of network and n-grams together."""
 
 NGRAM_WEIGHTS = (0.0, 0.0, 1.0, 1.0)
-"""The relative weights of the n-grams' statistics. A single n-gram is often rare; only many together tell."""
+"""The relative weights of the n-grams' statistics. One rare n-gram is no evidence; several are."""
 
 TEMPLATE_WEIGHTS = (0.3, 0.06)
 """The weights of the TEMPLATE_STATISTICS if templates left nothing open: they are multiplied by the share of
@@ -58,7 +58,7 @@ _TOP_SHARE, _MIN_TOP = 0.1, 10  # of the scores from which a tail that was not f
 
 MAX_LINE_PER_WINDOW = 40
 """A window has its full weight in lines of up to so many times its length; in longer ones it has less. A line
-of a thousand characters always has a few surprising ones, and their peak says little."""
+of a thousand characters always has a few surprising ones, and their peak is not informative."""
 Floats = NDArray[np.float64]
 
 

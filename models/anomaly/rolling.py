@@ -212,9 +212,9 @@ def _excess(batch: Sequence[Observed]) -> str | None:
     if counted <= MAX_EXCESS * expected + _NOISE * math.sqrt(max(expected, 1.0)):
         return None
     return (
-        f"{counted:,} of {len(batch):,} lines were flagged, lines that are alike counted a few times, where"
-        f" {expected:.0f} were expected: an incident, or lines that have changed. Nothing is learned from"
-        " them. If they are normal, label or suppress their alerts, or calibrate on recent lines."
+        f"{counted:,} of {len(batch):,} lines were flagged (repeats counted a few times) but only"
+        f" {expected:.0f} were expected: an incident, or the lines have changed. The calibration was not"
+        " updated. If they are normal, label or suppress their alerts, or calibrate on recent lines."
     )
 
 

@@ -273,7 +273,7 @@ class LstmNetwork:
             ids: (B,) the last id of each row, not read yet.
             state: (B, S) before it.
             inverse_temperature: (B,), as for `choose`.
-            uniforms: (T - 1, B), as for `choose`, a row a choice.
+            uniforms: (T - 1, B), as for `choose`, one row per choice.
 
         Returns:
             The chosen ids (T - 1, B), the logits (T, B, V) after each step, and the state (B, S) at the end.

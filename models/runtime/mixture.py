@@ -134,7 +134,7 @@ def with_experts(network: SharedNetwork, experts: Experts) -> "MixtureNetwork":
 
 @cache
 def _mix() -> Callable[..., None]:
-    """Return the kernel; an import statement would take a microsecond a call."""
+    """Return the kernel; an import statement would take a microsecond per call."""
     compile_kernels(MIXTURE_KERNELS)  # waits if another process is compiling
     from models.kernels.mixture import mix
 

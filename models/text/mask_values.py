@@ -14,7 +14,7 @@ A value is malformed if it breaks a rule that the corpus's values keep:
 
 Values are compared with those of their field, which is the mask, the characters before the value, and `%` if
 it follows; the masks of numbers are one. If the corpus has few values of a field, they are compared with all
-of the mask, and may have a format of their own. What fewer than MIN_VALUES values show is no rule.
+of the mask, and may have a format of their own. Rules are derived only from MIN_VALUES or more values.
 
 >>> masks = Masks(["ip"])
 >>> known = MaskValues.fit(masks, (f"from 10.0.0.{i % 250}" for i in range(500)))
@@ -48,7 +48,7 @@ MAX_FIELDS = 1_000
 """That are kept, those with the most values. Values of others are compared with those of their mask."""
 
 MAX_FORMATS = 32
-"""Of a field: more are no rule."""
+"""Maximum formats per field; with more, formats are not checked."""
 
 _MAX_INVALID = 0.001  # fraction of the corpus's values that may break a rule
 _MIN_FIXED_DIGITS = 9  # of numbers that have equally many digits because of what they are

@@ -94,7 +94,7 @@ class Frequencies:
         return cls(counts.total(), dict(kept))
 
     def rarity(self, value: str) -> float:
-        """Return -log2 of the probability of a value that is as rare, or rarer; see `Rarity`."""
+        """Return -log2 of the probability that a value is at least as rare as this one."""
         return self._rarity.bits(self.kept.get(value, 0))
 
     @cached_property
@@ -475,7 +475,7 @@ def _matches(template: Tokens, texts: Sequence[str]) -> bool:
 
 
 def _similarity(template: Sequence[str | None], tokens: Sequence[_Token], common: frozenset[str]) -> float:
-    """Return the share of the words that the template has, of those that tell messages apart; of none 1."""
+    """Return the fraction of distinguishing words that match the template; 1 if there are none."""
     words = [(own, token) for own, token in zip(template, tokens, strict=True) if token.is_word]
     telling = [pair for pair in words if pair[1].value not in common and not _DIGITS.search(pair[1].value)]
     compared = telling if len(telling) >= _MIN_COMPARED else words

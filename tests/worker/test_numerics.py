@@ -48,7 +48,7 @@ def test_a_run_that_is_resumed_on_another_processor_says_so_and_ends(
     result = _fit(recorder, resume=checkpoint)
     (sentence,) = recorder.messages
     assert sentence == (
-        f"the run goes on with other kernels (from float32 other to float32 {FLOAT32_KERNEL.name}), so its"
+        f"the run continues with other kernels (from float32 other to float32 {FLOAT32_KERNEL.name}), so its"
         " result can differ in the last bits from that of an uninterrupted run"
     )
     assert (result.stopped, result.steps) == (None, 20)
@@ -114,7 +114,7 @@ def test_a_processor_that_trains_no_step_is_not_named(
 def test_all_that_changed_is_in_one_sentence() -> None:
     here = replace(HERE, product="bfloat16", variant="amx", nextchar="0.3.0", from_step=9)
     assert here.sentence_after(HERE, has_dropout=True) == (
-        "the run goes on with other kernels (from float32 avx2 to bfloat16 amx) and another version of"
+        "the run continues with other kernels (from float32 avx2 to bfloat16 amx) and another version of"
         " nextchar (from 0.2.0 to 0.3.0), so its result can differ in the last bits from that of an"
         " uninterrupted run"
     )

@@ -1,4 +1,4 @@
-/** One alert: what it groups, how often and since when, and what people say of it. */
+/** One alert: what it groups, how often and since when, and its decision. */
 
 import { apiPath, post } from "../api.js";
 import { h, replace } from "../dom.js";
@@ -137,7 +137,7 @@ function alertHead(alert) {
       { class: "small muted number" },
       [
         first === last ? first : `${first} to ${last}`,
-        `up to ${rarity(alert.p_value)}`,
+        `rarest line: ${rarity(alert.p_value)}`,
         `anomalous word ${span}`,
         alert.sources.length > 0 && `from ${alert.sources.join(", ")}`,
         alert.acknowledged_at !== null &&

@@ -98,7 +98,7 @@ function falseAlarmThreshold(log, { value, onChange }) {
 
   return {
     node: h("div", { class: "threshold" }, slider.node, typed.node),
-    scoreMeaning: "Rarity: one in so many normal lines has at least this score",
+    scoreMeaning: "Rarity: 1 in N normal lines has at least this score",
     value: () => rate,
     isFlagged: (row) => log.pValue[row] <= rate * (1 + ROUNDING), // false for NaN
     scoreText: (row) => (Number.isNaN(log.pValue[row]) ? "–" : rarity(Number(log.pValue[row].toPrecision(4)))),

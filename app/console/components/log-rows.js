@@ -65,7 +65,7 @@ export function groupRow({ template, total, flagged, score }) {
       " ",
       h("span", { class: "line-score" }, flagged ? `${integer(flagged)} flagged` : "none flagged"),
       " ",
-      h("span", { class: "line-top muted", title: "The rarity of its most anomalous line" }, `up to ${score}`),
+      h("span", { class: "line-top muted", title: "The rarity of its most anomalous line" }, `rarest: ${score}`),
       " ",
       h("span", { class: "log-text" }, template),
     ],

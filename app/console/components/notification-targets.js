@@ -1,7 +1,7 @@
 /** Where alerts and other events are reported: whether messages arrive, and a test message to each target. */
 
 import { apiPath, listAll, post } from "../api.js";
-import { h, replace } from "../dom.js";
+import { h, inlineCode, replace } from "../dom.js";
 import { dateTime } from "../format.js";
 import { errorBox } from "./notice.js";
 
@@ -28,7 +28,7 @@ export async function notificationTargets(signal) {
           { class: "list" },
           targets.map((target) => item(target, signal)),
         )
-      : h("p", { class: "muted small" }, "None: `nextchar targets add URL` adds a webhook."),
+      : h("p", { class: "muted small" }, inlineCode("None. Add a webhook with `nextchar targets add URL`.")),
   );
 }
 

@@ -1,6 +1,6 @@
 /** How far the scoring of a log is, with Stop and Resume; and what was noticed on the way. */
 
-import { h, replace } from "../dom.js";
+import { h, inlineCode, replace } from "../dom.js";
 import { byteSize, count, duration, integer } from "../format.js";
 import { MAX_LOG_LINES } from "../log/scored-log.js";
 import { driftWarning } from "./drift-warning.js";
@@ -53,7 +53,7 @@ export function runProgress(run, { onResume, onRecalibrate }) {
           h(
             "p",
             {},
-            `The first ${integer(MAX_LOG_LINES)} lines were scored, the limit here. Use \`nextchar score\` for the rest.`,
+            inlineCode(`Only the first ${integer(MAX_LOG_LINES)} lines were scored. Use \`nextchar score\` for the rest.`),
           ),
         ),
       !isRunning &&

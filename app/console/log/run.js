@@ -1,4 +1,4 @@
-/** One scoring of a log: it can be stopped and resumed, and says how far it is. */
+/** A scoring run over a log, which can be stopped and resumed, with its progress. */
 
 import { isAbort } from "../api.js";
 import { ScoredLog } from "./scored-log.js";

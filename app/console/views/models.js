@@ -94,7 +94,7 @@ function damagedModel(model, { signal, reload }) {
   async function deleteModel() {
     const isConfirmed = await confirmAction({
       title: `Delete ${model.id}?`,
-      text: "A deleted model cannot be restored from its files.",
+      text: "Its files are deleted, too. This cannot be undone.",
       action: "Delete the model",
     });
     if (!isConfirmed) return;

@@ -145,7 +145,7 @@ class ModelFile(TypedDict):
 
 
 class Model(ModelSummary):
-    """One version of a model with everything its card tells."""
+    """One version of a model with the full card."""
 
     training: dict[str, Any]
     preset: NotRequired[str | None]  # older services do not send it, nor the next one
@@ -358,7 +358,7 @@ class NotificationTarget(TypedDict):
 
 
 class TargetTest(TypedDict):
-    """What a target answered to a test message."""
+    """The target's response to a test message."""
 
     delivered: bool
     status: int | None
@@ -454,7 +454,7 @@ class Flagged(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """How well a model tells anomalous lines from normal ones, beside simple baselines."""
+    """How well a model separates anomalous lines from normal ones, compared with simple baselines."""
 
     model: str
     split: Literal["none", "chronological", "random"]

@@ -290,7 +290,7 @@ class Calls(Connection):
                 yield {"event": cast(Literal["piece", "finished", "done"], kind), "data": data}
                 if kind == "done":
                     return
-        raise ServerUnreachable(f"{self.server} broke off in the middle of a completion; ask again")
+        raise ServerUnreachable(f"{self.server} closed the connection during a completion; retry")
 
     async def next(
         self,
@@ -349,7 +349,7 @@ class Calls(Connection):
         since: float | None = None,
         until: float | None = None,
     ) -> AsyncGenerator[Alert, None]:
-        """Yield the alerts of a model, the one seen last first.
+        """Yield the alerts of a model, most recently seen first.
 
         Args:
             model: its versions share alerts.
@@ -512,7 +512,7 @@ class Calls(Connection):
     async def evaluate(
         self, /, model: str, lines: Sequence[str], anomalous: Sequence[bool], **options: Any
     ) -> Evaluation:
-        """Return how well a model tells anomalous lines from normal ones, beside simple baselines.
+        """Return how well a model separates anomalous lines from normal ones, compared with simple baselines.
 
         `anomalous` is the truth about each line; `options` are the other fields of the request, such as
         `split="chronological"`.

@@ -145,7 +145,7 @@ class IngestCalls(Calls):
                     async for _, data in self._events(response):
                         after = data["id"]
                         yield cast(FlaggedLine, data)
-                raise ServerUnreachable(f"{self.server} broke off in the middle of the flagged lines")
+                raise ServerUnreachable(f"{self.server} closed the connection while sending flagged lines")
             except NextcharError as error:
                 delay_s = outage.delay_s(error)
             await self.transport.sleep(delay_s)

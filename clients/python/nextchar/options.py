@@ -1,4 +1,4 @@
-"""The optional arguments of calls, as types; what is left out is as the service has it."""
+"""The optional arguments of calls, as types; omitted fields use the service's defaults."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
@@ -53,7 +53,7 @@ class TrainingOptions(TypedDict, total=False):
 
 
 class ScoreOptions(TypedDict, total=False):
-    """The options of `score`; what is left out or None is as the service has it."""
+    """The options of `score`; omitted or None fields use the service's defaults."""
 
     detail: Literal["none", "line", "character"]
     """`line` leaves out the bits of each character, `none` the spans, too."""

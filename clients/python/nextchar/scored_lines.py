@@ -52,7 +52,9 @@ class LineScoring(Calls):
                 is_whole = record["object"] == "score.end"
                 yield record
         if not is_whole:
-            raise ServerUnreachable(f"{self.server} broke off in the middle of its answer; ask again")
+            raise ServerUnreachable(
+                f"{self.server} closed the connection before the response was complete; retry"
+            )
 
     async def score_source(
         self,

@@ -64,7 +64,7 @@ class TrainingCalls(Calls):
     async def follow(self, job: str, *, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield a job's events with ids above `after`, each once, as they come, until the job is over.
 
-        A broken connection is opened again behind the last event. Raises ServerUnreachable, or the server's
+        A broken connection is reopened after the last event. Raises ServerUnreachable, or the server's
         error, when the server stays away or busy for longer than the client's `patience_s`.
         """
         path = path_of("jobs", job, "events")
@@ -81,7 +81,7 @@ class TrainingCalls(Calls):
                         if data["id"] > after:
                             after = data["id"]
                             yield cast(Event, data)
-                raise ServerUnreachable(f"{self.server} broke off in the middle of a job's events")
+                raise ServerUnreachable(f"{self.server} closed the connection while sending a job's events")
             except NextcharError as error:
                 delay_s = outage.delay_s(error)
             await self.transport.sleep(delay_s)
@@ -139,9 +139,7 @@ class AsyncTrainingJob:
                 if last["status"] in FINAL_STATUSES or _is_paused_for_good(last):
                     return model_of(last)
             if deadline is not None and time.monotonic() >= deadline:
-                raise Timeout(
-                    f"job {self.id} is not finished after {timeout_s:g} s; it goes on, so wait again"
-                )
+                raise Timeout(f"job {self.id} is not finished after {timeout_s:g} s; call wait() again")
             await self.client.transport.sleep(_POLL_S)
 
     async def refresh(self) -> Job:

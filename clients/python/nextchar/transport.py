@@ -113,7 +113,7 @@ def http_errors(server: str) -> Iterator[None]:
             f"no answer at {server}; start the service with `nextchar serve`, or give another address"
         ) from error
     except httpx.TimeoutException as error:
-        raise Timeout(f"{server} took too long to answer; ask again, or ask for less") from error
+        raise Timeout(f"{server} did not respond in time; retry, or request less") from error
     except (httpx.TransportError, httpx.StreamError, httpx.DecodingError) as error:
         raise ServerUnreachable(f"the connection to {server} broke; ask again") from error
     except UnicodeEncodeError:

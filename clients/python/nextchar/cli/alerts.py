@@ -20,7 +20,7 @@ from nextchar.errors import NextcharError
 app = typer.Typer()
 
 AlertArgument = Annotated[
-    str, typer.Argument(metavar="ALERT", help="Id of an alert, or the beginning of one that no other has.")
+    str, typer.Argument(metavar="ALERT", help="Id of an alert, or a unique prefix of it.")
 ]
 
 _SHORT = 8  # characters of an id that tell an alert from the others, in most cases
@@ -47,16 +47,16 @@ def list_(
     session: Session,
     model: ModelArgument,
     state: Annotated[
-        Literal["open", "acknowledged", "suppressed"] | None, typer.Option(help="Those in this state.")
+        Literal["open", "acknowledged", "suppressed"] | None, typer.Option(help="Only alerts in this state.")
     ] = None,
     severity: Annotated[
-        Literal["info", "warning", "critical"] | None, typer.Option(help="Those at least as severe.")
+        Literal["info", "warning", "critical"] | None, typer.Option(help="Minimum severity.")
     ] = None,
     label: Annotated[
-        Literal["normal", "incident", "none"] | None, typer.Option(help="Those with this label.")
+        Literal["normal", "incident", "none"] | None, typer.Option(help="Only alerts with this label.")
     ] = None,
 ) -> None:
-    """List the alerts of a model, the one seen last first.
+    """List the alerts of a model, most recently seen first.
 
     Example: nextchar alerts list sshd --state open --severity warning
     """
@@ -125,7 +125,7 @@ def suppress(
         typer.Option(metavar="PATTERN", help="All alerts whose template matches; * stands for any text."),
     ] = None,
     span: Annotated[
-        str | None, typer.Option(metavar="PATTERN", help="With --template: and whose anomalous word matches.")
+        str | None, typer.Option(metavar="PATTERN", help="With --template: pattern of the anomalous word.")
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the model's suppressions.")] = False,
     delete: Annotated[

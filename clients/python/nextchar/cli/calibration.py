@@ -101,7 +101,7 @@ def _print_calibration(session: Session, made: Calibration) -> None:
 
 
 def _rarest(calibration: Calibration) -> str:
-    """Return how rare a score it can tell."""
+    """Return the smallest p-value of a calibration as "1 in N"."""
     beyond = ", rarer by a fitted tail" if calibration["has_tail"] else ""
     return f"{rarity(calibration['smallest_p_value'])}{beyond}"
 

@@ -1,4 +1,4 @@
-"""`nextchar evaluate`: how well a model tells anomalous lines from normal ones, beside baselines."""
+"""`nextchar evaluate`: how well a model separates anomalous lines from normal ones, and baselines."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,7 +43,10 @@ def evaluate(
     ] = None,
     kind: Annotated[
         bool | None,
-        typer.Option("--kind/--no-kind", help="Whether there is a column of kinds. Default: detected."),
+        typer.Option(
+            "--kind/--no-kind",
+            help="Whether the file has a kind column (LABEL, KIND, TEXT). Default: detected.",
+        ),
     ] = None,
     split: Annotated[
         Literal["auto", "none", "chronological", "random"] | None,

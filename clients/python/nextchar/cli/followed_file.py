@@ -102,7 +102,7 @@ class FollowedFile:
         return self._file is not None or self._open()
 
     def advance(self, chunk: Chunk) -> None:
-        """Go on behind a chunk."""
+        """Advance past a chunk."""
         assert self._file is not None
         position = replace(chunk.start, offset=chunk.end)
         if position.head_bytes < min(_HEAD_BYTES, position.offset):
@@ -130,8 +130,8 @@ class FollowedFile:
             return False
         if self.position.offset:
             self._note(
-                f"{self.path} was rotated and what it was is not beside it; lines behind byte"
-                f" {self.position.offset:,} of it may be missing"
+                f"{self.path} was rotated and the rotated file was not found; lines after byte"
+                f" {self.position.offset:,} may be missing"
             )
         self._start(file, at_end=False, generation=self.position.generation + 1)
         return True

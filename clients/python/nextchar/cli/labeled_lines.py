@@ -52,7 +52,7 @@ def read_labeled_lines(
     for number, row in rows:
         if len(row) < least:
             raise InvalidTable(
-                f"line {number} has no {'kind and no ' if has_kinds else ''}text behind its label and a tab"
+                f"line {number} has no {'kind and no ' if has_kinds else ''}text after its label and a tab"
             )
     if rows[0][1][0].lower() == "label":
         rows = rows[1:]

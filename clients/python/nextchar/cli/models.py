@@ -33,7 +33,10 @@ AliasArgument = Annotated[
     ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Also if an alias points to the version; calls of it then fail.")
+    bool,
+    typer.Option(
+        "--force", help="Proceed even if an alias points to the version; calls of that alias then fail."
+    ),
 ]
 
 _CARD = "model.json"
@@ -137,18 +140,18 @@ def aliases(
 def alias(
     session: Session,
     alias: AliasArgument,
-    version: Annotated[int, typer.Argument(metavar="VERSION", help="That it points to from now on.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Version that the alias will point to.")],
     max_bits: Annotated[
-        float | None, typer.Option(help="Only if its held-out text costs at most so many bits per character.")
+        float | None, typer.Option(help="Require at most this many bits per character on the held-out text.")
     ] = None,
     max_regression: Annotated[
         float | None,
-        typer.Option(help="Only if it is worse by at most so many bits than the version where the alias is."),
+        typer.Option(help="Require at most this many bits per character more than the current version."),
     ] = None,
     max_prompt_regression: Annotated[
-        float | None, typer.Option(help="Likewise on the recorded prompts of the model: a shadow run.")
+        float | None, typer.Option(help="The same limit on the model's recorded prompts (shadow run).")
     ] = None,
-    calibrated: Annotated[bool, typer.Option("--calibrated", help="Only if it has a calibration.")] = False,
+    calibrated: Annotated[bool, typer.Option("--calibrated", help="Require a calibration.")] = False,
 ) -> None:
     """Move an alias of a model to a version, or make it.
 

@@ -170,7 +170,7 @@ def _show_cost(console: Console, report: Report) -> None:
         ("time", f"{format_integer(cost['seconds'])} s on {cost['cores']} cores"),
         ("text", f"{format_integer(cost['characters'])} characters, {report['epochs']:.3g} epochs"),
         ("speed", f"{format_integer(cost['characters_per_second'])} characters per second"),
-        ("memory", f"{format_size(cost['peak_memory_bytes'])} at most"),
+        ("peak memory", format_size(cost["peak_memory_bytes"])),
     ]
     if int8 := report.get("int8"):
         lost_bits = int8["lost_nats"] / math.log(2)

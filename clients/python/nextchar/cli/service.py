@@ -18,7 +18,7 @@ def serve(
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(envvar="NEXTCHAR_PORT", help="The port; 0 takes a free one.", show_default="8000"),
+        typer.Option(envvar="NEXTCHAR_PORT", help="The port; 0 chooses a free port.", show_default="8000"),
     ] = None,
     data_dir: Annotated[
         Path | None,

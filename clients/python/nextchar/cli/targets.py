@@ -42,8 +42,8 @@ def list_(session: Session) -> None:
 @command
 def add(
     session: Session,
-    url: Annotated[str, typer.Argument(metavar="URL", help="Its address.")],
-    kind: Annotated[Literal["webhook", "alertmanager"], typer.Option(help="What is there.")] = "webhook",
+    url: Annotated[str, typer.Argument(metavar="URL", help="URL of the webhook or Alertmanager.")],
+    kind: Annotated[Literal["webhook", "alertmanager"], typer.Option(help="Kind of target.")] = "webhook",
     events: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,7 +57,7 @@ def add(
         ),
     ] = None,
     min_severity: Annotated[
-        Literal["info", "warning", "critical"] | None, typer.Option(help="Alerts at least as severe.")
+        Literal["info", "warning", "critical"] | None, typer.Option(help="Minimum severity of alerts.")
     ] = None,
 ) -> None:
     """Report alerts or other events from now on. Prints the secret that signs the messages, once.
@@ -91,8 +91,12 @@ def test(session: Session, target: TargetArgument) -> None:
 def deliveries(
     session: Session,
     target: TargetArgument,
-    waiting: Annotated[bool, typer.Option("--waiting", help="Those that wait for an attempt.")] = False,
-    replay: Annotated[str | None, typer.Option(metavar="DELIVERY", help="Send this one again, now.")] = None,
+    waiting: Annotated[
+        bool, typer.Option("--waiting", help="List waiting messages instead of dead ones.")
+    ] = False,
+    replay: Annotated[
+        str | None, typer.Option(metavar="DELIVERY", help="Send this message again now.")
+    ] = None,
 ) -> None:
     """List the messages to a target that were given up, or send one again.
 

@@ -64,7 +64,9 @@ def train(
     ] = None,
     seconds: Annotated[float | None, _budget_option(help="Training time. Default: 60.")] = None,
     epochs: Annotated[float | None, _budget_option(help="Or: number of passes over the text.")] = None,
-    steps: Annotated[int | None, _budget_option(help="Or: number of optimizer steps.")] = None,
+    steps: Annotated[
+        int | None, _budget_option(help="Number of optimizer steps, instead of --seconds.")
+    ] = None,
     architecture: Annotated[
         str | None,
         _network_option(

@@ -40,7 +40,7 @@ def test_a_file_that_is_not_a_table_is_refused(run: Run, server: FakeServer, tmp
     (tmp_path / "log").write_text("no tab at all\n")
     found = run("evaluate", "fake", str(tmp_path / "log"))
     assert (found.status, found.err.count("\n")) == (1, 1)
-    assert "line 1 has no text behind its label and a tab" in found.err
+    assert "line 1 has no text after its label and a tab" in found.err
     assert not server.requests
 
 

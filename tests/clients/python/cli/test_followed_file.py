@@ -171,7 +171,7 @@ def test_a_log_that_is_gone_is_told(log: Path, follow: Callable[..., FollowedFil
     log.with_name("app.log.1").unlink()  # compressed, for example
     log.write_text("new\n")
     assert read_all(follow(position)) == "new\n"
-    assert f"behind byte {len(HEAD)}" in notes[0]
+    assert f"after byte {len(HEAD)}" in notes[0]
 
 
 def test_a_log_like_its_neighbor_is_not_taken_for_it(log: Path, follow: Callable[..., FollowedFile]) -> None:
