@@ -44,7 +44,7 @@ WAIT_S = 10.0
 RETRY_S = 0.02
 """Interval between two attempts to acquire the lock."""
 
-_LOCK_S = 30  # until the lock of a dead process expires
+_LOCK_S = 8  # until the lock of a dead process expires: before a call that waits for it gives up
 _RELEASE_RETRY_S = 0.5
 _MAX_UNRELEASED = 1_000
 

@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from launcher.valkey import EmbeddedValkey
 from models.errors import Conflict
-from store.streams import TTL_S, Limits, Owner, Streams
+from store.streams import TTL_S, WAIT_S, Limits, Owner, Streams
 from tests.store.locked_streams import locked
 from tests.waiting import eventually
 
@@ -216,6 +216,13 @@ def test_streams_of_older_versions_continue_without_what_they_learned(
     assert sorted(redis.hkeys("nextchar:stream:m:s")) == ["lines", "model", "state_f4"]
 
 
+def test_a_call_waits_longer_than_the_lock_of_a_dead_process_lasts(redis: Redis) -> None:
+    lock = Streams(redis).try_lock("m@1", "s", size=2)
+    assert lock is not None
+    assert 0 < redis.pttl("nextchar:stream-lock:m:s") <= (WAIT_S - 1) * 1000
+    lock.release()
+
+
 def test_a_lock_whose_call_redis_did_not_answer_is_released_once_it_does(tmp_path: Path) -> None:
     """Redis hangs, which sets the lock when it continues, though nobody waits for it any more."""
     with EmbeddedValkey(tmp_path) as valkey:
@@ -232,5 +239,5 @@ def test_a_lock_whose_call_redis_did_not_answer_is_released_once_it_does(tmp_pat
             lock.release()
         os.kill(valkey.pid, signal.SIGCONT)
         for stream_id in ("held", "new"):
-            with locked(streams, "m@1", stream_id, size=2, wait_s=10) as turn:
+            with locked(streams, "m@1", stream_id, size=2, wait_s=5) as turn:
                 turn.save(STATE, lines=1)
