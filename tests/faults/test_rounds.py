@@ -15,7 +15,7 @@ SEED = 18
 ROUNDS = 12
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_nothing_acknowledged_is_lost_in_a_dozen_rounds(tmp_path_factory: pytest.TempPathFactory) -> None:
     with Installation(tmp_path_factory.mktemp("f")) as installation:
         kinds = [k for k in KINDS if k.is_short and (installation.has_own_disk or not k.needs_own_disk)]
