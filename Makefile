@@ -39,6 +39,10 @@ else # two at a time; those in a browser by themselves, for each process of them
 	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/browser
 endif
 
+.PHONY: faults
+faults: $(VENV)/.dev ## Break a running installation at random moments, and check it; ROUNDS=200 SEED=1 ARGS="--only Redis"
+	@$(BIN)/python -m tests.faults.rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 # What is measured beside ours and needed by nothing else is in no lock file.
 .PHONY: bench-training
 bench-training: $(VENV)/.torch ## Measure training steps beside Keras and torch; ARGS="--quick"

@@ -127,22 +127,25 @@ class Corpora:
     def stream(self, reference: str) -> Iterator[bytes]:
         """Yield the text's bytes in chunks.
 
-        Raises at once:
+        The last chunk of a damaged text is never yielded, so nobody takes it for the whole text.
+
+        Raises:
             NotFound: there is no such corpus.
-            Unavailable: its record is damaged, or its text is lost (code `corpus_damaged`).
+            Unavailable: at once, if its record is damaged or its text is lost; before the last chunk, if its
+                text is not the one that was uploaded (code `corpus_damaged`).
         """
-        corpus_id = self.get(reference).id
+        corpus = self.get(reference)
         try:
-            return self._blobs.stream(f"corpora/{corpus_id}/text")
+            return _verified(self._blobs.stream(f"corpora/{corpus.id}/text"), corpus)
         except FileNotFoundError:
-            raise _damaged(f"the text of {corpus_id} is lost") from None
+            raise _damaged(f"the text of {corpus.id} is lost") from None
 
     def pieces(self, reference: str, alphabet: Alphabet = "characters") -> Iterator[str]:
         """Yield the text's characters in pieces of about a mebibyte: after NFC, or one for each byte.
 
         Raises:
             NotFound: at once.
-            Unavailable: during iteration, if the stored text is not UTF-8 (code `corpus_damaged`).
+            Unavailable: as `stream`.
         """
         corpus = self.get(reference)
         chunks = self.stream(corpus.id)
@@ -334,6 +337,19 @@ def _normalized(chunks: Iterator[bytes], *, where: str) -> Iterator[str]:
         yield normalizer.feed(decoder.decode(b"", final=True)) + normalizer.finish()
     except UnicodeDecodeError as error:
         raise _damaged(f"the text of {where} is damaged: it is not UTF-8 ({error.reason})") from None
+
+
+def _verified(chunks: Iterator[bytes], corpus: Corpus) -> Iterator[bytes]:
+    """Yield each chunk once the next one is read, and the last one once the hash of all is the corpus's."""
+    digest, last = hashlib.sha256(), b""
+    for chunk in chunks:
+        digest.update(chunk)
+        if last:
+            yield last
+        last = chunk
+    if digest.hexdigest() != corpus.sha256:
+        raise _damaged(f"the text of {corpus.id} is damaged: its SHA-256 differs from that of the upload")
+    yield last
 
 
 def _kind_path(corpus_id: str, key_name: str) -> str:

@@ -32,6 +32,8 @@ MAX_EXCEPTION_CHARACTERS = 32_000
 _TRACEBACK = "Traceback (most recent call last):"
 # Control characters, Unicode line separators, and bidirectional overrides.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# redis-py puts the command into the error of a pipeline, with the lines and prompts among its arguments.
+_COMMAND = re.compile(r"Command # (\d+) \(.*?\) of pipeline caused error: ", re.DOTALL)
 _OWN_LOGGERS = ("nextchar", "models")  # the kernels log by module name
 _process_ids: dict[str, str] = {}
 
@@ -142,13 +144,17 @@ def _fields(record: logging.LogRecord) -> dict[str, str]:
         "time": utc(record.created),
         "level": record.levelname,
         "logger": record.name,
-        "message": _shortened(message, MAX_MESSAGE_CHARACTERS),
+        "message": _shortened(_without_commands(message), MAX_MESSAGE_CHARACTERS),
         "request_id": REQUEST_ID.get() or _process_ids.get("request_id", ""),
         "job_id": getattr(record, "job_id", _process_ids.get("job_id", "")),
         "trace_id": tracing.trace_id() or _process_ids.get("trace_id", ""),
-        "exception": _shortened(exception, MAX_EXCEPTION_CHARACTERS),
+        "exception": _shortened(_without_commands(exception), MAX_EXCEPTION_CHARACTERS),
     }
     return {name: value for name, value in fields.items() if value}
+
+
+def _without_commands(text: str) -> str:
+    return _COMMAND.sub(r"command \1 of a pipeline: ", text)
 
 
 def utc(at_s: float) -> str:

@@ -157,7 +157,7 @@ class Reconciler:
 
     def _resumable(self, paused: list[Job]) -> list[Job]:
         """Return the paused jobs that are due for a retry, if the storage has room for what they write."""
-        due = [job for job in paused if time.time() >= job.updated_at + storage_wait_s(job.storage_pauses)]
+        due = [job for job in paused if _has_waited(job)]
         if not due:
             return []
         try:
@@ -180,6 +180,13 @@ class Reconciler:
             add_message(self._live, EventLog(self._jobs.blobs), job.id, text)
         except (RedisError, DomainError) as error:  # the record has the reason too
             log.warning("%s: the event %r was not written: %s", job.id, text, error)
+
+
+def _has_waited(job: Job) -> bool:
+    """Return whether a job that waits for storage is due for a retry."""
+    waited_s = time.time() - job.updated_at
+    # Negative if the clock was set back since, perhaps by hours.
+    return waited_s < 0 or waited_s >= storage_wait_s(job.storage_pauses)
 
 
 def storage_wait_s(pauses: int) -> float:

@@ -23,6 +23,7 @@ import base64
 import contextlib
 import secrets
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -43,7 +44,9 @@ WAIT_S = 10.0
 RETRY_S = 0.02
 """Interval between two attempts to acquire the lock."""
 
-_LOCK_S = 30  # until the lock of a dead process expires
+_LOCK_S = 8  # until the lock of a dead process expires: before a call that waits for it gives up
+_RELEASE_RETRY_S = 0.5
+_MAX_UNRELEASED = 1_000
 
 _SIZE_KEYS = ("nextchar:streams", "nextchar:streams:size", "nextchar:streams:bytes")
 _OF = "nextchar:streams:of:"
@@ -154,9 +157,11 @@ class StreamLock:
         stream: Stream,
         owner: str,
         limits: Limits,
+        unreleased: "_UnreleasedLocks",
     ) -> None:
         self._redis, self._keys, self._token = redis, keys, token
         self._model, self._owner, self._limits = model, owner, limits
+        self._unreleased = unreleased
         self.stream = stream
         self._released = threading.Event()
         threading.Thread(target=self._renew, name="stream lock", daemon=True).start()
@@ -177,14 +182,60 @@ class StreamLock:
         return Stream(self.stream.id, state, count, self.stream.restarted)
 
     def release(self) -> None:
-        """Let the next call use the stream."""
+        """Let the next call use the stream.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: Redis does not answer; the lock is released once it does.
+        """
         self._released.set()
-        self._redis.eval(_RELEASE, 1, self._keys[1], self._token)
+        try:
+            self._redis.eval(_RELEASE, 1, self._keys[1], self._token)
+        except (RedisError, OSError):
+            self._unreleased.add(self._keys[1], self._token)
+            raise
 
     def _renew(self) -> None:
         while not self._released.wait(_LOCK_S / 3):
             with contextlib.suppress(RedisError, OSError):
                 self._redis.eval(_RENEW, 1, self._keys[1], self._token, str(_LOCK_S))
+
+
+class _UnreleasedLocks:
+    """Locks about which Redis did not answer: a thread releases them once it does.
+
+    Otherwise they would block their streams until they expire. A command without an answer may still be
+    executed, even after an attempt to release its lock, so the attempts end only when one has found the lock,
+    or when it has expired.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._expire_at_s: dict[tuple[str, str], float] = {}  # by key and token
+        self._lock = threading.Lock()  # guards the field above; the thread runs while it is not empty
+
+    def add(self, lock_key: str, token: str) -> None:
+        with self._lock:
+            if not self._expire_at_s:
+                threading.Thread(target=self._release, name="release stream locks", daemon=True).start()
+            if len(self._expire_at_s) < _MAX_UNRELEASED:
+                self._expire_at_s[lock_key, token] = time.monotonic() + _LOCK_S
+
+    def _release(self) -> None:
+        while True:
+            time.sleep(_RELEASE_RETRY_S)
+            with self._lock:
+                waiting = list(self._expire_at_s.items())
+            now = time.monotonic()
+            over = {lock for lock, expire_at_s in waiting if now >= expire_at_s}
+            with contextlib.suppress(RedisError, OSError):  # the next round tries again
+                for lock, _ in waiting:
+                    if self._redis.eval(_RELEASE, 1, *lock):
+                        over.add(lock)
+            with self._lock:
+                for lock in over:
+                    del self._expire_at_s[lock]
+                if not self._expire_at_s:
+                    return
 
 
 _NO_OWNER = Owner()
@@ -196,6 +247,7 @@ class Streams:
     def __init__(self, redis: Redis, limits: Limits | None = None) -> None:
         self._redis = redis
         self._limits = limits or Limits()
+        self._unreleased = _UnreleasedLocks(redis)
 
     def try_lock(
         self, model: str, stream_id: str, *, size: int, owner: Owner = _NO_OWNER
@@ -207,13 +259,12 @@ class Streams:
         """
         key, lock_key = _keys(model, stream_id, owner)
         token = secrets.token_hex(8)
-        if not self._redis.set(lock_key, token, nx=True, ex=_LOCK_S):
-            return None
         try:
+            if not self._redis.set(lock_key, token, nx=True, ex=_LOCK_S):
+                return None
             stream = self._read(key, model, stream_id, size)
-        except BaseException:
-            with contextlib.suppress(RedisError, OSError):  # then the lock expires
-                self._redis.eval(_RELEASE, 1, lock_key, token)
+        except BaseException:  # Redis may have set the lock, or may still do so
+            self._unreleased.add(lock_key, token)
             raise
         return StreamLock(
             self._redis,
@@ -223,6 +274,7 @@ class Streams:
             stream=stream,
             owner=f"key:{owner.name}",
             limits=self._limits,
+            unreleased=self._unreleased,
         )
 
     def forget(self, model: str, stream_id: str, *, owner: Owner = _NO_OWNER) -> bool:

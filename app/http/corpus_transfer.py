@@ -5,6 +5,7 @@ Only a piece of the text is in memory at a time; file and processor work runs in
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Protocol
 
@@ -86,10 +87,16 @@ async def receive_corpus(
 
 
 def text_response(services: Services, corpus: Corpus) -> StreamingResponse:
-    """Return the corpus's bytes as an answer."""
+    """Return the corpus's bytes as an answer. One that is damaged further on is broken off.
+
+    Raises:
+        Unavailable: its text is lost or, if it is short, damaged (code `corpus_damaged`).
+    """
+    chunks = services.corpora.stream(corpus.id)
+    first = next(chunks)
     headers = {"ETag": f'"{corpus.sha256}"', "Content-Length": str(corpus.bytes)}
     media_type = "text/plain" if corpus.encoding == "utf-8" else "application/octet-stream"
-    return StreamingResponse(services.corpora.stream(corpus.id), media_type=media_type, headers=headers)
+    return StreamingResponse(itertools.chain((first,), chunks), media_type=media_type, headers=headers)
 
 
 async def _feed(upload: Upload, body: "RequestBody", decoder: Decoder, *, limit_bytes: int) -> None:

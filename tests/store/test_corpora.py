@@ -213,6 +213,25 @@ def test_a_text_damaged_in_storage_is_reported(tmp_path: Path) -> None:
     assert caught.value.code == "corpus_damaged"
 
 
+@pytest.mark.parametrize("length", [10, 3 << 20])
+@pytest.mark.parametrize("how", ["one bit", "an end"])
+def test_a_damaged_text_is_never_yielded_as_a_whole(tmp_path: Path, length: int, how: str) -> None:
+    blobs = open_blobs("memory:///")
+    corpora = Corpora(blobs)
+    text = b"a" * length
+    with Upload(tmp_path, limit_bytes=length) as upload:
+        upload.feed(text)
+        corpus, _ = corpora.add(upload)
+    damaged = b"c" + text[1:] if how == "one bit" else text[: length // 2]
+    blobs.write(f"corpora/{corpus.id}/text", damaged)
+    read = 0
+    with pytest.raises(Unavailable, match="SHA-256 differs") as caught:
+        for chunk in corpora.stream(corpus.id):
+            read += len(chunk)
+    assert caught.value.code == "corpus_damaged"
+    assert read < len(damaged)
+
+
 def test_a_record_from_before_encodings_is_of_a_text(tmp_path: Path) -> None:
     blobs = open_blobs("memory:///")
     corpus, _ = _add(Corpora(blobs), tmp_path, b"an old text")

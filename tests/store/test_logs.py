@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis import Redis
+from redis.exceptions import ResponseError
 
 from store import logs
 from store.logs import (
@@ -46,6 +48,20 @@ def raised(error: Exception) -> Exception:
         raise error  # noqa: TRY301 -- for its traceback
     except Exception as caught:  # noqa: BLE001
         return caught
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_no_line_or_prompt_is_in_the_error_of_a_redis_pipeline(
+    clean_redis_url: str, formatter: logging.Formatter
+) -> None:
+    with Redis.from_url(clean_redis_url) as redis, redis.pipeline() as pipe:
+        redis.set("number", "none")
+        pipe.rpush("number", "a line (of pipeline\ncaused) error")
+        with pytest.raises(ResponseError) as caught:
+            pipe.execute()
+    said = formatter.format(record("it failed: %s", caught.value, error=caught.value))
+    assert "a line" not in said
+    assert "command 1 of a pipeline: WRONGTYPE" in said
 
 
 def test_text_line_has_time_level_logger_request_and_message() -> None:

@@ -260,6 +260,12 @@ def test_jobs_paused_for_other_reasons_stay_paused(world: World, fields: dict[st
     assert world.jobs.get(job.id) == job
 
 
+def test_a_job_that_waits_for_storage_does_not_wait_for_a_clock_that_was_set_back(world: World) -> None:
+    job = paused_for_storage(world, ago_s=-7200.0)
+    world.reconciler.run()
+    assert world.jobs.get(job.id).status is JobStatus.QUEUED
+
+
 def test_a_job_stays_paused_while_the_storage_refuses_writes(world: World, clean_redis_url: str) -> None:
     job = paused_for_storage(world)
     jobs = Jobs(Refusing(world.jobs.blobs, write=("probe",)))

@@ -1,13 +1,20 @@
 import base64
+import os
+import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
+from launcher.valkey import EmbeddedValkey
 from models.errors import Conflict
-from store.streams import TTL_S, Limits, Owner, Streams
+from store.streams import TTL_S, WAIT_S, Limits, Owner, Streams
 from tests.store.locked_streams import locked
 from tests.waiting import eventually
 
@@ -207,3 +214,30 @@ def test_streams_of_older_versions_continue_without_what_they_learned(
         np.testing.assert_array_equal(turn.stream.state, STATE)
         turn.save(STATE, lines=1)
     assert sorted(redis.hkeys("nextchar:stream:m:s")) == ["lines", "model", "state_f4"]
+
+
+def test_a_call_waits_longer_than_the_lock_of_a_dead_process_lasts(redis: Redis) -> None:
+    lock = Streams(redis).try_lock("m@1", "s", size=2)
+    assert lock is not None
+    assert 0 < redis.pttl("nextchar:stream-lock:m:s") <= (WAIT_S - 1) * 1000
+    lock.release()
+
+
+def test_a_lock_whose_call_redis_did_not_answer_is_released_once_it_does(tmp_path: Path) -> None:
+    """Redis hangs, which sets the lock when it continues, though nobody waits for it any more."""
+    with EmbeddedValkey(tmp_path) as valkey:
+        redis = Redis.from_url(
+            valkey.url, decode_responses=True, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)
+        )
+        streams = Streams(redis)
+        lock = streams.try_lock("m@1", "held", size=2)
+        assert lock is not None
+        os.kill(valkey.pid, signal.SIGSTOP)
+        with pytest.raises(RedisError):
+            streams.try_lock("m@1", "new", size=2)
+        with pytest.raises(RedisError):
+            lock.release()
+        os.kill(valkey.pid, signal.SIGCONT)
+        for stream_id in ("held", "new"):
+            with locked(streams, "m@1", stream_id, size=2, wait_s=5) as turn:
+                turn.save(STATE, lines=1)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from app.services.gunzip import Gunzip
@@ -46,6 +47,17 @@ def test_text_comes_back_byte_for_byte(service: Service) -> None:
     assert answer.content == text.encode()
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert answer.headers["etag"] == f'"{hashlib.sha256(text.encode()).hexdigest()}"'
+
+
+def test_a_text_that_is_damaged_in_the_storage_never_arrives_whole(service: Service) -> None:
+    short, long = service.upload(TEXT), service.upload("0123456789" * 250_000)
+    for corpus in (short, long):
+        text = service.blobs.read(f"corpora/{corpus}/text")
+        service.blobs.write(f"corpora/{corpus}/text", text[:-1] + b"?")
+    refused = service.http.get(f"/v1/corpora/{short}/text")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "corpus_damaged")
+    with pytest.raises(httpx.RemoteProtocolError):
+        service.http.get(f"/v1/corpora/{long}/text")
 
 
 def test_large_form_and_large_gzip_arrive_whole(service: Service) -> None:
