@@ -39,6 +39,10 @@ else # two at a time; those in a browser by themselves, for each process of them
 	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/browser
 endif
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Send random requests by the OpenAPI description; ARGS="--seconds 1800 --seed 7"
+	@$(BIN)/python -m tests.fuzz.openapi $(ARGS)
+
 # What is measured beside ours and needed by nothing else is in no lock file.
 .PHONY: bench-training
 bench-training: $(VENV)/.torch ## Measure training steps beside Keras and torch; ARGS="--quick"

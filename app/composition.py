@@ -34,6 +34,7 @@ from app.services.recalibration import Recalibration
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
 from store.alerts import Alerts
+from store.audit import Audit
 from store.background import BackgroundLoop
 from store.calibrations import Calibrations
 from store.corpora import Corpora
@@ -112,6 +113,7 @@ def build_services(
             failed_checkpoint_days=settings.failed_checkpoint_days,
             job_days=settings.job_retention_days,
             idempotency_days=settings.idempotency_retention_days,
+            audit_days=settings.audit_retention_days,
         ),
         spool=settings.data_dir / "spool",
     )
@@ -163,6 +165,7 @@ def build_services(
         jobs=jobs,
         models=models,
         aliases=AliasControl(models, calibrations, engines, prompts),
+        audit=Audit(blobs),
         calibrations=calibrations,
         streams=streams,
         ingest=Ingest(ingest_streams, models, calibrations, rolling_lines),

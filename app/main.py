@@ -22,18 +22,20 @@ from uvicorn.supervisors import Multiprocess
 
 from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
 from app.composition import build_services
+from app.http.audit import AuditTrail
 from app.http.auth import Auth
 from app.http.concurrency import ConcurrencyLimit
 from app.http.connections import BoundedHttpProtocol, raise_open_files_limit
 from app.http.dependencies import Services
 from app.http.errors import add_error_handlers
 from app.http.middleware import BodyLimit, RequestId, RequestMetrics
-from app.http.origins import CrossSiteCheck, HostCheck
+from app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
 from app.keys import KeyFile
 from app.routes import (
     alerts,
     aliases,
     architectures,
+    audit,
     calibrations,
     completions,
     corpora,
@@ -107,6 +109,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         model_archives,
         notifications,
         reports,
+        audit,
         architectures,
         health,
     ):
@@ -131,6 +134,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
             openai_jobs,
         )
     ]
+    app.add_middleware(AuditTrail)
     app.add_middleware(BodyLimit, rules=rules)
     if keys:
         app.add_middleware(ConcurrencyLimit)
@@ -141,6 +145,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     if "*" not in settings.hosts and (settings.hosts or not keys):
         app.add_middleware(HostCheck, hosts=[*settings.hosts, settings.host])
     app.add_middleware(RequestId)
+    app.add_middleware(BrowserHeaders)
     app.add_middleware(RequestMetrics)
     add_js_client(app, allowed_origins=settings.origins)
     return app

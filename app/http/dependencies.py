@@ -27,6 +27,7 @@ from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
 from store.alerts import Alerts
+from store.audit import Audit
 from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.calibrations import Calibrations
@@ -51,6 +52,7 @@ class Services:
     jobs: Jobs
     models: Models
     aliases: AliasControl
+    audit: Audit
     calibrations: Calibrations
     streams: Streams
     ingest: Ingest

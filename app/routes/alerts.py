@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
 from app.http.paging import paginate
@@ -116,11 +117,12 @@ def label_alert(
     responses=_WRITING_ERRORS,
 )
 def suppress_alert(
-    services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
+    request: Request, services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
 ) -> SuppressionBody:
     """Suppress the alerts with this template and anomalous word until a time: they are only counted."""
     name = _name(services, access, model)
     made = services.alerts.suppress(name, alert, until=body.until, by=access.key_name)
+    note_audit(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     return suppression_body(made)
 
 
@@ -136,7 +138,7 @@ def list_suppressions(
 
 @router.post("/{model}/suppressions", status_code=201, responses=_WRITING_ERRORS)
 def create_suppression(
-    services: ServicesDep, access: AccessDep, model: str, body: SuppressionCreate
+    request: Request, services: ServicesDep, access: AccessDep, model: str, body: SuppressionCreate
 ) -> SuppressionBody:
     """Suppress the alerts that match patterns, also ones not seen yet, until a time."""
     made = services.alerts.decisions.suppress(
@@ -146,6 +148,7 @@ def create_suppression(
         until=body.until,
         by=access.key_name,
     )
+    note_audit(request, about=f"/v1/models/{made.model}/suppressions/{made.id}")
     return suppression_body(made)
 
 

@@ -1,16 +1,18 @@
 """/v1/models/{model}/export and /v1/models/import: a saved model as one file."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from functools import partial
 from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.errors import UnsupportedMedia
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.corpus_transfer import RequestBody
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
@@ -54,9 +56,10 @@ Name = Annotated[
     response_class=StreamingResponse,
     responses=_ARCHIVE_ANSWER | error_responses(404, 422, 503, 507),
 )
-def export_model(services: ServicesDep, model: str) -> StreamingResponse:
+def export_model(request: Request, services: ServicesDep, model: str) -> StreamingResponse:
     """Download a model as one file, which `/v1/models/import` of another service accepts."""
     saved = services.models.get(model)
+    note_audit(request, about=f"/v1/models/{saved.card.reference}/export")
     file = _temporary_file(services)
     try:
         size = model_archives.write_archive(saved, file)
@@ -69,9 +72,8 @@ def export_model(services: ServicesDep, model: str) -> StreamingResponse:
     headers = {
         "Content-Length": str(size),
         "Content-Disposition": f'attachment; filename="{saved.card.reference}.tar"',
-        "X-Content-Type-Options": "nosniff",
     }
-    return StreamingResponse(_pieces(file), media_type=MEDIA_TYPE, headers=headers)
+    return _ArchiveResponse(file, headers)
 
 
 @router.post(
@@ -118,10 +120,19 @@ def _temporary_file(services: Services) -> IO[bytes]:
         raise as_domain_error(error) from error
 
 
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    with file:
-        while piece := file.read(_PIECE_BYTES):
-            yield piece
+class _ArchiveResponse(StreamingResponse):
+    """Sends a file and closes it, also if the answer never begins."""
+
+    def __init__(self, file: IO[bytes], headers: Mapping[str, str]) -> None:
+        self._file = file
+        super().__init__(iter(partial(file.read, _PIECE_BYTES), b""), media_type=MEDIA_TYPE, headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._file.close()
 
 
 def _check_headers(request: Request) -> None:

@@ -3,10 +3,11 @@
 import time
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
 from app.http.paging import paginate
@@ -24,7 +25,9 @@ _ERRORS = error_responses(404, 422, 503)
 
 
 @router.post("", status_code=201, responses=error_responses(400, 413, 415, 422, 503, 507))
-async def create_target(services: ServicesDep, access: AccessDep, body: TargetCreate) -> TargetBody:
+async def create_target(
+    request: Request, services: ServicesDep, access: AccessDep, body: TargetCreate
+) -> TargetBody:
     """Report alerts or other events from now on. The answer has a webhook's secret, once."""
     access.check_is_unlimited(_UNLIMITED)
     await check_target(body.url, allow_private=services.settings.allow_private_targets)
@@ -36,6 +39,7 @@ async def create_target(services: ServicesDep, access: AccessDep, body: TargetCr
         min_severity=body.min_severity,
         events=tuple(body.events),
     )
+    note_audit(request, about=f"/v1/notification_targets/{made.id}")
     return await run_in_threadpool(_target_body, services, made, secret=made.secret)
 
 
