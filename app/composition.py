@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 from app.http.connections import Connections
 from app.http.dependencies import Services
+from app.http.downloads import DownloadPlaces
 from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.services.aliases import AliasControl
@@ -65,6 +66,7 @@ _SCORE_THREADS = 8
 _LINE_THREADS = 4
 _PARSE_THREADS = 2
 _INGEST_THREADS = 16
+_DOWNLOADS = 8
 _KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
 _RETENTION_S = 300.0
 
@@ -208,6 +210,7 @@ def build_services(
             max_connections=settings.max_connections, header_timeout_s=settings.header_timeout_s
         ),
         body_memory=BodyMemory(limit_bytes=settings.body_memory_bytes),
+        downloads=DownloadPlaces(_DOWNLOADS),
         stopping=stopping,
         score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),

@@ -125,11 +125,13 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         for module in (
             scores,
             ingest,
+            alerts,
             corpora,
             jobs,
             models,
             aliases,
             model_archives,
+            notifications,
             openai_files,
             openai_jobs,
         )

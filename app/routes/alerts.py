@@ -8,6 +8,7 @@ from app.http.access import AccessDep
 from app.http.audit import note_audit
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
+from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
 from app.schemas.alerts import (
     AlertBody,
@@ -30,6 +31,10 @@ _CSV: dict[int | str, Any] = {
 
 _ERRORS = error_responses(404, 422, 503)
 _WRITING_ERRORS = error_responses(400, 404, 409, 413, 415, 422, 503, 507)
+
+BODY_RULE = BodyRule(
+    r"/v1/models/[^/]+/(alerts|suppressions)(/.*)?", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE")
+)
 
 router = APIRouter(prefix="/v1/models", tags=["alerts"])
 

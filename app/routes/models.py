@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from app.http.access import AccessDep
 from app.http.audit import note_audit
 from app.http.dependencies import Services, ServicesDep
+from app.http.downloads import MAX_SMALL_BYTES, download
 from app.http.errors import error_responses
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
@@ -111,16 +112,26 @@ def get_file(
 ) -> Response:
     """Download `model.json` or a file that it names; together they are the complete model."""
     saved = services.models.get(model)
-    data = _file(saved, name)
+    entry = saved.card.files.get(name)
     note_audit(request, about=f"/v1/models/{saved.card.reference}/files/{name}")
+    data = None if entry and entry.bytes > MAX_SMALL_BYTES else _file(saved, name)
+    digest = hashlib.sha256(data).hexdigest() if data is not None else saved.card.files[name].sha256
     headers = {
-        "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+        "ETag": f'"{digest}"',
         "Content-Disposition": f'attachment; filename="{name}"',
     }
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     kind = "application/json" if name == _CARD else "application/octet-stream"
-    return Response(data, media_type=kind, headers=headers)
+    if data is not None:
+        return Response(data, media_type=kind, headers=headers)
+    return download(
+        services.downloads,
+        lambda file: file.write(_file(saved, name)),
+        folder=services.settings.data_dir / "spool",
+        media_type=kind,
+        headers=headers,
+    )
 
 
 def _follow(services: Services, name: str) -> None:

@@ -10,12 +10,15 @@ from app.http.access import AccessDep
 from app.http.audit import note_audit
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
+from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from app.schemas.notifications import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
 from app.services.outbound import RequestFailed, check_target
 from store.notification_targets import NotificationTarget
 from store.notifications import Delivery
+
+BODY_RULE = BodyRule(r"/v1/notification_targets.*", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE"))
 
 router = APIRouter(prefix="/v1/notification_targets", tags=["alerts"])
 
