@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -25,7 +26,7 @@ from app.composition import build_services
 from app.http.audit import AuditTrail
 from app.http.auth import Auth
 from app.http.concurrency import ConcurrencyLimit
-from app.http.connections import BoundedHttpProtocol, raise_open_files_limit
+from app.http.connections import INVALID_REQUEST_FILTER, BoundedHttpProtocol, raise_open_files_limit
 from app.http.dependencies import Services
 from app.http.errors import add_error_handlers
 from app.http.middleware import BodyLimit, RequestId, RequestMetrics
@@ -179,6 +180,7 @@ def main() -> None:
 
 def server_config(app: FastAPI | str, **options: Any) -> uvicorn.Config:
     """Return uvicorn's configuration for an application or its import string; `options` extend it."""
+    logging.getLogger("uvicorn.error").addFilter(INVALID_REQUEST_FILTER)  # adding it again does nothing
     return uvicorn.Config(
         app,
         http=BoundedHttpProtocol,
