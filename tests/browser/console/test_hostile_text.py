@@ -70,7 +70,7 @@ def test_key_is_in_no_address_no_storage_that_stays_and_no_log(
         page = open_window("about:blank")
         page.on("request", lambda request: made.append(request))  # noqa: PLW0108 - playwright marks the function
         page.on("console", lambda message: said.append(message.text))
-        page.goto(f"{url}/#/models")
+        page.goto(f"{url}/#/models", timeout=60_000)
         page.get_by_role("textbox", name="API key").fill(key)
         page.get_by_role("button", name="Use key").click()
         settled(page)
