@@ -61,7 +61,7 @@ schemathesis.openapi.media_type("application/x-protobuf", st.binary(max_size=200
 
 @schemathesis.hook
 def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
-    """Describe each event of a stream (in OpenAPI 3.1 a schema describes all of it); drop examples of bytes."""
+    """Describe each event of a stream, as OpenAPI 3.1 cannot, and drop examples of bytes."""
     for operations in raw_schema["paths"].values():
         for operation in operations.values():
             for media_type, body in operation.get("requestBody", {}).get("content", {}).items():
