@@ -43,6 +43,10 @@ endif
 faults: $(VENV)/.dev ## Break a running installation at random moments, and check it; ROUNDS=200 SEED=1 ARGS="--only Redis"
 	@$(BIN)/python -m tests.faults.rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Send random requests by the OpenAPI description; ARGS="--seconds 1800 --seed 7"
+	@$(BIN)/python -m tests.fuzz.openapi $(ARGS)
+
 # What is measured beside ours and needed by nothing else is in no lock file.
 .PHONY: bench-training
 bench-training: $(VENV)/.torch ## Measure training steps beside Keras and torch; ARGS="--quick"
@@ -122,6 +126,27 @@ lint: $(VENV)/.dev ## Check style, formatting, types and who imports whom
 .PHONY: docs
 docs: $(VENV)/.dev ## Build the documentation's site into build/site
 	@$(BIN)/mkdocs build --strict --quiet && echo "open build/site/index.html"
+
+# A package that the database does not know is a failure, too: without --strict nothing would be checked, silently.
+.PHONY: audit
+audit: $(VENV)/.dev ## Look for known vulnerabilities in all locked packages; needs their databases
+	@status=0; for role in $(ROLES); do \
+	  echo "requirements/$$role.txt"; \
+	  $(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	    -r requirements/$$role.txt || status=1; \
+	done; \
+	if command -v npm >/dev/null; then \
+	  echo "tests/node/package.json"; mkdir -p $(VENV)/node-audit && cp tests/node/package.json $(VENV)/node-audit/ && \
+	  (cd $(VENV)/node-audit && npm install --package-lock-only --no-fund --silent && npm audit) || status=1; \
+	fi; exit $$status
+
+.PHONY: sbom
+sbom: $(VENV)/.dev ## Write the software bills of materials (CycloneDX) into build/sbom/
+	@mkdir -p build/sbom
+	@for role in api worker serve gpu; do \
+	  $(BIN)/cyclonedx-py requirements requirements/$$role.txt --pyproject pyproject.toml --output-reproducible \
+	    --output-file build/sbom/nextchar-$$role.cdx.json || exit 1; \
+	done
 
 .PHONY: dist
 dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/

@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 from app.http.connections import Connections
 from app.http.dependencies import Services
+from app.http.downloads import DownloadPlaces
 from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.services.aliases import AliasControl
@@ -34,6 +35,7 @@ from app.services.recalibration import Recalibration
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
 from store.alerts import Alerts
+from store.audit import Audit
 from store.background import BackgroundLoop
 from store.calibrations import Calibrations
 from store.corpora import Corpora
@@ -64,6 +66,7 @@ _SCORE_THREADS = 8
 _LINE_THREADS = 4
 _PARSE_THREADS = 2
 _INGEST_THREADS = 16
+_DOWNLOADS = 8
 _KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
 _RETENTION_S = 300.0
 
@@ -112,6 +115,7 @@ def build_services(
             failed_checkpoint_days=settings.failed_checkpoint_days,
             job_days=settings.job_retention_days,
             idempotency_days=settings.idempotency_retention_days,
+            audit_days=settings.audit_retention_days,
         ),
         spool=settings.data_dir / "spool",
     )
@@ -163,6 +167,7 @@ def build_services(
         jobs=jobs,
         models=models,
         aliases=AliasControl(models, calibrations, engines, prompts),
+        audit=Audit(blobs),
         calibrations=calibrations,
         streams=streams,
         ingest=Ingest(ingest_streams, models, calibrations, rolling_lines),
@@ -205,6 +210,7 @@ def build_services(
             max_connections=settings.max_connections, header_timeout_s=settings.header_timeout_s
         ),
         body_memory=BodyMemory(limit_bytes=settings.body_memory_bytes),
+        downloads=DownloadPlaces(_DOWNLOADS),
         stopping=stopping,
         score_threads=anyio.CapacityLimiter(_SCORE_THREADS),
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),

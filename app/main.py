@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -22,18 +23,20 @@ from uvicorn.supervisors import Multiprocess
 
 from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
 from app.composition import build_services
+from app.http.audit import AuditTrail
 from app.http.auth import Auth
 from app.http.concurrency import ConcurrencyLimit
-from app.http.connections import BoundedHttpProtocol, raise_open_files_limit
+from app.http.connections import INVALID_REQUEST_FILTER, BoundedHttpProtocol, raise_open_files_limit
 from app.http.dependencies import Services
 from app.http.errors import add_error_handlers
 from app.http.middleware import BodyLimit, RequestId, RequestMetrics
-from app.http.origins import CrossSiteCheck, HostCheck
+from app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
 from app.keys import KeyFile
 from app.routes import (
     alerts,
     aliases,
     architectures,
+    audit,
     calibrations,
     completions,
     corpora,
@@ -107,6 +110,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         model_archives,
         notifications,
         reports,
+        audit,
         architectures,
         health,
     ):
@@ -122,15 +126,18 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         for module in (
             scores,
             ingest,
+            alerts,
             corpora,
             jobs,
             models,
             aliases,
             model_archives,
+            notifications,
             openai_files,
             openai_jobs,
         )
     ]
+    app.add_middleware(AuditTrail)
     app.add_middleware(BodyLimit, rules=rules)
     if keys:
         app.add_middleware(ConcurrencyLimit)
@@ -141,6 +148,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     if "*" not in settings.hosts and (settings.hosts or not keys):
         app.add_middleware(HostCheck, hosts=[*settings.hosts, settings.host])
     app.add_middleware(RequestId)
+    app.add_middleware(BrowserHeaders)
     app.add_middleware(RequestMetrics)
     add_js_client(app, allowed_origins=settings.origins)
     return app
@@ -172,6 +180,7 @@ def main() -> None:
 
 def server_config(app: FastAPI | str, **options: Any) -> uvicorn.Config:
     """Return uvicorn's configuration for an application or its import string; `options` extend it."""
+    logging.getLogger("uvicorn.error").addFilter(INVALID_REQUEST_FILTER)  # adding it again does nothing
     return uvicorn.Config(
         app,
         http=BoundedHttpProtocol,

@@ -162,6 +162,9 @@ class ApiSettings(StoreSettings):
     idempotency_retention_days: float = Field(
         7.0, ge=0, description="Days for which an Idempotency-Key is remembered; 0: forever."
     )
+    audit_retention_days: float = Field(
+        365.0, ge=0, description="Days for which entries of the audit trail are kept; 0: forever."
+    )
     processes: int = Field(
         1,
         ge=1,

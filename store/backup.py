@@ -37,6 +37,7 @@ from store.blobs import Blobs
 FORMAT_VERSION = 1
 
 FOLDERS = (
+    "audit",
     "notification_targets",
     "alert_suppressions",
     "alert_decisions",

@@ -14,7 +14,6 @@ import hashlib
 import logging
 import threading
 import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -267,7 +266,7 @@ def _load_rolling(record: dict[str, Any], *, where: str) -> Rolling:
         )
         window = load_window(record["window"])
         return Rolling(record["base"], record["base_created_at"], window, tuple(rebuilds))
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise Unavailable(
             f"{where} is damaged ({type(error).__name__}); delete it", code="calibration_damaged"
         ) from None

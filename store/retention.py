@@ -1,4 +1,4 @@
-"""Retention: deletes old checkpoints, jobs and idempotency keys, and leftovers of interrupted operations.
+"""Retention: deletes old checkpoints, jobs, idempotency keys and audit entries, and leftovers.
 
 Safe to run in several processes at once, and to be killed at any point. Each sweep lists the objects first
 and then the records that reference them, so an object created in between is not deleted.
@@ -15,6 +15,7 @@ from pathlib import Path
 from models.errors import NotFound, Unavailable
 from models.saved_model import parse_card
 from store.alerts import Alerts
+from store.audit import Audit
 from store.blobs import Blobs
 from store.ids import time_of_id
 from store.jobs import Job, Jobs, JobStatus
@@ -36,6 +37,7 @@ class RetentionPeriods:
     failed_checkpoint_days: float = 7.0
     job_days: float = 90.0
     idempotency_days: float = 7.0
+    audit_days: float = 365.0
 
 
 class Retention:
@@ -69,6 +71,8 @@ class Retention:
             swept["jobs"] = self._sweep_jobs(now)
             swept["alerts of former models"] = self._sweep_alerts()
             swept["idempotency keys"] = self._sweep_idempotency_keys(now)
+            if self._periods.audit_days > 0:
+                swept["audit entries"] = Audit(self._blobs).sweep(days=self._periods.audit_days, now=now)
             self._full_sweep_at = now
         if any(swept.values()):
             log.info("deleted: %s", ", ".join(f"{count} {what}" for what, count in swept.items() if count))

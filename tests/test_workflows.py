@@ -1,5 +1,9 @@
 """The workflow files: they parse, and run what everybody runs."""
 
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,4 +37,26 @@ def test_nothing_is_released_before_the_tests_have_passed() -> None:
     others = {name: job for name, job in release.items() if name != "test"}
     assert set(others) == {"python", "npm", "images"}
     assert all(job["needs"] == "test" for job in others.values())
+    assert "make audit sbom" in commands(release["test"])
     assert others["images"]["strategy"]["matrix"]["target"] == ["api", "worker"]
+
+
+def test_images_are_pushed_with_their_bills_of_materials() -> None:
+    [build] = [
+        step for step in jobs("release.yml")["images"]["steps"] if "build-push" in step.get("uses", "")
+    ]
+    assert build["with"]["sbom"] is True and build["with"]["provenance"] == "mode=max"
+
+
+def test_the_bill_of_materials_has_every_locked_package_with_its_hashes(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    requirements, out = root / "requirements" / "api.txt", tmp_path / "sbom.json"
+    command = ["cyclonedx-py", "requirements", str(requirements), "--pyproject", str(root / "pyproject.toml")]
+    command[:1] = [str(Path(sys.executable).parent / command[0])]
+    subprocess.run([*command, "--output-reproducible", "--output-file", str(out)], check=True)
+    bill = json.loads(out.read_text())
+    assert bill["bomFormat"] == "CycloneDX" and bill["metadata"]["component"]["name"] == "nextchar"
+    pinned = re.findall(r"^([a-z0-9-]+)==([^ ;]+)", requirements.read_text(), flags=re.MULTILINE)
+    found = {(one["name"], one["version"]) for one in bill["components"]}
+    assert found == set(pinned) and len(found) > 20
+    assert all("hashes" in json.dumps(one) for one in bill["components"])

@@ -13,7 +13,6 @@ import io
 import json
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.text.array_file import read_arrays
 from store.blobs import Blobs, domain_errors
 
 _DIGEST_BYTES = 32
@@ -123,7 +123,7 @@ class Checkpoints:
         for path in reversed(self._blobs.paths(self._folder)):
             try:
                 return self._with_rollback(self._read(path)), problems
-            except (ValueError, KeyError, FileNotFoundError, zipfile.BadZipFile) as error:
+            except (ValueError, KeyError, FileNotFoundError) as error:
                 step = int(path.rsplit("/", 1)[-1].split(".")[0])
                 problems.append(f"the checkpoint of step {step} is damaged ({error}); using the one before")
                 self._blobs.delete(path)
@@ -133,7 +133,7 @@ class Checkpoints:
         step = checkpoint.rollback_step
         try:
             rollback = self._read(self._path(step)) if step < checkpoint.step else None
-        except (ValueError, KeyError, FileNotFoundError, zipfile.BadZipFile):
+        except (ValueError, KeyError, FileNotFoundError):
             rollback = None  # this checkpoint itself will do until the next evaluation
         return replace(checkpoint, rollback=rollback)
 
@@ -176,9 +176,10 @@ def _parse(file: IO[bytes]) -> Checkpoint:
     file.seek(0)
     if file.read(_DIGEST_BYTES) != computed:
         raise ValueError("its hash differs")
-    with np.load(file, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    arrays = read_arrays(file, max_bytes=file.seek(0, 2))
     meta = json.loads(arrays.pop(_META).tobytes())
+    if not isinstance(meta, dict) or not isinstance(meta.get("step"), int):
+        raise ValueError("its metadata is incomplete")
     return Checkpoint(step=meta["step"], arrays=arrays, meta=meta)
 
 

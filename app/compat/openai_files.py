@@ -18,6 +18,7 @@ from app.compat.json_lines import JsonLines
 from app.compat.openai_route import NOT_422, OpenAIRoute
 from app.compat.validation_files import delete_joined, joined_corpora
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.corpus_transfer import MAX_FORM_OVERHEAD_BYTES, receive_corpus, text_response
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
@@ -76,6 +77,7 @@ async def create_file(services: ServicesDep, access: AccessDep, request: Request
     # For a new corpus, metadata that a file deleted as a corpus has left behind is replaced.
     store = services.blobs.write if is_new else services.blobs.create
     await run_in_threadpool(store, _metadata_path(corpus.id, access), metadata)
+    note_audit(request, about=f"/v1/files/{corpus.id}")
     return await run_in_threadpool(_body, services.blobs, access, corpus)
 
 
@@ -108,13 +110,17 @@ def get_file_object(services: ServicesDep, access: AccessDep, file: str) -> File
     response_class=StreamingResponse,
     responses=_CONTENT_ANSWER | NOT_422 | error_responses(404, 503),
 )
-def get_file_content(services: ServicesDep, access: AccessDep, file: str) -> StreamingResponse:
+def get_file_content(
+    request: Request, services: ServicesDep, access: AccessDep, file: str
+) -> StreamingResponse:
     """Download a file's text: for JSON Lines, the text that they were converted to."""
-    return text_response(services, access.get_corpus(file))
+    corpus = access.get_corpus(file)
+    note_audit(request, about=f"/v1/files/{corpus.id}/content")
+    return text_response(services, corpus)
 
 
 @router.delete("/{file}", responses=NOT_422 | error_responses(404, 409, 503))
-def delete_file(services: ServicesDep, access: AccessDep, file: str) -> Deleted:
+def delete_file(request: Request, services: ServicesDep, access: AccessDep, file: str) -> Deleted:
     """Delete a file and its corpus, and the corpora made of it and a validation file. Models stay."""
     blobs, file_id = services.blobs, access.corpus_id(file)
     for corpus_id in (file_id, *joined_corpora(blobs, file_id)):
@@ -123,6 +129,7 @@ def delete_file(services: ServicesDep, access: AccessDep, file: str) -> Deleted:
     access.delete_corpus(file_id)
     of_limited_keys = [] if access.limited_key else blobs.paths(f"openai_files/{file_id}")
     blobs.delete(_metadata_path(file_id, access), *of_limited_keys)
+    note_audit(request, about=f"/v1/files/{file_id}")
     return Deleted(id=file_id, object="file")
 
 

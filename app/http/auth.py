@@ -94,8 +94,8 @@ def scopes_for(method: str, path: str) -> frozenset[str] | None:
         return _RESOURCES[resource]
     if resource in ("corpora", "files", "jobs", "fine_tuning"):
         return _TRAIN | _READ if method in ("GET", "HEAD") else _TRAIN
-    # The URL of a target may be a secret.
-    is_public = method in ("GET", "HEAD") and resource != "notification_targets"
+    # The URL of a target may be a secret, and the audit trail names keys and addresses.
+    is_public = method in ("GET", "HEAD") and resource not in ("notification_targets", "audit")
     return _READ if is_public else _ADMIN
 
 

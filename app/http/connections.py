@@ -31,6 +31,7 @@ _MAX_OPEN_FILES = (65_536, 10_240)  # macOS reports no limit, but allows only th
 _MAX_DEFAULT_CONNECTIONS = 8192
 _SWEEP_S = 1.0
 _WARN_EVERY_S = 60.0
+_INVALID_REQUEST = "Invalid HTTP request received."  # as uvicorn says it
 
 
 def raise_open_files_limit() -> None:
@@ -139,6 +140,27 @@ class Connections:
                 " Set NEXTCHAR_MAX_CONNECTIONS to raise the limit",
                 self._max_connections,
             )
+
+
+class InvalidRequestFilter(logging.Filter):
+    """Drops uvicorn's warning about an invalid request, except one a minute: anyone can cause thousands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warned_at = -_WARN_EVERY_S
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record."""
+        if record.msg != _INVALID_REQUEST:
+            return True
+        now = time.monotonic()
+        is_due = now - self._warned_at >= _WARN_EVERY_S
+        if is_due:
+            self._warned_at = now
+        return is_due
+
+
+INVALID_REQUEST_FILTER = InvalidRequestFilter()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from redis import Redis
 
 from app.http.connections import Connections
+from app.http.downloads import DownloadPlaces
 from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.services.aliases import AliasControl
@@ -27,6 +28,7 @@ from app.services.readiness import ReadinessCheck
 from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
 from store.alerts import Alerts
+from store.audit import Audit
 from store.background import BackgroundLoop
 from store.blobs import Blobs
 from store.calibrations import Calibrations
@@ -51,6 +53,7 @@ class Services:
     jobs: Jobs
     models: Models
     aliases: AliasControl
+    audit: Audit
     calibrations: Calibrations
     streams: Streams
     ingest: Ingest
@@ -75,6 +78,7 @@ class Services:
     watermark: DiskWatermark
     connections: Connections
     body_memory: BodyMemory
+    downloads: DownloadPlaces
     stopping: threading.Event  # set when the server shuts down; endless streams then end
     # Each kind of call that computes has its own threads, so that none waits for a longer kind:
     score_threads: anyio.CapacityLimiter  # for short scores and small batches of streamed lines

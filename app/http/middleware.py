@@ -113,7 +113,8 @@ class BodyRule:
 class BodyLimit(HttpMiddleware):
     """Refuses bodies that are too long or arrive too slowly (`app.http.incoming_body`).
 
-    The first of `rules` that applies to a request decides; without one the limit is MAX_JSON_BYTES.
+    The first of `rules` that applies to a request decides; without one the limit is
+    MAX_JSON_BYTES, or MAX_SMALL_JSON_BYTES where no document is sent, that is with any method but POST.
     """
 
     def __init__(self, app: ASGIApp, *, rules: Sequence[BodyRule]) -> None:
@@ -121,7 +122,7 @@ class BodyLimit(HttpMiddleware):
         self._rules = [(re.compile(rule.path), rule) for rule in rules]
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] in _METHODS_WITHOUT_BODY or (rule := self._rule(scope)).is_endless:
+        if scope["method"] in _METHODS_WITHOUT_BODY or (rule := self.rule(scope)).is_endless:
             await self._app(scope, receive, send)
             return
         if rule.max_bytes is not None:
@@ -137,8 +138,9 @@ class BodyLimit(HttpMiddleware):
         finally:
             body.release()
 
-    def _rule(self, scope: Scope) -> BodyRule:
+    def rule(self, scope: Scope) -> BodyRule:
+        """Return the rule for a request."""
         for path, rule in self._rules:
             if path.fullmatch(scope["path"]) and scope["method"] in rule.methods and rule.applies(scope):
                 return rule
-        return BodyRule("", MAX_JSON_BYTES)
+        return BodyRule("", MAX_JSON_BYTES if scope["method"] == "POST" else MAX_SMALL_JSON_BYTES)

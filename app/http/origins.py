@@ -9,12 +9,24 @@ import re
 import socket
 from collections.abc import Collection
 
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Forbidden
 from app.http.errors import error_response
 from app.http.middleware import HttpMiddleware
+
+BROWSER_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Of every answer that does not set them itself: a browser runs nothing in it, guesses no other type for it,
+and lets no page of another origin embed or frame it."""
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _MAX_QUOTED_CHARACTERS = 200  # of a header in an error
@@ -86,6 +98,20 @@ class CrossSiteCheck(HttpMiddleware):
         if site is None:  # not a browser, an old one, or plain HTTP
             return not origin or is_own_origin(origin, headers.get(b"host", b"").decode("latin-1"))
         return False
+
+
+class BrowserHeaders(HttpMiddleware):
+    """Adds BROWSER_HEADERS to answers that lack them. Pages set policies of their own."""
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in BROWSER_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
 
 
 def is_own_origin(origin: str, host: str) -> bool:

@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
+from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
 from app.schemas.alerts import (
     AlertBody,
@@ -29,6 +31,10 @@ _CSV: dict[int | str, Any] = {
 
 _ERRORS = error_responses(404, 422, 503)
 _WRITING_ERRORS = error_responses(400, 404, 409, 413, 415, 422, 503, 507)
+
+BODY_RULE = BodyRule(
+    r"/v1/models/[^/]+/(alerts|suppressions)(/.*)?", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE")
+)
 
 router = APIRouter(prefix="/v1/models", tags=["alerts"])
 
@@ -116,11 +122,12 @@ def label_alert(
     responses=_WRITING_ERRORS,
 )
 def suppress_alert(
-    services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
+    request: Request, services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
 ) -> SuppressionBody:
     """Suppress the alerts with this template and anomalous word until a time: they are only counted."""
     name = _name(services, access, model)
     made = services.alerts.suppress(name, alert, until=body.until, by=access.key_name)
+    note_audit(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     return suppression_body(made)
 
 
@@ -136,7 +143,7 @@ def list_suppressions(
 
 @router.post("/{model}/suppressions", status_code=201, responses=_WRITING_ERRORS)
 def create_suppression(
-    services: ServicesDep, access: AccessDep, model: str, body: SuppressionCreate
+    request: Request, services: ServicesDep, access: AccessDep, model: str, body: SuppressionCreate
 ) -> SuppressionBody:
     """Suppress the alerts that match patterns, also ones not seen yet, until a time."""
     made = services.alerts.decisions.suppress(
@@ -146,6 +153,7 @@ def create_suppression(
         until=body.until,
         by=access.key_name,
     )
+    note_audit(request, about=f"/v1/models/{made.model}/suppressions/{made.id}")
     return suppression_body(made)
 
 

@@ -4,6 +4,7 @@ import anyio
 from fastapi import APIRouter, Request
 
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.dependencies import ServicesDep
 from app.http.disconnects import cancel_on_disconnect
 from app.http.errors import error_responses
@@ -57,8 +58,11 @@ async def set_alias(
         return services.aliases.set(name, alias, body.version, body.require, by=access.key_name, check=check)
 
     if body.require.max_prompt_regression_bits is None:
-        return AliasBody.of(await anyio.to_thread.run_sync(work))
-    return AliasBody.of(await cancel_on_disconnect(request, services.evaluating.run(work)))
+        moved = await anyio.to_thread.run_sync(work)
+    else:
+        moved = await cancel_on_disconnect(request, services.evaluating.run(work))
+    note_audit(request, about=f"/v1/models/{name}/aliases/{alias}", to=f"/v1/models/{name}@{body.version}")
+    return AliasBody.of(moved)
 
 
 @router.post("/{alias}/rollback", responses=_WRITING_ERRORS)

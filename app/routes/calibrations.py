@@ -6,6 +6,7 @@ from functools import partial
 from fastapi import APIRouter, Request
 
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.bodies import DocumentRoute
 from app.http.dependencies import Services, ServicesDep
 from app.http.disconnects import cancel_on_disconnect
@@ -35,9 +36,11 @@ async def make_calibration(
 
     This takes up to some minutes. Few run at a time; if too many are waiting, the answer is 429.
     """
-    return await cancel_on_disconnect(
+    made = await cancel_on_disconnect(
         request, services.calibrating.run(partial(_make, services, access, model, body))
     )
+    note_audit(request, about=f"/v1/models/{model}/calibrations/{made.name}")
+    return made
 
 
 @router.get("/{model}/calibrations", responses=error_responses(404, 422, 503))

@@ -30,8 +30,8 @@ _HEADERS = {
     "Content-Security-Policy": POLICY,
     # Names do not change with contents, so a browser asks each time; the ETag makes that cheap.
     "Cache-Control": "no-cache",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",  # a page that opens the console gets no handle on its window
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
 

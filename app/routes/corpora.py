@@ -7,6 +7,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.corpus_transfer import receive_corpus, text_response
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
@@ -124,9 +125,11 @@ def get_corpus(access: AccessDep, corpus: str) -> CorpusBody:
 
 
 @router.patch("/{corpus}", responses=error_responses(400, 404, 413, 415, 422, 503, 507))
-def change_corpus(access: AccessDep, corpus: str, body: CorpusChange) -> CorpusBody:
+def change_corpus(request: Request, access: AccessDep, corpus: str, body: CorpusChange) -> CorpusBody:
     """Set the kind of a corpus, which decides how jobs that name none split it. The text stays."""
-    return CorpusBody.model_validate(access.set_corpus_kind(corpus, body.kind))
+    changed = access.set_corpus_kind(corpus, body.kind)
+    note_audit(request, about=f"{_PATH}/{changed.id}")
+    return CorpusBody.model_validate(changed)
 
 
 @router.get(
@@ -134,12 +137,16 @@ def change_corpus(access: AccessDep, corpus: str, body: CorpusChange) -> CorpusB
     response_class=StreamingResponse,
     responses=_TEXT_ANSWER | error_responses(404, 422, 503),
 )
-def get_text(services: ServicesDep, access: AccessDep, corpus: str) -> StreamingResponse:
+def get_text(request: Request, services: ServicesDep, access: AccessDep, corpus: str) -> StreamingResponse:
     """Download the text, byte for byte as it was uploaded."""
-    return text_response(services, access.get_corpus(corpus))
+    found = access.get_corpus(corpus)
+    note_audit(request, about=f"{_PATH}/{found.id}/text")
+    return text_response(services, found)
 
 
 @router.delete("/{corpus}", responses=error_responses(404, 409, 422, 503))
-def delete_corpus(access: AccessDep, corpus: str) -> Deleted:
+def delete_corpus(request: Request, access: AccessDep, corpus: str) -> Deleted:
     """Delete a corpus and its names. Models trained on it stay; so does another key's upload of it."""
-    return Deleted(id=access.delete_corpus(corpus), object="corpus")
+    deleted = access.delete_corpus(corpus)
+    note_audit(request, about=f"{_PATH}/{deleted}")
+    return Deleted(id=deleted, object="corpus")

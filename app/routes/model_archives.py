@@ -1,18 +1,18 @@
 """/v1/models/{model}/export and /v1/models/import: a saved model as one file."""
 
-import tempfile
-from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 
 from app.errors import UnsupportedMedia
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.corpus_transfer import RequestBody
 from app.http.dependencies import Services, ServicesDep
+from app.http.downloads import download, temporary_file
 from app.http.errors import error_responses
 from app.http.line_streams import content_type
 from app.http.middleware import BodyRule
@@ -27,7 +27,6 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 BODY_RULE = BodyRule(r"/v1/models/import")
 
-_PIECE_BYTES = 1 << 20
 _MEDIA_TYPES = (MEDIA_TYPE, "application/octet-stream", "")
 
 _ARCHIVE: dict[str, Any] = {
@@ -51,27 +50,20 @@ Name = Annotated[
 
 @router.get(
     "/{model}/export",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses=_ARCHIVE_ANSWER | error_responses(404, 422, 503, 507),
 )
-def export_model(services: ServicesDep, model: str) -> StreamingResponse:
+def export_model(request: Request, services: ServicesDep, model: str) -> Response:
     """Download a model as one file, which `/v1/models/import` of another service accepts."""
     saved = services.models.get(model)
-    file = _temporary_file(services)
-    try:
-        size = model_archives.write_archive(saved, file)
-        file.seek(0)
-    except BaseException as error:
-        file.close()
-        if isinstance(error, OSError):
-            raise as_domain_error(error) from error
-        raise
-    headers = {
-        "Content-Length": str(size),
-        "Content-Disposition": f'attachment; filename="{saved.card.reference}.tar"',
-        "X-Content-Type-Options": "nosniff",
-    }
-    return StreamingResponse(_pieces(file), media_type=MEDIA_TYPE, headers=headers)
+    note_audit(request, about=f"/v1/models/{saved.card.reference}/export")
+    return download(
+        services.downloads,
+        partial(model_archives.write_archive, saved),
+        folder=spool_folder(services),
+        media_type=MEDIA_TYPE,
+        headers={"Content-Disposition": f'attachment; filename="{saved.card.reference}.tar"'},
+    )
 
 
 @router.post(
@@ -87,7 +79,7 @@ async def import_model(
     if name is not None:
         access.check_model(name)
     body, max_bytes = RequestBody(request), services.settings.max_model_bytes
-    with await run_in_threadpool(_temporary_file, services) as file:
+    with await run_in_threadpool(temporary_file, spool_folder(services)) as file:
         try:
             await run_in_threadpool(services.watermark.check, needed_bytes=body.declared_bytes)
             _check_headers(request)
@@ -109,19 +101,9 @@ async def import_model(
     return ModelBody.of(card)
 
 
-def _temporary_file(services: Services) -> IO[bytes]:
-    folder = services.settings.data_dir / "spool"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile(dir=folder)
-    except OSError as error:
-        raise as_domain_error(error) from error
-
-
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    with file:
-        while piece := file.read(_PIECE_BYTES):
-            yield piece
+def spool_folder(services: Services) -> Path:
+    """Return the folder of temporary files."""
+    return services.settings.data_dir / "spool"
 
 
 def _check_headers(request: Request) -> None:

@@ -4,11 +4,13 @@ import hashlib
 import logging
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from redis.exceptions import RedisError
 
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.dependencies import Services, ServicesDep
+from app.http.downloads import MAX_SMALL_BYTES, download
 from app.http.errors import error_responses
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
@@ -66,7 +68,12 @@ def get_model(services: ServicesDep, model: str) -> ModelBody:
 
 @router.patch("/{model}", responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507))
 def rename_model(
-    services: ServicesDep, access: AccessDep, model: str, body: ModelRename, force: Force = False
+    request: Request,
+    services: ServicesDep,
+    access: AccessDep,
+    model: str,
+    body: ModelRename,
+    force: Force = False,
 ) -> ModelBody:
     """Rename one version: it becomes the next version of the new name.
 
@@ -75,6 +82,7 @@ def rename_model(
     access.check_model(body.name)
     old = services.models.get(model).card
     card = services.models.rename(old.reference, body.name, force=force)
+    note_audit(request, about=f"/v1/models/{old.reference}", to=f"/v1/models/{card.reference}")
     if card.reference != old.reference:
         services.engines.drop(old.reference)
         _follow(services, old.name)
@@ -82,12 +90,13 @@ def rename_model(
 
 
 @router.delete("/{model}", responses=error_responses(404, 409, 422, 503, 507))
-def delete_model(services: ServicesDep, model: str, force: Force = False) -> Deleted:
+def delete_model(request: Request, services: ServicesDep, model: str, force: Force = False) -> Deleted:
     """Delete one version. A bare name means its newest version.
 
     With the last version of a name its alerts are deleted, and the decisions on them.
     """
     deleted = services.models.delete(model, force=force)
+    note_audit(request, about=f"/v1/models/{deleted}")
     services.engines.drop(deleted)
     _follow(services, deleted.partition("@")[0])
     return Deleted(id=deleted, object="model")
@@ -97,20 +106,34 @@ def delete_model(services: ServicesDep, model: str, force: Force = False) -> Del
     "/{model}/files/{name}", response_class=Response, responses=_FILE_ANSWER | error_responses(404, 422, 503)
 )
 def get_file(
-    services: ServicesDep, model: str, name: str, if_none_match: Annotated[str | None, Header()] = None
+    request: Request,
+    services: ServicesDep,
+    model: str,
+    name: str,
+    if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Download `model.json` or a file that it names; together they are the complete model."""
     saved = services.models.get(model)
-    data = _file(saved, name)
+    entry = saved.card.files.get(name)
+    note_audit(request, about=f"/v1/models/{saved.card.reference}/files/{name}")
+    data = None if entry and entry.bytes > MAX_SMALL_BYTES else _file(saved, name)
+    digest = hashlib.sha256(data).hexdigest() if data is not None else saved.card.files[name].sha256
     headers = {
-        "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+        "ETag": f'"{digest}"',
         "Content-Disposition": f'attachment; filename="{name}"',
-        "X-Content-Type-Options": "nosniff",
     }
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     kind = "application/json" if name == _CARD else "application/octet-stream"
-    return Response(data, media_type=kind, headers=headers)
+    if data is not None:
+        return Response(data, media_type=kind, headers=headers)
+    return download(
+        services.downloads,
+        lambda file: file.write(_file(saved, name)),
+        folder=services.settings.data_dir / "spool",
+        media_type=kind,
+        headers=headers,
+    )
 
 
 def _follow(services: Services, name: str) -> None:

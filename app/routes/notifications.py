@@ -3,18 +3,22 @@
 import time
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
+from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from app.schemas.notifications import DeliveryBody, TargetBody, TargetCreate, TargetTestBody
 from app.services.outbound import RequestFailed, check_target
 from store.notification_targets import NotificationTarget
 from store.notifications import Delivery
+
+BODY_RULE = BodyRule(r"/v1/notification_targets.*", MAX_SMALL_JSON_BYTES, methods=("POST", "DELETE"))
 
 router = APIRouter(prefix="/v1/notification_targets", tags=["alerts"])
 
@@ -24,7 +28,9 @@ _ERRORS = error_responses(404, 422, 503)
 
 
 @router.post("", status_code=201, responses=error_responses(400, 413, 415, 422, 503, 507))
-async def create_target(services: ServicesDep, access: AccessDep, body: TargetCreate) -> TargetBody:
+async def create_target(
+    request: Request, services: ServicesDep, access: AccessDep, body: TargetCreate
+) -> TargetBody:
     """Report alerts or other events from now on. The answer has a webhook's secret, once."""
     access.check_is_unlimited(_UNLIMITED)
     await check_target(body.url, allow_private=services.settings.allow_private_targets)
@@ -36,6 +42,7 @@ async def create_target(services: ServicesDep, access: AccessDep, body: TargetCr
         min_severity=body.min_severity,
         events=tuple(body.events),
     )
+    note_audit(request, about=f"/v1/notification_targets/{made.id}")
     return await run_in_threadpool(_target_body, services, made, secret=made.secret)
 
 

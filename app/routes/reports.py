@@ -4,8 +4,9 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
+from app.http.audit import note_audit
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
 from models.errors import NotFound
@@ -28,8 +29,6 @@ _HEADERS = {
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none';"
         " frame-ancestors 'self'; sandbox"
     ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
     "Vary": "Accept",
 }
 
@@ -55,6 +54,7 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 
 @router.get("/{model}/report", response_class=Response, responses=_ANSWER | error_responses(404, 422, 503))
 def get_report(
+    request: Request,
     services: ServicesDep,
     model: str,
     format_: Annotated[
@@ -65,6 +65,7 @@ def get_report(
 ) -> Response:
     """Get a training run's report: its results as JSON, a page, or a picture of the training curves."""
     saved = services.models.get(model)
+    note_audit(request, about=f"/v1/models/{saved.card.reference}/report")
     format_ = format_ or preferred(accept)
     data = _json(saved) if format_ == "json" else _file(saved, f"report.{format_}")
     headers = _HEADERS | {"ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
@@ -107,7 +108,8 @@ def _json(saved: SavedModel) -> bytes:
     if "report.json" in card.files:
         content = json.loads(saved.file("report.json"))
     else:
-        excluded = {"format_version", "id", "version", "files", "files_folder", "report"}
+        # In a report `characters` counts those of the text; in a card it is the alphabet.
+        excluded = {"format_version", "id", "version", "files", "files_folder", "report", "characters"}
         content = card.model_dump(mode="json", exclude=excluded) | card.report
     report = {"object": "report", "model": card.reference} | content
     return json.dumps(report, ensure_ascii=False).encode("utf-8", "replace")

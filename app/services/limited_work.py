@@ -37,6 +37,7 @@ class LimitedWork:
         self, name: str, *, running: int, waiting: int, retry_after_s: float, code: str = "busy"
     ) -> None:
         self._name, self._code = name, code
+        self.running, self.waiting = running, waiting
         self._max_pending = running + waiting
         self._retry_after_s = retry_after_s
         self._threads = ThreadPoolExecutor(running, thread_name_prefix=name)

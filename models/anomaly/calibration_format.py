@@ -16,8 +16,11 @@ from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STAT
 from models.anomaly.calibration import Bucket, Calibration
 from models.anomaly.tail import Tail
 from models.errors import Unavailable
+from models.text.array_file import inflate
 
 FORMAT_VERSION = 1
+
+_MAX_ARRAY_BYTES = 64 << 20  # of one array, decompressed
 
 
 def dump(calibration: Calibration, **about: Any) -> bytes:
@@ -61,7 +64,7 @@ def load(data: bytes, *, where: str) -> tuple[Calibration, dict[str, Any]]:
         buckets = tuple(map(_bucket, record["buckets"]))
         calibration = Calibration(buckets, tuple(record["character_excess"]), record["characters"])
         return calibration, dict(record["about"])
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise Unavailable(
             f"{where} is damaged ({type(error).__name__}); calibrate again", code="calibration_damaged"
         ) from None
@@ -95,4 +98,5 @@ def _pack(values: NDArray[np.float64]) -> str:
 
 
 def _unpack(text: str) -> NDArray[np.float64]:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4").astype(np.float64)
+    data = inflate(base64.b64decode(text), max_bytes=_MAX_ARRAY_BYTES)
+    return np.frombuffer(data, "<f4").astype(np.float64)

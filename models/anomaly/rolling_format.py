@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from models.anomaly.rolling import FlaggedGroup, Observed, Window
+from models.text.array_file import inflate
 
 _COLUMNS = 5
+_MAX_TABLE_BYTES = 64 << 20
 
 
 def dump_window(window: Window) -> dict[str, Any]:
@@ -27,8 +29,9 @@ def dump_window(window: Window) -> dict[str, Any]:
 
 
 def load_window(record: dict[str, Any]) -> Window:
-    """Return the window of a record. Raises ValueError, KeyError, TypeError or zlib.error: it is damaged."""
-    table = np.frombuffer(zlib.decompress(base64.b64decode(record["lines"])), "<f8").reshape(_COLUMNS, -1)
+    """Return the window of a record. Raises ValueError, KeyError or TypeError: it is damaged."""
+    data = inflate(base64.b64decode(record["lines"]), max_bytes=_MAX_TABLE_BYTES)
+    table = np.frombuffer(data, "<f8").reshape(_COLUMNS, -1)
     groups = {int(i): FlaggedGroup(*fields) for i, fields in record["groups"].items()}
     lines = tuple(
         Observed(at, score, int(bucket), rate, groups.get(i))

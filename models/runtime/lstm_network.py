@@ -15,7 +15,6 @@ step and in one pass (see `models.kernels.lstm_inference`).
 
 import io
 import threading
-import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -40,6 +39,7 @@ from models.kernels.lstm_arguments import (
 )
 from models.runtime import second_thread
 from models.runtime.second_thread import SecondThread
+from models.text.array_file import read_arrays
 
 if TYPE_CHECKING:
     from models.kernels.product_kernels import ProductKernel  # imports numba
@@ -307,13 +307,8 @@ class LstmNetwork:
 def _arrays(data: bytes) -> Arrays:
     """Return the arrays in an .npz file. Raises ValueError; nothing is ever unpickled."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as entries:
-            sizes = [entry.file_size for entry in entries.infolist()]
-        if sum(sizes) > len(data):
-            raise ValueError("its arrays are larger than the file")  # noqa: TRY301
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
+        return read_arrays(data, max_bytes=len(data))
+    except ValueError as error:
         raise ValueError(f"not a file of int8 weights: {error}") from error
 
 
@@ -326,6 +321,8 @@ def _check(arrays: Arrays) -> list[int]:
         names |= {f"lstm_{i}/{part}" for part in parts}
     if set(arrays) != names or not layers or arrays["table"].ndim != 2:
         raise ValueError(f"an int8 network of {layers} LSTM layers cannot have the arrays {sorted(arrays)}")
+    if any(array.ndim == 0 for array in arrays.values()):
+        raise ValueError("an array is a single number")
     vocabulary_size, width = len(arrays["table"]), 0
     units: list[int] = []
     for i in range(layers):

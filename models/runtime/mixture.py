@@ -10,11 +10,10 @@ loaded, and the weights of the experts.
 """
 
 import io
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +33,7 @@ from models.kernels.mixture_arguments import (
 from models.runtime.lstm_network import ROWS_OF_A_PART, LstmNetwork
 from models.runtime.second_thread import SecondThread
 from models.runtime.session import Logits, SharedNetwork, State
+from models.text.array_file import read_arrays
 from models.text.ngram import Ids, NgramModel
 
 FILE = "mixture.npz"
@@ -42,7 +42,7 @@ FILE = "mixture.npz"
 MAX_CHARACTERS = 2_000_000
 """Of the training text, from its end, that the file keeps. To count their n-grams takes 0.2 seconds."""
 
-_FILE_ERRORS = (ValueError, KeyError, IndexError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+_MAX_BYTES = 64 << 20  # of the arrays
 
 Floats = NDArray[np.float32]
 
@@ -114,15 +114,22 @@ def load(data: bytes, *, size: int) -> Experts:
         Unavailable: they are damaged (code `model_damaged`).
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            text, weights = arrays["text"].astype(np.int32), arrays["weights"]
-        if text.ndim != 1 or not text.size or text.min() < 0 or text.max() >= size:
-            raise ValueError("an id is out of range")
-        if weights.shape != (WEIGHTS,) or not np.isfinite(weights).all():
-            raise ValueError("the weights are invalid")
-    except _FILE_ERRORS as error:
+        arrays = read_arrays(data, max_bytes=_MAX_BYTES)
+        text, weights = arrays["text"], arrays["weights"]
+        _check(text, weights, size)
+    except (ValueError, KeyError) as error:
         raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
-    return experts_of(text, weights, size=size)
+    return experts_of(text.astype(np.int32), weights, size=size)
+
+
+def _check(text: NDArray[Any], weights: NDArray[Any], size: int) -> None:
+    """Raise ValueError if the arrays of a file are not what `dump` writes for V = `size` ids."""
+    if text.dtype.kind not in "iu" or text.ndim != 1 or not 0 < text.size <= MAX_CHARACTERS:
+        raise ValueError("the text is no ids, or too long")
+    if text.min() < 0 or text.max() >= size:
+        raise ValueError("an id is out of range")
+    if weights.dtype.kind != "f" or weights.shape != (WEIGHTS,) or not np.isfinite(weights).all():
+        raise ValueError("the weights are invalid")
 
 
 def with_experts(network: SharedNetwork, experts: Experts) -> "MixtureNetwork":

@@ -23,6 +23,9 @@ from models.text.vocabulary import UNKNOWN_ID, Vocabulary, unknown_bits
 Ids = NDArray[np.integer[Any]]
 Counts = NDArray[np.int64]
 
+MAX_COUNT = 1 << 32
+"""Of one n-gram; a model with a larger one is damaged."""
+
 _UNSEEN = -1
 _CHUNK = 1 << 18  # characters that are scored at a time
 
@@ -97,7 +100,8 @@ class NgramModel:
         for grams, counts in counted:
             if len(grams) != len(counts) or not len(grams) or (np.diff(grams) <= 0).any():
                 raise ValueError("the n-grams are not sorted")
-            if grams[0] < 0 or grams[-1] >= contexts * size or counts.min() < 0:
+            # The sum must be exact as a float, by which contexts are counted.
+            if grams[0] < 0 or grams[-1] >= contexts * size or counts.min() < 0 or counts.max() > MAX_COUNT:
                 raise ValueError("an n-gram or its count is out of range")
             orders.append(_order(grams, counts, contexts, size))
             contexts = len(grams)

@@ -4,13 +4,12 @@ Only the end of the training text is counted, which bounds file and memory.
 """
 
 import io
-import zipfile
-import zlib
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Unavailable
+from models.text.array_file import read_arrays
 from models.text.ngram import Ids, NgramModel
 from models.text.vocabulary import Vocabulary
 
@@ -20,6 +19,8 @@ FILE = "ngram.npz"
 ORDER = 5
 MAX_CHARACTERS = 1_000_000
 """At the end of the training text. The file of a log is some hundred kilobytes, of prose two megabytes."""
+
+_MAX_BYTES = 256 << 20  # of the arrays; five orders of MAX_CHARACTERS n-grams have at most 80 MB
 
 
 def ngram_of(ids: Ids, vocabulary: Vocabulary) -> NgramModel:
@@ -42,14 +43,15 @@ def dump(model: NgramModel) -> bytes:
 def load(data: bytes, vocabulary: Vocabulary) -> NgramModel:
     """Return the n-gram model in the contents of FILE. Raises Unavailable if damaged (`model_damaged`)."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            orders = range(1, 1 + len(arrays.files) // 2)
-            counted = [
-                (arrays[f"grams_{n}"].astype(np.int64).cumsum(), arrays[f"counts_{n}"].astype(np.int64))
-                for n in orders
-            ]
+        arrays = read_arrays(data, max_bytes=_MAX_BYTES)
+        if not all(array.dtype.kind in "iu" and array.ndim == 1 for array in arrays.values()):
+            raise ValueError("an array has no integers")  # noqa: TRY301
+        counted = [
+            (arrays[f"grams_{n}"].astype(np.int64).cumsum(), arrays[f"counts_{n}"].astype(np.int64))
+            for n in range(1, 1 + len(arrays) // 2)
+        ]
         return NgramModel.of_counts(counted, vocabulary)
-    except (ValueError, KeyError, IndexError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, KeyError) as error:
         raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
 
 

@@ -1,6 +1,7 @@
 """What a process of the API writes to its log."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -74,3 +76,35 @@ def test_warning_has_time_level_logger_and_request(tmp_path: Path) -> None:
         fail_for_want_of_redis(http)
     expected = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING nextchar\.api \[req=find-me\] Redis does not"
     assert re.search(expected, log.read_text(), re.MULTILINE), log.read_text()
+
+
+def test_no_key_prompt_or_text_is_logged_at_the_lowest_level(tmp_path: Path) -> None:
+    key = "nck_a-key-that-nobody-else-may-see"
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"ann sha256={hashlib.sha256(key.encode()).hexdigest()} scopes=admin\n")
+    settings = {"NEXTCHAR_LOG_LEVEL": "DEBUG", "NEXTCHAR_API_KEYS_FILE": str(keys)}
+    with logged(tmp_path, **settings) as (http, log):
+        http.headers["Authorization"] = f"Bearer {key}"
+        fail_for_want_of_redis(http)
+        forged = "x\r\n2026-11-26T17:40:03.123Z ERROR nextchar.api forged"
+        for path, options in (
+            ("/v1/models/real/complete", {"json": {"prompt": SECRET}}),
+            ("/v1/models/real/complete", {"json": {"prompt": SECRET, "max_characters": -1}}),
+            ("/v1/models/real/complete", {"content": f'{{"prompt": "{SECRET}'}),
+            ("/v1/models/real/score", {"json": {"text": SECRET}}),
+            ("/v1/models/real/score", {"content": SECRET, "headers": {"Content-Type": "text/plain"}}),
+            ("/v1/completions", {"json": {"model": "real", "prompt": SECRET, "echo": True}}),
+            ("/v1/corpora", {"content": f"{SECRET}\n" * 30}),
+            (f"/v1/corpora?name={quote(SECRET)}", {"content": SECRET}),
+            ("/v1/jobs", {"json": {"corpus": SECRET, "name": forged}}),
+            (f"/v1/jobs/{quote(forged)}/cancel", {}),
+            ("/v1/jobs", {"headers": {"Authorization": f"Bearer {key}x"}}),
+        ):
+            http.post(path, **options)  # type: ignore[arg-type]
+        assert http.get("/v1/audit").status_code == 200
+    written = log.read_text()
+    assert "startup complete" in written
+    assert key not in written and SECRET not in written
+    assert not re.search("^.*ERROR nextchar.api forged", written, re.MULTILINE)
+    stored = [path.read_bytes() for path in (tmp_path / "store" / "audit").rglob("*.json")]
+    assert stored and not any(SECRET.encode() in entry or key.encode() in entry for entry in stored)

@@ -338,6 +338,20 @@ class Suppression(TypedDict):
     warning: str | None
 
 
+class AuditEntry(TypedDict):
+    """One call that changed or downloaded something: by an API key's name, about and to a path."""
+
+    id: str
+    at: float
+    key: str | None
+    address: str
+    action: str
+    about: str
+    to: str | None
+    status: int
+    request_id: str
+
+
 class NotificationTarget(TypedDict):
     """Where alerts and other events are reported; `secret` only in the answer that makes it."""
 

@@ -15,6 +15,7 @@ from nextchar.answers import (
     AlertLabel,
     Alias,
     AliasWithHistory,
+    AuditEntry,
     Calibration,
     Completion,
     Corpus,
@@ -410,6 +411,32 @@ class Calls(Connection):
         """Return all alerts of a model with labels and suppressions, as JSON, or as a table of alerts."""
         path = path_of("models", model, "alerts", "export")
         return await self._fetch_bytes("GET", path, params={"format": kind}, can_retry=True)
+
+    # The audit trail
+
+    def audit(
+        self,
+        *,
+        key: str | None = None,
+        action: str | None = None,
+        about: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> AsyncGenerator[AuditEntry, None]:
+        """Yield the calls that changed or downloaded something, newest first. Needs a key with scope `admin`.
+
+        Args:
+            key: those with the API key of this name.
+            action: those of this operation, as `delete_model`.
+            about: those about something whose path contains this, as the name of a model.
+            since: those at or after this time, in Unix seconds.
+            until: those at or before this time.
+
+        >>> for entry in client.audit(about="names@2"):  # doctest: +SKIP
+        ...     print(entry["key"], entry["action"], entry["about"])
+        """
+        filters = given(key=key, action=action, about=about, since=since, until=until)
+        return self._pages("/v1/audit", **filters)
 
     # Notification targets
 

@@ -165,6 +165,7 @@ class Client:
     export_alerts = _call(ServiceCalls.export_alerts)
 
     notification_targets = _stream(ServiceCalls.notification_targets)
+    audit = _stream(ServiceCalls.audit)
     add_notification_target = _call(ServiceCalls.add_notification_target)
     delete_notification_target = _call(ServiceCalls.delete_notification_target)
     test_notification_target = _call(ServiceCalls.test_notification_target)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import resource
 import socket
 import time
@@ -11,7 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from app.http.connections import default_max_connections, raise_open_files_limit
+from app.http.connections import (
+    INVALID_REQUEST_FILTER,
+    InvalidRequestFilter,
+    default_max_connections,
+    raise_open_files_limit,
+)
 from app.settings import ApiSettings
 from tests.app.fakes import publish
 from tests.app.raw_http import answer_in, connected, read_all
@@ -235,3 +241,19 @@ def test_upgrade_request_is_answered_like_any_other(service: Service) -> None:
         get = f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{upgrade}Sec-WebSocket-Key: AAAA\r\n\r\n"
         with connected(service, get.encode()) as client:
             assert answer_in(client.recv(65536)).status_code == 200
+
+
+def test_invalid_requests_do_not_fill_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(quiet := InvalidRequestFilter())  # a fresh one: the service's may have let one pass already
+    log.removeFilter(INVALID_REQUEST_FILTER)
+    try:
+        with caplog.at_level(logging.WARNING, logger="uvicorn.error"):
+            for _ in range(5):
+                with connected(service, b"\x16\x03\x01 no HTTP\r\n\r\n") as client:
+                    assert answer_in(client.recv(65536)).status_code == 400
+        told = [record for record in caplog.records if "Invalid HTTP request" in record.message]
+        assert len(told) == 1
+    finally:
+        log.removeFilter(quiet)
+        log.addFilter(INVALID_REQUEST_FILTER)

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.http.middleware import MAX_SMALL_JSON_BYTES
-from app.http.origins import HostCheck, is_own_origin
+from app.http.origins import BROWSER_HEADERS, HostCheck, is_own_origin
 from app.main import create_app
 from app.settings import ApiSettings
 from tests.app.fakes import publish
@@ -215,3 +215,83 @@ def test_refused_requests_have_a_request_id_and_are_counted(settings: ApiSetting
 )
 def test_own_origin_is_host_and_port(origin: str, host: str, is_own: bool) -> None:
     assert is_own_origin(origin, host) is is_own
+
+
+# What browsers send by themselves, and what they make of answers
+
+FORM_TYPES = (
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x",
+    "text/plain",
+    "text/plain; application/json",
+    None,
+)
+"""What a form, or a fetch without a preflight request, can send; None: a blob without a type."""
+
+PATH_VALUES = {"model": "fake", "alert": "a", "corpus": "c", "job": "j", "alias": "a"}
+
+
+def test_calls_that_take_json_take_no_content_type_of_a_form(service: Service) -> None:
+    publish(service.models)
+    accepted, asked = {}, 0
+    for path, operations in service.http.get("/openapi.json").json()["paths"].items():
+        for method, operation in operations.items():
+            declared = operation.get("requestBody", {}).get("content", {})
+            if "application/json" not in declared:
+                continue
+            for content_type in FORM_TYPES:
+                if (content_type or "").partition(";")[0] in declared or (
+                    "/ingest" in path  # log agents send JSON under any type
+                ):
+                    continue
+                headers = {"Content-Type": content_type} if content_type else {}
+                answer = service.http.request(
+                    method, path.format(**PATH_VALUES), content=b'{"prompt": "a"}', headers=headers
+                )
+                asked += 1
+                if answer.status_code != 415:
+                    accepted[method, path, content_type] = answer.status_code
+    assert accepted == {} and asked > 100
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/models", 200),
+        ("GET", "/v1/models/fake/report", 200),
+        ("GET", "/v1/models/fake/export", 200),
+        ("GET", "/v1/models/fake/files/model.onnx", 200),
+        ("GET", "/openapi.json", 200),
+        ("GET", "/console/sample.txt", 200),
+        ("GET", "/nowhere", 404),
+        ("POST", "/v1/jobs", 415),
+        ("POST", "/v1/models/fake/complete", 415),
+        ("GET", "/", 200),
+        ("GET", "/docs", 200),
+        ("GET", "/clients/js/nextchar.js", 200),
+    ],
+)
+def test_every_answer_tells_browsers_to_run_embed_and_guess_nothing(
+    service: Service, method: str, path: str, status: int
+) -> None:
+    publish(service.models)
+    answer = service.http.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    policy = answer.headers["content-security-policy"]
+    is_page = path in ("/", "/docs")
+    assert "unsafe" not in policy.replace("style-src 'unsafe-inline'", "")
+    assert ("frame-ancestors 'none'" in policy) or path.endswith("/report")
+    assert is_page or "default-src 'none'" in policy
+    for_all = path.startswith("/clients/js")
+    assert answer.headers["cross-origin-resource-policy"] == ("cross-origin" if for_all else "same-origin")
+    assert len(answer.headers.get_list("content-security-policy")) == 1
+    assert ("cross-origin-opener-policy" in answer.headers) == is_page
+
+
+def test_refusals_of_foreign_pages_have_the_headers_too(service: Service) -> None:
+    for headers, status in (({"Host": "evil.example"}, 421), ({"Origin": PAGE}, 403)):
+        answer = service.http.post("/v1/corpora", content=b"a", headers=headers)
+        assert answer.status_code == status
+        assert BROWSER_HEADERS.items() <= {k.title(): v for k, v in answer.headers.items()}.items()

@@ -79,6 +79,7 @@ def test_model_without_a_report_returns_its_cards_report(service: Service) -> No
     publish(service.models)
     told = service.http.get("/v1/models/fake/report").json()
     assert (told["model"], told["validation_bits_per_character"]) == ("fake@1", 2.0)
+    assert "characters" not in told  # in a report it counts them; in a card it is the alphabet
     refused = error_of(service.http.get("/v1/models/fake/report?format=html"), 404)
     assert (refused["code"], refused["param"]) == ("report_not_found", "format")
 

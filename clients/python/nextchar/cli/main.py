@@ -10,6 +10,7 @@ import typer
 
 from nextchar.cli import (
     alerts,
+    audit,
     calibration,
     completion,
     corpora,
@@ -64,6 +65,7 @@ app.command()(calibration.calibrate)
 app.command()(evaluation.evaluate)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(targets.app, name="targets")
+app.command("audit")(audit.audit)
 app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.app, name="jobs")

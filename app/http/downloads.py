@@ -1,0 +1,117 @@
+"""Downloads of large files of models: a few at a time, and none for a client that does not read.
+
+A file is read and checked in memory, then sent from a temporary file, so a slow client holds a place and disk
+space, but no memory, and a client that takes longer than PIECE_TIMEOUT_S for a piece loses its place.
+"""
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from models.errors import Busy
+from store.blobs import domain_errors
+
+MAX_SMALL_BYTES = 1 << 20
+"""A smaller file is sent from memory and needs no place."""
+
+PIECE_TIMEOUT_S = 30.0
+"""In which a client must read each MiB."""
+
+_PIECE_BYTES = 1 << 20
+_RETRY_AFTER_S = 10.0
+
+
+class DownloadPlaces:
+    """The places of large downloads in progress. Safe to use from several threads."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = threading.BoundedSemaphore(count)
+
+    def acquire(self) -> None:
+        """Take a place. Raises Busy: there is none (code `downloads_busy`)."""
+        if not self._free.acquire(blocking=False):
+            raise Busy(
+                f"{self.count} large downloads are in progress; try again later",
+                retry_after_s=_RETRY_AFTER_S,
+                code="downloads_busy",
+            )
+
+    def release(self) -> None:
+        """Give a place back."""
+        self._free.release()
+
+
+def temporary_file(folder: Path) -> IO[bytes]:
+    """Return a new file in a folder, which is deleted when it is closed. Raises StorageFull, Unavailable."""
+    with domain_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=folder)
+
+
+def download(
+    places: DownloadPlaces,
+    write: Callable[[IO[bytes]], object],
+    *,
+    folder: Path,
+    media_type: str,
+    headers: Mapping[str, str],
+) -> Response:
+    """Return the answer that sends what `write` writes to a file.
+
+    Args:
+        places: one is taken until the answer has ended.
+        write: writes the contents.
+        folder: of the temporary file.
+        media_type: of the answer.
+        headers: of the answer, besides its length.
+
+    Raises:
+        Busy: there is no place. StorageFull, Unavailable, and what `write` raises.
+    """
+    places.acquire()
+    try:
+        file = temporary_file(folder)
+        try:
+            with domain_errors():
+                write(file)
+                length = file.tell()
+                file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+    except BaseException:
+        places.release()
+        raise
+    return _Download(file, places.release, dict(headers) | {"Content-Length": str(length)}, media_type)
+
+
+class _Download(Response):
+    def __init__(
+        self, file: IO[bytes], on_end: Callable[[], None], headers: Mapping[str, str], media_type: str
+    ) -> None:
+        self._file, self._on_end = file, on_end
+        super().__init__(headers=headers, media_type=media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send the file, then give the place back."""
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            read = partial(self._file.read, _PIECE_BYTES)
+            while piece := await run_in_threadpool(read):
+                async with asyncio.timeout(PIECE_TIMEOUT_S):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except (OSError, TimeoutError):
+            pass  # the client has disconnected or does not read
+        finally:
+            self._file.close()
+            self._on_end()

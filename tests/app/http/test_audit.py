@@ -1,0 +1,138 @@
+"""Every call that changes or downloads something is on record before it is answered."""
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from app.http.audit import DOWNLOADS, UNRECORDED
+from app.main import create_app
+from app.settings import ApiSettings
+from models.errors import StorageFull
+from store.audit import Audit
+from tests.app.fakes import publish
+from tests.app.service import Service, error_of, served
+
+DOCUMENTED = (Path(__file__).parents[3] / "docs" / "reference" / "audit.md").read_text()
+
+
+def trail(service: Service, **filters: Any) -> list[dict[str, Any]]:
+    answer = service.http.get("/v1/audit", params=filters)
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["data"])
+
+
+def operations(service: Service) -> dict[str, str]:
+    """Return the method of each operation."""
+    paths = service.http.get("/openapi.json").json()["paths"].values()
+    return {one["operationId"]: method for methods in paths for method, one in methods.items()}
+
+
+def test_every_operation_is_recorded_or_named_as_not_recorded(service: Service) -> None:
+    methods = operations(service)
+    assert methods.keys() >= UNRECORDED | DOWNLOADS
+    assert all(methods[name] == "get" for name in DOWNLOADS)
+    assert all(methods[name] != "get" for name in UNRECORDED)
+    recorded = {name for name, method in methods.items() if method != "get"} - UNRECORDED | DOWNLOADS
+    section = DOCUMENTED.partition("## What is recorded")[2]
+    table = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
+    assert sorted(table) == sorted(recorded)
+
+
+def test_what_is_made_renamed_downloaded_and_deleted_is_on_record(service: Service) -> None:
+    corpus = service.upload()
+    job = service.submit(corpus=corpus)
+    service.http.post(f"/v1/jobs/{job}/pause")
+    publish(service.models)
+    publish(service.models)
+    service.http.put("/v1/models/fake/aliases/best", json={"version": 1})
+    service.http.patch("/v1/models/fake@1?force=true", json={"name": "other"})
+    service.http.get("/v1/models/other/files/model.onnx")
+    service.http.get("/v1/models/other/export")
+    service.http.get(f"/v1/corpora/{corpus}/text")
+    last = service.http.delete("/v1/models/fake")
+    entries = trail(service)
+    assert [(one["action"], one["about"], one["to"]) for one in reversed(entries)] == [
+        ("add_corpus", f"/v1/corpora/{corpus}", None),
+        ("add_corpus", f"/v1/corpora/{corpus}", None),
+        ("create_job", f"/v1/jobs/{job}", None),
+        ("pause_job", f"/v1/jobs/{job}/pause", None),
+        ("set_alias", "/v1/models/fake/aliases/best", "/v1/models/fake@1"),
+        ("rename_model", "/v1/models/fake@1", "/v1/models/other@1"),
+        ("get_file", "/v1/models/other@1/files/model.onnx", None),
+        ("export_model", "/v1/models/other@1/export", None),
+        ("get_text", f"/v1/corpora/{corpus}/text", None),
+        ("delete_model", "/v1/models/fake@2", None),  # the bare name meant the newest version
+    ]
+    assert entries[0]["request_id"] == last.headers["x-request-id"]
+    assert entries[0]["key"] is None and entries[0]["address"] == "127.0.0.1"
+    assert len(trail(service, action="add_corpus")) == 2
+    assert [one["action"] for one in trail(service, about="fake@1", limit=1)] == ["rename_model"]
+
+
+def test_calls_that_fail_compute_or_only_read_are_not_recorded(service: Service) -> None:
+    publish(service.models)
+    service.http.post("/v1/models/fake/complete", json={"prompt": "a"})
+    service.http.post("/v1/models/fake/score", json={"lines": ["a"]})
+    service.http.delete("/v1/models/none")
+    service.http.get("/v1/models/none/export")
+    service.http.get("/v1/models")
+    service.http.head("/v1/models")
+    assert trail(service) == []
+
+
+def test_key_that_called_is_named_and_only_admins_read_the_trail(
+    settings: ApiSettings, tmp_path: Path
+) -> None:
+    secrets = {"ann": "scopes=admin", "bob": "scopes=train,read", "eve": "scopes=admin models=x-*"}
+    lines = [f"{k} sha256={hashlib.sha256(k.encode()).hexdigest()} {v}\n" for k, v in secrets.items()]
+    (tmp_path / "keys").write_text("".join(lines))
+    keyed = settings.model_copy(update={"api_keys_file": tmp_path / "keys"})
+    with served(create_app(keyed)) as url, httpx.Client(base_url=url) as http:
+        bob, ann, eve = ({"X-API-Key": name} for name in ("bob", "ann", "eve"))
+        assert http.post("/v1/corpora", content=b"a text", headers=bob).status_code == 201
+        assert error_of(http.get("/v1/audit", headers=bob), 403)["code"] == "scope_missing"
+        assert error_of(http.get("/v1/audit", headers=eve), 403)["code"] == "model_not_permitted"
+        assert error_of(http.get("/v1/audit"), 401)["code"]
+        [entry] = http.get("/v1/audit", headers=ann, params={"key": "bob"}).json()["data"]
+        assert (entry["key"], entry["action"]) == ("bob", "add_corpus")
+        assert http.get("/v1/audit", headers=ann, params={"key": "ann"}).json()["data"] == []
+        for method in ("POST", "PUT", "PATCH", "DELETE"):  # there is no call that changes it
+            error_of(http.request(method, "/v1/audit", headers=ann), 405)
+            error_of(http.request(method, f"/v1/audit/{entry['id']}", headers=ann), 404)
+
+
+def test_without_a_record_nothing_is_downloaded_and_a_change_is_logged(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = service.upload("a secret text\n" * 20)
+    publish(service.models)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StorageFull("the storage is full")
+
+    monkeypatch.setattr(Audit, "record", refuse)
+    with caplog.at_level(logging.ERROR, logger="nextchar.audit"):
+        for path in (f"/v1/corpora/{corpus}/text", "/v1/models/fake/export", "/v1/models/fake/report"):
+            answer = service.http.get(path)
+            assert error_of(answer, 503)["code"] == "storage_unavailable"
+            assert "secret" not in answer.text
+        assert service.http.delete("/v1/models/fake").status_code == 200
+    assert "a caller without a key: delete_model /v1/models/fake@1" in caplog.text
+
+
+def test_pages_of_the_trail_are_complete(service: Service) -> None:
+    for number in range(5):
+        service.http.post("/v1/corpora", content=f"text {number}".encode())
+    first = service.http.get("/v1/audit?limit=2").json()
+    rest = service.http.get(f"/v1/audit?limit=9&after={first['data'][-1]['id']}").json()
+    assert first["has_more"] and not rest["has_more"]
+    ids = [one["id"] for one in first["data"] + rest["data"]]
+    assert len(set(ids)) == 5 and ids == sorted(ids, reverse=True)
+    assert error_of(service.http.get("/v1/audit?after=x"), 422)["code"] == "unknown_cursor"
+    assert Redis.from_url(service.settings.redis_url).keys("*audit*") == []  # it is not lost with Redis

@@ -1,0 +1,120 @@
+"""docs/reference/limits.md says what the code does."""
+
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import Scope
+
+from app.composition import build_services
+from app.http.downloads import PIECE_TIMEOUT_S, DownloadPlaces
+from app.http.event_streams import UNREAD_S
+from app.http.middleware import BodyLimit
+from app.main import create_app
+from app.services.limited_work import LimitedWork
+from app.settings import ApiSettings
+from models.errors import Busy
+from store.logs import MAX_EXCEPTION_CHARACTERS, MAX_MESSAGE_CHARACTERS
+from tests.app.service import Service, error_of
+from tests.models.runtime.networks import saved_model
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "limits.md").read_text()
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """Return the cells of the first table below a heading, by their first cell."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    table = next(part for part in section.strip().split("\n\n") if part.startswith("|"))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return {first.strip("`"): rest for first, *rest in cells}
+
+
+@pytest.fixture
+def app(settings: ApiSettings) -> Any:
+    return create_app(settings)
+
+
+def test_every_call_has_its_row_with_the_size_of_its_body_and_its_pool(app: Any) -> None:
+    [options] = [one.kwargs for one in app.user_middleware if one.cls is BodyLimit]
+    limit = BodyLimit(app, **options)
+    stated = rows("Calls")
+    actual = {}
+    for path, operations in app.openapi()["paths"].items():
+        for method in map(str.upper, operations):
+            scope: Scope = {
+                "type": "http", "method": method, "path": re.sub(r"[{}]", "", path), "headers": []
+            }  # fmt: skip
+            limit_bytes = limit.rule(scope).max_bytes
+            size = "streamed" if limit_bytes is None else f"{limit_bytes >> 20} MiB"
+            actual[f"{method} {path}"] = "–" if method == "GET" else size
+    assert {call: size for call, (size, _) in stated.items()} == actual
+    assert {pool for _, pool in stated.values()} <= rows("Pools").keys()
+
+
+def test_pools_have_the_stated_sizes(settings: ApiSettings) -> None:
+    services = build_services(settings, lambda _: None, threading.Event())  # type: ignore[arg-type,return-value]
+    stated = rows("Pools")
+    works = [one for one in vars(services).values() if isinstance(one, LimitedWork)]
+    assert len(works) == 5
+    for work in works:
+        assert stated[work._name][:2] == [str(work.running), str(work.waiting)], work._name
+        work.close()
+    numbers = [int(n) for n in re.findall(r"\d+", stated["scores"][0])]
+    assert numbers == [services.score_threads.total_tokens, services.line_threads.total_tokens]
+    numbers = [int(n) for n in re.findall(r"\d+", stated["ingest"][0])]
+    assert numbers == [services.parse_threads.total_tokens, services.ingest_threads.total_tokens]
+    assert stated["downloads"][0].startswith(f"{services.downloads.count} ")
+    assert stated["health"][0] == str(services.health_threads.total_tokens)
+    services.engines.close()
+
+
+def test_times_and_lengths_are_as_stated() -> None:
+    times = rows("Time")
+    assert times["a stream that its client does not read"] == [f"{UNREAD_S:.0f} seconds"]
+    assert times["a download that its client does not read"] == [
+        f"{PIECE_TIMEOUT_S:.0f} seconds for each MiB"
+    ]
+    lengths = rows("Logs and records")["a log record"][0]
+    assert f"{MAX_MESSAGE_CHARACTERS:,}" in lengths and f"{MAX_EXCEPTION_CHARACTERS:,}" in lengths
+
+
+def test_a_place_for_downloads_is_free_again_after_the_answer() -> None:
+    places = DownloadPlaces(1)
+    places.acquire()
+    with pytest.raises(Busy, match="1 large downloads are in progress"):
+        places.acquire()
+    places.release()
+    places.acquire()
+
+
+def test_slow_readers_of_large_files_take_places_not_memory(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.http.downloads.PIECE_TIMEOUT_S", 1.0)
+    large = saved_model(name="large", units=[500])
+    service.models.publish(large.card, {name: large.file(name) for name in large.card.files})
+    assert large.card.files["model.onnx"].bytes > 2 << 20
+    path = "/v1/models/large/files/model.onnx"
+    base = str(service.http.base_url)
+    readers = [httpx.Client(base_url=base, timeout=30) for _ in range(8)]
+    opened = []
+    try:
+        for reader in readers:  # each reads the header of its answer and no more
+            answer = reader.send(reader.build_request("GET", path), stream=True)
+            assert answer.status_code == 200
+            opened.append(answer)
+        refused = service.http.get(path)
+        if refused.status_code != 200:  # unless buffers of the system have taken whole files
+            assert error_of(refused, 429)["code"] == "downloads_busy"
+            assert refused.headers["retry-after"]
+        assert service.http.get("/v1/models/large/files/model.json").status_code == 200
+    finally:
+        for answer in opened:
+            answer.close()
+        for reader in readers:
+            reader.close()
+    etag = {"If-None-Match": f'"{large.card.files["model.onnx"].sha256}"'}
+    assert service.http.get(path, headers=etag).status_code == 304

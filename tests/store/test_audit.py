@@ -1,0 +1,100 @@
+"""The audit trail in the storage: order, pages, filters, retention."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import store.audit
+from models.errors import InvalidInput
+from store.audit import Audit, AuditEntry
+from store.local_blobs import LocalBlobs
+from store.retention import _DAY_S
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Audit:
+    return Audit(LocalBlobs(tmp_path))
+
+
+def add(audit: Audit, about: str, *, key: str | None = "ann", action: str = "delete_model") -> AuditEntry:
+    return audit.record(key=key, address="::1", action=action, about=about, status=200, request_id="r")
+
+
+def about(found: tuple[list[AuditEntry], bool]) -> list[str]:
+    return [entry.about for entry in found[0]]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time at which entries are made: a list of one number."""
+    now = [1_795_563_600.0]
+    monkeypatch.setattr("store.ids.time.time", lambda: now[0])
+    return now
+
+
+def test_pages_have_every_entry_once_newest_first(audit: Audit, clock: list[float]) -> None:
+    for number in range(7):
+        clock[0] += 0.6 * _DAY_S  # over several days
+        add(audit, f"/v1/models/m{number}")
+    seen, after, has_more = [], None, True
+    while has_more:
+        page, has_more = audit.entries(after=after, limit=3)
+        seen += [entry.about for entry in page]
+        after = page[-1].id
+    assert seen == [f"/v1/models/m{number}" for number in reversed(range(7))]
+
+
+def test_filters_by_key_action_subject_and_time(audit: Audit, clock: list[float]) -> None:
+    add(audit, "/v1/models/a@1")
+    clock[0] += 100
+    add(audit, "/v1/models/b@1", key=None)
+    clock[0] += 100
+    add(audit, "/v1/jobs/job_1", action="cancel_job", key="bob")
+    assert about(audit.entries(limit=9, key="ann")) == ["/v1/models/a@1"]
+    assert about(audit.entries(limit=9, key="")) == ["/v1/models/b@1"]
+    assert about(audit.entries(limit=9, action="cancel_job")) == ["/v1/jobs/job_1"]
+    assert about(audit.entries(limit=9, about="/models/")) == ["/v1/models/b@1", "/v1/models/a@1"]
+    assert about(audit.entries(limit=9, since=clock[0] - 100)) == ["/v1/jobs/job_1", "/v1/models/b@1"]
+    assert about(audit.entries(limit=9, until=clock[0] - 100)) == ["/v1/models/b@1", "/v1/models/a@1"]
+    assert about(audit.entries(limit=9, since=float("inf"))) == []
+    assert about(audit.entries(limit=9, until=float("-inf"))) == []
+    assert about(audit.entries(limit=9, since=-1e30, until=1e30)) != []
+
+
+def test_a_filter_that_would_read_too_much_says_so(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.audit, "MAX_READ", 4)
+    for number in range(5):
+        add(audit, f"/v1/models/m{number}")
+    with pytest.raises(InvalidInput, match="narrow the time"):
+        audit.entries(limit=1, about="/v1/models/m0")
+    assert len(audit.entries(limit=3)[0]) == 3  # a page that is full reads no more
+
+
+def test_an_entry_that_is_damaged_hides_no_other(audit: Audit, tmp_path: Path) -> None:
+    entry = add(audit, "/v1/models/a")
+    add(audit, "/v1/models/b")
+    [path] = tmp_path.glob(f"audit/*/{entry.id}.*")
+    path.write_bytes(b"{")
+    assert about(audit.entries(limit=9)) == ["/v1/models/b"]
+
+
+def test_cursor_that_is_no_id_is_refused(audit: Audit) -> None:
+    with pytest.raises(InvalidInput, match="is not the id of an entry"):
+        audit.entries(limit=9, after="../../jobs")
+
+
+def test_sweep_deletes_whole_days_that_are_over(audit: Audit, clock: list[float]) -> None:
+    add(audit, "/v1/models/old")
+    clock[0] += 3 * _DAY_S
+    add(audit, "/v1/models/new")
+    assert audit.sweep(days=4, now=clock[0]) == 0
+    assert audit.sweep(days=2, now=clock[0]) == 1
+    assert about(audit.entries(limit=9)) == ["/v1/models/new"]
+
+
+def test_texts_that_are_no_unicode_are_stored(audit: Audit, tmp_path: Path) -> None:
+    entry = add(audit, "/v1/corpora/\udc80\n\x1b[2J")
+    [path] = tmp_path.glob("audit/*/*.json")
+    assert b"\n" not in path.read_bytes() and b"\x1b" not in path.read_bytes()
+    assert json.loads(path.read_bytes())["id"] == entry.id
