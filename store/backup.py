@@ -46,6 +46,7 @@ FOLDERS = (
     "openai_joined",
     "openai_files",
     "jobs",
+    "batches",
     "model_cards",
     "corpus_kinds",
     "corpus_names",
@@ -53,6 +54,7 @@ FOLDERS = (
     "corpora",
     "events",
     "model_files",
+    "batch_chunks",
     "checkpoints",
 )
 """All folders of the storage: those that refer to others before what they refer to. Checkpoints are listed

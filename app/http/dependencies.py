@@ -28,6 +28,7 @@ from app.services.stream_locks import StreamLocks
 from app.settings import ApiSettings
 from store.alerts import Alerts
 from store.background import BackgroundLoop
+from store.batches import Batches
 from store.blobs import Blobs
 from store.calibrations import Calibrations
 from store.corpora import Corpora
@@ -55,6 +56,8 @@ class Services:
     streams: Streams
     ingest: Ingest
     ingest_loop: BackgroundLoop | None  # one of `loops`; None: other processes score
+    batches: Batches
+    batch_loop: BackgroundLoop | None  # one of `loops`; None: other processes answer batches
     alerts: Alerts
     notification_targets: NotificationTargets
     notifications: Notifications
