@@ -52,6 +52,9 @@ _MAX_RETRIES = 8
 _ENVIRONMENTS = {"s3": "AWS", "s3a": "AWS", "gs": "GOOGLE", "az": "AZURE", "azure": "AZURE"} | {
     "abfs": "AZURE", "abfss": "AZURE"
 }  # fmt: skip
+SCHEMES = frozenset(_ENVIRONMENTS)
+"""Of URLs of object stores."""
+
 # Options of connections that the environment may set, such as AWS_ALLOW_HTTP. obstore ignores the environment
 # once it is given any option.
 _CLIENT_OPTIONS = (

@@ -10,6 +10,7 @@ import typer
 
 from nextchar.cli import (
     alerts,
+    batch,
     calibration,
     completion,
     corpora,
@@ -62,6 +63,7 @@ app.command()(scoring.score)
 app.command()(watch.watch)
 app.command()(calibration.calibrate)
 app.command()(evaluation.evaluate)
+app.add_typer(batch.app, name="batch")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(targets.app, name="targets")
 app.command("report")(report.report)
