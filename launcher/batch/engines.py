@@ -4,6 +4,7 @@ Both have one engine per worker, and yield the result of each part as it ends, i
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -83,7 +84,7 @@ class BatchActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Process the parts of some rows."""
         results = [self._worker.run(self._parts[index]) for index in batch["index"]]
-        fields = [json.dumps([one.counts, one.seconds, one.error]) for one in results]
+        fields = [json.dumps([one.counts, one.error, one.pid]) for one in results]
         return {"index": list(batch["index"]), "result": fields}
 
 
@@ -156,17 +157,24 @@ def version_mismatch(reported: str) -> InvalidInput:
 
 
 def _stream(ray: Any, work: Work, parts: Sequence[Part], workers: int) -> Iterator[PartResult]:
+    cores = ray.cluster_resources().get("CPU", 0)
+    if cores < work.threads:
+        raise InvalidInput(
+            f"the cluster has {cores:.0f} cores, and each worker takes {work.threads}; reduce --threads",
+            code="cluster_size",
+        )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    shared = ray.put((work, tuple(parts)))  # must live as long as actors may be started again
     rows = ray.data.from_items([{"index": i} for i in range(len(parts))], override_num_blocks=len(parts))
     results = rows.map_batches(
         BatchActor,
-        # In a list, since a reference by itself would be replaced by what it refers to.
-        fn_constructor_args=([ray.put((work, tuple(parts)))],),
+        fn_constructor_args=([shared],),  # a reference by itself would be replaced by what it refers to
         batch_size=1,
         num_cpus=work.threads,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(parts))),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(parts), int(cores // work.threads))),
     )
     for row in results.iter_rows():
         yield PartResult(parts[row["index"]], *json.loads(row["result"]))

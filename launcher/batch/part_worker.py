@@ -3,9 +3,9 @@
 No TensorFlow is imported.
 """
 
+import os
 import queue
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,12 +56,12 @@ class Work:
 
 @dataclass(frozen=True)
 class PartResult:
-    """What became of one part: `error` says why it has no results, which only `part` knows otherwise."""
+    """What became of one part: sums over its lines, or why it has no results; and in which process."""
 
     part: Part
     counts: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
     error: str | None = None
+    pid: int = field(default_factory=os.getpid)
 
 
 class PartWorker:
@@ -80,7 +80,6 @@ class PartWorker:
 
     def run(self, part: Part) -> PartResult:
         """Process a part and write its results, all at once. What makes that impossible is in the result."""
-        started = time.monotonic()
         counts: dict[str, int] = {}
         try:
             with tempfile.TemporaryDirectory(prefix="nextchar-") as scratch:
@@ -92,7 +91,7 @@ class PartWorker:
             return PartResult(part, error=error.message)
         except OSError as error:
             return PartResult(part, error=f"{part.file.name}: {error.strerror or error}")
-        return PartResult(part, counts, time.monotonic() - started)
+        return PartResult(part, counts)
 
     def close(self) -> None:
         """Stop the model's threads."""

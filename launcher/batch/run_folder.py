@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.batch.inputs import InputFile, Part, is_url, parts_of
-from models.errors import Conflict, InvalidInput
+from models.errors import Conflict, InvalidInput, Unavailable
 from store.blobs import Blobs, StorageRefused
 from store.open_blobs import is_known_url, open_blobs
 
@@ -58,17 +58,21 @@ class RunFolder:
             InvalidInput: a file has changed since it began (code `input_changed`).
         """
         blobs = self.open()
-        try:
-            blobs.check()
-        except StorageRefused as error:
-            raise InvalidInput(f"{self.url} cannot be written: {error}") from None
         run = {
             "format_version": FORMAT_VERSION,
             **about,
             "part_bytes": part_bytes,
             "files": [asdict(file) for file in files],
         }
-        if blobs.create(_RUN, json.dumps(run, indent=1).encode()):
+        try:
+            is_new = blobs.create(_RUN, json.dumps(run, indent=1).encode())
+        except Unavailable as failure:
+            try:
+                blobs.check()  # says more
+            except StorageRefused as error:
+                raise InvalidInput(f"{self.url} cannot be written: {error}") from None
+            raise Unavailable(f"{self.url}: {failure.message}", code=failure.code) from None
+        if is_new:
             return parts_of(files, part_bytes)
         before = json.loads(blobs.read(_RUN))
         self._check_same(before, run)

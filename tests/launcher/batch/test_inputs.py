@@ -144,5 +144,5 @@ def test_objects_of_a_store_are_found_and_read_by_range(
     client.put_object(Bucket=bucket, Key="2026/a.log", Body=text + b"more\n")
     with pytest.raises(InvalidInput, match="has changed"):
         whole(parts_of([file], 1 << 20)[0])
-    with pytest.raises(Unavailable, match="s3://no-such-bucket-here/a.log cannot be read.*NoSuchBucket"):
+    with pytest.raises(Unavailable, match=r"s3://no-such-bucket-here/a\.log cannot be read.*NoSuchBucket"):
         find_files(["s3://no-such-bucket-here/a.log"])

@@ -23,31 +23,19 @@ ray: Any = pytest.importorskip("ray", reason="ray is not installed")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Ray on this machine, with two cores."""
+    """Ray on this machine, with two cores; with RAY_ADDRESS a cluster that runs already."""
     # Actors find the modules of this checkout in whatever folder they run.
     paths = os.pathsep.join(path for path in sys.path if path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", paths)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        new: dict[str, Any] = (
+            {} if "RAY_ADDRESS" in os.environ else {"num_cpus": 2, "include_dashboard": False}
+        )
+        ray.init(**new, log_to_driver=False, logging_level="error")
         yield
         ray.shutdown()
-
-
-def actors() -> list[int]:
-    """The processes of actors, which are grandchildren of this process."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (path / "cmdline").read_bytes()
-            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-            grandparent = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1]
-        except OSError:  # it has ended
-            continue
-        if int(grandparent) == os.getpid() and b"BatchActor" in command:
-            found.append(int(path.name))
-    return found
 
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
@@ -61,8 +49,8 @@ def test_killed_actor_loses_and_doubles_nothing(log: Path, tmp_path: Path) -> No
 
     def kill_once(totals: runs.Totals, result: PartResult | None) -> None:
         if result and not killed:
-            killed.extend(actors()[:1])
-            os.kill(killed[0], signal.SIGKILL)
+            killed.append(result.pid)
+            os.kill(result.pid, signal.SIGKILL)
 
     wanted = options(log, tmp_path / "out", engine="ray", part_bytes=8_000)
     totals = runs.score(wanted, kill_once, echo=True)

@@ -166,7 +166,7 @@ def test_results_in_an_object_store(log: Path, s3_server: S3Server, monkeypatch:
     totals = score(f"s3://{bucket}/logs/*.log", output)
     assert totals.counts["lines"] == len(LINES)
     assert score(f"s3://{bucket}/logs/*.log", output).parts_before == totals.parts
-    with pytest.raises(InvalidInput, match="cannot be written: .*the bucket does not exist"):
+    with pytest.raises(InvalidInput, match=r"cannot be written: .*the bucket does not exist"):
         score(f"s3://{bucket}/logs/*.log", "s3://no-such-bucket-here/x")
     keys = [one["Key"] for one in client.list_objects_v2(Bucket=bucket, Prefix="scores/")["Contents"]]
     assert len(keys) == totals.parts + 2 and "scores/today/done.json" in keys
