@@ -177,7 +177,12 @@ def _stream(ray: Any, work: Work, parts: Sequence[Part], workers: int) -> Iterat
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(parts), int(cores // work.threads))),
     )
     for row in results.iter_rows():
-        yield PartResult(parts[row["index"]], *json.loads(row["result"]))
+        yield result_of(parts, row)
+
+
+def result_of(parts: Sequence[Part], row: dict[str, Any]) -> PartResult:
+    """Return the result in a row that an actor has filled in."""
+    return PartResult(parts[row["index"]], *json.loads(row["result"]))
 
 
 def _failure(error: BaseException) -> DomainError:

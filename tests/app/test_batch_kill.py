@@ -34,7 +34,7 @@ def test_killed_processes_lose_no_request_and_answer_none_twice(tmp_path: Path, 
                 started(tmp_path, clean_redis_url, settings, with_model=with_model)
             )
             http = stack.enter_context(httpx.Client(base_url=url, timeout=60))
-            eventually(lambda: is_ready(http), within_s=120)
+            eventually(lambda: is_ready(http), within_s=240)
             return process, http
 
         running = [start(with_model=True)]

@@ -71,6 +71,24 @@ def test_error_of_a_part_is_reported_and_the_others_go_on(log: Path, tmp_path: P
     assert len(results(tmp_path / "out")) == len(LINES)
 
 
+@pytest.mark.usefixtures("storage")
+def test_actor_returns_the_results_of_its_rows(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "get", lambda shared: shared)  # no cluster is needed to call an actor's class
+
+    def on_one_actor(work: Any, parts: Any, **_: Any) -> Iterator[PartResult]:
+        actor = engines.BatchActor([(work, parts)])
+        for index in range(len(parts)):
+            answer = actor({"index": [index]})
+            yield engines.result_of(parts, {name: column[0] for name, column in answer.items()})
+
+    monkeypatch.setattr(runs, "run_on_ray", on_one_actor)
+    totals = score(log, tmp_path / "out", engine="ray")
+    assert totals.counts["lines"] == len(LINES) and totals.errors == []
+    assert [record["text"] for record in results(tmp_path / "out")] == LINES
+
+
 def raised(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Exception:
     """Return what a run raises if Ray cannot connect for this reason."""
 
