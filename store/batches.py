@@ -9,9 +9,11 @@ create the object has answered it, so no request is answered twice or not at all
 process works on what is agreed in Redis, and losing that loses only time:
 
     nextchar:batch:<id>:lease:<chunk>   who answers a chunk, or (`all`) validates or finalizes the batch
+    nextchar:batches:created            how many batches have been created
     nextchar:batch:<id>:counts          hash: the completed and failed requests of answered chunks
 """
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -19,6 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
+from redis.exceptions import RedisError
 
 from models.errors import Conflict, NotFound, Unavailable
 from store.blobs import Blobs
@@ -35,6 +38,7 @@ COMPLETED, FAILED = b"+", b"-"
 """The first byte of an answer: whether the request succeeded."""
 
 _COUNTS_S = 30 * 86400
+_CREATED = "nextchar:batches:created"
 
 
 class BatchStatus(StrEnum):
@@ -132,7 +136,14 @@ class Batches:
         """Record a new batch."""
         batch = Batch(id=new_id("batch"), **fields)
         self._blobs.create(_path(batch), batch.model_dump_json().encode())
+        with contextlib.suppress(RedisError):  # then it is found later
+            self._redis.incr(_CREATED)
         return batch
+
+    def created(self) -> int:
+        """Return a number that grows with each batch that is created. Raises redis.exceptions.RedisError."""
+        number: Any = self._redis.get(_CREATED)
+        return int(number or 0)
 
     def get(self, batch_id: str) -> Batch:
         """Return the newest record of a batch.

@@ -8,6 +8,7 @@ names, so doing it again after a kill makes the same files.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import secrets
@@ -46,6 +47,7 @@ MAX_CONCURRENT_REQUESTS = 16
 """Requests of a chunk that run at a time, so that other clients get slots of the engine."""
 
 _ROUND_S = 5.0  # no chunk is begun after this long, so that new batches are seen
+_IDLE_S = 30.0  # between two lists of the batches while none is created, since a list costs a request
 _LOOK_S = 0.2  # between two looks whether to stop
 _RENEW_S = LEASE_S / 5
 _MAX_BUSY_S = 5.0  # between two attempts at a request, if the model has too many
@@ -85,17 +87,25 @@ class BatchProcessing:
     stopping: threading.Event
     on_progress: Callable[[], None] = lambda: None
     token: str = field(default_factory=lambda: secrets.token_hex(8))
+    _idle_since: int | None = None  # how many batches had been created when there was nothing to do
+    _look_at_s: float = 0.0  # by time.monotonic: when to list the batches even so
 
     def run(self) -> None:
         """Advance all batches until there is nothing to do, or for some seconds.
 
         Raises redis.exceptions.RedisError, and Unavailable or StorageFull if the storage does not work.
         """
+        created = self.batches.created()
+        if created == self._idle_since and time.monotonic() < self._look_at_s:
+            return
         deadline = time.monotonic() + _ROUND_S
         has_work = True
         while has_work and time.monotonic() < deadline and not self.stopping.is_set():
             # One piece of each, so that a large batch does not delay a small one.
-            has_work = max(map(self._advance, self.batches.unfinished()), default=False)
+            unfinished = self.batches.unfinished()
+            has_work = max(map(self._advance, unfinished), default=False)
+            self._idle_since = None if unfinished else created
+            self._look_at_s = time.monotonic() + _IDLE_S
 
     def _advance(self, batch: Batch) -> bool:
         """Do one piece of work for a batch; return whether there was any."""
@@ -197,7 +207,7 @@ class BatchProcessing:
         """Yield the lines of the file that are not blank with their numbers, from 1."""
         splitter = LineSplitter(max_bytes=MAX_LINE_BYTES)
         number = 0
-        for piece in (*self.corpora.stream(batch.input_file), None):
+        for piece in itertools.chain(self.corpora.stream(batch.input_file), (None,)):
             for line in splitter.feed(piece) if piece is not None else splitter.finish():
                 number += 1
                 if line.is_truncated:
