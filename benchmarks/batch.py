@@ -76,8 +76,10 @@ def _alone(work: Work, parts: list[Part]) -> float:
     with closing(PartWorker(work)) as worker:
         worker.run(parts[0])
         started = time.perf_counter()
-        lines = sum(worker.run(part).counts["lines"] for part in parts[1:])
-        return lines / (time.perf_counter() - started)
+        results = [worker.run(part) for part in parts[1:]]
+        seconds = time.perf_counter() - started
+    assert not any(result.error for result in results), results
+    return sum(result.counts.get("lines", 0) for result in results) / seconds  # a part may have no line
 
 
 def _measure(engine: str, actors: int, work: Work, parts: list[Part]) -> dict[str, float]:
@@ -89,7 +91,7 @@ def _measure(engine: str, actors: int, work: Work, parts: list[Part]) -> dict[st
         if number <= actors:
             begun = time.perf_counter()
         else:
-            lines += result.counts["lines"]
+            lines += result.counts.get("lines", 0)
     return {"lines_per_s": lines / (time.perf_counter() - begun), "start_s": begun - started}
 
 
