@@ -116,6 +116,10 @@ bench-keystrokes: $(VENV)/.serve ## Keys saved by suggestions, compared with n-g
 bench-keystroke-latency: $(VENV)/.dev ## From a key to painted ghost text in a browser; ARGS="--keys 200"
 	@$(BIN)/python -m benchmarks.keystroke_latency $(ARGS)
 
+.PHONY: bench-batch
+bench-batch: $(VENV)/.dev ## Lines per second of nextchar batch with 1, 2, 4 actors of Ray; ARGS="--engines local"
+	@$(BIN)/python -m benchmarks.batch $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, formatting, types and who imports whom
 	@$(BIN)/ruff check .

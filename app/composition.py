@@ -10,6 +10,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
+from app.compat.batch_processing import INTERVAL_S as BATCH_INTERVAL_S
+from app.compat.batch_processing import BatchProcessing
 from app.http.connections import Connections
 from app.http.dependencies import Services
 from app.http.downloads import DownloadPlaces
@@ -37,6 +39,7 @@ from app.settings import ApiSettings
 from store.alerts import Alerts
 from store.audit import Audit
 from store.background import BackgroundLoop
+from store.batches import Batches
 from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.events import Events
@@ -107,10 +110,13 @@ def build_services(
     )
     live = Live(redis)
     alerts, notifications = Alerts(redis, blobs), Notifications(redis)
+    batches, corpora = Batches(blobs, redis), Corpora(blobs)
+    echoing = LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5)
     retention = Retention(
         blobs,
         jobs,
         alerts,
+        batches,
         periods=RetentionPeriods(
             failed_checkpoint_days=settings.failed_checkpoint_days,
             job_days=settings.job_retention_days,
@@ -152,6 +158,22 @@ def build_services(
     if settings.ingest_scoring:
         ingest_loop = BackgroundLoop("ingest scoring", scoring.run, interval_s=INTERVAL_S)
         loops = (*loops, ingest_loop)
+    batch_loop = None
+    if settings.batch_processing:
+        processing = BatchProcessing(
+            batches,
+            blobs,
+            corpora,
+            models,
+            jobs,
+            engines,
+            echoing,
+            spool=settings.data_dir / "spool",
+            stopping=stopping,
+        )
+        batch_loop = BackgroundLoop("batches", processing.run, interval_s=BATCH_INTERVAL_S)
+        processing.on_progress = batch_loop.beat
+        loops = (*loops, batch_loop)
     rates = RateLimits(settings.redis_url)
     if is_object_store(settings.blobs_url):
         renew = Installation(blobs, redis).renew
@@ -163,7 +185,7 @@ def build_services(
         settings=settings,
         blobs=blobs,
         redis=redis,
-        corpora=Corpora(blobs),
+        corpora=corpora,
         jobs=jobs,
         models=models,
         aliases=AliasControl(models, calibrations, engines, prompts),
@@ -172,6 +194,8 @@ def build_services(
         streams=streams,
         ingest=Ingest(ingest_streams, models, calibrations, rolling_lines),
         ingest_loop=ingest_loop,
+        batches=batches,
+        batch_loop=batch_loop,
         alerts=alerts,
         notification_targets=targets,
         notifications=notifications,
@@ -216,7 +240,7 @@ def build_services(
         line_threads=anyio.CapacityLimiter(_LINE_THREADS),
         parse_threads=anyio.CapacityLimiter(_PARSE_THREADS),
         ingest_threads=anyio.CapacityLimiter(_INGEST_THREADS),
-        echoing=LimitedWork("echoed prompts", running=2, waiting=64, retry_after_s=5),
+        echoing=echoing,
         long_scores=LimitedWork("long scores", running=2, waiting=32, retry_after_s=5),
         calibrating=LimitedWork("calibrations", running=2, waiting=4, retry_after_s=30),
         evaluating=LimitedWork("evaluations", running=1, waiting=2, retry_after_s=30, code="evaluation_busy"),

@@ -21,7 +21,7 @@ from fastapi.routing import iter_route_contexts
 from fastapi.telemetry import TelemetryConfig
 from uvicorn.supervisors import Multiprocess
 
-from app.compat import llama_cpp, openai_completions, openai_files, openai_jobs, tokenizer
+from app.compat import llama_cpp, openai_batches, openai_completions, openai_files, openai_jobs, tokenizer
 from app.composition import build_services
 from app.http.audit import AuditTrail
 from app.http.auth import Auth
@@ -115,7 +115,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         health,
     ):
         app.include_router(module.router)
-    for module in (openai_completions, llama_cpp, tokenizer, openai_files, openai_jobs):
+    for module in (openai_completions, llama_cpp, tokenizer, openai_files, openai_jobs, openai_batches):
         app.include_router(module.router)
     add_console(app, max_corpus_bytes=settings.max_corpus_bytes)
     app.state.stopping = stopping
@@ -135,6 +135,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
             notifications,
             openai_files,
             openai_jobs,
+            openai_batches,
         )
     ]
     app.add_middleware(AuditTrail)
@@ -237,8 +238,9 @@ def _lifespan(
                 task.cancel()
             for loop in services.loops:
                 loop.stop()
-            if services.ingest_loop:  # the lines that it has taken would otherwise wait to be taken over
-                await run_in_threadpool(services.ingest_loop.stop, _FINISH_LINES_S)
+            for unfinished in (services.ingest_loop, services.batch_loop):
+                if unfinished:  # what it has taken would otherwise wait to be taken over
+                    await run_in_threadpool(unfinished.stop, _FINISH_LINES_S)
             for work in (
                 services.echoing,
                 services.long_scores,

@@ -102,6 +102,10 @@ class ApiSettings(StoreSettings):
         description="Seconds after which lines that a process has taken and not finished are scored by"
         " another; more than loading a model and scoring 500 lines may take.",
     )
+    batch_processing: bool = Field(
+        True,
+        description="Answer the requests of batches in this process; 0: leave that to other API processes.",
+    )
     max_ingest_lines: int = Field(
         200_000,
         ge=1,

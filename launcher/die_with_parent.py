@@ -18,6 +18,12 @@ _PR_SET_PDEATHSIG = 1
 
 def main(parent: int, command: list[str], *, platform: str = sys.platform) -> None:
     """Bind this process to `parent` and replace it by `command`; does not return. Raises OSError."""
+    bind_to_parent(parent, platform=platform)
+    os.execvp(command[0], command)
+
+
+def bind_to_parent(parent: int, *, platform: str = sys.platform) -> None:
+    """Have this process killed when `parent`, its parent, dies; ends it if that has happened already."""
     if platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
@@ -26,7 +32,6 @@ def main(parent: int, command: list[str], *, platform: str = sys.platform) -> No
         _start_watcher(parent)
     if os.getppid() != parent:  # the parent died before prctl
         raise SystemExit(1)
-    os.execvp(command[0], command)
 
 
 def _start_watcher(parent: int) -> None:

@@ -47,6 +47,7 @@ FOLDERS = (
     "openai_joined",
     "openai_files",
     "jobs",
+    "batches",
     "model_cards",
     "corpus_kinds",
     "corpus_names",
@@ -54,6 +55,7 @@ FOLDERS = (
     "corpora",
     "events",
     "model_files",
+    "batch_chunks",
     "checkpoints",
 )
 """All folders of the storage: those that refer to others before what they refer to. Checkpoints are listed

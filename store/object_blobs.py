@@ -52,6 +52,9 @@ _MAX_RETRIES = 8
 _ENVIRONMENTS = {"s3": "AWS", "s3a": "AWS", "gs": "GOOGLE", "az": "AZURE", "azure": "AZURE"} | {
     "abfs": "AZURE", "abfss": "AZURE"
 }  # fmt: skip
+SCHEMES = frozenset(_ENVIRONMENTS)
+"""Of URLs of object stores."""
+
 # Options of connections that the environment may set, such as AWS_ALLOW_HTTP. obstore ignores the environment
 # once it is given any option.
 _CLIENT_OPTIONS = (
@@ -124,11 +127,11 @@ class ObjectBlobs(Blobs):
         """Return the storage at `url`. Raises ValueError: obstore cannot use the URL or the environment."""
         limits = limits or RetryLimits()
         try:
-            store = _open(url, limits, os.environ)
+            store = open_store(url, limits, os.environ)
             if isinstance(store, MemoryStore):
                 return cls(store, store, limits)
             patient = replace(limits, stall_s=limits.upload_s, request_s=2 * limits.upload_s)
-            return cls(store, _open(url, patient, os.environ), limits)
+            return cls(store, open_store(url, patient, os.environ), limits)
         except BaseError as error:
             raise ValueError(str(error).splitlines()[0]) from None
 
@@ -138,7 +141,7 @@ class ObjectBlobs(Blobs):
 
     def stream(self, path: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
         """Yield the object in chunks of `chunk_bytes` or more. Raises FileNotFoundError at once."""
-        with _domain_errors():
+        with domain_errors_of_store():
             opened = obstore.get(self._store, path)
         return self._chunks(path, opened, chunk_bytes)
 
@@ -147,7 +150,7 @@ class ObjectBlobs(Blobs):
 
         More than `PART_BYTES` are uploaded in parts. Of a file `PARALLEL_PARTS` are in memory.
         """
-        with _domain_errors():
+        with domain_errors_of_store():
             size = data.stat().st_size if isinstance(data, Path) else len(data)
             part_bytes = max(PART_BYTES, -(-size // _MAX_PARTS))
             upload = partial(obstore.put, self._uploads if size > PART_BYTES else self._store, path, data)
@@ -160,7 +163,7 @@ class ObjectBlobs(Blobs):
     def create(self, path: str, data: bytes) -> bool:
         """Write `data` to `path` unless an object exists there; return whether it was written."""
         nonce = secrets.token_hex(12)
-        with _domain_errors():
+        with domain_errors_of_store():
             for left in reversed(range(_CREATE_ATTEMPTS)):
                 try:
                     obstore.put(self._store, path, data, mode="create", attributes={_NONCE: nonce})
@@ -183,7 +186,7 @@ class ObjectBlobs(Blobs):
         The store copies; nothing is downloaded. If its answer is lost, this may return False although the
         object was copied.
         """
-        with _domain_errors():
+        with domain_errors_of_store():
             try:
                 copy = partial(obstore.copy, self._uploads, source, path, overwrite=False)
                 _twice(copy, is_repeatable=_may_be_repeated)
@@ -193,26 +196,26 @@ class ObjectBlobs(Blobs):
 
     def exists(self, path: str) -> bool:
         """Return whether there is an object at `path`."""
-        with contextlib.suppress(FileNotFoundError), _domain_errors():
+        with contextlib.suppress(FileNotFoundError), domain_errors_of_store():
             obstore.head(self._store, path)
             return True
         return False
 
     def paths(self, prefix: str) -> list[str]:
         """Return the paths of all objects below `prefix`, sorted."""
-        with _domain_errors():
+        with domain_errors_of_store():
             return sorted(o["path"] for chunk in obstore.list(self._store, prefix) for o in chunk)
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly below `prefix`, sorted."""
-        with _domain_errors():
+        with domain_errors_of_store():
             prefixes = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
         return sorted(p.rstrip("/").rsplit("/", 1)[-1] for p in prefixes)
 
     def delete(self, *paths: str) -> None:
         """Delete the objects that exist among `paths`."""
         for path in paths:
-            with contextlib.suppress(FileNotFoundError), _domain_errors():
+            with contextlib.suppress(FileNotFoundError), domain_errors_of_store():
                 _twice(partial(obstore.delete, self._store, path), is_repeatable=_may_be_repeated)
 
     def check(self) -> None:
@@ -296,7 +299,15 @@ def _may_be_repeated(error: Exception) -> bool:
     return isinstance(error, GenericError)
 
 
-def _open(url: str, limits: RetryLimits, environment: Mapping[str, str]) -> ObjectStore:
+def open_store(
+    url: str, limits: RetryLimits | None = None, environment: Mapping[str, str] | None = None
+) -> ObjectStore:
+    """Open the store at a URL, with the options and credentials of the environment.
+
+    Raises ValueError: obstore cannot use the URL or the environment.
+    """
+    limits = limits or RetryLimits()
+    environment = os.environ if environment is None else environment
     provider = _ENVIRONMENTS.get(urlsplit(url).scheme)
     if provider is None:  # memory
         return from_url(url)
@@ -325,7 +336,7 @@ def _open(url: str, limits: RetryLimits, environment: Mapping[str, str]) -> Obje
 
 
 @contextlib.contextmanager
-def _domain_errors() -> Iterator[None]:
+def domain_errors_of_store() -> Iterator[None]:
     """Raise errors of obstore and of local files as domain errors, except FileNotFoundError for an object."""
     try:
         yield

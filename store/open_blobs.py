@@ -13,6 +13,13 @@ def is_object_store(url: str) -> bool:
     return not url.startswith(("file://", "memory://"))
 
 
+def is_known_url(url: str) -> bool:
+    """Return whether `url` is of a kind of object store that can be opened, by its scheme alone."""
+    from store.object_blobs import SCHEMES
+
+    return urlsplit(url).scheme in SCHEMES
+
+
 def open_blobs(url: str) -> Blobs:
     """Return the storage at `url`: file:///folder (made if missing), memory:///, s3://bucket and similar.
 

@@ -16,6 +16,7 @@ from models.errors import NotFound, Unavailable
 from models.saved_model import parse_card
 from store.alerts import Alerts
 from store.audit import Audit
+from store.batches import Batches
 from store.blobs import Blobs
 from store.ids import time_of_id
 from store.jobs import Job, Jobs, JobStatus
@@ -48,11 +49,12 @@ class Retention:
         blobs: Blobs,
         jobs: Jobs,
         alerts: Alerts,
+        batches: Batches,
         *,
         periods: RetentionPeriods,
         spool: Path | None = None,
     ) -> None:
-        self._alerts = alerts
+        self._alerts, self._batches = alerts, batches
         self._blobs, self._jobs, self._periods, self._spool = blobs, jobs, periods, spool
         self._full_sweep_at = float("-inf")
 
@@ -69,6 +71,7 @@ class Retention:
         if now - self._full_sweep_at >= _HOUR_S:  # this part reads many records
             swept["model files"] = self._sweep_model_files(now)
             swept["jobs"] = self._sweep_jobs(now)
+            swept["batches"] = self._sweep_batches(now)
             swept["alerts of former models"] = self._sweep_alerts()
             swept["idempotency keys"] = self._sweep_idempotency_keys(now)
             if self._periods.audit_days > 0:
@@ -150,6 +153,20 @@ class Retention:
             elif job.sequence and now - job.updated_at > _OLD_TRANSITIONS_S:
                 self._jobs.delete_old_transitions(job)
         return count
+
+    def _sweep_batches(self, now: float) -> int:
+        """Delete ended batches that are due, and what is left of the chunks of ended ones."""
+        with_chunks = self._batches.batches_with_chunks()  # listed before the records, which are made earlier
+        batches = {batch.id: batch for batch in self._batches.all()}
+        recorded = set(self._blobs.folders("batches"))
+        for batch_id in with_chunks:
+            ended = batch_id in batches and batches[batch_id].has_ended
+            if ended or (recorded and batch_id not in recorded):
+                self._batches.delete_chunks(batch_id)
+        due = [b for b in batches.values() if b.ended_at and _is_due(b.ended_at, self._periods.job_days, now)]
+        for batch in due:
+            self._batches.delete(batch)
+        return len(due)
 
     def _sweep_alerts(self) -> int:
         """Let alerts follow their models where the process that deleted or renamed one was killed."""

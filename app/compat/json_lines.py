@@ -1,9 +1,12 @@
-"""From JSON Lines of examples, the format of OpenAI's fine-tuning, to the plain text that a job trains on.
+"""From JSON Lines, the format of OpenAI's fine-tuning and batches, to what is stored.
+
+Examples become the plain text that a job trains on:
 
     {"text": T}                        T, and a newline if it ends without one
     {"prompt": P, "completion": C}     P and C without a separator, and a newline if C ends without one
 
-So a model completes a prompt with the completion and ends it with the line.
+So a model completes a prompt with the completion and ends it with the line. The requests of a batch, lines
+with a `custom_id`, are kept as they are; the first line decides which of the two a file has.
 """
 
 import json
@@ -26,6 +29,8 @@ class JsonLines:
     def __init__(self) -> None:
         self._lines = LineSplitter(max_bytes=MAX_LINE_BYTES)
         self._line_number = 0
+        self.are_requests: bool | None = None
+        """Whether the lines are requests of a batch; None before the first line."""
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return the text of complete lines. Raises InvalidInput for an invalid line."""
@@ -44,10 +49,16 @@ class JsonLines:
             raise self._invalid(f"is longer than {MAX_LINE_BYTES:,} bytes")
         if not line.data.strip():
             return b""
+        if self.are_requests:  # `app.compat.batch_requests` checks them
+            return line.data + b"\n"
         try:
             example = json.loads(line.data)
         except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deeply
             raise self._invalid("is not JSON") from None
+        if self.are_requests is None:
+            self.are_requests = isinstance(example, dict) and "custom_id" in example
+            if self.are_requests:
+                return line.data + b"\n"
         match example:
             case {"text": str(text)}:
                 pass
@@ -63,7 +74,8 @@ class JsonLines:
     def _invalid(self, what: str) -> InvalidInput:
         return InvalidInput(
             f'line {self._line_number} of the file {what}; each line is {{"text": "…"}} or'
-            ' {"prompt": "…", "completion": "…"}',
+            ' {"prompt": "…", "completion": "…"}, or in the file of a batch'
+            ' {"custom_id": "…", "method": "POST", "url": "/v1/completions", "body": {…}}',
             code="invalid_file_format",
             param="file",
         )

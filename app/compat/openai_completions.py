@@ -23,7 +23,8 @@ from app.http.event_streams import Events, EventStream, ServerEvent, stream_resp
 from app.schemas.openai import EXAMPLE, OpenAICompletion, OpenAICompletionCreate
 from app.services.completion import Completion, RunningCompletion
 from app.services.completion_requests import serialize
-from app.services.engines import Engines
+from app.services.engines import Engines, Loaded
+from app.services.limited_work import LimitedWork
 from models.errors import InvalidInput
 from models.runtime.requests import Event, Finished, Piece, Usage
 
@@ -50,26 +51,47 @@ async def create_completion(
     services: ServicesDep, request: Request, body: OpenAICompletionCreate
 ) -> Response:
     """Complete one prompt or several, in OpenAI's shape. A token is a character."""
+    model = await model_or_default(services, request, body.model)
+    client = client_of(request)
+    check_is_supported(body)
+    async with services.engines.use_async(model) as loaded:
+        if body.stream:
+            resolving = resolve(body, loaded, services.echoing, client)
+            is_slow = body.echo and body.logprobs is not None
+            resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
+            running = _start_all(services.engines, resolved)
+            return EventStream(_stream(resolved, running), on_close=lambda: _close(running), named=False)
+        answering = answer_completion(services.engines, services.echoing, loaded, body, client=client)
+        content = await cancel_on_disconnect(request, answering)
+    return Response(content, media_type="application/json")
+
+
+def check_is_supported(body: OpenAICompletionCreate) -> None:
+    """Raise InvalidInput if the request needs what these models cannot do."""
     if body.suffix:
         raise InvalidInput(
             "these models read left to right and cannot fill in before a suffix; leave it out",
             code="suffix_not_supported",
             param="suffix",
         )
-    model = await model_or_default(services, request, body.model)
-    async with services.engines.use_async(model) as loaded:
-        resolving = resolve(body, loaded, services.echoing, client_of(request))
-        is_slow = body.echo and body.logprobs is not None
-        resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
-        if body.stream:
-            running = _start_all(services.engines, resolved)
-            return EventStream(_stream(resolved, running), on_close=lambda: _close(running), named=False)
-        results = await cancel_on_disconnect(request, _run_all(services.engines, resolved))
+
+
+async def answer_completion(
+    engines: Engines, echoing: LimitedWork, loaded: Loaded, body: OpenAICompletionCreate, *, client: str
+) -> str:
+    """Return the whole answer to a request that is no stream, as JSON.
+
+    `client` identifies the caller for fair scheduling.
+
+    Raises:
+        InvalidInput, Busy, Unavailable: as `resolve` and `Engine.complete`.
+    """
+    resolved = await resolve(body, loaded, echoing, client)
+    results = await _run_all(engines, resolved)
     completions = [completion for finished, _ in results for completion in finished]
     echoed = sum(len(prompt.characters) for prompt in resolved.prompts) * resolved.n if body.echo else 0
     to_json = partial(_to_json, resolved, results)
-    content = await serialize(to_json, completions, logprobs=body.logprobs, echoed_characters=echoed)
-    return Response(content, media_type="application/json")
+    return await serialize(to_json, completions, logprobs=body.logprobs, echoed_characters=echoed)
 
 
 @router.post("/v1/models/{model}/v1/completions", response_model=OpenAICompletion, responses=_ANSWERS)

@@ -1,11 +1,13 @@
 """/v1/files: OpenAI's files are our corpora, under the same ids.
 
 A file named *.jsonl is converted to plain text, which is what a job trains on (app/compat/json_lines.py);
-/content returns that text. The file's name and purpose are stored with the corpus.
+/content returns that text. The requests of a batch are kept as they are. The file's name and purpose are
+stored with the corpus.
 """
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -28,14 +30,17 @@ from app.schemas.lists import After, Deleted, Page
 from app.schemas.openai_jobs import FileBody
 from app.services.access import Access
 from app.services.form_data import FormText
-from models.errors import InvalidInput
+from models.errors import InvalidInput, NotFound
 from store.blobs import Blobs
 from store.corpora import Corpus
 
 router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
 
 BODY_RULE = BodyRule(r"/v1/files")
-PURPOSES = ("fine-tune", "evals", "user_data")
+BATCH = "batch"
+PURPOSES = ("fine-tune", "evals", "user_data", BATCH)
+BATCH_OUTPUT = "batch_output"
+"""The purpose of the files that batches make."""
 
 _UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
@@ -50,7 +55,8 @@ _UPLOAD_BODY: dict[str, Any] = {
                             "type": "string",
                             "format": "binary",
                             "description": 'UTF-8 text; or, if its name ends in .jsonl, lines of {"text"} or'
-                            ' {"prompt", "completion"}.',
+                            ' {"prompt", "completion"}, or for the purpose batch lines of {"custom_id",'
+                            ' "method", "url", "body"}.',
                         },
                         "purpose": {"type": "string", "enum": list(PURPOSES)},
                     },
@@ -73,10 +79,8 @@ async def create_file(services: ServicesDep, access: AccessDep, request: Request
     """Upload a text to train on. The same bytes are the same file, which keeps its first name and purpose."""
     form = _FileForm(request.headers)
     corpus, is_new = await receive_corpus(services, access, request, decoder=form)
-    metadata = json.dumps({"filename": form.filename, "purpose": form.purpose}).encode()
-    # For a new corpus, metadata that a file deleted as a corpus has left behind is replaced.
-    store = services.blobs.write if is_new else services.blobs.create
-    await run_in_threadpool(store, _metadata_path(corpus.id, access), metadata)
+    describe = partial(write_metadata, services.blobs, access, corpus.id, replace=is_new)
+    await run_in_threadpool(describe, filename=form.filename, purpose=form.purpose)
     note_audit(request, about=f"/v1/files/{corpus.id}")
     return await run_in_threadpool(_body, services.blobs, access, corpus)
 
@@ -133,6 +137,31 @@ def delete_file(request: Request, services: ServicesDep, access: AccessDep, file
     return Deleted(id=file_id, object="file")
 
 
+def get_file(access: Access, reference: str, *, param: str) -> Corpus:
+    """Return the file that a field names. Raises NotFound (code `file_not_found`)."""
+    try:
+        return access.get_corpus(reference)
+    except NotFound:
+        raise NotFound(f"there is no file {reference!r}", code="file_not_found", param=param) from None
+
+
+def purpose_of(blobs: Blobs, access: Access, corpus: Corpus) -> str:
+    """Return the purpose of a file."""
+    return _body(blobs, access, corpus).purpose
+
+
+def write_metadata(
+    blobs: Blobs, access: Access, corpus_id: str, *, filename: str, purpose: str, replace: bool
+) -> None:
+    """Store a file's name and purpose, unless it has them and `replace` is false.
+
+    Those of a new corpus replace what a file that was deleted as a corpus has left behind.
+    """
+    metadata = json.dumps({"filename": filename, "purpose": purpose}).encode()
+    store = blobs.write if replace else blobs.create
+    store(_metadata_path(corpus_id, access), metadata)
+
+
 def _metadata_path(corpus_id: str, access: Access) -> str:
     """Return where the name and purpose of a file are stored; limited keys have their own."""
     key = access.limited_key
@@ -177,6 +206,15 @@ class _FileForm:
         if self.purpose not in PURPOSES:
             raise InvalidInput(
                 f"purpose is {self.purpose!r}; it must be one of {', '.join(PURPOSES)}", param="purpose"
+            )
+        are_requests = self._lines is not None and self._lines.are_requests is True
+        if are_requests != (self.purpose == BATCH):
+            raise InvalidInput(
+                "the lines are requests of a batch, so purpose must be batch"
+                if are_requests
+                else 'a file with the purpose batch is named *.jsonl, and its lines are {"custom_id": "…",'
+                ' "method": "POST", "url": "/v1/completions", "body": {…}}',
+                param="purpose" if are_requests else "file",
             )
 
     @property

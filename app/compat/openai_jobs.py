@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 
+from app.compat.openai_files import get_file
 from app.compat.openai_job_answers import (
     OpenAIExtras,
     fine_tuning_checkpoint,
@@ -33,7 +34,6 @@ from app.schemas.openai_jobs import (
     FineTuningJobCreate,
     Hyperparameters,
 )
-from app.services.access import Access
 from app.services.job_creation import create_job, resume_job
 from app.services.job_events import events_so_far
 from models.config import PresetOption
@@ -56,10 +56,10 @@ def create_fine_tuning_job(
     """Train a model on an uploaded file."""
     hyperparameters = _hyperparameters(body)
     multiplier = hyperparameters.learning_rate_multiplier
-    training = _file(access, body.training_file, param="training_file")
+    training = get_file(access, body.training_file, param="training_file")
     source: AbstractContextManager[tuple[Corpus, float]] = nullcontext((training, 0.1))
     if body.validation_file is not None:
-        validation = _file(access, body.validation_file, param="validation_file")
+        validation = get_file(access, body.validation_file, param="validation_file")
         source = joined_corpus(services, access, training, validation)
     with source as (corpus, held_out):
         # The validation file is the end of the corpus only in the order of its lines.
@@ -215,13 +215,6 @@ def _rename_params(error: InvalidInput | NotFound) -> DomainError:
     message = error.message.removeprefix(f"{error.param}: ")
     param = _OPENAI_PARAMS.get(error.param or "", error.param)
     return type(error)(f"{param}: {message}", code=error.code, param=param)
-
-
-def _file(access: Access, reference: str, *, param: str) -> Corpus:
-    try:
-        return access.get_corpus(reference)
-    except NotFound:
-        raise NotFound(f"there is no file {reference!r}", code="file_not_found", param=param) from None
 
 
 def _newest_events(services: Services, job: Job) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ _ROOT_PATHS = {
     "props": _COMPLETE | _READ,
     "metrics": _READ,
 }
-_RESOURCES = {"completions": _COMPLETE, "logs": _INGEST}
+_RESOURCES = {"completions": _COMPLETE, "batches": _COMPLETE, "logs": _INGEST}
 _UNLIMITED_KEYS_ONLY = frozenset({"metrics"})
 
 

@@ -30,6 +30,7 @@ from app.settings import ApiSettings
 from store.alerts import Alerts
 from store.audit import Audit
 from store.background import BackgroundLoop
+from store.batches import Batches
 from store.blobs import Blobs
 from store.calibrations import Calibrations
 from store.corpora import Corpora
@@ -58,6 +59,8 @@ class Services:
     streams: Streams
     ingest: Ingest
     ingest_loop: BackgroundLoop | None  # one of `loops`; None: other processes score
+    batches: Batches
+    batch_loop: BackgroundLoop | None  # one of `loops`; None: other processes answer batches
     alerts: Alerts
     notification_targets: NotificationTargets
     notifications: Notifications

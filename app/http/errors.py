@@ -171,12 +171,18 @@ def _invalid_answer(request: Request, error: RequestValidationError) -> Response
     if tuple(first["loc"]) == ("body",) and not _declares_json(request):
         message = "send the body as JSON, with the header Content-Type: application/json"
         return _refusal(415, "unsupported_media_type", message, "body")
-    errors = error.errors()[:_MAX_REPORTED_ERRORS]
+    return JSONResponse(invalid_fields(error.errors()).model_dump(), 422)
+
+
+def invalid_fields(errors: Sequence[Any]) -> ErrorAnswer:
+    """Return the answer with status 422 for pydantic's errors, whose `loc` begin with `body` or the like."""
+    errors = errors[:_MAX_REPORTED_ERRORS]
+    first = errors[0]
     param, message = _first_problem(errors)
     code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_field"
     more = len({p for e in errors if not _is_within(p := _param(e), _param(first))})
     others = f" ({more} more field{'s are' if more > 1 else ' is'} invalid)" if more else ""
-    return _refusal(422, code, f"{param}: {message}{others}", param)
+    return _answer(422, code, f"{param}: {message}{others}", param)
 
 
 def _first_problem(errors: Sequence[Any]) -> tuple[str, str]:

@@ -69,15 +69,17 @@ class ScoreStreamResponse(Response):
         self._gunzip = gunzip_of(self._encoding)
         services = self._services
         loaded = await services.engines.acquire_async(self._model)
-        make = partial(
-            StreamScorer,
-            loaded,
-            services.calibrations,
-            self._query,
-            self._check,
-            alerts=services.alerts,
-            is_json=self._is_json,
-        )
+
+        def make() -> StreamScorer:
+            return StreamScorer(
+                loaded,
+                services.calibrations.find(loaded.saved, self._query.calibration),
+                self._query,
+                self._check,
+                alerts=services.alerts,
+                is_json=self._is_json,
+            )
+
         try:
             self._scorer = await anyio.to_thread.run_sync(make, limiter=services.score_threads)
         except BaseException:

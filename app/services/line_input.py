@@ -34,11 +34,11 @@ class LineSplitter:
     ([(0, b'ab', False), (3, b'cdef', True)], [RawLine(offset=10, data=b'i', is_truncated=False)])
     """
 
-    def __init__(self, *, max_bytes: int = MAX_LINE_BYTES) -> None:
+    def __init__(self, *, max_bytes: int = MAX_LINE_BYTES, offset: int = 0) -> None:
         self._max_bytes = max_bytes
         self._held = bytearray()  # the beginning of the current line
         self._skipped = 0  # its bytes beyond the maximum
-        self._offset = 0  # where it begins
+        self._offset = offset  # where it begins
 
     def feed(self, data: bytes) -> Iterator[RawLine]:
         """Take the next bytes; yield the lines that end in them."""

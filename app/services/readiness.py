@@ -256,6 +256,7 @@ def _failing(loop: LoopStatus) -> Problem:
     effect = {
         "reconciler": "jobs whose worker or message was lost are not queued again",
         "ingest scoring": "lines of log agents wait to be scored",
+        "batches": "the requests of batches are not answered",
         "retention": "expired data is not deleted",
         "prompts": "prompts are not recorded for shadow runs",
         "notifications": "alerts are not reported to webhooks and Alertmanagers",

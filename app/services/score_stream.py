@@ -5,7 +5,7 @@ The caller feeds pieces of the body; the lines that end in a piece are scored as
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from models.anomaly.drift import drift
 from models.anomaly.scorer import ScoredLine
 from models.runtime.session import State
 from store.alerts import Alerts
-from store.calibrations import Calibrations
+from store.calibrations import StoredCalibration
 from store.streams import StreamLock
 
 _MAX_EXPECTED_CHARACTERS = 5_000  # of a line for whose positions expected characters are returned
@@ -28,23 +28,34 @@ _MAX_CACHED_CHARACTERS = 500  # of a cached line
 
 
 class StreamScorer:
-    """Scores pieces of one streamed body, one after the other, in worker threads."""
+    """Scores pieces of one streamed body, one after the other, in worker threads.
+
+    Args:
+        loaded: the model.
+        calibration: the one to compare with, if any.
+        query: what is requested.
+        check: called between pieces of work.
+        alerts: where labels are found and flagged lines are recorded; None: nowhere.
+        is_json: whether the lines are JSON.
+        file: if the body is part of a file, its name, which is in each record instead of the line's number.
+        offset: where in the file it begins, in bytes.
+
+    Raises:
+        DomainError: the model or its calibration do not allow what `query` asks for.
+    """
 
     def __init__(
         self,
         loaded: Loaded,
-        calibrations: Calibrations,
+        calibration: StoredCalibration | None,
         query: StreamQuery,
         check: Check,
         *,
-        alerts: Alerts,
-        is_json: bool,
+        alerts: Alerts | None = None,
+        is_json: bool = False,
+        file: str | None = None,
+        offset: int = 0,
     ) -> None:
-        """Find the calibration.
-
-        Raises:
-            DomainError: the model, its calibration or its data do not allow what `query` asks for.
-        """
         options = ScoreOptions(
             query.detail,
             query.expected,
@@ -52,19 +63,19 @@ class StreamScorer:
             fast=query.precision == "auto",
             explain=query.explain,
         )
-        calibration = calibrations.find(loaded.saved, query.calibration)
-        labels = partial(alerts.labels, loaded.saved.card.name)
+        labels = partial(alerts.labels, loaded.saved.card.name) if alerts else dict
         self._scorer = CalibratedScorer(loaded, calibration, options, check, labels)
         self._alerts = alerts
         self._query = query
-        self._splitter = LineSplitter()
+        self._file = file
+        self._splitter = LineSplitter(offset=offset)
         self._parser = LineParser(loaded.vocabulary, is_json=is_json)
         self._cache: dict[str, LineScore] = {}
         self._expected: dict[str, str] = {}  # of the lines of this batch, as JSON
         self._state: State | None = None
         self._stream: StreamBody | None = None
         self._started = time.monotonic()
-        self._totals = {
+        self.totals = {
             "lines": 0,
             "characters": 0,
             "anomalous": 0,
@@ -89,23 +100,30 @@ class StreamScorer:
 
     def score(self, data: bytes, *, is_last: bool, turn: StreamLock | None = None) -> bytes:
         """Return the records of the lines that end in `data`; `turn` is the lock of a stored stream."""
+        return b"".join(map(_dump, self.records(data, is_last=is_last, turn=turn)))
+
+    def records(
+        self, data: bytes, *, is_last: bool, turn: StreamLock | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the same records before they are JSON, except that `expected`, if there is one, is."""
         raw = [*self._splitter.feed(data), *(self._splitter.finish() if is_last else ())]
         lines = [self._parser.parse(line) for line in raw]
         texts = [line.text for line in lines if line.text is not None]
         scores = iter(self._score_texts(texts, turn) if texts else [])
-        records = (self._record(line, next(scores) if line.text is not None else None) for line in lines)
-        return b"".join(record for record in records if record)
+        for line in lines:
+            if record := self._record(line, next(scores) if line.text is not None else None):
+                yield record
 
     def end(self) -> bytes:
         """Return the last record."""
         record = {
             "object": "score.end",
-            **self._totals,
+            **self.totals,
             "seconds": round(time.monotonic() - self._started, 3),
         }
         if self._stream:
             record["stream"] = self._stream.model_dump()
-        if advice := drift(self._totals["lines"], self._totals["unusual"]):
+        if advice := drift(self.totals["lines"], self.totals["unusual"]):
             record["drift"] = advice
         return json_line(record)
 
@@ -140,7 +158,7 @@ class StreamScorer:
         return scores
 
     def _record_alerts(self, scored: Sequence[tuple[ScoredLine, LineScore]]) -> None:
-        if self._query.alerts:
+        if self._query.alerts and self._alerts:
             self._alerts.record(occurrences_of(self._scorer, scored, source=self._query.source))
 
     def _read_stream(self, texts: list[str], turn: StreamLock | None) -> list[ScoredLine]:
@@ -153,8 +171,8 @@ class StreamScorer:
         self._stream = stream.model_copy(update={"restarted": restarted})
         return lines
 
-    def _record(self, line: InputLine, score: LineScore | None) -> bytes | None:
-        totals, meta = self._totals, line.meta
+    def _record(self, line: InputLine, score: LineScore | None) -> dict[str, Any] | None:
+        totals, meta = self.totals, line.meta
         totals["lines"] += 1
         totals["not_utf8"] += "not_utf8" in meta
         totals["truncated"] += "truncated" in meta
@@ -166,16 +184,22 @@ class StreamScorer:
         is_shown = bool(meta.keys() - {"id"}) or (score is not None and score.anomalous)
         if self._query.only == "anomalous" and not is_shown:
             return None
-        record = {"object": "score.line", "line": line.number, "offset": line.offset, **meta}
+        place = {"file": self._file} if self._file else {"object": "score.line", "line": line.number}
+        record: dict[str, Any] = {**place, "offset": line.offset, **meta}
         if score:
             record |= score.model_dump(exclude_none=True)
         if self._query.echo and line.text is not None:
             record["text"] = self._scorer.loaded.vocabulary.to_text(line.text)
         expected = self._expected.get(line.text or "")
-        if expected is None or score is None:
-            return json_line(record)
-        head = json_line(record).removesuffix(b"}\n")
-        return b'%s,"expected":%s}\n' % (head, expected.encode("utf-8", "backslashreplace"))
+        return record if expected is None or score is None else record | {"expected": expected}
+
+
+def _dump(record: dict[str, Any]) -> bytes:
+    expected = record.pop("expected", None)
+    if expected is None:
+        return json_line(record)
+    head = json_line(record).removesuffix(b"}\n")
+    return b'%s,"expected":%s}\n' % (head, expected.encode("utf-8", "backslashreplace"))
 
 
 def json_line(record: dict[str, Any]) -> bytes:

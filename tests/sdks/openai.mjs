@@ -38,6 +38,16 @@ for await (const chunk of stream) {
   if (chunk.usage) told.usage = chunk.usage;
 }
 
+const call = { custom_id: "one", method: "POST", url: "/v1/completions", body: asked };
+const requests = await sdk.files.create({ file: await toFile(Buffer.from(JSON.stringify(call)), "batch.jsonl"), purpose: "batch" });
+let batch = await sdk.batches.create({ input_file_id: requests.id, endpoint: "/v1/completions", completion_window: "24h" });
+while (["validating", "in_progress", "finalizing"].includes(batch.status)) {
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  batch = await sdk.batches.retrieve(batch.id);
+}
+const answer = JSON.parse(await (await sdk.files.content(batch.output_file_id)).text());
+told.batch = [batch.status, answer.custom_id, answer.response.body.choices[0].text];
+
 told.refused = await sdk.completions.create({ ...asked, suffix: "x" }).catch((error) => [error.constructor.name, error.param]);
 told.deleted = [(await sdk.models.delete(told.model)).deleted, (await sdk.files.delete(file.id)).deleted];
 told.gone = await sdk.completions.create(asked).catch((error) => error.constructor.name);

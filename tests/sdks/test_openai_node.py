@@ -44,5 +44,6 @@ def test_whole_way_from_a_file_to_a_deleted_model(stack: Stack) -> None:
     assert len(told["text"]) == 12
     assert told["streamed"] == told["text"] == told["tokens"]
     assert told["usage"]["completion_tokens"] == 12 and told["usage"]["prompt_tokens"] == 6
+    assert told["batch"] == ["completed", "one", told["text"]]
     assert told["refused"] == ["BadRequestError", "suffix"]
     assert told["deleted"] == [True, True] and told["gone"] == "NotFoundError"

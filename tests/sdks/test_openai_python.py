@@ -62,6 +62,25 @@ def test_whole_way_from_a_file_to_a_deleted_model(sdk: openai.OpenAI) -> None:
     pieces = [chunk.choices[0].text for chunk in streamed]
     assert "green " + "".join(pieces) == whole.choices[0].text
 
+    requests = [
+        {"custom_id": f"r{i}", "method": "POST", "url": "/v1/completions", "body": asked} for i in range(70)
+    ]
+    lines = "".join(json.dumps(one) + "\n" for one in requests)
+    input_file = sdk.files.create(file=("batch.jsonl", lines.encode()), purpose="batch")
+    batch = sdk.batches.create(
+        input_file_id=input_file.id, endpoint="/v1/completions", completion_window="24h"
+    )
+    eventually(lambda: sdk.batches.retrieve(batch.id).status == "completed", within_s=60)
+    output = sdk.batches.retrieve(batch.id).output_file_id
+    assert output
+    answers = [json.loads(line) for line in sdk.files.content(output).text.splitlines()]
+    assert [one["custom_id"] for one in answers] == [one["custom_id"] for one in requests]
+    texts = {one["response"]["body"]["choices"][0]["text"] for one in answers}
+    assert texts == {whole.choices[0].text.removeprefix("green ")}  # of the same seed
+    assert sdk.batches.list().data[0].id == batch.id
+    with pytest.raises(openai.ConflictError):
+        sdk.batches.cancel(batch.id)
+
     assert sdk.models.delete(model).deleted and sdk.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         sdk.completions.create(**asked)  # type: ignore[call-overload]

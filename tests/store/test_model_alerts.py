@@ -8,6 +8,7 @@ from redis import Redis
 
 from models.anomaly.alerts import Group
 from store.alerts import Alerts
+from store.batches import Batches
 from store.blobs import Blobs
 from store.jobs import Jobs
 from store.model_alerts import follow_model
@@ -111,8 +112,8 @@ def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
         interrupted = Interrupted(world.blobs, calls, _die)
         with contextlib.suppress(_Killed):
             follow_model(Models(interrupted), Alerts(world.redis, interrupted), "m")
-        alerts = Alerts(world.redis, world.blobs)
-        Retention(world.blobs, Jobs(world.blobs), alerts, periods=RetentionPeriods()).sweep()
+        alerts, batches = Alerts(world.redis, world.blobs), Batches(world.blobs, world.redis)
+        Retention(world.blobs, Jobs(world.blobs), alerts, batches, periods=RetentionPeriods()).sweep()
         assert world.everything("m") == ([], [], [])
         assert Alerts(world.redis, world.blobs).labels("n").keys() == {GROUP.alert_id("n")}
         assert len(world.blobs.paths("alert_suppressions/n")) == 1

@@ -9,6 +9,7 @@ from redis import Redis
 
 from models.errors import Unavailable
 from store.alerts import Alerts
+from store.batches import Batches, BatchStatus
 from store.blobs import Blobs
 from store.ids import new_id, time_of_id
 from store.jobs import Job, JobRequest, Jobs, JobStatus
@@ -28,9 +29,12 @@ NOW = time.time()
 class Attic:
     """A storage, and a way to sweep it some days from now."""
 
-    def __init__(self, folder: Path, *, blobs: Blobs | None = None, **periods: float) -> None:
+    def __init__(
+        self, folder: Path, *, blobs: Blobs | None = None, redis: Redis | None = None, **periods: float
+    ) -> None:
         self.folder = folder
         self.blobs = blobs or open_blobs((folder / "store").as_uri())
+        self.redis = redis or Redis()  # asked only if there are chunks of batches
         self.jobs = Jobs(self.blobs)
         self.periods = RetentionPeriods(**periods)
 
@@ -40,6 +44,7 @@ class Attic:
             self.blobs,
             Jobs(self.blobs),
             Alerts(Redis(), self.blobs),  # not asked: no alert has a decision
+            Batches(self.blobs, self.redis),
             periods=self.periods,
             spool=self.folder / "spool",
         )
@@ -318,3 +323,21 @@ def test_time_of_an_id_is_that_of_its_making() -> None:
     assert made_at is not None
     assert abs(made_at - time.time()) < 5
     assert time_of_id("job", "model_" + "0" * 21) is None
+
+
+def test_ended_batches_are_kept_for_their_period_and_leave_no_chunks(
+    tmp_path: Path, clean_redis_url: str
+) -> None:
+    redis = Redis.from_url(clean_redis_url, decode_responses=True)
+    attic = Attic(tmp_path, redis=redis, job_days=30)
+    batches = Batches(attic.blobs, redis)
+    about = {"endpoint": "/v1/completions", "input_file": "corpus_000000000000", "completion_window": "24h"}
+    ended, waiting = (batches.create(**about, created_at=1, expires_at=2) for _ in range(2))
+    ended = batches.move(ended, BatchStatus.CANCELLED)
+    for batch_id in (ended.id, waiting.id, "batch_000000000000"):
+        batches.write_input(batch_id, 0, [b"{}"])
+    assert "batches" not in attic.sweep(days=29)
+    assert batches.batches_with_chunks() == [waiting.id]
+    assert {batch.id for batch in batches.all()} == {ended.id, waiting.id}
+    assert attic.sweep(days=31)["batches"] == 1
+    assert [batch.id for batch in Batches(attic.blobs, redis).all()] == [waiting.id]

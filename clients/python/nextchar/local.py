@@ -52,8 +52,12 @@ from store.models import Models
 from store.open_blobs import open_blobs
 from store.settings import StoreSettings
 
-_CARD_FILE = "model.json"
-_STORE_PREFIX = "store:"
+MODEL_FILE_NAME = "model.json"
+"""The file that makes a folder a model."""
+
+STORE_PREFIX = "store:"
+"""What precedes the name of a model in the storage."""
+
 _CACHE_FOLDER = Path("~/.cache/nextchar")  # compiled kernels, and what was measured on this machine
 _COOL_BITS, _HOT_BITS = 2.0, 12.0  # the ends of a heat map's scale
 
@@ -63,13 +67,17 @@ class Model:
 
     def __init__(self, saved: SavedModel, *, threads: int | None = None) -> None:
         """Load a saved model. Raises Unavailable: a file is damaged."""
-        self._saved = saved
+        self._saved, self._threads = saved, threads
         engine, scorer = load_model(
             saved, threads=threads or available_cores(), cache_bytes=64 << 20, max_waiting=256
         )
         self._engine, self._scorer = engine, scorer
         size = sum(entry.bytes for entry in saved.card.files.values())
         self._loaded = Loaded(saved.card.reference, engine, saved.vocabulary, size, saved, scorer)
+
+    def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[Any, ...]]:
+        """Pickle the model's files; it is loaded where it is unpickled, as in workers of Ray and Spark."""
+        return _unpickled, (ModelFiles.of(self._saved), self._threads)
 
     @property
     def name(self) -> str:
@@ -179,7 +187,8 @@ class Model:
             raise FileExistsError(f"{folder} is not empty; choose a new folder")
         for name in self._saved.card.files:
             (folder / name).write_bytes(self._saved.file(name))
-        (folder / _CARD_FILE).write_bytes(self._saved.card.portable())  # last: it makes the folder a model
+        # Last, because it makes the folder a model.
+        (folder / MODEL_FILE_NAME).write_bytes(self._saved.card.portable())
         return folder
 
     def close(self) -> None:
@@ -225,6 +234,28 @@ class Heatmap:
         return f'<span style="{style}" title="{bits:.1f} bits">{shown}</span>'
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """A saved model as plain bytes, to be sent to other processes and hosts."""
+
+    card: bytes
+    files: dict[str, bytes]
+
+    @classmethod
+    def of(cls, saved: SavedModel) -> Self:
+        """Read all files of a model. Raises Unavailable: one is damaged."""
+        return cls(saved.card.portable(), {name: saved.file(name) for name in saved.card.files})
+
+    def saved(self) -> SavedModel:
+        """Return the saved model."""
+        return SavedModel(parse_card(self.card, where=MODEL_FILE_NAME), self.files.__getitem__)
+
+
+def _unpickled(files: ModelFiles, threads: int | None) -> Model:
+    prepare_kernels()
+    return Model(files.saved(), threads=threads)
+
+
 def load(source: str | Path, *, threads: int | None = None) -> Model:
     """Load a model from a folder, or from the storage of a service on this machine.
 
@@ -238,24 +269,34 @@ def load(source: str | Path, *, threads: int | None = None) -> Model:
         NotFound: there is no such folder or model.
         Unavailable: the model is damaged, or of a version of nextchar that this one cannot read.
     """
+    prepare_kernels()
+    return Model(read_model(source), threads=threads)
+
+
+def prepare_kernels() -> None:
+    """Use the kernels of this machine that are compiled already, and compile the others in the background."""
     use_cache_folder(_CACHE_FOLDER.expanduser())
     threading.Thread(
         target=compile_in_child_process, args=SERVING, name="compile kernels", daemon=True
     ).start()
-    if isinstance(source, str) and source.startswith(_STORE_PREFIX):
+
+
+def read_model(source: str | Path) -> SavedModel:
+    """Return a saved model without loading it. The arguments and errors are those of `load`."""
+    if isinstance(source, str) and source.startswith(STORE_PREFIX):
         store = open_blobs(StoreSettings.load().blobs_url)
-        return Model(Models(store).get(source.removeprefix(_STORE_PREFIX)), threads=threads)
+        return Models(store).get(source.removeprefix(STORE_PREFIX))
     folder = Path(source)
     try:
-        data = (folder / _CARD_FILE).read_bytes()
+        data = (folder / MODEL_FILE_NAME).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(
-            f"{folder} has no {_CARD_FILE}, so it is not the folder of a model; to load a model of a service"
-            f" on this machine, write {_STORE_PREFIX}{folder.name}",
+            f"{folder} has no {MODEL_FILE_NAME}, so it is not the folder of a model; to load a model of a"
+            f" service on this machine, write {STORE_PREFIX}{folder.name}",
             code="model_not_found",
         ) from None
-    card = parse_card(data, where=str(folder / _CARD_FILE))
-    return Model(SavedModel(card, lambda name: (folder / name).read_bytes()), threads=threads)
+    card = parse_card(data, where=str(folder / MODEL_FILE_NAME))
+    return SavedModel(card, lambda name: (folder / name).read_bytes())
 
 
 def train(

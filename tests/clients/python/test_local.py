@@ -1,5 +1,6 @@
 """Models in this process: trained, used, saved and loaded again, with the service's own results."""
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,14 @@ def test_strange_lines_score_higher_than_lines_of_the_text(model: nextchar.Model
     usual, strange = model.score(["five boxing wizards jump quickly", "QQQQQQQQQQQQQQQ"], false_alarms=0.05)
     assert usual.score is not None and strange.score is not None
     assert usual.score < strange.score and strange.anomalous
+
+
+def test_a_pickled_model_gives_the_same_where_it_is_loaded_again(model: nextchar.Model) -> None:
+    with pickle.loads(pickle.dumps(model)) as copy:  # noqa: S301
+        assert copy.complete("the ", seed=7, max_characters=12) == model.complete(
+            "the ", seed=7, max_characters=12
+        )
+        assert copy.score(["five boxing"]) == model.score(["five boxing"]) and copy.report == model.report
 
 
 def test_a_heat_map_shows_text_as_text(model: nextchar.Model) -> None:

@@ -11,6 +11,7 @@ import typer
 from nextchar.cli import (
     alerts,
     audit,
+    batch,
     calibration,
     completion,
     corpora,
@@ -63,6 +64,7 @@ app.command()(scoring.score)
 app.command()(watch.watch)
 app.command()(calibration.calibrate)
 app.command()(evaluation.evaluate)
+app.add_typer(batch.app, name="batch")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(targets.app, name="targets")
 app.command("audit")(audit.audit)

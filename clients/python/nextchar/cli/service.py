@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -98,6 +98,13 @@ def admin(context: typer.Context) -> None:
     backup.main(context.args)
 
 
+def batch_runs() -> Any:
+    """Return the module that runs batches."""
+    with _service_packages():
+        from launcher.batch import runs
+    return runs
+
+
 @contextlib.contextmanager
 def _service_packages() -> Iterator[None]:
     """Turn an import that fails into a sentence that says what to install."""
@@ -105,6 +112,6 @@ def _service_packages() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise fail(
-            f"this command runs the service itself and needs {error.name}; install all of it with:"
+            f"this command runs models by itself and needs {error.name}; install all of it with:"
             " pip install 'nextchar[serve]'"
         ) from None

@@ -1,0 +1,396 @@
+"""Answering the requests of batches: a loop in every API process; leases in Redis divide the chunks.
+
+A batch's file is first validated and divided into chunks. Each chunk is answered by the process that holds
+its lease, and its answers are created once. When all chunks have answers, or the batch is cancelled or its
+time is over, the answers become files, which are corpora: they depend only on the chunks that the record
+names, so doing it again after a kill makes the same files.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from app.compat.batch_requests import MAX_REQUESTS, BatchRequest, InvalidLine, parse_request
+from app.compat.json_lines import MAX_LINE_BYTES
+from app.compat.openai_completions import answer_completion, check_is_supported
+from app.compat.openai_files import BATCH_OUTPUT, write_metadata
+from app.http.errors import answer, invalid_fields
+from app.keys import Key
+from app.schemas.openai import OpenAICompletionCreate
+from app.services.access import Access
+from app.services.engines import Engines
+from app.services.limited_work import LimitedWork
+from app.services.line_input import LineSplitter
+from models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound
+from store.batches import ALL, COMPLETED, FAILED, LEASE_S, Batch, BatchError, Batches, BatchStatus
+from store.blobs import Blobs
+from store.corpora import Corpora, Upload
+from store.jobs import STORAGE_CODES, Jobs
+from store.models import Models
+
+log = logging.getLogger("nextchar.api")
+
+INTERVAL_S = 1.0
+"""Between two rounds: how long a new batch waits."""
+
+MAX_CONCURRENT_REQUESTS = 16
+"""Requests of a chunk that run at a time, so that other clients get slots of the engine."""
+
+_ROUND_S = 5.0  # no chunk is begun after this long, so that new batches are seen
+_IDLE_S = 30.0  # between two lists of the batches while none is created, since a list costs a request
+_LOOK_S = 0.2  # between two looks whether to stop
+_RENEW_S = LEASE_S / 5
+_MAX_BUSY_S = 5.0  # between two attempts at a request, if the model has too many
+_CHUNK_REQUESTS = 64
+_CHUNK_BYTES = 1 << 20
+_LARGE_ANSWER = 16  # a request whose answer may be large counts as so many
+_MAX_ERRORS = 100
+_UNLIMITED_BYTES = 1 << 60
+
+
+class _Abandoned(Exception):
+    """This chunk or batch is left: the process stops, or the batch has been taken or moved by others."""
+
+
+@dataclass
+class BatchProcessing:
+    """Processes batches. `run` is a round of a background loop; it runs in one thread.
+
+    Args:
+        batches: the records and chunks.
+        blobs, corpora, models, jobs: the storage.
+        engines: the loaded models.
+        echoing: log-probabilities of long echoed prompts.
+        spool: folder of the files under way.
+        stopping: set when the process stops.
+        on_progress: called while a long round makes progress.
+    """
+
+    batches: Batches
+    blobs: Blobs
+    corpora: Corpora
+    models: Models
+    jobs: Jobs
+    engines: Engines
+    echoing: LimitedWork
+    spool: Path
+    stopping: threading.Event
+    on_progress: Callable[[], None] = lambda: None
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    _idle_since: int | None = None  # how many batches had been created when there was nothing to do
+    _look_at_s: float = 0.0  # by time.monotonic: when to list the batches even so
+
+    def run(self) -> None:
+        """Advance all batches until there is nothing to do, or for some seconds.
+
+        Raises redis.exceptions.RedisError, and Unavailable or StorageFull if the storage does not work.
+        """
+        created = self.batches.created()
+        if created == self._idle_since and time.monotonic() < self._look_at_s:
+            return
+        deadline = time.monotonic() + _ROUND_S
+        has_work = True
+        while has_work and time.monotonic() < deadline and not self.stopping.is_set():
+            # One piece of each, so that a large batch does not delay a small one.
+            unfinished = self.batches.unfinished()
+            has_work = max(map(self._advance, unfinished), default=False)
+            self._idle_since = None if unfinished else created
+            self._look_at_s = time.monotonic() + _IDLE_S
+
+    def _advance(self, batch: Batch) -> bool:
+        """Do one piece of work for a batch; return whether there was any."""
+        if self.stopping.is_set():
+            return False
+        try:
+            match batch.status:
+                case BatchStatus.VALIDATING:
+                    return self._validate(batch)
+                case BatchStatus.IN_PROGRESS:
+                    return self._answer_next_chunk(batch)
+                case _:
+                    return self._finalize(batch)
+        except (
+            _Abandoned,
+            FileNotFoundError,
+        ):  # the second: another process has ended it and deleted its chunks
+            return False
+        except Conflict:  # another process, or a request to cancel, has moved the batch: look again
+            return True
+
+    @contextlib.contextmanager
+    def _lease(self, batch: Batch, what: int | str) -> Iterator[bool]:
+        """Hold a lease for a block, if it is free; give whether it is held."""
+        if not self.batches.acquire_lease(batch.id, what, self.token):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self.batches.release_lease(batch.id, what, self.token)
+
+    def _renew(self, batch: Batch, what: int | str) -> None:
+        if self.stopping.is_set() or not self.batches.acquire_lease(batch.id, what, self.token):
+            raise _Abandoned
+        self.on_progress()
+
+    # From the file to chunks
+
+    def _validate(self, batch: Batch) -> bool:
+        if time.time() >= batch.expires_at:
+            self.batches.move(batch, BatchStatus.EXPIRED)
+            return True
+        with self._lease(batch, ALL) as is_held:
+            if not is_held:
+                return False
+            errors: list[BatchError] = []
+            sizes = []
+            try:
+                for chunk, lines in enumerate(self._chunks(batch, errors)):
+                    self._renew(batch, ALL)
+                    self.batches.write_input(batch.id, chunk, lines)
+                    sizes.append(len(lines))
+            except NotFound:
+                message = f"the file {batch.input_file} has been deleted; upload it again"
+                errors.append(BatchError(code="file_not_found", message=message, param="input_file_id"))
+            if not errors and not sizes:
+                message = "the file has no requests"
+                errors.append(BatchError(code="empty_file", message=message, param="input_file_id"))
+            if errors:
+                self.batches.move(batch, BatchStatus.FAILED, errors=tuple(errors[:_MAX_ERRORS]))
+                self.batches.delete_chunks(batch.id)
+            else:
+                self.batches.move(batch, BatchStatus.IN_PROGRESS, chunk_sizes=tuple(sizes))
+            return True
+
+    def _chunks(self, batch: Batch, errors: list[BatchError]) -> Iterator[list[bytes]]:
+        """Yield the lines of each chunk; after an error only look for more errors."""
+        chunk: list[bytes] = []
+        weight = size = 0
+        seen: set[str] = set()
+        for number, data in self._lines(batch, errors):
+            try:
+                request = parse_request(data, endpoint=batch.endpoint, line=number)
+                if request.custom_id in seen:
+                    message = f"another line has the custom_id {request.custom_id[:100]!r}, too"
+                    raise InvalidLine("duplicate_custom_id", message, number, "custom_id")  # noqa: TRY301
+                if len(seen) == MAX_REQUESTS:
+                    message = f"a batch has at most {MAX_REQUESTS:,} requests; divide the file"
+                    raise InvalidLine("too_many_requests", message, number)  # noqa: TRY301
+            except InvalidLine as invalid:
+                errors.append(invalid.error)
+                if len(errors) >= _MAX_ERRORS or invalid.error.code == "too_many_requests":
+                    return
+                continue
+            seen.add(request.custom_id)
+            if errors:
+                continue
+            chunk.append(data)
+            weight += _LARGE_ANSWER if request.has_large_answer else 1
+            size += len(data)
+            if weight >= _CHUNK_REQUESTS or size >= _CHUNK_BYTES:
+                yield chunk
+                chunk, weight, size = [], 0, 0
+        if chunk and not errors:
+            yield chunk
+
+    def _lines(self, batch: Batch, errors: list[BatchError]) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines of the file that are not blank with their numbers, from 1."""
+        splitter = LineSplitter(max_bytes=MAX_LINE_BYTES)
+        number = 0
+        for piece in itertools.chain(self.corpora.stream(batch.input_file), (None,)):
+            for line in splitter.feed(piece) if piece is not None else splitter.finish():
+                number += 1
+                if line.is_truncated:
+                    message = f"the line is longer than {MAX_LINE_BYTES:,} bytes"
+                    errors.append(BatchError(code="line_too_long", message=message, line=number))
+                elif line.data.strip():
+                    yield number, line.data.rstrip(b"\r")
+
+    # From chunks to answers
+
+    def _answer_next_chunk(self, batch: Batch) -> bool:
+        answered = self.batches.answered_chunks(batch.id)
+        self.batches.count_answered(batch.id, answered)
+        is_expired = time.time() >= batch.expires_at
+        if is_expired or len(answered) == len(batch.chunk_sizes):
+            is_complete = len(answered) == len(batch.chunk_sizes)
+            self.batches.move(
+                batch, BatchStatus.FINALIZING, included=tuple(answered), is_expired=not is_complete
+            )
+            return True
+        done = set(answered)
+        for chunk in range(len(batch.chunk_sizes)):
+            if chunk in done:
+                continue
+            with self._lease(batch, chunk) as is_held:
+                if is_held and chunk not in self.batches.answered_chunks(batch.id):
+                    asyncio.run(self._answer_chunk(batch, chunk))
+                    return True
+        return False
+
+    async def _answer_chunk(self, batch: Batch, chunk: int) -> None:
+        lines = self.batches.read_input(batch.id, chunk)
+        working = asyncio.create_task(self._answers(batch, sum(batch.chunk_sizes[:chunk]), lines))
+        renew_at = time.monotonic() + _RENEW_S
+        try:
+            while not (await asyncio.wait([working], timeout=_LOOK_S))[0]:
+                if self.stopping.is_set():
+                    raise _Abandoned  # noqa: TRY301
+                if time.monotonic() >= renew_at:
+                    self._renew(batch, chunk)
+                    is_current = self.batches.get(batch.id).sequence == batch.sequence
+                    if not is_current or time.time() >= batch.expires_at:
+                        raise _Abandoned  # noqa: TRY301
+                    renew_at = time.monotonic() + _RENEW_S
+        except BaseException:
+            working.cancel()
+            await asyncio.wait([working])
+            raise
+        answers = working.result()
+        if self.stopping.is_set():  # the engines may have been closed
+            raise _Abandoned
+        self.batches.create_answers(batch, chunk, answers)
+
+    async def _answers(self, batch: Batch, first: int, lines: Sequence[bytes]) -> list[bytes]:
+        """Return the answers to requests, which are numbered from `first` in their batch."""
+        slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
+
+        async def respond(number: int, line: bytes) -> bytes:
+            async with slots:
+                return await self._respond(batch, number, line)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(respond(first + i, line)) for i, line in enumerate(lines)]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _respond(self, batch: Batch, number: int, line: bytes) -> bytes:
+        """Return the answer to one request; an error of the request is its answer."""
+        request = parse_request(line, endpoint=batch.endpoint)
+        status, content = 200, ""
+        try:
+            content = await self._complete(batch, request)
+        except ValidationError as error:
+            invalid = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+            status, content = 400, invalid_fields(invalid).model_dump_json()
+        except Exception as error:
+            if isinstance(error, DomainError) and error.code in STORAGE_CODES:
+                raise  # the whole chunk is answered later
+            if not isinstance(error, DomainError):
+                log.exception("request %d of batch %s", number, batch.id)
+            status, body = answer(error)
+            status = 400 if status == 422 else status
+            content = body.model_dump_json()
+        head = _head(batch, number, request.custom_id)
+        response = f'{{"status_code":{status},"request_id":"{_request_id(batch, number)}","body":{content}}}'
+        kind = COMPLETED if status == 200 else FAILED
+        return kind + f'{head},"response":{response},"error":null}}'.encode("utf-8", "backslashreplace")
+
+    async def _complete(self, batch: Batch, request: BatchRequest) -> str:
+        body = OpenAICompletionCreate.model_validate(request.body)
+        check_is_supported(body)
+        if body.stream:
+            raise InvalidInput("a request of a batch cannot be a stream; leave stream out", param="stream")
+        if not body.model:
+            raise InvalidInput("a request of a batch names its model", param="model")
+        self._access(batch).check_model(body.model)
+        while True:
+            try:
+                async with self.engines.use_async(body.model) as loaded:
+                    return await answer_completion(
+                        self.engines, self.echoing, loaded, body, client=f"batch {batch.id}"
+                    )
+            except Busy as error:
+                await asyncio.sleep(min(error.retry_after_s, _MAX_BUSY_S))
+
+    def _access(self, batch: Batch) -> Access:
+        key = None
+        if batch.key_name is not None:
+            key = Key(batch.key_name, b"", frozenset({"complete"}), models=batch.key_models)
+        return Access(key, self.models, self.jobs, self.corpora)
+
+    # From answers to files
+
+    def _finalize(self, batch: Batch) -> bool:
+        if batch.included is None:
+            answered = tuple(self.batches.answered_chunks(batch.id))
+            batch = self.batches.move(batch, BatchStatus.CANCELLING, included=answered)
+        with self._lease(batch, ALL) as is_held:
+            if not is_held:
+                return False
+            is_cancelled = batch.status is BatchStatus.CANCELLING
+            counts = {COMPLETED: 0, FAILED: 0}
+            with (
+                Upload(self.spool, limit_bytes=_UNLIMITED_BYTES) as output,
+                Upload(self.spool, limit_bytes=_UNLIMITED_BYTES) as errors,
+            ):
+                for chunk in range(len(batch.chunk_sizes)):
+                    self._renew(batch, ALL)
+                    answers = list(self._final_answers(batch, chunk))
+                    for kind, upload in ((COMPLETED, output), (FAILED, errors)):
+                        lines = [line[1:] + b"\n" for line in answers if line.startswith(kind)]
+                        upload.feed(b"".join(lines))
+                        counts[kind] += len(lines)
+                files = {
+                    "output_file": self._add_file(batch, output, "output") if counts[COMPLETED] else None,
+                    "error_file": self._add_file(batch, errors, "error") if counts[FAILED] else None,
+                }
+            self._renew(batch, ALL)
+            to = BatchStatus.EXPIRED if batch.is_expired else BatchStatus.COMPLETED
+            self.batches.move(
+                batch,
+                BatchStatus.CANCELLED if is_cancelled else to,
+                completed=counts[COMPLETED],
+                failed=counts[FAILED],
+                **files,
+            )
+            self.batches.delete_chunks(batch.id)
+            return True
+
+    def _final_answers(self, batch: Batch, chunk: int) -> Iterator[bytes]:
+        """Yield the answers of a chunk, or that its requests were not answered."""
+        assert batch.included is not None
+        if chunk in batch.included:
+            yield from self.batches.read_answers(batch.id, chunk)
+            return
+        code, message = (
+            ("batch_expired", "the completion window ended before this request was answered")
+            if batch.is_expired
+            else ("batch_cancelled", "the batch was cancelled before this request was answered")
+        )
+        error = json.dumps({"code": code, "message": message})
+        first = sum(batch.chunk_sizes[:chunk])
+        for number, line in enumerate(self.batches.read_input(batch.id, chunk), first):
+            request = parse_request(line, endpoint=batch.endpoint)
+            head = _head(batch, number, request.custom_id)
+            yield FAILED + f'{head},"response":null,"error":{error}}}'.encode()
+
+    def _add_file(self, batch: Batch, upload: Upload, kind: str) -> str:
+        """Save a file of a batch as a corpus of the key that created the batch; return its id."""
+        corpus, is_new = self.corpora.add(upload)
+        if batch.key_name is not None:
+            self.corpora.owners.add(corpus.id, batch.key_name, is_new=is_new)
+        filename = f"{batch.id}_{kind}.jsonl"
+        access = self._access(batch)
+        write_metadata(self.blobs, access, corpus.id, filename=filename, purpose=BATCH_OUTPUT, replace=True)
+        return corpus.id
+
+
+def _request_id(batch: Batch, number: int) -> str:
+    return f"batch_req_{batch.id.removeprefix('batch_')}_{number}"
+
+
+def _head(batch: Batch, number: int, custom_id: str) -> str:
+    return f'{{"id":"{_request_id(batch, number)}","custom_id":{json.dumps(custom_id)}'

@@ -1,0 +1,127 @@
+"""/v1/batches: OpenAI's batches. `app.compat.batch_processing` answers their requests."""
+
+from datetime import timedelta
+from time import time
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app.compat.openai_files import BATCH, get_file, purpose_of
+from app.compat.openai_route import NOT_422, OpenAIRoute
+from app.http.access import AccessDep
+from app.http.dependencies import Services, ServicesDep
+from app.http.errors import error_responses
+from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
+from app.http.paging import paginate
+from app.schemas.lists import DEFAULT_LIMIT, After, Page
+from app.schemas.openai_batches import BatchBody, BatchCreate, BatchErrorBody, BatchErrors, RequestCounts
+from app.services.access import Access
+from models.errors import Conflict, InvalidInput
+from store.batches import Batch, BatchStatus, no_such_batch
+
+router = APIRouter(prefix="/v1/batches", tags=["openai"], route_class=OpenAIRoute)
+
+BODY_RULE = BodyRule(r"/v1/batches.*", MAX_SMALL_JSON_BYTES)
+
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+
+@router.post("", responses=NOT_422 | error_responses(404, 413, 415, 503, 507))
+def create_batch(services: ServicesDep, access: AccessDep, body: BatchCreate) -> BatchBody:
+    """Answer the requests in an uploaded file in the background."""
+    file = get_file(access, body.input_file_id, param="input_file_id")
+    purpose = purpose_of(services.blobs, access, file)
+    if purpose != BATCH:
+        raise InvalidInput(
+            f"the file {file.id} has the purpose {purpose!r}; upload it with the purpose batch (if the same"
+            " bytes were uploaded with another purpose, delete that file first)",
+            code="wrong_purpose",
+            param="input_file_id",
+        )
+    services.watermark.check()
+    window = int(body.completion_window[:-1]) * _UNITS[body.completion_window[-1]]
+    now, key = int(time()), access.key
+    batch = services.batches.create(
+        endpoint=body.endpoint,
+        input_file=file.id,
+        completion_window=body.completion_window,
+        metadata=body.metadata,
+        key_name=key.name if key else None,
+        key_models=key.models if key else (),
+        created_at=now,
+        expires_at=now + int(window.total_seconds()),
+    )
+    return _answer(services, batch)
+
+
+@router.get("", responses=NOT_422 | error_responses(503))
+def list_batches(
+    services: ServicesDep,
+    access: AccessDep,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = DEFAULT_LIMIT,
+) -> Page[BatchBody]:
+    """List batches, newest first."""
+    batches = [batch for batch in services.batches.all() if _is_accessible(access, batch)]
+    page, has_more = paginate(batches, lambda batch: batch.id, after=after, limit=limit)
+    return Page(data=[_answer(services, batch) for batch in page], has_more=has_more)
+
+
+@router.get("/{batch_id}", responses=NOT_422 | error_responses(404, 503))
+def get_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchBody:
+    """Get a batch."""
+    return _answer(services, _get(services, access, batch_id))
+
+
+@router.post("/{batch_id}/cancel", responses=NOT_422 | error_responses(404, 409, 503))
+def cancel_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchBody:
+    """Cancel a batch; what was answered until then is in its files."""
+    while True:
+        batch = _get(services, access, batch_id)
+        if batch.status is BatchStatus.CANCELLING:
+            return _answer(services, batch)
+        is_new = batch.status is BatchStatus.VALIDATING
+        to = BatchStatus.CANCELLED if is_new else BatchStatus.CANCELLING
+        try:
+            return _answer(services, services.batches.move(batch, to))
+        except Conflict as error:
+            if error.code != "batch_moved":  # it has been moved since it was read: read it again
+                raise
+
+
+def _get(services: Services, access: Access, batch_id: str) -> Batch:
+    batch = services.batches.get(batch_id)
+    if not _is_accessible(access, batch):
+        raise no_such_batch(batch_id)
+    return batch
+
+
+def _is_accessible(access: Access, batch: Batch) -> bool:
+    """Return whether the caller can see a batch. A limited key sees its own."""
+    key = access.limited_key
+    return key is None or batch.key_name == key.name
+
+
+def _answer(services: Services, batch: Batch) -> BatchBody:
+    completed, failed = services.batches.counts(batch)
+    times = {
+        f"{status}_at": batch.moved_at.get(status)
+        for status in BatchStatus
+        if status is not BatchStatus.VALIDATING
+    }
+    errors = [BatchErrorBody(**error.model_dump()) for error in batch.errors]
+    return BatchBody(
+        id=batch.id,
+        endpoint=batch.endpoint,
+        errors=BatchErrors(data=errors) if errors else None,
+        input_file_id=batch.input_file,
+        completion_window=batch.completion_window,
+        status=batch.status,
+        output_file_id=batch.output_file,
+        error_file_id=batch.error_file,
+        created_at=batch.created_at,
+        expires_at=batch.expires_at,
+        request_counts=RequestCounts(total=batch.requests, completed=completed, failed=failed),
+        metadata=batch.metadata,
+        **times,
+    )

@@ -1,0 +1,1 @@
+"""Scoring and completing the lines of files, on one machine or a Ray cluster, without the service."""

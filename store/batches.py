@@ -1,0 +1,320 @@
+"""Batches: files of requests that are answered in the background, and how far each is.
+
+    batches/<id>/<sequence>.json                the whole record after its <sequence>-th transition
+    batch_chunks/<id>/<chunk>.input.jsonl       some requests, as they are in the file
+    batch_chunks/<id>/<chunk>.answers           their answers, one line each in the same order; made once
+
+A chunk is answered when its answers are there. Of several processes that answer the same chunk the first to
+create the object has answered it, so no request is answered twice or not at all, whoever is killed. Which
+process works on what is agreed in Redis, and losing that loses only time:
+
+    nextchar:batch:<id>:lease:<chunk>   who answers a chunk, or (`all`) validates or finalizes the batch
+    nextchar:batches:created            how many batches have been created
+    nextchar:batch:<id>:counts          hash: the completed and failed requests of answered chunks
+"""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from redis import Redis
+from redis.exceptions import RedisError
+
+from models.errors import Conflict, NotFound, Unavailable
+from store.blobs import Blobs
+from store.ids import is_id, new_id
+from store.live import RELEASE_LEASE, RENEW_LEASE
+
+LEASE_S = 10
+"""A process that has not renewed its lease for this long counts as dead."""
+
+ALL = "all"
+"""The lease of a whole batch."""
+
+COMPLETED, FAILED = b"+", b"-"
+"""The first byte of an answer: whether the request succeeded."""
+
+_COUNTS_S = 30 * 86400
+_CREATED = "nextchar:batches:created"
+
+
+class BatchStatus(StrEnum):
+    """The state of a batch, as OpenAI names them."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+TRANSITIONS: dict[BatchStatus, frozenset[BatchStatus]] = {
+    BatchStatus.VALIDATING: frozenset(
+        {BatchStatus.IN_PROGRESS, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchStatus.CANCELLED}
+    ),
+    BatchStatus.IN_PROGRESS: frozenset({BatchStatus.FINALIZING, BatchStatus.CANCELLING}),
+    BatchStatus.FINALIZING: frozenset({BatchStatus.COMPLETED, BatchStatus.EXPIRED}),
+    # To itself: when it is decided which chunks its files have.
+    BatchStatus.CANCELLING: frozenset({BatchStatus.CANCELLING, BatchStatus.CANCELLED}),
+    BatchStatus.FAILED: frozenset(),
+    BatchStatus.COMPLETED: frozenset(),
+    BatchStatus.EXPIRED: frozenset(),
+    BatchStatus.CANCELLED: frozenset(),
+}
+
+
+class BatchError(BaseModel):
+    """What is wrong with the input file; `line` counts from 1."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class Batch(BaseModel):
+    """One batch as of its `sequence`-th transition. Times are Unix seconds, UTC."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    sequence: int = 0
+    status: BatchStatus = BatchStatus.VALIDATING
+    endpoint: str
+    input_file: str  # the id of a corpus
+    completion_window: str
+    metadata: dict[str, str] | None = None
+    key_name: str | None = None  # of the API key that created it, with its patterns at that time
+    key_models: tuple[str, ...] = ()
+    created_at: int
+    expires_at: int
+    moved_at: dict[BatchStatus, int] = {}  # when it first entered each other state
+    chunk_sizes: tuple[int, ...] = ()  # the requests in each chunk
+    is_expired: bool = False  # it is finalized because its time is over
+    included: tuple[int, ...] | None = None  # the chunks whose answers its files have, once that is decided
+    completed: int = 0  # of the requests, when it has ended
+    failed: int = 0
+    errors: tuple[BatchError, ...] = ()
+    output_file: str | None = None
+    error_file: str | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no transition can follow."""
+        return not TRANSITIONS[self.status]
+
+    @property
+    def requests(self) -> int:
+        """The requests in its file, once it is validated."""
+        return sum(self.chunk_sizes)
+
+    @property
+    def ended_at(self) -> int | None:
+        """When it ended, if it has."""
+        return self.moved_at.get(self.status) if self.has_ended else None
+
+
+class Batches:
+    """The batches in one storage and Redis (with `decode_responses=True`)."""
+
+    def __init__(self, blobs: Blobs, redis: Redis) -> None:
+        self._blobs = blobs
+        self._redis = redis
+        self._ended: dict[str, Batch] = {}  # their records do not change
+
+    # Records
+
+    def create(self, **fields: Any) -> Batch:
+        """Record a new batch."""
+        batch = Batch(id=new_id("batch"), **fields)
+        self._blobs.create(_path(batch), batch.model_dump_json().encode())
+        with contextlib.suppress(RedisError):  # then it is found later
+            self._redis.incr(_CREATED)
+        return batch
+
+    def created(self) -> int:
+        """Return a number that grows with each batch that is created. Raises redis.exceptions.RedisError."""
+        number: Any = self._redis.get(_CREATED)
+        return int(number or 0)
+
+    def get(self, batch_id: str) -> Batch:
+        """Return the newest record of a batch.
+
+        Raises:
+            NotFound: there is no such batch (code `batch_not_found`).
+            Unavailable: the record is damaged (code `batch_damaged`).
+        """
+        if batch_id in self._ended and self._blobs.exists(_path(self._ended[batch_id])):
+            return self._ended[batch_id]
+        self._ended.pop(batch_id, None)
+        paths = self._blobs.paths(f"batches/{batch_id}") if is_id("batch", batch_id) else []
+        if not paths:
+            raise no_such_batch(batch_id)
+        return self._read(batch_id, paths[-1])
+
+    def all(self) -> list[Batch]:
+        """Return all batches, newest first, except those with a damaged record."""
+        newest = {path.split("/")[1]: path for path in self._blobs.paths("batches")}
+        for batch_id in self._ended.keys() - newest.keys():  # deleted by another process
+            self._ended.pop(batch_id, None)
+        found = (self._found(batch_id, newest[batch_id]) for batch_id in sorted(newest, reverse=True))
+        return [batch for batch in found if batch]
+
+    def unfinished(self) -> list[Batch]:
+        """Return the batches that have not ended, oldest first."""
+        return [batch for batch in reversed(self.all()) if not batch.has_ended]
+
+    def move(self, batch: Batch, to: BatchStatus, **changes: Any) -> Batch:
+        """Write the transition of `batch`, as the caller read it, to state `to`; return the new record.
+
+        Raises:
+            Conflict: there is no such transition (the code is the state, as in `batch_completed`), or another
+                process has moved the batch since the caller read it (`batch_moved`).
+        """
+        if to not in TRANSITIONS[batch.status]:
+            raise Conflict(
+                f"batch {batch.id} is {batch.status} and cannot become {to}", code=f"batch_{batch.status}"
+            )
+        moved_at = {to: int(time.time())} | batch.moved_at
+        update = {"sequence": batch.sequence + 1, "status": to, "moved_at": moved_at}
+        moved = batch.model_copy(update=update | changes)
+        if not self._blobs.create(_path(moved), moved.model_dump_json().encode()):
+            raise Conflict(f"batch {batch.id} was changed meanwhile; read it again", code="batch_moved")
+        return moved
+
+    def delete(self, batch: Batch) -> None:
+        """Delete a batch that has ended, with what is left of its chunks; its files stay."""
+        self.delete_chunks(batch.id)
+        paths = self._blobs.paths(f"batches/{batch.id}")
+        self._blobs.delete(*paths[:-1])
+        self._blobs.delete(*paths[-1:])  # last: an interrupted deletion is repeated
+        self._ended.pop(batch.id, None)
+
+    # Chunks
+
+    def write_input(self, batch_id: str, chunk: int, lines: Iterable[bytes]) -> None:
+        """Write the requests of a chunk, lines without newlines. Writing it again changes nothing."""
+        self._blobs.write(_chunk_path(batch_id, chunk, "input.jsonl"), b"".join(b"%s\n" % x for x in lines))
+
+    def read_input(self, batch_id: str, chunk: int) -> list[bytes]:
+        """Return the requests of a chunk. Raises FileNotFoundError: the batch has ended meanwhile."""
+        return self._blobs.read(_chunk_path(batch_id, chunk, "input.jsonl")).split(b"\n")[:-1]
+
+    def create_answers(self, batch: Batch, chunk: int, answers: Iterable[bytes]) -> bool:
+        """Write the answers of a chunk, unless another process was faster; return whether they were written.
+
+        Each begins with COMPLETED or FAILED and has no newline.
+        """
+        data = b"".join(b"%s\n" % answer for answer in answers)
+        is_first = self._blobs.create(_chunk_path(batch.id, chunk, "answers"), data)
+        if is_first:
+            self._count(batch.id, chunk, data)
+        return is_first
+
+    def read_answers(self, batch_id: str, chunk: int) -> Iterator[bytes]:
+        """Yield the answers of a chunk, as they were written. Raises FileNotFoundError."""
+        yield from self._blobs.read(_chunk_path(batch_id, chunk, "answers")).split(b"\n")[:-1]
+
+    def answered_chunks(self, batch_id: str) -> list[int]:
+        """Return the chunks that have answers, in order."""
+        paths = self._blobs.paths(f"batch_chunks/{batch_id}")
+        return [int(p.rpartition("/")[2].split(".")[0]) for p in paths if p.endswith(".answers")]
+
+    def delete_chunks(self, batch_id: str) -> int:
+        """Delete the chunks of a batch; return the number of objects."""
+        paths = self._blobs.paths(f"batch_chunks/{batch_id}")
+        self._blobs.delete(*paths)
+        self._redis.delete(_key(batch_id, "counts"))
+        return len(paths)
+
+    def batches_with_chunks(self) -> list[str]:
+        """Return the ids of the batches that have chunks."""
+        return self._blobs.folders("batch_chunks")
+
+    # What processes agree on
+
+    def counts(self, batch: Batch) -> tuple[int, int]:
+        """Return how many requests have completed and failed so far; an estimate until the batch has ended.
+
+        Raises redis.exceptions.RedisError.
+        """
+        if batch.has_ended:
+            return batch.completed, batch.failed
+        counted: Any = self._redis.hvals(_key(batch.id, "counts"))
+        pairs = [tuple(map(int, value.split())) for value in counted]
+        return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+
+    def count_answered(self, batch_id: str, answered: Iterable[int]) -> None:
+        """Count the chunks whose process was killed before it did, or whose counts were lost."""
+        counted: Any = self._redis.hkeys(_key(batch_id, "counts"))
+        for chunk in set(answered) - set(map(int, counted)):
+            self._count(batch_id, chunk, self._blobs.read(_chunk_path(batch_id, chunk, "answers")))
+
+    def acquire_lease(self, batch_id: str, what: int | str, token: str) -> bool:
+        """Acquire or renew the lease of a chunk, or of ALL; return False if another process holds it."""
+        key = _key(batch_id, f"lease:{what}")
+        return bool(self._redis.eval(RENEW_LEASE, 1, key, token, LEASE_S))
+
+    def release_lease(self, batch_id: str, what: int | str, token: str) -> None:
+        """Release the lease if `token` holds it."""
+        self._redis.eval(RELEASE_LEASE, 1, _key(batch_id, f"lease:{what}"), token)
+
+    def _count(self, batch_id: str, chunk: int, answers: bytes) -> None:
+        lines = answers.split(b"\n")[:-1]
+        completed = sum(line.startswith(COMPLETED) for line in lines)
+        with self._redis.pipeline() as pipe:
+            pipe.hset(_key(batch_id, "counts"), str(chunk), f"{completed} {len(lines) - completed}")
+            pipe.expire(_key(batch_id, "counts"), _COUNTS_S)
+            pipe.execute()
+
+    def _found(self, batch_id: str, path: str) -> Batch | None:
+        try:
+            return self._read(batch_id, path)
+        except NotFound:  # deleted since it was listed
+            return None
+        except Unavailable as error:
+            if error.code != "batch_damaged":
+                raise
+            return None
+
+    def _read(self, batch_id: str, path: str) -> Batch:
+        known = self._ended.get(batch_id)
+        if known and _path(known) == path:
+            return known
+        try:
+            batch = Batch.model_validate_json(self._blobs.read(path))
+        except FileNotFoundError:
+            raise no_such_batch(batch_id) from None
+        except ValueError:
+            raise Unavailable(
+                f"{path} is damaged or from a newer version of nextchar: restore it, or upgrade this process",
+                code="batch_damaged",
+            ) from None
+        if batch.has_ended:
+            self._ended[batch_id] = batch
+        return batch
+
+
+def no_such_batch(reference: str) -> NotFound:
+    """Return the error for a batch that does not exist."""
+    return NotFound(f"there is no batch {reference!r}", code="batch_not_found", param="batch_id")
+
+
+def _path(batch: Batch) -> str:
+    return f"batches/{batch.id}/{batch.sequence:06d}.json"
+
+
+def _chunk_path(batch_id: str, chunk: int, kind: str) -> str:
+    return f"batch_chunks/{batch_id}/{chunk:06d}.{kind}"
+
+
+def _key(batch_id: str, field: str) -> str:
+    return f"nextchar:batch:{batch_id}:{field}"
