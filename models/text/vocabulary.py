@@ -42,7 +42,7 @@ class Normalizer:
 
     def feed(self, text: str) -> str:
         """Add text; return the normalized text up to the last safe boundary."""
-        boundary = _last_boundary(text)
+        boundary = last_normalization_boundary(text)
         if boundary is None:
             self._held.append(text)
             self.held += len(text)
@@ -57,7 +57,7 @@ class Normalizer:
         return normalize(rest)
 
 
-def _last_boundary(text: str) -> int | None:
+def last_normalization_boundary(text: str) -> int | None:
     """Return the last index at which the text can be split and both parts normalized independently."""
     for index in range(len(text) - 1, -1, -1):
         if is_normalization_boundary(text[index]):
