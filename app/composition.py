@@ -112,6 +112,7 @@ def build_services(
             failed_checkpoint_days=settings.failed_checkpoint_days,
             job_days=settings.job_retention_days,
             idempotency_days=settings.idempotency_retention_days,
+            corpus_days=settings.corpus_retention_days,
         ),
         spool=settings.data_dir / "spool",
     )
