@@ -22,6 +22,7 @@ from store.jobs import Job, JobRequest
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.store.refusing import Refusing
+from worker.checkpoints import Checkpoint
 from worker.chunked_ids import ChunkedIds, CorpusChunks
 from worker.hooks import Hooks
 from worker.pipeline import train_model
@@ -150,33 +151,42 @@ def test_the_local_file_has_a_bound_and_the_chunk_unused_for_longest_is_dropped(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_job_with_a_small_cache_ends_with_the_weights_of_one_with_a_local_copy(tmp_path: Path) -> None:
+def test_a_job_with_a_small_cache_has_the_weights_of_one_with_a_local_copy(tmp_path: Path) -> None:
     blobs = open_blobs("memory:///")
     corpus = _add(blobs, tmp_path, "".join(f"{n * 7919 % 1000} cats sat\n" for n in range(400)).encode())
     network = NetworkConfig(units=8, layers=1, embedding=4)
-    training = resolve_training(network, TrainingConfig(rows=4, window=16, budget=Budget(steps=5)))
+    training = resolve_training(network, TrainingConfig(rows=4, window=16, budget=Budget(steps=50)))
     request = JobRequest(corpus=corpus.id, name="m", network=network, training=training)
     job = Job(id="job_1", created_at=time.time(), updated_at=time.time(), request=request)
-    outcomes, said = [], []
-    for cache_bytes in (None, 3000):
+
+    def train(cache_bytes: int | None) -> tuple[Checkpoint, str]:
+        """Return the checkpoint after three steps, and the job's messages."""
+        polls = iter([None] * 3)
+        checkpoints: list[Checkpoint] = []
         messages: list[str] = []
-        outcomes.append(
-            train_model(
-                job,
-                corpora=Corpora(blobs),
-                models=Models(blobs),
-                scratch=tmp_path / "scratch",
-                cores=1,
-                corpus_cache_bytes=cache_bytes,
-                resume=None,
-                hooks=Hooks(event=lambda _, data: messages.append(data.get("text", ""))),  # noqa: B023
-            )
+        train_model(
+            job,
+            corpora=Corpora(blobs),
+            models=Models(blobs),
+            scratch=tmp_path / "scratch",
+            cores=1,
+            precision="float32",
+            corpus_cache_bytes=cache_bytes,
+            resume=None,
+            hooks=Hooks(
+                event=lambda _, data: messages.append(data.get("text", "")),
+                checkpoint=checkpoints.append,
+                stop=lambda: next(polls, "pause"),
+            ),
         )
-        said.append("read from the storage in chunks" in " ".join(messages))
-    local, chunked = (outcome.files for outcome in outcomes)
-    assert said == [False, True]
-    assert chunked["model.onnx"] == local["model.onnx"]
-    assert chunked["ngram.npz"] == local["ngram.npz"]
+        return checkpoints[-1], " ".join(messages)
+
+    (local, said), (chunked, said_in_chunks) = train(None), train(3000)
+    assert ("in chunks" in said, "in chunks" in said_in_chunks) == (False, True)
+    assert local.step == chunked.step == 3
+    assert local.arrays.keys() == chunked.arrays.keys()
+    for name, array in local.arrays.items():
+        np.testing.assert_array_equal(chunked.arrays[name], array)
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
