@@ -135,7 +135,7 @@ class ChunkCache:
     def _load(self, chunk: int) -> int:
         start = int(self._offsets[chunk])
         end = int(self._offsets[chunk + 1]) if chunk + 1 < len(self._offsets) else None
-        ids = self._vocabulary.encode(self._chunks.read(start, end)).astype(self._dtype)
+        ids = self._vocabulary.encode_as(self._dtype, self._chunks.read(start, end))
         if len(ids) != self.first_ids[chunk + 1] - self.first_ids[chunk]:
             raise Unavailable(
                 f"the text of {self._chunks.corpus} has changed; upload it again", code="corpus_damaged"

@@ -234,6 +234,6 @@ def _write(pieces: Iterable[str], vocabulary: Vocabulary, scratch: Path | None) 
             scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=scratch) as file:
             for piece in pieces:
-                file.write(vocabulary.encode(piece).astype(dtype).tobytes())
+                file.write(vocabulary.encode_as(dtype, piece).tobytes())
             file.flush()
             return StoredIds(np.memmap(file, dtype, mode="r"))

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from urllib.parse import urlsplit
+
+import re2
 
 from app.errors import Forbidden
 from models.errors import InvalidInput, NotFound
 from store.blobs import Blobs
 from store.open_blobs import open_blobs
 
+_RE2_OPTIONS = re2.Options()
+_RE2_OPTIONS.log_errors = False
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -48,10 +51,33 @@ def find_sources(url: str, allowed: Sequence[str]) -> tuple[Blobs, list[str]]:
         paths = [pattern] if blobs.exists(pattern) else []
     else:
         folder = pattern[: _WILDCARD.search(pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]
-        paths = [path for path in blobs.paths(folder) if PurePosixPath(path).full_match(pattern)]
+        try:
+            matches = re2.compile(_expression(pattern), _RE2_OPTIONS).fullmatch
+        except re2.error:
+            raise _invalid(url, "its pattern is invalid") from None
+        paths = [path for path in blobs.paths(folder) if matches(path)]
     if not paths:
         raise NotFound(f"there is no file at {url!r}", code="source_not_found", param="url")
     return blobs, paths
+
+
+def _expression(pattern: str) -> str:
+    """Return the regular expression of a pattern.
+
+    >>> _expression("a/**/*z"), _expression("[!a]?")
+    ('a/(?:.*/)?[^/]*z', '[^a][^/]')
+    """
+    parts = re.findall(r"\*\*/|\*\*|\[!?[^\]/]+\]|.", pattern, re.DOTALL)
+    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return "".join(known.get(part) or _class_or_character(part) for part in parts)
+
+
+def _class_or_character(part: str) -> str:
+    if len(part) == 1:
+        return re.escape(part)
+    negation = "^" if part[1] == "!" else ""
+    inside = part[1 + len(negation) : -1].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
+    return f"[{negation}{inside}]"
 
 
 def _invalid(url: str, why: str) -> InvalidInput:

@@ -57,8 +57,10 @@ def test_only_what_the_setting_allows_is_read(bucket: str) -> None:
         with pytest.raises(Forbidden) as refused:
             find_sources(f"{bucket}/logs2/e.log", allowed)
         assert refused.value.code == "source_not_allowed"
-    with pytest.raises(InvalidInput):
-        find_sources(f"{bucket}/logs/../logs2/e.log", [f"{bucket}/logs/"])
+    for invalid in ("logs/../logs2/e.log", "logs/[z-a]"):
+        with pytest.raises(InvalidInput) as wrong:
+            find_sources(f"{bucket}/{invalid}", [f"{bucket}/logs/"])
+        assert wrong.value.code == "invalid_source"
 
 
 def test_what_is_not_there_is_not_found(bucket: str) -> None:
