@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.report import print_json_line, print_table
 from launcher.settings import LauncherSettings
@@ -35,7 +36,8 @@ _BLOCK_WORDS = 200_000
 _WORDS = 20_000
 _SAMPLE_S = 0.5
 _TIMEOUT_S = 6 * 3600
-_WHITESPACE = {"text": (" ", 10), "records": (".", 2)}  # between words, and words per line
+_LETTERS = "etaoinshrdlucmfwypvbgkjqxzé"
+_LINES = {"text": (" ", 10), "records": (".", 2)}  # what is between words, and words per line
 
 
 def main() -> None:
@@ -53,24 +55,23 @@ def main() -> None:
     _print(found)
 
 
-def text_of(kind: str, size: int) -> Iterator[bytes]:
-    """Yield a made text of `size` bytes, in pieces: lines of words, the frequent ones often."""
+def blocks_of(kind: str) -> list[bytes]:
+    """Return made texts of some megabytes: lines of words, the frequent ones often."""
     random = np.random.default_rng(0)
-    separator, words_per_line = _WHITESPACE[kind]
-    letters = np.array(list("etaoinshrdlucmfwypvbgkjqxzé"))
-    shares = 1 / np.arange(1, len(letters) + 1)
-    words = np.array(
-        [
-            "".join(random.choice(letters, random.integers(2, 10), p=shares / shares.sum()))
-            for _ in range(_WORDS)
-        ]
-    )
-    frequencies = 1 / np.arange(1, _WORDS + 1)
+    separator, words_per_line = _LINES[kind]
+    lengths = random.integers(2, 10, _WORDS)
+    letters = random.choice(list(_LETTERS), lengths.sum(), p=_zipf(len(_LETTERS)))
+    words = ["".join(part) for part in np.split(letters, np.cumsum(lengths)[:-1])]
     blocks = []
     for _ in range(_BLOCKS):
-        drawn = random.choice(words, _BLOCK_WORDS, p=frequencies / frequencies.sum())
-        lines = (separator.join(line) for line in drawn.reshape(-1, words_per_line))
+        drawn = random.choice(_WORDS, (_BLOCK_WORDS // words_per_line, words_per_line), p=_zipf(_WORDS))
+        lines = (separator.join([words[i] for i in line]) for line in drawn.tolist())
         blocks.append("\n".join(lines).encode() + b"\n")
+    return blocks
+
+
+def text_of(blocks: list[bytes], size: int) -> Iterator[bytes]:
+    """Yield a text of `size` bytes, in pieces that are all different."""
     left = size
     for number, block in enumerate(itertools.cycle(blocks)):
         piece = f"block {number}\n".encode() + block
@@ -81,14 +82,19 @@ def text_of(kind: str, size: int) -> Iterator[bytes]:
         left -= len(piece)
 
 
+def _zipf(count: int) -> NDArray[np.float64]:
+    shares = 1 / np.arange(1, count + 1)
+    return shares / shares.sum()
+
+
 def measure(stack: Stack, size: int, kind: str) -> dict[str, Any]:
     """Upload a made corpus and start a job on it; return what was measured. Raises HTTPStatusError."""
     with httpx.Client(base_url=stack.url, timeout=_TIMEOUT_S) as http:
-        list(text_of(kind, 1))  # imports and caches, before memory is read
+        blocks = blocks_of(kind)
         with Memory(lambda: [stack.api_pid]) as api:
             began = time.monotonic()
             params = {"name": _MODEL, "kind": kind}
-            answer = http.post("/v1/corpora", params=params, content=text_of(kind, size)).raise_for_status()
+            answer = http.post("/v1/corpora", params=params, content=text_of(blocks, size)).raise_for_status()
             upload_s = time.monotonic() - began
         corpus = answer.json()
         assert corpus["bytes"] == size
@@ -197,7 +203,7 @@ def _arguments() -> argparse.Namespace:
         prog="make bench-corpus", description="A large corpus: rate and peak memory of upload and job start."
     )
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the corpus")
-    parser.add_argument("--kind", choices=sorted(_WHITESPACE), default="text", help="what the text is")
+    parser.add_argument("--kind", choices=sorted(_LINES), default="text", help="what the text is")
     parser.add_argument(
         "--cache-gigabytes", type=float, default=16.0, help="NEXTCHAR_CORPUS_CACHE_BYTES, in gigabytes"
     )
