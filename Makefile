@@ -108,6 +108,10 @@ bench-capacity: $(VENV)/.serve ## What a deployment needs for so many completion
 bench-console-file: $(VENV)/.dev ## Open a log of 200 MB in the console: speed and memory; ARGS="--megabytes 20"
 	@$(BIN)/python -m benchmarks.console_file $(ARGS)
 
+.PHONY: bench-corpus
+bench-corpus: $(VENV)/.serve ## A large corpus: rate and memory of upload and job start; ARGS="--gigabytes 10 --kind records"
+	@$(BIN)/python -m benchmarks.corpus $(ARGS)
+
 .PHONY: bench-keystrokes
 bench-keystrokes: $(VENV)/.serve ## Keys saved by suggestions, compared with n-grams; ARGS="--seconds 120"
 	@$(BIN)/python -m benchmarks.keystrokes $(ARGS)

@@ -122,6 +122,7 @@ def build_services(
             job_days=settings.job_retention_days,
             idempotency_days=settings.idempotency_retention_days,
             audit_days=settings.audit_retention_days,
+            corpus_days=settings.corpus_retention_days,
         ),
         spool=settings.data_dir / "spool",
     )

@@ -56,6 +56,11 @@ class ApiSettings(StoreSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 chooses a free one.")
     max_corpus_bytes: int = Field(1 << 30, ge=1, description="The largest text accepted, in bytes.")
+    corpus_sources: str = Field(
+        "",
+        description="Beginnings of URLs in object stores from which corpora may be read, such as `s3://logs/`,"
+        " separated by commas; default: none. Credentials are those of the environment.",
+    )
     max_model_bytes: int = Field(
         1 << 30, ge=1, description="The largest archive of a model that can be imported, in bytes."
     )
@@ -168,6 +173,12 @@ class ApiSettings(StoreSettings):
     )
     audit_retention_days: float = Field(
         365.0, ge=0, description="Days for which entries of the audit trail are kept; 0: forever."
+    )
+    corpus_retention_days: float = Field(
+        0.0,
+        ge=0,
+        description="Days after its last upload for which a corpus is kept that no job and no model names; 0:"
+        " forever.",
     )
     processes: int = Field(
         1,
@@ -316,6 +327,19 @@ class ApiSettings(StoreSettings):
                     " port"
                 )
         return hosts
+
+    @field_validator("corpus_sources")
+    @classmethod
+    def _are_object_stores(cls, urls: str) -> str:
+        for url in _listed(urls):
+            if not re.match(r"(s3a?|gs|az|azure|abfss?)://[^/]+/", url):
+                raise ValueError(f"{url!r} is not in an object store; write s3://bucket/ or more of a URL")
+        return urls
+
+    @property
+    def corpus_source_urls(self) -> list[str]:
+        """The beginnings of URLs from which corpora may be read."""
+        return _listed(self.corpus_sources)
 
     @property
     def hosts(self) -> list[str]:

@@ -51,6 +51,7 @@ FOLDERS = (
     "model_cards",
     "corpus_kinds",
     "corpus_names",
+    "corpus_versions",
     "corpus_owners",
     "corpora",
     "events",

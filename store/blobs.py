@@ -34,6 +34,10 @@ class Blobs(ABC):
         """Yield the object in chunks of about `chunk_bytes`. Raises FileNotFoundError at once."""
 
     @abstractmethod
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Return the object's bytes from `start` to before `end`, or to its end. Raises FileNotFoundError."""
+
+    @abstractmethod
     def write(self, path: str, data: bytes | Path) -> None:
         """Write `data`, or the contents of a local file, to `path`, replacing any object there.
 

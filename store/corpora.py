@@ -2,7 +2,7 @@
 
     corpora/<id>/corpus.json   the record; written last, so the text is complete if it exists
     corpora/<id>/text          the bytes as uploaded (decompressed)
-    corpus_names/<name>        the id of the corpus with this name
+    corpus_names/…             the names and their versions: see `store.corpus_names`
     corpus_owners/<id>/…       who uploaded it: see `store.corpus_owners`
     corpus_kinds/<id>/key-<…>  the kind that a key limited to models has chosen for it
 
@@ -18,15 +18,16 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Self, get_args
 
-from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
+from models.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from models.text.kind_detection import TextKind
-from models.text.vocabulary import Alphabet, Normalizer
+from models.text.vocabulary import Alphabet, Normalizer, last_normalization_boundary, normalize
 from store.blobs import Blobs, domain_errors
+from store.corpus_names import CorpusNames, reference_of
 from store.corpus_owners import CorpusOwners
 from store.corpus_statistics import CorpusStatistics, Encoding
 from store.ids import check_name, is_id
@@ -52,7 +53,20 @@ class Corpus:
     kind_reason: str | None = None  # a clause; None like the kind, and for texts of older records
     suggested_masks: list[str] = field(default_factory=list)
     log_sample: dict[str, Any] | None = None  # of a log: the rest of its LogDetection
+    files: int | None = None  # that were joined to this text; None: it was uploaded as one
+    version: int | None = None  # of `name`
+    repeated_lines: int | None = None  # that were removed from it; None: none was looked for
+    uploaded_again_at: int | None = None  # the last time, to the day; Unix seconds
 
+    @property
+    def reference(self) -> str | None:
+        """Its first name, with the version unless that is 1."""
+        return reference_of(self.name, self.version or 1) if self.name else None
+
+
+_DAY_S = 86400.0
+_STREAM_BYTES = 1 << 20
+_MAX_LINE_BYTES = 1 << 24  # in a chunk of whole lines
 
 CHOSEN = "it was chosen, not detected"
 """The reason of a kind that a request has set."""
@@ -63,6 +77,7 @@ class Corpora:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
+        self._names = CorpusNames(blobs)
         self.owners = CorpusOwners(blobs)
 
     def add(
@@ -72,29 +87,38 @@ class Corpora:
 
         `check` gets the record before anything is saved, and may raise an exception.
 
-        The same bytes are the same corpus, which can have several names. If its record or text in storage is
-        damaged or lost, it is replaced.
+        The same bytes are the same corpus, which can have several names. Another text under a name is its
+        next version. If its record or text in storage is damaged or lost, it is replaced.
 
         Raises:
             InvalidInput: the text is empty, or `name` is not a valid name.
-            Conflict: another corpus has the name (code `name_taken`).
             StorageFull: nothing was saved.
         """
         if name is not None:
             check_name(name)
-        corpus = replace(upload.finish(), name=name)
-        check(corpus)
+        corpus = upload.finish()
         if name is not None:
-            self._check_name_is_free(name, corpus.id)
+            corpus = replace(corpus, name=name, version=self._names.next_version(name, corpus.id))
+        check(corpus)
         existing = None
         with contextlib.suppress(Unavailable):
             existing = self._read(corpus.id)
         if existing is None or not self._is_intact(existing):
             self._blobs.write(f"corpora/{corpus.id}/text", upload.path)
-            self._blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(asdict(corpus)).encode())
+            self._blobs.write(f"corpora/{corpus.id}/corpus.json", _dump(corpus))
+        elif time.time() - self.uploaded_at(existing) > _DAY_S:
+            existing = replace(existing, uploaded_again_at=int(time.time()))
+            self._rewrite(existing)
         if name is not None:
-            self._give_name(name, corpus.id)
+            version = self._names.give(name, corpus.id)
+            if existing is None and version != corpus.version:  # another upload got that one
+                corpus = replace(corpus, version=version)
+                self._rewrite(corpus)
         return (corpus, True) if existing is None else (existing, False)
+
+    def uploaded_at(self, corpus: Corpus) -> int:
+        """Return when a corpus was last uploaded, at most a day too early; Unix seconds."""
+        return max(corpus.created_at, corpus.uploaded_again_at or 0)
 
     def get(self, reference: str) -> Corpus:
         """Return the corpus with this id or name.
@@ -135,10 +159,7 @@ class Corpora:
                 text is not the one that was uploaded (code `corpus_damaged`).
         """
         corpus = self.get(reference)
-        try:
-            return _verified(self._blobs.stream(f"corpora/{corpus.id}/text"), corpus)
-        except FileNotFoundError:
-            raise _damaged(f"the text of {corpus.id} is lost") from None
+        return _verified(self._blobs_stream(corpus.id, _STREAM_BYTES), corpus)
 
     def pieces(self, reference: str, alphabet: Alphabet = "characters") -> Iterator[str]:
         """Yield the text's characters in pieces of about a mebibyte: after NFC, or one for each byte.
@@ -153,16 +174,49 @@ class Corpora:
             return (chunk.decode("latin-1") for chunk in chunks)
         return _normalized(chunks, where=corpus.id)
 
+    def chunks(
+        self, reference: str, alphabet: Alphabet, *, chunk_bytes: int, of_whole_lines: bool = False
+    ) -> Iterator[tuple[int, str]]:
+        """Yield the text's characters, as `pieces` does, in chunks that `chunk` can read alone.
+
+        Args:
+            reference: an id or a name.
+            alphabet: what a character is.
+            chunk_bytes: the approximate size of a chunk.
+            of_whole_lines: chunks end after a newline, except in lines of more than 16 MiB.
+
+        Yields:
+            The offset of a chunk's first byte in the stored text, and its characters.
+
+        Raises as `pieces`.
+        """
+        corpus = self.get(reference)
+        blocks = _cut(_verified(self._blobs_stream(corpus.id, chunk_bytes), corpus), chunk_bytes)
+        is_bytes = alphabet == "bytes" or corpus.encoding == "bytes"
+        return _chunks(blocks, is_bytes=is_bytes, of_whole_lines=of_whole_lines, where=corpus.id)
+
+    def chunk(self, corpus_id: str, alphabet: Alphabet, start: int, end: int | None) -> str:
+        """Return the characters of one of the `chunks`.
+
+        `start` and `end` are the offsets of this chunk and of the next; None: it is the last one.
+
+        Raises NotFound, and Unavailable as `pieces` does.
+        """
+        corpus = self.get(corpus_id)
+        try:
+            data = self._blobs.read_range(
+                f"corpora/{corpus_id}/text", start, corpus.bytes if end is None else end
+            )
+        except FileNotFoundError:
+            raise _damaged(f"the text of {corpus_id} is lost") from None
+        return _decoded(data, is_bytes=alphabet == "bytes" or corpus.encoding == "bytes", where=corpus_id)
+
     def set_kind(self, corpus_id: str, kind: TextKind, *, key_name: str | None = None) -> None:
         """Set the kind of a corpus; with `key_name` only as that API key sees it. Raises NotFound."""
         if key_name is not None:
             self._blobs.write(_kind_path(corpus_id, key_name), kind.encode())
             return
-        corpus = replace(self.get(corpus_id), kind=kind, kind_reason=CHOSEN)
-        self._blobs.write(f"corpora/{corpus_id}/corpus.json", json.dumps(asdict(corpus)).encode())
-        if not self._blobs.exists(f"corpora/{corpus_id}/text"):  # it was deleted concurrently
-            self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
-            raise no_such_corpus(corpus_id)
+        self._rewrite(replace(self.get(corpus_id), kind=kind, kind_reason=CHOSEN))
 
     def kind_for(self, corpus_id: str, key_name: str) -> TextKind | None:
         """Return the kind that an API key has set for a corpus; None if it has set none."""
@@ -179,9 +233,8 @@ class Corpora:
     def delete(self, reference: str) -> str:
         """Delete a corpus, its names and owners; return its id. The caller checks that no job uses it."""
         corpus_id = self.id_of(reference)
-        names = [f"corpus_names/{name}" for name, target in self.names().items() if target == corpus_id]
         # In this order, so that no name is ever without a corpus and no record without its text.
-        self._blobs.delete(*names)
+        self._names.remove([name for name, target in self.names().items() if target == corpus_id])
         self._blobs.delete(f"corpora/{corpus_id}/corpus.json")
         self._blobs.delete(f"corpora/{corpus_id}/text")
         self._blobs.delete(*self._blobs.paths(f"corpus_kinds/{corpus_id}"))
@@ -189,27 +242,31 @@ class Corpora:
         return corpus_id
 
     def names(self, is_included: Callable[[str], bool] = lambda _: True) -> dict[str, str]:
-        """Return names with the ids of their corpora: all, or those for which `is_included` is true."""
-        names = (path.rpartition("/")[2] for path in self._blobs.paths("corpus_names"))
-        targets = {name: self._name_target(f"corpus_names/{name}") for name in names if is_included(name)}
-        return {name: target for name, target in targets.items() if target is not None}
+        """Return names with the ids of their corpora: all, or those for which `is_included` is true.
+
+        The first version has its bare name, the others `name@version`.
+        """
+        return self._names.all(is_included)
 
     def remove_names(self, corpus_id: str, names: Collection[str]) -> None:
-        """Remove names from a corpus."""
-        self._blobs.delete(*(f"corpus_names/{name}" for name in names))
+        """Remove names, as `names` returns them, from a corpus."""
+        self._names.remove(names)
         with contextlib.suppress(Unavailable):  # a damaged record has no name
             corpus = self._read(corpus_id)
-            if corpus and corpus.name in names:
-                record = json.dumps(asdict(replace(corpus, name=None))).encode()
+            if corpus and corpus.reference in names:
+                record = _dump(replace(corpus, name=None, version=None))
                 self._blobs.write(f"corpora/{corpus_id}/corpus.json", record)
+
+    def _blobs_stream(self, corpus_id: str, chunk_bytes: int) -> Iterator[bytes]:
+        try:
+            return self._blobs.stream(f"corpora/{corpus_id}/text", chunk_bytes)
+        except FileNotFoundError:
+            raise _damaged(f"the text of {corpus_id} is lost") from None
 
     def _resolve(self, reference: str) -> str:
         if is_id("corpus", reference):
             return reference
-        try:
-            target = self._name_target(f"corpus_names/{check_name(reference)}")
-        except InvalidInput:
-            target = None
+        target = self._names.resolve(reference)
         if target is None:
             raise no_such_corpus(reference)
         return target
@@ -217,11 +274,20 @@ class Corpora:
     def _read(self, corpus_id: str) -> Corpus | None:
         path = f"corpora/{corpus_id}/corpus.json"
         try:
-            return Corpus(**json.loads(self._blobs.read(path)))
+            corpus = Corpus(**json.loads(self._blobs.read(path)))
+            is_older = corpus.name is not None and corpus.version is None  # than versions
+            return replace(corpus, version=1) if is_older else corpus
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
             raise _damaged(f"{path} is damaged") from None
+
+    def _rewrite(self, corpus: Corpus) -> None:
+        """Replace the record of a corpus. Raises NotFound: it was deleted concurrently."""
+        self._blobs.write(f"corpora/{corpus.id}/corpus.json", _dump(corpus))
+        if not self._blobs.exists(f"corpora/{corpus.id}/text"):
+            self._blobs.delete(f"corpora/{corpus.id}/corpus.json")
+            raise no_such_corpus(corpus.id)
 
     def _is_intact(self, corpus: Corpus) -> bool:
         digest = hashlib.sha256()
@@ -229,30 +295,6 @@ class Corpora:
             for chunk in self._blobs.stream(f"corpora/{corpus.id}/text"):
                 digest.update(chunk)
         return digest.hexdigest() == corpus.sha256
-
-    def _name_target(self, path: str) -> str | None:
-        """Return the id in the record of a name; None if the record is missing, empty or damaged."""
-        try:
-            target = self._blobs.read(path).decode("utf-8", "replace")
-        except FileNotFoundError:
-            return None
-        return target if is_id("corpus", target) else None
-
-    def _give_name(self, name: str, corpus_id: str) -> None:
-        path = f"corpus_names/{name}"
-        if not self._blobs.create(path, corpus_id.encode()):
-            self._check_name_is_free(name, corpus_id)
-            if self._name_target(path) != corpus_id:  # the record is damaged: replace it
-                self._blobs.write(path, corpus_id.encode())
-
-    def _check_name_is_free(self, name: str, corpus_id: str) -> None:
-        target = self._name_target(f"corpus_names/{name}")
-        if target not in (None, corpus_id) and self._blobs.exists(f"corpora/{target}/corpus.json"):
-            raise Conflict(
-                f"the name {name!r} belongs to {target}; choose another name or delete that corpus",
-                code="name_taken",
-                param="name",
-            )
 
 
 class Upload:
@@ -268,6 +310,10 @@ class Upload:
 
     def __init__(self, folder: Path, *, limit_bytes: int, encoding: Encoding = "utf-8") -> None:
         self.encoding = encoding
+        self.files: int | None = None
+        """How many files are joined to this text; None: it is one."""
+        self.repeated_lines: int | None = None
+        """How many repeated lines were left out; None: none was looked for."""
         self._limit_bytes = limit_bytes
         self._bytes = 0
         self._sha256 = hashlib.sha256()
@@ -325,8 +371,22 @@ class Upload:
             created_at=int(time.time()),
             bytes=self._bytes,
             encoding=self.encoding,
+            files=self.files,
+            repeated_lines=self.repeated_lines,
             **self._statistics.summary(),
         )
+
+
+def _dump(corpus: Corpus) -> bytes:
+    """Return the record of a corpus. What earlier releases do not know is left out where it says nothing."""
+    defaults = {
+        "files": None,
+        "version": corpus.name and 1,
+        "repeated_lines": None,
+        "uploaded_again_at": None,
+    }
+    record = asdict(corpus)
+    return json.dumps({k: v for k, v in record.items() if k not in defaults or v != defaults[k]}).encode()
 
 
 def _normalized(chunks: Iterator[bytes], *, where: str) -> Iterator[str]:
@@ -336,7 +396,55 @@ def _normalized(chunks: Iterator[bytes], *, where: str) -> Iterator[str]:
             yield normalizer.feed(decoder.decode(chunk))
         yield normalizer.feed(decoder.decode(b"", final=True)) + normalizer.finish()
     except UnicodeDecodeError as error:
-        raise _damaged(f"the text of {where} is damaged: it is not UTF-8 ({error.reason})") from None
+        raise _not_utf8(where, error) from None
+
+
+def _cut(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yield blocks of at most `size` bytes: some storages give larger ones than they are asked for."""
+    for block in blocks:
+        for at in range(0, len(block), size):
+            yield block[at : at + size]
+
+
+def _chunks(
+    blocks: Iterable[bytes], *, is_bytes: bool, of_whole_lines: bool, where: str
+) -> Iterator[tuple[int, str]]:
+    """Yield offset and characters of parts of a text that can be normalized independently."""
+    held, start = b"", 0
+    for block in blocks:
+        held += block
+        # After a newline nothing composes with what is before, though a line may begin with a mark.
+        end = held.rfind(b"\n") + 1
+        if not end and (not of_whole_lines or len(held) > _MAX_LINE_BYTES):
+            end = len(held) if is_bytes else _boundary_bytes(held, where)
+        if end:
+            yield start, _decoded(held[:end], is_bytes=is_bytes, where=where)
+            held, start = held[end:], start + end
+    if held:
+        yield start, _decoded(held, is_bytes=is_bytes, where=where)
+
+
+def _boundary_bytes(data: bytes, where: str) -> int:
+    """Return the last offset at which UTF-8 can be cut, and both sides normalized independently; 0: none."""
+    try:
+        text, consumed = codecs.utf_8_decode(data, "strict", False)  # noqa: FBT003 -- not final
+    except UnicodeDecodeError as error:
+        raise _not_utf8(where, error) from None
+    boundary = last_normalization_boundary(text)
+    return consumed - len(text[boundary:].encode()) if boundary else 0
+
+
+def _decoded(data: bytes, *, is_bytes: bool, where: str) -> str:
+    if is_bytes:
+        return data.decode("latin-1")
+    try:
+        return normalize(data.decode())
+    except UnicodeDecodeError as error:
+        raise _not_utf8(where, error) from None
+
+
+def _not_utf8(where: str, error: UnicodeDecodeError) -> Unavailable:
+    return _damaged(f"the text of {where} is damaged: it is not UTF-8 ({error.reason})")
 
 
 def _verified(chunks: Iterator[bytes], corpus: Corpus) -> Iterator[bytes]:

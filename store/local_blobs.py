@@ -104,6 +104,12 @@ class LocalBlobs(Blobs):
         first = next(chunks, b"")  # opens the file; a generator that has started closes it in any case
         return itertools.chain((first,), chunks)
 
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Return the object's bytes from `start` to before `end`, or to its end. Raises FileNotFoundError."""
+        with self._reading(), self._path(path).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
     def write(self, path: str, data: bytes | Path) -> None:
         """Write `data`, or the contents of a local file, to `path`, replacing any object there."""
         self._put(path, data, self._replace)

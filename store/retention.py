@@ -1,4 +1,4 @@
-"""Retention: deletes old checkpoints, jobs, idempotency keys and audit entries, and leftovers.
+"""Retention: deletes old checkpoints, jobs, corpora, idempotency keys and audit entries, and leftovers.
 
 Safe to run in several processes at once, and to be killed at any point. Each sweep lists the objects first
 and then the records that reference them, so an object created in between is not deleted.
@@ -9,15 +9,17 @@ import json
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import NotFound, Unavailable
-from models.saved_model import parse_card
+from models.saved_model import Card, parse_card
 from store.alerts import Alerts
 from store.audit import Audit
 from store.batches import Batches
 from store.blobs import Blobs
+from store.corpora import Corpora
 from store.ids import time_of_id
 from store.jobs import Job, Jobs, JobStatus
 from store.model_alerts import follow_model
@@ -39,6 +41,7 @@ class RetentionPeriods:
     job_days: float = 90.0
     idempotency_days: float = 7.0
     audit_days: float = 365.0
+    corpus_days: float = 0.0  # without an upload; corpora that a job or a model names are kept
 
 
 class Retention:
@@ -72,6 +75,7 @@ class Retention:
             swept["model files"] = self._sweep_model_files(now)
             swept["jobs"] = self._sweep_jobs(now)
             swept["batches"] = self._sweep_batches(now)
+            swept["corpora"] = self._sweep_corpora(now)
             swept["alerts of former models"] = self._sweep_alerts()
             swept["idempotency keys"] = self._sweep_idempotency_keys(now)
             if self._periods.audit_days > 0:
@@ -133,11 +137,39 @@ class Retention:
 
     def _listed_models(self) -> set[str]:
         """Return the ids of the models that have a card. Raises Unavailable: a card cannot be read."""
-        listed = set()
+        return {card.id for card in self._cards()}
+
+    def _cards(self) -> Iterator[Card]:
         for path in Models(self._blobs).listed_paths():
             with contextlib.suppress(FileNotFoundError):  # deleted concurrently
-                listed.add(parse_card(self._blobs.read(path), where=path).id)
-        return listed
+                yield parse_card(self._blobs.read(path), where=path)
+
+    def _sweep_corpora(self, now: float) -> int:
+        """Delete corpora that are due, unless a job, finished or not, or a model names them."""
+        if not self._periods.corpus_days:
+            return 0
+        corpora = Corpora(self._blobs)
+        due = [c.id for c in corpora.all() if _is_due(corpora.uploaded_at(c), self._periods.corpus_days, now)]
+        count = 0
+        try:
+            for corpus_id in due:
+                if corpus_id not in self._named_corpora():  # read again: jobs are created meanwhile
+                    with contextlib.suppress(NotFound):  # deleted by another process
+                        corpora.delete(corpus_id)
+                        count += 1
+        except Unavailable as error:
+            log.info("corpora are not swept while a record cannot be read: %s", error)
+        return count
+
+    def _named_corpora(self) -> set[str]:
+        """Return the ids of the corpora that jobs and models name. Raises Unavailable: one is damaged."""
+        named: set[str] = set()
+        for card in self._cards():
+            named |= {corpus for corpus in (card.corpus, card.mix and card.mix.corpus) if corpus}
+        for job_id in self._blobs.folders("jobs"):
+            with contextlib.suppress(NotFound):
+                named |= set(self._jobs.get(job_id).request.corpora)
+        return named
 
     def _sweep_jobs(self, now: float) -> int:
         """Delete ended jobs that are due, with their events and checkpoints, and old transitions."""

@@ -18,8 +18,9 @@ from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from store.blobs import domain_errors
 
-_PART_BYTES = 8_000_000  # expected of each file: some 100 MB of memory for short lines
-_MAX_PARTS = 250  # open files
+_PART_BYTES = 8_000_000  # expected of each file, whose lines are shuffled in memory
+_MAX_PARTS = 250  # open files; of 100 GB of text each has 400 MB, and shuffling takes three times that
+_PIECE_BYTES = 1 << 20  # of the shuffled text, about
 _DRAWS, _ORDERS = 0, 1  # two streams of random numbers
 
 
@@ -85,7 +86,7 @@ class ShuffledLines:
 
     def pieces(self) -> Iterator[str]:
         """Yield the shuffled text in pieces of whole lines; one iteration at a time."""
-        return map(self._shuffled, range(len(self._parts)))
+        return (piece for number in range(len(self._parts)) for piece in self._shuffled(number))
 
     def _distribute(self, groups: Iterable[list[str]]) -> None:
         random = np.random.default_rng((self._seed, _DRAWS))
@@ -100,20 +101,33 @@ class ShuffledLines:
                 self._lengths[number] += len(text)
                 self._parts[number].write(text.encode())
 
-    def _shuffled(self, number: int) -> str:
+    def _shuffled(self, number: int) -> Iterator[str]:
+        """Yield the shuffled lines of a file in pieces; their text is in memory once, as bytes."""
         file = self._parts[number]
         file.seek(0)
-        lines = file.read().decode().split("\n")[:-1]
-        order = np.random.default_rng((self._seed, _ORDERS, number)).permutation(len(lines))
-        return "".join([lines[i] + "\n" for i in order.tolist()])
+        text = memoryview(file.read())
+        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
+        if not ends.size:
+            return
+        order = np.random.default_rng((self._seed, _ORDERS, number)).permutation(len(ends))
+        lines_per_piece = max(1, _PIECE_BYTES * len(ends) // len(text))
+        for at in range(0, len(ends), lines_per_piece):
+            lines = order[at : at + lines_per_piece]
+            starts = np.where(lines > 0, ends[lines - 1], 0)
+            bounds = zip(starts.tolist(), ends[lines].tolist(), strict=True)
+            yield b"".join([text[start:end] for start, end in bounds]).decode()
 
     def _line_start(self, position: int) -> int:
         """Return the start of the line at this position of the shuffled text."""
         start = 0
         for number, length in enumerate(self._lengths):
-            if start + length > position:
-                return start + self._shuffled(number).rfind("\n", 0, position - start) + 1
-            start += length
+            if start + length <= position:
+                start += length
+                continue
+            for piece in self._shuffled(number):
+                if start + len(piece) > position:
+                    return start + piece.rfind("\n", 0, position - start) + 1
+                start += len(piece)
         return start
 
     def _check(self) -> None:

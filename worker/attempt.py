@@ -161,6 +161,7 @@ class Attempt:
             cores=self.settings.cores,
             precision=self.settings.precision,
             measurements=machine_folder(self.settings.data_dir),
+            corpus_cache_bytes=self.settings.corpus_cache_bytes,
             resume=resume,
             hooks=Hooks(
                 progress=self._set_progress,

@@ -30,6 +30,7 @@ from worker import advice
 from worker.auto_preset import choose_preset
 from worker.calibration import anomaly_files
 from worker.checkpoints import Checkpoint
+from worker.chunked_ids import CorpusChunks, narrowest_type
 from worker.evaluation import bits_per_character
 from worker.experts import Mixture
 from worker.export import int8_file, saved_files
@@ -70,14 +71,16 @@ def train_model(
     cores: int,
     precision: PrecisionSetting = "mixed",
     measurements: Path | None = None,
+    corpus_cache_bytes: int | None = None,
     resume: Checkpoint | None,
     hooks: Hooks,
     events: Sequence[dict[str, Any]] = (),
 ) -> Outcome:
     """Train the model of a job.
 
-    `measurements` is the folder that keeps measurements of this machine. `events` are the job's events for
-    the report; the caller appends those of `hooks.event`.
+    `measurements` is the folder that keeps measurements of this machine. Ids of a corpus that take more than
+    `corpus_cache_bytes` are not written to `scratch` as a whole: see `worker.chunked_ids`. `events` are the
+    job's events for the report; the caller appends those of `hooks.event`.
 
     Raises:
         InvalidInput: the corpus cannot be trained on, or training diverged.
@@ -96,8 +99,10 @@ def train_model(
             f"the corpus has {characters} characters; training needs {MINIMUM_CHARACTERS}",
             code="corpus_too_small",
         )
+    chunks_of = partial(_chunks, request, corpora, cache_bytes=corpus_cache_bytes)
+    chunks = chunks_of(corpus, characters) if request.kind != "records" else None
     if not resume:
-        for sentence in _notes(request, pieces):
+        for sentence in _notes(request, pieces, chunks):
             on_event("message", {"text": sentence})
     # A resumed job has its weights and its vocabulary in the checkpoint.
     start = WarmStart.load(models, request.start_from) if request.start_from and not resume else None
@@ -113,13 +118,21 @@ def train_model(
             size_bytes=corpus.bytes,
             required=required,
             scratch=scratch,
+            chunks=chunks,
         )
     options: dict[str, Any] = {
         "cores": cores,
         "precision": precision,
         "measurements": measurements,
         "second": _second_text(
-            request, corpora, models, text, scratch=scratch, cores=cores, on_event=on_event
+            request,
+            corpora,
+            models,
+            text,
+            scratch=scratch,
+            chunks_of=chunks_of,
+            cores=cores,
+            on_event=on_event,
         ),
     }
     if request.candidates:
@@ -184,13 +197,20 @@ def train_model(
     return Outcome(result.stopped, card, files)
 
 
-def _notes(request: JobRequest, pieces: Callable[[], Iterable[str]]) -> Iterator[str]:
+def _notes(
+    request: JobRequest, pieces: Callable[[], Iterable[str]], chunks: CorpusChunks | None
+) -> Iterator[str]:
     """Yield sentences about how the text is read."""
     about_values = request.masked_by_default if request.masks else advice.timestamps(pieces())
     if about_values:
         yield about_values
     if request.kind == "records":
         yield _SHUFFLED
+    if chunks:
+        yield (
+            f"the corpus as ids is larger than {chunks.cache_bytes:,} bytes (NEXTCHAR_CORPUS_CACHE_BYTES), so"
+            " it is read from the storage in chunks"
+        )
     if request.chosen_preset:
         yield describe(request.chosen_preset, request.network, request.training)
 
@@ -223,6 +243,7 @@ def _read(
     size_bytes: int,
     required: str,
     scratch: Path,
+    chunks: CorpusChunks | None,
 ) -> Text:
     """Return the text of a job as ids; of records, its lines in an order that depends on the seed alone.
 
@@ -238,7 +259,7 @@ def _read(
     }
     if request.kind != "records":
         trained = trained_characters(characters, fraction)
-        return read_text(pieces, characters=characters, trained=trained, **options)
+        return read_text(pieces, characters=characters, trained=trained, chunks=chunks, **options)
     with ShuffledLines(
         pieces(),
         size_bytes=size_bytes,
@@ -247,6 +268,16 @@ def _read(
         scratch=scratch,
     ) as lines:
         return read_text(lines.pieces, characters=lines.characters, trained=lines.trained, **options)
+
+
+def _chunks(
+    request: JobRequest, corpora: Corpora, corpus: Corpus, characters: int, *, cache_bytes: int | None
+) -> CorpusChunks | None:
+    """Return the chunks of a corpus whose ids do not fit into the cache; None if they do."""
+    bytes_per_id = narrowest_type(corpus.distinct_characters + 1).itemsize
+    if cache_bytes is None or characters * bytes_per_id <= cache_bytes:
+        return None
+    return CorpusChunks(corpora, corpus.id, request.alphabet, cache_bytes, tuple(request.masks))
 
 
 def _pieces(request: JobRequest, corpora: Corpora, corpus: str) -> Iterable[str]:
@@ -281,6 +312,7 @@ def _second_text(
     text: Text,
     *,
     scratch: Path,
+    chunks_of: Callable[[Corpus, int], CorpusChunks | None],
     cores: int,
     on_event: Callable[[str, dict[str, Any]], None],
 ) -> SecondText | None:
@@ -288,7 +320,9 @@ def _second_text(
     mix = request.mix
     if mix is None:
         return None
-    ids = read_ids(_pieces(request, corpora, mix.corpus), text.vocabulary, scratch=scratch)
+    corpus = corpora.get(mix.corpus)
+    chunks = chunks_of(corpus, corpus.bytes if request.alphabet == "bytes" else corpus.characters)
+    ids = read_ids(_pieces(request, corpora, corpus.id), text.vocabulary, scratch=scratch, chunks=chunks)
     if mix.teacher is None:
         return SecondText(ids, mix.fraction, mix.targets)
     saved = models.get(mix.teacher)

@@ -19,6 +19,7 @@ from models.report import UnknownCharacters
 from models.text.character_counts import CharacterCounts
 from models.text.vocabulary import UNKNOWN_ID, Alphabet, Vocabulary, code_points
 from store.blobs import domain_errors
+from worker.chunked_ids import ChunkCache, ChunkedIds, ChunkIndex, CorpusChunks, narrowest_type
 
 _PROMPT_CHARACTERS = 100
 
@@ -35,13 +36,17 @@ class StoredIds:
     def __getitem__(self, index: Any) -> NDArray[np.int32]:
         return self.mapped[index].astype(np.int32)
 
+    def part(self, start: int, end: int) -> "StoredIds":
+        """Return the ids from `start` to before `end`."""
+        return StoredIds(self.mapped[start:end])
+
     def __array__(self, dtype: Any = None, *, copy: bool | None = None) -> NDArray[np.int32]:
         """Return all ids, for numpy functions."""
         assert copy is not False
         return self[:].astype(dtype or np.int32, copy=False)
 
 
-Ids = NDArray[np.int32] | StoredIds
+Ids = NDArray[np.int32] | StoredIds | ChunkedIds
 
 
 MIN_DIVIDED_CHARACTERS = 1000
@@ -74,12 +79,14 @@ class Text:
     @property
     def selection(self) -> Ids:
         """The first half of the held-out part; all of it, if it is short."""
-        return self.validation if self.is_undivided else _part(self.validation, end=self._middle)
+        return self.validation if self.is_undivided else _part(self.validation, 0, self._middle)
 
     @property
     def test(self) -> Ids:
         """The second half of the held-out part; all of it, if it is short."""
-        return self.validation if self.is_undivided else _part(self.validation, start=self._middle)
+        if self.is_undivided:
+            return self.validation
+        return _part(self.validation, self._middle, len(self.validation))
 
     def before_test(self, characters: int) -> NDArray[np.int32]:
         """Return the last so many ids, or fewer, of the text before `test`."""
@@ -106,8 +113,8 @@ class Text:
         return counts / len(self.train)
 
 
-def _part(ids: Ids, *, start: int = 0, end: int | None = None) -> Ids:
-    return StoredIds(ids.mapped[start:end]) if isinstance(ids, StoredIds) else ids[start:end]
+def _part(ids: Ids, start: int, end: int) -> Ids:
+    return ids[start:end] if isinstance(ids, np.ndarray) else ids.part(start, end)
 
 
 def read_text(
@@ -119,6 +126,7 @@ def read_text(
     coverage: float = 1.0,
     required: str = "",
     scratch: Path | None = None,
+    chunks: CorpusChunks | None = None,
 ) -> Text:
     """Return the text that `pieces()` yields as ids.
 
@@ -130,13 +138,15 @@ def read_text(
         coverage: the share of the training part that the vocabulary must cover; rarer characters are unknown.
         required: characters that the vocabulary has in any case.
         scratch: the folder for the ids; by default the system's temporary folder.
+        chunks: the same text in chunks, which are then read as they are needed instead of being written.
 
     Raises:
         Unavailable: the text does not have `characters` characters (code `corpus_damaged`).
         StorageFull: the scratch folder has no room; nothing is left there.
     """
-    held_out = characters - trained
-    counts, total = _count(pieces(), first=trained)
+    index = ChunkIndex()
+    counts, held_out_counts = _count(index.pieces(chunks) if chunks else pieces(), first=trained)
+    held_out, total = characters - trained, int(counts.sum() + held_out_counts.sum())
     if total != characters:
         raise Unavailable(
             f"the corpus has {total:,} characters and its record says {characters:,}; upload it again",
@@ -144,10 +154,15 @@ def read_text(
         )
     covered = _covered(counts, coverage)
     vocabulary = Vocabulary([*map(chr, covered.tolist()), *required], alphabet)
-    id_counts = np.concatenate([[0], counts[code_points(vocabulary.characters)]])
+    known = code_points(vocabulary.characters)
+    id_counts = np.concatenate([[0], counts[known]])
     id_counts[UNKNOWN_ID] = trained - id_counts.sum()
-    ids, validation_unknown = _write(pieces(), vocabulary, trained, scratch)
-    train, validation = StoredIds(ids[:trained]), StoredIds(ids[trained:])
+    ids = (
+        ChunkedIds(ChunkCache(chunks, index, vocabulary, scratch=scratch), 0, total)
+        if chunks
+        else _write(pieces(), vocabulary, scratch)
+    )
+    train, validation = ids.part(0, trained), ids.part(trained, total)
     return Text(
         vocabulary,
         train,
@@ -156,7 +171,7 @@ def read_text(
         unknown={
             "characters": int(np.count_nonzero(counts) - np.count_nonzero(id_counts[1:])),
             "train_share": float(id_counts[UNKNOWN_ID] / trained),
-            "validation_share": validation_unknown / held_out,
+            "validation_share": int(held_out - held_out_counts[known].sum()) / held_out,
         },
         counts=id_counts,
     )
@@ -167,10 +182,21 @@ def trained_characters(characters: int, validation_fraction: float) -> int:
     return characters - max(1, round(characters * validation_fraction))
 
 
-def read_ids(pieces: Iterable[str], vocabulary: Vocabulary, *, scratch: Path | None = None) -> StoredIds:
-    """Return the ids of a text in a given vocabulary. Raises StorageFull."""
-    ids, _ = _write(pieces, vocabulary, 0, scratch)
-    return StoredIds(ids)
+def read_ids(
+    pieces: Iterable[str],
+    vocabulary: Vocabulary,
+    *,
+    scratch: Path | None = None,
+    chunks: CorpusChunks | None = None,
+) -> StoredIds | ChunkedIds:
+    """Return the ids of a text in a given vocabulary; with `chunks` as `read_text`. Raises StorageFull."""
+    if chunks is None:
+        return _write(pieces, vocabulary, scratch)
+    index = ChunkIndex()
+    for _ in index.pieces(chunks):
+        pass
+    cache = ChunkCache(chunks, index, vocabulary, scratch=scratch)
+    return ChunkedIds(cache, 0, len(cache))
 
 
 def covering_characters(pieces: Iterable[str], *, coverage: float = 1.0) -> str:
@@ -179,13 +205,15 @@ def covering_characters(pieces: Iterable[str], *, coverage: float = 1.0) -> str:
     return "".join(map(chr, _covered(counts, coverage).tolist()))
 
 
-def _count(pieces: Iterable[str], *, first: int | None = None) -> tuple[NDArray[np.int64], int]:
-    """Return the counts of code points, in the `first` characters or all, and the length of the text."""
-    counts, total = CharacterCounts(), 0
+def _count(pieces: Iterable[str], *, first: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the counts of code points in the `first` characters, or in all, and in those after them."""
+    counts, rest, total = CharacterCounts(), CharacterCounts(), 0
     for piece in pieces:
-        counts.add(piece if first is None else piece[: max(0, first - total)])
+        length = len(piece) if first is None else max(0, first - total)
+        counts.add(piece[:length])
+        rest.add(piece[length:])
         total += len(piece)
-    return counts.by_code_point, total
+    return counts.by_code_point, rest.by_code_point
 
 
 def _covered(counts: NDArray[np.int64], coverage: float) -> NDArray[np.int64]:
@@ -198,21 +226,14 @@ def _covered(counts: NDArray[np.int64], coverage: float) -> NDArray[np.int64]:
     return points[:count]
 
 
-def _write(
-    pieces: Iterable[str], vocabulary: Vocabulary, trained: int, scratch: Path | None
-) -> tuple[NDArray[np.integer], int]:
-    """Return the ids of a text, mapped from an unnamed file, and how many after `trained` are unknown."""
-    size = len(vocabulary)
-    dtype = np.dtype(np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.int32)
-    written = unknown = 0
+def _write(pieces: Iterable[str], vocabulary: Vocabulary, scratch: Path | None) -> StoredIds:
+    """Return the ids of a text, mapped from an unnamed file."""
+    dtype = narrowest_type(len(vocabulary))
     with domain_errors():
         if scratch:
             scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=scratch) as file:
             for piece in pieces:
-                ids = vocabulary.encode(piece)
-                unknown += int(np.count_nonzero(ids[max(0, trained - written) :] == UNKNOWN_ID))
-                written += len(ids)
-                file.write(ids.astype(dtype).tobytes())
+                file.write(vocabulary.encode_as(dtype, piece).tobytes())
             file.flush()
-            return np.memmap(file, dtype, mode="r"), unknown
+            return StoredIds(np.memmap(file, dtype, mode="r"))

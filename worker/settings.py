@@ -27,6 +27,12 @@ class WorkerSettings(StoreSettings):
         None,
         description="Folder for TensorBoard logs during training; by default none are written.",
     )
+    corpus_cache_bytes: int = Field(
+        16 << 30,
+        ge=64 << 20,
+        description="Disk space for the ids of a job's corpus, one byte per character as a rule; a larger"
+        " corpus is read from the storage in chunks while it is trained on.",
+    )
     checkpoint_seconds: float = Field(
         10.0,
         gt=0,

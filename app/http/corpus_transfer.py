@@ -6,8 +6,9 @@ Only a piece of the text is in memory at a time; file and processor work runs in
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator
-from typing import Protocol
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+from typing import Literal, Protocol
 
 from fastapi.responses import StreamingResponse
 from python_multipart.multipart import parse_options_header
@@ -18,14 +19,20 @@ from starlette.requests import ClientDisconnect, Request
 from app.errors import UnsupportedMedia
 from app.http.dependencies import Services
 from app.services.access import Access
+from app.services.archives import Archive, ArchiveFormat, StoredFiles, TarArchive, ZipArchive
+from app.services.corpus_sources import find_sources
 from app.services.form_data import FormText
 from app.services.gunzip import PIECE_BYTES, gunzip_of
-from models.errors import DomainError, TooLarge
+from models.errors import DomainError, InvalidInput, TooLarge
 from store.corpora import Corpus, Upload
 from store.corpus_statistics import Encoding
+from store.distinct_lines import DistinctLines
 
 MAX_FORM_OVERHEAD_BYTES = 65536
 """A form, or gzip, may make a body this much longer than its text."""
+
+Deduplication = Literal["lines"]
+"""What is removed of a text where it is repeated."""
 
 _UTF8_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii")
 _MAX_DRAIN_BYTES = 64 << 20
@@ -54,10 +61,13 @@ async def receive_corpus(
     name: str | None = None,
     encoding: Encoding = "utf-8",
     decoder: Decoder | None = None,
+    archive: ArchiveFormat | None = None,
+    deduplicate: Deduplication | None = None,
 ) -> tuple[Corpus, bool]:
     """Store the request's body as a corpus of the caller; return it, and whether it is new to the caller.
 
-    By default gzip and forms are decoded as the request's headers declare them.
+    By default gzip and forms are decoded as the request's headers declare them. What is then an `archive` is
+    joined to one text, and `deduplicate` removes what is repeated in the text.
 
     Raises:
         DomainError: the body is invalid or too large, the name is taken, the storage is nearly full, the
@@ -76,7 +86,8 @@ async def receive_corpus(
     with upload:
         try:
             decoder = decoder or _HeaderDecoder(request.headers, is_text=encoding == "utf-8")
-            await _feed(upload, body, decoder, limit_bytes=limit_bytes)
+            with _opened(archive, spool, encoding) as files, _distinct(deduplicate, spool) as lines:
+                await _feed(_Sink(upload, files, lines, limit_bytes=limit_bytes), body, decoder)
         except DomainError:
             await body.drain()
             raise
@@ -84,6 +95,39 @@ async def receive_corpus(
             services.corpora.add, upload, name=name, check=access.check_corpus_quota
         )
     return await run_in_threadpool(access.record_upload, corpus, is_new=is_new)
+
+
+async def read_corpus(
+    services: Services,
+    access: Access,
+    url: str,
+    *,
+    name: str | None = None,
+    encoding: Encoding = "utf-8",
+    deduplicate: Deduplication | None = None,
+) -> tuple[Corpus, bool]:
+    """Store the files at a URL in an object store as one corpus; return as `receive_corpus`.
+
+    Raises:
+        DomainError: as `receive_corpus`, and as `find_sources`.
+    """
+
+    def read() -> tuple[Corpus, bool]:
+        services.watermark.check()
+        access.check_corpus_quota()
+        blobs, paths = find_sources(url, services.settings.corpus_source_urls)
+        limit_bytes = services.settings.max_corpus_bytes
+        spool = services.settings.data_dir / "spool"
+        files = StoredFiles(blobs, paths, adds_newlines=encoding == "utf-8")
+        with (
+            Upload(spool, limit_bytes=limit_bytes, encoding=encoding) as upload,
+            _distinct(deduplicate, spool) as lines,
+        ):
+            _Sink(upload, files, lines, limit_bytes=limit_bytes).finish()
+            corpus, is_new = services.corpora.add(upload, name=name, check=access.check_corpus_quota)
+        return access.record_upload(corpus, is_new=is_new)
+
+    return await run_in_threadpool(read)
 
 
 def text_response(services: Services, corpus: Corpus) -> StreamingResponse:
@@ -99,18 +143,83 @@ def text_response(services: Services, corpus: Corpus) -> StreamingResponse:
     return StreamingResponse(itertools.chain((first,), chunks), media_type=media_type, headers=headers)
 
 
-async def _feed(upload: Upload, body: "RequestBody", decoder: Decoder, *, limit_bytes: int) -> None:
-    too_large = TooLarge(
-        f"the body is larger than {limit_bytes:,} bytes, the limit for a corpus", code="corpus_too_large"
-    )
+@contextlib.contextmanager
+def _opened(archive: ArchiveFormat | None, folder: Path, encoding: Encoding) -> Iterator[Archive | None]:
+    adds_newlines = encoding == "utf-8"
+    if archive is None:
+        yield None
+    elif archive == "tar":
+        yield TarArchive(adds_newlines=adds_newlines)
+    else:
+        with contextlib.closing(ZipArchive(folder, adds_newlines=adds_newlines)) as opened:
+            yield opened
 
+
+@contextlib.contextmanager
+def _distinct(deduplicate: Deduplication | None, folder: Path) -> Iterator[DistinctLines | None]:
+    if deduplicate is None:
+        yield None
+    else:
+        with DistinctLines(folder) as lines:
+            yield lines
+
+
+async def _feed(sink: "_Sink", body: "RequestBody", decoder: Decoder) -> None:
     def feed(piece: bytes) -> None:
-        for text in decoder.feed(piece):
-            upload.feed(text)
+        for data in decoder.feed(piece):
+            sink.feed(data)
 
-    async for piece in body.pieces(limit_bytes + decoder.overhead_bytes, too_large):
+    def finish() -> None:
+        decoder.finish()
+        sink.finish()
+
+    # Headers and padding can make an archive of small files much larger than its text.
+    overhead_bytes = sink.limit_bytes if sink.archive else decoder.overhead_bytes
+    async for piece in body.pieces(sink.limit_bytes + overhead_bytes, sink.too_large):
         await run_in_threadpool(feed, piece)
-    await run_in_threadpool(decoder.finish)
+    await run_in_threadpool(finish)
+
+
+class _Sink:
+    """Takes a decoded body to an upload: through its archive and the removal of repeated lines, if any."""
+
+    def __init__(
+        self, upload: Upload, archive: Archive | None, lines: DistinctLines | None, *, limit_bytes: int
+    ) -> None:
+        self._upload, self.archive, self._lines = upload, archive, lines
+        self.limit_bytes = limit_bytes
+        self.too_large = TooLarge(
+            f"the body is larger than {limit_bytes:,} bytes, the limit for a corpus", code="corpus_too_large"
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Raises as `Upload.feed`, and InvalidInput for an invalid archive."""
+        self._take(self.archive.feed(data) if self.archive else (data,))
+
+    def finish(self) -> None:
+        """Give the upload what is left. Raises as `feed`."""
+        if self.archive:
+            self._take(self.archive.finish())
+            self._upload.files = self.archive.files
+        if self._lines:
+            for text in self._lines.finish():
+                self._upload.feed(text)
+            self._upload.repeated_lines = self._lines.removed
+
+    def _take(self, pieces: Iterable[bytes]) -> None:
+        try:
+            for text in pieces:
+                if self._lines is None:
+                    self._upload.feed(text)
+                elif self._lines.bytes + len(text) <= self.limit_bytes:
+                    self._lines.feed(text)
+                else:
+                    raise self.too_large
+        except InvalidInput as error:
+            if self.archive is None or not self.archive.file:
+                raise
+            message = f"in the file {self.archive.file!r}: {error.message}"
+            raise InvalidInput(message, code=error.code, param=error.param) from None
 
 
 class RequestBody:

@@ -8,14 +8,17 @@ from starlette.concurrency import run_in_threadpool
 
 from app.http.access import AccessDep
 from app.http.audit import note_audit
-from app.http.corpus_transfer import receive_corpus, text_response
+from app.http.corpus_transfer import Deduplication, read_corpus, receive_corpus, text_response
 from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
 from app.http.middleware import BodyRule
 from app.http.paging import paginate
-from app.schemas.corpora import CorpusBody, CorpusChange
+from app.schemas.corpora import CorpusBody, CorpusChange, CorpusSource
 from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
+from app.services.access import Access
+from app.services.archives import ArchiveFormat
 from models.text.kind_detection import TextKind
+from store.corpora import Corpus
 from store.corpus_statistics import Encoding
 from store.ids import check_name
 
@@ -66,7 +69,11 @@ _EXISTING: dict[int | str, dict[str, Any]] = {
 }
 
 Name = Annotated[
-    str | None, Query(description="A name for the corpus: up to 64 letters, digits, '.', '_', '-'.")
+    str | None,
+    Query(
+        description="A name for the corpus: up to 64 letters, digits, '.', '_', '-'. If another text has it,"
+        " this one becomes its next version, `name@2`."
+    ),
 ]
 EncodingQuery = Annotated[
     Encoding,
@@ -81,6 +88,23 @@ KindQuery = Annotated[
     Query(
         description="What the text is, if it is known; by default the service detects it. See the answer's"
         " `kind`."
+    ),
+]
+
+ArchiveQuery = Annotated[
+    ArchiveFormat | None,
+    Query(
+        description="The body is an archive: `tar`, also compressed with gzip, or `zip`. Its files, in its"
+        " order, become one text, each ending with a newline; those named `*.gz` are decompressed, hidden"
+        " files and links are left out."
+    ),
+]
+
+DeduplicateQuery = Annotated[
+    Deduplication | None,
+    Query(
+        description="`lines` removes each line that occurred before. Empty lines stay. The limit on the size"
+        " of a corpus applies to the text before."
     ),
 ]
 
@@ -99,16 +123,49 @@ async def add_corpus(
     name: Name = None,
     encoding: EncodingQuery = "utf-8",
     kind: KindQuery = None,
+    archive: ArchiveQuery = None,
+    deduplicate: DeduplicateQuery = None,
 ) -> CorpusBody:
     """Upload a text. The same bytes in the same encoding are the same corpus, whatever its name."""
     if name is not None:
         access.check_corpus_name(check_name(name))
-    corpus, is_new = await receive_corpus(services, access, request, name=name, encoding=encoding)
+    corpus, is_new = await receive_corpus(
+        services,
+        access,
+        request,
+        name=name,
+        encoding=encoding,
+        archive=archive,
+        deduplicate=deduplicate,
+    )
+    return await _added(access, response, corpus, is_new=is_new, kind=kind)
+
+
+async def _added(
+    access: Access, response: Response, corpus: Corpus, *, is_new: bool, kind: TextKind | None
+) -> CorpusBody:
+    """Set the kind of a corpus that was just stored, and complete the answer."""
     if kind is not None and kind != corpus.kind:
         corpus = await run_in_threadpool(access.set_corpus_kind, corpus.id, kind)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"{_PATH}/{corpus.id}"
     return CorpusBody.model_validate(corpus)
+
+
+@router.post(
+    "/import", status_code=201, responses=_EXISTING | error_responses(400, 403, 404, 413, 415, 422, 503, 507)
+)
+async def import_corpus(
+    services: ServicesDep, access: AccessDep, response: Response, body: CorpusSource
+) -> CorpusBody:
+    """Read files in an object store as one corpus, in order of their paths. The answer comes at the end."""
+    if body.name is not None:
+        access.check_corpus_name(check_name(body.name))
+    access.check_is_unlimited("it may not read from the object store")
+    corpus, is_new = await read_corpus(
+        services, access, body.url, name=body.name, encoding=body.encoding, deduplicate=body.deduplicate
+    )
+    return await _added(access, response, corpus, is_new=is_new, kind=body.kind)
 
 
 @router.get("", responses=error_responses(422, 503))

@@ -13,6 +13,7 @@ EXAMPLE: dict[str, Any] = {
     "id": "corpus_98b1f0a4c2d5e6f708192a3b",
     "object": "corpus",
     "name": "nietzsche",
+    "version": 1,
     "sha256": "98b1f0a4c2d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f",
     "created_at": 1795563600,
     "bytes": 600901,
@@ -57,7 +58,13 @@ class CorpusBody(BaseModel):
     id: str = Field(description="Derived from the bytes: the same text always has the same id.")
     object: Literal["corpus"] = "corpus"
     name: str | None = Field(
-        description="The name under which it was first uploaded; usable instead of the id."
+        description="The name under which it was first uploaded; usable instead of the id, as is"
+        " `name@version`."
+    )
+    version: int | None = Field(
+        None,
+        description="The version of that name: another text under a name is its next version, and the bare"
+        " name means the newest. Null without a name.",
     )
     sha256: str = Field(description="Of the uploaded bytes, after decompression; 64 hexadecimal digits.")
     created_at: int = Field(description="Unix seconds, UTC.")
@@ -69,6 +76,13 @@ class CorpusBody(BaseModel):
     sample: str = Field(description="Its first characters, at most 300.")
     encoding: Encoding = Field(
         "utf-8", description="`utf-8` for text, `bytes` for bytes that are not decoded."
+    )
+    files: int | None = Field(
+        None,
+        description="How many files of an archive were joined to this text; null: it was uploaded as one.",
+    )
+    repeated_lines: int | None = Field(
+        None, description="How many repeated lines were removed; null: the upload did not ask for it."
     )
     warnings: list[str] = Field(description="Problems that may impair training.")
     kind: TextKind | None = Field(
@@ -86,6 +100,22 @@ class CorpusBody(BaseModel):
     log_sample: LogSampleBody | None = Field(
         None, description="For a log: the sample on which the suggestion is based."
     )
+
+
+class CorpusSource(RequestBody):
+    """Files in an object store that become one corpus."""
+
+    model_config = with_examples({"url": "s3://logs/nginx/2026-*/*.log.gz", "name": "nginx"})
+
+    url: str = Field(
+        max_length=2000,
+        description="A file; with a final slash a folder; or a pattern: `*` matches within a folder, `**/`"
+        " any folders. NEXTCHAR_CORPUS_SOURCES decides what may be read.",
+    )
+    name: str | None = Field(None, description="As for an upload.")
+    encoding: Encoding = Field("utf-8", description="As for an upload.")
+    kind: TextKind | None = Field(None, description="As for an upload.")
+    deduplicate: Literal["lines"] | None = Field(None, description="As for an upload.")
 
 
 class CorpusChange(RequestBody):

@@ -15,6 +15,7 @@ from models.errors import Conflict, NotFound, Unavailable
 from models.saved_model import Card
 from models.text.kind_detection import TextKind
 from store.corpora import CHOSEN, Corpora, Corpus, no_such_corpus
+from store.corpus_names import split_reference
 from store.ids import is_id
 from store.jobs import Job, Jobs, no_such_job
 from store.models import DamagedModel, Models
@@ -260,8 +261,10 @@ class Access:
         key = self.limited_key
         assert key is not None
         uploaded_at = self.corpora.owners.uploaded_at(corpus.id, key.name)
-        name = corpus.name if corpus.name in names else min(names, default=None)
-        corpus = replace(corpus, name=name, created_at=uploaded_at or corpus.created_at)
+        reference = corpus.reference if corpus.reference in names else min(names, default=None)
+        name, version = split_reference(reference) if reference else (None, None)
+        created_at = uploaded_at or corpus.created_at
+        corpus = replace(corpus, name=name, version=version, created_at=created_at)
         kind = self.corpora.kind_for(corpus.id, key.name)
         return replace(corpus, kind=kind, kind_reason=CHOSEN) if kind else corpus
 

@@ -5,7 +5,6 @@ their surprisal.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +174,9 @@ def _training_lines(
         corpus = corpora.get(card.corpus)
         pieces = _checked(corpora.pieces(corpus.id, card.alphabet), check)
         if card.kind != "records":
-            return _mask(loaded, _before_held_out(pieces, held_out).split("\n"))
+            characters = corpus.bytes if card.alphabet == "bytes" else corpus.characters
+            trained = characters - max(1, round(characters * held_out))
+            return _mask(loaded, _end_of(pieces, trained).split("\n"))
         masks = loaded.scorer.masks
         with ShuffledLines(
             masks.apply_to_pieces(pieces) if masks else pieces,
@@ -184,8 +185,7 @@ def _training_lines(
             seed=card.training.seed,
             scratch=scratch,
         ) as lines:
-            held_out = 1 - lines.trained / lines.characters
-            return _before_held_out(_checked(lines.pieces(), check), held_out).split("\n")
+            return _end_of(_checked(lines.pieces(), check), lines.trained).split("\n")
     except NotFound:
         return None
 
@@ -196,17 +196,15 @@ def _checked(pieces: Iterable[str], check: Check) -> Iterator[str]:
         yield piece
 
 
-def _before_held_out(pieces: Iterable[str], share: float) -> str:
-    """Return the last characters of a text before the share at its end that is held out."""
-    recent = deque[str]()  # the last pieces of the text
-    size = total = 0
+def _end_of(pieces: Iterable[str], trained: int) -> str:
+    """Return the last characters of the first `trained` characters of a text."""
+    start, position, kept = max(0, trained - _MAX_TRAINING_CHARACTERS), 0, []
     for piece in pieces:
-        recent.append(piece)
-        total += len(piece)
-        size += len(piece)
-        while size - len(recent[0]) > _MAX_TRAINING_CHARACTERS + total * share:
-            size -= len(recent.popleft())
-    return "".join(recent)[: -max(1, round(total * share))][-_MAX_TRAINING_CHARACTERS:]
+        if position >= trained:
+            break
+        kept.append(piece[max(0, start - position) : trained - position])
+        position += len(piece)
+    return "".join(kept)
 
 
 def _scores(

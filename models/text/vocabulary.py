@@ -11,7 +11,7 @@ import codecs
 import math
 import unicodedata
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ class Normalizer:
 
     def feed(self, text: str) -> str:
         """Add text; return the normalized text up to the last safe boundary."""
-        boundary = _last_boundary(text)
+        boundary = last_normalization_boundary(text)
         if boundary is None:
             self._held.append(text)
             self.held += len(text)
@@ -57,7 +57,7 @@ class Normalizer:
         return normalize(rest)
 
 
-def _last_boundary(text: str) -> int | None:
+def last_normalization_boundary(text: str) -> int | None:
     """Return the last index at which the text can be split and both parts normalized independently."""
     for index in range(len(text) - 1, -1, -1):
         if is_normalization_boundary(text[index]):
@@ -112,9 +112,10 @@ class Vocabulary:
         self.alphabet = alphabet
         self.characters = "".join(sorted(set(characters)))
         points = code_points(self.characters)
-        self._id_of_point = np.zeros(int(points.max()) + 1 if points.size else 0, np.int32)
+        # By code point; the last is of all that are larger.
+        self._id_of_point = np.zeros(int(points.max()) + 2 if points.size else 1, np.int32)
         self._id_of_point[points] = np.arange(1, points.size + 1)
-        self._is_known = np.append(self._id_of_point > 0, False)  # by code point; the last: all larger
+        self._is_known = self._id_of_point != UNKNOWN_ID
         self._known_ascii = bytes(np.flatnonzero(self._is_known[:128]).tolist())
         self._character_of_id = "\ufffd" + self.characters
 
@@ -158,11 +159,11 @@ class Vocabulary:
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Return the id of each character of `text`, (len(text),)."""
-        points = code_points(text)
-        if not self._id_of_point.size:
-            return np.zeros(points.size, np.int32)
-        known = points < self._id_of_point.size
-        return np.where(known, self._id_of_point[np.where(known, points, 0)], UNKNOWN_ID).astype(np.int32)
+        return self._id_of_point.take(code_points(text), mode="clip")
+
+    def encode_as(self, dtype: np.dtype[Any], text: str) -> NDArray[Any]:
+        """Return the ids of `encode` in a type in which all V of them fit."""
+        return self._id_of_point.astype(dtype).take(code_points(text), mode="clip")
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the characters of `ids`; id 0 becomes U+FFFD."""

@@ -30,6 +30,9 @@ class Interrupted(Blobs):
     def stream(self, path: str, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
         return self._now().stream(path, chunk_bytes)
 
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        return self._now().read_range(path, start, end)
+
     def write(self, path: str, data: bytes | Path) -> None:
         self._now().write(path, data)
 

@@ -29,7 +29,13 @@ class Refusing(Blobs):
         error: Callable[[], Exception] = full,
     ) -> None:
         self.blobs = blobs
-        self.refused = {"read": set(read), "stream": set(read), "write": set(write), "create": set(write)}
+        self.refused = {
+            "read": set(read),
+            "stream": set(read),
+            "read_range": set(read),
+            "write": set(write),
+            "create": set(write),
+        }
         self.error = error
 
     def refuse_writes(self, *prefixes: str) -> None:

@@ -173,7 +173,7 @@ def test_what_is_deleted_during_a_backup_is_not_in_it_or_whole(
     source: Installation, tmp_path: Path, clean_redis_url: str
 ) -> None:
     """At each of its steps a model and a corpus are deleted."""
-    for at in range(0, 75, 3):
+    for at in range(0, 105, 3):
         publish(source.models, name="doomed")
         corpus = source.upload(b"doomed\n" * 90)
 

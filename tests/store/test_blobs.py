@@ -20,6 +20,15 @@ def test_written_objects_can_be_read_and_listed(blobs: Blobs) -> None:
     assert not blobs.exists("a/3")
 
 
+def test_ranges_can_be_read(blobs: Blobs) -> None:
+    blobs.write("a/b", b"0123456789")
+    assert blobs.read_range("a/b", 2, 5) == b"234"
+    assert blobs.read_range("a/b", 8, 20) == b"89"
+    assert blobs.read_range("a/b", 3, 3) == b""
+    with pytest.raises(FileNotFoundError):
+        blobs.read_range("a/c", 0, 1)
+
+
 def test_of_two_creators_one_wins(blobs: Blobs) -> None:
     assert blobs.create("x", b"first")
     assert not blobs.create("x", b"second")

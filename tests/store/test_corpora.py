@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.errors import Conflict, InvalidInput, NotFound, TooLarge, Unavailable
+from models.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from models.text.vocabulary import normalize
 from store.blobs import Blobs
 from store.corpora import Corpora, Corpus, Upload
@@ -106,14 +106,15 @@ def test_a_text_over_the_limit_is_refused_and_nothing_is_kept(corpora: Corpora, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_name_means_one_text(corpora: Corpora, tmp_path: Path) -> None:
-    first, _ = _add(corpora, tmp_path, b"one", name="mine")
-    with pytest.raises(Conflict, match=first.id):
-        _add(corpora, tmp_path, b"two", name="mine")
-    assert len(corpora.all()) == 1
-    same, is_new = _add(corpora, tmp_path, b"one", name="another")
-    assert (same.id, is_new) == (first.id, False)
-    assert corpora.get("mine") == corpora.get("another") == first
+def test_another_text_under_a_name_is_its_next_version(corpora: Corpora, tmp_path: Path) -> None:
+    one, _ = _add(corpora, tmp_path, b"one", name="mine")
+    two, _ = _add(corpora, tmp_path, b"two", name="mine")
+    assert (one.version, two.version) == (1, 2)
+    assert corpora.get("mine") == corpora.get("mine@2") == two
+    assert corpora.get("mine@1") == one
+    again, is_new = _add(corpora, tmp_path, b"two", name="mine")
+    assert (again, is_new) == (two, False)
+    assert corpora.names() == {"mine": one.id, "mine@2": two.id}
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "corpus_1", "-x", "x" * 65, "naïve"])
@@ -288,8 +289,6 @@ def test_a_name_with_a_damaged_record_is_free(tmp_path: Path, record: bytes) -> 
     assert corpora.all() == []
     corpus, is_new = _add(corpora, tmp_path, b"the fox\n", name="fox")
     assert is_new and corpora.get("fox") == corpus == corpora.all()[0]
-    with pytest.raises(Conflict):
-        _add(corpora, tmp_path, b"another fox\n", name="fox")
     corpora.delete("fox")
     assert blobs.paths("corpus_names") == []
 
@@ -335,3 +334,17 @@ def test_a_record_from_before_kinds_were_recognized_still_loads(corpora: Corpora
     }
     corpora._blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(old).encode())
     assert (corpora.get(corpus.id).kind, corpora.get(corpus.id).suggested_masks) == (None, [])
+
+
+def test_an_earlier_release_can_read_the_record_of_a_plain_upload(tmp_path: Path) -> None:
+    blobs = open_blobs("memory:///")
+    corpora = Corpora(blobs)
+    corpus, _ = _add(corpora, tmp_path, b"a text", name="mine")
+    record = json.loads(blobs.read(f"corpora/{corpus.id}/corpus.json"))
+    assert not {"files", "version", "repeated_lines", "uploaded_again_at"} & set(record)
+    assert (corpora.get("mine"), corpora.get("mine").version) == (corpus, 1)
+    later, _ = _add(corpora, tmp_path, b"another text", name="mine")
+    assert (corpora.get("mine"), later.version) == (later, 2)
+    assert corpora.get("mine@1") == corpus
+    assert corpora.delete("mine") == later.id
+    assert corpora.get("mine") == corpus

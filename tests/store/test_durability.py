@@ -18,7 +18,9 @@ from redis import Redis
 from app.services.job_control import JobControl
 from launcher.valkey import EmbeddedValkey
 from store.alerts import Alerts
+from store.audit import Audit
 from store.backup import FOLDERS
+from store.batches import Batches, BatchStatus
 from store.calibrations import Calibrations
 from store.corpora import Corpora, Upload
 from store.corpus_owners import CorpusOwners
@@ -90,6 +92,7 @@ def make_every_record(recording: Recording, spool: Path, redis: Redis) -> None:
     do("upload a corpus", lambda: upload(b"a text\n" * 50, "first"))
     corpus = corpora.id_of("first")
     do("upload it again under another name", lambda: upload(b"a text\n" * 50, "second"))
+    do("upload another text under its name", lambda: upload(b"another text\n" * 50, "first"))
     do("set the kind of a corpus", lambda: corpora.set_kind(corpus, "records"))
     do("set it as a key sees it", lambda: corpora.set_kind(corpus, "log", key_name="ann"))
     do("note the owner of a corpus", lambda: CorpusOwners(blobs).add(corpus, "ann", is_new=False))
@@ -133,6 +136,25 @@ def make_every_record(recording: Recording, spool: Path, redis: Redis) -> None:
         lambda: targets.create("webhook", "https://example.com/", models=(), min_severity="info"),
     )
     do("delete a corpus", lambda: corpora.delete(corpus))
+    make_batch(recording, redis)
+    entry = {
+        "key": "ann",
+        "address": "127.0.0.1",
+        "action": "delete_corpus",
+        "about": f"/v1/corpora/{corpus}",
+    }
+    do("record who did what", lambda: Audit(blobs).record(**entry, status=204, request_id="r"))  # type: ignore[arg-type]
+
+
+def make_batch(recording: Recording, redis: Redis) -> None:
+    """Create, answer and end a batch."""
+    do, batches = recording.do, Batches(recording.blobs, redis)
+    about = {"endpoint": "/v1/completions", "input_file": "corpus_000000000000", "completion_window": "24h"}
+    do("create a batch", lambda: batches.create(**about, created_at=1, expires_at=2))
+    (batch,) = batches.all()
+    do("write requests of a batch", lambda: batches.write_input(batch.id, 0, [b"{}"]))
+    do("answer requests of a batch", lambda: batches.create_answers(batch, 0, [b"{}"]))
+    do("move a batch", lambda: batches.move(batch, BatchStatus.CANCELLED))
 
 
 def losses(recording: Recording) -> Iterator[str]:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from models.config import Mix
 from models.errors import Unavailable
 from store.alerts import Alerts
 from store.batches import Batches, BatchStatus
 from store.blobs import Blobs
+from store.corpora import Corpora, Upload
 from store.ids import new_id, time_of_id
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.models import Models
@@ -341,3 +343,51 @@ def test_ended_batches_are_kept_for_their_period_and_leave_no_chunks(
     assert {batch.id for batch in batches.all()} == {ended.id, waiting.id}
     assert attic.sweep(days=31)["batches"] == 1
     assert [batch.id for batch in Batches(attic.blobs, redis).all()] == [waiting.id]
+
+
+def corpus(attic: Attic, text: str) -> str:
+    with Upload(attic.folder / "uploads", limit_bytes=10**6) as upload:
+        upload.feed(text.encode())
+        return Corpora(attic.blobs).add(upload, name=text)[0].id
+
+
+def test_corpora_are_kept_unless_their_retention_is_set(tmp_path: Path) -> None:
+    attic = Attic(tmp_path)
+    corpus(attic, "unused")
+    assert attic.sweep(days=10_000) == {}
+    assert len(Corpora(attic.blobs).all()) == 1
+
+
+def test_old_corpora_that_no_job_and_no_model_names_are_deleted(tmp_path: Path) -> None:
+    attic = Attic(tmp_path, corpus_days=30, job_days=0)
+    unused, of_job, of_model, mixed = (corpus(attic, name) for name in ("a", "b", "c", "d"))
+    attic.job(JobStatus.CANCELLED, request=REQUEST.model_copy(update={"corpus": of_job}))
+    mix = Mix(corpus=mixed, fraction=0.5)
+    Models(attic.blobs).publish(card().model_copy(update={"corpus": of_model, "mix": mix}), FILES)
+    assert "corpora" not in attic.sweep(days=29)
+    assert attic.sweep(days=31)["corpora"] == 1
+    assert {found.id for found in Corpora(attic.blobs).all()} == {of_job, of_model, mixed}
+    assert attic.blobs.paths(f"corpora/{unused}") == []
+    assert set(Corpora(attic.blobs).names()) == {"b", "c", "d"}
+
+
+def test_a_corpus_that_is_uploaded_again_is_kept_as_long_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attic = Attic(tmp_path, corpus_days=30)
+    corpus(attic, "a")
+    monkeypatch.setattr("store.corpora.time.time", lambda: NOW + 20 * DAY_S)
+    corpus(attic, "a")
+    monkeypatch.undo()
+    assert attic.sweep(days=40) == {}
+    assert attic.sweep(days=51) == {"corpora": 1}
+
+
+def test_corpora_are_kept_while_a_record_of_a_job_or_model_cannot_be_read(tmp_path: Path) -> None:
+    attic = Attic(tmp_path, corpus_days=30)
+    corpus(attic, "a")
+    job = attic.job(JobStatus.CANCELLED)
+    [path] = attic.blobs.paths(f"jobs/{job.id}")[-1:]
+    attic.blobs.write(path, b"damaged")
+    assert "corpora" not in attic.sweep(days=31)
+    assert len(Corpora(attic.blobs).all()) == 1

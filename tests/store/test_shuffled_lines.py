@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -89,3 +90,22 @@ def test_the_order_is_not_that_of_the_text() -> None:
     positions = [ordered.index(word) for word in train.splitlines()]
     rising = sum(a < b for a, b in pairwise(positions))
     assert 0.4 < rising / len(positions) < 0.6
+
+
+@pytest.mark.parametrize("part_bytes", [10**6, 700])
+def test_pieces_are_whole_lines_and_their_length_does_not_change_the_order(
+    part_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "\n".join(f"é漢 {word}" for word in WORDS)
+    whole = shuffled(text, part_bytes=part_bytes)
+    monkeypatch.setattr("store.shuffled_lines._PIECE_BYTES", 100)
+    assert shuffled(text, part_bytes=part_bytes) == whole
+    with ShuffledLines([text], size_bytes=len(text), validation_fraction=0.1, seed=1) as lines:
+        pieces = list(lines.pieces())
+    assert len(pieces) > 50
+    assert all(piece.endswith("\n") for piece in pieces)
+
+
+def test_the_order_of_a_seed_is_that_of_earlier_releases() -> None:
+    text = "".join(shuffled("\n".join(WORDS), part_bytes=700))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "ed3e54bbc10d6b53"

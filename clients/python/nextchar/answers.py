@@ -18,6 +18,7 @@ class Corpus(TypedDict):
 
     id: str
     name: str | None
+    version: NotRequired[int | None]  # of that name; null without a name
     created_at: int
     bytes: int
     characters: int
@@ -29,6 +30,8 @@ class Corpus(TypedDict):
     encoding: NotRequired[Literal["utf-8", "bytes"]]
     kind: NotRequired[TextKind | None]  # null: not known
     kind_reason: NotRequired[str | None]  # a clause; older services lack it
+    files: NotRequired[int | None]  # that were joined to this text; null: it was uploaded as one
+    repeated_lines: NotRequired[int | None]  # that were removed; null: the upload did not ask for it
     suggested_masks: NotRequired[list[str]]  # services from before there were suggestions lack it
 
 

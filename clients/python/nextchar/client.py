@@ -109,6 +109,7 @@ class Client:
         self._http.close()
 
     add_corpus = _call(ServiceCalls.add_corpus)
+    import_corpus = _call(ServiceCalls.import_corpus)
     corpora = _stream(ServiceCalls.corpora)
     corpus = _call(ServiceCalls.corpus)
     corpus_text = _call(ServiceCalls.corpus_text)

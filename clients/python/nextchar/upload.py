@@ -3,15 +3,19 @@
 import io
 import os
 import stat
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 Content = bytes | IO[bytes] | Iterable[bytes]
 """The body of a request."""
 
 Text = str | bytes | Path | IO[bytes] | IO[str] | Iterable[str | bytes]
 """A text to upload: itself, a file's path, an open file, or pieces of any size."""
+
+ArchiveFormat = Literal["tar", "zip"]
+"""Archives that can be uploaded."""
 
 _PIECE_BYTES = 1 << 16
 
@@ -30,6 +34,44 @@ def upload_body(text: Text) -> Content:
     if not isinstance(text, io.TextIOBase) and _is_regular_file(text):
         return text  # type: ignore[return-value] # opened as binary
     return iter(lambda: _encoded(read(_PIECE_BYTES)), b"")
+
+
+def folder_archive(folder: Path) -> Iterator[bytes]:
+    """Yield a tar archive of the files below a folder, in order of their paths, without hidden ones.
+
+    Raises:
+        OSError: a file cannot be read, or has become shorter while it was.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder))
+    for path in paths:
+        with path.open("rb") as file:
+            header = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            header.size = left = os.fstat(file.fileno()).st_size
+            yield header.tobuf(tarfile.PAX_FORMAT)
+            while left:  # of a log, what is appended meanwhile is left out
+                piece = file.read(min(_PIECE_BYTES, left))
+                if not piece:
+                    raise OSError(f"{path} became shorter while it was read")
+                left -= len(piece)
+                yield piece
+            yield bytes(-header.size % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def archive_format(path: Path) -> ArchiveFormat | None:
+    """Return the format of a file that is an archive by its name; None for others.
+
+    >>> archive_format(Path("logs.tar.gz")), archive_format(Path("a.ZIP")), archive_format(Path("a.txt"))
+    ('tar', 'zip', None)
+    """
+    name = path.name.lower()
+    if name.endswith((".tar", ".tar.gz", ".tgz")):
+        return "tar"
+    return "zip" if name.endswith(".zip") else None
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _encoded(piece: str | bytes) -> bytes:

@@ -3,8 +3,10 @@ import hashlib
 import io
 import os
 import socket
+import tarfile
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -152,12 +154,18 @@ def test_broken_forms_are_refused(service: Service) -> None:
     assert not service.spooled
 
 
-def test_name_taken_by_another_corpus_is_a_conflict(service: Service) -> None:
-    service.http.post("/v1/corpora", params={"name": "fox"}, content=b"one text")
-    answer = service.http.post("/v1/corpora", params={"name": "fox"}, content=b"another text")
-    error = error_of(answer, 409)
-    assert error["code"] == "name_taken" and error["param"] == "name"
-    assert len(service.corpora.all()) == 1
+def test_another_text_under_a_name_is_its_next_version(service: Service) -> None:
+    texts = (b"one text", b"another text")
+    first, second = (service.http.post("/v1/corpora?name=fox", content=text).json() for text in texts)
+    assert [(c["name"], c["version"]) for c in (first, second)] == [("fox", 1), ("fox", 2)]
+    for reference, expected in (("fox", second), ("fox@1", first), ("fox@2", second)):
+        assert service.http.get(f"/v1/corpora/{reference}").json() == expected
+    for reference in ("fox@3", "fox@", "fox@01", "fox@x"):
+        assert error_of(service.http.get(f"/v1/corpora/{reference}"), 404)["code"] == "corpus_not_found"
+    job = service.http.post("/v1/jobs", json={"corpus": "fox@1", "name": "m"})
+    assert error_of(job, 422)["code"] == "corpus_too_small", "it is found"
+    assert service.http.delete("/v1/corpora/fox").json()["id"] == second["id"]
+    assert service.http.get("/v1/corpora/fox").json() == first
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "corpus_x", "x" * 65, "../up"])
@@ -263,3 +271,57 @@ def test_name_with_an_empty_record_is_not_found_and_can_be_given_again(service: 
     answer = service.http.post("/v1/corpora", params={"name": "fox"}, content=TEXT.encode())
     assert answer.status_code == 201
     assert service.http.get("/v1/corpora/fox").json() == answer.json()
+
+
+def test_files_of_an_archive_become_one_corpus(service: Service) -> None:
+    text = b"one\ntwo\n"
+    made, zipped = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as tar, zipfile.ZipFile(zipped, "w") as archive:
+        for name, data in (("1.log", b"one"), ("2.log", b"two\n")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+            archive.writestr(name, data)
+    answers = [
+        service.http.post("/v1/corpora?archive=tar", content=made.getvalue()),
+        service.http.post("/v1/corpora?archive=zip", content=zipped.getvalue()),
+        service.http.post("/v1/corpora?archive=zip", files={"file": ("x.zip", zipped.getvalue())}),
+    ]
+    assert [answer.status_code for answer in answers] == [201, 200, 200]
+    for answer in answers:
+        assert answer.json()["sha256"] == hashlib.sha256(text).hexdigest()
+        assert answer.json()["files"] == 2
+    assert not service.spooled
+
+
+def test_errors_name_the_file_of_an_archive_and_bombs_are_stopped(service: Service) -> None:
+    zipped, bomb = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("good.txt", "good")
+        archive.writestr("bad.txt", b"caf\xe9\n")
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", b"0" * (2 * MAX_CORPUS_BYTES))
+    answer = service.http.post("/v1/corpora?archive=zip", content=zipped.getvalue())
+    error = error_of(answer, 422)
+    assert error["code"] == "corpus_not_utf8" and "'bad.txt'" in error["message"]
+    answer = service.http.post("/v1/corpora?archive=zip", content=bomb.getvalue())
+    assert error_of(answer, 413)["code"] == "corpus_too_large"
+    answer = service.http.post("/v1/corpora?archive=tar", content=TEXT.encode() * 3)
+    assert error_of(answer, 422)["code"] == "archive_broken"
+    assert service.http.get("/v1/corpora").json()["data"] == []
+    assert not service.spooled
+
+
+def test_repeated_lines_are_removed_on_request(service: Service) -> None:
+    text = b"b\n\na\n\nb\na"
+    answer = service.http.post("/v1/corpora?deduplicate=lines", content=text)
+    assert answer.status_code == 201
+    assert service.http.get(f"/v1/corpora/{answer.json()['id']}/text").content == b"b\n\na\n\n"
+    assert answer.json()["repeated_lines"] == 2
+    assert service.http.post("/v1/corpora", content=text).json()["repeated_lines"] is None
+    bomb = gzip.compress(b"0\n" * MAX_CORPUS_BYTES)
+    answer = service.http.post(
+        "/v1/corpora?deduplicate=lines", content=bomb, headers={"content-encoding": "gzip"}
+    )
+    assert error_of(answer, 413)["code"] == "corpus_too_large"
+    assert not service.spooled

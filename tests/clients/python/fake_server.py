@@ -159,6 +159,7 @@ class FakeServer:
         self.cut_streams_after: list[int] = []  # the n-th stream breaks after so many events
         self.cut_scores_after: list[int | None] = []  # the n-th answer to lines breaks after so many of them
         self.queries: list[dict[str, str]] = []  # of requests that stream lines
+        self.uploads: list[dict[str, str]] = []  # the queries of uploaded corpora
         self.refusals: list[int] = []  # HTTP statuses of the next answers to lines
         self.refused_jobs: list[int] = []  # HTTP statuses of the next answers about a job, but for the first
         self._jobs_asked = 0
@@ -264,7 +265,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._json({"status": "not_ready", "down": ["redis"]}, status=503)
 
+    def import_corpus(self) -> None:
+        body = json.loads(self.body)
+        self._json(_add_corpus(self.fake, body["url"].encode(), body.get("name")), status=201)
+
     def add_corpus(self) -> None:
+        self.fake.uploads.append(self.query)
         corpus = _add_corpus(self.fake, self.body, self.query.get("name"))
         corpus |= {"kind": kind, "kind_reason": "chosen"} if (kind := self.query.get("kind")) else {}
         self._json(corpus, status=201)
@@ -469,6 +475,7 @@ class _Handler(BaseHTTPRequestHandler):
 _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", "/readyz", _Handler.ready),
     ("POST", "/v1/corpora", _Handler.add_corpus),
+    ("POST", "/v1/corpora/import", _Handler.import_corpus),
     ("GET", "/v1/corpora", _Handler.corpora),
     ("GET", "/v1/corpora/([^/]+)", _Handler.corpus),
     ("PATCH", "/v1/corpora/([^/]+)", _Handler.change_corpus),

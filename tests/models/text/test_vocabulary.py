@@ -1,5 +1,7 @@
 import unicodedata
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,3 +88,15 @@ def test_all_bytes_of_a_multibyte_letter_are_word_characters() -> None:
 
 def test_vocabularies_of_different_alphabets_differ() -> None:
     assert Vocabulary("ab") != Vocabulary("ab", "bytes")
+
+
+@pytest.mark.parametrize("known", ["", "a", "abé漢", "\x00\U0010ffff"])
+def test_ids_are_the_places_in_the_vocabulary_in_any_type_and_others_are_unknown(known: str) -> None:
+    vocabulary = Vocabulary(known)
+    for text in ("", "abé漢xyz\x00\U0010ffff\ud800", "zz", "a\x7f"):
+        expected = [sorted(known).index(c) + 1 if c in known else 0 for c in text]
+        for ids, dtype in (
+            (vocabulary.encode(text), np.int32),
+            (vocabulary.encode_as(np.dtype(np.uint8), text), np.uint8),
+        ):
+            assert (ids.tolist(), ids.dtype) == (expected, dtype)

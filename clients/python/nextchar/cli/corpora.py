@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
@@ -18,6 +19,7 @@ from nextchar.cli.formatting import (
 )
 from nextchar.cli.names import CorpusArgument
 from nextchar.cli.session import Session, command
+from nextchar.upload import archive_format
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,18 +40,34 @@ KindOption = Annotated[
 @command
 def add(
     session: Session,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A UTF-8 text file; - is standard input.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A UTF-8 text file; a folder, or a .tar, .tar.gz or .zip file, whose files become one text;"
+            " a URL or pattern such as s3://logs/*.gz, which the service reads; - is standard input.",
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="Name of the corpus. Default: the file's name.")] = None,
     as_bytes: Annotated[
         bool, typer.Option("--bytes", help="The file is not UTF-8 text: each byte is a character.")
     ] = False,
     kind: KindOption = None,
+    deduplicate: Annotated[
+        bool, typer.Option("--deduplicate", help="Leave out each line that occurred before.")
+    ] = False,
 ) -> None:
     """Upload a text. Uploading the same bytes again, under any name, gives the same corpus.
 
     Example: nextchar corpus add notes.txt --name notes
     """
-    corpus = upload(session, file, name, encoding="bytes" if as_bytes else None, kind=kind)
+    encoding = "bytes" if as_bytes else None
+    if "://" in file:
+        corpus = session.client.import_corpus(
+            file, name=name, encoding=encoding, kind=kind, deduplicate="lines" if deduplicate else None
+        )
+    else:
+        corpus = upload(session, Path(file), name, encoding=encoding, kind=kind, deduplicate=deduplicate)
     _print_corpus_or_json(session, corpus)
 
 
@@ -61,7 +79,7 @@ def list_(session: Session) -> None:
     Example: nextchar corpus list
     """
     columns: dict[str, Callable[[Corpus], str]] = {
-        "name": lambda corpus: corpus["name"] or "",
+        "name": lambda corpus: _name(corpus) or "",
         "id": lambda corpus: corpus["id"],
         "characters": lambda corpus: format_integer(corpus["characters"]),
         "kind": lambda corpus: corpus.get("kind") or "",
@@ -118,21 +136,30 @@ def upload(
     *,
     encoding: str | None = None,
     kind: TextKind | None = None,
+    deduplicate: bool = False,
 ) -> Corpus:
-    """Upload a file, or standard input for `-`; the default name is the file's. Raises OSError."""
+    """Upload a file, the files of a folder or archive, or standard input for `-`.
+
+    The default name is the file's. Raises OSError.
+    """
+    lines: Literal["lines"] | None = "lines" if deduplicate else None
+    add = partial(session.client.add_corpus, encoding=encoding, kind=kind, deduplicate=lines)
     if str(file) == "-":
-        return session.client.add_corpus(sys.stdin.buffer, name=name, encoding=encoding, kind=kind)
+        return add(sys.stdin.buffer, name=name)
+    if file.is_dir():
+        return add(file, name=name or name_of(file.resolve()))
     with file.open("rb") as text:
-        return session.client.add_corpus(text, name=name or name_of(file), encoding=encoding, kind=kind)
+        return add(text, name=name or name_of(file), archive=archive_format(file))
 
 
 def name_of(file: Path) -> str | None:
     """Return a corpus name made from a file's name; None when nothing usable is left of it.
 
-    >>> name_of(Path("My notes (2).txt")), name_of(Path("…"))
-    ('My-notes-2', None)
+    >>> name_of(Path("My notes (2).txt")), name_of(Path("logs.tar.gz")), name_of(Path("…"))
+    ('My-notes-2', 'logs', None)
     """
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else " " for c in file.stem)
+    stem = file.stem.removesuffix(".tar")
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else " " for c in stem)
     return "-".join(kept.split()).strip("._-")[:64] or None
 
 
@@ -142,12 +169,14 @@ def _print_corpus_or_json(session: Session, corpus: Corpus) -> None:
         return
     characters, distinct = format_integer(corpus["characters"]), format_integer(corpus["distinct_characters"])
     lines, longest = format_integer(corpus["lines"]), format_integer(corpus["longest_line"])
+    removed = corpus.get("repeated_lines")
     fields = [
-        ("name", corpus["name"] or "–"),
+        ("name", _name(corpus) or "–"),
         ("id", corpus["id"]),
         ("characters", f"{characters}, {distinct} of them distinct"),
         ("lines", f"{lines}, the longest has {longest} characters"),
-        ("size", format_size(corpus["bytes"])),
+        ("size", _size(corpus)),
+        *([("repeated", f"{format_integer(removed)} lines were removed")] if removed is not None else []),
         ("created", format_time(corpus["created_at"])),
     ]
     if kind := corpus.get("kind"):
@@ -156,3 +185,13 @@ def _print_corpus_or_json(session: Session, corpus: Corpus) -> None:
     if corpus.get("suggested_masks"):
         fields.append(("masks", f"{', '.join(corpus['suggested_masks'])} (default for this log)"))
     print_fields(session.out, fields + [("warning", warning) for warning in corpus["warnings"]])
+
+
+def _name(corpus: Corpus) -> str | None:
+    name, version = corpus["name"], corpus.get("version") or 1
+    return f"{name}@{version}" if name and version > 1 else name
+
+
+def _size(corpus: Corpus) -> str:
+    size, files = format_size(corpus["bytes"]), corpus.get("files")
+    return f"{size}, of {format_integer(files)} files" if files else size

@@ -1,5 +1,7 @@
 """Corpora are named after files, and come from files, pipes and standard input."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,37 @@ def test_a_corpus_comes_through_a_pipe(server: FakeServer, source: str) -> None:
     done = in_shell(server, f"corpus add {source}")
     assert (done.returncode, done.stderr) == (0, "")
     assert server.requests[-1][3].strip() == b"hello"
+
+
+def test_the_files_of_a_folder_are_sent_as_an_archive(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    folder = tmp_path / "my logs"
+    (folder / "sub").mkdir(parents=True)
+    for name, data in {"b.log": b"two\n", "a.log": b"one", "sub/c.log": b"x" * 600, ".hidden": b"no"}.items():
+        (folder / name).write_bytes(data)
+    run("corpus", "add", str(folder))
+    _, path, headers, body = server.requests[-1]
+    assert path == "/v1/corpora" and headers["Content-Type"] == "application/octet-stream"
+    assert server.uploads == [{"name": "my-logs", "archive": "tar"}]
+    with tarfile.open(fileobj=io.BytesIO(body)) as archive:
+        names = archive.getnames()
+        contents = [archive.extractfile(name).read() for name in names]  # type: ignore[union-attr]
+    assert names == ["a.log", "b.log", "sub/c.log"]
+    assert contents == [b"one", b"two\n", b"x" * 600]
+
+
+@pytest.mark.parametrize(("file", "archive"), [("x.tar.gz", "tar"), ("x.tgz", "tar"), ("x.zip", "zip")])
+def test_archives_are_sent_as_they_are(
+    run: Run, server: FakeServer, tmp_path: Path, file: str, archive: str
+) -> None:
+    (tmp_path / file).write_bytes(b"data")
+    run("corpus", "add", str(tmp_path / file), "--deduplicate")
+    assert server.requests[-1][3] == b"data"
+    [query] = server.uploads
+    assert (query["archive"], query["deduplicate"]) == (archive, "lines")
+
+
+def test_a_url_is_read_by_the_service(run: Run, server: FakeServer) -> None:
+    run("corpus", "add", "s3://logs/*.gz", "--name", "logs", "--kind", "log")
+    assert server.bodies("POST", "/v1/corpora/import") == [
+        {"url": "s3://logs/*.gz", "name": "logs", "kind": "log"}
+    ]
