@@ -33,7 +33,7 @@ class S3Server:
                 env=os.environ | {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"},
             )
         try:
-            eventually(self._answers, within_s=60, what="moto's server answers")
+            eventually(self._answers, what="moto's server answers")
         except BaseException:
             self._stop()
             raise

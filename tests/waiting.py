@@ -7,7 +7,7 @@ import pytest
 
 
 def eventually(
-    condition: Callable[[], object], *, within_s: float = 20.0, what: str = "the condition"
+    condition: Callable[[], object], *, within_s: float = 120.0, what: str = "the condition"
 ) -> None:
     """Wait until `condition()` is true; fail after `within_s` seconds with a message that names `what`."""
     deadline = time.monotonic() + within_s

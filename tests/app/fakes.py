@@ -41,6 +41,8 @@ FULL = "z full"
 BROKEN = "z broken"
 ENDLESS = "z endless"
 SLOW = "z slow"
+SLOW_S = 100.0
+"""How long ENDLESS and SLOW take for a caller that does not stop them."""
 
 
 def publish(
@@ -122,7 +124,7 @@ class FakeEngine:
     def _run(self, request: CompletionRequest, on_event: OnEvent, ticket: FakeTicket) -> None:
         if request.prompt == ENDLESS:
             on_event(Piece(0, "a"))
-            ticket.cancelled.wait(30)
+            ticket.cancelled.wait(SLOW_S)
             return
         if request.prompt == BROKEN:
             on_event(Piece(0, "a"))
@@ -162,7 +164,7 @@ class FakeEngine:
     ) -> list[LineSurprisal]:
         """Return one bit for a known character, eight for an unknown one, and half a bit for a newline.
 
-        All entropies are 0. A line SLOW takes until `check` raises, or 30 s.
+        All entropies are 0. A line SLOW takes until `check` raises, or SLOW_S.
         """
         assert fast in (False, True)
         if SLOW in lines:
@@ -179,7 +181,7 @@ class FakeEngine:
         ]
 
     def _read_slowly(self, check: Callable[[], None]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SLOW_S
         with self._lock:
             self.slow_readers += 1
         self.is_reading_slowly.set()

@@ -1,6 +1,7 @@
 """Requests as bytes over a socket, for what no HTTP client would send."""
 
 import contextlib
+import re
 import socket
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from tests.app.service import Service
 def connected(service: Service, sent: bytes = b"") -> Iterator[socket.socket]:
     """A connection to the API, over which these bytes have gone."""
     url = service.http.base_url
-    with socket.create_connection((url.host, url.port), timeout=20) as client:
+    with socket.create_connection((url.host, url.port), timeout=60) as client:
         client.sendall(sent)
         yield client
 
@@ -25,6 +26,23 @@ def read_all(client: socket.socket) -> bytes:
         while piece := client.recv(65536):
             received += piece
     return received
+
+
+def read_answer(client: socket.socket) -> httpx.Response:
+    """The next answer: complete, or of a stream, which has no length, what there is with the header."""
+    received = b""
+    while not is_answer(received):
+        piece = client.recv(65536)
+        assert piece, f"the connection was closed after {received!r}"
+        received += piece
+    return answer_in(received)
+
+
+def is_answer(received: bytes) -> bool:
+    """Whether a header and its body are complete."""
+    header, end, body = received.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: (\d+)", header.lower())
+    return bool(end) and (length is None or len(body) >= int(length[1]))
 
 
 def answer_in(received: bytes) -> httpx.Response:

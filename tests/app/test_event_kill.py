@@ -27,7 +27,6 @@ def receiver() -> Iterator[Receiver]:
         yield running
 
 
-@pytest.mark.timeout(300)
 def test_events_survive_kill_9_before_and_during_their_delivery(
     tmp_path: Path, clean_redis_url: str, receiver: Receiver
 ) -> None:
@@ -40,15 +39,15 @@ def test_events_survive_kill_9_before_and_during_their_delivery(
         redis.delete("nextchar:notifications:lease")  # of the killed process; it would expire after a minute
         with (
             started(tmp_path, clean_redis_url, settings, with_model=with_model) as (process, url),
-            httpx.Client(base_url=url, timeout=20) as http,
+            httpx.Client(base_url=url, timeout=60) as http,
         ):
-            eventually(lambda: is_ready(http), within_s=120)
+            eventually(lambda: is_ready(http))
             yield http, process.pid
 
     with running(with_model=True) as (http, pid):
         body = {"kind": "webhook", "url": receiver.url, "events": EVENTS}
         assert http.post("/v1/notification_targets", json=body).status_code == 201
-        eventually(lambda: redis.exists("nextchar:notifications:records"), within_s=60)
+        eventually(lambda: redis.exists("nextchar:notifications:records"))
         cancelled = jobs.create(REQUEST)
         assert http.put("/v1/models/real/aliases/champion", json={"version": 1}).status_code == 200
         assert http.delete("/v1/models/real@1", params={"force": "true"}).status_code == 200
@@ -63,12 +62,12 @@ def test_events_survive_kill_9_before_and_during_their_delivery(
     with running() as (_, pid):
         # Killed while the receiver has a message, and before its answer is noted.
         receiver.before_answer = lambda: _kill(pid)
-        eventually(lambda: len(receiver.requests) > before, within_s=60)
+        eventually(lambda: len(receiver.requests) > before)
         receiver.before_answer = lambda: None
 
     with running():
-        eventually(lambda: len(_ids(receiver)) == 4, within_s=60, what="every message")
-        eventually(lambda: not redis.keys("nextchar:notifications:delivery:*"), within_s=60)
+        eventually(lambda: len(_ids(receiver)) == 4, what="every message")
+        eventually(lambda: not redis.keys("nextchar:notifications:delivery:*"))
     said = {(m["type"], m["data"]["id"]) for m in (json.loads(r.body) for r in receiver.requests)}
     assert said == {
         ("alias.moved", "real@champion"),

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from launcher.ports import free_port
 from tests.app.service import until
 from tests.app.test_main import ROOT, is_ready, publish_real
 
@@ -25,9 +25,7 @@ SECRET = "a prompt that nobody else may read"
 def logged(folder: Path, **settings: str) -> Iterator[tuple[httpx.Client, Path]]:
     """Run `python -m app.main` with a model and without Redis; a client, and the log."""
     publish_real(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("NEXTCHAR_")} | {
         "NEXTCHAR_DATA_DIR": str(folder),
         "NEXTCHAR_REDIS_URL": f"unix://{folder}/no-such-socket",
@@ -43,12 +41,12 @@ def logged(folder: Path, **settings: str) -> Iterator[tuple[httpx.Client, Path]]
             stderr=subprocess.STDOUT,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
-            until(lambda: is_ready(http), deadline_s=60)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+            until(lambda: is_ready(http))
             yield http, log
     finally:
         running.terminate()
-        running.wait(20)
+        running.wait(120)
 
 
 def fail_for_want_of_redis(http: httpx.Client) -> None:

@@ -24,7 +24,6 @@ HAPROXY = shutil.which("haproxy")
 
 pytestmark = [
     pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed"),
-    pytest.mark.timeout(300),  # two starts of the API on a busy machine
 ]
 
 PROMPT = "the quick brown fox jumps over the lazy dog " * 3
@@ -99,11 +98,11 @@ def replicas(tmp_path: Path, clean_redis_url: str) -> Iterator[Replicas]:
             processes[name], urls[name] = api
         for url in urls.values():
             with httpx.Client(base_url=url) as http:
-                eventually(lambda http=http: is_ready(http), within_s=120, what="the API is ready")
+                eventually(lambda http=http: is_ready(http), what="the API is ready")
         url = stack.enter_context(haproxy(urls, tmp_path))
         http = stack.enter_context(httpx.Client(base_url=url, timeout=60))
         running = Replicas(http, processes, tmp_path / "haproxy.sock")
-        eventually(lambda: is_ready(http), within_s=60, what="HAProxy passes requests on")
+        eventually(lambda: is_ready(http), what="HAProxy passes requests on")
         eventually(lambda: running.is_used("api1") and running.is_used("api2"), what="both are used")
         yield running
 

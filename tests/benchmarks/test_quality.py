@@ -25,7 +25,6 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.timeout(300)
 def test_both_train_and_the_last_line_is_json(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--text", str(text), "--seconds", "2", "--preset", "tiny"])
     printed = capsys.readouterr()

@@ -18,7 +18,6 @@ OURS = {"ours", "ours, float32", "Keras", "Keras, XLA"}
 THEIRS = {"torch", "torch, bfloat16"}
 
 
-@pytest.mark.timeout(300)
 def test_everybody_takes_part_and_the_last_line_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--networks", "2x5/3", "--rounds", "2", "--seconds", "0.01"])
     printed = capsys.readouterr()

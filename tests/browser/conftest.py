@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Request, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
 
 from app.main import create_app
 from app.settings import ApiSettings
@@ -23,6 +23,8 @@ from store.models import Models
 from store.open_blobs import open_blobs
 from tests.app.service import served
 from tests.browser.reciting import following, reciting
+
+expect.set_options(timeout=60_000)
 
 FLAGS = (
     "--no-sandbox",
@@ -91,7 +93,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[S
 def page(browser: Browser) -> Iterator[Page]:
     """A window 800 pixels wide, in light colours; an uncaught error in it fails the test."""
     context = browser.new_context(viewport={"width": 800, "height": 600}, reduced_motion="reduce")
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(60_000)
     errors: list[str] = []
     window = context.new_page()
     window.on("pageerror", lambda error: errors.append(str(error)))

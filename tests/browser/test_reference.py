@@ -15,8 +15,6 @@ from app.main import create_app
 from tests.app.service import served
 from tests.browser.conftest import Site
 
-expect.set_options(timeout=20_000)
-
 COMPLETE = "/v1/models/{model}/complete"
 LOOKS = [*itertools.product(("light", "dark"), (1200, 390))]
 
@@ -35,7 +33,7 @@ def reference(page: Page, site: Site, requests: list[Request]) -> Iterator[Page]
     messages: list[str] = []
     page.on("console", lambda message: messages.append(message.text) if message.type == "error" else None)
     page.goto(f"{site.url}/docs")
-    page.locator(".opblock").first.wait_for(timeout=30_000)
+    page.locator(".opblock").first.wait_for()
     yield page
     assert {urlsplit(one.url).netloc for one in requests if not one.url.startswith("data:")} == {
         urlsplit(site.url).netloc

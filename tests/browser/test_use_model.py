@@ -122,7 +122,7 @@ def run(tmp_path: Path) -> Run:
 
     def output(arguments: list[str]) -> str:
         done = subprocess.run(
-            arguments, env=environment, capture_output=True, text=True, timeout=120, check=False
+            arguments, env=environment, capture_output=True, text=True, timeout=500, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

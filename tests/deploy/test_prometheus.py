@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import yaml
 
 from app.keys import new_key
 from app.settings import ApiSettings
+from launcher.ports import free_port
 from tests.app.fakes import publish
 from tests.app.service import Service, serving, until
 
@@ -139,9 +139,7 @@ def prometheus(guarded: tuple[Service, str], tmp_path: Path) -> Iterator[Prometh
     scrape["static_configs"][0]["targets"] = [f"{service.http.base_url.host}:{service.http.base_url.port}"]
     scrape["authorization"] = {"credentials_file": str(folder / "key")}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port('127.0.0.1')}"
     with (folder / "log").open("wb") as log:
         running = subprocess.Popen(
             [
@@ -154,13 +152,13 @@ def prometheus(guarded: tuple[Service, str], tmp_path: Path) -> Iterator[Prometh
             stderr=subprocess.STDOUT,
         )
     try:
-        with httpx.Client(base_url=f"http://{address}", timeout=30) as http:
-            until(lambda: _is_ready(http) or running.poll() is not None, deadline_s=60)
+        with httpx.Client(base_url=f"http://{address}", timeout=60) as http:
+            until(lambda: _is_ready(http) or running.poll() is not None)
             assert running.poll() is None, (folder / "log").read_text()
             yield Prometheus(http)
     finally:
         running.terminate()
-        running.wait(30)
+        running.wait(120)
 
 
 def _is_ready(http: httpx.Client) -> bool:
@@ -171,7 +169,7 @@ def _is_ready(http: httpx.Client) -> bool:
 
 
 def test_a_prometheus_scrapes_the_api_and_evaluates_rules_and_dashboard(prometheus: Prometheus) -> None:
-    until(lambda: prometheus.value('up{job="nextchar"}') == 1, deadline_s=60)
+    until(lambda: prometheus.value('up{job="nextchar"}') == 1)
     until(lambda: prometheus.value('nextchar_jobs{status="queued"}') == 1)
     assert prometheus.value("nextchar_queue_depth") == 1
     assert prometheus.value("nextchar_engine_requests_total") == 1
@@ -185,4 +183,4 @@ def test_a_prometheus_scrapes_the_api_and_evaluates_rules_and_dashboard(promethe
         groups = prometheus.http.get("/api/v1/rules").json()["data"]["groups"]
         return {rule["health"] for group in groups for rule in group["rules"]}
 
-    until(lambda: health() == {"ok"}, deadline_s=30)
+    until(lambda: health() == {"ok"})

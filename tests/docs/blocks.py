@@ -23,7 +23,7 @@ _SHORTER = {  # budgets, networks and a text that suit a test
     r'"budget": \{"seconds": \d+\}': '"preset": "tiny", "budget": {"steps": 4}',
     r"topics\.values\(\)": "list(topics.values())[:12]",
 }
-_TIMEOUT_S = 300
+_TIMEOUT_S = 500
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import httpx
-import pytest
 
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
@@ -23,7 +22,7 @@ def admin(data_dir: Path, *arguments: object) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=500,
     )
 
 
@@ -31,7 +30,6 @@ def settings(data_dir: Path) -> LauncherSettings:
     return LauncherSettings.model_validate({"data_dir": data_dir, "port": 0})
 
 
-@pytest.mark.timeout(300)
 def test_a_running_service_is_backed_up_and_goes_on_where_it_is_restored(tmp_path: Path) -> None:
     file, old, new = tmp_path / "backup.tar", tmp_path / "old", tmp_path / "new"
     lines = [f"{chr(97 + i % 26)}{chr(97 + i // 26)}abcdefgh" for i in range(200)]
@@ -45,7 +43,7 @@ def test_a_running_service_is_backed_up_and_goes_on_where_it_is_restored(tmp_pat
         sent = http.post("/v1/models/real/ingest", content=ingested, headers=headers, params=rate)
         assert sent.status_code == 202, sent.text
         corpus = http.post("/v1/corpora", content="a text\n" * 100).json()["id"]
-        eventually(lambda: http.get("/v1/models/real/alerts").json()["data"], within_s=60)
+        eventually(lambda: http.get("/v1/models/real/alerts").json()["data"])
         alerts = http.get("/v1/models/real/alerts").json()["data"]
         http.post(f"/v1/models/real/alerts/{alerts[0]['id']}/label", json={"label": "incident"})
         completed = http.post("/v1/models/real/complete", json={"prompt": "a", "seed": 1}).json()

@@ -1,6 +1,5 @@
 import os
 import signal
-import time
 import urllib.request
 from pathlib import Path
 
@@ -84,7 +83,7 @@ def test_completions_go_on_while_redis_refuses_writes_and_the_worker_dies_and_th
     publish_real(tmp_path)
     with (
         Stack(settings(tmp_path)) as stack,
-        httpx.Client(base_url=stack.url, timeout=30) as http,
+        httpx.Client(base_url=stack.url, timeout=60) as http,
         Redis.from_url(stack.redis_url) as redis,
     ):
         redis.config_set("maxmemory", "1")
@@ -114,11 +113,18 @@ def test_completions_go_on_while_redis_refuses_writes_and_the_worker_dies_and_th
 
 def test_stack_serves_while_its_valkey_does_not_start_and_takes_it_when_it_does(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(valkey_module, "_CONFIG", valkey_module._CONFIG + "no-such-directive 1\n")
-    with Stack(settings(tmp_path)) as stack, httpx.Client(base_url=stack.url, timeout=30) as http:
+    with Stack(settings(tmp_path)) as stack, httpx.Client(base_url=stack.url, timeout=60) as http:
         assert "redis" in degraded(http)
-        assert "no-such-directive" in capfd.readouterr().err
+        said = ""
+
+        def is_said() -> bool:
+            nonlocal said
+            said += capfd.readouterr().err
+            return "no-such-directive" in said
+
+        eventually(is_said)
         monkeypatch.undo()
-        eventually(lambda: "redis" not in degraded(http), within_s=60)
+        eventually(lambda: "redis" not in degraded(http))
 
 
 def degraded(http: httpx.Client) -> set[str]:
@@ -149,11 +155,11 @@ def test_a_signal_stops_everything_and_ends_with_status_0(tmp_path, run_script, 
         "from launcher.stack import main; sys.exit(main())"
     )
     log = tmp_path / "logs" / "api.log"
-    eventually(lambda: log.exists() and "Application startup complete" in log.read_text(), within_s=60)
+    eventually(lambda: log.exists() and "Application startup complete" in log.read_text())
     children = children_of(launcher.pid)
     assert len(children) == 3
     launcher.send_signal(how)
-    assert launcher.wait(30) == 0
+    assert launcher.wait(120) == 0
     assert not any(map(is_alive, children))
 
 
@@ -184,18 +190,17 @@ def test_api_that_does_not_come_up_stops_the_start_and_shows_the_end_of_its_log(
         pytest.raises(LauncherError, match=expected),
         Stack(settings(tmp_path), environment=broken) as stack,
     ):
-        stack.wait(60)
+        stack.wait(120)
 
 
-def test_wrong_setting_of_a_part_stops_the_stack_at_its_first_death(tmp_path):
-    started = time.monotonic()
+def test_wrong_setting_of_a_part_stops_the_stack_at_its_first_death(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervised_process, "_FIRST_PAUSE_S", 3600)  # it would not die again
     wrong = {"NEXTCHAR_TRAINING_THREADS": "many"}
     with (
         pytest.raises(LauncherError, match="NEXTCHAR_TRAINING_THREADS='many'"),
         Stack(settings(tmp_path), environment=wrong) as stack,
     ):
-        stack.wait(60)
-    assert time.monotonic() - started < 20
+        stack.wait(100)
 
 
 def test_warnings_of_the_parts_come_to_the_terminal_and_old_ones_do_not(tmp_path, capfd):

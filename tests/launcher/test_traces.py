@@ -104,11 +104,10 @@ def job(traced: Traced) -> dict[str, Any]:
     return job
 
 
-@pytest.mark.timeout(300)
 def test_a_trace_leads_from_the_request_through_the_queue_to_the_workers_steps(
     traced: Traced, job: dict[str, Any]
 ) -> None:
-    eventually(lambda: traced.named("run job"), within_s=20, what="the worker's spans have arrived")
+    eventually(lambda: traced.named("run job"), what="the worker's spans have arrived")
     (request,) = (span for span in traced.named("POST /v1/jobs") if span.trace == TRACE)
     assert (request.service, request.parent) == ("nextchar-api", CALLER)
     assert request.attributes["http.response.status_code"] == 202
@@ -126,7 +125,6 @@ def test_a_trace_leads_from_the_request_through_the_queue_to_the_workers_steps(
     assert evaluations and {span.parent for span in evaluations} == {of_trace["train"].id}
 
 
-@pytest.mark.timeout(300)
 def test_logs_of_api_and_worker_have_the_ids_of_request_job_and_trace(
     traced: Traced, job: dict[str, Any]
 ) -> None:
@@ -145,13 +143,12 @@ def test_health_checks_make_no_spans_and_texts_are_in_none(traced: Traced, job: 
     answer = traced.http.post("/v1/models/traced/complete", json=body, headers=headers)
     assert answer.status_code == 200 and answer.headers["x-request-id"] != "bad id"
     name = "POST /v1/models/{model}/complete"
-    eventually(lambda: traced.named(name), within_s=20, what="the completion's span has arrived")
+    eventually(lambda: traced.named(name), what="the completion's span has arrived")
     routes = {span.attributes.get("url.path") for span in traced.spans()}
     assert not routes & {"/healthz", "/readyz", "/metrics"}
     assert not any(SECRET.encode() in request.body for request in traced.collector.requests)
 
 
-@pytest.mark.timeout(300)
 def test_a_collector_that_does_not_answer_delays_no_request_and_no_job(tmp_path: Path) -> None:
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "NEXTCHAR_LOG_FORMAT": "json"}
     with (

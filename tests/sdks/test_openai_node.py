@@ -29,7 +29,7 @@ def run(script: Path, url: str) -> Any:
         env=os.environ | {"NEXTCHAR_SERVER": url, "NO_PROXY": "*"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr

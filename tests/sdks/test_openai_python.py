@@ -40,7 +40,7 @@ def test_whole_way_from_a_file_to_a_deleted_model(sdk: openai.OpenAI) -> None:
         seen.append(sdk.fine_tuning.jobs.retrieve(job.id))
         return seen[-1].status in ("succeeded", "failed", "cancelled")
 
-    eventually(is_over, within_s=100, what="the job ends")
+    eventually(is_over, what="the job ends")
     assert seen[-1].status == "succeeded", seen[-1].error
     assert {found.status for found in seen} <= {"queued", "running", "succeeded"}
     model = seen[-1].fine_tuned_model

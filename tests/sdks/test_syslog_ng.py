@@ -65,7 +65,7 @@ def syslog_ng(folder: Path, log: Path, url: str, kind: str) -> Iterator[None]:
         assert running.poll() is None, (folder / "log").read_text()
     finally:
         running.terminate()
-        running.wait(20)
+        running.wait(120)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_no_line_is_lost_or_counted_twice_when_redis_dies(
 
     with syslog_ng(tmp_path / "syslog-ng", log, str(service.http.base_url), kind):
         write(0, 500)
-        eventually(has_scored(service, 500), within_s=30, what=(tmp_path / "syslog-ng" / "log").read_text())
+        eventually(has_scored(service, 500), what=(tmp_path / "syslog-ng" / "log").read_text())
         assert valkey._process is not None
         valkey._process.kill()
         valkey._process.wait()
@@ -116,7 +116,7 @@ def test_no_line_is_lost_or_counted_twice_when_redis_dies(
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "queue_unavailable"
         valkey.start()
         write(1_000, 1_500)
-        eventually(has_scored(service, 1_500), within_s=60)
+        eventually(has_scored(service, 1_500))
     status = service.http.get("/v1/models/fake/ingest").json()
     assert (status["accepted"], status["scored"], status["flagged"]) == (1_500, 1_500, 30)
     flagged = service.http.get("/v1/models/fake/ingest/events").json()["data"]
@@ -140,6 +140,6 @@ def test_the_documented_configuration_is_valid(tmp_path: Path) -> None:
     checked = subprocess.run(
         [SYSLOG_NG, "--syntax-only", "--no-caps", "--cfgfile", str(configuration),
          "--persist-file", str(tmp_path / "persist")],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert checked.returncode == 0, checked.stdout + checked.stderr

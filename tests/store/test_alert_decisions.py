@@ -83,7 +83,7 @@ def test_many_threads_can_change_one_alert(redis: Redis, blobs: Blobs) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert len(blobs.paths("alert_decisions")) == 4
 
 

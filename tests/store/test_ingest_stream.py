@@ -182,7 +182,7 @@ def test_consumers_are_listed_with_what_they_hold(streams: IngestStreams) -> Non
 
 
 def test_accepted_lines_survive_the_death_of_redis(tmp_path: Path) -> None:
-    with EmbeddedValkey(tmp_path) as valkey, Redis.from_url(valkey.url, socket_timeout=10) as redis:
+    with EmbeddedValkey(tmp_path) as valkey, Redis.from_url(valkey.url, socket_timeout=60) as redis:
         streams = IngestStreams(redis)
         for i in range(3):
             streams.accept([batch(f"line {i}")], Request(f"key {i}", "body"))
@@ -207,7 +207,7 @@ def test_group_is_made_again_after_redis_lost_its_data(streams: IngestStreams, r
 
 
 def test_a_redis_without_an_append_only_file_accepts_lines(tmp_path: Path) -> None:
-    with EmbeddedValkey(tmp_path) as valkey, Redis.from_url(valkey.url, socket_timeout=10) as redis:
+    with EmbeddedValkey(tmp_path) as valkey, Redis.from_url(valkey.url, socket_timeout=60) as redis:
         redis.config_set("appendonly", "no")
         assert IngestStreams(redis).accept([batch("a")]).lines == 1
 

@@ -169,7 +169,7 @@ thread.join()
 raise KeyError("at the end")
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, log_format], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", program, log_format], capture_output=True, text=True, check=False, timeout=500
     )
     assert done.returncode == 1 and done.stdout == ""
     records = [parsed(line) for line in done.stderr.splitlines() if not line.startswith("    ")]

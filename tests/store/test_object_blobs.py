@@ -16,8 +16,10 @@ from store.object_blobs import PARALLEL_PARTS, PART_BYTES, ObjectBlobs, RetryLim
 from tests.s3_server import S3Server
 from tests.store.fault_proxy import Fault, FaultProxy, Request
 
-PATIENT = RetryLimits(connect_s=2, stall_s=1, request_s=20, upload_s=20, stream_s=20)
-HASTY = replace(PATIENT, stall_s=0.5, request_s=0.2, upload_s=0.5, stream_s=1)
+PATIENT = RetryLimits(connect_s=20, stall_s=20, request_s=60, upload_s=60, stream_s=60)
+ALERT = replace(PATIENT, stall_s=2)
+ONCE = replace(PATIENT, request_s=0.2)
+HASTY = replace(ONCE, stall_s=0.5, upload_s=0.5, stream_s=1)
 MIB = 1 << 20
 
 
@@ -90,13 +92,13 @@ def test_conflict_with_a_writer_whose_object_is_gone_is_tried_again(
     "fault", [Fault(cut_after=3 * MIB), Fault(stall_after=3 * MIB), Fault(cut_after=0)], ids=str
 )
 def test_download_that_breaks_goes_on_where_it_broke(
-    store: ObjectBlobs, proxy: FaultProxy, fault: Fault
+    store: ObjectBlobs, proxy: FaultProxy, s3_url: str, fault: Fault
 ) -> None:
     content = os.urandom(8 * MIB)
     store.write("big", content)
     proxy.requests.clear()
     proxy.faults.extend([fault, fault])
-    assert b"".join(store.stream("big")) == content
+    assert b"".join(ObjectBlobs.at(s3_url, ALERT).stream("big")) == content
     ranges = [request.headers.get("range") for request in proxy.requests]
     assert ranges[0] is None and len(ranges) == 3
     if fault.stall_after:
@@ -159,12 +161,12 @@ def test_file_is_uploaded_in_parts_with_lost_answers(
 
 
 def test_upload_may_take_longer_than_a_download_may_stall(
-    store: ObjectBlobs, proxy: FaultProxy, tmp_path: Path
+    store: ObjectBlobs, proxy: FaultProxy, s3_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(content := os.urandom(2 * PART_BYTES))
     proxy.is_affected = is_end_of_upload
-    proxy.faults.append(Fault(delay_s=2 * PATIENT.stall_s))
-    store.write("file", tmp_path / "file")
+    proxy.faults.append(Fault(delay_s=1.5 * ALERT.stall_s))
+    ObjectBlobs.at(s3_url, ALERT).write("file", tmp_path / "file")
     assert sum(map(is_end_of_upload, proxy.requests)) == 1
     assert store.read("file") == content
 
@@ -262,7 +264,7 @@ def test_storage_that_can_be_used_passes_the_check_and_keeps_nothing_of_it(
 
 def refused(url: str) -> str:
     with pytest.raises(StorageRefused) as caught:
-        ObjectBlobs.at(url, HASTY).check()
+        ObjectBlobs.at(url, ONCE).check()
     return str(caught.value)
 
 
@@ -300,7 +302,7 @@ def test_wrong_credentials_are_refused(
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
         assert "does not accept the credentials (SignatureDoesNotMatch)" in refused(s3_url)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-        ObjectBlobs.at(s3_url, HASTY).check()
+        ObjectBlobs.at(s3_url, ONCE).check()
 
 
 def test_missing_credentials_are_refused(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

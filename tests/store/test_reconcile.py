@@ -1,6 +1,7 @@
 import errno
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,13 +19,14 @@ from tests.store.refusing import Refusing
 from tests.store.test_jobs import REQUEST
 from tests.waiting import eventually
 
-PATIENCE_S = 0.05
+PATIENCE_S = 4.0
 
 
 class World:
     """Records, Redis and a reconciler over them."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
+        self.now_s = 1000.0
         self.blobs = open_blobs(folder.as_uri())
         self.jobs = Jobs(self.blobs)
         self.live = Live(Redis.from_url(redis_url, decode_responses=True))
@@ -39,18 +41,21 @@ class World:
 
     def suspect_for_long(self, job: Job) -> None:
         """Look at a job that has been without a worker for ten minutes."""
-        self.reconciler._lost_since_s = {(job.id, job.sequence): time.monotonic() - 600}
+        self.reconciler._lost_since_s = {(job.id, job.sequence): self.now_s - 600}
         self.reconciler.run()
 
     def look_patiently(self) -> None:
         self.reconciler.run()
-        time.sleep(PATIENCE_S)
+        self.now_s += PATIENCE_S
         self.reconciler.run()
 
 
 @pytest.fixture
-def world(tmp_path: Path, clean_redis_url: str) -> World:
-    return World(tmp_path, clean_redis_url)
+def world(tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World(tmp_path, clean_redis_url)
+    clock = SimpleNamespace(monotonic=lambda: world.now_s, time=time.time)
+    monkeypatch.setattr("store.reconcile.time", clock)
+    return world
 
 
 def test_a_running_job_without_a_lease_is_queued_again(world: World) -> None:
@@ -207,7 +212,7 @@ def test_a_job_that_loses_worker_after_worker_is_restarted_ever_more_slowly(worl
 def test_a_job_is_not_lost_while_redis_refuses_writes(world: World, clean_redis_url: str) -> None:
     job = world.running()
     world.reconciler.run()
-    time.sleep(PATIENCE_S)
+    world.now_s += PATIENCE_S
     with Redis.from_url(clean_redis_url) as redis:
         redis.config_set("min-replicas-to-write", 1)
         try:
@@ -289,11 +294,16 @@ def test_the_reconciler_recovers_after_running_out_of_file_descriptors(
         raise OSError(errno.EMFILE, "Too many open files")
 
     job = world.running()
-    with BackgroundLoop("reconciler", world.reconciler.run, interval_s=0.01) as loop:
+
+    def run() -> None:
+        world.now_s += PATIENCE_S / 2
+        world.reconciler.run()
+
+    with BackgroundLoop("reconciler", run, interval_s=0.01) as loop:
         with monkeypatch.context() as patched:
             patched.setattr(type(world.blobs), "paths", out_of_descriptors)
-            eventually(lambda: loop.status().errors.get("OSError", 0) > 1, within_s=10, what="it fails")
-        eventually(lambda: world.queue.waiting() == [job.id], within_s=10, what="the job is queued again")
+            eventually(lambda: loop.status().errors.get("OSError", 0) > 1, what="it fails")
+        eventually(lambda: world.queue.waiting() == [job.id], what="the job is queued again")
     assert world.jobs.get(job.id).status is JobStatus.QUEUED
 
 
@@ -309,7 +319,7 @@ def test_an_error_with_one_lost_job_does_not_delay_the_others(
         return move(self, job, *rest, **changes)  # type: ignore[arg-type]
 
     world.reconciler.run()
-    time.sleep(PATIENCE_S)
+    world.now_s += PATIENCE_S
     monkeypatch.setattr(Jobs, "move", unless_first)
     with pytest.raises(OSError, match="Too many open files"):
         world.reconciler.run()
@@ -325,6 +335,6 @@ def test_an_error_with_one_record_does_not_delay_other_jobs(
     for _ in range(2):
         with pytest.raises(StorageFull):
             reconciler.run()
-        time.sleep(PATIENCE_S)
+        world.now_s += PATIENCE_S
     assert set(world.queue.waiting()) == {paused.id, lost.id}
     assert world.jobs.get(stuck.id) == stuck

@@ -323,7 +323,7 @@ def test_second_sweep_finds_nothing_to_delete(attic: Attic) -> None:
 def test_time_of_an_id_is_that_of_its_making() -> None:
     made_at = time_of_id("job", new_id("job"))
     assert made_at is not None
-    assert abs(made_at - time.time()) < 5
+    assert abs(made_at - time.time()) < 60
     assert time_of_id("job", "model_" + "0" * 21) is None
 
 

@@ -15,15 +15,13 @@ ROOT = Path(__file__).parents[2]
 
 Found = Mapping[str, np.ndarray]
 
-pytestmark = pytest.mark.timeout(300)  # the other process, on a busy machine
-
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What the other process found: `run/array` by run."""
     path = tmp_path_factory.mktemp("devices") / "found.npz"
     command = [sys.executable, "-W", "error", "-m", "tests.worker.two_devices", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     with np.load(path) as arrays:
         return dict(arrays)

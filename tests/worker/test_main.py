@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 # As production runs it, but for how long it waits between looks.
 START = """
 import store.live, worker.attempt, worker.main, worker.tasks
-store.live.LEASE_S, worker.attempt._RENEW_S = 2, 0.3
+store.live.LEASE_S, worker.attempt._RENEW_S = 4, 0.3
 worker.main._WORKER_TTL_S = 16  # so that it looks every second
 worker.main._MONITORING_S, worker.main._LOG_EVERY_S, worker.main._MAX_WAIT_S = 1, 0.0, 0.3
 worker.main.main()
@@ -79,14 +79,12 @@ class Outage(World):
         """Wait until the worker has said so often that it waits for Redis."""
         eventually(
             lambda: self.log.read_text().count("waiting for Redis") >= times,
-            within_s=30,
             what="the worker waits for Redis",
         )
 
     def consumed(self, job: Job) -> None:
         eventually(
             lambda: f"{job.id} is cancelled" in self.log.read_text() and not _children(self.workers[0].pid),
-            within_s=30,
             what="the message is taken and done with",
         )
 
@@ -123,19 +121,19 @@ def test_an_idle_worker_waits_for_redis_and_stops_on_a_signal(outage: Outage) ->
     outage.refuse_writes("no memory")
     outage.waits(said + 1)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(timeout=20) == 0
+    assert worker.wait(120) == 0
 
 
 def test_a_worker_for_one_job_takes_one_and_exits(outage: Outage) -> None:
     first, second = outage.already_over(), outage.already_over()
     assert outage.queue.waiting() == [first.id, second.id]
-    assert outage.start(NEXTCHAR_MAX_JOBS="1").wait(timeout=60) == 0
+    assert outage.start(NEXTCHAR_MAX_JOBS="1").wait(timeout=500) == 0
     assert outage.queue.waiting() == [second.id]
 
 
 def test_a_worker_for_some_jobs_exits_when_none_waits(outage: Outage) -> None:
     job = outage.already_over()
-    assert outage.start(NEXTCHAR_MAX_JOBS="5").wait(timeout=60) == 0
+    assert outage.start(NEXTCHAR_MAX_JOBS="5").wait(timeout=500) == 0
     assert job.id not in outage.queue.waiting()
 
 
@@ -172,7 +170,7 @@ def test_worker_waits_for_a_redis_that_is_not_there_yet(tmp_path: Path) -> None:
             assert worker.poll() is None
         finally:
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(timeout=20) == 0
+            assert worker.wait(120) == 0
             valkey.__enter__()
 
 
@@ -186,17 +184,16 @@ def test_job_trains_on_while_redis_refuses_writes_and_is_done_at_its_first_attem
     outage.refuse_writes(kind)
     eventually(
         lambda: outage.log.read_text().count("training continues") >= 3,
-        within_s=20,
         what="RQ has been refused",
     )
     if kind == "no replicas":  # without memory a lease can still be renewed
-        eventually(lambda: not outage.live.has_lease(job.id), within_s=20, what="the lease has run out")
+        eventually(lambda: not outage.live.has_lease(job.id), what="the lease has run out")
     for _ in range(3):
         with pytest.raises(RedisError):
             outage.reconciler.run()
     assert outage.jobs.get(job.id).status is JobStatus.RUNNING
     outage.take_writes()
-    eventually(lambda: outage.live.has_lease(job.id), within_s=20, what="the lease is taken again")
+    eventually(lambda: outage.live.has_lease(job.id), what="the lease is taken again")
     assert outage.status(job) is JobStatus.RUNNING
     outage.live.request_stop(job.id, "cancel_keep_best")  # so that it ends now
     done = outage.finished(job)
@@ -208,10 +205,10 @@ def test_job_trains_on_while_redis_refuses_writes_and_is_done_at_its_first_attem
 def test_signal_that_kills_the_child_is_remembered(outage: Outage) -> None:
     worker = outage.start()
     job = outage.send(Budget(steps=10))
-    eventually(lambda: len(_children(worker.pid)) == 1, within_s=30, what="a child trains")
+    eventually(lambda: len(_children(worker.pid)) == 1, what="a child trains")
     (child,) = _children(worker.pid)
     os.kill(child, signal.SIGKILL)
-    eventually(lambda: len(outage.live.kills(job.id)) == 1, within_s=20, what="the kill is remembered")
+    eventually(lambda: len(outage.live.kills(job.id)) == 1, what="the kill is remembered")
     (kill,) = outage.live.kills(job.id)
     assert (kill["signal"], kill["out_of_memory"]) == (signal.SIGKILL, False)
 
@@ -251,10 +248,10 @@ def test_worker_that_is_stopping_while_kernels_are_compiled_ends_with_the_compil
     environment.pop("NUMBA_CACHE_DIR", None)
     with subprocess.Popen([sys.executable, "-c", COMPILE_FOR_EVER], cwd=ROOT, env=environment) as worker:
         try:
-            eventually(lambda: len(_children(worker.pid)) == 1, within_s=30, what="a compiler runs")
+            eventually(lambda: len(_children(worker.pid)) == 1, what="a compiler runs")
             (compiler,) = _children(worker.pid)
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(timeout=20) == 0
+            assert worker.wait(120) == 0
         finally:
             worker.kill()
     with pytest.raises(ProcessLookupError):

@@ -326,14 +326,14 @@ def test_key_is_checked_in_a_fraction_of_a_keystroke(tmp_path: Path) -> None:
     header = (b"authorization", b"Bearer " + KEYS["typist"][0].encode())
 
     async def run(count: int) -> float:
-        began = time.perf_counter()
+        began = time.thread_time()
         for _ in range(count):
             scope = {
                 "type": "http", "method": "POST", "path": "/v1/models/fake/complete",
                 "headers": [(b"host", b"localhost")] * 8 + [header], "state": {},
             }  # fmt: skip
             await auth(scope, None, None)  # type: ignore[arg-type]
-        return (time.perf_counter() - began) / count
+        return (time.thread_time() - began) / count
 
     asyncio.run(run(10))
     assert asyncio.run(run(2000)) < 200e-6

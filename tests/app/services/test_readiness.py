@@ -128,14 +128,14 @@ def test_hanging_check_delays_callers_briefly_and_counts_as_down(
 ) -> None:
     monkeypatch.setattr(readiness_module, "FRESH_S", 0.0)
     monkeypatch.setattr(readiness_module, "WAIT_S", 0.05)
-    monkeypatch.setattr(readiness_module, "HUNG_S", 0.3)
+    monkeypatch.setattr(readiness_module, "HUNG_S", 2.0)
     may_end = threading.Event()
     calls = 0
 
     def check() -> list[Problem]:
         nonlocal calls
         calls += 1
-        assert calls == 1 or may_end.wait(30)
+        assert calls == 1 or may_end.wait(120)
         return []
 
     probe = Probe("storage", check, HANGS)
@@ -143,10 +143,10 @@ def test_hanging_check_delays_callers_briefly_and_counts_as_down(
     began = time.monotonic()
     assert asked(probe) == []  # it may only be slow: the last result counts for a while
     assert time.monotonic() - began < HUNG_S
-    eventually(lambda: asked(probe) == [HANGS], within_s=10, what="the hanging check counts as down")
+    eventually(lambda: asked(probe) == [HANGS], what="the hanging check counts as down")
     assert calls == 2, "another thread was started for a check that hangs"
     may_end.set()
-    eventually(lambda: asked(probe) == [], within_s=10, what="it works again")
+    eventually(lambda: asked(probe) == [], what="it works again")
 
 
 def test_checks_are_made_once_for_callers_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:

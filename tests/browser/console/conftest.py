@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page
 
 from tests.browser.console.windows import Open, is_page_error
 from tests.browser.populated_service import PopulatedService, populated_service
-
-expect.set_options(timeout=10_000)
 
 
 @pytest.fixture(scope="package")
@@ -29,7 +27,7 @@ def open_window(browser: Browser) -> Iterator[Open]:
         context = browser.new_context(
             viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce", **options
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -81,7 +81,7 @@ def test_alert_is_acknowledged_and_labeled(service: PopulatedService, open_windo
     record(service, model, "lazxyyy-fox bug", "quick brown")
     page = open_alerts(service, open_window, model)
     page.locator(".alert").nth(1).get_by_role("button", name="Acknowledge").click()
-    expect(page.locator(".alert")).to_have_count(1, timeout=15_000)
+    expect(page.locator(".alert")).to_have_count(1)
     page.get_by_label("State").select_option("all")
     expect(page.locator(".alert")).to_have_count(2)
     acknowledged = next(one for one in alerts_of(service, model) if one["acknowledged_at"])

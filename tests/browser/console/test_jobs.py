@@ -74,5 +74,5 @@ def test_the_configuration_follows_the_choice_of_preset_auto(
     running = service.jobs.move(job, JobStatus.RUNNING, attempt=1)
     request = running.request.with_choice(running.request.candidates[-1])
     service.jobs.move(running, JobStatus.RUNNING, request=request)
-    expect(details).to_contain_text("auto, which chose large", timeout=10_000)
+    expect(details).to_contain_text("auto, which chose large")
     expect(details.locator("dl").first).to_contain_text("1024")

@@ -17,7 +17,7 @@ def node(*arguments: str, cwd: Path, program: str = "node") -> str:
     if path is None:
         pytest.skip(f"{program} is not installed")
     done = subprocess.run(
-        [path, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+        [path, *arguments], cwd=cwd, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -60,5 +60,5 @@ def in_shell(server: FakeServer, command: str, **environment: str) -> subprocess
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=500,
     )

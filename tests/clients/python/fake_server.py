@@ -75,14 +75,21 @@ class FakeTraining:
     sample: Callable[[float], str] = lambda share: _WORDS[: 20 + int(share * 60)]
     more: dict[str, Any] = field(default_factory=dict)  # fields of the job
 
+    is_seen: bool = False
+
+    def passed_s(self) -> float:
+        """Seconds since the beginning; of a job that is queued, since somebody has seen it in the queue."""
+        if self.queued_s and not self.is_seen:
+            self.is_seen, self.begun_at = True, time.monotonic()
+        return time.monotonic() - self.begun_at
+
     def share(self) -> float:
-        passed = time.monotonic() - self.begun_at - self.queued_s
-        return min(1.0, max(0.0, passed / self.seconds))
+        return min(1.0, max(0.0, (self.passed_s() - self.queued_s) / self.seconds))
 
     def status(self) -> str:
         if self.status_asked:
             return self.status_asked
-        if time.monotonic() - self.begun_at < self.queued_s:
+        if self.passed_s() < self.queued_s:
             return "queued"
         return "running" if self.share() < 1 else self.ends_as
 

@@ -80,7 +80,7 @@ def run_in_terminal(
     columns: int,
     rows: int = 24,
     environment: Mapping[str, str],
-    timeout_s: float = 30,
+    timeout_s: float = 100,
 ) -> tuple[str, int]:
     """Run `python arguments` in a pseudo-terminal; return all that it wrote, and its exit status."""
     ours, theirs = pty.openpty()

@@ -10,7 +10,7 @@ from models.runtime.engine import Engine, Ticket
 from models.runtime.requests import CompletionRequest, Distribution, Event, Failed, Finished, Piece, Usage
 from models.runtime.surprisal import line_surprisal
 
-DEADLINE_S = 30
+DEADLINE_S = 100
 
 
 @dataclass

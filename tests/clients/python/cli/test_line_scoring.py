@@ -148,7 +148,7 @@ def test_lines_are_printed_as_they_come_and_ctrl_c_prints_totals(server: FakeSer
             process.stdin.flush()
             assert process.stdout.readline() == line
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, b"")
     assert err.startswith(b"4 lines, 2 flagged") and err.count(b"\n") == 1
 

@@ -117,7 +117,7 @@ def test_following_ends_when_the_job_is_paused(server: FakeServer) -> None:
 def test_a_terminal_shows_the_bar_and_keeps_the_samples(
     server: FakeServer, columns: int, no_color: str
 ) -> None:
-    server.training = FakeTraining(seconds=1.0, evaluations=3)
+    server.training = FakeTraining(seconds=2.5, evaluations=3)
     environment = {
         "NEXTCHAR_SERVER": server.url,
         "TERM": "xterm-256color",

@@ -129,7 +129,7 @@ def test_wrong_usage_ends_with_status_2(run: Run, server: FakeServer, arguments:
 def test_the_command_line_needs_no_tensorflow_and_nothing_of_the_service() -> None:
     code = "import sys, nextchar.cli.main; print(*{m.split('.')[0] for m in sys.modules})"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=500
     )
     assert not {"tensorflow", "keras", "onnxruntime", "fastapi", "app", "store", "models"} & set(
         done.stdout.split()

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from app.settings import ApiSettings
+from launcher.ports import free_port
 from nextchar.cli.watch_state import StateFile
 from nextchar.errors import NextcharError
 from tests.app.fakes import publish
@@ -77,7 +78,7 @@ class Watch:
     def interrupt(self) -> str:
         """Press Ctrl-C; return the summary."""
         self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(20) == 130, self.notes
+        assert self.process.wait(120) == 130, self.notes
         eventually(lambda: self.notes and "sent" in self.notes[-1])
         return self.notes[-1]
 
@@ -196,7 +197,7 @@ def test_what_cannot_be_watched_ends_the_command_with_a_sentence(
     watch: Callable[..., Watch], service: Service, tmp_path: Path
 ) -> None:
     folder = watch(tmp_path)
-    assert folder.process.wait(30) == 1
+    assert folder.process.wait(120) == 1
     eventually(lambda: folder.notes)
     assert "is a folder" in folder.notes[-1]
     publish(service.models, name="plain")
@@ -205,24 +206,22 @@ def test_what_cannot_be_watched_ends_the_command_with_a_sentence(
     plain = Watch(
         str(service.http.base_url), tmp_path / "state", str(log), "--from-start", "--model", "plain"
     )
-    assert plain.process.wait(30) == 1
+    assert plain.process.wait(120) == 1
     plain.kill()
     assert "has no calibration" in plain.notes[-1]
 
 
 def test_it_waits_for_a_killed_service_through_a_rotation(tmp_path: Path, clean_redis_url: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port("127.0.0.1"))
     settings = {"NEXTCHAR_PORT": port, "NEXTCHAR_INGEST_TAKEOVER_S": "2", "NEXTCHAR_LOG_LEVEL": "ERROR"}
     url = f"http://127.0.0.1:{port}"
     strange = ["→" * (60 + i) for i in range(4)]
     log = tmp_path / "app.log"
     append(log, "the first line of this log", strange[0])
     with contextlib.ExitStack() as stack:
-        http = stack.enter_context(httpx.Client(base_url=url, timeout=30))
+        http = stack.enter_context(httpx.Client(base_url=url, timeout=60))
         api, _ = stack.enter_context(started(tmp_path, clean_redis_url, settings))
-        eventually(lambda: is_ready(http), within_s=60)
+        eventually(lambda: is_ready(http))
         calibrate(http, "real")
         running = Watch(url, tmp_path / "state", str(log), "--from-start", "--model", "real")
         stack.callback(running.kill)
@@ -234,7 +233,7 @@ def test_it_waits_for_a_killed_service_through_a_rotation(tmp_path: Path, clean_
         log.rename(tmp_path / "app.log.1")
         append(log, "the first line of the next log", strange[2])
         stack.enter_context(started(tmp_path, clean_redis_url, settings, with_model=False))
-        running.until(lambda: strange[2] in running.lines, within_s=60)
+        running.until(lambda: strange[2] in running.lines)
         shutil.copy(log, tmp_path / "app.log.2")
         os.truncate(log, 0)
         append(log, strange[3])
