@@ -2,6 +2,7 @@ import json
 import unicodedata
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -348,3 +349,37 @@ def test_an_earlier_release_can_read_the_record_of_a_plain_upload(tmp_path: Path
     assert corpora.get("mine@1") == corpus
     assert corpora.delete("mine") == later.id
     assert corpora.get("mine") == corpus
+
+
+class _Recorded(Blobs):
+    """Passes calls on, and keeps what is changed, in order."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs, self.changes = blobs, list[str]()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("_blobs", "changes"):
+            return object.__getattribute__(self, name)
+        call = getattr(self._blobs, name)
+        if name not in ("write", "create", "delete"):
+            return call
+
+        def noted(*arguments: Any) -> Any:
+            paths = arguments if name == "delete" else arguments[:1]
+            self.changes.extend(f"{name} {path.rpartition('/')[2]}" for path in paths)
+            return call(*arguments)
+
+        return noted
+
+
+_Recorded.__abstractmethods__ = frozenset()  # __getattribute__ passes every call on
+
+
+def test_a_text_is_stored_before_its_record_and_deleted_after_it_and_its_names(tmp_path: Path) -> None:
+    blobs = _Recorded(open_blobs("memory:///"))
+    corpora = Corpora(blobs)
+    _add(corpora, tmp_path, b"one", name="mine")
+    assert blobs.changes == ["write text", "write corpus.json", "create mine"]
+    blobs.changes.clear()
+    corpora.delete("mine")
+    assert blobs.changes[:3] == ["delete mine", "delete corpus.json", "delete text"]

@@ -39,6 +39,10 @@ def test_a_cancel_outranks_a_pause(live: Live) -> None:
     assert live.pending_stop("job_1") == "cancel"
     live.acknowledge_stop("job_1", "cancel")
     assert live.pending_stop("job_1") is None
+    live.request_stop("job_1", "cancel_keep_best")
+    live.request_stop("job_1", "pause")
+    assert live.pending_stop("job_1") == "cancel_keep_best"
+    live.acknowledge_stop("job_1")
     live.request_stop("job_1", "pause")
     live.acknowledge_stop("job_1")
     assert live.pending_stop("job_1") is None

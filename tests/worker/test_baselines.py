@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from models.report import Report
+from models.text.ngram import NgramModel
 from models.text.vocabulary import Vocabulary
 from worker import baselines
-from worker.baselines import encoder_of, measure
+from worker.baselines import NGRAM_ORDERS, encoder_of, measure
 
 
 def _of(train: str, validation: str) -> Report:
@@ -69,3 +70,11 @@ def test_order_of_strength_on_real_text(real_text: Callable[[str], str]) -> None
     # What gzip needs for the whole file is close to what it needs after what comes before.
     alone = len(gzip.compress(text[:440_000].encode())) * 8 / 440_000
     assert bits["gzip"] == pytest.approx(alone, rel=0.1)
+
+
+def test_n_grams_are_counted_in_the_training_text_alone() -> None:
+    random = np.random.default_rng(0)
+    train, held_out = random.integers(1, 5, 400, np.int32), random.integers(1, 5, 60, np.int32)
+    counted = NgramModel.fit_ids(train, size=5, order=NGRAM_ORDERS)
+    expected = counted.bits_by_order(held_out, before=train)
+    assert measure(train, held_out, Vocabulary("abcd"))["ngram_orders"] == pytest.approx(expected)

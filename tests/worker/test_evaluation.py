@@ -3,7 +3,7 @@ import pytest
 
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.session import Network
-from models.text.vocabulary import Vocabulary
+from models.text.vocabulary import Vocabulary, unknown_bits
 from worker import evaluation
 from worker.evaluation import bits_per_character, sample
 
@@ -83,3 +83,12 @@ def test_a_sample_is_repeatable_and_of_known_characters() -> None:
     assert texts[0] == texts[1] != texts[2]
     assert len(texts[0]) == 50
     assert set(texts[0]) <= set("abcde")
+
+
+def test_an_unknown_character_costs_what_it_costs_in_a_score() -> None:
+    network = _network()
+    known, unknown = (
+        bits_per_character(network, np.array([an_id], np.int32), before=np.array([1], np.int32))
+        for an_id in (1, 0)
+    )
+    assert unknown == pytest.approx(unknown_bits(network.V)) != known

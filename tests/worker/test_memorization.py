@@ -162,3 +162,10 @@ def test_held_out_prose_is_mostly_novel_and_quotations_are_found(real_text: Call
     assert found.copied == pytest.approx(0.04, abs=0.01)
     assert found.novel[32] > 0.95
     assert found.novel[4] < 0.1
+
+
+@pytest.mark.parametrize(("length", "copied"), [(31, 0), (32, 32)])
+def test_a_passage_counts_as_copied_from_32_characters_on(length: int, copied: int) -> None:
+    row = np.zeros(100, np.int64)
+    row[10 : 10 + length] = np.arange(length, 0, -1)  # the longest match at each of its positions
+    assert memorization._count([row], [np.zeros(100, np.int64)]).copied == pytest.approx(copied / 100)

@@ -160,7 +160,9 @@ def taught(targets):
         V = len(vocabulary)
 
         def step(self, ids, state, first=0):
-            logits = np.zeros((*ids.shape, self.V), np.float32) + state[None]
+            logits = np.zeros((*ids.shape, self.V), np.float32) + state[None] * np.arange(
+                self.V, dtype=np.float32
+            )
             return logits[first:], state * 0.5 + ids[-1:].T % 3
 
     return lambda ids: SecondText(ids, 0.25, targets, Even(), vocabulary)

@@ -53,3 +53,10 @@ def test_a_small_text_gets_fewer_rows_then_shorter_windows(characters: int, rows
 def test_a_text_too_short_for_a_window_is_refused() -> None:
     with pytest.raises(ValueError, match="at least three"):
         Rows.cut(IDS[:2], rows=1, window=1)
+
+
+def test_all_rows_restart_at_the_start_of_every_epoch() -> None:
+    rows = Rows.cut(IDS, rows=3, window=7)
+    for epoch in range(3):
+        assert list(rows.starting_rows(epoch=epoch, index=0)) == [slice(0, 3)]
+        assert list(rows.starting_rows(epoch=epoch, index=1)) == []

@@ -101,6 +101,37 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(stop_at: int, wh
     assert resumed.best_step == whole.best_step
     for ours, theirs in zip(_weights(resumed), _weights(whole), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    for name in ("step", "train_bits_per_character", "validation_bits_per_character"):
+        assert [point[name] for point in resumed.curve] == [point[name] for point in whole.curve]
+
+
+def test_states_are_reset_at_the_start_of_each_epoch_and_never_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    reset, run = KernelStep.reset_states, KernelStep.run
+
+    def noted_reset(self: KernelStep, rows: slice) -> None:
+        calls.append(rows)
+        reset(self, rows)
+        assert not any(array.any() for name, array in self.arrays().items() if name.startswith("state"))
+
+    def noted_run(self: KernelStep, *args: np.ndarray, **options: Any) -> float:
+        calls.append(options["step"])
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(KernelStep, "reset_states", noted_reset)
+    monkeypatch.setattr(KernelStep, "run", noted_run)
+    windows = fit(DEEP, _training(budget=Budget(epochs=3)), TEXT, cores=1).rows.windows_per_epoch
+    every = slice(0, 4)
+    expected: list[object] = []
+    for epoch in range(3):
+        expected += [every, *range(epoch * windows + 1, (epoch + 1) * windows + 1)]
+    assert calls == expected
+
+
+def test_weights_depend_on_the_seed() -> None:
+    first = [fit(NETWORK, _training(budget=Budget(steps=1), seed=seed), TEXT).curve[0] for seed in (1, 1, 2)]
+    bits = [point["validation_bits_per_character"] for point in first]
+    assert bits[0] == bits[1] != bits[2]
 
 
 def test_two_replicas_train_as_one_does() -> None:
@@ -362,3 +393,18 @@ def test_checkpoint_intervals_start_short_and_grow_to_the_setting() -> None:
     assert len(between_s) >= 4
     assert 2 < between_s[0] < 4 < between_s[1] < 8 < between_s[2] < 10
     assert all(8 < seconds < 10 for seconds in between_s[2:])
+
+
+def test_a_run_never_rolls_back_to_an_evaluation_that_had_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate, calls = evaluator.bits_per_character, itertools.count()
+
+    def diverged_once(*args: Any, **options: Any) -> float:
+        bits = evaluate(*args, **options)
+        return 99.0 if next(calls) == 10 else bits  # at step 30
+
+    monkeypatch.setattr(evaluator, "bits_per_character", diverged_once)
+    _with_losses(monkeypatch, lambda call, loss: 99.0 if call == 31 else loss)
+    recorder = Recorder()
+    fit(NETWORK, _training(), TEXT, hooks=recorder.hooks)
+    (message,) = recorder.of_type("message")
+    assert "at step 31 (99); back to step 27 with" in message["text"]

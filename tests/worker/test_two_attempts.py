@@ -11,10 +11,13 @@ from redis import Redis
 from models.config import NetworkConfig, TrainingConfig
 from store.blobs import Blobs
 from store.jobs import Job, JobRequest, Jobs, JobStatus
+from store.live import Live
 from store.models import Models
 from store.open_blobs import open_blobs
 from tests.store.interleaving import Interrupted
+from tests.waiting import eventually
 from tests.worker import fake_training
+from worker import attempt as attempt_module
 from worker.checkpoints import Checkpoint
 from worker.hooks import Hooks
 
@@ -124,3 +127,47 @@ def test_a_model_that_was_renamed_or_deleted_is_not_published_again(
     assert len(world.blobs.paths("model_files")) == is_renamed
     if is_renamed:
         assert world.models.get("other").file("model.onnx") == b"by attempt 2"
+
+
+def test_an_attempt_renews_its_lease_and_stops_once_another_has_it(
+    tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_module, "_RENEW_S", 0.01)
+    world = World(tmp_path, clean_redis_url)
+    redis, lease = Redis.from_url(clean_redis_url), f"nextchar:job:{world.job.id}:lease"
+
+    def train(job: Job, hooks: Hooks) -> Mapping[str, bytes]:
+        redis.set(lease, "attempt 1", ex=5)
+        eventually(lambda: redis.ttl(lease) > 5, what="the lease is renewed")
+        assert hooks.stop() is None
+        world.take_lease("another")
+        eventually(lambda: hooks.stop() == "shutdown", what="the attempt is told to stop")
+        assert redis.get(lease) == b"another"
+        return {"model.onnx": b"not to be published"}
+
+    fake_training.use(train, monkeypatch)
+    attempt = fake_training.attempt(
+        world.job, world.jobs, world.blobs, clean_redis_url, folder=tmp_path, token="attempt 1"
+    )
+    with attempt.heartbeat():
+        attempt.run()
+    assert world.models.all() == []
+
+
+def test_events_go_on_with_the_numbers_of_an_attempt_that_could_not_store_them(
+    tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, clean_redis_url)
+    live = Live(Redis.from_url(clean_redis_url, decode_responses=True))
+    lost = [{"id": n, "at": 1.0, "type": "message", "data": {"text": "lost"}} for n in (1, 2, 3)]
+    live.add_events(world.job.id, lost)  # and killed before they were in the storage
+    second = world.jobs.move(world.jobs.move(world.job, JobStatus.QUEUED), JobStatus.RUNNING, attempt=2)
+
+    def train(_: Job, hooks: Hooks) -> Mapping[str, bytes]:
+        hooks.event("message", {"text": "of the second attempt"})
+        return {"model.onnx": b"x"}
+
+    fake_training.use(train, monkeypatch)
+    world.run(second, world.blobs)
+    told = {event["data"].get("text"): event["id"] for event in live.events(world.job.id)}
+    assert told["of the second attempt"] == 4

@@ -29,7 +29,8 @@ from worker.training import fit
 
 B, T, V, STEPS = 4, 5, 7, 6
 DEVICES = ["CPU:0", "CPU:1"]
-TRAINING = TrainingConfig(rows=B, window=T, learning_rate=1e-2, weight_decay=0.2)
+# The norm of the gradients is larger: they are clipped.
+TRAINING = TrainingConfig(rows=B, window=T, learning_rate=1e-2, weight_decay=0.2, clip_norm=0.05)
 PRECONDITIONED = TRAINING.model_copy(update={"preconditioning": True})
 RANDOM = np.random.default_rng(3)
 IDS = RANDOM.integers(1, V, (STEPS, T + 1, B)).astype(np.int32)
@@ -134,7 +135,8 @@ def fitted() -> dict[str, Any]:
     """Train as a job does, on the devices instead of GPUs."""
     worker.devices.gpus = lambda: DEVICES
     config = NetworkConfig(units=16, embedding=5)
-    training = TRAINING.model_copy(update={"window": 10, "budget": Budget(steps=80)})
+    changes = {"window": 10, "clip_norm": TrainingConfig().clip_norm, "budget": Budget(steps=80)}
+    training = TRAINING.model_copy(update=changes)
     result = fit(config, training, TEXT)
     graph = Network(graph_of(result.network))
     ids = TEXT.validation[:20, None]

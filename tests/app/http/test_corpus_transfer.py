@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import random
+from collections.abc import Iterator
 
 import pytest
 from starlette.datastructures import Headers
@@ -12,6 +13,8 @@ from starlette.types import Message
 from app.errors import UnsupportedMedia
 from app.http.corpus_transfer import RequestBody, _HeaderDecoder
 from models.errors import InvalidInput, TooLarge
+from tests.app.raw_http import connected, read_answer
+from tests.app.service import Service, error_of
 
 FORM = (
     b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
@@ -75,3 +78,21 @@ def test_a_body_is_read_in_large_pieces_until_it_is_complete_or_the_client_disco
     messages[-1] = {"type": "http.disconnect"}
     with pytest.raises(ClientDisconnect):
         asyncio.run(read())
+
+
+def test_body_without_a_length_that_decodes_to_nothing_is_bounded(service: Service) -> None:
+    empty = gzip.compress(b"") * 50_000  # 1 MB
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(10):
+            yield empty
+
+    answer = service.http.post("/v1/corpora", content=pieces(), headers={"Content-Encoding": "gzip"})
+    assert error_of(answer, 413)["code"] == "corpus_too_large"
+
+
+def test_client_that_sends_all_of_a_refused_body_gets_its_answer(service: Service) -> None:
+    body = b"\xff" * 20_000_000  # more than fits into the buffers of the connection
+    head = f"POST /v1/corpora HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    with connected(service, head.encode() + body) as client:
+        assert error_of(read_answer(client), 413)["code"] == "corpus_too_large"

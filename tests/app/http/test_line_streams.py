@@ -5,6 +5,7 @@ import threading
 import pytest
 from starlette.types import Message
 
+from app.http import line_streams
 from app.http.line_streams import BodyBuffer
 from app.services.gunzip import Gunzip
 
@@ -47,5 +48,27 @@ def test_unexpected_error_while_reading_is_raised_by_take() -> None:
         await body.read_all()
         with pytest.raises(ZeroDivisionError):
             await asyncio.wait_for(body.take(lambda: False, 1), 10)
+
+    asyncio.run(read())
+
+
+def test_a_body_is_read_ahead_only_as_far_as_the_buffer_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_streams, "_BUFFER_BYTES", 100)
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        received += 1
+        assert received < 1_000
+        return {"type": "http.request", "body": b"x" * 30, "more_body": True}
+
+    async def read() -> None:
+        body = BodyBuffer(receive, None, threading.Event())
+        reading = asyncio.ensure_future(body.read_all())
+        for _ in range(2_000):
+            await asyncio.sleep(0)
+        assert received == 5  # four pieces, and one that waits for room
+        assert await body.take(lambda: False, 1_000) == (b"x" * 120, False)
+        reading.cancel()
 
     asyncio.run(read())

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from app.services import evaluation
 from store.shuffled_lines import ShuffledLines
 from tests.app.fakes import publish
 from tests.app.routes.test_calibrations import MODEL, lines
@@ -96,3 +97,12 @@ def test_split_none_tests_on_all_lines(service: Service) -> None:
 )
 def test_invalid_evaluations_are_refused(service: Service, body: dict[str, Any], code: str) -> None:
     assert error_of(service.http.post(f"{MODEL}/evaluate", json=body), 422)["code"] == code
+
+
+@pytest.mark.parametrize("pieces", [["abcdefghij"], ["abc", "", "defg", "hij"]])
+def test_training_lines_of_the_baselines_end_where_the_held_out_text_begins(
+    pieces: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evaluation._before_held_out(pieces, 0.2) == "abcdefgh"
+    monkeypatch.setattr(evaluation, "_MAX_TRAINING_CHARACTERS", 5)
+    assert evaluation._before_held_out(pieces, 0.2) == "defgh"

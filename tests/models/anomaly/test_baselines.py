@@ -15,8 +15,14 @@ def lines(count: int) -> list[str]:
 def test_every_baseline_finds_its_kind_of_anomaly() -> None:
     found = baseline_scores(lines(300), ["the cat sat on a hat", "@@@ $$$, (xq) %%% !!!, <zz> the cat"])
     assert list(found) == list(NAMES)
-    assert all(found[name][0] < found[name][1] for name in ("length", "punctuation", "ngram_5"))
-    assert len(set(found["isolation_forest"])) == 2
+    for name in ("length", "punctuation", "ngram_5"):
+        assert found[name][0] < found[name][1], name
+
+
+def test_isolation_forest_scores_rare_lines_highest() -> None:
+    train = ["the cat sat on a mat"] * 290 + ["dog log hat ran far"] * 10
+    scores = baseline_scores(train, ["the cat sat on a mat", "dog log hat ran far"])["isolation_forest"]
+    assert scores[0] < scores[1]
 
 
 def test_a_new_template_is_rarer_than_a_frequent_one() -> None:

@@ -173,3 +173,13 @@ def test_cleared_cache_keeps_no_references_without_garbage_collection() -> None:
     finally:
         gc.enable()
     assert (cache.bytes, cache.entries, cache.match(text).length) == (0, 0, 0)
+
+
+def test_an_evicted_text_is_not_matched_though_it_was_the_last_to_be() -> None:
+    cache = StateCache(2 * (OVERHEAD_BYTES + 4 * 2 + 4 * S))
+    read(cache, "aa")
+    assert cache.match("aa").length == 2  # the one that is compared first from now on
+    read(cache, "bb")
+    read(cache, "cc")
+    assert cache.evictions == 1
+    assert cache.match("aa").length == 0
