@@ -47,6 +47,10 @@ faults: $(VENV)/.dev ## Break a running installation at random moments, and chec
 fuzz: $(VENV)/.dev ## Send random requests by the OpenAPI description; ARGS="--seconds 1800 --seed 7"
 	@$(BIN)/python -m tests.fuzz.openapi $(ARGS)
 
+.PHONY: mutants
+mutants: $(VENV)/.dev ## Put faults into a copy of the code; the tests must find each; ARGS="store/live.py"
+	@$(BIN)/python -m tests.mutants $(ARGS)
+
 # What is measured beside ours and needed by nothing else is in no lock file.
 .PHONY: bench-training
 bench-training: $(VENV)/.torch ## Measure training steps beside Keras and torch; ARGS="--quick"
