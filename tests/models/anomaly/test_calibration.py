@@ -212,3 +212,21 @@ def test_with_a_fitted_tail_the_estimate_is_the_p_value() -> None:
     assert bucket.tail is not None
     scores = bucket.scores[-1] + np.array([-1.0, 0.0, 1.0, 30.0])
     np.testing.assert_array_equal(bucket.estimated_p_value(scores), bucket.p_value(scores))
+
+
+def test_each_calibration_line_is_compared_with_the_others_alone() -> None:
+    random = np.random.default_rng(0)
+    values = random.exponential(1.0, (12, 3))
+    values[3] = values[7]  # a line that is there twice is as high as its twin
+    ordered, spread = np.sort(values.T), values.std(0)
+    found = module._leave_one_out_rarity(values, ordered, spread)
+    for i, line in enumerate(values):
+        others = np.sort(np.delete(values, i, 0).T)
+        np.testing.assert_allclose(found[i], module._rarity(line[None], others, spread)[0])
+
+
+def test_excess_of_characters_is_kept_at_the_high_end() -> None:
+    lines = [surprisal(np.linspace(0, 10, 500)) for _ in range(20)]
+    excess = np.concatenate([line.bits - line.entropy for line in lines])
+    expected = np.quantile(excess, [0.99, 0.997, 0.999, 0.9997, 0.9999])
+    np.testing.assert_allclose(calibrate(lines).character_excess, expected, rtol=1e-6)

@@ -1,9 +1,14 @@
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from models.runtime.beam import BeamSearch, Hypothesis
+from models.runtime.decoding import Ending
 from models.runtime.engine import Engine
+from models.runtime.requests import CompletionRequest
 from tests.models.runtime.engine_calls import bits_of, complete, start
 from tests.models.runtime.networks import saved_model
 
@@ -70,3 +75,16 @@ def test_beam_can_be_cancelled(engine: Engine) -> None:
     assert started.ticket is not None
     started.ticket.cancel()
     assert started.answer().finished().reason == "cancelled"
+
+
+def test_a_search_goes_on_while_a_longer_text_may_rank_higher() -> None:
+    # At its greatest length the live text could have a score of -10 / 100.
+    live, done = (
+        Hypothesis("", (), total, taken, Ending(stop=(), until=None))
+        for total, taken in ((-10.0, 2), (-0.5, 1))
+    )
+    options = CompletionRequest(prompt="", beam=1, max_characters=100, length_penalty=1.0)
+    search = SimpleNamespace(options=options, _width=1, _live=[live], _done=[done])
+    assert not BeamSearch._is_decided(search)  # type: ignore[arg-type]
+    search.options = replace(options, max_characters=10)
+    assert BeamSearch._is_decided(search)  # type: ignore[arg-type]

@@ -265,6 +265,18 @@ def test_failing_step_fails_its_requests_and_the_thread_survives(bench: Bench) -
     assert bench.scheduler.counters["failures"] == 3
 
 
+def test_a_step_that_fails_while_text_is_generated_leaves_no_sequence_behind(bench: Bench) -> None:
+    generating = [bench.start("a", 10_000_000) for _ in range(MAX_BATCH + 2)]  # two wait for room
+    generating[0].wait_for(Piece)
+    bench.network.failing = True
+    for started in generating:
+        assert isinstance(started.wait_for(Usage, Failed), Failed)
+    bench.network.failing = False
+    assert bench.start("abc", 3).answer().text() == expected("abc", 3)
+    decode = bench.scheduler._decode
+    wait_until(lambda: not decode.sequences and not decode.waiting, "sequences are left")
+
+
 def test_waiting_requests_are_admitted_after_a_failing_step(bench: Bench) -> None:
     bench.network.failing = True
     bench.network.gate.clear()

@@ -176,10 +176,11 @@ def test_cleared_cache_keeps_no_references_without_garbage_collection() -> None:
 
 
 def test_an_evicted_text_is_not_matched_though_it_was_the_last_to_be() -> None:
-    cache = StateCache(2 * (OVERHEAD_BYTES + 4 * 2 + 4 * S))
-    read(cache, "aa")
-    assert cache.match("aa").length == 2  # the one that is compared first from now on
-    read(cache, "bb")
-    read(cache, "cc")
+    cache = StateCache(2 * (OVERHEAD_BYTES + 4 * CHUNK + 4 * S))
+    texts = [letter * CHUNK for letter in "abc"]
+    read(cache, texts[0])
+    assert cache.match(texts[0]).length == CHUNK  # the one that is compared first from now on
+    read(cache, texts[1])
+    read(cache, texts[2])
     assert cache.evictions == 1
-    assert cache.match("aa").length == 0
+    assert cache.match(texts[0]).length == 0
