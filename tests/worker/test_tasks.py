@@ -33,6 +33,7 @@ from tests.store.refusing import Refusing, full, unavailable
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card
 from tests.waiting import eventually
+from tests.worker.warm_worker import COLD, WarmWorker
 from worker import attempt as attempt_module
 from worker import tasks
 from worker.attempt import Attempt
@@ -55,7 +56,7 @@ class World:
         self.live = Live(Redis.from_url(redis_url, decode_responses=True))
         self.queue = TrainingQueue(Redis.from_url(redis_url))
         self.reconciler = Reconciler(self.jobs, self.live, self.queue)
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[subprocess.Popen[bytes] | WarmWorker] = []
         with Upload(folder / "spool", limit_bytes=10**6) as upload:
             upload.feed(TEXT.encode())
             self.corpus, _ = Corpora(self.blobs).add(upload)
@@ -63,12 +64,12 @@ class World:
     def start_worker(
         self,
         *,
-        is_warm: bool = False,
+        is_warm: bool = True,
         checkpoint_seconds: float = 0.5,
         isa: str = "",
         max_jobs: int = 0,
-    ) -> "subprocess.Popen[bytes]":
-        """Start `worker.main`; a warm one has TensorFlow loaded, so that its children begin at once.
+    ) -> "subprocess.Popen[bytes] | WarmWorker":
+        """Start `worker.main`; a warm one has TensorFlow loaded, so that it and its children begin at once.
 
         One that is limited by NEXTCHAR_ISA compiles its own kernels.
         """
@@ -83,9 +84,11 @@ class World:
         if isa:
             environment["NEXTCHAR_ISA"] = isa
             environment.pop("NUMBA_CACHE_DIR", None)
-        warm = ["-c", "import worker.pipeline, worker.main; worker.main.main()"]
-        arguments = warm if is_warm else ["-m", "worker.main"]
-        worker = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment)
+        worker: subprocess.Popen[bytes] | WarmWorker
+        if is_warm and not isa:
+            worker = WarmWorker(environment)
+        else:
+            worker = subprocess.Popen([sys.executable, "-c", COLD], cwd=ROOT, env=environment)
         self.workers.append(worker)
         return worker
 
@@ -112,7 +115,7 @@ class World:
         self.reconciler.run()
         return self.jobs.get(job.id).status
 
-    def finished(self, job: Job, *, within_s: float = 100) -> Job:
+    def finished(self, job: Job, *, within_s: float = 250) -> Job:
         eventually(lambda: self.status(job).is_final, within_s=within_s, what=f"{job.id} is over")
         return self.jobs.get(job.id)
 
@@ -122,7 +125,11 @@ class World:
             progress = self.live.progress(job.id)
             return progress is not None and progress["step"] >= steps
 
-        eventually(far_enough, within_s=100, what=f"{job.id} has done {steps} steps")
+        eventually(far_enough, within_s=200, what=f"{job.id} has done {steps} steps")
+
+    def end_lease(self, job: Job) -> None:
+        """Let a dead child's lease run out, as it does in time; the reconciler waits for some seconds."""
+        Redis.from_url(self.redis_url).pexpire(f"nextchar:job:{job.id}:lease", 1)
 
     def forget_lease(self, job: Job) -> None:
         """Let a dead child's lease run out now, and send the job again, as the reconciler does in time."""
@@ -152,10 +159,10 @@ def _children(pid: int) -> list[int]:
 def test_a_job_becomes_one_model_if_its_message_is_delivered_twice(world: World) -> None:
     job = world.send(Budget(steps=150))
     world.queue.send(job.model_copy(update={"sequence": 99}))
-    world.start_worker()
+    world.start_worker(is_warm=False)
     done = world.finished(job)
     assert (done.status, done.model, done.attempt) == (JobStatus.SUCCEEDED, "fox@1", 1)
-    eventually(lambda: not world.queue.waiting(), within_s=20, what="the second message is taken")
+    eventually(lambda: not world.queue.waiting(), what="the second message is taken")
     assert [card.reference for card in world.models.all()] == ["fox@1"]
     saved = world.models.get("fox")
     report = saved.card.report
@@ -177,7 +184,6 @@ def test_a_job_becomes_one_model_if_its_message_is_delivered_twice(world: World)
     assert world.blobs.paths("checkpoints") == []
 
 
-@pytest.mark.timeout(300)  # three starts of a worker, and two leases that must expire
 def test_a_killed_worker_loses_nothing_and_changes_no_bit(world: World) -> None:
     worker = world.start_worker()
     whole = world.finished(world.send(Budget(steps=1200), name="whole"))
@@ -189,12 +195,12 @@ def test_a_killed_worker_loses_nothing_and_changes_no_bit(world: World) -> None:
         worker.wait()
         eventually(
             lambda pids=children: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids),
-            within_s=10,
             what="the child died with its parent",
         )
-        worker = world.start_worker()
         world.live.set_progress(job.id, {"step": 0})
-    done = world.finished(job, within_s=90)
+        world.end_lease(job)
+        worker = world.start_worker()
+    done = world.finished(job)
     assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 3)
     hashes = [world.models.get(name).card.files["model.onnx"].sha256 for name in ("whole", "broken")]
     assert hashes[0] == hashes[1]
@@ -207,20 +213,17 @@ def test_a_killed_worker_loses_nothing_and_changes_no_bit(world: World) -> None:
     assert any("continuing from the checkpoint" in str(event["data"]) for event in world.events(job))
 
 
-@pytest.mark.timeout(600)  # 40 s of processor time: a machine with other work needs longer
 def test_ten_kills_at_random_steps_change_no_bit(world: World) -> None:
     network, budget = NetworkConfig(units=8, embedding=4), Budget(steps=1500)
     kills = sorted(random.Random(4).sample(range(50, 1400), 10))
-    worker = world.start_worker(is_warm=True, checkpoint_seconds=0.05)
+    worker = world.start_worker(checkpoint_seconds=0.05)
     world.finished(world.send(budget, name="whole", network=network))
     job = world.send(budget, name="broken", network=network)
     for steps in kills:
         world.trained(job, steps=steps)
-        (child,) = _children(worker.pid)
+        (child,) = _children(worker.pid)  # some hundred steps before the end
         os.kill(child, signal.SIGKILL)
-        eventually(
-            lambda pid=child: not Path(f"/proc/{pid}/exe").exists(), within_s=10, what="the child is dead"
-        )
+        eventually(lambda pid=child: not Path(f"/proc/{pid}/exe").exists(), what="the child is dead")
         world.live.set_progress(job.id, {"step": 0})
         world.forget_lease(job)
     done = world.finished(job)
@@ -229,7 +232,6 @@ def test_ten_kills_at_random_steps_change_no_bit(world: World) -> None:
     assert hashes[0] == hashes[1]
 
 
-@pytest.mark.timeout(300)  # two starts of a worker
 def test_what_auto_has_chosen_survives_a_kill(world: World) -> None:
     budget = Budget(seconds=8)
     candidates = tuple(
@@ -246,9 +248,7 @@ def test_what_auto_has_chosen_survives_a_kill(world: World) -> None:
     world.trained(job, steps=1)
     chosen = world.jobs.get(job.id)
     assert chosen.status is JobStatus.RUNNING and chosen.request.chosen_preset
-    eventually(
-        lambda: bool(world.blobs.paths(f"checkpoints/{job.id}")), within_s=20, what="there is a checkpoint"
-    )
+    eventually(lambda: bool(world.blobs.paths(f"checkpoints/{job.id}")), what="there is a checkpoint")
     worker.kill()
     worker.wait()
     world.forget_lease(job)
@@ -266,10 +266,10 @@ def test_what_auto_has_chosen_survives_a_kill(world: World) -> None:
 
 def test_a_stopped_worker_gives_its_job_back_at_once(world: World) -> None:
     worker = world.start_worker()
-    job = world.send(Budget(seconds=30))
+    job = world.send(Budget(seconds=600))
     world.trained(job, steps=20)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(timeout=15) == 0
+    assert worker.wait(120) == 0
     given_back = world.jobs.get(job.id)
     assert given_back.status is JobStatus.QUEUED
     assert world.queue.waiting() == [job.id]
@@ -277,7 +277,6 @@ def test_a_stopped_worker_gives_its_job_back_at_once(world: World) -> None:
     assert world.blobs.paths(f"checkpoints/{job.id}")
 
 
-@pytest.mark.timeout(300)  # compiles kernels of another kind
 def test_a_job_that_moves_to_another_processor_says_so_and_succeeds(world: World) -> None:
     levels = available_levels()
     if len(levels) < 2:
@@ -286,7 +285,7 @@ def test_a_job_that_moves_to_another_processor_says_so_and_succeeds(world: World
     job = world.send(Budget(steps=1200))
     world.trained(job, steps=100)
     old.terminate()
-    assert old.wait(timeout=30) == 0
+    assert old.wait(120) == 0
     world.start_worker()
     done = world.finished(job)
     assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
@@ -304,15 +303,13 @@ def test_a_job_that_moves_to_another_processor_says_so_and_succeeds(world: World
 )
 def test_a_running_job_applies_stop_requests(world: World, request_: Any, status: JobStatus) -> None:
     world.start_worker()
-    job = world.send(Budget(seconds=60))
+    job = world.send(Budget(seconds=600))
     world.trained(job, steps=20)
     world.live.request_stop(job.id, request_)
-    eventually(lambda: world.status(job) is status, within_s=15, what=f"the job is {status}")
+    eventually(lambda: world.status(job) is status, what=f"the job is {status}")
     # The record first, then the files: a job that is cut short between the two must not seem to go on.
     kept = status is JobStatus.PAUSED
-    eventually(
-        lambda: bool(world.blobs.paths("checkpoints")) == kept, within_s=5, what=f"checkpoints kept: {kept}"
-    )
+    eventually(lambda: bool(world.blobs.paths("checkpoints")) == kept, what=f"checkpoints kept: {kept}")
     assert world.models.all() == []
 
 
@@ -323,9 +320,7 @@ def test_a_job_cancelled_with_the_best_kept_leaves_that_as_a_model(world: World)
     world.live.request_stop(job.id, "cancel_keep_best")
     done = world.finished(job)
     assert (done.status, done.model) == (JobStatus.CANCELLED, "fox@1")
-    eventually(
-        lambda: world.blobs.paths("checkpoints") == [], within_s=5, what="the checkpoints go after the record"
-    )
+    eventually(lambda: world.blobs.paths("checkpoints") == [], what="the checkpoints go after the record")
     report = world.models.get("fox").card.report
     assert report["stopped"] == "cancel_keep_best"
     assert report["best_step"] > 0
@@ -349,7 +344,7 @@ def test_a_job_starts_from_a_model_and_its_card_says_so(world: World) -> None:
     world.start_worker()
     world.finished(world.send(Budget(steps=300)))
     with Upload(world.folder / "spool", limit_bytes=10**6) as upload:
-        upload.feed((TEXT[:10_000] + "ein schöner Fuchs. " * 100).encode())
+        upload.feed(("ein schöner Fuchs. " * 100 + TEXT[:10_000]).encode())
         other, _ = Corpora(world.blobs).add(upload)
     done = world.finished(world.send(Budget(steps=50), corpus=other.id, start_from="fox@1"))
     assert done.model == "fox@2"
@@ -357,7 +352,7 @@ def test_a_job_starts_from_a_model_and_its_card_says_so(world: World) -> None:
     assert second.started_from == "fox@1"
     assert set(first.characters) | {"ö"} <= set(second.characters)
     bits = [card.report["curve"][0]["validation_bits_per_character"] for card in (first, second)]
-    assert bits[1] != bits[0]
+    assert bits[1] < bits[0] / 2  # before its first step it knows what the first one has learned
 
 
 def test_a_second_text_is_mixed_in_under_a_teacher_and_the_card_says_so(world: World) -> None:
@@ -404,14 +399,14 @@ def test_records_are_shuffled_by_the_seed_alone_and_their_model_says_so(world: W
         upload.feed(words.encode())
         corpus, _ = Corpora(world.blobs).add(upload)
     assert corpus.kind == "records"
-    worker = world.start_worker(is_warm=True, checkpoint_seconds=0.05)
+    worker = world.start_worker(checkpoint_seconds=0.05)
     network, budget = NetworkConfig(units=8, embedding=4), Budget(steps=600)
     options: dict[str, Any] = {"network": network, "corpus": corpus.id}
     broken = world.send(budget, name="broken", kind="records", **options)
     world.trained(broken, steps=100)
     (child,) = _children(worker.pid)
     os.kill(child, signal.SIGKILL)
-    eventually(lambda: not Path(f"/proc/{child}/exe").exists(), within_s=10, what="the child is dead")
+    eventually(lambda: not Path(f"/proc/{child}/exe").exists(), what="the child is dead")
     world.forget_lease(broken)
     jobs = [broken, world.send(budget, name="whole", kind="records", **options)]
     jobs.append(world.send(budget, name="sorted", **options))
@@ -458,11 +453,11 @@ def test_a_pod_per_job_that_is_evicted_gives_its_job_to_the_next_with_its_checkp
     pod = world.start_worker(max_jobs=1)
     world.trained(job, steps=300)
     pod.send_signal(signal.SIGTERM)
-    assert pod.wait(timeout=60) == 0
+    assert pod.wait(timeout=500) == 0
     assert world.jobs.get(job.id).status is JobStatus.QUEUED
     assert world.queue.waiting() == [job.id, other.id]
     assert (world.jobs.checkpoint_step(job.id) or 0) >= 300
-    assert world.start_worker(max_jobs=1).wait(timeout=100) == 0
+    assert world.start_worker(max_jobs=1).wait(timeout=500) == 0
     done = world.jobs.get(job.id)
     assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
     assert done.resumed_at_step >= 300
@@ -477,6 +472,7 @@ def test_a_damaged_checkpoint_costs_some_steps_and_not_the_job(world: World) -> 
     worker.wait()
     newest = world.blobs.paths(f"checkpoints/{job.id}")[-1]
     world.blobs.write(newest, b"\0" * 100)
+    world.end_lease(job)
     world.start_worker()
     assert world.finished(job).status is JobStatus.SUCCEEDED
     assert any("is damaged" in str(event["data"]) for event in world.events(job))
@@ -548,7 +544,6 @@ class Desk:
     def _when_waiting(self, attempt: Attempt, meanwhile: Callable[[Attempt], None]) -> None:
         eventually(
             lambda: "waiting_for_storage" in (self.live.progress(self.job.id) or {}),
-            within_s=20,
             what="the attempt says that it waits for storage",
         )
         meanwhile(attempt)
@@ -789,9 +784,7 @@ def test_training_that_is_over_is_not_done_again_when_it_can_be_published(world:
     in_the_way.write_bytes(b"")
     worker_job = world.send(Budget(steps=40))
     world.start_worker()
-    eventually(
-        lambda: world.status(worker_job) is JobStatus.PAUSED, within_s=100, what="the job waits for storage"
-    )
+    eventually(lambda: world.status(worker_job) is JobStatus.PAUSED, what="the job waits for storage")
     assert world.jobs.checkpoint_step(worker_job.id) == 40
     in_the_way.unlink()
     done = world.finished(worker_job)
