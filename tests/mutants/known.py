@@ -57,8 +57,8 @@ KNOWN = (
     Mutant(
         "held-out lines among the training lines of the baselines",
         "app/services/evaluation.py",
-        '"".join(recent)[: -max(1, round(total * share))][-_MAX',
-        '"".join(recent)[-_MAX',
+        "piece[max(0, start - position) : trained - position]",
+        "piece[max(0, start - position) :]",
         (
             "tests/app/services/test_evaluation.py::test_training_lines_of_the_baselines_end_where_the_held_out_text_begins",
         ),
@@ -212,23 +212,23 @@ KNOWN = (
     Mutant(
         "a corpus's record is deleted before its names",
         "store/corpora.py",
-        '        self._blobs.delete(*names)\n        self._blobs.delete(f"corpora/{corpus_id}/corpus.json")\n',
-        '        self._blobs.delete(f"corpora/{corpus_id}/corpus.json")\n        self._blobs.delete(*names)\n',
+        '        self._names.remove([name for name, target in self.names().items() if target == corpus_id])\n        self._blobs.delete(f"corpora/{corpus_id}/corpus.json")\n',
+        '        self._blobs.delete(f"corpora/{corpus_id}/corpus.json")\n        self._names.remove([name for name, target in self.names().items() if target == corpus_id])\n',
         ("tests/store/test_corpora.py",),
     ),
     Mutant(
         "a corpus's record is written before its text",
         "store/corpora.py",
-        '            self._blobs.write(f"corpora/{corpus.id}/text", upload.path)\n            self._blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(asdict(corpus)).encode())\n',
-        '            self._blobs.write(f"corpora/{corpus.id}/corpus.json", json.dumps(asdict(corpus)).encode())\n            self._blobs.write(f"corpora/{corpus.id}/text", upload.path)\n',
+        '            self._blobs.write(f"corpora/{corpus.id}/text", upload.path)\n            self._blobs.write(f"corpora/{corpus.id}/corpus.json", _dump(corpus))\n',
+        '            self._blobs.write(f"corpora/{corpus.id}/corpus.json", _dump(corpus))\n            self._blobs.write(f"corpora/{corpus.id}/text", upload.path)\n',
         ("tests/store/test_corpora.py",),
     ),
     Mutant(
         "a race for a name overwrites",
-        "store/corpora.py",
-        "        if not self._blobs.create(path, corpus_id.encode()):",
-        "        self._blobs.write(path, corpus_id.encode())\n        if False:",
-        ("tests/store/test_corpora.py",),
+        "store/corpus_names.py",
+        "            if self.blobs.create(path, corpus_id.encode()):\n",
+        "            self.blobs.write(path, corpus_id.encode())\n            if True:\n",
+        ("tests/store/test_corpus_names.py",),
     ),
     Mutant(
         "pause outranks cancel_keep_best",
@@ -268,8 +268,8 @@ KNOWN = (
     Mutant(
         "the second text is not masked",
         "worker/pipeline.py",
-        "read_ids(_pieces(request, corpora, mix.corpus), text",
-        "read_ids(corpora.pieces(mix.corpus, request.alphabet), text",
+        "read_ids(_pieces(request, corpora, corpus.id), text",
+        "read_ids(corpora.pieces(corpus.id, request.alphabet), text",
         ("tests/worker/test_pipeline.py",),
     ),
     Mutant(

@@ -37,7 +37,14 @@ def test_a_second_text_is_masked_as_the_first_one_is(tmp_path: Path) -> None:
     assert "12" not in line
     text = Text.split(f"{line}\n" * 50, validation_fraction=0.1)
     mixed = pipeline._second_text(
-        request, corpora, Models(blobs), text, scratch=tmp_path, cores=1, on_event=lambda *_: None
+        request,
+        corpora,
+        Models(blobs),
+        text,
+        scratch=tmp_path,
+        chunks_of=lambda *_: None,
+        cores=1,
+        on_event=lambda *_: None,
     )
     assert mixed is not None
     assert text.vocabulary.decode(np.asarray(mixed.ids)) == f"{line}\n" * 20

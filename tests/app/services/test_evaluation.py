@@ -103,6 +103,6 @@ def test_invalid_evaluations_are_refused(service: Service, body: dict[str, Any],
 def test_training_lines_of_the_baselines_end_where_the_held_out_text_begins(
     pieces: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert evaluation._before_held_out(pieces, 0.2) == "abcdefgh"
+    assert evaluation._end_of(pieces, 8) == "abcdefgh"
     monkeypatch.setattr(evaluation, "_MAX_TRAINING_CHARACTERS", 5)
-    assert evaluation._before_held_out(pieces, 0.2) == "defgh"
+    assert evaluation._end_of(pieces, 8) == "defgh"
