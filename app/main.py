@@ -94,6 +94,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
         telemetry=_TELEMETRY,
         docs_url=None,  # app/routes/console.py serves a reference that loads nothing from other hosts
         redoc_url=None,
+        redirect_slashes=False,  # such a redirect would repeat any host that a client names
         generate_unique_id_function=lambda route: route.name,
     )
     # Routes are matched in order, so those called at every keystroke come first.

@@ -24,8 +24,9 @@ const SNIFFED_BYTES = 65536;
  * @returns {Promise<Uploaded>}
  */
 export async function uploadFile(file, { signal, onProgress, asBytes = false } = {}) {
-  const isGzipped = await checkFile(file, { signal, asBytes });
-  return send(file, { name: corpusNameFor(file.name), isGzipped, asBytes, signal, onProgress });
+  const archive = archiveFormat(file.name);
+  const isGzipped = await checkFile(file, { signal, asBytes, archive });
+  return send(file, { name: corpusNameFor(file.name), isGzipped, asBytes, archive, signal, onProgress });
 }
 
 /** Upload the sample text of the service. @param {UploadOptions} [options] @returns {Promise<Uploaded>} */
@@ -47,7 +48,7 @@ async function uploadSample(path, name, { signal, onProgress } = {}) {
 
 /** Return a valid corpus name made from a file name, or null if there is none. @param {string} fileName */
 function corpusNameFor(fileName) {
-  const stem = fileName.replace(/(\.(txt|log|text|md|csv|tsv|gz))+$/i, "");
+  const stem = fileName.replace(/(\.(txt|log|text|md|csv|tsv|gz|tar|tgz|zip))+$/i, "");
   const name = stem
     .replace(/[^A-Za-z0-9._-]+/g, "-")
     .replace(/^[^A-Za-z0-9]+/, "")
@@ -56,8 +57,14 @@ function corpusNameFor(fileName) {
   return name && !/^(corpus|job|model)_/.test(name) ? name : null;
 }
 
+/** Return the format of an archive, whose files become one corpus, by its name; or null. */
+function archiveFormat(fileName) {
+  if (/\.(tar|tar\.gz|tgz)$/i.test(fileName)) return "tar";
+  return /\.zip$/i.test(fileName) ? "zip" : null;
+}
+
 /** Raise ApiError for a file that cannot be a corpus; return whether it is gzipped. */
-async function checkFile(file, { signal, asBytes }) {
+async function checkFile(file, { signal, asBytes, archive }) {
   if (!file.size) throw rejected("corpus_empty", `${file.name} is empty. Choose a file that contains text.`);
   const { max_corpus_bytes: maxBytes } = await get("/console/about.json", { signal });
   if (file.size > maxBytes) {
@@ -68,6 +75,7 @@ async function checkFile(file, { signal, asBytes }) {
         "`NEXTCHAR_MAX_CORPUS_BYTES`.",
     );
   }
+  if (archive) return false; // the service undoes its compression, and checks the files in it
   const start = new Uint8Array(await file.slice(0, SNIFFED_BYTES).arrayBuffer());
   if (isGzip(start)) return true;
   if (asBytes) return false;
@@ -105,12 +113,16 @@ async function send(body, options) {
 }
 
 /** POST by XMLHttpRequest, because fetch does not report upload progress. */
-function post(body, { name, isGzipped = false, asBytes = false, signal, onProgress }) {
+function post(body, { name, isGzipped = false, asBytes = false, archive = null, signal, onProgress }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    const query = new URLSearchParams({ ...(name && { name }), ...(asBytes && { encoding: "bytes" }) });
+    const query = new URLSearchParams({
+      ...(name && { name }),
+      ...(asBytes && { encoding: "bytes" }),
+      ...(archive && { archive }),
+    });
     request.open("POST", `/v1/corpora?${query}`);
-    request.setRequestHeader("Content-Type", asBytes ? "application/octet-stream" : "text/plain; charset=utf-8");
+    request.setRequestHeader("Content-Type", asBytes || archive ? "application/octet-stream" : "text/plain; charset=utf-8");
     if (isGzipped) request.setRequestHeader("Content-Encoding", "gzip");
     for (const [header, value] of Object.entries(keyHeaders())) request.setRequestHeader(header, value);
     request.upload.onprogress = (event) => onProgress?.(event.loaded, event.total);

@@ -14,6 +14,11 @@ def test_errors_of_unknown_routes_and_methods_have_the_common_shape(service: Ser
     assert answer.headers["allow"]
 
 
+def test_a_path_with_a_slash_at_its_end_is_unknown_and_not_redirected(service: Service) -> None:
+    answer = service.http.get("/v1/models/", headers={"Host": "localhost"})
+    assert error_of(answer, 404)["code"] and "location" not in answer.headers
+
+
 @pytest.mark.parametrize("content", [b'{"corpus": ', b"[1, 2", b"{'corpus': 1}", b"\xff\xfe", b"[" * 100_000])
 def test_malformed_json_is_400(service: Service, content: bytes) -> None:
     answer = service.http.post("/v1/jobs", content=content, headers={"content-type": "application/json"})

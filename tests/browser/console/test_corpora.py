@@ -1,6 +1,7 @@
 """Uploads in the console, and the files that are rejected."""
 
 import gzip
+import zipfile
 from pathlib import Path
 
 import httpx
@@ -27,6 +28,19 @@ def test_file_becomes_a_corpus_and_a_repeated_upload_is_reported(
     page.get_by_role("button", name="Delete the corpus").click()
     expect(page.get_by_role("heading", name="Corpora")).to_be_visible()
     expect(page.get_by_role("link", name="my-words")).to_have_count(0)
+
+
+def test_files_of_an_archive_become_one_corpus(
+    service: PopulatedService, open_window: Open, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "two texts.zip", "w") as archive:
+        archive.writestr("a.txt", "one text\n" * 20)
+        archive.writestr("b.txt", "another text\n" * 20)
+    page = settled(open_window(service.url + service.views["corpora"]))
+    page.set_input_files("#file", tmp_path / "two texts.zip")
+    expect(page.get_by_role("heading", name="two-texts")).to_be_visible()
+    assert httpx.get(f"{service.url}/v1/corpora/two-texts").json()["characters"] == 20 * (9 + 13)
+    httpx.delete(f"{service.url}/v1/corpora/two-texts").raise_for_status()
 
 
 def test_kind_of_a_corpus_is_shown_and_can_be_changed(
