@@ -117,7 +117,9 @@ def _killer(mutant: Mutant) -> str | None:
     if done.returncode == 0:
         return None
     failed = [
-        line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))
+        line.split(" - ")[0]
+        for line in done.stdout.splitlines()
+        if line.startswith(("FAILED tests", "ERROR tests"))
     ]
     if not failed:
         raise SystemExit(f"{mutant.name}: pytest ended with status {done.returncode}:\n{done.stdout[-3000:]}")
