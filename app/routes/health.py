@@ -43,8 +43,10 @@ _EXPOSITION: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/healthz", responses=error_responses())
-async def healthz() -> Alive:
+async def healthz(response: Response) -> Alive:
     """Report that the process is running; nothing else is checked."""
+    # The JavaScript client asks from pages that may make no other call, to say why these fail.
+    response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     return Alive()
 
 

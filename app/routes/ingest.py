@@ -90,6 +90,7 @@ _OTLP_BODY: dict[str, Any] = {
         },
     }
 }
+_BINARY = {otlp_logs.PROTOBUF: {"schema": {"type": "string", "format": "binary"}}}
 _OTLP_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "An ExportLogsServiceResponse in the type of the request. `partialSuccess` counts"
@@ -98,9 +99,14 @@ _OTLP_ANSWER: dict[int | str, dict[str, Any]] = {
             "application/json": {
                 "example": {"partialSuccess": {"rejectedLogRecords": "1", "errorMessage": "record 7: …"}}
             },
-            otlp_logs.PROTOBUF: {"schema": {"type": "string", "format": "binary"}},
+            **_BINARY,
         },
     }
+}
+# A request in protobuf gets google.rpc.Status in protobuf.
+_OTLP_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: one | {"content": one.get("content", {}) | _BINARY}
+    for status, one in error_responses(400, 404, 409, 413, 415, 422, 429, 503).items()
 }
 
 
@@ -172,7 +178,7 @@ async def get_flagged_lines(
 @router.post(
     "/v1/logs",
     response_class=Response,
-    responses=_OTLP_ANSWER | error_responses(400, 404, 409, 413, 415, 422, 429, 503),
+    responses=_OTLP_ANSWER | _OTLP_ERRORS,
     openapi_extra=_OTLP_BODY,
 )
 async def export_logs(

@@ -12,6 +12,7 @@ from redis import Redis
 from app.settings import ApiSettings
 from store.alerts import Alerts
 from store.backup import FOLDERS
+from store.batches import Batches
 from store.jobs import Jobs
 from store.models import Models
 from store.open_blobs import open_blobs
@@ -105,6 +106,8 @@ def test_it_is_backed_up_and_swept_as_a_whole(settings: ApiSettings) -> None:
     assert folders <= set(FOLDERS)
     redis = Redis.from_url(settings.redis_url, decode_responses=True)
     periods = RetentionPeriods(corpus_days=1e-9)
-    swept = Retention(blobs, Jobs(blobs), Alerts(redis, blobs), periods=periods).sweep()
+    swept = Retention(
+        blobs, Jobs(blobs), Alerts(redis, blobs), Batches(blobs, redis), periods=periods
+    ).sweep()
     assert swept["corpora"] == 1, "the bytes, which no job names"
     redis.close()

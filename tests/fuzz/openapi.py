@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -99,8 +99,16 @@ def _fill(http: httpx.Client) -> dict[str, list[str]]:
     }
 
 
-def run(url: str, known: dict[str, list[str]], *, seconds: int, seed: int, folder: Path) -> tuple[int, str]:
-    """Fuzz the service at `url` for so many seconds; return schemathesis' exit status and what it printed."""
+def run(
+    url: str,
+    known: dict[str, list[str]],
+    *,
+    seconds: int,
+    seed: int,
+    folder: Path,
+    phases: Sequence[str] = ("examples", "coverage", "fuzzing", "stateful"),
+) -> tuple[int, str]:
+    """Fuzz the service at `url` for at most `seconds`; return the exit status and what was printed."""
     bound = [f"[dictionaries.{name}]\nvalues = {json.dumps(values)}" for name, values in known.items()]
     bound.append("[parameters]")
     bound += [f'"path.{name}" = {{ dictionary = "{name}", probability = 0.7 }}' for name in known]
@@ -118,7 +126,7 @@ def run(url: str, known: dict[str, list[str]], *, seconds: int, seed: int, folde
         "--output-sanitize",
         "false",
     ]
-    command += ["--phases", "examples,coverage,fuzzing,stateful"]
+    command += ["--phases", ",".join(phases)]
     for path in ENDLESS:
         command += ["--exclude-path", path]
     hooks = {"SCHEMATHESIS_HOOKS": "tests.fuzz.schemathesis_hooks", "PYTHONPATH": str(_ROOT)}

@@ -69,5 +69,5 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
                     body.pop("example", None)  # schemathesis serializes no examples of these
                     body.pop("examples", None)
             for answer in operation["responses"].values():
-                if events := answer.get("content", {}).get("text/event-stream"):
-                    events["itemSchema"] = _EVENT
+                if "text/event-stream" in answer.get("content", {}):
+                    answer["content"]["text/event-stream"] = {"itemSchema": _EVENT}

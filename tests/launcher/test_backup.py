@@ -51,9 +51,9 @@ def test_a_running_service_is_backed_up_and_goes_on_where_it_is_restored(tmp_pat
         assert made.returncode == 0 and "objects of" in made.stdout, made.stderr
         again = admin(old, "backup", file)
         assert again.returncode == 1 and "exists" in again.stderr
-        later = http.post("/v1/corpora", content="another text\n" * 100).json()["id"]
+        http.post("/v1/corpora", content="another text\n" * 100).raise_for_status()
         refused = admin(old, "restore", file)
-        assert refused.returncode == 1 and f"not empty, it has corpora/{later}" in refused.stderr
+        assert refused.returncode == 1 and "not empty, it has " in refused.stderr
         assert http.get("/readyz").status_code == 200, "the service was not disturbed"
     restored = admin(new, "restore", file)
     assert restored.returncode == 0, restored.stderr

@@ -187,6 +187,10 @@ def bodies(operation: str, owned: Owned) -> list[dict[str, Any]]:
             mine | {"corpus": "fox-log", "mix": {"corpus": "owl-log", "fraction": 0.5}},
             mine | {"corpus": "fox-log", "mix": {"corpus": "fox-log", "fraction": 0.5, "teacher": "owl@1"}},
         ],
+        "create_batch": [
+            {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
+            for file in (corpus, "owl-log")
+        ],
         "create_fine_tuning_job": [
             {"model": "tiny", "suffix": "fox", "training_file": corpus},
             {"model": "tiny", "suffix": "fox", "training_file": "fox-log", "validation_file": corpus},
@@ -223,6 +227,7 @@ def calls(owned: Owned) -> Iterator[tuple[str, str, dict[str, Any]]]:
         "alias": ("champion",),
         "target": ("ntarget_0",),
         "delivery": ("msg_0",),
+        "batch_id": ("batch_000000000000",),
     }
     for path, operations in create_app(ApiSettings()).openapi()["paths"].items():
         for method, operation in operations.items():

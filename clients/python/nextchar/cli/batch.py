@@ -16,7 +16,8 @@ from nextchar.cli.session import Session, command, fail
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Score or complete the lines of many files, without a service: on this machine or a Ray cluster.",
+    help="Score or complete the lines of many files, without a service: here or on a Ray cluster.\n\n"
+    "Example: nextchar batch score 'logs/*.gz' --model app --output scores",
 )
 
 _MAX_SHOWN_ERRORS = 10
