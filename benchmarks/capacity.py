@@ -3,7 +3,7 @@
 Measures the CPU time of each part on this machine: of the API's event loop for a request, of the scheduler
 for turns of 1 to 64 sequences, of HAProxy and of Redis for a request, and of the API and of Redis for an
 ingested character. From these a simulation predicts what this machine does with 1, 8 and 64 clients; the same
-is measured, and the ratio printed. Then it prints what larger deployments need: processes of two cores, of
+is measured, and the ratio printed. Then it prints what larger deployments need: processes of one core, of
 which clients and proxies take nothing.
 
     python -m benchmarks.capacity [--network 1x512] [--p99-ms 20] [--requests 2000]
@@ -44,7 +44,7 @@ DAY_S = 86_400
 TERABYTE = 1e12
 PROMPT = 100
 LINE = 100  # characters of a line of a log
-CORES = 2  # of a process: one for its event loop, one for its scheduler
+CORES = 1  # of a process: Python runs one thread at a time
 UTILIZATION = 0.7
 """The share of one core that HAProxy and Redis may be planned with."""
 
@@ -72,6 +72,8 @@ def measured(saved: SavedModel, options: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {"turns": [(size, turn_s(saved, size)) for size in BATCHES]}
     path = f"/v1/models/{saved.card.name}/complete"
     with tempfile.TemporaryDirectory() as folder, running_api([saved]) as api:
+        with api.client() as client:  # waits until the kernels are compiled
+            client.post(path, {"prompt": "a", "max_characters": 1, "precision": "int8"})
         figures["clients"] = []
         for clients in CLIENTS:
             each = max(2, options.requests // clients)
@@ -112,7 +114,9 @@ def turn_s(saved: SavedModel, sequences: int) -> float:
         prompts = [CHARACTERS[i % len(CHARACTERS)] + CHARACTERS[attempt] for i in range(sequences)]
         began = time.perf_counter()
         for prompt in prompts:
-            engine.complete(CompletionRequest(prompt=prompt, max_characters=COMPLETED * 4), on_event)
+            engine.complete(
+                CompletionRequest(prompt=prompt, max_characters=COMPLETED * 4, precision="int8"), on_event
+            )
         for _ in prompts:
             over.acquire()
         took.append((time.perf_counter() - began) / (COMPLETED * 4))
@@ -221,7 +225,7 @@ def completions(costs: Costs, figures: dict[str, Any], *, p99_s: float) -> list[
     """Print and return what so many completions per second need."""
     each, reached_s = highest_rate(costs, p99_s=p99_s, characters=COMPLETED, cores=CORES)
     print(
-        f"\none process of {CORES} cores: {each:,.0f} completions of {COMPLETED} characters per second"
+        f"\none process: {each:,.0f} completions of {COMPLETED} characters per second"
         f" at a p99 of {1e3 * reached_s:.1f} ms; {1e6 * figures['http_s']:.0f} µs of its event loop for each"
     )
     found, rows = [], []

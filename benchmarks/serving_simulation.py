@@ -1,8 +1,9 @@
-"""One API process as two threads that share cores: an event loop, and a scheduler that steps a batch.
+"""One API process as two threads that share a core: an event loop, and a scheduler that steps a batch.
 
 A request takes half of `http_s` of the event loop, then as many turns of the scheduler as it has characters,
 and the other half for its answer. A turn of b sequences takes `turn_s(b)`. A client on the same cores takes
-`client_s` of its thread before each request. Threads that are busy at the same time share the cores equally.
+`client_s` of its thread before each request. The two threads of the process never run at the same time, as
+Python's interpreter lock makes it; all threads together share the cores equally.
 """
 
 import itertools
@@ -83,11 +84,16 @@ class _Process:
     def advance(self, until_s: float) -> bool:
         """Work until a thread ends its present work and return True, or until `until_s` and return False."""
         busy = [thread for thread in range(3) if self._left_s[thread] is not None]
-        speed = min(1.0, self._cores / len(busy)) if busy else 1.0
-        first = min((self._left_s[thread] or 0.0 for thread in busy), default=float("inf")) / speed
+        of_process = sum(thread != _CLIENT for thread in busy)
+        is_shared = (of_process > 0) + (_CLIENT in busy) > self._cores
+        speeds = [1.0 if thread == _CLIENT else 1 / of_process for thread in busy]
+        if is_shared:
+            speeds = [speed * self._cores / 2 for speed in speeds]
+        left = [self._left_s[thread] or 0.0 for thread in busy]
+        first = min((s / speed for s, speed in zip(left, speeds, strict=True)), default=float("inf"))
         step_s = min(first, until_s - self.now_s)
         self.now_s += step_s
-        for thread in busy:
+        for thread, speed in zip(busy, speeds, strict=True):
             self._left_s[thread] = (self._left_s[thread] or 0.0) - step_s * speed
         if first > step_s or not busy:
             return False
