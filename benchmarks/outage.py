@@ -3,7 +3,8 @@
 Clients complete prompts, a log agent sends lines and training jobs run, while one process after the other is
 killed with SIGKILL and started again. At the end nothing may be lost and nothing doubled: each job has ended
 as one model, each accepted line is scored once, and as many lines are flagged as `/score` flags of the same
-lines. A request that fails is sent once more, RETRY_S later, as a client would.
+lines. A request that fails is sent once more, RETRY_S later, as a client would. Lines are sent until they are
+accepted, as log agents do.
 
 The S3 server is moto's, from the development requirements; it is not killed, because it keeps objects in
 memory. HAProxy must be installed.
@@ -185,6 +186,7 @@ class Traffic:
     accepted: int = 0
     first_failures: list[str] = field(default_factory=list)
     second_failures: list[str] = field(default_factory=list)
+    repeated_batches: int = 0
 
     @property
     def share(self) -> float:
@@ -223,15 +225,22 @@ class Traffic:
         with httpx.Client(base_url=self.url, timeout=60) as http:
             for first in range(0, self.lines, BATCH_LINES):
                 batch = [line(number) for number in range(first, min(first + BATCH_LINES, self.lines))]
-                answer = self.send(
-                    http,
-                    "POST",
-                    f"{_MODEL}/ingest",
-                    content="".join(json.dumps(text) + "\n" for text in batch).encode(),
-                    headers={"Content-Type": "application/x-ndjson", "Idempotency-Key": f"batch {first}"},
-                    params={"false_alarms": RATE},
-                )
-                self.accepted += answer.json()["accepted"]
+                body = "".join(json.dumps(text) + "\n" for text in batch).encode()
+                while not self._is_accepted(http, body, key=f"batch {first}"):
+                    self.repeated_batches += 1
+                    time.sleep(RETRY_S)
+                self.accepted += len(batch)
+
+    def _is_accepted(self, http: httpx.Client, body: bytes, *, key: str) -> bool:
+        headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": key}
+        params = {"false_alarms": RATE}
+        try:
+            answer = http.post(f"{_MODEL}/ingest", content=body, headers=headers, params=params)
+        except httpx.TransportError:
+            return False
+        if answer.status_code not in (202, 429, 502, 503):
+            raise RuntimeError(answer.text)
+        return answer.status_code == 202
 
 
 def main() -> None:
@@ -259,7 +268,7 @@ def main() -> None:
         f"{found['completions']:,} completions, p50 {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms;"
         f" {found['lines']:,} lines in {found['lines_s']:.0f} s, {found['flagged']:,} flagged;"
         f" {found['first_failures']} requests failed at the first try,"
-        f" {found['second_failures']} at the second"
+        f" {found['second_failures']} at the second; {found['repeated_batches']} batches of lines repeated"
     )
     print("nothing lost, nothing doubled" if not found["problems"] else "\n".join(found["problems"]))
     print_json_line("outage", **found)
@@ -301,6 +310,7 @@ def run(installation: Installation, options: argparse.Namespace) -> dict[str, An
         "flagged": flagged,
         "first_failures": len(traffic.first_failures),
         "second_failures": len(traffic.second_failures),
+        "repeated_batches": traffic.repeated_batches,
         "problems": problems,
     }
 
