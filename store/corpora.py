@@ -151,7 +151,7 @@ class Corpora:
     def stream(self, reference: str) -> Iterator[bytes]:
         """Yield the text's bytes in chunks.
 
-        The last chunk of a damaged text is never yielded, so nobody takes it for the whole text.
+        The last chunk of a damaged text is never yielded, so it cannot be taken for the whole text.
 
         Raises:
             NotFound: there is no such corpus.

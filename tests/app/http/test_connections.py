@@ -249,8 +249,8 @@ def test_invalid_requests_do_not_fill_the_log(service: Service, caplog: pytest.L
             for _ in range(5):
                 with connected(service, b"\x16\x03\x01 no HTTP\r\n\r\n") as client:
                     assert read_answer(client).status_code == 400
-        told = [record for record in caplog.records if "Invalid HTTP request" in record.message]
-        assert len(told) == 1
+        records = [record for record in caplog.records if "Invalid HTTP request" in record.message]
+        assert len(records) == 1
     finally:
         log.removeFilter(quiet)
         log.addFilter(INVALID_REQUEST_FILTER)
