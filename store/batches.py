@@ -5,7 +5,7 @@
     batch_chunks/<id>/<chunk>.answers           their answers, one line each in the same order; made once
 
 A chunk is answered when its answers are there. Of several processes that answer the same chunk the first to
-create the object has answered it, so no request is answered twice or not at all, whichever process is killed. Which
+create the object has answered it, so each request is answered once, whichever process is killed. Which
 process works on what is agreed in Redis, and losing that loses only time:
 
     nextchar:batch:<id>:lease:<chunk>   who answers a chunk, or (`all`) validates or finalizes the batch
