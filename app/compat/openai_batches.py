@@ -4,11 +4,12 @@ from datetime import timedelta
 from time import time
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from app.compat.openai_files import BATCH, get_file, purpose_of
 from app.compat.openai_route import NOT_422, OpenAIRoute
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.dependencies import Services, ServicesDep
 from app.http.errors import error_responses
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
@@ -27,7 +28,7 @@ _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(day
 
 
 @router.post("", responses=NOT_422 | error_responses(404, 413, 415, 503, 507))
-def create_batch(services: ServicesDep, access: AccessDep, body: BatchCreate) -> BatchBody:
+def create_batch(request: Request, services: ServicesDep, access: AccessDep, body: BatchCreate) -> BatchBody:
     """Answer the requests in an uploaded file in the background."""
     file = get_file(access, body.input_file_id, param="input_file_id")
     purpose = purpose_of(services.blobs, access, file)
@@ -51,6 +52,7 @@ def create_batch(services: ServicesDep, access: AccessDep, body: BatchCreate) ->
         created_at=now,
         expires_at=now + int(window.total_seconds()),
     )
+    note_audit(request, about=f"/v1/batches/{batch.id}")
     return _answer(services, batch)
 
 

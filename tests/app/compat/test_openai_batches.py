@@ -243,6 +243,12 @@ def test_file_with_another_purpose_is_refused(idle: Service) -> None:
     assert error["code"] == "wrong_purpose"
 
 
+def test_audit_trail_names_the_batch(idle: Service) -> None:
+    batch = create(idle, lines(request()))
+    entry = idle.http.get("/v1/audit").json()["data"][0]
+    assert (entry["action"], entry["about"]) == ("create_batch", f"/v1/batches/{batch}")
+
+
 @pytest.mark.parametrize("path", ["batch_000000000000", "nonsense", "batch_000000000000/cancel"])
 def test_unknown_batch_is_404(idle: Service, path: str) -> None:
     call = idle.http.post if path.endswith("cancel") else idle.http.get
