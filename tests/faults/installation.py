@@ -98,7 +98,7 @@ class Installation:
         self._launcher = start_bound(command, log=self._log, environment=self._environment, directory=ROOT)
 
     def start_second_worker(self) -> "subprocess.Popen[bytes]":
-        """Start a worker beside the launcher's, and return its process."""
+        """Start a worker in addition to the launcher's, and return its process."""
         settings = WORKER_SETTINGS | {
             "NEXTCHAR_DATA_DIR": str(self.data_dir),
             "NEXTCHAR_REDIS_URL": self._redis_url,

@@ -1,4 +1,4 @@
-"""Clients of a fault round: they send until told to stop, and note what was acknowledged and what was wrong.
+"""Clients of a fault round: they send until they are stopped, and record what was acknowledged or wrong.
 
 An answer is right, or it says that the service does not work for now (429, 503, 507, or no answer at all).
 Anything else is a violation, and so is every right-looking answer with another content than expected.

@@ -226,7 +226,7 @@ def test_a_call_waits_longer_than_the_lock_of_a_dead_process_lasts(redis: Redis)
 
 
 def test_a_lock_whose_call_redis_did_not_answer_is_released_once_it_does(tmp_path: Path) -> None:
-    """Redis hangs, which sets the lock when it continues, though nobody waits for it any more."""
+    """Redis hangs, which sets the lock when it continues, though no call waits for it any longer."""
     with EmbeddedValkey(tmp_path) as valkey:
         redis = Redis.from_url(
             valkey.url, decode_responses=True, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)

@@ -141,7 +141,7 @@ def test_an_attempt_renews_its_lease_and_stops_once_another_has_it(
         eventually(lambda: redis.ttl(lease) > 5, what="the lease is renewed")
         assert hooks.stop() is None
         world.take_lease("another")
-        eventually(lambda: hooks.stop() == "shutdown", what="the attempt is told to stop")
+        eventually(lambda: hooks.stop() == "shutdown", what="the attempt receives the request to stop")
         assert redis.get(lease) == b"another"
         return {"model.onnx": b"not to be published"}
 
@@ -169,5 +169,5 @@ def test_events_go_on_with_the_numbers_of_an_attempt_that_could_not_store_them(
 
     fake_training.use(train, monkeypatch)
     world.run(second, world.blobs)
-    told = {event["data"].get("text"): event["id"] for event in live.events(world.job.id)}
-    assert told["of the second attempt"] == 4
+    numbers = {event["data"].get("text"): event["id"] for event in live.events(world.job.id)}
+    assert numbers["of the second attempt"] == 4

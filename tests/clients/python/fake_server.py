@@ -78,7 +78,7 @@ class FakeTraining:
     is_seen: bool = False
 
     def passed_s(self) -> float:
-        """Seconds since the beginning; of a job that is queued, since somebody has seen it in the queue."""
+        """Seconds since the beginning; of a job that is queued, since it was first seen in the queue."""
         if self.queued_s and not self.is_seen:
             self.is_seen, self.begun_at = True, time.monotonic()
         return time.monotonic() - self.begun_at
