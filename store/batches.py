@@ -24,9 +24,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.errors import Conflict, NotFound, Unavailable
+from store import lease
 from store.blobs import Blobs
 from store.ids import is_id, new_id
-from store.live import RELEASE_LEASE, RENEW_LEASE
 
 LEASE_S = 10
 """A process that has not renewed its lease for this long counts as dead."""
@@ -260,12 +260,11 @@ class Batches:
 
     def acquire_lease(self, batch_id: str, what: int | str, token: str) -> bool:
         """Acquire or renew the lease of a chunk, or of ALL; return False if another process holds it."""
-        key = _key(batch_id, f"lease:{what}")
-        return bool(self._redis.eval(RENEW_LEASE, 1, key, token, LEASE_S))
+        return lease.acquire_or_renew(self._redis, _key(batch_id, f"lease:{what}"), token, LEASE_S)
 
     def release_lease(self, batch_id: str, what: int | str, token: str) -> None:
         """Release the lease if `token` holds it."""
-        self._redis.eval(RELEASE_LEASE, 1, _key(batch_id, f"lease:{what}"), token)
+        lease.release(self._redis, _key(batch_id, f"lease:{what}"), token)
 
     def _count(self, batch_id: str, chunk: int, answers: bytes) -> None:
         lines = answers.split(b"\n")[:-1]

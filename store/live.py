@@ -19,6 +19,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from redis import Redis
 
+from store import lease
 from store.blobs import Blobs
 
 StopRequest = Literal["cancel", "cancel_keep_best", "pause"]
@@ -30,13 +31,6 @@ _KEEP_S = 7 * 86400  # since the last write
 _MAX_KILLS = 20
 _WRITABLE_KEY = "nextchar:writable"
 _ATTEMPTS_KEY, _ATTEMPT_SECONDS_KEY = "nextchar:attempts", "nextchar:attempt_seconds"
-
-RENEW_LEASE = """
-if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('expire', KEYS[1], ARGV[2]) end
-return redis.call('set', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2]) and 1 or 0
-"""
-RELEASE_LEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
-
 
 AttemptOutcome = Literal["succeeded", "failed", "cancelled", "paused", "queued", "lost"]
 """How a worker's attempt at a job ended: with this status of the job, or because the worker was lost."""
@@ -70,11 +64,11 @@ class Live:
 
     def acquire_lease(self, job_id: str, token: str) -> bool:
         """Acquire or renew the lease; return False if another process holds it."""
-        return bool(self._redis.eval(RENEW_LEASE, 1, _key(job_id, "lease"), token, LEASE_S))
+        return lease.acquire_or_renew(self._redis, _key(job_id, "lease"), token, LEASE_S)
 
     def release_lease(self, job_id: str, token: str) -> None:
         """Release the lease if `token` holds it."""
-        self._redis.eval(RELEASE_LEASE, 1, _key(job_id, "lease"), token)
+        lease.release(self._redis, _key(job_id, "lease"), token)
 
     def has_lease(self, job_id: str) -> bool:
         """Return whether a live process trains the job."""
@@ -94,7 +88,7 @@ class Live:
         if request is None:
             self._redis.delete(_key(job_id, "asked"))
         else:
-            self._redis.eval(RELEASE_LEASE, 1, _key(job_id, "asked"), request)
+            lease.release(self._redis, _key(job_id, "asked"), request)
 
     def set_progress(self, job_id: str, progress: dict[str, Any]) -> None:
         """Publish the newest progress."""

@@ -25,8 +25,8 @@ from typing import Any, cast
 from redis import Redis
 
 from models.errors import NotFound
+from store import lease
 from store.ids import is_id, new_id
-from store.live import RELEASE_LEASE, RENEW_LEASE
 
 LEASE_S = 60
 """A process that has not renewed its lease for this long lets another one send."""
@@ -115,11 +115,11 @@ class Notifications:
 
     def acquire_lease(self, token: str) -> bool:
         """Acquire or renew the lease; return False if another process sends."""
-        return bool(self.redis.eval(RENEW_LEASE, 1, f"{_P}lease", token, LEASE_S))
+        return lease.acquire_or_renew(self.redis, f"{_P}lease", token, LEASE_S)
 
     def release_lease(self, token: str) -> None:
         """Release the lease if `token` holds it."""
-        self.redis.eval(RELEASE_LEASE, 1, f"{_P}lease", token)
+        lease.release(self.redis, f"{_P}lease", token)
 
     def known(self, target: str) -> dict[str, Any]:
         """Return the state last sent to a target, by alert id."""

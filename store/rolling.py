@@ -19,6 +19,7 @@ from typing import Literal, cast
 from redis import Redis
 
 from models.anomaly.rolling import FlaggedGroup, Observed
+from store import lease
 
 Outcome = Literal["rebuilt", "held"]
 
@@ -45,7 +46,6 @@ local batches = redis.call('lrange', KEYS[1], 0, -1)
 redis.call('del', KEYS[1], KEYS[2])
 return batches
 """
-_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class RollingLines:
 
     def acquire_lease(self, model_id: str, calibration: str, token: str) -> bool:
         """Acquire the lease to rebuild a calibration; return whether it was acquired."""
-        return bool(self._redis.set(_key(model_id, calibration, "lease"), token, nx=True, ex=LEASE_S))
+        return lease.acquire(self._redis, _key(model_id, calibration, "lease"), token, LEASE_S)
 
     def release_lease(self, model_id: str, calibration: str, token: str) -> None:
         """Release the lease if `token` holds it."""
-        self._redis.eval(_RELEASE, 1, _key(model_id, calibration, "lease"), token)
+        lease.release(self._redis, _key(model_id, calibration, "lease"), token)
 
     def take(self, model_id: str, calibration: str, token: str) -> list[Observed]:
         """Remove and return the lines that wait; none if the lease has expired."""

@@ -34,6 +34,7 @@ from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError
 
 from models.errors import Conflict
+from store import lease
 
 TTL_S = 86_400
 """Time from the last call until a stream is deleted."""
@@ -102,11 +103,6 @@ return 1
 """
 )
 _FORGET = _UNCOUNT + "uncount(KEYS[1]) return redis.call('del', KEYS[1])"
-_RENEW = """
-if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('expire', KEYS[1], ARGV[2])
-"""
-_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
 
 @dataclass(frozen=True)
@@ -189,7 +185,7 @@ class StreamLock:
         """
         self._released.set()
         try:
-            self._redis.eval(_RELEASE, 1, self._keys[1], self._token)
+            lease.release(self._redis, self._keys[1], self._token)
         except (RedisError, OSError):
             self._unreleased.add(self._keys[1], self._token)
             raise
@@ -197,7 +193,7 @@ class StreamLock:
     def _renew(self) -> None:
         while not self._released.wait(_LOCK_S / 3):
             with contextlib.suppress(RedisError, OSError):
-                self._redis.eval(_RENEW, 1, self._keys[1], self._token, str(_LOCK_S))
+                lease.renew(self._redis, self._keys[1], self._token, _LOCK_S)
 
 
 class _UnreleasedLocks:
@@ -229,7 +225,7 @@ class _UnreleasedLocks:
             over = {lock for lock, expire_at_s in waiting if now >= expire_at_s}
             with contextlib.suppress(RedisError, OSError):  # the next round tries again
                 for lock, _ in waiting:
-                    if self._redis.eval(_RELEASE, 1, *lock):
+                    if lease.release(self._redis, *lock):
                         over.add(lock)
             with self._lock:
                 for lock in over:
@@ -260,7 +256,7 @@ class Streams:
         key, lock_key = _keys(model, stream_id, owner)
         token = secrets.token_hex(8)
         try:
-            if not self._redis.set(lock_key, token, nx=True, ex=_LOCK_S):
+            if not lease.acquire(self._redis, lock_key, token, _LOCK_S):
                 return None
             stream = self._read(key, model, stream_id, size)
         except BaseException:  # Redis may have set the lock, or may still do so
