@@ -43,7 +43,8 @@ from store.batches import Batches
 from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.events import Events
-from store.ingest_stream import FSYNC_WAIT_S, IngestLimits, IngestStreams
+from store.ingest_records import IngestLimits
+from store.ingest_stream import FSYNC_WAIT_S, IngestStreams
 from store.installation import RENEW_S, Installation
 from store.jobs import Jobs
 from store.live import EventLog, Live

@@ -1,49 +1,41 @@
 """Lines that agents have sent and that wait to be scored: a Redis stream per model, read by a consumer group.
 
-    nextchar:ingest:models              a set: the models that have any of the keys below
-    nextchar:ingest:<model>:lines       the stream: an entry per line that waits, with line and meta (JSON)
-    nextchar:ingest:<model>:counts      a hash of counters since the first line: accepted, dropped, expired,
-                                        failed, flagged, rejected
-    nextchar:ingest:<model>:minute:<n>  a hash of the same counters, and scored, for one minute of Unix time
-    nextchar:ingest:<model>:flagged     a stream of flagged lines for live views; entry ids are <number>-0
-    nextchar:ingest:<model>:announced   a sorted set: entries of `lines` that are in `flagged` already
-    nextchar:ingest:<model>:failed      a stream of lines that could not be scored (the newest)
-    nextchar:ingest:<model>:recent      a list: the newest scored lines; expires
-    nextchar:ingest:<model>:unusual     a list: of each its calibration, and 1 if it was unusual; expires
-    nextchar:ingest:<model>:problem     JSON: why no line is scored now; expires
-    nextchar:ingest:request:<hash>      the answer to a request with an idempotency key; expires
-
-`<model>` is the reference that the request used, `name` or `name@version`. A request's lines are added by one
-script, so that all or none are accepted, and `accept` returns when they are in the append-only file on disk.
-An entry is deleted by the same script that records its result (`store.alerts`, or `acknowledge` for lines
-that are not flagged); until then it is delivered again if its consumer dies. So each line is recorded once.
+Its keys are listed in `store.ingest_keys`. A request's lines are added by one script, so that all or none
+are accepted, and `accept` returns when they are in the append-only file on disk. An entry is deleted by the
+same script that records its result (`store.alerts`, or `acknowledge` for lines that are not flagged); until
+then it is delivered again if its consumer dies. So each line is recorded once.
 """
 
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from redis import Redis
 from redis.exceptions import ResponseError
 
 from models.errors import Busy, Conflict, TooLarge, Unavailable
+from store.flagged_lines import FlaggedLines
+from store.ingest_keys import COUNT, PREFIX, key, lines_key
+from store.ingest_records import (
+    COUNTERS,
+    Accepted,
+    Batch,
+    Consumer,
+    Counter,
+    Entry,
+    IngestLimits,
+    IngestStatus,
+    LineMeta,
+    Request,
+)
+from store.recent_lines import RecentLines
 
 GROUP = "scoring"
 """The consumer group."""
 
-MAX_FLAGGED_KEPT = 5_000
-"""Flagged lines that a live view can still read."""
-
 MAX_FAILED_KEPT = 1_000
 """Lines that could not be scored and are kept for inspection."""
-
-MAX_RECENT_LINES = 1_000
-"""The newest scored lines, kept to notice drift and to calibrate on."""
-
-MAX_RECENT_BYTES = 4_000
-"""Longer lines are not kept."""
 
 MAX_DELIVERIES = 5
 """A line that was delivered this often and never finished is moved to the failed lines."""
@@ -57,26 +49,15 @@ FSYNC_WAIT_S = 5.0
 RETRY_AFTER_S = 5.0
 """When an agent may send again after a refusal."""
 
-_PREFIX = "nextchar:ingest:"
-_MODELS = f"{_PREFIX}models"
-_MINUTE_TTL_S = 300
+_MODELS_KEY = f"{PREFIX}models"
 _PROBLEM_TTL_S = 120
-_RECENT_TTL_S = 7 * 86_400
 _CONSUMER_TTL_MS = 3_600_000
 _LINE_BYTES = 60  # about what an entry takes in addition to its fields
 
-_COUNT = f"""
-local function count(model, field, by)
-  redis.call('hincrby', '{_PREFIX}' .. model .. ':counts', field, by)
-  local minute = '{_PREFIX}' .. model .. ':minute:' .. math.floor(redis.call('time')[1] / 60)
-  redis.call('hincrby', minute, field, by)
-  redis.call('expire', minute, {_MINUTE_TTL_S})
-end
-"""
 # ARGV: request key or '', digest of its body, its TTL, max lines, max bytes; then for each model its name,
 # the number of rejected lines, the number of lines, and of each line its bytes and its meta.
 _ACCEPT = (
-    _COUNT
+    COUNT
     + f"""
 local request, digest, ttl_s, max_lines, max_bytes = unpack(ARGV, 1, 5)
 if request ~= '' then
@@ -88,12 +69,12 @@ if request ~= '' then
 end
 local bytes, total = 0, 0
 for _, model in ipairs(redis.call('smembers', KEYS[1])) do
-  bytes = bytes + (redis.call('memory', 'usage', '{_PREFIX}' .. model .. ':lines') or 0)
+  bytes = bytes + (redis.call('memory', 'usage', '{PREFIX}' .. model .. ':lines') or 0)
 end
 local at = 6
 while at <= #ARGV do
   local model, lines = ARGV[at], tonumber(ARGV[at + 2])
-  local waiting = redis.call('xlen', '{_PREFIX}' .. model .. ':lines')
+  local waiting = redis.call('xlen', '{PREFIX}' .. model .. ':lines')
   if waiting + lines > tonumber(max_lines) then return {{'lines', model, waiting}} end
   for i = at + 3, at + 2 + 2 * lines do bytes = bytes + #ARGV[i] + {_LINE_BYTES // 2} end
   at = at + 3 + 2 * lines
@@ -102,7 +83,7 @@ if bytes > tonumber(max_bytes) then return {{'bytes', '', bytes}} end
 at = 6
 while at <= #ARGV do
   local model, lines = ARGV[at], tonumber(ARGV[at + 2])
-  local stream = '{_PREFIX}' .. model .. ':lines'
+  local stream = '{PREFIX}' .. model .. ':lines'
   redis.call('sadd', KEYS[1], model)
   if redis.call('exists', stream) == 0 then
     redis.call('xgroup', 'create', stream, '{GROUP}', '0', 'mkstream')
@@ -119,32 +100,8 @@ if request ~= '' then redis.call('set', request, digest .. ' ' .. total, 'EX', t
 return {{'accepted', total}}
 """
 )
-# ARGV: model, max kept, then of each line its entry's id and the event as JSON.
-_ANNOUNCE = (
-    _COUNT
-    + f"""
-local model, stream = ARGV[1], KEYS[1]
-local announced, flagged = KEYS[2], KEYS[3]
-local oldest = redis.call('xrange', stream, '-', '+', 'COUNT', 1)[1]
-if oldest then -- what is older was deleted, so it is not delivered again
-  redis.call('zremrangebyscore', announced, '-inf', '(' .. string.match(oldest[1], '^%d+'))
-end
-local added = 0
-for i = 3, #ARGV, 2 do
-  local entry = ARGV[i]
-  if #redis.call('xrange', stream, entry, entry) == 1
-    and redis.call('zadd', announced, 'NX', string.match(entry, '^%d+'), entry) == 1 then
-    count(model, 'flagged', 1)
-    local number = redis.call('hget', '{_PREFIX}' .. model .. ':counts', 'flagged')
-    redis.call('xadd', flagged, 'MAXLEN', '~', ARGV[2], number .. '-0', 'entry', entry, 'event', ARGV[i + 1])
-    added = added + 1
-  end
-end
-return added
-"""
-)
 _ACKNOWLEDGE = (
-    _COUNT
+    COUNT
     + """
 local done = 0
 for i = 3, #ARGV do
@@ -158,7 +115,7 @@ return done
 )
 # ARGV: model, group, max kept, reason, ids.
 _FAIL = (
-    _COUNT
+    COUNT
     + """
 local failed = 0
 for i = 5, #ARGV do
@@ -175,7 +132,7 @@ return failed
 """
 )
 _DROP = (
-    _COUNT
+    COUNT
     + f"""
 local waiting = redis.call('xlen', KEYS[1])
 if waiting > 0 then
@@ -190,10 +147,10 @@ return waiting
 _FORGET = f"""
 if redis.call('xlen', KEYS[1]) > 0 then return 0 end
 redis.call('del', unpack(KEYS))
-return redis.call('srem', '{_MODELS}', ARGV[1])
+return redis.call('srem', '{_MODELS_KEY}', ARGV[1])
 """
 _EXPIRE = (
-    _COUNT
+    COUNT
     + """
 local removed = redis.call('xtrim', KEYS[1], 'MINID', ARGV[2])
 if removed > 0 then count(ARGV[1], 'expired', removed) end
@@ -214,131 +171,6 @@ return removed
 """
 
 
-@dataclass(frozen=True)
-class LineMeta:
-    """Metadata of a line.
-
-    Attributes:
-        time: of the line, in Unix seconds, if the agent sent it. source: where the line comes from, such as a
-        host. calibration: the one to use if it exists. false_alarms: the rate; None: the calibration's
-        default. is_rolling: whether the calibration follows the line.
-    """
-
-    time: float | None = None
-    source: str | None = None
-    calibration: str | None = None
-    false_alarms: float | None = None
-    is_rolling: bool = False
-
-    def dump(self) -> str:
-        """Return it as JSON."""
-        fields = {
-            "t": self.time,
-            "s": self.source,
-            "c": self.calibration,
-            "f": self.false_alarms,
-            "r": self.is_rolling or None,
-        }
-        return json.dumps({name: value for name, value in fields.items() if value is not None})
-
-    @classmethod
-    def load(cls, data: bytes) -> "LineMeta":
-        """Read what `dump` returned."""
-        fields = json.loads(data)
-        return cls(fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), bool(fields.get("r")))
-
-
-@dataclass(frozen=True)
-class NewLine:
-    """A line to be accepted: its bytes, without a newline, and what is known of it."""
-
-    data: bytes
-    meta: LineMeta
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The lines of one request for one model, and how many others of it were rejected."""
-
-    model: str
-    lines: Sequence[NewLine]
-    rejected: int = 0
-
-
-@dataclass(frozen=True)
-class Request:
-    """The identity of a request that may be sent again: a hash of its key, and one of its body."""
-
-    key: str
-    body: str
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """The result of `accept`: the number of lines; `is_repeated` if an earlier request brought them."""
-
-    lines: int
-    is_repeated: bool = False
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line that was delivered to a consumer."""
-
-    id: str
-    data: bytes
-    meta: LineMeta
-
-    @property
-    def received_at(self) -> float:
-        """When it was accepted, in Unix seconds."""
-        return int(self.id.partition("-")[0]) / 1000
-
-
-@dataclass(frozen=True)
-class Consumer:
-    """A process that scores lines: how many it has now, and for how long it has not asked for more."""
-
-    name: str
-    pending: int
-    idle_s: float
-
-
-@dataclass(frozen=True)
-class RecentLine:
-    """A line that was scored; `calibration` says with which, `is_unusual` whether it was of the top tenth."""
-
-    data: bytes
-    calibration: str
-    is_unusual: bool
-
-
-@dataclass(frozen=True)
-class IngestLimits:
-    """Limits on waiting lines per model and on their memory in Redis for all models together."""
-
-    max_lines: int = 200_000
-    max_bytes: int = 64 << 20
-
-
-Counter = Literal["accepted", "dropped", "expired", "failed", "flagged", "rejected", "scored"]
-
-_COUNTERS: tuple[Counter, ...] = ("accepted", "dropped", "expired", "failed", "flagged", "rejected")
-
-
-@dataclass(frozen=True)
-class IngestStatus:
-    """The lines of one model."""
-
-    counts: Mapping[Counter, int]  # since the first line
-    per_minute: Mapping[Counter, float]  # over the last minute
-    waiting: int
-    bytes: int
-    oldest_age_s: float | None
-    consumers: Sequence[Consumer]
-    problem: Mapping[str, str] | None
-
-
 class IngestStreams:
     """The ingest streams on one Redis, on a connection that does not decode responses.
 
@@ -351,6 +183,8 @@ class IngestStreams:
         self._redis = redis
         self._limits = limits or IngestLimits()
         self._repeat_s = repeat_s
+        self.flagged = FlaggedLines(redis)
+        self.recent = RecentLines(redis)
 
     def accept(self, batches: Sequence[Batch], request: Request | None = None) -> Accepted:
         """Add lines, all or none, and wait until they are on disk if Redis keeps an append-only file.
@@ -365,15 +199,15 @@ class IngestStreams:
         """
         for batch in batches:
             self._check_size(batch)
-        key = f"{_PREFIX}request:{request.key}" if request else ""
-        arguments: list[Any] = [key, request.body if request else "", self._repeat_s]
+        request_key = f"{PREFIX}request:{request.key}" if request else ""
+        arguments: list[Any] = [request_key, request.body if request else "", self._repeat_s]
         arguments += [self._limits.max_lines, self._limits.max_bytes]
         for batch in batches:
             arguments += [batch.model, batch.rejected, len(batch.lines)]
             for line in batch.lines:
                 arguments += (line.data, line.meta.dump())
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.eval(_ACCEPT, 1, _MODELS, *arguments)
+            pipe.eval(_ACCEPT, 1, _MODELS_KEY, *arguments)
             cast(Any, pipe).execute_command(
                 "WAITAOF", 1, 0, int(FSYNC_WAIT_S * 1000)
             )  # of this connection's writes
@@ -426,7 +260,7 @@ class IngestStreams:
 
     def models(self) -> list[str]:
         """Return the models that lines were sent to, by name."""
-        return sorted(name.decode() for name in cast(set[bytes], self._redis.smembers(_MODELS)))
+        return sorted(name.decode() for name in cast(set[bytes], self._redis.smembers(_MODELS_KEY)))
 
     def waiting(self, model: str) -> int:
         """Return how many lines wait, those that are being scored included."""
@@ -459,11 +293,11 @@ class IngestStreams:
         Lines that were delivered MAX_DELIVERIES times are moved to the failed ones, and those that were
         delivered SUSPECT_DELIVERIES times are delivered one at a time.
         """
-        key, idle_ms = lines_key(model), int(idle_s * 1000)
+        stream, idle_ms = lines_key(model), int(idle_s * 1000)
         try:
             pending = cast(
                 list[dict[str, Any]],
-                self._redis.xpending_range(key, GROUP, "-", "+", max_lines, idle=idle_ms),
+                self._redis.xpending_range(stream, GROUP, "-", "+", max_lines, idle=idle_ms),
             )
         except ResponseError as error:
             if str(error).startswith("NOGROUP"):
@@ -477,7 +311,7 @@ class IngestStreams:
         ids = fresh or ids[:1]
         if not ids:
             return []
-        claimed = cast(Any, self._redis.xclaim(key, GROUP, consumer, idle_ms, ids))
+        claimed = cast(Any, self._redis.xclaim(stream, GROUP, consumer, idle_ms, ids))
         return [_entry(one) for one in claimed if one[1]]
 
     def keep(self, model: str, consumer: str, ids: Sequence[str]) -> None:
@@ -488,51 +322,22 @@ class IngestStreams:
         """Finish lines that are not flagged: delete them. Return how many others had not finished before."""
         return int(cast(int, self._redis.eval(_ACKNOWLEDGE, 1, lines_key(model), model, GROUP, *ids)))
 
-    def announce(self, model: str, events: Sequence[tuple[str, Mapping[str, Any]]]) -> int:
-        """Add flagged lines, as (entry, event), to those that live views show, each once.
-
-        Call it before the entries are acknowledged: a line that is delivered again is not added again. Return
-        how many were added.
-        """
-        if not events:
-            return 0
-        pairs = [part for entry, event in events for part in (entry, json.dumps(event))]
-        arguments: list[Any] = [lines_key(model), _key(model, "announced"), _key(model, "flagged"), model]
-        arguments += [MAX_FLAGGED_KEPT, *pairs]
-        return int(cast(Any, self._redis).eval(_ANNOUNCE, 3, *arguments))
-
-    def flagged(self, model: str, *, after: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
-        """Return flagged lines with numbers above `after`, as (number, event), oldest first."""
-        entries = cast(Any, self._redis.xrange(_key(model, "flagged"), min=f"({after}-0", count=limit))
-        return [
-            (
-                int(entry.partition(b"-")[0]),
-                json.loads(fields[b"event"]) | {"entry": fields[b"entry"].decode()},
-            )
-            for entry, fields in entries
-        ]
-
-    def last_flagged(self, model: str) -> int:
-        """Return the number of the newest flagged line, 0 if there is none."""
-        newest = cast(Any, self._redis.xrevrange(_key(model, "flagged"), count=1))
-        return int(newest[0][0].partition(b"-")[0]) if newest else 0
-
     def fail(self, model: str, ids: Sequence[str], reason: str) -> int:
         """Move lines that cannot be scored to the failed ones, of which the newest are kept."""
-        keys = (lines_key(model), _key(model, "failed"))
+        keys = (lines_key(model), key(model, "failed"))
         arguments: list[Any] = [model, GROUP, MAX_FAILED_KEPT, reason[:200], *ids]
         return int(cast(int, self._redis.eval(_FAIL, 2, *keys, *arguments)))
 
     def drop(self, model: str) -> int:
         """Delete the lines that wait, the failed and the recent ones; return how many waited."""
-        self.forget_recent(model)
-        keys = (lines_key(model), _key(model, "failed"), _key(model, "announced"))
+        self.recent.forget(model)
+        keys = (lines_key(model), key(model, "failed"), key(model, "announced"))
         return int(cast(int, self._redis.eval(_DROP, 3, *keys, model)))
 
     def forget(self, model: str) -> bool:
         """Delete everything of a model that is gone, unless lines wait; return whether it was deleted."""
         names = ("failed", "announced", "flagged", "counts", "problem", "recent", "unusual")
-        keys = (lines_key(model), *(_key(model, name) for name in names))
+        keys = (lines_key(model), *(key(model, name) for name in names))
         return bool(self._redis.eval(_FORGET, len(keys), *keys, model))
 
     def expire(self, model: str, *, before: float) -> int:
@@ -550,62 +355,30 @@ class IngestStreams:
     def set_problem(self, model: str, problem: Mapping[str, str] | None) -> None:
         """Note why no line of a model is scored now; None: it is."""
         if problem is None:
-            self._redis.delete(_key(model, "problem"))
+            self._redis.delete(key(model, "problem"))
         else:
-            self._redis.set(_key(model, "problem"), json.dumps(problem), ex=_PROBLEM_TTL_S)
-
-    def note_recent(self, model: str, lines: Sequence[RecentLine]) -> None:
-        """Keep scored lines in place of older ones."""
-        kept = [line for line in lines if len(line.data) <= MAX_RECENT_BYTES]
-        if not kept:
-            return
-        recent, unusual = _key(model, "recent"), _key(model, "unusual")
-        with self._redis.pipeline() as pipe:
-            pipe.rpush(recent, *(line.data for line in kept))
-            pipe.rpush(unusual, *(f"{line.calibration} {int(line.is_unusual)}" for line in kept))
-            for key in (recent, unusual):
-                pipe.ltrim(key, -MAX_RECENT_LINES, -1)
-                pipe.expire(key, _RECENT_TTL_S)
-            pipe.execute()
-
-    def recent(self, model: str) -> list[bytes]:
-        """Return the newest scored lines, the oldest first."""
-        return cast(list[bytes], self._redis.lrange(_key(model, "recent"), 0, -1))
-
-    def unusual(self, model: str) -> tuple[int, int]:
-        """Return how many recent lines the newest calibration judged, and how many as unusual."""
-        found = cast(list[bytes], self._redis.lrange(_key(model, "unusual"), 0, -1))
-        if not found:
-            return 0, 0
-        newest = found[-1].rpartition(b" ")[0]
-        judged = [one.rpartition(b" ") for one in found]
-        flags = [flag for calibration, _, flag in judged if calibration == newest]
-        return len(flags), flags.count(b"1")
-
-    def forget_recent(self, model: str) -> None:
-        """Forget the recent lines, as after calibrating on them."""
-        self._redis.delete(_key(model, "recent"), _key(model, "unusual"))
+            self._redis.set(key(model, "problem"), json.dumps(problem), ex=_PROBLEM_TTL_S)
 
     def status(self, model: str) -> IngestStatus:
         """Return the state of a model's lines."""
-        key, now = lines_key(model), time.time()
+        stream, now = lines_key(model), time.time()
         minute = int(now // 60)
         with self._redis.pipeline() as pipe:
-            pipe.xlen(key)
-            pipe.memory_usage(key)
-            pipe.xrange(key, count=1)
-            pipe.hgetall(_key(model, "counts"))
-            pipe.hgetall(_key(model, f"minute:{minute - 1}"))
-            pipe.hgetall(_key(model, f"minute:{minute}"))
-            pipe.get(_key(model, "problem"))
+            pipe.xlen(stream)
+            pipe.memory_usage(stream)
+            pipe.xrange(stream, count=1)
+            pipe.hgetall(key(model, "counts"))
+            pipe.hgetall(key(model, f"minute:{minute - 1}"))
+            pipe.hgetall(key(model, f"minute:{minute}"))
+            pipe.get(key(model, "problem"))
             waiting, size, oldest, counts, previous, current, problem = pipe.execute()
         share = 1 - (now / 60 - minute)  # of the minute before that is in the last 60 seconds
-        counted: dict[Counter, int] = {name: int(counts.get(name.encode(), 0)) for name in _COUNTERS}
+        counted: dict[Counter, int] = {name: int(counts.get(name.encode(), 0)) for name in COUNTERS}
         gone = sum(counted[name] for name in ("dropped", "expired", "failed"))
         counted["scored"] = max(0, counted["accepted"] - waiting - gone)
         rates = {
             name: share * int(previous.get(name.encode(), 0)) + int(current.get(name.encode(), 0))
-            for name in (*_COUNTERS, "scored")
+            for name in (*COUNTERS, "scored")
         }
         rates["scored"] += rates["flagged"]  # which are acknowledged elsewhere
         return IngestStatus(
@@ -614,25 +387,16 @@ class IngestStreams:
             waiting=waiting,
             bytes=(size or 0) if waiting else 0,
             oldest_age_s=max(0.0, now - int(oldest[0][0].partition(b"-")[0]) / 1000) if oldest else None,
-            consumers=self._consumers(key),
+            consumers=self._consumers(stream),
             problem=json.loads(problem) if problem else None,
         )
 
-    def _consumers(self, key: str) -> list[Consumer]:
+    def _consumers(self, stream: str) -> list[Consumer]:
         try:
-            found = self._redis.xinfo_consumers(key, GROUP)
+            found = self._redis.xinfo_consumers(stream, GROUP)
         except ResponseError:  # there is no such stream
             return []
         return [Consumer(one["name"].decode(), one["pending"], one["idle"] / 1000) for one in found]
-
-
-def lines_key(model: str) -> str:
-    """Return the key of the stream of a model's lines."""
-    return _key(model, "lines")
-
-
-def _key(model: str, name: str) -> str:
-    return f"{_PREFIX}{model}:{name}"
 
 
 def _flat(entries: Any) -> Any:

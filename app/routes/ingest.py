@@ -37,7 +37,7 @@ from app.services.ingest import Sender, answer_of, check_any_line, decompressed,
 from app.services.ingest_events import NumberedEvent, follow_flagged
 from app.services.ingest_lines import ParsedLines
 from models.errors import DomainError, InvalidInput, NotFound
-from store.ingest_stream import MAX_FLAGGED_KEPT
+from store.flagged_lines import MAX_FLAGGED_KEPT
 
 router = APIRouter(tags=["ingest"])
 
@@ -169,7 +169,7 @@ async def get_flagged_lines(
     after = last_event_id if last_event_id is not None else after
     if "text/event-stream" in request.headers.get("accept", ""):
         return EventStream(_flagged_lines(services, model, after))
-    read = partial(services.ingest.streams.flagged, model, after=after or 0, limit=limit + 1)
+    read = partial(services.ingest.streams.flagged.read, model, after=after or 0, limit=limit + 1)
     found = await anyio.to_thread.run_sync(read)
     lines = [FlaggedLine(id=number, **event) for number, event in found]
     return Page(data=lines[:limit], has_more=len(lines) > limit)
@@ -219,7 +219,7 @@ async def export_logs(
 
 async def _flagged_lines(services: Services, model: str, after: int | None) -> Events:
     events: AsyncGenerator[NumberedEvent, None] = follow_flagged(
-        services.ingest.streams, model, after=after, is_stopping=services.stopping.is_set
+        services.ingest.streams.flagged, model, after=after, is_stopping=services.stopping.is_set
     )
     async for number, event in events:
         yield ServerEvent("flagged", FlaggedLine(id=number, **event), id=number)

@@ -21,7 +21,8 @@ from models.anomaly.drift import drift
 from models.errors import DomainError, InvalidInput, NotFound, TooLarge
 from models.saved_model import SavedModel
 from store.calibrations import Calibrations
-from store.ingest_stream import Accepted, Batch, IngestStreams, Request
+from store.ingest_records import Accepted, Batch, Request
+from store.ingest_stream import IngestStreams
 from store.models import Models
 from store.rolling import RollingLines
 
@@ -104,7 +105,7 @@ class Ingest:
 
     def recent_lines(self, model: str) -> list[str]:
         """Return the newest scored lines. Raises InvalidInput: there are none."""
-        found = self.streams.recent(model)
+        found = self.streams.recent.read(model)
         if not found:
             raise InvalidInput(
                 f"no line that was sent to {model} is kept; send lines to POST …/ingest first, or give lines",
@@ -122,11 +123,11 @@ class Ingest:
         with suppress(RedisError):
             self.rolling.forget(model_id, calibration)
             if on_recent:
-                self.streams.forget_recent(model)
+                self.streams.recent.forget(model)
 
     def _drift(self, model: str) -> str | None:
         """Return a warning if the newest lines don't look like the default calibration, or None."""
-        if found := drift(*self.streams.unusual(model)):
+        if found := drift(*self.streams.recent.unusual(model)):
             return found
         with suppress(DomainError):  # a damaged file is reported when lines are scored
             saved = self.models.get(model)

@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 
-from store.ingest_stream import IngestStreams
+from store.flagged_lines import FlaggedLines
 
 POLL_S = 0.25
 MAX_EVENTS = 500
@@ -16,7 +16,7 @@ NumberedEvent = tuple[int, dict[str, Any]]
 
 
 async def follow_flagged(
-    streams: IngestStreams, model: str, *, after: int | None, is_stopping: Callable[[], bool]
+    lines: FlaggedLines, model: str, *, after: int | None, is_stopping: Callable[[], bool]
 ) -> AsyncGenerator[NumberedEvent, None]:
     """Yield flagged lines with numbers above `after`, by default those from now on, until the process stops.
 
@@ -25,10 +25,10 @@ async def follow_flagged(
     Raises:
         redis.exceptions.RedisError: Redis does not answer; the client connects again.
     """
-    last = await anyio.to_thread.run_sync(streams.last_flagged, model)
+    last = await anyio.to_thread.run_sync(lines.last_number, model)
     after = last if after is None else after if after <= last else 0
     while not is_stopping():
-        found = await anyio.to_thread.run_sync(partial(streams.flagged, model, after=after, limit=MAX_EVENTS))
+        found = await anyio.to_thread.run_sync(partial(lines.read, model, after=after, limit=MAX_EVENTS))
         for number, event in found:
             yield number, event
             after = number

@@ -16,7 +16,7 @@ from app.errors import UnsupportedMedia
 from app.schemas.ingest import MAX_REPORTED, IngestQuery, RejectedLine
 from app.services.line_input import MAX_LINE_BYTES
 from models.errors import InvalidInput, TooLarge
-from store.ingest_stream import LineMeta, NewLine
+from store.ingest_records import LineMeta, NewLine
 
 MAX_BODY_BYTES = 16 << 20
 """Of a request's body after decompression."""

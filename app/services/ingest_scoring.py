@@ -32,7 +32,10 @@ from models.anomaly.scorer import ScoredLine
 from models.errors import DomainError, InvalidInput, NotFound
 from store.alerts import Alerts, StreamEntries
 from store.calibrations import DEFAULT, VALIDATION, Calibrations, StoredCalibration
-from store.ingest_stream import GROUP, Entry, IngestStreams, RecentLine, lines_key
+from store.ingest_keys import lines_key
+from store.ingest_records import Entry
+from store.ingest_stream import GROUP, IngestStreams
+from store.recent_lines import RecentLine
 
 log = logging.getLogger("nextchar.api")
 
@@ -250,7 +253,7 @@ class IngestScoring:
         occurrences = [_occurrence(one) for one in flagged]
         if flagged:
             events = [(one.entry.id, _event(one, of)) for one, of in zip(flagged, occurrences, strict=True)]
-            self.streams.announce(model, events)
+            self.streams.flagged.announce(model, events)
             entries_of_flagged = StreamEntries(lines_key(model), GROUP, list(ids))
             self.alerts.record(occurrences, acknowledge=entries_of_flagged)
         if normal := [entry.id for entry in entries if entry.id not in ids]:
@@ -260,7 +263,7 @@ class IngestScoring:
             for one in occurrences
             if one.entry
         }
-        self.streams.note_recent(
+        self.streams.recent.add(
             model, [_recent(one) for one in scored if _base(one) in (DEFAULT, VALIDATION)]
         )
         self.recalibration.observe(

@@ -20,7 +20,7 @@ from opentelemetry.proto.resource.v1 import resource_pb2
 from app.schemas.ingest import OtlpQuery
 from app.services.ingest_lines import Fields, LineReader, ParsedLines
 from models.errors import InvalidInput
-from store.ingest_stream import LineMeta
+from store.ingest_records import LineMeta
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 """The media types of a request; the answer has the same."""

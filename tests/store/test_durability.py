@@ -24,7 +24,8 @@ from store.batches import Batches, BatchStatus
 from store.calibrations import Calibrations
 from store.corpora import Corpora, Upload
 from store.corpus_owners import CorpusOwners
-from store.ingest_stream import Batch, IngestStreams, LineMeta, NewLine
+from store.ingest_records import Batch, LineMeta, NewLine
+from store.ingest_stream import IngestStreams
 from store.jobs import Jobs, JobStatus
 from store.live import EventLog, Live
 from store.local_blobs import LocalBlobs

@@ -10,19 +10,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from launcher.valkey import EmbeddedValkey
 from models.errors import Busy, Conflict, TooLarge
-from store.ingest_stream import (
-    GROUP,
-    MAX_DELIVERIES,
-    Batch,
-    Entry,
-    IngestLimits,
-    IngestStreams,
-    LineMeta,
-    NewLine,
-    RecentLine,
-    Request,
-    lines_key,
-)
+from store.ingest_keys import lines_key
+from store.ingest_records import Batch, Entry, IngestLimits, LineMeta, NewLine, Request
+from store.ingest_stream import GROUP, MAX_DELIVERIES, IngestStreams
 
 
 @pytest.fixture
@@ -117,40 +107,12 @@ def test_a_repeated_request_counts_once_within_its_time(streams: IngestStreams, 
     assert 0 < redis.ttl("nextchar:ingest:request:key") <= 600
 
 
-def test_a_flagged_line_is_announced_once(streams: IngestStreams) -> None:
-    streams.accept([batch("a", "b")])
-    first, second = ids(streams.read("m", "one", max_lines=10))
-    assert streams.announce("m", [(first, {"line": "→"})]) == 1
-    assert streams.announce("m", [(first, {"line": "→"}), (second, {"line": "b"})]) == 1
-    assert streams.flagged("m", after=0, limit=10) == [
-        (1, {"line": "→", "entry": first}),
-        (2, {"line": "b", "entry": second}),
-    ]
-    assert streams.flagged("m", after=1, limit=10)[0][0] == streams.last_flagged("m") == 2
-    streams.acknowledge("m", [first, second])
-    assert streams.announce("m", [(first, {})]) == 0  # by a process that was suspended meanwhile
-
-
-def test_what_was_announced_is_forgotten_once_it_cannot_come_again(
-    streams: IngestStreams, redis: Redis
-) -> None:
-    for text in ("a", "b", "c"):
-        time.sleep(0.002)  # entries of one millisecond are forgotten together
-        streams.accept([batch(text)])
-        entries = ids(streams.read("m", "one", max_lines=1))
-        streams.announce("m", [(entries[0], {})])
-        streams.acknowledge("m", entries)
-    streams.accept([batch("d")])
-    streams.announce("m", [(ids(streams.read("m", "one", max_lines=1))[0], {})])
-    assert redis.zcard("nextchar:ingest:m:announced") == 1
-
-
 def test_dropped_lines_are_neither_scored_nor_announced(streams: IngestStreams) -> None:
     streams.accept([batch("a", "b")])
     taken = ids(streams.read("m", "one", max_lines=1))
     assert streams.drop("m") == 2
     assert streams.acknowledge("m", taken) == 0
-    assert streams.announce("m", [(taken[0], {})]) == 0
+    assert streams.flagged.announce("m", [(taken[0], {})]) == 0
     assert streams.claim("m", "two", idle_s=0, max_lines=10) == []
     streams.accept([batch("c")])
     assert [entry.data for entry in streams.read("m", "one", max_lines=10)] == [b"c"]
@@ -219,27 +181,9 @@ def test_a_server_that_hangs_is_an_error_in_bounded_time() -> None:
             IngestStreams(redis).accept([batch("a")])
 
 
-def test_the_newest_lines_are_kept_with_what_the_newest_calibration_said_of_them(
-    streams: IngestStreams, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("store.ingest_stream.MAX_RECENT_LINES", 4)
-    assert streams.recent("m") == [] and streams.unusual("m") == (0, 0)
-    streams.note_recent("m", [RecentLine(bytes([i]), "m@1 default 7", True) for i in range(5)])
-    assert streams.recent("m") == [b"\1", b"\2", b"\3", b"\4"] and streams.unusual("m") == (4, 4)
-    streams.note_recent(
-        "m", [RecentLine(b"a", "m@1 default 8", True), RecentLine(b"b", "m@1 default 8", False)]
-    )
-    streams.note_recent("m", [RecentLine(b"x" * 4001, "m@1 default 9", True)])  # too long
-    streams.note_recent("m", [])
-    assert streams.recent("m") == [b"\3", b"\4", b"a", b"b"] and streams.unusual("m") == (2, 1)
-    assert streams.recent("other") == []
-    streams.drop("m")
-    assert streams.recent("m") == [] and streams.unusual("m") == (0, 0)
-
-
 def test_a_model_is_forgotten_once_no_line_of_it_waits(streams: IngestStreams, redis: Redis) -> None:
     streams.accept([batch("a"), batch("b", model="n")])
-    streams.announce("m", [("1-1", {"line": "a"})])
+    streams.flagged.announce("m", [("1-1", {"line": "a"})])
     streams.set_problem("m", {"code": "c", "message": "m"})
     assert not streams.forget("m") and streams.waiting("m") == 1
     streams.acknowledge("m", ids(streams.read("m", "c", max_lines=1)))

@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 from redis import Redis
 
 from app.settings import ApiSettings
-from store.ingest_stream import lines_key
+from store.ingest_keys import lines_key
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
 

@@ -8,7 +8,8 @@ from redis import Redis
 
 from app.settings import ApiSettings
 from store.alerts import Alerts
-from store.ingest_stream import Batch, IngestStreams, LineMeta, NewLine
+from store.ingest_records import Batch, LineMeta, NewLine
+from store.ingest_stream import IngestStreams
 from tests.app.fakes import publish
 from tests.app.service import Service, read_stream, until
 

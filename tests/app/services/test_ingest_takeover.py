@@ -16,7 +16,9 @@ from app.settings import ApiSettings
 from models.saved_model import SavedModel
 from store.alerts import Alerts, StreamEntries
 from store.calibrations import Calibrations
-from store.ingest_stream import GROUP, Batch, IngestStreams, LineMeta, NewLine, lines_key
+from store.ingest_keys import lines_key
+from store.ingest_records import Batch, LineMeta, NewLine
+from store.ingest_stream import GROUP, IngestStreams
 from store.rolling import RollingLines
 from tests.app.fakes import FakeEngine, FakeScorer, publish
 from tests.app.service import Service
@@ -129,7 +131,7 @@ def test_a_process_that_dies_between_two_steps_leaves_the_rest_to_another(
         raise RedisConnectionError
 
     if fails_after == "reading":
-        monkeypatch.setattr(dying.streams, "announce", die)
+        monkeypatch.setattr(dying.streams.flagged, "announce", die)
     elif fails_after == "announcing":
         monkeypatch.setattr(dying.alerts, "record", die)
     else:
@@ -139,7 +141,7 @@ def test_a_process_that_dies_between_two_steps_leaves_the_rest_to_another(
     other.scoring.run()
     assert other.counts == {"accepted": 4, "scored": 4, "flagged": 2}
     assert other.recorded == 2
-    assert [event["line"] for _, event in other.streams.flagged("fake", after=0, limit=9)] == ["→", "→→"]
+    assert [event["line"] for _, event in other.streams.flagged.read("fake", after=0, limit=9)] == ["→", "→→"]
 
 
 def test_a_process_that_was_suspended_records_nothing_twice(
@@ -147,13 +149,13 @@ def test_a_process_that_was_suspended_records_nothing_twice(
 ) -> None:
     suspended, other = start(), start()
     suspended.add("ab", FLAGGED)
-    announce = suspended.streams.announce
+    announce = suspended.streams.flagged.announce
 
     def announce_late(*arguments: Any) -> int:
         other.scoring.run()
         return announce(*arguments)
 
-    monkeypatch.setattr(suspended.streams, "announce", announce_late)
+    monkeypatch.setattr(suspended.streams.flagged, "announce", announce_late)
     suspended.scoring.run()
     assert other.counts == {"accepted": 2, "scored": 2, "flagged": 1}
     assert other.recorded == 1
@@ -164,13 +166,13 @@ def test_what_is_dropped_while_it_is_scored_is_not_recorded(
 ) -> None:
     process = start()
     process.add(FLAGGED)
-    announce = process.streams.announce
+    announce = process.streams.flagged.announce
 
     def drop_first(*arguments: Any) -> int:
         process.streams.drop("fake")
         return announce(*arguments)
 
-    monkeypatch.setattr(process.streams, "announce", drop_first)
+    monkeypatch.setattr(process.streams.flagged, "announce", drop_first)
     process.scoring.run()
     assert process.counts == {"accepted": 1, "dropped": 1}
     assert process.recorded == 0

@@ -1,0 +1,73 @@
+"""The flagged lines among the ingested ones, as live views show them: a bounded stream in Redis."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from redis import Redis
+
+from store.ingest_keys import COUNT, PREFIX, key, lines_key
+
+MAX_FLAGGED_KEPT = 5_000
+"""Flagged lines that a live view can still read."""
+
+# ARGV: model, max kept, then of each line its entry's id and the event as JSON.
+_ANNOUNCE = (
+    COUNT
+    + f"""
+local model, stream = ARGV[1], KEYS[1]
+local announced, flagged = KEYS[2], KEYS[3]
+local oldest = redis.call('xrange', stream, '-', '+', 'COUNT', 1)[1]
+if oldest then -- what is older was deleted, so it is not delivered again
+  redis.call('zremrangebyscore', announced, '-inf', '(' .. string.match(oldest[1], '^%d+'))
+end
+local added = 0
+for i = 3, #ARGV, 2 do
+  local entry = ARGV[i]
+  if #redis.call('xrange', stream, entry, entry) == 1
+    and redis.call('zadd', announced, 'NX', string.match(entry, '^%d+'), entry) == 1 then
+    count(model, 'flagged', 1)
+    local number = redis.call('hget', '{PREFIX}' .. model .. ':counts', 'flagged')
+    redis.call('xadd', flagged, 'MAXLEN', '~', ARGV[2], number .. '-0', 'entry', entry, 'event', ARGV[i + 1])
+    added = added + 1
+  end
+end
+return added
+"""
+)
+
+
+class FlaggedLines:
+    """The flagged lines of each model on one Redis, on a connection that does not decode responses."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def announce(self, model: str, events: Sequence[tuple[str, Mapping[str, Any]]]) -> int:
+        """Add flagged lines, as (entry, event), to those that live views show, each once.
+
+        Call it before the entries are acknowledged: a line that is delivered again is not added again. Return
+        how many were added.
+        """
+        if not events:
+            return 0
+        pairs = [part for entry, event in events for part in (entry, json.dumps(event))]
+        arguments: list[Any] = [lines_key(model), key(model, "announced"), key(model, "flagged"), model]
+        arguments += [MAX_FLAGGED_KEPT, *pairs]
+        return int(cast(Any, self._redis).eval(_ANNOUNCE, 3, *arguments))
+
+    def read(self, model: str, *, after: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
+        """Return flagged lines with numbers above `after`, as (number, event), oldest first."""
+        entries = cast(Any, self._redis.xrange(key(model, "flagged"), min=f"({after}-0", count=limit))
+        return [
+            (
+                int(entry.partition(b"-")[0]),
+                json.loads(fields[b"event"]) | {"entry": fields[b"entry"].decode()},
+            )
+            for entry, fields in entries
+        ]
+
+    def last_number(self, model: str) -> int:
+        """Return the number of the newest flagged line, 0 if there is none."""
+        newest = cast(Any, self._redis.xrevrange(key(model, "flagged"), count=1))
+        return int(newest[0][0].partition(b"-")[0]) if newest else 0

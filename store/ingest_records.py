@@ -1,0 +1,123 @@
+"""Ingested lines as records: what is accepted, what is delivered to be scored, and the figures of a model."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class LineMeta:
+    """Metadata of a line.
+
+    Attributes:
+        time: of the line, in Unix seconds, if the agent sent it. source: where the line comes from, such as a
+        host. calibration: the one to use if it exists. false_alarms: the rate; None: the calibration's
+        default. is_rolling: whether the calibration follows the line.
+    """
+
+    time: float | None = None
+    source: str | None = None
+    calibration: str | None = None
+    false_alarms: float | None = None
+    is_rolling: bool = False
+
+    def dump(self) -> str:
+        """Return it as JSON."""
+        fields = {
+            "t": self.time,
+            "s": self.source,
+            "c": self.calibration,
+            "f": self.false_alarms,
+            "r": self.is_rolling or None,
+        }
+        return json.dumps({name: value for name, value in fields.items() if value is not None})
+
+    @classmethod
+    def load(cls, data: bytes) -> "LineMeta":
+        """Read what `dump` returned."""
+        fields = json.loads(data)
+        return cls(fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), bool(fields.get("r")))
+
+
+@dataclass(frozen=True)
+class NewLine:
+    """A line to be accepted: its bytes, without a newline, and what is known of it."""
+
+    data: bytes
+    meta: LineMeta
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The lines of one request for one model, and how many others of it were rejected."""
+
+    model: str
+    lines: Sequence[NewLine]
+    rejected: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """The identity of a request that may be sent again: a hash of its key, and one of its body."""
+
+    key: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The result of `accept`: the number of lines; `is_repeated` if an earlier request brought them."""
+
+    lines: int
+    is_repeated: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line that was delivered to a consumer."""
+
+    id: str
+    data: bytes
+    meta: LineMeta
+
+    @property
+    def received_at(self) -> float:
+        """When it was accepted, in Unix seconds."""
+        return int(self.id.partition("-")[0]) / 1000
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A process that scores lines: how many it has now, and for how long it has not asked for more."""
+
+    name: str
+    pending: int
+    idle_s: float
+
+
+@dataclass(frozen=True)
+class IngestLimits:
+    """Limits on waiting lines per model and on their memory in Redis for all models together."""
+
+    max_lines: int = 200_000
+    max_bytes: int = 64 << 20
+
+
+Counter = Literal["accepted", "dropped", "expired", "failed", "flagged", "rejected", "scored"]
+
+COUNTERS: tuple[Counter, ...] = ("accepted", "dropped", "expired", "failed", "flagged", "rejected")
+"""Those that are stored since the first line: `scored` follows from the others."""
+
+
+@dataclass(frozen=True)
+class IngestStatus:
+    """The lines of one model."""
+
+    counts: Mapping[Counter, int]  # since the first line
+    per_minute: Mapping[Counter, float]  # over the last minute
+    waiting: int
+    bytes: int
+    oldest_age_s: float | None
+    consumers: Sequence[Consumer]
+    problem: Mapping[str, str] | None

@@ -1,0 +1,50 @@
+import time
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from store.ingest_records import Batch, LineMeta, NewLine
+from store.ingest_stream import IngestStreams
+
+
+@pytest.fixture
+def redis(clean_redis_url: str) -> Iterator[Redis]:
+    with Redis.from_url(clean_redis_url) as redis:
+        yield redis
+
+
+@pytest.fixture
+def streams(redis: Redis) -> IngestStreams:
+    return IngestStreams(redis)
+
+
+def accepted(streams: IngestStreams, *lines: str) -> list[str]:
+    """Send lines, and return the ids of their entries, which are delivered."""
+    streams.accept([Batch("m", [NewLine(line.encode(), LineMeta()) for line in lines])])
+    return [entry.id for entry in streams.read("m", "one", max_lines=len(lines))]
+
+
+def test_a_flagged_line_is_announced_once(streams: IngestStreams) -> None:
+    first, second = accepted(streams, "a", "b")
+    assert streams.flagged.announce("m", [(first, {"line": "→"})]) == 1
+    assert streams.flagged.announce("m", [(first, {"line": "→"}), (second, {"line": "b"})]) == 1
+    assert streams.flagged.read("m", after=0, limit=10) == [
+        (1, {"line": "→", "entry": first}),
+        (2, {"line": "b", "entry": second}),
+    ]
+    assert streams.flagged.read("m", after=1, limit=10)[0][0] == streams.flagged.last_number("m") == 2
+    streams.acknowledge("m", [first, second])
+    assert streams.flagged.announce("m", [(first, {})]) == 0  # by a process that was suspended meanwhile
+
+
+def test_what_was_announced_is_forgotten_once_it_cannot_come_again(
+    streams: IngestStreams, redis: Redis
+) -> None:
+    for text in ("a", "b", "c"):
+        time.sleep(0.002)  # entries of one millisecond are forgotten together
+        entries = accepted(streams, text)
+        streams.flagged.announce("m", [(entries[0], {})])
+        streams.acknowledge("m", entries)
+    streams.flagged.announce("m", [(accepted(streams, "d")[0], {})])
+    assert redis.zcard("nextchar:ingest:m:announced") == 1
