@@ -28,6 +28,7 @@ from app.schemas.llama_cpp import (
     GenerationSettings,
     Infill,
     InfillCreate,
+    InfillFields,
     InfillPiece,
     Props,
     Timings,
@@ -83,9 +84,12 @@ async def llama_cpp_props(services: ServicesDep, request: Request, model: ModelR
         )
 
 
-@router.post("/infill", response_model=Infill, responses=_ANSWER | _ERRORS)
+@router.post("/infill", response_model=Infill | InfillFields, responses=_ANSWER | _ERRORS)
 @router.post(
-    "/v1/models/{model}/infill", response_model=Infill, responses=_ANSWER | _ERRORS, name="infill_with_model"
+    "/v1/models/{model}/infill",
+    response_model=Infill | InfillFields,
+    responses=_ANSWER | _ERRORS,
+    name="infill_with_model",
 )
 async def infill(
     services: ServicesDep, request: Request, body: InfillCreate, model: ModelReference = ""
@@ -235,6 +239,6 @@ def _answer(body: InfillCreate, infilled: Infill) -> Response:
     # Like llama.cpp, which keeps the slash in a name such as timings/prompt_n.
     fields: dict[str, Any] = infilled.model_dump()
     fields |= {f"timings/{name}": value for name, value in fields["timings"].items()}
-    selected = {name: fields[name] for name in body.response_fields if name in fields}
+    selected: InfillFields = {name: fields[name] for name in body.response_fields if name in fields}
     # llama.vim searches for `"content":"`, without a space.
     return Response(json.dumps(selected, separators=(",", ":")), media_type="application/json")

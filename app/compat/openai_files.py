@@ -68,8 +68,11 @@ _UPLOAD_BODY: dict[str, Any] = {
 }
 _CONTENT_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The text that a job trains on.",
-        "content": {"text/plain": {"schema": {"type": "string"}, "example": "PREFACE\n"}},
+        "description": "The text that a job trains on; of a corpus with `encoding=bytes`, its bytes.",
+        "content": {
+            "text/plain": {"schema": {"type": "string"}, "example": "PREFACE\n"},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
     }
 }
 

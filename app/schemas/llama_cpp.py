@@ -99,6 +99,10 @@ class Infill(BaseModel):
     timings: Timings
 
 
+InfillFields = dict[str, str | bool | float | Timings]
+"""The answer with `response_fields`: those of `Infill`, and of its timings as `timings/prompt_n`."""
+
+
 class InfillPiece(BaseModel):
     """Streamed: the next text."""
 
