@@ -104,6 +104,10 @@ bench-month: $(VENV)/.serve ## Alerts and false alarms in a simulated month of a
 bench-outage: $(VENV)/.dev ## Kill APIs, workers, Redis and HAProxy under load: is anything lost? ARGS="--lines 10000"
 	@$(BIN)/python -m benchmarks.outage $(ARGS)
 
+.PHONY: bench-load
+bench-load: $(VENV)/.dev ## 256 clients for ten minutes beside a training job; ARGS="--clients 64 --timeout-ms 300"
+	@$(BIN)/python -m benchmarks.load $(ARGS)
+
 .PHONY: bench-capacity
 bench-capacity: $(VENV)/.serve ## What a deployment needs for so many completions per second; ARGS="--network 2x256"
 	@$(BIN)/python -m benchmarks.capacity $(ARGS)

@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -112,6 +112,7 @@ class Api:
     port: int
     pid: int
     first_answer_s: float  # from the start of the process to its first completion
+    environment: Mapping[str, str]  # of the process; a worker with the same uses the same Redis and store
 
     def client(self) -> Client:
         """Return a new connection."""
@@ -154,7 +155,7 @@ def running_api(saved: Sequence[SavedModel], **settings: object) -> Iterator[Api
         process = start_bound([sys.executable, "-m", "app.main"], log=log, environment=environment)
         try:
             _first_answer(port, saved[0].card.name, process, log)
-            yield Api(port, process.pid, time.perf_counter() - began)
+            yield Api(port, process.pid, time.perf_counter() - began, environment)
         finally:
             stop(process, grace_s=10)
 

@@ -154,7 +154,8 @@ class Scheduler:
 
     def _turn(self) -> None:
         decode, prefill = self._decode, self._prefill
-        now = time.perf_counter()
+        # A deadline that falls into the first half of the next step ends a request before it.
+        now = time.perf_counter() + (decode.step_s / 2 if decode.sequences else 0.0)
         ended = [r for r in self._running if r.is_cancelled or r.deadline < now]
         if self._backlog.requests:
             ended += [r for r in self._backlog.requests if r.is_cancelled or r.deadline < now]

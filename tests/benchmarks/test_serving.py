@@ -65,6 +65,14 @@ def test_soak_finds_memory_flat_and_no_request_left_behind() -> None:
     assert table[-1].endswith("0 requests still under way")
 
 
+def test_load_reports_statuses_latencies_and_how_late_deadlines_are() -> None:
+    options = ("--clients", "4", "--seconds", "1", "--network", "1x16", "--no-training")
+    table, found = run("benchmarks.load", *options, "--timeout-ms", "60")
+    assert found["failures"] == 0 and list(found["statuses"]) == ["200"]  # type: ignore[call-overload]
+    assert found["requests"]["complete"] and len(found["late_ms"]) == 4  # type: ignore[index,arg-type]
+    assert table[-1].startswith("after the deadline")
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_seeds_give_the_same_texts_alone_and_in_a_crowd(precision: str) -> None:
     options = ("--requests", "60", "--clients", "12", "--network", "1x48", "--precision", precision)

@@ -28,12 +28,14 @@ ID_OF = {character: i for i, character in enumerate(VOCABULARY.characters, 1)}
 class Counting:
     """A network with an obvious answer: the next letter is the sum of all ids read so far.
 
-    The state is that sum. A closed `gate` stops it before its next step; `failing` lets steps fail.
+    The state is that sum. A closed `gate` stops it before its next step; `failing` lets steps fail; after
+    `steps_left` steps, if that is positive, the gate is closed.
     """
 
     V: int = len(VOCABULARY)
     gate: threading.Event = field(default_factory=threading.Event)
     failing: bool = False
+    steps_left: int = 0
     calls: list[tuple[int, int]] = field(default_factory=list)  # (T, B)
 
     def __post_init__(self) -> None:
@@ -47,6 +49,9 @@ class Counting:
         if self.failing:
             raise RuntimeError("the network broke")
         self.calls.append(ids.shape)
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            self.gate.clear()
         sums = state[:, 0] + np.cumsum(ids, axis=0)  # (T, B)
         logits = np.zeros((*sums[first:].shape, self.V), np.float32)
         np.put_along_axis(logits, (sums[first:, :, None] % 10 + 1).astype(int), 50, -1)
@@ -224,6 +229,19 @@ def test_timeout_gives_a_partial_answer(bench: Bench) -> None:
 def test_deadline_shorter_than_a_step_gives_an_empty_answer_with_reason_timeout(bench: Bench) -> None:
     answer = bench.start("a", 5, timeout_s=0.0).answer()
     assert (answer.text(), answer.finished().reason) == ("", "timeout")
+
+
+def test_a_prompt_that_was_not_read_in_time_goes_on_where_it_was(bench: Bench) -> None:
+    prompt = "abcdefghij" * 5
+    bench.network.steps_left = 2
+    started = bench.start(prompt)
+    wait_until(lambda: bench.network.steps_left == 0, "the prompt is not read")
+    bench.scheduler.cancel(started.request)
+    bench.network.gate.set()
+    assert started.answer().finished().reason == "cancelled"
+    answer = bench.start(prompt).answer()
+    assert answer.text() == expected(prompt, 5)
+    assert 2 <= answer.usage.cached_characters < CHUNK
 
 
 def test_timeout_ends_a_waiting_request(bench: Bench) -> None:
