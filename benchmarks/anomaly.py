@@ -37,7 +37,7 @@ from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
 from models.anomaly.baselines import NAMES, baseline_scores
 from models.anomaly.calibration import Calibration, calibrate
 from models.anomaly.drift import UNUSUAL, drift
-from models.anomaly.experts import with_experts
+from models.anomaly.experts import with_ngram_and_templates
 from models.anomaly.metrics import auroc, detection_quality
 from models.anomaly.scorer import ReadPrecision, Scorer
 from models.config import PRESETS, Budget
@@ -190,7 +190,7 @@ def _read(experts: Experts, lines: list[str]) -> list[LineSurprisal]:
     network, counted, templates = experts
     assert counted.vocabulary is not None
     surprisals = line_surprisal(network, counted.vocabulary, lines, with_end=True)
-    return with_experts(surprisals, lines, counted, templates)
+    return with_ngram_and_templates(surprisals, lines, counted, templates)
 
 
 def _ngram_columns(readings: list[LineSurprisal]) -> NDArray[np.float64]:

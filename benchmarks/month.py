@@ -28,8 +28,8 @@ from app.services.recalibration import REBUILD_LINES, verdict
 from app.services.scoring import CalibratedScorer, ScoreOptions
 from benchmarks.report import print_json_line, print_table
 from models.anomaly.calibration import Calibration
-from models.anomaly.rolling import FlaggedGroup, Observed, censored, first_window, rebuild
-from models.anomaly.scorer import ScoredLine
+from models.anomaly.rolling import AlertReference, ObservedScore, censored, initial_sample, rebuild
+from models.anomaly.scorer import LineReading
 from store.alert_decisions import Suppression
 from store.calibrations import Calibrations
 from store.open_blobs import open_blobs
@@ -171,15 +171,15 @@ class Reading:
 
     def __post_init__(self) -> None:
         self.current = self.stored
-        self._window = first_window(self.stored, now=0.0, random=self.random)
-        self._batch: list[Observed] = []
+        self._sample = initial_sample(self.stored, now=0.0, random=self.random)
+        self._batch: list[ObservedScore] = []
 
     @property
     def threshold(self) -> float:
         """The score above which lines are flagged."""
         return self.current.thresholds(self.rate)[0]
 
-    def judge(self, line: LogLine, score: float, group: FlaggedGroup) -> tuple[bool, bool]:
+    def judge(self, line: LogLine, score: float, group: AlertReference) -> tuple[bool, bool]:
         """Return whether a line is flagged, and whether it is reported."""
         is_flagged = bool(self.current.buckets[0].p_value(np.array([score]))[0] <= self.rate)
         is_reported = is_flagged and not any(
@@ -187,16 +187,16 @@ class Reading:
         )
         if self.is_rolling:
             seen = censored(self.threshold) if is_flagged else score
-            self._batch.append(Observed(line.time, seen, 0, self.rate, group if is_flagged else None))
+            self._batch.append(ObservedScore(line.time, seen, 0, self.rate, group if is_flagged else None))
             if len(self._batch) >= REBUILD_LINES:
                 self._rebuild(line.time)
         return is_flagged, is_reported
 
     def _rebuild(self, now: float) -> None:
-        self.current, self._window, result = rebuild(
+        self.current, self._sample, result = rebuild(
             self.stored,
             self.current,
-            self._window,
+            self._sample,
             self._batch,
             verdict=partial(verdict, labels={}, suppressions=self.suppressions),
             rate=self.rate,
@@ -263,7 +263,7 @@ def simulate(
     }
 
 
-_NO_GROUP = FlaggedGroup("", "", "")
+_NO_GROUP = AlertReference("", "", "")
 _NAMES = ("fixed", "fixed_reported", "rolling", "rolling_reported")
 
 
@@ -283,7 +283,7 @@ class Day:
         self.lines += not line.is_incident
         self.incident_lines += line.is_incident
 
-    def flag(self, line: LogLine, name: str, group: FlaggedGroup) -> None:
+    def flag(self, line: LogLine, name: str, group: AlertReference) -> None:
         """Count a flagged line."""
         self.flagged[name] += not line.is_incident
         self.alerts[name].add(group.alert_id)
@@ -298,16 +298,16 @@ class Day:
 
 def _scored(
     scorer: CalibratedScorer, lines: Sequence[LogLine]
-) -> Iterator[tuple[LogLine, ScoredLine, float]]:
+) -> Iterator[tuple[LogLine, LineReading, float]]:
     read = scorer.read([line.text for line in lines])
     assert scorer.calibration is not None
     scores, _ = scorer.calibration.calibration.score([line.surprisal for line in read])
     yield from zip(lines, read, scores.tolist(), strict=True)
 
 
-def _group(scorer: CalibratedScorer, line: ScoredLine) -> FlaggedGroup:
+def _group(scorer: CalibratedScorer, line: LineReading) -> AlertReference:
     group = scorer.group(line)
-    return FlaggedGroup(group.alert_id("month"), group.template, group.span, group.value)
+    return AlertReference(group.alert_id("month"), group.template, group.span, group.value)
 
 
 def _suppression(message: str) -> Suppression:

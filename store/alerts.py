@@ -25,7 +25,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
 
-from models.anomaly.alerts import Group, GroupLabel, Label, Occurrence, Severity, severity_of
+from models.anomaly.alerts import AlertKey, AlertLabel, Label, Occurrence, Severity, severity_of
 from models.errors import NotFound
 from store.alert_decisions import (
     AlertDecisions,
@@ -343,10 +343,10 @@ class Alerts:
             model, template=figures.template, span=figures.span, until=until, by=by, alert_id=alert_id
         )
 
-    def labels(self, model: str) -> dict[str, GroupLabel]:
+    def labels(self, model: str) -> dict[str, AlertLabel]:
         """Return the labels of a model's groups by the ids of their alerts. Does not need Redis."""
         return {
-            alert_id: GroupLabel(decision.label, decision.label_score)
+            alert_id: AlertLabel(decision.label, decision.label_score)
             for alert_id, decision in self.decisions.all(model).items()
             if decision.label
         }
@@ -430,7 +430,7 @@ def _alert(figures: AlertFigures, decision: Decision | None, suppressions: Seque
 
 def _id_under(model: str, figures: AlertFigures) -> str:
     """Return the id of an alert under another model's name; empty if its whole template is not kept."""
-    group = Group(figures.template, figures.span)
+    group = AlertKey(figures.template, figures.span)
     return group.alert_id(model) if group.alert_id(figures.model) == figures.id else ""
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_format import dump, load
-from models.anomaly.rolling import Rebuild, Window
-from models.anomaly.rolling_format import dump_window, load_window
+from models.anomaly.rolling import Rebuild, ScoreSample
+from models.anomaly.rolling_format import dump_sample, load_sample
 from models.errors import Conflict, NotFound, Unavailable
 from models.saved_model import SavedModel
 from store.blobs import Blobs
@@ -46,13 +46,13 @@ class Rolling:
     """What a rolling calibration is made from.
 
     Attributes:
-        base, base_created_at: the stored calibration that it began with. window: its sample of lines.
+        base, base_created_at: the stored calibration that it began with. sample: of lines.
         rebuilds: the newest last.
     """
 
     base: str
     base_created_at: int
-    window: Window
+    sample: ScoreSample
     rebuilds: tuple[Rebuild, ...]
 
     @property
@@ -115,11 +115,11 @@ class Calibrations:
         model: SavedModel,
         base: StoredCalibration,
         calibration: Calibration,
-        window: Window,
+        sample: ScoreSample,
         rebuilds: Sequence[Rebuild],
     ) -> StoredCalibration:
         """Save the rolling calibration of a stored one. Call it from one process at a time."""
-        rolling = Rolling(base.name, base.created_at, window, tuple(rebuilds[-MAX_REBUILDS:]))
+        rolling = Rolling(base.name, base.created_at, sample, tuple(rebuilds[-MAX_REBUILDS:]))
         source = f"ingested lines, from {base.name}"
         stored = StoredCalibration(rolling_name(base.name), calibration, int(time.time()), source, rolling)
         self._write(model, stored)
@@ -253,7 +253,7 @@ def _dump_rolling(rolling: Rolling) -> dict[str, Any]:
     return {
         "base": rolling.base,
         "base_created_at": rolling.base_created_at,
-        "window": dump_window(rolling.window),
+        "window": dump_sample(rolling.sample),
         "rebuilds": [asdict(one) for one in rolling.rebuilds],
     }
 
@@ -264,8 +264,8 @@ def _load_rolling(record: dict[str, Any], *, where: str) -> Rolling:
             Rebuild(**one | {name: tuple(one[name]) for name in ("old_thresholds", "new_thresholds")})
             for one in record["rebuilds"]
         )
-        window = load_window(record["window"])
-        return Rolling(record["base"], record["base_created_at"], window, tuple(rebuilds))
+        sample = load_sample(record["window"])
+        return Rolling(record["base"], record["base_created_at"], sample, tuple(rebuilds))
     except (ValueError, KeyError, TypeError) as error:
         raise Unavailable(
             f"{where} is damaged ({type(error).__name__}); delete it", code="calibration_damaged"

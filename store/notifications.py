@@ -121,18 +121,20 @@ class Notifications:
         """Release the lease if `token` holds it."""
         lease.release(self.redis, f"{_P}lease", token)
 
-    def known(self, target: str) -> dict[str, Any]:
+    def sent_states(self, target: str) -> dict[str, Any]:
         """Return the state last sent to a target, by alert id."""
         stored = cast(dict[str, str], self.redis.hgetall(f"{_P}known:{target}"))
         return {alert_id: json.loads(value) for alert_id, value in stored.items()}
 
-    def note_known(self, target: str, told: dict[str, Any], forgotten: list[str]) -> None:
+    def save_sent_states(self, target: str, states: dict[str, Any], ended: list[str]) -> None:
         """Record the states sent to a target, and remove alerts that have ended."""
         with self.redis.pipeline() as pipe:
-            if told:
-                pipe.hset(f"{_P}known:{target}", mapping={key: _dumps(value) for key, value in told.items()})
-            if forgotten:
-                pipe.hdel(f"{_P}known:{target}", *forgotten)
+            if states:
+                pipe.hset(
+                    f"{_P}known:{target}", mapping={key: _dumps(value) for key, value in states.items()}
+                )
+            if ended:
+                pipe.hdel(f"{_P}known:{target}", *ended)
             pipe.execute()
 
     def queue(self, target: str, alert_id: str, *, before: Any, after: Any, body: str, now: float) -> bool:

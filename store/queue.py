@@ -1,8 +1,8 @@
 """The queue between the API and the workers: RQ, with job ids as its messages.
 
 Messages can be lost or delivered twice. A worker starts a job by moving its record, so a second message has
-no effect, and the reconciler sends a lost message again. Messages are in the order of arrival until the
-reconciler arranges them, so that API keys share the workers.
+no effect, and the reconciler enqueues a lost message again. Messages are in the order of arrival until the
+reconciler reorders them, so that API keys share the workers.
 """
 
 from collections import Counter, deque
@@ -28,7 +28,7 @@ _TASK_NAMES = {"worker.tasks.train", "nextchar.worker.tasks.train"}  # in a chec
 
 # KEYS: the queue; ARGV: messages in their new order. Those that a worker has taken meanwhile stay away, and
 # others stay behind.
-_ARRANGE = """
+_REORDER = """
 local present = {}
 local messages = redis.call('lrange', KEYS[1], 0, -1)
 for _, message in ipairs(messages) do present[message] = true end
@@ -71,13 +71,13 @@ def rq_queue(redis: Redis) -> Queue:
 
 
 class TrainingQueue:
-    """Sends jobs to the workers."""
+    """The messages that tell workers which jobs to train."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._queue = rq_queue(redis)
 
-    def send(self, job: Job, *, at_front: bool = False) -> None:
+    def enqueue(self, job: Job, *, at_front: bool = False) -> None:
         """Enqueue a job whose status is queued."""
         self._queue.enqueue(
             TASK,
@@ -93,14 +93,14 @@ class TrainingQueue:
         """Return the ids of the jobs in the queue, next first."""
         return [message.rsplit("-", 1)[0] for message in self._queue.get_job_ids()]
 
-    def arrange(self, waiting: Sequence[Job], running: Sequence[Job]) -> None:
-        """Put the messages of waiting jobs in `fair_order`; running ones count for their keys."""
+    def reorder(self, waiting: Sequence[Job], running: Sequence[Job]) -> None:
+        """Put the messages of waiting jobs in `round_robin_by_key`; running ones count for their keys."""
         messages = self._queue.get_job_ids()
         by_message = {_message_id(job): job for job in waiting}
         known = [by_message[message] for message in messages if message in by_message]
-        arranged = [_message_id(job) for job in fair_order(known, running)]
-        if arranged != [message for message in messages if message in by_message]:
-            self._redis.eval(_ARRANGE, 1, self._queue.key, *arranged)
+        ordered = [_message_id(job) for job in round_robin_by_key(known, running)]
+        if ordered != [message for message in messages if message in by_message]:
+            self._redis.eval(_REORDER, 1, self._queue.key, *ordered)
 
     def live_workers(self) -> int:
         """Return the number of workers with a heartbeat in the last WORKER_SILENT_S seconds."""
@@ -111,7 +111,7 @@ class TrainingQueue:
             beats = [utcparse(raw.decode()) for raw in pipe.execute() if raw]
         return sum((datetime.now(UTC) - beat).total_seconds() < WORKER_SILENT_S for beat in beats)
 
-    def withdraw(self, job: Job) -> None:
+    def remove(self, job: Job) -> None:
         """Remove the message of a job from the queue, if it is there."""
         try:
             RQJob.fetch(_message_id(job), connection=self._redis, serializer="json").delete()
@@ -119,7 +119,7 @@ class TrainingQueue:
             cast(Any, self._queue).remove(_message_id(job))
 
 
-def fair_order(waiting: Sequence[Job], running: Sequence[Job]) -> list[Job]:
+def round_robin_by_key(waiting: Sequence[Job], running: Sequence[Job]) -> list[Job]:
     """Return the waiting jobs so that API keys have workers in turn: round robin over the keys.
 
     The next job is of the key with the fewest jobs before it, running ones included; of several such keys, of

@@ -54,7 +54,7 @@ class Reconciler:
         self._live.check_writable()
         waiting = set(self._queue.waiting())
         unfinished = self._jobs.unfinished()
-        self._queue.arrange(
+        self._queue.reorder(
             [job for job in unfinished if job.status is JobStatus.QUEUED],
             [job for job in unfinished if job.status is JobStatus.RUNNING],
         )
@@ -91,7 +91,7 @@ class Reconciler:
             return
         if job.status is JobStatus.QUEUED:
             log.warning("the queue had lost %s; sent again", job.id, extra={"job_id": job.id})
-            self._queue.send(job)
+            self._queue.enqueue(job)
             return
         self._restart(job)
 
@@ -116,7 +116,7 @@ class Reconciler:
         log.warning("the worker of %s was lost; queued again", job.id, extra={"job_id": job.id})
         queued = self._jobs.move(job, JobStatus.QUEUED, **attempts)
         self._count_loss()
-        self._queue.send(queued, at_front=True)
+        self._queue.enqueue(queued, at_front=True)
 
     def _count_loss(self) -> None:
         with contextlib.suppress(RedisError, OSError):  # a metric must not keep the job waiting
@@ -173,7 +173,7 @@ class Reconciler:
         queued = self._jobs.move(job, JobStatus.QUEUED)
         log.info("%s is queued again: the storage works", job.id, extra={"job_id": job.id})
         self._add_message(queued, "the storage works again; the job is queued to continue")
-        self._queue.send(queued, at_front=True)
+        self._queue.enqueue(queued, at_front=True)
 
     def _add_message(self, job: Job, text: str) -> None:
         try:

@@ -18,7 +18,7 @@ from typing import Literal, cast
 
 from redis import Redis
 
-from models.anomaly.rolling import FlaggedGroup, Observed
+from models.anomaly.rolling import AlertReference, ObservedScore
 from store import lease
 
 Outcome = Literal["rebuilt", "held"]
@@ -62,7 +62,7 @@ class RollingLines:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    def add(self, model_id: str, calibration: str, lines: Sequence[Observed]) -> Waiting:
+    def add(self, model_id: str, calibration: str, lines: Sequence[ObservedScore]) -> Waiting:
         """Add scored lines; return what waits now."""
         keys = [_key(model_id, calibration, name) for name in ("lines", "state")]
         data = json.dumps([_dump(line) for line in lines])
@@ -83,7 +83,7 @@ class RollingLines:
         """Release the lease if `token` holds it."""
         lease.release(self._redis, _key(model_id, calibration, "lease"), token)
 
-    def take(self, model_id: str, calibration: str, token: str) -> list[Observed]:
+    def take(self, model_id: str, calibration: str, token: str) -> list[ObservedScore]:
         """Remove and return the lines that wait; none if the lease has expired."""
         keys = [_key(model_id, calibration, name) for name in ("lines", "state", "lease")]
         batches = cast(list[str] | None, self._redis.eval(_TAKE, 3, *keys, token))
@@ -107,12 +107,14 @@ def _key(model_id: str, calibration: str, name: str) -> str:
     return f"{_PREFIX}{model_id}:{calibration}:{name}"
 
 
-def _dump(line: Observed) -> list[float | str]:
+def _dump(line: ObservedScore) -> list[float | str]:
     fields: list[float | str] = [round(line.time, 3), line.score, line.bucket, line.rate]
-    group = line.group
-    return [*fields, group.alert_id, group.template, group.span, group.value] if group else fields
+    alert = line.alert
+    return [*fields, alert.alert_id, alert.template, alert.span, alert.value] if alert else fields
 
 
-def _load(fields: list[float | str]) -> Observed:
+def _load(fields: list[float | str]) -> ObservedScore:
     at, score, bucket, rate = map(float, fields[:4])
-    return Observed(at, score, int(bucket), rate, FlaggedGroup(*map(str, fields[4:])) if fields[4:] else None)
+    return ObservedScore(
+        at, score, int(bucket), rate, AlertReference(*map(str, fields[4:])) if fields[4:] else None
+    )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from models.anomaly.calibration import MIN_LINES, Calibration, calibrate
-from models.anomaly.experts import with_experts
+from models.anomaly.experts import with_ngram_and_templates
 from models.anomaly.precision import higher
 from models.runtime.session import StepNetwork
 from models.runtime.surprisal import line_surprisal
@@ -60,7 +60,7 @@ def anomaly_files(
     readings = line_surprisal(network, text.vocabulary, lines, with_end=True)
     if int8:
         readings = higher(readings, line_surprisal(int8, text.vocabulary, lines, with_end=True))
-    calibration = calibrate(with_experts(readings, lines, ngram, templates))
+    calibration = calibrate(with_ngram_and_templates(readings, lines, ngram, templates))
     files[MODEL_FILE] = validation_file(_with_margin(calibration) if is_log else calibration)
     return files
 

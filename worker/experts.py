@@ -53,7 +53,7 @@ class Mixture:
 
     def with_network(self, network: SharedNetwork) -> StepNetwork:
         """Return the mixture with a network, or the network alone."""
-        return mixture.with_experts(network, self.experts) if self.experts else network
+        return mixture.make_mixture(network, self.experts) if self.experts else network
 
     def bits(self, network: StepNetwork, text: Text, *, characters: int) -> dict[str, float]:
         """Return the bits per character of so many characters of `text.test`, by each expert.

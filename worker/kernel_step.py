@@ -179,8 +179,8 @@ class KernelStep:
     def _moments(self) -> Iterator[Parameter]:
         """Yield both moments of each weight, in the order of Keras's optimizer."""
         for name in self.network.arrays.arrays:
-            yield self.network.parameter(name, self._momentum[name])
-            yield self.network.parameter(name, self._velocity[name], sign=1)
+            yield self.network.keras_variable(name, self._momentum[name])
+            yield self.network.keras_variable(name, self._velocity[name], sign=1)
 
 
 def _flat(state: State) -> list[Floats]:

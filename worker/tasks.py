@@ -65,7 +65,7 @@ def _train(job_id: str, settings: WorkerSettings) -> None:
             live.release_lease(job_id, token)
     if attempt.is_given_back:
         try:
-            TrainingQueue(Redis.from_url(settings.redis_url)).send(attempt.job, at_front=True)
+            TrainingQueue(Redis.from_url(settings.redis_url)).enqueue(attempt.job, at_front=True)
         except RedisError as error:  # the record says queued: the reconciler sends it
             log.warning("%s is queued, but Redis is unavailable: %s", job_id, error)
 

@@ -31,7 +31,7 @@ from app.services.engines import Loaded
 from app.services.limited_work import Check
 from app.services.scoring import DECIMALS, CalibratedScorer, ScoreOptions, calibration_body, is_unusual
 from models.anomaly.drift import drift
-from models.anomaly.scorer import ScoredLine
+from models.anomaly.scorer import LineReading
 from models.runtime.session import no_check
 from store.streams import StreamLock
 
@@ -172,7 +172,7 @@ def _score_lines(
     else:
         lines, _ = scorer.read_stream(originals, None)
     written: list[str] = []
-    flagged: list[tuple[ScoredLine, LineScore]] = []
+    flagged: list[tuple[LineReading, LineScore]] = []
     unusual = 0
     for line, score in zip(lines, scorer.scores(lines), strict=True):
         unusual += is_unusual(score)
@@ -200,7 +200,7 @@ def _score_text(scorer: CalibratedScorer, text: str) -> bytes:
     return _with_large_fields(answer, large)
 
 
-def _line_json(scorer: CalibratedScorer, line: ScoredLine, score: LineScore) -> str:
+def _line_json(scorer: CalibratedScorer, line: LineReading, score: LineScore) -> str:
     if not scorer.options.expected:
         return score.model_dump_json()
     head = score.model_dump_json(exclude={"expected"})
@@ -224,7 +224,7 @@ def _numbers_json(numbers: Sequence[float]) -> list[str]:
     return ["[", ",".join(json.dumps(part)[1:-1] for part in parts), "]"]
 
 
-def _body(scorer: CalibratedScorer, lines: list[ScoredLine], **fields: Any) -> ScoreBody:
+def _body(scorer: CalibratedScorer, lines: list[LineReading], **fields: Any) -> ScoreBody:
     characters = sum(len(line.original) for line in lines)
     total = sum(float(line.surprisal.bits.sum(dtype="float64")) for line in lines)
     vocabulary = scorer.loaded.vocabulary

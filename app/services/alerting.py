@@ -7,13 +7,13 @@ from app.schemas.scores import LineScore
 from app.services.scoring import CalibratedScorer
 from models.anomaly import alerts
 from models.anomaly.alerts import Occurrence
-from models.anomaly.scorer import ScoredLine
+from models.anomaly.scorer import LineReading
 from models.anomaly.spans import Span
 from models.text.line_time import line_time
 
 
 def occurrences_of(
-    scorer: CalibratedScorer, scored: Iterable[tuple[ScoredLine, LineScore]], *, source: str = ""
+    scorer: CalibratedScorer, scored: Iterable[tuple[LineReading, LineScore]], *, source: str = ""
 ) -> list[Occurrence]:
     """Return the occurrences among lines that arrived now: those that are flagged."""
     return [occurrence_of(scorer, line, score, source=source) for line, score in scored if score.anomalous]
@@ -21,7 +21,7 @@ def occurrences_of(
 
 def occurrence_of(
     scorer: CalibratedScorer,
-    line: ScoredLine,
+    line: LineReading,
     score: LineScore,
     *,
     arrived: float | None = None,
@@ -54,7 +54,7 @@ def occurrence_of(
     )
 
 
-def _estimated_p(scorer: CalibratedScorer, line: ScoredLine, score: float) -> float:
+def _estimated_p(scorer: CalibratedScorer, line: LineReading, score: float) -> float:
     assert scorer.calibration is not None, "only lines with a calibration are flagged"
     calibration = scorer.calibration.calibration
     return calibration.estimated_p_value(score, characters=len(line.masked.text))

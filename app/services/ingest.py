@@ -78,7 +78,7 @@ class Ingest:
 
     def status(self, model: str) -> IngestStatusBody:
         """Return the state of a model's lines. Raises NotFound as `drop`."""
-        is_missing = self.check_known(model)
+        is_missing = self.is_deleted(model)
         status = self.streams.status(model)
         problem = status.problem if status.waiting else None
         if is_missing:
@@ -136,8 +136,12 @@ class Ingest:
             return current.rolling.drift if current and current.rolling else None
         return None
 
-    def check_known(self, model: str) -> bool:
-        """Return whether a model is missing that lines were sent to. Raises NotFound: none were."""
+    def check_known(self, model: str) -> None:
+        """Raise NotFound if there is no such model and no line was sent to one."""
+        self.is_deleted(model)
+
+    def is_deleted(self, model: str) -> bool:
+        """Return whether the model that lines were sent to is gone. Raises as `check_known`."""
         try:
             self.models.resolve(model)
         except NotFound:

@@ -27,8 +27,8 @@ from app.services.line_input import MAX_LINE_BYTES, LineParser, RawLine
 from app.services.recalibration import Recalibration
 from app.services.scoring import CalibratedScorer, ScoreOptions, is_unusual
 from models.anomaly.alerts import Occurrence
-from models.anomaly.rolling import FlaggedGroup
-from models.anomaly.scorer import ScoredLine
+from models.anomaly.rolling import AlertReference
+from models.anomaly.scorer import LineReading
 from models.errors import DomainError, InvalidInput, NotFound
 from store.alerts import Alerts, StreamEntries
 from store.calibrations import DEFAULT, VALIDATION, Calibrations, StoredCalibration
@@ -55,7 +55,7 @@ class _Scored:
 
     entry: Entry
     scorer: CalibratedScorer
-    line: ScoredLine
+    line: LineReading
     score: LineScore
 
 
@@ -259,7 +259,7 @@ class IngestScoring:
         if normal := [entry.id for entry in entries if entry.id not in ids]:
             self.streams.acknowledge(model, normal)
         groups = {
-            one.entry: FlaggedGroup(one.alert_id, one.template, one.span, one.value)
+            one.entry: AlertReference(one.alert_id, one.template, one.span, one.value)
             for one in occurrences
             if one.entry
         }

@@ -215,7 +215,7 @@ class JobControl:
             contextlib.suppress(RedisError, OSError),
             tracing.span("send job", kind="PRODUCER", attributes={"nextchar.job.id": job.id}),
         ):
-            self.queue.send(job)
+            self.queue.enqueue(job)
 
     def _forget(self, job: Job) -> None:
         """Remove the request to a worker that had already ended its attempt: it is fulfilled here."""
@@ -225,7 +225,7 @@ class JobControl:
     def _withdraw(self, job: Job) -> None:
         # On failure a worker gets the message and ignores it, because the record has changed.
         with contextlib.suppress(RedisError, OSError):
-            self.queue.withdraw(job)
+            self.queue.remove(job)
 
 
 def _key_path(key: str) -> str:

@@ -103,7 +103,7 @@ class Notifier:
     # Webhooks
 
     def _queue_messages(self, target: NotificationTarget, firing: Mapping[str, Alert], now: float) -> None:
-        known = self.notifications.known(target.id)
+        known = self.notifications.sent_states(target.id)
         for alert in firing.values():
             before = known.get(alert.id)
             figures = alert.figures
@@ -111,14 +111,14 @@ class Notifier:
             is_new = before is None and alert.state == "open"
             if is_new or (before and _is_worse(alert.severity, before["severity"])):
                 if "alert.firing" not in target.events:
-                    self.notifications.note_known(target.id, {alert.id: after}, [])
+                    self.notifications.save_sent_states(target.id, {alert.id: after}, [])
                     continue
                 body = _message("alert.firing", now, alert_body(alert).model_dump())
                 self.notifications.queue(target.id, alert.id, before=before, after=after, body=body, now=now)
         for alert_id, before in known.items():
             if alert_id not in firing:
                 if "alert.resolved" not in target.events:
-                    self.notifications.note_known(target.id, {}, [alert_id])
+                    self.notifications.save_sent_states(target.id, {}, [alert_id])
                     continue
                 body = _message("alert.resolved", now, {"id": alert_id, **before})
                 self.notifications.queue(target.id, alert_id, before=before, after=None, body=body, now=now)
@@ -165,7 +165,7 @@ class Notifier:
     async def _update_alertmanager(
         self, client: httpx.AsyncClient, target: NotificationTarget, firing: Mapping[str, Alert], now: float
     ) -> None:
-        known = await asyncio.to_thread(self.notifications.known, target.id)
+        known = await asyncio.to_thread(self.notifications.sent_states, target.id)
         to_send: dict[str, dict[str, Any]] = {}
         over: list[tuple[str, dict[str, Any]]] = []
         for alert_id, alert in firing.items():
@@ -199,7 +199,7 @@ class Notifier:
                 return
             ended = [i for i, _ in batch[: max(0, first_firing - at)] if i not in to_send]
             sent = {i: to_send[i] for i, _ in batch[max(0, first_firing - at) :]}
-            await asyncio.to_thread(self.notifications.note_known, target.id, sent, ended)
+            await asyncio.to_thread(self.notifications.save_sent_states, target.id, sent, ended)
             await asyncio.to_thread(self.notifications.count, target.id, None)
             del self._failures[target.id]
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from app.schemas.scores import LineScore
 from app.services.scoring import CalibratedScorer
-from models.anomaly.alerts import GroupLabel
-from models.anomaly.rolling import FlaggedGroup, Observed, Verdict, censored, first_window, rebuild
-from models.anomaly.scorer import ScoredLine
+from models.anomaly.alerts import AlertLabel
+from models.anomaly.rolling import AlertReference, ObservedScore, Verdict, censored, initial_sample, rebuild
+from models.anomaly.scorer import LineReading
 from models.saved_model import SavedModel
 from store.alert_decisions import Suppression, suppressed_until
 from store.alerts import Alerts
@@ -46,10 +46,10 @@ class Recalibration:
         return self.calibrations.find_rolling(model, stored) or stored
 
     def observe(
-        self, scored: Iterable[tuple[CalibratedScorer, ScoredLine, LineScore, FlaggedGroup | None]]
+        self, scored: Iterable[tuple[CalibratedScorer, LineReading, LineScore, AlertReference | None]]
     ) -> None:
         """Take note of lines that were scored and recorded, and rebuild their calibrations if that is due."""
-        by_base: dict[tuple[str, str], tuple[SavedModel, list[Observed]]] = {}
+        by_base: dict[tuple[str, str], tuple[SavedModel, list[ObservedScore]]] = {}
         now = time.time()
         for scorer, line, score, group in scored:
             assert scorer.calibration is not None
@@ -77,10 +77,10 @@ class Recalibration:
             # Taken first: if this process dies now, these lines are not learned, rather than twice.
             lines = self.lines.take(model_id, base, self.token)
             rolling, now = current.rolling, time.time()
-            calibration, window, result = rebuild(
+            calibration, sample, result = rebuild(
                 stored.calibration,
                 current.calibration,
-                rolling.window if rolling else first_window(stored.calibration, now=now, random=random),
+                rolling.sample if rolling else initial_sample(stored.calibration, now=now, random=random),
                 lines,
                 verdict=partial(verdict, labels=labels, suppressions=suppressions),
                 rate=stored.calibration.default_rate(),
@@ -88,7 +88,7 @@ class Recalibration:
                 random=random,
             )
             rebuilds = (*(rolling.rebuilds if rolling else ()), result)
-            self.calibrations.save_rolling(saved, stored, calibration, window, rebuilds)
+            self.calibrations.save_rolling(saved, stored, calibration, sample, rebuilds)
             self.lines.count(name, "held" if result.drift else "rebuilt")
             return True
         finally:
@@ -102,20 +102,20 @@ class Recalibration:
 
 
 def observed(
-    scorer: CalibratedScorer, line: ScoredLine, score: LineScore, group: FlaggedGroup | None, *, now: float
-) -> Observed:
+    scorer: CalibratedScorer, line: LineReading, score: LineScore, group: AlertReference | None, *, now: float
+) -> ObservedScore:
     """Return what may be learned of a scored line; `group` is that of a flagged one."""
     assert scorer.calibration is not None and scorer.rate is not None and score.score is not None
     lengths = np.array([len(line.masked.text)], np.intp)
     bucket = int(scorer.calibration.calibration.bucket_of(lengths)[0])
     if not score.anomalous:
-        return Observed(now, score.score, bucket, scorer.rate)
+        return ObservedScore(now, score.score, bucket, scorer.rate)
     assert group is not None, "flagged lines have a group"
-    return Observed(now, censored(scorer.thresholds[bucket]), bucket, scorer.rate, group)
+    return ObservedScore(now, censored(scorer.thresholds[bucket]), bucket, scorer.rate, group)
 
 
 def verdict(
-    group: FlaggedGroup, *, labels: Mapping[str, GroupLabel], suppressions: Sequence[Suppression]
+    group: AlertReference, *, labels: Mapping[str, AlertLabel], suppressions: Sequence[Suppression]
 ) -> Verdict:
     """Return what people say of an alert."""
     label = labels.get(group.alert_id)

@@ -16,7 +16,7 @@ from app.services.limited_work import Check
 from app.services.line_input import InputLine, LineParser, LineSplitter
 from app.services.scoring import CalibratedScorer, ScoreOptions, calibration_body, is_unusual
 from models.anomaly.drift import drift
-from models.anomaly.scorer import ScoredLine
+from models.anomaly.scorer import LineReading
 from models.runtime.session import State
 from store.alerts import Alerts
 from store.calibrations import StoredCalibration
@@ -157,11 +157,11 @@ class StreamScorer:
             )
         return scores
 
-    def _record_alerts(self, scored: Sequence[tuple[ScoredLine, LineScore]]) -> None:
+    def _record_alerts(self, scored: Sequence[tuple[LineReading, LineScore]]) -> None:
         if self._query.alerts and self._alerts:
             self._alerts.record(occurrences_of(self._scorer, scored, source=self._query.source))
 
-    def _read_stream(self, texts: list[str], turn: StreamLock | None) -> list[ScoredLine]:
+    def _read_stream(self, texts: list[str], turn: StreamLock | None) -> list[LineReading]:
         if turn is None:
             lines, self._state = self._scorer.read_stream(texts, self._state)
             return lines

@@ -17,10 +17,10 @@ from app.services.completion_requests import MAX_LOGPROBS
 from app.services.engines import Loaded
 from app.services.limited_work import Check
 from models.anomaly.aggregate import peak_bits
-from models.anomaly.alerts import Group, GroupLabel, group_of
+from models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
 from models.anomaly.calibration import rounded_up
 from models.anomaly.drift import UNUSUAL
-from models.anomaly.scorer import ReadPrecision, ScoredLine
+from models.anomaly.scorer import LineReading, ReadPrecision
 from models.anomaly.spans import Span as MaskedSpan
 from models.anomaly.spans import highest_window, threshold_spans
 from models.errors import InvalidInput
@@ -67,7 +67,7 @@ class _Scores:
     score: list[float | None]
     p_value: list[float | None]
     anomalous: list[bool | None]
-    groups: Mapping[int, tuple[str, GroupLabel | None]] = field(default_factory=dict)
+    groups: Mapping[int, tuple[str, AlertLabel | None]] = field(default_factory=dict)
 
 
 _Explanations = dict[str, list[MaskedSpan]]
@@ -89,7 +89,7 @@ class CalibratedScorer:
     calibration: StoredCalibration | None
     options: ScoreOptions
     check: Check = no_check
-    labels: Callable[[], Mapping[str, GroupLabel]] = dict
+    labels: Callable[[], Mapping[str, AlertLabel]] = dict
     rate: float | None = field(init=False)
     thresholds: tuple[float, ...] = field(init=False)
 
@@ -119,25 +119,25 @@ class CalibratedScorer:
     def _character_threshold(self) -> float | None:
         return self.calibration.calibration.character_excess[_CHARACTER_RATE] if self.calibration else None
 
-    def read(self, originals: Sequence[str]) -> list[ScoredLine]:
+    def read(self, originals: Sequence[str]) -> list[LineReading]:
         """Read lines of characters, each by itself."""
         precision: ReadPrecision = "fast" if self.options.fast else "float32"
         return self.loaded.scorer.read(originals, precision=precision, check=self.check)
 
-    def read_stream(self, originals: Sequence[str], state: State | None) -> tuple[list[ScoredLine], State]:
+    def read_stream(self, originals: Sequence[str], state: State | None) -> tuple[list[LineReading], State]:
         """Read lines one after the other, from where the previous call ended."""
         return self.loaded.scorer.read_stream(originals, state, fast=self.options.fast, check=self.check)
 
     def read_stored_stream(
         self, lock: StreamLock, originals: Sequence[str]
-    ) -> tuple[list[ScoredLine], StreamBody]:
+    ) -> tuple[list[LineReading], StreamBody]:
         """Read lines in a stored stream and store its position. Raises Conflict if the lock was lost."""
         lines, state = self.read_stream(originals, lock.stream.state)
         self.check()  # if the client has disconnected, the stream stays where it was
         saved = lock.save(state, lines=len(lines))
         return lines, StreamBody.model_validate(saved)
 
-    def scores(self, lines: Sequence[ScoredLine]) -> Iterator[LineScore]:
+    def scores(self, lines: Sequence[LineReading]) -> Iterator[LineScore]:
         """Yield the score of each line, without expected characters."""
         scores = self._score(lines)
         flagged = [i for i, flag in enumerate(scores.anomalous) if flag and self.options.detail != "none"]
@@ -148,21 +148,21 @@ class CalibratedScorer:
                 self.check()
             yield self._line_score(line, scores, i, explanations)
 
-    def group(self, line: ScoredLine) -> Group:
+    def group(self, line: LineReading) -> AlertKey:
         """Return the group of a flagged line. It does not depend on whether the line is explained.
 
         It has a value if the line's template is known.
         """
         parsed = line.surprisal.parsed
         pattern = parsed.template.pattern if parsed else None
-        found = group_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
+        found = alert_key_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
         return found if parsed and not parsed.template.is_new else replace(found, value="")
 
-    def flagged_spans(self, line: ScoredLine) -> list[Span]:
+    def flagged_spans(self, line: LineReading) -> list[Span]:
         """Return the anomalous spans of a flagged line, without explaining it."""
         return _to_original(self._flagged_spans(line, {}), line)
 
-    def text_score(self, line: ScoredLine) -> LineScore:
+    def text_score(self, line: LineReading) -> LineScore:
         """Return the spans of a text, flagged or not, and its score if it is one line.
 
         Calibrations are made of lines: a longer text can have anomalous spans, but has no score.
@@ -177,7 +177,7 @@ class CalibratedScorer:
             score.spans = _to_original(self._anomalous_spans(line, explanations), line)
         return score
 
-    def bits(self, line: ScoredLine) -> list[float]:
+    def bits(self, line: LineReading) -> list[float]:
         """Return the bits of each character of the original; a masked part has them at its first."""
         bits = line.surprisal.bits
         if line.masked.starts is not None:
@@ -186,7 +186,7 @@ class CalibratedScorer:
             bits = spread
         return [float(value) for value in np.round(bits, DECIMALS)]
 
-    def expected_json(self, line: ScoredLine) -> str:
+    def expected_json(self, line: LineReading) -> str:
         """Return the likeliest characters at each character of the original, as JSON.
 
         Written from arrays: an object for each of hundreds of thousands of characters would take gigabytes.
@@ -224,7 +224,7 @@ class CalibratedScorer:
         labels = ["", *map(vocabulary.label, vocabulary.characters)]
         return [f'{{"character":{json.dumps(label, ensure_ascii=False)},"probability":' for label in labels]
 
-    def _score(self, lines: Sequence[ScoredLine]) -> _Scores:
+    def _score(self, lines: Sequence[LineReading]) -> _Scores:
         if not self.calibration or self.rate is None:
             return _Scores([None] * len(lines), [None] * len(lines), [None] * len(lines))
         scores, p_values = self.calibration.calibration.score([line.surprisal for line in lines])
@@ -233,11 +233,11 @@ class CalibratedScorer:
         flagged = np.flatnonzero(anomalous).tolist()
         return self._with_labels(lines, found, flagged) if flagged else found
 
-    def _with_labels(self, lines: Sequence[ScoredLine], found: _Scores, flagged: Sequence[int]) -> _Scores:
+    def _with_labels(self, lines: Sequence[LineReading], found: _Scores, flagged: Sequence[int]) -> _Scores:
         """Return the scores with those of flagged lines whose group is labeled normal lowered."""
         assert self.calibration is not None and self.rate is not None
         labels, name = self.labels(), self.loaded.saved.card.name
-        groups: dict[int, tuple[str, GroupLabel | None]] = {}
+        groups: dict[int, tuple[str, AlertLabel | None]] = {}
         for i in flagged:
             alert_id = self.group(lines[i]).alert_id(name)
             label = labels.get(alert_id)
@@ -250,7 +250,7 @@ class CalibratedScorer:
         return replace(found, groups=groups)
 
     def _line_score(
-        self, line: ScoredLine, scores: _Scores, i: int, explanations: _Explanations
+        self, line: LineReading, scores: _Scores, i: int, explanations: _Explanations
     ) -> LineScore:
         score = _base_score(line, scores, i)
         if self.options.detail == "none":
@@ -283,13 +283,13 @@ class CalibratedScorer:
     def _is_explained(self, text: str, explanations: _Explanations) -> bool | None:
         return text in explanations if self.options.explain else None
 
-    def _flagged_spans(self, line: ScoredLine, explanations: _Explanations) -> list[MaskedSpan]:
+    def _flagged_spans(self, line: LineReading, explanations: _Explanations) -> list[MaskedSpan]:
         """Return the anomalous spans; if no character stands out by itself, the most anomalous part."""
         surprisal = line.surprisal
         spans = self._anomalous_spans(line, explanations)
         return spans or highest_window(surprisal.bits, surprisal.entropy)
 
-    def _anomalous_spans(self, line: ScoredLine, explanations: _Explanations) -> list[MaskedSpan]:
+    def _anomalous_spans(self, line: LineReading, explanations: _Explanations) -> list[MaskedSpan]:
         threshold = self._character_threshold
         assert threshold is not None
         text, surprisal = line.masked.text, line.surprisal
@@ -320,7 +320,7 @@ def calibration_body(stored: StoredCalibration) -> CalibrationBody:
     )
 
 
-def _base_score(line: ScoredLine, scores: _Scores, i: int) -> LineScore:
+def _base_score(line: LineReading, scores: _Scores, i: int) -> LineScore:
     score, p_value = scores.score[i], scores.p_value[i]
     alert_id, label = scores.groups.get(i, (None, None))
     return LineScore(
@@ -333,7 +333,7 @@ def _base_score(line: ScoredLine, scores: _Scores, i: int) -> LineScore:
     )
 
 
-def _to_original(spans: Iterable[MaskedSpan], line: ScoredLine) -> list[Span]:
+def _to_original(spans: Iterable[MaskedSpan], line: LineReading) -> list[Span]:
     origin = line.masked.origin
     return [
         Span(

@@ -4,7 +4,7 @@ An *occurrence* is one flagged line. Occurrences with the same template and the 
 *alert*. Its id is a hash of the model's name, the template and that word, so it is the same in every process
 and for every version of the model.
 
->>> group = group_of("session 4711 opened for root", [Span(22, 26, 9.0)])
+>>> group = alert_key_of("session 4711 opened for root", [Span(22, 26, 9.0)])
 >>> group.template, group.span
 ('session <*> opened for root', '4:root')
 """
@@ -44,7 +44,7 @@ _WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
-class Group:
+class AlertKey:
     """What the occurrences of one alert share.
 
     Attributes:
@@ -73,11 +73,11 @@ class Occurrence:
 
     Attributes:
         model: the model's name, without its version. template: as it is shown. span: the span key of its
-        Group. line: the original text. spans: its anomalous characters, as positions in `line`. time: when
+        AlertKey. line: the original text. spans: its anomalous characters, as positions in `line`. time: when
         the line arrived, in Unix seconds. line_time: the time in the line, if it could be parsed. source:
         where it came from, as far as it is known. entry: the id of the entry of a Redis stream that brought
         it, if one did. estimated_p: the p-value without the bound that the number of calibration lines sets,
-        if it was estimated. value: that of its Group.
+        if it was estimated. value: that of its AlertKey.
     """
 
     model: str
@@ -109,7 +109,7 @@ class Occurrence:
 
 
 @dataclass(frozen=True)
-class GroupLabel:
+class AlertLabel:
     """What people say that a group is.
 
     Attributes:
@@ -125,7 +125,7 @@ class GroupLabel:
 
 
 def occurrence(
-    group: Group,
+    group: AlertKey,
     *,
     model: str,
     version: int,
@@ -165,7 +165,7 @@ def occurrence(
     )
 
 
-def group_of(text: str, spans: Sequence[Span], *, template: str | None = None) -> Group:
+def alert_key_of(text: str, spans: Sequence[Span], *, template: str | None = None) -> AlertKey:
     """Return the group of a flagged line: its masked text, and the anomalous spans of that text.
 
     `template` is that of a model with templates (`models.text.templates`), which has as many words as the
@@ -177,17 +177,17 @@ def group_of(text: str, spans: Sequence[Span], *, template: str | None = None) -
     template = template_of(text) if template is None else template
     span = max(spans, key=lambda span: span.bits, default=None)
     if span is None:
-        return Group(template, "")
+        return AlertKey(template, "")
     words = list(_WORD.finditer(text))
     shared = [min(span.end, word.end()) - max(span.start, word.start()) for word in words]
     index = max(range(len(words)), key=lambda i: shared[i], default=None)
     if index is None:
-        return Group(template, "")
+        return AlertKey(template, "")
     words_of_template = template.split()
     word = words[index][0][:_MAX_WORD_CHARACTERS]
     index = min(index, len(words_of_template) - 1)  # a template may end in one wildcard for many words
     form = words_of_template[index][:_MAX_WORD_CHARACTERS]
-    return Group(template, f"{index}:{form}", word if PARAMETER in form else "")
+    return AlertKey(template, f"{index}:{form}", word if PARAMETER in form else "")
 
 
 def template_of(text: str) -> str:

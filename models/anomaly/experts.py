@@ -15,7 +15,7 @@ from models.text.ngram import NgramModel
 from models.text.templates import Templates
 
 
-def with_experts(
+def with_ngram_and_templates(
     surprisals: Sequence[LineSurprisal],
     lines: Sequence[str],
     ngram: NgramModel | None,

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from models.anomaly.calibration import SCORE_TOLERANCE, Bucket, Calibration, Floats
 from models.anomaly.tail import fit_tail
 
-WINDOW_LINES = 5_000
+SAMPLE_LINES = 5_000
 """Lines in the sample."""
 
 DECAY_S = 2 * 86_400.0
@@ -65,7 +65,7 @@ Verdict = Literal["unknown", "normal", "excluded"]
 
 
 @dataclass(frozen=True)
-class FlaggedGroup:
+class AlertReference:
     """The alert of a flagged line, by which later labels and suppressions are found.
 
     `value` is what the anomalous word is in place of a wildcard of a known template; else empty.
@@ -78,8 +78,8 @@ class FlaggedGroup:
 
 
 @dataclass(frozen=True)
-class Observed:
-    """A scored line. `score` of a flagged one is the score that it exceeded; `group` is None for others.
+class ObservedScore:
+    """A scored line. `score` of a flagged one is the score that it exceeded; `alert` is None for others.
 
     `rate` is the false-alarm rate that it was judged by, `bucket` the index of its bucket, `time` when it was
     scored in Unix seconds.
@@ -89,14 +89,14 @@ class Observed:
     score: float
     bucket: int
     rate: float
-    group: FlaggedGroup | None = None
+    alert: AlertReference | None = None
 
 
 @dataclass(frozen=True)
-class Window:
+class ScoreSample:
     """A sample of lines. `keys` (n,) decide which stay. Those of the stored calibration have rate 0."""
 
-    lines: tuple[Observed, ...]
+    lines: tuple[ObservedScore, ...]
     keys: Floats
 
     def __len__(self) -> int:
@@ -124,34 +124,34 @@ class Rebuild:
     drift: str | None = None
 
 
-def first_window(stored: Calibration, *, now: float, random: np.random.Generator) -> Window:
+def initial_sample(stored: Calibration, *, now: float, random: np.random.Generator) -> ScoreSample:
     """Return a sample of the scores of a stored calibration."""
-    lines: list[Observed] = []
+    lines: list[ObservedScore] = []
     for index, bucket in enumerate(stored.buckets):
         share = bucket.kept / stored.kept_lines
-        count = min(bucket.kept, max(1, int(WINDOW_LINES * share)))
+        count = min(bucket.kept, max(1, int(SAMPLE_LINES * share)))
         chosen = bucket.scores[np.linspace(0, bucket.kept - 1, count).round().astype(np.intp)]
-        lines += (Observed(now, score, index, 0.0) for score in chosen.tolist())
-    return _newest(Window((), np.zeros(0)), lines, random)
+        lines += (ObservedScore(now, score, index, 0.0) for score in chosen.tolist())
+    return _newest(ScoreSample((), np.zeros(0)), lines, random)
 
 
 def rebuild(
     stored: Calibration,
     current: Calibration,
-    window: Window,
-    batch: Sequence[Observed],
+    sample: ScoreSample,
+    batch: Sequence[ObservedScore],
     *,
-    verdict: Callable[[FlaggedGroup], Verdict],
+    verdict: Callable[[AlertReference], Verdict],
     rate: float,
     now: float,
     random: np.random.Generator,
-) -> tuple[Calibration, Window, Rebuild]:
+) -> tuple[Calibration, ScoreSample, Rebuild]:
     """Learn a batch of lines, and return the calibration for later ones.
 
     Args:
         stored: the calibration that defines scores.
         current: the one in use.
-        window: of the lines learned so far.
+        sample: of the lines learned so far.
         batch: the lines since.
         verdict: what people say of an alert.
         rate: the false-alarm rate for which thresholds are reported and limited.
@@ -162,15 +162,15 @@ def rebuild(
         InvalidInput: `stored` does not allow the rate.
     """
     before = current.thresholds(rate)
-    flagged = sum(line.group is not None for line in batch)
-    verdicts = _verdicts((*window.lines, *batch), verdict)
+    flagged = sum(line.alert is not None for line in batch)
+    verdicts = _verdicts((*sample.lines, *batch), verdict)
     judged = _judged(batch, verdicts)
     result = Rebuild(now, len(batch), 0, flagged, rate, before, before)
     if drift := _excess(judged):
-        return current, window, replace(result, drift=drift)
-    kept = [i for i, line in enumerate(window.lines) if _is_kept(line, verdicts)]
-    known = Window(tuple(_judged(window.lines, verdicts)), window.keys[kept])
-    learnable = _without_burst(_without_values_of_bursts(judged, window))
+        return current, sample, replace(result, drift=drift)
+    kept = [i for i, line in enumerate(sample.lines) if _is_kept(line, verdicts)]
+    known = ScoreSample(tuple(_judged(sample.lines, verdicts)), sample.keys[kept])
+    learnable = _without_burst(_without_values_of_bursts(judged, sample))
     grown = _newest(known, _thinned(learnable), random)
     made = _calibration(stored, grown, rate)
     after = made.thresholds(rate)
@@ -180,32 +180,34 @@ def rebuild(
             f"The threshold would rise more than {MAX_RISE_BITS:g} bits above that of the stored calibration."
             " If these lines are normal, calibrate on recent ones or train again."
         )
-        return current, window, replace(result, drift=drift)
-    learned = sum(line.group is None for line in judged)
+        return current, sample, replace(result, drift=drift)
+    learned = sum(line.alert is None for line in judged)
     return made, grown, replace(result, learned=learned, new_thresholds=after)
 
 
-def _verdicts(lines: Sequence[Observed], verdict: Callable[[FlaggedGroup], Verdict]) -> Mapping[str, Verdict]:
-    groups = {line.group.alert_id: line.group for line in lines if line.group}
-    return {alert_id: verdict(group) for alert_id, group in groups.items()}
+def _verdicts(
+    lines: Sequence[ObservedScore], verdict: Callable[[AlertReference], Verdict]
+) -> Mapping[str, Verdict]:
+    alerts = {line.alert.alert_id: line.alert for line in lines if line.alert}
+    return {alert_id: verdict(alert) for alert_id, alert in alerts.items()}
 
 
-def _is_kept(line: Observed, verdicts: Mapping[str, Verdict]) -> bool:
-    return line.group is None or verdicts[line.group.alert_id] != "excluded"
+def _is_kept(line: ObservedScore, verdicts: Mapping[str, Verdict]) -> bool:
+    return line.alert is None or verdicts[line.alert.alert_id] != "excluded"
 
 
-def _judged(lines: Sequence[Observed], verdicts: Mapping[str, Verdict]) -> list[Observed]:
+def _judged(lines: Sequence[ObservedScore], verdicts: Mapping[str, Verdict]) -> list[ObservedScore]:
     """Return lines without those of excluded alerts; those of normal ones get the score of their label."""
     return [
-        replace(line, score=0.0, group=None)
-        if line.group and verdicts[line.group.alert_id] == "normal"
+        replace(line, score=0.0, alert=None)
+        if line.alert and verdicts[line.alert.alert_id] == "normal"
         else line
         for line in lines
         if _is_kept(line, verdicts)
     ]
 
 
-def _excess(batch: Sequence[Observed]) -> str | None:
+def _excess(batch: Sequence[ObservedScore]) -> str | None:
     """Return why a batch is not learned: it has too many alerts."""
     expected = sum(line.rate for line in batch)
     counted = len(_limited([_without_value(line) for line in batch], expected))
@@ -218,22 +220,22 @@ def _excess(batch: Sequence[Observed]) -> str | None:
     )
 
 
-def _thinned(batch: Sequence[Observed]) -> list[Observed]:
+def _thinned(batch: Sequence[ObservedScore]) -> list[ObservedScore]:
     """Return the lines of a batch, of flagged ones that repeat only as many as could be false alarms."""
-    expected = sum(line.rate for line in batch if line.group is None)
+    expected = sum(line.rate for line in batch if line.alert is None)
     counted = _first_limited(batch, expected, math.ceil(expected + 2 * math.sqrt(expected)))
-    return [*(line for line in batch if line.group is None), *counted]
+    return [*(line for line in batch if line.alert is None), *counted]
 
 
-def _first_limited(lines: Sequence[Observed], expected: float, count: int) -> list[Observed]:
+def _first_limited(lines: Sequence[ObservedScore], expected: float, count: int) -> list[ObservedScore]:
     """Return the `_limited` of lines, and more flagged ones while there are fewer than `count`."""
     limited = _limited(lines, expected)
     chosen = {id(line) for line in limited}
-    others = [line for line in lines if line.group and id(line) not in chosen]
+    others = [line for line in lines if line.alert and id(line) not in chosen]
     return [*limited, *others[: max(0, count - len(limited))]]
 
 
-def _limited(lines: Sequence[Observed], expected: float) -> list[Observed]:
+def _limited(lines: Sequence[ObservedScore], expected: float) -> list[ObservedScore]:
     """Return flagged ones of lines in order: of each alert the last few, or of each of its values."""
     of_alert, of_value = (
         max(_MIN_PER_ALERT, math.ceil(share * expected)) for share in (_SHARE_OF_ALERT, _SHARE_OF_VALUE)
@@ -241,37 +243,37 @@ def _limited(lines: Sequence[Observed], expected: float) -> list[Observed]:
     counts: dict[tuple[str, str], int] = {}
     chosen = []
     for line in reversed(lines):
-        if not line.group:
+        if not line.alert:
             continue
-        key = line.group.alert_id, line.group.value
+        key = line.alert.alert_id, line.alert.value
         counts[key] = counts.get(key, 0) + 1
-        if counts[key] <= (of_value if line.group.value else of_alert):
+        if counts[key] <= (of_value if line.alert.value else of_alert):
             chosen.append(line)
     return chosen
 
 
-def _without_values_of_bursts(batch: Sequence[Observed], window: Window) -> list[Observed]:
+def _without_values_of_bursts(batch: Sequence[ObservedScore], sample: ScoreSample) -> list[ObservedScore]:
     """Return a batch in which alerts that are bursts or new have no values, so that each counts as one."""
     positions: dict[str, list[int]] = {}
     for i, line in enumerate(batch):
-        if line.group:
-            positions.setdefault(line.group.alert_id, []).append(i)
+        if line.alert:
+            positions.setdefault(line.alert.alert_id, []).append(i)
     first_seen: dict[str, float] = {}
-    for line in (*window.lines, *batch):
-        if line.group:
-            alert_id = line.group.alert_id
+    for line in (*sample.lines, *batch):
+        if line.alert:
+            alert_id = line.alert.alert_id
             first_seen[alert_id] = min(line.time, first_seen.get(alert_id, line.time))
     alike = {
         alert_id
         for alert_id, own in positions.items()
         if _is_burst(own, len(batch)) or batch[own[-1]].time - first_seen[alert_id] < MIN_DRIFT_S
     }
-    return [_without_value(line) if line.group and line.group.alert_id in alike else line for line in batch]
+    return [_without_value(line) if line.alert and line.alert.alert_id in alike else line for line in batch]
 
 
-def _without_burst(batch: Sequence[Observed]) -> list[Observed]:
+def _without_burst(batch: Sequence[ObservedScore]) -> list[ObservedScore]:
     """Return a batch without the burst of flagged lines that are no values, if there is one: an incident."""
-    positions = [i for i, line in enumerate(batch) if line.group and not line.group.value]
+    positions = [i for i, line in enumerate(batch) if line.alert and not line.alert.value]
     if not _is_burst(positions, len(batch)):
         return list(batch)
     most = len(positions) // 2
@@ -281,8 +283,8 @@ def _without_burst(batch: Sequence[Observed]) -> list[Observed]:
     return [line for i, line in enumerate(batch) if i not in burst]
 
 
-def _without_value(line: Observed) -> Observed:
-    return replace(line, group=replace(line.group, value="")) if line.group else line
+def _without_value(line: ObservedScore) -> ObservedScore:
+    return replace(line, alert=replace(line.alert, value="")) if line.alert else line
 
 
 def _is_burst(positions: Sequence[int], lines: int) -> bool:
@@ -294,27 +296,27 @@ def _is_burst(positions: Sequence[int], lines: int) -> bool:
     )
 
 
-def _newest(window: Window, lines: Sequence[Observed], random: np.random.Generator) -> Window:
-    """Return a sample of the window and these lines, in which a line's chance is exp(time / DECAY_S)."""
+def _newest(sample: ScoreSample, lines: Sequence[ObservedScore], random: np.random.Generator) -> ScoreSample:
+    """Return a new sample of the sample and these lines, in which a line's chance is exp(time / DECAY_S)."""
     times = np.array([line.time for line in lines], np.float64)
-    keys = np.concatenate([window.keys, times / DECAY_S + random.gumbel(size=len(lines))])
-    chosen = np.sort(np.argsort(-keys, kind="stable")[:WINDOW_LINES])
-    every = (*window.lines, *lines)
-    return Window(tuple(every[i] for i in chosen), keys[chosen])
+    keys = np.concatenate([sample.keys, times / DECAY_S + random.gumbel(size=len(lines))])
+    chosen = np.sort(np.argsort(-keys, kind="stable")[:SAMPLE_LINES])
+    every = (*sample.lines, *lines)
+    return ScoreSample(tuple(every[i] for i in chosen), keys[chosen])
 
 
-def _calibration(stored: Calibration, window: Window, rate: float) -> Calibration:
-    """Return the calibration of a window; a bucket with too few lines for the rate stays the stored one."""
+def _calibration(stored: Calibration, sample: ScoreSample, rate: float) -> Calibration:
+    """Return the calibration by a sample; a bucket with too few lines for the rate stays the stored one."""
     buckets = []
     for index, bucket in enumerate(stored.buckets):
-        made = _bucket(bucket, [line for line in window.lines if line.bucket == index])
+        made = _bucket(bucket, [line for line in sample.lines if line.bucket == index])
         buckets.append(made if made.kept and made.min_p_value <= rate else bucket)
     return replace(stored, buckets=tuple(buckets))
 
 
-def _bucket(stored: Bucket, lines: Sequence[Observed]) -> Bucket:
+def _bucket(stored: Bucket, lines: Sequence[ObservedScore]) -> Bucket:
     """Return a bucket that scores as the stored one and compares with the scores of these lines."""
-    normal = np.sort(np.array([line.score for line in lines if line.group is None], np.float64))
+    normal = np.sort(np.array([line.score for line in lines if line.alert is None], np.float64))
     levels = np.array([line.score for line in _counted(lines)], np.float64)
     scores = normal
     if len(levels):
@@ -324,9 +326,9 @@ def _bucket(stored: Bucket, lines: Sequence[Observed]) -> Bucket:
     return replace(stored, scores=scores, tail=fit_tail(scores), lines=len(scores))
 
 
-def _counted(lines: Sequence[Observed]) -> list[Observed]:
+def _counted(lines: Sequence[ObservedScore]) -> list[ObservedScore]:
     """Return the flagged lines that count as normal: about as many as expected, if that agrees with them."""
-    flagged = [line for line in lines if line.group]
+    flagged = [line for line in lines if line.alert]
     expected = sum(line.rate for line in lines)
     limited = _limited(lines, expected)
     noise = math.sqrt(expected)
@@ -347,5 +349,5 @@ def _tail_scale(normal: Floats, levels: Floats) -> float:
 
 
 def censored(threshold: float) -> float:
-    """Return the `score` of a flagged Observed, by the threshold of its bucket."""
+    """Return the `score` of a flagged ObservedScore, by the threshold of its bucket."""
     return threshold - SCORE_TOLERANCE

@@ -10,31 +10,31 @@ from typing import Any
 
 import numpy as np
 
-from models.anomaly.rolling import FlaggedGroup, Observed, Window
+from models.anomaly.rolling import AlertReference, ObservedScore, ScoreSample
 from models.text.array_file import inflate
 
 _COLUMNS = 5
 _MAX_TABLE_BYTES = 64 << 20
 
 
-def dump_window(window: Window) -> dict[str, Any]:
-    """Return the JSON of a window."""
-    rows = [(line.time, line.score, line.bucket, line.rate) for line in window.lines]
-    table = np.concatenate([np.array(rows, "<f8").reshape(-1, _COLUMNS - 1).T, window.keys[None]])
-    groups = {str(i): astuple(line.group) for i, line in enumerate(window.lines) if line.group}
+def dump_sample(sample: ScoreSample) -> dict[str, Any]:
+    """Return the JSON of a sample."""
+    rows = [(line.time, line.score, line.bucket, line.rate) for line in sample.lines]
+    table = np.concatenate([np.array(rows, "<f8").reshape(-1, _COLUMNS - 1).T, sample.keys[None]])
+    alerts = {str(i): astuple(line.alert) for i, line in enumerate(sample.lines) if line.alert}
     return {
         "lines": base64.b64encode(zlib.compress(table.astype("<f8").tobytes())).decode(),
-        "groups": groups,
+        "groups": alerts,
     }
 
 
-def load_window(record: dict[str, Any]) -> Window:
-    """Return the window of a record. Raises ValueError, KeyError or TypeError: it is damaged."""
+def load_sample(record: dict[str, Any]) -> ScoreSample:
+    """Return the sample of a record. Raises ValueError, KeyError or TypeError: it is damaged."""
     data = inflate(base64.b64decode(record["lines"]), max_bytes=_MAX_TABLE_BYTES)
     table = np.frombuffer(data, "<f8").reshape(_COLUMNS, -1)
-    groups = {int(i): FlaggedGroup(*fields) for i, fields in record["groups"].items()}
+    alerts = {int(i): AlertReference(*fields) for i, fields in record["groups"].items()}
     lines = tuple(
-        Observed(at, score, int(bucket), rate, groups.get(i))
+        ObservedScore(at, score, int(bucket), rate, alerts.get(i))
         for i, (at, score, bucket, rate) in enumerate(table[:-1].T.tolist())
     )
-    return Window(lines, table[-1].copy())
+    return ScoreSample(lines, table[-1].copy())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from models.anomaly.experts import with_experts
+from models.anomaly.experts import with_ngram_and_templates
 from models.anomaly.explanation import explain
 from models.anomaly.precision import higher
 from models.anomaly.spans import Span
@@ -27,7 +27,7 @@ ReadPrecision = Literal["float32", "fast", "both"]
 
 
 @dataclass(frozen=True)
-class ScoredLine:
+class LineReading:
     """A line that was read: its characters, the same after masking, and the surprisal of those."""
 
     original: str
@@ -72,7 +72,7 @@ class Scorer:
 
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check
-    ) -> list[ScoredLine]:
+    ) -> list[LineReading]:
         """Mask and read lines, each by itself, with its newline."""
         masked = list(map(self.mask, originals))
         texts = [line.text for line in masked]
@@ -88,7 +88,7 @@ class Scorer:
         *,
         fast: bool = False,
         check: Check = no_check,
-    ) -> tuple[list[ScoredLine], State]:
+    ) -> tuple[list[LineReading], State]:
         """Mask and read lines one after the other; see `models.runtime.surprisal.stream_surprisal`."""
         masked = list(map(self.mask, originals))
         texts = [line.text for line in masked]
@@ -104,7 +104,7 @@ class Scorer:
 
     def _scored(
         self, originals: Sequence[str], masked: Sequence[Masked], surprisals: Sequence[LineSurprisal]
-    ) -> list[ScoredLine]:
+    ) -> list[LineReading]:
         texts = [line.text for line in masked]
-        surprisals = with_experts(surprisals, texts, self._ngram, self.templates)
-        return [ScoredLine(*parts) for parts in zip(originals, masked, surprisals, strict=True)]
+        surprisals = with_ngram_and_templates(surprisals, texts, self._ngram, self.templates)
+        return [LineReading(*parts) for parts in zip(originals, masked, surprisals, strict=True)]

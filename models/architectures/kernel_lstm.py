@@ -56,9 +56,9 @@ class KernelLSTM:
     @property
     def variables(self) -> list[Parameter]:
         """All trainable variables of the Keras network, in its order."""
-        return [self.parameter(name, array) for name, array in self.arrays.arrays.items()]
+        return [self.keras_variable(name, array) for name, array in self.arrays.arrays.items()]
 
-    def parameter(self, name: str, array: Floats, *, sign: int = -1) -> Parameter:
+    def keras_variable(self, name: str, array: Floats, *, sign: int = -1) -> Parameter:
         """Return an array of the shape of a weight as a variable of the Keras network.
 
         `sign`: see `models.kernels.lstm_weights.with_input_gate`.
@@ -68,7 +68,9 @@ class KernelLSTM:
 
     def weights(self) -> Weights:
         """Return the weights, named as in `models.architectures.onnx_graph`, normalization folded in."""
-        copies = {name: self.parameter(name, array).numpy() for name, array in self.arrays.arrays.items()}
+        copies = {
+            name: self.keras_variable(name, array).numpy() for name, array in self.arrays.arrays.items()
+        }
         del copies["gamma"], copies["beta"]
         return copies | {"embedding": normalized(self.arrays, self.frequencies)[0]}
 
@@ -79,7 +81,7 @@ class KernelLSTM:
         identity: both compute the same up to rounding.
         """
         for name, array in weights.items():
-            self.parameter(name, self.arrays[name]).assign(array)
+            self.keras_variable(name, self.arrays[name]).assign(array)
         table = self.arrays["embedding"]
         mean = self.frequencies @ table
         self.arrays["gamma"][:] = np.sqrt(self.frequencies @ np.square(table - mean) + EPSILON)

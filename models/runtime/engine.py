@@ -112,7 +112,7 @@ class Engine:
         for precision, network in networks.items():
             self._networks[precision, "lstm"] = network
             if experts:
-                self._networks[precision, "mixture"] = mixture.with_experts(network, experts)
+                self._networks[precision, "mixture"] = mixture.make_mixture(network, experts)
         self._has_mixture = experts is not None
         self.network = networks["float32"]
         self._max_waiting = max_waiting
@@ -160,7 +160,7 @@ class Engine:
     def predict(
         self,
         prompt: str,
-        answer: Callable[[Distribution | Exception], None],
+        on_result: Callable[[Distribution | Exception], None],
         *,
         top: int,
         temperature: float = 1.0,
@@ -169,8 +169,8 @@ class Engine:
     ) -> Ticket:
         """Compute the distribution after NFC `prompt`, in float32, with the `top` likeliest characters.
 
-        `answer` is called from the scheduler's thread with the distribution or an error, unless the request
-        is cancelled.
+        `on_result` is called from the scheduler's thread with the distribution or an error, unless the
+        request is cancelled.
 
         Raises:
             Busy: too many requests are waiting.
@@ -180,7 +180,7 @@ class Engine:
             prompt,
             self.vocabulary,
             self._id_of,
-            answer,
+            on_result,
             top=top,
             temperature=temperature,
             client=client,

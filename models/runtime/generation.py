@@ -118,14 +118,14 @@ class ScheduledRequest(ABC):
 
 
 class PredictionRequest(ScheduledRequest):
-    """Calls `answer` with the distribution after a text, or with the error."""
+    """Calls `on_result` with the distribution after a text, or with the error."""
 
     def __init__(
         self,
         text: str,
         vocabulary: Vocabulary,
         id_of: dict[str, int],
-        answer: Callable[[Distribution | Exception], None],
+        on_result: Callable[[Distribution | Exception], None],
         *,
         top: int,
         temperature: float,
@@ -133,7 +133,7 @@ class PredictionRequest(ScheduledRequest):
         starts_line: bool = False,
     ) -> None:
         super().__init__(text, id_of, client=client, starts_line=starts_line)
-        self._vocabulary, self._answer = vocabulary, answer
+        self._vocabulary, self._on_result = vocabulary, on_result
         self._top, self._temperature = top, temperature
 
     def begin(self, logits: Floats, state: State) -> list["Sequence"]:  # noqa: ARG002
@@ -143,12 +143,12 @@ class PredictionRequest(ScheduledRequest):
         candidates = tuple(
             (characters[i - 1], float(np.exp(logprob))) for i, logprob in likeliest(logprobs, self._top)
         )
-        self._answer(Distribution(float(entropy_bits(logprobs)), candidates))
+        self._on_result(Distribution(float(entropy_bits(logprobs)), candidates))
         return []
 
     def fail(self, error: Exception) -> None:
         """Answer with the error."""
-        self._answer(error)
+        self._on_result(error)
 
 
 class GenerationRequest(ScheduledRequest):

@@ -132,7 +132,7 @@ def _check(text: NDArray[Any], weights: NDArray[Any], size: int) -> None:
         raise ValueError("the weights are invalid")
 
 
-def with_experts(network: SharedNetwork, experts: Experts) -> "MixtureNetwork":
+def make_mixture(network: SharedNetwork, experts: Experts) -> "MixtureNetwork":
     """Return the mixture of a network and experts."""
     if isinstance(network, LstmNetwork):
         return GeneratingMixture(network, experts)

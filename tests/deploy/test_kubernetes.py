@@ -228,7 +228,7 @@ def test_keda_looks_at_the_list_that_jobs_are_sent_to(clean_redis_url: str) -> N
     with Redis.from_url(clean_redis_url) as redis:
         for number in range(2):
             request: JobRequest = REQUEST
-            TrainingQueue(redis).send(Job(id=f"job_{number}", created_at=1, updated_at=1, request=request))
+            TrainingQueue(redis).enqueue(Job(id=f"job_{number}", created_at=1, updated_at=1, request=request))
         assert redis.llen(trigger["metadata"]["listName"]) == 2
     reference = named(manifests(), "TriggerAuthentication", trigger["authenticationRef"]["name"])
     assert reference["spec"]["secretTargetRef"][0]["parameter"] == "password"

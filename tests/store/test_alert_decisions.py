@@ -4,7 +4,7 @@ import time
 import pytest
 from redis import Redis
 
-from models.anomaly.alerts import Group
+from models.anomaly.alerts import AlertKey
 from models.errors import NotFound
 from store.alert_decisions import Suppression
 from store.alerts import Alerts
@@ -97,7 +97,7 @@ def test_an_alert_that_is_gone_cannot_be_labeled(alerts: Alerts, alert_id: str) 
 def test_a_suppressed_alert_is_counted_until_the_suppression_ends(alerts: Alerts) -> None:
     alerts.record([one()])
     suppression = alerts.suppress("m", ID, until=TOMORROW, by="ann")
-    alerts.record([one(), one(group=Group("user <*> failed", "0:user"))])
+    alerts.record([one(), one(group=AlertKey("user <*> failed", "0:user"))])
     states = {
         alert.id: (alert.state, alert.suppressed_until, alert.figures.count) for alert in alerts.all("m")
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from models.anomaly.alerts import Group, Occurrence, occurrence
+from models.anomaly.alerts import AlertKey, Occurrence, occurrence
 from models.anomaly.spans import Span
 from models.errors import NotFound
 from store.alerts import MAX_EXAMPLES, MAX_INTERVALS, TTL_S, Alerts, Limits, StreamEntries
@@ -13,7 +13,7 @@ from store.local_blobs import LocalBlobs
 from store.open_blobs import open_blobs
 
 NOW = float(int(time.time()))
-GROUP = Group("user <*> failed", "1:<*>")
+GROUP = AlertKey("user <*> failed", "1:<*>")
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def alerts(redis: Redis, tmp_path: Path) -> Alerts:
 def one(
     line: str = "user 1 failed",
     *,
-    group: Group = GROUP,
+    group: AlertKey = GROUP,
     model: str = "m",
     score: float = 8.0,
     p_value: float = 0.005,
@@ -75,7 +75,7 @@ def test_lines_of_one_group_are_one_alert(alerts: Alerts) -> None:
 
 
 def test_groups_and_models_have_their_own_alerts(alerts: Alerts) -> None:
-    alerts.record([one(at=NOW), one(group=Group("other", "0:other"), at=NOW + 1), one(model="n")])
+    alerts.record([one(at=NOW), one(group=AlertKey("other", "0:other"), at=NOW + 1), one(model="n")])
     assert [alert.figures.template for alert in alerts.all("m")] == ["other", "user <*> failed"]
     assert [alert.figures.count for alert in alerts.all("n")] == [1]
     with pytest.raises(NotFound):
@@ -194,18 +194,18 @@ def test_many_occurrences_are_recorded_in_parts(alerts: Alerts, redis: Redis) ->
 def test_ever_new_templates_evict_the_alerts_not_seen_for_longest(redis: Redis, tmp_path: Path) -> None:
     alerts = Alerts(redis, LocalBlobs(tmp_path), Limits(max_alerts=5, max_per_model=3))
     for i in range(4):
-        alerts.record([one(group=Group(f"template {i}", ""), at=NOW + i)])
+        alerts.record([one(group=AlertKey(f"template {i}", ""), at=NOW + i)])
     assert [alert.figures.template for alert in alerts.all("m")] == [f"template {i}" for i in (3, 2, 1)]
     assert alerts.evicted("m") == 1
     for i in range(3):
-        alerts.record([one(group=Group(f"template {i}", ""), model="n", at=NOW + 10)])
+        alerts.record([one(group=AlertKey(f"template {i}", ""), model="n", at=NOW + 10)])
     assert [alert.figures.template for alert in alerts.all("m")] == ["template 3", "template 2"]
     assert len(redis.keys("nextchar:alert:*")) == 5
 
 
 def test_an_alert_expires_after_its_last_line(alerts: Alerts, redis: Redis) -> None:
-    alerts.record([one(at=NOW - TTL_S - 10, group=Group("old", ""))])
-    assert 0 < redis.ttl(f"nextchar:alert:{Group('old', '').alert_id('m')}") <= TTL_S
+    alerts.record([one(at=NOW - TTL_S - 10, group=AlertKey("old", ""))])
+    assert 0 < redis.ttl(f"nextchar:alert:{AlertKey('old', '').alert_id('m')}") <= TTL_S
     alerts.record([one()])
     assert [alert.figures.template for alert in alerts.all("m")] == ["user <*> failed"]
 

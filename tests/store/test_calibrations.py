@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from models.anomaly.calibration import calibrate
-from models.anomaly.rolling import FlaggedGroup, Observed, Rebuild, Window
+from models.anomaly.rolling import AlertReference, ObservedScore, Rebuild, ScoreSample
 from models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from models.saved_model import SavedModel, describe_files
 from store import calibrations as module
@@ -79,21 +79,21 @@ def test_damaged_records_are_named(blobs: Blobs, model: SavedModel) -> None:
 def test_a_rolling_calibration_is_read_back_as_it_was_saved(blobs: Blobs, model: SavedModel) -> None:
     known = Calibrations(blobs)
     base = known.save(model, "default", OTHER, source="lines")
-    group = FlaggedGroup("alert_1", "user <*> →", "1:<*>", "ann")
-    lines = (Observed(1.5e9, 2.25, 0, 0.0), Observed(1.6e9, 7.5, 0, 0.01, group))
-    window = Window(lines, np.array([3.0, 4.0]))
+    group = AlertReference("alert_1", "user <*> →", "1:<*>", "ann")
+    lines = (ObservedScore(1.5e9, 2.25, 0, 0.0), ObservedScore(1.6e9, 7.5, 0, 0.01, group))
+    sample = ScoreSample(lines, np.array([3.0, 4.0]))
     rebuilds = [Rebuild(float(i), 2, 1, 1, 0.01, (6.0,), (7.0,), "drift") for i in range(MAX_REBUILDS + 5)]
-    known.save_rolling(model, base, OTHER, window, rebuilds)
+    known.save_rolling(model, base, OTHER, sample, rebuilds)
     found = Calibrations(blobs).find_rolling(model, base)
     assert found and found.name == "rolling" and found.rolling
-    assert found.rolling.window.lines == lines and found.rolling.window.keys.tolist() == [3.0, 4.0]
+    assert found.rolling.sample.lines == lines and found.rolling.sample.keys.tolist() == [3.0, 4.0]
     assert found.rolling.rebuilds == tuple(rebuilds[5:]) and found.rolling.drift == "drift"
 
 
 def test_a_damaged_rolling_calibration_counts_for_nothing(blobs: Blobs, model: SavedModel) -> None:
     known = Calibrations(blobs)
     base = known.save(model, "default", OTHER, source="lines")
-    known.save_rolling(model, base, OTHER, Window((), np.zeros(0)), [])
+    known.save_rolling(model, base, OTHER, ScoreSample((), np.zeros(0)), [])
     path = f"model_files/{model.card.id}/calibrations/rolling.json"
     blobs.write(path, blobs.read(path).replace(b'"window": {"lines": "', b'"window": {"lines": "xyz'))
     assert Calibrations(blobs).find_rolling(model, base) is None

@@ -128,7 +128,7 @@ class JobMachine(RuleBasedStateMachine):
     @rule(job=handles)
     def send(self, job: Job) -> None:
         if self.known[job.id].record == job and job.status is JobStatus.QUEUED:
-            self.queue.send(job)
+            self.queue.enqueue(job)
 
     @rule(token=st.sampled_from(TOKENS))
     def work(self, token: str) -> None:

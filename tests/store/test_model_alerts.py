@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from models.anomaly.alerts import Group
+from models.anomaly.alerts import AlertKey
 from store.alerts import Alerts
 from store.batches import Batches
 from store.blobs import Blobs
@@ -20,7 +20,7 @@ from tests.store.test_alerts import GROUP, one
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card
 
-OTHER = Group("disk <*> failed", "1:<*>")
+OTHER = AlertKey("disk <*> failed", "1:<*>")
 
 
 class World:

@@ -41,9 +41,9 @@ def test_one_process_sends_at_a_time(outbox: Notifications) -> None:
 def test_a_message_is_queued_once_for_what_the_target_knows(outbox: Notifications) -> None:
     queue(outbox)
     assert not outbox.queue("t", "a", before=None, after={"severity": "info"}, body="again", now=1.0)
-    assert outbox.known("t") == {"a": {"severity": "info"}}
+    assert outbox.sent_states("t") == {"a": {"severity": "info"}}
     assert outbox.queue("t", "a", before={"severity": "info"}, after=None, body="over", now=2.0)
-    assert outbox.known("t") == {}
+    assert outbox.sent_states("t") == {}
     assert [delivery.body for delivery in outbox.waiting("t")] == ["{}", "over"]
     assert [delivery.last_error for delivery in outbox.waiting("t")] == [None, None]
 

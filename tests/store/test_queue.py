@@ -6,7 +6,7 @@ from rq import Queue
 
 from store.blobs import Blobs
 from store.jobs import Job, Jobs, JobStatus
-from store.queue import QUEUE_NAME, AllowedJob, TrainingQueue, fair_order
+from store.queue import QUEUE_NAME, AllowedJob, TrainingQueue, round_robin_by_key
 from tests.store.test_jobs import REQUEST
 
 
@@ -27,9 +27,9 @@ def _created(jobs: Jobs, n: int) -> list[Job]:
 def test_jobs_wait_in_order_and_the_front_is_next(redis: Any, jobs: Jobs) -> None:
     queue = TrainingQueue(redis)
     a, b, c = _created(jobs, 3)
-    queue.send(a)
-    queue.send(b)
-    queue.send(c, at_front=True)
+    queue.enqueue(a)
+    queue.enqueue(b)
+    queue.enqueue(c, at_front=True)
     assert queue.waiting() == [c.id, a.id, b.id]
 
 
@@ -52,7 +52,7 @@ def _of(jobs: Jobs, keys: str) -> list[Job]:
 )
 def test_keys_take_turns(jobs: Jobs, waiting: str, running: str, expected: str) -> None:
     jobs_waiting = _of(jobs, waiting)
-    ordered = fair_order(jobs_waiting, _of(jobs, running))
+    ordered = round_robin_by_key(jobs_waiting, _of(jobs, running))
     assert "".join(job.created_by or "-" for job in ordered) == expected
     for key in set(waiting):
         name = None if key == "-" else key
@@ -64,10 +64,10 @@ def test_a_job_for_each_worker_goes_to_each_key_as_workers_become_free(jobs: Job
     """One worker: a key that submits many jobs first does not keep the others waiting for all of them."""
     waiting, served = _of(jobs, "aaaaaabbc"), ""
     while waiting:
-        waiting = fair_order(waiting, [])
+        waiting = round_robin_by_key(waiting, [])
         taken = waiting.pop(0)
         served += taken.created_by or "-"
-        waiting = fair_order(waiting, [taken])
+        waiting = round_robin_by_key(waiting, [taken])
     assert served == "abcabaaaa"
 
 
@@ -75,14 +75,14 @@ def test_the_queue_is_arranged_and_loses_nothing(redis: Any, jobs: Jobs) -> None
     queue = TrainingQueue(redis)
     a1, a2, a3, b = _of(jobs, "aaab")
     for job in (a1, a2, a3, b):
-        queue.send(job)
-    queue.arrange([a1, a2, a3, b], [])
+        queue.enqueue(job)
+    queue.reorder([a1, a2, a3, b], [])
     assert queue.waiting() == [a1.id, b.id, a2.id, a3.id]
     # A worker has taken one, and another job has come, since the records were read.
     [late] = _of(jobs, "c")
-    queue.send(late)
-    queue.withdraw(a1)
-    queue.arrange([a1, a2, a3, b], [a1])
+    queue.enqueue(late)
+    queue.remove(a1)
+    queue.reorder([a1, a2, a3, b], [a1])
     assert queue.waiting() == [b.id, a2.id, a3.id, late.id]
 
 
@@ -90,8 +90,8 @@ def test_a_message_of_an_unknown_job_stays_in_the_queue(redis: Any, jobs: Jobs) 
     queue = TrainingQueue(redis)
     a1, a2, unknown, b = _of(jobs, "aacb")
     for job in (a1, unknown, a2, b):
-        queue.send(job)
-    queue.arrange([a1, a2, b], [])
+        queue.enqueue(job)
+    queue.reorder([a1, a2, b], [])
     assert queue.waiting() == [a1.id, b.id, a2.id, unknown.id]
 
 
@@ -99,20 +99,20 @@ def test_a_withdrawn_job_waits_no_more(redis: Any, jobs: Jobs) -> None:
     queue = TrainingQueue(redis)
     a, b = _created(jobs, 2)
     for job in (a, b):
-        queue.send(job)
-    queue.withdraw(a)
-    queue.withdraw(a)  # again is no error
+        queue.enqueue(job)
+    queue.remove(a)
+    queue.remove(a)  # again is no error
     assert queue.waiting() == [b.id]
 
 
 def test_a_job_queued_again_is_a_new_message(redis: Any, jobs: Jobs) -> None:
     queue = TrainingQueue(redis)
     (job,) = _created(jobs, 1)
-    queue.send(job)
+    queue.enqueue(job)
     again = jobs.move(jobs.move(job, JobStatus.RUNNING), JobStatus.QUEUED)
-    queue.send(again)
+    queue.enqueue(again)
     assert queue.waiting() == [job.id, job.id]
-    queue.withdraw(again)
+    queue.remove(again)
     assert queue.waiting() == [job.id]
 
 

@@ -73,7 +73,7 @@ def test_the_queue_is_arranged_so_that_keys_share_the_workers(world: World) -> N
     world.live.acquire_lease(running.id, "me")
     other = world.jobs.create(REQUEST, created_by="b")
     for job in (*mine, other):
-        world.queue.send(job)
+        world.queue.enqueue(job)
     world.reconciler.run()
     assert world.queue.waiting() == [other.id, *(job.id for job in mine)]
 
@@ -94,7 +94,7 @@ def test_a_queued_job_whose_message_was_lost_is_sent_again_once(world: World) ->
 def test_leased_waiting_paused_and_ended_jobs_are_not_changed(world: World) -> None:
     held, waiting = world.running(), world.jobs.create(REQUEST)
     world.live.acquire_lease(held.id, "me")
-    world.queue.send(waiting)
+    world.queue.enqueue(waiting)
     paused = world.jobs.move(world.running(), JobStatus.PAUSED)
     over = world.jobs.move(world.running(), JobStatus.SUCCEEDED)
     before = [world.jobs.get(job.id) for job in (held, waiting, paused, over)]

@@ -6,7 +6,7 @@ import pytest
 
 from models.anomaly.calibration import calibrate
 from models.anomaly.calibration_format import load
-from models.anomaly.experts import with_experts
+from models.anomaly.experts import with_ngram_and_templates
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.runtime.engine import INT8_FILE
 from models.runtime.session import Network, open_network
@@ -30,7 +30,9 @@ def read_by_experts(
 ) -> list[LineSurprisal]:
     """The surprisal of lines with what the n-grams and the templates of the training text say."""
     templates = templates_file.templates_of(text.vocabulary.decode(text.train[:]))
-    return with_experts(readings, lines, ngram_file.ngram_of(text.train[:], text.vocabulary), templates)
+    return with_ngram_and_templates(
+        readings, lines, ngram_file.ngram_of(text.train[:], text.vocabulary), templates
+    )
 
 
 def graph_for(text: Text) -> bytes:

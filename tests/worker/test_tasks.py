@@ -107,7 +107,7 @@ class World:
                 corpus=corpus or self.corpus.id, name=name, network=network, training=training, **options
             )
         )
-        self.queue.send(job)
+        self.queue.enqueue(job)
         return job
 
     def status(self, job: Job) -> JobStatus:
@@ -158,7 +158,7 @@ def _children(pid: int) -> list[int]:
 
 def test_a_job_becomes_one_model_if_its_message_is_delivered_twice(world: World) -> None:
     job = world.send(Budget(steps=150))
-    world.queue.send(job.model_copy(update={"sequence": 99}))
+    world.queue.enqueue(job.model_copy(update={"sequence": 99}))
     world.start_worker(is_warm=False)
     done = world.finished(job)
     assert (done.status, done.model, done.attempt) == (JobStatus.SUCCEEDED, "fox@1", 1)

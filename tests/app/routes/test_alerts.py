@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from models.anomaly.alerts import Group, Occurrence, occurrence
+from models.anomaly.alerts import AlertKey, Occurrence, occurrence
 from models.anomaly.spans import Span
 from store.alerts import Alerts, Limits
 from tests.app.fakes import publish
@@ -21,7 +21,7 @@ def one(
     template: str, *, p_value: float = 0.005, at: float = NOW, line: str = "a line", model: str = "fake"
 ) -> Occurrence:
     return occurrence(
-        Group(template, "0:a"),
+        AlertKey(template, "0:a"),
         model=model,
         version=1,
         line=line,
@@ -34,7 +34,7 @@ def one(
 
 
 def id_of(template: str) -> str:
-    return Group(template, "0:a").alert_id("fake")
+    return AlertKey(template, "0:a").alert_id("fake")
 
 
 @pytest.fixture

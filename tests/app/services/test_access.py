@@ -15,7 +15,7 @@ from redis import Redis
 from app.keys import new_key
 from app.main import create_app
 from app.settings import ApiSettings
-from models.anomaly.alerts import Group, occurrence
+from models.anomaly.alerts import AlertKey, occurrence
 from store.alerts import Alerts
 from store.corpora import Upload
 from store.jobs import JobStatus
@@ -116,7 +116,7 @@ def owned(tenants: Tenants) -> Owned:
         service.live.acquire_lease(job_id, "the trainer")
         moved = service.jobs.move(service.jobs.get(job_id), JobStatus.RUNNING)
     service.jobs.move(moved, JobStatus.SUCCEEDED, model="owl@1")
-    group = Group("the owl hoots", "0:a")
+    group = AlertKey("the owl hoots", "0:a")
     alerts = Alerts(Redis.from_url(service.settings.redis_url, decode_responses=True), service.blobs)
     alerts.record(
         [

@@ -21,7 +21,7 @@ from app.services import outbound
 from app.services.event_messages import EventMessages
 from app.services.notifications import RESEND_S, Notifier
 from launcher.ports import free_port
-from models.anomaly.alerts import Group, occurrence
+from models.anomaly.alerts import AlertKey, occurrence
 from store.alerts import Alerts
 from store.events import Events
 from store.jobs import Jobs
@@ -34,7 +34,7 @@ from tests.waiting import eventually
 
 QUIET_S = 300.0
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the example of the specification
-ID = Group("user <*> failed", "1:<*>").alert_id("sshd")
+ID = AlertKey("user <*> failed", "1:<*>").alert_id("sshd")
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Setting:
         self, *, p_value: float = 0.005, model: str = "sshd", template: str = "user <*> failed"
     ) -> None:
         one = occurrence(
-            Group(template, "1:<*>"),
+            AlertKey(template, "1:<*>"),
             model=model,
             version=1,
             line="user 1 failed",
@@ -166,7 +166,7 @@ def test_messages_are_signed(world: Setting, receiver: Receiver) -> None:
 def test_what_people_have_judged_is_not_reported(world: Setting, receiver: Receiver) -> None:
     for i, judge in enumerate(("suppress", "acknowledge", "normal")):
         world.record(template=f"template {judge}")
-        alert_id = Group(f"template {judge}", "1:<*>").alert_id("sshd")
+        alert_id = AlertKey(f"template {judge}", "1:<*>").alert_id("sshd")
         if judge == "suppress":
             world.alerts.suppress("sshd", alert_id, until=world.now + 1000, by=None)
         elif judge == "acknowledge":

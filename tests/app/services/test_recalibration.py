@@ -12,7 +12,7 @@ from redis import Redis
 from app.services import recalibration as module
 from app.services.recalibration import Recalibration
 from models.anomaly.calibration import calibrate as calibrate_lines
-from models.anomaly.rolling import FlaggedGroup, Observed, censored
+from models.anomaly.rolling import AlertReference, ObservedScore, censored
 from models.saved_model import SavedModel
 from store.alerts import Alerts
 from store.calibrations import Calibrations
@@ -134,11 +134,11 @@ def saved() -> SavedModel:
     return saved_model()
 
 
-def lines_of(scores: Any, *, threshold: float) -> list[Observed]:
+def lines_of(scores: Any, *, threshold: float) -> list[ObservedScore]:
     return [
-        Observed(1.0, score, 0, 0.01)
+        ObservedScore(1.0, score, 0, 0.01)
         if score <= threshold
-        else Observed(1.0, censored(threshold), 0, 0.01, FlaggedGroup("alert_1", "t", "0:t"))
+        else ObservedScore(1.0, censored(threshold), 0, 0.01, AlertReference("alert_1", "t", "0:t"))
         for score in scores
     ]
 
@@ -148,13 +148,13 @@ def test_waiting_lines_are_read_as_they_were_added_also_those_of_an_earlier_vers
 ) -> None:
     redis = Redis.from_url(clean_redis_url, decode_responses=True)
     lines = RollingLines(redis)
-    group = FlaggedGroup("alert_1", "user <*>", "1:<*>", "ann →")
-    added = [Observed(1.0, 2.5, 0, 0.01), Observed(2.0, 7.5, 0, 0.01, group)]
+    group = AlertReference("alert_1", "user <*>", "1:<*>", "ann →")
+    added = [ObservedScore(1.0, 2.5, 0, 0.01), ObservedScore(2.0, 7.5, 0, 0.01, group)]
     lines.add(saved.card.id, "default", added)
     [key] = [key for key in redis.scan_iter() if redis.type(key) == "list"]
     redis.rpush(key, json.dumps([[3.0, 8.5, 0, 0.01, "alert_1", "user <*>", "1:<*>"]]))
     assert lines.acquire_lease(saved.card.id, "default", "me")
-    older = Observed(3.0, 8.5, 0, 0.01, FlaggedGroup("alert_1", "user <*>", "1:<*>"))
+    older = ObservedScore(3.0, 8.5, 0, 0.01, AlertReference("alert_1", "user <*>", "1:<*>"))
     assert lines.take(saved.card.id, "default", "me") == [*added, older]
     lines.add(saved.card.id, "default", added)
     lines.forget(saved.card.id, "default")

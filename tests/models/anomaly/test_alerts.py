@@ -2,8 +2,8 @@ import pytest
 
 from models.anomaly.alerts import (
     MAX_LINE_CHARACTERS,
-    Group,
-    group_of,
+    AlertKey,
+    alert_key_of,
     occurrence,
     severity_of,
     template_of,
@@ -28,7 +28,10 @@ def test_masked_values_are_parameters() -> None:
 
 def test_the_anomalous_word_is_part_of_the_group() -> None:
     text = "user root from nowhere port 22"
-    at_user, at_host = group_of(text, [span_of(text, "root")]), group_of(text, [span_of(text, "nowhere")])
+    at_user, at_host = (
+        alert_key_of(text, [span_of(text, "root")]),
+        alert_key_of(text, [span_of(text, "nowhere")]),
+    )
     assert (at_user.template, at_user.span) == ("user root from nowhere port <*>", "1:root")
     assert at_host.template_id == at_user.template_id
     assert at_host.alert_id("m") != at_user.alert_id("m")
@@ -37,59 +40,59 @@ def test_the_anomalous_word_is_part_of_the_group() -> None:
 def test_the_span_with_the_most_bits_decides() -> None:
     text = "user root from nowhere"
     spans = [span_of(text, "user", 3.0), span_of(text, "nowhere", 30.0), span_of(text, "root", 5.0)]
-    assert group_of(text, spans).span == "3:nowhere"
+    assert alert_key_of(text, spans).span == "3:nowhere"
 
 
 def test_any_part_of_a_value_that_changes_gives_the_same_group() -> None:
     first, second = "port 12345 open", "port 999 open"
-    groups = {group_of(first, [Span(7, 9, 5.0)]), group_of(second, [Span(5, 8, 5.0)])}
-    assert groups == {Group("port <*> open", "1:<*>")}
+    groups = {alert_key_of(first, [Span(7, 9, 5.0)]), alert_key_of(second, [Span(5, 8, 5.0)])}
+    assert groups == {AlertKey("port <*> open", "1:<*>")}
 
 
 def test_the_value_of_the_anomalous_word_is_kept_where_the_template_has_a_parameter() -> None:
-    group = group_of("port 12345 open", [Span(7, 9, 5.0)])
+    group = alert_key_of("port 12345 open", [Span(7, 9, 5.0)])
     assert (group.span, group.value) == ("1:<*>", "12345")
-    assert group_of("port 12345 open", [Span(0, 4, 5.0)]).value == ""
-    assert group.alert_id("m") == group_of("port 7 open", [Span(5, 6, 5.0)]).alert_id("m")
+    assert alert_key_of("port 12345 open", [Span(0, 4, 5.0)]).value == ""
+    assert group.alert_id("m") == alert_key_of("port 7 open", [Span(5, 6, 5.0)]).alert_id("m")
 
 
 def test_a_span_that_covers_several_words_is_that_of_the_longest_part() -> None:
     text = "a unexpected b"
-    assert group_of(text, [Span(0, len(text), 9.0)]).span == "1:unexpected"
+    assert alert_key_of(text, [Span(0, len(text), 9.0)]).span == "1:unexpected"
 
 
 def test_the_templates_of_a_model_group_words_that_vary() -> None:
     logins = [f"login of {name} from home" for name in ("ann", "bob", "eve", "joe")]
     known = Templates.fit([*logins, "disk full"])
     groups = {
-        group_of(text, [span_of(text, name)], template=known.template_of(text).pattern)
+        alert_key_of(text, [span_of(text, name)], template=known.template_of(text).pattern)
         for name in ("mallory", "trudy")
         for text in [f"login of {name} from home"]
     }
-    assert groups == {Group("login of <*> from home", "2:<*>")}
+    assert groups == {AlertKey("login of <*> from home", "2:<*>")}
 
 
 def test_a_long_line_ends_in_one_parameter() -> None:
     text = "word " * 300 + "anomalous"
     pattern = Templates.fit(["word " * 300 + "normal"] * 3).template_of(text).pattern
-    group = group_of(text, [span_of(text, "anomalous")], template=pattern)
+    group = alert_key_of(text, [span_of(text, "anomalous")], template=pattern)
     assert group.span == f"{len(pattern.split()) - 1}:{pattern.split()[-1]}"
 
 
 @pytest.mark.parametrize("text", ["", "   "])
 def test_a_line_without_words_has_a_group(text: str) -> None:
-    assert group_of(text, [Span(0, len(text), 1.0)]) == Group("", "")
+    assert alert_key_of(text, [Span(0, len(text), 1.0)]) == AlertKey("", "")
 
 
 def test_an_alert_is_the_same_for_every_version_but_not_for_another_model() -> None:
-    group = Group("a <*>", "0:a")
-    assert group.alert_id("m") == Group("a <*>", "0:a").alert_id("m") != group.alert_id("other")
+    group = AlertKey("a <*>", "0:a")
+    assert group.alert_id("m") == AlertKey("a <*>", "0:a").alert_id("m") != group.alert_id("other")
 
 
 def test_what_is_kept_of_a_line_is_bounded() -> None:
     line = "é\ud800" + "x" * 5_000
     kept = occurrence(
-        Group(line, "0:" + line[:60]),
+        AlertKey(line, "0:" + line[:60]),
         model="m",
         version=1,
         line=line,

@@ -9,7 +9,7 @@ import pytest
 from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS, statistics
 from models.anomaly.calibration import NETWORK_WEIGHT, calibrate
 from models.anomaly.calibration_format import dump, load
-from models.anomaly.experts import with_experts, with_ngram, with_templates
+from models.anomaly.experts import with_ngram, with_ngram_and_templates, with_templates
 from models.runtime.surprisal import LineSurprisal
 from models.text import ngram_file
 from models.text.ngram import NgramModel
@@ -85,7 +85,7 @@ def test_statistics_of_templates_come_last() -> None:
     assert found.shape == (3, len(names))
     columns = dict(zip(names, found.T, strict=True))
     assert 0 < columns["template"][0] < columns["template"][1] and columns["template"][2] > 0
-    assert with_experts(read([""]), [""], None, None)[0].parsed is not None
+    assert with_ngram_and_templates(read([""]), [""], None, None)[0].parsed is not None
 
 
 def test_a_new_template_and_an_unusual_value_raise_the_score() -> None:

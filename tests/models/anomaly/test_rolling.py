@@ -7,14 +7,14 @@ import pytest
 from models.anomaly.calibration import Calibration, calibrate
 from models.anomaly.rolling import (
     MAX_RISE_BITS,
-    WINDOW_LINES,
-    FlaggedGroup,
-    Observed,
+    SAMPLE_LINES,
+    AlertReference,
+    ObservedScore,
     Rebuild,
+    ScoreSample,
     Verdict,
-    Window,
     censored,
-    first_window,
+    initial_sample,
     rebuild,
 )
 from tests.models.anomaly.surprisals import random_lines
@@ -32,24 +32,24 @@ class Stream:
         bucket = replace(made.buckets[0], scores=quantiles, tail=None, lines=lines)
         self.stored = self.current = replace(made, buckets=(bucket,))
         self.now = 0.0
-        self.window = first_window(self.stored, now=0.0, random=self.random)
+        self.sample = initial_sample(self.stored, now=0.0, random=self.random)
 
     @property
     def threshold(self) -> float:
         return threshold(self.current)
 
-    def normal(self, count: int = 1000, *, shift: float = 0.0) -> list[Observed]:
+    def normal(self, count: int = 1000, *, shift: float = 0.0) -> list[ObservedScore]:
         """Normal lines, each flagged one with an alert of its own; `shift` is added to the scores."""
         scores = self.random.exponential(size=count) + shift
         return [self.line(score, f"normal {self.now} {i}") for i, score in enumerate(scores.tolist())]
 
-    def line(self, score: float, alert: str, value: str = "") -> Observed:
+    def line(self, score: float, alert: str, value: str = "") -> ObservedScore:
         if score <= self.threshold:
-            return Observed(self.now, score, 0, RATE)
-        group = FlaggedGroup(alert, alert, "0:x", value)
-        return Observed(self.now, censored(self.threshold), 0, RATE, group)
+            return ObservedScore(self.now, score, 0, RATE)
+        group = AlertReference(alert, alert, "0:x", value)
+        return ObservedScore(self.now, censored(self.threshold), 0, RATE, group)
 
-    def with_new_values(self, values: int, *, is_burst: bool = False) -> list[Observed]:
+    def with_new_values(self, values: int, *, is_burst: bool = False) -> list[ObservedScore]:
         """Normal lines of a day, and 20 of one alert and template, that have so many values in turn."""
         lines, at = self.normal(980), 490
         for i in range(20):
@@ -57,13 +57,13 @@ class Stream:
         return [replace(line, time=self.now + 86.4 * i) for i, line in enumerate(lines)]
 
     def learn(
-        self, batch: list[Observed], verdict: Callable[[FlaggedGroup], Verdict] = lambda _: "unknown"
+        self, batch: list[ObservedScore], verdict: Callable[[AlertReference], Verdict] = lambda _: "unknown"
     ) -> Rebuild:
         self.now += 3600
-        self.current, self.window, result = rebuild(
+        self.current, self.sample, result = rebuild(
             self.stored,
             self.current,
-            self.window,
+            self.sample,
             batch,
             verdict=verdict,
             rate=RATE,
@@ -106,11 +106,11 @@ def test_flagged_lines_are_never_learned() -> None:
     batch = stream.normal()
     stream.learn(batch)
     for line in other.normal():  # the same lines, those that are flagged with far higher scores
-        if line.group:
+        if line.alert:
             assert line.score == censored(other.threshold), "the score itself is not in the observation"
     other.learn(batch)
     assert threshold(stream.current) == threshold(other.current)
-    kept = [line for line in stream.window.lines if line.group]
+    kept = [line for line in stream.sample.lines if line.alert]
     assert kept and all(line.score <= censored(threshold(stream.stored)) for line in kept)
 
 
@@ -126,11 +126,11 @@ def test_an_incident_of_many_equal_lines_does_not_move_the_threshold() -> None:
 def test_a_batch_with_many_different_alerts_is_dropped_and_reported() -> None:
     stream = Stream()
     stream.learn(stream.normal())
-    before, window = stream.threshold, stream.window
+    before, sample = stream.threshold, stream.sample
     result = stream.learn(stream.normal(900) + [stream.line(9.0, f"alert {i}") for i in range(100)])
     assert result.drift and "expected" in result.drift
     assert (result.learned, result.lines, stream.threshold) == (0, 1000, before)
-    assert stream.window is window
+    assert stream.sample is sample
 
 
 def test_the_threshold_rises_by_a_limited_amount() -> None:
@@ -145,21 +145,21 @@ def test_lines_of_alerts_that_are_incidents_or_suppressed_count_for_nothing() ->
     normal = stream.normal()
     incidents = [stream.line(9.0, f"incident {i}") for i in range(200)]
 
-    def verdict(group: FlaggedGroup) -> Verdict:
+    def verdict(group: AlertReference) -> Verdict:
         return "excluded" if group.alert_id.startswith("incident") else "unknown"
 
     assert stream.learn(normal + incidents, verdict).drift is None
     other.learn(normal)
     assert stream.threshold == pytest.approx(other.threshold, abs=0.2)
-    assert not any(line.group and verdict(line.group) == "excluded" for line in stream.window.lines)
+    assert not any(line.alert and verdict(line.alert) == "excluded" for line in stream.sample.lines)
 
 
 def test_a_label_that_comes_later_removes_lines_from_the_sample() -> None:
     stream = Stream()
     stream.learn([*stream.normal(), stream.line(9.0, "late"), stream.line(9.0, "late")])
-    assert any(line.group and line.group.alert_id == "late" for line in stream.window.lines)
+    assert any(line.alert and line.alert.alert_id == "late" for line in stream.sample.lines)
     stream.learn(stream.normal(), lambda group: "excluded" if group.alert_id == "late" else "unknown")
-    assert not any(line.group and line.group.alert_id == "late" for line in stream.window.lines)
+    assert not any(line.alert and line.alert.alert_id == "late" for line in stream.sample.lines)
 
 
 def test_lines_of_alerts_labeled_normal_are_learned() -> None:
@@ -174,8 +174,8 @@ def test_the_sample_is_bounded_and_mostly_of_the_newest_lines() -> None:
     for _ in range(3):
         stream.learn(stream.normal(6000))
         stream.now += 3 * 86_400
-    assert len(stream.window) == WINDOW_LINES
-    times = np.array([line.time for line in stream.window.lines])
+    assert len(stream.sample) == SAMPLE_LINES
+    times = np.array([line.time for line in stream.sample.lines])
     assert (times > stream.now - 4 * 86_400).mean() > 0.7
 
 
@@ -184,7 +184,7 @@ def test_a_rebuild_reports_what_it_did() -> None:
     batch = stream.normal()
     before = stream.threshold
     result = stream.learn(batch)
-    flagged = sum(line.group is not None for line in batch)
+    flagged = sum(line.alert is not None for line in batch)
     assert (result.at, result.lines, result.flagged) == (stream.now, 1000, flagged)
     assert (result.learned, result.rate) == (1000 - flagged, RATE)
     assert (result.old_thresholds, result.new_thresholds) == ((before,), (stream.threshold,))
@@ -192,7 +192,7 @@ def test_a_rebuild_reports_what_it_did() -> None:
 
 def test_an_empty_batch_changes_nothing_but_the_start() -> None:
     stream = Stream()
-    assert isinstance(stream.window, Window)
+    assert isinstance(stream.sample, ScoreSample)
     result = stream.learn([])
     assert result.drift is None and stream.threshold == pytest.approx(threshold(stream.stored), abs=0.01)
 

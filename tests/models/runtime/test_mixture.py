@@ -12,7 +12,7 @@ from models.errors import Unavailable
 from models.kernels.mixture_arguments import HISTORY, MATCH_AT, STATE_COLUMNS, WEIGHTS
 from models.runtime import mixture
 from models.runtime.lstm_network import LstmNetwork, quantize_lstm
-from models.runtime.mixture import GeneratingMixture, MixtureNetwork, with_experts
+from models.runtime.mixture import GeneratingMixture, MixtureNetwork, make_mixture
 from models.runtime.session import Network
 from models.text.vocabulary import Vocabulary
 from tests.models.runtime.mixtures import SlowMixture, experts_for, random_mixture_weights
@@ -26,11 +26,11 @@ READ = "A long line that is copied word for word.\nthe cat sat on tac eht. the c
 
 
 def float32() -> MixtureNetwork:
-    return with_experts(Network(stateful_lstm_graph(WEIGHTS_OF_NETWORK)), experts_for(TEXT, VOCABULARY))
+    return make_mixture(Network(stateful_lstm_graph(WEIGHTS_OF_NETWORK)), experts_for(TEXT, VOCABULARY))
 
 
 def int8() -> GeneratingMixture:
-    network = with_experts(LstmNetwork(quantize_lstm(WEIGHTS_OF_NETWORK)), experts_for(TEXT, VOCABULARY))
+    network = make_mixture(LstmNetwork(quantize_lstm(WEIGHTS_OF_NETWORK)), experts_for(TEXT, VOCABULARY))
     assert isinstance(network, GeneratingMixture)
     return network
 
@@ -137,7 +137,7 @@ def test_unknown_characters_end_matches_and_contexts(network: MixtureNetwork) ->
 def test_short_and_uniform_texts(text: str) -> None:
     vocabulary = Vocabulary(text)
     weights = random_weights(len(vocabulary), 3, [4])
-    network = with_experts(Network(stateful_lstm_graph(weights)), experts_for(text, vocabulary))
+    network = make_mixture(Network(stateful_lstm_graph(weights)), experts_for(text, vocabulary))
     logits, _ = network.step(vocabulary.encode(text * 2)[:, None], network.initial_state())
     assert np.isfinite(logits[..., 1:]).all()
 
