@@ -2,7 +2,7 @@
 
 A connection whose header is not complete by a deadline is closed. At the maximum number of connections a new
 one replaces the one that has made the server wait longest: first those without a complete header, then those
-that are idle, send a body or do not read their answer. A connection whose request is being answered is never
+that are idle, send a body or do not read their response. A connection whose request is being handled is never
 replaced. Bodies have deadlines of their own, in `app.http.incoming_body`.
 """
 
@@ -68,7 +68,7 @@ class Connections:
         self._open = 0
         # Oldest first; the value is since when.
         self._without_header: OrderedDict[BoundedHttpProtocol, float] = OrderedDict()
-        # Idle, sending a body, or not reading their answer; least recently active first.
+        # Idle, sending a body, or not reading their response; least recently active first.
         self._waiting: OrderedDict[BoundedHttpProtocol, None] = OrderedDict()
         self._warned_at = -_WARN_EVERY_S
 
@@ -180,7 +180,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @property
     def is_being_served(self) -> bool:
-        """Whether a complete request is being answered and the client reads the answer."""
+        """Whether a complete request is being handled and the client reads the response."""
         request = self._request
         if request is None or request.response_complete or request.more_body:
             return False
@@ -224,7 +224,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._connections.update(self)
 
     def pause_writing(self) -> None:
-        """Record that the client reads more slowly than its answer is sent."""
+        """Record that the client reads more slowly than its response is sent."""
         super().pause_writing()
         self._connections.update(self)
 
@@ -258,7 +258,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _take_host_from_target(self) -> None:
         """Replace the Host header by the host of an absolute-form target (RFC 9112, 3.2.2)."""
-        with contextlib.suppress(httptools.HttpParserInvalidURLError):  # the superclass answers 400
+        with contextlib.suppress(httptools.HttpParserInvalidURLError):  # the superclass responds with 400
             target = httptools.parse_url(self.url)
             if target.host:
                 host = b"[%b]" % target.host if b":" in target.host else target.host

@@ -34,7 +34,7 @@ async def make_calibration(
 ) -> CalibrationBody:
     """Make a calibration from normal lines; one of the same name is replaced.
 
-    This takes up to some minutes. Few run at a time; if too many are waiting, the answer is 429.
+    This takes up to some minutes. Few run at a time; if too many are waiting, the response is 429.
     """
     made = await cancel_on_disconnect(
         request, services.calibrating.run(partial(_make, services, access, model, body))

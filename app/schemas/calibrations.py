@@ -61,7 +61,7 @@ class CalibrateCreate(RequestBody):
         description="The number of buckets: lines are compared with those of similar length only.",
     )
     false_alarms: FalseAlarms | None = Field(
-        None, description="Answer 422 unless there are enough lines for this rate."
+        None, description="Respond with 422 unless there are enough lines for this rate."
     )
 
     @model_validator(mode="after")

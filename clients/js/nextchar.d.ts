@@ -1,4 +1,4 @@
-/** A client of a nextchar service for web pages. Requests and answers have the fields of the HTTP API. */
+/** A client of a nextchar service for web pages. Requests and responses have the fields of the HTTP API. */
 
 export interface ClientOptions {
   /** The service's address. Default: where the module was loaded from, else this page's origin. */
@@ -114,7 +114,7 @@ export interface Choice {
 
 export interface Completion {
   object: "completion";
-  /** The `name@version` that answered. */
+  /** The `name@version` that was used. */
   model: string;
   completions: Choice[];
   usage: Usage;
@@ -244,10 +244,10 @@ export interface LineStream {
   restarted: "new" | "model_replaced" | null;
 }
 
-/** The answer of `POST …/score`: of the text, or of each line, and in total. */
+/** The response of `POST …/score`: of the text, or of each line, and in total. */
 export interface Score {
   object: "score";
-  /** The `name@version` that answered. */
+  /** The `name@version` that was used. */
   model: string;
   characters: number;
   total_bits: number;

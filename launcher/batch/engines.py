@@ -97,7 +97,7 @@ def run_on_ray(
 
     Raises:
         InvalidInput: Ray is not installed, or the cluster has another version of it or of Python.
-        Unavailable: the cluster does not answer.
+        Unavailable: the cluster does not respond.
         RunFailed: the workers cannot be started, or are lost again and again.
     """
     ray = import_ray()

@@ -5,7 +5,7 @@ import { decimal, duration, integer } from "../format.js";
 import { fact } from "./facts.js";
 import { warningBox } from "./notice.js";
 
-/** Return the figures of an answer of `GET …/ingest`. @param {any} status */
+/** Return the figures of a response of `GET …/ingest`. @param {any} status */
 export function ingestStatus(status) {
   const rate = status.per_second;
   return [

@@ -1,7 +1,7 @@
 /**
- * Scoring a log of any size: it is sent in pieces, and the answers are read while they arrive.
+ * Scoring a log of any size: it is sent in pieces, and the responses are read while they arrive.
  *
- * Browsers read an answer only after the request is sent, so a piece is at most the 1 MiB that the service reads ahead.
+ * Browsers read a response only after the request is sent, so a piece is at most the 1 MiB that the service reads ahead.
  * The first pieces are small, so that the first lines are shown soon.
  */
 
@@ -75,7 +75,7 @@ async function scorePiece(path, data, { position, signal, onStart, onLines }) {
     position.lastLine = lines.at(-1).line;
     onLines(lines, { data, offset });
   }
-  if (!end) throw connectionError(); // the answer ended early
+  if (!end) throw connectionError(); // the response ended early
   return end;
 }
 

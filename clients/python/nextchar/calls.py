@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import IO, Any, Literal, Unpack, cast
 from urllib.parse import quote
 
-from nextchar.answers import (
+from nextchar.connection import Connection
+from nextchar.errors import NextcharError, ServerUnreachable
+from nextchar.options import CompletionOptions, Expert, ScoreOptions
+from nextchar.types import (
     Alert,
     AlertLabel,
     Alias,
@@ -33,13 +36,10 @@ from nextchar.answers import (
     TargetTest,
     TextKind,
 )
-from nextchar.connection import Connection
-from nextchar.errors import NextcharError, ServerUnreachable
-from nextchar.options import CompletionOptions, Expert, ScoreOptions
 from nextchar.upload import ArchiveFormat, Text, folder_archive, upload_body
 
 EVENT_STREAM = {"Accept": "text/event-stream"}
-_LONG_TIMEOUT_S = 1800.0  # minutes of work, answered at its end
+_LONG_TIMEOUT_S = 1800.0  # minutes of work before the response
 
 
 class Calls(Connection):
@@ -300,8 +300,8 @@ class Calls(Connection):
     async def complete(self, model: str, prompt: str, **options: Unpack[CompletionOptions]) -> Completion:
         """Complete a prompt.
 
-        >>> answer = client.complete("nietzsche", "morality equals ", until="line", seed=1)  # doctest: +SKIP
-        >>> answer["completions"][0]["text"]  # doctest: +SKIP
+        >>> found = client.complete("nietzsche", "morality equals ", until="line", seed=1)  # doctest: +SKIP
+        >>> found["completions"][0]["text"]  # doctest: +SKIP
         'the same thing as the spirit,'
         """
         body = {"prompt": prompt, **options}
@@ -485,7 +485,7 @@ class Calls(Connection):
         min_severity: Literal["info", "warning", "critical"] | None = None,
         events: Sequence[str] | None = None,
     ) -> NotificationTarget:
-        """Report alerts and other events from now on; the answer has a webhook's `secret`, once.
+        """Report alerts and other events from now on; the response has a webhook's `secret`, once.
 
         Args:
             kind: what is there.
@@ -507,7 +507,7 @@ class Calls(Connection):
         await self._fetch(dict, "DELETE", path_of("notification_targets", target))
 
     async def test_notification_target(self, target: str) -> TargetTest:
-        """Send a signed test message to a target; return what it answered."""
+        """Send a signed test message to a target; return how it responded."""
         return await self._fetch(TargetTest, "POST", path_of("notification_targets", target, "test"))
 
     def deliveries(
@@ -586,7 +586,7 @@ class Calls(Connection):
     # Health
 
     async def ready(self) -> dict[str, Any]:
-        """Return the service's answer to whether it is ready. Raises Unavailable if it is not."""
+        """Return the service's response to whether it is ready. Raises Unavailable if it is not."""
         return await self._fetch(dict[str, Any], "GET", "/readyz")
 
 

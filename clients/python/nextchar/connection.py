@@ -20,7 +20,7 @@ FIRST_DELAY_S = 0.25
 MAX_DELAY_S = 4.0
 MAX_RETRY_AFTER_S = 30.0  # a longer wait is for the caller to decide
 _CONNECT_TIMEOUT_S = 5.0
-_TIMEOUT_S = 60.0  # for the next bytes of an answer; streams of events have pings in between
+_TIMEOUT_S = 60.0  # for the next bytes of a response; streams of events have pings in between
 _PAGE = 100  # items in one page of a list
 
 
@@ -41,7 +41,7 @@ class Connection:
     async def _fetch(
         self, _kind: type[T], method: str, path: str, *, can_retry: bool = False, **message: Any
     ) -> T:
-        """Return the JSON of an answer, of type `_kind`; None for the empty answer to a DELETE.
+        """Return the JSON of a response, of type `_kind`; None for the empty response to a DELETE.
 
         `can_retry` says whether a second copy of the request does no harm; `message` is as for `_open`.
         """
@@ -51,7 +51,7 @@ class Connection:
         try:
             return cast(T, loads(body))
         except (JSONDecodeError, UnicodeDecodeError):
-            raise NextcharError(f"what answers at {self.server} is not nextchar; give its address") from None
+            raise NextcharError(f"what responds at {self.server} is not nextchar; give its address") from None
 
     async def _get(self, kind: type[T], path: str, **params: str | float) -> T:
         return await self._fetch(kind, "GET", path, params=params, can_retry=True)
@@ -65,7 +65,7 @@ class Connection:
         return await self._retry(attempt, max_retries=self._max_retries if can_retry else 0)
 
     async def _download(self, path: str, **params: str) -> AsyncGenerator[bytes, None]:
-        """Yield the body of an answer in pieces; only opening it is retried."""
+        """Yield the body of a response in pieces; only opening it is retried."""
         attempt = functools.partial(self._open, "GET", path, params=params)
         async with aclosing(await self._retry(attempt, max_retries=self._max_retries)) as response:
             async for piece in self._pieces(response):

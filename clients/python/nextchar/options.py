@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from nextchar.answers import TextKind
+from nextchar.types import TextKind
 
 Expert = Literal["mixture", "lstm"]
 """What predicts: the network together with n-grams and matches, or the network alone."""

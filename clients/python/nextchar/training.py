@@ -5,11 +5,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Unpack, cast
 
-from nextchar.answers import FINAL_STATUSES, Corpus, Event, Job, Progress
 from nextchar.calls import EVENT_STREAM, Calls, given, path_of
 from nextchar.connection import Outage
 from nextchar.errors import NextcharError, ServerUnreachable, Timeout, TrainingFailed
 from nextchar.options import TrainingOptions
+from nextchar.types import FINAL_STATUSES, Corpus, Event, Job, Progress
 from nextchar.upload import Text
 
 _POLL_S = 0.5  # between two looks at a job

@@ -170,8 +170,8 @@ def _run(session: Session, runs: Any, output: str, run: Callable[[Callable[..., 
     counts = {name: totals.counts[name] for name in ("lines", "characters", "anomalous", "not_utf8")}
     done = totals.parts - totals.parts_before - len(totals.errors)
     if session.as_json:
-        answer = {"output": output, "parts": totals.parts, "parts_before": totals.parts_before}
-        session.print_json(answer | {"parts_done": done} | counts | {"errors": totals.errors})
+        summary = {"output": output, "parts": totals.parts, "parts_before": totals.parts_before}
+        session.print_json(summary | {"parts_done": done} | counts | {"errors": totals.errors})
     else:
         duration = format_duration(time.monotonic() - started)
         sentence = f"{counts['lines']:,} lines in {duration}, {done:,} of {totals.parts:,} parts"

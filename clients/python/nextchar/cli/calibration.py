@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from nextchar.answers import Calibration
 from nextchar.calls import given
 from nextchar.cli.flagged_lines import rarity
 from nextchar.cli.formatting import format_integer, format_time, print_fields
 from nextchar.cli.names import ModelArgument, complete_corpus
 from nextchar.cli.session import Session, command, read_bytes
 from nextchar.errors import NextcharError
+from nextchar.types import Calibration
 
 
 @command
@@ -57,8 +57,8 @@ def calibrate(
         _list(session, model)
     elif delete is not None:
         session.client.delete_calibration(model, delete)
-        answer = {"object": "calibration", "name": delete, "deleted": True}
-        session.print_answer(answer, f"deleted {delete}")
+        deleted = {"object": "calibration", "name": delete, "deleted": True}
+        session.print_result(deleted, f"deleted {delete}")
     else:
         if (corpus is not None) + (file is not None) + ingested > 1:
             raise typer.BadParameter("give one of a file, --corpus and --ingested")

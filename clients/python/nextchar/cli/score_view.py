@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.answers import Score
 from nextchar.cli.formatting import format_integer, printable
 from nextchar.cli.heatmap import character_bits, heatmap, legend, peaks
+from nextchar.types import Score
 
 _CONTEXT = 24  # characters shown on each side of a peak
 _MAX_PEAKS = 5
@@ -71,8 +71,8 @@ def scored_lines(score: Score, lines: Sequence[str]) -> list[ScoredLine]:
     """Return each line with its bits, whether the text was scored as a whole or line by line."""
     if score["lines"] is not None:
         texts = [line.removesuffix("\n") for line in lines]
-        answers = enumerate(zip(texts, score["lines"], strict=True), 1)
-        return [ScoredLine(n, text, _bits_of_text(text, one["bits"] or [])) for n, (text, one) in answers]
+        scored = enumerate(zip(texts, score["lines"], strict=True), 1)
+        return [ScoredLine(n, text, _bits_of_text(text, one["bits"] or [])) for n, (text, one) in scored]
     bits, start, found = _bits_of_text("".join(lines), score["bits"] or []), 0, []
     for number, line in enumerate(lines, 1):
         found.append(ScoredLine(number, line, bits[start : start + len(line)]))

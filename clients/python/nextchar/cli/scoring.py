@@ -122,9 +122,9 @@ def _show_heat_map(session: Session, model: str, file: Path, *, by_line: bool, t
     lines = score_view.split_lines(text)
     if not lines:
         raise fail("there is nothing to score; the text is empty")
-    answer = session.client.score(model, [line.removesuffix("\n") for line in lines] if by_line else text)
+    response = session.client.score(model, [line.removesuffix("\n") for line in lines] if by_line else text)
     if session.as_json:
-        session.print_json(answer)
+        session.print_json(response)
         return
-    score_view.show(session.out, answer, lines, top=top)
-    print_unknown_characters(session, answer["unknown_characters"])
+    score_view.show(session.out, response, lines, top=top)
+    print_unknown_characters(session, response["unknown_characters"])

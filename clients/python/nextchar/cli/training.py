@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from nextchar.answers import TextKind
 from nextchar.calls import given
 from nextchar.cli import corpora, jobs
 from nextchar.cli.names import complete_corpus, complete_model
 from nextchar.cli.session import Session, command
 from nextchar.errors import ServerError
+from nextchar.types import TextKind
 
 _budget_option = partial(typer.Option, rich_help_panel="Budget")
 _network_option = partial(typer.Option, rich_help_panel="Network")

@@ -7,7 +7,6 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from nextchar.answers import Job, Progress
 from nextchar.cli.formatting import (
     format_bits,
     format_duration,
@@ -16,6 +15,7 @@ from nextchar.cli.formatting import (
     sparkline,
 )
 from nextchar.cli.job_updates import JobUpdate
+from nextchar.types import Job, Progress
 
 SAMPLE_LINES = 4
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"

@@ -145,7 +145,7 @@ class _Watching:
         if chunk is None:
             return False
         log.save(position=chunk.start, sending_to=chunk.end)
-        answer = _wait_for(
+        accepted = _wait_for(
             self.session,
             partial(
                 self.session.client.ingest,
@@ -159,7 +159,7 @@ class _Watching:
         )
         log.file.advance(chunk)
         log.save(position=log.file.position, sending_to=None)
-        self.sent += answer["accepted"]
+        self.sent += accepted["accepted"]
         return True
 
     def _print_all(self) -> None:
@@ -235,13 +235,13 @@ def _wait_for(session: Session, call: Callable[[], T]) -> T:
     outage = Outage(math.inf)
     while True:
         try:
-            answer = call()
+            result = call()
         except NextcharError as error:
             if outage.began_at is None and error.is_retryable:
                 session.print_note(f"{error}; waiting")
             delay_s = outage.delay_s(error)
         else:
             if (away_s := outage.end()) is not None:
-                session.print_note(f"the service answers again, after {format_duration(away_s)}")
-            return answer
+                session.print_note(f"the service responds again, after {format_duration(away_s)}")
+            return result
         time.sleep(delay_s)

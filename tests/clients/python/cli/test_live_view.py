@@ -7,10 +7,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from nextchar import Client
-from nextchar.answers import Progress
 from nextchar.cli import live_view, training_progress
 from nextchar.cli.job_updates import JobUpdate
 from nextchar.cli.training_progress import TrainingProgress
+from nextchar.types import Progress
 from tests.clients.python.fake_server import FakeServer, FakeTraining
 from tests.clients.python.terminal import Terminal, run_in_terminal
 
