@@ -8,6 +8,12 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
+from nextchar.calls.alerts import AlertCalls
+from nextchar.calls.aliases import AliasCalls
+from nextchar.calls.completions import CompletionCalls
+from nextchar.calls.models import ModelCalls
+from nextchar.calls.notification_targets import NotificationTargetCalls
+from nextchar.calls.service import ServiceStateCalls
 from nextchar.ingest import IngestCalls
 from nextchar.lines import Lines, line_of
 from nextchar.options import LineOptions
@@ -22,7 +28,17 @@ T = TypeVar("T")
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
-class ServiceCalls(TrainingCalls, LineScoring, IngestCalls):
+class ServiceCalls(
+    TrainingCalls,
+    ModelCalls,
+    AliasCalls,
+    CompletionCalls,
+    LineScoring,
+    IngestCalls,
+    AlertCalls,
+    NotificationTargetCalls,
+    ServiceStateCalls,
+):
     """All calls that both clients have."""
 
 

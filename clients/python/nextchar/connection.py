@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from json import JSONDecodeError, loads
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 import httpx
 
@@ -16,6 +17,8 @@ from nextchar.transport import Transport, http_errors
 
 T = TypeVar("T")
 
+EVENT_STREAM = {"Accept": "text/event-stream"}
+LONG_TIMEOUT_S = 1800.0  # of calls that work for minutes before they respond
 FIRST_DELAY_S = 0.25
 MAX_DELAY_S = 4.0
 MAX_RETRY_AFTER_S = 30.0  # a longer wait is for the caller to decide
@@ -152,3 +155,17 @@ class Outage:
         if isinstance(error, ServerError) and error.retry_after_s is not None:
             delay_s = max(delay_s, min(error.retry_after_s, MAX_RETRY_AFTER_S))
         return delay_s
+
+
+def path_of(collection: str, name: str, *more: str) -> str:
+    """Return the path of a resource. Raises NextcharError for a name that cannot be a segment of one."""
+    for part in (name, *more):
+        if not part.strip("."):  # an empty one names another route, a dot or two would be resolved away
+            raise NextcharError(f"{part!r} is not a name or an id")
+    quoted = (quote(part, safe="@", errors="surrogateescape") for part in (name, *more))
+    return "/".join(["/v1", collection, *quoted])
+
+
+def omit_none(**fields: Any) -> dict[str, Any]:
+    """Return the fields that are not None; the service has the defaults of the others."""
+    return {name: value for name, value in fields.items() if value is not None}

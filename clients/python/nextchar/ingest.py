@@ -6,8 +6,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Any, TypedDict, cast
 
-from nextchar.calls import EVENT_STREAM, Calls, given, path_of
-from nextchar.connection import Outage
+from nextchar.connection import EVENT_STREAM, Connection, Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable
 from nextchar.lines import line_of
 from nextchar.types import AnomalousSpan
@@ -71,7 +70,7 @@ class FlaggedLine(TypedDict):
     spans: list[AnomalousSpan] | None
 
 
-class IngestCalls(Calls):
+class IngestCalls(Connection):
     """Calls about ingested lines."""
 
     async def ingest(
@@ -107,7 +106,7 @@ class IngestCalls(Calls):
             path_of("models", model, "ingest"),
             content=lines,
             headers=headers,
-            params=given(default_source=source, calibration=calibration, false_alarms=false_alarms),
+            params=omit_none(default_source=source, calibration=calibration, false_alarms=false_alarms),
             can_retry=True,
         )
 

@@ -7,8 +7,8 @@ from contextlib import aclosing, suppress
 from json import loads
 from typing import Any, cast
 
-from nextchar.calls import Calls, given, path_of
-from nextchar.connection import Outage
+from nextchar.calls.scores import ScoreCalls
+from nextchar.connection import Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable, error_in_stream
 from nextchar.lines import Line, LineSource
 from nextchar.options import LineOptions
@@ -23,7 +23,7 @@ _MAX_BREAKS = 5  # of responses that began and then broke off without a line: th
 Record = dict[str, Any]
 
 
-class LineScoring(Calls):
+class LineScoring(ScoreCalls):
     """The calls that score lines as they come."""
 
     async def score_stream(
@@ -100,7 +100,7 @@ class LineScoring(Calls):
         self, model: str, source: LineSource, options: LineOptions
     ) -> AsyncGenerator[ScoredLine, None]:
         """Yield the scores of the lines of a source as `score_lines` does."""
-        query: dict[str, Any] = {"only": "all", "detail": "line", "explain": True, **given(**options)}
+        query: dict[str, Any] = {"only": "all", "detail": "line", "explain": True, **omit_none(**options)}
         async with aclosing(self.score_source(model, source, query)) as records:
             async for line, record in records:
                 if line is not None:

@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Unpack, cast
 
-from nextchar.calls import EVENT_STREAM, Calls, given, path_of
-from nextchar.connection import Outage
+from nextchar.calls.corpora import CorpusCalls
+from nextchar.calls.jobs import JobCalls
+from nextchar.connection import EVENT_STREAM, Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable, Timeout, TrainingFailed
 from nextchar.options import TrainingOptions
 from nextchar.types import FINAL_STATUSES, Corpus, Event, Job, Progress
@@ -15,7 +16,7 @@ from nextchar.upload import Text
 _POLL_S = 0.5  # between two looks at a job
 
 
-class TrainingCalls(Calls):
+class TrainingCalls(CorpusCalls, JobCalls):
     """The calls that queue a job and follow it."""
 
     async def train(
@@ -46,7 +47,7 @@ class TrainingCalls(Calls):
         """
         if (corpus is None) == (text is None):
             raise NextcharError("give exactly one of corpus and text")
-        budget = given(seconds=seconds, epochs=epochs, steps=steps)
+        budget = omit_none(seconds=seconds, epochs=epochs, steps=steps)
         if len(budget) > 1:
             raise NextcharError("give at most one of seconds, epochs and steps")
         if text is not None:

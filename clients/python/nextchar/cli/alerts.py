@@ -97,7 +97,7 @@ def label(
         typer.Argument(help="normal: score such lines lower from now on. none: withdraw the label."),
     ],
 ) -> None:
-    """Say what an alert is.
+    """Label an alert as normal or as an incident.
 
     Example: nextchar alerts label sshd 7d3c9a64 normal
     """
@@ -132,7 +132,7 @@ def suppress(
         str | None, typer.Option(metavar="SUPPRESSION", help="End the suppression with this id.")
     ] = None,
 ) -> None:
-    """Count alerts but do not report them, until a date.
+    """Keep counting matching alerts until a date, but do not report them.
 
     Example: nextchar alerts suppress sshd 7d3c9a64 --for 7d
     """

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from nextchar.calls import given
 from nextchar.cli.flagged_lines import rarity
 from nextchar.cli.formatting import format_integer, format_time, print_fields
 from nextchar.cli.names import ModelArgument, complete_corpus
 from nextchar.cli.session import Session, command, read_bytes
+from nextchar.connection import omit_none
 from nextchar.errors import NextcharError
 from nextchar.types import Calibration
 
@@ -49,7 +49,7 @@ def calibrate(
         str | None, typer.Option(metavar="NAME", help="Delete the calibration of this name.")
     ] = None,
 ) -> None:
-    """Calibrate a model on normal lines, so that it can say how rare a line's score is.
+    """Calibrate a model on normal lines, so that its scores become p-values.
 
     Example: nextchar calibrate app normal.log --name host1
     """
@@ -62,7 +62,7 @@ def calibrate(
     else:
         if (corpus is not None) + (file is not None) + ingested > 1:
             raise typer.BadParameter("give one of a file, --corpus and --ingested")
-        body = given(
+        body = omit_none(
             name=name, corpus=corpus, ingested=ingested or None, buckets=buckets, false_alarms=false_alarms
         )
         if corpus is None and not ingested:

@@ -9,11 +9,11 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from nextchar.calls import given
 from nextchar.cli.formatting import bar, print_table, printable
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.repl import run_repl
 from nextchar.cli.session import Session, command, print_unknown_characters, read_text
+from nextchar.connection import omit_none
 from nextchar.options import Expert
 from nextchar.types import Distribution
 
@@ -70,7 +70,7 @@ def complete(
 
     Example: nextchar complete nietzsche "morality is " --temperature 0.7
     """
-    options = given(
+    options = omit_none(
         max_characters=max_characters,
         n=n,
         temperature=temperature,

@@ -111,7 +111,7 @@ def set_(
     corpus: CorpusArgument,
     kind: Annotated[TextKind, typer.Option(metavar="KIND", help=KIND_HELP)],
 ) -> None:
-    """Change what a corpus is said to be, if the service was wrong.
+    """Correct the kind of a corpus, if the service detected the wrong one.
 
     Example: nextchar corpus set names --kind records
     """

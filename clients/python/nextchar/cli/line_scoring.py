@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import typer
 
-from nextchar.calls import given
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
 from nextchar.cli.line_totals import Totals
 from nextchar.cli.lines import read_lines
 from nextchar.cli.names import with_suggestion
 from nextchar.cli.session import Session, drop_output, fail, fail_for
+from nextchar.connection import omit_none
 from nextchar.errors import NextcharError
 from nextchar.lines import Line, Lines
 from nextchar.types import Candidate
@@ -149,7 +149,7 @@ def _interruptible(source: Lines) -> Iterator[threading.Event]:
 
 
 def _query(options: Options, *, explain: bool) -> dict[str, Any]:
-    return given(
+    return omit_none(
         detail="character" if options.show_all else "line" if explain else "none",
         only="all" if options.show_all else "anomalous",
         echo=True,

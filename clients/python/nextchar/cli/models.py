@@ -97,7 +97,7 @@ def rename(
 @app.command("rm")
 @command
 def rm(session: Session, model: ModelArgument, force: Force = False) -> None:
-    """Delete one version of a model: the newest, for a name alone.
+    """Delete one version of a model; a bare name means its newest version.
 
     Example: nextchar models rm nietzsche@1
     """
@@ -153,7 +153,7 @@ def alias(
     ] = None,
     calibrated: Annotated[bool, typer.Option("--calibrated", help="Require a calibration.")] = False,
 ) -> None:
-    """Move an alias of a model to a version, or make it.
+    """Create an alias of a model, or move it to another version.
 
     Example: nextchar models alias nietzsche@champion 4 --max-regression 0.02
     """
@@ -174,7 +174,7 @@ def alias(
 @app.command("rollback")
 @command
 def rollback(session: Session, alias: AliasArgument) -> None:
-    """Move an alias back to what it pointed to before; again: one move further back.
+    """Move an alias back to its previous version; repeat to go further back.
 
     Example: nextchar models rollback nietzsche@champion
     """

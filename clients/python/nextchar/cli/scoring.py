@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from nextchar.calls import given
 from nextchar.cli import line_scoring, score_view
 from nextchar.cli.names import complete_model
 from nextchar.cli.session import Session, command, fail, print_unknown_characters, read_text
+from nextchar.connection import omit_none
 
 _heat_map_option = partial(typer.Option, rich_help_panel="Heat map of a text")
 _lines_option = partial(typer.Option, rich_help_panel="Anomalous lines (with --model)")
@@ -87,7 +87,7 @@ def score(
       nextchar score nietzsche draft.txt
       tail -f app.log | nextchar score --model app --false-alarms 0.001
     """
-    options = given(
+    options = omit_none(
         false_alarms=false_alarms,
         calibration=calibration,
         context=context,

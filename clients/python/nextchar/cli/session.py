@@ -46,7 +46,7 @@ class Session:
         self.out.print(Text(printable(text)), soft_wrap=True)
 
     def print_note(self, sentence: str) -> None:
-        """Print a remark, which is not part of the result, on standard error."""
+        """Print a note, which is not part of the result, on standard error."""
         _print_sentence(self.err, sentence)
 
     def print_result(self, result: Mapping[str, Any], text: str) -> None:

@@ -60,8 +60,8 @@ def watch(
 ) -> None:
     """Follow logs through rotation, and print the lines that the service flags.
 
-    It goes on where it was when it was stopped, and waits while the service is away. Lines are kept by the
-    service until they are scored; its alerts have them too. Ctrl-C ends it with a summary.
+    After a restart it continues where it stopped. While the service is away it waits.
+    Flagged lines also become alerts. Ctrl-C ends it with a summary.
 
     Example: nextchar watch /var/log/auth.log --model sshd
     """
