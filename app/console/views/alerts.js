@@ -139,7 +139,7 @@ export async function alertsView(page) {
         h(
           "p",
           { class: "small muted" },
-          `${integer(evicted)} alerts not seen for longest were deleted, because there were too many.`,
+          `There were too many alerts; the ${integer(evicted)} that were not seen for longest were deleted.`,
         ),
     );
   }
