@@ -93,7 +93,8 @@ def _make(
         else:
             given = services.ingest.recent_lines(model) if body.ingested else body.lines or []
             lines = map(loaded.vocabulary.to_characters, given)
-            characters, source = sum(map(len, given)), "ingested lines" if body.ingested else "lines in the request"
+            characters = sum(map(len, given))
+            source = "ingested lines" if body.ingested else "lines in the request"
         made = calibrate(loaded, lines, characters=characters, buckets=body.buckets, check=check)
         if body.false_alarms:
             made.thresholds(body.false_alarms)  # raises InvalidInput if there are too few lines

@@ -45,7 +45,7 @@ class AlertCalls(Connection):
         return await self._fetch(Alert, "POST", path_of("models", model, "alerts", alert, "acknowledge"))
 
     async def label_alert(self, model: str, alert: str, label: AlertLabel | None) -> Alert:
-        """Label an alert as normal or as an incident. `normal` lowers the scores of its lines; None withdraws a label."""
+        """Label an alert. `normal` lowers the scores of its lines; None withdraws a label."""
         path = path_of("models", model, "alerts", alert, "label")
         return await self._fetch(Alert, "POST", path, json={"label": label})
 

@@ -125,7 +125,9 @@ def complete(
     output: Output,
     max_characters: Annotated[int, typer.Option(min=1, max=100_000, help="Of each completion.")] = 40,
     n: Annotated[int, typer.Option("-n", min=1, max=64, help="Completions of each line.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0, max=10, help="0: always the most probable character.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=10, help="0: always the most probable character.")
+    ] = 1.0,
     top_p: Annotated[float | None, typer.Option(help="Nucleus sampling.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; can be repeated.")] = None,
     until: Annotated[
