@@ -30,8 +30,8 @@ from nextchar.cli.session import console as console_on
 from nextchar.types import AnomalousSpan, Corpus
 
 _BUDGET = {"seconds": 60.0}
-_HELD_OUT = 0.1  # share at the end of the text
-_UNSEEN = _HELD_OUT / 2  # the share that no expert knows; the mixture knows the first half of _HELD_OUT
+_HELD_OUT = 0.1  # fraction at the end of the text
+_UNSEEN = _HELD_OUT / 2  # the fraction that no expert knows; the mixture knows the first half of _HELD_OUT
 _CONTEXT = 500  # characters that the model reads before a prompt or sentence
 _COMPLETION = 60
 _PROMPTS = 3

@@ -53,7 +53,7 @@ _RENEW_S = LEASE_S / 5
 _MAX_BUSY_S = 5.0  # between two attempts at a request, if the model has too many
 _CHUNK_REQUESTS = 64
 _CHUNK_BYTES = 1 << 20
-_LARGE_RESPONSE = 16  # a request whose response may be large counts as so many
+_LARGE_RESPONSE = 16  # a request whose response may be large counts as this many
 _MAX_ERRORS = 100
 _UNLIMITED_BYTES = 1 << 60
 

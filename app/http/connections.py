@@ -78,7 +78,7 @@ class Connections:
             await asyncio.sleep(min(_SWEEP_S, self._header_timeout_s / 2))
             try:
                 self._close_overdue()
-            except Exception:  # this loop must go on, or slow clients would never be disconnected
+            except Exception:  # this loop must continue, or slow clients would never be disconnected
                 log.exception("closing connections whose header is overdue")
 
     def add(self, connection: "BoundedHttpProtocol") -> None:
@@ -269,7 +269,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 def _bound_unsent(transport: asyncio.Transport) -> None:
     """Limit the kernel's buffer of unsent bytes to _MAX_UNSENT_BYTES.
 
-    By default it holds megabytes, so a stream would go on for long although its client does not read.
+    By default it holds megabytes, so a stream would continue for long although its client does not read.
     """
     connection = transport.get_extra_info("socket")
     if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):

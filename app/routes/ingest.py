@@ -1,4 +1,4 @@
-"""/v1/models/{model}/ingest and /v1/logs: lines that log agents send, and what became of them.
+"""/v1/models/{model}/ingest and /v1/logs: lines that log agents send, and their state.
 
 A request succeeds when its lines are on disk; they are scored afterwards by `app.services.ingest_scoring`.
 """

@@ -27,8 +27,8 @@ FalseAlarms = Annotated[
     Field(
         ge=1e-9,
         lt=1,
-        description="The share of normal lines that may be flagged. Default: 0.01, or the smallest rate that"
-        " the calibration allows by its number of lines.",
+        description="The fraction of normal lines that may be flagged. Default: 0.01, or the smallest rate"
+        " that the calibration allows by its number of lines.",
     ),
 ]
 CalibrationName = Annotated[

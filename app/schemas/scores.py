@@ -138,7 +138,7 @@ class LineScore(BaseModel):
         description="How rare the line is among normal ones, in bits; p-value and flag are based on it.",
     )
     p_value: float | None = Field(
-        None, description="The share of normal lines with at least this score; at least 1 / (n + 1)."
+        None, description="The fraction of normal lines with at least this score; at least 1 / (n + 1)."
     )
     anomalous: bool | None = Field(None, description="Whether the p-value is at most `false_alarms`.")
     alert_id: str | None = Field(

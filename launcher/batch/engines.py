@@ -23,7 +23,7 @@ _worker: PartWorker | None = None  # of this worker process
 
 
 class RunFailed(DomainError):
-    """The workers cannot go on; what is done stays, and running again completes it."""
+    """The workers cannot continue; finished parts are kept, and running again completes the rest."""
 
     code = "run_failed"
 

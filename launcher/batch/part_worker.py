@@ -56,7 +56,7 @@ class Work:
 
 @dataclass(frozen=True)
 class PartResult:
-    """What became of one part: sums over its lines, or why it has no results; and in which process."""
+    """The result of one part: sums over its lines, or why it has no results; and in which process."""
 
     part: Part
     counts: dict[str, int] = field(default_factory=dict)

@@ -161,7 +161,7 @@ class Model:
 
         Args:
             lines: texts without newlines.
-            false_alarms: the share of normal lines that may be flagged; None: the calibration's default.
+            false_alarms: the fraction of normal lines that may be flagged; None: the calibration's default.
 
         Raises:
             InvalidInput: the model has no calibration, for it was trained on too few lines.

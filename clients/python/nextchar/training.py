@@ -122,7 +122,7 @@ class AsyncTrainingJob:
 
         Raises:
             TrainingFailed: the job failed, was cancelled or was paused.
-            Timeout: it was not finished after `timeout_s`; it goes on.
+            Timeout: it was not finished after `timeout_s`; the job continues.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         outage = Outage(self.client.patience_s)
@@ -165,7 +165,7 @@ class AsyncTrainingJob:
 
 
 def _is_paused_for_good(job: Job) -> bool:
-    """Whether a job stays paused until someone resumes it; after a storage failure it goes on by itself."""
+    """Whether a job stays paused until someone resumes it; after a storage failure it resumes by itself."""
     reason = job.get("pause_reason")
     return job["status"] == "paused" and not (reason and reason["code"].startswith("storage_"))
 

@@ -200,7 +200,7 @@ class Candidate(TypedDict):
 
 
 class Distribution(TypedDict):
-    """What the next character may be, the likeliest first."""
+    """What the next character may be, most probable first."""
 
     model: str
     entropy_bits: float
@@ -406,7 +406,7 @@ class Rebuild(TypedDict):
 
 
 class Rolling(TypedDict):
-    """How a rolling calibration came to be, the newest rebuild last."""
+    """The rebuilds of a rolling calibration, the newest last."""
 
     base: str
     drift: str | None

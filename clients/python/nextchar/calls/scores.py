@@ -57,7 +57,7 @@ class ScoreCalls(Connection):
             corpus: a corpus, all of whose lines are normal; or
             ingested: True for the newest lines that log agents have sent to the model, at most 1,000.
             name: what to call the calibration; without one it is the model's default.
-            buckets: compare lines with those of like length only, in so many buckets.
+            buckets: number of buckets by length; a line is compared with those in its bucket only.
             false_alarms: raise InvalidRequest unless there are enough lines for this rate.
 
         >>> client.calibrate("web", normal_lines, false_alarms=0.001)["lines"]  # doctest: +SKIP

@@ -119,7 +119,7 @@ def score(
 
 def _show_heat_map(session: Session, model: str, file: Path, *, by_line: bool, top: int | None) -> None:
     text = unicodedata.normalize("NFC", read_text(file))
-    lines = score_view.split_lines(text)
+    lines = score_view.lines_of_text(text)
     if not lines:
         raise fail("there is nothing to score; the text is empty")
     response = session.client.score(model, [line.removesuffix("\n") for line in lines] if by_line else text)

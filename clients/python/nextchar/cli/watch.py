@@ -213,7 +213,7 @@ def _summary(watching: _Watching) -> Iterator[None]:
         seconds = time.monotonic() - watching.began_s
         watching.session.print_note(
             f"{lines:,} line{'s' if lines != 1 else ''} sent, {flagged:,} flagged in"
-            f" {format_duration(seconds)}; the next `nextchar watch` goes on from here"
+            f" {format_duration(seconds)}; the next `nextchar watch` continues from here"
         )
         raise
     except BrokenPipeError:
