@@ -78,7 +78,7 @@ _RETENTION_S = 300.0
 def build_services(
     settings: ApiSettings, load: LoadEngine, stopping: threading.Event, keys: KeyFile | None = None
 ) -> Services:
-    """Return the long-lived parts of the application. Redis need not answer yet.
+    """Return the long-lived parts of the application. Redis need not respond yet.
 
     `load` makes the engine and the scorer of a saved model; `stopping` is set when the server gets a stop
     signal; `keys` is None if no API key is required.

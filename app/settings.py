@@ -87,7 +87,7 @@ class ApiSettings(StoreSettings):
     )
     model_threads: int = Field(1, ge=1, le=256, description="Threads per loaded model.")
     max_waiting: int = Field(
-        256, ge=1, description="Completions that may wait for one model; further ones are answered 429."
+        256, ge=1, description="Completions that may wait for one model; further ones are rejected with 429."
     )
     max_streams: int = Field(
         10_000,
@@ -109,13 +109,12 @@ class ApiSettings(StoreSettings):
     )
     batch_processing: bool = Field(
         True,
-        description="Answer the requests of batches in this process; 0: leave that to other API processes.",
+        description="Run the requests of batches in this process; 0: leave that to other API processes.",
     )
     max_ingest_lines: int = Field(
         200_000,
         ge=1,
-        description="Lines of log agents that may wait to be scored, per model; further ones are answered"
-        " 429.",
+        description="Lines of log agents that may wait to be scored, per model; further ones get 429.",
     )
     max_ingest_bytes: int = Field(
         64 << 20, ge=1 << 20, description="Redis memory for the lines that wait, of all models together."
@@ -205,7 +204,7 @@ class ApiSettings(StoreSettings):
         256 << 20,
         ge=1 << 20,
         description="Memory for the JSON bodies of all requests together; above it, the oldest incomplete one"
-        " is answered 503.",
+        " is rejected with 503.",
     )
 
     alert_quiet_s: float = Field(

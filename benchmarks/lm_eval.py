@@ -25,7 +25,7 @@ from benchmarks.report import print_json_line, print_table
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from nextchar import Client
-from nextchar.answers import FINAL_STATUSES
+from nextchar.types import FINAL_STATUSES
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_TEXT = ROOT.parent / "shared" / "data" / "nietzsche.txt"

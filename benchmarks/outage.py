@@ -139,7 +139,7 @@ class Installation:
         httpx.put(f"{self.urls['s3']}/bucket").raise_for_status()
         self.processes["redis"] = SupervisedProcess("redis", self._valkey.launch, self._valkey.log, Output())
         self.processes["redis"].keep_running()
-        self._valkey.wait_until_it_answers()
+        self._valkey.wait_until_ready()
         for name, module in (("api1", "app"), ("api2", "app"), ("worker1", "worker"), ("worker2", "worker")):
             scratch = self.folder / name  # as on hosts of their own
             variables = keys | {

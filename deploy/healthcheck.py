@@ -11,15 +11,15 @@ import urllib.request
 
 
 def api() -> bool:
-    """Return whether the API on this machine answers /healthz with 200; raises OSError without an answer."""
+    """Return whether the API on this machine returns 200 for /healthz. Raises OSError without a response."""
     port = os.environ.get("NEXTCHAR_PORT", "8000")
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # Docker may set one for all
-    with direct.open(f"http://127.0.0.1:{port}/healthz", timeout=4) as answer:
-        return bool(answer.status == 200)
+    with direct.open(f"http://127.0.0.1:{port}/healthz", timeout=4) as response:
+        return bool(response.status == 200)
 
 
 def worker() -> bool:
-    """Return whether a worker of this host is known to Redis; raises RedisError if Redis does not answer."""
+    """Return whether a worker of this host is known to Redis; raises RedisError if Redis does not respond."""
     from redis import Redis
     from rq import Worker
 

@@ -129,8 +129,8 @@ def _score(log: str) -> Prepare:
 
 
 def _first(server: str, what: str) -> str:
-    with urllib.request.urlopen(f"{server}/v1/{what}?limit=1", timeout=10) as answer:  # noqa: S310
-        return str(json.load(answer)["data"][0]["id"])
+    with urllib.request.urlopen(f"{server}/v1/{what}?limit=1", timeout=10) as response:  # noqa: S310
+        return str(json.load(response)["data"][0]["id"])
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def back_up_to(file: Path, settings: LauncherSettings) -> backup.Totals:
     """Write a backup of the installation to a new file; it may be running.
 
     Raises:
-        LauncherError: the file exists, or the installation's Redis does not answer or start.
+        LauncherError: the file exists, or the installation's Redis does not respond or start.
         redis.exceptions.RedisError, OSError, DomainError: as `store.backup.back_up`; there is no file then.
     """
     if file.exists():
@@ -92,5 +92,5 @@ def _connected(url: str) -> Iterator[Redis]:
         try:
             redis.ping()
         except RedisError as error:
-            raise LauncherError(f"the installation's Redis does not answer: {error}") from None
+            raise LauncherError(f"the installation's Redis does not respond: {error}") from None
         yield redis

@@ -21,17 +21,17 @@ from launcher.processes import LauncherError
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from nextchar import Client, NextcharError, ServerError
-from nextchar.answers import Corpus, OddSpan
 from nextchar.cli import live_view
 from nextchar.cli.corpora import name_of
 from nextchar.cli.flagged_lines import highlighted
 from nextchar.cli.formatting import format_duration, format_integer, printable
 from nextchar.cli.heatmap import heatmap, legend
 from nextchar.cli.session import console as console_on
+from nextchar.types import AnomalousSpan, Corpus
 
 _BUDGET = {"seconds": 60.0}
-_HELD_OUT = 0.1  # share at the end of the text
-_UNSEEN = _HELD_OUT / 2  # the share that no expert knows; the mixture knows the first half of _HELD_OUT
+_HELD_OUT = 0.1  # fraction at the end of the text
+_UNSEEN = _HELD_OUT / 2  # the fraction that no expert knows; the mixture knows the first half of _HELD_OUT
 _CONTEXT = 500  # characters that the model reads before a prompt or sentence
 _COMPLETION = 60
 _PROMPTS = 3
@@ -133,13 +133,13 @@ def _train(client: Client, console: Console, corpus: Corpus, name: str, budget: 
 
 def _show_completion(client: Client, console: Console, model: str, text: str, place: int) -> None:
     prompt = text[max(0, place - _CONTEXT) : place]
-    answer = client.complete(model, prompt, max_characters=_COMPLETION, temperature=0.4, seed=1)
+    response = client.complete(model, prompt, max_characters=_COMPLETION, temperature=0.4, seed=1)
     room = max(10, console.width - 14)
     actual = text[place : place + _COMPLETION]
     console.print()
     for label, shown, style in (
         ("prompt", "…" + printable(prompt, inline=True)[-min(room - 1, 70) :], "dim"),
-        ("completed", printable(answer["completions"][0]["text"], inline=True), "bold green"),
+        ("completed", printable(response["completions"][0]["text"], inline=True), "bold green"),
         ("actual", printable(actual, inline=True), ""),
     ):
         line = Text(f"{label:>10}  ", style="dim")
@@ -158,9 +158,9 @@ def _show_damage(
     console.print(legend(console), soft_wrap=True)
     bits, spans = [], []
     for title, shown in (("original", whole_sentence), ("damaged", damaged)):
-        answer = client.score(model, context + shown)
-        bits.append((answer["bits"] or [])[len(context) :])
-        spans.append(_spans_after(len(context), answer["spans"] or []))
+        response = client.score(model, context + shown)
+        bits.append((response["bits"] or [])[len(context) :])
+        spans.append(_spans_after(len(context), response["spans"] or []))
         mean = sum(bits[-1]) / len(shown)
         console.print(Text(f"\n{title}: {mean:.2f} bits per character", style="dim"))
         console.print(heatmap(shown, bits[-1], console))
@@ -176,7 +176,7 @@ def _show_damage(
     _say(console, verdict({error.position for error in damages}, *spans), style="bold")
 
 
-def verdict(damaged: set[int], before: list[OddSpan], after: list[OddSpan]) -> str:
+def verdict(damaged: set[int], before: list[AnomalousSpan], after: list[AnomalousSpan]) -> str:
     """Return a summary of which damaged and other characters were flagged.
 
     >>> verdict({1, 4}, [], [{"start": 4, "end": 6, "bits": 20.0, "expected": None}])
@@ -192,7 +192,7 @@ def verdict(damaged: set[int], before: list[OddSpan], after: list[OddSpan]) -> s
     )
 
 
-def _spans_after(start: int, spans: list[OddSpan]) -> list[OddSpan]:
+def _spans_after(start: int, spans: list[AnomalousSpan]) -> list[AnomalousSpan]:
     """Return the spans after `start`, with positions relative to it."""
     return [
         {**span, "start": max(0, span["start"] - start), "end": span["end"] - start}

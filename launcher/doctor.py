@@ -114,9 +114,9 @@ def _redis(settings: LauncherSettings) -> Finding:
             redis.ping()
     except (exceptions.RedisError, OSError, ValueError) as error:
         return Finding(
-            "redis", "error", f"NEXTCHAR_REDIS_URL does not answer: {error}; start it, or unset it"
+            "redis", "error", f"NEXTCHAR_REDIS_URL does not respond: {error}; start it, or unset it"
         )
-    return Finding("redis", "ok", "NEXTCHAR_REDIS_URL answers")
+    return Finding("redis", "ok", "NEXTCHAR_REDIS_URL responds")
 
 
 def _kernels() -> Iterator[Finding]:

@@ -126,7 +126,7 @@ class Stack:
             with contextlib.closing(process):
                 process.keep_running()
                 try:
-                    valkey.wait_until_it_answers()
+                    valkey.wait_until_ready()
                 except LauncherError as error:  # the API serves what it can without Redis
                     self._output.say(str(error), level="ERROR")
                 self._supervise([process])
@@ -184,7 +184,7 @@ class Stack:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _READY_S
-        last = "it did not answer"
+        last = "it did not respond"
         while time.monotonic() < deadline:
             if self.wait(_POLL_S):
                 raise LauncherError("stopped while starting")

@@ -92,7 +92,7 @@ class EmbeddedValkey:
         return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> Self:
-        """Lock the folder, start the server and wait until it answers."""
+        """Lock the folder, start the server and wait until it responds."""
         self.open()
         try:
             self.start()
@@ -131,9 +131,9 @@ class EmbeddedValkey:
             self._lock = None
 
     def start(self) -> None:
-        """Start or restart the server at the same URL, and wait until it answers."""
+        """Start or restart the server at the same URL, and wait until it responds."""
         self.launch()
-        self.wait_until_it_answers()
+        self.wait_until_ready()
 
     def launch(self) -> "subprocess.Popen[bytes]":
         """Start the server's process and return it without waiting. Raises OSError."""
@@ -150,8 +150,8 @@ class EmbeddedValkey:
         )
         return self._process
 
-    def wait_until_it_answers(self) -> None:
-        """Wait until the server answers. Raises LauncherError if it exits, refuses, or takes too long."""
+    def wait_until_ready(self) -> None:
+        """Wait until the server responds. Raises LauncherError if it exits, refuses, or takes too long."""
         deadline = time.monotonic() + _START_S
         with Redis.from_url(self.url) as redis:
             while self.is_running and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What README shows works: its commands run against the real service, its answers have the shown fields."""
+"""What README shows works: its commands run against the real service, its responses have the shown fields."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import pytest
 
 from launcher.stack import Stack
 from nextchar import Client
-from nextchar.answers import FINAL_STATUSES
+from nextchar.types import FINAL_STATUSES
 from tests.docs.blocks import ROOT, Block, blocks, run
 
 _README = blocks(ROOT / "README.md")
@@ -21,7 +21,7 @@ _COMPLETIONS = blocks(ROOT / "docs" / "reference" / "completions.md")  # its cal
 _COMMANDS = "".join(block.text for block in _README if block.kind == "console")
 
 
-def _answers(text: str) -> list[Any]:
+def _responses(text: str) -> list[Any]:
     """Return the JSON values that stand one after another, less what README leaves out with an …."""
     text = re.sub(r",?\s*…", "", text).strip()
     found = []
@@ -60,20 +60,20 @@ def _curl_knows_json() -> bool:
 
 
 @pytest.mark.skipif(not _curl_knows_json(), reason="needs curl 7.82 or newer, as README's calls do")
-def test_calls_work_and_answer_as_shown(stack: Stack) -> None:
+def test_calls_work_and_respond_as_shown(stack: Stack) -> None:
     compared = 0
     shown = _README + _COMPLETIONS
-    for block, answer in zip_longest(shown, shown[1:], fillvalue=Block("", "")):
+    for block, response in zip_longest(shown, shown[1:], fillvalue=Block("", "")):
         if block.kind != "sh" or "curl" not in block.text:
             continue
-        real = _answers(run(block, url=stack.url, folder=ROOT))
+        real = _responses(run(block, url=stack.url, folder=ROOT))
         _wait_for_jobs(stack.url)
-        if answer.kind != "json":
+        if response.kind != "json":
             continue
-        expected = _answers(answer.text)
+        expected = _responses(response.text)
         assert len(real) == len(expected)
         for one, other in zip(expected, real, strict=True):
-            assert _is_shown_truly(one, other), f"the page shows {one}\nand the service answers {other}"
+            assert _is_shown_truly(one, other), f"the page shows {one}\nand the service returns {other}"
         compared += 1
     assert compared == 4
 

@@ -1,9 +1,9 @@
-"""Answering the requests of batches: a loop in every API process; leases in Redis divide the chunks.
+"""Running the requests of batches: a loop in every API process; leases in Redis divide the chunks.
 
-A batch's file is first validated and divided into chunks. Each chunk is answered by the process that holds
-its lease, and its answers are created once. When all chunks have answers, or the batch is cancelled or its
-time is over, the answers become files, which are corpora: they depend only on the chunks that the record
-names, so doing it again after a kill makes the same files.
+A batch's file is first validated and divided into chunks. Each chunk is run by the process that holds
+its lease, and its responses are created once. When all chunks have responses, or the batch is cancelled or
+its time is over, the responses become files, which are corpora: they depend only on the chunks that the
+record names, so doing it again after a kill makes the same files.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from pydantic import ValidationError
 
 from app.compat.batch_requests import MAX_REQUESTS, BatchRequest, InvalidLine, parse_request
 from app.compat.json_lines import MAX_LINE_BYTES
-from app.compat.openai_completions import answer_completion, check_is_supported
+from app.compat.openai_completions import check_is_supported, complete
 from app.compat.openai_files import BATCH_OUTPUT, write_metadata
-from app.http.errors import answer, invalid_fields
+from app.http.errors import invalid_fields, status_and_body
 from app.keys import Key
 from app.schemas.openai import OpenAICompletionCreate
 from app.services.access import Access
@@ -53,7 +53,7 @@ _RENEW_S = LEASE_S / 5
 _MAX_BUSY_S = 5.0  # between two attempts at a request, if the model has too many
 _CHUNK_REQUESTS = 64
 _CHUNK_BYTES = 1 << 20
-_LARGE_ANSWER = 16  # a request whose answer may be large counts as so many
+_LARGE_RESPONSE = 16  # a request whose response may be large counts as this many
 _MAX_ERRORS = 100
 _UNLIMITED_BYTES = 1 << 60
 
@@ -116,7 +116,7 @@ class BatchProcessing:
                 case BatchStatus.VALIDATING:
                     return self._validate(batch)
                 case BatchStatus.IN_PROGRESS:
-                    return self._answer_next_chunk(batch)
+                    return self._run_next_chunk(batch)
                 case _:
                     return self._finalize(batch)
         except (
@@ -195,7 +195,7 @@ class BatchProcessing:
             if errors:
                 continue
             chunk.append(data)
-            weight += _LARGE_ANSWER if request.has_large_answer else 1
+            weight += _LARGE_RESPONSE if request.has_large_response else 1
             size += len(data)
             if weight >= _CHUNK_REQUESTS or size >= _CHUNK_BYTES:
                 yield chunk
@@ -216,31 +216,31 @@ class BatchProcessing:
                 elif line.data.strip():
                     yield number, line.data.rstrip(b"\r")
 
-    # From chunks to answers
+    # From chunks to responses
 
-    def _answer_next_chunk(self, batch: Batch) -> bool:
-        answered = self.batches.answered_chunks(batch.id)
-        self.batches.count_answered(batch.id, answered)
+    def _run_next_chunk(self, batch: Batch) -> bool:
+        finished = self.batches.answered_chunks(batch.id)
+        self.batches.count_answered(batch.id, finished)
         is_expired = time.time() >= batch.expires_at
-        if is_expired or len(answered) == len(batch.chunk_sizes):
-            is_complete = len(answered) == len(batch.chunk_sizes)
+        if is_expired or len(finished) == len(batch.chunk_sizes):
+            is_complete = len(finished) == len(batch.chunk_sizes)
             self.batches.move(
-                batch, BatchStatus.FINALIZING, included=tuple(answered), is_expired=not is_complete
+                batch, BatchStatus.FINALIZING, included=tuple(finished), is_expired=not is_complete
             )
             return True
-        done = set(answered)
+        done = set(finished)
         for chunk in range(len(batch.chunk_sizes)):
             if chunk in done:
                 continue
             with self._lease(batch, chunk) as is_held:
                 if is_held and chunk not in self.batches.answered_chunks(batch.id):
-                    asyncio.run(self._answer_chunk(batch, chunk))
+                    asyncio.run(self._run_chunk(batch, chunk))
                     return True
         return False
 
-    async def _answer_chunk(self, batch: Batch, chunk: int) -> None:
+    async def _run_chunk(self, batch: Batch, chunk: int) -> None:
         lines = self.batches.read_input(batch.id, chunk)
-        working = asyncio.create_task(self._answers(batch, sum(batch.chunk_sizes[:chunk]), lines))
+        working = asyncio.create_task(self._responses(batch, sum(batch.chunk_sizes[:chunk]), lines))
         renew_at = time.monotonic() + _RENEW_S
         try:
             while not (await asyncio.wait([working], timeout=_LOOK_S))[0]:
@@ -256,13 +256,13 @@ class BatchProcessing:
             working.cancel()
             await asyncio.wait([working])
             raise
-        answers = working.result()
+        responses = working.result()
         if self.stopping.is_set():  # the engines may have been closed
             raise _Abandoned
-        self.batches.create_answers(batch, chunk, answers)
+        self.batches.create_answers(batch, chunk, responses)
 
-    async def _answers(self, batch: Batch, first: int, lines: Sequence[bytes]) -> list[bytes]:
-        """Return the answers to requests, which are numbered from `first` in their batch."""
+    async def _responses(self, batch: Batch, first: int, lines: Sequence[bytes]) -> list[bytes]:
+        """Return the responses to requests, which are numbered from `first` in their batch."""
         slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
 
         async def respond(number: int, line: bytes) -> bytes:
@@ -277,7 +277,7 @@ class BatchProcessing:
         return [task.result() for task in tasks]
 
     async def _respond(self, batch: Batch, number: int, line: bytes) -> bytes:
-        """Return the answer to one request; an error of the request is its answer."""
+        """Return the response to one request; an error of the request is its response."""
         request = parse_request(line, endpoint=batch.endpoint)
         status, content = 200, ""
         try:
@@ -287,10 +287,10 @@ class BatchProcessing:
             status, content = 400, invalid_fields(invalid).model_dump_json()
         except Exception as error:
             if isinstance(error, DomainError) and error.code in STORAGE_CODES:
-                raise  # the whole chunk is answered later
+                raise  # the whole chunk is run again later
             if not isinstance(error, DomainError):
                 log.exception("request %d of batch %s", number, batch.id)
-            status, body = answer(error)
+            status, body = status_and_body(error)
             status = 400 if status == 422 else status
             content = body.model_dump_json()
         head = _head(batch, number, request.custom_id)
@@ -309,7 +309,7 @@ class BatchProcessing:
         while True:
             try:
                 async with self.engines.use_async(body.model) as loaded:
-                    return await answer_completion(
+                    return await complete(
                         self.engines, self.echoing, loaded, body, client=f"batch {batch.id}"
                     )
             except Busy as error:
@@ -321,12 +321,12 @@ class BatchProcessing:
             key = Key(batch.key_name, b"", frozenset({"complete"}), models=batch.key_models)
         return Access(key, self.models, self.jobs, self.corpora)
 
-    # From answers to files
+    # From responses to files
 
     def _finalize(self, batch: Batch) -> bool:
         if batch.included is None:
-            answered = tuple(self.batches.answered_chunks(batch.id))
-            batch = self.batches.move(batch, BatchStatus.CANCELLING, included=answered)
+            finished = tuple(self.batches.answered_chunks(batch.id))
+            batch = self.batches.move(batch, BatchStatus.CANCELLING, included=finished)
         with self._lease(batch, ALL) as is_held:
             if not is_held:
                 return False
@@ -338,9 +338,9 @@ class BatchProcessing:
             ):
                 for chunk in range(len(batch.chunk_sizes)):
                     self._renew(batch, ALL)
-                    answers = list(self._final_answers(batch, chunk))
+                    responses = list(self._final_responses(batch, chunk))
                     for kind, upload in ((COMPLETED, output), (FAILED, errors)):
-                        lines = [line[1:] + b"\n" for line in answers if line.startswith(kind)]
+                        lines = [line[1:] + b"\n" for line in responses if line.startswith(kind)]
                         upload.feed(b"".join(lines))
                         counts[kind] += len(lines)
                 files = {
@@ -359,16 +359,16 @@ class BatchProcessing:
             self.batches.delete_chunks(batch.id)
             return True
 
-    def _final_answers(self, batch: Batch, chunk: int) -> Iterator[bytes]:
-        """Yield the answers of a chunk, or that its requests were not answered."""
+    def _final_responses(self, batch: Batch, chunk: int) -> Iterator[bytes]:
+        """Yield the responses of a chunk, or errors that say that its requests were not run."""
         assert batch.included is not None
         if chunk in batch.included:
             yield from self.batches.read_answers(batch.id, chunk)
             return
         code, message = (
-            ("batch_expired", "the completion window ended before this request was answered")
+            ("batch_expired", "the completion window ended before this request was run")
             if batch.is_expired
-            else ("batch_cancelled", "the batch was cancelled before this request was answered")
+            else ("batch_cancelled", "the batch was cancelled before this request was run")
         )
         error = json.dumps({"code": code, "message": message})
         first = sum(batch.chunk_sizes[:chunk])

@@ -1,8 +1,8 @@
-"""The lines of a batch's file: what each must be, checked before any is answered.
+"""The lines of a batch's file: what each must be, checked before any is run.
 
     {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "m", "prompt": "x"}}
 
-A body is checked when its request is answered: an invalid one is that request's error, not the batch's.
+A body is checked when its request is run: an invalid one is that request's error, not the batch's.
 """
 
 import json
@@ -27,8 +27,8 @@ class BatchRequest:
     body: dict[str, Any]
 
     @property
-    def has_large_answer(self) -> bool:
-        """Whether the answer may take many times the memory of its text."""
+    def has_large_response(self) -> bool:
+        """Whether the response may take many times the memory of its text."""
         return self.body.get("logprobs") is not None or bool(self.body.get("echo"))
 
 

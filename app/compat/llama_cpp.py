@@ -44,8 +44,8 @@ router = APIRouter(tags=["llama.cpp"], route_class=DocumentRoute)
 MIN_CONTEXT_CHARACTERS = 1000
 """Of a longer prefix at least this many characters are read, and less than twice as many."""
 
-_ANSWER = stream_responses(
-    "With `stream` server-sent events of pieces; the last is the whole answer without its text. With"
+_RESPONSE = stream_responses(
+    "With `stream` server-sent events of pieces; the last is the whole response without its text. With"
     " `response_fields` only those fields.",
     EXAMPLE,
     'data: {"index":0,"content":"q","stop":false}\n\n',
@@ -84,11 +84,11 @@ async def llama_cpp_props(services: ServicesDep, request: Request, model: ModelR
         )
 
 
-@router.post("/infill", response_model=Infill | InfillFields, responses=_ANSWER | _ERRORS)
+@router.post("/infill", response_model=Infill | InfillFields, responses=_RESPONSE | _ERRORS)
 @router.post(
     "/v1/models/{model}/infill",
     response_model=Infill | InfillFields,
-    responses=_ANSWER | _ERRORS,
+    responses=_RESPONSE | _ERRORS,
     name="infill_with_model",
 )
 async def infill(
@@ -109,7 +109,7 @@ async def infill(
             return EventStream(stream, on_close=running.close, named=False)
         with running:
             await cancel_on_disconnect(request, _run(running, body, progress))
-    return _answer(body, _infilled(progress, loaded.reference, body, truncated=truncated))
+    return _selected(body, _infilled(progress, loaded.reference, body, truncated=truncated))
 
 
 @dataclass
@@ -196,8 +196,8 @@ async def _stream(
 ) -> Events:
     async for event in _pieces(running, body, progress):
         yield event
-    answer = _infilled(progress, running.model, body, truncated=truncated)
-    yield ServerEvent("", answer.model_copy(update={"content": ""}))
+    response = _infilled(progress, running.model, body, truncated=truncated)
+    yield ServerEvent("", response.model_copy(update={"content": ""}))
 
 
 def _infilled(progress: _Progress, model: str, body: InfillCreate, *, truncated: bool) -> Infill:
@@ -233,7 +233,7 @@ def _times(what: str, seconds: float, count: int) -> dict[str, Any]:
     }
 
 
-def _answer(body: InfillCreate, infilled: Infill) -> Response:
+def _selected(body: InfillCreate, infilled: Infill) -> Response:
     if body.response_fields is None:
         return Response(infilled.model_dump_json(), media_type="application/json")
     # Like llama.cpp, which keeps the slash in a name such as timings/prompt_n.

@@ -1,4 +1,4 @@
-"""/v1/batches: OpenAI's batches. `app.compat.batch_processing` answers their requests."""
+"""/v1/batches: OpenAI's batches. `app.compat.batch_processing` processes their requests."""
 
 from datetime import timedelta
 from time import time
@@ -29,7 +29,7 @@ _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(day
 
 @router.post("", responses=NOT_422 | error_responses(404, 413, 415, 503, 507))
 def create_batch(request: Request, services: ServicesDep, access: AccessDep, body: BatchCreate) -> BatchBody:
-    """Answer the requests in an uploaded file in the background."""
+    """Run the requests in an uploaded file in the background."""
     file = get_file(access, body.input_file_id, param="input_file_id")
     purpose = purpose_of(services.blobs, access, file)
     if purpose != BATCH:
@@ -53,7 +53,7 @@ def create_batch(request: Request, services: ServicesDep, access: AccessDep, bod
         expires_at=now + int(window.total_seconds()),
     )
     note_audit(request, about=f"/v1/batches/{batch.id}")
-    return _answer(services, batch)
+    return _body(services, batch)
 
 
 @router.get("", responses=NOT_422 | error_responses(503))
@@ -66,26 +66,26 @@ def list_batches(
     """List batches, newest first."""
     batches = [batch for batch in services.batches.all() if _is_accessible(access, batch)]
     page, has_more = paginate(batches, lambda batch: batch.id, after=after, limit=limit)
-    return Page(data=[_answer(services, batch) for batch in page], has_more=has_more)
+    return Page(data=[_body(services, batch) for batch in page], has_more=has_more)
 
 
 @router.get("/{batch_id}", responses=NOT_422 | error_responses(404, 503))
 def get_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchBody:
     """Get a batch."""
-    return _answer(services, _get(services, access, batch_id))
+    return _body(services, _get(services, access, batch_id))
 
 
 @router.post("/{batch_id}/cancel", responses=NOT_422 | error_responses(404, 409, 503))
 def cancel_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchBody:
-    """Cancel a batch; what was answered until then is in its files."""
+    """Cancel a batch; what has run by then is in its files."""
     while True:
         batch = _get(services, access, batch_id)
         if batch.status is BatchStatus.CANCELLING:
-            return _answer(services, batch)
+            return _body(services, batch)
         is_new = batch.status is BatchStatus.VALIDATING
         to = BatchStatus.CANCELLED if is_new else BatchStatus.CANCELLING
         try:
-            return _answer(services, services.batches.move(batch, to))
+            return _body(services, services.batches.move(batch, to))
         except Conflict as error:
             if error.code != "batch_moved":  # it has been moved since it was read: read it again
                 raise
@@ -104,7 +104,7 @@ def _is_accessible(access: Access, batch: Batch) -> bool:
     return key is None or batch.key_name == key.name
 
 
-def _answer(services: Services, batch: Batch) -> BatchBody:
+def _body(services: Services, batch: Batch) -> BatchBody:
     completed, failed = services.batches.counts(batch)
     times = {
         f"{status}_at": batch.moved_at.get(status)

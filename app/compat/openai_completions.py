@@ -12,7 +12,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from app.compat.openai_answers import Chunks, choice_of, usage_of
+from app.compat.openai_choices import Chunks, choice_of, usage_of
 from app.compat.openai_requests import ResolvedPrompt, ResolvedRequest, resolve
 from app.compat.openai_route import NOT_422, OpenAIRoute
 from app.http.access import model_or_default
@@ -35,7 +35,7 @@ MAX_CONCURRENT_PROMPTS = 16
 
 _QUEUED_EVENTS = 64  # of a stream of several prompts, between the engine and the client
 
-_ANSWERS = (
+_RESPONSES = (
     stream_responses(
         "With `stream` chunks of this shape, each a server-sent event; the last is `[DONE]`.",
         EXAMPLE,
@@ -46,7 +46,7 @@ _ANSWERS = (
 )
 
 
-@router.post("/v1/completions", response_model=OpenAICompletion, responses=_ANSWERS)
+@router.post("/v1/completions", response_model=OpenAICompletion, responses=_RESPONSES)
 async def create_completion(
     services: ServicesDep, request: Request, body: OpenAICompletionCreate
 ) -> Response:
@@ -61,8 +61,8 @@ async def create_completion(
             resolved = await (cancel_on_disconnect(request, resolving) if is_slow else resolving)
             running = _start_all(services.engines, resolved)
             return EventStream(_stream(resolved, running), on_close=lambda: _close(running), named=False)
-        answering = answer_completion(services.engines, services.echoing, loaded, body, client=client)
-        content = await cancel_on_disconnect(request, answering)
+        completing = complete(services.engines, services.echoing, loaded, body, client=client)
+        content = await cancel_on_disconnect(request, completing)
     return Response(content, media_type="application/json")
 
 
@@ -76,10 +76,10 @@ def check_is_supported(body: OpenAICompletionCreate) -> None:
         )
 
 
-async def answer_completion(
+async def complete(
     engines: Engines, echoing: LimitedWork, loaded: Loaded, body: OpenAICompletionCreate, *, client: str
 ) -> str:
-    """Return the whole answer to a request that is no stream, as JSON.
+    """Return the whole response to a request that is no stream, as JSON.
 
     `client` identifies the caller for fair scheduling.
 
@@ -94,7 +94,7 @@ async def answer_completion(
     return await serialize(to_json, completions, logprobs=body.logprobs, echoed_characters=echoed)
 
 
-@router.post("/v1/models/{model}/v1/completions", response_model=OpenAICompletion, responses=_ANSWERS)
+@router.post("/v1/models/{model}/v1/completions", response_model=OpenAICompletion, responses=_RESPONSES)
 async def create_completion_with_model(
     services: ServicesDep,
     request: Request,
@@ -116,7 +116,7 @@ def _start(engines: Engines, resolved: ResolvedRequest, prompt: ResolvedPrompt) 
 
 
 def _start_all(engines: Engines, resolved: ResolvedRequest) -> list[RunningCompletion]:
-    """Start every prompt of a stream, so that errors are raised before the answer's header is sent."""
+    """Start every prompt of a stream, so that errors are raised before the response's header is sent."""
     running: list[RunningCompletion] = []
     try:
         running.extend(_start(engines, resolved, p) for p in resolved.prompts if resolved.max_tokens)
@@ -159,14 +159,14 @@ def _to_json(resolved: ResolvedRequest, results: Sequence[_Result]) -> str:
         for i, (prompt, (completions, _)) in enumerate(zip(resolved.prompts, results, strict=True))
         for j, completion in enumerate(completions)
     ]
-    return resolved.answer(choices, usage_of([usage for _, usage in results])).model_dump_json()
+    return resolved.response(choices, usage_of([usage for _, usage in results])).model_dump_json()
 
 
 async def _stream(resolved: ResolvedRequest, running: Sequence[RunningCompletion]) -> Events:
     chunks = Chunks(resolved)
     usages: list[Usage] = []
     for choice in chunks.first():
-        yield ServerEvent("", resolved.answer([choice], None))
+        yield ServerEvent("", resolved.response([choice], None))
     if not running:
         usages = [Usage(len(prompt.characters), 0, 0) for prompt in resolved.prompts]
     async for prompt_index, event in _merge(running):
@@ -174,9 +174,9 @@ async def _stream(resolved: ResolvedRequest, running: Sequence[RunningCompletion
             usages.append(event)
         elif isinstance(event, Piece | Finished):
             for choice in chunks.of(prompt_index, event):
-                yield ServerEvent("", resolved.answer([choice], None))
+                yield ServerEvent("", resolved.response([choice], None))
     if resolved.body.stream_options and resolved.body.stream_options.include_usage:
-        yield ServerEvent("", resolved.answer([], usage_of(usages)))
+        yield ServerEvent("", resolved.response([], usage_of(usages)))
     yield ServerEvent("", "[DONE]")
 
 

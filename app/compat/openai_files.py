@@ -66,7 +66,7 @@ _UPLOAD_BODY: dict[str, Any] = {
         },
     }
 }
-_CONTENT_ANSWER: dict[int | str, dict[str, Any]] = {
+_CONTENT_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The text that a job trains on; of a corpus with `encoding=bytes`, its bytes.",
         "content": {
@@ -115,7 +115,7 @@ def get_file_object(services: ServicesDep, access: AccessDep, file: str) -> File
 @router.get(
     "/{file}/content",
     response_class=StreamingResponse,
-    responses=_CONTENT_ANSWER | NOT_422 | error_responses(404, 503),
+    responses=_CONTENT_RESPONSE | NOT_422 | error_responses(404, 503),
 )
 def get_file_content(
     request: Request, services: ServicesDep, access: AccessDep, file: str

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 
 from app.compat.openai_files import get_file
-from app.compat.openai_job_answers import (
+from app.compat.openai_job_bodies import (
     OpenAIExtras,
     fine_tuning_checkpoint,
     fine_tuning_event,
@@ -108,25 +108,25 @@ def list_fine_tuning_jobs(
 @router.get("/{job}", responses=NOT_422 | error_responses(404, 503))
 def get_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Get a job."""
-    return _answer(services, access.get_job(job))
+    return _body(services, access.get_job(job))
 
 
 @router.post("/{job}/cancel", responses=_CHANGED)
 def cancel_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Cancel a job; a running one stops at its next step."""
-    return _answer(services, services.job_control.cancel(access.get_job(job).id))
+    return _body(services, services.job_control.cancel(access.get_job(job).id))
 
 
 @router.post("/{job}/pause", responses=_CHANGED)
 def pause_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Pause a job; a running one stops at its next step."""
-    return _answer(services, services.job_control.pause(access.get_job(job).id))
+    return _body(services, services.job_control.pause(access.get_job(job).id))
 
 
 @router.post("/{job}/resume", responses=_CHANGED)
 def resume_fine_tuning_job(services: ServicesDep, access: AccessDep, job: str) -> FineTuningJob:
     """Queue a paused or failed job again."""
-    return _answer(services, resume_job(services.job_control, access, job))
+    return _body(services, resume_job(services.job_control, access, job))
 
 
 @router.get("/{job}/events", responses=NOT_422 | error_responses(404, 503))
@@ -239,6 +239,6 @@ def _extras(services: Services, job: JobBody) -> OpenAIExtras:
         )
 
 
-def _answer(services: Services, job: Job) -> FineTuningJob:
+def _body(services: Services, job: Job) -> FineTuningJob:
     body = services.job_bodies.one(job)
     return fine_tuning_job(body, _extras(services, body))

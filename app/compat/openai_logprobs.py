@@ -13,7 +13,7 @@ def logprobs_of(
 ) -> Logprobs:
     """Return log-probabilities in OpenAI's form; the offsets begin with `start`.
 
-    `top_logprobs` always contains the character itself, as in OpenAI's answers.
+    `top_logprobs` always contains the character itself, as in OpenAI's responses.
     """
     tops: list[dict[str, float] | None] = [
         {token(c, vocabulary): p for c, p in entry.top} | {token(entry.character, vocabulary): entry.logprob}

@@ -39,7 +39,7 @@ class ResolvedPrompt:
 
 @dataclass(frozen=True)
 class ResolvedRequest:
-    """A request with its defaults filled in, and the model that answers it."""
+    """A request with its defaults filled in, and the model that completes it."""
 
     body: OpenAICompletionCreate
     loaded: Loaded
@@ -50,8 +50,8 @@ class ResolvedRequest:
     id: str
     created: int
 
-    def answer(self, choices: list[OpenAIChoice], usage: OpenAIUsage | None) -> OpenAICompletion:
-        """Return the answer, or a chunk of it."""
+    def response(self, choices: list[OpenAIChoice], usage: OpenAIUsage | None) -> OpenAICompletion:
+        """Return the response, or a chunk of it."""
         model = self.loaded.reference
         return OpenAICompletion(
             id=self.id,
@@ -89,7 +89,7 @@ async def resolve(
     """Return the request with its defaults, and its prompts as characters.
 
     Raises:
-        InvalidInput: the answer could become too large, or a prompt has an id that the model does not have.
+        InvalidInput: the response could become too large, or a prompt has an id that the model does not have.
         Busy: too many long prompts wait for their echoed log-probabilities.
     """
     n = 1 if body.n is None else body.n

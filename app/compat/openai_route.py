@@ -1,4 +1,4 @@
-"""The route class of OpenAI's calls: status 400 where other routes answer 422, as its SDKs expect."""
+"""The route class of OpenAI's calls: status 400 where other routes respond with 422, as its SDKs expect."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -7,18 +7,21 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from app.http.bodies import DocumentRoute
-from app.http.errors import error_answer
-from app.schemas.errors import ErrorAnswer
+from app.http.errors import handle_error
+from app.schemas.errors import ErrorBody
 from models.errors import InvalidInput
 
 NOT_422: dict[int | str, dict[str, Any]] = {
-    422: {"model": ErrorAnswer, "description": "Never sent: like OpenAI's, this call answers 400 instead."},
-    400: {"model": ErrorAnswer, "description": "The body or a field is invalid; `param` names it."},
+    422: {
+        "model": ErrorBody,
+        "description": "Never sent: like OpenAI's, this call responds with 400 instead.",
+    },
+    400: {"model": ErrorBody, "description": "The body or a field is invalid; `param` names it."},
 }
 
 
 class OpenAIRoute(DocumentRoute):
-    """Answers an invalid request with 400."""
+    """Responds with 400."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler."""
@@ -28,7 +31,7 @@ class OpenAIRoute(DocumentRoute):
             try:
                 return await handler(request)
             except (InvalidInput, RequestValidationError) as error:
-                response = await error_answer(request, error)
+                response = await handle_error(request, error)
                 if response.status_code == 422:
                     response.status_code = 400
                 return response

@@ -78,5 +78,5 @@ async def _vocabulary(services: Services, request: Request, model: str) -> tuple
 
 def _tokens(vocabulary: Vocabulary, text: str) -> Response:
     tokens = vocabulary.encode(vocabulary.to_characters(text)).tolist()
-    answer = Tokens(count=len(tokens), max_model_len=MAX_PROMPT_CHARACTERS, tokens=tokens)
-    return Response(answer.model_dump_json(), media_type="application/json")
+    response = Tokens(count=len(tokens), max_model_len=MAX_PROMPT_CHARACTERS, tokens=tokens)
+    return Response(response.model_dump_json(), media_type="application/json")

@@ -5,10 +5,10 @@ const STORAGE_KEY = "nextchar.key";
 /** @type {((wasRejected: boolean) => Promise<string | null>) | null} */
 let askForKey = null;
 /** @type {Promise<string | null> | null} */
-let pendingAnswer = null;
+let pendingKey = null;
 
 /**
- * Set the function that asks for a key when the service answers 401.
+ * Set the function that asks for a key when the service responds with 401.
  *
  * @param {(wasRejected: boolean) => Promise<string | null>} ask `wasRejected` says that the current key was rejected
  */
@@ -36,10 +36,10 @@ export function keyHeaders() {
 /** Ask for a key and store it; return false when none is entered. Concurrent calls share one question. */
 export async function requestKey() {
   if (!askForKey) return false;
-  pendingAnswer ??= askForKey(apiKey() !== null).finally(() => {
-    pendingAnswer = null;
+  pendingKey ??= askForKey(apiKey() !== null).finally(() => {
+    pendingKey = null;
   });
-  const key = await pendingAnswer;
+  const key = await pendingKey;
   if (key) setApiKey(key);
   return Boolean(key);
 }

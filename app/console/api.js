@@ -10,7 +10,7 @@ import { keyHeaders, requestKey } from "./api-key.js";
  * @typedef {{body?: any, signal?: AbortSignal, headers?: Record<string, string>}} CallOptions
  */
 
-/** An error answer of the service, or a connection that failed (status 0). */
+/** An error response of the service, or a connection that failed (status 0). */
 export class ApiError extends Error {
   /** @param {number} status @param {{code?: string, message?: string, param?: string | null}} detail */
   constructor(status, { code = "unknown", message = "", param = null }) {
@@ -99,14 +99,14 @@ async function fetchOrFail(path, options) {
 
 /** Return the ApiError of an error response, which may come from the service or from a proxy in front of it. */
 async function errorOfResponse(response) {
-  const answer = await response.json().catch(() => null);
+  const body = await response.json().catch(() => null);
   return new ApiError(
     response.status,
-    answer?.error ?? {
+    body?.error ?? {
       code: "unreadable",
       message:
         `The response (status ${response.status}) is not from nextchar. ` +
-        "Check whether a proxy in front of the service answered instead.",
+        "Check whether a proxy in front of the service responded instead.",
     },
   );
 }

@@ -6,7 +6,7 @@ const RECONNECT_MS = 1000;
 
 /**
  * Yield {id, event, data} from a stream until its `done` event. After a disconnection it reconnects and continues
- * behind the last event received. Raises ApiError for an error answer or an `error` event.
+ * behind the last event received. Raises ApiError for an error response or an `error` event.
  *
  * @param {string} path
  * @param {{signal: AbortSignal}} options

@@ -129,11 +129,11 @@ function post(body, { name, isGzipped = false, asBytes = false, archive = null, 
     request.onerror = () => reject(connectionError());
     request.onabort = () => reject(new DOMException("the upload was cancelled", "AbortError"));
     request.onload = () => {
-      const answer = parseJson(request.responseText);
-      if (request.status < 300) resolve({ corpus: answer, isNew: request.status === 201 });
+      const response = parseJson(request.responseText);
+      if (request.status < 300) resolve({ corpus: response, isNew: request.status === 201 });
       else
         reject(
-          new ApiError(request.status, answer?.error ?? { message: `The upload failed (status ${request.status}).` }),
+          new ApiError(request.status, response?.error ?? { message: `The upload failed (status ${request.status}).` }),
         );
     };
     signal?.addEventListener("abort", () => request.abort(), { once: true });

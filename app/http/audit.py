@@ -2,8 +2,8 @@
 
     app.add_middleware(AuditTrail)
 
-An entry is stored before the answer begins, so every call that was answered with success is on record. If it
-cannot be stored, a download is refused; a change is made already then, so it is answered, and logged here.
+An entry is stored before the response begins, so every call that succeeded is on record. If it
+cannot be stored, a download is refused; a change is made already then, so it succeeds, and is logged here.
 """
 
 import logging

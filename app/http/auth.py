@@ -35,7 +35,7 @@ _UNLIMITED_KEYS_ONLY = frozenset({"metrics"})
 
 
 class Auth(HttpMiddleware):
-    """Passes on a request that has the key it needs; answers 401, 403 or 429 otherwise."""
+    """Passes on a request that has the key it needs; responds with 401, 403 or 429 otherwise."""
 
     def __init__(self, app: ASGIApp, *, keys: KeyFile) -> None:
         super().__init__(app)

@@ -15,9 +15,9 @@ _STREAM_TYPES = ("text/event-stream", "application/x-ndjson")
 
 
 class ConcurrencyLimit(HttpMiddleware):
-    """Answers 429 when a key has as many requests, or streams, in progress as it may have.
+    """Responds with 429 when a key has as many requests, or streams, in progress as it may have.
 
-    A stream is an answer of events or lines. Whether a request gets one is known when its answer begins.
+    A stream is a response of events or lines. Whether a request gets one is known when its response begins.
     """
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +61,7 @@ class _Streams:
         return {"type": "http.disconnect"} if self._is_refused else await self._receive()
 
     async def send(self, message: Message) -> None:
-        """Pass a message on; answer 429 instead of a stream too many."""
+        """Pass a message on; respond with 429 instead of a stream too many."""
         if self._is_refused:
             return
         if message["type"] == "http.response.start" and _begins_stream(message):

@@ -2,7 +2,7 @@
 
 A connection whose header is not complete by a deadline is closed. At the maximum number of connections a new
 one replaces the one that has made the server wait longest: first those without a complete header, then those
-that are idle, send a body or do not read their answer. A connection whose request is being answered is never
+that are idle, send a body or do not read their response. A connection whose request is being handled is never
 replaced. Bodies have deadlines of their own, in `app.http.incoming_body`.
 """
 
@@ -68,7 +68,7 @@ class Connections:
         self._open = 0
         # Oldest first; the value is since when.
         self._without_header: OrderedDict[BoundedHttpProtocol, float] = OrderedDict()
-        # Idle, sending a body, or not reading their answer; least recently active first.
+        # Idle, sending a body, or not reading their response; least recently active first.
         self._waiting: OrderedDict[BoundedHttpProtocol, None] = OrderedDict()
         self._warned_at = -_WARN_EVERY_S
 
@@ -78,7 +78,7 @@ class Connections:
             await asyncio.sleep(min(_SWEEP_S, self._header_timeout_s / 2))
             try:
                 self._close_overdue()
-            except Exception:  # this loop must go on, or slow clients would never be disconnected
+            except Exception:  # this loop must continue, or slow clients would never be disconnected
                 log.exception("closing connections whose header is overdue")
 
     def add(self, connection: "BoundedHttpProtocol") -> None:
@@ -180,7 +180,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @property
     def is_being_served(self) -> bool:
-        """Whether a complete request is being answered and the client reads the answer."""
+        """Whether a complete request is being handled and the client reads the response."""
         request = self._request
         if request is None or request.response_complete or request.more_body:
             return False
@@ -224,7 +224,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._connections.update(self)
 
     def pause_writing(self) -> None:
-        """Record that the client reads more slowly than its answer is sent."""
+        """Record that the client reads more slowly than its response is sent."""
         super().pause_writing()
         self._connections.update(self)
 
@@ -258,7 +258,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _take_host_from_target(self) -> None:
         """Replace the Host header by the host of an absolute-form target (RFC 9112, 3.2.2)."""
-        with contextlib.suppress(httptools.HttpParserInvalidURLError):  # the superclass answers 400
+        with contextlib.suppress(httptools.HttpParserInvalidURLError):  # the superclass responds with 400
             target = httptools.parse_url(self.url)
             if target.host:
                 host = b"[%b]" % target.host if b":" in target.host else target.host
@@ -269,7 +269,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 def _bound_unsent(transport: asyncio.Transport) -> None:
     """Limit the kernel's buffer of unsent bytes to _MAX_UNSENT_BYTES.
 
-    By default it holds megabytes, so a stream would go on for long although its client does not read.
+    By default it holds megabytes, so a stream would continue for long although its client does not read.
     """
     connection = transport.get_extra_info("socket")
     if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):

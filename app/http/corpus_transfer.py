@@ -131,7 +131,7 @@ async def read_corpus(
 
 
 def text_response(services: Services, corpus: Corpus) -> StreamingResponse:
-    """Return the corpus's bytes as an answer. One that is damaged further on is broken off.
+    """Return the corpus's bytes as a response. One that is damaged further on is broken off.
 
     Raises:
         Unavailable: its text is lost or, if it is short, damaged (code `corpus_damaged`).
@@ -259,7 +259,7 @@ class RequestBody:
     async def drain(self) -> None:
         """Read and discard the rest of a refused body, up to a limit.
 
-        If a connection is closed while the client still writes, its system discards the answer.
+        If a connection is closed while the client still writes, its system discards the response.
         """
         if "100-continue" in self._request.headers.get("expect", "").lower():
             return  # this client has not sent its body yet

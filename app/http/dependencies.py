@@ -60,7 +60,7 @@ class Services:
     ingest: Ingest
     ingest_loop: BackgroundLoop | None  # one of `loops`; None: other processes score
     batches: Batches
-    batch_loop: BackgroundLoop | None  # one of `loops`; None: other processes answer batches
+    batch_loop: BackgroundLoop | None  # one of `loops`; None: other processes run batches
     alerts: Alerts
     notification_targets: NotificationTargets
     notifications: Notifications

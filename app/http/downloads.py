@@ -65,14 +65,14 @@ def download(
     media_type: str,
     headers: Mapping[str, str],
 ) -> Response:
-    """Return the answer that sends what `write` writes to a file.
+    """Return the response that sends what `write` writes to a file.
 
     Args:
-        places: one is taken until the answer has ended.
+        places: one is taken until the response has ended.
         write: writes the contents.
         folder: of the temporary file.
-        media_type: of the answer.
-        headers: of the answer, besides its length.
+        media_type: of the response.
+        headers: of the response, besides its length.
 
     Raises:
         Busy: there is no place. StorageFull, Unavailable, and what `write` raises.

@@ -1,6 +1,6 @@
-"""Errors as HTTP answers: one JSON shape, with the status of the error's class.
+"""Errors as HTTP responses: one JSON shape, with the status of the error's class.
 
-Domain errors have a message for the client. An unexpected error is logged with the request's id and answered
+Domain errors have a message for the client. An unexpected error is logged with the request's id and sent
 with a 500 that reveals nothing.
 """
 
@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from app.errors import Forbidden, Unauthorized, UnsupportedMedia
-from app.schemas.errors import ErrorAnswer, ErrorDetail, ErrorType
+from app.schemas.errors import ErrorBody, ErrorDetail, ErrorType
 from models.errors import (
     Busy,
     Conflict,
@@ -87,31 +87,31 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     body_statuses = (408, 503) if 413 in statuses else ()
     declared = (*key_statuses, *body_statuses, *statuses, 421, 431, 500)
     # One status names the model, the others refer to it: FastAPI compiles a validator for each that names it.
-    reference = {"schema": {"$ref": f"#/components/schemas/{ErrorAnswer.__name__}"}}
+    reference = {"schema": {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}}
     shape = {"content": {"application/json": reference}}
     return {
-        status: {"description": _MEANING[status], **({"model": ErrorAnswer} if status == 500 else shape)}
+        status: {"description": _MEANING[status], **({"model": ErrorBody} if status == 500 else shape)}
         for status in sorted(set(declared))
     }
 
 
-def answer(error: Exception) -> tuple[int, ErrorAnswer]:
+def status_and_body(error: Exception) -> tuple[int, ErrorBody]:
     """Return the status and body for an exception; a 500 without details for an unexpected one."""
     if isinstance(error, DomainError):
         status = next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), 500)
-        return status, _answer(status, error.code, error.message, error.param)
+        return status, _body(status, error.code, error.message, error.param)
     if isinstance(error, HTTPException):
-        return error.status_code, _answer(error.status_code, *_http_error(error))
+        return error.status_code, _body(error.status_code, *_http_error(error))
     if isinstance(error, RedisError):
-        return 503, _answer(503, "queue_unavailable", "the queue does not answer; try again in a moment")
-    return 500, _answer(
+        return 503, _body(503, "queue_unavailable", "the queue does not respond; try again in a moment")
+    return 500, _body(
         500, "internal_error", "an unexpected error occurred; the log of the service has the details"
     )
 
 
 def error_response(error: Exception) -> JSONResponse:
-    """Return the HTTP answer for an exception."""
-    status, body = answer(error)
+    """Return the HTTP response for an exception."""
+    status, body = status_and_body(error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, Busy):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
@@ -123,18 +123,18 @@ def error_response(error: Exception) -> JSONResponse:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Make `app` answer every expected exception in this shape."""
+    """Make `app` handle every expected exception in this shape."""
     for kind in (DomainError, RedisError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, error_answer)
+        app.add_exception_handler(kind, handle_error)
     app.add_exception_handler(ClientDisconnect, _handle_disconnect)
 
 
-async def error_answer(request: Request, error: Exception) -> Response:
-    """Return the answer for an expected exception."""
+async def handle_error(request: Request, error: Exception) -> Response:
+    """Return the response for an expected exception."""
     if isinstance(error, RequestValidationError):
-        return _invalid_answer(request, error)
+        return _invalid_request(request, error)
     if isinstance(error, RedisError):
-        log.warning("Redis does not answer: %s", error)
+        log.warning("Redis does not respond: %s", error)
     return error_response(error)
 
 
@@ -160,7 +160,7 @@ def _http_error(error: HTTPException) -> tuple[str, str]:
     return known.get(error.status_code, (f"http_{error.status_code}", str(error.detail)))
 
 
-def _invalid_answer(request: Request, error: RequestValidationError) -> Response:
+def _invalid_request(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         position = first["loc"][-1]
@@ -174,15 +174,15 @@ def _invalid_answer(request: Request, error: RequestValidationError) -> Response
     return JSONResponse(invalid_fields(error.errors()).model_dump(), 422)
 
 
-def invalid_fields(errors: Sequence[Any]) -> ErrorAnswer:
-    """Return the answer with status 422 for pydantic's errors, whose `loc` begin with `body` or the like."""
+def invalid_fields(errors: Sequence[Any]) -> ErrorBody:
+    """Return the body for status 422 from pydantic's errors, whose `loc` begin with `body` or the like."""
     errors = errors[:_MAX_REPORTED_ERRORS]
     first = errors[0]
     param, message = _first_problem(errors)
     code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_field"
     more = len({p for e in errors if not _is_within(p := _param(e), _param(first))})
     others = f" ({more} more field{'s are' if more > 1 else ' is'} invalid)" if more else ""
-    return _answer(422, code, f"{param}: {message}{others}", param)
+    return _body(422, code, f"{param}: {message}{others}", param)
 
 
 def _first_problem(errors: Sequence[Any]) -> tuple[str, str]:
@@ -239,9 +239,9 @@ def _is_name(part: str | int) -> bool:
 
 
 def _refusal(status: int, code: str, message: str, param: str) -> Response:
-    return JSONResponse(_answer(status, code, message, param).model_dump(), status)
+    return JSONResponse(_body(status, code, message, param).model_dump(), status)
 
 
-def _answer(status: int, code: str, message: str, param: str | None = None) -> ErrorAnswer:
+def _body(status: int, code: str, message: str, param: str | None = None) -> ErrorBody:
     kind = _TYPE_OF.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return ErrorAnswer(error=ErrorDetail(type=kind, code=code, message=message, param=param))
+    return ErrorBody(error=ErrorDetail(type=kind, code=code, message=message, param=param))

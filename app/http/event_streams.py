@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.http.errors import answer
+from app.http.errors import status_and_body
 
 log = logging.getLogger("nextchar.api")
 
@@ -84,7 +84,7 @@ class EventStream(Response):
         except OSError:
             raise
         except Exception as error:
-            status, body = answer(error)
+            status, body = status_and_body(error)
             if status == 500:
                 log.exception("an event stream failed")
             await self._send(send, frame(ServerEvent("error", body), named=self._named))
@@ -110,7 +110,7 @@ class EventStream(Response):
 
 
 def stream_responses(description: str, example: Any, event: str) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's declaration of an answer that is JSON or a stream, with an example of both."""
+    """Return OpenAPI's declaration of a response that is JSON or a stream, with an example of both."""
     events = {"schema": {"type": "string"}, "example": event}
     content = {"application/json": {"example": example}, "text/event-stream": events}
     return {200: {"description": description, "content": content}}

@@ -99,7 +99,7 @@ class IncomingBody:
         return message
 
     def refuse(self) -> None:
-        """Answer 503 as soon as the application waits for more bytes."""
+        """Respond with 503 as soon as the application waits for more bytes."""
         self._is_refused = True
         if self._waiting is not None:
             with contextlib.suppress(RuntimeError):  # it has timed out already

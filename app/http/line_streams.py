@@ -1,8 +1,8 @@
-"""A streamed request whose answer is a stream too: lines are scored while more are sent.
+"""A streamed request whose response is a stream too: lines are scored while more are sent.
 
 A task reads the body into a small buffer and pauses when it is full. The lines that have arrived when a batch
-is done are the next batch: a file is read in large batches, and a single line is answered at once. If the
-client does not read its answer, its body is not read either.
+is done are the next batch: a file is read in large batches, and a single line is scored at once. If the
+client does not read its response, its body is not read either.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.http.auth import stream_owner
 from app.http.dependencies import Services
-from app.http.errors import answer
+from app.http.errors import status_and_body
 from app.http.event_streams import UNREAD_S
 from app.schemas.scores import StreamQuery
 from app.services.engines import Loaded
@@ -50,7 +50,7 @@ def content_type(headers: Headers) -> str:
 
 
 class ScoreStreamResponse(Response):
-    """The answer to a stream of lines. Call `open` before it is sent: it raises the request's errors."""
+    """The response to a stream of lines. Call `open` before it is sent: it raises the request's errors."""
 
     media_type = "application/x-ndjson"
 
@@ -92,7 +92,7 @@ class ScoreStreamResponse(Response):
             raise _Disconnected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """Send the answer."""
+        """Send the response."""
         assert self._loaded is not None, "not opened"
         body = BodyBuffer(receive, self._gunzip, self._is_gone)
         reading = asyncio.ensure_future(body.read_all())
@@ -106,7 +106,9 @@ class ScoreStreamResponse(Response):
             except Exception as error:  # reported in a record; the end record follows
                 if not isinstance(error, DomainError | RedisError):
                     log.exception("scoring lines by %s", self._model)
-                await self._send(send, json_line({"object": "error"} | answer(error)[1].model_dump()))
+                await self._send(
+                    send, json_line({"object": "error"} | status_and_body(error)[1].model_dump())
+                )
             await self._send(send, self._scorer.end())
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (_Disconnected, OSError, TimeoutError):

@@ -43,7 +43,7 @@ class HttpMiddleware:
 
 
 class RequestId(HttpMiddleware):
-    """Sets X-Request-Id, the client's own if it is valid, and answers 500 to an unexpected error."""
+    """Sets X-Request-Id, the client's own if it is valid, and responds with 500 to an unexpected error."""
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         header = Headers(scope=scope).get("x-request-id", "")
@@ -63,7 +63,7 @@ class RequestId(HttpMiddleware):
         except Exception as error:
             log.exception("request %s: %s %s", request_id, scope["method"], scope["path"])
             if has_started:
-                raise  # the answer has begun; the server closes the connection
+                raise  # the response has begun; the server closes the connection
             await error_response(error)(scope, receive, send_with_id)
 
 

@@ -1,7 +1,7 @@
 """Protection of the service against web pages: DNS rebinding and cross-site request forgery.
 
 A browser lets any page send simple requests, such as forms and texts, to any host. A page whose host name is
-made to resolve to this machine (DNS rebinding) can also read the answers. Only browsers are affected.
+made to resolve to this machine (DNS rebinding) can also read the responses. Only browsers are affected.
 """
 
 import ipaddress
@@ -25,15 +25,15 @@ BROWSER_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Of every answer that does not set them itself: a browser runs nothing in it, guesses no other type for it,
-and lets no page of another origin embed or frame it."""
+"""Of every response that does not set them itself: a browser runs nothing in it, guesses no other type for
+it, and lets no page of another origin embed or frame it."""
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _MAX_QUOTED_CHARACTERS = 200  # of a header in an error
 
 
 class HostCheck(HttpMiddleware):
-    """Answers 421 if the Host header names another service, as a rebound host name does.
+    """Responds with 421 if the Host header names another service, as a rebound host name does.
 
     It allows `hosts`, in which `*.example.org` means every name below example.org; this machine's name;
     localhost; and every IP address, because an address cannot be rebound.
@@ -66,7 +66,7 @@ class HostCheck(HttpMiddleware):
 
 
 class CrossSiteCheck(HttpMiddleware):
-    """Answers 403 if a page of an origin other than `origins` and the service's own sends a write request.
+    """Rejects a write request from a page of an origin other than `origins` and the service's own with 403.
 
     That is any method but GET, HEAD and OPTIONS, and the preflight request for it. A request with an API key
     passes: a browser does not add one by itself, and a page that adds one needs permission by CORS.
@@ -101,7 +101,7 @@ class CrossSiteCheck(HttpMiddleware):
 
 
 class BrowserHeaders(HttpMiddleware):
-    """Adds BROWSER_HEADERS to answers that lack them. Pages set policies of their own."""
+    """Adds BROWSER_HEADERS to responses that lack them. Pages set policies of their own."""
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:

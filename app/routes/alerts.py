@@ -21,7 +21,7 @@ from app.schemas.alerts import (
 )
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from app.services.access import Access
-from app.services.alert_answers import alert_body, export_csv, export_json, suppression_body
+from app.services.alert_bodies import alert_body, export_csv, export_json, suppression_body
 from models.anomaly.alerts import SEVERITIES, Label, Severity
 from store.alerts import AlertState
 

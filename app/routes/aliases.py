@@ -67,7 +67,7 @@ async def set_alias(
 
 @router.post("/{alias}/rollback", responses=_WRITING_ERRORS)
 def roll_back_alias(services: ServicesDep, access: AccessDep, model: str, alias: str) -> AliasBody:
-    """Move an alias back to what it pointed to before; again: one move further back."""
+    """Move an alias back to its previous version; repeat to go further back."""
     return AliasBody.of(services.aliases.roll_back(_name(model), alias, by=access.key_name))
 
 

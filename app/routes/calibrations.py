@@ -34,7 +34,7 @@ async def make_calibration(
 ) -> CalibrationBody:
     """Make a calibration from normal lines; one of the same name is replaced.
 
-    This takes up to some minutes. Few run at a time; if too many are waiting, the answer is 429.
+    This takes up to some minutes. Few run at a time; if too many are waiting, the response is 429.
     """
     made = await cancel_on_disconnect(
         request, services.calibrating.run(partial(_make, services, access, model, body))
@@ -93,7 +93,8 @@ def _make(
         else:
             given = services.ingest.recent_lines(model) if body.ingested else body.lines or []
             lines = map(loaded.vocabulary.to_characters, given)
-            characters, source = sum(map(len, given)), "ingested lines" if body.ingested else "lines given"
+            characters = sum(map(len, given))
+            source = "ingested lines" if body.ingested else "lines in the request"
         made = calibrate(loaded, lines, characters=characters, buckets=body.buckets, check=check)
         if body.false_alarms:
             made.thresholds(body.false_alarms)  # raises InvalidInput if there are too few lines

@@ -38,14 +38,14 @@ router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=Document
 _SHORT_PROMPT = 10_000  # characters; reading a shorter prompt is not cancelled when its client disconnects
 
 _ERRORS = error_responses(400, 404, 413, 415, 422, 429, 503)
-_COMPLETION_ANSWER = stream_responses(
+_COMPLETION_RESPONSE = stream_responses(
     "With `stream` the events `piece`, `finished` (one per completion) and `done`.",
     EXAMPLE,
     'event: piece\ndata: {"index": 0, "text": "t", "logprobs": null}\n\n',
 )
 
 
-@router.post("/{model}/complete", response_model=CompletionBody, responses=_COMPLETION_ANSWER | _ERRORS)
+@router.post("/{model}/complete", response_model=CompletionBody, responses=_COMPLETION_RESPONSE | _ERRORS)
 async def complete(services: ServicesDep, request: Request, model: str, body: CompletionCreate) -> Response:
     """Complete a prompt `n` times. Characters outside the vocabulary are read as unknown and listed."""
     starting = start_completion(services.engines, services.echoing, model, body, client=client_of(request))
@@ -55,7 +55,7 @@ async def complete(services: ServicesDep, request: Request, model: str, body: Co
         return EventStream(_stream(running), on_close=running.close)
     with running:
         completions, usage = await cancel_on_disconnect(request, running.completions())
-    # Serialized here: FastAPI's validation and copy of the answer would take longer than everything else.
+    # Serialized here: FastAPI's validation and copy of the response would take longer than everything else.
     to_json = partial(_to_json, running, completions, usage, body)
     content = await serialize(to_json, completions, logprobs=body.logprobs)
     return Response(content, media_type="application/json")
@@ -90,7 +90,7 @@ async def next_character(
 def _to_json(
     running: RunningCompletion, completions: Sequence[Completion], usage: Usage, body: CompletionCreate
 ) -> str:
-    answer = CompletionBody(
+    response = CompletionBody(
         model=running.model,
         completions=[
             CompletionChoice(
@@ -107,7 +107,7 @@ def _to_json(
         usage=_usage(usage),
         unknown_characters=running.unknown,
     )
-    return answer.model_dump_json()
+    return response.model_dump_json()
 
 
 async def _stream(running: RunningCompletion) -> Events:

@@ -54,7 +54,7 @@ _UPLOAD_BODY: dict[str, Any] = {
         }
     ],
 }
-_TEXT_ANSWER: dict[int | str, dict[str, Any]] = {
+_TEXT_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The bytes as they were uploaded.",
         "content": {
@@ -86,7 +86,7 @@ EncodingQuery = Annotated[
 KindQuery = Annotated[
     TextKind | None,
     Query(
-        description="What the text is, if it is known; by default the service detects it. See the answer's"
+        description="What the text is, if it is known; by default the service detects it. See the response's"
         " `kind`."
     ),
 ]
@@ -144,7 +144,7 @@ async def add_corpus(
 async def _added(
     access: Access, response: Response, corpus: Corpus, *, is_new: bool, kind: TextKind | None
 ) -> CorpusBody:
-    """Set the kind of a corpus that was just stored, and complete the answer."""
+    """Set the kind of a corpus that was just stored, and complete the response."""
     if kind is not None and kind != corpus.kind:
         corpus = await run_in_threadpool(access.set_corpus_kind, corpus.id, kind)
     response.status_code = 201 if is_new else 200
@@ -158,7 +158,7 @@ async def _added(
 async def import_corpus(
     services: ServicesDep, access: AccessDep, response: Response, body: CorpusSource
 ) -> CorpusBody:
-    """Read files in an object store as one corpus, in order of their paths. The answer comes at the end."""
+    """Read files in an object store as one corpus, in order of their paths. The response comes at the end."""
     if body.name is not None:
         access.check_corpus_name(check_name(body.name))
     access.check_is_unlimited("it may not read from the object store")
@@ -192,7 +192,7 @@ def change_corpus(request: Request, access: AccessDep, corpus: str, body: Corpus
 @router.get(
     "/{corpus}/text",
     response_class=StreamingResponse,
-    responses=_TEXT_ANSWER | error_responses(404, 422, 503),
+    responses=_TEXT_RESPONSE | error_responses(404, 422, 503),
 )
 def get_text(request: Request, services: ServicesDep, access: AccessDep, corpus: str) -> StreamingResponse:
     """Download the text, byte for byte as it was uploaded."""

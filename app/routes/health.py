@@ -24,7 +24,7 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
                     "degraded": [
                         {
                             "part": "storage",
-                            "problem": "does not answer",
+                            "problem": "does not respond",
                             "effect": "models that are not in memory cannot be served",
                         }
                     ],
@@ -55,7 +55,7 @@ async def readyz(services: ServicesDep, response: Response) -> Readiness:
     """Report whether models can be served, and which parts do not work.
 
     The status is 503 only if the storage cannot be read. Without Redis or a worker jobs wait, and the
-    answer is 200 with the status `degraded`.
+    response is 200 with the status `degraded`.
     """
     report = await anyio.to_thread.run_sync(services.readiness.report, limiter=services.health_threads)
     response.status_code = 503 if report.status == "not_ready" else 200

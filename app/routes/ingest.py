@@ -1,6 +1,6 @@
-"""/v1/models/{model}/ingest and /v1/logs: lines that log agents send, and what became of them.
+"""/v1/models/{model}/ingest and /v1/logs: lines that log agents send, and their state.
 
-Lines are answered when they are on disk, and scored afterwards by `app.services.ingest_scoring`.
+A request succeeds when its lines are on disk; they are scored afterwards by `app.services.ingest_scoring`.
 """
 
 import json
@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from app.errors import Forbidden, UnsupportedMedia
 from app.http.access import AccessDep
 from app.http.dependencies import Services, ServicesDep, client_of
-from app.http.errors import answer, error_response, error_responses
+from app.http.errors import error_response, error_responses, status_and_body
 from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
 from app.http.line_streams import content_type
 from app.http.middleware import BodyRule
@@ -33,7 +33,7 @@ from app.schemas.lists import Page
 from app.services import ingest_lines, otlp_logs
 from app.services.access import Access
 from app.services.gunzip import Gunzip, gunzip_of
-from app.services.ingest import Sender, answer_of, check_any_line, decompressed, messages_of
+from app.services.ingest import Sender, check_any_line, decompressed, ingest_body, messages_of
 from app.services.ingest_events import NumberedEvent, follow_flagged
 from app.services.ingest_lines import ParsedLines
 from models.errors import DomainError, InvalidInput, NotFound
@@ -70,7 +70,7 @@ _LINES_BODY: dict[str, Any] = {
         },
     }
 }
-_EVENTS_ANSWER = stream_responses(
+_EVENTS_RESPONSE = stream_responses(
     "A list, or with `Accept: text/event-stream` an unbounded stream.",
     {"object": "list", "data": [EXAMPLE_FLAGGED], "has_more": False},
     f"id: 17\nevent: flagged\ndata: {json.dumps(EXAMPLE_FLAGGED)}\n\n",
@@ -91,7 +91,7 @@ _OTLP_BODY: dict[str, Any] = {
     }
 }
 _BINARY = {otlp_logs.PROTOBUF: {"schema": {"type": "string", "format": "binary"}}}
-_OTLP_ANSWER: dict[int | str, dict[str, Any]] = {
+_OTLP_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "An ExportLogsServiceResponse in the type of the request. `partialSuccess` counts"
         " records that were rejected; the others are on disk.",
@@ -123,7 +123,7 @@ async def ingest_lines_of_agent(
     query: Annotated[IngestQuery, Query()],
     idempotency_key: IdempotencyKey = None,
 ) -> IngestBody:
-    """Accept lines of a log agent, to be scored soon. They are on disk when this is answered."""
+    """Accept lines of a log agent, to be scored soon. They are on disk when this call returns."""
     gunzip = gunzip_of(request.headers.get("content-encoding", "identity"))
     media_type, data = content_type(request.headers), await request.body()
     sender = Sender(client_of(request), idempotency_key)
@@ -131,7 +131,7 @@ async def ingest_lines_of_agent(
     body, parsed = await anyio.to_thread.run_sync(parse, limiter=services.parse_threads)
     accept = partial(services.ingest.accept, {model: parsed}, sender.request(body, model, query))
     accepted = await anyio.to_thread.run_sync(accept, limiter=services.ingest_threads)
-    return answer_of(model, parsed, accepted)
+    return ingest_body(model, parsed, accepted)
 
 
 @router.get("/v1/models/{model}/ingest", responses=error_responses(404, 422, 503))
@@ -149,7 +149,7 @@ def drop_ingest(services: ServicesDep, model: str) -> IngestDropped:
 @router.get(
     "/v1/models/{model}/ingest/events",
     response_model=Page[FlaggedLine],
-    responses=_EVENTS_ANSWER | error_responses(404, 422, 503),
+    responses=_EVENTS_RESPONSE | error_responses(404, 422, 503),
 )
 async def get_flagged_lines(
     services: ServicesDep,
@@ -178,7 +178,7 @@ async def get_flagged_lines(
 @router.post(
     "/v1/logs",
     response_class=Response,
-    responses=_OTLP_ANSWER | _OTLP_ERRORS,
+    responses=_OTLP_RESPONSE | _OTLP_ERRORS,
     openapi_extra=_OTLP_BODY,
 )
 async def export_logs(
@@ -212,7 +212,7 @@ async def export_logs(
             raise
         refusal = error_response(error)
         headers = {k: v for k, v in refusal.headers.items() if k not in ("content-length", "content-type")}
-        status = otlp_logs.status_of(answer(error)[1].error.message)
+        status = otlp_logs.status_of(status_and_body(error)[1].error.message)
         return Response(status, refusal.status_code, headers, otlp_logs.PROTOBUF)
     return Response(content, media_type=media_type)
 

@@ -34,7 +34,7 @@ IdempotencyKey = Annotated[
 
 CancelBody = Annotated[JobCancel | None, Body(examples=[{"keep_best": True}])]
 
-_EVENTS_ANSWER = stream_responses(
+_EVENTS_RESPONSE = stream_responses(
     "A list, or with `Accept: text/event-stream` a stream that ends with `done`, the job.",
     {"object": "list", "data": [EXAMPLE_EVENT], "has_more": False},
     f"id: 3\nevent: metrics\ndata: {json.dumps(EXAMPLE_EVENT)}\n\n",
@@ -78,7 +78,9 @@ def get_job(services: ServicesDep, access: AccessDep, job: str) -> JobBody:
 
 
 @router.get(
-    "/{job}/events", response_model=Page[EventBody], responses=_EVENTS_ANSWER | error_responses(404, 422, 503)
+    "/{job}/events",
+    response_model=Page[EventBody],
+    responses=_EVENTS_RESPONSE | error_responses(404, 422, 503),
 )
 async def get_events(
     services: ServicesDep,

@@ -32,7 +32,7 @@ _MEDIA_TYPES = (MEDIA_TYPE, "application/octet-stream", "")
 _ARCHIVE: dict[str, Any] = {
     MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}, "example": "model.json, model.onnx, …"}
 }
-_ARCHIVE_ANSWER: dict[int | str, dict[str, Any]] = {
+_ARCHIVE_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {"description": "A tar file of `model.json` and the files that it names.", "content": _ARCHIVE}
 }
 _IMPORT_BODY: dict[str, Any] = {
@@ -51,7 +51,7 @@ Name = Annotated[
 @router.get(
     "/{model}/export",
     response_class=Response,
-    responses=_ARCHIVE_ANSWER | error_responses(404, 422, 503, 507),
+    responses=_ARCHIVE_RESPONSE | error_responses(404, 422, 503, 507),
 )
 def export_model(request: Request, services: ServicesDep, model: str) -> Response:
     """Download a model as one file, which `/v1/models/import` of another service accepts."""

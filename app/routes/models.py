@@ -34,7 +34,7 @@ Force = Annotated[
 
 _LIMIT = 1000  # OpenAI's clients read only the first page
 
-_FILE_ANSWER: dict[int | str, dict[str, Any]] = {
+_FILE_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file; its SHA-256 is the ETag.",
         "content": {
@@ -103,7 +103,9 @@ def delete_model(request: Request, services: ServicesDep, model: str, force: For
 
 
 @router.get(
-    "/{model}/files/{name}", response_class=Response, responses=_FILE_ANSWER | error_responses(404, 422, 503)
+    "/{model}/files/{name}",
+    response_class=Response,
+    responses=_FILE_RESPONSE | error_responses(404, 422, 503),
 )
 def get_file(
     request: Request,

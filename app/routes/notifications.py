@@ -31,7 +31,7 @@ _ERRORS = error_responses(404, 422, 503)
 async def create_target(
     request: Request, services: ServicesDep, access: AccessDep, body: TargetCreate
 ) -> TargetBody:
-    """Report alerts or other events from now on. The answer has a webhook's secret, once."""
+    """Report alerts or other events from now on. The response has a webhook's secret, once."""
     access.check_is_unlimited(_UNLIMITED)
     await check_target(body.url, allow_private=services.settings.allow_private_targets)
     made = await run_in_threadpool(
@@ -74,19 +74,19 @@ def delete_target(services: ServicesDep, access: AccessDep, target: str) -> None
 
 @router.post("/{target}/test", responses=_ERRORS)
 async def test_target(services: ServicesDep, access: AccessDep, target: str) -> TargetTestBody:
-    """Send a signed test message now, once, and get the target's answer."""
+    """Send a signed test message now, once, and get the target's response."""
     access.check_is_unlimited(_UNLIMITED)
     found = await run_in_threadpool(services.notification_targets.get, target)
     started = time.monotonic()
-    answer, problem = None, None
+    response, problem = None, None
     try:
-        answer = await services.notifier.send_test(found)
+        response = await services.notifier.send_test(found)
     except RequestFailed as error:
-        answer, problem = error.answer, str(error)
+        response, problem = error.response, str(error)
     return TargetTestBody(
         delivered=problem is None,
-        status=answer.status if answer else None,
-        answer=answer.beginning if answer else None,
+        status=response.status if response else None,
+        answer=response.beginning if response else None,
         error=problem,
         seconds=round(time.monotonic() - started, 3),
     )

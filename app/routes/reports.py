@@ -32,7 +32,7 @@ _HEADERS = {
     "Vary": "Accept",
 }
 
-_ANSWER: dict[int | str, dict[str, Any]] = {
+_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Report,
         "description": "The report, in the requested format.",
@@ -52,7 +52,7 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/{model}/report", response_class=Response, responses=_ANSWER | error_responses(404, 422, 503))
+@router.get("/{model}/report", response_class=Response, responses=_RESPONSE | error_responses(404, 422, 503))
 def get_report(
     request: Request,
     services: ServicesDep,

@@ -1,7 +1,7 @@
 """/v1/models/{model}/score: the surprisal of a text or of lines, and which lines are anomalous.
 
-A body of JSON is answered as a whole. A body of newline-delimited text or JSON is a stream of lines of any
-length, and so is the answer: see `app.http.line_streams`.
+A body of JSON gets one response. A body of newline-delimited text or JSON is a stream of lines of any
+length, and so is the response: see `app.http.line_streams`.
 """
 
 import json
@@ -48,8 +48,8 @@ _STREAMED: dict[str, Any] = {
     "requestBody": {
         "description": "JSON; or lines, as `text/plain` or `application/x-ndjson` (each a string, or an"
         " object with `line` and an `id` that is returned). For lines the fields are query parameters and"
-        " the answer is `application/x-ndjson`: a `score.start`, a `score.line` for each line, a"
-        " `score.end`. Lines are answered while more are sent: read while you write.",
+        " the response is `application/x-ndjson`: a `score.start`, a `score.line` for each line, a"
+        " `score.end`. Lines are scored while more are sent: read while you write.",
         "content": {content_type: {"schema": {"type": "string"}} for content_type in LINE_TYPES},
     },
     "x-answer-to-lines": EXAMPLE_STREAM,
@@ -144,7 +144,7 @@ def _score(
     check: Check = no_check,
     turn: StreamLock | None = None,
 ) -> bytes:
-    """Return the answer as JSON. The request may end before this thread, so it retains the model itself."""
+    """Return the response as JSON. The request may end before this thread, so it retains the model itself."""
     with services.engines.use_again(loaded):
         calibration = services.calibrations.find(loaded.saved, body.calibration)
         scorer = CalibratedScorer(
@@ -181,8 +181,8 @@ def _score_lines(
         written.append(_line_json(scorer, line, score))
     if body.alerts:
         services.alerts.record(occurrences_of(scorer, flagged, source=body.source))
-    answer = _body(scorer, lines, stream=stream, drift=drift(len(lines), unusual))
-    return _with_large_fields(answer, {"lines": ["[", ",".join(written), "]"]})
+    response = _body(scorer, lines, stream=stream, drift=drift(len(lines), unusual))
+    return _with_large_fields(response, {"lines": ["[", ",".join(written), "]"]})
 
 
 def _score_text(scorer: CalibratedScorer, text: str) -> bytes:
@@ -196,8 +196,8 @@ def _score_text(scorer: CalibratedScorer, text: str) -> bytes:
     if scorer.options.expected:
         large["expected"] = [scorer.expected_json(line)]
     fields = ("score", "p_value", "anomalous", "spans", "explained", "alert_id", "label")
-    answer = _body(scorer, [line], **{name: getattr(score, name) for name in fields})
-    return _with_large_fields(answer, large)
+    response = _body(scorer, [line], **{name: getattr(score, name) for name in fields})
+    return _with_large_fields(response, large)
 
 
 def _line_json(scorer: CalibratedScorer, line: LineReading, score: LineScore) -> str:
@@ -207,12 +207,12 @@ def _line_json(scorer: CalibratedScorer, line: LineReading, score: LineScore) ->
     return f'{head[:-1]},"expected":{scorer.expected_json(line)}}}'
 
 
-def _with_large_fields(answer: ScoreBody, large: dict[str, list[str]]) -> bytes:
-    """Return an answer as JSON, with fields that are given as pieces of JSON.
+def _with_large_fields(response: ScoreBody, large: dict[str, list[str]]) -> bytes:
+    """Return a response as JSON, with fields that are given as pieces of JSON.
 
     The interpreter writes one object without interruption, which would block the event loop.
     """
-    pieces = [answer.model_dump_json(exclude=set(large))[:-1]]
+    pieces = [response.model_dump_json(exclude=set(large))[:-1]]
     for name, values in large.items():
         pieces += [f',"{name}":', *values]
     return "".join([*pieces, "}"]).encode("utf-8", "surrogatepass")

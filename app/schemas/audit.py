@@ -6,7 +6,7 @@ from app.schemas.base import with_examples
 
 
 class AuditEntryBody(BaseModel):
-    """One call that changed something or downloaded something, and was answered with success."""
+    """One call that changed something or downloaded something, and succeeded."""
 
     model_config = with_examples(
         {
@@ -30,5 +30,5 @@ class AuditEntryBody(BaseModel):
     action: str = Field(description="The operation's name, as `operationId` in /openapi.json.")
     about: str = Field(description="What it was about, or what it made, as a path.")
     to: str | None = Field(description="What it became, such as a renamed model.")
-    status: int = Field(description="The status of the answer.")
-    request_id: str = Field(description="`X-Request-Id` of the answer, which log records have, too.")
+    status: int = Field(description="The status of the response.")
+    request_id: str = Field(description="`X-Request-Id` of the response, which log records have, too.")

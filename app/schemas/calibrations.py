@@ -27,8 +27,8 @@ FalseAlarms = Annotated[
     Field(
         ge=1e-9,
         lt=1,
-        description="The share of normal lines that may be flagged. Default: 0.01, or the smallest rate that"
-        " the calibration allows by its number of lines.",
+        description="The fraction of normal lines that may be flagged. Default: 0.01, or the smallest rate"
+        " that the calibration allows by its number of lines.",
     ),
 ]
 CalibrationName = Annotated[
@@ -61,7 +61,7 @@ class CalibrateCreate(RequestBody):
         description="The number of buckets: lines are compared with those of similar length only.",
     )
     false_alarms: FalseAlarms | None = Field(
-        None, description="Answer 422 unless there are enough lines for this rate."
+        None, description="Respond with 422 unless there are enough lines for this rate."
     )
 
     @model_validator(mode="after")

@@ -58,7 +58,7 @@ ExpertField = Annotated[
     Expert,
     Field(
         description="`mixture`: what the model predicts with, its network together with n-grams and matches."
-        " `lstm`: the network alone. Older models have only the network, which then answers both."
+        " `lstm`: the network alone. Older models have only the network, which then serves both."
     ),
 ]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
@@ -167,7 +167,7 @@ class CompletionCreate(RequestBody):
         description="After this long, return what has been generated, with the `finish_reason` `timeout`."
         " Milliseconds from the request's arrival.",
     )
-    stream: bool = Field(False, description="Answer with server-sent events, as characters are generated.")
+    stream: bool = Field(False, description="Respond with server-sent events, as characters are generated.")
 
     @model_validator(mode="after")
     def _bounded_work(self) -> Self:
@@ -216,7 +216,7 @@ class CompletionBody(BaseModel):
     model_config = with_examples(EXAMPLE)
 
     object: Literal["completion"] = "completion"
-    model: str = Field(description="The `name@version` that answered.")
+    model: str = Field(description="The `name@version` that was used.")
     completions: list[CompletionChoice]
     usage: UsageBody
     unknown_characters: list[str] = Field(

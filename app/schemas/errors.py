@@ -1,4 +1,4 @@
-"""The shape of every error answer, which OpenAI's SDKs can read too."""
+"""The shape of every error response, which OpenAI's SDKs can read too."""
 
 from typing import Literal
 
@@ -29,8 +29,8 @@ class ErrorDetail(BaseModel):
     )
 
 
-class ErrorAnswer(BaseModel):
-    """The body of every answer whose status is 4xx or 5xx."""
+class ErrorBody(BaseModel):
+    """The body of every response whose status is 4xx or 5xx."""
 
     model_config = with_examples(
         {

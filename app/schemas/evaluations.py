@@ -64,7 +64,7 @@ class QualityBody(BaseModel):
     auroc: float
     average_precision: float
     recall_at_false_alarms: dict[str, float] = Field(
-        description="The share of anomalous lines found at 0.1, 1 and 5 % false alarms on these lines."
+        description="The fraction of anomalous lines found at 0.1, 1 and 5 % false alarms on these lines."
     )
     roc: list[tuple[float, float]] = Field(description="(false-alarm rate, recall), from (0, 0) to (1, 1).")
 

@@ -47,6 +47,6 @@ class Readiness(BaseModel):
     status: Literal["ready", "degraded", "not_ready"] = Field(
         description="`degraded`: models are served, but the parts listed in `degraded` do not work."
     )
-    down: list[Literal["redis", "storage"]] = Field(description="The parts that do not answer.")
+    down: list[Literal["redis", "storage"]] = Field(description="The parts that do not respond.")
     degraded: list[Degradation] = Field(default=[], description="All parts that do not work.")
     background: list[BackgroundLoop] = Field(default=[], description="The process's background loops.")

@@ -1,4 +1,4 @@
-"""The shapes of requests and answers about lines that agents send."""
+"""The shapes of requests and responses about lines that agents send."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ from app.schemas.calibrations import CalibrationName, FalseAlarms
 from app.schemas.scores import Span
 
 MAX_REPORTED = 10
-"""Rejected lines that an answer describes."""
+"""Rejected lines that a response describes."""
 
 EXAMPLE_FLAGGED: dict[str, Any] = {
     "id": 17,
@@ -92,7 +92,7 @@ class RejectedLine(BaseModel):
 
 
 class IngestBody(BaseModel):
-    """The answer to lines. They are on disk and will be scored."""
+    """The response to lines. They are on disk and will be scored."""
 
     model_config = with_examples(
         {
@@ -187,7 +187,7 @@ class IngestStatusBody(BaseModel):
 
 
 class IngestDropped(BaseModel):
-    """The answer to `DELETE`."""
+    """The response to `DELETE`."""
 
     model_config = with_examples({"object": "ingest.dropped", "model": "sshd", "dropped": 120})
 

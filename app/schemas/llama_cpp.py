@@ -64,7 +64,7 @@ class InfillCreate(BaseModel):
     stream: bool = False
     model: ModelInBody = ""
     response_fields: list[str] | None = Field(
-        None, description="Answer with only these fields, such as content or timings/prompt_n."
+        None, description="Return only these fields, such as content or timings/prompt_n."
     )
 
 
@@ -83,7 +83,7 @@ class Timings(BaseModel):
 
 
 class Infill(BaseModel):
-    """The answer, and the last event of a stream."""
+    """The response, and the last event of a stream."""
 
     model_config = with_examples(EXAMPLE)
 
@@ -91,7 +91,7 @@ class Infill(BaseModel):
     content: str
     stop: Literal[True] = True
     stop_type: Literal["limit", "word"] = Field(description="`word`: a newline or one of `stop`.")
-    model: str = Field(description="The `name@version` that answered.")
+    model: str = Field(description="The `name@version` that was used.")
     tokens_predicted: int
     tokens_evaluated: int
     tokens_cached: int

@@ -80,8 +80,8 @@ class TargetBody(BaseModel):
     is_setting: bool = Field(description="Whether it is one of the service's settings.")
     secret: str | None = Field(
         None,
-        description="Signs the messages of a webhook, as in Standard Webhooks; only in the answer that makes"
-        " the target.",
+        description="Signs the messages of a webhook, as in Standard Webhooks; only in the response that"
+        " makes the target.",
     )
     waiting: int = Field(description="Messages that wait for their next attempt.")
     dead: int = Field(description="Messages that were given up.")
@@ -99,15 +99,15 @@ class TargetTestBody(BaseModel):
             "delivered": False,
             "status": 401,
             "answer": "wrong signature",
-            "error": "the answer is 401: wrong signature",
+            "error": "the response is 401: wrong signature",
             "seconds": 0.084,
         }
     )
 
     object: Literal["notification_test"] = "notification_test"
-    delivered: bool = Field(description="Whether the answer was 2xx.")
-    status: int | None = Field(description="The status of the answer; null: there was none.")
-    answer: str | None = Field(description="The beginning of the answer's body.")
+    delivered: bool = Field(description="Whether the response was 2xx.")
+    status: int | None = Field(description="The status of the response; null: there was none.")
+    answer: str | None = Field(description="The beginning of the response's body.")
     error: str | None = Field(description="Why it was not delivered.")
     seconds: float
 
@@ -124,7 +124,7 @@ class DeliveryBody(BaseModel):
             "created_at": 1795563600.0,
             "attempts": 10,
             "next_at": None,
-            "last_error": "no answer within 10 s",
+            "last_error": "no response within 10 s",
         }
     )
 

@@ -159,14 +159,14 @@ class OpenAIUsage(BaseModel):
 
 
 class OpenAICompletion(BaseModel):
-    """The answer, and each chunk of a stream."""
+    """The response, and each chunk of a stream."""
 
     model_config = with_examples(EXAMPLE)
 
     id: str
     object: Literal["text_completion"] = "text_completion"
     created: int = Field(description="Unix seconds, UTC.")
-    model: str = Field(description="The `name@version` that answered.")
+    model: str = Field(description="The `name@version` that was used.")
     system_fingerprint: str = Field(
         description="The same as `model`: while it is unchanged, a seed gives the same text."
     )

@@ -44,7 +44,7 @@ Seconds = int | None
 
 
 class BatchCreate(RequestBody):
-    """Answer the requests in a file in the background."""
+    """Run the requests in a file in the background."""
 
     model_config = with_examples(EXAMPLE_CREATE)
 
@@ -52,7 +52,7 @@ class BatchCreate(RequestBody):
     endpoint: Literal["/v1/completions"] = Field(description="What all requests in the file call.")
     completion_window: str = Field(
         pattern=r"^[1-9]\d{0,2}[mhd]$",
-        description="Requests that are not answered by then are not answered: such as `24h`, `30m` or `7d`.",
+        description="Requests that have not run by then are not run; such as `24h`, `30m` or `7d`.",
     )
     metadata: (
         Annotated[
@@ -100,7 +100,7 @@ class BatchBody(BaseModel):
     input_file_id: str
     completion_window: str
     status: BatchStatus
-    output_file_id: str | None = Field(description="The answers with status 200, when the batch has ended.")
+    output_file_id: str | None = Field(description="The responses with status 200, when the batch has ended.")
     error_file_id: str | None = Field(description="The other requests, when the batch has ended.")
     created_at: int = Field(description="Unix seconds, UTC.")
     in_progress_at: Seconds

@@ -13,7 +13,7 @@ MAX_SCORED_CHARACTERS = 1_000_000
 MAX_LINES = 10_000
 MAX_EXPECTED_CHARACTERS = 50_000
 """Of texts for which expected characters are requested; `CalibratedScorer.check_expected` limits the
-size of the answer too, once the model's characters are known."""
+size of the response too, once the model's characters are known."""
 
 Context = Literal["line", "stream"]
 Detail = Literal["none", "line", "character"]
@@ -138,7 +138,7 @@ class LineScore(BaseModel):
         description="How rare the line is among normal ones, in bits; p-value and flag are based on it.",
     )
     p_value: float | None = Field(
-        None, description="The share of normal lines with at least this score; at least 1 / (n + 1)."
+        None, description="The fraction of normal lines with at least this score; at least 1 / (n + 1)."
     )
     anomalous: bool | None = Field(None, description="Whether the p-value is at most `false_alarms`.")
     alert_id: str | None = Field(
@@ -155,7 +155,7 @@ class LineScore(BaseModel):
     explained: bool | None = Field(
         None,
         description="Whether a flagged line was explained: then `spans` omit characters that are surprising"
-        " only because of an earlier fault, and contain what was expected. One answer explains the most"
+        " only because of an earlier fault, and contain what was expected. One response explains the most"
         " anomalous lines, for about a second; send a line alone to have it explained.",
     )
     bits: list[float] | None = Field(None, description="Surprisal of each character, -log2 p.")
@@ -275,4 +275,4 @@ EXAMPLE_STREAM: list[dict[str, Any]] = [
     },
     {"object": "score.end", "lines": 1, "characters": 91, "anomalous": 1, "unusual": 1, "seconds": 0.02},
 ]
-"""The answer to a streamed request, one object per line."""
+"""The response to a streamed request, one object per line."""

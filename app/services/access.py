@@ -2,7 +2,7 @@
 
 A key without patterns, and a caller without a key, can access everything. A key with patterns is limited to
 the models whose name matches, the jobs that train such a model, and the corpora that it uploaded or whose
-name matches. Everything else is answered with 404, except a model that the request names: that is 403.
+name matches. Everything else is rejected with 404, except a model that the request names: that is 403.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """A completion in progress on a loaded model, between the engine's thread and the event loop.
 
-A stream gets every event. A plain answer wakes the event loop once, when everything has been generated.
+A stream gets every event. A plain response wakes the event loop once, when everything has been generated.
 Closing early frees the engine's slot.
 """
 
@@ -64,7 +64,7 @@ class RunningCompletion:
         echoed: Piece | None = None,
         keep: int | None = None,
     ) -> None:
-        """Start it; a plain answer keeps the `keep` likeliest completions, or all if None.
+        """Start it; a plain response keeps the `keep` likeliest completions, or all if None.
 
         Raises:
             InvalidInput, Busy, Unavailable: as `Engine.complete`; nothing is retained then.

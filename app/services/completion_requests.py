@@ -23,17 +23,17 @@ _SAME_FIELDS = {field.name for field in fields(CompletionRequest)} & set(Complet
     "n",
     "stop",
 }
-_INLINE_LOGPROBS = 2_000  # an answer with more is serialized in a worker thread
+_INLINE_LOGPROBS = 2_000  # a response with more is serialized in a worker thread
 _SHORT_ECHO_CHARACTERS = 2_000  # log-probabilities of a longer prompt wait in a queue
 
 MAX_ECHO_LOGPROBS_CHARACTERS = 50_000
 """The longest prompt that is echoed with log-probabilities."""
 
 MAX_LOGPROBS = 300_000
-"""The most log-probabilities in one answer; each takes about a hundred bytes of JSON."""
+"""The most log-probabilities in one response; each takes about a hundred bytes of JSON."""
 
 MAX_ECHOED_CHARACTERS = 2_000_000
-"""The most characters echoed in one answer: the prompts, `n` times."""
+"""The most characters echoed in one response: the prompts, `n` times."""
 
 
 async def start_completion(
@@ -91,7 +91,7 @@ def check_options(body: CompletionCreate, *, prompt_characters: int | None = Non
 def check_size(
     prompt_lengths: Sequence[int], *, n: int, generated: int, echo: bool, logprobs: int | None
 ) -> None:
-    """Raise InvalidInput if the answer to prompts of these lengths, in characters, could become too large."""
+    """Raise InvalidInput if the response to prompts of these lengths in characters could be too large."""
     echoed = n * sum(prompt_lengths) if echo else 0
     if echoed > MAX_ECHOED_CHARACTERS:
         raise InvalidInput(
@@ -108,7 +108,7 @@ def check_size(
     if count > MAX_LOGPROBS:
         raise InvalidInput(
             f"logprobs asks for {1 + logprobs} log-probabilities per character, up to {count:,} in all; one"
-            f" answer has at most {MAX_LOGPROBS:,}",
+            f" response has at most {MAX_LOGPROBS:,}",
             param="logprobs",
         )
 

@@ -49,7 +49,7 @@ redis.call('expire', KEYS[1], ARGV[2])
 
 
 class ConcurrencyLimits:
-    """Limits what is in progress. While Redis does not answer, nothing is limited. For one event loop."""
+    """Limits what is in progress. While Redis does not respond, nothing is limited. For one event loop."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = Redis.from_url(
@@ -121,4 +121,4 @@ class ConcurrencyLimits:
         self._failed_at = time.monotonic()
         if self._failed_at - self._warned_at >= _WARN_EVERY_S:
             self._warned_at = self._failed_at
-            log.warning("concurrency of keys is not limited while Redis does not answer: %s", error)
+            log.warning("concurrency of keys is not limited while Redis does not respond: %s", error)

@@ -28,7 +28,7 @@ def find_sources(url: str, allowed: Sequence[str]) -> tuple[Blobs, list[str]]:
         Forbidden: the URL begins with none of them (code `source_not_allowed`).
         InvalidInput: it is not the URL of an object store (`invalid_source`).
         NotFound: there is no such file (`source_not_found`).
-        Unavailable: the store does not answer.
+        Unavailable: the store does not respond.
     """
     if not any(url.startswith(prefix) for prefix in allowed):
         known = f"it begins with none of {', '.join(allowed)}" if allowed else "it names none"

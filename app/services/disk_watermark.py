@@ -21,7 +21,7 @@ class DiskWatermark:
     min_free_bytes: int
 
     def check(self, *, needed_bytes: int = 0) -> None:
-        """Check that there is room for so many bytes above the watermark.
+        """Check that there is room for this many bytes above the watermark.
 
         Raises:
             StorageFull: there is not (code `storage_low`).

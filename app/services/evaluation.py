@@ -152,7 +152,7 @@ def _split(
     for at in range(0, len(train), _BATCH):
         scored = loaded.scorer.read(train[at : at + _BATCH], precision="fast", check=check)
         builder.add([line.surprisal for line in scored])
-    source = f"{len(train)} of the lines given"
+    source = f"{len(train)} of the lines in the request"
     stored = StoredCalibration("split", builder.build(), int(time.time()), source)
     name: Literal["random", "chronological"] = "random" if body.split == "random" else "chronological"
     return _Split(name, np.sort(order[cut:]), _mask(loaded, train), stored)

@@ -165,8 +165,8 @@ def check_calibration(
     stored.calibration.thresholds(false_alarms or stored.calibration.default_rate())
 
 
-def answer_of(model: str, parsed: ParsedLines, accepted: Accepted) -> IngestBody:
-    """Return the answer to the lines of one model."""
+def ingest_body(model: str, parsed: ParsedLines, accepted: Accepted) -> IngestBody:
+    """Return the response to the lines of one model."""
     return IngestBody(
         model=model,
         accepted=accepted.lines,

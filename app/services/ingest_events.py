@@ -23,7 +23,7 @@ async def follow_flagged(
     Numbers start again if Redis loses its data; then all lines that it has are new.
 
     Raises:
-        redis.exceptions.RedisError: Redis does not answer; the client connects again.
+        redis.exceptions.RedisError: Redis does not respond; the client connects again.
     """
     last = await anyio.to_thread.run_sync(lines.last_number, model)
     after = last if after is None else after if after <= last else 0

@@ -71,7 +71,7 @@ class JobControl:
 
         Raises:
             Busy: the API key has that many (code `job_quota_reached`); nothing was written.
-            Unavailable: the queue does not answer (code `queue_unavailable`); nothing was written.
+            Unavailable: the queue does not respond (code `queue_unavailable`); nothing was written.
             Conflict: a concurrent request has used the key with another body.
         """
         self._check_queue()
@@ -124,7 +124,7 @@ class JobControl:
         Raises:
             NotFound: there is no such job.
             Conflict: the job has ended.
-            Unavailable: Redis does not answer.
+            Unavailable: Redis does not respond.
         """
         return self._cancel_keeping_best(job_id) if keep_best else self._stop(job_id, JobStatus.CANCELLED)
 
@@ -205,7 +205,7 @@ class JobControl:
             self.redis.ping()
         except (RedisError, OSError) as error:
             raise Unavailable(
-                "the job queue does not answer; nothing was changed; try again in a moment",
+                "the job queue does not respond; nothing was changed; try again in a moment",
                 code="queue_unavailable",
             ) from error
 

@@ -31,7 +31,7 @@ def create_job(
         NotFound: a corpus or a model that the request names does not exist or is not accessible.
         InvalidInput: as `plan`.
         Conflict: the idempotency key was used with another body.
-        Unavailable: the queue does not answer.
+        Unavailable: the queue does not respond.
         Busy: the caller's key has as many jobs as it may have.
         StorageFull: the disk is nearly full.
     """

@@ -74,13 +74,13 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "nextchar_http_requests_total",
-            "Requests answered.",
+            "Finished requests.",
             ("method", "route", "status"),
             registry=self._registry,
         )
         self.latency_s = Histogram(
             "nextchar_http_request_seconds",
-            "Seconds from a request to the end of its answer.",
+            "Seconds from a request to the end of its response.",
             ("method", "route"),
             buckets=_BUCKETS_S,
             registry=self._registry,
@@ -124,7 +124,7 @@ class Metrics:
 
 @dataclass(eq=False)
 class _Collector:
-    """Reads the gauges when they are scraped; those of a part that does not answer are omitted."""
+    """Reads the gauges when they are scraped; those of a part that does not respond are omitted."""
 
     models: Models
     blobs: Blobs

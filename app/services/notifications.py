@@ -23,9 +23,9 @@ from typing import Any
 import httpx
 from redis.exceptions import RedisError
 
-from app.services.alert_answers import alert_body
+from app.services.alert_bodies import alert_body
 from app.services.event_messages import EventMessages, rfc3339
-from app.services.outbound import Answer, RequestFailed, new_client, post
+from app.services.outbound import RequestFailed, TargetResponse, new_client, post
 from models.anomaly.alerts import SEVERITIES
 from store.alerts import Alert, Alerts
 from store.ids import new_id
@@ -140,8 +140,8 @@ class Notifier:
                 return  # the others wait, too: a target that fails gets one request per round
             await asyncio.to_thread(self.notifications.succeeded, delivery)
 
-    async def send_test(self, target: NotificationTarget) -> Answer:
-        """Send a message that tests a target, signed as all are; return its answer. Raises RequestFailed."""
+    async def send_test(self, target: NotificationTarget) -> TargetResponse:
+        """Send a target a test message, signed as all are; return its response. Raises RequestFailed."""
         now = self.clock()
         if target.kind == "webhook":
             delivery = Delivery(new_id("msg"), target.id, _message("test", now, {"target": target.id}), now)
@@ -153,12 +153,12 @@ class Notifier:
             content, url, headers = json.dumps([one]).encode(), _alerts_url(target), {}
         async with new_client() as client:
             try:
-                answer = await self._post(client, target, url, content, headers)
+                response = await self._post(client, target, url, content, headers)
             except RequestFailed as error:
                 await asyncio.to_thread(self.notifications.count, target.id, str(error))
                 raise
         await asyncio.to_thread(self.notifications.count, target.id, None)
-        return answer
+        return response
 
     # Alertmanagers
 
@@ -215,7 +215,7 @@ class Notifier:
         url: str,
         content: bytes,
         headers: Mapping[str, str],
-    ) -> Answer:
+    ) -> TargetResponse:
         return await post(
             client, url, content, headers, allow_private=self.allow_private or target.is_trusted
         )

@@ -23,7 +23,7 @@ from models.errors import InvalidInput
 from store.ingest_records import LineMeta
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
-"""The media types of a request; the answer has the same."""
+"""The media types of a request; the response has the same."""
 
 MODEL_ATTRIBUTE = "nextchar.model"
 """The attribute of a resource that names the model for its records."""
@@ -72,7 +72,7 @@ def response_of(rejected: int, message: str, media_type: str) -> bytes:
 
 
 def status_of(message: str) -> bytes:
-    r"""Return an error as google.rpc.Status in protobuf, as OTLP/HTTP requires of answers to protobuf.
+    r"""Return an error as google.rpc.Status in protobuf, as OTLP/HTTP requires of responses to protobuf.
 
     >>> status_of("no")
     b'\x12\x82\x00no'

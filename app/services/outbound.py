@@ -21,25 +21,25 @@ TIMEOUT_S = 10.0
 """For a whole request, with the resolution of the name."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_MAX_SHOWN = 200  # characters of an answer that a message of an error quotes
+_MAX_SHOWN = 200  # characters of a response that a message of an error quotes
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The status of an answer, and the beginning of its body."""
+class TargetResponse:
+    """The status of a target's response, and the beginning of its body."""
 
     status: int
     beginning: str
 
 
 class RequestFailed(Exception):
-    """A request that did not succeed; its message says why. `answer` is None if there was none."""
+    """A request that did not succeed; its message says why. `response` is None if there was none."""
 
-    def __init__(self, message: str, answer: Answer | None = None) -> None:
+    def __init__(self, message: str, response: TargetResponse | None = None) -> None:
         super().__init__(message)
-        self.answer = answer
+        self.response = response
 
 
 def check_url(url: str) -> httpx.URL:
@@ -96,17 +96,17 @@ async def check_target(url: str, *, allow_private: bool) -> None:
 
 async def post(
     client: httpx.AsyncClient, url: str, content: bytes, headers: Mapping[str, str], *, allow_private: bool
-) -> Answer:
-    """Send a POST request with a body of JSON; return the answer. `client` is one of `new_client`.
+) -> TargetResponse:
+    """Send a POST request with a body of JSON; return the response. `client` is one of `new_client`.
 
     Raises:
-        RequestFailed: the answer is not 2xx, there is none in time, or the address is private.
+        RequestFailed: the response is not 2xx, there is none in time, or the address is private.
     """
     try:
         async with asyncio.timeout(TIMEOUT_S):
             return await _post(client, check_url(url), content, headers, allow_private=allow_private)
     except TimeoutError:
-        raise RequestFailed(f"no answer within {TIMEOUT_S:g} s") from None
+        raise RequestFailed(f"no response within {TIMEOUT_S:g} s") from None
     except (httpx.HTTPError, OSError, UnicodeError) as error:
         raise RequestFailed(str(error) or type(error).__name__) from None
     except InvalidInput as error:
@@ -152,7 +152,7 @@ async def _post(
     headers: Mapping[str, str],
     *,
     allow_private: bool,
-) -> Answer:
+) -> TargetResponse:
     addresses = await _resolve(url)
     if not allow_private and (private := _first_private(addresses)):
         raise RequestFailed(f"{url.host!r} is {private}, which is not a public address")
@@ -176,13 +176,13 @@ async def _post(
                 raise
             continue
         try:
-            answer = Answer(response.status_code, await _beginning(response))
+            received = TargetResponse(response.status_code, await _beginning(response))
         finally:
             await response.aclose()
         if response.is_success:
-            return answer
-        reason = "redirects are not followed" if response.is_redirect else answer.beginning
-        raise RequestFailed(f"the answer is {answer.status}{f': {reason}' if reason else ''}", answer)
+            return received
+        reason = "redirects are not followed" if response.is_redirect else received.beginning
+        raise RequestFailed(f"the response is {received.status}{f': {reason}' if reason else ''}", received)
     raise AssertionError("a host that resolves has an address")
 
 

@@ -18,26 +18,26 @@ async def predict(
 ) -> Distribution:
     """Return the distribution after a prompt, without occupying a thread. Raises Busy or Unavailable."""
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Distribution] = loop.create_future()
+    future: asyncio.Future[Distribution] = loop.create_future()
 
-    def set_answer(result: Distribution | Exception) -> None:
-        if answer.cancelled():
+    def set_result(result: Distribution | Exception) -> None:
+        if future.cancelled():
             return
         if isinstance(result, Exception):
-            answer.set_exception(result)
+            future.set_exception(result)
         else:
-            answer.set_result(result)
+            future.set_result(result)
 
     def on_result(result: Distribution | Exception) -> None:
         """Called in the engine's thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: the application has stopped
-            loop.call_soon_threadsafe(set_answer, result)
+            loop.call_soon_threadsafe(set_result, result)
 
     ticket = loaded.engine.predict(
         prompt, on_result, top=top, temperature=temperature, client=client, expert=expert
     )
     try:
-        return await answer
+        return await future
     except asyncio.CancelledError:
         ticket.cancel()
         raise

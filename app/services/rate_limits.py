@@ -20,7 +20,7 @@ _WARN_EVERY_S = 60.0
 
 
 class RateLimits:
-    """Counts each key's requests over sliding windows. While Redis does not answer, no request is limited."""
+    """Counts each key's requests over sliding windows. Limits nothing while Redis does not respond."""
 
     def __init__(self, redis_url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -76,4 +76,4 @@ class RateLimits:
     def _warn(self, error: Exception) -> None:
         if time.monotonic() - self._warned_at >= _WARN_EVERY_S:
             self._warned_at = time.monotonic()
-            log.warning("rate limits are not enforced while Redis does not answer: %s", error)
+            log.warning("rate limits are not enforced while Redis does not respond: %s", error)

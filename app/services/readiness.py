@@ -60,7 +60,7 @@ class Problem:
     part: Literal["redis", "storage", "worker", "background", "keys"]
     problem: str
     effect: str
-    is_down: bool = False  # the part does not answer
+    is_down: bool = False  # the part does not respond
     detail: str = ""  # only for the log
 
 
@@ -85,7 +85,7 @@ class ReadinessCheck:
         watermark: DiskWatermark | None = None,
     ) -> None:
         self._loops, self._keys = loops, keys
-        redis_hangs = Problem("redis", "does not answer", _WITHOUT_REDIS, is_down=True)
+        redis_hangs = Problem("redis", "does not respond", _WITHOUT_REDIS, is_down=True)
         self._probes = [
             Probe("redis", lambda: check_redis(redis, queue), redis_hangs),
             Probe(
@@ -124,7 +124,7 @@ class ReadinessCheck:
 
 
 def readiness_of(problems: Sequence[Problem], loops: Sequence[LoopStatus]) -> Readiness:
-    """Return what is answered for these problems: not ready only if the storage does not answer."""
+    """Return the body that reports these problems: not ready only if the storage does not respond."""
     down = [p.part for p in problems if p.is_down and p.part in ("redis", "storage")]
     status = "not_ready" if "storage" in down else "degraded" if problems else "ready"
     background = [
@@ -212,7 +212,7 @@ def check_redis(redis: Redis, queue: TrainingQueue) -> list[Problem]:
             problems.append(Problem("redis", f"refuses writes: {error}", _WITHOUT_REDIS))
         workers = queue.live_workers()
     except (RedisError, OSError) as error:
-        return [Problem("redis", "does not answer", _WITHOUT_REDIS, is_down=True, detail=str(error))]
+        return [Problem("redis", "does not respond", _WITHOUT_REDIS, is_down=True, detail=str(error))]
     if not workers:
         problem = "no worker is running, or none has reported recently"
         if is_compiling():
@@ -245,7 +245,7 @@ def check_storage(blobs: Blobs, watermark: DiskWatermark | None = None) -> list[
 
 def _storage_down(detail: str = "") -> Problem:
     effect = "models that are not in memory cannot be served, and nothing can be stored"
-    return Problem("storage", "does not answer", effect, is_down=True, detail=detail)
+    return Problem("storage", "does not respond", effect, is_down=True, detail=detail)
 
 
 def _failing_after_s(loop: LoopStatus) -> float:
@@ -256,7 +256,7 @@ def _failing(loop: LoopStatus) -> Problem:
     effect = {
         "reconciler": "jobs whose worker or message was lost are not queued again",
         "ingest scoring": "lines of log agents wait to be scored",
-        "batches": "the requests of batches are not answered",
+        "batches": "the requests of batches are not run",
         "retention": "expired data is not deleted",
         "prompts": "prompts are not recorded for shadow runs",
         "notifications": "alerts are not reported to webhooks and Alertmanagers",

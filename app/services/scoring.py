@@ -30,13 +30,13 @@ from store.calibrations import StoredCalibration
 from store.streams import StreamLock
 
 DECIMALS = 4
-"""Of bits in an answer; float32 logits are not more precise."""
+"""Of bits in a response; float32 logits are not more precise."""
 
 _CHARACTER_RATE = 3
 """Index into CHARACTER_RATES of the threshold for single characters: 3 in 10,000 normal ones exceed it."""
 
 MAX_EXPLAIN_READ = 50_000
-"""The most characters that the network reads to explain the flagged lines of one answer or batch, most
+"""The most characters that the network reads to explain the flagged lines of one response or batch, most
 anomalous first: about a second. A line takes some hundred to some thousand characters. See
 `models.anomaly.explanation.explain`."""
 
@@ -205,13 +205,13 @@ class CalibratedScorer:
         return f"[{','.join(expected)}]"
 
     def check_expected(self, lines: Iterable[str]) -> None:
-        """Raise InvalidInput if the expected characters of these lines would make too large an answer."""
+        """Raise InvalidInput if the expected characters of these lines would make too large a response."""
         expected, characters = self.options.expected, sum(map(len, lines))
         probabilities = characters * (1 + expected)
         if expected and probabilities > MAX_LOGPROBS:
             raise InvalidInput(
                 f"expected asks for {1 + expected} probabilities at each of {characters:,} characters,"
-                f" {probabilities:,} in all; one answer has at most {MAX_LOGPROBS:,}: send at most"
+                f" {probabilities:,} in all; one response has at most {MAX_LOGPROBS:,}: send at most"
                 f" {MAX_LOGPROBS // (1 + expected):,} characters in one call, or reduce expected",
                 code="answer_too_large",
                 param="expected",

@@ -2,7 +2,7 @@
 
 A worker serves no metrics of its own: its training processes live as long as one job, and on Kubernetes there
 is a pod per job, so a scraper would miss most of them. What a worker reports of a running job is in Redis
-already, and the API answers for all workers. So every API process reports the same: take the maximum over
+already, and the API reports for all workers. So every API process reports the same: take the maximum over
 processes, not the sum.
 """
 
@@ -29,7 +29,7 @@ _JOB = ("job_id", "model")
 
 @dataclass(eq=False)
 class TrainingCollector:
-    """Yields metrics of jobs and workers; those of a part that does not answer are omitted."""
+    """Yields metrics of jobs and workers; those of a part that does not respond are omitted."""
 
     jobs: Jobs
     live: Live
@@ -57,7 +57,7 @@ class TrainingCollector:
             families = [*self._of_queue(), *self._of_attempts(), *self._of_running_jobs(jobs or [])]
             is_redis_up = True
             yield from families
-        yield GaugeMetricFamily("nextchar_redis_up", "Whether Redis answers.", value=is_redis_up)
+        yield GaugeMetricFamily("nextchar_redis_up", "Whether Redis responds.", value=is_redis_up)
 
     def _of_records(self, jobs: list[Job]) -> Iterator[Metric]:
         by_status = GaugeMetricFamily("nextchar_jobs", "Jobs by status.", labels=["status"])

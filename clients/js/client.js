@@ -76,7 +76,7 @@ export class Nextchar {
       return await response.json();
     } catch (error) {
       if (signal?.aborted) throw signal.reason;
-      if (deadline.aborted) throw new NextcharError(`no answer within ${timeout} ms`, { code: "timeout", cause: error });
+      if (deadline.aborted) throw new NextcharError(`no response within ${timeout} ms`, { code: "timeout", cause: error });
       throw error instanceof NextcharError ? error : connectionLost(error);
     }
   }
@@ -99,19 +99,19 @@ export class Nextchar {
     }
   }
 
-  // A browser does not tell a page why a request failed. If the service answers a request without CORS and none
+  // A browser does not tell a page why a request failed. If the service responds to a request without CORS and none
   // with it, CORS is why.
   async #diagnose(cause) {
     const { origin, href } = globalThis.location ?? {};
     const isCrossOrigin = origin && new URL(this.#base, href).origin !== origin;
     const setting = `NEXTCHAR_ALLOWED_ORIGINS=${origin === "null" ? "*" : origin}`;
-    const answers = (mode) => fetch(`${this.#base}/healthz`, { mode }).then(() => true, () => false);
-    if (isCrossOrigin && !(await answers("cors")) && (await answers("no-cors"))) {
+    const responds = (mode) => fetch(`${this.#base}/healthz`, { mode }).then(() => true, () => false);
+    if (isCrossOrigin && !(await responds("cors")) && (await responds("no-cors"))) {
       const message = `the page's origin ${origin} may not call ${this.#base}: start the service with ${setting}`;
       return new NextcharError(message, { code: "origin_not_allowed", cause });
     }
     const fix = isCrossOrigin ? `start the service, with ${setting} to allow this page` : "check that the service runs";
-    return new NextcharError(`${this.#base} does not answer: ${fix}`, { code: "unreachable", cause });
+    return new NextcharError(`${this.#base} does not respond: ${fix}`, { code: "unreachable", cause });
   }
 }
 

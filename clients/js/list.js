@@ -45,9 +45,9 @@ export class List extends FieldHelper {
     const { count, max, temperature, expert } = options;
     const search = temperature ? { n: 2 * count, temperature } : { n: count, beam: Math.max(8, count) };
     if (expert) search.expert = expert;
-    const answer = await this.completer.complete("\n" + value, { ...search, until: "line", max_characters: max });
-    if (!answer || field.value !== value || !isFocused(field)) return;
-    const found = answer.completions.filter(({ text }) => text.trim()).sort((a, b) => a.bits - b.bits);
+    const response = await this.completer.complete("\n" + value, { ...search, until: "line", max_characters: max });
+    if (!response || field.value !== value || !isFocused(field)) return;
+    const found = response.completions.filter(({ text }) => text.trim()).sort((a, b) => a.bits - b.bits);
     const likely = found.filter(({ bits }) => bits <= found[0].bits + MAX_EXTRA_BITS);
     this.#show([...new Set(likely.map(({ text }) => value + text))].slice(0, count));
   }

@@ -1,4 +1,4 @@
-/** A client of a nextchar service for web pages. Requests and answers have the fields of the HTTP API. */
+/** A client of a nextchar service for web pages. Requests and responses have the fields of the HTTP API. */
 
 export interface ClientOptions {
   /** The service's address. Default: where the module was loaded from, else this page's origin. */
@@ -49,7 +49,7 @@ export interface Network {
   units: number;
   /** Dimensions of a character's embedding; null: one-hot. */
   embedding: number | null;
-  /** The share of each layer's outputs dropped in training; null: chosen by the number of epochs. */
+  /** The fraction of each layer's outputs dropped in training; null: chosen by the number of epochs. */
   dropout: number | null;
   /** Whether the LSTMs' input gate is one minus the forget gate. */
   coupled_gates: boolean;
@@ -114,7 +114,7 @@ export interface Choice {
 
 export interface Completion {
   object: "completion";
-  /** The `name@version` that answered. */
+  /** The `name@version` that was used. */
   model: string;
   completions: Choice[];
   usage: Usage;
@@ -149,7 +149,7 @@ export interface ScoreFields {
   detail?: "none" | "line" | "character";
   /** Returns this many most likely characters at each position. */
   expected?: number;
-  /** The share of normal lines that may be flagged. */
+  /** The fraction of normal lines that may be flagged. */
   false_alarms?: number | null;
   /** The name of the calibration to compare with. */
   calibration?: string | null;
@@ -182,7 +182,7 @@ export interface LineScore {
   total_bits: number | null;
   /** How rare the line is among normal lines, in bits. */
   score: number | null;
-  /** The share of normal lines with an equal or higher score. */
+  /** The fraction of normal lines with an equal or higher score. */
   p_value: number | null;
   /** Whether the p-value is at most `false_alarms`. */
   anomalous: boolean | null;
@@ -244,10 +244,10 @@ export interface LineStream {
   restarted: "new" | "model_replaced" | null;
 }
 
-/** The answer of `POST …/score`: of the text, or of each line, and in total. */
+/** The response of `POST …/score`: of the text, or of each line, and in total. */
 export interface Score {
   object: "score";
-  /** The `name@version` that answered. */
+  /** The `name@version` that was used. */
   model: string;
   characters: number;
   total_bits: number;

@@ -53,7 +53,7 @@ export class Suggester {
     const typed = prompt.slice(cached.prompt.length);
     if (!cached.text.startsWith(typed)) return null;
     if (typed.length >= cached.end) cached.end = this.#endOf(cached, typed.length);
-    // An empty suggestion is an answer at its own prompt; after more typing it is used up.
+    // An empty suggestion is a response at its own prompt; after more typing it is used up.
     if (typed && cached.end <= typed.length) return null;
     return cached.text.slice(typed.length, cached.end);
   }
@@ -62,9 +62,9 @@ export class Suggester {
     this.#completer.abort();
     const cached = this.recall(prompt);
     if (cached !== null) return cached;
-    const answer = await this.#completer.complete(prompt, this.fields, signal);
-    if (!answer) return answer === null ? null : "";
-    const [{ text, logprobs }] = answer.completions;
+    const response = await this.#completer.complete(prompt, this.fields, signal);
+    if (!response) return response === null ? null : "";
+    const [{ text, logprobs }] = response.completions;
     this.#cached = { prompt, text, logprobs: logprobs && logprobs.map((one) => one.logprob), end: 0 };
     return this.recall(prompt);
   }
@@ -115,10 +115,10 @@ export class DebouncedCompleter {
       if (wait) await sleep(wait, signal);
       const start = performance.now();
       const options = { ...fields, signal, retries: 0, timeout: TIMEOUT_MS };
-      const answer = await this.client.complete(this.model, prompt, options);
+      const response = await this.client.complete(this.model, prompt, options);
       this.#latency += 0.3 * (performance.now() - start - this.#latency);
       this.#failures = 0;
-      return answer;
+      return response;
     } catch (error) {
       if (signal.aborted) return null;
       const pause = Math.max(1000 * (error.retryAfter ?? 0), Math.min(MAX_BACKOFF_MS, 1000 * 2 ** this.#failures++));

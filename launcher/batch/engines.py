@@ -23,7 +23,7 @@ _worker: PartWorker | None = None  # of this worker process
 
 
 class RunFailed(DomainError):
-    """The workers cannot go on; what is done stays, and running again completes it."""
+    """The workers cannot continue; finished parts are kept, and running again completes the rest."""
 
     code = "run_failed"
 
@@ -97,7 +97,7 @@ def run_on_ray(
 
     Raises:
         InvalidInput: Ray is not installed, or the cluster has another version of it or of Python.
-        Unavailable: the cluster does not answer.
+        Unavailable: the cluster does not respond.
         RunFailed: the workers cannot be started, or are lost again and again.
     """
     ray = import_ray()

@@ -56,7 +56,7 @@ class Work:
 
 @dataclass(frozen=True)
 class PartResult:
-    """What became of one part: sums over its lines, or why it has no results; and in which process."""
+    """The result of one part: sums over its lines, or why it has no results; and in which process."""
 
     part: Part
     counts: dict[str, int] = field(default_factory=dict)
@@ -143,13 +143,13 @@ class PartWorker:
             for name in ("not_utf8", "truncated"):
                 counts[name] += name in line.meta
             if line.text is not None:
-                answer = next(completed)
+                result = next(completed)
                 record["text"] = to_text(line.text)
-                if isinstance(answer, DomainError):
-                    record["error"] = {"code": answer.code, "message": answer.message}
+                if isinstance(result, DomainError):
+                    record["error"] = {"code": result.code, "message": result.message}
                 else:
-                    record["completions"] = answer
-                    counts["characters"] += sum(len(one["text"]) for one in answer)
+                    record["completions"] = result
+                    counts["characters"] += sum(len(one["text"]) for one in result)
             counts["errors"] += "error" in record
             yield record
 
@@ -170,7 +170,7 @@ def complete_prompts(
     stop = tuple(map(loaded.vocabulary.to_characters, request.stop))
     texts = [[""] * request.n for _ in prompts]
     reasons = [[""] * request.n for _ in prompts]
-    answers: list[list[dict[str, str]] | DomainError] = [[] for _ in prompts]
+    results: list[list[dict[str, str]] | DomainError] = [[] for _ in prompts]
     for index, prompt in enumerate(prompts):
 
         def note(event: Event, index: int = index) -> None:
@@ -188,9 +188,9 @@ def complete_prompts(
             left -= 1
             if not isinstance(event, Failed):
                 found = zip(texts[index], reasons[index], strict=True)
-                answers[index] = [{"text": to_text(text), "finish_reason": reason} for text, reason in found]
+                results[index] = [{"text": to_text(text), "finish_reason": reason} for text, reason in found]
             elif isinstance(event.error, DomainError):
-                answers[index] = event.error
+                results[index] = event.error
             else:
                 raise event.error
-    return answers
+    return results

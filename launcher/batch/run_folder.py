@@ -51,7 +51,7 @@ class RunFolder:
             raise InvalidInput(f"{self.url} cannot be written: {error}") from None
 
     def begin(self, about: dict[str, Any], files: Sequence[InputFile], part_bytes: int) -> list[Part]:
-        """Begin a run, or go on with the same one; return all its parts.
+        """Begin a run, or continue the same one; return all its parts.
 
         Raises:
             Conflict: the folder has the results of another run (code `other_run`).

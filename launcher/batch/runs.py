@@ -60,7 +60,7 @@ class RunOptions:
 
 @dataclass
 class Totals:
-    """What a run has done: parts by what became of them, and sums over the parts that it did now."""
+    """What a run has done: parts by result, and sums over the parts that it did now."""
 
     parts: int = 0
     parts_before: int = 0  # that an earlier run of the same command has done

@@ -65,7 +65,7 @@ def test_every_line_is_a_json_object_and_a_warning_names_its_request(tmp_path: P
     assert any(r["logger"].startswith("uvicorn") and "startup complete" in r["message"] for r in records)
     [warning] = [r for r in records if r.get("request_id") == "find-me"]
     assert (warning["level"], warning["logger"]) == ("WARNING", "nextchar.api")
-    assert "Redis does not answer" in warning["message"]
+    assert "Redis does not respond" in warning["message"]
     assert SECRET not in text
 
 

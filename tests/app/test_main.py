@@ -313,7 +313,7 @@ OPERATIONS = {
     for path, methods in OPENAPI["paths"].items()
     for method, operation in methods.items()
 }
-ERROR = {"$ref": "#/components/schemas/ErrorAnswer"}
+ERROR = {"$ref": "#/components/schemas/ErrorBody"}
 
 
 @pytest.mark.parametrize("call", sorted(OPERATIONS))

@@ -137,7 +137,7 @@ def test_service_that_does_not_run_is_unreachable(run: Callable[[str], Any], pag
     assert run("return new Nextchar({ url: 'http://127.0.0.1:9' }).next('line', 'l')")[0] == "unreachable"
     page.route("**/next", lambda route: route.abort())
     code, _, message = run("return client.next('line', 'l')")
-    assert code == "unreachable" and message.endswith(" does not answer: check that the service runs")
+    assert code == "unreachable" and message.endswith(" does not respond: check that the service runs")
 
 
 def test_key_is_sent(run: Callable[[str], Any], page: Page) -> None:

@@ -82,7 +82,7 @@ def test_service_that_does_not_run_is_unreachable_and_the_setting_is_named_too(
     page.wait_for_function("errors.length >= 1")
     assert page.evaluate("errors[0].error.code") == "unreachable" and warnings == []
     fix = f"start the service, with NEXTCHAR_ALLOWED_ORIGINS={origin} to allow this page"
-    assert page.evaluate("errors[0].error.message") == f"{site.url} does not answer: {fix}"
+    assert page.evaluate("errors[0].error.message") == f"{site.url} does not respond: {fix}"
 
 
 def test_highlighter_names_the_setting_too(page: Page, site: Site, origin: str) -> None:

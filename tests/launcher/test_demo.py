@@ -10,7 +10,7 @@ from rich.console import Console
 from launcher import demo
 from launcher.stack import Stack
 from nextchar import Client
-from nextchar.answers import OddSpan
+from nextchar.answers import AnomalousSpan
 
 _PROSE = "".join(
     f"This is sentence number {i}, and it has some words that anybody can read.\n" for i in range(400)
@@ -74,7 +74,7 @@ def test_damage_is_always_the_same_and_no_right_word() -> None:
 def test_verdict_hides_nothing(
     before: list[tuple[int, int]], after: list[tuple[int, int]], sentence: str
 ) -> None:
-    def spans(places: list[tuple[int, int]]) -> list[OddSpan]:
+    def spans(places: list[tuple[int, int]]) -> list[AnomalousSpan]:
         return [{"start": a, "end": b, "bits": 12.0, "expected": None} for a, b in places]
 
     assert demo.verdict({1, 4}, spans(before), spans(after)) == sentence

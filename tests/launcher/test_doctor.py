@@ -55,4 +55,4 @@ def test_what_would_stop_the_service_is_an_error_that_says_what_to_do(
     found = findings(settings, monkeypatch)
     assert found["data folder"].state == found["redis"].state == "error"
     assert "set NEXTCHAR_DATA_DIR to another" in found["data folder"].detail
-    assert "NEXTCHAR_REDIS_URL does not answer" in found["redis"].detail
+    assert "NEXTCHAR_REDIS_URL does not respond" in found["redis"].detail

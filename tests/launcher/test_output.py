@@ -11,7 +11,7 @@ AT = "2026-11-26T17:40:03.123Z"
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (f"{AT} WARNING nextchar.api [req=4f2a] Redis does not answer", True),
+        (f"{AT} WARNING nextchar.api [req=4f2a] Redis does not respond", True),
         (f"{AT} ERROR nextchar.worker it failed", True),
         (f"{AT} CRITICAL nextchar.process the process ends", True),
         (f"{AT} INFO uvicorn.error Application startup complete.", False),

@@ -30,7 +30,7 @@ export function aliasList(model, aliases, attempt) {
       label: "Alias",
       action: "Set alias",
       value: "champion",
-      text: `Calls of ${model.name}@ALIAS use this version. An alias that exists is moved here.`,
+      text: `Calls that name ${model.name}@ALIAS use this version. An existing alias is moved to it.`,
     });
     if (alias) await moveHere(alias);
   }
@@ -65,7 +65,7 @@ export function aliasList(model, aliases, attempt) {
     "section",
     { class: "card stack" },
     h("h2", {}, "Aliases"),
-    h("p", { class: "muted small" }, "Names of versions that can be moved, for clients to use."),
+    h("p", { class: "muted small" }, "Names that point to a version, such as champion, and can be moved to another one."),
     list,
     h("button", { class: "button", type: "button", onclick: add }, "Set alias…"),
   );

@@ -53,7 +53,7 @@ function falseAlarmThreshold(log, { value, onChange }) {
     name: "rate",
     label: "False-alarm rate",
     help:
-      `The share of normal lines that is flagged. Calibration “${calibration.name}”: ` +
+      `The fraction of normal lines that is flagged. Calibration “${calibration.name}”: ` +
       `${count(calibration.lines, "normal line")} (${calibration.source}).`,
     min: Math.log10(minRate),
     max: Math.log10(maxRate),

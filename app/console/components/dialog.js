@@ -32,7 +32,7 @@ export function chooseAction({ title, text, actions }) {
 export async function askForText({ title, text, label, action, value = "", type = "text" }) {
   const input = h("input", { type, value, required: true, autocomplete: "off", spellcheck: "false", autofocus: true });
   const field = h("label", { class: "field" }, h("span", {}, label), input);
-  const answer = await openDialog(
+  const choice = await openDialog(
     title,
     [h("p", {}, text), field],
     [
@@ -40,7 +40,7 @@ export async function askForText({ title, text, label, action, value = "", type 
       ["confirm", action, "button primary"],
     ],
   );
-  return answer === "confirm" && input.value ? input.value : null;
+  return choice === "confirm" && input.value ? input.value : null;
 }
 
 /** Show content with a button that closes it. */

@@ -103,9 +103,9 @@ export function histogram({ counts, format, onZoom, signal }) {
     replace(
       graphic,
       chosen && selectionBox(chosen),
-      text(0, LABEL_PX - 4, `All lines, up to ${integer(peaks.total)}`),
+      text(0, LABEL_PX - 4, `All lines (at most ${integer(peaks.total)} per bar)`),
       bars(data.total, peaks.total, LABEL_PX, TOTAL_PX, "bar-total"),
-      text(0, flaggedTop + LABEL_PX - 4, `Flagged, up to ${integer(peaks.flagged)}`),
+      text(0, flaggedTop + LABEL_PX - 4, `Flagged lines (at most ${integer(peaks.flagged)} per bar)`),
       bars(data.flagged, peaks.flagged, flaggedTop + LABEL_PX, FLAGGED_PX, "bar-flagged"),
       text(0, HEIGHT - 4, format(data.range[0], data.range)),
       text(width, HEIGHT - 4, format(data.range[1], data.range), "end"),

@@ -30,10 +30,10 @@ export async function askHowToCancel(job) {
   /** @type {[string, string, string][]} */
   const actions = [["discard", "Cancel and discard", "button danger"]];
   if (job.progress) actions.push(["keep", "Cancel and keep the model", "button primary"]);
-  const answer = await chooseAction({
+  const choice = await chooseAction({
     title: `Cancel training of ${job.name}?`,
     text: "You can keep the best model so far or discard it. To continue later, pause the job instead.",
     actions,
   });
-  return answer ? { keep_best: answer === "keep" } : null;
+  return choice ? { keep_best: choice === "keep" } : null;
 }

@@ -31,14 +31,13 @@ export function jobOutcome(job, signal) {
   }
 }
 
-function failed({ error, corpus }) {
+function failed({ error }) {
   return h(
     "div",
     { class: "box danger", role: "alert" },
     h("p", { class: "strong" }, `Training failed: ${error?.message ?? "no reason was recorded"}`),
     h("p", {}, ADVICE[error?.code] ?? "Train again. If it fails again, look for the cause in the worker’s log."),
     h("p", { class: "small" }, "Error code ", h("code", {}, error?.code ?? "unknown")),
-    h("div", { class: "row" }, h("a", { class: "button", href: `#/train?corpus=${corpus}` }, "Train again")),
   );
 }
 

@@ -34,28 +34,28 @@ export function nextCharacterPanel({ request, onChoose, signal }) {
     pending = new AbortController();
     const { model, text, temperature } = request();
     try {
-      const answer = await post(
+      const response = await post(
         apiPath("/v1/models", model, "next"),
         { prompt: promptFor(text), top: CANDIDATES, temperature: Math.max(MIN_TEMPERATURE, temperature) },
         { signal: pending.signal },
       );
-      if (!signal.aborted) draw(text, answer);
+      if (!signal.aborted) draw(text, response);
     } catch (error) {
       if (!isAbort(error) && !signal.aborted) replace(node, errorBox(error, { retry: update }));
     }
   }
 
-  function draw(text, answer) {
-    const unknown = answer.unknown_characters.filter((one) => text.includes(one));
+  function draw(text, response) {
+    const unknown = response.unknown_characters.filter((one) => text.includes(one));
     replace(
       node,
       h(
         "p",
         { class: "small muted number" },
         text ? ["After ", h("span", { class: "mono" }, `“${endOf(text)}”`)] : "At the start of a line",
-        `: entropy ${bits(answer.entropy_bits)} bits`,
+        `: entropy ${bits(response.entropy_bits)} bits`,
       ),
-      characterDistribution(answer.candidates, { onChoose }),
+      characterDistribution(response.candidates, { onChoose }),
       unknown.length > 0 &&
         h(
           "p",

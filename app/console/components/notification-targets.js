@@ -39,13 +39,13 @@ function item(target, signal) {
   async function test() {
     button.disabled = true;
     try {
-      const answer = await post(apiPath("/v1/notification_targets", target.id, "test"), undefined, { signal });
-      const said = answer.answer ? `: ${answer.answer}` : "";
+      const response = await post(apiPath("/v1/notification_targets", target.id, "test"), undefined, { signal });
+      const said = response.answer ? `: ${response.answer}` : "";
       replace(
         result,
-        answer.delivered
-          ? h("p", { class: "small" }, `Delivered in ${answer.seconds} s, answer ${answer.status}${said}`)
-          : errorBox(new Error(answer.error)),
+        response.delivered
+          ? h("p", { class: "small" }, `Delivered in ${response.seconds} s, status ${response.status}${said}`)
+          : errorBox(new Error(response.error)),
       );
     } catch (error) {
       if (!signal.aborted) replace(result, errorBox(error));

@@ -34,8 +34,8 @@ const SNIPPETS = [
         `import { Nextchar } from "${url}/clients/js/nextchar.js";`,
         "",
         `const client = new Nextchar(${key ? `{ key: "${key}" }` : ""});`,
-        `const answer = await client.complete("${model}", ${quoted(prompt)});`,
-        "console.log(answer.completions[0].text);",
+        `const response = await client.complete("${model}", ${quoted(prompt)});`,
+        "console.log(response.completions[0].text);",
       ].join("\n"),
   },
   {
@@ -47,8 +47,8 @@ const SNIPPETS = [
         "from nextchar import Client",
         "",
         `with Client("${url}"${key ? `, api_key="${key}"` : ""}) as client:`,
-        `    answer = client.complete("${model}", ${quoted(prompt)})`,
-        '    print(answer["completions"][0]["text"])',
+        `    response = client.complete("${model}", ${quoted(prompt)})`,
+        '    print(response["completions"][0]["text"])',
       ].join("\n"),
   },
   {
@@ -82,8 +82,8 @@ const SNIPPETS = [
         "from openai import OpenAI",
         "",
         `client = OpenAI(base_url="${url}/v1", api_key="${key ?? "none"}")`,
-        `answer = client.completions.create(model="${model}", prompt=${quoted(prompt)}, max_tokens=40)`,
-        "print(answer.choices[0].text)",
+        `response = client.completions.create(model="${model}", prompt=${quoted(prompt)}, max_tokens=40)`,
+        "print(response.choices[0].text)",
       ].join("\n"),
   },
 ];
@@ -178,7 +178,7 @@ function notes(snippet, { model, key }) {
         "Replace ",
         code(KEY_PLACEHOLDER),
         " by an API key with the scope “complete”. ",
-        snippet.runsInBrowser && "Everyone who can open the page can read the key, so use one without other scopes.",
+        snippet.runsInBrowser && "Everyone who can open the page can read the key, so use a key that has only this scope.",
       ),
     snippet.runsInBrowser &&
       note(

@@ -7,7 +7,7 @@
 import { h, uniqueId } from "../dom.js";
 
 const OVERSCAN_ROWS = 6;
-const MAX_CONTENT_PX = 8_000_000; // browsers cut higher elements; the scroll position then stands for a share of the rows
+const MAX_CONTENT_PX = 8_000_000; // browsers cut higher elements; the scroll position then stands for a fraction of the rows
 const SETTLE_MS = 120; // without scrolling, before `onVisible` is called
 
 /**

@@ -1,4 +1,4 @@
-/** Reading an answer of newline-delimited JSON. */
+/** Reading a response of newline-delimited JSON. */
 
 import { connectionError, isAbort } from "../api.js";
 

@@ -1,7 +1,7 @@
 /**
- * Scoring a log of any size: it is sent in pieces, and the answers are read while they arrive.
+ * Scoring a log of any size: it is sent in pieces, and the responses are read while they arrive.
  *
- * Browsers read an answer only after the request is sent, so a piece is at most the 1 MiB that the service reads ahead.
+ * Browsers read a response only after the request is sent, so a piece is at most the 1 MiB that the service reads ahead.
  * The first pieces are small, so that the first lines are shown soon.
  */
 
@@ -14,7 +14,7 @@ const MAX_BYTES = 1 << 20;
 const BUSY_MS = 1000;
 
 /**
- * @typedef {object} Position where scoring goes on after it was stopped
+ * @typedef {object} Position where scoring continues after it was stopped
  * @property {number} offset in bytes, of the next piece
  * @property {number} line the number of lines before `offset`
  * @property {number} lastLine the number of the last line that was scored
@@ -27,7 +27,7 @@ export function startPosition() {
 
 /**
  * Score a log from `position`, which moves along. Raises ApiError, or AbortError if `signal` is aborted; a later call
- * with the same position goes on behind the last scored line, and reports none twice.
+ * with the same position continues after the last scored line, and reports none twice.
  *
  * @param {Blob} blob
  * @param {object} options
@@ -75,7 +75,7 @@ async function scorePiece(path, data, { position, signal, onStart, onLines }) {
     position.lastLine = lines.at(-1).line;
     onLines(lines, { data, offset });
   }
-  if (!end) throw connectionError(); // the answer ended early
+  if (!end) throw connectionError(); // the response ended early
   return end;
 }
 

@@ -108,10 +108,10 @@ export async function alertsView(page) {
     for (const name of ["severity", "label"]) if (filters[name]) wanted.set(name, filters[name]);
     const path = apiPath("/v1/models", model, "alerts");
     try {
-      const answer = only
+      const response = only
         ? { data: [await get(`${path}/${encodeURIComponent(only)}`, { signal })] }
         : await get(`${path}?${wanted}`, { signal });
-      if (mine === refreshes) draw(answer);
+      if (mine === refreshes) draw(response);
     } catch (error) {
       if (mine === refreshes && !signal.aborted && !isAbort(error))
         replace(status, errorBox(error, { retry: refresh }));
@@ -139,7 +139,7 @@ export async function alertsView(page) {
         h(
           "p",
           { class: "small muted" },
-          `${integer(evicted)} alerts not seen for longest were deleted, because there were too many.`,
+          `There were too many alerts; the ${integer(evicted)} that were not seen for longest were deleted.`,
         ),
     );
   }

@@ -24,7 +24,7 @@ export async function compareView({ query, signal }) {
       h("h1", {}, "Compare models"),
       emptyState(
         "Nothing to compare",
-        "Select two or more models in the list.",
+        "Select two or more models in the list to compare them.",
         h("a", { class: "button primary", href: "#/models" }, "Models"),
       ),
     );

@@ -107,11 +107,11 @@ export async function liveView(page) {
   async function followStatus(followed, abort) {
     while (!abort.aborted) {
       if (!document.hidden) {
-        const answer = await get(apiPath("/v1/models", followed, "ingest"), { signal: abort }).catch(() => null);
+        const response = await get(apiPath("/v1/models", followed, "ingest"), { signal: abort }).catch(() => null);
         if (abort.aborted) return;
-        // Without an answer the banner shows that the service is away.
-        if (answer) replace(status, ingestStatus(answer));
-        if (answer) showDrift(answer.drift);
+        // Without a response the banner shows that the service is away.
+        if (response) replace(status, ingestStatus(response));
+        if (response) showDrift(response.drift);
       }
       await delay(STATUS_MS, abort);
     }

@@ -102,8 +102,8 @@ export async function modelView({ params, signal }) {
     usage,
     h("div", { class: "columns" }, curves(report), baselines(report), experts(report)),
     memorization(report),
-    h("div", { class: "columns" }, quantization(report), calibrationList(calibrations, id), aliasList(model, aliases, attempt), provenance(model)),
-    h("div", { class: "columns" }, modelFiles(model, attempt), vocabulary(model)),
+    h("div", { class: "columns" }, quantization(report), calibrationList(calibrations, id), aliasList(model, aliases, attempt)),
+    h("div", { class: "columns" }, provenance(model), modelFiles(model, attempt), vocabulary(model)),
   );
 }
 

@@ -36,7 +36,7 @@ export async function modelsView({ signal, reload }) {
     h(
       "form",
       {
-        class: "stack",
+        class: "view",
         "aria-label": "Models",
         onchange: (event) => {
           const number = selectedIn(event.currentTarget).length;

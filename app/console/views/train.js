@@ -11,7 +11,7 @@ import { openapi } from "../openapi.js";
 import { navigate } from "../router.js";
 
 const PRESETS = {
-  auto: "The largest of these for which the seconds, this machine and the text suffice.",
+  auto: "The largest of these that this machine can train well on the text within the budget.",
   tiny: "One layer of 256 units. Fast; for short texts and quick tests.",
   small: "One layer of 512 units. For minutes on a CPU.",
   medium: "Two layers of 512 units. For an hour, or a GPU.",

@@ -6,13 +6,13 @@ from typing import Self, Unpack
 
 import httpx
 
-from nextchar.answers import ScoredLine
 from nextchar.async_lines import AsyncLines, ThreadedLines
 from nextchar.async_transport import AsyncioTransport
 from nextchar.client import DEFAULT_SERVER, ServiceCalls
 from nextchar.lines import line_of
 from nextchar.options import LineOptions
 from nextchar.transport import http_options, setup_errors
+from nextchar.types import ScoredLine
 
 
 class AsyncClient(ServiceCalls):

@@ -8,13 +8,19 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
-from nextchar.answers import Event, Job, ScoredLine
+from nextchar.calls.alerts import AlertCalls
+from nextchar.calls.aliases import AliasCalls
+from nextchar.calls.completions import CompletionCalls
+from nextchar.calls.models import ModelCalls
+from nextchar.calls.notification_targets import NotificationTargetCalls
+from nextchar.calls.service import ServiceStateCalls
 from nextchar.ingest import IngestCalls
 from nextchar.lines import Lines, line_of
 from nextchar.options import LineOptions
 from nextchar.scored_lines import LineScoring
 from nextchar.training import AsyncTrainingJob, TrainingCalls
 from nextchar.transport import BlockingTransport, http_options, iterate, run, setup_errors
+from nextchar.types import Event, Job, ScoredLine
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,7 +28,17 @@ T = TypeVar("T")
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
-class ServiceCalls(TrainingCalls, LineScoring, IngestCalls):
+class ServiceCalls(
+    TrainingCalls,
+    ModelCalls,
+    AliasCalls,
+    CompletionCalls,
+    LineScoring,
+    IngestCalls,
+    AlertCalls,
+    NotificationTargetCalls,
+    ServiceStateCalls,
+):
     """All calls that both clients have."""
 
 
@@ -186,7 +202,7 @@ class Client:
         r"""Score lines, of which there may be any number and which may come slowly; yield each one's score.
 
         Lines are read ahead in a thread, into about a mebibyte; a line that comes alone is scored at once.
-        Each score has the line's number from 1 (`line`) and its text. Lines whose answer broke off are sent
+        Each score has the line's number from 1 (`line`) and its text. Lines whose response broke off are sent
         again. With `context="stream"` each line is scored after those before it.
 
         Args:
@@ -195,7 +211,7 @@ class Client:
             options: as for `score`; and `only="anomalous"` leaves out normal lines.
 
         Raises:
-            NextcharError: the model or server does not answer, or a line contains a newline.
+            NextcharError: the model or server does not respond, or a line contains a newline.
 
         >>> tail = subprocess.Popen(["tail", "-F", "auth.log"], stdout=subprocess.PIPE)  # doctest: +SKIP
         >>> for found in client.score_lines("sshd", tail.stdout, only="anomalous", false_alarms=0.001):

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from json import JSONDecodeError, loads
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 import httpx
 
@@ -16,11 +17,13 @@ from nextchar.transport import Transport, http_errors
 
 T = TypeVar("T")
 
+EVENT_STREAM = {"Accept": "text/event-stream"}
+LONG_TIMEOUT_S = 1800.0  # of calls that work for minutes before they respond
 FIRST_DELAY_S = 0.25
 MAX_DELAY_S = 4.0
 MAX_RETRY_AFTER_S = 30.0  # a longer wait is for the caller to decide
 _CONNECT_TIMEOUT_S = 5.0
-_TIMEOUT_S = 60.0  # for the next bytes of an answer; streams of events have pings in between
+_TIMEOUT_S = 60.0  # for the next bytes of a response; streams of events have pings in between
 _PAGE = 100  # items in one page of a list
 
 
@@ -41,7 +44,7 @@ class Connection:
     async def _fetch(
         self, _kind: type[T], method: str, path: str, *, can_retry: bool = False, **message: Any
     ) -> T:
-        """Return the JSON of an answer, of type `_kind`; None for the empty answer to a DELETE.
+        """Return the JSON of a response, of type `_kind`; None for the empty response to a DELETE.
 
         `can_retry` says whether a second copy of the request does no harm; `message` is as for `_open`.
         """
@@ -51,7 +54,7 @@ class Connection:
         try:
             return cast(T, loads(body))
         except (JSONDecodeError, UnicodeDecodeError):
-            raise NextcharError(f"what answers at {self.server} is not nextchar; give its address") from None
+            raise NextcharError(f"what responds at {self.server} is not nextchar; give its address") from None
 
     async def _get(self, kind: type[T], path: str, **params: str | float) -> T:
         return await self._fetch(kind, "GET", path, params=params, can_retry=True)
@@ -65,7 +68,7 @@ class Connection:
         return await self._retry(attempt, max_retries=self._max_retries if can_retry else 0)
 
     async def _download(self, path: str, **params: str) -> AsyncGenerator[bytes, None]:
-        """Yield the body of an answer in pieces; only opening it is retried."""
+        """Yield the body of a response in pieces; only opening it is retried."""
         attempt = functools.partial(self._open, "GET", path, params=params)
         async with aclosing(await self._retry(attempt, max_retries=self._max_retries)) as response:
             async for piece in self._pieces(response):
@@ -152,3 +155,17 @@ class Outage:
         if isinstance(error, ServerError) and error.retry_after_s is not None:
             delay_s = max(delay_s, min(error.retry_after_s, MAX_RETRY_AFTER_S))
         return delay_s
+
+
+def path_of(collection: str, name: str, *more: str) -> str:
+    """Return the path of a resource. Raises NextcharError for a name that cannot be a segment of one."""
+    for part in (name, *more):
+        if not part.strip("."):  # an empty one names another route, a dot or two would be resolved away
+            raise NextcharError(f"{part!r} is not a name or an id")
+    quoted = (quote(part, safe="@", errors="surrogateescape") for part in (name, *more))
+    return "/".join(["/v1", collection, *quoted])
+
+
+def omit_none(**fields: Any) -> dict[str, Any]:
+    """Return the fields that are not None; the service has the defaults of the others."""
+    return {name: value for name, value in fields.items() if value is not None}

@@ -8,7 +8,7 @@ from json import JSONDecodeError, loads
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nextchar.answers import Job
+    from nextchar.types import Job
 
 _RETRYABLE = frozenset({429, 502, 503, 504})
 
@@ -25,7 +25,7 @@ ClientError = NextcharError
 
 
 class ServerError(NextcharError):
-    """The server answered with an error.
+    """The server responded with an error.
 
     Attributes:
         status: the HTTP status.
@@ -83,13 +83,13 @@ class Unavailable(ServerError):
 
 
 class ServerUnreachable(NextcharError):
-    """Nothing answers at the server's address, or the connection broke."""
+    """Nothing responds at the server's address, or the connection broke."""
 
     is_retryable = True  # the server may be restarting
 
 
 class Timeout(ServerUnreachable):
-    """There was no answer in time, or a job was not finished in time."""
+    """There was no response in time, or a job was not finished in time."""
 
 
 class TrainingFailed(NextcharError):
@@ -124,35 +124,35 @@ _STATUS_OF_TYPE = {
 
 
 def error_of_response(status: int, headers: Mapping[str, str], body: bytes) -> ServerError:
-    """Return the exception for an answer whose HTTP status is an error."""
+    """Return the exception for a response whose HTTP status is an error."""
     try:
-        answer = loads(body)
+        content = loads(body)
     except (JSONDecodeError, UnicodeDecodeError):
-        answer = None
+        content = None
     return _server_error(
-        answer,
+        content,
         status=status,
         request_id=headers.get("x-request-id"),
         retry_after_s=_retry_after_s(headers.get("retry-after", "")),
     )
 
 
-def error_in_stream(answer: Any) -> ServerError:
+def error_in_stream(content: Any) -> ServerError:
     """Return the exception for an error that comes within a stream, whose HTTP status was 200."""
-    kind = answer["error"].get("type")
-    return _server_error(answer, status=_STATUS_OF_TYPE.get(kind, 503))
+    kind = content["error"].get("type")
+    return _server_error(content, status=_STATUS_OF_TYPE.get(kind, 503))
 
 
-def _server_error(answer: Any, *, status: int, **details: Any) -> ServerError:
+def _server_error(content: Any, *, status: int, **details: Any) -> ServerError:
     kind = _CLASS_OF_STATUS.get(status, ServerError)
-    match answer:
+    match content:
         case {"error": {"message": str(message), "code": str(code)}}:
-            return kind(message, status=status, code=code, param=answer["error"].get("param"), **details)
+            return kind(message, status=status, code=code, param=content["error"].get("param"), **details)
         case {"status": "not_ready", "down": [*down]}:
             names = " and ".join(map(str, down))
-            sentence = f"the service runs but is not ready: no answer from its {names}"
+            sentence = f"the service runs but is not ready: no response from its {names}"
             return kind(sentence, status=status, code="not_ready", **details)
-    sentence = f"the server answered with HTTP status {status} and no explanation"
+    sentence = f"the server responded with HTTP status {status} and no explanation"
     return kind(sentence, status=status, code="unknown", **details)
 
 

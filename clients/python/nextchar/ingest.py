@@ -6,11 +6,10 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Any, TypedDict, cast
 
-from nextchar.answers import AnomalousSpan
-from nextchar.calls import EVENT_STREAM, Calls, given, path_of
-from nextchar.connection import Outage
+from nextchar.connection import EVENT_STREAM, Connection, Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable
 from nextchar.lines import line_of
+from nextchar.types import AnomalousSpan
 
 
 class RejectedLine(TypedDict):
@@ -22,7 +21,7 @@ class RejectedLine(TypedDict):
 
 
 class Ingested(TypedDict):
-    """The answer to lines: they are on disk and will be scored."""
+    """The response to lines: they are on disk and will be scored."""
 
     object: str
     model: str
@@ -71,7 +70,7 @@ class FlaggedLine(TypedDict):
     spans: list[AnomalousSpan] | None
 
 
-class IngestCalls(Calls):
+class IngestCalls(Connection):
     """Calls about ingested lines."""
 
     async def ingest(
@@ -107,7 +106,7 @@ class IngestCalls(Calls):
             path_of("models", model, "ingest"),
             content=lines,
             headers=headers,
-            params=given(default_source=source, calibration=calibration, false_alarms=false_alarms),
+            params=omit_none(default_source=source, calibration=calibration, false_alarms=false_alarms),
             can_retry=True,
         )
 
@@ -117,8 +116,8 @@ class IngestCalls(Calls):
 
     async def drop_ingested(self, model: str) -> int:
         """Delete the lines that wait; return how many."""
-        answer = await self._fetch(dict[str, Any], "DELETE", path_of("models", model, "ingest"))
-        return cast(int, answer["dropped"])
+        response = await self._fetch(dict[str, Any], "DELETE", path_of("models", model, "ingest"))
+        return cast(int, response["dropped"])
 
     async def flagged_lines(
         self, model: str, *, after: int | None = None, is_patient: bool = False

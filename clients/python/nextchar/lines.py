@@ -16,7 +16,7 @@ MAX_LINE_BYTES = 200_004
 """Of a longer line the rest is not sent: 50,000 characters are scored, 4 bytes more show that it is cut."""
 
 _MAX_AHEAD_BYTES = 1 << 20
-_LINE_BYTES = 100  # that a line counts for beside its own, so that empty ones are bounded, too
+_LINE_BYTES = 100  # that a line counts in addition to its own, so that empty ones are bounded, too
 
 
 @dataclass(frozen=True)

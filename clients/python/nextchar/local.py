@@ -133,12 +133,12 @@ class Model:
 
     def next(self, prompt: str, *, top: int = 10, expert: Expert = "mixture") -> list[tuple[str, float]]:
         """Return the `top` likeliest next characters after `prompt` with their probabilities."""
-        answers: queue.SimpleQueue[Distribution | Exception] = queue.SimpleQueue()
-        self._engine.predict(self._characters_of(prompt), answers.put, top=top, expert=expert)
-        answer = answers.get()
-        if isinstance(answer, Exception):
-            raise answer
-        return list(answer.candidates)
+        results: queue.SimpleQueue[Distribution | Exception] = queue.SimpleQueue()
+        self._engine.predict(self._characters_of(prompt), results.put, top=top, expert=expert)
+        distribution = results.get()
+        if isinstance(distribution, Exception):
+            raise distribution
+        return list(distribution.candidates)
 
     def surprisal(self, text: str, *, expert: Expert = "mixture") -> NDArray[np.float32]:
         """Return the surprisal -log2 p of each character of `text` after NFC, in bits, (N,) float32.
@@ -161,7 +161,7 @@ class Model:
 
         Args:
             lines: texts without newlines.
-            false_alarms: the share of normal lines that may be flagged; None: the calibration's default.
+            false_alarms: the fraction of normal lines that may be flagged; None: the calibration's default.
 
         Raises:
             InvalidInput: the model has no calibration, for it was trained on too few lines.

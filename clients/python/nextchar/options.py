@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from nextchar.answers import TextKind
+from nextchar.types import TextKind
 
 Expert = Literal["mixture", "lstm"]
 """What predicts: the network together with n-grams and matches, or the network alone."""
@@ -60,7 +60,7 @@ class ScoreOptions(TypedDict, total=False):
     expected: int
     """How many of the most likely characters to return for each position."""
     false_alarms: float | None
-    """The share of normal lines that may be flagged."""
+    """The fraction of normal lines that may be flagged."""
     calibration: str | None
     """Which normal lines to compare with."""
     context: Literal["line", "stream"] | None

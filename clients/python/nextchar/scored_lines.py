@@ -7,23 +7,23 @@ from contextlib import aclosing, suppress
 from json import loads
 from typing import Any, cast
 
-from nextchar.answers import ScoredLine
-from nextchar.calls import Calls, given, path_of
-from nextchar.connection import Outage
+from nextchar.calls.scores import ScoreCalls
+from nextchar.connection import Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable, error_in_stream
 from nextchar.lines import Line, LineSource
 from nextchar.options import LineOptions
 from nextchar.sse import split_lines
+from nextchar.types import ScoredLine
 
 _TIMEOUT_S = 120.0  # with `only="anomalous"` the server is silent about normal lines
 _MIN_BATCH_BYTES, _MAX_BATCH_BYTES = 1 << 16, 1 << 19
-_FAST_S, _SLOW_S = 1.5, 5.0  # a batch answered faster than this makes batches larger, slower: smaller
-_MAX_BREAKS = 5  # of answers that began and then broke off without a line: the lines are at fault
+_FAST_S, _SLOW_S = 1.5, 5.0  # a batch scored faster than this makes batches larger, slower: smaller
+_MAX_BREAKS = 5  # of responses that began and then broke off without a line: the lines are at fault
 
 Record = dict[str, Any]
 
 
-class LineScoring(Calls):
+class LineScoring(ScoreCalls):
     """The calls that score lines as they come."""
 
     async def score_stream(
@@ -32,8 +32,8 @@ class LineScoring(Calls):
         """Score lines in one request, a mebibyte together at most; yield the service's records as they come.
 
         They are a `score.start`, a `score.line` for each line that is returned, and a `score.end`; `options`
-        are the request's query parameters. Raises ServerUnreachable when the answer breaks off. `score_lines`
-        is more convenient.
+        are the request's query parameters. Raises ServerUnreachable when the response breaks off.
+        `score_lines` is more convenient.
         """
         opened = await self._open(
             "POST",
@@ -65,7 +65,7 @@ class LineScoring(Calls):
         patience_s: float | None = None,
         min_interval_s: float = 0.0,
     ) -> AsyncGenerator[tuple[Line | None, Record], None]:
-        """Score the lines of a source batch by batch; those whose answer broke off are sent again.
+        """Score the lines of a source batch by batch; those whose response broke off are sent again.
 
         Yields the service's records, each `score.line` with its line, and what happens to the connection:
         `outage.start` with the error and the number of lines that wait, and `outage.end` with its `seconds`.
@@ -92,7 +92,7 @@ class LineScoring(Calls):
                     await self.transport.sleep(min_interval_s - took_s)
         finally:
             source.close()
-            if retry.has_answered and query.get("stream_id") == own_stream:
+            if retry.has_responded and query.get("stream_id") == own_stream:
                 with suppress(NextcharError):  # its state expires within a day
                     await self.forget_stream(model, own_stream)
 
@@ -100,7 +100,7 @@ class LineScoring(Calls):
         self, model: str, source: LineSource, options: LineOptions
     ) -> AsyncGenerator[ScoredLine, None]:
         """Yield the scores of the lines of a source as `score_lines` does."""
-        query: dict[str, Any] = {"only": "all", "detail": "line", "explain": True, **given(**options)}
+        query: dict[str, Any] = {"only": "all", "detail": "line", "explain": True, **omit_none(**options)}
         async with aclosing(self.score_source(model, source, query)) as records:
             async for line, record in records:
                 if line is not None:
@@ -113,11 +113,11 @@ class LineScoring(Calls):
             done = 0
             error: NextcharError = ServerUnreachable("the service is stopping")
             try:
-                answer = self.score_stream(model, [line.data for line in pending], **query)
-                async with aclosing(answer) as records:
+                scored = self.score_stream(model, [line.data for line in pending], **query)
+                async with aclosing(scored) as records:
                     async for record in records:
                         if record["object"] == "score.start":
-                            retry.begin_answer()
+                            retry.begin_response()
                             yield None, record
                             continue
                         if (away_s := retry.end()) is not None:
@@ -140,16 +140,16 @@ class LineScoring(Calls):
 
 
 class _Retry(Outage):
-    """When to send lines again: not to a server that never answered, nor lines that break every answer."""
+    """When to send lines again: not to a server that never responded, nor lines that break every response."""
 
     def __init__(self, patience_s: float) -> None:
         super().__init__(patience_s)
-        self.has_answered = self._has_begun = False
+        self.has_responded = self._has_begun = False
         self._breaks = 0
 
-    def begin_answer(self) -> None:
-        """Note that an answer begins."""
-        self.has_answered = self._has_begun = True
+    def begin_response(self) -> None:
+        """Note that a response begins."""
+        self.has_responded = self._has_begun = True
 
     def end(self) -> float | None:
         """Note that lines were scored; as `Outage.end`."""
@@ -160,7 +160,7 @@ class _Retry(Outage):
         """As `Outage.delay_s`."""
         if isinstance(error, ServerUnreachable):
             self._breaks += self._has_begun
-            if not self.has_answered or self._breaks >= _MAX_BREAKS:
+            if not self.has_responded or self._breaks >= _MAX_BREAKS:
                 raise error
         self._has_begun = False
         return super().delay_s(error)

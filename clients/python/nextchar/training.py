@@ -5,17 +5,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Unpack, cast
 
-from nextchar.answers import FINAL_STATUSES, Corpus, Event, Job, Progress
-from nextchar.calls import EVENT_STREAM, Calls, given, path_of
-from nextchar.connection import Outage
+from nextchar.calls.corpora import CorpusCalls
+from nextchar.calls.jobs import JobCalls
+from nextchar.connection import EVENT_STREAM, Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable, Timeout, TrainingFailed
 from nextchar.options import TrainingOptions
+from nextchar.types import FINAL_STATUSES, Corpus, Event, Job, Progress
 from nextchar.upload import Text
 
 _POLL_S = 0.5  # between two looks at a job
 
 
-class TrainingCalls(Calls):
+class TrainingCalls(CorpusCalls, JobCalls):
     """The calls that queue a job and follow it."""
 
     async def train(
@@ -46,7 +47,7 @@ class TrainingCalls(Calls):
         """
         if (corpus is None) == (text is None):
             raise NextcharError("give exactly one of corpus and text")
-        budget = given(seconds=seconds, epochs=epochs, steps=steps)
+        budget = omit_none(seconds=seconds, epochs=epochs, steps=steps)
         if len(budget) > 1:
             raise NextcharError("give at most one of seconds, epochs and steps")
         if text is not None:
@@ -121,7 +122,7 @@ class AsyncTrainingJob:
 
         Raises:
             TrainingFailed: the job failed, was cancelled or was paused.
-            Timeout: it was not finished after `timeout_s`; it goes on.
+            Timeout: it was not finished after `timeout_s`; the job continues.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         outage = Outage(self.client.patience_s)
@@ -164,7 +165,7 @@ class AsyncTrainingJob:
 
 
 def _is_paused_for_good(job: Job) -> bool:
-    """Whether a job stays paused until someone resumes it; after a storage failure it goes on by itself."""
+    """Whether a job stays paused until someone resumes it; after a storage failure it resumes by itself."""
     reason = job.get("pause_reason")
     return job["status"] == "paused" and not (reason and reason["code"].startswith("storage_"))
 

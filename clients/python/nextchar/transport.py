@@ -110,7 +110,7 @@ def http_errors(server: str) -> Iterator[None]:
         raise NextcharError(f"the request cannot be sent as it is: {error}") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise ServerUnreachable(
-            f"no answer at {server}; start the service with `nextchar serve`, or give another address"
+            f"no response at {server}; start the service with `nextchar serve`, or give another address"
         ) from error
     except httpx.TimeoutException as error:
         raise Timeout(f"{server} did not respond in time; retry, or request less") from error

@@ -112,7 +112,7 @@ def test_messages_that_do_not_arrive_are_shown_and_can_be_replayed(
     eventually(lambda: notifying.http.get(path, params={"status": "waiting"}).json()["data"])
     eventually(lambda: notifying.http.get(f"{PATH}/{made['id']}").json()["last_error_at"])
     [waiting] = notifying.http.get(path, params={"status": "waiting"}).json()["data"]
-    assert (waiting["attempts"], waiting["last_error"]) == (1, "the answer is 500: out of order")
+    assert (waiting["attempts"], waiting["last_error"]) == (1, "the response is 500: out of order")
     outbox = Notifications(Redis.from_url(notifying.settings.redis_url, decode_responses=True))
     for _ in range(len(RETRY_DELAYS_S)):
         outbox.failed(outbox.waiting(made["id"])[0], "still out of order", now=4e9)

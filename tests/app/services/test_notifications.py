@@ -199,7 +199,7 @@ def test_a_failing_webhook_is_retried_with_the_same_id(world: Setting, receiver:
     assert first.body == second.body
     verify(SECRET, second.headers, second.body)
     health = world.notifications.health("t-webhook")
-    assert (health.waiting, health.last_error) == (0, "the answer is 503")
+    assert (health.waiting, health.last_error) == (0, "the response is 503")
 
 
 def test_a_webhook_that_never_answers_gets_a_dead_letter_that_can_be_replayed(
@@ -234,7 +234,7 @@ def test_a_target_that_hangs_does_not_stop_the_others(
             released.set()
         assert len(hanging.requests) == 1
     assert kinds(receiver) == ["alert.firing"]
-    assert world.notifications.health("t-hangs").last_error == "no answer within 3 s"
+    assert world.notifications.health("t-hangs").last_error == "no response within 3 s"
 
 
 def test_a_target_that_cannot_be_called_does_not_stop_the_others(

@@ -159,7 +159,7 @@ def test_what_a_target_answers_is_quoted_in_part(receiver: Receiver) -> None:
     receiver.status, receiver.body = 400, b"bad \n template " + b"x" * 5_000
     with pytest.raises(RequestFailed) as caught:
         send(receiver.url)
-    assert str(caught.value).startswith("the answer is 400: bad template xxx")
+    assert str(caught.value).startswith("the response is 400: bad template xxx")
     assert len(str(caught.value)) < 300
 
 
@@ -168,7 +168,7 @@ def test_a_target_that_hangs_ends_in_time(receiver: Receiver, monkeypatch: pytes
     released = threading.Event()
     receiver.before_answer = lambda: released.wait(120)
     try:
-        with pytest.raises(RequestFailed, match=r"no answer within 0\.2 s"):
+        with pytest.raises(RequestFailed, match=r"no response within 0\.2 s"):
             send(receiver.url)
     finally:
         released.set()
@@ -192,7 +192,7 @@ def test_a_target_that_trickles_ends_in_time(monkeypatch: pytest.MonkeyPatch) ->
         thread = threading.Thread(target=trickle)
         thread.start()
         try:
-            with pytest.raises(RequestFailed, match="no answer within"):
+            with pytest.raises(RequestFailed, match="no response within"):
                 send(f"http://127.0.0.1:{server.getsockname()[1]}/")
         finally:
             ended.set()

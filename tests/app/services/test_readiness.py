@@ -26,7 +26,7 @@ from store.open_blobs import open_blobs
 from store.queue import WORKER_SILENT_S, TrainingQueue, rq_queue
 from tests.waiting import eventually
 
-HANGS = Problem("storage", "does not answer", "nothing is served", is_down=True)
+HANGS = Problem("storage", "does not respond", "nothing is served", is_down=True)
 WRONG = Problem("storage", "is full", "uploads are refused")
 
 

@@ -1,4 +1,4 @@
-"""A program that uses the clients is type-checked: answers, arguments and streams have types."""
+"""A program that uses the clients is type-checked: responses, arguments and streams have types."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ _PROGRAM = """
 from typing import assert_type
 
 from nextchar import AsyncClient, AsyncTrainingJob, Client, TrainingJob
-from nextchar.answers import Completion, Corpus, Distribution, Event, ScoredLine
+from nextchar.types import Completion, Corpus, Distribution, Event, ScoredLine
 
 
 def blocking(client: Client) -> None:
@@ -48,7 +48,7 @@ ignore_errors = true
 """
 
 
-def test_answers_and_arguments_have_types(tmp_path: Path) -> None:
+def test_responses_and_arguments_have_types(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(_PROGRAM)
     (tmp_path / "mypy.ini").write_text(_CONFIGURATION)

@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
-from nextchar.answers import Alert, AlertExample, Suppression
 from nextchar.cli.flagged_lines import ANOMALOUS, rarity
 from nextchar.cli.formatting import format_integer, format_time, print_fields, printable, sparkline
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command, command_of_group
 from nextchar.errors import NextcharError
+from nextchar.types import Alert, AlertExample, Suppression
 
 app = typer.Typer()
 
@@ -83,7 +83,7 @@ def ack(session: Session, model: ModelArgument, alert: AlertArgument) -> None:
     Example: nextchar alerts ack sshd 7d3c9a64
     """
     changed = session.client.acknowledge_alert(model, _id(session, model, alert))
-    session.print_answer(changed, f"acknowledged {changed['id']}")
+    session.print_result(changed, f"acknowledged {changed['id']}")
 
 
 @app.command("label")
@@ -97,13 +97,13 @@ def label(
         typer.Argument(help="normal: score such lines lower from now on. none: withdraw the label."),
     ],
 ) -> None:
-    """Say what an alert is.
+    """Label an alert as normal or as an incident.
 
     Example: nextchar alerts label sshd 7d3c9a64 normal
     """
     wanted = None if label == "none" else label
     changed = session.client.label_alert(model, _id(session, model, alert), wanted)
-    session.print_answer(changed, f"labeled {changed['id']} {label}")
+    session.print_result(changed, f"labeled {changed['id']} {label}")
 
 
 @app.command("suppress")
@@ -132,7 +132,7 @@ def suppress(
         str | None, typer.Option(metavar="SUPPRESSION", help="End the suppression with this id.")
     ] = None,
 ) -> None:
-    """Count alerts but do not report them, until a date.
+    """Keep counting matching alerts until a date, but do not report them.
 
     Example: nextchar alerts suppress sshd 7d3c9a64 --for 7d
     """
@@ -141,8 +141,8 @@ def suppress(
         _print_suppressions(session, model)
     elif delete is not None:
         client.delete_suppression(model, delete)
-        answer = {"object": "suppression", "id": delete, "deleted": True}
-        session.print_answer(answer, f"deleted {delete}")
+        deleted = {"object": "suppression", "id": delete, "deleted": True}
+        session.print_result(deleted, f"deleted {delete}")
     elif (alert is None) == (template is None):
         raise typer.BadParameter("give an alert, or --template")
     else:
@@ -151,7 +151,7 @@ def suppress(
             made = client.suppress_alert(model, _id(session, model, alert), until=until_s)
         else:
             made = client.suppress(model, template=template or "", span=span, until=until_s)
-        session.print_answer(made, f"suppressed until {format_time(made['until'])}: {made['id']}")
+        session.print_result(made, f"suppressed until {format_time(made['until'])}: {made['id']}")
         if made["warning"] and not session.as_json:
             session.print_note(made["warning"])
 
@@ -174,7 +174,7 @@ def export(
     file = to or Path(f"{model}-alerts.{kind}")
     content = session.client.export_alerts(model, kind)  # before the file is opened: the model may be unknown
     file.write_bytes(content)
-    session.print_answer({"model": model, "file": str(file)}, str(file))
+    session.print_result({"model": model, "file": str(file)}, str(file))
 
 
 def _print_alerts(session: Session, found: list[Alert], *, if_empty: str, has_models: bool) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from nextchar.answers import AuditEntry
 from nextchar.cli.formatting import format_time
 from nextchar.cli.session import Session, command
+from nextchar.types import AuditEntry
 
 
 def _time(date: str | None) -> float | None:

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nextchar.calls import given
 from nextchar.cli.formatting import format_duration
 from nextchar.cli.service import batch_runs
 from nextchar.cli.session import Session, command, fail
+from nextchar.connection import omit_none
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -112,7 +112,7 @@ def score(
     options = runs.RunOptions(
         inputs, model, output, engine, actors, address, int(part_size * 1e6), format_, json_lines, threads
     )
-    query = given(false_alarms=false_alarms) | {"only": only, "echo": text, "explain": explain}
+    query = omit_none(false_alarms=false_alarms) | {"only": only, "echo": text, "explain": explain}
     _run(session, runs, output, lambda show: runs.score(options, show, calibration=calibration, **query))
 
 
@@ -125,7 +125,9 @@ def complete(
     output: Output,
     max_characters: Annotated[int, typer.Option(min=1, max=100_000, help="Of each completion.")] = 40,
     n: Annotated[int, typer.Option("-n", min=1, max=64, help="Completions of each line.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0, max=10, help="0: the likeliest character.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=10, help="0: always the most probable character.")
+    ] = 1.0,
     top_p: Annotated[float | None, typer.Option(help="Nucleus sampling.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; can be repeated.")] = None,
     until: Annotated[
@@ -148,7 +150,7 @@ def complete(
     options = runs.RunOptions(
         inputs, model, output, engine, actors, address, int(part_size * 1e6), format_, json_lines, threads
     )
-    request = given(top_p=top_p, until=until, seed=seed) | {
+    request = omit_none(top_p=top_p, until=until, seed=seed) | {
         "max_characters": max_characters,
         "n": n,
         "temperature": temperature,
@@ -165,13 +167,13 @@ def _run(session: Session, runs: Any, output: str, run: Callable[[Callable[..., 
     except runs.DomainError as error:
         raise fail(error.message) from None
     except KeyboardInterrupt:
-        session.print_note("interrupted; the same command again does the rest")
+        session.print_note("interrupted; run the same command again to continue")
         raise
     counts = {name: totals.counts[name] for name in ("lines", "characters", "anomalous", "not_utf8")}
     done = totals.parts - totals.parts_before - len(totals.errors)
     if session.as_json:
-        answer = {"output": output, "parts": totals.parts, "parts_before": totals.parts_before}
-        session.print_json(answer | {"parts_done": done} | counts | {"errors": totals.errors})
+        summary = {"output": output, "parts": totals.parts, "parts_before": totals.parts_before}
+        session.print_json(summary | {"parts_done": done} | counts | {"errors": totals.errors})
     else:
         duration = format_duration(time.monotonic() - started)
         sentence = f"{counts['lines']:,} lines in {duration}, {done:,} of {totals.parts:,} parts"
@@ -183,7 +185,7 @@ def _run(session: Session, runs: Any, output: str, run: Callable[[Callable[..., 
         for message in totals.errors[:_MAX_SHOWN_ERRORS]:
             session.print_note(message)
         raise fail(
-            f"{len(totals.errors):,} parts have no results; mend what is named above and run the same command"
+            f"{len(totals.errors):,} parts have no results; fix the errors above and run the same command"
             " again to do the rest"
         )
 

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from nextchar.answers import Calibration
-from nextchar.calls import given
 from nextchar.cli.flagged_lines import rarity
 from nextchar.cli.formatting import format_integer, format_time, print_fields
 from nextchar.cli.names import ModelArgument, complete_corpus
 from nextchar.cli.session import Session, command, read_bytes
+from nextchar.connection import omit_none
 from nextchar.errors import NextcharError
+from nextchar.types import Calibration
 
 
 @command
@@ -49,7 +49,7 @@ def calibrate(
         str | None, typer.Option(metavar="NAME", help="Delete the calibration of this name.")
     ] = None,
 ) -> None:
-    """Calibrate a model on normal lines, so that it can say how rare a line's score is.
+    """Calibrate a model on normal lines, so that its scores become p-values.
 
     Example: nextchar calibrate app normal.log --name host1
     """
@@ -57,12 +57,12 @@ def calibrate(
         _list(session, model)
     elif delete is not None:
         session.client.delete_calibration(model, delete)
-        answer = {"object": "calibration", "name": delete, "deleted": True}
-        session.print_answer(answer, f"deleted {delete}")
+        deleted = {"object": "calibration", "name": delete, "deleted": True}
+        session.print_result(deleted, f"deleted {delete}")
     else:
         if (corpus is not None) + (file is not None) + ingested > 1:
             raise typer.BadParameter("give one of a file, --corpus and --ingested")
-        body = given(
+        body = omit_none(
             name=name, corpus=corpus, ingested=ingested or None, buckets=buckets, false_alarms=false_alarms
         )
         if corpus is None and not ingested:

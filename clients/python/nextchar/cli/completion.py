@@ -9,13 +9,13 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from nextchar.answers import Distribution
-from nextchar.calls import given
 from nextchar.cli.formatting import bar, print_table, printable
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.repl import run_repl
 from nextchar.cli.session import Session, command, print_unknown_characters, read_text
+from nextchar.connection import omit_none
 from nextchar.options import Expert
+from nextchar.types import Distribution
 
 _SHOWN_PROMPT = 200  # characters of a prompt's end
 _sampling_option = partial(typer.Option, rich_help_panel="Sampling")
@@ -70,7 +70,7 @@ def complete(
 
     Example: nextchar complete nietzsche "morality is " --temperature 0.7
     """
-    options = given(
+    options = omit_none(
         max_characters=max_characters,
         n=n,
         temperature=temperature,
@@ -91,18 +91,18 @@ def complete(
     if stream:
         _stream(session, model, text, options)
         return
-    answer = session.client.complete(model, text, **options)
+    response = session.client.complete(model, text, **options)
     if session.as_json:
-        session.print_json(answer)
+        session.print_json(response)
         return
-    for choice in answer["completions"]:
+    for choice in response["completions"]:
         if session.out.is_terminal:
             shown = Text(printable(text[-_SHOWN_PROMPT:]), style="dim")
             shown.append(printable(choice["text"]), style="not dim bold")
             session.out.print(shown, soft_wrap=True)
         else:
             print(choice["text"], file=session.out.file)
-    print_unknown_characters(session, answer["unknown_characters"])
+    print_unknown_characters(session, response["unknown_characters"])
 
 
 @command
@@ -118,16 +118,18 @@ def next_character(
 
     Example: nextchar next nietzsche "morality is " --top 5
     """
-    answer = session.client.next(model, _read_prompt(prompt), top=top, temperature=temperature, expert=expert)
+    response = session.client.next(
+        model, _read_prompt(prompt), top=top, temperature=temperature, expert=expert
+    )
     if session.as_json:
-        session.print_json(answer)
+        session.print_json(response)
         return
     if session.out.is_terminal:
-        session.out.print(_distribution(answer, session.out))
+        session.out.print(_distribution(response, session.out))
     else:
-        rows = [(c["character"], f"{c['probability']:.6f}") for c in answer["candidates"]]
+        rows = [(c["character"], f"{c['probability']:.6f}") for c in response["candidates"]]
         print_table(session.out, (), rows)
-    print_unknown_characters(session, answer["unknown_characters"])
+    print_unknown_characters(session, response["unknown_characters"])
 
 
 def _stream(session: Session, model: str, prompt: str, options: dict[str, Any]) -> None:
@@ -151,11 +153,11 @@ def _stream(session: Session, model: str, prompt: str, options: dict[str, Any]) 
             print_unknown_characters(session, event["data"]["unknown_characters"])
 
 
-def _distribution(answer: Distribution, console: Console) -> RenderableType:
+def _distribution(distribution: Distribution, console: Console) -> RenderableType:
     """Return the most probable next characters, with bars."""
     cells = max(4, min(50, console.width - 20))
-    rows = [Text(f"{answer['model']}: entropy {answer['entropy_bits']:.2f} bits", style="dim")]
-    for candidate in answer["candidates"]:
+    rows = [Text(f"{distribution['model']}: entropy {distribution['entropy_bits']:.2f} bits", style="dim")]
+    for candidate in distribution["candidates"]:
         character = printable(candidate["character"], inline=True)
         if character == " " and not console.options.ascii_only:
             character = "␣"

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
-from nextchar.answers import Corpus, TextKind
 from nextchar.cli.formatting import (
     format_integer,
     format_size,
@@ -19,6 +18,7 @@ from nextchar.cli.formatting import (
 )
 from nextchar.cli.names import CorpusArgument
 from nextchar.cli.session import Session, command
+from nextchar.types import Corpus, TextKind
 from nextchar.upload import archive_format
 
 app = typer.Typer(
@@ -111,7 +111,7 @@ def set_(
     corpus: CorpusArgument,
     kind: Annotated[TextKind, typer.Option(metavar="KIND", help=KIND_HELP)],
 ) -> None:
-    """Change what a corpus is said to be, if the service was wrong.
+    """Correct the kind of a corpus, if the service detected the wrong one.
 
     Example: nextchar corpus set names --kind records
     """
@@ -126,7 +126,7 @@ def rm(session: Session, corpus: CorpusArgument) -> None:
     Example: nextchar corpus rm notes
     """
     deleted = session.client.delete_corpus(corpus)
-    session.print_answer(deleted, f"deleted {deleted['id']}")
+    session.print_result(deleted, f"deleted {deleted['id']}")
 
 
 def upload(

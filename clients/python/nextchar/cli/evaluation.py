@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.calls import given
 from nextchar.cli import roc
 from nextchar.cli.flagged_lines import highlighted, rarity
 from nextchar.cli.formatting import format_integer, print_fields, print_heading, print_table, printable
@@ -16,6 +15,7 @@ from nextchar.cli.heatmap import character_bits, heatmap, legend
 from nextchar.cli.labeled_lines import InvalidTable, LabeledLines, read_labeled_lines
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command, fail, read_bytes
+from nextchar.connection import omit_none
 
 _SCORE_NAMES = {
     "length": "length",
@@ -72,7 +72,7 @@ def evaluate(
         Path | None, typer.Option("--roc", metavar="FILE", help="Plot the ROC curves as .svg, .png or .pdf.")
     ] = None,
 ) -> None:
-    """Evaluate a model on labeled lines, beside baselines on the same lines.
+    """Evaluate a model on labeled lines, compared with baselines.
 
     Example: nextchar evaluate app labeled.tsv --roc roc.svg
     """
@@ -87,7 +87,7 @@ def evaluate(
             raise fail(f"{file}: {error}") from None
     elif not alerts:
         raise typer.BadParameter("give a file of labeled lines, or --alerts")
-    options = given(
+    options = omit_none(
         alert_labels=alerts or None,
         split=split,
         train_fraction=train_fraction,

@@ -91,15 +91,15 @@ def format_time(unix_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))
 
 
-def bar(share: float, cells: int, console: Console) -> str:
-    """Return a horizontal bar for a share from 0 to 1 of so many cells."""
-    return ("#" if console.options.ascii_only else "█") * round(share * cells)
+def bar(fraction: float, cells: int, console: Console) -> str:
+    """Return a horizontal bar that fills a fraction of `cells`."""
+    return ("#" if console.options.ascii_only else "█") * round(fraction * cells)
 
 
 def sparkline(values: Sequence[float], cells: int, *, max_ratio: float | None = None) -> str:
     """Return a curve as a row of block characters, the last value at its right end; long ones are averaged.
 
-    With `max_ratio`, values above so many times the lowest are cut off: the first losses of an untrained
+    With `max_ratio`, values above `max_ratio` times the lowest are cut off: the first losses of an untrained
     network would otherwise make a flat line of the rest.
 
     >>> sparkline([8, 4.5, 1, 1], 10), sparkline([9.0, 1.5, 1.2, 1.0], 10, max_ratio=1.5)

@@ -73,9 +73,9 @@ def style_of(cost: float) -> Style:
         return Style()
     place = min(1.0, (cost - COOL_BITS) / (HOT_BITS - COOL_BITS)) * (len(_RAMP) - 1)
     index = min(int(place), len(_RAMP) - 2)
-    share = place - index
+    fraction = place - index
     red, green, blue = (
-        round(a + (b - a) * share) for a, b in zip(_RAMP[index], _RAMP[index + 1], strict=True)
+        round(a + (b - a) * fraction) for a, b in zip(_RAMP[index], _RAMP[index + 1], strict=True)
     )
     ink = Color.from_rgb(255, 255, 255) if place > 2.3 else Color.from_rgb(0, 0, 0)
     return Style(color=ink, bgcolor=Color.from_rgb(red, green, blue), bold=cost >= HOT_BITS)
@@ -117,8 +117,8 @@ def _bar(cost: float, *, ascii_only: bool) -> str:
     scale = _DIGITS if ascii_only else _BARS
     if cost < COOL_BITS:
         return " "
-    share = min(1.0, (cost - COOL_BITS) / (HOT_BITS - COOL_BITS))
-    return scale[1 + round(share * (len(scale) - 2))]
+    fraction = min(1.0, (cost - COOL_BITS) / (HOT_BITS - COOL_BITS))
+    return scale[1 + round(fraction * (len(scale) - 2))]
 
 
 def _rows(text: str, columns: int) -> Iterator[tuple[int, int]]:

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nextchar.answers import Event, Job
 from nextchar.client import Client
 from nextchar.connection import Outage
 from nextchar.errors import NextcharError
+from nextchar.types import Event, Job
 
 TICK_S = 0.125
 _RECORD_EVERY_TICKS = 4

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from nextchar.answers import Job
 from nextchar.cli import live_view
 from nextchar.cli.formatting import (
     format_bits,
@@ -18,6 +17,7 @@ from nextchar.cli.formatting import (
 from nextchar.cli.job_updates import job_updates
 from nextchar.cli.names import JobArgument
 from nextchar.cli.session import Session, command, command_of_group, fail
+from nextchar.types import Job
 
 app = typer.Typer()
 
@@ -158,7 +158,7 @@ def _print_events(session: Session, job_id: str) -> Job:
 def _print_request(session: Session, job: Job, action: str) -> None:
     """Print a job after a request to change it; a running one does so at its next step."""
     outcome = f"will {action} at its next step" if job["status"] == "running" else f"is {job['status']}"
-    session.print_answer(job, f"{job['id']} {outcome}")
+    session.print_result(job, f"{job['id']} {outcome}")
 
 
 def _print_job(session: Session, job: Job) -> None:

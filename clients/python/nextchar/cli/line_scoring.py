@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import typer
 
-from nextchar.answers import Candidate
-from nextchar.calls import given
 from nextchar.cli.flagged_lines import Alphabet, LineView, normalized
 from nextchar.cli.line_totals import Totals
 from nextchar.cli.lines import read_lines
 from nextchar.cli.names import with_suggestion
 from nextchar.cli.session import Session, drop_output, fail, fail_for
+from nextchar.connection import omit_none
 from nextchar.errors import NextcharError
 from nextchar.lines import Line, Lines
+from nextchar.types import Candidate
 
 _MAX_EXPLAINED_CHARACTERS = 50_000  # of a line for which expected characters are requested
 _MIN_INTERVAL_S = 0.05  # between batches, so that lines that trickle in are sent together
@@ -88,11 +88,11 @@ def _print_lines(
         min_interval_s=_MIN_INTERVAL_S,
     )
     with _interruptible(source) as interruption, closing(scored):
-        for line, answer in scored:
-            totals.add(answer)
+        for line, score in scored:
+            totals.add(score)
             if line is None:
                 continue
-            record = _placed(answer, line)
+            record = _placed(score, line)
             if options.expected and record.get("anomalous") and record.get("spans"):
                 record["expected"] = _expected(session, model, line, options.expected, alphabet)
             _warn(session, line, record)
@@ -149,7 +149,7 @@ def _interruptible(source: Lines) -> Iterator[threading.Event]:
 
 
 def _query(options: Options, *, explain: bool) -> dict[str, Any]:
-    return given(
+    return omit_none(
         detail="character" if options.show_all else "line" if explain else "none",
         only="all" if options.show_all else "anomalous",
         echo=True,
@@ -175,10 +175,10 @@ def _expected(
     if len(text) > _MAX_EXPLAINED_CHARACTERS:
         return None
     try:
-        answer = session.client.score(model, [text], expected=count)
+        response = session.client.score(model, [text], expected=count)
     except NextcharError:  # the line is shown without them
         return None
-    lines = answer["lines"] or []
+    lines = response["lines"] or []
     return lines[0]["expected"] if lines else None
 
 

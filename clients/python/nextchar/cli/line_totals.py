@@ -23,15 +23,15 @@ class Totals:
     unusual: int = 0  # lines that score like the top 10% of the calibration's
     has_reported_drift: bool = False
     start: Mapping[str, Any] = field(default_factory=dict)
-    _answered: int = 0  # lines of the present request
+    _scored: int = 0  # lines of the present request
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Take a record of `Client.score_source`."""
         match record["object"]:
             case "score.start":
                 if self.start and self.start["model"] != record["model"]:
-                    self.notify(f"{record['model']} now answers instead of {self.start['model']}")
-                self.start, self._answered = record, 0
+                    self.notify(f"{record['model']} now scores instead of {self.start['model']}")
+                self.start, self._scored = record, 0
             case "score.end":
                 self._add_lines(record["lines"])
                 self.unusual += record.get("unusual", 0)
@@ -47,9 +47,9 @@ class Totals:
                 self.not_utf8 += "not_utf8" in record
                 self.truncated += "truncated" in record
 
-    def _add_lines(self, answered: int) -> None:
-        self.lines += answered - self._answered
-        self._answered = answered
+    def _add_lines(self, scored: int) -> None:
+        self.lines += scored - self._scored
+        self._scored = scored
 
     def _report_drift(self) -> None:
         """Report drift once: by the service's rule, over all batches, since one may be small."""

@@ -18,13 +18,13 @@ def read_lines(files: Sequence[str]) -> Iterator[Line]:
     """
     for file in files:
         with _open(file) as source:
-            yield from split_lines(file, source)
+            yield from lines_of_stream(file, source)
 
 
-def split_lines(file: str, source: io.BufferedIOBase | BinaryIO) -> Iterator[Line]:
+def lines_of_stream(file: str, source: io.BufferedIOBase | BinaryIO) -> Iterator[Line]:
     r"""Yield the lines of an open file; one does not wait for the next.
 
-    >>> [(l.number, l.offset, l.data) for l in split_lines("log", io.BytesIO(b"ab\n\ncd"))]
+    >>> [(l.number, l.offset, l.data) for l in lines_of_stream("log", io.BytesIO(b"ab\n\ncd"))]
     [(1, 0, b'ab'), (2, 3, b''), (3, 4, b'cd')]
     """
     number, offset = 0, 0

@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.answers import FINAL_STATUSES, Event, Job, Progress
 from nextchar.cli import experts
 from nextchar.cli.formatting import format_bits, format_duration, printable
 from nextchar.cli.job_updates import JobUpdate, job_updates
@@ -24,6 +23,7 @@ from nextchar.cli.training_progress import (
 )
 from nextchar.client import Client
 from nextchar.errors import NextcharError
+from nextchar.types import FINAL_STATUSES, Event, Job, Progress
 
 _PLAIN_LINE_EVERY_S = 5.0
 _PLAIN_WIDTH = 100

@@ -11,7 +11,6 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from nextchar.answers import Alias, Model, ModelSummary
 from nextchar.cli import experts
 from nextchar.cli.formatting import (
     format_bits,
@@ -23,6 +22,7 @@ from nextchar.cli.formatting import (
 )
 from nextchar.cli.names import ModelArgument, complete_model
 from nextchar.cli.session import Session, command, command_of_group, fail
+from nextchar.types import Alias, Model, ModelSummary
 
 app = typer.Typer()
 
@@ -91,18 +91,18 @@ def rename(
     Example: nextchar models rename nietzsche@2 zarathustra
     """
     renamed = session.client.rename_model(model, name, force=force)
-    session.print_answer(renamed, renamed["id"])
+    session.print_result(renamed, renamed["id"])
 
 
 @app.command("rm")
 @command
 def rm(session: Session, model: ModelArgument, force: Force = False) -> None:
-    """Delete one version of a model: the newest, for a name alone.
+    """Delete one version of a model; a bare name means its newest version.
 
     Example: nextchar models rm nietzsche@1
     """
     deleted = session.client.delete_model(model, force=force)
-    session.print_answer(deleted, f"deleted {deleted['id']}")
+    session.print_result(deleted, f"deleted {deleted['id']}")
 
 
 @app.command("aliases")
@@ -153,7 +153,7 @@ def alias(
     ] = None,
     calibrated: Annotated[bool, typer.Option("--calibrated", help="Require a calibration.")] = False,
 ) -> None:
-    """Move an alias of a model to a version, or make it.
+    """Create an alias of a model, or move it to another version.
 
     Example: nextchar models alias nietzsche@champion 4 --max-regression 0.02
     """
@@ -165,7 +165,7 @@ def alias(
         max_prompt_regression_bits=max_prompt_regression,
         calibration=calibrated or None,
     )
-    session.print_answer(moved, f"{alias} is {moved['target']}")
+    session.print_result(moved, f"{alias} is {moved['target']}")
     for check in () if session.as_json else moved["checks"]:
         if check["note"]:
             session.print_note(check["note"])
@@ -174,12 +174,12 @@ def alias(
 @app.command("rollback")
 @command
 def rollback(session: Session, alias: AliasArgument) -> None:
-    """Move an alias back to what it pointed to before; again: one move further back.
+    """Move an alias back to its previous version; repeat to go further back.
 
     Example: nextchar models rollback nietzsche@champion
     """
     moved = session.client.roll_back_alias(*_name_and_alias(alias))
-    session.print_answer(moved, f"{alias} is {moved['target']}")
+    session.print_result(moved, f"{alias} is {moved['target']}")
 
 
 @app.command("unalias")
@@ -190,7 +190,7 @@ def unalias(session: Session, alias: AliasArgument) -> None:
     Example: nextchar models unalias nietzsche@champion
     """
     deleted = session.client.delete_alias(*_name_and_alias(alias))
-    session.print_answer(deleted, f"deleted {alias}")
+    session.print_result(deleted, f"deleted {alias}")
 
 
 @app.command("download")
@@ -212,7 +212,7 @@ def download(
     folder.mkdir(parents=True, exist_ok=True)
     for file in (_CARD, *found["files"]):
         _download_file(session, found, file, folder)
-    session.print_answer({**found, "folder": str(folder)}, str(folder))
+    session.print_result({**found, "folder": str(folder)}, str(folder))
 
 
 @app.command("export")
@@ -233,7 +233,7 @@ def export(
     with _written_whole(file) as archive:
         for piece in session.client.export_model(reference):
             archive.write(piece)
-    session.print_answer({"model": reference, "file": str(file)}, str(file))
+    session.print_result({"model": reference, "file": str(file)}, str(file))
 
 
 @app.command("import")

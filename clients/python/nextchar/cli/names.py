@@ -83,7 +83,7 @@ def complete_model(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _completions(context: typer.Context, incomplete: str, list_names: Callable[[Client], Names]) -> list[str]:
-    """Ask the service for a second at most; without an answer there are no completions, and no error."""
+    """Ask the service for a second at most; without a response there are no completions, and no error."""
     server = shared_option(context, "server") or os.environ.get("NEXTCHAR_SERVER") or DEFAULT_SERVER
     api_key = shared_option(context, "api_key") or os.environ.get("NEXTCHAR_API_KEY")
     names: Names = {}

@@ -16,7 +16,7 @@ Server = Annotated[
     str | None, _server_option(help=f"{_SERVER} Default: NEXTCHAR_SERVER, or {DEFAULT_SERVER}.")
 ]
 ApiKey = Annotated[str | None, _key_option(help=f"{_KEY} Default: NEXTCHAR_API_KEY.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answers as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's responses as JSON.")]
 
 ServerFromEnvironment = Annotated[str, _server_option(envvar="NEXTCHAR_SERVER", help=_SERVER)]
 ApiKeyFromEnvironment = Annotated[str | None, _key_option(envvar="NEXTCHAR_API_KEY", help=_KEY)]

@@ -44,9 +44,9 @@ def _read_line() -> str | None:
 def _turn(session: Session, model: str, text: str, options: dict[str, Any]) -> str:
     """Show a completion of `text`; return both together."""
     if session.as_json:
-        answer = session.client.complete(model, text, **options)
-        session.print_json(answer, lines=True)
-        return text + answer["completions"][0]["text"]
+        response = session.client.complete(model, text, **options)
+        session.print_json(response, lines=True)
+        return text + response["completions"][0]["text"]
     session.out.print(Text(printable(text[-_SHOWN_CHARACTERS:]), style="dim"), end="", soft_wrap=True)
     for event in session.client.stream(model, text, **options):
         if event["event"] == "piece":

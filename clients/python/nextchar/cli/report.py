@@ -68,7 +68,7 @@ def report(
         return
     file = html or Path(tempfile.mkdtemp(prefix="nextchar-")) / "report.html"
     file.write_bytes(b"".join(session.client.report_file(model, "html")))
-    session.print_answer({"file": str(file)}, str(file))
+    session.print_result({"file": str(file)}, str(file))
     if open_ and not webbrowser.open(file.resolve().as_uri()):
         session.print_note("no browser could be started; open the file named above")
 

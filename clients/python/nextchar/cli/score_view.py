@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from nextchar.answers import Score
 from nextchar.cli.formatting import format_integer, printable
 from nextchar.cli.heatmap import character_bits, heatmap, legend, peaks
+from nextchar.types import Score
 
 _CONTEXT = 24  # characters shown on each side of a peak
 _MAX_PEAKS = 5
 
 
 @dataclass(frozen=True)
-class ScoredLine:
+class LineSurprisal:
     """One line, its number from 1, and the surprisal of its characters in bits."""
 
     number: int
@@ -28,10 +28,10 @@ class ScoredLine:
         return sum(self.bits) / len(self.bits) if self.bits else 0.0
 
 
-def split_lines(text: str) -> list[str]:
+def lines_of_text(text: str) -> list[str]:
     r"""Split at newlines only, each line keeping its own.
 
-    >>> split_lines("a\u2028b\n\nc")
+    >>> lines_of_text("a\u2028b\n\nc")
     ['a\u2028b\n', '\n', 'c']
     """
     lines = text.split("\n")
@@ -55,7 +55,7 @@ def show(console: Console, score: Score, lines: Sequence[str], *, top: int | Non
             console.print(heatmap(text, bits, console))
             _print_peaks(console, text, bits)
             return
-        shown_lines: Sequence[ScoredLine] = scored
+        shown_lines: Sequence[LineSurprisal] = scored
     else:
         shown_lines = sorted(scored, key=lambda line: -line.mean)[:top]
         console.print(
@@ -67,15 +67,15 @@ def show(console: Console, score: Score, lines: Sequence[str], *, top: int | Non
         console.print(heatmap(line.text, line.bits, console))
 
 
-def scored_lines(score: Score, lines: Sequence[str]) -> list[ScoredLine]:
+def scored_lines(score: Score, lines: Sequence[str]) -> list[LineSurprisal]:
     """Return each line with its bits, whether the text was scored as a whole or line by line."""
     if score["lines"] is not None:
         texts = [line.removesuffix("\n") for line in lines]
-        answers = enumerate(zip(texts, score["lines"], strict=True), 1)
-        return [ScoredLine(n, text, _bits_of_text(text, one["bits"] or [])) for n, (text, one) in answers]
+        scored = enumerate(zip(texts, score["lines"], strict=True), 1)
+        return [LineSurprisal(n, text, _bits_of_text(text, one["bits"] or [])) for n, (text, one) in scored]
     bits, start, found = _bits_of_text("".join(lines), score["bits"] or []), 0, []
     for number, line in enumerate(lines, 1):
-        found.append(ScoredLine(number, line, bits[start : start + len(line)]))
+        found.append(LineSurprisal(number, line, bits[start : start + len(line)]))
         start += len(line)
     return found
 

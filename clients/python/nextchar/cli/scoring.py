@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from nextchar.calls import given
 from nextchar.cli import line_scoring, score_view
 from nextchar.cli.names import complete_model
 from nextchar.cli.session import Session, command, fail, print_unknown_characters, read_text
+from nextchar.connection import omit_none
 
 _heat_map_option = partial(typer.Option, rich_help_panel="Heat map of a text")
 _lines_option = partial(typer.Option, rich_help_panel="Anomalous lines (with --model)")
@@ -87,7 +87,7 @@ def score(
       nextchar score nietzsche draft.txt
       tail -f app.log | nextchar score --model app --false-alarms 0.001
     """
-    options = given(
+    options = omit_none(
         false_alarms=false_alarms,
         calibration=calibration,
         context=context,
@@ -119,12 +119,12 @@ def score(
 
 def _show_heat_map(session: Session, model: str, file: Path, *, by_line: bool, top: int | None) -> None:
     text = unicodedata.normalize("NFC", read_text(file))
-    lines = score_view.split_lines(text)
+    lines = score_view.lines_of_text(text)
     if not lines:
         raise fail("there is nothing to score; the text is empty")
-    answer = session.client.score(model, [line.removesuffix("\n") for line in lines] if by_line else text)
+    response = session.client.score(model, [line.removesuffix("\n") for line in lines] if by_line else text)
     if session.as_json:
-        session.print_json(answer)
+        session.print_json(response)
         return
-    score_view.show(session.out, answer, lines, top=top)
-    print_unknown_characters(session, answer["unknown_characters"])
+    score_view.show(session.out, response, lines, top=top)
+    print_unknown_characters(session, response["unknown_characters"])

@@ -58,7 +58,7 @@ def demo(
 
 @command
 def doctor(session: Session) -> None:
-    """Examine this machine: what the service would use here, and what would stop it.
+    """Check this machine: what the service would use, and what would keep it from starting.
 
     Exits with 1 if something would. Kernels that are not on disk yet are compiled first.
 

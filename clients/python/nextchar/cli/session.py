@@ -37,7 +37,7 @@ class Session:
     subcommand: str | None = None  # of a group: the command that follows
 
     def print_json(self, value: Mapping[str, Any], *, lines: bool = False) -> None:
-        """Print an answer as JSON: indented, or on one line where more follow."""
+        """Print a response as JSON: indented, or on one line where more follow."""
         text = json.dumps(value, ensure_ascii=False, indent=None if lines else 1)
         print(text, file=self.out.file, flush=True)
 
@@ -46,13 +46,13 @@ class Session:
         self.out.print(Text(printable(text)), soft_wrap=True)
 
     def print_note(self, sentence: str) -> None:
-        """Print a remark, which is not part of the result, on standard error."""
+        """Print a note, which is not part of the result, on standard error."""
         _print_sentence(self.err, sentence)
 
-    def print_answer(self, answer: Mapping[str, Any], text: str) -> None:
-        """Print an answer as JSON, or a line that says the same."""
+    def print_result(self, result: Mapping[str, Any], text: str) -> None:
+        """Print a result as JSON, or a line that says the same."""
         if self.as_json:
-            self.print_json(answer)
+            self.print_json(result)
         else:
             self.print_text(text)
 

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from nextchar.answers import Delivery, NotificationTarget
 from nextchar.cli.formatting import format_time
 from nextchar.cli.session import Session, command, fail
+from nextchar.types import Delivery, NotificationTarget
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -67,7 +67,7 @@ def add(
     made = session.client.add_notification_target(
         kind, url, models=models or None, min_severity=min_severity, events=events or None
     )
-    session.print_answer(made, made["id"])
+    session.print_result(made, made["id"])
     if made["secret"] and not session.as_json:
         session.print_note(f"the secret, shown this once: {made['secret']}")
 
@@ -75,13 +75,13 @@ def add(
 @app.command("test")
 @command
 def test(session: Session, target: TargetArgument) -> None:
-    """Send a signed test message to a target and print its answer.
+    """Send a signed test message to a target and print its response.
 
     Example: nextchar targets test target_019ac5f2b303f6a1c2d4e5
     """
     result = session.client.test_notification_target(target)
-    answer = f": {result['answer']}" if result["answer"] else ""
-    session.print_answer(result, f"delivered in {result['seconds']:g} s, answer {result['status']}{answer}")
+    body = f": {result['answer']}" if result["answer"] else ""
+    session.print_result(result, f"delivered in {result['seconds']:g} s, status {result['status']}{body}")
     if not result["delivered"]:
         raise fail(f"the test message was not delivered: {result['error']}")
 
@@ -104,7 +104,7 @@ def deliveries(
     """
     if replay is not None:
         replayed = session.client.replay_delivery(target, replay)
-        session.print_answer(replayed, f"{replay} is sent again")
+        session.print_result(replayed, f"{replay} is sent again")
         return
     columns: dict[str, Callable[[Delivery], str]] = {
         "delivery": lambda one: one["id"],
@@ -124,5 +124,5 @@ def rm(session: Session, target: TargetArgument) -> None:
     Example: nextchar targets rm target_019ac5f2b303f6a1c2d4e5
     """
     session.client.delete_notification_target(target)
-    answer = {"id": target, "object": "notification_target", "deleted": True}
-    session.print_answer(answer, f"deleted {target}")
+    deleted = {"id": target, "object": "notification_target", "deleted": True}
+    session.print_result(deleted, f"deleted {target}")

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from nextchar.answers import TextKind
-from nextchar.calls import given
 from nextchar.cli import corpora, jobs
 from nextchar.cli.names import complete_corpus, complete_model
 from nextchar.cli.session import Session, command
+from nextchar.connection import omit_none
 from nextchar.errors import ServerError
+from nextchar.types import TextKind
 
 _budget_option = partial(typer.Option, rich_help_panel="Budget")
 _network_option = partial(typer.Option, rich_help_panel="Network")
@@ -164,10 +164,10 @@ def train(
 
     Example: nextchar train notes.txt --seconds 300
     """
-    budget = given(seconds=seconds, epochs=epochs, steps=steps)
+    budget = omit_none(seconds=seconds, epochs=epochs, steps=steps)
     if len(budget) > 1:
         raise typer.BadParameter("give at most one of --seconds, --epochs and --steps")
-    mixing = given(corpus=mix, fraction=mix_fraction, teacher=teacher, targets=targets)
+    mixing = omit_none(corpus=mix, fraction=mix_fraction, teacher=teacher, targets=targets)
     if mixing and not mix:
         raise typer.BadParameter("--teacher, --targets and --mix-fraction need --mix CORPUS")
     file = _file_of(session, source)
@@ -175,14 +175,16 @@ def train(
     if not name:
         raise typer.BadParameter("name the model with --name")
     request: dict[str, Any] = {"corpus": _upload(session, file) if file else source, "name": name}
-    request |= given(architecture=architecture, preset=preset)
-    request |= given(validation_fraction=validation_fraction, seed=seed)
-    request |= given(start_from=start_from, coverage=coverage, alphabet=alphabet, kind=kind)
-    request |= given(mixture=mixture, purpose=purpose)
+    request |= omit_none(architecture=architecture, preset=preset)
+    request |= omit_none(validation_fraction=validation_fraction, seed=seed)
+    request |= omit_none(start_from=start_from, coverage=coverage, alphabet=alphabet, kind=kind)
+    request |= omit_none(mixture=mixture, purpose=purpose)
     sections = {
         "budget": budget,
-        "network": given(layers=layers, units=units, embedding=embedding, dropout=dropout, context=context),
-        "training": given(rows=rows, window=window, learning_rate=learning_rate),
+        "network": omit_none(
+            layers=layers, units=units, embedding=embedding, dropout=dropout, context=context
+        ),
+        "training": omit_none(rows=rows, window=window, learning_rate=learning_rate),
         "mix": mixing,
     }
     request |= {section: options for section, options in sections.items() if options}

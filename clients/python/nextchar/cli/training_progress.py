@@ -7,7 +7,6 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from nextchar.answers import Job, Progress
 from nextchar.cli.formatting import (
     format_bits,
     format_duration,
@@ -16,6 +15,7 @@ from nextchar.cli.formatting import (
     sparkline,
 )
 from nextchar.cli.job_updates import JobUpdate
+from nextchar.types import Job, Progress
 
 SAMPLE_LINES = 4
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -61,16 +61,16 @@ class TrainingProgress:
             return self.evaluated_bits
         return self.record.get("validation_bits_per_character")
 
-    def share_done(self, time_s: float) -> float | None:
-        """Return the share of the steps done, 0 to 1, extrapolated since the last report; None if unknown."""
+    def fraction_done(self, time_s: float) -> float | None:
+        """Return the fraction of steps done, extrapolated since the last report; None if unknown."""
         step, steps = self.record.get("step"), self.record.get("steps")
         if step is None or not steps:
             return None
-        share = step / steps
+        fraction = step / steps
         left_s = self.record.get("seconds_left")
         if left_s:
-            share += (1 - share) * min(1.0, (time_s - self.record_at_s) / left_s)
-        return min(1.0, share)
+            fraction += (1 - fraction) * min(1.0, (time_s - self.record_at_s) / left_s)
+        return min(1.0, fraction)
 
     def seconds_left(self, time_s: float) -> float | None:
         """Return the time left, less the time since the last report; None if unknown."""
@@ -99,9 +99,9 @@ def frame(progress: TrainingProgress, time_s: float, *, width: int, ascii_only: 
 
 
 def _bar_line(progress: TrainingProgress, time_s: float, width: int, *, ascii_only: bool) -> Text:
-    share = progress.share_done(time_s)
+    fraction = progress.fraction_done(time_s)
     left_s = progress.seconds_left(time_s)
-    tail = "" if share is None else f"{share:4.0%}"
+    tail = "" if fraction is None else f"{fraction:4.0%}"
     tail += f"  {format_duration(left_s)} left" if left_s is not None else "  measuring the speed"
     tail = "  " + tail.lstrip()
     head = Text(printable(progress.name, inline=True), style="bold")
@@ -112,22 +112,22 @@ def _bar_line(progress: TrainingProgress, time_s: float, width: int, *, ascii_on
     line = Text(no_wrap=True, overflow="crop")
     line.append_text(head)
     line.append("  ")
-    line.append_text(_bar(share, min(room, 60), time_s, ascii_only=ascii_only))
+    line.append_text(_bar(fraction, min(room, 60), time_s, ascii_only=ascii_only))
     line.append(tail)
     line.truncate(width)
     return line
 
 
-def _bar(share: float | None, cells: int, time_s: float, *, ascii_only: bool) -> Text:
+def _bar(fraction: float | None, cells: int, time_s: float, *, ascii_only: bool) -> Text:
     full, half, empty = ("=", "-", " ") if ascii_only else ("━", "╸", "─")
     bar = Text()
-    if share is None:  # a moving mark while the number of steps is unknown
+    if fraction is None:  # a moving mark while the number of steps is unknown
         place = int(time_s * 12) % cells
         bar.append(empty * place, style="bright_black")
         bar.append(full, style="cyan")
         bar.append(empty * (cells - place - 1), style="bright_black")
         return bar
-    halves = round(share * cells * 2)
+    halves = round(fraction * cells * 2)
     bar.append(full * (halves // 2) + half * (halves % 2), style="cyan")
     bar.append(empty * (cells - halves // 2 - halves % 2), style="bright_black")
     return bar

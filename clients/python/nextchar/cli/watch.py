@@ -60,8 +60,8 @@ def watch(
 ) -> None:
     """Follow logs through rotation, and print the lines that the service flags.
 
-    It goes on where it was when it was stopped, and waits while the service is away. Lines are kept by the
-    service until they are scored; its alerts have them too. Ctrl-C ends it with a summary.
+    After a restart it continues where it stopped. While the service is away it waits.
+    Flagged lines also become alerts. Ctrl-C ends it with a summary.
 
     Example: nextchar watch /var/log/auth.log --model sshd
     """
@@ -145,7 +145,7 @@ class _Watching:
         if chunk is None:
             return False
         log.save(position=chunk.start, sending_to=chunk.end)
-        answer = _wait_for(
+        accepted = _wait_for(
             self.session,
             partial(
                 self.session.client.ingest,
@@ -159,7 +159,7 @@ class _Watching:
         )
         log.file.advance(chunk)
         log.save(position=log.file.position, sending_to=None)
-        self.sent += answer["accepted"]
+        self.sent += accepted["accepted"]
         return True
 
     def _print_all(self) -> None:
@@ -213,7 +213,7 @@ def _summary(watching: _Watching) -> Iterator[None]:
         seconds = time.monotonic() - watching.began_s
         watching.session.print_note(
             f"{lines:,} line{'s' if lines != 1 else ''} sent, {flagged:,} flagged in"
-            f" {format_duration(seconds)}; the next `nextchar watch` goes on from here"
+            f" {format_duration(seconds)}; the next `nextchar watch` continues from here"
         )
         raise
     except BrokenPipeError:
@@ -235,13 +235,13 @@ def _wait_for(session: Session, call: Callable[[], T]) -> T:
     outage = Outage(math.inf)
     while True:
         try:
-            answer = call()
+            result = call()
         except NextcharError as error:
             if outage.began_at is None and error.is_retryable:
                 session.print_note(f"{error}; waiting")
             delay_s = outage.delay_s(error)
         else:
             if (away_s := outage.end()) is not None:
-                session.print_note(f"the service answers again, after {format_duration(away_s)}")
-            return answer
+                session.print_note(f"the service responds again, after {format_duration(away_s)}")
+            return result
         time.sleep(delay_s)

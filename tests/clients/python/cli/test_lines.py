@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextchar.cli import lines
-from nextchar.cli.lines import read_lines, split_lines
+from nextchar.cli.lines import lines_of_stream, read_lines
 from nextchar.lines import Line, Lines
 from nextchar.transport import run
 
@@ -34,7 +34,7 @@ class _Chunks(io.RawIOBase):
 
 @given(_DATA, st.integers(1, 7))
 def test_chunks_of_any_size_give_the_same_lines(data: bytes, size: int) -> None:
-    found = list(split_lines("f", io.BufferedReader(_Chunks(data, size))))
+    found = list(lines_of_stream("f", io.BufferedReader(_Chunks(data, size))))
     whole = data.split(b"\n")
     assert [line.data for line in found] == (whole if whole[-1] else whole[:-1])
     assert [line.number for line in found] == list(range(1, len(found) + 1))
@@ -44,9 +44,9 @@ def test_chunks_of_any_size_give_the_same_lines(data: bytes, size: int) -> None:
 def test_of_an_endless_line_only_the_beginning_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 5)
     monkeypatch.setattr(lines, "_CHUNK_BYTES", 7)
-    found = list(split_lines("f", io.BytesIO(b"xyz" * 1000 + b"\nab\n")))
+    found = list(lines_of_stream("f", io.BytesIO(b"xyz" * 1000 + b"\nab\n")))
     assert found == [Line(1, b"xyzxy", file="f"), Line(2, b"ab", file="f", offset=3001)]
-    assert [line.data for line in split_lines("f", io.BytesIO(b"12345\n67890"))] == [b"12345", b"67890"]
+    assert [line.data for line in lines_of_stream("f", io.BytesIO(b"12345\n67890"))] == [b"12345", b"67890"]
 
 
 def test_batches_are_bounded_and_go_from_file_to_file(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from nextchar import Client
-from nextchar.answers import Progress
 from nextchar.cli import live_view, training_progress
 from nextchar.cli.job_updates import JobUpdate
 from nextchar.cli.training_progress import TrainingProgress
+from nextchar.types import Progress
 from tests.clients.python.fake_server import FakeServer, FakeTraining
 from tests.clients.python.terminal import Terminal, run_in_terminal
 
@@ -52,9 +52,9 @@ def test_no_line_is_wider_than_the_terminal(width: int, progress: Progress) -> N
 
 def test_the_bar_advances_between_reports() -> None:
     shown = TrainingProgress(status="running", record=_PROGRESS, record_at_s=100.0)
-    assert shown.share_done(133.0) == pytest.approx(812 / 2400 + (1 - 812 / 2400) / 2)
+    assert shown.fraction_done(133.0) == pytest.approx(812 / 2400 + (1 - 812 / 2400) / 2)
     assert shown.seconds_left(133.0) == 33.0
-    assert shown.share_done(1e6) == 1.0
+    assert shown.fraction_done(1e6) == 1.0
     assert shown.seconds_left(1e6) == 0.0
 
 

@@ -19,7 +19,7 @@ from tests.clients.python.fake_server import FakeServer
             ("complete", "fake", "p", "--max-characters", "99999"),
             "nextchar: max_characters: must be less than",
         ),
-        (("status", "--server", "http://127.0.0.1:9"), "nextchar: no answer at http://127.0.0.1:9; start"),
+        (("status", "--server", "http://127.0.0.1:9"), "nextchar: no response at http://127.0.0.1:9; start"),
         (("score", "fake"), "nextchar: there is nothing to score"),
     ],
 )

@@ -11,7 +11,7 @@ def test_status_reports_what_is_down(run: Run, server: FakeServer) -> None:
     outcome = run("status")
     assert (outcome.status, outcome.err) == (
         1,
-        "nextchar: the service runs but is not ready: no answer from its redis\n",
+        "nextchar: the service runs but is not ready: no response from its redis\n",
     )
 
 

@@ -36,7 +36,7 @@ def test_a_target_is_added_tested_and_deleted(
     [listed] = run("targets", "--json").json["data"]
     assert (listed["id"], listed["events"], listed["models"]) == (target, ["job.failed"], ["web-*"])
     receiver.status, receiver.body = 200, b"thank you"
-    assert "answer 200: thank you" in run("targets", "test", target).out
+    assert "status 200: thank you" in run("targets", "test", target).out
     assert json.loads(receiver.requests[0].body)["type"] == "test"
     receiver.status, receiver.body = 500, b"out of order"
     failed = run("targets", "test", target)

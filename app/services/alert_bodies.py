@@ -1,4 +1,4 @@
-"""Alerts as they are sent: as bodies of answers and as CSV."""
+"""Alerts as they are sent: as bodies of responses and as CSV."""
 
 import csv
 import io

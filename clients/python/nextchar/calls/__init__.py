@@ -1,0 +1,4 @@
+"""The calls of the API that are one request, a list, a download or a streamed completion, by resource.
+
+All raise the exceptions of `nextchar.errors`.
+"""

@@ -1,0 +1,59 @@
+"""Completions, whole or streamed, and the distribution of the next character."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Literal, Unpack, cast
+
+from nextchar.connection import EVENT_STREAM, Connection, omit_none, path_of
+from nextchar.errors import ServerUnreachable
+from nextchar.options import CompletionOptions, Expert
+from nextchar.types import Completion, Distribution, StreamEvent
+
+
+class CompletionCalls(Connection):
+    """Completions, whole or streamed, and the distribution of the next character."""
+
+    async def complete(self, model: str, prompt: str, **options: Unpack[CompletionOptions]) -> Completion:
+        """Complete a prompt.
+
+        >>> found = client.complete("nietzsche", "morality equals ", until="line", seed=1)  # doctest: +SKIP
+        >>> found["completions"][0]["text"]  # doctest: +SKIP
+        'the same thing as the spirit,'
+        """
+        body = {"prompt": prompt, **options}
+        return await self._fetch(Completion, "POST", path_of("models", model, "complete"), json=body)
+
+    async def stream(
+        self, model: str, prompt: str, **options: Unpack[CompletionOptions]
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Complete a prompt and yield the text as it comes: `piece` events, `finished`, then `done`.
+
+        >>> for event in client.stream("nietzsche", "morality equals "):  # doctest: +SKIP
+        ...     if event["event"] == "piece":
+        ...         print(event["data"]["text"], end="", flush=True)
+        """
+        path, body = path_of("models", model, "complete"), {"prompt": prompt, **options, "stream": True}
+        opened = await self._open("POST", path, json=body, headers=EVENT_STREAM)
+        async with aclosing(opened) as response:
+            async for kind, data in self._events(response):
+                yield {"event": cast(Literal["piece", "finished", "done"], kind), "data": data}
+                if kind == "done":
+                    return
+        raise ServerUnreachable(f"{self.server} closed the connection during a completion; retry")
+
+    async def next(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        top: int = 10,
+        temperature: float = 1.0,
+        expert: Expert | None = None,
+    ) -> Distribution:
+        """Return the distribution of the character that follows a prompt: the `top` most likely ones.
+
+        >>> client.next("nietzsche", "phil", top=1)["candidates"]  # doctest: +SKIP
+        [{'character': 'o', 'probability': 0.93}]
+        """
+        body = {"prompt": prompt, "top": top, "temperature": temperature} | omit_none(expert=expert)
+        return await self._fetch(Distribution, "POST", path_of("models", model, "next"), json=body)

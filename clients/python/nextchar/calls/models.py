@@ -1,0 +1,83 @@
+"""Models: list, rename, delete, download, export and import them; their reports."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+from nextchar.connection import LONG_TIMEOUT_S, Connection, omit_none, path_of
+from nextchar.types import DamagedModel, Model, ModelSummary
+from nextchar.upload import upload_body
+
+
+class ModelCalls(Connection):
+    """Models: list, rename, delete, download, export and import them; their reports."""
+
+    def models(self) -> AsyncGenerator[ModelSummary, None]:
+        """Yield all versions of all models, newest first."""
+        return self._pages("/v1/models")
+
+    async def damaged_models(self) -> list[DamagedModel]:
+        """Return the versions that are missing from the list because their cards cannot be read."""
+        page = await self._get(dict[str, Any], "/v1/models", limit=1)
+        return cast(list[DamagedModel], page.get("damaged", []))
+
+    async def model(self, model: str) -> Model:
+        """Return the card of `name@version`, `name@alias`, or of the newest version of `name`."""
+        return await self._get(Model, path_of("models", model))
+
+    async def rename_model(self, model: str, name: str, *, force: bool = False) -> Model:
+        """Rename one version: it becomes the next version of `name`. Return its card.
+
+        `force` renames a version that an alias points to; calls of the alias then fail.
+        """
+        params, body = omit_none(force=force or None), {"name": name}
+        return await self._fetch(Model, "PATCH", path_of("models", model), params=params, json=body)
+
+    async def delete_model(self, model: str, *, force: bool = False) -> dict[str, Any]:
+        """Delete one version of a model: the newest for a bare name.
+
+        `force` deletes a version that an alias points to; calls of the alias then fail.
+        """
+        # For a bare name a second copy of the request would delete the version before.
+        is_exact = model.partition("@")[2].isdecimal()
+        params = omit_none(force=force or None)
+        path = path_of("models", model)
+        return await self._fetch(dict[str, Any], "DELETE", path, params=params, can_retry=is_exact)
+
+    def download(self, model: str, file: str) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of one file of a model, in pieces."""
+        return self._download(path_of("models", model, "files", file))
+
+    def export_model(self, model: str) -> AsyncGenerator[bytes, None]:
+        """Yield a tar archive of a model, in pieces; `import_model` takes it.
+
+        >>> with open("nietzsche.tar", "wb") as file:  # doctest: +SKIP
+        ...     file.writelines(client.export_model("nietzsche"))
+        """
+        return self._download(path_of("models", model, "export"))
+
+    async def import_model(self, archive: bytes | Path | IO[bytes], *, name: str | None = None) -> Model:
+        """Import a model from the tar archive that `export_model` yields, as the next version of its name.
+
+        `name` replaces the name in the archive. Importing twice makes two versions.
+
+        >>> client.import_model(Path("nietzsche@3.tar"), name="philosopher")["id"]  # doctest: +SKIP
+        'philosopher@1'
+        """
+        return await self._fetch(
+            Model,
+            "POST",
+            "/v1/models/import",
+            params=omit_none(name=name),
+            content=upload_body(archive),
+            headers={"Content-Type": "application/x-tar"},
+            timeout_s=LONG_TIMEOUT_S,
+        )
+
+    async def report(self, model: str) -> dict[str, Any]:
+        """Return the report of a model's training run."""
+        return await self._get(dict[str, Any], path_of("models", model, "report"), format="json")
+
+    def report_file(self, model: str, kind: Literal["html", "svg"]) -> AsyncGenerator[bytes, None]:
+        """Yield the report of a model as a page, or its curves as a picture, in pieces."""
+        return self._download(path_of("models", model, "report"), format=kind)

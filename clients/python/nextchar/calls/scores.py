@@ -1,0 +1,99 @@
+"""Anomaly scores of a text or a list of lines; calibrations and evaluations."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Unpack, cast
+
+from nextchar.connection import LONG_TIMEOUT_S, Connection, omit_none, path_of
+from nextchar.errors import NextcharError
+from nextchar.options import ScoreOptions
+from nextchar.types import Calibration, Evaluation, Score
+
+
+class ScoreCalls(Connection):
+    """Anomaly scores of a text or a list of lines; calibrations and evaluations."""
+
+    async def score(self, model: str, text: str | Sequence[str], **options: Unpack[ScoreOptions]) -> Score:
+        """Return the surprisal, in bits, of a text or of up to 10,000 lines, and which lines are anomalous.
+
+        `score_lines` takes lines without end. Positions and bits are those of the characters after NFC.
+
+        Args:
+            model: `name` or `name@version`.
+            text: a `str`, scored as a whole, or a list of lines, each scored by itself.
+            options: the fields of `ScoreOptions`.
+
+        >>> scores = client.score("web", ["GET /", "GET /'--"], false_alarms=0.01)  # doctest: +SKIP
+        >>> [line["anomalous"] for line in scores["lines"]]  # doctest: +SKIP
+        [False, True]
+        """
+        if hasattr(text, "__next__"):  # an iterator may have no end
+            raise NextcharError(
+                "score takes a str or a list of lines; use score_lines for any other iterable"
+            )
+        body = {"detail": "character"} | omit_none(**options)
+        body |= {"text": text} if isinstance(text, str) else {"lines": list(text)}
+        return await self._fetch(Score, "POST", path_of("models", model, "score"), json=body)
+
+    async def forget_stream(self, model: str, stream_id: str) -> None:
+        """Delete what a model remembers of a stream of lines."""
+        await self._fetch(dict, "DELETE", path_of("models", model, "streams", stream_id), can_retry=True)
+
+    async def calibrate(
+        self,
+        model: str,
+        lines: Iterable[str] | None = None,
+        *,
+        corpus: str | None = None,
+        ingested: bool | None = None,
+        name: str | None = None,
+        buckets: int | None = None,
+        false_alarms: float | None = None,
+    ) -> Calibration:
+        """Compare a model's scores with those of normal lines from now on.
+
+        Args:
+            model: `name` or `name@version`.
+            lines: normal lines; or
+            corpus: a corpus, all of whose lines are normal; or
+            ingested: True for the newest lines that log agents have sent to the model, at most 1,000.
+            name: what to call the calibration; without one it is the model's default.
+            buckets: number of buckets by length; a line is compared with those in its bucket only.
+            false_alarms: raise InvalidRequest unless there are enough lines for this rate.
+
+        >>> client.calibrate("web", normal_lines, false_alarms=0.001)["lines"]  # doctest: +SKIP
+        5000
+        """
+        body = omit_none(
+            lines=None if lines is None else list(lines),
+            corpus=corpus,
+            ingested=ingested,
+            name=name,
+            buckets=buckets,
+            false_alarms=false_alarms,
+        )
+        path = path_of("models", model, "calibrate")
+        return await self._fetch(Calibration, "POST", path, json=body, timeout_s=LONG_TIMEOUT_S)
+
+    async def calibrations(self, model: str) -> list[Calibration]:
+        """Return a model's calibrations by name."""
+        found = await self._get(dict[str, Any], path_of("models", model, "calibrations"))
+        return cast(list[Calibration], found["data"])
+
+    async def delete_calibration(self, model: str, name: str) -> None:
+        """Delete a calibration; the one made with the model cannot be deleted."""
+        await self._fetch(dict, "DELETE", path_of("models", model, "calibrations", name), can_retry=True)
+
+    async def evaluate(
+        self, /, model: str, lines: Sequence[str], anomalous: Sequence[bool], **options: Any
+    ) -> Evaluation:
+        """Return how well a model separates anomalous lines from normal ones, compared with simple baselines.
+
+        `anomalous` is the truth about each line; `options` are the other fields of the request, such as
+        `split="chronological"`.
+
+        >>> client.evaluate("web", lines, labels, worst=5)["model_score"]["auroc"]  # doctest: +SKIP
+        0.987
+        """
+        body = {"lines": list(lines), "anomalous": list(map(bool, anomalous)), **options}
+        path = path_of("models", model, "evaluate")
+        return await self._fetch(Evaluation, "POST", path, json=body, timeout_s=LONG_TIMEOUT_S)
