@@ -29,7 +29,7 @@ from app.http.concurrency import ConcurrencyLimit
 from app.http.connections import INVALID_REQUEST_FILTER, BoundedHttpProtocol, raise_open_files_limit
 from app.http.dependencies import Services
 from app.http.errors import add_error_handlers
-from app.http.middleware import BodyLimit, RequestId, RequestMetrics
+from app.http.middleware import BodyLimit, ExactPath, RequestId, RequestMetrics
 from app.http.origins import BrowserHeaders, CrossSiteCheck, HostCheck
 from app.keys import KeyFile
 from app.routes import (
@@ -149,6 +149,7 @@ def create_app(settings: ApiSettings, *, load_engine: LoadEngine | None = None) 
     # With API keys DNS rebinding gains nothing, so then the check is only made if hosts are configured.
     if "*" not in settings.hosts and (settings.hosts or not keys):
         app.add_middleware(HostCheck, hosts=[*settings.hosts, settings.host])
+    app.add_middleware(ExactPath)
     app.add_middleware(RequestId)
     app.add_middleware(BrowserHeaders)
     app.add_middleware(RequestMetrics)

@@ -2,7 +2,8 @@
 
 A call needs one of some scopes, by its method and path. A key with patterns can use only the models that
 match, and the jobs and corpora that `app.services.access` defines. A key with a rate is counted in Redis. The
-files of the console, the API reference and the health checks need no key.
+files of the console, the API reference and the health checks need no key; a path that is not known here needs
+the scope `admin`.
 """
 
 from starlette.requests import Request
@@ -22,6 +23,9 @@ _INGEST = frozenset({"ingest"})
 _TRAIN = frozenset({"train"})
 _ADMIN = frozenset({"admin"})
 
+_OPEN_PATHS = frozenset({"", "docs", "openapi.json", "healthz", "readyz", "health"})
+_OPEN_FOLDERS = ("console/", "clients/js/")
+
 _ROOT_PATHS = {
     "infill": _COMPLETE,
     "tokenize": _COMPLETE,
@@ -30,7 +34,14 @@ _ROOT_PATHS = {
     "props": _COMPLETE | _READ,
     "metrics": _READ,
 }
-_RESOURCES = {"completions": _COMPLETE, "batches": _COMPLETE, "logs": _INGEST}
+_RESOURCES = {"completions": _COMPLETE, "batches": _COMPLETE, "logs": _INGEST, "architectures": _READ}
+_MODEL_CALLS = {
+    **dict.fromkeys(
+        ("complete", "next", "score", "evaluate", "v1", "infill", "tokenize", "detokenize"), _COMPLETE
+    ),
+    "calibrate": _TRAIN,
+    "ingest": _INGEST,
+}
 _UNLIMITED_KEYS_ONLY = frozenset({"metrics"})
 
 
@@ -82,11 +93,12 @@ def stream_owner(request: Request) -> Owner:
 
 def scopes_for(method: str, path: str) -> frozenset[str] | None:
     """Return the scopes of which a call needs one (`admin` always suffices); None if it needs no key."""
-    first, *rest = path.strip("/").split("/")
-    if method == "OPTIONS":
-        return None  # a browser's preflight request carries no key
+    path = path.strip("/")
+    if method == "OPTIONS" or path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS):
+        return None  # a browser's preflight request (OPTIONS) carries no key
+    first, *rest = path.split("/")
     if first != "v1":
-        return _ROOT_PATHS.get(first)
+        return _ROOT_PATHS.get(first, _ADMIN)
     resource, *below = rest or [""]
     if resource == "models":
         return _model_scopes(method, below)
@@ -94,9 +106,7 @@ def scopes_for(method: str, path: str) -> frozenset[str] | None:
         return _RESOURCES[resource]
     if resource in ("corpora", "files", "jobs", "fine_tuning"):
         return _TRAIN | _READ if method in ("GET", "HEAD") else _TRAIN
-    # The URL of a target may be a secret, and the audit trail names keys and addresses.
-    is_public = method in ("GET", "HEAD") and resource not in ("notification_targets", "audit")
-    return _READ if is_public else _ADMIN
+    return _ADMIN  # also of notification targets, whose URL may be a secret, and the audit trail
 
 
 def _model_scopes(method: str, below: list[str]) -> frozenset[str]:
@@ -107,9 +117,7 @@ def _model_scopes(method: str, below: list[str]) -> frozenset[str]:
         return _READ | _COMPLETE if is_description else _READ
     if method != "POST" or len(below) < 2 or below[1] == "aliases":  # delete, rename, import, move an alias
         return _ADMIN
-    if below[1] == "ingest":
-        return _INGEST
-    return _TRAIN if below[1].startswith("calibrat") else _COMPLETE
+    return _MODEL_CALLS.get(below[1], _ADMIN)
 
 
 def model_in_path(method: str, path: str) -> str | None:

@@ -67,6 +67,20 @@ class RequestId(HttpMiddleware):
             await error_response(error)(scope, receive, send_with_id)
 
 
+class ExactPath(HttpMiddleware):
+    r"""Answers 404 to a path that ends with a line feed (`%0A`).
+
+    The routes' regular expressions end with `$`, which also matches before a final line feed, so they would
+    serve such a request, although every check of the path before them takes it for another path.
+    """
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].endswith("\n"):
+            await error_response(HTTPException(404))(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
 class RequestMetrics(HttpMiddleware):
     """Counts requests and their duration by route template, so that ids do not become labels."""
 

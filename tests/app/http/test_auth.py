@@ -1,4 +1,5 @@
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,6 +155,33 @@ def test_every_operation_but_health_checks_needs_a_scope() -> None:
     assert {"/healthz", "/readyz", "/health"} <= open_ones
     assert all(not path.startswith("/v1") for path in open_ones)
     assert not open_ones & {"/infill", "/tokenize", "/detokenize", "/tokenizer_info", "/props"}
+
+
+def test_paths_that_are_not_known_need_an_admin() -> None:
+    paths = ("/metrics\n", "/infill\n", "/v1/audit\n", "/v1/logs\n", "/v1/nothing", "/nothing", "/consoles")
+    for path in (*paths, "/v1/models/fake/ingest\n", "/v1/models/fake/nothing"):
+        assert scopes_for("POST", path) == {"admin"}, path
+    for path in paths:
+        assert scopes_for("GET", path) == {"admin"}, path
+
+
+def test_no_other_spelling_of_a_path_avoids_the_key(guarded: Service) -> None:
+    secret = ("/v1/audit", "/v1/notification_targets")
+    for path, methods in guarded.http.get("/openapi.json").json()["paths"].items():
+        if path in ("/healthz", "/readyz", "/health"):
+            continue
+        for ending in ("%0A", "/", "%2F"):
+            url = re.sub(r"\{\w+\}", "fake", path) + ending
+            for method in map(str.upper, methods):
+                assert guarded.http.request(method, url).status_code in (401, 404), (method, url)
+            if path in secret:
+                assert guarded.http.get(url, headers=as_("reader")).status_code in (403, 404), url
+
+
+def test_path_that_ends_with_a_line_feed_does_not_exist(guarded: Service) -> None:
+    for path in ("/metrics", "/v1/audit", "/healthz", "/v1/models/fake/streams/a"):
+        answer = guarded.http.get(f"{path}%0A", headers=as_("owner"))
+        assert error_of(answer, 404)["code"] == "no_such_route"
 
 
 def test_key_is_accepted_in_either_header_and_an_unknown_one_has_its_own_code(guarded: Service) -> None:
