@@ -1,28 +1,24 @@
 """Puts faults into the code, one at a time, and runs the tests that must fail: `python -m tests.mutants`.
 
-    make mutants                                the faults of `known.py`
-    make mutants ARGS="-k lease"                those whose names have a word
-    make mutants ARGS="store/live.py --every 3 --tests tests/store/test_live.py"
-                                                each third fault that `operators.py` finds in a file
-
-The faults are put into a copy of the checkout in build/mutants, so the checkout itself never has one.
+make mutants                                the faults of `known.py`
+make mutants ARGS="-k lease"                those whose names have a word
+make mutants ARGS="store/live.py --every 3 --tests tests/store/test_live.py"
+                                            each third fault that `operators.py` finds in a file
+make mutants ARGS="--sample 30 --seed 1"    30 faults at random of each group of `sampling.py`
 """
 
 import argparse
-import os
-import shutil
-import subprocess
+import ast
+import difflib
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
 
 from tests.mutants.known import KNOWN, Mutant
-from tests.mutants.operators import faults_in
-
-ROOT = Path(__file__).parents[2]
-COPY = ROOT / "build" / "mutants"
-_TIMEOUT_S = 600
+from tests.mutants.operators import count_faults, fault
+from tests.mutants.runner import ROOT, copy_checkout, find_killer
+from tests.mutants.sampling import GROUPS, mirror_tests, sample
 
 
 def main() -> int:
@@ -30,100 +26,58 @@ def main() -> int:
     parser.add_argument("files", nargs="*", help="files of the product; by default the known faults")
     parser.add_argument("-k", dest="word", default="", help="only faults whose names have this word")
     parser.add_argument("--every", type=int, default=1, help="take one fault of so many (default 1)")
+    parser.add_argument("--sample", type=int, help="take so many faults of each group, at random")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample (default 1)")
+    parser.add_argument("--groups", nargs="*", choices=[*GROUPS], default=[*GROUPS], help="of the sample")
     parser.add_argument("--tests", nargs="*", help="tests to run; by default those that mirror the file")
+    parser.add_argument("--timeout-s", type=float, default=600, help="for the tests of a fault (default 600)")
     options = parser.parse_args()
-    mutants = [m for m in _chosen(options) if options.word in m.name]
-    _copy()
+    mutants = [(group, mutant) for group, mutant in _chosen(options) if options.word in mutant.name]
+    copy_checkout()
     survivors = []
-    for number, mutant in enumerate(mutants, 1):
+    found: Counter[str] = Counter()
+    for number, (group, mutant) in enumerate(mutants, 1):
         began = time.monotonic()
-        killer = _killer(mutant)
+        tests = options.tests or mutant.tests
+        killer = find_killer(mutant, tests, number=number, timeout_s=options.timeout_s)
         if killer is None:
             survivors.append(mutant)
+        else:
+            found[group] += 1
         seconds = time.monotonic() - began
         print(f"{number}/{len(mutants)} {killer or 'SURVIVED'}: {mutant.name} ({seconds:.0f} s)", flush=True)
-    killed = len(mutants) - len(survivors)
-    print(f"{killed} of {len(mutants)} were found, {killed / max(1, len(mutants)):.0%}")
+    for group, count in Counter(group for group, _ in mutants).items():
+        print(f"{group}: {found[group]} of {count} were found, {found[group] / count:.0%}")
     for mutant in survivors:
-        print(f"survived: {mutant.name}\n  {mutant.path}\n- {mutant.old.strip()}\n+ {mutant.new.strip()}")
+        print(f"survived: {mutant.name} in {mutant.path}", *_difference(mutant), sep="\n")
     return 1 if survivors else 0
 
 
-def _chosen(options: argparse.Namespace) -> Sequence[Mutant]:
-    if not options.files:
-        return [Mutant(m.name, m.path, m.old, m.new, tuple(options.tests or m.tests)) for m in KNOWN]
-    return list(_found(options))
+def _chosen(options: argparse.Namespace) -> Iterator[tuple[str, Mutant]]:
+    """Yield the faults to try, each with the group in whose score it counts."""
+    if options.sample:
+        for group in options.groups:
+            for mutant in sample(group, options.sample, seed=options.seed):
+                yield group, mutant
+    elif options.files:
+        for file in options.files:
+            source = (ROOT / file).read_text(encoding="utf-8")
+            for index in range(0, count_faults(source), options.every):
+                name, new = fault(source, index)
+                yield file, Mutant(f"{file}:{name}", file, source, new, mirror_tests(file))
+    else:
+        for mutant in KNOWN:
+            yield "known faults", mutant
 
 
-def _found(options: argparse.Namespace) -> Iterator[Mutant]:
-    for file in options.files:
-        tests = tuple(options.tests or [_mirror(file)])
-        source = (ROOT / file).read_text(encoding="utf-8")
-        for name, old, new in list(faults_in(source))[:: options.every]:
-            yield Mutant(f"{file}:{name}", file, old, new, tests)
-
-
-def _mirror(file: str) -> str:
-    """Return the tests of a file.
-
-    >>> _mirror("store/live.py")
-    'tests/store/test_live.py'
-    """
-    path = Path(file)
-    return str("tests" / path.with_name(f"test_{path.name}"))
-
-
-def _copy() -> None:
-    """Make the copy, or bring it up to date; what is unchanged keeps its date and its compiled kernels."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    wanted = {file for file in files if file and (ROOT / file).exists()}
-    for file in wanted:
-        source, target = ROOT / file, COPY / file
-        if not target.exists() or source.read_bytes() != target.read_bytes():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
-    for target in [path for path in COPY.rglob("*.py") if "data" not in path.relative_to(COPY).parts[:1]]:
-        if str(target.relative_to(COPY)) not in wanted:
-            target.unlink()
-
-
-def _killer(mutant: Mutant) -> str | None:
-    """Run the tests on a mutant; return the one that failed, or None."""
-    path = COPY / mutant.path
-    original, date = path.read_text(encoding="utf-8"), path.stat().st_mtime
-    if original.count(mutant.old) != 1:
-        places = original.count(mutant.old)
-        raise SystemExit(f"{mutant.name}: {mutant.path} has {mutant.old!r} {places} times, not once")
-    environment = {**os.environ, "PYTHONPATH": f"{COPY}:{COPY / 'clients' / 'python'}"}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    try:
-        path.write_text(original.replace(mutant.old, mutant.new), encoding="utf-8")
-        done = subprocess.run(
-            [*command, *mutant.tests],
-            cwd=COPY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return "(took too long)"
-    finally:
-        path.write_text(original, encoding="utf-8")
-        os.utime(path, (date, date))
-    if done.returncode == 0:
-        return None
-    failed = [
-        line.split(" - ")[0]
-        for line in done.stdout.splitlines()
-        if line.startswith(("FAILED tests", "ERROR tests"))
-    ]
-    if not failed:
-        raise SystemExit(f"{mutant.name}: pytest ended with status {done.returncode}:\n{done.stdout[-3000:]}")
-    return failed[0].partition(" ")[2]
+def _difference(mutant: Mutant) -> Iterator[str]:
+    """Yield the lines that differ; derived faults are compared without comments and layout."""
+    old, new = mutant.old, mutant.new
+    if old.count("\n") > 20:
+        old = ast.unparse(ast.parse(old))
+    for line in difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm=""):
+        if not line.startswith(("---", "+++", "@@")):
+            yield f"  {line}"
 
 
 if __name__ == "__main__":

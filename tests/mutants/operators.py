@@ -1,7 +1,7 @@
 """The faults that can be put into any Python file: in comparisons, arithmetic, conditions and constants."""
 
 import ast
-import copy
+import itertools
 from collections.abc import Iterator
 
 _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
@@ -24,29 +24,29 @@ _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 }
 
 
-def faults_in(source: str) -> Iterator[tuple[str, str, str]]:
-    r"""Yield (line and kind, the whole text, the whole text with one fault) for each fault.
+def count_faults(source: str) -> int:
+    """Return how many faults can be put into a source."""
+    return sum(1 for _ in _places(ast.parse(source)))
 
-    Annotations, docstrings and the messages of errors are left alone.
 
-    >>> [(name, new) for name, _, new in faults_in("def f(a):\n    return a < 1\n")]
-    [('2 Lt to LtE', 'def f(a):\n    return a <= 1'), ('2 1 to 2', 'def f(a):\n    return a < 2')]
+def fault(source: str, index: int) -> tuple[str, str]:
+    r"""Return the line and kind of one of the faults of a source, and the source with it.
+
+    Annotations, docstrings and the messages of errors are left alone, and the constants of the module: a
+    bound or a timeout that is larger by one serves its purpose.
+
+    >>> fault("def f(a):\n    return a < 1\n", 0)
+    ('2 Lt to LtE', 'def f(a):\n    return a <= 1')
+    >>> fault("def f(a):\n    return a < 1\n", 1)
+    ('2 1 to 2', 'def f(a):\n    return a < 2')
     """
     tree = ast.parse(source)
-    count = sum(1 for _ in _places(tree))
-    for number in range(count):
-        changed = copy.deepcopy(tree)
-        node = list(_places(changed))[number]
-        name = _change(node)
-        if name:
-            yield (
-                f"{getattr(node, 'lineno', 0)} {name}",
-                source,
-                ast.unparse(ast.fix_missing_locations(changed)),
-            )
+    node = next(itertools.islice(_places(tree), index, None))
+    name = f"{node.lineno} {_change(node)}"
+    return name, ast.unparse(ast.fix_missing_locations(tree))
 
 
-def _places(tree: ast.AST) -> Iterator[ast.AST]:
+def _places(tree: ast.AST) -> Iterator[ast.expr]:
     """Yield the nodes that can be changed, in the order of the text."""
     for field, value in ast.iter_fields(tree):
         if field in ("annotation", "returns", "type_params", "decorator_list"):
@@ -54,13 +54,24 @@ def _places(tree: ast.AST) -> Iterator[ast.AST]:
         for node in value if isinstance(value, list) else [value]:
             if not isinstance(node, ast.AST) or isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
                 continue
-            if isinstance(node, ast.Compare | ast.BinOp | ast.BoolOp | ast.UnaryOp | ast.Constant):
+            if isinstance(tree, ast.Module) and isinstance(node, ast.Assign | ast.AnnAssign):
+                continue
+            if isinstance(node, ast.expr) and _can_change(node):
                 yield node
             yield from _places(node)
 
 
-def _change(node: ast.AST) -> str:
-    """Change a node in place; return what was done, or "" if it has no fault."""
+def _can_change(node: ast.expr) -> bool:
+    match node:
+        case ast.Compare(ops=[op]) | ast.BinOp(op=op) | ast.BoolOp(op=op):
+            return type(op) in _SWAPS
+        case ast.UnaryOp(op=ast.Not()) | ast.Constant(value=bool() | int() | float()):
+            return True
+    return False
+
+
+def _change(node: ast.expr) -> str:
+    """Change a node in place; return what was done."""
     match node:
         case ast.Compare(ops=[op]) if type(op) in _SWAPS:
             node.ops = [_SWAPS[type(op)]()]  # type: ignore[list-item]
@@ -78,4 +89,4 @@ def _change(node: ast.AST) -> str:
         case ast.Constant(value=int() | float() as value):
             node.value = value + 1
             return f"{value} to {value + 1}"
-    return ""
+    raise AssertionError(f"{ast.unparse(node)} cannot be changed")

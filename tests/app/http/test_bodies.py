@@ -1,3 +1,4 @@
+import asyncio
 import json
 from types import ModuleType
 from typing import Annotated, Any
@@ -7,9 +8,12 @@ import pytest
 from fastapi import APIRouter, Depends, Header, HTTPException, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import Message
 
 from app.compat import openai_completions
-from app.http.bodies import LARGE_BYTES, DocumentRoute, has_fast_path
+from app.http import bodies
+from app.http.bodies import LARGE_BYTES, DocumentRequest, DocumentRoute, has_fast_path
 from app.http.dependencies import ServicesDep
 from app.routes import completions
 from tests.app.service import Service, error_of
@@ -74,6 +78,20 @@ def test_calls_at_every_keystroke_have_a_fast_path(module: ModuleType) -> None:
     keystrokes = {"/v1/models/{model}/complete", "/v1/models/{model}/next", "/v1/completions"}
     routes = [route for route in module.router.routes if route.path in keystrokes]
     assert routes and all(has_fast_path(route) for route in routes)
+
+
+def test_document_of_just_the_largest_size_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def parse(content: bytes) -> Any:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        return await DocumentRequest({"type": "http", "headers": []}, receive).json()
+
+    monkeypatch.setattr(bodies, "MAX_DOCUMENT_BYTES", 5)
+    assert asyncio.run(parse(b'"abc"')) == "abc"
+    with pytest.raises(StarletteHTTPException) as error:
+        asyncio.run(parse(b'"abcd"'))
+    assert error.value.status_code == 413
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from app.http.incoming_body import SMALL_BYTES, BodyMemory, IncomingBody
+from app.http.incoming_body import MIN_BYTES, SMALL_BYTES, BodyMemory, IncomingBody
 
 LIMIT = 1 << 20
 
@@ -66,3 +66,67 @@ def test_nothing_is_counted_of_bodies_that_are_released_however_they_ended() -> 
 
     assert asyncio.run(run()) == [408, 413, 503]
     assert memory.held_bytes == 0
+
+
+class _ManualTime(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only when it is told so."""
+
+    now_s = 1.0
+
+    def time(self) -> float:
+        return self.now_s
+
+
+def pieces_before_timeout(*, piece_s: float, size: int, max_bytes: int | None, most: int = 20) -> int:
+    """Return how many pieces of a body are received, of which each takes so long; the timeout is 30 s."""
+
+    async def run() -> int:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _ManualTime)
+
+        async def receive() -> Message:
+            loop.now_s += piece_s
+            for _ in range(3):  # the loop looks for timeouts
+                await asyncio.sleep(0)
+            return piece(size)
+
+        memory = BodyMemory(limit_bytes=LIMIT)
+        body = IncomingBody(receive, memory=memory, timeout_s=30, max_bytes=max_bytes)
+        for count in range(most):
+            try:
+                await body.receive()
+            except HTTPException as error:
+                assert error.status_code == 408
+                return count
+        return most
+
+    with asyncio.Runner(loop_factory=_ManualTime) as runner:
+        return runner.run(run())
+
+
+def test_a_client_has_the_whole_timeout_for_each_part_of_a_body() -> None:
+    assert pieces_before_timeout(piece_s=29.5, size=MIN_BYTES, max_bytes=None) == 20
+    assert pieces_before_timeout(piece_s=30.5, size=MIN_BYTES, max_bytes=None) == 0
+    assert pieces_before_timeout(piece_s=8, size=MIN_BYTES // 4, max_bytes=None) == 3
+
+
+def test_a_body_held_in_memory_must_be_complete_after_four_timeouts() -> None:
+    assert pieces_before_timeout(piece_s=25, size=MIN_BYTES, max_bytes=LIMIT) == 4
+
+
+def test_each_byte_beyond_the_first_is_counted_once() -> None:
+    memory = BodyMemory(limit_bytes=LIMIT)
+    queue = asyncio.Queue[Message]()
+
+    async def run() -> None:
+        body = IncomingBody(queue.get, memory=memory, timeout_s=60, max_bytes=4 * SMALL_BYTES)
+        for count in range(1, 5):
+            queue.put_nowait(piece(SMALL_BYTES))
+            await body.receive()
+            assert memory.held_bytes == (count - 1) * SMALL_BYTES
+        queue.put_nowait(piece(1))
+        with pytest.raises(HTTPException) as error:  # after just as much as is permitted
+            await body.receive()
+        assert error.value.status_code == 413
+
+    asyncio.run(run())

@@ -1,3 +1,4 @@
+import itertools
 import math
 from typing import Any
 
@@ -163,6 +164,24 @@ def test_logprobs_and_entropy_by_hand() -> None:
     assert logprobs_of(logits[None], np.array([[3]]))[0, 0] == pytest.approx(math.log(0.5))
 
 
+def test_log_probabilities_of_chosen_ids_are_those_of_log_softmax() -> None:
+    logits = np.random.default_rng(1).normal(0, 2, (3, 2, 5)).astype(np.float32)
+    ids = np.array([[1, 4], [2, 2], [3, 1]])
+    expected = np.take_along_axis(log_softmax(logits), ids[..., None] - 1, -1)[..., 0]
+    np.testing.assert_allclose(logprobs_of(logits, ids), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 3}])
+@pytest.mark.parametrize("count", [1, 3])
+def test_large_logits_do_not_overflow(options: dict[str, Any], count: int) -> None:
+    small = np.tile(np.array([0, 1, -2, 3, 2], np.float32), (count, 1))
+    sampler = Sampler([_request(**options)] * count, 5)
+    for u in (0.1, 0.5, 0.9):
+        assert sampler.choose(small + 300, [u] * count) == sampler.choose(small, [u] * count)
+    ids = np.arange(1, 1 + count)
+    np.testing.assert_array_equal(logprobs_of(small + 300, ids), logprobs_of(small, ids))
+
+
 texts = st.text("ab\n ", max_size=30)
 
 
@@ -179,6 +198,15 @@ def test_stop_strings_agree_with_a_naive_search(text: str, stops: list[str]) -> 
             return
         partial = [n for stop in stops for n in range(1, len(stop)) if so_far.endswith(stop[:n])]
         assert held == max(partial, default=0)
+
+
+def test_a_stop_string_that_begins_inside_a_failed_match_is_found() -> None:
+    texts = ["".join(letters) for letters in itertools.product("ab", repeat=7)]
+    for stop in ("aab", "abab", "aabaa", "babb"):
+        for text in texts:
+            matcher = StopMatcher([stop])
+            found = [end for end, character in enumerate(text, 1) if matcher.push(character)[1]]
+            assert found == [end for end in range(1, 8) if text[:end].endswith(stop)], (stop, text)
 
 
 def _run(text: str, ending: Ending) -> tuple[str, str | None]:
@@ -200,6 +228,13 @@ def test_until_word_ends_after_the_first_word(text: str, kept: str) -> None:
 def test_until_line_ends_before_the_line_break() -> None:
     assert _run("ab c\nd", Ending(stop=(), until="line")) == ("ab c", "line")
     assert _run("\r\n", Ending(stop=(), until="line")) == ("", "line")
+
+
+def test_text_is_settled_at_once_only_if_nothing_ends_it_early() -> None:
+    assert Ending(stop=(), until=None).always_settled
+    assert Ending(stop=("",), until=None).always_settled
+    for stop, until in (((), "word"), ((), "line"), ((";",), None), ((";",), "word")):
+        assert not Ending(stop=stop, until=until).always_settled
 
 
 def test_stop_and_until_work_together() -> None:

@@ -1,0 +1,127 @@
+"""Runs tests on a copy of the checkout with one fault in it.
+
+The copy is in build/mutants, so the checkout itself never has a fault. Each run is a fork of this process,
+which has imported the heaviest packages; the code of the product and its tests are imported anew in the fork.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import fastapi  # noqa: F401
+import hypothesis  # noqa: F401
+import pytest
+import redis  # noqa: F401
+import sklearn.ensemble  # noqa: F401
+
+from tests.mutants.known import Mutant
+
+ROOT = Path(__file__).parents[2]
+COPY = ROOT / "build" / "mutants"
+_OUTPUT = COPY / "build" / "output.txt"
+_OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-p", "pytest_timeout")
+_POLL_S = 0.05
+
+
+def copy_checkout() -> None:
+    """Make the copy, or bring it up to date; what is unchanged keeps its date and its compiled kernels."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    wanted = {file for file in files if file and (ROOT / file).is_file()}
+    for file in wanted:
+        source, target = ROOT / file, COPY / file
+        if not target.exists() or source.read_bytes() != target.read_bytes():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    for target in [path for path in COPY.rglob("*.py") if "data" not in path.relative_to(COPY).parts[:1]]:
+        if str(target.relative_to(COPY)) not in wanted:
+            target.unlink()
+    _OUTPUT.parent.mkdir(exist_ok=True)
+
+
+def find_killer(mutant: Mutant, tests: Sequence[str], *, number: int, timeout_s: float) -> str | None:
+    """Run tests on a mutant; return the one that failed, or None.
+
+    Args:
+        mutant: The fault.
+        tests: Files of tests, or names of tests.
+        number: Different for each mutant of a process: the date of the file, so that no compiled file of
+            another mutant is taken for this one's.
+        timeout_s: After it the fault counts as found.
+    """
+    path = COPY / mutant.path
+    original, date = path.read_text(encoding="utf-8"), path.stat().st_mtime
+    if original.count(mutant.old) != 1:
+        places = original.count(mutant.old)
+        raise SystemExit(f"{mutant.name}: {mutant.path} has {mutant.old!r} {places} times, not once")
+    try:
+        path.write_text(original.replace(mutant.old, mutant.new), encoding="utf-8")
+        os.utime(path, (date + number, date + number))
+        status = _run_in_fork(tests, timeout_s)
+    finally:
+        path.write_text(original, encoding="utf-8")
+        os.utime(path, (date, date))
+    if status is None:
+        return "(took too long)"
+    if status == pytest.ExitCode.OK:
+        return None
+    output = _OUTPUT.read_text(encoding="utf-8", errors="replace")
+    failed = [line for line in output.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))]
+    if failed:
+        return failed[0].split(" - ")[0].partition(" ")[2]
+    if status == pytest.ExitCode.USAGE_ERROR and "ImportError while loading conftest" in output:
+        return "(no test can be imported)"
+    raise SystemExit(f"{mutant.name}: pytest ended with status {status}:\n{output[-3000:]}")
+
+
+def _run_in_fork(tests: Sequence[str], timeout_s: float) -> int | None:
+    """Return the exit status of pytest in the copy, or None if it took too long."""
+    child = os.fork()
+    if child == 0:
+        _become_pytest(tests)
+    deadline = time.monotonic() + timeout_s
+    try:
+        while time.monotonic() < deadline:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(_POLL_S)
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # with all that the tests have left running
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+def _become_pytest(tests: Sequence[str]) -> None:
+    """Run pytest in the copy, and end this process with its status."""
+    status = int(pytest.ExitCode.INTERNAL_ERROR)
+    try:
+        os.setsid()
+        with _OUTPUT.open("w") as output:
+            os.dup2(output.fileno(), sys.stdout.fileno())
+            os.dup2(output.fileno(), sys.stderr.fileno())
+        os.chdir(COPY)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+            del sys.modules[name]
+        ours = [str(COPY), str(COPY / "clients" / "python")]
+        sys.path[:] = ours + [
+            entry for entry in sys.path if Path(entry) not in (ROOT, ROOT / "clients" / "python")
+        ]
+        os.environ["PYTHONPATH"] = os.pathsep.join(ours)
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        status = int(pytest.main([*_OPTIONS, *tests]))
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -1,0 +1,124 @@
+"""A random sample of the faults that `operators.py` derives, from the files where a fault costs most."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.mutants.known import Mutant
+from tests.mutants.operators import count_faults, fault
+
+ROOT = Path(__file__).parents[2]
+
+GROUPS = {
+    "store": ("store/*.py",),
+    "models/runtime": ("models/runtime/*.py",),
+    "models/anomaly": ("models/anomaly/*.py",),
+    "training": (
+        "worker/attempt.py",
+        "worker/checkpoints.py",
+        "worker/divergence.py",
+        "worker/evaluation.py",
+        "worker/evaluator.py",
+        "worker/kernel_step.py",
+        "worker/pacing.py",
+        "worker/rows.py",
+        "worker/run_state.py",
+        "worker/schedule.py",
+        "worker/training.py",
+    ),
+    "keys and limits": (
+        "app/keys.py",
+        "app/http/access.py",
+        "app/http/auth.py",
+        "app/http/bodies.py",
+        "app/http/concurrency.py",
+        "app/http/connections.py",
+        "app/http/incoming_body.py",
+        "app/http/origins.py",
+        "app/services/access.py",
+        "app/services/bounded_read.py",
+        "app/services/concurrency_limits.py",
+        "app/services/disk_watermark.py",
+        "app/services/limited_work.py",
+        "app/services/rate_limits.py",
+    ),
+}
+"""The patterns of the files of each group."""
+
+_TESTS = {
+    "app/http/access.py": ("tests/app/services/test_access.py", "tests/app/http/test_auth.py"),
+    "app/services/concurrency_limits.py": ("tests/app/http/test_concurrency.py",),
+    "app/services/disk_watermark.py": ("tests/app/services/test_quotas.py",),
+    "app/services/rate_limits.py": ("tests/app/http/test_auth.py", "tests/app/services/test_metrics.py"),
+    "models/anomaly/calibration_format.py": ("tests/models/anomaly/test_calibration.py",),
+    "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
+    "models/anomaly/rolling_format.py": ("tests/models/anomaly/test_rolling.py",),
+    "models/anomaly/scorer.py": ("tests/app/services/test_scoring.py",),
+    "models/anomaly/spans.py": (
+        "tests/models/anomaly/test_explanation.py",
+        "tests/models/anomaly/test_alerts.py",
+    ),
+    "models/runtime/admission.py": ("tests/models/runtime/test_scheduler.py",),
+    "models/runtime/batch_sampler.py": ("tests/models/runtime/test_decoding.py",),
+    "models/runtime/decode.py": ("tests/models/runtime/test_scheduler.py",),
+    "models/runtime/generation.py": (
+        "tests/models/runtime/test_fairness.py",
+        "tests/models/runtime/test_scheduler.py",
+        "tests/models/runtime/test_engine.py",
+    ),
+    "models/runtime/prefill.py": (
+        "tests/models/runtime/test_scheduler.py",
+        "tests/models/runtime/test_engine.py",
+    ),
+    "models/runtime/request_validation.py": ("tests/models/runtime/test_engine.py",),
+    "models/runtime/requests.py": (
+        "tests/models/runtime/test_scheduler.py",
+        "tests/models/runtime/test_engine.py",
+    ),
+    "store/batches.py": ("tests/store/test_durability.py", "tests/app/compat/test_openai_batches.py"),
+    "store/corpus_statistics.py": ("tests/store/test_corpora.py", "tests/app/services/test_job_plans.py"),
+    "store/events.py": ("tests/app/services/test_event_messages.py",),
+    "store/ids.py": ("tests/store/test_retention.py", "tests/store/test_jobs.py"),
+    "store/notification_targets.py": (
+        "tests/store/test_notifications.py",
+        "tests/app/services/test_notifications.py",
+    ),
+    "store/open_blobs.py": ("tests/store/test_blobs.py",),
+    "store/recorded_prompts.py": ("tests/app/services/test_prompt_recorder.py",),
+    "store/rolling.py": ("tests/app/services/test_recalibration.py",),
+    "worker/attempt.py": ("tests/worker/test_two_attempts.py", "tests/worker/test_tasks.py"),
+    "worker/divergence.py": ("tests/worker/test_training.py",),
+    "worker/evaluator.py": ("tests/worker/test_training.py",),
+    "worker/pacing.py": ("tests/worker/test_schedule.py", "tests/worker/test_training.py"),
+    "worker/run_state.py": ("tests/worker/test_training.py",),
+}
+"""The tests of files that have no file of tests of their own."""
+
+
+def mirror_tests(file: str) -> tuple[str, ...]:
+    """Return the files of tests that must find the faults of a file.
+
+    >>> mirror_tests("store/live.py")
+    ('tests/store/test_live.py',)
+    """
+    path = Path(file)
+    return _TESTS.get(file, (str("tests" / path.with_name(f"test_{path.name}")),))
+
+
+def files_of(group: str) -> list[str]:
+    """Return the files of a group that have any faults to derive."""
+    found = sorted(path for pattern in GROUPS[group] for path in ROOT.glob(pattern))
+    return [str(path.relative_to(ROOT)) for path in found if count_faults(path.read_text(encoding="utf-8"))]
+
+
+def sample(group: str, size: int, *, seed: int) -> Iterator[Mutant]:
+    """Yield `size` faults of a group, each equally likely, without repetition."""
+    places = [
+        (file, index)
+        for file in files_of(group)
+        for index in range(count_faults((ROOT / file).read_text(encoding="utf-8")))
+    ]
+    for file, index in sorted(random.Random(f"{seed} {group}").sample(places, min(size, len(places)))):
+        source = (ROOT / file).read_text(encoding="utf-8")
+        name, new = fault(source, index)
+        yield Mutant(f"{file}:{name}", file, source, new, mirror_tests(file))
