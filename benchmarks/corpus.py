@@ -1,18 +1,20 @@
-"""A large corpus: the rate and the peak memory of its upload, and of the start of a job that trains on it.
+"""A large corpus: rate, CPU time and peak memory of its upload, and of the start of a job that trains on it.
 
 The whole service is started. A corpus is made and sent piece by piece, so this process does not hold it
 either. Then a small network is trained on it until its first steps are reported. The upload is timed until
 the answer has the statistics; the start of the job from its submission on, which includes the import of
 TensorFlow and the first evaluation. Memory is the peak resident memory of the API and of the worker's
 processes (VmHWM), which includes pages of files that are mapped; the part that is not in files is sampled
-every half second.
+every half second, as is the CPU time of these processes.
 
-    python -m benchmarks.corpus [--gigabytes 1] [--kind text|records] [--cache-gigabytes 16] [--folder FOLDER]
+    python -m benchmarks.corpus [--gigabytes 1] [--kind text|records|log] [--deduplicate]
+        [--cache-gigabytes 16] [--folder FOLDER]
 """
 
 import argparse
 import contextlib
 import itertools
+import os
 import re
 import sys
 import tempfile
@@ -40,6 +42,12 @@ _SAMPLE_S = 0.5
 _TIMEOUT_S = 6 * 3600
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxzé"
 _LINES = {"text": (" ", 10), "records": (".", 2)}  # what is between words, and words per line
+_LOG_LINE = (
+    "2026-11-{:02}T{:02}:{:02}:{:02}Z host{} sshd[{}]: Failed password for invalid user u{} from {}.{}.{}.{}"
+    " port {} ssh2\n"
+)
+_LOG_LINES = 30_000  # per block
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -53,13 +61,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         settings = LauncherSettings(data_dir=Path(folder) / "data", port=0)
         with Stack(settings, environment=environment) as stack:
-            found = measure(stack, size, options.kind)
+            found = measure(stack, size, options.kind, deduplicate=options.deduplicate)
     _print(found)
 
 
 def blocks_of(kind: str) -> list[bytes]:
     """Return made texts of some megabytes: lines of words, the frequent ones often."""
     random = np.random.default_rng(0)
+    if kind == "log":
+        return [_log_lines(random) for _ in range(_BLOCKS)]
     separator, words_per_line = _LINES[kind]
     lengths = random.integers(2, 10, _WORDS)
     letters = random.choice(list(_LETTERS), lengths.sum(), p=_zipf(len(_LETTERS)))
@@ -84,24 +94,31 @@ def text_of(blocks: list[bytes], size: int) -> Iterator[bytes]:
         left -= len(piece)
 
 
+def _log_lines(random: np.random.Generator) -> bytes:
+    """Return lines of a server's log; the default masks of a job replace four values in each."""
+    highs = (28, 24, 60, 60, 9, 10**5, 500, 256, 256, 256, 256, 65536)
+    values = random.integers(0, highs, (_LOG_LINES, len(highs)))
+    return "".join(_LOG_LINE.format(*line) for line in values.tolist()).encode()
+
+
 def _zipf(count: int) -> NDArray[np.float64]:
     shares = 1 / np.arange(1, count + 1)
     return shares / shares.sum()
 
 
-def measure(stack: Stack, size: int, kind: str) -> dict[str, Any]:
+def measure(stack: Stack, size: int, kind: str, *, deduplicate: bool = False) -> dict[str, Any]:
     """Upload a made corpus and start a job on it; return what was measured. Raises HTTPStatusError."""
     with httpx.Client(base_url=stack.url, timeout=_TIMEOUT_S) as http:
         blocks = blocks_of(kind)
-        with Memory(lambda: [stack.api_pid]) as api:
+        with Use(lambda: [stack.api_pid]) as api:
             began = time.monotonic()
-            params = {"name": _MODEL, "kind": kind}
+            params = {"name": _MODEL, "kind": kind} | ({"deduplicate": "lines"} if deduplicate else {})
             answer = http.post("/v1/corpora", params=params, content=text_of(blocks, size)).raise_for_status()
             upload_s = time.monotonic() - began
         corpus = answer.json()
-        assert corpus["bytes"] == size
+        assert deduplicate or corpus["bytes"] == size
         body = {"corpus": corpus["id"], "name": _MODEL, "preset": "tiny", "budget": {"steps": 10**6}}
-        with Memory(lambda: descendants(stack.worker_pid)) as worker:
+        with Use(lambda: descendants(stack.worker_pid)) as worker:
             began = time.monotonic()
             job = http.post("/v1/jobs", json=body).raise_for_status().json()
             start_s = _first_step_s(http, job["id"], began)
@@ -114,8 +131,8 @@ def measure(stack: Stack, size: int, kind: str) -> dict[str, Any]:
     }
 
 
-class Memory:
-    """Watches the peak memory of processes while it is entered.
+class Use:
+    """Watches memory and CPU time of processes while it is entered.
 
     `peak_bytes` is the largest peak of one of them, `anonymous_bytes` the most seen of what is not in files.
     """
@@ -125,8 +142,12 @@ class Memory:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self.peak_bytes = self.anonymous_bytes = 0
+        self._cpu_s: dict[int, float] = {}  # by process, the last seen
+        self._cpu_s_before: dict[int, float] = {}
 
     def __enter__(self) -> Self:
+        self.sample()
+        self._cpu_s_before = dict(self._cpu_s)
         self._thread.start()
         return self
 
@@ -135,17 +156,28 @@ class Memory:
         self._thread.join()
         self.sample()
 
-    def summary(self) -> dict[str, int]:
-        """Return both figures, by name."""
-        return {"peak_bytes": self.peak_bytes, "anonymous_bytes": self.anonymous_bytes}
+    @property
+    def cpu_s(self) -> float:
+        """The CPU time of all processes since it was entered, in seconds."""
+        return sum(self._cpu_s.values()) - sum(self._cpu_s_before.values())
+
+    def summary(self) -> dict[str, float]:
+        """Return the figures, by name."""
+        return {
+            "cpu_seconds": round(self.cpu_s, 1),
+            "peak_bytes": self.peak_bytes,
+            "anonymous_bytes": self.anonymous_bytes,
+        }
 
     def sample(self) -> None:
-        """Read the memory now."""
+        """Read memory and CPU time now."""
         for pid in self._pids():
             with contextlib.suppress(OSError, TypeError):  # it has ended
                 status = Path(f"/proc/{pid}/status").read_text()
                 self.peak_bytes = max(self.peak_bytes, _kib(status, "VmHWM") << 10)
                 self.anonymous_bytes = max(self.anonymous_bytes, _kib(status, "RssAnon") << 10)
+                user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+                self._cpu_s[pid] = (int(user) + int(system)) / _TICKS_PER_S
 
     def _watch(self) -> None:
         while not self._stopped.wait(_SAMPLE_S):
@@ -183,21 +215,24 @@ def _print(found: dict[str, Any]) -> None:
         row = found[name]
         memory = (f"{row[field] / _MIB:,.0f}" for field in ("peak_bytes", "anonymous_bytes"))
         rate = f"{row['bytes_per_second'] / 1e6:.0f}"
-        rows.append([name.replace("_", " "), f"{row['seconds']:.1f}", rate, *memory])
+        seconds = (f"{row[field]:.1f}" for field in ("seconds", "cpu_seconds"))
+        rows.append([name.replace("_", " "), *seconds, rate, *memory])
     print(f"{found['bytes'] / _GB:g} GB of {found['kind']}")
-    print_table(["", "seconds", "MB/s", "peak MiB", "not in files, MiB"], rows)
+    print_table(["", "seconds", "CPU s", "MB/s", "peak MiB", "not in files, MiB"], rows)
     print_json_line("corpus", **found)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="make bench-corpus", description="A large corpus: rate and peak memory of upload and job start."
+        prog="make bench-corpus",
+        description="A large corpus: rate, CPU time and memory of upload and job start.",
     )
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the corpus")
-    parser.add_argument("--kind", choices=sorted(_LINES), default="text", help="what the text is")
+    parser.add_argument("--kind", choices=["text", "records", "log"], default="text", help="what the text is")
     parser.add_argument(
         "--cache-gigabytes", type=float, default=16.0, help="NEXTCHAR_CORPUS_CACHE_BYTES, in gigabytes"
     )
+    parser.add_argument("--deduplicate", action="store_true", help="remove repeated lines from the upload")
     parser.add_argument("--folder", type=Path, help="where the service keeps its data; four times the size")
     return parser.parse_args()
 

@@ -9,10 +9,12 @@ evaluation of its model, has the same.
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
@@ -22,6 +24,7 @@ _PART_BYTES = 8_000_000  # expected of each file, whose lines are shuffled in me
 _MAX_PARTS = 250  # open files; of 100 GB of text each has 400 MB, and shuffling takes three times that
 _PIECE_BYTES = 1 << 20  # of the shuffled text, about
 _DRAWS, _ORDERS = 0, 1  # two streams of random numbers
+_IS_ASCII_TEXT = np.array([byte < 0x80 and bool(chr(byte).strip()) for byte in range(256)])
 
 
 class ShuffledLines:
@@ -88,25 +91,30 @@ class ShuffledLines:
         """Yield the shuffled text in pieces of whole lines; one iteration at a time."""
         return (piece for number in range(len(self._parts)) for piece in self._shuffled(number))
 
-    def _distribute(self, groups: Iterable[list[str]]) -> None:
+    def _distribute(self, groups: Iterable[bytes]) -> None:
         random = np.random.default_rng((self._seed, _DRAWS))
         count = len(self._parts)
-        for lines in groups:
-            parts: list[list[str]] = [[] for _ in range(count)]
-            for line, draw in zip(lines, random.random(len(lines)).tolist(), strict=True):
-                parts[int(draw * count)].append(line)
-            self.lines += len(lines)
-            for number, part in enumerate(parts):
-                text = "".join(part)
-                self._lengths[number] += len(text)
-                self._parts[number].write(text.encode())
+        for group in groups:
+            text, ends = _lines(group)
+            starts = np.concatenate([[0], ends[:-1]])
+            kept = _has_text(text, starts, ends)
+            starts, ends = starts[kept], ends[kept]
+            self.lines += len(starts)
+            parts = (random.random(len(starts)) * count).astype(np.intp)
+            order = np.argsort(parts, kind="stable")
+            bounds = np.cumsum(np.bincount(parts, minlength=count))
+            for number, (first, last) in enumerate(pairwise([0, *bounds.tolist()])):
+                if first < last:
+                    lines = order[first:last]
+                    data = _gather(text, starts[lines], ends[lines])
+                    self._lengths[number] += _characters(data)
+                    self._parts[number].write(data.tobytes())
 
     def _shuffled(self, number: int) -> Iterator[str]:
         """Yield the shuffled lines of a file in pieces; their text is in memory once, as bytes."""
         file = self._parts[number]
         file.seek(0)
-        text = memoryview(file.read())
-        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
+        text, ends = _lines(file.read())
         if not ends.size:
             return
         order = np.random.default_rng((self._seed, _ORDERS, number)).permutation(len(ends))
@@ -114,8 +122,7 @@ class ShuffledLines:
         for at in range(0, len(ends), lines_per_piece):
             lines = order[at : at + lines_per_piece]
             starts = np.where(lines > 0, ends[lines - 1], 0)
-            bounds = zip(starts.tolist(), ends[lines].tolist(), strict=True)
-            yield b"".join([text[start:end] for start, end in bounds]).decode()
+            yield _gather(text, starts, ends[lines]).tobytes().decode()
 
     def _line_start(self, position: int) -> int:
         """Return the start of the line at this position of the shuffled text."""
@@ -142,18 +149,38 @@ class ShuffledLines:
             )
 
 
-def _complete_lines(pieces: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the lines that are not empty, with their newlines, some at a time."""
-    held: list[str] = []  # the pieces of an incomplete line
+def _complete_lines(pieces: Iterable[str]) -> Iterator[bytes]:
+    """Yield the text in pieces of whole lines, each with its newline."""
+    held: list[bytes] = []  # the pieces of an incomplete line
     for piece in pieces:
-        *complete, last = piece.split("\n")
-        if complete:
-            complete[0] = "".join([*held, complete[0]])
+        complete, newline, last = piece.encode().rpartition(b"\n")
+        if newline:
+            yield b"".join([*held, complete, newline])
             held = []
-            yield _not_empty(complete)
         held.append(last)
-    yield _not_empty(["".join(held)])
+    yield b"".join([*held, b"\n"])
 
 
-def _not_empty(lines: Iterable[str]) -> list[str]:
-    return [line + "\n" for line in lines if line.strip()]
+def _lines(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """Return a text of whole lines, and where each ends, after its newline, (lines,)."""
+    text = np.frombuffer(data, np.uint8)
+    return text, np.flatnonzero(text == ord("\n")) + 1
+
+
+def _has_text(text: NDArray[np.uint8], starts: NDArray[np.intp], ends: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return whether each line has a character that is not white space, (lines,)."""
+    has_text: NDArray[np.bool_] = np.logical_or.reduceat(_IS_ASCII_TEXT[text], starts)
+    for line in np.flatnonzero(~has_text & (ends - starts > 1)).tolist():
+        has_text[line] = bool(text[starts[line] : ends[line]].tobytes().decode().strip())
+    return has_text
+
+
+def _gather(text: NDArray[np.uint8], starts: NDArray[np.intp], ends: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Return the bytes of lines, one after the other."""
+    lengths = ends - starts
+    ahead = starts - np.cumsum(lengths) + lengths  # how far each line moves
+    return text.take(np.repeat(ahead, lengths) + np.arange(lengths.sum()))
+
+
+def _characters(data: NDArray[np.uint8]) -> int:
+    return int(np.count_nonzero(data & 0xC0 != 0x80))  # all but the continuation bytes of UTF-8

@@ -124,6 +124,7 @@ class Masks:
         # Named groups, because the expressions may have groups of their own.
         joined = "|".join(f"(?P<nextchar_{i}>{pattern})" for i, pattern in enumerate(patterns))
         self._pattern = _compile(joined) if masks else None
+        self._utf8_pattern = _compile(joined.encode()) if masks and r"\C" not in joined else None
         self._group_of: dict[int, int] = {}
         if self._pattern:
             index = self._pattern.groupindex
@@ -159,9 +160,34 @@ class Masks:
                 continue
             if not newline:  # split a very long line to bound memory
                 head, held_next = piece, ""
-            yield "\n".join(self.apply(line).text for line in (held + head).split("\n")) + newline
+            yield self.replace(held + head) + newline
             held = held_next
-        yield self.apply(held).text
+        yield self.replace(held)
+
+    def replace(self, text: str) -> str:
+        """Return `apply(text).text`, without the positions and several times as fast."""
+        if self._pattern is None:
+            return text
+        if self._utf8_pattern is None:  # an expression matches parts of characters
+            return "\n".join(self.apply(line).text for line in text.split("\n"))
+        placeholders = [(group, self._placeholders[i].encode()) for group, i in self._group_of.items()]
+        match = self._utf8_pattern._regexp.Match  # `finditer` takes twice as long
+        anywhere = re2._re2.RE2.Anchor.UNANCHORED
+        parts: list[bytes] = []
+        for line in text.encode("utf-8", "surrogatepass").split(b"\n"):
+            at, position, length = 0, 0, len(line)
+            while position < length:
+                spans = match(anywhere, line, position, length)  # of the match and of each group, or -1
+                start, end = spans[0]
+                if start < 0:
+                    break
+                if start < end:
+                    parts += (line[at:start], next(p for group, p in placeholders if spans[group][0] >= 0))
+                    at = position = end
+                else:  # an empty match
+                    position = start + 1
+            parts += (line[at:], b"\n")
+        return b"".join(parts[:-1]).decode("utf-8", "surrogatepass")
 
     def values(self, text: str) -> Iterator[tuple[tuple[int, int, int], Value]]:
         """Yield each match, as `matches` does, and its value."""
@@ -197,7 +223,7 @@ def _checked(pattern: str) -> str:
     return pattern
 
 
-def _compile(pattern: str) -> Any:
+def _compile(pattern: str | bytes) -> Any:
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _MAX_COMPILED_BYTES

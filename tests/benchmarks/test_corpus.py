@@ -1,13 +1,14 @@
 """The corpora that are made for the benchmark of large ones."""
 
 import os
+import time
 
 import pytest
 
-from benchmarks.corpus import Memory, blocks_of, descendants, text_of
+from benchmarks.corpus import Use, blocks_of, descendants, text_of
 
 
-@pytest.mark.parametrize("kind", ["text", "records"])
+@pytest.mark.parametrize("kind", ["text", "records", "log"])
 @pytest.mark.parametrize("size", [1, 12_345, 3_000_001])
 def test_a_made_text_has_the_size_that_is_asked_for_and_is_the_same_each_time(kind: str, size: int) -> None:
     text = b"".join(text_of(blocks_of(kind), size))
@@ -16,7 +17,11 @@ def test_a_made_text_has_the_size_that_is_asked_for_and_is_the_same_each_time(ki
     assert text == b"".join(text_of(blocks_of(kind), size))
 
 
-def test_memory_of_processes_is_watched() -> None:
-    with Memory(lambda: descendants(os.getpid())) as memory:
+def test_memory_and_cpu_time_of_processes_are_watched() -> None:
+    with Use(lambda: descendants(os.getpid())) as use:
         kept = bytearray(50_000_000)
-    assert memory.peak_bytes > len(kept) and memory.anonymous_bytes > 0
+        before = time.process_time()
+        while time.process_time() - before < 0.1:
+            sum(range(1000))
+    assert use.peak_bytes > len(kept) and use.anonymous_bytes > 0
+    assert 0.05 < use.cpu_s < 5

@@ -58,6 +58,11 @@ def test_lines_keep_their_carriage_returns_and_empty_ones_are_left_out() -> None
     assert sorted((train + held_out).split("\n")[:-1]) == sorted(f"{word}\r" for word in WORDS)
 
 
+def test_white_space_of_any_script_is_an_empty_line() -> None:
+    train, held_out = shuffled("\u3000\u00a0\n\x1f\u2028\n" + "\u3000漢字\n" * 200 + "\t\n\x85")
+    assert train + held_out == "\u3000漢字\n" * 200
+
+
 def test_equal_lines_and_lines_of_any_length_are_split() -> None:
     train, held_out = shuffled("same\n" * 100)
     assert (train, held_out) == ("same\n" * 90, "same\n" * 10)

@@ -1,6 +1,8 @@
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.errors import InvalidInput
 from models.text.masks import MAX_MASKS, NAMED, Masks
@@ -60,6 +62,21 @@ def test_masking_does_not_depend_on_the_pieces() -> None:
     for boundary in range(len(text)):
         pieces = Masks(["numbers"]).apply_to_pieces([text[:boundary], text[boundary:]])
         assert "".join(pieces) == "port ⓝ\nat ⓝ\n\nlast ⓝ"
+
+
+_CUSTOM = (r"\b(?P<a>x*)(é?)", r"[^a]b|\w+$", r"(é)(x)?", r"\B[0-9]", r"^é+", r"\Cx")
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.sampled_from([*NAMED, *_CUSTOM]), min_size=1, max_size=5),
+    st.lists(
+        st.sampled_from(["é", "a", "b", "x", "1", "2026-11-27", "10:00:01", ":", ".", " ", "\n", "0x", "Jan"])
+    ),
+)
+def test_replacing_gives_the_text_of_the_positions(masks: list[str], parts: list[str]) -> None:
+    compiled, text = Masks(masks), "".join(parts)
+    assert compiled.replace(text) == "\n".join(compiled.apply(line).text for line in text.split("\n"))
 
 
 def test_matches_stay_within_a_line() -> None:
