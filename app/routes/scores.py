@@ -56,7 +56,7 @@ _STREAMED: dict[str, Any] = {
 }
 
 
-_ANSWER: dict[int | str, dict[str, Any]] = {200: {"content": {LINE_TYPES[1]: {"schema": {"type": "string"}}}}}
+_RESPONSE: dict[int | str, dict[str, Any]] = {200: {"content": {LINE_TYPES[1]: {"schema": {"type": "string"}}}}}
 
 
 class _StreamedRoute(DocumentRoute):
@@ -71,7 +71,7 @@ class _StreamedRoute(DocumentRoute):
 @router.post(
     "/{model}/score",
     response_model=ScoreBody,
-    responses=_ANSWER | error_responses(400, 404, 409, 413, 415, 422, 429, 503),
+    responses=_RESPONSE | error_responses(400, 404, 409, 413, 415, 422, 429, 503),
     openapi_extra=_STREAMED,
 )
 async def score(services: ServicesDep, request: Request, model: str, body: ScoreCreate) -> Response:
