@@ -17,7 +17,6 @@ An unknown format version and a file with another hash are errors. Nothing is ev
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -148,9 +147,3 @@ def describe_files(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
         name: FileEntry(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
         for name, data in files.items()
     }
-
-
-def load_folder(folder: Path) -> SavedModel:
-    """Return the model in a local folder that holds all its files."""
-    card = parse_card((folder / "model.json").read_bytes(), where=str(folder / "model.json"))
-    return SavedModel(card, lambda name: (folder / name).read_bytes())

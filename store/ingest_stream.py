@@ -2,8 +2,8 @@
 
 Its keys are listed in `store.ingest_keys`. A request's lines are added by one script, so that all or none
 are accepted, and `accept` returns when they are in the append-only file on disk. An entry is deleted by the
-same script that records its result (`store.alerts`, or `acknowledge` for lines that are not flagged); until
-then it is delivered again if its consumer dies. So each line is recorded once.
+same script that records its result (`store.alert_recording`, or `acknowledge` for lines that are not
+flagged); until then it is delivered again if its consumer dies. So each line is recorded once.
 """
 
 import json

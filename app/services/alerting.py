@@ -1,4 +1,4 @@
-"""Occurrences of flagged lines, as `store.alerts` records them."""
+"""Occurrences of flagged lines, as `store.alert_recording` counts them."""
 
 import time
 from collections.abc import Iterable

@@ -30,7 +30,8 @@ from models.anomaly.alerts import Occurrence
 from models.anomaly.rolling import AlertReference
 from models.anomaly.scorer import LineReading
 from models.errors import DomainError, InvalidInput, NotFound
-from store.alerts import Alerts, StreamEntries
+from store.alert_recording import StreamEntries
+from store.alerts import Alerts
 from store.calibrations import DEFAULT, VALIDATION, Calibrations, StoredCalibration
 from store.ingest_keys import lines_key
 from store.ingest_records import Entry

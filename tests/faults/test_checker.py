@@ -17,7 +17,7 @@ from store.models import Models
 from tests.faults.checker import WEIGHTS, Checker
 from tests.faults.installation import Installation
 from tests.faults.workload import Ledger
-from tests.store.test_alerts import one
+from tests.store.occurrences import one
 from tests.store.test_jobs import REQUEST
 from tests.store.test_models import FILES, _card
 

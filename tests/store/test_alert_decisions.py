@@ -10,7 +10,7 @@ from store.alert_decisions import Suppression
 from store.alerts import Alerts
 from store.blobs import Blobs
 from tests.store.interleaving import Interrupted
-from tests.store.test_alerts import GROUP, one
+from tests.store.occurrences import GROUP, one
 
 ID = GROUP.alert_id("m")
 TOMORROW = time.time() + 86_400

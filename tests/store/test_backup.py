@@ -23,7 +23,7 @@ from store.notification_targets import NotificationTargets
 from store.open_blobs import open_blobs
 from tests.app.fakes import publish
 from tests.store.interleaving import Interrupted
-from tests.store.test_alerts import GROUP, one
+from tests.store.occurrences import GROUP, one
 from tests.store.test_jobs import REQUEST
 
 

@@ -33,8 +33,8 @@ from store.models import Models
 from store.notification_targets import NotificationTargets
 from store.queue import TrainingQueue
 from tests.models.runtime.networks import saved_model
+from tests.store.occurrences import one
 from tests.store.power_loss import DiskThatSyncsNothing, Operation, RecordingDisk, left_after
-from tests.store.test_alerts import one
 from tests.store.test_calibrations import NORMAL, OTHER
 from tests.store.test_jobs import REQUEST
 from tests.store.test_models import FILES, _card

@@ -16,7 +16,7 @@ from store.models import Models
 from store.open_blobs import open_blobs
 from store.retention import Retention, RetentionPeriods
 from tests.store.interleaving import Interrupted
-from tests.store.test_alerts import GROUP, one
+from tests.store.occurrences import GROUP, one
 from tests.store.test_models import FILES
 from tests.store.test_models import _card as card
 

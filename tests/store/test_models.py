@@ -10,7 +10,7 @@ import pytest
 
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import InvalidInput, NotFound, StorageFull, Unavailable
-from models.saved_model import Card, describe_files, load_folder
+from models.saved_model import Card, describe_files
 from store.blobs import Blobs
 from store.local_blobs import Disk, LocalBlobs
 from store.models import Models
@@ -407,24 +407,3 @@ def test_a_card_from_before_attempts_is_read(blobs: Blobs) -> None:
 def test_a_name_that_is_none_is_refused(blobs: Blobs) -> None:
     with pytest.raises(InvalidInput):
         Models(blobs).publish(_card("a/b"), FILES)
-
-
-def test_a_downloaded_folder_loads(tmp_path: Path, blobs: Blobs) -> None:
-    card = Models(blobs).publish(_card(), FILES)
-    folder = tmp_path / "download"
-    folder.mkdir()
-    (folder / "model.json").write_text(card.model_dump_json())
-    for name, data in FILES.items():
-        (folder / name).write_bytes(data)
-    assert load_folder(folder).card == card
-    assert load_folder(folder).file("model.keras") == b"layers"
-
-
-def test_a_deletion_that_was_cut_short_leaves_no_ghost_in_the_list(blobs: Blobs) -> None:
-    models = Models(blobs)
-    card = models.publish(_card(), FILES)
-    card_path = next(path for path in blobs.paths("model_cards") if path.endswith(".json"))
-    blobs.write(card_path.replace(".json", ".gone"), b"1")  # and then the process was killed
-    assert models.all() == []
-    with pytest.raises(NotFound):
-        models.get(card.reference)

@@ -8,7 +8,8 @@ from redis import Redis
 
 from models.anomaly.alerts import AlertKey, Occurrence, occurrence
 from models.anomaly.spans import Span
-from store.alerts import Alerts, Limits
+from store.alert_recording import Limits
+from store.alerts import Alerts
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
 

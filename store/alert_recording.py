@@ -1,0 +1,264 @@
+"""Counts occurrences in their alerts, in Redis, by one script.
+
+    nextchar:alert:<id>              a hash: the fields of an alert; expires a while after its last occurrence
+    nextchar:alerts                  a sorted set: all alerts by their last occurrence, in Unix seconds
+    nextchar:alerts:of:<model name>  the same for one model
+    nextchar:alerts:lines            a hash: "<severity> <model name>" -> occurrences so far
+    nextchar:alerts:opened           a hash: "<severity> <model name>" -> alerts so far, by their first line
+    nextchar:alerts:evicted          a hash: <model name> -> alerts that were evicted
+
+Occurrences are recorded by one script, which Redis runs as a whole or not at all. It can acknowledge entries
+of a stream in the same step: the occurrences of an entry are counted only if this call is the one that
+acknowledges it, and the entry is then deleted. So a line is counted once however often its entry is
+delivered, whichever process dies.
+
+The number of alerts is limited in total and per model: a text of ever new templates evicts the alerts that
+were not seen for longest.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from redis import Redis
+
+from models.anomaly.alerts import Occurrence, severity_of
+
+MAX_EXAMPLES = 5
+"""Lines kept of an alert: distinct ones, with the highest scores."""
+
+MAX_INTERVALS = 48
+"""Intervals of an alert's sparkline. When time exceeds them, they are merged in pairs."""
+
+FIRST_INTERVAL_S = 60.0
+
+TTL_S = 30 * 86_400
+"""Time from its last occurrence until an alert is deleted."""
+
+_MAX_SOURCES = 10
+_BATCH = 500  # occurrences per call of the script, unless one entry has more
+
+ALERTS, LINES, OPENED, EVICTED = (
+    f"nextchar:alerts{suffix}" for suffix in ("", ":lines", ":opened", ":evicted")
+)
+OF_MODEL = "nextchar:alerts:of:"
+ALERT = "nextchar:alert:"
+
+_RECORD = f"""
+local batch = cjson.decode(ARGV[1])
+local function lowest(a, b) if a and b then return math.min(a, b) end return a or b end
+local function highest(a, b) if a and b then return math.max(a, b) end return a or b end
+local function nil_if_null(value) if value == cjson.null then return nil end return value end
+
+local function add_examples(kept, new)
+  for _, example in ipairs(new) do
+    local known = false
+    for _, other in ipairs(kept) do known = known or other.line == example.line end
+    if not known then
+      local at = #kept + 1
+      while at > 1 and kept[at - 1].score < example.score do at = at - 1 end
+      table.insert(kept, at, example)
+      kept[{MAX_EXAMPLES} + 1] = nil
+    end
+  end
+end
+
+local function add_counts(counts, interval_s, start, new)
+  for _, pair in ipairs(new) do
+    local at = math.max(0, math.floor((pair[1] - start) / interval_s))
+    while at >= {MAX_INTERVALS} do
+      local merged = {{}}
+      for i = 1, #counts, 2 do merged[#merged + 1] = counts[i] + (counts[i + 1] or 0) end
+      counts, interval_s = merged, interval_s * 2
+      at = math.floor((pair[1] - start) / interval_s)
+    end
+    while #counts <= at do counts[#counts + 1] = 0 end
+    counts[at + 1] = counts[at + 1] + pair[2]
+  end
+  return counts, interval_s
+end
+
+local function evict(of, max_alerts)
+  while redis.call('zcard', of) > max_alerts do
+    local oldest = redis.call('zrange', of, 0, 0)[1]
+    local model = redis.call('hget', '{ALERT}' .. oldest, 'model')
+    redis.call('del', '{ALERT}' .. oldest)
+    redis.call('zrem', '{ALERTS}', oldest)
+    redis.call('zrem', of, oldest)
+    if model then
+      redis.call('zrem', '{OF_MODEL}' .. model, oldest)
+      redis.call('hincrby', '{EVICTED}', model, 1)
+    end
+  end
+end
+
+local function record(group)
+  local key = '{ALERT}' .. group.id
+  local names = {{'count', 'first_seen', 'last_seen', 'first_line_time', 'last_line_time', 'score', 'p_value',
+    'estimated_p', 'interval_s'}}
+  local old = {{}}
+  for i, value in ipairs(redis.call('hmget', key, unpack(names))) do
+    old[names[i]] = tonumber(value or nil)
+  end
+  local stored = redis.call('hmget', key, 'examples', 'counts', 'sources')
+  local examples = cjson.decode(stored[1] or '[]')
+  add_examples(examples, group.examples)
+  local sources, known = cjson.decode(stored[3] or '[]'), {{}}
+  for _, source in ipairs(sources) do known[source] = true end
+  for _, source in ipairs(group.sources) do
+    if not known[source] and #sources < {_MAX_SOURCES} then sources[#sources + 1] = source end
+    known[source] = true
+  end
+  local start = old.first_seen or group.first_seen
+  local counts, interval_s = add_counts(
+    cjson.decode(stored[2] or '[]'), old.interval_s or {FIRST_INTERVAL_S}, start, group.times)
+  local last_seen = highest(old.last_seen, group.last_seen)
+  local fields = {{
+    first_seen = start, last_seen = last_seen,
+    first_line_time = lowest(old.first_line_time, nil_if_null(group.first_line_time)),
+    last_line_time = highest(old.last_line_time, nil_if_null(group.last_line_time)),
+    score = highest(old.score, group.score), p_value = lowest(old.p_value, group.p_value),
+    estimated_p = lowest(old.estimated_p or old.p_value, group.estimated_p),
+    interval_s = interval_s,
+  }}
+  for name, value in pairs(fields) do redis.call('hset', key, name, string.format('%.17g', value)) end
+  redis.call('hset', key, 'model', group.model, 'version', group.version, 'template_id', group.template_id,
+    'template', group.template, 'span', group.span, 'examples', cjson.encode(examples),
+    'counts', cjson.encode(counts), 'sources', #sources > 0 and cjson.encode(sources) or '[]')
+  redis.call('hincrby', key, 'count', group.count)
+  redis.call('expire', key, {TTL_S})
+  redis.call('zadd', '{ALERTS}', last_seen, group.id)
+  redis.call('zadd', '{OF_MODEL}' .. group.model, last_seen, group.id)
+  for severity, count in pairs(group.severities) do
+    redis.call('hincrby', '{LINES}', severity .. ' ' .. group.model, count)
+  end
+  if not old.count then redis.call('hincrby', '{OPENED}', group.severity .. ' ' .. group.model, 1) end
+  local expired = redis.call('time')[1] - {TTL_S}
+  redis.call('zremrangebyscore', '{ALERTS}', '-inf', expired)
+  redis.call('zremrangebyscore', '{OF_MODEL}' .. group.model, '-inf', expired)
+  evict('{OF_MODEL}' .. group.model, tonumber(ARGV[2]))
+  evict('{ALERTS}', tonumber(ARGV[3]))
+end
+
+for _, entry in ipairs(batch) do
+  local is_new = true
+  if ARGV[4] then
+    is_new = redis.call('xack', ARGV[4], ARGV[5], entry.id) == 1
+    if is_new then redis.call('xdel', ARGV[4], entry.id) end
+  end
+  if is_new then
+    for _, group in ipairs(entry.groups) do record(group) end
+  end
+end
+"""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on the number of alerts."""
+
+    max_alerts: int = 10_000
+    max_per_model: int = 1_000
+
+
+@dataclass(frozen=True)
+class StreamEntries:
+    """Entries of a Redis stream that a consumer group was given, to be acknowledged and deleted."""
+
+    stream: str
+    group: str
+    ids: Sequence[str]
+
+
+def record(
+    redis: Redis,
+    occurrences: Sequence[Occurrence],
+    *,
+    limits: Limits,
+    acknowledge: StreamEntries | None = None,
+) -> None:
+    """Count occurrences, each in its alert.
+
+    With `acknowledge`, each occurrence names one of the entries in its field `entry`, and is counted only
+    if this call acknowledges that entry; entries without occurrences are acknowledged too. The call can
+    be repeated after any error. Without it, a call that is repeated counts again.
+
+    Raises:
+        ValueError: an occurrence names no entry of `acknowledge`.
+    """
+    by_entry: dict[str | None, list[Occurrence]] = {}
+    if acknowledge:
+        by_entry = {entry: [] for entry in acknowledge.ids}
+        if unknown := {one.entry for one in occurrences} - by_entry.keys():
+            raise ValueError(f"occurrences of entries that are not acknowledged: {unknown}")
+    for one in occurrences:
+        by_entry.setdefault(one.entry if acknowledge else None, []).append(one)
+    maxima = (str(limits.max_per_model), str(limits.max_alerts))
+    stream = (acknowledge.stream, acknowledge.group) if acknowledge else ()
+    for batch in _batches(by_entry):
+        redis.eval(_RECORD, 0, json.dumps(batch), *maxima, *stream)
+
+
+def _batches(by_entry: dict[str | None, list[Occurrence]]) -> list[list[dict[str, Any]]]:
+    """Return the entries, each with its occurrences merged by alert, in batches of about _BATCH."""
+    batches: list[list[dict[str, Any]]] = [[]]
+    size = 0
+    for entry, occurrences in by_entry.items():
+        if size and size + len(occurrences) > _BATCH:
+            batches.append([])
+            size = 0
+        size += len(occurrences) + 1
+        groups: dict[str, list[Occurrence]] = {}
+        for one in occurrences:
+            groups.setdefault(one.alert_id, []).append(one)
+        batches[-1].append({"id": entry or "", "groups": [_merged(group) for group in groups.values()]})
+    return batches if batches[0] else []
+
+
+def _merged(occurrences: Sequence[Occurrence]) -> dict[str, Any]:
+    """Return what the script adds to an alert for these occurrences of it."""
+    newest = max(occurrences, key=lambda one: one.time)
+    line_times = [one.line_time for one in occurrences if one.line_time is not None]
+    times: dict[int, int] = {}
+    severities: dict[str, int] = {}
+    for one in occurrences:
+        times[int(one.time)] = times.get(int(one.time), 0) + 1
+        severities[one.severity] = severities.get(one.severity, 0) + 1
+    distinct = {one.line: one for one in sorted(occurrences, key=lambda one: one.score)}
+    examples = sorted(distinct.values(), key=lambda one: -one.score)[:MAX_EXAMPLES]
+    rarest = min(one.rarity for one in occurrences)
+    return {
+        "id": newest.alert_id,
+        "model": newest.model,
+        "version": newest.version,
+        "template_id": newest.template_id,
+        "template": newest.template,
+        "span": newest.span,
+        "count": len(occurrences),
+        "first_seen": min(one.time for one in occurrences),
+        "last_seen": newest.time,
+        "first_line_time": min(line_times, default=None),
+        "last_line_time": max(line_times, default=None),
+        "score": max(one.score for one in occurrences),
+        "p_value": min(one.p_value for one in occurrences),
+        "estimated_p": rarest,
+        "severity": severity_of(rarest),
+        "severities": severities,
+        "times": sorted(times.items()),
+        "sources": sorted({one.source for one in occurrences if one.source})[:_MAX_SOURCES],
+        "examples": [_example(one) for one in examples],
+    }
+
+
+def _example(one: Occurrence) -> dict[str, Any]:
+    # The spans are JSON in a string, because the script would write an empty list as an empty object.
+    example = {
+        "line": one.line,
+        "score": one.score,
+        "p_value": one.p_value,
+        "spans": json.dumps([asdict(span) for span in one.spans]),
+        "time": one.time,
+        "source": one.source,
+    }
+    return example if one.line_time is None else {**example, "line_time": one.line_time}

@@ -1,0 +1,144 @@
+import threading
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from models.anomaly.alerts import AlertKey
+from store.alert_recording import MAX_EXAMPLES, MAX_INTERVALS, TTL_S, Limits, StreamEntries
+from store.alerts import Alerts
+from store.local_blobs import LocalBlobs
+from store.open_blobs import open_blobs
+from tests.store.occurrences import NOW, one
+
+
+@pytest.fixture
+def redis(clean_redis_url: str) -> Redis:
+    return Redis.from_url(clean_redis_url, decode_responses=True)
+
+
+@pytest.fixture
+def alerts(redis: Redis, tmp_path: Path) -> Alerts:
+    return Alerts(redis, open_blobs(tmp_path.as_uri()))
+
+
+def test_the_examples_are_distinct_and_the_most_anomalous(alerts: Alerts) -> None:
+    for score in (1, 9, 3, 9, 7, 5, 2, 8, 1):
+        alerts.record([one(f"line {score}", score=float(score))])
+    [alert] = alerts.all("m")
+    assert [example.score for example in alert.figures.examples] == [9, 8, 7, 5, 3]
+    assert len(alert.figures.examples) == MAX_EXAMPLES
+
+
+@pytest.mark.parametrize("line", ["nul \x00 byte", 'quote " \\ slash /', "\ud800 surrogate", "ⓣ é 😀", ""])
+def test_any_line_can_be_an_example(alerts: Alerts, line: str) -> None:
+    occurrence = one(line)
+    alerts.record([occurrence])
+    alerts.record([occurrence])
+    [alert] = alerts.all("m")
+    assert [example.line for example in alert.figures.examples] == [occurrence.line]
+
+
+def test_a_sparkline_is_bounded_and_loses_no_line(alerts: Alerts) -> None:
+    times = [NOW + 37 * i for i in range(0, 3_000, 7)]
+    for at in times:
+        alerts.record([one(at=at)])
+    figures = alerts.all("m")[0].figures
+    assert len(figures.counts) <= MAX_INTERVALS
+    assert sum(figures.counts) == len(times)
+    assert figures.interval_s * len(figures.counts) >= times[-1] - NOW
+    expected = [0] * len(figures.counts)  # counted at once, in the final intervals
+    for at in times:
+        expected[int((at - NOW) // figures.interval_s)] += 1
+    assert list(figures.counts) == expected
+
+
+def test_a_jump_of_the_clock_back_is_counted(alerts: Alerts) -> None:
+    alerts.record([one(at=NOW)])
+    alerts.record([one(at=NOW - 86_400)])
+    figures = alerts.all("m")[0].figures
+    assert (figures.count, figures.counts, figures.last_seen) == (2, (2,), NOW)
+
+
+def test_entries_are_acknowledged_and_deleted_with_their_lines(alerts: Alerts, redis: Redis) -> None:
+    redis.xgroup_create("s", "g", mkstream=True)
+    ids = [redis.xadd("s", {"line": str(i)}) for i in range(3)]
+    redis.xreadgroup("g", "c", {"s": ">"})
+    occurrences = [one(entry=ids[0]), one(entry=ids[0]), one(entry=ids[2])]
+    for _ in range(2):  # the second time none of them is left
+        alerts.record(occurrences, acknowledge=StreamEntries("s", "g", ids))
+        assert alerts.all("m")[0].figures.count == 3
+    assert redis.xlen("s") == 0
+    assert redis.xpending("s", "g")["pending"] == 0
+
+
+def test_an_entry_that_was_never_delivered_is_not_counted(alerts: Alerts, redis: Redis) -> None:
+    redis.xgroup_create("s", "g", mkstream=True)
+    entry = redis.xadd("s", {"line": "x"})
+    alerts.record([one(entry=entry)], acknowledge=StreamEntries("s", "g", [entry]))
+    assert (alerts.all("m"), redis.xlen("s")) == ([], 1)
+
+
+def test_occurrences_must_name_their_entries(alerts: Alerts) -> None:
+    with pytest.raises(ValueError, match="not acknowledged"):
+        alerts.record([one(entry=None)], acknowledge=StreamEntries("s", "g", ["1-0"]))
+
+
+def test_two_replicas_that_get_every_entry_count_each_line_once(clean_redis_url: str, tmp_path: Path) -> None:
+    """Every entry is delivered to both, as after a worker that was slow but not dead."""
+    lines = 2_000
+    redis = Redis.from_url(clean_redis_url, decode_responses=True)
+    redis.xgroup_create("s", "g", mkstream=True)
+    with redis.pipeline(transaction=False) as pipe:
+        for i in range(lines):
+            pipe.xadd("s", {"line": f"user {i} failed"})
+        ids = pipe.execute()
+    redis.xreadgroup("g", "first", {"s": ">"}, count=lines)
+    start = threading.Barrier(2)
+
+    def score(step: int) -> None:
+        own = Alerts(Redis.from_url(clean_redis_url, decode_responses=True), LocalBlobs(tmp_path))
+        start.wait()
+        for at in range(0, lines, step):
+            batch = ids[at : at + step]
+            occurrences = [one(f"user {i} failed", entry=entry) for i, entry in enumerate(batch)]
+            own.record(occurrences, acknowledge=StreamEntries("s", "g", batch))
+
+    threads = [threading.Thread(target=score, args=(step,)) for step in (17, 40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert Alerts(redis, LocalBlobs(tmp_path)).all("m")[0].figures.count == lines
+    assert redis.xlen("s") == 0
+
+
+def test_many_occurrences_are_recorded_in_parts(alerts: Alerts, redis: Redis) -> None:
+    alerts.record([one(f"user {i} failed") for i in range(5_000)])
+    assert alerts.all("m")[0].figures.count == 5_000
+    redis.xgroup_create("s", "g", mkstream=True)
+    ids = [redis.xadd("s", {"line": "x"}) for _ in range(3)]
+    redis.xreadgroup("g", "c", {"s": ">"})
+    occurrences = [one(f"user {i} failed", entry=ids[i % 3]) for i in range(3_000)]
+    alerts.record(occurrences, acknowledge=StreamEntries("s", "g", ids))
+    assert alerts.all("m")[0].figures.count == 8_000
+    assert redis.xlen("s") == 0
+
+
+def test_ever_new_templates_evict_the_alerts_not_seen_for_longest(redis: Redis, tmp_path: Path) -> None:
+    alerts = Alerts(redis, LocalBlobs(tmp_path), Limits(max_alerts=5, max_per_model=3))
+    for i in range(4):
+        alerts.record([one(group=AlertKey(f"template {i}", ""), at=NOW + i)])
+    assert [alert.figures.template for alert in alerts.all("m")] == [f"template {i}" for i in (3, 2, 1)]
+    assert alerts.evicted("m") == 1
+    for i in range(3):
+        alerts.record([one(group=AlertKey(f"template {i}", ""), model="n", at=NOW + 10)])
+    assert [alert.figures.template for alert in alerts.all("m")] == ["template 3", "template 2"]
+    assert len(redis.keys("nextchar:alert:*")) == 5
+
+
+def test_an_alert_expires_after_its_last_line(alerts: Alerts, redis: Redis) -> None:
+    alerts.record([one(at=NOW - TTL_S - 10, group=AlertKey("old", ""))])
+    assert 0 < redis.ttl(f"nextchar:alert:{AlertKey('old', '').alert_id('m')}") <= TTL_S
+    alerts.record([one()])
+    assert [alert.figures.template for alert in alerts.all("m")] == ["user <*> failed"]
