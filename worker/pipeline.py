@@ -22,7 +22,8 @@ from models.text import mask_values
 from models.text.mask_values import MaskValues
 from models.text.masks import Masks
 from store import tracing
-from store.corpora import Corpora, Corpus
+from store.corpora import Corpora
+from store.corpus import Corpus
 from store.jobs import Job, JobRequest
 from store.models import Models
 from store.shuffled_lines import ShuffledLines

@@ -34,7 +34,8 @@ from app.services.line_input import LineSplitter
 from models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound
 from store.batches import ALL, COMPLETED, FAILED, LEASE_S, Batch, BatchError, Batches, BatchStatus
 from store.blobs import Blobs
-from store.corpora import Corpora, Upload
+from store.corpora import Corpora
+from store.corpus_upload import Upload
 from store.jobs import STORAGE_CODES, Jobs
 from store.models import Models
 

@@ -32,7 +32,7 @@ from app.services.access import Access
 from app.services.form_data import FormText
 from models.errors import InvalidInput, NotFound
 from store.blobs import Blobs
-from store.corpora import Corpus
+from store.corpus import Corpus
 
 router = APIRouter(prefix="/v1/files", tags=["openai"], route_class=OpenAIRoute)
 

@@ -39,7 +39,7 @@ from app.services.job_events import events_so_far
 from models.config import PresetOption
 from models.errors import DomainError, InvalidInput, NotFound
 from models.text.kind_detection import TextKind
-from store.corpora import Corpus
+from store.corpus import Corpus
 from store.jobs import Job
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"], route_class=OpenAIRoute)

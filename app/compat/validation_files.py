@@ -12,7 +12,8 @@ from app.http.dependencies import Services
 from app.services.access import Access
 from models.errors import DomainError, InvalidInput, NotFound
 from store.blobs import Blobs
-from store.corpora import Corpus, Upload
+from store.corpus import Corpus
+from store.corpus_upload import Upload
 
 _MIN_HELD_OUT, _MAX_HELD_OUT = 0.005, 0.5
 

@@ -24,8 +24,9 @@ from app.services.corpus_sources import find_sources
 from app.services.form_data import FormText
 from app.services.gunzip import PIECE_BYTES, gunzip_of
 from models.errors import DomainError, InvalidInput, TooLarge
-from store.corpora import Corpus, Upload
+from store.corpus import Corpus
 from store.corpus_statistics import Encoding
+from store.corpus_upload import Upload
 from store.distinct_lines import DistinctLines
 
 MAX_FORM_OVERHEAD_BYTES = 65536

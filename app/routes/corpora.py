@@ -18,7 +18,7 @@ from app.schemas.lists import DEFAULT_LIMIT, After, Deleted, Limit, Page
 from app.services.access import Access
 from app.services.archives import ArchiveFormat
 from models.text.kind_detection import TextKind
-from store.corpora import Corpus
+from store.corpus import Corpus
 from store.corpus_statistics import Encoding
 from store.ids import check_name
 

@@ -14,7 +14,8 @@ from app.keys import Key
 from models.errors import Conflict, NotFound, Unavailable
 from models.saved_model import Card
 from models.text.kind_detection import TextKind
-from store.corpora import CHOSEN, Corpora, Corpus, no_such_corpus
+from store.corpora import CHOSEN, Corpora, no_such_corpus
+from store.corpus import Corpus
 from store.corpus_names import split_reference
 from store.ids import is_id
 from store.jobs import Job, Jobs, no_such_job

@@ -12,7 +12,7 @@ from models.saved_model import Card
 from models.text.kind_detection import Purpose, TextKind, default_purpose
 from models.text.masks import Masks
 from models.text.vocabulary import Alphabet
-from store.corpora import Corpus
+from store.corpus import Corpus
 from store.ids import check_name
 from store.jobs import JobRequest
 

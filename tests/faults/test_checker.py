@@ -11,7 +11,8 @@ from redis import Redis
 
 from models.saved_model import describe_files
 from store.alerts import Alerts
-from store.corpora import Corpora, Upload
+from store.corpora import Corpora
+from store.corpus_upload import Upload
 from store.jobs import Job, Jobs, JobStatus
 from store.models import Models
 from tests.faults.checker import WEIGHTS, Checker

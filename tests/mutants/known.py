@@ -219,8 +219,8 @@ KNOWN = (
     Mutant(
         "a corpus's record is written before its text",
         "store/corpora.py",
-        '            self._blobs.write(f"corpora/{corpus.id}/text", upload.path)\n            self._blobs.write(f"corpora/{corpus.id}/corpus.json", _dump(corpus))\n',
-        '            self._blobs.write(f"corpora/{corpus.id}/corpus.json", _dump(corpus))\n            self._blobs.write(f"corpora/{corpus.id}/text", upload.path)\n',
+        '            self._blobs.write(f"corpora/{corpus.id}/text", upload.path)\n            self._blobs.write(f"corpora/{corpus.id}/corpus.json", dump_corpus(corpus))\n',
+        '            self._blobs.write(f"corpora/{corpus.id}/corpus.json", dump_corpus(corpus))\n            self._blobs.write(f"corpora/{corpus.id}/text", upload.path)\n',
         ("tests/store/test_corpora.py",),
     ),
     Mutant(

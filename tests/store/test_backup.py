@@ -16,7 +16,8 @@ from models.errors import Conflict, InvalidInput
 from store.alerts import Alerts
 from store.backup import FOLDERS, back_up, restore
 from store.blobs import Blobs
-from store.corpora import Corpora, Upload
+from store.corpora import Corpora
+from store.corpus_upload import Upload
 from store.jobs import Jobs, JobStatus
 from store.models import Models
 from store.notification_targets import NotificationTargets

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from models.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from models.text.vocabulary import normalize
 from store.blobs import Blobs
-from store.corpora import Corpora, Corpus, Upload
+from store.corpora import Corpora
+from store.corpus import Corpus
 from store.corpus_statistics import Encoding
+from store.corpus_upload import Upload
 from store.open_blobs import open_blobs
 from tests.logs import syslog
 

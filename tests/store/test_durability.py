@@ -22,8 +22,9 @@ from store.audit import Audit
 from store.backup import FOLDERS
 from store.batches import Batches, BatchStatus
 from store.calibrations import Calibrations
-from store.corpora import Corpora, Upload
+from store.corpora import Corpora
 from store.corpus_owners import CorpusOwners
+from store.corpus_upload import Upload
 from store.ingest_records import Batch, LineMeta, NewLine
 from store.ingest_stream import IngestStreams
 from store.jobs import Jobs, JobStatus

@@ -12,7 +12,8 @@ import pytest
 from models.config import NetworkConfig, TrainingConfig
 from models.errors import NotFound, Unavailable
 from store.blobs import Blobs
-from store.corpora import Corpora, Upload
+from store.corpora import Corpora
+from store.corpus_upload import Upload
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.local_blobs import LocalBlobs
 from store.models import Models

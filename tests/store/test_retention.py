@@ -12,7 +12,8 @@ from models.errors import Unavailable
 from store.alerts import Alerts
 from store.batches import Batches, BatchStatus
 from store.blobs import Blobs
-from store.corpora import Corpora, Upload
+from store.corpora import Corpora
+from store.corpus_upload import Upload
 from store.ids import new_id, time_of_id
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.models import Models

@@ -16,7 +16,8 @@ from models.runtime.engine import Engine
 from models.runtime.requests import CompletionRequest, Failed, Finished, Usage
 from models.saved_model import SavedModel
 from store.blobs import Blobs
-from store.corpora import Corpora, Upload
+from store.corpora import Corpora
+from store.corpus_upload import Upload
 from store.jobs import Job, JobRequest
 from store.models import Models
 from store.open_blobs import open_blobs

@@ -16,8 +16,10 @@ from models.errors import Unavailable
 from models.text.masks import Masks
 from models.text.vocabulary import Alphabet
 from store.blobs import Blobs
-from store.corpora import Corpora, Corpus, Upload
+from store.corpora import Corpora
+from store.corpus import Corpus
 from store.corpus_statistics import Encoding
+from store.corpus_upload import Upload
 from store.jobs import Job, JobRequest
 from store.models import Models
 from store.open_blobs import open_blobs

@@ -9,7 +9,8 @@ import pytest
 
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import Mix, NetworkConfig, TrainingConfig
-from store.corpora import Corpora, Upload
+from store.corpora import Corpora
+from store.corpus_upload import Upload
 from store.jobs import JobRequest
 from store.models import Models
 from store.open_blobs import open_blobs

@@ -93,7 +93,8 @@ _BOUNDED = """
 import resource, sys
 from pathlib import Path
 from store.open_blobs import open_blobs
-from store.corpora import Corpora, Upload
+from store.corpora import Corpora
+from store.corpus_upload import Upload
 from worker.prepared_text import read_text
 
 folder = Path(sys.argv[1])

@@ -22,7 +22,8 @@ from models.config import Budget, Mix, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput, NotFound, Unavailable
 from models.kernels.instruction_sets import available_levels
 from models.text import mask_values
-from store.corpora import Corpora, Upload
+from store.corpora import Corpora
+from store.corpus_upload import Upload
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.live import EventLog, Live
 from store.models import Models

@@ -46,7 +46,8 @@ from models.runtime.requests import CompletionRequest, Distribution, Event, Expe
 from models.saved_model import Card, SavedModel, parse_card
 from models.text.vocabulary import normalize
 from store.calibrations import Calibrations
-from store.corpora import Corpora, Upload
+from store.corpora import Corpora
+from store.corpus_upload import Upload
 from store.jobs import Job, Jobs
 from store.models import Models
 from store.open_blobs import open_blobs

@@ -17,7 +17,7 @@ from app.main import create_app
 from app.settings import ApiSettings
 from models.anomaly.alerts import AlertKey, occurrence
 from store.alerts import Alerts
-from store.corpora import Upload
+from store.corpus_upload import Upload
 from store.jobs import JobStatus
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of, serving, until

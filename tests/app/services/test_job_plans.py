@@ -12,8 +12,9 @@ from models.auto_preset import RULES
 from models.config import PRESETS, NetworkConfig, TrainingConfig
 from models.errors import InvalidInput
 from models.saved_model import Card
-from store.corpora import Corpus, Upload
+from store.corpus import Corpus
 from store.corpus_statistics import Encoding
+from store.corpus_upload import Upload
 from store.jobs import JobRequest
 from tests.logs import syslog
 
