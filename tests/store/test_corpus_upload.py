@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from models.errors import InvalidInput, TooLarge
+from store.blobs import Blobs
+from store.corpora import Corpora
+from store.corpus_upload import Upload
+from tests.store.uploads import add
+
+
+@pytest.fixture
+def corpora(blobs: Blobs) -> Corpora:
+    return Corpora(blobs)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "offset"),
+    [((b"abc\xffdef",), 3), ((b"ab\xe2\x82", b"xx"), 2), ((b"good", b"\xc3"), 4), ((b"\xed\xa0\x80",), 0)],
+)
+def test_a_bad_byte_is_named_by_its_offset_and_nothing_is_kept(
+    corpora: Corpora, tmp_path: Path, pieces: tuple[bytes, ...], offset: int
+) -> None:
+    with pytest.raises(InvalidInput, match=f"offset {offset} ") as caught:
+        add(corpora, tmp_path, *pieces)
+    assert caught.value.code == "corpus_not_utf8"
+    assert list(tmp_path.iterdir()) == []
+    assert corpora.all() == []
+
+
+def test_an_empty_text_is_refused(corpora: Corpora, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="empty"):
+        add(corpora, tmp_path)
+
+
+def test_a_text_over_the_limit_is_refused_and_nothing_is_kept(corpora: Corpora, tmp_path: Path) -> None:
+    with pytest.raises(TooLarge, match="5 bytes"):
+        add(corpora, tmp_path, b"abc", b"def", limit=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("aaaa", "repeats one character"),
+        ("a\r\nb", "1 carriage return: lines end in CR LF"),
+        ("a\0b", "NUL"),
+        ("\ufeffab", "byte order mark"),
+        ("a\ufffd", "replacement"),
+    ],
+)
+def test_unusual_texts_get_warnings(corpora: Corpora, tmp_path: Path, text: str, warning: str) -> None:
+    corpus, _ = add(corpora, tmp_path, text.encode())
+    assert any(warning in w for w in corpus.warnings)
+
+
+def test_bytes_that_are_all_the_same_are_warned_of(corpora: Corpora, tmp_path: Path) -> None:
+    corpus, _ = add(corpora, tmp_path, b"\xff" * 300, encoding="bytes")
+    assert corpus.warnings == ["the bytes are all the same; there is nothing to learn"]
+
+
+def test_a_million_combining_marks_are_refused(tmp_path: Path) -> None:
+    marks = "\u0301".encode() * 200_000
+    with Upload(tmp_path, limit_bytes=10**8) as upload:
+        upload.feed(marks)  # what normalization holds back, it can hold
+        with pytest.raises(InvalidInput, match="marks that belong to one letter") as caught:
+            for _ in range(5):
+                upload.feed(marks)
+    assert caught.value.code == "corpus_not_text"

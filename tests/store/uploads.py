@@ -1,0 +1,23 @@
+"""Uploads corpora, for tests."""
+
+from pathlib import Path
+
+from store.corpora import Corpora
+from store.corpus import Corpus
+from store.corpus_statistics import Encoding
+from store.corpus_upload import Upload
+
+
+def add(
+    corpora: Corpora,
+    folder: Path,
+    *pieces: bytes,
+    name: str | None = None,
+    limit: int = 10**6,
+    encoding: Encoding = "utf-8",
+) -> tuple[Corpus, bool]:
+    """Upload a text in pieces; return what `Corpora.add` returns."""
+    with Upload(folder, limit_bytes=limit, encoding=encoding) as upload:
+        for piece in pieces:
+            upload.feed(piece)
+        return corpora.add(upload, name=name)
