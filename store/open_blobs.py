@@ -15,7 +15,7 @@ def is_object_store(url: str) -> bool:
 
 def is_known_url(url: str) -> bool:
     """Return whether `url` is of a kind of object store that can be opened, by its scheme alone."""
-    from store.object_blobs import SCHEMES
+    from store.object_store import SCHEMES
 
     return urlsplit(url).scheme in SCHEMES
 

@@ -165,7 +165,7 @@ def _local_file(path: Path) -> InputFile:
 def _find_objects(pattern: str) -> list[InputFile]:
     import obstore
 
-    from store.object_blobs import domain_errors_of_store, is_missing_bucket
+    from store.object_errors import domain_errors_of_store, is_missing_bucket
 
     bucket, key = _split(pattern)
     folder, store = "/".join(_literal_folders(key)), _store(bucket)
@@ -226,7 +226,7 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
 
 @lru_cache(maxsize=16)
 def _store(bucket: str) -> Any:
-    from store.object_blobs import open_store
+    from store.object_store import open_store
 
     if not is_known_url(bucket):
         raise InvalidInput(f"{bucket} is not a URL that files can be read from; use s3://, gs:// or az://")
@@ -255,7 +255,7 @@ def _open(file: InputFile) -> IO[bytes]:
         return stored
     import obstore
 
-    from store.object_blobs import domain_errors_of_store
+    from store.object_errors import domain_errors_of_store
 
     bucket, key = _split(file.name)
     try:
@@ -296,7 +296,7 @@ class _RawReader(io.RawIOBase):
         return int(self._reader.tell())
 
     def readinto(self, buffer: Any, /) -> int:
-        from store.object_blobs import domain_errors_of_store
+        from store.object_errors import domain_errors_of_store
 
         view = memoryview(buffer)
         with domain_errors_of_store():

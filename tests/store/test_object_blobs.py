@@ -12,7 +12,8 @@ import pytest
 
 from models.errors import Unavailable
 from store.blobs import StorageRefused
-from store.object_blobs import PARALLEL_PARTS, PART_BYTES, ObjectBlobs, RetryLimits
+from store.object_blobs import PARALLEL_PARTS, PART_BYTES, ObjectBlobs
+from store.object_store import RetryLimits
 from tests.s3_server import S3Server
 from tests.store.fault_proxy import Fault, FaultProxy, Request
 
@@ -341,23 +342,3 @@ def test_store_that_does_not_answer_is_not_refused_but_unavailable(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(Unavailable, match="cannot be reached"):
         ObjectBlobs.at(s3_url, HASTY).check()
-
-
-@pytest.mark.parametrize(
-    ("url", "variables"),
-    [
-        ("gs://bucket/prefix", {}),
-        ("az://container/prefix", {"AZURE_STORAGE_ACCOUNT_NAME": "account"}),
-    ],
-)
-def test_other_providers_can_be_opened(
-    url: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert ObjectBlobs.at(url)
-
-
-def test_url_that_obstore_cannot_use_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match="Account must be specified"):
-        ObjectBlobs.at("az://container/prefix")
