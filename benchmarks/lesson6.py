@@ -40,7 +40,8 @@ from models.text.vocabulary import normalize
 from worker.evaluation import bits_per_character
 from worker.hooks import Hooks
 from worker.prepared_text import Text
-from worker.training import Result, fit
+from worker.trainer import Result
+from worker.training import fit
 
 DEFAULT_TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"
 HELD_OUT = 0.1

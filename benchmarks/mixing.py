@@ -26,7 +26,8 @@ from worker.evaluation import bits_per_character
 from worker.export import graph_of
 from worker.mixing import SecondText
 from worker.prepared_text import Text
-from worker.training import Result, fit
+from worker.trainer import Result
+from worker.training import fit
 
 DEFAULT_TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"
 HELD_OUT = 0.1

@@ -3,14 +3,13 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from models.architectures.memory import count_parameters
-from models.auto_preset import describe
 from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
@@ -18,39 +17,36 @@ from models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
 from models.runtime.engine import FLOAT32_FILE, INT8_FILE
 from models.runtime.session import SharedNetwork, StepNetwork, open_network
 from models.saved_model import Card, describe_files
-from models.text import mask_values
-from models.text.mask_values import MaskValues
-from models.text.masks import Masks
 from store import tracing
 from store.corpora import Corpora
-from store.corpus import Corpus
 from store.jobs import Job, JobRequest
 from store.models import Models
-from store.shuffled_lines import ShuffledLines
-from worker import advice
 from worker.auto_preset import choose_preset
 from worker.calibration import anomaly_files
 from worker.checkpoints import Checkpoint
-from worker.chunked_ids import CorpusChunks, narrowest_type
 from worker.evaluation import bits_per_character
 from worker.experts import Mixture
 from worker.export import int8_file, saved_files
 from worker.hooks import Hooks, StopReason
-from worker.mixing import SecondText
-from worker.prepared_text import Text, covering_characters, read_ids, read_text, trained_characters
+from worker.job_text import (
+    chunks_beyond_cache,
+    mask_values_files,
+    masked_pieces,
+    notes_on_text,
+    read_job_text,
+    second_text,
+)
+from worker.prepared_text import Text, covering_characters
 from worker.report import write_report
 from worker.settings import PrecisionSetting
-from worker.training import Result, fit
+from worker.trainer import Result
+from worker.training import fit
 from worker.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
 _WARM_UP_CHARACTERS = 2000  # read before the held-out text for the final figure
 _JUDGED_CHARACTERS = 1_000_000  # from the beginning of the held-out text: a minute for a large network
-_SHUFFLED = (
-    "the lines are records: they are shuffled with the job's seed, and lines drawn at random are held out; if"
-    ' their order matters, train with "kind": "text"'
-)
 _MAX_INT8_NATS = 0.005  # per character: the highest cost at which int8 weights are kept
 
 
@@ -92,7 +88,7 @@ def train_model(
     request, on_event = job.request, hooks.event
     corpus = corpora.get(request.corpus)
     characters = corpus.bytes if request.alphabet == "bytes" else corpus.characters
-    pieces = partial(_pieces, request, corpora, corpus.id)
+    pieces = partial(masked_pieces, request, corpora, corpus.id)
     if request.masks:
         characters = sum(map(len, pieces()))
     if characters < MINIMUM_CHARACTERS:
@@ -100,19 +96,19 @@ def train_model(
             f"the corpus has {characters} characters; training needs {MINIMUM_CHARACTERS}",
             code="corpus_too_small",
         )
-    chunks_of = partial(_chunks, request, corpora, cache_bytes=corpus_cache_bytes)
+    chunks_of = partial(chunks_beyond_cache, request, corpora, cache_bytes=corpus_cache_bytes)
     chunks = chunks_of(corpus, characters) if request.kind != "records" else None
     if not resume:
-        for sentence in _notes(request, pieces, chunks):
+        for sentence in notes_on_text(request, pieces, chunks):
             on_event("message", {"text": sentence})
     # A resumed job has its weights and its vocabulary in the checkpoint.
     start = WarmStart.load(models, request.start_from) if request.start_from and not resume else None
     required = resume.meta.get("characters", "") if resume else start.vocabulary.characters if start else ""
     if request.mix:
-        second_pieces = _pieces(request, corpora, request.mix.corpus)
+        second_pieces = masked_pieces(request, corpora, request.mix.corpus)
         required += covering_characters(second_pieces, coverage=request.coverage)
     with tracing.span("prepare text"):
-        text = _read(
+        text = read_job_text(
             request,
             pieces,
             characters=characters,
@@ -125,7 +121,7 @@ def train_model(
         "cores": cores,
         "precision": precision,
         "measurements": measurements,
-        "second": _second_text(
+        "second": second_text(
             request,
             corpora,
             models,
@@ -172,7 +168,7 @@ def train_model(
             is_log=bool(request.masks),
             on_message=lambda sentence: on_event("message", {"text": sentence}),
         )
-        files |= _mask_values_files(request, corpora, corpus)
+        files |= mask_values_files(request, corpora, corpus)
         origin = _origin(job, request, vocabulary_size=len(text.vocabulary))
         report_fields, report_files = write_report(
             report,
@@ -198,24 +194,6 @@ def train_model(
     return Outcome(result.stopped, card, files)
 
 
-def _notes(
-    request: JobRequest, pieces: Callable[[], Iterable[str]], chunks: CorpusChunks | None
-) -> Iterator[str]:
-    """Yield sentences about how the text is read."""
-    about_values = request.masked_by_default if request.masks else advice.timestamps(pieces())
-    if about_values:
-        yield about_values
-    if request.kind == "records":
-        yield _SHUFFLED
-    if chunks:
-        yield (
-            f"the corpus as ids is larger than {chunks.cache_bytes:,} bytes (NEXTCHAR_CORPUS_CACHE_BYTES), so"
-            " it is read from the storage in chunks"
-        )
-    if request.chosen_preset:
-        yield describe(request.chosen_preset, request.network, request.training)
-
-
 def _origin(job: Job, request: JobRequest, *, vocabulary_size: int) -> Report:
     """Return the fields that the report and the card share."""
     return {
@@ -234,105 +212,6 @@ def _origin(job: Job, request: JobRequest, *, vocabulary_size: int) -> Report:
         "mix": request.mix.model_dump(mode="json") if request.mix else None,
         "parameters": count_parameters(request.network, vocabulary_size),
     }
-
-
-def _read(
-    request: JobRequest,
-    pieces: Callable[[], Iterable[str]],
-    *,
-    characters: int,
-    size_bytes: int,
-    required: str,
-    scratch: Path,
-    chunks: CorpusChunks | None,
-) -> Text:
-    """Return the text of a job as ids; of records, its lines in an order that depends on the seed alone.
-
-    Raises:
-        InvalidInput: records have too few lines.
-    """
-    fraction = request.training.validation_fraction
-    options: dict[str, Any] = {
-        "alphabet": request.alphabet,
-        "coverage": request.coverage,
-        "required": required,
-        "scratch": scratch,
-    }
-    if request.kind != "records":
-        trained = trained_characters(characters, fraction)
-        return read_text(pieces, characters=characters, trained=trained, chunks=chunks, **options)
-    with ShuffledLines(
-        pieces(),
-        size_bytes=size_bytes,
-        validation_fraction=fraction,
-        seed=request.training.seed,
-        scratch=scratch,
-    ) as lines:
-        return read_text(lines.pieces, characters=lines.characters, trained=lines.trained, **options)
-
-
-def _chunks(
-    request: JobRequest, corpora: Corpora, corpus: Corpus, characters: int, *, cache_bytes: int | None
-) -> CorpusChunks | None:
-    """Return the chunks of a corpus whose ids do not fit into the cache; None if they do."""
-    bytes_per_id = narrowest_type(corpus.distinct_characters + 1).itemsize
-    if cache_bytes is None or characters * bytes_per_id <= cache_bytes:
-        return None
-    return CorpusChunks(corpora, corpus.id, request.alphabet, cache_bytes, tuple(request.masks))
-
-
-def _pieces(request: JobRequest, corpora: Corpora, corpus: str) -> Iterable[str]:
-    """Yield the characters of a corpus in pieces, masked if the job has masks."""
-    pieces = corpora.pieces(corpus, request.alphabet)
-    return Masks(request.masks).apply_to_pieces(pieces) if request.masks else pieces
-
-
-def _mask_values_files(request: JobRequest, corpora: Corpora, corpus: Corpus) -> dict[str, bytes]:
-    """Return the file of what the masked values of the corpus look like, if there are masks."""
-    if not request.masks:
-        return {}
-    lines = _last_lines(corpora.pieces(corpus.id, request.alphabet), corpus.characters)
-    return {mask_values.FILE: MaskValues.fit(Masks(request.masks), lines).dump()}
-
-
-def _last_lines(pieces: Iterable[str], characters: int) -> Iterator[str]:
-    """Yield the lines of the last `mask_values.MAX_CHARACTERS` of so many characters."""
-    held, skipped = "", max(0, characters - mask_values.MAX_CHARACTERS)
-    for piece in pieces:
-        kept = piece[skipped:]
-        skipped -= min(skipped, len(piece))
-        *lines, held = (held + kept).split("\n")
-        yield from lines
-    yield held
-
-
-def _second_text(
-    request: JobRequest,
-    corpora: Corpora,
-    models: Models,
-    text: Text,
-    *,
-    scratch: Path,
-    chunks_of: Callable[[Corpus, int], CorpusChunks | None],
-    cores: int,
-    on_event: Callable[[str, dict[str, Any]], None],
-) -> SecondText | None:
-    """Return the text to mix in. Raises NotFound: its corpus or the teacher was deleted."""
-    mix = request.mix
-    if mix is None:
-        return None
-    corpus = corpora.get(mix.corpus)
-    chunks = chunks_of(corpus, corpus.bytes if request.alphabet == "bytes" else corpus.characters)
-    ids = read_ids(_pieces(request, corpora, corpus.id), text.vocabulary, scratch=scratch, chunks=chunks)
-    if mix.teacher is None:
-        return SecondText(ids, mix.fraction, mix.targets)
-    saved = models.get(mix.teacher)
-    teacher = saved.vocabulary
-    if unknown := "".join(teacher.unknown(text.vocabulary.characters)):
-        message = f"the teacher {mix.teacher} does not know {unknown!r} and never predicts these characters"
-        on_event("message", {"text": message})
-    network = open_network(FLOAT32_FILE, saved.file(FLOAT32_FILE), threads=cores)
-    return SecondText(ids, mix.fraction, mix.targets, network, teacher)
 
 
 def _int8(

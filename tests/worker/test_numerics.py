@@ -12,7 +12,8 @@ from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
 from tests.worker.test_precision import TEXT, Recorder
 from worker import numerics
 from worker.numerics import Numerics, numerics_here
-from worker.training import Result, fit
+from worker.trainer import Result
+from worker.training import fit
 
 KERNEL_HERE = numerics._kernel
 NETWORK = NetworkConfig(units=6, embedding=5, dropout=0.0)

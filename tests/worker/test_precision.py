@@ -16,7 +16,8 @@ from worker.hooks import Hooks
 from worker.precision import PrecisionChoice, choose_precision
 from worker.prepared_text import Text
 from worker.settings import WorkerSettings
-from worker.training import Result, fit
+from worker.trainer import Result
+from worker.training import fit
 
 NETWORK = NetworkConfig(units=16, embedding=5)
 SIZES: dict[str, Any] = {"rows": 2, "window": 3, "vocabulary_size": 21}

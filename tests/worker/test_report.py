@@ -14,7 +14,8 @@ from worker.export import graph_of
 from worker.hooks import Hooks
 from worker.prepared_text import Text
 from worker.report import write_report
-from worker.training import Result, fit
+from worker.trainer import Result
+from worker.training import fit
 
 PLANTED = "the sacrifice of the intellect is written here word for word. "
 _RANDOM = np.random.default_rng(1)

@@ -19,7 +19,8 @@ from worker.export import graph_of
 from worker.hooks import Hooks, StopReason
 from worker.kernel_step import KernelStep
 from worker.prepared_text import Text
-from worker.training import Result, fit
+from worker.trainer import Result
+from worker.training import fit
 
 NETWORK = NetworkConfig(units=16, embedding=5)
 DEEP = NetworkConfig(layers=2, units=6, embedding=5, dropout=0.1)

@@ -17,7 +17,8 @@ from worker.evaluation import bits_per_character
 from worker.export import graph_of, saved_files
 from worker.hooks import Hooks
 from worker.prepared_text import Text
-from worker.training import Result, fit
+from worker.trainer import Result
+from worker.training import fit
 from worker.warm_start import WarmStart
 
 NETWORK = NetworkConfig(layers=2, units=24, embedding=5)

@@ -1,0 +1,144 @@
+"""Reads the texts of a job: its corpus as ids, the text to mix in, and what its masked values look like."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from models.auto_preset import describe
+from models.runtime.engine import FLOAT32_FILE
+from models.runtime.session import open_network
+from models.text import mask_values
+from models.text.mask_values import MaskValues
+from models.text.masks import Masks
+from store.corpora import Corpora
+from store.corpus import Corpus
+from store.jobs import JobRequest
+from store.models import Models
+from store.shuffled_lines import ShuffledLines
+from worker import advice
+from worker.chunked_ids import CorpusChunks, narrowest_type
+from worker.mixing import SecondText
+from worker.prepared_text import Text, read_ids, read_text, trained_characters
+
+_SHUFFLED = (
+    "the lines are records: they are shuffled with the job's seed, and lines drawn at random are held out; if"
+    ' their order matters, train with "kind": "text"'
+)
+
+
+def notes_on_text(
+    request: JobRequest, pieces: Callable[[], Iterable[str]], chunks: CorpusChunks | None
+) -> Iterator[str]:
+    """Yield sentences about how the text is read."""
+    about_values = request.masked_by_default if request.masks else advice.timestamps(pieces())
+    if about_values:
+        yield about_values
+    if request.kind == "records":
+        yield _SHUFFLED
+    if chunks:
+        yield (
+            f"the corpus as ids is larger than {chunks.cache_bytes:,} bytes (NEXTCHAR_CORPUS_CACHE_BYTES), so"
+            " it is read from the storage in chunks"
+        )
+    if request.chosen_preset:
+        yield describe(request.chosen_preset, request.network, request.training)
+
+
+def read_job_text(
+    request: JobRequest,
+    pieces: Callable[[], Iterable[str]],
+    *,
+    characters: int,
+    size_bytes: int,
+    required: str,
+    scratch: Path,
+    chunks: CorpusChunks | None,
+) -> Text:
+    """Return the text of a job as ids; of records, its lines in an order that depends on the seed alone.
+
+    Raises:
+        InvalidInput: records have too few lines.
+    """
+    fraction = request.training.validation_fraction
+    options: dict[str, Any] = {
+        "alphabet": request.alphabet,
+        "coverage": request.coverage,
+        "required": required,
+        "scratch": scratch,
+    }
+    if request.kind != "records":
+        trained = trained_characters(characters, fraction)
+        return read_text(pieces, characters=characters, trained=trained, chunks=chunks, **options)
+    with ShuffledLines(
+        pieces(),
+        size_bytes=size_bytes,
+        validation_fraction=fraction,
+        seed=request.training.seed,
+        scratch=scratch,
+    ) as lines:
+        return read_text(lines.pieces, characters=lines.characters, trained=lines.trained, **options)
+
+
+def chunks_beyond_cache(
+    request: JobRequest, corpora: Corpora, corpus: Corpus, characters: int, *, cache_bytes: int | None
+) -> CorpusChunks | None:
+    """Return the chunks of a corpus whose ids do not fit into the cache; None if they do."""
+    bytes_per_id = narrowest_type(corpus.distinct_characters + 1).itemsize
+    if cache_bytes is None or characters * bytes_per_id <= cache_bytes:
+        return None
+    return CorpusChunks(corpora, corpus.id, request.alphabet, cache_bytes, tuple(request.masks))
+
+
+def masked_pieces(request: JobRequest, corpora: Corpora, corpus: str) -> Iterable[str]:
+    """Yield the characters of a corpus in pieces, masked if the job has masks."""
+    pieces = corpora.pieces(corpus, request.alphabet)
+    return Masks(request.masks).apply_to_pieces(pieces) if request.masks else pieces
+
+
+def second_text(
+    request: JobRequest,
+    corpora: Corpora,
+    models: Models,
+    text: Text,
+    *,
+    scratch: Path,
+    chunks_of: Callable[[Corpus, int], CorpusChunks | None],
+    cores: int,
+    on_event: Callable[[str, dict[str, Any]], None],
+) -> SecondText | None:
+    """Return the text to mix in. Raises NotFound: its corpus or the teacher was deleted."""
+    mix = request.mix
+    if mix is None:
+        return None
+    corpus = corpora.get(mix.corpus)
+    chunks = chunks_of(corpus, corpus.bytes if request.alphabet == "bytes" else corpus.characters)
+    pieces = masked_pieces(request, corpora, corpus.id)
+    ids = read_ids(pieces, text.vocabulary, scratch=scratch, chunks=chunks)
+    if mix.teacher is None:
+        return SecondText(ids, mix.fraction, mix.targets)
+    saved = models.get(mix.teacher)
+    teacher = saved.vocabulary
+    if unknown := "".join(teacher.unknown(text.vocabulary.characters)):
+        message = f"the teacher {mix.teacher} does not know {unknown!r} and never predicts these characters"
+        on_event("message", {"text": message})
+    network = open_network(FLOAT32_FILE, saved.file(FLOAT32_FILE), threads=cores)
+    return SecondText(ids, mix.fraction, mix.targets, network, teacher)
+
+
+def mask_values_files(request: JobRequest, corpora: Corpora, corpus: Corpus) -> dict[str, bytes]:
+    """Return the file of what the masked values of the corpus look like, if there are masks."""
+    if not request.masks:
+        return {}
+    lines = _last_lines(corpora.pieces(corpus.id, request.alphabet), corpus.characters)
+    return {mask_values.FILE: MaskValues.fit(Masks(request.masks), lines).dump()}
+
+
+def _last_lines(pieces: Iterable[str], characters: int) -> Iterator[str]:
+    """Yield the lines of the last `mask_values.MAX_CHARACTERS` of so many characters."""
+    held, skipped = "", max(0, characters - mask_values.MAX_CHARACTERS)
+    for piece in pieces:
+        kept = piece[skipped:]
+        skipped -= min(skipped, len(piece))
+        *lines, held = (held + kept).split("\n")
+        yield from lines
+    yield held
