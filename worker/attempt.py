@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from redis.exceptions import RedisError
-
 from models.errors import Conflict, DomainError
 from models.kernels.compile_cache import machine_folder
 from models.machine import peak_memory_bytes
@@ -24,8 +22,8 @@ from store.live import AttemptOutcome, EventLog, Live
 from store.model_file_cache import ModelFileCache
 from store.models import Models
 from worker.checkpoints import Checkpoint, Checkpoints
-from worker.event_files import FILE_NAME, LiveLog
 from worker.hooks import Hooks, StopReason
+from worker.job_events import JobEvents, try_redis
 from worker.main import STOP_SIGNAL
 from worker.settings import WorkerSettings
 from worker.storage_errors import storage_problem
@@ -73,10 +71,7 @@ class Attempt:
         self._is_waiting = False  # for the storage; a message was sent
         self._began_s = time.monotonic()
         self._checkpoint_at: float | None = None  # when a checkpoint was last saved, in Unix seconds
-        self._log = EventLog(self.blobs)
-        self._events: list[dict[str, Any]] = []
-        self._unsent: list[dict[str, Any]] = []
-        self._live_log = self._open_live_log()
+        self._events = JobEvents(self.job, self.live, EventLog(self.blobs), self.settings)
 
     def run(self) -> None:
         """Train, and record how that ended, as soon as the storage works."""
@@ -93,7 +88,7 @@ class Attempt:
         except _NotRecorded:  # the reconciler restarts the job from its last checkpoint
             log.warning("%s: the worker stops before the storage accepts its record", self.job.id)
         finally:
-            self._live_log.close()
+            self._events.close()
 
     def _span(self) -> contextlib.AbstractContextManager["Span | None"]:
         return tracing.span(
@@ -128,7 +123,7 @@ class Attempt:
         return BackgroundLoop("heartbeat", self._renew_lease, interval_s=_RENEW_S)
 
     def _train(self) -> None:
-        self._events = self._retry(lambda: self._log.read(self.job.id))
+        self._retry(self._events.load)
         resume = self._resume_point()
         # Retry only before the first step: later, pausing loses less time than starting again.
         outcome = self._retry(lambda: self._outcome(resume), unless=lambda: self._progress is not None)
@@ -165,13 +160,13 @@ class Attempt:
             resume=resume,
             hooks=Hooks(
                 progress=self._set_progress,
-                event=self._event,
+                event=self._events.add,
                 request=self._set_request,
                 checkpoint=self._save,
                 stop=self._stop_reason,
                 checkpoint_every_s=self.settings.checkpoint_seconds,
             ),
-            events=self._events,
+            events=self._events.all,
         )
 
     def _set_request(self, request: JobRequest) -> None:
@@ -186,7 +181,7 @@ class Attempt:
 
     def _is_still_ours(self) -> bool:
         """Return whether this process owns the job by its record, and by its lease if Redis answers."""
-        if self._redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:
+        if try_redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:
             self._lost.set()
         return not self._lost.is_set() and self._has_newest_record()
 
@@ -196,9 +191,9 @@ class Attempt:
     def _resume_point(self) -> Checkpoint | None:
         checkpoint, problems = self._retry(self.checkpoints.load)
         for sentence in problems:
-            self._event("message", {"text": sentence})
+            self._events.add_message(sentence)
         if checkpoint:
-            self._event("message", {"text": f"continuing from the checkpoint of step {checkpoint.step}"})
+            self._events.add_message(f"continuing from the checkpoint of step {checkpoint.step}")
         return checkpoint
 
     def _stop_reason(self) -> StopReason | None:
@@ -208,7 +203,7 @@ class Attempt:
 
     def _pause_for_storage(self, problem: DomainError) -> None:
         """Pause the job with its newest checkpoint saved; the reconciler queues it again."""
-        self._event("message", {"text": f"{problem.message}; the job continues when the storage works again"})
+        self._events.add_message(f"{problem.message}; the job continues when the storage works again")
         self._save_unsaved()
         pauses = 1 if self._has_saved else self.job.storage_pauses + 1
         self._finish(
@@ -228,7 +223,7 @@ class Attempt:
             self._apply_last_stop_request()
         self._count()
         if self._is_waiting:
-            self._redis(lambda: self.live.set_progress(self.job.id, self._progress or {}))
+            try_redis(lambda: self.live.set_progress(self.job.id, self._progress or {}))
         if self.job.status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED):
             with contextlib.suppress(DomainError):  # the retention sweep deletes what is left
                 self.checkpoints.delete()
@@ -236,22 +231,22 @@ class Attempt:
         is_open = self.job.waits_for_storage and self._stop_request == "cancel_keep_best"
         if self.job.status is JobStatus.PAUSED and self._stop_request and not is_open:
             applied = self._stop_request  # a newer request is for the next worker
-            self._redis(lambda: self.live.acknowledge_stop(self.job.id, applied))
+            try_redis(lambda: self.live.acknowledge_stop(self.job.id, applied))
         elif self.job.status.is_final:
-            self._redis(lambda: self.live.acknowledge_stop(self.job.id))
+            try_redis(lambda: self.live.acknowledge_stop(self.job.id))
 
     def _count(self) -> None:
         """Count this attempt in the metrics, by the status that it has left the job in."""
         reason = self.job.error or self.job.pause_reason
         outcome = cast(AttemptOutcome, self.job.status.value)
         seconds = time.monotonic() - self._began_s
-        self._redis(
+        try_redis(
             lambda: self.live.count_attempt(outcome, code=reason.code if reason else "", seconds=seconds)
         )
 
     def _apply_last_stop_request(self) -> None:
         """Cancel or queue a paused job if that was requested while its record said running."""
-        self._stop_request = self._redis(lambda: self.live.pending_stop(self.job.id)) or self._stop_request
+        self._stop_request = try_redis(lambda: self.live.pending_stop(self.job.id)) or self._stop_request
         if self._stop_request == "cancel":
             to = JobStatus.CANCELLED
         elif self._stop_request == "cancel_keep_best" and not self.job.waits_for_storage:
@@ -267,7 +262,7 @@ class Attempt:
             status, changes = JobStatus.CANCELLED, {}
         elif status is JobStatus.PAUSED and self._stop_request == "pause":
             changes = {}
-        self._log.write(self.job.id, self._events)
+        self._events.write()
         try:
             return self.jobs.move(self.job, status, progress=self._progress, **changes)
         except Conflict:
@@ -305,9 +300,9 @@ class Attempt:
         if not self._is_waiting:
             self._is_waiting = True
             log.warning("%s waits for storage: %s", self.job.id, problem.message)
-            self._event("message", {"text": f"waiting for storage: {problem.message}"})
+            self._events.add_message(f"waiting for storage: {problem.message}")
         progress = {**(self._progress or {}), "waiting_for_storage": problem.message}
-        self._redis(lambda: self.live.set_progress(self.job.id, progress))
+        try_redis(lambda: self.live.set_progress(self.job.id, progress))
         request, deadline = self._stop_request, time.monotonic() + wait_s
         while (left_s := deadline - time.monotonic()) > 0 and self._stop_request == request:
             if self._lost.is_set():
@@ -338,7 +333,7 @@ class Attempt:
                 self._lost.set()
                 return
             # In this order: a process killed between them repeats events, instead of losing them.
-            self._log.write(self.job.id, self._events)
+            self._events.write()
             self.checkpoints.save(checkpoint)
         except Exception as error:
             problem = storage_problem(error)
@@ -347,32 +342,13 @@ class Attempt:
             log.warning("%s: no checkpoint at step %d: %s", self.job.id, checkpoint.step, problem)
             if self._unsaved is None:
                 text = f"no checkpoint at step {checkpoint.step}: {problem.message}; training continues"
-                self._event("message", {"text": text})
+                self._events.add_message(text)
             self._unsaved = checkpoint
             return
         if self._unsaved is not None:
-            self._event("message", {"text": f"checkpoints are saved again, since step {checkpoint.step}"})
+            self._events.add_message(f"checkpoints are saved again, since step {checkpoint.step}")
         self._unsaved, self._checkpoint_at = None, time.time()
         self._has_saved |= checkpoint.step > self.job.resumed_at_step
-
-    def _event(self, kind: str, data: dict[str, Any]) -> None:
-        last = self._events[-1]["id"] if self._events else 0
-        if self.job.attempt > 1:  # an earlier attempt may have sent events that are not in storage
-            last = max(last, self._redis(lambda: self.live.last_event(self.job.id)) or 0)
-        event = {"id": last + 1, "at": round(time.time(), 3), "type": kind, "data": data}
-        self._events.append(event)
-        self._unsent.append(event)
-        self._live_log.add(event)
-        self._redis(self._send_events)
-
-    def _open_live_log(self) -> LiveLog:
-        folder, job = self.settings.tensorboard_dir, self.job
-        path = folder / job.request.name / job.id / f"{FILE_NAME}.{job.attempt:03d}" if folder else None
-        return LiveLog(path, at=time.time(), from_step=job.resumed_at_step if job.attempt > 1 else None)
-
-    def _send_events(self) -> None:
-        self.live.add_events(self.job.id, self._unsent)
-        self._unsent = []
 
     def _set_progress(self, progress: dict[str, Any]) -> None:
         # By the attempt the reconciler knows whether the lost one made progress.
@@ -383,22 +359,14 @@ class Attempt:
         }
         if self._checkpoint_at is not None:
             progress["checkpoint_at"] = round(self._checkpoint_at, 3)
-        self._redis(lambda: self.live.set_progress(self.job.id, progress))
+        try_redis(lambda: self.live.set_progress(self.job.id, progress))
 
     def _renew_lease(self) -> None:
-        if self._redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:
+        if try_redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:
             self._lost.set()
-        request = self._redis(lambda: self.live.pending_stop(self.job.id) or "")
+        request = try_redis(lambda: self.live.pending_stop(self.job.id) or "")
         if request is not None:
             self._stop_request = request or None
-
-    def _redis(self, call: Callable[[], T]) -> T | None:
-        """Return the result of `call`, or None if Redis does not work: training does not depend on it."""
-        try:
-            return call()
-        except (RedisError, OSError) as error:
-            log.debug("Redis does not work: %s", error)
-            return None
 
 
 def _retry_waits_s() -> Iterator[float]:

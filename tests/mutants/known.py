@@ -351,23 +351,23 @@ KNOWN = (
     ),
     Mutant(
         "numbers of events begin anew after a crash",
-        "worker/attempt.py",
-        "        if self.job.attempt > 1:  # an earlier",
+        "worker/job_events.py",
+        "        if not self._is_first_attempt:  # an earlier",
         "        if False:  # an earlier",
         ("tests/worker/test_two_attempts.py",),
     ),
     Mutant(
         "the lease is not renewed",
         "worker/attempt.py",
-        "        if self._redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:\n            self._lost.set()\n        request =",
+        "        if try_redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:\n            self._lost.set()\n        request =",
         "        request =",
         ("tests/worker/test_two_attempts.py",),
     ),
     Mutant(
         "a lost lease does not stop the process",
         "worker/attempt.py",
-        "        if self._redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:\n            self._lost.set()\n        request =",
-        "        self._redis(lambda: self.live.acquire_lease(self.job.id, self.token))\n        request =",
+        "        if try_redis(lambda: self.live.acquire_lease(self.job.id, self.token)) is False:\n            self._lost.set()\n        request =",
+        "        try_redis(lambda: self.live.acquire_lease(self.job.id, self.token))\n        request =",
         ("tests/worker/test_two_attempts.py",),
     ),
     Mutant(
