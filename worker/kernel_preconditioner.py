@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels import lstm_training as kernels
+from models.kernels import packed_arrays
 from models.kernels.lstm_weights import Floats
 from models.kernels.product_format import ProductFormat
 from worker.preconditioner import Preconditioner, is_observed, is_preconditioned
@@ -42,7 +42,7 @@ class KernelPreconditioner:
         if is_observed(step):
             self._observe(gradient, step, scale, parallel, rows)
         if is_preconditioned(step):
-            kernels.pack(gradient, self._packed)
+            packed_arrays.pack(gradient, self._packed)
             _multiply(self._root, self._packed, self._sums, parallel, rows)
             gradient[:] = self._sums[:, : gradient.shape[1]]
 
@@ -54,7 +54,7 @@ class KernelPreconditioner:
         self, gradient: Floats, step: int, scale: float, parallel: Map, rows: Sequence[slice]
     ) -> None:
         _to_activations(gradient, self._gradient)
-        kernels.pack_transposed(gradient, self._packed_transposed)
+        packed_arrays.pack_transposed(gradient, self._packed_transposed)
         _multiply(self._gradient, self._packed_transposed, self._squares, parallel, rows)
         product = self._squares[:, : len(gradient)] * np.float32(scale**2 / gradient.shape[1])
         if self.preconditioner.observe(product, step):
@@ -74,11 +74,11 @@ def _multiply(
 
     def multiply(some: slice) -> None:
         sums[some] = 0
-        kernels.add_product(packed, x[some], sums[some])
+        packed_arrays.add_product(packed, x[some], sums[some])
 
     for _ in parallel(multiply, rows):
         pass
 
 
 def _to_activations(matrix: Floats, x: NDArray[Any]) -> None:
-    kernels.gather(matrix, np.arange(len(matrix), dtype=np.int32)[None], x[None])
+    packed_arrays.gather(matrix, np.arange(len(matrix), dtype=np.int32)[None], x[None])

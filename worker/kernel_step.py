@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.architectures.kernel_lstm import KernelLSTM
 from models.architectures.parameter import Parameter
 from models.config import TrainingConfig
-from models.kernels import lstm_training as kernels
+from models.kernels.adamw import adamw, average
 from models.kernels.lstm_weights import Floats, LSTMWeights
 from models.kernels.lstm_window import LSTMWindow, State
 from worker import preconditioner
@@ -145,7 +145,7 @@ class KernelStep:
     def _update(self, learning_rate: float) -> None:
         """Take an optimizer step with the mean of the gradients, clipped."""
         mean = self._mean
-        norm = kernels.average(self._parts, mean.flat, 0, mean.flat.size) ** 0.5
+        norm = average(self._parts, mean.flat, 0, mean.flat.size) ** 0.5
         clip_norm = self._training.clip_norm
         scale = clip_norm / max(norm, clip_norm)
         self._steps, self._learning_rate = self._steps + 1, learning_rate
@@ -161,7 +161,7 @@ class KernelStep:
                 own = slice(max(part.start, some.start), min(part.stop, some.stop))
                 if own.start >= own.stop:
                     continue
-                kernels.adamw(
+                adamw(
                     *(
                         array.flat[own]
                         for array in (self.network.arrays, mean, self._momentum, self._velocity)

@@ -57,9 +57,9 @@ def choose_precision(
     The network is one that the kernels of `models.kernels.lstm_window` train. `folder` keeps measurements
     of this kind of machine; None keeps nothing.
     """
-    from models.kernels import lstm_training  # compiles
+    from models.kernels import packed_arrays  # compiles
 
-    if not lstm_training.HAS_BFLOAT16:
+    if not packed_arrays.HAS_BFLOAT16:
         return PrecisionChoice("float32")
     rounded_size = -(-vocabulary_size // _VOCABULARY_STEP) * _VOCABULARY_STEP
     shape = LSTMShape(

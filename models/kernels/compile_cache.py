@@ -35,12 +35,14 @@ RUNTIME_KERNELS = f"{__package__}.lstm_inference"
 MIXTURE_KERNELS = f"{__package__}.mixture"
 GENERATION_KERNELS = f"{__package__}.mixture_generation"
 TRAINING_KERNELS = f"{__package__}.lstm_training"
+DENSE_KERNELS = f"{__package__}.dense_training"
+OPTIMIZER_KERNELS = f"{__package__}.adamw"
 WEIGHTS_KERNELS = f"{__package__}.mixture_training"
 
 SERVING = (RUNTIME_KERNELS, MIXTURE_KERNELS, GENERATION_KERNELS)
 """What the API's processes need."""
 
-TRAINING = (TRAINING_KERNELS, MIXTURE_KERNELS, WEIGHTS_KERNELS)
+TRAINING = (TRAINING_KERNELS, DENSE_KERNELS, OPTIMIZER_KERNELS, MIXTURE_KERNELS, WEIGHTS_KERNELS)
 """What a training needs."""
 
 _KERNELS = tuple(dict.fromkeys((*SERVING, *TRAINING)))

@@ -10,7 +10,7 @@ seconds.
 
 Numba invalidates its cache when the file of the compiled function changes, not when a file that it imports
 changes. The folder of `models.kernels.compile_cache` covers all files of this package. Without that folder
-(benchmarks), touch `lstm_training.py` and `lstm_inference.py` after an edit of another file here.
+(benchmarks), touch the files of the compiled functions after an edit of a file that they import.
 
 Every function has explicit signatures, so that processes that start at the same time write the same files.
 """

@@ -1,4 +1,4 @@
-"""Loss and gradients of a training window of the stateful LSTM, by the kernels of `lstm_training` alone.
+"""Loss and gradients of a training window of the stateful LSTM, by the kernels of this package alone.
 
     embedding, normalized -> LSTM layers, each with dropout -> optional dense relu layer -> dense, softmax
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels import lstm_training as kernels
+from models.kernels import dense_training, lstm_training, packed_arrays
 from models.kernels.lstm_weights import Floats, LSTMShape, LSTMWeights, normalized
 from models.kernels.product_format import ProductFormat
 
@@ -92,7 +92,7 @@ class LSTMWindow:
         head = self._hidden or self._dense
         above = [layer.xs for layer in self._layers[1:]] + [head.x.reshape(self._window, self._rows, -1)]
         if not self._is_projected:
-            kernels.gather(table, ids, self._layers[0].xs)
+            packed_arrays.gather(table, ids, self._layers[0].xs)
         for i, layer in enumerate(self._layers):
             start, rows_of_start = weights[f"lstm_{i}/bias"][None], self._row_of_biases
             if self._starts_projected(i):
@@ -122,7 +122,7 @@ class LSTMWindow:
             gradient["lstm_0/kernel"][:] = _product(table.T, d_start)
             return _product(d_start, weights["lstm_0/kernel"].T)
         d_table = np.zeros_like(table)
-        kernels.add_rows(d_above, ids, d_table)
+        packed_arrays.add_rows(d_above, ids, d_table)
         return d_table
 
     def _starts_projected(self, layer: int) -> bool:
@@ -141,15 +141,15 @@ class LSTMWindow:
         dense, hidden = self._dense, self._hidden
         if hidden:
             hidden.forward(weights["hidden/kernel"], weights["hidden/bias"])
-            kernels.relu(hidden.sums, mask, dense.x)
+            dense_training.relu(hidden.sums, mask, dense.x)
         dense.forward(weights["dense/kernel"], weights["dense/bias"])
         count = self._rows * self._window
-        loss_of = kernels.soft_cross_entropy if targets.ndim == 3 else kernels.cross_entropy
+        loss_of = dense_training.soft_cross_entropy if targets.ndim == 3 else dense_training.cross_entropy
         flat = np.ascontiguousarray(targets.reshape(count, *targets.shape[2:]))
         loss = loss_of(dense.sums, flat, np.float32(1 / count), dense.d, gradient["dense/bias"])
         d = dense.backward(weights["dense/kernel"], gradient["dense/kernel"])
         if hidden:
-            kernels.relu_gradient(hidden.sums, mask, d, hidden.d, gradient["hidden/bias"])
+            dense_training.relu_gradient(hidden.sums, mask, d, hidden.d, gradient["hidden/bias"])
             d = hidden.backward(weights["hidden/kernel"], gradient["hidden/kernel"])
         return loss / count, d
 
@@ -173,10 +173,10 @@ class _Gradient:
     def __call__(self, x: NDArray[Any], d: NDArray[Any], gradient: Floats) -> None:
         """Write the product to `gradient`, which is zeros."""
         if self._padded is None:
-            kernels.add_transposed_product(x, d, gradient)
+            packed_arrays.add_transposed_product(x, d, gradient)
         else:
             self._padded[:] = 0
-            kernels.add_transposed_product(x, d, self._padded)
+            packed_arrays.add_transposed_product(x, d, self._padded)
             gradient[:] = self._padded[:, : gradient.shape[1]]
 
 
@@ -218,11 +218,11 @@ class _Layer:
         h: Floats,
         c: Floats,
     ) -> None:
-        """Run the steps from state h, c (B, H); see `kernels.forward`. `matrix` is (I + H, 4H or 3H)."""
+        """Run the steps from state h, c (B, H), as `lstm_training.forward`; `matrix` is (I + H, 4H or 3H)."""
         self._matrix, self._ids = matrix, ids
         self.h[:], self._c0[:] = h, c
-        kernels.pack(matrix, self._packed)
-        kernels.forward(
+        packed_arrays.pack(matrix, self._packed)
+        lstm_training.forward(
             start,
             ids,
             self._packed,
@@ -239,10 +239,10 @@ class _Layer:
 
     def backward(self, d_above: Floats, mask: Floats, gradient: Floats) -> Floats:
         """Add to the gradient of the matrix, fill `d_xs`; return the gradient of `start`."""
-        kernels.pack_transposed(self._matrix, self._packed_transposed)
+        packed_arrays.pack_transposed(self._matrix, self._packed_transposed)
         for array in (self._dh, self._dc, self._d_start):
             array[:] = 0
-        kernels.backward(
+        lstm_training.backward(
             self._gates,
             self.cs,
             self._c0,
@@ -259,7 +259,7 @@ class _Layer:
             self._d_start,
             self._packed_dz,
         )
-        kernels.pack_steps(self.xs, self._packed_xs)
+        packed_arrays.pack_steps(self.xs, self._packed_xs)
         self._gradient(self._packed_xs, self._packed_dz, gradient)
         return self._d_start
 
@@ -279,17 +279,17 @@ class _Dense:
 
     def forward(self, matrix: Floats, bias: Floats) -> None:
         """Fill `sums` (R, N)."""
-        kernels.pack(matrix, self._packed)
+        packed_arrays.pack(matrix, self._packed)
         self.sums[:, : len(bias)] = bias
-        kernels.add_product(self._packed, self.x, self.sums)
+        packed_arrays.add_product(self._packed, self.x, self.sums)
 
     def backward(self, matrix: Floats, gradient: Floats) -> Floats:
         """Fill the gradient (K, N) of the matrix from `x` and `d`; return that of `x` (R, K or more)."""
-        kernels.pack_transposed(matrix, self._packed_transposed)
+        packed_arrays.pack_transposed(matrix, self._packed_transposed)
         self._d_x[:] = 0
-        kernels.add_product(self._packed_transposed, self.d, self._d_x)
-        kernels.pack_steps(self.x[None], self._packed_x)
-        kernels.pack_steps(self.d[None], self._packed_d)
+        packed_arrays.add_product(self._packed_transposed, self.d, self._d_x)
+        packed_arrays.pack_steps(self.x[None], self._packed_x)
+        packed_arrays.pack_steps(self.d[None], self._packed_d)
         self._gradient(self._packed_x, self._packed_d, gradient)
         return self._d_x
 
@@ -298,6 +298,6 @@ def _product(a: Floats, b: Floats) -> Floats:
     """Return a (M, K) times b (K, N), small float32 matrices, computed in this thread."""
     formats = ProductFormat("float32")
     packed, sums = formats.packed(*b.shape), formats.sums(len(a), b.shape[1])
-    kernels.pack(np.ascontiguousarray(b), packed)
-    kernels.add_product(packed, np.ascontiguousarray(a), sums)
+    packed_arrays.pack(np.ascontiguousarray(b), packed)
+    packed_arrays.add_product(packed, np.ascontiguousarray(a), sums)
     return np.ascontiguousarray(sums[:, : b.shape[1]])

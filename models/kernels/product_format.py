@@ -1,11 +1,11 @@
-"""Makes arrays for the products of `lstm_training` in one number format."""
+"""Makes arrays for the products of `packed_arrays` in one number format."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels import lstm_training as kernels
+from models.kernels import packed_arrays
 from models.kernels.lstm_weights import Floats
 from models.kernels.selection import BFLOAT16_KERNEL, FLOAT32_KERNEL
 
@@ -14,7 +14,7 @@ class ProductFormat:
     """Makes arrays for products in one number format."""
 
     def __init__(self, dtype: str) -> None:
-        self.is_bfloat16 = dtype == "bfloat16" and kernels.HAS_BFLOAT16
+        self.is_bfloat16 = dtype == "bfloat16" and packed_arrays.HAS_BFLOAT16
         kernel = (BFLOAT16_KERNEL if self.is_bfloat16 else None) or FLOAT32_KERNEL
         self.panel, self.per_word = kernel.panel, 2 if self.is_bfloat16 else 1
 

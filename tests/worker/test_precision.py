@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.config import Budget, NetworkConfig, TrainingConfig
-from models.kernels import lstm_training
+from models.kernels import packed_arrays
 from models.kernels.lstm_weights import LSTMShape
 from worker import precision
 from worker.checkpoints import Checkpoint
@@ -30,7 +30,7 @@ class Processor:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, float32: float, bfloat16: float) -> None:
         self.seconds = {"float32": float32, "bfloat16": bfloat16}
         self.asked: list[str] = []
-        monkeypatch.setattr(lstm_training, "HAS_BFLOAT16", True)
+        monkeypatch.setattr(packed_arrays, "HAS_BFLOAT16", True)
         monkeypatch.setattr(precision, "_timer", self._timer)
 
     def _timer(self, _: LSTMShape, *, dtype: str, **__: int) -> Callable[[], float]:
@@ -60,7 +60,7 @@ def test_the_faster_precision_is_used_and_float32_if_the_gain_is_small(
 
 def test_a_processor_without_bfloat16_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     processor = Processor(monkeypatch, float32=1.0, bfloat16=0.5)
-    monkeypatch.setattr(lstm_training, "HAS_BFLOAT16", False)
+    monkeypatch.setattr(packed_arrays, "HAS_BFLOAT16", False)
     assert choose_precision(NETWORK, **SIZES, folder=None) == PrecisionChoice("float32")
     assert processor.asked == []
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.kernels import lstm_training as kernels
+from models.kernels.adamw import average
 from models.kernels.lstm_weights import (
     EPSILON,
     LSTMShape,
@@ -16,9 +16,10 @@ from models.kernels.lstm_weights import (
     without_input_gate,
 )
 from models.kernels.lstm_window import LSTMWindow, State
+from models.kernels.packed_arrays import HAS_BFLOAT16
 
 T = 5
-ROUNDOFF = {"float32": 2**-20, "bfloat16": 2**-6 if kernels.HAS_BFLOAT16 else 2**-20}
+ROUNDOFF = {"float32": 2**-20, "bfloat16": 2**-6 if HAS_BFLOAT16 else 2**-20}
 SHAPES = {
     "one layer": (LSTMShape(layers=1, units=6, embedding=3, vocabulary_size=7), 2),
     "two layers, odd sizes": (LSTMShape(layers=2, units=5, embedding=3, vocabulary_size=9), 3),
@@ -145,7 +146,7 @@ def test_an_lstm_with_the_negated_forget_gate_computes_what_coupled_gates_do() -
         np.testing.assert_allclose(part, expected, atol=1e-6)
 
 
-@pytest.mark.skipif(not kernels.HAS_BFLOAT16, reason="this processor has no bfloat16 products")
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor has no bfloat16 products")
 def test_in_bfloat16_factors_are_rounded() -> None:
     case = Case("one layer")
     assert case.run(case.window("bfloat16"))[0] != case.run(case.window("float32"))[0]
@@ -188,7 +189,7 @@ def test_nan_propagates() -> None:
 def test_the_mean_gradient_and_its_norm(size: int) -> None:
     random = np.random.default_rng(0)
     parts, mean = random.normal(size=(3, size + 3)).astype("f"), np.zeros(size + 3, "f")
-    squares = kernels.average(parts, mean, 2, 2 + size)
+    squares = average(parts, mean, 2, 2 + size)
     expected = parts.mean(0)[2 : 2 + size]
     np.testing.assert_allclose(mean, [0, 0, *expected, 0], atol=1e-6)
     assert squares == pytest.approx(float(np.square(expected).sum()), rel=1e-5)
