@@ -35,7 +35,8 @@ from benchmarks.report import print_json_line, print_table
 from benchmarks.server import running_api
 from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
 from models.anomaly.baselines import NAMES, baseline_scores
-from models.anomaly.calibration import Calibration, calibrate
+from models.anomaly.calibration import Calibration
+from models.anomaly.calibration_builder import calibrate
 from models.anomaly.drift import UNUSUAL, drift
 from models.anomaly.experts import with_ngram_and_templates
 from models.anomaly.metrics import auroc, detection_quality

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.anomaly.calibration import MIN_LINES, Calibration, calibrate
+from models.anomaly.calibration import MIN_LINES, Calibration
+from models.anomaly.calibration_builder import calibrate
 from models.anomaly.experts import with_ngram_and_templates
 from models.anomaly.precision import higher
 from models.runtime.session import StepNetwork
 from models.runtime.surprisal import line_surprisal
 from models.text import ngram_file, templates_file
-from models.text.templates import MAX_TEMPLATES
+from models.text.template_tree import MAX_TEMPLATES
 from store.calibrations import MODEL_FILE, validation_file
 from worker.prepared_text import Text
 

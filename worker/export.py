@@ -6,7 +6,7 @@ from pathlib import Path
 from models.architectures import architecture
 from models.architectures.onnx_graph import quantize, stateful_lstm_weights
 from models.architectures.spec import Trainable
-from models.runtime.lstm_network import quantize_lstm
+from models.runtime.int8_file import quantize_lstm
 
 
 def graph_of(network: Trainable) -> bytes:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 
 from app.services.engines import Loaded
 from app.services.limited_work import Check
-from models.anomaly.calibration import Calibration, CalibrationBuilder
+from models.anomaly.calibration import Calibration
+from models.anomaly.calibration_builder import CalibrationBuilder
 from models.anomaly.scorer import ReadPrecision
 from models.errors import TooLarge
 

@@ -25,7 +25,7 @@ from app.services.engines import Loaded
 from app.services.limited_work import Check
 from app.services.scoring import DECIMALS, CalibratedScorer, ScoreOptions, calibration_body
 from models.anomaly.baselines import baseline_scores
-from models.anomaly.calibration import CalibrationBuilder
+from models.anomaly.calibration_builder import CalibrationBuilder
 from models.anomaly.metrics import FALSE_ALARMS, detection_quality, roc
 from models.errors import InvalidInput, NotFound
 from store.calibrations import Calibrations, StoredCalibration

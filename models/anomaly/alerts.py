@@ -17,8 +17,8 @@ from functools import cached_property
 from typing import Literal
 
 from models.anomaly.spans import Span
+from models.text.line_tokens import WILDCARD
 from models.text.masks import CUSTOM_PLACEHOLDER, NAMED
-from models.text.templates import WILDCARD
 
 Severity = Literal["info", "warning", "critical"]
 Label = Literal["normal", "incident"]

@@ -5,7 +5,7 @@ prediction: p = (1 + #{c >= s}) / (n + 1), the share of them at least as high. A
 decreases like the tail of an exponential distribution. The score is a weighted mean of -log2 p (Fisher's
 combination of p-values, 1925), so its unit is bits: how rare the line is among normal ones. It needs no
 labels. The weights depend on how well each expert knows the calibration lines, and on the length of these
-(`CalibrationBuilder._weights`).
+(`calibration_builder`).
 
 **P-value.** The statistics are dependent, so the score is calibrated in turn: each calibration line is scored
 against the others, and p = (1 + #{scores >= s}) / (n + 1). If calibration lines and new normal lines are
@@ -20,13 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS, WINDOWS, statistics
-from models.anomaly.tail import Tail, fit_tail
+from models.anomaly.aggregate import statistics
+from models.anomaly.statistic_rarity import Floats, rarity
+from models.anomaly.tail import Tail
 from models.errors import InvalidInput
 from models.runtime.surprisal import LineSurprisal
-
-MAX_KEPT = 100_000
-"""Calibration lines whose statistics are kept; of more lines, this many evenly spaced quantiles."""
 
 MIN_LINES = 2
 
@@ -36,30 +34,10 @@ MAX_EXTRAPOLATION = 100
 CHARACTER_RATES = (0.01, 0.003, 0.001, 0.0003, 0.0001)
 """Shares of normal characters whose excess exceeds the quantiles kept as thresholds for characters."""
 
-BITS_TOLERANCE = tuple(0.03 / over for over in (*WINDOWS, 10)) * 3 + (0.001,) * len(TEMPLATE_STATISTICS)
-"""Tolerance of each statistic, in bits. Lines of a log are often identical, above all when masked, and their
-statistics differ by rounding, or by this much between float32 and int8: without a tolerance a line would not
-reach the rank of half of its duplicates and would seem rare."""
-
 SCORE_TOLERANCE = 0.05
 """Tolerance of the score, for changes by a few lines in the ranks."""
 
-NETWORK_WEIGHT = (1 / 3, 0.8)
-"""The minimum and maximum weight of the network, of that of network and n-grams together."""
-
-NGRAM_WEIGHTS = (0.0, 0.0, 1.0, 1.0)
-"""The relative weights of the n-grams' statistics. One rare n-gram is no evidence; several are."""
-
-TEMPLATE_WEIGHTS = (0.3, 0.06)
-"""The weights of the TEMPLATE_STATISTICS if templates left nothing open: they are multiplied by the share of
-the calibration lines' tokens that templates fix."""
-
 _TOP_SHARE, _MIN_TOP = 0.1, 10  # of the scores from which a tail that was not fitted is estimated
-
-MAX_LINE_PER_WINDOW = 40
-"""A window has its full weight in lines of up to so many times its length; in longer ones it has less. A line
-of a thousand characters always has a few surprising ones, and their peak is not informative."""
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -102,7 +80,7 @@ class Bucket:
 
     def score(self, values: Floats) -> Floats:
         """Return (m,) the scores of lines with statistics (m, k)."""
-        return _rarity(values, self.statistics, self.spread) @ self.weights
+        return rarity(values, self.statistics, self.spread) @ self.weights
 
     def p_value(self, scores: Floats) -> Floats:
         """Return (m,) the p-values of scores (m,)."""
@@ -233,163 +211,3 @@ def rounded_up(value: float, digits: int) -> float:
     """
     unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
     return float(f"{math.ceil(value / unit - 1e-9) * unit:.{digits}g}")
-
-
-class CalibrationBuilder:
-    """Makes a calibration of normal lines that are added in batches, of which only statistics are kept."""
-
-    def __init__(self) -> None:
-        self._statistics: list[Floats] = []  # (n, k) of each batch
-        self._lengths: list[NDArray[np.intp]] = []
-        self._excess: list[NDArray[np.float32]] = []  # of each character
-        self._network_bits = self._ngram_bits = 0.0
-        self._characters = 0  # with the newlines that were read
-        self._fixed_shares = 0.0  # of the lines' tokens, those that templates fix
-        self._lines = 0
-
-    def add(self, lines: Sequence[LineSurprisal]) -> None:
-        """Add lines, all read by the same network, and all or none of them by n-grams."""
-        if not lines:
-            return
-        self._lines += len(lines)
-        self._statistics.append(statistics(lines))
-        self._lengths.append(np.array([len(line.bits) for line in lines], np.intp))
-        self._excess.append(np.concatenate([line.bits - line.entropy for line in lines]))
-        self._network_bits += sum(
-            float(line.bits.sum(dtype=np.float64)) + line.has_end * line.end_bits for line in lines
-        )
-        self._ngram_bits += sum(
-            float(line.ngram_bits.sum(dtype=np.float64)) for line in lines if line.ngram_bits is not None
-        )
-        self._characters += sum(len(line.bits) + line.has_end for line in lines)
-        self._fixed_shares += sum(line.parsed.fixed_share for line in lines if line.parsed is not None)
-
-    def build(self, *, buckets: int = 1) -> Calibration:
-        """Return the calibration, with this many buckets by line length, of about equal size.
-
-        Raises:
-            InvalidInput: there are fewer than MIN_LINES lines per bucket.
-        """
-        if self._lines < MIN_LINES * buckets:
-            raise InvalidInput(
-                f"calibration needs at least {MIN_LINES * buckets} lines and got {self._lines};"
-                f" a false-alarm rate of 1 % needs {lines_needed(0.01) * buckets}",
-                code="too_few_calibration_lines",
-                param="lines",
-            )
-        values = np.concatenate(self._statistics)
-        lengths = np.concatenate(self._lengths)
-        made = [
-            _bucket(values[own], longest, self._weights(values.shape[1], float(np.median(lengths[own]))))
-            for own, longest in _by_length(lengths, buckets)
-        ]
-        excess = np.concatenate(self._excess)
-        rates = [1 - rate for rate in CHARACTER_RATES]
-        quantiles = np.quantile(excess, rates) if excess.size else np.zeros(len(rates))
-        return Calibration(tuple(made), tuple(map(float, quantiles)), int(excess.size))
-
-    def _weights(self, count: int, length: float) -> Floats:
-        """Return (count,) the weights of the statistics of lines of about `length` characters.
-
-        - Between network and n-grams: larger for the one that needs fewer bits per character. One bit per
-          character shifts half of the weight, within NETWORK_WEIGHT. See also NGRAM_WEIGHTS.
-        - Among windows: see MAX_LINE_PER_WINDOW.
-        - Of templates: the larger, the more of the lines they fix. Templates of lines without fixed words,
-          such as domains or system calls, say nothing and have no weight.
-        """
-        windows = np.minimum(1.0, MAX_LINE_PER_WINDOW * np.array(WINDOWS) / max(length, 1.0))
-        means = np.append(windows, 1.0)
-        network: Floats = np.concatenate([means, means]) / (2 * means.sum())
-        if count == len(STATISTICS):
-            return network
-        advantage = (self._ngram_bits - self._network_bits) / (2 * max(1, self._characters))
-        network_weight = np.clip(0.5 + advantage, *NETWORK_WEIGHT)
-        ngram = means * NGRAM_WEIGHTS
-        characters = np.concatenate([network_weight * network, (1 - network_weight) * ngram / ngram.sum()])
-        if count == len(STATISTICS) + len(NGRAM_STATISTICS):
-            return characters
-        templates = np.array(TEMPLATE_WEIGHTS) * self._fixed_shares / max(1, self._lines)
-        return np.concatenate([(1 - templates.sum()) * characters, templates])
-
-
-def calibrate(lines: Sequence[LineSurprisal], *, buckets: int = 1) -> Calibration:
-    """Return the calibration of normal lines. Raises InvalidInput, as `CalibrationBuilder.build`."""
-    builder = CalibrationBuilder()
-    builder.add(lines)
-    return builder.build(buckets=buckets)
-
-
-def _by_length(lengths: NDArray[np.intp], buckets: int) -> list[tuple[NDArray[np.intp], int | None]]:
-    """Return for each bucket the indices of its lines, and their maximum length (None for the last)."""
-    edges = [int(e) for e in np.unique(np.quantile(lengths, np.arange(1, buckets) / buckets, method="lower"))]
-    bucket_of = np.searchsorted(np.array(edges, np.intp), lengths, "left")
-    filled = [(np.flatnonzero(bucket_of == i), edge) for i, edge in enumerate([*edges, None])]
-    kept = [(own, edge) for own, edge in filled if len(own) >= MIN_LINES]
-    if len(kept) < len(filled):  # one length dominates: its lines would fill several buckets
-        return [(np.arange(len(lengths)), None)] if not kept or kept[-1][1] is not None else kept
-    return kept
-
-
-def _bucket(values: Floats, longest: int | None, weights: Floats) -> Bucket:
-    ordered = np.sort(values, 0).T  # (k, n)
-    spread = values.std(0)
-    scores = np.sort(_leave_one_out_rarity(values, ordered, spread) @ weights)
-    kept = _kept_indices(len(values))
-    return Bucket(
-        longest,
-        np.ascontiguousarray(ordered[:, kept]),
-        spread,
-        weights,
-        scores[kept],
-        fit_tail(scores),
-        len(values),
-    )
-
-
-def _kept_indices(lines: int) -> NDArray[np.intp]:
-    if lines <= MAX_KEPT:
-        return np.arange(lines)
-    return np.linspace(0, lines - 1, MAX_KEPT).round().astype(np.intp)
-
-
-def _rarity(values: Floats, ordered: Floats, spread: Floats) -> Floats:
-    """Return (m, k) the -log2 p of statistics (m, k or more), against ordered (k, n)."""
-    n = ordered.shape[1]
-    columns = []
-    for column, (reference, tolerance) in enumerate(zip(ordered, BITS_TOLERANCE, strict=False)):
-        own = values[:, column] - tolerance
-        at_least = n - reference.searchsorted(own, "left")
-        columns.append(_bits(at_least, n, own - reference[-1], spread[column]))
-    return _bounded(np.stack(columns, 1), values)
-
-
-def _leave_one_out_rarity(values: Floats, ordered: Floats, spread: Floats) -> Floats:
-    """Return (n, k) the `_rarity` of each calibration line against the others."""
-    n = len(values)
-    columns = []
-    for column, (reference, tolerance) in enumerate(zip(ordered, BITS_TOLERANCE, strict=False)):
-        own = values[:, column] - tolerance
-        at_least = n - reference.searchsorted(own, "left") - 1  # without itself
-        highest = np.where(values[:, column] >= reference[-1], reference[-2], reference[-1])  # of the others
-        columns.append(_bits(at_least, n - 1, own - highest, spread[column]))
-    return _bounded(np.stack(columns, 1), values)
-
-
-def _bounded(bits: Floats, values: Floats) -> Floats:
-    """Return bits (m, k) of statistics (m, k or more), those of templates at most the statistics.
-
-    These are -log2 of a share of the training lines: a template that is frequent there may be missing among
-    few calibration lines.
-    """
-    first = len(STATISTICS) + len(NGRAM_STATISTICS)
-    bits[:, first:] = np.minimum(bits[:, first:], values[:, first : bits.shape[1]])
-    return bits
-
-
-def _bits(at_least: NDArray[np.intp], n: int, beyond: Floats, spread: float) -> Floats:
-    """Return -log2 p where `at_least` of n are as high, with an exponential tail beyond the highest."""
-    return -np.log2((1 + at_least) / (n + 1)) + np.maximum(beyond, 0.0) / (spread + _MIN_SPREAD)
-
-
-_MIN_SPREAD = 0.05
-"""Bits added to a spread, so that a small difference is not extremely rare if all lines are identical."""

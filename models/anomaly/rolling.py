@@ -32,7 +32,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.calibration import SCORE_TOLERANCE, Bucket, Calibration, Floats
+from models.anomaly.calibration import SCORE_TOLERANCE, Bucket, Calibration
+from models.anomaly.statistic_rarity import Floats
 from models.anomaly.tail import fit_tail
 
 SAMPLE_LINES = 5_000

@@ -1,21 +1,11 @@
-"""An int8 network of an embedding, stacked LSTMs and a dense layer: its file, and its steps.
+"""The steps of an int8 network of an embedding, stacked LSTMs and a dense layer.
 
-The file `model.int8.npz` holds plain arrays: for each matrix the int8 weights and a float32 scale per column,
-such that weights * scale approximate the float32 weights. The input product of the first layer, bias
-included, is precomputed in float32 for every id of the vocabulary, so that a step only looks it up.
-
-    table (V, 4H)                                     embedding @ kernel + bias of layer 0
-    lstm_{i}/kernel (H, 4H)   lstm_{i}/bias (4H,)     of layers from 1 on
-    lstm_{i}/recurrent (H, 4H)   lstm_{i}/scale (4H,) the scale is that of kernel and recurrent together
-    dense/kernel (H, V)   dense/scale (V,)   dense/bias (V,)
-
-Gates are in Keras' order i, f, g, o. The results of a row are bit-identical alone and in any batch, step by
-step and in one pass (see `models.kernels.lstm_inference`).
+`models.runtime.int8_file` describes its file. The results of a row are bit-identical alone and in any batch,
+step by step and in one pass (see `models.kernels.lstm_inference`).
 """
 
-import io
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -38,14 +28,13 @@ from models.kernels.lstm_arguments import (
     Sampling,
 )
 from models.runtime import second_thread
+from models.runtime.int8_file import Arrays, check_int8, read_int8
 from models.runtime.second_thread import SecondThread
-from models.text.array_file import read_arrays
 
 if TYPE_CHECKING:
     from models.kernels.product_kernels import ProductKernel  # imports numba
 
 Floats = NDArray[np.float32]
-Arrays = dict[str, NDArray[Any]]
 
 ROWS_AT_ONCE = 64
 """At most this many of T * B rows are read in one call, so that activations stay in the processor's cache."""
@@ -61,34 +50,6 @@ _SLICES_AHEAD = 2
 _NEVER = np.zeros(1, np.int64)
 
 
-def quantize_lstm(weights: Mapping[str, Floats]) -> bytes:
-    """Return the int8 file for weights named as `onnx_graph.stateful_lstm_graph` takes them."""
-    layers = sum(name.startswith("lstm_") and name.endswith("/recurrent") for name in weights)
-    arrays: Arrays = {
-        "table": weights["embedding"] @ weights["lstm_0/kernel"] + weights["lstm_0/bias"],
-        "dense/bias": weights["dense/bias"],
-    }
-    arrays["dense/kernel"], arrays["dense/scale"] = _quantized(weights["dense/kernel"])
-    for i in range(layers):
-        kernel, recurrent = weights[f"lstm_{i}/kernel"], weights[f"lstm_{i}/recurrent"]
-        if i == 0:
-            arrays["lstm_0/recurrent"], arrays["lstm_0/scale"] = _quantized(recurrent)
-            continue
-        both, arrays[f"lstm_{i}/scale"] = _quantized(np.concatenate([kernel, recurrent]))
-        arrays[f"lstm_{i}/kernel"], arrays[f"lstm_{i}/recurrent"] = np.split(both, [len(kernel)])
-        arrays[f"lstm_{i}/bias"] = weights[f"lstm_{i}/bias"]
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
-    return file.getvalue()
-
-
-def _quantized(weights: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return weights (K, N) as int8 and the scale of each column (N,)."""
-    scale = np.abs(weights).max(axis=0) / np.float32(127)
-    scale[scale == 0] = 1
-    return np.rint(weights / scale).astype(np.int8), scale.astype(np.float32)
-
-
 class LstmNetwork:
     """A loaded int8 network. S is the length of a state row, V the vocabulary with id 0.
 
@@ -99,10 +60,10 @@ class LstmNetwork:
         """Load the contents of a `model.int8.npz`.
 
         Raises:
-            ValueError: they are damaged, or not made by `quantize_lstm`.
+            ValueError: they are damaged, or not made by `int8_file.quantize_lstm`.
         """
-        arrays = _arrays(data)
-        units = _check(arrays)
+        arrays = read_int8(data)
+        units = check_int8(arrays)
         self.V = len(arrays["dense/bias"])
         self.S = 2 * sum(units)
         self._arrays: Arrays = arrays
@@ -299,56 +260,6 @@ class LstmNetwork:
     ) -> None:
         if not self._kernels.run(network, ids, state, first, logits, sampling, pipeline):
             raise IndexError(f"ids must be from 0 to {self.V - 1}")
-
-
-# ---- loading the file
-
-
-def _arrays(data: bytes) -> Arrays:
-    """Return the arrays in an .npz file. Raises ValueError; nothing is ever unpickled."""
-    try:
-        return read_arrays(data, max_bytes=len(data))
-    except ValueError as error:
-        raise ValueError(f"not a file of int8 weights: {error}") from error
-
-
-def _check(arrays: Arrays) -> list[int]:
-    """Return the units of each layer. Raises ValueError when the arrays do not make a network."""
-    layers = sum(name.startswith("lstm_") and name.endswith("/recurrent") for name in arrays)
-    names = {"table", "dense/kernel", "dense/scale", "dense/bias"}
-    for i in range(layers):
-        parts = ("kernel", "recurrent", "scale", "bias") if i else ("recurrent", "scale")
-        names |= {f"lstm_{i}/{part}" for part in parts}
-    if set(arrays) != names or not layers or arrays["table"].ndim != 2:
-        raise ValueError(f"an int8 network of {layers} LSTM layers cannot have the arrays {sorted(arrays)}")
-    if any(array.ndim == 0 for array in arrays.values()):
-        raise ValueError("an array is a single number")
-    vocabulary_size, width = len(arrays["table"]), 0
-    units: list[int] = []
-    for i in range(layers):
-        h = len(arrays[f"lstm_{i}/recurrent"])
-        if i:
-            _check_array(arrays, f"lstm_{i}/kernel", (width, 4 * h), np.int8)
-            _check_array(arrays, f"lstm_{i}/bias", (4 * h,), np.float32)
-        else:
-            _check_array(arrays, "table", (vocabulary_size, 4 * h), np.float32)
-        _check_array(arrays, f"lstm_{i}/recurrent", (h, 4 * h), np.int8)
-        _check_array(arrays, f"lstm_{i}/scale", (4 * h,), np.float32)
-        units.append(h)
-        width = h
-    _check_array(arrays, "dense/kernel", (width, vocabulary_size), np.int8)
-    _check_array(arrays, "dense/scale", (vocabulary_size,), np.float32)
-    _check_array(arrays, "dense/bias", (vocabulary_size,), np.float32)
-    return units
-
-
-def _check_array(arrays: Arrays, name: str, shape: tuple[int, ...], kind: type) -> None:
-    array = arrays[name]
-    if array.shape != shape or array.dtype != kind or 0 in shape:
-        raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {np.dtype(kind)} {shape}")
-
-
-# ---- layout for the kernels
 
 
 def _laid_out(arrays: Arrays, units: list[int], kernel: "ProductKernel") -> PackedNetwork:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from models.errors import Unavailable
-from models.text.templates import Frequencies, KnownTemplate, Slot, Templates, is_wildcard
+from models.text.line_tokens import is_wildcard
+from models.text.rarity import Frequencies
+from models.text.templates import KnownTemplate, Slot, Templates
 
 FILE = "templates.json"
 """The name of its file in a saved model. Older and imported models may have none."""

@@ -127,24 +127,24 @@ KNOWN = (
     ),
     Mutant(
         "character rates from the wrong end",
-        "models/anomaly/calibration.py",
+        "models/anomaly/calibration_builder.py",
         "rates = [1 - rate for rate in CHARACTER_RATES]",
         "rates = list(CHARACTER_RATES)",
-        ("tests/models/anomaly/test_calibration.py",),
+        ("tests/models/anomaly/test_calibration_builder.py",),
     ),
     Mutant(
         "calibration lines count themselves",
-        "models/anomaly/calibration.py",
+        "models/anomaly/statistic_rarity.py",
         'at_least = n - reference.searchsorted(own, "left") - 1',
         'at_least = n - reference.searchsorted(own, "left")',
-        ("tests/models/anomaly/test_calibration.py",),
+        ("tests/models/anomaly/test_statistic_rarity.py",),
     ),
     Mutant(
         "the highest line is its own neighbor",
-        "models/anomaly/calibration.py",
+        "models/anomaly/statistic_rarity.py",
         "highest = np.where(values[:, column] >= reference[-1], reference[-2], reference[-1])",
         "highest = reference[-1]",
-        ("tests/models/anomaly/test_calibration.py",),
+        ("tests/models/anomaly/test_statistic_rarity.py",),
     ),
     Mutant(
         "n-grams of the text's beginning",
@@ -197,10 +197,10 @@ KNOWN = (
     ),
     Mutant(
         "a column of zeros divides by zero",
-        "models/runtime/lstm_network.py",
+        "models/runtime/int8_file.py",
         "    scale[scale == 0] = 1\n",
         "",
-        ("tests/models/runtime/test_lstm_network.py::test_a_column_of_zeros_is_quantized_to_zeros",),
+        ("tests/models/runtime/test_int8_file.py::test_a_column_of_zeros_is_quantized_to_zeros",),
     ),
     Mutant(
         "an evicted node is found by latest",

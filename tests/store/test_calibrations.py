@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.anomaly.calibration import calibrate
+from models.anomaly.calibration_builder import calibrate
 from models.anomaly.rolling import AlertReference, ObservedScore, Rebuild, ScoreSample
 from models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from models.saved_model import SavedModel, describe_files

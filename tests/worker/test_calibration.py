@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from models.anomaly.calibration import calibrate
+from models.anomaly.calibration_builder import calibrate
 from models.anomaly.calibration_format import load
 from models.anomaly.experts import with_ngram_and_templates
 from models.architectures.onnx_graph import stateful_lstm_graph
@@ -106,7 +106,7 @@ def test_text_without_lines_has_no_calibration() -> None:
 
 
 def test_too_many_templates_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.text.templates.MAX_TEMPLATES", 1)
+    monkeypatch.setattr("models.text.template_tree.MAX_TEMPLATES", 1)
     text = Text.split("disk full\nlogin, of ann\n" * 50, validation_fraction=0.2)
     messages: list[str] = []
     anomaly_files(Network(graph_for(text)), text, on_message=messages.append)

@@ -11,7 +11,7 @@ from redis import Redis
 
 from app.services import recalibration as module
 from app.services.recalibration import Recalibration
-from models.anomaly.calibration import calibrate as calibrate_lines
+from models.anomaly.calibration_builder import calibrate as calibrate_lines
 from models.anomaly.rolling import AlertReference, ObservedScore, censored
 from models.saved_model import SavedModel
 from store.alerts import Alerts

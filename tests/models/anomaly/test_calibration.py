@@ -1,11 +1,10 @@
 import json
-import weakref
 
 import numpy as np
 import pytest
 
-from models.anomaly import calibration as module
-from models.anomaly.calibration import SCORE_TOLERANCE, CalibrationBuilder, calibrate, lines_needed
+from models.anomaly.calibration import SCORE_TOLERANCE, lines_needed
+from models.anomaly.calibration_builder import calibrate
 from models.anomaly.calibration_format import dump, load
 from models.errors import InvalidInput, Unavailable
 from tests.models.anomaly.surprisals import random_lines, surprisal
@@ -117,21 +116,6 @@ def test_buckets_compare_lines_of_similar_length() -> None:
     assert p[0] == pytest.approx(1 / 61) and p[1] > 0.3
 
 
-def test_lines_of_one_length_make_one_bucket() -> None:
-    calibration = calibrate([surprisal([1.0 + i / 9] * 5) for i in range(9)], buckets=4)
-    assert len(calibration.buckets) == 1 and calibration.lines == 9
-
-
-def test_quantiles_are_kept_of_very_many_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = random_lines(np.random.default_rng(0), 1000)
-    whole = calibrate(lines)
-    monkeypatch.setattr(module, "MAX_KEPT", 200)
-    thinned = calibrate(lines)
-    assert (thinned.lines, thinned.kept_lines) == (1000, 200)
-    assert thinned.smallest_p_value == pytest.approx(1 / 201)
-    assert thinned.thresholds(0.05)[0] == pytest.approx(whole.thresholds(0.05)[0], rel=0.1)
-
-
 def test_calibration_survives_a_round_trip() -> None:
     calibration = calibrate(random_lines(np.random.default_rng(0), 700), buckets=2)
     again, about = load(dump(calibration, source="here"), where="there")
@@ -152,30 +136,6 @@ def test_records_of_another_format_version_are_refused() -> None:
     record = json.loads(dump(calibrate(random_lines(np.random.default_rng(0), 5)))) | {"format_version": 9}
     with pytest.raises(Unavailable, match="another version"):
         load(json.dumps(record).encode(), where="calibration x")
-
-
-def test_calibration_in_batches_equals_calibration_at_once() -> None:
-    surprisals = random_lines(np.random.default_rng(7), 900)
-    some = CalibrationBuilder()
-    for at in range(0, 900, 70):
-        some.add(surprisals[at : at + 70])
-    some.add([])
-    made, whole = some.build(buckets=2), calibrate(surprisals, buckets=2)
-    assert (made.lines, made.characters) == (whole.lines, whole.characters) == (900, whole.characters)
-    assert made.character_excess == whole.character_excess
-    for one, other in zip(made.buckets, whole.buckets, strict=True):
-        assert (one.longest, one.lines) == (other.longest, other.lines)
-        np.testing.assert_allclose(one.statistics, other.statistics, atol=1e-9)
-        np.testing.assert_allclose(one.scores, other.scores, atol=1e-9)
-
-
-def test_builder_keeps_no_surprisals() -> None:
-    lines = CalibrationBuilder()
-    surprisals = random_lines(np.random.default_rng(7), 50)
-    kept = [weakref.ref(reading.bits) for reading in surprisals]
-    lines.add(surprisals)
-    del surprisals
-    assert not any(reference() is not None for reference in kept)
 
 
 @pytest.mark.parametrize("count", [135, 400])
@@ -212,21 +172,3 @@ def test_with_a_fitted_tail_the_estimate_is_the_p_value() -> None:
     assert bucket.tail is not None
     scores = bucket.scores[-1] + np.array([-1.0, 0.0, 1.0, 30.0])
     np.testing.assert_array_equal(bucket.estimated_p_value(scores), bucket.p_value(scores))
-
-
-def test_each_calibration_line_is_compared_with_the_others_alone() -> None:
-    random = np.random.default_rng(0)
-    values = random.exponential(1.0, (12, 3))
-    values[3] = values[7]  # a line that is there twice is as high as its twin
-    ordered, spread = np.sort(values.T), values.std(0)
-    found = module._leave_one_out_rarity(values, ordered, spread)
-    for i, line in enumerate(values):
-        others = np.sort(np.delete(values, i, 0).T)
-        np.testing.assert_allclose(found[i], module._rarity(line[None], others, spread)[0])
-
-
-def test_excess_of_characters_is_kept_at_the_high_end() -> None:
-    lines = [surprisal(np.linspace(0, 10, 500)) for _ in range(20)]
-    excess = np.concatenate([line.bits - line.entropy for line in lines])
-    expected = np.quantile(excess, [0.99, 0.997, 0.999, 0.9997, 0.9999])
-    np.testing.assert_allclose(calibrate(lines).character_excess, expected, rtol=1e-6)

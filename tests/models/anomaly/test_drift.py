@@ -1,6 +1,6 @@
 import numpy as np
 
-from models.anomaly.calibration import calibrate
+from models.anomaly.calibration_builder import calibrate
 from models.anomaly.drift import UNUSUAL, drift
 from tests.models.anomaly.surprisals import random_lines
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STATISTICS, statistics
-from models.anomaly.calibration import NETWORK_WEIGHT, calibrate
+from models.anomaly.calibration_builder import NETWORK_WEIGHT, calibrate
 from models.anomaly.calibration_format import dump, load
 from models.anomaly.experts import with_ngram, with_ngram_and_templates, with_templates
 from models.runtime.surprisal import LineSurprisal

@@ -1,7 +1,7 @@
 import numpy as np
 
 from models.anomaly.aggregate import statistics
-from models.anomaly.calibration import calibrate
+from models.anomaly.calibration_builder import calibrate
 from models.anomaly.precision import higher
 from models.runtime.surprisal import LineSurprisal
 from tests.models.anomaly.surprisals import random_lines

@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.anomaly.calibration import Calibration, calibrate
+from models.anomaly.calibration import Calibration
+from models.anomaly.calibration_builder import calibrate
 from models.anomaly.rolling import (
     MAX_RISE_BITS,
     SAMPLE_LINES,

@@ -10,7 +10,7 @@ from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
 from models.kernels.mixture_arguments import WEIGHTS
 from models.runtime import mixture
-from models.runtime.lstm_network import quantize_lstm
+from models.runtime.int8_file import quantize_lstm
 from models.saved_model import Card, SavedModel, describe_files
 from models.text import ngram_file, templates_file
 from models.text.kind_detection import TextKind

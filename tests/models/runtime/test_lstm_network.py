@@ -17,9 +17,9 @@ from numba.core.caching import CacheImpl
 from numpy.typing import NDArray
 
 from models.architectures.onnx_graph import stateful_lstm_graph
-from models.runtime import lstm_network
 from models.runtime.decoding import Sampler
-from models.runtime.lstm_network import LstmNetwork, quantize_lstm
+from models.runtime.int8_file import quantize_lstm
+from models.runtime.lstm_network import LstmNetwork
 from models.runtime.requests import CompletionRequest
 from models.runtime.session import GeneratingNetwork, Network, open_network
 from tests.models.runtime.networks import random_weights
@@ -342,7 +342,8 @@ def test_file_is_deterministic() -> None:
 PROGRAM = """
 import sys
 import numpy as np
-from models.runtime.lstm_network import LstmNetwork, quantize_lstm
+from models.runtime.lstm_network import LstmNetwork
+from models.runtime.int8_file import quantize_lstm
 from tests.models.runtime.networks import random_weights
 network = LstmNetwork(quantize_lstm(random_weights(61, 19, [40, 24])))
 logits, _ = network.step(np.arange(60, dtype=np.int32).reshape(6, 10), network.initial_state(10))
@@ -385,10 +386,3 @@ def test_read_only_installation_compiles(monkeypatch: pytest.MonkeyPatch) -> Non
     value = np.ones(1, np.float32)
     compiled("void(float32[::1])")(double)(value)
     assert value[0] == 2
-
-
-def test_a_column_of_zeros_is_quantized_to_zeros() -> None:
-    weights = np.array([[0.0, 1.0], [0.0, -2.0]], np.float32)
-    quantized, scale = lstm_network._quantized(weights)
-    np.testing.assert_array_equal(quantized, [[0, 64], [0, -127]])
-    np.testing.assert_allclose(quantized * scale, weights, atol=0.01)

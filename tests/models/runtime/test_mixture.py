@@ -11,7 +11,8 @@ from models.architectures.onnx_graph import stateful_lstm_graph
 from models.errors import Unavailable
 from models.kernels.mixture_arguments import HISTORY, MATCH_AT, STATE_COLUMNS, WEIGHTS
 from models.runtime import mixture
-from models.runtime.lstm_network import LstmNetwork, quantize_lstm
+from models.runtime.int8_file import quantize_lstm
+from models.runtime.lstm_network import LstmNetwork
 from models.runtime.mixture import GeneratingMixture, MixtureNetwork, make_mixture
 from models.runtime.session import Network
 from models.text.vocabulary import Vocabulary

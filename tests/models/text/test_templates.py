@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import Unavailable
-from models.text import templates, templates_file
-from models.text.templates import Frequencies, Templates, shape
+from models.text import templates_file
+from models.text.line_tokens import shape
+from models.text.rarity import Frequencies
+from models.text.templates import Templates
 
 USERS = ["root", "ann", "bob", "eve", "oscar"]
 SSH = [
@@ -103,7 +105,7 @@ def test_ids_are_the_same_in_another_process_and_after_a_restart() -> None:
 
 
 def test_an_explosion_of_templates_stops_at_a_limit_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "MAX_TEMPLATES", 30)
+    monkeypatch.setattr("models.text.template_tree.MAX_TEMPLATES", 30)
     draw = random.Random(1)
     lines = ["".join(draw.choices("ab =,;:()", k=40)) for _ in range(500)]
     known = Templates.fit(lines)

@@ -1,0 +1,131 @@
+"""Splits a line of a log into tokens, words, values and delimiters, and shows tokens as a pattern."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+WILDCARD = "<*>"
+"""Stands for a value in a pattern."""
+
+MAX_TOKENS = 128
+"""Of a line; what follows counts as one value."""
+
+_MAX_TOKEN_CHARACTERS = 64  # a longer word is a value
+
+_DELIMITERS = re.escape("=,;&|?()[]{}<>\"':")
+_TOKEN = re.compile(rf"(\s*)(?:([^\s{_DELIMITERS}]+)|([{_DELIMITERS}]+))")
+_HEX = re.compile(r"(?:0[xX])?(?=\D*\d)[0-9A-Fa-f][-0-9A-Fa-f]{5,}|0[xX][0-9A-Fa-f]+")  # and UUIDs
+_LETTERS = re.compile(r"[^\W\d_]+")
+_DIGITS = re.compile(r"\d+")
+
+Tokens = tuple[str | None, ...]
+"""A template's tokens, each with the space before it; None for a wildcard without a space, " " with one."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A word, a value or delimiters of a line."""
+
+    text: str  # with one space before it, if there was any
+    is_word: bool
+    is_value: bool  # a number, a masked value, or very long
+
+    @property
+    def value(self) -> str:
+        """The text without the space before it."""
+        return self.text.removeprefix(" ")
+
+    @property
+    def has_digit(self) -> bool:
+        """Whether there is a digit in it."""
+        return _DIGITS.search(self.text) is not None
+
+    @property
+    def wildcard(self) -> str | None:
+        """What stands for it in a template if it is a value: see `Tokens`."""
+        return " " if self.text.startswith(" ") else None
+
+
+def shape(value: str) -> str:
+    """Return a value with each run of letters as one `a` and each run of digits as one `0`.
+
+    >>> shape("core.2275"), shape("10.0.0.1")
+    ('a.0', '0.0.0.0')
+    """
+    return _DIGITS.sub("0", _LETTERS.sub("a", value[:_MAX_TOKEN_CHARACTERS]))
+
+
+def tokenize(line: str) -> list[Token]:
+    """Return the tokens of a line."""
+    tokens, end = [], 0
+    for match in islice(_TOKEN.finditer(line), MAX_TOKENS):
+        space, word, delimiters = match.groups()
+        end = match.end()
+        text = word or delimiters
+        is_value = bool(word) and _is_value(word)
+        tokens.append(
+            Token(
+                (" " if space else "") + (text if is_value else text[:_MAX_TOKEN_CHARACTERS]),
+                bool(word) and not is_value,
+                is_value,
+            )
+        )
+    if rest := line[end:].strip():
+        tokens.append(Token(rest, is_word=False, is_value=True))
+    return tokens
+
+
+def _is_value(word: str) -> bool:
+    if len(word) > _MAX_TOKEN_CHARACTERS:
+        return True
+    return not _LETTERS.search(word) or bool(_HEX.fullmatch(word))
+
+
+def is_wildcard(token: str | None) -> bool:
+    """Return whether a token of a template is a wildcard."""
+    return token in {None, " "}
+
+
+def pattern(tokens: Tokens) -> str:
+    """Return a template as text, with WILDCARD for values."""
+    return "".join((token or "") + WILDCARD if is_wildcard(token) else str(token) for token in tokens)
+
+
+def structure_of_line(tokens: Sequence[Token]) -> str:
+    """Return where words, delimiters and spaces are. Letters stand for words, so no word can forge it."""
+    return "".join(
+        (" " if token.text.startswith(" ") else "") + "w" if token.is_word or token.is_value else token.text
+        for token in tokens
+    )
+
+
+def structure_of_template(tokens: Tokens) -> str:
+    """Return the `structure_of_line` of the lines that match a template."""
+    return "".join(
+        (token or "") + "w" if is_wildcard(token) else _word_structure(str(token)) for token in tokens
+    )
+
+
+def _word_structure(token: str) -> str:
+    return token if _is_delimiters(token) else (" w" if token.startswith(" ") else "w")
+
+
+def _is_delimiters(token: str) -> bool:
+    found = _TOKEN.match(token)
+    return found is not None and found[3] is not None
+
+
+def first_word(tokens: Sequence[Token], common: frozenset[str]) -> str:
+    """Return the first word that is not common; "" if it has digits, or there is none."""
+    for i, token in enumerate(tokens):
+        if i and not token.text.startswith(" "):  # not after a delimiter, as values are
+            continue
+        if token.is_word and token.value not in common:
+            return "" if token.has_digit else token.value
+    return ""
+
+
+def matches(template: Tokens, texts: Sequence[str]) -> bool:
+    """Return whether as many texts of tokens match a template."""
+    return all(own == text or own is None or own == " " for own, text in zip(template, texts, strict=True))
