@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.config import NetworkConfig, TrainingConfig
-from models.runtime.engine import FLOAT32_FILE, INT8_FILE
 from models.runtime.int8_file import quantize_lstm
+from models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
 from models.saved_model import Card, SavedModel, describe_files
 
 CHARACTERS = "".join(sorted(set(string.printable) - set("\t\r\x0b\x0c")))

@@ -73,7 +73,7 @@ class OurLoop:
     """Our network alone, without threads, cache and events: a lower bound for our runtime."""
 
     def __init__(self, saved: SavedModel) -> None:
-        from models.runtime.engine import FLOAT32_FILE
+        from models.runtime.model_networks import FLOAT32_FILE
         from models.runtime.session import Network
 
         self._network = Network(saved.file(FLOAT32_FILE))

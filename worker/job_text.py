@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from models.auto_preset import describe
-from models.runtime.engine import FLOAT32_FILE
+from models.runtime.model_networks import FLOAT32_FILE
 from models.runtime.session import open_network
 from models.text import mask_values
 from models.text.mask_values import MaskValues

@@ -14,7 +14,7 @@ from models.config import MINIMUM_CHARACTERS
 from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
 from models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
-from models.runtime.engine import FLOAT32_FILE, INT8_FILE
+from models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
 from models.runtime.session import SharedNetwork, StepNetwork, open_network
 from models.saved_model import Card, describe_files
 from store import tracing

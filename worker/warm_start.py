@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.architectures.onnx_graph import stateful_lstm_weights
 from models.architectures.spec import Weights
 from models.errors import NotFound, Unavailable
-from models.runtime.engine import FLOAT32_FILE
+from models.runtime.model_networks import FLOAT32_FILE
 from models.text.vocabulary import Vocabulary
 from store.models import Models
 

@@ -21,25 +21,20 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import get_args
 
-import numpy as np
-
 from models.errors import InvalidInput, Unavailable
-from models.kernels.mixture_arguments import Experts
-from models.runtime import mixture
 from models.runtime.beam import BeamSearch
 from models.runtime.generation import GenerationRequest, PredictionRequest, ScheduledRequest
 from models.runtime.lstm_network import LstmNetwork
+from models.runtime.model_networks import NetworkKey, is_batch_invariant, load_networks
 from models.runtime.request_validation import check_bias, check_request
 from models.runtime.requests import CharacterLogprobs, CompletionRequest, Distribution, Expert, OnEvent
 from models.runtime.scheduler import Scheduler
 from models.runtime.session import (
     Check,
     CheckedNetwork,
-    SharedNetwork,
     State,
     StepNetwork,
     no_check,
-    open_network,
 )
 from models.runtime.state_cache import StateCache
 from models.runtime.surprisal import (
@@ -53,11 +48,6 @@ from models.runtime.surprisal import (
 from models.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
-
-FLOAT32_FILE = "model.onnx"
-INT8_FILE = "model.int8.npz"
-INT8_GRAPH_FILE = "model.int8.onnx"
-"""For architectures without int8 kernels."""
 
 
 class Ticket:
@@ -100,27 +90,17 @@ class Engine:
         self.vocabulary = saved.vocabulary
         self._id_of = {character: i for i, character in enumerate(saved.vocabulary.characters, 1)}
         self._starts_line = saved.card.kind == "records"
-        files = [("float32", FLOAT32_FILE), ("int8", INT8_GRAPH_FILE), ("int8", INT8_FILE)]
-        names = {precision: name for precision, name in files if name in saved.card.files}
-        if "float32" not in names:
-            raise Unavailable(f"model {saved.card.reference} has no {FLOAT32_FILE}", code="model_damaged")
-        networks = {precision: self._load(name, threads) for precision, name in names.items()}
-        self.weight_bytes = sum(saved.card.files[name].bytes for name in names.values())
-        self.batch_invariant = is_batch_invariant(networks["float32"])
-        experts = self._load_experts()
-        self._networks: dict[tuple[str, Expert], StepNetwork] = {}
-        for precision, network in networks.items():
-            self._networks[precision, "lstm"] = network
-            if experts:
-                self._networks[precision, "mixture"] = mixture.make_mixture(network, experts)
-        self._has_mixture = experts is not None
-        self.network = networks["float32"]
+        loaded = load_networks(saved, threads=threads)
+        self._networks, self.weight_bytes = loaded.networks, loaded.weight_bytes
+        self._has_mixture = ("float32", "mixture") in self._networks
+        self.network = self._networks["float32", "lstm"]
+        self.batch_invariant = is_batch_invariant(self.network)
         self._max_waiting = max_waiting
         self._cache_limits = _cache_limits(list(self._networks), cache_bytes)
-        self._schedulers: dict[tuple[str, Expert], Scheduler] = {}  # of the networks that requests have used
+        self._schedulers: dict[NetworkKey, Scheduler] = {}  # of the networks that requests have used
         self._starting = threading.Lock()  # guards the dict above and the next field
         self._is_closing = False
-        int8 = networks.get("int8")
+        int8 = self._networks.get(("int8", "lstm"))
         self._compiled = int8 if isinstance(int8, LstmNetwork) else None
         self._cannot_compile = False
         if self._compiled:
@@ -290,35 +270,6 @@ class Engine:
                 return self._compiled
         return self.network
 
-    def _load_experts(self) -> Experts | None:
-        """Return the other experts than the network, if the model has them."""
-        if mixture.FILE not in self.saved.card.files:
-            return None
-        data = self.saved.file(mixture.FILE)
-        try:
-            experts = mixture.load(data, size=len(self.vocabulary))
-        except Unavailable:
-            raise
-        except Exception:  # any error of the compiler; the network remains
-            log.exception("the kernels of the mixture cannot be compiled; the network predicts alone")
-            return None
-        self.weight_bytes += sum(array.nbytes for array in experts)
-        return experts
-
-    def _load(self, name: str, threads: int) -> SharedNetwork:
-        reference = self.saved.card.reference
-        try:
-            network = open_network(name, self.saved.file(name), threads=threads)
-        except ValueError as error:
-            raise Unavailable(f"model {reference} cannot be loaded: {error}", code="model_damaged") from None
-        vocabulary_size = len(self.vocabulary)
-        if vocabulary_size != network.V:
-            raise Unavailable(
-                f"model {reference} has {network.V} outputs and {vocabulary_size} ids",
-                code="model_damaged",
-            )
-        return network
-
     def _precision(self, request: CompletionRequest) -> str:
         precision: str = request.precision
         if precision == "auto":
@@ -334,7 +285,7 @@ class Engine:
     def _network(self, precision: str, expert: Expert) -> StepNetwork:
         return self._networks[self._key(precision, expert)]
 
-    def _key(self, precision: str, expert: Expert) -> tuple[str, Expert]:
+    def _key(self, precision: str, expert: Expert) -> NetworkKey:
         """Return the key of the network for an expert. Raises InvalidInput: there is no such expert."""
         if expert not in get_args(Expert):
             raise InvalidInput(f'expert is {expert!r}; it can be "mixture" or "lstm"', param="expert")
@@ -368,7 +319,7 @@ class Engine:
 _MIXTURE_SHARE = 7  # of a cache, in units of that of the network alone, which few requests ask for
 
 
-def _cache_limits(networks: Sequence[tuple[str, Expert]], cache_bytes: int) -> dict[tuple[str, Expert], int]:
+def _cache_limits(networks: Sequence[NetworkKey], cache_bytes: int) -> dict[NetworkKey, int]:
     """Return how many bytes the state cache of each network may have; together at most `cache_bytes`.
 
     >>> _cache_limits([("int8", "lstm"), ("int8", "mixture")], 800)
@@ -376,29 +327,3 @@ def _cache_limits(networks: Sequence[tuple[str, Expert]], cache_bytes: int) -> d
     """
     shares = {key: _MIXTURE_SHARE if key[1] == "mixture" else 1 for key in networks}
     return {key: cache_bytes * share // sum(shares.values()) for key, share in shares.items()}
-
-
-def is_batch_invariant(network: StepNetwork) -> bool:
-    """Return whether a row's results are bit-identical alone, in a batch, and in chunks of any length.
-
-    ONNX Runtime's own matrix kernels add up each product in one order whatever the number of rows. With other
-    kernels, the same seed could give another text under load.
-    """
-    # Both batches run in one call, also with a network that shares larger ones between threads.
-    return all(_is_row_by_row(network, rows, steps) for rows, steps in ((11, 2), (31, 1)))
-
-
-def _is_row_by_row(network: StepNetwork, rows: int, steps: int) -> bool:
-    random = np.random.default_rng(0)
-    ids = random.integers(0, network.V, (steps, rows), np.int32)
-    start = random.uniform(-0.5, 0.5, (rows, network.initial_state().shape[1])).astype(np.float32)
-    logits, state = network.step(ids, start)
-    for row in range(rows):
-        alone = start[row : row + 1]
-        for step in range(steps):
-            one, alone = network.step(ids[step : step + 1, row : row + 1], alone)
-            if not np.array_equal(one[0, 0], logits[step, row]):
-                return False
-        if not np.array_equal(alone[0], state[row]):
-            return False
-    return True

@@ -8,7 +8,7 @@ from models.anomaly.calibration_builder import calibrate
 from models.anomaly.calibration_format import load
 from models.anomaly.experts import with_ngram_and_templates
 from models.architectures.onnx_graph import stateful_lstm_graph
-from models.runtime.engine import INT8_FILE
+from models.runtime.model_networks import INT8_FILE
 from models.runtime.session import Network, open_network
 from models.runtime.surprisal import LineSurprisal, line_surprisal
 from models.text import ngram_file, templates_file

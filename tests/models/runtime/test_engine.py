@@ -338,33 +338,6 @@ def test_int8_graph_of_another_architecture_is_used_without_a_seed() -> None:
     engine.close()
 
 
-def test_damaged_int8_file_makes_the_model_unavailable() -> None:
-    whole = saved_model(int8=True)
-
-    def read(name: str) -> bytes:
-        return whole.file(name)[: -10 if name.endswith(".npz") else None]
-
-    files = describe_files({name: read(name) for name in whole.card.files})
-    with pytest.raises(Unavailable, match="int8 weights") as caught:
-        Engine(SavedModel(whole.card.model_copy(update={"files": files}), read))
-    assert caught.value.code == "model_damaged"
-
-
-def test_damaged_or_foreign_files_make_the_model_unavailable() -> None:
-    whole = saved_model()
-    for contents in (b"", whole.file("model.onnx")[:-10]):
-        damaged = SavedModel(whole.card, lambda _, contents=contents: contents)  # type: ignore[misc]
-        with pytest.raises(Unavailable) as caught:
-            Engine(damaged)
-        assert caught.value.code == "model_damaged"
-    other = SavedModel(whole.card.model_copy(update={"characters": "ab"}), whole.file)
-    with pytest.raises(Unavailable, match="outputs and"):
-        Engine(other)
-    bare = SavedModel(whole.card.model_copy(update={"files": {}}), whole.file)
-    with pytest.raises(Unavailable, match=r"no model\.onnx"):
-        Engine(bare)
-
-
 def test_closed_engine_finishes_running_requests_and_refuses_new_ones() -> None:
     engine = Engine(saved_model())
     running = start(engine, "a", max_characters=500)

@@ -4,7 +4,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from models.architectures.onnx_graph import stateful_lstm_graph
-from models.runtime.engine import is_batch_invariant
 from models.runtime.session import Network
 from tests.models.runtime.networks import random_weights
 
@@ -37,19 +36,6 @@ def test_batched_is_bit_identical_to_alone(network: Network, rows: int) -> None:
         alone, alone_state = network.step(ids[:, row : row + 1].copy(), start[row : row + 1])
         np.testing.assert_array_equal(alone[:, 0], logits[:, row])
         np.testing.assert_array_equal(alone_state[0], state[row])
-
-
-def test_batch_invariance_is_recognized(network: Network) -> None:
-    assert is_batch_invariant(network)
-
-
-def test_rounding_by_batch_size_is_recognized() -> None:
-    class Rounding(Network):
-        def step(self, ids, state, first=0):  # type: ignore[no-untyped-def]
-            logits, after = super().step(ids, state, first)
-            return logits * np.float32(1 + 1e-6 * (ids.shape[1] > 1)), after
-
-    assert not is_batch_invariant(Rounding(stateful_lstm_graph(random_weights(61, 19, [33]))))
 
 
 def test_bytes_that_are_not_a_graph_are_refused() -> None:

@@ -1,0 +1,107 @@
+"""Loads the networks of a saved model: of each precision, alone and in a mixture."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.errors import Unavailable
+from models.kernels.mixture_arguments import Experts
+from models.runtime import mixture
+from models.runtime.requests import Expert
+from models.runtime.session import SharedNetwork, StepNetwork, open_network
+from models.saved_model import SavedModel
+
+log = logging.getLogger(__name__)
+
+FLOAT32_FILE = "model.onnx"
+INT8_FILE = "model.int8.npz"
+INT8_GRAPH_FILE = "model.int8.onnx"
+"""For architectures without int8 kernels."""
+
+NetworkKey = tuple[str, Expert]
+"""A precision, and `lstm` for the network alone or `mixture`."""
+
+
+@dataclass(frozen=True)
+class LoadedNetworks:
+    """The networks of a model, and the bytes that their weights take."""
+
+    networks: dict[NetworkKey, StepNetwork]
+    weight_bytes: int
+
+
+def load_networks(saved: SavedModel, *, threads: int) -> LoadedNetworks:
+    """Load the networks of a model; `threads` as for `models.runtime.session.Network`.
+
+    Raises:
+        Unavailable: a file is damaged or missing (code `model_damaged`).
+    """
+    files = [("float32", FLOAT32_FILE), ("int8", INT8_GRAPH_FILE), ("int8", INT8_FILE)]
+    names = {precision: name for precision, name in files if name in saved.card.files}
+    if "float32" not in names:
+        raise Unavailable(f"model {saved.card.reference} has no {FLOAT32_FILE}", code="model_damaged")
+    experts = _load_experts(saved)
+    networks: dict[NetworkKey, StepNetwork] = {}
+    for precision, name in names.items():
+        networks[precision, "lstm"] = network = _load(saved, name, threads)
+        if experts:
+            networks[precision, "mixture"] = mixture.make_mixture(network, experts)
+    weight_bytes = sum(saved.card.files[name].bytes for name in names.values())
+    weight_bytes += sum(array.nbytes for array in experts or ())
+    return LoadedNetworks(networks, weight_bytes)
+
+
+def _load(saved: SavedModel, name: str, threads: int) -> SharedNetwork:
+    reference = saved.card.reference
+    try:
+        network = open_network(name, saved.file(name), threads=threads)
+    except ValueError as error:
+        raise Unavailable(f"model {reference} cannot be loaded: {error}", code="model_damaged") from None
+    vocabulary_size = len(saved.vocabulary)
+    if vocabulary_size != network.V:
+        raise Unavailable(
+            f"model {reference} has {network.V} outputs and {vocabulary_size} ids",
+            code="model_damaged",
+        )
+    return network
+
+
+def _load_experts(saved: SavedModel) -> Experts | None:
+    """Return the other experts than the network, if the model has them."""
+    if mixture.FILE not in saved.card.files:
+        return None
+    data = saved.file(mixture.FILE)
+    try:
+        return mixture.load(data, size=len(saved.vocabulary))
+    except Unavailable:
+        raise
+    except Exception:  # any error of the compiler; the network remains
+        log.exception("the kernels of the mixture cannot be compiled; the network predicts alone")
+        return None
+
+
+def is_batch_invariant(network: StepNetwork) -> bool:
+    """Return whether a row's results are bit-identical alone, in a batch, and in chunks of any length.
+
+    ONNX Runtime's own matrix kernels add up each product in one order whatever the number of rows. With other
+    kernels, the same seed could give another text under load.
+    """
+    # Both batches run in one call, also with a network that shares larger ones between threads.
+    return all(_is_row_by_row(network, rows, steps) for rows, steps in ((11, 2), (31, 1)))
+
+
+def _is_row_by_row(network: StepNetwork, rows: int, steps: int) -> bool:
+    random = np.random.default_rng(0)
+    ids = random.integers(0, network.V, (steps, rows), np.int32)
+    start = random.uniform(-0.5, 0.5, (rows, network.initial_state().shape[1])).astype(np.float32)
+    logits, state = network.step(ids, start)
+    for row in range(rows):
+        alone = start[row : row + 1]
+        for step in range(steps):
+            one, alone = network.step(ids[step : step + 1, row : row + 1], alone)
+            if not np.array_equal(one[0, 0], logits[step, row]):
+                return False
+        if not np.array_equal(alone[0], state[row]):
+            return False
+    return True
