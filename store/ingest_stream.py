@@ -372,12 +372,12 @@ class IngestStreams:
             pipe.hgetall(key(model, f"minute:{minute}"))
             pipe.get(key(model, "problem"))
             waiting, size, oldest, counts, previous, current, problem = pipe.execute()
-        share = 1 - (now / 60 - minute)  # of the minute before that is in the last 60 seconds
+        fraction = 1 - (now / 60 - minute)  # of the minute before that is in the last 60 seconds
         counted: dict[Counter, int] = {name: int(counts.get(name.encode(), 0)) for name in COUNTERS}
         gone = sum(counted[name] for name in ("dropped", "expired", "failed"))
         counted["scored"] = max(0, counted["accepted"] - waiting - gone)
         rates = {
-            name: share * int(previous.get(name.encode(), 0)) + int(current.get(name.encode(), 0))
+            name: fraction * int(previous.get(name.encode(), 0)) + int(current.get(name.encode(), 0))
             for name in (*COUNTERS, "scored")
         }
         rates["scored"] += rates["flagged"]  # which are acknowledged elsewhere

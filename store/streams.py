@@ -122,12 +122,12 @@ class Limits:
 
     max_streams: int = 10_000
     max_bytes: int = 64 << 20
-    owner_share: float = 1.0
+    owner_fraction: float = 1.0
 
     @property
     def of_owner(self) -> tuple[int, int]:
         """The maximal number and bytes of streams of one owner."""
-        return max(1, int(self.max_streams * self.owner_share)), int(self.max_bytes * self.owner_share)
+        return max(1, int(self.max_streams * self.owner_fraction)), int(self.max_bytes * self.owner_fraction)
 
 
 @dataclass(frozen=True)

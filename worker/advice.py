@@ -6,7 +6,7 @@ from models.text.masks import Masks
 
 _SAMPLE_CHARACTERS = 100_000
 _MIN_LINES = 50
-_MIN_SHARE = 0.8  # of lines with a timestamp
+_MIN_FRACTION = 0.8  # of lines with a timestamp
 
 
 def timestamps(pieces: Iterable[str]) -> str | None:
@@ -20,7 +20,7 @@ def timestamps(pieces: Iterable[str]) -> str | None:
     if len(lines) < _MIN_LINES:
         return None
     mask = Masks(["timestamp"])
-    if sum(mask.apply(line).starts is not None for line in lines) < _MIN_SHARE * len(lines):
+    if sum(mask.apply(line).starts is not None for line in lines) < _MIN_FRACTION * len(lines):
         return None
     return (
         "most lines have a timestamp, and the timestamps of later lines will be flagged as anomalous;"

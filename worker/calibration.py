@@ -18,7 +18,7 @@ from worker.prepared_text import Text
 
 _MAX_CHARACTERS = 5_000_000  # from the end of the held-out text: a minute or two
 _MARGIN_BITS = 1.0  # for logs: flagged lines must be twice as rare. docs/engineering/anomaly-study.md
-_MIN_DISTINCT_SHARE = 0.1  # of the held-out lines of a log; below it, older lines are added
+_MIN_DISTINCT_FRACTION = 0.1  # of the held-out lines of a log; below it, older lines are added
 _OLDER_RATIO = 3  # characters of older lines per held-out character
 _MAX_LINE_CHARACTERS = 50_000  # longer lines are ignored
 
@@ -72,7 +72,7 @@ def _older_lines(text: Text, lines: Sequence[str]) -> list[str]:
     A short part of a log can be one burst of the same few lines, which does not represent the others. The
     network was trained on the older lines, so their scores are slightly too low.
     """
-    if len(set(lines)) >= _MIN_DISTINCT_SHARE * len(lines):
+    if len(set(lines)) >= _MIN_DISTINCT_FRACTION * len(lines):
         return []
     characters = min(_MAX_CHARACTERS, _OLDER_RATIO * sum(len(line) + 1 for line in lines))
     older = text.vocabulary.decode(text.train[-characters:]).split("\n")[1:-1]
@@ -87,8 +87,8 @@ def _with_margin(calibration: Calibration) -> Calibration:
     """
     buckets = []
     for bucket in calibration.buckets:
-        shares = np.arange(bucket.kept) / bucket.kept
-        scores = bucket.scores + _MARGIN_BITS * np.clip((shares - 0.9) / 0.05, 0.0, 1.0)
+        fractions = np.arange(bucket.kept) / bucket.kept
+        scores = bucket.scores + _MARGIN_BITS * np.clip((fractions - 0.9) / 0.05, 0.0, 1.0)
         tail = bucket.tail and replace(bucket.tail, start=bucket.tail.start + _MARGIN_BITS)
         buckets.append(replace(bucket, scores=scores, tail=tail))
     return replace(calibration, buckets=tuple(buckets))

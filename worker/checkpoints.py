@@ -33,7 +33,7 @@ _STALE_S = 3600.0  # after which such a file belongs to a process that was kille
 _META = "meta"
 _ROLLBACK = "safe"  # the key of the rollback step in the metadata
 _FIRST_INTERVAL_S = 1.0  # early checkpoints are frequent, so that a process that is killed soon loses little
-_MAX_SAVING_SHARE = 0.1  # of the time, while intervals are short
+_MAX_SAVING_FRACTION = 0.1  # of the time, while intervals are short
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class CheckpointSaver:
         began = self._clock()
         self._save(checkpoint)
         self._saved_at_s = self._clock()
-        longer_s = max(2 * self._interval_s, (self._saved_at_s - began) / _MAX_SAVING_SHARE)
+        longer_s = max(2 * self._interval_s, (self._saved_at_s - began) / _MAX_SAVING_FRACTION)
         self._interval_s = min(longer_s, self._every_s)
 
 

@@ -13,8 +13,8 @@ from worker.schedule import Schedule
 
 MIN_EVALUATION_CHARACTERS = 10_000  # if a budget in seconds allows no more
 
-_EVALUATION_SHARE = 0.04  # the most of a budget in seconds that evaluations may take
-_RETIME_SHARE = 0.05  # of a budget in seconds: how often its number of steps is computed again
+_EVALUATION_FRACTION = 0.04  # the most of a budget in seconds that evaluations may take
+_RETIME_FRACTION = 0.05  # of a budget in seconds: how often its number of steps is computed again
 _MAX_MEASUREMENT_S = 5.0  # a run cannot be stopped while its speed is measured
 _SMOOTHING = 0.02  # weight of the latest step in the moving average of the speed
 
@@ -36,7 +36,7 @@ def plan_evaluations(budget_s: float, *, first_evaluation_s: float) -> Evaluatio
     `first_evaluation_s` is how long an evaluation of MIN_EVALUATION_CHARACTERS takes.
     """
     seconds = max(first_evaluation_s, 1e-3)
-    affordable = _EVALUATION_SHARE * budget_s / seconds  # evaluations of the smallest size
+    affordable = _EVALUATION_FRACTION * budget_s / seconds  # evaluations of the smallest size
     count = max(2, min(MAX_EVALUATIONS, int(affordable), int(budget_s / 3)))
     scale = max(1.0, min(affordable / count, EVALUATION_CHARACTERS / MIN_EVALUATION_CHARACTERS))
     return EvaluationPlan(count, int(scale * MIN_EVALUATION_CHARACTERS), seconds * scale)
@@ -108,7 +108,7 @@ class Pace:
 
     def should_retime(self) -> bool:
         """Return whether a twentieth of a budget in seconds has passed since the last call of `retimed`."""
-        return self.elapsed_s - self._retimed_at_s > _RETIME_SHARE * (self._budget_s or float("inf"))
+        return self.elapsed_s - self._retimed_at_s > _RETIME_FRACTION * (self._budget_s or float("inf"))
 
     def retimed(self, state: RunState) -> Schedule:
         """Return the schedule, with its rest fitted to the measured speed if the budget is in seconds."""

@@ -220,9 +220,9 @@ def _covered(counts: NDArray[np.int64], coverage: float) -> NDArray[np.int64]:
     """Return the fewest code points that make up this share of the text; of equals, the lower first."""
     points = np.flatnonzero(counts)
     points = points[np.argsort(-counts[points], kind="stable")]
-    share = np.cumsum(counts[points]) / counts.sum()
+    fraction = np.cumsum(counts[points]) / counts.sum()
     # With a tolerance for rounding errors of the sum.
-    count = len(points) if coverage >= 1 else int(np.searchsorted(share, coverage - 1e-12)) + 1
+    count = len(points) if coverage >= 1 else int(np.searchsorted(fraction, coverage - 1e-12)) + 1
     return points[:count]
 
 

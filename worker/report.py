@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 Event = Mapping[str, Any]
 
-_MEMORIZATION_SHARE = 0.1  # of the training time
+_MEMORIZATION_FRACTION = 0.1  # of the training time
 _MIN_MEMORIZATION_S, _MAX_MEMORIZATION_S = 2.0, 20.0
 _CARD_PASSAGE_CHARACTERS = 200
 _PICTURE_BASELINES = ("unigram", "bigram", "ngram", "gzip", "xz")
@@ -80,7 +80,7 @@ def write_report(
     ):
         report["held_out_lines"] = lines
     parts.problems += problems.find_problems(report)
-    seconds = _MEMORIZATION_SHARE * measured["training_seconds"]
+    seconds = _MEMORIZATION_FRACTION * measured["training_seconds"]
     seconds = min(max(seconds, _MIN_MEMORIZATION_S), _MAX_MEMORIZATION_S)
     memory = parts.run(
         "memorization",

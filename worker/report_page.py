@@ -83,7 +83,7 @@ def _template() -> Any:
         finalize=_visible,
     )
     environment.filters |= {"number": "{:,}".format, "duration": _duration}
-    environment.filters["percent"] = lambda share, digits: f"{share:.{digits}%}"
+    environment.filters["percent"] = lambda fraction, digits: f"{fraction:.{digits}%}"
     return environment.get_template("report.html.j2")
 
 

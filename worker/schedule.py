@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-_WARMUP_SHARE = 0.03  # of the run, in which the rate rises
+_WARMUP_FRACTION = 0.03  # of the run, in which the rate rises
 _FINAL_RATE = 0.01  # share of the peak rate at the end
 
 _EPOCHS_WITHOUT_DROPOUT = 4.0  # up to here dropout makes the network worse
@@ -47,7 +47,7 @@ class Schedule:
     def rate(self, step: int) -> float:
         """Return the share of the peak learning rate at `step`: linear warm-up, then a cosine to the end."""
         p = self.at(step)
-        if p < _WARMUP_SHARE:
-            return (p + 1e-3) / (_WARMUP_SHARE + 1e-3)
-        cosine = 0.5 * (1 + math.cos(math.pi * (p - _WARMUP_SHARE) / (1 - _WARMUP_SHARE)))
+        if p < _WARMUP_FRACTION:
+            return (p + 1e-3) / (_WARMUP_FRACTION + 1e-3)
+        cosine = 0.5 * (1 + math.cos(math.pi * (p - _WARMUP_FRACTION) / (1 - _WARMUP_FRACTION)))
         return _FINAL_RATE + (1 - _FINAL_RATE) * cosine

@@ -37,7 +37,7 @@ CHARACTER_RATES = (0.01, 0.003, 0.001, 0.0003, 0.0001)
 SCORE_TOLERANCE = 0.05
 """Tolerance of the score, for changes by a few lines in the ranks."""
 
-_TOP_SHARE, _MIN_TOP = 0.1, 10  # of the scores from which a tail that was not fitted is estimated
+_TOP_FRACTION, _MIN_TOP = 0.1, 10  # of the scores from which a tail that was not fitted is estimated
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Bucket:
         if self.tail:
             return p
         highest = self.scores[-1]
-        top = self.scores[-max(_MIN_TOP, int(self.kept * _TOP_SHARE)) :]
+        top = self.scores[-max(_MIN_TOP, int(self.kept * _TOP_FRACTION)) :]
         scale = max(float((top - top[0]).mean()), 1 / math.log(2))
         result: Floats = p * np.exp(-np.maximum(scores - highest - SCORE_TOLERANCE, 0.0) / scale)
         return result

@@ -39,7 +39,7 @@ class CalibrationBuilder:
         self._excess: list[NDArray[np.float32]] = []  # of each character
         self._network_bits = self._ngram_bits = 0.0
         self._characters = 0  # with the newlines that were read
-        self._fixed_shares = 0.0  # of the lines' tokens, those that templates fix
+        self._fixed_fractions = 0.0  # of the lines' tokens, those that templates fix
         self._lines = 0
 
     def add(self, lines: Sequence[LineSurprisal]) -> None:
@@ -57,7 +57,7 @@ class CalibrationBuilder:
             float(line.ngram_bits.sum(dtype=np.float64)) for line in lines if line.ngram_bits is not None
         )
         self._characters += sum(len(line.bits) + line.has_end for line in lines)
-        self._fixed_shares += sum(line.parsed.fixed_share for line in lines if line.parsed is not None)
+        self._fixed_fractions += sum(line.parsed.fixed_fraction for line in lines if line.parsed is not None)
 
     def build(self, *, buckets: int = 1) -> Calibration:
         """Return the calibration, with this many buckets by line length, of about equal size.
@@ -103,7 +103,7 @@ class CalibrationBuilder:
         characters = np.concatenate([network_weight * network, (1 - network_weight) * ngram / ngram.sum()])
         if count == len(STATISTICS) + len(NGRAM_STATISTICS):
             return characters
-        templates = np.array(TEMPLATE_WEIGHTS) * self._fixed_shares / max(1, self._lines)
+        templates = np.array(TEMPLATE_WEIGHTS) * self._fixed_fractions / max(1, self._lines)
         return np.concatenate([(1 - templates.sum()) * characters, templates])
 
 

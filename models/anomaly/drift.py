@@ -8,7 +8,7 @@ UNUSUAL = 0.1
 """The p-value up to which a line is counted as unusual."""
 
 MIN_LINES = 100
-MAX_UNUSUAL_SHARE = 0.3
+MAX_UNUSUAL_FRACTION = 0.3
 """A larger share of at least MIN_LINES lines counts as drift; by chance this happens once in a million."""
 
 
@@ -18,7 +18,7 @@ def drift(lines: int, unusual: int) -> str | None:
     >>> drift(200, 20), drift(50, 50)
     (None, None)
     """
-    if lines < MIN_LINES or unusual <= MAX_UNUSUAL_SHARE * lines:
+    if lines < MIN_LINES or unusual <= MAX_UNUSUAL_FRACTION * lines:
         return None
     return (
         f"These lines don't look like the calibration data: {unusual / lines:.0%} of {lines:,} lines are as"

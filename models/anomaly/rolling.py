@@ -53,12 +53,12 @@ MIN_DRIFT_S = 6 * 3600.0
 """The time after an alert's first line in the sample from which its values count apart."""
 
 _NOISE = 3.0  # standard deviations above MAX_EXCESS
-_SHARE_OF_ALERT = 0.1  # of the expected false alarms, for one alert
-_SHARE_OF_VALUE = 0.5  # for one value of an alert that has values: one alone does not raise a threshold
+_FRACTION_OF_ALERT = 0.1  # of the expected false alarms, for one alert
+_FRACTION_OF_VALUE = 0.5  # for one value of an alert that has values: one alone does not raise a threshold
 _MIN_PER_ALERT = 2
-_BURST_SHARE = 0.1  # of the lines
+_BURST_FRACTION = 0.1  # of the lines
 _MIN_BURST = 6  # flagged lines
-_TAIL_SHARE = 0.1
+_TAIL_FRACTION = 0.1
 _SCALE = (0.2, 1.5)  # the least and the greatest scale of the tail in bits; one bit per halving is 1.44
 
 Verdict = Literal["unknown", "normal", "excluded"]
@@ -129,8 +129,8 @@ def initial_sample(stored: Calibration, *, now: float, random: np.random.Generat
     """Return a sample of the scores of a stored calibration."""
     lines: list[ObservedScore] = []
     for index, bucket in enumerate(stored.buckets):
-        share = bucket.kept / stored.kept_lines
-        count = min(bucket.kept, max(1, int(SAMPLE_LINES * share)))
+        fraction = bucket.kept / stored.kept_lines
+        count = min(bucket.kept, max(1, int(SAMPLE_LINES * fraction)))
         chosen = bucket.scores[np.linspace(0, bucket.kept - 1, count).round().astype(np.intp)]
         lines += (ObservedScore(now, score, index, 0.0) for score in chosen.tolist())
     return _newest(ScoreSample((), np.zeros(0)), lines, random)
@@ -238,9 +238,8 @@ def _first_limited(lines: Sequence[ObservedScore], expected: float, count: int) 
 
 def _limited(lines: Sequence[ObservedScore], expected: float) -> list[ObservedScore]:
     """Return flagged ones of lines in order: of each alert the last few, or of each of its values."""
-    of_alert, of_value = (
-        max(_MIN_PER_ALERT, math.ceil(share * expected)) for share in (_SHARE_OF_ALERT, _SHARE_OF_VALUE)
-    )
+    of_alert = max(_MIN_PER_ALERT, math.ceil(_FRACTION_OF_ALERT * expected))
+    of_value = max(_MIN_PER_ALERT, math.ceil(_FRACTION_OF_VALUE * expected))
     counts: dict[tuple[str, str], int] = {}
     chosen = []
     for line in reversed(lines):
@@ -279,7 +278,7 @@ def _without_burst(batch: Sequence[ObservedScore]) -> list[ObservedScore]:
         return list(batch)
     most = len(positions) // 2
     start, _ = min(zip(positions, positions[most:], strict=False), key=lambda pair: pair[1] - pair[0])
-    end = start + _BURST_SHARE * len(batch)
+    end = start + _BURST_FRACTION * len(batch)
     burst = {i for i in positions if start <= i <= end}
     return [line for i, line in enumerate(batch) if i not in burst]
 
@@ -289,9 +288,9 @@ def _without_value(line: ObservedScore) -> ObservedScore:
 
 
 def _is_burst(positions: Sequence[int], lines: int) -> bool:
-    """Return whether more than half of the ascending positions are within _BURST_SHARE of the lines."""
+    """Return whether more than half of the ascending positions are within _BURST_FRACTION of the lines."""
     most = len(positions) // 2
-    width = _BURST_SHARE * lines
+    width = _BURST_FRACTION * lines
     return len(positions) >= _MIN_BURST and any(
         end - start <= width for start, end in zip(positions, positions[most:], strict=False)
     )
@@ -321,8 +320,8 @@ def _bucket(stored: Bucket, lines: Sequence[ObservedScore]) -> Bucket:
     levels = np.array([line.score for line in _counted(lines)], np.float64)
     scores = normal
     if len(levels):
-        shares = np.arange(len(levels)) / len(levels)
-        excesses = -_tail_scale(normal, levels) * np.log1p(-shares)
+        fractions = np.arange(len(levels)) / len(levels)
+        excesses = -_tail_scale(normal, levels) * np.log1p(-fractions)
         scores = np.sort(np.concatenate([normal, np.sort(levels) + excesses]))
     return replace(stored, scores=scores, tail=fit_tail(scores), lines=len(scores))
 
@@ -343,7 +342,7 @@ def _counted(lines: Sequence[ObservedScore]) -> list[ObservedScore]:
 def _tail_scale(normal: Floats, levels: Floats) -> float:
     """Return the scale of the exponential tail, from scores and the levels that censored ones exceed."""
     every = np.concatenate([normal, levels])
-    start = min(float(np.quantile(every, 1 - _TAIL_SHARE)), float(levels.min()))
+    start = min(float(np.quantile(every, 1 - _TAIL_FRACTION)), float(levels.min()))
     uncensored: NDArray[np.bool_] = normal > start
     total = float(np.maximum(every - start, 0.0).sum())
     return float(np.clip(total / max(1, int(uncensored.sum())), *_SCALE))

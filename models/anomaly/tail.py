@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 MIN_EXCESSES = 50
 """No tail is fitted to fewer: they cannot show a bad fit."""
 
-SHARE = 0.1
+TAIL_FRACTION = 0.1
 """The share of the highest scores to which the tail is fitted; at most MAX_EXCESSES of them."""
 
 MAX_EXCESSES = 2000
@@ -49,7 +49,7 @@ class Tail:
 
 def fit_tail(scores: NDArray[np.float64]) -> Tail | None:
     """Return the tail of ascending scores (n,); None if they are too few or the fit is rejected."""
-    count = min(int(len(scores) * SHARE), MAX_EXCESSES)
+    count = min(int(len(scores) * TAIL_FRACTION), MAX_EXCESSES)
     if count < MIN_EXCESSES:
         return None
     start = float(scores[-count - 1])

@@ -17,10 +17,10 @@ MAX_RUNNING = 64
 As many again may run of short requests, and of clients that have less than their share.
 """
 
-LONG_SHARE = 0.75
+LONG_FRACTION = 0.75
 """The share of `max_waiting` that long requests may take, so that there is room for short ones."""
 
-CLIENT_SHARE = 1 / 16
+CLIENT_FRACTION = 1 / 16
 """Clients with less than this share of `max_waiting` waiting are accepted until twice as many wait in all."""
 
 
@@ -75,10 +75,10 @@ class Backlog:
 
     def _has_room_for(self, request: ScheduledRequest) -> bool:
         is_short = request.max_new_characters <= MAX_SHORT_CHARACTERS
-        if self.waiting < (self._max_waiting if is_short else max(1, LONG_SHARE * self._max_waiting)):
+        if self.waiting < (self._max_waiting if is_short else max(1, LONG_FRACTION * self._max_waiting)):
             return True
         own = self._waiting_by_client[request.client]
-        return own < CLIENT_SHARE * self._max_waiting and self.waiting < 2 * self._max_waiting
+        return own < CLIENT_FRACTION * self._max_waiting and self.waiting < 2 * self._max_waiting
 
     def admit(self, running: Collection[ScheduledRequest]) -> list[ScheduledRequest]:
         """Remove and return the requests that may start in addition to those that are running."""

@@ -1,8 +1,8 @@
 """Prefill: reading the prompts of requests, in chunks short enough that no other request waits long.
 
 Prompts are read side by side. While sequences are being decoded, prefill has a time budget that grows with
-the decoding time (PREFILL_SHARE); prompts are also read along in the decoding steps (`piggybacked`). A prompt
-that is alone is read in longer calls, which the next arrival interrupts.
+the decoding time (PREFILL_FRACTION); prompts are also read along in the decoding steps (`piggybacked`). A
+prompt that is alone is read in longer calls, which the next arrival interrupts.
 """
 
 import time
@@ -27,7 +27,7 @@ PREFILL_CHUNK_S = 1e-3
 PREFILL_ALONE_S = 0.1
 """The maximum duration of one call while a single prompt is everything there is to do."""
 
-PREFILL_SHARE = 0.5
+PREFILL_FRACTION = 0.5
 """Time for prefill while sequences are being decoded, as a share of the decoding time."""
 
 DENSE_CHARACTERS = 4 * STRIDE
@@ -77,7 +77,7 @@ class Prefill:
 
     def grant(self, decode_s: float) -> None:
         """Add to the time budget, after a decoding step of `decode_s`."""
-        self._budget_s += PREFILL_SHARE * decode_s
+        self._budget_s += PREFILL_FRACTION * decode_s
 
     def piggybacked(self, count: int) -> list[ScheduledRequest]:
         """Return up to `count` requests, in fair order, that read a character in a decoding step."""

@@ -62,7 +62,7 @@ class Scheduler:
         """Start a request.
 
         Raises:
-            Busy: `max_waiting` requests are waiting, or LONG_SHARE of that many and this one is long.
+            Busy: `max_waiting` requests are waiting, or LONG_FRACTION of that many and this one is long.
                 Clients with few waiting requests are admitted until twice as many are waiting.
             Unavailable: the scheduler is closing.
         """

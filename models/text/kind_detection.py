@@ -86,7 +86,7 @@ def detect_kind(sample: LineSample) -> KindDetection:
     log = detect_log(raw)
     if log.kind == "log":
         return KindDetection("log", "most lines have a timestamp, or a number that increases", log)
-    lines = _Lines(raw, [line.strip() for line in raw], sample.empty_share(), log.is_chronological)
+    lines = _Lines(raw, [line.strip() for line in raw], sample.empty_fraction(), log.is_chronological)
     kind, reason = next((kind, reason) for holds, kind, reason in _RULES if holds(lines))
     return KindDetection(kind, reason, log)
 
@@ -100,9 +100,9 @@ class _Lines:
     empty: float  # the fraction of empty lines
     is_chronological: bool
 
-    def share(self, holds: Callable[[str], bool]) -> float:
+    def fraction(self, holds: Callable[[str], bool]) -> float:
         """Return the fraction of the lines, without spaces at both ends, for which `holds`."""
-        return _share(self.stripped, holds)
+        return _fraction(self.stripped, holds)
 
     @cached_property
     def words(self) -> list[list[str]]:
@@ -110,7 +110,7 @@ class _Lines:
         return [[word.strip(_NO_LETTERS) for word in line.split()] for line in self.stripped]
 
 
-def _share(lines: Sequence[str], holds: Callable[[str], bool]) -> float:
+def _fraction(lines: Sequence[str], holds: Callable[[str], bool]) -> float:
     return sum(map(holds, lines)) / max(1, len(lines))
 
 
@@ -119,11 +119,11 @@ def _has_no_space(line: str) -> bool:
 
 
 def _looks_like_code(lines: _Lines) -> bool:
-    return lines.share(lambda line: _CODE.search(line) is not None) >= _MIN_CODE
+    return lines.fraction(lambda line: _CODE.search(line) is not None) >= _MIN_CODE
 
 
 def _is_indented(lines: _Lines) -> bool:
-    return _share(lines.raw, lambda line: line[0].isspace()) > _MAX_INDENTED
+    return _fraction(lines.raw, lambda line: line[0].isspace()) > _MAX_INDENTED
 
 
 def _is_repetitive(lines: _Lines) -> bool:
@@ -132,7 +132,7 @@ def _is_repetitive(lines: _Lines) -> bool:
 
 def _is_tokenized(lines: _Lines) -> bool:
     """Return whether punctuation marks are lines of their own, as in a text with one token per line."""
-    return lines.share(lambda line: _PUNCTUATION.fullmatch(line) is not None) > _MAX_EMPTY
+    return lines.fraction(lambda line: _PUNCTUATION.fullmatch(line) is not None) > _MAX_EMPTY
 
 
 def _is_numeric(lines: _Lines) -> bool:
@@ -151,7 +151,7 @@ def _spaced(lines: Sequence[str]) -> float:
 
 def _is_sorted(lines: Sequence[str]) -> bool:
     """Return whether lines that start with a letter are in alphabetical order, by one of the usual rules."""
-    if _share(lines, lambda line: line[:1].isalpha()) < _MIN_SORTED:
+    if _fraction(lines, lambda line: line[:1].isalpha()) < _MIN_SORTED:
         return False
     keys: list[Callable[[str], str]] = [
         str,
@@ -258,7 +258,7 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     (lambda a: _is_dialogue(a.stripped), "text", "its lines start with recurring labels, as of speakers"),
     (lambda a: _is_wrapped(a.stripped), "text", "its lines have the same length, as if wrapped"),
     (lambda a: _is_sorted(a.stripped), "records", "its lines are sorted"),
-    (lambda a: a.share(_starts_with_bracket) > _MAX_BRACKETED, "text", "its lines are structured data"),
+    (lambda a: a.fraction(_starts_with_bracket) > _MAX_BRACKETED, "text", "its lines are structured data"),
     (_looks_like_code, "text", "its lines look like code"),
     (
         lambda a: _spaced(a.stripped) < _MIN_SPACED,
@@ -267,7 +267,7 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
     ),
     (_is_tokenized, "text", "it has one word or punctuation mark per line"),
     (
-        lambda a: a.share(_has_no_space) >= _MIN_SINGLE,
+        lambda a: a.fraction(_has_no_space) >= _MIN_SINGLE,
         "records",
         "its lines are single words or identifiers, and most differ",
     ),
@@ -278,7 +278,7 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
         f"its lines have several words, are not sorted, and fewer than {_MIN_UNSORTED_LINES}",
     ),
     (
-        lambda a: a.share(_ends_like_clause) > _MAX_SENTENCE_ENDS,
+        lambda a: a.fraction(_ends_like_clause) > _MAX_SENTENCE_ENDS,
         "text",
         "many of its lines end like sentences or clauses",
     ),

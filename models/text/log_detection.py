@@ -85,7 +85,7 @@ class LineSample:
         last = [self._held] if self._is_sampled() else []
         return [line for block in [*self._blocks, last] for line in block if line.strip()]
 
-    def empty_share(self) -> float:
+    def empty_fraction(self) -> float:
         """Return the fraction of the sampled lines that are empty."""
         lines = [line for block in self._blocks for line in block]
         return sum(not line.strip() for line in lines) / max(1, len(lines))

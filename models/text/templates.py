@@ -112,14 +112,14 @@ class ParsedLine:
         parameters: the values in place of its wildcards.
         template_bits: rarity of the template: -log2 of the share of training lines with one as rare or rarer.
         parameter_bits: rarity of the rarest value among those of the same wildcard; 0 for a new template.
-        fixed_share: the share of the line's tokens that are not values; 0 for a new template.
+        fixed_fraction: the share of the line's tokens that are not values; 0 for a new template.
     """
 
     template: Template
     parameters: tuple[str, ...]
     template_bits: float
     parameter_bits: float
-    fixed_share: float = 0.0
+    fixed_fraction: float = 0.0
 
 
 class Templates:

@@ -13,7 +13,7 @@ from store.streams import Limits, Owner, StreamLock, Streams
 from tests.state_machines import run
 
 S = 3
-LIMITS = Limits(max_streams=3, owner_share=0.7)  # two for each owner
+LIMITS = Limits(max_streams=3, owner_fraction=0.7)  # two for each owner
 IDS = st.sampled_from(("x", "y"))
 MODELS = st.sampled_from(("m@1", "m@2", "n@1"))
 OWNERS = st.sampled_from((Owner(), Owner("ann"), Owner("bob", is_private=True)))

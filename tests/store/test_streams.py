@@ -145,7 +145,7 @@ def kept(redis: Redis) -> set[str]:
 
 
 def test_the_least_recently_used_streams_of_a_key_are_evicted_and_those_of_others_stay(redis: Redis) -> None:
-    streams = Streams(redis, Limits(max_streams=400, max_bytes=1_000_000, owner_share=0.25))
+    streams = Streams(redis, Limits(max_streams=400, max_bytes=1_000_000, owner_fraction=0.25))
     use(streams, "theirs", owner="b")
     use(streams, *map(str, range(30)), owner="a")
     use(streams, "0", owner="a")  # used again, so the last of these 30 to go
@@ -163,7 +163,7 @@ def test_the_least_recently_used_streams_of_a_key_are_evicted_and_those_of_other
 
 
 def test_the_number_of_streams_is_limited_in_total(redis: Redis) -> None:
-    streams = Streams(redis, Limits(max_streams=20, owner_share=0.25))
+    streams = Streams(redis, Limits(max_streams=20, owner_fraction=0.25))
     for owner in "abcdef":
         use(streams, *(f"{owner}{i}" for i in range(9)), owner=owner, numbers=2)
     assert kept(redis) == {f"{owner}{i}" for owner in "cdef" for i in range(4, 9)}
