@@ -69,7 +69,7 @@ class Alert(BaseModel):
 
     @property
     def severity(self) -> Severity:
-        """That of its rarest line."""
+        """The severity of its rarest line."""
         estimated_p = self.figures.estimated_p
         return severity_of(self.figures.p_value if estimated_p is None else estimated_p)
 
@@ -88,7 +88,7 @@ class Alert(BaseModel):
 
 
 class Alerts:
-    """The alerts of all models: counted in one Redis (with `decode_responses=True`), judged in one storage.
+    """The alerts of all models: figures in a Redis (with `decode_responses=True`), decisions in a storage.
 
     Its methods raise redis.exceptions.RedisError, and as Blobs does.
     """
@@ -143,7 +143,7 @@ class Alerts:
         return self._decide(model, alert_id, by=by, acknowledged_at=time.time(), acknowledged_by=by)
 
     def label(self, model: str, alert_id: str, label: Label | None, *, by: str | None) -> Alert:
-        """Record what an alert is, or with None that nobody knows. Raises NotFound and Conflict."""
+        """Label an alert normal or incident; None removes the label. Raises NotFound and Conflict."""
         return self._decide(
             model, alert_id, by=by, label=label, labeled_at=time.time() if label else None, labeled_by=by
         )
@@ -156,7 +156,7 @@ class Alerts:
         )
 
     def labels(self, model: str) -> dict[str, AlertLabel]:
-        """Return the labels of a model's groups by the ids of their alerts. Does not need Redis."""
+        """Return the labels of a model's alerts, by the ids of these. Does not need Redis."""
         return {
             alert_id: AlertLabel(decision.label, decision.label_score)
             for alert_id, decision in self.decisions.all(model).items()

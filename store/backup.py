@@ -290,7 +290,7 @@ def _restore_redis(redis: Redis, lines: IO[bytes]) -> int:
 
 
 def _keys(lines: IO[bytes]) -> Iterator[tuple[bytes, bytes, int]]:
-    """Yield Redis keys with their dumps and what is left of their time, in ms; 0: no end."""
+    """Yield Redis keys, each with its dump and its time to live in ms; 0: it does not expire."""
     for line in lines:
         stored = json.loads(line)
         yield base64.b64decode(stored["key"]), base64.b64decode(stored["dump"]), stored["ttl_ms"]

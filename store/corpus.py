@@ -41,7 +41,7 @@ class Corpus:
 
 
 def dump_corpus(corpus: Corpus) -> bytes:
-    """Return a record as JSON. What earlier releases do not know is left out where it says nothing."""
+    """Return a record as JSON, without fields new to earlier releases that have their default."""
     defaults = {
         "files": None,
         "version": corpus.name and 1,

@@ -42,7 +42,7 @@ class LineMeta:
 
 @dataclass(frozen=True)
 class NewLine:
-    """A line to be accepted: its bytes, without a newline, and what is known of it."""
+    """A line to be accepted: its bytes, without a newline, and its metadata."""
 
     data: bytes
     meta: LineMeta
@@ -89,7 +89,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Consumer:
-    """A process that scores lines: how many it has now, and for how long it has not asked for more."""
+    """A process that scores lines: how many it holds now, and the seconds since it last asked for some."""
 
     name: str
     pending: int
@@ -112,7 +112,7 @@ COUNTERS: tuple[Counter, ...] = ("accepted", "dropped", "expired", "failed", "fl
 
 @dataclass(frozen=True)
 class IngestStatus:
-    """The lines of one model."""
+    """The figures of the lines that were sent to one model."""
 
     counts: Mapping[Counter, int]  # since the first line
     per_minute: Mapping[Counter, float]  # over the last minute

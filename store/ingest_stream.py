@@ -47,7 +47,7 @@ FSYNC_WAIT_S = 5.0
 """How long `accept` waits until the lines are on disk. The append-only file is synced every second."""
 
 RETRY_AFTER_S = 5.0
-"""When an agent may send again after a refusal."""
+"""Seconds after which an agent may send refused lines again."""
 
 _MODELS_KEY = f"{PREFIX}models"
 _PROBLEM_TTL_S = 120
@@ -315,11 +315,11 @@ class IngestStreams:
         return [_entry(one) for one in claimed if one[1]]
 
     def keep(self, model: str, consumer: str, ids: Sequence[str]) -> None:
-        """Note that a consumer still works on lines, so that no other claims them."""
+        """Restart the idle time of lines that a consumer still works on, so that no other claims them."""
         cast(Any, self._redis).xclaim(lines_key(model), GROUP, consumer, 0, list(ids), justid=True)
 
     def acknowledge(self, model: str, ids: Sequence[str]) -> int:
-        """Finish lines that are not flagged: delete them. Return how many others had not finished before."""
+        """Delete scored lines that are not flagged; return how many of them were still waiting."""
         return int(cast(int, self._redis.eval(_ACKNOWLEDGE, 1, lines_key(model), model, GROUP, *ids)))
 
     def fail(self, model: str, ids: Sequence[str], reason: str) -> int:
@@ -345,7 +345,7 @@ class IngestStreams:
         return int(cast(int, self._redis.eval(_EXPIRE, 1, lines_key(model), model, int(before * 1000))))
 
     def remove_idle_consumers(self, model: str) -> None:
-        """Forget consumers that have nothing and have not asked for an hour: their processes have ended."""
+        """Remove consumers that hold no line and have not read for an hour: their processes have ended."""
         try:
             self._redis.eval(_REMOVE_IDLE_CONSUMERS, 1, lines_key(model), GROUP, _CONSUMER_TTL_MS)
         except ResponseError as error:
@@ -353,7 +353,7 @@ class IngestStreams:
                 raise
 
     def set_problem(self, model: str, problem: Mapping[str, str] | None) -> None:
-        """Note why no line of a model is scored now; None: it is."""
+        """Record why no line of a model can be scored now; None: lines are scored."""
         if problem is None:
             self._redis.delete(key(model, "problem"))
         else:

@@ -9,10 +9,10 @@
     nextchar:notifications:health:<target>       a hash: last_success_at, last_error_at, last_error
     nextchar:notifications:records               a set: paths of records that were looked at (`store.events`)
 
-A delivery is queued in the same step in which the target is noted to know of it, so it is queued once. It is
-delivered at least once, with the same id each time. The id of a message about a record is derived from the
-record, and the record is noted only when its messages are queued: a process that is killed in between has
-them queued again under the same id.
+A delivery is queued in the same step in which the state sent to the target is recorded, so it is queued
+once. It is delivered at least once, with the same id each time. The id of a message about a record is derived
+from the record, and the record is noted only when its messages are queued: after a process was killed in
+between, they are queued again under the same id.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ MAX_DEAD = 1_000
 _P = "nextchar:notifications:"
 _RECORDS = f"{_P}records"
 
-# KEYS: known, due, dead; ARGV: alert id (none: of a record), what the target knows, what it will know,
+# KEYS: sent states, due, dead; ARGV: alert id (none: of a record), the state sent before, the new state,
 # delivery id, its JSON, its JSON if it is dead at once, now, limits, prefix of deliveries.
 _QUEUE = """
 local known, due, dead = KEYS[1], KEYS[2], KEYS[3]
@@ -138,9 +138,9 @@ class Notifications:
             pipe.execute()
 
     def queue(self, target: str, alert_id: str, *, before: Any, after: Any, body: str, now: float) -> bool:
-        """Queue a message that changes what a target knows of an alert from `before` to `after`.
+        """Queue a message that changes the state sent to a target of an alert from `before` to `after`.
 
-        None stands for nothing. Return False if it knows something else by now.
+        None: no state. Return False if another state was sent meanwhile.
         """
         values = ("" if before is None else _dumps(before), "" if after is None else _dumps(after))
         return self._queue(Delivery(new_id("msg"), target, body, now), alert_id, *values)

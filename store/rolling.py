@@ -1,4 +1,4 @@
-"""Lines that rolling calibrations have not learned yet, in Redis, and who learns them.
+"""Lines that rolling calibrations have not learned yet, and who learns them, in Redis.
 
     nextchar:rolling:<model id>:<calibration>:lines   a list: JSON, the lines of one scored batch each
     nextchar:rolling:<model id>:<calibration>:state   a hash: lines, how many these are; since, when the first
@@ -7,7 +7,7 @@
     nextchar:rolling:counts                           a hash: "<outcome> <model name>" -> rebuilds so far
 
 `<calibration>` is the stored calibration that lines are compared with. The oldest lines are dropped above
-MAX_BATCHES. Losing any of this loses lines that would have been learned, no calibration.
+MAX_BATCHES. Losing these keys loses lines that would have been learned, but no calibration.
 """
 
 import json
@@ -22,10 +22,11 @@ from models.anomaly.rolling import AlertReference, ObservedScore
 from store import lease
 
 Outcome = Literal["rebuilt", "held"]
+"""`held`: the calibration stays as it was, because the lines have drifted. Both names are in metrics."""
 
 MAX_BATCHES = 200
 LEASE_S = 60
-"""After this a process that rebuilds is taken for dead."""
+"""A process that has not finished a rebuild after this long counts as dead."""
 
 _KEEP_S = 7 * 86_400
 _PREFIX = "nextchar:rolling:"

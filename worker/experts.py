@@ -17,7 +17,7 @@ _WARM_UP_CHARACTERS = 2000  # read before the held-out text
 
 @dataclass(frozen=True)
 class Mixture:
-    """The other experts than the network.
+    """The experts other than the network.
 
     Attributes:
         experts: with their weights; they know all text before `Text.test`. None: the network predicts alone.

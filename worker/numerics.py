@@ -34,7 +34,7 @@ class Numerics:
     from_step: int = field(default=0, compare=False)
 
     def sentence_after(self, before: "Numerics", *, has_dropout: bool) -> str:
-        """Return the message of a run that goes on with these, after steps with others."""
+        """Return the message of a run that continues with these numerics, after steps with others."""
         names = {
             "other kernels": [f"{one.product} {one.variant}" for one in (before, self)],
             "another number of replicas": [f"{one.replicas}" for one in (before, self)],
@@ -54,7 +54,7 @@ class Numerics:
 
 
 def numerics_here(config: NetworkConfig, precision: Precision, *, rows: int, cores: int) -> Numerics:
-    """Return those of training B = `rows` in this process, on GPUs or on at most `cores` cores."""
+    """Return the numerics of training B = `rows` in this process, on GPUs or on at most `cores` cores."""
     kind = architecture(config.architecture)
     devices = [] if kind.step else gpus()
     replicas = 1 if kind.step else replicas_of(rows, at_most=len(devices) or cores)

@@ -40,11 +40,11 @@ class RunState:
 
     @property
     def is_evaluation_due(self) -> bool:
-        """Whether the run has come as far as its next planned evaluation."""
+        """Whether the run has reached its next planned evaluation."""
         return int(self.schedule.at(self.step) * self.evaluations_planned) >= self.evaluations
 
     def advance(self, *, windows_per_epoch: int) -> None:
-        """Go on to the next step, and to its window."""
+        """Advance to the next step and its window."""
         self.step += 1
         self.window_index += 1
         if self.window_index == windows_per_epoch:

@@ -50,7 +50,7 @@ class AlertKey:
     Attributes:
         template: the line with PARAMETER for what changes. span: the number of the anomalous word in the
         template, from 0, and the word, as in `4:root`; empty if no word is anomalous. value: what the line
-        has for the anomalous word if that has a PARAMETER. It is no part of what the group is.
+        has for the anomalous word if that has a PARAMETER. It is not part of the key.
     """
 
     template: str
@@ -110,7 +110,7 @@ class Occurrence:
 
 @dataclass(frozen=True)
 class AlertLabel:
-    """What people say that a group is.
+    """The label that a person gave an alert.
 
     Attributes:
         score: with label `normal`, the highest score of its lines when it was labeled.
@@ -120,7 +120,7 @@ class AlertLabel:
     score: float = 0.0
 
     def lowered(self, score: float) -> float:
-        """Return the score of a line of the group: of a normal one, by how much it exceeds `score`."""
+        """Return the score of a line of the alert: if the alert is normal, by how much it exceeds `score`."""
         return max(0.0, score - self.score) if self.label == "normal" else score
 
 
@@ -139,7 +139,7 @@ def occurrence(
     entry: str | None = None,
     estimated_p: float | None = None,
 ) -> Occurrence:
-    """Return the occurrence of a flagged line, with what is stored of it bounded in size."""
+    """Return the occurrence of a flagged line, its texts cut to what is stored."""
     shown = [
         replace(span, end=min(span.end, MAX_LINE_CHARACTERS), expected=(span.expected or "")[:100] or None)
         for span in spans[:_MAX_SPANS]
@@ -166,7 +166,7 @@ def occurrence(
 
 
 def alert_key_of(text: str, spans: Sequence[Span], *, template: str | None = None) -> AlertKey:
-    """Return the group of a flagged line: its masked text, and the anomalous spans of that text.
+    """Return the alert key of a flagged line, from its masked text and the anomalous spans of that text.
 
     `template` is that of a model with templates (`models.text.templates`), which has as many words as the
     line, or fewer if the last one stands for several; None: `template_of`.

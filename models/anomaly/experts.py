@@ -21,7 +21,7 @@ def with_ngram_and_templates(
     ngram: NgramModel | None,
     templates: Templates | None,
 ) -> list[LineSurprisal]:
-    """Return the surprisal of masked lines with what the other experts say, where there are any."""
+    """Return the surprisal of masked lines with the figures of n-grams and templates, if there are any."""
     result = list(surprisals)
     if ngram:
         result = with_ngram(result, lines, ngram)

@@ -62,7 +62,7 @@ _TAIL_FRACTION = 0.1
 _SCALE = (0.2, 1.5)  # the least and the greatest scale of the tail in bits; one bit per halving is 1.44
 
 Verdict = Literal["unknown", "normal", "excluded"]
-"""What people say of an alert: nothing, that it is normal, or that it is an incident or suppressed."""
+"""The decision on an alert: none, that it is normal, or that it is an incident or suppressed."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _excess(batch: Sequence[ObservedScore]) -> str | None:
 
 
 def _thinned(batch: Sequence[ObservedScore]) -> list[ObservedScore]:
-    """Return the lines of a batch, of flagged ones that repeat only as many as could be false alarms."""
+    """Return a batch in which flagged lines repeat at most as often as false alarms could."""
     expected = sum(line.rate for line in batch if line.alert is None)
     counted = _first_limited(batch, expected, math.ceil(expected + 2 * math.sqrt(expected)))
     return [*(line for line in batch if line.alert is None), *counted]
@@ -272,7 +272,7 @@ def _without_values_of_bursts(batch: Sequence[ObservedScore], sample: ScoreSampl
 
 
 def _without_burst(batch: Sequence[ObservedScore]) -> list[ObservedScore]:
-    """Return a batch without the burst of flagged lines that are no values, if there is one: an incident."""
+    """Return a batch without its burst of flagged lines that have no values, if it has one: an incident."""
     positions = [i for i, line in enumerate(batch) if line.alert and not line.alert.value]
     if not _is_burst(positions, len(batch)):
         return list(batch)

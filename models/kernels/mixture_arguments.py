@@ -63,7 +63,7 @@ ID, COUNT = 0, 1
 
 
 class Experts(NamedTuple):
-    """The other experts than the network. The n-grams are a tree whose nodes are numbered level by level.
+    """The experts other than the network. The n-grams are a tree whose nodes are numbered level by level.
 
     Node 0 is the root. A node's children are consecutive and sorted by id.
     """

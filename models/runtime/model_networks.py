@@ -68,7 +68,7 @@ def _load(saved: SavedModel, name: str, threads: int) -> SharedNetwork:
 
 
 def _load_experts(saved: SavedModel) -> Experts | None:
-    """Return the other experts than the network, if the model has them."""
+    """Return the experts other than the network, if the model has them."""
     if mixture.FILE not in saved.card.files:
         return None
     data = saved.file(mixture.FILE)
