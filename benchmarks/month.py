@@ -28,7 +28,8 @@ from app.services.recalibration import REBUILD_LINES, verdict
 from app.services.scoring import CalibratedScorer, ScoreOptions
 from benchmarks.report import print_json_line, print_table
 from models.anomaly.calibration import Calibration
-from models.anomaly.rolling import AlertReference, ObservedScore, censored, initial_sample, rebuild
+from models.anomaly.rolling import rebuild
+from models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
 from models.anomaly.scorer import LineReading
 from store.alert_decisions import Suppression
 from store.calibrations import Calibrations

@@ -20,8 +20,9 @@ from typing import Any
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_format import dump, load
-from models.anomaly.rolling import Rebuild, ScoreSample
+from models.anomaly.rolling import Rebuild
 from models.anomaly.rolling_format import dump_sample, load_sample
+from models.anomaly.score_sample import ScoreSample
 from models.errors import Conflict, NotFound, Unavailable
 from models.saved_model import SavedModel
 from store.blobs import Blobs

@@ -18,7 +18,7 @@ from typing import Literal, cast
 
 from redis import Redis
 
-from models.anomaly.rolling import AlertReference, ObservedScore
+from models.anomaly.score_sample import AlertReference, ObservedScore
 from store import lease
 
 Outcome = Literal["rebuilt", "held"]

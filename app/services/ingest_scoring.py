@@ -27,7 +27,7 @@ from app.services.line_input import MAX_LINE_BYTES, LineParser, RawLine
 from app.services.recalibration import Recalibration
 from app.services.scoring import CalibratedScorer, ScoreOptions, is_unusual
 from models.anomaly.alerts import Occurrence
-from models.anomaly.rolling import AlertReference
+from models.anomaly.score_sample import AlertReference
 from models.anomaly.scorer import LineReading
 from models.errors import DomainError, InvalidInput, NotFound
 from store.alert_recording import StreamEntries

@@ -16,7 +16,8 @@ import numpy as np
 from app.schemas.scores import LineScore
 from app.services.scoring import CalibratedScorer
 from models.anomaly.alerts import AlertLabel
-from models.anomaly.rolling import AlertReference, ObservedScore, Verdict, censored, initial_sample, rebuild
+from models.anomaly.rolling import Verdict, rebuild
+from models.anomaly.score_sample import AlertReference, ObservedScore, censored, initial_sample
 from models.anomaly.scorer import LineReading
 from models.saved_model import SavedModel
 from store.alert_decisions import Suppression, suppressed_until

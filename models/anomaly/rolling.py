@@ -10,13 +10,7 @@ the lines that are not flagged: above the threshold scores decrease like an expo
 scale is the maximum-likelihood estimate from censored data (Epstein and Sobel 1953). So if more lines are
 flagged than asked, the threshold rises until the rate is right, and if fewer are, it falls.
 
-**Repetition is no evidence of drift.** For raising the threshold, one alert counts for at most a tenth of the
-false alarms that are expected: an incident of many equal lines does not move it. If the anomalous word is a
-value of a known template, such as a user, each value counts for at most half of them: new users are drift,
-and one alone moves nothing. An alert that comes in a burst, or was first seen less than MIN_DRIFT_S ago, has
-no values in this sense; and if the flagged lines without values come in a burst, whatever their alerts are,
-it is left out. For lowering it, all other flagged lines count. A difference within the noise, a standard
-deviation, changes nothing.
+**Repetition is no evidence of drift**: see `models.anomaly.flagged_evidence`.
 
 **Guard.** Lines are learned in batches. A batch in which alerts, each counted as at most a tenth, exceed
 MAX_EXCESS times the expected false alarms is dropped, with its lines that are not flagged; and a threshold
@@ -24,7 +18,6 @@ that would rise more than MAX_RISE_BITS above the stored calibration's is not us
 drift.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -32,77 +25,27 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.calibration import SCORE_TOLERANCE, Bucket, Calibration
+from models.anomaly.calibration import Bucket, Calibration
+from models.anomaly.flagged_evidence import (
+    counted_as_normal,
+    reason_to_drop,
+    without_burst,
+    without_repeats,
+    without_values_of_bursts,
+)
+from models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample, newest
 from models.anomaly.statistic_rarity import Floats
 from models.anomaly.tail import fit_tail
-
-SAMPLE_LINES = 5_000
-"""Lines in the sample."""
-
-DECAY_S = 2 * 86_400.0
-"""A line's weight in the sample decreases by a factor of e in this time: a day and its night are in it."""
-
-MAX_EXCESS = 3.0
-"""A batch with more flagged lines than this many times the expected ones, and noise, is not learned."""
 
 MAX_RISE_BITS = 4.0
 """The most by which a threshold may exceed that of the stored calibration: then normal lines that reach it
 were flagged about sixteen times as often. Beyond that, lines are too different for its scores."""
 
-MIN_DRIFT_S = 6 * 3600.0
-"""The time after an alert's first line in the sample from which its values count apart."""
-
-_NOISE = 3.0  # standard deviations above MAX_EXCESS
-_FRACTION_OF_ALERT = 0.1  # of the expected false alarms, for one alert
-_FRACTION_OF_VALUE = 0.5  # for one value of an alert that has values: one alone does not raise a threshold
-_MIN_PER_ALERT = 2
-_BURST_FRACTION = 0.1  # of the lines
-_MIN_BURST = 6  # flagged lines
 _TAIL_FRACTION = 0.1
 _SCALE = (0.2, 1.5)  # the least and the greatest scale of the tail in bits; one bit per halving is 1.44
 
 Verdict = Literal["unknown", "normal", "excluded"]
 """The decision on an alert: none, that it is normal, or that it is an incident or suppressed."""
-
-
-@dataclass(frozen=True)
-class AlertReference:
-    """The alert of a flagged line, by which later labels and suppressions are found.
-
-    `value` is what the anomalous word is in place of a wildcard of a known template; else empty.
-    """
-
-    alert_id: str
-    template: str
-    span: str
-    value: str = ""
-
-
-@dataclass(frozen=True)
-class ObservedScore:
-    """A scored line. `score` of a flagged one is the score that it exceeded; `alert` is None for others.
-
-    `rate` is the false-alarm rate that it was judged by, `bucket` the index of its bucket, `time` when it was
-    scored in Unix seconds.
-    """
-
-    time: float
-    score: float
-    bucket: int
-    rate: float
-    alert: AlertReference | None = None
-
-
-@dataclass(frozen=True)
-class ScoreSample:
-    """A sample of lines. `keys` (n,) decide which stay. Those of the stored calibration have rate 0."""
-
-    lines: tuple[ObservedScore, ...]
-    keys: Floats
-
-    def __len__(self) -> int:
-        """Return the number of lines."""
-        return len(self.lines)
 
 
 @dataclass(frozen=True)
@@ -123,17 +66,6 @@ class Rebuild:
     old_thresholds: tuple[float, ...]
     new_thresholds: tuple[float, ...]
     drift: str | None = None
-
-
-def initial_sample(stored: Calibration, *, now: float, random: np.random.Generator) -> ScoreSample:
-    """Return a sample of the scores of a stored calibration."""
-    lines: list[ObservedScore] = []
-    for index, bucket in enumerate(stored.buckets):
-        fraction = bucket.kept / stored.kept_lines
-        count = min(bucket.kept, max(1, int(SAMPLE_LINES * fraction)))
-        chosen = bucket.scores[np.linspace(0, bucket.kept - 1, count).round().astype(np.intp)]
-        lines += (ObservedScore(now, score, index, 0.0) for score in chosen.tolist())
-    return _newest(ScoreSample((), np.zeros(0)), lines, random)
 
 
 def rebuild(
@@ -167,12 +99,12 @@ def rebuild(
     verdicts = _verdicts((*sample.lines, *batch), verdict)
     judged = _judged(batch, verdicts)
     result = Rebuild(now, len(batch), 0, flagged, rate, before, before)
-    if drift := _excess(judged):
+    if drift := reason_to_drop(judged):
         return current, sample, replace(result, drift=drift)
     kept = [i for i, line in enumerate(sample.lines) if _is_kept(line, verdicts)]
     known = ScoreSample(tuple(_judged(sample.lines, verdicts)), sample.keys[kept])
-    learnable = _without_burst(_without_values_of_bursts(judged, sample))
-    grown = _newest(known, _thinned(learnable), random)
+    learnable = without_burst(without_values_of_bursts(judged, sample))
+    grown = newest(known, without_repeats(learnable), random)
     made = _calibration(stored, grown, rate)
     after = made.thresholds(rate)
     limits = [limit + MAX_RISE_BITS for limit in stored.thresholds(rate)]
@@ -208,103 +140,6 @@ def _judged(lines: Sequence[ObservedScore], verdicts: Mapping[str, Verdict]) -> 
     ]
 
 
-def _excess(batch: Sequence[ObservedScore]) -> str | None:
-    """Return why a batch is not learned: it has too many alerts."""
-    expected = sum(line.rate for line in batch)
-    counted = len(_limited([_without_value(line) for line in batch], expected))
-    if counted <= MAX_EXCESS * expected + _NOISE * math.sqrt(max(expected, 1.0)):
-        return None
-    return (
-        f"{counted:,} of {len(batch):,} lines were flagged (repeats counted a few times) but only"
-        f" {expected:.0f} were expected: an incident, or the lines have changed. The calibration was not"
-        " updated. If they are normal, label or suppress their alerts, or calibrate on recent lines."
-    )
-
-
-def _thinned(batch: Sequence[ObservedScore]) -> list[ObservedScore]:
-    """Return a batch in which flagged lines repeat at most as often as false alarms could."""
-    expected = sum(line.rate for line in batch if line.alert is None)
-    counted = _first_limited(batch, expected, math.ceil(expected + 2 * math.sqrt(expected)))
-    return [*(line for line in batch if line.alert is None), *counted]
-
-
-def _first_limited(lines: Sequence[ObservedScore], expected: float, count: int) -> list[ObservedScore]:
-    """Return the `_limited` of lines, and more flagged ones while there are fewer than `count`."""
-    limited = _limited(lines, expected)
-    chosen = {id(line) for line in limited}
-    others = [line for line in lines if line.alert and id(line) not in chosen]
-    return [*limited, *others[: max(0, count - len(limited))]]
-
-
-def _limited(lines: Sequence[ObservedScore], expected: float) -> list[ObservedScore]:
-    """Return flagged ones of lines in order: of each alert the last few, or of each of its values."""
-    of_alert = max(_MIN_PER_ALERT, math.ceil(_FRACTION_OF_ALERT * expected))
-    of_value = max(_MIN_PER_ALERT, math.ceil(_FRACTION_OF_VALUE * expected))
-    counts: dict[tuple[str, str], int] = {}
-    chosen = []
-    for line in reversed(lines):
-        if not line.alert:
-            continue
-        key = line.alert.alert_id, line.alert.value
-        counts[key] = counts.get(key, 0) + 1
-        if counts[key] <= (of_value if line.alert.value else of_alert):
-            chosen.append(line)
-    return chosen
-
-
-def _without_values_of_bursts(batch: Sequence[ObservedScore], sample: ScoreSample) -> list[ObservedScore]:
-    """Return a batch in which alerts that are bursts or new have no values, so that each counts as one."""
-    positions: dict[str, list[int]] = {}
-    for i, line in enumerate(batch):
-        if line.alert:
-            positions.setdefault(line.alert.alert_id, []).append(i)
-    first_seen: dict[str, float] = {}
-    for line in (*sample.lines, *batch):
-        if line.alert:
-            alert_id = line.alert.alert_id
-            first_seen[alert_id] = min(line.time, first_seen.get(alert_id, line.time))
-    alike = {
-        alert_id
-        for alert_id, own in positions.items()
-        if _is_burst(own, len(batch)) or batch[own[-1]].time - first_seen[alert_id] < MIN_DRIFT_S
-    }
-    return [_without_value(line) if line.alert and line.alert.alert_id in alike else line for line in batch]
-
-
-def _without_burst(batch: Sequence[ObservedScore]) -> list[ObservedScore]:
-    """Return a batch without its burst of flagged lines that have no values, if it has one: an incident."""
-    positions = [i for i, line in enumerate(batch) if line.alert and not line.alert.value]
-    if not _is_burst(positions, len(batch)):
-        return list(batch)
-    most = len(positions) // 2
-    start, _ = min(zip(positions, positions[most:], strict=False), key=lambda pair: pair[1] - pair[0])
-    end = start + _BURST_FRACTION * len(batch)
-    burst = {i for i in positions if start <= i <= end}
-    return [line for i, line in enumerate(batch) if i not in burst]
-
-
-def _without_value(line: ObservedScore) -> ObservedScore:
-    return replace(line, alert=replace(line.alert, value="")) if line.alert else line
-
-
-def _is_burst(positions: Sequence[int], lines: int) -> bool:
-    """Return whether more than half of the ascending positions are within _BURST_FRACTION of the lines."""
-    most = len(positions) // 2
-    width = _BURST_FRACTION * lines
-    return len(positions) >= _MIN_BURST and any(
-        end - start <= width for start, end in zip(positions, positions[most:], strict=False)
-    )
-
-
-def _newest(sample: ScoreSample, lines: Sequence[ObservedScore], random: np.random.Generator) -> ScoreSample:
-    """Return a new sample of the sample and these lines, in which a line's chance is exp(time / DECAY_S)."""
-    times = np.array([line.time for line in lines], np.float64)
-    keys = np.concatenate([sample.keys, times / DECAY_S + random.gumbel(size=len(lines))])
-    chosen = np.sort(np.argsort(-keys, kind="stable")[:SAMPLE_LINES])
-    every = (*sample.lines, *lines)
-    return ScoreSample(tuple(every[i] for i in chosen), keys[chosen])
-
-
 def _calibration(stored: Calibration, sample: ScoreSample, rate: float) -> Calibration:
     """Return the calibration by a sample; a bucket with too few lines for the rate stays the stored one."""
     buckets = []
@@ -317,26 +152,13 @@ def _calibration(stored: Calibration, sample: ScoreSample, rate: float) -> Calib
 def _bucket(stored: Bucket, lines: Sequence[ObservedScore]) -> Bucket:
     """Return a bucket that scores as the stored one and compares with the scores of these lines."""
     normal = np.sort(np.array([line.score for line in lines if line.alert is None], np.float64))
-    levels = np.array([line.score for line in _counted(lines)], np.float64)
+    levels = np.array([line.score for line in counted_as_normal(lines)], np.float64)
     scores = normal
     if len(levels):
         fractions = np.arange(len(levels)) / len(levels)
         excesses = -_tail_scale(normal, levels) * np.log1p(-fractions)
         scores = np.sort(np.concatenate([normal, np.sort(levels) + excesses]))
     return replace(stored, scores=scores, tail=fit_tail(scores), lines=len(scores))
-
-
-def _counted(lines: Sequence[ObservedScore]) -> list[ObservedScore]:
-    """Return the flagged lines that count as normal: about as many as expected, if that agrees with them."""
-    flagged = [line for line in lines if line.alert]
-    expected = sum(line.rate for line in lines)
-    limited = _limited(lines, expected)
-    noise = math.sqrt(expected)
-    if len(limited) > expected + noise:
-        return limited
-    if len(flagged) < expected - noise:
-        return flagged
-    return _first_limited(lines, expected, round(expected))[: round(expected)]
 
 
 def _tail_scale(normal: Floats, levels: Floats) -> float:
@@ -346,8 +168,3 @@ def _tail_scale(normal: Floats, levels: Floats) -> float:
     uncensored: NDArray[np.bool_] = normal > start
     total = float(np.maximum(every - start, 0.0).sum())
     return float(np.clip(total / max(1, int(uncensored.sum())), *_SCALE))
-
-
-def censored(threshold: float) -> float:
-    """Return the `score` of a flagged ObservedScore, by the threshold of its bucket."""
-    return threshold - SCORE_TOLERANCE

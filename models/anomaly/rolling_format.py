@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from models.anomaly.rolling import AlertReference, ObservedScore, ScoreSample
+from models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample
 from models.text.array_file import inflate
 
 _COLUMNS = 5

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from models.anomaly.calibration_builder import calibrate
-from models.anomaly.rolling import AlertReference, ObservedScore, Rebuild, ScoreSample
+from models.anomaly.rolling import Rebuild
+from models.anomaly.score_sample import AlertReference, ObservedScore, ScoreSample
 from models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from models.saved_model import SavedModel, describe_files
 from store import calibrations as module

@@ -12,7 +12,7 @@ from redis import Redis
 from app.services import recalibration as module
 from app.services.recalibration import Recalibration
 from models.anomaly.calibration_builder import calibrate as calibrate_lines
-from models.anomaly.rolling import AlertReference, ObservedScore, censored
+from models.anomaly.score_sample import AlertReference, ObservedScore, censored
 from models.saved_model import SavedModel
 from store.alerts import Alerts
 from store.calibrations import Calibrations

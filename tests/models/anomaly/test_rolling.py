@@ -6,17 +6,14 @@ import pytest
 
 from models.anomaly.calibration import Calibration
 from models.anomaly.calibration_builder import calibrate
-from models.anomaly.rolling import (
-    MAX_RISE_BITS,
+from models.anomaly.rolling import MAX_RISE_BITS, Rebuild, Verdict, rebuild
+from models.anomaly.score_sample import (
     SAMPLE_LINES,
     AlertReference,
     ObservedScore,
-    Rebuild,
     ScoreSample,
-    Verdict,
     censored,
     initial_sample,
-    rebuild,
 )
 from tests.models.anomaly.surprisals import random_lines
 
