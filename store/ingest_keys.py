@@ -11,7 +11,7 @@
     nextchar:ingest:<model>:recent      a list: the newest scored lines; expires
     nextchar:ingest:<model>:unusual     a list: of each its calibration, and 1 if it was unusual; expires
     nextchar:ingest:<model>:problem     JSON: why no line is scored now; expires
-    nextchar:ingest:request:<hash>      the answer to a request with an idempotency key; expires
+    nextchar:ingest:request:<hash>      the result of a request with an idempotency key; expires
 
 `<model>` is the reference that the request used, `name` or `name@version`.
 """

@@ -277,14 +277,14 @@ class IngestStreams:
     def read(self, model: str, consumer: str, *, max_lines: int) -> list[Entry]:
         """Deliver new lines to a consumer."""
         try:
-            answer = cast(
+            response = cast(
                 Any, self._redis.xreadgroup(GROUP, consumer, {lines_key(model): ">"}, count=max_lines)
             )
         except ResponseError as error:
             if str(error).startswith("NOGROUP"):  # the stream is gone, for example after FLUSHALL
                 return []
             raise
-        streams = answer.items() if isinstance(answer, dict) else answer
+        streams = response.items() if isinstance(response, dict) else response
         return [_entry(one) for _, entries in streams or () for one in _flat(entries)]
 
     def claim(self, model: str, consumer: str, *, idle_s: float, max_lines: int) -> list[Entry]:

@@ -11,8 +11,8 @@
 
 A delivery is queued in the same step in which the state sent to the target is recorded, so it is queued
 once. It is delivered at least once, with the same id each time. The id of a message about a record is derived
-from the record, and the record is noted only when its messages are queued: after a process was killed in
-between, they are queued again under the same id.
+from the record, and the record is marked as seen only when its messages are queued: after a process was
+killed in between, they are queued again under the same id.
 """
 
 import hashlib
@@ -175,26 +175,26 @@ class Notifications:
         return bool(queued)
 
     def has_records(self) -> bool:
-        """Return whether any record has been noted since `forget_records`, or since Redis lost its data."""
+        """Return whether any record was marked since `forget_records`, or since Redis lost its data."""
         return bool(self.redis.exists(_RECORDS))
 
     def unseen_records(self, paths: Sequence[str]) -> list[str]:
-        """Return those of the records that have not been noted."""
+        """Return those of the records that were not looked at yet."""
         if not paths:
             return []
         seen = cast(list[int], self.redis.smismember(_RECORDS, list(paths)))
         return [path for path, is_seen in zip(paths, seen, strict=True) if not is_seen]
 
-    def note_records(self, paths: Sequence[str], *, gone: Sequence[str] = ()) -> None:
-        """Note records that were looked at; forget those that are gone."""
+    def mark_records_seen(self, paths: Sequence[str], *, deleted: Sequence[str] = ()) -> None:
+        """Mark records as looked at; forget deleted ones."""
         with self.redis.pipeline() as pipe:
             pipe.sadd(_RECORDS, "", *paths)  # "": also if there is no record yet
-            if gone:
-                pipe.srem(_RECORDS, *gone)
+            if deleted:
+                pipe.srem(_RECORDS, *deleted)
             pipe.execute()
 
-    def noted_records(self) -> set[str]:
-        """Return the records that have been noted."""
+    def seen_records(self) -> set[str]:
+        """Return the records that were looked at."""
         return {path for path in cast(set[str], self.redis.smembers(_RECORDS)) if path}
 
     def forget_records(self) -> None:

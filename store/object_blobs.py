@@ -2,7 +2,7 @@
 
 What the store acknowledges is durable. Three things are added to obstore:
 
-- `create` puts a nonce into the object's metadata. When the answer to a write is lost, or a repeated write
+- `create` puts a nonce into the object's metadata. When the response to a write is lost, or a repeated write
   conflicts with itself, the nonce tells whether this call or another writer has created the object.
 - `stream` resumes a download that breaks: by range from the last byte received, and only if the object still
   has the same ETag. obstore resumes too, but not after `request_s`, which a long download exceeds.
@@ -105,7 +105,7 @@ class ObjectBlobs(Blobs):
             size = data.stat().st_size if isinstance(data, Path) else len(data)
             part_bytes = max(PART_BYTES, -(-size // _MAX_PARTS))
             upload = partial(obstore.put, self._uploads if size > PART_BYTES else self._store, path, data)
-            # If the answer to its last request was lost, the store may not know the upload any more.
+            # If the response to its last request was lost, the store may not know the upload any more.
             _twice(
                 partial(upload, chunk_size=part_bytes, max_concurrency=PARALLEL_PARTS),
                 is_repeatable=lambda error: not is_missing_bucket(error),
@@ -134,7 +134,7 @@ class ObjectBlobs(Blobs):
     def copy(self, source: str, path: str) -> bool:
         """Copy the object at `source` to `path` unless one exists there; return whether it was copied.
 
-        The store copies; nothing is downloaded. If its answer is lost, this may return False although the
+        The store copies; nothing is downloaded. If its response is lost, this may return False although the
         object was copied.
         """
         with domain_errors_of_store():

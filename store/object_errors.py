@@ -62,7 +62,7 @@ def is_missing_bucket(error: Exception) -> bool:
 
 
 def error_code(error: Exception) -> str:
-    """Return the code in the store's answer, such as SlowDown; "" if there is none."""
+    """Return the code in the store's response, such as SlowDown; "" if there is none."""
     found = re.search(r"<Code>(\w+)</Code>", str(error))
     return found[1] if found else ""
 

@@ -40,7 +40,7 @@ class RetryLimits:
     request_s: float = 45.0
     """After this a failed request is not repeated."""
     upload_s: float = 120.0
-    """Without an answer while a part of an upload is sent, or an object is made of its parts or copied."""
+    """Without a response while a part of an upload is sent, or an object is made of its parts or copied."""
     stream_s: float = 120.0
     """Without a byte of a download, over all its requests."""
 

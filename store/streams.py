@@ -199,7 +199,7 @@ class StreamLock:
 class _UnreleasedLocks:
     """Locks about which Redis did not answer: a thread releases them once it does.
 
-    Otherwise they would block their streams until they expire. A command without an answer may still be
+    Otherwise they would block their streams until they expire. A command without a response may still be
     executed, even after an attempt to release its lock, so the attempts end only when one has found the lock,
     or when it has expired.
     """

@@ -46,7 +46,7 @@ class EventMessages:
         paths = self.events.paths()
         present = set(paths)
         # In its first round a process looks at what others have noted: a restored backup may lack some of it.
-        noted = self._seen or self.notifications.noted_records()
+        noted = self._seen or self.notifications.seen_records()
         gone = [path for path in noted if path not in present]
         new = [path for path in paths if path not in self._seen]
         if not is_first:
@@ -59,9 +59,9 @@ class EventMessages:
                 if not is_first or event.at >= target.created_at:
                     self._queue(target, event, now=due)
         for at in range(0, max(1, len(new)), _BATCH):
-            self.notifications.note_records(new[at : at + _BATCH])
+            self.notifications.mark_records_seen(new[at : at + _BATCH])
         for at in range(0, len(gone), _BATCH):
-            self.notifications.note_records([], gone=gone[at : at + _BATCH])
+            self.notifications.mark_records_seen([], deleted=gone[at : at + _BATCH])
         self._seen = present
 
     def _unseen(self, paths: Sequence[str]) -> list[str]:

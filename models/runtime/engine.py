@@ -310,7 +310,7 @@ class Engine:
             return self._schedulers[key]
 
     def _prefers_int8(self, *, seeded: bool) -> bool:
-        """Whether "auto" means int8. For requests with a seed the answer never changes."""
+        """Whether "auto" means int8. For requests with a seed this never changes."""
         if self._compiled:
             return not self._cannot_compile and (seeded or self._compiled.is_ready)
         return ("int8", "lstm") in self._networks and not seeded

@@ -137,7 +137,7 @@ class PredictionRequest(ScheduledRequest):
         self._top, self._temperature = top, temperature
 
     def begin(self, logits: Floats, state: State) -> list["Sequence"]:  # noqa: ARG002
-        """Answer; there is nothing to generate."""
+        """Call `on_result` with the distribution; there is nothing to generate."""
         logprobs = log_softmax(logits, temperature=self._temperature)
         characters = self._vocabulary.characters
         candidates = tuple(
@@ -147,7 +147,7 @@ class PredictionRequest(ScheduledRequest):
         return []
 
     def fail(self, error: Exception) -> None:
-        """Answer with the error."""
+        """Call `on_result` with the error."""
         self._on_result(error)
 
 

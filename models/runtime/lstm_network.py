@@ -141,8 +141,8 @@ class LstmNetwork:
         for at in range(0, steps, at_once):
             end = min(at + at_once, steps)
             begin = min(max(first, at), end)  # of the steps with logits
-            asked = logits[max(0, begin - first) : max(0, end - first)]
-            self._run(self._network, ids[at:end], state, begin - at, asked)
+            wanted = logits[max(0, begin - first) : max(0, end - first)]
+            self._run(self._network, ids[at:end], state, begin - at, wanted)
         return logits, state
 
     def read(

@@ -1,4 +1,4 @@
-"""Completion requests and the events that answer them: plain values."""
+"""Completion requests and the events of their progress: plain values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

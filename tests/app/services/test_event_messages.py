@@ -144,7 +144,7 @@ def test_a_process_killed_before_or_after_it_queues_messages_loses_none(
     def die(*_: Any, **__: Any) -> None:
         raise _Killed
 
-    for step in ("queue_event", "note_records", "due", "succeeded"):
+    for step in ("queue_event", "mark_records_seen", "due", "succeeded"):
         receiver.requests.clear()
         finish(world, JobStatus.CANCELLED)
         with monkeypatch.context() as patch:
