@@ -47,8 +47,8 @@ class UnknownCharacters(TypedDict, total=False):
     """Characters outside of the vocabulary, because of `coverage` or only in the held-out text."""
 
     characters: Annotated[int, Field(description="Distinct characters of the training text.")]
-    train_share: Annotated[float, Field(description="Share of the training text.")]
-    validation_share: Annotated[float, Field(description="Share of the held-out text.")]
+    train_share: Annotated[float, Field(description="Fraction of the training text.")]
+    validation_share: Annotated[float, Field(description="Fraction of the held-out text.")]
 
 
 class Experts(TypedDict, total=False):
@@ -106,7 +106,7 @@ class HeldOutLines(TypedDict, total=False):
     """Held-out records that the training text has too."""
 
     compared: Annotated[int, Field(description="The number of held-out lines compared with training lines.")]
-    repeated_share: Annotated[float, Field(description="The share of them that are also training lines.")]
+    repeated_share: Annotated[float, Field(description="The fraction of them that are also training lines.")]
 
 
 class Sample(TypedDict, total=False):
@@ -138,10 +138,10 @@ class CopyCounts(TypedDict, total=False):
 
     characters: Annotated[int, Field(description="Length of the text.")]
     novel: Annotated[
-        dict[str, float], Field(description="By n, the share of n-grams not in the training text.")
+        dict[str, float], Field(description="By n, the fraction of n-grams not in the training text.")
     ]
     copied: Annotated[
-        float, Field(description="Share of characters in passages of `copied_from_characters` or more.")
+        float, Field(description="Fraction of characters in passages of `copied_from_characters` or more.")
     ]
     longest: Annotated[int, Field(description="Length of the longest copied passage.")]
     passages: Annotated[list[Passage], Field(description="The longest copied passages; not in the card.")]
@@ -158,7 +158,7 @@ class GeneratedText(CopyCounts, total=False):
 
 
 class RepeatedContinuations(TypedDict, total=False):
-    """Shares of places in a text whose continuation the model repeats exactly at temperature 0."""
+    """Fractions of places in a text whose continuation the model repeats exactly at temperature 0."""
 
     training: Annotated[float, Field(description="Of places in the training text.")]
     held_out: Annotated[float, Field(description="Of places in the held-out text.")]
@@ -223,7 +223,7 @@ class Report(TypedDict, total=False):
     stopped: Annotated[str | None, Field(description="Why it ended early; null: the budget was used up.")]
     rows: Annotated[int, Field(description="Rows of the batches (B).")]
     window: Annotated[int, Field(description="Characters of a window (T).")]
-    dropout: Annotated[float, Field(description="Share of the LSTMs' outputs that training dropped.")]
+    dropout: Annotated[float, Field(description="Fraction of the LSTMs' outputs that training dropped.")]
     precision: Annotated[str, Field(description="Of matrix products in training: `mixed` or `float32`.")]
     bfloat16_speedup: Annotated[
         float | None, Field(description="Measured speed of bfloat16 relative to float32; null: not measured.")

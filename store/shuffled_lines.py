@@ -53,7 +53,7 @@ class ShuffledLines:
         Args:
             pieces: the text.
             size_bytes: the approximate size of the text; with the other arguments it decides the order.
-            validation_fraction: the share of characters to hold out, rounded up to whole lines.
+            validation_fraction: the fraction of characters to hold out, rounded up to whole lines.
             seed: of the order.
             scratch: the folder for the files; by default the system's temporary folder.
             part_bytes: how much is shuffled in memory at a time.

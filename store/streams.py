@@ -118,7 +118,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits in total, and the share of them that the streams of one owner may take."""
+    """The limits in total, and the fraction of them that the streams of one owner may take."""
 
     max_streams: int = 10_000
     max_bytes: int = 64 << 20

@@ -3,9 +3,9 @@
 Three measurements, each also on held-out text as a reference:
 
 - the longest passages of generated text that occur verbatim in the training text;
-- the share of its n-grams that are novel (McCoy et al. 2023, "How much do language models copy from their
+- the fraction of its n-grams that are novel (McCoy et al. 2023, "How much do language models copy from their
   training data?");
-- the share of places in the training text whose continuation greedy decoding repeats (Carlini et al. 2023,
+- the fraction of places in the training text whose continuation greedy decoding repeats (Carlini et al. 2023,
   "Quantifying memorization across neural language models").
 
 Copies are found with suffix arrays of blocks of the training text, so memory is bounded.
@@ -68,8 +68,8 @@ class Copies:
 
     Attributes:
         characters: the length of the texts.
-        novel: by n, the share of n-gram occurrences that are not in the training text.
-        copied: the share of characters in passages of at least MIN_COPIED_CHARACTERS.
+        novel: by n, the fraction of n-gram occurrences that are not in the training text.
+        copied: the fraction of characters in passages of at least MIN_COPIED_CHARACTERS.
         longest: the length of the longest passage.
         passages: the longest passages that do not overlap, longest first.
     """
@@ -305,7 +305,7 @@ def generate(
 
 
 def _repeated(network: StepNetwork, train: Ids, validation: Ids, *, deadline: float) -> RepeatedContinuations:
-    """Return the share of continuations that greedy decoding repeats exactly, in both texts."""
+    """Return the fraction of continuations that greedy decoding repeats exactly, in both texts."""
     length = min(_PROBE_LEAD + _PROBE_LENGTH, len(train), len(validation))
     lead = length // 2
     assert lead, "texts of at least two characters"

@@ -72,7 +72,7 @@ class Text:
 
     @classmethod
     def split(cls, text: str, *, validation_fraction: float, **options: Any) -> "Text":
-        """Hold out this share of a text in memory, at its end; the options are those of `read_text`."""
+        """Hold out this fraction of a text in memory, at its end; the options are those of `read_text`."""
         trained = trained_characters(len(text), validation_fraction)
         return read_text(lambda: [text], characters=len(text), trained=trained, **options)
 
@@ -135,7 +135,7 @@ def read_text(
         characters: the length of the text.
         trained: the length of the part that is trained on; what follows is held out.
         alphabet: what a character is.
-        coverage: the share of the training part that the vocabulary must cover; rarer characters are unknown.
+        coverage: the fraction of the training part that the vocabulary must cover; rarer ones are unknown.
         required: characters that the vocabulary has in any case.
         scratch: the folder for the ids; by default the system's temporary folder.
         chunks: the same text in chunks, which are then read as they are needed instead of being written.
@@ -178,7 +178,7 @@ def read_text(
 
 
 def trained_characters(characters: int, validation_fraction: float) -> int:
-    """Return the length of the part of a text before the share at its end that is held out."""
+    """Return the length of the part of a text before the part at its end that is held out."""
     return characters - max(1, round(characters * validation_fraction))
 
 
@@ -200,7 +200,7 @@ def read_ids(
 
 
 def covering_characters(pieces: Iterable[str], *, coverage: float = 1.0) -> str:
-    """Return the smallest set of characters that makes up the share `coverage` of a text."""
+    """Return the smallest set of characters that makes up the fraction `coverage` of a text."""
     counts, _ = _count(pieces)
     return "".join(map(chr, _covered(counts, coverage).tolist()))
 
@@ -217,7 +217,7 @@ def _count(pieces: Iterable[str], *, first: int | None = None) -> tuple[NDArray[
 
 
 def _covered(counts: NDArray[np.int64], coverage: float) -> NDArray[np.int64]:
-    """Return the fewest code points that make up this share of the text; of equals, the lower first."""
+    """Return the fewest code points that make up this fraction of the text; of equals, the lower first."""
     points = np.flatnonzero(counts)
     points = points[np.argsort(-counts[points], kind="stable")]
     fraction = np.cumsum(counts[points]) / counts.sum()

@@ -11,7 +11,7 @@ _HELD_OUT_CHARACTERS = 1_000_000  # from the beginning of the held-out text
 
 
 def measure(train: Ids, validation: Ids, vocabulary: Vocabulary) -> HeldOutLines:
-    """Return how many held-out lines there are and the share of them that are in the training text.
+    """Return how many held-out lines there are and the fraction of them that are in the training text.
 
     Both are texts of records, (N,) and (M,) ids of whole lines. Of large texts a part is compared.
     """

@@ -12,7 +12,7 @@ _MAX_DROPOUT = 0.5
 
 
 def dropout(epochs: float) -> float:
-    """Return the share of outputs to drop when a text is read `epochs` times.
+    """Return the fraction of outputs to drop when a text is read `epochs` times.
 
     docs/engineering/training-recipes.md has the measurements.
 
@@ -45,7 +45,7 @@ class Schedule:
         return Schedule(end=max(end, step + 1), step=step, progress=self.at(step))
 
     def rate(self, step: int) -> float:
-        """Return the share of the peak learning rate at `step`: linear warm-up, then a cosine to the end."""
+        """Return the fraction of the peak learning rate at `step`: linear warm-up, then a cosine."""
         p = self.at(step)
         if p < _WARMUP_FRACTION:
             return (p + 1e-3) / (_WARMUP_FRACTION + 1e-3)

@@ -43,7 +43,7 @@ class Result:
     evaluations_since_best: int
     characters: int
     elapsed_s: float
-    dropout: float  # the share of the LSTMs' outputs that was dropped
+    dropout: float  # the fraction of the LSTMs' outputs that was dropped
     precision: PrecisionChoice
     numerics: list[Numerics]  # those of the first step, and one more after each resume that changed them
     curve: list[dict[str, Any]]

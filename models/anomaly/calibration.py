@@ -1,7 +1,7 @@
 """Calibration on normal lines: a line's score, its p-value, and a threshold for a false-alarm rate.
 
 **Score.** Each statistic of a line is compared with those of the calibration lines, as in conformal
-prediction: p = (1 + #{c >= s}) / (n + 1), the share of them at least as high. Above the highest of them p
+prediction: p = (1 + #{c >= s}) / (n + 1), the fraction of them at least as high. Above the highest of them p
 decreases like the tail of an exponential distribution. The score is a weighted mean of -log2 p (Fisher's
 combination of p-values, 1925), so its unit is bits: how rare the line is among normal ones. It needs no
 labels. The weights depend on how well each expert knows the calibration lines, and on the length of these
@@ -32,7 +32,7 @@ MAX_EXTRAPOLATION = 100
 """A tail's p-values are at least 1 / (n + 1) divided by this; at 10 they were off by a factor of 2 to 3."""
 
 CHARACTER_RATES = (0.01, 0.003, 0.001, 0.0003, 0.0001)
-"""Shares of normal characters whose excess exceeds the quantiles kept as thresholds for characters."""
+"""Fractions of normal characters whose excess exceeds the quantiles kept as thresholds for characters."""
 
 SCORE_TOLERANCE = 0.05
 """Tolerance of the score, for changes by a few lines in the ranks."""

@@ -22,8 +22,8 @@ NGRAM_WEIGHTS = (0.0, 0.0, 1.0, 1.0)
 """The relative weights of the n-grams' statistics. One rare n-gram is no evidence; several are."""
 
 TEMPLATE_WEIGHTS = (0.3, 0.06)
-"""The weights of the TEMPLATE_STATISTICS if templates left nothing open: they are multiplied by the share of
-the calibration lines' tokens that templates fix."""
+"""The weights of the TEMPLATE_STATISTICS if templates left nothing open: they are multiplied by the fraction
+of the calibration lines' tokens that templates fix."""
 
 MAX_LINE_PER_WINDOW = 40
 """A window has its full weight in lines of up to so many times its length; in longer ones it has less. A line

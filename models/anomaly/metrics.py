@@ -13,7 +13,7 @@ FALSE_ALARMS = (0.001, 0.01, 0.05)
 
 @dataclass(frozen=True)
 class Quality:
-    """Detection metrics. `recall` is the share of anomalous lines found at each rate of FALSE_ALARMS."""
+    """Detection metrics. `recall` is the fraction of anomalous lines found at each rate of FALSE_ALARMS."""
 
     auroc: float
     average_precision: float

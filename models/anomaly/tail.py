@@ -16,7 +16,7 @@ MIN_EXCESSES = 50
 """No tail is fitted to fewer: they cannot show a bad fit."""
 
 TAIL_FRACTION = 0.1
-"""The share of the highest scores to which the tail is fitted; at most MAX_EXCESSES of them."""
+"""The fraction of the highest scores to which the tail is fitted; at most MAX_EXCESSES of them."""
 
 MAX_EXCESSES = 2000
 SIGNIFICANCE = 0.05

@@ -18,7 +18,7 @@ As many again may run of short requests, and of clients that have less than thei
 """
 
 LONG_FRACTION = 0.75
-"""The share of `max_waiting` that long requests may take, so that there is room for short ones."""
+"""The fraction of `max_waiting` that long requests may take, so that there is room for short ones."""
 
 CLIENT_FRACTION = 1 / 16
 """Clients with less than this share of `max_waiting` waiting are accepted until twice as many wait in all."""

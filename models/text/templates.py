@@ -110,9 +110,9 @@ class ParsedLine:
     Attributes:
         template: the line's template; new if no training line had it.
         parameters: the values in place of its wildcards.
-        template_bits: rarity of the template: -log2 of the share of training lines with one as rare or rarer.
+        template_bits: -log2 of the fraction of training lines whose template is as rare or rarer.
         parameter_bits: rarity of the rarest value among those of the same wildcard; 0 for a new template.
-        fixed_fraction: the share of the line's tokens that are not values; 0 for a new template.
+        fixed_fraction: the fraction of the line's tokens that are not values; 0 for a new template.
     """
 
     template: Template

@@ -24,6 +24,7 @@ GROUPS = {
         "worker/rows.py",
         "worker/run_state.py",
         "worker/schedule.py",
+        "worker/trainer.py",
         "worker/training.py",
     ),
     "keys and limits": (
@@ -51,8 +52,10 @@ _TESTS = {
     "app/services/disk_watermark.py": ("tests/app/services/test_quotas.py",),
     "app/services/rate_limits.py": ("tests/app/http/test_auth.py", "tests/app/services/test_metrics.py"),
     "models/anomaly/calibration_format.py": ("tests/models/anomaly/test_calibration.py",),
+    "models/anomaly/flagged_evidence.py": ("tests/models/anomaly/test_rolling.py",),
     "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
     "models/anomaly/rolling_format.py": ("tests/models/anomaly/test_rolling.py",),
+    "models/anomaly/score_sample.py": ("tests/models/anomaly/test_rolling.py",),
     "models/anomaly/scorer.py": ("tests/app/services/test_scoring.py",),
     "models/anomaly/spans.py": (
         "tests/models/anomaly/test_explanation.py",
@@ -79,10 +82,13 @@ _TESTS = {
     "store/corpus_statistics.py": ("tests/store/test_corpora.py", "tests/app/services/test_job_plans.py"),
     "store/events.py": ("tests/app/services/test_event_messages.py",),
     "store/ids.py": ("tests/store/test_retention.py", "tests/store/test_jobs.py"),
+    "store/ingest_keys.py": ("tests/store/test_ingest_stream.py",),
+    "store/ingest_records.py": ("tests/store/test_ingest_stream.py",),
     "store/notification_targets.py": (
         "tests/store/test_notifications.py",
         "tests/app/services/test_notifications.py",
     ),
+    "store/object_errors.py": ("tests/store/test_object_blobs.py",),
     "store/open_blobs.py": ("tests/store/test_blobs.py",),
     "store/recorded_prompts.py": ("tests/app/services/test_prompt_recorder.py",),
     "store/rolling.py": ("tests/app/services/test_recalibration.py",),
@@ -91,6 +97,7 @@ _TESTS = {
     "worker/evaluator.py": ("tests/worker/test_training.py",),
     "worker/pacing.py": ("tests/worker/test_schedule.py", "tests/worker/test_training.py"),
     "worker/run_state.py": ("tests/worker/test_training.py",),
+    "worker/trainer.py": ("tests/worker/test_training.py",),
 }
 """The tests of files that have no file of tests of their own."""
 
