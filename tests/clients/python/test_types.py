@@ -40,7 +40,7 @@ strict = true
 enable_error_code = unused-coroutine
 error_summary = false
 
-[mypy-httpx.*,nextchar.local]
+[mypy-httpx.*,nextchar.local,nextchar.local_training]
 follow_imports = skip
 
 [mypy-nextchar.*]
