@@ -56,7 +56,9 @@ _STREAMED: dict[str, Any] = {
 }
 
 
-_RESPONSE: dict[int | str, dict[str, Any]] = {200: {"content": {LINE_TYPES[1]: {"schema": {"type": "string"}}}}}
+_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {LINE_TYPES[1]: {"schema": {"type": "string"}}}}
+}
 
 
 class _StreamedRoute(DocumentRoute):
