@@ -114,9 +114,11 @@ def _redis(settings: LauncherSettings) -> Finding:
             redis.ping()
     except (exceptions.RedisError, OSError, ValueError) as error:
         return Finding(
-            "redis", "error", f"NEXTCHAR_REDIS_URL does not respond: {error}; start it, or unset it"
+            "redis",
+            "error",
+            f"the Redis at NEXTCHAR_REDIS_URL does not respond: {error}; start it, or unset it",
         )
-    return Finding("redis", "ok", "NEXTCHAR_REDIS_URL responds")
+    return Finding("redis", "ok", "the Redis at NEXTCHAR_REDIS_URL responds")
 
 
 def _kernels() -> Iterator[Finding]:

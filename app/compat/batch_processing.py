@@ -8,7 +8,6 @@ record names, so doing it again after a kill makes the same files.
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
 import secrets
@@ -20,8 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.compat.batch_requests import MAX_REQUESTS, BatchRequest, InvalidLine, parse_request
-from app.compat.json_lines import MAX_LINE_BYTES
+from app.compat.batch_requests import MAX_ERRORS, BatchRequest, divide, parse_request
 from app.compat.openai_completions import check_is_supported, complete
 from app.compat.openai_files import BATCH_OUTPUT, write_metadata
 from app.http.errors import invalid_fields, status_and_body
@@ -30,7 +28,6 @@ from app.schemas.openai import OpenAICompletionCreate
 from app.services.access import Access
 from app.services.engines import Engines
 from app.services.limited_work import LimitedWork
-from app.services.line_input import LineSplitter
 from models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound
 from store.batches import ALL, COMPLETED, FAILED, LEASE_S, Batch, BatchError, Batches, BatchStatus
 from store.blobs import Blobs
@@ -52,10 +49,6 @@ _IDLE_S = 30.0  # between two lists of the batches while none is created, since 
 _LOOK_S = 0.2  # between two looks whether to stop
 _RENEW_S = LEASE_S / 5
 _MAX_BUSY_S = 5.0  # between two attempts at a request, if the model has too many
-_CHUNK_REQUESTS = 64
-_CHUNK_BYTES = 1 << 20
-_LARGE_RESPONSE = 16  # a request whose response may be large counts as this many
-_MAX_ERRORS = 100
 _UNLIMITED_BYTES = 1 << 60
 
 
@@ -120,10 +113,7 @@ class BatchProcessing:
                     return self._run_next_chunk(batch)
                 case _:
                     return self._finalize(batch)
-        except (
-            _Abandoned,
-            FileNotFoundError,
-        ):  # the second: another process has ended it and deleted its chunks
+        except (_Abandoned, FileNotFoundError):  # no file: another process has deleted the chunks
             return False
         except Conflict:  # another process, or a request to cancel, has moved the batch: look again
             return True
@@ -156,7 +146,8 @@ class BatchProcessing:
             errors: list[BatchError] = []
             sizes = []
             try:
-                for chunk, lines in enumerate(self._chunks(batch, errors)):
+                pieces = self.corpora.stream(batch.input_file)
+                for chunk, lines in enumerate(divide(pieces, endpoint=batch.endpoint, errors=errors)):
                     self._renew(batch, ALL)
                     self.batches.write_input(batch.id, chunk, lines)
                     sizes.append(len(lines))
@@ -167,55 +158,11 @@ class BatchProcessing:
                 message = "the file has no requests"
                 errors.append(BatchError(code="empty_file", message=message, param="input_file_id"))
             if errors:
-                self.batches.move(batch, BatchStatus.FAILED, errors=tuple(errors[:_MAX_ERRORS]))
+                self.batches.move(batch, BatchStatus.FAILED, errors=tuple(errors[:MAX_ERRORS]))
                 self.batches.delete_chunks(batch.id)
             else:
                 self.batches.move(batch, BatchStatus.IN_PROGRESS, chunk_sizes=tuple(sizes))
             return True
-
-    def _chunks(self, batch: Batch, errors: list[BatchError]) -> Iterator[list[bytes]]:
-        """Yield the lines of each chunk; after an error only look for more errors."""
-        chunk: list[bytes] = []
-        weight = size = 0
-        seen: set[str] = set()
-        for number, data in self._lines(batch, errors):
-            try:
-                request = parse_request(data, endpoint=batch.endpoint, line=number)
-                if request.custom_id in seen:
-                    message = f"another line has the custom_id {request.custom_id[:100]!r}, too"
-                    raise InvalidLine("duplicate_custom_id", message, number, "custom_id")  # noqa: TRY301
-                if len(seen) == MAX_REQUESTS:
-                    message = f"a batch has at most {MAX_REQUESTS:,} requests; divide the file"
-                    raise InvalidLine("too_many_requests", message, number)  # noqa: TRY301
-            except InvalidLine as invalid:
-                errors.append(invalid.error)
-                if len(errors) >= _MAX_ERRORS or invalid.error.code == "too_many_requests":
-                    return
-                continue
-            seen.add(request.custom_id)
-            if errors:
-                continue
-            chunk.append(data)
-            weight += _LARGE_RESPONSE if request.has_large_response else 1
-            size += len(data)
-            if weight >= _CHUNK_REQUESTS or size >= _CHUNK_BYTES:
-                yield chunk
-                chunk, weight, size = [], 0, 0
-        if chunk and not errors:
-            yield chunk
-
-    def _lines(self, batch: Batch, errors: list[BatchError]) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines of the file that are not blank with their numbers, from 1."""
-        splitter = LineSplitter(max_bytes=MAX_LINE_BYTES)
-        number = 0
-        for piece in itertools.chain(self.corpora.stream(batch.input_file), (None,)):
-            for line in splitter.feed(piece) if piece is not None else splitter.finish():
-                number += 1
-                if line.is_truncated:
-                    message = f"the line is longer than {MAX_LINE_BYTES:,} bytes"
-                    errors.append(BatchError(code="line_too_long", message=message, line=number))
-                elif line.data.strip():
-                    yield number, line.data.rstrip(b"\r")
 
     # From chunks to responses
 

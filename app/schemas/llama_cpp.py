@@ -100,7 +100,7 @@ class Infill(BaseModel):
 
 
 InfillFields = dict[str, str | bool | float | Timings]
-"""The answer with `response_fields`: those of `Infill`, and of its timings as `timings/prompt_n`."""
+"""The response with `response_fields`: those of `Infill`, and of its timings as `timings/prompt_n`."""
 
 
 class InfillPiece(BaseModel):

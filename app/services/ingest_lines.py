@@ -111,7 +111,7 @@ class LineReader:
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
     def meta(self, fields: Fields) -> LineMeta:
-        """Return what the fields of a record say of its line."""
+        """Return the time, source and calibration of a line, from the fields of its record."""
         query = self.query
         times = _values(fields, (query.time,) if query.time else TIME_FIELDS)
         sources = _values(fields, (query.source,) if query.source else SOURCE_FIELDS)

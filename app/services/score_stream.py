@@ -86,7 +86,7 @@ class StreamScorer:
         }
 
     def start(self) -> bytes:
-        """Return the first record."""
+        """Return the `score.start` record, the first of a response."""
         scorer = self._scorer
         calibration = scorer.calibration
         record = {

@@ -30,7 +30,8 @@ from nextchar.training import AsyncTrainingJob
 
 if TYPE_CHECKING:
     from nextchar.async_client import AsyncClient
-    from nextchar.local import Heatmap, Model, load, train
+    from nextchar.local import Heatmap, Model, load
+    from nextchar.local_training import train
 
 __all__ = [
     "AsyncClient",
@@ -56,8 +57,13 @@ __all__ = [
     "train",
 ]
 
-_MODULE_OF = dict.fromkeys(("Heatmap", "Model", "load", "train"), "nextchar.local")
-_MODULE_OF["AsyncClient"] = "nextchar.async_client"
+_MODULE_OF = {
+    "AsyncClient": "nextchar.async_client",
+    "Heatmap": "nextchar.local",
+    "Model": "nextchar.local",
+    "load": "nextchar.local",
+    "train": "nextchar.local_training",
+}
 """Names that are imported on first use: asyncio would slow each start of the command down, and what runs
 models in this process need not be installed."""
 

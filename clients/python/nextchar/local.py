@@ -1,54 +1,41 @@
 """Models in this process, without a server: for notebooks and scripts. Needs the extra `nextchar[serve]`.
 
-    model = nextchar.train(Path("notes.txt").read_text(), seconds=60)
+    model = nextchar.load("notes-model")
     model.complete("In the ")
     model.surprisal("In teh ")     # bits per character, as an array
     model.heatmap("In teh ")       # colored text in a notebook
-    model.save("notes-model")      # a folder, which nextchar.load("notes-model") reads
+    model.save("copy")             # a folder, which nextchar.load reads
 
-Training, completion and scores are those of the service, with its defaults.
+Completion and scores are those of the service, with its defaults; `local_training` makes models.
 """
 
-import contextlib
 import html
 import math
-import os
 import queue
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import BarColumn, Progress, TextColumn
 
-from app.schemas.jobs import JobCreate
 from app.schemas.scores import LineScore
 from app.services.engines import Loaded, load_model
-from app.services.job_plans import plan
 from app.services.scoring import CalibratedScorer, ScoreOptions
-from app.settings import machine_memory_bytes
 from models.config import NetworkConfig
 from models.errors import InvalidInput, NotFound
 from models.kernels.compile_cache import (
     SERVING,
-    TRAINING,
     compile_in_child_process,
-    machine_folder,
     use_cache_folder,
 )
 from models.machine import available_cores
 from models.runtime.requests import CompletionRequest, Distribution, Event, Expert, Failed, Finished, Piece
-from models.saved_model import Card, SavedModel, parse_card
+from models.saved_model import SavedModel, parse_card
 from models.text.vocabulary import normalize
 from store.calibrations import Calibrations
-from store.corpora import Corpora
-from store.corpus_upload import Upload
-from store.jobs import Job, Jobs
 from store.models import Models
 from store.open_blobs import open_blobs
 from store.settings import StoreSettings
@@ -59,7 +46,7 @@ MODEL_FILE_NAME = "model.json"
 STORE_PREFIX = "store:"
 """What precedes the name of a model in the storage."""
 
-_CACHE_FOLDER = Path("~/.cache/nextchar")  # compiled kernels, and what was measured on this machine
+CACHE_FOLDER = Path("~/.cache/nextchar")  # compiled kernels, and what was measured on this machine
 _COOL_BITS, _HOT_BITS = 2.0, 12.0  # the ends of a heat map's scale
 
 
@@ -276,7 +263,7 @@ def load(source: str | Path, *, threads: int | None = None) -> Model:
 
 def prepare_kernels() -> None:
     """Use the kernels of this machine that are compiled already, and compile the others in the background."""
-    use_cache_folder(_CACHE_FOLDER.expanduser())
+    use_cache_folder(CACHE_FOLDER.expanduser())
     threading.Thread(
         target=compile_in_child_process, args=SERVING, name="compile kernels", daemon=True
     ).start()
@@ -298,95 +285,3 @@ def read_model(source: str | Path) -> SavedModel:
         ) from None
     card = parse_card(data, where=str(folder / MODEL_FILE_NAME))
     return SavedModel(card, lambda name: (folder / name).read_bytes())
-
-
-def train(
-    text: str,
-    *,
-    seconds: float | None = None,
-    name: str = "model",
-    progress: bool = True,
-    threads: int | None = None,
-    **options: Any,
-) -> Model:
-    """Train a model on a text in this process, with a progress bar; interrupt it to stop.
-
-    Args:
-        text: at least some hundred characters; its last tenth is held out, or of a list
-            of names, terms or requests a tenth of the lines.
-        seconds: how long to train, 60 by default; `options` may have another `budget`.
-        name: the model's name.
-        progress: whether to show the bar.
-        threads: cores to train on; None: all.
-        options: other fields of a job, as `POST /v1/jobs` takes them: preset, architecture, network,
-            training, budget ({"steps": 500}), masks, kind, mixture (False: the network alone),
-            seed, validation_fraction and more.
-
-    Raises:
-        InvalidInput: the text is too short, or an option is wrong or missing.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no notices of TensorFlow's in the notebook
-    from worker.hooks import Hooks
-    from worker.pipeline import train_model
-
-    budget = {"seconds": 60.0 if seconds is None else seconds}
-    cache = _CACHE_FOLDER.expanduser()
-    use_cache_folder(cache)
-    with tempfile.TemporaryDirectory(prefix="nextchar-") as folder, _bar(is_shown=progress) as show:
-        show({"phase": "compiling kernels (once per machine and version)"})
-        compile_in_child_process(*TRAINING)
-        show({"phase": "preparing"})
-        data = Path(folder)
-        blobs = open_blobs((data / "store").as_uri())
-        corpora, models = Corpora(blobs), Models(blobs)
-        with Upload(data / "spool", limit_bytes=1 << 40) as upload:
-            upload.feed(text.encode())
-            corpus, _ = corpora.add(upload)
-        try:
-            body = JobCreate.model_validate({"budget": budget, **options, "corpus": corpus.id, "name": name})
-        except ValueError as error:
-            raise InvalidInput(f"train: {error}") from None
-        job: Job = Jobs(blobs).create(plan(body, corpus, memory_limit_bytes=machine_memory_bytes()))
-        events: list[dict[str, Any]] = []
-        outcome = train_model(
-            job,
-            corpora=corpora,
-            models=models,
-            scratch=data / "scratch",
-            cores=threads or available_cores(),
-            measurements=machine_folder(cache),
-            resume=None,
-            hooks=Hooks(
-                progress=show,
-                event=lambda kind, data: events.append({"at": time.time(), "type": kind, "data": data}),
-                checkpoint=lambda _: None,
-                stop=lambda: None,
-                checkpoint_every_s=float("inf"),
-            ),
-            events=events,
-        )
-    assert outcome.card is not None, "nothing stops this job"
-    card: Card = outcome.card
-    return Model(SavedModel(card, outcome.files.__getitem__), threads=threads)
-
-
-@contextlib.contextmanager
-def _bar(*, is_shown: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a progress bar; give a function that takes a job's progress, or its `phase` before it trains."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[figures]}"))
-    with Progress(*columns, disable=not is_shown) as bar:
-        task = bar.add_task("preparing", total=None, figures="")
-
-        def show(progress: dict[str, Any]) -> None:
-            bits = progress.get("validation_bits_per_character")
-            held_out = f"held out {bits:.2f} bits per character  " if bits else ""
-            left = progress.get("seconds_left")
-            bar.update(
-                task,
-                description=progress.get("phase", "training"),
-                total=progress.get("steps"),
-                completed=progress.get("step", 0),
-                figures=held_out + (f"{left:.0f} s left" if left is not None else ""),
-            )
-
-        yield show

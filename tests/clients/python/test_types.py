@@ -40,7 +40,7 @@ strict = true
 enable_error_code = unused-coroutine
 error_summary = false
 
-[mypy-httpx.*,nextchar.local]
+[mypy-httpx.*,nextchar.local,nextchar.local_training]
 follow_imports = skip
 
 [mypy-nextchar.*]
@@ -71,3 +71,9 @@ def test_responses_and_arguments_have_types(tmp_path: Path) -> None:
         if ": error: " in line
     }
     assert found == wanted, checked.stdout + checked.stderr
+
+
+def test_old_names_of_types_still_work() -> None:
+    from nextchar import answers, types
+
+    assert answers.OddSpan is types.AnomalousSpan and answers.Completion is types.Completion

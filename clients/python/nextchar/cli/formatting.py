@@ -18,6 +18,8 @@ _BLOCK = {k: v for k, v in _SYMBOLS.items() if k not in (ord("\n"), ord("\t"))}
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
+_UNLIMITED_CELLS = 10_000
+
 
 def printable(text: str, *, inline: bool = False) -> str:
     r"""Return text without terminal control: control characters become visible symbols (U+2400 …).
@@ -130,12 +132,23 @@ def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence
         for row in rows:
             print(*(printable(cell, inline=True) for cell in row), sep="\t", file=console.file)
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell, inline=True)) for cell in row))
+    shown = [[printable(cell, inline=True) for cell in row] for row in rows]
+    table = _table(header, shown, whole_words=True)
+    unlimited = console.options.update(max_width=_UNLIMITED_CELLS)
+    if console.measure(table, options=unlimited).minimum > console.width:
+        table = _table(header, shown, whole_words=False)
     console.print(table)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, whole_words: bool) -> Table:
+    """Return a table; `whole_words`: ids and numbers stay on one line, so that they can be copied."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for i, name in enumerate(header):
+        is_prose = any(" " in row[i] for row in rows)
+        table.add_column(name, overflow="fold", no_wrap=whole_words and not is_prose)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def print_fields(console: Console, fields: Sequence[tuple[str, str]]) -> None:

@@ -37,7 +37,7 @@ def follow(client: Client, job_id: str, console: Console) -> Job:
 
 
 def outcome(client: Client, job: Job) -> Text:
-    """Return a finished job's model, its held-out bits per character, and below those of its experts."""
+    """Return lines about a finished job: its model, and held-out bits per character of it and its experts."""
     progress = job["progress"] or Progress()
     measured = progress.get("validation_bits_per_character")  # of the last weights, not of the best
     measured_alone = ""

@@ -119,4 +119,4 @@ def test_another_model_that_answers_is_named() -> None:
     totals = new_totals(notes)
     for model in ("m@1", "m@1", "m@2"):
         totals.add({"object": "score.start", "model": model})
-    assert notes == ["m@2 now answers instead of m@1"]
+    assert notes == ["m@2 now scores instead of m@1"]
