@@ -406,6 +406,7 @@ def shape(value: str) -> str:
 
 def _tokenize(line: str) -> list[_Token]:
     tokens, end = [], 0
+    line = line.rstrip()  # from each of many final spaces, `\s*` would search to the end again
     for match in islice(_TOKEN.finditer(line), MAX_TOKENS):
         space, word, delimiters = match.groups()
         end = match.end()
