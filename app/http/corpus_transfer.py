@@ -87,7 +87,10 @@ async def receive_corpus(
     with upload:
         try:
             decoder = decoder or _HeaderDecoder(request.headers, is_text=encoding == "utf-8")
-            with _opened(archive, spool, encoding) as files, _distinct(deduplicate, spool) as lines:
+            with (
+                _opened(archive, spool, encoding, 2 * limit_bytes) as files,
+                _distinct(deduplicate, spool) as lines,
+            ):
                 await _feed(_Sink(upload, files, lines, limit_bytes=limit_bytes), body, decoder)
         except DomainError:
             await body.drain()
@@ -145,14 +148,17 @@ def text_response(services: Services, corpus: Corpus) -> StreamingResponse:
 
 
 @contextlib.contextmanager
-def _opened(archive: ArchiveFormat | None, folder: Path, encoding: Encoding) -> Iterator[Archive | None]:
+def _opened(
+    archive: ArchiveFormat | None, folder: Path, encoding: Encoding, max_bytes: int
+) -> Iterator[Archive | None]:
     adds_newlines = encoding == "utf-8"
     if archive is None:
         yield None
     elif archive == "tar":
-        yield TarArchive(adds_newlines=adds_newlines)
+        yield TarArchive(adds_newlines=adds_newlines, max_bytes=max_bytes)
     else:
-        with contextlib.closing(ZipArchive(folder, adds_newlines=adds_newlines)) as opened:
+        opened = ZipArchive(folder, adds_newlines=adds_newlines, max_bytes=max_bytes)
+        with contextlib.closing(opened):
             yield opened
 
 

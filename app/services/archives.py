@@ -5,6 +5,8 @@ Files compressed with gzip (`*.gz`) are decompressed; hidden ones and links are 
 under a name from the archive.
 """
 
+import os
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -12,10 +14,10 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from app.services.gunzip import PIECE_BYTES, Gunzip
-from models.errors import InvalidInput, NotFound
+from models.errors import InvalidInput, NotFound, TooLarge
 from store.blobs import Blobs, domain_errors
 
 ArchiveFormat = Literal["tar", "zip"]
@@ -23,19 +25,35 @@ ArchiveFormat = Literal["tar", "zip"]
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_HEADER_BYTES = 1 << 20  # of an extended header: names and times
+_MAX_SIZE_DIGITS = 18  # of an extended header
+_MAX_ZIP_DIRECTORY_BYTES = 8 << 20  # about 70,000 files; `zipfile` needs up to 20 times as much memory
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may expand to gigabytes in one step
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    zlib.error,
+    struct.error,
+    EOFError,
+    UnicodeDecodeError,
+)  # what `zipfile` raises for an invalid zip
 
 
 class Archive(ABC):
     """An archive that arrives in pieces.
+
+    Args:
+        adds_newlines: whether the files are lines of text.
+        max_bytes: of the decompressed archive, of which the text may be a small part.
 
     Attributes:
         files: how many files were read so far.
         file: the name of the file that is read now; "" before the first.
     """
 
-    def __init__(self, *, adds_newlines: bool) -> None:
+    def __init__(self, *, adds_newlines: bool, max_bytes: int | None = None) -> None:
         self.files = 0
         self.file = ""
+        self._max_bytes, self._bytes = max_bytes, 0
         self._adds_newlines = adds_newlines
         self._gunzip: Gunzip | None = None
         self._last = b"\n"  # the last byte of the text so far
@@ -71,6 +89,16 @@ class Archive(ABC):
                 self._last = text[-1:]
                 yield text
 
+    def _count(self, data: bytes) -> None:
+        """Count decompressed bytes. Raises TooLarge above `max_bytes`."""
+        self._bytes += len(data)
+        if self._max_bytes is not None and self._bytes > self._max_bytes:
+            raise TooLarge(
+                f"the archive has more than {self._max_bytes:,} bytes when it is decompressed, twice the"
+                " limit for a corpus",
+                code="corpus_too_large",
+            )
+
     def _end(self) -> None:
         if self._gunzip:
             self._gunzip.finish()
@@ -88,8 +116,8 @@ class Archive(ABC):
 class TarArchive(Archive):
     """A tar archive, possibly compressed with gzip, that is read without a copy."""
 
-    def __init__(self, *, adds_newlines: bool) -> None:
-        super().__init__(adds_newlines=adds_newlines)
+    def __init__(self, *, adds_newlines: bool, max_bytes: int | None = None) -> None:
+        super().__init__(adds_newlines=adds_newlines, max_bytes=max_bytes)
         self._start: bytes | None = b""  # the first two bytes tell whether it is compressed
         self._compression: Gunzip | None = None
         self._held = b""  # of an incomplete header
@@ -109,6 +137,7 @@ class TarArchive(Archive):
             if data.startswith(_GZIP_MAGIC):
                 self._compression = Gunzip()
         for piece in self._compression.feed(data) if self._compression else (data,):
+            self._count(piece)
             yield from self._feed_tar(piece)
 
     def finish(self) -> Iterator[bytes]:
@@ -144,12 +173,7 @@ class TarArchive(Archive):
 
     def _header(self, data: bytes) -> Iterator[bytes]:
         if self._extended:
-            kind, size = self._extended
-            self._extended, self._padding = None, -size % _BLOCK
-            if kind in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
-                self._next = _pax_fields(data)
-            elif kind == tarfile.GNUTYPE_LONGNAME:
-                self._next["path"] = data.rstrip(b"\0").decode("utf-8", "replace")
+            self._read_extended(data, *self._extended)
             return
         if not data.strip(b"\0"):  # what follows the end is padding
             self._has_ended = True
@@ -171,6 +195,8 @@ class TarArchive(Archive):
             return
         fields, self._next = self._next, {}
         name, size = fields.get("path", info.name), int(fields.get("size", info.size))
+        if size < 0:
+            raise _broken(f"{name!r} has a negative size")
         if info.type == tarfile.GNUTYPE_SPARSE or any(field.startswith("GNU.sparse") for field in fields):
             raise _broken(f"{name!r} is stored as a sparse file; make the archive without --sparse")
         has_data = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
@@ -180,17 +206,24 @@ class TarArchive(Archive):
         if self._is_read and self._left:
             yield from self._begin(name)
 
+    def _read_extended(self, data: bytes, kind: bytes, size: int) -> None:
+        self._extended, self._padding = None, -size % _BLOCK
+        if kind in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
+            self._next = _pax_fields(data)
+        elif kind == tarfile.GNUTYPE_LONGNAME:
+            self._next["path"] = data.rstrip(b"\0").decode("utf-8", "replace")
+
 
 class ZipArchive(Archive):
     """A zip archive, whose table of contents is at its end: it is kept in an unnamed file until then.
 
     Args:
         folder: of that file.
-        adds_newlines: whether the files are lines of text.
+        adds_newlines, max_bytes: as of an `Archive`.
     """
 
-    def __init__(self, folder: Path, *, adds_newlines: bool) -> None:
-        super().__init__(adds_newlines=adds_newlines)
+    def __init__(self, folder: Path, *, adds_newlines: bool, max_bytes: int | None = None) -> None:
+        super().__init__(adds_newlines=adds_newlines, max_bytes=max_bytes)
         with domain_errors():
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 -- until `close`
 
@@ -203,24 +236,52 @@ class ZipArchive(Archive):
     def finish(self) -> Iterator[bytes]:
         """Yield the text."""
         try:
-            with zipfile.ZipFile(self._file) as archive:
+            with zipfile.ZipFile(_BoundedReads(self._file)) as archive:
                 for info in archive.infolist():
                     if info.is_dir() or _is_hidden(info.filename) or not info.file_size:
                         continue
                     if info.flag_bits & 1:
                         raise _broken(f"{info.filename!r} is encrypted")
+                    if info.compress_type not in _ZIP_METHODS:
+                        raise _broken(
+                            f"{info.filename!r} is not compressed with deflate, as zip does by default"
+                        )
                     yield from self._begin(info.filename)
                     with archive.open(info) as file:
                         while data := file.read(PIECE_BYTES):
+                            self._count(data)
                             yield from self._text(data)
                     self._end()
-        except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError) as error:
+        except _ZIP_ERRORS as error:
             raise _broken(str(error) or "it ends too early") from None
         self._check_has_files()
 
     def close(self) -> None:
         """Delete the file."""
         self._file.close()
+
+
+class _BoundedReads:
+    """A file for `zipfile`, which reads the table of contents of a zip at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.tell, self.seekable = file.tell, file.seekable
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move. Raises BadZipFile: the table of contents names a place before the file's beginning."""
+        if whence == os.SEEK_SET and offset < 0:
+            raise zipfile.BadZipFile("its table of contents is invalid")
+        return self._file.seek(offset, whence)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes. Raises InvalidInput: the table of contents is too large."""
+        if size > _MAX_ZIP_DIRECTORY_BYTES:
+            raise _broken(
+                f"its table of contents has {size:,} bytes, more than {_MAX_ZIP_DIRECTORY_BYTES:,}; send that"
+                " many files as a tar"
+            )
+        return self._file.read(_MAX_ZIP_DIRECTORY_BYTES if size < 0 else size)
 
 
 class StoredFiles(Archive):
@@ -271,7 +332,8 @@ def _pax_fields(data: bytes) -> dict[str, str]:
             raise _broken("an extended header is invalid")
         fields[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
         at += len(record)
-    if not fields.get("size", "0").isdigit():
+    size = fields.get("size", "0")
+    if not (size.isascii() and size.isdigit() and len(size) <= _MAX_SIZE_DIGITS):
         raise _broken("an extended header is invalid")
     return fields
 

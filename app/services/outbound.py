@@ -50,10 +50,11 @@ def check_url(url: str) -> httpx.URL:
     """
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        host = parsed.host
+    except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a label of the host is invalid
         raise InvalidInput(f"{url!r} is not a URL: {error}", code="invalid_url", param="url") from None
-    is_callable = parsed.scheme in ("http", "https") and bool(parsed.host)
-    if not is_callable or not 0 < (parsed.port or 80) < 1 << 16:
+    is_callable = parsed.scheme in ("http", "https") and bool(host)
+    if not is_callable or not 0 < (80 if parsed.port is None else parsed.port) < 1 << 16:
         raise InvalidInput(
             f"{url!r} is not a URL that can be called; write https://host/path",
             code="invalid_url",
@@ -142,6 +143,8 @@ def is_public(address: IpAddress) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner:
             return is_public(inner)
+        if address.is_site_local:
+            return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

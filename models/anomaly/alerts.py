@@ -39,7 +39,7 @@ _MAX_SPANS = 20  # of an example
 _MAX_WORD_CHARACTERS = 60  # in a span key
 _WARNING_P, _CRITICAL_P = 1e-3, 1e-4
 _PLACEHOLDERS = "".join({placeholder for placeholder, _ in NAMED.values()} | {CUSTOM_PLACEHOLDER})
-_VARIABLE = re.compile(rf"\b(?:0[xX])?[0-9A-Fa-f]*\d[0-9A-Fa-f]*\b|\d+|[{_PLACEHOLDERS}]")
+_VARIABLE = re.compile(rf"\b(?:0[xX])?(?=[A-Fa-f]*\d)[\dA-Fa-f]+\b|\d+|[{_PLACEHOLDERS}]")  # in linear time
 _WORD = re.compile(r"\S+")
 
 

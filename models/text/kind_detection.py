@@ -58,7 +58,8 @@ _MIN_RARE_LETTERS = 4
 _CLAUSE_ENDS = tuple(".,;:!?\u2026\u2014\u3002\uff0c\uff01\uff1f\uff1b\uff1a\u3001")
 _CLOSING = "\"')]\u201d\u2019\u00bb"  # after the punctuation of a clause
 _BRACKETS = tuple("{[(<")
-_NUMBER = re.compile(r"[\d.,+-]*\d")
+_NUMBER = re.compile(r"(?<![\d.,+-])[\d.,+-]*\d")  # only from a run's beginning, so in linear time
+_NUMBER_CELL = re.compile(r"[\s\"]*[-+]?(?=[.,]*\d)[\d.,]+(?:[eE][-+]?\d+)?%?[\s\"]*")
 _PUNCTUATION = re.compile(r"[^\w\s]+")
 _NO_LETTERS = ".,;:!?\"'()[]"
 _LABEL = re.compile(r"<([^<>\s][^<>]{0,30})>\s|([^\s:][^:]{0,30}):\s")
@@ -182,7 +183,7 @@ def _is_table(lines: Sequence[str]) -> bool:
 
 
 def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"[\s\"]*[-+]?[\d.,]*\d[\d.,]*(?:[eE][-+]?\d+)?%?[\s\"]*", cell) is not None
+    return _NUMBER_CELL.fullmatch(cell) is not None
 
 
 def _is_dialogue(lines: Sequence[str]) -> bool:

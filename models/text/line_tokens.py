@@ -59,6 +59,7 @@ def shape(value: str) -> str:
 def tokenize(line: str) -> list[Token]:
     """Return the tokens of a line."""
     tokens, end = [], 0
+    line = line.rstrip()  # from each of many final spaces, `\s*` would search to the end again
     for match in islice(_TOKEN.finditer(line), MAX_TOKENS):
         space, word, delimiters = match.groups()
         end = match.end()

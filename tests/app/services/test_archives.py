@@ -1,15 +1,20 @@
 """The files of an archive as one text."""
 
+import contextlib
 import gzip
 import io
 import tarfile
+import tempfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.services.archives import Archive, TarArchive, ZipArchive
-from models.errors import InvalidInput
+from models.errors import InvalidInput, TooLarge
 
 FILES = {"b/2.txt": b"second\n", "a.txt": "e\u0301nd".encode(), "empty.txt": b"", "big.txt": b"line\n" * 5000}
 TEXT = b"second\n" + "e\u0301nd\n".encode() + b"line\n" * 5000
@@ -127,7 +132,17 @@ def test_headers_of_any_size_do_not_fill_the_memory() -> None:
         read(TarArchive(adds_newlines=True), info.tobuf())
 
 
-@pytest.mark.parametrize("record", [b"9999999999 path=x\n", b"x\n", b"11 size=-1\n", b"8 path=x\n\n"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"9999999999 path=x\n",
+        b"x\n",
+        b"11 size=-1\n",
+        b"8 path=x\n\n",
+        b"29 size=%s\n" % (b"9" * 20),
+        "11 size=²\n".encode(),
+    ],
+)
 def test_invalid_extended_headers_are_refused(record: bytes) -> None:
     info = tarfile.TarInfo("x")
     info.type, info.size = tarfile.XHDTYPE, len(record)
@@ -141,3 +156,81 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
         data[data.index(signature) + offset] |= 1
     with pytest.raises(InvalidInput, match="encrypted"):
         read(ZipArchive(tmp_path, adds_newlines=True), bytes(data))
+
+
+def with_size(size: bytes) -> bytes:
+    header = bytearray(tar({"a.txt": b"text\n"}, form=tarfile.USTAR_FORMAT)[:512])
+    header[124:136] = size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.timeout(10)
+def test_a_negative_size_is_refused() -> None:
+    for size in (b"\xff" * 12, b"\xff" * 11 + b"\x10", b"\xff" + bytes(11)):
+        with pytest.raises(InvalidInput, match="negative size"):
+            read(TarArchive(adds_newlines=True), with_size(size) + bytes(4096))
+
+
+def test_an_archive_that_expands_to_much_more_than_its_text_is_too_large(tmp_path: Path) -> None:
+    empty_members = gzip.compress(b"") * 1000
+    for files in (
+        {".hidden": bytes(50_000), "a.txt": b"text\n"},
+        {f"{n}.gz": empty_members for n in range(3)},
+    ):
+        for archive, data in (
+            (TarArchive(adds_newlines=True, max_bytes=40_000), tar(files, mode="w:gz")),
+            (ZipArchive(tmp_path, adds_newlines=True, max_bytes=40_000), zipped(files)),
+        ):
+            if isinstance(archive, ZipArchive) and ".hidden" in files:
+                assert read(archive, data) == b"text\n", "a hidden file is not read"
+                continue
+            with pytest.raises(TooLarge, match="40,000 bytes"):
+                read(archive, data)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_has_no_compression_that_expands_in_one_step(method: int, tmp_path: Path) -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", method) as archive:
+        archive.writestr("a.txt", b"text\n")
+    with pytest.raises(InvalidInput, match="not compressed with deflate"):
+        read(ZipArchive(tmp_path, adds_newlines=True), made.getvalue())
+
+
+def test_a_zip_of_very_many_files_is_refused_before_they_are_in_memory(tmp_path: Path) -> None:
+    data = zipped({"": b""})
+    at = data.index(b"PK\x01\x02")
+    entry, end = data[at : data.index(b"PK\x05\x06")], data[data.index(b"PK\x05\x06") :]
+    count = (8 << 20) // len(entry) + 1
+    end = end[:12] + (count * len(entry)).to_bytes(4, "little") + end[16:]
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInput, match="as a tar"):
+            read(ZipArchive(tmp_path, adds_newlines=True), data[:at] + entry * count + end, size=1 << 30)
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@settings(max_examples=300, deadline=2000)
+@given(data=st.data())
+def test_a_damaged_archive_is_read_or_refused(kind: str, data: st.DataObject) -> None:
+    files = {"a.txt": b"text\n", "b.gz": gzip.compress(b"more"), "c" * 120: b"x"}
+    valid = bytearray(tar(files, form=tarfile.GNU_FORMAT) if kind == "tar" else zipped(files))
+    places = st.integers(0, len(valid) - 1)
+    for at, value in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=6)):
+        valid[at] = value
+    if kind == "tar":
+        for at in range(0, len(valid), 512):  # the checksums of damaged headers are right
+            if valid[at + 257 : at + 262] == b"ustar":
+                valid[at + 148 : at + 156] = b" " * 8
+                valid[at + 148 : at + 156] = b"%06o\0 " % sum(valid[at : at + 512])
+    folder = Path(tempfile.gettempdir())
+    with contextlib.suppress(InvalidInput):
+        read(
+            TarArchive(adds_newlines=True) if kind == "tar" else ZipArchive(folder, adds_newlines=True),
+            bytes(valid),
+        )

@@ -63,6 +63,7 @@ def resolving_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
         ("169.254.169.254", False),  # metadata of clouds
         ("224.0.0.1", False),
         ("255.255.255.255", False),
+        ("fec0::1", False),  # site-local, of before 2004
         ("240.0.0.1", False),
         ("::1", False),
         ("::", False),
@@ -90,6 +91,8 @@ def test_which_addresses_are_public(address: str, public: bool) -> None:
         "https://example.org/#x",
         "http://[::1",
         "http://a:99999/",
+        "http://a:0/",
+        "http://xn--/",
     ],
 )
 def test_urls_that_cannot_be_called_are_refused(url: str) -> None:
