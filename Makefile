@@ -34,9 +34,8 @@ serve: $(VENV)/.serve ## Run the whole service on this machine until Ctrl-C
 test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.node) ## Run every test; ARGS="-k name" for some
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
-else # two at a time; those in a browser by themselves, for each process of them starts one
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/browser
-	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/browser
+else # two at a time
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 endif
 
 .PHONY: faults

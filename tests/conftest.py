@@ -24,6 +24,29 @@ use_cache_folder(_ROOT / "data")  # services that tests start compile nothing tw
 
 _TEXTS = Path(__file__).parents[2] / "shared" / "data"
 
+_SLOWEST = (  # files that take half a minute and more, the longest first
+    "tests/worker/test_distributed.py",
+    "tests/worker/test_tasks.py",
+    "tests/install/test_wheel.py",
+    "tests/docs/test_guides.py",
+    "tests/faults/test_rounds.py",
+    "tests/fuzz/test_openapi.py",
+    "tests/launcher/test_stack.py",
+    "tests/launcher/batch/test_ray.py",
+    "tests/app/test_batch_kill.py",
+    "tests/app/test_main.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slowest files first: what takes long and begins last leaves the other cores idle.
+
+    A process that has nothing left to do takes tests from the end of another's. So these are not divided, and
+    what the tests of a file share is made once.
+    """
+    rank = {_ROOT / name: place for place, name in enumerate(_SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """A real browser, and a real service for it to look at. Without a browser these tests are skipped by name.
 
-page     a fresh window of Debian's chromium, in which an error on the page fails the test
+page     a fresh window of chromium, in which an error on the page fails the test
 site     the running API, with models whose answers are obvious (`tests/browser/reciting.py`)
 visit    a window at a page of the site, with whatever HTML the test gives it
 asked    what the page has asked the service to complete
@@ -25,6 +25,10 @@ from tests.app.service import served
 from tests.browser.reciting import following, reciting
 
 expect.set_options(timeout=60_000)
+
+CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+"""The program. The headless shell is the same engine without a desktop's windows: a page takes a third of the
+processor time."""
 
 FLAGS = (
     "--no-sandbox",
@@ -66,11 +70,10 @@ class Site:
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Chromium, for the package: while it runs, this thread is not free for another event loop."""
-    path = shutil.which("chromium")
-    if path is None:
+    if CHROMIUM is None:
         pytest.skip("no chromium on this machine")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield chromium
         chromium.close()
 

@@ -1,6 +1,5 @@
 """What a page of an attacker can do to a service on loopback without API keys: nothing."""
 
-import shutil
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -8,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.conftest import FLAGS, Site
+from tests.browser.conftest import CHROMIUM, FLAGS, Site
 from tests.browser.test_other_origin import origin  # noqa: F401 -- a fixture
 
 ATTACKS = """async (url) => {
@@ -90,9 +89,8 @@ def test_page_of_another_origin_embeds_nothing(page: Page, site: Site, origin: s
 @pytest.fixture
 def rebound(browser: Browser) -> Iterator[Page]:
     """A window for which the host name rebound.example is this machine."""
-    path = shutil.which("chromium")
     flags = [*FLAGS, "--host-resolver-rules=MAP rebound.example 127.0.0.1"]
-    other = browser.browser_type.launch(executable_path=path, args=flags)
+    other = browser.browser_type.launch(executable_path=CHROMIUM, args=flags)
     yield other.new_page()
     other.close()
 

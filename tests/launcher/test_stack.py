@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import urllib.request
 from pathlib import Path
 
@@ -28,6 +29,27 @@ with Stack(LauncherSettings(data_dir=Path(sys.argv[1]), port=0)) as stack:
     threading.Event().wait()
 """
 
+_WAIT_IN_MAIN = """
+import contextlib, signal, sys, threading
+from types import SimpleNamespace
+from launcher import stack
+
+@contextlib.contextmanager
+def running(_):
+    def wait():
+        print("waiting", flush=True)
+        threading.Event().wait()
+    try:
+        yield SimpleNamespace(url="", wait=wait)
+    finally:
+        print("left", flush=True)
+
+stack.Stack = running
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+sys.exit(stack.main())
+"""
+
 
 def settings(data_dir: Path, **changes: object) -> LauncherSettings:
     return LauncherSettings.model_validate({"data_dir": data_dir, "port": 0, **changes})
@@ -41,9 +63,31 @@ def is_ready(stack: Stack) -> bool:
         return False
 
 
-def test_the_stack_serves_restarts_dead_processes_and_stops_cleanly(tmp_path):
+def test_the_stack_serves_shows_warnings_restarts_dead_processes_and_stops_cleanly(tmp_path, capfd):
+    log = tmp_path / "logs" / "worker.log"
+    log.parent.mkdir()
+    log.write_text("WARNING from yesterday\n")
     with Stack(settings(tmp_path)) as stack:
         assert is_ready(stack)
+        with log.open("a") as file:
+            file.write("INFO nothing much\nWARNING something rare happened\n")
+            file.write(
+                "2026-11-26T17:40:03.123Z ERROR nextchar.worker [job=job_1] it failed\n    OSError: gone\n"
+            )
+        seen = ""
+
+        def is_shown() -> bool:
+            nonlocal seen
+            seen += capfd.readouterr().err
+            return (
+                "worker: WARNING something rare happened\n"
+                "worker: 2026-11-26T17:40:03.123Z ERROR nextchar.worker [job=job_1] it failed\n"
+                "worker:     OSError: gone\n"
+            ) in seen
+
+        eventually(is_shown)
+        assert "yesterday" not in seen
+        assert "nothing much" not in seen
         for part in ("api_pid", "worker_pid", "valkey_pid"):
             before = getattr(stack, part)
             os.kill(before, signal.SIGKILL)
@@ -56,24 +100,25 @@ def test_the_stack_serves_restarts_dead_processes_and_stops_cleanly(tmp_path):
     assert stack.wait()
 
 
-@pytest.mark.parametrize("part", ["worker", "valkey"])
 def test_part_that_keeps_dying_is_tried_again_and_stops_neither_the_stack_nor_the_api(
-    tmp_path, monkeypatch, capfd, part
+    tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setattr(supervised_process, "_FIRST_PAUSE_S", 0.01)
     with Stack(settings(tmp_path)) as stack:
         api = stack.api_pid
-        for _ in range(6):
-            before = getattr(stack, f"{part}_pid")
-            os.kill(before, signal.SIGKILL)
-            eventually(lambda before=before: getattr(stack, f"{part}_pid") != before)
+        for part in ("worker_pid", "valkey_pid"):
+            for _ in range(6):
+                before = getattr(stack, part)
+                os.kill(before, signal.SIGKILL)
+                eventually(lambda part=part, before=before: getattr(stack, part) != before)
         assert not stack.wait(0)
         assert stack.api_pid == api
         assert is_ready(stack)
     said = capfd.readouterr().err
-    assert "was killed by signal 9; restarting it in 0.01 s" in said
-    assert "was killed by signal 9; restarting it in 0.32 s" in said  # the pause doubles
-    assert said.count("4 times in a row; the end of") == 1
+    for name in ("worker", "embedded Valkey"):
+        assert f"the {name} was killed by signal 9; restarting it in 0.01 s" in said
+        assert f"the {name} was killed by signal 9; restarting it in 0.32 s" in said  # the pause doubles
+        assert said.count(f"the {name} was killed by signal 9, 4 times in a row; the end of") == 1
 
 
 def test_completions_go_on_while_redis_refuses_writes_and_the_worker_dies_and_then_jobs_go_through(
@@ -143,24 +188,29 @@ def test_killed_launcher_leaves_no_orphan_and_the_next_one_starts(tmp_path, run_
         assert is_ready(stack)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_everything_and_ends_with_status_0(tmp_path, run_script, monkeypatch, how):
+def test_a_signal_stops_everything_and_ends_with_status_0(tmp_path, run_script, monkeypatch):
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("NEXTCHAR_PORT", "0")
-    # Tests may inherit ignored signals, which the launcher leaves ignored: SIGINT in the background of a
-    # shell, SIGHUP under nohup.
-    launcher = run_script(
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "signal.signal(signal.SIGHUP, signal.SIG_DFL);"
-        "from launcher.stack import main; sys.exit(main())"
-    )
+    launcher = run_script("import sys; from launcher.stack import main; sys.exit(main())")
     log = tmp_path / "logs" / "api.log"
     eventually(lambda: log.exists() and "Application startup complete" in log.read_text())
     children = children_of(launcher.pid)
     assert len(children) == 3
-    launcher.send_signal(how)
+    launcher.send_signal(signal.SIGTERM)
     assert launcher.wait(120) == 0
     assert not any(map(is_alive, children))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_signal_leaves_the_stack_which_stops_it(tmp_path, run_script, monkeypatch, how):
+    monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path))
+    # Tests may inherit ignored signals, which the launcher leaves ignored: SIGINT in the background of a
+    # shell, SIGHUP under nohup.
+    launcher = run_script(_WAIT_IN_MAIN)
+    assert launcher.stdout.readline() == "waiting\n"
+    launcher.send_signal(how)
+    assert launcher.wait(120) == 0
+    assert launcher.stdout.read() == "left\n"
 
 
 def test_a_hangup_that_is_ignored_stays_so(tmp_path, monkeypatch):
@@ -203,39 +253,13 @@ def test_wrong_setting_of_a_part_stops_the_stack_at_its_first_death(tmp_path, mo
         stack.wait(100)
 
 
-def test_warnings_of_the_parts_come_to_the_terminal_and_old_ones_do_not(tmp_path, capfd):
-    log = tmp_path / "logs" / "worker.log"
-    log.parent.mkdir()
-    log.write_text("WARNING from yesterday\n")
-    with Stack(settings(tmp_path)), log.open("a") as file:
-        file.write("INFO nothing much\nWARNING something rare happened\n")
-        file.write(
-            "2026-11-26T17:40:03.123Z ERROR nextchar.worker [job=job_1] it failed\n    OSError: gone\n"
-        )
-        file.flush()
-        seen = ""
-
-        def is_shown() -> bool:
-            nonlocal seen
-            seen += capfd.readouterr().err
-            return (
-                "worker: WARNING something rare happened\n"
-                "worker: 2026-11-26T17:40:03.123Z ERROR nextchar.worker [job=job_1] it failed\n"
-                "worker:     OSError: gone\n"
-            ) in seen
-
-        eventually(is_shown)
-    assert "yesterday" not in seen
-    assert "nothing much" not in seen
-
-
 def test_a_used_port_is_refused_with_the_setting_to_change(tmp_path):
-    with Stack(settings(tmp_path / "one")) as stack:
-        port = int(stack.url.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
         with pytest.raises(LauncherError, match=f"port {port}.*in use.*NEXTCHAR_PORT"):
             require_free("127.0.0.1", port)
         with pytest.raises(LauncherError, match="NEXTCHAR_PORT"):
-            Stack(settings(tmp_path / "two", port=port)).__enter__()
+            Stack(settings(tmp_path, port=port)).__enter__()
 
 
 def test_free_port_can_be_listened_on():
