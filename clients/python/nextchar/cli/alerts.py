@@ -25,6 +25,7 @@ AlertArgument = Annotated[
 
 _SHORT = 8  # characters of an id that tell an alert from the others, in most cases
 _ID = re.compile(r"alert_[0-9a-f]{24}")
+_WIDE_CELLS = 100  # of a terminal in which the list of alerts has room for sparklines
 _SPARKLINE_CELLS = 16
 _UNITS_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
@@ -178,17 +179,22 @@ def export(
 
 
 def _print_alerts(session: Session, found: list[Alert], *, if_empty: str, has_models: bool) -> None:
+    has_room = not session.out.is_terminal or session.out.width >= _WIDE_CELLS
     columns: dict[str, Callable[[Alert], str]] = {
         "alert": lambda alert: alert["id"].removeprefix("alert_")[:_SHORT],
         **({"model": lambda alert: alert["model"]} if has_models else {}),
         "severity": lambda alert: alert["severity"],
         "state": lambda alert: alert["label"] or alert["state"],
         "lines": lambda alert: format_integer(alert["count"]),
-        "over time": lambda alert: sparkline(alert["counts"], _SPARKLINE_CELLS),
+        **({"over time": _over_time} if has_room else {}),
         "last seen": lambda alert: format_time(alert["last_seen"]),
         "template": lambda alert: alert["template"],
     }
     session.print_list(found, columns, if_empty=if_empty)
+
+
+def _over_time(alert: Alert) -> str:
+    return sparkline(alert["counts"], _SPARKLINE_CELLS)
 
 
 def _print_alert(session: Session, alert: Alert) -> None:
