@@ -89,7 +89,7 @@ def demonstrate(
     for place in prompt_places(text, held_out):
         _show_completion(client, console, model, text, place)
     _head(console, "surprisal of each character of a held-out sentence, and of the same sentence with errors")
-    _show_damage(client, console, model, text, sentence(text, held_out), held_out)
+    _show_damage(client, console, model, text, sentence_range(text, held_out), held_out)
 
 
 def _read(file: Path | None) -> tuple[str, str]:
@@ -217,7 +217,7 @@ def prompt_places(text: str, held_out: int) -> list[int]:
     return places
 
 
-def sentence(text: str, held_out: int) -> tuple[int, int]:
+def sentence_range(text: str, held_out: int) -> tuple[int, int]:
     """Return the start and end of a held-out line of words that fits a terminal."""
     spans = [(a, b) for a, b in _lines(text, held_out) if 40 <= b - a <= 100 and _is_prose(text[a:b])]
     spans = [(a, b) for a, b in spans if all(c.isalpha() or c in " .,;" for c in text[a:b])] or spans

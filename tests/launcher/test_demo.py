@@ -30,13 +30,13 @@ _TEXTS = {
 def test_prompts_and_sentence_are_held_out(text: str) -> None:
     held_out = len(text) * 9 // 10
     assert all(held_out <= place < len(text) for place in demo.prompt_places(text, held_out))
-    start, end = demo.sentence(text, held_out)
+    start, end = demo.sentence_range(text, held_out)
     assert held_out <= start < end <= len(text)
 
 
 @pytest.mark.parametrize("text", _TEXTS.values(), ids=_TEXTS)
 def test_damage_replaces_a_few_characters_and_returns_which(text: str) -> None:
-    start, end = demo.sentence(text, len(text) * 9 // 10)
+    start, end = demo.sentence_range(text, len(text) * 9 // 10)
     sentence = text[start:end]
     damaged, damages = demo.damage(sentence, alphabet=demo.letters(text), known=text)
     assert 1 <= len(damages) <= 3
