@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.report import print_json_line, print_table
 from models.config import MINIMUM_CHARACTERS
-from nextchar import local
+from nextchar import local, local_training
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 DEFAULT_TEXTS = [
@@ -58,7 +58,7 @@ def measure(text: str, seconds: float, options: argparse.Namespace) -> dict[str,
     """Return the medians over seeds, and the spread of the mixture's figure."""
     runs = []
     for seed in range(1, options.seeds + 1):
-        with local.train(
+        with local_training.train(
             text,
             seconds=max(1.0, seconds * options.speed),
             progress=False,

@@ -153,13 +153,13 @@ class Stack:
                     raise LauncherError(self._api.last_failure)
                 self._started.set()
                 for process in (*others, *programs):
-                    process.read_log()
+                    process.print_new_warnings()
                 self._stopping.wait(_POLL_S)
         finally:
             self._worker.stop(self._settings.stop_grace_s)
             self._api.stop(_API_STOP_S)
             for process in programs:
-                process.read_log()
+                process.print_new_warnings()
                 process.close()
 
     def _program(self, name: str, module: str, environment: Mapping[str, str]) -> SupervisedProcess:

@@ -79,7 +79,7 @@ class SupervisedProcess:
         if self._process is not None:
             stop(self._process, grace_s=grace_s)
 
-    def read_log(self) -> None:
+    def print_new_warnings(self) -> None:
         """Print warnings that were logged since the last call; rotate the log if it is large."""
         now = time.monotonic()
         if now < self._next_read_s:

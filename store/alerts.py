@@ -1,6 +1,6 @@
-"""Alerts: what is counted of each group of flagged lines, with the decisions on it.
+"""Alerts: their figures, which are counted in Redis, with the decisions of people on them.
 
-`store.alert_recording` counts in Redis; `store.alert_decisions` keeps decisions in the blob store.
+`store.alert_recording` counts them; `store.alert_decisions` keeps decisions in the blob store.
 """
 
 import json
@@ -242,8 +242,8 @@ def _alert(figures: AlertFigures, decision: Decision | None, suppressions: Seque
 
 def _id_under(model: str, figures: AlertFigures) -> str:
     """Return the id of an alert under another model's name; empty if its whole template is not kept."""
-    group = AlertKey(figures.template, figures.span)
-    return group.alert_id(model) if group.alert_id(figures.model) == figures.id else ""
+    key = AlertKey(figures.template, figures.span)
+    return key.alert_id(model) if key.alert_id(figures.model) == figures.id else ""
 
 
 def _figures(alert_id: str, fields: dict[str, str]) -> AlertFigures:

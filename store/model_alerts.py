@@ -1,4 +1,4 @@
-"""Alerts follow their model: they are deleted or renamed with the last version of its name.
+"""Deletes or moves the alerts of a model with the last version of its name.
 
 While a name has a version, they stay with it. Both steps can be repeated, so that the retention sweep
 completes what a killed process has begun.

@@ -98,7 +98,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Health:
-    """How a target works; None: never."""
+    """The health of a target; None: never."""
 
     last_success_at: float | None = None
     last_error_at: float | None = None
@@ -271,7 +271,7 @@ class Notifications:
             pipe.execute()
 
     def health(self, target: str) -> Health:
-        """Return how a target works."""
+        """Return the health of a target."""
         stored = cast(dict[str, str], self.redis.hgetall(f"{_P}health:{target}"))
         times = {name: float(stored[name]) for name in ("last_success_at", "last_error_at") if name in stored}
         return Health(

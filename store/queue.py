@@ -94,7 +94,7 @@ class TrainingQueue:
         return [message.rsplit("-", 1)[0] for message in self._queue.get_job_ids()]
 
     def reorder(self, waiting: Sequence[Job], running: Sequence[Job]) -> None:
-        """Put the messages of waiting jobs in `round_robin_by_key`; running ones count for their keys."""
+        """Put the messages of waiting jobs in the order of `round_robin_by_key`."""
         messages = self._queue.get_job_ids()
         by_message = {_message_id(job): job for job in waiting}
         known = [by_message[message] for message in messages if message in by_message]

@@ -201,7 +201,7 @@ class Retention:
         return len(due)
 
     def _sweep_alerts(self) -> int:
-        """Let alerts follow their models where the process that deleted or renamed one was killed."""
+        """Delete or move the alerts of models whose deletion or renaming was interrupted."""
         models = Models(self._blobs)
         return sum(follow_model(models, self._alerts, name) for name in self._alerts.decisions.models())
 

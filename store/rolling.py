@@ -64,7 +64,7 @@ class RollingLines:
         self._redis = redis
 
     def add(self, model_id: str, calibration: str, lines: Sequence[ObservedScore]) -> Waiting:
-        """Add scored lines; return what waits now."""
+        """Add scored lines; return how many wait now."""
         keys = [_key(model_id, calibration, name) for name in ("lines", "state")]
         data = json.dumps([_dump(line) for line in lines])
         added = self._redis.eval(_ADD, 2, *keys, data, str(len(lines)), repr(time.time()))
@@ -72,7 +72,7 @@ class RollingLines:
         return Waiting(int(count), float(since))
 
     def waiting(self, model_id: str, calibration: str) -> Waiting | None:
-        """Return what waits now, None if nothing does."""
+        """Return how many lines wait now; None if there are none."""
         state = cast(dict[str, str], self._redis.hgetall(_key(model_id, calibration, "state")))
         return Waiting(int(state["lines"]), float(state["since"])) if "since" in state else None
 

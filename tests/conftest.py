@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from redis import Redis
 
 from launcher.settings import LauncherSettings
@@ -12,6 +13,10 @@ from launcher.stack import Stack
 from launcher.valkey import EmbeddedValkey
 from models.kernels.compile_cache import use_cache_folder
 from tests.s3_server import S3Server
+
+# A machine that does other work is no fault of the code.
+settings.register_profile("nextchar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nextchar")
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # what tests expect is what CPUs do
 

@@ -135,7 +135,7 @@ def _format_axes(axes: Any, curve: Sequence[Evaluation], *, ticks: int) -> None:
         first = place == places[0]
         names.append(
             f"{'step ' if first else ''}{place:,}\n{'epoch ' if first else ''}{point['epoch']:.3g}"
-            f"\n{_duration(point.get('elapsed_seconds') or 0.0)}"
+            f"\n{duration(point.get('elapsed_seconds') or 0.0)}"
         )
     axes.set_xticks(places, names)
     axes.set_xlim(0, max(last, 1))
@@ -187,12 +187,12 @@ def describe(curve: Sequence[Evaluation], baselines: Mapping[str, float]) -> str
     return "Bits per character: " + "; ".join(parts)
 
 
-def _duration(seconds: float) -> str:
-    """Return a duration for the axis.
+def duration(seconds: float) -> str:
+    """Return a duration with its unit.
 
-    >>> _duration(8.4), _duration(90), _duration(7500)
-    ('8 s', '1.5 min', '2.08 h')
+    >>> duration(8.44), duration(600), duration(9000)
+    ('8.44 s', '10 min', '2.5 h')
     """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

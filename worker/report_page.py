@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from models.report import Passage, Report
-from worker.plots import describe, with_mixture
+from worker.plots import describe, duration, with_mixture
 
 # Control characters become pictures of themselves, other unprintable ones U+FFFD.
 _VISIBLE = {c: 0x2400 + c for c in range(32) if chr(c) not in "\n\t"} | {0x7F: 0x2421}
@@ -82,7 +82,7 @@ def _template() -> Any:
         trim_blocks=True,
         finalize=_visible,
     )
-    environment.filters |= {"number": "{:,}".format, "duration": _duration}
+    environment.filters |= {"number": "{:,}".format, "duration": duration}
     environment.filters["percent"] = lambda fraction, digits: f"{fraction:.{digits}%}"
     return environment.get_template("report.html.j2")
 
@@ -138,14 +138,3 @@ def _spread(items: list[Any], count: int) -> list[Any]:
 
 def _data_url(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration with its unit.
-
-    >>> _duration(8.44), _duration(600), _duration(9000)
-    ('8.44 s', '10 min', '2.5 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -52,12 +52,12 @@ class Recalibration:
         """Take note of lines that were scored and recorded, and rebuild their calibrations if that is due."""
         by_base: dict[tuple[str, str], tuple[SavedModel, list[ObservedScore]]] = {}
         now = time.time()
-        for scorer, line, score, group in scored:
+        for scorer, line, score, alert in scored:
             assert scorer.calibration is not None
             saved, rolling = scorer.loaded.saved, scorer.calibration.rolling
             base = rolling.base if rolling else scorer.calibration.name
             lines = by_base.setdefault((saved.card.id, base), (saved, []))[1]
-            lines.append(observed(scorer, line, score, group, now=now))
+            lines.append(observed(scorer, line, score, alert, now=now))
         for (model_id, base), (saved, lines) in by_base.items():
             if self._is_due(self.lines.add(model_id, base, lines)):
                 self.rebuild(saved, base)
@@ -103,24 +103,24 @@ class Recalibration:
 
 
 def observed(
-    scorer: CalibratedScorer, line: LineReading, score: LineScore, group: AlertReference | None, *, now: float
+    scorer: CalibratedScorer, line: LineReading, score: LineScore, alert: AlertReference | None, *, now: float
 ) -> ObservedScore:
-    """Return what may be learned of a scored line; `group` is that of a flagged one."""
+    """Return what may be learned of a scored line; `alert` is that of a flagged one."""
     assert scorer.calibration is not None and scorer.rate is not None and score.score is not None
     lengths = np.array([len(line.masked.text)], np.intp)
     bucket = int(scorer.calibration.calibration.bucket_of(lengths)[0])
     if not score.anomalous:
         return ObservedScore(now, score.score, bucket, scorer.rate)
-    assert group is not None, "flagged lines have a group"
-    return ObservedScore(now, censored(scorer.thresholds[bucket]), bucket, scorer.rate, group)
+    assert alert is not None, "flagged lines have an alert"
+    return ObservedScore(now, censored(scorer.thresholds[bucket]), bucket, scorer.rate, alert)
 
 
 def verdict(
-    group: AlertReference, *, labels: Mapping[str, AlertLabel], suppressions: Sequence[Suppression]
+    alert: AlertReference, *, labels: Mapping[str, AlertLabel], suppressions: Sequence[Suppression]
 ) -> Verdict:
     """Return what people say of an alert."""
-    label = labels.get(group.alert_id)
+    label = labels.get(alert.alert_id)
     if label:
         return "normal" if label.label == "normal" else "excluded"
-    until = suppressed_until(suppressions, group.template, group.span, now=time.time())
+    until = suppressed_until(suppressions, alert.template, alert.span, now=time.time())
     return "unknown" if until is None else "excluded"

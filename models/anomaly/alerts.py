@@ -4,8 +4,8 @@ An *occurrence* is one flagged line. Occurrences with the same template and the 
 *alert*. Its id is a hash of the model's name, the template and that word, so it is the same in every process
 and for every version of the model.
 
->>> group = alert_key_of("session 4711 opened for root", [Span(22, 26, 9.0)])
->>> group.template, group.span
+>>> key = alert_key_of("session 4711 opened for root", [Span(22, 26, 9.0)])
+>>> key.template, key.span
 ('session <*> opened for root', '4:root')
 """
 
@@ -125,7 +125,7 @@ class AlertLabel:
 
 
 def occurrence(
-    group: AlertKey,
+    key: AlertKey,
     *,
     model: str,
     version: int,
@@ -148,20 +148,20 @@ def occurrence(
     return Occurrence(
         model=model,
         version=version,
-        template_id=group.template_id,
-        template=_writable(group.template[:MAX_TEMPLATE_CHARACTERS]),
-        span=_writable(group.span),
+        template_id=key.template_id,
+        template=_writable(key.template[:MAX_TEMPLATE_CHARACTERS]),
+        span=_writable(key.span),
         line=_writable(line[:MAX_LINE_CHARACTERS]),
         score=score,
         p_value=p_value,
         spans=tuple(shown),
         time=time,
-        alert_id=group.alert_id(model),
+        alert_id=key.alert_id(model),
         line_time=line_time,
         source=_writable(source[:200]),
         entry=entry,
         estimated_p=estimated_p,
-        value=_writable(group.value),
+        value=_writable(key.value),
     )
 
 

@@ -157,7 +157,7 @@ class MaskValues:
 
     @classmethod
     def fit(cls, masks: Masks, lines: Iterable[str]) -> Self:
-        """Return those of the values in the lines of a corpus. Values of custom masks have no rules."""
+        """Return the rules of the values in the lines of a corpus. Values of custom masks have no rules."""
         fields: dict[str, dict[str, FieldValues]] = {}
         for line in lines:
             for _, value in masks.values(line):
@@ -200,7 +200,7 @@ class MaskValues:
 
     @classmethod
     def load(cls, data: bytes) -> Self:
-        """Return what the contents of FILE say.
+        """Return the values in the contents of FILE.
 
         Raises:
             Unavailable: it is damaged (code `model_damaged`), or of a format that this program does not know

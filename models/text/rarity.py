@@ -19,7 +19,7 @@ class Frequencies:
 
     @classmethod
     def of(cls, counts: Counter[str], max_kept: int) -> Self:
-        """Return those of counted values. Of equally frequent ones the first in order are kept."""
+        """Return the frequencies of counted values. Of equally frequent ones the first in order are kept."""
         kept = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:max_kept]
         return cls(counts.total(), dict(kept))
 

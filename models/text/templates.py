@@ -170,7 +170,7 @@ class Templates:
         # Once all wildcards are known, the lines are matched again: like lines to be scored.
         bare = [KnownTemplate(tokens, word, 0, ()) for tokens, word in builder.templates().items()]
         matcher = cls(bare, lines=total, unparsed=0, common=common)
-        filled = [_Filling(one.tokens, one.first_word) for one in bare]
+        filled = [_TemplateCounts(one.tokens, one.first_word) for one in bare]
         unparsed = 0
         for tokens, count in parsed:
             index = matcher._match(tokens)
@@ -187,7 +187,7 @@ class Templates:
         return not self.unparsed
 
     def template_of(self, line: str) -> Template:
-        """Return the template of a masked line. Total: any text has one."""
+        """Return the template of a masked line. Every text has one."""
         return self.parse(line).template
 
     def parse(self, line: str) -> ParsedLine:
@@ -236,7 +236,7 @@ class Templates:
 
 
 @dataclass
-class _Filling:
+class _TemplateCounts:
     """Counts the lines of a template and the values of its wildcards."""
 
     tokens: Tokens

@@ -84,7 +84,7 @@ def test_large_log_is_set_aside_while_its_process_writes_and_no_warning_is_misse
     with log.open("ab", buffering=0) as writer:  # as a child process has it
         for number in range(100):
             writer.write(b"2026-11-26T17:40:03.123Z WARNING nextchar.worker %d\n" % number)
-            process.read_log()
+            process.print_new_warnings()
             assert log.stat().st_size < 1200
     process.close()
     shown = [line.rpartition(" ")[2] for line in capsys.readouterr().err.splitlines()]
@@ -98,7 +98,7 @@ def test_a_traceback_with_a_blank_line_is_repeated_completely(tmp_path, capsys):
     process = supervised(tmp_path / "log")
     with process.log.open("ab", buffering=0) as writer:
         writer.write(b"2026-11-26T17:40:03.123Z ERROR nextchar.api x\n    one\n    \n    two\nthree\n")
-        process.read_log()
+        process.print_new_warnings()
     process.close()
     assert capsys.readouterr().err.splitlines()[1:] == ["worker:     one", "worker:     ", "worker:     two"]
 
@@ -116,14 +116,14 @@ def test_log_without_room_for_a_copy_is_left_and_emptied_at_twice_its_size(tmp_p
     process = supervised(log)
     with log.open("ab", buffering=0) as writer:
         writer.write(b"x" * 1500 + b"\n")
-        process.read_log()
+        process.print_new_warnings()
         assert log.stat().st_size == 1501
         assert "No space left" in capsys.readouterr().err
-        process.read_log()
+        process.print_new_warnings()
         assert capsys.readouterr().err == ""  # not at every look
         writer.write(b"x" * 1500 + b"\n")
         now_s = supervised_process._LOG_RETRY_S
-        process.read_log()
+        process.print_new_warnings()
         assert log.stat().st_size == 0
     assert not log.with_name("worker.log.1").exists()
     process.close()
