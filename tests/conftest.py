@@ -1,7 +1,7 @@
 """What tests of several packages share: a real Valkey, and the texts beside the repository."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from redis import Redis
 
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
+from launcher.supervised_process import SupervisedProcess
 from launcher.valkey import EmbeddedValkey
 from models.kernels.compile_cache import use_cache_folder
 from tests.s3_server import S3Server
@@ -75,10 +76,17 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
+class WarmStack(Stack):
+    """A stack whose worker loads TensorFlow and the kernels once, and not each of its children again."""
+
+    def _program(self, name: str, module: str, environment: Mapping[str, str]) -> SupervisedProcess:
+        return super()._program(name, "tests.worker.warm_main" if name == "worker" else module, environment)
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The whole service on a free port, for the session."""
-    with Stack(LauncherSettings(data_dir=tmp_path_factory.mktemp("stack"), port=0)) as running:
+    """The whole service on a free port, for the session; `tests/launcher` has it as production starts it."""
+    with WarmStack(LauncherSettings(data_dir=tmp_path_factory.mktemp("stack"), port=0)) as running:
         yield running
 
 

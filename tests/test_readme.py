@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from launcher.stack import Stack
 from nextchar import Client
 from nextchar.types import FINAL_STATUSES
 from tests.docs.blocks import ROOT, Block, blocks, run
+from tests.waiting import eventually
 
 _README = blocks(ROOT / "README.md")
 _COMPLETIONS = blocks(ROOT / "docs" / "reference" / "completions.md")  # its calls use README's model
@@ -44,11 +44,12 @@ def _is_shown_truly(shown: Any, real: Any) -> bool:
 
 
 def _wait_for_jobs(url: str) -> None:
-    deadline = time.monotonic() + 90
     with Client(url) as client:
-        while any(job["status"] not in FINAL_STATUSES for job in client.jobs()):
-            assert time.monotonic() < deadline, "the job does not end"
-            time.sleep(0.2)
+        eventually(
+            lambda: all(job["status"] in FINAL_STATUSES for job in client.jobs()),
+            within_s=400,
+            what="the jobs are over",
+        )
 
 
 def _curl_knows_json() -> bool:

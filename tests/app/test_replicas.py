@@ -17,6 +17,7 @@ import pytest
 
 from app.keys import new_key
 from launcher.ports import free_port
+from launcher.valkey import EmbeddedValkey
 from tests.app.test_main import ROOT, is_ready, publish_real, started
 from tests.waiting import eventually
 
@@ -86,22 +87,25 @@ def haproxy(urls: dict[str, str], folder: Path) -> Iterator[str]:
         running.wait()
 
 
-@pytest.fixture
-def replicas(tmp_path: Path, clean_redis_url: str) -> Iterator[Replicas]:
-    (tmp_path / "keys").write_text("\n".join(line for _, line in KEYS.values()))
-    publish_real(tmp_path)
-    settings = {"NEXTCHAR_API_KEYS_FILE": str(tmp_path / "keys")}
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    """Two processes and HAProxy for the module; the last test kills one of them."""
+    folder = tmp_path_factory.mktemp("replicas")
+    (folder / "keys").write_text("\n".join(line for _, line in KEYS.values()))
+    publish_real(folder)
+    settings = {"NEXTCHAR_API_KEYS_FILE": str(folder / "keys")}
     with contextlib.ExitStack() as stack:
+        valkey = stack.enter_context(EmbeddedValkey(folder))
         processes, urls = {}, {}
         for name in ("api1", "api2"):
-            api = stack.enter_context(started(tmp_path, clean_redis_url, settings, with_model=False))
+            api = stack.enter_context(started(folder, valkey.url, settings, with_model=False))
             processes[name], urls[name] = api
         for url in urls.values():
             with httpx.Client(base_url=url) as http:
                 eventually(lambda http=http: is_ready(http), what="the API is ready")
-        url = stack.enter_context(haproxy(urls, tmp_path))
+        url = stack.enter_context(haproxy(urls, folder))
         http = stack.enter_context(httpx.Client(base_url=url, timeout=60))
-        running = Replicas(http, processes, tmp_path / "haproxy.sock")
+        running = Replicas(http, processes, folder / "haproxy.sock")
         eventually(lambda: is_ready(http), what="HAProxy passes requests on")
         eventually(lambda: running.is_used("api1") and running.is_used("api2"), what="both are used")
         yield running
