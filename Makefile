@@ -116,7 +116,7 @@ bench-console-file: $(VENV)/.dev ## Open a log of 200 MB in the console: speed a
 	@$(BIN)/python -m benchmarks.console_file $(ARGS)
 
 .PHONY: bench-corpus
-bench-corpus: $(VENV)/.serve ## A large corpus: rate and memory of upload and job start; ARGS="--gigabytes 10 --kind records"
+bench-corpus: $(VENV)/.serve ## A large corpus: CPU time and memory of upload and job start; ARGS="--gigabytes 10 --kind records"
 	@$(BIN)/python -m benchmarks.corpus $(ARGS)
 
 .PHONY: bench-keystrokes

@@ -18,6 +18,7 @@ from app.http.downloads import DownloadPlaces
 from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.services.aliases import AliasControl
+from app.services.batch_control import BatchControl
 from app.services.concurrency_limits import ConcurrencyLimits
 from app.services.default_model import DefaultModel
 from app.services.disk_watermark import DiskWatermark
@@ -101,7 +102,7 @@ def build_services(
     models = Models(blobs, cache=ModelFileCache.of(settings))
     pinned = [name.strip() for name in settings.pinned_models.split(",") if name.strip()]
     prompts = RecordedPrompts(redis, settings.recorded_prompts)
-    recorder = PromptRecorder(prompts)
+    recorder = PromptRecorder(prompts, models.is_listed)
     engines = Engines(
         models,
         load,
@@ -197,6 +198,7 @@ def build_services(
         ingest=Ingest(ingest_streams, models, calibrations, rolling_lines),
         ingest_loop=ingest_loop,
         batches=batches,
+        batch_control=BatchControl(blobs, batches),
         batch_loop=batch_loop,
         alerts=alerts,
         notification_targets=targets,
@@ -223,6 +225,7 @@ def build_services(
             alerts=alerts,
             notifications=notifications,
             rolling=rolling_lines,
+            batches=batches,
             keys=keys,
         ),
         readiness=ReadinessCheck(

@@ -42,11 +42,12 @@ WARN_EVERY_S = 60.0
 """The time between two log records about a problem of the file that persists."""
 
 _PREFIX = "nck_"
-_COUNTS = ("max_jobs", "max_streams", "max_requests")
+_COUNTS = ("max_jobs", "max_batches", "max_streams", "max_requests")
 _FIELDS = ("sha256", "scopes", "models", "rate", "max_corpus_bytes", *_COUNTS)
 _LIMIT_HELP = {
     "max_corpus_bytes": "of all corpora it uploads together, such as 10GB",
     "max_jobs": "queued and running at once, such as 3",
+    "max_batches": "that have not ended, such as 3",
     "max_streams": "in progress at once, such as 8",
     "max_requests": "in progress at once, such as 32",
 }
@@ -60,6 +61,7 @@ class Key:
 
     Attributes:
         max_corpus_bytes: of all corpora that it uploaded. max_jobs: of its queued and running jobs.
+        max_batches: of its batches that have not ended.
         max_streams: of its streams in progress. max_requests: of its requests in progress, with the streams.
     """
 
@@ -70,6 +72,7 @@ class Key:
     rate: "RateLimitItem | None" = None
     max_corpus_bytes: int | None = None
     max_jobs: int | None = None
+    max_batches: int | None = None
     max_streams: int | None = None
     max_requests: int | None = None
 

@@ -133,9 +133,10 @@ class Batches:
     # Records
 
     def create(self, **fields: Any) -> Batch:
-        """Record a new batch."""
-        batch = Batch(id=new_id("batch"), **fields)
-        self._blobs.create(_path(batch), batch.model_dump_json().encode())
+        """Record a new batch; its `id` may be given. Raises Conflict: there is one with this id."""
+        batch = Batch(**{"id": new_id("batch")} | fields)
+        if not self._blobs.create(_path(batch), batch.model_dump_json().encode()):
+            raise Conflict(f"there is a batch {batch.id}", code="batch_exists")
         with contextlib.suppress(RedisError):  # then it is found later
             self._redis.incr(_CREATED)
         return batch

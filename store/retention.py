@@ -217,7 +217,8 @@ class Retention:
         for path in self._blobs.paths("idempotency"):
             try:
                 record = json.loads(self._blobs.read(path))
-                created_at = time_of_id("job", record["job"])
+                kind = "batch" if "batch" in record else "job"
+                created_at = time_of_id(kind, record[kind])
             except FileNotFoundError:
                 continue
             except (ValueError, KeyError, TypeError):  # damaged: the key cannot be used until it is deleted

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from models.auto_preset import describe
+from models.config import MINIMUM_CHARACTERS
+from models.errors import InvalidInput
 from models.runtime.model_networks import FLOAT32_FILE
 from models.runtime.session import open_network
 from models.text import mask_values
@@ -46,9 +48,9 @@ def notes_on_text(
 
 def read_job_text(
     request: JobRequest,
-    pieces: Callable[[], Iterable[str]],
+    pieces: Iterable[str],
     *,
-    characters: int,
+    characters: int | None,
     size_bytes: int,
     required: str,
     scratch: Path,
@@ -56,8 +58,10 @@ def read_job_text(
 ) -> Text:
     """Return the text of a job as ids; of records, its lines in an order that depends on the seed alone.
 
+    `characters` is the length of the text, if it is known.
+
     Raises:
-        InvalidInput: records have too few lines.
+        InvalidInput: the text is too short, or records have too few lines.
     """
     fraction = request.training.validation_fraction
     options: dict[str, Any] = {
@@ -67,16 +71,34 @@ def read_job_text(
         "scratch": scratch,
     }
     if request.kind != "records":
-        trained = trained_characters(characters, fraction)
+
+        def trained(length: int) -> int:
+            check_length(length)
+            return trained_characters(length, fraction)
+
         return read_text(pieces, characters=characters, trained=trained, chunks=chunks, **options)
     with ShuffledLines(
-        pieces(),
+        pieces,
         size_bytes=size_bytes,
         validation_fraction=fraction,
         seed=request.training.seed,
         scratch=scratch,
     ) as lines:
-        return read_text(lines.pieces, characters=lines.characters, trained=lines.trained, **options)
+        return read_text(lines.pieces(), trained=lambda _: lines.trained, **options)
+
+
+def unmasked_characters(request: JobRequest, corpus: Corpus) -> int:
+    """Return the length of the text of a job before masks are applied."""
+    return corpus.bytes if request.alphabet == "bytes" else corpus.characters
+
+
+def check_length(characters: int) -> None:
+    """Raise InvalidInput (code `corpus_too_small`) if a text is too short to train on."""
+    if characters < MINIMUM_CHARACTERS:
+        raise InvalidInput(
+            f"the corpus has {characters} characters; training needs {MINIMUM_CHARACTERS}",
+            code="corpus_too_small",
+        )
 
 
 def chunks_beyond_cache(
@@ -111,7 +133,7 @@ def second_text(
     if mix is None:
         return None
     corpus = corpora.get(mix.corpus)
-    chunks = chunks_of(corpus, corpus.bytes if request.alphabet == "bytes" else corpus.characters)
+    chunks = chunks_of(corpus, unmasked_characters(request, corpus))
     pieces = masked_pieces(request, corpora, corpus.id)
     ids = read_ids(pieces, text.vocabulary, scratch=scratch, chunks=chunks)
     if mix.teacher is None:

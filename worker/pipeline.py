@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from models.architectures.memory import count_parameters
-from models.config import MINIMUM_CHARACTERS
-from models.errors import InvalidInput
 from models.machine import peak_memory_bytes
 from models.report import Evaluation, Experts, Int8Measurement, Numerics, Report
 from models.runtime.model_networks import FLOAT32_FILE, INT8_FILE
@@ -29,12 +27,14 @@ from worker.experts import Mixture
 from worker.export import int8_file, saved_files
 from worker.hooks import Hooks, StopReason
 from worker.job_text import (
+    check_length,
     chunks_beyond_cache,
     mask_values_files,
     masked_pieces,
     notes_on_text,
     read_job_text,
     second_text,
+    unmasked_characters,
 )
 from worker.prepared_text import Text, covering_characters
 from worker.report import write_report
@@ -87,15 +87,9 @@ def train_model(
     began = time.monotonic()
     request, on_event = job.request, hooks.event
     corpus = corpora.get(request.corpus)
-    characters = corpus.bytes if request.alphabet == "bytes" else corpus.characters
+    characters = unmasked_characters(request, corpus)
+    check_length(characters)
     pieces = partial(masked_pieces, request, corpora, corpus.id)
-    if request.masks:
-        characters = sum(map(len, pieces()))
-    if characters < MINIMUM_CHARACTERS:
-        raise InvalidInput(
-            f"the corpus has {characters} characters; training needs {MINIMUM_CHARACTERS}",
-            code="corpus_too_small",
-        )
     chunks_of = partial(chunks_beyond_cache, request, corpora, cache_bytes=corpus_cache_bytes)
     chunks = chunks_of(corpus, characters) if request.kind != "records" else None
     if not resume:
@@ -110,8 +104,8 @@ def train_model(
     with tracing.span("prepare text"):
         text = read_job_text(
             request,
-            pieces,
-            characters=characters,
+            pieces(),
+            characters=None if request.masks else characters,
             size_bytes=corpus.bytes,
             required=required,
             scratch=scratch,

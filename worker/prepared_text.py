@@ -1,44 +1,53 @@
 """Converts a corpus, which may be larger than memory, to ids for training and evaluation.
 
-The text is read twice in pieces: to count its characters, which gives the vocabulary, and to write its ids to
-an unnamed file in the scratch folder, one byte each for up to 255 characters. The file is memory-mapped, and
-the system deletes it when the process ends.
+The text is read once in pieces, and each character is written as a number to an unnamed file in the scratch
+folder, one byte each for up to 255 distinct ones. Characters get numbers as they are first seen; once all are
+counted, the vocabulary is known, and a table converts numbers to ids when they are read. The file is
+memory-mapped, and the system deletes it when the process ends.
 """
 
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import Unavailable
 from models.report import UnknownCharacters
-from models.text.character_counts import CharacterCounts
+from models.text.character_counts import CODE_POINTS, CharacterCounts
 from models.text.vocabulary import UNKNOWN_ID, Alphabet, Vocabulary, code_points
 from store.blobs import domain_errors
 from worker.chunked_ids import ChunkCache, ChunkedIds, ChunkIndex, CorpusChunks, narrowest_type
 
 _PROMPT_CHARACTERS = 100
+_COUNTED = 1 << 20  # characters at a time
 
 
 @dataclass(frozen=True)
 class StoredIds:
-    """Ids in a memory-mapped file, in the narrowest type that fits; slices are int32 arrays in memory."""
+    """Ids in a memory-mapped file of numbers; slices are int32 arrays in memory.
+
+    Attributes:
+        mapped: the numbers of the characters, in the narrowest type that fits.
+        ids: (N,) the id of each number.
+    """
 
     mapped: NDArray[np.integer]
+    ids: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.mapped)
 
     def __getitem__(self, index: Any) -> NDArray[np.int32]:
-        return self.mapped[index].astype(np.int32)
+        return self.ids[self.mapped[index]]
 
     def part(self, start: int, end: int) -> "StoredIds":
         """Return the ids from `start` to before `end`."""
-        return StoredIds(self.mapped[start:end])
+        return StoredIds(self.mapped[start:end], self.ids)
 
     def __array__(self, dtype: Any = None, *, copy: bool | None = None) -> NDArray[np.int32]:
         """Return all ids, for numpy functions."""
@@ -74,7 +83,7 @@ class Text:
     def split(cls, text: str, *, validation_fraction: float, **options: Any) -> "Text":
         """Hold out this fraction of a text in memory, at its end; the options are those of `read_text`."""
         trained = trained_characters(len(text), validation_fraction)
-        return read_text(lambda: [text], characters=len(text), trained=trained, **options)
+        return read_text([text], trained=lambda _: trained, **options)
 
     @property
     def selection(self) -> Ids:
@@ -117,23 +126,95 @@ def _part(ids: Ids, start: int, end: int) -> Ids:
     return ids[start:end] if isinstance(ids, np.ndarray) else ids.part(start, end)
 
 
+class StoredText:
+    """A text in a file, as numbers from 1 on, which characters get as they are first seen."""
+
+    def __init__(self, pieces: Iterable[str], scratch: Path | None = None) -> None:
+        """Read a text; its file is in the folder `scratch`, by default the system's. Raises StorageFull."""
+        self._points = np.zeros(1, np.int64)  # the code point of each number
+        self._counts = np.zeros(1, np.int64)  # of each number
+        self._number_of_point = np.zeros(CODE_POINTS, np.uint8)
+        with domain_errors(), ExitStack() as stack:
+            if scratch:
+                scratch.mkdir(parents=True, exist_ok=True)
+
+            def new_file() -> IO[bytes]:
+                return stack.enter_context(tempfile.TemporaryFile(dir=scratch))
+
+            file = new_file()
+            for piece in pieces:
+                points = code_points(piece)
+                numbers = self._number_of_point.take(points)
+                if not numbers.all():
+                    dtype = self._add(np.unique(points[numbers == 0]))
+                    if dtype != numbers.dtype:
+                        file = _widened(file, new_file(), numbers.dtype, dtype)
+                    numbers = self._number_of_point.take(points)
+                self._counts += np.bincount(numbers, minlength=len(self._counts))
+                file.write(numbers.tobytes())
+            file.flush()
+            is_empty = len(self) == 0  # which cannot be mapped
+            dtype = self._number_of_point.dtype
+            self._mapped = np.empty(0, dtype) if is_empty else np.memmap(file, dtype, mode="r")
+
+    def __len__(self) -> int:
+        return int(self._counts.sum())
+
+    def counts(self, start: int = 0) -> NDArray[np.int64]:
+        """Return how often each code point occurs from a position on, (0x110000,)."""
+        counts = self._counts
+        if start:
+            counts = np.zeros_like(counts)
+            for at in range(start, len(self), _COUNTED):
+                counts += np.bincount(self._mapped[at : at + _COUNTED], minlength=len(counts))
+        result = np.zeros(CODE_POINTS, np.int64)
+        result[self._points[1:]] = counts[1:]
+        return result
+
+    def ids(self, vocabulary: Vocabulary) -> StoredIds:
+        """Return the ids of the text in a vocabulary."""
+        ids = vocabulary.encode("".join(map(chr, self._points.tolist())))
+        ids[0] = UNKNOWN_ID
+        return StoredIds(self._mapped, ids)
+
+    def _add(self, points: NDArray[Any]) -> np.dtype[Any]:
+        """Give numbers to more code points; return the type that has room for all numbers."""
+        first = len(self._points)
+        self._points = np.concatenate([self._points, points.astype(np.int64)])
+        self._counts = np.concatenate([self._counts, np.zeros(len(points), np.int64)])
+        dtype = narrowest_type(len(self._points))
+        self._number_of_point = self._number_of_point.astype(dtype, copy=False)
+        self._number_of_point[points] = np.arange(first, len(self._points))
+        return dtype
+
+
+def _widened(file: IO[bytes], wider: IO[bytes], old: np.dtype[Any], new: np.dtype[Any]) -> IO[bytes]:
+    """Return the file `wider`, with the numbers in `file`, which is closed, in another type."""
+    file.seek(0)
+    while data := file.read(_COUNTED * old.itemsize):
+        wider.write(np.frombuffer(data, old).astype(new).tobytes())
+    file.close()
+    return wider
+
+
 def read_text(
-    pieces: Callable[[], Iterable[str]],
+    pieces: Iterable[str],
     *,
-    characters: int,
-    trained: int,
+    trained: Callable[[int], int],
+    characters: int | None = None,
     alphabet: Alphabet = "characters",
     coverage: float = 1.0,
     required: str = "",
     scratch: Path | None = None,
     chunks: CorpusChunks | None = None,
 ) -> Text:
-    """Return the text that `pieces()` yields as ids.
+    """Return a text as ids.
 
     Args:
-        pieces: returns the text's characters from the start; called twice.
-        characters: the length of the text.
-        trained: the length of the part that is trained on; what follows is held out.
+        pieces: the text's characters.
+        trained: returns, for the length of the text, that of the part that is trained on; what follows is
+            held out.
+        characters: the length of the text, if it is known.
         alphabet: what a character is.
         coverage: the fraction of the training part that the vocabulary must cover; rarer ones are unknown.
         required: characters that the vocabulary has in any case.
@@ -144,25 +225,35 @@ def read_text(
         Unavailable: the text does not have `characters` characters (code `corpus_damaged`).
         StorageFull: the scratch folder has no room; nothing is left there.
     """
-    index = ChunkIndex()
-    counts, held_out_counts = _count(index.pieces(chunks) if chunks else pieces(), first=trained)
-    held_out, total = characters - trained, int(counts.sum() + held_out_counts.sum())
-    if total != characters:
+    index, stored = ChunkIndex(), None
+    if chunks:
+        length = sum(len(text) for _, text in chunks) if characters is None else characters
+        counts, held_out_counts = _count(index.pieces(chunks), first=trained(length))
+        total = int(counts.sum() + held_out_counts.sum())
+    else:
+        stored = StoredText(pieces, scratch)
+        total = len(stored)
+    if characters is not None and total != characters:
         raise Unavailable(
             f"the corpus has {total:,} characters and its record says {characters:,}; upload it again",
             code="corpus_damaged",
         )
+    train_end = trained(total)
+    if stored:
+        held_out_counts = stored.counts(train_end)
+        counts = stored.counts() - held_out_counts
     covered = _covered(counts, coverage)
     vocabulary = Vocabulary([*map(chr, covered.tolist()), *required], alphabet)
     known = code_points(vocabulary.characters)
     id_counts = np.concatenate([[0], counts[known]])
-    id_counts[UNKNOWN_ID] = trained - id_counts.sum()
-    ids = (
-        ChunkedIds(ChunkCache(chunks, index, vocabulary, scratch=scratch), 0, total)
-        if chunks
-        else _write(pieces(), vocabulary, scratch)
-    )
-    train, validation = ids.part(0, trained), ids.part(trained, total)
+    id_counts[UNKNOWN_ID] = train_end - id_counts.sum()
+    ids: StoredIds | ChunkedIds
+    if stored:
+        ids = stored.ids(vocabulary)
+    else:
+        assert chunks
+        ids = ChunkedIds(ChunkCache(chunks, index, vocabulary, scratch=scratch), 0, total)
+    train, validation = ids.part(0, train_end), ids.part(train_end, total)
     return Text(
         vocabulary,
         train,
@@ -170,8 +261,8 @@ def read_text(
         prompt=vocabulary.decode(train[-_PROMPT_CHARACTERS:]),
         unknown={
             "characters": int(np.count_nonzero(counts) - np.count_nonzero(id_counts[1:])),
-            "train_share": float(id_counts[UNKNOWN_ID] / trained),
-            "validation_share": int(held_out - held_out_counts[known].sum()) / held_out,
+            "train_share": float(id_counts[UNKNOWN_ID] / train_end),
+            "validation_share": int(len(validation) - held_out_counts[known].sum()) / len(validation),
         },
         counts=id_counts,
     )
@@ -191,7 +282,7 @@ def read_ids(
 ) -> StoredIds | ChunkedIds:
     """Return the ids of a text in a given vocabulary; with `chunks` as `read_text`. Raises StorageFull."""
     if chunks is None:
-        return _write(pieces, vocabulary, scratch)
+        return StoredText(pieces, scratch).ids(vocabulary)
     index = ChunkIndex()
     for _ in index.pieces(chunks):
         pass
@@ -224,16 +315,3 @@ def _covered(counts: NDArray[np.int64], coverage: float) -> NDArray[np.int64]:
     # With a tolerance for rounding errors of the sum.
     count = len(points) if coverage >= 1 else int(np.searchsorted(fraction, coverage - 1e-12)) + 1
     return points[:count]
-
-
-def _write(pieces: Iterable[str], vocabulary: Vocabulary, scratch: Path | None) -> StoredIds:
-    """Return the ids of a text, mapped from an unnamed file."""
-    dtype = narrowest_type(len(vocabulary))
-    with domain_errors():
-        if scratch:
-            scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=scratch) as file:
-            for piece in pieces:
-                file.write(vocabulary.encode_as(dtype, piece).tobytes())
-            file.flush()
-            return StoredIds(np.memmap(file, dtype, mode="r"))

@@ -4,7 +4,7 @@ from datetime import timedelta
 from time import time
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 
 from app.compat.openai_files import BATCH, get_file, purpose_of
 from app.compat.openai_route import NOT_422, OpenAIRoute
@@ -17,19 +17,38 @@ from app.http.paging import paginate
 from app.schemas.lists import DEFAULT_LIMIT, After, Page
 from app.schemas.openai_batches import BatchBody, BatchCreate, BatchErrorBody, BatchErrors, RequestCounts
 from app.services.access import Access
-from models.errors import Conflict, InvalidInput
+from models.errors import InvalidInput
 from store.batches import Batch, BatchStatus, no_such_batch
 
 router = APIRouter(prefix="/v1/batches", tags=["openai"], route_class=OpenAIRoute)
 
 BODY_RULE = BodyRule(r"/v1/batches.*", MAX_SMALL_JSON_BYTES)
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="A request that is repeated with the same key creates no second batch.",
+    ),
+]
+
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
-@router.post("", responses=NOT_422 | error_responses(404, 413, 415, 503, 507))
-def create_batch(request: Request, services: ServicesDep, access: AccessDep, body: BatchCreate) -> BatchBody:
+@router.post("", responses=NOT_422 | error_responses(404, 409, 413, 415, 429, 503, 507))
+def create_batch(
+    request: Request,
+    services: ServicesDep,
+    access: AccessDep,
+    body: BatchCreate,
+    idempotency_key: IdempotencyKey = None,
+) -> BatchBody:
     """Run the requests in an uploaded file in the background."""
+    text = body.model_dump_json().encode()
+    repeated = access.scoped_idempotency_key(idempotency_key)
+    if repeated and (batch := services.batch_control.created(repeated, text)):
+        return _body(services, batch)
     file = get_file(access, body.input_file_id, param="input_file_id")
     purpose = purpose_of(services.blobs, access, file)
     if purpose != BATCH:
@@ -41,14 +60,15 @@ def create_batch(request: Request, services: ServicesDep, access: AccessDep, bod
         )
     services.watermark.check()
     window = int(body.completion_window[:-1]) * _UNITS[body.completion_window[-1]]
-    now, key = int(time()), access.key
-    batch = services.batches.create(
+    now = int(time())
+    batch = services.batch_control.create(
+        idempotency_key=repeated,
+        body=text,
+        caller=access.key,
         endpoint=body.endpoint,
         input_file=file.id,
         completion_window=body.completion_window,
         metadata=body.metadata,
-        key_name=key.name if key else None,
-        key_models=key.models if key else (),
         created_at=now,
         expires_at=now + int(window.total_seconds()),
     )
@@ -78,17 +98,7 @@ def get_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchB
 @router.post("/{batch_id}/cancel", responses=NOT_422 | error_responses(404, 409, 503))
 def cancel_batch(services: ServicesDep, access: AccessDep, batch_id: str) -> BatchBody:
     """Cancel a batch; what has run by then is in its files."""
-    while True:
-        batch = _get(services, access, batch_id)
-        if batch.status is BatchStatus.CANCELLING:
-            return _body(services, batch)
-        is_new = batch.status is BatchStatus.VALIDATING
-        to = BatchStatus.CANCELLED if is_new else BatchStatus.CANCELLING
-        try:
-            return _body(services, services.batches.move(batch, to))
-        except Conflict as error:
-            if error.code != "batch_moved":  # it has been moved since it was read: read it again
-                raise
+    return _body(services, services.batch_control.cancel(_get(services, access, batch_id)))
 
 
 def _get(services: Services, access: Access, batch_id: str) -> Batch:

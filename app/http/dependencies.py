@@ -13,6 +13,7 @@ from app.http.downloads import DownloadPlaces
 from app.http.incoming_body import BodyMemory
 from app.keys import KeyFile
 from app.services.aliases import AliasControl
+from app.services.batch_control import BatchControl
 from app.services.concurrency_limits import ConcurrencyLimits
 from app.services.default_model import DefaultModel
 from app.services.disk_watermark import DiskWatermark
@@ -60,6 +61,7 @@ class Services:
     ingest: Ingest
     ingest_loop: BackgroundLoop | None  # one of `loops`; None: other processes score
     batches: Batches
+    batch_control: BatchControl
     batch_loop: BackgroundLoop | None  # one of `loops`; None: other processes run batches
     alerts: Alerts
     notification_targets: NotificationTargets

@@ -5,18 +5,16 @@ follows at the next step. The record in storage decides: the first to write the 
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 from dataclasses import dataclass
 
 from redis import Redis
 from redis.exceptions import RedisError
 
+from app.services.idempotency import IdempotencyKeys
 from models.errors import Busy, Conflict, NotFound, Unavailable
 from store import tracing
 from store.blobs import Blobs
-from store.ids import new_id
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.live import Live
 from store.logs import REQUEST_ID
@@ -44,13 +42,9 @@ class JobControl:
         Raises:
             Conflict: the earlier request had another body (code `idempotency_key_reused`).
         """
+        job_id = self._keys.find(key, body)
         try:
-            record = json.loads(self.blobs.read(_key_path(key)))
-        except FileNotFoundError:
-            return None
-        _check_same_body(record, body)
-        try:
-            return self.jobs.get(record["job"])
+            return self.jobs.get(job_id) if job_id else None
         except NotFound:  # that request ended between its two writes; this one completes it
             return None
 
@@ -79,7 +73,7 @@ class JobControl:
         try:
             job = self.jobs.create(
                 request,
-                job_id=self._id_for(key, body),
+                job_id=self._keys.id_for(key, body),
                 created_by=created_by,
                 request_id=REQUEST_ID.get() or None,
                 traceparent=tracing.traceparent(),
@@ -190,15 +184,9 @@ class JobControl:
             return moved
         raise AssertionError("unreachable")
 
-    def _id_for(self, key: str | None, body: bytes) -> str:
-        job_id = new_id("job")
-        if key is None:
-            return job_id
-        record = {"body": hashlib.sha256(body).hexdigest(), "job": job_id}
-        if not self.blobs.create(_key_path(key), json.dumps(record).encode()):
-            record = json.loads(self.blobs.read(_key_path(key)))
-            _check_same_body(record, body)
-        return str(record["job"])
+    @property
+    def _keys(self) -> IdempotencyKeys:
+        return IdempotencyKeys(self.blobs, "job")
 
     def _check_queue(self) -> None:
         try:
@@ -226,16 +214,3 @@ class JobControl:
         # On failure a worker gets the message and ignores it, because the record has changed.
         with contextlib.suppress(RedisError, OSError):
             self.queue.remove(job)
-
-
-def _key_path(key: str) -> str:
-    return f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}"
-
-
-def _check_same_body(record: dict[str, str], body: bytes) -> None:
-    if record["body"] != hashlib.sha256(body).hexdigest():
-        raise Conflict(
-            "this Idempotency-Key was used for another job; use a new key for a new job",
-            code="idempotency_key_reused",
-            param="Idempotency-Key",
-        )

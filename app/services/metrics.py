@@ -33,6 +33,7 @@ from models.errors import DomainError
 from models.kernels import variants
 from store.alerts import Alerts
 from store.background import BackgroundLoop
+from store.batches import Batches, BatchStatus
 from store.blobs import Blobs
 from store.ingest_stream import IngestStreams
 from store.jobs import Jobs
@@ -68,6 +69,7 @@ class Metrics:
         alerts: Alerts,
         notifications: Notifications,
         rolling: RollingLines,
+        batches: Batches,
         keys: KeyFile | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -105,7 +107,19 @@ class Metrics:
             rates.limited,
             EngineCollector(engines),
             TrainingCollector(jobs, live, queue, clock),
-            _Collector(models, jobs.blobs, data_dir, loops, ingest, alerts, notifications, rolling, keys),
+            _Collector(
+                models,
+                jobs.blobs,
+                data_dir,
+                loops,
+                ingest,
+                alerts,
+                notifications,
+                rolling,
+                batches,
+                keys,
+                clock,
+            ),
         ):
             self._registry.register(collector)
 
@@ -134,9 +148,12 @@ class _Collector:
     alerts: Alerts
     notifications: Notifications
     rolling: RollingLines
+    batches: Batches
     keys: KeyFile | None
+    clock: Callable[[], float]
 
     def __post_init__(self) -> None:
+        self._batches_read = BoundedRead(self._read_batches, STORAGE_READ_S)
         self._survey = BoundedRead(self.models.survey, STORAGE_READ_S)
 
     def describe(self) -> list[Metric]:
@@ -150,6 +167,8 @@ class _Collector:
         with contextlib.suppress(RedisError, OSError):
             yield from self._ingest()
         yield from self._alerts()
+        with contextlib.suppress(RedisError, DomainError, OSError):
+            yield from self._batches_read()
         yield from _kernels()
         if self.keys:
             yield GaugeMetricFamily(
@@ -233,6 +252,29 @@ class _Collector:
         for labels, count in self.rolling.counts().items():
             rebuilds.add_metric(labels, count)
         yield from (lines, rebuilds, *gauges.values())
+
+    def _read_batches(self) -> list[Metric]:
+        """Return what records and Redis say of batches, the same from each process."""
+        batches = self.batches.all()
+        unfinished = [batch for batch in batches if not batch.has_ended]
+        answered = sum(sum(self.batches.counts(batch)) for batch in unfinished)
+        oldest_at = min((batch.created_at for batch in unfinished), default=None)
+        by_status = GaugeMetricFamily("nextchar_batches", "Recorded batches.", labels=["status"])
+        for status in BatchStatus:
+            by_status.add_metric([status], sum(batch.status is status for batch in batches))
+        return [
+            by_status,
+            GaugeMetricFamily(
+                "nextchar_batch_waiting_requests",
+                "Requests of validated batches that are not answered.",
+                value=sum(batch.requests for batch in unfinished) - answered,
+            ),
+            GaugeMetricFamily(
+                "nextchar_batch_oldest_seconds",
+                "Seconds since the oldest batch that has not ended was created; 0 if there is none.",
+                value=0.0 if oldest_at is None else max(0.0, self.clock() - oldest_at),
+            ),
+        ]
 
     def _alerts(self) -> Iterator[Metric]:
         """Counters that all API processes share, read from Redis."""

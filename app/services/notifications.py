@@ -68,6 +68,14 @@ class Notifier:
             self.event_messages.queue(targets, now=now)
         finally:  # alerts are sent whatever is wrong with the records
             self._report(targets, now)
+        self._forget_deleted(targets)
+
+    def _forget_deleted(self, targets: Sequence[NotificationTarget]) -> None:
+        """Delete what is stored for targets that were deleted while something was sent to them."""
+        stored = {target for target, _ in self.notifications.outcomes()}
+        if stored - {target.id for target in targets}:
+            for gone in stored - {target.id for target in self.targets.all()}:  # some may be new
+                self.notifications.forget(gone)
 
     def _report(self, targets: Sequence[NotificationTarget], now: float) -> None:
         if targets:

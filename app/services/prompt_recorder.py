@@ -5,6 +5,7 @@ Someone who types sends each prefix of what they type. Of prompts that extend ea
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from store.recorded_prompts import RecordedPrompts
@@ -20,9 +21,14 @@ _COMPARED = 32  # prompts of a model that a new one may extend: those of clients
 
 @dataclass
 class PromptRecorder:
-    """Notes prompts and stores them. Safe to use from several threads."""
+    """Notes prompts and stores them. Safe to use from several threads.
+
+    `is_listed` returns whether there is a model with a name. The prompts of a model that is deleted before
+    they are stored are deleted, too.
+    """
 
     prompts: RecordedPrompts
+    is_listed: Callable[[str], bool]
     _noted: dict[str, deque[str]] = field(default_factory=dict)  # by model name, oldest first
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -41,8 +47,10 @@ class PromptRecorder:
             noted.append(prompt)
 
     def store(self) -> None:
-        """Store what was noted. Raises redis.exceptions.RedisError; what was noted is lost then."""
+        """Store what was noted. Raises RedisError or Unavailable; what was not stored is lost then."""
         with self._lock:
             noted, self._noted = self._noted, {}
         for model, prompts in noted.items():
             self.prompts.add(model, [prompt[-MAX_CHARACTERS:] for prompt in prompts])
+            if not self.is_listed(model):  # checked last: whoever deletes the model now deletes them, too
+                self.prompts.delete(model)

@@ -4,7 +4,7 @@ import numpy as np
 
 from models.text.vocabulary import code_points
 
-_CODE_POINTS = 0x110000
+CODE_POINTS = 0x110000
 
 
 class CharacterCounts:
@@ -21,7 +21,7 @@ class CharacterCounts:
     """
 
     def __init__(self) -> None:
-        self.by_code_point = np.zeros(_CODE_POINTS, np.int64)
+        self.by_code_point = np.zeros(CODE_POINTS, np.int64)
         self.total = 0
 
     def add(self, text: str) -> None:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,13 +64,14 @@ def test_patterns_match_names_with_and_without_a_version(tmp_path: Path) -> None
 
 
 def test_a_key_can_have_limits(tmp_path: Path) -> None:
-    limits = {"max_corpus_bytes": "1.5GB", "max_jobs": 3, "max_streams": 0, "max_requests": 16}
+    counts = {"max_jobs": 3, "max_batches": 5, "max_streams": 0, "max_requests": 16}
+    limits: dict[str, Any] = {"max_corpus_bytes": "1.5GB"} | counts
     _, line = new_key("team", scopes="train", **limits)
     [key] = read_keys(write(tmp_path / "keys", line))
-    found = (key.max_corpus_bytes, key.max_jobs, key.max_streams, key.max_requests)
-    assert found == (1_500_000_000, 3, 0, 16)
+    found = (key.max_corpus_bytes, key.max_jobs, key.max_batches, key.max_streams, key.max_requests)
+    assert found == (1_500_000_000, 3, 5, 0, 16)
     [key] = read_keys(write(tmp_path / "keys", new_key("free", scopes="train")[1]))
-    assert {key.max_corpus_bytes, key.max_jobs, key.max_streams, key.max_requests} == {None}
+    assert {key.max_corpus_bytes, key.max_jobs, key.max_batches, key.max_streams, key.max_requests} == {None}
     for name, value, problem in (
         ("max_corpus_bytes", "10 GB", "must be like 500MB"),
         ("max_corpus_bytes", "10GiB", "must be like 500MB"),

@@ -199,8 +199,9 @@ def test_an_ended_job_keeps_only_its_newest_record_and_numbers_stay_taken(attic:
 def test_idempotency_keys_are_deleted_after_the_time_of_the_setting(attic: Attic) -> None:
     job = attic.job()
     attic.blobs.write("idempotency/key", f'{{"body": "", "job": "{job.id}"}}'.encode())
+    attic.blobs.write("idempotency/other", f'{{"body": "", "batch": "{new_id("batch")}"}}'.encode())
     assert attic.sweep(days=6.9) == {}
-    assert attic.sweep(days=7.1) == {"idempotency keys": 1}
+    assert attic.sweep(days=7.1) == {"idempotency keys": 2}
     assert attic.blobs.paths("idempotency") == []
     assert attic.jobs.get(job.id) == job
 

@@ -62,9 +62,9 @@ def _both(
     chunks = CorpusChunks(corpora, corpus.id, alphabet, CACHE_BYTES, masks, chunk_bytes=size)
     local, chunked = (
         read_text(
-            pieces,
-            characters=characters,
-            trained=trained_characters(characters, 0.2),
+            pieces(),
+            characters=None if masks else characters,
+            trained=lambda length: trained_characters(length, 0.2),
             alphabet=alphabet,
             coverage=0.99,
             chunks=how,
@@ -140,7 +140,7 @@ def test_the_local_file_has_a_bound_and_the_chunk_unused_for_longest_is_dropped(
     blobs = open_blobs("memory:///")
     corpus = _add(blobs, tmp_path, (LINE * 1000).encode())
     chunks = CorpusChunks(Corpora(blobs), corpus.id, "characters", 6000, chunk_bytes=600)
-    text = read_text(list, characters=corpus.characters, trained=20_000, chunks=chunks)
+    text = read_text([], characters=corpus.characters, trained=lambda _: 20_000, chunks=chunks)
     ids = text.train
     assert isinstance(ids, ChunkedIds)
     whole = ids[:]
@@ -206,7 +206,7 @@ def test_a_storage_that_fails_or_a_text_that_changed_is_unavailable(tmp_path: Pa
     blobs = Refusing(open_blobs("memory:///"))
     corpus = _add(blobs, tmp_path, (LINE * 30).encode())
     chunks = CorpusChunks(Corpora(blobs), corpus.id, "characters", CACHE_BYTES, chunk_bytes=50)
-    text = read_text(list, characters=corpus.characters, trained=500, chunks=chunks)
+    text = read_text([], characters=corpus.characters, trained=lambda _: 500, chunks=chunks)
     blobs.blobs.write(f"corpora/{corpus.id}/text", b"other\n" * 500)
     with pytest.raises(Unavailable, match="has changed") as changed:
         text.train[100:200]

@@ -17,9 +17,14 @@ WORDS = "a bit of text, in pieces. " * 10
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_the_ids_do_not_depend_on_the_pieces(size: int) -> None:
+def test_the_ids_do_not_depend_on_the_pieces(size: int, tmp_path: Path) -> None:
     pieces = [WORDS[at : at + size] for at in range(0, len(WORDS), size)]
-    text = read_text(lambda: pieces, characters=len(WORDS), trained=trained_characters(len(WORDS), 0.1))
+    text = read_text(
+        pieces,
+        characters=len(WORDS),
+        trained=lambda length: trained_characters(length, 0.1),
+        scratch=tmp_path,
+    )
     known = Vocabulary(WORDS[:-26])
     assert text.vocabulary == known
     assert text.train[:].tolist() == known.encode(WORDS[:-26]).tolist()
@@ -35,6 +40,14 @@ def test_ids_take_no_more_room_than_their_number_needs(distinct: int, bytes_an_i
     assert text.train.mapped.itemsize == bytes_an_id
     assert text.train[-1:].tolist() == [distinct]
     assert text.train[:3].dtype == np.int32
+
+
+def test_numbers_are_widened_when_another_character_does_not_fit(tmp_path: Path) -> None:
+    characters = "".join(map(chr, range(0x20000, 0x20000 + 70_000)))
+    pieces = [characters[:200], characters[:260], characters[250:65_000], "a", characters, "a"]
+    text = read_text(pieces, trained=lambda length: length - 1, scratch=tmp_path)
+    assert text.train.mapped.itemsize == 4
+    assert text.vocabulary.decode(np.concatenate([text.train[:], text.validation[:]])) == "".join(pieces)
 
 
 def test_stored_ids_work_like_an_array() -> None:
@@ -73,7 +86,7 @@ def test_required_characters_are_in_the_vocabulary() -> None:
 
 def test_a_text_that_is_not_as_long_as_its_record_says_is_damaged() -> None:
     with pytest.raises(Unavailable, match="upload it again") as caught:
-        read_text(lambda: ["ab"], characters=3, trained=2)
+        read_text(["ab"], characters=3, trained=lambda _: 2)
     assert caught.value.code == "corpus_damaged"
 
 
@@ -108,7 +121,7 @@ with Upload(folder / "spool", limit_bytes=10**9) as upload:
     corpus, _ = corpora.add(upload)
 uploaded = peak()
 text = read_text(
-    lambda: corpora.pieces(corpus.id), characters=corpus.characters, trained=corpus.characters * 9 // 10,
+    corpora.pieces(corpus.id), characters=corpus.characters, trained=lambda length: length * 9 // 10,
     scratch=folder / "scratch",
 )
 print(corpus.bytes >> 20, round(uploaded - before), round(peak() - before), len(text.train))

@@ -815,3 +815,18 @@ def test_a_choice_that_the_storage_refused_is_recorded_when_it_is_repeated(desk:
 
     desk.attempt(outcome)
     assert (desk.now.status, desk.now.request.chosen_preset) == (JobStatus.SUCCEEDED, "tiny")
+
+
+def test_a_worker_that_is_older_than_the_record_leaves_the_job_to_others(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = world.send(Budget(steps=1))
+    path = f"jobs/{job.id}/000000.json"
+    record = json.loads(world.blobs.read(path))
+    record["request"]["of_a_later_release"] = 1
+    world.blobs.write(path, json.dumps(record).encode())
+    settings = WorkerSettings(data_dir=world.folder, redis_url=world.redis_url)
+    tasks._train(job.id, settings)
+    assert "newer version of nextchar" in caplog.text and "upgrade this process" in caplog.text
+    assert world.blobs.paths(f"jobs/{job.id}") == [path], "it is still queued"
+    assert world.live.acquire_lease(job.id, "another worker")

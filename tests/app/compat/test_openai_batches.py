@@ -1,8 +1,10 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from redis import Redis
@@ -247,6 +249,26 @@ def test_audit_trail_names_the_batch(idle: Service) -> None:
     batch = create(idle, lines(request()))
     entry = idle.http.get("/v1/audit").json()["data"][0]
     assert (entry["action"], entry["about"]) == ("create_batch", f"/v1/batches/{batch}")
+
+
+def test_repeated_request_with_an_idempotency_key_creates_one_batch(idle: Service) -> None:
+    body = {
+        "input_file_id": upload(idle, lines(request())),
+        "endpoint": "/v1/completions",
+        "completion_window": "24h",
+    }
+    headers = {"Idempotency-Key": "monday"}
+
+    def post(**changes: str) -> httpx.Response:
+        return idle.http.post("/v1/batches", json=body | changes, headers=headers)
+
+    with ThreadPoolExecutor(4) as pool:
+        ids = {answer.raise_for_status().json()["id"] for answer in pool.map(lambda _: post(), range(8))}
+    assert len(ids) == len(idle.http.get("/v1/batches").json()["data"]) == 1
+    error = error_of(post(completion_window="1h"), 409)
+    assert (error["code"], error["param"]) == ("idempotency_key_reused", "Idempotency-Key")
+    job = idle.http.post("/v1/jobs", json={"corpus": idle.upload(), "name": "m"}, headers=headers)
+    assert job.status_code == 202, "jobs have keys of their own"
 
 
 @pytest.mark.parametrize("path", ["batch_000000000000", "nonsense", "batch_000000000000/cancel"])

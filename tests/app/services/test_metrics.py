@@ -13,6 +13,7 @@ from app.services.metrics import Metrics
 from app.services.rate_limits import RateLimits
 from models.errors import Unavailable
 from store.background import LoopStatus
+from store.batches import Batch, BatchStatus
 from store.jobs import JobStatus
 from store.models import Models
 from store.open_blobs import open_blobs
@@ -40,6 +41,17 @@ PROGRESS = {
     "peak_memory_bytes": 1 << 30,
 }
 
+BATCH = Batch(
+    id="batch_1",
+    status=BatchStatus.IN_PROGRESS,
+    endpoint="/v1/completions",
+    input_file="corpus_1",
+    completion_window="24h",
+    created_at=960,
+    expires_at=9999,
+    chunk_sizes=(8, 2),
+)
+
 
 def made(**parts: Any) -> Metrics:
     """The metrics of parts that each have one of everything."""
@@ -65,6 +77,7 @@ def made(**parts: Any) -> Metrics:
         "alerts": SimpleNamespace(totals=lambda: ({("web", "info"): 5}, {("web", "info"): 1})),
         "notifications": SimpleNamespace(outcomes=lambda: {("t", "failed"): 2}),
         "rolling": SimpleNamespace(counts=lambda: {("a", "held"): 2}),
+        "batches": SimpleNamespace(all=lambda: [BATCH], counts=lambda _: (5, 1)),
         "keys": SimpleNamespace(problems=("a line",)),
         "clock": lambda: 1000.0,
     }
@@ -171,3 +184,18 @@ def test_each_application_has_its_own_registry() -> None:
     first.requests.labels("GET", "/", "200").inc()
     assert b'nextchar_http_requests_total{method="GET"' in first.exposition()
     assert b'nextchar_http_requests_total{method="GET"' not in second.exposition()
+
+
+def test_batches_are_counted_by_status_with_the_requests_that_wait() -> None:
+    text = metrics()
+    assert 'nextchar_batches{status="in_progress"} 1.0' in text
+    assert 'nextchar_batches{status="completed"} 0.0' in text
+    assert "nextchar_batch_waiting_requests 4.0" in text
+    assert "nextchar_batch_oldest_seconds 40.0" in text
+    idle = metrics(batches=SimpleNamespace(all=list))
+    assert "nextchar_batch_waiting_requests 0.0" in idle and "nextchar_batch_oldest_seconds 0.0" in idle
+
+
+def test_batches_are_left_out_while_redis_is_down() -> None:
+    broken = SimpleNamespace(all=raising(ConnectionError()))
+    assert "nextchar_batches" not in metrics(batches=broken)

@@ -266,6 +266,14 @@ def test_targets_of_settings_may_be_private(clean_redis_url: str, tmp_path: Path
     assert kinds(receiver) == ["alert.firing"]
 
 
+def test_what_is_counted_after_a_target_was_deleted_is_forgotten(world: Setting, receiver: Receiver) -> None:
+    world.notifications.count("deleted", "it did not answer")
+    world.record()
+    world.run()
+    assert world.notifications.outcomes() == {("t-webhook", "delivered"): 1}
+    assert world.redis.keys("nextchar:notifications:*:deleted") == []
+
+
 def test_one_replica_sends(world: Setting, receiver: Receiver, clean_redis_url: str, tmp_path: Path) -> None:
     other = setting(clean_redis_url, tmp_path, target(receiver.url))
     world.record()

@@ -22,7 +22,7 @@ def prompts(clean_redis_url: str) -> RecordedPrompts:
 
 
 def test_of_prompts_that_extend_each_other_the_longest_is_kept(prompts: RecordedPrompts) -> None:
-    recorder = PromptRecorder(prompts)
+    recorder = PromptRecorder(prompts, lambda _: True)
     for prompt in ("h", "he", "w", "hel", "wo", "he", "", "hello"):
         recorder.note("m@1", prompt)
     recorder.note("n@2", "x" * 2 * MAX_CHARACTERS + "y")
@@ -32,7 +32,7 @@ def test_of_prompts_that_extend_each_other_the_longest_is_kept(prompts: Recorded
 
 
 def test_the_oldest_prompts_are_dropped_and_all_expire(prompts: RecordedPrompts) -> None:
-    recorder = PromptRecorder(prompts)
+    recorder = PromptRecorder(prompts, lambda _: True)
     for text in "abcde":
         recorder.note("m@1", text)
     recorder.store()
@@ -41,6 +41,18 @@ def test_the_oldest_prompts_are_dropped_and_all_expire(prompts: RecordedPrompts)
     recorder.store()
     assert prompts.all("m") == ["f", "e", "d"]
     assert 0 < prompts.redis.ttl("nextchar:prompts:m") <= TTL_S  # type: ignore[operator]
+
+
+def test_prompts_of_a_model_that_is_deleted_before_they_are_stored_are_deleted(
+    prompts: RecordedPrompts,
+) -> None:
+    listed = {"kept", "deleted"}
+    recorder = PromptRecorder(prompts, listed.__contains__)
+    for model in sorted(listed):
+        recorder.note(f"{model}@1", "text")
+    listed.remove("deleted")
+    recorder.store()
+    assert (prompts.all("kept"), prompts.all("deleted")) == (["text"], [])
 
 
 def test_nothing_is_recorded_by_default(service: Service) -> None:

@@ -21,6 +21,7 @@ KEYS = {
     "team": new_key("team", scopes="train", max_jobs=2, max_corpus_bytes="1.5kB"),
     "limited": new_key("limited", scopes="train", models="web-*", max_corpus_bytes=1000),
     "other": new_key("other", scopes="train"),
+    "batches": new_key("batches", scopes="train,complete", max_batches=2),
 }
 
 
@@ -118,6 +119,45 @@ def test_concurrent_submissions_never_exceed_the_quota(guarded: Service) -> None
         assert answer.status_code == 202
         accepted.add(answer.json()["id"])
     assert submit(guarded, corpus).status_code == 429
+
+
+def create_batch(service: Service, file: str, **headers: str) -> httpx.Response:
+    body = {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
+    return service.http.post("/v1/batches", json=body, headers=as_("batches") | headers)
+
+
+@pytest.fixture
+def requests_file(settings: ApiSettings, tmp_path: Path) -> Iterator[tuple[Service, str]]:
+    """A service with keys that answers no batches, and a file of requests there."""
+    file = tmp_path / "keys"
+    file.write_text("\n".join(line for _, line in KEYS.values()))
+    update = {"api_keys_file": file, "batch_processing": False}
+    with serving(settings.model_copy(update=update)) as running:
+        line = b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "m"}}\n'
+        files = {"file": ("in.jsonl", line), "purpose": (None, "batch")}
+        answer = running.http.post("/v1/files", files=files, headers=as_("batches"))
+        yield running, answer.json()["id"]
+
+
+def test_a_key_has_no_more_batches_than_its_quota(requests_file: tuple[Service, str]) -> None:
+    service, file = requests_file
+    first = create_batch(service, file).raise_for_status().json()
+    create_batch(service, file).raise_for_status()
+    refused = create_batch(service, file, **{"Idempotency-Key": "third"})
+    assert error_of(refused, 429)["code"] == "batch_quota_reached"
+    assert refused.headers["Retry-After"]
+    service.http.post(f"/v1/batches/{first['id']}/cancel", headers=as_("batches")).raise_for_status()
+    again = create_batch(service, file, **{"Idempotency-Key": "third"})
+    assert again.status_code == 200, "a refused request can be repeated"
+
+
+def test_concurrent_batches_never_exceed_the_quota(requests_file: tuple[Service, str]) -> None:
+    service, file = requests_file
+    with ThreadPoolExecutor(8) as pool:
+        statuses = [one.status_code for one in pool.map(lambda _: create_batch(service, file), range(8))]
+    assert statuses.count(200) <= 2 and set(statuses) <= {200, 429}
+    listed = service.http.get("/v1/batches", headers=as_("batches")).json()["data"]
+    assert len(listed) == statuses.count(200), "refused ones are not listed"
 
 
 def test_below_the_watermark_uploads_and_jobs_are_refused_and_nothing_else(settings: ApiSettings) -> None:

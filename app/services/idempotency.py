@@ -1,0 +1,58 @@
+"""Idempotency keys: a request that is repeated with the same key gets what the first one has created.
+
+    idempotency/<hash of the key>   the hash of the first request's body, and the id of what it creates
+
+The record is created once, before the thing with this id, so concurrent requests agree on the id.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from models.errors import Conflict
+from store.blobs import Blobs
+from store.ids import new_id
+
+Kind = Literal["job", "batch"]
+
+
+@dataclass(frozen=True)
+class IdempotencyKeys:
+    """The keys in one storage, for one kind of thing that requests create."""
+
+    blobs: Blobs
+    kind: Kind
+
+    def find(self, key: str, body: bytes) -> str | None:
+        """Return the id that an earlier request with this key got, or None.
+
+        Raises:
+            Conflict: the earlier request had another body (code `idempotency_key_reused`).
+        """
+        try:
+            record = json.loads(self.blobs.read(self._path(key)))
+        except FileNotFoundError:
+            return None
+        if record["body"] != hashlib.sha256(body).hexdigest():
+            raise Conflict(
+                f"this Idempotency-Key was used for another {self.kind}; use a new key for a new {self.kind}",
+                code="idempotency_key_reused",
+                param="Idempotency-Key",
+            )
+        return str(record[self.kind])
+
+    def id_for(self, key: str | None, body: bytes) -> str:
+        """Return the id for a request: a new one, or that of an earlier request. Raises as `find`."""
+        new = new_id(self.kind)
+        if key is None:
+            return new
+        record = {"body": hashlib.sha256(body).hexdigest(), self.kind: new}
+        if self.blobs.create(self._path(key), json.dumps(record).encode()):
+            return new
+        return self.find(key, body) or new  # None: the record has been deleted meanwhile
+
+    def _path(self, key: str) -> str:
+        # Keys of jobs have no prefix, as in earlier releases; none begins with a newline.
+        scoped = key if self.kind == "job" else f"\n{self.kind}\n{key}"
+        return f"idempotency/{hashlib.sha256(scoped.encode()).hexdigest()}"
