@@ -1,10 +1,10 @@
 """The mixture compared with its experts and the baselines, by seconds of training, with default options.
 
 For each text, budget and seed a model is trained as a job is. Printed are the bits per character of the
-second half of its held-out text: of the mixture that the model predicts with, of the network and of the
-n-grams alone, and of the best baseline of the report (n-grams of the best order, gzip, xz), with the network
-that was trained. A machine of half the speed makes in as many seconds what this one makes in half of them:
---speed 0.5.
+second half of its held-out text: of the mixture that the model predicts with, of the same mixture when it
+does not adapt to what it reads, of the network and of the n-grams alone, and of the best baseline of the
+report (n-grams of the best order, gzip, xz), with the network that was trained. A machine of half the speed
+makes in as many seconds what this one makes in half of them: --speed 0.5.
 
     python -m benchmarks.mixture [FILE ...] [--seconds 10 30] [--seeds 1] [--threads 1] [--speed 0.5]
 """
@@ -41,9 +41,21 @@ def main() -> None:
         name: {f"{seconds:g}": measure(text, seconds, options) for seconds in options.seconds}
         for name, text in texts.items()
     }
-    heads = ("text", "s", "mixture", "LSTM", "n-grams", "best baseline", "", "network", "steps")
+    heads = (
+        "text",
+        "s",
+        "mixture",
+        "not adapting",
+        "LSTM",
+        "n-grams",
+        "best baseline",
+        "",
+        "network",
+        "steps",
+    )
     rows = [
-        [name, seconds, f"{f['mixture']:.3f}", f"{f['lstm']:.3f}", f"{f['ngram']:.3f}",
+        [name, seconds, f"{f['mixture']:.3f}", f"{f['without_adaptation']:.3f}", f"{f['lstm']:.3f}",
+         f"{f['ngram']:.3f}",
          f"{f['best_baseline']:.3f}", f["baseline"], f["network"], f"{f['steps']:,}"]
         for name, by_seconds in found.items()
         for seconds, f in by_seconds.items()
@@ -68,7 +80,7 @@ def measure(text: str, seconds: float, options: argparse.Namespace) -> dict[str,
             runs.append(_figures(model))
     figures: dict[str, Any] = {
         key: round(statistics.median(run[key] for run in runs), 4)
-        for key in ("mixture", "lstm", "ngram", "best_baseline", "steps")
+        for key in ("mixture", "without_adaptation", "lstm", "ngram", "best_baseline", "steps")
     }
     mixtures = [run["mixture"] for run in runs]
     return figures | {
@@ -81,9 +93,11 @@ def measure(text: str, seconds: float, options: argparse.Namespace) -> dict[str,
 
 def _figures(model: local.Model) -> dict[str, Any]:
     report, network = model.report, model.network
+    experts = report["experts"]
     baseline = min(report["baselines"], key=report["baselines"].__getitem__)
     return {
-        **{key: report["experts"][key] for key in ("mixture", "lstm", "ngram")},
+        **{key: experts[key] for key in ("mixture", "lstm", "ngram")},
+        "without_adaptation": experts.get("without_adaptation", experts["mixture"]),  # records never adapt
         "best_baseline": report["baselines"][baseline],
         "baseline": baseline,
         "network": f"{network.layers}x{network.units}",

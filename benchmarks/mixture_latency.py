@@ -19,7 +19,7 @@ from benchmarks.serving import Keystroke, in_process, over_http, percentiles
 from models.runtime import mixture
 from models.runtime.engine import Engine
 from models.text.vocabulary import Vocabulary
-from worker.mixture_weights import default_weights
+from worker.mixture_weights import default_adaptation, default_weights
 
 _TEXT = Path(__file__).parents[2] / "shared" / "data" / "nietzsche.txt"
 _TRAINED = 0.9  # of the text; documents are from the rest
@@ -52,7 +52,8 @@ def measure(network: str, text: str, requests: int) -> dict[str, Any]:
     layers, units = map(int, network.split("x"))
     cut = int(_TRAINED * len(text))
     ids = Vocabulary(CHARACTERS).encode(text[:cut])
-    files = {mixture.FILE: mixture.dump(ids, default_weights())}
+    adaptation = default_adaptation(len(CHARACTERS) + 1)
+    files = {mixture.FILE: mixture.dump(ids, default_weights(), adaptation)}
     saved = saved_model(layers, units, random_weights(layers, units), files)
     unseen = text[cut:]
     found: dict[str, Any] = {}

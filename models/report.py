@@ -58,6 +58,9 @@ class Experts(TypedDict, total=False):
     lstm: Annotated[float, Field(description="By the network alone.")]
     ngram: Annotated[float, Field(description="By the n-grams alone.")]
     without_matches: Annotated[float, Field(description="By network and n-grams together.")]
+    without_adaptation: Annotated[
+        float, Field(description="By all experts together, without adapting to what is read.")
+    ]
 
 
 class Int8Measurement(TypedDict, total=False):

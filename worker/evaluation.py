@@ -5,11 +5,12 @@ Held-out text is contiguous. Each prediction is made from the state after the te
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels.mixture_arguments import STATE_COLUMNS, Experts
+from models.kernels.mixture_arguments import Experts
 from models.runtime.decoding import log_softmax
 from models.runtime.mixture import mix_logits
 from models.runtime.session import Logits, StepNetwork
@@ -44,7 +45,8 @@ def bits_by_expert(
     """Return the mean surprisal of `ids` in bits per character by the network, `lstm`, and by its mixtures.
 
     For speed the text is read as contiguous rows in parallel, each after the `warm_up` characters before it.
-    With rows=1 and a long warm-up it is read in one pass.
+    With rows=1 and a long warm-up it is read in one pass. The weights of a mixture adapt to the characters of
+    its row, not to those of the warm-up, which the experts may have seen.
 
     Args:
         network: the graph to evaluate.
@@ -66,12 +68,13 @@ def bits_by_expert(
     counts = (positions >= lead - 1) & (positions + 1 < len(text))
     counts[: lead - 1] = False
     state = network.initial_state(rows)
-    read = {name: np.zeros((rows, STATE_COLUMNS), np.float32) for name in mixtures}
+    read = {name: np.zeros((rows, mixed.state_columns), np.float32) for name, mixed in mixtures.items()}
     bits = dict.fromkeys(("lstm", *mixtures), 0.0)
     steps = max(1, min(_MAX_STEPS, SLICE_LOGITS // (rows * network.V)))
-    for t in range(0, len(inputs), steps):
-        part = slice(t, t + steps)
-        first = 0 if counts[part].any() else len(inputs[part])  # the warm-up needs no logits
+    bounds = {*range(0, lead - 1, steps), *range(lead - 1, len(inputs), steps), len(inputs)}
+    for start, end in pairwise(sorted(bounds)):
+        part = slice(start, end)
+        first = 0 if counts[part].any() else end - start  # the warm-up needs no logits
         logits, state = network.step(inputs[part], state, first)
         of_experts = {"lstm": logits} | {name: logits.copy() for name in mixtures}
         for name, experts in mixtures.items():

@@ -5,14 +5,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.kernels.compile_cache import WEIGHTS_KERNELS, compile_kernels
-from models.kernels.mixture_arguments import REPEAT_BOOSTS, Experts
+from models.kernels.mixture_arguments import (
+    ALL_BOOSTS_PRECISION,
+    BOOST_PRECISION,
+    REPEAT_BOOSTS,
+    Experts,
+)
 from models.runtime import mixture
 from models.runtime.session import SharedNetwork, StepNetwork
 from worker.evaluation import bits_by_expert
-from worker.mixture_weights import default_weights, learned_weights
+from worker.mixture_weights import default_adaptation, default_weights, learned_weights
 from worker.prepared_text import Text
 
-_WARM_UP_CHARACTERS = 2000  # read before the held-out text
+_WARM_UP_CHARACTERS = 2000  # read before each row of the held-out text
+_MIN_ROW_CHARACTERS = 4096  # a mixture adapts to its row
+_MAX_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -39,17 +46,20 @@ class Mixture:
         compile_kernels(WEIGHTS_KERNELS)  # waits if another process is compiling
         size = network.V
         weights = default_weights(has_repeats=not is_records)
+        adaptation = default_adaptation(size, is_records=is_records)
         if not text.is_undivided:
             weights = learned_weights(
                 network,
-                mixture.experts_of(text.train[-mixture.MAX_CHARACTERS :], weights, size=size),
+                mixture.experts_of(
+                    text.train[-mixture.MAX_CHARACTERS :], weights, size=size, adaptation=adaptation
+                ),
                 text.selection,
                 before=text.train,
                 has_repeats=not is_records,
             )
         kept = text.before_test(mixture.MAX_CHARACTERS)
-        experts = mixture.experts_of(kept, weights, size=size)
-        return cls(experts, not text.is_undivided, {mixture.FILE: mixture.dump(kept, weights)})
+        experts = mixture.experts_of(kept, weights, size=size, adaptation=adaptation)
+        return cls(experts, not text.is_undivided, {mixture.FILE: mixture.dump(kept, weights, adaptation)})
 
     def with_network(self, network: SharedNetwork) -> StepNetwork:
         """Return the mixture with a network, or the network alone."""
@@ -59,16 +69,25 @@ class Mixture:
         """Return the bits per character of so many characters of `text.test`, by each expert.
 
         `mixture` is the mixture, `lstm` the network, `ngram` the n-grams, `without_matches` the mixture of
-        both. Without experts there are only `lstm` and `ngram`.
+        both, `without_adaptation` the mixture that does not adapt to what it reads. Without experts there are
+        only `lstm` and `ngram`; `without_adaptation` is left out if the mixture never adapts.
         """
         mixtures: dict[str, Experts] = {}
         if self.experts:
             weights = self.experts.weights.copy()
             weights[REPEAT_BOOSTS:] = 0
-            without = self.experts._replace(text=np.zeros(0, np.int32), weights=weights)
+            adaptation = self.experts.adaptation.copy()
+            if self.experts.adapts:
+                adaptation[[BOOST_PRECISION, ALL_BOOSTS_PRECISION]] = np.inf  # no matches are learned
+            without = self.experts._replace(
+                text=np.zeros(0, np.int32), weights=weights, adaptation=adaptation
+            )
             mixtures = {"mixture": self.experts, "without_matches": without}
+            if adaptation.any():
+                mixtures["without_adaptation"] = self.experts._replace(adaptation=mixture.FIXED)
         ids, before = text.test[:characters], text.before_test(_WARM_UP_CHARACTERS)
-        bits = bits_by_expert(network, mixtures, ids, before=before, warm_up=_WARM_UP_CHARACTERS)
+        rows = min(_MAX_ROWS, max(1, len(ids) // _MIN_ROW_CHARACTERS))
+        bits = bits_by_expert(network, mixtures, ids, before=before, rows=rows, warm_up=_WARM_UP_CHARACTERS)
         ngrams = mixture.ngrams_of(text.before_test(mixture.MAX_CHARACTERS), size=network.V)
         bits["ngram"] = float(ngrams.bits_by_order(ids, before=before)[-1])
         return bits

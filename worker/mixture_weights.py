@@ -8,13 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels.mixture_arguments import (
+    ADAPTATION,
+    ALL_BOOSTS_PRECISION,
+    ALL_SETS_PRECISION,
+    BOOST_PRECISION,
     BY_CONTEXT,
     CONTEXTS,
     FEATURES,
     HISTORY,
     LENGTHS,
     MATCH_BOOSTS,
+    MAX_ADAPTED_VOCABULARY,
+    RECENT_WEIGHT,
     REPEAT_BOOSTS,
+    SET_PRECISION,
     STATE_COLUMNS,
     WEIGHTS,
     Experts,
@@ -45,6 +52,22 @@ def default_weights(*, has_repeats: bool = True) -> Floats:
     return weights
 
 
+def default_adaptation(size: int, *, is_records: bool = False) -> Floats:
+    """Return how a mixture adapts to what is read, (ADAPTATION,), for a vocabulary of V = `size` ids.
+
+    One choice for all texts, made on seven of them (docs/engineering/mixture.md). Records, which stand alone,
+    are too short to adapt to.
+    """
+    adaptation = np.zeros(ADAPTATION, np.float32)
+    if is_records:
+        return adaptation
+    adaptation[RECENT_WEIGHT] = 3
+    if size <= MAX_ADAPTED_VOCABULARY:
+        adaptation[SET_PRECISION], adaptation[BOOST_PRECISION] = 60, 2
+        adaptation[ALL_SETS_PRECISION], adaptation[ALL_BOOSTS_PRECISION] = 200, 20
+    return adaptation
+
+
 def learned_weights(
     network: StepNetwork, experts: Experts, ids: Ids, *, before: Ids, has_repeats: bool = True
 ) -> Floats:
@@ -52,7 +75,7 @@ def learned_weights(
 
     Args:
         network: the trained network.
-        experts: the other experts; their weights are ignored.
+        experts: the other experts; their weights are ignored, and do not adapt here.
         ids: (N,) held-out text; the beginning of a longer one is read.
         before: the text before it.
         has_repeats: whether matches in the history may count: not for records, which stand alone.
@@ -64,7 +87,15 @@ def learned_weights(
     features = _features(experts, lead, targets)
     fixed = np.zeros(WEIGHTS, bool)
     fixed[REPEAT_BOOSTS:] = not has_repeats
-    return _descend(experts, features, logits, targets, defaults, fixed)
+    past = _past(lead, targets)
+    return _descend(experts, features, past, logits, targets, defaults, fixed)
+
+
+def _past(lead: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.uint16]:
+    """Return the HISTORY ids before `ids`, as a row keeps them, followed by those (HISTORY + N,)."""
+    past = np.zeros(HISTORY + len(ids), np.int32)
+    past[HISTORY - len(lead) :] = np.concatenate([lead, ids])
+    return np.where(past <= np.iinfo(np.uint16).max, past, 0).astype(np.uint16)
 
 
 def _logits(network: StepNetwork, lead: NDArray[np.int32], ids: NDArray[np.int32]) -> Floats:
@@ -97,6 +128,7 @@ def _features(experts: Experts, lead: NDArray[np.int32], ids: NDArray[np.int32])
 def _descend(
     experts: Experts,
     features: NDArray[np.int32],
+    past: NDArray[np.uint16],
     logits: Floats,
     targets: NDArray[np.int32],
     defaults: Floats,
@@ -117,7 +149,9 @@ def _descend(
             chosen = order[at : at + _BATCH]
             gradients = np.zeros(WEIGHTS)
             current = weights.astype(np.float32)
-            add_gradients(*ngrams, current, features, chosen, logits, targets, gradients)
+            add_gradients(
+                *ngrams, current, experts.adaptation, features, past, chosen, logits, targets, gradients
+            )
             gradients /= len(chosen)
             gradients += _PENALTY / len(targets) * (weights - defaults)
             gradients[fixed] = 0

@@ -36,6 +36,7 @@ _EXPERTS = {
     "lstm": "LSTM alone",
     "ngram": "n-grams alone",
     "without_matches": "LSTM and n-grams",
+    "without_adaptation": "Mixture without adaptation",
 }
 _VERDICTS = {
     "novel": "The model writes new text.",

@@ -275,7 +275,8 @@ def run(
         first: the first step with logits.
         logits: (T - first, B, V), filled. With sampling T is 1 and they are (1 + N, B, V).
         sampling: the N choices, made as `choose` does.
-        pipeline: for one of two threads that read one text: B is 1, no logits, no sampling.
+        pipeline: for one of two threads that read one text: B is 1, no sampling; logits (T, 1, V) are filled
+            by UPPER, unless there are none.
 
     Returns:
         False, with nothing done, if an id is not below V.
@@ -319,6 +320,7 @@ def _run_flat(  # type: ignore[no-untyped-def]
         store_release(upper_started, 0, 1)
     rounds = len(uniforms) + 1 if part == WHOLE else len(ends)
     logits_per_round = len(logits) // rounds if part == WHOLE else 0
+    has_logits = part == UPPER and len(logits) > 0
     now = ids
     done = 0 if part == WHOLE else slices_done[part]
     start = 0 if done == 0 else ends[done - 1]
@@ -332,6 +334,9 @@ def _run_flat(  # type: ignore[no-untyped-def]
             choose(logits[n - 1], inverse_temperature, uniforms[n - 1], chosen[n - 1])
             now = chosen[n - 1 : n]
         slot = n % len(boundary_x)
+        round_logits = logits[n * logits_per_round : (n + 1) * logits_per_round]
+        if has_logits:
+            round_logits = logits[start:end]
         read_steps(
             weights,
             numbers,
@@ -340,7 +345,7 @@ def _run_flat(  # type: ignore[no-untyped-def]
             now[start:end],
             state,
             first,
-            logits[n * logits_per_round : (n + 1) * logits_per_round],
+            round_logits,
             part,
             boundary_x[slot],
             boundary_sums[slot],

@@ -10,44 +10,49 @@ boosts the character that followed there. The weights w and v depend on the long
 know, a boost on the length of its match. That they also depend on the network's confidence changes nothing
 (docs/engineering/mixture.md).
 
+What a row reads changes its predictions in two more ways, unless `Experts.adaptation` is zero: the n-grams of
+its history are added to those of the training text, and its weights adapt to which expert is right.
+
 Everything is computed row by row, so a row's result is bit-identical in any batch.
 """
 
 import numpy as np
 
-from models.kernels.activations import log
 from models.kernels.jit import compiled, inline_jit
+from models.kernels.mixture_adaptation import adapt, mix_row, write_indices, write_weights
 from models.kernels.mixture_arguments import (
-    BY_CONTEXT,
-    COUNT,
+    BLOCK,
+    CONTEXT,
     FEATURES,
     FIRST_CHILD,
+    GROUPS,
     HISTORY,
     ID,
     LENGTHS,
     MATCH_AT,
-    MATCH_BOOSTS,
     MATCH_BUCKET,
     MATCH_CHARACTERS,
     MATCH_ID,
     MATCH_LENGTH,
     MAX_MATCH,
+    MAX_RECENT,
     NODES,
     ORDER,
     PAST,
-    REPEAT_BOOSTS,
+    PREDICTIONS,
+    RECENT_WEIGHT,
     REPEAT_BUCKET,
     REPEAT_CHARACTERS,
     REPEAT_DISTANCE,
     REPEAT_ID,
     REPEAT_LENGTH,
-    TOTAL,
+    SET_PRECISION,
 )
+from models.kernels.mixture_ngrams import write_ngrams
 
-_BLOCK = 64  # positions of the history that are compared at once; the oldest ones do not fill a block
 _MAX_ID = 65535
 
-EXPERTS = "int32[:,::1], int32[:,::1], float32[:,::1], int32[::1], int32[::1], float32[::1]"
+EXPERTS = "int32[:,::1], int32[:,::1], float32[:,::1], int32[::1], int32[::1], float32[::1], float32[::1]"
 """Signature of the fields of `Experts`."""
 
 
@@ -112,14 +117,14 @@ def _follow_match(text, positions, row, past, c):  # type: ignore[no-untyped-def
 
 @inline_jit
 def _has_repeat(past, start):  # type: ignore[no-untyped-def]
-    """Return whether the last four of `past` are also those up to one of _BLOCK positions from `start` on.
+    """Return whether the last four of `past` are also those up to one of BLOCK positions from `start` on.
 
     Without branches, and with unsigned indices, which need no test for being negative: so the compiler
     vectorizes the loop.
     """
     c0, c1, c2, c3 = past[HISTORY - 1], past[HISTORY - 2], past[HISTORY - 3], past[HISTORY - 4]
     found = False
-    for k in range(_BLOCK):
+    for k in range(BLOCK):
         i = np.uint64(start + k)
         newest = np.uint16(past[i] ^ c0) | np.uint16(past[i - np.uint64(1)] ^ c1)
         older = np.uint16(past[i - np.uint64(2)] ^ c2) | np.uint16(past[i - np.uint64(3)] ^ c3)
@@ -131,12 +136,12 @@ def _has_repeat(past, start):  # type: ignore[no-untyped-def]
 def _find_repeat(row, past):  # type: ignore[no-untyped-def]
     """Set the match in the history to the longest, and of equals the newest."""
     row[REPEAT_DISTANCE] = row[REPEAT_LENGTH] = 0
-    for block in range(1, HISTORY // _BLOCK):
-        start = HISTORY - 1 - block * _BLOCK
+    for block in range(1, HISTORY // BLOCK):
+        start = HISTORY - 1 - block * BLOCK
         if not _has_repeat(past, start):
             continue
-        for k in range(_BLOCK):
-            i = start + _BLOCK - 1 - k
+        for k in range(BLOCK):
+            i = start + BLOCK - 1 - k
             length = _common_length(past, i + 1, past)
             if length >= REPEAT_CHARACTERS and length > row[REPEAT_LENGTH]:
                 row[REPEAT_DISTANCE], row[REPEAT_LENGTH] = HISTORY - 1 - i, length
@@ -194,94 +199,64 @@ def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
 # ---- what comes next
 
 
-@inline_jit
-def _context_bucket(length, total, distinct):  # type: ignore[no-untyped-def]
-    """Return the row of the weights by context, for one that occurs `total` times."""
-    few = 0 if distinct == 1 else (1 if distinct <= 3 else 2)
-    is_frequent = total > (2 if distinct == 1 else 3 * distinct)
-    return 6 * length + 2 * few + (1 if is_frequent else 0)
-
-
-@inline_jit
-def _write_logs(nodes, start, end, p, compact, logprobs):  # type: ignore[no-untyped-def]
-    """Set logprobs[c] to log p[c] for the ids c of nodes from `start` to `end`."""
-    for i in range(start, end):
-        compact[i - start] = p[nodes[i, ID]]
-    for i in range(end - start):
-        compact[i] = log(compact[i])
-    for i in range(start, end):
-        logprobs[nodes[i, ID]] = compact[i - start]
-
-
 @compiled(
-    "int64(int32[:,::1], int32[:,::1], float32[:,::1], int32[::1], float32[::1], float32[:,::1])",
-    is_internal=True,
+    f"void({EXPERTS}, int32[:,::1], int32[:,::1], uint16[:,::1], float32[:,::1], int64, float32[:,:,::1])"
 )
-def write_ngrams(contexts, nodes, unigrams, features, logprobs, scratch):  # type: ignore[no-untyped-def]
-    """Write log p(c) by the n-grams, up to a constant, into logprobs (V,); return the context's bucket.
-
-    Interpolated Witten-Bell smoothing, as `models.text.ngram`. Only characters that follow the last one
-    somewhere differ from the unigrams; `scratch` (2, V) holds their probabilities.
-    """
-    for c in range(len(logprobs)):
-        logprobs[c] = unigrams[1, c]
-    if features[0] == 0:
-        return 0
-    start, end = contexts[features[0], FIRST_CHILD], contexts[features[0] + 1, FIRST_CHILD]
-    p = scratch[0]
-    for i in range(start, end):
-        p[nodes[i, ID]] = unigrams[0, nodes[i, ID]]
-    scale, bucket = np.float32(1), 0  # the probability is scale * p
-    for n in range(ORDER - 1):
-        node = features[n]
-        if node == 0 or contexts[node, TOTAL] == 0:
-            break
-        first, last = contexts[node, FIRST_CHILD], contexts[node + 1, FIRST_CHILD]
-        total, distinct = np.float32(contexts[node, TOTAL]), np.float32(last - first)
-        if nodes[first, ID] == 0:
-            distinct -= np.float32(1)
-        scale *= distinct / (total + distinct)
-        factor = np.float32(1) / ((total + distinct) * scale)
-        for i in range(first, last):
-            p[nodes[i, ID]] += np.float32(nodes[i, COUNT]) * factor
-        bucket = _context_bucket(n + 1, total, distinct)
-    _write_logs(nodes, start, end, p, scratch[1], logprobs)
-    return bucket
-
-
-@inline_jit
-def mix_row(weights, context, features, ngrams, logits):  # type: ignore[no-untyped-def]
-    """Replace the network's logits (V,) by those of the mixture."""
-    network_weight, ngram_weight = weights[BY_CONTEXT + 2 * context], weights[BY_CONTEXT + 2 * context + 1]
-    for c in range(len(logits)):
-        logits[c] = network_weight * logits[c] + ngram_weight * ngrams[c]
-    if features[MATCH_ID] > 0:
-        logits[features[MATCH_ID]] += weights[MATCH_BOOSTS + features[MATCH_BUCKET]]
-    if features[REPEAT_ID] > 0:
-        logits[features[REPEAT_ID]] += weights[REPEAT_BOOSTS + features[REPEAT_BUCKET]]
-
-
-@compiled(f"void({EXPERTS}, int32[:,::1], int32[:,::1], uint16[:,::1], int64, float32[:,:,::1])")
 def mix(  # type: ignore[no-untyped-def]
-    contexts, nodes, unigrams, text, positions, weights, ids, state, history, first, logits
+    contexts,
+    nodes,
+    unigrams,
+    text,
+    positions,
+    weights,
+    adaptation,
+    ids,
+    state,
+    history,
+    numbers,
+    first,
+    logits,
 ):
     """Read ids (T, B); turn logits (T - first, B, V) of the network after them into the mixture's, in place.
 
-    `contexts` to `weights` are the fields of `Experts`. `state` (B, STATE_COLUMNS) is what the experts
-    keep, changed in place; `history` is the same memory. Steps before `first` have no logits.
+    `contexts` to `adaptation` are the fields of `Experts`. `state` (B, `Experts.state_columns`) is what the
+    experts keep, changed in place; `history` and `numbers` are the same memory. Steps before `first` have no
+    logits, so the weights do not adapt to what follows these.
     """
-    features = np.empty(FEATURES, np.int32)
-    scratch = np.empty((3, logits.shape[2]), np.float32)
+    size = logits.shape[2]
+    features, indices = np.empty(FEATURES, np.int32), np.empty(GROUPS, np.int32)
+    now = np.empty(GROUPS, np.float32)
+    scratch = np.empty((3, size), np.float32)
+    recent, slots = np.empty((ORDER, MAX_RECENT), np.int32), np.zeros(size, np.int32)
     ngrams = scratch[2]
+    adapts = adaptation[SET_PRECISION] > 0
     for b in range(ids.shape[1]):
-        row, past = state[b], history[b, 2 * PAST :]
+        row, past = state[b], history[b, 2 * PAST : 2 * PAST + HISTORY]
         for t in range(len(ids)):
-            read_character(contexts, nodes, text, positions, row, past, ids[t, b])
+            c = ids[t, b]
+            if adapts and row[CONTEXT] > 0:
+                if c > 0:
+                    write_features(text, row, past, features)
+                    write_indices(row[CONTEXT] - 1, features, indices)
+                    adapt(weights, adaptation, indices, size, features, numbers[b], scratch, now, c)
+                row[CONTEXT] = 0
+            read_character(contexts, nodes, text, positions, row, past, c)
             if t < first:
                 continue
+            z = logits[t - first, b]
             write_features(text, row, past, features)
-            context = write_ngrams(contexts, nodes, unigrams, features, ngrams, scratch)
-            mix_row(weights, context, features, ngrams, logits[t - first, b])
+            context = write_ngrams(
+                contexts, nodes, unigrams, features, past, adaptation[RECENT_WEIGHT], ngrams, scratch, recent,
+                slots,
+            )  # fmt: skip
+            write_indices(context, features, indices)
+            if adapts:
+                row[CONTEXT] = context + 1
+                for i in range(size):
+                    numbers[b, PREDICTIONS + i] = z[i]
+                    numbers[b, PREDICTIONS + size + i] = ngrams[i]
+            write_weights(weights, numbers[b], adapts, indices, now)
+            mix_row(now, features, ngrams, z)
 
 
 @compiled("void(int32[::1], int32[::1])")

@@ -17,6 +17,15 @@ REPEAT_CHARACTERS = 4
 HISTORY = 2048
 """Characters of its own history that a row keeps."""
 
+BLOCK = 64
+"""Positions of the history that are compared at once; the oldest ones do not fill a block."""
+
+RECENT_CHARACTERS = 2
+"""The n-grams of the history that count have so many characters and one more, or more."""
+
+MAX_RECENT = 32
+"""So many places in the history, the newest, add to the n-grams."""
+
 MAX_MATCH = 64
 """Longer matches count as this long."""
 
@@ -32,6 +41,10 @@ REPEAT_LENGTH = MATCH_AT + 3
 PAST = MATCH_AT + 4
 """HISTORY uint16 ids, newest last; 0 for unknown ids and those above 65535."""
 STATE_COLUMNS = PAST + HISTORY // 2
+
+# More columns, if the weights adapt to what is read.
+CONTEXT = STATE_COLUMNS
+"""1 + the row of the weights by context in the prediction after the last character; 0 without one."""
 
 # Columns of features, int32: the nodes as above, then
 MATCH_ID = ORDER - 1
@@ -54,6 +67,21 @@ REPEAT_BOOSTS = MATCH_BOOSTS + LENGTHS
 """(LENGTHS,) the same for a match in the history."""
 WEIGHTS = REPEAT_BOOSTS + LENGTHS
 
+GROUPS = 4
+"""Weights of the network, of the n-grams, boosts by matches in the training text, and in the history."""
+SHIFTS = CONTEXT + 1
+"""(WEIGHTS + GROUPS,) float32: what adapting has added to each weight, and to all of a group."""
+CURVATURES = SHIFTS + WEIGHTS + GROUPS
+"""(WEIGHTS + GROUPS,) float32: sums of the second derivatives of the surprisal, of what was read."""
+PREDICTIONS = CURVATURES + WEIGHTS + GROUPS
+"""(2, V) float32: the network's logits, and the logarithms of the n-grams, in the last prediction."""
+
+MAX_ADAPTED_VOCABULARY = 512
+"""For a larger one the weights stay fixed, because a row's state holds two numbers for each of its ids."""
+
+RECENT_WEIGHT, SET_PRECISION, BOOST_PRECISION, ALL_SETS_PRECISION, ALL_BOOSTS_PRECISION = range(5)
+"""Elements of `Experts.adaptation`."""
+ADAPTATION = 5
 
 FIRST_CHILD, TOTAL = 0, 1
 """Columns of `Experts.contexts`."""
@@ -81,3 +109,17 @@ class Experts(NamedTuple):
     """(2**k,) by the hash of MATCH_CHARACTERS ids, the position in `text` after the last occurrence; or 0."""
     weights: NDArray[np.float32]
     """(WEIGHTS,)"""
+    adaptation: NDArray[np.float32]
+    """(ADAPTATION,) how many times an n-gram counts in the history, 0 for not at all; and the precisions by
+    which the weights resist adapting (see `mixture.adapt`): of those by context, of boosts, of what is added
+    to all of a group by context, and to all boosts. With precisions of 0 the weights are fixed."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the weights adapt to what is read."""
+        return bool(self.adaptation[SET_PRECISION] > 0)
+
+    @property
+    def state_columns(self) -> int:
+        """The columns of a row's state."""
+        return PREDICTIONS + 2 * self.unigrams.shape[1] if self.adapts else STATE_COLUMNS

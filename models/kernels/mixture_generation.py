@@ -10,19 +10,20 @@ from models.kernels.mixture import EXPERTS, mix
 
 @compiled(
     "void(int8[::1], float32[::1], int32[::1], int64[:,::1],"
-    f"{EXPERTS}, int32[:,::1], float32[:,::1], int32[:,::1], uint16[:,::1], float32[:,:,::1],"
-    "float32[::1], float64[:,::1], int32[:,::1])"
+    f"{EXPERTS}, int32[:,::1], float32[:,::1], int32[:,::1], uint16[:,::1], float32[:,::1],"
+    "float32[:,:,::1], float32[::1], float64[:,::1], int32[:,::1])"
 )
 def generate(  # type: ignore[no-untyped-def]
     packed, numbers, corrections, layout,
-    contexts, nodes, unigrams, text, positions, weights,
-    ids, network_state, state, history, logits, inverse_temperature, uniforms, chosen,
+    contexts, nodes, unigrams, text, positions, weights, adaptation,
+    ids, network_state, state, history, state_numbers, logits, inverse_temperature, uniforms, chosen,
 ):  # fmt: skip
     """Alternate N + 1 steps and N choices.
 
-    `packed` to `layout` are the fields of `PackedNetwork`, `contexts` to `weights` those of `Experts`. Ids
-    (1, B) from 0 to V - 1 are not read yet. `network_state` (B, S) and `state`, as for `mix`, are changed in
-    place, `logits` (1 + N, B, V) filled with those of the mixture. The rest are the fields of `Sampling`.
+    `packed` to `layout` are the fields of `PackedNetwork`, `contexts` to `adaptation` those of `Experts`.
+    Ids (1, B) from 0 to V - 1 are not read yet. `network_state` (B, S) and `state`, with `history` and
+    `state_numbers` as for `mix`, are changed in place, `logits` (1 + N, B, V) filled with those of the
+    mixture. The rest are the fields of `Sampling`.
     """
     no_x, no_sums = np.empty((0, 0), np.uint8), np.empty((0, 0), np.int32)
     now = ids
@@ -35,5 +36,6 @@ def generate(  # type: ignore[no-untyped-def]
             packed, numbers, corrections, layout, now, network_state, 0, step_logits, WHOLE, no_x, no_sums
         )
         mix(
-            contexts, nodes, unigrams, text, positions, weights, now, state, history, 0, step_logits,
+            contexts, nodes, unigrams, text, positions, weights, adaptation, now, state, history,
+            state_numbers, 0, step_logits,
         )  # fmt: skip

@@ -4,22 +4,19 @@ import numpy as np
 
 from models.kernels.activations import exp, log
 from models.kernels.jit import compiled
-from models.kernels.mixture import (
-    mix_row,
-    read_character,
-    write_features,
-    write_ngrams,
-)
+from models.kernels.mixture import read_character, write_features
+from models.kernels.mixture_adaptation import mix_row, write_indices
 from models.kernels.mixture_arguments import (
-    BY_CONTEXT,
-    MATCH_BOOSTS,
-    MATCH_BUCKET,
+    GROUPS,
+    HISTORY,
     MATCH_ID,
+    MAX_RECENT,
+    ORDER,
     PAST,
-    REPEAT_BOOSTS,
-    REPEAT_BUCKET,
+    RECENT_WEIGHT,
     REPEAT_ID,
 )
+from models.kernels.mixture_ngrams import write_ngrams
 
 
 @compiled(
@@ -34,36 +31,46 @@ def collect_features(  # type: ignore[no-untyped-def]
     `contexts` to `positions` are fields of `Experts`. `state` (STATE_COLUMNS,) is changed in place;
     `history` is the same memory.
     """
-    past = history[2 * PAST :]
+    past = history[2 * PAST : 2 * PAST + HISTORY]
     for i in range(len(ids)):
         write_features(text, state, past, features[i])
         read_character(contexts, nodes, text, positions, state, past, ids[i])
 
 
 @compiled(
-    "float64(int32[:,::1], int32[:,::1], float32[:,::1], float32[::1], int32[:,::1], int64[::1],"
-    "float32[:,::1], int32[::1], float64[::1])"
+    "float64(int32[:,::1], int32[:,::1], float32[:,::1], float32[::1], float32[::1], int32[:,::1],"
+    "uint16[::1], int64[::1], float32[:,::1], int32[::1], float64[::1])"
 )
 def add_gradients(  # type: ignore[no-untyped-def]
-    contexts, nodes, unigrams, weights, features, chosen, logits, targets, gradients
+    contexts, nodes, unigrams, weights, adaptation, features, past, chosen, logits, targets, gradients
 ):
     """Add the gradients of the loss at some positions; return the sum of their losses, in nats.
 
-    `contexts` to `weights` are fields of `Experts`. `features` (N, FEATURES), `logits` (N, V) of the network
-    and `targets` (N,) are those of all positions; those in `chosen` (n,) count, except unknown targets.
+    `contexts` to `adaptation` are fields of `Experts`; the weights do not adapt. `features` (N, FEATURES),
+    `logits` (N, V) of the network and `targets` (N,) are those of all positions, `past` (HISTORY + N,) the
+    HISTORY ids before the first of them and all of them. Positions in `chosen` (n,) count, except unknown
+    targets.
     """
     size = logits.shape[1]
     scratch = np.empty((3, size), np.float32)
     mixed, ngrams = np.empty(size, np.float32), scratch[2]
+    recent, slots = np.empty((ORDER, MAX_RECENT), np.int32), np.zeros(size, np.int32)
+    indices, now = np.empty(GROUPS, np.int32), np.empty(GROUPS, np.float32)
     loss = 0.0
     for i in chosen:
         target, known, z = targets[i], features[i], logits[i]
         if target == 0:
             continue
-        context = write_ngrams(contexts, nodes, unigrams, known, ngrams, scratch)
+        context = write_ngrams(
+            contexts, nodes, unigrams, known, past[i : i + HISTORY], adaptation[RECENT_WEIGHT], ngrams,
+            scratch, recent, slots,
+        )  # fmt: skip
+        write_indices(context, known, indices)
+        for k in range(GROUPS):
+            now[k] = weights[indices[k]]
         for c in range(size):
             mixed[c] = z[c]
-        mix_row(weights, context, known, ngrams, mixed)
+        mix_row(now, known, ngrams, mixed)
         best = mixed[1]
         for c in range(2, size):
             best = max(best, mixed[c])
@@ -78,12 +85,10 @@ def add_gradients(  # type: ignore[no-untyped-def]
             p = mixed[c] / total
             by_network += p * z[c]
             by_ngrams += p * ngrams[c]
-        gradients[BY_CONTEXT + 2 * context] += by_network
-        gradients[BY_CONTEXT + 2 * context + 1] += by_ngrams
-        if known[MATCH_ID] > 0:
-            error = mixed[known[MATCH_ID]] / total - (1.0 if known[MATCH_ID] == target else 0.0)
-            gradients[MATCH_BOOSTS + known[MATCH_BUCKET]] += error
-        if known[REPEAT_ID] > 0:
-            error = mixed[known[REPEAT_ID]] / total - (1.0 if known[REPEAT_ID] == target else 0.0)
-            gradients[REPEAT_BOOSTS + known[REPEAT_BUCKET]] += error
+        gradients[indices[0]] += by_network
+        gradients[indices[1]] += by_ngrams
+        for k in range(2, GROUPS):
+            predicted = known[MATCH_ID if k == 2 else REPEAT_ID]
+            if predicted > 0:
+                gradients[indices[k]] += mixed[predicted] / total - (1.0 if predicted == target else 0.0)
     return loss

@@ -146,9 +146,17 @@ class LstmNetwork:
         return logits, state
 
     def read(
-        self, ids: NDArray[np.int32], ends: Sequence[int], state: Floats, stop: NDArray[np.int64] = _NEVER
+        self,
+        ids: NDArray[np.int32],
+        ends: Sequence[int],
+        state: Floats,
+        stop: NDArray[np.int64] = _NEVER,
+        *,
+        logits: Floats | None = None,
     ) -> list[Floats]:
         """Read ids (T,) of a text as `step` does; return the states (1, S) after each of `ends`, ascending.
+
+        `logits` (ends[-1], 1, V), unless they are None or empty, are filled as far as the text was read.
 
         Networks of two or more layers are read layer-parallel by two threads: while one reads a slice with
         the upper half of the layers, the other reads the next slice with the lower half. With two free cores
@@ -161,8 +169,10 @@ class LstmNetwork:
         if not ends:
             return []
         ids = np.ascontiguousarray(ids[: ends[-1], None])
+        if logits is None or not len(logits):
+            logits = self._no_logits
         if self._halves is None or second_thread.CORES == 1:
-            return self._read_alone(ids, ends, state, stop)
+            return self._read_alone(ids, ends, state, stop, logits)
         lower, upper = self._halves
         longest = max(np.diff(ends, prepend=0))
         width = padded_rows(self._units[self._middle - 1])
@@ -180,16 +190,16 @@ class LstmNetwork:
         )
         high_part = low_part._replace(part=UPPER, states=np.empty((len(ends), high.shape[1]), np.float32))
 
-        def read_part(network: PackedNetwork, state: Floats, pipeline: Pipeline) -> None:
+        def read_part(network: PackedNetwork, state: Floats, pipeline: Pipeline, logits: Floats) -> None:
             try:
-                self._run(network, ids, state, len(ids), self._no_logits, pipeline=pipeline)
+                self._run(network, ids, state, 0 if len(logits) else len(ids), logits, pipeline=pipeline)
             finally:
                 pipeline.has_ended[0] = 1  # else the other thread would wait forever
 
-        read_upper = partial(read_part, upper, np.ascontiguousarray(high), high_part)
+        read_upper = partial(read_part, upper, np.ascontiguousarray(high), high_part, logits)
         other = self._second.begin(read_upper)
         try:
-            read_part(lower, np.ascontiguousarray(low), low_part)
+            read_part(lower, np.ascontiguousarray(low), low_part, self._no_logits)
         finally:
             if not other.cancel():
                 other.result()
@@ -198,13 +208,19 @@ class LstmNetwork:
         return list(np.concatenate([low_part.states[:done], high_part.states[:done]], axis=1)[:, None])
 
     def _read_alone(
-        self, ids: NDArray[np.int32], ends: Sequence[int], state: Floats, stop: NDArray[np.int64]
+        self,
+        ids: NDArray[np.int32],
+        ends: Sequence[int],
+        state: Floats,
+        stop: NDArray[np.int64],
+        logits: Floats,
     ) -> list[Floats]:
         states: list[Floats] = []
         for start, end in pairwise([0, *ends]):
             if stop[0]:
                 break
-            _, state = self.step_alone(ids[start:end], state, end - start)
+            first = 0 if len(logits) else end - start
+            logits[start:end], state = self.step_alone(ids[start:end], state, first)
             states.append(state)
         return states
 

@@ -1,12 +1,12 @@
 """A network together with other experts: n-grams, and matches in the training text and in what was read.
 
 `MixtureNetwork` is a network like any other: it maps ids and a state to logits and the next state, so
-sampling, scoring, state caches and streams need not know of it. A row of its state (S + STATE_COLUMNS) is the
-network's, followed by what the experts have read (`models.kernels.mixture_arguments`), which are int32 in the
-memory of float32: states may be copied, but not computed with.
+sampling, scoring, state caches and streams need not know of it. A row of its state is the network's (S),
+followed by what the experts have read (`models.kernels.mixture_arguments`), most of it int32 in the memory of
+float32: states may be copied, but not computed with.
 
 The file `mixture.npz` has the end of the training text, from which n-grams are counted when a model is
-loaded, and the weights of the experts.
+loaded, the weights of the experts, and how they adapt to what is read. Older ones have fixed weights.
 """
 
 import io
@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from models.errors import Unavailable
 from models.kernels.compile_cache import GENERATION_KERNELS, MIXTURE_KERNELS, compile_kernels
 from models.kernels.mixture_arguments import (
+    ADAPTATION,
     COUNT,
     FIRST_CHILD,
     ID,
     ORDER,
-    STATE_COLUMNS,
+    SET_PRECISION,
     TOTAL,
     WEIGHTS,
     Experts,
@@ -46,14 +47,18 @@ _MAX_BYTES = 64 << 20  # of the arrays
 
 Floats = NDArray[np.float32]
 
+FIXED: Floats = np.zeros(ADAPTATION, np.float32)
+"""The adaptation of a mixture that does not adapt to what is read."""
 
-def experts_of(text: Ids, weights: Floats, *, size: int) -> Experts:
+
+def experts_of(text: Ids, weights: Floats, *, size: int, adaptation: Floats = FIXED) -> Experts:
     """Return the experts for a training text.
 
     Args:
         text: (N,) its ids, or those of its end; at least one.
         weights: (WEIGHTS,)
         size: V, of the vocabulary.
+        adaptation: (ADAPTATION,) see `Experts`.
     """
     compile_kernels(MIXTURE_KERNELS)  # waits if another process is compiling
     from models.kernels.mixture import index_text
@@ -63,7 +68,8 @@ def experts_of(text: Ids, weights: Floats, *, size: int) -> Experts:
     index_text(kept, positions)
     ngram = ngrams_of(kept, size=size)
     weights = np.ascontiguousarray(weights, np.float32)
-    return Experts(*_tree(ngram), _unigrams(ngram), kept, positions, weights)
+    adaptation = np.ascontiguousarray(adaptation, np.float32)
+    return Experts(*_tree(ngram), _unigrams(ngram), kept, positions, weights, adaptation)
 
 
 def ngrams_of(text: Ids, *, size: int) -> NgramModel:
@@ -98,12 +104,18 @@ def _unigrams(ngram: NgramModel) -> Floats:
     return np.stack([p, np.log(p)]).astype(np.float32)
 
 
-def dump(text: Ids, weights: Floats) -> bytes:
-    """Return the contents of FILE for the ids (N,) of a training text, and weights (WEIGHTS,)."""
+def dump(text: Ids, weights: Floats, adaptation: Floats = FIXED) -> bytes:
+    """Return the contents of FILE for the ids (N,) of a training text; the rest as for `experts_of`."""
     text = np.asarray(text[-MAX_CHARACTERS:])
     kind = np.min_scalar_type(int(text.max(initial=0)))
     file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, text=text.astype(kind), weights=weights.astype(np.float32))
+    np.savez_compressed(
+        file,
+        allow_pickle=False,
+        text=text.astype(kind),
+        weights=weights.astype(np.float32),
+        adaptation=adaptation.astype(np.float32),
+    )
     return file.getvalue()
 
 
@@ -115,14 +127,14 @@ def load(data: bytes, *, size: int) -> Experts:
     """
     try:
         arrays = read_arrays(data, max_bytes=_MAX_BYTES)
-        text, weights = arrays["text"], arrays["weights"]
-        _check(text, weights, size)
+        text, weights, adaptation = arrays["text"], arrays["weights"], arrays.get("adaptation", FIXED)
+        _check(text, weights, adaptation, size)
     except (ValueError, KeyError) as error:
         raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
-    return experts_of(text.astype(np.int32), weights, size=size)
+    return experts_of(text.astype(np.int32), weights, size=size, adaptation=adaptation)
 
 
-def _check(text: NDArray[Any], weights: NDArray[Any], size: int) -> None:
+def _check(text: NDArray[Any], weights: NDArray[Any], adaptation: NDArray[Any], size: int) -> None:
     """Raise ValueError if the arrays of a file are not what `dump` writes for V = `size` ids."""
     if text.dtype.kind not in "iu" or text.ndim != 1 or not 0 < text.size <= MAX_CHARACTERS:
         raise ValueError("the text is no ids, or too long")
@@ -130,6 +142,11 @@ def _check(text: NDArray[Any], weights: NDArray[Any], size: int) -> None:
         raise ValueError("an id is out of range")
     if weights.dtype.kind != "f" or weights.shape != (WEIGHTS,) or not np.isfinite(weights).all():
         raise ValueError("the weights are invalid")
+    if adaptation.dtype.kind != "f" or adaptation.shape != (ADAPTATION,) or not (adaptation >= 0).all():
+        raise ValueError("the adaptation is invalid")
+    precisions = adaptation[SET_PRECISION:]
+    if not np.isfinite(adaptation).all() or ((precisions > 0) != (precisions[0] > 0)).any():
+        raise ValueError("the adaptation is invalid")
 
 
 def make_mixture(network: SharedNetwork, experts: Experts) -> "MixtureNetwork":
@@ -161,10 +178,11 @@ def _generate() -> Callable[..., None]:
 def mix_logits(experts: Experts, ids: NDArray[np.int32], read: Floats, first: int, logits: Logits) -> None:
     """Let the experts read ids (T, B); turn logits (T - first, B, V) of a network into the mixture's.
 
-    Both `logits` and `read` (B, STATE_COLUMNS), what the experts have read, are changed in place.
+    Both `logits` and `read` (B, `Experts.state_columns`), what the experts have read, are changed in place.
+    Steps before `first` have no logits, and the weights do not adapt to the characters after these.
     """
     ids = np.ascontiguousarray(ids)
-    _mix()(*experts, ids, read.view(np.int32), read.view(np.uint16), first, logits)
+    _mix()(*experts, ids, read.view(np.int32), read.view(np.uint16), read, first, logits)
 
 
 class MixtureNetwork:
@@ -174,14 +192,16 @@ class MixtureNetwork:
         self.network, self.experts = network, experts
         self.V = network.V
         self._network_size = network.initial_state(0).shape[1]
+        self._size = self._network_size + experts.state_columns
+        self._adapts = experts.adapts
         self._second = SecondThread("mixture")
 
     def initial_state(self, rows: int = 1) -> State:
-        """Return zeros, (rows, S + STATE_COLUMNS)."""
-        return np.zeros((rows, self._network_size + STATE_COLUMNS), np.float32)
+        """Return zeros, (rows, S + `Experts.state_columns`)."""
+        return np.zeros((rows, self._size), np.float32)
 
     def step(self, ids: NDArray[np.int32], state: State, first: int = 0) -> tuple[Logits, State]:
-        """Read ids (T, B) from a state (B, S + STATE_COLUMNS); return logits (T - first, B, V) and the next.
+        """Read ids (T, B) from a state (B, .); return logits (T - first, B, V) and the next state.
 
         Steps before `first` get no logits. The arguments are not modified.
         """
@@ -195,12 +215,15 @@ class MixtureNetwork:
         self, step: Callable[..., tuple[Logits, State]], first: int, ids: NDArray[np.int32], state: State
     ) -> tuple[Logits, State]:
         network_state, read = self._split(state)
-        logits, network_state = step(ids, network_state, first)
-        mix_logits(self.experts, ids, read, first, logits)
+        computed = 0 if self._adapts else first  # the weights adapt by all logits
+        logits, network_state = step(ids, network_state, computed)
+        mix_logits(self.experts, ids, read, computed, logits)
+        if computed < first:
+            logits = logits[first:].copy()  # the others need not stay in memory
         return logits, np.concatenate([network_state, read], axis=1)
 
     def _split(self, state: State) -> tuple[State, Floats]:
-        """Return copies of the network's state (B, S) and of the experts' (B, STATE_COLUMNS)."""
+        """Return copies of the network's state (B, S) and of the experts' (B, .)."""
         return state[:, : self._network_size].copy(), state[:, self._network_size :].copy()
 
 
@@ -228,7 +251,7 @@ class GeneratingMixture(MixtureNetwork):
         chosen = np.empty((len(uniforms), len(ids)), np.int32)
         _generate()(
             *self.network.packed, *self.experts, ids[None], network_state, read.view(np.int32),
-            read.view(np.uint16), logits, inverse_temperature, uniforms, chosen,
+            read.view(np.uint16), read, logits, inverse_temperature, uniforms, chosen,
         )  # fmt: skip
         return chosen, logits, np.concatenate([network_state, read], axis=1)
 
@@ -238,9 +261,11 @@ class GeneratingMixture(MixtureNetwork):
         """Read ids (T,); return the states at those of `ends` that were reached; see `LstmNetwork.read`."""
         network_state, read = self._split(state)
         states: list[State] = []
-        no_logits = np.empty((0, 1, self.V), np.float32)
-        network_states = self.network.read(ids, ends, network_state, stop)
+        count = ends[-1] if self._adapts and ends else 0
+        logits = np.empty((count, 1, self.V), np.float32)
+        network_states = self.network.read(ids, ends, network_state, stop, logits=logits)
         for (start, end), network_state in zip(pairwise([0, *ends]), network_states, strict=False):
-            mix_logits(self.experts, ids[start:end, None], read, end - start, no_logits)
+            first = 0 if self._adapts else end - start
+            mix_logits(self.experts, ids[start:end, None], read, first, logits[start:end])
             states.append(np.concatenate([network_state, read], axis=1))
         return states

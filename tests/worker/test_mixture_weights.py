@@ -13,12 +13,19 @@ from models.kernels.mixture_arguments import (
     WEIGHTS,
     Experts,
 )
-from models.runtime.mixture import experts_of, ngrams_of
+from models.runtime.mixture import FILE, FIXED, experts_of, load, ngrams_of
 from models.runtime.session import Network
 from tests.models.runtime.networks import random_weights
 from worker.evaluation import bits_by_expert, bits_per_character
 from worker.experts import Mixture
-from worker.mixture_weights import _features, _logits, default_weights, learned_weights
+from worker.mixture_weights import (
+    _features,
+    _logits,
+    _past,
+    default_adaptation,
+    default_weights,
+    learned_weights,
+)
 from worker.prepared_text import MIN_DIVIDED_CHARACTERS, Text
 
 random = np.random.default_rng(0)
@@ -36,14 +43,15 @@ def network_for(text: Text) -> Network:
 
 
 def experts_for(text: Text) -> Experts:
-    return experts_of(text.train[:], default_weights(), size=len(text.vocabulary))
+    size = len(text.vocabulary)
+    return experts_of(text.train[:], default_weights(), size=size, adaptation=default_adaptation(size))
 
 
 def test_learned_weights_predict_better_than_the_defaults_and_each_expert() -> None:
     text = text_of()
     bits = {}
     for name in ("default", "learned"):
-        network, experts = network_for(text), experts_for(text)
+        network, experts = network_for(text), experts_for(text)._replace(adaptation=FIXED)
         if name == "learned":
             weights = learned_weights(network, experts, text.selection, before=text.train)
             experts = experts._replace(weights=weights)
@@ -63,13 +71,14 @@ def test_gradients_are_those_of_the_loss() -> None:
     text = text_of(PROSE[:3000] * 2)
     experts, ids = experts_for(text), text.selection[:300]
     logits = _logits(network_for(text), text.train[-50:], ids)
-    features = _features(experts, text.train[-50:], ids)
+    features, past = _features(experts, text.train[-50:], ids), _past(text.train[-50:], ids)
     assert features.shape == (300, FEATURES)
     assert features[:, -4].any() and features[:, -2].any()  # both kinds of matches
     weights = random.uniform(0.1, 1, WEIGHTS)
 
     def loss(weights: np.ndarray, gradients: np.ndarray) -> float:
-        arguments = (*experts[:3], weights.astype(np.float32), features, np.arange(300), logits, ids)
+        now = weights.astype(np.float32)
+        arguments = (*experts[:3], now, experts.adaptation, features, past, np.arange(300), logits, ids)
         return float(add_gradients(*arguments, gradients))
 
     gradients = np.zeros(WEIGHTS)
@@ -121,6 +130,19 @@ def test_the_mixture_knows_the_text_its_weights_were_learned_on() -> None:
     )
 
 
+def test_a_mixture_adapts_to_text_unlike_what_its_weights_were_learned_on() -> None:
+    """The held-out text repeats the training text, where matches are right, and ends with something else."""
+    noise = "".join(random.choice(list("alphbetgmdsion "), 4000))
+    text = text_of(PROSE[:14_000] + PROSE[:2000] + noise[:2000])
+    network = network_for(text)
+    made = Mixture.make(network, text, is_records=False)
+    assert made.experts is not None and made.experts.adapts
+    bits = made.bits(network, text, characters=2000)
+    assert bits["mixture"] < bits["without_adaptation"] - 0.1
+    again = load(made.files[FILE], size=network.V)
+    np.testing.assert_array_equal(again.adaptation, made.experts.adaptation)
+
+
 def test_without_experts_the_network_predicts_alone() -> None:
     text, alone = text_of(), Mixture()
     network = network_for(text)
@@ -136,6 +158,8 @@ def test_records_have_no_repetitions() -> None:
     assert made.has_learned_weights
     assert not made.experts.weights[REPEAT_BOOSTS:].any()
     assert made.experts.weights[:MATCH_BOOSTS].all()
+    assert not made.experts.adaptation.any()
+    assert "without_adaptation" not in made.bits(network_for(text), text, characters=500)
     assert BY_CONTEXT == 0
 
 

@@ -9,6 +9,7 @@ const NAMES = {
   lstm: "LSTM alone",
   ngram: "n-grams alone",
   without_matches: "LSTM and n-grams",
+  without_adaptation: "Mixture without adaptation",
 };
 
 /** Return nothing for a report without experts, as of an older model. @param {any} report */

@@ -15,6 +15,7 @@ from models.saved_model import Card, SavedModel, describe_files
 from models.text import ngram_file, templates_file
 from models.text.kind_detection import TextKind
 from models.text.vocabulary import Vocabulary
+from tests.models.runtime.mixtures import ADAPTATION
 
 CHARACTERS = "\n " + string.ascii_lowercase + "'.,é"
 Floats = NDArray[np.float32]
@@ -77,7 +78,7 @@ def saved_model(
         ids = vocabulary.encode(mixed_text)
         files[ngram_file.FILE] = ngram_file.dump(ngram_file.ngram_of(ids, vocabulary))
         files[templates_file.FILE] = templates_file.dump(templates_file.templates_of(mixed_text))
-        files[mixture.FILE] = mixture.dump(ids, np.full(WEIGHTS, 0.5, np.float32))
+        files[mixture.FILE] = mixture.dump(ids, np.full(WEIGHTS, 0.5, np.float32), ADAPTATION)
     card = Card(
         id=f"model_{name}",
         name=name,

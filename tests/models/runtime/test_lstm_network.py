@@ -162,11 +162,14 @@ def test_reading_with_two_threads_is_bit_identical_to_stepping(units: list[int])
     ids, ends = random.integers(0, 61, 300, np.int32), [1, 4, 68, 132, 133, 197, 261, 290]
     start = random.uniform(-1, 1, (1, network.S)).astype(np.float32)
     before = start.copy()
-    states = read_all(network, ids, ends, start)
+    logits = np.empty((ends[-1], 1, network.V), np.float32)
+    states = read_all(network, ids, ends, start, logits)
+    assert len(read_all(network, ids, ends, start)) == len(ends)
     at = start
     for begin, end, state in zip([0, *ends], ends, states, strict=False):
-        _, at = network.step(ids[begin:end, None], at)
+        expected, at = network.step(ids[begin:end, None], at)
         np.testing.assert_array_equal(state, at)
+        np.testing.assert_array_equal(logits[begin:end], expected)
     assert len(states) == len(ends)
     np.testing.assert_array_equal(start, before)
     assert network.read(ids, [], start) == []
@@ -209,13 +212,20 @@ def test_calling_thread_reads_what_a_busy_second_thread_does_not(
         np.testing.assert_array_equal(state, expected)
 
 
-def read_all(network: LstmNetwork, ids: np.ndarray, ends: list[int], state: np.ndarray) -> list[np.ndarray]:
+def read_all(
+    network: LstmNetwork,
+    ids: np.ndarray,
+    ends: list[int],
+    state: np.ndarray,
+    logits: np.ndarray | None = None,
+) -> list[np.ndarray]:
     """Continue where reading ended early because a thread got no core."""
     states: list[np.ndarray] = []
     while len(states) < len(ends):
         start = ends[len(states) - 1] if states else 0
         left = [end - start for end in ends[len(states) :]]
-        some = network.read(ids[start:], left, states[-1] if states else state)
+        rest = None if logits is None else logits[start:]
+        some = network.read(ids[start:], left, states[-1] if states else state, logits=rest)
         assert some
         states += some
     return states

@@ -1,6 +1,7 @@
 """The mixture of a network with n-grams and matches."""
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,26 @@ import pytest
 
 from models.architectures.onnx_graph import stateful_lstm_graph
 from models.errors import Unavailable
-from models.kernels.mixture_arguments import HISTORY, MATCH_AT, STATE_COLUMNS, WEIGHTS
+from models.kernels.mixture_arguments import (
+    ADAPTATION,
+    HISTORY,
+    MATCH_AT,
+    MAX_ADAPTED_VOCABULARY,
+    RECENT_WEIGHT,
+    SHIFTS,
+    STATE_COLUMNS,
+    WEIGHTS,
+)
 from models.runtime import mixture
 from models.runtime.int8_file import quantize_lstm
 from models.runtime.lstm_network import LstmNetwork
 from models.runtime.mixture import GeneratingMixture, MixtureNetwork, make_mixture
 from models.runtime.session import Network
 from models.text.vocabulary import Vocabulary
+from tests.models.runtime.mixtures import ADAPTATION as ADAPTIVE
 from tests.models.runtime.mixtures import SlowMixture, experts_for, random_mixture_weights
 from tests.models.runtime.networks import random_weights
+from worker.mixture_weights import default_adaptation
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\nA long line that is copied word for word.\n" * 3
 VOCABULARY = Vocabulary(TEXT)
@@ -51,11 +63,22 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
-def test_logits_are_those_of_the_definition(network: MixtureNetwork) -> None:
+def read_by_experts(network: MixtureNetwork, state: np.ndarray) -> np.ndarray:
+    """Return what the experts have read of one row, as int32."""
+    read: np.ndarray = state[0, -network.experts.state_columns :].view(np.int32)
+    return read
+
+
+RECENT_ONLY = np.where(np.arange(ADAPTATION) == RECENT_WEIGHT, ADAPTIVE, 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("adaptation", [ADAPTIVE, RECENT_ONLY, mixture.FIXED])
+def test_logits_are_those_of_the_definition(network: MixtureNetwork, adaptation: np.ndarray) -> None:
+    network = make_mixture(network.network, network.experts._replace(adaptation=adaptation))
     ids = ids_of(READ)
     mixed, _ = network.step(ids, network.initial_state())
     alone, _ = network.network.step(ids, network.network.initial_state())
-    slow = SlowMixture(TEXT, VOCABULARY, random_mixture_weights())
+    slow = SlowMixture(TEXT, VOCABULARY, random_mixture_weights(), adaptation)
     longest = 0
     for t, character in enumerate(READ):
         slow.push(character)
@@ -108,11 +131,17 @@ def test_generating_is_stepping_and_choosing() -> None:
     np.testing.assert_array_equal(after.view(np.int32), state.view(np.int32))
 
 
-def test_long_texts_are_read_as_steps_are() -> None:
-    network = int8()
+@pytest.mark.parametrize("units", [[8], [8, 6]])
+def test_long_texts_are_read_as_steps_are(units: list[int]) -> None:
+    """Networks of two layers are read by two threads, which may be late, so only a part is read."""
+    weights = quantize_lstm(random_weights(V, 5, units))
+    network = make_mixture(LstmNetwork(weights), experts_for(TEXT, VOCABULARY))
+    assert isinstance(network, GeneratingMixture)
     ids, ends = np.tile(VOCABULARY.encode(READ), 30), [64, 1000, 2500]
-    states = network.read(ids, ends, network.initial_state(), np.zeros(1, np.int64))
-    assert len(states) == len(ends)
+    states: list[np.ndarray] = []
+    deadline = time.monotonic() + 60
+    while len(states) < len(ends) and time.monotonic() < deadline:
+        states = network.read(ids, ends, network.initial_state(), np.zeros(1, np.int64))
     for end, state in zip(ends, states, strict=True):
         _, expected = network.step(ids[:end, None], network.initial_state())
         np.testing.assert_array_equal(state.view(np.int32), expected.view(np.int32))
@@ -122,7 +151,7 @@ def test_repetitions_are_found_within_the_history_only() -> None:
     network, filler = float32(), "on the mat " * (HISTORY // 11 + 1)
     for between, is_found in ((filler[:200], True), (filler, False)):
         _, state = network.step(ids_of("AgfpyAgfpy" + between + "Agfp"), network.initial_state())
-        distance = state[0, -STATE_COLUMNS:].view(np.int32)[MATCH_AT + 2]
+        distance = read_by_experts(network, state)[MATCH_AT + 2]
         assert bool(distance) == is_found
 
 
@@ -130,8 +159,51 @@ def test_unknown_characters_end_matches_and_contexts(network: MixtureNetwork) ->
     ids = ids_of("?" * 50 + "the cat ? sat" + "?" * 5)
     logits, state = network.step(ids, network.initial_state())
     assert np.isfinite(logits).all()
-    kept = state[0, -STATE_COLUMNS:].view(np.int32)
-    assert not kept[: MATCH_AT + 4].any()
+    assert not read_by_experts(network, state)[: MATCH_AT + 4].any()
+
+
+def test_the_weights_follow_the_expert_that_is_right() -> None:
+    """A text that the n-grams predict, then one of other words: their weight rises, then falls."""
+    network = float32()
+    network = make_mixture(network.network, network.experts._replace(weights=np.full(WEIGHTS, 0.3, "f4")))
+    weight_of_ngrams = SHIFTS + WEIGHTS + 1
+
+    def shift_of_ngrams(state: np.ndarray) -> float:
+        return float(read_by_experts(network, state).view(np.float32)[weight_of_ngrams])
+
+    _, state = network.step(ids_of(TEXT[:200]), network.initial_state())
+    risen = shift_of_ngrams(state)
+    assert risen > 0.1
+    other = np.random.default_rng(0).integers(1, V, (200, 1), np.int32)
+    _, state = network.step(other, state)
+    assert shift_of_ngrams(state) < risen
+
+
+def test_adapting_is_bounded() -> None:
+    """However long a text is, and however sure the experts were of something else."""
+    network = float32()
+    random = np.random.default_rng(0)
+    ids = np.concatenate([np.tile(ids_of("the cat "), (500, 1)), random.integers(0, V, (4000, 1), np.int32)])
+    logits, state = network.step(ids, network.initial_state())
+    shifts = read_by_experts(network, state).view(np.float32)[SHIFTS : SHIFTS + WEIGHTS + 4]
+    assert np.isfinite(logits[..., 1:]).all() and np.isfinite(shifts).all()
+    assert np.abs(shifts).max() <= 8
+
+
+def test_what_is_read_without_logits_does_not_move_weights() -> None:
+    """As the warm-up of an evaluation, which the experts have seen."""
+    experts = experts_for(TEXT, VOCABULARY)
+    read = np.zeros((1, experts.state_columns), np.float32)
+    mixture.mix_logits(experts, ids_of(READ), read, len(READ), np.zeros((0, 1, V), np.float32))
+    assert not read[0, SHIFTS : SHIFTS + WEIGHTS].any()
+
+
+def test_a_large_vocabulary_has_small_states() -> None:
+    text = "".join(chr(0x4E00 + i) for i in range(MAX_ADAPTED_VOCABULARY))
+    vocabulary = Vocabulary(text)
+    adaptation = default_adaptation(len(vocabulary))
+    assert experts_for(text, vocabulary, adaptation=adaptation).state_columns == STATE_COLUMNS
+    assert adaptation[RECENT_WEIGHT] > 0
 
 
 @pytest.mark.parametrize("text", ["a" * 300, "ab" * 2, "x"])
@@ -146,7 +218,7 @@ def test_short_and_uniform_texts(text: str) -> None:
 def test_vocabularies_above_16_bits() -> None:
     text = "".join(chr(0x10000 + i) for i in range(70_000)) + "abc"
     vocabulary = Vocabulary(text)
-    experts = experts_for(text, vocabulary)
+    experts = experts_for(text, vocabulary, adaptation=RECENT_ONLY)
     logits = np.zeros((20, 1, len(vocabulary)), np.float32)
     read = np.zeros((1, STATE_COLUMNS), np.float32)
     mixture.mix_logits(experts, vocabulary.encode(text[-43:-23])[:, None], read, 0, logits)
@@ -158,13 +230,20 @@ def test_vocabularies_above_16_bits() -> None:
 
 
 def file_of(text: str = TEXT) -> bytes:
-    return mixture.dump(VOCABULARY.encode(text), random_mixture_weights())
+    return mixture.dump(VOCABULARY.encode(text), random_mixture_weights(), ADAPTIVE)
 
 
 def test_file_survives_a_round_trip() -> None:
     again = mixture.load(file_of(), size=V)
     for ours, theirs in zip(again, experts_for(TEXT, VOCABULARY), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_files_of_older_versions_have_fixed_weights() -> None:
+    """They have no array `adaptation`; their models predict what they predicted."""
+    experts = mixture.load(damaged(), size=V)
+    assert not experts.adapts and experts.state_columns == STATE_COLUMNS
+    np.testing.assert_array_equal(experts.adaptation, mixture.FIXED)
 
 
 def test_kept_text_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +270,11 @@ def damaged(**changes: Any) -> bytes:
         damaged(text=np.zeros(0, np.int32)),
         damaged(weights=np.zeros(WEIGHTS - 1, np.float32)),
         damaged(weights=np.full(WEIGHTS, np.nan, np.float32)),
+        damaged(adaptation=np.ones(ADAPTATION + 1, np.float32)),
+        damaged(adaptation=np.full(ADAPTATION, np.inf, np.float32)),
+        damaged(adaptation=-ADAPTIVE),
+        damaged(adaptation=np.array([1, 1, 0, 0, 0], np.float32)),
+        damaged(adaptation=np.ones(ADAPTATION, np.int32)),
     ],
 )
 def test_damaged_files_are_refused(data: bytes) -> None:

@@ -10,6 +10,7 @@ NAMES = {
     "lstm": "LSTM alone",
     "ngram": "n-grams alone",
     "without_matches": "LSTM and n-grams",
+    "without_adaptation": "Mixture without adaptation",
 }
 DEFAULT_WEIGHTS = (
     "The held-out text is too short to learn the weights of the experts; default weights are used."

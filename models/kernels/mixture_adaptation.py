@@ -1,0 +1,147 @@
+"""How the weights of a mixture are applied, and how they adapt to what a row reads.
+
+Compiled when first imported.
+"""
+
+import numpy as np
+
+from models.kernels.activations import exp
+from models.kernels.jit import compiled, inline_jit
+from models.kernels.mixture_arguments import (
+    ALL_BOOSTS_PRECISION,
+    ALL_SETS_PRECISION,
+    BOOST_PRECISION,
+    BY_CONTEXT,
+    CURVATURES,
+    GROUPS,
+    MATCH_BOOSTS,
+    MATCH_BUCKET,
+    MATCH_ID,
+    PREDICTIONS,
+    REPEAT_BOOSTS,
+    REPEAT_BUCKET,
+    REPEAT_ID,
+    SET_PRECISION,
+    SHIFTS,
+    WEIGHTS,
+)
+
+ADAPTS = True
+_MAX_STEP = 0.1  # of a weight by context, for one character
+_MAX_SHIFT = 8.0
+_MAX_PRECISION = 20  # times the first; so the weights never stop adapting
+
+
+@inline_jit
+def write_indices(context, features, indices):  # type: ignore[no-untyped-def]
+    """Write which weights count in a prediction, one of each group, into indices (GROUPS,)."""
+    indices[0] = BY_CONTEXT + 2 * context
+    indices[1] = indices[0] + 1
+    indices[2] = MATCH_BOOSTS + features[MATCH_BUCKET]
+    indices[3] = REPEAT_BOOSTS + features[REPEAT_BUCKET]
+
+
+@inline_jit
+def write_weights(weights, numbers, adapts, indices, now):  # type: ignore[no-untyped-def]
+    """Write the weights that count in a prediction into now (GROUPS,).
+
+    `numbers` is the row's state, float32, of which nothing is read unless the weights adapt. Adapted ones of
+    network and n-grams are never negative.
+    """
+    for k in range(GROUPS):
+        now[k] = weights[indices[k]]
+    if adapts:
+        for k in range(GROUPS):
+            now[k] += numbers[SHIFTS + indices[k]] + numbers[SHIFTS + WEIGHTS + k]
+        for k in range(2):
+            now[k] = max(now[k], np.float32(0))
+
+
+@inline_jit
+def mix_row(now, features, ngrams, logits):  # type: ignore[no-untyped-def]
+    """Replace the network's logits (V,) by those of the mixture with weights `now` (GROUPS,)."""
+    network_weight, ngram_weight = now[0], now[1]
+    for c in range(len(logits)):
+        logits[c] = network_weight * logits[c] + ngram_weight * ngrams[c]
+    if features[MATCH_ID] > 0:
+        logits[features[MATCH_ID]] += now[2]
+    if features[REPEAT_ID] > 0:
+        logits[features[REPEAT_ID]] += now[3]
+
+
+@inline_jit
+def _move(numbers, at, precision, slope, curvature, max_step):  # type: ignore[no-untyped-def]
+    """Move a weight against the slope of the surprisal, by the inverse of its curvature so far."""
+    limit = np.float32(_MAX_PRECISION - 1) * precision
+    so_far = min(numbers[CURVATURES + at] + curvature, limit)
+    step = min(max(slope / (precision + so_far), -max_step), max_step)
+    shift = numbers[SHIFTS + at] - step
+    numbers[CURVATURES + at] = so_far
+    numbers[SHIFTS + at] = min(max(shift, np.float32(-_MAX_SHIFT)), np.float32(_MAX_SHIFT))
+
+
+@inline_jit
+def _to_probabilities(logits):  # type: ignore[no-untyped-def]
+    """Replace logits (V,) by e to their power, up to a factor; return the sum of those of known ids."""
+    best = logits[1]
+    for i in range(2, len(logits)):
+        best = max(best, logits[i])
+    for i in range(1, len(logits)):
+        logits[i] = exp(logits[i] - best)
+    total = np.float32(0)
+    for i in range(1, len(logits)):
+        total += logits[i]
+    return total
+
+
+@inline_jit
+def _slope_and_curvature(p, total, by_expert, c):  # type: ignore[no-untyped-def]
+    """Return the first and second derivative of the surprisal of id c by the weight of an expert."""
+    mean, squares = np.float32(0), np.float32(0)
+    for i in range(1, len(p)):
+        difference = by_expert[i] - by_expert[c]
+        mean += p[i] * difference
+        squares += p[i] * difference * difference
+    mean /= total
+    return mean, max(np.float32(0), squares / total - mean * mean)
+
+
+@compiled(
+    "void(float32[::1], float32[::1], int32[::1], int64, int32[::1], float32[::1], float32[:,::1],"
+    "float32[::1], int64)",
+    is_internal=True,
+)
+def adapt(weights, adaptation, indices, size, features, numbers, scratch, now, c):  # type: ignore[no-untyped-def]
+    """Adapt the weights of a row to id c, which was read after its last prediction.
+
+    A step of Newton's method for each weight by itself, where the second derivative is the sum over all that
+    was read, beginning with a precision: that of a prior around the learned weight, as in an extended Kalman
+    filter whose covariance is diagonal. So weights that are seldom used move further.
+
+    `weights` and `adaptation` are fields of `Experts`, `indices` (GROUPS,) says which weights counted in the
+    prediction, `features` (FEATURES,) are what it was made from, `size` is V. Of `numbers`, the row's state
+    as float32, SHIFTS and CURVATURES are changed. `scratch` (1, V), or larger, and `now` (GROUPS,) are
+    workspace. Id c is known.
+    """
+    z = numbers[PREDICTIONS : PREDICTIONS + size]
+    ngrams = numbers[PREDICTIONS + size : PREDICTIONS + 2 * size]
+    p = scratch[0]
+    for i in range(size):
+        p[i] = z[i]
+    write_weights(weights, numbers, ADAPTS, indices, now)
+    mix_row(now, features, ngrams, p)
+    total = _to_probabilities(p)
+    own, of_all, max_step = adaptation[SET_PRECISION], adaptation[ALL_SETS_PRECISION], np.float32(_MAX_STEP)
+    for k in range(2):
+        slope, curvature = _slope_and_curvature(p, total, z if k == 0 else ngrams, c)
+        _move(numbers, indices[k], own, slope, curvature, max_step)
+        _move(numbers, WEIGHTS + k, of_all, slope, curvature, max_step)
+    own, of_all = adaptation[BOOST_PRECISION], adaptation[ALL_BOOSTS_PRECISION]
+    for k in range(2, GROUPS):
+        predicted = features[MATCH_ID if k == 2 else REPEAT_ID]
+        if predicted > 0:
+            hit = p[predicted] / total
+            slope = hit - (np.float32(1) if predicted == c else np.float32(0))
+            curvature = hit * (np.float32(1) - hit)
+            _move(numbers, indices[k], own, slope, curvature, np.float32(_MAX_SHIFT))
+            _move(numbers, WEIGHTS + k, of_all, slope, curvature, np.float32(_MAX_SHIFT))
