@@ -43,8 +43,8 @@ def asked(http: httpx.Client, model: str, call: str, **body: Any) -> Any:
     [
         ("complete", {"prompt": PROMPT, "seed": 1, "n": 2}),
         ("complete", {"prompt": PROMPT, "seed": 1, "precision": "float32"}),
-        ("complete", {"prompt": PROMPT, "beam": 4, "n": 2}),
-        ("complete", {"prompt": PROMPT, "temperature": 0, "logprobs": 2, "echo": True}),
+        ("complete", {"prompt": PROMPT, "beam": 4, "n": 2, "precision": "float32"}),
+        ("complete", {"prompt": PROMPT, "temperature": 0, "logprobs": 2, "echo": True, "seed": 1}),
         ("next", {"prompt": PROMPT}),
         ("v1/completions", {"prompt": PROMPT, "seed": 1}),
         ("v1/completions", {"prompt": PROMPT, "max_tokens": 0, "echo": True, "logprobs": 1}),
