@@ -16,16 +16,20 @@ from typing import Any, get_type_hints
 import anyio
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from app.http.dependencies import get_services
+from models.errors import InvalidInput
 
 LARGE_BYTES = 256 << 10
 """A larger body is parsed in a worker thread."""
 
 MAX_DOCUMENT_BYTES = 13_000_000
 """A million characters, each up to 12 bytes as JSON, and the other fields. A larger body is not parsed."""
+
+MAX_ERRORS = 1000
+"""A body with more errors is answered without details."""
 
 
 class DocumentRequest(Request):
@@ -36,8 +40,8 @@ class DocumentRequest(Request):
         body = await self.body()
         if len(body) > MAX_DOCUMENT_BYTES:
             raise HTTPException(413)
-        if len(body) > LARGE_BYTES:
-            return await anyio.to_thread.run_sync(json.loads, body)
+        if len(body) > LARGE_BYTES and not hasattr(self, "_json"):
+            self._json = await anyio.to_thread.run_sync(json.loads, body)
         return await super().json()
 
 
@@ -48,13 +52,33 @@ class DocumentRoute(APIRoute):
         """Return FastAPI's handler, after the fast path if the route has one."""
         handler = super().get_route_handler()
         fast_path = _fast_path(self) if has_fast_path(self) else None
+        classes = [param.field_info.annotation for param in self.dependant.body_params]
+        body_class = classes[0] if len(classes) == 1 and _is_subclass(classes[0], BaseModel) else None
 
         async def handle(request: Request) -> Response:
             request = DocumentRequest(request.scope, request.receive)
             response = await fast_path(request) if fast_path else None
+            if response is None and body_class is not None:
+                await _check_number_of_errors(request, body_class)
             return response or await handler(request)
 
         return handle
+
+
+async def _check_number_of_errors(request: DocumentRequest, body_class: Any) -> None:
+    """Refuse a body with very many errors: FastAPI would make an object for each, on the event loop."""
+    try:
+        value = await request.json()
+        await anyio.to_thread.run_sync(body_class.model_validate, value)
+    except ValidationError as error:
+        if (count := error.error_count()) > MAX_ERRORS:
+            raise InvalidInput(
+                f"the body has {count:,} errors, such as unknown fields or values of a wrong type; send what"
+                " /openapi.json describes",
+                param="body",
+            ) from None
+    except (ValueError, RecursionError):
+        pass  # not JSON, as FastAPI will answer
 
 
 def _fast_path(route: APIRoute) -> Callable[[Request], Coroutine[Any, Any, Response | None]]:

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.http.auth import stream_owner
 from app.http.dependencies import Services
@@ -165,13 +165,17 @@ class BodyBuffer:
 
     async def read_all(self) -> None:
         """Read the body, then wait until the client disconnects."""
+        following = asyncio.ensure_future(self._receive())
         try:
             while True:
-                message = await self._receive()
+                message = await following
                 if message["type"] == "http.disconnect":
                     self._is_gone.set()
                     await self._fail(_Disconnected())
                     return
+                # A small gzip body can become gigabytes of lines: see meanwhile whether the client is gone.
+                following = asyncio.ensure_future(self._receive())
+                following.add_done_callback(self._note_disconnect)
                 is_complete = not message.get("more_body", False)
                 async for piece in self._decoded(message.get("body", b"")):
                     await self._put(piece)
@@ -182,6 +186,13 @@ class BodyBuffer:
                     self._changed.notify_all()
         except Exception as error:  # noqa: BLE001 -- raised by `take`, which would wait forever
             await self._fail(error)
+        finally:
+            following.cancel()
+
+    def _note_disconnect(self, received: asyncio.Future[Message]) -> None:
+        is_message = not received.cancelled() and received.exception() is None
+        if is_message and received.result()["type"] == "http.disconnect":
+            self._is_gone.set()
 
     async def take(self, is_stopping: Callable[[], bool], max_bytes: int) -> tuple[bytes, bool]:
         """Wait for bytes and take up to `max_bytes`; also return whether they are the last.
@@ -200,6 +211,8 @@ class BodyBuffer:
                         return b"", True
             if self._error:
                 raise self._error
+            if self._is_gone.is_set():
+                raise _Disconnected
             data = bytes(self._buffer[:max_bytes])
             del self._buffer[:max_bytes]
             self._changed.notify_all()

@@ -126,7 +126,7 @@ def is_own_origin(origin: str, host: str) -> bool:
     name, port = split_port(authority)
     host_name, host_port = split_port(host)
     default = _DEFAULT_PORTS.get(scheme)
-    return bool(name) and name == host_name and (port or default) == (host_port or default)
+    return bool(default and name) and name == host_name and (port or default) == (host_port or default)
 
 
 def split_port(authority: str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ from models.anomaly.scorer import LineReading
 from models.runtime.session import no_check
 from store.streams import StreamLock
 
-router = APIRouter(prefix="/v1/models", tags=["inference"])
+router = APIRouter(prefix="/v1/models", tags=["inference"], route_class=DocumentRoute)
 
 BODY_RULE = BodyRule(r"/v1/models/[^/]+/score", is_endless=True, applies=is_streamed)
 

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from app.compat import openai_completions
 from app.http import bodies
 from app.http.bodies import LARGE_BYTES, DocumentRequest, DocumentRoute, has_fast_path
 from app.http.dependencies import ServicesDep
-from app.routes import completions
+from app.routes import completions, scores
 from tests.app.service import Service, error_of
 
 COMPLETE = "/v1/models/fake/complete"
@@ -131,3 +132,24 @@ def test_errors_of_invalid_bodies_are_those_of_other_routes(
 ) -> None:
     answer = http.post(COMPLETE, content=content, headers={"content-type": kind})
     assert error_of(answer, status)["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (COMPLETE, {f"field{i}": 1 for i in range(1001)}),
+        ("/v1/models/fake/score", {f"field{i}": 1 for i in range(50_000)}),
+        ("/v1/models/fake/calibrate", {"lines": [{}] * 100_000}),
+        ("/detokenize", {"tokens": [""] * 100_000}),
+    ],
+)
+def test_very_many_errors_are_counted_and_not_listed(
+    service: Service, path: str, body: dict[str, Any]
+) -> None:
+    error = error_of(service.http.post(path, json=body), 422)
+    assert re.search(r"has [\d,]+ errors", error["message"])
+
+
+def test_scores_are_parsed_in_a_worker_thread_if_they_are_long() -> None:
+    [route] = [one for one in scores.router.routes if getattr(one, "name", "") == "score"]
+    assert isinstance(route, DocumentRoute)

@@ -67,8 +67,30 @@ def test_a_body_is_read_ahead_only_as_far_as_the_buffer_goes(monkeypatch: pytest
         reading = asyncio.ensure_future(body.read_all())
         for _ in range(2_000):
             await asyncio.sleep(0)
-        assert received == 5  # four pieces, and one that waits for room
+        assert received == 6  # four pieces, one that waits for room, and the next, which may be a disconnect
         assert await body.take(lambda: False, 1_000) == (b"x" * 120, False)
+        reading.cancel()
+
+    asyncio.run(read())
+
+
+def test_a_client_that_is_gone_is_noticed_while_its_body_is_decompressed() -> None:
+    messages: list[Message] = [
+        {"type": "http.request", "body": gzip.compress(b"\n" * (64 << 20)), "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def read() -> None:
+        is_gone = threading.Event()
+        body = BodyBuffer(receive, Gunzip(), is_gone)
+        reading = asyncio.ensure_future(body.read_all())
+        with pytest.raises(line_streams._Disconnected):
+            for _ in range(100):  # of a thousand
+                await asyncio.wait_for(body.take(lambda: False, 64 << 10), 10)
+        assert is_gone.is_set()
         reading.cancel()
 
     asyncio.run(read())

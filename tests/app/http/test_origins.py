@@ -211,6 +211,8 @@ def test_refused_requests_have_a_request_id_and_are_counted(settings: ApiSetting
         ("null", "", False),
         ("null", "null", False),
         ("http://", "", False),
+        ("ftp://a.example", "a.example", False),
+        ("chrome-extension://abc", "abc", False),
     ],
 )
 def test_own_origin_is_host_and_port(origin: str, host: str, is_own: bool) -> None:
