@@ -93,10 +93,7 @@ _TESTS = {
     "store/recorded_prompts.py": ("tests/app/services/test_prompt_recorder.py",),
     "store/rolling.py": ("tests/app/services/test_recalibration.py",),
     "worker/attempt.py": ("tests/worker/test_two_attempts.py", "tests/worker/test_tasks.py"),
-    "worker/divergence.py": ("tests/worker/test_training.py",),
     "worker/evaluator.py": ("tests/worker/test_training.py",),
-    "worker/pacing.py": ("tests/worker/test_schedule.py", "tests/worker/test_training.py"),
-    "worker/run_state.py": ("tests/worker/test_training.py",),
     "worker/trainer.py": ("tests/worker/test_training.py",),
 }
 """The tests of files that have no file of tests of their own."""
