@@ -55,7 +55,10 @@ _TESTS = {
         "tests/models/anomaly/test_calibration.py",
         "tests/models/anomaly/test_experts.py",
     ),
-    "models/anomaly/flagged_evidence.py": ("tests/models/anomaly/test_rolling.py",),
+    "models/anomaly/flagged_evidence.py": (
+        "tests/models/anomaly/test_flagged_evidence.py",
+        "tests/models/anomaly/test_rolling.py",
+    ),
     "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
     "models/anomaly/rolling_format.py": ("tests/models/anomaly/test_rolling.py",),
     "models/anomaly/score_sample.py": ("tests/models/anomaly/test_rolling.py",),
