@@ -98,7 +98,7 @@ _TESTS = {
     "store/open_blobs.py": ("tests/store/test_blobs.py",),
     "store/recorded_prompts.py": ("tests/app/services/test_prompt_recorder.py",),
     "store/rolling.py": ("tests/app/services/test_recalibration.py",),
-    "store/settings.py": ("tests/store/test_settings.py", "tests/app/test_settings.py"),
+    "store/settings.py": ("tests/store/test_settings.py", "tests/launcher/test_settings.py"),
     "worker/attempt.py": ("tests/worker/test_two_attempts.py", "tests/worker/test_tasks.py"),
     "worker/evaluator.py": ("tests/worker/test_training.py",),
     "worker/trainer.py": ("tests/worker/test_training.py",),
