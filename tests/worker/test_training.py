@@ -15,6 +15,7 @@ from store.open_blobs import open_blobs
 from worker import evaluator
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.divergence import Diverged
+from worker.evaluation import bits_per_character
 from worker.export import graph_of
 from worker.hooks import Hooks, StopReason
 from worker.kernel_step import KernelStep
@@ -341,6 +342,9 @@ def test_overfitting_is_reported_and_the_best_weights_are_kept() -> None:
     best = min(curve, key=lambda point: point["validation_bits_per_character"])
     assert result.has_overfitted
     assert 0 < result.best_step == best["step"] < 600
+    network = Network(graph_of(result.network))
+    bits = bits_per_character(network, text.selection, before=text.train, rows=32, warm_up=64)
+    assert bits == pytest.approx(result.best_bits) != curve[-1]["validation_bits_per_character"]
     messages = [m["text"] for m in recorder.of_type("message") if "stopped improving" in m["text"]]
     assert f"best at step {result.best_step} " in messages[-1]
 
