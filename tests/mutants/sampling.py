@@ -51,6 +51,10 @@ _TESTS = {
     "app/services/concurrency_limits.py": ("tests/app/http/test_concurrency.py",),
     "app/services/disk_watermark.py": ("tests/app/services/test_quotas.py",),
     "app/services/rate_limits.py": ("tests/app/http/test_auth.py", "tests/app/services/test_metrics.py"),
+    "models/anomaly/aggregate.py": (
+        "tests/models/anomaly/test_aggregate.py",
+        "tests/models/anomaly/test_experts.py",
+    ),
     "models/anomaly/calibration_format.py": (
         "tests/models/anomaly/test_calibration.py",
         "tests/models/anomaly/test_experts.py",
@@ -103,7 +107,7 @@ _TESTS = {
     "worker/evaluator.py": ("tests/worker/test_training.py",),
     "worker/trainer.py": ("tests/worker/test_training.py",),
 }
-"""The tests of files that have no file of tests of their own."""
+"""The tests of files that have none of their own, or not these alone."""
 
 
 def mirror_tests(file: str) -> tuple[str, ...]:
