@@ -72,7 +72,10 @@ _TESTS = {
         "tests/models/anomaly/test_alerts.py",
     ),
     "models/runtime/admission.py": ("tests/models/runtime/test_scheduler.py",),
-    "models/runtime/batch_sampler.py": ("tests/models/runtime/test_decoding.py",),
+    "models/runtime/batch_sampler.py": (
+        "tests/models/runtime/test_decoding.py",
+        "tests/models/runtime/test_scheduler.py",
+    ),
     "models/runtime/decode.py": ("tests/models/runtime/test_scheduler.py",),
     "models/runtime/generation.py": (
         "tests/models/runtime/test_fairness.py",

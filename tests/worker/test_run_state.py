@@ -2,6 +2,12 @@ from worker.run_state import RunState
 from worker.schedule import Schedule
 
 
+def test_a_new_run_has_done_nothing() -> None:
+    meta = RunState(Schedule(end=9)).to_meta()
+    counts = ("step", "epoch", "k", "elapsed_s", "retries", "evaluations", "evaluations_since_best")
+    assert [meta[name] for name in counts] == [0] * len(counts)
+
+
 def test_windows_are_counted_in_each_epoch_and_steps_over_all() -> None:
     state = RunState(Schedule(end=4))
     seen = []
