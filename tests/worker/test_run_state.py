@@ -4,7 +4,16 @@ from worker.schedule import Schedule
 
 def test_a_new_run_has_done_nothing() -> None:
     meta = RunState(Schedule(end=9)).to_meta()
-    counts = ("step", "epoch", "k", "elapsed_s", "retries", "evaluations", "evaluations_since_best")
+    counts = (
+        "step",
+        "epoch",
+        "k",
+        "elapsed_s",
+        "retries",
+        "best_step",
+        "evaluations",
+        "evaluations_since_best",
+    )
     assert [meta[name] for name in counts] == [0] * len(counts)
 
 
