@@ -48,11 +48,17 @@ GROUPS = {
 
 _TESTS = {
     "app/http/access.py": ("tests/app/services/test_access.py", "tests/app/http/test_auth.py"),
+    "app/services/access.py": ("tests/app/services/test_access.py", "tests/app/services/test_quotas.py"),
     "app/services/concurrency_limits.py": ("tests/app/http/test_concurrency.py",),
     "app/services/disk_watermark.py": ("tests/app/services/test_quotas.py",),
     "app/services/rate_limits.py": ("tests/app/http/test_auth.py", "tests/app/services/test_metrics.py"),
     "models/anomaly/aggregate.py": (
         "tests/models/anomaly/test_aggregate.py",
+        "tests/models/anomaly/test_experts.py",
+    ),
+    "models/anomaly/calibration_builder.py": (
+        "tests/models/anomaly/test_calibration_builder.py",
+        "tests/models/anomaly/test_calibration.py",
         "tests/models/anomaly/test_experts.py",
     ),
     "models/anomaly/calibration_format.py": (
@@ -72,6 +78,10 @@ _TESTS = {
         "tests/models/anomaly/test_alerts.py",
     ),
     "models/runtime/admission.py": ("tests/models/runtime/test_scheduler.py",),
+    "models/runtime/int8_file.py": (
+        "tests/models/runtime/test_int8_file.py",
+        "tests/models/runtime/test_lstm_network.py",
+    ),
     "models/runtime/batch_sampler.py": (
         "tests/models/runtime/test_decoding.py",
         "tests/models/runtime/test_scheduler.py",
