@@ -32,6 +32,19 @@ def test_every_setting_is_documented():
     assert fields - _DOCUMENTED == set()
 
 
+def test_documented_defaults_are_those_of_the_code():
+    page = (_ROOT / "docs/reference/settings.md").read_text()
+    documented = dict(re.findall(r"^\| `(NEXTCHAR_\w+)` \| `([^`]+)`", page, re.MULTILINE))
+    compared = set()
+    for kind in all_settings():
+        for name, field in kind.model_fields.items():
+            variable = f"NEXTCHAR_{name.upper()}"
+            if isinstance(field.default, int | float) and variable in documented:
+                assert float(documented[variable]) == field.default, variable
+                compared.add(variable)
+    assert {"NEXTCHAR_PORT", "NEXTCHAR_ALLOW_ANONYMOUS", "NEXTCHAR_MODEL_FILE_CACHE_BYTES"} <= compared
+
+
 def test_every_variable_that_the_code_names_is_documented():
     files = [
         f for folder in _SOURCES for f in (_ROOT / folder).rglob("*") if f.suffix in {".py", ".js", ".yml"}

@@ -403,7 +403,7 @@ KNOWN = (
         "worker/pacing.py",
         " - evaluations_left * state.evaluation_s",
         "",
-        ("tests/worker/test_training.py", "tests/worker/test_schedule.py"),
+        ("tests/worker/test_pacing.py",),
     ),
     Mutant(
         "reset_states is never called",
@@ -424,7 +424,7 @@ KNOWN = (
         "worker/pacing.py",
         "        return state.schedule.retimed(step=state.step, end=end)",
         "        return state.schedule",
-        ("tests/worker/test_training.py", "tests/worker/test_schedule.py"),
+        ("tests/worker/test_pacing.py",),
     ),
     Mutant(
         "the published weights are the last, not the best",

@@ -76,7 +76,8 @@ def find_killer(mutant: Mutant, tests: Sequence[str], *, number: int, timeout_s:
     failed = [line for line in output.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))]
     if failed:
         return failed[0].split(" - ")[0].partition(" ")[2]
-    if status == pytest.ExitCode.USAGE_ERROR and "ImportError while loading conftest" in output:
+    cannot_import = "ImportError while loading conftest" in output
+    if status == pytest.ExitCode.INTERRUPTED or (status == pytest.ExitCode.USAGE_ERROR and cannot_import):
         return "(no test can be imported)"
     raise SystemExit(f"{mutant.name}: pytest ended with status {status}:\n{output[-3000:]}")
 
@@ -119,6 +120,8 @@ def _become_pytest(tests: Sequence[str]) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(ours)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         status = int(pytest.main([*_OPTIONS, *tests]))
+    except SystemExit:  # of the product, while it is imported
+        status = int(pytest.ExitCode.INTERRUPTED)
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
     finally:

@@ -48,11 +48,27 @@ GROUPS = {
 
 _TESTS = {
     "app/http/access.py": ("tests/app/services/test_access.py", "tests/app/http/test_auth.py"),
+    "app/services/access.py": ("tests/app/services/test_access.py", "tests/app/services/test_quotas.py"),
     "app/services/concurrency_limits.py": ("tests/app/http/test_concurrency.py",),
     "app/services/disk_watermark.py": ("tests/app/services/test_quotas.py",),
     "app/services/rate_limits.py": ("tests/app/http/test_auth.py", "tests/app/services/test_metrics.py"),
-    "models/anomaly/calibration_format.py": ("tests/models/anomaly/test_calibration.py",),
-    "models/anomaly/flagged_evidence.py": ("tests/models/anomaly/test_rolling.py",),
+    "models/anomaly/aggregate.py": (
+        "tests/models/anomaly/test_aggregate.py",
+        "tests/models/anomaly/test_experts.py",
+    ),
+    "models/anomaly/calibration_builder.py": (
+        "tests/models/anomaly/test_calibration_builder.py",
+        "tests/models/anomaly/test_calibration.py",
+        "tests/models/anomaly/test_experts.py",
+    ),
+    "models/anomaly/calibration_format.py": (
+        "tests/models/anomaly/test_calibration.py",
+        "tests/models/anomaly/test_experts.py",
+    ),
+    "models/anomaly/flagged_evidence.py": (
+        "tests/models/anomaly/test_flagged_evidence.py",
+        "tests/models/anomaly/test_rolling.py",
+    ),
     "models/anomaly/noisy_channel.py": ("tests/models/anomaly/test_explanation.py",),
     "models/anomaly/rolling_format.py": ("tests/models/anomaly/test_rolling.py",),
     "models/anomaly/score_sample.py": ("tests/models/anomaly/test_rolling.py",),
@@ -62,7 +78,14 @@ _TESTS = {
         "tests/models/anomaly/test_alerts.py",
     ),
     "models/runtime/admission.py": ("tests/models/runtime/test_scheduler.py",),
-    "models/runtime/batch_sampler.py": ("tests/models/runtime/test_decoding.py",),
+    "models/runtime/int8_file.py": (
+        "tests/models/runtime/test_int8_file.py",
+        "tests/models/runtime/test_lstm_network.py",
+    ),
+    "models/runtime/batch_sampler.py": (
+        "tests/models/runtime/test_decoding.py",
+        "tests/models/runtime/test_scheduler.py",
+    ),
     "models/runtime/decode.py": ("tests/models/runtime/test_scheduler.py",),
     "models/runtime/generation.py": (
         "tests/models/runtime/test_fairness.py",
@@ -80,7 +103,7 @@ _TESTS = {
     ),
     "store/batches.py": ("tests/store/test_durability.py", "tests/app/compat/test_openai_batches.py"),
     "store/corpus_statistics.py": ("tests/store/test_corpora.py", "tests/app/services/test_job_plans.py"),
-    "store/events.py": ("tests/app/services/test_event_messages.py",),
+    "store/events.py": ("tests/store/test_events.py", "tests/app/services/test_event_messages.py"),
     "store/ids.py": ("tests/store/test_retention.py", "tests/store/test_jobs.py"),
     "store/ingest_keys.py": ("tests/store/test_ingest_stream.py",),
     "store/ingest_records.py": ("tests/store/test_ingest_stream.py",),
@@ -92,14 +115,12 @@ _TESTS = {
     "store/open_blobs.py": ("tests/store/test_blobs.py",),
     "store/recorded_prompts.py": ("tests/app/services/test_prompt_recorder.py",),
     "store/rolling.py": ("tests/app/services/test_recalibration.py",),
+    "store/settings.py": ("tests/store/test_settings.py", "tests/launcher/test_settings.py"),
     "worker/attempt.py": ("tests/worker/test_two_attempts.py", "tests/worker/test_tasks.py"),
-    "worker/divergence.py": ("tests/worker/test_training.py",),
     "worker/evaluator.py": ("tests/worker/test_training.py",),
-    "worker/pacing.py": ("tests/worker/test_schedule.py", "tests/worker/test_training.py"),
-    "worker/run_state.py": ("tests/worker/test_training.py",),
     "worker/trainer.py": ("tests/worker/test_training.py",),
 }
-"""The tests of files that have no file of tests of their own."""
+"""The tests of files that have none of their own, or not these alone."""
 
 
 def mirror_tests(file: str) -> tuple[str, ...]:

@@ -75,3 +75,16 @@ def test_a_damaged_text_is_never_yielded_as_a_whole(tmp_path: Path, length: int,
             read += len(chunk)
     assert caught.value.code == "corpus_damaged"
     assert read < len(damaged)
+
+
+def test_chunks_of_whole_lines_end_after_a_newline_however_long_the_line(
+    corpora: Corpora, tmp_path: Path
+) -> None:
+    text = "ab\na much longer line\n\nend"
+    corpus, _ = add(corpora, tmp_path, text.encode())
+    for size in (1, 4, 7):
+        chunks = list(corpora.chunks(corpus.id, "characters", chunk_bytes=size, of_whole_lines=True))
+        assert "".join(chunk for _, chunk in chunks) == text
+        assert all(chunk.endswith("\n") for _, chunk in chunks[:-1])
+        assert all(text[start:].startswith(chunk) for start, chunk in chunks)
+        assert len(list(corpora.chunks(corpus.id, "characters", chunk_bytes=size))) > len(chunks)

@@ -67,3 +67,9 @@ def test_a_million_combining_marks_are_refused(tmp_path: Path) -> None:
             for _ in range(5):
                 upload.feed(marks)
     assert caught.value.code == "corpus_not_text"
+
+
+def test_an_upload_whose_file_something_has_deleted_ends_without_an_error(tmp_path: Path) -> None:
+    with Upload(tmp_path, limit_bytes=9) as upload:
+        upload.path.unlink()
+    assert list(tmp_path.iterdir()) == []

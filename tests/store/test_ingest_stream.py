@@ -50,6 +50,16 @@ def test_each_line_is_delivered_to_one_consumer(streams: IngestStreams) -> None:
     assert streams.read("m", "one", max_lines=2) == []
 
 
+def test_a_batch_is_of_as_many_lines_as_take_its_bytes_on_average_but_at_least_one(
+    streams: IngestStreams,
+) -> None:
+    assert streams.batch_lines("m", max_lines=100, max_bytes=10**6) == 1  # no line waits
+    streams.accept([batch(*("x" * 20_000 for _ in range(8)))])
+    assert streams.batch_lines("m", max_lines=100, max_bytes=1_000) == 1
+    assert 3 <= streams.batch_lines("m", max_lines=100, max_bytes=100_000) <= 5
+    assert streams.batch_lines("m", max_lines=2, max_bytes=100_000) == 2
+
+
 def test_lines_of_a_dead_consumer_are_delivered_again(streams: IngestStreams) -> None:
     streams.accept([batch("a", "b")])
     lost = streams.read("m", "dead", max_lines=10)

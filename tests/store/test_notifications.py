@@ -153,6 +153,16 @@ def test_a_target_gets_the_alerts_it_wants(model: str, severity: str, wanted: bo
     assert target.wants_alert(model, severity) == wanted  # type: ignore[arg-type]
 
 
+def test_a_target_gets_the_events_of_its_types_and_models() -> None:
+    target = NotificationTarget(
+        id="t", kind="webhook", url="", models=("web-*",), events=("job.failed",), created_at=0.0
+    )
+    assert target.wants("job.failed", "web-1")
+    assert not target.wants("job.failed", "db")
+    assert not target.wants("job.succeeded", "web-1")
+    assert target.wants_records and not target.wants_alert("web-1", "critical")
+
+
 @pytest.mark.parametrize(
     "text", ["", "whsec_", "whsec_abc", "whsec_!!!!", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
 )

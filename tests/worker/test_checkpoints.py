@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,16 @@ def test_a_cut_off_checkpoint_is_passed_over() -> None:
     loaded, problems = checkpoints.load()
     assert loaded is None
     assert len(problems) == 1
+
+
+@pytest.mark.parametrize("meta", [{"run": {}}, {"step": "1"}])
+def test_a_checkpoint_that_does_not_name_its_step_is_damaged(meta: dict[str, Any]) -> None:
+    _, checkpoints = _saved(1)
+    checkpoints.save(Checkpoint(2, {}, meta=meta))
+    loaded, problems = checkpoints.load()
+    assert loaded is not None and loaded.step == 1
+    assert len(problems) == 1
+    assert "step 2 is damaged (its metadata is incomplete)" in problems[0]
 
 
 def test_without_checkpoints_there_is_nothing_to_load() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from worker.schedule import Schedule
+from worker.schedule import Schedule, dropout
 
 
 def test_progress_is_a_straight_line_to_the_end() -> None:
@@ -24,3 +24,16 @@ def test_the_rate_rises_then_falls_and_never_reaches_zero() -> None:
     assert rates[:top] == sorted(rates[:top])
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert 0 < rates[-1] < 0.02
+
+
+def test_the_rate_by_hand() -> None:
+    schedule = Schedule(end=1000)
+    assert schedule.rate(0) == pytest.approx(1 / 31)
+    assert schedule.rate(15) == pytest.approx(16 / 31)
+    assert schedule.rate(30) == 1
+    assert schedule.rate(515) == pytest.approx(0.505)
+    assert schedule.rate(1000) == pytest.approx(0.01)
+
+
+def test_dropout_grows_with_the_epochs_beyond_four_up_to_a_half() -> None:
+    assert [dropout(epochs) for epochs in (0, 4, 6.5, 9, 100)] == [0, 0, 0.25, 0.5, 0.5]

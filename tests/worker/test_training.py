@@ -15,6 +15,7 @@ from store.open_blobs import open_blobs
 from worker import evaluator
 from worker.checkpoints import Checkpoint, Checkpoints
 from worker.divergence import Diverged
+from worker.evaluation import bits_per_character
 from worker.export import graph_of
 from worker.hooks import Hooks, StopReason
 from worker.kernel_step import KernelStep
@@ -173,20 +174,25 @@ def test_a_very_short_budget_still_gives_a_model() -> None:
 
 
 class Clock:
-    """A clock for `fit`: the first step takes 30 s, for compiling, and then each takes 0.1 s.
+    """A clock for `fit`: the first step takes `compiling_s`, and then each takes 0.1 s.
 
     After `busy_after` steps they take 0.4 s. An evaluation takes `evaluation_s`.
     """
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, *, busy_after: int = 10**6, evaluation_s: float = 0.0
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        compiling_s: float = 30.0,
+        busy_after: int = 10**6,
+        evaluation_s: float = 0.0,
     ) -> None:
         self.now = 1000.0
         calls, evaluate = itertools.count(), evaluator.bits_per_character
 
         def after(loss: float) -> float:
             call = next(calls)
-            self.now += 30.0 if call == 0 else 0.1 if call < busy_after else 0.4
+            self.now += compiling_s if call == 0 else 0.1 if call < busy_after else 0.4
             return loss
 
         def evaluated(*args: Any, **options: Any) -> float:
@@ -216,8 +222,9 @@ def test_preparation_does_not_count_against_a_budget_in_seconds(
 def test_a_slower_machine_does_not_prolong_a_run_with_a_budget_in_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock, recorder = Clock(monkeypatch, busy_after=10, evaluation_s=1.0), Recorder()
+    clock, recorder = Clock(monkeypatch, compiling_s=3.0, busy_after=10, evaluation_s=1.0), Recorder()
     result = fit(NETWORK, _training(budget=Budget(seconds=30)), TEXT, hooks=recorder.hooks, clock=clock)
+    assert not any("preparing took" in message["text"] for message in recorder.of_type("message"))
     assert len(recorder.of_type("metrics")) == 3  # few, for they are slow
     assert 25 < result.elapsed_s < 33
 
@@ -341,6 +348,9 @@ def test_overfitting_is_reported_and_the_best_weights_are_kept() -> None:
     best = min(curve, key=lambda point: point["validation_bits_per_character"])
     assert result.has_overfitted
     assert 0 < result.best_step == best["step"] < 600
+    network = Network(graph_of(result.network))
+    bits = bits_per_character(network, text.selection, before=text.train, rows=32, warm_up=64)
+    assert bits == pytest.approx(result.best_bits) != curve[-1]["validation_bits_per_character"]
     messages = [m["text"] for m in recorder.of_type("message") if "stopped improving" in m["text"]]
     assert f"best at step {result.best_step} " in messages[-1]
 

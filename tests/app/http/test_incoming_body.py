@@ -130,3 +130,23 @@ def test_each_byte_beyond_the_first_is_counted_once() -> None:
         assert error.value.status_code == 413
 
     asyncio.run(run())
+
+
+def test_small_bodies_are_not_refused_for_what_larger_ones_hold() -> None:
+    memory = BodyMemory(limit_bytes=LIMIT)
+
+    async def run() -> None:
+        queues = asyncio.Queue[Message](), asyncio.Queue[Message]()
+        small, large = (
+            IncomingBody(queue.get, memory=memory, timeout_s=60, max_bytes=2 * LIMIT) for queue in queues
+        )
+        queues[0].put_nowait(piece(SMALL_BYTES))
+        await small.receive()
+        queues[1].put_nowait(piece(LIMIT + SMALL_BYTES + 1))
+        with pytest.raises(HTTPException) as error:
+            await large.receive()
+        assert error.value.status_code == 503
+        queues[0].put_nowait(piece(0))
+        await small.receive()
+
+    asyncio.run(run())

@@ -100,8 +100,10 @@ def test_what_is_kept_of_a_line_is_bounded() -> None:
         p_value=0.001,
         spans=[Span(4_000, 4_010, 5.0), *(Span(i, 6_000, 1.0) for i in range(100))],
         time=0.0,
+        source="s" * 5_000,
     )
     assert len(kept.line) <= MAX_LINE_CHARACTERS
+    assert kept.source == "s" * 200
     kept.line.encode()  # raises with an unpaired surrogate
     kept.template.encode()
     assert len(kept.spans) <= 20

@@ -78,6 +78,7 @@ def test_too_few_lines_for_a_rate_are_refused_with_the_number_needed() -> None:
     assert caught.value.code == "too_few_calibration_lines"
     assert calibrate(random_lines(np.random.default_rng(0), 99)).thresholds(0.01)
     assert calibration.default_rate() == pytest.approx(1 / 99)
+    assert calibrate(random_lines(np.random.default_rng(0), 200)).default_rate() == 0.01
     assert lines_needed(0.001) == 999
     with pytest.raises(InvalidInput, match="needs at least 2 lines and got 1"):
         calibrate(random_lines(np.random.default_rng(0), 1))
@@ -100,7 +101,7 @@ def test_tail_that_fits_gives_rates_below_one_in_n() -> None:
 
 def test_extrapolation_by_a_tail_is_bounded() -> None:
     calibration = calibrate(random_lines(np.random.default_rng(0), 2000))
-    assert calibration.has_tail
+    assert calibration.has_tail and calibration.default_rate() == 0.01
     _, p = calibration.score([surprisal([500.0] * 90)])
     assert p[0] == pytest.approx(calibration.smallest_p_value / 100)
     with pytest.raises(InvalidInput, match="or use a rate of at least 5e-06"):

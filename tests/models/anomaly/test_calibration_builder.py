@@ -48,7 +48,7 @@ def test_builder_keeps_no_surprisals() -> None:
 
 
 def test_excess_of_characters_is_kept_at_the_high_end() -> None:
-    lines = [surprisal(np.linspace(0, 10, 500)) for _ in range(20)]
+    lines = [surprisal(np.linspace(0, 10, 500), np.linspace(2, 0, 500)) for _ in range(20)]
     excess = np.concatenate([line.bits - line.entropy for line in lines])
     expected = np.quantile(excess, [0.99, 0.997, 0.999, 0.9997, 0.9999])
     np.testing.assert_allclose(calibrate(lines).character_excess, expected, rtol=1e-6)

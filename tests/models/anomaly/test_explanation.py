@@ -138,7 +138,7 @@ def network() -> Network:
 
 def test_many_lines_have_the_spans_of_the_simple_reference(network: Network) -> None:
     known = Vocabulary(CHARACTERS)
-    lines = [*damaged_lines(), "a" * 300, "é#" * 40]
+    lines = [*damaged_lines(), "a" * 300, "é#" * 40, "ab\n" * 9]
     together = explain(network, known, lines, threshold=6.0)
     assert together == [
         simple_explanation.anomalous_spans(network, known, line, threshold=6.0) for line in lines

@@ -27,6 +27,17 @@ def test_perfect_and_useless_scores() -> None:
     assert (same.auroc, same.average_precision, same.recall) == (0.5, 0.2, (0.0, 0.0, 0.0))
 
 
+def test_roc_by_hand() -> None:
+    anomalous = np.array([True, False, True, True])
+    assert roc(np.array([4.0, 3, 2, 1]), anomalous) == [
+        (0, 0),
+        (0, 0.333333),
+        (1, 0.333333),
+        (1, 0.666667),
+        (1, 1),
+    ]
+
+
 def test_roc_runs_from_corner_to_corner_with_few_points() -> None:
     random = np.random.default_rng(0)
     anomalous = random.random(5000) < 0.5

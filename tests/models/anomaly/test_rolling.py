@@ -165,6 +165,7 @@ def test_lines_of_alerts_labeled_normal_are_learned() -> None:
     lines = [stream.line(9.0, f"new version {i}") for i in range(200)]
     result = stream.learn(stream.normal() + lines, lambda _: "normal")
     assert result.drift is None and result.learned == 1200
+    assert sum(line.score == 0 for line in stream.sample.lines) > 100  # none is more normal
 
 
 def test_the_sample_is_bounded_and_mostly_of_the_newest_lines() -> None:

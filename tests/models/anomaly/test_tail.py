@@ -33,3 +33,11 @@ def test_too_few_or_tied_scores_have_no_tail() -> None:
     scores = np.sort(np.random.default_rng(0).exponential(1.0, 10 * MIN_EXCESSES - 1))
     assert fit_tail(scores) is None
     assert fit_tail(np.sort(np.random.default_rng(0).integers(0, 5, 2000).astype(float))) is None
+
+
+@pytest.mark.parametrize(("copies", "has_tail"), [(1, True), (2, True), (3, False)])
+def test_a_tail_has_at_least_half_as_many_distinct_scores_as_it_needs(copies: int, has_tail: bool) -> None:
+    scores = np.sort(np.random.default_rng(1).exponential(1.0, 10 * MIN_EXCESSES))
+    top = scores[-MIN_EXCESSES:]
+    top[:] = np.repeat(top[::copies], copies)[:MIN_EXCESSES]
+    assert (fit_tail(scores) is not None) == has_tail

@@ -290,6 +290,20 @@ def test_int8_is_used_unless_float32_is_requested() -> None:
     engine.close()
 
 
+def test_lines_are_read_in_float32_unless_they_are_to_be_read_fast(engine: Engine) -> None:
+    both = Engine(saved_model(int8=True))
+    lines = ["hello", "the quick"]
+
+    def bits(read: Engine, **options: Any) -> list[float]:
+        in_turn, _ = read.stream_surprisal(lines, None, **options)
+        return [*np.concatenate([line.bits for line in (*read.line_surprisal(lines, **options), *in_turn)])]
+
+    assert bits(both) == bits(engine) == bits(engine, fast=True)
+    assert bits(both, fast=True) != bits(both)
+    assert (both.has_fast, engine.has_fast) == (True, False)
+    both.close()
+
+
 def test_float32_answers_unseeded_requests_until_int8_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = threading.Event()
     prepare = LstmNetwork.prepare
@@ -322,6 +336,7 @@ def test_float32_answers_if_int8_cannot_be_compiled(monkeypatch: pytest.MonkeyPa
     assert answered_by(engine) == (2, 0)
     with pytest.raises(Unavailable, match="ask for float32"):
         complete(engine, "a", precision="int8")
+    assert not engine.has_fast
     engine.close()
 
 
