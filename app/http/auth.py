@@ -42,6 +42,7 @@ _MODEL_CALLS = {
     "calibrate": _TRAIN,
     "ingest": _INGEST,
 }
+_MODEL_DELETIONS = {"calibrations": _TRAIN, "streams": _COMPLETE}  # below a model
 _UNLIMITED_KEYS_ONLY = frozenset({"metrics"})
 
 
@@ -115,6 +116,8 @@ def _model_scopes(method: str, below: list[str]) -> frozenset[str]:
     if method in ("GET", "HEAD"):
         is_description = len(below) < 2 or below[1] in _ROOT_PATHS
         return _READ | _COMPLETE if is_description else _READ
+    if method == "DELETE" and len(below) >= 3:
+        return _MODEL_DELETIONS.get(below[1], _ADMIN)
     if method != "POST" or len(below) < 2 or below[1] == "aliases":  # delete, rename, import, move an alias
         return _ADMIN
     return _MODEL_CALLS.get(below[1], _ADMIN)

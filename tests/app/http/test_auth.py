@@ -211,6 +211,11 @@ COMPLETION = {"prompt": "abc", "max_characters": 3}
         ("trainer", "GET", "/v1/corpora", 200),
         ("trainer", "POST", "/v1/models/fake/complete", 403),
         ("trainer", "DELETE", "/v1/models/fake", 403),
+        ("trainer", "DELETE", "/v1/models/fake/calibrations/none", 404),
+        ("trainer", "DELETE", "/v1/models/fake/streams/none", 403),
+        ("trainer", "DELETE", "/v1/models/fake/aliases/none", 403),
+        ("typist", "DELETE", "/v1/models/fake/streams/of/none", 204),
+        ("typist", "DELETE", "/v1/models/fake/calibrations/none", 403),
         ("agent", "POST", "/v1/models/fake/ingest", 422),  # permitted, but the model has no calibration
         ("agent", "GET", "/v1/models/fake/ingest", 403),
         ("agent", "DELETE", "/v1/models/fake/ingest", 403),
