@@ -48,7 +48,7 @@ def main() -> None:
     print(described(machine()))
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        log.write_bytes(_log(int(options.megabytes * 1e6)))
+        log.write_bytes(log_text(int(options.megabytes * 1e6)))
         parts = parts_of(find_files([str(log)]), int(options.part_megabytes * 1e6))
         model = ModelFiles.of(saved)
         alone = _alone(_work(model, folder, "alone"), parts)
@@ -95,7 +95,7 @@ def _measure(engine: str, actors: int, work: Work, parts: list[Part]) -> dict[st
     return {"lines_per_s": lines / (time.perf_counter() - begun), "start_s": begun - started}
 
 
-def _log(size: int) -> bytes:
+def log_text(size: int) -> bytes:
     """Return about `size` bytes of lines that hardly repeat, since repeated ones are scored once."""
     draw = random.Random(1)
     lines: list[str] = []

@@ -239,5 +239,5 @@ def test_it_waits_for_a_killed_service_through_a_rotation(tmp_path: Path, clean_
         append(log, strange[3])
         running.until(lambda: strange[3] in running.lines)
         assert [line for line in running.lines if line in strange] == strange
-        assert any("answers again" in note for note in running.notes)
+        assert any("responds again" in note for note in running.notes)
         assert running.interrupt().startswith("6 lines sent")
