@@ -131,6 +131,10 @@ bench-keystroke-latency: $(VENV)/.dev ## From a key to painted ghost text in a b
 bench-batch: $(VENV)/.dev ## Lines per second of nextchar batch with 1, 2, 4 actors of Ray; ARGS="--engines local"
 	@$(BIN)/python -m benchmarks.batch $(ARGS)
 
+.PHONY: bench-batch-hosts
+bench-batch-hosts: $(VENV)/.dev ## A batch on a Ray cluster of three hosts, one of which is killed; needs root; ARGS="--megabytes 20"
+	@$(BIN)/python -m benchmarks.batch_hosts $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style, formatting, types and who imports whom
 	@$(BIN)/ruff check .

@@ -32,7 +32,7 @@ HOSTS = 3
 START_S = 180.0
 RUN_S = 500.0
 _PORT = 6379
-_RAY = Path(sys.executable).with_name("ray")
+_RAY = (sys.executable, "-m", "ray.scripts.scripts")
 _PARTS = "parts/*.jsonl"
 
 
@@ -136,7 +136,7 @@ def cluster(folder: Path) -> Iterator[list[Host]]:
             joining = (
                 ["--address", f"{hosts[0].address}:{_PORT}"] if number else ["--head", "--port", str(_PORT)]
             )
-            start = [str(_RAY), "start", *joining, "--node-ip-address", host.address, "--num-cpus", "1"]
+            start = [*_RAY, "start", *joining, "--node-ip-address", host.address, "--num-cpus", "1"]
             start += ["--include-dashboard=false"] if not number else []
             start += ["--temp-dir", str(folder / "ray")] if not number else []
             start += ["--object-store-memory", str(200 << 20), "--disable-usage-stats"]
@@ -193,7 +193,11 @@ def _run(*command: str) -> None:
 
 def _environment() -> dict[str, str]:
     paths = [str(ROOT), str(ROOT / "clients" / "python")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_AUTH_MODE": "disabled",  # by default it depends on whether this user has a token
+    }
 
 
 if __name__ == "__main__":
