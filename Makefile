@@ -104,7 +104,7 @@ bench-outage: $(VENV)/.dev ## Kill APIs, workers, Redis and HAProxy under load: 
 	@$(BIN)/python -m benchmarks.outage $(ARGS)
 
 .PHONY: bench-load
-bench-load: $(VENV)/.dev ## 256 clients for ten minutes beside a training job; ARGS="--clients 64 --timeout-ms 300"
+bench-load: $(VENV)/.dev ## 256 clients for ten minutes during a training job; ARGS="--clients 64 --timeout-ms 300"
 	@$(BIN)/python -m benchmarks.load $(ARGS)
 
 .PHONY: bench-capacity

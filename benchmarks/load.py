@@ -1,4 +1,4 @@
-"""Many clients for minutes, with a training job beside them: errors, latencies, deadlines and memory.
+"""Many clients for minutes, during a training job: errors, latencies, deadlines and memory.
 
 Each client has a connection of its own and sends one request after the other, without pauses: it types into
 a document and completes it, plainly or streamed, asks for likely next characters, or scores lines. A worker
@@ -112,7 +112,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _training(api: Api, *, is_on: bool) -> Iterator[Any]:
-    """Train beside the clients; give a function that returns the steps so far."""
+    """Train meanwhile; yield a function that returns the steps so far."""
     if not is_on:
         yield lambda: 0
         return
@@ -122,10 +122,10 @@ def _training(api: Api, *, is_on: bool) -> Iterator[Any]:
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{api.port}", timeout=60) as http:
             text = " ".join("".join(random.choices(CHARACTERS, k=7)) for _ in range(50_000))
-            corpus = http.post("/v1/corpora", params={"name": "beside"}, content=text.encode())
+            corpus = http.post("/v1/corpora", params={"name": "load"}, content=text.encode())
             corpus.raise_for_status()
             # An hour: it is still running when the clients have finished.
-            body = {"name": "beside", "corpus": "beside", "preset": "small", "budget": {"seconds": 3600}}
+            body = {"name": "load", "corpus": "load", "preset": "small", "budget": {"seconds": 3600}}
             job = http.post("/v1/jobs", json=body)
             path = f"/v1/jobs/{job.raise_for_status().json()['id']}"
             while _steps(http, path) == 0:

@@ -69,7 +69,7 @@ def test_nothing_is_counted_of_bodies_that_are_released_however_they_ended() -> 
 
 
 class _ManualTime(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when it is told so."""
+    """An event loop whose time passes only when a test advances it."""
 
     now_s = 1.0
 
