@@ -67,6 +67,8 @@ class DocumentRoute(APIRoute):
 
 async def _check_number_of_errors(request: DocumentRequest, body_class: Any) -> None:
     """Refuse a body with very many errors: FastAPI would make an object for each, on the event loop."""
+    if len(await request.body()) <= MAX_ERRORS:
+        return  # each error takes a byte or more: nothing to count, and no second validation
     try:
         value = await request.json()
         await anyio.to_thread.run_sync(body_class.model_validate, value)
