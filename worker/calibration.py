@@ -10,7 +10,7 @@ from models.anomaly.calibration_builder import calibrate
 from models.anomaly.experts import with_ngram_and_templates
 from models.anomaly.precision import higher
 from models.runtime.session import StepNetwork
-from models.runtime.surprisal import line_surprisal
+from models.runtime.surprisal import LineSurprisal, line_surprisal
 from models.text import ngram_file, templates_file
 from models.text.template_tree import MAX_TEMPLATES
 from store.calibrations import MODEL_FILE, validation_file
@@ -18,8 +18,8 @@ from worker.prepared_text import Text
 
 _MAX_CHARACTERS = 5_000_000  # from the end of the held-out text: a minute or two
 _MARGIN_BITS = 1.0  # for logs: flagged lines must be twice as rare. docs/engineering/anomaly-study.md
-_MIN_DISTINCT_FRACTION = 0.1  # of the held-out lines of a log; below it, older lines are added
-_OLDER_RATIO = 3  # characters of older lines per held-out character
+_MAX_OLDER_CHARACTERS = 1_000_000  # of a log's training text
+_OLDER_PARTS = 16
 _MAX_LINE_CHARACTERS = 50_000  # longer lines are ignored
 
 
@@ -54,29 +54,34 @@ def anomaly_files(
     )
     complete_lines = held_out.split("\n")[0 if follows_newline else 1 : -1]
     lines = [line for line in complete_lines if len(line) <= _MAX_LINE_CHARACTERS]
-    if is_log:
-        lines = _older_lines(text, lines) + lines
     if len(lines) < MIN_LINES:
         return files
-    readings = line_surprisal(network, text.vocabulary, lines, with_end=True)
-    if int8:
-        readings = higher(readings, line_surprisal(int8, text.vocabulary, lines, with_end=True))
-    calibration = calibrate(with_ngram_and_templates(readings, lines, ngram, templates))
+
+    def read(lines: Sequence[str]) -> list[LineSurprisal]:
+        surprisals = line_surprisal(network, text.vocabulary, lines, with_end=True)
+        if int8:
+            surprisals = higher(surprisals, line_surprisal(int8, text.vocabulary, lines, with_end=True))
+        return with_ngram_and_templates(surprisals, lines, ngram, templates)
+
+    calibration = calibrate(read(lines), older=read(_older_lines(text)) if is_log else ())
     files[MODEL_FILE] = validation_file(_with_margin(calibration) if is_log else calibration)
     return files
 
 
-def _older_lines(text: Text, lines: Sequence[str]) -> list[str]:
-    """Return lines from the end of the training text if the held-out lines have few distinct ones; else none.
+def _older_lines(text: Text) -> list[str]:
+    """Return lines of the training text: all, or of a large one those of _OLDER_PARTS parts of equal size.
 
-    A short part of a log can be one burst of the same few lines, which does not represent the others. The
-    network was trained on the older lines, so their scores are slightly too low.
+    The held-out end of a log is short, and may be a burst of the same few lines. It does not have the rarer
+    kinds of lines, which are as normal.
     """
-    if len(set(lines)) >= _MIN_DISTINCT_FRACTION * len(lines):
-        return []
-    characters = min(_MAX_CHARACTERS, _OLDER_RATIO * sum(len(line) + 1 for line in lines))
-    older = text.vocabulary.decode(text.train[-characters:]).split("\n")[1:-1]
-    return [line for line in older if len(line) <= _MAX_LINE_CHARACTERS]
+    total = len(text.train)
+    size = min(_MAX_OLDER_CHARACTERS, total) // _OLDER_PARTS
+    starts = np.linspace(0, total - size, _OLDER_PARTS).astype(int)
+    parts = [text.vocabulary.decode(text.train[start : start + size]) for start in starts]
+    if total <= _MAX_OLDER_CHARACTERS:
+        parts = [text.vocabulary.decode(text.train[:])]
+    complete = (line for part in parts for line in part.split("\n")[1:-1])
+    return [line for line in complete if len(line) <= _MAX_LINE_CHARACTERS]
 
 
 def _with_margin(calibration: Calibration) -> Calibration:

@@ -59,8 +59,12 @@ class CalibrationBuilder:
         self._characters += sum(len(line.bits) + line.has_end for line in lines)
         self._fixed_fractions += sum(line.parsed.fixed_fraction for line in lines if line.parsed is not None)
 
-    def build(self, *, buckets: int = 1) -> Calibration:
+    def build(self, *, buckets: int = 1, older: "CalibrationBuilder | None" = None) -> Calibration:
         """Return the calibration, with this many buckets by line length, of about equal size.
+
+        `older` has lines from before these, on which the network may have been trained. With them a line is
+        compared with all that are known, also with kinds that these lines do not have. Their own scores are
+        slightly too low, so at each rate the threshold is at least that of the lines of this builder.
 
         Raises:
             InvalidInput: there are fewer than MIN_LINES lines per bucket.
@@ -72,10 +76,17 @@ class CalibrationBuilder:
                 code="too_few_calibration_lines",
                 param="lines",
             )
-        values = np.concatenate(self._statistics)
-        lengths = np.concatenate(self._lengths)
+        before = older or CalibrationBuilder()
+        values = np.concatenate([*before._statistics, *self._statistics])
+        lengths = np.concatenate([*before._lengths, *self._lengths])
+        is_newest = np.arange(len(values)) >= before._lines
         made = [
-            _bucket(values[own], longest, self._weights(values.shape[1], float(np.median(lengths[own]))))
+            _bucket(
+                values[own],
+                longest,
+                self._weights(values.shape[1], float(np.median(lengths[own]))),
+                is_newest[own],
+            )
             for own, longest in _by_length(lengths, buckets)
         ]
         excess = np.concatenate(self._excess)
@@ -107,11 +118,14 @@ class CalibrationBuilder:
         return np.concatenate([(1 - templates.sum()) * characters, templates])
 
 
-def calibrate(lines: Sequence[LineSurprisal], *, buckets: int = 1) -> Calibration:
-    """Return the calibration of normal lines. Raises InvalidInput, as `CalibrationBuilder.build`."""
-    builder = CalibrationBuilder()
+def calibrate(
+    lines: Sequence[LineSurprisal], *, buckets: int = 1, older: Sequence[LineSurprisal] = ()
+) -> Calibration:
+    """Return the calibration of normal lines, as `CalibrationBuilder.build` does. Raises InvalidInput."""
+    builder, before = CalibrationBuilder(), CalibrationBuilder()
     builder.add(lines)
-    return builder.build(buckets=buckets)
+    before.add(older)
+    return builder.build(buckets=buckets, older=before)
 
 
 def _by_length(lengths: NDArray[np.intp], buckets: int) -> list[tuple[NDArray[np.intp], int | None]]:
@@ -125,10 +139,14 @@ def _by_length(lengths: NDArray[np.intp], buckets: int) -> list[tuple[NDArray[np
     return kept
 
 
-def _bucket(values: Floats, longest: int | None, weights: Floats) -> Bucket:
+def _bucket(values: Floats, longest: int | None, weights: Floats, is_newest: NDArray[np.bool]) -> Bucket:
     ordered = np.sort(values, 0).T  # (k, n)
     spread = values.std(0)
-    scores = np.sort(leave_one_out_rarity(values, ordered, spread) @ weights)
+    scores = leave_one_out_rarity(values, ordered, spread) @ weights
+    newest = np.sort(scores[is_newest])
+    scores.sort()
+    if newest.size:
+        scores = np.maximum(scores, newest[_same_rates(len(scores), len(newest))])
     kept = _kept_indices(len(values))
     return Bucket(
         longest,
@@ -139,6 +157,12 @@ def _bucket(values: Floats, longest: int | None, weights: Floats) -> Bucket:
         fit_tail(scores),
         len(values),
     )
+
+
+def _same_rates(count: int, of: int) -> NDArray[np.intp]:
+    """Return (count,) for each of `count` sorted scores the index of that with the same rate among `of`."""
+    rates = np.arange(count, 0, -1) / (count + 1)
+    return of - np.clip((rates * (of + 1) + 1e-9).astype(np.intp), 1, of)
 
 
 def _kept_indices(lines: int) -> NDArray[np.intp]:

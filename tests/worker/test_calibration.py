@@ -78,12 +78,13 @@ def test_calibration_holds_for_int8_too() -> None:
         assert (p <= 0.01).mean() <= 0.01
 
 
-def test_a_line_of_a_log_must_be_rarer_by_a_margin_to_be_flagged() -> None:
+def test_a_line_of_a_log_must_be_rarer_by_a_margin_to_be_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(1)
     lines = ["".join(random.choice(list("abcd"), random.integers(3, 9))) for _ in range(3000)]
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.4)
-    plain, _ = load(files_for(text)[MODEL_FILE], where="plain")
     moved, _ = load(files_for(text, is_log=True)[MODEL_FILE], where="moved")
+    monkeypatch.setattr("worker.calibration._MARGIN_BITS", 0.0)
+    plain, _ = load(files_for(text, is_log=True)[MODEL_FILE], where="plain")
     assert moved.thresholds(0.02)[0] == pytest.approx(plain.thresholds(0.02)[0] + 1.0, abs=1e-4)
     assert moved.thresholds(0.2) == plain.thresholds(0.2)
     if plain.has_tail:
@@ -91,13 +92,16 @@ def test_a_line_of_a_log_must_be_rarer_by_a_margin_to_be_flagged() -> None:
     assert (np.diff(moved.buckets[0].scores) >= 0).all()
 
 
-def test_a_log_that_ends_in_a_burst_is_calibrated_on_older_lines_too() -> None:
-    lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(300)] + ["abad"] * 100
+def test_a_log_is_calibrated_on_older_lines_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(1500)] + ["abad"] * 500
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.25)
     made, _ = load(files_for(text, is_log=True)[MODEL_FILE], where="log")
-    assert 390 <= made.lines <= 400  # the burst, and three times as much before it
+    assert made.lines == 1999  # all but the first of the training text
+    monkeypatch.setattr("worker.calibration._MAX_OLDER_CHARACTERS", 1600)
+    made, _ = load(files_for(text, is_log=True)[MODEL_FILE], where="log")
+    assert made.lines == 500 + 16 * (100 // 5 - 1)  # of each of 16 parts, the complete lines
     made, _ = load(files_for(text)[MODEL_FILE], where="text")
-    assert made.lines == 100
+    assert made.lines == 500
 
 
 def test_text_without_lines_has_no_calibration() -> None:

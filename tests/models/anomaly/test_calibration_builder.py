@@ -52,3 +52,31 @@ def test_excess_of_characters_is_kept_at_the_high_end() -> None:
     excess = np.concatenate([line.bits - line.entropy for line in lines])
     expected = np.quantile(excess, [0.99, 0.997, 0.999, 0.9997, 0.9999])
     np.testing.assert_allclose(calibrate(lines).character_excess, expected, rtol=1e-6)
+
+
+def test_a_kind_of_line_that_only_older_lines_have_is_not_rare() -> None:
+    random = np.random.default_rng(3)
+    newest = random_lines(random, 100)
+    older = random_lines(random, 300) + random_lines(random, 15, scale=4.0)
+    [rare] = random_lines(random, 1, scale=4.0)
+    _, alone = calibrate(newest).score([rare])
+    with_older = calibrate(newest, older=older)
+    assert with_older.lines == 415
+    assert alone[0] < 0.02 < with_older.score([rare])[1][0]
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.05, 0.01])
+def test_the_threshold_is_at_least_that_of_the_newest_lines(rate: float) -> None:
+    random = np.random.default_rng(4)
+    older, newest = random_lines(random, 900, scale=0.5), random_lines(random, 100)
+    made = calibrate(newest, older=older)
+    scores, _ = made.score(newest)
+    assert (scores > made.thresholds(rate)[0]).mean() <= rate
+
+
+def test_weights_and_character_thresholds_are_those_of_the_newest_lines() -> None:
+    random = np.random.default_rng(5)
+    older, newest = random_lines(random, 50), random_lines(random, 60, scale=2.0)
+    made, alone = calibrate(newest, older=older), calibrate(newest)
+    assert made.character_excess == alone.character_excess
+    np.testing.assert_array_equal(made.buckets[0].weights, alone.buckets[0].weights)
