@@ -52,6 +52,7 @@ class Scorer:
         self.engine, self.masks, self._ngram = engine, masks, ngram
         self.templates = templates
         self._is_masked = values.is_well_formed if values else None
+        self._short_numbers = values is not None and values.has_short
 
     @classmethod
     def load(cls, saved: SavedModel, engine: Engine) -> "Scorer":
@@ -68,7 +69,7 @@ class Scorer:
 
     def mask(self, line: str) -> Masked:
         """Return a line with its values masked, except those that are malformed; see `mask_values`."""
-        return self.masks.apply(line, is_masked=self._is_masked)
+        return self.masks.apply(line, is_masked=self._is_masked, short_numbers=self._short_numbers)
 
     def read(
         self, originals: Sequence[str], *, precision: ReadPrecision = "float32", check: Check = no_check

@@ -16,7 +16,18 @@ from typing import Literal
 
 from models.text.masks import Masks
 
-CLASSES = ("timestamp", "date", "uuid", "ip", "hex", "long_numbers", "digits")
+CLASSES = (
+    "timestamp",
+    "date",
+    "loose_time",
+    "uuid",
+    "ip",
+    "hostname",
+    "hex",
+    "alphanumeric",
+    "long_numbers",
+    "digits",
+)
 """The masks that can be suggested, in order of precedence."""
 
 _MIN_LINES = 50
@@ -127,12 +138,12 @@ class _Value:
 
 def detect_log(lines: Sequence[str]) -> LogDetection:
     """Return whether the text that these lines are sampled from, in order, is a log, and masks for it."""
-    values = [value for number, line in enumerate(lines) for value in _values(number, line)]
+    values = [value for number, line in enumerate(lines) for value in _values(number, line, _OTHERS)]
     timestamped = len({v.line for v in values if v.mask in _TIMESTAMPS})
     is_timestamped = bool(lines) and timestamped >= _MIN_TIMESTAMPED * len(lines)
     if not is_timestamped and not _has_counter(values, len(lines)):
         return LogDetection("text", len(lines))
-    suggested = Masks([m for m in CLASSES if _is_suggested(m, values, len(lines))])
+    suggested = Masks(_suggested(lines, values))
     if not suggested or len(lines) < _MIN_LINES:
         return LogDetection("text", len(lines), is_chronological=True)
     matched_lines = dict.fromkeys(suggested.masks, 0)
@@ -153,13 +164,29 @@ def detect_log(lines: Sequence[str]) -> LogDetection:
     )
 
 
-_ALL = Masks(CLASSES)
+_ADDED = ("loose_time", "hostname", "alphanumeric")
+"""Classes that are suggested in addition to the others, which are judged as if these did not exist: words
+with numbers in them would hide that the numbers in other places drift."""
+
+_SPLIT_BY = {"long_numbers": {"uuid", "hex"}, "digits": {"uuid", "hex", "ip"}}
+"""By a mask of numbers, the classes whose values it would mask in part: it leaves the letters of a hash."""
+
+_OTHERS, _ALL = Masks([name for name in CLASSES if name not in _ADDED]), Masks(CLASSES)
 
 
-def _values(number: int, line: str) -> list[_Value]:
+def _suggested(lines: Sequence[str], values: Sequence[_Value]) -> list[str]:
+    """Return the suggested masks in the order of CLASSES; `values` are those without _ADDED."""
+    all_values = [value for number, line in enumerate(lines) for value in _values(number, line, _ALL)]
+    suggested = {m for m in CLASSES if _is_suggested(m, all_values if m in _ADDED else values, len(lines))}
+    split = {name for numbers in suggested for name in _SPLIT_BY.get(numbers, ())}
+    suggested |= {value.mask for value in values if value.mask in split}
+    return [m for m in CLASSES if m in suggested]
+
+
+def _values(number: int, line: str, masks: Masks) -> list[_Value]:
     return [
         _Value(number, value.mask, f"{value.mask} {value.before}", value.text)
-        for _, value in _ALL.values(line)
+        for _, value in masks.values(line)
     ]
 
 

@@ -36,7 +36,8 @@ from models.text.masks import NAMED, Masks, Value
 FILE = "mask_values.json"
 """The name of the file in a saved model. Older models have none, and mask all values."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 does not count short numbers, and has other formats of times, which are not compared."""
 
 MAX_CHARACTERS = 5_000_000
 """At the end of the corpus, from which values are learned."""
@@ -53,7 +54,8 @@ MAX_FORMATS = 32
 _MAX_INVALID = 0.001  # fraction of the corpus's values that may break a rule
 _MIN_FIXED_DIGITS = 9  # of numbers that have equally many digits because of what they are
 _MAX_DIGITS = 18  # of numbers that are compared by size
-_TIMES = ("timestamp", "date")
+_MAX_SHORT = 0.05  # short numbers per long one in a field whose short numbers are masked, too
+_TIMES = ("timestamp", "date", "loose_time")
 _NUMBER = "number"
 _GROUPS = dict.fromkeys(("hex", "numbers", "long_numbers", "digits"), _NUMBER)  # one field may match any
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -64,8 +66,8 @@ _NAMED_DATE = re.compile(
 )
 _YEAR_FIRST = re.compile(r"^(\d{4})[-./]?(\d\d)[-./]?(\d\d)(?!\d)")
 _YEAR_LAST = re.compile(r"^(\d{1,2})/(\d{1,2})/(\d{4}|\d{2})(?!\d)")
-_CLOCK = re.compile(r"(?<!\d)(\d{1,2})[:.](\d{2})[:.](\d{2})(?!\d)")
-_FRACTION = re.compile(r"(?<=\d\d[:.]\d\d)[.,:]\d+")
+_CLOCK = re.compile(r"(?<!\d)(\d{1,2})[:.](\d{1,2})[:.](\d{1,2})(?!\d)")
+_FRACTION = re.compile(r"(?<=\d[:.]\d\d[:.]\d\d)[.,:]\d+")
 _ZONE = re.compile(r"(?:Z| ?[+-]\d\d:?\d\d)$")
 _DIGITS = re.compile(r"\d+")
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -84,6 +86,7 @@ class FieldValues:
         letters: of hexadecimal numbers, `a` if they have lowercase letters, `A` if uppercase.
         shortest, longest: their lengths. highest: the largest decimal number of at most _MAX_DIGITS digits.
         is_padded: whether a number begins with a zero.
+        short: how many numbers were too short for the mask `long_numbers`. They do not count above.
     """
 
     count: int = 0
@@ -94,9 +97,13 @@ class FieldValues:
     longest: int = 0
     highest: int = 0
     is_padded: bool = False
+    short: int = 0
 
     def add(self, value: Value) -> None:
         """Add a value of the corpus."""
+        if value.is_short:
+            self.short += 1
+            return
         text = value.text
         self.count += 1
         self.invalid += not _exists(value)
@@ -114,7 +121,7 @@ class FieldValues:
         """Return whether a value keeps the rules that these values keep, those of its field or its mask."""
         if self.invalid <= _MAX_INVALID * self.count and not _exists(value):
             return False
-        if value.mask == "ip":
+        if value.mask in ("ip", "hostname"):
             return True
         if is_field and self.formats is not None and _format(value) not in self.formats:
             return False
@@ -150,17 +157,18 @@ class MaskValues:
 
     Args:
         fields: by mask, by field, where "" has all values of the mask. The masks of numbers are one.
+        has_short: whether short numbers were counted; then `is_masked` expects them, too.
     """
 
-    def __init__(self, fields: dict[str, dict[str, FieldValues]]) -> None:
-        self.fields = fields
+    def __init__(self, fields: dict[str, dict[str, FieldValues]], *, has_short: bool = True) -> None:
+        self.fields, self.has_short = fields, has_short
 
     @classmethod
     def fit(cls, masks: Masks, lines: Iterable[str]) -> Self:
         """Return the rules of the values in the lines of a corpus. Values of custom masks have no rules."""
         fields: dict[str, dict[str, FieldValues]] = {}
         for line in lines:
-            for _, value in masks.values(line):
+            for _, value in masks.values(line, short_numbers=True):
                 if value.mask in NAMED:
                     of_mask = fields.setdefault(_group(value), {"": FieldValues()})
                     for name in ("", _field(value)):
@@ -182,11 +190,13 @@ class MaskValues:
         )
 
     def is_well_formed(self, value: Value) -> bool:
-        """Return whether a value looks like those of the corpus."""
+        """Return whether a value looks like those of the corpus: a short one, if its field has long ones."""
         of_mask = self.fields.get(_group(value))
         if not of_mask:
-            return True
+            return not value.is_short
         field_values = of_mask.get(_field(value))
+        if value.is_short:
+            return field_values is not None and field_values.short <= _MAX_SHORT * field_values.count
         known = field_values or of_mask[""]
         return known.count < MIN_VALUES or known.has_like(value, is_field=field_values is not None)
 
@@ -208,13 +218,17 @@ class MaskValues:
         """
         try:
             record = json.loads(data)
-            if record["format_version"] != FORMAT_VERSION:
+            if record["format_version"] not in (1, FORMAT_VERSION):
                 raise Unavailable(
                     f"{FILE} has format {record['format_version']!r} and this program knows"
                     f" {FORMAT_VERSION}; update nextchar",
                     code="model_format_unknown",
                 )
-            return cls({mask: _loaded(of_mask) for mask, of_mask in record["masks"].items()})
+            fields = {mask: _loaded(of_mask) for mask, of_mask in record["masks"].items()}
+            if record["format_version"] == 1:
+                for values in (one for mask in _TIMES for one in fields.get(mask, {}).values()):
+                    values.formats = None
+            return cls(fields, has_short=record["format_version"] > 1)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Unavailable(f"{FILE} is damaged ({type(error).__name__})", code="model_damaged") from None
 
@@ -229,6 +243,8 @@ def _field(value: Value) -> str:
 
 def _format(value: Value) -> str:
     """Return what all values of a field have in common: of a time its format, of a number its prefix."""
+    if value.mask == "loose_time":
+        return ""  # a part has one digit or two
     if value.mask in _TIMES:
         text = _ZONE.sub("", _FRACTION.sub("", value.text))
         text = _DIGITS.sub(lambda run: "0" if len(run[0]) < 3 else "0" * len(run[0]), text)
@@ -289,7 +305,7 @@ def _loaded(of_mask: dict[str, Any]) -> dict[str, FieldValues]:
 
 def _field_values(record: dict[str, Any]) -> FieldValues:
     one = FieldValues(**record)
-    numbers = (one.count, one.invalid, one.shortest, one.longest, one.highest)
+    numbers = (one.count, one.invalid, one.shortest, one.longest, one.highest, one.short)
     formats = one.formats or []
     if not all(isinstance(number, int) for number in numbers):
         raise TypeError("a figure is not a number")

@@ -24,6 +24,8 @@ from models.errors import InvalidInput
 
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _WEEKDAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"  # of a hostname
+_TOP_LABEL = "(?:[a-z]{2}|(?i:com|net|org|edu|gov|mil|info|biz|arpa|local|localdomain|internal|lan))"
 _CLOCK = r"\d{1,2}:\d{2}:\d{2}(?:[.,:]\d+)?(?: ?[AP]M\b)?"
 
 NAMED: dict[str, tuple[str, str]] = {
@@ -54,12 +56,19 @@ NAMED: dict[str, tuple[str, str]] = {
     ),
     "long_numbers": ("ⓛ", r"\d{4}\d*"),
     "digits": ("ⓖ", r"\d+"),
+    "loose_time": ("ⓒ", r"\b(?:\d{8}[ T_-])?\d{1,2}:\d{1,2}:\d{1,2}(?:[.,:]\d+)?\b"),
+    "hostname": ("ⓢ", rf"\b{_LABEL}(?:\.{_LABEL})+\.{_TOP_LABEL}\b"),
+    "alphanumeric": ("ⓐ", r"\b\w*(?:[A-Za-z]\d+[A-Za-z]|\d[A-Za-z]+\d)\w*\b"),
 }
 """Name -> (placeholder, pattern).
 
 Saved models refer to masks by name, so a pattern never changes; an improved one gets a new name.
 `numbers` are whole words of digits; `long_numbers` (four digits or more) and `digits` also match in words.
+`loose_time` is a time whose minutes or seconds may have one digit, `hostname` has three labels or more, and
+`alphanumeric` is a word that changes twice between letters and digits, as random ids do.
 """
+
+_LONG_NUMBERS = "long_numbers"
 
 CUSTOM_PLACEHOLDER = "ⓞ"
 """The placeholder of custom expressions."""
@@ -96,12 +105,14 @@ class Value:
     Attributes:
         mask: the mask. text: the match. before: the FIELD_CHARACTERS before it, or fewer. after: the
         character after it; empty at the end of the text.
+        is_short: whether it is a number of fewer digits than `long_numbers` matches.
     """
 
     mask: str
     text: str
     before: str
     after: str
+    is_short: bool = False
 
 
 class Masks:
@@ -124,6 +135,8 @@ class Masks:
         # Named groups, because the expressions may have groups of their own.
         joined = "|".join(f"(?P<nextchar_{i}>{pattern})" for i, pattern in enumerate(patterns))
         self._pattern = _compile(joined) if masks else None
+        self._long_numbers = self.masks.index(_LONG_NUMBERS) if _LONG_NUMBERS in masks else 0
+        self._pattern_with_short = _compile(joined + r"|\d+") if _LONG_NUMBERS in masks else self._pattern
         self._utf8_pattern = _compile(joined.encode()) if masks and r"\C" not in joined else None
         self._group_of: dict[int, int] = {}
         if self._pattern:
@@ -133,10 +146,16 @@ class Masks:
     def __bool__(self) -> bool:
         return self._pattern is not None
 
-    def apply(self, text: str, *, is_masked: Callable[[Value], bool] | None = None) -> Masked:
-        """Return a text with each match replaced by its placeholder, if `is_masked` is true for it."""
+    def apply(
+        self, text: str, *, is_masked: Callable[[Value], bool] | None = None, short_numbers: bool = False
+    ) -> Masked:
+        """Return a text with each match replaced by its placeholder, if `is_masked` is true for it.
+
+        `short_numbers`: see `values`. Needs `is_masked`, which is asked about them, too.
+        """
         if is_masked:
-            matches = [match for match, value in self.values(text) if is_masked(value)]
+            found = self.values(text, short_numbers=short_numbers)
+            matches = [match for match, value in found if is_masked(value)]
         else:
             matches = list(self.matches(text))
         if not matches:
@@ -189,27 +208,38 @@ class Masks:
             parts += (line[at:], b"\n")
         return b"".join(parts[:-1]).decode("utf-8", "surrogatepass")
 
-    def values(self, text: str) -> Iterator[tuple[tuple[int, int, int], Value]]:
-        """Yield each match, as `matches` does, and its value."""
+    def values(
+        self, text: str, *, short_numbers: bool = False
+    ) -> Iterator[tuple[tuple[int, int, int], Value]]:
+        """Yield each match, as `matches` does, and its value.
+
+        With `short_numbers` also numbers that `long_numbers` is too long for, if it is one of the masks: a
+        counter that begins anew is the same field.
+        """
         before, position = "", 0
-        for match in self.matches(text):
+        pattern = self._pattern_with_short if short_numbers else self._pattern
+        for match, is_short in self._found(text, pattern):
             start, end, mask = match
             before = (before + text[max(position, start - FIELD_CHARACTERS) : start])[-FIELD_CHARACTERS:]
             before = before.rpartition("\n")[2]
-            yield match, Value(self.masks[mask], text[start:end], before, text[end : end + 1])
+            yield match, Value(self.masks[mask], text[start:end], before, text[end : end + 1], is_short)
             before, position = before + "#", end
 
     def matches(self, text: str) -> Iterator[tuple[int, int, int]]:
         """Yield (start, end, index of the mask) of each match in a text, in order."""
-        if self._pattern is None:
+        return (match for match, _ in self._found(text, self._pattern))
+
+    def _found(self, text: str, pattern: Any) -> Iterator[tuple[tuple[int, int, int], bool]]:
+        if pattern is None:
             return
         base = 0
         for line in text.split("\n"):
-            for match in self._pattern.finditer(line):
+            for match in pattern.finditer(line):
                 start, end = match.span()
                 if start < end:
-                    group = next(g for g in self._group_of if match.start(g) >= 0)
-                    yield base + start, base + end, self._group_of[group]
+                    mask = next((i for g, i in self._group_of.items() if match.start(g) >= 0), None)
+                    is_short = mask is None
+                    yield (base + start, base + end, self._long_numbers if mask is None else mask), is_short
             base += len(line) + 1
 
 

@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,37 @@ def test_digits_of_a_date_before_the_time_are_masked_with_it() -> None:
     lines = [line.removeprefix("Dec 10 ") for line in syslog(300)]
     detection = detected("".join(f"I1210 {line}\n" for line in lines))
     assert Masks(detection.masks).apply(f"I1211 {lines[0]}").text.startswith("Iⓓ LabSZ sshd[ⓛ]: ")
+
+
+def test_hostnames_that_change_are_masked_and_package_names_are_not() -> None:
+    lines = [
+        f"{line} from h{i // 9}.dial-{i % 3}.example.net by org.apache.hadoop.mapred.Task"
+        for i, line in enumerate(syslog(400))
+    ]
+    detection = detected("\n".join(lines))
+    assert "hostname" in detection.masks
+    assert Masks(detection.masks).apply(lines[0]).text.endswith(" from ⓢ by org.apache.hadoop.mapred.Task")
+
+
+def test_random_ids_of_letters_and_digits_are_masked() -> None:
+    draw = random.Random(2)
+    lines = [
+        f"{line} request={''.join(draw.choices('abc123xyz789', k=10))}q1w of stage{i % 3}"
+        for i, line in enumerate(syslog(400))
+    ]
+    detection = detected("\n".join(lines))
+    assert "alphanumeric" in detection.masks
+    assert Masks(detection.masks).apply(lines[0]).text.endswith(" request=ⓐ of stage0")
+
+
+def test_hashes_are_masked_as_a_whole_where_digits_are_masked() -> None:
+    lines = [
+        f"[{i * 0.173:12.6f}] session 0x{0x14F1724A6E8000 + i // 40:x} of task {i}, {i % 7}"
+        for i in range(600)
+    ]
+    detection = detected("\n".join(lines))
+    assert {"hex", "digits"} <= set(detection.masks)
+    assert " session ⓗ of task " in Masks(detection.masks).apply(lines[-1]).text
 
 
 def test_few_lines_are_not_a_log() -> None:

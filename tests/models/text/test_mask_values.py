@@ -161,3 +161,38 @@ def test_an_impossible_file_is_refused(masks: object) -> None:
 def test_a_file_of_another_format_says_so() -> None:
     with pytest.raises(Unavailable, match="has format 9"):
         MaskValues.load(b'{"format_version": 9}')
+
+
+def counted(count: int) -> str:
+    return f"steps={count} app=3 status={200 + count % 4}"
+
+
+def test_a_counter_that_begins_anew_is_masked_as_before() -> None:
+    masks = Masks(["long_numbers"])
+    known = MaskValues.fit(masks, [counted(4000 + i) for i in range(200)] + [counted(7)])
+    shown = masks.apply(counted(0), is_masked=known.is_well_formed, short_numbers=True)
+    assert shown.text == "steps=ⓛ app=3 status=200"
+    assert masks.apply(counted(0)).text == counted(0)
+
+
+def test_short_numbers_are_not_masked_where_the_corpus_has_them() -> None:
+    masks = Masks(["long_numbers"])
+    known = MaskValues.fit(masks, [counted(i) for i in range(900, 1100)])
+    assert masks.apply(counted(7), is_masked=known.is_well_formed, short_numbers=True).text == counted(7)
+
+
+def test_values_of_an_older_model_have_no_short_numbers() -> None:
+    known = MaskValues.fit(Masks(["long_numbers"]), [counted(4000 + i) for i in range(200)])
+    record = json.loads(known.dump())
+    assert MaskValues.load(json.dumps(record).encode()).has_short
+    record["format_version"] = 1
+    for values in record["masks"]["number"].values():
+        del values["short"]
+    assert not MaskValues.load(json.dumps(record).encode()).has_short
+
+
+def test_a_time_with_one_digit_per_part_is_well_formed() -> None:
+    masks = Masks(["loose_time"])
+    known = MaskValues.fit(masks, [f"20171223-23:{i % 60}:{i % 7}:{i}" for i in range(MIN_VALUES)])
+    texts = [masks.apply(line, is_masked=known.is_well_formed).text for line in ("0:1:2", "0:99:2")]
+    assert texts == ["ⓒ", "0:99:2"]

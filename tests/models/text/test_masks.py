@@ -29,6 +29,14 @@ from models.text.masks import MAX_MASKS, NAMED, Masks
         ("date", "1/2 of 3-4, 10.30", "1/2 of 3-4, 10.30"),
         ("long_numbers", "blk_-1608 rdd_26 x12345y", "blk_-ⓛ rdd_26 xⓛy"),
         ("digits", "rdd_26_7 R02", "rdd_ⓖ_ⓖ Rⓖ"),
+        ("loose_time", "20171223-23:21:0:125|Step", "ⓒ|Step"),
+        ("hostname", "from ns3.example.co.uk (web-1.lan.local)", "from ⓢ (ⓢ)"),
+        (
+            "hostname",
+            "example.com, org.apache.Task, jline.min.jar",
+            "example.com, org.apache.Task, jline.min.jar",
+        ),
+        ("alphanumeric", "req 8f3kq9 of pod-7d9f8b, stage12 in 254ms", "req ⓐ of pod-ⓐ, stage12 in 254ms"),
         ("sshd\\[[0-9]+\\]", "LabSZ sshd[24200]: hi", "LabSZ ⓞ: hi"),
     ],
 )

@@ -21,7 +21,19 @@ _optimization_option = partial(typer.Option, rich_help_panel="Optimization")
 _text_option = partial(typer.Option, rich_help_panel="Vocabulary and masks")
 _mix_option = partial(typer.Option, rich_help_panel="Mixing in a second corpus")
 
-MASK_NAMES = ("timestamp", "date", "uuid", "ip", "hex", "numbers", "long_numbers", "digits")
+MASK_NAMES = (
+    "timestamp",
+    "date",
+    "loose_time",
+    "uuid",
+    "ip",
+    "hostname",
+    "hex",
+    "alphanumeric",
+    "numbers",
+    "long_numbers",
+    "digits",
+)
 
 
 Preset = Literal["auto", "tiny", "small", "medium", "large"]
