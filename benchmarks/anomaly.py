@@ -102,7 +102,8 @@ def measure(task: LabeledLines, options: argparse.Namespace) -> dict[str, Any]:
     train, lines = ([masks.apply(normalize(line)).text for line in part] for part in (task.train, task.lines))
     experts, held_out = _train(train, options)
     anomalous = np.array(task.anomalous)
-    calibration = calibrate(_read(experts, held_out))
+    older = train[: len(train) - len(held_out) - 1]
+    calibration = calibrate(_read(experts, held_out), older=_read(experts, older))
     readings = _read(experts, lines)
     scores, p_values = calibration.score(readings)
     quality = detection_quality(scores, anomalous)

@@ -18,7 +18,7 @@ from worker.prepared_text import Text
 
 _MAX_CHARACTERS = 5_000_000  # from the end of the held-out text: a minute or two
 _MARGIN_BITS = 1.0  # for logs: flagged lines must be twice as rare. docs/engineering/anomaly-study.md
-_MAX_OLDER_CHARACTERS = 1_000_000  # of a log's training text
+_MAX_OLDER_CHARACTERS = 500_000  # of the training text
 _OLDER_PARTS = 16
 _MAX_LINE_CHARACTERS = 50_000  # longer lines are ignored
 
@@ -29,14 +29,16 @@ def anomaly_files(
     *,
     int8: StepNetwork | None = None,
     is_log: bool = False,
+    is_for_anomalies: bool = False,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, bytes]:
     """Return the files for scores: n-grams, templates, and a calibration if there are enough lines.
 
     The n-grams and the templates are those of the training text alone. The calibration is made on the newest
     complete lines of the held-out text, scored like lines of a request: each after a newline, by `network` in
-    float32 and in `int8` if the model has that. For logs, whose lines change with time, see `_older_lines`
-    and `_with_margin`. `on_message` gets a sentence if there are too many templates.
+    float32 and in `int8` if the model has that. With `is_for_anomalies` training lines take part, too; see
+    `_older_lines`; with `is_log`, whose lines change with time, see `_with_margin`. `on_message` gets a sentence
+    if there are too many templates.
     """
     ngram = ngram_file.ngram_of(text.train[-ngram_file.MAX_CHARACTERS :], text.vocabulary)
     templates = templates_file.templates_of(
@@ -63,7 +65,7 @@ def anomaly_files(
             surprisals = higher(surprisals, line_surprisal(int8, text.vocabulary, lines, with_end=True))
         return with_ngram_and_templates(surprisals, lines, ngram, templates)
 
-    calibration = calibrate(read(lines), older=read(_older_lines(text)) if is_log else ())
+    calibration = calibrate(read(lines), older=read(_older_lines(text)) if is_for_anomalies else ())
     files[MODEL_FILE] = validation_file(_with_margin(calibration) if is_log else calibration)
     return files
 
@@ -71,8 +73,8 @@ def anomaly_files(
 def _older_lines(text: Text) -> list[str]:
     """Return lines of the training text: all, or of a large one those of _OLDER_PARTS parts of equal size.
 
-    The held-out end of a log is short, and may be a burst of the same few lines. It does not have the rarer
-    kinds of lines, which are as normal.
+    The held-out lines are few, and the end of a log may be a burst of the same ones. Rarer kinds of lines,
+    which are as normal, are missing.
     """
     total = len(text.train)
     size = min(_MAX_OLDER_CHARACTERS, total) // _OLDER_PARTS

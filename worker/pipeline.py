@@ -160,6 +160,7 @@ def train_model(
             text,
             int8=int8,
             is_log=bool(request.masks),
+            is_for_anomalies=request.purpose != "complete",
             on_message=lambda sentence: on_event("message", {"text": sentence}),
         )
         files |= mask_values_files(request, corpora, corpus)

@@ -19,10 +19,18 @@ from worker.export import int8_file
 from worker.prepared_text import Text
 
 
-def files_for(text: Text, int8: bytes | None = None, *, is_log: bool = False) -> dict[str, bytes]:
+def files_for(
+    text: Text, int8: bytes | None = None, *, is_log: bool = False, is_for_anomalies: bool = False
+) -> dict[str, bytes]:
     """The files for an untrained network."""
     quantized = int8 and open_network(INT8_FILE, int8, threads=1)
-    return anomaly_files(Network(graph_for(text)), text, int8=quantized or None, is_log=is_log)
+    return anomaly_files(
+        Network(graph_for(text)),
+        text,
+        int8=quantized or None,
+        is_log=is_log,
+        is_for_anomalies=is_for_anomalies,
+    )
 
 
 def read_by_experts(
@@ -78,13 +86,12 @@ def test_calibration_holds_for_int8_too() -> None:
         assert (p <= 0.01).mean() <= 0.01
 
 
-def test_a_line_of_a_log_must_be_rarer_by_a_margin_to_be_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_of_a_log_must_be_rarer_by_a_margin_to_be_flagged() -> None:
     random = np.random.default_rng(1)
     lines = ["".join(random.choice(list("abcd"), random.integers(3, 9))) for _ in range(3000)]
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.4)
+    plain, _ = load(files_for(text)[MODEL_FILE], where="plain")
     moved, _ = load(files_for(text, is_log=True)[MODEL_FILE], where="moved")
-    monkeypatch.setattr("worker.calibration._MARGIN_BITS", 0.0)
-    plain, _ = load(files_for(text, is_log=True)[MODEL_FILE], where="plain")
     assert moved.thresholds(0.02)[0] == pytest.approx(plain.thresholds(0.02)[0] + 1.0, abs=1e-4)
     assert moved.thresholds(0.2) == plain.thresholds(0.2)
     if plain.has_tail:
@@ -92,13 +99,13 @@ def test_a_line_of_a_log_must_be_rarer_by_a_margin_to_be_flagged(monkeypatch: py
     assert (np.diff(moved.buckets[0].scores) >= 0).all()
 
 
-def test_a_log_is_calibrated_on_older_lines_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_for_anomalies_is_calibrated_on_training_lines_too(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [f"{chr(97 + i % 7)}b{chr(97 + i % 3)}d" for i in range(1500)] + ["abad"] * 500
     text = Text.split("\n".join(lines) + "\n", validation_fraction=0.25)
-    made, _ = load(files_for(text, is_log=True)[MODEL_FILE], where="log")
+    made, _ = load(files_for(text, is_for_anomalies=True)[MODEL_FILE], where="anomalies")
     assert made.lines == 1999  # all but the first of the training text
     monkeypatch.setattr("worker.calibration._MAX_OLDER_CHARACTERS", 1600)
-    made, _ = load(files_for(text, is_log=True)[MODEL_FILE], where="log")
+    made, _ = load(files_for(text, is_for_anomalies=True)[MODEL_FILE], where="anomalies")
     assert made.lines == 500 + 16 * (100 // 5 - 1)  # of each of 16 parts, the complete lines
     made, _ = load(files_for(text)[MODEL_FILE], where="text")
     assert made.lines == 500
