@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
 from models.errors import Unavailable
+from models.record_errors import UPGRADE, is_of_newer_version
 from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet, Vocabulary
 
@@ -120,8 +121,8 @@ def parse_card(data: bytes, *, where: str) -> Card:
     """Parse a card read from `where`.
 
     Raises:
-        Unavailable: it is not valid (code `model_damaged`) or of an unknown format version
-            (`model_format_unknown`).
+        Unavailable: it is not valid (code `model_damaged`), or of another format or with what only a newer
+            version knows (`model_format_unknown`).
     """
     try:
         raw = json.loads(data)
@@ -138,6 +139,8 @@ def parse_card(data: bytes, *, where: str) -> Card:
     try:
         return Card.model_validate(raw)
     except ValueError as error:
+        if is_of_newer_version(error):
+            raise Unavailable(f"{where} {UPGRADE}", code="model_format_unknown") from None
         raise Unavailable(f"{where} is damaged: {error}", code="model_damaged") from None
 
 

@@ -24,6 +24,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.errors import Conflict, NotFound, Unavailable
+from models.record_errors import UPGRADE, is_of_newer_version
 from store import lease
 from store.blobs import Blobs
 from store.ids import is_id, new_id
@@ -293,11 +294,9 @@ class Batches:
             batch = Batch.model_validate_json(self._blobs.read(path))
         except FileNotFoundError:
             raise no_such_batch(batch_id) from None
-        except ValueError:
-            raise Unavailable(
-                f"{path} is damaged or from a newer version of nextchar: restore it, or upgrade this process",
-                code="batch_damaged",
-            ) from None
+        except ValueError as error:
+            problem = UPGRADE if is_of_newer_version(error) else "is damaged; restore it"
+            raise Unavailable(f"{path} {problem}", code="batch_damaged") from None
         if batch.has_ended:
             self._ended[batch_id] = batch
         return batch

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import get_args
 
 from models.errors import NotFound, Unavailable
+from models.record_errors import UPGRADE, is_of_newer_version
 from models.text.kind_detection import TextKind
 from models.text.vocabulary import Alphabet
 from store.blobs import Blobs
@@ -55,6 +56,7 @@ class Corpora:
 
         Raises:
             InvalidInput: the text is empty, or `name` is not a valid name.
+            Unavailable: a newer version of nextchar has written its record (code `corpus_format_unknown`).
             StorageFull: nothing was saved.
         """
         if name is not None:
@@ -64,8 +66,11 @@ class Corpora:
             corpus = replace(corpus, name=name, version=self._names.next_version(name, corpus.id))
         check(corpus)
         existing = None
-        with contextlib.suppress(Unavailable):
+        try:
             existing = self._read(corpus.id)
+        except Unavailable as error:
+            if error.code != "corpus_damaged":
+                raise
         if existing is None or not self._is_intact(existing):
             self._blobs.write(f"corpora/{corpus.id}/text", upload.path)
             self._blobs.write(f"corpora/{corpus.id}/corpus.json", dump_corpus(corpus))
@@ -88,7 +93,8 @@ class Corpora:
 
         Raises:
             NotFound: there is none (code `corpus_not_found`).
-            Unavailable: its record is damaged (code `corpus_damaged`).
+            Unavailable: its record is damaged (code `corpus_damaged`), or a newer version of nextchar has
+                written it (`corpus_format_unknown`).
         """
         corpus = self._read(self._resolve(reference))
         if corpus is None:
@@ -240,7 +246,9 @@ class Corpora:
             return load_corpus(self._blobs.read(path))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):
+        except ValueError as error:
+            if is_of_newer_version(error):
+                raise Unavailable(f"{path} {UPGRADE}", code="corpus_format_unknown", param="corpus") from None
             raise damaged(f"{path} is damaged") from None
 
     def _rewrite(self, corpus: Corpus) -> None:

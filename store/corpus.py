@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter
+
 from models.text.kind_detection import TextKind
 from store.corpus_names import reference_of
 from store.corpus_statistics import Encoding
@@ -12,6 +14,8 @@ from store.corpus_statistics import Encoding
 @dataclass(frozen=True)
 class Corpus:
     """The record of a corpus. Lengths are in characters after NFC, except `bytes`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     id: str
     name: str | None
@@ -40,6 +44,9 @@ class Corpus:
         return reference_of(self.name, self.version or 1) if self.name else None
 
 
+_CORPUS = TypeAdapter(Corpus)
+
+
 def dump_corpus(corpus: Corpus) -> bytes:
     """Return a record as JSON, without fields new to earlier releases that have their default."""
     defaults = {
@@ -53,7 +60,7 @@ def dump_corpus(corpus: Corpus) -> bytes:
 
 
 def load_corpus(data: bytes) -> Corpus:
-    """Read what `dump_corpus` returned. Raises ValueError or TypeError: it is damaged."""
-    corpus = Corpus(**json.loads(data))
+    """Read what `dump_corpus` returned. Raises pydantic.ValidationError: it cannot be read."""
+    corpus = _CORPUS.validate_json(data)
     is_older = corpus.name is not None and corpus.version is None  # than versions
     return replace(corpus, version=1) if is_older else corpus

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.auto_preset import Candidate
 from models.config import Mix, NetworkConfig, Preset, PresetOption, TrainingConfig
 from models.errors import Conflict, NotFound, Unavailable
+from models.record_errors import UPGRADE, is_of_newer_version
 from models.text.kind_detection import Purpose, TextKind
 from models.text.vocabulary import Alphabet
 from store.blobs import Blobs
@@ -271,11 +272,9 @@ class Jobs:
             return before
         try:
             return Job.model_validate_json(data)
-        except ValueError:
-            raise Unavailable(
-                f"{path} is damaged or from a newer version of nextchar: restore it, or upgrade this process",
-                code="job_damaged",
-            ) from None
+        except ValueError as error:
+            problem = UPGRADE if is_of_newer_version(error) else "is damaged; restore it"
+            raise Unavailable(f"{path} {problem}", code="job_damaged") from None
 
     def _before(self, path: str) -> Job | None:
         """Return the record before an empty one, left by a power loss before records were synced.

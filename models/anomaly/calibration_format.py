@@ -16,6 +16,7 @@ from models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, TEMPLATE_STAT
 from models.anomaly.calibration import Bucket, Calibration
 from models.anomaly.tail import Tail
 from models.errors import Unavailable
+from models.record_errors import UPGRADE
 from models.text.array_file import inflate
 
 FORMAT_VERSION = 1
@@ -51,16 +52,14 @@ def load(data: bytes, *, where: str) -> tuple[Calibration, dict[str, Any]]:
     """Return the calibration and the `about` given to `dump`.
 
     Raises:
-        Unavailable: it is damaged or of a format this program does not know (code `calibration_damaged`).
+        Unavailable: it is damaged (code `calibration_damaged`), or a newer version has written it
+            (`calibration_format_unknown`).
     """
     try:
         record = json.loads(data)
         names = tuple(record["statistics"])
         if record["format_version"] != FORMAT_VERSION or names != _names(len(names)):
-            raise Unavailable(
-                f"{where} is a calibration of another version of nextchar; calibrate again",
-                code="calibration_format_unknown",
-            )
+            raise Unavailable(f"{where} {UPGRADE}, or calibrate again", code="calibration_format_unknown")
         buckets = tuple(map(_bucket, record["buckets"]))
         calibration = Calibration(buckets, tuple(record["character_excess"]), record["characters"])
         return calibration, dict(record["about"])

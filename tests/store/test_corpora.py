@@ -1,3 +1,4 @@
+import json
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,27 @@ def test_damaged_record_hides_no_other_corpus_and_uploading_or_deleting_mends_it
     blobs.write(f"corpora/{broken.id}/corpus.json", record)
     assert corpora.delete("mine") == broken.id
     assert corpora.all() == [whole] and blobs.paths("corpus_names") == []
+
+
+@pytest.mark.parametrize("newer", [{"of_a_later_release": 1}, {"kind": "table"}, {"encoding": "utf-16"}])
+def test_a_record_of_a_newer_version_says_so_and_is_not_replaced(
+    tmp_path: Path, newer: dict[str, object]
+) -> None:
+    blobs = open_blobs("memory:///")
+    corpora = Corpora(blobs)
+    corpus, _ = add(corpora, tmp_path, b"a good text", name="mine")
+    whole, _ = add(corpora, tmp_path, b"another")
+    path = f"corpora/{corpus.id}/corpus.json"
+    record = json.dumps(json.loads(blobs.read(path)) | newer).encode()
+    blobs.write(path, record)
+    uses = (corpora.get, corpora.stream, corpora.pieces, lambda _: add(corpora, tmp_path, b"a good text"))
+    for use in uses:
+        with pytest.raises(Unavailable, match="newer version of nextchar; upgrade this process") as caught:
+            use("mine")
+        assert caught.value.code == "corpus_format_unknown"
+    assert blobs.read(path) == record
+    assert corpora.all() == [whole]
+    assert corpora.delete("mine") == corpus.id
 
 
 @pytest.mark.parametrize("text", [None, b"a gaad text", b"a good"])

@@ -1,6 +1,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,28 @@ def test_a_damaged_record_is_reported_and_hides_no_other_job(tmp_path: Path) -> 
     with pytest.raises(Unavailable, match=f"jobs/{broken.id}/000000.json is damaged") as caught:
         jobs.get(broken.id)
     assert caught.value.code == "job_damaged"
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        {"status": "sleeping"},
+        {"request": {"of_a_later_release": 1}},
+        {"request": {"network": {"architecture": "later"}}},
+        {"request": {"network": {"units": 8192}}},
+    ],
+)
+def test_a_record_of_a_newer_version_says_so(tmp_path: Path, newer: dict[str, Any]) -> None:
+    blobs = open_blobs(tmp_path.as_uri())
+    job, other = (Jobs(blobs).create(REQUEST) for _ in range(2))
+    path = f"jobs/{job.id}/000000.json"
+    record = json.loads(blobs.read(path))
+    record["request"] |= newer.pop("request", {})
+    blobs.write(path, json.dumps(record | newer).encode())
+    jobs = Jobs(blobs)
+    assert jobs.all() == [other]
+    with pytest.raises(Unavailable, match=f"{path} was written by a newer version .* upgrade this process"):
+        jobs.get(job.id)
 
 
 def test_an_empty_record_hides_not_the_one_before_and_keeps_its_number(tmp_path: Path) -> None:

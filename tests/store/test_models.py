@@ -282,7 +282,9 @@ def test_a_damaged_file_makes_that_model_unavailable_and_no_other(blobs: Blobs) 
     ("content", "code"),
     [
         pytest.param({"format_version": 99}, "model_format_unknown", id="newer"),
-        pytest.param({"surprise": 1}, "model_damaged", id="unknown field"),
+        pytest.param({"surprise": 1}, "model_format_unknown", id="unknown field"),
+        pytest.param({"network": {"architecture": "later"}}, "model_format_unknown", id="unknown value"),
+        pytest.param({"surprise": 1, "characters": None}, "model_damaged", id="unknown field and wrong type"),
         pytest.param({"characters": None}, "model_damaged", id="wrong type"),
         pytest.param(None, "model_damaged", id="no object"),
     ],
@@ -297,6 +299,7 @@ def test_a_card_of_another_format_or_a_damaged_one_is_refused(
     with pytest.raises(Unavailable) as caught:
         models.get("m")
     assert caught.value.code == code
+    assert ("upgrade" in caught.value.message) == (code == "model_format_unknown")
     assert models.all() == []
     assert models.delete(card.reference) == "m@1"
 

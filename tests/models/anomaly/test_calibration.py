@@ -135,8 +135,9 @@ def test_damaged_records_are_refused(damage: bytes) -> None:
 
 def test_records_of_another_format_version_are_refused() -> None:
     record = json.loads(dump(calibrate(random_lines(np.random.default_rng(0), 5)))) | {"format_version": 9}
-    with pytest.raises(Unavailable, match="another version"):
+    with pytest.raises(Unavailable, match=r"newer version of nextchar; upgrade this process") as caught:
         load(json.dumps(record).encode(), where="calibration x")
+    assert caught.value.code == "calibration_format_unknown"
 
 
 @pytest.mark.parametrize("count", [135, 400])

@@ -1,0 +1,23 @@
+"""Distinguishes records that a newer version of nextchar has written from damaged ones."""
+
+from pydantic import ValidationError
+
+_UNKNOWN = frozenset(
+    """
+    extra_forbidden unexpected_keyword_argument literal_error enum
+    less_than less_than_equal greater_than greater_than_equal
+    """.split()  # noqa: SIM905
+)
+"""pydantic's errors for fields and values that a model does not know, and for numbers beyond its bounds."""
+
+UPGRADE = "was written by a newer version of nextchar; upgrade this process"
+
+
+def is_of_newer_version(error: Exception) -> bool:
+    """Return whether a record is refused only for fields and values that this version does not know.
+
+    `error` is what reading it has raised. One flipped bit in a name is an unknown field and a missing one.
+    """
+    return isinstance(error, ValidationError) and all(
+        one["type"] in _UNKNOWN for one in error.errors(include_url=False)
+    )
