@@ -170,7 +170,12 @@ def compile_in_child_process(*modules: str) -> None:
         return
     command = [sys.executable, "-m", f"{__package__}.compile_cache", *missing]
     child = subprocess.run(
-        command, cwd=_FOLDER.parents[1], check=False, stderr=subprocess.PIPE, text=True, errors="replace"
+        command,
+        cwd=variants.IMPORT_FOLDER,
+        check=False,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
     )
     if printed := child.stderr.strip():
         log.log(logging.WARNING if child.returncode else logging.INFO, "%s", printed)

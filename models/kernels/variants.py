@@ -30,7 +30,8 @@ _TIMEOUT_S = 300.0
 
 Not longer, because a worker waits, and a container's health check gives it that time to start.
 """
-_ROOT = Path(__file__).resolve().parents[2]
+IMPORT_FOLDER = Path(__file__).resolve().parents[__name__.count(".")]
+"""The folder from which this package is imported, for child processes: a checkout, or site-packages."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _measured_in_child(*options: str) -> list[Measurement]:
         command = [sys.executable, "-m", f"{__package__}.measurement", *options, *known]
         try:
             child = subprocess.run(
-                command, cwd=_ROOT, check=False, capture_output=True, text=True, timeout=_TIMEOUT_S
+                command, cwd=IMPORT_FOLDER, check=False, capture_output=True, text=True, timeout=_TIMEOUT_S
             )
             ended = f"its process ended with status {child.returncode}"
             printed, is_complete, said = child.stdout, child.returncode == 0, child.stderr

@@ -92,6 +92,28 @@ def test_the_version_is_that_of_the_project(installed: Path) -> None:
     assert json.loads((ROOT / "clients/js/package.json").read_text())["version"] == version
 
 
+def test_the_installed_service_compiles_in_a_child_process(installed: Path, tmp_path: Path) -> None:
+    script = """
+from nextchar.models.kernels.compile_cache import compile_in_child_process, use_cache_folder
+from pathlib import Path
+use_cache_folder(Path("data"))
+compile_in_child_process("nextchar.models.errors")
+"""
+    (tmp_path / "numba").mkdir()
+    environment = _environment() | {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    done = subprocess.run(
+        [installed / "python", "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.stderr == ""
+    assert (tmp_path / "numba/nextchar.models.errors.compiled").exists()
+
+
 def test_the_installed_service_trains_and_completes(installed: Path, tmp_path: Path) -> None:
     port = free_port("127.0.0.1")
     environment = _environment() | {
