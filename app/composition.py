@@ -119,6 +119,7 @@ def build_services(
         jobs,
         alerts,
         batches,
+        prompts,
         periods=RetentionPeriods(
             failed_checkpoint_days=settings.failed_checkpoint_days,
             job_days=settings.job_retention_days,

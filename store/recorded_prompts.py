@@ -2,10 +2,11 @@
 
     nextchar:prompts:<model name>   a list: the prompts, newest first; expires a while after the newest
 
-They are not in backups, and no call returns them. They are deleted with the last version of their model.
+They are not in backups, and no call returns them. They are deleted with the last version of their model; the
+retention sweep deletes what a process has left that was killed in between.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -38,6 +39,11 @@ class RecordedPrompts:
     def all(self, model: str) -> list[str]:
         """Return the prompts of a model's name, newest first."""
         return cast(list[str], self.redis.lrange(_PREFIX + model, 0, -1))
+
+    def models(self) -> list[str]:
+        """Return the names of the models of which there are prompts."""
+        keys = cast(Iterator[str], self.redis.scan_iter(match=f"{_PREFIX}*", count=1000))
+        return [key.removeprefix(_PREFIX) for key in keys]
 
     def delete(self, model: str) -> None:
         """Delete the prompts of a model's name."""

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from redis.exceptions import RedisError
+
 from models.errors import NotFound, Unavailable
 from models.saved_model import Card, parse_card
 from store.alerts import Alerts
@@ -24,6 +26,7 @@ from store.ids import time_of_id
 from store.jobs import Job, Jobs, JobStatus
 from store.model_alerts import follow_model
 from store.models import Models
+from store.recorded_prompts import RecordedPrompts
 
 log = logging.getLogger("nextchar.retention")
 
@@ -53,11 +56,12 @@ class Retention:
         jobs: Jobs,
         alerts: Alerts,
         batches: Batches,
+        prompts: RecordedPrompts,
         *,
         periods: RetentionPeriods,
         spool: Path | None = None,
     ) -> None:
-        self._alerts, self._batches = alerts, batches
+        self._alerts, self._batches, self._prompts = alerts, batches, prompts
         self._blobs, self._jobs, self._periods, self._spool = blobs, jobs, periods, spool
         self._full_sweep_at = float("-inf")
 
@@ -77,6 +81,7 @@ class Retention:
             swept["batches"] = self._sweep_batches(now)
             swept["corpora"] = self._sweep_corpora(now)
             swept["alerts of former models"] = self._sweep_alerts()
+            swept["prompts of former models"] = self._sweep_prompts()
             swept["idempotency keys"] = self._sweep_idempotency_keys(now)
             if self._periods.audit_days > 0:
                 swept["audit entries"] = Audit(self._blobs).sweep(days=self._periods.audit_days, now=now)
@@ -204,6 +209,18 @@ class Retention:
         """Delete or move the alerts of models whose deletion or renaming was interrupted."""
         models = Models(self._blobs)
         return sum(follow_model(models, self._alerts, name) for name in self._alerts.decisions.models())
+
+    def _sweep_prompts(self) -> int:
+        """Delete the recorded prompts of names whose last version is deleted or renamed."""
+        models, count = Models(self._blobs), 0
+        try:
+            for name in self._prompts.models():
+                if models.is_deleted(name):
+                    self._prompts.delete(name)
+                    count += 1
+        except RedisError as error:
+            log.info("recorded prompts are not swept while Redis does not respond: %s", error)
+        return count
 
     def _is_unchanged(self, job: Job) -> bool:
         """Return whether the job has not moved since it was listed: a failed job can be resumed."""

@@ -16,6 +16,7 @@ from store.batches import Batches
 from store.jobs import Jobs
 from store.models import Models
 from store.open_blobs import open_blobs
+from store.recorded_prompts import RecordedPrompts
 from store.retention import Retention, RetentionPeriods
 from tests.app.service import serving_real
 
@@ -107,7 +108,12 @@ def test_it_is_backed_up_and_swept_as_a_whole(settings: ApiSettings) -> None:
     redis = Redis.from_url(settings.redis_url, decode_responses=True)
     periods = RetentionPeriods(corpus_days=1e-9)
     swept = Retention(
-        blobs, Jobs(blobs), Alerts(redis, blobs), Batches(blobs, redis), periods=periods
+        blobs,
+        Jobs(blobs),
+        Alerts(redis, blobs),
+        Batches(blobs, redis),
+        RecordedPrompts(redis, 1),
+        periods=periods,
     ).sweep()
     assert swept["corpora"] == 1, "the bytes, which no job names"
     redis.close()

@@ -14,6 +14,7 @@ from store.jobs import Jobs
 from store.model_alerts import follow_model
 from store.models import Models
 from store.open_blobs import open_blobs
+from store.recorded_prompts import RecordedPrompts
 from store.retention import Retention, RetentionPeriods
 from tests.store.interleaving import Interrupted
 from tests.store.occurrences import GROUP, one
@@ -113,7 +114,10 @@ def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
         with contextlib.suppress(_Killed):
             follow_model(Models(interrupted), Alerts(world.redis, interrupted), "m")
         alerts, batches = Alerts(world.redis, world.blobs), Batches(world.blobs, world.redis)
-        Retention(world.blobs, Jobs(world.blobs), alerts, batches, periods=RetentionPeriods()).sweep()
+        prompts = RecordedPrompts(world.redis, 1)
+        Retention(
+            world.blobs, Jobs(world.blobs), alerts, batches, prompts, periods=RetentionPeriods()
+        ).sweep()
         assert world.everything("m") == ([], [], [])
         assert Alerts(world.redis, world.blobs).labels("n").keys() == {GROUP.alert_id("n")}
         assert len(world.blobs.paths("alert_suppressions/n")) == 1

@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import os
 import time
@@ -18,6 +19,7 @@ from store.ids import new_id, time_of_id
 from store.jobs import Job, JobRequest, Jobs, JobStatus
 from store.models import Models
 from store.open_blobs import open_blobs
+from store.recorded_prompts import RecordedPrompts
 from store.retention import Retention, RetentionPeriods
 from tests.store.interleaving import Interrupted
 from tests.store.refusing import Refusing, unavailable
@@ -37,7 +39,7 @@ class Attic:
     ) -> None:
         self.folder = folder
         self.blobs = blobs or open_blobs((folder / "store").as_uri())
-        self.redis = redis or Redis()  # asked only if there are chunks of batches
+        self.redis = redis or Redis()  # not running: needed for chunks of batches and recorded prompts
         self.jobs = Jobs(self.blobs)
         self.periods = RetentionPeriods(**periods)
 
@@ -48,6 +50,7 @@ class Attic:
             Jobs(self.blobs),
             Alerts(Redis(), self.blobs),  # not asked: no alert has a decision
             Batches(self.blobs, self.redis),
+            RecordedPrompts(self.redis, 1),
             periods=self.periods,
             spool=self.folder / "spool",
         )
@@ -393,3 +396,35 @@ def test_corpora_are_kept_while_a_record_of_a_job_or_model_cannot_be_read(tmp_pa
     attic.blobs.write(path, b"damaged")
     assert "corpora" not in attic.sweep(days=31)
     assert len(Corpora(attic.blobs).all()) == 1
+
+
+def test_prompts_of_a_model_that_a_killed_process_has_deleted_are_deleted(
+    tmp_path: Path, clean_redis_url: str
+) -> None:
+    redis = Redis.from_url(clean_redis_url, decode_responses=True)
+    for calls in itertools.count():
+        attic = Attic(tmp_path / str(calls), redis=redis)
+        models, prompts = Models(attic.blobs), RecordedPrompts(redis, 5)
+        for name, number in (("deleted", 1), ("renamed", 2), ("kept", 3)):
+            models.publish(card(name, number=number), FILES)
+            prompts.add(name, ["what a user has typed"])
+        prompts.add("on another disk", ["text"])  # which is not mounted
+        models.rename("renamed", "kept")
+        interrupted = Interrupted(attic.blobs, calls, _die)
+        with contextlib.suppress(_Killed):
+            Models(interrupted).delete("deleted")
+        attic.sweep()
+        assert models.is_listed("deleted") == (prompts.all("deleted") != [])
+        assert not any(map(models.is_deleted, prompts.models()))
+        assert {"kept", "on another disk"} <= set(prompts.models())
+        if not interrupted.was_interrupted:
+            assert calls > 2 and not models.is_listed("deleted")
+            return
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _die() -> None:
+    raise _Killed
