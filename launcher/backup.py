@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from launcher.processes import LauncherError
-from launcher.settings import LauncherSettings
 from launcher.valkey import EmbeddedValkey, running_url
 from models.errors import DomainError
 from store import backup
 from store.open_blobs import open_blobs
+from store.settings import StoreSettings
 
 _REDIS_TIMEOUT_S = 30.0
 
@@ -31,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     restoring = commands.add_parser("restore", help="restore an archive into an empty, stopped installation")
     restoring.add_argument("file", type=Path, metavar="FILE", help="an archive that `admin backup` wrote")
     options = parser.parse_args(arguments)
-    settings = LauncherSettings.load()
+    settings = StoreSettings.load()
+    spool = settings.data_dir.resolve() / "spool"
+    spool.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(spool)  # for large objects: the system's folder may be in memory, as in containers
     is_backup = options.command == "backup"
     try:
         totals = (back_up_to if is_backup else restore_from)(options.file, settings)
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
-def back_up_to(file: Path, settings: LauncherSettings) -> backup.Totals:
+def back_up_to(file: Path, settings: StoreSettings) -> backup.Totals:
     """Write a backup of the installation to a new file; it may be running.
 
     Raises:
@@ -65,7 +69,7 @@ def back_up_to(file: Path, settings: LauncherSettings) -> backup.Totals:
     return totals
 
 
-def restore_from(file: Path, settings: LauncherSettings) -> backup.Totals:
+def restore_from(file: Path, settings: StoreSettings) -> backup.Totals:
     """Restore a backup into the empty installation that the settings name, which must not be running.
 
     Raises as `back_up_to` and `store.backup.restore`.
@@ -75,7 +79,7 @@ def restore_from(file: Path, settings: LauncherSettings) -> backup.Totals:
 
 
 @contextlib.contextmanager
-def _redis_of(settings: LauncherSettings) -> Iterator[Redis]:
+def _redis_of(settings: StoreSettings) -> Iterator[Redis]:
     """Connect to the installation's Redis: the one of the settings, or the embedded one, running or not."""
     url = settings.given_redis_url or running_url(settings.data_dir)
     if url is not None:

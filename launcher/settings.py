@@ -27,8 +27,3 @@ class LauncherSettings(ApiSettings):
                 f" NEXTCHAR_VALKEY_MAX_BYTES={self.valkey_max_bytes}; the queue needs memory too"
             )
         return self
-
-    @property
-    def given_redis_url(self) -> str | None:
-        """The URL of the user's Redis; None: an embedded Valkey is started."""
-        return self.redis_url if "redis_url" in self.model_fields_set else None

@@ -274,7 +274,8 @@ def _value(redis: Redis, key: bytes) -> Any:
 
 def _write(blobs: Blobs, path: str, content: IO[bytes]) -> None:
     """Write an object, from a file, so that a large one is not in memory."""
-    with tempfile.NamedTemporaryFile() as spool:
+    # Under this name the retention sweep deletes it, if this process is killed.
+    with tempfile.NamedTemporaryFile(prefix="upload-") as spool:
         while chunk := content.read(_CHUNK_BYTES):
             spool.write(chunk)
         spool.flush()

@@ -66,6 +66,11 @@ class StoreSettings(BaseSettings):
         """The object store's URL: `store_url`, or `store/` in the data folder."""
         return self.store_url or (self.data_dir.resolve() / "store").as_uri()
 
+    @property
+    def given_redis_url(self) -> str | None:
+        """The URL of the user's Redis; None: an embedded Valkey is started."""
+        return self.redis_url if "redis_url" in self.model_fields_set else None
+
     @classmethod
     def load(cls) -> Self:
         """Read the environment; on invalid values print one line per variable and exit with status 2."""

@@ -4,10 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 
+import launcher.backup
+import store.backup
 from launcher.settings import LauncherSettings
 from launcher.stack import Stack
 from tests.app.test_main import publish_real
@@ -66,6 +72,26 @@ def test_a_running_service_is_backed_up_and_goes_on_where_it_is_restored(tmp_pat
         assert found[alerts[0]["id"]]["label"] == "incident"
         scored = http.post("/v1/models/real/score", json={"lines": ["zzz"], "false_alarms": 0.05}).json()
         assert scored["lines"][0]["p_value"] is not None, "the calibration was restored"
+
+
+def test_large_objects_are_spooled_in_the_data_folder(
+    tmp_path: Path, clean_redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("NEXTCHAR_REDIS_URL", clean_redis_url)
+    monkeypatch.setenv("NEXTCHAR_API_KEYS_FILE", str(tmp_path / "lost"))  # settings of the API do not matter
+    folders = []
+    for command, name in (("back_up", "old"), ("restore", "new")):
+        monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(tmp_path / name))
+        done = getattr(store.backup, command)
+
+        def noting(*arguments: Any, done: Callable[..., Any] = done) -> Any:
+            folders.append(tempfile.gettempdir())
+            return done(*arguments)
+
+        monkeypatch.setattr(store.backup, command, noting)
+        launcher.backup.main([command.replace("_", ""), str(tmp_path / "backup.tar")])
+    assert folders == [str(tmp_path / "old/spool"), str(tmp_path / "new/spool")]
 
 
 def test_what_cannot_be_backed_up_or_restored_is_said(tmp_path: Path) -> None:
