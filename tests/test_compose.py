@@ -117,3 +117,10 @@ def test_object_store_and_its_variables_reach_the_api_and_the_worker() -> None:
         assert documented == {name for name in passed if name.startswith("AWS_")}
         assert passed["NEXTCHAR_STORE_URL"].startswith("${NEXTCHAR_STORE_URL:?")
         assert all(value is None for name, value in passed.items() if name != "NEXTCHAR_STORE_URL")
+
+
+def test_settings_of_the_file_reach_the_api_and_the_worker_and_no_repository() -> None:
+    services = composed()
+    for name in ("api", "worker"):
+        assert services[name]["env_file"] == [{"path": ".env", "required": False}]
+    assert ".env" in (ROOT / ".gitignore").read_text().splitlines()

@@ -111,6 +111,18 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
         yield running
 
 
+def test_options_of_the_address_are_several_words(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pem"
+    assert HAPROXY is not None
+    for options, refused in (("", None), (f"ssl crt {missing}", str(missing)), ("nonsense", "nonsense")):
+        variables = {"NEXTCHAR_API_1": "127.0.0.1:1", "NEXTCHAR_API_2": "127.0.0.1:2"}
+        variables |= {"NEXTCHAR_BIND_OPTIONS": options} if options else {}
+        command = [HAPROXY, "-c", "-f", str(ROOT / "deploy" / "haproxy.cfg")]
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        assert (done.returncode != 0) == (refused is not None), done.stderr
+        assert refused is None or f"{refused}'" in done.stderr, done.stderr
+
+
 def test_documents_stay_with_their_process_and_limits_and_idempotency_hold_over_both(
     replicas: Replicas,
 ) -> None:
