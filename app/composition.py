@@ -45,6 +45,7 @@ from store.calibrations import Calibrations
 from store.corpora import Corpora
 from store.events import Events
 from store.ingest_records import IngestLimits
+from store.ingest_settings import IngestSettings
 from store.ingest_stream import FSYNC_WAIT_S, IngestStreams
 from store.installation import RENEW_S, Installation
 from store.jobs import Jobs
@@ -140,13 +141,14 @@ def build_services(
     )
     calibrations = Calibrations(blobs)
     rolling_lines = RollingLines(redis)
+    ingest_settings = IngestSettings(blobs)
     ingest_streams = _ingest_streams(settings)
     scoring = IngestScoring(
         ingest_streams,
         engines,
         calibrations,
         alerts,
-        Recalibration(calibrations, alerts, rolling_lines),
+        Recalibration(calibrations, alerts, rolling_lines, ingest_settings),
         stopping,
         retention_s=settings.ingest_retention_hours * 3600,
         claim_after_s=settings.ingest_takeover_s,
@@ -196,7 +198,7 @@ def build_services(
         audit=Audit(blobs),
         calibrations=calibrations,
         streams=streams,
-        ingest=Ingest(ingest_streams, models, calibrations, rolling_lines),
+        ingest=Ingest(ingest_streams, models, calibrations, rolling_lines, ingest_settings),
         ingest_loop=ingest_loop,
         batches=batches,
         batch_control=BatchControl(blobs, batches),

@@ -41,6 +41,7 @@ FOLDERS = (
     "notification_targets",
     "alert_suppressions",
     "alert_decisions",
+    "ingest_settings",
     "aliases",
     "idempotency",
     "openai_jobs",

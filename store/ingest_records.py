@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+Recalibrate = Literal["never", "rolling"]
+"""Whether a calibration follows the lines that are compared with it."""
+
 
 @dataclass(frozen=True)
 class LineMeta:
@@ -13,14 +16,14 @@ class LineMeta:
     Attributes:
         time: of the line, in Unix seconds, if the agent sent it. source: where the line comes from, such as a
         host. calibration: the one to use if it exists. false_alarms: the rate; None: the calibration's
-        default. is_rolling: whether the calibration follows the line.
+        default. recalibrate: whether the calibration follows the line; None: as the model's settings say.
     """
 
     time: float | None = None
     source: str | None = None
     calibration: str | None = None
     false_alarms: float | None = None
-    is_rolling: bool = False
+    recalibrate: Recalibrate | None = None
 
     def dump(self) -> str:
         """Return it as JSON."""
@@ -29,7 +32,7 @@ class LineMeta:
             "s": self.source,
             "c": self.calibration,
             "f": self.false_alarms,
-            "r": self.is_rolling or None,
+            "r": self.recalibrate and self.recalibrate == "rolling",
         }
         return json.dumps({name: value for name, value in fields.items() if value is not None})
 
@@ -37,7 +40,9 @@ class LineMeta:
     def load(cls, data: bytes) -> "LineMeta":
         """Read what `dump` returned."""
         fields = json.loads(data)
-        return cls(fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), bool(fields.get("r")))
+        is_rolling = fields.get("r")
+        recalibrate: Recalibrate | None = None if is_rolling is None else "rolling" if is_rolling else "never"
+        return cls(fields.get("t"), fields.get("s"), fields.get("c"), fields.get("f"), recalibrate)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
-"""Deletes or moves the alerts of a model with the last version of its name.
+"""Deletes or moves the alerts and ingest settings of a model with the last version of its name.
 
 While a name has a version, they stay with it. Both steps can be repeated, so that the retention sweep
 completes what a killed process has begun.
 """
 
 from store.alerts import Alerts
+from store.ingest_settings import IngestSettings
 from store.models import Models
 
 
-def follow_model(models: Models, alerts: Alerts, name: str) -> bool:
-    """Delete or move the alerts of a name if it has no version any more; return whether it did.
+def follow_model(models: Models, alerts: Alerts, settings: IngestSettings, name: str) -> bool:
+    """Delete or move what belongs to a name if it has no version any more; return whether it did.
 
     Raises redis.exceptions.RedisError, and as Blobs does.
     """
@@ -18,6 +19,8 @@ def follow_model(models: Models, alerts: Alerts, name: str) -> bool:
     renamed = models.renamed_to(name)
     if renamed is None:
         alerts.delete_all(name)
+        settings.delete_all(name)
     else:
         alerts.move_all(name, renamed.name, renamed.version)
+        settings.move_all(name, renamed.name)
     return True

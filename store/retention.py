@@ -23,6 +23,7 @@ from store.batches import Batches
 from store.blobs import Blobs
 from store.corpora import Corpora
 from store.ids import time_of_id
+from store.ingest_settings import IngestSettings
 from store.jobs import Job, Jobs, JobStatus
 from store.model_alerts import follow_model
 from store.models import Models
@@ -206,9 +207,10 @@ class Retention:
         return len(due)
 
     def _sweep_alerts(self) -> int:
-        """Delete or move the alerts of models whose deletion or renaming was interrupted."""
-        models = Models(self._blobs)
-        return sum(follow_model(models, self._alerts, name) for name in self._alerts.decisions.models())
+        """Delete or move the alerts and settings of models whose deletion or renaming was interrupted."""
+        models, settings = Models(self._blobs), IngestSettings(self._blobs)
+        names = self._alerts.decisions.models() | settings.models()
+        return sum(follow_model(models, self._alerts, settings, name) for name in names)
 
     def _sweep_prompts(self) -> int:
         """Delete the recorded prompts of names whose last version is deleted or renamed."""

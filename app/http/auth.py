@@ -113,6 +113,8 @@ def scopes_for(method: str, path: str) -> frozenset[str] | None:
 def _model_scopes(method: str, below: list[str]) -> frozenset[str]:
     if len(below) >= 2 and below[1] in ("alerts", "suppressions"):
         return _TRAIN | _READ if method in ("GET", "HEAD") else _TRAIN
+    if method == "PUT" and below[1:] == ["ingest", "settings"]:
+        return _TRAIN
     if method in ("GET", "HEAD"):
         is_description = len(below) < 2 or below[1] in _ROOT_PATHS
         return _READ | _COMPLETE if is_description else _READ

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.http.access import AccessDep
 from app.http.audit import note_audit
-from app.http.dependencies import Services, ServicesDep
+from app.http.dependencies import ServicesDep
 from app.http.errors import error_responses
 from app.http.middleware import MAX_SMALL_JSON_BYTES, BodyRule
 from app.http.paging import paginate
@@ -20,7 +20,6 @@ from app.schemas.alerts import (
     SuppressionCreate,
 )
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
-from app.services.access import Access
 from app.services.alert_bodies import alert_body, export_csv, export_json, suppression_body
 from models.anomaly.alerts import SEVERITIES, Label, Severity
 from store.alerts import AlertState
@@ -55,7 +54,7 @@ def list_alerts(
     limit: Limit = DEFAULT_LIMIT,
 ) -> AlertPage:
     """List a model's alerts, most recently seen first."""
-    name = _name(services, access, model)
+    name = access.model_name(model)
     found = [
         alert
         for alert in services.alerts.all(name)
@@ -83,7 +82,7 @@ def export_alerts(
     format: Literal["json", "csv"] = "json",  # noqa: A002
 ) -> Response:
     """Get all alerts with acknowledgements and labels; as JSON also the suppressions."""
-    name = _name(services, access, model)
+    name = access.model_name(model)
     alerts = services.alerts.all(name)
     if format == "csv":
         content, media_type = export_csv(alerts), "text/csv; charset=utf-8"
@@ -97,13 +96,13 @@ def export_alerts(
 @router.get("/{model}/alerts/{alert}", responses=_ERRORS)
 def get_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
     """Get an alert."""
-    return alert_body(services.alerts.get(_name(services, access, model), alert))
+    return alert_body(services.alerts.get(access.model_name(model), alert))
 
 
 @router.post("/{model}/alerts/{alert}/acknowledge", responses=_WRITING_ERRORS)
 def acknowledge_alert(services: ServicesDep, access: AccessDep, model: str, alert: str) -> AlertBody:
     """Acknowledge an alert: mark it as being handled."""
-    name = _name(services, access, model)
+    name = access.model_name(model)
     return alert_body(services.alerts.acknowledge(name, alert, by=access.key_name))
 
 
@@ -112,7 +111,7 @@ def label_alert(
     services: ServicesDep, access: AccessDep, model: str, alert: str, body: LabelAlert
 ) -> AlertBody:
     """Record what an alert is. `normal` lowers the score of its lines from now on."""
-    name = _name(services, access, model)
+    name = access.model_name(model)
     return alert_body(services.alerts.label(name, alert, body.label, by=access.key_name))
 
 
@@ -125,7 +124,7 @@ def suppress_alert(
     request: Request, services: ServicesDep, access: AccessDep, model: str, alert: str, body: SuppressAlert
 ) -> SuppressionBody:
     """Suppress the alerts with this template and anomalous word until a time: they are only counted."""
-    name = _name(services, access, model)
+    name = access.model_name(model)
     made = services.alerts.suppress(name, alert, until=body.until, by=access.key_name)
     note_audit(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     return suppression_body(made)
@@ -136,7 +135,7 @@ def list_suppressions(
     services: ServicesDep, access: AccessDep, model: str, after: After = None, limit: Limit = DEFAULT_LIMIT
 ) -> Page[SuppressionBody]:
     """List a model's suppressions, newest first, with those that have ended."""
-    found = services.alerts.decisions.suppressions(_name(services, access, model))
+    found = services.alerts.decisions.suppressions(access.model_name(model))
     page, has_more = paginate(found, lambda suppression: suppression.id, after=after, limit=limit)
     return Page(data=list(map(suppression_body, page)), has_more=has_more)
 
@@ -147,7 +146,7 @@ def create_suppression(
 ) -> SuppressionBody:
     """Suppress the alerts that match patterns, also ones not seen yet, until a time."""
     made = services.alerts.decisions.suppress(
-        _name(services, access, model),
+        access.model_name(model),
         template=body.template,
         span=body.span,
         until=body.until,
@@ -160,16 +159,4 @@ def create_suppression(
 @router.delete("/{model}/suppressions/{suppression}", status_code=204, responses=_ERRORS)
 def delete_suppression(services: ServicesDep, access: AccessDep, model: str, suppression: str) -> None:
     """End a suppression."""
-    services.alerts.decisions.delete_suppression(_name(services, access, model), suppression)
-
-
-def _name(services: Services, access: Access, model: str) -> str:
-    """Return the name of an existing model.
-
-    Raises:
-        NotFound: it does not exist.
-        Forbidden: the caller's key permits only some of its versions, which share their alerts.
-    """
-    name = services.models.get(model).card.name
-    access.check_model(name)
-    return name
+    services.alerts.decisions.delete_suppression(access.model_name(model), suppression)

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from app.errors import Forbidden, UnsupportedMedia
 from app.http.access import AccessDep
+from app.http.audit import note_audit
 from app.http.dependencies import Services, ServicesDep, client_of
 from app.http.errors import error_response, error_responses, status_and_body
 from app.http.event_streams import Events, EventStream, ServerEvent, stream_responses
@@ -26,6 +27,8 @@ from app.schemas.ingest import (
     IngestBody,
     IngestDropped,
     IngestQuery,
+    IngestSettingsBody,
+    IngestSettingsChange,
     IngestStatusBody,
     OtlpQuery,
 )
@@ -138,6 +141,26 @@ async def ingest_lines_of_agent(
 def get_ingest(services: ServicesDep, model: str) -> IngestStatusBody:
     """Get how many lines wait, for how long, and how many were scored and flagged."""
     return services.ingest.status(model)
+
+
+@router.get("/v1/models/{model}/ingest/settings", responses=error_responses(404, 422, 503))
+def get_ingest_settings(services: ServicesDep, access: AccessDep, model: str) -> IngestSettingsBody:
+    """Get the settings of the lines that are sent to a model, with their history."""
+    return services.ingest.settings_of(access.model_name(model))
+
+
+@router.put(
+    "/v1/models/{model}/ingest/settings",
+    responses=error_responses(400, 404, 409, 413, 415, 422, 503, 507),
+)
+def change_ingest_settings(
+    request: Request, services: ServicesDep, access: AccessDep, model: str, body: IngestSettingsChange
+) -> IngestSettingsBody:
+    """Change the settings of the lines that are sent to a model, also of those that wait."""
+    name = access.model_name(model)
+    services.ingest.settings.change(name, body.recalibrate, by=access.key_name)
+    note_audit(request, about=f"/v1/models/{name}/ingest/settings", to=body.recalibrate)
+    return services.ingest.settings_of(name)
 
 
 @router.delete("/v1/models/{model}/ingest", responses=error_responses(404, 422, 503))

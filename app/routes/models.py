@@ -139,9 +139,9 @@ def get_file(
 
 
 def _follow(services: Services, name: str) -> None:
-    """Let alerts follow a version that is deleted or renamed already, now or at the next retention sweep."""
+    """Let alerts and settings follow a deleted or renamed version, now or at the next retention sweep."""
     try:
-        if follow_model(services.models, services.alerts, name):
+        if follow_model(services.models, services.alerts, services.ingest.settings, name):
             services.aliases.prompts.delete(name)
     except (RedisError, DomainError) as error:
         log.warning("the alerts of the former model %s are deleted or moved later: %s", name, error)

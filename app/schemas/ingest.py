@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas.base import with_examples
+from app.schemas.base import RequestBody, with_examples
 from app.schemas.calibrations import CalibrationName, FalseAlarms
 from app.schemas.scores import Span
+from store.ingest_records import Recalibrate
 
 MAX_REPORTED = 10
 """Rejected lines that a response describes."""
@@ -60,10 +61,10 @@ class IngestQuery(BaseModel):
         " if there is one, else with `calibration` or the default.",
     )
     false_alarms: FalseAlarms | None = None
-    recalibrate: Literal["never", "rolling"] = Field(
-        "never",
+    recalibrate: Recalibrate | None = Field(
+        None,
         description="`rolling`: the calibration follows these lines while normal ones drift slowly; flagged"
-        " lines are never learned. `never`: it stays until someone calibrates.",
+        " lines are never learned. `never`: it stays until someone calibrates. Default: the model's setting.",
     )
     idempotency: Literal["key", "body"] = Field(
         "key",
@@ -183,6 +184,46 @@ class IngestStatusBody(BaseModel):
         None,
         description="A warning that the newest lines don't look like the default calibration, or that a"
         " rolling one does not follow them; null: they do.",
+    )
+
+
+class SettingsChangeBody(BaseModel):
+    """A change of the settings."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    recalibrate: Recalibrate
+    changed_at: float = Field(description="Unix seconds.")
+    changed_by: str | None = Field(description="The name of the API key that changed it.")
+
+
+class IngestSettingsBody(BaseModel):
+    """The settings of the lines that are sent to a model, under any version or alias of its name."""
+
+    model_config = with_examples(
+        {
+            "object": "ingest.settings",
+            "model": "sshd",
+            "recalibrate": "rolling",
+            "history": [{"recalibrate": "rolling", "changed_at": 1795777249.1, "changed_by": "ops"}],
+        }
+    )
+
+    object: Literal["ingest.settings"] = "ingest.settings"
+    model: str = Field(description="The model's name.")
+    recalibrate: Recalibrate = Field(
+        description="What holds for lines whose request does not say: `never`, unless it was changed."
+    )
+    history: list[SettingsChangeBody] = Field(description="The newest hundred changes, newest first.")
+
+
+class IngestSettingsChange(RequestBody):
+    """New settings of the lines that are sent to a model."""
+
+    model_config = with_examples({"recalibrate": "rolling"})
+
+    recalibrate: Recalibrate = Field(
+        description="`rolling`: the calibration follows normal lines that drift slowly. `never`: it stays."
     )
 
 

@@ -46,6 +46,17 @@ class Access:
         if self.key is not None:
             check_model(self.key, reference)
 
+    def model_name(self, reference: str) -> str:
+        """Return the name of an existing model, whose versions share what the caller asks about.
+
+        Raises:
+            NotFound: it does not exist.
+            Forbidden: the caller's key permits only some of its versions.
+        """
+        name = self.models.get(reference).card.name
+        self.check_model(name)
+        return name
+
     def check_scope(self, *scopes: str, why: str) -> None:
         """Raise Forbidden unless the caller's key has one of `scopes` or `admin`; `why` ends the message."""
         if self.key is not None and not self.key.scopes & {*scopes, "admin"}:

@@ -13,18 +13,24 @@ from app.schemas.ingest import (
     IngestProblem,
     IngestQuery,
     IngestRates,
+    IngestSettingsBody,
     IngestStatusBody,
+    SettingsChangeBody,
 )
 from app.services.gunzip import Gunzip
 from app.services.ingest_lines import MAX_BODY_BYTES, ParsedLines
 from models.anomaly.drift import drift
 from models.errors import DomainError, InvalidInput, NotFound, TooLarge
 from models.saved_model import SavedModel
-from store.calibrations import Calibrations
+from store.calibrations import Calibrations, Rolling
 from store.ingest_records import Accepted, Batch, Request
+from store.ingest_settings import IngestSettings
 from store.ingest_stream import IngestStreams
 from store.models import Models
 from store.rolling import RollingLines
+
+MAX_CHANGES = 100
+"""Changes of the settings that a response describes."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Ingest:
     models: Models
     calibrations: Calibrations
     rolling: RollingLines
+    settings: IngestSettings
 
     def check(self, model: str, query: IngestQuery) -> None:
         """Check that a model can flag lines.
@@ -103,6 +110,15 @@ class Ingest:
             **{str(name): count for name, count in status.counts.items()},
         )
 
+    def settings_of(self, name: str) -> IngestSettingsBody:
+        """Return the settings of the lines that are sent to a model of this name."""
+        history = self.settings.history(name, limit=MAX_CHANGES)
+        return IngestSettingsBody(
+            model=name,
+            recalibrate=history[0].recalibrate if history else "never",
+            history=list(map(SettingsChangeBody.model_validate, history)),
+        )
+
     def recent_lines(self, model: str) -> list[str]:
         """Return the newest scored lines. Raises InvalidInput: there are none."""
         found = self.streams.recent.read(model)
@@ -133,8 +149,15 @@ class Ingest:
             saved = self.models.get(model)
             stored = self.calibrations.find(saved, None)
             current = stored and self.calibrations.find_rolling(saved, stored)
-            return current.rolling.drift if current and current.rolling else None
+            if current and current.rolling and not self._was_switched_off(saved.card.name, current.rolling):
+                return current.rolling.drift
         return None
+
+    def _was_switched_off(self, name: str, rolling: Rolling) -> bool:
+        setting = self.settings.current(name)
+        if setting is None or setting.recalibrate == "rolling":
+            return False
+        return all(rebuild.at < setting.changed_at for rebuild in rolling.rebuilds)
 
     def check_known(self, model: str) -> None:
         """Raise NotFound if there is no such model and no line was sent to one."""

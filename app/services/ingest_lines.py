@@ -121,8 +121,7 @@ class LineReader:
             named = next(iter(_values(fields, (query.calibration_by,))), None)
             calibration = _short_text(named) or calibration
         time = next((t for t in map(unix_time, times) if t is not None), None)
-        is_rolling = query.recalibrate == "rolling"
-        return LineMeta(time, source, calibration, query.false_alarms, is_rolling)
+        return LineMeta(time, source, calibration, query.false_alarms, query.recalibrate)
 
 
 def parse_lines(data: bytes, media_type: str, query: IngestQuery) -> ParsedLines:

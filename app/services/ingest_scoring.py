@@ -58,6 +58,7 @@ class _Scored:
     scorer: CalibratedScorer
     line: LineReading
     score: LineScore
+    is_rolling: bool
 
 
 class _ClaimRenewer:
@@ -197,7 +198,8 @@ class IngestScoring:
             text = parser.parse(raw).text
             assert text is not None, "text always has characters"
             meta = entry.meta
-            key = (meta.calibration, meta.false_alarms, meta.is_rolling)
+            is_rolling = self.recalibration.is_rolling(loaded.saved.card.name, meta.recalibrate)
+            key = (meta.calibration, meta.false_alarms, is_rolling)
             groups.setdefault(key, []).append((entry, text))
         for (name, rate, is_rolling), group in groups.items():
             scorer = self._scorer(loaded, name, rate, check, explain=explain, is_rolling=is_rolling)
@@ -205,7 +207,7 @@ class IngestScoring:
             lines = scorer.read(texts)
             by_text = dict(zip(texts, zip(lines, scorer.scores(lines), strict=True), strict=True))
             for entry, text in group:
-                yield _Scored(entry, scorer, *by_text[text])
+                yield _Scored(entry, scorer, *by_text[text], is_rolling)
 
     def _scorer(
         self,
@@ -268,9 +270,7 @@ class IngestScoring:
             model, [_recent(one) for one in scored if _base(one) in (DEFAULT, VALIDATION)]
         )
         self.recalibration.observe(
-            (one.scorer, one.line, one.score, groups.get(one.entry.id))
-            for one in scored
-            if one.entry.meta.is_rolling
+            (one.scorer, one.line, one.score, groups.get(one.entry.id)) for one in scored if one.is_rolling
         )
 
 

@@ -23,6 +23,8 @@ from models.saved_model import SavedModel
 from store.alert_decisions import Suppression, suppressed_until
 from store.alerts import Alerts
 from store.calibrations import Calibrations, StoredCalibration, is_rolling_name
+from store.ingest_records import Recalibrate
+from store.ingest_settings import IngestSettings
 from store.rolling import RollingLines, Waiting
 
 REBUILD_LINES = 1_000
@@ -38,7 +40,15 @@ class Recalibration:
     calibrations: Calibrations
     alerts: Alerts
     lines: RollingLines
+    settings: IngestSettings
     token: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def is_rolling(self, model: str, recalibrate: Recalibrate | None) -> bool:
+        """Return whether the calibration follows a line; `recalibrate` is what its request says, or None."""
+        if recalibrate is not None:
+            return recalibrate == "rolling"
+        setting = self.settings.current(model)
+        return setting is not None and setting.recalibrate == "rolling"
 
     def current(self, model: SavedModel, stored: StoredCalibration) -> StoredCalibration:
         """Return what a stored calibration has become: itself if nothing was learned yet."""

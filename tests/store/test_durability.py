@@ -26,6 +26,7 @@ from store.corpora import Corpora
 from store.corpus_owners import CorpusOwners
 from store.corpus_upload import Upload
 from store.ingest_records import Batch, LineMeta, NewLine
+from store.ingest_settings import IngestSettings
 from store.ingest_stream import IngestStreams
 from store.jobs import Jobs, JobStatus
 from store.live import EventLog, Live
@@ -132,6 +133,10 @@ def make_every_record(recording: Recording, spool: Path, redis: Redis) -> None:
     do("label an alert", lambda: alerts.label("m", alert.id, "incident", by="ann"))
     do("acknowledge an alert", lambda: alerts.acknowledge("m", alert.id, by="ann"))
     do("suppress alerts", lambda: alerts.suppress("m", alert.id, until=2e9, by="ann"))
+    do(
+        "change the settings of ingested lines",
+        lambda: IngestSettings(blobs).change("m", "rolling", by="ann"),
+    )
     targets = NotificationTargets(blobs)
     do(
         "add a notification target",

@@ -10,6 +10,7 @@ from models.anomaly.alerts import AlertKey
 from store.alerts import Alerts
 from store.batches import Batches
 from store.blobs import Blobs
+from store.ingest_settings import IngestSettings
 from store.jobs import Jobs
 from store.model_alerts import follow_model
 from store.models import Models
@@ -31,16 +32,23 @@ class World:
         self.redis = Redis.from_url(redis_url, decode_responses=True)
         self.blobs = blobs
         self.models, self.alerts = Models(blobs), Alerts(self.redis, blobs)
+        self.settings = IngestSettings(blobs)
         for number in (1, 2):
             self.models.publish(card(number=number), FILES)
         self.alerts.record([one(score=12.0), one(group=OTHER)])
         self.alerts.acknowledge("m", GROUP.alert_id("m"), by="ann")
         self.alerts.label("m", GROUP.alert_id("m"), "normal", by="bob")
         self.alerts.decisions.suppress("m", template="x *", span="*", until=time.time() + 1000, by="cem")
+        self.settings.change("m", "rolling", by="dan")
 
-    def everything(self, name: str) -> tuple[list[str], list[str], list[str]]:
-        """Return what is stored of a name's alerts: decisions and suppressions, and ids in Redis."""
+    def follow(self, name: str) -> bool:
+        """Let alerts and settings follow the versions of a name."""
+        return follow_model(self.models, self.alerts, self.settings, name)
+
+    def everything(self, name: str) -> tuple[list[str], list[str], list[str], list[str]]:
+        """Return what is stored of a name: decisions, suppressions and settings, and ids in Redis."""
         return (
+            self.blobs.paths(f"ingest_settings/{name}"),
             self.blobs.paths(f"alert_decisions/{name}"),
             self.blobs.paths(f"alert_suppressions/{name}"),
             sorted(self.redis.zrange(f"nextchar:alerts:of:{name}", 0, -1)),  # type: ignore[type-var, arg-type]
@@ -55,16 +63,16 @@ def world(clean_redis_url: str, tmp_path: Path) -> World:
 def test_alerts_stay_while_their_name_has_a_version(world: World) -> None:
     before = world.everything("m")
     world.models.delete("m@2")
-    assert not follow_model(world.models, world.alerts, "m")
+    assert not world.follow("m")
     assert world.everything("m") == before
-    assert not follow_model(world.models, world.alerts, "unknown")
+    assert not world.follow("unknown")
 
 
 def test_alerts_are_deleted_with_the_last_version(world: World) -> None:
     for version in (1, 2):
         world.models.delete(f"m@{version}")
-    assert follow_model(world.models, world.alerts, "m")
-    assert world.everything("m") == ([], [], [])
+    assert world.follow("m")
+    assert world.everything("m") == ([], [], [], [])
     assert world.redis.keys("nextchar:alert:*") == []
     world.models.publish(card(number=3), FILES)
     world.alerts.record([one()])
@@ -75,8 +83,8 @@ def test_alerts_are_deleted_with_the_last_version(world: World) -> None:
 def test_alerts_move_with_a_name_that_is_renamed(world: World) -> None:
     world.models.delete("m@1")
     world.models.rename("m", "n")
-    follow_model(world.models, world.alerts, "m")
-    assert world.everything("m") == ([], [], [])
+    world.follow("m")
+    assert world.everything("m") == ([], [], [], [])
     alerts = {alert.id: alert for alert in world.alerts.all("n")}
     assert alerts.keys() == {GROUP.alert_id("n"), OTHER.alert_id("n")}
     labeled = alerts[GROUP.alert_id("n")]
@@ -85,6 +93,7 @@ def test_alerts_move_with_a_name_that_is_renamed(world: World) -> None:
     assert len(world.blobs.paths(f"alert_decisions/n/{labeled.id}")) == 2, "with its history"
     assert world.alerts.labels("n").keys() == {labeled.id}
     assert [s.template for s in world.alerts.decisions.suppressions("n")] == ["x *"]
+    assert [change.recalibrate for change in world.settings.history("n", limit=9)] == ["rolling"]
     world.alerts.record([one(model="n")])
     assert world.alerts.get("n", labeled.id).figures.count == 2, "further lines are counted there"
 
@@ -93,12 +102,14 @@ def test_what_the_other_name_has_already_stays(world: World) -> None:
     world.models.publish(card("n", number=4), FILES)
     world.alerts.record([one(model="n", score=3.0)])
     world.alerts.label("n", GROUP.alert_id("n"), "incident", by="dee")
+    world.settings.change("n", "never", by="eve")
     world.models.delete("m@1")
     world.models.rename("m", "n")
-    follow_model(world.models, world.alerts, "m")
+    world.follow("m")
     alert = world.alerts.get("n", GROUP.alert_id("n"))
     assert (alert.label, alert.figures.score, alert.figures.count) == ("incident", 3.0, 1)
     assert OTHER.alert_id("n") in {alert.id for alert in world.alerts.all("n")}
+    assert [change.changed_by for change in world.settings.history("n", limit=9)] == ["eve"]
 
 
 def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
@@ -112,15 +123,17 @@ def test_a_killed_process_leaves_work_that_the_retention_sweep_completes(
         world.models.rename("m", "n")
         interrupted = Interrupted(world.blobs, calls, _die)
         with contextlib.suppress(_Killed):
-            follow_model(Models(interrupted), Alerts(world.redis, interrupted), "m")
+            alerts, settings = Alerts(world.redis, interrupted), IngestSettings(interrupted)
+            follow_model(Models(interrupted), alerts, settings, "m")
         alerts, batches = Alerts(world.redis, world.blobs), Batches(world.blobs, world.redis)
         prompts = RecordedPrompts(world.redis, 1)
         Retention(
             world.blobs, Jobs(world.blobs), alerts, batches, prompts, periods=RetentionPeriods()
         ).sweep()
-        assert world.everything("m") == ([], [], [])
+        assert world.everything("m") == ([], [], [], [])
         assert Alerts(world.redis, world.blobs).labels("n").keys() == {GROUP.alert_id("n")}
         assert len(world.blobs.paths("alert_suppressions/n")) == 1
+        assert [change.changed_by for change in IngestSettings(world.blobs).history("n", limit=9)] == ["dan"]
         if not interrupted.was_interrupted:
             assert calls > 10
             return

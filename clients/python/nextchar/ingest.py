@@ -4,12 +4,15 @@ import math
 import uuid
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from nextchar.connection import EVENT_STREAM, Connection, Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable
 from nextchar.lines import line_of
 from nextchar.types import AnomalousSpan
+
+Recalibrate = Literal["never", "rolling"]
+"""Whether a calibration follows the lines that are compared with it."""
 
 
 class RejectedLine(TypedDict):
@@ -52,6 +55,23 @@ class IngestStatus(TypedDict):
     drift: str | None
 
 
+class SettingsChange(TypedDict):
+    """A change of the settings of ingested lines, and which key made it."""
+
+    recalibrate: Recalibrate
+    changed_at: float
+    changed_by: str | None
+
+
+class IngestSettings(TypedDict):
+    """The settings of the lines that are sent to a model, and their changes, newest first."""
+
+    object: str
+    model: str
+    recalibrate: Recalibrate
+    history: list[SettingsChange]
+
+
 class FlaggedLine(TypedDict):
     """A flagged line: its number, where it comes from, and its score."""
 
@@ -81,6 +101,7 @@ class IngestCalls(Connection):
         source: str | None = None,
         calibration: str | None = None,
         false_alarms: float | None = None,
+        recalibrate: Recalibrate | None = None,
         idempotency_key: str | None = None,
     ) -> Ingested:
         """Send lines to be scored in the background. They are on disk when this returns.
@@ -91,6 +112,7 @@ class IngestCalls(Connection):
             source: where the lines come from, such as a host.
             calibration: the calibration to compare with.
             false_alarms: the false-alarm rate.
+            recalibrate: whether the calibration follows these lines; by default as the settings say.
             idempotency_key: a request with the same key counts once, within minutes; by default each call has
                 its own, so that it can be sent again while the server is away.
 
@@ -106,7 +128,12 @@ class IngestCalls(Connection):
             path_of("models", model, "ingest"),
             content=lines,
             headers=headers,
-            params=omit_none(default_source=source, calibration=calibration, false_alarms=false_alarms),
+            params=omit_none(
+                default_source=source,
+                calibration=calibration,
+                false_alarms=false_alarms,
+                recalibrate=recalibrate,
+            ),
             can_retry=True,
         )
 
@@ -118,6 +145,21 @@ class IngestCalls(Connection):
         """Delete the lines that wait; return how many."""
         response = await self._fetch(dict[str, Any], "DELETE", path_of("models", model, "ingest"))
         return cast(int, response["dropped"])
+
+    async def ingest_settings(self, model: str) -> IngestSettings:
+        """Return the settings of the lines that are sent to a model, and their changes."""
+        return await self._get(IngestSettings, path_of("models", model, "ingest", "settings"))
+
+    async def change_ingest_settings(self, model: str, *, recalibrate: Recalibrate) -> IngestSettings:
+        """Change the settings of the lines that are sent to a model.
+
+        Args:
+            model: its name; the settings hold for all its versions.
+            recalibrate: `rolling`: its calibration follows normal lines that drift slowly. `never`: it stays.
+        """
+        path = path_of("models", model, "ingest", "settings")
+        body = {"recalibrate": recalibrate}
+        return await self._fetch(IngestSettings, "PUT", path, json=body, can_retry=True)
 
     async def flagged_lines(
         self, model: str, *, after: int | None = None, is_patient: bool = False

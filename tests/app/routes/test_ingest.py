@@ -344,3 +344,36 @@ def test_deeply_nested_otlp_values_do_no_harm(service: Service) -> None:
     value.string_value = "ab"
     answer = send(service, request.SerializeToString(), PROTOBUF, path=LOGS, model="fake")
     assert _decoded(answer).partial_success.rejected_log_records == 1
+
+
+def test_settings_have_a_history_and_belong_to_the_name(service: Service) -> None:
+    path = f"{INGEST}/settings"
+    empty = {"object": "ingest.settings", "model": "fake", "recalibrate": "never", "history": []}
+    assert service.http.get(path).json() == empty
+    for value in ("rolling", "rolling", "never"):
+        changed = service.http.put("/v1/models/fake@1/ingest/settings", json={"recalibrate": value})
+        assert changed.status_code == 200, changed.text
+        assert changed.json() == service.http.get(path).json()
+    settings = service.http.get(path).json()
+    assert (settings["model"], settings["recalibrate"]) == ("fake", "never")
+    assert [change["recalibrate"] for change in settings["history"]] == ["never", "rolling"]
+    assert settings["history"][0]["changed_by"] is None
+    assert service.http.delete("/v1/models/fake@1").status_code == 200
+    assert error_of(service.http.get(path), 404)["code"] == "model_not_found"
+    publish(service.models)
+    assert service.http.get(path).json() == empty, "a new model begins with the default"
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"recalibrate": "sometimes"}, {"recalibrate": None}, {"rolling": True}, []]
+)
+def test_malformed_settings_are_refused(service: Service, body: Any) -> None:
+    answer = service.http.put(f"{INGEST}/settings", json=body)
+    assert error_of(answer, 422)["type"] == "invalid_request_error"
+    assert service.http.get(f"{INGEST}/settings").json()["history"] == []
+
+
+def test_settings_of_an_unknown_model_are_not_found(service: Service) -> None:
+    for model in ("nothing", "fake@9", "fake@champion", "a b"):
+        answer = service.http.put(f"/v1/models/{model}/ingest/settings", json={"recalibrate": "rolling"})
+        assert answer.status_code in (404, 422), answer.text

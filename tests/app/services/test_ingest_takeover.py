@@ -19,6 +19,7 @@ from store.alerts import Alerts
 from store.calibrations import Calibrations
 from store.ingest_keys import lines_key
 from store.ingest_records import Batch, LineMeta, NewLine
+from store.ingest_settings import IngestSettings
 from store.ingest_stream import GROUP, IngestStreams
 from store.rolling import RollingLines
 from tests.app.fakes import FakeEngine, FakeScorer, publish
@@ -56,7 +57,7 @@ class Process:
             self.engines,
             calibrations,
             self.alerts,
-            Recalibration(calibrations, self.alerts, RollingLines(redis)),
+            Recalibration(calibrations, self.alerts, RollingLines(redis), IngestSettings(service.blobs)),
             self.stopping,
             claim_after_s=0.0,
         )

@@ -16,6 +16,7 @@ from models.anomaly.score_sample import AlertReference, ObservedScore, censored
 from models.saved_model import SavedModel
 from store.alerts import Alerts
 from store.calibrations import Calibrations
+from store.ingest_settings import IngestSettings
 from store.open_blobs import open_blobs
 from store.rolling import RollingLines
 from tests.app.fakes import publish
@@ -96,6 +97,43 @@ def test_with_never_nothing_rolls(service: Service) -> None:
     assert answer.status_code == 422
 
 
+def set_recalibrate(service: Service, value: str) -> None:
+    answer = service.http.put("/v1/models/fake/ingest/settings", json={"recalibrate": value})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.usefixtures("model")
+def test_the_setting_of_the_model_holds_for_lines_whose_request_does_not_say(service: Service) -> None:
+    set_recalibrate(service, "rolling")
+    send(service, *normal_lines(90), recalibrate="never")
+    send(service, *normal_lines(80))
+    until_scored(service, 170)
+    assert rolling(service) is None, "80 lines are too few, and 170 would not be"
+    send(service, *normal_lines(30))
+    until(lambda: rolling(service))
+    found = rolling(service)
+    assert found and [rebuild["lines"] for rebuild in found["rebuilds"]] == [110]
+    set_recalibrate(service, "never")
+    send(service, *normal_lines(110))
+    until_scored(service, 310)
+    assert rolling(service) == found
+    send(service, *normal_lines(110), recalibrate="rolling")
+    until(lambda: rolling(service) != found)
+
+
+@pytest.mark.usefixtures("model")
+def test_drift_of_a_calibration_that_no_longer_rolls_is_not_reported(service: Service) -> None:
+    many = [f"{chr(0x2190 + i)}→{'ab' * (i % 9)}" for i in range(30)]
+    send(service, *normal_lines(110), *many, recalibrate="rolling")
+    until(lambda: rolling(service))
+    found = rolling(service)
+    assert found and found["drift"] and status(service)["drift"] is not None
+    set_recalibrate(service, "rolling")
+    assert status(service)["drift"] is not None
+    set_recalibrate(service, "never")
+    assert status(service)["drift"] is None
+
+
 @pytest.mark.usefixtures("model")
 def test_a_new_calibration_starts_it_again(service: Service) -> None:
     send(service, *normal_lines(), recalibrate="rolling")
@@ -126,7 +164,8 @@ class Replica:
         blobs = open_blobs(folder.as_uri())
         self.lines = RollingLines(redis)
         self.calibrations = Calibrations(blobs)
-        self.recalibration = Recalibration(self.calibrations, Alerts(redis, blobs), self.lines)
+        alerts, settings = Alerts(redis, blobs), IngestSettings(blobs)
+        self.recalibration = Recalibration(self.calibrations, alerts, self.lines, settings)
 
 
 @pytest.fixture

@@ -44,6 +44,10 @@ def calibrate(
         float | None,
         typer.Option(metavar="RATE", help="Refuse if there are too few lines for this false-alarm rate."),
     ] = None,
+    rolling: Annotated[
+        bool | None,
+        typer.Option("--rolling/--no-rolling", help="Let the calibration follow ingested lines, or not."),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the model's calibrations.")] = False,
     delete: Annotated[
         str | None, typer.Option(metavar="NAME", help="Delete the calibration of this name.")
@@ -59,6 +63,10 @@ def calibrate(
         session.client.delete_calibration(model, delete)
         deleted = {"object": "calibration", "name": delete, "deleted": True}
         session.print_result(deleted, f"deleted {delete}")
+    elif rolling is not None:
+        if any(given is not None for given in (file, corpus, name, buckets, false_alarms)) or ingested:
+            raise typer.BadParameter("give --rolling or --no-rolling alone: it makes no calibration")
+        _set_rolling(session, model, is_on=rolling)
     else:
         if (corpus is not None) + (file is not None) + ingested > 1:
             raise typer.BadParameter("give one of a file, --corpus and --ingested")
@@ -80,6 +88,12 @@ def _list(session: Session, model: str) -> None:
     }
     empty = f"there is no calibration yet; make one with `nextchar calibrate {model} FILE`"
     session.print_list(session.client.calibrations(model), columns, if_empty=empty)
+
+
+def _set_rolling(session: Session, model: str, *, is_on: bool) -> None:
+    made = session.client.change_ingest_settings(model, recalibrate="rolling" if is_on else "never")
+    follows = "follows" if is_on else "does not follow"
+    session.print_result(made, f"the calibration of {made['model']} {follows} ingested lines")
 
 
 def _print_calibration(session: Session, made: Calibration) -> None:

@@ -1,0 +1,127 @@
+"""Settings of ingested lines: whether the calibration of a model follows them. Records in the blob store.
+
+    ingest_settings/<model name>/<sequence>.json   the settings after their <sequence>-th change, by whom
+
+A change creates the next file, which succeeds for one of several writers; the others retry. The files before
+it stay as the history. Settings belong to the model's name, and follow its last version
+(`store.model_alerts`).
+"""
+
+import contextlib
+import logging
+import threading
+import time
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.errors import Conflict
+from store.blobs import Blobs
+from store.ingest_records import Recalibrate
+
+log = logging.getLogger("nextchar.store")
+
+_CACHE_S = 2.0  # a change by another process is visible after this long
+_MAX_ATTEMPTS = 10
+_FOLDER = "ingest_settings"
+
+
+class SettingsChange(BaseModel):
+    """The settings of a model's name after a change, in Unix seconds.
+
+    `changed_by` is the name of the API key; None without keys.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    recalibrate: Recalibrate
+    changed_at: float
+    changed_by: str | None = None
+
+
+class IngestSettings:
+    """The settings in one storage. Safe to use from several threads. Raises as Blobs does."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._lock = threading.Lock()
+        self._newest: dict[str, tuple[float, SettingsChange | None]] = {}  # by name, and when it was read
+
+    def current(self, model: str) -> SettingsChange | None:
+        """Return the newest change of the settings of a model's name; None: they are the default."""
+        now = time.monotonic()
+        with self._lock:
+            cached = self._newest.get(model)
+        if cached and now - cached[0] < _CACHE_S:
+            return cached[1]
+        newest = next((found for path in reversed(self._paths(model)) if (found := self._read(path))), None)
+        with self._lock:
+            self._newest[model] = (now, newest)
+        return newest
+
+    def history(self, model: str, *, limit: int) -> list[SettingsChange]:
+        """Return the newest changes of a model's name, the newest first."""
+        paths = reversed(self._paths(model)[-limit:])
+        return [found for path in paths if (found := self._read(path))]
+
+    def change(self, model: str, recalibrate: Recalibrate, *, by: str | None) -> SettingsChange:
+        """Record new settings of a model's name, if they differ; return the newest change.
+
+        Raises:
+            Conflict: other changes came first, again and again (code `settings_changed`).
+        """
+        for _ in range(_MAX_ATTEMPTS):
+            paths = self._paths(model)
+            newest = self._read(paths[-1]) if paths else None
+            if newest and newest.recalibrate == recalibrate:
+                return newest
+            change = SettingsChange(recalibrate=recalibrate, changed_at=time.time(), changed_by=by)
+            sequence = _sequence(paths[-1]) + 1 if paths else 0
+            if self._blobs.create(_path(model, sequence), change.model_dump_json().encode()):
+                self._forget(model)
+                return change
+        raise Conflict(
+            f"the settings of {model} are being changed by others; try again", code="settings_changed"
+        )
+
+    def models(self) -> set[str]:
+        """Return the names of models that have settings."""
+        return set(self._blobs.folders(_FOLDER))
+
+    def delete_all(self, model: str) -> None:
+        """Delete the settings of a model's name."""
+        self._blobs.delete(*self._paths(model))
+        self._forget(model)
+
+    def move_all(self, model: str, to: str) -> None:
+        """Move the settings of a model's name to another name, whose own stay; can be repeated."""
+        paths, taken = self._paths(model), self._paths(to)
+        with contextlib.suppress(FileNotFoundError):  # another process has moved all and deletes them
+            is_taken = bool(paths and taken) and self._blobs.read(paths[0]) != self._blobs.read(taken[0])
+            for path in () if is_taken else paths:
+                self._blobs.create(_path(to, _sequence(path)), self._blobs.read(path))
+        self._forget(to)
+        self.delete_all(model)
+
+    def _paths(self, model: str) -> list[str]:
+        return self._blobs.paths(f"{_FOLDER}/{model}")  # sorted, and sequences have a fixed width
+
+    def _read(self, path: str) -> SettingsChange | None:
+        try:
+            return SettingsChange.model_validate_json(self._blobs.read(path))
+        except FileNotFoundError:  # deleted by another process
+            return None
+        except ValidationError:  # a damaged record must not stop the scoring of lines
+            log.warning("the record %s is damaged and is ignored", path)
+            return None
+
+    def _forget(self, model: str) -> None:
+        with self._lock:
+            self._newest.pop(model, None)
+
+
+def _path(model: str, sequence: int) -> str:
+    return f"{_FOLDER}/{model}/{sequence:08d}.json"
+
+
+def _sequence(path: str) -> int:
+    return int(path.rpartition("/")[2].removesuffix(".json"))
