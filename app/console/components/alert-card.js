@@ -51,7 +51,14 @@ export function alertCard(alert, { signal, onSuppressed }) {
     "article",
     { class: "item alert", "data-alert": alert.id },
     head,
-    h("div", { class: "row alert-actions" }, acknowledge, label, suppress),
+    h(
+      "div",
+      { class: "row alert-actions" },
+      acknowledge,
+      label,
+      suppress,
+      h("a", { class: "button small", href: linesAddress(alert) }, "Flagged lines"),
+    ),
     status,
     h("details", {}, h("summary", { class: "small" }, "Examples"), examples),
   );
@@ -112,6 +119,11 @@ export function alertCard(alert, { signal, onSuppressed }) {
 /** Return the address of one alert. @param {string} model @param {string} alert its id */
 export function alertAddress(model, alert) {
   return `#/alerts?${new URLSearchParams({ model, alert })}`;
+}
+
+/** Return the address of the lines of an alert that agents have sent. */
+function linesAddress({ model, id }) {
+  return `#/live?${new URLSearchParams({ model, alert: id })}`;
 }
 
 function alertHead(alert) {

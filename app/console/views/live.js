@@ -7,10 +7,12 @@ import { field } from "../components/form-fields.js";
 import { ingestStatus } from "../components/ingest-status.js";
 import { markedLine } from "../components/marked-line.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
-import { emptyState, errorBox, toast } from "../components/notice.js";
+import { emptyState, errorBox, hintBox, toast } from "../components/notice.js";
+import { rollingCalibration } from "../components/rolling-calibration.js";
 import { h, replace } from "../dom.js";
 import { count, dateTime, rarity } from "../format.js";
 import { followEvents } from "../event-stream.js";
+import { setQuery } from "../router.js";
 
 const MAX_LINES = 200; // the newest
 const STATUS_MS = 2000;
@@ -23,6 +25,7 @@ export async function liveView(page) {
   let model = selected;
   let following = new AbortController();
   let isPaused = false;
+  let only = page.query.get("alert") ?? ""; // the id of the alert whose lines are shown, if the address names one
   /** @type {Node[]} */ let held = []; // lines that came while the list is paused
 
   const status = h("section", { class: "card stack", "aria-label": "Ingested lines" });
@@ -30,7 +33,9 @@ export async function liveView(page) {
   const drift = h("div", { "aria-live": "polite" });
   let shownDrift = ""; // drawn anew only when it changes: screen readers announce it
   const list = h("ol", { class: "list live-lines" });
-  const empty = emptyState("No flagged line yet", "Point a log agent at this model: its flagged lines appear here.");
+  const empty = h("div", {});
+  const rolling = rollingCalibration({ signal });
+  const filter = h("div", {});
   const pause = h(
     "button",
     { type: "button", class: "button", "aria-pressed": "false", onclick: togglePause },
@@ -66,11 +71,35 @@ export async function liveView(page) {
     replace(list);
     replace(messages);
     showDrift(null);
+    replace(empty, noLine(only));
     empty.hidden = false;
+    replace(filter, only && oneAlert());
+    rolling.follow(model, abort);
     followLines(model, abort).catch((error) => {
       if (!abort.aborted) replace(messages, errorBox(error, { retry: follow }));
     });
     followStatus(model, abort);
+  }
+
+  function oneAlert() {
+    const showAll = () => {
+      only = "";
+      setQuery({ alert: "" });
+      follow();
+    };
+    return hintBox(
+      h(
+        "div",
+        { class: "row apart" },
+        h("p", {}, "Only the flagged lines of one alert are shown."),
+        h(
+          "div",
+          { class: "row" },
+          h("a", { class: "button small", href: alertAddress(model, only) }, "Show the alert"),
+          h("button", { type: "button", class: "button small", onclick: showAll }, "Show all flagged lines"),
+        ),
+      ),
+    );
   }
 
   function showDrift(message) {
@@ -96,7 +125,7 @@ export async function liveView(page) {
     const path = apiPath("/v1/models", followed, "ingest", "events");
     // All lines that are kept, then those to come.
     for await (const { event, data } of followEvents(`${path}?after=0`, { signal: abort })) {
-      if (event !== "flagged") continue;
+      if (event !== "flagged" || (only && data.alert_id !== only)) continue;
       const entry = lineEntry(data);
       if (!isPaused) add([entry]);
       else if (held.push(entry) > MAX_LINES) held.shift();
@@ -134,6 +163,8 @@ export async function liveView(page) {
     status,
     drift,
     messages,
+    rolling.node,
+    filter,
     empty,
     list,
   );
@@ -154,6 +185,17 @@ async function loadStreams(page) {
     selected: streams.includes(requested) ? requested : (names[0] ?? selected),
     missing,
   };
+}
+
+/** @param {string} alert the id of the alert whose lines are shown; empty: of all */
+function noLine(alert) {
+  return alert
+    ? emptyState(
+        "No such line",
+        "No agent has sent a line of this alert to this model, or it is older than the newest 5,000 flagged lines. " +
+          "The alert has examples of its lines.",
+      )
+    : emptyState("No flagged line yet", "Point a log agent at this model: its flagged lines appear here.");
 }
 
 function lineEntry(line) {

@@ -191,6 +191,84 @@ def test_drift_of_live_lines_is_told_with_what_to_do(
     expect(page.get_by_text("These lines don't look like the calibration data")).to_have_count(0)
 
 
+def test_rolling_calibration_is_switched_on_and_shows_what_it_learns(
+    service: PopulatedService, open_window: Open, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.recalibration.REBUILD_LINES", 100)
+    monkeypatch.setattr("app.services.recalibration.REBUILD_S", 0.0)
+    name = model.partition("@")[0]
+    page = settled(open_window(f"{service.url}/#/live?model={name}"))
+    card = page.get_by_role("region", name="Rolling calibration")
+    toggle = card.get_by_role("switch", name="Rolling calibration")
+    expect(toggle).not_to_be_checked()
+    expect(card).to_contain_text("Off: the calibration stays as it is")
+    expect(card).to_contain_text(f"holds for all versions of {name}")
+    toggle.click()
+    expect(card).to_contain_text("On. Nothing is learned yet")
+    expect(toggle).to_be_checked()
+    settings = f"{service.url}/v1/models/{name}/ingest/settings"
+    assert httpx.get(settings).json()["recalibrate"] == "rolling"
+    ingest(service, name, *(LINE.strip()[n % 9 :] for n in range(110)), "lazxyyy-fox bug")
+    expect(card).to_contain_text("On. Last rebuilt")
+    card.get_by_text("History").click()
+    entries = card.get_by_role("listitem")
+    expect(entries).to_have_count(2)
+    expect(entries.first).to_contain_text("Learned 110 of 111 lines, 1 flagged; threshold")
+    expect(entries.last).to_contain_text("Switched on.")
+    httpx.put(settings, json={"recalibrate": "never"})  # by someone else
+    expect(card).to_contain_text("Off: ")
+    expect(toggle).not_to_be_checked()
+    page.reload()
+    expect(card.get_by_role("switch")).not_to_be_checked()
+    page.route(
+        "**/ingest/settings",
+        lambda route: route.abort() if route.request.method == "PUT" else route.continue_(),
+    )
+    card.get_by_role("switch").click()
+    expect(card.get_by_role("alert")).to_contain_text("does not respond")
+    expect(card.get_by_role("switch")).not_to_be_checked()
+
+
+def test_an_alert_leads_to_its_flagged_lines(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    name = model.partition("@")[0]
+    record(service, model, "quick brown")
+    ingest(service, name, "lazxyyy-fox bug", "zyx zyx", "lazxyyy-fox bug")
+    page = settled(open_window(f"{service.url}/#/alerts?model={model}"))
+    expect(page.locator(".alert")).to_have_count(3)
+    page.locator(".alert", has_text="lazxyyy").get_by_role("link", name="Flagged lines").click()
+    lines = page.locator(".live-lines .log-text")
+    expect(lines).to_have_text(["lazxyyy-fox bug"] * 2)
+    expect(page.get_by_label("Model", exact=True)).to_have_value(name)
+    page.reload()
+    expect(lines).to_have_text(["lazxyyy-fox bug"] * 2)
+    ingest(service, name, "zyx zyx", "lazxyyy-fox bug")
+    expect(lines).to_have_count(3)
+    page.get_by_role("link", name="Show the alert").click()
+    expect(page.locator(".alert")).to_have_count(1)
+    page.go_back()
+    page.get_by_role("button", name="Show all flagged lines").click()
+    expect(lines).to_have_count(5)
+    assert "alert=" not in page.url
+    page.get_by_role("link", name="Alerts").last.click()
+    page.locator(".alert", has_text="quick").get_by_role("link", name="Flagged lines").click()
+    expect(page.get_by_role("heading", name="No such line")).to_be_visible()  # it was in a request to score
+
+
+def test_links_to_what_is_gone_say_so(service: PopulatedService, open_window: Open, model: str) -> None:
+    record(service, model, "quick brown")
+    [alert] = alerts_of(service, model)
+    assert httpx.delete(f"{service.url}/v1/models/{model}").status_code == 200
+    page = settled(open_window(f"{service.url}/#/alerts?model={model}&alert={alert['id']}"))
+    expect(page.get_by_text(f"There is no model {model}; it may have been deleted")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("no alert")
+    page.get_by_role("button", name="Show all alerts").click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.goto(f"{service.url}/#/live?model={model}&alert={alert['id']}")
+    expect(page.get_by_text(f"There is no model {model}; it may have been deleted")).to_be_visible()
+
+
 def ingest(service: PopulatedService, model: str, *lines: str) -> None:
     """Send lines as an agent does."""
     headers = {"Content-Type": "text/plain"}
