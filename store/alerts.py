@@ -70,8 +70,13 @@ class Alert(BaseModel):
     @property
     def severity(self) -> Severity:
         """The severity of its rarest line."""
+        return severity_of(self.estimated_p)
+
+    @property
+    def estimated_p(self) -> float:
+        """The estimated p-value of its rarest line, or its p-value if there is no estimate."""
         estimated_p = self.figures.estimated_p
-        return severity_of(self.figures.p_value if estimated_p is None else estimated_p)
+        return self.figures.p_value if estimated_p is None else estimated_p
 
     @property
     def label(self) -> Label | None:

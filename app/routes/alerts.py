@@ -1,8 +1,10 @@
 """/v1/models/{model}/alerts and /suppressions: groups of flagged lines, and the decisions on them."""
 
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from redis.exceptions import RedisError
 
 from app.http.access import AccessDep
 from app.http.audit import note_audit
@@ -22,7 +24,7 @@ from app.schemas.alerts import (
 from app.schemas.lists import DEFAULT_LIMIT, After, Limit, Page
 from app.services.alert_bodies import alert_body, export_csv, export_json, suppression_body
 from models.anomaly.alerts import SEVERITIES, Label, Severity
-from store.alerts import AlertState
+from store.alerts import Alert, AlertState
 
 _CSV: dict[int | str, Any] = {
     200: {"content": {"text/csv": {"schema": {"type": "string"}, "example": "id,model,version\n"}}}
@@ -145,15 +147,19 @@ def create_suppression(
     request: Request, services: ServicesDep, access: AccessDep, model: str, body: SuppressionCreate
 ) -> SuppressionBody:
     """Suppress the alerts that match patterns, also ones not seen yet, until a time."""
+    name = access.model_name(model)
     made = services.alerts.decisions.suppress(
-        access.model_name(model),
+        name,
         template=body.template,
         span=body.span,
         until=body.until,
         by=access.key_name,
     )
-    note_audit(request, about=f"/v1/models/{made.model}/suppressions/{made.id}")
-    return suppression_body(made)
+    note_audit(request, about=f"/v1/models/{name}/suppressions/{made.id}")
+    alerts: list[Alert] = []
+    with suppress(RedisError):  # it is made, with or without a warning
+        alerts = services.alerts.all(name)
+    return suppression_body(made, alerts)
 
 
 @router.delete("/{model}/suppressions/{suppression}", status_code=204, responses=_ERRORS)

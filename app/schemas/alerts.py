@@ -30,6 +30,7 @@ EXAMPLE_ALERT: dict[str, Any] = {
     "last_line_time": 1795563720.0,
     "score": 17.42,
     "p_value": 0.00061,
+    "estimated_p_value": 0.00061,
     "interval_s": 60.0,
     "counts": [3, 90, 119],
     "examples": [],
@@ -83,8 +84,7 @@ class AlertBody(BaseModel):
         " not reported."
     )
     severity: Severity = Field(
-        description="From the lowest p-value of its lines, estimated below 1 / (n + 1) too: `critical` up to"
-        " 0.0001, `warning` up to 0.001, else `info`."
+        description="From `estimated_p_value`: `critical` up to 0.0001, `warning` up to 0.001, else `info`."
     )
     label: Label | None
     template: str = Field(description="The line with `<*>` for what changes from line to line.")
@@ -96,6 +96,10 @@ class AlertBody(BaseModel):
     last_line_time: float | None
     score: float = Field(description="The highest of its lines.")
     p_value: float = Field(description="The lowest of its lines.")
+    estimated_p_value: float = Field(
+        description="The same, estimated below 1 / (n + 1) too, which bounds p-values by the number of"
+        " calibration lines."
+    )
     interval_s: float
     counts: list[int] = Field(description="Lines per interval of `interval_s` seconds since `first_seen`.")
     examples: list[ExampleBody] = Field(description="Distinct lines with the highest scores; at most 5.")

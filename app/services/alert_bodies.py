@@ -34,6 +34,7 @@ def alert_body(alert: Alert) -> AlertBody:
         examples=examples,
         state=alert.state,
         severity=alert.severity,
+        estimated_p_value=alert.estimated_p,
         label=alert.label,
         acknowledged_at=decision.acknowledged_at if decision else None,
         acknowledged_by=decision.acknowledged_by if decision else None,
@@ -43,13 +44,18 @@ def alert_body(alert: Alert) -> AlertBody:
     )
 
 
-def suppression_body(suppression: Suppression) -> SuppressionBody:
-    """Return a suppression as it is sent."""
+def suppression_body(suppression: Suppression, alerts: Sequence[Alert] = ()) -> SuppressionBody:
+    """Return a suppression as it is sent, with a warning if it matches all of the model's `alerts`."""
     warning = None
     if suppression.matches_everything:
         warning = (
             f"this suppresses every alert of {suppression.model}, including future ones; if that is"
             " not intended, delete it and set a template"
+        )
+    elif len(alerts) > 1 and all(suppression.matches(a.figures.template, a.figures.span) for a in alerts):
+        warning = (
+            f"this suppresses all {len(alerts)} alerts that {suppression.model} has now; if that is not"
+            " intended, delete it and set a template that says more"
         )
     return SuppressionBody(
         **suppression.model_dump(), is_active=suppression.until > time.time(), warning=warning

@@ -121,6 +121,11 @@ export function alertAddress(model, alert) {
   return `#/alerts?${new URLSearchParams({ model, alert })}`;
 }
 
+/** Return how rare its rarest line is, and the estimate where the calibration has too few lines. */
+function alertRarity({ p_value: bound, estimated_p_value: estimated }) {
+  return estimated < bound ? `${rarity(bound)} or rarer, estimated ${rarity(estimated)}` : rarity(bound);
+}
+
 /** Return the address of the lines of an alert that agents have sent. */
 function linesAddress({ model, id }) {
   return `#/live?${new URLSearchParams({ model, alert: id })}`;
@@ -149,7 +154,7 @@ function alertHead(alert) {
       { class: "small muted number" },
       [
         first === last ? first : `${first} to ${last}`,
-        `rarest line: ${rarity(alert.p_value)}`,
+        `rarest line: ${alertRarity(alert)}`,
         `anomalous word ${span}`,
         alert.sources.length > 0 && `from ${alert.sources.join(", ")}`,
         alert.acknowledged_at !== null &&

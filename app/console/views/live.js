@@ -91,7 +91,7 @@ export async function liveView(page) {
       h(
         "div",
         { class: "row apart" },
-        h("p", {}, "Only the flagged lines of one alert are shown."),
+        h("p", {}, "Only the flagged lines of one alert that agents sent are shown."),
         h(
           "div",
           { class: "row" },

@@ -311,6 +311,7 @@ class Alert(TypedDict):
     last_line_time: float | None
     score: float
     p_value: float
+    estimated_p_value: NotRequired[float]
     interval_s: float
     counts: list[int]
     examples: list[AlertExample]

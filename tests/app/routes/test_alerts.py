@@ -1,6 +1,7 @@
 import csv
 import io
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,6 +148,40 @@ def test_invalid_bodies_are_refused(
 ) -> None:
     error_of(service.http.post(f"/v1/models/fake{path}", json=body), 422)
     assert listed(service, state="open") == ["third", "second", "first"]
+
+
+def test_a_suppression_of_all_alerts_that_there_are_is_warned_about(service: Service, alerts: Alerts) -> None:
+    def warning(template: str, span: str = "*") -> str | None:
+        body = {"template": template, "span": span, "until": TOMORROW}
+        answer = service.http.post("/v1/models/fake/suppressions", json=body)
+        assert answer.status_code == 201, answer.text
+        found: str | None = answer.json()["warning"]
+        return found
+
+    assert "every alert of fake, including future ones" in (warning("*") or "")
+    for template, span in (("*", "0:*"), ("*", "*a"), ("**", "0:a")):
+        assert "all 3 alerts that fake has now" in (warning(template, span) or ""), (template, span)
+    assert warning("*ir*") is None, "not the second"
+    assert warning("second") is None
+
+
+def test_a_single_alert_can_be_suppressed_without_a_warning(service: Service) -> None:
+    publish(service.models)
+    redis = Redis.from_url(service.settings.redis_url, decode_responses=True)
+    Alerts(redis, service.blobs).record([one("first")])
+    body = {"template": "fir*", "until": TOMORROW}
+    assert service.http.post("/v1/models/fake/suppressions", json=body).json()["warning"] is None
+
+
+def test_what_severity_is_made_of_is_told(service: Service) -> None:
+    publish(service.models)
+    redis = Redis.from_url(service.settings.redis_url, decode_responses=True)
+    bounded = replace(one("first", p_value=1 / 136), estimated_p=0.00002)
+    Alerts(redis, service.blobs).record([bounded, one("second", p_value=0.0005)])
+    found = {alert["template"]: alert for alert in service.http.get(PATH).json()["data"]}
+    first, second = found["first"], found["second"]
+    assert (first["severity"], first["p_value"], first["estimated_p_value"]) == ("critical", 1 / 136, 0.00002)
+    assert (second["severity"], second["estimated_p_value"]) == ("warning", second["p_value"])
 
 
 @pytest.mark.parametrize("call", ["acknowledge", "label", "suppress", ""])

@@ -205,7 +205,7 @@ def _print_alert(session: Session, alert: Alert) -> None:
         ("alert", alert["id"]),
         ("template", alert["template"]),
         ("anomalous", alert["span"] or "–"),
-        ("severity", f"{alert['severity']}, {rarity(alert['p_value'])} normal lines"),
+        ("severity", f"{alert['severity']}, {_rarity(alert)}"),
         ("state", alert["state"]),
         ("label", alert["label"] or "–"),
         ("lines", format_integer(alert["count"])),
@@ -220,6 +220,13 @@ def _print_alert(session: Session, alert: Alert) -> None:
     print_fields(session.out, fields)
     for example in alert["examples"]:
         session.out.print(_highlighted(example), soft_wrap=True)
+
+
+def _rarity(alert: Alert) -> str:
+    """Return how rare its rarest line is, and the estimate where the calibration has too few lines."""
+    shown = f"{rarity(alert['p_value'])} normal lines"
+    estimated = alert.get("estimated_p_value", alert["p_value"])  # of an earlier service there is none
+    return f"{shown} or rarer, estimated {rarity(estimated)}" if estimated < alert["p_value"] else shown
 
 
 def _highlighted(example: AlertExample) -> Text:
