@@ -17,6 +17,7 @@ const PERIODS = [
   [7 * 24 * HOUR_S, "1 week"],
   [30 * 24 * HOUR_S, "30 days"],
 ];
+const MIN_ESTIMATE = 1e-9; // an estimated p-value below this is shown as this
 const BADGES = { critical: "failed", warning: "paused", info: "" };
 
 /**
@@ -123,7 +124,9 @@ export function alertAddress(model, alert) {
 
 /** Return how rare its rarest line is, and the estimate where the calibration has too few lines. */
 function alertRarity({ p_value: bound, estimated_p_value: estimated }) {
-  return estimated < bound ? `${rarity(bound)} or rarer, estimated ${rarity(estimated)}` : rarity(bound);
+  if (!(estimated < bound)) return rarity(bound);
+  const times = Number((1 / Math.max(estimated, MIN_ESTIMATE)).toPrecision(1)); // no more digits than it deserves
+  return `${rarity(bound)} or rarer, estimated ${rarity(1 / times)}`;
 }
 
 /** Return the address of the lines of an alert that agents have sent. */

@@ -46,7 +46,9 @@ export async function modelView({ params, signal }) {
       label: "New name",
       action: "Rename",
       value: model.name,
-      text: "The model becomes the next version of the new name. Calls with the old name get an older version or fail.",
+      text:
+        "The model becomes the next version of the new name. Calls with the old name get an older version or " +
+        "fail. The alerts and settings of the last version move with it.",
     });
     if (!name || name === model.name) return;
     const renamed = await patch(apiPath("/v1/models", model.id), { name });
@@ -57,7 +59,9 @@ export async function modelView({ params, signal }) {
   async function deleteModel() {
     const isConfirmed = await confirmAction({
       title: `Delete ${model.id}?`,
-      text: "Its files are deleted, and calls of this version fail. This cannot be undone.",
+      text:
+        "Its files are deleted, and calls of this version fail. With the last version of a name its alerts, their labels " +
+        "and suppressions, and its settings are deleted, too. This cannot be undone.",
       action: "Delete the model",
     });
     if (!isConfirmed) return;

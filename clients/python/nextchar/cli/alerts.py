@@ -27,6 +27,7 @@ _SHORT = 8  # characters of an id that tell an alert from the others, in most ca
 _ID = re.compile(r"alert_[0-9a-f]{24}")
 _WIDE_CELLS = 100  # of a terminal in which the list of alerts has room for sparklines
 _SPARKLINE_CELLS = 16
+_MIN_ESTIMATE = 1e-9  # an estimated p-value below this is shown as this
 _UNITS_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -226,7 +227,10 @@ def _rarity(alert: Alert) -> str:
     """Return how rare its rarest line is, and the estimate where the calibration has too few lines."""
     shown = f"{rarity(alert['p_value'])} normal lines"
     estimated = alert.get("estimated_p_value", alert["p_value"])  # of an earlier service there is none
-    return f"{shown} or rarer, estimated {rarity(estimated)}" if estimated < alert["p_value"] else shown
+    if estimated >= alert["p_value"]:
+        return shown
+    times = float(f"{1 / max(estimated, _MIN_ESTIMATE):.0e}")  # no more digits than it deserves
+    return f"{shown} or rarer, estimated {rarity(1 / times)}"
 
 
 def _highlighted(example: AlertExample) -> Text:
